@@ -1,0 +1,65 @@
+"""The two clocks: wall time for people and due times, monotonic time for waiting. Tests turn them by hand."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Where "now" comes from. One instance is built in the daemon and handed down."""
+
+    def now(self) -> datetime:
+        """Wall time, aware, in UTC. May step in either direction."""
+        ...
+
+    def elapsed(self) -> float:
+        """Seconds on a clock that never steps and that counts suspended time; only differences mean something."""
+        ...
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        """Wait until `event` is set or the seconds have passed; True when it is set."""
+        ...
+
+
+class SystemClock:
+    """The clocks of this machine."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def elapsed(self) -> float:
+        # CLOCK_BOOTTIME goes on during a suspend, so that a suspended laptop does not look like a wall clock step.
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        return event.wait(seconds)
+
+
+class ManualClock:
+    """A clock that stands still until it is told to move. Both hands move together unless `step` is used."""
+
+    def __init__(self, start: datetime) -> None:
+        self._now = start.astimezone(UTC)
+        self._elapsed = 0.0
+
+    def now(self) -> datetime:
+        return self._now
+
+    def elapsed(self) -> float:
+        return self._elapsed
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        self.advance(timedelta(seconds=seconds))
+        return event.is_set()
+
+    def advance(self, by: timedelta) -> None:
+        """Let time pass, as it does."""
+        self._now += by
+        self._elapsed += by.total_seconds()
+
+    def step(self, by: timedelta) -> None:
+        """Set the wall clock without time passing, as an operator or NTP does."""
+        self._now += by

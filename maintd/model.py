@@ -1,0 +1,626 @@
+"""The types that the store returns, the API serves and the CLI parses. All frozen; all times aware UTC."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date as Day
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from maintd.values import Duration, Instant
+
+Scalar = bool | int | float | str | None
+"""What a check can observe."""
+
+
+class Model(BaseModel):
+    """Frozen, and strict about names: a key that is not a field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+# --- states -------------------------------------------------------------------------------------------------------
+
+
+class RunState(StrEnum):
+    """Where a run stands. `TRANSITIONS` says what may follow."""
+
+    WAITING = "waiting"  # at a gate: a person must act
+    QUEUED = "queued"  # may be claimed once not_before has passed
+    RUNNING = "running"  # claimed by a node that renews its lease
+    SUCCEEDED = "succeeded"  # every criterion was observed and met
+    WARNED = "warned"  # nothing failed, but a check warns or could not be observed
+    FAILED = "failed"  # a check failed or a job raised
+    TIMED_OUT = "timed_out"  # stopped at its deadline
+    CANCELLED = "cancelled"  # stopped by an operator or by shutdown
+    LOST = "lost"  # its node stopped renewing the lease; what it did is unknown
+    SKIPPED = "skipped"  # never started; skip_reason says why
+
+    @property
+    def final(self) -> bool:
+        """Nothing more will happen to it."""
+        return self not in (RunState.WAITING, RunState.QUEUED, RunState.RUNNING)
+
+
+_ENDS = frozenset({RunState.SUCCEEDED, RunState.WARNED, RunState.FAILED, RunState.TIMED_OUT, RunState.CANCELLED})
+
+TRANSITIONS: Mapping[RunState, frozenset[RunState]] = MappingProxyType(
+    {
+        RunState.WAITING: frozenset({RunState.QUEUED, RunState.CANCELLED, RunState.SKIPPED}),
+        RunState.QUEUED: frozenset({RunState.RUNNING, RunState.CANCELLED, RunState.SKIPPED}),
+        RunState.RUNNING: _ENDS | {RunState.QUEUED, RunState.WAITING, RunState.LOST, RunState.SKIPPED},
+        # Its node came back with the evidence that it kept on its own disk, and nobody had started it again.
+        RunState.LOST: _ENDS,
+        RunState.SUCCEEDED: frozenset(),
+        RunState.WARNED: frozenset(),
+        RunState.FAILED: frozenset(),
+        RunState.TIMED_OUT: frozenset(),
+        RunState.CANCELLED: frozenset(),
+        RunState.SKIPPED: frozenset(),
+    }
+)
+"""Every allowed change of a run's state; the store refuses any other."""
+
+
+class SkipReason(StrEnum):
+    """Why an instant that was due has a row but no work."""
+
+    PAUSED = "paused"  # an operator paused the entry
+    FROZEN = "frozen"  # all mutating entries are frozen
+    BLACKOUT = "blackout"  # the calendar forbids this time
+    OVERLAP = "overlap"  # an earlier run of the entry was not finished
+    MISSED = "missed"  # maintd was not running and the catch-up window has passed
+    COALESCED = "coalesced"  # missed, and a later missed one runs for all
+    MISFIRE = "misfire"  # could not be started soon enough after it was due
+    DEPENDENCY = "dependency"  # the entry named by `after` has no success that is recent enough
+    NOT_CONFIGURED = "not_configured"  # no step has the target it works on
+
+
+class StepState(StrEnum):
+    """Where a step stands."""
+
+    PENDING = "pending"  # not reached yet
+    RUNNING = "running"  # an attempt is under way, or the next one is due
+    SUCCEEDED = "succeeded"
+    WARNED = "warned"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    SKIPPED = "skipped"  # not run; the reason says why (an earlier step failed, a target is not configured)
+
+
+class AttemptState(StrEnum):
+    """How a try of a step ended, or that it runs."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    WARNED = "warned"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+
+class CheckStatus(StrEnum):
+    """The verdict of one success criterion."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+    UNKNOWN = "unknown"  # could not be observed; never success
+
+
+class Trigger(StrEnum):
+    """Why a run exists."""
+
+    SCHEDULE = "schedule"  # it fell due
+    CATCH_UP = "catch_up"  # it fell due while maintd was away
+    MANUAL = "manual"  # somebody asked for it
+
+
+# --- evidence: what a child reports -------------------------------------------------------------------------------
+
+
+class Check(Model):
+    """A success criterion, what was seen, and what to do when it is not met."""
+
+    type: Literal["check"] = "check"
+    name: str
+    observed: Scalar
+    expected: str
+    unit: str = ""
+    status: CheckStatus
+    hint: str = ""
+
+
+class Measure(Model):
+    """A number with a unit, kept for trends. `labels` tell series of one name apart."""
+
+    type: Literal["measure"] = "measure"
+    name: str
+    value: float
+    unit: str = ""
+    labels: dict[str, str] = {}
+
+
+class Change(Model):
+    """An effect on the outside, declared before it is done. In a dry run `done` is False."""
+
+    type: Literal["change"] = "change"
+    action: str
+    target: str
+    details: dict[str, Scalar] = {}
+    done: bool = True
+
+
+class Artifact(Model):
+    """A file that the run leaves, kept under the state directory. `path` is relative to its artifacts folder."""
+
+    type: Literal["artifact"] = "artifact"
+    name: str
+    path: str
+    size_bytes: int
+    sha256: str
+    media_type: str = "application/octet-stream"
+
+
+class Phase(Model):
+    """What the attempt is doing now, as a person would tell it."""
+
+    type: Literal["phase"] = "phase"
+    name: str
+
+
+class Progress(Model):
+    """How far the attempt is: `done` of `total` units (total unknown: None)."""
+
+    type: Literal["progress"] = "progress"
+    done: float
+    total: float | None = None
+    unit: str = ""
+    rate: float | None = None  # units per second
+    left: Duration | None = None
+
+
+class LogLine(Model):
+    """One line that the job logged or printed. `seq` counts from 1 within the attempt; a gap means lines left out."""
+
+    type: Literal["log"] = "log"
+    seq: int
+    at: Instant
+    stream: Literal["log", "stdout", "stderr", "maintd"]
+    text: str
+
+
+class LogTrim(Model):
+    """The middle of a log that grew too long was left out: forget lines `first` to `last` (their text was `size_bytes`)."""
+
+    type: Literal["trim"] = "trim"
+    first: int
+    last: int
+    size_bytes: int
+
+
+Report = Annotated[
+    Check | Measure | Change | Artifact | Phase | Progress | LogLine | LogTrim, Field(discriminator="type")
+]
+"""One item of evidence."""
+
+
+# --- the calendar as values ---------------------------------------------------------------------------------------
+
+
+class ScheduleKind(StrEnum):
+    """How a schedule was written."""
+
+    PHRASE = "phrase"  # every sunday at 02:00
+    CRON = "cron"
+    ONCALENDAR = "oncalendar"
+    EVERY = "every"  # multiples of a duration since 1970-01-01T00:00Z
+    AT = "at"  # once
+
+
+class Rule(Model):
+    """A schedule as it was written; `maintd.schedule` compiles it. Plain data, so that a store row can hold it."""
+
+    kind: ScheduleKind
+    text: str
+    timezone: str
+    jitter: Duration = timedelta(0)  # start up to this much later, by hash of entry and due time
+
+
+class CatchUp(StrEnum):
+    """What to do about instants that fell due while maintd was away."""
+
+    LATEST = "latest"  # run the last one, the others are coalesced
+    ALL = "all"  # run each
+    NONE = "none"  # run none; each is recorded as missed
+
+
+class Overlap(StrEnum):
+    """What to do when an entry is due while its earlier run is unfinished."""
+
+    SKIP = "skip"
+    QUEUE = "queue"
+
+
+class OnFailure(StrEnum):
+    """Whether the steps after a failed one run."""
+
+    STOP = "stop"
+    CONTINUE = "continue"
+
+
+LockMode = Literal["shared", "exclusive"]
+
+
+class After(Model):
+    """Needs a success of another entry that finished within this long before the start."""
+
+    entry: str
+    within: Duration
+
+
+class Blackout(Model):
+    """A time in which nothing of an entry starts. Exactly one of date, first+last, holidays or cron+lasting is set.
+    Dates are in the entry's time zone, both ends included."""
+
+    name: str = ""
+    date: Day | None = None
+    first: Day | None = None
+    last: Day | None = None
+    holidays: str | None = None  # a calendar of the holidays library: DE, US, US-NY, XNYS
+    cron: str | None = None
+    lasting: Duration | None = None
+
+
+class Policy(Model):
+    """How an entry's runs are treated. Copied into each run, so that an edit does not change what is under way."""
+
+    timeout: Duration = timedelta(hours=1)  # of the whole run
+    retries: int = Field(default=0, ge=0, le=20)  # more attempts per step, for repeatable jobs only
+    retry_backoff: Duration = timedelta(seconds=30)  # before the first retry, doubled for each further, at most 15 min
+    on_failure: OnFailure = OnFailure.STOP
+    overlap: Overlap = Overlap.SKIP
+    catch_up: CatchUp = CatchUp.LATEST
+    catch_up_window: Duration = timedelta(hours=12)
+    misfire: Duration | None = None  # not started this long after due: skipped
+    lock_wait: Duration = timedelta(minutes=10)
+    after: After | None = None
+    blackout: tuple[Blackout, ...] = ()
+
+
+class StepPlan(Model):
+    """One step as the calendar has it. `name` is the job's name, with -2, -3 where a job stands twice."""
+
+    name: str
+    job: str
+    params: dict[str, Any] = {}
+    locks: dict[str, LockMode] = {}  # the job's own and the calendar's together
+    timeout: Duration | None = None  # of one attempt; None: the job's own
+    retries: int | None = None  # None: the policy's
+    on_failure: OnFailure | None = None
+    always: bool = False  # runs at the end whatever happened before
+    mutates: bool = True
+    repeatable: bool = False
+
+
+class Entry(Model):
+    """One named line of the calendar, checked."""
+
+    name: str
+    title: str
+    runbook: str = ""
+    rule: Rule | None = None  # None: only by hand
+    steps: tuple[StepPlan, ...]
+    policy: Policy = Policy()
+    enabled: bool = True
+    formerly: str | None = None  # the name it had before: history and planning go on
+    line: int = 0  # where it stands in the calendar file
+
+    @property
+    def jobs(self) -> tuple[str, ...]:
+        """Names of its jobs in order, each once."""
+        return tuple(dict.fromkeys(step.job for step in self.steps))
+
+    @property
+    def mutates(self) -> bool:
+        """Whether any of its steps changes something outside."""
+        return any(step.mutates for step in self.steps)
+
+
+# --- jobs ---------------------------------------------------------------------------------------------------------
+
+
+class ParamDescription(Model):
+    """One parameter of a job, for `maintd jobs show` and the shell."""
+
+    name: str
+    type: str  # as a person writes it: duration, size, path, one of a|b, list of text, …
+    required: bool
+    default: Any = None
+    description: str = ""
+    choices: tuple[str, ...] = ()
+
+
+class JobDescription(Model):
+    """What is known about a job without running it."""
+
+    name: str
+    path: Path
+    summary: str  # first line of the module's docstring
+    doc: str
+    runbook: str = ""
+    timeout: Duration
+    repeatable: bool
+    mutates: bool
+    locks: dict[str, LockMode] = {}
+    needs: tuple[str, ...] = ()  # kinds of target it cannot do without
+    budget: dict[str, int] = {}  # most changes per action, and most bytes, of one attempt
+    params: tuple[ParamDescription, ...] = ()
+    params_schema: dict[str, Any] = {}
+
+
+class BrokenJob(Model):
+    """A job module that cannot be used; its entries are disabled."""
+
+    name: str
+    path: Path
+    error: str  # file:line: what
+
+
+# --- runs ---------------------------------------------------------------------------------------------------------
+
+
+class Attempt(Model):
+    """One try of a step, with its evidence. Log lines are read apart."""
+
+    number: int
+    state: AttemptState
+    reason: str = ""
+    started_at: Instant
+    finished_at: Instant | None = None
+    pid: int | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    phase: str = ""
+    progress: Progress | None = None
+    log_lines: int = 0
+    log_bytes: int = 0
+    log_lines_left_out: int = 0
+    checks: tuple[Check, ...] = ()
+    measures: tuple[Measure, ...] = ()
+    changes: tuple[Change, ...] = ()
+    artifacts: tuple[Artifact, ...] = ()
+
+
+class Step(Model):
+    """A step of a run as it went."""
+
+    index: int
+    name: str
+    job: str
+    params: dict[str, Any] = {}
+    always: bool = False
+    state: StepState
+    reason: str = ""
+    started_at: Instant | None = None
+    finished_at: Instant | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+
+class RunSummary(Model):
+    """A run without its steps: a line of the history."""
+
+    id: int
+    entry: str
+    title: str
+    trigger: Trigger
+    state: RunState
+    skip_reason: SkipReason | None = None
+    reason: str = ""
+    due_at: Instant | None = None
+    queued_at: Instant
+    not_before: Instant
+    started_at: Instant | None = None
+    finished_at: Instant | None = None
+    node: str | None = None
+    requested_by: str = ""
+    why: str = ""
+    dry_run: bool = False
+
+    @property
+    def took(self) -> timedelta | None:
+        """From start to end, None while unfinished or when it never started."""
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return self.finished_at - self.started_at
+
+
+class Run(RunSummary):
+    """A run with all its evidence."""
+
+    params: dict[str, Any] = {}
+    policy: Policy = Policy()
+    plan: tuple[StepPlan, ...] = ()
+    fence: int = 0  # counts claims; a write with an older fence is refused
+    lease_until: Instant | None = None
+    cancel_requested: str = ""  # by whom and why; empty: nobody
+    idempotency_key: str | None = None
+    steps: tuple[Step, ...] = ()
+
+
+class NewRun(Model):
+    """A run to be written: what the planner decided, or what somebody asked for."""
+
+    entry: str
+    title: str
+    trigger: Trigger
+    state: RunState
+    skip_reason: SkipReason | None = None
+    reason: str = ""
+    due_at: Instant | None = None
+    not_before: Instant
+    plan: tuple[StepPlan, ...] = ()
+    policy: Policy = Policy()
+    params: dict[str, Any] = {}
+    requested_by: str = ""
+    why: str = ""
+    dry_run: bool = False
+    idempotency_key: str | None = None
+
+
+# --- what a supervisor writes: ordered, idempotent, may wait on disk while the store is away ------------------------
+
+
+class StepBegan(Model):
+    type: Literal["step_began"] = "step_began"
+    step: int
+    at: Instant
+
+
+class AttemptBegan(Model):
+    type: Literal["attempt_began"] = "attempt_began"
+    step: int
+    attempt: int
+    at: Instant
+    pid: int | None = None
+
+
+class Reported(Model):
+    type: Literal["reported"] = "reported"
+    step: int
+    attempt: int
+    items: tuple[Report, ...]
+
+
+class AttemptEnded(Model):
+    type: Literal["attempt_ended"] = "attempt_ended"
+    step: int
+    attempt: int
+    state: AttemptState
+    at: Instant
+    reason: str = ""
+    exit_code: int | None = None
+    signal: int | None = None
+
+
+class StepEnded(Model):
+    type: Literal["step_ended"] = "step_ended"
+    step: int
+    state: StepState
+    at: Instant
+    reason: str = ""
+
+
+class RunEnded(Model):
+    type: Literal["run_ended"] = "run_ended"
+    state: RunState
+    at: Instant
+    reason: str = ""
+    skip_reason: SkipReason | None = None
+
+
+class RunPutBack(Model):
+    """Running → queued again: the node is shutting down before a step had begun, or a lock was not to be had."""
+
+    type: Literal["run_put_back"] = "run_put_back"
+    at: Instant
+    not_before: Instant
+    reason: str
+
+
+RunWrite = Annotated[
+    StepBegan | AttemptBegan | Reported | AttemptEnded | StepEnded | RunEnded | RunPutBack, Field(discriminator="type")
+]
+"""One thing that happened to a run. Writes of a run are numbered from 1 per claim and applied in order, each once."""
+
+
+# --- read models --------------------------------------------------------------------------------------------------
+
+
+class Pause(Model):
+    """An operator stopped an entry."""
+
+    entry: str
+    why: str
+    by: str
+    since: Instant
+    until: Instant | None = None
+
+
+class EntryState(Model):
+    """What the store knows about an entry of the calendar."""
+
+    name: str
+    title: str
+    rule: Rule | None
+    policy: Policy = Policy()
+    fingerprint: str  # of rule and policy and steps; another one means that the calendar was edited
+    planned_through: Instant
+    first_seen_at: Instant
+    active: bool  # still in the calendar
+    pause: Pause | None = None
+
+
+class LockHolder(Model):
+    """Who holds a lock."""
+
+    lock: str
+    mode: LockMode
+    run_id: int
+    entry: str
+    step: str
+    node: str
+    since: Instant
+
+
+class NodeState(Model):
+    """A maintd process, as its last heartbeat told."""
+
+    name: str
+    incarnation: str  # changes at each start
+    pid: int
+    started_at: Instant
+    seen_at: Instant
+    version: str
+    slots: int
+
+
+class Event(Model):
+    """A line of the audit: what an operator or the daemon itself did."""
+
+    at: Instant
+    kind: str  # noun_verbed: calendar_loaded, entry_paused, clock_stepped, run_triggered
+    subject: str = ""
+    by: str = ""
+    text: str = ""
+
+
+class EntryStatus(Model):
+    """A line of `maintd status`."""
+
+    entry: str
+    title: str
+    runbook: str = ""
+    schedule: str  # plain English
+    enabled: bool
+    jobs: tuple[str, ...] = ()
+    next_due_at: Instant | None = None
+    next_due_local: str = ""
+    pause: Pause | None = None
+    active_run: RunSummary | None = None  # queued or running
+    last_run: RunSummary | None = None  # the last that ended, skipped ones included
+    last_worked: RunSummary | None = None  # the last that ended and was not skipped
+    last_success_at: Instant | None = None
+    failing_since: Instant | None = None
+    failures_in_a_row: int = 0
+    usual: Duration | None = None  # median duration of the last successes
+    why: str = ""  # why it is not green
+    next_step: str = ""  # a command to type

@@ -1,0 +1,280 @@
+"""Settings and targets: from flags, the environment (`MAINTD_…`), `.env`, a `--config` file and defaults, in that order.
+
+A secret can also be given as a file: `MAINTD_STORE_URL_FILE=/run/secrets/store_url` reads the value from there.
+Targets say what jobs work on. Their texts may hold `${NAME}` and `${file:/run/secrets/x}`; these are resolved only in
+the child process that needs them and never reach the store, a log or the page.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from socket import gethostname
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+from maintd.values import Duration, Size
+
+PREFIX = "MAINTD_"
+
+
+class Target(BaseModel):
+    """What every target has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    timeout: Duration = timedelta(seconds=5)  # of one request; jobs may allow more for long work
+
+
+class PostgresTarget(Target):
+    """A Postgres database. `dsn` is a libpq URL or keyword string; a password belongs in `password` or a `${…}`."""
+
+    dsn: str
+    password: SecretStr | None = None
+    bin_dir: Path | None = None  # of the matching pg_restore, pg_verifybackup; None: from PATH
+
+
+class RedisTarget(Target):
+    """A Redis server, `redis://host:6379/0`. `streams` are checked for consumer lag."""
+
+    url: str
+    username: str | None = None
+    password: SecretStr | None = None
+    streams: tuple[str, ...] = ()
+
+
+class DockerTarget(Target):
+    """A Docker engine by socket, TCP or proxy: `unix:///var/run/docker.sock`, `tcp://docker-proxy:2375`.
+    `project` is the value of the containers' `com.docker.compose.project` label."""
+
+    url: str = "unix:///var/run/docker.sock"
+    project: str | None = None
+    services: tuple[str, ...] = ()  # expected to run; empty: whatever is there
+    one_shot: tuple[str, ...] = ()  # services that end by themselves with exit code 0
+    timeout: Duration = timedelta(seconds=10)
+
+
+class HttpTarget(Target):
+    """A service with its health rule: the status, and values that the JSON body must have.
+    `expect` maps a dotted path in the body to its value: `{"redis": "ok", "checks.db": "ok"}`."""
+
+    url: str
+    status: int = 200
+    expect: dict[str, str | int | float | bool] = {}
+    expect_text: str | None = None  # must occur in the body
+    headers: dict[str, SecretStr] = {}
+    max_latency: Duration = timedelta(seconds=2)  # slower warns
+    ca_file: Path | None = None
+    verify: bool = True
+
+
+class PrometheusTarget(Target):
+    """A Prometheus server's base URL."""
+
+    url: str
+    headers: dict[str, SecretStr] = {}
+
+
+class AlertmanagerTarget(Target):
+    """An Alertmanager's base URL (API v2)."""
+
+    url: str
+    headers: dict[str, SecretStr] = {}
+
+
+class HostTarget(Target):
+    """A host by its file systems: `root` and `proc` are `/host` and `/host/proc` in a sidecar."""
+
+    root: Path = Path("/")
+    proc: Path = Path("/proc")
+    mounts: tuple[str, ...] = ()  # to watch, as the host names them; empty: every real file system
+
+
+class FolderTarget(Target):
+    """A folder that jobs read or keep clean."""
+
+    path: Path
+
+
+TargetKind = Literal["postgres", "redis", "docker", "http", "prometheus", "alertmanager", "host", "folders"]
+
+
+class Targets(BaseModel):
+    """All targets by kind and name. The host itself is always there under the name `local`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    postgres: dict[str, PostgresTarget] = {}
+    redis: dict[str, RedisTarget] = {}
+    docker: dict[str, DockerTarget] = {}
+    http: dict[str, HttpTarget] = {}
+    prometheus: dict[str, PrometheusTarget] = {}
+    alertmanager: dict[str, AlertmanagerTarget] = {}
+    host: dict[str, HostTarget] = {"local": HostTarget()}
+    folders: dict[str, FolderTarget] = {}
+
+    def of(self, kind: str) -> dict[str, Target]:
+        """Targets of one kind by name. Raises KeyError for a kind that does not exist."""
+        if kind not in type(self).model_fields:
+            raise KeyError(kind)
+        found: dict[str, Target] = getattr(self, kind)
+        return found
+
+    def merged(self, over: Targets) -> Targets:
+        """These, with those of `over` added; a name in both is taken from `over`."""
+        explicit = over.model_fields_set
+        kinds = type(self).model_fields
+        return Targets(**{kind: {**self.of(kind), **(over.of(kind) if kind in explicit else {})} for kind in kinds})
+
+
+class Retention(BaseModel):
+    """How much history is kept. The last success and the last failure of each entry always stay."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    runs: Duration = timedelta(days=400)
+    runs_per_entry: int = Field(default=5000, ge=2)
+    logs: Duration = timedelta(days=60)
+    artifacts: Duration = timedelta(days=400)
+    ledger: Duration = timedelta(days=800)
+
+
+def default_state_dir() -> Path:
+    """`/var/lib/maintd` for root, else the XDG state directory."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/maintd")
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "maintd"
+
+
+class Settings(BaseSettings):
+    """Every setting; environment variables are its names in capitals after `MAINTD_`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        validate_default=True,
+    )
+
+    calendar: Path | None = Field(None, description="The calendar file; none: ./schedules.yaml, else the shipped one")
+    state_dir: Path = Field(default_factory=default_state_dir, description="Where the store, artifacts and spool are")
+    store_url: SecretStr | None = Field(
+        None, description="sqlite:///path or postgresql://user@host/db; none: SQLite in the state directory"
+    )
+    socket: Path | None = Field(None, description="The control socket; none: maintd.sock in the state directory")
+    listen: str = Field("127.0.0.1:8420", description="host:port of the read-only page and API; empty: none")
+    jobs_path: str = Field("", description="Further folders of job modules, separated by colons")
+    node: str = Field(default_factory=gethostname, description="This node's name; must differ between nodes")
+    slots: int = Field(4, ge=1, le=256, description="Runs at once on this node")
+    log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text on a terminal, else json")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged")
+    lease: Duration = Field(timedelta(minutes=5), description="How long a node may be silent before its runs are lost")
+    heartbeat: Duration = Field(timedelta(seconds=15), description="How often leases are renewed and the clock checked")
+    grace: Duration = Field(timedelta(seconds=10), description="Between TERM and KILL of an attempt")
+    drain: Duration = Field(timedelta(seconds=60), description="How long shutdown waits for runs under way")
+    log_limit: Size = Field(10_000_000, description="Kept from the head, and from the tail, of each attempt's log")
+    warm_before: Duration = Field(timedelta(seconds=30), description="How long before a due time libraries are loaded")
+    reports_dir: Path | None = Field(None, description="Where reports are also written; none: only as artifacts")
+    retention: Retention = Field(Retention(), description="How long runs, logs, artifacts and the ledger are kept")
+    targets: Targets = Field(Targets(), description="What jobs work on; usually in the calendar file")
+
+    @field_validator("heartbeat")
+    @classmethod
+    def _positive(cls, value: timedelta) -> timedelta:
+        if value <= timedelta(0):
+            raise ValueError("must be longer than nothing")
+        return value
+
+    @property
+    def store(self) -> str:
+        """The store's URL, the default filled in."""
+        if self.store_url is not None:
+            return self.store_url.get_secret_value()
+        return f"sqlite:///{self.state_dir / 'maintd.db'}"
+
+    @property
+    def socket_path(self) -> Path:
+        """The control socket, the default filled in."""
+        return self.socket or self.state_dir / "maintd.sock"
+
+    @property
+    def job_dirs(self) -> tuple[Path, ...]:
+        """The operator's own folders of job modules."""
+        return tuple(Path(part) for part in self.jobs_path.split(":") if part)
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """Where files that runs leave are kept."""
+        return self.state_dir / "artifacts"
+
+    @property
+    def spool_dir(self) -> Path:
+        """Where supervisors keep what they could not write to the store."""
+        return self.state_dir / "spool"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, env_settings, FileEnvSource(settings_cls), dotenv_settings,
+                ConfigFileSource(settings_cls))  # fmt: skip
+
+
+class FileEnvSource(PydanticBaseSettingsSource):
+    """`MAINTD_NAME_FILE=/path`: the value of NAME is the content of the file, without the last newline."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
+        if path is None:
+            return None, field_name, False
+        from maintd.errors import SettingsError
+
+        try:
+            return Path(path).read_text(encoding="utf-8").rstrip("\n"), field_name, False
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(
+                f"{PREFIX}{field_name.upper()}_FILE: cannot read {path}: {error}", "mount the secret or unset it"
+            ) from error
+
+    def __call__(self) -> dict[str, Any]:
+        values = {}
+        for name, field in self.settings_cls.model_fields.items():
+            value, key, _ = self.get_field_value(field, name)
+            if value is not None:
+                values[key] = value
+        return values
+
+
+class ConfigFileSource(YamlConfigSettingsSource):
+    """The file given by `--config` or `MAINTD_CONFIG`; nothing when neither is there."""
+
+    def __init__(self, settings_cls: type[BaseSettings]) -> None:
+        path = os.environ.get(f"{PREFIX}CONFIG")
+        super().__init__(settings_cls, yaml_file=Path(path) if path else None)
+
+
+def secrets_of(model: BaseModel) -> Iterator[str]:
+    """Every secret text in a settings or target model, for redaction."""
+    for name in type(model).model_fields:
+        yield from _secrets(getattr(model, name))
+
+
+def _secrets(value: Any) -> Iterator[str]:
+    if isinstance(value, SecretStr):
+        yield value.get_secret_value()
+    elif isinstance(value, BaseModel):
+        yield from secrets_of(value)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _secrets(item)

@@ -1,0 +1,113 @@
+"""How durations, sizes and instants are written by people and read back: `90s`, `30m`, `2h`, `7d`; `500MB`, `20GiB`."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+_DURATION_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhdw]))+")
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]i?B?|B)?")
+_SIZE_UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
+_SIZE_BINARY = {"k": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+
+
+def parse_duration(text: str) -> timedelta:
+    """`1h30m` → 1 h 30 min. Units: ms, s, m, h, d (24 h), w (7 d). Raises ValueError with an example."""
+    clean = text.strip().replace(" ", "")
+    if not _DURATION.fullmatch(clean):
+        raise ValueError(f'"{text}" is not a duration; write for example 90s, 30m, 2h or 7d')
+    try:
+        return timedelta(seconds=sum(float(n) * _DURATION_UNITS[unit] for n, unit in _DURATION_PART.findall(clean)))
+    except OverflowError:
+        raise ValueError(f'"{text}" is too long a duration') from None
+
+
+def format_duration(value: timedelta) -> str:
+    """The shortest exact text that `parse_duration` reads back: 5400 s → `1h30m`."""
+    milliseconds = round(value.total_seconds() * 1000)
+    if milliseconds == 0:
+        return "0s"
+    parts = []
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
+        count, milliseconds = divmod(milliseconds, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts)
+
+
+def parse_size(text: str) -> int:
+    """`500MB` → 500,000,000 bytes; `20GiB` → 20 × 1024³. Raises ValueError with an example."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f'"{text}" is not a size; write for example 500MB or 20GiB')
+    unit = (match[2] or "").removesuffix("B")
+    prefix = unit[:1].replace("K", "k")
+    factor = _SIZE_BINARY[prefix] if unit.endswith("i") else _SIZE_UNITS[prefix]
+    return round(float(match[1]) * factor)
+
+
+def format_size(size_bytes: float) -> str:
+    """Bytes for a person, in binary units with at most three figures: `1.4 GiB`."""
+    amount = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(amount) < 1024:
+            break
+        amount /= 1024
+    else:
+        unit = "TiB"
+    return f"{amount:.0f} {unit}" if unit == "B" or abs(amount) >= 100 else f"{amount:.1f} {unit}"
+
+
+def utc_text(at: datetime) -> str:
+    """ISO 8601 in UTC with `Z`, the form of every time in JSON."""
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _read_duration(value: Any) -> Any:
+    if isinstance(value, str) and not value.startswith(("P", "-P")):
+        return parse_duration(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError(f"{value} has no unit; write for example {value}s or {value}m")  # noqa: TRY004 - pydantic collects ValueErrors
+    return value
+
+
+def _read_size(value: Any) -> Any:
+    return parse_size(value) if isinstance(value, str) else value
+
+
+def _aware_utc(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise ValueError("a time without a zone")
+    return value.astimezone(UTC)
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_read_duration),
+    PlainSerializer(format_duration, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "duration", "examples": ["30m", "2h", "7d"]}),
+]
+"""A timedelta, written `90s`, `30m`, `2h`, `7d` in YAML, on the command line and in JSON."""
+
+Size = Annotated[
+    int,
+    BeforeValidator(_read_size),
+    WithJsonSchema({"type": "string", "format": "size", "examples": ["500MB", "20GiB"]}),
+]
+"""A number of bytes, written `500MB` or `20GiB`."""
+
+
+def _read_instant(value: Any) -> Any:
+    moment = datetime.fromisoformat(value.replace("Z", "+00:00")) if isinstance(value, str) else value
+    return _aware_utc(moment) if isinstance(moment, datetime) else moment
+
+
+Instant = Annotated[
+    datetime, BeforeValidator(_read_instant), PlainSerializer(utc_text, return_type=str, when_used="json")
+]
+"""An aware UTC datetime, in JSON as ISO 8601 with `Z`."""
