@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date as Day
+from datetime import date as Day  # noqa: N812 - "date" is a field below
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -199,7 +199,7 @@ class LogLine(Model):
 
 
 class LogTrim(Model):
-    """The middle of a log that grew too long was left out: forget lines `first` to `last` (their text was `size_bytes`)."""
+    """The middle of a log that grew too long was left out: forget lines `first` to `last` (`size_bytes` of text)."""
 
     type: Literal["trim"] = "trim"
     first: int

@@ -1,4 +1,6 @@
-"""Settings and targets: from flags, the environment (`MAINTD_…`), `.env`, a `--config` file and defaults, in that order.
+"""Settings and targets: from flags, the environment (`MAINTD_…`), `.env`, a `--config` file and defaults.
+
+The first of these that has a value wins.
 
 A secret can also be given as a file: `MAINTD_STORE_URL_FILE=/run/secrets/store_url` reads the value from there.
 Targets say what jobs work on. Their texts may hold `${NAME}` and `${file:/run/secrets/x}`; these are resolved only in

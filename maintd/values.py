@@ -54,12 +54,12 @@ def parse_size(text: str) -> int:
 def format_size(size_bytes: float) -> str:
     """Bytes for a person, in binary units with at most three figures: `1.4 GiB`."""
     amount = float(size_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
+    unit = "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
         if abs(amount) < 1024:
             break
         amount /= 1024
-    else:
-        unit = "TiB"
+        unit = larger
     return f"{amount:.0f} {unit}" if unit == "B" or abs(amount) >= 100 else f"{amount:.1f} {unit}"
 
 
@@ -103,7 +103,7 @@ Size = Annotated[
 
 
 def _read_instant(value: Any) -> Any:
-    moment = datetime.fromisoformat(value.replace("Z", "+00:00")) if isinstance(value, str) else value
+    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
     return _aware_utc(moment) if isinstance(moment, datetime) else moment
 
 

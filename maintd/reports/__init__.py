@@ -1,0 +1,1 @@
+"""Charts, tables and forecasts for reports; pure functions that jobs use."""

@@ -1,0 +1,1 @@
+"""The HTTP face: API, page, metrics and health."""
