@@ -1,0 +1,116 @@
+"""The store: rows that planner, supervisors and pages hand work over with, and the history.
+
+    store = open_store("sqlite:///maintd.db", clock=SystemClock(), migrate=True)
+    store.runs.claim(...); store.history.run(...)
+
+Every method is synchronous and thread-safe, takes and gives aware UTC datetimes, and raises StoreUnavailableError when
+trying again later can help, StoreUnusableError when a person must act.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from maintd.clock import Clock
+from maintd.store.engine import Database, mask, parse_url
+from maintd.store.entries import Entries, EntryPlan
+from maintd.store.events import Events
+from maintd.store.history import History, LastRuns, LogRow, MeasurePoint
+from maintd.store.locks import Locks
+from maintd.store.nodes import Nodes
+from maintd.store.plans import Plans
+from maintd.store.runs import QueuedRun, Runs
+from maintd.store.schema import current_revision, require_current, upgrade
+from maintd.store.upkeep import PruneResult, Upkeep
+
+__all__ = [
+    "EntryPlan",
+    "LastRuns",
+    "LogRow",
+    "MeasurePoint",
+    "PruneResult",
+    "QueuedRun",
+    "Store",
+    "open_store",
+    "read_store",
+]
+
+
+class Store:
+    """One database and what it holds, by aggregate."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        plans = Plans()
+        self.url_masked = mask(database.url)
+        self.entries = Entries(database, plans)
+        self.runs = Runs(database, plans)
+        self.locks = Locks(database)
+        self.nodes = Nodes(database)
+        self.events = Events(database)
+        self.history = History(database, plans)
+        self.upkeep = Upkeep(database)
+
+    def now(self) -> datetime:
+        """The time that all nodes of this store go by: this machine's on SQLite, the server's on Postgres."""
+        return self._database.now()
+
+    def ping(self) -> None:
+        """Raises StoreUnavailableError when the database does not answer."""
+        self._database.read(current_revision)
+
+    def close(self) -> None:
+        """Finish what is being written and let go of every connection."""
+        self._database.close()
+
+
+def open_store(url: str, *, clock: Clock, migrate: bool, state_dir: Path | None = None) -> Store:
+    """Open for reading and writing.
+
+    With `migrate` a missing SQLite file is made (its directory too, when that is `state_dir`) and an older revision is
+    brought up to date; without, anything but this code's revision raises StoreUnusableError. Raises SettingsError for a
+    URL that is none.
+    """
+    parsed = parse_url(url)
+    database: Database
+    if parsed.get_backend_name() == "sqlite":
+        from maintd.store.sqlite import SqliteDatabase
+
+        assert parsed.database is not None
+        folder = Path(parsed.database).absolute().parent
+        if migrate and state_dir is not None and folder == state_dir.absolute():
+            folder.mkdir(parents=True, exist_ok=True)
+        database = SqliteDatabase(parsed, clock, "create" if migrate else "write")
+    else:
+        from maintd.store.postgres import PostgresDatabase
+
+        database = PostgresDatabase(parsed)
+    return _checked(database, migrate=migrate)
+
+
+def read_store(url: str, *, clock: Clock) -> Store:
+    """Open for reading only, beside a daemon or without one. Never migrates."""
+    parsed = parse_url(url)
+    database: Database
+    if parsed.get_backend_name() == "sqlite":
+        from maintd.store.sqlite import SqliteDatabase
+
+        database = SqliteDatabase(parsed, clock, "read")
+    else:
+        from maintd.store.postgres import PostgresDatabase
+
+        database = PostgresDatabase(parsed, read_only=True)
+    return _checked(database, migrate=False)
+
+
+def _checked(database: Database, *, migrate: bool) -> Store:
+    try:
+        if migrate:
+            upgrade(database)
+        else:
+            require_current(database)
+    except BaseException:
+        database.close()
+        raise
+    return Store(database)

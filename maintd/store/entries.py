@@ -1,0 +1,252 @@
+"""Entries as the store knows them, how far each is planned, and the ledger of every instant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy.engine import Connection
+
+from maintd.errors import UnknownNameError
+from maintd.model import Entry, EntryState, NewRun, Pause
+from maintd.store import rows
+from maintd.store.engine import Database, insert_into
+from maintd.store.events import add_event
+from maintd.store.plans import Plans
+from maintd.store.tables import entries, ledger, measures, runs, series
+
+NEVER_IN_A_CALENDAR = entries.c.fingerprint.is_(None)
+
+_NOTE = (
+    update(ledger)
+    .where(ledger.c.entry_id == bindparam("of_entry"), ledger.c.due_at == bindparam("at"))
+    .values(run_id=bindparam("run"))
+)
+
+
+class EntryPlan(NamedTuple):
+    """The rows that an entry owes for the instants in (seen, through]."""
+
+    name: str
+    seen: datetime  # planned_through as the planner saw it
+    through: datetime
+    runs: tuple[NewRun, ...]
+
+
+class Entries:
+    """Rows of the calendar's entries."""
+
+    def __init__(self, database: Database, plans: Plans) -> None:
+        self._database = database
+        self._plans = plans
+
+    def states(self, names: Sequence[str] | None = None) -> dict[str, EntryState]:
+        """By name: every entry that is or was in the calendar, or those of `names`."""
+        query = select(entries).where(~NEVER_IN_A_CALENDAR).order_by(entries.c.name)
+        if names is not None:
+            query = query.where(entries.c.name.in_(names))
+        return self._database.read(lambda conn: {row.name: rows.entry_state(row) for row in conn.execute(query)})
+
+    def sync(self, wanted: Sequence[Entry], fingerprints: Mapping[str, str], now: datetime) -> None:
+        """Bring the rows in line with the calendar.
+
+        1. An entry that was `formerly` another takes over that row, and with it planning, pause, ledger and history.
+        2. A new entry, and one that comes back after an absence, is planned from now on.
+        3. Any other keeps how far it is planned, and takes the calendar's rule and policy.
+        4. A row that is not wanted, or not enabled, becomes inactive.
+        """
+        enabled = {entry.name: entry for entry in wanted if entry.enabled}
+        self._database.write(lambda conn: _sync(conn, enabled, fingerprints, now))
+
+    def plan(self, name: str, seen: datetime, through: datetime, runs: Sequence[NewRun]) -> list[int] | None:
+        """As `plan_many` for one entry."""
+        return self.plan_many([EntryPlan(name, seen, through, tuple(runs))])[0]
+
+    def plan_many(self, wanted: Sequence[EntryPlan]) -> list[list[int] | None]:
+        """Write what entries owe, in one transaction, each on condition that nobody planned it since it was seen.
+
+        For each: the ids of its new rows in order, or None when another node planned it. An instant that is in the
+        ledger already gets no second row.
+        """
+        if not wanted:
+            return []
+        return self._database.write(lambda conn: self._plan(conn, wanted))
+
+    def set_planned_through(self, name: str, seen: datetime, to: datetime, why: str) -> bool:
+        """Move planning without writing rows, for a clock that was set back. False: another node moved it."""
+
+        def act(conn: Connection) -> bool:
+            moved = update(entries).where(entries.c.name == name, entries.c.planned_through == seen)
+            if conn.execute(moved.values(planned_through=to)).rowcount != 1:
+                return False
+            add_event(conn, "planning_moved", subject=name, text=why, at=to)
+            return True
+
+        return self._database.write(act)
+
+    def pause(self, name: str, *, why: str, by: str, until: datetime | None, now: datetime) -> Pause:
+        """Stop an entry from now on; an earlier pause is replaced. Raises UnknownNameError."""
+
+        def act(conn: Connection) -> None:
+            columns = {"pause_why": why, "pause_by": by, "pause_since": now, "pause_until": until}
+            if conn.execute(update(entries).where(entries.c.name == name).values(**columns)).rowcount != 1:
+                raise UnknownNameError("entry", name, conn.execute(select(entries.c.name)).scalars())
+            add_event(conn, "entry_paused", subject=name, by=by, text=why, at=now)
+
+        self._database.write(act)
+        return Pause(entry=name, why=why, by=by, since=now, until=until)
+
+    def unpause(self, name: str, *, by: str, now: datetime) -> bool:
+        """Let an entry go on; False when it was not paused."""
+
+        def act(conn: Connection) -> bool:
+            columns = dict.fromkeys(("pause_why", "pause_by", "pause_since", "pause_until"))
+            paused = update(entries).where(entries.c.name == name, entries.c.pause_since.is_not(None))
+            if conn.execute(paused.values(**columns)).rowcount != 1:
+                return False
+            add_event(conn, "entry_unpaused", subject=name, by=by, at=now)
+            return True
+
+        return self._database.write(act)
+
+    def _plan(self, conn: Connection, wanted: Sequence[EntryPlan]) -> list[list[int] | None]:
+        won = _advance(conn, wanted)
+        new = [(won[plan.name], run, plan.through) for plan in wanted if plan.name in won for run in plan.runs]
+        taken = _enter(conn, [(entry_id, run.due_at) for entry_id, run, _ in new if run.due_at is not None])
+        new = [item for item in new if item[1].due_at is None or (item[0], item[1].due_at) in taken]
+        ids = insert_runs(conn, self._plans, new)
+        written: dict[int, list[int]] = {}
+        for (entry_id, _, _), run_id in zip(new, ids, strict=True):
+            written.setdefault(entry_id, []).append(run_id)
+        return [written.get(won[plan.name], []) if plan.name in won else None for plan in wanted]
+
+
+def _advance(conn: Connection, wanted: Sequence[EntryPlan]) -> dict[str, int]:
+    """Ids of the entries that were as they had been seen, by name; they are planned further now."""
+    names = [plan.name for plan in wanted]
+    # In the order of names, so that two nodes never hold one row each and wait for the other's.
+    query = select(entries.c.id, entries.c.name, entries.c.planned_through).where(entries.c.name.in_(names))
+    found = {row.name: row for row in conn.execute(query.order_by(entries.c.name).with_for_update())}
+    won = [plan for plan in wanted if _is_as_seen(found.get(plan.name), plan)]
+    for through in {plan.through for plan in won}:
+        ids = [found[plan.name].id for plan in won if plan.through == through]
+        conn.execute(update(entries).where(entries.c.id.in_(ids)).values(planned_through=through))
+    return {plan.name: found[plan.name].id for plan in won}
+
+
+def _is_as_seen(row: Any, plan: EntryPlan) -> bool:
+    return row is not None and row.planned_through == plan.seen
+
+
+def _enter(conn: Connection, instants: Sequence[tuple[int, datetime]]) -> set[tuple[int, datetime]]:
+    """Enter instants in the ledger; those that were not there yet."""
+    if not instants:
+        return set()
+    entered: set[tuple[int, datetime]] = set()
+    for start in range(0, len(instants), 400):  # SQLite allows 32,766 parameters in a statement
+        values = [{"entry_id": entry_id, "due_at": due_at} for entry_id, due_at in instants[start : start + 400]]
+        statement = insert_into(conn, ledger).values(values).on_conflict_do_nothing()
+        statement = statement.returning(ledger.c.entry_id, ledger.c.due_at)
+        entered |= {(row.entry_id, row.due_at) for row in conn.execute(statement)}
+    return entered
+
+
+def insert_runs(conn: Connection, plans: Plans, new: Sequence[tuple[int, NewRun, datetime]]) -> list[int]:
+    """Insert runs of (entry id, run, queued at) and note them in the ledger; their ids in the same order."""
+    if not new:
+        return []
+    plan_ids = plans.ids_of(conn, [run for _, run, _ in new], new[0][2])
+    values = [run_row(*item, plan_id) for item, plan_id in zip(new, plan_ids, strict=True)]
+    statement = insert(runs).returning(runs.c.id, sort_by_parameter_order=True)
+    ids = list(conn.execute(statement, values).scalars())
+    noted = [
+        {"of_entry": entry_id, "at": run.due_at, "run": run_id}
+        for (entry_id, run, _), run_id in zip(new, ids, strict=True)
+        if run.due_at is not None
+    ]
+    if noted:
+        conn.execute(_NOTE, noted)
+    return ids
+
+
+def run_row(entry_id: int, run: NewRun, queued_at: datetime, plan_id: int) -> dict[str, Any]:
+    """The columns of a new run."""
+    columns = run.model_dump(exclude={"entry", "plan", "policy"})
+    return columns | {
+        "entry_id": entry_id,
+        "plan_id": plan_id,
+        "state": run.state.value,
+        "trigger": run.trigger.value,
+        "skip_reason": None if run.skip_reason is None else run.skip_reason.value,
+        "queued_at": queued_at,
+        "finished_at": queued_at if run.state.final else None,
+        "fence": 0,
+        "recorded_seq": 0,
+        "cancel_requested": "",
+    }
+
+
+def entry_id_of(conn: Connection, name: str, title: str, now: datetime) -> int:
+    """The entry's row; made inactive and in no calendar when a job is run under its own name for the first time."""
+    found = conn.execute(select(entries.c.id).where(entries.c.name == name)).scalar_one_or_none()
+    if found is not None:
+        return found
+    columns = {"name": name, "title": title, "policy": "{}", "active": False}
+    statement = insert_into(conn, entries).values(**columns, planned_through=now, first_seen_at=now)
+    conn.execute(statement.on_conflict_do_nothing())
+    return conn.execute(select(entries.c.id).where(entries.c.name == name)).scalar_one()
+
+
+def _sync(conn: Connection, wanted: Mapping[str, Entry], fingerprints: Mapping[str, str], now: datetime) -> None:
+    found = {row.name: row for row in conn.execute(select(entries).order_by(entries.c.name).with_for_update())}
+    for name, entry in sorted(wanted.items()):
+        row = found.get(name)
+        old = None if entry.formerly is None or entry.formerly in wanted else found.get(entry.formerly)
+        if old is not None and old.fingerprint is not None and (row is None or row.fingerprint is None):
+            _rename(conn, old, row, name, now)
+            row = old
+        columns = _columns(entry, fingerprints[name])
+        if row is None:
+            row_is = {"name": name, "planned_through": now, "first_seen_at": now, "active": True}
+            statement = insert_into(conn, entries).values(**columns, **row_is)
+            conn.execute(statement.on_conflict_do_nothing())  # another node reads the same calendar now
+        elif not row.active:
+            conn.execute(update(entries).where(entries.c.id == row.id).values(
+                **columns, active=True, planned_through=now))  # fmt: skip
+        elif any(getattr(row, key) != value for key, value in columns.items()):
+            conn.execute(update(entries).where(entries.c.id == row.id).values(**columns))
+    gone = update(entries).where(entries.c.active.is_(True), entries.c.name.not_in(list(wanted)))
+    conn.execute(gone.values(active=False))
+
+
+def _columns(entry: Entry, fingerprint: str) -> dict[str, Any]:
+    return {
+        "title": entry.title,
+        "rule": None if entry.rule is None else entry.rule.model_dump_json(),
+        "policy": entry.policy.model_dump_json(),
+        "fingerprint": fingerprint,
+    }
+
+
+def _rename(conn: Connection, old: Any, in_the_way: Any | None, name: str, now: datetime) -> None:
+    if in_the_way is not None:  # a job that was run by hand under the name that the entry takes now
+        _merge_series(conn, in_the_way.id, old.id)
+        conn.execute(update(runs).where(runs.c.entry_id == in_the_way.id).values(entry_id=old.id))
+        conn.execute(delete(entries).where(entries.c.id == in_the_way.id))
+    conn.execute(update(entries).where(entries.c.id == old.id).values(name=name))
+    add_event(conn, "entry_renamed", subject=name, text=f"was {old.name}", at=now)
+
+
+def _merge_series(conn: Connection, source: int, target: int) -> None:
+    for row in conn.execute(select(series).where(series.c.entry_id == source)).all():
+        same = select(series.c.id).where(
+            series.c.entry_id == target, series.c.job == row.job, series.c.name == row.name
+        )
+        into = conn.execute(same).scalar_one_or_none()
+        if into is None:
+            conn.execute(update(series).where(series.c.id == row.id).values(entry_id=target))
+        else:
+            conn.execute(update(measures).where(measures.c.series_id == row.id).values(series_id=into))
+            conn.execute(delete(series).where(series.c.id == row.id))

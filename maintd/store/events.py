@@ -1,0 +1,38 @@
+"""The audit: what operators and the daemon itself did."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import insert, select
+from sqlalchemy.engine import Connection
+
+from maintd.model import Event
+from maintd.store.engine import Database
+from maintd.store.tables import events
+
+
+class Events:
+    """Lines of the audit, only ever added."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, kind: str, *, subject: str = "", by: str = "", text: str = "", at: datetime) -> None:
+        """`kind` is noun_verbed: calendar_loaded, clock_stepped."""
+        self._database.write(lambda conn: add_event(conn, kind, subject=subject, by=by, text=text, at=at))
+
+    def recent(self, limit: int = 50) -> list[Event]:
+        """The last ones, newest first."""
+        query = select(events).order_by(events.c.id.desc()).limit(limit)
+        return self._database.read(
+            lambda conn: [
+                Event(at=row.at, kind=row.kind, subject=row.subject, by=row.by, text=row.text)
+                for row in conn.execute(query)
+            ]
+        )
+
+
+def add_event(conn: Connection, kind: str, *, subject: str = "", by: str = "", text: str = "", at: datetime) -> None:
+    """Add a line within a transaction, so that it stands exactly when what it tells does."""
+    conn.execute(insert(events).values(at=at, kind=kind, subject=subject, by=by, text=text))

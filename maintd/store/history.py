@@ -1,0 +1,288 @@
+"""The read side. Every query seeks in an index and reads hardly more rows than it returns, however many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Row, Select, func, select, tuple_, union_all
+from sqlalchemy.engine import Connection
+from sqlalchemy.sql import ColumnElement
+
+from maintd.model import LogLine, Run, RunState, RunSummary
+from maintd.store import rows
+from maintd.store.engine import Database
+from maintd.store.lasts import LastRuns, last_runs, last_success
+from maintd.store.plans import Plans
+from maintd.store.tables import (
+    artifacts,
+    attempts,
+    changes,
+    checks,
+    entries,
+    ledger,
+    log_lines,
+    measures,
+    plan_jobs,
+    runs,
+    series,
+    steps,
+)
+
+__all__ = ["History", "LastRuns", "LogRow", "MeasurePoint", "load_run"]
+
+SEEKS = 200
+"""Most index ranges that one statement unites; SQLite allows 500."""
+
+
+class LogRow(NamedTuple):
+    """A log line with the place it has in its run. (step, attempt, line.seq) is the cursor to go on from."""
+
+    step: int
+    step_name: str
+    attempt: int
+    line: LogLine
+
+
+class MeasurePoint(NamedTuple):
+    """A measure as a point of its series; `at` is when the run ended."""
+
+    run_id: int
+    at: datetime
+    name: str
+    value: float
+    unit: str
+    labels: dict[str, str]
+
+
+class History:
+    """What ran, how it went, and how that compares."""
+
+    def __init__(self, database: Database, plans: Plans) -> None:
+        self._database = database
+        self._plans = plans
+
+    def run(self, run_id: int) -> Run | None:
+        """A run with its steps, attempts and evidence, but without log lines. Steps not yet begun are pending."""
+        return self._database.read(lambda conn: load_run(conn, self._plans, run_id))
+
+    def runs(
+        self,
+        *,
+        entry: str | None = None,
+        states: Collection[RunState] | None = None,
+        since: datetime | None = None,
+        before_id: int | None = None,
+        limit: int = 50,
+        job: str | None = None,
+    ) -> list[RunSummary]:
+        """A page of runs, newest first. `since` is when they were queued; the last id is the next page's `before_id`."""
+
+        def act(conn: Connection) -> list[RunSummary]:
+            bounds: list[ColumnElement[bool]] = [] if before_id is None else [runs.c.id < before_id]
+            if since is not None:
+                first = select(runs.c.id).where(runs.c.queued_at >= since).order_by(runs.c.queued_at, runs.c.id)
+                bounds += [runs.c.id >= first.limit(1).scalar_subquery(), runs.c.queued_at >= since]
+            ranges = list(_ranges(conn, entry, states, job))
+            ids = _newest(conn, ranges, bounds, limit)
+            query = rows.select_runs(*rows.SUMMARY).where(runs.c.id.in_(ids)).order_by(runs.c.id.desc())
+            return [rows.summary(row) for row in conn.execute(query)]
+
+        return self._database.read(act)
+
+    def last_per_entry(self, names: Sequence[str]) -> dict[str, LastRuns]:
+        """How each of these entries stands; one that is unknown to the store has nothing but empty fields."""
+        return self._database.read(lambda conn: last_runs(conn, names))
+
+    def has_success_since(self, entry: str, since: datetime) -> RunSummary | None:
+        """The entry's last success, if it finished at `since` or later. A dry run is no success."""
+        return self._database.read(lambda conn: last_success(conn, entry, since))
+
+    def log(
+        self,
+        run_id: int,
+        *,
+        after: tuple[int, int, int] | None = None,
+        step: int | str | None = None,
+        attempt: int | None = None,
+        limit: int = 1000,
+    ) -> list[LogRow]:
+        """Log lines in order, after the cursor (step, attempt, seq). `step` is an index or a name."""
+
+        def act(conn: Connection) -> list[LogRow]:
+            plan_id = conn.execute(select(runs.c.plan_id).where(runs.c.id == run_id)).scalar_one_or_none()
+            if plan_id is None:
+                return []
+            names = [plan.name for plan in self._plans.load(conn, [plan_id])[plan_id].steps]
+            place = (log_lines.c.step, log_lines.c.attempt, log_lines.c.seq)
+            query = select(log_lines).where(log_lines.c.run_id == run_id).order_by(*place).limit(limit)
+            if after is not None:
+                query = query.where(tuple_(*place) > after)
+            if step is not None:
+                query = query.where(log_lines.c.step == (_index(names, step) if isinstance(step, str) else step))
+            if attempt is not None:
+                query = query.where(log_lines.c.attempt == attempt)
+            return [LogRow(row.step, names[row.step], row.attempt, rows.log_line(row)) for row in conn.execute(query)]
+
+        return self._database.read(act)
+
+    def series(
+        self, entry: str | None, job: str, names: Sequence[str] | None = None, limit: int = 400
+    ) -> list[MeasurePoint]:
+        """Earlier measures of a job, oldest first: at most `limit` points of each name, from ended runs that were real.
+        `entry` None: of any entry."""
+
+        def act(conn: Connection) -> list[MeasurePoint]:
+            wanted = select(series.c.id, series.c.name).where(series.c.job == job)
+            if entry is not None:
+                wanted = wanted.join(entries).where(entries.c.name == entry)
+            if names is not None:
+                wanted = wanted.where(series.c.name.in_(names))
+            points: dict[str, list[Row[Any]]] = {}
+            for found in conn.execute(wanted).all():
+                points.setdefault(found.name, []).extend(conn.execute(_points(found.id, limit)))
+            newest = [
+                (row, name)
+                for name, of_name in points.items()
+                for row in sorted(of_name, key=lambda row: row.id, reverse=True)[:limit]
+            ]
+            return [_point(row, name) for row, name in sorted(newest, key=lambda item: item[0].id)]
+
+        return self._database.read(act)
+
+    def due_row(self, entry: str, due_at: datetime) -> int | None:
+        """The run that stands for an instant; 0: there was one, and it was pruned; None: it was never planned."""
+        query = (
+            select(func.coalesce(runs.c.id, 0))
+            .select_from(ledger.join(entries, ledger.c.entry_id == entries.c.id).outerjoin(
+                runs, runs.c.id == ledger.c.run_id))
+            .where(entries.c.name == entry, ledger.c.due_at == due_at)
+        )  # fmt: skip
+        return self._database.read(lambda conn: conn.execute(query).scalar_one_or_none())
+
+    def counts(self) -> dict[str, int]:
+        """How many unfinished runs there are by state, and about how many runs in all (`runs`)."""
+
+        def act(conn: Connection) -> dict[str, int]:
+            unfinished = [state.value for state in RunState if not state.final]
+            query = select(runs.c.state, func.count()).where(runs.c.state.in_(unfinished)).group_by(runs.c.state)
+            found = {state: count for state, count in conn.execute(query).tuples()}
+            return {state: found.get(state, 0) for state in unfinished} | {"runs": _about_how_many(conn)}
+
+        return self._database.read(act)
+
+
+def load_run(conn: Connection, plans: Plans, run_id: int, *, begun: bool = True) -> Run | None:
+    """See `History.run`; a run that has not `begun` has no evidence to look for."""
+    found = conn.execute(rows.select_runs(*rows.FULL).where(runs.c.id == run_id)).mappings().one_or_none()
+    if found is None:
+        return None
+    columns = dict(found)
+    plan = plans.load(conn, [columns["plan_id"]])[columns.pop("plan_id")]
+    del columns["entry_id"]
+    known = _steps(conn, run_id) if begun else {}
+    tries = _attempts(conn, run_id) if begun else {}
+    return Run(
+        **columns,
+        policy=plan.policy,
+        plan=plan.steps,
+        steps=tuple(
+            rows.step(index, step, known.get(index), tuple(tries.get(index, ())))
+            for index, step in enumerate(plan.steps)
+        ),
+    )
+
+
+def _steps(conn: Connection, run_id: int) -> dict[int, Row[Any]]:
+    return {row.step: row for row in conn.execute(select(steps).where(steps.c.run_id == run_id))}
+
+
+def _attempts(conn: Connection, run_id: int) -> dict[int, list[Any]]:
+    query = select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.step, attempts.c.number)
+    found = conn.execute(query).all()
+    evidence: dict[tuple[int, int], dict[str, list[Any]]] = {}
+    if found:
+        named = select(measures, series.c.name).join(series).where(measures.c.run_id == run_id)
+        for table, query, read in (
+            (checks, select(checks).where(checks.c.run_id == run_id), rows.check),
+            (measures, named, rows.measure),
+            (changes, select(changes).where(changes.c.run_id == run_id), rows.change),
+            (artifacts, select(artifacts).where(artifacts.c.run_id == run_id), rows.artifact),
+        ):
+            for row in conn.execute(query.order_by(table.c.id)):
+                of_attempt = evidence.setdefault((row.step, row.attempt), {})
+                of_attempt.setdefault(table.name, []).append(read(row))
+    tries: dict[int, list[Any]] = {}
+    for row in found:
+        tries.setdefault(row.step, []).append(rows.attempt(row, evidence.get((row.step, row.number), {})))
+    return tries
+
+
+def _ranges(
+    conn: Connection, entry: str | None, states: Collection[RunState] | None, job: str | None
+) -> Iterator[list[ColumnElement[bool]]]:
+    """Conditions whose union is what was asked for, each of them one range of an index that is ordered by id."""
+    wanted = [None] if states is None else [RunState(state).value for state in states]
+    if job is not None:
+        plan_ids = conn.execute(select(plan_jobs.c.plan_id).where(plan_jobs.c.job == job)).scalars().all()
+        narrower: list[ColumnElement[bool]] = [] if states is None else [runs.c.state.in_(wanted)]
+        if entry is not None:
+            narrower.append(runs.c.entry_id == _id_of(entry))
+        yield from ([runs.c.plan_id == plan_id, *narrower] for plan_id in plan_ids)
+    elif entry is not None:
+        for state in wanted:
+            if state is None:
+                yield [runs.c.entry_id == _id_of(entry)]
+            else:
+                for dry in (False, True):
+                    yield [runs.c.entry_id == _id_of(entry), runs.c.state == state, runs.c.dry_run.is_(dry)]
+    else:
+        yield from ([] if state is None else [runs.c.state == state] for state in wanted)
+
+
+def _id_of(entry: str) -> Any:
+    return select(entries.c.id).where(entries.c.name == entry).scalar_subquery()
+
+
+def _newest(
+    conn: Connection, ranges: Sequence[list[ColumnElement[bool]]], bounds: list[ColumnElement[bool]], limit: int
+) -> list[int]:
+    """The highest ids of all ranges together."""
+    ids: set[int] = set()
+    for start in range(0, len(ranges), SEEKS):
+        seeks: list[Select[Any]] = []
+        for conditions in ranges[start : start + SEEKS]:
+            seek = select(runs.c.id).where(*conditions, *bounds).order_by(runs.c.id.desc()).limit(limit)
+            seeks.append(select(seek.subquery().c.id))
+        ids.update(conn.execute(seeks[0] if len(seeks) == 1 else union_all(*seeks)).scalars())
+    return sorted(ids, reverse=True)[:limit]
+
+
+def _index(names: Sequence[str], step: str) -> int:
+    return names.index(step) if step in names else -1
+
+
+def _points(series_id: int, limit: int) -> Select[Any]:
+    return (
+        select(measures, runs.c.finished_at)
+        .join(runs)
+        .where(measures.c.series_id == series_id, runs.c.finished_at.is_not(None), runs.c.dry_run.is_(False))
+        .order_by(measures.c.id.desc())
+        .limit(limit)
+    )
+
+
+def _point(row: Row[Any], name: str) -> MeasurePoint:
+    value = float("nan") if row.value is None else row.value
+    return MeasurePoint(row.run_id, row.finished_at, name, value, row.unit, row.labels)
+
+
+def _about_how_many(conn: Connection) -> int:
+    """From the highest and lowest id: counting would read the whole table."""
+    low, high = conn.execute(select(select(func.min(runs.c.id)).scalar_subquery(), _highest())).one()
+    return 0 if high is None else high - low + 1
+
+
+def _highest() -> Any:
+    return select(func.max(runs.c.id)).scalar_subquery()

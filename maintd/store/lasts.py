@@ -1,0 +1,186 @@
+"""How entries stand: the last runs of each, since when it fails, how long it usually takes.
+
+Asked for every entry at once, so each answer is a seek by (entry, state): one per state, whatever the number of runs.
+Dry runs do nothing, so they are neither successes nor failures; as unfinished runs they do count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from statistics import median
+from typing import Any, NamedTuple
+
+from sqlalchemy import BigInteger, Row, Text, case, cast, func, literal_column, select, type_coerce
+from sqlalchemy.engine import Connection
+from sqlalchemy.sql import ColumnElement
+
+from maintd.model import RunState, RunSummary
+from maintd.store import rows
+from maintd.store.tables import entries, runs
+
+ACTIVE = (RunState.RUNNING, RunState.QUEUED, RunState.WAITING)
+SUCCESSES = (RunState.SUCCEEDED, RunState.WARNED)
+FAILURES = (RunState.FAILED, RunState.TIMED_OUT, RunState.LOST)
+WORKED = (*SUCCESSES, *FAILURES, RunState.CANCELLED)
+
+MOST_COUNTED = 1000
+"""Failures in a row are counted up to here."""
+
+USUAL_OF = 20
+"""So many last successes tell how long an entry usually takes."""
+
+
+class LastRuns(NamedTuple):
+    """The last runs of an entry. A run that warned counts as a success: nothing failed."""
+
+    last_run: RunSummary | None = None  # that ended, skipped ones included
+    last_worked: RunSummary | None = None  # that ended and was not skipped
+    last_success: RunSummary | None = None
+    active: RunSummary | None = None  # running, else queued, else waiting
+    last_failure: RunSummary | None = None
+    failing_since: datetime | None = None  # end of the first failure after the last success
+    failures_in_a_row: int = 0  # since the last success, at most MOST_COUNTED
+    usual: timedelta | None = None  # median of the last successes
+
+
+def last_runs(conn: Connection, names: Sequence[str]) -> dict[str, LastRuns]:
+    """By name; see `History.last_per_entry`."""
+    query = select(entries.c.id, entries.c.name, *_LAST_IDS, *_took_of_successes(conn))
+    found = {row.name: row for row in conn.execute(query.where(entries.c.name.in_(names)))}
+    last = {name: _by_state(row) for name, row in found.items()}
+    streaks = _streaks(conn, {found[name].id: of_entry for name, of_entry in last.items() if _fails(of_entry)})
+    wanted = {run_id for of_entry in last.values() for run_id in of_entry.values()}
+    runs_by_id = _summaries(conn, wanted | {first for first, _ in streaks.values()})
+    return {
+        name: _standing(found[name], last[name], streaks, runs_by_id) if name in found else LastRuns() for name in names
+    }
+
+
+def last_success(conn: Connection, entry: str, since: datetime) -> RunSummary | None:
+    """See `History.has_success_since`."""
+    row = conn.execute(select(*_LAST_IDS).select_from(entries).where(entries.c.name == entry)).one_or_none()
+    run_id = None if row is None else _highest(_by_state(row), SUCCESSES)
+    run = None if run_id is None else _summaries(conn, {run_id})[run_id]
+    return run if run is not None and run.finished_at is not None and run.finished_at >= since else None
+
+
+def last_outcome_ids(conn: Connection) -> set[int]:
+    """The last success and the last failure of every entry."""
+    last = [_by_state(row) for row in conn.execute(select(*_LAST_IDS).select_from(entries))]
+    found = {_highest(of_entry, states) for of_entry in last for states in (SUCCESSES, FAILURES)}
+    return {run_id for run_id in found if run_id is not None}
+
+
+def _in_state(state: RunState, *, dry: bool) -> list[ColumnElement[bool]]:
+    """Runs of the entry in the query around this one; a range of the index over entry, state, dry_run and id."""
+    return [
+        runs.c.entry_id == entries.c.id,
+        runs.c.state == literal_column(f"'{state.value}'"),
+        runs.c.dry_run.is_(dry),
+    ]
+
+
+def _last_id(state: RunState, *, dry: bool) -> Any:
+    query = select(func.max(runs.c.id)).where(*_in_state(state, dry=dry)).correlate(entries)
+    return query.scalar_subquery().label(f"dry_{state.value}" if dry else state.value)
+
+
+_LAST_IDS = [
+    *(_last_id(state, dry=False) for state in RunState),
+    *(_last_id(state, dry=True) for state in ACTIVE),
+]
+
+
+def _by_state(row: Row[Any]) -> dict[RunState, int]:
+    """The last run in each state, from a row of _LAST_IDS."""
+    columns = row._mapping  # noqa: SLF001 - the documented way to a mapping
+    last = {state: columns[state.value] or 0 for state in RunState}
+    for state in ACTIVE:
+        last[state] = max(last[state], columns[f"dry_{state.value}"] or 0)
+    return {state: run_id for state, run_id in last.items() if run_id}
+
+
+def _highest(ids: Mapping[RunState, int], states: Iterable[RunState]) -> int | None:
+    return max((ids[state] for state in states if state in ids), default=None)
+
+
+def _fails(ids: Mapping[RunState, int]) -> bool:
+    return (_highest(ids, FAILURES) or 0) > (_highest(ids, SUCCESSES) or 0)
+
+
+def _streaks(conn: Connection, failing: Mapping[int, Mapping[RunState, int]]) -> dict[int, tuple[int, int]]:
+    """For each entry by id: its first failure after its last success, and how many there are since."""
+    if not failing:
+        return {}
+    success = case({entry_id: _highest(ids, SUCCESSES) or 0 for entry_id, ids in failing.items()}, value=entries.c.id)
+    columns = []
+    for state in FAILURES:
+        after = select(runs.c.id).where(*_in_state(state, dry=False), runs.c.id > success).correlate(entries)
+        counted = after.limit(MOST_COUNTED).subquery()
+        columns += [
+            after.order_by(runs.c.id).limit(1).scalar_subquery(),
+            select(func.count()).select_from(counted).scalar_subquery(),
+        ]
+    query = select(entries.c.id, *columns).where(entries.c.id.in_(list(failing)))
+    streaks = {}
+    for entry_id, *found in conn.execute(query).tuples():
+        first = min(run_id for run_id in found[::2] if run_id is not None)
+        streaks[entry_id] = (first, min(MOST_COUNTED, sum(found[1::2])))
+    return streaks
+
+
+def _took_of_successes(conn: Connection) -> list[Any]:
+    """For each kind of success: "run:microseconds,…" of the last ones, as one column."""
+    took: Any
+    if conn.dialect.name == "sqlite":
+        took = type_coerce(runs.c.finished_at, BigInteger) - type_coerce(runs.c.started_at, BigInteger)
+    else:
+        took = cast(func.extract("epoch", runs.c.finished_at - runs.c.started_at) * 1_000_000, BigInteger)
+    columns = []
+    for state in SUCCESSES:
+        ended = [runs.c.started_at.is_not(None), runs.c.finished_at.is_not(None)]
+        query = select(runs.c.id, took.label("took")).where(*_in_state(state, dry=False), *ended).correlate(entries)
+        last = query.order_by(runs.c.id.desc()).limit(USUAL_OF).subquery()
+        pair = cast(last.c.id, Text) + ":" + cast(last.c.took, Text)
+        column = select(func.aggregate_strings(pair, ",")).scalar_subquery()
+        columns.append(column.label(f"took_{state.value}"))
+    return columns
+
+
+def _usual(row: Row[Any]) -> timedelta | None:
+    columns = row._mapping  # noqa: SLF001
+    joined = ",".join(filter(None, (columns[f"took_{state.value}"] for state in SUCCESSES)))
+    if not joined:
+        return None
+    pairs = [pair.split(":") for pair in joined.split(",")]
+    last = sorted(((int(run_id), int(took)) for run_id, took in pairs), reverse=True)[:USUAL_OF]
+    return timedelta(microseconds=round(median(took for _, took in last)))
+
+
+def _standing(
+    row: Row[Any],
+    last: Mapping[RunState, int],
+    streaks: Mapping[int, tuple[int, int]],
+    runs_by_id: Mapping[int, RunSummary],
+) -> LastRuns:
+    def run(run_id: int | None) -> RunSummary | None:
+        return None if run_id is None else runs_by_id.get(run_id)
+
+    first, count = streaks.get(row.id, (None, 0))
+    first_failure = run(first)
+    return LastRuns(
+        last_run=run(_highest(last, (*WORKED, RunState.SKIPPED))),
+        last_worked=run(_highest(last, WORKED)),
+        last_success=run(_highest(last, SUCCESSES)),
+        active=run(next((last[state] for state in ACTIVE if state in last), None)),
+        last_failure=run(_highest(last, FAILURES)),
+        failing_since=None if first_failure is None else first_failure.finished_at,
+        failures_in_a_row=count,
+        usual=_usual(row),
+    )
+
+
+def _summaries(conn: Connection, ids: Iterable[int]) -> dict[int, RunSummary]:
+    query = rows.select_runs(*rows.SUMMARY).where(runs.c.id.in_(list(ids)))
+    return {row.id: rows.summary(row) for row in conn.execute(query)}

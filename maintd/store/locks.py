@@ -1,0 +1,93 @@
+"""Named locks that running steps hold, shared or exclusive. A lock dies with its holder's claim or lease."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, delete, or_, select
+from sqlalchemy.engine import Connection
+
+from maintd.errors import RefusedError
+from maintd.model import LockHolder, LockMode, RunState
+from maintd.store.engine import Database, insert_into
+from maintd.store.tables import entries, locks, runs
+
+_HOLDERS = select(
+    locks.c.lock, locks.c.mode, locks.c.run_id, locks.c.step, locks.c.since, locks.c.fence,
+    entries.c.name.label("entry"), runs.c.node, runs.c.state, runs.c.fence.label("run_fence"), runs.c.lease_until,
+).join_from(locks, runs).join(entries)  # fmt: skip
+
+
+class Locks:
+    """Who holds what."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def acquire(
+        self, run_id: int, fence: int, step: str, wanted: Mapping[str, LockMode], now: datetime
+    ) -> list[LockHolder]:
+        """Take all of them or none. Empty: they are had; else who is in the way.
+
+        A run is never in its own way. Raises RefusedError when the run is not running under this fence any more.
+        """
+        if not wanted:
+            return []
+        return self._database.write(lambda conn: self._acquire(conn, run_id, fence, step, wanted, now))
+
+    def release(self, run_id: int, step: str | None = None) -> None:
+        """Give back what the run's step, or the whole run, holds."""
+        gone = delete(locks).where(locks.c.run_id == run_id)
+        if step is not None:
+            gone = gone.where(locks.c.step == step)
+        self._database.write(lambda conn: conn.execute(gone) and None)
+
+    def holders(self, now: datetime) -> list[LockHolder]:
+        """Every lock that counts now, by name and age."""
+        query = _HOLDERS.order_by(locks.c.lock, locks.c.since, locks.c.run_id)
+        return self._database.read(lambda conn: [_holder(row) for row in conn.execute(query) if not _is_dead(row, now)])
+
+    def _acquire(
+        self, conn: Connection, run_id: int, fence: int, step: str, wanted: Mapping[str, LockMode], now: datetime
+    ) -> list[LockHolder]:
+        self._database.hold(conn, wanted)
+        claimed = select(runs.c.id).where(
+            runs.c.id == run_id, runs.c.fence == fence, runs.c.state == RunState.RUNNING.value
+        )
+        if conn.execute(claimed).one_or_none() is None:
+            raise RefusedError(f"run {run_id} is no longer running under fence {fence}, so it gets no locks")
+        held = conn.execute(_HOLDERS.where(locks.c.lock.in_(list(wanted)), locks.c.run_id != run_id)).all()
+        dead = [row for row in held if _is_dead(row, now)]
+        blocking = [row for row in held if row not in dead and "exclusive" in (row.mode, wanted[row.lock])]
+        if blocking:
+            return [_holder(row) for row in sorted(blocking, key=lambda row: (row.lock, row.since))]
+        if dead:
+            gone = or_(*((locks.c.lock == row.lock) & (locks.c.run_id == row.run_id) for row in dead))
+            conn.execute(delete(locks).where(gone))
+        statement = insert_into(conn, locks)
+        statement = statement.on_conflict_do_update(
+            index_elements=["lock", "run_id", "step"],
+            set_={"mode": statement.excluded.mode, "fence": statement.excluded.fence},
+        )
+        held_by = {"run_id": run_id, "step": step, "fence": fence, "since": now}
+        conn.execute(statement, [{"lock": lock, "mode": mode, **held_by} for lock, mode in sorted(wanted.items())])
+        return []
+
+
+def _is_dead(row: Row[Any], now: datetime) -> bool:
+    claim_over = row.state != RunState.RUNNING.value or row.fence != row.run_fence
+    return claim_over or row.lease_until is None or row.lease_until < now
+
+
+def _holder(row: Row[Any]) -> LockHolder:
+    return LockHolder(
+        lock=row.lock,
+        mode=row.mode,
+        run_id=row.run_id,
+        entry=row.entry,
+        step=row.step,
+        node=row.node or "",
+        since=row.since,
+    )

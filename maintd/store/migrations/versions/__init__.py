@@ -1,0 +1,1 @@
+"""One module per revision; the number at the head of its name is the revision."""

@@ -1,0 +1,35 @@
+"""The maintd processes that share this store."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.engine import Connection
+
+from maintd.model import NodeState
+from maintd.store.engine import Database, insert_into
+from maintd.store.tables import nodes
+
+
+class Nodes:
+    """Heartbeats."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def beat(self, node: NodeState) -> None:
+        """Note that the node lives, under its name."""
+        columns = node.model_dump()
+
+        def act(conn: Connection) -> None:
+            statement = insert_into(conn, nodes).values(**columns)
+            changed = {key: value for key, value in columns.items() if key != "name"}
+            conn.execute(statement.on_conflict_do_update(index_elements=["name"], set_=changed))
+
+        self._database.write(act)
+
+    def all(self) -> list[NodeState]:
+        """Every node that was ever seen, by name; `seen_at` tells which live."""
+        query = select(nodes).order_by(nodes.c.name)
+        return self._database.read(
+            lambda conn: [NodeState.model_validate(dict(row)) for row in conn.execute(query).mappings()]
+        )

@@ -1,0 +1,270 @@
+"""What a supervisor writes about a run it has claimed, folded into as few statements as it takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, Table, bindparam, delete, insert, select, update
+from sqlalchemy.engine import Connection
+
+from maintd.model import (
+    TRANSITIONS,
+    Artifact,
+    AttemptBegan,
+    AttemptEnded,
+    AttemptState,
+    Change,
+    Check,
+    LogLine,
+    LogTrim,
+    Measure,
+    Phase,
+    Progress,
+    Report,
+    Reported,
+    RunEnded,
+    RunPutBack,
+    RunState,
+    RunWrite,
+    StepBegan,
+    StepEnded,
+    StepState,
+)
+from maintd.store.engine import insert_into
+from maintd.store.plans import Plans
+from maintd.store.tables import (
+    artifacts,
+    attempts,
+    changes,
+    checks,
+    locks,
+    log_lines,
+    measures,
+    runs,
+    series,
+    steps,
+)
+
+OPEN_TO_EVIDENCE = (RunState.RUNNING, RunState.LOST)
+
+_CLAIM = select(
+    runs.c.state, runs.c.fence, runs.c.recorded_seq, runs.c.entry_id, runs.c.plan_id, runs.c.cancel_requested,
+    runs.c.reason, runs.c.finished_at,
+).where(runs.c.id == bindparam("run_id")).with_for_update()  # fmt: skip
+
+_COUNTERS = ("log_lines", "log_bytes", "log_lines_left_out")
+
+
+def apply_writes(
+    conn: Connection, plans: Plans, run_id: int, fence: int, first_seq: int, writes: Sequence[RunWrite]
+) -> bool:
+    """See `Runs.apply`.
+
+    1. Refuse an old fence and what the run's state does not allow, before anything is written.
+    2. Leave out what was recorded before.
+    3. Record evidence; what runs on under a lost run is lost with it.
+    4. End the run or put it back, and let go of its locks.
+    """
+    claim = conn.execute(_CLAIM, {"run_id": run_id}).one_or_none()
+    if claim is None or claim.fence != fence:
+        return False
+    fresh = writes[max(0, claim.recorded_seq + 1 - first_seq) :]
+    if not fresh:
+        return True
+    end = next((write for write in fresh if isinstance(write, RunEnded | RunPutBack)), None)
+    if not _allowed(RunState(claim.state), fresh, end):
+        return False
+    plan = plans.load(conn, [claim.plan_id])[claim.plan_id]
+    record = _Record(run_id, claim.entry_id, [step.job for step in plan.steps])
+    for write in fresh:
+        record.take(conn, write)
+    record.flush(conn)
+    last = first_seq + len(writes) - 1
+    if end is None:
+        conn.execute(update(runs).where(runs.c.id == run_id).values(recorded_seq=last))
+        if claim.state == RunState.LOST.value:
+            mark_lost(conn, run_id, claim.reason, claim.finished_at)
+        return True
+    _end(conn, run_id, claim, end, last)
+    return True
+
+
+def _allowed(state: RunState, fresh: Sequence[RunWrite], end: RunEnded | RunPutBack | None) -> bool:
+    if state not in OPEN_TO_EVIDENCE:
+        return False
+    if end is None:
+        return True
+    if end is not fresh[-1]:
+        return False
+    to = RunState.QUEUED if isinstance(end, RunPutBack) else end.state
+    return to in TRANSITIONS[state] and (isinstance(end, RunPutBack) or to.final)
+
+
+def _end(conn: Connection, run_id: int, claim: Row[Any], end: RunEnded | RunPutBack, last: int) -> None:
+    columns: dict[str, Any] = {"reason": end.reason, "lease_until": None}
+    if isinstance(end, RunEnded):
+        skip = None if end.skip_reason is None else end.skip_reason.value
+        columns |= {"state": end.state.value, "skip_reason": skip, "finished_at": end.at, "recorded_seq": last}
+    elif claim.cancel_requested:  # somebody asked while it was running: it must not start again
+        reason = f"cancelled by {claim.cancel_requested}"
+        columns |= {"state": RunState.CANCELLED.value, "reason": reason, "finished_at": end.at, "recorded_seq": last}
+    else:
+        columns |= {"state": RunState.QUEUED.value, "not_before": end.not_before, "recorded_seq": 0}
+        columns |= {"node": None, "incarnation": None}
+        begun = (StepState.PENDING.value, StepState.RUNNING.value)
+        conn.execute(delete(steps).where(steps.c.run_id == run_id, steps.c.state.in_(begun)))
+    conn.execute(update(runs).where(runs.c.id == run_id).values(**columns))
+    conn.execute(delete(locks).where(locks.c.run_id == run_id))
+
+
+def mark_lost(conn: Connection, run_id: int, reason: str, at: datetime) -> None:
+    """Steps and attempts that are noted as under way are lost with their run."""
+    for table, running, lost in (
+        (steps, StepState.RUNNING, StepState.LOST),
+        (attempts, AttemptState.RUNNING, AttemptState.LOST),
+    ):
+        under_way = update(table).where(table.c.run_id == run_id, table.c.state == running.value)
+        conn.execute(under_way.values(state=lost.value, reason=reason, finished_at=at))
+
+
+class _Record:
+    """Collects writes, so that each row is touched once."""
+
+    def __init__(self, run_id: int, entry_id: int, jobs: Sequence[str]) -> None:
+        self._run_id = run_id
+        self._entry_id = entry_id
+        self._jobs = jobs
+        self._steps: dict[int, dict[str, Any]] = {}
+        self._attempts: dict[tuple[int, int], dict[str, Any]] = {}
+        self._lines: dict[tuple[int, int], dict[int, LogLine]] = {}
+        self._rows: dict[Table, list[dict[str, Any]]] = {checks: [], changes: [], artifacts: [], measures: []}
+
+    def take(self, conn: Connection, write: RunWrite) -> None:
+        match write:
+            case StepBegan():
+                step = {"state": StepState.RUNNING.value, "reason": "", "started_at": write.at, "finished_at": None}
+                self._steps[write.step] = step
+            case StepEnded():
+                step = {"state": write.state.value, "reason": write.reason, "finished_at": write.at}
+                self._steps.setdefault(write.step, {}).update(step)
+            case AttemptBegan():
+                self._attempt(write).update(
+                    {"state": AttemptState.RUNNING.value, "reason": "", "started_at": write.at, "finished_at": None,
+                     "pid": write.pid, "phase": ""}
+                )  # fmt: skip
+            case AttemptEnded():
+                self._attempt(write).update(
+                    {"state": write.state.value, "reason": write.reason, "finished_at": write.at,
+                     "exit_code": write.exit_code, "signal": write.signal}
+                )  # fmt: skip
+            case Reported():
+                for item in write.items:
+                    self._report(conn, write, item)
+            case RunEnded() | RunPutBack():
+                pass
+
+    def _attempt(self, write: AttemptBegan | AttemptEnded | Reported) -> dict[str, Any]:
+        return self._attempts.setdefault((write.step, write.attempt), {})
+
+    def _report(self, conn: Connection, write: Reported, item: Report) -> None:
+        where = {"run_id": self._run_id, "step": write.step, "attempt": write.attempt}
+        match item:
+            case Check():
+                row = item.model_dump(exclude={"type", "status"})
+                self._rows[checks].append(where | row | {"status": item.status.value})
+            case Change():
+                self._rows[changes].append(where | item.model_dump(exclude={"type"}))
+            case Artifact():
+                self._rows[artifacts].append(where | item.model_dump(exclude={"type"}))
+            case Measure():
+                self._rows[measures].append(where | item.model_dump(exclude={"type"}))
+            case Phase():
+                self._attempt(write)["phase"] = item.name
+            case Progress():
+                self._attempt(write)["progress"] = item.model_dump_json()
+            case LogLine():
+                self._lines.setdefault((write.step, write.attempt), {})[item.seq] = item
+            case LogTrim():
+                self._trim(conn, write, item)
+
+    def _trim(self, conn: Connection, write: Reported, trim: LogTrim) -> None:
+        waiting = self._lines.get((write.step, write.attempt), {})
+        attempt = self._attempt(write)
+        for seq in [seq for seq in waiting if trim.first <= seq <= trim.last]:
+            del waiting[seq]
+        gone = conn.execute(
+            delete(log_lines).where(
+                log_lines.c.run_id == self._run_id,
+                log_lines.c.step == write.step,
+                log_lines.c.attempt == write.attempt,
+                log_lines.c.seq.between(trim.first, trim.last),
+            )
+        ).rowcount
+        _count(attempt, "log_lines", -gone)
+        _count(attempt, "log_bytes", -trim.size_bytes if gone else 0)
+        _count(attempt, "log_lines_left_out", trim.last - trim.first + 1)
+
+    def flush(self, conn: Connection) -> None:
+        """Write all that was collected."""
+        for index, columns in self._steps.items():
+            self._put(conn, steps, {"step": index}, {"reason": ""}, columns)
+        self._log(conn)
+        for (step, number), columns in self._attempts.items():
+            fresh = {"reason": "", "phase": "", **dict.fromkeys(_COUNTERS, 0)}
+            self._put(conn, attempts, {"step": step, "number": number}, fresh, columns)
+        if self._rows[measures]:
+            self._name_series(conn)
+        for table, rows in self._rows.items():
+            if rows:
+                conn.execute(insert(table), rows)
+
+    def _put(
+        self, conn: Connection, table: Table, key: dict[str, int], fresh: dict[str, Any], columns: dict[str, Any]
+    ) -> None:
+        """Change a row's columns, counters by their difference. A new row has the `fresh` ones besides."""
+        key = {"run_id": self._run_id, **key}
+        changed = {name: table.c[name] + value if name in _COUNTERS else value for name, value in columns.items()}
+        if "started_at" not in columns:
+            same = [table.c[name] == value for name, value in key.items()]
+            found = conn.execute(update(table).where(*same).values(**changed)).rowcount
+            if found or table is attempts:
+                return
+        statement = insert_into(conn, table).values(**fresh | columns | key)  # a step that is skipped never begins
+        conn.execute(statement.on_conflict_do_update(index_elements=list(key), set_=changed))
+
+    def _log(self, conn: Connection) -> None:
+        rows = []
+        for (step, attempt), lines in self._lines.items():
+            where = {"run_id": self._run_id, "step": step, "attempt": attempt}
+            rows += [
+                where | {"seq": line.seq, "at": line.at, "stream": line.stream, "text": line.text}
+                for line in lines.values()
+            ]
+            counters = self._attempts.setdefault((step, attempt), {})
+            _count(counters, "log_lines", len(lines))
+            _count(counters, "log_bytes", sum(len(line.text.encode(errors="replace")) for line in lines.values()))
+        if rows:
+            conn.execute(insert_into(conn, log_lines).on_conflict_do_nothing(), rows)
+
+    def _name_series(self, conn: Connection) -> None:
+        rows = self._rows[measures]
+        wanted = {(self._jobs[row["step"]], row["name"]) for row in rows}
+        known = self._series(conn)
+        if missing := wanted - known.keys():
+            values = [{"entry_id": self._entry_id, "job": job, "name": name} for job, name in sorted(missing)]
+            conn.execute(insert_into(conn, series).on_conflict_do_nothing(), values)
+            known = self._series(conn)
+        for row in rows:
+            row["series_id"] = known[self._jobs[row["step"]], row.pop("name")]
+            row["value"] = None if math.isnan(row["value"]) else row["value"]
+
+    def _series(self, conn: Connection) -> dict[tuple[str, str], int]:
+        query = select(series.c.id, series.c.job, series.c.name).where(series.c.entry_id == self._entry_id)
+        return {(row.job, row.name): row.id for row in conn.execute(query)}
+
+
+def _count(counters: dict[str, Any], name: str, by: int) -> None:
+    counters[name] = counters.get(name, 0) + by

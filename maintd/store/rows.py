@@ -1,0 +1,145 @@
+"""Between rows and the types of `maintd.model`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Row, Select, select
+
+from maintd.model import (
+    Artifact,
+    Attempt,
+    Change,
+    Check,
+    EntryState,
+    LogLine,
+    Measure,
+    Pause,
+    Policy,
+    Progress,
+    Rule,
+    RunSummary,
+    Step,
+    StepPlan,
+    StepState,
+)
+from maintd.store.tables import entries, runs
+
+SUMMARY = (
+    runs.c.id,
+    entries.c.name.label("entry"),
+    runs.c.title,
+    runs.c.trigger,
+    runs.c.state,
+    runs.c.skip_reason,
+    runs.c.reason,
+    runs.c.due_at,
+    runs.c.queued_at,
+    runs.c.not_before,
+    runs.c.started_at,
+    runs.c.finished_at,
+    runs.c.node,
+    runs.c.requested_by,
+    runs.c.why,
+    runs.c.dry_run,
+    runs.c.fence,
+)
+FULL = (
+    *SUMMARY,
+    runs.c.params,
+    runs.c.lease_until,
+    runs.c.cancel_requested,
+    runs.c.idempotency_key,
+    runs.c.plan_id,
+    runs.c.entry_id,
+)
+
+
+def select_runs(*columns: Any) -> Select[Any]:
+    """A query of runs with their entries' names."""
+    return select(*columns).join_from(runs, entries)
+
+
+def summary(row: Row[Any]) -> RunSummary:
+    """A row of SUMMARY."""
+    return RunSummary.model_validate(dict(row._mapping))  # noqa: SLF001 - the documented way to a mapping
+
+
+def entry_state(row: Row[Any]) -> EntryState:
+    """A row of `entries` that was in a calendar."""
+    return EntryState(
+        name=row.name,
+        title=row.title,
+        rule=None if row.rule is None else Rule.model_validate_json(row.rule),
+        policy=Policy.model_validate_json(row.policy),
+        fingerprint=row.fingerprint,
+        planned_through=row.planned_through,
+        first_seen_at=row.first_seen_at,
+        active=row.active,
+        pause=pause(row),
+    )
+
+
+def pause(row: Row[Any]) -> Pause | None:
+    """The pause in a row of `entries`."""
+    if row.pause_since is None:
+        return None
+    return Pause(entry=row.name, why=row.pause_why, by=row.pause_by, since=row.pause_since, until=row.pause_until)
+
+
+def step(index: int, plan: StepPlan, row: Row[Any] | None, attempts: tuple[Attempt, ...]) -> Step:
+    """A step of the plan with what is known of it; no row: it has not begun."""
+    return Step(
+        index=index,
+        name=plan.name,
+        job=plan.job,
+        params=plan.params,
+        always=plan.always,
+        state=StepState.PENDING if row is None else row.state,
+        reason="" if row is None else row.reason,
+        started_at=None if row is None else row.started_at,
+        finished_at=None if row is None else row.finished_at,
+        attempts=attempts,
+    )
+
+
+def attempt(row: Row[Any], evidence: dict[str, list[Any]]) -> Attempt:
+    """A row of `attempts`, with its checks, measures, changes and artifacts by the names of their tables."""
+    columns = dict(row._mapping)  # noqa: SLF001
+    progress = columns.pop("progress")
+    del columns["run_id"], columns["step"]
+    return Attempt(
+        **columns,
+        progress=None if progress is None else Progress.model_validate_json(progress),
+        **{name: tuple(items) for name, items in evidence.items()},
+    )
+
+
+def check(row: Row[Any]) -> Check:
+    """A row of `checks`."""
+    return Check(
+        name=row.name, observed=row.observed, expected=row.expected, unit=row.unit, status=row.status, hint=row.hint
+    )
+
+
+def measure(row: Row[Any]) -> Measure:
+    """A row of `measures` with its series' name."""
+    value = float("nan") if row.value is None else row.value
+    return Measure(name=row.name, value=value, unit=row.unit, labels=row.labels)
+
+
+def change(row: Row[Any]) -> Change:
+    """A row of `changes`."""
+    return Change(action=row.action, target=row.target, details=row.details, done=row.done)
+
+
+def artifact(row: Row[Any]) -> Artifact:
+    """A row of `artifacts`."""
+    return Artifact(
+        name=row.name, path=row.path, size_bytes=row.size_bytes, sha256=row.sha256, media_type=row.media_type
+    )
+
+
+def log_line(row: Row[Any]) -> LogLine:
+    """A row of `log_lines`."""
+    return LogLine(seq=row.seq, at=row.at, stream=row.stream, text=row.text)

@@ -1,0 +1,232 @@
+"""Runs as work: queued, claimed under a fence, held by a lease, settled. Every change of state is a conditional one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, exists, func, literal, select, update
+from sqlalchemy.engine import Connection
+from sqlalchemy.sql import ColumnElement
+
+from maintd.model import (
+    TRANSITIONS,
+    NewRun,
+    Policy,
+    Run,
+    RunState,
+    RunSummary,
+    RunWrite,
+    SkipReason,
+    StepPlan,
+)
+from maintd.store import rows
+from maintd.store.engine import ConflictError, Database, insert_into
+from maintd.store.entries import entry_id_of, insert_runs, run_row
+from maintd.store.history import load_run
+from maintd.store.plans import Plans
+from maintd.store.record import apply_writes, mark_lost
+from maintd.store.tables import HAS_KEY, IS_QUEUED, IS_RUNNING, Moment, entries, locks, runs
+
+UNFINISHED = tuple(state.value for state in RunState if not state.final)
+
+_other = runs.alias("other")
+_ENTRY_IS_FREE = ~exists().where(_other.c.entry_id == runs.c.entry_id, _other.c.state == "running")
+
+
+class QueuedRun(RunSummary):
+    """A run that may be claimed, with what decides whether it should be."""
+
+    policy: Policy
+    plan: tuple[StepPlan, ...]
+
+
+class Runs:
+    """The queue and what becomes of it."""
+
+    def __init__(self, database: Database, plans: Plans) -> None:
+        self._database = database
+        self._plans = plans
+
+    def add(self, run: NewRun, now: datetime) -> tuple[int, bool]:
+        """Queue a run that somebody asked for: its id, and True; or False when its idempotency key had a run already."""
+
+        def act(conn: Connection) -> tuple[int, bool]:
+            entry_id = entry_id_of(conn, run.entry, run.title, now)
+            if run.idempotency_key is None:
+                return insert_runs(conn, self._plans, [(entry_id, run, now)])[0], True
+            plan_id = self._plans.ids_of(conn, [run], now)[0]
+            statement = insert_into(conn, runs).values(run_row(entry_id, run, now, plan_id))
+            statement = statement.on_conflict_do_nothing(index_elements=["idempotency_key"], index_where=HAS_KEY)
+            new = conn.execute(statement.returning(runs.c.id)).scalar_one_or_none()
+            if new is not None:
+                return new, True
+            same = select(runs.c.id).where(runs.c.idempotency_key == run.idempotency_key)
+            return conn.execute(same).scalar_one(), False
+
+        return self._database.write(act)
+
+    def claimable(self, now: datetime, limit: int = 100) -> list[QueuedRun]:
+        """Queued runs whose time has come and whose entry has none running, longest waiting first."""
+        query = (
+            rows.select_runs(*rows.SUMMARY, runs.c.plan_id)
+            .where(IS_QUEUED, runs.c.not_before <= now, _ENTRY_IS_FREE)
+            .order_by(runs.c.not_before, runs.c.id)
+            .limit(limit)
+        )
+
+        def act(conn: Connection) -> list[QueuedRun]:
+            found = conn.execute(query).mappings().all()
+            plans = self._plans.load(conn, (row["plan_id"] for row in found))
+            return [
+                QueuedRun(
+                    **{key: value for key, value in row.items() if key != "plan_id"},
+                    policy=plans[row["plan_id"]].policy,
+                    plan=plans[row["plan_id"]].steps,
+                )
+                for row in found
+            ]
+
+        return self._database.read(act)
+
+    def next_not_before(self) -> datetime | None:
+        """When the next queued run may start; one that waits for another run of its entry does not count."""
+        query = select(runs.c.not_before).where(IS_QUEUED, _ENTRY_IS_FREE).order_by(runs.c.not_before).limit(1)
+        return self._database.read(lambda conn: conn.execute(query).scalar_one_or_none())
+
+    def unfinished(self, entry: str) -> list[RunSummary]:
+        """Waiting, queued and running runs of an entry, oldest first."""
+        entry_id = select(entries.c.id).where(entries.c.name == entry).scalar_subquery()
+        query = (
+            rows.select_runs(*rows.SUMMARY)
+            .where(runs.c.entry_id == entry_id, runs.c.state.in_(UNFINISHED))
+            .order_by(runs.c.id)
+        )
+        return self._summaries(query)
+
+    def claim(self, run_id: int, node: str, incarnation: str, lease_until: datetime, now: datetime) -> Run | None:
+        """Take a queued run under a new fence. None: it is taken, over, not yet due, or its entry has one running."""
+        taken = (
+            update(runs)
+            .where(runs.c.id == run_id, IS_QUEUED, runs.c.not_before <= now, _ENTRY_IS_FREE)
+            .values(
+                state=RunState.RUNNING.value,
+                fence=runs.c.fence + 1,
+                recorded_seq=0,
+                node=node,
+                incarnation=incarnation,
+                lease_until=lease_until,
+                started_at=func.coalesce(runs.c.started_at, literal(now, Moment())),
+            )
+            .returning(runs.c.fence)
+        )
+
+        def act(conn: Connection) -> Run | None:
+            fence = conn.execute(taken).scalar_one_or_none()
+            return None if fence is None else load_run(conn, self._plans, run_id, begun=fence > 1)
+
+        try:
+            return self._database.write(act)
+        except ConflictError:  # another run of the entry was claimed at this very moment
+            return None
+
+    def renew(self, run_id: int, fence: int, lease_until: datetime) -> str | None:
+        """Hold a run longer. Empty: it goes on; a text: who asks to cancel it and why; None: it is not ours any more."""
+        held = (
+            update(runs)
+            .where(runs.c.id == run_id, runs.c.fence == fence, IS_RUNNING)
+            .values(lease_until=lease_until)
+            .returning(runs.c.cancel_requested)
+        )
+        return self._database.write(lambda conn: conn.execute(held).scalar_one_or_none())
+
+    def renew_all(
+        self, node: str, incarnation: str, lease_until: datetime, fences: Mapping[int, int]
+    ) -> dict[int, str | None]:
+        """As `renew`, for all runs (id → fence) that a node holds, at once."""
+        held = (
+            update(runs)
+            .where(IS_RUNNING, runs.c.node == node, runs.c.incarnation == incarnation, runs.c.id.in_(list(fences)))
+            .values(lease_until=lease_until)
+            .returning(runs.c.id, runs.c.fence, runs.c.cancel_requested)
+        )
+
+        def act(conn: Connection) -> dict[int, str | None]:
+            answers: dict[int, str | None] = dict.fromkeys(fences)
+            for row in conn.execute(held):
+                if row.fence == fences[row.id]:
+                    answers[row.id] = row.cancel_requested
+            return answers
+
+        return self._database.write(act) if fences else {}
+
+    def apply(self, run_id: int, fence: int, first_seq: int, writes: Sequence[RunWrite]) -> bool:
+        """Record what happened to a run: writes numbered from `first_seq`, in order, in one transaction, each once.
+
+        False: the claim with that fence is over, or the run's state does not allow it; nothing was recorded, and never
+        will be. A gap in the numbers is evidence that was lost on its way; what did arrive is kept.
+        """
+        return self._database.write(lambda conn: apply_writes(conn, self._plans, run_id, fence, first_seq, writes))
+
+    def settle_skipped(self, run_id: int, reason: SkipReason, text: str, now: datetime) -> bool:
+        """Queued → skipped. False: it was claimed or cancelled meanwhile."""
+        skipped = _moved(run_id, RunState.SKIPPED, only_from=(RunState.QUEUED,)).values(
+            skip_reason=reason.value, reason=text, finished_at=now
+        )
+        return self._database.write(lambda conn: conn.execute(skipped).rowcount == 1)
+
+    def request_cancel(self, run_id: int, by: str, why: str, now: datetime) -> RunState | None:
+        """A run that has not begun is cancelled at once, a running one is told to stop. Its state after; None: no such."""
+        text = f"{by}: {why}" if why else by
+        at_once = _moved(run_id, RunState.CANCELLED, only_from=(RunState.QUEUED, RunState.WAITING)).values(
+            reason=f"cancelled by {text}", cancel_requested=text, finished_at=now
+        )
+        asked = update(runs).where(runs.c.id == run_id, IS_RUNNING).values(cancel_requested=text)
+
+        def act(conn: Connection) -> RunState | None:
+            if conn.execute(at_once).rowcount != 1:
+                conn.execute(asked)
+            state = conn.execute(select(runs.c.state).where(runs.c.id == run_id)).scalar_one_or_none()
+            return None if state is None else RunState(state)
+
+        return self._database.write(act)
+
+    def expired(self, now: datetime) -> list[RunSummary]:
+        """Running, with a lease that ended before `now`."""
+        return self._summaries(rows.select_runs(*rows.SUMMARY).where(IS_RUNNING, runs.c.lease_until < now))
+
+    def of_dead_incarnation(self, node: str, incarnation: str) -> list[RunSummary]:
+        """Running on this node, claimed by an earlier process than the one that this incarnation names."""
+        query = rows.select_runs(*rows.SUMMARY).where(
+            IS_RUNNING, runs.c.node == node, runs.c.incarnation != incarnation
+        )
+        return self._summaries(query)
+
+    def lose(self, run_id: int, fence: int, reason: str, now: datetime) -> bool:
+        """Running → lost, with its steps; its locks are free. False: that claim is over already."""
+        lost = (
+            _moved(run_id, RunState.LOST, only_from=(RunState.RUNNING,))
+            .where(runs.c.fence == fence)
+            .values(reason=reason, finished_at=now, lease_until=None)
+        )
+
+        def act(conn: Connection) -> bool:
+            if conn.execute(lost).rowcount != 1:
+                return False
+            mark_lost(conn, run_id, reason, now)
+            conn.execute(delete(locks).where(locks.c.run_id == run_id))
+            return True
+
+        return self._database.write(act)
+
+    def _summaries(self, query: Any) -> list[RunSummary]:
+        return self._database.read(lambda conn: [rows.summary(row) for row in conn.execute(query)])
+
+
+def _moved(run_id: int, to: RunState, *, only_from: Iterable[RunState]) -> Any:
+    """UPDATE of a run to a state, on condition that it is in one of the given ones, which the table must allow."""
+    origins = tuple(only_from)
+    assert all(to in TRANSITIONS[state] for state in origins), f"{origins} → {to} is no transition"
+    allowed: ColumnElement[bool] = runs.c.state.in_([state.value for state in origins])
+    return update(runs).where(runs.c.id == run_id, allowed).values(state=to.value)

@@ -1,0 +1,170 @@
+"""SQLite as the store: one writer that groups commits, and readers that it never blocks."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
+
+from sqlalchemy import create_engine, event
+from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.pool import NullPool, QueuePool
+
+from maintd.clock import Clock
+from maintd.errors import StoreError, StoreUnavailableError, StoreUnusableError
+from maintd.store.engine import ConflictError
+from maintd.store.writer import GroupCommit
+
+T = TypeVar("T")
+
+BUSY_SECONDS = 5.0
+"""How long a writer of another process is waited for."""
+
+Access = Literal["create", "write", "read"]
+_MODE = {"create": "rwc", "write": "rw", "read": "ro"}
+
+_RESTORE = "restore the file from a copy made by: maintd db backup"
+
+
+class SqliteDatabase:
+    """One file in WAL mode. Several processes may use it; in this one all writes go through one thread."""
+
+    kind: Literal["sqlite", "postgres"] = "sqlite"
+
+    def __init__(self, url: URL, clock: Clock, access: Access) -> None:
+        assert url.database is not None
+        self.url = url
+        self.path = Path(url.database).absolute()
+        self._clock = clock
+        self._access = access
+        self._prepare()
+        self._readers = self._engine(writes=False)
+        self._writer: GroupCommit | None = None
+        if access != "read":
+            self._write_engine = self._engine(writes=True)
+            self._writer = GroupCommit(self._write_engine)
+
+    def read(self, act: Callable[[Connection], T]) -> T:
+        try:
+            with self._readers.connect() as conn:
+                return act(conn)
+        except (DBAPIError, sqlite3.Error) as error:
+            raise self._explained(error) from error
+
+    def write(self, act: Callable[[Connection], T]) -> T:
+        if self._writer is None:
+            raise StoreUnusableError(f"{self.path} was opened for reading only")
+        try:
+            return self._writer.run(act)
+        except (DBAPIError, sqlite3.Error) as error:
+            raise self._explained(error) from error
+
+    def alone(self, act: Callable[[Connection], T]) -> T:
+        return self.write(act)  # BEGIN IMMEDIATE keeps the writers of all processes apart
+
+    def hold(self, conn: Connection, names: Iterable[str]) -> None:
+        """Nothing to do: there is one writer at a time."""
+
+    def now(self) -> datetime:
+        return self._clock.now()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._write_engine.dispose()
+        self._readers.dispose()
+
+    def raw(self) -> sqlite3.Connection:
+        """A connection for SQLite's own means, in autocommit mode; the caller closes it."""
+        return self._connect(writes=False)
+
+    def explained(self, error: Exception) -> StoreError:
+        """What an error of `raw`'s connection means."""
+        return self._explained(error)
+
+    def _prepare(self) -> None:
+        """Find out what is wrong with the file before anything is built upon it."""
+        if self._access != "create" and not self.path.exists():
+            raise StoreUnusableError(
+                f"there is no store at {self.path}", "start the daemon with: maintd serve, or run: maintd db upgrade"
+            )
+        try:
+            conn = self._connect(writes=self._access != "read")
+            try:
+                if self._access != "read":
+                    conn.execute("PRAGMA journal_mode = WAL")
+                    conn.execute("BEGIN IMMEDIATE")
+                    conn.execute("ROLLBACK")
+                conn.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            finally:
+                conn.close()
+        except sqlite3.Error as error:
+            raise self._explained(error) from error
+
+    def _engine(self, *, writes: bool) -> Engine:
+        def connect(*_: Any) -> sqlite3.Connection:
+            return self._connect(writes=writes)
+
+        # Two idle readers are kept; a burst of threads opens more for its time.
+        pool: dict[str, Any] = (
+            {"poolclass": NullPool} if writes else {"poolclass": QueuePool, "pool_size": 2, "max_overflow": -1}
+        )
+        engine = create_engine("sqlite://", creator=connect, **pool)
+        begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
+        event.listen(engine, "begin", lambda conn: conn.exec_driver_sql(begin))
+        return engine
+
+    def _connect(self, *, writes: bool) -> sqlite3.Connection:
+        mode = f"mode={_MODE[self._access]}"
+        if self._access == "read" and self._is_at_rest():
+            mode = "immutable=1"
+        # isolation_level None: transactions begin when we say so, not when the driver thinks.
+        conn = sqlite3.connect(
+            f"file:{quote(str(self.path))}?{mode}",
+            uri=True,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+        )
+        try:
+            conn.execute("PRAGMA foreign_keys = ON")
+            conn.execute(f"PRAGMA synchronous = {'FULL' if writes else 'NORMAL'}")
+            conn.execute("PRAGMA journal_size_limit = 67108864")
+            if not writes:
+                conn.execute("PRAGMA query_only = ON")
+        except BaseException:
+            conn.close()
+            raise
+        return conn
+
+    def _is_at_rest(self) -> bool:
+        """No process has it open, and we may not make the files that sharing needs: it can be read as it lies there."""
+        wal = self.path.with_name(f"{self.path.name}-wal")
+        return not wal.exists() and not os.access(self.path.parent, os.W_OK)
+
+    def _explained(self, error: Exception) -> StoreError:
+        cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+        code = getattr(cause, "sqlite_errorcode", None) or 0
+        primary, text, uid = code & 0xFF, str(cause), os.geteuid()
+        if isinstance(error, IntegrityError) or primary == sqlite3.SQLITE_CONSTRAINT:
+            return ConflictError(f"{self.path}: {text}")
+        if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            hint = "see who has it open with: fuser " + str(self.path)
+            return StoreUnavailableError(f"{self.path}: locked by another process for over {BUSY_SECONDS:.0f} s", hint)
+        if primary == sqlite3.SQLITE_FULL:
+            return StoreUnavailableError(f"{self.path}: the disk is full", "make room; nothing recorded is lost")
+        if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return StoreUnusableError(f"{self.path}: {text}", _RESTORE)
+        if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_AUTH):
+            return StoreUnusableError(
+                f"{self.path}: {text} (as uid {uid})", "make the file and its directory writable for that user"
+            )
+        if primary in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOMEM):
+            return StoreUnavailableError(f"{self.path}: {text} ({getattr(cause, 'sqlite_errorname', 'I/O')})")
+        return StoreError(f"{self.path}: {text}")

@@ -1,0 +1,333 @@
+"""The tables. Ids are integers, times are instants, enumerations are their short words, free structure is JSON text.
+
+A change here needs a migration; `tests/contracts/test_store_schema.py` compares the two.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    literal_column,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TIMESTAMP, TypeDecorator, TypeEngine
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+
+class Moment(TypeDecorator[datetime]):
+    """An aware UTC datetime: timestamptz on Postgres, microseconds since 1970 as an integer on SQLite."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(BigInteger() if dialect.name == "sqlite" else TIMESTAMP(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        if value is None or dialect.name != "sqlite":
+            return value
+        return (value - EPOCH) // MICROSECOND
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return EPOCH + value * MICROSECOND if dialect.name == "sqlite" else value.astimezone(UTC)
+
+
+class Words(TypeDecorator[str]):
+    """Text from outside. What no database can hold (NUL, halves of a surrogate pair) becomes the replacement sign."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        if not value.isascii():
+            value = value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+        return value.replace("\0", "\ufffd")
+
+
+class Json(TypeDecorator[Any]):
+    """Any JSON value as text. Not a JSON column: those refuse NaN on Postgres and turn numbers' text on SQLite."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str:
+        return json.dumps(value, separators=(",", ":"))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        return None if value is None else json.loads(value)
+
+
+Id = BigInteger().with_variant(Integer(), "sqlite")
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _of_run() -> Column[int]:
+    return Column("run_id", Id, ForeignKey("runs.id", ondelete="CASCADE"), nullable=False)
+
+
+def _of_run_key() -> Column[int]:
+    return Column("run_id", Id, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+
+
+entries = Table(
+    "entries",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Words, nullable=False, unique=True),
+    Column("title", Words, nullable=False),
+    Column("rule", Text),
+    Column("policy", Text, nullable=False),
+    Column("fingerprint", Text),  # null: never in a calendar, only a job run by hand under its own name
+    Column("planned_through", Moment, nullable=False),
+    Column("first_seen_at", Moment, nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("pause_why", Words),
+    Column("pause_by", Words),
+    Column("pause_since", Moment),  # null: not paused
+    Column("pause_until", Moment),
+)
+
+plans = Table(
+    "plans",  # steps and policy, shared by all runs that were queued with the same
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("digest", Text, nullable=False, unique=True),
+    Column("steps", Text, nullable=False),
+    Column("policy", Text, nullable=False),
+    Column("used_at", Moment, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+plan_jobs = Table(
+    "plan_jobs",
+    metadata,
+    Column("job", Words, primary_key=True),
+    Column("plan_id", Id, ForeignKey("plans.id", ondelete="CASCADE"), primary_key=True, index=True),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("entry_id", Id, ForeignKey("entries.id"), nullable=False),
+    Column("plan_id", Id, ForeignKey("plans.id"), nullable=False),
+    Column("title", Words, nullable=False),
+    Column("trigger", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("skip_reason", Text),
+    Column("reason", Words, nullable=False),
+    Column("due_at", Moment),
+    Column("queued_at", Moment, nullable=False),
+    Column("not_before", Moment, nullable=False),
+    Column("started_at", Moment),
+    Column("finished_at", Moment),
+    Column("node", Words),
+    Column("incarnation", Text),
+    Column("lease_until", Moment),
+    Column("fence", Integer, nullable=False),
+    Column("recorded_seq", Integer, nullable=False),  # the last numbered write that is in
+    Column("cancel_requested", Words, nullable=False),
+    Column("requested_by", Words, nullable=False),
+    Column("why", Words, nullable=False),
+    Column("dry_run", Boolean, nullable=False),
+    Column("params", Json, nullable=False),
+    Column("idempotency_key", Words),
+    sqlite_autoincrement=True,  # an id is never used again, so that the ledger may keep it after pruning
+)
+
+# A partial index serves only a query that repeats its condition with the value written out.
+IS_QUEUED = runs.c.state == literal_column("'queued'")
+IS_RUNNING = runs.c.state == literal_column("'running'")
+HAS_KEY = runs.c.idempotency_key.is_not(None)
+
+Index("ix_runs_entry", runs.c.entry_id, runs.c.id)
+Index("ix_runs_entry_state", runs.c.entry_id, runs.c.state, runs.c.dry_run, runs.c.id)
+Index("ix_runs_state", runs.c.state, runs.c.id)
+Index("ix_runs_plan", runs.c.plan_id, runs.c.id)
+Index("ix_runs_queued_at", runs.c.queued_at, runs.c.id)
+Index("ix_runs_queued", runs.c.not_before, runs.c.id, sqlite_where=IS_QUEUED, postgresql_where=IS_QUEUED)
+# Two runs of one entry never work at the same time, whoever claims them.
+Index("uq_runs_running", runs.c.entry_id, unique=True, sqlite_where=IS_RUNNING, postgresql_where=IS_RUNNING)
+Index("uq_runs_idempotency_key", runs.c.idempotency_key, unique=True, sqlite_where=HAS_KEY, postgresql_where=HAS_KEY)
+
+ledger = Table(
+    "ledger",  # every instant that was ever planned; outlives its run
+    metadata,
+    Column("entry_id", Id, ForeignKey("entries.id"), primary_key=True),
+    Column("due_at", Moment, primary_key=True),
+    Column("run_id", Id),
+    sqlite_with_rowid=False,
+)
+
+steps = Table(
+    "steps",  # a row once the step has begun or was skipped; name, job and params are the plan's
+    metadata,
+    _of_run_key(),
+    Column("step", Integer, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("reason", Words, nullable=False),
+    Column("started_at", Moment),
+    Column("finished_at", Moment),
+    sqlite_with_rowid=False,
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    _of_run_key(),
+    Column("step", Integer, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("reason", Words, nullable=False),
+    Column("started_at", Moment, nullable=False),
+    Column("finished_at", Moment),
+    Column("pid", Integer),
+    Column("exit_code", BigInteger),
+    Column("signal", Integer),
+    Column("phase", Words, nullable=False),
+    Column("progress", Text),
+    Column("log_lines", Integer, nullable=False),
+    Column("log_bytes", BigInteger, nullable=False),
+    Column("log_lines_left_out", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+log_lines = Table(
+    "log_lines",
+    metadata,
+    _of_run_key(),
+    Column("step", Integer, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("at", Moment, nullable=False),
+    Column("stream", Text, nullable=False),
+    Column("text", Words, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+
+def _evidence(name: str, *columns: Column[Any]) -> Table:
+    return Table(
+        name,
+        metadata,
+        Column("id", Id, primary_key=True),
+        _of_run(),
+        Column("step", Integer, nullable=False),
+        Column("attempt", Integer, nullable=False),
+        *columns,
+        Index(f"ix_{name}_run", "run_id"),
+    )
+
+
+checks = _evidence(
+    "checks",
+    Column("name", Words, nullable=False),
+    Column("observed", Json, nullable=False),
+    Column("expected", Words, nullable=False),
+    Column("unit", Words, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("hint", Words, nullable=False),
+)
+
+changes = _evidence(
+    "changes",
+    Column("action", Words, nullable=False),
+    Column("target", Words, nullable=False),
+    Column("details", Json, nullable=False),
+    Column("done", Boolean, nullable=False),
+)
+
+artifacts = _evidence(
+    "artifacts",
+    Column("name", Words, nullable=False),
+    Column("path", Words, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("media_type", Words, nullable=False),
+)
+
+series = Table(
+    "series",  # one measure of one job in one entry
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("entry_id", Id, ForeignKey("entries.id"), nullable=False),
+    Column("job", Words, nullable=False),
+    Column("name", Words, nullable=False),
+    UniqueConstraint("entry_id", "job", "name"),
+    Index("ix_series_job", "job"),
+)
+
+measures = _evidence(
+    "measures",
+    Column("series_id", Id, ForeignKey("series.id"), nullable=False),
+    Column("value", Float(53)),  # null: not a number
+    Column("unit", Words, nullable=False),
+    Column("labels", Json, nullable=False),
+)
+Index("ix_measures_series", measures.c.series_id, measures.c.id)
+
+locks = Table(
+    "locks",
+    metadata,
+    Column("lock", Words, primary_key=True),
+    _of_run_key(),
+    Column("step", Words, primary_key=True),
+    Column("mode", Text, nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("since", Moment, nullable=False),
+    Index("ix_locks_run", "run_id"),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("name", Words, primary_key=True),
+    Column("incarnation", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started_at", Moment, nullable=False),
+    Column("seen_at", Moment, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("slots", Integer, nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("at", Moment, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("subject", Words, nullable=False),
+    Column("by", Words, nullable=False),
+    Column("text", Words, nullable=False),
+)
+
+OF_A_RUN = (log_lines, checks, measures, changes, artifacts, attempts, steps, locks)
+"""Tables whose rows belong to a run and go with it."""

@@ -1,0 +1,153 @@
+"""Care of the store itself: retention, checking, copying, size."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import func, select, text
+from sqlalchemy.engine import Connection
+
+from maintd.errors import StoreError, StoreUnusableError
+from maintd.settings import Retention
+from maintd.store import prune as pruning
+from maintd.store.engine import Database
+from maintd.store.prune import PruneResult
+from maintd.store.schema import current_revision, revisions
+from maintd.store.tables import OF_A_RUN, runs
+
+__all__ = ["PruneResult", "Upkeep"]
+
+
+class Upkeep:
+    """What `maintd db` does."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def prune(
+        self,
+        retention: Retention,
+        now: datetime,
+        *,
+        on_batch: Callable[[int], None] | None = None,
+        artifacts_dir: Path | None = None,
+    ) -> PruneResult:
+        """Delete what is older, or more, than is to be kept, in batches with a commit each.
+
+        The last success and the last failure of each entry stay with all their evidence; unfinished runs stay; the
+        ledger has its own, longer time. `on_batch` is called with the rows of each batch. Files of artifacts are
+        deleted in `artifacts_dir`; without it only their rows.
+        """
+        return pruning.prune(self._database, retention, now, on_batch=on_batch, artifacts_dir=artifacts_dir)
+
+    def check(self) -> list[str]:
+        """What is wrong with the database, a line each; empty when nothing is."""
+        return self._database.read(_check_sqlite if self._database.kind == "sqlite" else _check_postgres)
+
+    def backup(self, to: Path) -> Path:
+        """Copy the store while it is in use, consistent as of one moment; the copy's path.
+
+        `to` is a file, or a folder to make one in. An existing file is replaced only by a copy that was checked. On
+        SQLite the copy is a database; on Postgres it is pg_dump's custom format.
+        """
+        suffix = "db" if self._database.kind == "sqlite" else "dump"
+        if to.is_dir():
+            to = to / f"maintd-{self._database.now():%Y%m%dT%H%M%SZ}.{suffix}"
+        part = to.with_name(f".{to.name}.{os.getpid()}.part")
+        try:
+            part.touch(mode=0o600)
+            if self._database.kind == "sqlite":
+                _copy_sqlite(self._database, part)
+            else:
+                _dump_postgres(self._database, part)
+            _sync(part)
+            part.replace(to)
+            _sync(to.parent)
+        except OSError as error:
+            raise StoreError(f"cannot write the backup {to}: {error.strerror}") from error
+        finally:
+            part.unlink(missing_ok=True)
+        return to
+
+    def size_bytes(self) -> int:
+        """What the store takes on its disk."""
+        if self._database.kind == "sqlite":
+            file = Path(str(self._database.url.database))
+            parts = [file, file.with_name(f"{file.name}-wal")]
+            return sum(part.stat().st_size for part in parts if part.exists())
+        query = text("SELECT pg_database_size(current_database())")
+        return self._database.read(lambda conn: int(conn.execute(query).scalar_one()))
+
+
+def _check_sqlite(conn: Connection) -> list[str]:
+    said = [str(row[0]) for row in conn.exec_driver_sql("PRAGMA integrity_check")]
+    problems = [] if said == ["ok"] else said
+    for table, rowid, parent, _ in conn.exec_driver_sql("PRAGMA foreign_key_check"):
+        problems.append(f'table "{table}", row {rowid}: what it refers to in "{parent}" is not there')
+    return problems + _check_revision(conn)
+
+
+def _check_postgres(conn: Connection) -> list[str]:
+    query = text("SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid ORDER BY 1")
+    problems = [f'index "{name}" is not valid; run: REINDEX INDEX {name}' for name in conn.execute(query).scalars()]
+    for table in OF_A_RUN:
+        orphans = select(func.count()).select_from(table.outerjoin(runs)).where(runs.c.id.is_(None))
+        count = conn.execute(orphans).scalar_one()
+        if count:
+            problems.append(f'table "{table.name}": {count} rows belong to no run')
+    return problems + _check_revision(conn)
+
+
+def _check_revision(conn: Connection) -> list[str]:
+    found, newest = current_revision(conn), revisions()[-1]
+    return [] if found == newest else [f"database is at revision {found}, this maintd needs {newest}"]
+
+
+def _copy_sqlite(database: Database, part: Path) -> None:
+    from maintd.store.sqlite import SqliteDatabase
+
+    assert isinstance(database, SqliteDatabase)
+    try:
+        source = database.raw()
+        copy = sqlite3.connect(part, isolation_level=None)
+        try:
+            source.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")  # one file, whole without a -wal beside it
+            said = [row[0] for row in copy.execute("PRAGMA integrity_check")]
+        finally:
+            copy.close()
+            source.close()
+    except sqlite3.Error as error:
+        raise database.explained(error) from error
+    if said != ["ok"]:
+        raise StoreUnusableError(f"the copy of {database.path} is not sound: {said[0]}")
+
+
+def _dump_postgres(database: Database, part: Path) -> None:
+    program = shutil.which("pg_dump")
+    if program is None:
+        raise StoreError("pg_dump is not installed", "install the Postgres client (Debian: postgresql-client)")
+    url = database.url.set(drivername="postgresql")
+    environ = {**os.environ, "PGCONNECT_TIMEOUT": "10"}
+    if url.password:
+        environ["PGPASSWORD"] = str(url.password)  # not in argv, which anybody on the host can read
+    target = url.set(password=None).render_as_string(hide_password=False)
+    command = [program, "--format=custom", "--no-password", f"--file={part}", f"--dbname={target}"]
+    done = subprocess.run(command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise StoreError(f"pg_dump: {said[-1]}")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
