@@ -190,13 +190,14 @@ def run_row(entry_id: int, run: NewRun, queued_at: datetime, plan_id: int) -> di
 
 def entry_id_of(conn: Connection, name: str, title: str, now: datetime) -> int:
     """The entry's row; made inactive and in no calendar when a job is run under its own name for the first time."""
-    found = conn.execute(select(entries.c.id).where(entries.c.name == name)).scalar_one_or_none()
+    found: int | None = conn.execute(select(entries.c.id).where(entries.c.name == name)).scalar_one_or_none()
     if found is not None:
         return found
     columns = {"name": name, "title": title, "policy": "{}", "active": False}
     statement = insert_into(conn, entries).values(**columns, planned_through=now, first_seen_at=now)
     conn.execute(statement.on_conflict_do_nothing())
-    return conn.execute(select(entries.c.id).where(entries.c.name == name)).scalar_one()
+    made: int = conn.execute(select(entries.c.id).where(entries.c.name == name)).scalar_one()
+    return made
 
 
 def _sync(conn: Connection, wanted: Mapping[str, Entry], fingerprints: Mapping[str, str], now: datetime) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, Select, func, select, tuple_, union_all
+from sqlalchemy import Select, func, select, tuple_, union_all
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
@@ -15,6 +15,7 @@ from maintd.store import rows
 from maintd.store.engine import Database
 from maintd.store.lasts import LastRuns, last_runs, last_success
 from maintd.store.plans import Plans
+from maintd.store.rows import AnyRow
 from maintd.store.tables import (
     artifacts,
     attempts,
@@ -77,7 +78,7 @@ class History:
         limit: int = 50,
         job: str | None = None,
     ) -> list[RunSummary]:
-        """A page of runs, newest first. `since` is when they were queued; the last id is the next page's `before_id`."""
+        """A page of runs, newest first; its last id is the next one's `before_id`. `since` is when they were queued."""
 
         def act(conn: Connection) -> list[RunSummary]:
             bounds: list[ColumnElement[bool]] = [] if before_id is None else [runs.c.id < before_id]
@@ -139,7 +140,7 @@ class History:
                 wanted = wanted.join(entries).where(entries.c.name == entry)
             if names is not None:
                 wanted = wanted.where(series.c.name.in_(names))
-            points: dict[str, list[Row[Any]]] = {}
+            points: dict[str, list[AnyRow]] = {}
             for found in conn.execute(wanted).all():
                 points.setdefault(found.name, []).extend(conn.execute(_points(found.id, limit)))
             newest = [
@@ -167,7 +168,7 @@ class History:
         def act(conn: Connection) -> dict[str, int]:
             unfinished = [state.value for state in RunState if not state.final]
             query = select(runs.c.state, func.count()).where(runs.c.state.in_(unfinished)).group_by(runs.c.state)
-            found = {state: count for state, count in conn.execute(query).tuples()}
+            found: dict[str, int] = dict(conn.execute(query).tuples().all())
             return {state: found.get(state, 0) for state in unfinished} | {"runs": _about_how_many(conn)}
 
         return self._database.read(act)
@@ -194,7 +195,7 @@ def load_run(conn: Connection, plans: Plans, run_id: int, *, begun: bool = True)
     )
 
 
-def _steps(conn: Connection, run_id: int) -> dict[int, Row[Any]]:
+def _steps(conn: Connection, run_id: int) -> dict[int, AnyRow]:
     return {row.step: row for row in conn.execute(select(steps).where(steps.c.run_id == run_id))}
 
 
@@ -273,7 +274,7 @@ def _points(series_id: int, limit: int) -> Select[Any]:
     )
 
 
-def _point(row: Row[Any], name: str) -> MeasurePoint:
+def _point(row: AnyRow, name: str) -> MeasurePoint:
     value = float("nan") if row.value is None else row.value
     return MeasurePoint(row.run_id, row.finished_at, name, value, row.unit, row.labels)
 

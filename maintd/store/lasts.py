@@ -11,12 +11,13 @@ from datetime import datetime, timedelta
 from statistics import median
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Row, Text, case, cast, func, literal_column, select, type_coerce
+from sqlalchemy import BigInteger, Text, case, cast, func, literal_column, select, type_coerce
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
 from maintd.model import RunState, RunSummary
 from maintd.store import rows
+from maintd.store.rows import AnyRow
 from maintd.store.tables import entries, runs
 
 ACTIVE = (RunState.RUNNING, RunState.QUEUED, RunState.WAITING)
@@ -92,7 +93,7 @@ _LAST_IDS = [
 ]
 
 
-def _by_state(row: Row[Any]) -> dict[RunState, int]:
+def _by_state(row: AnyRow) -> dict[RunState, int]:
     """The last run in each state, from a row of _LAST_IDS."""
     columns = row._mapping  # noqa: SLF001 - the documented way to a mapping
     last = {state: columns[state.value] or 0 for state in RunState}
@@ -148,7 +149,7 @@ def _took_of_successes(conn: Connection) -> list[Any]:
     return columns
 
 
-def _usual(row: Row[Any]) -> timedelta | None:
+def _usual(row: AnyRow) -> timedelta | None:
     columns = row._mapping  # noqa: SLF001
     joined = ",".join(filter(None, (columns[f"took_{state.value}"] for state in SUCCESSES)))
     if not joined:
@@ -159,7 +160,7 @@ def _usual(row: Row[Any]) -> timedelta | None:
 
 
 def _standing(
-    row: Row[Any],
+    row: AnyRow,
     last: Mapping[RunState, int],
     streaks: Mapping[int, tuple[int, int]],
     runs_by_id: Mapping[int, RunSummary],

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Row, delete, or_, select
+from sqlalchemy import delete, or_, select
 from sqlalchemy.engine import Connection
 
 from maintd.errors import RefusedError
 from maintd.model import LockHolder, LockMode, RunState
 from maintd.store.engine import Database, insert_into
+from maintd.store.rows import AnyRow
 from maintd.store.tables import entries, locks, runs
 
 _HOLDERS = select(
@@ -76,12 +76,12 @@ class Locks:
         return []
 
 
-def _is_dead(row: Row[Any], now: datetime) -> bool:
+def _is_dead(row: AnyRow, now: datetime) -> bool:
     claim_over = row.state != RunState.RUNNING.value or row.fence != row.run_fence
     return claim_over or row.lease_until is None or row.lease_until < now
 
 
-def _holder(row: Row[Any]) -> LockHolder:
+def _holder(row: AnyRow) -> LockHolder:
     return LockHolder(
         lock=row.lock,
         mode=row.mode,

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def _logs(database: Database, before: datetime, kept: set[int]) -> Iterator[Call
     """One act for each run with a log that is too old, oldest first."""
     last = 0
     while True:
-        found = database.read(lambda conn: _next_with_log(conn, last))
+        found = database.read(partial(_next_with_log, after=last))
         if found is None or found.queued_at >= before:
             return
         last = found.id

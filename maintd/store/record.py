@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Table, bindparam, delete, insert, select, update
+from sqlalchemy import Table, bindparam, delete, insert, select, update
 from sqlalchemy.engine import Connection
 
 from maintd.model import (
@@ -35,6 +35,7 @@ from maintd.model import (
 )
 from maintd.store.engine import insert_into
 from maintd.store.plans import Plans
+from maintd.store.rows import AnyRow
 from maintd.store.tables import (
     artifacts,
     attempts,
@@ -103,7 +104,7 @@ def _allowed(state: RunState, fresh: Sequence[RunWrite], end: RunEnded | RunPutB
     return to in TRANSITIONS[state] and (isinstance(end, RunPutBack) or to.final)
 
 
-def _end(conn: Connection, run_id: int, claim: Row[Any], end: RunEnded | RunPutBack, last: int) -> None:
+def _end(conn: Connection, run_id: int, claim: AnyRow, end: RunEnded | RunPutBack, last: int) -> None:
     columns: dict[str, Any] = {"reason": end.reason, "lease_until": None}
     if isinstance(end, RunEnded):
         skip = None if end.skip_reason is None else end.skip_reason.value

@@ -25,6 +25,8 @@ from maintd.model import (
 )
 from maintd.store.tables import entries, runs
 
+AnyRow = Row[*tuple[Any, ...]]
+
 SUMMARY = (
     runs.c.id,
     entries.c.name.label("entry"),
@@ -60,12 +62,12 @@ def select_runs(*columns: Any) -> Select[Any]:
     return select(*columns).join_from(runs, entries)
 
 
-def summary(row: Row[Any]) -> RunSummary:
+def summary(row: AnyRow) -> RunSummary:
     """A row of SUMMARY."""
     return RunSummary.model_validate(dict(row._mapping))  # noqa: SLF001 - the documented way to a mapping
 
 
-def entry_state(row: Row[Any]) -> EntryState:
+def entry_state(row: AnyRow) -> EntryState:
     """A row of `entries` that was in a calendar."""
     return EntryState(
         name=row.name,
@@ -80,14 +82,14 @@ def entry_state(row: Row[Any]) -> EntryState:
     )
 
 
-def pause(row: Row[Any]) -> Pause | None:
+def pause(row: AnyRow) -> Pause | None:
     """The pause in a row of `entries`."""
     if row.pause_since is None:
         return None
     return Pause(entry=row.name, why=row.pause_why, by=row.pause_by, since=row.pause_since, until=row.pause_until)
 
 
-def step(index: int, plan: StepPlan, row: Row[Any] | None, attempts: tuple[Attempt, ...]) -> Step:
+def step(index: int, plan: StepPlan, row: AnyRow | None, attempts: tuple[Attempt, ...]) -> Step:
     """A step of the plan with what is known of it; no row: it has not begun."""
     return Step(
         index=index,
@@ -103,7 +105,7 @@ def step(index: int, plan: StepPlan, row: Row[Any] | None, attempts: tuple[Attem
     )
 
 
-def attempt(row: Row[Any], evidence: dict[str, list[Any]]) -> Attempt:
+def attempt(row: AnyRow, evidence: dict[str, list[Any]]) -> Attempt:
     """A row of `attempts`, with its checks, measures, changes and artifacts by the names of their tables."""
     columns = dict(row._mapping)  # noqa: SLF001
     progress = columns.pop("progress")
@@ -115,31 +117,31 @@ def attempt(row: Row[Any], evidence: dict[str, list[Any]]) -> Attempt:
     )
 
 
-def check(row: Row[Any]) -> Check:
+def check(row: AnyRow) -> Check:
     """A row of `checks`."""
     return Check(
         name=row.name, observed=row.observed, expected=row.expected, unit=row.unit, status=row.status, hint=row.hint
     )
 
 
-def measure(row: Row[Any]) -> Measure:
+def measure(row: AnyRow) -> Measure:
     """A row of `measures` with its series' name."""
     value = float("nan") if row.value is None else row.value
     return Measure(name=row.name, value=value, unit=row.unit, labels=row.labels)
 
 
-def change(row: Row[Any]) -> Change:
+def change(row: AnyRow) -> Change:
     """A row of `changes`."""
     return Change(action=row.action, target=row.target, details=row.details, done=row.done)
 
 
-def artifact(row: Row[Any]) -> Artifact:
+def artifact(row: AnyRow) -> Artifact:
     """A row of `artifacts`."""
     return Artifact(
         name=row.name, path=row.path, size_bytes=row.size_bytes, sha256=row.sha256, media_type=row.media_type
     )
 
 
-def log_line(row: Row[Any]) -> LogLine:
+def log_line(row: AnyRow) -> LogLine:
     """A row of `log_lines`."""
     return LogLine(seq=row.seq, at=row.at, stream=row.stream, text=row.text)

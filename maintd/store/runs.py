@@ -50,7 +50,10 @@ class Runs:
         self._plans = plans
 
     def add(self, run: NewRun, now: datetime) -> tuple[int, bool]:
-        """Queue a run that somebody asked for: its id, and True; or False when its idempotency key had a run already."""
+        """Queue a run that somebody asked for: its id, and whether it is new.
+
+        With an idempotency key that a run has already, that run is meant.
+        """
 
         def act(conn: Connection) -> tuple[int, bool]:
             entry_id = entry_id_of(conn, run.entry, run.title, now)
@@ -132,7 +135,7 @@ class Runs:
             return None
 
     def renew(self, run_id: int, fence: int, lease_until: datetime) -> str | None:
-        """Hold a run longer. Empty: it goes on; a text: who asks to cancel it and why; None: it is not ours any more."""
+        """Hold a run longer. Empty: go on; a text: who asks to cancel it and why; None: it is not ours any more."""
         held = (
             update(runs)
             .where(runs.c.id == run_id, runs.c.fence == fence, IS_RUNNING)
@@ -177,7 +180,7 @@ class Runs:
         return self._database.write(lambda conn: conn.execute(skipped).rowcount == 1)
 
     def request_cancel(self, run_id: int, by: str, why: str, now: datetime) -> RunState | None:
-        """A run that has not begun is cancelled at once, a running one is told to stop. Its state after; None: no such."""
+        """Cancel a run that has not begun, tell a running one to stop. Its state after; None: there is no such run."""
         text = f"{by}: {why}" if why else by
         at_once = _moved(run_id, RunState.CANCELLED, only_from=(RunState.QUEUED, RunState.WAITING)).values(
             reason=f"cancelled by {text}", cancel_requested=text, finished_at=now
