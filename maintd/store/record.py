@@ -196,16 +196,15 @@ class _Record:
         attempt = self._attempt(write)
         for seq in [seq for seq in waiting if trim.first <= seq <= trim.last]:
             del waiting[seq]
-        gone = conn.execute(
-            delete(log_lines).where(
-                log_lines.c.run_id == self._run_id,
-                log_lines.c.step == write.step,
-                log_lines.c.attempt == write.attempt,
-                log_lines.c.seq.between(trim.first, trim.last),
-            )
-        ).rowcount
-        _count(attempt, "log_lines", -gone)
-        _count(attempt, "log_bytes", -trim.size_bytes if gone else 0)
+        gone = delete(log_lines).where(
+            log_lines.c.run_id == self._run_id,
+            log_lines.c.step == write.step,
+            log_lines.c.attempt == write.attempt,
+            log_lines.c.seq.between(trim.first, trim.last),
+        )
+        texts = conn.execute(gone.returning(log_lines.c.text)).scalars().all()
+        _count(attempt, "log_lines", -len(texts))
+        _count(attempt, "log_bytes", -sum(map(_size, texts)))
         _count(attempt, "log_lines_left_out", trim.last - trim.first + 1)
 
     def flush(self, conn: Connection) -> None:
@@ -246,7 +245,7 @@ class _Record:
             ]
             counters = self._attempts.setdefault((step, attempt), {})
             _count(counters, "log_lines", len(lines))
-            _count(counters, "log_bytes", sum(len(line.text.encode(errors="replace")) for line in lines.values()))
+            _count(counters, "log_bytes", sum(_size(line.text) for line in lines.values()))
         if rows:
             conn.execute(insert_into(conn, log_lines).on_conflict_do_nothing(), rows)
 
@@ -269,3 +268,7 @@ class _Record:
 
 def _count(counters: dict[str, Any], name: str, by: int) -> None:
     counters[name] = counters.get(name, 0) + by
+
+
+def _size(text: str) -> int:
+    return len(text.encode(errors="replace"))

@@ -1,0 +1,133 @@
+"""Values that the store's tests are made of. Times are minutes after noon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from threading import Barrier
+from typing import TypeVar
+
+from maintd.model import (
+    AttemptBegan,
+    AttemptEnded,
+    AttemptState,
+    Check,
+    CheckStatus,
+    Entry,
+    NewRun,
+    Policy,
+    Report,
+    Reported,
+    Rule,
+    Run,
+    RunEnded,
+    RunState,
+    RunWrite,
+    ScheduleKind,
+    StepBegan,
+    StepEnded,
+    StepPlan,
+    StepState,
+    Trigger,
+)
+from maintd.store import Store
+
+T = TypeVar("T")
+
+NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
+
+
+def at(minutes: float) -> datetime:
+    return NOON + timedelta(minutes=minutes)
+
+
+def entry(name: str, *jobs: str, formerly: str | None = None, enabled: bool = True, timeout: int = 60) -> Entry:
+    return Entry(
+        name=name,
+        title=name.title(),
+        rule=Rule(kind=ScheduleKind.CRON, text="* * * * *", timezone="UTC"),
+        steps=plan(*jobs or ("vacuum",)),
+        policy=Policy(timeout=timedelta(minutes=timeout)),
+        formerly=formerly,
+        enabled=enabled,
+    )
+
+
+def plan(*jobs: str) -> tuple[StepPlan, ...]:
+    return tuple(StepPlan(name=job, job=job) for job in jobs)
+
+
+def sync(store: Store, *entries: Entry, now: float = 0, fingerprint: str = "1") -> None:
+    store.entries.sync(entries, {item.name: fingerprint for item in entries}, at(now))
+
+
+def due(name: str, minutes: float, state: RunState = RunState.QUEUED, **columns: object) -> NewRun:
+    """A run as the planner writes it."""
+    return NewRun.model_validate(
+        {
+            "entry": name,
+            "title": name.title(),
+            "trigger": Trigger.SCHEDULE,
+            "state": state,
+            "due_at": at(minutes),
+            "not_before": at(minutes),
+            "plan": plan("vacuum"),
+            **columns,
+        }
+    )
+
+
+def by_hand(name: str, minutes: float = 0, **columns: object) -> NewRun:
+    """A run that somebody asked for."""
+    return due(name, minutes, **{"due_at": None, "trigger": Trigger.MANUAL, "requested_by": "ada", **columns})
+
+
+def queue(store: Store, name: str, minutes: float = 0, **columns: object) -> int:
+    return store.runs.add(by_hand(name, minutes, **columns), at(minutes))[0]
+
+
+def claim(store: Store, run_id: int, minutes: float = 0, node: str = "n1", lease: float = 5) -> Run:
+    claimed = store.runs.claim(run_id, node, f"{node}-1", at(minutes + lease), at(minutes))
+    assert claimed is not None
+    return claimed
+
+
+def ended(state: RunState, minutes: float, reason: str = "") -> RunEnded:
+    return RunEnded(state=state, at=at(minutes), reason=reason)
+
+
+def finished(
+    store: Store, name: str, minutes: float, state: RunState = RunState.SUCCEEDED, took: float = 1, **columns: object
+) -> int:
+    """A run from queue to end."""
+    run = claim(store, queue(store, name, minutes, **columns), minutes)
+    assert store.runs.apply(run.id, run.fence, 1, [ended(state, minutes + took)])
+    return run.id
+
+
+def evidence(*items: Report, step: int = 0, minutes: float = 1) -> list[RunWrite]:
+    """A step with one attempt that reports these."""
+    return [
+        StepBegan(step=step, at=at(minutes)),
+        AttemptBegan(step=step, attempt=1, at=at(minutes), pid=77),
+        Reported(step=step, attempt=1, items=items),
+        AttemptEnded(step=step, attempt=1, state=AttemptState.SUCCEEDED, at=at(minutes + 1), exit_code=0),
+        StepEnded(step=step, state=StepState.SUCCEEDED, at=at(minutes + 1)),
+    ]
+
+
+def check(name: str) -> Check:
+    return Check(name=name, observed=3, expected="at least 1", status=CheckStatus.OK)
+
+
+def racing(acts: Sequence[Callable[[], T]]) -> list[T]:
+    """The results of all acts, begun at the same moment in a thread each."""
+    start = Barrier(len(acts))
+
+    def run(act: Callable[[], T]) -> T:
+        start.wait(timeout=10)
+        return act()
+
+    with ThreadPoolExecutor(len(acts)) as pool:
+        return list(pool.map(run, acts))

@@ -1,0 +1,362 @@
+"""Claims, leases, cancels and what supervisors record, on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+from store_helpers import at, by_hand, check, claim, due, ended, entry, evidence, finished, plan, queue, racing, sync
+
+from maintd.model import (
+    Artifact,
+    AttemptBegan,
+    AttemptState,
+    Change,
+    LogLine,
+    LogTrim,
+    Measure,
+    Phase,
+    Progress,
+    Reported,
+    RunPutBack,
+    RunState,
+    SkipReason,
+    StepBegan,
+    StepEnded,
+    StepState,
+)
+from maintd.store import Store
+
+
+def test_only_runs_whose_time_has_come_can_be_claimed_longest_waiting_first(store: Store) -> None:
+    ids = {minute: queue(store, f"e{minute}", minute) for minute in (3, 1, 2)}
+
+    claimable = store.runs.claimable(at(2))
+
+    assert [run.id for run in claimable] == [ids[1], ids[2]]
+    assert claimable[0].plan == plan("vacuum")
+    assert store.runs.claim(ids[3], "n1", "i", at(9), at(2)) is None
+
+
+def test_a_claim_gives_the_whole_run_with_its_steps_pending(store: Store) -> None:
+    run_id = queue(store, "weekly", plan=plan("vacuum", "reindex"), params={"keep": "30d"}, why="asked")
+
+    run = claim(store, run_id, 1, node="n1")
+
+    assert (run.state, run.fence, run.node, run.started_at) == (RunState.RUNNING, 1, "n1", at(1))
+    assert (run.lease_until, run.params, run.why) == (at(6), {"keep": "30d"}, "asked")
+    assert [(step.name, step.state) for step in run.steps] == [
+        ("vacuum", StepState.PENDING),
+        ("reindex", StepState.PENDING),
+    ]
+
+
+def test_of_twelve_that_claim_one_run_exactly_one_gets_it(open_another: Callable[[], Store]) -> None:
+    stores = [open_another() for _ in range(3)]
+    run_id = queue(stores[0], "vacuum")
+
+    claims = racing(
+        [lambda n=n: stores[n % 3].runs.claim(run_id, f"n{n}", "i", at(5), at(0)) for n in range(12)],
+    )
+
+    won = [run for run in claims if run is not None]
+    assert len(won) == 1
+    assert stores[0].history.run(run_id).node == won[0].node
+
+
+def test_two_runs_of_one_entry_are_never_claimed_at_the_same_time(open_another: Callable[[], Store]) -> None:
+    stores = [open_another() for _ in range(2)]
+
+    for round_ in range(10):
+        ids = [queue(stores[0], f"e{round_}") for _ in range(4)]
+        claims = racing(
+            [lambda n=n, ids=ids: stores[n % 2].runs.claim(ids[n], f"n{n}", "i", at(5), at(0)) for n in range(4)]
+        )
+        assert sum(run is not None for run in claims) == 1
+
+
+def test_a_run_waits_while_another_of_its_entry_is_running(store: Store) -> None:
+    first, second = queue(store, "vacuum", 0), queue(store, "vacuum", 1)
+    run = claim(store, first, 2)
+
+    blocked = (
+        store.runs.claimable(at(2)),
+        store.runs.next_not_before(),
+        store.runs.claim(second, "n", "i", at(9), at(2)),
+    )
+    store.runs.apply(run.id, run.fence, 1, [ended(RunState.SUCCEEDED, 3)])
+
+    assert blocked == ([], None, None)
+    assert [item.id for item in store.runs.claimable(at(3))] == [second]
+    assert store.runs.next_not_before() == at(1)
+
+
+def test_a_renewed_lease_lasts_longer_and_tells_of_a_cancel(store: Store) -> None:
+    run = claim(store, queue(store, "vacuum"), 0, lease=5)
+
+    first = store.runs.renew(run.id, run.fence, at(20))
+    state = store.runs.request_cancel(run.id, "ada", "wrong host", at(2))
+    second = store.runs.renew(run.id, run.fence, at(30))
+
+    assert (first, state, second) == ("", RunState.RUNNING, "ada: wrong host")
+    assert store.history.run(run.id).lease_until == at(30)
+    assert store.runs.renew(run.id, run.fence + 1, at(40)) is None
+
+
+def test_a_node_renews_all_its_runs_at_once(store: Store) -> None:
+    mine = [claim(store, queue(store, f"e{n}"), 0, node="n1") for n in range(3)]
+    other = claim(store, queue(store, "other"), 0, node="n2")
+    store.runs.request_cancel(mine[1].id, "ada", "", at(1))
+    store.runs.apply(mine[2].id, 1, 1, [ended(RunState.FAILED, 1)])
+
+    answers = store.runs.renew_all("n1", "n1-1", at(30), {run.id: 1 for run in [*mine, other]})
+
+    assert answers == {mine[0].id: "", mine[1].id: "ada", mine[2].id: None, other.id: None}
+    assert store.history.run(mine[0].id).lease_until == at(30)
+    assert store.history.run(other.id).lease_until == at(5)
+
+
+def test_evidence_is_kept_in_order_with_its_attempt(store: Store) -> None:
+    run = claim(store, queue(store, "vacuum", plan=plan("vacuum", "reindex")), 0)
+    items = (
+        check("dead rows"),
+        check("age"),
+        Measure(name="bytes", value=12.5, unit="B", labels={"table": "t"}),
+        Change(action="delete", target="/tmp/x", details={"bytes": 5}),
+        Artifact(name="report", path="1/report.md", size_bytes=9, sha256="ab"),
+        Phase(name="read"),
+        Phase(name="write"),
+        Progress(done=3, total=9, unit="row"),
+        LogLine(seq=1, at=at(1), stream="stdout", text="hällo"),
+    )
+
+    applied = store.runs.apply(run.id, run.fence, 1, evidence(*items))
+
+    step = store.history.run(run.id).steps[0]
+    attempt = step.attempts[0]
+    assert applied
+    assert (step.state, step.started_at, step.finished_at) == (StepState.SUCCEEDED, at(1), at(2))
+    assert (attempt.number, attempt.pid, attempt.exit_code) == (1, 77, 0)
+    assert attempt.checks == items[:2]
+    assert (attempt.measures, attempt.changes, attempt.artifacts) == (items[2:3], items[3:4], items[4:5])
+    assert (attempt.phase, attempt.progress) == ("write", items[7])
+    assert (attempt.log_lines, attempt.log_bytes) == (1, 6)
+
+
+@pytest.mark.parametrize("text", ["nul \0 byte", "half \ud83d pair", "whole 🛠 sign", ""])
+def test_text_that_no_database_can_hold_is_kept_as_well_as_it_can_be(store: Store, text: str) -> None:
+    run = claim(store, queue(store, "vacuum"), 0)
+
+    store.runs.apply(run.id, 1, 1, evidence(LogLine(seq=1, at=at(1), stream="stdout", text=text)))
+
+    kept = store.history.log(run.id)[0].line.text
+    assert kept == text.replace("\0", "\ufffd").replace("\ud83d", "\ufffd" * (3 if "\ud83d" in text else 1))
+
+
+@pytest.mark.parametrize("observed", [True, 0, 2**70, -1.5, float("inf"), "text", "5", None])
+def test_whatever_a_check_observes_comes_back_as_it_was(store: Store, observed: object) -> None:
+    run = claim(store, queue(store, "vacuum"), 0)
+
+    store.runs.apply(run.id, 1, 1, evidence(check("x").model_copy(update={"observed": observed})))
+
+    kept = store.history.run(run.id).steps[0].attempts[0].checks[0].observed
+    assert kept == observed and type(kept) is type(observed)
+
+
+def test_writes_that_arrive_twice_are_applied_once(store: Store) -> None:
+    run = claim(store, queue(store, "vacuum"), 0)
+    writes = evidence(check("one"), LogLine(seq=1, at=at(1), stream="log", text="x"))
+    store.runs.apply(run.id, run.fence, 1, writes[:3])
+
+    again = store.runs.apply(run.id, run.fence, 2, writes[1:])
+    and_again = store.runs.apply(run.id, run.fence, 1, writes)
+
+    attempt = store.history.run(run.id).steps[0].attempts[0]
+    assert again and and_again
+    assert (len(attempt.checks), attempt.log_lines, attempt.state) == (1, 1, AttemptState.SUCCEEDED)
+
+
+def test_an_older_fence_is_refused_and_nothing_of_it_is_kept(store: Store) -> None:
+    run = claim(store, queue(store, "vacuum"), 0)
+    store.runs.apply(run.id, 1, 1, [RunPutBack(at=at(1), not_before=at(1), reason="shutting down")])
+    second = claim(store, run.id, 2)
+
+    refused = store.runs.apply(run.id, 1, 1, [*evidence(check("old")), ended(RunState.SUCCEEDED, 3)])
+
+    kept = store.history.run(run.id)
+    assert (refused, second.fence) == (False, 2)
+    assert (kept.state, kept.steps[0].attempts) == (RunState.RUNNING, ())
+
+
+def test_a_run_put_back_is_queued_again_and_keeps_when_it_first_started(store: Store) -> None:
+    run = claim(store, queue(store, "vacuum"), 1)
+    store.locks.acquire(run.id, 1, "vacuum", {"postgres": "exclusive"}, at(1))
+    put_back = RunPutBack(at=at(2), not_before=at(4), reason="lock postgres is busy")
+
+    store.runs.apply(run.id, 1, 1, [StepBegan(step=0, at=at(1)), put_back])
+    queued = store.history.run(run.id)
+    again = claim(store, run.id, 4, node="n2")
+
+    assert (queued.state, queued.not_before, queued.reason) == (RunState.QUEUED, at(4), "lock postgres is busy")
+    assert (queued.node, queued.lease_until, queued.steps[0].state) == (None, None, StepState.PENDING)
+    assert (again.fence, again.started_at) == (2, at(1))
+    assert store.locks.holders(at(4)) == []
+    assert store.runs.apply(run.id, 2, 1, evidence(check("now")))
+
+
+def test_a_run_that_was_to_be_cancelled_is_not_put_back(store: Store) -> None:
+    run = claim(store, queue(store, "vacuum"), 0)
+    store.runs.request_cancel(run.id, "ada", "enough", at(1))
+
+    store.runs.apply(run.id, 1, 1, [RunPutBack(at=at(2), not_before=at(4), reason="shutting down")])
+
+    kept = store.history.run(run.id)
+    assert (kept.state, kept.reason) == (RunState.CANCELLED, "cancelled by ada: enough")
+
+
+def test_an_ended_run_takes_no_more_writes(store: Store) -> None:
+    run = claim(store, queue(store, "vacuum"), 0)
+    store.runs.apply(run.id, 1, 1, [ended(RunState.FAILED, 1, "no space")])
+
+    late = store.runs.apply(run.id, 1, 2, [ended(RunState.SUCCEEDED, 2)])
+
+    kept = store.history.run(run.id)
+    assert (late, kept.state, kept.reason, kept.finished_at) == (False, RunState.FAILED, "no space", at(1))
+
+
+def test_a_lost_run_loses_its_steps_and_locks(store: Store) -> None:
+    run = claim(store, queue(store, "vacuum"), 0)
+    store.runs.apply(run.id, 1, 1, evidence(check("x"))[:3])
+    store.locks.acquire(run.id, 1, "vacuum", {"postgres": "shared"}, at(1))
+
+    lost = store.runs.lose(run.id, 1, "node n1 is silent", at(9))
+
+    kept = store.history.run(run.id)
+    assert lost and not store.runs.lose(run.id, 1, "again", at(10))
+    assert (kept.state, kept.reason, kept.finished_at) == (RunState.LOST, "node n1 is silent", at(9))
+    assert (kept.steps[0].state, kept.steps[0].attempts[0].state) == (StepState.LOST, AttemptState.LOST)
+    assert store.locks.holders(at(2)) == []
+
+
+def test_evidence_that_comes_late_settles_a_lost_run(store: Store) -> None:
+    run = claim(store, queue(store, "vacuum"), 0)
+    writes = [*evidence(check("x")), ended(RunState.SUCCEEDED, 3)]
+    store.runs.apply(run.id, 1, 1, writes[:2])
+    store.runs.lose(run.id, 1, "node n1 is silent", at(9))
+
+    settled = store.runs.apply(run.id, 1, 1, writes)
+
+    kept = store.history.run(run.id)
+    assert settled
+    assert (kept.state, kept.finished_at, kept.steps[0].state) == (RunState.SUCCEEDED, at(3), StepState.SUCCEEDED)
+    assert kept.steps[0].attempts[0].state == AttemptState.SUCCEEDED
+
+
+def test_late_evidence_without_an_end_leaves_a_run_lost(store: Store) -> None:
+    run = claim(store, queue(store, "vacuum"), 0)
+    store.runs.lose(run.id, 1, "node n1 is silent", at(9))
+
+    applied = store.runs.apply(run.id, 1, 1, evidence(check("x"))[:3])
+
+    kept = store.history.run(run.id)
+    assert (applied, kept.state, kept.steps[0].state) == (True, RunState.LOST, StepState.LOST)
+    assert len(kept.steps[0].attempts[0].checks) == 1
+
+
+def test_a_step_that_never_began_can_be_skipped_with_a_reason(store: Store) -> None:
+    run = claim(store, queue(store, "vacuum"), 0)
+
+    store.runs.apply(run.id, 1, 1, [StepEnded(step=0, state=StepState.SKIPPED, at=at(1), reason="no target")])
+
+    step = store.history.run(run.id).steps[0]
+    assert (step.state, step.reason, step.started_at) == (StepState.SKIPPED, "no target", None)
+
+
+def test_the_middle_of_a_long_log_is_forgotten_and_counted(store: Store) -> None:
+    run = claim(store, queue(store, "vacuum"), 0)
+    lines = [LogLine(seq=seq, at=at(1), stream="log", text="12345") for seq in range(1, 9)]
+    begun = [StepBegan(step=0, at=at(1)), AttemptBegan(step=0, attempt=1, at=at(1))]
+    store.runs.apply(run.id, 1, 1, [*begun, Reported(step=0, attempt=1, items=tuple(lines[:6]))])
+
+    trimmed = (*lines[6:], LogTrim(first=3, last=7, size_bytes=25))
+    store.runs.apply(run.id, 1, 4, [Reported(step=0, attempt=1, items=trimmed)])
+
+    attempt = store.history.run(run.id).steps[0].attempts[0]
+    assert [row.line.seq for row in store.history.log(run.id)] == [1, 2, 8]
+    assert (attempt.log_lines, attempt.log_bytes, attempt.log_lines_left_out) == (3, 15, 5)
+
+
+def test_the_same_idempotency_key_means_the_same_run(open_another: Callable[[], Store]) -> None:
+    stores = [open_another(), open_another()]
+
+    added = racing(
+        [lambda n=n: stores[n % 2].runs.add(by_hand("vacuum", idempotency_key="k1"), at(0)) for n in range(6)]
+    )
+
+    assert len({run_id for run_id, _ in added}) == 1
+    assert sum(new for _, new in added) == 1
+    assert stores[0].history.run(added[0][0]).idempotency_key == "k1"
+
+
+def test_a_run_that_has_not_begun_is_cancelled_at_once(store: Store) -> None:
+    queued, waiting = queue(store, "a"), queue(store, "b", state=RunState.WAITING)
+
+    states = [store.runs.request_cancel(run_id, "ada", "not today", at(1)) for run_id in (queued, waiting, 999)]
+
+    kept = store.history.run(queued)
+    assert states == [RunState.CANCELLED, RunState.CANCELLED, None]
+    assert (kept.reason, kept.finished_at) == ("cancelled by ada: not today", at(1))
+    assert store.runs.claim(queued, "n", "i", at(9), at(2)) is None
+
+
+def test_a_cancel_of_an_ended_run_says_how_it_ended(store: Store) -> None:
+    run_id = finished(store, "vacuum", 0, RunState.WARNED)
+
+    assert store.runs.request_cancel(run_id, "ada", "", at(5)) == RunState.WARNED
+
+
+def test_a_queued_run_is_skipped_with_its_reason_and_a_claimed_one_is_not(store: Store) -> None:
+    queued, running = queue(store, "a"), claim(store, queue(store, "b"), 0).id
+
+    skipped = [store.runs.settle_skipped(run_id, SkipReason.MISFIRE, "late", at(9)) for run_id in (queued, running)]
+
+    kept = store.history.run(queued)
+    assert skipped == [True, False]
+    assert (kept.state, kept.skip_reason, kept.reason) == (RunState.SKIPPED, SkipReason.MISFIRE, "late")
+
+
+def test_only_runs_with_a_lease_that_is_over_are_expired(store: Store) -> None:
+    silent, alive = (claim(store, queue(store, name), 0, lease=lease) for name, lease in (("a", 5), ("b", 50)))
+
+    assert [run.id for run in store.runs.expired(at(10))] == [silent.id]
+    assert alive.id not in [run.id for run in store.runs.expired(at(5))]
+
+
+def test_runs_of_an_earlier_process_of_a_node_are_found(store: Store) -> None:
+    old = store.runs.claim(queue(store, "a"), "n1", "first", at(99), at(0))
+    store.runs.claim(queue(store, "b"), "n1", "second", at(99), at(0))
+    store.runs.claim(queue(store, "c"), "n2", "first", at(99), at(0))
+
+    dead = store.runs.of_dead_incarnation("n1", "second")
+
+    assert old is not None and [(run.id, run.fence) for run in dead] == [(old.id, 1)]
+
+
+def test_unfinished_runs_of_an_entry_come_oldest_first(store: Store) -> None:
+    running = claim(store, queue(store, "a"), 0).id
+    finished(store, "b", 0)
+    queued, waiting = queue(store, "a", 1), queue(store, "a", 2, state=RunState.WAITING)
+
+    assert [run.id for run in store.runs.unfinished("a")] == [running, queued, waiting]
+    assert store.runs.unfinished("b") == store.runs.unfinished("unknown") == []
+
+
+def test_times_come_back_as_aware_utc(store: Store) -> None:
+    moment = datetime(2026, 3, 29, 1, 30, 0, 123456, tzinfo=UTC)
+    sync(store, entry("vacuum"))
+
+    ids = store.entries.plan("vacuum", at(0), moment, [due("vacuum", 0, due_at=moment, not_before=moment)])
+
+    run = store.history.run(ids[0])
+    assert run.due_at == moment and run.due_at.tzinfo is UTC
