@@ -1,0 +1,139 @@
+"""Run a job in this process, as the child does, and hand back all that it reported."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from maintd.context import Context, Point, Standing
+from maintd.job import load_job, resolve_references
+from maintd.model import Artifact, Change, Check, CheckStatus, Measure, Phase, Progress, Report
+from maintd.settings import Targets
+
+JOBS = Path(__file__).parents[2] / "jobs"
+
+
+@dataclass
+class JobResult:
+    """What a job reported, in order, and how it ended. `error` is what it raised, None when it returned."""
+
+    items: list[Report] = field(default_factory=list)
+    logs: list[str] = field(default_factory=list)
+    error: Exception | None = None
+    traceback: str = ""
+
+    @property
+    def checks(self) -> list[Check]:
+        return [item for item in self.items if isinstance(item, Check)]
+
+    @property
+    def measures(self) -> list[Measure]:
+        return [item for item in self.items if isinstance(item, Measure)]
+
+    @property
+    def changes(self) -> list[Change]:
+        return [item for item in self.items if isinstance(item, Change)]
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        return [item for item in self.items if isinstance(item, Artifact)]
+
+    @property
+    def phases(self) -> list[str]:
+        return [item.name for item in self.items if isinstance(item, Phase)]
+
+    @property
+    def progress(self) -> list[Progress]:
+        return [item for item in self.items if isinstance(item, Progress)]
+
+    @property
+    def outcome(self) -> str:
+        """`succeeded`, `warned` or `failed`, judged as a run is."""
+        statuses = {check.status for check in self.checks}
+        if self.error is not None or CheckStatus.FAIL in statuses:
+            return "failed"
+        return "warned" if statuses - {CheckStatus.OK} else "succeeded"
+
+    def check(self, name: str) -> Check:
+        """The only check of this name."""
+        found = [check for check in self.checks if check.name == name]
+        assert len(found) == 1, f'{len(found)} checks named "{name}":\n{self.told()}'
+        return found[0]
+
+    def measure(self, name: str, **labels: str) -> float:
+        """The last value of a measure whose labels include these."""
+        found = [item for item in self.measures if item.name == name and labels.items() <= item.labels.items()]
+        assert found, f'no measure "{name}" {labels}:\n{self.told()}'
+        return found[-1].value
+
+    def named(self, part: str) -> list[Check]:
+        """The checks whose name contains this."""
+        return [check for check in self.checks if part in check.name]
+
+    def told(self) -> str:
+        """Everything, for the message of a failed assert."""
+        lines = [
+            f"{c.status:8} {c.name}: {c.observed!r}, expected {c.expected} {c.unit} ({c.hint})" for c in self.checks
+        ]
+        lines += [f"measure  {m.name} {m.labels}: {m.value} {m.unit}" for m in self.measures]
+        lines += [f"change   {c.action} {c.target} {c.details} done={c.done}" for c in self.changes]
+        lines += [f"log      {line}" for line in self.logs]
+        return "\n".join([*lines, self.traceback or "returned"])
+
+
+def run_job(
+    job: str | Path,
+    params: Mapping[str, Any] | None = None,
+    targets: Targets | Mapping[str, Any] | None = None,
+    *,
+    dry_run: bool = False,
+    series: Mapping[str, Sequence[Point | float]] | None = None,
+    folder: Path | None = None,
+    timeout: timedelta = timedelta(minutes=5),
+    reports_dir: Path | None = None,
+) -> JobResult:
+    """Run a shipped job by name, or one by path, with params as the calendar would have them.
+
+    A number in `series` stands for a point of one more day ago, the last number being yesterday's. Artifacts and the
+    work folder are in `folder`, by default one of their own below the temporary directory.
+    """
+    path = job if isinstance(job, Path) else JOBS / f"{job}.py"
+    loaded = load_job(path)
+    where = folder or Path(tempfile.mkdtemp(prefix="maintd-job-"))
+    result = JobResult()
+    standing = Standing(
+        run_id=1,
+        entry=path.stem,
+        step=path.stem,
+        attempt=1,
+        due_at=None,
+        deadline_at=datetime.now(UTC) + timeout,
+        dry_run=dry_run,
+        targets=targets if isinstance(targets, Targets) else Targets.model_validate(dict(targets or {})),
+        artifacts_dir=where / "artifacts",
+        work_dir=where / "work",
+        budget=loaded.description.budget,
+        series={name: _points(values) for name, values in (series or {}).items()},
+        reports_dir=reports_dir,
+    )
+    ctx = Context(standing, result.items.append, result.logs.append)
+    try:
+        loaded.run(ctx, loaded.params.model_validate(resolve_references(dict(params or {}), os.environ)))
+    except Exception as error:  # noqa: BLE001 - as the child does at its border
+        result.error = error
+        result.traceback = traceback.format_exc()
+    return result
+
+
+def _points(values: Sequence[Point | float]) -> list[Point]:
+    now = datetime.now(UTC)
+    return [
+        value if isinstance(value, Point) else Point(now - timedelta(days=len(values) - index), float(value))
+        for index, value in enumerate(values)
+    ]
