@@ -168,7 +168,7 @@ class History:
         def act(conn: Connection) -> dict[str, int]:
             unfinished = [state.value for state in RunState if not state.final]
             query = select(runs.c.state, func.count()).where(runs.c.state.in_(unfinished)).group_by(runs.c.state)
-            found: dict[str, int] = dict(conn.execute(query).tuples().all())
+            found = {row[0]: row[1] for row in conn.execute(query)}
             return {state: found.get(state, 0) for state in unfinished} | {"runs": _about_how_many(conn)}
 
         return self._database.read(act)

@@ -125,7 +125,7 @@ def _streaks(conn: Connection, failing: Mapping[int, Mapping[RunState, int]]) ->
         ]
     query = select(entries.c.id, *columns).where(entries.c.id.in_(list(failing)))
     streaks = {}
-    for entry_id, *found in conn.execute(query).tuples():
+    for entry_id, *found in conn.execute(query):
         first = min(run_id for run_id in found[::2] if run_id is not None)
         streaks[entry_id] = (first, min(MOST_COUNTED, sum(found[1::2])))
     return streaks

@@ -1,0 +1,209 @@
+"""The read side, on both databases."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from store_helpers import at, by_hand, claim, due, ended, entry, evidence, finished, plan, queue, sync
+
+from maintd.model import LogLine, Measure, RunState, SkipReason
+from maintd.settings import Retention
+from maintd.store import LastRuns, Store
+
+
+def lines(*seqs: int) -> tuple[LogLine, ...]:
+    return tuple(LogLine(seq=seq, at=at(1), stream="log", text=f"line {seq}") for seq in seqs)
+
+
+def test_a_queued_run_shows_its_planned_steps(store: Store) -> None:
+    run = store.history.run(queue(store, "weekly", plan=plan("vacuum", "reindex")))
+
+    assert [(step.index, step.job, step.state) for step in run.steps] == [
+        (0, "vacuum", "pending"),
+        (1, "reindex", "pending"),
+    ]
+
+
+def test_a_run_that_does_not_exist_is_none(store: Store) -> None:
+    assert store.history.run(1) is None
+    assert store.history.log(1) == []
+
+
+def test_pages_follow_each_other_without_gap_or_overlap(store: Store) -> None:
+    ids = [queue(store, f"e{n % 3}", n) for n in range(20)]
+
+    pages, before = [], None
+    while page := store.history.runs(limit=6, before_id=before):
+        pages.append([run.id for run in page])
+        before = page[-1].id
+
+    assert [len(page) for page in pages] == [6, 6, 6, 2]
+    assert [run_id for page in pages for run_id in page] == ids[::-1]
+
+
+def test_runs_are_found_by_any_mix_of_entry_state_job_and_time(store: Store) -> None:
+    a = finished(store, "a", 0, RunState.FAILED, plan=plan("vacuum", "reindex"))
+    b = finished(store, "b", 5, RunState.SUCCEEDED, plan=plan("vacuum"))
+    c = finished(store, "a", 9, RunState.SUCCEEDED, dry_run=True)
+    d = queue(store, "b", 12, plan=plan("reindex"))
+
+    def found(**asked: object) -> list[int]:
+        return [run.id for run in store.history.runs(**asked)]
+
+    assert found() == [d, c, b, a]
+    assert found(entry="a") == [c, a]
+    assert found(states=[RunState.SUCCEEDED]) == [c, b]
+    assert found(states=[RunState.FAILED, RunState.QUEUED]) == [d, a]
+    assert found(entry="a", states=[RunState.SUCCEEDED, RunState.FAILED]) == [c, a]
+    assert found(job="reindex") == [d, a]
+    assert found(job="vacuum", entry="a", states=[RunState.FAILED]) == [a]
+    assert found(since=at(5)) == [d, c, b]
+    assert found(since=at(5), job="vacuum", before_id=c) == [b]
+    assert found(since=at(99)) == found(entry="unknown") == found(job="unknown") == found(states=[]) == []
+
+
+def test_an_entry_that_never_ran_has_nothing_to_tell(store: Store) -> None:
+    sync(store, entry("vacuum"))
+
+    assert store.history.last_per_entry(["vacuum", "unknown"]) == {"vacuum": LastRuns(), "unknown": LastRuns()}
+
+
+def test_the_last_runs_of_an_entry_are_told_apart(store: Store) -> None:
+    sync(store, entry("a"))
+    success = finished(store, "a", 0, RunState.WARNED)
+    finished(store, "a", 2, RunState.FAILED)
+    failure = finished(store, "a", 4, RunState.TIMED_OUT)
+    cancelled = finished(store, "a", 6, RunState.CANCELLED)
+    skipped = due("a", 8, RunState.SKIPPED, skip_reason=SkipReason.OVERLAP)
+    (skipped_id,) = store.entries.plan("a", at(0), at(8), [skipped])
+    active = queue(store, "a", 9)
+
+    last = store.history.last_per_entry(["a"])["a"]
+
+    assert (last.last_success.id, last.last_failure.id, last.last_worked.id) == (success, failure, cancelled)
+    assert (last.last_run.id, last.active.id) == (skipped_id, active)
+    assert (last.failing_since, last.failures_in_a_row) == (at(3), 2)
+
+
+def test_a_success_ends_a_streak_of_failures(store: Store) -> None:
+    finished(store, "a", 0, RunState.FAILED)
+    finished(store, "a", 2, RunState.SUCCEEDED)
+
+    last = store.history.last_per_entry(["a"])["a"]
+
+    assert (last.failing_since, last.failures_in_a_row) == (None, 0)
+    assert last.last_failure is not None
+
+
+def test_an_entry_that_never_succeeded_fails_since_its_first_failure(store: Store) -> None:
+    sync(store, entry("a"), entry("b"))
+    for minute in (0, 2, 4):
+        finished(store, "a", minute, RunState.FAILED)
+    finished(store, "b", 6, RunState.FAILED)
+
+    last = store.history.last_per_entry(["a", "b"])
+
+    assert (last["a"].failing_since, last["a"].failures_in_a_row) == (at(1), 3)
+    assert (last["b"].failing_since, last["b"].failures_in_a_row) == (at(7), 1)
+
+
+def test_dry_runs_are_no_outcome_but_are_seen_while_they_run(store: Store) -> None:
+    finished(store, "a", 0, RunState.SUCCEEDED, dry_run=True)
+    running = claim(store, queue(store, "a", 3, dry_run=True), 3)
+
+    last = store.history.last_per_entry(["a"])["a"]
+
+    assert (last.last_success, last.last_run, last.usual) == (None, None, None)
+    assert last.active.id == running.id
+
+
+def test_the_usual_duration_is_the_median_of_the_last_twenty_successes(store: Store) -> None:
+    for n in range(5):
+        finished(store, "a", n, took=1000)
+    # Of the last twenty, ten took 1 and ten took 3 minutes: the median is 2.
+    for n in range(20):
+        finished(store, "a", 10 + n, RunState.WARNED if n % 2 else RunState.SUCCEEDED, took=3 if n % 2 else 1)
+
+    assert store.history.last_per_entry(["a"])["a"].usual == timedelta(minutes=2)
+
+
+def test_a_success_counts_only_when_it_is_recent_and_real(store: Store) -> None:
+    run_id = finished(store, "backup", 0, took=5)
+    finished(store, "backup", 6, RunState.FAILED)
+    finished(store, "dry", 0, dry_run=True)
+
+    assert store.history.has_success_since("backup", at(5)).id == run_id
+    assert store.history.has_success_since("backup", at(5.1)) is None
+    assert store.history.has_success_since("dry", at(0)) is None
+    assert store.history.has_success_since("unknown", at(0)) is None
+
+
+def test_log_lines_come_in_order_and_go_on_after_a_cursor(store: Store) -> None:
+    run = claim(store, queue(store, "weekly", plan=plan("vacuum", "reindex")), 0)
+    store.runs.apply(run.id, 1, 1, evidence(*lines(1, 2, 3)))
+    store.runs.apply(run.id, 1, 6, evidence(*lines(1, 2), step=1))
+
+    head = store.history.log(run.id, limit=2)
+    last = head[-1]
+    tail = store.history.log(run.id, after=(last.step, last.attempt, last.line.seq))
+
+    assert [(row.step_name, row.line.seq) for row in head] == [("vacuum", 1), ("vacuum", 2)]
+    assert [(row.step_name, row.line.seq) for row in tail] == [("vacuum", 3), ("reindex", 1), ("reindex", 2)]
+    assert store.history.log(run.id, step="reindex") == store.history.log(run.id, step=1) == tail[1:]
+    assert store.history.log(run.id, step="unknown") == store.history.log(run.id, attempt=2) == []
+
+
+def test_series_hold_the_last_points_of_ended_real_runs_oldest_first(store: Store) -> None:
+    def run(name: str, minutes: float, value: float, **columns: object) -> int:
+        measures = (Measure(name="bytes", value=value, unit="B", labels={"t": "x"}), Measure(name="rows", value=1))
+        run = claim(store, queue(store, name, minutes, **columns), minutes)
+        store.runs.apply(run.id, 1, 1, [*evidence(*measures), ended(RunState.FAILED, minutes + 1)])
+        return run.id
+
+    first, second, third = (run("a", minute, minute) for minute in (0, 2, 4))
+    run("a", 6, 99, dry_run=True)
+    other = run("b", 8, 8)
+    unfinished = claim(store, queue(store, "a", 20), 20)
+    store.runs.apply(unfinished.id, 1, 1, evidence(Measure(name="bytes", value=77)))
+
+    points = store.history.series("a", "vacuum", ["bytes"], limit=2)
+
+    assert [(point.run_id, point.at, point.value) for point in points] == [(second, at(3), 2), (third, at(5), 4)]
+    assert (points[0].name, points[0].unit, points[0].labels) == ("bytes", "B", {"t": "x"})
+    assert [point.run_id for point in store.history.series(None, "vacuum", ["bytes"])] == [first, second, third, other]
+    assert {point.name for point in store.history.series("a", "vacuum")} == {"bytes", "rows"}
+    assert store.history.series("a", "reindex") == []
+
+
+def test_the_ledger_tells_a_pruned_instant_from_one_that_never_was(store: Store) -> None:
+    sync(store, entry("a"))
+    old, last = store.entries.plan("a", at(0), at(2), [due("a", minute) for minute in (1, 2)])
+    for run_id, minute in ((old, 3), (last, 5)):
+        store.runs.apply(claim(store, run_id, minute).id, 1, 1, [ended(RunState.SUCCEEDED, minute)])
+
+    store.upkeep.prune(Retention(runs=timedelta(days=1)), at(60 * 24 * 2))
+
+    assert store.history.due_row("a", at(1)) == 0
+    assert store.history.due_row("a", at(2)) == last
+    assert store.history.due_row("a", at(3)) is None
+
+
+def test_counts_tell_how_much_is_unfinished(store: Store) -> None:
+    queue(store, "a")
+    claim(store, queue(store, "b"), 0)
+    finished(store, "c", 0)
+
+    assert store.history.counts() == {"waiting": 0, "queued": 1, "running": 1, "runs": 3}
+
+
+def test_runs_by_hand_keep_who_asked_and_why(store: Store) -> None:
+    run_id, new = store.runs.add(by_hand("a", why="disk is full", params={"keep": 3}), at(0))
+
+    run = store.history.run(run_id)
+    assert (new, run.requested_by, run.why, run.params, run.due_at) == (True, "ada", "disk is full", {"keep": 3}, None)
+
+
+@pytest.mark.parametrize("name", ["nodes", "events"])
+def test_an_empty_store_answers_everything(store: Store, name: str) -> None:
+    assert {"nodes": store.nodes.all(), "events": store.events.recent()}[name] == []

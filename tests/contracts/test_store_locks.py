@@ -1,0 +1,138 @@
+"""Locks: who may hold what beside whom, races, and holders that died, on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from store_helpers import at, claim, ended, queue, racing
+
+from maintd.errors import RefusedError
+from maintd.model import LockMode, Run, RunState
+from maintd.store import Store
+
+ROUNDS = 30
+
+
+@pytest.fixture
+def one(store: Store) -> Run:
+    return claim(store, queue(store, "one"), 0)
+
+
+@pytest.fixture
+def other(store: Store) -> Run:
+    return claim(store, queue(store, "other"), 0)
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted", "together"),
+    [
+        ("shared", "shared", True),
+        ("shared", "exclusive", False),
+        ("exclusive", "shared", False),
+        ("exclusive", "exclusive", False),
+    ],
+)
+def test_only_shared_locks_go_together(
+    store: Store, one: Run, other: Run, held: LockMode, wanted: LockMode, together: bool
+) -> None:
+    store.locks.acquire(one.id, 1, "vacuum", {"postgres": held}, at(1))
+
+    in_the_way = store.locks.acquire(other.id, 1, "reindex", {"postgres": wanted}, at(2))
+
+    assert (in_the_way == []) == together
+    assert len(store.locks.holders(at(2))) == 1 + together
+
+
+def test_whoever_is_in_the_way_is_named(store: Store, one: Run, other: Run) -> None:
+    store.locks.acquire(one.id, 1, "vacuum", {"postgres": "exclusive"}, at(1))
+
+    (holder,) = store.locks.acquire(other.id, 1, "reindex", {"redis": "shared", "postgres": "shared"}, at(2))
+
+    assert (holder.lock, holder.mode, holder.run_id) == ("postgres", "exclusive", one.id)
+    assert (holder.entry, holder.step, holder.node, holder.since) == ("one", "vacuum", "n1", at(1))
+
+
+def test_of_several_locks_all_are_had_or_none(store: Store, one: Run, other: Run) -> None:
+    store.locks.acquire(one.id, 1, "vacuum", {"postgres": "exclusive"}, at(1))
+
+    store.locks.acquire(other.id, 1, "x", {"docker": "exclusive", "postgres": "shared", "redis": "shared"}, at(1))
+
+    assert [holder.lock for holder in store.locks.holders(at(1))] == ["postgres"]
+
+
+def test_a_run_is_never_in_its_own_way(store: Store, one: Run) -> None:
+    store.locks.acquire(one.id, 1, "first", {"postgres": "shared"}, at(1))
+    store.locks.acquire(one.id, 1, "second", {"postgres": "exclusive"}, at(1))
+
+    store.locks.release(one.id, "first")
+
+    assert [(holder.step, holder.mode) for holder in store.locks.holders(at(1))] == [("second", "exclusive")]
+
+
+def test_released_locks_are_free_for_others(store: Store, one: Run, other: Run) -> None:
+    store.locks.acquire(one.id, 1, "vacuum", {"postgres": "exclusive", "redis": "shared"}, at(1))
+
+    store.locks.release(one.id)
+
+    assert store.locks.acquire(other.id, 1, "x", {"postgres": "exclusive"}, at(1)) == []
+
+
+def test_a_holder_whose_lease_is_over_is_not_in_the_way(store: Store, one: Run, other: Run) -> None:
+    store.locks.acquire(one.id, 1, "vacuum", {"postgres": "exclusive"}, at(1))
+    store.runs.renew(other.id, 1, at(60))
+
+    before = store.locks.acquire(other.id, 1, "x", {"postgres": "shared"}, at(4))
+    after = store.locks.acquire(other.id, 1, "x", {"postgres": "shared"}, at(6))
+
+    assert (len(before), after) == (1, [])
+    assert [holder.run_id for holder in store.locks.holders(at(6))] == [other.id]
+
+
+def test_the_end_of_a_run_frees_its_locks(store: Store, one: Run, other: Run) -> None:
+    store.locks.acquire(one.id, 1, "vacuum", {"postgres": "exclusive"}, at(1))
+
+    store.runs.apply(one.id, 1, 1, [ended(RunState.FAILED, 2)])
+
+    assert store.locks.acquire(other.id, 1, "x", {"postgres": "exclusive"}, at(2)) == []
+
+
+def test_a_run_that_is_no_longer_held_gets_no_locks(store: Store, one: Run) -> None:
+    store.runs.lose(one.id, 1, "silent", at(9))
+
+    with pytest.raises(RefusedError, match="no longer running under fence 1"):
+        store.locks.acquire(one.id, 1, "vacuum", {"postgres": "shared"}, at(9))
+
+
+def test_of_eight_that_want_an_exclusive_lock_exactly_one_has_it(open_another: Callable[[], Store]) -> None:
+    stores = [open_another(), open_another()]
+    runs = [claim(stores[0], queue(stores[0], f"e{n}"), 0, lease=600) for n in range(8)]
+
+    for round_ in range(ROUNDS):
+        name = f"lock{round_}"
+        answers = racing(
+            [
+                lambda run=run, name=name: stores[run.id % 2].locks.acquire(run.id, 1, "s", {name: "exclusive"}, at(1))
+                for run in runs
+            ]
+        )
+        assert sum(answer == [] for answer in answers) == 1
+
+
+def test_locks_asked_for_in_any_order_never_wait_for_each_other(open_another: Callable[[], Store]) -> None:
+    stores = [open_another(), open_another()]
+    runs = [claim(stores[0], queue(stores[0], f"e{n}"), 0, lease=600) for n in range(4)]
+    names = ["a", "b", "c", "d"]
+
+    for _ in range(10):
+        answers = racing(
+            [
+                lambda n=n, run=run: stores[n % 2].locks.acquire(
+                    run.id, 1, "s", dict.fromkeys(names[n:] + names[:n], "exclusive"), at(1)
+                )
+                for n, run in enumerate(runs)
+            ]
+        )
+        assert sum(answer == [] for answer in answers) == 1
+        for run in runs:
+            stores[0].locks.release(run.id)

@@ -1,0 +1,232 @@
+"""Retention, checking, copies, on both databases."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from store_helpers import at, check, claim, due, ended, entry, evidence, finished, queue, sync
+
+from maintd.clock import ManualClock
+from maintd.errors import StoreError
+from maintd.model import Artifact, Event, LogLine, Measure, NodeState, RunState
+from maintd.settings import Retention
+from maintd.store import Store, open_store
+
+DAY = 24 * 60
+KEEP_ALL = Retention()
+
+
+def run_with_evidence(store: Store, name: str, minutes: float, state: RunState, path: str = "") -> int:
+    run = claim(store, queue(store, name, minutes), minutes)
+    items = [check("x"), Measure(name="m", value=1)]
+    items += [LogLine(seq=seq, at=at(minutes), stream="log", text="x") for seq in range(1, 4)]
+    if path:
+        items.append(Artifact(name=path, path=path, size_bytes=1, sha256="ab"))
+    writes = [*evidence(*items, minutes=minutes), ended(state, minutes + 1)]
+    assert store.runs.apply(run.id, run.fence, 1, writes)
+    return run.id
+
+
+def ids(store: Store, name: str | None = None) -> list[int]:
+    return [run.id for run in store.history.runs(entry=name, limit=1000)]
+
+
+def test_old_runs_go_but_the_last_success_and_failure_of_each_entry_stay(store: Store) -> None:
+    states = [RunState.SUCCEEDED, RunState.FAILED, RunState.WARNED, RunState.LOST, RunState.CANCELLED]
+    runs = {
+        (name, state): finished(store, name, minute, state if state is not RunState.LOST else RunState.TIMED_OUT)
+        for name in ("a", "b")
+        for minute, state in enumerate(states)
+    }
+    queued = queue(store, "c", 0)
+
+    result = store.upkeep.prune(KEEP_ALL, at(500 * DAY))
+
+    kept = {runs[name, state] for name in ("a", "b") for state in (RunState.WARNED, RunState.LOST)}
+    assert set(ids(store)) == kept | {queued}
+    assert result.runs == 6
+    assert store.upkeep.check() == []
+
+
+def test_what_is_kept_is_kept_with_its_evidence(store: Store) -> None:
+    run_id = run_with_evidence(store, "a", 0, RunState.SUCCEEDED)
+
+    store.upkeep.prune(KEEP_ALL, at(1000 * DAY))
+
+    attempt = store.history.run(run_id).steps[0].attempts[0]
+    assert (len(attempt.checks), len(attempt.measures), len(store.history.log(run_id))) == (1, 1, 3)
+
+
+def test_only_so_many_runs_of_an_entry_are_kept(store: Store) -> None:
+    many = [finished(store, "a", minute) for minute in range(12)]
+    few = [finished(store, "b", minute) for minute in range(3)]
+    failure = finished(store, "c", 0, RunState.FAILED)
+    others = [finished(store, "c", minute) for minute in range(1, 8)]
+
+    store.upkeep.prune(Retention(runs_per_entry=5), at(60))
+
+    assert ids(store, "a") == many[:-6:-1]
+    assert ids(store, "b") == few[::-1]
+    assert ids(store, "c") == [*others[:-6:-1], failure]
+
+
+def test_logs_go_earlier_than_their_runs(store: Store) -> None:
+    old = run_with_evidence(store, "a", 0, RunState.SUCCEEDED)
+    new = run_with_evidence(store, "a", 50 * DAY, RunState.SUCCEEDED)
+
+    result = store.upkeep.prune(KEEP_ALL, at(70 * DAY))
+
+    attempt = store.history.run(old).steps[0].attempts[0]
+    assert (result.log_lines, result.runs) == (3, 0)
+    assert (store.history.log(old), attempt.log_lines, attempt.log_lines_left_out) == ([], 0, 3)
+    assert len(store.history.log(new)) == 3
+
+
+def test_files_of_artifacts_go_with_their_rows(store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "artifacts"
+    for name in ("1/old.md", "2/new.md"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("x")
+    (tmp_path / "precious").write_text("x")
+    run_with_evidence(store, "a", 0, RunState.SUCCEEDED, "1/old.md")
+    run_with_evidence(store, "a", 2, RunState.SUCCEEDED, "../precious")
+    run_with_evidence(store, "a", 20 * DAY, RunState.SUCCEEDED, "2/new.md")
+
+    result = store.upkeep.prune(Retention(artifacts=timedelta(days=10)), at(21 * DAY), artifacts_dir=folder)
+
+    assert result.artifacts == 2
+    assert [path.name for path in folder.rglob("*")] == ["2", "new.md"]
+    assert (tmp_path / "precious").exists()
+
+
+def test_files_go_with_runs_that_are_pruned(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1/report.md").write_text("x")
+    run_with_evidence(store, "a", 0, RunState.SUCCEEDED, "1/report.md")
+    last = finished(store, "a", 5)
+
+    store.upkeep.prune(Retention(runs=timedelta(days=1)), at(9 * DAY), artifacts_dir=tmp_path)
+
+    assert ids(store) == [last]
+    assert not (tmp_path / "1").exists()
+
+
+def test_the_ledger_and_the_audit_outlive_runs_and_end_too(store: Store) -> None:
+    sync(store, entry("a"))
+    store.entries.plan("a", at(0), at(2), [due("a", 1, RunState.SKIPPED), due("a", 2, RunState.SKIPPED)])
+    store.events.add("calendar_loaded", at=at(0))
+
+    first = store.upkeep.prune(KEEP_ALL, at(500 * DAY))
+    outlived = store.history.due_row("a", at(1))
+    second = store.upkeep.prune(KEEP_ALL, at(801 * DAY))
+
+    assert (first.runs, first.instants, outlived) == (2, 0, 0)
+    assert (second.instants, second.events, store.events.recent()) == (2, 1, [])
+    assert store.history.due_row("a", at(1)) is None
+
+
+def test_plans_that_no_run_refers_to_go(store: Store) -> None:
+    for minute in range(4):
+        finished(store, "a", minute, params={}, policy={"retries": minute})
+
+    result = store.upkeep.prune(Retention(runs=timedelta(days=2)), at(9 * DAY))
+
+    assert (result.runs, result.plans) == (3, 3)
+    assert store.history.run(ids(store)[0]).policy.retries == 3
+
+
+def test_pruning_goes_in_batches_that_hold_the_store_only_shortly(store: Store) -> None:
+    sync(store, entry("a"))
+    for start in range(0, 3000, 1000):
+        rows = [due("a", minute, RunState.SKIPPED) for minute in range(start + 1, start + 1001)]
+        store.entries.plan("a", at(start), at(start + 1000), rows)
+    batches: list[int] = []
+
+    result = store.upkeep.prune(KEEP_ALL, at(500 * DAY), on_batch=batches.append)
+
+    assert (result.runs, result.plans, sum(batches), len(batches)) == (3000, 1, 3001, result.batches)
+    assert len(batches) > 2
+
+
+def test_pruning_again_finds_nothing(store: Store) -> None:
+    for minute in range(5):
+        run_with_evidence(store, "a", minute, RunState.FAILED)
+    store.upkeep.prune(KEEP_ALL, at(500 * DAY))
+
+    again = store.upkeep.prune(KEEP_ALL, at(500 * DAY))
+
+    assert (again.batches, again.runs) == (0, 0)
+
+
+def test_a_sound_store_has_nothing_to_complain_about(store: Store) -> None:
+    run_with_evidence(store, "a", 0, RunState.SUCCEEDED)
+
+    assert store.upkeep.check() == []
+    assert store.upkeep.size_bytes() > 10_000
+
+
+def test_a_backup_holds_what_the_store_held(store: Store, store_url: str, tmp_path: Path) -> None:
+    run_id = run_with_evidence(store, "a", 0, RunState.SUCCEEDED)
+    folder = tmp_path / "backups"
+    folder.mkdir()
+
+    copy = store.upkeep.backup(folder)
+
+    assert list(folder.iterdir()) == [copy]
+    assert copy.stat().st_mode & 0o077 == 0
+    if store_url.startswith("sqlite"):
+        restored = open_store(f"sqlite:///{copy}", clock=ManualClock(at(0)), migrate=False)
+        assert restored.history.run(run_id) == store.history.run(run_id)
+        restored.close()
+    else:
+        assert copy.read_bytes().startswith(b"PGDMP")
+
+
+def test_a_backup_replaces_an_older_one_only_when_it_is_whole(store: Store, tmp_path: Path) -> None:
+    target = tmp_path / "copy"
+    target.write_text("older")
+
+    store.upkeep.backup(target)
+
+    assert target.stat().st_size > 1000
+    with pytest.raises(StoreError, match="cannot write the backup"):
+        store.upkeep.backup(tmp_path / "missing" / "copy")
+
+
+def test_rows_that_belong_to_nothing_are_found(open_another: Callable[[], Store], store_url: str) -> None:
+    store = open_another()
+    if not store_url.startswith("sqlite"):
+        assert store.upkeep.check() == []  # Postgres cannot have them: its foreign keys cannot be switched off
+        return
+    raw = sqlite3.connect(store_url.removeprefix("sqlite:///"))
+    raw.execute("INSERT INTO steps (run_id, step, state, reason) VALUES (99, 0, 'running', '')")
+    raw.commit()
+    raw.close()
+
+    (problem,) = store.upkeep.check()
+
+    assert problem.startswith('table "steps"')
+
+
+def test_nodes_are_known_by_their_last_heartbeat(store: Store) -> None:
+    def beat(name: str, seen: float) -> NodeState:
+        columns = {"incarnation": "i", "pid": 7, "version": "1", "slots": 4}
+        return NodeState(name=name, started_at=at(0), seen_at=at(seen), **columns)
+
+    for node in (beat("n2", 1), beat("n1", 1), beat("n2", 9)):
+        store.nodes.beat(node)
+
+    assert store.nodes.all() == [beat("n1", 1), beat("n2", 9)]
+
+
+def test_the_audit_is_read_newest_first(store: Store) -> None:
+    for minute in range(3):
+        store.events.add("clock_stepped", subject="host", by="ntp", text=f"{minute}s", at=at(minute))
+
+    recent = store.events.recent(limit=2)
+
+    assert recent == [Event(at=at(n), kind="clock_stepped", subject="host", by="ntp", text=f"{n}s") for n in (2, 1)]
