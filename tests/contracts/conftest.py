@@ -132,3 +132,12 @@ def open_another(store_url: str, clock: ManualClock) -> Iterator[Callable[[], St
 @pytest.fixture
 def store(open_another: Callable[[], Store]) -> Store:
     return open_another()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A loopback port that nothing listens on."""
+    with closing(socket.socket()) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port

@@ -146,9 +146,9 @@ def upgrade() -> None:
         sa.Column("entry_id", _id, nullable=False),
         sa.Column("job", sa.Text(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
-        sa.ForeignKeyConstraint(["entry_id"], ["entries.id"], name=op.f("fk_series_entry_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_series")),
         sa.UniqueConstraint("entry_id", "job", "name", name=op.f("uq_series_entry_id_job_name")),
+        sa.ForeignKeyConstraint(["entry_id"], ["entries.id"], name=op.f("fk_series_entry_id")),
     )
     op.create_index("ix_series_job", "series", ["job"], unique=False)
     op.create_table(

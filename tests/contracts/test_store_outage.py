@@ -1,0 +1,174 @@
+"""The store goes away and comes back: nothing is half written, and calls work again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import PostgresServer
+from store_helpers import NOON, at, check, claim, ended, evidence, queue, racing
+
+from maintd.clock import ManualClock
+from maintd.errors import MaintdError, StoreUnavailableError
+from maintd.model import LogLine, RunState
+from maintd.store import Store, open_store
+
+
+def eventually(act: Callable[[], object], seconds: float = 15) -> None:
+    """Until the act raises nothing."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            act()
+            return
+        except StoreUnavailableError:
+            if time.monotonic() > deadline:
+                raise
+            threading.Event().wait(0.05)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB."""
+    if os.geteuid() != 0:
+        message = "needs root, to mount a small file system"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_full_disk_is_told_and_what_was_written_is_whole_when_there_is_room_again(small_disk: Path) -> None:
+    store = open_store(f"sqlite:///{small_disk}/maintd.db", clock=ManualClock(NOON), migrate=True)
+    run = claim(store, queue(store, "vacuum"), 0)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"x" * 1_500_000)
+    text = "y" * 10_000
+    applied = 0
+
+    with pytest.raises(StoreUnavailableError):
+        while True:
+            items = [LogLine(seq=applied * 10 + n, at=at(1), stream="log", text=text) for n in range(1, 11)]
+            writes = evidence(*items) if applied == 0 else evidence(*items)[2:3]
+            assert store.runs.apply(run.id, 1, 1 if applied == 0 else applied + 5, writes)
+            applied += 1
+    ballast.unlink()
+    settled = store.runs.apply(run.id, 1, applied + 5, [*evidence(check("x"))[2:3], ended(RunState.SUCCEEDED, 3)])
+
+    kept = store.history.run(run.id)
+    assert settled and kept.state == RunState.SUCCEEDED
+    assert kept.steps[0].attempts[0].log_lines == applied * 10 == len(store.history.log(run.id, limit=10_000))
+    assert store.upkeep.check() == []
+    store.close()
+
+
+def test_writers_that_share_a_commit_each_get_their_own_answer(store: Store) -> None:
+    names = [f"e{n}" for n in range(24)]
+
+    def act(name: str) -> object:
+        if name == "e7":
+            try:
+                return store.entries.pause("nobody", why="", by="", until=None, now=at(0))
+            except MaintdError as error:
+                return error
+        return queue(store, name)
+
+    answers = racing([lambda name=name: act(name) for name in names])
+
+    assert isinstance(answers.pop(7), MaintdError)
+    assert len(set(answers)) == 23
+    assert len(store.history.runs(limit=100)) == 23
+
+
+@pytest.fixture
+def outlasting(own_postgres: PostgresServer) -> Iterator[Store]:
+    """A store whose server the test stops."""
+    store = open_store(own_postgres.create("maintd"), clock=ManualClock(NOON), migrate=True)
+    yield store
+    store.close()
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_a_stopped_postgres_is_told_at_once_and_used_again_when_it_is_back(
+    own_postgres: PostgresServer, outlasting: Store, mode: str
+) -> None:
+    run = claim(outlasting, queue(outlasting, "vacuum"), 0)
+    own_postgres.stop(mode)
+
+    started = time.monotonic()
+    for call in (
+        outlasting.ping,
+        outlasting.now,
+        lambda: outlasting.runs.claimable(at(0)),
+        lambda: outlasting.runs.renew(run.id, 1, at(9)),
+        lambda: outlasting.runs.apply(run.id, 1, 1, evidence(check("x"))),
+    ):
+        with pytest.raises(StoreUnavailableError):
+            call()
+    took = time.monotonic() - started
+    own_postgres.start()
+    eventually(outlasting.ping)
+
+    assert took < 5
+    assert outlasting.runs.apply(run.id, 1, 1, [*evidence(check("x")), ended(RunState.SUCCEEDED, 3)])
+    assert outlasting.history.run(run.id).state == RunState.SUCCEEDED
+
+
+@pytest.mark.server
+def test_an_outage_in_the_middle_of_many_writers_applies_each_write_once(
+    own_postgres: PostgresServer, outlasting: Store
+) -> None:
+    runs = [claim(outlasting, queue(outlasting, f"e{n}"), 0) for n in range(4)]
+    reached = [0] * len(runs)
+
+    def write(n: int) -> None:
+        writes = evidence(*(check(f"c{n}") for n in range(1)))
+        while reached[n] < 40:
+            seq = reached[n] + 1
+            part = writes[:3] if seq == 1 else writes[2:3]
+            first = 1 if seq == 1 else seq + 2
+            try:
+                assert outlasting.runs.apply(runs[n].id, 1, first, part)
+            except StoreUnavailableError:
+                threading.Event().wait(0.02)
+                continue
+            reached[n] = seq
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(len(runs))]
+    for thread in threads:
+        thread.start()
+    while sum(reached) < 40:
+        threading.Event().wait(0.005)
+    own_postgres.stop("immediate")
+    own_postgres.start()
+    for thread in threads:
+        thread.join(timeout=60)
+
+    for run in runs:
+        assert len(outlasting.history.run(run.id).steps[0].attempts[0].checks) == 40
+
+
+@pytest.mark.server
+def test_a_postgres_that_hangs_is_given_up_on_connect(own_postgres: PostgresServer) -> None:
+    url = own_postgres.create("maintd")
+    open_store(url, clock=ManualClock(NOON), migrate=True).close()
+    pid = int((own_postgres.folder / "data/postmaster.pid").read_text().split()[0])
+    os.kill(pid, signal.SIGSTOP)
+
+    started = time.monotonic()
+    try:
+        with pytest.raises(StoreUnavailableError):
+            open_store(url, clock=ManualClock(NOON), migrate=False)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+    assert time.monotonic() - started < 9

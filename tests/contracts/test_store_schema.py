@@ -1,0 +1,302 @@
+"""Opening a database: made, migrated, refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine
+from sqlalchemy.engine import Connection
+from store_helpers import NOON, queue, racing
+
+from maintd.clock import ManualClock
+from maintd.errors import SettingsError, StoreUnavailableError, StoreUnusableError
+from maintd.store import Store, open_store, read_store
+from maintd.store.engine import parse_url
+from maintd.store.schema import revisions, run_migrations
+from maintd.store.tables import metadata
+
+CLOCK = ManualClock(NOON)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "maintd.db"
+
+
+def open_file(path: Path, *, migrate: bool = True) -> Store:
+    return open_store(f"sqlite:///{path}", clock=CLOCK, migrate=migrate)
+
+
+def set_revision(path: Path, revision: str) -> None:
+    conn = sqlite3.connect(path)
+    conn.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+    conn.commit()
+    conn.close()
+
+
+def schema_of(path: Path) -> set[str]:
+    conn = sqlite3.connect(path)
+    found = {" ".join(row[0].split()) for row in conn.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
+    conn.close()
+    return {text for text in found if "alembic_version" not in text}
+
+
+def migrated(conn: Connection) -> None:
+    run_migrations(conn)
+    conn.commit()
+
+
+def test_migrations_make_the_tables_that_the_code_describes(store_url: str, request: pytest.FixtureRequest) -> None:
+    if store_url.startswith("sqlite"):
+        url = f"{store_url}.migrated"
+    else:
+        server = request.getfixturevalue("postgres_server")
+        url = server.create(f"m{os.urandom(6).hex()}")
+    engine = create_engine(parse_url(url))
+    with engine.connect() as conn:
+        migrated(conn)
+
+        differences = compare_metadata(MigrationContext.configure(conn), metadata)
+
+    engine.dispose()
+    assert differences == []
+
+
+def test_a_new_file_is_the_same_as_a_migrated_one(file: Path, tmp_path: Path) -> None:
+    open_file(file).close()
+    engine = create_engine(f"sqlite:///{tmp_path}/migrated.db")
+    with engine.connect() as conn:
+        migrated(conn)
+    engine.dispose()
+
+    assert schema_of(file) == schema_of(tmp_path / "migrated.db")
+
+
+def test_a_store_that_is_up_to_date_opens_without_alembic_or_orm(file: Path) -> None:
+    program = (
+        "import sys; from maintd.store import open_store; from maintd.clock import SystemClock\n"
+        f"open_store('sqlite:///{file}', clock=SystemClock(), migrate=True).close()\n"
+        "print([name for name in ('alembic', 'sqlalchemy.orm', 'psycopg') if name in sys.modules])"
+    )
+
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert said.stdout.strip() == "[]"
+
+
+def test_processes_that_make_the_same_store_at_once_all_find_it_made(file: Path) -> None:
+    stores = racing([lambda: open_file(file)] * 6)
+
+    assert [store.upkeep.check() for store in stores] == [[]] * 6
+    for store in stores:
+        store.close()
+
+
+def test_an_older_revision_is_refused_unless_it_is_to_be_migrated(file: Path) -> None:
+    open_file(file).close()
+    conn = sqlite3.connect(file)
+    conn.execute("DELETE FROM alembic_version")
+    conn.commit()
+    conn.close()
+
+    with pytest.raises(StoreUnusableError, match=f"this maintd needs {revisions()[-1]}; run: maintd db upgrade"):
+        open_file(file, migrate=False)
+
+
+@pytest.mark.parametrize("migrate", [True, False])
+def test_a_store_of_a_newer_maintd_is_refused(file: Path, migrate: bool) -> None:
+    open_file(file).close()
+    set_revision(file, "9999")
+
+    with pytest.raises(StoreUnusableError, match="at revision 9999, this maintd knows only up to"):
+        open_file(file, migrate=migrate)
+
+
+@pytest.mark.parametrize("migrate", [True, False])
+def test_a_file_that_is_no_database_is_refused(file: Path, migrate: bool) -> None:
+    file.write_text("not a database at all\n" * 500)
+
+    with pytest.raises(StoreUnusableError, match=r"file is not a database; restore .* maintd db backup"):
+        open_file(file, migrate=migrate)
+
+
+def test_a_damaged_database_is_refused_with_what_to_do(file: Path) -> None:
+    store = open_file(file)
+    for n in range(200):
+        queue(store, f"entry number {n}")
+    store.close()
+    content = bytearray(file.read_bytes())
+    content[8192 : len(content) - 4096] = os.urandom(len(content) - 12288)
+    file.write_bytes(content)
+
+    with pytest.raises(StoreUnusableError, match="restore the file"):
+        store = open_file(file)
+        try:
+            store.history.runs(limit=1000)
+        finally:
+            store.close()
+
+
+def test_a_store_that_is_not_there_is_not_made_by_looking(file: Path) -> None:
+    for look in (lambda: open_file(file, migrate=False), lambda: read_store(f"sqlite:///{file}", clock=CLOCK)):
+        with pytest.raises(StoreUnusableError, match=r"there is no store at .*maintd\.db; start the daemon"):
+            look()
+
+    assert not file.exists()
+
+
+def test_a_missing_folder_is_refused_unless_it_is_the_state_directory(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/state/maintd.db"
+
+    with pytest.raises(StoreUnusableError, match=r"unable to open database file \(as uid \d+\)"):
+        open_store(url, clock=CLOCK, migrate=True)
+    open_store(url, clock=CLOCK, migrate=True, state_dir=tmp_path / "state").close()
+
+
+def as_nobody(program: str) -> str:
+    """What a program says as a user who may write nothing."""
+    drop = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] if os.geteuid() == 0 else []
+    done = subprocess.run([*drop, sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A folder that every user may enter, unlike pytest's."""
+    folder = Path(tempfile.mkdtemp(prefix="maintd-store-"))
+    folder.chmod(0o755)
+    yield folder
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def test_a_file_that_may_not_be_written_is_refused_by_name_and_user(public_folder: Path) -> None:
+    file = public_folder / "maintd.db"
+    open_file(file).close()
+    file.chmod(0o444)
+    public_folder.chmod(0o555)
+
+    said = as_nobody(
+        "from maintd.store import *; from maintd.clock import SystemClock\n"
+        f"open_store('sqlite:///{file}', clock=SystemClock(), migrate=True)"
+    )
+
+    assert f"StoreUnusableError: {file}: " in said
+    assert "(as uid " in said and "make the file and its directory writable" in said
+
+
+def test_a_store_can_be_read_by_somebody_who_may_not_write_it(public_folder: Path) -> None:
+    file = public_folder / "maintd.db"
+    store = open_file(file)
+    run_id = queue(store, "vacuum")
+    store.close()
+    file.chmod(0o444)
+    public_folder.chmod(0o555)
+
+    said = as_nobody(
+        "from maintd.store import *; from maintd.clock import SystemClock\n"
+        f"print(read_store('sqlite:///{file}', clock=SystemClock()).history.run({run_id}).entry)"
+    )
+
+    assert said == "vacuum\n"
+
+
+def test_a_reader_sees_what_the_daemon_writes_and_writes_nothing(file: Path) -> None:
+    store = open_file(file)
+    reader = read_store(f"sqlite:///{file}", clock=CLOCK)
+
+    run_id = queue(store, "vacuum")
+
+    assert reader.history.run(run_id).entry == "vacuum"
+    with pytest.raises(StoreUnusableError, match="opened for reading only"):
+        queue(reader, "vacuum")
+    reader.close()
+    store.close()
+
+
+def test_a_file_locked_by_another_process_is_unavailable(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maintd.store.sqlite.BUSY_SECONDS", 0.2)
+    store = open_file(file)
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(StoreUnavailableError, match="locked by another process"):
+        queue(store, "vacuum")
+    other.execute("ROLLBACK")
+    other.close()
+
+    assert queue(store, "vacuum") == 1
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("", "cannot be read"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
+        ("mysql://root:secret@db/x", 'begins with "mysql:"'),
+        ("postgresql://u:secret@db:port/x", "cannot be read"),
+    ],
+)
+def test_a_url_that_is_none_is_a_settings_error_that_tells_no_password(url: str, says: str) -> None:
+    with pytest.raises(SettingsError, match=says) as caught:
+        open_store(url, clock=CLOCK, migrate=True)
+
+    assert "secret" not in str(caught.value)
+
+
+def test_a_password_is_in_no_message(free_port: int) -> None:
+    url = f"postgresql://ada:s3cret@127.0.0.1:{free_port}/maintd?sslpassword=t0p"
+
+    with pytest.raises(StoreUnavailableError) as caught:
+        open_store(url, clock=CLOCK, migrate=True)
+
+    assert f"postgresql://ada:***@127.0.0.1:{free_port}/maintd" in str(caught.value)
+    assert "s3cret" not in str(caught.value) and "t0p" not in str(caught.value)
+
+
+@pytest.mark.server
+def test_a_database_that_does_not_exist_needs_a_person(postgres_server: object, request: pytest.FixtureRequest) -> None:
+    url = request.getfixturevalue("postgres_server").url("no_such_database")
+
+    with pytest.raises(StoreUnusableError, match="does not exist"):
+        open_store(url, clock=CLOCK, migrate=True)
+
+
+@pytest.mark.server
+def test_nodes_that_migrate_one_postgres_at_once_all_find_it_done(request: pytest.FixtureRequest) -> None:
+    url = request.getfixturevalue("postgres_server").create(f"m{os.urandom(6).hex()}")
+
+    stores = racing([lambda: open_store(url, clock=CLOCK, migrate=True)] * 4)
+
+    assert [store.upkeep.check() for store in stores] == [[]] * 4
+    for store in stores:
+        store.close()
+
+
+def test_the_store_goes_by_its_own_clock(store: Store, store_url: str) -> None:
+    now = store.now()
+
+    assert (now == NOON) == store_url.startswith("sqlite")
+    assert now.tzinfo is not None
+
+
+def test_a_closed_store_says_so(open_another: Callable[[], Store], store_url: str) -> None:
+    store = open_another()
+    store.ping()
+    store.close()
+
+    if store_url.startswith("sqlite"):
+        with pytest.raises(StoreUnavailableError, match="the store is closed"):
+            queue(store, "vacuum")
