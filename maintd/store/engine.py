@@ -78,7 +78,12 @@ def mask(url: URL) -> str:
 
 def insert_into(conn: Connection, table: Table) -> Any:
     """An INSERT that knows ON CONFLICT in this database's dialect."""
-    if conn.dialect.name == "sqlite":
+    return dialect_insert(conn.dialect.name, table)
+
+
+def dialect_insert(dialect: str, table: Table) -> Any:
+    """As `insert_into`, for a dialect by name."""
+    if dialect == "sqlite":
         from sqlalchemy.dialects import sqlite
 
         return sqlite.insert(table)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, func, select, tuple_, union_all
+from sqlalchemy import Select, bindparam, func, select, tuple_, union_all
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
@@ -32,6 +32,8 @@ from maintd.store.tables import (
 )
 
 __all__ = ["History", "LastRuns", "LogRow", "MeasurePoint", "load_run"]
+
+_RUN = rows.select_runs(*rows.FULL).where(runs.c.id == bindparam("run_id"))
 
 SEEKS = 200
 """Most index ranges that one statement unites; SQLite allows 500."""
@@ -176,7 +178,7 @@ class History:
 
 def load_run(conn: Connection, plans: Plans, run_id: int, *, begun: bool = True) -> Run | None:
     """See `History.run`; a run that has not `begun` has no evidence to look for."""
-    found = conn.execute(rows.select_runs(*rows.FULL).where(runs.c.id == run_id)).mappings().one_or_none()
+    found = conn.execute(_RUN, {"run_id": run_id}).mappings().one_or_none()
     if found is None:
         return None
     columns = dict(found)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Table, bindparam, delete, insert, select, update
+from sqlalchemy import Table, bindparam, delete, select, update
 from sqlalchemy.engine import Connection
 
 from maintd.model import (
@@ -33,9 +33,10 @@ from maintd.model import (
     StepEnded,
     StepState,
 )
-from maintd.store.engine import insert_into
+from maintd.store import statements
 from maintd.store.plans import Plans
 from maintd.store.rows import AnyRow
+from maintd.store.statements import COUNTERS
 from maintd.store.tables import (
     artifacts,
     attempts,
@@ -56,7 +57,7 @@ _CLAIM = select(
     runs.c.reason, runs.c.finished_at,
 ).where(runs.c.id == bindparam("run_id")).with_for_update()  # fmt: skip
 
-_COUNTERS = ("log_lines", "log_bytes", "log_lines_left_out")
+_SERIES = select(series.c.id, series.c.job, series.c.name).where(series.c.entry_id == bindparam("entry_id"))
 
 
 def apply_writes(
@@ -85,7 +86,7 @@ def apply_writes(
     record.flush(conn)
     last = first_seq + len(writes) - 1
     if end is None:
-        conn.execute(update(runs).where(runs.c.id == run_id).values(recorded_seq=last))
+        statements.change(conn, runs, {"id": run_id}, {"recorded_seq": last})
         if claim.state == RunState.LOST.value:
             mark_lost(conn, run_id, claim.reason, claim.finished_at)
         return True
@@ -117,8 +118,8 @@ def _end(conn: Connection, run_id: int, claim: AnyRow, end: RunEnded | RunPutBac
         columns |= {"node": None, "incarnation": None}
         begun = (StepState.PENDING.value, StepState.RUNNING.value)
         conn.execute(delete(steps).where(steps.c.run_id == run_id, steps.c.state.in_(begun)))
-    conn.execute(update(runs).where(runs.c.id == run_id).values(**columns))
-    conn.execute(delete(locks).where(locks.c.run_id == run_id))
+    statements.change(conn, runs, {"id": run_id}, columns)
+    statements.remove_of_run(conn, locks, run_id)
 
 
 def mark_lost(conn: Connection, run_id: int, reason: str, at: datetime) -> None:
@@ -213,27 +214,21 @@ class _Record:
             self._put(conn, steps, {"step": index}, {"reason": ""}, columns)
         self._log(conn)
         for (step, number), columns in self._attempts.items():
-            fresh = {"reason": "", "phase": "", **dict.fromkeys(_COUNTERS, 0)}
+            fresh = {"reason": "", "phase": "", **dict.fromkeys(COUNTERS, 0)}
             self._put(conn, attempts, {"step": step, "number": number}, fresh, columns)
         if self._rows[measures]:
             self._name_series(conn)
         for table, rows in self._rows.items():
             if rows:
-                conn.execute(insert(table), rows)
+                statements.add(conn, table, rows)
 
     def _put(
         self, conn: Connection, table: Table, key: dict[str, int], fresh: dict[str, Any], columns: dict[str, Any]
     ) -> None:
-        """Change a row's columns, counters by their difference. A new row has the `fresh` ones besides."""
         key = {"run_id": self._run_id, **key}
-        changed = {name: table.c[name] + value if name in _COUNTERS else value for name, value in columns.items()}
-        if "started_at" not in columns:
-            same = [table.c[name] == value for name, value in key.items()]
-            found = conn.execute(update(table).where(*same).values(**changed)).rowcount
-            if found or table is attempts:
-                return
-        statement = insert_into(conn, table).values(**fresh | columns | key)  # a step that is skipped never begins
-        conn.execute(statement.on_conflict_do_update(index_elements=list(key), set_=changed))
+        if "started_at" not in columns and (statements.change(conn, table, key, columns) or table is attempts):
+            return
+        statements.put(conn, table, key, columns, fresh)  # it began, or it is a step that is skipped and never does
 
     def _log(self, conn: Connection) -> None:
         rows = []
@@ -247,7 +242,7 @@ class _Record:
             _count(counters, "log_lines", len(lines))
             _count(counters, "log_bytes", sum(_size(line.text) for line in lines.values()))
         if rows:
-            conn.execute(insert_into(conn, log_lines).on_conflict_do_nothing(), rows)
+            statements.add_new(conn, log_lines, rows)
 
     def _name_series(self, conn: Connection) -> None:
         rows = self._rows[measures]
@@ -255,15 +250,15 @@ class _Record:
         known = self._series(conn)
         if missing := wanted - known.keys():
             values = [{"entry_id": self._entry_id, "job": job, "name": name} for job, name in sorted(missing)]
-            conn.execute(insert_into(conn, series).on_conflict_do_nothing(), values)
+            statements.add_new(conn, series, values)
             known = self._series(conn)
         for row in rows:
             row["series_id"] = known[self._jobs[row["step"]], row.pop("name")]
             row["value"] = None if math.isnan(row["value"]) else row["value"]
 
     def _series(self, conn: Connection) -> dict[tuple[str, str], int]:
-        query = select(series.c.id, series.c.job, series.c.name).where(series.c.entry_id == self._entry_id)
-        return {(row.job, row.name): row.id for row in conn.execute(query)}
+        found = conn.execute(_SERIES, {"entry_id": self._entry_id})
+        return {(row.job, row.name): row.id for row in found}
 
 
 def _count(counters: dict[str, Any], name: str, by: int) -> None:

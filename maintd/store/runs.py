@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, exists, func, literal, select, update
+from sqlalchemy import bindparam, delete, exists, func, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
@@ -33,6 +33,28 @@ UNFINISHED = tuple(state.value for state in RunState if not state.final)
 
 _other = runs.alias("other")
 _ENTRY_IS_FREE = ~exists().where(_other.c.entry_id == runs.c.entry_id, _other.c.state == "running")
+
+_CLAIM = (
+    update(runs)
+    .where(runs.c.id == bindparam("of_id"), IS_QUEUED, runs.c.not_before <= bindparam("now"), _ENTRY_IS_FREE)
+    .values(
+        state=RunState.RUNNING.value,
+        fence=runs.c.fence + 1,
+        recorded_seq=0,
+        node=bindparam("by_node"),
+        incarnation=bindparam("by_incarnation"),
+        lease_until=bindparam("until"),
+        started_at=func.coalesce(runs.c.started_at, bindparam("now", type_=Moment())),
+    )
+    .returning(runs.c.fence)
+)
+
+_RENEW = (
+    update(runs)
+    .where(runs.c.id == bindparam("of_id"), runs.c.fence == bindparam("of_fence"), IS_RUNNING)
+    .values(lease_until=bindparam("until"))
+    .returning(runs.c.cancel_requested)
+)
 
 
 class QueuedRun(RunSummary):
@@ -110,23 +132,10 @@ class Runs:
 
     def claim(self, run_id: int, node: str, incarnation: str, lease_until: datetime, now: datetime) -> Run | None:
         """Take a queued run under a new fence. None: it is taken, over, not yet due, or its entry has one running."""
-        taken = (
-            update(runs)
-            .where(runs.c.id == run_id, IS_QUEUED, runs.c.not_before <= now, _ENTRY_IS_FREE)
-            .values(
-                state=RunState.RUNNING.value,
-                fence=runs.c.fence + 1,
-                recorded_seq=0,
-                node=node,
-                incarnation=incarnation,
-                lease_until=lease_until,
-                started_at=func.coalesce(runs.c.started_at, literal(now, Moment())),
-            )
-            .returning(runs.c.fence)
-        )
+        wanted = {"of_id": run_id, "now": now, "by_node": node, "by_incarnation": incarnation, "until": lease_until}
 
         def act(conn: Connection) -> Run | None:
-            fence = conn.execute(taken).scalar_one_or_none()
+            fence = conn.execute(_CLAIM, wanted).scalar_one_or_none()
             return None if fence is None else load_run(conn, self._plans, run_id, begun=fence > 1)
 
         try:
@@ -136,13 +145,8 @@ class Runs:
 
     def renew(self, run_id: int, fence: int, lease_until: datetime) -> str | None:
         """Hold a run longer. Empty: go on; a text: who asks to cancel it and why; None: it is not ours any more."""
-        held = (
-            update(runs)
-            .where(runs.c.id == run_id, runs.c.fence == fence, IS_RUNNING)
-            .values(lease_until=lease_until)
-            .returning(runs.c.cancel_requested)
-        )
-        return self._database.write(lambda conn: conn.execute(held).scalar_one_or_none())
+        held = {"of_id": run_id, "of_fence": fence, "until": lease_until}
+        return self._database.write(lambda conn: conn.execute(_RENEW, held).scalar_one_or_none())
 
     def renew_all(
         self, node: str, incarnation: str, lease_until: datetime, fences: Mapping[int, int]
