@@ -22,16 +22,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from maintd.context import BudgetSpentError, CheckFailedError, Context, Point
 from maintd.errors import JobError, TargetError
 from maintd.model import CheckStatus, JobDescription, LockMode, ParamDescription
+from maintd.targets.references import has_reference, resolve_references
 from maintd.values import Duration, Size, format_duration, format_size, parse_duration, parse_size
 
 __all__ = [
     "BudgetSpentError", "CheckFailedError", "CheckStatus", "Context", "Duration", "JobError", "JobParams", "Point",
-    "Size", "TargetError", "format_duration", "format_size", "job",
+    "Size", "TargetError", "format_duration", "format_size", "job", "resolve_references",
 ]  # fmt: skip
 
 _MARK = "__maintd_job__"
 _JOB_NAME = re.compile(r"[a-z][a-z0-9_]*")
-_REFERENCE = re.compile(r"\$\{(?:file:[^}]+|[A-Za-z_][A-Za-z0-9_]*)\}")
 
 JobFunction = Callable[..., None]
 F = TypeVar("F", bound=JobFunction)
@@ -125,37 +125,9 @@ def validate_params(params: type[JobParams], raw: Mapping[str, Any]) -> list[Par
         return [
             ParamProblem(tuple(problem["loc"]), _plain(problem["msg"]))
             for problem in error.errors(include_url=False)
-            if not _has_reference(problem.get("input"))
+            if not has_reference(problem.get("input"))
         ]
     return []
-
-
-def resolve_references(value: Any, environ: Mapping[str, str]) -> Any:
-    """The same value with `${NAME}` and `${file:/path}` replaced in its texts. Raises JobError where that fails."""
-    if isinstance(value, str):
-        return _REFERENCE.sub(lambda match: _resolve(match[0][2:-1], environ), value)
-    if isinstance(value, Mapping):
-        return {key: resolve_references(item, environ) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [resolve_references(item, environ) for item in value]
-    return value
-
-
-def _resolve(reference: str, environ: Mapping[str, str]) -> str:
-    if reference.startswith("file:"):
-        try:
-            return Path(reference[5:]).read_text(encoding="utf-8").rstrip("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise JobError(
-                f"${{{reference}}}: cannot be read: {error}", "mount the secret or correct the path"
-            ) from error
-    if reference not in environ:
-        raise JobError(f"${{{reference}}}: the environment has no {reference}", "set it where the daemon is started")
-    return environ[reference]
-
-
-def _has_reference(value: Any) -> bool:
-    return isinstance(value, str) and _REFERENCE.search(value) is not None
 
 
 def _plain(message: str) -> str:

@@ -1,0 +1,56 @@
+"""`${NAME}` and `${file:/run/secrets/x}` in the texts of params and targets, resolved in the child process only."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, SecretStr
+
+from maintd.errors import JobError
+
+_REFERENCE = re.compile(r"\$\{(?:file:[^}]+|[A-Za-z_][A-Za-z0-9_]*)\}")
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def has_reference(value: Any) -> bool:
+    """Whether this is a text with a reference in it."""
+    return isinstance(value, str) and _REFERENCE.search(value) is not None
+
+
+def resolve_references(value: Any, environ: Mapping[str, str]) -> Any:
+    """The same value with `${NAME}` and `${file:/path}` replaced in its texts. Raises JobError where that fails."""
+    if isinstance(value, str):
+        return _REFERENCE.sub(lambda match: _resolve(match[0][2:-1], environ), value)
+    if isinstance(value, SecretStr):
+        return SecretStr(resolve_references(value.get_secret_value(), environ))
+    if isinstance(value, Mapping):
+        return {key: resolve_references(item, environ) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(resolve_references(item, environ) for item in value)
+    if isinstance(value, list):
+        return [resolve_references(item, environ) for item in value]
+    return value
+
+
+def resolved(target: M) -> M:
+    """The target with its references replaced from this process's environment. Raises JobError."""
+    fields = {name: getattr(target, name) for name in type(target).model_fields}
+    return target.model_copy(update={name: resolve_references(value, os.environ) for name, value in fields.items()})
+
+
+def _resolve(reference: str, environ: Mapping[str, str]) -> str:
+    if reference.startswith("file:"):
+        try:
+            return Path(reference[5:]).read_text(encoding="utf-8").rstrip("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise JobError(
+                f"${{{reference}}}: cannot be read: {error}", "mount the secret or correct the path"
+            ) from error
+    if reference not in environ:
+        raise JobError(f"${{{reference}}}: the environment has no {reference}", "set it where the daemon is started")
+    return environ[reference]
