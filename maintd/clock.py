@@ -63,3 +63,22 @@ class ManualClock:
     def step(self, by: timedelta) -> None:
         """Set the wall clock without time passing, as an operator or NTP does."""
         self._now += by
+
+
+class StepWatch:
+    """Notices that the wall clock was set, by comparing how far both clocks went since it last looked."""
+
+    # NTP slews by at most 0.5 ms per second; over a minute between two looks that is far below this.
+    NOTICED = timedelta(seconds=2)
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._now = clock.now()
+        self._elapsed = clock.elapsed()
+
+    def look(self) -> timedelta:
+        """How far the wall clock was set since the last look: positive forward, negative back, zero when it was not."""
+        now, elapsed = self._clock.now(), self._clock.elapsed()
+        step = (now - self._now) - timedelta(seconds=elapsed - self._elapsed)
+        self._now, self._elapsed = now, elapsed
+        return step if abs(step) >= self.NOTICED else timedelta(0)

@@ -434,6 +434,7 @@ class RunSummary(Model):
     requested_by: str = ""
     why: str = ""
     dry_run: bool = False
+    fence: int = 0  # counts claims; a write with an older fence is refused
 
     @property
     def took(self) -> timedelta | None:
@@ -449,7 +450,6 @@ class Run(RunSummary):
     params: dict[str, Any] = {}
     policy: Policy = Policy()
     plan: tuple[StepPlan, ...] = ()
-    fence: int = 0  # counts claims; a write with an older fence is refused
     lease_until: Instant | None = None
     cancel_requested: str = ""  # by whom and why; empty: nobody
     idempotency_key: str | None = None

@@ -1,0 +1,352 @@
+"""The composition root: everything is built here and handed down; then one loop plans, sweeps and reloads.
+
+`serve` starts in this order, and undoes it backwards when a later step fails or when it is told to stop:
+
+1. the state directory with its lock, and an end to processes that an earlier daemon left behind;
+2. the catalogue of jobs and the calendar;
+3. the store, with what supervisors of an earlier daemon could not write to it;
+4. the executor, the control socket with the page, the alarm.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterable
+from concurrent.futures import Future
+from contextlib import ExitStack
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import structlog
+
+import maintd
+from maintd import logs
+from maintd.calendar import Calendar, changes_between, load_calendar
+from maintd.catalogue import Catalogue, shipped
+from maintd.clock import Clock, SystemClock
+from maintd.errors import CalendarError, MaintdError, StoreUnavailableError
+from maintd.execution.local import LocalExecutor
+from maintd.execution.orphans import kill_orphans
+from maintd.execution.recorder import replay
+from maintd.model import NodeState
+from maintd.planner import Planner, lose_silent
+from maintd.settings import Settings, Targets
+from maintd.statedir import claim_state_dir
+from maintd.store import Store, open_store
+from maintd.values import utc_text
+from maintd.wakeup import Alarm
+from maintd.web.desk import Desk, Health, ReloadResult
+from maintd.web.server import serve_desk
+
+log = structlog.get_logger()
+
+STALLED = timedelta(seconds=60)
+"""A loop that has not turned for this long makes the daemon unhealthy."""
+
+PRUNE_EVERY = timedelta(days=1)
+STORE_PATIENCE = 5.0  # seconds between tries to reach a store that is away
+
+
+def serve(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT; the exit code. Raises MaintdError when it cannot start."""
+    logs.configure(settings)
+    with ExitStack() as stack:
+        stack.enter_context(claim_state_dir(settings.state_dir))
+        daemon = Daemon(settings, SystemClock())
+        signal.signal(signal.SIGTERM, lambda number, frame: daemon.stop())
+        signal.signal(signal.SIGINT, lambda number, frame: daemon.stop())
+        signal.signal(signal.SIGHUP, lambda number, frame: daemon.ask_reload())
+        daemon.start(stack)
+        daemon.loop()
+        log.info("daemon_stopping", drain=settings.drain)
+    log.info("daemon_stopped")
+    return 0
+
+
+def calendar_path(settings: Settings) -> Path:
+    """The calendar that is meant: the setting, else ./schedules.yaml, else the shipped one."""
+    if settings.calendar is not None:
+        return settings.calendar
+    here = Path("schedules.yaml")
+    return here.resolve() if here.exists() else shipped("schedules.yaml")
+
+
+class Daemon:
+    """One node: what it was built from, and the loop that keeps it going."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.incarnation = uuid.uuid4().hex
+        self.started_at = clock.now()
+        self._stopping = threading.Event()
+        self._turn = threading.Event()
+        self._reloads: queue.SimpleQueue[Future[ReloadResult]] = queue.SimpleQueue()
+        self._turned = clock.elapsed()
+        self._pruned: float | None = None
+        self._store_away_since: datetime | None = None
+        self._file_stamp: tuple[int, int] | None = None
+
+    def start(self, stack: ExitStack) -> None:
+        """Build everything; the stack undoes it."""
+        settings = self.settings
+        for number in kill_orphans(settings.state_dir):
+            log.warning("orphan_killed", pid=number)
+        self.catalogue = Catalogue(settings.job_dirs, settings.state_dir / "catalogue.json")
+        self.calendar = self._read_calendar()
+        self.store = self._open_store()
+        stack.callback(self.store.close)
+        self._settle_the_past()
+        self.executor = LocalExecutor(
+            self.store,
+            settings,
+            self.clock,
+            jobs=lambda: self.catalogue.jobs,
+            targets=self.targets,
+            incarnation=self.incarnation,
+        )
+        self.alarm = Alarm(self._turn.set)
+        self.planner = Planner(self.store, self.clock, planned=self.executor.wake, stepped=self._set_alarm)
+        self.planner.load(self.calendar.entries)
+        self.executor.start()
+        stack.callback(self.executor.stop, settings.drain)
+        stack.enter_context(serve_desk(self.desk()))
+        self.alarm.start(self._rules())
+        stack.callback(self.alarm.stop)
+        self.executor.expect(self.planner.next_due)
+        self._announce()
+
+    def stop(self) -> None:
+        """End the loop. Safe in a signal handler and from any thread."""
+        self._stopping.set()
+        self._turn.set()
+
+    def ask_reload(self) -> None:
+        """Read the calendar again soon; what came of it is logged."""
+        self._reloads.put(Future())
+        self._turn.set()
+
+    def reload(self) -> ReloadResult:
+        """Read the calendar again and wait for what came of it. For other threads than the loop's."""
+        answer: Future[ReloadResult] = Future()
+        self._reloads.put(answer)
+        self._turn.set()
+        return answer.result(timeout=30)
+
+    def targets(self) -> Targets:
+        """The calendar's targets; those in the settings win."""
+        return self.calendar.targets.merged(self.settings.targets)
+
+    def desk(self) -> Desk:
+        """What the web side is given."""
+        return Desk(
+            store=self.store,
+            settings=self.settings,
+            clock=self.clock,
+            calendar=lambda: self.calendar,
+            jobs=lambda: self.catalogue.jobs,
+            validate=self.catalogue.validate,
+            targets=self.targets,
+            wake=self._wake_all,
+            reload=self.reload,
+            health=self.health,
+            started_at=self.started_at,
+        )
+
+    def health(self) -> Health:
+        """Whether the loop turns and the store answers."""
+        problems = []
+        stalled = self.clock.elapsed() - self._turned
+        if stalled > STALLED.total_seconds():
+            problems.append(f"the planner has not turned for {stalled:.0f} s")
+        if self._store_away_since is not None:
+            problems.append(f"the store is away since {utc_text(self._store_away_since)}")
+        if self.planner.held:
+            problems.append("nothing is planned for some minutes: the clock jumped forward")
+        return Health(alive=stalled <= STALLED.total_seconds(), ready=not problems, problems=tuple(problems))
+
+    # --- the loop ---
+
+    def loop(self) -> None:
+        """Until told to stop: plan at each ring, sweep at each heartbeat, reload when asked."""
+        heartbeat = self.settings.heartbeat.total_seconds()
+        next_sweep = self.clock.elapsed()
+        while not self._stopping.is_set():
+            self._turn.clear()
+            self._turned = self.clock.elapsed()
+            try:
+                self._answer_reloads()
+                if self._turned >= next_sweep:
+                    next_sweep = self._turned + heartbeat
+                    self._sweep()
+                else:
+                    self.planner.plan()
+                self.executor.expect(self.planner.next_due)
+                self._store_is_back()
+            except StoreUnavailableError as error:
+                self._store_is_away(error)
+                next_sweep = self.clock.elapsed() + min(1.0, heartbeat)
+            self.clock.wait(self._turn, max(0.0, min(next_sweep - self.clock.elapsed(), self._until_due())))
+
+    def _until_due(self) -> float:
+        """Seconds to the next due time by the store's clock, which on Postgres is not the one that the alarm goes by."""
+        due = self.planner.next_due
+        if due is None or self._store_away_since is not None or self.planner.held:
+            return float("inf")
+        left = (due - self.clock.now()).total_seconds()
+        # The alarm rings for what is ahead. Only what its ring came too early for is waited for here.
+        return float("inf") if left > 0 else 0.05
+
+    def _sweep(self) -> None:
+        self.store.nodes.beat(self._node_state())
+        self._watch_files()
+        for run in lose_silent(self.store, self.store.now()):
+            log.error("run_lost", run=run.id, entry=run.entry, node=run.node)
+        replay(self.settings.spool_dir, self.store)
+        self.planner.sweep()
+        self.executor.wake()
+        self._prune_daily()
+
+    def _settle_the_past(self) -> None:
+        """Bring in what an earlier daemon of this node left: first its evidence, then the runs it can no longer end."""
+        replay(self.settings.spool_dir, self.store)
+        now = self.store.now()
+        for run in self.store.runs.of_dead_incarnation(self.settings.node, self.incarnation):
+            reason = "the daemon ended while this ran; its processes were stopped, what they had done is unknown"
+            if self.store.runs.lose(run.id, run.fence, reason, now):
+                log.error("run_lost", run=run.id, entry=run.entry, node=run.node)
+        self.store.nodes.beat(self._node_state())
+
+    def _prune_daily(self) -> None:
+        now = self.clock.elapsed()
+        if self._pruned is not None and now - self._pruned < PRUNE_EVERY.total_seconds():
+            return
+        self._pruned = now
+
+        def prune() -> None:
+            try:
+                done = self.store.upkeep.prune(
+                    self.settings.retention, self.store.now(), artifacts_dir=self.settings.artifacts_dir
+                )
+                log.info("history_pruned", result=str(done))
+            except MaintdError as error:
+                log.error("prune_failed", error=str(error))
+
+        threading.Thread(target=prune, name="prune", daemon=True).start()
+
+    def _node_state(self) -> NodeState:
+        return NodeState(
+            name=self.settings.node,
+            incarnation=self.incarnation,
+            pid=os.getpid(),
+            started_at=self.started_at,
+            seen_at=self.store.now(),
+            version=maintd.__version__,
+            slots=self.settings.slots,
+        )
+
+    # --- the store, when it is away ---
+
+    def _open_store(self) -> Store:
+        while True:
+            try:
+                return open_store(
+                    self.settings.store, clock=self.clock, migrate=True, state_dir=self.settings.state_dir
+                )
+            except StoreUnavailableError as error:
+                log.error("store_unavailable", error=str(error), next_try_seconds=STORE_PATIENCE)
+                if self._stopping.wait(STORE_PATIENCE):
+                    raise
+
+    def _store_is_away(self, error: StoreUnavailableError) -> None:
+        if self._store_away_since is None:
+            self._store_away_since = self.clock.now()
+            log.error("store_unavailable", error=str(error))
+
+    def _store_is_back(self) -> None:
+        if self._store_away_since is not None:
+            since, self._store_away_since = self._store_away_since, None
+            log.info("store_back", away_since=since)
+            self.executor.wake()
+
+    # --- the calendar ---
+
+    def _read_calendar(self) -> Calendar:
+        path = calendar_path(self.settings)
+        self._file_stamp = _stamp(path)
+        calendar = load_calendar(path, self.catalogue.jobs, validate_params=self.catalogue.validate)
+        for warning in calendar.warnings:
+            log.warning("calendar_warning", text=warning)
+        for name, reason in calendar.disabled.items():
+            log.error("entry_disabled", entry=name, reason=reason)
+        return calendar
+
+    def _watch_files(self) -> None:
+        if self.catalogue.refresh() or _stamp(calendar_path(self.settings)) != self._file_stamp:
+            self._reload_now()
+
+    def _answer_reloads(self) -> None:
+        while not self._reloads.empty():
+            asked = self._reloads.get()
+            try:
+                self.catalogue.refresh()
+                asked.set_result(self._reload_now())
+            except Exception as error:
+                asked.set_exception(error)
+                raise
+
+    def _reload_now(self) -> ReloadResult:
+        """A bad calendar keeps the one that is in force."""
+        try:
+            fresh = self._read_calendar()
+        except CalendarError as error:
+            log.error("calendar_refused", problems=error.problems)
+            self.store.events.add("calendar_refused", text=str(error), at=self.store.now())
+            return ReloadResult(ok=False, changes=(), problems=error.problems)
+        changes = changes_between(self.calendar, fresh)
+        self.planner.load(fresh.entries)
+        self.calendar = fresh
+        self._set_alarm()
+        log.info("calendar_loaded", entries=len(fresh.entries), changes=changes)
+        if changes:
+            self.store.events.add("calendar_loaded", text="\n".join(changes), at=self.store.now())
+        return ReloadResult(ok=True, changes=tuple(changes), problems=())
+
+    def _rules(self) -> Iterable:
+        return [entry.rule for entry in self.calendar.entries if entry.enabled and entry.rule is not None]
+
+    def _set_alarm(self) -> None:
+        self.alarm.set(self._rules())
+
+    def _wake_all(self) -> None:
+        """Rows changed from outside."""
+        self._turn.set()
+        self.executor.wake()
+
+    def _announce(self) -> None:
+        settings = self.settings
+        due = self.planner.next_due
+        log.info(
+            "daemon_ready",
+            took_seconds=round(time.monotonic() - _process_started(), 2),
+            calendar=str(self.calendar.path),
+            entries=len(self.calendar.entries),
+            store=self.store.url_masked,
+            socket=str(settings.socket_path),
+            page=f"http://{settings.listen}/" if settings.listen else None,
+            next_due=due,
+        )
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size

@@ -1,0 +1,265 @@
+"""Which runs are owed: the decision for each due time, pure, and the thin code that writes it.
+
+A wake-up carries no meaning. Whatever the cause (an instant fell due, the daemon came back, the store came back, a
+sweep), the planner asks what fell due in `(planned_through, now]` and writes one row for each instant, in one
+transaction that only one node can win.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+
+import structlog
+
+from maintd.calendar import fingerprint_of
+from maintd.clock import Clock, StepWatch
+from maintd.model import (
+    CatchUp,
+    Entry,
+    EntryState,
+    NewRun,
+    Overlap,
+    Pause,
+    Policy,
+    Rule,
+    RunState,
+    RunSummary,
+    SkipReason,
+    Trigger,
+)
+from maintd.schedule import Due, blackout_covering, compile_rule, due_between, jitter_of
+from maintd.store import EntryPlan, Store
+from maintd.values import format_duration, utc_text
+
+log = structlog.get_logger()
+
+LATE = timedelta(seconds=90)
+"""Planned later than this after it was due, an instant was missed and is caught up; a slow store alone is not."""
+
+JUMP = timedelta(hours=1)
+"""A step of the clock this far forward is believed only after SETTLE: rows written for a future that has not come
+would stand in the way of the real instants."""
+
+SETTLE = timedelta(minutes=5)
+
+
+def decide(
+    entry: Entry,
+    rule: Rule,
+    policy: Policy,
+    due: Sequence[datetime],
+    *,
+    now: datetime,
+    pause: Pause | None = None,
+    unfinished: RunSummary | None = None,
+) -> list[NewRun]:
+    """One row for each due time, in order.
+
+    1. In a pause or a blackout: skipped.
+    2. Older than the catch-up window, or late where nothing is caught up: missed.
+    3. Of what is left, `latest` keeps the last; the others are coalesced into it.
+    4. While an earlier run is unfinished and overlap is `skip`: skipped, naming that run. Else queued.
+    """
+    reasons = {at: _refusal(rule, policy, at, now, pause) for at in due}
+    owed = [at for at in due if reasons[at] is None]
+    if policy.catch_up is CatchUp.LATEST and len(owed) > 1:
+        for at in owed[:-1]:
+            reasons[at] = (SkipReason.COALESCED, f"the run due at {utc_text(owed[-1])} stands for it")
+        owed = owed[-1:]
+    if owed and unfinished is not None and policy.overlap is Overlap.SKIP:
+        since = unfinished.started_at or unfinished.queued_at
+        text = f"run {unfinished.id} is {unfinished.state} since {utc_text(since)}"
+        reasons.update(dict.fromkeys(owed, (SkipReason.OVERLAP, text)))
+    return [_row(entry, rule, policy, at, now, reasons[at]) for at in due]
+
+
+def _refusal(
+    rule: Rule, policy: Policy, at: datetime, now: datetime, pause: Pause | None
+) -> tuple[SkipReason, str] | None:
+    if pause is not None and pause.since <= at and (pause.until is None or at < pause.until):
+        return SkipReason.PAUSED, f"paused by {pause.by}: {pause.why}"
+    blackout = blackout_covering(policy.blackout, at, rule.timezone)
+    if blackout is not None:
+        return SkipReason.BLACKOUT, f"in the blackout {blackout.name}".rstrip()
+    age = now - at
+    if age > policy.catch_up_window and age > LATE:
+        window = format_duration(policy.catch_up_window)
+        return SkipReason.MISSED, f"noticed {_rough(age)} after it was due; the catch-up window is {window}"
+    if age > LATE and policy.catch_up is CatchUp.NONE:
+        return SkipReason.MISSED, f"noticed {_rough(age)} after it was due, and catch_up is none"
+    return None
+
+
+def _row(
+    entry: Entry, rule: Rule, policy: Policy, at: datetime, now: datetime, refusal: tuple[SkipReason, str] | None
+) -> NewRun:
+    reason, text = refusal or (None, "")
+    return NewRun(
+        entry=entry.name,
+        title=entry.title,
+        trigger=Trigger.CATCH_UP if now - at > LATE else Trigger.SCHEDULE,
+        state=RunState.QUEUED if refusal is None else RunState.SKIPPED,
+        skip_reason=reason,
+        reason=text,
+        due_at=at,
+        not_before=at + jitter_of(entry.name, at, rule.jitter),
+        plan=entry.steps,
+        policy=policy,
+    )
+
+
+def _rough(age: timedelta) -> str:
+    return format_duration(timedelta(seconds=round(age.total_seconds())))
+
+
+class Planner:
+    """Writes the rows that are owed. Not thread-safe: one thread plans; `load` is called by the same one."""
+
+    def __init__(
+        self, store: Store, clock: Clock, planned: Callable[[], None], stepped: Callable[[], None] = lambda: None
+    ) -> None:
+        """`planned` is called after rows were written, `stepped` after the wall clock was set."""
+        self._store = store
+        self._clock = clock
+        self._planned = planned
+        self._stepped = stepped
+        self._watch = StepWatch(clock)
+        self._hold_until: float | None = None
+        self._entries: dict[str, Entry] = {}
+        self._next: dict[str, datetime] = {}
+
+    @property
+    def next_due(self) -> datetime | None:
+        """When the next instant of any entry falls due, UTC."""
+        return min(self._next.values(), default=None)
+
+    @property
+    def held(self) -> bool:
+        """True while nothing is planned because the clock jumped."""
+        return self._hold_until is not None
+
+    def load(self, entries: Iterable[Entry]) -> None:
+        """Take a calendar: first what the old rules owed up to now, then the new rules from now on."""
+        wanted = {entry.name: entry for entry in entries if entry.enabled}
+        now = self._store.now()
+        prints = {name: fingerprint_of(entry) for name, entry in wanted.items()}
+        plans = []
+        for name, state in self._store.entries.states().items():
+            entry = wanted.get(name)
+            if entry is None or not state.active or state.rule is None or state.fingerprint == prints[name]:
+                continue
+            if state.rule != entry.rule:
+                plans += self._plans_of(entry, state, state.rule, state.policy, now)
+        self._write(plans)
+        self._store.entries.sync(list(wanted.values()), prints, now)
+        self._entries = wanted
+        self._next = {name: at for name, entry in wanted.items() if (at := _first_after(entry, now))}
+        for state in self._store.entries.states().values():
+            self._look_again(state)
+
+    def plan(self) -> int:
+        """Write what fell due up to now; the number of rows written. Raises StoreUnavailableError: try again later."""
+        now = self._store.now()
+        self._notice_steps(now)
+        if self._hold_until is not None:
+            return 0
+        due = [name for name, at in self._next.items() if at <= now]
+        if not due:
+            return 0
+        states = self._store.entries.states(due)
+        plans = []
+        for name in due:
+            entry, state = self._entries[name], states.get(name)
+            if state is None or entry.rule is None:
+                del self._next[name]
+                continue
+            plans += self._plans_of(entry, state, entry.rule, entry.policy, now)
+        return self._write(plans)
+
+    def sweep(self) -> int:
+        """As `plan`, after looking at every row: another node or a clock set back may have moved planned_through."""
+        now = self._store.now()
+        for state in self._store.entries.states().values():
+            if state.active and state.planned_through > now + LATE and not self.held:
+                # The ledger still holds the instants that were planned ahead of this clock, so none starts twice.
+                ahead = format_duration(state.planned_through - now)
+                if self._store.entries.set_planned_through(
+                    state.name, state.planned_through, now, f"was {ahead} ahead of the clock"
+                ):
+                    state = state.model_copy(update={"planned_through": now})
+            self._look_again(state)
+        return self.plan()
+
+    def _look_again(self, state: EntryState) -> None:
+        self._next_is_after(state.name, state.planned_through)
+
+    def _next_is_after(self, name: str, planned_through: datetime) -> None:
+        entry = self._entries.get(name)
+        at = None if entry is None else _first_after(entry, planned_through)
+        if at is None:
+            self._next.pop(name, None)
+        else:
+            self._next[name] = at
+
+    def _plans_of(self, entry: Entry, state: EntryState, rule: Rule, policy: Policy, now: datetime) -> list[EntryPlan]:
+        if state.planned_through >= now:
+            self._look_again(state)
+            return []
+        due: Due = due_between(compile_rule(rule), state.planned_through, now)
+        if due.left_out:
+            self._store.events.add(
+                "instants_left_out",
+                subject=entry.name,
+                text=f"{due.left_out} instants before {utc_text(due.times[0])} are too many for a row each",
+                at=now,
+            )
+        unfinished = next(iter(self._store.runs.unfinished(entry.name)), None) if due.times else None
+        rows = decide(entry, rule, policy, due.times, now=now, pause=state.pause, unfinished=unfinished)
+        return [EntryPlan(name=entry.name, seen=state.planned_through, through=now, runs=tuple(rows))]
+
+    def _write(self, plans: Sequence[EntryPlan]) -> int:
+        if not plans:
+            return 0
+        written = 0
+        for plan, ids in zip(plans, self._store.entries.plan_many(plans), strict=True):
+            if ids is None:  # another node was first; it may have planned less far than this one would have
+                for state in self._store.entries.states([plan.name]).values():
+                    self._look_again(state)
+                continue
+            self._next_is_after(plan.name, plan.through)
+            written += len(ids)
+            for row in plan.runs:
+                log.info("run_planned", entry=row.entry, due_at=row.due_at, state=row.state, reason=row.reason or None)
+        if written:
+            self._planned()
+        return written
+
+    def _notice_steps(self, now: datetime) -> None:
+        step = self._watch.look()
+        if step:
+            way = "forward" if step > timedelta(0) else "back"
+            text = f"{format_duration(abs(step))} {way}"
+            log.warning("clock_stepped", step=text)
+            self._store.events.add("clock_stepped", text=text, at=now)
+            self._stepped()
+            if step >= JUMP:
+                self._hold_until = self._clock.elapsed() + SETTLE.total_seconds()
+            elif step < timedelta(0):
+                self._hold_until = None
+        if self._hold_until is not None and self._clock.elapsed() >= self._hold_until:
+            self._hold_until = None
+
+
+def _first_after(entry: Entry, at: datetime) -> datetime | None:
+    return None if entry.rule is None else compile_rule(entry.rule).next_after(at)
+
+
+def lose_silent(store: Store, now: datetime) -> list[RunSummary]:
+    """Runs whose node stopped renewing the lease become lost; those that this call settled are returned."""
+    lost = []
+    for run in store.runs.expired(now):
+        reason = f"node {run.node} stopped renewing the lease; what it did after that is unknown"
+        if store.runs.lose(run.id, run.fence, reason, now):
+            lost.append(run)
+    return lost

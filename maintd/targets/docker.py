@@ -1,0 +1,157 @@
+"""A Docker engine: the containers of a compose project, found by label and never by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any
+
+import requests
+from docker import DockerClient
+from docker.errors import APIError, DockerException, NotFound
+
+from maintd.errors import TargetError
+from maintd.model import Scalar
+from maintd.settings import DockerTarget
+from maintd.targets.causes import cause_of
+from maintd.targets.references import resolved
+
+PROJECT = "com.docker.compose.project"
+SERVICE = "com.docker.compose.service"
+NUMBER = "com.docker.compose.container-number"
+ONE_OFF = "com.docker.compose.oneoff"
+
+
+@dataclass(frozen=True)
+class Container:
+    """What the engine knows of a container's state. Its environment, which holds secrets, is never read out."""
+
+    id: str
+    name: str
+    service: str
+    number: str
+    image: str
+    image_id: str
+    state: str  # created, running, paused, restarting, removing, exited, dead
+    health: str  # healthy, unhealthy, starting; empty without a health check
+    exit_code: int
+    oom_killed: bool
+    restart_count: int
+    restart_policy: str
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @property
+    def label(self) -> str:
+        """What a person calls it: the service, with its number when that is not the first."""
+        return self.service if self.number in ("", "1") else f"{self.service}-{self.number}"
+
+    def evidence(self) -> dict[str, Scalar]:
+        """Plain data for an artifact."""
+        return {
+            key: value if isinstance(value, str | int | bool) else str(value) for key, value in asdict(self).items()
+        }
+
+
+class Docker:
+    """One client. Use it in a `with`."""
+
+    def __init__(self, client: DockerClient, name: str) -> None:
+        self._client = client
+        self.name = name
+
+    def __enter__(self) -> Docker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with suppress(DockerException, OSError):
+            self._client.close()
+
+    @property
+    def client(self) -> DockerClient:
+        """The SDK's own client, for what is not covered here; wrap its use in `translated`."""
+        return self._client
+
+    def containers(self, project: str | None) -> list[Container]:
+        """All containers of a compose project, or of the engine; stopped ones too, those of `compose run` not."""
+        labels = {"label": f"{PROJECT}={project}"} if project else {}
+        with translated(self.name):
+            found = [self._inspect(item["Id"]) for item in self._client.api.containers(all=True, filters=labels)]
+        return sorted(
+            (item for item in found if item is not None), key=lambda item: (item.service, item.number, item.name)
+        )
+
+    def _inspect(self, container_id: str) -> Container | None:
+        try:
+            raw = self._client.api.inspect_container(container_id)
+        except NotFound:
+            return None  # removed since it was listed
+        labels = raw["Config"].get("Labels") or {}
+        return None if labels.get(ONE_OFF) == "True" else _container(raw, labels)
+
+
+def connect(target: DockerTarget, *, name: str = "docker", timeout: timedelta | None = None) -> Docker:
+    """A client of the engine, with the API version agreed on. Raises TargetError."""
+    target = resolved(target)
+    seconds = (timeout or target.timeout).total_seconds()
+    with translated(name):
+        return Docker(DockerClient(base_url=target.url, version="auto", timeout=seconds), name)
+
+
+@contextmanager
+def translated(name: str) -> Iterator[None]:
+    """Turn the SDK's errors into TargetError."""
+    try:
+        yield
+    except (DockerException, requests.RequestException) as error:
+        raise _error(name, error) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise TargetError(
+            f"{name}: does not answer as an engine does", "is the url right?", cause="malformed"
+        ) from error
+
+
+def _error(name: str, error: Exception) -> TargetError:
+    if isinstance(error, APIError):
+        status = error.response.status_code if error.response is not None else 0
+        denied = status in (401, 403)
+        hint = "allow it in the socket proxy's rules" if denied else None
+        said = " ".join(str(error.explanation or error).split())[:300]
+        return TargetError(
+            f"{name}: the engine answered {status}: {said}", hint, cause="denied" if denied else "failed"
+        )
+    text = " ".join(str(error).split())[:300]
+    if isinstance(error, requests.Timeout) or "timed out" in text.lower():
+        return TargetError(f"{name}: the engine did not answer in time", "is dockerd hung?", cause="timed_out")
+    cause = cause_of(error) or "failed"
+    hints = {"denied": "give this process's group the socket, or use a socket proxy", "refused": "is dockerd running?"}
+    return TargetError(f"{name}: {text}", hints.get(cause), cause=cause)
+
+
+def _container(raw: Mapping[str, Any], labels: Mapping[str, str]) -> Container:
+    state = raw["State"]
+    name = str(raw["Name"]).removeprefix("/")
+    return Container(
+        id=raw["Id"],
+        name=name,
+        service=labels.get(SERVICE) or name,
+        number=labels.get(NUMBER, ""),
+        image=raw["Config"]["Image"],
+        image_id=raw["Image"],
+        state=state["Status"],
+        health=(state.get("Health") or {}).get("Status", "").replace("none", ""),
+        exit_code=int(state["ExitCode"]),
+        oom_killed=bool(state.get("OOMKilled")),
+        restart_count=int(raw.get("RestartCount") or 0),
+        restart_policy=((raw.get("HostConfig") or {}).get("RestartPolicy") or {}).get("Name", ""),
+        started_at=_instant(state.get("StartedAt")),
+        finished_at=_instant(state.get("FinishedAt")),
+    )
+
+
+def _instant(text: str | None) -> datetime | None:
+    """The engine writes nine digits of a second, and the year 1 for never."""
+    return None if not text or text.startswith("0001") else datetime.fromisoformat(text)

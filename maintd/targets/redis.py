@@ -1,0 +1,158 @@
+"""Redis by redis-py: commands that only read, one try each, every wait bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    InvalidResponse,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from maintd.errors import TargetError
+from maintd.settings import RedisTarget
+from maintd.targets.causes import cause_of
+from maintd.targets.references import resolved
+
+
+@dataclass(frozen=True)
+class Group:
+    """A consumer group of a stream. `lag` is what it was never given; None when Redis cannot tell (after XDEL)."""
+
+    name: str
+    consumers: int
+    pending: int
+    lag: int | None
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A stream's length and its groups."""
+
+    name: str
+    length: int
+    groups: tuple[Group, ...]
+
+
+class RedisServer:
+    """One connection. Use it in a `with`."""
+
+    def __init__(self, client: Redis, name: str) -> None:
+        self._client = client
+        self.name = name
+
+    def __enter__(self) -> RedisServer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with suppress(RedisError, OSError):
+            self._client.close()
+
+    def command(self, *words: str | int) -> Any:
+        """The answer to one command. Raises TargetError."""
+        with _translated(self.name):
+            return self._client.execute_command(*words)
+
+    def ping(self) -> None:
+        """Raises TargetError unless the server answers; while it loads its data it answers that it does not."""
+        self.command("PING")
+
+    def info(self, section: str = "everything") -> dict[str, str | int | float]:
+        """INFO by key; numbers are numbers."""
+        answer = self.command("INFO", section)
+        if not isinstance(answer, dict) or "redis_version" not in answer and section == "everything":
+            raise TargetError(f"{self.name}: INFO is not what Redis answers", cause="malformed")
+        return answer
+
+    def stream(self, name: str) -> Stream:
+        """A stream with its groups. Raises TargetError(empty) when there is no such key."""
+        try:
+            groups = self.command("XINFO", "GROUPS", name)
+        except TargetError as error:
+            if "no such key" in error.message:
+                raise TargetError(
+                    f'{self.name}: no stream "{name}"', "correct the target's streams", cause="empty"
+                ) from error
+            raise
+        return Stream(name, int(self.command("XLEN", name)), tuple(_group(item) for item in groups))
+
+
+def connect(target: RedisTarget, *, name: str = "redis", timeout: timedelta | None = None) -> RedisServer:
+    """A client; the first command connects. `timeout`, the target's own by default, is that of each answer."""
+    target = resolved(target)
+    seconds = (timeout or target.timeout).total_seconds()
+    password = target.password.get_secret_value() if target.password else None
+    try:
+        client = Redis.from_url(
+            target.url,
+            **({"username": target.username} if target.username else {}),
+            **({"password": password} if password else {}),
+            socket_timeout=seconds,
+            socket_connect_timeout=seconds,
+            retry=Retry(
+                NoBackoff(), 0
+            ),  # redis-py tries three times more by itself: a hung server would cost four waits
+            protocol=2,  # RESP3 begins with HELLO, which a least-privilege ACL need not allow
+            decode_responses=True,
+        )
+    except ValueError:
+        raise TargetError(f"{name}: the url cannot be read", "write redis://host:6379/0") from None
+    return RedisServer(client, name)
+
+
+@contextmanager
+def _translated(name: str) -> Iterator[None]:
+    try:
+        yield
+    except RedisError as error:
+        raise _error(name, error) from error
+    except (ValueError, IndexError, UnicodeDecodeError) as error:  # redis-py's parser on what is not its protocol
+        raise TargetError(
+            f"{name}: does not speak Redis", "is another service on that port?", cause="malformed"
+        ) from error
+
+
+def _error(name: str, error: RedisError) -> TargetError:
+    text = " ".join(str(error).split())
+    match error:
+        case NoPermissionError():
+            return TargetError(f"{name}: {text}", "allow the command in the user's ACL", cause="denied")
+        case AuthenticationError():
+            return TargetError(f"{name}: {text}", "check the target's username and password", cause="denied")
+        case BusyLoadingError():
+            return TargetError(f"{name}: {text}", "it serves when it has loaded its data", cause="refused")
+        case RedisTimeoutError():
+            return TargetError(
+                f"{name}: no answer in time: {text}", "is it hung, or busy with a script?", cause="timed_out"
+            )
+        case InvalidResponse():
+            return TargetError(f"{name}: does not speak Redis", "is another service on that port?", cause="malformed")
+        case RedisConnectionError():
+            return TargetError(
+                f"{name}: {text}", "is it running, and is the url right?", cause=cause_of(error) or "partial"
+            )
+        case ResponseError() if text.startswith(("NOAUTH", "WRONGPASS")) or "invalid username-password" in text:
+            return TargetError(f"{name}: {text}", "check the target's username and password", cause="denied")
+        case ResponseError() if text.startswith("MISCONF"):
+            return TargetError(f"{name}: {text}", "it cannot save: look at its disk and its log", cause="failed")
+        case _:
+            return TargetError(f"{name}: {text}", cause="failed")
+
+
+def _group(item: Any) -> Group:
+    lag = item.get("lag")
+    return Group(str(item["name"]), int(item["consumers"]), int(item["pending"]), None if lag is None else int(lag))
