@@ -624,3 +624,32 @@ class EntryStatus(Model):
     usual: Duration | None = None  # median duration of the last successes
     why: str = ""  # why it is not green
     next_step: str = ""  # a command to type
+
+
+class DueInstant(Model):
+    """An instant at which an entry will owe a run."""
+
+    entry: str
+    title: str
+    due_at: Instant
+    local: str  # wall time in the entry's time zone, with the zone's name
+    jobs: tuple[str, ...]
+    note: str = ""  # paused, in a blackout: why it will be skipped
+
+
+class StatusReport(Model):
+    """All that `maintd status` says. `node` to `started_at` are empty when no daemon answers."""
+
+    at: Instant
+    node: str = ""
+    version: str = ""
+    pid: int | None = None
+    started_at: Instant | None = None
+    page: str | None = None  # URL of the page
+    calendar: str = ""  # path
+    store: str = ""  # URL, password masked
+    problems: tuple[str, ...] = ()  # of maintd itself: no daemon, store away, clock jumped, broken job module
+    entries: tuple[EntryStatus, ...] = ()
+    others: tuple[RunSummary, ...] = ()  # unfinished runs of jobs that are in no calendar
+    locks: tuple[LockHolder, ...] = ()
+    nodes: tuple[NodeState, ...] = ()

@@ -1,0 +1,73 @@
+"""What the servers share: free ports, waiting for a condition, a process that is always stopped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+T = TypeVar("T")
+
+
+def free_port() -> int:
+    """A loopback port that nothing listens on."""
+    with closing(socket.socket()) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 20.0, every: float = 0.02) -> T:
+    """The condition's first true value. Fails the test when it stays false for that long."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what}: not within {seconds:.0f} s (last: {value!r})")
+        time.sleep(every)
+
+
+def listens(port: int) -> bool:
+    """Whether something accepts connections on this loopback port."""
+    with closing(socket.socket()) as sock:
+        sock.settimeout(0.5)
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def needed(program: str | Path, package: str) -> str:
+    """The program's path. Without it a test skips on a laptop and fails in CI."""
+    found = shutil.which(str(program))
+    if found is None:
+        message = f"needs {program}: apt-get install {package}"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    return str(found)
+
+
+@contextmanager
+def running(
+    argv: Sequence[str | Path], log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with its output in `log`, terminated and then killed at the end."""
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [str(word) for word in argv], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, cwd=cwd
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

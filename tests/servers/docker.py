@@ -1,0 +1,115 @@
+"""A real Docker engine in a mount namespace of its own, without iptables; images are made from busybox.
+
+There is no registry: images are imported from a folder. Containers and networks are removed before the engine stops.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import socket
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker as sdk
+
+from servers.base import needed, running, wait_for
+
+BUSYBOX = "maintd-test/busybox:1"
+
+
+@dataclass
+class DockerEngine:
+    """A private engine."""
+
+    folder: Path
+    pid: int
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.folder}/d.sock"
+
+    def client(self) -> Any:
+        return sdk.DockerClient(self.url, timeout=60)
+
+    def network(self, name: str, number: int) -> str:
+        """Make a bridge network 10.213.NUMBER.0/24 and give its name."""
+        client = self.client()
+        try:
+            pool = sdk.types.IPAMPool(subnet=f"10.213.{number}.0/24")
+            client.networks.create(name, driver="bridge", ipam=sdk.types.IPAMConfig(pool_configs=[pool]))
+        finally:
+            client.close()
+        return name
+
+    def busybox(self, tag: str = BUSYBOX) -> str:
+        """Import an image of 2 MB with a shell, under this tag."""
+        program = needed("busybox", "busybox-static")
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            for folder in ("bin", "tmp", "etc"):
+                entry = tarfile.TarInfo(folder)
+                entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if folder == "tmp" else 0o755
+                tar.addfile(entry)
+            tar.add(Path(program).resolve(), "bin/busybox")
+            for applet in ("sh", "sleep", "echo", "cat", "true", "false", "yes", "nc", "httpd", "ls", "kill", "dd"):
+                entry = tarfile.TarInfo(f"bin/{applet}")
+                entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
+                tar.addfile(entry)
+        name, _, version = tag.partition(":")
+        client = self.client()
+        try:
+            client.api.import_image_from_data(packed.getvalue(), repository=name, tag=version or "latest")
+        finally:
+            client.close()
+        return tag
+
+    def answers(self) -> bool:
+        """Asked by hand: the SDK leaves a socket open when nobody listens."""
+        with closing(socket.socket(socket.AF_UNIX)) as sock:
+            sock.settimeout(2)
+            try:
+                sock.connect(f"{self.folder}/d.sock")
+                sock.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+                return b"200 OK" in sock.recv(1024)
+            except OSError:
+                return False
+
+    def remove_all(self) -> None:
+        """Containers first, then the networks that were made."""
+        client = self.client()
+        try:
+            for container in client.containers.list(all=True):
+                container.remove(force=True, v=True)
+            for network in client.networks.list():
+                if network.name not in ("bridge", "host", "none"):
+                    network.remove()
+        finally:
+            client.close()
+
+
+@contextmanager
+def docker_engine() -> Iterator[DockerEngine]:
+    """A new engine for the length of a `with`."""
+    program = needed("dockerd", "docker.io iptables")
+    folder = Path(tempfile.mkdtemp(prefix="maintd-eng-", dir="/tmp"))
+    argv = [
+        "unshare", "--mount", "--propagation", "private", program, "-H", f"unix://{folder}/d.sock",
+        "--data-root", folder / "data", "--exec-root", folder / "exec", "--pidfile", folder / "pid",
+        "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false", "--bridge=none",
+    ]  # fmt: skip
+    try:
+        with running(argv, folder / "log") as process:
+            engine = DockerEngine(folder, process.pid)
+            wait_for(engine.answers, "dockerd", seconds=30)
+            try:
+                yield engine
+            finally:
+                engine.remove_all()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,77 @@
+"""PostgreSQL 15 as Debian packages it. It refuses to run as root, so its commands run as the user postgres then."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from servers.base import free_port, needed
+
+BIN = Path("/usr/lib/postgresql/15/bin")
+
+@dataclass
+class PostgresServer:
+    """A private server on a free loopback port that a test may stop and start."""
+
+    folder: Path
+    port: int
+
+    def url(self, database: str) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        options = (
+            f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder} -c fsync=off"
+            " -c shared_preload_libraries=pg_stat_statements"
+        )
+        self._run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-l", f"{self.folder}/log", "-o", options, "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        self._run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-m", mode, "stop")
+
+    def create(self, database: str, template: str = "template1") -> str:
+        with psycopg.connect(self.url("postgres"), autocommit=True) as conn:
+            conn.execute(f'CREATE DATABASE "{database}" TEMPLATE "{template}"')
+        return self.url(database)
+
+    def drop(self, database: str) -> None:
+        with psycopg.connect(self.url("postgres"), autocommit=True) as conn:
+            conn.execute(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
+
+    def _run(self, program: str, *arguments: str) -> None:
+        # Postgres refuses to run as root.
+        drop = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups"] if os.geteuid() == 0 else []
+        subprocess.run([*drop, BIN / program, *arguments], check=True, stdout=subprocess.DEVNULL, cwd=self.folder)
+
+
+def start_postgres() -> PostgresServer:
+    """A new server. The folder is not pytest's, whose parents only root may enter."""
+    needed(BIN / "initdb", "postgresql-15")
+    folder = Path(tempfile.mkdtemp(prefix="maintd-pg-"))
+    folder.chmod(0o755)
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres", "postgres")
+    server = PostgresServer(folder, free_port())
+    server._run("initdb", "-D", f"{folder}/data", "-A", "trust", "-U", "postgres", "--no-sync")
+    server.start()
+    return server
+
+
+@contextmanager
+def postgres() -> Iterator[PostgresServer]:
+    """A new server for the length of a `with`."""
+    server = start_postgres()
+    try:
+        yield server
+    finally:
+        with suppress(subprocess.CalledProcessError):
+            server.stop("immediate")
+        shutil.rmtree(server.folder, ignore_errors=True)

@@ -1,0 +1,78 @@
+"""Prometheus 2.42 with made history, and Alertmanager 0.25."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from servers.base import free_port, needed, running, wait_for
+
+CONFIG = "global: {scrape_interval: 1s, evaluation_interval: 1s}\nscrape_configs: []\n"
+ALERTMANAGER = "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n"
+
+
+@dataclass
+class WebServer:
+    """A server with an HTTP API; `config` is its file, in force again after `reload`."""
+
+    port: int
+    config: Path
+    pid: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def reload(self) -> None:
+        httpx.post(f"{self.url}/-/reload", timeout=10).raise_for_status()
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/-/ready", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@contextmanager
+def prometheus(config: str = CONFIG, openmetrics: str | None = None) -> Iterator[WebServer]:
+    """A new server; `openmetrics` is history in the OpenMetrics text format with timestamps, ending in `# EOF`."""
+    program = needed("prometheus", "prometheus")
+    with tempfile.TemporaryDirectory(prefix="maintd-prom-") as name:
+        folder, port = Path(name), free_port()
+        (folder / "p.yml").write_text(config)
+        if openmetrics is not None:
+            (folder / "history.om").write_text(openmetrics)
+            made = ["tsdb", "create-blocks-from", "openmetrics", str(folder / "history.om"), str(folder / "data")]
+            subprocess.run([needed("promtool", "prometheus"), *made], check=True, capture_output=True)
+        argv = [
+            program, f"--config.file={folder}/p.yml", f"--storage.tsdb.path={folder}/data",
+            f"--web.listen-address=127.0.0.1:{port}", "--web.enable-lifecycle", "--storage.tsdb.retention.time=10y",
+        ]  # fmt: skip
+        with running(argv, folder / "log") as process:
+            server = WebServer(port, folder / "p.yml", process.pid)
+            wait_for(lambda: _ready(server.url), f"prometheus on {port}")
+            yield server
+
+
+@contextmanager
+def alertmanager(config: str = ALERTMANAGER) -> Iterator[WebServer]:
+    """A new server that sends nothing to anybody."""
+    program = needed("prometheus-alertmanager", "prometheus-alertmanager")
+    with tempfile.TemporaryDirectory(prefix="maintd-am-") as name:
+        folder, port = Path(name), free_port()
+        (folder / "am.yml").write_text(config)
+        argv = [
+            program, f"--config.file={folder}/am.yml", f"--storage.path={folder}/data",
+            f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=",
+        ]  # fmt: skip
+        with running(argv, folder / "log") as process:
+            server = WebServer(port, folder / "am.yml", process.pid)
+            wait_for(lambda: _ready(server.url), f"alertmanager on {port}")
+            yield server

@@ -1,0 +1,41 @@
+"""Redis 7."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from redis import Redis
+
+from servers.base import free_port, listens, needed, running, wait_for
+
+
+@dataclass
+class RedisServer:
+    """A private server; `folder` holds its dump.rdb."""
+
+    port: int
+    folder: Path
+    pid: int
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def client(self) -> Redis:
+        return Redis(host="127.0.0.1", port=self.port, socket_timeout=20)
+
+
+@contextmanager
+def redis(*options: str) -> Iterator[RedisServer]:
+    """A new server for the length of a `with`; `options` are further arguments of redis-server."""
+    program = needed("redis-server", "redis-server")
+    with tempfile.TemporaryDirectory(prefix="maintd-redis-") as name:
+        folder, port = Path(name), free_port()
+        argv = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", name, "--save", "", *options]
+        with running(argv, folder / "log") as process:
+            wait_for(lambda: listens(port), f"redis on {port}")
+            yield RedisServer(port, folder, process.pid)
