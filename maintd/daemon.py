@@ -13,11 +13,9 @@ from __future__ import annotations
 import os
 import queue
 import signal
-import sys
 import threading
-import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from datetime import datetime, timedelta
@@ -27,21 +25,21 @@ import structlog
 
 import maintd
 from maintd import logs
-from maintd.calendar import Calendar, changes_between, load_calendar
-from maintd.catalogue import Catalogue, shipped
+from maintd.calendar import Calendar, calendar_path, changes_between, load_calendar
+from maintd.catalogue import Catalogue
 from maintd.clock import Clock, SystemClock
-from maintd.errors import CalendarError, MaintdError, StoreUnavailableError
+from maintd.errors import CalendarError, JobError, MaintdError, StoreUnavailableError
 from maintd.execution.local import LocalExecutor
 from maintd.execution.orphans import kill_orphans
 from maintd.execution.recorder import replay
-from maintd.model import NodeState
+from maintd.model import NodeState, Rule
+from maintd.operations import Desk, Health, ReloadResult, TriggerRequest, trigger
 from maintd.planner import Planner, lose_silent
 from maintd.settings import Settings, Targets
 from maintd.statedir import claim_state_dir
 from maintd.store import Store, open_store
 from maintd.values import utc_text
 from maintd.wakeup import Alarm
-from maintd.web.desk import Desk, Health, ReloadResult
 from maintd.web.server import serve_desk
 
 log = structlog.get_logger()
@@ -53,8 +51,11 @@ PRUNE_EVERY = timedelta(days=1)
 STORE_PATIENCE = 5.0  # seconds between tries to reach a store that is away
 
 
-def serve(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT; the exit code. Raises MaintdError when it cannot start."""
+def serve(settings: Settings, run_first: Sequence[str] = ()) -> int:
+    """Run until SIGTERM or SIGINT; the exit code. Raises MaintdError when it cannot start.
+
+    `run_first` names entries or jobs that are triggered once, as soon as the daemon is ready.
+    """
     logs.configure(settings)
     with ExitStack() as stack:
         stack.enter_context(claim_state_dir(settings.state_dir))
@@ -63,18 +64,12 @@ def serve(settings: Settings) -> int:
         signal.signal(signal.SIGINT, lambda number, frame: daemon.stop())
         signal.signal(signal.SIGHUP, lambda number, frame: daemon.ask_reload())
         daemon.start(stack)
+        for name in run_first:
+            trigger(daemon.desk(), TriggerRequest(name=name, by="maintd serve", why="asked for at start"))
         daemon.loop()
         log.info("daemon_stopping", drain=settings.drain)
     log.info("daemon_stopped")
     return 0
-
-
-def calendar_path(settings: Settings) -> Path:
-    """The calendar that is meant: the setting, else ./schedules.yaml, else the shipped one."""
-    if settings.calendar is not None:
-        return settings.calendar
-    here = Path("schedules.yaml")
-    return here.resolve() if here.exists() else shipped("schedules.yaml")
 
 
 class Daemon:
@@ -161,7 +156,8 @@ class Daemon:
 
     def health(self) -> Health:
         """Whether the loop turns and the store answers."""
-        problems = []
+        problems: list[str] = []
+        notes: list[str] = []
         stalled = self.clock.elapsed() - self._turned
         if stalled > STALLED.total_seconds():
             problems.append(f"the planner has not turned for {stalled:.0f} s")
@@ -169,7 +165,11 @@ class Daemon:
             problems.append(f"the store is away since {utc_text(self._store_away_since)}")
         if self.planner.held:
             problems.append("nothing is planned for some minutes: the clock jumped forward")
-        return Health(alive=stalled <= STALLED.total_seconds(), ready=not problems, problems=tuple(problems))
+        if self.planner.overruled:
+            names = ", ".join(sorted(self.planner.overruled))
+            notes.append(f"another node loaded a different calendar later; its schedule is in force for {names}")
+        alive = stalled <= STALLED.total_seconds()
+        return Health(alive=alive, ready=not problems, problems=(*problems, *notes))
 
     # --- the loop ---
 
@@ -288,8 +288,11 @@ class Daemon:
         return calendar
 
     def _watch_files(self) -> None:
-        if self.catalogue.refresh() or _stamp(calendar_path(self.settings)) != self._file_stamp:
-            self._reload_now()
+        try:
+            if self.catalogue.refresh() or _stamp(calendar_path(self.settings)) != self._file_stamp:
+                self._reload_now()
+        except JobError as error:
+            log.error("jobs_unreadable", error=str(error))
 
     def _answer_reloads(self) -> None:
         while not self._reloads.empty():
@@ -297,9 +300,11 @@ class Daemon:
             try:
                 self.catalogue.refresh()
                 asked.set_result(self._reload_now())
-            except Exception as error:
+            except MaintdError as error:
                 asked.set_exception(error)
-                raise
+                if isinstance(error, StoreUnavailableError):
+                    raise
+                log.error("reload_failed", error=str(error))
 
     def _reload_now(self) -> ReloadResult:
         """A bad calendar keeps the one that is in force."""
@@ -310,7 +315,11 @@ class Daemon:
             self.store.events.add("calendar_refused", text=str(error), at=self.store.now())
             return ReloadResult(ok=False, changes=(), problems=error.problems)
         changes = changes_between(self.calendar, fresh)
-        self.planner.load(fresh.entries)
+        try:
+            self.planner.load(fresh.entries)
+        except StoreUnavailableError:
+            self._file_stamp = None  # so that it is read again once the store is back
+            raise
         self.calendar = fresh
         self._set_alarm()
         log.info("calendar_loaded", entries=len(fresh.entries), changes=changes)
@@ -318,7 +327,7 @@ class Daemon:
             self.store.events.add("calendar_loaded", text="\n".join(changes), at=self.store.now())
         return ReloadResult(ok=True, changes=tuple(changes), problems=())
 
-    def _rules(self) -> Iterable:
+    def _rules(self) -> list[Rule]:
         return [entry.rule for entry in self.calendar.entries if entry.enabled and entry.rule is not None]
 
     def _set_alarm(self) -> None:
@@ -334,14 +343,20 @@ class Daemon:
         due = self.planner.next_due
         log.info(
             "daemon_ready",
-            took_seconds=round(time.monotonic() - _process_started(), 2),
+            took_seconds=round(self.clock.elapsed() - _started_at_elapsed(), 2),
             calendar=str(self.calendar.path),
             entries=len(self.calendar.entries),
             store=self.store.url_masked,
             socket=str(settings.socket_path),
             page=f"http://{settings.listen}/" if settings.listen else None,
-            next_due=due,
+            next_due=None if due is None else utc_text(due),
         )
+
+
+def _started_at_elapsed() -> float:
+    """When this process began, on the clock that counts since boot; field 22 of /proc/PID/stat, see proc(5)."""
+    fields = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

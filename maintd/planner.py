@@ -28,7 +28,7 @@ from maintd.model import (
     SkipReason,
     Trigger,
 )
-from maintd.schedule import Due, blackout_covering, compile_rule, due_between, jitter_of
+from maintd.schedule import blackout_covering, compile_rule, due_between, jitter_of
 from maintd.store import EntryPlan, Store
 from maintd.values import format_duration, utc_text
 
@@ -127,7 +127,10 @@ class Planner:
         self._watch = StepWatch(clock)
         self._hold_until: float | None = None
         self._entries: dict[str, Entry] = {}
+        self._prints: dict[str, str] = {}
+        self._rules: dict[str, Rule] = {}  # in force: of the calendar that a node of this store loaded last
         self._next: dict[str, datetime] = {}
+        self._overruled: frozenset[str] = frozenset()
 
     @property
     def next_due(self) -> datetime | None:
@@ -139,24 +142,26 @@ class Planner:
         """True while nothing is planned because the clock jumped."""
         return self._hold_until is not None
 
+    @property
+    def overruled(self) -> frozenset[str]:
+        """Entries for which another node loaded a different calendar later: theirs is the schedule in force."""
+        return self._overruled
+
     def load(self, entries: Iterable[Entry]) -> None:
         """Take a calendar: first what the old rules owed up to now, then the new rules from now on."""
         wanted = {entry.name: entry for entry in entries if entry.enabled}
+        heirs = {entry.formerly: entry for entry in wanted.values() if entry.formerly and entry.formerly not in wanted}
         now = self._store.now()
         prints = {name: fingerprint_of(entry) for name, entry in wanted.items()}
         plans = []
         for name, state in self._store.entries.states().items():
-            entry = wanted.get(name)
-            if entry is None or not state.active or state.rule is None or state.fingerprint == prints[name]:
-                continue
-            if state.rule != entry.rule:
-                plans += self._plans_of(entry, state, state.rule, state.policy, now)
+            entry = wanted.get(name) or heirs.get(name)
+            if entry is not None and state.active and state.rule is not None and state.rule != entry.rule:
+                plans += self._plans_of(entry, state, now)
         self._write(plans)
         self._store.entries.sync(list(wanted.values()), prints, now)
-        self._entries = wanted
-        self._next = {name: at for name, entry in wanted.items() if (at := _first_after(entry, now))}
-        for state in self._store.entries.states().values():
-            self._look_again(state)
+        self._entries, self._prints = wanted, prints
+        self._look_at_all()
 
     def plan(self) -> int:
         """Write what fell due up to now; the number of rows written. Raises StoreUnavailableError: try again later."""
@@ -170,43 +175,59 @@ class Planner:
         states = self._store.entries.states(due)
         plans = []
         for name in due:
-            entry, state = self._entries[name], states.get(name)
-            if state is None or entry.rule is None:
-                del self._next[name]
-                continue
-            plans += self._plans_of(entry, state, entry.rule, entry.policy, now)
+            if name in states:
+                self._look(states[name])
+            if name in self._next and self._next[name] <= now:
+                plans += self._plans_of(self._entries[name], states[name], now)
         return self._write(plans)
 
     def sweep(self) -> int:
         """As `plan`, after looking at every row: another node or a clock set back may have moved planned_through."""
         now = self._store.now()
-        for state in self._store.entries.states().values():
-            if state.active and state.planned_through > now + LATE and not self.held:
+        for state in self._look_at_all():
+            if state.planned_through > now + LATE and not self.held:
                 # The ledger still holds the instants that were planned ahead of this clock, so none starts twice.
                 ahead = format_duration(state.planned_through - now)
                 if self._store.entries.set_planned_through(
                     state.name, state.planned_through, now, f"was {ahead} ahead of the clock"
                 ):
-                    state = state.model_copy(update={"planned_through": now})
-            self._look_again(state)
+                    self._next_is_after(state.name, now)
         return self.plan()
 
-    def _look_again(self, state: EntryState) -> None:
+    def _look_at_all(self) -> list[EntryState]:
+        """Every row that counts for this node, with its next due time noted."""
+        states = [state for name, state in self._store.entries.states().items() if name in self._entries]
+        found = {state.name for state in states if state.active}
+        for name in self._next.keys() - found:
+            del self._next[name]
+        for state in states:
+            self._look(state)
+        self._overruled = frozenset(
+            state.name for state in states if state.fingerprint != self._prints[state.name] or not state.active
+        )
+        return [state for state in states if state.active]
+
+    def _look(self, state: EntryState) -> None:
+        if state.active and state.rule is not None:
+            self._rules[state.name] = state.rule
+        else:  # another node loaded a calendar without it, or without its schedule
+            self._rules.pop(state.name, None)
         self._next_is_after(state.name, state.planned_through)
 
     def _next_is_after(self, name: str, planned_through: datetime) -> None:
-        entry = self._entries.get(name)
-        at = None if entry is None else _first_after(entry, planned_through)
+        rule = self._rules.get(name)
+        at = None if rule is None else compile_rule(rule).next_after(planned_through)
         if at is None:
             self._next.pop(name, None)
         else:
             self._next[name] = at
 
-    def _plans_of(self, entry: Entry, state: EntryState, rule: Rule, policy: Policy, now: datetime) -> list[EntryPlan]:
+    def _plans_of(self, entry: Entry, state: EntryState, now: datetime) -> list[EntryPlan]:
+        """What the row's own rule and policy owe; the steps are this node's."""
+        assert state.rule is not None
         if state.planned_through >= now:
-            self._look_again(state)
             return []
-        due: Due = due_between(compile_rule(rule), state.planned_through, now)
+        due = due_between(compile_rule(state.rule), state.planned_through, now)
         if due.left_out:
             self._store.events.add(
                 "instants_left_out",
@@ -214,9 +235,9 @@ class Planner:
                 text=f"{due.left_out} instants before {utc_text(due.times[0])} are too many for a row each",
                 at=now,
             )
-        unfinished = next(iter(self._store.runs.unfinished(entry.name)), None) if due.times else None
-        rows = decide(entry, rule, policy, due.times, now=now, pause=state.pause, unfinished=unfinished)
-        return [EntryPlan(name=entry.name, seen=state.planned_through, through=now, runs=tuple(rows))]
+        unfinished = next(iter(self._store.runs.unfinished(state.name)), None) if due.times else None
+        rows = decide(entry, state.rule, state.policy, due.times, now=now, pause=state.pause, unfinished=unfinished)
+        return [EntryPlan(name=state.name, seen=state.planned_through, through=now, runs=tuple(rows))]
 
     def _write(self, plans: Sequence[EntryPlan]) -> int:
         if not plans:
@@ -225,7 +246,7 @@ class Planner:
         for plan, ids in zip(plans, self._store.entries.plan_many(plans), strict=True):
             if ids is None:  # another node was first; it may have planned less far than this one would have
                 for state in self._store.entries.states([plan.name]).values():
-                    self._look_again(state)
+                    self._look(state)
                 continue
             self._next_is_after(plan.name, plan.through)
             written += len(ids)
@@ -249,10 +270,6 @@ class Planner:
                 self._hold_until = None
         if self._hold_until is not None and self._clock.elapsed() >= self._hold_until:
             self._hold_until = None
-
-
-def _first_after(entry: Entry, at: datetime) -> datetime | None:
-    return None if entry.rule is None else compile_rule(entry.rule).next_after(at)
 
 
 def lose_silent(store: Store, now: datetime) -> list[RunSummary]:
