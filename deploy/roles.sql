@@ -1,0 +1,16 @@
+-- The two Postgres logins that maintd's jobs need, with no more than that. Run as a superuser, per database:
+--
+--   psql -d trading -v owner=trader -v ro_password="'…'" -v op_password="'…'" -f deploy/roles.sql
+--
+-- maintd_ro looks: health_check, database_size, capacity_report, trading_review, performance_report.
+-- maintd_op works: vacuum, reindex. Until Postgres 16 only the owner of a table may vacuum it, so it joins the owner's
+-- role; from 17 on GRANT pg_maintain serves instead.
+
+CREATE ROLE maintd_ro LOGIN PASSWORD :ro_password CONNECTION LIMIT 8;
+ALTER ROLE maintd_ro SET default_transaction_read_only = on;
+ALTER ROLE maintd_ro SET statement_timeout = '30s';
+GRANT pg_monitor TO maintd_ro;
+
+CREATE ROLE maintd_op LOGIN PASSWORD :op_password CONNECTION LIMIT 4;
+GRANT pg_monitor TO maintd_op;
+GRANT :"owner" TO maintd_op;
