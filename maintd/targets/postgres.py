@@ -54,6 +54,7 @@ class Notice(NamedTuple):
     severity: str
     message: str
     hint: str
+    sqlstate: str = ""
 
 
 class Postgres:
@@ -85,7 +86,8 @@ class Postgres:
     def rows(self, query: str | sql.Composed, params: Mapping[str, Any] | Sequence[Any] = ()) -> list[Row]:
         """All rows of a query, each by column name. Raises TargetError."""
         with self._bounded(), self._translated():
-            cursor = self._connection.execute(query, params or None)  # type: ignore[arg-type] - our own texts
+            text = query.encode() if isinstance(query, str) else query
+            cursor = self._connection.execute(text, params or None)
             return cursor.fetchall() if cursor.description else []
 
     def one(self, query: str | sql.Composed, params: Mapping[str, Any] | Sequence[Any] = ()) -> Row:
@@ -100,7 +102,7 @@ class Postgres:
         self.rows(f"SET statement_timeout = {_milliseconds(timeout)}")
         heard = len(self.notices)
         try:
-            with self._translated():
+            with self._bounded(timeout + self._patience), self._translated():
                 self._connection.execute(statement)
         finally:
             with suppress(TargetError):
@@ -120,11 +122,12 @@ class Postgres:
                 diagnostic.severity_nonlocalized or "NOTICE",
                 diagnostic.message_primary or "",
                 diagnostic.message_hint or "",
+                diagnostic.sqlstate or "",
             )
         )
 
     @contextmanager
-    def _bounded(self) -> Iterator[None]:
+    def _bounded(self, limit: timedelta | None = None) -> Iterator[None]:
         """End a wait for a server that no longer answers at all: its own statement_timeout cannot help there."""
         descriptor = os.dup(self._connection.fileno()) if not self._connection.closed else None
         if descriptor is None:
@@ -137,7 +140,7 @@ class Postgres:
             with suppress(OSError):
                 watched.shutdown(socket.SHUT_RDWR)
 
-        timer = threading.Timer(self._patience.total_seconds() + 1, give_up)
+        timer = threading.Timer((limit or self._patience).total_seconds() + 1, give_up)
         timer.daemon = True
         timer.start()
         try:
@@ -182,7 +185,7 @@ def connect(
             row_factory=dict_row,
             connect_timeout=max(2, round(patience.total_seconds())),  # libpq knows whole seconds, two at least
             application_name=f"maintd:{job}",
-            **({"password": password} if password else {}),
+            password=password or None,
         )
     except psycopg.ProgrammingError:
         # libpq repeats a part of the text it cannot read, and the password may be in it.
