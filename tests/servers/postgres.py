@@ -17,6 +17,7 @@ from servers.base import free_port, needed
 
 BIN = Path("/usr/lib/postgresql/15/bin")
 
+
 @dataclass
 class PostgresServer:
     """A private server on a free loopback port that a test may stop and start."""
