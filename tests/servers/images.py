@@ -1,4 +1,4 @@
-"""Images for container tests. There is no registry, so a base is made from Debian's packages, and servers run from /usr.
+"""Images for container tests. No registry: a base is made from Debian's packages, and servers run from /usr.
 
 The base is made once per machine and kept in the temporary folder, since that takes half a minute.
 """
