@@ -7,11 +7,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import requests
 from docker import DockerClient
 from docker.errors import APIError, DockerException, NotFound
+from docker.utils import version_lt
 
 from maintd.errors import TargetError
 from maintd.model import Scalar
@@ -43,6 +44,9 @@ class Container:
     restart_policy: str
     started_at: datetime | None
     finished_at: datetime | None
+    memory_limit: int = 0  # bytes; 0: none
+    cpu_limit: float = 0  # CPUs; 0: none
+    pids_limit: int = 0  # 0: none
 
     @property
     def label(self) -> str:
@@ -63,7 +67,7 @@ class Docker:
         self._client = client
         self.name = name
 
-    def __enter__(self) -> Docker:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -84,6 +88,21 @@ class Docker:
             (item for item in found if item is not None), key=lambda item: (item.service, item.number, item.name)
         )
 
+    def stats(self, container_id: str) -> Mapping[str, Any] | None:
+        """One sample of a container's counters at once, as the engine has them; None when it is gone.
+
+        Without `one-shot` (API 1.41) the engine takes a second or two for a sample of its own before this one.
+        """
+        one_shot = {} if version_lt(self._client.api.api_version, "1.41") else {"one_shot": True}
+        with translated(self.name):
+            try:
+                found = self._client.api.stats(container_id, stream=False, **one_shot)
+            except NotFound:
+                return None
+        if not isinstance(found, Mapping):
+            raise TargetError(f"{self.name}: stats are not what an engine answers", cause="malformed")
+        return found
+
     def _inspect(self, container_id: str) -> Container | None:
         try:
             raw = self._client.api.inspect_container(container_id)
@@ -98,7 +117,7 @@ def connect(target: DockerTarget, *, name: str = "docker", timeout: timedelta | 
     target = resolved(target)
     seconds = (timeout or target.timeout).total_seconds()
     with translated(name):
-        return Docker(DockerClient(base_url=target.url, version="auto", timeout=seconds), name)
+        return Docker(DockerClient(base_url=target.url, version="auto", timeout=seconds), name)  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -133,6 +152,7 @@ def _error(name: str, error: Exception) -> TargetError:
 
 def _container(raw: Mapping[str, Any], labels: Mapping[str, str]) -> Container:
     state = raw["State"]
+    host = raw.get("HostConfig") or {}
     name = str(raw["Name"]).removeprefix("/")
     return Container(
         id=raw["Id"],
@@ -146,10 +166,21 @@ def _container(raw: Mapping[str, Any], labels: Mapping[str, str]) -> Container:
         exit_code=int(state["ExitCode"]),
         oom_killed=bool(state.get("OOMKilled")),
         restart_count=int(raw.get("RestartCount") or 0),
-        restart_policy=((raw.get("HostConfig") or {}).get("RestartPolicy") or {}).get("Name", ""),
+        restart_policy=(host.get("RestartPolicy") or {}).get("Name", ""),
         started_at=_instant(state.get("StartedAt")),
         finished_at=_instant(state.get("FinishedAt")),
+        memory_limit=int(host.get("Memory") or 0),
+        cpu_limit=_cpus(host),
+        pids_limit=max(0, int(host.get("PidsLimit") or 0)),
     )
+
+
+def _cpus(host: Mapping[str, Any]) -> float:
+    """Compose sets NanoCpus; `docker run --cpu-quota` a quota of a period, by default of 100 ms."""
+    if host.get("NanoCpus"):
+        return int(host["NanoCpus"]) / 1e9
+    quota = int(host.get("CpuQuota") or 0)
+    return quota / (int(host.get("CpuPeriod") or 0) or 100_000) if quota > 0 else 0
 
 
 def _instant(text: str | None) -> datetime | None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -37,6 +37,7 @@ class Group:
     consumers: int
     pending: int
     lag: int | None
+    delivered: str  # id of the last entry it was given
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class RedisServer:
         self._client = client
         self.name = name
 
-    def __enter__(self) -> RedisServer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -65,7 +66,7 @@ class RedisServer:
     def command(self, *words: str | int) -> Any:
         """The answer to one command. Raises TargetError."""
         with _translated(self.name):
-            return self._client.execute_command(*words)
+            return self._client.execute_command(*words)  # type: ignore[no-untyped-call]
 
     def ping(self) -> None:
         """Raises TargetError unless the server answers; while it loads its data it answers that it does not."""
@@ -74,7 +75,7 @@ class RedisServer:
     def info(self, section: str = "everything") -> dict[str, str | int | float]:
         """INFO by key; numbers are numbers."""
         answer = self.command("INFO", section)
-        if not isinstance(answer, dict) or "redis_version" not in answer and section == "everything":
+        if not isinstance(answer, dict) or ("redis_version" not in answer and section == "everything"):
             raise TargetError(f"{self.name}: INFO is not what Redis answers", cause="malformed")
         return answer
 
@@ -90,6 +91,10 @@ class RedisServer:
             raise
         return Stream(name, int(self.command("XLEN", name)), tuple(_group(item) for item in groups))
 
+    def after(self, stream: str, entry_id: str, at_most: int) -> list[str]:
+        """The ids of up to so many entries after this one, oldest first; what they hold is not looked at."""
+        return [str(entry[0]) for entry in self.command("XRANGE", stream, f"({entry_id}", "+", "COUNT", at_most)]
+
 
 def connect(target: RedisTarget, *, name: str = "redis", timeout: timedelta | None = None) -> RedisServer:
     """A client; the first command connects. `timeout`, the target's own by default, is that of each answer."""
@@ -103,9 +108,7 @@ def connect(target: RedisTarget, *, name: str = "redis", timeout: timedelta | No
             **({"password": password} if password else {}),
             socket_timeout=seconds,
             socket_connect_timeout=seconds,
-            retry=Retry(
-                NoBackoff(), 0
-            ),  # redis-py tries three times more by itself: a hung server would cost four waits
+            retry=Retry(NoBackoff(), 0),  # by itself redis-py tries thrice more: a hung server would cost four waits
             protocol=2,  # RESP3 begins with HELLO, which a least-privilege ACL need not allow
             decode_responses=True,
         )
@@ -155,4 +158,10 @@ def _error(name: str, error: RedisError) -> TargetError:
 
 def _group(item: Any) -> Group:
     lag = item.get("lag")
-    return Group(str(item["name"]), int(item["consumers"]), int(item["pending"]), None if lag is None else int(lag))
+    return Group(
+        name=str(item["name"]),
+        consumers=int(item["consumers"]),
+        pending=int(item["pending"]),
+        lag=None if lag is None else int(lag),
+        delivered=str(item["last-delivered-id"]),
+    )

@@ -1,0 +1,71 @@
+"""What this process' own control group may use, v1 and v2: inside a container the host's free memory is not its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_UNLIMITED = 1 << 60  # v1 writes "no limit" as the largest number of whole pages
+
+
+@dataclass(frozen=True)
+class OwnLimit:
+    """Bytes. `used` is the working set: what the kernel cannot simply drop."""
+
+    used: int
+    limit: int
+
+    @property
+    def used_percent(self) -> float:
+        """Of the limit."""
+        return 100 * self.used / self.limit
+
+
+def own_memory(proc: Path = Path("/proc"), root: Path = Path("/sys/fs/cgroup")) -> OwnLimit | None:
+    """The nearest memory limit that holds for this process, with its use; None where there is none."""
+    try:
+        groups = (proc / "self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            return _nearest(root / "memory", path, *names)
+    for line in groups:
+        if line.startswith("0::"):
+            return _nearest(root, line[3:], "memory.max", "memory.current", "inactive_file")
+    return None
+
+
+def _nearest(top: Path, path: str, limit_name: str, usage_name: str, cache_name: str) -> OwnLimit | None:
+    for folder in _upwards(top, path):
+        limit, usage = _number(folder / limit_name), _number(folder / usage_name)
+        if limit is not None and usage is not None and limit < _UNLIMITED:
+            cache = _of_stat(folder / "memory.stat", cache_name)
+            return OwnLimit(usage - cache if cache < usage else usage, limit)
+    return None
+
+
+def _upwards(top: Path, path: str) -> Iterator[Path]:
+    """The group's folder and those above it. In a container its folder may be mounted as the top itself."""
+    folder = top / path.lstrip("/")
+    while folder != top and top in folder.parents:
+        yield folder
+        folder = folder.parent
+    yield top
+
+
+def _number(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):  # not there, or "max"
+        return None
+
+
+def _of_stat(file: Path, name: str) -> int:
+    try:
+        return next((int(line.split()[1]) for line in file.read_text().splitlines() if line.split()[0] == name), 0)
+    except (OSError, ValueError, IndexError):
+        return 0
