@@ -58,7 +58,7 @@ check: $(VENV)/dev ## lint, types, layers, documentation
 	@$(BIN)/pytest -q tests/docs
 
 docs: $(VENV)/dev ## write the generated parts of docs/ again
-	@$(BIN)/python -m docs.generate
+	@$(BIN)/python docs/generate.py
 
 bench: $(VENV)/dev ## measure, side by side with others; prints tables, never fails
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || true; done

@@ -1,0 +1,210 @@
+"""Write the generated parts of the documentation: jobs, settings, commands, the API and the states of a run.
+
+    python docs/generate.py            write them
+    python docs/generate.py --check    say which are out of date, and exit with 1
+
+A file that is part hand-written has its generated part between `<!-- generated: NAME -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import click
+
+from maintd import model
+from maintd.catalogue import Catalogue
+from maintd.model import TRANSITIONS, JobDescription, ParamDescription, RunState, SkipReason
+from maintd.settings import Retention, Settings, Targets
+from maintd.values import format_duration
+
+DOCS = Path(__file__).parent
+SECTION = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def jobs() -> str:
+    """The reference of every shipped job, from the jobs themselves."""
+    return "\n".join(line for job in Catalogue().jobs.values() if isinstance(job, JobDescription) for line in _job(job))
+
+
+def _job(job: JobDescription) -> Iterator[str]:
+    yield f"## {job.name}\n"
+    yield _prose(job.doc) + "\n"
+    traits = [
+        f"stopped after {format_duration(job.timeout)}",
+        "changes things" if job.mutates else "only looks",
+        "may be tried again" if job.repeatable else "never tried again by itself",
+    ]
+    traits += [f"holds the lock `{name}` ({mode})" for name, mode in sorted(job.locks.items())]
+    traits += [f"skipped without a `{kind}` target" for kind in job.needs]
+    traits += [f"at most {most} × {action}" for action, most in sorted(job.budget.items()) if action != "bytes"]
+    yield "*" + "; ".join(traits) + "*\n"
+    if job.params:
+        yield "| param | type | default | meaning |"
+        yield "|---|---|---|---|"
+        yield from (_param(param) for param in job.params)
+        yield ""
+
+
+def _prose(doc: str) -> str:
+    """A docstring as Markdown: its indented blocks stay code, its lines stay lines."""
+    return re.sub(r"^Runbook:\s*(.+)$", r"Runbook: *\1*", doc, flags=re.MULTILINE)
+
+
+def _param(param: ParamDescription) -> str:
+    default = "required" if param.required else _code(param.default)
+    return f"| `{param.name}` | {_cell(param.type)} | {default} | {_cell(param.description)} |"
+
+
+def _code(value: Any) -> str:
+    if value is None or value in ("", [], {}, ()):
+        return "none"
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return f"`{_cell(text)}`"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def settings() -> str:
+    """Every setting with its environment variable."""
+    lines = ["| setting | environment | default | meaning |", "|---|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True) if name not in ("node", "state_dir") else "of this host"
+        if isinstance(default, Retention | Targets):
+            default = "below"
+        elif hasattr(default, "total_seconds"):
+            default = format_duration(default)
+        lines.append(f"| `{name}` | `MAINTD_{name.upper()}` | {_code(default)} | {_cell(field.description or '')} |")
+    return "\n".join(lines) + "\n"
+
+
+def retention() -> str:
+    """What is kept, and the variables that say otherwise."""
+    lines = ["| setting | environment | default |", "|---|---|---|"]
+    for name, field in Retention.model_fields.items():
+        default = field.default
+        shown = format_duration(default) if hasattr(default, "total_seconds") else str(default)
+        lines.append(f"| `retention.{name}` | `MAINTD_RETENTION__{name.upper()}` | `{shown}` |")
+    return "\n".join(lines) + "\n"
+
+
+def targets() -> str:
+    """Every kind of target with its fields."""
+    lines = []
+    for kind, field in Targets.model_fields.items():
+        inner = next(arg for arg in field.annotation.__args__ if inspect.isclass(arg) and arg is not str)  # type: ignore[union-attr]
+        lines += [f"### {kind}\n", _prose(inspect.cleandoc(inner.__doc__ or "")) + "\n"]
+        lines += ["| field | default |", "|---|---|"]
+        for name, part in inner.model_fields.items():
+            default = part.get_default(call_default_factory=True)
+            shown = format_duration(default) if hasattr(default, "total_seconds") else default
+            lines.append(f"| `{name}` | {'required' if part.is_required() else _code(shown)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _meanings(states: type[StrEnum]) -> dict[str, str]:
+    """The comment behind each member, which is where its meaning stands."""
+    source = inspect.getsource(states)
+    return dict(re.findall(r'^    \w+ = "(\w+)"  # (.+)$', source, re.MULTILINE))
+
+
+def states() -> str:
+    """The states of a run with their meanings, and the reasons for which a run is skipped."""
+    lines = ["| state | meaning |", "|---|---|"]
+    lines += [f"| `{state}` | {_cell(meaning)} |" for state, meaning in _meanings(RunState).items()]
+    lines += ["", "| skipped because | meaning |", "|---|---|"]
+    lines += [f"| `{reason}` | {_cell(meaning)} |" for reason, meaning in _meanings(SkipReason).items()]
+    return "\n".join(lines) + "\n"
+
+
+def transitions() -> str:
+    """The transition table as a state diagram."""
+    lines = ["```mermaid", "stateDiagram-v2", "    [*] --> waiting", "    [*] --> queued", "    [*] --> skipped"]
+    lines += [f"    {state} --> {to}" for state, after in TRANSITIONS.items() for to in sorted(after)]
+    lines += [f"    {state} --> [*]" for state in RunState if state.final]
+    return "\n".join([*lines, "```"]) + "\n"
+
+
+def commands() -> str:
+    """Every command with its help, as click has it."""
+    from maintd.cli.main import cli
+
+    return "\n".join(_command(cli, "maintd"))
+
+
+def _command(command: click.Command, name: str) -> Iterator[str]:
+    context = click.Context(command, info_name=name, terminal_width=100)
+    if isinstance(command, click.Group):
+        if name != "maintd":
+            yield f"## {name}\n\n```text\n{command.get_help(context)}\n```\n"
+        for child in command.list_commands(context):
+            found = command.get_command(context, child)
+            if found is not None and not found.hidden:
+                yield from _command(found, f"{name} {child}")
+    else:
+        yield f"## {name}\n\n```text\n{command.get_help(context)}\n```\n"
+
+
+def errors() -> str:
+    """The error tree with its exit codes, as the module draws it."""
+    from maintd import errors as module
+
+    return "```text\n" + inspect.cleandoc(module.__doc__ or "").partition("\n\n")[2].strip() + "\n```\n"
+
+
+def endpoints() -> str:
+    """Every endpoint of the API."""
+    from maintd.web.server import openapi
+
+    lines = ["| endpoint | what it gives |", "|---|---|"]
+    for path, methods in sorted(openapi()["paths"].items()):
+        for method, told in methods.items():
+            text = told.get("description") or told.get("summary", "")
+            lines.append(f"| `{method.upper()} {path}` | {_cell(text.split(chr(10) + chr(10))[0])} |")
+    return "\n".join(lines) + "\n"
+
+
+def fields() -> str:
+    """The fields of what `--json` prints, by type."""
+    lines = []
+    for name in ("StatusReport", "EntryStatus", "RunSummary", "Run", "Step", "Attempt", "Check", "Measure", "Change",
+                 "Artifact", "LogLine", "DueInstant", "JobDescription"):  # fmt: skip
+        kind = getattr(model, name)
+        names = ", ".join(f"`{field}`" for field in kind.model_fields if field != "type")
+        lines.append(f"- **{name}** ({_cell(inspect.getdoc(kind) or '')}): {names}")
+    return "\n".join(lines) + "\n"
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "jobs": jobs, "settings": settings, "retention": retention, "targets": targets, "states": states,
+    "transitions": transitions, "commands": commands, "errors": errors, "endpoints": endpoints, "fields": fields,
+}  # fmt: skip
+
+
+def outdated(write: bool) -> list[Path]:
+    """Files whose generated parts differ from what they should be; brought up to date with `write`."""
+    found = []
+    for path in sorted(DOCS.glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        fresh = SECTION.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n{part[3]}", text)
+        if fresh != text:
+            found.append(path)
+            if write:
+                path.write_text(fresh, encoding="utf-8")
+    return found
+
+
+if __name__ == "__main__":
+    check = "--check" in sys.argv
+    for path in outdated(write=not check):
+        print(f"{path.name}: {'out of date; run: make docs' if check else 'written'}")
+    sys.exit(1 if check and outdated(write=False) else 0)
