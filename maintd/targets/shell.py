@@ -1,0 +1,256 @@
+"""Other programs: found before they are started, run without a shell, their output read live and in bounded memory.
+
+A program stays in this process's group, so that whatever stops the attempt stops the program too.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import psutil
+
+from maintd.errors import JobError
+from maintd.settings import PREFIX, Settings
+
+Stream = Literal["stdout", "stderr"]
+Heard = Callable[[Stream, str], None]
+
+LINE_LIMIT = 16_384
+"""Bytes; a longer line is handed on in pieces of this size, so that one without an end cannot fill the memory."""
+GRACE = 5.0  # seconds between TERM and KILL
+LINGER = 2.0  # seconds that output is still read after the program has ended
+_CHUNK = 65_536
+_SHELL = "/bin/sh"
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to run. `env` is added to the inherited environment; `stdin` is what the program reads, nothing by default.
+
+    With `shell` there is one word, the text for `/bin/sh -c`.
+    """
+
+    argv: Sequence[str]
+    cwd: Path | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    stdin: str = ""
+    shell: bool = False
+
+    def __str__(self) -> str:
+        return self.argv[0] if self.shell else shlex.join(self.argv)
+
+
+class Ended(NamedTuple):
+    """How a program ended. `exit_code` is None when a signal ended it, whose name is then in `signal`."""
+
+    exit_code: int | None
+    signal: str
+    took: timedelta
+    timed_out: bool
+    output_bytes: int
+    left_behind: bool  # something it started still held its output open when reading stopped
+
+
+def inherited(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment without maintd's own settings, which hold the store's and the targets' secrets."""
+    own = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {f"{PREFIX}CONFIG"}
+    return {
+        name: value
+        for name, value in environ.items()
+        if name not in own and name.removesuffix("_FILE") not in own and name.split("__")[0] not in own
+    }
+
+
+def words(command: Command) -> list[str]:
+    """The argv as it will be started, with the program's full path. Raises JobError when it could not be started."""
+    if command.cwd is not None and not command.cwd.is_dir():
+        raise JobError(f'the working directory "{command.cwd}" does not exist', "create it or correct cwd")
+    if command.shell:
+        return [_SHELL, "-c", command.argv[0]]
+    name = command.argv[0]
+    path = command.env.get("PATH", os.environ.get("PATH", os.defpath))
+    if "/" in name:
+        program = (command.cwd or Path.cwd()) / name
+        if not program.exists():
+            raise JobError(f'the program "{name}" does not exist', "correct its path, or mount it into this container")
+        if program.is_dir():
+            raise JobError(f'"{name}" is a folder, not a program', "name the program in it")
+        if not os.access(program, os.X_OK):
+            raise JobError(f'the program "{name}" may not be executed', f"run: chmod +x {shlex.quote(str(program))}")
+        return [str(program), *command.argv[1:]]
+    found = shutil.which(name, path=path)
+    if found is None:
+        hint = "install it, or write its full path"
+        if any(character.isspace() for character in name):
+            hint = "write each word as an item of the list, or set shell: true"
+        raise JobError(f'the program "{name}" is not in PATH ({path})', hint)
+    return [found, *command.argv[1:]]
+
+
+def run(command: Command, timeout: timedelta, heard: Heard) -> Ended:
+    """Run to the end, handing on each line as it comes. At `timeout` it and its children get TERM, then KILL.
+
+    Raises JobError when it cannot be started.
+    """
+    argv = words(command)
+    began = time.monotonic()
+    with _start(argv, command) as process:
+        out, err = process.stdout, process.stderr
+        assert out is not None and err is not None
+        lines = {out.fileno(): _Lines("stdout", heard), err.fileno(): _Lines("stderr", heard)}
+        with selectors.DefaultSelector() as selector:
+            for pipe in (out, err):
+                os.set_blocking(pipe.fileno(), False)
+                selector.register(pipe, selectors.EVENT_READ)
+            try:
+                ended = _read_until(selector, lines, process, began + timeout.total_seconds())
+                timed_out = not ended and process.poll() is None
+                if timed_out:
+                    _stop(process)
+                # A child left behind may hold the pipes for ever; what the program itself wrote is here by now.
+                _read_until(selector, lines, process, time.monotonic() + LINGER, drain=True)
+                left_behind = bool(selector.get_map())
+            except BaseException:
+                _stop(process)
+                raise
+        for reader in lines.values():
+            reader.end()
+        process.wait()
+    code = process.returncode
+    return Ended(
+        exit_code=code if code >= 0 else None,
+        signal=_signal_name(-code) if code < 0 else "",
+        took=timedelta(seconds=time.monotonic() - began),
+        timed_out=timed_out,
+        output_bytes=sum(reader.size_bytes for reader in lines.values()),
+        left_behind=left_behind,
+    )
+
+
+class _Lines:
+    """Cuts one stream into lines of text."""
+
+    def __init__(self, stream: Stream, heard: Heard) -> None:
+        self._stream = stream
+        self._heard = heard
+        self._rest = b""
+        self.size_bytes = 0
+
+    def feed(self, chunk: bytes) -> None:
+        self.size_bytes += len(chunk)
+        *whole, self._rest = (self._rest + chunk).split(b"\n")
+        for line in whole:
+            self._tell(line)
+        while len(self._rest) > LINE_LIMIT:
+            self._tell(self._rest[:LINE_LIMIT])
+            self._rest = self._rest[LINE_LIMIT:]
+
+    def end(self) -> None:
+        if self._rest:
+            self._tell(self._rest)
+            self._rest = b""
+
+    def _tell(self, line: bytes) -> None:
+        text = line.decode("utf-8", errors="replace").rstrip("\r").replace("\0", "�")
+        for start in range(0, max(len(text), 1), LINE_LIMIT):
+            self._heard(self._stream, text[start : start + LINE_LIMIT])
+
+
+def _start(argv: Sequence[str], command: Command) -> subprocess.Popen[bytes]:
+    stdin: int = subprocess.DEVNULL
+    if command.stdin:
+        stdin = os.memfd_create("stdin")  # in memory: what a program is fed may be a secret
+        with open(os.dup(stdin), "wb") as file:
+            file.write(command.stdin.encode())
+        os.lseek(stdin, 0, os.SEEK_SET)
+    try:
+        return subprocess.Popen(
+            argv,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=command.cwd,
+            env={**inherited(os.environ), **command.env},
+            bufsize=0,
+        )
+    except OSError as error:
+        raise _not_started(argv[0], error) from error
+    finally:
+        if stdin >= 0:
+            os.close(stdin)
+
+
+def _not_started(program: str, error: OSError) -> JobError:
+    if error.errno == errno.ENOEXEC:
+        return JobError(f'"{program}" is not in a form that can be executed', "begin a script with #!/bin/sh")
+    if error.errno == errno.ENOENT:
+        return JobError(f'"{program}" cannot be started: its interpreter is missing', "correct the script's first line")
+    if error.errno == errno.E2BIG:
+        return JobError(f'"{program}" cannot be started: its arguments are too long', "hand them over by stdin")
+    return JobError(f'"{program}" cannot be started: {error.strerror or error}')
+
+
+def _read_until(
+    selector: selectors.BaseSelector,
+    lines: Mapping[int, _Lines],
+    process: subprocess.Popen[bytes],
+    deadline: float,
+    *,
+    drain: bool = False,
+) -> bool:
+    """Read until the program has ended (`drain`: until nobody holds its output) or the deadline; True if so."""
+    while (left := deadline - time.monotonic()) > 0:
+        if not selector.get_map():
+            if drain or process.poll() is not None:
+                return True
+            time.sleep(min(left, 0.02))  # it has closed its output and goes on working
+            continue
+        for key, _ in selector.select(min(left, 0.1)):
+            try:
+                chunk = os.read(key.fd, _CHUNK)
+            except BlockingIOError:
+                continue
+            if chunk:
+                lines[key.fd].feed(chunk)
+            else:
+                selector.unregister(key.fileobj)
+        if not drain and process.poll() is not None:
+            return True
+    return False
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the program and all that it started, politely first."""
+    try:
+        top = psutil.Process(process.pid)
+        family = [*top.children(recursive=True), top]
+    except psutil.NoSuchProcess:
+        return
+    for send in (psutil.Process.terminate, psutil.Process.kill):
+        for member in family:
+            try:
+                send(member)
+            except psutil.NoSuchProcess:
+                continue
+        _, family = psutil.wait_procs(family, timeout=GRACE)
+        if not family:
+            return
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
