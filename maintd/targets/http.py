@@ -33,6 +33,7 @@ class Answer:
     content_type: str
     body: bytes
     latency: timedelta
+    location: str = ""  # where a redirect leads; it is not followed
 
     @property
     def text(self) -> str:
@@ -102,7 +103,14 @@ def fetch(
     except (httpx.InvalidURL, ssl.SSLError, OSError) as error:
         raise TargetError(f"{shown}: {error}", "correct the target's url or ca_file") from error
     latency = timedelta(seconds=time.monotonic() - started)
-    return Answer(shown, response.status_code, response.headers.get("content-type", ""), bytes(body), latency)
+    return Answer(
+        url=shown,
+        status=response.status_code,
+        content_type=response.headers.get("content-type", ""),
+        body=bytes(body),
+        latency=latency,
+        location=_shown(response.headers["location"]) if "location" in response.headers else "",
+    )
 
 
 def look(target: HttpTarget) -> Answer:
