@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from maintd.errors import TargetError
 from maintd.model import CheckStatus
 from maintd.settings import HostTarget
 from maintd.targets import host
 from maintd.targets.filesystems import Usage, usages
-from maintd.targets.health.reporter import Limits, Reporter, unanswered
-
-T = TypeVar("T")
+from maintd.targets.health.reporter import Limits, Reporter, or_error, unanswered
 
 
 class HostLimits(Limits):
@@ -55,11 +51,11 @@ class HostFacts:
 def look(target: HostTarget, name: str) -> HostFacts:
     """Read everything; only the file systems can take long, each the target's timeout at most."""
     machine = host.connect(target, name=name)
-    mounts = _or_error(machine.mounts)
+    mounts = or_error(machine.mounts)
     points = set() if isinstance(mounts, TargetError) else {mount.point for mount in mounts}
     return HostFacts(
-        memory=_or_error(machine.memory),
-        load=_or_error(machine.load),
+        memory=or_error(machine.memory),
+        load=or_error(machine.load),
         pressure=machine.pressure(),
         mounts=mounts if isinstance(mounts, TargetError) else list(usages(mounts, target.timeout)),
         not_mounted=()
@@ -184,10 +180,3 @@ def _mount(
             severity=CheckStatus.WARN,
             hint="after an error Linux mounts read-only: look at dmesg",
         )
-
-
-def _or_error(read: Callable[[], T]) -> T | TargetError:
-    try:
-        return read()
-    except TargetError as error:
-        return error

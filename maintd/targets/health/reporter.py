@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from maintd.errors import MaintdError, TargetError
 from maintd.model import Check, CheckStatus, Scalar
 
+T = TypeVar("T")
 Number = int | float | timedelta | datetime
 
 # It was not seen whether these are well: nobody is to be woken for a grant that is missing.
@@ -84,3 +85,11 @@ def grown(ctx: Reporter, name: str, count: int, **labels: str) -> int | None:
     if before is None:
         return None
     return count - round(before) if count >= before else count
+
+
+def or_error(read: Callable[[], T]) -> T | TargetError:
+    """What it returns, or the error in its place: facts that fail each by itself."""
+    try:
+        return read()
+    except TargetError as error:
+        return error
