@@ -1,0 +1,398 @@
+"""`vacuum` on a real Postgres: what is over its threshold, what cannot be done and who is to blame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from jobs.databases import Database, database
+from jobs.running import run_job
+from servers.base import free_port, wait_for
+from servers.postgres import PostgresServer
+
+from maintd.model import CheckStatus
+from maintd.targets.autovacuum import Autovacuum, age_limits, need
+from maintd.targets.tables import Bloat, Table
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+PLAIN = "WITH (autovacuum_enabled = false)"  # so that only the job vacuums it
+
+
+@pytest.fixture
+def db(postgres_server: PostgresServer) -> Iterator[Database]:
+    with database(postgres_server) as made:
+        yield made
+
+
+def bloated(db: Database, name: str = "events", rows: int = 50_000, keep_each: int = 10) -> None:
+    """A table with most of its rows dead: 90 % by default."""
+    db.run(
+        f"CREATE TABLE {name} (id bigint PRIMARY KEY, payload text) {PLAIN}",
+        f"INSERT INTO {name} SELECT n, md5(n::text) FROM generate_series(1, {rows}) n",
+        f"ANALYZE {name}",
+        f"DELETE FROM {name} WHERE id % {keep_each} <> 0",
+    )
+
+
+def dead(db: Database, name: str = "events") -> int:
+    return int(db.ask(f"SELECT n_dead_tup FROM pg_stat_user_tables WHERE relid = '{name}'::regclass"))
+
+
+# --- the decision -------------------------------------------------------------------------------------------------
+
+SERVER = Autovacuum(
+    {
+        "autovacuum": "on",
+        "track_counts": "on",
+        "autovacuum_max_workers": "3",
+        "autovacuum_vacuum_threshold": "50",
+        "autovacuum_vacuum_scale_factor": "0.2",
+        "autovacuum_vacuum_insert_threshold": "1000",
+        "autovacuum_vacuum_insert_scale_factor": "0.2",
+        "autovacuum_analyze_threshold": "50",
+        "autovacuum_analyze_scale_factor": "0.1",
+        "autovacuum_freeze_max_age": "200000000",
+        "autovacuum_multixact_freeze_max_age": "400000000",
+    },
+    workers=0,
+)
+QUIET = Table(
+    oid=1, schema="public", name="t", owner="app", permitted=True, rows=1000, size_bytes=1_000_000, dead=0, live=1000,
+    mods=0, inserts=0, vacuumed_at=None, analyzed_at=NOW - timedelta(days=1), xid_age=10, mxid_age=0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "vacuum", "analyze", "freeze"),
+    [
+        ({}, False, False, False),
+        ({"dead": 250}, False, False, False),  # 50 + 0.2 × 1000: at the threshold is not over it
+        ({"dead": 251}, True, False, False),
+        ({"dead": 51, "options": {"autovacuum_vacuum_scale_factor": "0"}}, True, False, False),
+        ({"dead": 9000, "options": {"autovacuum_vacuum_threshold": "10000"}}, False, False, False),
+        ({"rows": -1.0, "dead": 51}, True, False, False),  # never counted: the base alone
+        ({"inserts": 1201}, True, False, False),
+        ({"inserts": 9999, "options": {"autovacuum_vacuum_insert_threshold": "-1"}}, False, False, False),
+        ({"mods": 150}, False, False, False),
+        ({"mods": 151}, False, True, False),
+        ({"mods": 1, "analyzed_at": NOW - timedelta(days=8)}, False, True, False),
+        ({"mods": 1, "analyzed_at": None}, False, True, False),
+        ({"analyzed_at": None}, False, False, False),  # nothing has changed since it was made
+        ({"xid_age": 200_000_001}, True, False, True),
+        ({"mxid_age": 400_000_001}, True, False, True),
+        ({"xid_age": 100_001, "options": {"autovacuum_freeze_max_age": "100000"}}, True, False, True),
+    ],
+)
+def test_a_table_is_due_by_autovacuums_own_rules(
+    changes: Mapping[str, Any], vacuum: bool, analyze: bool, freeze: bool
+) -> None:
+    owed = need(replace(QUIET, **changes), SERVER, NOW)
+
+    assert (owed.vacuum, owed.analyze, owed.freeze) == (vacuum, analyze, freeze)
+    assert bool(owed.why) == (vacuum or analyze)
+
+
+def test_a_table_near_wraparound_comes_before_any_size() -> None:
+    old = need(replace(QUIET, xid_age=200_000_001), SERVER, NOW)
+    large = need(replace(QUIET, size_bytes=10**13, dead=10**9), SERVER, NOW)
+
+    assert old.gain > large.gain
+
+
+def test_ages_warn_at_110_and_fail_at_125_percent_and_never_beyond_a_thousand_million() -> None:
+    assert age_limits(200_000_000) == (220_000_000, 250_000_000)
+    assert age_limits(2_000_000_000) == (1_000_000_000, 1_000_000_000)
+
+
+@pytest.mark.parametrize(
+    ("size", "free", "much"),
+    [(20 << 20, 10 << 20, True), (4 << 20, 4 << 20, False), (4 << 30, 1 << 30, True), (100 << 20, 30 << 20, False)],
+)
+def test_bloat_is_half_of_ten_megabytes_or_a_quarter_of_a_gigabyte(size: int, free: int, much: bool) -> None:
+    assert Bloat(size, free, "pgstattuple").much is much
+
+
+# --- on a real server ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.server
+def test_dead_rows_are_removed_and_the_file_keeps_its_size(db: Database) -> None:
+    bloated(db)
+    db.run("CREATE EXTENSION pgstattuple")
+    size = db.ask("SELECT pg_relation_size('events')")
+    assert dead(db) == 45_000
+
+    result = db.job("vacuum", {"bloat_from": "1MB"})
+
+    assert result.check("main: vacuum of public.events").status is CheckStatus.OK, result.told()
+    assert result.check("main: dead rows kept in public.events").observed == 0
+    assert dead(db) == 0
+    assert db.ask("SELECT pg_relation_size('events')") == size
+    assert result.measure("pg_vacuum_tuples_removed", table="public.events") == 45_000
+    assert result.measure("pg_table_free_ratio", table="public.events", source="pgstattuple") > 0.8
+    assert db.ask("SELECT last_analyze IS NOT NULL FROM pg_stat_user_tables WHERE relname = 'events'")
+    assert [(c.action, c.target, c.done) for c in result.changes] == [("vacuum", "main: public.events", True)]
+
+
+@pytest.mark.server
+def test_a_healthy_database_is_proven_so_and_not_touched(db: Database) -> None:
+    db.run("CREATE TABLE t (n int)", "INSERT INTO t SELECT generate_series(1, 100)")
+    db.run("VACUUM ANALYZE t")  # in another session: this one's counts are flushed when it ends
+
+    result = db.job("vacuum")
+
+    assert result.outcome == "succeeded", result.told()
+    assert result.changes == []
+    assert result.check("main: autovacuum").observed == "on"
+    assert result.measure("pg_xid_age", database=db.name) > 0
+
+
+@pytest.mark.server
+def test_a_dry_run_plans_and_touches_nothing(db: Database) -> None:
+    bloated(db, rows=5000)
+    owner = db.role("owner")
+    db.run(f'ALTER TABLE events OWNER TO "{owner}"')
+    other = db.role("other", "pg_monitor")
+
+    as_owner = db.job("vacuum", as_role=owner, dry_run=True)
+    as_other = db.job("vacuum", as_role=other, dry_run=True)
+
+    assert dead(db) == 4500
+    assert [(c.target, c.done) for c in as_owner.changes] == [("main: public.events", False)]
+    assert "4,500 dead rows" in str(as_owner.changes[0].details["why"])
+    assert as_other.check("main: vacuum of public.events").observed == "would be declined"
+
+
+@pytest.mark.server
+def test_a_vacuum_that_is_silently_skipped_for_want_of_ownership_fails(db: Database) -> None:
+    bloated(db, rows=5000)
+    other = db.role("other", "pg_monitor")
+
+    result = db.job("vacuum", as_role=other)
+
+    check = result.check("main: vacuum of public.events")
+    assert check.status is CheckStatus.FAIL
+    assert "only table or database owner can vacuum it" in str(check.observed)
+    assert check.hint.startswith("GRANT postgres TO")
+    assert dead(db) == 4500
+
+
+@pytest.mark.server
+def test_a_member_of_the_owner_with_nothing_else_succeeds(db: Database) -> None:
+    owner = db.role("owner")
+    bloated(db, rows=5000)
+    db.run(f'ALTER TABLE events OWNER TO "{owner}"')
+    operator = db.role("op", "pg_monitor", f'"{owner}"')
+
+    result = db.job("vacuum", as_role=operator)
+
+    assert result.check("main: vacuum of public.events").status is CheckStatus.OK, result.told()
+    assert {check.status for check in result.checks} <= {CheckStatus.OK, CheckStatus.WARN}, result.told()
+
+
+@pytest.mark.server
+def test_rows_kept_alive_by_a_snapshot_warn_and_name_its_holder(db: Database) -> None:
+    db.run(f"CREATE TABLE events (id int) {PLAIN}", "INSERT INTO events SELECT generate_series(1, 20000)")
+    with db.session(
+        "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "SELECT count(*) FROM events", name="long report"
+    ) as holder:
+        pid = holder.info.backend_pid
+        db.run("DELETE FROM events")
+
+        result = db.job("vacuum")
+
+    check = result.check("main: dead rows kept in public.events")
+    assert (check.status, check.observed) == (CheckStatus.WARN, 20_000), result.told()
+    assert f"pid {pid} (long report, user postgres, idle in transaction" in check.hint
+    assert result.check("main: vacuum of public.events").status is CheckStatus.OK
+    assert result.outcome == "warned"
+
+
+@pytest.mark.server
+def test_without_the_right_to_see_others_the_holder_is_named_but_not_for_how_long(db: Database) -> None:
+    owner = db.role("owner")
+    db.run(
+        f"CREATE TABLE events (id int) {PLAIN}",
+        "INSERT INTO events SELECT generate_series(1, 5000)",
+        f'ALTER TABLE events OWNER TO "{owner}"',
+    )
+    with db.session("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "SELECT count(*) FROM events") as holder:
+        pid = holder.info.backend_pid
+        db.run("DELETE FROM events")
+
+        result = db.job("vacuum", as_role=owner)
+
+    snapshot = result.check("main: oldest snapshot")
+    assert (snapshot.status, snapshot.hint) == (CheckStatus.UNKNOWN, "GRANT pg_monitor TO the target's user")
+    assert f"held by pid {pid} (app, user postgres)" in result.check("main: dead rows kept in public.events").hint
+
+
+@pytest.mark.server
+def test_a_locked_table_is_skipped_and_the_others_are_done(db: Database) -> None:
+    bloated(db, "busy", rows=5000)
+    bloated(db, "free", rows=5000)
+    with db.session("LOCK TABLE busy IN SHARE MODE", name="migration") as holder:
+        pid = holder.info.backend_pid
+        result = db.job("vacuum")
+
+    check = result.check("main: vacuum of public.busy")
+    assert check.status is CheckStatus.WARN
+    assert "lock not available" in str(check.observed)
+    assert f"held by pid {pid} (migration" in str(check.observed)
+    assert result.check("main: vacuum of public.free").status is CheckStatus.OK
+    assert (dead(db, "busy"), dead(db, "free")) == (4500, 0)
+
+
+@pytest.mark.server
+def test_odd_names_are_vacuumed_and_partition_parents_and_temporary_tables_are_not(db: Database) -> None:
+    db.run(
+        'CREATE SCHEMA "Odd.Schema"',
+        f'CREATE TABLE "Odd.Schema"."Select ""it"" %s" (n int) {PLAIN}',
+        'INSERT INTO "Odd.Schema"."Select ""it"" %s" SELECT generate_series(1, 1000)',
+        'DELETE FROM "Odd.Schema"."Select ""it"" %s"',
+        "CREATE TABLE parts (n int) PARTITION BY RANGE (n)",
+        f"CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (5000) {PLAIN}",
+        "INSERT INTO parts SELECT generate_series(1, 1000)",
+        "DELETE FROM parts",
+    )
+    with db.session() as other:
+        other.execute("CREATE TEMPORARY TABLE mine (n int)")
+        other.execute("INSERT INTO mine SELECT generate_series(1, 1000)")
+        other.commit()
+
+        result = db.job("vacuum")
+
+    assert {c.target for c in result.changes} == {'main: Odd.Schema.Select "it" %s', "main: public.parts_1"}
+    assert {c.status for c in result.named("vacuum of")} == {CheckStatus.OK}, result.told()
+
+
+@pytest.mark.server
+def test_only_the_chosen_tables_are_looked_at(db: Database) -> None:
+    for name in ("a_one", "a_two", "b_one"):
+        bloated(db, name, rows=2000)
+
+    result = db.job("vacuum", {"tables": ["public.a_*"], "exclude": ["a_two"]})
+
+    assert [change.target for change in result.changes] == ["main: public.a_one"]
+
+
+@pytest.mark.server
+def test_what_the_limit_leaves_is_counted_and_named(db: Database) -> None:
+    bloated(db, "large", rows=5000)
+    bloated(db, "small", rows=1000)
+
+    result = db.job("vacuum", {"max_tables": 1})
+
+    left = result.check("main: tables left for the next run")
+    assert (left.observed, left.status) == (1, CheckStatus.WARN)
+    assert "public.small" in left.hint
+    assert [change.target for change in result.changes] == ["main: public.large"]
+
+
+@pytest.mark.server
+def test_a_vacuum_that_outlasts_the_budget_is_stopped_and_fails(db: Database) -> None:
+    bloated(db, rows=20_000)
+
+    # 1 unit of cost between pauses of 100 ms: minutes for a few hundred pages.
+    result = db.job("vacuum", {"budget": "2s", "cost_delay": "100ms", "cost_limit": 1})
+
+    check = result.check("main: vacuum of public.events")
+    assert check.status is CheckStatus.FAIL
+    assert "stopped after" in str(check.observed)
+    assert result.progress
+    assert db.ask("SELECT count(*) FROM pg_stat_progress_vacuum") == 0
+
+
+@pytest.mark.server
+def test_changed_rows_alone_are_analyzed_and_not_vacuumed(db: Database) -> None:
+    db.run("CREATE TABLE t (n int)", "INSERT INTO t SELECT generate_series(1, 500)")
+
+    result = db.job("vacuum")
+
+    assert [(change.action, change.target) for change in result.changes] == [("analyze", "main: public.t")]
+    assert result.check("main: vacuum of public.t").observed == "done"
+    assert db.ask("SELECT vacuum_count FROM pg_stat_user_tables WHERE relname = 't'") == 0
+
+
+@pytest.mark.server
+def test_a_second_maintd_on_the_same_database_is_refused_by_name(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maintd.targets.holders.CLAIM_PATIENCE", timedelta(0))
+    with db.session("SELECT pg_advisory_lock(hashtext('maintd')::bigint)", name="maintd:reindex") as other:
+        pid = other.info.backend_pid
+        result = db.job("vacuum")
+
+    check = result.check("main: maintained")
+    assert check.status is CheckStatus.FAIL
+    assert f"pid {pid} (maintd:reindex from 127.0.0.1" in str(check.observed)
+
+
+@pytest.mark.server
+def test_each_target_has_its_own_verdict_when_one_is_down_and_another_unknown(db: Database) -> None:
+    bloated(db, rows=2000)
+    targets = {
+        "gone": {"dsn": f"postgresql://postgres@127.0.0.1:{free_port()}/x"},
+        "main": {"dsn": db.url},
+        "wrong": {"dsn": db.server.url("no_such_database")},
+    }
+
+    result = run_job("vacuum", {}, {"postgres": targets})
+
+    gone, wrong = result.check("gone: maintained"), result.check("wrong: maintained")
+    assert (gone.status, wrong.status) == (CheckStatus.FAIL, CheckStatus.FAIL)
+    assert str(gone.observed).startswith("refused: gone:")
+    assert gone.hint == "is it running, and is the port right?"
+    assert 'database "no_such_database" does not exist' in str(wrong.observed)
+    assert result.check("main: vacuum of public.events").status is CheckStatus.OK
+
+
+def test_without_any_target_it_says_not_configured() -> None:
+    result = run_job("vacuum")
+
+    assert "no postgres target is configured" in str(result.error)
+
+
+@pytest.mark.server
+def test_a_wrong_password_is_told_without_telling_the_password(own_postgres: PostgresServer) -> None:
+    hba = own_postgres.folder / "data" / "pg_hba.conf"
+    hba.write_text("host all app 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n")
+    db = Database(own_postgres, "postgres")
+    db.run("CREATE ROLE app LOGIN PASSWORD 'right'", "SELECT pg_reload_conf()")
+    target = {"dsn": db.url_of("app"), "password": "not-the-right-one"}
+
+    def refused() -> Any:
+        result = run_job("vacuum", {}, {"postgres": {"main": target}})
+        check = result.check("main: maintained") if result.named("main: maintained") else None
+        return check if check and "password" in str(check.observed) else None
+
+    check = wait_for(refused, "the new pg_hba.conf")
+
+    assert str(check.observed).startswith("denied: main:")
+    assert check.hint == "check the target's user and password"
+    assert "not-the-right-one" not in check.model_dump_json()
+
+
+@pytest.mark.server
+def test_tables_that_near_wraparound_are_frozen_and_old_databases_fail(own_postgres: PostgresServer) -> None:
+    db = Database(own_postgres, "postgres")
+    db.run(
+        "ALTER SYSTEM SET autovacuum = off",  # else it would freeze them itself, at once
+        "ALTER SYSTEM SET autovacuum_freeze_max_age = 2000000000",
+        "CREATE TABLE old (n int) WITH (autovacuum_freeze_max_age = 100000)",
+        "INSERT INTO old SELECT generate_series(1, 100)",
+        "ANALYZE old",
+    )
+    own_postgres.stop()
+    # 1,050 segments of 2^20 transactions further: at the start of a segment the server makes its own commit log.
+    own_postgres._run("pg_resetwal", "-x", str(1050 << 20), str(own_postgres.folder / "data"))
+    own_postgres.start()
+
+    result = db.job("vacuum")
+
+    assert db.ask("SELECT age(relfrozenxid) FROM pg_class WHERE relname = 'old'") < 100
+    assert result.check("main: vacuum of public.old").status is CheckStatus.OK, result.told()
+    assert result.check("main: oldest transaction id of a table").status is CheckStatus.OK
+    assert result.check("main: oldest transaction id of a database").status is CheckStatus.FAIL
+    assert result.check("main: autovacuum").status is CheckStatus.WARN
