@@ -81,15 +81,25 @@ class RedisServer:
 
     def stream(self, name: str) -> Stream:
         """A stream with its groups. Raises TargetError(empty) when there is no such key."""
+        groups = self._about("GROUPS", name)
+        return Stream(name, int(self.command("XLEN", name)), tuple(_group(item) for item in groups))
+
+    def entries_added(self, stream: str) -> int:
+        """How many entries it ever had, from Redis 7. Raises TargetError(empty) when there is no such key."""
+        seen = self._about("STREAM", stream)
+        if "entries-added" not in seen:
+            raise TargetError(f"{self.name}: keeps no count of added entries", "it needs Redis 7", cause="empty")
+        return int(seen["entries-added"])
+
+    def _about(self, kind: str, stream: str) -> Any:
         try:
-            groups = self.command("XINFO", "GROUPS", name)
+            return self.command("XINFO", kind, stream)
         except TargetError as error:
             if "no such key" in error.message:
                 raise TargetError(
-                    f'{self.name}: no stream "{name}"', "correct the target's streams", cause="empty"
+                    f'{self.name}: no stream "{stream}"', "correct the target's streams", cause="empty"
                 ) from error
             raise
-        return Stream(name, int(self.command("XLEN", name)), tuple(_group(item) for item in groups))
 
     def after(self, stream: str, entry_id: str, at_most: int) -> list[str]:
         """The ids of up to so many entries after this one, oldest first; what they hold is not looked at."""
