@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -82,11 +82,14 @@ class RedisServer:
     def stream(self, name: str) -> Stream:
         """A stream with its groups. Raises TargetError(empty) when there is no such key."""
         groups = self._about("GROUPS", name)
-        return Stream(name, int(self.command("XLEN", name)), tuple(_group(item) for item in groups))
+        length = int(self.command("XLEN", name))
+        with _translated(self.name):
+            return Stream(name, length, tuple(_group(_fields(item)) for item in groups))
 
     def entries_added(self, stream: str) -> int:
         """How many entries it ever had, from Redis 7. Raises TargetError(empty) when there is no such key."""
-        seen = self._about("STREAM", stream)
+        with _translated(self.name):
+            seen = _fields(self._about("STREAM", stream))
         if "entries-added" not in seen:
             raise TargetError(f"{self.name}: keeps no count of added entries", "it needs Redis 7", cause="empty")
         return int(seen["entries-added"])
@@ -133,7 +136,7 @@ def _translated(name: str) -> Iterator[None]:
         yield
     except RedisError as error:
         raise _error(name, error) from error
-    except (ValueError, IndexError, UnicodeDecodeError) as error:  # redis-py's parser on what is not its protocol
+    except (ValueError, TypeError, LookupError) as error:  # redis-py's parser on what is not its protocol
         raise TargetError(
             f"{name}: does not speak Redis", "is another service on that port?", cause="malformed"
         ) from error
@@ -166,7 +169,16 @@ def _error(name: str, error: RedisError) -> TargetError:
             return TargetError(f"{name}: {text}", cause="failed")
 
 
-def _group(item: Any) -> Group:
+def _fields(answer: Any) -> Mapping[str, Any]:
+    """RESP2 sends a map as a list of names and values by turns. Raises ValueError for what is neither."""
+    if isinstance(answer, Mapping):
+        return answer
+    if not isinstance(answer, list) or len(answer) % 2:
+        raise ValueError("not a map")
+    return dict(zip(answer[::2], answer[1::2], strict=True))
+
+
+def _group(item: Mapping[str, Any]) -> Group:
     lag = item.get("lag")
     return Group(
         name=str(item["name"]),

@@ -1,0 +1,102 @@
+"""Small HTTP services over real sockets, friendly and nasty, for jobs that ask them."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class Reply:
+    """What one path answers."""
+
+    body: bytes = b""
+    status: int = 200
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def says(body: Any, status: int = 200) -> Reply:
+    """A body of JSON."""
+    return Reply(json.dumps(body).encode(), status)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    replies: Mapping[str, Reply | Callable[[], Reply]]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+
+    def do_GET(self) -> None:
+        found = self.server.replies.get(self.path, Reply(b'{"error":"not_found"}', 404))
+        reply = found() if callable(found) else found
+        self.send_response(reply.status)
+        self.send_header("Content-Type", reply.content_type)
+        self.send_header("Content-Length", str(len(reply.body)))
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(reply.body)
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+@contextmanager
+def answering(replies: Mapping[str, Reply | Callable[[], Reply]]) -> Iterator[str]:
+    """The base URL of a service that answers these paths, and 404 to all others."""
+    server = _Server(("127.0.0.1", 0), _Handler)
+    server.replies = replies
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
+def hanging() -> Iterator[int]:
+    """A port that accepts connections, by the kernel, and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@contextmanager
+def blurting(text: bytes) -> Iterator[int]:
+    """A port that sends this to whoever connects, and closes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.05)
+        stopped = threading.Event()
+
+        def serve() -> None:
+            while not stopped.is_set():
+                try:
+                    connection, _ = listener.accept()
+                except TimeoutError:
+                    continue
+                with connection:
+                    connection.settimeout(1)
+                    try:
+                        connection.recv(4096)
+                        connection.sendall(text)
+                    except OSError:
+                        continue
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            stopped.set()
+            thread.join()

@@ -1,0 +1,197 @@
+"""The health check of a bare host, and of services by HTTP."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jobs.answering import Reply, answering, blurting, hanging, says
+from jobs.running import JobResult, run_job
+
+from maintd.model import CheckStatus
+
+WELL = {"status": "ok", "service": "Orders", "redis": "ok", "db": "ok", "day": {"halted": False}, "uptime": 5.4}
+EXPECT = {"redis": "ok", "db": "ok"}
+
+
+def check_services(services: dict[str, dict[str, Any]], **params: Any) -> JobResult:
+    return run_job("health_check", {"include": ["http"], **params}, {"http": services})
+
+
+@pytest.fixture
+def service() -> Iterator[str]:
+    replies = {
+        "/well": says(WELL),
+        "/db-error": says({**WELL, "db": "error"}),
+        "/no-db": says({"status": "ok", "redis": "ok"}),
+        "/parts": says({"status": "ok", "agents": {"a": "ok", "b": "error"}}),
+        "/login": Reply(b"<!DOCTYPE html><html>Sign in</html>", content_type="text/html"),
+        "/huge": says({"redis": "ok", "db": "ok", "filler": "x" * 70_000}),
+        "/away": says({"error": "unavailable"}, 503),
+        "/moved": Reply(status=302, headers={"Location": "http://login.example/?token=s3cret"}),
+        "/forbidden": says({"error": "forbidden"}, 403),
+        "/ready": Reply(b"ready\n", content_type="text/plain"),
+        "/cut": Reply(b'{"redis": "ok", "db":'),
+    }
+    with answering(replies) as url:
+        yield url
+
+
+def test_a_bare_host_gives_real_numbers_and_no_warning_for_what_is_not_configured() -> None:
+    result = run_job("health_check")
+
+    assert result.error is None, result.told()
+    assert {check.name.split()[0] for check in result.checks} == {"host"}
+    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    total = int(meminfo["MemTotal"].split()[0]) * 1024
+    assert result.measure("mem_total_bytes", host="local") == total
+    assert 0 < result.measure("mem_available_bytes", host="local") < total
+    assert result.check("host local: / used").unit == "%"
+    assert result.check("host local: / inodes used").status is not CheckStatus.UNKNOWN
+    assert sorted(line for line in result.logs if "not configured" in line) == [
+        f"{kind}: not configured: set targets.{kind}"
+        for kind in ("alertmanager", "docker", "http", "postgres", "prometheus", "redis")
+    ]
+
+
+def test_a_section_that_is_asked_for_and_not_configured_is_unknown() -> None:
+    result = run_job("health_check", {"include": ["redis"]})
+
+    assert result.check("redis: configured").status is CheckStatus.UNKNOWN
+    assert result.outcome == "warned"
+
+
+def test_a_section_can_be_left_out(service: str) -> None:
+    result = run_job("health_check", {"skip": ["host"]}, {"http": {"orders": {"url": f"{service}/well"}}})
+
+    assert {check.name.split(":")[0] for check in result.checks} == {"http orders"}
+
+
+def test_a_service_that_is_well_is_green_with_its_latency(service: str) -> None:
+    result = check_services({"orders": {"url": f"{service}/well", "expect": {**EXPECT, "day.halted": False}}})
+
+    assert result.outcome == "succeeded", result.told()
+    assert result.check("http orders: db").observed == "ok"
+    assert result.check("http orders: day.halted").observed is False
+    assert 0 < result.measure("http_health_latency_seconds", service="orders") < 2
+    assert result.measure("service_up", service="orders") == 1
+
+
+def test_status_200_with_a_database_in_error_fails(service: str) -> None:
+    result = check_services({"orders": {"url": f"{service}/db-error", "expect": EXPECT}})
+
+    failed = result.check("http orders: db")
+    assert (failed.status, failed.observed, failed.expected) == (CheckStatus.FAIL, "error", "ok")
+    assert result.check("http orders: answers").status is CheckStatus.OK
+    assert result.measure("service_up", service="orders") == 0
+
+
+def test_a_field_that_is_expected_and_missing_fails(service: str) -> None:
+    result = check_services({"orders": {"url": f"{service}/no-db", "expect": EXPECT}})
+
+    assert result.check("http orders: db").observed == "missing"
+    assert result.outcome == "failed"
+
+
+def test_without_a_body_rule_a_body_that_complains_fails_all_the_same(service: str) -> None:
+    result = check_services({"hub": {"url": f"{service}/parts"}})
+
+    failed = result.check("http hub: body without complaint")
+    assert (failed.status, failed.observed) == (CheckStatus.FAIL, "agents.b: error")
+
+
+def test_a_login_page_with_status_200_is_malformed(service: str) -> None:
+    result = check_services({"orders": {"url": f"{service}/login", "expect": EXPECT}})
+
+    failed = result.check("http orders: body")
+    assert failed.status is CheckStatus.FAIL
+    assert "a web page" in str(failed.observed)
+    assert "login" in failed.hint
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "words"),
+    [
+        ("/cut", "http orders: body", "not JSON"),
+        ("/huge", "http orders: answers", "more than 65536 bytes"),
+        ("/away", "http orders: answers", "503"),
+        ("/moved", "http orders: answers", "302"),
+    ],
+)
+def test_bodies_and_statuses_that_prove_nothing_fail(service: str, path: str, name: str, words: str) -> None:
+    result = check_services({"orders": {"url": f"{service}{path}", "expect": EXPECT}})
+
+    failed = result.check(name)
+    assert failed.status is CheckStatus.FAIL
+    assert words in str(failed.observed)
+    assert "s3cret" not in result.told()
+
+
+def test_a_service_that_may_not_be_asked_is_unknown(service: str) -> None:
+    result = check_services({"orders": {"url": f"{service}/forbidden", "expect": EXPECT}})
+
+    assert result.check("http orders: answers").status is CheckStatus.UNKNOWN
+    assert result.outcome == "warned"
+
+
+def test_a_text_can_be_expected(service: str) -> None:
+    result = check_services(
+        {
+            "logs": {"url": f"{service}/ready", "expect_text": "ready"},
+            "other": {"url": f"{service}/ready", "expect_text": "serving"},
+        }
+    )
+
+    assert result.check("http logs: body has 'ready'").status is CheckStatus.OK
+    assert result.check("http other: body has 'serving'").status is CheckStatus.FAIL
+
+
+def test_hung_services_fail_within_their_timeout_and_delay_no_other(service: str) -> None:
+    with hanging() as port:
+        hung = {f"hung{number}": {"url": f"http://127.0.0.1:{port}/", "timeout": "1s"} for number in range(6)}
+        started = time.monotonic()
+
+        result = check_services({**hung, "orders": {"url": f"{service}/well", "expect": EXPECT}})
+
+    # Six of a second each, one after the other, would take six seconds.
+    assert time.monotonic() - started < 3
+    failed = result.check("http hung0: answers")
+    assert failed.status is CheckStatus.FAIL
+    assert "timed_out" in str(failed.observed)
+    assert result.check("http orders: answers").status is CheckStatus.OK
+
+
+def test_what_is_down_says_why(free_port: int) -> None:
+    with (
+        blurting(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{") as half,
+        blurting(b"SSH-2.0-OpenSSH\r\n") as other,
+    ):
+        result = check_services(
+            {
+                "dead": {"url": f"http://127.0.0.1:{free_port}/health"},
+                "half": {"url": f"http://127.0.0.1:{half}/"},
+                "other": {"url": f"http://127.0.0.1:{other}/"},
+            }
+        )
+
+    causes = {
+        name: str(result.check(f"http {name}: answers").observed).split(":")[0] for name in ("dead", "half", "other")
+    }
+    assert causes == {"dead": "refused", "half": "partial", "other": "partial"}
+    assert result.measure("service_up", service="dead") == 0
+
+
+def test_a_secret_that_is_not_in_the_environment_makes_one_target_unknown(service: str) -> None:
+    result = check_services(
+        {
+            "orders": {"url": f"{service}/well", "headers": {"Authorization": "${NO_SUCH_VARIABLE_HERE}"}},
+            "other": {"url": f"{service}/well"},
+        }
+    )
+
+    assert result.check("http orders: answers").status is CheckStatus.UNKNOWN
+    assert "NO_SUCH_VARIABLE_HERE" in str(result.check("http orders: answers").observed)
+    assert result.check("http other: answers").status is CheckStatus.OK
