@@ -22,6 +22,7 @@ from maintd.targets.progress import VACUUM, watched
 from maintd.targets.tables import Table, bloat, databases, tables
 from maintd.targets.vacuuming import Gentleness, vacuum
 
+MEASURING = timedelta(minutes=5)  # pgstattuple reads every page that is not all visible
 GRANT = "GRANT {owner} TO the target's user (from Postgres 17 on: GRANT pg_maintain)"
 
 
@@ -133,10 +134,15 @@ def clean(ctx: Context, session: Postgres, watcher: Postgres, table: Table, owed
 def empty_space(ctx: Context, session: Postgres, table: Table) -> None:
     """Space that VACUUM has freed within the file stays there; too much of it is worth a rebuild, by a person."""
     name = f"{session.name}: empty space in {table.label}"
-    found = bloat(session, table)
+    hint = "CREATE EXTENSION pgstattuple, or GRANT pg_read_all_data TO the target's user"
+    try:
+        with session.allowing(min(MEASURING, ctx.remaining * 0.5)):
+            found = bloat(session, table)
+    except TargetError as error:
+        ctx.unknown(name, error.message, hint=error.hint or hint)
+        return
     if found is None:
-        ctx.unknown(name, "neither pgstattuple nor the table's statistics can be read",
-                    hint="CREATE EXTENSION pgstattuple, or GRANT pg_read_all_data TO the target's user")  # fmt: skip
+        ctx.unknown(name, "neither pgstattuple nor the table's statistics can be read", hint=hint)
         return
     ctx.measure("pg_table_free_ratio", found.share, target=session.name, table=table.label, source=found.source)
     hint = f"{found.source}: {found.share:.0%} empty; rebuild it with pg_repack in a maintenance window"

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import psycopg
 from psycopg import sql
@@ -25,6 +25,9 @@ from maintd.settings import PostgresTarget
 from maintd.targets.references import resolved
 
 Row = dict[str, Any]
+
+OVERTIME = 2.0
+"""Seconds after a query's own time that a silent server is given up."""
 
 # libpq reports why a connection was refused only as text, without an SQLSTATE.
 _CONNECT_CAUSES = (
@@ -67,7 +70,7 @@ class Postgres:
         self.notices: list[Notice] = []
         connection.add_notice_handler(self._noticed)
 
-    def __enter__(self) -> Postgres:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -97,16 +100,23 @@ class Postgres:
             raise TargetError(f"{self.name}: a query that always has a row had none", cause="empty")
         return found[0]
 
-    def long(self, statement: sql.Composed, timeout: timedelta) -> list[Notice]:
-        """Run a statement that may take as long as `timeout`, by the server's clock; what the server said meanwhile."""
-        self.rows(f"SET statement_timeout = {_milliseconds(timeout)}")
-        heard = len(self.notices)
+    @contextmanager
+    def allowing(self, patience: timedelta) -> Iterator[None]:
+        """Each query may take this long while inside, by the server's clock and a little more by ours."""
+        usual, self._patience = self._patience, patience
         try:
-            with self._bounded(timeout + self._patience), self._translated():
-                self._connection.execute(statement)
+            self.rows(f"SET statement_timeout = {_milliseconds(patience)}")
+            yield
         finally:
+            self._patience = usual
             with suppress(TargetError):
-                self.rows(f"SET statement_timeout = {_milliseconds(self._patience)}")
+                self.rows(f"SET statement_timeout = {_milliseconds(usual)}")
+
+    def long(self, statement: sql.Composed, timeout: timedelta) -> list[Notice]:
+        """Run a statement that may take as long as `timeout`; what the server said meanwhile. Raises TargetError."""
+        heard = len(self.notices)
+        with self.allowing(timeout):
+            self.rows(statement)
         return self.notices[heard:]
 
     def close(self) -> None:
@@ -127,7 +137,7 @@ class Postgres:
         )
 
     @contextmanager
-    def _bounded(self, limit: timedelta | None = None) -> Iterator[None]:
+    def _bounded(self) -> Iterator[None]:
         """End a wait for a server that no longer answers at all: its own statement_timeout cannot help there."""
         descriptor = os.dup(self._connection.fileno()) if not self._connection.closed else None
         if descriptor is None:
@@ -140,7 +150,7 @@ class Postgres:
             with suppress(OSError):
                 watched.shutdown(socket.SHUT_RDWR)
 
-        timer = threading.Timer((limit or self._patience).total_seconds() + 1, give_up)
+        timer = threading.Timer(self._patience.total_seconds() + OVERTIME, give_up)
         timer.daemon = True
         timer.start()
         try:
