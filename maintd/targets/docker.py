@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
 import requests
-from docker import DockerClient
+from docker import APIClient, DockerClient
 from docker.errors import APIError, DockerException, NotFound
 from docker.utils import version_lt
 
@@ -24,6 +25,7 @@ PROJECT = "com.docker.compose.project"
 SERVICE = "com.docker.compose.service"
 NUMBER = "com.docker.compose.container-number"
 ONE_OFF = "com.docker.compose.oneoff"
+_ASKING = "1.24"  # the question for the version has none in its path; the SDK wants one all the same
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,21 @@ class Docker:
 def connect(target: DockerTarget, *, name: str = "docker", timeout: timedelta | None = None) -> Docker:
     """A client of the engine, with the API version agreed on. Raises TargetError."""
     target = resolved(target)
-    seconds = (timeout or target.timeout).total_seconds()
+    seconds: Any = (timeout or target.timeout).total_seconds()  # the SDK's types want whole ones, requests does not
     with translated(name):
-        return Docker(DockerClient(base_url=target.url, version="auto", timeout=seconds), name)  # type: ignore[arg-type]
+        _knock(target.url, seconds)
+        # The SDK's version="auto" asks while it is made, and leaves its connection open when that fails.
+        with closing(APIClient(base_url=target.url, version=_ASKING, timeout=seconds)) as asking:
+            version = str(asking.version(api_version=False)["ApiVersion"])
+        return Docker(DockerClient(base_url=target.url, version=version, timeout=seconds), name)
+
+
+def _knock(url: str, seconds: float) -> None:
+    """Where nobody listens on a Unix socket the SDK leaves its own socket open. Raises OSError."""
+    if url.startswith("unix://"):
+        with closing(socket.socket(socket.AF_UNIX)) as knocking:
+            knocking.settimeout(seconds)
+            knocking.connect(f"/{url.removeprefix('unix://').lstrip('/')}")
 
 
 @contextmanager
@@ -125,7 +139,7 @@ def translated(name: str) -> Iterator[None]:
     """Turn the SDK's errors into TargetError."""
     try:
         yield
-    except (DockerException, requests.RequestException) as error:
+    except (DockerException, requests.RequestException, OSError) as error:
         raise _error(name, error) from error
     except (KeyError, TypeError, ValueError) as error:
         raise TargetError(
