@@ -1,0 +1,103 @@
+"""Numbers and texts as a person reads them in a report; and escaping, since names in it come from outside."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, timedelta
+
+from maintd.values import format_size
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+|~!])")
+_LINE_START = re.compile(r"^(\s*)([-=]|\d+(?=\.))")
+
+
+def amount(value: float, unit: str) -> str:
+    """A number with its unit, of about three figures: `1.4 GiB`, `12.3 %`, `85 ms`, `1,204`."""
+    match unit:
+        case "B":
+            return format_size(value)
+        case "B/s":
+            return f"{format_size(value)}/s"
+        case "s":
+            return _seconds(value)
+        case "%":
+            return f"{_plain(value)} %"
+        case "/s" | "":
+            return f"{_plain(value)}{unit}"
+        case _:
+            return f"{_plain(value)} {unit}"
+
+
+def signed(value: float, unit: str) -> str:
+    """The same with its sign, for a change."""
+    text = amount(abs(value), unit)
+    return f"{'−' if value < 0 else '+'}{text}"
+
+
+def share(part: float | None) -> str:
+    """A part of a whole in percent, cut and not rounded: 99.97 % seen is not all."""
+    if part is None:
+        return "–"
+    return "100 %" if part >= 1 else f"{int(part * 1000) / 10:g} %"
+
+
+def days(count: float) -> str:
+    """A number of days from now: `3 days`, `5 weeks`, `7 months`."""
+    if count < 1:
+        return "less than a day"
+    for limit, length, name in ((21, 1, "day"), (120, 7, "week"), (100_000, 30.44, "month")):
+        if count < limit:
+            number = round(count / length)
+            return f"{number} {name}{'' if number == 1 else 's'}"
+    return "years"
+
+
+def span(value: timedelta) -> str:
+    """A length of time, in its two largest units."""
+    seconds = round(value.total_seconds())
+    parts: list[str] = []
+    for name, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, seconds = divmod(seconds, size)
+        if count or (name == "s" and not parts):
+            parts.append(f"{count} {name}")
+    return " ".join(parts[:2])
+
+
+def day(value: date) -> str:
+    """2026-11-24."""
+    return value.isoformat()
+
+
+def instant(value: datetime) -> str:
+    """2026-11-24 03:30 UTC."""
+    return f"{value.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def markdown(text: object) -> str:
+    """Text that Markdown and the HTML within it show as it is, on one line."""
+    one_line = " ".join(str(text).split())
+    escaped = _MARKDOWN.sub(r"\\\1", one_line).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _LINE_START.sub(r"\1\\\2", escaped)
+
+
+def code(text: object) -> str:
+    """A Markdown code span of any text: its fence is longer than any run of backticks in it."""
+    one_line = " ".join(str(text).split())
+    longest = max((len(run) for run in re.findall(r"`+", one_line)), default=0)
+    fence = "`" * (longest + 1)
+    pad = " " if longest else ""
+    return f"{fence}{pad}{one_line}{pad}{fence}"
+
+
+def _plain(value: float) -> str:
+    size = abs(value)
+    if size >= 100 or (size >= 1 and value == int(value)) or size == 0:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if size >= 10 else f"{value:.3g}"
+
+
+def _seconds(value: float) -> str:
+    size = abs(value)
+    if size >= 120:
+        return span(timedelta(seconds=value)) if value > 0 else f"−{span(timedelta(seconds=-value))}"
+    return f"{value:.3g} s" if size >= 1 else f"{_plain(value * 1000)} ms"
