@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from servers import images
 from servers.base import needed, wait_for
 from servers.docker import DockerEngine, docker_engine

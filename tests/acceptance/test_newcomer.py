@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from servers.base import free_port, wait_for
 
 ROOT = Path(__file__).parents[2]
