@@ -103,18 +103,29 @@ class ParamProblem(NamedTuple):
 
 def load_job(path: Path) -> LoadedJob:
     """Import a job module from its file. Raises JobError with file:line for whatever is wrong with it."""
-    name = path.stem
-    if not _JOB_NAME.fullmatch(name):
+    module = _open(path)
+    traits = cast("JobTraits", getattr(module.run, _MARK))
+    params: type[JobParams] = getattr(module, "Params", JobParams)
+    return LoadedJob(_describe(path.stem, path, module, traits, params), module.run, params)
+
+
+def open_job(path: Path) -> tuple[JobFunction, type[JobParams]]:
+    """As `load_job`, without describing it: its `run` and its `Params`. A child has no time for more."""
+    module = _open(path)
+    return module.run, getattr(module, "Params", JobParams)
+
+
+def _open(path: Path) -> ModuleType:
+    if not _JOB_NAME.fullmatch(path.stem):
         raise JobError(f"{path}: a job's file name is lower case letters, digits and _", f"rename {path.name}")
     module = _import(path)
     run = getattr(module, "run", None)
-    traits = cast("JobTraits | None", getattr(run, _MARK, None))
-    if run is None or traits is None:
+    if run is None or getattr(run, _MARK, None) is None:
         raise JobError(f"{path}: has no function `run` decorated with @job", "see: docs/writing-a-job.md")
     params = getattr(module, "Params", JobParams)
     if not (isinstance(params, type) and issubclass(params, JobParams)):
         raise JobError(f"{path}: Params is not a subclass of maintd.job.JobParams")
-    return LoadedJob(_describe(name, path, module, traits, params), run, params)
+    return module
 
 
 def validate_params(params: type[JobParams], raw: Mapping[str, Any]) -> list[ParamProblem]:

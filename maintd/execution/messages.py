@@ -41,7 +41,16 @@ class AttemptOrder(Model):
     reports_dir: Path | None = None
     budget: dict[str, int] = {}
     series: dict[str, tuple[Point, ...]] = {}
-    environ: dict[str, str] = {}  # added to the child's environment: MAINTD_ATTEMPT and the like
+    environ: dict[str, str] = {}  # added to the child's environment: MAINTD_RUN_ID and the like
+
+
+class Began(Model):
+    """The first message: the process is there and is about to load the job. `secrets` are texts to keep out of the
+    log; they stay in the supervisor's memory."""
+
+    type: Literal["began"] = "began"
+    pid: int
+    secrets: tuple[str, ...] = ()
 
 
 class Ended(Model):
@@ -54,7 +63,7 @@ class Ended(Model):
     not_configured: bool = False  # the reason is that a target is missing
 
 
-ChildMessage = Annotated[Report | Ended, Field(discriminator="type")]
+ChildMessage = Annotated[Report | Began | Ended, Field(discriminator="type")]
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(ChildMessage)
 
 
@@ -64,9 +73,14 @@ def encode(message: Any) -> bytes:
 
 
 def decode(line: bytes) -> Any:
-    """A `Report` item or `Ended`. Raises JobError for anything else."""
+    """A `Report` item, `Began` or `Ended`. Raises JobError for anything else.
+
+    A NUL character, which Postgres cannot hold, becomes U+FFFD.
+    """
     if len(line) > MAX_MESSAGE:
         raise JobError(f"a message of {len(line)} bytes is longer than {MAX_MESSAGE}")
+    if b"\\u0000" in line:
+        line = line.replace(b"\\u0000", b"\\ufffd")
     try:
         return _ADAPTER.validate_json(line)
     except ValidationError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +36,23 @@ def resolve_references(value: Any, environ: Mapping[str, str]) -> Any:
     if isinstance(value, list):
         return [resolve_references(item, environ) for item in value]
     return value
+
+
+def referenced_values(value: Any, environ: Mapping[str, str]) -> set[str]:
+    """What the references in a value stand for: texts to keep out of logs. One that cannot be resolved has none."""
+    if isinstance(value, str):
+        found = set()
+        for match in _REFERENCE.finditer(value):
+            with suppress(JobError):
+                found.add(_resolve(match[0][2:-1], environ))
+        return found
+    if isinstance(value, SecretStr):
+        return referenced_values(value.get_secret_value(), environ)
+    if isinstance(value, Mapping):
+        return set().union(*(referenced_values(item, environ) for item in value.values()))
+    if isinstance(value, tuple | list):
+        return set().union(*(referenced_values(item, environ) for item in value))
+    return set()
 
 
 def resolved(target: M) -> M:

@@ -1,0 +1,207 @@
+"""The child's side of an attempt: what happens in the forked process from its first instruction to its last.
+
+It knows nothing of the store. What it reports goes over one pipe, as `messages` has it; what the job prints goes to
+the two others. Nothing that a job does here reaches further than this process group and what it started.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from maintd.context import Context, Standing
+from maintd.errors import JobError, MaintdError, TargetError
+from maintd.execution import tree
+from maintd.execution.messages import MAX_MESSAGE, AttemptOrder, Began, Ended, encode
+from maintd.job import open_job
+from maintd.model import LogLine
+from maintd.settings import secrets_of
+from maintd.targets.references import referenced_values, resolve_references
+
+SECRET_LENGTH = 4
+"""A shorter text is not hidden in the log: it would blot out half of it."""
+
+TRACEBACK_LENGTH = 20_000
+
+_HIGH = 512  # where descriptors are kept while those below are put in order
+
+
+class StopAskedError(BaseException):
+    """SIGTERM: not an Exception, so that a job's own handlers let it pass, while `finally` and `with` clean up."""
+
+
+def live(order: int, report: int, out: int, err: int, lifeline: int) -> NoReturn:
+    """The life of a child, right after the fork; the arguments are descriptors. Never returns."""
+    code = 1
+    try:
+        report = _settle(order, report, out, err, lifeline)
+        code = 0 if _Attempt(report).make() else 1
+    finally:
+        with suppress(BaseException):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _settle(order: int, report: int, out: int, err: int, lifeline: int) -> int:
+    """Leave the template's house: own session, own descriptors, default signals. The report's descriptor.
+
+    Descriptors afterwards: 0 nothing, 1 and 2 the log, 3 the order, 4 the report, 5 the lifeline.
+    """
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _stop)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    kept = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH) for fd in (nothing, out, err, order, report, lifeline)]
+    os.closerange(3, _HIGH)
+    for n, fd in enumerate(kept):
+        os.dup2(fd, n, inheritable=n < 3)
+    os.closerange(len(kept), 1 << 20)
+    sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115 - for as long as it lives
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    tree.die_with(5)
+    os.close(5)
+    tree.become_subreaper()
+    return 4
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise StopAskedError
+
+
+class _Attempt:
+    """One attempt, in this process."""
+
+    def __init__(self, report: int) -> None:
+        self._report = report
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._cut = False  # a message was interrupted before its end
+        with open(3, "rb") as file:
+            self._order: AttemptOrder = pickle.load(file)  # noqa: S301 - from the daemon that forked us
+
+    def make(self) -> bool:
+        """Load the job, run it and say how it ended; whether it returned."""
+        order = self._order
+        os.environ.update(order.environ)
+        self._send(Began(pid=os.getpid(), secrets=tuple(_secrets(order))))
+        try:
+            self._run(order)
+        except BaseException as error:  # noqa: BLE001 - the border: whatever the job raises becomes the outcome
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # being told is more than being asked a second time
+            self._tell(error)
+            return False
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self._send(Ended(ok=True))
+        return True
+
+    def _run(self, order: AttemptOrder) -> None:
+        run, params = open_job(order.path)
+        made = params.model_validate(resolve_references(order.params, os.environ))
+        standing = Standing(
+            run_id=order.run_id,
+            entry=order.entry,
+            step=order.step,
+            attempt=order.attempt,
+            due_at=order.due_at,
+            deadline_at=order.deadline_at,
+            dry_run=order.dry_run,
+            targets=order.targets,
+            artifacts_dir=order.artifacts_dir,
+            work_dir=order.work_dir,
+            budget=order.budget,
+            series=order.series,
+            reports_dir=order.reports_dir,
+        )
+        run(Context(standing, self._send, self._log), made)
+
+    def _log(self, text: str) -> None:
+        at = datetime.now(UTC)
+        for line in str(text).splitlines() or [""]:
+            # The supervisor numbers all lines of the attempt, whichever way they come.
+            self._send(LogLine(seq=0, at=at, stream="log", text=line[: MAX_MESSAGE // 8]))
+
+    def _tell(self, error: BaseException) -> None:
+        self._stopped = isinstance(error, StopAskedError)
+        try:
+            ended = Ended(
+                ok=False,
+                reason=_reason(error, self._order.path)[:4000],
+                traceback=_trace(error, self._order.path),
+                not_configured=isinstance(error, TargetError) and error.cause == "not_configured",
+            )
+        except MemoryError:
+            ended = Ended(ok=False, reason="MemoryError: no memory was left, not even to say where")
+        self._send(ended)
+
+    def _send(self, message: Any) -> None:
+        line = encode(message)
+        if len(line) > MAX_MESSAGE:
+            raise JobError(
+                f"a {message.type} of {len(line)} bytes is longer than {MAX_MESSAGE}, the most that is taken",
+                "save long texts with ctx.save",
+            )
+        # A time limit, since SIGTERM may have struck in the middle of this very function.
+        held = self._lock.acquire(timeout=1 if self._stopped else -1)
+        try:
+            if self._cut:
+                line = b"\n" + line
+            self._cut = True
+            while line:
+                line = line[os.write(self._report, line) :]
+            self._cut = False
+        finally:
+            if held:
+                self._lock.release()
+
+
+def _secrets(order: AttemptOrder) -> list[str]:
+    found = {*secrets_of(order.targets), *referenced_values(order.params, os.environ)}
+    for kind in type(order.targets).model_fields:
+        found |= referenced_values({n: dict(t) for n, t in order.targets.of(kind).items()}, os.environ)
+    return sorted((text for text in found if len(text) >= SECRET_LENGTH), key=len, reverse=True)
+
+
+def _reason(error: BaseException, path: Path) -> str:
+    """The exception in one line; for one that nobody raised on purpose, with the job's line."""
+    if isinstance(error, MaintdError):
+        return " ".join(str(error).split())
+    if isinstance(error, StopAskedError):
+        return "stopped by SIGTERM"
+    if isinstance(error, SystemExit):
+        return f"the job called sys.exit({error.code!r}){_place(error, path)}"
+    kind = type(error)
+    name = kind.__name__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__name__}"
+    text = " ".join(str(error).split())
+    return (f"{name}: {text}" if text else name) + _place(error, path)
+
+
+def _place(error: BaseException, path: Path) -> str:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f" ({path.name}:{frames[-1].lineno})" if frames else ""
+
+
+def _trace(error: BaseException, path: Path) -> str:
+    """The traceback from the job's own first frame on; empty where the reason says all."""
+    if isinstance(error, StopAskedError | MaintdError):
+        return ""
+    skip: Callable[[Any], bool] = lambda frame: frame.filename != str(path)  # noqa: E731
+    frames = list(traceback.extract_tb(error.__traceback__))
+    while frames and skip(frames[0]):
+        frames.pop(0)
+    lines = traceback.format_list(frames) + traceback.format_exception_only(error)
+    return "".join(lines)[-TRACEBACK_LENGTH:]

@@ -1,0 +1,167 @@
+"""The log of one attempt, bounded: what came first and what came last are kept, whatever came in between.
+
+Up to `limit` bytes every line is handed on as it comes. After that the newest `limit` bytes are kept here as raw
+chunks, so that a flood costs a count of its newlines and nothing else; while little comes, they are handed on too,
+and what has become too old in the store is trimmed there.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Literal
+
+from maintd.model import LogLine, LogTrim
+
+Stream = Literal["log", "stdout", "stderr", "maintd"]
+
+LINE_LIMIT = 64 * 1024
+"""Bytes of one line; what a longer one has beyond is left out and said so."""
+
+LINE_COST = 100
+"""A line counts so many bytes more than its text, since a row costs that much: ten million empty lines are no log."""
+
+CALM = 256 * 1024
+"""Newer lines beyond the head are handed on at once while no more than this many bytes of them wait."""
+
+CHUNK = 64 * 1024
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Whole lines of one stream that came together."""
+
+    first: int  # number of the first line
+    lines: int
+    at: datetime
+    stream: Stream
+    data: bytes  # each line ends with a newline
+    cost: int
+
+
+class Output:
+    """Takes bytes of streams and lines of text, gives the log lines and trims to record. Not thread-safe."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._chunk = min(CHUNK, max(1024, limit // 8))
+        self._seq = 0
+        self._secrets: Sequence[str] = ()
+        self._open: dict[Stream, bytearray] = {}
+        self._cut: dict[Stream, int] = {}  # bytes left out of a line that has not ended yet
+        self._head_left = limit
+        self._head: deque[_Chunk] = deque()  # to be handed on
+        self._tail: deque[_Chunk] = deque()  # to be handed on while it is calm, or at the end
+        self._tail_cost = 0
+        self._given: deque[_Chunk] = deque()  # of the tail, handed on; their text is not kept
+        self._given_cost = 0
+        self._told = 0  # lines up to here are in the head, or were trimmed
+        self._gone = 0  # lines from `_told` to here are to be trimmed
+        self._gone_bytes = 0
+
+    def hide(self, secrets: Sequence[str]) -> None:
+        """From now on these texts become `***` in every line."""
+        self._secrets = tuple(secrets)
+
+    def redacted(self, text: str) -> str:
+        """The text without known secrets."""
+        for secret in self._secrets:
+            if secret in text:
+                text = text.replace(secret, "***")
+        return text
+
+    def feed(self, stream: Stream, data: bytes, at: datetime) -> None:
+        """Bytes as they were printed."""
+        end = data.rfind(b"\n") + 1
+        start = 0
+        if end and self._open.get(stream):
+            start = data.index(b"\n") + 1
+            self._extend(stream, data[: start - 1])
+            self._end_line(stream, at)
+        if start < end:
+            self._take(stream, data[start:end], at)
+        self._extend(stream, data[end:])
+
+    def line(self, stream: Stream, text: str, at: datetime) -> None:
+        """One line of text; newlines within become spaces."""
+        if not self._open.get(stream):
+            self._extend(stream, text.encode("utf-8", errors="replace").replace(b"\n", b" "))
+            self._end_line(stream, at)
+
+    def end(self, at: datetime) -> None:
+        """Nothing more will come: what has no newline is a line too."""
+        for stream in list(self._open):
+            if self._open[stream]:
+                self._end_line(stream, at)
+
+    def take(self, *, final: bool = False) -> Iterator[LogLine | LogTrim]:
+        """What is to be recorded now; `final` gives everything that is kept."""
+        while self._head:
+            yield from self._lines(self._head.popleft())
+        calm = self._tail_cost <= CALM
+        if self._gone > self._told and (final or calm) and (final or self._gone_bytes > self._limit // 8):
+            yield LogTrim(first=self._told + 1, last=self._gone, size_bytes=self._gone_bytes)
+            self._told, self._gone_bytes = self._gone, 0
+        while self._tail and (final or calm):
+            chunk = self._tail.popleft()
+            self._tail_cost -= chunk.cost
+            yield from self._lines(chunk)
+            self._given_cost += chunk.cost
+            self._given.append(replace(chunk, data=b""))
+
+    def _lines(self, chunk: _Chunk) -> Iterator[LogLine]:
+        texts = chunk.data.decode("utf-8", errors="replace").replace("\0", "\ufffd").split("\n")[:-1]
+        for number, text in enumerate(texts, chunk.first):
+            yield LogLine(seq=number, at=chunk.at, stream=chunk.stream, text=self.redacted(text.removesuffix("\r")))
+
+    def _extend(self, stream: Stream, data: bytes) -> None:
+        if not data:
+            return
+        line = self._open.setdefault(stream, bytearray())
+        room = LINE_LIMIT - len(line)
+        line += data[:room]
+        if len(data) > room:
+            self._cut[stream] = self._cut.get(stream, 0) + len(data) - room
+
+    def _end_line(self, stream: Stream, at: datetime) -> None:
+        data = bytes(self._open.pop(stream, b""))
+        cut = self._cut.pop(stream, 0)
+        if cut:
+            data += f" … and {cut} bytes more".encode()
+        self._add(at, stream, data + b"\n")
+
+    def _take(self, stream: Stream, data: bytes, at: datetime) -> None:
+        """Whole lines, in chunks; one line that is longer than a chunk is a chunk of its own."""
+        start = 0
+        while start < len(data):
+            end = data.rfind(b"\n", start, start + self._chunk) + 1
+            if end:
+                self._add(at, stream, data[start:end])
+            else:
+                end = data.index(b"\n", start) + 1
+                self._extend(stream, data[start : end - 1])
+                self._end_line(stream, at)
+            start = end
+
+    def _add(self, at: datetime, stream: Stream, data: bytes) -> None:
+        lines = data.count(b"\n")
+        chunk = _Chunk(self._seq + 1, lines, at, stream, data, len(data) + lines * LINE_COST)
+        self._seq += lines
+        if self._head_left > 0:
+            self._head_left -= chunk.cost
+            self._head.append(chunk)
+            self._told = self._gone = self._seq
+            return
+        self._tail.append(chunk)
+        self._tail_cost += chunk.cost
+        while self._given_cost + self._tail_cost > self._limit and len(self._given) + len(self._tail) > 1:
+            if self._given:
+                old = self._given.popleft()
+                self._given_cost -= old.cost
+            else:
+                old = self._tail.popleft()
+                self._tail_cost -= old.cost
+            self._gone = old.first + old.lines - 1
+            self._gone_bytes += old.cost - old.lines * LINE_COST

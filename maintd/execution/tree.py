@@ -1,0 +1,159 @@
+"""Process trees, as /proc shows them: who descends from whom, and how to end all of them.
+
+A process whose parent ends is handed to its nearest ancestor that is a subreaper. The child of an attempt is one, and
+so is the template: while the child lives, nothing that it started can leave its tree, not even by setsid and a double
+fork; once it is dead, all that it left behind hangs below the template.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+OWNER = "MAINTD_OWNER"
+"""Environment variable of every process that belongs to attempts: `state dir|pid of the daemon|its start time`."""
+
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_F_SETSIG = 10  # linux/fcntl.h; the fcntl module has no name for it before Python 3.13
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def become_subreaper() -> None:
+    """Orphans among this process's descendants become its children from now on. Raises OSError."""
+    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def die_with(lifeline: int) -> None:
+    """Have the kernel kill this process group as soon as nobody holds the writing end of this pipe any more.
+
+    The signal comes from the kernel, so it works on a process that hangs, ignores signals or holds Python's lock.
+    """
+    own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(own, _F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(own, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
+    with suppress(BlockingIOError):
+        if os.read(own, 1) == b"":  # it was over before the signal was set up
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def start_time(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; None when there is none. With the pid it names a process."""
+    fields = _stat(pid)
+    return None if fields is None else int(fields[19])
+
+
+def name_of(pid: int) -> str:
+    """The command name of a process, at most 15 characters; "?" when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except OSError:
+        return "?"
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether it has ended and only waits to be reaped; True also when it is gone."""
+    fields = _stat(pid)
+    return fields is None or fields[0] in ("Z", "X")
+
+
+def children_of(pid: int) -> list[int]:
+    """Its children, zombies too."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+            if len(list(os.scandir(f"/proc/{pid}/task"))) == 1:
+                return [int(word) for word in file.read().split()]
+    except OSError:
+        pass  # gone, or a kernel without that file
+    return [child for child, parent in _parents() if parent == pid]
+
+
+def descendants_of(pid: int) -> list[int]:
+    """All below it, nearest first."""
+    below: dict[int, list[int]] = {}
+    for child, parent in _parents():
+        below.setdefault(parent, []).append(child)
+    found: list[int] = []
+    waiting = [pid]
+    while waiting:
+        children = below.get(waiting.pop(0), [])
+        found += children
+        waiting += children
+    return found
+
+
+def signal_tree(pid: int, number: int) -> None:
+    """Send a signal to a process group's leader, its group and all its descendants, each once or twice."""
+    below = descendants_of(pid)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
+    for other in below:
+        with suppress(ProcessLookupError, PermissionError):
+            if os.getpgid(other) != pid:
+                os.kill(other, number)
+
+
+def kill_all(pids: list[int]) -> None:
+    """SIGKILL, at once, to each of these and to all below them."""
+    for pid in pids:
+        for victim in (pid, *descendants_of(pid)):
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(victim, signal.SIGKILL)
+
+
+def wait_gone(pids: list[int], seconds: float) -> list[int]:
+    """Those that are still there (zombies do not count) after at most that long."""
+    deadline = time.monotonic() + seconds
+    left = pids
+    while left := [pid for pid in left if not is_zombie(pid)]:
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(0.005)
+    return left
+
+
+def owner_mark(state_dir: Path) -> str:
+    """The value of OWNER for what this process starts."""
+    return f"{state_dir.absolute()}|{os.getpid()}|{start_time(os.getpid())}"
+
+
+def marked_processes(state_dir: Path) -> Iterator[tuple[int, int, int]]:
+    """(pid, owner's pid, owner's start time) of every process that carries the mark of this state directory."""
+    prefix = f"{OWNER}={state_dir.absolute()}|".encode()
+    for pid in _pids():
+        try:
+            environ = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            continue
+        for item in environ.split(b"\0"):
+            if item.startswith(prefix):
+                owner, _, started = item[len(prefix) :].partition(b"|")
+                if owner.isdigit() and started.isdigit():
+                    yield pid, int(owner), int(started)
+
+
+def _pids() -> list[int]:
+    return [int(item.name) for item in os.scandir("/proc") if item.name.isdigit()]
+
+
+def _parents() -> Iterator[tuple[int, int]]:
+    for pid in _pids():
+        fields = _stat(pid)
+        if fields is not None:
+            yield pid, int(fields[1])
+
+
+def _stat(pid: int) -> list[str] | None:
+    """Fields of /proc/PID/stat from the state on; see proc(5). The name before may hold anything, so cut after it."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()
+    except OSError:
+        return None

@@ -1,0 +1,301 @@
+"""Verdicts, decided from what was seen and nothing else: of an attempt, a step and a run; whether to try again; and
+what the end of a process means in words.
+
+The verdict is the evidence, not the exit code. What could not be observed is unknown, and unknown is never success.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import NamedTuple
+
+from maintd.model import AttemptState, Check, CheckStatus, RunState, SkipReason, StepState
+from maintd.values import format_duration
+
+LONGEST_BACKOFF = timedelta(minutes=15)
+
+RETRIED = frozenset({AttemptState.FAILED, AttemptState.TIMED_OUT})
+
+_SIGNAL_MEANS = {
+    signal.SIGSEGV: "a crash in native code",
+    signal.SIGBUS: "a crash in native code, or a file that shrank while it was mapped",
+    signal.SIGILL: "native code that this processor does not know",
+    signal.SIGFPE: "a crash in native code",
+    signal.SIGABRT: "native code gave up",
+    signal.SIGXCPU: "its limit of processor time was reached",
+    signal.SIGXFSZ: "its limit of file size was reached",
+    signal.SIGTERM: "not sent by maintd",
+    signal.SIGINT: "not sent by maintd",
+    signal.SIGHUP: "not sent by maintd",
+}
+
+
+class StopKind(StrEnum):
+    """Why maintd itself stops an attempt."""
+
+    TIMED_OUT = "timed_out"  # its own deadline, or the run's
+    CANCELLED = "cancelled"  # an operator asked for it
+    SHUTDOWN = "shutdown"  # this node is stopping
+    LOST = "lost"  # the claim is over: another node decides about the run
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """That maintd stopped something, why, and whether it had to kill."""
+
+    kind: StopKind
+    reason: str  # "its 10m timeout", "ada: wrong database"
+    killed_after: timedelta | None = None  # this long after SIGTERM, which had no effect
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a process ended. All None: nobody was there to see it."""
+
+    code: int | None = None
+    signal: int | None = None
+    short_of_memory: bool = False  # the kernel killed something of this control group meanwhile
+
+    @property
+    def seen(self) -> bool:
+        return self.code is not None or self.signal is not None
+
+
+@dataclass(frozen=True)
+class Returned:
+    """What the child said last: that the job returned (`ok`), or why it did not."""
+
+    ok: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class AttemptEvidence:
+    """All that a verdict about an attempt rests on."""
+
+    returned: Returned | None = None  # None: the process ended without a word
+    exit: Exit = Exit()
+    worst: CheckStatus = CheckStatus.OK
+    failed: Sequence[Check] = ()  # failed checks; the first ones are enough
+    doubtful: Sequence[str] = ()  # names of checks that warn or are unknown
+    stopped: Stopped | None = None
+    protocol_error: str = ""  # the child sent what is no message
+    phase: str = ""
+    failed_count: int = 0
+    doubtful_count: int = 0
+
+
+class AttemptVerdict(NamedTuple):
+    """How an attempt ended, and why in a sentence; a plain success needs none."""
+
+    state: AttemptState
+    reason: str
+
+
+def judge_attempt(seen: AttemptEvidence) -> AttemptVerdict:
+    """The first of these that applies.
+
+    1. maintd stopped it, and the job had not returned before that.
+    2. The child broke the protocol: what it reported cannot be relied on.
+    3. The job raised, or the process ended without saying how the job did.
+    4. A check failed.
+    5. A check warns or could not be observed.
+    """
+    if seen.stopped is not None and not (seen.returned is not None and seen.returned.ok):
+        return _judge_stopped(seen, seen.stopped)
+    if seen.protocol_error:
+        return AttemptVerdict(AttemptState.FAILED, f"its report cannot be relied on: {seen.protocol_error}")
+    if seen.returned is None:
+        return AttemptVerdict(AttemptState.FAILED, describe_exit(seen.exit) + _in_phase(seen.phase))
+    if not seen.returned.ok:
+        return AttemptVerdict(AttemptState.FAILED, seen.returned.reason or "the job raised an exception")
+    if seen.stopped is None and (seen.exit.signal is not None or seen.exit.code not in (None, 0)):
+        return AttemptVerdict(AttemptState.FAILED, f"the job returned, but then {describe_exit(seen.exit)}")
+    if seen.worst is CheckStatus.FAIL:
+        return AttemptVerdict(AttemptState.FAILED, _failed_checks(seen))
+    if seen.worst in (CheckStatus.WARN, CheckStatus.UNKNOWN):
+        return AttemptVerdict(AttemptState.WARNED, _doubtful_checks(seen))
+    return AttemptVerdict(AttemptState.SUCCEEDED, "")
+
+
+def _judge_stopped(seen: AttemptEvidence, stopped: Stopped) -> AttemptVerdict:
+    where = _in_phase(seen.phase)
+    killed = (
+        ""
+        if stopped.killed_after is None
+        else f"; it did not end on SIGTERM and was killed {format_duration(stopped.killed_after)} later"
+    )
+    match stopped.kind:
+        case StopKind.TIMED_OUT:
+            return AttemptVerdict(AttemptState.TIMED_OUT, f"stopped after {stopped.reason}{where}{killed}")
+        case StopKind.CANCELLED:
+            return AttemptVerdict(AttemptState.CANCELLED, f"cancelled by {stopped.reason}{where}{killed}")
+        case StopKind.SHUTDOWN:
+            return AttemptVerdict(AttemptState.CANCELLED, f"cancelled by {stopped.reason}{where}{killed}")
+        case StopKind.LOST:
+            return AttemptVerdict(AttemptState.LOST, f"{stopped.reason}; it was stopped{where}{killed}")
+
+
+def describe_exit(end: Exit) -> str:
+    """What happened to a process, as a clause: `the process was killed by signal 11 (SIGSEGV): …`."""
+    if end.signal is not None:
+        return "the process was " + describe_signal(end.signal, short_of_memory=end.short_of_memory)
+    if end.code is not None:
+        return f"the process ended with exit code {end.code} before the job returned (something called exit)"
+    return "the process ended unseen, before the job returned"
+
+
+def describe_signal(number: int, *, short_of_memory: bool = False) -> str:
+    """`killed by signal 9 (SIGKILL); …`: name and likely meaning."""
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = "a real-time signal"
+    text = f"killed by signal {number} ({name})"
+    if number == signal.SIGKILL:
+        if short_of_memory:
+            return f"{text}: the kernel ran out of memory and chose it"
+        return f"{text}, which maintd did not send; the kernel kills so when memory is short"
+    meaning = next((meaning for known, meaning in _SIGNAL_MEANS.items() if known == number), None)
+    return f"{text}: {meaning}" if meaning else text
+
+
+def _in_phase(phase: str) -> str:
+    return f' in phase "{phase}"' if phase else ""
+
+
+def _failed_checks(seen: AttemptEvidence) -> str:
+    if not seen.failed:
+        return "a check failed"
+    first = seen.failed[0]
+    unit = f" {first.unit}" if first.unit else ""
+    text = f'check "{first.name}": observed {first.observed}{unit}, expected {first.expected}'
+    more = max(seen.failed_count, len(seen.failed)) - 1
+    if more:
+        text += f" (and {more} more failed)"
+    return f"{text}; {first.hint}" if first.hint else text
+
+
+def _doubtful_checks(seen: AttemptEvidence) -> str:
+    count = max(seen.doubtful_count, len(seen.doubtful))
+    names = ", ".join(f'"{name}"' for name in seen.doubtful[:3]) + (", …" if count > 3 else "")
+    if count == 1:
+        return f"check {names} warns or could not be observed"
+    return f"{count} checks warn or could not be observed: {names}"
+
+
+# --- trying again -------------------------------------------------------------------------------------------------
+
+
+def retry_delay(
+    state: AttemptState, *, attempt: int, retries: int, backoff: timedelta, repeatable: bool
+) -> timedelta | None:
+    """How long to wait before the next attempt; None: there is none.
+
+    `attempt` counts from 1 and is the one that just ended. The wait doubles each time, up to 15 min.
+    """
+    if not repeatable or state not in RETRIED or attempt > retries:
+        return None
+    longest = max(backoff, LONGEST_BACKOFF)
+    delay = backoff
+    for _ in range(attempt - 1):
+        delay = min(delay * 2, longest)
+    return delay
+
+
+# --- steps and runs -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """How a step ended."""
+
+    name: str
+    state: StepState
+    reason: str = ""
+    not_configured: bool = False  # skipped, since the target it works on is not there
+
+
+@dataclass(frozen=True)
+class RunVerdict:
+    """How a run ended."""
+
+    state: RunState
+    reason: str = ""
+    skip_reason: SkipReason | None = field(default=None)
+
+
+_STEP_OF = {
+    AttemptState.SUCCEEDED: StepState.SUCCEEDED,
+    AttemptState.WARNED: StepState.WARNED,
+    AttemptState.FAILED: StepState.FAILED,
+    AttemptState.TIMED_OUT: StepState.TIMED_OUT,
+    AttemptState.CANCELLED: StepState.CANCELLED,
+    AttemptState.LOST: StepState.LOST,
+    AttemptState.RUNNING: StepState.LOST,
+}
+
+BAD = frozenset({StepState.FAILED, StepState.TIMED_OUT, StepState.CANCELLED, StepState.LOST})
+
+_RUN_OF = {
+    StepState.FAILED: RunState.FAILED,
+    StepState.TIMED_OUT: RunState.TIMED_OUT,
+    StepState.CANCELLED: RunState.CANCELLED,
+    StepState.LOST: RunState.FAILED,
+}
+
+
+def judge_step(last: AttemptVerdict, attempts: int) -> tuple[StepState, str]:
+    """A step is what its last attempt was; more than one is mentioned."""
+    state = _STEP_OF[last.state]
+    if attempts > 1:
+        tries = f"attempt {attempts}"
+        return state, f"{tries}: {last.reason}" if last.reason else f"succeeded at {tries}"
+    return state, last.reason
+
+
+def judge_run(steps: Sequence[StepOutcome], stopped: Stopped | None = None) -> RunVerdict:
+    """What a run was, from its steps in order and from what stopped it.
+
+    1. What stopped the run as a whole, unless every step had ended by itself and none was left out.
+    2. The first step that went wrong.
+    3. No step had its target: skipped as not configured.
+    4. Any step that warned.
+    """
+    interrupted = stopped is not None and any(
+        step.state in (StepState.CANCELLED, StepState.TIMED_OUT, StepState.LOST, StepState.PENDING)
+        or (step.state is StepState.SKIPPED and not step.not_configured)
+        for step in steps
+    )
+    bad = next((step for step in steps if step.state in BAD), None)
+    if stopped is not None and interrupted:
+        state = RunState.TIMED_OUT if stopped.kind is StopKind.TIMED_OUT else RunState.CANCELLED
+        hit = (StepState.CANCELLED, StepState.TIMED_OUT)
+        cause = next((step for step in steps if step.state in hit and step.reason), None)
+        said = f"{cause.name}: {cause.reason}" if cause is not None and len(steps) > 1 else ""
+        alone = cause.reason if cause is not None else ""
+        how = "stopped after" if state is RunState.TIMED_OUT else "cancelled by"
+        return RunVerdict(state, said or alone or f"{how} {stopped.reason}")
+    if bad is not None:
+        return RunVerdict(_RUN_OF[bad.state], _told(bad, steps))
+    left_out = [step for step in steps if step.not_configured]
+    if steps and len(left_out) == len(steps):
+        return RunVerdict(RunState.SKIPPED, _told(left_out[0], steps), SkipReason.NOT_CONFIGURED)
+    warned = next((step for step in steps if step.state is StepState.WARNED), None)
+    if warned is not None:
+        return RunVerdict(RunState.WARNED, _told(warned, steps))
+    unreached = next((step for step in steps if step.state in (StepState.PENDING, StepState.RUNNING)), None)
+    if unreached is not None:
+        return RunVerdict(RunState.FAILED, f"{unreached.name}: it was not run to its end")
+    if left_out:
+        return RunVerdict(RunState.SUCCEEDED, "not configured: " + ", ".join(step.name for step in left_out))
+    retried = next((step for step in steps if step.state is StepState.SUCCEEDED and step.reason), None)
+    return RunVerdict(RunState.SUCCEEDED, _told(retried, steps) if retried is not None else "")
+
+
+def _told(step: StepOutcome, steps: Sequence[StepOutcome]) -> str:
+    return step.reason if len(steps) == 1 else f"{step.name}: {step.reason}"
