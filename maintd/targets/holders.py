@@ -40,6 +40,33 @@ SELECT CASE WHEN active THEN 'slot' ELSE 'inactive slot' END, active_pid, slot_n
  WHERE (xmin IS NOT NULL OR catalog_xmin IS NOT NULL) AND (database IS NULL OR database = current_database())
 """
 
+# A concurrent build waits for every transaction, whether it has a snapshot now or not.
+_OLD = """
+SELECT 'session' AS kind, pid, coalesce(nullif(application_name, ''), backend_type) AS who, usename AS owner, state,
+       NULL::int AS xids, xact_start AS since, clock_timestamp() AS now
+  FROM pg_stat_activity
+ WHERE datname = current_database() AND pid <> pg_backend_pid()
+   AND xact_start < clock_timestamp() - %(age)s::interval AND backend_type <> 'autovacuum worker'
+UNION ALL
+SELECT 'prepared transaction', NULL, gid, owner, 'prepared', NULL, prepared, clock_timestamp()
+  FROM pg_prepared_xacts WHERE database = current_database()
+ ORDER BY since
+"""
+_BACKUPS = """
+SELECT 'session' AS kind, a.pid, coalesce(nullif(a.application_name, ''), 'base backup') AS who, a.usename AS owner,
+       p.phase AS state, NULL::int AS xids, a.backend_start AS since, clock_timestamp() AS now
+  FROM pg_stat_progress_basebackup p JOIN pg_stat_activity a USING (pid)
+UNION ALL
+SELECT 'session', pid, application_name, usename, state, NULL, xact_start, clock_timestamp()
+  FROM pg_stat_activity WHERE datname = current_database() AND application_name ~ '^pg_(dump|restore)'
+"""
+_INACTIVE_SLOTS = """
+SELECT 'inactive slot' AS kind, NULL::int AS pid, slot_name AS who, coalesce(plugin, slot_type) AS owner,
+       NULL::text AS state, greatest(age(xmin), age(catalog_xmin)) AS xids, NULL::timestamptz AS since,
+       clock_timestamp() AS now
+  FROM pg_replication_slots WHERE NOT active
+"""
+
 _LOCKERS = """
 SELECT DISTINCT 'session' AS kind, l.pid, coalesce(nullif(a.application_name, ''), a.backend_type) AS who,
        a.usename AS owner, a.state || ', ' || l.mode AS state, NULL::int AS xids, a.xact_start AS since,
@@ -90,6 +117,21 @@ def holders(session: Postgres) -> list[Holder]:
     """Whoever keeps dead rows from being removed in this database, the oldest first. Raises TargetError."""
     found = [Holder(**row) for row in session.rows(_HOLDERS)]
     return sorted(found, key=lambda holder: -(holder.xids or 0))
+
+
+def old_transactions(session: Postgres, age: timedelta) -> list[Holder]:
+    """Transactions of this database that have been open for longer, and prepared ones. Raises TargetError."""
+    return [Holder(**row) for row in session.rows(_OLD, {"age": age})]
+
+
+def backups(session: Postgres) -> list[Holder]:
+    """Base backups of the server and dumps of this database that run now. Raises TargetError."""
+    return [Holder(**row) for row in session.rows(_BACKUPS)]
+
+
+def inactive_slots(session: Postgres) -> list[Holder]:
+    """Slots that nobody reads: all WAL written from now on stays on the disk for them. Raises TargetError."""
+    return [Holder(**row) for row in session.rows(_INACTIVE_SLOTS)]
 
 
 def lockers(session: Postgres, oid: int) -> list[Holder]:

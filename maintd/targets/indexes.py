@@ -94,6 +94,11 @@ class Index:
         """How it is written in a statement."""
         return sql.Identifier(self.schema, self.name)
 
+    @property
+    def quoted(self) -> str:
+        """How a person writes it in a statement."""
+        return ".".join('"' + part.replace('"', '""') + '"' for part in (self.schema, self.name))
+
 
 class Density(NamedTuple):
     """How full an index' pages are: 0 to 100, 90 after a rebuild. `measured`: by reading it, not estimated."""

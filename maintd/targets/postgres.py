@@ -112,6 +112,10 @@ class Postgres:
             with suppress(TargetError):
                 self.rows(f"SET statement_timeout = {_milliseconds(usual)}")
 
+    def wait_for_locks(self, timeout: timedelta) -> None:
+        """How long each wait for a lock may take from now on. Raises TargetError."""
+        self.rows(f"SET lock_timeout = {_milliseconds(timeout)}")
+
     def long(self, statement: sql.Composed, timeout: timedelta) -> list[Notice]:
         """Run a statement that may take as long as `timeout`; what the server said meanwhile. Raises TargetError."""
         heard = len(self.notices)

@@ -36,7 +36,7 @@ class Gentleness:
 
     def apply(self, session: Postgres) -> None:
         """Set it for the session. Raises TargetError."""
-        session.rows(f"SET lock_timeout = {round(self.lock_timeout.total_seconds() * 1000)}")
+        session.wait_for_locks(self.lock_timeout)
         session.rows(f"SET vacuum_cost_delay = {self.cost_delay.total_seconds() * 1000:g}")
         session.rows(f"SET vacuum_cost_limit = {self.cost_limit}")
         session.rows(f"SET maintenance_work_mem = {max(1024, self.memory_bytes // 1024)}")
