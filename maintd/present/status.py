@@ -1,0 +1,241 @@
+"""`maintd status`: what needs someone on top, then each entry on one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+
+from maintd.model import EntryStatus, RunState, RunSummary, StatusReport
+from maintd.present.runs import runs_lines
+from maintd.present.text import (
+    WIDTH,
+    Ink,
+    Tone,
+    ago,
+    columns,
+    duration_text,
+    from_now,
+    rough_text,
+    symbol,
+    utc_minute,
+    worded,
+    wrapped,
+)
+
+BAD = frozenset({RunState.FAILED, RunState.TIMED_OUT, RunState.LOST})
+
+SLOW = 2.0
+"""A run that took so many times its usual is marked."""
+
+
+def needs_someone(entry: EntryStatus) -> bool:
+    """Whether a person must act: it fails, waits at a gate, or cannot run though nobody stopped it."""
+    if entry.active_run is not None and entry.active_run.state is RunState.WAITING:
+        return True
+    if not entry.enabled:
+        return bool(entry.next_step)  # switched off in the calendar is nobody's trouble, a broken job module is
+    return entry.failures_in_a_row > 0 or (entry.last_worked is not None and entry.last_worked.state in BAD)
+
+
+def exit_code(report: StatusReport) -> int:
+    """Of `maintd status`: 1 when something needs someone, else 0."""
+    return 1 if report.problems or any(needs_someone(entry) for entry in report.entries) else 0
+
+
+def status_text(report: StatusReport, *, width: int = WIDTH, colour: bool = False) -> str:
+    """The whole report, ending with a newline."""
+    ink = Ink(colour)
+    lines: list[str] = [*_head(report, width, ink)]
+    needy = [entry for entry in report.entries if needs_someone(entry)]
+    if report.problems or needy:
+        lines += ["", ink("needs someone", Tone.STRONG)]
+        for problem in report.problems:
+            lines += _tinted(wrapped(f"! {problem}", width, hanging="  "), ink, Tone.BAD)
+        for entry in needy:
+            lines += _needy(entry, report.at, width, ink)
+    lines += ["", *_table(report, width, ink)]
+    if report.others:
+        lines += ["", ink("under way, in no calendar", Tone.STRONG), *runs_lines(report.others, report.at, width, ink)]
+    lines += _tail(report, width, ink)
+    return "\n".join(lines) + "\n"
+
+
+def entry_text(
+    entry: EntryStatus, runs: Sequence[RunSummary], *, now: datetime, width: int = WIDTH, colour: bool = False
+) -> str:
+    """One entry and its last runs, newest first."""
+    ink = Ink(colour)
+    word = _outcome(entry)
+    lines = [f"{symbol(word, ink)} {ink(entry.entry, Tone.STRONG)}: {worded(word, ink)}"]
+    facts = [("title", entry.title), ("runbook", entry.runbook), ("schedule", entry.schedule)]
+    if entry.next_due_at is not None:
+        due = f"{entry.next_due_local or utc_minute(entry.next_due_at)}, {from_now(entry.next_due_at, now)}"
+        utc = utc_minute(entry.next_due_at)
+        facts.append(("next due", due if entry.next_due_local.endswith(" UTC") else f"{due} ({utc})"))
+    facts.append(("jobs", ", ".join(entry.jobs)))
+    if entry.usual is not None:
+        facts.append(("usually", f"{duration_text(entry.usual)} (median of its last successes)"))
+    if entry.last_success_at is not None:
+        facts.append(("success", f"{utc_minute(entry.last_success_at)}, {ago(entry.last_success_at, now)}"))
+    if entry.failing_since is not None:
+        since = f"since {utc_minute(entry.failing_since)}, {entry.failures_in_a_row} in a row"
+        facts.append(("failing", since))
+    facts += [("paused", _pause(entry, now)), ("why", entry.why), ("next step", entry.next_step)]
+    for name, text in facts:
+        if text:
+            lines += wrapped(text, width, f"  {name:9} ", " " * 12)
+    lines += ["", ink("last runs", Tone.STRONG) if runs else "no run yet"]
+    lines += runs_lines(runs, now, width, ink, with_entry=False)
+    return "\n".join(lines) + "\n"
+
+
+def _head(report: StatusReport, width: int, ink: Ink) -> Iterator[str]:
+    if report.started_at is None:
+        yield ink(f"maintd: no daemon answers · read from the store at {utc_minute(report.at)}", Tone.STRONG)
+    else:
+        up = duration_text(report.at - report.started_at)
+        pid = f" (pid {report.pid})" if report.pid else ""
+        yield ink(f"maintd {report.version} on {report.node}{pid}, up {up} · {utc_minute(report.at)}", Tone.STRONG)
+    for name, text in (("page", report.page), ("calendar", report.calendar), ("store", report.store)):
+        if text:
+            yield from _tinted(wrapped(text, width, f"{name:9}", " " * 9), ink, Tone.DIM)
+
+
+def _needy(entry: EntryStatus, now: datetime, width: int, ink: Ink) -> Iterator[str]:
+    word = _outcome(entry)
+    told = [word.replace("_", " ")]
+    worked = entry.last_worked
+    if worked is not None and worked.state in BAD:
+        ended = worked.finished_at or worked.queued_at
+        told = [f"{worked.state.replace('_', ' ')} {ago(ended, now)} (run {worked.id})"]
+        if entry.failing_since is not None and entry.failures_in_a_row > 1:
+            told.append(f"{entry.failures_in_a_row} in a row since {utc_minute(entry.failing_since)}")
+    first, *more = wrapped(f"{entry.entry}: {', '.join(told)}", width - 2)
+    yield f"{symbol(word, ink)} {ink(first, Tone.BAD)}"
+    yield from (f"  {line}" for line in more)
+    if entry.why:
+        yield from wrapped(entry.why, width, "  why:  ", "        ")
+    if entry.next_step:
+        yield from wrapped(entry.next_step, width, "  next: ", "        ")
+
+
+def _table(report: StatusReport, width: int, ink: Ink) -> Iterator[str]:
+    if not report.entries:
+        yield "the calendar has no entries"
+        return
+    rows = [_row(entry, report.at) for entry in report.entries]
+    heads = ("entry", "outcome", "when", "took (usual)", "next due")
+    sizes = columns([heads[1:], *(row[1:] for row in rows)])
+    room = width - 2 - sum(sizes) + 1
+    names = min(room, max(len(entry.entry) for entry in report.entries) + 1)
+    names = max(names, len(heads[0]) + 1)
+    cells = "".join(head.ljust(size) for head, size in zip(heads[1:], sizes, strict=True))
+    yield ink(f"  {heads[0].ljust(names)}{cells}".rstrip(), Tone.DIM)
+    for entry, row in zip(report.entries, rows, strict=True):
+        yield from _entry_lines(entry, row, names, sizes, report.at, width, ink)
+
+
+def _entry_lines(
+    entry: EntryStatus, row: Sequence[str], names: int, sizes: Sequence[int], now: datetime, width: int, ink: Ink
+) -> Iterator[str]:
+    word = _outcome(entry)
+    cells = [worded(word, ink, sizes[0])]
+    slow = _is_slow(entry)
+    for index, size in enumerate(sizes[1:], 2):
+        cell = row[index].ljust(size)
+        cells.append(ink(cell, Tone.WARN) if slow and index == 3 else cell)
+    name = entry.entry
+    if len(name) >= names:  # a name is to be typed, so it is never cut
+        yield f"{symbol(word, ink)} {name}"
+        yield f"  {' ' * names}{''.join(cells).rstrip()}"
+    else:
+        yield f"{symbol(word, ink)} {name.ljust(names)}{''.join(cells).rstrip()}"
+    if entry.why and not needs_someone(entry):
+        yield from _tinted(wrapped(entry.why, width, "    ", "    "), ink, Tone.DIM)
+    pause = _pause(entry, now)
+    if pause and entry.pause is not None and entry.pause.why not in entry.why:
+        yield from _tinted(wrapped(f"paused {pause}", width, "    ", "    "), ink, Tone.WARN)
+
+
+def _row(entry: EntryStatus, now: datetime) -> tuple[str, ...]:
+    run, took = entry.last_worked or entry.last_run, ""
+    when = "" if run is None else ago(run.finished_at or run.queued_at, now)
+    if entry.active_run is not None:
+        begun = entry.active_run.started_at or entry.active_run.queued_at
+        when = f"for {rough_text(now - begun)}"
+    elif run is not None and run.took is not None:
+        took = duration_text(run.took)
+    if entry.usual is not None:
+        took = f"{took} (~{duration_text(entry.usual)})".strip()
+    return entry.entry, _outcome(entry).replace("_", " "), when, took, _due(entry, now)
+
+
+def _outcome(entry: EntryStatus) -> str:
+    if entry.active_run is not None:
+        return entry.active_run.state
+    if not entry.enabled:
+        return "disabled"
+    if entry.pause is not None and not needs_someone(entry):
+        return "paused"
+    run = entry.last_worked or entry.last_run
+    return "never ran" if run is None else run.state
+
+
+def _due(entry: EntryStatus, now: datetime) -> str:
+    if not entry.enabled:
+        return "–"
+    if entry.next_due_at is None:
+        return "by hand" if entry.schedule in ("", "only by hand", "by hand") else "never again"
+    return f"{short_local(entry.next_due_local, entry.next_due_at, now)} ({rough_text(entry.next_due_at - now)})"
+
+
+def short_local(local: str, at: datetime, now: datetime) -> str:
+    """`Sun 04:00 CET` within six days, else `28 Dec 01:00 CET`; the year only when it is another one."""
+    parts = local.split(" ") if local else utc_minute(at).split(" ")
+    if len(parts) != 4:
+        return local or utc_minute(at)
+    weekday, date, time, zone = parts
+    if at - now < timedelta(days=6):
+        return f"{weekday} {time} {zone}"
+    year, month, day = date.split("-")
+    if year != str(now.year) and at - now > timedelta(days=180):
+        return f"{date} {time} {zone}"
+    return f"{int(day)} {_MONTHS[int(month) - 1]} {time} {zone}"
+
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def _is_slow(entry: EntryStatus) -> bool:
+    run = entry.last_worked
+    if run is None or run.took is None or entry.usual is None or entry.active_run is not None:
+        return False
+    return run.took > max(entry.usual * SLOW, timedelta(seconds=5))
+
+
+def _pause(entry: EntryStatus, now: datetime) -> str:
+    pause = entry.pause
+    if pause is None:
+        return ""
+    until = "until somebody unpauses it" if pause.until is None else f"until {utc_minute(pause.until)}"
+    return f"by {pause.by or 'somebody'} {ago(pause.since, now)}, {until}: {pause.why or 'no reason given'}"
+
+
+def _tail(report: StatusReport, width: int, ink: Ink) -> Iterator[str]:
+    if report.locks:
+        yield ""
+        for lock in report.locks:
+            text = (
+                f'lock "{lock.lock}" ({lock.mode}) held by run {lock.run_id} ({lock.entry}, step {lock.step}) '
+                f"on {lock.node} for {rough_text(report.at - lock.since)}"
+            )
+            yield from _tinted(wrapped(text, width, hanging="  "), ink, Tone.DIM)
+    if len(report.nodes) > 1:
+        yield ""
+        for node in report.nodes:
+            text = f"node {node.name}: seen {ago(node.seen_at, report.at)}, maintd {node.version}, {node.slots} slots"
+            yield from _tinted(wrapped(text, width, hanging="  "), ink, Tone.DIM)
+
+
+def _tinted(lines: Iterator[str], ink: Ink, tone: Tone) -> Iterator[str]:
+    return (ink(line, tone) for line in lines)
