@@ -64,7 +64,7 @@ bench: $(VENV)/dev ## measure, side by side with others; prints tables, never fa
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || true; done
 
 endurance: $(VENV)/dev servers ## faults at random for MINUTES, from SEED
-	@$(BIN)/python -m endurance --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1)
+	@PYTHONPATH=tests $(BIN)/python -m endurance --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1)
 
 clean: ## remove the environment and caches; the state directory stays
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist

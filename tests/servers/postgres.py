@@ -24,19 +24,28 @@ class PostgresServer:
 
     folder: Path
     port: int
+    addresses: tuple[str, ...] = ("127.0.0.1",)
 
     def url(self, database: str) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
         options = (
-            f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder} -c fsync=off"
+            f"-p {self.port} -c listen_addresses={','.join(self.addresses)} -c unix_socket_directories={self.folder} -c fsync=off"
             " -c shared_preload_libraries=pg_stat_statements"
         )
         self._run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-l", f"{self.folder}/log", "-o", options, "start")
 
     def stop(self, mode: str = "fast") -> None:
         self._run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-m", mode, "stop")
+
+    def also_listen(self, address: str) -> None:
+        """Serve on a further address, of a test host's own network; restarts the server."""
+        self.stop()
+        self.addresses = (*self.addresses, address)
+        with (self.folder / "data/pg_hba.conf").open("a") as rules:
+            rules.write(f"host all all {address.rpartition('.')[0]}.0/24 trust\n")
+        self.start()
 
     def create(self, database: str, template: str = "template1") -> str:
         with psycopg.connect(self.url("postgres"), autocommit=True) as conn:

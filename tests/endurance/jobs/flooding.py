@@ -1,0 +1,18 @@
+"""Print far more than is kept."""
+
+from __future__ import annotations
+
+import sys
+
+from endurance.journal import journaled
+
+from maintd.job import Context, job
+
+
+@job(timeout="20s", repeatable=True)
+def run(ctx: Context, params: object) -> None:
+    with journaled(ctx, "flooding"):
+        for _ in range(200):
+            sys.stdout.write("x" * 10_000 + "\n")
+        sys.stdout.flush()
+        ctx.check("flooded", 1, equals=1)

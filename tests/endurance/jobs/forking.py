@@ -1,0 +1,19 @@
+"""Leave a grandchild in a session of its own, that would live for an hour."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from endurance.journal import journaled
+
+from maintd.job import Context, job
+
+DAEMON = "import os, time; os.fork() and os._exit(0); os.setsid(); os.fork() and os._exit(0); time.sleep(3600)"
+
+
+@job(timeout="20s", repeatable=True)
+def run(ctx: Context, params: object) -> None:
+    with journaled(ctx, "forking"):
+        subprocess.run([sys.executable, "-S", "-c", DAEMON, "endurance-grandchild"], check=True)
+        ctx.check("forked", 1, equals=1)

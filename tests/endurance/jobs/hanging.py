@@ -1,0 +1,23 @@
+"""Never end, and ignore being asked to."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+from endurance.journal import journaled
+
+from maintd.job import Context, JobParams, job
+
+
+class Params(JobParams):
+    deaf: bool = False
+
+
+@job(timeout="2s", repeatable=True)
+def run(ctx: Context, params: Params) -> None:
+    if params.deaf:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with journaled(ctx, "hanging"), ctx.phase("hang"):
+        while True:
+            time.sleep(1)

@@ -1,0 +1,22 @@
+"""Change something that only one may change at a time, and never twice for one run."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+from endurance.journal import journaled
+
+from maintd.job import Context, Duration, JobParams, job
+
+
+class Params(JobParams):
+    work: Duration = timedelta(milliseconds=700)
+
+
+@job(timeout="20s", mutates=True, locks={"thing": "exclusive"})
+def run(ctx: Context, params: Params) -> None:
+    with journaled(ctx, "mutating", lock="thing"):
+        if ctx.may("change", "thing"):
+            time.sleep(params.work.total_seconds())
+        ctx.check("thing changed", 1, equals=1)

@@ -1,0 +1,64 @@
+"""The accelerated calendars: many entries that are due every second or so, all policies mixed, drawn from the seed."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import yaml
+
+FIXED = "fixed"
+MOVING = "moving"
+
+_JOBS: list[dict[str, Any]] = [
+    {"steady": {"work": "30ms"}},
+    {"steady": {"work": "150ms"}},
+    {"steady": {"work": "1s"}},
+    {"mutating": {"work": "500ms"}},
+    {"failing": {"how": "check"}},
+    {"failing": {"how": "raise"}},
+    {"hanging": {}},
+    {"hanging": {"deaf": True}},
+    {"forking": {}},
+    {"flooding": {}},
+    {"crashing": {"how": "exit"}},
+    {"crashing": {"how": "segfault"}},
+    {"crashing": {"how": "kill"}},
+]
+# How often each of them is drawn: most work is quick, so that the daemons keep up.
+_WEIGHTS = [12, 8, 3, 8, 3, 2, 1, 1, 2, 1, 1, 1, 1]
+
+
+def calendar(seed: int, entries: int, *, variant: int = 0, seconds: tuple[int, int] = (2, 12)) -> str:
+    """A calendar as YAML. Entries called fixed-N are the same in every variant; of the others the schedule differs."""
+    draw = random.Random(seed)
+    found: dict[str, Any] = {}
+    for number in range(entries):
+        moving = number % 10 == 9
+        every = draw.randint(*seconds)
+        step = draw.choices(_JOBS, _WEIGHTS)[0]
+        entry: dict[str, Any] = {
+            "every": f"{every + (variant % 3 if moving else 0)}s",
+            "timeout": "15s",
+            "catch_up": draw.choice(["latest", "all", "none"]),
+            "catch_up_window": draw.choice(["20s", "5m"]),
+            "overlap": draw.choice(["skip", "skip", "queue"]) if every > 5 else "skip",
+            "retries": draw.choice([0, 0, 1]),
+            "retry_backoff": "500ms",
+            "steps": [step] if draw.random() < 0.8 else [step, {"steady": {"work": "20ms"}}],
+        }
+        if draw.random() < 0.2:
+            entry["jitter"] = "2s"
+        if draw.random() < 0.1:
+            entry["misfire"] = "30s"
+        found[f"{MOVING if moving else FIXED}-{number:02}"] = entry
+    return yaml.safe_dump({"timezone": "UTC", "defaults": {"lock_wait": "10s"}, "entries": found}, sort_keys=False)
+
+
+def periods(*texts: str) -> dict[str, set[int]]:
+    """For each entry the seconds between its instants, in any of these calendars."""
+    found: dict[str, set[int]] = {}
+    for text in texts:
+        for name, entry in yaml.safe_load(text)["entries"].items():
+            found.setdefault(name, set()).add(int(entry["every"].removesuffix("s")))
+    return found

@@ -1,0 +1,237 @@
+"""The machines of an endurance run: daemons that are restarted when they end, their disks, clocks, network and store."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from servers.postgres import PostgresServer, start_postgres
+
+from endurance import journal, schedule
+
+TESTS = Path(__file__).parents[1]
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+LEASE = 6.0  # seconds
+DISK = "96m"
+
+
+@dataclass
+class Node:
+    """A daemon, started again a moment after it ended, as a container's restart policy does it."""
+
+    name: str
+    folder: Path
+    environ: dict[str, str]
+    prefix: tuple[str, ...] = ()  # how to get into its network namespace
+    process: subprocess.Popen[bytes] | None = None
+    starts: int = 0
+    wanted: bool = True
+    restart_after: float = 0.0
+    exits: list[int] = field(default_factory=list)
+
+    @property
+    def state_dir(self) -> Path:
+        return self.folder / "state"
+
+    @property
+    def calendar(self) -> Path:
+        return self.folder / "schedules.yaml"
+
+    def start(self) -> None:
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self.prefix, sys.executable, "-m", "maintd", "serve"],
+                env=self.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,
+            )  # fmt: skip
+        self.starts += 1
+
+    def daemon(self) -> psutil.Process | None:
+        """The daemon's process, below `ip netns exec` where there is one."""
+        if self.process is None or self.process.poll() is not None:
+            return None
+        with suppress(psutil.Error):
+            return psutil.Process(self.process.pid)
+        return None
+
+    def below(self) -> list[psutil.Process]:
+        """Template, keepers and children of the daemon."""
+        daemon = self.daemon()
+        with suppress(psutil.Error):
+            return [] if daemon is None else daemon.children(recursive=True)
+        return []
+
+    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout: float = 8.0) -> Any:
+        """The API's answer on the control socket, None when nobody answers or it was an error."""
+        transport = httpx.HTTPTransport(uds=str(self.state_dir / "maintd.sock"))
+        try:
+            with httpx.Client(transport=transport, timeout=timeout) as client:
+                answer = client.request(method, f"http://maintd{path}", json=body)
+        except httpx.HTTPError:
+            return None
+        return answer.json() if answer.status_code < 300 else None
+
+
+class World:
+    """Everything of one run, taken down at its end."""
+
+    def __init__(self, seed: int, *, kind: str, nodes: int, entries: int, folder: Path) -> None:
+        self.seed = seed
+        self.kind = kind
+        self.folder = folder
+        self.journal = folder / "journal"
+        self.postgres: PostgresServer | None = None
+        self.nodes: list[Node] = []
+        self.calendars = [schedule.calendar(seed, entries, variant=variant) for variant in range(3)]
+        self._stack = ExitStack()
+        self._watch = threading.Thread(target=self._keep_up, daemon=True)
+        self._over = threading.Event()
+        self._count = nodes
+        self.owed_until = datetime.now(UTC)
+
+    def __enter__(self) -> World:
+        self.folder.chmod(0o755)
+        if self.kind == "postgres":
+            self.postgres = start_postgres()
+            self._stack.callback(self._drop_postgres)
+            self.postgres.create("maintd")
+        for number in range(self._count):
+            self.nodes.append(self._node(number))
+        for node in self.nodes:
+            node.start()
+        self._watch.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._watch.join()
+        for node in self.nodes:
+            node.wanted = False
+            daemon = node.daemon()
+            if daemon is not None:
+                for process in (daemon, *node.below()):
+                    with suppress(psutil.Error):
+                        process.kill()
+                assert node.process is not None
+                node.process.wait()
+        self._stack.close()
+
+    def store_url(self) -> str:
+        """Of the store, as this process reaches it."""
+        if self.postgres is not None:
+            return self.postgres.url("maintd")
+        return f"sqlite:///{self.nodes[0].state_dir}/maintd.db"
+
+    def heal(self) -> None:
+        """Undo every fault that lasts."""
+        for node in self.nodes:
+            (node.state_dir / "filler").unlink(missing_ok=True)
+            node.calendar.write_text(self.calendars[0])
+            if (node.folder / "faketime").exists():
+                (node.folder / "faketime").write_text("+0")
+            for process in [found for found in (node.daemon(), *node.below()) if found is not None]:
+                with suppress(psutil.Error):
+                    process.send_signal(signal.SIGCONT)
+            if node.prefix:
+                subprocess.run(["ip", "link", "set", f"v{node.prefix[3]}", "up"], check=False)
+        if self.postgres is not None:
+            with suppress(subprocess.CalledProcessError):
+                self.postgres.start()
+
+    def _node(self, number: int) -> Node:
+        name = f"node{number}"
+        folder = self.folder / name
+        (folder / "state").mkdir(parents=True)
+        self._mount(folder / "state")
+        (folder / "schedules.yaml").write_text(self.calendars[0])
+        environ = {key: value for key, value in os.environ.items() if not key.startswith(("MAINTD_", "PYTEST_"))}
+        environ |= {
+            "MAINTD_STATE_DIR": str(folder / "state"), "MAINTD_NODE": name, "MAINTD_LISTEN": "",
+            "MAINTD_CALENDAR": str(folder / "schedules.yaml"), "MAINTD_JOBS_PATH": str(TESTS / "endurance/jobs"),
+            "MAINTD_LEASE": f"{LEASE}s", "MAINTD_HEARTBEAT": "1s", "MAINTD_GRACE": "1s", "MAINTD_DRAIN": "4s",
+            "MAINTD_SLOTS": "8", "MAINTD_LOG_FORMAT": "json", "MAINTD_LOG_LIMIT": "100kB",
+            "PYTHONPATH": str(TESTS), journal.VARIABLE: str(self.journal),
+        }  # fmt: skip
+        prefix: tuple[str, ...] = ()
+        if self.postgres is not None:
+            environ["MAINTD_STORE_URL"] = self.postgres.url("maintd")
+        if number == 0 and FAKETIME.exists():
+            (folder / "faketime").write_text("+0")
+            environ |= {
+                "LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(folder / "faketime"),
+                "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            }  # fmt: skip
+        if number == 1 and self.postgres is not None:
+            prefix = self._namespace(environ)
+        return Node(name, folder, environ, prefix)
+
+    def _mount(self, folder: Path) -> None:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "maintd-endurance", folder], check=True)
+        self._stack.callback(subprocess.run, ["umount", "-l", str(folder)], check=False)
+
+    def _namespace(self, environ: dict[str, str]) -> tuple[str, ...]:
+        """A network of its own for one node, with a cable to the host that can be cut."""
+        assert self.postgres is not None
+        name = f"mt{os.getpid() % 100000}"
+        subnet = f"10.213.{200 + os.getpid() % 50}"
+        for line in (
+            f"ip netns add {name}",
+            f"ip link add v{name} type veth peer name eth0 netns {name}",
+            f"ip addr add {subnet}.1/24 dev v{name}",
+            f"ip link set v{name} up",
+            f"ip netns exec {name} ip addr add {subnet}.2/24 dev eth0",
+            f"ip netns exec {name} ip link set eth0 up",
+            f"ip netns exec {name} ip link set lo up",
+        ):
+            subprocess.run(line.split(), check=True)
+        self._stack.callback(subprocess.run, ["ip", "link", "del", f"v{name}"], check=False)
+        self._stack.callback(subprocess.run, ["ip", "netns", "del", name], check=False)
+        self.postgres.also_listen(f"{subnet}.1")
+        environ["MAINTD_STORE_URL"] = self.postgres.url("maintd").replace("127.0.0.1", f"{subnet}.1")
+        return ("ip", "netns", "exec", name)
+
+    def _drop_postgres(self) -> None:
+        assert self.postgres is not None
+        with suppress(subprocess.CalledProcessError):
+            self.postgres.stop("immediate")
+        shutil.rmtree(self.postgres.folder, ignore_errors=True)
+
+    def _keep_up(self) -> None:
+        draw = random.Random(self.seed + 1)
+        while not self._over.wait(0.1):
+            for node in self.nodes:
+                if node.process is None or node.process.poll() is None:
+                    continue
+                if node.restart_after == 0.0:
+                    node.exits.append(node.process.returncode)
+                    node.restart_after = time.monotonic() + draw.uniform(0.1, 2.0)
+                elif time.monotonic() >= node.restart_after and node.wanted:
+                    node.restart_after = 0.0
+                    node.start()
+
+
+@contextmanager
+def world(seed: int, *, kind: str, nodes: int, entries: int, keep: Path | None = None) -> Iterator[World]:
+    """A world in a temporary folder, or in `keep`, which stays."""
+    folder = keep or Path(tempfile.mkdtemp(prefix="maintd-endurance-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with World(seed, kind=kind, nodes=nodes, entries=entries, folder=folder) as made:
+            yield made
+    finally:
+        if keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
