@@ -125,6 +125,7 @@ def one(
 ) -> bool:
     """Rebuild an index if nothing is in the way, clean up, prove it. True when it was tried."""
     name, check, found = session.name, f"{session.name}: rebuild of {index.label}", indexes(session)
+    index = next((other for other in found if other.oid == index.oid), index)  # as it is by now
     if not index.permitted:
         ctx.fail(check, f"not allowed: the owner is {index.owner}", expected="rebuilt",
                  hint=f"GRANT {index.owner} TO the target's user")  # fmt: skip

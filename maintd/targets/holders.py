@@ -143,8 +143,10 @@ def lockers(session: Postgres, oid: int) -> list[Holder]:
 def claimed(session: Postgres) -> Iterator[None]:
     """Keep every other maintd from maintaining the same database meanwhile.
 
-    Raises TargetError, which names the session that has it.
+    Raises TargetError, which names the session that has it, or says that the server is a standby.
     """
+    if session.one("SELECT pg_is_in_recovery() AS standby")["standby"]:
+        raise TargetError(f"{session.name}: is a standby", "name its primary as the target", cause="refused")
     deadline = time.monotonic() + CLAIM_PATIENCE.total_seconds()
     while not session.one(f"SELECT pg_try_advisory_lock({_CLAIM}) AS won")["won"]:
         if time.monotonic() > deadline:

@@ -219,7 +219,7 @@ def obstacle(session: Postgres, index: Index, found: Sequence[Index], old: timed
         return "others' transactions are not shown to this user: GRANT pg_monitor"
     if others := leftovers(found, index):
         names = ", ".join(other.label for other in others)
-        return f"someone else's rebuild has left {names}: look at it and drop it"
+        return f"an earlier rebuild has left {names}: that must be dropped first"
     for what, holders in (
         ("a transaction has been open for long", old_transactions(session, old)),
         ("someone works on the table", lockers(session, index.table_oid)),

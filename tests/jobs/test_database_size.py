@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -296,3 +298,14 @@ def test_a_target_that_is_down_is_unknown_and_the_other_is_measured(db: Database
     assert check.status is CheckStatus.UNKNOWN
     assert str(check.observed).startswith("unknown: refused: down:")
     assert result.measure("pg_database_bytes", target="main") > 0
+
+
+def test_a_server_that_accepts_and_says_nothing_is_unknown_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = {"dsn": f"postgresql://app@127.0.0.1:{silent.getsockname()[1]}/x", "timeout": "1s"}
+        began = time.monotonic()
+
+        result = run_job("database_size", {}, {"postgres": {"main": target}})
+
+    assert str(result.check("main: measured").observed).startswith("unknown: timed_out: main:")
+    assert time.monotonic() - began < 4  # libpq waits for two seconds at least

@@ -407,7 +407,9 @@ def test_what_somebody_elses_rebuild_has_left_is_reported_and_never_dropped(db: 
 
     assert invalid(db) == {"events_pkey_ccnew"}
     assert "public.events_pkey_ccnew" in result.check("main: invalid indexes").hint
-    assert "someone else's rebuild has left" in str(result.check("main: rebuild of public.events_pkey").observed)
+    assert "an earlier rebuild has left public.events_pkey_ccnew" in str(
+        result.check("main: rebuild of public.events_pkey").observed
+    )
     assert result.changes == []
 
 
@@ -457,6 +459,21 @@ def test_after_a_kill_the_next_run_knows_and_drops_what_the_killed_one_left(db: 
     assert [change.action for change in result.changes] == ["drop index", "reindex"]
     assert (invalid(db), comment(db)) == (set(), "mine")
     assert size(db, "events_pkey") < before / 4
+
+
+@pytest.mark.server
+def test_a_dry_run_names_what_a_killed_run_has_left_and_drops_nothing(db: Database) -> None:
+    bloated(db)
+    mark = with_mark(Mark("mine", frozenset()), datetime.now(UTC))
+    db.run(f"COMMENT ON INDEX events_pkey IS '{mark}'")
+    interrupted(db)
+
+    result = db.job("reindex", SMALL, dry_run=True)
+
+    assert [(c.action, c.target, c.done) for c in result.changes] == [
+        ("drop index", "main: public.events_pkey_ccnew", False)
+    ]
+    assert (invalid(db), comment(db)) == ({"events_pkey_ccnew"}, mark)
 
 
 @pytest.mark.server

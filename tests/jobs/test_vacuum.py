@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 from jobs.databases import Database, database
-from jobs.running import run_job
+from jobs.running import JobResult, run_job
 from servers.base import free_port, wait_for
 from servers.postgres import PostgresServer
 
@@ -372,6 +373,39 @@ def test_a_wrong_password_is_told_without_telling_the_password(own_postgres: Pos
     assert str(check.observed).startswith("denied: main:")
     assert check.hint == "check the target's user and password"
     assert "not-the-right-one" not in check.model_dump_json()
+
+
+@pytest.mark.server
+def test_a_standby_is_refused_with_what_to_name_instead(own_postgres: PostgresServer) -> None:
+    own_postgres.stop()
+    signal = own_postgres.folder / "data" / "standby.signal"
+    signal.touch()
+    own_postgres.start()
+
+    result = Database(own_postgres, "postgres").job("vacuum")
+
+    check = result.check("main: maintained")
+    assert (check.observed, check.hint) == ("refused: main: is a standby", "name its primary as the target")
+
+
+@pytest.mark.server
+def test_a_server_that_goes_away_in_the_middle_fails_at_once(own_postgres: PostgresServer) -> None:
+    own_postgres.create("app")
+    db = Database(own_postgres, "app")
+    bloated(db, rows=20_000)
+    results: list[JobResult] = []
+    # 1 unit of cost between pauses of 100 ms: minutes for a few hundred pages.
+    slow = {"cost_delay": "100ms", "cost_limit": 1}
+    job = threading.Thread(target=lambda: results.append(db.job("vacuum", slow)))
+    job.start()
+    wait_for(lambda: db.ask("SELECT count(*) FROM pg_stat_progress_vacuum"), "the vacuum to begin")
+
+    own_postgres.stop("immediate")
+    job.join(10)
+
+    check = results[0].check("main: maintained")
+    assert check.status is CheckStatus.FAIL
+    assert str(check.observed).startswith("partial: main:")
 
 
 @pytest.mark.server
