@@ -32,6 +32,11 @@ class Column:
     number: bool = False
 
 
+def columns(*titles: str) -> tuple[Column, ...]:
+    """Columns by their titles; one that ends in `>` is of numbers."""
+    return tuple(Column(title.removesuffix(">"), title.endswith(">")) for title in titles)
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows are as long as the columns. `empty` says why there are none."""

@@ -4,10 +4,33 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 FORMS = {"md": "text/markdown; charset=utf-8", "html": "text/html; charset=utf-8", "json": "application/json"}
 """The endings of a report's files and their media types."""
+
+
+def publish(
+    files: Mapping[str, str],
+    name: str,
+    folder: Path,
+    *,
+    kind: str,
+    keep: int,
+    may: Callable[[str, Path], bool],
+) -> None:
+    """Put a report's files, by their endings, into the folder, and let go of all but the newest `keep` of its kind.
+
+    `may` is asked before each effect, with "write" or "delete".
+    """
+    for ending, content in files.items():
+        path = folder / f"{name}.{ending}"
+        if may("write", path):
+            put(path, content)
+    for path in surplus(folder, kind, keep) if folder.is_dir() else ():
+        if may("delete", path):
+            path.unlink(missing_ok=True)
 
 
 def put(path: Path, content: str) -> None:

@@ -1,0 +1,82 @@
+"""What folders take on the disk, as `du` counts it: allocated blocks, hard links once, one file system."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from maintd.figures import Figure, unmeasured
+from maintd.settings import FolderTarget
+from maintd.targets.references import resolved
+
+_BLOCK = 512  # bytes; st_blocks is in these whatever the file system's own are
+
+
+def figure(target: FolderTarget, name: str, limit: timedelta) -> Figure:
+    """The folder's bytes, with those of what lies directly in it as details. Not measured when it takes too long."""
+    path = resolved(target).path
+    source = f"blocks of {path}"
+    try:
+        parts, files, skipped = sizes(path, limit)
+    except TimeoutError as error:
+        return unmeasured("folder", name, "B", source, f"{error}; allow it more time by the param folder_time")
+    except OSError as error:
+        return unmeasured("folder", name, "B", source, f"{path}: {error.strerror}")
+    if skipped:
+        cause = f"{skipped} folders below {path} may not be read; let this process read them"
+        return unmeasured("folder", name, "B", source, cause)
+    return Figure(
+        "folder",
+        name,
+        sum(parts.values()),
+        "B",
+        f"{source}, {files:,} files",
+        measure="folder_bytes",
+        labels={"folder": name},
+        details=parts,
+    )
+
+
+def sizes(path: Path, limit: timedelta) -> tuple[dict[str, float], int, int]:
+    """Allocated bytes by the names directly below `path` ("." is the rest), the number of files, and of folders that
+    could not be read. Raises OSError for `path` itself, TimeoutError when it takes longer than `limit`."""
+    top = path.stat()
+    parts: dict[str, float] = {".": top.st_blocks * _BLOCK}
+    seen: set[int] = set()
+    files = skipped = 0
+    deadline = time.monotonic() + limit.total_seconds()
+    waiting = [(os.fspath(path), "")]
+    while waiting:
+        folder, part = waiting.pop()
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"stopped after {limit.total_seconds():g} s at {files:,} files")
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    try:
+                        stat = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue  # deleted since it was listed
+                    if stat.st_dev != top.st_dev:
+                        continue
+                    is_folder = entry.is_dir(follow_symlinks=False)
+                    if not is_folder:
+                        files += 1
+                        if stat.st_nlink > 1:
+                            if stat.st_ino in seen:
+                                continue
+                            seen.add(stat.st_ino)
+                    key = part or (entry.name if is_folder else ".")
+                    parts[key] = parts.get(key, 0) + stat.st_blocks * _BLOCK
+                    if is_folder:
+                        waiting.append((entry.path, key))
+        except FileNotFoundError:
+            if not part:
+                raise
+        except PermissionError:
+            if not part:
+                raise
+            skipped += 1
+    return parts, files, skipped
