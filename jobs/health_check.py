@@ -56,6 +56,9 @@ def run(ctx: Context, params: Params) -> None:
                 _silent(ctx, probe, found)
             else:
                 _judge(ctx, params, probe, found)
+    bodies = {probe.name: found.evidence() for probe, found in seen if isinstance(found, services.ServiceFacts)}
+    if bodies:
+        ctx.save("services.json", json.dumps(bodies, indent=1), "application/json")
 
 
 def _sections(ctx: Context, params: Params) -> list[Section]:

@@ -86,6 +86,13 @@ class RedisServer:
         with _translated(self.name):
             return Stream(name, length, tuple(_group(_fields(item)) for item in groups))
 
+    def span(self, stream: str) -> tuple[str | None, str]:
+        """The ids of the first entry that is there and of the last that ever was. Raises TargetError."""
+        with _translated(self.name):
+            seen = _fields(self._about("STREAM", stream))
+            first = seen.get("first-entry")
+            return (str(first[0]) if first else None), str(seen["last-generated-id"])
+
     def entries_added(self, stream: str) -> int:
         """How many entries it ever had, from Redis 7. Raises TargetError(empty) when there is no such key."""
         with _translated(self.name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ def service() -> Iterator[str]:
     replies = {
         "/well": says(WELL),
         "/db-error": says({**WELL, "db": "error"}),
+        "/leaky": says({"adminToken": 'a"b\\c', "ok": True}),
         "/no-db": says({"status": "ok", "redis": "ok"}),
         "/parts": says({"status": "ok", "agents": {"a": "ok", "b": "error"}}),
         "/login": Reply(b"<!DOCTYPE html><html>Sign in</html>", content_type="text/html"),
@@ -87,6 +89,15 @@ def test_status_200_with_a_database_in_error_fails(service: str) -> None:
     assert (failed.status, failed.observed, failed.expected) == (CheckStatus.FAIL, "error", "ok")
     assert result.check("http orders: answers").status is CheckStatus.OK
     assert result.measure("service_up", service="orders") == 0
+
+
+def test_bodies_are_kept_as_evidence_without_secrets(service: str) -> None:
+    result = check_services({"orders": {"url": f"{service}/well"}, "leaky": {"url": f"{service}/leaky"}})
+
+    (artifact,) = result.artifacts
+    kept = json.loads(Path(artifact.path).read_text())
+    assert json.loads(kept["orders"]["body"]) == WELL
+    assert json.loads(kept["leaky"]["body"]) == {"adminToken": "***", "ok": True}
 
 
 def test_a_field_that_is_expected_and_missing_fails(service: str) -> None:

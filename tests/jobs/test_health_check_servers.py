@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from jobs.answering import Reply, answering, blurting, hanging, says
-from jobs.running import JobResult, run_job
+from jobs.running import JOBS, JobResult, run_job
 from servers.base import free_port, wait_for
 from servers.postgres import PostgresServer
 from servers.prometheus import WebServer, prometheus
@@ -210,6 +210,32 @@ def _failures(dsn: str) -> int:
         return int(session.execute("SELECT sum(checksum_failures) FROM pg_stat_database").fetchone()[0])  # type: ignore[index]
 
 
+def test_a_wrong_password_is_unknown_and_never_shown(own_postgres: PostgresServer) -> None:
+    dsn = own_postgres.url("postgres")
+    with psycopg.connect(dsn, autocommit=True) as session:
+        session.execute("CREATE ROLE guarded LOGIN PASSWORD 'right'")
+        file = own_postgres.folder / "data/pg_hba.conf"
+        file.write_text("host all guarded 127.0.0.1/32 scram-sha-256\n" + file.read_text())
+        session.execute("SELECT pg_reload_conf()")
+        target = {"dsn": dsn.replace("postgres@", "guarded@"), "password": "wr0ng-s3cret"}
+        wait_for(lambda: _refused(str(target["dsn"])), "the password is asked for")
+
+        result = run_job("health_check", {"include": ["postgres"]}, {"postgres": {"main": target}})
+
+    unseen = result.check("postgres main: answers")
+    assert unseen.status is CheckStatus.UNKNOWN
+    assert "password authentication failed" in str(unseen.observed)
+    assert "wr0ng-s3cret" not in result.told()
+
+
+def _refused(dsn: str) -> bool:
+    try:
+        psycopg.connect(dsn).close()
+    except psycopg.OperationalError:
+        return True
+    return False
+
+
 def test_postgres_that_is_down_hung_or_refuses_says_which(dsn: str, free_port: int) -> None:
     with hanging() as hung:
         targets = {
@@ -320,24 +346,59 @@ def test_redis_that_cannot_save_and_is_full_fails() -> None:
     assert result.check("redis main: memory used").status is CheckStatus.FAIL
 
 
-def test_redis_with_a_least_privilege_user_is_judged_as_far_as_it_may_look(
-    redis_server: RedisServer, keys: str
-) -> None:
+@pytest.fixture
+def looking(redis_server: RedisServer) -> Iterator[dict[str, str]]:
+    """The shipped user who may look and no more."""
+    lines = (JOBS.parent / "deploy/redis.acl").read_text().splitlines()
+    rules = next(line for line in lines if line.startswith("user maintd_ro ")).split()[2:]
     user = f"ro{uuid.uuid4().hex[:6]}"
+    with closing(redis_server.client()) as client:
+        info: Any = client.info("server")
+        if tuple(map(int, info["redis_version"].split(".")))[:2] < (7, 2):
+            rules.remove("+client|setinfo")  # older servers do not know it; the client does without
+        client.execute_command("ACL", "SETUSER", user, *rules)
+        yield {"username": user, "password": "change-me"}
+        client.execute_command("ACL", "DELUSER", user)
+
+
+@pytest.mark.parametrize("given", [0, 1], ids=["nothing given yet", "stuck half-way"])
+def test_the_shipped_user_of_redis_sees_a_stream_that_is_stuck(
+    redis_server: RedisServer, keys: str, looking: dict[str, str], given: int
+) -> None:
     stream = f"{keys}orders"
     with closing(redis_server.client()) as client:
         client.xgroup_create(stream, "readers", id="0", mkstream=True)
-        client.xadd(stream, {"data": "{}"})
-        allowed = ("+ping", "+info", "+xlen", "+xinfo|groups")
-        client.execute_command("ACL", "SETUSER", user, "on", ">secret", "~*", "-@all", *allowed)
-        target = {"url": redis_server.url, "username": user, "password": "secret", "streams": [stream]}
-        try:
-            result = run_job("health_check", {"include": ["redis"]}, {"redis": {"main": target}})
-        finally:
-            client.execute_command("ACL", "DELUSER", user)
+        long_ago = int((time.time() - 600) * 1000)
+        for number in range(3):
+            client.xadd(stream, {"data": "{}"}, id=f"{long_ago + number}-0")
+        if given:
+            client.xreadgroup("readers", "one", {stream: ">"}, count=given)
 
-    assert result.outcome == "succeeded", result.told()
-    assert result.check(f"redis main: stream {stream} group readers lag").observed == 1
+        result = run_job(
+            "health_check",
+            {"include": ["redis"]},
+            {"redis": {"main": {"url": redis_server.url, "streams": [stream], **looking}}},
+        )
+
+    what = f"redis main: stream {stream} group readers"
+    assert result.check(f"{what} lag").observed == 3 - given
+    assert result.check(f"{what} oldest undelivered").status is CheckStatus.WARN
+    assert not [check for check in result.checks if check.status is CheckStatus.UNKNOWN], result.told()
+
+
+def test_redis_that_loads_its_data_is_not_ready(tmp_path: Any) -> None:
+    first = ("--dir", str(tmp_path), "--enable-debug-command", "local")
+    with own_redis(*first) as server, closing(server.client()) as client:
+        client.execute_command("DEBUG", "POPULATE", 20_000)
+        client.save()
+    slowly = ("--dir", str(tmp_path), "--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024")
+    with own_redis(*slowly) as server:
+        result = check_redis(server.url, [])
+
+    loading = result.check("redis main: answers")
+    assert loading.status is CheckStatus.FAIL
+    assert "LOADING" in str(loading.observed).upper()
+    assert "loaded" in loading.hint
 
 
 def test_redis_that_is_down_hung_or_something_else_says_which(redis_server: RedisServer, free_port: int) -> None:

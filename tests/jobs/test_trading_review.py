@@ -309,3 +309,20 @@ def test_the_figures_are_not_asked_with_a_secret_that_they_do_not_need() -> None
     result = review(figures())
 
     assert "token" not in json.dumps([str(item) for item in result.items]).lower()
+
+
+@pytest.mark.server
+def test_a_login_that_may_not_read_the_table_is_unknown(dsn: str) -> None:
+    login = f"blind_{uuid.uuid4().hex[:6]}"
+    write(dsn, days={0: 12.5}, events={0: 3})
+    with psycopg.connect(dsn, autocommit=True) as session:
+        session.execute(f"CREATE ROLE {login} LOGIN IN ROLE pg_monitor")
+        try:
+            target = postgres(dsn.replace("postgres@", f"{login}@"))
+            result = review(figures(), {"day": DAY, "queries": {"audit": AUDIT}}, target)
+        finally:
+            session.execute(f"DROP ROLE {login}")
+
+    for name in ("the day's row", "activity: audit"):
+        assert result.check(name).status is CheckStatus.UNKNOWN
+        assert "denied" in str(result.check(name).observed)

@@ -40,11 +40,12 @@ class RedisLimits(Limits):
 
 @dataclass(frozen=True)
 class Backlog:
-    """How far a group is behind. `lag` is None when it cannot be told; `waited` is the oldest entry's, or at least."""
+    """How far a group is behind. `lag` is None when it cannot be told. `waited` is the oldest entry's time, at least;
+    None when nothing waits, or when the stream's ids are no times."""
 
     group: redis.Group
     lag: int | None
-    waited: timedelta | None
+    waited: timedelta | TargetError | None
 
 
 @dataclass(frozen=True)
@@ -97,15 +98,31 @@ def _backlog(server: redis.RedisServer, stream: redis.Stream, group: redis.Group
     except TargetError as error:
         if error.cause != "denied":
             raise
-        return Backlog(group, group.lag, None)
+        return _estimate(server, stream, group)
     lag = len(waiting) if group.lag is None else group.lag
     return Backlog(group, lag, _age(waiting[0]) if waiting else None)
 
 
+def _estimate(server: redis.RedisServer, stream: redis.Stream, group: redis.Group) -> Backlog:
+    """For a user who may not read entries: only the ends of the stream are known, so that an age is a least one."""
+    try:
+        first, last = server.span(stream.name)
+    except TargetError as error:
+        return Backlog(group, group.lag, error)
+    if _order(last) <= _order(group.delivered):
+        return Backlog(group, 0, None)
+    oldest = first if first is not None and _order(first) > _order(group.delivered) else last
+    return Backlog(group, group.lag, _age(oldest))
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, number = entry_id.partition("-")
+    return int(milliseconds), int(number or 0)
+
+
 def _age(entry_id: str) -> timedelta | None:
     """An entry's id begins with the milliseconds at which it was added, unless its writer gave another."""
-    milliseconds = entry_id.partition("-")[0]
-    age = time.time() - int(milliseconds) / 1000
+    age = time.time() - _order(entry_id)[0] / 1000
     return timedelta(seconds=age) if 0 <= age < 10 * 365 * 86400 else None
 
 
@@ -196,11 +213,13 @@ def _judge_backlog(ctx: Reporter, what: str, backlog: Backlog, limits: RedisLimi
         hint="given and not acknowledged: XPENDING shows to whom",
     )
     if backlog.lag is None:
-        ctx.unknown(f"{what} lag", "Redis cannot tell it, and may not be asked for the entries", hint="allow XRANGE")
-        return
-    ctx.check(f"{what} lag", backlog.lag, warn_above=limits.lag_warn, hint=consumers)
+        ctx.unknown(f"{what} lag", "denied: entries were deleted, so they have to be counted", hint="allow XRANGE")
+    else:
+        ctx.check(f"{what} lag", backlog.lag, warn_above=limits.lag_warn, hint=consumers)
     if backlog.lag == 0:
         ctx.check(f"{what} oldest undelivered", timedelta(0), warn_above=limits.lag_age_warn)
+    elif isinstance(backlog.waited, TargetError):
+        ctx.unknown(f"{what} oldest undelivered", f"denied: {backlog.waited.message}", hint=backlog.waited.hint or "")
     elif backlog.waited is not None:
         ctx.check(f"{what} oldest undelivered", backlog.waited, warn_above=limits.lag_age_warn, hint=consumers)
 

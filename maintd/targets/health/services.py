@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from maintd.errors import MaintdError, TargetError
+from maintd.model import Scalar
 from maintd.settings import HttpTarget
 from maintd.targets import http
 from maintd.targets.health.reporter import Limits, Reporter, unanswered
@@ -18,6 +20,11 @@ _COMPLAINTS = frozenset(
     {"error", "down", "unhealthy", "degraded", "fail", "failed", "failing", "critical", "disconnected", "unavailable"}
 )
 _DEPTH = 4  # health bodies are shallow
+_KEPT = 2000  # characters of a body
+_SECRET = re.compile(
+    r"""("[^"]*(?:secret|token|passw|api_?key|authorization)[^"]*"\s*:\s*)("(?:[^"\\]|\\.)*"?|[^,}\s]+)""",
+    re.IGNORECASE,
+)
 
 
 class HttpLimits(Limits):
@@ -33,6 +40,11 @@ class ServiceFacts:
 
     answer: http.Answer
     latencies: tuple[timedelta, ...]
+
+    def evidence(self) -> dict[str, Scalar]:
+        """Plain data for an artifact; of a body no more than its beginning, without what is called a secret."""
+        body = _SECRET.sub(r'\1"***"', self.answer.text[:_KEPT])
+        return {"url": self.answer.url, "status": self.answer.status, "body": body}
 
 
 def look(target: HttpTarget, limits: HttpLimits) -> ServiceFacts:
