@@ -17,8 +17,10 @@ from socket import gethostname
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from maintd.configfile import read_config
+from maintd.errors import SettingsError, nearest
 from maintd.values import Duration, Size
 
 PREFIX = "MAINTD_"
@@ -164,6 +166,7 @@ class Settings(BaseSettings):
         validate_default=True,
     )
 
+    config: Path | None = Field(None, description="A file of settings in YAML, named as here; also --config FILE")
     calendar: Path | None = Field(None, description="The calendar file; none: ./schedules.yaml, else the shipped one")
     state_dir: Path = Field(default_factory=default_state_dir, description="Where the store, artifacts and spool are")
     store_url: SecretStr | None = Field(
@@ -240,8 +243,6 @@ class FileEnvSource(PydanticBaseSettingsSource):
         path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
         if path is None:
             return None, field_name, False
-        from maintd.errors import SettingsError
-
         try:
             return Path(path).read_text(encoding="utf-8").rstrip("\n"), field_name, False
         except (OSError, UnicodeDecodeError) as error:
@@ -258,12 +259,24 @@ class FileEnvSource(PydanticBaseSettingsSource):
         return values
 
 
-class ConfigFileSource(YamlConfigSettingsSource):
-    """The file given by `--config` or `MAINTD_CONFIG`; nothing when neither is there."""
+class ConfigFileSource(PydanticBaseSettingsSource):
+    """The file that the `config` of an earlier source names; nothing when there is none."""
 
-    def __init__(self, settings_cls: type[BaseSettings]) -> None:
-        path = os.environ.get(f"{PREFIX}CONFIG")
-        super().__init__(settings_cls, yaml_file=Path(path) if path else None)
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False  # all fields are read at once
+
+    def __call__(self) -> dict[str, Any]:
+        path = self.current_state.get("config")
+        if not path:
+            return {}
+        found = read_config(Path(path))
+        for name in found.values:
+            if name not in self.settings_cls.model_fields or name == "config":
+                near = nearest(name, self.settings_cls.model_fields)
+                raise SettingsError(
+                    f'{found.place(name)}: "{name}" is no setting', f'did you mean "{near}"?' if near else None
+                )
+        return found.values
 
 
 def secrets_of(model: BaseModel) -> Iterator[str]:

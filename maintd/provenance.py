@@ -1,0 +1,211 @@
+"""Loading the settings for a command: where each value came from, what is wrong with it, which names mean nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic_settings import EnvSettingsSource
+from pydantic_settings.exceptions import SettingsError as SourceError
+
+from maintd.configfile import ConfigFile, read_config
+from maintd.errors import SettingsError, nearest
+from maintd.settings import PREFIX, FileEnvSource, Settings, Targets
+from maintd.values import format_duration
+
+DEFAULT = "default"
+DOTENV = ".env"
+
+OWN = frozenset({f"{PREFIX}OWNER"})
+"""Names that maintd itself gives to the processes it starts."""
+
+_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]*@|(\bpassword=)('[^']*'|\S+)", re.IGNORECASE)
+
+
+class Shown(NamedTuple):
+    """A setting for people: secrets are masked."""
+
+    name: str
+    value: str
+    origin: str
+
+
+def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
+    """The settings in force. `flags` are fields that the command line gives.
+
+    Raises SettingsError with one line per problem, each naming the source of the value.
+    """
+    flags = dict(flags or {})
+    try:
+        settings = Settings(**flags)
+    except ValidationError as error:
+        origins = _Origins(flags)
+        raise SettingsError("\n".join(_problem(item, origins) for item in error.errors())) from None
+    except SourceError as error:
+        raise SettingsError(_unreadable(error), "write JSON there, or one variable per field") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{DOTENV}: byte {error.start} is not UTF-8", "save the file as UTF-8") from error
+    except OSError as error:
+        raise SettingsError(f"{error.filename or DOTENV}: cannot be read: {error.strerror}") from error
+    return settings
+
+
+def shown(settings: Settings, flags: Mapping[str, Any] | None = None) -> Iterator[Shown]:
+    """Every setting with its value and where that came from, in the order of their definition."""
+    origins = _Origins(dict(flags or {}))
+    for name, value in _leaves(settings, ""):
+        yield Shown(name, value, origins.of(name))
+
+
+def warnings() -> list[str]:
+    """A line for each variable that looks like one of ours and is none."""
+    found = [(name, "the environment") for name in sorted(os.environ)]
+    found += [(name, DOTENV) for name in _dotenv()]
+    known = set(_known_names())
+    lines = []
+    for name, where in found:
+        upper = name.upper()
+        if not upper.startswith(PREFIX) or upper in OWN or _is_known(upper, known):
+            continue
+        near = nearest(upper, known)
+        lines.append(f'{where}: "{name}" is no setting' + (f'; did you mean "{near}"?' if near else "; it is ignored"))
+    return lines
+
+
+class _Origins:
+    """The first source that has a value, in the order in which they win. Asked only when somebody wants to know."""
+
+    def __init__(self, flags: Mapping[str, Any]) -> None:
+        self._found: dict[str, str] = {}
+        self._config: ConfigFile | None = None
+        for name in flags:
+            self._found[name] = f"--{name.replace('_', '-')}"
+        environ = {name.upper(): name for name in os.environ}
+        self._add(EnvSettingsSource(Settings)(), lambda path: _variable(path, environ))
+        self._add(FileEnvSource(Settings)(), lambda path: f"{_variable(path, {})}_FILE")
+        dotenv = _dotenv()
+        upper = {name.upper(): name for name in dotenv}
+        for name in upper:
+            field = name.removeprefix(PREFIX).lower().replace("__", ".")
+            if name.startswith(PREFIX):
+                self._found.setdefault(field, f"{DOTENV}: {name}")
+        path = flags.get("config") or os.environ.get(f"{PREFIX}CONFIG") or dotenv.get(f"{PREFIX}CONFIG")
+        if path:
+            self._config = read_config(Path(path))
+            lines = self._config
+            self._add(lines.values, lines.place)
+
+    def _add(self, values: Mapping[str, Any], name: Any) -> None:
+        for path in _paths(values):
+            self._found.setdefault(path, name(path))
+
+    def of(self, path: str) -> str:
+        """Where the value at a dotted path, or the one around it, came from."""
+        while path not in self._found and "." in path:
+            path = path.rpartition(".")[0]
+        return self._found.get(path, DEFAULT)
+
+
+def _variable(path: str, environ: Mapping[str, str]) -> str:
+    """The variable that a value came from: its own, or the one of a field around it."""
+    own = name = PREFIX + path.upper().replace(".", "__")
+    while name not in environ and "__" in name:
+        name = name.rpartition("__")[0]
+    return environ.get(name, own)
+
+
+def _paths(values: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        path = f"{before}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from _paths(value, f"{path}.")
+        else:
+            yield path
+
+
+def _dotenv() -> dict[str, str | None]:
+    path = Path(DOTENV)
+    return dotenv_values(path) if path.is_file() else {}
+
+
+def _problem(error: Any, origins: _Origins) -> str:
+    path = ".".join(str(part) for part in error["loc"])
+    message = str(error["msg"]).removeprefix("Value error, ").replace("Input should", "should")
+    if error["type"] == "extra_forbidden":
+        near = nearest(str(error["loc"][-1]), _siblings(error["loc"]))
+        return f'{origins.of(path)}: "{path}" is no setting' + (f'; did you mean "{near}"?' if near else "")
+    value = error.get("input")
+    plain = isinstance(value, str | int | float) and error["loc"][0] != "store_url" and "password" not in path
+    given = f' "{value}"' if plain and str(value) not in message else ""
+    return f"{origins.of(path)}: {path}{given}: {message}"
+
+
+def _siblings(location: tuple[Any, ...]) -> list[str]:
+    model: Any = Settings
+    for part in location[:-1]:
+        field = model.model_fields.get(part) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        if field is None:
+            return []
+        model = field.annotation
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _unreadable(error: SourceError) -> str:
+    found = re.search(r'field "(\w+)" from source "(\w+)"', str(error))
+    if found is None:
+        return str(error)
+    where = DOTENV if found[2].startswith("DotEnv") else "the environment"
+    return f"{where}: {PREFIX}{found[1].upper()}: not JSON"
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _leaves(_effective(value, name), f"{path}.{name}" if path else name)
+    elif isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _leaves(item, f"{path}.{key}")
+    elif not isinstance(value, dict):
+        yield path, _text(value)
+
+
+def _effective(model: BaseModel, name: str) -> Any:
+    """The value, with defaults that depend on others filled in."""
+    if isinstance(model, Settings) and name == "store_url":
+        return model.store
+    if isinstance(model, Settings) and name == "socket":
+        return model.socket_path
+    return getattr(model, name)
+
+
+def _text(value: Any) -> str:
+    if value is None or value in ((), [], ""):
+        return ""
+    if isinstance(value, SecretStr):
+        return "***"
+    if isinstance(value, timedelta):
+        return format_duration(value)
+    if isinstance(value, tuple | list):
+        return ", ".join(_text(item) for item in value)
+    return _PASSWORD.sub(lambda match: f"{match[1]}***@" if match[1] else f"{match[2]}***", str(value))
+
+
+def _known_names() -> Iterator[str]:
+    for name, field in Settings.model_fields.items():
+        own = PREFIX + name.upper()
+        yield own
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from (f"{own}__{part.upper()}" for part in field.annotation.model_fields)
+
+
+def _is_known(name: str, known: set[str]) -> bool:
+    targets = f"{PREFIX}TARGETS__"
+    if name.startswith(targets):
+        return name.removeprefix(targets).partition("__")[0].lower() in Targets.model_fields
+    return name in known or name.removesuffix("_FILE") in known
