@@ -2,9 +2,10 @@
 
 Runbook: everything that has no job of its own yet.
 
-`argv` is a list and no shell reads it, unless `shell: true` asks for one. The program gets maintd's environment without
-maintd's own settings, and besides MAINTD_RUN_ID, MAINTD_ENTRY, and MAINTD_DUE_AT when it was due. Its output becomes
-the log, line by line. Patterns are regular expressions, searched in each line by itself.
+`argv` is a list and no shell reads it, unless `shell: true` asks for one; in that text `$NAME` is the shell's variable
+and `${NAME}` a reference that maintd resolves. The program gets maintd's environment without maintd's own settings, and
+besides MAINTD_RUN_ID, MAINTD_ENTRY, and MAINTD_DUE_AT when it was due. Its output becomes the log, line by line.
+Patterns are regular expressions, searched in each line by itself.
 
 What a program does is not known here, so a run is never tried again by itself (`retries` has no effect), and a frozen
 maintd does not start it. A program that only reads and may be repeated deserves a job of its own of ten lines, with

@@ -140,9 +140,16 @@ def one(
     if not ctx.may("reindex", f"{name}: {index.label}", density=round(full.percent, 1), saves=saving):
         return True
     mark = rebuild.mark_of(index, found)
-    tried = rebuild.attempt(
-        session, opened, index, mark, timeout, lambda done, total: ctx.progress(done, total, "step")
-    )
+    try:
+        tried = rebuild.attempt(
+            session, opened, index, mark, timeout, lambda done, total: ctx.progress(done, total, "step")
+        )
+    except BaseException:  # stopped from outside: the few seconds that are left suffice to leave nothing behind
+        session.close()
+        with opened() as cleaner:
+            cleaner.wait_for_locks(params.lock_timeout)
+            clean_up(ctx, cleaner, index, mark)
+        raise
     with opened() as cleaner:  # the session may be lost
         cleaner.wait_for_locks(params.lock_timeout)
         clean_up(ctx, cleaner, index, mark)

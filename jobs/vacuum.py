@@ -76,7 +76,10 @@ def maintain(ctx: Context, params: Params, session: Postgres, watcher: Postgres)
         plan = [(table, owed) for table in found if (owed := need(table, server, now, params.threshold))]
         plan.sort(key=lambda item: -item[1].gain)
         ages = databases(session)
-        tell(ctx, target, server_criteria(server, found, ages, holders(session), sighted=sees_others(session)))
+        held = holders(session)
+        tell(ctx, target, server_criteria(server, found, ages, held, sighted=sees_others(session)))
+        oldest = max((holder.held.total_seconds() for holder in held if holder.held), default=0.0)
+        ctx.measure("pg_oldest_xmin_age_seconds", oldest, "s", target=target)
         for row in ages:
             ctx.measure("pg_xid_age", row["xid_age"], "transaction", target=target, database=row["name"])
             ctx.measure("pg_mxid_age", row["mxid_age"], "multixact", target=target, database=row["name"])

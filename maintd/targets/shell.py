@@ -82,7 +82,7 @@ def words(command: Command) -> list[str]:
     name = command.argv[0]
     path = command.env.get("PATH", os.environ.get("PATH", os.defpath))
     if "/" in name:
-        program = (command.cwd or Path.cwd()) / name
+        program = ((command.cwd or Path.cwd()) / name).absolute()  # the program is started from within cwd
         if not program.exists():
             raise JobError(f'the program "{name}" does not exist', "correct its path, or mount it into this container")
         if program.is_dir():
@@ -187,6 +187,8 @@ def _start(argv: Sequence[str], command: Command) -> subprocess.Popen[bytes]:
         )
     except OSError as error:
         raise _not_started(argv[0], error) from error
+    except ValueError as error:  # a NUL in an argument or in the environment
+        raise JobError(f'"{argv[0]}" cannot be started: {error}', "correct its arguments and env") from error
     finally:
         if stdin >= 0:
             os.close(stdin)

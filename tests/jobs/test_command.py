@@ -145,6 +145,24 @@ def test_it_runs_in_the_working_directory_with_the_environment_it_was_given(
     ], result.told()
 
 
+def test_a_relative_program_is_found_from_its_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "scripts"
+    folder.mkdir()
+    (folder / "here.sh").write_text("#!/bin/sh\npwd\n")
+    (folder / "here.sh").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+
+    result = command("./here.sh", cwd="scripts")
+
+    assert result.logs == [str(folder)], result.told()
+
+
+def test_an_argument_that_no_program_can_get_is_an_error() -> None:
+    assert "null byte" in str(command("echo", "a\0b").error)
+
+
 def test_it_reads_nothing_or_what_it_is_fed() -> None:
     assert command("cat").logs == []
     assert command("cat", stdin="a secret\n").logs == ["a secret"]

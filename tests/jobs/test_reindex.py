@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -431,25 +432,51 @@ def test_the_server_names_leftovers_of_long_names_as_we_expect(db: Database) -> 
     ], left
 
 
+RUN = """
+import json, signal, sys
+from jobs.running import run_job
+
+class Stopped(BaseException):
+    pass
+
+def stop(number, frame):
+    raise Stopped
+
+signal.signal(signal.SIGTERM, stop)  # as in an attempt's process
+run_job("reindex", *json.loads(sys.argv[1]))
+"""
+
+
+@contextmanager
+def waiting_rebuild(db: Database, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in the middle of a rebuild, which waits for a snapshot that is held until the end of the `with`."""
+    db.run("CREATE TABLE elsewhere (n int)")
+    order = json.dumps([{"min_size": "500kB", "lock_timeout": "60s"}, {"postgres": {"main": {"dsn": db.url}}}])
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    waiting = "SELECT current_locker_pid FROM pg_stat_progress_create_index WHERE datname = current_database()"
+    with db.session("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "SELECT count(*) FROM elsewhere"):
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUN, order], env=environ, cwd=folder, stderr=subprocess.DEVNULL
+        )
+        try:
+            wait_for(lambda: db.ask(waiting), "the rebuild to wait for the snapshot")
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+        gone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'maintd:reindex'"
+        wait_for(lambda: db.ask(f"{gone} AND datname = current_database()"), "the server to notice the end")
+
+
 @pytest.mark.server
 def test_after_a_kill_the_next_run_knows_and_drops_what_the_killed_one_left(db: Database, tmp_path: Path) -> None:
     before = bloated(db)
-    db.run("CREATE TABLE elsewhere (n int)", "COMMENT ON INDEX events_pkey IS 'mine'")
-    order = json.dumps([{"min_size": "500kB", "lock_timeout": "60s"}, {"postgres": {"main": {"dsn": db.url}}}])
-    code = "import json, sys; from jobs.running import run_job; run_job('reindex', *json.loads(sys.argv[1]))"
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    with db.session("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "SELECT count(*) FROM elsewhere"):
-        process = subprocess.Popen([sys.executable, "-c", code, order], env=environ, cwd=tmp_path)
-        try:
-            waiting = "SELECT current_locker_pid FROM pg_stat_progress_create_index WHERE datname = current_database()"
-            wait_for(lambda: db.ask(waiting), "the rebuild to wait for the snapshot")
-            db.run("INSERT INTO events VALUES (-1, 'written while it waits')")
-        finally:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        gone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'maintd:reindex'"
-        wait_for(lambda: db.ask(f"{gone} AND datname = current_database()"), "the server to notice the kill")
-        left, marked = invalid(db), comment(db)
+    db.run("COMMENT ON INDEX events_pkey IS 'mine'")
+    with waiting_rebuild(db, tmp_path) as process:
+        db.run("INSERT INTO events VALUES (-1, 'written while it waits')")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    left, marked = invalid(db), comment(db)
 
     result = db.job("reindex", SMALL)
 
@@ -459,6 +486,18 @@ def test_after_a_kill_the_next_run_knows_and_drops_what_the_killed_one_left(db: 
     assert [change.action for change in result.changes] == ["drop index", "reindex"]
     assert (invalid(db), comment(db)) == (set(), "mine")
     assert size(db, "events_pkey") < before / 4
+
+
+@pytest.mark.server
+def test_a_rebuild_that_is_stopped_from_outside_leaves_nothing(db: Database, tmp_path: Path) -> None:
+    bloated(db)
+    db.run("COMMENT ON INDEX events_pkey IS 'mine'")
+
+    with waiting_rebuild(db, tmp_path) as process:
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)
+
+        assert (invalid(db), comment(db)) == (set(), "mine")
 
 
 @pytest.mark.server

@@ -209,6 +209,7 @@ def test_rows_kept_alive_by_a_snapshot_warn_and_name_its_holder(db: Database) ->
     assert (check.status, check.observed) == (CheckStatus.WARN, 20_000), result.told()
     assert f"pid {pid} (long report, user postgres, idle in transaction" in check.hint
     assert result.check("main: vacuum of public.events").status is CheckStatus.OK
+    assert result.measure("pg_oldest_xmin_age_seconds") > 0
     assert result.outcome == "warned"
 
 
