@@ -60,9 +60,10 @@ def review(
 
 
 def test_a_day_that_is_well_is_green() -> None:
-    result = review(figures(), {"figures": {"positive": ["startEquity"]}})
+    result = review(figures(), {"figures": {"numbers": ["startEquity", "realized"], "positive": ["startEquity"]}})
 
     assert result.outcome == "succeeded", result.told()
+    assert result.check("figures: startEquity").observed == 1000
     assert result.measure("figure_realized") == 12.5
     assert result.measure("halted") == 0
 

@@ -14,6 +14,8 @@ from maintd.settings import HttpTarget
 from maintd.targets import http
 from maintd.targets.health.reporter import Limits, Reporter
 
+_EXACT = 2**53 / 100  # beyond this a double no longer holds cents: no such figure is meant
+
 
 class FigureLimits(Limits):
     """Which fields of the answer are looked at, and what is expected of them."""
@@ -50,25 +52,21 @@ def look(target: HttpTarget) -> Mapping[str, Any]:
 
 def judge(ctx: Reporter, figures: Mapping[str, Any], limits: FigureLimits, today: date) -> None:
     """Checks and measures of one answer."""
-    for field in limits.numbers:
+    for field in dict.fromkeys((*limits.numbers, *limits.positive)):
         value = finite(figures.get(field))
-        if value is None:
+        positive = field in limits.positive
+        if value is None or (positive and value <= 0):
+            uninitialised = "the day is not initialised: was it halted before the first question of the day?"
             ctx.fail(
                 f"figures: {field}",
                 shown(figures.get(field)),
-                expected="a finite number",
-                hint="the day's record is damaged",
+                expected="above 0" if positive else "a finite number",
+                hint=uninitialised if positive else "the day's record is damaged",
             )
-        else:
-            ctx.check(f"figures: {field}", value, one_of=(value,))
+            continue
+        ctx.check(f"figures: {field}", value, at_least=0 if positive else -_EXACT, at_most=_EXACT)
+        if field in limits.numbers:
             ctx.measure(f"figure_{field}", value)
-    for field in limits.positive:
-        value = finite(figures.get(field))
-        hint = "the day is not initialised: was it halted before the first question of the day?"
-        if value is None or value <= 0:
-            ctx.fail(f"figures: {field}", shown(figures.get(field)), expected="above 0", hint=hint)
-        else:
-            ctx.check(f"figures: {field}", value, at_least=0)
     if limits.date is not None:
         ctx.check(
             "figures: day",
