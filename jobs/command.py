@@ -118,10 +118,13 @@ def judge(ctx: Context, params: Params, ended: shell.Ended, search: Search, time
         return
     hint = f'its standard error ended with "{search.last_error}"' if search.last_error else "look at its log"
     if ended.signal:
-        ctx.fail("exit code", f"killed by {ended.signal}", expected=f"one of {params.exit_codes}", hint=hint)
+        expected = " or ".join(str(code) for code in params.exit_codes)
+        ctx.fail("exit code", f"killed by {ended.signal}", expected=expected, hint=hint)
     else:
         severity = CheckStatus.WARN if ended.exit_code in params.warn_exit_codes else CheckStatus.FAIL
-        ctx.check("exit code", ended.exit_code, one_of=params.exit_codes, severity=severity, hint=hint)
+        only = params.exit_codes[0] if len(params.exit_codes) == 1 else None
+        several = params.exit_codes if only is None else None
+        ctx.check("exit code", ended.exit_code, equals=only, one_of=several, severity=severity, hint=hint)
     for stream, wanted, unwanted in (
         ("stdout", params.stdout_has, params.stdout_lacks),
         ("stderr", params.stderr_has, params.stderr_lacks),

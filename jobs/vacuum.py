@@ -92,8 +92,8 @@ def maintain(ctx: Context, params: Params, session: Postgres, watcher: Postgres)
         with ctx.phase(f"{target}: {'vacuum' if owed.vacuum else 'analyze'} {table.label}, {owed.why}"):
             if clean(ctx, session, watcher, table, owed, deadline - ctx.now()):
                 judged.add(table.oid)
-    ctx.check(f"{target}: tables left for the next run", len(left), warn_above=0,
-              hint=f"raise budget or max_tables; next in line: {', '.join(left[:5])}")  # fmt: skip
+    hint = f"raise budget or max_tables; next in line: {', '.join(left[:5])}" if left else ""
+    ctx.check(f"{target}: tables left for the next run", len(left), warn_above=0, hint=hint)
     with ctx.phase(f"{target}: look at what is left"):
         after = [table for table in tables(session) if chosen(params, table)]
         if not ctx.dry_run:

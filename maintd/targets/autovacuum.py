@@ -121,7 +121,7 @@ def server_criteria(
         Criterion("autovacuum workers busy", server.workers, warn_above=server.most_workers - 1,
                   hint="all are busy: raise autovacuum_max_workers or autovacuum_vacuum_cost_limit"),
         Criterion("tables without autovacuum", len(disabled), warn_above=0,
-                  hint="ALTER TABLE … RESET (autovacuum_enabled): " + ", ".join(disabled[:5])),
+                  hint="ALTER TABLE … RESET (autovacuum_enabled): " + ", ".join(disabled[:5]) if disabled else ""),
     ]  # fmt: skip
     for kind, name, setting in _AGES:
         worst = max(databases, key=lambda row: row[kind])
@@ -145,7 +145,7 @@ def server_criteria(
     slots = [holder for holder in holders if holder.kind == "inactive slot"]
     made.append(
         Criterion("inactive slots that hold rows", len(slots), warn_above=0,
-                  hint="drop it or start its consumer: " + ", ".join(str(slot) for slot in slots[:5]))
+                  hint="drop it or start its consumer: " + ", ".join(map(str, slots[:5])) if slots else "")
     )  # fmt: skip
     return made
 
@@ -162,14 +162,11 @@ def table_criteria(server: Autovacuum, tables: Sequence[Table], excused: set[int
     for kind, name, setting in _AGES:
         aged = [(getattr(table, kind), age_limits(server.number(setting, table)), table) for table in tables]
         age, limits, worst = max(aged, key=lambda item: item[0] / item[1].fail, default=(0, age_limits(2e8), None))
-        made.append(
-            Criterion(f"oldest {name} of a table", age, at_most=limits.fail, warn_above=limits.warn,
-                      hint=f"VACUUM (FREEZE) {worst.label if worst else ''}: find out why it was not done")
-        )  # fmt: skip
+        hint = f"{worst.label} is the oldest: VACUUM (FREEZE) it, and find out why it was not done" if worst else ""
+        made.append(Criterion(f"oldest {name} of a table", age, at_most=limits.fail, warn_above=limits.warn, hint=hint))
     counted = [t for t in tables if t.dead + max(t.live, t.rows) > COUNTED and t.oid not in excused]
     deadest = max(counted, key=lambda table: table.dead_share, default=None)
-    made.append(
-        Criterion("largest share of dead rows", round(deadest.dead_share, 3) if deadest else 0.0, warn_above=0.2,
-                  at_most=0.4, hint=f"vacuum {deadest.label if deadest else ''}, or lower its scale factor")
-    )  # fmt: skip
+    share = round(deadest.dead_share, 3) if deadest else 0.0
+    hint = f"{deadest.label} has it: vacuum it, or lower its scale factor" if deadest else ""
+    made.append(Criterion("largest share of dead rows", share, warn_above=0.2, at_most=0.4, hint=hint))
     return made
