@@ -10,10 +10,11 @@ import fcntl
 import os
 import pickle
 import signal
+import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,9 +25,9 @@ from maintd.context import Context, Standing
 from maintd.errors import JobError, MaintdError, TargetError
 from maintd.execution import tree
 from maintd.execution.messages import MAX_MESSAGE, AttemptOrder, Began, Ended, encode
-from maintd.job import open_job
+from maintd.job import JobParams, open_job
 from maintd.model import LogLine
-from maintd.settings import secrets_of
+from maintd.settings import Targets, secrets_of
 from maintd.targets.references import referenced_values, resolve_references
 
 SECRET_LENGTH = 4
@@ -41,42 +42,86 @@ class StopAskedError(BaseException):
     """SIGTERM: not an Exception, so that a job's own handlers let it pass, while `finally` and `with` clean up."""
 
 
-def live(order: int, report: int, out: int, err: int, lifeline: int) -> NoReturn:
-    """The life of a child, right after the fork; the arguments are descriptors. Never returns."""
+def live(given: Sequence[int], lifeline: int) -> NoReturn:
+    """The life of a child that is forked for an attempt. `given`: order, report, output, error output (descriptors)."""
     code = 1
     try:
-        report = _settle(order, report, out, err, lifeline)
-        code = 0 if _Attempt(report).make() else 1
+        order, report, out, err = _leave(lifeline, given)
+        code = _attempt(order, report, out, err)
     finally:
-        with suppress(BaseException):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+        _exit(code)
 
 
-def _settle(order: int, report: int, out: int, err: int, lifeline: int) -> int:
-    """Leave the template's house: own session, own descriptors, default signals. The report's descriptor.
+def wait(errand: int, lifeline: int) -> NoReturn:
+    """The life of a child that is forked in advance: what it is given comes over the socket `errand`, or never."""
+    code = 0
+    try:
+        (errand,) = _leave(lifeline, [errand])
+        _rehearse()
+        with socket.socket(fileno=errand) as sock:
+            _, given, _, _ = socket.recv_fds(sock, 16, 4)
+        if len(given) == 4:
+            code = 1
+            code = _attempt(*given)
+    finally:
+        _exit(code)
 
-    Descriptors afterwards: 0 nothing, 1 and 2 the log, 3 the order, 4 the report, 5 the lifeline.
-    """
+
+def _exit(code: int) -> NoReturn:
+    with suppress(BaseException):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def _leave(lifeline: int, keep: Sequence[int]) -> list[int]:
+    """Leave the template's house: own session and signals, and no descriptors but 0 to 2 and these, which are moved."""
     os.setsid()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, _stop)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    kept = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH) for fd in (nothing, out, err, order, report, lifeline)]
+    kept = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH) for fd in (lifeline, *keep)]
     os.closerange(3, _HIGH)
     for n, fd in enumerate(kept):
-        os.dup2(fd, n, inheritable=n < 3)
-    os.closerange(len(kept), 1 << 20)
+        os.dup2(fd, 3 + n, inheritable=False)
+    os.closerange(3 + len(kept), 1 << 20)
+    tree.die_with(3)
+    os.close(3)
+    tree.become_subreaper()
+    return list(range(4, 4 + len(keep)))
+
+
+def _rehearse() -> None:
+    """Do once what every attempt does first, so that the memory pages it touches are this process's own already."""
+
+    class Params(JobParams):
+        text: str = ""
+        times: tuple[int, ...] = ()
+
+    now = datetime.now(UTC)
+    order = AttemptOrder(
+        run_id=0, entry="", step="", step_index=0, attempt=1, job="", path=Path("/"), params={}, due_at=None,
+        deadline_at=now, dry_run=True, targets=Targets(), artifacts_dir=Path("/"), work_dir=Path("/"),
+    )  # fmt: skip
+    _secrets(pickle.loads(pickle.dumps(order)))  # noqa: S301 - made a line above
+    encode(Began(pid=0))
+    Params.model_validate({"text": "x"})
+    exec(compile("import os\nclass A: pass", "x", "exec"), {})  # noqa: S102 - a constant
+
+
+def _attempt(order: int, report: int, out: int, err: int) -> int:
+    """Make the attempt; the exit code."""
+    for descriptor, number in ((out, 1), (err, 2)):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
     sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115 - for as long as it lives
     sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-    tree.die_with(5)
-    os.close(5)
-    tree.become_subreaper()
-    return 4
+    signal.signal(signal.SIGTERM, _stop)
+    return 0 if _Attempt(order, report).make() else 1
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -86,12 +131,12 @@ def _stop(number: int, frame: FrameType | None) -> None:
 class _Attempt:
     """One attempt, in this process."""
 
-    def __init__(self, report: int) -> None:
+    def __init__(self, order: int, report: int) -> None:
         self._report = report
         self._lock = threading.Lock()
         self._stopped = False
         self._cut = False  # a message was interrupted before its end
-        with open(3, "rb") as file:
+        with open(order, "rb") as file:
             self._order: AttemptOrder = pickle.load(file)  # noqa: S301 - from the daemon that forked us
 
     def make(self) -> bool:

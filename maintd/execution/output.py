@@ -86,9 +86,8 @@ class Output:
 
     def line(self, stream: Stream, text: str, at: datetime) -> None:
         """One line of text; newlines within become spaces."""
-        if not self._open.get(stream):
-            self._extend(stream, text.encode("utf-8", errors="replace").replace(b"\n", b" "))
-            self._end_line(stream, at)
+        self._extend(stream, text.encode("utf-8", errors="replace").replace(b"\n", b" "))
+        self._end_line(stream, at)
 
     def end(self, at: datetime) -> None:
         """Nothing more will come: what has no newline is a line too."""

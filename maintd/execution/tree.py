@@ -124,19 +124,29 @@ def owner_mark(state_dir: Path) -> str:
     return f"{state_dir.absolute()}|{os.getpid()}|{start_time(os.getpid())}"
 
 
-def marked_processes(state_dir: Path) -> Iterator[tuple[int, int, int]]:
-    """(pid, owner's pid, owner's start time) of every process that carries the mark of this state directory."""
-    prefix = f"{OWNER}={state_dir.absolute()}|".encode()
+def mark_of(pid: int) -> str | None:
+    """The value of OWNER in the environment that a process was started with."""
+    try:
+        environ = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return None
+    prefix = f"{OWNER}=".encode()
+    found = next((item for item in environ.split(b"\0") if item.startswith(prefix)), None)
+    return None if found is None else found[len(prefix) :].decode(errors="replace")
+
+
+def orphans_of(state_dir: Path) -> list[int]:
+    """Processes that carry the mark of this state directory, and whose owner is gone."""
+    prefix = f"{state_dir.absolute()}|"
+    found = []
     for pid in _pids():
-        try:
-            environ = Path(f"/proc/{pid}/environ").read_bytes()
-        except OSError:
+        mark = mark_of(pid)
+        if mark is None or not mark.startswith(prefix):
             continue
-        for item in environ.split(b"\0"):
-            if item.startswith(prefix):
-                owner, _, started = item[len(prefix) :].partition(b"|")
-                if owner.isdigit() and started.isdigit():
-                    yield pid, int(owner), int(started)
+        owner, _, started = mark[len(prefix) :].partition("|")
+        if owner.isdigit() and str(start_time(int(owner))) != started:
+            found.append(pid)
+    return found
 
 
 def _pids() -> list[int]:

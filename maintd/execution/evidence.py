@@ -1,0 +1,137 @@
+"""What a child sends, read without trust: bytes in, valid items of evidence out, with a tally for the verdict."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from maintd.errors import JobError
+from maintd.execution.messages import MAX_MESSAGE, Began, Ended, decode
+from maintd.model import Artifact, Check, CheckStatus, LogLine, LogTrim, Phase, Report
+
+NAMED = 20
+"""Failed and doubtful checks that are kept for the verdict's words."""
+
+_SEVERITY = {CheckStatus.OK: 0, CheckStatus.WARN: 1, CheckStatus.UNKNOWN: 2, CheckStatus.FAIL: 3}
+
+
+class Evidence:
+    """Everything a child said so far. Nothing that it sends raises here."""
+
+    def __init__(self, artifacts_root: Path, artifacts_dir: Path) -> None:
+        self._root = artifacts_root
+        self._folder = artifacts_dir
+        self._buffer = bytearray()
+        self._overlong = False
+        self.began: Began | None = None
+        self.ended: Ended | None = None
+        self.protocol_error = ""
+        self.ignored = 0  # messages after the last one
+        self.phase = ""
+        self.worst = CheckStatus.OK
+        self.failed: list[Check] = []
+        self.failed_count = 0
+        self.doubtful: list[str] = []
+        self.doubtful_count = 0
+
+    def feed(self, data: bytes) -> Iterator[Report | Began | Ended]:
+        """Bytes from the child's report; what they say."""
+        self._buffer += data
+        *lines, rest = self._buffer.split(b"\n")
+        self._buffer = rest
+        for line in lines:
+            if self._overlong:
+                self._overlong = False  # the end of what was thrown away
+            elif line:
+                yield from self._message(bytes(line))
+        if len(self._buffer) > MAX_MESSAGE:
+            self._broken(f"a message of more than {MAX_MESSAGE} bytes")
+            self._overlong = True
+        if self._overlong:
+            self._buffer.clear()
+
+    def end(self) -> None:
+        """The child closed its report."""
+        if self._buffer and self.ended is None and not self._overlong:
+            self._broken("it ended in the middle of a message")
+        self._buffer.clear()
+
+    def _broken(self, what: str) -> None:
+        if not self.protocol_error:
+            self.protocol_error = what
+
+    def _message(self, line: bytes) -> Iterator[Report | Began | Ended]:
+        if self.ended is not None:
+            self.ignored += 1
+            return
+        try:
+            item = decode(line)
+        except JobError as error:
+            self._broken(error.message)
+            return
+        match item:
+            case Began():
+                if self.began is not None:
+                    self._broken("it said twice that it began")
+                    return
+                self.began = item
+            case Ended():
+                self.ended = item
+            case LogLine():
+                item = item.model_copy(update={"stream": "log"})
+            case LogTrim():
+                self._broken("it wanted to trim the log")
+                return
+            case Check():
+                self._tally(item)
+            case Phase():
+                self.phase = item.name
+            case Artifact():
+                kept = self._kept(item)
+                if kept is None:
+                    self._broken(f'the artifact "{item.name}" is no file in the folder of this attempt')
+                    return
+                item = kept
+        yield item
+
+    def _tally(self, check: Check) -> None:
+        if _SEVERITY[check.status] > _SEVERITY[self.worst]:
+            self.worst = check.status
+        if check.status is CheckStatus.FAIL:
+            self.failed_count += 1
+            if len(self.failed) < NAMED:
+                self.failed.append(check)
+        elif check.status is not CheckStatus.OK:
+            self.doubtful_count += 1
+            if len(self.doubtful) < NAMED:
+                self.doubtful.append(check.name)
+
+    def _kept(self, artifact: Artifact) -> Artifact | None:
+        """With its path made relative; None when that is no plain file of this attempt."""
+        path = Path(os.path.realpath(artifact.path))
+        folder = Path(os.path.realpath(self._folder))
+        if path.parent != folder or not path.is_file():
+            return None
+        relative = path.relative_to(os.path.realpath(self._root))
+        return artifact.model_copy(update={"path": str(relative), "size_bytes": path.stat().st_size})
+
+
+def hidden(item: Any, secrets: tuple[str, ...]) -> Any:
+    """An item with every secret in its texts replaced by `***`."""
+    values = item.model_dump()
+    told = {name: value if name == "type" else _hidden(value, secrets) for name, value in values.items()}
+    return item if told == values else type(item).model_validate(told)
+
+
+def _hidden(value: Any, secrets: tuple[str, ...]) -> Any:
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, "***")
+        return value
+    if isinstance(value, dict):
+        return {_hidden(key, secrets): _hidden(item, secrets) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_hidden(item, secrets) for item in value)
+    return value

@@ -1,0 +1,37 @@
+"""Whether the kernel killed for want of memory, as this process's control group counts it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+
+
+def oom_kills() -> int:
+    """Processes of this control group that were killed so far; 0 where that cannot be read."""
+    for file in _counters():
+        try:
+            found = re.search(r"^oom_kill (\d+)$", file.read_text(encoding="ascii"), re.MULTILINE)
+        except OSError:
+            continue
+        if found:
+            return int(found[1])
+    return 0
+
+
+def _counters() -> list[Path]:
+    """Files that may hold the count: version 2, then version 1; in a container the group is its root."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    files = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        inside = path.lstrip("/")
+        if not controllers:
+            files += [ROOT / inside / "memory.events", ROOT / "memory.events"]
+        elif "memory" in controllers.split(","):
+            files += [ROOT / "memory" / inside / "memory.oom_control", ROOT / "memory/memory.oom_control"]
+    return files

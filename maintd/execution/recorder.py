@@ -1,0 +1,289 @@
+"""Brings what supervisors see into the store, in order, each once, without ever keeping a supervisor waiting.
+
+Each run has a journal. Writes are numbered there, collected for a moment, and applied by one of a few threads. While
+the store is away they go to the spool on disk, and from there to the store when it is back; when the disk is full too
+they stay in memory, the child is made to wait, and the log says so.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import count
+from pathlib import Path
+
+import structlog
+
+from maintd.errors import StoreError, StoreUnavailableError
+from maintd.execution.spool import Spool, replay
+from maintd.model import LogLine, Reported, RunEnded, RunPutBack, RunState, RunWrite
+from maintd.store import Store
+
+__all__ = ["Journal", "Recorder", "replay"]
+
+log = structlog.get_logger()
+
+THREADS = 4
+SOON = 0.15  # seconds that evidence may wait for more of it
+TRY_AGAIN = 0.5  # seconds after the store was found away …
+TRY_AGAIN_AT_MOST = 5.0  # … doubled up to here
+MEMORY_LIMIT = 4_000_000  # bytes that wait in memory before the child has to
+SPOOL_LIMIT = 256_000_000  # bytes that wait on disk before the child has to
+BATCH = 200  # writes in one transaction
+ITEMS = 2000  # items of evidence in one transaction
+
+
+class Journal:
+    """The writes of one claim of a run. `add` never blocks."""
+
+    def __init__(
+        self, recorder: Recorder, run_id: int, fence: int, spool: Spool, over: Callable[[Journal], None]
+    ) -> None:
+        self.run_id = run_id
+        self.fence = fence
+        self.done = threading.Event()  # the end is in the store, or the claim was refused
+        self.refused = False
+        self.away = False  # the store could not be reached at the last try
+        self._recorder = recorder
+        self._spool = spool
+        self._over = over
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[RunWrite, int]] = deque()  # with their sizes
+        self._waiting_bytes = 0
+        self._next_seq = 1  # of the first that waits
+        self._ended = False
+        self._disk_full = False
+        self._damage = ""
+        self._tries = 0
+        self._try_at = 0.0
+
+    @property
+    def full(self) -> bool:
+        """So much waits that whoever adds should wait too."""
+        return self._waiting_bytes > MEMORY_LIMIT or self._spool.size_bytes > SPOOL_LIMIT
+
+    def add(self, *writes: RunWrite, soon: bool = True) -> None:
+        """Record these after all earlier ones; with `soon` False they may wait a moment for more."""
+        with self._lock:
+            for write in writes:
+                size = _size(write)
+                self._waiting.append((write, size))
+                self._waiting_bytes += size
+            self._ended = self._ended or any(isinstance(write, RunEnded | RunPutBack) for write in writes)
+        self._recorder.schedule(self, 0.0 if soon else SOON)
+
+    # --- called by one of the recorder's threads at a time ---
+
+    def write(self, store: Store) -> float | None:
+        """Bring in what waits; seconds after which to try again, None when there is nothing left."""
+        if self.away and (left := self._try_at - time.monotonic()) > 0:
+            self._spool_waiting()
+            return left
+        try:
+            self._write_spool(store)
+            while batch := self._batch():
+                self._apply(store, self._next_seq, [*batch[:-1], self._marked(batch[-1])])
+                self._drop(len(batch))
+        except StoreUnavailableError as error:
+            if not self.away:
+                self.away = True
+                log.error("evidence_spooled", run=self.run_id, error=str(error))
+            self._spool_waiting()
+            self._tries += 1
+            patience = min(TRY_AGAIN * 2 ** min(self._tries - 1, 10), TRY_AGAIN_AT_MOST)
+            self._try_at = time.monotonic() + patience
+            return patience
+        if self.away:
+            self.away = False
+            self._tries = 0
+            log.info("run_recorded_again", run=self.run_id)
+        self._spool.remove()
+        if self._ended or self.refused:
+            self._finish()
+        return None
+
+    def leave(self) -> None:
+        """The recorder stops: what waits goes to the disk, for the next process."""
+        if not self.done.is_set() and not self._spool_waiting():
+            last = self._waiting[-1][0]
+            log.error("evidence_lost", run=self.run_id, writes=len(self._waiting), last=last.model_dump(mode="json"))
+        self._spool.leave()
+
+    def _write_spool(self, store: Store) -> None:
+        if not self._spool.is_empty:
+            for seq, writes in self._spool.records():
+                self._apply(store, seq, writes)
+
+    def _apply(self, store: Store, seq: int, writes: Sequence[RunWrite]) -> None:
+        if self.refused:
+            return
+        try:
+            if not store.runs.apply(self.run_id, self.fence, seq, writes):
+                self.refused = True
+                log.error("claim_over", run=self.run_id, fence=self.fence, writes=len(writes))
+        except StoreUnavailableError:
+            raise
+        except (StoreError, ValueError, TypeError, ArithmeticError) as error:
+            # The store is there and takes this for impossible: the same again would hold up the verdict for ever.
+            self._apply_singly(store, seq, writes, error)
+
+    def _apply_singly(self, store: Store, seq: int, writes: Sequence[RunWrite], cause: Exception) -> None:
+        """Each by itself, so that what cannot be recorded takes nothing else with it, and the end tells of it."""
+        if len(writes) > 1:
+            for number, write in enumerate(writes, seq):
+                self._apply(store, number, [self._marked(write)])
+            return
+        log.error("write_refused", run=self.run_id, write=writes[0].type, error=str(cause))
+        self._damage = str(cause)
+        if isinstance(writes[0], RunEnded | RunPutBack):
+            raise StoreUnavailableError(f"run {self.run_id}: its end cannot be recorded: {cause}") from cause
+
+    def _marked(self, write: RunWrite) -> RunWrite:
+        """A success with evidence missing is none."""
+        if not self._damage or not isinstance(write, RunEnded) or write.state is not RunState.SUCCEEDED:
+            return write
+        reason = f"a part of the evidence could not be recorded: {self._damage}"
+        return write.model_copy(update={"state": RunState.WARNED, "reason": reason})
+
+    def _spool_waiting(self) -> bool:
+        """Keep on disk what waits; whether that is done."""
+        try:
+            while batch := self._batch():
+                self._spool.append(self._next_seq, batch)
+                self._drop(len(batch))
+        except OSError as error:
+            if not self._disk_full:
+                self._disk_full = True
+                hint = "make room for the state directory"
+                log.error("evidence_in_memory_only", run=self.run_id, error=str(error), hint=hint)
+            return False
+        self._disk_full = False
+        return True
+
+    def _batch(self) -> list[RunWrite]:
+        with self._lock:
+            batch: list[RunWrite] = []
+            items = 0
+            for write, _ in self._waiting:
+                items += len(write.items) if isinstance(write, Reported) else 1
+                if batch and (len(batch) >= BATCH or items > ITEMS):
+                    break
+                batch.append(write)
+            return batch
+
+    def _drop(self, number: int) -> None:
+        with self._lock:
+            for _ in range(number):
+                self._waiting_bytes -= self._waiting.popleft()[1]
+            self._next_seq += number
+
+    def _finish(self) -> None:
+        with self._lock:
+            over = (self._ended and not self._waiting) or self.refused
+            if self.refused:
+                self._waiting.clear()
+                self._waiting_bytes = 0
+        if over and not self.done.is_set():
+            self.done.set()
+            self._over(self)
+
+
+class Recorder:
+    """The threads that write, and what they are to write when."""
+
+    def __init__(self, store: Store, spool_dir: Path) -> None:
+        self._store = store
+        self._spool_dir = spool_dir
+        self._condition = threading.Condition()
+        self._due: list[tuple[float, int, Journal]] = []
+        self._at: dict[Journal, float] = {}  # when each is due; one that is not here waits for nothing
+        self._busy: set[Journal] = set()
+        self._again: set[Journal] = set()  # got more while they were being written
+        self._open: set[Journal] = set()
+        self._order = count()
+        self._stopping = False
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Begin to write."""
+        for number in range(THREADS):
+            thread = threading.Thread(target=self._work, name=f"recorder-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def open(self, run_id: int, fence: int, over: Callable[[Journal], None]) -> Journal:
+        """The journal of a claim. `over` is called once its end is recorded, or the claim was refused."""
+        journal = Journal(self, run_id, fence, Spool(self._spool_dir, run_id, fence), over)
+        with self._condition:
+            self._open.add(journal)
+        return journal
+
+    def schedule(self, journal: Journal, seconds: float) -> None:
+        """Write this journal after so many seconds, or earlier when that was wanted before."""
+        at = time.monotonic() + seconds
+        with self._condition:
+            if journal in self._busy:
+                self._again.add(journal)
+                return
+            if self._at.get(journal, at + 1) > at:
+                self._at[journal] = at
+                heapq.heappush(self._due, (at, next(self._order), journal))
+                self._condition.notify()
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until every journal is done, at most that long; whether all are."""
+        deadline = time.monotonic() + seconds
+        with self._condition:
+            journals = list(self._open)
+        return all([journal.done.wait(max(0.0, deadline - time.monotonic())) for journal in journals])
+
+    def stop(self) -> None:
+        """Write no more. What is not in the store is on disk, or the log says that it is lost."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify_all()
+        for thread in self._threads:
+            thread.join(timeout=35)  # a statement of a store that hangs is given up after 30 s
+        for journal in self._open:
+            journal.leave()
+
+    def _work(self) -> None:
+        while True:
+            with self._condition:
+                journal = self._next()
+                if journal is None:
+                    return
+                self._busy.add(journal)
+            again = journal.write(self._store)
+            with self._condition:
+                self._busy.discard(journal)
+                if journal.done.is_set():
+                    self._open.discard(journal)
+                more = journal in self._again
+                self._again.discard(journal)
+            if again is not None:
+                self.schedule(journal, min(again, SOON) if more else again)
+            elif more:
+                self.schedule(journal, 0.0)
+
+    def _next(self) -> Journal | None:
+        while not self._stopping:
+            now = time.monotonic()
+            if self._due and self._due[0][0] <= now:
+                at, _, journal = heapq.heappop(self._due)
+                if self._at.get(journal) == at and journal not in self._busy:
+                    del self._at[journal]
+                    return journal
+                continue
+            self._condition.wait(self._due[0][0] - now if self._due else None)
+        return None
+
+
+def _size(write: RunWrite) -> int:
+    """About how much memory and disk it takes."""
+    if not isinstance(write, Reported):
+        return 300
+    return 100 + sum(len(item.text) + 100 if isinstance(item, LogLine) else 400 for item in write.items)
