@@ -120,13 +120,35 @@ def test_unhealthy_and_restarting_containers_fail(project: Project) -> None:
 
 
 def test_a_container_killed_for_memory_fails(project: Project) -> None:
-    eater = project.start("web", "sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M", mem_limit="8m", memswap_limit="8m")
-    eater.wait()
+    def eaten() -> bool:
+        """Until the engine noticed it: it misses some."""
+        eater = project.start(
+            "web", "sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M", mem_limit="8m", memswap_limit="8m"
+        )
+        eater.wait()
+        eater.reload()
+        if not eater.attrs["State"]["OOMKilled"]:
+            eater.remove(force=True)
+            return False
+        return True
+
+    wait_for(eaten, "a kill for memory that the engine noticed")
 
     result = project.check()
 
     assert result.check("docker main: web killed for memory").status is CheckStatus.FAIL
     assert "exit code 137" in str(result.check("docker main: web state").observed)
+
+
+def test_a_container_that_was_killed_by_nobody_knows_whom_is_not_said_to_have_had_memory(project: Project) -> None:
+    killed = project.start("web", "sleep", "600")
+    killed.kill("SIGKILL")
+    killed.wait()
+
+    result = project.check()
+
+    assert result.check("docker main: web killed for memory").status is CheckStatus.UNKNOWN
+    assert result.check("docker main: web state").status is CheckStatus.FAIL
 
 
 def test_an_empty_project_fails_since_its_name_is_probably_wrong(project: Project) -> None:
