@@ -1,0 +1,29 @@
+"""What people ask of maintd: how things stand, and what they may set in motion. Used by page, API, metrics and CLI."""
+
+from __future__ import annotations
+
+from maintd.operations.asking import TriggerRequest, cancel, pause, trigger, unpause
+from maintd.operations.desk import Desk, Health, ReloadResult, open_desk
+from maintd.operations.due import MAX_DAYS, due
+from maintd.operations.finding import find, find_job, find_run, known_names
+from maintd.operations.standing import entry_status, status
+
+__all__ = [
+    "MAX_DAYS",
+    "Desk",
+    "Health",
+    "ReloadResult",
+    "TriggerRequest",
+    "cancel",
+    "due",
+    "entry_status",
+    "find",
+    "find_job",
+    "find_run",
+    "known_names",
+    "open_desk",
+    "pause",
+    "status",
+    "trigger",
+    "unpause",
+]

@@ -1,0 +1,88 @@
+"""What everything that people ask is answered from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any, NamedTuple, NoReturn
+
+from maintd.calendar import Calendar, calendar_path, load_calendar
+from maintd.catalogue import Catalogue, Known
+from maintd.clock import Clock, SystemClock
+from maintd.errors import DaemonUnavailableError
+from maintd.job import ParamProblem
+from maintd.settings import Settings, Targets
+from maintd.store import Store, open_store, read_store
+
+NO_DAEMON = "no daemon answers, so nothing starts; start it with: maintd serve"
+
+
+class Health(NamedTuple):
+    """`alive`: the loop turns. `ready`: it also plans and reaches its store. `problems` say what is not so.
+
+    `lag_seconds` is how long ago the loop last turned; None when there is no loop.
+    """
+
+    alive: bool
+    ready: bool
+    problems: tuple[str, ...] = ()
+    lag_seconds: float | None = None
+
+
+class ReloadResult(NamedTuple):
+    """What reading the calendar again came to. When not `ok`, the old calendar stays in force."""
+
+    ok: bool
+    changes: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Handed to whoever answers people. The callables give what is in force now; `wake` says that rows changed."""
+
+    store: Store
+    settings: Settings
+    clock: Clock
+    calendar: Callable[[], Calendar]
+    jobs: Callable[[], Mapping[str, Known]]
+    validate: Callable[[str, Mapping[str, Any]], list[ParamProblem]]
+    targets: Callable[[], Targets]
+    wake: Callable[[], None]
+    reload: Callable[[], ReloadResult]
+    health: Callable[[], Health]
+    started_at: datetime | None = None  # None: this process is no daemon
+
+
+def open_desk(settings: Settings, *, write: bool) -> Desk:
+    """A desk without a daemon, on the store itself. Whoever opens it closes `desk.store`.
+
+    The calendar and the jobs are read when first asked for, so that a broken calendar does not hide the history; it
+    raises CalendarError then. `wake` and `reload` raise DaemonUnavailableError.
+    """
+    clock = SystemClock()
+    catalogue = Catalogue(settings.job_dirs, settings.state_dir / "catalogue.json")
+
+    @cache
+    def calendar() -> Calendar:
+        return load_calendar(calendar_path(settings), catalogue.jobs, validate_params=catalogue.validate)
+
+    def unavailable() -> NoReturn:
+        raise DaemonUnavailableError(f"no daemon answers on {settings.socket_path}", "start it with: maintd serve")
+
+    return Desk(
+        store=open_store(settings.store, clock=clock, migrate=False)
+        if write
+        else read_store(settings.store, clock=clock),
+        settings=settings,
+        clock=clock,
+        calendar=calendar,
+        jobs=lambda: catalogue.jobs,
+        validate=catalogue.validate,
+        targets=lambda: calendar().targets.merged(settings.targets),
+        wake=unavailable,
+        reload=unavailable,
+        health=lambda: Health(alive=False, ready=False, problems=(NO_DAEMON,)),
+    )

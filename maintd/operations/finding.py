@@ -1,0 +1,50 @@
+"""From names and numbers that people type to what they mean."""
+
+from __future__ import annotations
+
+from maintd.calendar import entry_for_job
+from maintd.catalogue import Known
+from maintd.errors import RefusedError, UnknownNameError
+from maintd.model import BrokenJob, Entry, Run
+from maintd.operations.desk import Desk
+
+LARGEST_ID = 2**63 - 1
+"""Ids are 64-bit integers in both databases; SQLite's driver raises on more."""
+
+
+def known_names(desk: Desk) -> list[str]:
+    """Every name that `find` knows, entries first."""
+    return list(dict.fromkeys([*(entry.name for entry in desk.calendar().entries), *desk.jobs()]))
+
+
+def find(desk: Desk, name: str) -> Entry:
+    """The entry of that name, else a one-step entry for the job of that name.
+
+    Raises UnknownNameError with a near name, RefusedError for a job whose module is broken.
+    """
+    calendar = desk.calendar()
+    for entry in calendar.entries:
+        if entry.name == name:
+            return entry
+    job = desk.jobs().get(name)
+    if job is None:
+        raise UnknownNameError("entry or job", name, known_names(desk))
+    if isinstance(job, BrokenJob):
+        raise RefusedError(f'job "{name}" is broken: {job.error}', "correct the module, then run: maintd reload")
+    return entry_for_job(job, {}, calendar.timezone)
+
+
+def find_job(desk: Desk, name: str) -> Known:
+    """The job of that name, broken or not. Raises UnknownNameError."""
+    job = desk.jobs().get(name)
+    if job is None:
+        raise UnknownNameError("job", name, desk.jobs())
+    return job
+
+
+def find_run(desk: Desk, run_id: int) -> Run:
+    """The run with all its evidence. Raises UnknownNameError."""
+    run = desk.store.history.run(run_id) if 0 < run_id <= LARGEST_ID else None
+    if run is None:
+        raise UnknownNameError("run", str(run_id))
+    return run

@@ -1,0 +1,58 @@
+"""Params that somebody gives for one run, put into the steps that they are for. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from maintd.errors import UsageError, nearest
+from maintd.model import Entry, JobDescription, StepPlan
+
+
+def with_params(entry: Entry, given: Mapping[str, Any], jobs: Mapping[str, JobDescription]) -> tuple[StepPlan, ...]:
+    """The entry's steps, with `given` laid over their own params.
+
+    A key is `step.param`, or just `param` where the entry has one step. Raises UsageError that names every key which
+    means nothing, with the near name.
+    """
+    steps = {step.name: step for step in entry.steps}
+    problems: list[str] = []
+    over: dict[str, dict[str, Any]] = {name: {} for name in steps}
+    for key, value in given.items():
+        name, param, problem = _place(entry, steps, key)
+        problem = problem or _unknown_param(jobs.get(steps[name].job), steps[name], param)
+        if problem:
+            problems.append(problem)
+        else:
+            over[name][param] = value
+    if problems:
+        raise UsageError("\n".join(problems))
+    return tuple(
+        step.model_copy(update={"params": {**step.params, **over[step.name]}}) if over[step.name] else step
+        for step in entry.steps
+    )
+
+
+def _place(entry: Entry, steps: Mapping[str, StepPlan], key: str) -> tuple[str, str, str]:
+    """Step and param that a key means, or what is wrong with it."""
+    step, dot, param = key.partition(".")
+    if dot and step in steps:
+        return step, param, ""
+    if len(steps) == 1 and not dot:
+        return next(iter(steps)), key, ""
+    if not dot:
+        example = f"{next(iter(steps))}.{key}"
+        return "", "", f'"{key}": {entry.name} has {len(steps)} steps; write which one, for example "{example}"'
+    near = nearest(step, steps)
+    meant = f'; did you mean "{near}.{param}"?' if near else f"; its steps are {', '.join(steps)}"
+    return "", "", f'"{key}": {entry.name} has no step "{step}"{meant}'
+
+
+def _unknown_param(job: JobDescription | None, step: StepPlan, param: str) -> str:
+    known = [] if job is None else [item.name for item in job.params]
+    if job is None or param in known:
+        return ""
+    near = nearest(param, known)
+    if near:
+        return f'job "{step.job}" has no param "{param}"; did you mean "{near}"?'
+    return f'job "{step.job}" has no param "{param}"; ' + (f"it has {', '.join(known)}" if known else "it takes none")

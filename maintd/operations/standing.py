@@ -1,0 +1,201 @@
+"""How things stand: what `maintd status`, the first page and the metrics say."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from shlex import quote
+from typing import NamedTuple
+
+import maintd
+from maintd.errors import CalendarError, MaintdError, StoreError, UnknownNameError
+from maintd.model import (
+    BrokenJob,
+    Entry,
+    EntryState,
+    EntryStatus,
+    LockHolder,
+    NodeState,
+    Run,
+    RunState,
+    RunSummary,
+    StatusReport,
+)
+from maintd.operations.desk import Desk
+from maintd.operations.due import in_force
+from maintd.operations.finding import find
+from maintd.operations.verdicts import Verdict, verdict_of
+from maintd.schedule import compile_rule, describe, local_text
+from maintd.store import LastRuns
+
+MOST_OTHERS = 100
+"""Unfinished runs that are looked through for those of jobs in no calendar."""
+
+
+class Calendared(NamedTuple):
+    """The calendar as far as it can be had."""
+
+    entries: tuple[Entry, ...]
+    disabled: dict[str, str]
+    problems: tuple[str, ...]
+    path: str
+
+
+class Stored(NamedTuple):
+    """What the store knows about entries. `away` says why it does not answer, and then the rest is empty."""
+
+    states: dict[str, EntryState]
+    last: dict[str, LastRuns]
+    away: str = ""
+
+
+def status(desk: Desk) -> StatusReport:
+    """All entries, and what is the matter with maintd itself. Answers also while the store is away."""
+    calendar = _calendar(desk)
+    names = [entry.name for entry in calendar.entries]
+    stored, others, locks, nodes = _stored(desk, names), [], [], []
+    if not stored.away:
+        others, locks, nodes = _around(desk, names)
+    now = _now(desk, stored)
+    daemon = desk.started_at is not None
+    settings = desk.settings
+    return StatusReport(
+        at=now,
+        node=settings.node if daemon else "",
+        version=maintd.__version__ if daemon else "",
+        pid=os.getpid() if daemon else None,
+        started_at=desk.started_at,
+        page=f"http://{settings.listen}/" if daemon and settings.listen else None,
+        calendar=calendar.path,
+        store=desk.store.url_masked,
+        problems=tuple(_problems(desk, calendar, stored)),
+        entries=tuple(_status_of(desk, entry, stored, now, calendar.disabled) for entry in calendar.entries),
+        others=tuple(others),
+        locks=tuple(locks),
+        nodes=tuple(nodes),
+    )
+
+
+def entry_status(desk: Desk, name: str) -> EntryStatus:
+    """One entry, or a job by its own name. Raises UnknownNameError."""
+    calendar = _calendar(desk)
+    entry = next((entry for entry in calendar.entries if entry.name == name), None)
+    stored = _stored(desk, [name])
+    if entry is None:
+        try:
+            entry = find(desk, name)
+        except UnknownNameError:
+            gone = desk.store.entries.states([name]) if not stored.away else {}
+            if name not in gone:
+                raise
+            entry = _remembered(gone[name])  # it was in the calendar once, and its history is still here
+    return _status_of(desk, entry, stored, _now(desk, stored), calendar.disabled)
+
+
+def _status_of(desk: Desk, entry: Entry, stored: Stored, now: datetime, disabled: dict[str, str]) -> EntryStatus:
+    last = stored.last.get(entry.name, LastRuns())
+    state = stored.states.get(entry.name)
+    pause = state.pause if state is not None and in_force(state.pause, now) else None
+    works = entry.enabled and entry.name not in disabled
+    next_due = None if entry.rule is None or not works else compile_rule(entry.rule).next_after(now)
+    verdict = _verdict(desk, entry, stored, now, disabled.get(entry.name, ""))
+    next_step = verdict.next_step or (f"maintd unpause {quote(entry.name)}" if pause is not None and works else "")
+    return EntryStatus(
+        entry=entry.name,
+        title=entry.title,
+        runbook=entry.runbook,
+        schedule="only by hand" if entry.rule is None else describe(entry.rule),
+        enabled=works,
+        jobs=entry.jobs,
+        next_due_at=next_due,
+        next_due_local="" if next_due is None or entry.rule is None else local_text(next_due, entry.rule.timezone),
+        pause=pause,
+        active_run=last.active,
+        last_run=last.last_run,
+        last_worked=last.last_worked,
+        last_success_at=None if last.last_success is None else last.last_success.finished_at,
+        failing_since=last.failing_since,
+        failures_in_a_row=last.failures_in_a_row,
+        usual=last.usual,
+        why=verdict.why,
+        next_step=next_step,
+    )
+
+
+def _verdict(desk: Desk, entry: Entry, stored: Stored, now: datetime, disabled: str) -> Verdict:
+    if stored.away:
+        return Verdict(f"unknown: {stored.away}", "maintd db check")
+    last = stored.last.get(entry.name, LastRuns())
+    worked: Run | None = None
+    if last.last_worked is not None and last.last_worked.state is not RunState.SUCCEEDED:
+        try:
+            worked = desk.store.history.run(last.last_worked.id)
+        except StoreError as error:
+            return Verdict(f"unknown: {error.message}", "maintd db check")
+    return verdict_of(entry, last, worked, now, disabled)
+
+
+def _calendar(desk: Desk) -> Calendared:
+    """In force; when it cannot be read, what the store remembers of it."""
+    try:
+        calendar = desk.calendar()
+    except (CalendarError, MaintdError) as error:
+        problems = error.problems if isinstance(error, CalendarError) else (str(error),)
+        try:
+            states = desk.store.entries.states().values()
+        except StoreError:
+            states = {}.values()
+        return Calendared(tuple(_remembered(state) for state in states if state.active), {}, tuple(problems), "")
+    return Calendared(calendar.entries, dict(calendar.disabled), tuple(calendar.warnings), str(calendar.path))
+
+
+def _remembered(state: EntryState) -> Entry:
+    return Entry(
+        name=state.name, title=state.title, rule=state.rule, steps=(), policy=state.policy, enabled=state.active
+    )
+
+
+def _stored(desk: Desk, names: Sequence[str]) -> Stored:
+    try:
+        return Stored(desk.store.entries.states(names), desk.store.history.last_per_entry(names))
+    except StoreError as error:
+        return Stored({}, {}, error.message)
+
+
+def _around(desk: Desk, names: Iterable[str]) -> tuple[list[RunSummary], list[LockHolder], list[NodeState]]:
+    known = set(names)
+    unfinished = [state for state in RunState if not state.final]
+    try:
+        runs = desk.store.history.runs(states=unfinished, limit=MOST_OTHERS)
+        others = [run for run in runs if run.entry not in known]
+        return others, desk.store.locks.holders(desk.store.now()), desk.store.nodes.all()
+    except StoreError:
+        return [], [], []
+
+
+def _problems(desk: Desk, calendar: Calendared, stored: Stored) -> Iterable[str]:
+    yield from desk.health().problems
+    if stored.away:
+        yield f"the store does not answer: {stored.away}"
+    try:
+        jobs = desk.jobs()
+    except MaintdError as error:
+        yield str(error)
+        jobs = {}
+    for job in jobs.values():
+        if isinstance(job, BrokenJob):
+            yield f'job "{job.name}" is broken: {job.error}'
+    for name, why in calendar.disabled.items():
+        yield f'entry "{name}" is disabled: {why}'
+    yield from calendar.problems
+
+
+def _now(desk: Desk, stored: Stored) -> datetime:
+    """The store's time, by which due times count; this machine's while the store is away."""
+    if not stored.away:
+        try:
+            return desk.store.now()
+        except StoreError:
+            pass
+    return desk.clock.now()

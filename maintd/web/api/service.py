@@ -1,0 +1,51 @@
+"""maintd itself: how things stand, what it goes by, what was done to it."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from starlette.responses import JSONResponse, Response
+
+import maintd
+from maintd.model import StatusReport
+from maintd.operations import status
+from maintd.web.desks import DESK
+from maintd.web.masking import shown_settings
+from maintd.web.shapes import EventList, Reloaded, Version, answer
+
+router = APIRouter(prefix="/api/v1")
+
+
+@router.get("/version", response_model=Version)
+def get_version(desk: DESK) -> Response:
+    """Which maintd answers."""
+    return answer(
+        Version(version=maintd.__version__, node=desk.settings.node, pid=os.getpid(), started_at=desk.started_at)
+    )
+
+
+@router.get("/status", response_model=StatusReport)
+def get_status(desk: DESK) -> Response:
+    """Every entry with its last outcome, why it is not green, and what is due next."""
+    return answer(status(desk))
+
+
+@router.get("/settings", response_model=dict[str, Any])
+def get_settings(desk: DESK) -> Response:
+    """The settings in force, without secrets."""
+    return JSONResponse(shown_settings(desk))
+
+
+@router.get("/events", response_model=EventList)
+def get_events(desk: DESK, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> Response:
+    """The audit, newest first."""
+    return answer(EventList(events=tuple(desk.store.events.recent(limit))))
+
+
+@router.post("/reload", response_model=Reloaded)
+def post_reload(desk: DESK) -> Response:
+    """Read the calendar and the jobs again. A bad calendar keeps the one in force, and says what is wrong."""
+    result = desk.reload()
+    return answer(Reloaded(ok=result.ok, changes=result.changes, problems=result.problems))

@@ -1,0 +1,163 @@
+"""The page: rendered here, read-only, useful without a script. It shows the command to type instead of buttons."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.responses import FileResponse, HTMLResponse, Response
+
+from maintd.errors import UnknownNameError
+from maintd.model import BrokenJob, RunState
+from maintd.operations import due, entry_status, find, find_job, find_run, status
+from maintd.operations.verdicts import worst_check
+from maintd.web.api.runs import RunId, page_of_log, page_of_runs
+from maintd.web.desks import DESK
+
+router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
+
+STATIC_FILES = {
+    "style.css": "text/css; charset=utf-8",
+    "live.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+
+LINES = 500
+"""Lines of a log on one page."""
+
+RUNS = 50
+
+
+@router.get("/")
+def index(desk: DESK) -> HTMLResponse:
+    """What needs somebody, every entry, the week ahead."""
+    from maintd.web.views import week_of
+
+    report = status(desk)
+    calendar = desk.calendar()
+    week = week_of(due(desk, 8), report.at, calendar.timezone)
+    return _page("index.html", report=report, week=week, timezone=calendar.timezone, now=report.at)
+
+
+@router.get("/runs")
+def runs(
+    desk: DESK,
+    entry: str = "",
+    job: str = "",
+    state: str = "",
+    since: str = "",
+    before: Annotated[str, Query(max_length=19)] = "",
+) -> HTMLResponse:
+    """The history, to filter and to leaf through."""
+    place = int(before) if before.isascii() and before.isdigit() and int(before) > 0 else None
+    page = page_of_runs(desk, entry, job, state, since, place, RUNS)
+    return _page(
+        "runs.html",
+        page=page,
+        chosen={"entry": entry, "job": job, "state": state, "since": since},
+        first=place is None,
+        entries=[item.name for item in desk.calendar().entries],
+        jobs=sorted(desk.jobs()),
+        states=list(RunState),
+        now=desk.store.now(),
+    )
+
+
+@router.get("/runs/{run_id}")
+def run(desk: DESK, run_id: RunId, after: str = "", tail: bool = False) -> HTMLResponse:
+    """One run: how it went, what it found, what it changed, its log."""
+    from maintd.web.views import log_tail_cursor
+
+    found = find_run(desk, run_id)
+    place = (log_tail_cursor(found, LINES) or "") if tail else after
+    log = page_of_log(desk, run_id, place, None, None, LINES)
+    return _page(
+        "run.html",
+        run=found,
+        log=log,
+        after=place,
+        more=len(log.lines) == LINES,
+        worst=worst_check(found),
+        now=desk.store.now(),
+    )
+
+
+@router.get("/entries/{name}")
+def entry(desk: DESK, name: str) -> HTMLResponse:
+    """One entry: how it stands, its last runs, its trends."""
+    from maintd.web.views import POINTS, duration_chart, measure_charts
+
+    found = entry_status(desk, name)
+    last = desk.store.history.runs(entry=name, limit=POINTS)
+    jobs = found.jobs or tuple(sorted(_jobs_of(desk, name)))
+    charts, left_out = measure_charts(desk, name, jobs)
+    return _page(
+        "entry.html",
+        entry=found,
+        steps=_steps_of(desk, name),
+        runs=last[:10],
+        duration=duration_chart(last),
+        charts=charts,
+        left_out=left_out,
+        now=desk.store.now(),
+    )
+
+
+@router.get("/jobs")
+def jobs(desk: DESK) -> HTMLResponse:
+    """Every job."""
+    return _page("jobs.html", jobs=list(desk.jobs().values()))
+
+
+@router.get("/jobs/{name}")
+def job(desk: DESK, name: str) -> HTMLResponse:
+    """One job with its params."""
+    found = find_job(desk, name)
+    used = [item.name for item in desk.calendar().entries if name in item.jobs]
+    return _page("job.html", job=found, broken=isinstance(found, BrokenJob), used=used)
+
+
+@router.get("/due")
+def due_page(desk: DESK, days: Annotated[int, Query(ge=1, le=366)] = 14) -> HTMLResponse:
+    """What falls due."""
+    from itertools import groupby
+
+    found = due(desk, days)
+    shown = found[:MOST_DUE]
+    by_day = [(day, list(items)) for day, items in groupby(shown, key=lambda item: item.local[:14])]
+    left_out = len(found) - len(shown)
+    return _page("due.html", by_day=by_day, days=days, left_out=left_out, now=desk.clock.now())
+
+
+MOST_DUE = 1000
+
+
+@router.get("/static/{name}")
+async def static(name: str) -> Response:
+    """Style, script and icon."""
+    from maintd.web.templates import STATIC
+
+    if name not in STATIC_FILES:
+        raise UnknownNameError("file", name, STATIC_FILES)
+    keep = {"Cache-Control": "public, max-age=86400"}
+    return FileResponse(STATIC / name, media_type=STATIC_FILES[name], headers=keep)
+
+
+def _jobs_of(desk: DESK, name: str) -> set[str]:
+    """Jobs of the last runs of an entry that is in no calendar any more."""
+    found = (desk.store.history.run(item.id) for item in desk.store.history.runs(entry=name, limit=1))
+    return {step.job for item in found if item is not None for step in item.steps}
+
+
+def _steps_of(desk: DESK, name: str) -> list[dict[str, object]]:
+    try:
+        steps = find(desk, name).steps
+    except UnknownNameError:
+        return []
+    return [step.model_dump(mode="json") for step in steps]
+
+
+def _page(name: str, **values: object) -> HTMLResponse:
+    from maintd.web.templates import render  # loaded when somebody looks; an idle sidecar does without
+
+    return HTMLResponse(render(name, **values))

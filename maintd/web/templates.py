@@ -1,0 +1,74 @@
+"""Rendering the page's templates, with the words that `maintd.present` has for terminals."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+import maintd
+from maintd.present import ago, duration_text, from_now, needs_someone, progress_text, utc_minute, value_text
+from maintd.present.text import LOOKS, utc_second
+from maintd.values import format_size, utc_text
+
+FOLDER = Path(__file__).parent / "templates"
+STATIC = Path(__file__).parent / "static"
+
+TONES = {"GOOD": "good", "WARN": "warn", "BAD": "bad", "LIVE": "live", "DIM": "dim"}
+
+
+def render(name: str, **values: Any) -> str:
+    """A template as HTML. Every value is escaped, whatever it holds; an unknown one raises."""
+    return _environment().get_template(name).render(**values)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters.update(
+        ago=ago,
+        from_now=from_now,
+        duration=duration_text,
+        size=format_size,
+        observed=value_text,
+        utc=utc_text,
+        minute=utc_minute,
+        second=utc_second,
+        progress=progress_text,
+        words=lambda text: str(text).replace("_", " "),
+        mark=lambda word: LOOKS.get(str(word), ("·", None))[0],
+        tone=_tone,
+        clock=_clock,
+    )
+    environment.tests["needy"] = needs_someone
+    environment.globals.update(version=maintd.__version__, static=static_url)
+    return environment
+
+
+@cache
+def static_url(name: str) -> str:
+    """The address of a static file; another one whenever its content changes, so that a browser may keep it."""
+    digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:10]
+    return f"/static/{name}?{digest}"
+
+
+def _tone(word: str) -> str:
+    """The CSS class of a state."""
+    found = LOOKS.get(str(word))
+    return TONES.get(found[1].name, "dim") if found else "dim"
+
+
+def _clock(at: datetime) -> str:
+    """`04:00:07.123`, for lines of a log."""
+    return f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}"
