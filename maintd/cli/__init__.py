@@ -1,1 +1,1 @@
-"""The command line, one module per group of commands."""
+"""The commands. `maintd.__main__` answers a plain `maintd status` without them."""

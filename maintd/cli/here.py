@@ -1,0 +1,138 @@
+"""`run NAME --here`: in the foreground of this process, for when the daemon or its store is what is broken."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from maintd.cli import completing
+from maintd.cli.app import App, json_option, whoami
+from maintd.errors import CalendarError, MaintdError, RefusedError, StoreError, UnknownNameError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from maintd.calendar import Calendar
+    from maintd.catalogue import Catalogue
+    from maintd.model import Entry
+    from maintd.settings import Targets
+    from maintd.store import Store
+
+
+@click.command("run")
+@click.argument("name", shell_complete=completing.names)
+@click.option("--here", is_flag=True, help="In this process; needed, because `trigger` runs it in the daemon.")
+@click.option("-p", "pairs", multiple=True, metavar="PARAM=VALUE", help="A param; STEP.PARAM where there are steps.")
+@click.option("--why", default="", help="The reason, kept with the run.")
+@click.option("--dry-run", is_flag=True, help="Change nothing; show what would be changed.")
+@click.option("--no-store", is_flag=True, help="Do not even try to record it.")
+@json_option
+@click.pass_obj
+def run_command(
+    app: App, name: str, here: bool, pairs: tuple[str, ...], why: str, dry_run: bool, no_store: bool, as_json: bool
+) -> int:
+    """Run an entry or a job here and now, without any daemon. It is recorded where the store can be written.
+
+    The exit code is the run's, as with `trigger --wait`.
+    """
+    if not here:
+        raise UsageError("`run` needs --here", f"or let the daemon run it: maintd trigger {name} --wait")
+    from maintd import provenance
+    from maintd.catalogue import Catalogue
+    from maintd.cli.values import params
+    from maintd.clock import SystemClock
+    from maintd.execution.here import run_here
+    from maintd.present import exit_code_of, report_lines, run_text
+
+    settings = app.settings
+    for line in provenance.warnings():
+        app.note(line)
+    given = params(pairs)
+    memory = settings.state_dir / "catalogue.json" if settings.state_dir.is_dir() else None
+    catalogue = Catalogue(settings.job_dirs, memory)
+    entry, targets = _entry(app, catalogue, name, given)
+    store = None if no_store else _open(app)
+
+    def tell(step: str, attempt: int, item: object) -> None:
+        if not as_json:
+            for line in report_lines(step, attempt, item, **app.style):
+                app.out(line)
+
+    try:
+        run = run_here(
+            entry,
+            settings=settings,
+            targets=targets,
+            jobs=catalogue.jobs,
+            store=store,
+            clock=SystemClock(),
+            params=given,
+            dry_run=dry_run,
+            requested_by=whoami(),
+            why=why,
+            on_report=tell,
+        )
+    finally:
+        if store is not None:
+            with suppress(StoreError):
+                store.close()
+    if as_json:
+        app.out_json(run.model_dump(mode="json"))
+    else:
+        app.out("\n" + run_text(run, now=app.now(), **app.style))
+    return exit_code_of(run.state)
+
+
+def _open(app: App) -> Store | None:
+    from maintd.clock import SystemClock
+    from maintd.store import open_store
+
+    settings = app.settings
+    try:
+        return open_store(settings.store, clock=SystemClock(), migrate=True, state_dir=settings.state_dir)
+    except (StoreError, OSError) as error:
+        app.note(f"not recorded, the store cannot be written: {error}")
+        return None
+
+
+def _entry(app: App, catalogue: Catalogue, name: str, given: Mapping[str, Any]) -> tuple[Entry, Targets]:
+    """The entry with its params, and the targets. A calendar that is broken does not stop a job by its name."""
+    from maintd.calendar import entry_for_job
+    from maintd.model import BrokenJob, JobDescription
+    from maintd.operations.params import with_params
+
+    calendar = _calendar(app, catalogue)
+    known = {entry.name: entry for entry in calendar.entries} if calendar is not None else {}
+    entry = known.get(name)
+    if entry is None:
+        job = catalogue.jobs.get(name)
+        if job is None:
+            raise UnknownNameError("entry or job", name, [*known, *catalogue.jobs])
+        if isinstance(job, BrokenJob):
+            raise RefusedError(f'job "{name}" is broken: {job.error}', "correct the module")
+        entry = entry_for_job(job, {}, "UTC" if calendar is None else calendar.timezone)
+    jobs = {key: job for key, job in catalogue.jobs.items() if isinstance(job, JobDescription)}
+    steps = with_params(entry, given, jobs)
+    problems = [
+        f"{step.name}.{'.'.join(map(str, problem.location))}: {problem.message}"
+        for step in steps
+        for problem in catalogue.validate(step.job, step.params)
+    ]
+    if problems:
+        raise UsageError("\n".join(problems), f"see: maintd jobs show {steps[0].job}")
+    targets = app.settings.targets if calendar is None else calendar.targets.merged(app.settings.targets)
+    return entry.model_copy(update={"steps": steps}), targets
+
+
+def _calendar(app: App, catalogue: Catalogue) -> Calendar | None:
+    from maintd.calendar import calendar_path, load_calendar
+
+    try:
+        return load_calendar(calendar_path(app.settings), catalogue.jobs, validate_params=catalogue.validate)
+    except CalendarError as error:
+        app.note(f"{error}\nthe calendar cannot be used; only jobs by their names, and targets of the settings")
+    except MaintdError as error:
+        app.note(f"{error}; only jobs by their names, and targets of the settings")
+    return None

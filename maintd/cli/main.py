@@ -1,0 +1,132 @@
+"""The commands, their global options, and the one border where an error becomes a text and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from importlib import import_module
+from typing import Any
+
+import click
+
+from maintd import __version__
+from maintd.cli.app import App
+from maintd.errors import MaintdError, UsageError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+# Where each command is. A module is imported when one of its commands is used, so that each starts fast.
+COMMANDS = {
+    "serve": "service",
+    "status": "status",
+    "trigger": "trigger",
+    "run": "here",
+    "history": "runs",
+    "show": "runs",
+    "logs": "runs",
+    "cancel": "runs",
+    "next": "status",
+    "validate": "calendar",
+    "reload": "calendar",
+    "pause": "calendar",
+    "unpause": "calendar",
+    "jobs": "jobs",
+    "settings": "service",
+    "db": "db",
+    "version": "service",
+    "completion": "service",
+}
+
+GLOBAL = ("--config", "--state-dir", "--socket", "--store-url", "--calendar")
+
+
+class Commands(click.Group):
+    """The commands of COMMANDS in that order."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"maintd.cli.{COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        from maintd.errors import nearest
+
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = nearest(args[0], COMMANDS)
+            raise UsageError(f'no command "{args[0]}"', f'did you mean "{near}"?' if near else "see: maintd --help")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--config", metavar="FILE", help="A YAML file of settings (MAINTD_CONFIG).")
+@click.option("--state-dir", metavar="DIR", help="Where the store, artifacts and spool are (MAINTD_STATE_DIR).")
+@click.option("--socket", metavar="PATH", help="The daemon's control socket (MAINTD_SOCKET).")
+@click.option("--store-url", metavar="URL", help="The store (MAINTD_STORE_URL); a password belongs in a file.")
+@click.option("--calendar", metavar="FILE", help="The calendar (MAINTD_CALENDAR).")
+@click.version_option(__version__, "--version", message="maintd %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, /, **flags: str | None) -> None:
+    """Runs the maintenance runbook, proves that it did, and keeps the history.
+
+    NAME is an entry of the calendar, else a job. RUN is a run's number, an entry's or job's name for its last run, or
+    `last`. With --json a command prints one object, also for an error: {"error": {"code", "message", "hint"}}.
+
+    Exit codes: 0 done; 1 the run or a check failed, or something needs someone; 2 the request or a file is wrong; 3 no
+    such name; 4 refused; 5 a lock is busy; 6 no daemon answers; 124 the run timed out; 130 interrupted.
+    """
+    ctx.obj = App({name: value for name, value in flags.items() if value is not None}, ctx.with_resource(ExitStack()))
+
+
+def main() -> int:
+    """The exit code of the command in sys.argv."""
+    as_json = "--json" in sys.argv
+    try:
+        code = cli.main(prog_name="maintd", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        sys.stderr.write(f"{error.format_message()}\n")
+        return UsageError.exit_code
+    except click.ClickException as error:
+        return _report(_usage(error), as_json)
+    except MaintdError as error:
+        return _report(error, as_json)
+    except (KeyboardInterrupt, click.Abort):
+        sys.stderr.write("\ninterrupted\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python must not try to flush the rest at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _usage(error: click.ClickException) -> UsageError:
+    message = error.format_message().rstrip(".")
+    message = message[:1].lower() + message[1:]
+    option = getattr(error, "option_name", None)
+    if isinstance(error, click.NoSuchOption) and option in GLOBAL:
+        return UsageError(message, f"write it before the command: maintd {option} … COMMAND")
+    context = getattr(error, "ctx", None)
+    return UsageError(message, f"see: {context.command_path if context else 'maintd'} --help")
+
+
+def _report(error: MaintdError, as_json: bool) -> int:
+    if as_json:
+        App.out_json({**error.as_json(), **_problems(error)})
+    elif "\n" in error.message and error.hint:
+        App.note(f"{error.message}\n{error.hint}")
+    else:
+        App.note(str(error))
+    return error.exit_code
+
+
+def _problems(error: MaintdError) -> dict[str, Any]:
+    problems = getattr(error, "problems", None)
+    return {"problems": list(problems)} if problems else {}

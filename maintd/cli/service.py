@@ -1,0 +1,83 @@
+"""`serve`, `settings`, `version` and `completion`."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import click
+
+from maintd import __version__
+from maintd.cli import completing
+from maintd.cli.app import App, json_option
+from maintd.errors import MaintdError
+
+
+@click.command("serve")
+@click.option("--trigger", "run_first", multiple=True, metavar="NAME", help="Run this once as soon as it is ready.",
+              shell_complete=completing.names)  # fmt: skip
+@click.pass_obj
+def serve_command(app: App, run_first: tuple[str, ...]) -> int:
+    """Run the daemon in the foreground until SIGTERM; SIGHUP reads the calendar again. Logs to standard error."""
+    from maintd import provenance
+    from maintd.daemon import serve
+
+    settings = app.settings
+    for line in provenance.warnings():
+        app.note(line)
+    return serve(settings, run_first)
+
+
+@click.command("settings")
+@json_option
+@click.pass_obj
+def settings_command(app: App, as_json: bool) -> None:
+    """Every setting with its value and where that came from; secrets are masked."""
+    from maintd import provenance
+    from maintd.present import settings_text
+
+    rows = list(provenance.shown(app.settings, app.flags))
+    unknown = provenance.warnings()
+    if as_json:
+        app.out_json({"settings": [row._asdict() for row in rows], "warnings": unknown})
+        return
+    app.out(settings_text(rows, **app.style))
+    for line in unknown:
+        app.note(line)
+
+
+@click.command("version")
+@json_option
+@click.pass_obj
+def version_command(app: App, as_json: bool) -> None:
+    """This program's version, and the daemon's when one answers."""
+    daemon: dict[str, Any] | None
+    try:
+        daemon = app.daemon.get("/version")
+    except MaintdError:
+        daemon = None
+    if as_json:
+        app.out_json({"version": __version__, "python": platform.python_version(), "daemon": daemon})
+        return
+    lines = [f"maintd {__version__} (Python {platform.python_version()})"]
+    if daemon is not None:
+        lines.append(f"daemon {daemon['version']} on {daemon['node']} (pid {daemon['pid']})")
+    app.out("\n".join(lines))
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion_command(ctx: click.Context, shell: str) -> None:
+    """The shell's completion, with names of entries, jobs and runs.
+
+    \b
+    bash: maintd completion bash > /etc/bash_completion.d/maintd
+    zsh:  maintd completion zsh > ~/.zfunc/_maintd
+    fish: maintd completion fish > ~/.config/fish/completions/maintd.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    App.out(kind(ctx.find_root().command, {}, "maintd", "_MAINTD_COMPLETE").source())
