@@ -8,6 +8,7 @@ are checked for damage within a time budget. Needs pg_monitor; for amcheck EXECU
 
 import csv
 import io
+import re
 from datetime import timedelta
 from typing import Literal
 
@@ -20,6 +21,7 @@ from maintd.targets.indexes import Index, indexes, invalid
 from maintd.targets.postgres import Postgres, connect
 
 LARGEST = 20  # relations whose sizes are kept as measures; all are in the artifact
+LOCK_PATIENCE = timedelta(seconds=1)
 CATALOG_FROM = 10 * 1024 * 1024  # bytes; a smaller table of the catalog is not worth a measure
 
 
@@ -49,6 +51,7 @@ def run(ctx: Context, params: Params) -> None:
         target = ctx.target("postgres", name)
         try:
             with connect(target, "database_size", name=name) as session:
+                session.wait_for_locks(LOCK_PATIENCE)
                 with ctx.phase(f"{name}: measure sizes"):
                     tables = sizes(ctx, params, session)
                 with ctx.phase(f"{name}: read the catalog"):
@@ -88,7 +91,7 @@ def sizes(ctx: Context, params: Params, session: Postgres) -> list[catalog.Relat
     writer = csv.writer(text)
     writer.writerow(catalog.Relation._fields)
     writer.writerows(tables)
-    ctx.save(f"{name}-relations.csv", text.getvalue(), "text/csv; charset=utf-8")
+    ctx.save(f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-relations.csv", text.getvalue(), "text/csv; charset=utf-8")
     ctx.log(f"{name}: {format_size(now.size_bytes)} in {len(tables)} relations, the largest: "
             + ", ".join(f"{table.label} {format_size(table.total_bytes)}" for table in tables[:3]))  # fmt: skip
     try:
@@ -134,6 +137,8 @@ def damage(ctx: Context, params: Params, session: Postgres, tables: list[catalog
     done = 0
     for done, _ in enumerate(check.all(tables, found, min(params.amcheck_budget, ctx.remaining * 0.8)), start=1):
         ctx.progress(done, unit="relation")
+    if check.locked:
+        ctx.log(f"{session.name}: not looked at, since someone works on them: {', '.join(check.locked)}")
     for one in check.damage:
         ctx.log(f"{session.name}: DAMAGED {one.label}: {one.what}")
     told = "; ".join(f"{one.label}: {one.what}" for one in check.damage[:3])

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from maintd.errors import TargetError
 from maintd.targets.indexes import Index
-from maintd.targets.postgres import Postgres
+from maintd.targets.postgres import Postgres, lock_timed_out
 from maintd.targets.relations import Relation
 from maintd.targets.tables import executable, extension_schema
 
@@ -36,6 +36,7 @@ class Amcheck:
         self.checked = 0
         self.damage: list[Damage] = []
         self.unfinished = ""
+        self.locked: list[str] = []  # not looked at, since someone works on them
 
     @property
     def missing(self) -> str:
@@ -81,6 +82,9 @@ class Amcheck:
             with self._session.allowing(timeout):
                 what = act()
         except TargetError as error:
+            if lock_timed_out(error):
+                self.locked.append(label)
+                return
             if error.cause == "timed_out":
                 self.unfinished = f"{label}: {error.message}"
                 return

@@ -106,7 +106,7 @@ def need(table: Table, server: Autovacuum, now: datetime, factor: float = 1.0) -
     if analyze:
         since = f"since it was analyzed on {table.analyzed_at:%Y-%m-%d}" if table.analyzed_at else "and never analyzed"
         reasons.append(f"{table.mods:,} rows changed {since}")
-    gain = table.size_bytes * table.dead_share + (1e15 + table.xid_age if freeze else 0)
+    gain = max(table.size_bytes, table.dead) * table.dead_share + (1e15 + table.xid_age if freeze else 0)
     return Need(vacuum or inserted or freeze, analyze, freeze, "; ".join(reasons), gain)
 
 

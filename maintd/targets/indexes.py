@@ -11,20 +11,25 @@ from typing import NamedTuple
 from psycopg import sql
 
 from maintd.targets.postgres import Postgres
-from maintd.targets.tables import executable, extension_schema
+from maintd.targets.tables import BUSY, executable, extension_schema
 
+# pg_relation_size and pg_get_expr take a lock; of a table that somebody has locked less is told.
 _INDEXES = """
 SELECT i.indexrelid::bigint AS oid, i.indrelid::bigint AS table_oid, n.nspname AS schema, c.relname AS name,
        t.relname AS table_name, pg_get_userbyid(t.relowner) AS owner, m.amname AS method,
-       coalesce(pg_relation_size(i.indexrelid), 0) AS size_bytes, c.reltuples AS rows, i.indisvalid AS valid,
-       i.indisunique AS is_unique, i.indisprimary AS is_primary, i.indisexclusion AS is_exclusion,
-       c.relispartition AS is_part, c.relpersistence = 't' AS temporary, i.indnatts::int AS columns,
+       CASE WHEN b.oid IS NULL THEN coalesce(pg_relation_size(i.indexrelid), 0)
+            ELSE c.relpages * current_setting('block_size')::bigint END AS size_bytes,
+       c.reltuples AS rows, i.indisvalid AS valid, i.indisunique AS is_unique, i.indisprimary AS is_primary,
+       i.indisexclusion AS is_exclusion, c.relispartition AS is_part, c.relpersistence = 't' AS temporary,
+       i.indnatts::int AS columns,
        (SELECT conname FROM pg_constraint WHERE conindid = i.indexrelid AND contype IN ('p', 'u', 'x') LIMIT 1)
            AS constraint_name,
-       pg_get_indexdef(i.indexrelid) AS definition, coalesce(s.idx_scan, 0) AS scans,
+       CASE WHEN b.oid IS NULL THEN pg_get_indexdef(i.indexrelid) ELSE 'not readable while locked' END AS definition,
+       coalesce(s.idx_scan, 0) AS scans,
+       CASE WHEN b.oid IS NOT NULL THEN 'locked ' || i.indexrelid ELSE
        concat_ws('|', i.indrelid, m.amname, i.indkey::text, i.indclass::text, i.indcollation::text, i.indoption::text,
                  coalesce(pg_get_expr(i.indexprs, i.indrelid), ''), coalesce(pg_get_expr(i.indpred, i.indrelid), ''))
-           AS signature,
+       END AS signature,
        EXISTS (SELECT 1 FROM pg_stat_progress_create_index p WHERE p.relid = i.indrelid) AS building,
        pg_has_role(t.relowner, 'USAGE') AS permitted, obj_description(i.indexrelid, 'pg_class') AS comment,
        coalesce((SELECT option_value::int FROM pg_options_to_table(c.reloptions) WHERE option_name = 'fillfactor'), 90)
@@ -34,6 +39,7 @@ SELECT i.indexrelid::bigint AS oid, i.indrelid::bigint AS table_oid, n.nspname A
   JOIN pg_class t ON t.oid = i.indrelid
   JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_am m ON m.oid = c.relam
+  LEFT JOIN busy b ON b.oid = i.indexrelid
   LEFT JOIN pg_stat_all_indexes s ON s.indexrelid = i.indexrelid
  WHERE n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
  ORDER BY i.indexrelid
@@ -109,7 +115,7 @@ class Density(NamedTuple):
 
 def indexes(session: Postgres) -> list[Index]:
     """Every index of a table with rows, in the users' schemas. Raises TargetError."""
-    return [Index(**row) for row in session.rows(_INDEXES)]
+    return [Index(**row) for row in session.rows(BUSY + _INDEXES)]
 
 
 def invalid(found: Sequence[Index]) -> list[Index]:

@@ -217,6 +217,11 @@ def connect(
     return session
 
 
+def lock_timed_out(error: TargetError) -> bool:
+    """Whether a wait for a lock was what ended the statement, in any language of the server."""
+    return isinstance(error.__cause__, psycopg.errors.LockNotAvailable)
+
+
 def _milliseconds(value: timedelta) -> int:
     return max(1, round(value.total_seconds() * 1000))
 

@@ -7,14 +7,27 @@ from datetime import datetime
 from typing import NamedTuple
 
 from maintd.targets.postgres import Postgres, Row
+from maintd.targets.tables import BUSY
 
 # By oid: a name put together from schema and table is wrong for upper case and quotes.
-_RELATIONS = """
+_RELATIONS = """, sizes AS (
+    SELECT c.oid, pg_relation_size(c.oid) AS heap, pg_indexes_size(c.oid) AS indexes,
+           pg_total_relation_size(nullif(c.reltoastrelid, 0)) AS toast, pg_total_relation_size(c.oid) AS total
+      FROM pg_class c
+     WHERE c.relkind IN ('r', 'm') AND c.oid NOT IN (SELECT oid FROM busy)
+)
 SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS kind,
-       coalesce(pg_relation_size(c.oid), 0) AS heap_bytes, coalesce(pg_indexes_size(c.oid), 0) AS index_bytes,
-       coalesce(pg_total_relation_size(nullif(c.reltoastrelid, 0)), 0) AS toast_bytes,
-       coalesce(pg_total_relation_size(c.oid), 0) AS total_bytes, greatest(c.reltuples, 0) AS rows
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+       coalesce(s.heap, c.relpages * p.bytes) AS heap_bytes, coalesce(s.indexes, k.pages * p.bytes, 0) AS index_bytes,
+       coalesce(s.toast, t.relpages * p.bytes, 0) AS toast_bytes,
+       coalesce(s.total, (c.relpages + coalesce(k.pages, 0) + coalesce(t.relpages, 0)) * p.bytes) AS total_bytes,
+       greatest(c.reltuples, 0) AS rows
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  CROSS JOIN (SELECT current_setting('block_size')::bigint AS bytes) p
+  LEFT JOIN sizes s ON s.oid = c.oid
+  LEFT JOIN pg_class t ON t.oid = c.reltoastrelid
+  LEFT JOIN LATERAL (SELECT sum(x.relpages)::bigint AS pages FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+                      WHERE i.indrelid = c.oid) k ON s.oid IS NULL
  WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND n.nspname !~ '^pg_toast'
  ORDER BY total_bytes DESC, c.oid
 """
@@ -44,8 +57,9 @@ SELECT n.nspname AS schema, c.relname AS name, s.seqincrement AS step, s.seqmin 
 
 _FOREIGN_KEYS = """
 SELECT n.nspname || '.' || t.relname AS table_name, k.conname AS name,
-       greatest(pg_relation_size(t.oid),
-                (SELECT coalesce(sum(pg_relation_size(relid)), 0) FROM pg_partition_tree(t.oid)))::bigint AS size_bytes
+       CASE WHEN t.oid IN (SELECT oid FROM busy) THEN t.relpages * current_setting('block_size')::bigint
+            WHEN t.relkind = 'p' THEN (SELECT coalesce(sum(pg_relation_size(relid)), 0) FROM pg_partition_tree(t.oid))
+            ELSE pg_relation_size(t.oid) END::bigint AS size_bytes
   FROM pg_constraint k JOIN pg_class t ON t.oid = k.conrelid JOIN pg_namespace n ON n.oid = t.relnamespace
  WHERE k.contype = 'f' AND k.conparentid = 0
    AND NOT EXISTS (SELECT 1 FROM pg_index i
@@ -160,7 +174,7 @@ class WalFolder(NamedTuple):
 
 def relations(session: Postgres) -> list[Relation]:
     """Every table and materialized view, the largest first. Raises TargetError."""
-    return [Relation(**row) for row in session.rows(_RELATIONS)]
+    return [Relation(**row) for row in session.rows(BUSY + _RELATIONS)]
 
 
 def counters(session: Postgres) -> Counters:
@@ -175,7 +189,7 @@ def sequences(session: Postgres) -> list[Sequence]:
 
 def unindexed_foreign_keys(session: Postgres) -> list[ForeignKey]:
     """Foreign keys that no index begins with, on the largest table first. Raises TargetError."""
-    return [ForeignKey(**row) for row in session.rows(_FOREIGN_KEYS)]
+    return [ForeignKey(**row) for row in session.rows(BUSY + _FOREIGN_KEYS)]
 
 
 def changed_collations(session: Postgres) -> list[Row]:

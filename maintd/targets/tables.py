@@ -11,10 +11,23 @@ from psycopg import sql
 
 from maintd.targets.postgres import Postgres, Row
 
+BUSY = """
+WITH locked AS (
+    SELECT l.relation AS oid FROM pg_locks l
+     WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.pid <> pg_backend_pid()
+       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+), busy AS (
+    SELECT oid FROM locked
+    UNION SELECT i.indrelid FROM pg_index i JOIN locked ON locked.oid = i.indexrelid
+    UNION SELECT i.indexrelid FROM pg_index i JOIN locked ON locked.oid = i.indrelid
+)
+"""
+"""Relations that cannot be asked for their size without waiting: pg_relation_size takes a lock. relpages must do."""
+
 _TABLES = """
 SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, pg_get_userbyid(c.relowner) AS owner,
        pg_has_role(c.relowner, 'USAGE') OR pg_has_role(d.datdba, 'USAGE') {maintain} AS permitted,
-       c.reltuples AS rows, pg_relation_size(c.oid) AS size_bytes,
+       c.reltuples AS rows, c.relpages * current_setting('block_size')::bigint AS size_bytes,
        coalesce(s.n_dead_tup, 0) AS dead, coalesce(s.n_live_tup, 0) AS live,
        coalesce(s.n_mod_since_analyze, 0) AS mods, coalesce(s.n_ins_since_vacuum, 0) AS inserts,
        greatest(s.last_vacuum, s.last_autovacuum) AS vacuumed_at,
@@ -30,9 +43,11 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, pg_get_user
   LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
  WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't'
    AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
+   AND (%(oid)s::oid IS NULL OR c.oid = %(oid)s::oid)
  ORDER BY c.oid
 """
 # Partition parents have no rows of their own, temporary tables belong to another session: both are left out above.
+# The size is that of the last VACUUM or ANALYZE; asking for the true one waits for whoever has locked the table.
 
 _DATABASES = """
 SELECT datname AS name, age(datfrozenxid) AS xid_age, mxid_age(datminmxid) AS mxid_age FROM pg_database
@@ -54,7 +69,7 @@ class Table:
     owner: str
     permitted: bool  # this session may vacuum it
     rows: float  # as last counted; below 0: never
-    size_bytes: int  # of the heap
+    size_bytes: int  # of the heap, when it was last vacuumed or analyzed
     dead: int
     live: int
     mods: int  # since the last analyze
@@ -81,15 +96,10 @@ class Table:
         return self.dead / max(self.dead + max(self.live, self.rows), 1)
 
 
-def tables(session: Postgres) -> list[Table]:
-    """Every ordinary table and materialized view of the users' schemas. Raises TargetError."""
+def tables(session: Postgres, oid: int | None = None) -> list[Table]:
+    """Every ordinary table and materialized view of the users' schemas, or that of this oid. Raises TargetError."""
     maintain = "OR has_table_privilege(c.oid, 'MAINTAIN')" if session.version >= 17 else ""
-    return [Table(**row) for row in session.rows(_TABLES.format(maintain=maintain))]
-
-
-def table(session: Postgres, oid: int) -> Table | None:
-    """One table as it is now, None when it has gone. Raises TargetError."""
-    return next((found for found in tables(session) if found.oid == oid), None)
+    return [Table(**row) for row in session.rows(_TABLES.format(maintain=maintain), {"oid": oid})]
 
 
 def databases(session: Postgres) -> list[Row]:

@@ -16,8 +16,8 @@ from psycopg import sql
 from maintd.errors import TargetError
 from maintd.targets.autovacuum import Need
 from maintd.targets.holders import lockers
-from maintd.targets.postgres import Notice, Postgres
-from maintd.targets.tables import Table, table
+from maintd.targets.postgres import Notice, Postgres, lock_timed_out
+from maintd.targets.tables import Table, tables
 
 _LOCK_NOT_AVAILABLE = "55P03"
 _NOT_REMOVABLE = re.compile(r"(\d+) are dead but not yet removable")
@@ -76,11 +76,11 @@ def vacuum(session: Postgres, before: Table, need: Need, timeout: timedelta) -> 
     try:
         notices = session.long(statement(before, need, session.version), timeout)
     except TargetError as error:
-        problem, locked = error.message, "lock timeout" in error.message
+        problem, locked = error.message, lock_timed_out(error)
         if error.cause == "timed_out" and not locked:
             problem = f"stopped after {time.monotonic() - began:.0f} s: {error.message}"
     took = timedelta(seconds=time.monotonic() - began)
-    after = _settled(session, before, need, asked_at) if not problem else table(session, before.oid)
+    after = _settled(session, before, need, asked_at) if not problem else _now(session, before)
     warned = [notice for notice in notices if notice.severity == "WARNING"]
     if not problem and after is None:
         problem = "the table was dropped meanwhile"
@@ -103,6 +103,10 @@ def vacuum(session: Postgres, before: Table, need: Need, timeout: timedelta) -> 
     )
 
 
+def _now(session: Postgres, before: Table) -> Table | None:
+    return next(iter(tables(session, before.oid)), None)
+
+
 def _proven(after: Table | None, need: Need, asked_at: datetime) -> bool:
     if after is None:
         return False
@@ -114,7 +118,7 @@ def _settled(session: Postgres, before: Table, need: Need, asked_at: datetime) -
     """The table as the statistics show it, given a moment to catch up where they are collected apart."""
     patience = time.monotonic() + (_SETTLE if session.version < 15 else 0)
     while True:
-        after = table(session, before.oid)
+        after = _now(session, before)
         if after is None or _proven(after, need, asked_at) or time.monotonic() >= patience:
             return after
         time.sleep(0.1)

@@ -276,6 +276,24 @@ def test_a_damaged_index_and_a_damaged_table_are_found(own_postgres: PostgresSer
 
 
 @pytest.mark.server
+def test_a_table_that_someone_has_locked_holds_nothing_up(db: Database) -> None:
+    db.run(
+        "CREATE EXTENSION amcheck", "CREATE TABLE busy (id int PRIMARY KEY)", "CREATE TABLE free (id int PRIMARY KEY)"
+    )
+    db.run("INSERT INTO busy SELECT generate_series(1, 5000)", "INSERT INTO free SELECT generate_series(1, 5000)")
+    db.run("VACUUM ANALYZE")
+    pages = db.ask("SELECT pg_relation_size('busy')")
+    keys = db.ask("SELECT pg_relation_size('busy_pkey')")
+    with db.session("LOCK TABLE busy", name="migration"):
+        result = db.job("database_size")
+
+    assert result.outcome == "succeeded", result.told()
+    assert result.measure("pg_relation_bytes", table="public.busy", part="heap") == pages
+    assert result.measure("pg_relation_bytes", table="public.busy", part="index") == keys
+    assert any("someone works on them: public.busy" in line for line in result.logs)
+
+
+@pytest.mark.server
 def test_a_budget_that_is_spent_leaves_damage_unjudged_and_says_so(db: Database) -> None:
     db.run("CREATE EXTENSION amcheck")
 

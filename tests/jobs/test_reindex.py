@@ -331,7 +331,7 @@ def test_work_on_the_table_and_a_slot_that_nobody_reads_put_it_off(own_postgres:
     db = Database(own_postgres, "app")
     db.run("CREATE EXTENSION pgstattuple")
     bloated(db)
-    with db.session("LOCK events IN SHARE UPDATE EXCLUSIVE MODE", name="migration"):
+    with db.session("LOCK events IN ACCESS EXCLUSIVE MODE", name="migration"):
         locked = db.job("reindex", SMALL)
     db.run("SELECT pg_create_physical_replication_slot('standby_gone', true)")
     slot = db.job("reindex", SMALL)

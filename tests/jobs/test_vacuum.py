@@ -233,10 +233,11 @@ def test_without_the_right_to_see_others_the_holder_is_named_but_not_for_how_lon
 
 
 @pytest.mark.server
-def test_a_locked_table_is_skipped_and_the_others_are_done(db: Database) -> None:
+@pytest.mark.parametrize("mode", ["SHARE", "ACCESS EXCLUSIVE"])
+def test_a_locked_table_is_skipped_and_the_others_are_done(db: Database, mode: str) -> None:
     bloated(db, "busy", rows=5000)
     bloated(db, "free", rows=5000)
-    with db.session("LOCK TABLE busy IN SHARE MODE", name="migration") as holder:
+    with db.session(f"LOCK TABLE busy IN {mode} MODE", name="migration") as holder:
         pid = holder.info.backend_pid
         result = db.job("vacuum")
 
