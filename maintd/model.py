@@ -485,6 +485,15 @@ class StepBegan(Model):
     at: Instant
 
 
+class StepWaits(Model):
+    """A step that has begun waits for something; an empty reason: no longer."""
+
+    type: Literal["step_waits"] = "step_waits"
+    step: int
+    at: Instant
+    reason: str = ""
+
+
 class AttemptBegan(Model):
     type: Literal["attempt_began"] = "attempt_began"
     step: int
@@ -537,7 +546,8 @@ class RunPutBack(Model):
 
 
 RunWrite = Annotated[
-    StepBegan | AttemptBegan | Reported | AttemptEnded | StepEnded | RunEnded | RunPutBack, Field(discriminator="type")
+    StepBegan | StepWaits | AttemptBegan | Reported | AttemptEnded | StepEnded | RunEnded | RunPutBack,
+    Field(discriminator="type"),
 ]
 """One thing that happened to a run. Writes of a run are numbered from 1 per claim and applied in order, each once."""
 

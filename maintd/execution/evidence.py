@@ -9,7 +9,7 @@ from typing import Any
 
 from maintd.errors import JobError
 from maintd.execution.messages import MAX_MESSAGE, Began, Ended, decode
-from maintd.model import Artifact, Check, CheckStatus, LogLine, LogTrim, Phase, Report
+from maintd.model import Artifact, Change, Check, CheckStatus, LogLine, LogTrim, Phase, Report
 
 NAMED = 20
 """Failed and doubtful checks that are kept for the verdict's words."""
@@ -30,6 +30,7 @@ class Evidence:
         self.protocol_error = ""
         self.ignored = 0  # messages after the last one
         self.phase = ""
+        self.saw_or_did = False  # any check, change or artifact
         self.worst = CheckStatus.OK
         self.failed: list[Check] = []
         self.failed_count = 0
@@ -94,6 +95,7 @@ class Evidence:
                     self._broken(f'the artifact "{item.name}" is no file in the folder of this attempt')
                     return
                 item = kept
+        self.saw_or_did = self.saw_or_did or isinstance(item, Check | Change | Artifact)
         yield item
 
     def _tally(self, check: Check) -> None:

@@ -75,6 +75,12 @@ class Journal:
             self._ended = self._ended or any(isinstance(write, RunEnded | RunPutBack) for write in writes)
         self._recorder.schedule(self, 0.0 if soon else SOON)
 
+    def abandon(self) -> None:
+        """There will be no end to record: somebody else settled the run. What was added is still brought in."""
+        with self._lock:
+            self._ended = True
+        self._recorder.schedule(self, 0.0)
+
     # --- called by one of the recorder's threads at a time ---
 
     def write(self, store: Store) -> float | None:
@@ -93,7 +99,7 @@ class Journal:
                 log.error("evidence_spooled", run=self.run_id, error=str(error))
             self._spool_waiting()
             self._tries += 1
-            patience = min(TRY_AGAIN * 2 ** min(self._tries - 1, 10), TRY_AGAIN_AT_MOST)
+            patience: float = min(TRY_AGAIN * 2 ** min(self._tries - 1, 10), TRY_AGAIN_AT_MOST)
             self._try_at = time.monotonic() + patience
             return patience
         if self.away:
@@ -238,7 +244,7 @@ class Recorder:
         deadline = time.monotonic() + seconds
         with self._condition:
             journals = list(self._open)
-        return all([journal.done.wait(max(0.0, deadline - time.monotonic())) for journal in journals])
+        return all(journal.done.wait(max(0.0, deadline - time.monotonic())) for journal in journals)
 
     def stop(self) -> None:
         """Write no more. What is not in the store is on disk, or the log says that it is lost."""

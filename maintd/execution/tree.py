@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-OWNER = "MAINTD_OWNER"
-"""Environment variable of every process that belongs to attempts: `state dir|pid of the daemon|its start time`."""
+OWNER = "_MAINTD_OWNER"
+"""Environment variable of every process that belongs to attempts: `state dir|pid of the daemon|its start time`.
+Not one of `MAINTD_…`, which are taken away from programs that jobs start."""
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _F_SETSIG = 10  # linux/fcntl.h; the fcntl module has no name for it before Python 3.13

@@ -32,6 +32,7 @@ from maintd.model import (
     StepBegan,
     StepEnded,
     StepState,
+    StepWaits,
 )
 from maintd.store import statements
 from maintd.store.plans import Plans
@@ -149,6 +150,8 @@ class _Record:
             case StepBegan():
                 step = {"state": StepState.RUNNING.value, "reason": "", "started_at": write.at, "finished_at": None}
                 self._steps[write.step] = step
+            case StepWaits():
+                self._steps.setdefault(write.step, {})["reason"] = write.reason
             case StepEnded():
                 step = {"state": write.state.value, "reason": write.reason, "finished_at": write.at}
                 self._steps.setdefault(write.step, {}).update(step)

@@ -92,6 +92,25 @@ class Runs:
 
         return self._database.write(act)
 
+    def add_claimed(
+        self, run: NewRun, node: str, incarnation: str, lease_until: datetime, now: datetime
+    ) -> Run | None:
+        """Add a run that this very process is going to supervise. None: the entry has one running."""
+
+        def act(conn: Connection) -> Run | None:
+            entry_id = entry_id_of(conn, run.entry, run.title, now)
+            run_id = insert_runs(conn, self._plans, [(entry_id, run, now)])[0]
+            wanted = {"of_id": run_id, "now": now, "by_node": node, "by_incarnation": incarnation, "until": lease_until}
+            if conn.execute(_CLAIM, wanted).scalar_one_or_none() is None:
+                conn.execute(delete(runs).where(runs.c.id == run_id))
+                return None
+            return load_run(conn, self._plans, run_id, begun=False)
+
+        try:
+            return self._database.write(act)
+        except ConflictError:  # another run of the entry was claimed at this very moment
+            return None
+
     def claimable(self, now: datetime, limit: int = 100) -> list[QueuedRun]:
         """Queued runs whose time has come and whose entry has none running, longest waiting first."""
         query = (

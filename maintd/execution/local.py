@@ -1,0 +1,330 @@
+"""The executor of this node: claims queued runs, supervises each in a thread, holds their leases, warms the template.
+
+One thread dispatches: it looks for runs that may be claimed whenever it is woken, when the next one may start, and now
+and then. One thread renews all leases and hears of cancels. Each run has a thread of its own while it is under way, so
+an idle executor has two threads that sleep, the recorder's, and no other process.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+
+from maintd.clock import Clock
+from maintd.errors import StoreError
+from maintd.execution.means import Jobs, Means
+from maintd.execution.recorder import Journal, Recorder
+from maintd.execution.stopping import Stop
+from maintd.execution.supervise import Supervisor
+from maintd.execution.warm import TemplateError, Warm
+from maintd.model import Run, RunPutBack
+from maintd.outcome import StopKind
+from maintd.settings import Settings, Targets
+from maintd.store import Store
+
+log = structlog.get_logger()
+
+STORE_PATIENCE = 1.0  # seconds between looks at a store that is away
+SETTLE = 10.0  # seconds in which the ends of the last runs should reach the store at a stop
+LINGER = 10.0  # seconds that an unused template is kept for the next one
+RENEW_APART = 0.2  # seconds; a burst of wake-ups is one look for cancels
+
+
+@dataclass
+class _Held:
+    """A run that this process has claimed, until its end is recorded."""
+
+    run: Run
+    journal: Journal
+    stop: Stop
+    supervised: bool = True  # False: only its end is still to be recorded
+
+
+class LocalExecutor:
+    """Runs what is queued, at most `slots` at once. Thread-safe."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        clock: Clock,
+        *,
+        jobs: Callable[[], Jobs],
+        targets: Callable[[], Targets],
+        incarnation: str,
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._incarnation = incarnation
+        self._ahead = timedelta(0)  # the store's clock before this one's
+        self._warm = Warm(settings.state_dir, settings.grace)
+        self._recorder = Recorder(store, settings.spool_dir)
+        self._means = Means(
+            settings=settings,
+            warm=self._warm,
+            store=store,
+            now=self._now,
+            jobs=jobs,
+            targets=targets,
+            draining=lambda: self._draining,
+        )
+        self._lock = threading.Lock()
+        self._taking: set[int] = set()  # ids whose claim is being tried
+        self._held: dict[int, _Held] = {}
+        self._threads: set[threading.Thread] = set()
+        self._draining = False
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._renew = threading.Event()
+        self._next_due: datetime | None = None
+        self._next_queued: datetime | None = None
+        self._used_at = clock.elapsed()
+        self._dispatcher = threading.Thread(target=self._dispatch, name="dispatcher", daemon=True)
+        self._renewer = threading.Thread(target=self._keep_leases, name="leases", daemon=True)
+
+    # --- for the daemon ---
+
+    def start(self) -> None:
+        """Begin to claim."""
+        shutil.rmtree(self._settings.state_dir / "work", ignore_errors=True)  # of attempts that were killed
+        self._recorder.start()
+        self._dispatcher.start()
+        self._renewer.start()
+
+    def wake(self) -> None:
+        """Rows changed: look for work and for cancels. Returns at once."""
+        self._wake.set()
+        self._renew.set()
+
+    def expect(self, next_due: datetime | None) -> None:
+        """When the calendar next owes a run: the template is warm shortly before that. Returns at once."""
+        if next_due != self._next_due:
+            self._next_due = next_due
+            self._wake.set()
+
+    @property
+    def running(self) -> tuple[int, ...]:
+        """Ids of runs that are being supervised."""
+        with self._lock:
+            return tuple(sorted(run_id for run_id, held in self._held.items() if held.supervised))
+
+    @property
+    def warm(self) -> bool:
+        """A template is there with its libraries loaded: what falls due starts within milliseconds."""
+        return self._warm.is_ready
+
+    def stop(self, drain: timedelta) -> None:
+        """Claim no more; wait for the runs under way, at most `drain`; cancel what is left; record all ends.
+
+        A run whose first step has not begun goes back into the queue.
+        """
+        deadline = self._clock.elapsed() + drain.total_seconds()
+        self._draining = True
+        self.wake()
+        self._dispatcher.join()
+        self._wait_for_threads(deadline)
+        with self._lock:
+            left = [held for held in self._held.values() if held.supervised]
+        for held in left:
+            log.warning("run_cancelled_by_shutdown", run=held.run.id, entry=held.run.entry)
+            held.stop.ask(StopKind.SHUTDOWN, f"shutdown of node {self._settings.node}")
+        self._wait_for_threads(None)
+        if not self._recorder.flush(SETTLE):
+            log.warning("evidence_left_in_spool", folder=str(self._settings.spool_dir))
+        self._stopping.set()
+        self._renew.set()
+        self._renewer.join()
+        self._recorder.stop()
+        self._warm.stop()
+
+    def _wait_for_threads(self, deadline: float | None) -> None:
+        while True:
+            with self._lock:
+                threads = list(self._threads)
+            if not threads:
+                return
+            left = 1.0 if deadline is None else deadline - self._clock.elapsed()
+            if left <= 0:
+                return
+            threads[0].join(min(left, 1.0))
+
+    def _now(self) -> datetime:
+        return self._clock.now() + self._ahead
+
+    def _store_now(self) -> datetime:
+        now = self._store.now()
+        self._ahead = now - self._clock.now()
+        return now
+
+    # --- claiming ---
+
+    def _dispatch(self) -> None:
+        while not self._draining:
+            self._wake.clear()
+            try:
+                patience = self._look()
+            except StoreError as error:
+                log.debug("claims_wait", error=str(error))
+                patience = STORE_PATIENCE
+            patience = min(patience, self._keep_warm())
+            self._wake.wait(max(0.0, min(patience, self._settings.heartbeat.total_seconds())))
+
+    def _look(self) -> float:
+        """Give every run that may be claimed a thread; seconds until the next look."""
+        with self._lock:
+            busy = sum(held.supervised for held in self._held.values()) + len(self._taking)
+            taking = set(self._taking)
+        free = self._settings.slots - busy
+        if free <= 0:
+            return float("inf")  # whoever ends wakes
+        now = self._store_now()
+        found = [run.id for run in self._store.runs.claimable(now, limit=free + len(taking)) if run.id not in taking]
+        if found:
+            self._have_template()
+            for run_id in found[:free]:
+                self._give_thread(run_id)
+            return float("inf")  # the last claim wakes
+        self._next_queued = self._store.runs.next_not_before()
+        if self._next_queued is None or taking:
+            return float("inf")
+        left = (self._next_queued - self._now()).total_seconds()
+        return left if left > 0 else STORE_PATIENCE
+
+    def _give_thread(self, run_id: int) -> None:
+        thread = threading.Thread(target=self._take, args=(run_id,), name=f"run-{run_id}", daemon=True)
+        with self._lock:
+            self._taking.add(run_id)
+            self._threads.add(thread)
+        thread.start()
+
+    def _take(self, run_id: int) -> None:
+        held: _Held | None = None
+        try:
+            held = self._claim(run_id)
+            if held is not None:
+                self._supervise(held)
+        finally:
+            with self._lock:
+                self._taking.discard(run_id)
+                self._threads.discard(threading.current_thread())
+                if held is not None:
+                    held.supervised = False
+                    if held.journal.done.is_set():
+                        self._held.pop(run_id, None)
+                self._used_at = self._clock.elapsed()
+            self._wake.set()
+
+    def _claim(self, run_id: int) -> _Held | None:
+        try:
+            run = None
+            if not self._draining:
+                now = self._now()
+                lease_until = now + self._settings.lease
+                run = self._store.runs.claim(run_id, self._settings.node, self._incarnation, lease_until, now)
+        except StoreError as error:
+            log.warning("claim_failed", run=run_id, error=str(error))
+            run = None
+        held = None
+        with self._lock:
+            self._taking.discard(run_id)
+            if run is not None:
+                held = _Held(run, self._recorder.open(run.id, run.fence, self._over), Stop())
+                self._held[run.id] = held
+            last = not self._taking
+        if last:
+            self._wake.set()  # there may be more than was looked for
+        return held
+
+    def _supervise(self, held: _Held) -> None:
+        run = held.run
+        log.info("run_claimed", run=run.id, entry=run.entry, due_at=run.due_at)
+        supervisor = Supervisor(run, self._means, held.journal, held.stop, folder=str(run.id))
+        try:
+            end = supervisor.supervise()
+        finally:
+            held.stop.close()
+        if end is None:
+            held.journal.abandon()
+            log.error("run_not_ours", run=run.id, entry=run.entry)
+        elif isinstance(end, RunPutBack):
+            log.info("run_put_back", run=run.id, entry=run.entry, reason=end.reason)
+        else:
+            log.info("run_ended", run=run.id, entry=run.entry, state=end.state, reason=end.reason or None)
+
+    def _over(self, journal: Journal) -> None:
+        """Its end is recorded, or the claim was refused. Called by a recorder's thread."""
+        with self._lock:
+            held = self._held.get(journal.run_id)
+            if held is not None and held.journal is journal:
+                if journal.refused and held.supervised:
+                    held.stop.ask(StopKind.LOST, "the run is not this node's any more")
+                if not held.supervised:
+                    del self._held[journal.run_id]
+        self._wake.set()  # its entry and its locks are free
+
+    # --- leases ---
+
+    def _keep_leases(self) -> None:
+        heartbeat = self._settings.heartbeat.total_seconds()
+        while not self._stopping.is_set():
+            self._renew.wait(heartbeat)
+            self._renew.clear()
+            if self._stopping.is_set():
+                return
+            began = time.monotonic()
+            try:
+                self._renew_all()
+            except StoreError as error:
+                log.debug("leases_wait", error=str(error))
+            # A thread that is told to renew twice in a moment does so once.
+            time.sleep(max(0.0, RENEW_APART - (time.monotonic() - began)))
+
+    def _renew_all(self) -> None:
+        with self._lock:
+            fences = {run_id: held.run.fence for run_id, held in self._held.items()}
+        if not fences:
+            return
+        until = self._store_now() + self._settings.lease
+        answers = self._store.runs.renew_all(self._settings.node, self._incarnation, until, fences)
+        for run_id, asked in answers.items():
+            with self._lock:
+                held = self._held.get(run_id)
+            if held is None or not held.supervised or held.run.fence != fences[run_id]:
+                continue
+            if asked is None:
+                held.stop.ask(StopKind.LOST, "the lease of the run was lost to another node")
+            elif asked:
+                held.stop.ask(StopKind.CANCELLED, asked)
+
+    # --- warmth ---
+
+    def _keep_warm(self) -> float:
+        """Have a template when something is due soon, let it go when nothing is; seconds until the next look."""
+        now = self._now()
+        ahead = [at for at in (self._next_due, self._next_queued) if at is not None]
+        left = min(((at - now).total_seconds() for at in ahead), default=float("inf"))
+        before = self._settings.warm_before.total_seconds()
+        if left <= before:
+            self._have_template()
+            return float("inf")
+        with self._lock:
+            busy = bool(self._taking) or any(held.supervised for held in self._held.values())
+        unused = self._clock.elapsed() - self._used_at
+        if not busy and self._warm.pid is not None:
+            if unused < LINGER:
+                return min(left - before, LINGER - unused)
+            self._warm.let_go()
+        return left - before
+
+    def _have_template(self) -> None:
+        try:
+            self._warm.start()
+        except TemplateError as error:
+            log.error("template_unavailable", error=str(error))
