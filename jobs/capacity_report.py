@@ -113,8 +113,9 @@ def keep(ctx: Context, figure: Figure) -> None:
 
 def tell(ctx: Context, made: Assessment) -> None:
     """An assessment as a check."""
+    hint = made.command or made.says
     if made.value is None:
-        ctx.unknown(made.name, made.cause, hint=made.command)
+        ctx.unknown(made.name, made.cause, hint=hint)
         return
     ctx.check(
         made.name,
@@ -124,7 +125,7 @@ def tell(ctx: Context, made: Assessment) -> None:
         warn_above=made.warn_above,
         warn_below=made.warn_below,
         unit=made.unit,
-        hint=made.command,
+        hint=hint,
     )
 
 

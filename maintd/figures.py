@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from datetime import datetime
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,24 @@ class Figure:
     measure: str = ""  # the name under which it is kept for trends; empty: not kept
     labels: Mapping[str, str] = field(default_factory=dict)
     counter: bool = False  # only ever grows; a smaller value is a new beginning
-    details: Mapping[str, float] = field(default_factory=dict)  # its parts and companions, in the same unit
+    details: Mapping[str, float] = field(default_factory=dict)  # its parts and companions
+    before: float | None = None  # the same over the window before; None: not known
+    at_least: bool = False  # the true value may be higher, as above the highest bucket of a histogram
 
     @property
     def percent(self) -> float | None:
         """Of the capacity; None without one."""
         return 100 * self.value / self.capacity if self.value is not None and self.capacity else None
 
-    def seen(self, coverage: float | None) -> Figure:
-        """The same with the share of its window that was seen."""
-        return replace(self, coverage=coverage)
+
+@dataclass(frozen=True)
+class Track:
+    """A figure over time, oldest first; None where there is no value."""
+
+    kind: str
+    name: str
+    unit: str
+    points: tuple[tuple[datetime, float | None], ...]
 
 
 def unmeasured(kind: str, name: str, unit: str, source: str, cause: str, window: str = "now") -> Figure:

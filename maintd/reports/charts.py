@@ -13,8 +13,8 @@ from html import escape
 
 from maintd.reports import formats
 
-_WIDTH, _HEIGHT = 760, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 74, 16, 14, 30
+_WIDTH, _HEIGHT = 540, 220
+_LEFT, _RIGHT, _TOP, _BOTTOM = 72, 14, 14, 30
 _COLOURS = 8
 _MOST_POINTS = 500  # more than that a screen does not show
 
@@ -99,7 +99,7 @@ def bars(items: Sequence[tuple[str, float | None]], unit: str, *, told: str) -> 
     slot = (_WIDTH - _LEFT - _RIGHT) / len(items)
     width = min(slot * 0.7, 64)
     parts = [_y_axis(frame, step, unit)]
-    every = max(1, math.ceil(len(items) / 12))
+    every = max(1, math.ceil(len(items) / 9))
     for index, (label, value) in enumerate(items):
         middle = _LEFT + slot * (index + 0.5)
         if value is None:
@@ -190,7 +190,7 @@ def _y_axis(frame: _Frame, step: float, unit: str) -> str:
 def _x_axis(frame: _Frame) -> str:
     whole = frame.end - frame.start
     step = next(
-        (timedelta(days=count) for count in (1, 2, 3, 7, 14, 28, 56, 91, 182) if whole / timedelta(days=count) <= 10),
+        (timedelta(days=count) for count in (1, 2, 3, 7, 14, 28, 56, 91, 182) if whole / timedelta(days=count) <= 7.5),
         timedelta(days=365),
     )
     form: Callable[[datetime], str] = lambda at: f"{at:%b} {at.day}"  # noqa: E731 - one of two forms
@@ -201,9 +201,10 @@ def _x_axis(frame: _Frame) -> str:
     while at <= frame.end:
         if at >= frame.start - timedelta(seconds=1):
             x = frame.x(at)
+            text = form(at) if x <= _WIDTH - 20 else ""  # half of the last one would be cut off
             parts.append(
                 f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_HEIGHT - _BOTTOM}" y2="{_HEIGHT - _BOTTOM + 4}"/>'
-                f'<text class="tick" x="{x:.1f}" y="{_HEIGHT - 10}" text-anchor="middle">{form(at)}</text>'
+                f'<text class="tick" x="{x:.1f}" y="{_HEIGHT - 10}" text-anchor="middle">{text}</text>'
             )
         at += step
     return "".join(parts)
@@ -219,7 +220,7 @@ def _scale(values: Sequence[float], unit: str, from_zero: bool) -> tuple[float, 
     rough = (high - low) / 4
     base = 1.0
     if unit.startswith("B"):
-        base = 1024.0 ** max(0, math.floor(math.log(rough, 1024))) if rough >= 1 else 1.0
+        base = 1024.0 ** math.floor(math.log(max(abs(low), abs(high), 1.0), 1024))
     power: float = 10.0 ** math.floor(math.log10(rough / base))
     step = next(factor * power * base for factor in (1, 2, 2.5, 5, 10) if factor * power * base >= rough * 0.999)
     low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step

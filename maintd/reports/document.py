@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -121,26 +120,15 @@ def origin(figure: Figure) -> str:
 
 def told(figure: Figure) -> str:
     """The figure's number, or that it was not measured and why."""
-    return f"not measured: {figure.cause}" if figure.value is None else formats.amount(figure.value, figure.unit)
+    if figure.value is None:
+        return f"not measured: {figure.cause}"
+    return f"{'≥ ' if figure.at_least else ''}{formats.amount(figure.value, figure.unit)}"
 
 
 def line(label: str, figure: Figure, mark: Mark = "") -> Line:
     """A figure as a line of the report."""
     shown: Mark = "unknown" if figure.value is None else mark
     return Line(label, told(figure), origin(figure), figure.value, figure.unit, shown)
-
-
-def cells(figure: Figure) -> tuple[Cell, Cell, Cell]:
-    """The last columns of a row about this figure: window, seen, source."""
-    return (
-        Cell(figure.window),
-        Cell(formats.share(figure.coverage), figure.coverage, "unknown" if low(figure) else ""),
-        Cell(figure.source),
-    )
-
-
-ORIGIN = (Column("window"), Column("seen", number=True), Column("source"))
-"""The columns that `cells` fills."""
 
 
 def low(figure: Figure, least: float = 0.9) -> bool:
@@ -151,9 +139,3 @@ def low(figure: Figure, least: float = 0.9) -> bool:
 def number(value: float | None, unit: str, mark: Mark = "", missing: str = "–") -> Cell:
     """A cell with a number, or a dash."""
     return Cell(missing) if value is None else Cell(formats.amount(value, unit), value, mark)
-
-
-def worst(marks: Sequence[Mark]) -> Mark:
-    """The worst of several marks."""
-    order: tuple[Mark, ...] = ("fail", "unknown", "warn", "ok")
-    return next((mark for mark in order if mark in marks), "")

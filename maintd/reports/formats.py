@@ -7,8 +7,8 @@ from datetime import UTC, date, datetime, timedelta
 
 from maintd.values import format_size
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+|~!])")
-_LINE_START = re.compile(r"^(\s*)([-=]|\d+(?=\.))")
+_MARKDOWN = re.compile(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))")
+_BLOCK = re.compile(r"^([-+](?=\s|$)|[-=]{2}|#(?=[#\s]|$)|\d+(?=[.)](?:\s|$)))")  # a list, a rule or a heading
 
 
 def amount(value: float, unit: str) -> str:
@@ -77,7 +77,7 @@ def markdown(text: object) -> str:
     """Text that Markdown and the HTML within it show as it is, on one line."""
     one_line = " ".join(str(text).split())
     escaped = _MARKDOWN.sub(r"\\\1", one_line).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _LINE_START.sub(r"\1\\\2", escaped)
+    return _BLOCK.sub(lambda match: match[1] + "\\" if match[1].isdigit() else "\\" + match[1], escaped)
 
 
 def code(text: object) -> str:
@@ -93,6 +93,8 @@ def _plain(value: float) -> str:
     size = abs(value)
     if size >= 100 or (size >= 1 and value == int(value)) or size == 0:
         return f"{value:,.0f}"
+    if size < 0.01:
+        return "<0.01"
     return f"{value:.1f}" if size >= 10 else f"{value:.3g}"
 
 

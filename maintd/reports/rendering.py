@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ WORDS = {"ok": "in order", "warn": "warning", "fail": "needs action", "unknown":
 def as_markdown(report: Document) -> str:
     """The report for a person with a text editor. Every text from outside is escaped."""
     text = _environment(autoescape=False).get_template("report.md.j2").render(**_names(report))
-    return text.strip() + "\n"
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
 def as_html(report: Document) -> str:

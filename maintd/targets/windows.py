@@ -60,9 +60,13 @@ def whole_days(now: datetime, days: int) -> Window:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Which part of the samples that should be there are there, by (job, instance)."""
+    """Which part of the samples that should be there are there, by (job, instance).
+
+    `present` is the part of the window in which Prometheus scraped at all, whether or not a target answered.
+    """
 
     seen: Mapping[tuple[str, str], float]
+    present: float
 
     def of(self, labels: Mapping[str, str]) -> float | None:
         """Of a series: of the scrape target it came from, or of all of them; None when nothing was scraped."""
@@ -82,12 +86,13 @@ def coverage(server: Prometheus, window: Window) -> Coverage:
     by = "sum by (job, instance)"
     tried = {key(s.labels): aligned(s, times) for s in ranged(server, f"{by} (count_over_time(up[$step]))", window)}
     good = {key(s.labels): aligned(s, times) for s in ranged(server, f"{by} (sum_over_time(up[$step]))", window)}
-    seen = {}
+    seen, present = {}, 0.0
     for target, counts in tried.items():
         usual = median(count for count in counts if count)
-        had = sum(min(value or 0.0, usual) for value in good.get(target, ()))
-        seen[target] = min(1.0, had / (usual * window.count))
-    return Coverage(seen)
+        whole = usual * window.count
+        seen[target] = min(1.0, sum(min(value or 0.0, usual) for value in good.get(target, ())) / whole)
+        present = max(present, sum(min(value or 0.0, usual) for value in counts) / whole)
+    return Coverage(seen, min(1.0, present))
 
 
 def key(labels: Mapping[str, str]) -> tuple[str, str]:

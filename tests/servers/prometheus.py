@@ -49,7 +49,9 @@ def prometheus(config: str = CONFIG, openmetrics: str | None = None) -> Iterator
         (folder / "p.yml").write_text(config)
         if openmetrics is not None:
             (folder / "history.om").write_text(openmetrics)
-            made = ["tsdb", "create-blocks-from", "openmetrics", str(folder / "history.om"), str(folder / "data")]
+            # It reads the whole file once for each block: few long ones for weeks of history.
+            made = ["tsdb", "create-blocks-from", "--max-block-duration=744h", "openmetrics"]
+            made += [str(folder / "history.om"), str(folder / "data")]
             subprocess.run([needed("promtool", "prometheus"), *made], check=True, capture_output=True)
         argv = [
             program, f"--config.file={folder}/p.yml", f"--storage.tsdb.path={folder}/data",

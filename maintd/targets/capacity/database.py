@@ -107,7 +107,7 @@ def _relations(session: Postgres, most: int) -> Iterator[Figure]:
 
 def _log(session: Postgres) -> Iterator[Figure]:
     row = session.one(_LOG)
-    source = f"pg_ls_waldir on {session.name}, {row['files']} files"
+    source = f"pg_ls_waldir on {session.name}, segments: {row['files']}"
     labels = {"server": session.name}
     yield Figure("write-ahead log", session.name, row["bytes"], "B", source, measure="wal_bytes", labels=labels)
 

@@ -32,7 +32,7 @@ def figure(target: FolderTarget, name: str, limit: timedelta) -> Figure:
         name,
         sum(parts.values()),
         "B",
-        f"{source}, {files:,} files",
+        f"{source}, {files:,} file{'' if files == 1 else 's'}",
         measure="folder_bytes",
         labels={"folder": name},
         details=parts,
