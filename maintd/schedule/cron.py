@@ -1,0 +1,101 @@
+"""crontab expressions. cronsim reads them and knows their days; `maintd.schedule.walls` finds the instants.
+
+Not cronsim's own iteration: where clocks move by half an hour (Lord Howe) it leaves out part of `*/15 2 * * *`, and
+begun within a repeated hour it gives an instant that has passed.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from functools import lru_cache
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+
+from maintd.schedule.walls import DayRule, Edge, Walls, times_of_day
+
+MACROS = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+"""Source: crontab(5)."""
+
+_ORDER = "minute hour day-of-month month day-of-week"
+
+
+def read_cron(text: str) -> Any:
+    """The expression as cronsim reads it. Raises ValueError with what is wrong."""
+    expression = MACROS.get(text.strip().lower(), text)
+    fields = expression.split()
+    if text.strip().startswith("@") and expression is text:
+        raise ValueError(f'"{text}" is not supported; write five fields, or one of {", ".join(MACROS)}')
+    if len(fields) != 5:
+        advice = "for seconds use `every: 30s`" if len(fields) == 6 else 'write for example "0 2 * * 0"'
+        raise ValueError(f'"{text}" has {len(fields)} fields, a cron expression has five ({_ORDER}); {advice}')
+    try:
+        return CronSim(expression, datetime(2026, 1, 1, tzinfo=UTC))
+    except CronSimError as error:
+        if _day_never_comes(fields):
+            raise ValueError(f'"{text}" can never be due: there is no such day') from None
+        raise ValueError(f'"{text}": {_plain(str(error), fields)}') from None
+
+
+def cron_walls(text: str, zone: ZoneInfo) -> Walls:
+    """The wall times of an expression. 0 and 7 are Sunday; day-of-month and day-of-week are OR-ed unless one begins
+    with `*`, as in Debian. Minutes or hours that begin with `*` repeat by the clock, all else are fixed times."""
+    read = read_cron(text)
+    minute, hour, *days = read.parts[1:]
+    edge = Edge.INTERVAL if minute.startswith("*") or hour.startswith("*") else Edge.FIXED
+    times = times_of_day(frozenset(read.hours), frozenset(read.minutes))
+    return Walls(zone, _day_rule(" ".join(days)), times, edge, read.months)
+
+
+@lru_cache(maxsize=4096)
+def _day_rule(fields: str) -> DayRule:
+    """Shared between expressions that differ in the time of day only."""
+    read = CronSim(f"0 0 {fields}", datetime(2026, 1, 1, tzinfo=UTC))
+
+    def matches(first_weekday: int, length: int) -> list[int]:
+        year, month = month_of_shape(first_weekday, length)
+        return [day for day in range(1, length + 1) if read.match_day(date(year, month, day))]
+
+    return DayRule(matches)
+
+
+@lru_cache(maxsize=28)
+def month_of_shape(first_weekday: int, length: int) -> tuple[int, int]:
+    """A month that begins on that weekday (Monday is 0) and has that many days."""
+    from calendar import monthrange
+
+    return next(
+        (year, month)
+        for year in range(1996, 2100)
+        for month in range(1, 13)
+        if monthrange(year, month) == (first_weekday, length)
+    )
+
+
+def _day_never_comes(fields: list[str]) -> bool:
+    """cronsim refuses the 30th of February with the words it uses for a 32nd."""
+    try:
+        CronSim(" ".join([*fields[:3], "*", fields[4]]), datetime(2026, 1, 1, tzinfo=UTC))
+        CronSim(" ".join([*fields[:2], "*", *fields[3:]]), datetime(2026, 1, 1, tzinfo=UTC))
+    except CronSimError:
+        return False
+    return True
+
+
+def _plain(message: str, fields: list[str]) -> str:
+    name = message.removeprefix("Bad ")
+    order = _ORDER.split()
+    if name not in order:
+        return message
+    ranges = {"minute": "0 to 59", "hour": "0 to 23", "day-of-month": "1 to 31, or L for the last",
+              "month": "1 to 12, or JAN to DEC", "day-of-week": "0 to 7 (0 and 7 are Sunday), or SUN to SAT"}  # fmt: skip
+    return f'"{fields[order.index(name)]}" is not a {name}; write {ranges[name]}'

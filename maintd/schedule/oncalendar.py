@@ -1,0 +1,56 @@
+"""systemd's OnCalendar expressions. The oncalendar library reads them; `maintd.schedule.walls` finds the instants.
+
+They keep systemd's meaning where clocks are changed too: a wall time in the gap is not due that day, one in the fold
+is due once, at its first occurrence. The library is imported when the first such expression is read.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from maintd.schedule.cron import month_of_shape
+from maintd.schedule.walls import DayRule, Edge, Walls, times_of_day
+
+
+def read_oncalendar(text: str) -> list[tuple[Any, ZoneInfo | None]]:
+    """Each line of the text as the library reads it, with the zone it names. Raises ValueError."""
+    from oncalendar import BaseIterator, OnCalendarError, parse_tz
+
+    found = []
+    for line in text.strip().splitlines():
+        expression, _, last = line.strip().rpartition(" ")
+        zone = parse_tz(last) if expression and last else None
+        try:
+            found.append((BaseIterator(expression if zone else line.strip(), datetime(1970, 1, 1, tzinfo=UTC)), zone))
+        except OnCalendarError as error:
+            advice = 'write for example "Sat *-*-1..7 01:00"; see systemd.time(7)'
+            raise ValueError(f'"{line.strip()}": {str(error).lower()}; {advice}') from None
+    if not found:
+        raise ValueError('the OnCalendar expression is empty; write for example "Sat *-*-1..7 01:00"')
+    return found
+
+
+def oncalendar_walls(text: str, zone: ZoneInfo) -> list[Walls]:
+    """The wall times of each line, in the zone that it names or else in `zone`."""
+    return [
+        Walls(
+            named or zone,
+            DayRule(_matches(read)),
+            times_of_day(frozenset(read.hours), frozenset(read.minutes), frozenset(read.seconds)),
+            Edge.SYSTEMD,
+            read.months,
+            read.years,
+        )
+        for read, named in read_oncalendar(text)
+    ]
+
+
+def _matches(read: Any) -> Any:
+    def matches(first_weekday: int, length: int) -> list[int]:
+        year, month = month_of_shape(first_weekday, length)
+        days = [date(year, month, day) for day in range(1, length + 1)]
+        return [day.day for day in days if read.match_dow(day) and read.match_dom(day)]
+
+    return matches

@@ -1,0 +1,170 @@
+"""Wall clock times of a zone as instants: which days, which times of day, and what happens where clocks are changed.
+
+A wall time may not occur (clocks put forward: the gap) or occur twice (clocks put back: the fold). `Edge` names the
+three customs there are. Months are described by their shape: the weekday of day 1 and the number of days, of which
+there are only 28, so that the days of any month cost one look into a small table.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from calendar import monthrange
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from enum import Enum
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+LAST_YEAR = 2199
+"""No due time is later. Source: systemd ends there; see systemd.time(7) and the oncalendar library."""
+
+EVERY_MONTH = tuple(range(1, 13))
+
+_DAY_SECONDS = 86_400
+_SECOND = timedelta(seconds=1)
+
+
+class Edge(Enum):
+    """What a wall time means that does not occur, or occurs twice."""
+
+    FIXED = "fixed"  # counts once: the first occurrence, or the first instant after the gap. Debian cron, fixed times
+    INTERVAL = "interval"  # whenever a clock on the wall shows it: not in the gap, twice in the fold. Debian cron's `*`
+    SYSTEMD = "systemd"  # the first occurrence, and not at all in the gap. Source: systemd-analyze calendar, v252
+
+
+class DayRule:
+    """Which days of a month, by the month's shape; computed once for each shape."""
+
+    def __init__(self, matches: Callable[[int, int], Iterable[int]]) -> None:
+        """`matches(first_weekday, length)` gives days of the month in order; Monday is 0."""
+        self._matches = matches
+        self._known: dict[tuple[int, int], tuple[int, ...]] = {}
+
+    def days(self, year: int, month: int) -> tuple[int, ...]:
+        """Days of that month, in order."""
+        shape = monthrange(year, month)
+        found = self._known.get(shape)
+        if found is None:
+            found = self._known[shape] = tuple(self._matches(*shape))
+        return found
+
+
+class Walls:
+    """Wall times in one zone: on the days of `rule` in `months` (of `years`), at `times`, seconds of the day."""
+
+    def __init__(
+        self,
+        zone: ZoneInfo,
+        rule: DayRule,
+        times: tuple[int, ...],
+        edge: Edge,
+        months: Iterable[int] = EVERY_MONTH,
+        years: Iterable[int] | None = None,
+    ) -> None:
+        self._zone = zone
+        self._rule = rule
+        self._times = times
+        self._edge = edge
+        self._months = tuple(sorted(months))
+        self._years = None if years is None else frozenset(years)
+
+    def ever(self) -> bool:
+        """Whether there is any such day from 1970 on. Takes at most a few milliseconds."""
+        return bool(self._times) and next(self._days(date(1970, 1, 1)), None) is not None
+
+    def instants(self, after: datetime) -> Iterator[datetime]:
+        """Instants in UTC later than `after`, each later than the one before."""
+        local = after.astimezone(self._zone)
+        latest = after
+        days = self._days(local.date())
+        for day in days:
+            start = _plain_start(self._zone, day.toordinal())
+            if start is None:
+                found: Iterable[datetime] = self._on_an_edge(day)
+            else:
+                passed = int((after - start) / _SECOND)
+                first = bisect_left(self._times, passed) if 0 < passed < _DAY_SECONDS else 0
+                found = (start + timedelta(seconds=second) for second in self._times[first:])
+            for at in found:
+                if at > latest:
+                    yield at
+                    latest = at
+
+    def _days(self, first: date) -> Iterator[date]:
+        start = first.day
+        for year in range(first.year, LAST_YEAR + 1):
+            if self._years is not None and year not in self._years:
+                start = 1
+                continue
+            for month in self._months:
+                if year == first.year and month < first.month:
+                    continue
+                same = year == first.year and month == first.month
+                for day in self._rule.days(year, month):
+                    if not same or day >= start:
+                        yield date(year, month, day)
+
+    def _on_an_edge(self, day: date) -> list[datetime]:
+        """The instants of a day on which clocks are changed."""
+        found: set[datetime] = set()
+        for second in self._times:
+            wall = datetime(day.year, day.month, day.day, tzinfo=self._zone) + timedelta(seconds=second)
+            before, after = _offset(wall), _offset(wall.replace(fold=1))
+            naive = wall.replace(tzinfo=UTC)
+            if before >= after:  # plain, or in the fold, where the offset before the change gives the first occurrence
+                found.add(naive - before)
+                if self._edge is Edge.INTERVAL:
+                    found.add(naive - after)
+            elif self._edge is Edge.FIXED:
+                found.add(_end_of_gap(self._zone, naive - after, naive - before))
+        return sorted(found)
+
+
+def nth_days(first_weekday: int, length: int, group: Iterable[int], ordinals: Iterable[int]) -> list[int]:
+    """The nth days of a month among those of some weekdays: of {5}, 1 is the first Saturday and -1 the last."""
+    wanted = frozenset(group)
+    members = [day for day in range(1, length + 1) if (first_weekday + day - 1) % 7 in wanted]
+    places = [ordinal - 1 if ordinal > 0 else len(members) + ordinal for ordinal in ordinals]
+    return sorted({members[place] for place in places if 0 <= place < len(members)})
+
+
+@lru_cache(maxsize=256)
+def times_of_day(
+    hours: frozenset[int], minutes: frozenset[int], seconds: frozenset[int] = frozenset({0})
+) -> tuple[int, ...]:
+    """Every combination as seconds of the day, in order."""
+    return tuple(
+        hour * 3600 + minute * 60 + second
+        for hour in sorted(hours)
+        for minute in sorted(minutes)
+        for second in sorted(seconds)
+    )
+
+
+@lru_cache(maxsize=8192)
+def _plain_start(zone: ZoneInfo, ordinal: int) -> datetime | None:
+    """When a day begins, in UTC; None for a day on which clocks are changed."""
+    day = date.fromordinal(ordinal)
+    midnight = datetime(day.year, day.month, day.day, tzinfo=zone)
+    offset = _offset(midnight)
+    if offset != _offset(midnight.replace(fold=1)) or offset != _offset(midnight + timedelta(days=1)):
+        return None
+    return midnight.replace(tzinfo=UTC) - offset
+
+
+def _offset(wall: datetime) -> timedelta:
+    offset = wall.utcoffset()
+    assert offset is not None
+    return offset
+
+
+def _end_of_gap(zone: ZoneInfo, early: datetime, late: datetime) -> datetime:
+    """The instant at which clocks are put forward, known to be in (early, late]."""
+    after = _offset(late.astimezone(zone))
+    while late - early > _SECOND:
+        middle = early + timedelta(seconds=(late - early) // _SECOND // 2)
+        if _offset(middle.astimezone(zone)) == after:
+            late = middle
+        else:
+            early = middle
+    return late
