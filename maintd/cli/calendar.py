@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_obj
 def validate_command(app: App, file: Path | None, as_json: bool) -> int:
-    """Check a calendar, by default the one in force: every problem with file:line:column, else what it means.
+    """Check a calendar.
+
+    By default the one that the settings name. Every problem is told with file:line:column; a good calendar is told in
+    plain English with what is due next.
 
     Exit code 2 when something is wrong, also when a job module cannot be used.
     """
@@ -109,7 +112,10 @@ def _print(app: App, calendar: Calendar, problems: list[str]) -> None:
 @json_option
 @click.pass_obj
 def reload_command(app: App, as_json: bool) -> int:
-    """Read the calendar and the jobs again. A calendar with an error leaves the one in force as it is (exit code 2)."""
+    """Read the calendar and the jobs again.
+
+    A calendar with an error leaves the one in force as it is; exit code 2.
+    """
     said = app.daemon.post("/reload", {})
     if as_json:
         app.out_json(said)

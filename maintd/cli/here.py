@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 def run_command(
     app: App, name: str, here: bool, pairs: tuple[str, ...], why: str, dry_run: bool, no_store: bool, as_json: bool
 ) -> int:
-    """Run an entry or a job here and now, without any daemon. It is recorded where the store can be written.
+    """Run an entry or a job without a daemon.
 
-    The exit code is the run's, as with `trigger --wait`.
+    In the foreground of this process, here and now; recorded where the store can be written. The exit code is the
+    run's, as with `trigger --wait`.
     """
     if not here:
         raise UsageError("`run` needs --here", f"or let the daemon run it: maintd trigger {name} --wait")

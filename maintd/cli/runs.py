@@ -55,7 +55,10 @@ def history_command(
 @json_option
 @click.pass_obj
 def show_command(app: App, run: str, as_json: bool) -> None:
-    """One run with its evidence: checks observed against expected, changes, measures, artifacts."""
+    """One run with its evidence.
+
+    Checks observed against expected, changes, measures, artifacts, by step and attempt.
+    """
     said = app.read(f"/runs/{run_id_of(app, run)}")
     if as_json:
         app.out_json(said)
@@ -73,7 +76,10 @@ def show_command(app: App, run: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def logs_command(app: App, run: str, follow: bool, step: str | None, as_json: bool) -> None:
-    """The lines that a run's jobs logged or printed. With -f and --json the object comes when the run has ended."""
+    """What a run's jobs logged or printed.
+
+    With -f and --json the object comes when the run has ended.
+    """
     number = run_id_of(app, run)
     cursor: str | None = None
     lines: list[dict[str, Any]] = []
@@ -113,7 +119,10 @@ def _print(app: App, lines: list[dict[str, Any]]) -> None:
 @json_option
 @click.pass_obj
 def cancel_command(app: App, run: str, why: str, as_json: bool) -> None:
-    """Cancel a run that has not begun, or tell a running one to stop."""
+    """Cancel a run, or stop it.
+
+    One that has not begun never will; a running one is told to stop, and killed when it does not.
+    """
     number = run_id_of(app, run, daemon=True)
     said = app.daemon.post(f"/runs/{number}/cancel", {"by": whoami(), "why": why})
     if as_json:

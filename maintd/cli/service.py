@@ -18,7 +18,10 @@ from maintd.errors import MaintdError
               shell_complete=completing.names)  # fmt: skip
 @click.pass_obj
 def serve_command(app: App, run_first: tuple[str, ...]) -> int:
-    """Run the daemon in the foreground until SIGTERM; SIGHUP reads the calendar again. Logs to standard error."""
+    """Run the daemon in the foreground.
+
+    It ends with SIGTERM or Ctrl-C, reads the calendar again with SIGHUP, and logs to standard error.
+    """
     from maintd import provenance
     from maintd.daemon import serve
 
@@ -32,7 +35,10 @@ def serve_command(app: App, run_first: tuple[str, ...]) -> int:
 @json_option
 @click.pass_obj
 def settings_command(app: App, as_json: bool) -> None:
-    """Every setting with its value and where that came from; secrets are masked."""
+    """Every setting, its value and its origin.
+
+    Secrets are masked. Names of ours that mean nothing are warned about.
+    """
     from maintd import provenance
     from maintd.present import settings_text
 

@@ -17,7 +17,9 @@ from maintd.errors import DaemonUnavailableError
 @json_option
 @click.pass_obj
 def status_command(app: App, name: str | None, quiet: bool, as_json: bool) -> int:
-    """How things stand: what needs someone on top, then every entry. NAME: one entry with its last ten runs.
+    """How things stand.
+
+    What needs someone on top, then every entry. NAME: one entry with its last ten runs.
 
     Exit code: 0 all is well, 1 something needs someone, 6 no daemon answers (the store's content is shown all the
     same). With --quiet it is the daemon's own health, for a container's health check: 0 it plans and reaches its store,
@@ -61,7 +63,10 @@ def _quiet(app: App) -> int:
 @json_option
 @click.pass_obj
 def next_command(app: App, days: int, as_json: bool) -> None:
-    """What falls due, in the entries' local time and from now."""
+    """What falls due, and when.
+
+    In the entries' local time and from now on.
+    """
     from maintd.model import DueInstant
     from maintd.present import due_text
 

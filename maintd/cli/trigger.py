@@ -10,7 +10,7 @@ import click
 
 from maintd.cli import completing
 from maintd.cli.app import App, json_option, whoami
-from maintd.errors import DaemonUnavailableError
+from maintd.errors import DaemonUnavailableError, MaintdError, UnknownNameError
 
 if TYPE_CHECKING:
     from maintd.model import Run
@@ -42,10 +42,10 @@ def trigger_command(
     idempotency_key: str | None,
     as_json: bool,
 ) -> int:
-    """Run an entry, or a job by its name, now or at a time.
+    """Run an entry or a job, in the daemon.
 
-    With --wait the exit code is the run's: 0 nothing failed, 1 it failed, was cancelled, skipped or lost, 124 it timed
-    out. Ctrl-C stops the waiting, not the run.
+    Now, or at a time, with this run's own params. With --wait the exit code is the run's: 0 nothing failed, 1 it
+    failed, was cancelled, skipped or lost, 124 it timed out. Ctrl-C stops the waiting, not the run.
     """
     from maintd.cli.values import instant, params
 
@@ -54,7 +54,7 @@ def trigger_command(
         body["at"] = instant(at, app.now())
     if idempotency_key is not None:
         body["idempotency_key"] = idempotency_key
-    said = app.daemon.post("/runs", body)
+    said = _ask(app, name, body)
     number = int(said["id"])
     if not wait:
         _tell(app, said, as_json)
@@ -67,6 +67,30 @@ def trigger_command(
             f"stop it with: maintd cancel {number}"
         )
         return INTERRUPTED
+
+
+def _ask(app: App, name: str, body: dict[str, Any]) -> Any:
+    try:
+        return app.daemon.post("/runs", body)
+    except DaemonUnavailableError as error:
+        _refuse_unknown(app, name)
+        hint = f"start it with: maintd serve, or run it without: maintd run {name} --here"
+        raise DaemonUnavailableError(error.message, hint) from error
+
+
+def _refuse_unknown(app: App, name: str) -> None:
+    """A slip of the pen is said at once, not when the daemon is back. What cannot be known now is not judged."""
+    from maintd.calendar import calendar_path, load_calendar
+    from maintd.catalogue import Catalogue
+
+    memory = app.settings.state_dir / "catalogue.json" if app.settings.state_dir.is_dir() else None
+    try:
+        jobs = Catalogue(app.settings.job_dirs, memory).jobs
+        entries = [entry.name for entry in load_calendar(calendar_path(app.settings), jobs).entries]
+    except MaintdError:
+        return
+    if name not in jobs and name not in entries:
+        raise UnknownNameError("entry or job", name, [*entries, *jobs])
 
 
 def _tell(app: App, said: dict[str, Any], as_json: bool) -> None:

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
-from maintd.model import Artifact, Attempt, Change, Check, CheckStatus, Measure, Run, RunState, RunSummary, Step
+from maintd.model import (
+    Artifact,
+    Attempt,
+    Change,
+    Check,
+    CheckStatus,
+    Measure,
+    Run,
+    RunState,
+    RunSummary,
+    Step,
+    Trigger,
+)
 from maintd.present.text import (
     WIDTH,
     Ink,
@@ -64,9 +76,10 @@ def runs_lines(
 
 def _row(run: RunSummary, now: datetime, with_entry: bool) -> tuple[str, ...]:
     at = run.started_at or run.finished_at or run.queued_at
-    took = "" if run.took is None else duration_text(run.took)
-    kind = run.trigger.replace("_", " ") + (", dry run" if run.dry_run else "")
-    due = kind if run.due_at is None else f"{kind}, due {utc_minute(run.due_at)}"
+    took = "" if run.took is None else f"took {duration_text(run.took)}"
+    due = "" if run.due_at is None else f"due {run.due_at.astimezone(UTC):%Y-%m-%d %H:%M}Z"
+    kind = "" if run.trigger is Trigger.SCHEDULE else run.trigger.replace("_", " ")
+    due = ", ".join(part for part in (kind, due, "dry run" if run.dry_run else "") if part)
     name = (run.entry,) if with_entry else ()
     return (str(run.id), run.state.replace("_", " "), *name, ago(at, now), took, due)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
-from maintd.model import EntryStatus, RunState, RunSummary, StatusReport
+from maintd.model import EntryStatus, RunState, RunSummary, SkipReason, StatusReport
 from maintd.present.runs import runs_lines
 from maintd.present.text import (
     WIDTH,
@@ -24,16 +24,22 @@ from maintd.present.text import (
 
 BAD = frozenset({RunState.FAILED, RunState.TIMED_OUT, RunState.LOST})
 
+UNWANTED = frozenset({SkipReason.MISSED, SkipReason.MISFIRE, SkipReason.DEPENDENCY})
+"""Skipped although nobody wanted it so: the work is owed still."""
+
 SLOW = 2.0
 """A run that took so many times its usual is marked."""
 
 
 def needs_someone(entry: EntryStatus) -> bool:
-    """Whether a person must act: it fails, waits at a gate, or cannot run though nobody stopped it."""
-    if entry.active_run is not None and entry.active_run.state is RunState.WAITING:
+    """Whether a person must act: it fails, waits at a gate, is stuck, or did not run though nobody stopped it."""
+    active, last = entry.active_run, entry.last_run
+    if active is not None and (active.state is RunState.WAITING or (active.state is RunState.QUEUED and entry.why)):
         return True
     if not entry.enabled:
         return bool(entry.next_step)  # switched off in the calendar is nobody's trouble, a broken job module is
+    if last is not None and last.skip_reason in UNWANTED:
+        return True
     return entry.failures_in_a_row > 0 or (entry.last_worked is not None and entry.last_worked.state in BAD)
 
 
@@ -95,7 +101,8 @@ def _head(report: StatusReport, width: int, ink: Ink) -> Iterator[str]:
     else:
         up = duration_text(report.at - report.started_at)
         pid = f" (pid {report.pid})" if report.pid else ""
-        yield ink(f"maintd {report.version} on {report.node}{pid}, up {up} · {utc_minute(report.at)}", Tone.STRONG)
+        told = f"maintd {report.version} on {report.node}{pid}, up {up} · {utc_minute(report.at)}"
+        yield from _tinted(wrapped(told, width, hanging="  "), ink, Tone.STRONG)
     for name, text in (("page", report.page), ("calendar", report.calendar), ("store", report.store)):
         if text:
             yield from _tinted(wrapped(text, width, f"{name:9}", " " * 9), ink, Tone.DIM)
@@ -104,8 +111,10 @@ def _head(report: StatusReport, width: int, ink: Ink) -> Iterator[str]:
 def _needy(entry: EntryStatus, now: datetime, width: int, ink: Ink) -> Iterator[str]:
     word = _outcome(entry)
     told = [word.replace("_", " ")]
-    worked = entry.last_worked
-    if worked is not None and worked.state in BAD:
+    worked, last = entry.last_worked, entry.last_run
+    if last is not None and last.skip_reason in UNWANTED and entry.active_run is None:
+        told = [f"did not run {ago(last.due_at or last.queued_at, now)} (run {last.id})"]
+    elif worked is not None and worked.state in BAD:
         ended = worked.finished_at or worked.queued_at
         told = [f"{worked.state.replace('_', ' ')} {ago(ended, now)} (run {worked.id})"]
         if entry.failing_since is not None and entry.failures_in_a_row > 1:
@@ -125,9 +134,13 @@ def _table(report: StatusReport, width: int, ink: Ink) -> Iterator[str]:
         return
     rows = [_row(entry, report.at) for entry in report.entries]
     heads = ("entry", "outcome", "when", "took (usual)", "next due")
-    sizes = columns([heads[1:], *(row[1:] for row in rows)])
+    longest = max(len(entry.entry) for entry in report.entries)
+    cells_only = [heads[1:], *(row[1:] for row in rows)]
+    sizes = columns(cells_only, gap=2)
+    if longest + 2 + sum(sizes) > width:
+        sizes = columns(cells_only)
     room = width - 2 - sum(sizes) + 1
-    names = min(room, max(len(entry.entry) for entry in report.entries) + 1)
+    names = min(room, longest + 2)
     names = max(names, len(heads[0]) + 1)
     cells = "".join(head.ljust(size) for head, size in zip(heads[1:], sizes, strict=True))
     yield ink(f"  {heads[0].ljust(names)}{cells}".rstrip(), Tone.DIM)

@@ -1,0 +1,424 @@
+"""What people read: everything they need, within the width, without colour unless it is asked for."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maintd.model import (
+    Artifact,
+    Attempt,
+    AttemptState,
+    BrokenJob,
+    Change,
+    Check,
+    CheckStatus,
+    DueInstant,
+    EntryStatus,
+    LockHolder,
+    LogLine,
+    Measure,
+    Pause,
+    Progress,
+    Run,
+    RunState,
+    RunSummary,
+    SkipReason,
+    StatusReport,
+    Step,
+    StepState,
+    Trigger,
+)
+from maintd.present import (
+    LiveRun,
+    ago,
+    due_text,
+    duration_text,
+    entry_text,
+    exit_code,
+    exit_code_of,
+    from_now,
+    job_text,
+    jobs_text,
+    log_line_text,
+    progress_text,
+    run_text,
+    runs_text,
+    settings_text,
+    status_text,
+    value_text,
+)
+from maintd.present.status import short_local
+
+NOW = datetime(2026, 11, 24, 11, 30, tzinfo=UTC)  # a Tuesday
+HOUR = timedelta(hours=1)
+
+
+def a_run(number: int = 1842, **fields: Any) -> RunSummary:
+    state = fields.pop("state", RunState.SUCCEEDED)
+    own: dict[str, Any] = {
+        "id": number, "entry": "weekly-cleanup", "title": "Weekly clean-up", "trigger": Trigger.SCHEDULE,
+        "state": state, "due_at": NOW - 4 * HOUR, "queued_at": NOW - 4 * HOUR, "not_before": NOW - 4 * HOUR,
+        "started_at": NOW - 4 * HOUR, "finished_at": NOW - 3 * HOUR if state.final else None,
+    }  # fmt: skip
+    return RunSummary.model_validate(own | fields)
+
+
+def an_entry(**fields: Any) -> EntryStatus:
+    own: dict[str, Any] = {
+        "entry": "weekly-cleanup", "title": "Weekly clean-up", "schedule": "every Sunday at 04:00 (UTC)",
+        "enabled": True, "jobs": ("vacuum", "backup_verify"), "next_due_at": datetime(2026, 11, 29, 4, tzinfo=UTC),
+        "next_due_local": "Sun 2026-11-29 04:00 UTC", "usual": timedelta(minutes=58),
+    }  # fmt: skip
+    return EntryStatus.model_validate(own | fields)
+
+
+def failing() -> EntryStatus:
+    run = a_run(state=RunState.FAILED)
+    return an_entry(
+        last_run=run, last_worked=run, failing_since=NOW - timedelta(days=7), failures_in_a_row=2,
+        why="dead rows: 31 %, expected at most 20 %", next_step="maintd show 1842",
+    )  # fmt: skip
+
+
+def a_report(*entries: EntryStatus, **fields: Any) -> StatusReport:
+    own: dict[str, Any] = {
+        "at": NOW, "node": "sidecar", "version": "0.1.0", "pid": 7, "started_at": NOW - timedelta(days=3),
+        "page": "http://127.0.0.1:8420/", "calendar": "/etc/maintd/schedules.yaml",
+        "store": "sqlite:////var/lib/maintd/maintd.db", "entries": entries,
+    }  # fmt: skip
+    return StatusReport.model_validate(own | fields)
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[\d*m", "", text)
+
+
+def test_status_says_on_top_what_needs_someone_since_when_why_and_what_to_type() -> None:
+    fine = a_run(1840, entry="morning-health-check")
+    report = a_report(an_entry(entry="morning-health-check", last_run=fine, last_worked=fine), failing())
+
+    text = status_text(report)
+
+    top, _, table = text.partition("  entry")
+    assert "needs someone" in top
+    assert "weekly-cleanup: failed 3h ago (run 1842), 2 in a row since Tue 2026-11-17 11:30 UTC" in " ".join(
+        top.split()
+    )
+    assert "why:  dead rows: 31 %, expected at most 20 %" in top
+    assert "next: maintd show 1842" in top
+    assert "morning-health-check" not in top
+    assert "✓ morning-health-check" in table
+
+
+def test_an_entry_stands_on_one_line_with_outcome_when_how_long_usual_and_next_due() -> None:
+    run = a_run()
+
+    text = status_text(a_report(an_entry(last_run=run, last_worked=run)))
+
+    line = next(line for line in text.splitlines() if line.startswith("✓"))
+    assert line.split() == [
+        "✓",
+        "weekly-cleanup",
+        "succeeded",
+        "3h",
+        "ago",
+        "1h",
+        "(~58m)",
+        "Sun",
+        "04:00",
+        "UTC",
+        "(4d)",
+    ]
+
+
+def test_a_run_under_way_a_pause_and_an_entry_that_never_ran_are_words_too() -> None:
+    entries = (
+        an_entry(entry="now", active_run=a_run(9, state=RunState.RUNNING)),
+        an_entry(entry="held", pause=Pause(entry="held", why="disk swap", by="ana", since=NOW - HOUR)),
+        an_entry(entry="fresh"),
+        an_entry(entry="off", enabled=False),
+    )
+
+    text = status_text(a_report(*entries))
+
+    assert "▶ now    running    for 4h" in text
+    assert "paused by ana 1h ago, until somebody unpauses it: disk swap" in text
+    assert "fresh  never ran" in text
+    assert "off    disabled" in text
+    assert "needs someone" not in text
+
+
+def test_a_report_without_a_daemon_says_so_first() -> None:
+    text = status_text(a_report(an_entry(), started_at=None, node="", version="", pid=None, page=None))
+
+    assert text.startswith("maintd: no daemon answers")
+    assert "weekly-cleanup" in text
+
+
+def test_locks_are_shown_with_their_holder() -> None:
+    lock = LockHolder(
+        lock="postgres", mode="exclusive", run_id=9, entry="weekly-cleanup", step="vacuum", node="a", since=NOW - HOUR
+    )
+
+    text = status_text(a_report(an_entry(), locks=(lock,)))
+
+    assert 'lock "postgres" (exclusive) held by run 9 (weekly-cleanup, step vacuum)' in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("entry", "problems", "code"),
+    [
+        (an_entry(), (), 0),
+        (an_entry(last_worked=a_run(state=RunState.WARNED)), (), 0),
+        (an_entry(last_run=a_run(state=RunState.SKIPPED, skip_reason=SkipReason.NOT_CONFIGURED)), (), 0),
+        (an_entry(), ("the store is away",), 1),
+        (failing(), (), 1),
+        (an_entry(last_worked=a_run(state=RunState.TIMED_OUT)), (), 1),
+        (an_entry(last_worked=a_run(state=RunState.LOST)), (), 1),
+        (an_entry(active_run=a_run(state=RunState.WAITING)), (), 1),
+        (an_entry(last_run=a_run(state=RunState.SKIPPED, skip_reason=SkipReason.MISSED)), (), 1),
+        (an_entry(enabled=False, why="disabled: broken", next_step="maintd validate"), (), 1),
+    ],
+)
+def test_status_exits_with_1_exactly_when_something_needs_someone(
+    entry: EntryStatus, problems: tuple[str, ...], code: int
+) -> None:
+    report = a_report(entry, problems=problems)
+
+    assert exit_code(report) == code
+    assert ("needs someone" in status_text(report)) == bool(code)
+
+
+def test_a_run_that_warns_says_why_below_its_line() -> None:
+    entry = an_entry(last_worked=a_run(state=RunState.WARNED), why="backup age: could not be observed")
+
+    text = status_text(a_report(entry))
+
+    assert "! weekly-cleanup  warned" in text
+    assert "\n    backup age: could not be observed\n" in text
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+@pytest.mark.parametrize(
+    "timezone", ["Sun 2026-11-29 04:00 CET", "Sun 2026-11-29 14:30 +1030", "Mon 2027-11-29 04:00 UTC"]
+)
+def test_status_fits_the_width_even_with_long_names_and_texts(width: int, timezone: str) -> None:
+    due = datetime(2027, 11, 29, 4, tzinfo=UTC) if "2027" in timezone else datetime(2026, 11, 29, 4, tzinfo=UTC)
+    entries = [
+        failing().model_copy(update={"why": "the quick brown fox jumps over the lazy dog " * 4}),
+        an_entry(entry="daily-backup-verification-of-everything", next_due_local=timezone, next_due_at=due,
+                 last_worked=a_run(state=RunState.TIMED_OUT), failures_in_a_row=1),
+    ]  # fmt: skip
+
+    text = status_text(a_report(*entries, problems=("the store is away since yesterday " * 5,)), width=width)
+
+    assert max(map(len, text.splitlines())) <= width
+    assert "daily-backup-verification-of-everything" in text  # a name is to be typed, so it is never cut
+
+
+def test_colour_changes_nothing_but_escape_codes() -> None:
+    report = a_report(failing(), an_entry(entry="now", active_run=a_run(9, state=RunState.RUNNING)))
+
+    assert "\x1b" not in status_text(report)
+    assert "\x1b[31m" in status_text(report, colour=True)
+    assert plain(status_text(report, colour=True)) == status_text(report)
+
+
+def test_one_entry_shows_its_facts_and_its_last_runs() -> None:
+    runs = [a_run(1842, state=RunState.FAILED, reason="vacuum: dead rows"), a_run(1841)]
+
+    text = entry_text(failing(), runs, now=NOW)
+
+    assert text.startswith("✗ weekly-cleanup: failed\n")
+    assert "  schedule  every Sunday at 04:00 (UTC)\n" in text
+    assert "  next due  Sun 2026-11-29 04:00 UTC, in 4d\n" in text
+    assert "  failing   since Tue 2026-11-17 11:30 UTC, 2 in a row\n" in text
+    assert "✗ 1842 failed" in text
+    assert "    vacuum: dead rows\n" in text
+    assert "✓ 1841 succeeded" in text
+
+
+def full_run(**fields: Any) -> Run:
+    checks = (
+        Check(
+            name="dead rows", observed=0.31, expected="at most 0.2", status=CheckStatus.FAIL, hint="run: VACUUM FULL"
+        ),
+        Check(name="backup size", observed=1_500_000_000, expected="at least 1 GiB", unit="B", status=CheckStatus.OK),
+        Check(name="replica lag", observed=None, expected="at most 5", unit="s", status=CheckStatus.UNKNOWN),
+    )
+    attempt = Attempt(
+        number=1, state=AttemptState.FAILED, started_at=NOW - 4 * HOUR, finished_at=NOW - 3 * HOUR, log_lines=12,
+        checks=checks, changes=(Change(action="vacuum", target="orders", details={"bytes": 2048}),),
+        measures=(Measure(name="dead_rows", value=31, labels={"table": "orders"}),),
+        artifacts=(Artifact(name="report.md", path="1/report.md", size_bytes=5000, sha256="ab" * 32),),
+    )  # fmt: skip
+    step = Step(
+        index=0, name="vacuum", job="vacuum", state=StepState.FAILED, started_at=NOW - 4 * HOUR,
+        finished_at=NOW - 3 * HOUR, attempts=(attempt,),
+    )  # fmt: skip
+    values = a_run(state=RunState.FAILED).model_dump() | {"steps": (step,), "params": {"full": True}} | fields
+    return Run.model_validate(values)
+
+
+def test_a_run_shows_what_was_observed_against_what_was_expected_and_what_to_do() -> None:
+    text = run_text(full_run(reason="a check failed"), now=NOW)
+
+    assert text.startswith("✗ run 1842 of weekly-cleanup: failed\n")
+    assert "✗ fail: dead rows: 0.31 (expected at most 0.2)\n" in text
+    assert "→ run: VACUUM FULL\n" in text
+    assert "✓ backup size: 1.4 GiB (expected at least 1 GiB)\n" in text
+    assert "? unknown: replica lag: not observed (expected at most 5)\n" in text
+    assert "3 checks, 1 met" in text
+    assert "· vacuum orders (bytes 2.0 KiB)" in text
+    assert "dead_rows{table=orders}: 31" in text
+    assert "artifact report.md (4.9 KiB, sha256 abababababab…)" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_change_of_a_dry_run_is_told_as_what_would_be_done() -> None:
+    run = full_run(dry_run=True)
+    attempt = run.steps[0].attempts[0]
+    change = attempt.changes[0].model_copy(update={"done": False})
+    step = run.steps[0].model_copy(update={"attempts": (attempt.model_copy(update={"changes": (change,)}),)})
+
+    text = run_text(run.model_copy(update={"steps": (step,)}), now=NOW)
+
+    assert "· would vacuum orders" in text
+    assert "dry run: nothing is changed" in text
+
+
+def test_a_page_of_history_says_why_a_run_was_skipped_and_who_asked() -> None:
+    skipped = a_run(3, state=RunState.SKIPPED, skip_reason=SkipReason.OVERLAP, reason="run 2 was not finished")
+    asked = a_run(2, trigger=Trigger.MANUAL, due_at=None, requested_by="ana", why="disk full", dry_run=True)
+
+    text = runs_text([skipped, asked], now=NOW)
+
+    assert "– 3 skipped" in text
+    assert "    overlap: run 2 was not finished\n" in text
+    assert "manual, dry run" in text
+    assert "    asked for by ana: disk full\n" in text
+    assert runs_text([], now=NOW) == "no run\n"
+
+
+def test_a_live_run_tells_each_thing_once() -> None:
+    live = LiveRun()
+    running = full_run(state=RunState.RUNNING, finished_at=None)
+    began = running.model_copy(update={"steps": (_unfinished(running, checks=1),)})
+
+    first = list(live.news(began))
+    again = list(live.news(began))
+    more = list(live.news(running))
+
+    assert first[0] == "run 1842 of weekly-cleanup is running"
+    assert "▶ step vacuum" in first
+    assert any("dead rows" in line for line in first)
+    assert again == []
+    assert not any("dead rows: " in line for line in more)
+    assert any("backup size" in line for line in more)
+    assert live.doing(began) == "reading, 12 of 40 archives, 9s left"
+
+
+def _unfinished(run: Run, checks: int) -> Step:
+    attempt = run.steps[0].attempts[0].model_copy(
+        update={
+            "state": AttemptState.RUNNING, "finished_at": None, "phase": "reading", "artifacts": (), "changes": (),
+            "checks": run.steps[0].attempts[0].checks[:checks],
+            "progress": Progress(done=12, total=40, unit="archives", left=timedelta(seconds=9)),
+        }
+    )  # fmt: skip
+    return run.steps[0].model_copy(update={"state": StepState.RUNNING, "finished_at": None, "attempts": (attempt,)})
+
+
+def test_due_instants_are_grouped_by_day_and_say_when_they_will_be_skipped() -> None:
+    dues = [
+        DueInstant(entry="a", title="A", due_at=NOW + HOUR, local="Tue 2026-11-24 13:30 CET", jobs=("vacuum",)),
+        DueInstant(
+            entry="b", title="B", due_at=NOW + 25 * HOUR, local="Wed 2026-11-25 12:30 UTC", jobs=(), note="paused"
+        ),
+    ]
+
+    text = due_text(dues, now=NOW)
+
+    assert text.splitlines()[:2] == ["Tue 2026-11-24", "  13:30 CET  a  12:30Z, in 1h  vacuum"]
+    assert "Wed 2026-11-25\n  12:30 UTC  b  in 25h\n    ! paused\n" in text
+
+
+def test_a_broken_job_says_what_is_wrong_with_it() -> None:
+    job = BrokenJob(name="bad", path="/jobs/bad.py", error="/jobs/bad.py:3: invalid syntax")  # type: ignore[arg-type]
+
+    assert "cannot be used" in jobs_text([job])
+    assert "/jobs/bad.py:3: invalid syntax" in job_text(job)
+
+
+def test_what_a_job_prints_cannot_steer_the_terminal() -> None:
+    line = LogLine(seq=1, at=NOW, stream="stdout", text="\x1b[2Jgone\x07")
+
+    shown = log_line_text(line, "vacuum")
+
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    assert "gone" in shown
+
+
+def test_settings_stand_with_their_origin() -> None:
+    assert settings_text([("slots", "4", "default"), ("listen", "", "MAINTD_LISTEN")]) == (
+        "slots   4  (default)\nlisten  none  (MAINTD_LISTEN)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (0.4, "400ms"), (1, "1s"), (9.94, "9.9s"), (12.4, "12s"), (200, "3m20s"), (3600, "1h"), (7500, "2h5m"),
+     (90061, "1d1h"), (59.6, "1m"), (-5, "-5s")],
+)  # fmt: skip
+def test_durations_are_told_with_two_figures(seconds: float, text: str) -> None:
+    assert duration_text(timedelta(seconds=seconds)) == text
+
+
+def test_instants_are_told_from_now() -> None:
+    assert ago(NOW - timedelta(seconds=1), NOW) == "just now"
+    assert ago(NOW - timedelta(minutes=3), NOW) == "3m ago"
+    assert ago(NOW - timedelta(hours=47), NOW) == "47h ago"
+    assert ago(NOW - timedelta(days=9), NOW) == "9d ago"
+    assert ago(NOW + timedelta(minutes=3), NOW) == "in 3m"
+    assert from_now(NOW + timedelta(days=4, hours=3), NOW) == "in 4d"
+    assert from_now(NOW - timedelta(minutes=3), NOW) == "overdue 3m"
+
+
+def test_a_due_time_is_told_as_short_as_it_can_be_understood() -> None:
+    assert short_local("Sun 2026-11-29 04:00 CET", NOW + timedelta(days=4), NOW) == "Sun 04:00 CET"
+    assert short_local("Mon 2026-12-28 01:00 CET", NOW + timedelta(days=33), NOW) == "28 Dec 01:00 CET"
+    assert short_local("Sat 2027-11-06 01:00 CET", NOW + timedelta(days=347), NOW) == "2027-11-06 01:00 CET"
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [(None, "s", "not observed"), (True, "", "yes"), (3, "", "3"),
+     (12345, "rows", "12,345 rows"), (0.123456, "", "0.1235"),
+     (2048, "B", "2.0 KiB"), (98.5, "%", "98.5%"), ("ok", "", "ok")],
+)  # fmt: skip
+def test_observed_values_are_told_with_their_unit(value: Any, unit: str, text: str) -> None:
+    assert value_text(value, unit) == text
+
+
+def test_progress_is_told_without_a_total_too() -> None:
+    assert progress_text(Progress(done=3, unit="tables")) == "3 tables"
+    assert progress_text(Progress(done=2048, total=4096, unit="B", rate=1024)) == "2.0 KiB of 4.0 KiB, 1.0 KiB/s"
+
+
+@pytest.mark.parametrize("state", list(RunState))
+def test_only_a_run_in_which_nothing_failed_exits_with_0(state: RunState) -> None:
+    expected = 0 if state in (RunState.SUCCEEDED, RunState.WARNED) else 124 if state is RunState.TIMED_OUT else 1
+
+    assert exit_code_of(state) == expected
+
+
+@given(seconds=st.floats(min_value=0, max_value=1e9))
+def test_no_duration_is_told_in_more_than_eight_characters(seconds: float) -> None:
+    assert len(duration_text(timedelta(seconds=seconds))) <= 8
