@@ -1,0 +1,161 @@
+"""Where settings come from, and what is said about those that are wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cli.commands import Shell, Typed
+
+
+def rows(typed: Typed) -> dict[str, tuple[str, str]]:
+    assert typed.code == 0, typed.err
+    return {row["name"]: (row["value"], row["origin"]) for row in typed.json["settings"]}
+
+
+def test_each_value_is_shown_with_the_source_that_won(shell: Shell) -> None:
+    (shell.cwd / "config.yaml").write_text(
+        "# ours\nslots: 7\ngrace: 9s\nretention:\n  runs: 30d\n  logs: 3d\n"
+        "targets: {postgres: {main: {dsn: host=db}}}\n"
+    )
+    (shell.cwd / ".env").write_text("MAINTD_GRACE=3s\nMAINTD_DRAIN=5s\n")
+    (shell.cwd / "url").write_text("sqlite:////somewhere/else.db\n")
+
+    shown = rows(
+        shell.maintd(
+            "--config", "config.yaml", "--socket", "/run/m.sock", "settings", "--json",
+            MAINTD_DRAIN="6s", MAINTD_RETENTION__LOGS="4d", MAINTD_STORE_URL_FILE="url",
+        )
+    )  # fmt: skip
+
+    assert shown["slots"] == ("7", "config.yaml:2")
+    assert shown["grace"] == ("3s", ".env: MAINTD_GRACE")
+    assert shown["drain"] == ("6s", "MAINTD_DRAIN")
+    assert shown["retention.runs"] == ("30d", "config.yaml:5")
+    assert shown["retention.logs"] == ("4d", "MAINTD_RETENTION__LOGS")
+    assert shown["socket"] == ("/run/m.sock", "--socket")
+    assert shown["store_url"] == ("sqlite:////somewhere/else.db", "MAINTD_STORE_URL_FILE")
+    assert shown["targets.postgres.main.dsn"] == ("host=db", "config.yaml:7")
+    assert shown["heartbeat"] == ("15s", "default")
+    assert shown["config"] == ("config.yaml", "--config")
+
+
+def test_the_file_of_settings_can_be_named_by_the_environment_and_by_dotenv(shell: Shell) -> None:
+    (shell.cwd / "a.yaml").write_text("slots: 7\n")
+    (shell.cwd / "b.yaml").write_text("slots: 8\n")
+    (shell.cwd / ".env").write_text("MAINTD_CONFIG=a.yaml\n")
+
+    assert rows(shell.maintd("settings", "--json"))["slots"] == ("7", "a.yaml:1")
+    assert rows(shell.maintd("settings", "--json", MAINTD_CONFIG="b.yaml"))["slots"] == ("8", "b.yaml:1")
+
+
+def test_no_secret_is_shown(shell: Shell) -> None:
+    (shell.cwd / "config.yaml").write_text(
+        "targets:\n  postgres:\n"
+        "    main: {dsn: 'postgresql://op:geheim@db/x', password: geheim}\n"
+        "    words: {dsn: 'host=db password=geheim user=op'}\n"
+        "  http: {api: {url: 'http://api/', headers: {Authorization: geheim}}}\n"
+    )
+
+    for words in (("settings",), ("settings", "--json")):
+        typed = shell.maintd("--config", "config.yaml", *words, MAINTD_STORE_URL="postgresql://op:geheim@db/maintd")
+        assert typed.code == 0
+        assert "geheim" not in typed.out + typed.err
+        assert "postgresql://op:***@db/maintd" in typed.out
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("slost: 3\n", 'config.yaml:1: "slost" is no setting; did you mean "slots"?'),
+        ("# x\nslots: many\n", 'config.yaml:2: slots "many": should be a valid integer'),
+        ("slots: 3\nslots: 4\n", 'config.yaml:2:1: "slots" stands twice'),
+        ("slots:\n\t- 3\n", "config.yaml:2:1: found character '\\t'"),
+        ("- a\n", "config.yaml:1:1: not a mapping"),
+        ("retention: {rnus: 3d}\n", 'config.yaml:1: "retention.rnus" is no setting; did you mean "runs"?'),
+        ("heartbeat: 5\n", "config.yaml:1: heartbeat"),
+        ("slots: 0\ngrace: soon\n", 'config.yaml:2: grace: "soon" is not a duration'),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nslots: [*b\n", "config.yaml:4:1"),
+        ("targets: &t\n  postgres: *t\n", "too deep"),
+    ],
+)
+def test_a_wrong_file_of_settings_is_told_with_its_line(shell: Shell, content: str, said: str) -> None:
+    (shell.cwd / "config.yaml").write_text(content)
+
+    typed = shell.maintd("--config", "config.yaml", "settings")
+
+    assert typed.code == 2
+    assert said in typed.err
+
+
+@pytest.mark.parametrize("laugh", [9])
+def test_a_file_of_aliases_of_aliases_does_not_fill_the_memory(shell: Shell, laugh: int) -> None:
+    lines = ["l0: &l0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, laugh)]
+    (shell.cwd / "config.yaml").write_text("\n".join(lines))
+
+    typed = shell.maintd("--config", "config.yaml", "settings", seconds=20)
+
+    assert typed.code == 2
+    assert "too many values" in typed.err
+
+
+def test_files_that_cannot_be_read_are_named(shell: Shell) -> None:
+    (shell.cwd / "binary.yaml").write_bytes(b"slots: \xff\n")
+    (shell.cwd / "big.yaml").write_bytes(b"#" * 1_100_000)
+
+    assert "missing.yaml: cannot be read" in shell.maintd("--config", "missing.yaml", "settings").err
+    assert "binary.yaml: byte 7 is not UTF-8" in shell.maintd("--config", "binary.yaml", "settings").err
+    assert "big.yaml: larger than 1 MB" in shell.maintd("--config", "big.yaml", "settings").err
+    assert (
+        "MAINTD_STORE_URL_FILE: cannot read /nowhere" in shell.maintd("settings", MAINTD_STORE_URL_FILE="/nowhere").err
+    )
+
+
+def test_a_dotenv_that_is_not_text_is_named(shell: Shell) -> None:
+    (shell.cwd / ".env").write_bytes(b"MAINTD_SLOTS=\xff\n")
+
+    for words in (("status",), ("settings",)):
+        typed = shell.maintd(*words)
+        assert typed.code == 2
+        assert ".env: byte 13 is not UTF-8" in typed.err
+
+
+def test_every_wrong_value_is_told_with_its_variable(shell: Shell) -> None:
+    (shell.cwd / ".env").write_text("MAINTD_GRACE=soon\n")
+
+    typed = shell.maintd("settings", MAINTD_SLOTS="many", MAINTD_LOG_FORMAT="xml")
+
+    assert typed.code == 2
+    assert 'MAINTD_SLOTS: slots "many"' in typed.err
+    assert 'MAINTD_LOG_FORMAT: log_format "xml"' in typed.err
+    assert '.env: MAINTD_GRACE: grace: "soon" is not a duration' in typed.err
+
+
+def test_a_wrong_value_is_an_error_object_with_json(shell: Shell) -> None:
+    typed = shell.maintd("history", "--json", MAINTD_SLOTS="many")
+
+    assert typed.code == 2
+    assert typed.json["error"]["code"] == "settings"
+    assert "MAINTD_SLOTS" in typed.json["error"]["message"]
+
+
+def test_names_that_mean_nothing_are_warned_about_with_the_near_one(shell: Shell) -> None:
+    (shell.cwd / ".env").write_text("MAINTD_GRASE=3s\n")
+
+    typed = shell.maintd(
+        "settings", MAINTD_SLOT="3", MAINTD_TARGETS__POSTGRES__MAIN__DSN="x",
+    )  # fmt: skip
+
+    assert typed.code == 0
+    assert 'the environment: "MAINTD_SLOT" is no setting; did you mean "MAINTD_SLOTS"?' in typed.err
+    assert '.env: "MAINTD_GRASE" is no setting; did you mean "MAINTD_GRACE"?' in typed.err
+    assert "MAINTD_TARGETS__POSTGRES" not in typed.err
+
+
+def test_the_settings_of_the_first_stack_can_be_read(shell: Shell) -> None:
+    example = Path(__file__).parents[2] / "deploy/cli-trading.yaml"
+
+    shown = rows(shell.maintd("--config", example, "settings", "--json"))
+
+    assert any(name.startswith("targets.postgres.") for name in shown)

@@ -1,0 +1,215 @@
+"""What is typed: unknown words, params, instants; and the shortcut for a plain status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from cli.commands import Shell
+
+from maintd.__main__ import _default_state_dir, _plain_status
+from maintd.cli import values
+from maintd.errors import UsageError
+from maintd.settings import Settings, default_state_dir
+
+NOW = datetime(2026, 11, 24, 11, 30, tzinfo=UTC)
+
+
+def test_without_a_command_the_help_is_shown(shell: Shell) -> None:
+    typed = shell.maintd()
+
+    assert typed.code == 2
+    assert "Exit codes:" in typed.err
+
+
+def test_an_unknown_command_is_told_with_the_near_one(shell: Shell) -> None:
+    typed = shell.maintd("stauts")
+
+    assert (typed.code, typed.err) == (2, 'no command "stauts"; did you mean "status"?\n')
+
+
+def test_a_missing_argument_is_told_with_where_to_look(shell: Shell) -> None:
+    typed = shell.maintd("trigger")
+
+    assert (typed.code, typed.err) == (2, "missing argument 'NAME'; see: maintd trigger --help\n")
+
+
+def test_a_global_option_after_the_command_is_told_where_it_belongs(shell: Shell) -> None:
+    typed = shell.maintd("history", "--state-dir", "x")
+
+    assert typed.code == 2
+    assert "write it before the command: maintd --state-dir" in typed.err
+
+
+def test_what_makes_no_sense_is_an_error_object_with_json(shell: Shell) -> None:
+    typed = shell.maintd("next", "--days", "0", "--json")
+
+    assert typed.code == 2
+    assert typed.json["error"]["code"] == "usage"
+    assert typed.err == ""
+
+
+def test_every_command_has_help_that_fits_a_terminal(shell: Shell) -> None:
+    from maintd.cli.main import COMMANDS, cli
+
+    context = cli.make_context("maintd", ["version"])
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        assert command is not None
+        text = command.get_help(command.make_context(name, ["--help"], parent=context, resilient_parsing=True))
+        assert max(map(len, text.splitlines())) <= 80, name
+
+
+@pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
+def test_the_shells_get_their_completion(shell: Shell, name: str) -> None:
+    typed = shell.maintd("completion", name)
+
+    assert typed.code == 0
+    assert "_MAINTD_COMPLETE" in typed.out
+
+
+def test_without_a_daemon_the_shell_completes_names_of_jobs(shell: Shell) -> None:
+    typed = shell.maintd(COMP_WORDS="maintd trigger vac", COMP_CWORD="2", _MAINTD_COMPLETE="bash_complete")
+
+    assert "plain,vacuum" in typed.out.split()
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("30m", "2026-11-24T12:00:00Z"),
+        ("in 2h", "2026-11-24T13:30:00Z"),
+        ("+1d", "2026-11-25T11:30:00Z"),
+        ("2026-12-06T02:00Z", "2026-12-06T02:00:00Z"),
+        ("2026-12-06T02:00+01:00", "2026-12-06T01:00:00Z"),
+    ],
+)
+def test_instants_ahead_are_read(text: str, at: str) -> None:
+    assert values.instant(text, NOW) == at
+
+
+@pytest.mark.parametrize("text", ["2026-12-06T02:00", "tomorrow", "", "2026-12-06"])
+def test_an_instant_without_a_zone_or_sense_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(UsageError, match="write for example"):
+        values.instant(text, NOW)
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("7d", "2026-11-17T11:30:00Z"),
+        ("2h ago", "2026-11-24T09:30:00Z"),
+        ("2026-11-01", "2026-11-01T00:00:00Z"),
+        ("2026-11-01T02:00+02:00", "2026-11-01T00:00:00Z"),
+    ],
+)
+def test_instants_past_are_read(text: str, at: str) -> None:
+    assert values.past(text, NOW) == at
+
+
+def test_params_stay_texts_unless_they_are_json_or_given_twice() -> None:
+    given = [
+        "keep=30d",
+        "n=5",
+        "on=true",
+        'argv=["true", "a=b"]',
+        "table=a",
+        "table=b",
+        "empty=",
+        'text="[x"',
+        "no=null",
+    ]
+
+    assert values.params(given) == {
+        "keep": "30d", "n": "5", "on": "true", "argv": ["true", "a=b"], "table": ["a", "b"], "empty": "",
+        "text": "[x", "no": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("pair", ["keep", "=3", "argv=[x"])
+def test_a_param_that_is_none_is_refused(pair: str) -> None:
+    with pytest.raises(UsageError):
+        values.params([pair])
+
+
+# --- the shortcut -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, and an environment without anything of ours."""
+    for name in [name for name in os.environ if name.upper().startswith(("MAINTD_", "XDG_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_shortcut_looks_for_the_socket_where_the_settings_say(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def both(*words: str, **flags: str) -> tuple[object, object]:
+        return _plain_status([*words, "status"]), (str(Settings(**flags).socket_path), False)  # type: ignore[arg-type]
+
+    for mine, theirs in (
+        both(),
+        both("--socket", "/run/a.sock", socket="/run/a.sock"),
+        both("--state-dir", "/srv/m", state_dir="/srv/m"),
+    ):
+        assert mine == theirs
+    monkeypatch.setenv("MAINTD_STATE_DIR", "/srv/n")
+    mine, theirs = both()
+    assert mine == theirs
+    monkeypatch.setenv("MAINTD_SOCKET", "/run/b.sock")
+    mine, theirs = both("--state-dir", "/srv/m", state_dir="/srv/m")
+    assert mine == theirs
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+def test_the_shortcut_knows_the_same_default_state_directory(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch, user: int
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    assert _default_state_dir() == str(default_state_dir())
+    monkeypatch.setenv("XDG_STATE_HOME", "/srv/state")
+    assert _default_state_dir() == str(default_state_dir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["status", "NAME"], ["status", "--json"], ["status", "--help"], ["--config", "x", "status"], ["history"],
+     ["--calendar", "x", "status"]],
+)  # fmt: skip
+def test_the_shortcut_is_for_plain_status_only(nowhere: Path, words: list[str]) -> None:
+    assert _plain_status(words) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["MAINTD_CONFIG", "MAINTD_SOCKET_FILE", "maintd_socket", "_MAINTD_COMPLETE", "maintd_state_dir"]
+)
+def test_the_shortcut_steps_aside_where_settings_must_be_read(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "x")
+
+    assert _plain_status(["status"]) is None
+
+
+def test_the_shortcut_steps_aside_for_a_dotenv_that_mentions_us_only(nowhere: Path) -> None:
+    (nowhere / ".env").write_text("COMPOSE_PROJECT_NAME=x\n")
+    assert _plain_status(["status", "--quiet"]) is not None
+    (nowhere / ".env").write_text("MAINTD_SOCKET=x\n")
+    assert _plain_status(["status", "--quiet"]) is None
+
+
+def test_python_dash_m_is_the_same_command(shell: Shell) -> None:
+    import subprocess
+
+    done = subprocess.run([sys.executable, "-m", "maintd", "--version"], capture_output=True, text=True, check=True)
+
+    assert done.stdout == shell.maintd("--version").out
