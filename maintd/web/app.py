@@ -15,7 +15,7 @@ from maintd.errors import MaintdError, UnknownNameError, UsageError
 from maintd.operations import Desk
 from maintd.web import faces, pages
 from maintd.web.api import entries, runs, service
-from maintd.web.errors import error_response
+from maintd.web.errors import error_response, failure
 from maintd.web.evidence import EvidenceCache
 
 DESCRIPTION = (
@@ -32,13 +32,13 @@ def build(desk: Desk) -> FastAPI:
     app.add_exception_handler(MaintdError, _maintd_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _failure)
     return app
 
 
 def describe() -> dict[str, Any]:
     """The API as OpenAPI 3.1."""
-    api = [route for route in _routes().routes if getattr(route, "include_in_schema", False)]
-    return get_openapi(title="maintd", version=maintd.__version__, description=DESCRIPTION, routes=api)
+    return get_openapi(title="maintd", version=maintd.__version__, description=DESCRIPTION, routes=_routes().routes)
 
 
 def _routes() -> FastAPI:
@@ -73,3 +73,8 @@ def _http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         return error_response(request.scope, UnknownNameError("page", request.url.path))
     return error_response(request.scope, UsageError(str(error.detail)), error.status_code)
+
+
+def _failure(request: Request, error: Exception) -> Response:
+    """Only the answer: the guard logs the error, which goes on to it."""
+    return error_response(request.scope, failure(error), 500)

@@ -48,3 +48,8 @@ def error_response(scope: Mapping[str, Any], error: MaintdError, status: int | N
     from maintd.web.templates import render  # templates cost memory that a daemon without readers does not spend
 
     return HTMLResponse(render("error.html", error=error, status=status), status, headers)
+
+
+def failure(error: Exception) -> MaintdError:
+    """What the asker is told of an error that nobody foresaw: its kind, and no more."""
+    return MaintdError(f"maintd failed to answer: {type(error).__name__}", "see the daemon's log")

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from maintd.errors import MaintdError, RefusedError, UsageError
-from maintd.web.errors import error_response
+from maintd.web.errors import error_response, failure
 from maintd.web.sockets import is_loopback
 
 log = structlog.get_logger()
@@ -81,8 +81,7 @@ class Guard:
             # The border of the web side: whatever a request does, the next one is served.
             log.exception("request_failed", path=scope["path"])
             if not started:
-                failure = MaintdError(f"maintd failed to answer: {type(error).__name__}", "see the daemon's log")
-                await error_response(scope, failure, 500)(scope, receive, send_guarded)
+                await error_response(scope, failure(error), 500)(scope, receive, send_guarded)
 
     def _refusal(self, scope: Scope) -> MaintdError | None:
         if self._loopback and not is_loopback(_host(scope)):

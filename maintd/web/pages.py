@@ -7,9 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import FileResponse, HTMLResponse, Response
 
-from maintd.errors import UnknownNameError
+from maintd.errors import UnknownNameError, UsageError
 from maintd.model import BrokenJob, RunState
 from maintd.operations import due, entry_status, find, find_job, find_run, status
+from maintd.operations.finding import LARGEST_ID
 from maintd.operations.verdicts import worst_check
 from maintd.web.api.runs import RunId, page_of_log, page_of_runs
 from maintd.web.desks import DESK
@@ -49,7 +50,7 @@ def runs(
     before: Annotated[str, Query(max_length=19)] = "",
 ) -> HTMLResponse:
     """The history, to filter and to leaf through."""
-    place = int(before) if before.isascii() and before.isdigit() and int(before) > 0 else None
+    place = _place(before)
     page = page_of_runs(desk, entry, job, state, since, place, RUNS)
     return _page(
         "runs.html",
@@ -141,6 +142,15 @@ async def static(name: str) -> Response:
         raise UnknownNameError("file", name, STATIC_FILES)
     keep = {"Cache-Control": "public, max-age=86400"}
     return FileResponse(STATIC / name, media_type=STATIC_FILES[name], headers=keep)
+
+
+def _place(before: str) -> int | None:
+    """From a query that a form may leave empty. Raises UsageError."""
+    if not before:
+        return None
+    if not (before.isascii() and before.isdigit() and 0 < int(before) <= LARGEST_ID):
+        raise UsageError(f'"{before}" is no number of a run', "begin again at /runs")
+    return int(before)
 
 
 def _jobs_of(desk: DESK, name: str) -> set[str]:

@@ -1,0 +1,222 @@
+"""Why an entry is not green, and where params of one run go."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from web.desks import JOBS, NOON, at, check, entry, job
+
+from maintd.errors import UsageError
+from maintd.model import (
+    After,
+    Attempt,
+    AttemptState,
+    Check,
+    CheckStatus,
+    Entry,
+    Policy,
+    Run,
+    RunState,
+    RunSummary,
+    SkipReason,
+    Step,
+    StepState,
+    Trigger,
+)
+from maintd.operations.params import with_params
+from maintd.operations.verdicts import verdict_of, worst_check
+from maintd.store import LastRuns
+
+MADE = {name: known for name, known in JOBS.items() if name != "wrecked"}
+
+
+def ended(state: RunState, *checks: Check, **fields: object) -> Run:
+    attempt = Attempt(number=1, state=AttemptState.SUCCEEDED, started_at=NOON, checks=checks)
+    step = Step(index=0, name="vacuum", job="vacuum", state=StepState.FAILED, attempts=(attempt,))
+    return Run.model_validate(
+        {
+            "id": 42,
+            "entry": "nightly",
+            "title": "Nightly",
+            "trigger": Trigger.SCHEDULE,
+            "state": state,
+            "queued_at": NOON,
+            "not_before": NOON,
+            "steps": (step,),
+            **fields,
+        }
+    )
+
+
+def queued(minutes_ago: float, **fields: object) -> RunSummary:
+    columns = {"id": 43, "entry": "nightly", "title": "Nightly", "trigger": Trigger.MANUAL, "state": RunState.QUEUED}
+    return RunSummary.model_validate(
+        {**columns, "queued_at": at(-minutes_ago), "not_before": at(-minutes_ago), **fields}
+    )
+
+
+def why(last: LastRuns, worked: Run | None = None, of: Entry | None = None) -> tuple[str, str]:
+    return tuple(verdict_of(of or entry("nightly"), last, worked, NOON))  # type: ignore[return-value]
+
+
+def test_an_entry_that_succeeded_or_never_ran_has_nothing_to_say() -> None:
+    good = ended(RunState.SUCCEEDED)
+
+    assert why(LastRuns(last_run=good, last_worked=good), good) == ("", "")
+    assert why(LastRuns()) == ("", "")
+
+
+def test_a_failure_is_told_by_its_worst_check_with_what_was_seen_and_expected() -> None:
+    bad = ended(
+        RunState.FAILED,
+        check("free space", CheckStatus.WARN, 18),
+        check("dead tuples", CheckStatus.FAIL, 31.25, unit="%"),
+        check("lag", CheckStatus.FAIL, 7),
+    )
+
+    told = why(LastRuns(last_run=bad, last_worked=bad), bad)
+
+    assert told == ("dead tuples: 31.25%, expected at most 20", "maintd show 42")
+
+
+def test_what_could_not_be_observed_is_worse_than_a_warning() -> None:
+    bad = ended(RunState.WARNED, check("a", CheckStatus.WARN), check("b", CheckStatus.UNKNOWN, None))
+
+    told = why(LastRuns(last_run=bad, last_worked=bad), bad)
+
+    assert told == ("b: not observed, expected at most 20", "maintd show 42")
+
+
+def test_only_the_last_attempt_of_a_step_counts() -> None:
+    tries = tuple(
+        Attempt(number=number, state=AttemptState.FAILED, started_at=NOON, checks=(check("lag", status),))
+        for number, status in ((1, CheckStatus.FAIL), (2, CheckStatus.OK))
+    )
+    step = Step(index=0, name="vacuum", job="vacuum", state=StepState.SUCCEEDED, attempts=tries)
+
+    assert worst_check(ended(RunState.SUCCEEDED, steps=(step,))) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "told"),
+    [
+        (RunState.TIMED_OUT, "stopped after its 10m timeout", "timed out: stopped after its 10m timeout"),
+        (RunState.LOST, "node n1 stopped renewing", "lost: node n1 stopped renewing"),
+        (RunState.FAILED, "ValueError: no", "failed: ValueError: no"),
+        (RunState.FAILED, "", "failed: no reason was recorded"),
+    ],
+)
+def test_an_end_without_a_failed_check_is_told_by_its_reason_and_leads_to_the_log(
+    state: RunState, reason: str, told: str
+) -> None:
+    bad = ended(state, reason=reason)
+
+    assert why(LastRuns(last_run=bad, last_worked=bad), bad) == (told, "maintd logs 42")
+
+
+def test_a_cancelled_run_is_shown_by_who_cancelled_it() -> None:
+    over = ended(RunState.CANCELLED, reason="cancelled by ada: wrong day")
+
+    assert why(LastRuns(last_run=over, last_worked=over), over) == ("cancelled by ada: wrong day", "maintd show 42")
+
+
+@pytest.mark.parametrize(
+    ("skipped", "next_step"),
+    [
+        (SkipReason.MISSED, "maintd trigger 'two words' --wait"),
+        (SkipReason.MISFIRE, "maintd trigger 'two words' --wait"),
+        (SkipReason.DEPENDENCY, "maintd status daily-backup"),
+        (SkipReason.OVERLAP, "maintd show 42"),
+        (SkipReason.NOT_CONFIGURED, "maintd show 42"),
+    ],
+)
+def test_an_instant_that_was_not_worked_is_told_with_the_command_that_helps(
+    skipped: SkipReason, next_step: str
+) -> None:
+    policy = Policy(after=After(entry="daily-backup", within=timedelta(hours=26)))
+    run = ended(RunState.SKIPPED, skip_reason=skipped, reason="for a reason")
+    good = ended(RunState.SUCCEEDED)
+
+    told = why(LastRuns(last_run=run, last_worked=good), good, entry("two words", policy=policy))
+
+    assert told == (f"{skipped.value.replace('_', ' ')}: for a reason", next_step)
+
+
+@pytest.mark.parametrize("wanted", [SkipReason.PAUSED, SkipReason.BLACKOUT, SkipReason.FROZEN, SkipReason.COALESCED])
+def test_an_instant_that_somebody_wanted_skipped_leaves_the_last_work_to_speak(wanted: SkipReason) -> None:
+    run = ended(RunState.SKIPPED, skip_reason=wanted)
+    good, bad = ended(RunState.SUCCEEDED), ended(RunState.FAILED, check("lag", CheckStatus.FAIL))
+
+    assert why(LastRuns(last_run=run, last_worked=good), good) == ("", "")
+    assert why(LastRuns(last_run=run, last_worked=bad), bad)[0].startswith("lag: 3")
+
+
+def test_a_run_that_no_node_starts_is_told_before_anything_else() -> None:
+    good = ended(RunState.SUCCEEDED)
+
+    assert why(LastRuns(active=queued(10), last_worked=good), good) == (
+        "run 43 has been queued for 10m: no node has started it",
+        "maintd show 43",
+    )
+    assert why(LastRuns(active=queued(4), last_worked=good), good) == ("", "")
+    assert why(LastRuns(active=queued(-600), last_worked=good), good) == ("", "")
+
+
+def test_a_broken_job_disables_and_an_entry_switched_off_is_nobodys_trouble() -> None:
+    bad = ended(RunState.FAILED, check("lag", CheckStatus.FAIL))
+    last = LastRuns(last_run=bad, last_worked=bad)
+
+    assert verdict_of(entry("x"), last, bad, NOON, "x.py:3: invalid syntax") == (
+        "disabled: x.py:3: invalid syntax",
+        "maintd validate",
+    )
+    assert verdict_of(entry("x", enabled=False), last, bad, NOON) == ("", "")
+
+
+def test_params_go_to_the_only_step_or_to_the_step_that_is_named() -> None:
+    one = with_params(entry("x", "vacuum"), {"keep": 3, "vacuum.tables": ["a"]}, MADE)  # type: ignore[arg-type]
+    two = with_params(entry("x", "vacuum", "reindex"), {"reindex.keep": 3}, MADE)  # type: ignore[arg-type]
+
+    assert one[0].params == {"keep": 3, "tables": ["a"]}
+    assert [step.params for step in two] == [{}, {"keep": 3}]
+
+
+def test_params_of_one_run_lie_over_those_of_the_calendar() -> None:
+    step = entry("x").steps[0].model_copy(update={"params": {"keep": 1, "tables": ["b"]}})
+
+    made = with_params(entry("x", steps=(step,)), {"keep": 9}, MADE)  # type: ignore[arg-type]
+
+    assert made[0].params == {"keep": 9, "tables": ["b"]}
+
+
+@pytest.mark.parametrize(
+    ("jobs", "given", "told"),
+    [
+        (("vacuum",), {"kep": 1}, 'job "vacuum" has no param "kep"; did you mean "keep"?'),
+        (("vacuum",), {"zzz": 1}, 'job "vacuum" has no param "zzz"; it has keep, tables'),
+        (("vacuum", "reindex"), {"keep": 1}, 'x has 2 steps; write which one, for example "vacuum.keep"'),
+        (("vacuum", "reindex"), {"vacum.keep": 1}, 'x has no step "vacum"; did you mean "vacuum.keep"?'),
+        (("vacuum",), {"qq.keep": 1}, 'x has no step "qq"; its steps are vacuum'),
+    ],
+)
+def test_a_param_that_means_nothing_is_refused_with_the_near_name(
+    jobs: tuple[str, ...], given: dict[str, object], told: str
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        with_params(entry("x", *jobs), given, MADE)  # type: ignore[arg-type]
+
+    assert told in str(refused.value)
+
+
+def test_every_param_that_means_nothing_is_named_at_once() -> None:
+    with pytest.raises(UsageError) as refused:
+        with_params(entry("x"), {"kep": 1, "tabels": 2}, MADE)  # type: ignore[arg-type]
+
+    assert "kep" in str(refused.value)
+    assert "tabels" in str(refused.value)
+
+
+def test_a_job_without_params_says_that_it_takes_none() -> None:
+    with pytest.raises(UsageError, match="it takes none"):
+        with_params(entry("x", "bare"), {"keep": 1}, {"bare": job("bare", params=())})

@@ -1,0 +1,357 @@
+"""What the desk answers and sets in motion, on a real store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from contracts.store_helpers import claim, queue
+from web.desks import NOON, Office, at, check, entry, office, run_with
+
+from maintd.errors import CalendarError, DaemonUnavailableError, RefusedError, UnknownNameError, UsageError
+from maintd.model import CheckStatus, NodeState, RunState, Trigger
+from maintd.operations import (
+    Health,
+    TriggerRequest,
+    cancel,
+    due,
+    entry_status,
+    find,
+    find_run,
+    open_desk,
+    pause,
+    status,
+    trigger,
+    unpause,
+)
+from maintd.settings import Settings
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Office]:
+    with office(tmp_path) as made:
+        yield made
+
+
+def ask(here: Office, name: str, **fields: object) -> tuple[object, bool]:
+    return trigger(here.desk(), TriggerRequest.model_validate({"name": name, **fields}))
+
+
+# --- names ---
+
+
+def test_a_name_is_an_entry_first_and_else_a_job(here: Office) -> None:
+    here.use(entry("vacuum", "reindex"))
+
+    assert find(here.desk(), "vacuum").jobs == ("reindex",)
+    assert find(here.desk(), "reindex").rule is None
+
+
+def test_an_unknown_name_is_answered_with_the_near_one(here: Office) -> None:
+    with pytest.raises(UnknownNameError) as unknown:
+        find(here.desk(), "vacum")
+
+    assert str(unknown.value) == 'no entry or job named "vacum"; did you mean "vacuum"?'
+
+
+@pytest.mark.parametrize("run_id", [0, -1, 99, 2**63, 10**30])
+def test_a_run_that_is_not_there_is_unknown_whatever_its_number(here: Office, run_id: int) -> None:
+    with pytest.raises(UnknownNameError):
+        find_run(here.desk(), run_id)
+
+
+# --- asking for a run ---
+
+
+def test_a_run_that_is_asked_for_is_queued_audited_and_told_to_the_daemon(here: Office) -> None:
+    run, created = trigger(here.desk(), TriggerRequest(name="nightly-vacuum", by="ada", why="disk is full"))
+
+    assert created
+    assert (run.state, run.trigger, run.requested_by, run.why) == (
+        RunState.QUEUED,
+        Trigger.MANUAL,
+        "ada",
+        "disk is full",
+    )
+    assert here.woken == 1
+    event = here.store.events.recent(1)[0]
+    assert (event.kind, event.subject, event.by, event.text) == (
+        "run_triggered", "nightly-vacuum", "ada", f"run {run.id}; disk is full"
+    )  # fmt: skip
+
+
+def test_a_job_runs_by_its_own_name_with_params(here: Office) -> None:
+    run, _ = trigger(here.desk(), TriggerRequest(name="vacuum", params={"keep": "7"}, dry_run=True))
+
+    stored = find_run(here.desk(), run.id)
+    assert stored.plan[0].params == {"keep": "7"}
+    assert stored.plan[0].locks == {"postgres": "exclusive"}
+    assert stored.dry_run
+
+
+def test_params_of_the_wrong_type_are_refused_by_step_and_name(here: Office) -> None:
+    with pytest.raises(UsageError, match=r"vacuum\.keep: should be a valid integer"):
+        ask(here, "vacuum", params={"keep": "many"})
+
+    assert here.store.history.runs() == []
+
+
+def test_a_run_can_be_asked_for_later_but_not_in_the_past_nor_in_years(here: Office) -> None:
+    run, _ = trigger(here.desk(), TriggerRequest(name="vacuum", at=at(90)))
+
+    assert run.not_before == at(90)
+    for moment in (at(-5), NOON + timedelta(days=400)):
+        with pytest.raises(UsageError):
+            ask(here, "vacuum", at=moment)
+
+
+def test_the_same_key_means_the_same_run(here: Office) -> None:
+    first, created = trigger(here.desk(), TriggerRequest(name="vacuum", idempotency_key="k1"))
+    again, created_again = trigger(here.desk(), TriggerRequest(name="vacuum", idempotency_key="k1"))
+
+    assert (created, created_again) == (True, False)
+    assert first.id == again.id
+    assert len(here.store.events.recent()) == 1
+    with pytest.raises(RefusedError, match=f"belongs to run {first.id} of vacuum"):
+        ask(here, "reindex", idempotency_key="k1")
+
+
+def test_a_paused_entry_runs_by_hand_and_the_run_says_so(here: Office) -> None:
+    pause(here.desk(), "nightly-vacuum", "disk is being replaced", "bob", None)
+
+    run, _ = trigger(here.desk(), TriggerRequest(name="nightly-vacuum"))
+
+    assert run.reason == "the entry is paused by bob: disk is being replaced; started by hand all the same"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("off", 'entry "off" is disabled in schedules.yaml:0'),
+        ("broken-one", 'entry "broken-one" is disabled: /jobs/wrecked.py:3: invalid syntax'),
+        ("wrecked", 'job "wrecked" is broken: /jobs/wrecked.py:3: invalid syntax'),
+    ],
+)
+def test_what_is_disabled_or_broken_is_refused_with_the_reason(here: Office, name: str, told: str) -> None:
+    with pytest.raises(RefusedError) as refused:
+        ask(here, name)
+
+    assert refused.value.message == told
+    assert refused.value.hint
+
+
+def test_a_job_that_went_since_the_calendar_was_read_is_refused(here: Office) -> None:
+    del here.jobs["vacuum"]
+
+    with pytest.raises(RefusedError, match='there is no job "vacuum" any more'):
+        ask(here, "nightly-vacuum")
+
+
+# --- cancel, pause ---
+
+
+def test_a_queued_run_is_cancelled_at_once_and_a_running_one_is_told(here: Office) -> None:
+    waiting = queue(here.store, "nightly-vacuum")
+    working = claim(here.store, queue(here.store, "probe")).id
+
+    cancelled = cancel(here.desk(), waiting, "ada", "wrong day")
+    told = cancel(here.desk(), working, "ada", "")
+
+    assert (cancelled.state, cancelled.reason) == (RunState.CANCELLED, "cancelled by ada: wrong day")
+    assert told.state is RunState.RUNNING
+    assert find_run(here.desk(), working).cancel_requested == "ada"
+    assert [event.kind for event in here.store.events.recent()] == ["run_cancelled", "run_cancelled"]
+    with pytest.raises(RefusedError, match="has already ended: cancelled"):
+        cancel(here.desk(), waiting, "ada", "")
+
+
+def test_a_pause_needs_a_reason_an_end_ahead_and_an_entry(here: Office) -> None:
+    desk = here.desk()
+
+    with pytest.raises(UsageError, match="no reason given"):
+        pause(desk, "probe", "  ", "ada", None)
+    with pytest.raises(UsageError, match="is past"):
+        pause(desk, "probe", "x", "ada", at(-1))
+    with pytest.raises(UsageError, match="is a job, not an entry"):
+        pause(desk, "vacuum", "x", "ada", None)
+    with pytest.raises(UnknownNameError, match='did you mean "probe"'):
+        pause(desk, "prob", "x", "ada", None)
+
+
+def test_a_pause_is_seen_in_the_status_until_it_ends_or_is_lifted(here: Office) -> None:
+    desk = here.desk()
+    pause(desk, "probe", "noise", "ada", at(60))
+
+    paused = entry_status(desk, "probe")
+    assert paused.pause is not None
+    assert paused.next_step == "maintd unpause probe"
+
+    assert unpause(desk, "probe", "bob")
+    assert not unpause(desk, "probe", "bob")
+    pause(desk, "probe", "noise", "ada", at(60))
+    here.clock.advance(timedelta(minutes=61))
+    assert entry_status(desk, "probe").pause is None
+
+
+# --- status ---
+
+
+def test_the_status_tells_each_entry_in_the_order_of_the_calendar(here: Office) -> None:
+    run_with(here.store, "nightly-vacuum", 0)
+    failed = run_with(
+        here.store, "nightly-vacuum", 10, RunState.FAILED, items=(check("dead tuples", CheckStatus.FAIL, 31),)
+    )
+    here.clock.advance(timedelta(minutes=20))
+
+    report = status(here.desk())
+
+    assert [item.entry for item in report.entries] == [
+        "nightly-vacuum", "weekly-cleanup", "probe", "by-hand", "off", "broken-one"
+    ]  # fmt: skip
+    first = report.entries[0]
+    assert first.last_run is not None
+    assert first.last_run.id == failed
+    assert (first.why, first.next_step) == ("dead tuples: 31, expected at most 20", f"maintd show {failed}")
+    assert (first.last_success_at, first.failing_since, first.failures_in_a_row) == (at(2), at(12), 1)
+    assert first.usual == timedelta(minutes=2)
+    # 04:00 in Berlin in winter is 03:00 UTC.
+    assert first.next_due_at is not None
+    assert f"{first.next_due_at:%Y-%m-%d %H:%M}" == "2026-03-03 03:00"
+    assert "04:00 CET" in first.next_due_local
+    assert report.entries[3].next_due_at is None
+    assert report.entries[4].next_due_at is None
+    assert (report.node, report.started_at) == ("n1", NOON - timedelta(hours=2))
+
+
+def test_the_status_names_what_is_the_matter_with_maintd_itself(here: Office) -> None:
+    here.use(*here.calendar.entries, warnings=("schedules.yaml:7: two entries hold postgres at 04:00",))
+    here.health = Health(alive=True, ready=False, problems=("the clock jumped",))
+
+    assert status(here.desk()).problems == (
+        "the clock jumped",
+        'job "wrecked" is broken: /jobs/wrecked.py:3: invalid syntax',
+        'entry "broken-one" is disabled: /jobs/wrecked.py:3: invalid syntax',
+        "schedules.yaml:7: two entries hold postgres at 04:00",
+    )
+
+
+def test_the_status_shows_unfinished_runs_of_jobs_that_are_in_no_calendar_with_locks_and_nodes(here: Office) -> None:
+    run = claim(here.store, queue(here.store, "reindex"), lease=60)
+    here.store.locks.acquire(run.id, run.fence, "reindex", {"postgres": "exclusive"}, NOON)
+    here.store.nodes.beat(
+        NodeState(name="n1", incarnation="i", pid=1, started_at=NOON, seen_at=NOON, version="0", slots=4)
+    )
+
+    report = status(here.desk())
+
+    assert [other.id for other in report.others] == [run.id]
+    assert [lock.lock for lock in report.locks] == ["postgres"]
+    assert [node.name for node in report.nodes] == ["n1"]
+
+
+def test_a_status_without_a_store_is_unknown_and_says_so(here: Office) -> None:
+    run_with(here.store, "probe", 0)
+    here.store.close()
+    (here.folder / "maintd.db").rename(here.folder / "gone.db")
+    (here.folder / "maintd.db").write_bytes(b"this is no database, and never was one" * 100)
+
+    report = status(here.desk())
+
+    assert any("the store does not answer" in problem for problem in report.problems)
+    assert all(item.why.startswith("unknown: ") for item in report.entries)
+    assert report.entries[0].next_due_at is not None
+
+
+def test_an_entry_that_left_the_calendar_is_still_told_from_the_store(here: Office) -> None:
+    run_with(here.store, "probe", 0)
+    here.use(entry("nightly-vacuum"))
+
+    gone = entry_status(here.desk(), "probe")
+
+    assert gone.last_run is not None
+    assert (gone.enabled, gone.next_due_at) == (False, None)
+    with pytest.raises(UnknownNameError):
+        entry_status(here.desk(), "never-was")
+
+
+# --- due ---
+
+
+def test_what_is_due_is_in_order_with_notes_for_what_will_be_skipped(here: Office) -> None:
+    here.use(entry("early", cron="0 4 * * *"), entry("late", cron="0 5 * * *"), entry("off", enabled=False))
+    pause(here.desk(), "late", "noise", "ada", NOON + timedelta(days=1, hours=12))
+
+    found = due(here.desk(), 2)
+
+    assert [(item.entry, f"{item.due_at:%d %H:%M}", item.note) for item in found] == [
+        ("early", "03 03:00", ""),
+        ("late", "03 04:00", "paused by ada: noise"),
+        ("early", "04 03:00", ""),
+        ("late", "04 04:00", ""),
+    ]
+
+
+@pytest.mark.parametrize("days", [0, -1, 367])
+def test_looking_ahead_has_bounds(here: Office, days: int) -> None:
+    with pytest.raises(UsageError):
+        due(here.desk(), days)
+
+
+# --- without a daemon ---
+
+
+def write_calendar(folder: Path, text: str) -> Settings:
+    (folder / "schedules.yaml").write_text(text)
+    return Settings(state_dir=folder, calendar=folder / "schedules.yaml", _env_file=None)  # type: ignore[call-arg]
+
+
+def test_a_desk_without_a_daemon_reads_calendar_and_history_and_says_that_nothing_starts(here: Office) -> None:
+    run_with(here.store, "probe", 0, RunState.FAILED, reason="no")
+    settings = write_calendar(
+        here.folder, "timezone: UTC\nentries:\n  probe:\n    schedule: every day at 04:00\n    steps: [health_check]\n"
+    )
+    desk = open_desk(settings, write=False)
+
+    try:
+        report = status(desk)
+    finally:
+        desk.store.close()
+
+    assert [(item.entry, item.why) for item in report.entries] == [("probe", "failed: no")]
+    assert report.started_at is None
+    assert any("no daemon answers" in problem for problem in report.problems)
+    for act in (desk.wake, desk.reload):
+        with pytest.raises(DaemonUnavailableError):
+            act()
+
+
+def test_without_a_daemon_rows_are_written_all_the_same(here: Office) -> None:
+    settings = write_calendar(
+        here.folder, "timezone: UTC\nentries:\n  probe:\n    schedule: every day at 04:00\n    steps: [health_check]\n"
+    )
+    desk = open_desk(settings, write=True)
+
+    try:
+        pause(desk, "probe", "noise", "ada", None)
+    finally:
+        desk.store.close()
+
+    assert here.store.entries.states(["probe"])["probe"].pause is not None
+
+
+def test_a_broken_calendar_does_not_hide_the_history(here: Office) -> None:
+    run_with(here.store, "probe", 0, RunState.FAILED, reason="no")
+    settings = write_calendar(here.folder, "timezone: Mars/Olympus\nentries: {}\n")
+    desk = open_desk(settings, write=False)
+
+    try:
+        report = status(desk)
+        with pytest.raises(CalendarError):
+            find(desk, "probe")
+    finally:
+        desk.store.close()
+
+    assert "failed: no" in [item.why for item in report.entries if item.entry == "probe"]
+    assert any("schedules.yaml:1" in problem for problem in report.problems)

@@ -1,0 +1,130 @@
+"""Metrics, read by Prometheus' own parser."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from contracts.store_helpers import claim, queue
+from prometheus_client.parser import text_string_to_metric_families
+from web.desks import FULL, NOON, Client, Office, run_with
+
+from maintd.model import Measure, RunState
+from maintd.operations import Health
+from maintd.web.metrics import MOST_MEASURES
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def scraped(page: Client) -> Samples:
+    answer = page.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    found: Samples = {}
+    for family in text_string_to_metric_families(answer.text):
+        for sample in family.samples:
+            key = (sample.name, tuple(sorted(sample.labels.items())))
+            assert key not in found, f"{key} stands twice"
+            found[key] = sample.value
+    return found
+
+
+def of(samples: Samples, name: str, /, **labels: str) -> float | None:
+    return samples.get((name, tuple(sorted(labels.items()))))
+
+
+def test_an_entry_is_told_by_result_time_duration_findings_and_next_due(served: Office, page: Client) -> None:
+    run_with(served.store, "nightly-vacuum", 0)
+    run_with(served.store, "nightly-vacuum", 10, RunState.FAILED, items=FULL, took=3)
+
+    found = scraped(page)
+
+    name = "nightly-vacuum"
+    assert (
+        of(found, "maintd_job_last_success_timestamp_seconds", entry=name) == (NOON + timedelta(minutes=2)).timestamp()
+    )
+    assert of(found, "maintd_job_duration_seconds", entry=name) == 180
+    assert of(found, "maintd_job_result", entry=name, status="failed") == 1
+    assert of(found, "maintd_job_result", entry=name, status="succeeded") == 0
+    assert of(found, "maintd_job_findings", entry=name, severity="fail") == 1
+    assert of(found, "maintd_job_findings", entry=name, severity="unknown") == 1
+    assert of(found, "maintd_entry_failures_in_a_row", entry=name) == 1
+    assert of(found, "maintd_entry_paused", entry=name) == 0
+    # 04:00 in Berlin is 03:00 UTC, fifteen hours after noon.
+    assert of(found, "maintd_entry_next_due_timestamp_seconds", entry=name) == (NOON + timedelta(hours=15)).timestamp()
+
+
+def test_an_entry_that_never_ran_has_no_result_rather_than_a_zero(page: Client) -> None:
+    found = scraped(page)
+
+    assert of(found, "maintd_job_result", entry="probe", status="succeeded") is None
+    assert of(found, "maintd_job_last_success_timestamp_seconds", entry="probe") is None
+
+
+def test_queue_running_slots_and_the_daemon_itself_are_told(served: Office, page: Client) -> None:
+    queue(served.store, "nightly-vacuum")
+    claim(served.store, queue(served.store, "probe"))
+
+    found = scraped(page)
+
+    assert of(found, "maintd_queue_depth") == 1
+    assert of(found, "maintd_running") == 1
+    assert of(found, "maintd_runs", state="queued") == 1
+    assert of(found, "maintd_slots") == 4
+    assert of(found, "maintd_store_up") == 1
+    assert of(found, "maintd_loop_lag_seconds") == 0.5
+    assert of(found, "maintd_build_info", version="0.1.0", node="n1") == 1
+
+
+def test_the_last_measures_are_told_with_their_labels(served: Office, page: Client) -> None:
+    run_with(served.store, "nightly-vacuum", 0, items=FULL)
+
+    found = scraped(page)
+
+    labels = {"entry": "nightly-vacuum", "job": "vacuum", "unit": "B", "table": "orders", "le_vel": "a"}
+    assert of(found, "maintd_measure", name="size_bytes", **labels) == 5_368_709_120
+
+
+def test_measures_are_bounded_and_what_is_left_out_is_counted(served: Office, page: Client) -> None:
+    many = tuple(Measure(name="size", value=i, labels={"table": str(i)}) for i in range(MOST_MEASURES + 7))
+    run_with(served.store, "nightly-vacuum", 0, items=many)
+
+    found = scraped(page)
+
+    assert sum(name == "maintd_measure" for name, _ in found) == MOST_MEASURES
+    assert of(found, "maintd_measures_left_out") == 7
+
+
+def test_a_newer_run_takes_the_place_of_the_last(served: Office, page: Client) -> None:
+    for minute, value in ((0, 1.0), (10, 2.0)):
+        run_with(served.store, "probe", minute, items=(Measure(name="lag", value=value, unit="s"),))
+        labels = {"entry": "probe", "job": "vacuum", "name": "lag", "unit": "s"}
+        assert of(scraped(page), "maintd_measure", **labels) == value
+
+
+def test_a_store_that_is_away_is_told_without_inventing_anything(served: Office, page: Client) -> None:
+    run_with(served.store, "probe", 0)
+    served.store.close()
+    (served.folder / "maintd.db").write_bytes(b"no database " * 1000)
+    for rest in served.folder.glob("maintd.db-*"):
+        rest.unlink()
+
+    found = scraped(page)
+
+    assert of(found, "maintd_store_up") == 0
+    assert of(found, "maintd_up") == 1
+    assert not [name for name, _ in found if name.startswith(("maintd_job_", "maintd_queue"))]
+    assert of(found, "maintd_entry_next_due_timestamp_seconds", entry="probe") is not None
+
+
+def test_a_daemon_whose_loop_stands_still_says_so(served: Office, page: Client) -> None:
+    served.health = Health(alive=False, ready=False, problems=("stalled",), lag_seconds=75.0)
+
+    found = scraped(page)
+
+    assert (of(found, "maintd_up"), of(found, "maintd_ready"), of(found, "maintd_loop_lag_seconds")) == (0, 0, 75)
+
+
+def test_openmetrics_is_spoken_to_whoever_asks_for_it(page: Client) -> None:
+    answer = page.get("/metrics", Accept="application/openmetrics-text; version=1.0.0")
+
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    assert answer.text.endswith("# EOF\n")

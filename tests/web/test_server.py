@@ -1,0 +1,199 @@
+"""The two doors: how they open, who gets in, how they close."""
+
+from __future__ import annotations
+
+import socket
+import stat
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from web.desks import Client, Office, on_port, on_socket
+
+from maintd.errors import RefusedError, SettingsError
+from maintd.web.guard import LARGEST_BODY
+from maintd.web.server import serve_desk
+from maintd.web.sockets import control_socket, is_loopback, parse_listen
+
+
+def served_with(here: Office, **settings: object) -> Office:
+    here.settings = here.settings.model_copy(update=settings)
+    return here
+
+
+def test_the_control_socket_is_for_owner_and_group_only(served: Office, control: Client) -> None:
+    assert stat.S_IMODE(served.settings.socket_path.stat().st_mode) == 0o660
+    assert control.get("/api/v1/version").status == 200
+
+
+def test_both_doors_close_within_a_second_and_leave_nothing(here: Office, port: int) -> None:
+    served_with(here, listen=f"127.0.0.1:{port}")
+    with serve_desk(here.desk()):
+        idle = socket.create_connection(("127.0.0.1", port))  # a client that says nothing must not hold it up
+        assert on_port(port).get("/healthz").status == 200
+        begun = time.monotonic()
+
+    took = time.monotonic() - begun
+    idle.close()
+
+    assert took < 1.0
+    assert not here.settings.socket_path.exists()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+    assert "web" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_it_can_be_served_again_on_the_same_addresses(here: Office, port: int) -> None:
+    served_with(here, listen=f"127.0.0.1:{port}")
+
+    for _ in range(2):
+        with serve_desk(here.desk()):
+            assert on_port(port).get("/healthz").status == 200
+
+
+def test_without_a_listen_address_there_is_only_the_socket(here: Office) -> None:
+    with serve_desk(here.desk()):
+        assert on_socket(here.settings.socket_path).get("/healthz").status == 200
+
+
+def test_a_socket_that_a_killed_daemon_left_is_replaced(here: Office) -> None:
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(str(here.settings.socket_path))
+    stale.close()
+
+    with serve_desk(here.desk()):
+        assert on_socket(here.settings.socket_path).get("/healthz").status == 200
+
+
+def test_a_socket_that_somebody_listens_on_is_refused_and_left_alone(here: Office) -> None:
+    path = here.settings.socket_path
+    with control_socket(path), pytest.raises(RefusedError) as refused, serve_desk(here.desk()):
+        pass
+
+    assert str(path) in str(refused.value)
+
+
+def test_a_socket_is_only_removed_by_whoever_made_it(state_dir: Path) -> None:
+    path = state_dir / "s"
+    with control_socket(path):
+        path.unlink()
+        other = socket.socket(socket.AF_UNIX)
+        other.bind(str(path))
+
+    assert path.exists()
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda folder: (folder / "file").touch() or folder / "file", "is there and is no socket"),
+        (lambda folder: folder / "missing" / "s", "cannot make the control socket"),
+        (lambda folder: folder / ("x" * 120), "longer than 107 bytes"),
+    ],
+)
+def test_a_place_where_no_socket_can_be_is_named(state_dir: Path, make: object, told: str) -> None:
+    path = make(state_dir)  # type: ignore[operator]
+
+    with pytest.raises(SettingsError) as refused, control_socket(path):
+        pass
+
+    assert told in str(refused.value)
+    assert str(path) in str(refused.value)
+
+
+def test_a_port_that_is_taken_is_named_and_the_socket_is_given_back(here: Office, port: int) -> None:
+    with socket.create_server(("127.0.0.1", port)):
+        served_with(here, listen=f"127.0.0.1:{port}")
+
+        with pytest.raises(SettingsError) as refused, serve_desk(here.desk()):
+            pass
+
+    assert f"port {port} of MAINTD_LISTEN 127.0.0.1:{port} is taken" in str(refused.value)
+    assert not here.settings.socket_path.exists()
+
+
+@pytest.mark.parametrize("listen", ["8420", "host:", ":8420", "host:port", "h:0", "h:70000", "h:-1", "h:８"])
+def test_an_address_that_is_none_is_refused(listen: str) -> None:
+    with pytest.raises(SettingsError, match="is not host:port"):
+        parse_listen(listen)
+
+
+def test_addresses_of_this_machine_are_known() -> None:
+    assert parse_listen("[::1]:80") == ("::1", 80)
+    assert all(is_loopback(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost", "LOCALHOST."))
+    assert not any(is_loopback(host) for host in ("0.0.0.0", "10.0.0.1", "evil.example", "", "127.0.0.1.evil.example"))
+
+
+# --- who gets in ---
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
+def test_on_the_port_everything_but_reading_is_refused(page: Client, served: Office, method: str) -> None:
+    answer = page.ask(method, "/api/v1/runs", b'{"name": "nightly-vacuum"}')
+
+    assert answer.status == 403
+    assert answer.json["error"]["code"] == "refused"
+    assert answer.json["error"]["hint"] == "use the control socket"
+    assert served.store.history.runs() == []
+
+
+def test_a_web_site_that_points_its_name_here_reads_nothing(served: Office, port: int) -> None:
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "", "[::2]"):
+        assert on_port(port, host).get("/api/v1/status").status == 403, host
+    for host in ("127.0.0.1", f"localhost:{port}", "[::1]:80"):
+        assert on_port(port, host).get("/api/v1/status").status == 200, host
+
+
+def test_a_page_that_is_open_to_the_network_answers_to_any_name(here: Office, port: int) -> None:
+    served_with(here, listen=f"0.0.0.0:{port}")
+
+    with serve_desk(here.desk()):
+        assert on_port(port, "maintd.example").get("/healthz").status == 200
+        assert on_port(port, "maintd.example").post("/api/v1/reload").status == 403
+
+
+def test_every_answer_protects_the_browser(page: Client) -> None:
+    for path in ("/", "/api/v1/status", "/nothing", "/static/style.css", "/metrics"):
+        headers = page.get(path).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe-inline" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert "server" not in headers
+        assert "date" in headers
+
+
+def test_a_body_that_is_too_large_is_refused_before_it_is_read_whole(control: Client) -> None:
+    whole = control.ask("POST", "/api/v1/runs", b" " * (LARGEST_BODY + 1))
+    fits = control.ask("POST", "/api/v1/runs", b'{"name": "nightly-vacuum"}'.ljust(LARGEST_BODY))
+
+    assert (whole.status, whole.json["error"]["code"]) == (413, "usage")
+    assert fits.status == 201
+
+
+def test_requests_are_answered_while_others_hang(served: Office, port: int) -> None:
+    slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+    for sock in slow:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+
+    assert on_port(port).get("/healthz").status == 200
+
+    for sock in slow:
+        sock.close()
+
+
+def test_what_breaks_inside_is_an_answer_and_the_next_request_is_served(
+    served: Office, control: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served.calendar = None  # type: ignore[assignment]
+
+    broken = control.get("/api/v1/due")
+    shown = control.get("/due")
+
+    assert (broken.status, broken.json["error"]["code"]) == (500, "error")
+    assert (shown.status, "see the daemon" in shown.text) == (500, True)
+    assert control.get("/healthz").status == 200
+    assert "request_failed" in capsys.readouterr().out
