@@ -185,7 +185,7 @@ def _last_change(days: Sequence[int], values: Sequence[float]) -> int:
     pace = median(step / (e - d) for step, (d, e) in zip(steps, pairwise(days), strict=True))
     scatter = max(
         _TO_SIGMA * _scatter(steps),
-        1.5 * sum(abs(step) for step in steps[:-1]) / len(steps),  # growth that comes once a week is no change
+        2.0 * sum(abs(step) for step in steps[:-1]) / len(steps),  # growth that comes once a week is no change
         0.001 * median(abs(value) for value in values),  # a line without noise has no scatter at all
     )
     for place in range(len(values) - 3, 2, -1):

@@ -100,6 +100,8 @@ def _plain(value: float) -> str:
 
 def _seconds(value: float) -> str:
     size = abs(value)
+    if size >= 1e9:
+        return f"{_plain(value / 31_557_600)} years"
     if size >= 120:
         return span(timedelta(seconds=value)) if value > 0 else f"−{span(timedelta(seconds=-value))}"
     return f"{value:.3g} s" if size >= 1 else f"{_plain(value * 1000)} ms"

@@ -68,7 +68,8 @@ def assess(figures: Sequence[Figure], tracks: Sequence[Track], limits: Limits) -
 
 def _unknown(figure: Figure, cause: str) -> Assessment:
     subject = f"{figure.kind} of {figure.name}"
-    says = "see what is scraped, and whether it answers: the page of targets in Prometheus"
+    of_sql = figure.kind.startswith("query ")
+    says = "correct the query or its needs" if of_sql else "see whether its targets are scraped and answer: /targets"
     return Assessment(MONITORING, subject, subject, None, figure.unit, cause=cause, says=says)
 
 
@@ -150,9 +151,10 @@ def _query(figure: Figure, *, days: bool) -> Iterator[Assessment]:
             warn_below=100,
             says=f"only {formats.share(figure.coverage)} of the days have data: was its source down on the others?",
         )
-    scatter = figure.details.get("scatter", 0.0)
-    if scatter > 0:
+    if "median" in figure.details:
         usual = figure.details["median"]
+        # Four weeks that were nearly the same must not make the fifth unusual by a hair.
+        scatter = max(figure.details["scatter"], 0.02 * abs(usual), 1e-9)
         yield Assessment(
             OPTIMIZATION,
             title,

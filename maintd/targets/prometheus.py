@@ -48,6 +48,7 @@ class Rule:
     name: str
     health: str
     last_error: str
+    alerting: bool = False
 
 
 class Prometheus:
@@ -118,7 +119,7 @@ class Prometheus:
         """All rules with their health."""
         data = self._data(self._api.get("/api/v1/rules"), "rules")
         return [
-            Rule(group["name"], rule["name"], rule["health"], rule.get("lastError", ""))
+            Rule(group["name"], rule["name"], rule["health"], rule.get("lastError", ""), rule["type"] == "alerting")
             for group in data["groups"]
             for rule in group["rules"]
         ]

@@ -49,7 +49,7 @@ class Alerts:
 def fired(server: Prometheus, start: datetime, end: datetime) -> Alerts:
     """What fired in [start, end). Raises TargetError; an empty answer is one only when there are no rules at all."""
     step = max(_LEAST_STEP, timedelta(seconds=round((end - start).total_seconds() / _STEPS)))
-    rules = len(server.rules())
+    rules = sum(rule.alerting for rule in server.rules())
     try:
         found = server.query_range('ALERTS{alertstate="firing"}', start, end, step)
     except TargetError as error:
