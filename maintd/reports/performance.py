@@ -121,7 +121,7 @@ def _change(figure: Figure) -> str:
 
 def _changes(figures: Sequence[Figure]) -> Section:
     """What moved most against the week before, first."""
-    known = [figure for figure in figures if figure.before and figure.value is not None]
+    known = [figure for figure in figures if figure.before and figure.value is not None and not low(figure)]
     moved = sorted(known, key=lambda figure: -abs((figure.value or 0) / (figure.before or 1) - 1))[:10]
     rows = [
         (

@@ -59,7 +59,7 @@ def assess(figures: Sequence[Figure], tracks: Sequence[Track], limits: Limits) -
             name = f"alert {figure.name} fired"
             yield Assessment(MONITORING, figure.name, name, figure.value, warn_above=_FLAPS - 1, says=says)
         elif figure.kind == "alerts" and figure.name == "critical":
-            says = f"{figure.value:.0f} critical alerts fired: see the table of alerts"
+            says = f"fired: {figure.value:.0f}; see the table of alerts"
             yield Assessment(OPTIMIZATION, "critical alerts", "critical alerts", figure.value, warn_above=0, says=says)
         elif figure.kind.startswith("query "):
             yield from _query(figure, days=figure.kind not in days_told)
@@ -75,7 +75,7 @@ def _unknown(figure: Figure, cause: str) -> Assessment:
 
 def _latency(figure: Figure, limits: Limits) -> Iterator[Assessment]:
     value = figure.value or 0.0
-    more = "≥ " if figure.at_least else ""
+    more = "more than " if figure.at_least else ""
     yield Assessment(
         OPTIMIZATION,
         figure.name,
@@ -84,7 +84,7 @@ def _latency(figure: Figure, limits: Limits) -> Iterator[Assessment]:
         "s",
         at_most=limits.latency_fail,
         warn_above=limits.latency_warn,
-        says=f"95 % of requests took up to {more}{formats.amount(value, 's')}; see the slowest paths",
+        says=f"its p95 is {more}{formats.amount(value, 's')}; see the slowest paths",
     )
     if figure.before is not None and value - figure.before > _WORSE_SECONDS:
         yield Assessment(
