@@ -89,7 +89,9 @@ def _holidays_of(name: str) -> Mapping[date, str]:
     if country in countries:
         if part and part not in countries[country]:
             near = nearest(part, countries[country])
-            advice = f'did you mean "{country}-{near}"?' if near else f"it has {', '.join(countries[country]) or 'none'}"
+            advice = (
+                f'did you mean "{country}-{near}"?' if near else f"it has {', '.join(countries[country]) or 'none'}"
+            )
             raise ValueError(f'unknown part "{part}" of the holidays of {country}; {advice}')
         found = holidays.country_holidays(country, subdiv=part or None)
     elif name in markets:
@@ -98,6 +100,10 @@ def _holidays_of(name: str) -> Mapping[date, str]:
         near = nearest(name.upper(), [*countries, *markets])
         raise ValueError(
             f'unknown holidays "{name}"; '
-            + (f'did you mean "{near}"?' if near else "write a country (DE), a part of one (US-NY) or an exchange (XNYS)")
+            + (
+                f'did you mean "{near}"?'
+                if near
+                else "write a country (DE), a part of one (US-NY) or an exchange (XNYS)"
+            )
         )
     return found

@@ -17,6 +17,7 @@ from maintd.model import Rule, ScheduleKind
 from maintd.schedule.cron import cron_walls
 from maintd.schedule.oncalendar import oncalendar_walls
 from maintd.schedule.phrases import parse_phrase
+from maintd.schedule.walls import instant_of
 from maintd.values import format_duration, parse_duration
 
 MAX_DUE = 10_000
@@ -109,20 +110,21 @@ def jitter_of(entry: str, due_at: datetime, jitter: timedelta) -> timedelta:
 
 def zone_problem(name: str) -> str | None:
     """What is wrong with the name of a time zone; None for a good one. The host's own zone has no name here."""
+    if _is_zone(name):
+        return None
+    known = available_timezones() - _NOT_ZONES
+    folded = {zone.rpartition("/")[2].casefold(): zone for zone in known} | {zone.casefold(): zone for zone in known}
+    wanted = name.replace(" ", "_").casefold()
+    near = folded.get(wanted) or folded.get(nearest(wanted, folded) or "")
+    advice = f'did you mean "{near}"?' if near else "write for example UTC or Europe/Berlin"
+    return f'unknown time zone "{name}"; {advice}'
+
+
+def _is_zone(name: str) -> bool:
     try:
-        if name in _NOT_ZONES or not name:
-            raise ZoneInfoNotFoundError(name)
-        ZoneInfo(name)
+        return name not in _NOT_ZONES and name != "" and ZoneInfo(name) is not None
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        known = available_timezones() - _NOT_ZONES
-        folded = {zone.casefold(): zone for zone in known} | {
-            zone.rpartition("/")[2].casefold(): zone for zone in known if "/" in zone
-        }
-        wanted = name.replace(" ", "_").casefold()
-        near = folded.get(wanted) or folded.get(nearest(wanted, folded) or "")
-        advice = f'did you mean "{near}"?' if near else "write for example UTC or Europe/Berlin"
-        return f'unknown time zone "{name}"; {advice}'
-    return None
+        return False
 
 
 class _Multiples:
@@ -199,11 +201,7 @@ def _at(text: str, zone: ZoneInfo) -> list[_Instants]:
         raise ValueError(f'"{text}" is not a date and time; write for example 2026-12-05T01:00') from None
     if "T" not in text.strip().upper() and ":" not in text:
         raise ValueError(f'"{text}" names no time of day; write for example {text.strip()}T01:00')
-    if at.tzinfo is None:
-        at = at.replace(tzinfo=zone)
-        if at.astimezone(UTC).astimezone(zone).replace(tzinfo=None) != at.replace(tzinfo=None):
-            raise ValueError(f'"{text}" does not occur in {zone.key}: clocks are put forward then')
-    return [_Once(at.astimezone(UTC))]
+    return [_Once(instant_of(at.replace(tzinfo=zone)) if at.tzinfo is None else at.astimezone(UTC))]
 
 
 _READERS: dict[ScheduleKind, Callable[[str, ZoneInfo], list[_Instants]]] = {

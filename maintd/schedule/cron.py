@@ -96,6 +96,11 @@ def _plain(message: str, fields: list[str]) -> str:
     order = _ORDER.split()
     if name not in order:
         return message
-    ranges = {"minute": "0 to 59", "hour": "0 to 23", "day-of-month": "1 to 31, or L for the last",
-              "month": "1 to 12, or JAN to DEC", "day-of-week": "0 to 7 (0 and 7 are Sunday), or SUN to SAT"}  # fmt: skip
+    ranges = {
+        "minute": "0 to 59",
+        "hour": "0 to 23",
+        "day-of-month": "1 to 31, or L for the last",
+        "month": "1 to 12, or JAN to DEC",
+        "day-of-week": "0 to 7 (0 and 7 are Sunday), or SUN to SAT",
+    }
     return f'"{fields[order.index(name)]}" is not a {name}; write {ranges[name]}'

@@ -51,11 +51,15 @@ def _cron(rule: Rule) -> str:
     read = read_cron(rule.text)
     days = _cron_days(read)
     times = sorted((hour, minute) for hour in read.hours for minute in read.minutes)
+    minutes = sorted(read.minutes)
+    step = minutes[1] - minutes[0] if len(minutes) > 1 else 0
+    all_day = days == Days(EVERY_DAY) and len(read.hours) == 24 and len(read.months) == 12
     if days is not None and len(times) <= _MOST_TIMES:
         said = say_phrase(Phrase(days, at=tuple(times), months=tuple(sorted(read.months))))
-    elif days == Days(EVERY_DAY) and len(read.hours) == 24 and len(read.months) == 12 and len(read.minutes) == 1:
-        (minute,) = read.minutes
-        said = "every hour" if minute == 0 else f"every hour at :{minute:02}"
+    elif all_day and step and minutes == list(range(0, 60, step)):
+        said = say_phrase(Phrase(Days(EVERY_DAY), every=(step, "minute")))
+    elif all_day and len(minutes) <= _MOST_TIMES:
+        said = say_phrase(Phrase(Days(EVERY_DAY), every=(1, "hour"), past=tuple(minutes)))
     else:
         said = read.explain()
         said = said[0].lower() + said[1:]
@@ -71,7 +75,11 @@ def _cron_days(read: Any) -> Days | None:
         numbers = [-1 if day == read.LAST else day for day in sorted(read.days)]
         if any_number:
             return Days(EVERY_DAY)
-        return Days(numbers=(*[n for n in numbers if n > 0], *[n for n in numbers if n == -1])) if min(numbers) > -2 else None
+        return (
+            Days(numbers=(*[n for n in numbers if n > 0], *[n for n in numbers if n == -1]))
+            if min(numbers) > -2
+            else None
+        )
     if not any_number or not read.day_and:
         return None
     if not nth:
@@ -102,7 +110,9 @@ def _oncalendar(rule: Rule) -> str:
         elif weekdays == EVERY_DAY and min(numbers) >= -1:
             days = _days(Days(numbers=(*[n for n in numbers if n > 0], *[n for n in numbers if n < 0])), months)
         else:
-            named = _ranges([n for n in numbers if n > 0]) + [f"{-n} before the end" if n < -1 else "the last" for n in numbers if n < 0]
+            named = _ranges([n for n in numbers if n > 0]) + [
+                f"{-n} before the end" if n < -1 else "the last" for n in numbers if n < 0
+            ]
             days = f"{_weekdays(weekdays)} that is day {_list(named, 'or')} of {_months(months)}"
         years = "" if len(read.years) > 200 else f", in {_list(_ranges(sorted(read.years)))}"
         said.append(f"{days} {at}{years} ({zone.key if zone else rule.timezone})")

@@ -1,9 +1,9 @@
 """Schedules in words: `every sunday at 02:00`, `first saturday of jan, apr at 03:30`, `every 15 minutes`.
 
-    phrase   = days ["of" months] "at" times | "every" [N] ("minutes" | "hours") ["at" ":MM" {"," ":MM"}]
-    days     = "every" weekdays | ordinals weekdays | "day" numbers | "last day"
-    weekdays = "day" | "weekday" | "weekend" | names, separated by commas or "and", or "monday to friday"
-    ordinals = first … fifth, last;  months = "the month" | names;  times = HH:MM, …
+phrase   = days ["of" months] "at" times | "every" [N] ("minutes" | "hours") ["at" ":MM" {"," ":MM"}]
+days     = "every" weekdays | ordinals weekdays | "day" numbers | "last day"
+weekdays = "day" | "weekday" | "weekend" | names, separated by commas or "and", or "monday to friday"
+ordinals = first … fifth, last;  months = "the month" | names;  times = HH:MM, …
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ def _ordinal_days(words: _Words) -> Days:
 
 def _numbers(words: _Words) -> tuple[int, ...]:
     found: list[int] = []
-    while not found or words.accept(",") or _NUMBER.fullmatch(words.peek()):
+    while not found or words.accept(",") or words.peek() == "last" or _NUMBER.fullmatch(words.peek()):
         if words.accept("last"):
             words.accept("day")
             found.append(-1)

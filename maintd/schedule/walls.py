@@ -110,14 +110,22 @@ class Walls:
         for second in self._times:
             wall = datetime(day.year, day.month, day.day, tzinfo=self._zone) + timedelta(seconds=second)
             before, after = _offset(wall), _offset(wall.replace(fold=1))
-            naive = wall.replace(tzinfo=UTC)
-            if before >= after:  # plain, or in the fold, where the offset before the change gives the first occurrence
-                found.add(naive - before)
-                if self._edge is Edge.INTERVAL:
-                    found.add(naive - after)
-            elif self._edge is Edge.FIXED:
-                found.add(_end_of_gap(self._zone, naive - after, naive - before))
+            if before < after and self._edge is not Edge.FIXED:  # in the gap
+                continue
+            found.add(instant_of(wall))
+            if before > after and self._edge is Edge.INTERVAL:  # in the fold
+                found.add(wall.replace(tzinfo=UTC) - after)
         return sorted(found)
+
+
+def instant_of(wall: datetime) -> datetime:
+    """A wall time in its zone as an instant in UTC, by the custom for fixed times (`Edge.FIXED`)."""
+    assert isinstance(wall.tzinfo, ZoneInfo)
+    before, after = _offset(wall.replace(fold=0)), _offset(wall.replace(fold=1))
+    naive = wall.replace(tzinfo=UTC, fold=0)
+    if before >= after:  # plain, or in the fold, where the offset before the change gives the first occurrence
+        return naive - before
+    return _end_of_gap(wall.tzinfo, naive - after, naive - before)
 
 
 def nth_days(first_weekday: int, length: int, group: Iterable[int], ordinals: Iterable[int]) -> list[int]:

@@ -1,0 +1,149 @@
+"""What differs between two calendars, and the fingerprint by which a store sees that an entry was edited."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from maintd.model import After, Blackout, Entry, Policy, StepPlan
+from maintd.schedule import describe
+from maintd.settings import Targets
+from maintd.values import format_duration
+
+if TYPE_CHECKING:
+    from maintd.calendar.loading import Calendar
+
+
+def fingerprint_of(entry: Entry) -> str:
+    """sha256 over rule, policy and steps, in hex; title, name and place in the file do not count.
+
+    What has its default value is left out, so that a later maintd with a new setting finds nothing edited.
+    """
+    said = entry.model_dump(mode="json", include={"rule", "policy", "steps"}, exclude_defaults=True)
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def changes_between(old: Calendar, new: Calendar) -> list[str]:
+    """One line for each change, in plain English; nothing when the two mean the same."""
+    before = {entry.name: entry for entry in old.entries}
+    after = {entry.name: entry for entry in new.entries}
+    renamed = {
+        entry.formerly: name
+        for name, entry in after.items()
+        if entry.formerly in before and name not in before and entry.formerly not in after
+    }
+    changes: list[str] = []
+    for name, entry in after.items():
+        was = before.get(name)
+        if was is None and entry.formerly in renamed:
+            was = before[entry.formerly]
+            changes.append(f'renamed "{was.name}" to "{name}"')
+        if was is None:
+            changes.append(f'added "{name}": {_schedule(entry)}')
+        else:
+            broken = was.name in old.disabled or name in new.disabled
+            changes += [f'"{name}": {change}' for change in _entry_changes(was, entry, broken)]
+            changes += _disabled_changes(name, old.disabled.get(was.name), new.disabled.get(name))
+    changes += [f'removed "{name}"' for name in before if name not in after and name not in renamed]
+    return changes + list(_target_changes(old.targets, new.targets))
+
+
+def _schedule(entry: Entry) -> str:
+    said = "only by hand" if entry.rule is None else describe(entry.rule)
+    return said if entry.enabled else f"{said}, not enabled"
+
+
+def _entry_changes(old: Entry, new: Entry, broken: bool) -> Iterator[str]:
+    if old.enabled != new.enabled and not broken:  # a broken job is said apart
+        yield "enabled" if new.enabled else "no longer enabled"
+    if old.rule != new.rule:
+        before, after = ("only by hand" if entry.rule is None else describe(entry.rule) for entry in (old, new))
+        if before == after and old.rule is not None and new.rule is not None:
+            before, after = f"{old.rule.kind} {old.rule.text}", f"{new.rule.kind} {new.rule.text}"
+        yield f"schedule: {before} → {after}"
+    if old.title != new.title:
+        yield f"title: {old.title} → {new.title}"
+    if old.runbook != new.runbook:
+        yield f"runbook: {old.runbook or 'none'} → {new.runbook or 'none'}"
+    for field in Policy.model_fields:
+        before, after = _say(getattr(old.policy, field)), _say(getattr(new.policy, field))
+        if before != after:
+            yield f"{field}: {before} → {after}"
+    yield from _step_changes(old.steps, new.steps)
+
+
+def _step_changes(old: Sequence[StepPlan], new: Sequence[StepPlan]) -> Iterator[str]:
+    names_before, names_after = [_step(step) for step in old], [_step(step) for step in new]
+    if names_before != names_after:
+        yield f"steps: {', '.join(names_before)} → {', '.join(names_after)}"
+    known = {step.name: step for step in old}
+    for step in new:
+        was = known.get(step.name)
+        if was is None or was.job != step.job:
+            continue
+        for param in sorted(was.params.keys() | step.params.keys()):
+            before, after = was.params.get(param), step.params.get(param)
+            if before != after:
+                yield f"step {step.name}: param {param}: {_param(before)} → {_param(after)}"
+        for field in ("timeout", "retries", "on_failure", "locks", "mutates", "repeatable"):
+            before, after = _say(getattr(was, field)), _say(getattr(step, field))
+            if before != after:
+                yield f"step {step.name}: {field}: {before} → {after}"
+
+
+def _step(step: StepPlan) -> str:
+    return f"{step.name} (always)" if step.always else step.name
+
+
+def _param(value: Any) -> str:
+    return "default" if value is None else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _say(value: Any) -> str:
+    if value is None or value in ((), {}):
+        return "none"
+    if isinstance(value, timedelta):
+        return format_duration(value)
+    if isinstance(value, After):
+        return f"{value.entry} within {format_duration(value.within)}"
+    if isinstance(value, Blackout):
+        return _blackout(value)
+    if isinstance(value, tuple):
+        return "; ".join(_say(item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in sorted(value.items()))
+    return str(value)
+
+
+def _blackout(blackout: Blackout) -> str:
+    if blackout.cron is not None and blackout.lasting is not None:
+        said = f"{format_duration(blackout.lasting)} from cron {blackout.cron}"
+    elif blackout.holidays is not None:
+        return f"holidays {blackout.holidays}"
+    elif blackout.date is not None:
+        said = str(blackout.date)
+    else:
+        said = f"{blackout.first} to {blackout.last}"
+    return f"{blackout.name} ({said})" if blackout.name else said
+
+
+def _disabled_changes(name: str, before: str | None, after: str | None) -> list[str]:
+    if before == after:
+        return []
+    return [f'"{name}": works again' if after is None else f'"{name}": disabled: {after}']
+
+
+def _target_changes(old: Targets, new: Targets) -> Iterator[str]:
+    """Names only: values may be secret."""
+    for kind in Targets.model_fields:
+        before, after = old.of(kind), new.of(kind)
+        for name in dict.fromkeys([*before, *after]):
+            if name not in after:
+                yield f'targets: removed {kind} "{name}"'
+            elif name not in before:
+                yield f'targets: added {kind} "{name}"'
+            elif before[name] != after[name]:
+                yield f'targets: {kind} "{name}" changed'

@@ -1,0 +1,172 @@
+"""One entry of the calendar: its schedule, its steps and its policy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from maintd.calendar.document import Node, Text
+from maintd.calendar.policies import POLICY_KEYS, read_after, read_locks, read_policy
+from maintd.calendar.reading import Scope
+from maintd.calendar.steps import StepReader, named_apart
+from maintd.model import Entry, Policy, Rule, ScheduleKind, StepPlan
+from maintd.schedule import compile_rule, zone_problem
+
+DEFAULT_KEYS = (*POLICY_KEYS, "jitter")
+SCHEDULE_KEYS = ("schedule", "cron", "oncalendar", "every", "at")
+ENTRY_KEYS = (
+    "title", "runbook", *SCHEDULE_KEYS, "timezone", "job", "params", "steps", "always", *POLICY_KEYS, "after", "locks",
+    "jitter", "enabled", "formerly",
+)  # fmt: skip
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_KINDS = {"schedule": ScheduleKind.PHRASE, "cron": ScheduleKind.CRON, "oncalendar": ScheduleKind.ONCALENDAR,
+          "every": ScheduleKind.EVERY, "at": ScheduleKind.AT}  # fmt: skip
+
+_Fields = Mapping[str, tuple[Text, Node]]
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What an entry has when it does not say otherwise."""
+
+    timezone: str
+    policy: Mapping[str, Any]
+    jitter: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True)
+class ReadEntry:
+    """An entry without a mistake of its own, with the nodes that later checks point at."""
+
+    entry: Entry
+    key: Text
+    fields: _Fields
+
+
+def read_defaults(scope: Scope, node: Node | None, timezone: str) -> Defaults:
+    """The calendar's `defaults`."""
+    if node is None:
+        return Defaults(timezone, {})
+    within = scope.within("defaults")
+    fields = within.fields(node, "defaults", DEFAULT_KEYS)
+    return Defaults(timezone, read_policy(within, fields, timezone), _jitter(within, fields) or timedelta(0))
+
+
+def read_entry(
+    scope: Scope, key: Text, node: Node, defaults: Defaults, steps: StepReader, now: datetime
+) -> ReadEntry | None:
+    """The entry; None when something is wrong with it, which has been noted."""
+    name = key.text
+    within = scope.within(f'entry "{name}"')
+    before = len(scope.problems.errors)
+    if not _NAME.fullmatch(name):
+        within.error(key, "a name has letters, digits, - _ and . only, at most 100, and begins with a letter or digit")
+    fields = within.fields(node, "an entry", ENTRY_KEYS)
+    timezone = _timezone(within, fields) or defaults.timezone
+    policy = Policy(**{**defaults.policy, **read_policy(within, fields, timezone)})
+    if "after" in fields:
+        policy = policy.model_copy(update={"after": read_after(within, fields["after"][1])})
+    rule = _rule(within, fields, timezone, defaults.jitter)
+    plan = _steps(within, key, fields, steps)
+    enabled = within.flag(fields["enabled"][1], "enabled") if "enabled" in fields else True
+    texts = {
+        field: within.text(fields[field][1], field) or ""
+        for field in ("title", "runbook", "formerly")
+        if field in fields
+    }
+    if len(scope.problems.errors) > before or not plan:
+        return None
+    entry = Entry(
+        name=name,
+        title=texts.get("title") or title_of(name),
+        runbook=texts.get("runbook", ""),
+        rule=rule,
+        steps=plan,
+        policy=policy,
+        enabled=bool(enabled),
+        formerly=texts.get("formerly"),
+        line=key.line,
+    )
+    _warn(within, entry, fields, now)
+    return ReadEntry(entry, key, fields)
+
+
+def title_of(name: str) -> str:
+    """`morning-health-check` → `Morning health check`."""
+    words = re.sub(r"[-_.]+", " ", name).strip()
+    return words[:1].upper() + words[1:]
+
+
+def schedule_node(read: ReadEntry) -> Node:
+    """Where its schedule stands, or the entry's name."""
+    return next((read.fields[key][1] for key in SCHEDULE_KEYS if key in read.fields), read.key)
+
+
+def _timezone(scope: Scope, fields: _Fields) -> str | None:
+    if "timezone" not in fields:
+        return None
+    name = scope.text(fields["timezone"][1], "timezone")
+    problem = None if name is None else zone_problem(name)
+    if problem:
+        scope.error(fields["timezone"][1], problem)
+        return None
+    return name
+
+
+def _jitter(scope: Scope, fields: _Fields) -> timedelta | None:
+    return scope.duration(fields["jitter"][1], "jitter") if "jitter" in fields else None
+
+
+def _rule(scope: Scope, fields: _Fields, timezone: str, jitter: timedelta) -> Rule | None:
+    own = _jitter(scope, fields)
+    given = [key for key in SCHEDULE_KEYS if key in fields]
+    if len(given) > 1:
+        scope.error(fields[given[1]][0], f"has {' and '.join(given)}; an entry has one schedule, keep one of them")
+        return None
+    if not given:
+        return None
+    node = fields[given[0]][1]
+    text = scope.text(node, given[0])
+    if text is None:
+        return None
+    rule = Rule(kind=_KINDS[given[0]], text=text, timezone=timezone, jitter=jitter if own is None else own)
+    try:
+        compile_rule(rule)
+    except ValueError as error:
+        scope.error(node, f"{given[0]}: {error}")
+        return None
+    return rule
+
+
+def _steps(scope: Scope, key: Text, fields: _Fields, steps: StepReader) -> tuple[StepPlan, ...]:
+    locks = read_locks(scope, fields["locks"][1]) if "locks" in fields else {}
+    found: list[StepPlan] = []
+    if "job" in fields and "steps" in fields:
+        scope.error(fields["job"][0], "has both job and steps; write the job as the first of the steps")
+    elif "job" in fields:
+        params = fields["params"][1] if "params" in fields else None
+        step = steps.one(scope, fields["job"][1], params, locks)
+        found += [] if step is None else [step]
+    elif "steps" in fields:
+        if "params" in fields:
+            scope.error(fields["params"][0], "params belong to a step; write steps: [{job: NAME, params: {…}}]")
+        found += steps.steps(scope, fields["steps"][1], locks, always=False)
+        if not scope.items(fields["steps"][1]):
+            scope.error(fields["steps"][1], "steps is empty; name at least one job")
+    else:
+        scope.error(key, "has no steps; write steps: [NAME, …] or job: NAME")
+    if "always" in fields:
+        found += steps.steps(scope, fields["always"][1], locks, always=True)
+    return named_apart(found)
+
+
+def _warn(scope: Scope, entry: Entry, fields: _Fields, now: datetime) -> None:
+    if "retries" in fields and entry.policy.retries and not any(step.repeatable for step in entry.steps):
+        scope.warn(fields["retries"][1], "retries has no effect: none of its jobs may be tried again")
+    if entry.enabled and entry.rule is not None and compile_rule(entry.rule).next_after(now) is None:
+        node = next(fields[key][1] for key in SCHEDULE_KEYS if key in fields)
+        scope.warn(node, f'"{entry.rule.text}" is past: it will not be due again; remove it or write enabled: false')

@@ -1,0 +1,196 @@
+"""A calendar file as a whole: found, read, checked, and either usable or refused with every error in it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maintd.calendar.between import check_between
+from maintd.calendar.document import DocumentError, Node, Text, parse_document, read_bytes
+from maintd.calendar.entries import Defaults, ReadEntry, read_defaults, read_entry, title_of
+from maintd.calendar.reading import Problems, Scope, advice
+from maintd.calendar.steps import Jobs, ParamsToJudge, StepReader, ValidateAll
+from maintd.calendar.targets import read_targets
+from maintd.errors import CalendarError
+from maintd.model import BrokenJob, Entry, JobDescription, Policy, StepPlan
+from maintd.schedule import zone_problem
+from maintd.settings import Settings, Targets
+
+if TYPE_CHECKING:
+    from maintd.job import ParamProblem
+
+Validate = Callable[[str, Mapping[str, Any]], "list[ParamProblem]"]
+
+FILE_NAME = "schedules.yaml"
+
+_TOP_KEYS = ("timezone", "defaults", "entries", "targets")
+
+
+@dataclass(frozen=True)
+class Calendar:
+    """All of a calendar file, checked. `disabled` says why an entry cannot run: its job is broken.
+    Such an entry stands in `entries` as one that is not enabled."""
+
+    path: Path
+    timezone: str
+    entries: tuple[Entry, ...]
+    targets: Targets = field(default_factory=Targets)
+    warnings: tuple[str, ...] = ()
+    disabled: dict[str, str] = field(default_factory=dict)
+    digest: str = ""  # sha256 of the text, in hex
+
+
+def calendar_path(settings: Settings) -> Path:
+    """The file that the settings name, else ./schedules.yaml where there is one, else the shipped calendar."""
+    if settings.calendar is not None:
+        return settings.calendar
+    here = Path.cwd() / FILE_NAME
+    if here.exists():
+        return here
+    from maintd.catalogue import shipped  # imports what finds jobs, which a reader of one file has no use for
+
+    return shipped(FILE_NAME)
+
+
+def load_calendar(
+    path: Path,
+    jobs: Jobs,
+    validate_params: Validate | None = None,
+    now: datetime | None = None,
+    *,
+    validate_all: ValidateAll | None = None,
+) -> Calendar:
+    """Read a file. Raises CalendarError with all its problems. `validate_all` judges many params in one go and is
+    used instead of `validate_params` when both are given; `now` is for tests."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise CalendarError([f"{path}: there is no such file; write one, or set MAINTD_CALENDAR to yours"]) from None
+    except IsADirectoryError:
+        raise CalendarError([f"{path}: is a folder; set MAINTD_CALENDAR to the file in it"]) from None
+    except OSError as error:
+        raise CalendarError([f"{path}: cannot be read: {error.strerror or error}"]) from error
+    try:
+        text = read_bytes(data)
+    except DocumentError as error:
+        raise CalendarError([f"{path}:{error.line}:{error.column}: {error}"]) from None
+    return parse_calendar(text, str(path), jobs, validate_params, now, validate_all=validate_all)
+
+
+def parse_calendar(
+    text: str,
+    name: str,
+    jobs: Jobs,
+    validate_params: Validate | None = None,
+    now: datetime | None = None,
+    *,
+    validate_all: ValidateAll | None = None,
+) -> Calendar:
+    """The same from text; `name` is what problems call the file."""
+    problems = Problems(name)
+    scope = Scope(problems)
+    if validate_all is None and validate_params is not None:
+        one = validate_params
+        validate_all = lambda wanted: [one(job, params) for job, params in wanted]  # noqa: E731 - one line says it
+    try:
+        root = parse_document(text)
+    except DocumentError as error:
+        raise CalendarError([f"{name}:{error.line}:{error.column}: {error}"]) from None
+    if root is None:
+        raise CalendarError([f'{name}:1:1: is empty; begin with "timezone: UTC" and "entries:"'])
+    fields = _top_fields(scope, root)
+    timezone = _timezone(scope, root, fields.get("timezone"))
+    defaults = read_defaults(scope, fields.get("defaults"), timezone)
+    targets = read_targets(scope, fields.get("targets"))
+    now = now or datetime.now(UTC)
+    read = _entries(scope, root, fields.get("entries"), defaults, jobs, validate_all, now)
+    if problems.errors:
+        raise CalendarError(problems.lines())
+    disabled = {each.entry.name: why for each in read if (why := _broken(each.entry, jobs))}
+    entries = tuple(
+        each.entry.model_copy(update={"enabled": False}) if each.entry.name in disabled else each.entry for each in read
+    )
+    return Calendar(
+        path=Path(name),
+        timezone=timezone,
+        entries=entries,
+        targets=targets,
+        warnings=tuple(problems.warning_lines()),
+        disabled=disabled,
+        digest=hashlib.sha256(text.encode()).hexdigest(),
+    )
+
+
+def entry_for_job(job: JobDescription, params: Mapping[str, Any], timezone: str = "UTC") -> Entry:
+    """An entry of one step for a job that is run by its own name. It has no schedule, so no time of `timezone`."""
+    del timezone
+    step = StepPlan(
+        name=job.name,
+        job=job.name,
+        params=dict(params),
+        locks=dict(job.locks),
+        mutates=job.mutates,
+        repeatable=job.repeatable,
+    )
+    # The run's own deadline must not cut the job's short.
+    policy = Policy(timeout=max(Policy().timeout, job.timeout))
+    return Entry(name=job.name, title=title_of(job.name), runbook=job.runbook, steps=(step,), policy=policy)
+
+
+def _top_fields(scope: Scope, root: Node) -> dict[str, Node]:
+    """Values of the known keys. A key that begins with x- is the reader's own, a place for anchors."""
+    found: dict[str, Node] = {}
+    for key, value in scope.pairs(root, "a calendar"):
+        if key.text.startswith("x-"):
+            continue
+        if key.text not in _TOP_KEYS:
+            scope.error(key, _unknown_top_key(key.text))
+        elif not (isinstance(value, Text) and value.empty):
+            found[key.text] = value
+    return found
+
+
+def _unknown_top_key(name: str) -> str:
+    return f'unknown key "{name}"; {advice(name, _TOP_KEYS, "write one of")}'
+
+
+def _timezone(scope: Scope, root: Node, node: Node | None) -> str:
+    if node is None:
+        scope.error(root, 'has no "timezone"; write for example timezone: UTC, the host\'s own zone is never used')
+        return "UTC"
+    name = scope.text(node, "timezone")
+    problem = None if name is None else zone_problem(name)
+    if problem:
+        scope.error(node, problem)
+    return name if name is not None and problem is None else "UTC"
+
+
+def _entries(
+    scope: Scope,
+    root: Node,
+    node: Node | None,
+    defaults: Defaults,
+    jobs: Jobs,
+    validate_all: ValidateAll | None,
+    now: datetime,
+) -> list[ReadEntry]:
+    if node is None:
+        scope.warn(root, "there are no entries; nothing will be due")
+        return []
+    to_judge = ParamsToJudge()
+    steps = StepReader(jobs, to_judge)
+    pairs = scope.pairs(node, "entries", "entry")
+    read = [entry for key, value in pairs if (entry := read_entry(scope, key, value, defaults, steps, now)) is not None]
+    if validate_all is not None:
+        to_judge.judge(validate_all)
+    check_between(scope, read, [key.text for key, _ in pairs], now)
+    return read
+
+
+def _broken(entry: Entry, jobs: Jobs) -> str:
+    errors = [f'job "{name}" is broken: {job.error}' for name in entry.jobs if isinstance(job := jobs[name], BrokenJob)]
+    return "; ".join(errors)

@@ -1,0 +1,135 @@
+"""The keys that say how runs are treated: in `defaults`, in an entry, and a few of them in a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from maintd.calendar.document import Listing, Node, Text
+from maintd.calendar.reading import Scope, advice, kind
+from maintd.model import After, Blackout, CatchUp, LockMode, OnFailure, Overlap
+from maintd.schedule import blackout_problem
+
+POLICY_KEYS = (
+    "timeout", "retries", "retry_backoff", "on_failure", "overlap", "catch_up", "catch_up_window", "misfire",
+    "lock_wait", "blackout",
+)  # fmt: skip
+"""Keys of both `defaults` and an entry; they are the fields of `Policy`."""
+
+MOST_RETRIES = 20
+
+_DURATIONS = ("timeout", "retry_backoff", "catch_up_window", "misfire", "lock_wait")
+_MAY_BE_ZERO = ("retry_backoff", "catch_up_window", "lock_wait")
+_BLACKOUT_KEYS = ("name", "date", "first", "last", "holidays", "cron", "lasting")
+_LOCK_MODES: tuple[LockMode, ...] = ("shared", "exclusive")
+
+
+def read_policy(scope: Scope, fields: Mapping[str, tuple[Text, Node]], timezone: str) -> dict[str, Any]:
+    """Values of the policy's keys that are there and right."""
+    found: dict[str, Any] = {}
+    for key in POLICY_KEYS:
+        if key in fields:
+            value = _read(scope, key, fields[key][1], timezone)
+            if value is not None:
+                found[key] = value
+    return found
+
+
+def read_positive(scope: Scope, node: Node, what: str) -> timedelta | None:
+    """A duration longer than nothing."""
+    value = scope.duration(node, what)
+    if value is not None and value <= timedelta(0):
+        scope.error(node, f"{what} must be longer than nothing")
+        return None
+    return value
+
+
+def read_after(scope: Scope, node: Node) -> After | None:
+    """`after: {entry: NAME, within: DURATION}`."""
+    if isinstance(node, Text):
+        scope.error(node, f"after needs to say how long ago; write after: {{entry: {node.text}, within: 26h}}")
+        return None
+    fields = scope.fields(node, "after", ("entry", "within"))
+    for key in ("entry", "within"):
+        if key not in fields:
+            scope.error(node, f'after has no "{key}"; write for example after: {{entry: daily-backup, within: 26h}}')
+    if len(fields) < 2:
+        return None
+    entry = scope.text(fields["entry"][1], "after: entry")
+    within = read_positive(scope, fields["within"][1], "after: within")
+    return None if entry is None or within is None else After(entry=entry, within=within)
+
+
+def read_locks(scope: Scope, node: Node) -> dict[str, LockMode]:
+    """`locks: [postgres]`, which is exclusive, or `locks: {postgres: shared}`."""
+    if not isinstance(node, Listing) and not isinstance(node, Text):
+        found: dict[str, LockMode] = {}
+        for key, value in scope.pairs(node, "locks", "lock"):
+            mode = value.text if isinstance(value, Text) else None
+            if mode in _LOCK_MODES:
+                found[key.text] = "shared" if mode == "shared" else "exclusive"
+            else:
+                scope.error(value, f'lock "{key.text}" must be shared or exclusive, not {kind(value)}')
+        return found
+    names = [scope.text(item, "a lock") for item in scope.items(node)]
+    return {name: "exclusive" for name in names if name is not None}
+
+
+def read_blackouts(scope: Scope, node: Node, timezone: str) -> tuple[Blackout, ...]:
+    """A list of blackouts; a date alone is one."""
+    read = [_blackout(scope, item, timezone) for item in scope.items(node)]
+    return tuple(blackout for blackout in read if blackout is not None)
+
+
+def _read(scope: Scope, key: str, node: Node, timezone: str) -> Any:
+    if key in _DURATIONS:
+        return scope.duration(node, key) if key in _MAY_BE_ZERO else read_positive(scope, node, key)
+    if key == "retries":
+        return scope.number(node, key, 0, MOST_RETRIES)
+    if key == "blackout":
+        return read_blackouts(scope, node, timezone)
+    return scope.choice(node, key, {"on_failure": OnFailure, "overlap": Overlap, "catch_up": CatchUp}[key])
+
+
+def _blackout(scope: Scope, node: Node, timezone: str) -> Blackout | None:
+    within = scope.within("blackout")
+    if isinstance(node, Text):
+        day = within.day(node, "date")
+        return None if day is None else Blackout(date=day)
+    fields = {key: value for key, (_, value) in within.fields(node, "a blackout", _BLACKOUT_KEYS).items()}
+    kinds = [
+        keys
+        for keys in (("date",), ("first", "last"), ("holidays",), ("cron", "lasting"))
+        if any(key in fields for key in keys)
+    ]
+    if len(kinds) != 1 or any(key not in fields for key in kinds[0]):
+        within.error(node, "write one of date, first and last, holidays, or cron and lasting")
+        return None
+    values: dict[str, Any] = {}
+    for key, value in fields.items():
+        if key in ("date", "first", "last"):
+            values[key] = within.day(value, key)
+        elif key == "lasting":
+            values[key] = read_positive(within, value, key)
+        else:
+            values[key] = within.text(value, key)
+    if None in values.values():
+        return None
+    if "first" in values and values["first"] > values["last"]:
+        within.error(fields["last"], f"last {values['last']} is before first {values['first']}")
+        return None
+    if "name" not in values:
+        values["name"] = f"holidays {values['holidays']}" if "holidays" in values else ""
+    blackout = Blackout(**values)
+    problem = blackout_problem(blackout, timezone)
+    if problem:
+        within.error(fields.get("cron") or fields["holidays"], problem)
+        return None
+    return blackout
+
+
+def unknown(what: str, name: str, known: list[str], otherwise: str) -> str:
+    """`unknown job "vacum"; did you mean "vacuum"?`"""
+    near = advice(name, known, "")
+    return f'unknown {what} "{name}"; {near if near.startswith("did you mean") else otherwise}'

@@ -1,0 +1,53 @@
+"""The calendar's `targets`: what jobs work on."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from maintd.calendar.document import Node, key_at, value_of
+from maintd.calendar.reading import Scope, advice
+from maintd.settings import Targets
+
+
+def read_targets(scope: Scope, node: Node | None) -> Targets:
+    """The targets; the defaults when something is wrong with them, which has been noted."""
+    if node is None:
+        return Targets()
+    within = scope.within("targets")
+    for kind, targets in within.pairs(node, "targets", "kind"):
+        for name, target in within.pairs(targets, kind.text, "target"):
+            within.pairs(target, f'{kind.text} "{name.text}"')
+    try:
+        return Targets.model_validate(value_of(node) or {})
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_input=False, include_context=False):
+            within.error(key_at(node, problem["loc"]), _message(problem))
+    return Targets()
+
+
+def _message(problem: Any) -> str:
+    location = problem["loc"]
+    if problem["type"] == "extra_forbidden":
+        known = list(_fields(location[:-1]))
+        what = "kind of target" if len(location) == 1 else "key"
+        return (
+            f'{_path(location[:-1])}unknown {what} "{location[-1]}"; {advice(str(location[-1]), known, "write one of")}'
+        )
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    if problem["type"] == "missing":
+        return f'{_path(location[:-1])}"{location[-1]}" is required'
+    return f"{_path(location)}{message}"
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location) + ": " if location else ""
+
+
+def _fields(location: tuple[int | str, ...]) -> list[str]:
+    """Names that a place in the targets can have: kinds at the top, fields of the kind's model in a target."""
+    if not location:
+        return list(Targets.model_fields)
+    model = get_args(Targets.model_fields[str(location[0])].annotation)[1]
+    return list(model.model_fields)
