@@ -54,9 +54,8 @@ def status(desk: Desk) -> StatusReport:
     """All entries, and what is the matter with maintd itself. Answers also while the store is away."""
     calendar = _calendar(desk)
     names = [entry.name for entry in calendar.entries]
-    stored, others, locks, nodes = _stored(desk, names), [], [], []
-    if not stored.away:
-        others, locks, nodes = _around(desk, names)
+    stored = _stored(desk, names)
+    others, locks, nodes = _around(desk, names, stored)
     now = _now(desk, stored)
     daemon = desk.started_at is not None
     settings = desk.settings
@@ -163,7 +162,11 @@ def _stored(desk: Desk, names: Sequence[str]) -> Stored:
         return Stored({}, {}, error.message)
 
 
-def _around(desk: Desk, names: Iterable[str]) -> tuple[list[RunSummary], list[LockHolder], list[NodeState]]:
+def _around(
+    desk: Desk, names: Iterable[str], stored: Stored
+) -> tuple[list[RunSummary], list[LockHolder], list[NodeState]]:
+    if stored.away:
+        return [], [], []
     known = set(names)
     unfinished = [state for state in RunState if not state.final]
     try:

@@ -29,7 +29,7 @@ class Chart(NamedTuple):
     latest: str
     lowest: str
     highest: str
-    count: int
+    values: int
 
 
 def line_chart(title: str, points: Sequence[ChartPoint], show: Callable[[float], str]) -> Chart | None:

@@ -30,13 +30,17 @@ class Doors:
         """Until `close` is called. `ready` gets the loop as soon as all doors are open."""
         anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
         serving = [asyncio.ensure_future(door.serve(sockets=[sock])) for door, sock in self._doors]
-        opened = asyncio.gather(*(door.opened.wait() for door, _ in self._doors))
-        await asyncio.wait([opened, *serving], return_when=asyncio.FIRST_COMPLETED)
+        opened = asyncio.ensure_future(self._opened())
+        await asyncio.wait({opened, *serving}, return_when=asyncio.FIRST_COMPLETED)
         if opened.done():
             ready.set_result((asyncio.get_running_loop(), self))
         else:
             opened.cancel()
         await asyncio.gather(*serving)
+
+    async def _opened(self) -> None:
+        for door, _ in self._doors:
+            await door.opened.wait()
 
     def close(self) -> None:
         """Let requests under way end, for a second at most, and stop. In the loop's thread only."""

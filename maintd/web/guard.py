@@ -68,7 +68,10 @@ class Guard:
         refusal = self._refusal(scope)
         status = 403
         if refusal is None:
-            body = await _read(scope, receive)
+            try:
+                body = await _read(scope, receive)
+            except ConnectionResetError:
+                return
             if body is None:
                 refusal = UsageError(f"the body is larger than {LARGEST_BODY // 1024} KiB", "send less")
                 status = 413
@@ -104,15 +107,18 @@ def _host(scope: Scope) -> str:
 
 
 async def _read(scope: Scope, receive: Receive) -> bytes | None:
-    """The whole body; None when it is too large. GET and HEAD have none that anybody reads."""
+    """The whole body; None when it is too large. GET and HEAD have none that anybody reads.
+
+    Raises ConnectionResetError when the client went away before its end: half a request is none.
+    """
     if scope["method"] in ("GET", "HEAD"):
         return b""
     body = b""
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            return body
-        body += message.get("body", b"")
+            raise ConnectionResetError
+        body += bytes(message.get("body", b""))
         if len(body) > LARGEST_BODY:
             return None
         if not message.get("more_body"):

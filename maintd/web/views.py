@@ -28,7 +28,7 @@ class WeekItem(NamedTuple):
     time: str
     entry: str
     title: str
-    count: int
+    times: int
     note: str
 
 

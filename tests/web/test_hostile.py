@@ -139,8 +139,6 @@ def test_hostile_text_is_shown_as_text_on_every_page(told: tuple[Office, int, in
         assert "<img" not in text, path
         assert "<script>" not in text, path
         assert "alert('x')" not in text, path  # quotes are escaped too, so no attribute ends early
-            path
-        )
 
 
 def test_no_page_has_a_script_or_a_style_of_its_own(told: tuple[Office, int, int], page: Client) -> None:
