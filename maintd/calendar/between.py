@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import islice
+from itertools import combinations, islice
 
+from maintd.calendar.document import Node
 from maintd.calendar.entries import ReadEntry, schedule_node
 from maintd.calendar.policies import unknown
 from maintd.calendar.reading import Scope
-from maintd.model import Entry, LockMode
+from maintd.model import Entry, LockMode, Rule
 from maintd.schedule import Schedule, compile_rule, first_outside, local_text, upcoming
 from maintd.values import format_duration
 
@@ -20,138 +22,158 @@ HORIZON = timedelta(days=400)
 FAR = timedelta(days=4 * 366)
 """How far ahead a blackout must leave a due time free."""
 
-MOST_INSTANTS = 400_000
-"""Of all entries together in one look for collisions, about half a second; each entry has an equal share."""
+MOST_INSTANTS = 200_000
+"""Of all schedules together in one look for collisions, about a quarter of a second; each has an equal share."""
 
-MOST_PAIRS = 50
+MOST_PAIRS = 20
 
 
-def check_between(scope: Scope, read: Sequence[ReadEntry], names: Iterable[str], now: datetime) -> None:
-    """Note what does not fit together. `names` are those of all entries, the mistaken ones included."""
+def check_between(scope: Scope, read: Sequence[ReadEntry], now: datetime) -> None:
+    """Note what does not fit together, as far as the entries could be read."""
+    names = [each.key.text for each in read]
     _formerly(scope, read, set(names))
     _after(scope, read, sorted(names))
-    _blackouts(scope, read, now)
-    _collisions(scope, read, now)
+    timed = [
+        _Timed(each.entry, each.entry.rule, compile_rule(each.entry.rule), each)
+        for each in read
+        if each.entry is not None and each.entry.rule is not None and each.entry.enabled
+    ]
+    for each in timed:
+        _blackout(scope, each, now)
+    _collisions(scope, timed, now)
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """An enabled entry with its schedule."""
+
+    entry: Entry
+    rule: Rule
+    schedule: Schedule
+    read: ReadEntry
+
+    @property
+    def node(self) -> Node:
+        return schedule_node(self.read)
 
 
 def _formerly(scope: Scope, read: Sequence[ReadEntry], names: set[str]) -> None:
     heirs: dict[str, str] = {}
     for each in read:
-        old = each.entry.formerly
+        old = each.formerly
         if old is None:
             continue
-        within, node = scope.within(f'entry "{each.entry.name}"'), each.fields["formerly"][1]
+        within, node = scope.within(f'entry "{each.key.text}"'), each.fields["formerly"][1]
         if old in names:
             within.error(node, f'formerly: "{old}" is still an entry; remove that one or this line')
         elif old in heirs:
-            within.error(node, f'formerly: entry "{heirs[old]}" is called so too; one entry can go on with a history')
-        heirs.setdefault(old, each.entry.name)
+            within.error(node, f'formerly: entry "{heirs[old]}" says so too; only one can go on with that history')
+        heirs.setdefault(old, each.key.text)
 
 
 def _after(scope: Scope, read: Sequence[ReadEntry], names: list[str]) -> None:
-    needs = {each.entry.name: each.entry.policy.after.entry for each in read if each.entry.policy.after}
-    entries = {each.entry.name: each.entry for each in read}
+    needs = {each.key.text: each.after.entry for each in read if each.after}
+    entries = {each.key.text: each.entry for each in read}
     reported: set[str] = set()
     for each in read:
-        name = each.entry.name
+        name = each.key.text
         if name not in needs:
             continue
         within, node = scope.within(f'entry "{name}"'), each.fields["after"][1]
-        needed = needs[name]
-        if needed not in names:
-            within.error(node, f"after: {unknown('entry', needed, names, 'name an entry of this calendar')}")
-        elif needed in entries and not entries[needed].enabled:
-            within.warn(node, f'after: entry "{needed}" is not enabled, so this one will be skipped')
+        needed = entries.get(needs[name])
+        if needs[name] not in entries:
+            within.error(node, f"after: {unknown('entry', needs[name], names, 'name an entry of this calendar')}")
+        elif needed is not None and not needed.enabled:
+            within.warn(node, f'after: entry "{needed.name}" is not enabled, so this one will be skipped')
         circle = _circle(name, needs)
         if circle and not reported & set(circle):
             reported.update(circle)
             chain = " needs ".join(f'"{link}"' for link in (*circle, circle[0]))
-            within.error(node, f"after: each waits for the other: {chain}; remove one after")
+            within.error(node, f"after: none can ever start, as {chain}; remove one after")
 
 
 def _circle(start: str, needs: Mapping[str, str]) -> list[str] | None:
     path = [start]
+    seen = {start}
     while path[-1] in needs:
         following = needs[path[-1]]
         if following == start:
             return path
-        if following in path:
+        if following in seen:
             return None
         path.append(following)
+        seen.add(following)
     return None
 
 
-def _blackouts(scope: Scope, read: Sequence[ReadEntry], now: datetime) -> None:
-    for each in read:
-        rule, blackouts = each.entry.rule, each.entry.policy.blackout
-        if rule is None or not blackouts or not each.entry.enabled:
-            continue
-        schedule = compile_rule(rule)
-        if schedule.next_after(now) is None:
-            continue
-        if first_outside(schedule, blackouts, rule.timezone, now, now + FAR) is None:
-            scope.within(f'entry "{each.entry.name}"').error(
-                each.fields["blackout"][0] if "blackout" in each.fields else each.key,
-                "its blackout covers every due time of the next years; change one of them, or write enabled: false",
-            )
-
-
-def _collisions(scope: Scope, read: Sequence[ReadEntry], now: datetime) -> None:
-    """Warn of entries that are due at one instant and need one lock, at least one of them alone."""
-    holders: dict[str, list[tuple[ReadEntry, LockMode]]] = defaultdict(list)
-    for each in read:
-        if each.entry.enabled and each.entry.rule is not None:
-            for lock, mode in _locks(each.entry).items():
-                holders[lock].append((each, mode))
-    contested = {lock: held for lock, held in holders.items() if len(held) > 1 and _alone(mode for _, mode in held)}
-    schedules = {id(_schedule(each)): _schedule(each) for held in contested.values() for each, _ in held}
-    share = MOST_INSTANTS // max(1, len(schedules))
-    times = {
-        key: frozenset(islice(upcoming(schedule, now, now + HORIZON), share)) for key, schedule in schedules.items()
-    }
-    pairs: dict[tuple[str, str], tuple[ReadEntry, ReadEntry, datetime, list[str]]] = {}
-    for lock, held in sorted(contested.items()):
-        by_instant: dict[datetime, list[tuple[ReadEntry, LockMode]]] = defaultdict(list)
-        for each, mode in held:
-            for at in times[id(_schedule(each))]:
-                by_instant[at].append((each, mode))
-        for at in sorted(at for at, there in by_instant.items() if len(there) > 1):
-            _note(pairs, by_instant[at], lock, at)
-            if len(pairs) > MOST_PAIRS:
-                break
-    for first, second, at, locks in pairs.values():
-        assert second.entry.rule is not None
-        wait = format_duration(second.entry.policy.lock_wait)
-        named = " and ".join(f'"{lock}"' for lock in locks)
-        when = local_text(at, second.entry.rule.timezone)
-        scope.within(f'entry "{second.entry.name}"').warn(
-            schedule_node(second),
-            f'is due at the same instant as "{first.entry.name}", first {when}, and both need the lock {named}: one '
-            f"waits for the other, at most its lock_wait of {wait}; move one of them",
+def _blackout(scope: Scope, each: _Timed, now: datetime) -> None:
+    blackouts = each.entry.policy.blackout
+    if not blackouts or each.schedule.next_after(now) is None:
+        return
+    if first_outside(each.schedule, blackouts, each.rule.timezone, now, now + FAR) is None:
+        scope.within(f'entry "{each.entry.name}"').error(
+            each.read.fields["blackout"][0] if "blackout" in each.read.fields else each.read.key,
+            "its blackout covers every due time of the next years; change one of them, or write enabled: false",
         )
 
 
-def _note(
-    pairs: dict[tuple[str, str], tuple[ReadEntry, ReadEntry, datetime, list[str]]],
-    there: Sequence[tuple[ReadEntry, LockMode]],
+def _collisions(scope: Scope, timed: Sequence[_Timed], now: datetime) -> None:
+    """Warn of entries that are due at one instant and need one lock, at least one of them alone."""
+    holders: dict[str, dict[Schedule, list[tuple[_Timed, LockMode]]]] = defaultdict(lambda: defaultdict(list))
+    for each in timed:
+        for lock, mode in _locks(each.entry).items():
+            holders[lock][each.schedule].append((each, mode))
+    contested = {
+        lock: groups
+        for lock, groups in holders.items()
+        if sum(map(len, groups.values())) > 1 and any(_alone(held) for held in groups.values())
+    }
+    schedules = {schedule for groups in contested.values() for schedule in groups}
+    share = MOST_INSTANTS // max(1, len(schedules))
+    times = {schedule: list(islice(upcoming(schedule, now, now + HORIZON), share)) for schedule in schedules}
+    found: dict[tuple[str, str], tuple[_Timed, _Timed, datetime, list[str]]] = {}
+    for lock, groups in sorted(contested.items()):
+        at_once: dict[datetime, list[Schedule]] = defaultdict(list)
+        for schedule in groups:
+            for at in times[schedule]:
+                at_once[at].append(schedule)
+        seen: set[tuple[Schedule, ...]] = set()
+        for at, there in sorted(at_once.items(), key=lambda item: item[0]):
+            if tuple(there) not in seen and len(found) < MOST_PAIRS:
+                seen.add(tuple(there))
+                _pair_up(found, [held for schedule in there for held in groups[schedule]], lock, at)
+    for first, second, at, locks in found.values():
+        _warn(scope, first, second, at, locks)
+
+
+def _pair_up(
+    found: dict[tuple[str, str], tuple[_Timed, _Timed, datetime, list[str]]],
+    there: Sequence[tuple[_Timed, LockMode]],
     lock: str,
     at: datetime,
 ) -> None:
-    first, first_mode = next(((each, mode) for each, mode in there if mode == "exclusive"), there[0])
-    for each, mode in there:
-        if each is first or not _alone((mode, first_mode)):
-            continue
-        earlier, later = sorted((first, each), key=lambda side: side.entry.line)
-        names = (earlier.entry.name, later.entry.name)
-        known = pairs.get(names)
-        if known is None:
-            pairs[names] = (earlier, later, at, [lock])
-        elif lock not in known[3]:
-            known[3].append(lock)
+    for pair in combinations(there, 2):
+        if len(found) >= MOST_PAIRS:
+            return
+        if _alone(pair):
+            first, second = sorted((each for each, _ in pair), key=lambda each: each.entry.line)
+            locks = found.setdefault((first.entry.name, second.entry.name), (first, second, at, []))[3]
+            if lock not in locks:
+                locks.append(lock)
 
 
-def _alone(modes: Iterable[LockMode]) -> bool:
-    return "exclusive" in modes
+def _warn(scope: Scope, first: _Timed, second: _Timed, at: datetime, locks: Sequence[str]) -> None:
+    wait = format_duration(second.entry.policy.lock_wait)
+    named = ", ".join(f'"{lock}"' for lock in locks)
+    scope.within(f'entry "{second.entry.name}"').warn(
+        second.node,
+        f'is due at the same instant as "{first.entry.name}", first {local_text(at, second.rule.timezone)}, and both '
+        f"need the lock {named}: one waits for the other, at most its lock_wait of {wait}; move one of them",
+    )
+
+
+def _alone(held: Iterable[tuple[_Timed, LockMode]]) -> bool:
+    return any(mode == "exclusive" for _, mode in held)
 
 
 def _locks(entry: Entry) -> dict[str, LockMode]:
@@ -160,8 +182,3 @@ def _locks(entry: Entry) -> dict[str, LockMode]:
         for lock, mode in step.locks.items():
             found[lock] = "exclusive" if "exclusive" in (mode, found.get(lock)) else "shared"
     return found
-
-
-def _schedule(read: ReadEntry) -> Schedule:
-    assert read.entry.rule is not None
-    return compile_rule(read.entry.rule)

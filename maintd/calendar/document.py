@@ -185,7 +185,7 @@ class _Builder:
                     raise DocumentError(line, column, "a second document begins here; a calendar is one document")
             elif isinstance(event, yaml.ScalarEvent):
                 self._refuse_tag(event, line, column)
-                quoted = event.style is not None or event.tag == _TEXT_TAG
+                quoted = event.style not in (None, "") or event.tag == _TEXT_TAG  # plain: "" from libyaml
                 self._add(Text(line, column, event.value, quoted), event.anchor)
             elif isinstance(event, yaml.AliasEvent):
                 self._add(self._anchored(str(event.anchor), line, column), None, line, column)

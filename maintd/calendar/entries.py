@@ -12,7 +12,7 @@ from maintd.calendar.document import Node, Text
 from maintd.calendar.policies import POLICY_KEYS, read_after, read_locks, read_policy
 from maintd.calendar.reading import Scope
 from maintd.calendar.steps import StepReader, named_apart
-from maintd.model import Entry, Policy, Rule, ScheduleKind, StepPlan
+from maintd.model import After, Entry, Policy, Rule, ScheduleKind, StepPlan
 from maintd.schedule import compile_rule, zone_problem
 
 DEFAULT_KEYS = (*POLICY_KEYS, "jitter")
@@ -40,11 +40,13 @@ class Defaults:
 
 @dataclass(frozen=True)
 class ReadEntry:
-    """An entry without a mistake of its own, with the nodes that later checks point at."""
+    """An entry with the nodes that later checks point at; `entry` is None when it has a mistake of its own."""
 
-    entry: Entry
     key: Text
     fields: _Fields
+    entry: Entry | None
+    after: After | None
+    formerly: str | None
 
 
 def read_defaults(scope: Scope, node: Node | None, timezone: str) -> Defaults:
@@ -56,10 +58,8 @@ def read_defaults(scope: Scope, node: Node | None, timezone: str) -> Defaults:
     return Defaults(timezone, read_policy(within, fields, timezone), _jitter(within, fields) or timedelta(0))
 
 
-def read_entry(
-    scope: Scope, key: Text, node: Node, defaults: Defaults, steps: StepReader, now: datetime
-) -> ReadEntry | None:
-    """The entry; None when something is wrong with it, which has been noted."""
+def read_entry(scope: Scope, key: Text, node: Node, defaults: Defaults, steps: StepReader, now: datetime) -> ReadEntry:
+    """The entry; what is wrong with it has been noted."""
     name = key.text
     within = scope.within(f'entry "{name}"')
     before = len(scope.problems.errors)
@@ -68,8 +68,9 @@ def read_entry(
     fields = within.fields(node, "an entry", ENTRY_KEYS)
     timezone = _timezone(within, fields) or defaults.timezone
     policy = Policy(**{**defaults.policy, **read_policy(within, fields, timezone)})
-    if "after" in fields:
-        policy = policy.model_copy(update={"after": read_after(within, fields["after"][1])})
+    after = read_after(within, fields["after"][1]) if "after" in fields else None
+    if after is not None:
+        policy = policy.model_copy(update={"after": after})
     rule = _rule(within, fields, timezone, defaults.jitter)
     plan = _steps(within, key, fields, steps)
     enabled = within.flag(fields["enabled"][1], "enabled") if "enabled" in fields else True
@@ -78,8 +79,9 @@ def read_entry(
         for field in ("title", "runbook", "formerly")
         if field in fields
     }
+    formerly = texts.get("formerly") or None
     if len(scope.problems.errors) > before or not plan:
-        return None
+        return ReadEntry(key, fields, None, after, formerly)
     entry = Entry(
         name=name,
         title=texts.get("title") or title_of(name),
@@ -88,11 +90,11 @@ def read_entry(
         steps=plan,
         policy=policy,
         enabled=bool(enabled),
-        formerly=texts.get("formerly"),
+        formerly=formerly,
         line=key.line,
     )
     _warn(within, entry, fields, now)
-    return ReadEntry(entry, key, fields)
+    return ReadEntry(key, fields, entry, after, formerly)
 
 
 def title_of(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maintd.calendar.between import check_between
-from maintd.calendar.document import DocumentError, Node, Text, parse_document, read_bytes
-from maintd.calendar.entries import Defaults, ReadEntry, read_defaults, read_entry, title_of
+from maintd.calendar.document import MAX_BYTES, DocumentError, Node, Text, parse_document, read_bytes
+from maintd.calendar.entries import Defaults, read_defaults, read_entry, title_of
 from maintd.calendar.reading import Problems, Scope, advice
 from maintd.calendar.steps import Jobs, ParamsToJudge, StepReader, ValidateAll
 from maintd.calendar.targets import read_targets
@@ -67,7 +68,9 @@ def load_calendar(
     """Read a file. Raises CalendarError with all its problems. `validate_all` judges many params in one go and is
     used instead of `validate_params` when both are given; `now` is for tests."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+            size = max(len(data), os.fstat(file.fileno()).st_size)
     except FileNotFoundError:
         raise CalendarError([f"{path}: there is no such file; write one, or set MAINTD_CALENDAR to yours"]) from None
     except IsADirectoryError:
@@ -75,7 +78,7 @@ def load_calendar(
     except OSError as error:
         raise CalendarError([f"{path}: cannot be read: {error.strerror or error}"]) from error
     try:
-        text = read_bytes(data)
+        text = read_bytes(data, size)
     except DocumentError as error:
         raise CalendarError([f"{path}:{error.line}:{error.column}: {error}"]) from None
     return parse_calendar(text, str(path), jobs, validate_params, now, validate_all=validate_all)
@@ -110,10 +113,8 @@ def parse_calendar(
     read = _entries(scope, root, fields.get("entries"), defaults, jobs, validate_all, now)
     if problems.errors:
         raise CalendarError(problems.lines())
-    disabled = {each.entry.name: why for each in read if (why := _broken(each.entry, jobs))}
-    entries = tuple(
-        each.entry.model_copy(update={"enabled": False}) if each.entry.name in disabled else each.entry for each in read
-    )
+    disabled = {entry.name: why for entry in read if (why := _broken(entry, jobs))}
+    entries = tuple(entry.model_copy(update={"enabled": False}) if entry.name in disabled else entry for entry in read)
     return Calendar(
         path=Path(name),
         timezone=timezone,
@@ -177,18 +178,18 @@ def _entries(
     jobs: Jobs,
     validate_all: ValidateAll | None,
     now: datetime,
-) -> list[ReadEntry]:
+) -> list[Entry]:
     if node is None:
         scope.warn(root, "there are no entries; nothing will be due")
         return []
     to_judge = ParamsToJudge()
     steps = StepReader(jobs, to_judge)
     pairs = scope.pairs(node, "entries", "entry")
-    read = [entry for key, value in pairs if (entry := read_entry(scope, key, value, defaults, steps, now)) is not None]
+    read = [read_entry(scope, key, value, defaults, steps, now) for key, value in pairs]
     if validate_all is not None:
         to_judge.judge(validate_all)
-    check_between(scope, read, [key.text for key, _ in pairs], now)
-    return read
+    check_between(scope, read, now)
+    return [each.entry for each in read if each.entry is not None]
 
 
 def _broken(entry: Entry, jobs: Jobs) -> str:
