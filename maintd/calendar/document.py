@@ -76,12 +76,12 @@ class Mapping(Node):
     merged: tuple[tuple[Text, Node], ...] = ()
 
 
-def read_bytes(data: bytes) -> str:
-    """The file's text. Raises DocumentError when it is too large or not UTF-8."""
-    if len(data) > MAX_BYTES:
-        size, most = len(data) / 1e6, MAX_BYTES / 1e6
+def read_bytes(data: bytes, size_bytes: int) -> str:
+    """The text of a file of that size, of which the head is enough when it is too large. Raises DocumentError."""
+    if size_bytes > MAX_BYTES:
+        size, most = size_bytes / 1e6, MAX_BYTES / 1e6
         raise DocumentError(
-            1, 1, f"the file has {size:.0f} MB, a calendar at most {most:.0f} MB; is it the right file?"
+            1, 1, f"the file has {size:.1f} MB, a calendar at most {most:.0f} MB; is it the right file?"
         )
     try:
         return data.decode("utf-8-sig")
