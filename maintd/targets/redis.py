@@ -1,8 +1,8 @@
-"""Redis by redis-py: commands that only read, one try each, every wait bounded."""
+"""Redis by redis-py: one try of each command, every wait bounded; keys of any bytes survive the way there and back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +18,7 @@ from redis.exceptions import (
     NoPermissionError,
     RedisError,
     ResponseError,
+    WatchError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -27,6 +28,8 @@ from maintd.errors import TargetError
 from maintd.settings import RedisTarget
 from maintd.targets.causes import cause_of
 from maintd.targets.references import resolved
+
+Command = Sequence[str | int]
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,36 @@ class RedisServer:
         """The answer to one command. Raises TargetError."""
         with _translated(self.name):
             return self._client.execute_command(*words)  # type: ignore[no-untyped-call]
+
+    def many(self, commands: Iterable[Command]) -> list[Any]:
+        """The answers to commands sent at once; the TargetError of one that was refused stands in its answer's place.
+
+        Other clients' commands may come in between. Raises TargetError when the server does not answer.
+        """
+        with _translated(self.name):
+            pipe = self._client.pipeline(transaction=False)
+            for words in commands:
+                pipe.execute_command(*words)  # type: ignore[no-untyped-call]
+            answers = pipe.execute(raise_on_error=False)
+        return [_error(self.name, answer) if isinstance(answer, RedisError) else answer for answer in answers]
+
+    def unless_changed(self, keys: Sequence[str], decide: Callable[[], Sequence[Command]]) -> list[Any] | None:
+        """Look at keys, then do what was decided, all of it or nothing: None when one was changed in between.
+
+        Reading a key is no change. Raises TargetError.
+        """
+        with _translated(self.name), self._client.pipeline() as pipe:
+            pipe.watch(*keys)  # type: ignore[no-untyped-call]
+            commands = decide()
+            if not commands:
+                return []
+            pipe.multi()
+            for words in commands:
+                pipe.execute_command(*words)  # type: ignore[no-untyped-call]
+            try:
+                return list(pipe.execute())
+            except WatchError:
+                return None
 
     def ping(self) -> None:
         """Raises TargetError unless the server answers; while it loads its data it answers that it does not."""
@@ -131,6 +164,7 @@ def connect(target: RedisTarget, *, name: str = "redis", timeout: timedelta | No
             retry=Retry(NoBackoff(), 0),  # by itself redis-py tries thrice more: a hung server would cost four waits
             protocol=2,  # RESP3 begins with HELLO, which a least-privilege ACL need not allow
             decode_responses=True,
+            encoding_errors="surrogateescape",  # a key may be any bytes
         )
     except ValueError:
         raise TargetError(f"{name}: the url cannot be read", "write redis://host:6379/0") from None

@@ -353,9 +353,6 @@ def looking(redis_server: RedisServer) -> Iterator[dict[str, str]]:
     rules = next(line for line in lines if line.startswith("user maintd_ro ")).split()[2:]
     user = f"ro{uuid.uuid4().hex[:6]}"
     with closing(redis_server.client()) as client:
-        info: Any = client.info("server")
-        if tuple(map(int, info["redis_version"].split(".")))[:2] < (7, 2):
-            rules.remove("+client|setinfo")  # older servers do not know it; the client does without
         client.execute_command("ACL", "SETUSER", user, *rules)
         yield {"username": user, "password": "change-me"}
         client.execute_command("ACL", "DELUSER", user)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from maintd.errors import MaintdError, TargetError
 from maintd.model import Check, CheckStatus, Scalar
+from maintd.targets.criteria import Criterion
 
 T = TypeVar("T")
 Number = int | float | timedelta | datetime
@@ -76,6 +77,15 @@ def unanswered(
         ctx.unknown(name, f"{cause}: {error.message}", expected=expected, hint=hint)
     else:
         ctx.fail(name, f"{cause}: {error.message}", expected=expected, hint=hint)
+
+
+def tell(ctx: Reporter, subject: str, criteria: Iterable[Criterion]) -> None:
+    """Record what was judged as values, each check named after its subject."""
+    for one in criteria:
+        if one.unknown:
+            ctx.unknown(f"{subject}: {one.name}", one.unknown, hint=one.hint)
+        else:
+            ctx.check(f"{subject}: {one.name}", one.observed, **one.limits)
 
 
 def grown(ctx: Reporter, name: str, count: int, **labels: str) -> int | None:
