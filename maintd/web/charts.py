@@ -39,26 +39,27 @@ def line_chart(title: str, points: Sequence[ChartPoint], show: Callable[[float],
     if len(drawn) < 2:
         return None
     values = [point.value for point in drawn]
-    low, high = min(0.0, *values), max(values)
+    # In shares of the largest, because a difference of two floats can be too large for a float.
+    largest = max(abs(value) for value in values) or 1.0
+    shares = [value / largest for value in values]
+    low, high = min(0.0, *shares), max(0.0, *shares)
+    height = (HEIGHT - TOP - BOTTOM) / ((high - low) or 1.0)
+    baseline = HEIGHT - BOTTOM + low * height
     first, last = drawn[0].at, drawn[-1].at
-    span = (last - first).total_seconds() or 1.0
+    width = (WIDTH - LEFT - RIGHT) / ((last - first).total_seconds() or 1.0)
     places = [
-        (
-            LEFT + (point.at - first).total_seconds() / span * (WIDTH - LEFT - RIGHT),
-            HEIGHT - BOTTOM - (point.value - low) / ((high - low) or 1.0) * (HEIGHT - TOP - BOTTOM),
-        )
-        for point in drawn
+        (LEFT + (point.at - first).total_seconds() * width, baseline - share * height)
+        for point, share in zip(drawn, shares, strict=True)
     ]
-    words = f"{title}: {len(drawn)} values, latest {show(values[-1])}, from {show(min(values))} to {show(high)}"
+    words = f"{title}: {len(drawn)} values, latest {show(values[-1])}, from {show(min(values))} to {show(max(values))}"
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    baseline = HEIGHT - BOTTOM + low / ((high - low) or 1.0) * (HEIGHT - TOP - BOTTOM)
     dots = "".join(_dot(point, place, show) for point, place in zip(drawn, places, strict=True))
     svg = (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(words)}">'
         f'<line class="axis" x1="{LEFT}" y1="{baseline:.1f}" x2="{WIDTH - RIGHT}" y2="{baseline:.1f}"/>'
         f'<polyline class="line" points="{path}"/>{dots}</svg>'
     )
-    return Chart(title, svg, show(values[-1]), show(min(values)), show(high), len(drawn))
+    return Chart(title, svg, show(values[-1]), show(min(values)), show(max(values)), len(drawn))
 
 
 def _dot(point: ChartPoint, place: tuple[float, float], show: Callable[[float], str]) -> str:

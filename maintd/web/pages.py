@@ -10,6 +10,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from maintd.errors import UnknownNameError, UsageError
 from maintd.model import BrokenJob, RunState
 from maintd.operations import due, entry_status, find, find_job, find_run, status
+from maintd.operations.due import MOST
 from maintd.operations.finding import LARGEST_ID
 from maintd.operations.verdicts import worst_check
 from maintd.web.api.runs import RunId, page_of_log, page_of_runs
@@ -120,17 +121,15 @@ def job(desk: DESK, name: str) -> HTMLResponse:
 
 @router.get("/due")
 def due_page(desk: DESK, days: Annotated[int, Query(ge=1, le=366)] = 14) -> HTMLResponse:
-    """What falls due."""
-    from itertools import groupby
+    """What falls due, by day of the calendar's time zone."""
+    from maintd.web.views import week_of
 
     found = due(desk, days)
-    shown = found[:MOST_DUE]
-    by_day = [(day, list(items)) for day, items in groupby(shown, key=lambda item: item.local[:14])]
-    left_out = len(found) - len(shown)
-    return _page("due.html", by_day=by_day, days=days, left_out=left_out, now=desk.clock.now())
-
-
-MOST_DUE = 1000
+    timezone = desk.calendar().timezone
+    now = desk.clock.now()
+    shown = week_of(found, now, timezone, days + 1)
+    cut = found[-1].due_at if len(found) == MOST else None
+    return _page("due.html", by_day=[day for day in shown if day.items], days=days, timezone=timezone, cut=cut)
 
 
 @router.get("/static/{name}")

@@ -23,12 +23,13 @@ BAD = frozenset({RunState.FAILED, RunState.TIMED_OUT, RunState.LOST})
 
 
 class WeekItem(NamedTuple):
-    """An entry in a day: when first, and how many times."""
+    """An entry in a day: when first, and how many times from then on."""
 
     time: str
     entry: str
     title: str
     times: int
+    jobs: tuple[str, ...]
     note: str
 
 
@@ -67,7 +68,8 @@ def _items(dues: Sequence[DueInstant], zone: ZoneInfo) -> Iterable[WeekItem]:
             continue
         shown.add(instant.entry)
         time = f"{instant.due_at.astimezone(zone):%H:%M}"
-        yield WeekItem(time, instant.entry, instant.title, counts[instant.entry] if many else 1, instant.note)
+        times = counts[instant.entry] if many else 1
+        yield WeekItem(time, instant.entry, instant.title, times, instant.jobs, instant.note)
 
 
 def duration_chart(runs: Sequence[RunSummary]) -> Chart | None:
@@ -84,7 +86,7 @@ def measure_charts(desk: Desk, entry: str, jobs: Sequence[str]) -> tuple[list[Ch
     """A chart for each series of measures of an entry, and how many more there are."""
     charts: list[Chart] = []
     for job in jobs:
-        for title, points in _by_series(desk.store.history.series(entry, job, limit=POINTS * 20)).items():
+        for title, points in sorted(_by_series(desk.store.history.series(entry, job, limit=POINTS * 20)).items()):
             unit = points[-1].unit
             values = [ChartPoint(point.at, point.value, point.run_id) for point in points[-POINTS:]]
             chart = line_chart(title, values, lambda value, unit=unit: value_text(value, unit))  # type: ignore[misc]

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
+from web.browser import chromium
 from web.desks import Client, Office, office, on_port, on_socket
 
 from maintd.web.server import serve_desk
@@ -48,3 +50,10 @@ def control(served: Office) -> Client:
 def page(served: Office, port: int) -> Client:
     """A client at the page's port."""
     return on_port(port)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One for all tests of a worker."""
+    with chromium() as made:
+        yield made

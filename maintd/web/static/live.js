@@ -32,7 +32,7 @@
     stream.className = "stream";
     stream.textContent = line.stream;
     // textContent and append never read markup, whatever a job printed.
-    log.append(paragraph(line.stream, time, " ", ...(line.stream === "log" ? [] : [stream, " "]), line.text));
+    log.append(paragraph(`from-${line.stream}`, time, " ", ...(line.stream === "log" ? [] : [stream, " "]), line.text));
   };
 
   const readLog = async () => {

@@ -1,0 +1,143 @@
+"""The page in Chromium: no errors, usable by keyboard, on a phone, and live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from web.browser import violations
+from web.desks import FULL, HOSTILE, Office, at, going_on, line, run_with
+
+from maintd.model import Measure, Reported, RunEnded, RunState
+
+pytestmark = pytest.mark.server
+
+SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+
+
+@pytest.fixture
+def tab(browser: Browser, served: Office) -> Iterator[Page]:
+    """A tab on the served desk; whatever the browser complains about fails the test."""
+    complaints: list[str] = []
+    context = browser.new_context(base_url=f"http://{served.settings.listen}")
+    made = context.new_page()
+    made.on(
+        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+    )
+    made.on("pageerror", lambda error: complaints.append(str(error)))
+    made.set_default_timeout(10_000)
+    yield made
+    context.close()
+    assert complaints == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_breaks_a_rule_of_accessibility(tab: Page, served: Office, size: str, scheme: str) -> None:
+    for minute in (0, 10):
+        ended = run_with(served.store, "nightly-vacuum", minute, RunState.FAILED, items=FULL, reason="w" * 300)
+    live, _ = going_on(served.store, "probe", 20, *FULL[:2], line(1, "x" * 400))
+    width, height = SIZES[size]
+    tab.set_viewport_size({"width": width, "height": height})
+    tab.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+
+    found = {}
+    for path in (
+        "/",
+        "/runs",
+        f"/runs/{ended}",
+        f"/runs/{live}",
+        "/entries/nightly-vacuum",
+        "/jobs",
+        "/jobs/vacuum",
+        "/due",
+    ):
+        tab.goto(path)
+        found[path] = violations(tab)
+
+    assert {path: broken for path, broken in found.items() if broken} == {}
+
+
+def test_the_log_of_a_run_grows_and_its_end_is_shown_without_loading_anew(tab: Page, served: Office) -> None:
+    run, fence = going_on(served.store, "probe", 0, line(1, "first line"))
+    tab.goto(f"/runs/{run}")
+    expect(tab.locator("#lines")).to_contain_text("first line")
+    tab.evaluate("window.notLoadedAnew = true")
+
+    served.store.runs.apply(
+        run, fence, 4, [Reported(step=0, attempt=1, items=(line(2, f"second {HOSTILE}", "stderr"),))]
+    )
+    expect(tab.locator("#lines")).to_contain_text(f"second {HOSTILE}")
+    served.store.runs.apply(run, fence, 5, [RunEnded(state=RunState.FAILED, at=at(1), reason="it broke")])
+
+    expect(tab.locator(".outcome")).to_contain_text("failed")
+    expect(tab.locator("#live")).to_contain_text("it broke")
+    assert tab.locator("#lines p.where").count() == 1
+    assert tab.evaluate("window.notLoadedAnew")
+
+
+def test_all_can_be_reached_by_keyboard_in_the_order_of_reading(tab: Page, served: Office) -> None:
+    run_with(served.store, "nightly-vacuum", 0, RunState.FAILED, items=FULL)
+    tab.goto("/")
+
+    reached = []
+    for _ in range(9):
+        tab.keyboard.press("Tab")
+        reached.append(tab.evaluate("document.activeElement.textContent.trim()"))
+
+    assert reached[:6] == ["Skip to content", "maintd", "Now", "Runs", "Due", "Jobs"]
+    assert "Nightly vacuum" in reached
+    focus = tab.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert focus == "solid"
+
+
+def test_the_skip_link_leads_past_the_navigation(tab: Page) -> None:
+    tab.goto("/")
+
+    tab.keyboard.press("Tab")
+    tab.keyboard.press("Enter")
+
+    assert tab.evaluate("document.activeElement.id") == "main"
+
+
+def test_the_history_is_filtered_by_keyboard_alone(tab: Page, served: Office) -> None:
+    run_with(served.store, "probe", 0)
+    run_with(served.store, "nightly-vacuum", 1)
+    tab.goto("/runs")
+
+    tab.get_by_label("Entry or job by name").focus()
+    tab.keyboard.type("probe")
+    tab.keyboard.press("Enter")
+
+    expect(tab.locator("tbody tr")).to_have_count(1)
+    expect(tab.locator("tbody")).to_contain_text("probe")
+
+
+def test_a_report_with_a_script_runs_nothing(tab: Page, served: Office) -> None:
+    from web.desks import artifact
+
+    html = b"<title>quiet</title><script>document.title = 'loud'</script><p>report</p>"
+    run = run_with(served.store, "probe", 0, items=(artifact(served.folder, "r.html", html, "text/html"),))
+    tab.goto(f"/runs/{run}")
+    refused: list[str] = []
+    tab.context.on("console", lambda message: refused.append(message.text))
+
+    opened = tab.context.new_page()
+    opened.goto(f"/api/v1/runs/{run}/artifacts/vacuum/1/r.html")
+
+    assert opened.title() == "quiet"
+    expect(opened.locator("p")).to_have_text("report")
+
+
+def test_measures_stay_open_while_the_page_brings_itself_up_to_date(tab: Page, served: Office) -> None:
+    measure = Measure(name="size", value=1, unit="B")
+    run, fence = going_on(served.store, "probe", 0, measure)
+    tab.goto(f"/runs/{run}")
+    tab.locator("summary").click()
+    tab.locator("body").click(position={"x": 1, "y": 1})
+
+    served.store.runs.apply(run, fence, 4, [RunEnded(state=RunState.SUCCEEDED, at=at(1))])
+
+    expect(tab.locator(".outcome")).to_contain_text("succeeded")
+    expect(tab.locator("details table")).to_be_visible()

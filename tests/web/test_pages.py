@@ -1,0 +1,127 @@
+"""The page as text."""
+
+from __future__ import annotations
+
+import re
+
+from web.desks import FULL, Client, Office, check, going_on, line, run_with
+
+from maintd.model import CheckStatus, RunState
+
+
+def words(html: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
+
+
+def test_the_first_page_says_that_nothing_needs_anybody(served: Office, page: Client) -> None:
+    served.jobs.pop("wrecked")
+    served.use(*served.calendar.entries[:4], disabled={})
+
+    assert "Nothing needs you now" in page.get("/").text
+
+
+def test_the_first_page_begins_with_what_needs_somebody_and_the_command_to_type(served: Office, page: Client) -> None:
+    run = run_with(served.store, "nightly-vacuum", 0, RunState.FAILED, items=FULL)
+
+    text = words(page.get("/").text)
+
+    assert "dead tuples: 31.25%, expected at most 20" in text
+    assert text.index(f"maintd show {run}") < text.index("The week ahead")
+
+
+def test_the_history_is_filtered_and_leafed_through_without_a_script(served: Office, page: Client) -> None:
+    runs = [run_with(served.store, "probe", minute) for minute in range(52)]
+    run_with(served.store, "nightly-vacuum", 60, RunState.FAILED)
+
+    first = page.get("/runs?entry=probe").text
+    older = re.search(r'rel="next" href="([^"]+)"', first)
+    assert older is not None
+    second = page.get(older[1].replace("&amp;", "&")).text
+
+    assert f'href="/runs/{runs[-1]}"' in first
+    assert f'href="/runs/{runs[0]}"' not in first
+    assert re.findall(r'data-label="Run"><a href="/runs/(\d+)"', second) == [str(runs[1]), str(runs[0])]
+    assert "No run matches" in page.get("/runs?state=cancelled").text
+    assert page.get("/runs?before=x").status == 400
+
+
+def test_a_run_shows_what_was_observed_and_expected_and_what_to_do(served: Office, page: Client) -> None:
+    run = run_with(served.store, "nightly-vacuum", 0, RunState.FAILED, items=FULL, reason="1 check failed")
+
+    text = words(page.get(f"/runs/{run}").text)
+
+    for part in ("31.25%", "at most 20", "not observed", "configure the host target", "orders", "5.0 GiB", "1.0 MiB"):
+        assert part in text, part
+    assert "stderr could not lock orders" in text
+    assert f"maintd logs {run}" in text
+
+
+def test_a_run_that_goes_on_is_loaded_anew_where_scripts_are_off(served: Office, page: Client) -> None:
+    live, _ = going_on(served.store, "probe", 0)
+    ended = run_with(served.store, "nightly-vacuum", 0)
+
+    assert '<noscript><meta http-equiv="refresh" content="10">' in page.get(f"/runs/{live}").text
+    assert "refresh" not in page.get(f"/runs/{ended}").text
+    assert "<script" not in page.get(f"/runs/{ended}").text
+
+
+def test_a_long_log_is_read_in_parts_or_from_its_end(served: Office, page: Client) -> None:
+    lines = tuple(line(number, f"line {number}.") for number in range(1, 1201))
+    run = run_with(served.store, "probe", 0, items=lines)
+
+    first, last = page.get(f"/runs/{run}").text, page.get(f"/runs/{run}?tail=true").text
+
+    assert "line 500." in first
+    assert "line 501." not in first
+    assert f'href="/runs/{run}?after=0.1.500#log"' in first
+    assert "line 700." not in last
+    assert "line 1200." in last
+
+
+def test_an_entry_shows_its_trends(served: Office, page: Client) -> None:
+    for minute in (0, 10, 20):
+        run_with(served.store, "nightly-vacuum", minute, items=FULL)
+
+    text = page.get("/entries/nightly-vacuum").text
+
+    assert re.findall(r"<figcaption><strong>([^<]+)", text) == [
+        "Duration", "dead_ratio", "size_bytes (le-vel a, table orders)"
+    ]  # fmt: skip
+    assert "every day at 04:00" in text
+
+
+def test_a_job_shows_its_params_and_a_broken_one_what_is_wrong(page: Client) -> None:
+    good, broken = words(page.get("/jobs/vacuum").text), words(page.get("/jobs/wrecked").text)
+
+    assert "How many." in good
+    assert "/jobs/wrecked.py:3: invalid syntax" in broken
+
+
+def test_what_is_not_there_is_a_page_that_says_so(page: Client) -> None:
+    for path in ("/nothing", "/runs/99", "/entries/prob", "/jobs/vacum", "/static/../style.css"):
+        answer = page.get(path)
+        assert (answer.status, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
+        assert "Not found" in answer.text
+    assert "did you mean &#34;probe&#34;?" in page.get("/entries/prob").text
+
+
+def test_a_warning_is_shown_and_does_not_call_for_anybody(served: Office, page: Client) -> None:
+    served.jobs.pop("wrecked")
+    served.use(*served.calendar.entries[:4], disabled={})
+    run_with(served.store, "probe", 0, RunState.WARNED, items=(check("free space", CheckStatus.WARN, 18),))
+
+    text = words(page.get("/").text)
+
+    assert "Nothing needs you now" in text
+    assert "free space: 18, expected at most 20" in text
+
+
+def test_static_files_are_kept_by_browsers_until_they_change(page: Client) -> None:
+    address = re.search(r'href="(/static/style\.css\?\w+)"', page.get("/").text)
+    assert address is not None
+
+    answer = page.get(address[1])
+
+    assert answer.headers["content-type"] == "text/css; charset=utf-8"
+    assert "max-age" in answer.headers["cache-control"]
+    assert page.get("/").headers["cache-control"] == "no-store"

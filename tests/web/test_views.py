@@ -1,0 +1,109 @@
+"""What the page puts together: charts, the week, where a log begins."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+from web.desks import HOSTILE, NOON, at
+
+from maintd.model import Attempt, AttemptState, DueInstant, Run, RunState, Step, StepState, Trigger
+from maintd.web.charts import HEIGHT, WIDTH, ChartPoint, line_chart
+from maintd.web.views import log_tail_cursor, week_of
+
+NAMESPACE = "{http://www.w3.org/2000/svg}"
+
+
+def points(*values: float) -> list[ChartPoint]:
+    return [ChartPoint(at(60 * number), value, number + 1) for number, value in enumerate(values)]
+
+
+def polyline(svg: str) -> list[tuple[float, float]]:
+    text = next(part.get("points") for part in ET.fromstring(svg) if part.tag == "polyline")
+    assert text is not None
+    return [(float(x), float(y)) for x, y in (pair.split(",") for pair in text.split())]
+
+
+def test_a_chart_begins_at_zero_and_says_its_values_in_words() -> None:
+    chart = line_chart("Size", points(5, 10), lambda value: f"{value:.0f} MB")
+
+    assert chart is not None
+    # From 8 below the top (10, the highest) to 8 above the foot (0): 5 is half way, at 48.
+    assert [y for _, y in polyline(chart.svg)] == [48.0, 8.0]
+    assert 'aria-label="Size: 2 values, latest 10 MB, from 5 MB to 10 MB"' in chart.svg
+    assert (chart.latest, chart.lowest, chart.highest, chart.values) == ("10 MB", "5 MB", "10 MB", 2)
+
+
+def test_a_failed_run_is_another_shape_and_not_only_another_colour() -> None:
+    marked = [point._replace(bad=point.run_id == 2) for point in points(1, 2, 3)]
+
+    chart = line_chart("Duration", marked, str)
+
+    assert chart is not None
+    assert (chart.svg.count("<circle"), chart.svg.count("<rect")) == (2, 1)
+    assert ", failed</title></rect>" in chart.svg
+
+
+def test_too_little_to_draw_is_no_chart() -> None:
+    assert line_chart("x", [], str) is None
+    assert line_chart("x", points(1), str) is None
+    assert line_chart("x", points(1, float("nan"), float("inf")), str) is None
+
+
+@given(st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=2, max_size=20))
+def test_every_point_lies_within_the_picture(values: list[float]) -> None:
+    chart = line_chart(HOSTILE, points(*values), str)
+
+    if chart is not None:
+        assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in polyline(chart.svg))
+
+
+def instant(entry: str, when: datetime) -> DueInstant:
+    return DueInstant(entry=entry, title=entry, due_at=when, local="", jobs=("vacuum",))
+
+
+def test_the_week_goes_by_the_calendars_wall_clock() -> None:
+    # 23:30 UTC on Monday is 00:30 on Tuesday in Berlin.
+    week = week_of([instant("late", datetime(2026, 3, 2, 23, 30, tzinfo=UTC))], NOON, "Europe/Berlin")
+
+    assert [day.name for day in week] == [
+        "today", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"
+    ]  # fmt: skip
+    assert [(item.time, item.entry) for item in week[1].items] == [("00:30", "late")]
+    assert week[0].items == ()
+
+
+def test_an_entry_that_is_due_often_is_one_line_of_its_day() -> None:
+    often = [instant("often", NOON + timedelta(minutes=15 * number)) for number in range(10)]
+    seldom = [instant("seldom", NOON + timedelta(hours=number)) for number in range(4)]
+
+    today = week_of(sorted([*often, *seldom], key=lambda item: item.due_at), NOON, "UTC")[0]
+
+    assert [(item.time, item.entry, item.times) for item in today.items] == [
+        ("12:00", "often", 10),
+        ("12:00", "seldom", 1),
+        ("13:00", "seldom", 1),
+        ("14:00", "seldom", 1),
+        ("15:00", "seldom", 1),
+    ]
+
+
+def a_run(*lines: tuple[int, int]) -> Run:
+    attempts = tuple(
+        Attempt(number=n, state=AttemptState.FAILED, started_at=NOON, log_lines=kept, log_lines_left_out=left_out)
+        for n, (kept, left_out) in enumerate(lines, 1)
+    )
+    step = Step(index=0, name="vacuum", job="vacuum", state=StepState.FAILED, attempts=attempts)
+    return Run(
+        id=1, entry="x", title="X", trigger=Trigger.MANUAL, state=RunState.FAILED, queued_at=NOON, not_before=NOON,
+        steps=(step,),
+    )  # fmt: skip
+
+
+def test_the_last_lines_are_those_of_the_last_attempt_that_said_something() -> None:
+    assert log_tail_cursor(a_run((10, 0), (800, 200)), 500) == "0.2.500"
+    assert log_tail_cursor(a_run((800, 0), (0, 0)), 500) == "0.1.300"
+    assert log_tail_cursor(a_run((10, 0)), 500) is None
+    assert log_tail_cursor(a_run(), 500) is None
