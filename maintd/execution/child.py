@@ -21,6 +21,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from pydantic import SecretStr
+
 from maintd.context import Context, Standing
 from maintd.errors import JobError, MaintdError, TargetError
 from maintd.execution import tree
@@ -34,6 +36,8 @@ SECRET_LENGTH = 4
 """A shorter text is not hidden in the log: it would blot out half of it."""
 
 TRACEBACK_LENGTH = 20_000
+
+_MASKED = str(SecretStr("x"))
 
 _HIGH = 512  # where descriptors are kept while those below are put in order
 
@@ -215,9 +219,12 @@ class _Attempt:
 
 
 def _secrets(order: AttemptOrder) -> list[str]:
-    found = {*secrets_of(order.targets), *referenced_values(order.params, os.environ)}
-    for kind in type(order.targets).model_fields:
-        found |= referenced_values({n: dict(t) for n, t in order.targets.of(kind).items()}, os.environ)
+    found = referenced_values(order.params, os.environ)
+    targets = order.targets.model_dump_json()
+    if "${" in targets or _MASKED in targets:  # a look that is ten times quicker than what it usually saves
+        found |= {*secrets_of(order.targets)}
+        for kind in type(order.targets).model_fields:
+            found |= referenced_values({n: dict(t) for n, t in order.targets.of(kind).items()}, os.environ)
     return sorted((text for text in found if len(text) >= SECRET_LENGTH), key=len, reverse=True)
 
 

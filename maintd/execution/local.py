@@ -33,6 +33,7 @@ log = structlog.get_logger()
 STORE_PATIENCE = 1.0  # seconds between looks at a store that is away
 SETTLE = 10.0  # seconds in which the ends of the last runs should reach the store at a stop
 LINGER = 10.0  # seconds that an unused template is kept for the next one
+LOOK_APART = 0.02  # seconds between two looks for work
 RENEW_APART = 0.2  # seconds; a burst of wake-ups is one look for cancels
 
 
@@ -166,8 +167,12 @@ class LocalExecutor:
     # --- claiming ---
 
     def _dispatch(self) -> None:
+        looked_at = 0.0
         while not self._draining:
+            # The first of a burst of wake-ups is answered at once, the others together.
+            time.sleep(max(0.0, LOOK_APART - (time.monotonic() - looked_at)))
             self._wake.clear()
+            looked_at = time.monotonic()
             try:
                 patience = self._look()
             except StoreError as error:

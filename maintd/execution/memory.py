@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
@@ -10,14 +11,21 @@ ROOT = Path("/sys/fs/cgroup")
 
 def oom_kills() -> int:
     """Processes of this control group that were killed so far; 0 where that cannot be read."""
-    for file in _counters():
-        try:
-            found = re.search(r"^oom_kill (\d+)$", file.read_text(encoding="ascii"), re.MULTILINE)
-        except OSError:
-            continue
-        if found:
-            return int(found[1])
-    return 0
+    file = _counter()
+    return 0 if file is None else _read(file) or 0
+
+
+def _read(file: Path) -> int | None:
+    try:
+        found = re.search(r"^oom_kill (\d+)$", file.read_text(encoding="ascii"), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) if found else None
+
+
+@cache
+def _counter() -> Path | None:
+    return next((file for file in _counters() if _read(file) is not None), None)
 
 
 def _counters() -> list[Path]:

@@ -1,4 +1,4 @@
-"""A run written down in memory as it goes, for the one who watches it, and handed on to the store where there is one."""
+"""A run written down in memory as it goes, for whoever watches, and handed on to the store where there is one."""
 
 from __future__ import annotations
 

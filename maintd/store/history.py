@@ -33,6 +33,9 @@ from maintd.store.tables import (
 
 __all__ = ["History", "LastRuns", "LogRow", "MeasurePoint", "load_run"]
 
+_SERIES_OF_JOB = select(series.c.id, series.c.name).where(series.c.job == bindparam("of_job"))
+_SERIES_OF_ENTRY = _SERIES_OF_JOB.join(entries).where(entries.c.name == bindparam("of_entry"))
+
 _RUN = rows.select_runs(*rows.FULL).where(runs.c.id == bindparam("run_id"))
 
 SEEKS = 200
@@ -137,13 +140,11 @@ class History:
         `entry` None: of any entry."""
 
         def act(conn: Connection) -> list[MeasurePoint]:
-            wanted = select(series.c.id, series.c.name).where(series.c.job == job)
-            if entry is not None:
-                wanted = wanted.join(entries).where(entries.c.name == entry)
+            wanted = _SERIES_OF_JOB if entry is None else _SERIES_OF_ENTRY
             if names is not None:
                 wanted = wanted.where(series.c.name.in_(names))
             points: dict[str, list[AnyRow]] = {}
-            for found in conn.execute(wanted).all():
+            for found in conn.execute(wanted, {"of_job": job} | ({} if entry is None else {"of_entry": entry})).all():
                 points.setdefault(found.name, []).extend(conn.execute(_points(found.id, limit)))
             newest = [
                 (row, name)
