@@ -20,7 +20,7 @@ from maintd.schedule.phrases import parse_phrase
 from maintd.schedule.walls import instant_of
 from maintd.values import format_duration, parse_duration
 
-MAX_DUE = 10_000
+MAX_DUE = 7 * 24 * 60
 """The most instants of one entry that get a row each after downtime: a week of an entry that is due every minute."""
 
 SHORTEST = timedelta(seconds=1)

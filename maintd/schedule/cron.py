@@ -6,6 +6,7 @@ begun within a repeated hour it gives an instant that has passed.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from typing import Any
@@ -26,14 +27,17 @@ MACROS = {
 }
 """Source: crontab(5)."""
 
+# cronsim reads 5-5/2 as 5/2, which goes on to the end; in crontab it is 5 alone.
+_ONE_LONG = re.compile(r"\b(\w+)-\1/[1-9]\d*\b")
+
 _ORDER = "minute hour day-of-month month day-of-week"
 
 
 def read_cron(text: str) -> Any:
     """The expression as cronsim reads it. Raises ValueError with what is wrong."""
-    expression = MACROS.get(text.strip().lower(), text)
+    expression = _ONE_LONG.sub(r"\1", MACROS.get(text.strip().lower(), text))
     fields = expression.split()
-    if text.strip().startswith("@") and expression is text:
+    if expression.strip().startswith("@"):
         raise ValueError(f'"{text}" is not supported; write five fields, or one of {", ".join(MACROS)}')
     if len(fields) != 5:
         advice = "for seconds use `every: 30s`" if len(fields) == 6 else 'write for example "0 2 * * 0"'
