@@ -143,7 +143,7 @@ def _days(days: Days, months: Sequence[int]) -> str:
         return f"the last day{of}"
     if days.numbers:
         numbers = [str(day) for day in days.numbers if day > 0] if len(days.numbers) < 4 else _ranges(days.numbers)
-        return f"day {_list([*numbers, *(['the last'] if -1 in days.numbers else [])])}{of}"
+        return f"day {_list([*numbers, *(['the last day'] if -1 in days.numbers else [])])}{of}"
     ordinals = _list(_ORDINALS[ordinal] for ordinal in sorted(days.ordinals, key=lambda n: n % 7))
     return f"the {ordinals} {_list(_group(group) for group in days.groups)}{of}"
 

@@ -221,7 +221,8 @@ def _ordinal_days(words: _Words) -> Days:
 
 def _numbers(words: _Words) -> tuple[int, ...]:
     found: list[int] = []
-    while not found or words.accept(",") or words.peek() == "last" or _NUMBER.fullmatch(words.peek()):
+    while not found or words.accept(",") or words.peek() in ("the", "last") or _NUMBER.fullmatch(words.peek()):
+        words.accept("the")
         if words.accept("last"):
             words.accept("day")
             found.append(-1)
