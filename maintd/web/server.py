@@ -22,13 +22,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 START_WITHIN = 30.0  # seconds; building the app takes a fraction of one
-
-
-def preload() -> threading.Thread:
-    """Import what serving needs in a thread of its own, while the caller waits for disks and other processes."""
-    thread = threading.Thread(target=_import, name="web-import", daemon=True)
-    thread.start()
-    return thread
+CLOSE_WITHIN = 2.0  # seconds; an answer that takes longer is given up, and the daemon goes on with its end
 
 
 @contextmanager
@@ -53,7 +47,7 @@ def serve_desk(desk: Desk) -> Iterator[None]:
             yield
         finally:
             loop.call_soon_threadsafe(doors.close)
-            thread.join(timeout=5)
+            thread.join(CLOSE_WITHIN)
 
 
 def openapi() -> dict[str, Any]:
@@ -61,11 +55,6 @@ def openapi() -> dict[str, Any]:
     from maintd.web.app import describe
 
     return describe()
-
-
-def _import() -> None:
-    import maintd.web.app
-    import maintd.web.doors  # noqa: F401
 
 
 def _serve(

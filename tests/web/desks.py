@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from contracts.store_helpers import claim, evidence, queue
-from maintd.calendar import Calendar
 
+from maintd.calendar import Calendar
 from maintd.catalogue import Known
 from maintd.clock import ManualClock
 from maintd.job import JobParams, validate_params
@@ -147,10 +147,10 @@ class Office:
 
 
 @contextmanager
-def office(folder: Path, *, listen: str = "", now: datetime = NOON) -> Iterator[Office]:
-    """A desk whose store is a SQLite file in the folder."""
+def office(folder: Path, *, listen: str = "", now: datetime = NOON, store_url: str | None = None) -> Iterator[Office]:
+    """A desk whose store is a SQLite file in the folder, unless another is given."""
     clock = ManualClock(now)
-    settings = Settings(state_dir=folder, listen=listen, node="n1", _env_file=None)  # type: ignore[call-arg]
+    settings = Settings(state_dir=folder, listen=listen, node="n1", store_url=store_url, _env_file=None)  # type: ignore[call-arg, arg-type]
     store = open_store(settings.store, clock=clock, migrate=True, state_dir=folder)
     calendar = Calendar(
         path=folder / "schedules.yaml",

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from web.desks import HOSTILE, JOBS, Client, Office, artifact, check, entry, going_on, job, line, run_with
+from servers.postgres import PostgresServer
+from web.desks import (
+    HOSTILE,
+    JOBS,
+    Client,
+    Office,
+    artifact,
+    check,
+    entry,
+    going_on,
+    job,
+    line,
+    office,
+    on_socket,
+    run_with,
+)
 
 from maintd.model import Change, CheckStatus, Measure, Phase, RunState
 from maintd.operations import Health
+from maintd.web.server import serve_desk
 
 QUICK = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -97,6 +115,34 @@ def test_no_address_makes_the_daemon_fail(page: Client, run: str, other: str, te
         f"/static/{some}",
     ):
         surely(page.get(path).status)
+
+
+@pytest.mark.server
+def test_postgres_stands_as_much_as_sqlite(state_dir: Path, postgres_server: PostgresServer) -> None:
+    url = postgres_server.create(f"web{os.urandom(6).hex()}")
+    nul, lone, huge = "%00", "%ED%A0%80", "9" * 18
+    with office(state_dir, store_url=url) as made, serve_desk(made.desk()):
+        client = on_socket(made.settings.socket_path)
+        made.use(*made.calendar.entries)
+        asked = client.post("/api/v1/runs", {"name": "vacuum", "why": "a\0b", "params": {"tables": ["\0"]}})
+        run = asked.json["id"]
+
+        for text in (nul, lone, huge, "x" * 5000, quote(HOSTILE)):
+            for path in (
+                f"/api/v1/runs?entry={text}&job={text}",
+                f"/api/v1/runs?before={huge}&limit=1000",
+                f"/api/v1/runs/{huge}",
+                f"/api/v1/runs/{run}/log?after=999999.999999.{huge}&attempt=1000000",
+                f"/api/v1/runs/{run}/log?step={text}",
+                f"/api/v1/entries/{text}",
+                f"/entries/{text}",
+                f"/runs/{run}",
+            ):
+                surely(client.get(path).status)
+
+        assert asked.status == 201
+        assert client.get("/api/v1/status").status == 200
+        assert "maintd_store_up 1.0" in client.get("/metrics").text
 
 
 @pytest.fixture

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import socket
 import stat
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from structlog.testing import capture_logs
 from web.desks import Client, Office, on_port, on_socket
 
 from maintd.errors import RefusedError, SettingsError
+from maintd.operations import ReloadResult
 from maintd.web.guard import LARGEST_BODY
 from maintd.web.server import serve_desk
 from maintd.web.sockets import control_socket, is_loopback, parse_listen
@@ -43,6 +47,33 @@ def test_both_doors_close_within_a_second_and_leave_nothing(here: Office, port: 
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
     assert "web" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_an_answer_that_never_comes_does_not_hold_up_the_end(here: Office) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    def reload() -> ReloadResult:
+        asked.set()
+        answer.wait(20)
+        return here.reloaded
+
+    client = threading.Thread(target=lambda: suppressed(here, "/api/v1/reload"), daemon=True)
+    with serve_desk(replace(here.desk(), reload=reload)):
+        client.start()
+        assert asked.wait(10)
+        begun = time.monotonic()
+
+    took = time.monotonic() - begun
+    answer.set()
+    client.join(10)
+    # A second for answers under way, and another for the thread to notice.
+    assert took < 3.0
+
+
+def suppressed(here: Office, path: str) -> None:
+    """Ask, and do not mind how it ends."""
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        on_socket(here.settings.socket_path).post(path)
 
 
 def test_it_can_be_served_again_on_the_same_addresses(here: Office, port: int) -> None:
