@@ -39,7 +39,7 @@ class ParamsToJudge:
         for scope, node, job, params in self.found:
             for location, message in answers[repr((job, sorted(params.items())))]:
                 name = ".".join(str(part) for part in location)
-                about = f'param "{name}" {message}' if name else message
+                about = f'param "{name}": {message}' if name else message
                 if node is not None:
                     scope.error(key_at(node, location), about)
 
@@ -74,7 +74,7 @@ class StepReader:
             name=name,
             job=name,
             params=values,
-            locks=_together(own, locks, options.pop("locks", {})),
+            locks=_together(own, locks),
             mutates=True if isinstance(known, BrokenJob) else known.mutates,
             repeatable=False if isinstance(known, BrokenJob) else known.repeatable,
             **options,
@@ -111,7 +111,7 @@ class StepReader:
         if "always" in fields:
             options["always"] = within.flag(fields["always"], "always") or always
         if "locks" in fields:
-            options["locks"] = read_locks(within, fields["locks"])
+            locks = _together(locks, read_locks(within, fields["locks"]))
         step = self.one(scope, fields["job"], fields.get("params"), locks, **options)
         if step is not None and step.retries and not step.repeatable:
             within.warn(fields["retries"], f'retries has no effect: job "{step.job}" must not be tried again')

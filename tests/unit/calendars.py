@@ -1,0 +1,98 @@
+"""Jobs that calendars in tests name, real modules in a folder, and a calendar's text read with them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+from maintd.calendar import Calendar, parse_calendar
+from maintd.errors import CalendarError, JobError
+from maintd.job import LoadedJob, ParamProblem, load_job, validate_params
+from maintd.model import BrokenJob, JobDescription
+
+NOW = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
+
+_MODULES = {
+    "vacuum": '''
+        """Vacuum the databases."""
+        from maintd.job import Context, Duration, JobParams, job
+        from datetime import timedelta
+
+        class Params(JobParams):
+            full: bool = False
+            """Rewrite tables."""
+            patience: Duration = timedelta(minutes=5)
+            """How long to wait for a table."""
+            tables: tuple[str, ...] = ()
+
+        @job(timeout="1h", repeatable=True, mutates=True, locks={"postgres": "exclusive"})
+        def run(ctx: Context, params: Params) -> None: ...
+    ''',
+    "verify": '''
+        """Read the newest backup."""
+        from maintd.job import Context, JobParams, job
+
+        class Params(JobParams):
+            root: str
+            """Where backups are."""
+
+        @job(timeout="10m", locks={"postgres": "shared"})
+        def run(ctx: Context, params: Params) -> None: ...
+    ''',
+    "look": '''
+        """Look around."""
+        from maintd.job import Context, JobParams, job
+
+        @job()
+        def run(ctx: Context, params: JobParams) -> None: ...
+    ''',
+    "torn": "def run(:\n",
+}
+
+
+@cache
+def loaded() -> dict[str, LoadedJob | BrokenJob]:
+    """The jobs, imported once."""
+    found: dict[str, LoadedJob | BrokenJob] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in _MODULES.items():
+            path = Path(folder) / f"{name}.py"
+            path.write_text(dedent(text), encoding="utf-8")
+            try:
+                found[name] = load_job(path)
+            except JobError as error:
+                found[name] = BrokenJob(name=name, path=path, error=str(error).replace(f"{folder}/", ""))
+    return found
+
+
+def jobs() -> dict[str, JobDescription | BrokenJob]:
+    """What a catalogue says of them."""
+    return {name: job if isinstance(job, BrokenJob) else job.description for name, job in loaded().items()}
+
+
+def judge(job: str, params: Mapping[str, Any]) -> list[ParamProblem]:
+    """What is wrong with a job's params."""
+    known = loaded()[job]
+    return [] if isinstance(known, BrokenJob) else validate_params(known.params, params)
+
+
+def read(text: str) -> Calendar:
+    """The calendar of a text; without a `timezone:` at its head it gets UTC."""
+    text = dedent(text).lstrip("\n")
+    if not text.startswith("timezone:"):
+        text = f"timezone: UTC\n{text}"
+    return parse_calendar(text, "schedules.yaml", jobs(), judge, NOW)
+
+
+def problems(text: str) -> list[str]:
+    """What a text is refused with; nothing when it is good."""
+    try:
+        read(text)
+    except CalendarError as error:
+        return list(error.problems)
+    return []
