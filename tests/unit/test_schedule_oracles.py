@@ -258,6 +258,8 @@ def _systemd(expressions: list[str], base: datetime, iterations: int) -> list[li
 @given(data=st.data(), zone=st.sampled_from(ZONES), wanted=st.lists(elapsing(), min_size=10, max_size=25))
 def test_due_times_are_those_of_systemd(data: st.DataObject, zone: str, wanted: list[Elapsing]) -> None:
     base = data.draw(moments(zone))
+    # Begun within a repeated hour, systemd gives its times a second time; begun before it, once, as here always.
+    assume(base.astimezone(ZoneInfo(zone)).fold == 0)
 
     answers = _systemd([f"{each.oncalendar} {zone}" for each in wanted], base, iterations=6)
 
