@@ -43,7 +43,7 @@ class Params(JobParams):
     """How many reports are kept in the reports folder."""
 
 
-@job(timeout="1h", repeatable=True)
+@job(timeout="1h", repeatable=True, history=400, history_of="job")
 def run(ctx: Context, params: Params) -> None:
     now = ctx.now()
     found: list[Resource] = []

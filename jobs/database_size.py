@@ -44,7 +44,7 @@ class Params(JobParams):
     """Warn where the server keeps no data checksums."""
 
 
-@job(timeout="45m", repeatable=True, locks={"postgres": "shared"}, needs=("postgres",))
+@job(timeout="45m", repeatable=True, locks={"postgres": "shared"}, needs=("postgres",), history_of="job")
 def run(ctx: Context, params: Params) -> None:
     """Each target in turn; one that cannot be reached is unknown and does not hold up the others."""
     for name in params.targets or tuple(ctx.targets.postgres) or ("main",):

@@ -45,7 +45,7 @@ class Params(JobParams):
     """When containers are not well."""
 
 
-@job(timeout="10m", repeatable=True)
+@job(timeout="10m", repeatable=True, history_of="job")
 def run(ctx: Context, params: Params) -> None:
     with ctx.phase("look at everything at once"):
         probes = [probe for section in _sections(ctx, params) for probe in _probes(ctx, params, section)]

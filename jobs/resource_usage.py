@@ -44,7 +44,7 @@ class Params(JobParams):
         return value
 
 
-@job(timeout="10m", repeatable=True)
+@job(timeout="10m", repeatable=True, history_of="job")
 def run(ctx: Context, params: Params) -> None:
     with ctx.phase(f"sample twice, {params.interval.total_seconds():g} s apart"):
         seen = list(outcomes(list(_probes(ctx, params))))

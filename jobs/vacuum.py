@@ -51,7 +51,9 @@ class Params(JobParams):
     """From which size on a table's empty space is measured; the ten largest are."""
 
 
-@job(timeout="2h", mutates=True, repeatable=True, locks={"postgres": "exclusive"}, needs=("postgres",))
+@job(
+    timeout="2h", mutates=True, repeatable=True, locks={"postgres": "exclusive"}, needs=("postgres",), history_of="job"
+)
 def run(ctx: Context, params: Params) -> None:
     """Each target in turn; one that cannot be reached fails and does not hold up the others."""
     gentleness = Gentleness(params.lock_timeout, params.cost_delay, params.cost_limit, params.memory)

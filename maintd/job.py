@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -53,6 +53,8 @@ class JobTraits:
     locks: Mapping[str, LockMode] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     budget: Mapping[str, int] = field(default_factory=dict)
+    history: int = 60
+    history_of: Literal["entry", "job"] = "entry"
 
 
 def job(
@@ -63,12 +65,16 @@ def job(
     locks: Mapping[str, LockMode] | None = None,
     needs: Sequence[str] = (),
     budget: Mapping[str, int | str] | None = None,
+    history: int = 60,
+    history_of: Literal["entry", "job"] = "entry",
 ) -> Callable[[F], F]:
     """Make a function the job of its module.
 
     timeout: of one attempt. repeatable: may be tried again after a failure. mutates: changes something outside.
     locks: names held while it runs. needs: kinds of target without which the step is skipped as not configured.
     budget: the most changes of each action in one attempt; `bytes` is the most bytes of all together.
+    history: how many earlier points of each measure `ctx.series` has. history_of: those of the same entry only, or of
+    the job under whatever entry, for measures whose labels say what they are of.
     """
     traits = JobTraits(
         timeout=parse_duration(timeout),
@@ -77,6 +83,8 @@ def job(
         locks=dict(locks or {}),
         needs=tuple(needs),
         budget={key: parse_size(value) if isinstance(value, str) else value for key, value in (budget or {}).items()},
+        history=history,
+        history_of=history_of,
     )
 
     def mark(function: F) -> F:
@@ -185,6 +193,8 @@ def _describe(name: str, path: Path, module: ModuleType, traits: JobTraits, para
         locks=dict(traits.locks),
         needs=traits.needs,
         budget=dict(traits.budget),
+        history=traits.history,
+        history_of=traits.history_of,
         params=tuple(_param(key, field_info, params) for key, field_info in params.model_fields.items()),
         params_schema=params.model_json_schema(),
     )

@@ -363,6 +363,8 @@ class JobDescription(Model):
     locks: dict[str, LockMode] = {}
     needs: tuple[str, ...] = ()  # kinds of target it cannot do without
     budget: dict[str, int] = {}  # most changes per action, and most bytes, of one attempt
+    history: int = 60  # earlier points of each measure that it is handed
+    history_of: Literal["entry", "job"] = "entry"  # whose measures: of the same entry, or of the job under any
     params: tuple[ParamDescription, ...] = ()
     params_schema: dict[str, Any] = {}
 

@@ -61,11 +61,12 @@ class Means:
             return recent, recent
         return None, self.store.history.last_per_entry([entry])[entry].last_success
 
-    def series(self, entry: str, job: str) -> dict[str, tuple[Point, ...]]:
-        """Earlier measures of this entry and job, by name, oldest first."""
+    def series(self, entry: str, job: JobDescription) -> dict[str, tuple[Point, ...]]:
+        """Earlier measures that the job is handed, by name, oldest first."""
         if self.store is None:
             return {}
         points: dict[str, list[Point]] = {}
-        for point in self.store.history.series(entry, job):
+        of_entry = entry if job.history_of == "entry" else None
+        for point in self.store.history.series(of_entry, job.name, limit=job.history):
             points.setdefault(point.name, []).append(Point(point.at, point.value, point.labels))
         return {name: tuple(of_name) for name, of_name in points.items()}

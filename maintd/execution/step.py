@@ -293,7 +293,7 @@ class StepRun:
 
     def _series(self, job: JobDescription) -> dict[str, tuple[Point, ...]]:
         try:
-            return self._means.series(self._run.entry, job.name)
+            return self._means.series(self._run.entry, job)
         except StoreError as error:
             log.warning("earlier_measures_unknown", run=self._run.id, step=self._plan.name, error=str(error))
             return {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -37,6 +39,16 @@ _SERIES_OF_JOB = select(series.c.id, series.c.name).where(series.c.job == bindpa
 _SERIES_OF_ENTRY = _SERIES_OF_JOB.join(entries).where(entries.c.name == bindparam("of_entry"))
 
 _RUN = rows.select_runs(*rows.FULL).where(runs.c.id == bindparam("run_id"))
+
+# How many points the newest run has in a series: one for each combination of labels.
+_LINES = select(func.count()).where(
+    measures.c.series_id == bindparam("of_series"),
+    measures.c.run_id == select(func.max(measures.c.run_id)).where(measures.c.series_id == bindparam("of_series"))
+    .scalar_subquery(),
+)  # fmt: skip
+
+MOST_POINTS = 20_000
+"""Points of one name that are read at the most, whatever the labels."""
 
 SEEKS = 200
 """Most index ranges that one statement unites; SQLite allows 500."""
@@ -136,8 +148,8 @@ class History:
     def series(
         self, entry: str | None, job: str, names: Sequence[str] | None = None, limit: int = 400
     ) -> list[MeasurePoint]:
-        """Earlier measures of a job, oldest first: at most `limit` points of each name, from ended runs that were real.
-        `entry` None: of any entry."""
+        """Earlier measures of a job, oldest first: at most `limit` points of each name and labels, from ended runs that
+        were real. `entry` None: of any entry."""
 
         def act(conn: Connection) -> list[MeasurePoint]:
             wanted = _SERIES_OF_JOB if entry is None else _SERIES_OF_ENTRY
@@ -145,12 +157,11 @@ class History:
                 wanted = wanted.where(series.c.name.in_(names))
             points: dict[str, list[AnyRow]] = {}
             for found in conn.execute(wanted, {"of_job": job} | ({} if entry is None else {"of_entry": entry})).all():
-                points.setdefault(found.name, []).extend(conn.execute(_points(found.id, limit)))
-            newest = [
-                (row, name)
-                for name, of_name in points.items()
-                for row in sorted(of_name, key=lambda row: row.id, reverse=True)[:limit]
-            ]
+                lines = max(1, conn.execute(_LINES, {"of_series": found.id}).scalar_one())
+                points.setdefault(found.name, []).extend(
+                    conn.execute(_points(found.id, min(limit * lines, MOST_POINTS)))
+                )
+            newest = [(row, name) for name, of_name in points.items() for row in _newest_of_each(of_name, limit)]
             return [_point(row, name) for row, name in sorted(newest, key=lambda item: item[0].id)]
 
         return self._database.read(act)
@@ -275,6 +286,15 @@ def _points(series_id: int, limit: int) -> Select[Any]:
         .order_by(measures.c.id.desc())
         .limit(limit)
     )
+
+
+def _newest_of_each(points: Sequence[AnyRow], limit: int) -> Iterator[AnyRow]:
+    taken: Counter[str] = Counter()
+    for row in sorted(points, key=lambda row: row.id, reverse=True):
+        labels = json.dumps(row.labels, sort_keys=True)
+        taken[labels] += 1
+        if taken[labels] <= limit:
+            yield row
 
 
 def _point(row: AnyRow, name: str) -> MeasurePoint:

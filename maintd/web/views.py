@@ -86,7 +86,7 @@ def measure_charts(desk: Desk, entry: str, jobs: Sequence[str]) -> tuple[list[Ch
     """A chart for each series of measures of an entry, and how many more there are."""
     charts: list[Chart] = []
     for job in jobs:
-        for title, points in sorted(_by_series(desk.store.history.series(entry, job, limit=POINTS * 20)).items()):
+        for title, points in sorted(_by_series(desk.store.history.series(entry, job, limit=POINTS)).items()):
             unit = points[-1].unit
             values = [ChartPoint(point.at, point.value, point.run_id) for point in points[-POINTS:]]
             chart = line_chart(title, values, lambda value, unit=unit: value_text(value, unit))  # type: ignore[misc]

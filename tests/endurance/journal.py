@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import threading
 import time
 from collections.abc import Iterator
@@ -43,6 +44,11 @@ def note(what: str, ctx: Any, job: str, lock: str = "") -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def pause(seconds: float) -> None:
+    """Wait. Not time.sleep, which libfaketime breaks: it waits for an absolute time on a clock that is not faked."""
+    select.select([], [], [], seconds)
 
 
 @contextmanager

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import signal
-import time
 
-from endurance.journal import journaled
+from endurance.journal import journaled, pause
 
 from maintd.job import Context, JobParams, job
 
@@ -20,4 +19,4 @@ def run(ctx: Context, params: Params) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with journaled(ctx, "hanging"), ctx.phase("hang"):
         while True:
-            time.sleep(1)
+            pause(1)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from datetime import timedelta
 
-from endurance.journal import journaled
+from endurance.journal import journaled, pause
 
 from maintd.job import Context, Duration, JobParams, job
 
@@ -18,5 +17,5 @@ class Params(JobParams):
 def run(ctx: Context, params: Params) -> None:
     with journaled(ctx, "mutating", lock="thing"):
         if ctx.may("change", "thing"):
-            time.sleep(params.work.total_seconds())
+            pause(params.work.total_seconds())
         ctx.check("thing changed", 1, equals=1)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from datetime import timedelta
 
-from endurance.journal import journaled
+from endurance.journal import journaled, pause
 
 from maintd.job import Context, Duration, JobParams, job
 
@@ -18,7 +17,7 @@ class Params(JobParams):
 def run(ctx: Context, params: Params) -> None:
     with journaled(ctx, "steady"):
         with ctx.phase("work"):
-            time.sleep(params.work.total_seconds())
+            pause(params.work.total_seconds())
         for number in range(5):
             ctx.log(f"line {number}")
         ctx.check("work done", 1, equals=1)
