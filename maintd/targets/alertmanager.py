@@ -81,6 +81,10 @@ class Alertmanager:
             for item in self._list("/api/v2/silences")
         ]
 
+    def own_metrics(self) -> str:
+        """Its metrics of itself, as text."""
+        return self._api.call("GET", "/metrics").text
+
     def silence(
         self,
         matchers: Sequence[Mapping[str, Any]],

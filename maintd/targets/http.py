@@ -6,7 +6,7 @@ import json
 import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class Answer:
     body: bytes
     latency: timedelta
     location: str = ""  # where a redirect leads; it is not followed
+    headers: Mapping[str, str] = field(default_factory=dict)  # names in lower case
 
     @property
     def text(self) -> str:
@@ -110,6 +111,7 @@ def fetch(
         body=bytes(body),
         latency=latency,
         location=_shown(response.headers["location"]) if "location" in response.headers else "",
+        headers=dict(response.headers),
     )
 
 
@@ -144,13 +146,20 @@ class Api:
         self._timeout = timeout
 
     def call(self, method: str, path: str, **request: Any) -> Answer:
-        """Any answer below 300. Raises TargetError: denied for 401 and 403, else failed with the server's own words."""
+        """Any answer below 300. Raises TargetError: denied for 401 and 403, malformed for a redirect, else failed with
+        the server's own words."""
         answer = fetch(method, self._url + path, timeout=self._timeout, headers=self._headers, **request)
         if answer.status in (401, 403):
             raise TargetError(
                 f"{answer.url} answered {answer.status}",
                 "check the target's headers or the proxy's rules",
                 cause="denied",
+            )
+        if 300 <= answer.status < 400:
+            raise TargetError(
+                f"{answer.url} sends on to {answer.location or 'nowhere'}",
+                "is there a login page or a proxy before it?",
+                cause="malformed",
             )
         if answer.status >= 300:
             said = " ".join(answer.text[:200].split())

@@ -51,6 +51,15 @@ class Rule:
     alerting: bool = False
 
 
+@dataclass(frozen=True)
+class FiringAlert:
+    """An alert that Prometheus counts as firing; `since` is when it began to, after the time its rule holds it back."""
+
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    since: datetime
+
+
 class Prometheus:
     """The API of one server. Each call opens its own connection."""
 
@@ -127,6 +136,30 @@ class Prometheus:
     def alerts(self) -> list[dict[str, Any]]:
         """Pending and firing alerts: labels, annotations, state, activeAt, value."""
         return list(self._data(self._api.get("/api/v1/alerts"), "alerts")["alerts"])
+
+    def firing(self) -> list[FiringAlert]:
+        """What fires now. A rule's `for` is in its rule only, so alerts are read there."""
+        data = self._data(self._api.get("/api/v1/rules", type="alert"), "rules")
+        return [
+            FiringAlert(
+                labels=alert["labels"],
+                annotations=alert["annotations"],
+                since=datetime.fromisoformat(alert["activeAt"]) + timedelta(seconds=float(rule["duration"])),
+            )
+            for group in data["groups"]
+            for rule in group["rules"]
+            for alert in rule["alerts"]
+            if alert["state"] == "firing"
+        ]
+
+    def alertmanagers(self) -> list[str]:
+        """The addresses that it sends alerts to, whether or not they answer."""
+        data = self._data(self._api.get("/api/v1/alertmanagers"), "alertmanagers")
+        return [item["url"] for item in data["activeAlertmanagers"]]
+
+    def own_metrics(self) -> str:
+        """Its metrics of itself, as text."""
+        return self._api.call("GET", "/metrics").text
 
     def _data(self, answer: Any, what: str) -> Any:
         if not isinstance(answer, Mapping) or answer.get("status") != "success" or "data" not in answer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,9 @@ def _ready(url: str) -> bool:
 
 
 @contextmanager
-def prometheus(config: str = CONFIG, openmetrics: str | None = None) -> Iterator[WebServer]:
+def prometheus(
+    config: str = CONFIG, openmetrics: str | None = None, flags: Sequence[str] = ()
+) -> Iterator[WebServer]:
     """A new server; `openmetrics` is history in the OpenMetrics text format with timestamps, ending in `# EOF`."""
     program = needed("prometheus", "prometheus")
     with tempfile.TemporaryDirectory(prefix="maintd-prom-") as name:
@@ -56,6 +58,7 @@ def prometheus(config: str = CONFIG, openmetrics: str | None = None) -> Iterator
         argv = [
             program, f"--config.file={folder}/p.yml", f"--storage.tsdb.path={folder}/data",
             f"--web.listen-address=127.0.0.1:{port}", "--web.enable-lifecycle", "--storage.tsdb.retention.time=10y",
+            *flags,
         ]  # fmt: skip
         with running(argv, folder / "log") as process:
             server = WebServer(port, folder / "p.yml", process.pid)

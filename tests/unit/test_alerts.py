@@ -1,0 +1,125 @@
+"""Which silences hide too much, and which alerts are the same one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from maintd.errors import TargetError
+from maintd.targets.alertmanager import Silence
+from maintd.targets.alerts import firing, silences
+from maintd.targets.alerts.firing import Firing
+from maintd.targets.alerts.limits import AlertLimits, SilenceLimits
+from maintd.targets.exposition import counted
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+LIMITS = AlertLimits()
+
+
+def silence(*matchers: tuple[str, str, str], started: timedelta = timedelta(hours=1)) -> Silence:
+    made: list[dict[str, Any]] = [
+        {"name": name, "value": value, "isRegex": "~" in operator, "isEqual": "!" not in operator}
+        for name, operator, value in matchers
+    ]
+    return Silence("1", "active", tuple(made), NOW - started, NOW + timedelta(days=2), "ann", "why")
+
+
+def alert(since: timedelta = timedelta(hours=1), **labels: str) -> Firing:
+    return Firing(labels, LIMITS.severity(labels), NOW - since, "prometheus main")
+
+
+@pytest.mark.parametrize(
+    "matchers",
+    [
+        [("alertname", "=~", ".*")],
+        [("alertname", "=~", ".+")],
+        [("alertname", "=~", "(?i).*")],
+        [("instance", "=~", ".+|")],
+        [("alertname", "!=", "Watchdog")],
+        [("alertname", "!~", "Watch.*")],
+        [("alertname", "!=", "")],
+        [("severity", "=", "critical")],
+        [("severity", "=~", "critical|warning"), ("alertname", "=~", ".+")],
+        [],
+    ],
+)
+def test_a_silence_that_names_nothing_hides_too_much(matchers: list[tuple[str, str, str]]) -> None:
+    assert silences.hides_too_much(silence(*matchers), "severity")
+
+
+@pytest.mark.parametrize(
+    "matchers",
+    [
+        [("alertname", "=", "RedisDown")],
+        [("alertname", "=~", "Redis.*")],
+        [("alertname", "=~", ".*Down")],
+        [("instance", "=", "redis:6379"), ("alertname", "=~", ".+")],
+        [("alertname", "=~", r"\pL+\z")],  # of a dialect that is not Python's
+    ],
+)
+def test_a_silence_that_names_something_does_not(matchers: list[tuple[str, str, str]]) -> None:
+    assert not silences.hides_too_much(silence(*matchers), "severity")
+
+
+def test_a_silence_is_old_after_a_week() -> None:
+    old, young = silence(started=timedelta(days=7, seconds=1)), silence(started=timedelta(days=6))
+
+    found = silences.review([old, young], [], "severity", SilenceLimits(), NOW)
+
+    assert found.old == (old,)
+
+
+def test_what_arrives_may_have_more_labels_and_never_others() -> None:
+    sent = alert(alertname="Down", instance="a")
+
+    def lost(**labels: str) -> bool:
+        return bool(firing.absent([sent], [alert(**labels)], LIMITS, NOW))
+
+    assert not lost(alertname="Down", instance="a")
+    assert not lost(alertname="Down", instance="a", cluster="one")
+    assert lost(alertname="Down", instance="b")
+    assert lost(alertname="Down", cluster="one")
+    assert lost(alertname="Up", instance="a")
+
+
+def test_labels_that_are_changed_on_the_way_are_not_compared() -> None:
+    limits = AlertLimits(changed_labels=("severity",))
+    arrived = [alert(alertname="Down", severity="page")]
+
+    assert firing.absent([alert(alertname="Down", severity="critical")], arrived, LIMITS, NOW)
+    assert not firing.absent([alert(alertname="Down", severity="critical")], arrived, limits, NOW)
+
+
+def test_nothing_is_lost_within_the_grace() -> None:
+    assert not firing.absent([alert(timedelta(minutes=5), alertname="Down")], [], LIMITS, NOW)
+    assert firing.absent([alert(timedelta(minutes=5, seconds=1), alertname="Down")], [], LIMITS, NOW)
+
+
+def test_ten_thousand_alerts_are_compared_at_once() -> None:
+    sent = [alert(alertname="Down", instance=str(n)) for n in range(10_000)]
+
+    assert not firing.absent(sent, sent, LIMITS, NOW)
+    assert len(firing.together([sent, sent], LIMITS)) == 10_000
+
+
+@pytest.mark.parametrize(("severity", "which"), [("critical", 0), ("PAGE", 0), ("warning", 1), ("odd", 1), ("", 1)])
+def test_whatever_is_not_known_to_be_harmless_waits_for_somebody(severity: str, which: int) -> None:
+    waiting = firing.waiting([alert(timedelta(days=2), alertname="A", severity=severity)], LIMITS, NOW)
+
+    assert [len(found) for found in waiting] == [1 - which, which]
+
+
+def test_an_alert_of_no_consequence_waits_for_nobody() -> None:
+    assert firing.waiting([alert(timedelta(days=2), alertname="A", severity="info")], LIMITS, NOW) == ([], [])
+
+
+def test_counters_are_summed_by_a_label() -> None:
+    text = '# TYPE n counter\nn_total{integration="a",reason="x"} 2\nn_total{integration="a",reason="y"} 3\n'
+
+    assert counted(text, "n_total", "integration") == {"a": 5.0}
+    with pytest.raises(TargetError, match="no metric m_total"):
+        counted(text, "m_total")
+    with pytest.raises(TargetError, match="not in Prometheus' text format"):
+        counted("<html>Sign in {", "n_total")
