@@ -22,8 +22,7 @@ from maintd.targets.redis import Command, RedisServer
 
 T = TypeVar("T")
 
-STEP = 0.002  # seconds that one SCAN should take; other clients wait that long at most
-_COUNT, _COUNT_LEAST, _COUNT_MOST = 250, 50, 1000  # keys per SCAN; replies beyond are long to send and to read
+COUNT = 500  # keys per SCAN: a fraction of a millisecond of the server's time, however sparse its table is
 _GROUPS_MOST = 500  # names without a separator would give each key a group of its own
 WATCHED = 200  # keys in one transaction
 _TRIES = 3
@@ -41,12 +40,6 @@ class Pace:
 
     def __init__(self, load: float) -> None:
         self._load = load
-        self.count = _COUNT
-
-    def adapt(self, seconds: float) -> None:
-        """Make the next SCAN larger or smaller, by how long the last one took."""
-        factor = 0.5 if seconds > STEP else 1.25 if seconds < STEP / 2 else 1.0
-        self.count = max(_COUNT_LEAST, min(_COUNT_MOST, int(self.count * factor)))
 
     def rest(self, seconds: float) -> None:
         """Leave the server to others after a step that took so long; never longer than a second."""
@@ -68,8 +61,7 @@ def scan(server: RedisServer, pace: Pace, kind: str = "") -> Iterator[list[str]]
     only = ("TYPE", kind) if kind else ()
     while True:
         began = time.monotonic()
-        cursor, keys = server.command("SCAN", cursor, "COUNT", pace.count, *only)
-        pace.adapt(time.monotonic() - began)
+        cursor, keys = server.command("SCAN", cursor, "COUNT", COUNT, *only)
         yield keys
         if str(cursor) == "0":
             return

@@ -44,7 +44,11 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in reply.headers.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(reply.body)
+        if self.command != "HEAD":
+            self.wfile.write(reply.body)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def log_message(self, *words: object) -> None:
         pass
