@@ -178,6 +178,8 @@ class Daemon:
         heartbeat = self.settings.heartbeat.total_seconds()
         next_sweep = self.clock.elapsed()
         while not self._stopping.is_set():
+            if not self.executor.alive:  # it cannot be mended from here: whoever started the daemon starts it again
+                raise MaintdError("a thread of the executor ended by an error, see the log above", "report it")
             self._turn.clear()
             self._turned = self.clock.elapsed()
             try:

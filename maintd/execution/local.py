@@ -121,6 +121,11 @@ class LocalExecutor:
         """A template is there with its libraries loaded: what falls due starts within milliseconds."""
         return self._warm.is_ready
 
+    @property
+    def alive(self) -> bool:
+        """Work is claimed and leases are renewed. False after an error that nobody foresaw: end the process."""
+        return self._dispatcher.is_alive() and self._renewer.is_alive() and self._recorder.alive
+
     def stop(self, drain: timedelta) -> None:
         """Claim no more; wait for the runs under way, at most `drain`; cancel what is left; record all ends.
 
@@ -170,7 +175,7 @@ class LocalExecutor:
         looked_at = 0.0
         while not self._draining:
             # The first of a burst of wake-ups is answered at once, the others together.
-            time.sleep(max(0.0, LOOK_APART - (time.monotonic() - looked_at)))
+            self._stopping.wait(max(0.0, LOOK_APART - (time.monotonic() - looked_at)))
             self._wake.clear()
             looked_at = time.monotonic()
             try:
@@ -289,7 +294,7 @@ class LocalExecutor:
             except StoreError as error:
                 log.debug("leases_wait", error=str(error))
             # A thread that is told to renew twice in a moment does so once.
-            time.sleep(max(0.0, RENEW_APART - (time.monotonic() - began)))
+            self._stopping.wait(max(0.0, RENEW_APART - (time.monotonic() - began)))
 
     def _renew_all(self) -> None:
         with self._lock:

@@ -220,6 +220,11 @@ class Recorder:
             thread.start()
             self._threads.append(thread)
 
+    @property
+    def alive(self) -> bool:
+        """Every thread that writes still does."""
+        return all(thread.is_alive() for thread in self._threads)
+
     def open(self, run_id: int, fence: int, over: Callable[[Journal], None]) -> Journal:
         """The journal of a claim. `over` is called once its end is recorded, or the claim was refused."""
         journal = Journal(self, run_id, fence, Spool(self._spool_dir, run_id, fence), over)

@@ -174,6 +174,7 @@ class World:
             environ |= {
                 "LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(folder / "faketime"),
                 "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+                "PYTHONPATH": f"{TESTS}:{TESTS / 'endurance/faketime_site'}",
             }  # fmt: skip
         if number == 1 and self.postgres is not None:
             prefix = self._namespace(environ)
