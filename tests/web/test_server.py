@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from servers.base import wait_for
 from structlog.testing import capture_logs
 from web.desks import Client, Office, on_port, on_socket
 
@@ -46,7 +47,7 @@ def test_both_doors_close_within_a_second_and_leave_nothing(here: Office, port: 
     assert not here.settings.socket_path.exists()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
-    assert "web" not in {thread.name for thread in threading.enumerate()}
+    assert "web" not in names_of_threads()
 
 
 def test_an_answer_that_never_comes_does_not_hold_up_the_end(here: Office) -> None:
@@ -66,8 +67,13 @@ def test_an_answer_that_never_comes_does_not_hold_up_the_end(here: Office) -> No
     took = time.monotonic() - begun
     answer.set()
     client.join(10)
+    wait_for(lambda: "web" not in names_of_threads(), "the thread of the given-up answer ends")
     # A second for answers under way, and another for the thread to notice.
     assert took < 3.0
+
+
+def names_of_threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate()}
 
 
 def suppressed(here: Office, path: str) -> None:
@@ -223,6 +229,7 @@ def test_what_breaks_inside_is_an_answer_and_the_next_request_is_served(served: 
     with capture_logs() as logged:
         broken = control.get("/api/v1/due")
         shown = control.get("/due")
+        wait_for(lambda: len(logged) == 2, "both failures logged, which is after they are answered")
 
     assert (broken.status, broken.json["error"]["code"]) == (500, "error")
     assert (shown.status, "see the daemon" in shown.text) == (500, True)
