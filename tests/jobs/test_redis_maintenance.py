@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from jobs.answering import hanging
 from jobs.running import JOBS, JobResult, run_job
 from redis import Redis
 from redis.exceptions import ResponseError
-from servers.base import wait_for
+from servers.base import running, wait_for
 from servers.redis import RedisServer
 from servers.redis import redis as own_redis
 
@@ -407,47 +408,43 @@ def test_a_stream_that_should_be_there_and_is_not_is_unknown(db: Redis, redis_se
 # --- others are not held up ---------------------------------------------------------------------------------------
 
 
-@contextmanager
-def probing(port: int) -> Iterator[list[float]]:
-    """The time of each PING of a client beside the job, in seconds."""
-    waits: list[float] = []
-    stopped = threading.Event()
-
-    def ping() -> None:
-        with closing(Redis(port=port)) as client:
-            while not stopped.is_set():
-                began = time.monotonic()
-                client.ping()
-                waits.append(time.monotonic() - began)
-                stopped.wait(0.002)
-
-    thread = threading.Thread(target=ping)
-    thread.start()
-    try:
-        yield waits
-    finally:
-        stopped.set()
-        thread.join()
+PROBE = """
+import socket, sys, time
+with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as sock, open(sys.argv[2], "w") as file:
+    while True:
+        began = time.monotonic()
+        sock.sendall(b"PING\\r\\n")
+        if not sock.recv(64):
+            break
+        print(time.monotonic() - began, file=file, flush=True)
+        time.sleep(0.002)
+"""
 
 
 @pytest.mark.server
-def test_no_other_client_waits_long_while_keys_are_counted_expired_and_removed() -> None:
+def test_no_other_client_waits_long_while_keys_are_counted_expired_and_removed(tmp_path: Path) -> None:
+    waits = tmp_path / "waits"
     with own_redis(*DEBUG) as server, closing(server.client()) as client:
         client.execute_command("DEBUG", "POPULATE", 120_000, "user")
         client.execute_command("DEBUG", "POPULATE", 15_000, "cache:tmp")
         client.execute_command("DEBUG", "POPULATE", 15_000, "idem")
-        client.slowlog_reset()
+        client.config_resetstat()
         params = {"save": False, "load": 0.6, "unlink": {"cache:tmp:": "0s"}, "expire": {"idem:*": "1d"}}
 
-        with probing(server.port) as waits:
+        with running([sys.executable, "-c", PROBE, str(server.port), waits], tmp_path / "log"):
+            wait_for(lambda: waits.exists() and waits.stat().st_size, "the probe to ask")
             result = look_after(server, params)
 
-        info: Any = client.info("keyspace")
-    assert info["db0"]["keys"] == 135_000, result.told()
-    assert info["db0"]["expires"] == 15_000
-    # On a machine that is busy the probe itself is late now and then; the server's own slow log is not fooled.
-    assert sorted(waits)[int(len(waits) * 0.99)] < 0.05, f"p99 of {len(waits)}, worst {max(waits):.3f} s"
-    assert result.check("main: new slow commands").observed == 0
+        keys: Any = client.info("keyspace")
+        commands: Any = client.info("commandstats")
+    assert keys["db0"]["keys"] == 135_000, result.told()
+    assert keys["db0"]["expires"] == 15_000
+    # On a machine that is busy the worst of thousands of waits is the scheduler's; a script over all keys would be in
+    # the mean of its command, whatever else runs.
+    seconds = sorted(map(float, waits.read_text().split("\n")[:-1]))
+    assert seconds[int(len(seconds) * 0.99)] < 0.05, f"p99 of {len(seconds)}, worst {seconds[-1]:.3f} s"
+    slowest = max(commands.items(), key=lambda item: item[1]["usec_per_call"])
+    assert slowest[1]["usec_per_call"] < 5000, slowest
 
 
 # --- who may not, who does not answer -----------------------------------------------------------------------------
