@@ -166,13 +166,17 @@ class Context:
         if self._phases:
             self._report(Phase(name=self._phases[-1]))
 
-    def progress(self, done: float, total: float | None = None, unit: str = "") -> None:
-        """How far the job is. May be called as often as it likes; sent at most five times a second."""
+    def progress(self, done: float, total: float | None = None, unit: str = "", *, rate: float | None = None) -> None:
+        """How far the job is. May be called as often as it likes; sent at most five times a second.
+
+        rate: units per second; with a total it tells the time left.
+        """
         now = time.monotonic()
         if now - self._progress_at < PROGRESS_EVERY and done != total:
             return
         self._progress_at = now
-        self._report(Progress(done=done, total=total, unit=unit))
+        left = timedelta(seconds=max(total - done, 0) / rate) if rate and total is not None else None
+        self._report(Progress(done=done, total=total, unit=unit, rate=rate and round(rate, 3), left=left))
 
     def track(self, items: Iterable[T], unit: str = "", total: int | None = None) -> Iterator[T]:
         """The items one by one, with progress, rate and time left."""

@@ -46,7 +46,7 @@ def decrypt(source: Reader, identities: Sequence[pyrage.x25519.Identity]) -> Ite
     after the outside was looked at."""
     if not identities:
         look_outside(source)
-        raise UnreadableError("is encrypted, and no identity was given", "set `identity` of the set to an age key file")
+        raise UnreadableError("is encrypted, and no identity was given", "set the job's `identity` to an age key file")
     pump = _Pump(source, identities)
     try:
         yield from pump.chunks()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,7 +56,9 @@ def is_base_backup(path: Path) -> bool:
     return (path / MANIFEST).is_file()
 
 
-def verify_base_backup(path: Path, limits: Limits | None = None) -> BaseBackup:
+def verify_base_backup(
+    path: Path, limits: Limits | None = None, progress: Callable[[int], None] = lambda count: None
+) -> BaseBackup:
     """Read every file of a base backup and compare size and checksum with the manifest.
 
     Raises DamagedError when the manifest itself is broken or the layout is none of pg_basebackup.
@@ -64,7 +66,7 @@ def verify_base_backup(path: Path, limits: Limits | None = None) -> BaseBackup:
     listed, found = _manifest(path / MANIFEST)
     missing = set(listed)
     packed = sorted(file for file in path.iterdir() if ".tar" in file.suffixes)
-    content = _packed(packed, limits or Limits()) if packed else _plain(path)
+    content = _packed(packed, limits or Limits(), progress) if packed else _plain(path, progress)
     for name, size, chunks in content:
         if _left_out(name):
             continue
@@ -144,16 +146,20 @@ def _place(archive: Path) -> str:
     return "pg_wal/" if stem == "pg_wal" else f"pg_tblspc/{stem}/"
 
 
-def _plain(path: Path) -> Iterator[tuple[str, int, Iterator[bytes]]]:
+def _plain(path: Path, progress: Callable[[int], None]) -> Iterator[tuple[str, int, Iterator[bytes]]]:
     for file in sorted(path.rglob("*")):
         if file.is_file():
+            size = file.stat().st_size
             with file.open("rb", buffering=0) as opened:
-                yield file.relative_to(path).as_posix(), file.stat().st_size, iter(lambda: opened.read(CHUNK), b"")
+                yield file.relative_to(path).as_posix(), size, iter(lambda: opened.read(CHUNK), b"")
+            progress(size)
 
 
-def _packed(archives: list[Path], limits: Limits) -> Iterator[tuple[str, int, Iterator[bytes]]]:
+def _packed(
+    archives: list[Path], limits: Limits, progress: Callable[[int], None]
+) -> Iterator[tuple[str, int, Iterator[bytes]]]:
     for archive in archives:
-        with HashedFile(archive) as file:
+        with HashedFile(archive, progress) as file:
             reader = Reader(chunks_of(file), archive.name)
             if archive.suffix == ".gz":
                 reader = Reader(limited(layers.gunzip(reader), archive.stat().st_size, limits), archive.name)

@@ -3,81 +3,178 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from fnmatch import fnmatch
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
+from pathlib import Path, PurePosixPath
 
-from maintd.targets.archives.basebackup import is_base_backup
+from maintd.targets.archives.basebackup import MANIFEST
 from maintd.targets.archives.reading import kind_by_name
+from maintd.targets.files import Entry, Tree
 
-_SUMS = ("SHA256SUMS", "sha256sums.txt", "sha256sum.txt", "manifest.sha256")
-_SUM_LINE = re.compile(r"\\?([0-9a-fA-F]{64})(?: [ *](.+))?")
-_SUM_MOST = 16 << 20
+_LISTS = ("SHA256SUMS", "SHA256SUMS.txt", "sha256sums.txt", "sha256sum.txt", "manifest.sha256")
+_GNU_LINE = re.compile(r"\\?([0-9a-fA-F]{64})(?: [ *](.+))?")
+_BSD_LINE = re.compile(r"SHA256 \((.+)\) = ([0-9a-fA-F]{64})")
+_LIST_MOST = 16 << 20
 _STAMP = re.compile(r"\d+(?:[-_.:T]*\d+)*Z?")
+_DATE = re.compile(r"(?<!\d)(20\d\d)-?(\d\d)-?(\d\d)(?:[-_T.]?(\d\d)[-:]?(\d\d)[-:]?(\d\d))?(?!\d)")
+
+# A name may be in any zone, tell the day only, and be given hours before the last byte is written.
+_NAME_SLACK = timedelta(hours=36)
 
 
 @dataclass(frozen=True)
 class Backup:
-    """One backup: a file, or the folder of a base backup."""
+    """One backup: a file, or the folder of a base backup. `size_bytes` of a folder is that of all its files."""
 
     path: Path
+    relative: str
     size_bytes: int
-    made_at: datetime
+    written_at: datetime
     mode: int
-    uid: int
+    device: int
     folder: bool = False
 
     @property
     def series(self) -> str:
-        """Its name with times and numbers taken out: backups of one series follow one another."""
-        return _STAMP.sub("#", self.path.name)
+        """Its path with times and numbers taken out: backups of one series follow one another."""
+        return _STAMP.sub("#", self.relative)
+
+    @property
+    def named_at(self) -> datetime | None:
+        """The time in its name, or else in those of its folders, taken for UTC; None when there is none."""
+        for part in reversed(PurePosixPath(self.relative).parts):
+            for found in _DATE.finditer(part):
+                year, month, day, hour, minute, second = (int(text or 0) for text in found.groups())
+                try:
+                    return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+                except ValueError:
+                    continue
+        return None
+
+    @property
+    def made_at(self) -> datetime:
+        """When it was written. Where its name says that this was much earlier, it was copied since: the name wins."""
+        named = self.named_at
+        return named if named is not None and named < self.written_at - _NAME_SLACK else self.written_at
 
 
-def find_backups(root: Path, pattern: str) -> list[Backup]:
-    """Backups below a folder, newest first. What stands inside a base backup is not counted again; a checksum file is
-    no backup. Raises OSError when the folder cannot be read.
+@dataclass(frozen=True)
+class Found:
+    """The backups, newest first, and what stood in the way of looking everywhere."""
 
-    pattern: as of Path.glob; a bare `**/*` takes only files whose name promises a known format.
+    backups: tuple[Backup, ...]
+    unread: tuple[str, ...]
+
+
+def find_backups(root: Path, patterns: Sequence[str], exclude: Sequence[str] = ()) -> Found:
+    """Backups below a folder whose path from there matches a pattern and none of `exclude`.
+
+    What stands inside of a base backup is not counted again; checksums, links and unfinished files are no backups.
+    pattern: `*` within a name, `**/` for any folders; a bare last `*` takes only files whose name promises a format
+    that is known. Raises TargetError when the folder cannot be opened.
     """
-    entries = sorted(root.glob(pattern))
-    bases = {path for path in entries if path.is_dir() and is_base_backup(path)}
-    bases |= {path.parent for path in entries if path.name == "backup_manifest"}
-    known_only = fnmatch("anything", pattern.rpartition("/")[2])
-    backups = [_folder(path) for path in bases]
-    for path in entries:
-        inside = bases.intersection(path.parents)
-        wanted = not known_only or kind_by_name(path)
-        if path.is_file() and wanted and not inside and not is_checksum(path):
-            backups.append(_file(path))
-    return sorted(backups, key=lambda backup: (backup.made_at, backup.path), reverse=True)
+    wanted = [(path_pattern(pattern), pattern.rpartition("/")[2] == "*") for pattern in patterns]
+    unwanted = [path_pattern(pattern) for pattern in exclude]
+
+    def chosen(relative: str, *, base: bool = False) -> bool:
+        known = base or bool(kind_by_name(Path(relative)))
+        matched = any(pattern.fullmatch(relative) and (known or not bare) for pattern, bare in wanted)
+        return matched and not any(pattern.fullmatch(relative) for pattern in unwanted)
+
+    with Tree(root, one_device=False) as tree:
+        entries = [entry for entry in tree.walk() if entry.regular]
+        unread = tuple(tree.unread)
+    bases = {entry.parts[:-1] for entry in entries if entry.name == MANIFEST}
+    inside: dict[tuple[str, ...], list[Entry]] = {base: [] for base in bases}
+    backups = []
+    for entry in entries:
+        base = next((entry.parts[:n] for n in range(len(entry.parts)) if entry.parts[:n] in bases), None)
+        if base is not None:
+            inside[base].append(entry)
+        elif chosen(entry.relative) and not is_checksum(entry.name):
+            backups.append(_file(root, entry))
+    for base, members in inside.items():
+        if chosen("/".join(base), base=True) or any(chosen(member.relative, base=True) for member in members):
+            backups.append(_folder(root, base, members))
+    backups.sort(key=lambda backup: (backup.made_at, backup.relative), reverse=True)
+    return Found(tuple(backups), unread)
 
 
-def is_checksum(path: Path) -> bool:
-    """Whether the file holds checksums of others."""
-    return path.suffix == ".sha256" or path.name in _SUMS
+def path_pattern(pattern: str) -> re.Pattern[str]:
+    """A glob over a path with slashes: `*` and `?` stay within a name, `**/` stands for any folders."""
+    text = ""
+    for piece in re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]/]+\])", pattern):
+        if piece == "**/":
+            text += "(?:[^/]+/)*"
+        elif piece == "**":
+            text += ".*"
+        elif piece in ("*", "?"):
+            text += "[^/]" + ("*" if piece == "*" else "")
+        elif piece.startswith("[") and len(piece) > 2:
+            text += (
+                "[" + ("^" if piece[1] == "!" else "") + re.escape(piece[1:-1].lstrip("!")).replace(r"\-", "-") + "]"
+            )
+        else:
+            text += re.escape(piece)
+    return re.compile(text, re.DOTALL)
 
 
-def recorded_sha256(path: Path) -> tuple[str, Path] | None:
-    """The sha256 that was written down for this file, and where: `NAME.sha256` beside it, or a list in its folder."""
-    for source in (path.with_name(path.name + ".sha256"), *(path.with_name(name) for name in _SUMS)):
-        if not source.is_file() or source.stat().st_size > _SUM_MOST:
-            continue
-        for line in source.read_text(encoding="utf-8", errors="replace").splitlines():
-            match = _SUM_LINE.fullmatch(line.strip())
-            if match and (match[2] is None or Path(match[2]).name == path.name):
-                return match[1].lower(), source
-    return None
+def is_checksum(name: str) -> bool:
+    """Whether a file of this name holds checksums of others."""
+    return name.endswith(".sha256") or name in _LISTS
 
 
-def _file(path: Path) -> Backup:
-    status = path.stat()
-    return Backup(path, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC), status.st_mode, status.st_uid)
+@dataclass(frozen=True)
+class Recorded:
+    """What was written down for a file. `sha256` is None when the list is there but has no line for it."""
+
+    source: Path
+    sha256: str | None
 
 
-def _folder(path: Path) -> Backup:
-    size = sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
-    status = path.stat()
-    # The manifest is written last, so its time is the backup's.
-    made = (path / "backup_manifest").stat().st_mtime
-    return Backup(path, size, datetime.fromtimestamp(made, UTC), status.st_mode, status.st_uid, folder=True)
+def recorded_sha256(path: Path, root: Path) -> Recorded | None:
+    """What `NAME.sha256` beside the file, or a list in its folder or one above up to `root`, says; None when nothing
+    was written down. Of several lines the last counts. Raises OSError."""
+    beside = path.with_name(path.name + ".sha256")
+    if beside.is_file():
+        return Recorded(beside, _listed(beside, lambda name: name is None or Path(name).name == path.name))
+    folders = [path.parent, *(folder for folder in path.parent.parents if folder.is_relative_to(root))]
+    found = None
+    for folder in folders if path.is_relative_to(root) else folders[:1]:
+        own = path.relative_to(folder).as_posix()
+        for source in (folder / name for name in _LISTS):
+            if source.is_file():
+                sha256 = _listed(source, {own, f"./{own}"}.__contains__)
+                found = Recorded(source, sha256)
+                if sha256:
+                    return found
+    return found
+
+
+def _listed(source: Path, meant: Callable[[str | None], bool]) -> str | None:
+    if source.stat().st_size > _LIST_MOST:
+        return None
+    found = None
+    for line in source.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        if (gnu := _GNU_LINE.fullmatch(line.strip())) and meant(gnu[2]):
+            found = gnu[1].lower()
+        elif (bsd := _BSD_LINE.fullmatch(line.strip())) and meant(bsd[1]):
+            found = bsd[2].lower()
+    return found
+
+
+def _file(root: Path, entry: Entry) -> Backup:
+    status = entry.status
+    path = root.joinpath(*entry.parts)
+    return Backup(path, entry.relative, status.st_size, entry.modified_at, status.st_mode, status.st_dev)
+
+
+def _folder(root: Path, base: tuple[str, ...], members: list[Entry]) -> Backup:
+    # The manifest is written last, so its time is the backup's. A member that others may read exposes the whole.
+    manifest = next(member for member in members if member.parts == (*base, MANIFEST))
+    path = root.joinpath(*base)
+    mode = path.stat().st_mode
+    size = sum(member.status.st_size for member in members)
+    relative = "/".join(base) or root.name
+    return Backup(path, relative, size, manifest.modified_at, mode, manifest.status.st_dev, folder=True)

@@ -1,4 +1,4 @@
-"""Dumps of Postgres: the custom format block by block, and plain SQL up to its last line.
+"""Dumps of Postgres in the custom format, read block by block.
 
 `pg_restore --list` passes a dump that is cut or damaged, because it reads the table of contents only. This reads every
 data block, inflates what is compressed (each has a checksum) and compares the blocks with the table of contents.
@@ -8,14 +8,13 @@ Source: pg_backup_archiver.c and pg_backup_custom.c of Postgres 12 to 17 (archiv
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from maintd.targets.archives.layers import Unzstd
 from maintd.targets.archives.stream import DamagedError, Reader, UnreadableError
 
 MAGIC = b"PGDMP"
-COMPLETE = (b"-- PostgreSQL database dump complete", b"-- PostgreSQL database cluster dump complete")
 
 _CUSTOM = 1
 _KNOWN = range(13, 17)  # minor archive versions
@@ -24,8 +23,7 @@ _ENTRIES_MOST = 10_000_000
 _DATA, _BLOBS = 1, 3
 _NO_DATA = 3
 _GZIP, _LZ4, _ZSTD = 1, 2, 3
-_CREATE_TABLE = b"\nCREATE TABLE "
-_TAIL = 4096
+_COPY_END = 3  # lines after the last row: its end mark and two empty ones
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,7 @@ class Entry:
     name: str
     has_data: bool
     offset: int  # of its data block; 0 where the dump was written to a pipe
+    copied: bool = False  # its data is rows for COPY, one a line
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ class Dump:
     database: str
     entries: tuple[Entry, ...]
     sealed: bool  # the data is compressed, and so has checksums; the table of contents never has
+    rows: Mapping[str, int | None] = field(default_factory=dict)  # of tables with data; None: written as INSERTs
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -59,11 +59,14 @@ def walk_custom(source: Reader) -> Dump:
     reader = _Custom(source)
     database, server = reader.head()
     entries = tuple(reader.entry() for _ in range(reader.number(most=_ENTRIES_MOST)))
-    seen = reader.blocks({entry.number: entry for entry in entries})
+    lines = reader.blocks({entry.number: entry for entry in entries})
+    rows: dict[str, int | None] = {}
     for entry in entries:
-        if entry.has_data and entry.number not in seen:
+        if entry.has_data and entry.number not in lines:
             raise DamagedError(f'pg_dump: the data of {entry.kind} "{entry.name}" is missing')
-    return Dump(server, database, entries, sealed=reader.compression in (_GZIP, _ZSTD))
+        if entry.kind == "TABLE DATA" and entry.has_data:
+            rows[entry.name] = max(lines[entry.number] - _COPY_END, 0) if entry.copied else None
+    return Dump(server, database, entries, sealed=reader.compression in (_GZIP, _ZSTD), rows=rows)
 
 
 class _Custom:
@@ -101,7 +104,8 @@ class _Custom:
         self._text(), self._text()  # oids
         name, kind = self._text() or "", self._text() or ""
         self.number(most=4)  # section
-        self._text(), self._text(), self._text()  # definition, drop and copy statements
+        self._text(), self._text()  # definition and drop statements
+        copied = bool(self._text())
         schema = self._text()
         self._text(), self._text()  # table space, access method
         if self._minor >= 16:
@@ -114,11 +118,11 @@ class _Custom:
         if state not in (1, 2, _NO_DATA):
             raise DamagedError(f"pg_dump: the table of contents is broken near byte {self._source.offset}")
         full = f"{schema}.{name}" if schema else name
-        return Entry(number, kind, full, has_data=state != _NO_DATA, offset=offset if state == 2 else 0)
+        return Entry(number, kind, full, has_data=state != _NO_DATA, offset=offset if state == 2 else 0, copied=copied)
 
-    def blocks(self, entries: dict[int, Entry]) -> set[int]:
-        """Read all data blocks up to the end; the entries that they belong to."""
-        seen: set[int] = set()
+    def blocks(self, entries: dict[int, Entry]) -> dict[int, int]:
+        """Read all data blocks up to the end; how many lines the data of each entry has."""
+        seen: dict[int, int] = {}
         while self._source.peek(1):
             begin = self._source.offset
             kind = self._source.byte()
@@ -126,36 +130,35 @@ class _Custom:
             entry = entries.get(number)
             if kind not in (_DATA, _BLOBS) or entry is None or number in seen or entry.offset not in (0, begin):
                 raise DamagedError(f"pg_dump: what stands at byte {begin} is no data block of this dump")
-            seen.add(number)
+            seen[number] = 0
             if kind == _DATA:
-                self._data(entry.name)
+                seen[number] = self._data(entry.name)
             else:
                 while self.number(most=2**32):
                     self._data(entry.name)
         return seen
 
-    def _data(self, name: str) -> None:
-        if self.compression == _GZIP:
-            self._inflate(name)
-        elif self.compression == _ZSTD:
-            for _ in Unzstd(Reader(self._pieces(), f'the data of "{name}"')).chunks():
-                pass
-        else:
-            for _ in self._pieces():
-                pass
+    def _data(self, name: str) -> int:
         if self.compression == _LZ4:
             raise UnreadableError("pg_dump: data compressed with lz4 cannot be read here", "use --compress=zstd")
+        if self.compression == _GZIP:
+            plain = self._inflated(name)
+        elif self.compression == _ZSTD:
+            plain = Unzstd(Reader(self._pieces(), f'the data of "{name}"')).chunks()
+        else:
+            plain = self._pieces()
+        return sum(piece.count(b"\n") for piece in plain)
 
     def _pieces(self) -> Iterator[bytes]:
         while length := self.number(most=2**31):
             yield from self._source.pieces(length)
 
-    def _inflate(self, name: str) -> None:
+    def _inflated(self, name: str) -> Iterator[bytes]:
         inflate = zlib.decompressobj()
         try:
             for piece in self._pieces():
                 while piece:
-                    inflate.decompress(piece, 1 << 20)
+                    yield inflate.decompress(piece, 1 << 20)
                     piece = inflate.unconsumed_tail
         except zlib.error as error:
             raise DamagedError(f'pg_dump: the data of "{name}" is damaged: {error}') from error
@@ -181,29 +184,3 @@ class _Custom:
         if length > _TEXT_MOST:
             raise DamagedError(f"pg_dump: a text of {length} bytes near byte {self._source.offset}")
         return self._source.take(length).decode("utf-8", "replace")
-
-
-def walk_sql(source: Reader) -> tuple[str, ...]:
-    """Read a plain dump to its end; the names of its tables. Raises DamagedError when the last line is missing.
-
-    Plain SQL has no checksum: a flipped character is seen only by a sha256 kept beside the file.
-    """
-    tables: list[str] = []
-    tail = b"\n"
-    for piece in source.rest():
-        window = tail + piece
-        at = window.find(_CREATE_TABLE)
-        while at >= 0:
-            end = window.find(b"(", at)
-            if end >= 0 and end - at < _TAIL:
-                name = window[at + len(_CREATE_TABLE) : end].removeprefix(b"IF NOT EXISTS ").strip()
-                tables.append(name.decode("utf-8", "replace").replace('"', ""))
-            at = window.find(_CREATE_TABLE, at + 1)
-        tail = window[-_TAIL:]
-    marked = max(tail.rfind(marker) for marker in COMPLETE)
-    if marked < 0:
-        raise DamagedError("SQL: the dump's closing line is missing: it was cut, or is not of pg_dump")
-    after = [line for line in tail[marked:].splitlines() if line and not line.startswith((b"--", b"\\unrestrict"))]
-    if after:
-        raise DamagedError("SQL: junk after the dump's closing line")
-    return tuple(dict.fromkeys(tables))

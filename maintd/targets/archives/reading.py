@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pyrage import x25519
 
-from maintd.targets.archives import age, layers, pgdump, rdb, tar
+from maintd.targets.archives import age, layers, pgdump, rdb, sqldump, tar
 from maintd.targets.archives.stream import (
     DamagedError,
     HashedFile,
@@ -49,8 +49,8 @@ class Contents:
     sealed: bool = False
     problems: tuple[str, ...] = ()  # sound, but not to be trusted: names that leave the folder, links that escape
     unread: str = ""  # what could not be looked at, though its checksum is right
-    exposed: tuple[str, ...] = ()  # regular members that others may read
-    empty: tuple[str, ...] = ()  # regular members without content
+    members: tuple[tar.Member, ...] = ()  # of a tar, at most 20,000
+    rows: Mapping[str, int | None] = field(default_factory=dict)  # by table; None: not told apart, as with --inserts
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ def read_archive(
     kind: str = "",
     identities: Sequence[x25519.Identity] = (),
     limits: Limits | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Reading:
     """Read a file through all its layers to the end, and hash it in the same pass.
 
@@ -97,7 +98,7 @@ def read_archive(
     bytes say. Damage is a value here, not an exception; OSError is raised when the file itself cannot be read.
     """
     wanted = [part for part in (kind or kind_by_name(path)).split(".") if part]
-    file = HashedFile(path)
+    file = HashedFile(path, progress)
     reading = Reading(kind=".".join(wanted) or "unknown", size_bytes=0, sha256="")
     try:
         with ExitStack() as stack:
@@ -186,10 +187,10 @@ def _walk(kind: str, reader: Reader, limits: Limits) -> Contents:
         return _tar_contents(reader, limits)
     if kind == "pgdump":
         dump = pgdump.walk_custom(reader)
-        return Contents(kind, len(dump.entries), dump.tables[:_NAMES_KEPT], sealed=dump.sealed)
+        return Contents(kind, len(dump.entries), dump.tables[:_NAMES_KEPT], sealed=dump.sealed, rows=dump.rows)
     if kind == "sql":
-        tables = pgdump.walk_sql(reader)
-        return Contents(kind, len(tables), tables[:_NAMES_KEPT])
+        plain = sqldump.walk_sql(reader)
+        return Contents(kind, len(plain.tables), plain.tables[:_NAMES_KEPT], rows=plain.rows)
     if kind == "rdb":
         found = rdb.walk_rdb(reader)
         names = tuple(f"db{number}" for number in found.databases)
@@ -200,19 +201,14 @@ def _walk(kind: str, reader: Reader, limits: Limits) -> Contents:
 
 
 def _tar_contents(reader: Reader, limits: Limits) -> Contents:
-    names: list[str] = []
+    kept: list[tar.Member] = []
     problems: list[str] = []
-    exposed: list[str] = []
-    empty: list[str] = []
     count = 0
     for member in tar.members(reader, limits):
         count += 1
-        if len(names) < _NAMES_KEPT:
-            names.append(member.name.removeprefix("./"))
+        if len(kept) < _NAMES_KEPT:
+            kept.append(member)
         if member.escape and len(problems) < _PROBLEMS_KEPT:
             problems.append(member.escape)
-        if member.regular and member.mode & 0o077 and len(exposed) < _PROBLEMS_KEPT:
-            exposed.append(member.name)
-        if member.regular and not member.size_bytes and len(empty) < _PROBLEMS_KEPT:
-            empty.append(member.name)
-    return Contents("tar", count, tuple(names), problems=tuple(problems), exposed=tuple(exposed), empty=tuple(empty))
+    names = tuple(member.name.removeprefix("./") for member in kept)
+    return Contents("tar", count, names, problems=tuple(problems), members=tuple(kept))

@@ -6,7 +6,7 @@ import hashlib
 import io
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,8 +51,10 @@ class HashedFile(io.RawIOBase):
     hashlib lets go of the interpreter's lock, so that on a second core the sha256 costs no time of its own.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, progress: Callable[[int], None] | None = None) -> None:
+        """progress: called with the number of bytes of each piece that was read."""
         super().__init__()
+        self._progress = progress
         self._file = path.open("rb", buffering=0)
         self._hash = hashlib.sha256()
         self._pieces: queue.Queue[bytes] = queue.Queue(maxsize=8)
@@ -69,6 +71,8 @@ class HashedFile(io.RawIOBase):
         if count:
             self._pieces.put(bytes(view[:count]))
             self.size_bytes += count
+            if self._progress is not None:
+                self._progress(count)
         return count
 
     def finish(self) -> str:
@@ -88,6 +92,12 @@ class HashedFile(io.RawIOBase):
     def _hash_pieces(self) -> None:
         while piece := self._pieces.get():
             self._hash.update(piece)
+
+
+def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:
+    """The sha256 of a whole file in hexadecimal."""
+    with HashedFile(path, progress) as file:
+        return file.finish()
 
 
 def chunks_of(file: io.RawIOBase) -> Iterator[bytes]:

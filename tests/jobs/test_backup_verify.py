@@ -1,0 +1,343 @@
+"""Backups of every format, made by the real programs, sound and damaged, as the job reports them."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jobs.running import JobResult, run_job
+from servers.postgres import BIN, PostgresServer
+from servers.redis import redis
+
+from jobs import made_backups as made
+from maintd.context import Point
+from maintd.model import CheckStatus
+
+TAR = made.tar_of({**made.SECRETS, "config/app.yml": made.noise(40_000)})
+
+
+def verify(root: Path, *, series: Mapping[str, Any] | None = None, **params: Any) -> JobResult:
+    return run_job("backup_verify", {"root": str(root), **params}, series=series)
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    return made.write(tmp_path / "key.txt", str(made.IDENTITY).encode())
+
+
+@dataclass(frozen=True)
+class Made:
+    """One sound backup of each format. `base` is a folder."""
+
+    files: dict[str, bytes]
+    base: Path
+
+
+@pytest.fixture(scope="module")
+def backups(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    database = f"backups{os.getpid()}"
+    made.trading(postgres_server, database)
+    try:
+        with redis() as server:
+            snapshot = made.snapshot(server)
+        plain = made.dump(postgres_server, database)
+        base = tmp_path_factory.mktemp("base") / "nightly"
+        made.base_backup(postgres_server, base, "-Ft", "-z")
+        yield Made(
+            {
+                "secrets.tar.gz": made.gz(TAR),
+                "secrets.tar.zst": made.zst(TAR),
+                "secrets.tar.gz.age": made.age(made.gz(TAR)),
+                "trading.dump": made.dump(postgres_server, database, "-Fc"),
+                "trading.sql.gz": made.gz(plain),
+                "redis.rdb": snapshot,
+            },
+            base,
+        )
+    finally:
+        postgres_server.drop(database)
+
+
+FORMATS = ["secrets.tar.gz", "secrets.tar.zst", "secrets.tar.gz.age", "trading.dump", "trading.sql.gz", "redis.rdb"]
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_sound_backup_with_its_sha256_succeeds(name: str, backups: Made, key: Path, tmp_path: Path) -> None:
+    made.write(tmp_path / "b" / name, backups.files[name], summed=True)
+
+    result = verify(tmp_path / "b", identity=str(key))
+
+    assert result.outcome == "succeeded", result.told()
+    assert result.check(f"{name}: sha256").status is CheckStatus.OK
+    assert result.check(f"{name}: decoded").status is CheckStatus.OK
+    assert result.measure("backup_verified_level", set=name) == 2
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("name", FORMATS)
+def test_twenty_flipped_bits_of_twenty_are_caught_by_the_sha256(name: str, backups: Made, tmp_path: Path) -> None:
+    draw, data = random.Random(name), backups.files[name]
+    made.write(tmp_path / name, data, summed=True)
+
+    for _ in range(20):
+        made.write(tmp_path / name, made.flipped(data, draw.randrange(len(data)), draw.randrange(8)))
+        result = verify(tmp_path, level="checksum")
+        assert result.check(f"{name}: sha256").status is CheckStatus.FAIL, result.told()
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_cut_backup_fails_without_any_sha256(name: str, backups: Made, key: Path, tmp_path: Path) -> None:
+    data = backups.files[name]
+    made.write(tmp_path / "b" / name, data[: len(data) // 2])
+
+    result = verify(tmp_path / "b", identity=str(key))
+
+    assert "damaged" in str(result.check(f"{name}: decoded").observed), result.told()
+    assert result.measure("backup_verified_level", set=name) == 0
+
+
+@pytest.mark.server
+def test_a_base_backup_is_compared_with_its_manifest(backups: Made, tmp_path: Path) -> None:
+    (tmp_path / "b").symlink_to(backups.base.parent)
+
+    result = verify(tmp_path / "b", level="checksum")
+
+    assert result.outcome == "succeeded", result.told()
+    assert result.check("nightly: files unlike the manifest").observed == 0
+    # A fresh cluster has about a thousand files in each of its three databases' folders together.
+    assert int(str(result.check("nightly: files").observed)) > 500
+
+
+@pytest.mark.server
+def test_a_flipped_byte_in_a_plain_base_backup_fails_here_and_for_pg_verifybackup(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    base = made.base_backup(postgres_server, tmp_path / "b" / "day1", "-Fp", "-X", "stream")
+    table = max((base / "base").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    sound = verify(tmp_path / "b", pg_bin=str(BIN))
+    table.write_bytes(made.flipped(table.read_bytes(), 5000))
+
+    result = verify(tmp_path / "b", pg_bin=str(BIN))
+
+    assert sound.outcome == "succeeded", sound.told()
+    assert sound.check("day1: pg_verifybackup").status is CheckStatus.OK
+    assert result.check("day1: files unlike the manifest").observed == 1
+    assert "checksum mismatch" in str(result.check("day1: pg_verifybackup").observed)
+
+
+@pytest.mark.server
+def test_tables_and_rows_of_dumps_are_compared_with_what_is_expected(backups: Made, tmp_path: Path) -> None:
+    for name in ("trading.dump", "trading.sql.gz"):
+        made.write(tmp_path / name, backups.files[name], summed=True)
+    tables = {"public.audit_events": 2000, "pnl_days": 31, "public.migrations": 0, "trades": 1}
+
+    result = verify(tmp_path, pg_bin=str(BIN), expect={"trading.*": {"tables": tables}}, newest=2)
+
+    for name in ("trading.dump", "trading.sql.gz"):
+        checks = [result.check(f"{name}: rows of {table}") for table in tables]
+        assert [(check.observed, check.status) for check in checks] == [
+            (2000, CheckStatus.OK),
+            (30, CheckStatus.FAIL),  # one less than expected
+            (0, CheckStatus.OK),
+            ("not in the dump", CheckStatus.FAIL),
+        ], result.told()
+    assert result.check("trading.dump: pg_restore").status is CheckStatus.OK
+
+
+@pytest.mark.server
+def test_a_dump_of_the_schema_only_is_not_taken_for_a_backup(postgres_server: PostgresServer, tmp_path: Path) -> None:
+    database = f"schema{os.getpid()}"
+    made.trading(postgres_server, database, rows=5)
+    try:
+        dump = made.dump(postgres_server, database, "-Fc", "--schema-only")
+        inserts = made.dump(postgres_server, database, "-Fc", "--inserts")
+    finally:
+        postgres_server.drop(database)
+    made.write(tmp_path / "schema.dump", dump, summed=True)
+    made.write(tmp_path / "inserts.dump", inserts, summed=True)
+
+    result = verify(tmp_path, expect={"*.dump": {"tables": {"audit_events": 1}}}, newest=2)
+
+    assert result.check("schema.dump: rows of audit_events").status is CheckStatus.FAIL
+    assert result.check("inserts.dump: rows of audit_events").status is CheckStatus.UNKNOWN
+
+
+def test_the_members_of_a_secrets_archive_are_validated(tmp_path: Path) -> None:
+    members = {**made.SECRETS, "secrets/slack_bot_token": b""}
+    made.write(tmp_path / "secrets-1.tar.gz", made.gz(made.tar_of(members, mode=0o644)), summed=True)
+    wanted = {"admin_token": 32, "postgres_password": 20, "slack_bot_token": 1, "oauth2_client_id": 1}
+
+    result = verify(tmp_path, expect={"secrets-*": {"members": wanted}})
+
+    name = "secrets-1.tar.gz"
+    assert result.check(f"{name}: size of admin_token").status is CheckStatus.OK
+    assert result.check(f"{name}: size of postgres_password").status is CheckStatus.FAIL  # it has 15 bytes
+    assert result.check(f"{name}: size of slack_bot_token").observed == 0
+    assert result.check(f"{name}: member oauth2_client_id").observed == "missing"
+    mode = result.check(f"{name}: mode of admin_token")
+    assert (mode.observed, mode.expected, mode.status) == ("644", "600", CheckStatus.WARN)
+
+
+def test_no_backup_at_all_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("not a backup")
+
+    result = verify(tmp_path)
+
+    assert result.outcome == "failed"
+    assert "look at what makes the backups" in str(result.error)
+
+
+def test_a_promise_without_a_backup_is_a_failure(tmp_path: Path) -> None:
+    made.write(tmp_path / "secrets" / "secrets-20260301.tar.gz", made.gz(TAR), summed=True)
+
+    result = verify(tmp_path, expect={"secrets-*.tar.gz": {}, "postgres-*.dump": {}})
+
+    assert result.outcome == "failed"
+    assert result.check("postgres-*.dump: backups").status is CheckStatus.FAIL
+
+
+def test_a_missing_folder_says_what_to_do(tmp_path: Path) -> None:
+    result = verify(tmp_path / "nowhere")
+
+    assert "mount it into this container" in str(result.error)
+
+
+@pytest.mark.parametrize(
+    ("hours", "status"),
+    [(1, CheckStatus.OK), (30, CheckStatus.WARN), (51, CheckStatus.FAIL), (-2, CheckStatus.UNKNOWN)],
+)
+def test_age_warns_after_26_hours_and_fails_after_50(hours: int, status: CheckStatus, tmp_path: Path) -> None:
+    path = made.write(tmp_path / "a.tar.gz", made.gz(TAR))
+    at = (datetime.now(UTC) - timedelta(hours=hours)).timestamp()
+    os.utime(path, (at, at))
+
+    result = verify(tmp_path, level="age")
+
+    assert result.check("a.tar.gz: age").status is status, result.told()
+
+
+def test_a_copy_does_not_look_fresh_and_is_named(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    made.write(tmp_path / f"pg-{now - timedelta(days=9):%Y%m%d-%H%M%S}.tar.gz", made.gz(TAR))
+    old = now - timedelta(days=3)
+    path = made.write(tmp_path / f"pg-{old:%Y%m%d-%H%M%S}.tar.gz", made.gz(TAR))
+    os.utime(path, (old.timestamp(), old.timestamp()))
+
+    result = verify(tmp_path, level="age")
+
+    assert result.check("pg-#.tar.gz: age").status is CheckStatus.FAIL
+    assert result.check("pg-#.tar.gz: names and times").status is CheckStatus.WARN
+
+
+def test_a_readable_backup_warns_with_the_command_to_close_it(tmp_path: Path) -> None:
+    made.write(tmp_path / "a.tar.gz", made.gz(TAR)).chmod(0o644)
+
+    mode = verify(tmp_path, level="age", data=[str(tmp_path)])
+
+    check = mode.check("a.tar.gz: mode")
+    assert (check.observed, check.expected, check.status) == ("644", "600", CheckStatus.WARN)
+    assert "chmod go=" in check.hint
+    assert mode.check("a.tar.gz: kept on").status is CheckStatus.WARN
+
+
+def test_without_a_sha256_only_a_format_that_seals_itself_is_proven(tmp_path: Path) -> None:
+    made.write(tmp_path / "sealed.tar.gz", made.gz(TAR))
+    made.write(tmp_path / "open.tar", TAR)
+    made.write(tmp_path / "open.tar.zst", made.zst(TAR, checksum=False))
+
+    decoded, summed = verify(tmp_path), verify(tmp_path, level="checksum")
+
+    assert not decoded.named("sealed.tar.gz: sha256")
+    assert decoded.check("open.tar: sha256").status is CheckStatus.UNKNOWN
+    assert decoded.check("open.tar.zst: sha256").status is CheckStatus.UNKNOWN
+    assert summed.check("sealed.tar.gz: sha256").status is CheckStatus.UNKNOWN
+    assert "sha256sum" in summed.check("sealed.tar.gz: sha256").hint
+
+
+def test_two_backups_that_were_swapped_are_caught_by_their_sha256(tmp_path: Path) -> None:
+    one = made.write(tmp_path / "a.tar.gz", made.gz(TAR), summed=True)
+    other = made.write(tmp_path / "b.tar.gz", made.gz(made.tar_of({"x": b"y"})), summed=True)
+    one.rename(tmp_path / "c")
+    other.rename(one)
+    (tmp_path / "c").rename(other)
+
+    result = verify(tmp_path)
+
+    assert [check.status for check in result.named("sha256")] == [CheckStatus.FAIL, CheckStatus.FAIL]
+
+
+def test_a_backup_that_rots_keeps_its_time_and_is_caught_without_a_sha256(tmp_path: Path) -> None:
+    path = made.write(tmp_path / "open.tar", TAR)
+    first = verify(tmp_path, level="checksum")
+    (seen,) = (item for item in first.measures if item.name == "backup_fingerprint")
+    times = path.stat()
+    path.write_bytes(made.flipped(TAR, len(TAR) - 20_000))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    history = {"backup_fingerprint": [Point(datetime.now(UTC), seen.value, seen.labels)]}
+
+    result = verify(tmp_path, level="checksum", series=history)
+
+    assert result.check("open.tar: unchanged").status is CheckStatus.FAIL, result.told()
+
+
+def test_an_encrypted_backup_without_its_key_is_unknown_at_decode(tmp_path: Path, key: Path) -> None:
+    made.write(tmp_path / "b" / "secrets.tar.gz.age", made.age(made.gz(TAR)), summed=True)
+
+    without, with_key = verify(tmp_path / "b"), verify(tmp_path / "b", identity=str(key))
+
+    check = without.check("secrets.tar.gz.age: decoded")
+    assert check.status is CheckStatus.UNKNOWN
+    assert "identity" in str(check.observed)
+    assert without.measure("backup_verified_level", set="secrets.tar.gz.age") == 0
+    assert with_key.outcome == "succeeded", with_key.told()
+
+
+def test_members_that_leave_the_folder_warn(tmp_path: Path) -> None:
+    made.write(tmp_path / "a.tar.gz", made.gz(made.tar_of({"../../etc/cron.d/x": b"x"})), summed=True)
+
+    result = verify(tmp_path)
+
+    assert result.check("a.tar.gz: members that leave the folder").status is CheckStatus.WARN
+
+
+def test_an_empty_archive_is_not_a_backup(tmp_path: Path) -> None:
+    made.write(tmp_path / "a.tar.gz", made.gz(made.tar_of({})), summed=True)
+
+    assert verify(tmp_path).check("a.tar.gz: entries").status is CheckStatus.FAIL
+
+
+def test_a_backup_much_smaller_than_before_warns(tmp_path: Path) -> None:
+    made.write(tmp_path / "a.tar.gz", made.gz(TAR), summed=True)
+    sizes = {"backup_bytes": [Point(datetime.now(UTC), 10e6, {"set": "a.tar.gz"}) for _ in range(3)]}
+
+    assert verify(tmp_path, series=sizes).check("a.tar.gz: size").status is CheckStatus.WARN
+
+
+def test_progress_is_told_in_bytes_with_a_rate_and_the_time_left(tmp_path: Path) -> None:
+    made.write(tmp_path / "a.tar.gz", made.gz(made.noise(3_000_000)))
+
+    result = verify(tmp_path, level="checksum")
+
+    size = (tmp_path / "a.tar.gz").stat().st_size
+    last = result.progress[-1]
+    assert (last.done, last.total, last.unit) == (size, size, "B")
+    assert last.rate
+    assert last.left == timedelta(0)
+
+
+def test_folder_targets_are_looked_into_by_default(tmp_path: Path) -> None:
+    made.write(tmp_path / "a.tar.gz", made.gz(TAR), summed=True)
+
+    result = run_job("backup_verify", {}, {"folders": {"backups": {"path": str(tmp_path)}}})
+    missing = run_job("backup_verify", {})
+
+    assert result.outcome == "succeeded", result.told()
+    assert "not_configured" in str(getattr(missing.error, "cause", ""))

@@ -1,0 +1,178 @@
+"""Which files are backups, which belong together, how old they are, and what is written down about them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from jobs import made_backups as made
+from maintd.targets.archives import find_backups, recorded_sha256, sets
+from maintd.targets.archives.found import Backup, path_pattern
+from maintd.targets.archives.sets import Expected
+
+NOW = datetime(2026, 3, 2, 3, 0, tzinfo=UTC)
+
+
+def backup(name: str, *, written: datetime = NOW, size: int = 100) -> Backup:
+    return Backup(Path("/b") / name, name, size, written, 0o100600, 1)
+
+
+def test_copies_that_follow_one_another_are_one_series(tmp_path: Path) -> None:
+    for name in (
+        "postgres/postgres-20260301-020000.dump",
+        "postgres/postgres-20260302-020000.dump",
+        "20260301_020000/redis_20260301_020000.rdb",
+        "20260302_020000/redis_20260302_020000.rdb",
+        "notes.txt",
+        "postgres/postgres-20260302-020000.dump.sha256",
+    ):
+        made.write(tmp_path / name, b"x")
+
+    found = sets.group(find_backups(tmp_path, ["**/*"]).backups, {})
+
+    assert sorted((one.name, len(one.backups)) for one in found) == [
+        ("#/redis_#.rdb", 2),
+        ("postgres/postgres-#.dump", 2),
+    ]
+
+
+def test_links_and_excluded_files_are_no_backups(tmp_path: Path) -> None:
+    made.write(tmp_path / "a-1.tar.gz", b"x")
+    made.write(tmp_path / "old/a-2.tar.gz", b"x")
+    (tmp_path / "latest.tar.gz").symlink_to("a-1.tar.gz")
+
+    found = find_backups(tmp_path, ["**/*"], ["old/**"])
+
+    assert [one.relative for one in found.backups] == ["a-1.tar.gz"]
+
+
+def test_a_base_backup_is_one_backup_whichever_pattern_finds_it(tmp_path: Path) -> None:
+    for name in ("base/day1/backup_manifest", "base/day1/base.tar.gz", "base/day1/pg_wal.tar.gz", "other.tar.gz"):
+        made.write(tmp_path / name, b"12345")
+
+    for patterns in (["**/*"], ["**/*.tar.gz"], ["base/*", "*.tar.gz"]):
+        found = find_backups(tmp_path, patterns).backups
+        assert {(one.relative, one.folder, one.size_bytes) for one in found} == {
+            ("base/day1", True, 15),
+            ("other.tar.gz", False, 5),
+        }
+
+
+def test_a_folder_that_cannot_be_entered_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.write(tmp_path / "a.tar.gz", b"x")
+    made.write(tmp_path / "closed/b.tar.gz", b"x")
+    really = os.open
+
+    def refused(path: object, *rest: int, **more: int) -> int:
+        if path == "closed":
+            raise PermissionError(13, "Permission denied")
+        return really(path, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", refused)  # as root nothing is closed
+
+    found = find_backups(tmp_path, ["**/*"])
+
+    assert [one.relative for one in found.backups] == ["a.tar.gz"]
+    assert found.unread == ("closed: Permission denied",)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "matches"),
+    [
+        ("**/*.gz", "a.gz", True),
+        ("**/*.gz", "x/y/a.gz", True),
+        ("*.gz", "x/a.gz", False),
+        ("secrets-*.tar.gz*", "secrets-1.tar.gz.age", True),
+        ("old/**", "old/x/y", True),
+        ("a[0-9].gz", "a7.gz", True),
+        ("a[!0-9].gz", "a7.gz", False),
+        ("a.gz", "abgz", False),
+    ],
+)
+def test_a_pattern_is_over_the_whole_path(pattern: str, path: str, matches: bool) -> None:
+    assert bool(path_pattern(pattern).fullmatch(path)) is matches
+
+
+def test_a_copied_file_is_as_old_as_its_name_says() -> None:
+    copied = backup("pg-20260201-020000.dump")
+    fresh = backup("pg-20260302-020000.dump")
+    nameless = backup("pg.dump")
+    nonsense = backup("pg-20261399.dump")
+
+    assert copied.made_at == datetime(2026, 2, 1, 2, 0, tzinfo=UTC)
+    assert (fresh.made_at, nameless.made_at, nonsense.made_at) == (NOW, NOW, NOW)
+
+
+def test_the_age_of_a_backup_from_the_future_is_unknown() -> None:
+    criterion = sets.age_criterion(
+        backup("a", written=NOW + timedelta(hours=3)), NOW, timedelta(hours=26), timedelta(hours=50)
+    )
+
+    assert "3.0 h from the future" in criterion.unknown
+
+
+def test_each_expectation_has_its_set_even_when_nothing_matches_it() -> None:
+    found = sets.group(
+        [backup("secrets-1.tar.gz"), backup("pre-rotation-1.tar.gz")],
+        {"secrets-*": Expected(), "postgres-*.dump": Expected()},
+    )
+
+    assert [(one.name, len(one.backups), one.dated) for one in found] == [
+        ("secrets-*", 1, True),
+        ("postgres-*.dump", 0, True),
+        ("pre-rotation-#.tar.gz", 1, False),
+    ]
+
+
+def test_every_older_backup_has_its_turn() -> None:
+    one = sets.BackupSet("a", tuple(backup(f"a-{number}") for number in range(8)), Expected())
+
+    read = [name.relative for day in range(100, 107) for name in sets.to_read(one, 1, 1, day)[1:]]
+
+    assert sorted(read) == [f"a-{number}" for number in range(1, 8)]
+
+
+def test_a_size_is_compared_with_the_median_of_earlier_ones() -> None:
+    sizes = [40, 100, 102, 98, 100]
+    one = sets.BackupSet("a", tuple(backup(f"a-{n}", size=size) for n, size in enumerate(sizes)), Expected())
+
+    size = sets.outside_criteria(one, (), private=False, data=())[0]
+
+    assert (size.observed, size.warn_below, size.warn_above) == (40, 50, 200)  # the median of the others is 100
+
+
+def test_one_earlier_backup_says_nothing_about_what_is_usual_but_earlier_runs_do() -> None:
+    one = sets.BackupSet("a", (backup("a-2", size=40), backup("a-1", size=400)), Expected())
+
+    first = sets.outside_criteria(one, (), private=False, data=())[0]
+    later = sets.outside_criteria(one, (400, 410, 390), private=False, data=())[0]
+
+    assert (first.warn_below, later.warn_below) == (None, 200)
+
+
+def test_a_sha256_is_found_beside_in_a_list_or_in_a_list_above(tmp_path: Path) -> None:
+    sums = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("a.gz", "b.gz", "sub/c.gz", "sub/d.gz")}
+    for name in sums:
+        made.write(tmp_path / name, name.encode())
+    (tmp_path / "a.gz.sha256").write_text(f"{sums['a.gz'].upper()}\n")
+    (tmp_path / "sub/SHA256SUMS").write_text(f"{'0' * 64}  d.gz\nSHA256 (d.gz) = {sums['sub/d.gz']}\n")
+    (tmp_path / "SHA256SUMS").write_text(f"{sums['b.gz']} *b.gz\n{sums['sub/c.gz']}  ./sub/c.gz\n")
+
+    for name, expected in sums.items():
+        recorded = recorded_sha256(tmp_path / name, tmp_path)
+        assert recorded is not None
+        assert recorded.sha256 == expected
+
+
+def test_a_list_without_a_line_for_the_file_is_not_the_same_as_no_list(tmp_path: Path) -> None:
+    path = made.write(tmp_path / "a.gz", b"x")
+
+    assert recorded_sha256(path, tmp_path) is None
+    (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  z/a.gz\n")
+    recorded = recorded_sha256(path, tmp_path)
+    assert recorded is not None
+    assert recorded.sha256 is None
