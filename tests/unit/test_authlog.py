@@ -1,0 +1,430 @@
+"""What lines of sshd, sudo and su say, also when those who write them are hostile; and how they are added up."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maintd.errors import TargetError
+from maintd.targets.logs import authlog, files, logins, syslog
+from maintd.targets.logs.logins import Sign
+from maintd.targets.logs.review import LoginReview
+from maintd.targets.logs.tally import Tally
+from maintd.targets.logs.tampering import ENDLESS, Extent, verdict
+
+NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
+BERLIN = ZoneInfo("Europe/Berlin")
+THEM = "198.51.100.7"
+NOT_THEM = "192.0.2.1"
+PAM = "logname={0} uid=0 euid=0 tty={1} ruser={0} rhost={2}  user={3}"  # the rest of each of its lines
+SUDO = "TTY=pts/0 ; PWD=/ ; USER=root ; COMMAND=/bin/ls"
+MOST = "maximum authentication attempts exceeded"
+TOO_MANY = "Too many authentication failures"
+
+
+# --- the time, the program, and what was written once for several ---
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("2026-01-02T11:59:58.123456+01:00 web sshd[7]: m", datetime(2026, 1, 2, 10, 59, 58, 123456, UTC)),
+        ("2026-01-02T10:59:58Z web sshd[7]: m", datetime(2026, 1, 2, 10, 59, 58, tzinfo=UTC)),
+        ("Jan  2 11:59:58 web sshd[7]: m", datetime(2026, 1, 2, 10, 59, 58, tzinfo=UTC)),  # Berlin is an hour ahead
+        ("Dec 31 23:30:00 web sshd[7]: m", datetime(2025, 12, 31, 22, 30, tzinfo=UTC)),  # of last year
+        ("Jan  3 01:00:00 web sshd[7]: m", datetime(2026, 1, 3, 0, tzinfo=UTC)),  # the clock was a little ahead
+        ("Feb 29 01:00:00 web sshd[7]: m", datetime(2024, 2, 29, 0, tzinfo=UTC)),  # the last that there was
+        ("\0\0Jan  2 11:59:58 web sshd[7]: m", datetime(2026, 1, 2, 10, 59, 58, tzinfo=UTC)),  # after a crash
+    ],
+)
+def test_both_forms_of_a_time_are_read(text: str, at: datetime) -> None:
+    line = syslog.parse(text, BERLIN, NOW)
+
+    assert line is not None
+    assert (line.at, line.program, line.pid, line.message) == (at, "sshd", "7", "m")
+
+
+@pytest.mark.parametrize("text", ["", "-- MARK --", "Foo  2 11:59:58 web sshd[7]: m", "Feb 30 01:00:00 web sshd: m"])
+def test_what_is_no_line_of_syslog_is_not_guessed_at(text: str) -> None:
+    assert syslog.parse(text, UTC, NOW) is None
+
+
+def test_a_message_that_was_repeated_counts_as_often() -> None:
+    line = syslog.parse(
+        f"Jan  2 11:00:00 web sshd[7]: message repeated 4 times: [ Failed password for al from {THEM} port 2 ssh2]",
+        UTC,
+        NOW,
+    )
+
+    assert line is not None
+    assert (line.times, line.message) == (4, f"Failed password for al from {THEM} port 2 ssh2")
+
+
+def test_the_old_form_of_a_repetition_is_of_the_line_before() -> None:
+    lines = [
+        syslog.parse(f"Jan  2 11:00:0{second} web {message}", UTC, NOW)
+        for second, message in enumerate(["sshd[7]: one", "last message repeated 3 times", "sshd[7]: two"])
+    ]
+
+    found = [(line.message, line.times) for line in syslog.expanded(line for line in lines if line)]
+
+    assert found == [("one", 1), ("one", 3), ("two", 1)]
+
+
+# --- what a message says ---
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (f"Failed password for root from {THEM} port 22 ssh2", ("failed", "root", "password")),
+        (f"Failed password for invalid user admin from {THEM} port 22 ssh2", ("failed", "admin", "password")),
+        (f"Failed publickey for al from {THEM} port 2 ssh2: ED25519 SHA256:aB+/", ("failed", "al", "publickey")),
+        (f"Failed hostbased for al from {THEM} port 2 ssh2", ("failed", "al", "hostbased")),
+        (f"Failed none for invalid user  from {THEM} port 2 ssh2", ("failed", "", "none")),
+        (f"Accepted publickey for al from {THEM} port 2 ssh2: RSA SHA256:x", ("accepted", "al", "publickey")),
+        (f"Accepted password for al from {THEM} port 2 ssh2", ("accepted", "al", "password")),
+        (f"Invalid user admin from {THEM} port 2", ("left", "admin", "")),
+        (f"Invalid user admin from {THEM}", ("left", "admin", "")),
+        (f"error: {MOST} for root from {THEM} port 2 ssh2 [preauth]", ("left", "root", "")),
+        (f"Disconnecting authenticating user root {THEM} port 2: {TOO_MANY} [preauth]", ("left", "root", "")),
+        (f"Connection closed by authenticating user root {THEM} port 2 [preauth]", ("left", "root", "")),
+        (f"Connection reset by invalid user a b {THEM} port 2 [preauth]", ("left", "a b", "")),
+        (f"Disconnected from invalid user al {THEM} port 2 [preauth]", ("left", "al", "")),
+        (f"User al from {THEM} not allowed because not listed in AllowUsers", ("left", "al", "")),
+        (
+            f"pam_unix(sshd:auth): authentication failure; {PAM.format('', 'ssh', THEM, 'root')}",
+            ("left", "root", ""),
+        ),
+        (f"PAM 2 more authentication failures; logname= uid=0 euid=0 tty=ssh ruser= rhost={THEM}", ("left", "", "")),
+    ],
+)
+def test_what_sshd_says_is_known(message: str, expected: tuple[str, str, str]) -> None:
+    sign = logins.sign("sshd-session", message)
+
+    assert sign is not None
+    assert (sign.kind, sign.user, sign.method) == expected
+    assert sign.source == THEM
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Server listening on 0.0.0.0 port 22.",
+        f"Connection from {THEM} port 2 on 10.0.0.1 port 22",
+        f"Connection closed by {THEM} port 2 [preauth]",
+        f"Received disconnect from {THEM} port 2:11: Bye Bye [preauth]",
+        "pam_unix(sshd:session): session opened for user al(uid=1000) by (uid=0)",
+        f"Disconnected from user al {THEM} port 2",
+    ],
+)
+def test_what_is_no_attempt_is_none(message: str) -> None:
+    assert logins.sign("sshd", message) is None
+
+
+# Each of these names has the address of somebody else in it, in the words of sshd.
+NAMES = [
+    f"x from {NOT_THEM} port 22 ssh2",
+    f"x from {NOT_THEM}",
+    f"x {NOT_THEM} port 22",
+    f"x {NOT_THEM} port 22 [preauth]",
+    f"invalid user x from {NOT_THEM} port 22 ssh2: RSA SHA256:y",
+    f"] message repeated 9 times: [ Failed password for root from {NOT_THEM} port 22 ssh2]",
+    f"x rhost={NOT_THEM}  user=root",
+    f"x not allowed because y from {NOT_THEM} not allowed because z",
+    f"a from {NOT_THEM} port 1 ssh2: RSA-CERT SHA256:k ID z CA RSA SHA256:c",
+    f"x {NOT_THEM} port 22: Too many authentication failures [preauth]",
+]
+SSHD_SAYS = [
+    "Failed password for invalid user {} from {} port 50000 ssh2",
+    "Failed publickey for invalid user {} from {} port 50000 ssh2: ED25519 SHA256:abc",
+    "Invalid user {} from {} port 50000",
+    "Invalid user {} from {}",
+    "User {} from {} not allowed because not listed in AllowUsers",
+    "Connection closed by invalid user {} {} port 50000 [preauth]",
+    "Disconnected from invalid user {} {} port 50000 [preauth]",
+    "Disconnecting invalid user {} {} port 50000: Too many authentication failures [preauth]",
+    "maximum authentication attempts exceeded for invalid user {} from {} port 50000 ssh2 [preauth]",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("says", SSHD_SAYS)
+def test_a_hostile_name_accuses_nobody_else(says: str, name: str) -> None:
+    sign = logins.sign("sshd", says.format(name, THEM))
+
+    assert sign is not None
+    assert sign.source == THEM
+    assert sign.kind in ("failed", "left")
+
+
+@given(st.lists(st.sampled_from([*NAMES, "root", " ", "from", "port", "ssh2", ":", "\xff"]), max_size=5).map(" ".join))
+def test_no_name_made_of_such_parts_accuses_anybody_else(name: str) -> None:
+    for says in SSHD_SAYS:
+        sign = logins.sign("sshd", says.format(name, THEM))
+        assert sign is not None, says.format(name, THEM)
+        assert sign.source == THEM
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_hostile_name_in_words_of_pam_accuses_nobody_else(name: str) -> None:
+    line = "pam_unix(sshd:auth): authentication failure; logname= uid=0 euid=0 tty=ssh ruser= rhost={}  user={}"
+
+    sign = logins.sign("sshd", line.format(THEM, name))
+
+    assert sign is not None
+    assert sign.source == THEM
+
+
+def test_the_id_of_a_hostile_certificate_accuses_nobody_else() -> None:
+    bad = f"z from {NOT_THEM} port 22 ssh2: RSA SHA256:b ID q"
+    said = "ED25519-CERT SHA256:x ID {} (serial 0) CA ED25519 SHA256:y"
+
+    known = logins.sign("sshd", f"Failed publickey for root from {THEM} port 2 ssh2: {said.format(bad)}")
+    spaced = logins.sign("sshd", f"Failed publickey for invalid user a b from {THEM} port 2 ssh2: {said.format(bad)}")
+
+    assert known is not None
+    assert known.source == THEM
+    assert spaced is not None  # counted, and it is not known of whom
+    assert spaced.source == "unreadable"
+
+
+def test_a_name_cannot_begin_another_message() -> None:
+    assert logins.sign("sshd", f"Failed password for Accepted password for root from {THEM} port 2 ssh2") == Sign(
+        "failed", "Accepted password for root", THEM, "password"
+    )
+    assert logins.sign("cron", f"Accepted password for root from {NOT_THEM} port 22 ssh2") is None
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (
+            f"pam_unix(sudo:auth): authentication failure; {PAM.format('al', '/dev/pts/0', '', 'al')}",
+            Sign("sudo_failed", "al"),
+        ),
+        (
+            f"pam_unix(sudo:auth): 2 more authentication failures; {PAM.format('al', '/dev/pts/0', '', 'al')}",
+            Sign("sudo_failed", "al", times=2),
+        ),
+        (f"      al : 3 incorrect password attempts ; {SUDO}", Sign("sudo_attempts", "al", times=3)),
+        (f"  al : user NOT in sudoers ; {SUDO}", Sign("sudo_denied", "al")),
+        (f"  al : command not allowed ; {SUDO}", Sign("sudo_denied", "al")),
+        ("FAILED SU (to root) al on pts/0", Sign("sudo_attempts", "al")),
+        ("FAILED su for root by al", Sign("sudo_attempts", "al")),
+        ("  al : TTY=pts/0 ; PWD=/ ; USER=root ; COMMAND=/bin/echo bo : 9 incorrect password attempts ; TTY=", None),
+        ("pam_unix(sudo:session): session opened for user root(uid=0) by al(uid=1000)", None),
+    ],
+)
+def test_what_sudo_and_su_say_is_known(message: str, expected: Sign | None) -> None:
+    assert logins.sign("sudo", message) == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "source"),
+    [
+        ("::ffff:192.0.2.9", "192.0.2.9"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("host.example", "host.example"),
+        ("<script>", "unreadable"),
+    ],
+)
+def test_a_source_is_what_one_host_owns(address: str, source: str) -> None:
+    assert logins.source_of(address) == source
+
+
+# --- adding up ---
+
+
+def reviewed(*signs: tuple[str, Sign], step: timedelta = timedelta(seconds=1)) -> LoginReview:
+    review = LoginReview(NOW)
+    for number, (pid, sign) in enumerate(signs):
+        review.add(NOW - timedelta(hours=1) + number * step, pid, sign)
+    return review
+
+
+FAILED = Sign("failed", "root", THEM, "password")
+LEFT = Sign("left", "root", THEM)
+
+
+@pytest.mark.parametrize(
+    ("signs", "count"),
+    [
+        ([FAILED, FAILED, LEFT], 2),  # PAM and the end of the connection tell of the same attempts
+        ([LEFT, FAILED, LEFT], 1),  # "Invalid user" comes first
+        ([LEFT, LEFT, LEFT], 1),  # all that a server with keys only says of a stranger
+        ([LEFT], 1),
+    ],
+)
+def test_what_one_connection_tells_several_times_is_one_attempt(signs: list[Sign], count: int) -> None:
+    assert reviewed(*[("7", sign) for sign in signs]).failures == count
+    assert reviewed(*[(str(pid), sign) for pid in range(3) for sign in signs]).failures == 3 * count
+
+
+def test_a_success_knows_of_the_failures_before_it() -> None:
+    accepted = Sign("accepted", "root", THEM, "password")
+
+    review = reviewed(*[(str(n), FAILED) for n in range(5)], ("9", accepted), ("10", FAILED))
+
+    assert [success.failures for success in review.successes] == [5]
+
+
+def test_limits_of_a_day_hold_for_longer_times() -> None:
+    review = LoginReview(NOW)
+    for hours in range(3 * 24):
+        review.add(NOW - timedelta(hours=hours, minutes=1), str(hours), FAILED)
+
+    assert review.failures == 72
+    assert review.busiest(5) == [(THEM, 24)]
+
+
+def test_sudo_and_pam_tell_of_the_same_wrong_passwords() -> None:
+    review = reviewed(
+        ("1", Sign("sudo_failed", "al")),
+        ("1", Sign("sudo_failed", "al", times=2)),
+        ("1", Sign("sudo_attempts", "al", times=3)),
+        ("2", Sign("sudo_denied", "al")),
+    )
+
+    assert review.sudo_failures() == [("al", 4)]
+
+
+def test_keys_that_strangers_make_up_are_bounded_and_still_counted() -> None:
+    tally: Tally[str] = Tally(most=3)
+    for number in range(10):
+        tally.add(str(number))
+
+    assert (tally.total, tally.distinct, tally.others) == (10, 3, 7)
+
+
+# --- files, rotated ---
+
+
+def line(at: datetime, pid: int, message: str) -> str:
+    return f"{at.isoformat()} web sshd[{pid}]: {message}\n"
+
+
+def failed(at: datetime, pid: int, source: str = THEM) -> str:
+    return line(at, pid, f"Failed password for root from {source} port 2 ssh2")
+
+
+def put(path: Path, text: str, written_at: datetime) -> Path:
+    data = text.encode("utf-8", "surrogateescape")
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    os.utime(path, (written_at.timestamp(), written_at.timestamp()))
+    return path
+
+
+def read(path: Path, back: timedelta = timedelta(days=1)) -> tuple[LoginReview, authlog.AuthLog]:
+    review = LoginReview(NOW)
+    return review, authlog.read(path, NOW - back, review, UTC)
+
+
+def test_rotated_and_compressed_files_are_read_in_order(tmp_path: Path) -> None:
+    log = tmp_path / "auth.log"
+    hours = [timedelta(hours=h) for h in range(40)]
+    put(tmp_path / "auth.log.2.gz", "".join(failed(NOW - h, 2) for h in hours[39:20:-1]), NOW - hours[21])
+    put(tmp_path / "auth.log.1", "".join(failed(NOW - h, 1) for h in hours[20:5:-1]), NOW - hours[6])
+    put(log, "".join(failed(NOW - h, 0) for h in hours[5:0:-1]), NOW - hours[1])
+    put(tmp_path / "auth.log.old", failed(NOW - hours[2], 3), NOW)  # not of logrotate's making
+
+    review, found = read(log)
+
+    assert review.failures == 24  # 1 to 24 hours ago, of 39
+    assert found.newest == NOW - hours[1]
+    assert [extent.current for extent in found.extents] == [False, False, True]
+
+
+def test_only_the_first_line_is_read_of_what_was_written_before(tmp_path: Path) -> None:
+    log = put(tmp_path / "auth.log", failed(NOW - timedelta(hours=1), 1), NOW)
+    put(tmp_path / "auth.log-20251201.gz", failed(NOW - timedelta(days=32), 1) * 1000, NOW - timedelta(days=31))
+
+    _, found = read(log)
+
+    assert [(extent.size == ENDLESS, extent.head > 0) for extent in found.extents] == [(True, True), (False, True)]
+
+
+def test_lines_that_are_broken_hide_no_others(tmp_path: Path) -> None:
+    at = NOW - timedelta(hours=1)
+    text = (
+        failed(at, 1)
+        + line(at, 2, f"Invalid user \udcff\udcfe<b> from {THEM} port 2")
+        + "sshd was here\n"
+        + line(at, 3, "x" * (1 << 20))
+        + "\0\0\0"
+        + failed(at, 4)
+        + failed(at, 5)[:40]  # still being written
+    )
+
+    review, found = read(put(tmp_path / "auth.log", text, NOW))
+
+    assert review.failures == 3
+    assert (found.lines, found.unparsed) == (5, 1)
+
+
+def test_a_bomb_is_named_and_hides_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "UNPACKED_LIMIT", 1 << 20)
+    put(tmp_path / "auth.log.1.gz", "a" * (3 << 20), NOW)
+    (tmp_path / "auth.log.2.gz").write_bytes(b"\x1f\x8b broken")
+    (tmp_path / "auth.log.3.xz").write_bytes(b"?")
+    for name in ("auth.log.2.gz", "auth.log.3.xz"):
+        os.utime(tmp_path / name, (NOW.timestamp(), NOW.timestamp()))
+    log = put(tmp_path / "auth.log", failed(NOW - timedelta(hours=1), 1), NOW)
+
+    review, found = read(log)
+
+    assert review.failures == 1
+    assert ["unpacks to more than 1 MiB" in text for text in found.unread].count(True) == 1, found.unread
+    assert len(found.unread) == 3
+
+
+def test_a_log_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TargetError) as raised:
+        read(tmp_path / "auth.log")
+
+    assert raised.value.cause == "empty"
+
+
+def test_the_zone_of_the_host_is_read_below_its_root(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/localtime").symlink_to("/usr/share/zoneinfo/Europe/Berlin")
+
+    assert str(authlog.zone_of(tmp_path)) == "Europe/Berlin"
+    assert authlog.zone_of(tmp_path / "nowhere") is UTC
+
+
+# --- whether a log still holds what it held ---
+
+BEFORE = Extent(inode=1, size=1000, head=77, current=True)
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        ([Extent(1, 1500, 77, True)], "kept"),  # it grew
+        ([Extent(1, 1000, 77, False), Extent(2, 10, 88, True)], "kept"),  # rotated by renaming
+        ([Extent(3, 1000, 77, False), Extent(1, 10, 88, True)], "kept"),  # by copytruncate
+        ([Extent(4, ENDLESS, 77, False), Extent(2, 10, 88, True)], "kept"),  # and compressed since
+        ([Extent(1, 999, 77, True)], "cut"),  # its end was removed
+        ([Extent(1, 0, 0, True)], "cut"),  # emptied in its place
+        ([Extent(1, 2000, 88, True)], "cut"),  # emptied, and written anew
+        ([Extent(3, 500, 77, False), Extent(1, 10, 88, True)], "cut"),  # the copy is not whole
+        ([Extent(2, 10, 88, True)], "replaced"),
+        ([Extent(2, 10, 88, False)], "gone"),
+        ([], "gone"),
+    ],
+)
+def test_a_log_is_known_by_its_first_line(now: list[Extent], expected: str) -> None:
+    assert verdict(BEFORE, now) == expected
+
+
+def test_a_log_that_was_empty_held_nothing() -> None:
+    assert verdict(Extent(1, 0, 0, True), []) == "kept"
