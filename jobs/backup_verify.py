@@ -65,7 +65,7 @@ class Params(JobParams):
     """So is a tar with more members."""
 
 
-@job(timeout="2h", repeatable=True, locks={"backups": "shared"})
+@job(timeout="2h", repeatable=True, locks={"backups": "shared"}, history_of="job")
 def run(ctx: Context, params: Params) -> None:
     """Each folder in turn."""
     roots = {"": params.root} if params.root else {name: ctx.target("folders", name).path for name in params.folders}
@@ -235,14 +235,19 @@ class Reader:
             ctx.fail(f"{subject}: manifest", str(error), expected="sound", hint="restore from another backup")
             return False
         hint = f"restore from another: {shown('; '.join(found.problems[:3]))}" if found.problems else ""
-        passed = ctx.check(f"{subject}: files unlike the manifest", len(found.problems), at_most=0, hint=hint)
+        ctx.check(f"{subject}: files unlike the manifest", len(found.problems), at_most=0, hint=hint)
         ctx.check(f"{subject}: files", found.files, at_least=1)
         hint = "make it with --manifest-checksums=CRC32C"
         ctx.check(f"{subject}: files without a checksum", found.unsummed, warn_above=0, hint=hint)
+        if archives.folder_list(backup.path).is_file():
+            unlike = archives.compare_folder(backup.path, lambda count: None)
+            hint = f"restore from another: {shown('; '.join(unlike[:3]))}" if unlike else ""
+            ctx.check(f"{subject}: files unlike their sha256", len(unlike), at_most=0, hint=hint)
+            found.problems += unlike
         plain = not list(backup.path.glob("base.tar*"))
         if self._decode and self._params.pg_bin and plain:
             return self._asked(f"{subject}: pg_verifybackup", pg_verifybackup, backup.path) and not found.problems
-        return passed.status is CheckStatus.OK
+        return not found.problems
 
     def _asked(self, name: str, tool: Any, path: Path) -> bool:
         """What Postgres' own program says; it is the reference."""

@@ -3,11 +3,12 @@
 from maintd.targets.archives.age import identities_in
 from maintd.targets.archives.basebackup import BaseBackup, verify_base_backup
 from maintd.targets.archives.found import Backup, Found, Recorded, find_backups, recorded_sha256
+from maintd.targets.archives.listed import compare_folder, folder_list
 from maintd.targets.archives.reading import Contents, Reading, kind_by_name, read_archive
 from maintd.targets.archives.stream import DamagedError, Limits, UnreadableError, sha256_of
 
 __all__ = [
     "Backup", "BaseBackup", "Contents", "DamagedError", "Found", "Limits", "Reading", "Recorded", "UnreadableError",
-    "find_backups", "identities_in", "kind_by_name", "read_archive", "recorded_sha256", "sha256_of",
-    "verify_base_backup",
+    "compare_folder", "find_backups", "folder_list", "identities_in", "kind_by_name", "read_archive",
+    "recorded_sha256", "sha256_of", "verify_base_backup",
 ]  # fmt: skip

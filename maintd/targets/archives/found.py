@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
@@ -138,29 +138,34 @@ def recorded_sha256(path: Path, root: Path) -> Recorded | None:
     was written down. Of several lines the last counts. Raises OSError."""
     beside = path.with_name(path.name + ".sha256")
     if beside.is_file():
-        return Recorded(beside, _listed(beside, lambda name: name is None or Path(name).name == path.name))
+        lines = [sha256 for name, sha256 in listed(beside) if name in ("", path.name) or Path(name).name == path.name]
+        return Recorded(beside, lines[-1] if lines else None)
     folders = [path.parent, *(folder for folder in path.parent.parents if folder.is_relative_to(root))]
     found = None
     for folder in folders if path.is_relative_to(root) else folders[:1]:
         own = path.relative_to(folder).as_posix()
         for source in (folder / name for name in _LISTS):
             if source.is_file():
-                sha256 = _listed(source, {own, f"./{own}"}.__contains__)
-                found = Recorded(source, sha256)
-                if sha256:
+                lines = [sha256 for name, sha256 in listed(source) if name.removeprefix("./") == own]
+                found = Recorded(source, lines[-1] if lines else None)
+                if lines:
                     return found
     return found
 
 
-def _listed(source: Path, meant: Callable[[str | None], bool]) -> str | None:
+def listed(source: Path) -> list[tuple[str, str]]:
+    """The lines of a list of checksums, as names with their sha256; a line without a name has an empty one.
+
+    Knows what `sha256sum`, also with `--tag`, writes. Raises OSError.
+    """
     if source.stat().st_size > _LIST_MOST:
-        return None
-    found = None
+        return []
+    found = []
     for line in source.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        if (gnu := _GNU_LINE.fullmatch(line.strip())) and meant(gnu[2]):
-            found = gnu[1].lower()
-        elif (bsd := _BSD_LINE.fullmatch(line.strip())) and meant(bsd[1]):
-            found = bsd[2].lower()
+        if gnu := _GNU_LINE.fullmatch(line.strip()):
+            found.append((gnu[2] or "", gnu[1].lower()))
+        elif bsd := _BSD_LINE.fullmatch(line.strip()):
+            found.append((bsd[1], bsd[2].lower()))
     return found
 
 

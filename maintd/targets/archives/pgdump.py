@@ -45,7 +45,6 @@ class Dump:
     server: str
     database: str
     entries: tuple[Entry, ...]
-    sealed: bool  # the data is compressed, and so has checksums; the table of contents never has
     rows: Mapping[str, int | None] = field(default_factory=dict)  # of tables with data; None: written as INSERTs
 
     @property
@@ -66,7 +65,7 @@ def walk_custom(source: Reader) -> Dump:
             raise DamagedError(f'pg_dump: the data of {entry.kind} "{entry.name}" is missing')
         if entry.kind == "TABLE DATA" and entry.has_data:
             rows[entry.name] = max(lines[entry.number] - _COPY_END, 0) if entry.copied else None
-    return Dump(server, database, entries, sealed=reader.compression in (_GZIP, _ZSTD), rows=rows)
+    return Dump(server, database, entries, rows)
 
 
 class _Custom:
