@@ -22,7 +22,8 @@ _COMMON = re.compile(
     r'(?P<remote>\S+) \S+ \S+ \[(?P<time>[^\]]{20,40})\] "(?P<method>[A-Z]{3,10}) (?P<path>\S+) HTTP/[\d.]+" '
     r'(?P<status>\d{3}) (?:\d+|-)(?: .*)?'
 )  # fmt: skip
-_STAMPED = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z) ", re.ASCII)
+_STAMPED = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z) ")
+_ENGINE_LINE = 16 * 1024  # of a longer one the engine keeps parts, each with its own time
 _LONGEST = 200
 
 
@@ -51,14 +52,24 @@ class Denied:
 
 def unwrapped(line: bytes) -> Written:
     """Out of the json-file driver's wrapper, or from behind the time that the engine's API puts before a line."""
+    if (stamped := _STAMPED.match(line)) is not None:
+        text = _without_stamps(line[stamped.end() :]).decode("utf-8", "surrogateescape")
+        return Written(text.rstrip("\r"), datetime.fromisoformat(stamped[1].decode()), wrapped=True)
     text = line.decode("utf-8", "surrogateescape")
-    if (stamped := _STAMPED.match(text)) is not None:
-        return Written(text[stamped.end() :].rstrip("\r"), datetime.fromisoformat(stamped[1]), wrapped=True)
     body = _object(text)
     if body is None or not isinstance(body.get("log"), str) or "time" not in body:
         return Written(text, None if body is None else _instant(_first(body, _TIMES)))
     inner = body["log"]
     return Written(inner.rstrip("\r\n"), _instant(body["time"]), inner.endswith("\n"), wrapped=True)
+
+
+def _without_stamps(line: bytes) -> bytes:
+    """A terminal's log has no other sign of where the engine cut a line than the time before each part."""
+    at = _ENGINE_LINE
+    while (stamped := _STAMPED.match(line, at)) is not None:
+        line = line[:at] + line[stamped.end() :]
+        at += _ENGINE_LINE
+    return line
 
 
 def denied(written: Written, service: str, fields: Sequence[str] = STATUS_FIELDS) -> Denied | None:

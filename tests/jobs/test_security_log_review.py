@@ -1,0 +1,526 @@
+"""Logins and denied requests as the daily review reads them: real files, a real journal, a real Docker engine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jobs.made_logs import corpus, minutes, request, wrapped
+from jobs.running import JobResult, run_job
+from servers.docker import DockerEngine
+from servers.journal import Said, journal
+
+from maintd.context import Point
+from maintd.model import CheckStatus
+
+THEM = "198.51.100.7"
+NOW = datetime.now(UTC)
+HOUR = timedelta(hours=1)
+
+
+def syslog(at: datetime, pid: int, message: str, program: str = "sshd") -> str:
+    return f"{at.isoformat()} web {program}[{pid}]: {message}\n"
+
+
+def failed(at: datetime, pid: int, source: str = THEM, user: str = "root") -> str:
+    return syslog(at, pid, f"Failed password for {user} from {source} port 2 ssh2")
+
+
+def accepted(at: datetime, pid: int, source: str = THEM, user: str = "al", method: str = "password") -> str:
+    return syslog(at, pid, f"Accepted {method} for {user} from {source} port 2 ssh2")
+
+
+def cron(at: datetime) -> str:
+    return syslog(at, 1, "pam_unix(cron:session): session opened for user root", "CRON")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The root of a host without a journal; its auth.log has one line of just now."""
+    (tmp_path / "var/log").mkdir(parents=True)
+    (tmp_path / "var/log/auth.log").write_text(cron(NOW - timedelta(minutes=1)))
+    return tmp_path
+
+
+def write(root: Path, *lines: str, name: str = "auth.log", before: bool = True) -> Path:
+    path = root / "var/log" / name
+    path.write_text("".join([*lines, cron(NOW - timedelta(minutes=1))]) if before else "".join(lines))
+    return path
+
+
+def review_logins(root: Path, params: dict[str, Any] | None = None, **more: Any) -> JobResult:
+    targets = {"host": {"local": {"root": str(root)}}}
+    return run_job("security_log_review", {"requests": False} | (params or {}), targets, **more)
+
+
+def reviewed(ago: timedelta, source: str = "logins", **more: Any) -> dict[str, list[Point]]:
+    """What a run so long ago left."""
+    at = NOW - ago
+    return {"reviewed_until": [Point(at, at.timestamp(), {"source": source})], **more}
+
+
+# --- logins ---
+
+
+def test_a_day_without_attempts_is_green_with_numbers(root: Path) -> None:
+    result = review_logins(root)
+
+    assert result.outcome == "succeeded", result.told()
+    assert result.check("logins: failures from one address in a day").observed == 0
+    assert 50 <= float(str(result.check("logins: last line of the log").observed)) <= 120  # seconds
+    assert abs(result.measure("reviewed_until", source="logins") - datetime.now(UTC).timestamp()) < 60
+
+
+@pytest.mark.parametrize(
+    ("count", "status"), [(19, CheckStatus.OK), (20, CheckStatus.WARN), (99, CheckStatus.WARN), (100, CheckStatus.FAIL)]
+)
+def test_failures_from_one_address_warn_at_twenty_and_fail_at_a_hundred(
+    root: Path, count: int, status: CheckStatus
+) -> None:
+    write(root, *[failed(NOW - HOUR, pid) for pid in range(count)], failed(NOW - HOUR, 999, "203.0.113.1"))
+
+    result = review_logins(root)
+
+    check = result.check("logins: failures from one address in a day")
+    assert (check.observed, check.status) == (count, status), result.told()
+    assert (f"{THEM} {count}" in check.hint) == (count >= 20)
+    assert result.measure("auth_failures_24h", method="password") == count + 1
+    assert result.measure("auth_distinct_source_ips") == 2
+
+
+def test_a_success_after_five_failures_fails(root: Path) -> None:
+    write(root, *[failed(NOW - HOUR, pid) for pid in range(5)], accepted(NOW - HOUR, 9))
+
+    result = review_logins(root)
+
+    check = result.check("logins: success after failures")
+    assert check.status is CheckStatus.FAIL, result.told()
+    assert f"al from {THEM} by password" in check.hint
+    assert "after 5 failures" in check.hint
+
+
+def test_root_by_password_fails_and_by_key_does_not(root: Path) -> None:
+    write(root, accepted(NOW - HOUR, 1, user="root", method="publickey"))
+    by_key = review_logins(root)
+    write(root, accepted(NOW - HOUR, 1, user="root"))
+    by_password = review_logins(root)
+
+    assert by_key.check("logins: root by password").status is CheckStatus.OK, by_key.told()
+    assert by_password.check("logins: root by password").status is CheckStatus.FAIL
+
+
+def test_a_success_from_a_new_source_warns_once_others_are_known(root: Path) -> None:
+    write(root, accepted(NOW - HOUR, 1), accepted(NOW - HOUR, 2, "203.0.113.1"))
+    first = review_logins(root)
+    known = [Point(NOW - HOUR, 1, {"user": "al", "source": THEM, "key": ""})]
+
+    later = review_logins(root, series=reviewed(HOUR, login_source=known))
+
+    assert not first.named("new sources"), first.told()
+    assert len([item for item in first.measures if item.name == "login_source"]) == 2
+    check = later.check("logins: from new sources")
+    assert (check.observed, check.status) == (1, CheckStatus.WARN), later.told()
+    assert "203.0.113.1" in check.hint
+
+
+def test_a_success_at_an_odd_hour_warns_where_hours_are_set(root: Path) -> None:
+    at = NOW - HOUR
+    write(root, accepted(at, 1))
+    hour = at.hour
+
+    odd = review_logins(root, {"login_limits": {"hours": [(hour + 1) % 24, hour]}})
+    usual = review_logins(root, {"login_limits": {"hours": [hour, (hour + 1) % 24]}})
+
+    assert odd.check("logins: at odd hours").status is CheckStatus.WARN, odd.told()
+    assert usual.check("logins: at odd hours").status is CheckStatus.OK
+
+
+def test_failures_at_sudo_warn(root: Path) -> None:
+    rest = "TTY=pts/0 ; PWD=/ ; USER=root ; COMMAND=/bin/ls"
+    write(root, *[syslog(NOW - HOUR, n, f"  al : 3 incorrect password attempts ; {rest}", "sudo") for n in range(2)])
+
+    result = review_logins(root)
+
+    check = result.check("logins: sudo and su failures of one user")
+    assert (check.observed, check.status, check.hint) == (6, CheckStatus.WARN, "was it them? al 6"), result.told()
+
+
+def test_a_hostile_name_accuses_nobody_and_is_shown_as_it_is(root: Path) -> None:
+    name = "<script>|`x` \udcff\x1b[31m from 192.0.2.1 port 22 ssh2"
+    line = failed(NOW - HOUR, 1, user=f"invalid user {name}").encode("utf-8", "surrogateescape")
+    (root / "var/log/auth.log").write_bytes(line * 20)
+
+    result = review_logins(root)
+
+    check = result.check("logins: failures from one address in a day")
+    assert check.observed == 20, result.told()
+    assert THEM in check.hint
+    assert "192.0.2.1" not in check.hint
+    table = Path(result.artifacts[0].path).read_text()
+    row = next(text for text in table.splitlines() if THEM in text)
+    assert row.count("|") - row.count("\\|") == 5  # four cells
+    assert "<script>" not in table
+    assert "&lt;script&gt;" in row
+    assert "\x1b" not in table
+
+
+def test_a_log_that_is_silent_or_missing_is_unknown(root: Path) -> None:
+    log = root / "var/log/auth.log"
+    log.write_text(cron(NOW - 25 * HOUR))
+    silent = review_logins(root)
+    log.write_text("")
+    empty = review_logins(root)
+    log.unlink()
+    missing = review_logins(root)
+
+    for result in (silent, empty):
+        assert result.check("logins: last line of the log").status is CheckStatus.UNKNOWN, result.told()
+    assert missing.check("logins: log").status is CheckStatus.UNKNOWN, missing.told()
+    assert "mount the host's /var/log" in missing.check("logins: log").hint
+    assert not [item for item in missing.measures if item.name == "reviewed_until"]
+
+
+@contextmanager
+def as_nobody(*folders: Path) -> Iterator[None]:
+    """Without root's right to read everything, and with that to go through these folders."""
+    for folder in folders:
+        folder.chmod(0o755)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
+def test_a_log_that_nobody_here_may_read_is_unknown(root: Path) -> None:
+    log = root / "var/log/auth.log"
+    review_logins(root)  # nobody may not read Python's own modules, too, so they are loaded before
+    log.chmod(0)
+
+    with as_nobody(*root.parents[:3], root), tempfile.TemporaryDirectory() as folder:
+        result = review_logins(root, folder=Path(folder))
+
+    unread = result.check("logins: files that could not be read")
+    assert unread.status is CheckStatus.UNKNOWN, result.told()
+    assert "add this process' user to the group adm" in unread.hint
+    assert not [item for item in result.measures if item.name == "reviewed_until"]
+
+
+def test_what_was_missed_is_read_by_the_next_run(root: Path) -> None:
+    write(root, *[failed(NOW - h * HOUR + HOUR / 2, h) for h in range(71, 0, -1)])
+
+    daily = review_logins(root, series=reviewed(HOUR))
+    after_downtime = review_logins(root, series=reviewed(timedelta(days=2)))
+    after_a_month = review_logins(root, series=reviewed(timedelta(days=30)))
+
+    def failures(result: JobResult) -> str:
+        return Path(result.artifacts[0].path).read_text().split(" failures")[0].rsplit("\n", 1)[1]
+
+    assert failures(daily) == "24", daily.told()
+    assert failures(after_downtime) == "48"
+    # Two days of one failure an hour: no day of them had more than 24.
+    assert after_downtime.check("logins: failures from one address in a day").observed == 24
+    assert after_a_month.check("logins: time without a review").status is CheckStatus.UNKNOWN
+
+
+def test_rotation_between_two_runs_loses_nothing(root: Path) -> None:
+    log = write(root, *[failed(NOW - HOUR, pid) for pid in range(30)])
+    first = review_logins(root)
+    held = series_of(first)
+    log.rename(root / "var/log/auth.log.1")
+    write(root, *[failed(NOW - timedelta(minutes=5), pid) for pid in range(7)])
+
+    second = review_logins(root, series=held)
+
+    assert second.check("logins: failures from one address in a day").observed == 37, second.told()
+    assert second.check("logins: what the log held").status is CheckStatus.OK
+
+
+def test_a_log_that_was_cut_fails(root: Path) -> None:
+    log = write(root, *[failed(NOW - HOUR, pid) for pid in range(30)])
+    held = series_of(review_logins(root))
+    with log.open("r+") as file:
+        file.truncate(0)
+    with log.open("a") as file:
+        file.write(cron(NOW))
+
+    result = review_logins(root, series=held)
+
+    check = result.check("logins: what the log held")
+    assert (check.observed, check.status) == ("cut", CheckStatus.FAIL), result.told()
+
+
+def series_of(result: JobResult) -> dict[str, list[Point]]:
+    """What a run left, as the next one is handed it."""
+    made: dict[str, list[Point]] = {}
+    for item in result.measures:
+        made.setdefault(item.name, []).append(Point(NOW, item.value, item.labels))
+    return made
+
+
+def test_times_without_a_zone_are_of_the_host(root: Path) -> None:
+    (root / "etc").mkdir()
+    (root / "etc/localtime").symlink_to("/usr/share/zoneinfo/Pacific/Kiritimati")  # 14 hours ahead
+    local = (NOW - HOUR).astimezone(UTC) + 14 * HOUR
+    said = f"message repeated 3 times: [ Failed password for a from {THEM} port 2 ssh2]"
+    (root / "var/log/auth.log").write_text(f"{local:%b %e %H:%M:%S} web sshd[1]: {said}\n")
+
+    result = review_logins(root)
+
+    assert result.check("logins: failures from one address in a day").observed == 3, result.told()
+
+
+# --- the journal ---
+
+
+@pytest.fixture(scope="module")
+def journals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    hostile = (
+        b"Failed password for invalid user \xff\n from 192.0.2.1 port 22 ssh2 from " + THEM.encode() + b" port 2 ssh2"
+    )
+    said = [Said("sshd-session", hostile) for _ in range(20)]
+    said += [Said("logger", b"Accepted password for root from 192.0.2.1 port 22 ssh2")]
+    said += [Said("sudo", b"  al : user NOT in sudoers ; TTY=pts/0 ; PWD=/ ; USER=root ; COMMAND=/bin/ls")]
+    said += [Said("sshd", b"Accepted publickey for al from 203.0.113.1 port 2 ssh2: ED25519 SHA256:abc")]
+    return journal(tmp_path_factory.mktemp("journald"), said)
+
+
+@pytest.mark.server
+def test_the_journal_tells_who_really_spoke(journals: Path, tmp_path: Path) -> None:
+    result = review_logins(tmp_path, {"journal": str(journals)})
+
+    failures = result.check("logins: failures from one address in a day")
+    assert (failures.observed, failures.status) == (20, CheckStatus.WARN), result.told()
+    assert THEM in failures.hint
+    assert "192.0.2.1" not in failures.hint
+    assert result.check("logins: root by password").observed == 0  # it was not sshd who said so
+    assert result.measure("auth_success_24h") == 1
+    assert result.check("logins: sudo and su failures of one user").observed == 1
+    assert result.check("logins: last line of the log").status is CheckStatus.OK
+
+
+@pytest.mark.server
+def test_a_file_of_journals_is_read_as_a_folder_of_them(journals: Path, tmp_path: Path) -> None:
+    file = next(journals.glob("*/*.journal"))
+
+    result = review_logins(tmp_path, {"journal": str(file)})
+
+    assert result.check("logins: failures from one address in a day").observed == 20, result.told()
+
+
+@pytest.mark.server
+def test_the_journal_of_a_host_is_found_below_its_root(journals: Path, root: Path) -> None:
+    (root / "var/log/journal").symlink_to(journals)
+
+    result = review_logins(root)
+
+    assert "journal" in str(result.check("logins: log").observed), result.told()
+    assert result.check("logins: failures from one address in a day").observed == 20
+
+
+@pytest.mark.server
+def test_a_journal_that_cannot_be_read_is_unknown_or_the_file_beside_it_is_read(root: Path) -> None:
+    folder = root / "var/log/journal/0123"
+    folder.mkdir(parents=True)
+    (folder / "system.journal").write_bytes(b"broken" * 1000)
+
+    beside = review_logins(root)
+    alone = review_logins(root, {"journal": str(folder)})
+
+    assert "auth.log" in str(beside.check("logins: log").observed), beside.told()
+    assert any("the journal cannot be read" in text for text in beside.logs)
+    assert alone.check("logins: log").status is CheckStatus.UNKNOWN, alone.told()
+
+
+# --- denied requests ---
+
+
+def review_requests(targets: dict[str, Any], params: dict[str, Any] | None = None, **more: Any) -> JobResult:
+    return run_job("security_log_review", {"logins": False} | (params or {}), targets, **more)
+
+
+def of_folder(folder: Path, params: dict[str, Any] | None = None, **more: Any) -> JobResult:
+    return review_requests({"folders": {"logs": {"path": str(folder)}}}, {"folder": "logs"} | (params or {}), **more)
+
+
+USUAL = [Point(NOW - timedelta(days=d), 100.0) for d in range(3, 0, -1)]
+
+
+def test_denied_requests_are_counted_exactly_in_little_memory(tmp_path: Path) -> None:
+    """24 MB in four files; grep for the digits is right about one line in thirty of those it shows."""
+    since = datetime.now(UTC) - 20 * HOUR
+    counts = [
+        corpus(tmp_path / f"agent-{n}.log", 6_000_000, since=since, until=since + 19 * HOUR, seed=n, form=form)
+        for n, form in enumerate([wrapped, wrapped, lambda line, _: line, lambda line, _: line])
+    ]
+    script = (
+        "import resource, sys\n"
+        f"sys.path[:0] = {[str(Path(__file__).parents[1])]!r}\n"
+        "from pathlib import Path\n"
+        "from jobs.test_security_log_review import of_folder\n"
+        f"found = of_folder(Path({str(tmp_path)!r}))\n"
+        "print(found.told())\n"
+        "for status in ('401', '403'):\n"
+        "    print('COUNT', status, round(found.measure('api_denied_24h', status=status)))\n"
+        "print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+
+    words = [line.split() for line in done.stdout.splitlines()]
+    found = {word[1]: int(word[2]) for word in words if word[:1] == ["COUNT"]}
+    assert found == {str(status): sum(count[status] for count in counts) for status in (401, 403)}, done.stderr
+    peak = next(int(word[1]) for word in words if word[:1] == ["PEAK"])
+    assert peak < 200 * 1024  # KiB, of the whole process with the test's own modules
+
+
+def made(folder: Path, count: int, path: str = "/orders", status: int = 401) -> None:
+    import random
+
+    rng = random.Random(1)
+    lines = [request(rng, at, status, path) for at in minutes(NOW - 20 * HOUR, count)]
+    lines.append(request(rng, NOW - timedelta(minutes=1), 200))
+    (folder / "agent.log").write_text("\n".join(lines) + "\n")
+
+
+def test_more_denied_requests_than_five_times_the_usual_warn(tmp_path: Path) -> None:
+    made(tmp_path, 501)
+    more = of_folder(tmp_path, series={"api_denied_total_24h": USUAL})
+    made(tmp_path, 500)
+    usual = of_folder(tmp_path, series={"api_denied_total_24h": USUAL})
+    learning = of_folder(tmp_path)
+
+    assert more.check("requests: denied in a day").status is CheckStatus.WARN, more.told()
+    assert "/orders" in more.check("requests: denied in a day").hint
+    assert usual.check("requests: denied in a day").status is CheckStatus.OK
+    assert not learning.named("denied in a day")
+    assert any("once there are 3 days" in text for text in learning.logs)
+
+
+def test_a_few_denied_requests_never_warn(tmp_path: Path) -> None:
+    made(tmp_path, 19)
+
+    result = of_folder(tmp_path, series={"api_denied_total_24h": [Point(p.at, 0.0) for p in USUAL]})
+
+    assert result.outcome == "succeeded", result.told()
+
+
+@pytest.mark.parametrize(("count", "status"), [(4, CheckStatus.OK), (5, CheckStatus.FAIL)])
+def test_denied_requests_of_administrators_fail_at_five(tmp_path: Path, count: int, status: CheckStatus) -> None:
+    made(tmp_path, count, "/admin/orders/halt?token=s3cret")
+
+    result = of_folder(tmp_path)
+
+    check = result.check("requests: denied on administrators' paths")
+    assert (check.observed, check.status) == (count, status), result.told()
+    assert "s3cret" not in result.told()
+    assert "s3cret" not in Path(result.artifacts[0].path).read_text()
+
+
+def test_logs_that_are_missing_or_silent_are_unknown(tmp_path: Path) -> None:
+    nothing = of_folder(tmp_path)
+    made(tmp_path, 1)
+    day = (NOW - 25 * HOUR).timestamp()
+    os.utime(tmp_path / "agent.log", (day, day))
+    silent = of_folder(tmp_path)
+    unconfigured = review_requests({})
+
+    assert nothing.check("requests: logs").status is CheckStatus.UNKNOWN, nothing.told()
+    assert silent.check("requests: last line of the logs").status is CheckStatus.UNKNOWN, silent.told()
+    assert str(unconfigured.check("requests: logs").observed).startswith("unknown: not_configured")
+
+
+def test_a_service_that_is_never_silent_and_now_is_unknown(tmp_path: Path) -> None:
+    made(tmp_path, 1)
+
+    result = of_folder(tmp_path, {"services": ["agent", "risk-manager"]})
+
+    assert result.check("requests: risk-manager").status is CheckStatus.UNKNOWN, result.told()
+    assert not result.named("requests: agent")
+
+
+# --- containers ---
+
+
+@pytest.fixture
+def project(docker_server: DockerEngine) -> Iterator[str]:
+    """A compose project of this test's own; its containers are removed afterwards."""
+    name = f"sec{uuid.uuid4().hex[:8]}"
+    docker_server.busybox()
+    yield name
+    client = docker_server.client()
+    try:
+        for container in client.containers.list(all=True, filters={"label": f"com.docker.compose.project={name}"}):
+            container.remove(force=True, v=True)
+    finally:
+        client.close()
+
+
+def writes(engine: DockerEngine, project: str, service: str, script: str, **more: Any) -> None:
+    """A container that writes and ends."""
+    labels = {"com.docker.compose.project": project, "com.docker.compose.service": service}
+    client = engine.client()
+    try:
+        made = client.containers.run(
+            "maintd-test/busybox:1", ["sh", "-c", script], labels=labels, network_mode="none", detach=True, **more
+        )
+        made.wait(timeout=60)
+    finally:
+        client.close()
+
+
+@pytest.mark.engine
+def test_containers_logs_are_read_by_the_engine(docker_server: DockerEngine, project: str) -> None:
+    denied = '{"msg":"http_request","method":"GET","path":"/admin/x","status":401,"remote":"::ffff:10.0.0.1"}'
+    other = '{"msg":"http_request","path":"/401","status":200,"durationMs":403}'
+    long = '{"msg":"http_request","path":"/' + "a" * 16_340 + '","status":401}'
+    lines = f"echo '{denied}'; echo '{other}'; echo '{denied}' >&2; echo '{long}'"
+    writes(docker_server, project, "json", lines)
+    writes(docker_server, project, "terminal", lines, tty=True)
+    writes(
+        docker_server,
+        project,
+        "text",
+        r"printf '\033[0mGET /x \033[33m403\033[0m 1.8 ms - -\033[0m\n'; echo 'GET /403 200 403 ms - -'",
+    )
+    targets = {"docker": {"main": {"url": docker_server.url, "project": project}}}
+
+    result = review_requests(targets, {"services": ["json", "terminal", "text"]})
+
+    assert result.measure("api_denied_24h", service="json", status="401") == 3, result.told()
+    assert result.measure("api_denied_24h", service="terminal", status="401") == 3
+    assert result.measure("api_denied_24h", service="text", status="403") == 1
+    assert result.check("requests: denied on administrators' paths").observed == 4
+    assert not result.named("requests: lines not understood")
+    assert result.check("requests: last line of the logs").status is CheckStatus.OK
+
+
+@pytest.mark.engine
+def test_a_container_whose_log_the_engine_does_not_keep_is_unknown(docker_server: DockerEngine, project: str) -> None:
+    writes(docker_server, project, "kept", "echo '{\"status\":403}'")
+    writes(docker_server, project, "lost", "echo '{\"status\":403}'", log_config={"Type": "none"})
+    targets = {"docker": {"main": {"url": docker_server.url, "project": project}}}
+
+    result = review_requests(targets)
+
+    unread = result.check("requests: logs that could not be read")
+    assert unread.status is CheckStatus.UNKNOWN, result.told()
+    assert "lost" in unread.hint
+    assert result.measure("api_denied_24h", service="kept", status="403") == 1
+    assert not [item for item in result.measures if item.name == "reviewed_until"]
+
+
+def test_an_engine_that_is_down_is_unknown(tmp_path: Path) -> None:
+    result = review_requests({"docker": {"main": {"url": f"unix://{tmp_path}/none.sock"}}})
+
+    assert str(result.check("requests: logs").observed).startswith("unknown: refused"), result.told()

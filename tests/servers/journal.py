@@ -1,0 +1,83 @@
+"""A journald of its own, in a mount namespace with an empty /run; what is sent to it is as trusted as it should be."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from servers.base import needed
+
+JOURNALD = "/lib/systemd/systemd-journald"
+# Waits for the daemon, sends each message by a process of the name that the message is to come from, and stops it.
+_SCRIPT = """
+mount -t tmpfs tmpfs /run
+mkdir -p /run/systemd/journal /run/log/journal
+"$1" & daemon=$!
+"$2" - < "$3"
+status=$?
+kill $daemon; wait $daemon
+cp -r /run/log/journal/. "$4"
+exit $status
+"""
+_SEND = """
+import ctypes, itertools, os, socket, struct, time
+from pathlib import Path
+where = "/run/systemd/journal/socket"
+deadline = time.monotonic() + 20
+while not Path(where).exists():
+    assert time.monotonic() < deadline, "no journald"
+    time.sleep(0.02)
+
+
+def send(program, messages):
+    ctypes.CDLL(None).prctl(15, program.encode(), 0, 0, 0)  # PR_SET_NAME: what the journal calls _COMM
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.connect(where)
+        for message in messages:
+            field = b"MESSAGE\\n" + struct.pack("<Q", len(message)) + message + b"\\n"
+            sock.send(field + b"SYSLOG_IDENTIFIER=sshd\\n")
+    # The daemon looks at the process when it takes the message, so the process stays until then.
+    while not any(messages[-1] in path.read_bytes() for path in Path("/run/log/journal").glob("*/*.journal")):
+        assert time.monotonic() < deadline, "not written"
+        time.sleep(0.02)
+
+
+for program, group in itertools.groupby(MESSAGES, key=lambda one: one[0]):
+    # It remembers what it saw of a process, so each name has a process of its own.
+    child = os.fork()
+    if not child:
+        send(program, [message for _, message in group])
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@dataclass(frozen=True)
+class Said:
+    """A message, and the name of the process that sends it."""
+
+    program: str
+    message: bytes
+
+
+def journal(folder: Path, said: Sequence[Said]) -> Path:
+    """A folder of journals that a real journald wrote, all entries within the last seconds."""
+    needed(JOURNALD, "systemd")
+    needed("journalctl", "systemd")
+    script, send, out = folder / "journald.sh", folder / "send.py", folder / "journal"
+    script.write_text(_SCRIPT)
+    send.write_text(f"MESSAGES = {[(one.program, one.message) for one in said]!r}\n{_SEND}")
+    out.mkdir()
+    started = time.monotonic()
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "sh", script, JOURNALD, sys.executable, send, out],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, f"{time.monotonic() - started:.1f} s\n{done.stdout}\n{done.stderr}"
+    return out
