@@ -1,0 +1,165 @@
+"""Denied requests from Loki, which cannot be had here: its query API over a real socket, with its limits."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from jobs.answering import Reply, answering
+from jobs.made_logs import request, wrapped
+from jobs.running import JobResult, run_job
+
+from maintd.model import CheckStatus
+from maintd.targets.logs import loki
+
+NOW = datetime.now(UTC)
+STREAM = {"job": "docker", "compose_service": "risk-manager"}
+Entry = tuple[int, dict[str, str], str]  # nanoseconds, stream, line
+
+
+@contextmanager
+def serving(entries: Sequence[Entry]) -> Iterator[str]:
+    """The two questions that are asked: how many lines there are, and pages of those that match, oldest first.
+    `start` is included and `end` is not, and at most `limit` lines are given, as Loki's documentation says."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            place = urlsplit(self.path)
+            asked = {key: values[0] for key, values in parse_qs(place.query).items()}
+            if place.path == "/loki/api/v1/query":
+                found = [{"metric": {}, "value": [0, str(len(entries))]}] if entries else []
+                self._answer({"resultType": "vector", "result": found})
+            else:
+                self._answer({"resultType": "streams", "result": _streams(entries, asked)})
+
+        def _answer(self, data: dict[str, Any]) -> None:
+            body = json.dumps({"status": "success", "data": data}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def _streams(entries: Sequence[Entry], asked: dict[str, str]) -> list[dict[str, Any]]:
+    pattern = re.compile(asked["query"].split("|~ `")[1].rstrip("`"))
+    matching = sorted(
+        (
+            entry
+            for entry in entries
+            if int(asked["start"]) <= entry[0] < int(asked["end"]) and pattern.search(entry[2])
+        ),
+        key=lambda entry: entry[0],
+    )
+    streams: dict[str, dict[str, Any]] = {}
+    for at, labels, line in matching[: int(asked["limit"])]:
+        streams.setdefault(str(labels), {"stream": labels, "values": []})["values"].append([str(at), line])
+    return list(streams.values())
+
+
+def entry(at: datetime, line: str, stream: dict[str, str] = STREAM) -> Entry:
+    return round(at.timestamp() * 1e6) * 1000, stream, line
+
+
+def review(url: str) -> JobResult:
+    params = {"logins": False, "loki": "loki"}
+    return run_job("security_log_review", params, {"http": {"loki": {"url": f"{url}/ready", "timeout": "5s"}}})
+
+
+def test_lines_are_counted_by_their_fields_whether_or_not_promtail_unwraps_them() -> None:
+    rng = random.Random(1)
+    at = NOW - timedelta(hours=1)
+    entries = [
+        entry(at, wrapped(request(rng, at, 401, "/admin/x"), at)),
+        entry(at, request(rng, at, 403)),
+        entry(at, request(rng, at, 200, "/orders/401")),
+        entry(at, "GET /x 403 1.8 ms - -"),  # without a time of its own: Loki's counts
+    ]
+
+    with serving(entries) as url:
+        result = review(url)
+
+    assert result.measure("api_denied_24h", service="orchestrator", status="401") == 1, result.told()
+    assert result.measure("api_denied_24h", service="orchestrator", status="403") == 1
+    assert result.measure("api_denied_24h", service="risk-manager", status="403") == 1
+    assert result.measure("api_denied_total_24h") == 3
+    assert result.check("requests: last line of the logs").status is CheckStatus.OK
+
+
+def test_pages_lose_and_repeat_nothing_also_where_lines_share_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loki, "_PAGE", 10)
+    rng = random.Random(1)
+    begin = NOW - timedelta(hours=1)
+    entries = []
+    for number in range(47):
+        at = begin + timedelta(seconds=number // 4)  # four lines at each instant, over the ends of pages
+        stream = STREAM | {"compose_service": f"agent-{number % 2}"}
+        entries.append(entry(at, request(rng, at, 401, service=f"agent-{number % 2}"), stream))
+    same = request(rng, begin, 403)
+    entries += [entry(begin, same), entry(begin, same)]  # two lines that are equal are two
+
+    with serving(entries) as url:
+        result = review(url)
+
+    assert result.measure("api_denied_total_24h") == 49, result.told()
+
+
+def test_more_lines_of_one_instant_than_a_page_has_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loki, "_PAGE", 10)
+    at = NOW - timedelta(hours=1)
+    entries = [entry(at, request(random.Random(n), at, 401)) for n in range(30)]
+
+    with serving(entries) as url:
+        result = review(url)
+
+    assert str(result.check("requests: logs").observed).startswith("unknown: partial"), result.told()
+
+
+def test_a_selector_that_finds_no_lines_is_unknown() -> None:
+    with serving([]) as url:
+        result = review(url)
+
+    assert result.check("requests: last line of the logs").status is CheckStatus.UNKNOWN, result.told()
+
+
+def test_a_login_page_before_loki_is_unknown() -> None:
+    page = Reply(b"<html>Sign in</html>", content_type="text/html")
+    with answering({}) as url:
+        absent = review(url)
+    asked = "/loki/api/v1/query?query=sum%28count_over_time%28%7Bjob%3D%22docker%22%7D%5B86400s%5D%29%29&time="
+    with answering(_Any(asked, page)) as url:
+        behind = review(url)
+
+    assert absent.check("requests: logs").status is CheckStatus.UNKNOWN, absent.told()
+    assert "login page" in behind.check("requests: logs").hint, behind.told()
+
+
+class _Any(dict[str, Reply]):
+    """The same reply to every path that begins so."""
+
+    def __init__(self, begin: str, reply: Reply) -> None:
+        super().__init__()
+        self._begin, self._reply = begin, reply
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._reply if key.startswith(self._begin) else default
