@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
-from servers import docker, postgres, prometheus, redis
+from servers import docker, maintd, postgres, prometheus, redis
 from servers.base import free_port as _free_port
 
 
@@ -52,3 +51,10 @@ def docker_server() -> Iterator[docker.DockerEngine]:
 def free_port() -> int:
     """A loopback port that nothing listens on."""
     return _free_port()
+
+
+@pytest.fixture(scope="session")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[maintd.RunningDaemon]:
+    """`maintd serve` on SQLite with `servers.maintd.CALENDAR`, shared by the session: leave it as you found it."""
+    with maintd.maintd_daemon(tmp_path_factory.mktemp("daemon")) as running:
+        yield running

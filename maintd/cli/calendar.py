@@ -40,7 +40,7 @@ def validate_command(app: App, file: Path | None, as_json: bool) -> int:
     memory = settings.state_dir / "catalogue.json" if settings.state_dir.is_dir() else None
     catalogue = Catalogue(settings.job_dirs, memory)
     path = file or calendar_path(settings)
-    calendar = load_calendar(path, catalogue.jobs, validate_params=catalogue.validate)
+    calendar = load_calendar(path, catalogue.jobs, validate_all=catalogue.validate_all)
     problems = [job.error for job in catalogue.jobs.values() if isinstance(job, BrokenJob)]
     problems += [f'entry "{name}" is disabled: {why}' for name, why in calendar.disabled.items()]
     if as_json:

@@ -122,9 +122,11 @@ class InProcess(Answerer):
 @contextmanager
 def without_daemon(settings: Settings) -> Iterator[Answerer]:
     """Answers from the store alone. Raises StoreError when it cannot be read."""
+    from maintd import logs
     from maintd.operations import open_desk
     from maintd.web.app import build
 
+    logs.configure(settings.model_copy(update={"log_level": "error"}))  # else it would log among the answers
     desk = open_desk(settings, write=False)
     try:
         yield InProcess(build(desk))

@@ -40,7 +40,7 @@ def run_command(
     """
     if not here:
         raise UsageError("`run` needs --here", f"or let the daemon run it: maintd trigger {name} --wait")
-    from maintd import provenance
+    from maintd import logs, provenance
     from maintd.catalogue import Catalogue
     from maintd.cli.values import params
     from maintd.clock import SystemClock
@@ -48,6 +48,7 @@ def run_command(
     from maintd.present import exit_code_of, report_lines, run_text
 
     settings = app.settings
+    logs.configure(settings.model_copy(update={"log_level": "warning"}) if settings.log_level == "info" else settings)
     for line in provenance.warnings():
         app.note(line)
     given = params(pairs)
@@ -99,7 +100,7 @@ def _open(app: App) -> Store | None:
 
 
 def _entry(app: App, catalogue: Catalogue, name: str, given: Mapping[str, Any]) -> tuple[Entry, Targets]:
-    """The entry with its params, and the targets. A calendar that is broken does not stop a job by its name."""
+    """The entry, for which the params were found good, and the targets. A broken calendar stops no job by its name."""
     from maintd.calendar import entry_for_job
     from maintd.model import BrokenJob, JobDescription
     from maintd.operations.params import with_params
@@ -124,14 +125,14 @@ def _entry(app: App, catalogue: Catalogue, name: str, given: Mapping[str, Any]) 
     if problems:
         raise UsageError("\n".join(problems), f"see: maintd jobs show {steps[0].job}")
     targets = app.settings.targets if calendar is None else calendar.targets.merged(app.settings.targets)
-    return entry.model_copy(update={"steps": steps}), targets
+    return entry, targets
 
 
 def _calendar(app: App, catalogue: Catalogue) -> Calendar | None:
     from maintd.calendar import calendar_path, load_calendar
 
     try:
-        return load_calendar(calendar_path(app.settings), catalogue.jobs, validate_params=catalogue.validate)
+        return load_calendar(calendar_path(app.settings), catalogue.jobs, validate_all=catalogue.validate_all)
     except CalendarError as error:
         app.note(f"{error}\nthe calendar cannot be used; only jobs by their names, and targets of the settings")
     except MaintdError as error:

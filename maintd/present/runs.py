@@ -79,6 +79,7 @@ def _row(run: RunSummary, now: datetime, with_entry: bool) -> tuple[str, ...]:
     took = "" if run.took is None else f"took {duration_text(run.took)}"
     due = "" if run.due_at is None else f"due {run.due_at.astimezone(UTC):%Y-%m-%d %H:%M}Z"
     kind = "" if run.trigger is Trigger.SCHEDULE else run.trigger.replace("_", " ")
+    kind += f" by {run.requested_by}" if run.requested_by else ""
     due = ", ".join(part for part in (kind, due, "dry run" if run.dry_run else "") if part)
     name = (run.entry,) if with_entry else ()
     return (str(run.id), run.state.replace("_", " "), *name, ago(at, now), took, due)
@@ -91,8 +92,7 @@ def _why(run: RunSummary) -> str:
         reason = f"{word}: {reason}" if reason else word
     elif run.state is RunState.SUCCEEDED:
         reason = ""
-    asked = f"asked for by {run.requested_by}" + (f": {run.why}" if run.why else "") if run.requested_by else ""
-    return "; ".join(part for part in (reason, asked) if part)
+    return "; ".join(part for part in (reason, f"why: {run.why}" if run.why else "") if part)
 
 
 def run_text(run: Run, *, now: datetime, width: int = WIDTH, colour: bool = False) -> str:
@@ -120,7 +120,8 @@ def _facts(run: Run, now: datetime) -> Iterator[tuple[str, str]]:
     yield "took", "" if run.took is None else duration_text(run.took)
     yield "node", run.node or ""
     skipped = "" if run.skip_reason is None else run.skip_reason.replace("_", " ")
-    yield "reason", ": ".join(part for part in (skipped, run.reason) if part)
+    told_below = any(run.reason in (step.reason, *(tried.reason for tried in step.attempts)) for step in run.steps)
+    yield "reason", ": ".join(part for part in (skipped, "" if told_below else run.reason) if part)
     yield "cancel", "" if run.state.final or not run.cancel_requested else f"asked for: {run.cancel_requested}"
     yield "params", ", ".join(f"{name}={value}" for name, value in run.params.items())
 
@@ -146,7 +147,8 @@ def attempt_lines(attempt: Attempt, width: int, ink: Ink) -> Iterator[str]:
     """The evidence of one try: its reason, checks, changes, measures, artifacts."""
     if attempt.reason:
         yield from wrapped(attempt.reason, width, "    ", "    ")
-    if attempt.state != "running" and attempt.phase and attempt.state not in ("succeeded", "warned"):
+    ended_badly = attempt.state not in ("running", "succeeded", "warned")
+    if ended_badly and attempt.phase and attempt.phase not in attempt.reason:
         yield from wrapped(f'stopped in phase "{attempt.phase}"', width, "    ", "    ")
     if attempt.state == "running" and attempt.phase:
         yield from wrapped(f"now: {attempt.phase}", width, "    ", "    ")

@@ -74,7 +74,7 @@ def duration_text(value: timedelta) -> str:
     seconds = value.total_seconds()
     if seconds < 0:
         return f"-{duration_text(-value)}"
-    if seconds < 0.01:
+    if seconds < 0.0005:
         return "0s"
     if seconds < 0.995:
         return f"{seconds * 1000:.0f}ms"

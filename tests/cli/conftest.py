@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cli.commands import Shell
+from servers.maintd import Shell
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cli.commands import Shell, Typed
+from servers.maintd import Shell, Typed
 
 
 def rows(typed: Typed) -> dict[str, tuple[str, str]]:

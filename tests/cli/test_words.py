@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from cli.commands import Shell
+from servers.maintd import Shell
 
 from maintd.__main__ import _default_state_dir, _plain_status
 from maintd.cli import values

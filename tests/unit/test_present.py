@@ -301,8 +301,8 @@ def test_a_page_of_history_says_why_a_run_was_skipped_and_who_asked() -> None:
 
     assert "– 3 skipped" in text
     assert "    overlap: run 2 was not finished\n" in text
-    assert "manual, dry run" in text
-    assert "    asked for by ana: disk full\n" in text
+    assert "manual by ana, dry run" in text
+    assert "    why: disk full\n" in text
     assert runs_text([], now=NOW) == "no run\n"
 
 
