@@ -1,7 +1,8 @@
 """systemd's OnCalendar expressions. The oncalendar library reads them; `maintd.schedule.walls` finds the instants.
 
 They keep systemd's meaning where clocks are changed too: a wall time in the gap is not due that day, one in the fold
-is due once, at its first occurrence (systemd repeats it when it is started within the fold). The library is imported when the first such expression is read.
+is due once, at its first occurrence (systemd repeats it when it is started within the fold). The library is imported
+when the first such expression is read.
 """
 
 from __future__ import annotations

@@ -244,7 +244,7 @@ def _systemd(expressions: list[str], base: datetime, iterations: int) -> list[li
     answer = subprocess.run(
         ["systemd-analyze", "calendar", f"--iterations={iterations}", f"--base-time={base:%Y-%m-%d %H:%M:%S} UTC",
          *expressions],
-        env={**os.environ, "TZ": "UTC"}, capture_output=True, text=True, check=True, timeout=60,
+        env={**os.environ, "TZ": "UTC"}, capture_output=True, text=True, check=True, timeout=10,
     ).stdout  # fmt: skip
     blocks = re.split(r"(?=Normalized form:)", answer)[1:]
     found = [re.findall(r"(?:Next elapse|Iter\. #\d+): \w{3} (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC", b) for b in blocks]
@@ -266,13 +266,19 @@ def test_due_times_are_those_of_systemd(data: st.DataObject, zone: str, wanted: 
     assert len(answers) == len(wanted)
     for each, theirs in zip(wanted, answers, strict=True):
         rule = Rule(kind=ScheduleKind.ONCALENDAR, text=each.oncalendar, timezone=zone)
-        assert list(islice(compile_rule(rule).instants(base), len(theirs))) == theirs, each.oncalendar
+        ours = list(upcoming(compile_rule(rule), base, theirs[-1]))
+        # Which of two occurrences systemd takes depends on where it came from; here it is always the first.
+        first = {at for at in theirs if at.astimezone(ZoneInfo(zone)).fold == 0}
+        assert first <= set(ours), each.oncalendar
+        # In a row of answers systemd 252 leaves out some that it gives when asked afresh: `*-5-16 1:0` in Casablanca
+        # has no 2022 after 2021, when the day was in Ramadan. What it left out it must confirm.
+        for at in set(ours) - first:
+            assert _systemd([f"{each.oncalendar} {zone}"], at - timedelta(minutes=1), 1) == [[at]], each.oncalendar
         if each.cron is None:
             continue
         # cron lets a time in the gap fall after it, systemd leaves it out.
-        cron = compile_rule(Rule(kind=ScheduleKind.CRON, text=each.cron, timezone=zone)).instants(base)
-        ours = (at for at in cron if _shows(at.astimezone(ZoneInfo(zone)), each))
-        assert list(islice(ours, len(theirs))) == theirs, each.cron
+        cron = upcoming(compile_rule(Rule(kind=ScheduleKind.CRON, text=each.cron, timezone=zone)), base, theirs[-1])
+        assert [at for at in cron if _shows(at.astimezone(ZoneInfo(zone)), each)] == ours, each.cron
 
 
 def _shows(local: datetime, each: Elapsing) -> bool:
