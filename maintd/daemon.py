@@ -282,7 +282,7 @@ class Daemon:
     def _read_calendar(self) -> Calendar:
         path = calendar_path(self.settings)
         self._file_stamp = _stamp(path)
-        calendar = load_calendar(path, self.catalogue.jobs, validate_params=self.catalogue.validate)
+        calendar = load_calendar(path, self.catalogue.jobs, validate_all=self.catalogue.validate_all)
         for warning in calendar.warnings:
             log.warning("calendar_warning", text=warning)
         for name, reason in calendar.disabled.items():

@@ -67,7 +67,7 @@ def open_desk(settings: Settings, *, write: bool) -> Desk:
 
     @cache
     def calendar() -> Calendar:
-        return load_calendar(calendar_path(settings), catalogue.jobs, validate_params=catalogue.validate)
+        return load_calendar(calendar_path(settings), catalogue.jobs, validate_all=catalogue.validate_all)
 
     def unavailable() -> NoReturn:
         raise DaemonUnavailableError(f"no daemon answers on {settings.socket_path}", "start it with: maintd serve")

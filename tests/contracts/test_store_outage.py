@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PostgresServer
+from servers.postgres import PostgresServer
 from store_helpers import NOON, at, check, claim, ended, evidence, queue, racing
 
 from maintd.clock import ManualClock

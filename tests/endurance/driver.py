@@ -20,8 +20,8 @@ from maintd.errors import StoreError
 from maintd.store import Store, read_store
 
 EMPTY = "timezone: UTC\nentries: {}\n"
-READY_WITHIN = 30.0
-REST_WITHIN = 90.0
+READY_WITHIN = 120.0
+REST_WITHIN = 120.0
 
 
 @dataclass
@@ -40,9 +40,11 @@ class Outcome:
 
     def text(self) -> str:
         """For a person."""
+        done = (
+            f"{self.runs} rows, {self.processes} job processes, {self.triggers} triggers, {self.starts} daemon starts"
+        )
         lines = [
-            f"seed {self.seed}, {self.seconds:.0f} s: {self.runs} rows, {self.processes} job processes, "
-            f"{self.triggers} triggers, {self.starts} daemon starts",
+            f"seed {self.seed}, {self.seconds:.0f} s: {done}",
             "  states: " + ", ".join(f"{count} {state}" for state, count in self.states.most_common()),
             "  faults: " + ", ".join(f"{count} × {fault}" for fault, count in self.faults.most_common()),
             f"  invariants violated: {len(self.violations)}",

@@ -1,4 +1,4 @@
-"""The machines of an endurance run: daemons that are restarted when they end, their disks, clocks, network and store."""
+"""The machines of an endurance run: daemons that are started again, their disks, clocks, network and store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import psutil
@@ -89,8 +89,9 @@ class Node:
 class World:
     """Everything of one run, taken down at its end."""
 
-    def __init__(self, seed: int, *, kind: str, nodes: int, entries: int, folder: Path) -> None:
+    def __init__(self, seed: int, *, kind: str, nodes: int, entries: int, folder: Path, keep: bool = False) -> None:
         self.seed = seed
+        self.keep = keep
         self.kind = kind
         self.folder = folder
         self.journal = folder / "journal"
@@ -103,7 +104,7 @@ class World:
         self._count = nodes
         self.owed_until = datetime.now(UTC)
 
-    def __enter__(self) -> World:
+    def __enter__(self) -> Self:
         self.folder.chmod(0o755)
         if self.kind == "postgres":
             self.postgres = start_postgres()
@@ -128,6 +129,9 @@ class World:
                         process.kill()
                 assert node.process is not None
                 node.process.wait()
+            # The state directory is a file system of its own, which goes away: what is to be kept is copied.
+            if self.keep:
+                shutil.copytree(node.state_dir, node.folder / "kept", ignore=shutil.ignore_patterns("*.sock"))
         self._stack.close()
 
     def store_url(self) -> str:
@@ -231,7 +235,7 @@ def world(seed: int, *, kind: str, nodes: int, entries: int, keep: Path | None =
     folder = keep or Path(tempfile.mkdtemp(prefix="maintd-endurance-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with World(seed, kind=kind, nodes=nodes, entries=entries, folder=folder) as made:
+        with World(seed, kind=kind, nodes=nodes, entries=entries, folder=folder, keep=keep is not None) as made:
             yield made
     finally:
         if keep is None:
