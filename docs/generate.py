@@ -58,8 +58,16 @@ def _prose(doc: str) -> str:
 
 
 def _param(param: ParamDescription) -> str:
-    default = "required" if param.required else _code(param.default)
+    default = "required" if param.required else _default(param.default)
     return f"| `{param.name}` | {_cell(param.type)} | {default} | {_cell(param.description)} |"
+
+
+def _default(value: Any) -> str:
+    """A default as it would be written; of a mapping only what differs from nothing."""
+    if isinstance(value, dict):
+        set_values = {key: item for key, item in value.items() if item not in (None, "", [], {}, ())}
+        return ", ".join(f"`{key}: {_cell(str(item))}`" for key, item in set_values.items()) or "none"
+    return _code(value)
 
 
 def _code(value: Any) -> str:

@@ -201,8 +201,8 @@ def _describe(name: str, path: Path, module: ModuleType, traits: JobTraits, para
 
 
 def _param(name: str, info: Any, params: type[JobParams]) -> ParamDescription:
-    schema = params.model_json_schema().get("properties", {}).get(name, {})
-    choices, kind = _kind(schema)
+    whole = params.model_json_schema()
+    choices, kind = _kind(whole.get("properties", {}).get(name, {}), whole.get("$defs", {}))
     default = None if info.is_required() else _written(info.get_default(call_default_factory=True), kind)
     return ParamDescription(
         name=name,
@@ -214,15 +214,23 @@ def _param(name: str, info: Any, params: type[JobParams]) -> ParamDescription:
     )
 
 
-def _kind(schema: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
-    options = [option for option in schema.get("anyOf", ()) if option.get("type") != "null"]
-    if options:
-        return _kind(options[0])
+def _kind(schema: Mapping[str, Any], named: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
+    """The choices there are, and how a person would call the type. `named` are the schemas that others refer to."""
+    if "$ref" in schema:
+        return _kind(named.get(str(schema["$ref"]).rpartition("/")[2], {}), named)
+    for several in ("anyOf", "oneOf", "allOf"):
+        options = [option for option in schema.get(several, ()) if option.get("type") != "null"]
+        if options:
+            return _kind(options[0], named)
     if "enum" in schema:
         choices = tuple(str(choice) for choice in schema["enum"])
         return choices, "one of " + ", ".join(choices)
     if schema.get("type") == "array":
-        return (), f"list of {_kind(schema.get('items', {}))[1]}"
+        return (), f"list of {_kind(schema.get('items', {}), named)[1]}"
+    if schema.get("type") == "object" and schema.get("properties"):
+        return (), "mapping with " + ", ".join(schema["properties"])
+    if isinstance(schema.get("additionalProperties"), dict):
+        return (), f"mapping of names to {_kind(schema['additionalProperties'], named)[1]}"
     names = {"string": "text", "integer": "number", "number": "number", "boolean": "true or false", "object": "mapping"}
     return (), schema.get("format") or names.get(str(schema.get("type")), "value")
 

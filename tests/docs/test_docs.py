@@ -1,0 +1,87 @@
+"""The documentation says what is so: generated parts are fresh, links lead somewhere, nothing is left unsaid."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from maintd.calendar import parse_calendar
+from maintd.catalogue import Catalogue, shipped
+from maintd.model import JobDescription
+from maintd.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md"), *(ROOT / "deploy").glob("*.md")])
+
+
+def test_the_generated_parts_are_up_to_date() -> None:
+    generate = runpy.run_path(str(DOCS / "generate.py"), run_name="docs")
+
+    assert generate["outdated"](write=False) == [], "run: make docs"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_that_are_there(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+
+    assert missing == []
+
+
+def test_every_setting_has_a_description() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_every_param_of_a_shipped_job_has_a_description() -> None:
+    jobs = Catalogue().jobs.values()
+
+    assert all(isinstance(job, JobDescription) for job in jobs), [job for job in jobs if hasattr(job, "error")]
+    silent = [
+        f"{job.name}.{param.name}"
+        for job in jobs
+        if isinstance(job, JobDescription)
+        for param in job.params
+        if not param.description
+    ]
+    assert silent == []
+
+
+def test_every_shipped_job_is_in_the_coverage_table_and_names_its_part_of_the_runbook() -> None:
+    table = (DOCS / "runbook-coverage.md").read_text(encoding="utf-8")
+
+    for job in Catalogue().jobs.values():
+        assert isinstance(job, JobDescription)
+        assert job.runbook, job.name
+        assert f"`{job.name}`" in table, job.name
+
+
+def test_every_entry_of_the_shipped_calendar_is_in_the_coverage_table() -> None:
+    table = (DOCS / "runbook-coverage.md").read_text(encoding="utf-8")
+    path = shipped("schedules.yaml")
+    calendar = parse_calendar(path.read_text(encoding="utf-8"), path.name, Catalogue().jobs)
+
+    assert [entry.name for entry in calendar.entries if f"`{entry.name}`" not in table] == []
+    assert calendar.warnings == ()
+
+
+def test_the_calendars_in_the_documentation_are_valid() -> None:
+    jobs = Catalogue().jobs
+    found = 0
+    for page in PAGES:
+        for text in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            if text.startswith("timezone:"):
+                parse_calendar(text, page.name, jobs)
+                found += 1
+    assert found
+
+
+def test_jobs_import_of_maintd_only_what_is_for_them() -> None:
+    allowed = re.compile(r"maintd\.(job|targets|reports)\b")
+    for path in shipped("jobs").glob("*.py"):
+        imported = re.findall(r"^\s*(?:from|import) (maintd[\w.]*)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert [name for name in imported if not allowed.match(name)] == [], path.name
