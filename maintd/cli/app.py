@@ -66,7 +66,7 @@ class App:
                 f"{unavailable.message}, and nothing can be read without it: {error.message}",
                 error.hint or unavailable.hint,
             ) from error
-        self.note(f"{unavailable.message} ({unavailable.hint}); read from the store")
+        self.note(f"{unavailable.message} ({unavailable.hint})\nread from the store:")
         return answerer
 
     @property

@@ -19,6 +19,7 @@ from maintd.model import (
     RunState,
     StepBegan,
     StepEnded,
+    StepState,
 )
 from maintd.present.runs import artifact_text, change_text, check_lines
 from maintd.present.text import WIDTH, Ink, Tone, duration_text, printable, symbol, value_text, worded, wrapped
@@ -96,8 +97,9 @@ def report_lines(step: str, attempt: int, item: object, *, width: int = WIDTH, c
             yield ink(f"    {printable(item.text)}", Tone.DIM)
         case AttemptEnded() if item.reason:
             yield from wrapped(item.reason, width, "    ", "    ")
-        case StepEnded():
-            yield from ended_lines(step, item.state, item.reason, width, ink)
+        case StepEnded():  # its attempt has told the reason, if there was one
+            reason = item.reason if item.state is StepState.SKIPPED else ""
+            yield from ended_lines(step, item.state, reason, width, ink)
 
 
 def began_text(step: str, attempt: int, ink: Ink) -> str:

@@ -48,7 +48,7 @@ class Shell:
         """Type `maintd WORDS` and wait for its end."""
         done = subprocess.run(
             [str(MAINTD), *map(str, words)],
-            cwd=self.cwd, env=clean_environ(**self.environ, **more), stdin=subprocess.DEVNULL, capture_output=True,
+            cwd=self.cwd, env=clean_environ(**{**self.environ, **more}), stdin=subprocess.DEVNULL, capture_output=True,
             text=True, timeout=seconds,
         )  # fmt: skip
         return Typed(done.returncode, done.stdout, done.stderr)

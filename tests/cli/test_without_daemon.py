@@ -1,0 +1,282 @@
+"""What works with no daemon, and what is said about stores, calendars and jobs that cannot be used."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sqlite3
+from pathlib import Path
+
+import pytest
+from servers.base import wait_for
+from servers.maintd import JOBS, Shell, Typed
+
+
+@pytest.fixture
+def here(shell: Shell) -> Shell:
+    """A shell with the small jobs and a calendar of its own."""
+    (shell.cwd / "schedules.yaml").write_text(
+        "timezone: Europe/Berlin\nentries:\n"
+        "  greeting: {title: Greet, schedule: every sunday at 02:30, steps: [greet]}\n"
+    )
+    return Shell(shell.cwd, {**shell.environ, "MAINTD_JOBS_PATH": str(JOBS)})
+
+
+def store_of(shell: Shell) -> Path:
+    return Path(shell.environ["MAINTD_STATE_DIR"]) / "maintd.db"
+
+
+def test_with_nothing_to_read_status_says_what_is_missing(here: Shell) -> None:
+    typed = here.maintd("status")
+
+    assert typed.code == 6
+    assert "no daemon answers on" in typed.err
+    assert "there is no store at" in typed.err
+    assert typed.out == ""
+    assert here.maintd("status", "--json").json["error"]["code"] == "no_daemon"
+    assert here.maintd("status", "--quiet").code == 6
+
+
+def test_what_needs_a_daemon_says_so_and_exits_with_6(here: Shell) -> None:
+    for words in (("trigger", "greeting"), ("cancel", "1"), ("reload",), ("pause", "greeting", "--why", "x")):
+        typed = here.maintd(*words)
+        assert typed.code == 6, words
+        assert "start it with: maintd serve" in typed.err
+    assert here.maintd("trigger", "greetin").code == 3
+    assert here.maintd("trigger", "greeting", "--json").json["error"]["code"] == "no_daemon"
+
+
+def test_a_daemon_that_hangs_is_not_waited_for_by_the_health_check(here: Shell) -> None:
+    path = here.cwd / "m.sock"
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(path))
+        deaf.listen()
+
+        typed = here.maintd("--socket", path, "status", "--quiet", seconds=5)
+
+    assert typed.code == 6
+
+
+def test_run_here_works_without_daemon_and_without_store(here: Shell) -> None:
+    typed = here.maintd("run", "greet", "--here", "--no-store", "-p", "whom=ana")
+
+    assert typed.code == 0, typed.err
+    assert "✓ greetings: 1 (expected at least 1)" in typed.out
+    assert "· greet ana (times 1)" in typed.out
+    assert not store_of(here).exists()
+
+
+def test_run_here_is_recorded_where_the_store_can_be_written(here: Shell) -> None:
+    run = here.maintd("run", "greeting", "--here", "--why", "on call", "--json")
+
+    assert run.code == 0, run.err
+    runs = here.maintd("history", "--json").json["runs"]
+    assert [(item["id"], item["entry"], item["state"], item["why"]) for item in runs] == [
+        (run.json["id"], "greeting", "succeeded", "on call")
+    ]
+
+
+def test_run_here_goes_on_when_store_and_calendar_are_broken(here: Shell) -> None:
+    (here.cwd / "schedules.yaml").write_text("entries: [\n")
+
+    typed = here.maintd("run", "greet", "--here", MAINTD_STORE_URL="postgresql://nobody@127.0.0.1:1/x")
+
+    assert typed.code == 0, typed.err
+    assert "schedules.yaml:" in typed.err
+    assert "not recorded, the store cannot be written" in typed.err
+
+
+def test_run_here_exits_as_the_run_did(here: Shell) -> None:
+    assert here.maintd("run", "stumble", "--here", "--no-store").code == 1
+    assert here.maintd("run", "gret", "--here").code == 3
+    assert here.maintd("run", "greet").code == 2
+    assert here.maintd("run", "greet", "--here", "-p", "times=often").code == 2
+
+
+def test_ctrl_c_cancels_a_run_in_the_foreground(here: Shell) -> None:
+    log = here.cwd / "out"
+    with log.open("w") as out:
+        process = here.start("run", "dawdle", "--here", "--no-store", "-p", "seconds=30", out=out)
+        wait_for(lambda: "part 1 of" in log.read_text(), "the job")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+
+    assert process.returncode == 1
+    assert "cancelled" in log.read_text()
+
+
+# --- validate ---------------------------------------------------------------------------------------------------------
+
+
+def validated(shell: Shell, text: str | bytes, *words: str) -> Typed:
+    path = shell.cwd / "c.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return shell.maintd("validate", "c.yaml", *words)
+
+
+def test_a_good_calendar_is_told_in_plain_english_with_what_is_due(here: Shell) -> None:
+    typed = here.maintd("validate")
+
+    assert typed.code == 0, typed.err
+    assert "every Sunday at 02:30 (Europe/Berlin)" in typed.out
+    assert " = Sun 20" in typed.out  # the same in UTC
+    assert "no problem" in typed.err
+    said = here.maintd("validate", "--json").json
+    assert said["ok"] is True
+    assert set(said["entries"][0]) >= {"entry", "schedule", "next_due_at", "next_due_local", "jobs"}
+
+
+def test_the_shipped_calendar_is_good(shell: Shell) -> None:
+    typed = shell.maintd("validate")
+
+    assert typed.code == 0, typed.err
+    assert "every day at 08:00" in typed.out
+
+
+def test_every_problem_is_told_with_its_place(here: Shell) -> None:
+    typed = validated(
+        here,
+        "timezone: Europe/Berlim\nentries:\n"
+        "  a: {title: A, schedul: every sunday at 02:00, steps: [greet]}\n"
+        "  b: {title: B, steps: [gret]}\n"
+        "  c: {title: C, steps: [greet: {whome: x}]}\n"
+        "  d: {title: D, steps: [greet: {times: often}]}\n",
+    )
+
+    assert typed.code == 2
+    assert "c.yaml:1:" in typed.err
+    assert 'did you mean "Europe/Berlin"?' in typed.err
+    assert "c.yaml:3:" in typed.err
+    assert 'did you mean "schedule"?' in typed.err
+    assert "c.yaml:4:" in typed.err
+    assert 'did you mean "greet"?' in typed.err
+    assert "c.yaml:5:" in typed.err
+    assert 'did you mean "whom"?' in typed.err
+    assert "c.yaml:6:" in typed.err
+    as_json = here.maintd("validate", "c.yaml", "--json")
+    assert as_json.json["error"]["code"] == "calendar"
+    assert len(as_json.json["problems"]) >= 5
+
+
+LAUGHS = "a: &a [x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{name}: &{name} [{','.join([f'*{before}'] * 8)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+NO_CALENDARS = {
+    "empty": b"",
+    "not UTF-8": b"\xff\xfe\x00",
+    "tab": b"timezone: UTC\nentries:\n\ta: 1\n",
+    "list": b"- a\n",
+    "key twice": b"timezone: UTC\ntimezone: UTC\nentries: {}\n",
+    "entry twice": b"timezone: UTC\nentries:\n  a: {title: A, steps: [greet]}\n  a: {title: B, steps: [greet]}\n",
+    "50 MB": b"x" * 51_000_000,
+    "never": b"timezone: UTC\nentries:\n  a: {title: A, schedule: {cron: '0 0 30 2 *'}, steps: [greet]}\n",
+    "billion laughs": LAUGHS.encode(),
+}
+
+
+@pytest.mark.parametrize("text", NO_CALENDARS.values(), ids=NO_CALENDARS)
+def test_a_calendar_that_is_none_is_refused_at_once_and_named(here: Shell, text: bytes) -> None:
+    path = here.cwd / "c.yaml"
+    path.write_bytes(text)
+
+    typed = here.maintd("validate", "c.yaml", seconds=20)
+
+    assert typed.code == 2
+    assert "c.yaml" in typed.err
+    assert "Traceback" not in typed.err
+
+
+def test_a_calendar_that_is_not_there_is_named(here: Shell) -> None:
+    typed = here.maintd("validate", "missing.yaml")
+
+    assert typed.code == 2
+    assert "missing.yaml" in typed.err
+
+
+def test_a_broken_job_module_is_told_by_validate_and_by_jobs(here: Shell) -> None:
+    (here.cwd / "jobs").mkdir()
+    (here.cwd / "jobs/broken.py").write_text('"""Broken."""\ndef run(:\n')
+    environ = {"MAINTD_JOBS_PATH": str(here.cwd / "jobs")}
+    (here.cwd / "schedules.yaml").write_text("timezone: UTC\nentries: {a: {title: A, steps: [broken]}}\n")
+
+    typed = here.maintd("validate", **environ)
+
+    assert typed.code == 2
+    assert "broken.py:2" in typed.err
+    assert "cannot be used" in here.maintd("jobs", **environ).out
+    assert here.maintd("jobs", "show", "broken", **environ).code == 1
+
+
+def test_a_jobs_folder_that_is_not_there_is_named(here: Shell) -> None:
+    typed = here.maintd("jobs", MAINTD_JOBS_PATH="/nowhere/jobs")
+
+    assert typed.code == 1
+    assert typed.err == "/nowhere/jobs is not a folder of job modules; correct MAINTD_JOBS_PATH\n"
+
+
+# --- db ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_store_is_made_checked_pruned_and_copied(here: Shell) -> None:
+    made = here.maintd("db", "upgrade")
+    here.maintd("run", "greet", "--here")
+    checked = here.maintd("db", "check", "--json")
+    pruned = here.maintd("db", "prune", "--json")
+    copied = here.maintd("db", "backup", "copy.db", "--json")
+
+    assert (made.code, store_of(here).exists()) == (0, True)
+    assert (checked.json["ok"], checked.json["problems"]) == (True, [])
+    assert pruned.json["runs"] == 0
+    assert copied.json["backup"] == str(here.cwd / "copy.db")
+    with sqlite3.connect(here.cwd / "copy.db") as copy:
+        assert copy.execute("SELECT count(*) FROM runs").fetchone() == (1,)
+    copy.close()
+
+
+def test_a_corrupt_store_is_told_with_what_to_do(here: Shell) -> None:
+    here.maintd("db", "upgrade")
+    store_of(here).write_bytes(b"no database at all" * 1000)
+
+    for words in (("db", "check"), ("history",), ("serve",)):
+        typed = here.maintd(*words)
+        assert typed.code != 0
+        assert "maintd.db" in typed.err
+        assert "maintd db backup" in typed.err
+        assert "Traceback" not in typed.err
+
+
+def test_a_store_that_is_newer_than_the_code_is_refused(here: Shell) -> None:
+    here.maintd("db", "upgrade")
+    with sqlite3.connect(store_of(here)) as conn:
+        conn.execute("UPDATE alembic_version SET version_num = '9999'")
+    conn.close()
+
+    for words in (("db", "upgrade"), ("history",), ("serve",)):
+        typed = here.maintd(*words)
+        assert typed.code != 0
+        assert "9999" in typed.err
+
+
+def test_a_store_that_cannot_be_opened_is_named_without_its_password(here: Shell) -> None:
+    typed = here.maintd("--store-url", "postgresql://op:geheim@127.0.0.1:1/x", "db", "check")
+
+    assert typed.code == 1
+    assert "127.0.0.1" in typed.err
+    assert "geheim" not in typed.err
+
+
+def test_a_url_that_is_none_is_refused(here: Shell) -> None:
+    typed = here.maintd("--store-url", "mysql://x/y", "db", "check")
+
+    assert typed.code == 2
+    assert "is no store" in typed.err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="tries it as another user, which only root can")
+def test_a_folder_that_may_not_be_written_is_named(here: Shell) -> None:
+    typed = here.maintd("--state-dir", "/proc/nowhere", "serve")
+
+    assert typed.code == 2
+    assert "/proc/nowhere" in typed.err
