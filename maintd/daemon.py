@@ -28,7 +28,7 @@ from maintd import logs
 from maintd.calendar import Calendar, calendar_path, changes_between, load_calendar
 from maintd.catalogue import Catalogue
 from maintd.clock import Clock, SystemClock
-from maintd.errors import CalendarError, JobError, MaintdError, StoreUnavailableError
+from maintd.errors import CalendarError, JobError, MaintdError, RefusedError, StoreUnavailableError
 from maintd.execution.local import LocalExecutor
 from maintd.execution.orphans import kill_orphans
 from maintd.execution.recorder import replay
@@ -169,7 +169,7 @@ class Daemon:
             names = ", ".join(sorted(self.planner.overruled))
             notes.append(f"another node loaded a different calendar later; its schedule is in force for {names}")
         alive = stalled <= STALLED.total_seconds()
-        return Health(alive=alive, ready=not problems, problems=(*problems, *notes))
+        return Health(alive=alive, ready=not problems, problems=(*problems, *notes), lag_seconds=stalled)
 
     # --- the loop ---
 
@@ -195,9 +195,10 @@ class Daemon:
                 self._store_is_away(error)
                 next_sweep = self.clock.elapsed() + min(1.0, heartbeat)
             self.clock.wait(self._turn, max(0.0, min(next_sweep - self.clock.elapsed(), self._until_due())))
+        self._refuse_reloads()
 
     def _until_due(self) -> float:
-        """Seconds to the next due time by the store's clock, which on Postgres is not the one that the alarm goes by."""
+        """Seconds to the next due time by the store's clock; the alarm goes by this machine's."""
         due = self.planner.next_due
         if due is None or self._store_away_since is not None or self.planner.held:
             return float("inf")
@@ -307,6 +308,11 @@ class Daemon:
                 if isinstance(error, StoreUnavailableError):
                     raise
                 log.error("reload_failed", error=str(error))
+
+    def _refuse_reloads(self) -> None:
+        """Nobody waits for an answer that will not come."""
+        while not self._reloads.empty():
+            self._reloads.get().set_exception(RefusedError("the daemon is stopping", "start it again: maintd serve"))
 
     def _reload_now(self) -> ReloadResult:
         """A bad calendar keeps the one that is in force."""

@@ -235,9 +235,16 @@ class Planner:
                 text=f"{due.left_out} instants before {utc_text(due.times[0])} are too many for a row each",
                 at=now,
             )
-        unfinished = next(iter(self._store.runs.unfinished(state.name)), None) if due.times else None
+        unfinished = self._in_the_way(state.name, now) if due.times else None
         rows = decide(entry, state.rule, state.policy, due.times, now=now, pause=state.pause, unfinished=unfinished)
         return [EntryPlan(name=state.name, seen=state.planned_through, through=now, runs=tuple(rows))]
+
+    def _in_the_way(self, name: str, now: datetime) -> RunSummary | None:
+        """The entry's oldest unfinished run; one that somebody asked for at a later time is in nobody's way yet."""
+        for run in self._store.runs.unfinished(name):
+            if run.state is not RunState.QUEUED or run.due_at is not None or run.not_before <= now:
+                return run
+        return None
 
     def _write(self, plans: Sequence[EntryPlan]) -> int:
         if not plans:

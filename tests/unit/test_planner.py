@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from planning import HOUR, MINUTE, NOON, PlanningNode, entry, node
 
 from maintd.clock import ManualClock
-from maintd.model import Blackout, CatchUp, Overlap, RunState, SkipReason, Trigger
+from maintd.model import Blackout, CatchUp, NewRun, Overlap, RunState, SkipReason, Trigger
 from maintd.planner import JUMP, SETTLE, decide
 
 
@@ -112,6 +112,20 @@ def test_an_entry_whose_run_is_unfinished_is_not_queued_again(tmp_path: Path, cl
         first, second = one.rows().values()
         assert (first.state, second.skip_reason) == (RunState.QUEUED, SkipReason.OVERLAP)
         assert second.reason == f"run {first.id} is queued since 2026-03-02T12:10:00Z"
+
+
+def test_a_run_asked_for_at_a_later_time_is_in_nobodys_way(tmp_path: Path, clock: ManualClock) -> None:
+    tidy = entry(overlap=Overlap.SKIP)
+    with node(tmp_path, clock, tidy) as one:
+        asked = NewRun(
+            entry="tidy", title="Tidy", trigger=Trigger.MANUAL, state=RunState.QUEUED, not_before=NOON + HOUR,
+            plan=tidy.steps, policy=tidy.policy,
+        )  # fmt: skip
+        one.store.runs.add(asked, clock.now())
+
+        one.pass_time(10 * MINUTE)
+
+        assert one.states() == ["queued"]
 
 
 def test_an_instant_in_a_blackout_is_skipped(tmp_path: Path, clock: ManualClock) -> None:
