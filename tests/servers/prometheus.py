@@ -41,9 +41,7 @@ def _ready(url: str) -> bool:
 
 
 @contextmanager
-def prometheus(
-    config: str = CONFIG, openmetrics: str | None = None, flags: Sequence[str] = ()
-) -> Iterator[WebServer]:
+def prometheus(config: str = CONFIG, openmetrics: str | None = None, flags: Sequence[str] = ()) -> Iterator[WebServer]:
     """A new server; `openmetrics` is history in the OpenMetrics text format with timestamps, ending in `# EOF`."""
     program = needed("prometheus", "prometheus")
     with tempfile.TemporaryDirectory(prefix="maintd-prom-") as name:

@@ -36,7 +36,7 @@ class Denials:
         written = requests.unwrapped(line)
         before = self._parts.pop(service, None)
         if before is not None:
-            written = Written(before.text + written.text, before.at, written.whole, wrapped=True)
+            written = Written(before.text + written.text, before.at, written.whole)
         if not written.whole and len(written.text) <= MOST_JOINED:
             self._parts[service] = written
             return

@@ -30,12 +30,12 @@ _LONGEST = 200
 @dataclass(frozen=True)
 class Written:
     """A line without what the engine put around it. `at` None: it does not tell when. `whole` is False for a part of
-    a line that was too long for the engine."""
+    a line that was too long for the engine. `body` is its JSON, where that was read already."""
 
     text: str
     at: datetime | None
     whole: bool = True
-    wrapped: bool = False
+    body: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ def unwrapped(line: bytes) -> Written:
     """Out of the json-file driver's wrapper, or from behind the time that the engine's API puts before a line."""
     if (stamped := _STAMPED.match(line)) is not None:
         text = _without_stamps(line[stamped.end() :]).decode("utf-8", "surrogateescape")
-        return Written(text.rstrip("\r"), datetime.fromisoformat(stamped[1].decode()), wrapped=True)
+        return Written(text.rstrip("\r"), datetime.fromisoformat(stamped[1].decode()))
     text = line.decode("utf-8", "surrogateescape")
     body = _object(text)
     if body is None or not isinstance(body.get("log"), str) or "time" not in body:
-        return Written(text, None if body is None else _instant(_first(body, _TIMES)))
+        return Written(text, None if body is None else _instant(_first(body, _TIMES)), body=body)
     inner = body["log"]
-    return Written(inner.rstrip("\r\n"), _instant(body["time"]), inner.endswith("\n"), wrapped=True)
+    return Written(inner.rstrip("\r\n"), _instant(body["time"]), inner.endswith("\n"))
 
 
 def _without_stamps(line: bytes) -> bytes:
@@ -74,7 +74,7 @@ def _without_stamps(line: bytes) -> bytes:
 
 def denied(written: Written, service: str, fields: Sequence[str] = STATUS_FIELDS) -> Denied | None:
     """The denied request that a line tells of, or None."""
-    body = _object(written.text)
+    body = _object(written.text) if written.body is None else written.body
     return _of_text(written, service) if body is None else _of_json(body, written, service, fields)
 
 
@@ -125,19 +125,24 @@ def _object(text: str) -> Mapping[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _at(body: Any, field: str) -> Any:
+def _at(body: Mapping[str, Any], field: str) -> Any:
     """A field by its own name, or by a dotted path into objects."""
-    if field in body:
-        return body[field]
+    if field in body or "." not in field:
+        return body.get(field)
+    found: Any = body
     for part in field.split("."):
-        if not isinstance(body, Mapping) or part not in body:
+        if not isinstance(found, Mapping) or part not in found:
             return None
-        body = body[part]
-    return body
+        found = found[part]
+    return found
 
 
 def _first(body: Mapping[str, Any], fields: Sequence[str]) -> Any:
-    return next((found for found in (_at(body, field) for field in fields) if found is not None), None)
+    for field in fields:
+        found = _at(body, field)
+        if found is not None:
+            return found
+    return None
 
 
 def _status(value: Any) -> int | None:

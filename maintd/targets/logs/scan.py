@@ -22,7 +22,7 @@ EXACT_BELOW = 32 << 20  # two passes through so much take less than 0.1 s
 SAMPLE, SAMPLE_EVERY = 32 << 10, 8 << 20
 MOST_SPELLINGS = 2  # of more, two passes are as quick
 EVERYTHING = (b"401", b"403")
-_BEFORE = frozenset(b" :\"\tm'=")  # what stands before a status: JSON's colon or quote, a space, the end of a colour
+_BEFORE = frozenset(b' :"\tm')  # what stands before a status: JSON's colon or quote, a space, the end of a colour
 _DIGITS = frozenset(b"0123456789")
 
 ReadInto = Callable[[memoryview], int]
