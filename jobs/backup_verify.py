@@ -10,6 +10,7 @@ in `expect` is a promise: no file for it is a failure. Reads only; nothing is un
 """
 
 import errno
+import json
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +27,7 @@ from maintd.targets.files import shown
 from maintd.targets.health.reporter import tell
 
 LEVELS = ("age", "checksum", "decode")
+NAMES = 1000  # of members or tables that the artifact tells of one backup
 
 
 class Params(JobParams):
@@ -70,14 +72,20 @@ def run(ctx: Context, params: Params) -> None:
     """Each folder in turn."""
     roots = {"": params.root} if params.root else {name: ctx.target("folders", name).path for name in params.folders}
     data = [folder.stat().st_dev for folder in params.data]
-    for name, root in roots.items():
-        with ctx.phase(f"look for backups in {shown(root)}"):
-            found = look(ctx, params, root, name)
-        for one in found:
-            with ctx.phase(f"{one.name}: judge the newest from outside"):
-                outside(ctx, params, one, data)
-        if params.level != "age":
-            Reader(ctx, params, root.resolve()).read(found)
+    records: list[dict[str, Any]] = []
+    try:
+        for name, root in roots.items():
+            with ctx.phase(f"look for backups in {shown(root)}"):
+                found = look(ctx, params, root, name)
+            for one in found:
+                with ctx.phase(f"{one.name}: judge the newest from outside"):
+                    outside(ctx, params, one, data)
+            if params.level != "age":
+                Reader(ctx, params, root.resolve(), records).read(found)
+    finally:
+        # What was read before it stopped took long, and is worth as much.
+        if records:
+            ctx.save("backups-read.json", json.dumps({"backups": records}, indent=1), "application/json")
 
 
 def look(ctx: Context, params: Params, root: Path, name: str) -> list[BackupSet]:
@@ -112,9 +120,9 @@ def outside(ctx: Context, params: Params, one: BackupSet, data: list[int]) -> No
 
 
 class Reader:
-    """Levels `checksum` and `decode`: what reading shows."""
+    """Levels `checksum` and `decode`: what reading shows. Each backup read adds to `records`."""
 
-    def __init__(self, ctx: Context, params: Params, root: Path) -> None:
+    def __init__(self, ctx: Context, params: Params, root: Path, records: list[dict[str, Any]]) -> None:
         self._ctx = ctx
         self._params = params
         self._root = root
@@ -123,6 +131,8 @@ class Reader:
         self._decode = params.level == "decode"
         self._began = time.monotonic()
         self._total = self._done = 0
+        self._records = records
+        self._seen: dict[str, Any] = {}  # of the backup that is being read
 
     def read(self, found: list[BackupSet]) -> None:
         """The newest of each set, and one of the older ones in turn."""
@@ -130,7 +140,7 @@ class Reader:
         chosen = [(one, sets.to_read(one, self._params.newest, self._params.older, day)) for one in found]
         self._total = sum(backup.size_bytes for _, backups in chosen for backup in backups)
         for one, backups in chosen:
-            levels = [self._one(one, backup) for backup in backups]
+            levels = [self._recorded(one, backup) for backup in backups]
             if levels:
                 self._ctx.measure("backup_verified_level", levels[0], "level", set=one.name)
         seconds = max(time.monotonic() - self._began, 1e-3)
@@ -140,6 +150,15 @@ class Reader:
         self._done += count
         rate = self._done / max(time.monotonic() - self._began, 1e-3)
         self._ctx.progress(self._done, self._total, "B", rate=rate)
+
+    def _recorded(self, one: BackupSet, backup: Backup) -> int:
+        """Read one backup and keep what was seen; the level that it passed."""
+        self._seen = {}
+        level = self._one(one, backup)
+        about = {"set": one.name, "path": shown(backup.path), "size_bytes": backup.size_bytes}
+        made_at = f"{backup.made_at:%Y-%m-%dT%H:%M:%SZ}"
+        self._records.append({**about, "made_at": made_at, "passed": LEVELS[level], **self._seen})
+        return level
 
     def _one(self, one: BackupSet, backup: Backup) -> int:
         """Read one backup; the level that it passed."""
@@ -170,6 +189,7 @@ class Reader:
             sha256 = reading.sha256
         else:
             sha256 = archives.sha256_of(path, self._progress)
+        self._seen = seen_in(sha256, reading)
         after = path.stat()
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             ctx.unknown(
@@ -232,8 +252,10 @@ class Reader:
         try:
             found = archives.verify_base_backup(backup.path, self._limits, self._progress)
         except archives.DamagedError as error:
+            self._seen = {"kind": "base backup", "damage": str(error)}
             ctx.fail(f"{subject}: manifest", str(error), expected="sound", hint="restore from another backup")
             return False
+        self._seen = {"kind": "base backup", "files": found.files, "wal": found.wal, "problems": found.problems}
         hint = f"restore from another: {shown('; '.join(found.problems[:3]))}" if found.problems else ""
         ctx.check(f"{subject}: files unlike the manifest", len(found.problems), at_most=0, hint=hint)
         ctx.check(f"{subject}: files", found.files, at_least=1)
@@ -258,3 +280,18 @@ class Reader:
             return False
         hint = "restore from another backup"
         return self._ctx.check(name, said or "sound", equals="sound", hint=hint).status is CheckStatus.OK
+
+
+def seen_in(sha256: str, reading: archives.Reading | None) -> dict[str, Any]:
+    """What reading a file showed, for the artifact."""
+    if reading is None:
+        return {"sha256": sha256}
+    seen = {"sha256": sha256, "kind": reading.kind, "plain_bytes": reading.plain_bytes}
+    if reading.damage or reading.unread:
+        seen |= {"damage": reading.damage, "unread": reading.unread}
+    if reading.contents is not None:
+        names = [shown(name) for name in reading.contents.names[:NAMES]]
+        problems = [shown(problem) for problem in reading.contents.problems]
+        rows = dict(list(reading.contents.rows.items())[:NAMES])
+        seen |= {"entries": reading.contents.count, "names": names, "rows": rows, "problems": problems}
+    return seen

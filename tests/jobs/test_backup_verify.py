@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Iterator, Mapping
@@ -341,3 +342,29 @@ def test_folder_targets_are_looked_into_by_default(tmp_path: Path) -> None:
 
     assert result.outcome == "succeeded", result.told()
     assert "not_configured" in str(getattr(missing.error, "cause", ""))
+
+
+def test_what_was_read_is_kept_with_the_run(tmp_path: Path) -> None:
+    digest = made.write(tmp_path / "sound.tar.gz", made.gz(TAR), summed=True).with_name("sound.tar.gz.sha256")
+    made.write(tmp_path / "cut.tar.gz", made.gz(TAR)[:-9])
+
+    result = verify(tmp_path)
+
+    (artifact,) = result.artifacts
+    read = {Path(one["path"]).name: one for one in json.loads(Path(artifact.path).read_text())["backups"]}
+    sound, cut = read["sound.tar.gz"], read["cut.tar.gz"]
+    assert (sound["passed"], sound["kind"], sound["sha256"]) == ("decode", "tar.gz", digest.read_text()[:64])
+    assert "config/app.yml" in sound["names"]
+    assert sound["entries"] == len(sound["names"])
+    assert (cut["passed"], bool(cut["damage"])) == ("age", True)
+
+
+def test_what_was_read_is_kept_although_the_next_folder_is_empty(tmp_path: Path) -> None:
+    made.write(tmp_path / "full" / "a.tar.gz", made.gz(TAR), summed=True)
+    (tmp_path / "empty").mkdir()
+    folders = {name: {"path": str(tmp_path / name)} for name in ("full", "empty")}
+
+    result = run_job("backup_verify", {"folders": ["full", "empty"]}, {"folders": folders})
+
+    assert result.outcome == "failed"
+    assert [artifact.name for artifact in result.artifacts] == ["backups-read.json"]
