@@ -138,10 +138,10 @@ class StepRun:
             if why != told:
                 told = why
                 self._wait_for(f"waits up to {format_duration(self._run.policy.lock_wait)}: {why}")
+            if self._may_be_given_back():
+                return None
             if self._is_stopped():
                 return why
-            if self._may_give_back and self._means.draining():
-                return None
             waited = timedelta(seconds=time.monotonic() - began)
             if waited >= self._run.policy.lock_wait:
                 return f"{why}; waited {format_duration(self._run.policy.lock_wait)}"
@@ -165,6 +165,11 @@ class StepRun:
             self.stopped = Stopped(StopKind.TIMED_OUT, self._run_timeout_words())
         return self.stopped is not None
 
+    def _may_be_given_back(self) -> bool:
+        """The node is shutting down, nothing else stops the run, and nothing of it has begun."""
+        asked = self._stop.asked
+        return self._may_give_back and self._means.draining() and (asked is None or asked.kind is StopKind.SHUTDOWN)
+
     def _run_timeout_words(self) -> str:
         return f"the run's {format_duration(self._run.policy.timeout)} timeout"
 
@@ -183,7 +188,7 @@ class StepRun:
         first = before[-1].number + 1 if before else 1
         number = first
         while True:
-            if self._may_give_back and not self.begun and self._means.draining():
+            if not self.begun and self._may_be_given_back():
                 return None
             verdict = self._attempt(job, number)
             if self._not_configured:

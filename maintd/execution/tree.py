@@ -145,7 +145,7 @@ def orphans_of(state_dir: Path) -> list[int]:
         if mark is None or not mark.startswith(prefix):
             continue
         owner, _, started = mark[len(prefix) :].partition("|")
-        if owner.isdigit() and str(start_time(int(owner))) != started:
+        if owner.isdigit() and (is_zombie(int(owner)) or str(start_time(int(owner))) != started):
             found.append(pid)
     return found
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import os
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+from servers.base import wait_for
 
 from maintd.clock import SystemClock
 from maintd.execution import tree
@@ -27,7 +28,6 @@ from maintd.model import (
 )
 from maintd.settings import Settings, Targets
 from maintd.store import Store, open_store
-from servers.base import wait_for
 
 HEADER = '''"""A job of a test."""
 
@@ -62,8 +62,9 @@ class Node:
         self.folder = folder
         self.jobs_dir = folder / "jobs"
         self.jobs_dir.mkdir(parents=True, exist_ok=True)
-        values = {"slots": 8, "grace": "500ms", "heartbeat": "200ms", "lease": "30s", "node": "n1"} | settings
-        self.settings = Settings(state_dir=folder / "state", _env_file=None, **values)
+        values: dict[str, Any] = {"slots": 8, "grace": "500ms", "heartbeat": "200ms", "lease": "30s", "node": "n1"}
+        values |= {"state_dir": folder / "state"} | settings
+        self.settings = Settings(_env_file=None, **values)
         self.targets = Targets()
         self.jobs: dict[str, JobDescription] = {}
         self.clock = SystemClock()
@@ -184,15 +185,9 @@ def is_alive(pid: int) -> bool:
 
 def read_pids(path: Path, count: int) -> list[int]:
     """Numbers that processes of a job wrote into a file, once all are there."""
-    return wait_for(
-        lambda: (found if len(found := path.read_text().split()) >= count else None) if path.exists() else None,
-        f"{count} numbers in {path.name}",
-    ) and [int(word) for word in path.read_text().split()]
 
+    def numbers() -> list[int] | None:
+        found = [int(word) for word in path.read_text(encoding="ascii").split()] if path.exists() else []
+        return found if len(found) >= count else None
 
-def later(at: datetime, **by: float) -> datetime:
-    return at + timedelta(**by)
-
-
-def own_pid() -> int:
-    return os.getpid()
+    return wait_for(numbers, f"{count} numbers in {path.name}")

@@ -9,10 +9,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-
-from maintd.model import AttemptState, CheckStatus, Policy, RunState
 from processes.nodes import Node, is_alive, only, read_pids
 from servers.base import wait_for
+
+from maintd.model import AttemptState, CheckStatus, Policy, RunState
 
 
 def test_a_job_that_returns_and_meets_its_checks_succeeds(here: Node) -> None:

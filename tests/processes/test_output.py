@@ -6,10 +6,10 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from processes.nodes import Node, only
 
 from maintd.model import RunState
 from maintd.settings import PostgresTarget, Targets
-from processes.nodes import Node, only
 
 
 def test_a_flood_of_output_keeps_its_head_and_its_tail(here: Node) -> None:

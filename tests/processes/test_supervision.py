@@ -7,11 +7,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from processes.nodes import Node, only
+from servers.base import wait_for
 
 from maintd.model import OnFailure, Policy, RunState, SkipReason, StepState, Trigger
 from maintd.settings import FolderTarget, Targets
-from processes.nodes import Node, only
-from servers.base import wait_for
 
 QUICK = Policy(retry_backoff=timedelta(milliseconds=50), lock_wait=timedelta(milliseconds=300))
 
@@ -170,9 +170,7 @@ def test_shared_locks_are_held_together(here: Node, tmp_path: Path) -> None:
     """
     name = here.job(body, 'timeout="10s"')
 
-    runs = [
-        here.queue(here.step(name, {"into": str(tmp_path), "text": text}, locks={lock: "shared"})) for text in "ab"
-    ]
+    runs = [here.queue(here.step(name, {"into": str(tmp_path), "text": text}, locks={lock: "shared"})) for text in "ab"]
 
     assert [here.ended(run_id).state for run_id in runs] == [RunState.SUCCEEDED] * 2
 
