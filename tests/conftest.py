@@ -30,7 +30,7 @@ def redis_server() -> Iterator[redis.RedisServer]:
 
 @pytest.fixture(scope="session")
 def prometheus_server() -> Iterator[prometheus.WebServer]:
-    """Without any history; a test that needs some starts its own with `servers.prometheus.prometheus(openmetrics=…)`."""
+    """Without history; a test that needs some starts its own: `servers.prometheus.prometheus(openmetrics=…)`."""
     with prometheus.prometheus() as server:
         yield server
 

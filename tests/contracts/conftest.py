@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from servers.postgres import PostgresServer
 
 from maintd.clock import ManualClock
 from maintd.store import Store, open_store
-from servers.postgres import PostgresServer
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 

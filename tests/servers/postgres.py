@@ -31,7 +31,8 @@ class PostgresServer:
 
     def start(self) -> None:
         options = (
-            f"-p {self.port} -c listen_addresses={','.join(self.addresses)} -c unix_socket_directories={self.folder} -c fsync=off"
+            f"-p {self.port} -c listen_addresses={','.join(self.addresses)} -c fsync=off"
+            f" -c unix_socket_directories={self.folder}"
             " -c shared_preload_libraries=pg_stat_statements"
         )
         self._run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-l", f"{self.folder}/log", "-o", options, "start")

@@ -1,0 +1,22 @@
+"""The short form of the endurance run: less than a minute of faults on each kind of store."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from endurance.driver import endure
+
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.mark.parametrize(("kind", "nodes"), [("sqlite", 1), ("postgres", 2)])
+def test_under_faults_nothing_is_lost_and_nothing_runs_twice(kind: str, nodes: int) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounts file systems and makes networks of its own: needs root")
+
+    outcome = endure(7, 25, kind=kind, nodes=nodes, entries=30)
+
+    assert outcome.violations == [], outcome.text()
+    assert outcome.processes > 20, outcome.text()
