@@ -196,7 +196,11 @@ def main() -> None:
               f"{sum(pss_mib(child.pid) for child in children):.1f} in {len(children)} processes; "
               f"template {max(child.memory_info().rss for child in children) / 2**20:.1f} RSS")  # fmt: skip
         bench.stop()
-        slots = Bench(Path(folder) / "second", options.store, slots=16) if (Path(folder) / "second").mkdir() is None else bench
+        slots = (
+            Bench(Path(folder) / "second", options.store, slots=16)
+            if (Path(folder) / "second").mkdir() is None
+            else bench
+        )
         slots.make_warm()
         print(f"trivial recorded runs: {throughput(slots, options.runs):.0f} per second with 16 slots")
         slots.stop()

@@ -262,7 +262,7 @@ def judge_run(steps: Sequence[StepOutcome], stopped: Stopped | None = None) -> R
     """What a run was, from its steps in order and from what stopped it.
 
     1. What stopped the run as a whole, unless every step had ended by itself and none was left out.
-    2. The first step that went wrong.
+    2. The first step that went wrong, or was not run to its end.
     3. No step had its target: skipped as not configured.
     4. Any step that warned.
     """
@@ -282,15 +282,15 @@ def judge_run(steps: Sequence[StepOutcome], stopped: Stopped | None = None) -> R
         return RunVerdict(state, said or alone or f"{how} {stopped.reason}")
     if bad is not None:
         return RunVerdict(_RUN_OF[bad.state], _told(bad, steps))
+    unreached = next((step for step in steps if step.state in (StepState.PENDING, StepState.RUNNING)), None)
+    if unreached is not None:
+        return RunVerdict(RunState.FAILED, f"{unreached.name}: it was not run to its end")
     left_out = [step for step in steps if step.not_configured]
     if steps and len(left_out) == len(steps):
         return RunVerdict(RunState.SKIPPED, _told(left_out[0], steps), SkipReason.NOT_CONFIGURED)
     warned = next((step for step in steps if step.state is StepState.WARNED), None)
     if warned is not None:
         return RunVerdict(RunState.WARNED, _told(warned, steps))
-    unreached = next((step for step in steps if step.state in (StepState.PENDING, StepState.RUNNING)), None)
-    if unreached is not None:
-        return RunVerdict(RunState.FAILED, f"{unreached.name}: it was not run to its end")
     if left_out:
         return RunVerdict(RunState.SUCCEEDED, "not configured: " + ", ".join(step.name for step in left_out))
     retried = next((step for step in steps if step.state is StepState.SUCCEEDED and step.reason), None)

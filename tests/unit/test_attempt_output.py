@@ -1,0 +1,111 @@
+"""The log of an attempt: complete at both ends, bounded between, whatever way the bytes are cut."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maintd.execution.output import CALM, LINE_COST, LINE_LIMIT, Output
+from maintd.model import LogLine, LogTrim
+
+AT = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
+
+
+def recorded(output: Output, chunks: list[bytes], *, take_each: bool = True) -> tuple[dict[int, str], int]:
+    """Lines by number as the store would have them in the end, and how many were trimmed."""
+    lines: dict[int, str] = {}
+    left_out = 0
+
+    def record(final: bool = False) -> None:
+        nonlocal left_out
+        for item in output.take(final=final):
+            if isinstance(item, LogTrim):
+                left_out += item.last - item.first + 1
+                for number in [n for n in lines if item.first <= n <= item.last]:
+                    del lines[number]
+            elif isinstance(item, LogLine):
+                assert item.seq not in lines
+                lines[item.seq] = item.text
+
+    for chunk in chunks:
+        output.feed("stdout", chunk, AT)
+        if take_each:
+            record()
+    output.end(AT)
+    record(final=True)
+    return lines, left_out
+
+
+@given(st.lists(st.binary(max_size=300), max_size=20), st.booleans())
+def test_a_short_log_is_kept_whole_however_it_is_cut(chunks: list[bytes], take_each: bool) -> None:
+    text = b"".join(chunks).decode("utf-8", errors="replace").replace("\0", "\ufffd")
+    wanted = text.split("\n")
+    if wanted[-1] == "":
+        wanted.pop()
+
+    lines, left_out = recorded(Output(1_000_000), chunks, take_each=take_each)
+
+    assert left_out == 0
+    # A character that is cut by the end of a line is replaced on both ways alike, but not always by as many.
+    assert [line.replace("\ufffd", "") for line in lines.values()] == [
+        line.removesuffix("\r").replace("\ufffd", "") for line in wanted
+    ]
+
+
+@given(st.integers(1, 3000), st.integers(0, 200), st.integers(1, 400), st.booleans())
+def test_of_a_long_log_the_first_and_the_last_lines_are_kept(
+    count: int, width: int, per_chunk: int, take_each: bool
+) -> None:
+    limit = 20_000
+    all_lines = [f"{n} {'x' * width}" for n in range(1, count + 1)]
+    data = [line.encode() + b"\n" for line in all_lines]
+    chunks = [b"".join(data[n : n + per_chunk]) for n in range(0, count, per_chunk)]
+
+    lines, left_out = recorded(Output(limit), chunks, take_each=take_each)
+
+    numbers = sorted(lines)
+    assert len(numbers) + left_out == count
+    assert all(lines[number] == all_lines[number - 1] for number in numbers)
+    assert (numbers[0], numbers[-1]) == (1, count)
+    gaps = [(a, b) for a, b in pairwise(numbers) if b != a + 1]
+    assert len(gaps) <= 1
+    cost = sum(len(text) + 1 + LINE_COST for text in lines.values())
+    # The head ends, and the tail begins, with a whole chunk.
+    assert cost <= 2 * limit + 2 * (limit // 8 + (width + 110) * 40) + limit // 8
+
+
+def test_an_endless_line_is_cut_and_counted() -> None:
+    output = Output(1_000_000)
+
+    lines, _ = recorded(output, [b"y" * 50_000] * 10 + [b"\nnext\n"])
+
+    assert lines[1] == "y" * LINE_LIMIT + f" … and {500_000 - LINE_LIMIT} bytes more"
+    assert lines[2] == "next"
+
+
+def test_a_flood_is_held_back_until_the_end() -> None:
+    output = Output(10_000_000)
+    line = b"z" * 99 + b"\n"
+    for _ in range(60):
+        output.feed("stdout", line * 1000, AT)
+    head = [item for item in output.take() if isinstance(item, LogLine)]
+    for _ in range(60):
+        output.feed("stdout", line * 1000, AT)
+
+    later = list(output.take())
+
+    assert CALM < 10_000_000
+    assert 50_000 <= len(head) <= 51_000
+    assert later == []
+
+
+def test_secrets_are_blotted_out_across_chunks() -> None:
+    output = Output(10_000)
+    output.hide(["hunter2hunter2"])
+
+    lines, _ = recorded(output, [b"password hunter2", b"hunter2 it is\n"])
+
+    assert list(lines.values()) == ["password *** it is"]
