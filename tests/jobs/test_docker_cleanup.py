@@ -1,0 +1,398 @@
+"""A real engine of its own: exactly which images, containers and volumes survive a clean-up."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jobs.running import JOBS, JobResult, run_job
+from servers.base import wait_for
+from servers.docker import DockerEngine, docker_engine
+
+from maintd.context import Context, Standing
+from maintd.job import load_job
+from maintd.model import Change, CheckStatus, Report
+from maintd.settings import DockerTarget, Targets
+from maintd.targets import removing
+from maintd.targets.docker import PROJECT, SERVICE, Docker, connect
+from maintd.targets.leftovers import KeptContainer, Rules, StoredImage, judge_images
+from maintd.targets.removing import InUseError
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+AT_ONCE = {"image_age": "0s", "container_age": "0s", "build_cache": None, "max_share": 1.0}
+
+
+@pytest.fixture(scope="module")
+def own_engine() -> Iterator[DockerEngine]:
+    """Its images are removed here, which must not be those of other tests."""
+    with docker_engine() as engine:
+        yield engine
+
+
+@pytest.fixture
+def engine(own_engine: DockerEngine) -> Iterator[DockerEngine]:
+    """Empty at the end: containers, volumes and images."""
+    yield own_engine
+    own_engine.remove_all()
+    client = own_engine.client()
+    try:
+        for volume in client.volumes.list():
+            volume.remove(force=True)
+        # A child was made after the image that it is built on.
+        for image in sorted(client.images.list(), key=lambda image: image.attrs["Created"], reverse=True):
+            client.images.remove(image.id, force=True)
+    finally:
+        client.close()
+
+
+@pytest.fixture
+def client(engine: DockerEngine) -> Iterator[Any]:
+    made = engine.client()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def docker(engine: DockerEngine) -> Iterator[Docker]:
+    with connect(DockerTarget(url=engine.url)) as made:
+        yield made
+
+
+def clean(engine: DockerEngine, *, dry_run: bool = False, **params: Any) -> JobResult:
+    targets = {"docker": {"main": {"url": engine.url}}}
+    return run_job("docker_cleanup", {**AT_ONCE, **params}, targets, dry_run=dry_run)
+
+
+def tags(client: Any) -> set[str]:
+    """All tags, and how many images have none."""
+    images = client.images.list()
+    return {tag for image in images for tag in image.tags} | {
+        f"{sum(not image.tags for image in images)} without a name"
+    }
+
+
+def ended(client: Any, image: str, name: str, words: str = "echo last words", **more: Any) -> Any:
+    """A container that has run to its end."""
+    container = client.containers.create(image, ["sh", "-c", words], name=name, network_mode="none", **more)
+    container.start()
+    wait_for(lambda: client.containers.get(container.id).status == "exited", f"{name} to end")
+    return container
+
+
+def names(client: Any) -> set[str]:
+    return {container.name for container in client.containers.list(all=True)}
+
+
+@pytest.mark.engine
+def test_the_newest_generations_stay_and_so_does_what_any_container_uses(engine: DockerEngine, client: Any) -> None:
+    for number in range(1, 8):
+        engine.busybox(f"app/x:{number}")
+    client.containers.create("app/x:1", ["true"], name="never-started", network_mode="none")
+    ended(client, "app/x:2", "stopped", labels={PROJECT: "cli-trading"})
+
+    result = clean(engine)
+
+    assert tags(client) == {"app/x:1", "app/x:2", "app/x:5", "app/x:6", "app/x:7", "0 without a name"}, result.told()
+    assert {change.details["tags"] for change in result.changes} == {"app/x:3", "app/x:4"}
+    plan = json.loads(Path(result.artifacts[0].path).read_text())
+    kept = {image["tags"][0]: image["kept"] for image in plan["images"]}
+    assert kept["app/x:1"] == "used by the created container never-started"
+    assert kept["app/x:2"] == "used by the exited container stopped"
+    assert kept["app/x:3"] is None
+    assert kept["app/x:7"] == "among the 3 newest of its repository"
+    assert result.measure("docker_images_removed") == 2
+
+
+@pytest.mark.engine
+def test_the_build_before_the_last_stays_though_it_has_no_name_any_more(engine: DockerEngine, client: Any) -> None:
+    for _ in range(5):
+        engine.busybox("app/y:latest")
+
+    clean(engine, generations=2)
+
+    assert tags(client) == {"app/y:latest", "2 without a name"}
+
+
+@pytest.mark.engine
+def test_tags_and_labels_for_going_back_are_kept(engine: DockerEngine, client: Any) -> None:
+    engine.busybox("maintd/rollback:web-20260101T000000Z")
+    engine.busybox("app/z:rollback-1")
+    client.images.build(fileobj=io.BytesIO(b"FROM app/z:rollback-1\nLABEL maintd.keep=yes\n"), tag="app/z:old", rm=True)
+    for number in range(1, 4):
+        engine.busybox(f"app/z:{number}")
+        engine.busybox(f"maintd/rollback:web-2026020{number}T000000Z")
+
+    result = clean(engine, generations=1)
+
+    left = tags(client)
+    assert {"maintd/rollback:web-20260101T000000Z", "app/z:rollback-1", "app/z:old", "app/z:3"} <= left, result.told()
+    assert not {"app/z:1", "app/z:2"} & left
+
+
+@pytest.mark.engine
+def test_an_image_with_two_names_goes_only_when_both_are_old(engine: DockerEngine, client: Any) -> None:
+    for repository in ("one/a", "one/b"):
+        engine.busybox(f"{repository}:1")
+    client.images.get("one/a:1").tag("two/a", "1")
+    client.images.get("one/a:1").tag("one/a", "first")
+    client.images.get("one/b:1").tag("alone/b", "1")
+    for repository in ("one/a", "two/a", "one/b"):
+        engine.busybox(f"{repository}:2")
+
+    result = clean(engine, generations=1)
+
+    # one/b:1 is old, but alone/b has no newer generation.
+    assert tags(client) == {"one/a:2", "two/a:2", "one/b:1", "one/b:2", "alone/b:1", "0 without a name"}, result.told()
+    assert len(result.changes) == 1
+
+
+@pytest.mark.engine
+def test_an_image_that_was_tagged_a_minute_ago_stays_however_old_its_build(engine: DockerEngine, client: Any) -> None:
+    for number in range(1, 6):
+        engine.busybox(f"app/x:{number}")
+
+    clean(engine, image_age="14d", generations=1)
+
+    assert len(tags(client)) == 6
+
+
+@pytest.mark.engine
+def test_ended_containers_go_after_their_last_lines_were_saved(engine: DockerEngine, client: Any) -> None:
+    image = engine.busybox()
+    project = {PROJECT: "cli-trading", SERVICE: "migrator"}
+    ended(client, image, "crashed", "echo out; echo err >&2; exit 3")
+    ended(client, image, "long", "i=0; while [ $i -lt 20 ]; do echo line-$i; i=$((i+1)); done")
+    ended(client, image, "one-off", labels={**project, "com.docker.compose.oneoff": "True"})
+    ended(client, image, "of-project", labels=project)
+    ended(client, image, "kept", labels={"maintd.keep": ""})
+    client.containers.create(image, ["true"], name="created", network_mode="none")
+    client.containers.run(image, ["sleep", "600"], name="running", network_mode="none", detach=True)
+    stopped = client.containers.run(
+        image, ["sleep", "600"], name="stopped-by-hand", network_mode="none", detach=True,
+        restart_policy={"Name": "unless-stopped"},
+    )  # fmt: skip
+    stopped.kill()
+    wait_for(lambda: client.containers.get(stopped.id).status == "exited", "it to be stopped")
+
+    result = clean(engine, log_lines=5)
+
+    assert names(client) == {"of-project", "kept", "created", "running", "stopped-by-hand"}, result.told()
+    saved = {artifact.name.split("-")[2]: Path(artifact.path).read_text() for artifact in result.artifacts[1:]}
+    assert {line.split(" ", 1)[1] for line in saved["crashed"].splitlines()} == {"out", "err"}
+    assert [line.split(" ", 1)[1] for line in saved["long"].splitlines()] == [f"line-{n}" for n in range(15, 20)]
+    order = [item for item in result.items if isinstance(item, Change) or getattr(item, "type", "") == "artifact"]
+    removed = next(i for i, item in enumerate(order) if isinstance(item, Change) and "crashed" in item.target)
+    assert "crashed" in getattr(order[removed - 1], "name", "")
+
+
+@pytest.mark.engine
+def test_a_container_whose_log_cannot_be_saved_stays(engine: DockerEngine, client: Any) -> None:
+    ended(client, engine.busybox(), "silent", log_config={"Type": "none", "Config": {}})
+
+    result = clean(engine)
+
+    assert names(client) == {"silent"}
+    assert result.check("main: containers that could not be removed").status is CheckStatus.FAIL, result.told()
+
+
+@pytest.mark.engine
+def test_volumes_are_counted_and_never_removed(engine: DockerEngine, client: Any) -> None:
+    image = engine.busybox()
+    client.volumes.create("precious")
+    client.volumes.create("unused")
+    ended(client, image, "with-volumes", "echo x > /a/x; echo y > /b/y", volumes=["/a", "precious:/b"])
+    before = {volume.name for volume in client.volumes.list()}
+
+    result = clean(engine, volume_age="0s", max_dangling="1")
+
+    assert names(client) == set()
+    assert {volume.name for volume in client.volumes.list()} == before
+    assert len(before) == 3
+    again = clean(engine, volume_age="0s", max_dangling="1")
+    check = again.check("main: volumes without a container")
+    assert check.status is CheckStatus.WARN, again.told()
+    assert "never removed here" in check.hint
+    assert again.measure("docker_dangling_volumes") == 3
+    assert result.measure("docker_dangling_volumes") == 1
+
+
+@pytest.mark.engine
+def test_what_comes_into_use_between_plan_and_removal_survives(engine: DockerEngine, client: Any) -> None:
+    for number in range(1, 4):
+        engine.busybox(f"app/x:{number}")
+    idle = ended(client, engine.busybox(), "idle", "test -e /tmp/again && sleep 600; touch /tmp/again")
+
+    def meanwhile(change: Change) -> None:
+        if change.action == "remove container":
+            idle.start()
+        elif "app/x:1" in change.target:
+            client.containers.create("app/x:1", ["true"], name="late", network_mode="none")
+
+    logs = watched(engine, meanwhile, generations=1)
+
+    assert names(client) == {"idle", "late"}
+    assert "app/x:1" in tags(client)
+    assert "app/x:2" not in tags(client)
+    assert any("container idle stays: it was started meanwhile" in line for line in logs)
+    assert any("image app/x:1 stays: used by the created container late" in line for line in logs)
+
+
+def watched(engine: DockerEngine, meanwhile: Callable[[Change], None], **params: Any) -> list[str]:
+    """Run the job; `meanwhile` is called when a change was declared and is not done yet."""
+    loaded, logs = load_job(JOBS / "docker_cleanup.py"), list[str]()
+    folder = Path(tempfile.mkdtemp(prefix="maintd-job-"))
+    standing = Standing(
+        1, "docker_cleanup", "docker_cleanup", 1, None, datetime.now(UTC) + timedelta(minutes=5), False,
+        Targets.model_validate({"docker": {"main": {"url": engine.url}}}), folder / "artifacts", folder / "work",
+    )  # fmt: skip
+
+    def report(item: Report) -> None:
+        if isinstance(item, Change):
+            meanwhile(item)
+
+    loaded.run(Context(standing, report, logs.append), loaded.params.model_validate({**AT_ONCE, **params}))
+    return logs
+
+
+@pytest.mark.engine
+def test_when_the_engine_declines_all_tags_are_as_before(engine: DockerEngine, client: Any, docker: Docker) -> None:
+    engine.busybox("app/base:1")
+    client.images.get("app/base:1").tag("app/base", "first")
+    client.images.get("app/base:1").tag("other/base", "1")
+    client.images.build(fileobj=io.BytesIO(b"FROM app/base:1\nLABEL a=b\n"), tag="app/child:1", rm=True)
+    images, parents = removing.stored_images(docker)
+    base = next(image for image in images if "app/base:1" in image.tags)
+
+    with pytest.raises(InUseError, match="dependent child"):
+        removing.remove_image(docker, base)
+
+    assert tags(client) == {"app/base:1", "app/base:first", "other/base:1", "app/child:1", "0 without a name"}
+    assert base.id in parents
+
+
+@pytest.mark.engine
+def test_a_tag_that_moved_since_the_plan_saves_its_image(engine: DockerEngine, client: Any, docker: Docker) -> None:
+    engine.busybox("app/x:1")
+    (planned,), _ = removing.stored_images(docker)
+    engine.busybox("app/x:1")
+
+    with pytest.raises(InUseError, match="tags have changed"):
+        removing.remove_image(docker, planned)
+
+    assert tags(client) == {"app/x:1", "1 without a name"}
+
+
+@pytest.mark.engine
+def test_a_dry_run_shows_the_plan_and_removes_nothing(engine: DockerEngine, client: Any) -> None:
+    for number in range(1, 4):
+        engine.busybox(f"app/x:{number}")
+    ended(client, engine.busybox(), "ended")
+
+    result = clean(engine, dry_run=True, generations=1, build_cache="14d")
+
+    assert [(change.action, change.done) for change in result.changes] == [
+        ("remove container", False), ("remove image", False), ("remove image", False), ("prune build cache", False),
+    ]  # fmt: skip
+    assert len(tags(client)) == 5
+    assert names(client) == {"ended"}
+    assert [artifact.name for artifact in result.artifacts] == ["plan-main.json"]
+
+
+@pytest.mark.engine
+def test_a_plan_beyond_a_limit_removes_nothing_of_its_kind(engine: DockerEngine, client: Any) -> None:
+    for number in range(1, 9):
+        engine.busybox(f"app/x:{number}")
+
+    by_count, by_share = clean(engine, generations=1, max_images=3), clean(engine, generations=1, max_share=0.3)
+
+    for result in (by_count, by_share):
+        check = result.check("main: images to remove")
+        assert (check.observed, check.status) == (7, CheckStatus.FAIL)
+        assert "max_share or max_images" in check.hint
+    assert len(tags(client)) == 9
+
+
+@pytest.mark.engine
+def test_the_build_cache_is_dropped_where_that_is_asked_for(engine: DockerEngine) -> None:
+    result = clean(engine, build_cache="14d")
+
+    assert [change.action for change in result.changes] == ["prune build cache"]
+    assert result.measure("docker_build_cache_freed_bytes") == 0
+    assert result.outcome == "succeeded", result.told()
+
+
+def test_an_engine_that_is_down_fails(tmp_path: Path) -> None:
+    result = run_job("docker_cleanup", {}, {"docker": {"main": {"url": f"unix://{tmp_path}/no.sock"}}})
+
+    assert result.outcome == "failed"
+    assert "dockerd" in result.check("main: cleaned").hint
+
+
+def image(
+    number: int,
+    *tags: str,
+    digests: tuple[str, ...] = (),
+    days: float | None = 100,
+    labels: dict[str, str] | None = None,
+) -> StoredImage:
+    tagged = None if days is None else NOW - timedelta(days=days)
+    return StoredImage(f"sha256:{number:064x}", tags, digests, labels or {}, 1000, NOW, tagged)
+
+
+def container(text: str, image_id: str = "sha256:gone") -> KeptContainer:
+    return KeptContainer("c", "web", text, image_id, "exited", NOW, "", {}, False)
+
+
+RULES = Rules(1, timedelta(days=14), timedelta(days=7), (), "maintd.keep")
+NEWER = image(99, "app/x:9", days=20)
+
+
+@pytest.mark.parametrize(
+    ("text", "image_id"),
+    [
+        ("app/x:1", "sha256:gone"),  # by name: the next start takes it
+        ("app/x@sha256:d1", "sha256:gone"),  # by the digest under which it was pulled
+        ("app/x:9", f"sha256:{1:064x}"),  # by id, though the tag has moved on
+        (f"sha256:{1:064x}", "sha256:gone"),
+        ("anything", "sha256:d1"),  # a containerd store has the manifest's digest for an id
+    ],
+)
+def test_every_way_to_use_an_image_counts(text: str, image_id: str) -> None:
+    old = image(1, "app/x:1", digests=("app/x@sha256:d1",))
+
+    decisions = judge_images([old, NEWER], [container(text, image_id)], frozenset(), RULES, NOW)
+
+    assert "used by" in next(one.kept for one in decisions if one.subject is old)
+
+
+def test_an_image_without_a_known_time_here_stays() -> None:
+    old = image(1, "app/x:1", days=None)
+
+    decisions = judge_images([old, NEWER], [], frozenset(), RULES, NOW)
+
+    assert "not known" in next(one.kept for one in decisions if one.subject is old)
+
+
+def test_a_nameless_image_counts_with_its_compose_service() -> None:
+    labels = {PROJECT: "cli-trading", SERVICE: "web"}
+    now, before, old = (image(n, *t, days=20 + n, labels=labels) for n, t in ((1, ["w:1"]), (2, []), (3, [])))
+    rules = Rules(2, timedelta(days=14), timedelta(days=7), (), "maintd.keep")
+
+    decisions = judge_images([now, before, old], [], frozenset(), rules, NOW)
+
+    assert [one.subject for one in decisions if one.goes] == [old]
+
+
+def test_a_name_without_a_tag_means_latest() -> None:
+    old = image(1, "redis:latest", days=100)
+    newer = image(2, "redis:8", days=20)
+
+    decisions = judge_images([old, newer], [container("redis")], frozenset(), RULES, NOW)
+
+    assert "used by" in next(one.kept for one in decisions if one.subject is old)
