@@ -9,8 +9,8 @@ Each is looked at once more just before; what came into use meanwhile stays. Vol
 """
 
 import json
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from pydantic import Field
@@ -19,7 +19,15 @@ from maintd.job import CheckStatus, Context, Duration, JobParams, Size, TargetEr
 from maintd.targets import docker, removing
 from maintd.targets.docker import Docker
 from maintd.targets.health.reporter import unanswered
-from maintd.targets.leftovers import Decision, KeptContainer, Rules, StoredImage, judge_containers, judge_images
+from maintd.targets.leftovers import (
+    Decision,
+    KeptContainer,
+    References,
+    Rules,
+    StoredImage,
+    judge_containers,
+    judge_images,
+)
 from maintd.targets.removing import InUseError
 
 T = TypeVar("T")
@@ -60,7 +68,7 @@ class Params(JobParams):
     """Those younger than this are not counted."""
 
 
-@job(timeout="1h", mutates=True, repeatable=True, locks={"docker": "exclusive"}, needs=("docker",))
+@job(timeout="1h", mutates=True, repeatable=True, locks={"docker": "exclusive"}, needs=("docker",), history_of="job")
 def run(ctx: Context, params: Params) -> None:
     """Each engine in turn; one that cannot be reached does not hold up the others."""
     names = params.targets or tuple(ctx.targets.docker)
@@ -84,7 +92,8 @@ def clean(ctx: Context, params: Params, engine: Docker) -> None:
         images, parents = removing.stored_images(engine)
         disk(ctx, params, engine)
     old = judge_containers(containers, rules, ctx.now())
-    unused = judge_images(images, containers, parents, rules, ctx.now())
+    unused_since = idle(ctx, name, images, References(containers))
+    unused = judge_images(images, containers, parents, rules, ctx.now(), unused_since)
     ctx.save(f"plan-{name}.json", plan_text(old, unused), "application/json")
     remove(
         ctx, params, name, "container", old, params.max_containers, lambda one: drop_container(ctx, params, engine, one)
@@ -93,6 +102,22 @@ def clean(ctx: Context, params: Params, engine: Docker) -> None:
     if params.build_cache is not None:
         with ctx.phase(f"{name}: drop what builds have cached"):
             cache(ctx, params, engine, params.build_cache)
+
+
+def idle(ctx: Context, name: str, images: list[StoredImage], uses: References) -> Mapping[str, datetime]:
+    """Since when the runs so far, without a break, have found pulled images unused; kept as a measure for the next."""
+    since: dict[str, datetime] = {}
+    for image in images:
+        if image.tagged_at is not None:
+            continue
+        unused = not uses.of(image)
+        short = image.id.rpartition(":")[2][:24]
+        for point in reversed(ctx.series("docker_image_unused", engine=name, image=short) if unused else ()):
+            if not point.value:
+                break
+            since[image.id] = point.at
+        ctx.measure("docker_image_unused", int(unused), "", engine=name, image=short)
+    return since
 
 
 def remove(

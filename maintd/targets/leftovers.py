@@ -83,8 +83,13 @@ def judge_images(
     parents: frozenset[str],
     rules: Rules,
     now: datetime,
+    unused_since: Mapping[str, datetime] | None = None,
 ) -> list[Decision[StoredImage]]:
-    """Which images may go, those that are longest here first. parents: ids on which other images are built."""
+    """Which images may go, those that are longest here first. parents: ids on which other images are built.
+
+    unused_since: id → since when earlier looks have found it unused, for those of which the engine does not say since
+    when they are here: it notes a time only where a name is given, not where an image is pulled.
+    """
     ranks = _generations(images)
     uses = References(containers)
     decisions = []
@@ -92,9 +97,10 @@ def judge_images(
         kept = uses.of(image) or _named(image, rules)
         if not kept and image.id in parents:
             kept = "another image is built on it"
-        if not kept and image.tagged_at is None:
+        here_since = image.tagged_at or (unused_since or {}).get(image.id)
+        if not kept and here_since is None:
             kept = "it is not known since when it is here"
-        if not kept and image.tagged_at is not None and now - image.tagged_at < rules.image_age:
+        if not kept and here_since is not None and now - here_since < rules.image_age:
             kept = "not here for long"
         if not kept and ranks[image.id] < rules.generations:
             kept = f"among the {rules.generations} newest of its repository"

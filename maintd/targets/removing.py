@@ -167,7 +167,8 @@ def _look(engine: Docker, name: str) -> StoredImage:
 
 def _remove(engine: Docker, name: str) -> None:
     with _faster(), translated(engine.name):
-        engine.client.api.remove_image(name, force=False)
+        # noprune: else what it was built upon goes along when it has no tag, whatever label it has.
+        engine.client.api.remove_image(name, force=False, noprune=True)
 
 
 def last_lines(engine: Docker, container: KeptContainer, count: int) -> bytes:

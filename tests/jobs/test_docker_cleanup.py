@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import pytest
 from jobs.running import JOBS, JobResult, run_job
 from servers.base import wait_for
 from servers.docker import DockerEngine, docker_engine
+from servers.registry import registry
 
-from maintd.context import Context, Standing
+from maintd.context import Context, Point, Standing
 from maintd.job import load_job
 from maintd.model import Change, CheckStatus, Report
 from maintd.settings import DockerTarget, Targets
@@ -64,9 +65,11 @@ def docker(engine: DockerEngine) -> Iterator[Docker]:
         yield made
 
 
-def clean(engine: DockerEngine, *, dry_run: bool = False, **params: Any) -> JobResult:
+def clean(
+    engine: DockerEngine, *, dry_run: bool = False, series: Mapping[str, Sequence[Point]] | None = None, **params: Any
+) -> JobResult:
     targets = {"docker": {"main": {"url": engine.url}}}
-    return run_job("docker_cleanup", {**AT_ONCE, **params}, targets, dry_run=dry_run)
+    return run_job("docker_cleanup", {**AT_ONCE, **params}, targets, dry_run=dry_run, series=series)
 
 
 def tags(client: Any) -> set[str]:
@@ -160,6 +163,52 @@ def test_an_image_that_was_tagged_a_minute_ago_stays_however_old_its_build(engin
     clean(engine, image_age="14d", generations=1)
 
     assert len(tags(client)) == 6
+
+
+@pytest.mark.engine
+def test_an_unused_parent_with_a_label_to_keep_outlives_what_was_built_on_it(
+    engine: DockerEngine, client: Any, docker: Docker
+) -> None:
+    engine.busybox("app/base:1")
+    client.images.build(fileobj=io.BytesIO(b"FROM app/base:1\nLABEL maintd.keep=yes\n"), tag="app/kept:1", rm=True)
+    client.images.build(fileobj=io.BytesIO(b"FROM app/kept:1\nLABEL a=b\n"), tag="app/child:1", rm=True)
+    parent = client.images.get("app/kept:1").id
+    client.api.remove_image("app/kept:1", noprune=True)  # now it has no name
+    child = next(image for image in removing.stored_images(docker)[0] if "app/child:1" in image.tags)
+
+    removing.remove_image(docker, child)
+
+    # By default the engine prunes parents without a name along with an image, whatever their labels say.
+    assert client.images.get(parent).tags == []
+    assert tags(client) == {"app/base:1", "1 without a name"}
+
+
+@pytest.mark.engine
+def test_a_pulled_image_goes_once_the_runs_have_found_it_unused_for_long(engine: DockerEngine, client: Any) -> None:
+    now = datetime.now(UTC)
+    with registry() as source:
+        for number in range(1, 5):
+            source.push("app", str(number), f"content {number}", created=f"2020-01-0{number}T00:00:00Z")
+            client.api.pull(f"{source.host}/app", str(number))
+        ids = {number: client.images.get(f"{source.host}/app:{number}").id for number in range(1, 5)}
+
+    def seen(*days_and_use: tuple[int, int]) -> dict[str, list[Point]]:
+        labels = {"engine": "main", "image": ids[1].removeprefix("sha256:")[:24]}
+        return {"docker_image_unused": [Point(now - timedelta(days=d), v, labels) for d, v in days_and_use]}
+
+    def run(*days_and_use: tuple[int, int]) -> JobResult:
+        return clean(engine, image_age="14d", series=seen(*days_and_use))
+
+    # The engine does not note when an image was pulled; it was built years ago and may have come a minute ago.
+    first = run()
+    in_use_since = run((90, 1), (20, 0), (10, 1))
+    assert not first.changes + in_use_since.changes
+    assert first.measure("docker_image_unused", image=ids[1].removeprefix("sha256:")[:24]) == 1
+
+    last = run((21, 0), (15, 1), (8, 1))
+
+    assert [ids[1] in change.target for change in last.changes] == [True], last.told()
+    assert {image.id for image in client.images.list()} == {ids[2], ids[3], ids[4]}
 
 
 @pytest.mark.engine
