@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +21,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-import httpx
 import psutil
 from servers.postgres import PostgresServer, start_postgres
 
@@ -77,13 +79,31 @@ class Node:
 
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout: float = 8.0) -> Any:
         """The API's answer on the control socket, None when nobody answers or it was an error."""
-        transport = httpx.HTTPTransport(uds=str(self.state_dir / "maintd.sock"))
+        connection = _UnixConnection(str(self.state_dir / "maintd.sock"), timeout)
         try:
-            with httpx.Client(transport=transport, timeout=timeout) as client:
-                answer = client.request(method, f"http://maintd{path}", json=body)
-        except httpx.HTTPError:
+            connection.request(
+                method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"}
+            )
+            answer = connection.getresponse()
+            said = answer.read()
+            return json.loads(said) if answer.status < 300 else None
+        except (OSError, http.client.HTTPException, ValueError):
             return None
-        return answer.json() if answer.status_code < 300 else None
+        finally:
+            connection.close()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """httpx leaves a socket open when nobody listens; this closes what it opened."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("maintd", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
 
 
 class World:
