@@ -105,10 +105,9 @@ class StepRun:
 
     def _missing(self, job: JobDescription) -> str:
         """What it cannot do without and is not there, with the setting to set; empty: nothing."""
-        targets = self._means.targets()
         for kind in job.needs:
             try:
-                found = targets.of(kind)
+                found = self._means.targets().of(kind)
             except KeyError:
                 return f'its job needs a target of the kind "{kind}", which does not exist'
             if not found:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, delete, exists, func, select, update
+from sqlalchemy import Integer, bindparam, delete, exists, func, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
@@ -48,6 +48,15 @@ _CLAIM = (
     )
     .returning(runs.c.fence)
 )
+
+_CLAIMABLE = (
+    rows.select_runs(*rows.SUMMARY, runs.c.plan_id)
+    .where(IS_QUEUED, runs.c.not_before <= bindparam("now"), _ENTRY_IS_FREE)
+    .order_by(runs.c.not_before, runs.c.id)
+    .limit(bindparam("most", type_=Integer()))
+)
+
+_NEXT_NOT_BEFORE = select(runs.c.not_before).where(IS_QUEUED, _ENTRY_IS_FREE).order_by(runs.c.not_before).limit(1)
 
 _RENEW = (
     update(runs)
@@ -113,15 +122,8 @@ class Runs:
 
     def claimable(self, now: datetime, limit: int = 100) -> list[QueuedRun]:
         """Queued runs whose time has come and whose entry has none running, longest waiting first."""
-        query = (
-            rows.select_runs(*rows.SUMMARY, runs.c.plan_id)
-            .where(IS_QUEUED, runs.c.not_before <= now, _ENTRY_IS_FREE)
-            .order_by(runs.c.not_before, runs.c.id)
-            .limit(limit)
-        )
-
         def act(conn: Connection) -> list[QueuedRun]:
-            found = conn.execute(query).mappings().all()
+            found = conn.execute(_CLAIMABLE, {"now": now, "most": limit}).mappings().all()
             plans = self._plans.load(conn, (row["plan_id"] for row in found))
             return [
                 QueuedRun(
@@ -136,8 +138,7 @@ class Runs:
 
     def next_not_before(self) -> datetime | None:
         """When the next queued run may start; one that waits for another run of its entry does not count."""
-        query = select(runs.c.not_before).where(IS_QUEUED, _ENTRY_IS_FREE).order_by(runs.c.not_before).limit(1)
-        return self._database.read(lambda conn: conn.execute(query).scalar_one_or_none())
+        return self._database.read(lambda conn: conn.execute(_NEXT_NOT_BEFORE).scalar_one_or_none())
 
     def unfinished(self, entry: str) -> list[RunSummary]:
         """Waiting, queued and running runs of an entry, oldest first."""
