@@ -65,7 +65,7 @@ class PostgresDatabase:
             pool_timeout=10,
             pool_recycle=1800,
             use_native_hstore=False,
-            connect_args=_NETWORK | {"options": options},
+            connect_args=_NETWORK | {"options": options, "client_encoding": "utf-8"},
         )
         self._reader = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 

@@ -200,6 +200,8 @@ def connect(
             connect_timeout=max(2, round(patience.total_seconds())),  # libpq knows whole seconds, two at least
             application_name=f"maintd:{job}",
             password=password or None,
+            # A database made in the C locale is SQL_ASCII, and its texts would come as bytes.
+            client_encoding="utf-8",
         )
     except psycopg.ProgrammingError:
         # libpq repeats a part of the text it cannot read, and the password may be in it.

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from jobs.databases import Database, database
 from jobs.running import JobResult, run_job
@@ -432,3 +433,19 @@ def test_tables_that_near_wraparound_are_frozen_and_old_databases_fail(own_postg
     assert result.check("main: oldest transaction id of a table").status is CheckStatus.OK
     assert result.check("main: oldest transaction id of a database").status is CheckStatus.FAIL
     assert result.check("main: autovacuum").status is CheckStatus.WARN
+
+
+def test_a_database_without_an_encoding_is_vacuumed_too(postgres_server: PostgresServer) -> None:
+    name = "ascii_only"
+    with psycopg.connect(postgres_server.url("postgres"), autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    db = Database(postgres_server, name)
+    try:
+        bloated(db, rows=20_000)
+
+        result = db.job("vacuum")
+
+        assert result.outcome in ("succeeded", "warned"), result.told()
+        assert any("events" in change.target for change in result.changes), result.told()
+    finally:
+        postgres_server.drop(name)
