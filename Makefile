@@ -44,7 +44,7 @@ servers: ## install the servers that tests start (Debian packages, as root)
 	@bash tests/servers/install
 
 test: $(VENV)/dev servers ## set up and pass all tests
-	@$(BIN)/pytest -n $(WORKERS) -q $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile -q $(ARGS)
 
 test-fast: $(VENV)/dev ## unit and contract tests without servers, in seconds
 	@$(BIN)/pytest -n $(WORKERS) -q -m 'not server and not engine and not slow' tests/unit tests/contracts tests/processes tests/cli $(ARGS)

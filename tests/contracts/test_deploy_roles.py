@@ -1,0 +1,36 @@
+"""deploy/roles.sql loads into a real server, and gives what it says and no more."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import psycopg
+import pytest
+from servers.postgres import BIN, PostgresServer
+
+ROLES = Path(__file__).parents[2] / "deploy/roles.sql"
+
+pytestmark = pytest.mark.server
+
+
+def test_the_roles_look_and_work_and_nothing_else(own_postgres: PostgresServer) -> None:
+    url = own_postgres.create("trading")
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("CREATE ROLE trader LOGIN")
+        conn.execute("GRANT CREATE ON SCHEMA public TO trader")
+        conn.execute("SET ROLE trader")
+        conn.execute("CREATE TABLE orders (id int)")
+    variables = ["-v", "owner=trader", "-v", "ro_password='a'", "-v", "op_password='b'", "-v", "ON_ERROR_STOP=1"]
+
+    subprocess.run([BIN / "psql", url, *variables, "-f", ROLES], check=True, capture_output=True)
+
+    with psycopg.connect(url.replace("postgres@", "maintd_op@"), autocommit=True) as op:
+        notices: list[str] = []
+        op.add_notice_handler(lambda notice: notices.append(str(notice.message_primary)))
+        op.execute("VACUUM orders")
+        assert notices == []
+    with psycopg.connect(url.replace("postgres@", "maintd_ro@"), autocommit=True) as ro:
+        assert ro.execute("SELECT count(*) FROM orders").fetchone() == (0,)
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            ro.execute("INSERT INTO orders VALUES (1)")
