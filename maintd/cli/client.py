@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import http.client
 import json
@@ -95,6 +94,8 @@ class InProcess(Answerer):
     def _ask(self, method: str, target: str, body: bytes | None) -> tuple[int, bytes]:
         if method != "GET":
             raise DaemonUnavailableError("this needs a daemon", "start it with: maintd serve")
+        import asyncio  # only this way of asking pays for it
+
         return asyncio.run(self._answer(target))
 
     async def _answer(self, target: str) -> tuple[int, bytes]:

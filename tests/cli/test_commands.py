@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pytest
 from servers.base import wait_for
-from servers.maintd import CALENDAR, MAINTD, RunningDaemon, clean_environ, maintd_daemon
+from servers.maintd import CALENDAR, MAINTD, RunningDaemon, Shell, clean_environ, maintd_daemon
 
 
 def test_status_names_every_entry_within_80_columns_and_without_colour(daemon: RunningDaemon) -> None:
@@ -305,8 +305,9 @@ def test_the_end_of_a_pipe_is_no_error(daemon: RunningDaemon) -> None:
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[RunningDaemon]:
-    with maintd_daemon(tmp_path) as daemon:
+def own(tmp_path: Path, shell: Shell) -> Iterator[RunningDaemon]:
+    # It looks at its files at each heartbeat: none shall come between an edit and the command that tells of it.
+    with maintd_daemon(tmp_path, MAINTD_HEARTBEAT="10m", MAINTD_LEASE="1h") as daemon:
         yield daemon
 
 
@@ -359,7 +360,7 @@ def test_a_second_daemon_is_refused_with_the_pid_of_the_first(own: RunningDaemon
     assert f"pid {own.process.pid}" in typed.err
 
 
-def test_a_run_can_be_asked_for_at_the_start(tmp_path: Path) -> None:
+def test_a_run_can_be_asked_for_at_the_start(tmp_path: Path, shell: Shell) -> None:
     environ = clean_environ(MAINTD_STATE_DIR=str(tmp_path / "state"), MAINTD_LISTEN="")
     (tmp_path / "schedules.yaml").write_text(
         "timezone: UTC\nentries:\n  a: {title: A, steps: [command: {argv: ['true']}]}\n"
