@@ -244,7 +244,7 @@ def _query_error(name: str, error: psycopg.Error) -> TargetError:
         case psycopg.errors.LockNotAvailable():
             return TargetError(f"{name}: {text}", "someone holds a lock: look at pg_locks", cause="timed_out")
         case psycopg.errors.InsufficientPrivilege():
-            return TargetError(f"{name}: {text}", "grant it, or see deploy/postgres-roles.sql", cause="denied")
+            return TargetError(f"{name}: {text}", "grant it, or see deploy/roles.sql", cause="denied")
         case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedColumn():
             return TargetError(f"{name}: {text}", "the source is missing in this database", cause="empty")
         case psycopg.errors.DiskFull():
