@@ -51,6 +51,12 @@ def _plain_status(argv: list[str]) -> tuple[str, bool] | None:
         if word not in ("--quiet", "-q"):
             return None
         quiet = True
+    found = plain_socket(socket_path, state_dir)
+    return None if found is None else (found, quiet)
+
+
+def plain_socket(socket_path: str | None, state_dir: str | None) -> str | None:
+    """The control socket as the settings compute it, given two flags; None when only the settings themselves can."""
     environ = os.environ
     for name in environ:
         upper = name.upper()
@@ -64,7 +70,7 @@ def _plain_status(argv: list[str]) -> tuple[str, bool] | None:
         if state_dir is None:
             state_dir = _default_state_dir()
         socket_path = state_dir and state_dir + "/maintd.sock"
-    return (socket_path, quiet) if socket_path else None
+    return socket_path or None
 
 
 def _default_state_dir() -> str:

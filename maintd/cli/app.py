@@ -10,10 +10,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from maintd.__main__ import plain_socket
 from maintd.errors import DaemonUnavailableError, MaintdError
 
 if TYPE_CHECKING:
@@ -41,10 +43,14 @@ class App:
 
     @cached_property
     def daemon(self) -> Daemon:
-        """The daemon, whether it answers or not."""
+        """The daemon, whether it answers or not. Found without the settings where it can be: they take most of the
+        time of a command that only asks."""
         from maintd.cli.client import Daemon
 
-        return Daemon(self.settings.socket_path)
+        plain = None
+        if "config" not in self.flags:
+            plain = plain_socket(self.flags.get("socket"), self.flags.get("state_dir"))
+        return Daemon(self.settings.socket_path if plain is None else Path(plain))
 
     def read(self, path: str, **query: Any) -> Any:
         """What the daemon says, or the store when no daemon answers; then standard error says so, once."""
@@ -59,8 +65,9 @@ class App:
         from maintd.cli.client import without_daemon
 
         self.daemon_answers = False
+        settings = self.settings
         try:
-            answerer = self._stack.enter_context(without_daemon(self.settings))
+            answerer = self._stack.enter_context(without_daemon(settings))
         except MaintdError as error:
             raise DaemonUnavailableError(
                 f"{unavailable.message}, and nothing can be read without it: {error.message}",

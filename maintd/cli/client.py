@@ -10,11 +10,13 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlencode
 
 from maintd.errors import DaemonUnavailableError, MaintdError
-from maintd.settings import Settings
+
+if TYPE_CHECKING:
+    from maintd.settings import Settings
 
 API = "/api/v1"
 PATIENCE = 45.0  # seconds; the longest answer, to a reload, may take 30
@@ -44,11 +46,11 @@ class Daemon(Answerer):
     """The daemon behind a Unix socket. Raises DaemonUnavailableError when none answers."""
 
     def __init__(self, path: Path, patience: float = PATIENCE) -> None:
-        self._path = path
+        self.path = path
         self._patience = patience
 
     def _ask(self, method: str, target: str, body: bytes | None) -> tuple[int, bytes]:
-        connection = _UnixConnection(self._path, self._patience)
+        connection = _UnixConnection(self.path, self._patience)
         try:
             connection.request(method, target, body, {"Content-Type": "application/json"} if body else {})
             response = connection.getresponse()
@@ -62,16 +64,16 @@ class Daemon(Answerer):
         number = getattr(error, "errno", None)
         if number == errno.EACCES:
             return DaemonUnavailableError(
-                f"{self._path}: not allowed for uid {os.geteuid()}", "run it as the daemon's user, or as root"
+                f"{self.path}: not allowed for uid {os.geteuid()}", "run it as the daemon's user, or as root"
             )
         if isinstance(error, TimeoutError):
             return DaemonUnavailableError(
-                f"the daemon on {self._path} did not answer within {self._patience:.0f} s", "see its log"
+                f"the daemon on {self.path} did not answer within {self._patience:.0f} s", "see its log"
             )
         hint = "not running? start it with: maintd serve"
         if number in (errno.ENOENT, errno.ECONNREFUSED):
-            return DaemonUnavailableError(f"no daemon answers on {self._path}", hint)
-        return DaemonUnavailableError(f"no daemon answers on {self._path}: {error or type(error).__name__}", hint)
+            return DaemonUnavailableError(f"no daemon answers on {self.path}", hint)
+        return DaemonUnavailableError(f"no daemon answers on {self.path}: {error or type(error).__name__}", hint)
 
 
 class _UnixConnection(http.client.HTTPConnection):

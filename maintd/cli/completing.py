@@ -56,7 +56,7 @@ def _ask(ctx: click.Context, path: str, **query: Any) -> dict[str, Any]:
     from maintd.errors import MaintdError
 
     try:
-        said: dict[str, Any] = Daemon(_app(ctx).settings.socket_path, PATIENCE).get(path, **query)
+        said: dict[str, Any] = Daemon(_app(ctx).daemon.path, PATIENCE).get(path, **query)
     except MaintdError:
         return {}
     return said

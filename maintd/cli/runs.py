@@ -35,9 +35,11 @@ def history_command(
     as_json: bool,
 ) -> None:
     """Runs, newest first."""
-    from maintd.cli.values import past
+    queued_since = None
+    if since is not None:
+        from maintd.cli.values import past
 
-    queued_since = None if since is None else past(since, app.now())
+        queued_since = past(since, app.now())
     said = app.read("/runs", entry=name, state=states, job=job, since=queued_since, limit=limit, before=before)
     if as_json:
         app.out_json(said)

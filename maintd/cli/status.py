@@ -53,7 +53,7 @@ def _quiet(app: App) -> int:
     from maintd.cli.client import ready
 
     try:
-        return 0 if ready(app.settings.socket_path) else 1
+        return 0 if ready(app.daemon.path) else 1
     except DaemonUnavailableError as error:
         return error.exit_code
 
