@@ -121,7 +121,6 @@ def start_postgres(engine: DockerEngine, network: str) -> None:
         engine,
         "CREATE TABLE audit_events AS SELECT g AS id, repeat('x', 100) AS payload FROM generate_series(1, 20000) g",
     )
-    psql(engine, "DELETE FROM audit_events WHERE id % 2 = 0")
 
 
 def psql(engine: DockerEngine, query: str, *, database: str = "trading", check: bool = True) -> str:
@@ -149,6 +148,15 @@ def test_the_sidecar_becomes_healthy_and_is_locked_down(sidecar: Sidecar) -> Non
 
 
 def test_it_vacuums_a_database_on_its_network_and_shows_the_evidence(engine: DockerEngine, sidecar: Sidecar) -> None:
+    psql(engine, "INSERT INTO audit_events SELECT g, repeat('x', 100) FROM generate_series(1, 40000) g")
+    psql(engine, "DELETE FROM audit_events WHERE id % 4 <> 0")
+    wait_for(
+        lambda: (
+            psql(engine, "SELECT n_dead_tup > 20000 FROM pg_stat_user_tables WHERE relname = 'audit_events'") == "t"
+        ),
+        "the server's statistics to say so",
+    )
+
     run = json.loads(sidecar.maintd("trigger", "nightly-vacuum", "--wait", "--json"))
 
     assert run["state"] in ("succeeded", "warned"), json.dumps(run, indent=1)
