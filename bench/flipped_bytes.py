@@ -40,7 +40,6 @@ class Sample:
     path: Path
     usual: tuple[str, ...] = ()
     key: bool = False
-    note: str = ""
 
 
 def main() -> None:
@@ -72,7 +71,7 @@ def row(sample: Sample, draw: random.Random, flips: int) -> str:
         caught[1] += damaged(sample)
         caught[2] += bool(sample.usual) and refused(sample)
         file.write_bytes(sound)
-    usual = f"{caught[2]} ({' '.join(Path(word).name for word in sample.usual)})" if sample.usual else "–"
+    usual = f"{caught[2]} ({' '.join((Path(sample.usual[0]).name, *sample.usual[1:]))})" if sample.usual else "–"
     return f"| {sample.label} | {caught[0]} of {flips} | {caught[1]} of {flips} | {usual} |"
 
 
