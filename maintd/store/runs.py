@@ -101,9 +101,7 @@ class Runs:
 
         return self._database.write(act)
 
-    def add_claimed(
-        self, run: NewRun, node: str, incarnation: str, lease_until: datetime, now: datetime
-    ) -> Run | None:
+    def add_claimed(self, run: NewRun, node: str, incarnation: str, lease_until: datetime, now: datetime) -> Run | None:
         """Add a run that this very process is going to supervise. None: the entry has one running."""
 
         def act(conn: Connection) -> Run | None:
@@ -122,6 +120,7 @@ class Runs:
 
     def claimable(self, now: datetime, limit: int = 100) -> list[QueuedRun]:
         """Queued runs whose time has come and whose entry has none running, longest waiting first."""
+
         def act(conn: Connection) -> list[QueuedRun]:
             found = conn.execute(_CLAIMABLE, {"now": now, "most": limit}).mappings().all()
             plans = self._plans.load(conn, (row["plan_id"] for row in found))
