@@ -1,0 +1,156 @@
+"""Whatever a child or a file says, the answer is a value or one of our own errors; never a crash, never a hang."""
+
+from __future__ import annotations
+
+import json
+import string
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from maintd.calendar import Calendar, parse_calendar
+from maintd.errors import CalendarError, JobError
+from maintd.execution.messages import MAX_MESSAGE, decode
+from maintd.model import Check
+from maintd.schedule import compile_rule
+from maintd.values import parse_duration, parse_size
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=10), inner, max_size=5),
+    max_leaves=20,
+)
+KINDS = ["check", "measure", "change", "artifact", "phase", "progress", "log", "trim", "ended", "nonsense"]
+FIELDS = [
+    "type",
+    "name",
+    "observed",
+    "expected",
+    "status",
+    "value",
+    "labels",
+    "done",
+    "total",
+    "seq",
+    "at",
+    "text",
+    "ok",
+]
+
+
+@given(st.binary(max_size=300) | JSON.map(lambda value: json.dumps(value).encode()))
+@example(b"")
+@example(b"{" * 100_000)
+@example(b'{"type":"check","name":"\xff"}')
+@example(b'{"type":"log","seq":1e999,"at":"x","stream":"log","text":""}')
+def test_a_line_from_the_pipe_is_a_message_or_an_error(line: bytes) -> None:
+    try:
+        message = decode(line)
+    except JobError:
+        return
+    assert message.type in KINDS
+
+
+@given(st.fixed_dictionaries({"type": st.sampled_from(KINDS)}), st.dictionaries(st.sampled_from(FIELDS), JSON))
+def test_a_message_with_any_fields_is_a_message_or_an_error(kind: dict[str, str], fields: dict[str, Any]) -> None:
+    try:
+        message = decode(json.dumps(fields | kind).encode())
+    except JobError:
+        return
+    assert message.type == kind["type"]
+
+
+def test_a_message_that_is_too_long_is_an_error() -> None:
+    line = Check(name="x" * MAX_MESSAGE, observed=1, expected="1", status="ok").model_dump_json().encode()  # type: ignore[arg-type]
+
+    with pytest.raises(JobError, match="longer than"):
+        decode(line)
+
+
+# Pieces of real calendars, so that what hypothesis puts together is now and then almost one.
+PIECES = [
+    "timezone: UTC\n",
+    "entries:\n",
+    "  a:\n",
+    "    schedule: every day at 08:00\n",
+    "    steps: [vacuum]\n",
+    "&x ",
+    "*x ",
+    "    cron: '0 2 * * 0'\n",
+    "    every: 15m\n",
+    "- ",
+    ": ",
+    "{",
+    "}",
+    "[",
+    "]",
+    "'",
+    '"',
+    "|\n",
+    ">\n",
+    "!!python/object:os.system ",
+    "    blackout: [{date: 2026-12-24}]\n",
+    "\t",
+    "\n",
+    "? ",
+    "<<: ",
+    "---\n",
+    "...\n",
+    "targets: {redis: {m: {url: x}}}\n",
+    "\x00",
+    "é",
+]
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(st.lists(st.sampled_from(PIECES) | st.text(max_size=8), max_size=25).map("".join))
+@example("a: &a [*a]")
+@example("[" * 5000)
+@example("{? [" * 2000)
+def test_any_text_is_a_calendar_or_its_errors(text: str) -> None:
+    try:
+        calendar = parse_calendar(text, "x.yaml", {})
+    except CalendarError as error:
+        assert error.problems
+        assert all(problem.startswith("x.yaml:") for problem in error.problems)
+    else:
+        assert isinstance(calendar, Calendar)
+
+
+WORDS = st.sampled_from(
+    [
+        *("every", "day", "weekday", "sunday", "first", "last", "saturday", "of", "the", "month", "jan", "at", "08:00"),
+        *("24:61", "15", "minutes", ",", "and", ":20", "31", "-1", "0", "99"),
+    ]
+)
+
+
+@settings(deadline=1000)
+@given(
+    st.sampled_from(["phrase", "cron", "oncalendar", "every", "at"]),
+    st.lists(WORDS, max_size=9).map(" ".join) | st.text(string.printable, max_size=30),
+)
+def test_any_rule_compiles_or_says_why_not_and_soon(kind: str, text: str) -> None:
+    from datetime import UTC, datetime
+
+    from maintd.model import Rule, ScheduleKind
+
+    try:
+        schedule = compile_rule(Rule(kind=ScheduleKind(kind), text=text, timezone="Europe/Berlin"))
+    except ValueError as error:
+        assert str(error)
+        return
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    following = schedule.next_after(at)
+    assert following is None or following > at
+
+
+@given(st.text(max_size=20) | st.from_regex(r"[0-9.]{1,12}[smhdwkKMGTiB]{0,4}", fullmatch=True))
+def test_durations_and_sizes_are_values_or_errors(text: str) -> None:
+    for parse in (parse_duration, parse_size):
+        try:
+            parse(text)
+        except ValueError as error:
+            assert str(error)
