@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -132,6 +133,29 @@ def test_a_flipped_byte_in_a_plain_base_backup_fails_here_and_for_pg_verifybacku
     assert sound.check("day1: pg_verifybackup").status is CheckStatus.OK
     assert result.check("day1: files unlike the manifest").observed == 1
     assert "checksum mismatch" in str(result.check("day1: pg_verifybackup").observed)
+
+
+@pytest.mark.server
+def test_a_list_of_sums_covers_the_wal_that_the_manifest_leaves_out(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    root = tmp_path / "b"
+    base = made.base_backup(postgres_server, root / "day1", "-Fp", "-X", "stream")
+    segment = max((base / "pg_wal").iterdir(), key=lambda path: path.stat().st_size)
+    sums = subprocess.run(
+        ["find", "day1", "-type", "f", "-exec", "sha256sum", "{}", "+"], cwd=root, check=True, capture_output=True
+    )
+    (root / "day1.sha256").write_bytes(sums.stdout)
+    sound = verify(root, level="checksum")
+    segment.write_bytes(made.flipped(segment.read_bytes(), segment.stat().st_size - 5))
+    (base / "PG_VERSION").rename(base / "PG_VERSION.bak")
+
+    result = verify(root, level="checksum")
+
+    assert sound.check("day1: files unlike their sha256").observed == 0, sound.told()
+    check = result.check("day1: files unlike their sha256")
+    assert (check.observed, check.status) == (3, CheckStatus.FAIL)  # the WAL, one that is new, one that is missing
+    assert result.measure("backup_verified_level", set="day#") == 0
 
 
 @pytest.mark.server
