@@ -306,8 +306,10 @@ def test_the_end_of_a_pipe_is_no_error(daemon: RunningDaemon) -> None:
 
 @pytest.fixture
 def own(tmp_path: Path, shell: Shell) -> Iterator[RunningDaemon]:
-    # It looks at its files at each heartbeat: none shall come between an edit and the command that tells of it.
+    # It looks at its files at each heartbeat: none shall come between an edit and the command that tells of it. The
+    # first comes at once, and prunes at its end.
     with maintd_daemon(tmp_path, MAINTD_HEARTBEAT="10m", MAINTD_LEASE="1h") as daemon:
+        wait_for(lambda: "history_pruned" in daemon.told(), "the first heartbeat")
         yield daemon
 
 
