@@ -135,7 +135,11 @@ class Output:
         """Whole lines, in chunks; one line that is longer than a chunk is a chunk of its own."""
         start = 0
         while start < len(data):
-            end = data.rfind(b"\n", start, start + self._chunk) + 1
+            size = self._chunk
+            end = data.rfind(b"\n", start, start + size) + 1
+            while end and data.count(b"\n", start, end) * LINE_COST > 4 * self._chunk and size > 1:
+                size //= 2  # many short lines: what counts is what they cost
+                end = data.rfind(b"\n", start, start + size) + 1
             if end:
                 self._add(at, stream, data[start:end])
             else:

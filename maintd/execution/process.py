@@ -69,7 +69,9 @@ class AttemptProcess:
         self._stop = stop
         self._sinks = sinks
         self._grace = grace.total_seconds()
-        self._deadline = time.monotonic() + timeout.total_seconds()
+        self._timeout = timeout.total_seconds()
+        # The job's time counts from when its process is there: it does not pay for a template that has to be started.
+        self._deadline = time.monotonic() + 2 * BEGIN_WITHIN + self._timeout
         self._timeout_words = timeout_words
         self.output = Output(log_limit)
         self.evidence = Evidence(artifacts_root, order.artifacts_dir)
@@ -162,6 +164,7 @@ class AttemptProcess:
             case Began():
                 # Only the first one comes through, and it was sent before any line of the job was run.
                 self._pid = item.pid
+                self._deadline = time.monotonic() + self._timeout
                 self.output.hide(item.secrets)
                 self._warm.began(item.pid)
                 self._sinks.began(item.pid)

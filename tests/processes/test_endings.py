@@ -126,9 +126,10 @@ while len(Path(params.into).read_text().split()) < 4:
 )
 def test_nothing_that_an_attempt_started_outlives_it(here: Node, tmp_path: Path, ending: str) -> None:
     into = tmp_path / "pids"
-    name = here.job(GRANDCHILDREN + ending, 'timeout="2s"')
+    timeout = "4s" if "sleep" in ending else "25s"
+    name = here.job(GRANDCHILDREN + ending, f'timeout="{timeout}"')
 
-    run = here.ended(here.queue(here.step(name, {"into": str(into)})))
+    run = here.ended(here.queue(here.step(name, {"into": str(into)})), 30)
     pids = read_pids(into, 4)
 
     assert len(set(pids)) == 4

@@ -263,7 +263,7 @@ def test_the_template_comes_before_what_is_due_and_goes_after_it(
 
         wait_for(lambda: made.executor._warm.pid is None, "it is let go")
         assert template is not None
-        assert not is_alive(template)
+        wait_for(lambda: not is_alive(template), "it is gone")
 
 
 def test_every_run_of_two_nodes_on_one_store_is_made_once(tmp_path: Path) -> None:
