@@ -1,25 +1,25 @@
-"""From due time to the first line of the job: one due, and many due at once; trivial runs per second; memory.
+"""From due time to the first line of the job, one due and many at once, and trivial runs per second, beside others.
 
-    python bench/latency.py [--rounds 100] [--many 100] [--runs 600] [--store postgresql://…]
+    python bench/latency.py [--rounds 40] [--bursts 5] [--many 100] [--runs 600] [--store postgresql://…]
 
 Everything is real: the row is written at the due time, as the planner does, then claimed, and made in a process of its
-own that writes down when its first line ran. The last column is the bare floor taken in the same run: `os.fork` from an
-empty Python process, one after the other.
+own that writes down when its first line ran. The floor is `os.fork` from an empty Python process, one after the other.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import sqlite3
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-import psutil
+from peers.apscheduler import first_lines
 
 from maintd.clock import SystemClock
 from maintd.execution.local import LocalExecutor
@@ -27,6 +27,9 @@ from maintd.job import load_job
 from maintd.model import NewRun, RunState, StepPlan, Trigger
 from maintd.settings import Settings, Targets
 from maintd.store import Store, open_store
+
+THREAD = "raw APScheduler, thread"
+PROCESS = "raw APScheduler, python -I -S"
 
 JOB = '''"""Write down when this line ran."""
 
@@ -156,14 +159,8 @@ def fork_floor(count: int) -> list[float]:
         f"data=os.read(r,20*{count})\n"
         "print(*[data[n:n+20].decode().strip() for n in range(0,len(data),20)])\n"
     )
-    import subprocess
-
     text = subprocess.run([sys.executable, "-S", "-c", code], check=True, capture_output=True, text=True).stdout
     return sorted(int(word) / 1e6 for word in text.split())
-
-
-def pss_mib(pid: int) -> float:
-    return psutil.Process(pid).memory_full_info().pss / 2**20
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -171,39 +168,85 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
+def fsyncs(folder: Path, seconds: float = 2.0) -> float:
+    """Runs per second when a run is two durable commits by plain sqlite3 and nothing else."""
+    connection = sqlite3.connect(folder / "floor.db", isolation_level=None)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("CREATE TABLE runs (id INTEGER PRIMARY KEY, entry TEXT, state TEXT)")
+    count, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        done = connection.execute("INSERT INTO runs (entry, state) VALUES ('e', 'running')")
+        connection.execute("UPDATE runs SET state = 'succeeded' WHERE id = ?", (done.lastrowid,))
+        count += 1
+    connection.close()
+    return count / (time.perf_counter() - began)
+
+
+def fork_rate(count: int = 500) -> float:
+    """Children per second, one after the other, from an empty Python process."""
+    code = (
+        "import os,time\n"
+        "t=time.perf_counter()\n"
+        f"for _ in range({count}):\n"
+        "  p=os.fork()\n"
+        "  if p==0: os._exit(0)\n"
+        "  os.waitpid(p,0)\n"
+        f"print({count}/(time.perf_counter()-t))\n"
+    )
+    return float(subprocess.run([sys.executable, "-S", "-c", code], check=True, capture_output=True, text=True).stdout)
+
+
+def table(title: str, unit: str, rows: dict[str, list[float]], against: str) -> None:
+    """Ratios first: to the row `against`, by the median."""
+    base = statistics.median(rows[against])
+    print(f"\n| {title} | × | median {unit} | p99 | worst |\n|---|---|---|---|---|")
+    for name, each in rows.items():
+        print(f"| {name} | {statistics.median(each) / base:.1f} | {statistics.median(each):.1f} "
+              f"| {quantile(each, 0.99):.1f} | {max(each):.1f} |", flush=True)  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--bursts", type=int, default=5)
     parser.add_argument("--many", type=int, default=100)
     parser.add_argument("--runs", type=int, default=600)
-    parser.add_argument("--store")
+    parser.add_argument("--store", help="an empty Postgres database instead of SQLite")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="maintd-bench-") as folder:
-        bench = Bench(Path(folder), options.store, slots=options.many)
-        idle = pss_mib(os.getpid())
+    one: dict[str, list[float]] = {}
+    last: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory(prefix="maintd-bench-") as name:
+        folder = Path(name)
+        bench = Bench(folder, options.store, slots=options.many)
         bench.make_warm()
-        one = one_due(bench, options.rounds)
-        print(f"one due: p50 {statistics.median(one):.1f} ms, p99 {quantile(one, 0.99):.1f}, worst {max(one):.1f}")
-        for n in range(3):
-            bench.make_warm()
-            many = many_due(bench, options.many, f"r{n}-")
-            floor = fork_floor(options.many)
-            print(f"{len(many)} due at once: p50 {statistics.median(many):.0f} ms, last {many[-1]:.0f}; "
-                  f"fork loop: last {floor[-1]:.0f}")  # fmt: skip
-        bench.make_warm()
-        children = psutil.Process().children(recursive=True)
-        print(f"memory: idle {idle:.1f} MiB PSS; warm {pss_mib(os.getpid()):.1f} + "
-              f"{sum(pss_mib(child.pid) for child in children):.1f} in {len(children)} processes; "
-              f"template {max(child.memory_info().rss for child in children) / 2**20:.1f} RSS")  # fmt: skip
+        one["maintd: isolated, recorded"] = one_due(bench, options.rounds)
+        # Peers are given the same number of rounds, right after; each is one due time with one job.
+        one[THREAD] = [first_lines(1, process=False)[0] for _ in range(options.rounds // 2)]
+        one[PROCESS] = [first_lines(1, process=True)[0] for _ in range(options.rounds // 2)]
+        ways: dict[str, Callable[[int], float]] = {
+            "maintd: isolated, recorded": lambda n: many_due(bench, options.many, f"r{n}-")[-1],
+            THREAD: lambda n: first_lines(options.many, process=False)[-1],
+            PROCESS: lambda n: first_lines(options.many, process=True)[-1],
+            "floor: fork loop": lambda n: fork_floor(options.many)[-1],
+        }
+        for n in range(options.bursts):
+            for way, act in ways.items():
+                if act is ways["maintd: isolated, recorded"]:
+                    bench.make_warm()
+                last.setdefault(way, []).append(act(n))
         bench.stop()
-        slots = (
-            Bench(Path(folder) / "second", options.store, slots=16)
-            if (Path(folder) / "second").mkdir() is None
-            else bench
-        )
-        slots.make_warm()
-        print(f"trivial recorded runs: {throughput(slots, options.runs):.0f} per second with 16 slots")
-        slots.stop()
+        table("due time → first line, one due", "ms", one, THREAD)
+        table(f"due time → first line of the last of {options.many}", "ms", last, PROCESS)
+        (folder / "second").mkdir()
+        bench = Bench(folder / "second", options.store, slots=16)
+        bench.make_warm()
+        rate = throughput(bench, options.runs)
+        bench.stop()
+        floors = {"two fsynced commits, sqlite3": fsyncs(folder), "fork and wait, bare Python": fork_rate()}
+    print("\n| trivial runs, one after the other | × | per second |\n|---|---|---|")
+    for what, each in {"maintd: isolated, recorded, durable, 16 slots": rate, **floors}.items():
+        print(f"| {what} | {each / rate:.1f} | {each:.0f} |")
 
 
 if __name__ == "__main__":
