@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import queue
 import signal
@@ -64,6 +65,9 @@ def serve(settings: Settings, run_first: Sequence[str] = ()) -> int:
         signal.signal(signal.SIGINT, lambda number, frame: daemon.stop())
         signal.signal(signal.SIGHUP, lambda number, frame: daemon.ask_reload())
         daemon.start(stack)
+        gc.collect()
+        gc.freeze()  # all of it stays to the end: no later collection walks it again
+        gc.enable()
         for name in run_first:
             trigger(daemon.desk(), TriggerRequest(name=name, by="maintd serve", why="asked for at start"))
         daemon.loop()
@@ -263,6 +267,7 @@ class Daemon:
                     self.settings.store, clock=self.clock, migrate=True, state_dir=self.settings.state_dir
                 )
             except StoreUnavailableError as error:
+                gc.enable()  # this may take hours
                 log.error("store_unavailable", error=str(error), next_try_seconds=STORE_PATIENCE)
                 if self._stopping.wait(STORE_PATIENCE):
                     raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 from typing import Any
 
@@ -22,13 +23,17 @@ def serve_command(app: App, run_first: tuple[str, ...]) -> int:
 
     It ends with SIGTERM or Ctrl-C, reads the calendar again with SIGHUP, and logs to standard error.
     """
-    from maintd import provenance
-    from maintd.daemon import serve
+    gc.disable()  # what is imported stays; looking for garbage in it takes a tenth of the start. The daemon enables it
+    try:
+        from maintd import provenance
+        from maintd.daemon import serve
 
-    settings = app.settings
-    for line in provenance.warnings():
-        app.note(line)
-    return serve(settings, run_first)
+        settings = app.settings
+        for line in provenance.warnings():
+            app.note(line)
+        return serve(settings, run_first)
+    finally:
+        gc.enable()
 
 
 @click.command("settings")
