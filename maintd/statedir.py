@@ -37,8 +37,14 @@ def claim_state_dir(folder: Path) -> Iterator[Path]:
                 f"another maintd (pid {pid}) uses the state directory {folder}",
                 "stop it first, or set MAINTD_STATE_DIR to another folder",
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            raise SettingsError(
+                f"state directory {folder}: cannot write {LOCK}: {error.strerror}",
+                "make room on its disk, or set MAINTD_STATE_DIR to a folder on another",
+            ) from error
         yield folder
         os.ftruncate(descriptor, 0)
     finally:
