@@ -35,6 +35,8 @@ class Database:
         with psycopg.connect(self.url, autocommit=True) as conn:
             for statement in statements:
                 conn.execute(statement.encode())
+            # Else they come when the server's process ends, which may be after the next session has analyzed.
+            conn.execute("SELECT pg_stat_force_next_flush()")
 
     def ask(self, query: str) -> Any:
         """The first value of the answer."""
