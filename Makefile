@@ -13,7 +13,7 @@ UV := $(BIN)/python -m uv
 # Bytecode is compiled when the environment is made: without it every start of the command takes twice as long.
 SYNC := $(UV) sync --frozen --inexact --compile-bytecode --quiet
 
-.PHONY: help run test test-fast check servers docs bench endurance clean
+.PHONY: help run test test-fast check servers docs bench bench-parts endurance clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -60,8 +60,12 @@ check: $(VENV)/dev ## lint, types, layers, documentation
 docs: $(VENV)/dev ## write the generated parts of docs/ again
 	@$(BIN)/python docs/generate.py
 
-bench: $(VENV)/dev ## measure, side by side with others; prints tables, never fails
-	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || true; done
+bench: $(VENV)/dev servers ## measure beside other schedulers and the floors; prints tables, never fails (ARGS=--quick)
+	@$(BIN)/python bench/compare.py $(ARGS) || true
+
+bench-parts: $(VENV)/dev servers ## measure single parts: history, executor, archives, Redis, logs; prints tables, never fails
+	@for script in history latency archives denied_requests redis_hygiene; do \
+	  echo "== bench/$$script.py"; $(BIN)/python bench/$$script.py || true; done
 
 endurance: $(VENV)/dev servers ## faults at random for MINUTES, from SEED
 	@PYTHONPATH=tests $(BIN)/python -m endurance --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1)

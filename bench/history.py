@@ -9,12 +9,15 @@ SQLite file, or its own rows in the (empty) database of --url, one size per call
 from __future__ import annotations
 
 import argparse
+import sqlite3
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import insert, text
@@ -46,6 +49,41 @@ def fill(store: Store, count: int) -> None:
         conn.execute(insert(checks), list(evidence(min(count, 100_000))))
 
     store._database.write(act)
+
+
+def fill_fast(path: Path, count: int) -> None:
+    """The same runs in a new SQLite file, by SQLite's own hand: ten millions in a minute or two, without evidence."""
+    store = open_store(f"sqlite:///{path}", clock=SystemClock(), migrate=True)
+    fill(store, 1000)
+    store.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous=OFF")
+        connection.execute("PRAGMA journal_mode=OFF")
+        indexes = connection.execute(
+            "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'runs' AND sql IS NOT NULL"
+        ).fetchall()
+        for name, _ in indexes:
+            connection.execute(f"DROP INDEX {name}")
+        connection.execute("CREATE TEMP TABLE pattern AS SELECT * FROM runs WHERE due_at IS NOT NULL ORDER BY id")
+        connection.execute("DELETE FROM checks")
+        connection.execute("DELETE FROM runs WHERE due_at IS NOT NULL")
+        # The same thousand again and again, its times spread so that all together fill three years.
+        columns = [name for _, name, *_ in connection.execute("PRAGMA table_info(runs)") if name != "id"]
+        moments = [name for name in columns if name.endswith("_at") or name in ("not_before", "lease_until")]
+        moved = [f"{name} - due_at + :start + (block * 1000 + pattern.rowid - 1) * :apart" if name in moments else name
+                 for name in columns]  # fmt: skip
+        connection.execute(
+            "WITH RECURSIVE blocks (block) AS (VALUES (0) UNION ALL SELECT block + 1 FROM blocks WHERE block < :last) "
+            f"INSERT INTO runs ({', '.join(columns)}) SELECT {', '.join(moved)} FROM blocks CROSS JOIN pattern",
+            {
+                "start": int(START.timestamp() * 1e6),
+                "apart": int(timedelta(days=1095) / timedelta(microseconds=1) / count),
+                "last": max(count // 1000, 1) - 1,
+            },
+        )
+        for _, statement in indexes:
+            connection.execute(statement)
+        connection.execute("PRAGMA journal_mode=WAL")
 
 
 def rows(count: int) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""From due time to the first line of the job, one due and many at once, and trivial runs per second, beside others.
+"""The executor alone, without planner and daemon: from due time to the first line, and trivial runs per second.
 
     python bench/latency.py [--rounds 40] [--bursts 5] [--many 100] [--runs 600] [--store postgresql://…]
 
@@ -21,7 +21,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import structlog
-from peers.apscheduler import first_lines
 
 from maintd.clock import SystemClock
 from maintd.execution.local import LocalExecutor
@@ -30,8 +29,8 @@ from maintd.model import NewRun, RunState, StepPlan, Trigger
 from maintd.settings import Settings, Targets
 from maintd.store import Store, open_store
 
-THREAD = "raw APScheduler, thread"
-PROCESS = "raw APScheduler, python -I -S"
+OURS = "maintd's executor: isolated, recorded"
+FLOOR = "floor: fork loop"
 
 JOB = '''"""Write down when this line ran."""
 
@@ -228,24 +227,20 @@ def main() -> None:
         folder = Path(name)
         bench = Bench(folder, options.store, slots=options.many)
         bench.make_warm()
-        one["maintd: isolated, recorded"] = one_due(bench, options.rounds)
-        # Peers are given the same number of rounds, right after; each is one due time with one job.
-        one[THREAD] = [first_lines(1, process=False)[0] for _ in range(options.rounds // 2)]
-        one[PROCESS] = [first_lines(1, process=True)[0] for _ in range(options.rounds // 2)]
+        one[OURS] = one_due(bench, options.rounds)
+        one[FLOOR] = [fork_floor(1)[0] for _ in range(options.rounds)]
         ways: dict[str, Callable[[int], float]] = {
-            "maintd: isolated, recorded": lambda n: many_due(bench, options.many, f"r{n}-")[-1],
-            THREAD: lambda n: first_lines(options.many, process=False)[-1],
-            PROCESS: lambda n: first_lines(options.many, process=True)[-1],
-            "floor: fork loop": lambda n: fork_floor(options.many)[-1],
+            OURS: lambda n: many_due(bench, options.many, f"r{n}-")[-1],
+            FLOOR: lambda n: fork_floor(options.many)[-1],
         }
         for n in range(options.bursts):
             for way, act in ways.items():
-                if act is ways["maintd: isolated, recorded"]:
+                if way == OURS:
                     bench.make_warm()
                 last.setdefault(way, []).append(act(n))
         bench.stop()
-        table("due time → first line, one due", "ms", one, THREAD)
-        table(f"due time → first line of the last of {options.many}", "ms", last, PROCESS)
+        table("due time → first line, one due", "ms", one, FLOOR)
+        table(f"due time → first line of the last of {options.many}", "ms", last, FLOOR)
         (folder / "second").mkdir()
         bench = Bench(folder / "second", options.store, slots=16)
         bench.make_warm()
@@ -253,7 +248,7 @@ def main() -> None:
         bench.stop()
         floors = {"two fsynced commits, sqlite3": fsyncs(folder), "fork and wait, bare Python": fork_rate()}
     print("\n| trivial runs, ours 16 at a time, the others one after the other | × | per second |\n|---|---|---|")
-    for what, each in {"maintd: isolated, recorded, durable, 16 slots": rate, **floors}.items():
+    for what, each in {f"{OURS}, durable, 16 slots": rate, **floors}.items():
         print(f"| {what} | {each / rate:.1f} | {each:.0f} |")
 
 

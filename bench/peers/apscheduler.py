@@ -1,52 +1,71 @@
-"""Raw APScheduler 3: jobs in its threads, with or without a process each. No history, no isolation, no recovery."""
+"""Raw APScheduler 3, as a program of one's own embeds it; then with a process for each run, and with rows of one's own.
+
+The four forms tell what isolation and a durable history cost, apart and together.
+"""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import threading
-import time
-from datetime import UTC, datetime, timedelta
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
-from apscheduler.schedulers.background import BackgroundScheduler
-
-IDLE = """
-import sys, time
-from apscheduler.schedulers.background import BackgroundScheduler
-scheduler = BackgroundScheduler(timezone="UTC")
-for number in range(int(sys.argv[1])):
-    scheduler.add_job(print, "cron", day=1, month=1, hour=number % 24, id=str(number))
-scheduler.start()
-print("ready", flush=True)
-time.sleep(3600)
-"""
-
-STAMP = "import sys, time; sys.stdout.write(str(time.time_ns()))"
+from peers.base import PROGRAMS, Peer, Promises, Recorder, Started, Workload
+from peers.processes import Daemon
 
 
-def first_lines(count: int, *, process: bool) -> list[float]:
-    """Milliseconds from the due time of `count` jobs to the first line of each, in order."""
-    scheduler = BackgroundScheduler(timezone=UTC)
-    stamps: list[int] = []
-    done = threading.Event()
+class _Form(Peer):
+    requirements = "apscheduler"
+    package = "apscheduler"
+    words: tuple[str, ...] = ()
 
-    def in_thread() -> None:
-        keep(time.time_ns())
+    @contextmanager
+    def started(self, work: Workload) -> Iterator[Started]:
+        path = work.folder / "workload.json"
+        path.write_text(json.dumps(work.document()))
+        (work.folder / "rows.db").unlink(missing_ok=True)
+        argv = [self.python, str(PROGRAMS / "apscheduler_daemon.py"), str(path), *self.words]
+        daemon = Daemon(argv, work.folder / "log", env=self.environment())
+        daemon.command = f"python apscheduler_daemon.py {' '.join(self.words)}"
+        try:
+            yield Started([daemon], daemon.wait_for("ready"))
+        finally:
+            daemon.stop()
 
-    def in_process() -> None:
-        # `-I -S` is the cheapest Python there is; a job that imports something waits longer.
-        argv = [sys.executable, "-I", "-S", "-c", STAMP]
-        keep(int(subprocess.run(argv, check=True, capture_output=True).stdout))
 
-    def keep(stamp: int) -> None:
-        stamps.append(stamp)
-        if len(stamps) == count:
-            done.set()
+class InThread(_Form):
+    """A Python function in its pool of ten threads."""
 
-    due = datetime.now(UTC) + timedelta(seconds=0.3 + count * 0.002)
-    for _ in range(count):
-        scheduler.add_job(in_process if process else in_thread, "date", run_date=due, misfire_grace_time=None)
-    scheduler.start()
-    done.wait(60)
-    scheduler.shutdown()
-    return sorted((stamp - int(due.timestamp() * 1e9)) / 1e6 for stamp in stamps)
+    name = "APScheduler, thread"
+    promises = Promises(False, False, False, "a function in a thread")
+    words = ("thread",)
+
+
+class InProcess(_Form):
+    """A bare Python process for each run."""
+
+    name = "APScheduler, process"
+    promises = Promises(True, False, False, "python -I -S for each run, which imports nothing")
+    words = ("process",)
+
+
+class _Recorded(Recorder, _Form):
+    def finished(self, work: Workload) -> int:
+        with closing(sqlite3.connect(f"file:{work.folder}/rows.db?mode=ro", uri=True)) as connection:
+            return int(connection.execute("SELECT count(*) FROM runs WHERE state = 'succeeded'").fetchone()[0])
+
+
+class InThreadRecorded(_Recorded):
+    """The price of the rows."""
+
+    name = "APScheduler, thread + rows"
+    promises = Promises(False, True, False, "a thread; own insert and update, each with fsync")
+    words = ("thread", "rows")
+
+
+class InProcessRecorded(_Recorded):
+    """The price of both."""
+
+    name = "APScheduler, process + rows"
+    promises = Promises(True, True, False, "python -I -S for each run; own insert and update, each with fsync")
+    words = ("process", "rows")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
+import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -16,48 +17,47 @@ import psutil
 MAINTD = "import sys; sys.modules['rich'] = None; from maintd.__main__ import main; sys.exit(main())"
 
 
-def write_calendar(path: Path, entries: int) -> None:
-    """Entries that are due once a year."""
-    lines = ["timezone: UTC", "entries:"]
-    for number in range(entries):
-        lines += [
-            f"  entry-{number}:",
-            f"    cron: {number % 60} {number // 60 % 24} 1 1 *",
-            "    catch_up: none",
-            "    steps: [{command: {argv: [/bin/true]}}]",
-        ]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+class Daemon:
+    """A process in its own group, its output in a file: started, waited for, weighed, stopped with all its children."""
+
+    def __init__(
+        self, argv: Sequence[str], log: Path, *, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> None:
+        self.command = shlex.join(Path(word).name if word == argv[0] else word for word in argv)
+        self.log = log
+        self.began = time.perf_counter()
+        with log.open("ab") as out:
+            self.process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, cwd=cwd, start_new_session=True
+            )
+        self.root = psutil.Process(self.process.pid)
+
+    def wait_for(self, ready: str | Callable[[], object], seconds: float = 60.0) -> float:
+        """Seconds since it was started, when its log has that word or the condition holds; a look each 2 ms."""
+        deadline = self.began + seconds
+        while not (ready in self.told() if isinstance(ready, str) else ready()):
+            if self.process.poll() is not None:
+                raise DaemonError(f"{self.command}: ended with {self.process.returncode}: {self.told()[-400:]}")
+            if time.perf_counter() > deadline:
+                raise DaemonError(f"{self.command}: not ready within {seconds:.0f} s: {self.told()[-400:]}")
+            time.sleep(0.002)
+        return time.perf_counter() - self.began
+
+    def told(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def stop(self, seconds: float = 8.0) -> None:
+        """TERM to it, and KILL to whatever of its group is left afterwards."""
+        self.process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
 
-def maintd_argv(folder: Path, *words: str) -> list[str]:
-    return [sys.executable, "-c", MAINTD, "--state-dir", str(folder / "state"), *words]
-
-
-def environment(folder: Path) -> dict[str, str]:
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("MAINTD_")}
-    return plain | {"MAINTD_CALENDAR": str(folder / "schedules.yaml"), "MAINTD_LOG_FORMAT": "json"}
-
-
-@contextmanager
-def started(
-    argv: Sequence[str], word: str, env: dict[str, str] | None = None
-) -> Iterator[tuple[psutil.Process, float]]:
-    """The process, and the seconds until it printed a line with the word."""
-    began = time.perf_counter()
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
-    assert process.stdout is not None
-    try:
-        told = []
-        for line in process.stdout:
-            told.append(line)
-            if word in line:
-                break
-        else:
-            sys.exit("it did not start:\n" + "".join(told))
-        yield psutil.Process(process.pid), time.perf_counter() - began
-    finally:
-        process.terminate()
-        process.communicate()
+class DaemonError(Exception):
+    """It did not start, or not in time."""
 
 
 def pss_mib(process: psutil.Process) -> float:

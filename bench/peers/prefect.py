@@ -1,0 +1,78 @@
+"""Prefect with its own server on SQLite, and one runner that serves all deployments. Telemetry is off."""
+
+from __future__ import annotations
+
+import json
+import socket
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from peers.base import PROGRAMS, Peer, Promises, Started, Workload, output
+from peers.processes import Daemon
+
+
+class Prefect(Peer):
+    """As shipped: the runner asks each ten seconds, ten seconds ahead, and works on five runs at once."""
+
+    name = "Prefect (SQLite)"
+    requirements = "prefect"
+    package = "prefect"
+    gap = 10
+    promises = Promises(True, True, True, "a Python process for each run; rows of run and states; logs to its server")
+    port = 0
+
+    def lead(self, work: Workload) -> float:
+        return 40.0 + work.entries / 8
+
+    def settings(self, work: Workload) -> dict[str, str]:
+        return self.environment(
+            PREFECT_HOME=str(work.folder / "prefect"),
+            PREFECT_API_URL=f"http://127.0.0.1:{self.port}/api",
+            PREFECT_SERVER_ANALYTICS_ENABLED="false",
+            PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY="false",
+            PREFECT_LOGGING_COLORS="false",
+            DO_NOT_TRACK="1",
+            BENCH_WORKLOAD=str(work.folder / "workload.json"),
+        )
+
+    @contextmanager
+    def started(self, work: Workload) -> Iterator[Started]:
+        self.port = _free_port()
+        (work.folder / "workload.json").write_text(json.dumps(work.document()))
+        env = self.settings(work)
+        argv = [str(self.venv / "bin/prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
+        server = Daemon(argv, work.folder / "log", env=env, cwd=work.folder)
+        runner = None
+        try:
+            server.wait_for(self._answers, 120)
+            runner = Daemon([self.python, str(PROGRAMS / "prefect_flows.py"), "serve"], work.folder / "runner.log",
+                            env=env, cwd=work.folder)  # fmt: skip
+            runner.command = "python prefect_flows.py serve"
+            runner.wait_for("polling for scheduled runs", 40 + work.entries / 10)
+            yield Started([server, runner], runner.wait_for(lambda: True) + runner.began - server.began)
+        finally:
+            if runner is not None:
+                runner.stop(3)
+            server.stop(3)
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/health", timeout=1) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+    def calls_per_second(self, work: Workload, count: int) -> float:
+        """Flows called one after the other in one process, recorded by the server: its cheapest recorded run."""
+        return float(output(self.python, str(PROGRAMS / "prefect_flows.py"), "calls", str(count),
+                            env=self.settings(work) | {"PREFECT_LOGGING_LEVEL": "WARNING"}))  # fmt: skip
+
+    def status_argv(self, work: Workload) -> list[str] | None:
+        return [str(self.venv / "bin/prefect"), "flow-run", "ls"]
+
+
+def _free_port() -> int:
+    with closing(socket.socket()) as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])

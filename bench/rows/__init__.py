@@ -1,0 +1,1 @@
+"""The rows of the comparison, a module for each kind."""

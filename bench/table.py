@@ -1,0 +1,134 @@
+"""A row of the comparison as values, and as a table with the ratios first."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from peers.base import Promises
+
+
+@dataclass
+class Figure:
+    """What was seen of one contender: a value for each repeat, or the reason why there is none.
+
+    `promises` is None for a floor. `more` are further columns, medians of the repeats.
+    """
+
+    contender: str
+    values: list[float] = field(default_factory=list)
+    promises: Promises | None = None
+    more: dict[str, float | str] = field(default_factory=dict)
+    missing: str = ""
+    note: str = ""
+    command: str = ""
+
+    @property
+    def value(self) -> float:
+        return statistics.median(self.values)
+
+
+@dataclass
+class Row:
+    """One question. The first figure is maintd's; `more_is_better` for rates."""
+
+    key: str
+    title: str
+    unit: str
+    figures: list[Figure]
+    more_is_better: bool = False
+    per_run: bool = True
+
+    @property
+    def ours(self) -> Figure:
+        return self.figures[0]
+
+    def ratio(self, figure: Figure) -> float | None:
+        """Ours divided by its own; None where there is nothing to divide."""
+        if not (figure.values and self.ours.values) or figure.value <= 0:
+            return None
+        return self.ours.value / figure.value
+
+    def cost(self, figure: Figure) -> float:
+        """How many times it is better than we are: 1 for ourselves, above 1 where it is ahead."""
+        ratio = self.ratio(figure)
+        assert ratio is not None
+        return 1 / ratio if self.more_is_better else ratio
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self) | {"ratios": {figure.contender: self.ratio(figure) for figure in self.figures}}
+
+
+def text(row: Row) -> str:
+    """The row as a table in Markdown, and what it says about the goals."""
+    names = list(dict.fromkeys(name for figure in row.figures for name in figure.more))
+    sense = "above 1: maintd does more" if row.more_is_better else "below 1: maintd is ahead"
+    head = ["contender", "maintd ÷ it", row.unit, "least – most", *names, "isolates", "rows", "logs", "what it does"]
+    lines = [f"### {row.key}: {row.title}", f"({sense})", "", _line(head), _line(["---"] * len(head))]
+    lines += [_line(_cells(row, figure, names)) for figure in row.figures]
+    return "\n".join([*lines, "", *_verdict(row), ""])
+
+
+def _cells(row: Row, figure: Figure, names: Sequence[str]) -> list[str]:
+    ratio = row.ratio(figure)
+    value = spread = "-"
+    if figure.values:
+        value = short(figure.value)
+        if len(figure.values) > 1:
+            spread = f"{short(min(figure.values))} – {short(max(figure.values))}"
+    promises = figure.promises
+    marks = [("yes" if mark else "no") for mark in (promises.isolates, promises.durable, promises.logs)] \
+        if promises else ["", "", ""]  # fmt: skip
+    told = "; ".join(part for part in (figure.missing, promises.told if promises else "floor", figure.note) if part)
+    extras = [short(extra) if isinstance(extra := figure.more.get(name, ""), float) else extra for name in names]
+    return [figure.contender, "-" if ratio is None else f"{ratio:.2f}", value, spread, *extras, *marks, told]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def short(value: float) -> str:
+    """Three digits that matter."""
+    size = abs(value)
+    return f"{value:,.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}" if size >= 0.1 \
+        else f"{value:.3f}"  # fmt: skip
+
+
+def _verdict(row: Row) -> list[str]:
+    """The two goals: first of those that record durably, and within twice the best of any kind but for a price."""
+    if not row.ours.values:
+        return [f"**maintd has no figure here**: {row.ours.missing}"]
+    others = [figure for figure in row.figures[1:] if figure.promises and row.ratio(figure) is not None
+              and not figure.contender.startswith("maintd")]  # fmt: skip
+    if not others:
+        return []
+
+    def best(among: list[Figure]) -> Figure | None:
+        return max(among, key=row.cost, default=None)
+
+    lines = []
+    durable = best([figure for figure in others if figure.promises and figure.promises.durable])
+    if durable:
+        first = row.cost(durable) < 1
+        lines.append(f"- first of those that record durably: **{'yes' if first else 'no'}**, "
+                     f"{row.cost(durable):.2f} × the cost of {durable.contender}")  # fmt: skip
+    any_kind = best(others)
+    if any_kind:
+        within = row.cost(any_kind) <= 2
+        lines.append(f"- within 2 × the best of any kind: **{'yes' if within else 'no'}**, "
+                     f"{row.cost(any_kind):.2f} × the cost of {any_kind.contender}")  # fmt: skip
+    both = best([figure for figure in others if figure.promises and figure.promises.durable
+                 and figure.promises.isolates])  # fmt: skip
+    if row.per_run and both:
+        lines.append(f"- beside the best that isolates and records: {row.cost(both):.2f} × the cost of "
+                     f"{both.contender}")  # fmt: skip
+    found = {figure.contender: figure for figure in others}
+    thread, process, rows = (found.get(f"APScheduler, {form}") for form in ("thread", "process", "thread + rows"))
+    if row.per_run and thread:
+        prices = [f"{name} {row.cost(thread) / row.cost(form):.1f} ×" for name, form in
+                  (("a process", process), ("two fsynced rows", rows)) if form]  # fmt: skip
+        lines.append(f"- the price, measured on APScheduler in a thread: {', '.join(prices)}")
+    return lines
