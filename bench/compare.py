@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -38,6 +39,9 @@ PEERS: list[type[Peer]] = [
 # Where a contender has several forms, the rows that are not about its store take the first.
 ONE_FORM = (celery.CeleryOnSqlite, huey.HueySynced)
 OWN_ROWS = (apscheduler.InThreadRecorded, apscheduler.InProcess, apscheduler.InProcessRecorded)
+# Prefect needs minutes to register so many; when cron has read its tables cannot be seen.
+NO_LOAD = (prefect.Prefect, cron.Cron)
+ROWS = [*(shape.key for shape in due.SHAPES), "runs-sqlite", "runs-postgres", "idle", "start", "load", "status", "year"]
 IN_SQLITE = (maintd.Maintd, apscheduler.InThreadRecorded, apscheduler.InProcessRecorded, celery.CeleryOnSqlite,
              huey.Huey, huey.HueySynced, prefect.Prefect)  # fmt: skip
 IN_POSTGRES = (maintd.MaintdOnPostgres, celery.Celery, procrastinate.Procrastinate)
@@ -55,14 +59,12 @@ def matrix(peers: Sequence[Peer], asked: argparse.Namespace) -> dict[str, Callab
 
     rows: dict[str, Callable[[], list[Row]]] = {}
     for shape in due.SHAPES:
-        rows[shape.key] = lambda shape=shape: [due.measure(shape, single, min(repeat, shape.rounds))]
+        rows[shape.key] = lambda shape=shape: [due.measure(shape, single, repeat)]
     rows["runs-sqlite"] = lambda: [rate.measure("SQLite", of(IN_SQLITE), repeat)]
     rows["runs-postgres"] = lambda: [rate.measure("Postgres", of(IN_POSTGRES), repeat)]
     rows["idle"] = lambda: standing.idle(plain, 20 if asked.quick else asked.idle)
     rows["start"] = lambda: [standing.start(plain, repeat)]
-    rows["load"] = lambda: [
-        standing.load([peer for peer in plain if not isinstance(peer, prefect.Prefect | cron.Cron)])
-    ]
+    rows["load"] = lambda: [standing.load([peer for peer in plain if not isinstance(peer, NO_LOAD)])]
     rows["status"] = lambda: [status.measure([peer for peer in plain if not isinstance(peer, maintd.MaintdOnPostgres)],
                                              sizes, 5 if asked.quick else 11)]  # fmt: skip
     rows["year"] = lambda: [calendar_year.measure(peers, 3)]
@@ -71,15 +73,14 @@ def matrix(peers: Sequence[Peer], asked: argparse.Namespace) -> dict[str, Callab
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", help="rows, separated by commas: " + ", ".join(
-        [*(shape.key for shape in due.SHAPES), "runs-sqlite", "runs-postgres", "idle", "start", "load", "status", "year"]
-    ))  # fmt: skip
+    parser.add_argument("--only", help=f"rows, separated by commas: {', '.join(ROWS)}")
     parser.add_argument("--peers", help="parts of contenders' names, separated by commas; maintd always takes part")
     parser.add_argument("--quick", action="store_true", help="once each, shorter, up to 100,000 runs of history")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--idle", type=float, default=60, help="seconds of idling that are looked at")
     parser.add_argument("--json", type=Path, help="write what was seen there too")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that all that was started is stopped
     began = time.monotonic()
     with ExitStack() as stack:
         peers, absent = take_part(Servers(stack), asked.peers)

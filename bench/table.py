@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -88,6 +89,11 @@ def _cells(row: Row, figure: Figure, names: Sequence[str]) -> list[str]:
 
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
+
+
+def tell(text: str) -> None:
+    """What is being done now, for who waits."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def short(value: float) -> str:

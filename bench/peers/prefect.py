@@ -13,7 +13,7 @@ from peers.processes import Daemon
 
 
 class Prefect(Peer):
-    """As shipped: the runner asks each ten seconds, ten seconds ahead, and works on five runs at once."""
+    """As shipped: the runner asks each ten seconds, ten seconds ahead. Ten runs at once: it has no limit."""
 
     name = "Prefect (SQLite)"
     requirements = "prefect"

@@ -12,7 +12,7 @@ from pathlib import Path
 from peers.base import Peer, Promises, Queue, Recorder, UnavailableError, Workload
 from peers.prefect import Prefect
 from peers.processes import DaemonError
-from table import Figure, Row
+from table import Figure, Row, tell
 
 from rows import floors
 
@@ -42,6 +42,7 @@ def measure(store: str, peers: Sequence[Peer], repeat: int) -> Row:
 
 def _figure(peer: Peer, repeat: int) -> Figure:
     figure = Figure(peer.name, promises=peer.promises)
+    tell(f"runs: {peer.name}")
     try:
         for _ in range(repeat):
             with tempfile.TemporaryDirectory(prefix="maintd-bench-", dir="/var/tmp") as name:

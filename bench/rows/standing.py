@@ -15,7 +15,7 @@ from peers import maintd
 from peers.base import PROGRAMS, Peer, Started, UnavailableError, Workload, output
 from peers.celery import Celery
 from peers.processes import Daemon, DaemonError, cpu_seconds, pss_mib
-from table import Figure, Row
+from table import Figure, Row, tell
 
 SETTLE = 20.0  # seconds after the last start, for what is done once
 ENTRIES = 20
@@ -45,6 +45,7 @@ def load(peers: Sequence[Peer]) -> Row:
 
 def _starts(peer: Peer, repeat: int, entries: int) -> Figure:
     figure = Figure(peer.name, promises=peer.promises)
+    tell(f"start, {entries:,} entries: {peer.name}")
     try:
         with tempfile.TemporaryDirectory(prefix="maintd-bench-", dir="/var/tmp") as name:
             work = Workload(Path(name), entries)

@@ -16,7 +16,7 @@ import history
 from peers.base import Peer, Promises, Queue, Recorder, UnavailableError, Workload
 from peers.maintd import COMMAND, Maintd
 from peers.processes import DaemonError
-from table import Figure, Row
+from table import Figure, Row, tell
 
 TRIVIAL = 200  # runs in a peer's history
 RUNS_MATTER = Promises(True, True, True, "all entries with their last outcome and what needs someone")
@@ -58,8 +58,8 @@ def _ours(peer: Maintd, size: int, folder: Path, stack: ExitStack) -> list[Way]:
     work = Workload(folder, history.ENTRIES)
     began = time.perf_counter()
     history.fill_fast(folder / "state/maintd.db", size)
-    print(f"{size:,} runs written in {time.perf_counter() - began:.0f} s, "
-          f"{(folder / 'state/maintd.db').stat().st_size / size:.0f} bytes a run", file=sys.stderr)  # fmt: skip
+    took, size_bytes = time.perf_counter() - began, (folder / "state/maintd.db").stat().st_size
+    tell(f"status: {size:,} runs written in {took:.0f} s, {size_bytes / size:.0f} bytes a run")
     kept = {"MAINTD_RETENTION__RUNS_PER_ENTRY": "100000000", "MAINTD_RETENTION__RUNS": "20000d"}
     stack.enter_context(Kept(peer.servers, kept).started(work))
     argv = peer.status_argv(work)
@@ -82,6 +82,7 @@ class Kept(Maintd):
 
 
 def _theirs(peer: Peer, folder: Path, stack: ExitStack, missing: dict[str, Figure]) -> list[Way]:
+    tell(f"status: {peer.name}")
     folder.mkdir()
     work = Workload(folder, 20)
     argv = peer.status_argv(work)

@@ -37,7 +37,7 @@ def main() -> None:
             stamped(document["journal"], number)
         print(count / (time.perf_counter() - began))
     else:
-        serve(*(deployment(document["journal"], entry, at) for entry, at in enumerate(document["instants"])))
+        serve(*(deployment(document["journal"], *pair) for pair in enumerate(document["instants"])), limit=10)
 
 
 if __name__ == "__main__":
