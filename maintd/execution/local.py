@@ -77,7 +77,6 @@ class LocalExecutor:
             draining=lambda: self._draining,
         )
         self._lock = threading.Lock()
-        self._taking: set[int] = set()  # ids whose claim is being tried
         self._held: dict[int, _Held] = {}
         self._threads: set[threading.Thread] = set()
         self._draining = False
@@ -187,70 +186,45 @@ class LocalExecutor:
             self._wake.wait(max(0.0, min(patience, self._settings.heartbeat.total_seconds())))
 
     def _look(self) -> float:
-        """Give every run that may be claimed a thread; seconds until the next look."""
+        """Claim what may be claimed and give each run a thread; seconds until the next look."""
         with self._lock:
-            busy = sum(held.supervised for held in self._held.values()) + len(self._taking)
-            taking = set(self._taking)
-        free = self._settings.slots - busy
+            free = self._settings.slots - sum(held.supervised for held in self._held.values())
         if free <= 0:
             return float("inf")  # whoever ends wakes
         now = self._store_now()
-        found = [run.id for run in self._store.runs.claimable(now, limit=free + len(taking)) if run.id not in taking]
+        found = self._store.runs.claimable(now, limit=free)
         if found:
             self._have_template()
-            for run_id in found[:free]:
-                self._give_thread(run_id)
-            return float("inf")  # the last claim wakes
+            lease_until = now + self._settings.lease
+            node, incarnation = self._settings.node, self._incarnation
+            for run in self._store.runs.claim_many(found, node, incarnation, lease_until, now):
+                self._give_thread(run)
+            return 0.0  # there may be more than was looked for
         self._next_queued = self._store.runs.next_not_before()
-        if self._next_queued is None or taking:
+        if self._next_queued is None:
             return float("inf")
         left = (self._next_queued - self._now()).total_seconds()
         return left if left > 0 else STORE_PATIENCE
 
-    def _give_thread(self, run_id: int) -> None:
-        thread = threading.Thread(target=self._take, args=(run_id,), name=f"run-{run_id}", daemon=True)
+    def _give_thread(self, run: Run) -> None:
+        held = _Held(run, self._recorder.open(run.id, run.fence, self._over), Stop())
+        thread = threading.Thread(target=self._take, args=(held,), name=f"run-{run.id}", daemon=True)
         with self._lock:
-            self._taking.add(run_id)
+            self._held[run.id] = held
             self._threads.add(thread)
         thread.start()
 
-    def _take(self, run_id: int) -> None:
-        held: _Held | None = None
+    def _take(self, held: _Held) -> None:
         try:
-            held = self._claim(run_id)
-            if held is not None:
-                self._supervise(held)
+            self._supervise(held)
         finally:
             with self._lock:
-                self._taking.discard(run_id)
                 self._threads.discard(threading.current_thread())
-                if held is not None:
-                    held.supervised = False
-                    if held.journal.done.is_set():
-                        self._held.pop(run_id, None)
+                held.supervised = False
+                if held.journal.done.is_set():
+                    self._held.pop(held.run.id, None)
                 self._used_at = self._clock.elapsed()
             self._wake.set()
-
-    def _claim(self, run_id: int) -> _Held | None:
-        try:
-            run = None
-            if not self._draining:
-                now = self._now()
-                lease_until = now + self._settings.lease
-                run = self._store.runs.claim(run_id, self._settings.node, self._incarnation, lease_until, now)
-        except StoreError as error:
-            log.warning("claim_failed", run=run_id, error=str(error))
-            run = None
-        held = None
-        with self._lock:
-            self._taking.discard(run_id)
-            if run is not None:
-                held = _Held(run, self._recorder.open(run.id, run.fence, self._over), Stop())
-                self._held[run.id] = held
-            last = not self._taking
-        if last:
-            self._wake.set()  # there may be more than was looked for
-        return held
 
     def _supervise(self, held: _Held) -> None:
         run = held.run
@@ -325,7 +299,7 @@ class LocalExecutor:
             self._have_template()
             return float("inf")
         with self._lock:
-            busy = bool(self._taking) or any(held.supervised for held in self._held.values())
+            busy = any(held.supervised for held in self._held.values())
         unused = self._clock.elapsed() - self._used_at
         if not busy and self._warm.pid is not None:
             if unused < LINGER:

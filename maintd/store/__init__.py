@@ -20,7 +20,7 @@ from maintd.store.history import History, LastRuns, LogRow, MeasurePoint
 from maintd.store.locks import Locks
 from maintd.store.nodes import Nodes
 from maintd.store.plans import Plans
-from maintd.store.runs import QueuedRun, Runs
+from maintd.store.runs import Runs
 from maintd.store.schema import current_revision, require_current, upgrade
 from maintd.store.upkeep import PruneResult, Upkeep
 
@@ -30,7 +30,6 @@ __all__ = [
     "LogRow",
     "MeasurePoint",
     "PruneResult",
-    "QueuedRun",
     "Store",
     "open_store",
     "read_store",

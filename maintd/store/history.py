@@ -18,6 +18,7 @@ from maintd.store.engine import Database
 from maintd.store.lasts import LastRuns, last_runs, last_success
 from maintd.store.plans import Plans
 from maintd.store.rows import AnyRow
+from maintd.store.statements import Prepared
 from maintd.store.tables import (
     artifacts,
     attempts,
@@ -38,7 +39,7 @@ __all__ = ["History", "LastRuns", "LogRow", "MeasurePoint", "load_run"]
 _SERIES_OF_JOB = select(series.c.id, series.c.name).where(series.c.job == bindparam("of_job"))
 _SERIES_OF_ENTRY = _SERIES_OF_JOB.join(entries).where(entries.c.name == bindparam("of_entry"))
 
-_RUN = rows.select_runs(*rows.FULL).where(runs.c.id == bindparam("run_id"))
+_RUN = Prepared(rows.select_runs(*rows.FULL).where(runs.c.id == bindparam("run_id")))
 
 # How many points the newest run has in a series: one for each combination of labels.
 _LINES = select(func.count()).where(
@@ -190,10 +191,10 @@ class History:
 
 def load_run(conn: Connection, plans: Plans, run_id: int, *, begun: bool = True) -> Run | None:
     """See `History.run`; a run that has not `begun` has no evidence to look for."""
-    found = conn.execute(_RUN, {"run_id": run_id}).mappings().one_or_none()
+    found = _RUN.one_or_none(conn, {"run_id": run_id})
     if found is None:
         return None
-    columns = dict(found)
+    columns = found._asdict()
     plan = plans.load(conn, [columns["plan_id"]])[columns.pop("plan_id")]
     del columns["entry_id"]
     known = _steps(conn, run_id) if begun else {}

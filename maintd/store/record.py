@@ -37,7 +37,7 @@ from maintd.model import (
 from maintd.store import statements
 from maintd.store.plans import Plans
 from maintd.store.rows import AnyRow
-from maintd.store.statements import COUNTERS
+from maintd.store.statements import COUNTERS, Prepared
 from maintd.store.tables import (
     artifacts,
     attempts,
@@ -53,12 +53,12 @@ from maintd.store.tables import (
 
 OPEN_TO_EVIDENCE = (RunState.RUNNING, RunState.LOST)
 
-_CLAIM = select(
+_CLAIM = Prepared(select(
     runs.c.state, runs.c.fence, runs.c.recorded_seq, runs.c.entry_id, runs.c.plan_id, runs.c.cancel_requested,
     runs.c.reason, runs.c.finished_at,
-).where(runs.c.id == bindparam("run_id")).with_for_update()  # fmt: skip
+).where(runs.c.id == bindparam("run_id")).with_for_update())  # fmt: skip
 
-_SERIES = select(series.c.id, series.c.job, series.c.name).where(series.c.entry_id == bindparam("entry_id"))
+_SERIES = Prepared(select(series.c.id, series.c.job, series.c.name).where(series.c.entry_id == bindparam("entry_id")))
 
 
 def apply_writes(
@@ -71,7 +71,7 @@ def apply_writes(
     3. Record evidence; what runs on under a lost run is lost with it.
     4. End the run or put it back, and let go of its locks.
     """
-    claim = conn.execute(_CLAIM, {"run_id": run_id}).one_or_none()
+    claim = _CLAIM.one_or_none(conn, {"run_id": run_id})
     if claim is None or claim.fence != fence:
         return False
     fresh = writes[max(0, claim.recorded_seq + 1 - first_seq) :]
@@ -260,7 +260,7 @@ class _Record:
             row["value"] = None if math.isnan(row["value"]) else row["value"]
 
     def _series(self, conn: Connection) -> dict[tuple[str, str], int]:
-        found = conn.execute(_SERIES, {"entry_id": self._entry_id})
+        found = _SERIES.all(conn, {"entry_id": self._entry_id})
         return {(row.job, row.name): row.id for row in found}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Integer, bindparam, delete, exists, func, select, update
 from sqlalchemy.engine import Connection
@@ -13,13 +13,11 @@ from sqlalchemy.sql import ColumnElement
 from maintd.model import (
     TRANSITIONS,
     NewRun,
-    Policy,
     Run,
     RunState,
     RunSummary,
     RunWrite,
     SkipReason,
-    StepPlan,
 )
 from maintd.store import rows
 from maintd.store.engine import ConflictError, Database, insert_into
@@ -27,6 +25,7 @@ from maintd.store.entries import entry_id_of, insert_runs, run_row
 from maintd.store.history import load_run
 from maintd.store.plans import Plans
 from maintd.store.record import apply_writes, mark_lost
+from maintd.store.statements import Prepared
 from maintd.store.tables import HAS_KEY, IS_QUEUED, IS_RUNNING, Moment, entries, locks, runs
 
 UNFINISHED = tuple(state.value for state in RunState if not state.final)
@@ -34,7 +33,7 @@ UNFINISHED = tuple(state.value for state in RunState if not state.final)
 _other = runs.alias("other")
 _ENTRY_IS_FREE = ~exists().where(_other.c.entry_id == runs.c.entry_id, _other.c.state == "running")
 
-_CLAIM = (
+_CLAIM = Prepared(
     update(runs)
     .where(runs.c.id == bindparam("of_id"), IS_QUEUED, runs.c.not_before <= bindparam("now"), _ENTRY_IS_FREE)
     .values(
@@ -49,14 +48,16 @@ _CLAIM = (
     .returning(runs.c.fence)
 )
 
-_CLAIMABLE = (
-    rows.select_runs(*rows.SUMMARY, runs.c.plan_id)
+_CLAIMABLE = Prepared(
+    select(runs.c.id)
     .where(IS_QUEUED, runs.c.not_before <= bindparam("now"), _ENTRY_IS_FREE)
     .order_by(runs.c.not_before, runs.c.id)
     .limit(bindparam("most", type_=Integer()))
 )
 
-_NEXT_NOT_BEFORE = select(runs.c.not_before).where(IS_QUEUED, _ENTRY_IS_FREE).order_by(runs.c.not_before).limit(1)
+_NEXT_NOT_BEFORE = Prepared(
+    select(runs.c.not_before).where(IS_QUEUED, _ENTRY_IS_FREE).order_by(runs.c.not_before).limit(1)
+)
 
 _RENEW = (
     update(runs)
@@ -64,13 +65,6 @@ _RENEW = (
     .values(lease_until=bindparam("until"))
     .returning(runs.c.cancel_requested)
 )
-
-
-class QueuedRun(RunSummary):
-    """A run that may be claimed, with what decides whether it should be."""
-
-    policy: Policy
-    plan: tuple[StepPlan, ...]
 
 
 class Runs:
@@ -107,37 +101,25 @@ class Runs:
         def act(conn: Connection) -> Run | None:
             entry_id = entry_id_of(conn, run.entry, run.title, now)
             run_id = insert_runs(conn, self._plans, [(entry_id, run, now)])[0]
-            wanted = {"of_id": run_id, "now": now, "by_node": node, "by_incarnation": incarnation, "until": lease_until}
-            if conn.execute(_CLAIM, wanted).scalar_one_or_none() is None:
+            claimed = _claim(conn, self._plans, run_id, _Claim(node, incarnation, lease_until, now))
+            if claimed is None:
                 conn.execute(delete(runs).where(runs.c.id == run_id))
-                return None
-            return load_run(conn, self._plans, run_id, begun=False)
+            return claimed
 
         try:
             return self._database.write(act)
         except ConflictError:  # another run of the entry was claimed at this very moment
             return None
 
-    def claimable(self, now: datetime, limit: int = 100) -> list[QueuedRun]:
-        """Queued runs whose time has come and whose entry has none running, longest waiting first."""
-
-        def act(conn: Connection) -> list[QueuedRun]:
-            found = conn.execute(_CLAIMABLE, {"now": now, "most": limit}).mappings().all()
-            plans = self._plans.load(conn, (row["plan_id"] for row in found))
-            return [
-                QueuedRun(
-                    **{key: value for key, value in row.items() if key != "plan_id"},
-                    policy=plans[row["plan_id"]].policy,
-                    plan=plans[row["plan_id"]].steps,
-                )
-                for row in found
-            ]
-
-        return self._database.read(act)
+    def claimable(self, now: datetime, limit: int = 100) -> list[int]:
+        """Ids of queued runs whose time has come and whose entry has none running, longest waiting first."""
+        wanted = {"now": now, "most": limit}
+        return self._database.read(lambda conn: [row.id for row in _CLAIMABLE.all(conn, wanted)])
 
     def next_not_before(self) -> datetime | None:
         """When the next queued run may start; one that waits for another run of its entry does not count."""
-        return self._database.read(lambda conn: conn.execute(_NEXT_NOT_BEFORE).scalar_one_or_none())
+        found = self._database.read(lambda conn: _NEXT_NOT_BEFORE.one_or_none(conn, {}))
+        return None if found is None else found.not_before
 
     def unfinished(self, entry: str) -> list[RunSummary]:
         """Waiting, queued and running runs of an entry, oldest first."""
@@ -151,16 +133,22 @@ class Runs:
 
     def claim(self, run_id: int, node: str, incarnation: str, lease_until: datetime, now: datetime) -> Run | None:
         """Take a queued run under a new fence. None: it is taken, over, not yet due, or its entry has one running."""
-        wanted = {"of_id": run_id, "now": now, "by_node": node, "by_incarnation": incarnation, "until": lease_until}
-
-        def act(conn: Connection) -> Run | None:
-            fence = conn.execute(_CLAIM, wanted).scalar_one_or_none()
-            return None if fence is None else load_run(conn, self._plans, run_id, begun=fence > 1)
-
+        by = _Claim(node, incarnation, lease_until, now)
         try:
-            return self._database.write(act)
+            return self._database.write(lambda conn: _claim(conn, self._plans, run_id, by))
         except ConflictError:  # another run of the entry was claimed at this very moment
             return None
+
+    def claim_many(
+        self, run_ids: Sequence[int], node: str, incarnation: str, lease_until: datetime, now: datetime
+    ) -> list[Run]:
+        """As `claim`, for several in one transaction: those that were had."""
+        by = _Claim(node, incarnation, lease_until, now)
+        try:
+            found = self._database.write(lambda conn: [_claim(conn, self._plans, run_id, by) for run_id in run_ids])
+        except ConflictError:
+            found = [self.claim(run_id, *by) for run_id in run_ids]
+        return [run for run in found if run is not None]
 
     def renew(self, run_id: int, fence: int, lease_until: datetime) -> str | None:
         """Hold a run longer. Empty: go on; a text: who asks to cancel it and why; None: it is not ours any more."""
@@ -248,6 +236,19 @@ class Runs:
 
     def _summaries(self, query: Any) -> list[RunSummary]:
         return self._database.read(lambda conn: [rows.summary(row) for row in conn.execute(query)])
+
+
+class _Claim(NamedTuple):
+    node: str
+    incarnation: str
+    lease_until: datetime
+    now: datetime
+
+
+def _claim(conn: Connection, plans: Plans, run_id: int, by: _Claim) -> Run | None:
+    wanted = {"of_id": run_id, "now": by.now, "by_node": by.node, "by_incarnation": by.incarnation}
+    taken = _CLAIM.one_or_none(conn, wanted | {"until": by.lease_until})
+    return None if taken is None else load_run(conn, plans, run_id, begun=taken.fence > 1)
 
 
 def _moved(run_id: int, to: RunState, *, only_from: Iterable[RunState]) -> Any:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 from sqlalchemy.engine import Connection, Engine
 
 from maintd.errors import StoreUnavailableError
+from maintd.store.statements import driver
 
 T = TypeVar("T")
 
@@ -111,16 +112,17 @@ class GroupCommit:
         if alone:
             job.result = job.act(connection)
             return
-        connection.exec_driver_sql("SAVEPOINT act")
+        raw = driver(connection)
+        raw.execute("SAVEPOINT act")
         try:
             job.result = job.act(connection)
         except Exception as error:
             # After "disk full" and the like SQLite has undone the whole transaction by itself: nothing of it stands.
-            if not _raw(connection).in_transaction:
+            if not raw.in_transaction:
                 raise
-            connection.exec_driver_sql("ROLLBACK TO act")
+            raw.execute("ROLLBACK TO act")
             job.error = error
-        connection.exec_driver_sql("RELEASE act")
+        raw.execute("RELEASE act")
 
     def _connected(self) -> Connection:
         if self._connection is None:
