@@ -8,6 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
+LARGEST_SIZE = 2**62
+"""Bytes; databases hold whole numbers up to 2**63 - 1."""
+
 _DURATION_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhdw]))+")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
@@ -48,7 +51,10 @@ def parse_size(text: str) -> int:
     unit = (match[2] or "").removesuffix("B")
     prefix = unit[:1].replace("K", "k")
     factor = _SIZE_BINARY[prefix] if unit.endswith("i") else _SIZE_UNITS[prefix]
-    return round(float(match[1]) * factor)
+    size = float(match[1]) * factor
+    if size > LARGEST_SIZE:
+        raise ValueError(f'"{text}" is too large a size')
+    return round(size)
 
 
 def format_size(size_bytes: float) -> str:

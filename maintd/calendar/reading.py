@@ -14,6 +14,9 @@ from maintd.values import parse_duration
 
 MOST_SHOWN = 200
 
+LONGEST = timedelta(days=36_500)
+"""The longest duration, a century: added to or taken from any due time it gives a date that there is."""
+
 E = TypeVar("E", bound=StrEnum)
 
 _FLAGS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -122,7 +125,7 @@ class Scope:
         if text.replace(".", "", 1).isdigit() and text != "0":
             self.error(node, f"{what} {text} has no unit; write for example {text}s or {text}m")
             return None
-        return self.parsed(node, what, lambda written: timedelta(0) if written == "0" else parse_duration(written))
+        return self.parsed(node, what, lambda written: timedelta(0) if written == "0" else _bounded(written))
 
     def number(self, node: Node, what: str, low: int, high: int) -> int | None:
         """A whole number."""
@@ -163,6 +166,13 @@ class Scope:
         except ValueError as error:
             self.error(node, f"{what}: {error}")
             return None
+
+
+def _bounded(text: str) -> timedelta:
+    value = parse_duration(text)
+    if value > LONGEST:
+        raise ValueError(f'"{text}" is longer than a century')
+    return value
 
 
 def kind(node: Node) -> str:

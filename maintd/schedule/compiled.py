@@ -17,7 +17,7 @@ from maintd.model import Rule, ScheduleKind
 from maintd.schedule.cron import cron_walls
 from maintd.schedule.oncalendar import oncalendar_walls
 from maintd.schedule.phrases import parse_phrase
-from maintd.schedule.walls import instant_of
+from maintd.schedule.walls import FIRST_YEAR, LAST_YEAR, instant_of
 from maintd.values import format_duration, parse_duration
 
 MAX_DUE = 7 * 24 * 60
@@ -201,6 +201,8 @@ def _at(text: str, zone: ZoneInfo) -> list[_Instants]:
         raise ValueError(f'"{text}" is not a date and time; write for example 2026-12-05T01:00') from None
     if "T" not in text.strip().upper() and ":" not in text:
         raise ValueError(f'"{text}" names no time of day; write for example {text.strip()}T01:00')
+    if not FIRST_YEAR <= at.year <= LAST_YEAR:
+        raise ValueError(f'"{text}" is not in the years {FIRST_YEAR} to {LAST_YEAR}')
     return [_Once(instant_of(at.replace(tzinfo=zone)) if at.tzinfo is None else at.astimezone(UTC))]
 
 

@@ -144,7 +144,7 @@ class _Words:
 def _repeating(words: _Words) -> Phrase | None:
     if words.peek() not in ("every", "each"):
         return None
-    counted = words.peek(1).isdigit()
+    counted = words.peek(1).isdecimal()
     unit = words.peek(2 if counted else 1).removesuffix("s")
     if unit not in ("minute", "hour"):
         if counted:

@@ -15,6 +15,9 @@ from enum import Enum
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
+FIRST_YEAR = 1970
+"""No due time is earlier; a calendar has no use for one."""
+
 LAST_YEAR = 2199
 """No due time is later. Source: systemd ends there; see systemd.time(7) and the oncalendar library."""
 
