@@ -46,8 +46,9 @@ def read_config(path: Path) -> ConfigFile:
         raise SettingsError(f"{path}: byte {error.start} is not UTF-8", "save the file as UTF-8") from error
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}", "correct --config or MAINTD_CONFIG") from error
-    loader = yaml.SafeLoader(text)
     try:
+        _refuse_depth(path, text)
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return found
@@ -60,9 +61,20 @@ def read_config(path: Path) -> ConfigFile:
         raise SettingsError(f"{where}: {error.problem or 'not YAML'}", "correct the YAML there") from error
     except yaml.YAMLError as error:
         raise SettingsError(f"{path}: not YAML: {' '.join(str(error).split())}", "correct it there") from error
-    finally:
-        loader.dispose()
     return found
+
+
+def _refuse_depth(path: Path, text: str) -> None:
+    """Before nodes are made of it, which recurses."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > DEEPEST:
+                line = event.start_mark.line + 1  # type: ignore[union-attr]  # only events made by hand have none
+                raise SettingsError(f"{path}:{line}: more than {DEEPEST} levels deep", "write it flatter")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, path: str, depth: int, found: ConfigFile) -> Any:
@@ -87,7 +99,13 @@ def _value(loader: yaml.SafeLoader, node: yaml.Node, path: str, depth: int, foun
         return _mapping(loader, node, path, depth, found)
     if isinstance(node, yaml.SequenceNode):
         return [_value(loader, item, f"{path}.{index}", depth + 1, found) for index, item in enumerate(node.value)]
-    return loader.construct_object(node)
+    try:
+        return loader.construct_object(node)
+    except (ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        # What PyYAML raises for 2026-13-45, `!!int x` and the like.
+        tag = str(node.tag).rpartition(":")[2]
+        problem = f"{_at(found.path, node)}: not a value of the type {tag}"
+        raise SettingsError(problem, "quote it if it is text") from error
 
 
 def _at(path: Path, node: yaml.Node) -> str:
