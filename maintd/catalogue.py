@@ -164,10 +164,10 @@ class _Memory:
             return {}
         try:
             read = json.loads(self._file.read_text(encoding="utf-8"))
-            answers: dict[str, Any] = read["answers"] if read["version"] == self._version else {}
-        except (OSError, ValueError, KeyError, TypeError):
+            answers = read["answers"] if read["version"] == self._version else {}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return {}
-        return answers
+        return answers if isinstance(answers, dict) else {}
 
 
 class _Helper:

@@ -61,7 +61,7 @@ def daemon_pid(folder: Path) -> int | None:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         text = os.read(descriptor, 32).decode(errors="replace").strip()
-        return int(text) if text.isdigit() else None
+        return int(text) if text.isdecimal() else None
     finally:
         os.close(descriptor)
     return None
