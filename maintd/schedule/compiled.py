@@ -10,14 +10,14 @@ from functools import lru_cache
 from heapq import merge
 from itertools import takewhile
 from typing import NamedTuple, Protocol
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+from zoneinfo import ZoneInfo, available_timezones
 
 from maintd.errors import nearest
 from maintd.model import Rule, ScheduleKind
 from maintd.schedule.cron import cron_walls
 from maintd.schedule.oncalendar import oncalendar_walls
 from maintd.schedule.phrases import parse_phrase
-from maintd.schedule.walls import FIRST_YEAR, LAST_YEAR, instant_of
+from maintd.schedule.walls import FIRST_YEAR, LAST_YEAR, NOT_ZONES, instant_of, zone_named
 from maintd.values import format_duration, parse_duration
 
 MAX_DUE = 7 * 24 * 60
@@ -27,7 +27,6 @@ SHORTEST = timedelta(seconds=1)
 """The shortest interval between due times."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NOT_ZONES = frozenset({"localtime", "posixrules", "Factory", "posix", "right", "local"})
 
 
 class _Instants(Protocol):
@@ -110,21 +109,14 @@ def jitter_of(entry: str, due_at: datetime, jitter: timedelta) -> timedelta:
 
 def zone_problem(name: str) -> str | None:
     """What is wrong with the name of a time zone; None for a good one. The host's own zone has no name here."""
-    if _is_zone(name):
+    if zone_named(name) is not None:
         return None
-    known = available_timezones() - _NOT_ZONES
+    known = available_timezones() - NOT_ZONES
     folded = {zone.rpartition("/")[2].casefold(): zone for zone in known} | {zone.casefold(): zone for zone in known}
     wanted = name.replace(" ", "_").casefold()
     near = folded.get(wanted) or folded.get(nearest(wanted, folded) or "")
     advice = f'did you mean "{near}"?' if near else "write for example UTC or Europe/Berlin"
     return f'unknown time zone "{name}"; {advice}'
-
-
-def _is_zone(name: str) -> bool:
-    try:
-        return name not in _NOT_ZONES and name != "" and ZoneInfo(name) is not None
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        return False
 
 
 class _Multiples:

@@ -12,17 +12,17 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from maintd.schedule.cron import month_of_shape
-from maintd.schedule.walls import DayRule, Edge, Walls, times_of_day
+from maintd.schedule.walls import DayRule, Edge, Walls, times_of_day, zone_named
 
 
 def read_oncalendar(text: str) -> list[tuple[Any, ZoneInfo | None]]:
     """Each line of the text as the library reads it, with the zone it names. Raises ValueError."""
-    from oncalendar import BaseIterator, OnCalendarError, parse_tz
+    from oncalendar import BaseIterator, OnCalendarError
 
     found = []
     for line in text.strip().splitlines():
         expression, _, last = line.strip().rpartition(" ")
-        zone = parse_tz(last) if expression and last else None
+        zone = zone_named(last) if expression and last[:1].isalpha() else None
         try:
             found.append((BaseIterator(expression if zone else line.strip(), datetime(1970, 1, 1, tzinfo=UTC)), zone))
         except OnCalendarError as error:

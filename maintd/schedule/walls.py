@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from enum import Enum
 from functools import lru_cache
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 FIRST_YEAR = 1970
 """No due time is earlier; a calendar has no use for one."""
 
 LAST_YEAR = 2199
 """No due time is later. Source: systemd ends there; see systemd.time(7) and the oncalendar library."""
+
+NOT_ZONES = frozenset({"localtime", "posixrules", "Factory", "posix", "right", "local"})
+"""Names that a host may have for its own zone, or for none."""
 
 EVERY_MONTH = tuple(range(1, 13))
 
@@ -129,6 +132,14 @@ def instant_of(wall: datetime) -> datetime:
     if before >= after:  # plain, or in the fold, where the offset before the change gives the first occurrence
         return naive - before
     return _end_of_gap(wall.tzinfo, naive - after, naive - before)
+
+
+def zone_named(name: str) -> ZoneInfo | None:
+    """The time zone of that name; None when there is none. The host's own zone has no name here."""
+    try:
+        return ZoneInfo(name) if name and name not in NOT_ZONES else None
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return None
 
 
 def nth_days(first_weekday: int, length: int, group: Iterable[int], ordinals: Iterable[int]) -> list[int]:

@@ -45,6 +45,12 @@ def test_a_digit_that_is_no_number_is_answered_in_words() -> None:
         compile_rule(Rule(kind=ScheduleKind.PHRASE, text="every ² minutes", timezone="UTC"))
 
 
+@pytest.mark.parametrize("zone", ["localtime", "Factory", "x" * 300, "Europe/" + "é" * 200])
+def test_an_oncalendar_expression_with_the_hosts_zone_or_none_is_refused(zone: str) -> None:
+    with pytest.raises(ValueError, match=r"see systemd\.time"):
+        compile_rule(Rule(kind=ScheduleKind.ONCALENDAR, text=f"Sat 01:00 {zone}", timezone="UTC"))
+
+
 @pytest.mark.parametrize("text", ["9" * 400 + "TB", "9" * 30, "9000000TiB"])
 def test_a_size_that_no_database_holds_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="too large a size"):
