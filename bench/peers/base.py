@@ -140,6 +140,8 @@ class Peer(ABC):
         """The environment of its daemons and commands for this workload."""
         return self.environment()
 
+    status_words: ClassVar[str] = ""
+
     def status_argv(self, work: Workload) -> list[str] | None:
         """The cheapest command by which it tells how things stand, once started; None: it has none."""
         return None

@@ -22,6 +22,7 @@ class Celery(Queue):
     name = "Celery (Redis, Postgres)"
     requirements = "celery"
     package = "celery"
+    status_words = "celery status"
     promises = Promises(False, True, False, "a worker process that serves many runs; a result row at the end")
     note = "second resolution by an interval of a day; its crontab knows minutes"
 

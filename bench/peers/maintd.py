@@ -39,6 +39,8 @@ def run(ctx: Context, params: Params) -> None:
 '''
 
 COMMAND = str(Path(sys.executable).with_name("maintd"))
+MANY = 100
+SLOTS = 16
 FINISHED = "SELECT count(*) FROM runs WHERE state = 'succeeded'"
 FULL = Promises(True, True, True, "process per run, rows of run, step, attempt and evidence, log kept")
 
@@ -72,7 +74,7 @@ class Maintd(Recorder):
             "MAINTD_STORE_URL": self.store_url(work),
             "MAINTD_LOG_FORMAT": "json",
             # As many at once as are due, within reason: the others have ten threads, or no limit.
-            "MAINTD_SLOTS": str(min(max(work.burst, 4), 100)),
+            "MAINTD_SLOTS": str(max(work.burst, 4) if work.burst <= MANY else SLOTS),
         }
 
     @contextmanager

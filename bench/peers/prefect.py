@@ -19,11 +19,12 @@ class Prefect(Peer):
     requirements = "prefect"
     package = "prefect"
     gap = 10
+    status_words = "prefect flow-run ls"
     promises = Promises(True, True, True, "a Python process for each run; rows of run and states; logs to its server")
     port = 0
 
     def lead(self, work: Workload) -> float:
-        return 40.0 + work.entries / 8
+        return 25.0 + work.entries / 8
 
     def settings(self, work: Workload) -> dict[str, str]:
         return self.environment(

@@ -20,6 +20,7 @@ class Procrastinate(Queue):
     name = "procrastinate (Postgres)"
     requirements = "procrastinate"
     package = "procrastinate"
+    status_words = "procrastinate healthchecks"
     promises = Promises(False, True, False, "a coroutine of the worker; a row with its events")
 
     def lead(self, work: Workload) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -48,7 +49,16 @@ def measure(peers: Sequence[Peer], sizes: Sequence[int], repeat: int) -> Row:
         for _ in range(repeat):
             for way in ways:
                 took[way.name].append(_milliseconds(way))
-    ours = [Figure(way.name, took[way.name], way.promises, note=way.note, command=" ".join(way.argv)) for way in ways]
+    ours = [
+        Figure(
+            way.name,
+            took[way.name],
+            way.promises,
+            note=way.note,
+            command=f"{Path(way.argv[0]).name} {shlex.join(way.argv[1:])}",
+        )
+        for way in ways
+    ]
     return Row("status", "the status command, daemon up", "ms", ours + list(figures.values()), per_run=False)
 
 
@@ -96,8 +106,7 @@ def _theirs(peer: Peer, folder: Path, stack: ExitStack, missing: dict[str, Figur
             peer.enqueue(work, TRIVIAL)
             _drained(peer, work)
             note = f"{TRIVIAL} runs in its history"
-        way = Way(f"{peer.name}: {' '.join([Path(argv[0]).name, *argv[1:]])}", argv, peer.settings(work),
-                  peer.promises, note)  # fmt: skip
+        way = Way(f"{peer.name}: {peer.status_words}", argv, peer.settings(work), peer.promises, note)
         _milliseconds(way)
     except (UnavailableError, DaemonError) as error:
         missing[peer.name] = Figure(peer.name, promises=peer.promises, missing=str(error)[:300])
