@@ -3,7 +3,7 @@
 phrase   = days ["of" months] "at" times | "every" [N] ("minutes" | "hours") ["at" ":MM" {"," ":MM"}]
 days     = "every" weekdays | ordinals weekdays | "day" numbers | "last day"
 weekdays = "day" | "weekday" | "weekend" | names, separated by commas or "and", or "monday to friday"
-ordinals = first … fifth, last;  months = "the month" | names;  times = HH:MM, …
+numbers  = 1 … 31, "1 to 7", "last";  ordinals = first … fifth, last;  months = "the month" | names;  times = HH:MM, …
 """
 
 from __future__ import annotations
@@ -227,12 +227,21 @@ def _numbers(words: _Words) -> tuple[int, ...]:
             words.accept("day")
             found.append(-1)
             continue
-        word = words.take()
-        match = _NUMBER.fullmatch(word)
-        if match is None or not 1 <= int(match[1]) <= 31:
-            raise ValueError(f'"{word}" is not a day of the month in "{words.text}"; write 1 to 31, or "last day"')
-        found.append(int(match[1]))
+        first = last = _number(words)
+        if words.accept("to", "through", "-"):
+            last = _number(words)
+            if last < first:
+                raise ValueError(f'day {first} to {last} is no range in "{words.text}"; write the smaller first')
+        found += range(first, last + 1)
     return tuple(sorted(set(found)))
+
+
+def _number(words: _Words) -> int:
+    word = words.take()
+    match = _NUMBER.fullmatch(word)
+    if match is None or not 1 <= int(match[1]) <= 31:
+        raise ValueError(f'"{word}" is not a day of the month in "{words.text}"; write 1 to 31, or "last day"')
+    return int(match[1])
 
 
 def _months(words: _Words) -> tuple[int, ...]:

@@ -41,6 +41,7 @@ SAME = [
     ("first and third monday of each month at 01:00", "0 1 * * 1#1,1#3"),
     ("day 15 of the month at 01:00", "0 1 15 * *"),
     ("day 1, 15 and last day of the month at 01:00", "0 1 1,15,L * *"),
+    ("day 1 to 7, 15 and last day of the month at 01:00", "0 1 1-7,15,L * *"),
     ("first day of jan, apr, jul, oct at 03:30", "30 3 1 1,4,7,10 *"),
     ("last day of the month at 23:00", "0 23 L * *"),
     ("last weekday of the month at 18:00", "0 18 LW * *"),
