@@ -13,7 +13,7 @@ UV := $(BIN)/python -m uv
 # Bytecode is compiled when the environment is made: without it every start of the command takes twice as long.
 SYNC := $(UV) sync --frozen --inexact --compile-bytecode --quiet
 
-.PHONY: help run test test-fast check servers docs bench bench-parts endurance clean
+.PHONY: help run test test-fast check servers docs bench bench-parts endurance fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -69,6 +69,12 @@ bench-parts: $(VENV)/dev servers ## measure single parts: history, executor, arc
 
 endurance: $(VENV)/dev servers ## faults at random for MINUTES, from SEED
 	@PYTHONPATH=tests $(BIN)/python -m endurance --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1)
+
+# Beside what is locked, for atheris has no wheels for some Pythons that maintd runs on.
+fuzz: $(VENV)/dev ## search for inputs that break TARGET (default all) for MINUTES each; what is found is kept
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(UV) pip install --quiet 'atheris>=3.0,<4' \
+	  || { echo 'atheris cannot be installed for this Python; with Python 3.11 it can' >&2; exit 1; }
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --minutes $(or $(MINUTES),5) --target $(or $(TARGET),all) --seed $(or $(SEED),1)
 
 clean: ## remove the environment and caches; the state directory stays
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist

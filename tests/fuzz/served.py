@@ -1,0 +1,115 @@
+"""Properties that need a store: bodies sent to the API over its real socket, and files that a crash leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from contracts.store_helpers import claim, queue
+from pydantic import TypeAdapter
+from web.desks import office, on_socket
+
+from fuzz.properties import Property, in_time
+from maintd.catalogue import _Memory
+from maintd.errors import RefusedError
+from maintd.execution.spool import replay
+from maintd.model import RunWrite, Trigger
+from maintd.statedir import LOCK, claim_state_dir, daemon_pid
+from maintd.web.server import serve_desk
+
+ASKED = ("/api/v1/runs", "/api/v1/runs", "/api/v1/runs/1/cancel", "/api/v1/entries/probe/pause",
+         "/api/v1/entries/probe/unpause", "/api/v1/reload")  # fmt: skip
+
+_WRITES: TypeAdapter[tuple[RunWrite, ...]] = TypeAdapter(tuple[RunWrite, ...])
+
+
+@contextmanager
+def bodies() -> Iterator[Property]:
+    """Byte 0 is the address, the rest the body of a POST: done, or refused with an error that says why."""
+    with (
+        tempfile.TemporaryDirectory(prefix="maintd-fz-") as folder,
+        office(Path(folder)) as made,
+        serve_desk(made.desk()),
+    ):
+        control = on_socket(made.settings.socket_path)
+        queue(made.store, "probe", 0)
+
+        def holds(data: bytes) -> None:
+            with in_time():
+                answer = control.ask("POST", ASKED[data[0] % len(ASKED) if data else 0], data[1:])
+            assert 200 <= answer.status < 500, (answer.status, answer.text)
+            if answer.status >= 400:
+                assert answer.json["error"]["message"].strip()
+            elif answer.status == 201:
+                assert control.get(f"/api/v1/runs/{answer.json['id']}").status == 200
+
+        yield holds
+
+
+@contextmanager
+def leftovers() -> Iterator[Property]:
+    """Byte 0 names a file of the state directory, the rest is what a crash, a disk or a person made of it: the start
+    of a daemon reads it without an error."""
+    with tempfile.TemporaryDirectory(prefix="maintd-fz-") as folder:
+        state = Path(folder)
+
+        def pid(data: bytes) -> None:
+            (state / LOCK).write_bytes(data)
+            assert daemon_pid(state) is None
+            with claim_state_dir(state):
+                assert daemon_pid(state) == os.getpid()
+                try:
+                    with claim_state_dir(state):
+                        raise AssertionError("two daemons")
+                except RefusedError:
+                    pass
+                (state / LOCK).write_bytes(data)  # by somebody else, while it runs
+                daemon_pid(state)
+
+        def catalogue(data: bytes) -> None:
+            (state / "catalogue.json").write_bytes(data)
+            _Memory(state / "catalogue.json").get("describe")
+
+        kinds = (pid, catalogue)
+
+        def holds(data: bytes) -> None:
+            with in_time():
+                kinds[data[0] % len(kinds) if data else 0](data[1:])
+
+        yield holds
+
+
+@contextmanager
+def spools() -> Iterator[Property]:
+    """What is in the spool of a dead daemon is brought in, but for a record at its end that was being written; a
+    spool with anything else in it is set aside for a person, and never dropped."""
+    with tempfile.TemporaryDirectory(prefix="maintd-fz-") as folder, office(Path(folder)) as made:
+        spool_dir = made.settings.spool_dir
+
+        def holds(data: bytes) -> None:
+            run = claim(made.store, queue(made.store, "probe", 0, due_at=None, trigger=Trigger.MANUAL), 0)
+            shutil.rmtree(spool_dir, ignore_errors=True)
+            spool_dir.mkdir(parents=True)
+            (spool_dir / f"{run.id}-{run.fence}.spool").write_bytes(data)
+            with in_time():
+                replay(spool_dir, made.store)
+            left = {path.suffix for path in spool_dir.iterdir()}
+            assert left <= {".refused"}
+            assert left or all(_is_record(line) for line in data.split(b"\n")[:-1]), "dropped"
+
+        yield holds
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        record = json.loads(line)
+        int(record["seq"])
+        _WRITES.validate_python(record["writes"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+    return True

@@ -1,0 +1,27 @@
+"""What can be fuzzed, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from fuzz.properties import Opened, calendars, reports, rules, settings_files, values
+from fuzz.served import bodies, leftovers, spools
+
+CORPUS = Path(__file__).parent / "corpus"
+
+TARGETS: dict[str, Opened] = {
+    "calendar": calendars,
+    "settings": settings_files,
+    "rule": rules,
+    "value": values,
+    "pipe": reports,
+    "api": bodies,
+    "state": leftovers,
+    "spool": spools,
+}
+
+
+def kept(target: str) -> Iterator[Path]:
+    """Files of a target's corpus, in order."""
+    return iter(sorted((CORPUS / target).iterdir()))
