@@ -41,6 +41,7 @@ class StopKind(StrEnum):
     CANCELLED = "cancelled"  # an operator asked for it
     SHUTDOWN = "shutdown"  # this node is stopping
     LOST = "lost"  # the claim is over: another node decides about the run
+    LAPSED = "lapsed"  # its locks were about to be free for others, since the lease could not be renewed
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,8 @@ def _judge_stopped(seen: AttemptEvidence, stopped: Stopped) -> AttemptVerdict:
             return AttemptVerdict(AttemptState.CANCELLED, f"cancelled by {stopped.reason}{where}{killed}")
         case StopKind.SHUTDOWN:
             return AttemptVerdict(AttemptState.CANCELLED, f"cancelled by {stopped.reason}{where}{killed}")
+        case StopKind.LAPSED:
+            return AttemptVerdict(AttemptState.FAILED, f"stopped, since {stopped.reason}{where}{killed}")
         case StopKind.LOST:
             return AttemptVerdict(AttemptState.LOST, f"{stopped.reason}; it was stopped{where}{killed}")
 

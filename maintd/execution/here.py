@@ -21,7 +21,7 @@ from maintd.errors import RefusedError, StoreError, StoreUnavailableError
 from maintd.execution.means import Jobs, Means, Writes
 from maintd.execution.notebook import Notebook
 from maintd.execution.recorder import Recorder
-from maintd.execution.stopping import Stop
+from maintd.execution.stopping import Hold, Stop, since_boot
 from maintd.execution.supervise import Supervisor
 from maintd.execution.warm import Warm
 from maintd.model import Entry, JobDescription, NewRun, Run, RunState, Trigger
@@ -94,6 +94,7 @@ class _Here:
         self._store = store
         self._clock = clock
         self._ahead = timedelta(0)  # the store's clock before this one's
+        self._claimed_at = 0.0
         self._on_report = on_report
         # Another name than the daemon's on this node, which takes all under its own for its own.
         self._node = f"{settings.node}/here"
@@ -103,7 +104,7 @@ class _Here:
         run = self._claimed(asked)
         names = [step.name for step in asked.plan]
         stop = Stop()
-        warm = Warm(self._settings.state_dir, self._settings.grace)
+        warm = Warm(self._settings.state_dir, self._settings.grace, lambda: self._imports(run))
         recorder = None if self._store is None else Recorder(self._store, self._settings.spool_dir)
         journal = None if recorder is None else recorder.open(run.id, run.fence, lambda journal: None)
         notebook = Notebook(run, journal, lambda step, attempt, item: self._on_report(names[step], attempt, item))
@@ -119,6 +120,10 @@ class _Here:
                 recorder.flush(RECORDED_WITHIN)
                 recorder.stop()
         return notebook.run()
+
+    def _imports(self, run: Run) -> set[str]:
+        jobs = [self._jobs.get(step.job) for step in run.plan]
+        return {name for job in jobs if isinstance(job, JobDescription) for name in job.imports}
 
     def _supervise(self, run: Run, warm: Warm, writes: Writes, stop: Stop) -> None:
         means = Means(
@@ -139,6 +144,7 @@ class _Here:
         """The run, in the store where there is one."""
         if self._store is not None:
             try:
+                self._claimed_at = since_boot()
                 now = self._store.now()
                 self._ahead = now - self._clock.now()
                 asked = asked.model_copy(update={"not_before": now})
@@ -171,8 +177,13 @@ class _Here:
             return
         store, over = self._store, threading.Event()
 
+        def keep_locks(asked_at: float) -> None:
+            if store.shared:
+                stop.keep(Hold.of(asked_at, self._settings.lease, self._settings.grace))
+
         def keep() -> None:
             while not over.wait(self._settings.heartbeat.total_seconds()):
+                asked_at = since_boot()
                 try:
                     asked = store.runs.renew(run.id, run.fence, self._now() + self._settings.lease)
                 except StoreError as error:
@@ -182,9 +193,12 @@ class _Here:
                     return
                 if asked is None:
                     stop.ask(StopKind.LOST, "the lease of the run was lost")
-                elif asked:
-                    stop.ask(StopKind.CANCELLED, asked)
+                else:
+                    keep_locks(asked_at)
+                    if asked:
+                        stop.ask(StopKind.CANCELLED, asked)
 
+        keep_locks(self._claimed_at)
         thread = threading.Thread(target=keep, name="lease", daemon=True)
         thread.start()
         try:

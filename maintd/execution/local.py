@@ -20,7 +20,7 @@ from maintd.clock import Clock
 from maintd.errors import StoreError
 from maintd.execution.means import Jobs, Means
 from maintd.execution.recorder import Journal, Recorder
-from maintd.execution.stopping import Stop
+from maintd.execution.stopping import Hold, Stop
 from maintd.execution.supervise import Supervisor
 from maintd.execution.warm import TemplateError, Warm
 from maintd.model import Run, RunPutBack
@@ -64,7 +64,7 @@ class LocalExecutor:
         self._settings = settings
         self._clock = clock
         self._incarnation = incarnation
-        self._ahead = timedelta(0)  # the store's clock before this one's
+        self._looked = (clock.now(), clock.elapsed())  # the store's time, and when it was asked for
         self._warm = Warm(settings.state_dir, settings.grace)
         self._recorder = Recorder(store, settings.spool_dir)
         self._means = Means(
@@ -161,11 +161,14 @@ class LocalExecutor:
             threads[0].join(min(left, 1.0))
 
     def _now(self) -> datetime:
-        return self._clock.now() + self._ahead
+        """The store's time, hardly later than it is there; that this machine's clock is set does no harm."""
+        now, asked_at = self._looked
+        return now + timedelta(seconds=self._clock.elapsed() - asked_at)
 
     def _store_now(self) -> datetime:
+        asked_at = self._clock.elapsed()
         now = self._store.now()
-        self._ahead = now - self._clock.now()
+        self._looked = (now, asked_at)
         return now
 
     # --- claiming ---
@@ -191,6 +194,7 @@ class LocalExecutor:
             free = self._settings.slots - sum(held.supervised for held in self._held.values())
         if free <= 0:
             return float("inf")  # whoever ends wakes
+        asked_at = self._clock.elapsed()
         now = self._store_now()
         found = self._store.runs.claimable(now, limit=free)
         if found:
@@ -198,7 +202,7 @@ class LocalExecutor:
             lease_until = now + self._settings.lease
             node, incarnation = self._settings.node, self._incarnation
             for run in self._store.runs.claim_many(found, node, incarnation, lease_until, now):
-                self._give_thread(run)
+                self._give_thread(run, asked_at)
             return 0.0  # there may be more than was looked for
         self._next_queued = self._store.runs.next_not_before()
         if self._next_queued is None:
@@ -206,8 +210,9 @@ class LocalExecutor:
         left = (self._next_queued - self._now()).total_seconds()
         return left if left > 0 else STORE_PATIENCE
 
-    def _give_thread(self, run: Run) -> None:
+    def _give_thread(self, run: Run, asked_at: float) -> None:
         held = _Held(run, self._recorder.open(run.id, run.fence, self._over), Stop())
+        self._note_hold(held, asked_at)
         thread = threading.Thread(target=self._take, args=(held,), name=f"run-{run.id}", daemon=True)
         with self._lock:
             self._held[run.id] = held
@@ -275,6 +280,7 @@ class LocalExecutor:
             fences = {run_id: held.run.fence for run_id, held in self._held.items()}
         if not fences:
             return
+        asked_at = self._clock.elapsed()
         until = self._store_now() + self._settings.lease
         answers = self._store.runs.renew_all(self._settings.node, self._incarnation, until, fences)
         for run_id, asked in answers.items():
@@ -284,8 +290,18 @@ class LocalExecutor:
                 continue
             if asked is None:
                 held.stop.ask(StopKind.LOST, "the lease of the run was lost to another node")
-            elif asked:
-                held.stop.ask(StopKind.CANCELLED, asked)
+            else:
+                self._note_hold(held, asked_at)
+                if asked:
+                    held.stop.ask(StopKind.CANCELLED, asked)
+
+    def _note_hold(self, held: _Held, asked_at: float) -> None:
+        """A lease was granted that was asked for at that moment; where other nodes are, its locks end with it.
+
+        SQLite is one node's own: while it cannot be written, nobody takes a lock there either.
+        """
+        if self._store.shared:
+            held.stop.keep(Hold.of(asked_at, self._settings.lease, self._settings.grace))
 
     # --- warmth ---
 

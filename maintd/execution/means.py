@@ -45,7 +45,7 @@ class Means:
         """Empty: the locks are had; else who is in the way. Raises RefusedError when the claim is over."""
         if self.store is None or not wanted:
             return []
-        return self.store.locks.acquire(run.id, run.fence, step, wanted, self.now())
+        return self.store.locks.acquire(run.id, run.fence, step, wanted, self.store.now())
 
     def release(self, run: Run, step: str) -> None:
         """Give the step's locks back. Raises StoreUnavailableError; the run's end gives back whatever it holds."""

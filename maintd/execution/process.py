@@ -20,8 +20,8 @@ from maintd.execution.memory import oom_kills
 from maintd.execution.messages import MAX_MESSAGE, AttemptOrder, Began, Ended
 from maintd.execution.output import Output, Stream
 from maintd.execution.poll import Poll
-from maintd.execution.stopping import Stop
-from maintd.execution.template import KILL, TERM
+from maintd.execution.stopping import Hold, Stop, since_boot
+from maintd.execution.template import HOLD, KILL, TERM
 from maintd.execution.warm import Launched, TemplateError, Warm
 from maintd.model import LogLine, Progress, Report
 from maintd.outcome import AttemptEvidence, Exit, Returned, StopKind, Stopped
@@ -35,6 +35,8 @@ BEGIN_WITHIN = 60.0  # seconds; loading the libraries takes about one
 DEAF_AFTER = 5.0  # seconds after KILL: then the template itself does not do what it is asked
 DRAIN_WITHIN = 2.0  # seconds in which the pipes of a dead tree must close
 PAUSE_WHEN_FULL = 0.05
+
+LAPSED = "the lease of the run could not be renewed in time, and others may take its locks after that"
 
 _READ = 256 * 1024
 
@@ -63,7 +65,9 @@ class AttemptProcess:
         grace: timedelta,
         timeout: timedelta,
         timeout_words: str,
+        holds_locks: bool = False,
     ) -> None:
+        """`holds_locks`: it must not live longer than the claim surely stands."""
         self._order = order
         self._warm = warm
         self._stop = stop
@@ -73,6 +77,7 @@ class AttemptProcess:
         # The job's time counts from when its process is there: it does not pay for a template that has to be started.
         self._deadline = time.monotonic() + 2 * BEGIN_WITHIN + self._timeout
         self._timeout_words = timeout_words
+        self._holds_locks = holds_locks
         self.output = Output(log_limit)
         self.evidence = Evidence(artifacts_root, order.artifacts_dir)
         self._items: list[Report] = []
@@ -91,7 +96,7 @@ class AttemptProcess:
         for _ in range(RELAUNCHES):
             launched = self._warm.launch(self._order)
             try:
-                with Poll(launched, self._stop) as poll:
+                with Poll(launched, self._stop) as poll, self._kept(launched):
                     self._watch(launched, poll)
             finally:
                 launched.close()
@@ -101,6 +106,17 @@ class AttemptProcess:
         else:
             raise TemplateError("the template process died each time before it forked", "see the daemon's log")
         return self._conclude()
+
+    def _kept(self, launched: Launched) -> contextlib.AbstractContextManager[None]:
+        """Meanwhile the template is told until when the attempt may live."""
+        if not self._holds_locks:
+            return contextlib.nullcontext()
+
+        def tell(hold: Hold) -> None:
+            with contextlib.suppress(OSError):
+                launched.socket.send(HOLD + str(hold.until).encode())
+
+        return self._stop.telling(tell)
 
     # --- watching ---
 
@@ -133,6 +149,8 @@ class AttemptProcess:
     def _patience(self, now: float, *, full: bool) -> float:
         ends = [self._deadline if self._stopped is None else now + 1]
         ends += [at for at in (self._kill_at, self._deaf_at) if at is not None]
+        if self._holds_locks and self._stop.hold is not None and self._stopped is None:
+            ends.append(now + self._stop.hold.give_up_at - since_boot())
         if self._items_since is not None:
             ends.append(self._items_since + REPORT_EVERY)
         if full:
@@ -208,6 +226,8 @@ class AttemptProcess:
         poll.forget(launched.socket.fileno())
         if message:
             told = json.loads(message)
+            if told["lapsed"] and self._stopped is None:
+                self._stopped = Stopped(StopKind.LAPSED, LAPSED)
             self._over(Exit(told["code"], told["signal"]))
             if told["left"]:
                 self._say(f"killed what it left running: {', '.join(told['left'])}")
@@ -259,6 +279,8 @@ class AttemptProcess:
                 self._stopped = asked
             elif self._stopped is None and now >= self._deadline:
                 self._stopped = Stopped(StopKind.TIMED_OUT, self._timeout_words)
+            elif self._stopped is None and self._has_lapsed():
+                self._stopped = Stopped(StopKind.LAPSED, LAPSED)
         if self._stopped is None:
             return
         if self._term_at is None:
@@ -277,6 +299,10 @@ class AttemptProcess:
                 tree.kill_all([self._pid])
             if not poll.template_gone:
                 self._warm.kill_template()
+
+    def _has_lapsed(self) -> bool:
+        hold = self._stop.hold
+        return self._holds_locks and hold is not None and since_boot() >= hold.give_up_at
 
     def _signal(self, launched: Launched, poll: Poll, what: bytes) -> None:
         with contextlib.suppress(OSError):

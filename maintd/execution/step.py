@@ -77,6 +77,7 @@ class StepRun:
         self._ends_at = ends_at
         self._may_give_back = may_give_back
         self._not_configured = False
+        self._lapsed = False
         self.begun = False
         self.stopped: Stopped | None = None
 
@@ -201,7 +202,7 @@ class StepRun:
                 backoff=self._run.policy.retry_backoff,
                 repeatable=job.repeatable,
             )
-            if delay is None or self.stopped is not None or self._is_stopped():
+            if delay is None or self._lapsed or self.stopped is not None or self._is_stopped():
                 return self._ended(state, reason)
             if self._ends_at is not None and time.monotonic() + delay.total_seconds() >= self._ends_at:
                 return self._ended(state, f"{reason}; no time is left for another attempt")
@@ -235,6 +236,7 @@ class StepRun:
             grace=self._means.settings.grace,
             timeout=timeout,
             timeout_words=words,
+            holds_locks=bool(self._plan.locks),
         )
         try:
             seen = process.make()
@@ -244,8 +246,11 @@ class StepRun:
             verdict = AttemptVerdict(AttemptState.FAILED, str(error))
         finally:
             shutil.rmtree(order.work_dir, ignore_errors=True)
-        if seen.stopped is not None and (
-            seen.stopped.kind is not StopKind.TIMED_OUT or words == self._run_timeout_words()
+        self._lapsed = seen.stopped is not None and seen.stopped.kind is StopKind.LAPSED
+        if (
+            seen.stopped is not None
+            and not self._lapsed
+            and (seen.stopped.kind is not StopKind.TIMED_OUT or words == self._run_timeout_words())
         ):
             self.stopped = seen.stopped
         ended = process.evidence.ended

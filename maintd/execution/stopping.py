@@ -5,10 +5,36 @@ from __future__ import annotations
 import os
 import select
 import threading
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 
 from maintd.outcome import StopKind, Stopped
+
+MARGIN = 2.0
+"""Seconds before the end of a lease at which what holds a lock is dead, at most a tenth of the lease."""
+
+
+def since_boot() -> float:
+    """Seconds on the clock that no setting of the time touches and that counts a suspend; the same in all processes."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass(frozen=True)
+class Hold:
+    """How long the claim of a run surely stands, by the clock since boot: others may take its locks after that."""
+
+    give_up_at: float  # what holds a lock is asked to stop
+    until: float  # what holds a lock is killed
+
+    @classmethod
+    def of(cls, asked_at: float, lease: timedelta, grace: timedelta) -> Hold:
+        """Of a lease that was asked for at that moment and then granted."""
+        seconds = lease.total_seconds()
+        until = asked_at + seconds - min(MARGIN, seconds / 10)
+        return cls(until - min(grace.total_seconds(), seconds / 4), until)
 
 
 class Stop:
@@ -19,7 +45,34 @@ class Stop:
         self._lock = threading.RLock()
         self._asked: Stopped | None = None
         self._cleaning = False
+        self._hold: Hold | None = None
+        self._keeper: Callable[[Hold], None] | None = None
         self.kill_at_once = False
+
+    @property
+    def hold(self) -> Hold | None:
+        """How long the claim stands; None: nobody else can take it while this node lives."""
+        return self._hold
+
+    def keep(self, hold: Hold) -> None:
+        """The claim was renewed. Whoever keeps the attempt that is under way is told."""
+        with self._lock:
+            self._hold = hold
+            if self._keeper is not None:
+                self._keeper(hold)
+
+    @contextmanager
+    def telling(self, keeper: Callable[[Hold], None]) -> Iterator[None]:
+        """Call `keeper`, which must not block, with the hold as it is now and at each renewal."""
+        with self._lock:
+            self._keeper = keeper
+            if self._hold is not None:
+                keeper(self._hold)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._keeper = None
 
     @property
     def asked(self) -> Stopped | None:

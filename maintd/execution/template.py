@@ -3,7 +3,9 @@
 Job modules are never loaded here, so an edited job is live at its next run. The daemon asks over a socket pair: one
 message per attempt, with five descriptors: the attempt's own socket, the order, and where the child's report, standard
 output and standard error go. Over the attempt's socket come TERM and KILL, and back goes how it ended, once nothing of
-it is alive any more. A socket that closes means that the other side is gone:
+it is alive any more. HOLD with a time tells until when the attempt may live unless a later time is told: so an attempt
+that holds a lock is dead before others may take it, also when the daemon is paused or hangs. A socket that closes means
+that the other side is gone:
 
 - the template is gone: children live on, the daemon adopts them (it is a subreaper) and starts another template;
 - the daemon is gone: the template ends all children (TERM, grace, KILL) and then itself;
@@ -29,6 +31,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from maintd.execution import child, tree
+from maintd.execution.stopping import since_boot
 from maintd.job import JobParams
 
 PRELOADED = (
@@ -42,6 +45,7 @@ READY = b"ready"
 START = b"start"
 TERM = b"TERM"
 KILL = b"KILL"
+HOLD = b"HOLD "  # with seconds on the clock since boot
 
 DESCRIPTORS = 5
 
@@ -62,6 +66,8 @@ class _Attempt:
     pid: int
     socket: socket.socket
     left: list[str] = field(default_factory=list)
+    hold_until: float | None = None
+    lapsed: bool = False
 
 
 def main() -> NoReturn:
@@ -123,8 +129,9 @@ class Template:
         """Until the daemon closes its end."""
         self._control.send(READY)
         while True:
-            events = self._selector.select(None if len(self._spares) >= SPARES else LULL)
-            if not events:
+            events = self._selector.select(self._patience())
+            self._kill_lapsed()
+            if not events and len(self._spares) < SPARES:
                 self._fork_spare()
             for key, _ in events:
                 if key.fileobj is self._control:
@@ -135,6 +142,23 @@ class Template:
                     self._reap()
                 else:
                     self._obey(key.data)
+
+    def _patience(self) -> float | None:
+        waits = [] if len(self._spares) >= SPARES else [LULL]
+        holds = [a.hold_until for a in self._attempts.values() if a.hold_until is not None and not a.lapsed]
+        if holds:
+            waits.append(max(0.0, min(holds) - since_boot()))
+        return min(waits, default=None)
+
+    def _kill_lapsed(self) -> None:
+        now = since_boot()
+        for attempt in self._attempts.values():
+            if attempt.hold_until is None or attempt.lapsed or now < attempt.hold_until:
+                continue
+            self._obey(attempt)  # a later time may lie there unread
+            if now >= attempt.hold_until:
+                attempt.lapsed = True
+                tree.kill_all([attempt.pid])
 
     def _take_request(self) -> bool:
         try:
@@ -177,18 +201,29 @@ class Template:
         self._spares[pid] = ours
 
     def _obey(self, attempt: _Attempt) -> None:
-        try:
-            message = attempt.socket.recv(16)
-        except BlockingIOError:
+        message = self._hear(attempt)
+        if message is None:
             return
-        except ConnectionError:
-            message = b""
         if message == TERM:
             tree.signal_tree(attempt.pid, signal.SIGTERM)
             return
         tree.kill_all([attempt.pid])  # KILL, or nobody supervises it any more
         if message != KILL:
-            self._selector.unregister(attempt.socket)
+            with suppress(KeyError):
+                self._selector.unregister(attempt.socket)
+
+    def _hear(self, attempt: _Attempt) -> bytes | None:
+        """The first message that is no HOLD, empty when the daemon is gone; None when none has come."""
+        while True:
+            try:
+                message = attempt.socket.recv(64)
+            except BlockingIOError:
+                return None
+            except ConnectionError:
+                return b""
+            if not message.startswith(HOLD):
+                return message
+            attempt.hold_until = float(message.removeprefix(HOLD))
 
     def _reap(self) -> None:
         with suppress(BlockingIOError):
@@ -225,6 +260,7 @@ class Template:
             "code": None if signalled else os.WEXITSTATUS(status),
             "signal": os.WTERMSIG(status) if signalled else None,
             "left": attempt.left,
+            "lapsed": attempt.lapsed,
         }
         with suppress(OSError):
             attempt.socket.send(json.dumps(ended).encode())

@@ -43,6 +43,7 @@ class Store:
         self._database = database
         plans = Plans()
         self.url_masked = mask(database.url)
+        self.shared = database.kind == "postgres"  # several nodes may work on it
         self.entries = Entries(database, plans)
         self.runs = Runs(database, plans)
         self.locks = Locks(database)

@@ -1,0 +1,147 @@
+"""A daemon that is paused, or cut off from the store, past its lease: who held a lock is dead before others take it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from processes.nodes import Node, node, only
+from servers.base import wait_for
+from servers.postgres import PostgresServer
+
+from maintd.model import AttemptState, Policy, RunState
+
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+
+LEASE = 3.0
+BEATS = """
+import json
+with open(params.into, "a") as file:
+    deadline = time.monotonic() + params.number
+    while time.monotonic() < deadline:
+        file.write(json.dumps([ctx.run_id, time.clock_gettime(time.CLOCK_BOOTTIME)]) + "\\n")
+        file.flush()
+        time.sleep(0.02)
+ctx.check("worked", 1, equals=1)
+"""
+OTHER = """
+import sys
+from pathlib import Path
+from processes.nodes import Node
+made = Node(Path(sys.argv[1]), sys.argv[2], incarnation="other", node="n2", lease="3s")
+name = made.job(sys.argv[3], 'timeout="1m", locks={"thing": "exclusive"}', name="long")
+made.executor.start()
+run_id = made.queue(made.step(name, {"into": sys.argv[4], "number": 60}))
+print(run_id, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def other_daemon(folder: Path, url: str, into: Path) -> Iterator[tuple[psutil.Process, int]]:
+    """A second process with an executor of its own, whose run holds the lock for a minute; that run's id."""
+    argv = [sys.executable, "-c", OTHER, str(folder), url, BEATS, str(into)]
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ, text=True)
+    try:
+        assert process.stdout is not None
+        yield psutil.Process(process.pid), int(process.stdout.readline())
+    finally:
+        below = psutil.Process(process.pid).children(recursive=True)
+        for one in (psutil.Process(process.pid), *below):
+            one.kill()
+        process.communicate()
+
+
+def beats(into: Path, run_id: int) -> list[float]:
+    """When the run was at work, by the clock since boot."""
+    if not into.exists():
+        return []
+    found = [json.loads(line) for line in into.read_text().splitlines()]
+    return [at for run, at in found if run == run_id]
+
+
+def takes_over(made: Node, into: Path, first: int) -> int:
+    """A run on this node that waits for the lock until it has it; its id. Another node's silence is noticed here."""
+    name = made.job(BEATS, 'timeout="1m", locks={"thing": "exclusive"}', name="short")
+    second = made.queue(made.step(name, {"into": str(into), "number": 1}), entry="second", policy=Policy.model_validate(
+        {"lock_wait": "40s"}))  # fmt: skip
+    assert made.ended(second, 40).state is RunState.SUCCEEDED
+    assert beats(into, first)
+    return second
+
+
+def test_a_paused_daemons_lock_is_handed_on_only_after_its_holder_is_dead(
+    own_postgres: PostgresServer, tmp_path: Path
+) -> None:
+    url, into = own_postgres.create("maintd"), tmp_path / "beats"
+    with (
+        node(tmp_path / "here", url, lease=f"{LEASE}s") as made,
+        other_daemon(tmp_path / "there", url, into) as (daemon, first),
+    ):
+        wait_for(lambda: beats(into, first), "the first holder at work")
+        daemon.send_signal(signal.SIGSTOP)
+        paused_at = time.clock_gettime(time.CLOCK_BOOTTIME)
+
+        second = takes_over(made, into, first)
+        daemon.send_signal(signal.SIGCONT)
+
+        assert max(beats(into, first)) < min(beats(into, second))
+        assert max(beats(into, first)) - paused_at <= LEASE
+
+
+def test_a_node_that_is_cut_off_from_the_store_stops_what_holds_a_lock(
+    own_postgres: PostgresServer, tmp_path: Path
+) -> None:
+    into = tmp_path / "beats"
+    with node(tmp_path / "node", own_postgres.create("maintd"), lease=f"{LEASE}s", grace="200ms") as made:
+        held = made.job(BEATS, 'timeout="1m", locks={"thing": "exclusive"}', name="held")
+        free = made.job(BEATS, 'timeout="1m"', name="free")
+        first = made.queue(made.step(held, {"into": str(into), "number": 40}))
+        second = made.queue(made.step(free, {"into": str(into), "number": 5}))
+        wait_for(lambda: beats(into, first) and beats(into, second), "both at work")
+
+        own_postgres.stop("immediate")
+        cut_at = time.clock_gettime(time.CLOCK_BOOTTIME)
+        wait_for(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) - max(beats(into, first)) > 1, "the holder dead")
+        own_postgres.start()
+
+        stopped = made.ended(first, 60)
+        assert max(beats(into, first)) - cut_at < LEASE
+        assert stopped.state is RunState.FAILED
+        assert only(stopped).state is AttemptState.FAILED
+        assert stopped.reason.startswith("stopped, since the lease of the run could not be renewed in time")
+        assert made.ended(second, 30).state is RunState.SUCCEEDED
+
+
+def test_a_daemon_that_is_thawed_with_all_its_processes_kills_what_outlived_its_lease(
+    own_postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """As by `docker pause`: until the thaw nothing of it works, and after it hardly anything."""
+    url, into = own_postgres.create("maintd"), tmp_path / "beats"
+    with (
+        node(tmp_path / "here", url, lease=f"{LEASE}s") as made,
+        other_daemon(tmp_path / "there", url, into) as (daemon, first),
+    ):
+        wait_for(lambda: beats(into, first), "the first holder at work")
+        frozen = [daemon, *daemon.children(recursive=True)]
+        for process in frozen:
+            process.send_signal(signal.SIGSTOP)
+
+        second = takes_over(made, into, first)
+        thawed_at = time.clock_gettime(time.CLOCK_BOOTTIME)
+        for process in frozen:
+            process.send_signal(signal.SIGCONT)
+        wait_for(lambda: not frozen[-1].is_running() or frozen[-1].status() == psutil.STATUS_ZOMBIE, "the holder dead")
+
+        assert max(beats(into, first)) < thawed_at + 0.5
+        assert [at for at in beats(into, first) if min(beats(into, second)) < at < thawed_at] == []
