@@ -109,6 +109,7 @@ class Daemon:
             jobs=lambda: self.catalogue.jobs,
             targets=self.targets,
             incarnation=self.incarnation,
+            usual=lambda: {step.job for entry in self.calendar.entries for step in entry.steps},
         )
         self.alarm = Alarm(self._turn.set)
         self.planner = Planner(self.store, self.clock, planned=self.executor.wake, stepped=self._set_alarm)

@@ -367,6 +367,7 @@ class JobDescription(Model):
     history_of: Literal["entry", "job"] = "entry"  # whose measures: of the same entry, or of the job under any
     params: tuple[ParamDescription, ...] = ()
     params_schema: dict[str, Any] = {}
+    imports: tuple[str, ...] = ()  # what a process that is going to load it may load in advance
 
 
 class BrokenJob(Model):

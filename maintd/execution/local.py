@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -23,7 +23,7 @@ from maintd.execution.recorder import Journal, Recorder
 from maintd.execution.stopping import Hold, Stop
 from maintd.execution.supervise import Supervisor
 from maintd.execution.warm import TemplateError, Warm
-from maintd.model import Run, RunPutBack
+from maintd.model import JobDescription, Run, RunPutBack
 from maintd.outcome import StopKind
 from maintd.settings import Settings, Targets
 from maintd.store import Store
@@ -59,13 +59,17 @@ class LocalExecutor:
         jobs: Callable[[], Jobs],
         targets: Callable[[], Targets],
         incarnation: str,
+        usual: Callable[[], Iterable[str]] = tuple,
     ) -> None:
+        """`usual`: names of the jobs in the calendar, for which the template is made ready."""
         self._store = store
         self._settings = settings
         self._clock = clock
         self._incarnation = incarnation
         self._looked = (clock.now(), clock.elapsed())  # the store's time, and when it was asked for
-        self._warm = Warm(settings.state_dir, settings.grace)
+        self._jobs = jobs
+        self._usual = usual
+        self._warm = Warm(settings.state_dir, settings.grace, self._imports)
         self._recorder = Recorder(store, settings.spool_dir)
         self._means = Means(
             settings=settings,
@@ -322,6 +326,14 @@ class LocalExecutor:
                 return min(left - before, LINGER - unused)
             self._warm.let_go()
         return left - before
+
+    def _imports(self) -> set[str]:
+        """What the jobs of the calendar, and of the runs under way, import."""
+        with self._lock:
+            under_way = {step.job for held in self._held.values() for step in held.run.plan}
+        known = self._jobs()
+        jobs = [known.get(name) for name in {*self._usual(), *under_way}]
+        return {name for job in jobs if isinstance(job, JobDescription) for name in job.imports}
 
     def _have_template(self) -> None:
         try:

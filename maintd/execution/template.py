@@ -1,11 +1,11 @@
-"""The template: a single-threaded process with the libraries loaded, that forks a child for each attempt.
+"""The template: a single-threaded process that forks a child for each attempt, with what jobs import loaded already.
 
-Job modules are never loaded here, so an edited job is live at its next run. The daemon asks over a socket pair: one
-message per attempt, with five descriptors: the attempt's own socket, the order, and where the child's report, standard
-output and standard error go. Over the attempt's socket come TERM and KILL, and back goes how it ended, once nothing of
-it is alive any more. HOLD with a time tells until when the attempt may live unless a later time is told: so an attempt
-that holds a lock is dead before others may take it, also when the daemon is paused or hangs. A socket that closes means
-that the other side is gone:
+Job modules themselves are never loaded here, so an edited job is live at its next run. The daemon asks over a socket
+pair: one message per attempt, with five descriptors: the attempt's own socket, the order, and where the child's report,
+standard output and standard error go. Over the attempt's socket come TERM and KILL, and back goes how it ended, once
+nothing of it is alive any more. HOLD with a time tells until when the attempt may live unless a later time is told: so
+an attempt that holds a lock is dead before others may take it, also when the daemon is paused or hangs. A socket that
+closes means that the other side is gone:
 
 - the template is gone: children live on, the daemon adopts them (it is a subreaper) and starts another template;
 - the daemon is gone: the template ends all children (TERM, grace, KILL) and then itself;
@@ -24,6 +24,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -34,12 +35,8 @@ from maintd.execution import child, tree
 from maintd.execution.stopping import since_boot
 from maintd.job import JobParams
 
-PRELOADED = (
-    "psutil", "psycopg", "redis", "httpx", "docker",
-    "maintd.targets.alertmanager", "maintd.targets.docker", "maintd.targets.host", "maintd.targets.http",
-    "maintd.targets.postgres", "maintd.targets.prometheus", "maintd.targets.redis", "maintd.targets.shell",
-)  # fmt: skip
-"""What the shipped jobs import. One that cannot be imported is left to the job that needs it."""
+BLAS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""Set to 1 while numpy is loaded: this process must stay one with a single thread, since it forks."""
 
 READY = b"ready"
 START = b"start"
@@ -71,7 +68,10 @@ class _Attempt:
 
 
 def main() -> NoReturn:
-    """`python -c … SOCKET LIFELINE_READ LIFELINE_WRITE GRACE`: descriptors by number, the grace in seconds."""
+    """`python -c … SOCKET LIFELINE_READ LIFELINE_WRITE GRACE MODULE…`: descriptors by number, the grace in seconds.
+
+    A module that cannot be imported is left to the job that needs it.
+    """
     control, lifeline, lifeline_end = (int(word) for word in sys.argv[1:4])
     grace = float(sys.argv[4])
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -79,15 +79,23 @@ def main() -> NoReturn:
     tree.become_subreaper()
     # What describes params to people is of no use here, and reading it from a module's source takes 20 ms.
     JobParams.model_config["use_attribute_docstrings"] = False
-    for name in PRELOADED:
-        with suppress(ImportError):
-            import_module(name)
+    _load(sys.argv[5:])
     gc.collect()
     gc.freeze()
     _collapse()
     template = Template(socket.socket(fileno=control), lifeline, lifeline_end, grace)
     template.serve()
     os._exit(0)
+
+
+def _load(names: Sequence[str]) -> None:
+    one_thread = {name: "1" for name in BLAS if name not in os.environ}
+    os.environ.update(one_thread)
+    for name in names:
+        with suppress(ImportError):
+            import_module(name)
+    for name in one_thread:
+        del os.environ[name]
 
 
 def _collapse() -> None:

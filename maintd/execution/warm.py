@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -67,9 +68,11 @@ class _Process:
 class Warm:
     """One template at a time. Thread-safe."""
 
-    def __init__(self, state_dir: Path, grace: timedelta) -> None:
+    def __init__(self, state_dir: Path, grace: timedelta, imports: Callable[[], Iterable[str]] = tuple) -> None:
+        """`imports`: modules that the jobs to come import; asked for when a template is started."""
         self._state_dir = state_dir
         self._grace = grace
+        self._imports = imports
         self._lock = threading.Lock()
         self._process: _Process | None = None
         self._in_use = 0
@@ -234,6 +237,7 @@ class Warm:
                     "from maintd.execution.template import main; main()",
                     *map(str, numbers),
                     str(self._grace.total_seconds()),
+                    *self._imports(),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -116,7 +116,7 @@ class SqliteDatabase:
         )
         engine = create_engine("sqlite://", creator=connect, **pool)
         begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
-        event.listen(engine, "begin", lambda conn: conn.exec_driver_sql(begin))
+        event.listen(engine, "begin", lambda conn: conn.connection.dbapi_connection.execute(begin))
         return engine
 
     def _connect(self, *, writes: bool) -> sqlite3.Connection:
