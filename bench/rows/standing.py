@@ -114,7 +114,7 @@ def idle(peers: Sequence[Peer], seconds: float) -> list[Row]:
             busy.values = [(_cpu(started) - before[heavy.contender]) / seconds * 100]
             heavy.more = {"processes": float(sum(1 + len(daemon.root.children(recursive=True))
                                                  for daemon in started.daemons)),
-                          "its servers, MiB": sum(map(pss_mib, started.servers))}  # fmt: skip
+                          "its servers, MiB": sum(map(pss_mib, started.servers), 0.0)}  # fmt: skip
     return [
         Row("idle-memory", f"memory (PSS) of all processes, {ENTRIES} entries, none due", "MiB", memory, per_run=False),
         Row("idle-cpu", f"CPU over {seconds:.0f} s, {ENTRIES} entries, none due", "% of a core", share, per_run=False),
