@@ -1,17 +1,20 @@
-"""`make endurance MINUTES=30 SEED=7`: rounds on SQLite and on Postgres in turn, until the time is over."""
+"""`make endurance MINUTES=30 SEED=7`: rounds on Postgres and on SQLite in turn, until the time is over."""
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 from endurance.driver import endure
+from endurance.outcome import Outcome, table
 
 
 def main() -> int:
-    """Print what was done and found; 1 when an invariant was violated."""
+    """Print what was done and found, a table at the end; 1 when an invariant was violated."""
     parser = argparse.ArgumentParser(prog="make endurance", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=1)
@@ -19,21 +22,30 @@ def main() -> int:
     parser.add_argument("--kind", choices=["sqlite", "postgres", "both"], default="both")
     parser.add_argument("--nodes", type=int, default=3, help="daemons on one Postgres")
     parser.add_argument("--entries", type=int, default=50)
-    parser.add_argument("--keep", type=Path, help="a folder for what each round leaves: logs, store, journal")
+    parser.add_argument("--keep", type=Path, help="a folder for what every round leaves; else only a violated one's")
     given = parser.parse_args()
     deadline = time.monotonic() + given.minutes * 60
-    seed, violated, kinds = given.seed, 0, ["sqlite", "postgres"] if given.kind == "both" else [given.kind]
+    seed, outcomes, kinds = given.seed, [], ["postgres", "sqlite"] if given.kind == "both" else [given.kind]
     while time.monotonic() < deadline:
-        for kind in kinds:
-            keep = given.keep / f"{seed}-{kind}" if given.keep else None
-            seconds = min(given.round, max(10.0, deadline - time.monotonic()))
-            nodes = 1 if kind == "sqlite" else given.nodes
-            outcome = endure(seed, seconds, kind=kind, nodes=nodes, entries=given.entries, keep=keep)
-            print(f"{kind}, {nodes} node{'s' * (nodes > 1)}, {outcome.text()}", flush=True)
-            violated += len(outcome.violations)
+        kind = kinds[len(outcomes) % len(kinds)]
+        seconds = min(given.round, max(10.0, deadline - time.monotonic()))
+        outcomes.append(
+            _round(seed, seconds, kind, given.nodes if kind == "postgres" else 1, given.entries, given.keep)
+        )
         seed += 1
-    print(f"invariants violated in all: {violated}")
-    return 1 if violated else 0
+    print(f"\n{table(outcomes)}")
+    return 1 if any(outcome.violations for outcome in outcomes) else 0
+
+
+def _round(seed: int, seconds: float, kind: str, nodes: int, entries: int, keep: Path | None) -> Outcome:
+    folder = (keep or Path(tempfile.mkdtemp(prefix="maintd-endurance-"))) / f"{seed}-{kind}"
+    outcome = endure(seed, seconds, kind=kind, nodes=nodes, entries=entries, keep=folder)
+    print(outcome.text(), flush=True)
+    if outcome.violations:
+        print(f"  again: make endurance SEED={seed}; journal, store and logs: {folder}", flush=True)
+    elif keep is None:
+        shutil.rmtree(folder.parent)
+    return outcome
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What job processes really did: one JSON object a line, appended and fsynced by the process itself.
 
-A holder of a lock writes a beat every BEAT seconds, so that a process that outlived its claim gives itself away.
+A holder of a lock writes a beat every BEAT seconds, so that a process that outlived its claim gives itself away. The
+last line of a process that came to its end tells everything that it had reported by then.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,26 +26,50 @@ class Line(NamedTuple):
 
     what: str  # began | beat | ended
     run: int
-    entry: str
+    step: str
+    attempt: int
     job: str
     pid: int
     at: float
+    lock: str = ""
+    returned: bool = False  # with `ended`: the job came to its end, and was not stopped or failing
+    logs: tuple[str, ...] = ()  # with `ended`: what was reported
+    checks: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass
+class Book:
+    """What one process does, to be noted."""
+
+    ctx: Any
+    job: str
     lock: str
-    due: str
+    logs: list[str] = field(default_factory=list)
+    checks: list[tuple[str, int]] = field(default_factory=list)
 
+    def log(self, text: str) -> None:
+        """Report a line of log."""
+        self.ctx.log(text)
+        self.logs.append(text)
 
-def note(what: str, ctx: Any, job: str, lock: str = "") -> None:
-    """Append one line. Called in the job's process."""
-    line = {
-        "what": what, "run": ctx.run_id, "entry": ctx.entry, "job": job, "pid": os.getpid(), "lock": lock,
-        "at": time.clock_gettime(time.CLOCK_MONOTONIC), "due": "" if ctx.due_at is None else ctx.due_at.isoformat(),
-    }  # fmt: skip
-    descriptor = os.open(os.environ[VARIABLE], os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        os.write(descriptor, json.dumps(line).encode() + b"\n")
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    def check(self, name: str, observed: int, equals: int = 1) -> None:
+        """Report a check."""
+        self.ctx.check(name, observed, equals=equals)
+        self.checks.append((name, observed))
+
+    def note(self, what: str, **more: object) -> None:
+        """Append one line."""
+        line = {
+            "what": what, "run": self.ctx.run_id, "step": os.environ["MAINTD_STEP"],
+            "attempt": int(os.environ["MAINTD_ATTEMPT"]), "job": self.job, "pid": os.getpid(),
+            "at": time.clock_gettime(time.CLOCK_MONOTONIC), "lock": self.lock, **more,
+        }  # fmt: skip
+        descriptor = os.open(os.environ[VARIABLE], os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(descriptor, json.dumps(line).encode() + b"\n")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def pause(seconds: float) -> None:
@@ -52,29 +78,37 @@ def pause(seconds: float) -> None:
 
 
 @contextmanager
-def journaled(ctx: Any, job: str, lock: str = "") -> Iterator[None]:
+def journaled(ctx: Any, job: str, lock: str = "") -> Iterator[Book]:
     """Note the beginning, beats in between for a lock's holder, and the end; a process that is killed leaves no end."""
-    note("began", ctx, job, lock)
+    book = Book(ctx, job, lock)
+    book.note("began")
     stop = threading.Event()
 
     def beat() -> None:
         while not stop.wait(BEAT):
-            note("beat", ctx, job, lock)
+            book.note("beat")
 
     thread = threading.Thread(target=beat, daemon=True)
     if lock:
         thread.start()
+    returned = False
     try:
-        yield
+        yield book
+        returned = True
     finally:
         stop.set()
         if lock:
             thread.join()
-        note("ended", ctx, job, lock)
+        book.note("ended", returned=returned, logs=book.logs, checks=book.checks)
 
 
 def read(path: Path) -> list[Line]:
     """Every whole line, in the order in which they were appended."""
     if not path.exists():
         return []
-    return [Line(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    return [_line(json.loads(text)) for text in path.read_text(encoding="utf-8").splitlines() if text.endswith("}")]
+
+
+def _line(read: dict[str, Any]) -> Line:
+    logs, checks = tuple(read.pop("logs", ())), tuple((name, number) for name, number in read.pop("checks", ()))
+    return Line(**read, logs=logs, checks=checks)

@@ -1,4 +1,7 @@
-"""Does a daemon grow? `python -m endurance.leak --runs 10000`: memory, files and threads after every thousand runs."""
+"""Does a daemon grow? `python -m endurance.leak --runs 10000`: memory, files, threads and processes as runs go by.
+
+Compared are two moments of rest, when the daemon has let its template go: one after WARM runs, one at the end.
+"""
 
 from __future__ import annotations
 
@@ -7,51 +10,22 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
 from endurance.world import TESTS, Node
 
 ENTRIES = 16
+BATCH = 250
 WARM = 1000
 """Runs before the first look: caches are filled then."""
 
 ALLOWED = 1.05
-
-
-def main() -> int:
-    """Print a line for each thousand runs; 1 when memory grew by more than 5 % or a file stayed open."""
-    parser = argparse.ArgumentParser(prog="endurance.leak", description=__doc__)
-    parser.add_argument("--runs", type=int, default=10_000)
-    runs = parser.parse_args().runs
-    with tempfile.TemporaryDirectory(prefix="maintd-leak-") as name:
-        folder = Path(name)
-        (folder / "jobs").mkdir()
-        (folder / "state").mkdir()
-        (folder / "jobs/nothing.py").write_text(JOB)
-        entries = "".join(f"  e{number}: {{steps: [nothing]}}\n" for number in range(ENTRIES))
-        (folder / "schedules.yaml").write_text(f"timezone: UTC\nentries:\n{entries}")
-        environ = {key: value for key, value in os.environ.items() if not key.startswith("MAINTD_")} | {
-            "MAINTD_STATE_DIR": str(folder / "state"),
-            "MAINTD_CALENDAR": str(folder / "schedules.yaml"),
-            "MAINTD_JOBS_PATH": str(folder / "jobs"),
-            "MAINTD_LISTEN": "",
-            "MAINTD_SLOTS": "8",
-            "MAINTD_LOG_LEVEL": "warning",
-            "PYTHONPATH": str(TESTS),
-        }
-        node = Node("leak", folder, environ)
-        node.start()
-        assert node.process is not None
-        try:
-            while node.ask("GET", "/api/v1/version") is None:
-                time.sleep(0.2)
-            return _watch(node, psutil.Process(node.process.pid), runs)
-        finally:
-            node.process.terminate()
-            node.process.wait(30)
-
+REST_WITHIN = 90.0
 
 JOB = '''"""Do nothing, and say so."""
 
@@ -66,32 +40,103 @@ def run(ctx: Context, params: object) -> None:
 '''
 
 
-def _watch(node: Node, daemon: psutil.Process, runs: int) -> int:
+class Size(NamedTuple):
+    """What a resting daemon has."""
+
+    memory: int  # bytes that are its own
+    files: int
+    threads: int
+    processes: int  # below it; a zombie is one too
+
+
+def main() -> int:
+    """Print a line for each thousand runs; 1 when anything grew."""
+    parser = argparse.ArgumentParser(prog="endurance.leak", description=__doc__)
+    parser.add_argument("--runs", type=int, default=10_000)
+    parser.add_argument("--warm", type=int, default=WARM)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="maintd-leak-") as name, daemon(Path(name)) as node:
+        first, last = watch(node, given.runs, given.warm, lambda line: print(line, flush=True))
+    grown = last.memory / first.memory
+    print(f"memory × {grown:.3f}, {last.files - first.files:+d} files, {last.threads - first.threads:+d} threads")
+    return 1 if grown > ALLOWED or last[1:] != first[1:] else 0
+
+
+@contextmanager
+def daemon(folder: Path) -> Iterator[Node]:
+    """A daemon on SQLite that owes nothing by itself."""
+    (folder / "jobs").mkdir()
+    (folder / "state").mkdir()
+    (folder / "jobs/nothing.py").write_text(JOB)
+    entries = "".join(f"  e{number}: {{steps: [nothing]}}\n" for number in range(ENTRIES))
+    (folder / "schedules.yaml").write_text(f"timezone: UTC\nentries:\n{entries}")
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("MAINTD_")} | {
+        "MAINTD_STATE_DIR": str(folder / "state"),
+        "MAINTD_CALENDAR": str(folder / "schedules.yaml"),
+        "MAINTD_JOBS_PATH": str(folder / "jobs"),
+        "MAINTD_LISTEN": "",
+        "MAINTD_SLOTS": "8",
+        "MAINTD_LOG_LEVEL": "warning",
+        "PYTHONPATH": f"{TESTS}:{TESTS.parent}",
+    }
+    node = Node("leak", folder, environ)
+    node.start()
+    assert node.process is not None
+    try:
+        _wait(lambda: node.ask("GET", "/api/v1/version") is not None, "the daemon answers")
+        yield node
+    finally:
+        node.process.terminate()
+        node.process.wait(30)
+
+
+def watch(node: Node, runs: int, warm: int, told: Callable[[str], None]) -> tuple[Size, Size]:
+    """Its size at rest after `warm` runs, and after `runs` more."""
+    process = node.daemon()
+    assert process is not None
     done, first = 0, None
-    memory = files = 0
-    while done < runs + WARM:
-        _batch(node, 500)
-        done += 500
-        if done < WARM or done % 1000:
-            continue
-        memory, files, threads = daemon.memory_full_info().uss, daemon.num_fds(), daemon.num_threads()
-        first = first or (memory, files)
-        print(f"{done:6} runs: {memory / 2**20:6.1f} MiB of its own, {files} files, {threads} threads", flush=True)
-    assert first is not None
-    grown, more = memory / first[0], files - first[1]
-    print(f"memory × {grown:.3f}, {more:+d} files")
-    return 1 if grown > ALLOWED or more > 2 else 0
+    while True:
+        if done == warm or done == warm + runs:
+            _wait(lambda: not process.children(), "the template is let go")
+            size = _size(process)
+            told(f"{done:6} runs, at rest: {_text(size)}")
+            if first is not None:
+                return first, size
+            first = size
+        elif done % 1000 == 0:
+            told(f"{done:6} runs: {_text(_size(process))}")
+        batch = min(BATCH, warm - done if first is None else warm + runs - done)
+        _make(node, batch)
+        done += batch
 
 
-def _batch(node: Node, count: int) -> None:
+def _size(process: psutil.Process) -> Size:
+    memory = process.memory_full_info().uss
+    return Size(memory, process.num_fds(), process.num_threads(), len(process.children(recursive=True)))
+
+
+def _text(size: Size) -> str:
+    return f"{size.memory / 2**20:6.1f} MiB, {size.files} files, {size.threads} threads, {size.processes} processes"
+
+
+def _make(node: Node, count: int) -> None:
+    """So many runs, to their ends."""
     for number in range(count):
         body = {"name": f"e{number % ENTRIES}", "by": "leak", "why": ""}
-        assert node.ask("POST", "/api/v1/runs", body) is not None
-    while True:
-        listed = node.ask("GET", "/api/v1/runs?state=queued&state=running&limit=1")
-        if listed is not None and not listed["runs"]:
-            return
-        time.sleep(0.1)
+        _wait(lambda body=body: node.ask("POST", "/api/v1/runs", body) is not None, "a trigger is accepted")  # type: ignore[misc]
+    _wait(lambda: _rests(node), "the runs end")
+
+
+def _rests(node: Node) -> bool:
+    listed = node.ask("GET", "/api/v1/runs?state=queued&state=running&limit=1")
+    return listed is not None and not listed["runs"]
+
+
+def _wait(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + REST_WITHIN
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {REST_WITHIN:.0f} s"
+        time.sleep(0.05)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,21 @@ import random
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 import psutil
+import psycopg
 from servers.postgres import PostgresServer, start_postgres
 
 from endurance import journal, schedule
@@ -30,6 +32,8 @@ TESTS = Path(__file__).parents[1]
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 LEASE = 6.0  # seconds
 DISK = "96m"
+SERVER_DISK = "400m"
+TEMPLATE = "maintd.execution.template"
 
 
 @dataclass
@@ -45,6 +49,7 @@ class Node:
     wanted: bool = True
     restart_after: float = 0.0
     exits: list[int] = field(default_factory=list)
+    started_at: list[datetime] = field(default_factory=list)
 
     @property
     def state_dir(self) -> Path:
@@ -61,6 +66,7 @@ class Node:
                 env=self.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,
             )  # fmt: skip
         self.starts += 1
+        self.started_at.append(datetime.now(UTC))
 
     def daemon(self) -> psutil.Process | None:
         """The daemon's process, below `ip netns exec` where there is one."""
@@ -70,6 +76,17 @@ class Node:
             return psutil.Process(self.process.pid)
         return None
 
+    def templates(self) -> list[psutil.Process]:
+        """The template process, if it is there."""
+        found = []
+        daemon = self.daemon()
+        with suppress(psutil.Error):
+            for process in [] if daemon is None else daemon.children():
+                with suppress(psutil.Error):
+                    if any(TEMPLATE in word for word in process.cmdline()):
+                        found.append(process)
+        return found
+
     def below(self) -> list[psutil.Process]:
         """Template, keepers and children of the daemon."""
         daemon = self.daemon()
@@ -77,7 +94,7 @@ class Node:
             return [] if daemon is None else daemon.children(recursive=True)
         return []
 
-    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout: float = 8.0) -> Any:
+    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout: float = 4.0) -> Any:
         """The API's answer on the control socket, None when nobody answers or it was an error."""
         connection = _UnixConnection(str(self.state_dir / "maintd.sock"), timeout)
         try:
@@ -121,14 +138,20 @@ class World:
         self._stack = ExitStack()
         self._watch = threading.Thread(target=self._keep_up, daemon=True)
         self._over = threading.Event()
+        self.server = threading.RLock()  # who stops and starts Postgres
+        self.integrity_checks = 0
+        self.damage: list[str] = []
         self._count = nodes
         self.owed_until = datetime.now(UTC)
 
     def __enter__(self) -> Self:
         self.folder.chmod(0o755)
         if self.kind == "postgres":
-            self.postgres = start_postgres()
+            (self.folder / "postgres").mkdir()
+            self._mount(self.folder / "postgres", SERVER_DISK)
+            self.postgres = start_postgres(self.folder / "postgres")
             self._stack.callback(self._drop_postgres)
+            self._keep_server_small()
             self.postgres.create("maintd")
         for number in range(self._count):
             self.nodes.append(self._node(number))
@@ -173,8 +196,46 @@ class World:
             if node.prefix:
                 subprocess.run(["ip", "link", "set", f"v{node.prefix[3]}", "up"], check=False)
         if self.postgres is not None:
+            with self.server:
+                (self.postgres.folder / "filler").unlink(missing_ok=True)
+                self.restart_postgres()
+
+    def restart_postgres(self) -> None:
+        """Have it running, whatever state it is in."""
+        assert self.postgres is not None
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with suppress(psycopg.Error), psycopg.connect(self.postgres.url("postgres"), connect_timeout=2):
+                return
             with suppress(subprocess.CalledProcessError):
                 self.postgres.start()
+                return
+            time.sleep(0.3)
+        raise AssertionError("Postgres does not start again")
+
+    def _keep_server_small(self) -> None:
+        """Its log of writes is not to fill the disk by itself."""
+        assert self.postgres is not None
+        with psycopg.connect(self.postgres.url("postgres"), autocommit=True) as conn:
+            for line in ("max_wal_size = '96MB'", "min_wal_size = '32MB'"):
+                conn.execute(f"ALTER SYSTEM SET {line}".encode())
+            conn.execute("SELECT pg_reload_conf()")
+
+    def check_integrity(self, node: Node) -> None:
+        """Of a SQLite store whose daemon has just ended, on a copy: what the next daemon will find."""
+        store = node.state_dir / "maintd.db"
+        if self.postgres is not None or not store.exists():
+            return
+        with tempfile.TemporaryDirectory(prefix="maintd-integrity-") as name:
+            for suffix in ("", "-wal"):
+                with suppress(FileNotFoundError):
+                    shutil.copy(f"{store}{suffix}", f"{name}/maintd.db{suffix}")
+            with closing(sqlite3.connect(f"{name}/maintd.db")) as conn:
+                found = [row[0] for row in conn.execute("PRAGMA integrity_check")]
+                found += [f"foreign key: {row}" for row in conn.execute("PRAGMA foreign_key_check")]
+        self.integrity_checks += 1
+        if found != ["ok"]:
+            self.damage.append(f"integrity_check after end {len(node.exits)} of the daemon: {found[:5]}")
 
     def _node(self, number: int) -> Node:
         name = f"node{number}"
@@ -188,7 +249,7 @@ class World:
             "MAINTD_CALENDAR": str(folder / "schedules.yaml"), "MAINTD_JOBS_PATH": str(TESTS / "endurance/jobs"),
             "MAINTD_LEASE": f"{LEASE}s", "MAINTD_HEARTBEAT": "1s", "MAINTD_GRACE": "1s", "MAINTD_DRAIN": "4s",
             "MAINTD_SLOTS": "8", "MAINTD_LOG_FORMAT": "json", "MAINTD_LOG_LIMIT": "100kB",
-            "PYTHONPATH": str(TESTS), journal.VARIABLE: str(self.journal),
+            "PYTHONPATH": f"{TESTS}:{TESTS.parent}", journal.VARIABLE: str(self.journal),
         }  # fmt: skip
         prefix: tuple[str, ...] = ()
         if self.postgres is not None:
@@ -198,14 +259,15 @@ class World:
             environ |= {
                 "LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(folder / "faketime"),
                 "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-                "PYTHONPATH": f"{TESTS}:{TESTS / 'endurance/faketime_site'}",
+                "PYTHONPATH": f"{TESTS}:{TESTS.parent}:{TESTS / 'endurance/faketime_site'}",
             }  # fmt: skip
         if number == 1 and self.postgres is not None:
             prefix = self._namespace(environ)
         return Node(name, folder, environ, prefix)
 
-    def _mount(self, folder: Path) -> None:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "maintd-endurance", folder], check=True)
+    def _mount(self, folder: Path, size: str = DISK) -> None:
+        options = f"size={size},mode=755"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "maintd-endurance", folder], check=True)
         self._stack.callback(subprocess.run, ["umount", "-l", str(folder)], check=False)
 
     def _namespace(self, environ: dict[str, str]) -> tuple[str, ...]:
@@ -243,6 +305,7 @@ class World:
                     continue
                 if node.restart_after == 0.0:
                     node.exits.append(node.process.returncode)
+                    self.check_integrity(node)
                     node.restart_after = time.monotonic() + draw.uniform(0.1, 2.0)
                 elif time.monotonic() >= node.restart_after and node.wanted:
                     node.restart_after = 0.0

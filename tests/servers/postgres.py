@@ -63,10 +63,10 @@ class PostgresServer:
         subprocess.run([*drop, BIN / program, *arguments], check=True, stdout=subprocess.DEVNULL, cwd=self.folder)
 
 
-def start_postgres() -> PostgresServer:
-    """A new server. The folder is not pytest's, whose parents only root may enter."""
+def start_postgres(within: Path | None = None) -> PostgresServer:
+    """A new server, below a folder that everybody may enter. That is not pytest's, whose parents only root may."""
     needed(BIN / "initdb", "postgresql-15")
-    folder = Path(tempfile.mkdtemp(prefix="maintd-pg-"))
+    folder = Path(tempfile.mkdtemp(prefix="maintd-pg-", dir=within))
     folder.chmod(0o755)
     if os.geteuid() == 0:
         shutil.chown(folder, "postgres", "postgres")

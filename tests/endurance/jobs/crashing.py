@@ -17,8 +17,8 @@ class Params(JobParams):
 
 @job(timeout="20s", repeatable=True)
 def run(ctx: Context, params: Params) -> None:
-    with journaled(ctx, "crashing"):
-        ctx.check("got here", 1, equals=1)
+    with journaled(ctx, "crashing") as book:
+        book.check("got here", 1)
         if params.how == "exit":
             os._exit(3)
         if params.how == "segfault":

@@ -13,7 +13,8 @@ class Params(JobParams):
 
 @job(timeout="20s", repeatable=True)
 def run(ctx: Context, params: Params) -> None:
-    with journaled(ctx, "failing"):
+    with journaled(ctx, "failing") as book:
+        book.log("about to fail")
         if params.how == "raise":
             raise ValueError("meant to fail")
         ctx.check("never met", 2, equals=1, hint="meant to fail")

@@ -14,6 +14,6 @@ DAEMON = "import os, time; os.fork() and os._exit(0); os.setsid(); os.fork() and
 
 @job(timeout="20s", repeatable=True)
 def run(ctx: Context, params: object) -> None:
-    with journaled(ctx, "forking"):
+    with journaled(ctx, "forking") as book:
         subprocess.run([sys.executable, "-S", "-c", DAEMON, "endurance-grandchild"], check=True)
-        ctx.check("forked", 1, equals=1)
+        book.check("forked", 1)

@@ -15,7 +15,7 @@ class Params(JobParams):
 
 @job(timeout="20s", mutates=True, locks={"thing": "exclusive"})
 def run(ctx: Context, params: Params) -> None:
-    with journaled(ctx, "mutating", lock="thing"):
+    with journaled(ctx, "mutating", lock="thing") as book:
         if ctx.may("change", "thing"):
             pause(params.work.total_seconds())
-        ctx.check("thing changed", 1, equals=1)
+        book.check("thing changed", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 
 from endurance.journal import journaled, pause
@@ -15,11 +16,12 @@ class Params(JobParams):
 
 @job(timeout="20s", repeatable=True)
 def run(ctx: Context, params: Params) -> None:
-    with journaled(ctx, "steady"):
+    with journaled(ctx, "steady") as book:
         with ctx.phase("work"):
             pause(params.work.total_seconds())
         for number in range(5):
-            ctx.log(f"line {number}")
-        ctx.check("work done", 1, equals=1)
+            book.log(f"line {number} of run {ctx.run_id} by {os.getpid()}")
+        book.check("work done", 1)
+        book.check("process", os.getpid(), equals=os.getpid())
         ctx.measure("work_seconds", params.work.total_seconds(), unit="s")
         ctx.save("note.txt", "done")
