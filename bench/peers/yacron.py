@@ -21,6 +21,7 @@ class Yacron(Peer):
     package = "yacron"
     resolution = "1 min"
     gap = 60
+    note = "reads its whole file again each minute before it starts anything"
     status_words = "curl its /status"
     promises = Promises(True, False, False, "a shell command for each run; output to its own log")
 

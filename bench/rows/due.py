@@ -90,16 +90,16 @@ def _bursts(shape: Shape, peer: Peer, rounds: int, figure: Figure) -> list[list[
     if isinstance(peer, Prefect) and shape.entries > REGISTERED:
         raise UnavailableError(f"not tried: more than {REGISTERED} deployments; it registers some eight a second")
     lead = peer.lead(Workload(Path(), shape.entries))
-    for attempt in (1, 2):
+    for longer in (1, 4):
         with tempfile.TemporaryDirectory(prefix="maintd-bench-", dir="/var/tmp") as name:
             gap = max(peer.gap, 1 + shape.burst // 40)
             plain = Workload(Path(name), max(shape.entries, shape.burst * rounds), shape.burst, rounds, gap)
-            work = replace(plain, at=int(time.time() + lead * attempt) + 1)
+            work = replace(plain, at=int(time.time() + lead * longer) + 1)
             with peer.started(work) as started:
                 figure.command = "; ".join(started.commands)
                 if time.time() < work.at - 0.5:
                     return _watch(work, started, figure)
-    raise DaemonError(f"was not ready within {2 * lead:.0f} s")
+    raise DaemonError(f"was not ready within {4 * lead:.0f} s")
 
 
 def _watch(work: Workload, started: Started, figure: Figure) -> list[list[float]]:
