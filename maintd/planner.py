@@ -153,12 +153,12 @@ class Planner:
         heirs = {entry.formerly: entry for entry in wanted.values() if entry.formerly and entry.formerly not in wanted}
         now = self._store.now()
         prints = {name: fingerprint_of(entry) for name, entry in wanted.items()}
-        plans = []
+        changed = []
         for name, state in self._store.entries.states().items():
             entry = wanted.get(name) or heirs.get(name)
             if entry is not None and state.active and state.rule is not None and state.rule != entry.rule:
-                plans += self._plans_of(entry, state, now)
-        self._write(plans)
+                changed.append((entry, state))
+        self._write(self._plans_of(changed, now))
         self._store.entries.sync(list(wanted.values()), prints, now)
         self._entries, self._prints = wanted, prints
         self._look_at_all()
@@ -173,13 +173,11 @@ class Planner:
         if not due:
             return 0
         states = self._store.entries.states(due)
-        plans = []
         for name in due:
             if name in states:
                 self._look(states[name])
-            if name in self._next and self._next[name] <= now:
-                plans += self._plans_of(self._entries[name], states[name], now)
-        return self._write(plans)
+        owing = [name for name in due if name in self._next and self._next[name] <= now]
+        return self._write(self._plans_of([(self._entries[name], states[name]) for name in owing], now))
 
     def sweep(self) -> int:
         """As `plan`, after looking at every row: another node or a clock set back may have moved planned_through."""
@@ -222,11 +220,14 @@ class Planner:
         else:
             self._next[name] = at
 
-    def _plans_of(self, entry: Entry, state: EntryState, now: datetime) -> list[EntryPlan]:
-        """What the row's own rule and policy owe; the steps are this node's."""
+    def _plans_of(self, owing: Iterable[tuple[Entry, EntryState]], now: datetime) -> list[EntryPlan]:
+        """What each row's own rule and policy owe; the steps are this node's."""
+        behind = [(entry, state) for entry, state in owing if state.planned_through < now]
+        in_the_way = self._in_the_way([state.name for _, state in behind], now)
+        return [self._plan_of(entry, state, now, in_the_way.get(state.name)) for entry, state in behind]
+
+    def _plan_of(self, entry: Entry, state: EntryState, now: datetime, unfinished: RunSummary | None) -> EntryPlan:
         assert state.rule is not None
-        if state.planned_through >= now:
-            return []
         due = due_between(compile_rule(state.rule), state.planned_through, now)
         if due.left_out:
             self._store.events.add(
@@ -235,22 +236,25 @@ class Planner:
                 text=f"{due.left_out} instants before {utc_text(due.times[0])} are too many for a row each",
                 at=now,
             )
-        unfinished = self._in_the_way(state.name, now) if due.times else None
         rows = decide(entry, state.rule, state.policy, due.times, now=now, pause=state.pause, unfinished=unfinished)
-        return [EntryPlan(name=state.name, seen=state.planned_through, through=now, runs=tuple(rows))]
+        return EntryPlan(name=state.name, seen=state.planned_through, through=now, runs=tuple(rows))
 
-    def _in_the_way(self, name: str, now: datetime) -> RunSummary | None:
-        """The entry's oldest unfinished run; one that somebody asked for at a later time is in nobody's way yet."""
-        for run in self._store.runs.unfinished(name):
+    def _in_the_way(self, names: Sequence[str], now: datetime) -> dict[str, RunSummary]:
+        """Each entry's oldest unfinished run; one that somebody asked for at a later time is in nobody's way yet."""
+        found: dict[str, RunSummary] = {}
+        for run in self._store.runs.unfinished(names):
             if run.state is not RunState.QUEUED or run.due_at is not None or run.not_before <= now:
-                return run
-        return None
+                found.setdefault(run.entry, run)
+        return found
 
     def _write(self, plans: Sequence[EntryPlan]) -> int:
         if not plans:
             return 0
+        planned = list(zip(plans, self._store.entries.plan_many(plans), strict=True))
+        if any(planned_ids for _, planned_ids in planned):
+            self._planned()  # before anything else is done: it is due
         written = 0
-        for plan, ids in zip(plans, self._store.entries.plan_many(plans), strict=True):
+        for plan, ids in planned:
             if ids is None:  # another node was first; it may have planned less far than this one would have
                 for state in self._store.entries.states([plan.name]).values():
                     self._look(state)
@@ -259,8 +263,6 @@ class Planner:
             written += len(ids)
             for row in plan.runs:
                 log.info("run_planned", entry=row.entry, due_at=row.due_at, state=row.state, reason=row.reason or None)
-        if written:
-            self._planned()
         return written
 
     def _notice_steps(self, now: datetime) -> None:

@@ -121,14 +121,12 @@ class Runs:
         found = self._database.read(lambda conn: _NEXT_NOT_BEFORE.one_or_none(conn, {}))
         return None if found is None else found.not_before
 
-    def unfinished(self, entry: str) -> list[RunSummary]:
-        """Waiting, queued and running runs of an entry, oldest first."""
-        entry_id = select(entries.c.id).where(entries.c.name == entry).scalar_subquery()
-        query = (
-            rows.select_runs(*rows.SUMMARY)
-            .where(runs.c.entry_id == entry_id, runs.c.state.in_(UNFINISHED))
-            .order_by(runs.c.id)
-        )
+    def unfinished(self, names: Sequence[str]) -> list[RunSummary]:
+        """Waiting, queued and running runs of entries, oldest first."""
+        if not names:
+            return []
+        of_entries = entries.c.name.in_(names)
+        query = rows.select_runs(*rows.SUMMARY).where(of_entries, runs.c.state.in_(UNFINISHED)).order_by(runs.c.id)
         return self._summaries(query)
 
     def claim(self, run_id: int, node: str, incarnation: str, lease_until: datetime, now: datetime) -> Run | None:

@@ -347,8 +347,8 @@ def test_unfinished_runs_of_an_entry_come_oldest_first(store: Store) -> None:
     finished(store, "b", 0)
     queued, waiting = queue(store, "a", 1), queue(store, "a", 2, state=RunState.WAITING)
 
-    assert [run.id for run in store.runs.unfinished("a")] == [running, queued, waiting]
-    assert store.runs.unfinished("b") == store.runs.unfinished("unknown") == []
+    assert [run.id for run in store.runs.unfinished(["a"])] == [running, queued, waiting]
+    assert store.runs.unfinished(["b"]) == store.runs.unfinished(["unknown"]) == []
 
 
 def test_times_come_back_as_aware_utc(store: Store) -> None:
