@@ -7,7 +7,7 @@ there are only 28, so that the days of any month cost one look into a small tabl
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from calendar import monthrange
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -73,6 +73,7 @@ class Walls:
         self._edge = edge
         self._months = tuple(sorted(months))
         self._years = None if years is None else frozenset(years)
+        self._edge_day: tuple[date | None, list[datetime]] = (None, [])
 
     def ever(self) -> bool:
         """Whether there is any such day from 1970 on. Takes at most a few milliseconds."""
@@ -86,7 +87,8 @@ class Walls:
         for day in days:
             start = _plain_start(self._zone, day.toordinal())
             if start is None:
-                found: Iterable[datetime] = self._on_an_edge(day)
+                edge = self._on_an_edge(day)
+                found: Iterable[datetime] = edge[bisect_right(edge, latest) :]
             else:
                 passed = int((after - start) / _SECOND)
                 first = bisect_left(self._times, passed) if 0 < passed < _DAY_SECONDS else 0
@@ -111,7 +113,15 @@ class Walls:
                         yield date(year, month, day)
 
     def _on_an_edge(self, day: date) -> list[datetime]:
-        """The instants of a day on which clocks are changed."""
+        """The instants of a day on which clocks are changed. The last such day is kept: a rule that is due each second
+        has 86,400 of them, half a second's work, and would be asked for the next one each second."""
+        known, instants = self._edge_day
+        if known != day:
+            instants = self._edge_instants(day)
+            self._edge_day = (day, instants)
+        return instants
+
+    def _edge_instants(self, day: date) -> list[datetime]:
         found: set[datetime] = set()
         for second in self._times:
             wall = datetime(day.year, day.month, day.day, tzinfo=self._zone) + timedelta(seconds=second)
