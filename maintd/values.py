@@ -11,7 +11,14 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 LARGEST_SIZE = 2**62
 """Bytes; databases hold whole numbers up to 2**63 - 1."""
 
-_DURATION_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_DURATION_UNITS = {
+    "ms": timedelta(milliseconds=1),
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhdw]))+")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]i?B?|B)?")
@@ -25,14 +32,14 @@ def parse_duration(text: str) -> timedelta:
     if not _DURATION.fullmatch(clean):
         raise ValueError(f'"{text}" is not a duration; write for example 90s, 30m, 2h or 7d')
     try:
-        return timedelta(seconds=sum(float(n) * _DURATION_UNITS[unit] for n, unit in _DURATION_PART.findall(clean)))
+        return sum((_DURATION_UNITS[unit] * float(n) for n, unit in _DURATION_PART.findall(clean)), timedelta())
     except OverflowError:
         raise ValueError(f'"{text}" is too long a duration') from None
 
 
 def format_duration(value: timedelta) -> str:
     """The shortest exact text that `parse_duration` reads back: 5400 s → `1h30m`."""
-    milliseconds = round(value.total_seconds() * 1000)
+    milliseconds = (value + timedelta(microseconds=500)) // timedelta(milliseconds=1)
     if milliseconds == 0:
         return "0s"
     parts = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from maintd.errors import SettingsError
 from maintd.model import Rule, ScheduleKind
 from maintd.schedule import compile_rule
 from maintd.statedir import LOCK, daemon_pid
-from maintd.values import parse_size
+from maintd.values import format_duration, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,28 @@ def test_a_digit_that_is_no_number_is_answered_in_words() -> None:
 def test_an_oncalendar_expression_with_the_hosts_zone_or_none_is_refused(zone: str) -> None:
     with pytest.raises(ValueError, match=r"see systemd\.time"):
         compile_rule(Rule(kind=ScheduleKind.ONCALENDAR, text=f"Sat 01:00 {zone}", timezone="UTC"))
+
+
+def test_a_rule_of_every_second_is_asked_for_its_next_time_cheaply_on_a_day_when_clocks_change() -> None:
+    schedule = compile_rule(Rule(kind=ScheduleKind.ONCALENDAR, text="*:*:*", timezone="Europe/Berlin"))
+    at = datetime(2026, 3, 29, 12, tzinfo=UTC)
+    schedule.next_after(at)  # the first look works out the day
+
+    began = time.process_time()
+    for _ in range(100):
+        following = schedule.next_after(at)
+        assert following == at + timedelta(seconds=1)
+        at = following
+    took = time.process_time() - began
+
+    assert took < 1.0  # it took 50 s when each look worked out the day again
+
+
+@pytest.mark.parametrize("text", ["991999s900070915d", "1.001s", "0.5ms", "7d1h1m1s1ms"])
+def test_a_duration_that_is_written_again_is_the_same_to_half_a_millisecond(text: str) -> None:
+    duration = parse_duration(text)
+
+    assert abs(parse_duration(format_duration(duration)) - duration) <= timedelta(microseconds=500)
 
 
 @pytest.mark.parametrize("text", ["9" * 400 + "TB", "9" * 30, "9000000TiB"])
