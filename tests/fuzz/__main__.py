@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import re
 import shlex
 import shutil
@@ -49,14 +50,14 @@ def _search(target: str, minutes: float, seed: int) -> int:
 
     kept = CORPUS / target
     kept.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"maintd-fuzz-{target}-") as folder:
+    with tempfile.TemporaryDirectory(prefix="maintd-fuzz-") as folder:
         new, found = Path(folder) / "new", Path(folder) / "found"
         new.mkdir()
         found.mkdir()
         options = [f"-max_total_time={round(minutes * 60)}", f"-max_len={LONGEST}", "-timeout=20", f"-seed={seed}",
                    "-rss_limit_mb=3000", "-print_final_stats=1", f"-artifact_prefix={found}/"]  # fmt: skip
         print(f"== {target}: {minutes:g} minutes", flush=True)
-        status = _run(target, [*options, str(new), str(kept)])
+        status = _run(target, [*options, str(new), str(kept)], Path(folder))
         for path in found.iterdir():
             name = f"finding-{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
             shutil.copy(path, kept / name)
@@ -66,15 +67,18 @@ def _search(target: str, minutes: float, seed: int) -> int:
         named = [path for path in kept.iterdir() if not _SEARCHED.fullmatch(path.name)]
         for path in named:
             shutil.copy(path, best)
-        _run(target, ["-merge=1", "-use_counters=0", f"-max_len={LONGEST}", "-timeout=20",
-                      str(best), str(kept), str(new)])  # fmt: skip
+        merge = ["-merge=1", "-use_counters=0", f"-max_len={LONGEST}", "-timeout=20"]
+        _run(target, [*merge, str(best), str(kept), str(new)], Path(folder))
         print(f"== {target}: {_keep(best, named, kept)} inputs kept beside {len(named)} named ones", flush=True)
     return 1 if status else 0
 
 
-def _run(target: str, options: list[str]) -> int:
+def _run(target: str, options: list[str], folder: Path) -> int:
+    """In a process whose temporary files go away with the folder: libFuzzer ends it without cleaning up."""
     return subprocess.run(
-        [sys.executable, "-m", "fuzz", "--target", target, "--child", "--", *options], check=False
+        [sys.executable, "-m", "fuzz", "--target", target, "--child", "--", *options],
+        check=False,
+        env=os.environ | {"TMPDIR": str(folder)},
     ).returncode
 
 

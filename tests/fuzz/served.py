@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from contracts.store_helpers import claim, queue
@@ -91,8 +92,12 @@ def spools() -> Iterator[Property]:
     with tempfile.TemporaryDirectory(prefix="maintd-fz-") as folder, office(Path(folder)) as made:
         spool_dir = made.settings.spool_dir
 
+        numbers = count()
+
         def holds(data: bytes) -> None:
-            run = claim(made.store, queue(made.store, "probe", 0, due_at=None, trigger=Trigger.MANUAL), 0)
+            # An entry of its own, since runs of one do not overlap.
+            name = f"probe-{next(numbers)}"
+            run = claim(made.store, queue(made.store, name, 0, due_at=None, trigger=Trigger.MANUAL), 0)
             shutil.rmtree(spool_dir, ignore_errors=True)
             spool_dir.mkdir(parents=True)
             (spool_dir / f"{run.id}-{run.fence}.spool").write_bytes(data)

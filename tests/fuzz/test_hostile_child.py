@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fuzz.targets import kept
 from processes.nodes import Node, node
 
+from fuzz.targets import kept
 from maintd.execution.evidence import Evidence, hidden
 from maintd.model import Check, CheckStatus, RunState
 

@@ -1,4 +1,6 @@
-"""Whatever a child or a file says, the answer is a value or one of our own errors; never a crash, never a hang."""
+"""Whatever a child or a file says, the answer is a value or one of our own errors; never a crash, never a hang.
+
+Here it is built from words that are near to right ones; bytes of any kind are the matter of tests/fuzz."""
 
 from __future__ import annotations
 
@@ -15,7 +17,6 @@ from maintd.errors import CalendarError, JobError
 from maintd.execution.messages import MAX_MESSAGE, decode
 from maintd.model import Check
 from maintd.schedule import compile_rule
-from maintd.values import parse_duration, parse_size
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -38,19 +39,6 @@ FIELDS = [
     "text",
     "ok",
 ]
-
-
-@given(st.binary(max_size=300) | JSON.map(lambda value: json.dumps(value).encode()))
-@example(b"")
-@example(b"{" * 100_000)
-@example(b'{"type":"check","name":"\xff"}')
-@example(b'{"type":"log","seq":1e999,"at":"x","stream":"log","text":""}')
-def test_a_line_from_the_pipe_is_a_message_or_an_error(line: bytes) -> None:
-    try:
-        message = decode(line)
-    except JobError:
-        return
-    assert message.type in KINDS
 
 
 @given(st.fixed_dictionaries({"type": st.sampled_from(KINDS)}), st.dictionaries(st.sampled_from(FIELDS), JSON))
@@ -145,12 +133,3 @@ def test_any_rule_compiles_or_says_why_not_and_soon(kind: str, text: str) -> Non
     at = datetime(2026, 1, 1, tzinfo=UTC)
     following = schedule.next_after(at)
     assert following is None or following > at
-
-
-@given(st.text(max_size=20) | st.from_regex(r"[0-9.]{1,12}[smhdwkKMGTiB]{0,4}", fullmatch=True))
-def test_durations_and_sizes_are_values_or_errors(text: str) -> None:
-    for parse in (parse_duration, parse_size):
-        try:
-            parse(text)
-        except ValueError as error:
-            assert str(error)
