@@ -237,7 +237,7 @@ class Planner:
                 at=now,
             )
         rows = decide(entry, state.rule, state.policy, due.times, now=now, pause=state.pause, unfinished=unfinished)
-        return EntryPlan(name=state.name, seen=state.planned_through, through=now, runs=tuple(rows))
+        return EntryPlan(name=state.name, seen=state.planned_through, through=now, runs=tuple(rows), rule=state.rule)
 
     def _in_the_way(self, names: Sequence[str], now: datetime) -> dict[str, RunSummary]:
         """Each entry's oldest unfinished run; one that somebody asked for at a later time is in nobody's way yet."""
@@ -255,7 +255,7 @@ class Planner:
             self._planned()  # before anything else is done: it is due
         written = 0
         for plan, ids in planned:
-            if ids is None:  # another node was first; it may have planned less far than this one would have
+            if ids is None:  # another node planned it, maybe less far than this one would have, or loaded a rule
                 for state in self._store.entries.states([plan.name]).values():
                     self._look(state)
                 continue

@@ -10,7 +10,7 @@ from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.engine import Connection
 
 from maintd.errors import UnknownNameError
-from maintd.model import Entry, EntryState, NewRun, Pause
+from maintd.model import Entry, EntryState, NewRun, Pause, Rule
 from maintd.store import rows
 from maintd.store.engine import Database, insert_into
 from maintd.store.events import add_event
@@ -27,12 +27,13 @@ _NOTE = (
 
 
 class EntryPlan(NamedTuple):
-    """The rows that an entry owes for the instants in (seen, through]."""
+    """The rows that an entry owes for the instants in (seen, through], by a rule."""
 
     name: str
     seen: datetime  # planned_through as the planner saw it
     through: datetime
     runs: tuple[NewRun, ...]
+    rule: Rule | None = None  # as the planner saw it; None: whatever it is now
 
 
 class Entries:
@@ -65,10 +66,10 @@ class Entries:
         return self.plan_many([EntryPlan(name, seen, through, tuple(runs))])[0]
 
     def plan_many(self, wanted: Sequence[EntryPlan]) -> list[list[int] | None]:
-        """Write what entries owe, in one transaction, each on condition that nobody planned it since it was seen.
+        """Write what entries owe, in one transaction, each on condition that it is as it was seen.
 
-        For each: the ids of its new rows in order, or None when another node planned it. An instant that is in the
-        ledger already gets no second row.
+        For each: the ids of its new rows in order, or None when another node planned it or loaded another calendar. An
+        instant that is in the ledger already gets no second row.
         """
         if not wanted:
             return []
@@ -127,7 +128,8 @@ def _advance(conn: Connection, wanted: Sequence[EntryPlan]) -> dict[str, int]:
     """Ids of the entries that were as they had been seen, by name; they are planned further now."""
     names = [plan.name for plan in wanted]
     # In the order of names, so that two nodes never hold one row each and wait for the other's.
-    query = select(entries.c.id, entries.c.name, entries.c.planned_through).where(entries.c.name.in_(names))
+    query = select(entries.c.id, entries.c.name, entries.c.planned_through, entries.c.rule, entries.c.active)
+    query = query.where(entries.c.name.in_(names))
     found = {row.name: row for row in conn.execute(query.order_by(entries.c.name).with_for_update())}
     won = [plan for plan in wanted if _is_as_seen(found.get(plan.name), plan)]
     for through in {plan.through for plan in won}:
@@ -137,7 +139,12 @@ def _advance(conn: Connection, wanted: Sequence[EntryPlan]) -> dict[str, int]:
 
 
 def _is_as_seen(row: Any, plan: EntryPlan) -> bool:
-    return row is not None and row.planned_through == plan.seen
+    if row is None or row.planned_through != plan.seen:
+        return False
+    # Else instants of the old rule would be written, and those of the new one, which are owed now, never.
+    if plan.rule is None:
+        return True
+    return row.active and row.rule is not None and Rule.model_validate_json(row.rule) == plan.rule
 
 
 def _enter(conn: Connection, instants: Sequence[tuple[int, datetime]]) -> set[tuple[int, datetime]]:

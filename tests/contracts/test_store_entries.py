@@ -124,6 +124,19 @@ def test_an_instant_never_gets_a_second_row(store: Store) -> None:
     assert len(store.history.runs(entry="vacuum")) == 3
 
 
+def test_planning_by_a_rule_that_was_replaced_meanwhile_writes_nothing(store: Store) -> None:
+    sync(store, entry("vacuum"), now=0)
+    seen = store.entries.states()["vacuum"].rule
+    changed = entry("vacuum").model_copy(update={"rule": entry("vacuum").rule.model_copy(update={"text": "7m"})})
+    sync(store, changed, now=1)
+
+    by_the_old = store.entries.plan_many([EntryPlan("vacuum", at(0), at(2), (due("vacuum", 1),), seen)])
+    by_the_new = store.entries.plan_many([EntryPlan("vacuum", at(0), at(2), (due("vacuum", 1),), changed.rule)])
+
+    assert by_the_old == [None]
+    assert by_the_new == [[1]]
+
+
 def test_each_plan_of_many_is_conditional_by_itself(store: Store) -> None:
     sync(store, entry("a"), entry("b"), entry("c"))
     store.entries.plan("b", at(0), at(1), [])
