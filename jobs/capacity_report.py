@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from maintd.job import Context, Duration, JobParams, job
 from maintd.reports import capacity, rendering, shelf
-from maintd.reports.assessment import Assessment
+from maintd.reports.assessment import tell
 from maintd.reports.capacity_limits import assess, growing_most, held, too_young, unread
 from maintd.reports.forecast import Forecast
 from maintd.reports.resources import MONTH, Backtest, Resource, backtest, resource
@@ -109,24 +109,6 @@ def keep(ctx: Context, figure: Figure) -> None:
         ctx.measure(figure.measure, figure.value, figure.unit, **figure.labels)
         if figure.kind == "file system":
             ctx.measure("fs_avail_bytes", figure.details["available"], "B", **figure.labels)
-
-
-def tell(ctx: Context, made: Assessment) -> None:
-    """An assessment as a check."""
-    hint = made.command or made.says
-    if made.value is None:
-        ctx.unknown(made.name, made.cause, hint=hint)
-        return
-    ctx.check(
-        made.name,
-        made.value,
-        at_most=made.at_most,
-        at_least=made.at_least,
-        warn_above=made.warn_above,
-        warn_below=made.warn_below,
-        unit=made.unit,
-        hint=hint,
-    )
 
 
 def judged(ctx: Context, found: list[Resource]) -> Backtest:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from maintd.job import Context, Duration, JobParams, TargetError, job
 from maintd.reports import performance, rendering, shelf
-from maintd.reports.assessment import Assessment
+from maintd.reports.assessment import tell
 from maintd.reports.performance_limits import Limits, assess
 from maintd.targets import postgres, prometheus
 from maintd.targets.performance import Figure, Track, alerts, queries, requests, summaries, unmeasured, usage
@@ -195,24 +195,6 @@ def asked(ctx: Context, params: Params, window: Window) -> Found:
 def lacking(kinds: Sequence[str], source: str, error: TargetError, window: Window) -> list[Figure]:
     """One figure of each kind that says why there is none."""
     return [unmeasured(kind, "all", "", source, str(error), str(window)) for kind in kinds]
-
-
-def tell(ctx: Context, made: Assessment) -> None:
-    """An assessment as a check."""
-    hint = made.command or made.says
-    if made.value is None:
-        ctx.unknown(made.name, made.cause, hint=hint)
-        return
-    ctx.check(
-        made.name,
-        made.value,
-        at_most=made.at_most,
-        at_least=made.at_least,
-        warn_above=made.warn_above,
-        warn_below=made.warn_below,
-        unit=made.unit,
-        hint=hint,
-    )
 
 
 def publish(ctx: Context, files: dict[str, str], name: str, count: int) -> None:

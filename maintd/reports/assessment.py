@@ -3,8 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from maintd.reports.document import Finding, Mark
+
+
+class Checks(Protocol):
+    """A job's context, seen from below it."""
+
+    def check(
+        self,
+        name: str,
+        observed: float,
+        *,
+        at_most: float | None,
+        at_least: float | None,
+        warn_above: float | None,
+        warn_below: float | None,
+        unit: str,
+        hint: str,
+    ) -> object:
+        """Record a criterion."""
+        ...
+
+    def unknown(self, name: str, cause: str, *, hint: str) -> object:
+        """Record that a criterion could not be observed."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -47,3 +71,21 @@ class Assessment:
         """As a recommendation."""
         says = f"not measured: {self.cause}" if self.value is None else self.says
         return Finding(self.mark, self.area, self.subject, says, self.command)
+
+
+def tell(ctx: Checks, made: Assessment) -> None:
+    """An assessment as a check."""
+    hint = made.command or made.says
+    if made.value is None:
+        ctx.unknown(made.name, made.cause, hint=hint)
+        return
+    ctx.check(
+        made.name,
+        made.value,
+        at_most=made.at_most,
+        at_least=made.at_least,
+        warn_above=made.warn_above,
+        warn_below=made.warn_below,
+        unit=made.unit,
+        hint=hint,
+    )
