@@ -311,6 +311,7 @@ class LocalExecutor:
 
     def _keep_warm(self) -> float:
         """Have a template when something is due soon, let it go when nothing is; seconds until the next look."""
+        self._warm.reap()
         now = self._now()
         ahead = [at for at in (self._next_due, self._next_queued) if at is not None]
         left = min(((at - now).total_seconds() for at in ahead), default=float("inf"))

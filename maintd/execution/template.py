@@ -299,6 +299,10 @@ class Template:
     def _end_all(self) -> None:
         """The daemon is gone: TERM, grace, KILL for everything, then nothing holds the lifeline any more."""
         tree.kill_all(list(self._spares))
+        for pid, errand in self._spares.items():  # else they were zombies of the daemon, which takes in orphans
+            os.waitpid(pid, 0)
+            errand.close()
+        self._spares.clear()
         for pid in self._attempts:
             tree.signal_tree(pid, signal.SIGTERM)
         deadline = time.monotonic() + self._grace

@@ -65,6 +65,12 @@ def is_zombie(pid: int) -> bool:
     return fields is None or fields[0] in ("Z", "X")
 
 
+def session_of(pid: int) -> int | None:
+    """The session that a process is in, also of a zombie; None when it is gone."""
+    fields = _stat(pid)
+    return None if fields is None else int(fields[3])
+
+
 def children_of(pid: int) -> list[int]:
     """Its children, zombies too."""
     try:

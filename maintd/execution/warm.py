@@ -77,6 +77,7 @@ class Warm:
         self._process: _Process | None = None
         self._in_use = 0
         self._children: set[int] = set()  # that told their number and are not over
+        self._orphans = False  # a template died, and something of it may have come to this process
         self._old: list[_Process] = []  # dead ones, whose lifelines their children still hang on
         with contextlib.suppress(OSError):
             tree.become_subreaper()  # so that children of a dead template come to this process
@@ -172,6 +173,20 @@ class Warm:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
 
+    def reap(self) -> None:
+        """Reap what came to this process from a template that died. To be called now and then; mostly costs nothing."""
+        with self._lock:
+            if not self._orphans or self._in_use != len(self._children):
+                return
+            own = {self._process.popen.pid if self._process is not None else 0, *self._children}
+            # Whatever a template forks has a session of its own. The catalogue's helper has too; nobody asks how it ended.
+            session = os.getsid(0)
+            left = [pid for pid in tree.children_of(os.getpid()) if pid not in own and tree.session_of(pid) != session]
+            for pid in left:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+            self._orphans = bool(left)
+
     def let_go(self) -> bool:
         """End the template when nothing uses it; whether there is none now."""
         with self._lock:
@@ -220,6 +235,7 @@ class Warm:
             log.warning("template_died", pid=process.popen.pid, exit_code=process.popen.returncode)
             self._process = None
             self._old.append(process)
+            self._orphans = True
         self._process = process = self._spawn()
         return process
 
