@@ -179,7 +179,7 @@ class Warm:
             if not self._orphans or self._in_use != len(self._children):
                 return
             own = {self._process.popen.pid if self._process is not None else 0, *self._children}
-            # Whatever a template forks has a session of its own. The catalogue's helper has too; nobody asks how it ended.
+            # What a template forks has a session of its own; the catalogue's helper too, but nobody asks how it ended.
             session = os.getsid(0)
             left = [pid for pid in tree.children_of(os.getpid()) if pid not in own and tree.session_of(pid) != session]
             for pid in left:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -24,6 +25,7 @@ def main() -> int:
     parser.add_argument("--entries", type=int, default=50)
     parser.add_argument("--keep", type=Path, help="a folder for what every round leaves; else only a violated one's")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything is taken down
     deadline = time.monotonic() + given.minutes * 60
     seed, outcomes, kinds = given.seed, [], ["postgres", "sqlite"] if given.kind == "both" else [given.kind]
     while time.monotonic() < deadline:
