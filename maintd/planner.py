@@ -7,7 +7,7 @@ transaction that only one node can win.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 
 import structlog
@@ -281,10 +281,15 @@ class Planner:
             self._hold_until = None
 
 
-def lose_silent(store: Store, now: datetime) -> list[RunSummary]:
-    """Runs whose node stopped renewing the lease become lost; those that this call settled are returned."""
+def lose_silent(store: Store, now: datetime, own: Collection[int] = ()) -> list[RunSummary]:
+    """Runs whose node stopped renewing the lease become lost; those that this call settled are returned.
+
+    `own` are runs that this process supervises: after a suspend their leases are over too, and they are not lost.
+    """
     lost = []
     for run in store.runs.expired(now):
+        if run.id in own:
+            continue
         reason = f"node {run.node} stopped renewing the lease; what it did after that is unknown"
         if store.runs.lose(run.id, run.fence, reason, now):
             lost.append(run)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import psutil
 import pytest
 from processes.nodes import Node, node, only
 from servers.base import wait_for
+from servers.maintd import maintd_daemon
 from servers.postgres import PostgresServer
 
 from maintd.model import AttemptState, Policy, RunState
@@ -78,6 +80,21 @@ def takes_over(made: Node, into: Path, first: int) -> int:
     assert made.ended(second, 40).state is RunState.SUCCEEDED
     assert beats(into, first)
     return second
+
+
+def test_a_daemon_alone_does_not_lose_what_outlived_its_pause(tmp_path: Path) -> None:
+    """As a suspended machine, or one whose clock was set: nobody else could have taken anything."""
+    with maintd_daemon(tmp_path, MAINTD_LEASE="2s", MAINTD_HEARTBEAT="500ms") as daemon:
+        assert daemon.maintd("trigger", "dawdle", "-p", "seconds=6").code == 0
+        wait_for(lambda: "run_claimed" in daemon.told(), "it is claimed")
+        daemon.process.send_signal(signal.SIGSTOP)
+        threading.Event().wait(3)
+        daemon.process.send_signal(signal.SIGCONT)
+
+        wait_for(lambda: "run_ended" in daemon.told(), "it ends", 30)
+
+        assert daemon.maintd("show", "1", "--json").json["state"] == "succeeded"
+        assert "run_lost" not in daemon.told()
 
 
 def test_a_paused_daemons_lock_is_handed_on_only_after_its_holder_is_dead(
