@@ -209,6 +209,7 @@ def entry_id_of(conn: Connection, name: str, title: str, now: datetime) -> int:
 
 def _sync(conn: Connection, wanted: Mapping[str, Entry], fingerprints: Mapping[str, str], now: datetime) -> None:
     found = {row.name: row for row in conn.execute(select(entries).order_by(entries.c.name).with_for_update())}
+    fresh, changed = [], []
     for name, entry in sorted(wanted.items()):
         row = found.get(name)
         old = None if entry.formerly is None or entry.formerly in wanted else found.get(entry.formerly)
@@ -217,14 +218,15 @@ def _sync(conn: Connection, wanted: Mapping[str, Entry], fingerprints: Mapping[s
             row = old
         columns = _columns(entry, fingerprints[name])
         if row is None:
-            row_is = {"name": name, "planned_through": now, "first_seen_at": now, "active": True}
-            statement = insert_into(conn, entries).values(**columns, **row_is)
-            conn.execute(statement.on_conflict_do_nothing())  # another node reads the same calendar now
+            fresh.append({**columns, "name": name, "planned_through": now, "first_seen_at": now, "active": True})
         elif not row.active:
-            conn.execute(update(entries).where(entries.c.id == row.id).values(
-                **columns, active=True, planned_through=now))  # fmt: skip
+            changed.append({**columns, "of_id": row.id, "planned_through": now, "active": True})
         elif any(getattr(row, key) != value for key, value in columns.items()):
-            conn.execute(update(entries).where(entries.c.id == row.id).values(**columns))
+            changed.append({**columns, "of_id": row.id, "planned_through": row.planned_through, "active": True})
+    if fresh:
+        conn.execute(insert_into(conn, entries).on_conflict_do_nothing(), fresh)  # another node reads the same now
+    if changed:
+        conn.execute(update(entries).where(entries.c.id == bindparam("of_id")), changed)
     gone = update(entries).where(entries.c.active.is_(True), entries.c.name.not_in(list(wanted)))
     conn.execute(gone.values(active=False))
 
