@@ -16,7 +16,7 @@ from maintd.store.tables import entries, locks, runs
 
 _HOLDERS = select(
     locks.c.lock, locks.c.mode, locks.c.run_id, locks.c.step, locks.c.since, locks.c.fence,
-    entries.c.name.label("entry"), runs.c.node, runs.c.state, runs.c.fence.label("run_fence"), runs.c.lease_until,
+    entries.c.name.label("entry"), runs.c.node, runs.c.incarnation, runs.c.state, runs.c.fence.label("run_fence"), runs.c.lease_until,
 ).join_from(locks, runs).join(entries)  # fmt: skip
 
 
@@ -53,13 +53,14 @@ class Locks:
         self, conn: Connection, run_id: int, fence: int, step: str, wanted: Mapping[str, LockMode], now: datetime
     ) -> list[LockHolder]:
         self._database.hold(conn, wanted)
-        claimed = select(runs.c.id).where(
+        claimed = select(runs.c.incarnation).where(
             runs.c.id == run_id, runs.c.fence == fence, runs.c.state == RunState.RUNNING.value
         )
-        if conn.execute(claimed).one_or_none() is None:
+        claim = conn.execute(claimed).one_or_none()
+        if claim is None:
             raise RefusedError(f"run {run_id} is no longer running under fence {fence}, so it gets no locks")
         held = conn.execute(_HOLDERS.where(locks.c.lock.in_(list(wanted)), locks.c.run_id != run_id)).all()
-        dead = [row for row in held if _is_dead(row, now)]
+        dead = [row for row in held if _is_dead(row, now, claim.incarnation)]
         blocking = [row for row in held if row not in dead and "exclusive" in (row.mode, wanted[row.lock])]
         if blocking:
             return [_holder(row) for row in sorted(blocking, key=lambda row: (row.lock, row.since))]
@@ -76,9 +77,12 @@ class Locks:
         return []
 
 
-def _is_dead(row: AnyRow, now: datetime) -> bool:
+def _is_dead(row: AnyRow, now: datetime, by: str | None = None) -> bool:
+    """`by`: the process that asks. It supervises its own runs itself, whatever a clock that was set says of a lease."""
     claim_over = row.state != RunState.RUNNING.value or row.fence != row.run_fence
-    return claim_over or row.lease_until is None or row.lease_until < now
+    if claim_over or row.lease_until is None:
+        return True
+    return bool(row.lease_until < now) and (by is None or row.incarnation != by)
 
 
 def _holder(row: AnyRow) -> LockHolder:

@@ -78,7 +78,8 @@ def test_released_locks_are_free_for_others(store: Store, one: Run, other: Run) 
     assert store.locks.acquire(other.id, 1, "x", {"postgres": "exclusive"}, at(1)) == []
 
 
-def test_a_holder_whose_lease_is_over_is_not_in_the_way(store: Store, one: Run, other: Run) -> None:
+def test_a_holder_whose_lease_is_over_is_not_in_the_way(store: Store, one: Run) -> None:
+    other = claim(store, queue(store, "other"), 0, node="n2")
     store.locks.acquire(one.id, 1, "vacuum", {"postgres": "exclusive"}, at(1))
     store.runs.renew(other.id, 1, at(60))
 
@@ -87,6 +88,14 @@ def test_a_holder_whose_lease_is_over_is_not_in_the_way(store: Store, one: Run, 
 
     assert (len(before), after) == (1, [])
     assert [holder.run_id for holder in store.locks.holders(at(6))] == [other.id]
+
+
+def test_a_clock_that_was_set_takes_no_lock_from_a_run_of_the_same_process(store: Store, one: Run, other: Run) -> None:
+    store.locks.acquire(one.id, 1, "vacuum", {"postgres": "exclusive"}, at(1))
+
+    (holder,) = store.locks.acquire(other.id, 1, "x", {"postgres": "exclusive"}, at(1000))
+
+    assert holder.run_id == one.id
 
 
 def test_the_end_of_a_run_frees_its_locks(store: Store, one: Run, other: Run) -> None:
