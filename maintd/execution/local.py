@@ -66,7 +66,7 @@ class LocalExecutor:
         self._settings = settings
         self._clock = clock
         self._incarnation = incarnation
-        self._looked = (clock.now(), clock.elapsed())  # the store's time, and when it was asked for
+        self._looked = (clock.now(), clock.elapsed())  # the store's time, and when that was
         self._jobs = jobs
         self._usual = usual
         self._warm = Warm(settings.state_dir, settings.grace, self._imports)
@@ -165,14 +165,14 @@ class LocalExecutor:
             threads[0].join(min(left, 1.0))
 
     def _now(self) -> datetime:
-        """The store's time, hardly later than it is there; that this machine's clock is set does no harm."""
+        """The store's time as well as it is known; that this machine's clock is set does no harm."""
         now, asked_at = self._looked
         return now + timedelta(seconds=self._clock.elapsed() - asked_at)
 
     def _store_now(self) -> datetime:
         asked_at = self._clock.elapsed()
         now = self._store.now()
-        self._looked = (now, asked_at)
+        self._looked = (now, (asked_at + self._clock.elapsed()) / 2)
         return now
 
     # --- claiming ---

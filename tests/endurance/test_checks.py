@@ -265,9 +265,9 @@ BY_SIGNAL = "the process was killed by signal 9 (SIGKILL), which maintd did not 
         (made(attempt(state=AttemptState.FAILED)), BOOKS[:1], (), NOTHING_DONE, "failed without a reason"),
         (made(attempt(state=AttemptState.RUNNING), ).model_copy(), BOOKS[:1], (), NOTHING_DONE, "still running"),
         (
-            made(attempt(state=AttemptState.TIMED_OUT, reason="stopped after its 2s timeout", finished_at=at(1)),
+            made(attempt(state=AttemptState.TIMED_OUT, reason="stopped after its 2s timeout", finished_at=at(0.5)),
                  job="hanging"),
-            [], (), NOTHING_DONE, "timed out after 1.0 s of 2",
+            [], (), NOTHING_DONE, "timed out after 0.5 s of 2",
         ),
     ],
 )  # fmt: skip

@@ -114,7 +114,7 @@ def _attempt(step: Step, attempt: Attempt, began: Line | None, ended: Line | Non
         yield f"its process was killed, and the reason is: {attempt.reason}"
     if attempt.state is AttemptState.TIMED_OUT and attempt.finished_at is not None and "run's" not in attempt.reason:
         took = (attempt.finished_at - attempt.started_at).total_seconds()
-        if "its " in attempt.reason and step.job in TIMEOUTS and 0 <= took < TIMEOUTS[step.job] - 0.1:
+        if "its " in attempt.reason and step.job in TIMEOUTS and 0 <= took < TIMEOUTS[step.job] / 2:
             yield f"timed out after {took:.1f} s of {TIMEOUTS[step.job]:.0f}"
 
 
