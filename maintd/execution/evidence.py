@@ -14,6 +14,9 @@ from maintd.model import Artifact, Change, Check, CheckStatus, LogLine, LogTrim,
 NAMED = 20
 """Failed and doubtful checks that are kept for the verdict's words."""
 
+MAINTDS_OWN = frozenset({"type", "status", "stream", "sha256"})
+"""Fields whose words are not the job's: a secret that happens to be one of them is none there."""
+
 _SEVERITY = {CheckStatus.OK: 0, CheckStatus.WARN: 1, CheckStatus.UNKNOWN: 2, CheckStatus.FAIL: 3}
 
 
@@ -39,9 +42,11 @@ class Evidence:
 
     def feed(self, data: bytes) -> Iterator[Report | Began | Ended]:
         """Bytes from the child's report; what they say."""
+        new = len(self._buffer)  # what lies before it has no end of a line
         self._buffer += data
-        *lines, rest = self._buffer.split(b"\n")
-        self._buffer = rest
+        end = self._buffer.rfind(b"\n", new)
+        lines = self._buffer[:end].split(b"\n") if end >= 0 else []
+        del self._buffer[: end + 1]
         for line in lines:
             if self._overlong:
                 self._overlong = False  # the end of what was thrown away
@@ -121,9 +126,9 @@ class Evidence:
 
 
 def hidden(item: Any, secrets: tuple[str, ...]) -> Any:
-    """An item with every secret in its texts replaced by `***`."""
+    """An item with every secret in the job's texts replaced by `***`."""
     values = item.model_dump()
-    told = {name: value if name == "type" else _hidden(value, secrets) for name, value in values.items()}
+    told = {name: value if name in MAINTDS_OWN else _hidden(value, secrets) for name, value in values.items()}
     return item if told == values else type(item).model_validate(told)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 import structlog
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from maintd.errors import StoreError, StoreUnavailableError
 from maintd.model import RunWrite
@@ -108,7 +108,7 @@ def replay(spool_dir: Path, store: Store) -> int:
     done = 0
     for path in sorted(spool_dir.glob(f"*{SUFFIX}")):
         run_id, _, fence = path.stem.partition("-")
-        if not (run_id.isdigit() and fence.isdigit()):
+        if not (run_id.isdecimal() and fence.isdecimal()):
             continue
         with suppress(FileNotFoundError), path.open("rb") as file:
             try:
@@ -134,14 +134,17 @@ def _replay(file: IO[bytes], store: Store, run_id: int, fence: int) -> bool:
     for line in file:
         try:
             seq, writes = _record(line)
-        except (ValueError, KeyError, ValidationError):
-            return True  # cut off while it was written: the process died before it counted as kept
+        except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+            if not line.endswith(b"\n"):
+                return True  # cut off while it was written: the process died before it counted as kept
+            log.error("spool_unreadable", run=run_id, error=str(error)[:200])
+            return False
         try:
             if not store.runs.apply(run_id, fence, seq, writes):
                 return False
         except StoreUnavailableError:
             raise
-        except StoreError as error:
+        except (StoreError, ValueError, TypeError, ArithmeticError) as error:
             log.error("spool_unusable", run=run_id, error=str(error))
             return False
     return True

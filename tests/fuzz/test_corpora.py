@@ -12,14 +12,7 @@ MOST_FILES = 200
 MOST_BYTES = 300_000
 
 
-# Not strict for inputs near the kept ones, which may all be good.
-BROKEN = {"spool": "a record that cannot be read is dropped with all after it; a huge number stops the start"}
-HELD = [
-    pytest.param(name, marks=pytest.mark.xfail(reason=BROKEN[name])) if name in BROKEN else name for name in TARGETS
-]
-
-
-@pytest.mark.parametrize("target", HELD)
+@pytest.mark.parametrize("target", TARGETS)
 def test_every_kept_input_holds(target: str) -> None:
     with TARGETS[target]() as holds:
         for path in kept(target):
@@ -30,7 +23,7 @@ def test_every_kept_input_holds(target: str) -> None:
                 raise
 
 
-@pytest.mark.parametrize("target", HELD)
+@pytest.mark.parametrize("target", TARGETS)
 def test_inputs_near_the_kept_ones_hold(target: str) -> None:
     seeds = [path.read_bytes()[:2000] for path in kept(target)]
     pieces = st.sampled_from(seeds).flatmap(lambda seed: st.integers(0, len(seed)).map(lambda at: (seed, at)))
