@@ -204,7 +204,7 @@ class Adversary:
 
     def stop_postgres(self, draw: random.Random) -> str:
         assert self._world.postgres is not None
-        longest = min(60.0, self._seconds / 3)
+        longest = min(60.0, self._seconds * 0.4)
         seconds = draw.choice([s for s in (1, 2, 4, 8, 15, 30, 60) if s <= max(longest, 4)])
         with self._world.server:
             with suppress(subprocess.CalledProcessError):

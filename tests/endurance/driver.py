@@ -17,12 +17,14 @@ from endurance.outcome import Outcome
 from endurance.world import World, world
 from maintd.clock import SystemClock
 from maintd.errors import StoreError
-from maintd.model import Run
+from maintd.model import EntryState, Run
+from maintd.schedule import compile_rule
 from maintd.store import Store, read_store
 
 EMPTY = "timezone: UTC\nentries: {}\n"
 READY_WITHIN = 120.0
 REST_WITHIN = 180.0
+STRETCH = 8.0  # seconds in which nothing happens but what the calendar owes
 QUEUE_ENDS_WITHIN = 30.0
 """Seconds after which what is still queued is cancelled: a clock that was set forward may owe more than can be run."""
 PAGE = 1000
@@ -60,7 +62,7 @@ def _come_to_rest(made: World, adversary: Adversary, outcome: Outcome) -> None:
     try:
         if all(confirmed):
             adversary.did.confirmed.append((0, datetime.now(UTC)))
-        time.sleep(8)
+        time.sleep(min(STRETCH, outcome.seconds / 4))
         # Half a period of the sweep before now: everything up to here must be planned.
         made.owed_until = with_store.now() - timedelta(seconds=2)
         if not _wait(lambda: _planned(with_store, made), REST_WITHIN, "planned", must=False):
@@ -69,7 +71,7 @@ def _come_to_rest(made: World, adversary: Adversary, outcome: Outcome) -> None:
         for node in made.nodes:
             node.calendar.write_text(EMPTY)
             node.ask("POST", "/api/v1/reload", {}, timeout=30)
-        if not _wait(lambda: _resting(with_store), QUEUE_ENDS_WITHIN, "at rest", must=False):
+        if not _wait(lambda: _resting(with_store), min(QUEUE_ENDS_WITHIN, outcome.seconds), "at rest", must=False):
             _cancel_queued(made)
         if not _wait(lambda: _resting(with_store), REST_WITHIN, "at rest", must=False):
             outcome.violations.append(f"not at rest after {REST_WITHIN:.0f} s: {with_store.history.counts()}")
@@ -91,7 +93,13 @@ def _planned(store: Store, made: World) -> bool:
         states = store.entries.states().values()
     except StoreError:
         return False
-    return all(state.planned_through >= made.owed_until for state in states if state.active)
+    return all(_next(state) > made.owed_until for state in states if state.active)
+
+
+def _next(state: EntryState) -> datetime:
+    """The first instant of an entry that is not planned."""
+    found = None if state.rule is None else compile_rule(state.rule).next_after(state.planned_through)
+    return found or datetime.max.replace(tzinfo=UTC)
 
 
 def _resting(store: Store) -> bool:

@@ -52,10 +52,8 @@ def owed_once(
             yield f"{name}: {len(strange)} rows for instants that no calendar has, the first {strange[0].isoformat()}"
         if any(at <= state.first_seen_at - SET_BACK for at in due):
             yield f"{name}: a row for an instant before the entry was first seen"
-        if state.planned_through < until:
-            yield f"{name}: planned through {state.planned_through.isoformat()}, owed until {until.isoformat()}"
         if len(steps) == 1:
-            owed = set(instants(next(iter(steps)), state.first_seen_at, min(state.planned_through, until)))
+            owed = set(instants(next(iter(steps)), state.first_seen_at, until))
             yield from _missing(name, owed, due)
 
 

@@ -9,8 +9,10 @@ import yaml
 
 FIXED = "fixed"
 MOVING = "moving"
+MANY = 50
 HOLDING = 2
-"""Entries that hold one lock for longer than a lease, in turn."""
+"""Entries that hold one lock for longer than a lease, in turn; only beside many, since whoever waits for the end of all
+waits for them."""
 
 _JOBS: list[dict[str, Any]] = [
     {"steady": {"work": "30ms"}},
@@ -54,7 +56,7 @@ def calendar(seed: int, entries: int, *, variant: int = 0, seconds: tuple[int, i
         if draw.random() < 0.1:
             entry["misfire"] = "30s"
         found[f"{MOVING if moving else FIXED}-{number:02}"] = entry
-    for number in range(HOLDING):
+    for number in range(HOLDING if entries >= MANY else 0):
         step = {"holding": {"work": "9s"}}
         found[f"holding-{number}"] = {"every": f"{11 + 2 * number}s", "timeout": "40s", "steps": [step]}
     return yaml.safe_dump({"timezone": "UTC", "defaults": {"lock_wait": "10s"}, "entries": found}, sort_keys=False)

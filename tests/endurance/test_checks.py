@@ -100,7 +100,8 @@ def refused(found: Iterator[str]) -> str:
         ([10, 30], 30, "no row for 1 of 3 instants"),
         ([10, 20, 20, 30], 30, "2 rows for"),
         ([10, 20, 25, 30], 30, "no calendar has"),
-        ([10, 20], 20, "planned through"),
+        ([10, 20], 20, "no row for 1 of 3"),
+        ([10, 20, 30], 25, ""),
         ([-700, 10, 20, 30], 30, "before the entry was first seen"),
     ],
 )

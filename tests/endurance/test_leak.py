@@ -15,7 +15,7 @@ def test_a_daemon_does_not_grow_with_what_it_runs(tmp_path: Path) -> None:
     said: list[str] = []
 
     with leak.daemon(tmp_path) as node:
-        first, last = leak.watch(node, 400, 100, said.append)
+        first, last = leak.watch(node, 300, 100, said.append)
 
     assert leak.is_as_before(first, last), said
     assert last.processes == 0, said

@@ -1,4 +1,4 @@
-"""The short form of the endurance run: less than a minute of faults on each kind of store."""
+"""The short form of the endurance run: some seconds of faults on each kind of store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_under_faults_nothing_is_lost_and_nothing_runs_twice(kind: str, nodes: i
     if os.geteuid() != 0:
         pytest.skip("mounts file systems and makes networks of its own: needs root")
 
-    outcome = endure(7, 20, kind=kind, nodes=nodes, entries=30)
+    outcome = endure(7, 10, kind=kind, nodes=nodes, entries=30)
 
     assert outcome.violations == [], outcome.text()
     assert outcome.processes > 20, outcome.text()
