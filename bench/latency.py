@@ -100,7 +100,7 @@ class Bench:
         self.store.close()
 
 
-def wait_until(condition, what: str, seconds: float = 60.0, every: float = 0.01) -> None:  # type: ignore[no-untyped-def]
+def wait_until(condition, what: str, seconds: float = 60.0, every: float = 0.01) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

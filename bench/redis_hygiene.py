@@ -53,7 +53,7 @@ def ping(port: int, stopped: Event, file: str) -> None:
 def script(server: RedisServer) -> None:
     """As the runbook has it, with a pattern that hits the keys to clean."""
     with closing(server.client()) as client:
-        client.eval(RUNBOOK, 0, "cache:tmp:*")  # type: ignore[no-untyped-call]
+        client.eval(RUNBOOK, 0, "cache:tmp:*")
 
 
 def job(server: RedisServer, load: float) -> None:
@@ -85,8 +85,8 @@ def measure(name: str, act: Callable[[RedisServer], None], keys: int, match: int
         tempfile.TemporaryDirectory() as folder,
         closing(server.client()) as client,
     ):
-        client.execute_command("DEBUG", "POPULATE", match, "cache:tmp")  # type: ignore[no-untyped-call]
-        client.execute_command("DEBUG", "POPULATE", keys - match, "user")  # type: ignore[no-untyped-call]
+        client.execute_command("DEBUG", "POPULATE", match, "cache:tmp")
+        client.execute_command("DEBUG", "POPULATE", keys - match, "user")
         stopped = multiprocessing.Event()
         files = {port: f"{folder}/{port}" for port in (server.port, unused.port)}
         probes = [multiprocessing.Process(target=ping, args=(port, stopped, file)) for port, file in files.items()]
@@ -100,7 +100,7 @@ def measure(name: str, act: Callable[[RedisServer], None], keys: int, match: int
         for probe in probes:
             probe.join()
         waits, control = ([float(line) * 1000 for line in Path(file).read_text().split()] for file in files.values())
-        return Row(name, took, waits, control, int(client.dbsize()))  # type: ignore[arg-type]
+        return Row(name, took, waits, control, int(client.dbsize()))
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from maintd.model import BrokenJob, JobDescription
 ANSWER_WITHIN = 30.0  # seconds; importing the heaviest library takes about one
 ENTRY_POINTS = "maintd.jobs"
 
-MEMORY = 2
+MEMORY_FORM = 2
 """Of what form the remembered answers are; others are forgotten."""
 
 Known = JobDescription | BrokenJob
@@ -135,7 +135,7 @@ class _Memory:
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
-        self._version = f"{maintd.__version__} {MEMORY} {sys.version}"
+        self._version = f"{maintd.__version__} {MEMORY_FORM} {sys.version}"
         self._old = self._load()
         self._new: dict[str, Any] = {}
         self._dirty = False

@@ -24,6 +24,11 @@ class Clock(Protocol):
         ...
 
 
+def since_boot() -> float:
+    """Seconds on the clock that no setting of the time touches and that counts a suspend; the same in all processes."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class SystemClock:
     """The clocks of this machine."""
 
@@ -31,8 +36,7 @@ class SystemClock:
         return datetime.now(UTC)
 
     def elapsed(self) -> float:
-        # CLOCK_BOOTTIME goes on during a suspend, so that a suspended laptop does not look like a wall clock step.
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
+        return since_boot()  # which counts a suspend: a laptop that slept does not look like a wall clock step
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
         return event.wait(seconds)

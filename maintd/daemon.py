@@ -214,7 +214,7 @@ class Daemon:
     def _sweep(self) -> None:
         self.store.nodes.beat(self._node_state())
         self._watch_files()
-        for run in lose_silent(self.store, self.store.now(), self.executor.running):
+        for run in lose_silent(self.store, self.store.now(), self.executor.held):
             log.error("run_lost", run=run.id, entry=run.entry, node=run.node)
         replay(self.settings.spool_dir, self.store)
         self.planner.sweep()

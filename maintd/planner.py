@@ -284,7 +284,7 @@ class Planner:
 def lose_silent(store: Store, now: datetime, own: Collection[int] = ()) -> list[RunSummary]:
     """Runs whose node stopped renewing the lease become lost; those that this call settled are returned.
 
-    `own` are runs that this process supervises: after a suspend their leases are over too, and they are not lost.
+    `own` are runs that this process holds: after a suspend their leases are over too, and they are not lost.
     """
     lost = []
     for run in store.runs.expired(now):

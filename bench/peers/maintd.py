@@ -55,7 +55,7 @@ class Maintd(Recorder):
         """It is the checkout itself, in the environment that runs this comparison."""
 
     @property
-    def version(self) -> str:  # type: ignore[override]
+    def version(self) -> str:
         return output(COMMAND, "version").splitlines()[0]
 
     def lead(self, work: Workload) -> float:

@@ -84,7 +84,7 @@ class Kept(Maintd):
     """With settings of its own besides."""
 
     def __init__(self, servers: object, more: Mapping[str, str]) -> None:
-        super().__init__(servers)  # type: ignore[arg-type]
+        super().__init__(servers)
         self.more = more
 
     def settings(self, work: Workload) -> dict[str, str]:

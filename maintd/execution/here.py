@@ -16,12 +16,12 @@ from typing import Any
 
 import structlog
 
-from maintd.clock import Clock
+from maintd.clock import Clock, since_boot
 from maintd.errors import RefusedError, StoreError, StoreUnavailableError
-from maintd.execution.means import Jobs, Means, Writes
+from maintd.execution.means import Jobs, Means, Writes, imports_of
 from maintd.execution.notebook import Notebook
 from maintd.execution.recorder import Recorder
-from maintd.execution.stopping import Hold, Stop, since_boot
+from maintd.execution.stopping import Hold, Stop
 from maintd.execution.supervise import Supervisor
 from maintd.execution.warm import Warm
 from maintd.model import Entry, JobDescription, NewRun, Run, RunState, Trigger
@@ -104,7 +104,8 @@ class _Here:
         run = self._claimed(asked)
         names = [step.name for step in asked.plan]
         stop = Stop()
-        warm = Warm(self._settings.state_dir, self._settings.grace, lambda: self._imports(run))
+        imports = imports_of(self._jobs, {step.job for step in run.plan})
+        warm = Warm(self._settings.state_dir, self._settings.grace, lambda: imports)
         recorder = None if self._store is None else Recorder(self._store, self._settings.spool_dir)
         journal = None if recorder is None else recorder.open(run.id, run.fence, lambda journal: None)
         notebook = Notebook(run, journal, lambda step, attempt, item: self._on_report(names[step], attempt, item))
@@ -120,10 +121,6 @@ class _Here:
                 recorder.flush(RECORDED_WITHIN)
                 recorder.stop()
         return notebook.run()
-
-    def _imports(self, run: Run) -> set[str]:
-        jobs = [self._jobs.get(step.job) for step in run.plan]
-        return {name for job in jobs if isinstance(job, JobDescription) for name in job.imports}
 
     def _supervise(self, run: Run, warm: Warm, writes: Writes, stop: Stop) -> None:
         means = Means(

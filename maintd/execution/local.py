@@ -16,14 +16,14 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from maintd.clock import Clock
+from maintd.clock import Clock, since_boot
 from maintd.errors import StoreError
-from maintd.execution.means import Jobs, Means
+from maintd.execution.means import Jobs, Means, imports_of
 from maintd.execution.recorder import Journal, Recorder
 from maintd.execution.stopping import Hold, Stop
 from maintd.execution.supervise import Supervisor
 from maintd.execution.warm import TemplateError, Warm
-from maintd.model import JobDescription, Run, RunPutBack
+from maintd.model import Run, RunPutBack
 from maintd.outcome import StopKind
 from maintd.settings import Settings, Targets
 from maintd.store import Store
@@ -120,6 +120,12 @@ class LocalExecutor:
             return tuple(sorted(run_id for run_id, held in self._held.items() if held.supervised))
 
     @property
+    def held(self) -> tuple[int, ...]:
+        """Ids of runs that this process has claimed and whose end is not recorded yet."""
+        with self._lock:
+            return tuple(self._held)
+
+    @property
     def warm(self) -> bool:
         """A template is there with its libraries loaded: what falls due starts within milliseconds."""
         return self._warm.is_ready
@@ -166,8 +172,8 @@ class LocalExecutor:
 
     def _now(self) -> datetime:
         """The store's time as well as it is known; that this machine's clock is set does no harm."""
-        now, asked_at = self._looked
-        return now + timedelta(seconds=self._clock.elapsed() - asked_at)
+        now, looked_at = self._looked
+        return now + timedelta(seconds=self._clock.elapsed() - looked_at)
 
     def _store_now(self) -> datetime:
         asked_at = self._clock.elapsed()
@@ -198,11 +204,10 @@ class LocalExecutor:
             free = self._settings.slots - sum(held.supervised for held in self._held.values())
         if free <= 0:
             return float("inf")  # whoever ends wakes
-        asked_at = self._clock.elapsed()
+        asked_at = since_boot()
         now = self._store_now()
         found = self._store.runs.claimable(now, limit=free)
         if found:
-            self._have_template()
             lease_until = now + self._settings.lease
             node, incarnation = self._settings.node, self._incarnation
             for run in self._store.runs.claim_many(found, node, incarnation, lease_until, now):
@@ -284,7 +289,7 @@ class LocalExecutor:
             fences = {run_id: held.run.fence for run_id, held in self._held.items()}
         if not fences:
             return
-        asked_at = self._clock.elapsed()
+        asked_at = since_boot()
         until = self._store_now() + self._settings.lease
         answers = self._store.runs.renew_all(self._settings.node, self._incarnation, until, fences)
         for run_id, asked in answers.items():
@@ -332,9 +337,7 @@ class LocalExecutor:
         """What the jobs of the calendar, and of the runs under way, import."""
         with self._lock:
             under_way = {step.job for held in self._held.values() for step in held.run.plan}
-        known = self._jobs()
-        jobs = [known.get(name) for name in {*self._usual(), *under_way}]
-        return {name for job in jobs if isinstance(job, JobDescription) for name in job.imports}
+        return imports_of(self._jobs(), {*self._usual(), *under_way})
 
     def _have_template(self) -> None:
         try:

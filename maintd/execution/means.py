@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -14,6 +14,12 @@ from maintd.settings import Settings, Targets
 from maintd.store import Store
 
 Jobs = Mapping[str, JobDescription | BrokenJob]
+
+
+def imports_of(jobs: Jobs, names: Iterable[str]) -> set[str]:
+    """What the jobs of these names import, for a template to load in advance."""
+    wanted = [jobs.get(name) for name in names]
+    return {module for job in wanted if isinstance(job, JobDescription) for module in job.imports}
 
 
 class Writes(Protocol):

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import structlog
 
+from maintd.clock import since_boot
 from maintd.execution import tree
 from maintd.execution.evidence import Evidence, hidden
 from maintd.execution.memory import oom_kills
 from maintd.execution.messages import MAX_MESSAGE, AttemptOrder, Began, Ended
 from maintd.execution.output import Output, Stream
 from maintd.execution.poll import Poll
-from maintd.execution.stopping import Hold, Stop, since_boot
+from maintd.execution.stopping import Hold, Stop
 from maintd.execution.template import HOLD, KILL, TERM
 from maintd.execution.warm import Launched, TemplateError, Warm
 from maintd.model import LogLine, Progress, Report

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,11 +14,6 @@ from maintd.outcome import StopKind, Stopped
 
 MARGIN = 2.0
 """Seconds before the end of a lease at which what holds a lock is dead, at most a tenth of the lease."""
-
-
-def since_boot() -> float:
-    """Seconds on the clock that no setting of the time touches and that counts a suspend; the same in all processes."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @dataclass(frozen=True)

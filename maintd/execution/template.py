@@ -31,8 +31,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
+from maintd.clock import since_boot
 from maintd.execution import child, tree
-from maintd.execution.stopping import since_boot
 from maintd.job import JobParams
 
 BLAS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -92,7 +92,7 @@ def _load(names: Sequence[str]) -> None:
     one_thread = {name: "1" for name in BLAS if name not in os.environ}
     os.environ.update(one_thread)
     for name in names:
-        with suppress(ImportError):
+        with suppress(Exception):  # whatever is wrong with it, only the jobs that need it are to fail
             import_module(name)
     for name in one_thread:
         del os.environ[name]

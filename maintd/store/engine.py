@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 from sqlalchemy import Table
 from sqlalchemy.engine import URL, Connection, make_url
@@ -74,6 +75,11 @@ def mask(url: URL) -> str:
     shown = url.set(drivername=url.get_backend_name())
     hidden = {key: "***" for key in shown.query if "password" in key}
     return shown.update_query_dict(hidden).render_as_string(hide_password=True)
+
+
+def driver(conn: Connection) -> sqlite3.Connection:
+    """SQLite's own connection below SQLAlchemy's."""
+    return cast(sqlite3.Connection, conn.connection.dbapi_connection)
 
 
 def insert_into(conn: Connection, table: Table) -> Any:

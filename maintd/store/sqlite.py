@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from maintd.clock import Clock
 from maintd.errors import StoreError, StoreUnavailableError, StoreUnusableError
-from maintd.store.engine import ConflictError
+from maintd.store.engine import ConflictError, driver
 from maintd.store.writer import GroupCommit
 
 T = TypeVar("T")
@@ -116,7 +116,7 @@ class SqliteDatabase:
         )
         engine = create_engine("sqlite://", creator=connect, **pool)
         begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
-        event.listen(engine, "begin", lambda conn: conn.connection.dbapi_connection.execute(begin))
+        event.listen(engine, "begin", lambda conn: driver(conn).execute(begin))
         return engine
 
     def _connect(self, *, writes: bool) -> sqlite3.Connection:

@@ -7,34 +7,34 @@ outweighs it, and SQLAlchemy knows there what a lost connection means.
 
 from __future__ import annotations
 
-import sqlite3
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from sqlalchemy import Table, bindparam, delete, insert, update
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from maintd.store.engine import dialect_insert
+from maintd.store.engine import dialect_insert, driver
 
 COUNTERS = frozenset({"log_lines", "log_bytes", "log_lines_left_out"})
 """Columns that are given as a difference."""
 
 
 class Prepared:
-    """One statement, performed with parameters by name."""
+    """One statement, performed with parameters by name. An INSERT is one of the columns `names`."""
 
-    def __init__(self, statement: Any) -> None:
+    def __init__(self, statement: Any, names: Sequence[str] | None = None) -> None:
         self.statement = statement
+        self._names = names
         self._compiled: _Compiled | None = None
 
     def all(self, conn: Connection, parameters: Mapping[str, Any]) -> Sequence[Any]:
         """The rows, with the columns as attributes."""
         if conn.dialect.name != "sqlite":
             return conn.execute(self.statement, parameters).all()
-        compiled = self._of(conn.dialect, parameters)
+        compiled = self._of(conn)
         found = driver(conn).execute(compiled.text, compiled.values(parameters))
         return [compiled.row(row) for row in found.fetchall()]
 
@@ -48,7 +48,7 @@ class Prepared:
         """How many rows were changed."""
         if conn.dialect.name != "sqlite":
             return conn.execute(self.statement, parameters).rowcount
-        compiled = self._of(conn.dialect, parameters)
+        compiled = self._of(conn)
         return driver(conn).execute(compiled.text, compiled.values(parameters)).rowcount
 
     def many(self, conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -56,49 +56,52 @@ class Prepared:
         if conn.dialect.name != "sqlite":
             conn.execute(self.statement, rows)
             return
-        compiled = self._of(conn.dialect, rows[0])
+        compiled = self._of(conn)
         driver(conn).executemany(compiled.text, map(compiled.values, rows))
 
-    def _of(self, dialect: Dialect, names: Iterable[str]) -> _Compiled:
+    def _of(self, conn: Connection) -> _Compiled:
+        if not conn.in_transaction():  # the driver does not begin one
+            conn.begin()
         if self._compiled is None:
-            self._compiled = _compile(self.statement, dialect, names)
+            self._compiled = _compile(self.statement, conn.dialect, self._names)
         return self._compiled
+
+
+class _Given(NamedTuple):
+    name: str
+    needed: bool
+    fixed: Any  # what the statement itself says, where it is not needed
+    stored: Callable[[Any], Any] | None  # makes what the driver takes of it
 
 
 class _Compiled(NamedTuple):
     text: str
-    given: tuple[tuple[str, Any, Callable[[Any], Any] | None], ...]  # name, what it is when not given, how it is stored
+    given: tuple[_Given, ...]
     make: Callable[[Iterable[Any]], Any]
     read: tuple[Callable[[Any], Any] | None, ...]
 
     def values(self, parameters: Mapping[str, Any]) -> list[Any]:
         found = []
-        for name, usual, stored in self.given:
-            value = parameters.get(name, usual)
-            found.append(value if stored is None else stored(value))
+        for given in self.given:
+            value = parameters[given.name] if given.needed else given.fixed
+            found.append(value if given.stored is None else given.stored(value))
         return found
 
     def row(self, values: Iterable[Any]) -> Any:
         return self.make(value if read is None else read(value) for value, read in zip(values, self.read, strict=True))
 
 
-def _compile(statement: Any, dialect: Dialect, names: Iterable[str]) -> _Compiled:
-    compiled: SQLCompiler = statement.compile(dialect=dialect, column_keys=list(names))
+def _compile(statement: Any, dialect: Dialect, names: Sequence[str] | None) -> _Compiled:
+    compiled: SQLCompiler = statement.compile(dialect=dialect, column_keys=names)
     given = []
     for name in compiled.positiontup or ():
         bind = compiled.binds[name]
-        given.append((name, compiled.params[name], bind.type.dialect_impl(dialect).bind_processor(dialect)))
+        stored = bind.type.dialect_impl(dialect).bind_processor(dialect)
+        given.append(_Given(name, bind.required, compiled.params[name], stored))
     columns = list(statement.exported_columns) if getattr(statement, "exported_columns", None) is not None else []
     row: Any = namedtuple("Row", [column.key for column in columns])  # type: ignore[misc]  # noqa: PYI024 - known only here
     read = tuple(column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns)
     return _Compiled(compiled.string, tuple(given), row._make, read)
-
-
-def driver(conn: Connection) -> sqlite3.Connection:
-    """SQLite's own connection below SQLAlchemy's, within its transaction."""
-    if not conn.in_transaction():
-        conn.begin()
-    return cast(sqlite3.Connection, conn.connection.dbapi_connection)
 
 
 def change(conn: Connection, table: Table, key: Mapping[str, Any], columns: Mapping[str, Any]) -> bool:
@@ -146,17 +149,17 @@ def _upsert(dialect: str, table: Table, columns: tuple[str, ...], names: tuple[s
     statement = dialect_insert(dialect, table)
     new = statement.excluded
     values = {name: table.c[name] + new[name] if name in COUNTERS else new[name] for name in columns}
-    return Prepared(statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=values))
+    return Prepared(statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=values), names)
 
 
 @cache
 def _insert(table: Table, names: tuple[str, ...]) -> Prepared:
-    return Prepared(insert(table))
+    return Prepared(insert(table), names)
 
 
 @cache
 def _insert_new(dialect: str, table: Table, names: tuple[str, ...]) -> Prepared:
-    return Prepared(dialect_insert(dialect, table).on_conflict_do_nothing())
+    return Prepared(dialect_insert(dialect, table).on_conflict_do_nothing(), names)
 
 
 @cache

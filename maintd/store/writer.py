@@ -5,17 +5,16 @@ A durable commit costs an fsync; while one is under way the next writers queue u
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection, Engine
 
 from maintd.errors import StoreUnavailableError
-from maintd.store.statements import driver
+from maintd.store.engine import driver
 
 T = TypeVar("T")
 
@@ -131,7 +130,9 @@ class GroupCommit:
 
     def _disconnect_if_broken(self) -> None:
         connection = self._connection
-        if connection is not None and (connection.invalidated or connection.closed or _raw(connection).in_transaction):
+        if connection is not None and (
+            connection.invalidated or connection.closed or driver(connection).in_transaction
+        ):
             self._disconnect()
 
     def _disconnect(self) -> None:
@@ -139,7 +140,3 @@ class GroupCommit:
         if connection is not None:
             connection.invalidate()
             connection.close()
-
-
-def _raw(connection: Connection) -> sqlite3.Connection:
-    return cast(sqlite3.Connection, connection.connection.dbapi_connection)

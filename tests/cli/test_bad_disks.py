@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import subprocess
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from servers.disks import small_disk
 from servers.maintd import Shell
 
 pytestmark = pytest.mark.slow
-
-
-@contextmanager
-def mounted(folder: Path, size: str) -> Iterator[Path]:
-    """A small file system of its own."""
-    if os.geteuid() != 0:
-        pytest.skip("mounts a file system: needs root")
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "maintd-test", folder], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def shell_on(folder: Path, state: Path) -> Shell:
@@ -34,7 +20,7 @@ def shell_on(folder: Path, state: Path) -> Shell:
 
 
 def test_a_full_disk_is_said_and_nothing_is_started(tmp_path: Path) -> None:
-    with mounted(tmp_path / "small", "300k") as state:
+    with small_disk(tmp_path / "small", "300k") as state:
         (state / "filler").write_bytes(b"")
         with pytest.raises(OSError, match="No space"), (state / "filler").open("wb", buffering=0) as file:
             while True:
@@ -49,7 +35,7 @@ def test_a_full_disk_is_said_and_nothing_is_started(tmp_path: Path) -> None:
 
 
 def test_a_read_only_state_directory_is_refused_and_can_still_be_read(tmp_path: Path) -> None:
-    with mounted(tmp_path / "sealed", "8m") as state:
+    with small_disk(tmp_path / "sealed", "8m") as state:
         typed = shell_on(tmp_path, state)
         assert typed.maintd("db", "upgrade").code == 0
         subprocess.run(["mount", "-o", "remount,ro", state], check=True)

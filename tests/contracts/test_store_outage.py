@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from servers.disks import small_disk
 from servers.postgres import PostgresServer
 from store_helpers import NOON, at, check, claim, ended, evidence, queue, racing
 
@@ -33,17 +33,10 @@ def eventually(act: Callable[[], object], seconds: float = 15) -> None:
             threading.Event().wait(0.05)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB."""
-    if os.geteuid() != 0:
-        message = "needs root, to mount a small file system"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+@pytest.fixture(name="small_disk")
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "4m") as folder:
+        yield folder
 
 
 def test_a_full_disk_is_told_and_what_was_written_is_whole_when_there_is_room_again(small_disk: Path) -> None:

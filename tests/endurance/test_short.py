@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
+from servers.disks import needs_root
 
 from endurance.driver import endure
 
@@ -13,8 +12,7 @@ pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
 
 @pytest.mark.parametrize(("kind", "nodes"), [("sqlite", 1), ("postgres", 2)])
 def test_under_faults_nothing_is_lost_and_nothing_runs_twice(kind: str, nodes: int) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("mounts file systems and makes networks of its own: needs root")
+    needs_root("mounts file systems and makes networks of its own")
 
     outcome = endure(7, 10, kind=kind, nodes=nodes, entries=30)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from processes.nodes import Node, is_alive, node, only, read_pids
 from servers.base import wait_for
+from servers.disks import small_disk
 from servers.postgres import PostgresServer
 
 from maintd.execution.orphans import kill_orphans
@@ -65,17 +66,10 @@ def test_a_stopped_postgres_costs_no_evidence(own_postgres: PostgresServer, tmp_
         wait_for(lambda: not list(made.settings.spool_dir.iterdir()), "the spool is gone")
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 6 MiB."""
-    if os.geteuid() != 0:
-        message = "needs root, to mount a small file system"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", folder], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+@pytest.fixture(name="small_disk")
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "6m") as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("spool", ["elsewhere", "on the same disk"])

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -64,6 +65,24 @@ def other_daemon(folder: Path, url: str, into: Path) -> Iterator[tuple[psutil.Pr
         process.communicate()
 
 
+class Two(NamedTuple):
+    """This node, and another process on the same store whose run holds the lock."""
+
+    made: Node
+    daemon: psutil.Process
+    first: int
+    into: Path
+
+
+@pytest.fixture
+def two(own_postgres: PostgresServer, tmp_path: Path) -> Iterator[Two]:
+    url, into = own_postgres.create("maintd"), tmp_path / "beats"
+    with other_daemon(tmp_path / "there", url, into) as (daemon, first):
+        wait_for(lambda: beats(into, first), "the first holder at work")  # before this node could take its run
+        with node(tmp_path / "here", url, lease=f"{LEASE}s") as made:
+            yield Two(made, daemon, first, into)
+
+
 def beats(into: Path, run_id: int) -> list[float]:
     """When the run was at work, by the clock since boot."""
     if not into.exists():
@@ -97,23 +116,16 @@ def test_a_daemon_alone_does_not_lose_what_outlived_its_pause(tmp_path: Path) ->
         assert "run_lost" not in daemon.told()
 
 
-def test_a_paused_daemons_lock_is_handed_on_only_after_its_holder_is_dead(
-    own_postgres: PostgresServer, tmp_path: Path
-) -> None:
-    url, into = own_postgres.create("maintd"), tmp_path / "beats"
-    with (
-        node(tmp_path / "here", url, lease=f"{LEASE}s") as made,
-        other_daemon(tmp_path / "there", url, into) as (daemon, first),
-    ):
-        wait_for(lambda: beats(into, first), "the first holder at work")
-        daemon.send_signal(signal.SIGSTOP)
-        paused_at = time.clock_gettime(time.CLOCK_BOOTTIME)
+def test_a_paused_daemons_lock_is_handed_on_only_after_its_holder_is_dead(two: Two) -> None:
+    made, daemon, first, into = two
+    daemon.send_signal(signal.SIGSTOP)
+    paused_at = time.clock_gettime(time.CLOCK_BOOTTIME)
 
-        second = takes_over(made, into, first)
-        daemon.send_signal(signal.SIGCONT)
+    second = takes_over(made, into, first)
+    daemon.send_signal(signal.SIGCONT)
 
-        assert max(beats(into, first)) < min(beats(into, second))
-        assert max(beats(into, first)) - paused_at <= LEASE
+    assert max(beats(into, first)) < min(beats(into, second))
+    assert max(beats(into, first)) - paused_at <= LEASE
 
 
 def test_a_node_that_is_cut_off_from_the_store_stops_what_holds_a_lock(
@@ -140,25 +152,18 @@ def test_a_node_that_is_cut_off_from_the_store_stops_what_holds_a_lock(
         assert made.ended(second, 30).state is RunState.SUCCEEDED
 
 
-def test_a_daemon_that_is_thawed_with_all_its_processes_kills_what_outlived_its_lease(
-    own_postgres: PostgresServer, tmp_path: Path
-) -> None:
+def test_a_daemon_that_is_thawed_with_all_its_processes_kills_what_outlived_its_lease(two: Two) -> None:
     """As by `docker pause`: until the thaw nothing of it works, and after it hardly anything."""
-    url, into = own_postgres.create("maintd"), tmp_path / "beats"
-    with (
-        node(tmp_path / "here", url, lease=f"{LEASE}s") as made,
-        other_daemon(tmp_path / "there", url, into) as (daemon, first),
-    ):
-        wait_for(lambda: beats(into, first), "the first holder at work")
-        frozen = [daemon, *daemon.children(recursive=True)]
-        for process in frozen:
-            process.send_signal(signal.SIGSTOP)
+    made, daemon, first, into = two
+    frozen = [daemon, *daemon.children(recursive=True)]
+    for process in frozen:
+        process.send_signal(signal.SIGSTOP)
 
-        second = takes_over(made, into, first)
-        thawed_at = time.clock_gettime(time.CLOCK_BOOTTIME)
-        for process in frozen:
-            process.send_signal(signal.SIGCONT)
-        wait_for(lambda: not frozen[-1].is_running() or frozen[-1].status() == psutil.STATUS_ZOMBIE, "the holder dead")
+    second = takes_over(made, into, first)
+    thawed_at = time.clock_gettime(time.CLOCK_BOOTTIME)
+    for process in frozen:
+        process.send_signal(signal.SIGCONT)
+    wait_for(lambda: not frozen[-1].is_running() or frozen[-1].status() == psutil.STATUS_ZOMBIE, "the holder dead")
 
-        assert max(beats(into, first)) < thawed_at + 0.5
-        assert [at for at in beats(into, first) if min(beats(into, second)) < at < thawed_at] == []
+    assert max(beats(into, first)) < thawed_at + 0.5
+    assert [at for at in beats(into, first) if min(beats(into, second)) < at < thawed_at] == []

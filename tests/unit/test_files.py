@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from servers.disks import small_disk
 
 from maintd.errors import TargetError
 from maintd.targets.files import ChangedError, Entry, Tree, disk_bytes, newest, shown
@@ -24,19 +23,6 @@ def file(path: Path, text: str = "x", *, at: int | None = None) -> Path:
 
 def entry(tree: Tree, relative: str) -> Entry:
     return next(one for one in tree.walk() if one.relative == relative)
-
-
-@contextmanager
-def mounted(folder: Path) -> Iterator[None]:
-    """Another device at a folder."""
-    folder.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=1m", "maintd-test", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(words, capture_output=True, check=False).returncode != 0:
-        pytest.skip("may not mount")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_walk_shows_every_name_that_is_no_folder_and_follows_no_link(tmp_path: Path) -> None:
@@ -97,7 +83,7 @@ def test_a_root_that_is_no_folder_says_what_to_do(kind: str, tmp_path: Path) -> 
 
 def test_another_device_is_left_out_and_named(tmp_path: Path) -> None:
     file(tmp_path / "root/a")
-    with mounted(tmp_path / "root/other"):
+    with small_disk(tmp_path / "root/other", "1m"):
         file(tmp_path / "root/other/b")
         with Tree(tmp_path / "root") as tree:
             found = [one.relative for one in tree.walk()]
@@ -112,7 +98,7 @@ def test_another_device_is_left_out_and_named(tmp_path: Path) -> None:
 def test_a_file_is_not_removed_from_another_device_that_was_mounted_over_its_folder(tmp_path: Path) -> None:
     root = tmp_path / "root"
     file(root / "a")
-    with mounted(root / "sub"):
+    with small_disk(root / "sub", "1m"):
         file(root / "sub/b")
         with Tree(root, one_device=False) as wide:
             planned = entry(wide, "sub/b")

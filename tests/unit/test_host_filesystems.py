@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from jobs.running import JOBS
 from servers.base import needed
+from servers.disks import needs_root
 
 from maintd.errors import TargetError
 from maintd.targets.filesystems import usages
@@ -46,8 +47,7 @@ print(json.dumps({"checks": seen, "told": result.told()}))
 
 def inside(folder: Path, prepare: str) -> dict[str, Any]:
     """The checks of a host whose mounts are made by `prepare`, which sets `target`."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
+    needs_root("mounts file systems")
     private = [needed("unshare", "util-linux"), "--mount", "--propagation", "private"]
     done = subprocess.run(
         [*private, sys.executable, "-c", INSIDE, str(folder), prepare],
