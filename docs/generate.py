@@ -146,20 +146,20 @@ def commands() -> str:
     """Every command with its help, as click has it."""
     from maintd.cli.main import cli
 
-    return "\n".join(_command(cli, "maintd"))
+    return "\n".join(_command(cli, "maintd", None))
 
 
-def _command(command: click.Command, name: str) -> Iterator[str]:
-    context = click.Context(command, info_name=name, terminal_width=100)
+def _command(command: click.Command, name: str, parent: click.Context | None) -> Iterator[str]:
+    # With the settings that it has when it is typed, or its help would be another one.
+    settings = command.context_settings | {"terminal_width": 100}
+    context = click.Context(command, info_name=name, parent=parent, **settings)
+    if parent is not None:
+        yield f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"
     if isinstance(command, click.Group):
-        if name != "maintd":
-            yield f"## {name}\n\n```text\n{command.get_help(context)}\n```\n"
         for child in command.list_commands(context):
             found = command.get_command(context, child)
             if found is not None and not found.hidden:
-                yield from _command(found, f"{name} {child}")
-    else:
-        yield f"## {name}\n\n```text\n{command.get_help(context)}\n```\n"
+                yield from _command(found, child, context)
 
 
 def errors() -> str:
