@@ -37,6 +37,7 @@ from maintd.model import NodeState, Rule
 from maintd.operations import Desk, Health, ReloadResult, TriggerRequest, trigger
 from maintd.planner import Planner, lose_silent
 from maintd.settings import Settings, Targets
+from maintd.signals import answer_signals
 from maintd.statedir import claim_state_dir
 from maintd.store import Store, open_store
 from maintd.values import utc_text
@@ -61,9 +62,7 @@ def serve(settings: Settings, run_first: Sequence[str] = ()) -> int:
     with ExitStack() as stack:
         stack.enter_context(claim_state_dir(settings.state_dir))
         daemon = Daemon(settings, SystemClock())
-        signal.signal(signal.SIGTERM, lambda number, frame: daemon.stop())
-        signal.signal(signal.SIGINT, lambda number, frame: daemon.stop())
-        signal.signal(signal.SIGHUP, lambda number, frame: daemon.ask_reload())
+        answer_signals({signal.SIGTERM: daemon.stop, signal.SIGINT: daemon.stop, signal.SIGHUP: daemon.ask_reload})
         daemon.start(stack)
         gc.collect()
         gc.freeze()  # all of it stays to the end: no later collection walks it again
@@ -123,7 +122,7 @@ class Daemon:
         self._announce()
 
     def stop(self) -> None:
-        """End the loop. Safe in a signal handler and from any thread."""
+        """End the loop. For any thread, but not for a signal handler: an event has a lock."""
         self._stopping.set()
         self._turn.set()
 
