@@ -27,6 +27,7 @@ from maintd.context import Context, Standing
 from maintd.errors import JobError, MaintdError, TargetError
 from maintd.execution import tree
 from maintd.execution.messages import MAX_MESSAGE, AttemptOrder, Began, Ended, encode
+from maintd.execution.opening import Opened
 from maintd.job import JobParams, open_job
 from maintd.model import LogLine
 from maintd.settings import Targets, secrets_of
@@ -47,17 +48,20 @@ class StopAskedError(BaseException):
     """SIGTERM: not an Exception, so that a job's own handlers let it pass, while `finally` and `with` clean up."""
 
 
-def live(given: Sequence[int], lifeline: int) -> NoReturn:
-    """The life of a child that is forked for an attempt. `given`: order, report, output, error output (descriptors)."""
+def live(given: Sequence[int], lifeline: int, opened: Opened | None) -> NoReturn:
+    """The life of a child that is forked for an attempt. `given`: order, report, output, error output (descriptors).
+
+    `opened`: the job's module, when the template is that of one job.
+    """
     code = 1
     try:
         order, report, out, err = _leave(lifeline, given)
-        code = _attempt(order, report, out, err)
+        code = _attempt(order, report, out, err, opened)
     finally:
         _exit(code)
 
 
-def wait(errand: int, lifeline: int) -> NoReturn:
+def wait(errand: int, lifeline: int, opened: Opened | None) -> NoReturn:
     """The life of a child that is forked in advance: what it is given comes over the socket `errand`, or never."""
     code = 0
     try:
@@ -67,7 +71,8 @@ def wait(errand: int, lifeline: int) -> NoReturn:
             _, given, _, _ = socket.recv_fds(sock, 16, 4)
         if len(given) == 4:
             code = 1
-            code = _attempt(*given)
+            order, report, out, err = given
+            code = _attempt(order, report, out, err, opened)
     finally:
         _exit(code)
 
@@ -115,7 +120,7 @@ def _rehearse() -> None:
     exec(compile("import os\nclass A: pass", "x", "exec"), {})  # noqa: S102 - a constant
 
 
-def _attempt(order: int, report: int, out: int, err: int) -> int:
+def _attempt(order: int, report: int, out: int, err: int, opened: Opened | None) -> int:
     """Make the attempt; the exit code."""
     for descriptor, number in ((out, 1), (err, 2)):
         os.dup2(descriptor, number)
@@ -127,7 +132,7 @@ def _attempt(order: int, report: int, out: int, err: int) -> int:
     sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     signal.signal(signal.SIGTERM, _stop)
-    return 0 if _Attempt(order, report).make() else 1
+    return 0 if _Attempt(order, report, opened).make() else 1
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -137,8 +142,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
 class _Attempt:
     """One attempt, in this process."""
 
-    def __init__(self, order: int, report: int) -> None:
+    def __init__(self, order: int, report: int, opened: Opened | None) -> None:
         self._report = report
+        self._opened = opened
         self._lock = threading.Lock()
         self._stopped = False
         self._cut = False  # a message was interrupted before its end
@@ -162,7 +168,8 @@ class _Attempt:
         return True
 
     def _run(self, order: AttemptOrder) -> None:
-        run, params = open_job(order.path)
+        known = self._opened
+        run, params = (known.run, known.params) if known is not None else open_job(order.path)
         made = params.model_validate(resolve_references(order.params, os.environ))
         standing = Standing(
             run_id=order.run_id,

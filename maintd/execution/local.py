@@ -23,7 +23,7 @@ from maintd.execution.recorder import Journal, Recorder
 from maintd.execution.stopping import Hold, Stop
 from maintd.execution.supervise import Supervisor
 from maintd.execution.warm import TemplateError, Warm
-from maintd.model import Run, RunPutBack
+from maintd.model import JobDescription, Run, RunPutBack
 from maintd.outcome import StopKind
 from maintd.settings import Settings, Targets
 from maintd.store import Store
@@ -88,6 +88,7 @@ class LocalExecutor:
         self._wake = threading.Event()
         self._renew = threading.Event()
         self._next_due: datetime | None = None
+        self._next_jobs: tuple[str, ...] = ()
         self._next_queued: datetime | None = None
         self._used_at = clock.elapsed()
         self._dispatcher = threading.Thread(target=self._dispatch, name="dispatcher", daemon=True)
@@ -107,9 +108,10 @@ class LocalExecutor:
         self._wake.set()
         self._renew.set()
 
-    def expect(self, next_due: datetime | None) -> None:
-        """When the calendar next owes a run: the template is warm shortly before that. Returns at once."""
+    def expect(self, next_due: datetime | None, jobs: Callable[[], Iterable[str]] = tuple) -> None:
+        """When the calendar next owes a run, and of which jobs: all is warm shortly before that. Returns at once."""
         if next_due != self._next_due:
+            self._next_jobs = tuple(jobs())
             self._next_due = next_due
             self._wake.set()
 
@@ -129,6 +131,11 @@ class LocalExecutor:
     def warm(self) -> bool:
         """A template is there with its libraries loaded: what falls due starts within milliseconds."""
         return self._warm.is_ready
+
+    def is_warm_for(self, job: str) -> bool:
+        """The job's module is loaded too."""
+        found = self._jobs().get(job)
+        return isinstance(found, JobDescription) and self._warm.is_ready_for(found.path)
 
     @property
     def alive(self) -> bool:
@@ -322,7 +329,8 @@ class LocalExecutor:
         left = min(((at - now).total_seconds() for at in ahead), default=float("inf"))
         before = self._settings.warm_before.total_seconds()
         if left <= before:
-            self._have_template()
+            due = self._next_due is not None and (self._next_due - now).total_seconds() <= before
+            self._have_template(self._next_jobs if due else ())
             return float("inf")
         with self._lock:
             busy = any(held.supervised for held in self._held.values())
@@ -339,8 +347,10 @@ class LocalExecutor:
             under_way = {step.job for held in self._held.values() for step in held.run.plan}
         return imports_of(self._jobs(), {*self._usual(), *under_way})
 
-    def _have_template(self) -> None:
+    def _have_template(self, expected: Iterable[str]) -> None:
+        jobs = self._jobs()
+        found = [job for name in expected if isinstance(job := jobs.get(name), JobDescription)]
         try:
-            self._warm.start()
+            self._warm.start([job.path for job in found])
         except TemplateError as error:
             log.error("template_unavailable", error=str(error))

@@ -17,12 +17,12 @@ import structlog
 from maintd.clock import since_boot
 from maintd.execution import tree
 from maintd.execution.evidence import Evidence, hidden
+from maintd.execution.forker import HOLD, KILL, TERM
 from maintd.execution.memory import oom_kills
 from maintd.execution.messages import MAX_MESSAGE, AttemptOrder, Began, Ended
 from maintd.execution.output import Output, Stream
 from maintd.execution.poll import Poll
 from maintd.execution.stopping import Hold, Stop
-from maintd.execution.template import HOLD, KILL, TERM
 from maintd.execution.warm import Launched, TemplateError, Warm
 from maintd.model import LogLine, Progress, Report
 from maintd.outcome import AttemptEvidence, Exit, Returned, StopKind, Stopped
@@ -129,7 +129,7 @@ class AttemptProcess:
             self._act(launched, poll, now)
             if self._pid is None and now > begin_by:
                 begin_by = now + BEGIN_WITHIN
-                self._warm.kill_template()
+                self._warm.kill_forker(launched)
             if self._exit is not None and (not poll.pipes or now > self._ended_at + DRAIN_WITHIN):
                 return
             if poll.template_gone and self._pid is None and launched.report not in poll.pipes:
@@ -249,12 +249,13 @@ class AttemptProcess:
     def _reap(self, poll: Poll) -> None:
         assert self._pid is not None
         assert poll.pidfd is not None
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._pid, signal.SIGKILL)  # not reaped yet, so the number still means this group
         poll.forget(poll.pidfd)
         try:
+            os.waitid(os.P_PIDFD, poll.pidfd, os.WEXITED | os.WNOWAIT)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._pid, signal.SIGKILL)  # not reaped yet, so the number still means this group
             found = os.waitid(os.P_PIDFD, poll.pidfd, os.WEXITED)
-        except ChildProcessError:
+        except ChildProcessError:  # the template took it, whose job's template is dead
             found = None
         if found is None:
             self._over(Exit())
@@ -299,7 +300,7 @@ class AttemptProcess:
             if self._pid is not None:
                 tree.kill_all([self._pid])
             if not poll.template_gone:
-                self._warm.kill_template()
+                self._warm.kill_forker(launched)
 
     def _has_lapsed(self) -> bool:
         hold = self._stop.hold

@@ -1,70 +1,33 @@
 """The template: a single-threaded process that forks a child for each attempt, with what jobs import loaded already.
 
-Job modules themselves are never loaded here, so an edited job is live at its next run. The daemon asks over a socket
-pair: one message per attempt, with five descriptors: the attempt's own socket, the order, and where the child's report,
-standard output and standard error go. Over the attempt's socket come TERM and KILL, and back goes how it ended, once
-nothing of it is alive any more. HOLD with a time tells until when the attempt may live unless a later time is told: so
-an attempt that holds a lock is dead before others may take it, also when the daemon is paused or hangs. A socket that
-closes means that the other side is gone:
-
-- the template is gone: children live on, the daemon adopts them (it is a subreaper) and starts another template;
-- the daemon is gone: the template ends all children (TERM, grace, KILL) and then itself;
-- both are gone: the lifeline, a pipe whose writing end only these two hold, has the kernel kill every child's group.
+It is started by the daemon and works as `forker` tells. Job modules themselves are never loaded here, so an edited job
+is live at its next run; for a job that runs often or soon it forks a template of that job alone, which has its module
+loaded if that makes no difference to the attempts (`opening`).
 """
 
 from __future__ import annotations
 
-import array
 import ctypes
 import gc
-import json
 import os
-import selectors
 import signal
 import socket
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
-from maintd.clock import since_boot
-from maintd.execution import child, tree
+from maintd.execution import tree
+from maintd.execution.forker import Forker
 from maintd.job import JobParams
 
 BLAS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Set to 1 while numpy is loaded: this process must stay one with a single thread, since it forks."""
 
-READY = b"ready"
-START = b"start"
-TERM = b"TERM"
-KILL = b"KILL"
-HOLD = b"HOLD "  # with seconds on the clock since boot
-
-DESCRIPTORS = 5
-
-SPARES = 4
-"""Children forked in advance, as many as there are slots by default: a first line within 2 ms instead of 7. About 6 MiB
-each while the template is there."""
-
-LULL = 0.05  # seconds without a request, after which a spare is forked: not in the middle of a burst
-LEFTOVER_PATIENCE = 0.5  # seconds that one look waits for killed leftovers to be gone; SIGCHLD brings the next look
-LEFTOVERS_NAMED = 5
-
 _MADV_COLLAPSE = 25  # asm-generic/mman-common.h, since Linux 6.1
 _HUGE = 2 << 20
-
-
-@dataclass
-class _Attempt:
-    pid: int
-    socket: socket.socket
-    left: list[str] = field(default_factory=list)
-    hold_until: float | None = None
-    lapsed: bool = False
 
 
 def main() -> NoReturn:
@@ -83,8 +46,7 @@ def main() -> NoReturn:
     gc.collect()
     gc.freeze()
     _collapse()
-    template = Template(socket.socket(fileno=control), lifeline, lifeline_end, grace)
-    template.serve()
+    Forker(socket.socket(fileno=control), lifeline, lifeline_end, grace).serve()
     os._exit(0)
 
 
@@ -111,217 +73,3 @@ def _collapse() -> None:
         first, end = (int(word, 16) for word in words[0].split("-"))
         for address in range((first + _HUGE - 1) // _HUGE * _HUGE, end - _HUGE + 1, _HUGE):
             libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(_HUGE), _MADV_COLLAPSE)
-
-
-class Template:
-    """The loop of the template process."""
-
-    def __init__(self, control: socket.socket, lifeline: int, lifeline_end: int, grace: float) -> None:
-        self._control = control
-        self._lifeline = lifeline
-        self._lifeline_end = lifeline_end
-        self._grace = grace
-        self._attempts: dict[int, _Attempt] = {}
-        self._spares: dict[int, socket.socket] = {}  # forked in advance: pid and the way to tell it what to do
-        self._selector = selectors.DefaultSelector()
-        self._wake, wake_end = socket.socketpair()
-        self._wake.setblocking(False)
-        wake_end.setblocking(False)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        signal.set_wakeup_fd(wake_end.fileno(), warn_on_full_buffer=False)
-        self._wake_end = wake_end
-        self._selector.register(control, selectors.EVENT_READ)
-        self._selector.register(self._wake, selectors.EVENT_READ)
-
-    def serve(self) -> None:
-        """Until the daemon closes its end."""
-        self._control.send(READY)
-        while True:
-            events = self._selector.select(self._patience())
-            self._kill_lapsed()
-            if not events and len(self._spares) < SPARES:
-                self._fork_spare()
-            for key, _ in events:
-                if key.fileobj is self._control:
-                    if not self._take_request():
-                        self._end_all()
-                        return
-                elif key.fileobj is self._wake:
-                    self._reap()
-                else:
-                    self._obey(key.data)
-
-    def _patience(self) -> float | None:
-        waits = [] if len(self._spares) >= SPARES else [LULL]
-        holds = [a.hold_until for a in self._attempts.values() if a.hold_until is not None and not a.lapsed]
-        if holds:
-            waits.append(max(0.0, min(holds) - since_boot()))
-        return min(waits, default=None)
-
-    def _kill_lapsed(self) -> None:
-        now = since_boot()
-        for attempt in self._attempts.values():
-            if attempt.hold_until is None or attempt.lapsed or now < attempt.hold_until:
-                continue
-            self._obey(attempt)  # a later time may lie there unread
-            if now >= attempt.hold_until:
-                attempt.lapsed = True
-                tree.kill_all([attempt.pid])
-
-    def _take_request(self) -> bool:
-        try:
-            message, descriptors = _receive(self._control)
-        except ConnectionError:
-            return False
-        if not message:
-            return False
-        if len(descriptors) != DESCRIPTORS:
-            for descriptor in descriptors:
-                os.close(descriptor)
-            return True
-        own, *given = descriptors
-        pid = self._send_spare(given) or os.fork()
-        if pid == 0:
-            child.live(given, self._lifeline)
-        for descriptor in given:
-            os.close(descriptor)
-        attempt = _Attempt(pid, socket.socket(fileno=own))
-        attempt.socket.setblocking(False)
-        self._attempts[pid] = attempt
-        self._selector.register(attempt.socket, selectors.EVENT_READ, attempt)
-        return True
-
-    def _send_spare(self, given: list[int]) -> int:
-        """Give the attempt to a child that waits; its pid, 0 when there is none."""
-        while self._spares:
-            pid, errand = self._spares.popitem()
-            with errand, suppress(OSError):
-                socket.send_fds(errand, [START], given)
-                return pid
-        return 0
-
-    def _fork_spare(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            pid = os.fork()
-            if pid == 0:
-                child.wait(theirs.fileno(), self._lifeline)
-        self._spares[pid] = ours
-
-    def _obey(self, attempt: _Attempt) -> None:
-        message = self._hear(attempt)
-        if message is None:
-            return
-        if message == TERM:
-            tree.signal_tree(attempt.pid, signal.SIGTERM)
-            return
-        tree.kill_all([attempt.pid])  # KILL, or nobody supervises it any more
-        if message != KILL:
-            with suppress(KeyError):
-                self._selector.unregister(attempt.socket)
-
-    def _hear(self, attempt: _Attempt) -> bytes | None:
-        """The first message that is no HOLD, empty when the daemon is gone; None when none has come."""
-        while True:
-            try:
-                message = attempt.socket.recv(64)
-            except BlockingIOError:
-                return None
-            except ConnectionError:
-                return b""
-            if not message.startswith(HOLD):
-                return message
-            attempt.hold_until = float(message.removeprefix(HOLD))
-
-    def _reap(self) -> None:
-        with suppress(BlockingIOError):
-            while self._wake.recv(4096):
-                pass
-        while True:
-            try:
-                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if found is None:
-                return
-            attempt = self._attempts.get(found.si_pid)
-            spare = self._spares.pop(found.si_pid, None)
-            if spare is not None:
-                spare.close()
-            if attempt is None:  # something that an attempt left behind
-                os.waitpid(found.si_pid, 0)
-                self._kill_leftovers(None)
-                continue
-            self._finish(attempt)
-
-    def _finish(self, attempt: _Attempt) -> None:
-        # Until it is reaped its number cannot mean another process, so its group can be killed by number.
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(attempt.pid, signal.SIGKILL)
-        self._kill_leftovers(attempt)
-        _, status = os.waitpid(attempt.pid, 0)
-        del self._attempts[attempt.pid]
-        with suppress(KeyError, ValueError):
-            self._selector.unregister(attempt.socket)
-        signalled = os.WIFSIGNALED(status)
-        ended = {
-            "code": None if signalled else os.WEXITSTATUS(status),
-            "signal": os.WTERMSIG(status) if signalled else None,
-            "left": attempt.left,
-            "lapsed": attempt.lapsed,
-        }
-        with suppress(OSError):
-            attempt.socket.send(json.dumps(ended).encode())
-        attempt.socket.close()
-
-    def _kill_leftovers(self, attempt: _Attempt | None) -> None:
-        """End what dead attempts left behind: each child of this process that it did not fork itself."""
-        deadline = time.monotonic() + LEFTOVER_PATIENCE
-        named: set[int] = set()
-        while True:
-            own = self._attempts.keys() | self._spares.keys()
-            left = [pid for pid in tree.children_of(os.getpid()) if pid not in own]
-            alive = [pid for pid in left if not tree.is_zombie(pid)]
-            for pid in left:
-                with suppress(ChildProcessError):
-                    os.waitpid(pid, os.WNOHANG)
-            if not alive:
-                return
-            for pid in alive:
-                if attempt is not None and pid not in named and len(attempt.left) < LEFTOVERS_NAMED:
-                    attempt.left.append(tree.name_of(pid))
-                named.add(pid)
-            tree.kill_all(alive)
-            if time.monotonic() > deadline:
-                return
-            time.sleep(0.001)
-
-    def _end_all(self) -> None:
-        """The daemon is gone: TERM, grace, KILL for everything, then nothing holds the lifeline any more."""
-        tree.kill_all(list(self._spares))
-        for pid, errand in self._spares.items():  # else they were zombies of the daemon, which takes in orphans
-            os.waitpid(pid, 0)
-            errand.close()
-        self._spares.clear()
-        for pid in self._attempts:
-            tree.signal_tree(pid, signal.SIGTERM)
-        deadline = time.monotonic() + self._grace
-        while self._attempts and time.monotonic() < deadline:
-            self._selector.select(0.1)
-            self._reap()
-        tree.kill_all(list(self._attempts))
-        deadline = time.monotonic() + 5
-        while self._attempts and time.monotonic() < deadline:
-            self._reap()
-            time.sleep(0.002)
-        self._kill_leftovers(None)
-
-
-def _receive(control: socket.socket) -> tuple[bytes, list[int]]:
-    """One message with its descriptors, which no program that is started inherits."""
-    numbers = array.array("i")
-    message, ancillary, _, _ = control.recvmsg(64, socket.CMSG_SPACE(8 * numbers.itemsize), socket.MSG_CMSG_CLOEXEC)
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
-    return message, list(numbers)

@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
 from maintd.errors import MaintdError
 from maintd.execution import tree
+from maintd.execution.forker import READY, START
+from maintd.execution.jobtemplates import JobTemplates
 from maintd.execution.messages import AttemptOrder
-from maintd.execution.template import READY, START
 
 log = structlog.get_logger()
 
@@ -36,10 +38,24 @@ class TemplateError(MaintdError):
     code = "template"
 
 
+class Forker(Protocol):
+    """The process that was asked for an attempt."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its number."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once."""
+        ...
+
+
 @dataclass
 class Launched:
     """The daemon's ends of one attempt: the socket to the template, and the child's report and output."""
 
+    forker: Forker
     socket: socket.socket
     report: int
     out: int
@@ -60,6 +76,16 @@ class _Process:
     lifeline_end: int
     ready: bool = False
 
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    def kill(self) -> None:
+        self.popen.kill()
+
+    def ask(self, message: bytes, descriptor: int) -> None:
+        socket.send_fds(self.control, [message], [descriptor])
+
     def close(self) -> None:
         self.control.close()
         os.close(self.lifeline_end)
@@ -75,6 +101,7 @@ class Warm:
         self._imports = imports
         self._lock = threading.Lock()
         self._process: _Process | None = None
+        self._job_templates = JobTemplates()
         self._in_use = 0
         self._children: set[int] = set()  # that told their number and are not over
         self._orphans = False  # a template died, and something of it may have come to this process
@@ -106,10 +133,16 @@ class Warm:
         with self._lock:
             return self._in_use
 
-    def start(self) -> None:
-        """Have a template, if there is none. Returns at once. Raises TemplateError."""
+    def start(self, jobs: Iterable[Path] = ()) -> None:
+        """Have a template, and one for each of these jobs. Returns at once. Raises TemplateError."""
         with self._lock:
-            self._ensure()
+            process = self._ensure()
+            self._job_templates.expect(jobs, process.ask)
+
+    def is_ready_for(self, job: Path) -> bool:
+        """The job has a template of its own, with its module loaded."""
+        with self._lock:
+            return self._job_templates.ready(job) is not None
 
     def launch(self, order: AttemptOrder) -> Launched:
         """Ask for a child that makes this attempt; `began` and `finished` are owed then. Raises TemplateError.
@@ -128,7 +161,7 @@ class Warm:
             ours, template_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             ours.setblocking(False)
             with template_end:
-                self._request([template_end.fileno(), *given])
+                forker = self._request(order.path, [template_end.fileno(), *given])
         except (OSError, TemplateError) as error:
             for descriptor in ends:
                 os.close(descriptor)
@@ -138,7 +171,7 @@ class Warm:
         finally:
             for descriptor in given:
                 os.close(descriptor)
-        return Launched(ours, *ends)
+        return Launched(forker, ours, *ends)
 
     def began(self, pid: int) -> None:
         """A launched child told its number."""
@@ -156,16 +189,19 @@ class Warm:
                 while self._old:
                     self._old.pop().close()
 
-    def kill_template(self) -> None:
-        """End a template that does not do what it is asked. Its children live on with this process."""
+    def kill_forker(self, launched: Launched) -> None:
+        """End a template that does not do what it is asked. Its children live on with this process.
+
+        Those of one job's template are ended by the template.
+        """
         with self._lock:
-            if self._process is not None:
-                log.error("template_hangs", pid=self._process.popen.pid)
-                self._process.popen.kill()
+            log.error("template_hangs", pid=launched.forker.pid)
+            launched.forker.kill()
 
     def _kill_adopted(self) -> None:
         """End what children of a dead template left behind: it came to this process, and carries our mark."""
-        own = {self._process.popen.pid if self._process is not None else 0, *self._children}
+        template = 0 if self._process is None else self._process.pid
+        own = {template, *self._children, *self._job_templates.pids}
         mark = tree.owner_mark(self._state_dir)
         left = [pid for pid in tree.children_of(os.getpid()) if pid not in own and tree.mark_of(pid) == mark]
         tree.kill_all(left)
@@ -176,9 +212,10 @@ class Warm:
     def reap(self) -> None:
         """Reap what came to this process from a template that died. To be called now and then; mostly costs nothing."""
         with self._lock:
+            self._job_templates.tidy()
             if not self._orphans or self._in_use != len(self._children):
                 return
-            own = {self._process.popen.pid if self._process is not None else 0, *self._children}
+            own = {0 if self._process is None else self._process.pid, *self._children}
             # What a template forks has a session of its own; the catalogue's helper too, but nobody asks how it ended.
             session = os.getsid(0)
             left = [pid for pid in tree.children_of(os.getpid()) if pid not in own and tree.session_of(pid) != session]
@@ -193,6 +230,7 @@ class Warm:
             if self._in_use:
                 return False
             process, self._process = self._process, None
+            self._job_templates.close()
         if process is not None:
             process.close()
             process.popen.wait()
@@ -203,6 +241,7 @@ class Warm:
         """End the template, and with it whatever child it still has."""
         with self._lock:
             process, self._process = self._process, None
+            self._job_templates.close()
         for one in [process, *self._old]:
             if one is not None:
                 one.close()
@@ -214,18 +253,24 @@ class Warm:
                 process.popen.kill()
                 process.popen.wait()
 
-    def _request(self, descriptors: list[int]) -> None:
+    def _request(self, job: Path, descriptors: list[int]) -> Forker:
         for tries_left in reversed(range(TRIES)):
             with self._lock:
                 process = self._ensure()
+                forker = self._job_templates.ready(job)
                 try:
-                    socket.send_fds(process.control, [START], descriptors)
+                    socket.send_fds((forker or process).control, [START], descriptors)
                 except (BrokenPipeError, ConnectionError) as error:
-                    if not tries_left:
+                    if forker is not None:
+                        self._job_templates.drop(forker)
+                    elif not tries_left:
                         raise TemplateError(f"the template process ends by itself: {error}") from error
                     continue
                 self._in_use += 1
-                return
+                if forker is None:
+                    self._job_templates.launched(job, process.ask)
+                return forker or process
+        raise TemplateError("the templates end by themselves", "see the daemon's log")
 
     def _ensure(self) -> _Process:
         process = self._process
@@ -236,6 +281,7 @@ class Warm:
             self._process = None
             self._old.append(process)
             self._orphans = True
+            self._job_templates.forget()
         self._process = process = self._spawn()
         return process
 

@@ -10,7 +10,7 @@ import psutil
 from processes.nodes import Node, node
 from servers.base import wait_for
 
-from maintd.execution.template import SPARES
+from maintd.execution.forker import SPARES
 from maintd.model import RunState
 
 
