@@ -1,0 +1,257 @@
+"""Templates of single jobs: used when they make no difference to an attempt, and only then."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from processes.nodes import Node, is_alive, node, only
+from servers.base import wait_for
+
+from maintd.execution.opening import LooksAroundError, open_for_many
+from maintd.job import load_job
+from maintd.model import RunState
+
+pytestmark = pytest.mark.slow
+
+SEEN = """
+    with open(params.into, "a") as file:
+        file.write(f"{os.getppid()} {VALUE}\\n")
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Node]:
+    with node(tmp_path) as made:
+        yield made
+
+
+def write(here: Node, name: str, value: str, body: str = SEEN, more: str = "") -> str:
+    """A job whose module has VALUE, worked out while it is loaded; its name."""
+    path = here.jobs_dir / f"{name}.py"
+    source = f'"""A job of a test."""\n\nimport os, sys, time\nfrom maintd.job import Context, JobParams, job\n{more}\n'
+    source += f"VALUE = {value}\n\n\nclass Params(JobParams):\n    into: str = ''\n\n\n"
+    source += f'@job(timeout="1m")\ndef run(ctx: Context, params: Params) -> None:\n{body}\n'
+    path.write_text(source, encoding="utf-8")
+    here.jobs[name] = load_job(path).description
+    return name
+
+
+def expect(here: Node, name: str) -> None:
+    """As the daemon does shortly before the job is due."""
+    here.executor.expect(None)
+    here.executor.expect(here.store.now(), lambda: [name])
+
+
+def have_template(here: Node, name: str) -> int:
+    """Wait until the job has a template of its own; its number."""
+    expect(here, name)
+    wait_for(lambda: here.executor.is_warm_for(name), f"a template of {name}")
+    return number_of(here, name)
+
+
+def number_of(here: Node, name: str) -> int:
+    path = here.jobs[name].path
+    found = here.executor._warm._job_templates._of[path].pid
+    assert found is not None
+    return found
+
+
+def seen(here: Node, name: str, times: int = 1) -> list[tuple[int, str]]:
+    """What so many runs, one after the other, wrote down: their parent and VALUE."""
+    into = here.folder / f"{name}.seen"
+    into.unlink(missing_ok=True)
+    for _ in range(times):
+        run = here.ended(here.queue(here.step(name, {"into": str(into)})))
+        assert run.state is RunState.SUCCEEDED, run.reason
+    lines = [line.split(" ", 1) for line in into.read_text().splitlines()]
+    return [(int(parent), value) for parent, value in lines]
+
+
+def test_an_expected_job_is_forked_from_a_template_that_has_it_loaded(here: Node) -> None:
+    name = write(here, "plain", "6 * 7")
+
+    own = have_template(here, name)
+
+    assert seen(here, name, 3) == [(own, "42")] * 3
+    assert psutil.Process(own).ppid() == here.executor._warm.pid
+
+
+def test_a_job_that_runs_often_gets_one_by_itself(here: Node) -> None:
+    name = write(here, "often", "1")
+    template = seen(here, name)[0][0]
+
+    parents = {parent for parent, _ in seen(here, name, 12)}
+
+    assert parents - {template}
+
+
+def test_no_attempt_finds_what_another_left_in_the_module(here: Node) -> None:
+    body = "    VALUE.append(len(VALUE))\n" + SEEN
+    name = write(here, "grows", "[]", body)
+    own = have_template(here, name)
+
+    assert seen(here, name, 4) == [(own, "[0]")] * 4
+
+
+def test_an_edited_job_is_live_at_its_next_run(here: Node) -> None:
+    name = write(here, "edited", "'old'")
+    have_template(here, name)
+    assert seen(here, name)[0][1] == "old"
+
+    write(here, name, "'new'")
+
+    assert {value for _, value in seen(here, name, 3)} == {"new"}
+    have_template(here, name)
+    assert seen(here, name)[0][1] == "new"
+
+
+def test_a_module_of_its_own_that_is_edited_counts_too(here: Node) -> None:
+    helper = here.jobs_dir / "its_helper_module.py"
+    helper.write_text("SAID = 'old'\n")
+    more = "sys.path.insert(0, os.path.dirname(__file__)); import its_helper_module"
+    name = write(here, "helped", "its_helper_module.SAID", more=more)
+    have_template(here, name)
+    assert seen(here, name)[0][1] == "old"
+
+    helper.write_text("SAID = 'renewed'\n")
+
+    assert seen(here, name)[0][1] == "renewed"
+
+
+LOOKS = {
+    "time": "time.time()",
+    "date": "__import__('datetime').date.today()",
+    "datetime": "__import__('datetime').datetime.now()",
+    "environment": "os.environ.get('HOME')",
+    "getenv": "os.getenv('HOME')",
+    "mapping": "'HOME' in os.environ",
+    "process": "os.getpid()",
+    "file": "__import__('pathlib').Path(__file__).read_text()[:3]",
+    "path": "__import__('pathlib').Path(__file__).exists()",
+    "chance": "__import__('random').random()",
+    "uuid": "__import__('uuid').uuid4()",
+    "host": "__import__('socket').gethostname()",
+    "program": "__import__('subprocess').run(['true']).returncode",
+    "left open": "os.open(os.devnull, os.O_RDONLY)",
+    "thread": "__import__('threading').Thread(target=time.sleep, args=(0.3,), daemon=True).start()",
+    "by a library": "__import__('maintd.clock').clock.SystemClock().now()",
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_module_that_looks_at_the_world_is_not_loaded_for_many(tmp_path: Path, look: str) -> None:
+    path = tmp_path / "looking.py"
+    source = f"import os, time\nfrom maintd.job import job\nVALUE = {LOOKS[look]}\n"
+    path.write_text(source + "@job()\ndef run(ctx, params): ...\n")
+
+    with pytest.raises(LooksAroundError):
+        open_for_many(path)
+
+
+def test_the_shipped_jobs_are_all_fit_for_it() -> None:
+    jobs = [path for path in (Path(__file__).parents[2] / "jobs").glob("*.py") if not path.name.startswith("_")]
+
+    assert len(jobs) >= 15
+    for path in jobs:
+        assert path in map(Path, open_for_many(path).files)
+
+
+def test_what_a_module_works_out_is_as_fresh_as_ever_when_it_looks(here: Node) -> None:
+    name = write(here, "dated", "time.time()")
+    expect(here, name)
+    first = seen(here, name, 4)
+
+    assert len({value for _, value in first}) == 4
+    assert {parent for parent, _ in first} == {here.executor._warm.pid}
+    assert not here.executor.is_warm_for(name)
+
+
+def test_a_module_that_cannot_be_loaded_fails_its_run_and_nothing_else(here: Node) -> None:
+    name = write(here, "broken", "1")
+    here.jobs[name].path.write_text("raise RuntimeError('not today')\n")
+    expect(here, name)
+
+    run = here.ended(here.queue(here.step(name)))
+
+    assert run.state is RunState.FAILED
+    assert "not today" in run.reason
+    assert seen(here, write(here, "fine", "1"))[0][1] == "1"
+
+
+SLEEPS = "    open(params.into, 'w').write(str(os.getppid()))\n    time.sleep(1.5)"
+
+
+def running_below(here: Node, name: str) -> tuple[int, int, int]:
+    """A run of SLEEPS under way: its id, its process, the process that forked it."""
+    into = here.folder / f"{name}.parent"
+    run_id = here.queue(here.step(name, {"into": str(into)}))
+    wait_for(lambda: into.exists() and into.read_text(), "it runs")
+    return run_id, here.running(run_id).pid or 0, int(into.read_text())
+
+
+def test_a_killed_job_template_takes_its_attempts_with_it_and_that_is_said(here: Node) -> None:
+    name = write(here, "orphaned", "1", SLEEPS)
+    own = have_template(here, name)
+    run_id, pid, parent = running_below(here, name)
+    assert parent == own
+
+    os.kill(own, signal.SIGKILL)
+
+    run = here.ended(run_id)
+    assert run.state is RunState.FAILED
+    assert not is_alive(pid)
+    assert only(run).reason
+    assert here.ended(here.queue(here.step(name, {"into": str(here.folder / "x")}))).state is RunState.SUCCEEDED
+
+
+def test_a_killed_template_leaves_its_jobs_templates_to_do_what_they_do(here: Node) -> None:
+    name = write(here, "survivor", "1", SLEEPS)
+    own = have_template(here, name)
+    run_id, _, _ = running_below(here, name)
+    template = here.executor._warm.pid
+    assert template is not None
+
+    os.kill(template, signal.SIGKILL)
+
+    assert here.ended(run_id).state is RunState.SUCCEEDED
+    assert seen(here, write(here, "next_one", "1"))[0][0] not in (own, template)
+    wait_for(lambda: not psutil.pid_exists(own), "it ends and is reaped", seconds=30)
+
+
+def test_one_that_is_out_of_date_ends_with_its_last_attempt(here: Node) -> None:
+    name = write(here, "outdated", "1", SLEEPS)
+    own = have_template(here, name)
+    run_id, pid, _ = running_below(here, name)
+
+    write(here, name, "2")
+    assert seen(here, name)[0][1] == "2"
+    assert is_alive(pid)
+
+    assert here.ended(run_id).state is RunState.SUCCEEDED
+    wait_for(lambda: not is_alive(own), "it ends")
+
+
+def test_they_are_few_and_those_that_nobody_uses_go_first(here: Node) -> None:
+    names = [write(here, f"job{number}", str(number)) for number in range(6)]
+    numbers = [have_template(here, name) for name in names]
+
+    alive = [number for number in numbers if is_alive(number)]
+
+    assert 1 <= len(alive) <= 4
+    assert numbers[-1] in alive
+
+
+def test_nothing_is_left_when_the_executor_stops(tmp_path: Path) -> None:
+    with node(tmp_path) as made:
+        own = have_template(made, write(made, "last", "1"))
+        processes = [own, *(child.pid for child in psutil.Process(own).children())]
+        deadline = time.monotonic() + 2
+        while len(processes) < 2 and time.monotonic() < deadline:
+            processes = [own, *(child.pid for child in psutil.Process(own).children())]
+    assert not [number for number in processes if is_alive(number)]
