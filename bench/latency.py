@@ -82,7 +82,7 @@ class Bench:
         ]  # fmt: skip
 
     def make_warm(self) -> None:
-        self.executor.expect(self.store.now() + timedelta(seconds=1), lambda: ["first_line"])
+        self.executor.expect(self.store.now() + timedelta(seconds=1), lambda: {"first_line": self.settings.slots})
         wait_until(lambda: self.executor.warm, "the template is warm")
         time.sleep(0.3)
 

@@ -1,15 +1,6 @@
-"""The loop of a process that forks a child for each attempt, asked by the daemon: the template, or that of one job.
+"""The loop of a process that forks a child for each attempt: of the template, and of that of one job.
 
-The daemon asks over a socket pair: one message per attempt, with five descriptors: the attempt's own socket, the order,
-and where the child's report, standard output and standard error go. Over the attempt's socket come TERM and KILL, and
-back goes how it ended, once nothing of it is alive any more. HOLD with a time tells until when the attempt may live
-unless a later time is told: so an attempt that holds a lock is dead before others may take it, also when the daemon is
-paused or hangs.
-
-OPEN with a job's path, and one descriptor, has the template fork a template of that job, which is asked over that
-descriptor in the same way, until RETIRE: then it ends with its last attempt.
-
-A socket that closes means that the other side is gone:
+`asking` has what it is asked. A socket that closes means that the other side is gone:
 
 - the template is gone: children live on, the daemon adopts them (it is a subreaper) and starts another template;
 - a job's template is gone: the template ends what it left;
@@ -19,7 +10,6 @@ A socket that closes means that the other side is gone:
 
 from __future__ import annotations
 
-import array
 import gc
 import json
 import os
@@ -30,29 +20,19 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 from maintd.clock import since_boot
 from maintd.errors import JobError
 from maintd.execution import child, tree
+from maintd.execution.asking import DESCRIPTORS, HOLD, KILL, OPEN, READY, RETIRE, START, TERM, parse_open, receive
 from maintd.execution.opening import LooksAroundError, Opened, open_for_many
-
-READY = b"ready"
-START = b"start"
-OPEN = b"open "  # with the path of a job's module
-RETIRE = b"retire"
-TERM = b"TERM"
-KILL = b"KILL"
-HOLD = b"HOLD "  # with seconds on the clock since boot
-
-DESCRIPTORS = 5
-LONGEST = 8192  # bytes of a request
 
 SPARES = 4
 """Children forked in advance, as many as there are slots by default: a first line within 2 ms instead of 7. About 6 MiB
 each while the template is there."""
 
-SPARES_OF_JOB = 2
+MOST_SPARES = 16
+"""For a job of which many are due at once."""
 
 LULL = 0.05  # seconds without a request, after which a spare is forked: not in the middle of a burst
 LEFTOVER_PATIENCE = 0.5  # seconds that one look waits for killed leftovers to be gone; SIGCHLD brings the next look
@@ -72,7 +52,14 @@ class Forker:
     """Forks when it is asked, reaps, and tells how each attempt ended."""
 
     def __init__(
-        self, control: socket.socket, lifeline: int, lifeline_end: int, grace: float, opened: Opened | None = None
+        self,
+        control: socket.socket,
+        lifeline: int,
+        lifeline_end: int,
+        grace: float,
+        *,
+        spares: int = SPARES,
+        opened: Opened | None = None,
     ) -> None:
         """`opened`: the job whose template this is. The grace is in seconds."""
         self._control = control
@@ -80,7 +67,7 @@ class Forker:
         self._lifeline_end = lifeline_end
         self._grace = grace
         self._opened = opened
-        self._most_spares = SPARES if opened is None else SPARES_OF_JOB
+        self._most_spares = min(spares, MOST_SPARES)
         self._job_templates: set[int] = set()
         self._retiring = False
         self._attempts: dict[int, _Attempt] = {}
@@ -133,13 +120,13 @@ class Forker:
 
     def _take_request(self) -> bool:
         try:
-            message, descriptors = _receive(self._control)
+            message, descriptors = receive(self._control)
         except ConnectionError:
             return False
         if not message:
             return False
         if message.startswith(OPEN) and len(descriptors) == 1:
-            self._fork_job_template(Path(os.fsdecode(message.removeprefix(OPEN))), descriptors[0])
+            self._fork_job_template(*parse_open(message), descriptors[0])
         elif message == RETIRE:
             self._retiring = True
             self._most_spares = 0
@@ -187,13 +174,17 @@ class Forker:
             errand.close()
         self._spares.clear()
 
-    def _fork_job_template(self, path: Path, control: int) -> None:
+    def _fork_job_template(self, path: Path, spares: int, control: int) -> None:
         pid = os.fork()
         if pid == 0:
             with suppress(BaseException):
                 self._close_all()
-                _be_template_of(path, socket.socket(fileno=control), self._lifeline, self._lifeline_end, self._grace)
-            os._exit(1)
+                with socket.socket(fileno=control) as sock:
+                    opened = _open_or_tell(path, sock)
+                    if opened is not None:
+                        ends = self._lifeline, self._lifeline_end
+                        Forker(sock, *ends, self._grace, spares=spares, opened=opened).serve()
+            os._exit(0)
         os.close(control)
         self._job_templates.add(pid)
 
@@ -312,32 +303,19 @@ class Forker:
         self._kill_leftovers(None)
 
 
-def _receive(control: socket.socket) -> tuple[bytes, list[int]]:
-    """One message with its descriptors, which no program that is started inherits."""
-    numbers = array.array("i")
-    message, ancillary, _, _ = control.recvmsg(
-        LONGEST, socket.CMSG_SPACE(8 * numbers.itemsize), socket.MSG_CMSG_CLOEXEC
-    )
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
-    return message, list(numbers)
-
-
 def ready_message(opened: Opened) -> bytes:
     """What a job's template says when it can be asked."""
     return json.dumps({"pid": os.getpid(), "files": opened.files}).encode()
 
 
-def _be_template_of(path: Path, control: socket.socket, lifeline: int, lifeline_end: int, grace: float) -> NoReturn:
-    """The life of a job's template. It says why there is none when the module must be loaded for each attempt."""
+def _open_or_tell(path: Path, control: socket.socket) -> Opened | None:
+    """The beginning of a job's template. None: the module must be loaded for each attempt, and the daemon was told."""
     tree.become_subreaper()
     try:
         opened = open_for_many(path)
     except (LooksAroundError, JobError) as error:
         control.send(json.dumps({"unfit": str(error)[:1000]}).encode())
-    else:
-        gc.collect()
-        gc.freeze()
-        Forker(control, lifeline, lifeline_end, grace, opened).serve()
-    os._exit(0)
+        return None
+    gc.collect()
+    gc.freeze()
+    return opened

@@ -14,13 +14,13 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 
-from maintd.execution.forker import OPEN, RETIRE
+from maintd.execution.asking import RETIRE, open_request
 from maintd.execution.opening import Stamp, stamp_of
 
 log = structlog.get_logger()
@@ -100,11 +100,11 @@ class JobTemplates:
         elif len(self._launched) > 256:
             self._launched = {one: at for one, at in self._launched.items() if now - at <= AGAIN_WITHIN}
 
-    def expect(self, paths: Iterable[Path], ask: Callable[[bytes, int], None]) -> None:
-        """These jobs are due soon; the first few are made ready."""
-        self._expected = set(list(dict.fromkeys(paths))[:MOST])
+    def expect(self, jobs: Mapping[Path, int], ask: Callable[[bytes, int], None]) -> None:
+        """So many attempts of these jobs are due soon; the first few are made ready."""
+        self._expected = set(list(jobs)[:MOST])
         for path in self._expected:
-            self._have(path, ask)
+            self._have(path, ask, spares=jobs[path])
 
     def tidy(self) -> None:
         """Let go of those that nobody uses. To be called now and then."""
@@ -126,7 +126,7 @@ class JobTemplates:
         self._of.clear()
         self._retired.clear()
 
-    def _have(self, path: Path, ask: Callable[[bytes, int], None]) -> None:
+    def _have(self, path: Path, ask: Callable[[bytes, int], None], spares: int = 1) -> None:
         if path in self._of or (path in self._unfit and self._unfit[path] == stamp_of(path)):
             return
         if len(self._of) >= MOST:
@@ -137,7 +137,7 @@ class JobTemplates:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                ask(OPEN + os.fsencode(path), theirs.fileno())
+                ask(open_request(path, spares), theirs.fileno())
             except OSError:
                 ours.close()
                 return

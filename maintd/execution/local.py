@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -22,8 +22,9 @@ from maintd.execution.means import Jobs, Means, imports_of
 from maintd.execution.recorder import Journal, Recorder
 from maintd.execution.stopping import Hold, Stop
 from maintd.execution.supervise import Supervisor
-from maintd.execution.warm import TemplateError, Warm
-from maintd.model import JobDescription, Run, RunPutBack
+from maintd.execution.warm import Warm
+from maintd.execution.warmth import Warmth
+from maintd.model import Run, RunPutBack
 from maintd.outcome import StopKind
 from maintd.settings import Settings, Targets
 from maintd.store import Store
@@ -32,7 +33,6 @@ log = structlog.get_logger()
 
 STORE_PATIENCE = 1.0  # seconds between looks at a store that is away
 SETTLE = 10.0  # seconds in which the ends of the last runs should reach the store at a stop
-LINGER = 10.0  # seconds that an unused template is kept for the next one
 LOOK_APART = 0.02  # seconds between two looks for work
 RENEW_APART = 0.2  # seconds; a burst of wake-ups is one look for cancels
 
@@ -70,6 +70,7 @@ class LocalExecutor:
         self._jobs = jobs
         self._usual = usual
         self._warm = Warm(settings.state_dir, settings.grace, self._imports)
+        self._warmth = Warmth(self._warm, settings, jobs)
         self._recorder = Recorder(store, settings.spool_dir)
         self._means = Means(
             settings=settings,
@@ -87,8 +88,6 @@ class LocalExecutor:
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._renew = threading.Event()
-        self._next_due: datetime | None = None
-        self._next_jobs: tuple[str, ...] = ()
         self._next_queued: datetime | None = None
         self._used_at = clock.elapsed()
         self._dispatcher = threading.Thread(target=self._dispatch, name="dispatcher", daemon=True)
@@ -108,11 +107,9 @@ class LocalExecutor:
         self._wake.set()
         self._renew.set()
 
-    def expect(self, next_due: datetime | None, jobs: Callable[[], Iterable[str]] = tuple) -> None:
-        """When the calendar next owes a run, and of which jobs: all is warm shortly before that. Returns at once."""
-        if next_due != self._next_due:
-            self._next_jobs = tuple(jobs())
-            self._next_due = next_due
+    def expect(self, next_due: datetime | None, jobs: Callable[[], Mapping[str, int]] = dict) -> None:
+        """When the calendar next owes runs, and how many of which job: all is warm shortly before. Returns at once."""
+        if self._warmth.expect(next_due, jobs):
             self._wake.set()
 
     @property
@@ -130,12 +127,11 @@ class LocalExecutor:
     @property
     def warm(self) -> bool:
         """A template is there with its libraries loaded: what falls due starts within milliseconds."""
-        return self._warm.is_ready
+        return self._warmth.is_ready
 
     def is_warm_for(self, job: str) -> bool:
         """The job's module is loaded too."""
-        found = self._jobs().get(job)
-        return isinstance(found, JobDescription) and self._warm.is_ready_for(found.path)
+        return self._warmth.is_ready_for(job)
 
     @property
     def alive(self) -> bool:
@@ -322,35 +318,14 @@ class LocalExecutor:
     # --- warmth ---
 
     def _keep_warm(self) -> float:
-        """Have a template when something is due soon, let it go when nothing is; seconds until the next look."""
-        self._warm.reap()
-        now = self._now()
-        ahead = [at for at in (self._next_due, self._next_queued) if at is not None]
-        left = min(((at - now).total_seconds() for at in ahead), default=float("inf"))
-        before = self._settings.warm_before.total_seconds()
-        if left <= before:
-            due = self._next_due is not None and (self._next_due - now).total_seconds() <= before
-            self._have_template(self._next_jobs if due else ())
-            return float("inf")
+        """Seconds until the next look."""
         with self._lock:
             busy = any(held.supervised for held in self._held.values())
-        unused = self._clock.elapsed() - self._used_at
-        if not busy and self._warm.pid is not None:
-            if unused < LINGER:
-                return min(left - before, LINGER - unused)
-            self._warm.let_go()
-        return left - before
+        unused = None if busy else self._clock.elapsed() - self._used_at
+        return self._warmth.keep(self._now(), self._next_queued, unused=unused)
 
     def _imports(self) -> set[str]:
         """What the jobs of the calendar, and of the runs under way, import."""
         with self._lock:
             under_way = {step.job for held in self._held.values() for step in held.run.plan}
         return imports_of(self._jobs(), {*self._usual(), *under_way})
-
-    def _have_template(self, expected: Iterable[str]) -> None:
-        jobs = self._jobs()
-        found = [job for name in expected if isinstance(job := jobs.get(name), JobDescription)]
-        try:
-            self._warm.start([job.path for job in found])
-        except TemplateError as error:
-            log.error("template_unavailable", error=str(error))

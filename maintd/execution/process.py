@@ -16,8 +16,8 @@ import structlog
 
 from maintd.clock import since_boot
 from maintd.execution import tree
+from maintd.execution.asking import HOLD, KILL, TERM
 from maintd.execution.evidence import Evidence, hidden
-from maintd.execution.forker import HOLD, KILL, TERM
 from maintd.execution.memory import oom_kills
 from maintd.execution.messages import MAX_MESSAGE, AttemptOrder, Began, Ended
 from maintd.execution.output import Output, Stream

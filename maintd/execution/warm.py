@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ import structlog
 
 from maintd.errors import MaintdError
 from maintd.execution import tree
-from maintd.execution.forker import READY, START
+from maintd.execution.asking import READY, START
 from maintd.execution.jobtemplates import JobTemplates
 from maintd.execution.messages import AttemptOrder
 
@@ -27,6 +27,8 @@ log = structlog.get_logger()
 
 TRIES = 3
 """How often a template that dies at once is started for one attempt."""
+
+NOTHING: Mapping[Path, int] = {}
 
 SCRUBBED = "MAINTD_STORE"
 """Environment variables that begin so hold the store's credentials; no child ever sees them."""
@@ -133,8 +135,8 @@ class Warm:
         with self._lock:
             return self._in_use
 
-    def start(self, jobs: Iterable[Path] = ()) -> None:
-        """Have a template, and one for each of these jobs. Returns at once. Raises TemplateError."""
+    def start(self, jobs: Mapping[Path, int] = NOTHING) -> None:
+        """Have a template, and for each of these jobs one with so many spares. Does not wait. Raises TemplateError."""
         with self._lock:
             process = self._ensure()
             self._job_templates.expect(jobs, process.ask)

@@ -45,7 +45,7 @@ def write(here: Node, name: str, value: str, body: str = SEEN, more: str = "") -
 def expect(here: Node, name: str) -> None:
     """As the daemon does shortly before the job is due."""
     here.executor.expect(None)
-    here.executor.expect(here.store.now(), lambda: [name])
+    here.executor.expect(here.store.now(), lambda: {name: 1})
 
 
 def have_template(here: Node, name: str) -> int:

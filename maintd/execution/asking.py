@@ -1,0 +1,51 @@
+"""What the daemon and the templates say to each other, over a socket pair that keeps messages apart.
+
+START, with five descriptors, asks for an attempt: the attempt's own socket, the order, and where the child's report,
+standard output and standard error go. Over the attempt's socket come TERM and KILL, and back goes how it ended, once
+nothing of it is alive any more. HOLD with a time tells until when the attempt may live unless a later time is told: so
+an attempt that holds a lock is dead before others may take it, also when the daemon is paused or hangs.
+
+OPEN, with one descriptor, asks the template for a template of one job, which is asked over that descriptor in the same
+way, until RETIRE: then it ends with its last attempt.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from pathlib import Path
+
+READY = b"ready"
+START = b"start"
+OPEN = b"open "  # with a number of spares and the path of a job's module
+RETIRE = b"retire"
+TERM = b"TERM"
+KILL = b"KILL"
+HOLD = b"HOLD "  # with seconds on the clock since boot
+
+DESCRIPTORS = 5
+LONGEST = 8192  # bytes of a request
+
+
+def open_request(path: Path, spares: int) -> bytes:
+    """What asks the template for a template of this job."""
+    return OPEN + b"%d " % spares + os.fsencode(path)
+
+
+def parse_open(message: bytes) -> tuple[Path, int]:
+    """The path and the spares of such a request."""
+    spares, _, path = message.removeprefix(OPEN).partition(b" ")
+    return Path(os.fsdecode(path)), int(spares)
+
+
+def receive(control: socket.socket) -> tuple[bytes, list[int]]:
+    """One message with its descriptors, which no program that is started inherits."""
+    numbers = array.array("i")
+    message, ancillary, _, _ = control.recvmsg(
+        LONGEST, socket.CMSG_SPACE(8 * numbers.itemsize), socket.MSG_CMSG_CLOEXEC
+    )
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+    return message, list(numbers)
