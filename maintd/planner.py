@@ -7,7 +7,9 @@ transaction that only one node can win.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+import heapq
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import structlog
@@ -30,6 +32,7 @@ from maintd.model import (
 )
 from maintd.schedule import blackout_covering, compile_rule, due_between, jitter_of
 from maintd.store import EntryPlan, Store
+from maintd.store.entries import Mark
 from maintd.values import format_duration, utc_text
 
 log = structlog.get_logger()
@@ -113,6 +116,45 @@ def _rough(age: timedelta) -> str:
     return format_duration(timedelta(seconds=round(age.total_seconds())))
 
 
+class Timetable:
+    """When each of many is next due. Asked for the first of them at each turn, it does not look at all."""
+
+    def __init__(self) -> None:
+        self._at: dict[str, datetime] = {}
+        self._heap: list[tuple[datetime, str]] = []  # also what was set before, which no longer counts
+
+    def set(self, name: str, at: datetime | None) -> None:
+        """When it is due; None: never."""
+        if at is None:
+            self._at.pop(name, None)
+        elif self._at.get(name) != at:
+            self._at[name] = at
+            heapq.heappush(self._heap, (at, name))
+            if len(self._heap) > 2 * len(self._at) + 100:
+                self._heap = [(at, name) for name, at in self._at.items()]
+                heapq.heapify(self._heap)
+
+    @property
+    def first(self) -> datetime | None:
+        """The earliest of all."""
+        while self._heap and self._at.get(self._heap[0][1]) != self._heap[0][0]:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def due(self, until: datetime) -> list[str]:
+        """Those due up to then, the earliest first; they stay so until something else is set."""
+        found: dict[str, datetime] = {}
+        while (at := self.first) is not None and at <= until:
+            found[heapq.heappop(self._heap)[1]] = at
+        for name, at in found.items():
+            heapq.heappush(self._heap, (at, name))
+        return list(found)
+
+
+def _is_edited(mark: Mark, entry: Entry | None, prints: Mapping[str, str]) -> bool:
+    return entry is not None and mark.fingerprint != prints[entry.name]
+
+
 class Planner:
     """Writes the rows that are owed. Not thread-safe: one thread plans; `load` is called by the same one."""
 
@@ -128,14 +170,23 @@ class Planner:
         self._hold_until: float | None = None
         self._entries: dict[str, Entry] = {}
         self._prints: dict[str, str] = {}
+        self._marks: frozenset[str] = frozenset()  # of every row, as it was last looked at
         self._rules: dict[str, Rule] = {}  # in force: of the calendar that a node of this store loaded last
-        self._next: dict[str, datetime] = {}
+        self._through: dict[str, datetime] = {}
+        self._next = Timetable()
         self._overruled: frozenset[str] = frozenset()
 
     @property
     def next_due(self) -> datetime | None:
         """When the next instant of any entry falls due, UTC."""
-        return min(self._next.values(), default=None)
+        return self._next.first
+
+    @property
+    def jobs_due_next(self) -> dict[str, int]:
+        """The jobs with which the entries begin that are due then, and how many begin with each."""
+        at = self.next_due
+        due = [] if at is None else self._next.due(at)
+        return Counter(self._entries[name].steps[0].job for name in due)
 
     @property
     def held(self) -> bool:
@@ -153,15 +204,23 @@ class Planner:
         heirs = {entry.formerly: entry for entry in wanted.values() if entry.formerly and entry.formerly not in wanted}
         now = self._store.now()
         prints = {name: fingerprint_of(entry) for name, entry in wanted.items()}
-        changed = []
-        for name, state in self._store.entries.states().items():
-            entry = wanted.get(name) or heirs.get(name)
-            if entry is not None and state.active and state.rule is not None and state.rule != entry.rule:
-                changed.append((entry, state))
-        self._write(self._plans_of(changed, now))
+        self._write(self._plans_of(self._edited({**heirs, **wanted}, prints), now))
         self._store.entries.sync(list(wanted.values()), prints, now)
         self._entries, self._prints = wanted, prints
-        self._look_at_all()
+        self._marks, self._overruled, self._next = frozenset(), frozenset(), Timetable()
+        self._rules.clear()
+        self._through.clear()
+        self._look_again()
+
+    def _edited(self, wanted: Mapping[str, Entry], prints: Mapping[str, str]) -> list[tuple[Entry, EntryState]]:
+        """Those with a schedule in force that the calendar changes; `wanted` by the names that the store has."""
+        marks = map(Mark.read, self._store.entries.marks())
+        edited = [mark.name for mark in marks if mark.active and _is_edited(mark, wanted.get(mark.name), prints)]
+        found = []
+        for name, state in self._store.entries.states(edited).items():
+            if state.active and state.rule is not None and state.rule != wanted[name].rule:
+                found.append((wanted[name], state))
+        return found
 
     def plan(self) -> int:
         """Write what fell due up to now; the number of rows written. Raises StoreUnavailableError: try again later."""
@@ -169,56 +228,68 @@ class Planner:
         self._notice_steps(now)
         if self._hold_until is not None:
             return 0
-        due = [name for name, at in self._next.items() if at <= now]
+        due = self._next.due(now)
         if not due:
             return 0
         states = self._store.entries.states(due)
         for name in due:
             if name in states:
                 self._look(states[name])
-        owing = [name for name in due if name in self._next and self._next[name] <= now]
+        still = set(self._next.due(now))
+        owing = [name for name in due if name in still and name in states]
         return self._write(self._plans_of([(self._entries[name], states[name]) for name in owing], now))
 
     def sweep(self) -> int:
-        """As `plan`, after looking at every row: another node or a clock set back may have moved planned_through."""
+        """As `plan`, after looking at what another node changed, or a clock that was set back left behind."""
         now = self._store.now()
-        for state in self._look_at_all():
-            if state.planned_through > now + LATE and not self.held:
+        self._look_again()
+        for name, through in [item for item in self._through.items() if item[1] > now + LATE]:
+            if not self.held:
                 # The ledger still holds the instants that were planned ahead of this clock, so none starts twice.
-                ahead = format_duration(state.planned_through - now)
-                if self._store.entries.set_planned_through(
-                    state.name, state.planned_through, now, f"was {ahead} ahead of the clock"
-                ):
-                    self._next_is_after(state.name, now)
+                ahead = format_duration(through - now)
+                if self._store.entries.set_planned_through(name, through, now, f"was {ahead} ahead of the clock"):
+                    self._planned_through(name, now)
         return self.plan()
 
-    def _look_at_all(self) -> list[EntryState]:
-        """Every row that counts for this node, with its next due time noted."""
-        states = [state for name, state in self._store.entries.states().items() if name in self._entries]
-        found = {state.name for state in states if state.active}
-        for name in self._next.keys() - found:
-            del self._next[name]
-        for state in states:
-            self._look(state)
-        self._overruled = frozenset(
-            state.name for state in states if state.fingerprint != self._prints[state.name] or not state.active
-        )
-        return [state for state in states if state.active]
+    def _look_again(self) -> None:
+        """Look at every row that is not as it was at the last look."""
+        marks = self._store.entries.marks()
+        fresh = {mark.name: mark for mark in map(Mark.read, marks - self._marks)}
+        gone = {Mark.read(text).name for text in self._marks - marks} - fresh.keys()
+        mine = [mark for mark in fresh.values() if mark.name in self._entries]
+        # What was loaded from the same text has the same rule: there is nothing to read.
+        others = [mark.name for mark in mine if mark.fingerprint != self._prints[mark.name] or not mark.active]
+        states = self._store.entries.states(others)
+        for mark in mine:
+            if mark.name in states:
+                self._look(states[mark.name])
+            else:
+                self._take(mark.name, self._entries[mark.name].rule, mark.planned_through)
+        for name in gone:
+            self._take(name, None, None)
+        self._overruled = (self._overruled - fresh.keys() - gone).union(others)
+        self._marks = marks  # now that nothing went wrong
 
     def _look(self, state: EntryState) -> None:
-        if state.active and state.rule is not None:
-            self._rules[state.name] = state.rule
-        else:  # another node loaded a calendar without it, or without its schedule
-            self._rules.pop(state.name, None)
-        self._next_is_after(state.name, state.planned_through)
+        if state.active and state.name in self._entries:
+            self._take(state.name, state.rule, state.planned_through)
+        else:  # another node loaded a calendar without it, or with one that this node does not know yet
+            self._take(state.name, None, None)
 
-    def _next_is_after(self, name: str, planned_through: datetime) -> None:
-        rule = self._rules.get(name)
-        at = None if rule is None else compile_rule(rule).next_after(planned_through)
-        if at is None:
-            self._next.pop(name, None)
+    def _take(self, name: str, rule: Rule | None, planned_through: datetime | None) -> None:
+        if rule is None:
+            self._rules.pop(name, None)
         else:
-            self._next[name] = at
+            self._rules[name] = rule
+        self._planned_through(name, planned_through)
+
+    def _planned_through(self, name: str, through: datetime | None) -> None:
+        if through is None:
+            self._through.pop(name, None)
+        else:
+            self._through[name] = through
+        rule = self._rules.get(name)
+        self._next.set(name, None if rule is None or through is None else compile_rule(rule).next_after(through))
 
     def _plans_of(self, owing: Iterable[tuple[Entry, EntryState]], now: datetime) -> list[EntryPlan]:
         """What each row's own rule and policy owe; the steps are this node's."""
@@ -259,7 +330,8 @@ class Planner:
                 for state in self._store.entries.states([plan.name]).values():
                     self._look(state)
                 continue
-            self._next_is_after(plan.name, plan.through)
+            if plan.name in self._entries:  # not so before a calendar is loaded
+                self._planned_through(plan.name, plan.through)
             written += len(ids)
             for row in plan.runs:
                 log.info("run_planned", entry=row.entry, due_at=row.due_at, state=row.state, reason=row.reason or None)

@@ -6,24 +6,57 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Integer,
+    String,
+    bindparam,
+    cast,
+    delete,
+    extract,
+    func,
+    insert,
+    literal,
+    select,
+    type_coerce,
+    update,
+)
 from sqlalchemy.engine import Connection
 
 from maintd.errors import UnknownNameError
-from maintd.model import Entry, EntryState, NewRun, Pause, Rule
+from maintd.model import Entry, EntryState, NewRun, Pause, Policy, Rule
 from maintd.store import rows
 from maintd.store.engine import Database, insert_into
 from maintd.store.events import add_event
 from maintd.store.plans import Plans
-from maintd.store.tables import entries, ledger, measures, runs, series
+from maintd.store.tables import EPOCH, MICROSECOND, entries, ledger, measures, runs, series
 
 NEVER_IN_A_CALENDAR = entries.c.fingerprint.is_(None)
+
+AT_ONCE = 1000
+"""Most names in one statement: SQLite allows 32,766 parameters, and a long list is dear to compile."""
 
 _NOTE = (
     update(ledger)
     .where(ledger.c.entry_id == bindparam("of_entry"), ledger.c.due_at == bindparam("at"))
     .values(run_id=bindparam("run"))
 )
+
+
+class Mark(NamedTuple):
+    """What tells whether another node changed an entry: which calendar it is of, and how far it is planned."""
+
+    name: str
+    fingerprint: str
+    active: bool
+    planned_through: datetime
+
+    @classmethod
+    def read(cls, text: str) -> Mark:
+        """From an item of `Entries.marks`."""
+        name, fingerprint, active, through = text.rsplit(" ", 3)
+        return cls(name, fingerprint, active == "1", EPOCH + int(through) * MICROSECOND)
 
 
 class EntryPlan(NamedTuple):
@@ -46,9 +79,30 @@ class Entries:
     def states(self, names: Sequence[str] | None = None) -> dict[str, EntryState]:
         """By name: every entry that is or was in the calendar, or those of `names`."""
         query = select(entries).where(~NEVER_IN_A_CALENDAR).order_by(entries.c.name)
-        if names is not None:
-            query = query.where(entries.c.name.in_(names))
-        return self._database.read(lambda conn: {row.name: rows.entry_state(row) for row in conn.execute(query)})
+        queries = [query] if names is None else [query.where(entries.c.name.in_(part)) for part in _parts(names)]
+
+        def act(conn: Connection) -> dict[str, EntryState]:
+            return {row.name: rows.entry_state(row) for query in queries for row in conn.execute(query)}
+
+        return self._database.read(act) if queries else {}
+
+    def marks(self) -> frozenset[str]:
+        """A text for each entry that is or was in the calendar; what `Mark.read` makes of it.
+
+        All come as one value, since ten thousand rows cost fifty times as much to fetch. To find what changed since an
+        earlier look takes a difference of sets, and only that needs to be read.
+        """
+
+        def act(conn: Connection) -> str | None:
+            active, through = cast(cast(entries.c.active, Integer), String), cast(_microseconds(conn), String)
+            line: ColumnElement[str] = type_coerce(entries.c.name, String)
+            for word in (type_coerce(entries.c.fingerprint, String), active, through):
+                line = line + literal(" ") + word
+            query = select(func.aggregate_strings(line, "\n")).where(~NEVER_IN_A_CALENDAR)
+            found: str | None = conn.execute(query).scalar_one()
+            return found
+
+        return frozenset((self._database.read(act) or "").splitlines())
 
     def sync(self, wanted: Sequence[Entry], fingerprints: Mapping[str, str], now: datetime) -> None:
         """Bring the rows in line with the calendar.
@@ -122,6 +176,17 @@ class Entries:
         for (entry_id, _, _), run_id in zip(new, ids, strict=True):
             written.setdefault(entry_id, []).append(run_id)
         return [written.get(won[plan.name], []) if plan.name in won else None for plan in wanted]
+
+
+def _parts(names: Sequence[str]) -> list[Sequence[str]]:
+    return [names[start : start + AT_ONCE] for start in range(0, len(names), AT_ONCE)]
+
+
+def _microseconds(conn: Connection) -> ColumnElement[int]:
+    """How far an entry is planned, since 1970; SQLite keeps it so."""
+    if conn.dialect.name == "sqlite":
+        return type_coerce(entries.c.planned_through, BigInteger)
+    return cast(extract("epoch", entries.c.planned_through) * 1_000_000, BigInteger)
 
 
 def _advance(conn: Connection, wanted: Sequence[EntryPlan]) -> dict[str, int]:
@@ -210,13 +275,14 @@ def entry_id_of(conn: Connection, name: str, title: str, now: datetime) -> int:
 def _sync(conn: Connection, wanted: Mapping[str, Entry], fingerprints: Mapping[str, str], now: datetime) -> None:
     found = {row.name: row for row in conn.execute(select(entries).order_by(entries.c.name).with_for_update())}
     fresh, changed = [], []
+    policies: dict[Policy, str] = {}
     for name, entry in sorted(wanted.items()):
         row = found.get(name)
         old = None if entry.formerly is None or entry.formerly in wanted else found.get(entry.formerly)
         if old is not None and old.fingerprint is not None and (row is None or row.fingerprint is None):
             _rename(conn, old, row, name, now)
             row = old
-        columns = _columns(entry, fingerprints[name])
+        columns = _columns(entry, fingerprints[name], policies)
         if row is None:
             fresh.append({**columns, "name": name, "planned_through": now, "first_seen_at": now, "active": True})
         elif not row.active:
@@ -227,15 +293,23 @@ def _sync(conn: Connection, wanted: Mapping[str, Entry], fingerprints: Mapping[s
         conn.execute(insert_into(conn, entries).on_conflict_do_nothing(), fresh)  # another node reads the same now
     if changed:
         conn.execute(update(entries).where(entries.c.id == bindparam("of_id")), changed)
-    gone = update(entries).where(entries.c.active.is_(True), entries.c.name.not_in(list(wanted)))
-    conn.execute(gone.values(active=False))
+    active = entries.c.active.is_(True)
+    if conn.execute(select(func.count()).select_from(entries).where(active)).scalar_one() == len(wanted):
+        return
+    rest = conn.execute(select(entries.c.id, entries.c.name).where(active)).all()
+    gone = [{"of_id": row.id} for row in rest if row.name not in wanted]
+    if gone:
+        conn.execute(update(entries).where(entries.c.id == bindparam("of_id")).values(active=False), gone)
 
 
-def _columns(entry: Entry, fingerprint: str) -> dict[str, Any]:
+def _columns(entry: Entry, fingerprint: str, policies: dict[Policy, str]) -> dict[str, Any]:
+    policy = policies.get(entry.policy)  # a large calendar has few
+    if policy is None:
+        policy = policies[entry.policy] = entry.policy.model_dump_json()
     return {
         "title": entry.title,
         "rule": None if entry.rule is None else entry.rule.model_dump_json(),
-        "policy": entry.policy.model_dump_json(),
+        "policy": policy,
         "fingerprint": fingerprint,
     }
 

@@ -1,0 +1,195 @@
+"""Ten thousand entries cost what they do when they are loaded, not at each turn, ring or sweep."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from planning import HOUR, MINUTE, NOON, PlanningNode, entry, node
+from servers.postgres import PostgresServer
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+from maintd.clock import ManualClock
+from maintd.planner import Timetable
+from maintd.store.entries import AT_ONCE, Mark
+
+MANY = 300
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(NOON)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.server)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/maintd.db"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    name = f"t{os.urandom(6).hex()}"
+    yield server.create(name)
+    server.drop(name)
+
+
+@pytest.fixture
+def many(tmp_path: Path, clock: ManualClock) -> Iterator[PlanningNode]:
+    with node(tmp_path, clock, entry(), *(entry(f"yearly-{n}", "0 0 1 1 *") for n in range(MANY))) as it:
+        yield it
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """What is asked of any store meanwhile."""
+    asked: list[str] = []
+
+    def note(_conn: object, _cursor: object, statement: str, *_more: object) -> None:
+        asked.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield asked
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+def test_a_sweep_that_finds_nothing_changed_asks_one_question_and_reads_no_entry(many: PlanningNode) -> None:
+    with statements() as asked:
+        many.planner.sweep()
+
+    assert len([text for text in asked if "FROM entries" in text]) == 1
+    assert not any("entries.policy" in text for text in asked)
+
+
+def test_a_turn_with_nothing_due_asks_nothing_about_entries(many: PlanningNode) -> None:
+    with statements() as asked:
+        many.planner.plan()
+
+    assert not any("entries" in text for text in asked)
+
+
+def test_one_due_of_many_gets_its_run_and_no_other_is_read(many: PlanningNode) -> None:
+    before = many.store.entries.marks()
+    many.clock.advance(10 * MINUTE)
+
+    written = many.planner.plan()
+
+    assert written == 1
+    assert [Mark.read(text).name for text in many.store.entries.marks() - before] == ["tidy"]
+    assert many.planner.next_due == NOON + 20 * MINUTE
+
+
+def test_loading_the_same_calendar_again_reads_and_writes_no_entry_anew(many: PlanningNode) -> None:
+    entries = [entry(), *(entry(f"yearly-{n}", "0 0 1 1 *") for n in range(MANY))]
+    many.planner.load(entries)
+
+    with statements() as asked:
+        many.planner.load(entries)
+
+    assert not any(text.startswith(("INSERT INTO entries", "UPDATE entries")) for text in asked)
+    assert many.planner.next_due == NOON + 10 * MINUTE
+    assert many.planner.overruled == frozenset()
+
+
+def test_a_change_by_another_node_is_seen_at_the_next_sweep(tmp_path: Path, clock: ManualClock) -> None:
+    rest = [entry(f"yearly-{n}", "0 0 1 1 *") for n in range(MANY)]
+    with node(tmp_path, clock, entry(), *rest) as old, node(tmp_path, clock, entry(cron="*/5 * * * *"), *rest[1:]):
+        old.planner.sweep()
+
+        assert old.planner.overruled == {"tidy", "yearly-0"}
+        assert old.planner.next_due == NOON + 5 * MINUTE
+
+
+def test_an_entry_whose_change_was_taken_back_is_no_longer_overruled(tmp_path: Path, clock: ManualClock) -> None:
+    with node(tmp_path, clock, entry()) as old, node(tmp_path, clock, entry(cron="*/5 * * * *")) as new:
+        old.planner.sweep()
+        new.planner.load([entry()])
+
+        old.planner.sweep()
+
+        assert old.planner.overruled == frozenset()
+        assert old.planner.next_due == NOON + 10 * MINUTE
+
+
+def test_an_entry_that_another_node_planned_further_is_expected_after_that(tmp_path: Path, clock: ManualClock) -> None:
+    with node(tmp_path, clock, entry()) as one, node(tmp_path, clock, entry()) as other:
+        clock.advance(10 * MINUTE)
+        one.planner.plan()
+
+        written = other.planner.sweep()
+
+        assert written == 0
+        assert other.planner.next_due == NOON + 20 * MINUTE
+
+
+def test_marks_tell_the_calendar_and_how_far_each_entry_is_planned(url: str) -> None:
+    with node_at(url, ManualClock(NOON + timedelta(microseconds=1)), entry(), entry("other")) as it:
+        it.planner.load([entry()])
+
+        marks = {mark.name: mark for mark in map(Mark.read, it.store.entries.marks())}
+
+        assert {name: mark.active for name, mark in marks.items()} == {"tidy": True, "other": False}
+        states = it.store.entries.states()
+        assert marks["tidy"].planned_through == states["tidy"].planned_through
+        assert marks["tidy"].fingerprint == states["tidy"].fingerprint
+
+
+def test_an_empty_store_has_no_marks(url: str) -> None:
+    with node_at(url, ManualClock(NOON)) as it:
+        assert it.store.entries.marks() == frozenset()
+
+
+def test_more_names_than_a_statement_takes_can_be_asked_for(url: str) -> None:
+    # SQLite refuses a statement with more than 32,766 parameters.
+    with node_at(url, ManualClock(NOON), entry()) as it:
+        found = it.store.entries.states([*(f"none-{n}" for n in range(33 * AT_ONCE)), "tidy"])
+
+        assert list(found) == ["tidy"]
+
+
+@contextmanager
+def node_at(url: str, clock: ManualClock, *entries: object) -> Iterator[PlanningNode]:
+    """A node on a store of its own."""
+    it = PlanningNode(url, clock, *entries)  # type: ignore[arg-type]
+    try:
+        yield it
+    finally:
+        it.store.close()
+
+
+def test_a_timetable_keeps_what_is_due_until_something_else_is_set() -> None:
+    table = Timetable()
+    table.set("late", NOON + HOUR)
+    table.set("early", NOON)
+
+    assert table.due(NOON) == table.due(NOON) == ["early"]
+    table.set("early", NOON + 2 * HOUR)
+    assert table.due(NOON) == []
+    assert table.first == NOON + HOUR
+
+
+SETS = st.tuples(st.sampled_from("abcd"), st.none() | st.integers(0, 5).map(lambda n: NOON + n * HOUR))
+
+
+@given(st.lists(SETS, max_size=400), st.integers(0, 5))
+def test_a_timetable_answers_as_a_look_at_all_would(sets: list[tuple[str, datetime | None]], hours: int) -> None:
+    table, plain = Timetable(), dict[str, datetime]()
+    for name, at in sets:
+        table.set(name, at)
+        if at is None:
+            plain.pop(name, None)
+        else:
+            plain[name] = at
+        assert table.first == min(plain.values(), default=None)
+
+    due = table.due(NOON + hours * HOUR)
+
+    assert sorted(due) == sorted(name for name, at in plain.items() if at <= NOON + hours * HOUR)
+    assert [plain[name] for name in due] == sorted(plain[name] for name in due)
