@@ -118,7 +118,7 @@ class Daemon:
         stack.enter_context(serve_desk(self.desk()))
         self.alarm.start(self._rules())
         stack.callback(self.alarm.stop)
-        self.executor.expect(self.planner.next_due)
+        self.executor.expect(self.planner.next_due, lambda: self.planner.jobs_due_next)
         self._announce()
 
     def stop(self) -> None:
@@ -193,7 +193,7 @@ class Daemon:
                     self._sweep()
                 else:
                     self.planner.plan()
-                self.executor.expect(self.planner.next_due)
+                self.executor.expect(self.planner.next_due, lambda: self.planner.jobs_due_next)
                 self._store_is_back()
             except StoreUnavailableError as error:
                 self._store_is_away(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -27,9 +28,10 @@ from sqlalchemy.engine import Connection
 from maintd.errors import UnknownNameError
 from maintd.model import Entry, EntryState, NewRun, Pause, Policy, Rule
 from maintd.store import rows
-from maintd.store.engine import Database, insert_into
+from maintd.store.engine import Database, dialect_insert, insert_into
 from maintd.store.events import add_event
 from maintd.store.plans import Plans
+from maintd.store.statements import Prepared
 from maintd.store.tables import EPOCH, MICROSECOND, entries, ledger, measures, runs, series
 
 NEVER_IN_A_CALENDAR = entries.c.fingerprint.is_(None)
@@ -37,11 +39,13 @@ NEVER_IN_A_CALENDAR = entries.c.fingerprint.is_(None)
 AT_ONCE = 1000
 """Most names in one statement: SQLite allows 32,766 parameters, and a long list is dear to compile."""
 
-_NOTE = (
+_NOTE = Prepared(
     update(ledger)
     .where(ledger.c.entry_id == bindparam("of_entry"), ledger.c.due_at == bindparam("at"))
     .values(run_id=bindparam("run"))
 )
+
+_ID = Prepared(select(entries.c.id).where(entries.c.name == bindparam("of_name")))
 
 
 class Mark(NamedTuple):
@@ -216,13 +220,19 @@ def _enter(conn: Connection, instants: Sequence[tuple[int, datetime]]) -> set[tu
     """Enter instants in the ledger; those that were not there yet."""
     if not instants:
         return set()
-    entered: set[tuple[int, datetime]] = set()
-    for start in range(0, len(instants), 400):  # SQLite allows 32,766 parameters in a statement
-        values = [{"entry_id": entry_id, "due_at": due_at} for entry_id, due_at in instants[start : start + 400]]
-        statement = insert_into(conn, ledger).values(values).on_conflict_do_nothing()
-        statement = statement.returning(ledger.c.entry_id, ledger.c.due_at)
-        entered |= {(row.entry_id, row.due_at) for row in conn.execute(statement)}
-    return entered
+    rows = [{"entry_id": entry_id, "due_at": due_at} for entry_id, due_at in instants]
+    return {(row.entry_id, row.due_at) for row in _new_instant(conn.dialect.name).each(conn, rows)}
+
+
+@cache
+def _new_instant(dialect: str) -> Prepared:
+    statement = dialect_insert(dialect, ledger).on_conflict_do_nothing()
+    return Prepared(statement.returning(ledger.c.entry_id, ledger.c.due_at), ("entry_id", "due_at"))
+
+
+@cache
+def _new_run(names: tuple[str, ...]) -> Prepared:
+    return Prepared(insert(runs).returning(runs.c.id, sort_by_parameter_order=True), names)
 
 
 def insert_runs(conn: Connection, plans: Plans, new: Sequence[tuple[int, NewRun, datetime]]) -> list[int]:
@@ -231,15 +241,14 @@ def insert_runs(conn: Connection, plans: Plans, new: Sequence[tuple[int, NewRun,
         return []
     plan_ids = plans.ids_of(conn, [run for _, run, _ in new], new[0][2])
     values = [run_row(*item, plan_id) for item, plan_id in zip(new, plan_ids, strict=True)]
-    statement = insert(runs).returning(runs.c.id, sort_by_parameter_order=True)
-    ids = list(conn.execute(statement, values).scalars())
+    ids = [row.id for row in _new_run(tuple(values[0])).each(conn, values)]
     noted = [
         {"of_entry": entry_id, "at": run.due_at, "run": run_id}
         for (entry_id, run, _), run_id in zip(new, ids, strict=True)
         if run.due_at is not None
     ]
     if noted:
-        conn.execute(_NOTE, noted)
+        _NOTE.many(conn, noted)
     return ids
 
 
@@ -262,14 +271,13 @@ def run_row(entry_id: int, run: NewRun, queued_at: datetime, plan_id: int) -> di
 
 def entry_id_of(conn: Connection, name: str, title: str, now: datetime) -> int:
     """The entry's row; made inactive and in no calendar when a job is run under its own name for the first time."""
-    found: int | None = conn.execute(select(entries.c.id).where(entries.c.name == name)).scalar_one_or_none()
+    found = _ID.one_or_none(conn, {"of_name": name})
     if found is not None:
-        return found
+        return int(found.id)
     columns = {"name": name, "title": title, "policy": "{}", "active": False}
     statement = insert_into(conn, entries).values(**columns, planned_through=now, first_seen_at=now)
     conn.execute(statement.on_conflict_do_nothing())
-    made: int = conn.execute(select(entries.c.id).where(entries.c.name == name)).scalar_one()
-    return made
+    return int(_ID.one_or_none(conn, {"of_name": name}).id)
 
 
 def _sync(conn: Connection, wanted: Mapping[str, Entry], fingerprints: Mapping[str, str], now: datetime) -> None:

@@ -7,13 +7,15 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 
 from pydantic import TypeAdapter
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.engine import Connection
 
 from maintd.model import NewRun, Policy, StepPlan
-from maintd.store.engine import insert_into
+from maintd.store.engine import dialect_insert
+from maintd.store.statements import Prepared, add_new
 from maintd.store.tables import plan_jobs, plans
 
 _STEPS: TypeAdapter[tuple[StepPlan, ...]] = TypeAdapter(tuple[StepPlan, ...])
@@ -70,12 +72,19 @@ class Plans:
 
 
 def _row_of(conn: Connection, digest: str, steps: str, policy: str, run: NewRun, now: datetime) -> int:
-    # used_at is written also when the row exists: that locks it against a prune that finds it unused.
-    statement = insert_into(conn, plans).values(digest=digest, steps=steps, policy=policy, used_at=now)
-    statement = statement.on_conflict_do_update(index_elements=["digest"], set_={"used_at": now})
-    plan_id: int = conn.execute(statement.returning(plans.c.id)).scalar_one()
-    jobs = dict.fromkeys(step.job for step in run.plan)
+    dialect = conn.dialect.name
+    plan = {"digest": digest, "steps": steps, "policy": policy, "used_at": now}
+    plan_id: int = _use_plan(dialect).one_or_none(conn, plan).id
+    jobs = [{"job": job, "plan_id": plan_id} for job in dict.fromkeys(step.job for step in run.plan)]
     if jobs:
-        rows = [{"job": job, "plan_id": plan_id} for job in jobs]
-        conn.execute(insert_into(conn, plan_jobs).on_conflict_do_nothing(), rows)
+        add_new(conn, plan_jobs, jobs)
     return plan_id
+
+
+@cache
+def _use_plan(dialect: str) -> Prepared:
+    """used_at is written also when the row exists: that locks it against a prune that finds it unused."""
+    names = ("digest", "steps", "policy", "used_at")
+    statement = dialect_insert(dialect, plans).values({name: bindparam(name) for name in names})
+    statement = statement.on_conflict_do_update(index_elements=["digest"], set_={"used_at": statement.excluded.used_at})
+    return Prepared(statement.returning(plans.c.id), names)

@@ -44,6 +44,12 @@ class Prepared:
         assert len(found) <= 1
         return found[0] if found else None
 
+    def each(self, conn: Connection, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """What comes back for each, in their order; of one that has nothing to give, nothing."""
+        if conn.dialect.name != "sqlite":
+            return list(conn.execute(self.statement, rows).all())
+        return [found for row in rows for found in self.all(conn, row)]
+
     def change(self, conn: Connection, parameters: Mapping[str, Any]) -> int:
         """How many rows were changed."""
         if conn.dialect.name != "sqlite":
