@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from table import Figure, Row, tell
 from rows import floors
 
 WINDOW = 60.0  # seconds after the last instant in which a start still counts
+BOUND = 300  # seconds for one contender in one row, whatever it waits for
 REGISTERED = 100  # deployments that Prefect registers in reasonable time: some eight a second
 
 
@@ -59,8 +62,9 @@ def _figure(shape: Shape, peer: Peer, repeat: int) -> Figure:
     found: list[list[float]] = []
     tell(f"{shape.key}: {peer.name}")
     try:
-        for _ in range(starts):
-            found += _bursts(shape, peer, rounds, figure)
+        with _bounded(BOUND * starts):
+            for _ in range(starts):
+                found += _bursts(shape, peer, rounds, figure)
     except (UnavailableError, DaemonError) as error:
         figure.missing = str(error)[:300]
     complete = [each for each in found if len(each) == shape.burst]
@@ -72,6 +76,22 @@ def _figure(shape: Shape, peer: Peer, repeat: int) -> Figure:
     if any(each and each[0] < 0 for each in found):
         figure.note += f"; starts up to {-min(each[0] for each in found if each):.0f} ms early"
     return figure
+
+
+@contextmanager
+def _bounded(seconds: int) -> Iterator[None]:
+    """Raises DaemonError in whatever is waited for when the time is over: one that hangs must not take the others."""
+
+    def over(*_: object) -> None:
+        raise DaemonError(f"not measured: it had not done within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _resolution(peer: Peer) -> str:
