@@ -40,13 +40,16 @@ def main() -> int:
 
 
 def _round(seed: int, seconds: float, kind: str, nodes: int, entries: int, keep: Path | None) -> Outcome:
-    folder = (keep or Path(tempfile.mkdtemp(prefix="maintd-endurance-"))) / f"{seed}-{kind}"
+    parent = keep or Path(tempfile.mkdtemp(prefix="maintd-endurance-"))
+    if keep is None:
+        parent.chmod(0o711)  # Postgres, which is not root, goes through it
+    folder = parent / f"{seed}-{kind}"
     outcome = endure(seed, seconds, kind=kind, nodes=nodes, entries=entries, keep=folder)
     print(outcome.text(), flush=True)
     if outcome.violations:
         print(f"  again: make endurance SEED={seed}; journal, store and logs: {folder}", flush=True)
     elif keep is None:
-        shutil.rmtree(folder.parent)
+        shutil.rmtree(parent)
     return outcome
 
 
