@@ -113,6 +113,7 @@ class Adversary:
             self.kill_mid_write: 3,
             self.terminate_daemon: 2,
             self.kill_template: 3,
+            self.kill_job_template: 3,
             self.kill_template_and_daemon: 1,
             self.kill_child: 6,
             self.reload_good: 3,
@@ -165,6 +166,11 @@ class Adversary:
         found = draw.choice(self._world.nodes).templates()
         return _named("template killed", bool(found) and _signal(found[0], signal.SIGKILL))
 
+    def kill_job_template(self, draw: random.Random) -> str:
+        """It takes its attempts with it."""
+        found = draw.choice(self._world.nodes).job_templates()
+        return _named("job's template killed", bool(found) and _signal(draw.choice(found), signal.SIGKILL))
+
     def kill_template_and_daemon(self, draw: random.Random) -> str:
         """Only the kernel is left to end the children then."""
         node = draw.choice(self._world.nodes)
@@ -174,7 +180,9 @@ class Adversary:
         return _named("template and daemon killed", _signal(node.daemon(), signal.SIGKILL))
 
     def kill_child(self, draw: random.Random) -> str:
-        leaves = [child for template in draw.choice(self._world.nodes).templates() for child in _children(template)]
+        node = draw.choice(self._world.nodes)
+        of_jobs = node.job_templates()
+        leaves = [child for one in (*node.templates(), *of_jobs) for child in _children(one) if child not in of_jobs]
         if not leaves:
             return ""
         victim = draw.choice(leaves)

@@ -87,6 +87,15 @@ class Node:
                         found.append(process)
         return found
 
+    def job_templates(self) -> list[psutil.Process]:
+        """Templates of single jobs: below the template, and unlike attempts still in its session."""
+        found = []
+        for template in self.templates():
+            with suppress(psutil.Error, ProcessLookupError):
+                session = os.getsid(template.pid)
+                found += [child for child in template.children() if os.getsid(child.pid) == session]
+        return found
+
     def below(self) -> list[psutil.Process]:
         """Template, keepers and children of the daemon."""
         daemon = self.daemon()
