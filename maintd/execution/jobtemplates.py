@@ -30,6 +30,7 @@ MOST = 4
 
 AGAIN_WITHIN = 1.0  # seconds between two launches of a job after which it is thought to come a third time
 LINGER = 10.0  # seconds that one is kept unused
+MOST_AGE = 60.0  # seconds after which another one takes its place
 
 _LONGEST = 1 << 16
 
@@ -40,6 +41,7 @@ class JobTemplate:
 
     path: Path
     control: socket.socket
+    made_at: float
     used_at: float
     pidfd: int | None = None
     pid: int | None = None
@@ -47,7 +49,9 @@ class JobTemplate:
 
     @property
     def is_fresh(self) -> bool:
-        """What it has loaded is what lies on the disk."""
+        """What it has loaded is what lies on the disk, and was loaded a moment ago."""
+        if time.monotonic() - self.made_at > MOST_AGE:
+            return False
         return all(stamp_of(file) == stamp for file, stamp in self.files.items())
 
     def kill(self) -> None:
@@ -141,7 +145,8 @@ class JobTemplates:
             except OSError:
                 ours.close()
                 return
-        self._of[path] = JobTemplate(path, ours, time.monotonic())
+        now = time.monotonic()
+        self._of[path] = JobTemplate(path, ours, made_at=now, used_at=now)
 
     def _is_open(self, one: JobTemplate) -> bool:
         """Whether it has said that its job is loaded. One that is unfit or gone is dropped."""

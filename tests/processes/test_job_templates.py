@@ -237,6 +237,16 @@ def test_one_that_is_out_of_date_ends_with_its_last_attempt(here: Node) -> None:
     wait_for(lambda: not is_alive(own), "it ends")
 
 
+def test_none_grows_old(here: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = write(here, "aging", "1")
+    own = have_template(here, name)
+
+    monkeypatch.setattr("maintd.execution.jobtemplates.MOST_AGE", 0.0)
+
+    assert seen(here, name)[0][0] != own
+    wait_for(lambda: not is_alive(own), "it ends")
+
+
 def test_they_are_few_and_those_that_nobody_uses_go_first(here: Node) -> None:
     names = [write(here, f"job{number}", str(number)) for number in range(6)]
     numbers = [have_template(here, name) for name in names]
