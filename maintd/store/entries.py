@@ -31,18 +31,30 @@ from maintd.store import rows
 from maintd.store.engine import Database, dialect_insert, insert_into
 from maintd.store.events import add_event
 from maintd.store.plans import Plans
-from maintd.store.statements import Prepared
+from maintd.store.statements import Prepared, PreparedOfNames
 from maintd.store.tables import EPOCH, MICROSECOND, entries, ledger, measures, runs, series
 
 NEVER_IN_A_CALENDAR = entries.c.fingerprint.is_(None)
-
-AT_ONCE = 1000
-"""Most names in one statement: SQLite allows 32,766 parameters, and a long list is dear to compile."""
 
 _NOTE = Prepared(
     update(ledger)
     .where(ledger.c.entry_id == bindparam("of_entry"), ledger.c.due_at == bindparam("at"))
     .values(run_id=bindparam("run"))
+)
+
+_KNOWN = select(entries).where(~NEVER_IN_A_CALENDAR).order_by(entries.c.name)
+_KNOWN_OF = PreparedOfNames(_KNOWN, entries.c.name)
+
+# In the order of names, so that two nodes never hold one row each and wait for the other's.
+_FOR_PLANNING = PreparedOfNames(
+    select(entries.c.id, entries.c.name, entries.c.planned_through, entries.c.rule, entries.c.active)
+    .order_by(entries.c.name)
+    .with_for_update(),
+    entries.c.name,
+)
+
+_PLANNED = Prepared(
+    update(entries).where(entries.c.id == bindparam("of_id")).values(planned_through=bindparam("through"))
 )
 
 _ID = Prepared(select(entries.c.id).where(entries.c.name == bindparam("of_name")))
@@ -82,13 +94,12 @@ class Entries:
 
     def states(self, names: Sequence[str] | None = None) -> dict[str, EntryState]:
         """By name: every entry that is or was in the calendar, or those of `names`."""
-        query = select(entries).where(~NEVER_IN_A_CALENDAR).order_by(entries.c.name)
-        queries = [query] if names is None else [query.where(entries.c.name.in_(part)) for part in _parts(names)]
 
         def act(conn: Connection) -> dict[str, EntryState]:
-            return {row.name: rows.entry_state(row) for query in queries for row in conn.execute(query)}
+            found = conn.execute(_KNOWN) if names is None else _KNOWN_OF.all(conn, names)
+            return {row.name: rows.entry_state(row) for row in found}
 
-        return self._database.read(act) if queries else {}
+        return self._database.read(act)
 
     def marks(self) -> frozenset[str]:
         """A text for each entry that is or was in the calendar; what `Mark.read` makes of it.
@@ -182,10 +193,6 @@ class Entries:
         return [written.get(won[plan.name], []) if plan.name in won else None for plan in wanted]
 
 
-def _parts(names: Sequence[str]) -> list[Sequence[str]]:
-    return [names[start : start + AT_ONCE] for start in range(0, len(names), AT_ONCE)]
-
-
 def _microseconds(conn: Connection) -> ColumnElement[int]:
     """How far an entry is planned, since 1970; SQLite keeps it so."""
     if conn.dialect.name == "sqlite":
@@ -195,15 +202,10 @@ def _microseconds(conn: Connection) -> ColumnElement[int]:
 
 def _advance(conn: Connection, wanted: Sequence[EntryPlan]) -> dict[str, int]:
     """Ids of the entries that were as they had been seen, by name; they are planned further now."""
-    names = [plan.name for plan in wanted]
-    # In the order of names, so that two nodes never hold one row each and wait for the other's.
-    query = select(entries.c.id, entries.c.name, entries.c.planned_through, entries.c.rule, entries.c.active)
-    query = query.where(entries.c.name.in_(names))
-    found = {row.name: row for row in conn.execute(query.order_by(entries.c.name).with_for_update())}
+    found = {row.name: row for row in _FOR_PLANNING.all(conn, [plan.name for plan in wanted])}
     won = [plan for plan in wanted if _is_as_seen(found.get(plan.name), plan)]
-    for through in {plan.through for plan in won}:
-        ids = [found[plan.name].id for plan in won if plan.through == through]
-        conn.execute(update(entries).where(entries.c.id.in_(ids)).values(planned_through=through))
+    if won:
+        _PLANNED.many(conn, [{"of_id": found[plan.name].id, "through": plan.through} for plan in won])
     return {plan.name: found[plan.name].id for plan in won}
 
 

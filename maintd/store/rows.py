@@ -64,7 +64,7 @@ def select_runs(*columns: Any) -> Select[Any]:
 
 def summary(row: AnyRow) -> RunSummary:
     """A row of SUMMARY."""
-    return RunSummary.model_validate(dict(row._mapping))  # noqa: SLF001 - the documented way to a mapping
+    return RunSummary.model_validate(row._asdict())
 
 
 def entry_state(row: AnyRow) -> EntryState:

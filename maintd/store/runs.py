@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Integer, bindparam, delete, exists, func, select, update
+from sqlalchemy import Integer, bindparam, delete, exists, func, or_, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
@@ -25,13 +25,16 @@ from maintd.store.entries import entry_id_of, insert_runs, run_row
 from maintd.store.history import load_run
 from maintd.store.plans import Plans
 from maintd.store.record import apply_writes, mark_lost
-from maintd.store.statements import Prepared
+from maintd.store.statements import Prepared, PreparedOfNames
 from maintd.store.tables import HAS_KEY, IS_QUEUED, IS_RUNNING, Moment, entries, locks, runs
 
-UNFINISHED = tuple(state.value for state in RunState if not state.final)
+IS_UNFINISHED = or_(*(runs.c.state == state.value for state in RunState if not state.final))
 
 _other = runs.alias("other")
 _ENTRY_IS_FREE = ~exists().where(_other.c.entry_id == runs.c.entry_id, _other.c.state == "running")
+
+_LONGEST_WAITING_FIRST = "ix_runs_queued"
+"""Left to itself SQLite finds all that are queued and sorts them, each time that it is asked for one."""
 
 _CLAIM = Prepared(
     update(runs)
@@ -52,11 +55,13 @@ _CLAIMABLE = Prepared(
     select(runs.c.id)
     .where(IS_QUEUED, runs.c.not_before <= bindparam("now"), _ENTRY_IS_FREE)
     .order_by(runs.c.not_before, runs.c.id)
-    .limit(bindparam("most", type_=Integer()))
+    .limit(bindparam("most", type_=Integer())),
+    index=_LONGEST_WAITING_FIRST,
 )
 
 _NEXT_NOT_BEFORE = Prepared(
-    select(runs.c.not_before).where(IS_QUEUED, _ENTRY_IS_FREE).order_by(runs.c.not_before).limit(1)
+    select(runs.c.not_before).where(IS_QUEUED, _ENTRY_IS_FREE).order_by(runs.c.not_before).limit(1),
+    index=_LONGEST_WAITING_FIRST,
 )
 
 _RENEW = (
@@ -65,6 +70,12 @@ _RENEW = (
     .values(lease_until=bindparam("until"))
     .returning(runs.c.cancel_requested)
 )
+
+
+_UNFINISHED = PreparedOfNames(
+    rows.select_runs(*rows.SUMMARY).where(IS_UNFINISHED).order_by(entries.c.name), entries.c.name
+)
+"""Not ordered by id: SQLite would then walk through the entry's whole history, which is in that order."""
 
 
 class Runs:
@@ -122,12 +133,11 @@ class Runs:
         return None if found is None else found.not_before
 
     def unfinished(self, names: Sequence[str]) -> list[RunSummary]:
-        """Waiting, queued and running runs of entries, oldest first."""
+        """Waiting, queued and running runs of entries, by their names, of each the oldest first."""
         if not names:
             return []
-        of_entries = entries.c.name.in_(names)
-        query = rows.select_runs(*rows.SUMMARY).where(of_entries, runs.c.state.in_(UNFINISHED)).order_by(runs.c.id)
-        return self._summaries(query)
+        found = self._database.read(lambda conn: [rows.summary(row) for row in _UNFINISHED.all(conn, names)])
+        return sorted(found, key=lambda run: (run.entry, run.id))
 
     def claim(self, run_id: int, node: str, incarnation: str, lease_until: datetime, now: datetime) -> Run | None:
         """Take a queued run under a new fence. None: it is taken, over, not yet due, or its entry has one running."""

@@ -7,12 +7,13 @@ outweighs it, and SQLAlchemy knows there what a lost connection means.
 
 from __future__ import annotations
 
+import re
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Table, bindparam, delete, insert, update
+from sqlalchemy import ColumnElement, Select, Table, bindparam, delete, insert, update
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -23,11 +24,15 @@ COUNTERS = frozenset({"log_lines", "log_bytes", "log_lines_left_out"})
 
 
 class Prepared:
-    """One statement, performed with parameters by name. An INSERT is one of the columns `names`."""
+    """One statement, performed with parameters by name. An INSERT is one of the columns `names`.
 
-    def __init__(self, statement: Any, names: Sequence[str] | None = None) -> None:
+    `index` is the one that SQLite must use for the statement's first table; it has no statistics to choose by.
+    """
+
+    def __init__(self, statement: Any, names: Sequence[str] | None = None, *, index: str = "") -> None:
         self.statement = statement
         self._names = names
+        self._index = index
         self._compiled: _Compiled | None = None
 
     def all(self, conn: Connection, parameters: Mapping[str, Any]) -> Sequence[Any]:
@@ -70,7 +75,30 @@ class Prepared:
             conn.begin()
         if self._compiled is None:
             self._compiled = _compile(self.statement, conn.dialect, self._names)
+            if self._index:
+                self._compiled = self._compiled.by_index(self._index)
         return self._compiled
+
+
+class PreparedOfNames:
+    """A SELECT for several values of a column: one by one where that costs nothing, in parts where it is a round trip.
+
+    The query must be ordered by that column first.
+    """
+
+    AT_ONCE = 1000  # a longer list is dear to compile
+
+    def __init__(self, query: Select[Any], column: ColumnElement[str]) -> None:
+        self._one = Prepared(query.where(column == bindparam("of_name")))
+        self._several = query.where(column.in_(bindparam("of_names", expanding=True)))
+
+    def all(self, conn: Connection, names: Iterable[str]) -> list[Any]:
+        """The rows of these, in the order of the names."""
+        wanted = sorted(set(names))
+        if conn.dialect.name == "sqlite":
+            return [row for name in wanted for row in self._one.all(conn, {"of_name": name})]
+        parts = [wanted[start : start + self.AT_ONCE] for start in range(0, len(wanted), self.AT_ONCE)]
+        return [row for part in parts for row in conn.execute(self._several, {"of_names": part})]
 
 
 class _Given(NamedTuple):
@@ -85,6 +113,11 @@ class _Compiled(NamedTuple):
     given: tuple[_Given, ...]
     make: Callable[[Iterable[Any]], Any]
     read: tuple[Callable[[Any], Any] | None, ...]
+
+    def by_index(self, name: str) -> _Compiled:
+        text, times = re.subn(r"(\bFROM \w+) ", rf"\1 INDEXED BY {name} ", self.text, count=1)
+        assert times == 1
+        return self._replace(text=text)
 
     def values(self, parameters: Mapping[str, Any]) -> list[Any]:
         found = []
