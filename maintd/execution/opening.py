@@ -31,8 +31,10 @@ _LOOKS_IN = {
 _LOOKS = {"now", "today", "utcnow", "random", "getrandbits", "input", "fromtimestamp"}
 """Methods that do so: of `datetime`, `date`, `random.Random`."""
 
-_DEFINES = {"fspath", "_path_normpath", "_path_splitroot", "_path_splitroot_ex"}
-"""Functions of these modules that only work on what they are given."""
+_DEFINES = {
+    "fspath", "_path_normpath", "_path_splitroot", "_path_splitroot_ex", "text_encoding", "allocate_lock", "get_ident",
+}  # fmt: skip
+"""Functions of these modules that only work on what they are given, or make something."""
 
 _INSTALLED = tuple(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -125,41 +127,89 @@ def test_a_module_of_its_own_that_is_edited_counts_too(here: Node) -> None:
 
 
 LOOKS = {
-    "time": "time.time()",
-    "date": "__import__('datetime').date.today()",
-    "datetime": "__import__('datetime').datetime.now()",
-    "environment": "os.environ.get('HOME')",
-    "getenv": "os.getenv('HOME')",
-    "mapping": "'HOME' in os.environ",
-    "process": "os.getpid()",
-    "file": "__import__('pathlib').Path(__file__).read_text()[:3]",
-    "path": "__import__('pathlib').Path(__file__).exists()",
-    "chance": "__import__('random').random()",
-    "uuid": "__import__('uuid').uuid4()",
-    "host": "__import__('socket').gethostname()",
-    "program": "__import__('subprocess').run(['true']).returncode",
-    "left open": "os.open(os.devnull, os.O_RDONLY)",
-    "thread": "__import__('threading').Thread(target=time.sleep, args=(0.3,), daemon=True).start()",
-    "by a library": "__import__('maintd.clock').clock.SystemClock().now()",
+    "time": ("time.time()", "time is called"),
+    "date": ("__import__('datetime').date.today()", "today is called"),
+    "datetime": ("__import__('datetime').datetime.now()", "now is called"),
+    "environment": ("os.environ.get('HOME')", "os.environ is called"),
+    "getenv": ("os.getenv('HOME')", "os.environ is called"),
+    "mapping": ("'HOME' in os.environ", "os.environ is called"),
+    "process": ("os.getpid()", "getpid is called"),
+    "file": ("__import__('pathlib').Path(__file__).read_text()[:3]", "open"),
+    "path": ("__import__('pathlib').Path(__file__).exists()", "stat is called"),
+    "chance": ("__import__('random').random()", "random is called"),
+    "uuid": ("__import__('uuid').uuid4()", "urandom is called"),
+    "host": ("__import__('socket').gethostname()", "gethostname is called"),
+    "program": ("__import__('subprocess').run(['true']).returncode", "is called"),
+    "left open": ("os.open(os.devnull, os.O_RDONLY)", "open is called"),
+    "thread": ("__import__('threading').Thread(target=time.sleep, args=(0.3,)).start()", "start_new_thread is called"),
+    "by a library": ("__import__('maintd.clock').clock.SystemClock().now()", "now is called"),
 }
 
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_a_module_that_looks_at_the_world_is_not_loaded_for_many(tmp_path: Path, look: str) -> None:
     path = tmp_path / "looking.py"
-    source = f"import os, time\nfrom maintd.job import job\nVALUE = {LOOKS[look]}\n"
+    expression, why = LOOKS[look]
+    source = f"import os, time\nfrom maintd.job import job\nVALUE = {expression}\n"
     path.write_text(source + "@job()\ndef run(ctx, params): ...\n")
 
-    with pytest.raises(LooksAroundError):
+    with pytest.raises(LooksAroundError, match=why):
         open_for_many(path)
+
+
+def test_one_that_only_defines_is_fit_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "defining.py"
+    path.write_text(
+        "import re, threading\nfrom dataclasses import dataclass\nfrom datetime import timedelta\n"
+        "from enum import Enum\nfrom pathlib import Path\nfrom typing import Literal\nimport structlog\n"
+        "from pydantic import BaseModel, Field, field_validator\nfrom maintd.job import JobParams, job\n"
+        "log = structlog.get_logger()\nLOCK = threading.Lock()\nEVENT = threading.Event()\n"
+        "HERE = Path(__file__).parent / 'x'\nWORDS = re.compile(r'\\\\w+')\nDAY = timedelta(days=1)\n"
+        "class Kind(Enum):\n    A = 'a'\n"
+        "@dataclass\nclass Thing:\n    name: str\n    size: int = 0\n"
+        "class Inner(BaseModel):\n    kind: Kind = Kind.A\n"
+        "class Params(JobParams):\n    inner: Inner = Inner()\n    mode: Literal['x', 'y'] = Field('x')\n"
+        "    @field_validator('mode')\n    def check(cls, value): return value\n"
+        "@job()\ndef run(ctx, params): ...\n"
+    )
+
+    assert open_elsewhere([path]).split() == [str(path)]
+
+
+def test_a_library_that_leaves_a_thread_behind_makes_it_unfit(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/starts_a_thread.py").write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(0.5,)).start()\n"
+    )
+    (tmp_path / "jobs").mkdir()
+    path = tmp_path / "jobs/threaded.py"
+    path.write_text("from maintd.job import job\nimport starts_a_thread\n@job()\ndef run(ctx, params): ...\n")
+
+    told = open_elsewhere([path], PYTHONPATH=str(tmp_path / "elsewhere"))
+
+    assert "a thread was started" in told
 
 
 def test_the_shipped_jobs_are_all_fit_for_it() -> None:
     jobs = [path for path in (Path(__file__).parents[2] / "jobs").glob("*.py") if not path.name.startswith("_")]
 
+    told = open_elsewhere(jobs)
+
     assert len(jobs) >= 15
-    for path in jobs:
-        assert path in map(Path, open_for_many(path).files)
+    assert told.split() == [str(path) for path in jobs]
+
+
+def open_elsewhere(jobs: Sequence[Path], **environ: str) -> str:
+    """Open these in a process that has no other threads, as a template has none: what it prints, errors too."""
+    code = (
+        "import sys; from pathlib import Path; from maintd.execution import template\n"
+        "from maintd.job import imports_of\n"
+        "from maintd.execution.opening import open_for_many\n"
+        "for path in map(Path, sys.argv[1:]): template._load(imports_of(path)); print(open_for_many(path).path)\n"
+    )
+    words = [sys.executable, "-c", code, *map(str, jobs)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=os.environ | environ)
+    return done.stdout + done.stderr
 
 
 def test_what_a_module_works_out_is_as_fresh_as_ever_when_it_looks(here: Node) -> None:
