@@ -66,7 +66,8 @@ def apply_writes(
 ) -> bool:
     """See `Runs.apply`.
 
-    1. Refuse an old fence and what the run's state does not allow, before anything is written.
+    1. Refuse an old fence, what the run's state does not allow, and a step that its plan does not have, before anything is
+       written.
     2. Leave out what was recorded before.
     3. Record evidence; what runs on under a lost run is lost with it.
     4. End the run or put it back, and let go of its locks.
@@ -81,6 +82,8 @@ def apply_writes(
     if not _allowed(RunState(claim.state), fresh, end):
         return False
     plan = plans.load(conn, [claim.plan_id])[claim.plan_id]
+    if not all(0 <= getattr(write, "step", 0) < len(plan.steps) for write in fresh):
+        return False
     record = _Record(run_id, claim.entry_id, [step.job for step in plan.steps])
     for write in fresh:
         record.take(conn, write)

@@ -188,6 +188,16 @@ def test_an_older_fence_is_refused_and_nothing_of_it_is_kept(store: Store) -> No
     assert (kept.state, kept.steps[0].attempts) == (RunState.RUNNING, ())
 
 
+def test_evidence_of_a_step_that_the_plan_does_not_have_is_refused_whole(store: Store) -> None:
+    run = claim(store, queue(store, "vacuum"), 0)
+
+    refused = store.runs.apply(run.id, 1, 1, [StepBegan(step=0, at=at(1)), *evidence(check("whose?"), step=9)])
+
+    kept = store.history.run(run.id)
+    assert (refused, kept.state, [step.state for step in kept.steps]) == (False, RunState.RUNNING, [StepState.PENDING])
+    assert store.runs.apply(run.id, 1, 1, evidence(check("its own")))
+
+
 def test_a_run_put_back_is_queued_again_and_keeps_when_it_first_started(store: Store) -> None:
     run = claim(store, queue(store, "vacuum"), 1)
     store.locks.acquire(run.id, 1, "vacuum", {"postgres": "exclusive"}, at(1))

@@ -46,6 +46,7 @@ class Deeds:
     twofold: list[str] = field(default_factory=list)  # keys for which two runs were named
     killed: set[int] = field(default_factory=set)  # pids of children
     paused: set[str] = field(default_factory=set)  # entries
+    steps: set[float] = field(default_factory=set)  # seconds by which a clock was set
     confirmed: list[tuple[int, datetime]] = field(default_factory=list)  # calendar, and when all nodes had said yes
     changing: list[datetime] = field(default_factory=list)  # when something began that may load another calendar
 
@@ -206,6 +207,7 @@ class Adversary:
     def step_clock(self, draw: random.Random) -> str:
         offset = draw.choice([at for at in (-90, -20, -3, 0, 3, 20, 90) if at != self._offset])
         way = "forward" if offset > self._offset else "back"
+        self.did.steps.add(offset - self._offset)
         self._offset = offset
         (self._world.nodes[0].folder / "faketime").write_text(f"{offset:+d}")
         return f"clock stepped {way}"

@@ -131,7 +131,7 @@ def _check(made: World, adversary: Adversary, outcome: Outcome) -> Iterator[str]
         yield from invariants.started_once(lines)
         yield from invariants.held_alone(lines)
         yield from invariants.triggered_once(runs, did.accepted)
-        what = truth.Did(frozenset(did.killed), frozenset(did.paused))
+        what = truth.Did(frozenset(did.killed), frozenset(did.paused), frozenset(did.steps))
         yield from truth.endings(runs, what)
         yield from truth.evidence(runs, lines, lambda run, step, number: _logged(store, run, step, number), what)
         yield from leftovers.processes(made.folder)

@@ -240,6 +240,7 @@ def test_a_success_with_a_step_that_failed_is_none() -> None:
 
 
 KILLED = truth.Did(frozenset({PID}), frozenset())
+SET_BACK = truth.Did(frozenset(), frozenset(), frozenset({3.0, -3.0}))
 BY_SIGNAL = "the process was killed by signal 9 (SIGKILL), which maintd did not send"
 
 
@@ -269,6 +270,11 @@ BY_SIGNAL = "the process was killed by signal 9 (SIGKILL), which maintd did not 
             made(attempt(state=AttemptState.TIMED_OUT, reason="stopped after its 2s timeout", finished_at=at(0.5)),
                  job="hanging"),
             [], (), NOTHING_DONE, "timed out after 0.5 s of 2",
+        ),
+        (
+            made(attempt(state=AttemptState.TIMED_OUT, reason="stopped after its 2s timeout", finished_at=at(0.5)),
+                 job="hanging"),
+            [], (), SET_BACK, "",
         ),
     ],
 )  # fmt: skip
