@@ -36,8 +36,9 @@ from maintd.store.tables import (
 
 __all__ = ["History", "LastRuns", "LogRow", "MeasurePoint", "load_run"]
 
-_SERIES_OF_JOB = select(series.c.id, series.c.name).where(series.c.job == bindparam("of_job"))
-_SERIES_OF_ENTRY = _SERIES_OF_JOB.join(entries).where(entries.c.name == bindparam("of_entry"))
+_of_job = select(series.c.id, series.c.name).where(series.c.job == bindparam("of_job"))
+_SERIES_OF_JOB = Prepared(_of_job)
+_SERIES_OF_ENTRY = Prepared(_of_job.join(entries).where(entries.c.name == bindparam("of_entry")))
 
 _RUN = Prepared(rows.select_runs(*rows.FULL).where(runs.c.id == bindparam("run_id")))
 
@@ -153,11 +154,11 @@ class History:
         were real. `entry` None: of any entry."""
 
         def act(conn: Connection) -> list[MeasurePoint]:
-            wanted = _SERIES_OF_JOB if entry is None else _SERIES_OF_ENTRY
-            if names is not None:
-                wanted = wanted.where(series.c.name.in_(names))
+            query, of = (_SERIES_OF_JOB, {}) if entry is None else (_SERIES_OF_ENTRY, {"of_entry": entry})
             points: dict[str, list[AnyRow]] = {}
-            for found in conn.execute(wanted, {"of_job": job} | ({} if entry is None else {"of_entry": entry})).all():
+            for found in query.all(conn, {"of_job": job, **of}):
+                if names is not None and found.name not in names:
+                    continue
                 lines = max(1, conn.execute(_LINES, {"of_series": found.id}).scalar_one())
                 points.setdefault(found.name, []).extend(
                     conn.execute(_points(found.id, min(limit * lines, MOST_POINTS)))
