@@ -66,8 +66,8 @@ def apply_writes(
 ) -> bool:
     """See `Runs.apply`.
 
-    1. Refuse an old fence, what the run's state does not allow, and a step that its plan does not have, before anything is
-       written.
+    1. Refuse an old fence, what the run's state does not allow, and a step that its plan does not have, before anything
+       is written.
     2. Leave out what was recorded before.
     3. Record evidence; what runs on under a lost run is lost with it.
     4. End the run or put it back, and let go of its locks.
