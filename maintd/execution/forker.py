@@ -34,6 +34,7 @@ each while the template is there."""
 MOST_SPARES = 16
 """For a job of which many are due at once."""
 
+OPEN_WITHIN = 10  # seconds that loading a job's module may take in its template
 LULL = 0.05  # seconds without a request, after which a spare is forked: not in the middle of a burst
 LEFTOVER_PATIENCE = 0.5  # seconds that one look waits for killed leftovers to be gone; SIGCHLD brings the next look
 LEFTOVERS_NAMED = 5
@@ -311,11 +312,14 @@ def ready_message(opened: Opened) -> bytes:
 def _open_or_tell(path: Path, control: socket.socket) -> Opened | None:
     """The beginning of a job's template. None: the module must be loaded for each attempt, and the daemon was told."""
     tree.become_subreaper()
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(OPEN_WITHIN)  # the end of one that hangs; its attempts will hang too, and be stopped at their deadline
     try:
         opened = open_for_many(path)
     except (LooksAroundError, JobError) as error:
         control.send(json.dumps({"unfit": str(error)[:1000]}).encode())
         return None
+    signal.alarm(0)
     gc.collect()
     gc.freeze()
     return opened

@@ -165,9 +165,8 @@ class JobTemplates:
                 one.pid = told["pid"]
                 one.files = {file: (mtime, size, inode) for file, (mtime, size, inode) in told["files"].items()}
                 return True
-        if "unfit" in told:
-            self._unfit[one.path] = stamp_of(one.path)
-            log.debug("job_without_template", path=str(one.path), reason=told["unfit"])
+        self._unfit[one.path] = stamp_of(one.path)
+        log.debug("job_without_template", path=str(one.path), reason=told.get("unfit", "it ended while it was loaded"))
         del self._of[one.path]
         one.close()
         return False

@@ -28,8 +28,8 @@ _LOOKS_IN = {
 }  # fmt: skip
 """Modules in C whose functions ask or change something outside of the module that is loaded."""
 
-_LOOKS = {"now", "today", "utcnow", "random", "getrandbits", "input", "fromtimestamp"}
-"""Methods that do so: of `datetime`, `date`, `random.Random`."""
+_LOOKS = {"now", "today", "utcnow", "fromtimestamp", "random", "getrandbits", "input", "print", "write", "writelines"}
+"""Functions and methods of others that do so: of `datetime`, `date`, `random.Random`, files; what is printed too."""
 
 _DEFINES = {
     "fspath", "_path_normpath", "_path_splitroot", "_path_splitroot_ex", "text_encoding", "allocate_lock", "get_ident",

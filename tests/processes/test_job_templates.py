@@ -142,6 +142,9 @@ LOOKS = {
     "program": ("__import__('subprocess').run(['true']).returncode", "is called"),
     "left open": ("os.open(os.devnull, os.O_RDONLY)", "open is called"),
     "thread": ("__import__('threading').Thread(target=time.sleep, args=(0.3,)).start()", "start_new_thread is called"),
+    "print": ("print('hello')", "print is called"),
+    "output": ("sys.stdout.write('hello')", "write is called"),
+    "logging": ("__import__('logging').warning('hello')", "is called"),
     "by a library": ("__import__('maintd.clock').clock.SystemClock().now()", "now is called"),
 }
 
@@ -150,7 +153,7 @@ LOOKS = {
 def test_a_module_that_looks_at_the_world_is_not_loaded_for_many(tmp_path: Path, look: str) -> None:
     path = tmp_path / "looking.py"
     expression, why = LOOKS[look]
-    source = f"import os, time\nfrom maintd.job import job\nVALUE = {expression}\n"
+    source = f"import os, sys, time\nfrom maintd.job import job\nVALUE = {expression}\n"
     path.write_text(source + "@job()\ndef run(ctx, params): ...\n")
 
     with pytest.raises(LooksAroundError, match=why):
@@ -232,6 +235,25 @@ def test_a_module_that_cannot_be_loaded_fails_its_run_and_nothing_else(here: Nod
     assert run.state is RunState.FAILED
     assert "not today" in run.reason
     assert seen(here, write(here, "fine", "1"))[0][1] == "1"
+
+
+def test_a_module_that_hangs_while_it_is_loaded_leaves_no_process(here: Node) -> None:
+    name = write(here, "hanging_module", "1")
+    source = here.jobs[name].path.read_text()
+    here.jobs[name].path.write_text(source + "while True: pass\n")
+    expect(here, name)
+    template = psutil.Process(wait_for(lambda: here.executor._warm.pid, "a template"))
+    session = os.getsid(template.pid)
+
+    def loading() -> list[int]:
+        return [child.pid for child in template.children() if os.getsid(child.pid) == session]
+
+    wait_for(loading, "it is loaded")
+    wait_for(lambda: not loading(), "it is given up", seconds=40)
+    assert not here.executor.is_warm_for(name)
+    expect(here, name)
+    time.sleep(0.5)
+    assert not loading()
 
 
 SLEEPS = "    open(params.into, 'w').write(str(os.getppid()))\n    time.sleep(1.5)"
