@@ -363,6 +363,6 @@ def lose_silent(store: Store, now: datetime, own: Collection[int] = ()) -> list[
         if run.id in own:
             continue
         reason = f"node {run.node} stopped renewing the lease; what it did after that is unknown"
-        if store.runs.lose(run.id, run.fence, reason, now):
+        if store.runs.lose(run.id, run.fence, reason, now, silent=True):
             lost.append(run)
     return lost

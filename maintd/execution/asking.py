@@ -2,8 +2,9 @@
 
 START, with five descriptors, asks for an attempt: the attempt's own socket, the order, and where the child's report,
 standard output and standard error go. Over the attempt's socket come TERM and KILL, and back goes how it ended, once
-nothing of it is alive any more. HOLD with a time tells until when the attempt may live unless a later time is told: so
-an attempt that holds a lock is dead before others may take it, also when the daemon is paused or hangs.
+nothing of it is alive any more. A time in START tells until when the attempt may live unless HOLD tells a later one: so
+one that holds a lock is dead before others may take it, and is not begun after that, also when the daemon is paused or
+hangs.
 
 OPEN, with one descriptor, asks the template for a template of one job, which is asked over that descriptor in the same
 way, until RETIRE: then it ends with its last attempt.
@@ -17,7 +18,7 @@ import socket
 from pathlib import Path
 
 READY = b"ready"
-START = b"start"
+START = b"start"  # with seconds on the clock since boot, for one that holds a lock
 OPEN = b"open "  # with a number of spares and the path of a job's module
 RETIRE = b"retire"
 TERM = b"TERM"
@@ -26,6 +27,17 @@ HOLD = b"HOLD "  # with seconds on the clock since boot
 
 DESCRIPTORS = 5
 LONGEST = 8192  # bytes of a request
+
+
+def start_request(until: float | None) -> bytes:
+    """What asks for an attempt, which may live until that moment on the clock since boot."""
+    return START if until is None else START + b" " + str(until).encode()
+
+
+def parse_start(message: bytes) -> float | None:
+    """Until when."""
+    until = message.removeprefix(START)
+    return float(until) if until else None
 
 
 def open_request(path: Path, spares: int) -> bytes:

@@ -24,7 +24,19 @@ from pathlib import Path
 from maintd.clock import since_boot
 from maintd.errors import JobError
 from maintd.execution import child, tree
-from maintd.execution.asking import DESCRIPTORS, HOLD, KILL, OPEN, READY, RETIRE, START, TERM, parse_open, receive
+from maintd.execution.asking import (
+    DESCRIPTORS,
+    HOLD,
+    KILL,
+    OPEN,
+    READY,
+    RETIRE,
+    START,
+    TERM,
+    parse_open,
+    parse_start,
+    receive,
+)
 from maintd.execution.opening import LooksAroundError, Opened, open_for_many
 
 SPARES = 4
@@ -132,21 +144,27 @@ class Forker:
             self._retiring = True
             self._most_spares = 0
             self._end_spares()
-        elif len(descriptors) == DESCRIPTORS:
-            self._start(descriptors)
+        elif message.startswith(START) and len(descriptors) == DESCRIPTORS:
+            self._start(descriptors, parse_start(message))
         else:
             for descriptor in descriptors:
                 os.close(descriptor)
         return True
 
-    def _start(self, descriptors: list[int]) -> None:
+    def _start(self, descriptors: list[int], until: float | None) -> None:
         own, *given = descriptors
+        if until is not None and since_boot() >= until:
+            with socket.socket(fileno=own) as sock, suppress(OSError):
+                sock.send(_ending(None, None, [], lapsed=True))
+            for descriptor in given:
+                os.close(descriptor)
+            return
         pid = self._send_spare(given) or os.fork()
         if pid == 0:
             child.live(given, self._lifeline, self._opened)
         for descriptor in given:
             os.close(descriptor)
-        attempt = _Attempt(pid, socket.socket(fileno=own))
+        attempt = _Attempt(pid, socket.socket(fileno=own), hold_until=until)
         attempt.socket.setblocking(False)
         self._attempts[pid] = attempt
         self._selector.register(attempt.socket, selectors.EVENT_READ, attempt)
@@ -255,14 +273,9 @@ class Forker:
         with suppress(KeyError, ValueError):
             self._selector.unregister(attempt.socket)
         signalled = os.WIFSIGNALED(status)
-        ended = {
-            "code": None if signalled else os.WEXITSTATUS(status),
-            "signal": os.WTERMSIG(status) if signalled else None,
-            "left": attempt.left,
-            "lapsed": attempt.lapsed,
-        }
+        code, number = (None, os.WTERMSIG(status)) if signalled else (os.WEXITSTATUS(status), None)
         with suppress(OSError):
-            attempt.socket.send(json.dumps(ended).encode())
+            attempt.socket.send(_ending(code, number, attempt.left, lapsed=attempt.lapsed))
         attempt.socket.close()
 
     def _kill_leftovers(self, attempt: _Attempt | None) -> None:
@@ -302,6 +315,11 @@ class Forker:
             self._reap()
             time.sleep(0.002)
         self._kill_leftovers(None)
+
+
+def _ending(code: int | None, number: int | None, left: list[str], *, lapsed: bool) -> bytes:
+    """How an attempt ended: exit code or signal, what it left running, whether it lived as long as it might."""
+    return json.dumps({"code": code, "signal": number, "left": left, "lapsed": lapsed}).encode()
 
 
 def ready_message(opened: Opened) -> bytes:

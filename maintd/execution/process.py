@@ -95,7 +95,8 @@ class AttemptProcess:
     def make(self) -> AttemptEvidence:
         """From launch to the end of the last process. Raises TemplateError when no process could be had."""
         for _ in range(RELAUNCHES):
-            launched = self._warm.launch(self._order)
+            hold = self._stop.hold if self._holds_locks else None
+            launched = self._warm.launch(self._order, None if hold is None else hold.until)
             try:
                 with Poll(launched, self._stop) as poll, self._kept(launched):
                     self._watch(launched, poll)

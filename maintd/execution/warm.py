@@ -19,7 +19,7 @@ import structlog
 
 from maintd.errors import MaintdError
 from maintd.execution import tree
-from maintd.execution.asking import READY, START
+from maintd.execution.asking import READY, start_request
 from maintd.execution.jobtemplates import JobTemplates
 from maintd.execution.messages import AttemptOrder
 
@@ -146,8 +146,10 @@ class Warm:
         with self._lock:
             return self._job_templates.ready(job) is not None
 
-    def launch(self, order: AttemptOrder) -> Launched:
+    def launch(self, order: AttemptOrder, until: float | None = None) -> Launched:
         """Ask for a child that makes this attempt; `began` and `finished` are owed then. Raises TemplateError.
+
+        `until`: when it must be dead, by the clock since boot, unless HOLD tells a later time.
 
         When the template dies before it forked, the socket and the report close without a word: launch again then.
         """
@@ -163,7 +165,7 @@ class Warm:
             ours, template_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             ours.setblocking(False)
             with template_end:
-                forker = self._request(order.path, [template_end.fileno(), *given])
+                forker = self._request(order.path, start_request(until), [template_end.fileno(), *given])
         except (OSError, TemplateError) as error:
             for descriptor in ends:
                 os.close(descriptor)
@@ -255,13 +257,13 @@ class Warm:
                 process.popen.kill()
                 process.popen.wait()
 
-    def _request(self, job: Path, descriptors: list[int]) -> Forker:
+    def _request(self, job: Path, message: bytes, descriptors: list[int]) -> Forker:
         for tries_left in reversed(range(TRIES)):
             with self._lock:
                 process = self._ensure()
                 forker = self._job_templates.ready(job)
                 try:
-                    socket.send_fds((forker or process).control, [START], descriptors)
+                    socket.send_fds((forker or process).control, [message], descriptors)
                 except (BrokenPipeError, ConnectionError) as error:
                     if forker is not None:
                         self._job_templates.drop(forker)

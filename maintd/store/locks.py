@@ -11,8 +11,9 @@ from sqlalchemy.engine import Connection
 from maintd.errors import RefusedError
 from maintd.model import LockHolder, LockMode, RunState
 from maintd.store.engine import Database, insert_into
+from maintd.store.record import lose_run
 from maintd.store.rows import AnyRow
-from maintd.store.tables import entries, locks, runs
+from maintd.store.tables import IS_RUNNING, entries, locks, runs
 
 _HOLDERS = select(
     locks.c.lock, locks.c.mode, locks.c.run_id, locks.c.step, locks.c.since, locks.c.fence,
@@ -65,6 +66,9 @@ class Locks:
         blocking = [row for row in held if row not in dead and "exclusive" in (row.mode, wanted[row.lock])]
         if blocking:
             return [_holder(row) for row in sorted(blocking, key=lambda row: (row.lock, row.since))]
+        for row in dead:
+            if not _is_over(row) and not _lose(conn, row, run_id, now):
+                return [_holder(row)]  # it was renewed at this very moment
         if dead:
             gone = or_(*((locks.c.lock == row.lock) & (locks.c.run_id == row.run_id) for row in dead))
             conn.execute(delete(locks).where(gone))
@@ -80,10 +84,25 @@ class Locks:
 
 def _is_dead(row: AnyRow, now: datetime, by: str | None = None) -> bool:
     """`by`: the process that asks. It supervises its own runs itself, whatever a clock that was set says of a lease."""
-    claim_over = row.state != RunState.RUNNING.value or row.fence != row.run_fence
-    if claim_over or row.lease_until is None:
+    if _is_over(row) or row.lease_until is None:
         return True
     return bool(row.lease_until < now) and (by is None or row.incarnation != by)
+
+
+def _is_over(row: AnyRow) -> bool:
+    return bool(row.state != RunState.RUNNING.value or row.fence != row.run_fence)
+
+
+def _lose(conn: Connection, row: AnyRow, to: int, now: datetime) -> bool:
+    """A lock is taken from a run whose node is silent only with the whole claim, so that it cannot be renewed any more.
+    False: it stands after all."""
+    reason = f"node {row.node} stopped renewing the lease, and run {to} took its lock; what it did then is unknown"
+    return lose_run(conn, row.run_id, row.run_fence, reason, now, silent=True) or not _stands(conn, row)
+
+
+def _stands(conn: Connection, row: AnyRow) -> bool:
+    claim = select(runs.c.id).where(runs.c.id == row.run_id, runs.c.fence == row.run_fence, IS_RUNNING)
+    return conn.execute(claim).one_or_none() is not None
 
 
 def _holder(row: AnyRow) -> LockHolder:

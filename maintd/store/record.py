@@ -39,6 +39,7 @@ from maintd.store.plans import Plans
 from maintd.store.rows import AnyRow
 from maintd.store.statements import COUNTERS, Prepared
 from maintd.store.tables import (
+    IS_RUNNING,
     artifacts,
     attempts,
     changes,
@@ -124,6 +125,22 @@ def _end(conn: Connection, run_id: int, claim: AnyRow, end: RunEnded | RunPutBac
         conn.execute(delete(steps).where(steps.c.run_id == run_id, steps.c.state.in_(begun)))
     statements.change(conn, runs, {"id": run_id}, columns)
     statements.remove_of_run(conn, locks, run_id)
+
+
+def lose_run(conn: Connection, run_id: int, fence: int, reason: str, now: datetime, *, silent: bool) -> bool:
+    """Running → lost, with its steps; its locks are free. False: that claim is over, or stands after all.
+
+    `silent`: only if its lease is over still; its node may have renewed it since it was looked at.
+    """
+    claim = update(runs).where(runs.c.id == run_id, runs.c.fence == fence, IS_RUNNING)
+    if silent:
+        claim = claim.where(runs.c.lease_until < now)
+    lost = claim.values(state=RunState.LOST.value, reason=reason, finished_at=now, lease_until=None)
+    if conn.execute(lost).rowcount != 1:
+        return False
+    mark_lost(conn, run_id, reason, now)
+    statements.remove_of_run(conn, locks, run_id)
+    return True
 
 
 def mark_lost(conn: Connection, run_id: int, reason: str, at: datetime) -> None:

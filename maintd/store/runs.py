@@ -24,9 +24,9 @@ from maintd.store.engine import ConflictError, Database, insert_into
 from maintd.store.entries import entry_id_of, insert_runs, run_row
 from maintd.store.history import load_run
 from maintd.store.plans import Plans
-from maintd.store.record import apply_writes, mark_lost
+from maintd.store.record import apply_writes, lose_run
 from maintd.store.statements import Prepared, PreparedOfNames
-from maintd.store.tables import HAS_KEY, IS_QUEUED, IS_RUNNING, Moment, entries, locks, runs
+from maintd.store.tables import HAS_KEY, IS_QUEUED, IS_RUNNING, Moment, entries, runs
 
 IS_UNFINISHED = or_(*(runs.c.state == state.value for state in RunState if not state.final))
 
@@ -225,22 +225,12 @@ class Runs:
         )
         return self._summaries(query)
 
-    def lose(self, run_id: int, fence: int, reason: str, now: datetime) -> bool:
-        """Running → lost, with its steps; its locks are free. False: that claim is over already."""
-        lost = (
-            _moved(run_id, RunState.LOST, only_from=(RunState.RUNNING,))
-            .where(runs.c.fence == fence)
-            .values(reason=reason, finished_at=now, lease_until=None)
-        )
+    def lose(self, run_id: int, fence: int, reason: str, now: datetime, *, silent: bool = False) -> bool:
+        """Running → lost, with its steps; its locks are free. False: that claim is over already.
 
-        def act(conn: Connection) -> bool:
-            if conn.execute(lost).rowcount != 1:
-                return False
-            mark_lost(conn, run_id, reason, now)
-            conn.execute(delete(locks).where(locks.c.run_id == run_id))
-            return True
-
-        return self._database.write(act)
+        `silent`: also False when its lease is not over, since its node has renewed it.
+        """
+        return self._database.write(lambda conn: lose_run(conn, run_id, fence, reason, now, silent=silent))
 
     def _summaries(self, query: Any) -> list[RunSummary]:
         return self._database.read(lambda conn: [rows.summary(row) for row in conn.execute(query)])

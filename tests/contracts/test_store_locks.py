@@ -90,6 +90,21 @@ def test_a_holder_whose_lease_is_over_is_not_in_the_way(store: Store, one: Run) 
     assert [holder.run_id for holder in store.locks.holders(at(6))] == [other.id]
 
 
+def test_a_lock_is_taken_from_a_silent_node_only_with_the_whole_claim(store: Store, one: Run) -> None:
+    other = claim(store, queue(store, "other"), 0, node="n2", lease=60)
+    store.locks.acquire(one.id, 1, "vacuum", {"postgres": "exclusive"}, at(1))
+
+    store.locks.acquire(other.id, 1, "x", {"postgres": "exclusive"}, at(6))
+
+    # Else it could be renewed, and both would think that they hold it.
+    assert store.runs.renew(one.id, 1, at(20)) is None
+    lost = store.history.run(one.id)
+    assert (lost.state, lost.finished_at) == (RunState.LOST, at(6))
+    assert f"run {other.id} took its lock" in lost.reason
+    with pytest.raises(RefusedError):
+        store.locks.acquire(one.id, 1, "vacuum", {"redis": "shared"}, at(7))
+
+
 def test_a_clock_that_was_set_takes_no_lock_from_a_run_of_the_same_process(store: Store, one: Run, other: Run) -> None:
     store.locks.acquire(one.id, 1, "vacuum", {"postgres": "exclusive"}, at(1))
 

@@ -248,6 +248,17 @@ def test_a_lost_run_loses_its_steps_and_locks(store: Store) -> None:
     assert store.locks.holders(at(2)) == []
 
 
+def test_a_run_whose_lease_was_renewed_meanwhile_is_not_lost(store: Store) -> None:
+    run = claim(store, queue(store, "vacuum"), 0)
+    assert [found.id for found in store.runs.expired(at(9))] == [run.id]
+    store.runs.renew(run.id, 1, at(12))
+
+    lost = store.runs.lose(run.id, 1, "node n1 is silent", at(9), silent=True)
+
+    assert (lost, store.history.run(run.id).state) == (False, RunState.RUNNING)
+    assert store.runs.lose(run.id, 1, "node n1 is silent", at(13), silent=True)
+
+
 def test_evidence_that_comes_late_settles_a_lost_run(store: Store) -> None:
     run = claim(store, queue(store, "vacuum"), 0)
     writes = [*evidence(check("x")), ended(RunState.SUCCEEDED, 3)]
