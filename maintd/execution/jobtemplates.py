@@ -54,6 +54,15 @@ class JobTemplate:
             return False
         return all(stamp_of(file) == stamp for file, stamp in self.files.items())
 
+    def said(self) -> bytes | None:
+        """What it said, empty when it is gone; None: nothing."""
+        try:
+            return self.control.recv(_LONGEST, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except ConnectionError:
+            return b""
+
     def kill(self) -> None:
         """End it at once; the template ends its children."""
         if self.pidfd is not None:
@@ -152,12 +161,9 @@ class JobTemplates:
         """Whether it has said that its job is loaded. One that is unfit or gone is dropped."""
         if one.pid is not None:
             return True
-        try:
-            message = one.control.recv(_LONGEST, socket.MSG_DONTWAIT)
-        except BlockingIOError:
+        message = one.said()
+        if message is None:
             return False
-        except ConnectionError:
-            message = b""
         told = json.loads(message) if message else {}
         if "pid" in told:
             with contextlib.suppress(ProcessLookupError):
@@ -184,12 +190,9 @@ class JobTemplates:
         self._retired.append(one)
 
     def _is_over(self, one: JobTemplate) -> bool:
-        try:
-            message = one.control.recv(_LONGEST, socket.MSG_DONTWAIT)
-        except BlockingIOError:
+        message = one.said()
+        if message is None:
             return False
-        except ConnectionError:
-            message = b""
         if message:  # it had not been asked yet when it was retired
             return False
         one.close()

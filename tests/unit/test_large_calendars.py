@@ -17,9 +17,9 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from maintd.clock import ManualClock
-from maintd.planner import Timetable
 from maintd.store.entries import Mark
 from maintd.store.statements import PreparedOfNames
+from maintd.timetable import Timetable
 
 MANY = 300
 
