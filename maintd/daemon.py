@@ -26,6 +26,7 @@ import structlog
 
 import maintd
 from maintd import logs
+from maintd.approach import EARLY, approach
 from maintd.calendar import Calendar, calendar_path, changes_between, load_calendar
 from maintd.catalogue import Catalogue
 from maintd.clock import Clock, SystemClock
@@ -51,6 +52,7 @@ STALLED = timedelta(seconds=60)
 
 PRUNE_EVERY = timedelta(days=1)
 STORE_PATIENCE = 5.0  # seconds between tries to reach a store that is away
+STORE_CLOCK_PATIENCE = 0.05  # seconds between looks whether a store whose clock is behind thinks it is due too
 
 
 def serve(settings: Settings, run_first: Sequence[str] = ()) -> int:
@@ -188,7 +190,8 @@ class Daemon:
             self._turned = self.clock.elapsed()
             try:
                 self._answer_reloads()
-                if self._turned >= next_sweep:
+                # A sweep waits for what is due in a moment, but not for one after the other.
+                if self._turned >= next_sweep + (heartbeat if self._until_due() <= EARLY else 0):
                     next_sweep = self._turned + heartbeat
                     self._sweep()
                 else:
@@ -198,17 +201,24 @@ class Daemon:
             except StoreUnavailableError as error:
                 self._store_is_away(error)
                 next_sweep = self.clock.elapsed() + min(1.0, heartbeat)
-            self.clock.wait(self._turn, max(0.0, min(next_sweep - self.clock.elapsed(), self._until_due())))
+            self._wait(next_sweep)
         self._refuse_reloads()
 
+    def _wait(self, next_sweep: float) -> None:
+        """For the alarm, which rings shortly before something is due, or for somebody who wants something."""
+        left = self._until_due()
+        if 0 < left <= EARLY:
+            approach(self._until_due, (self.planner.rehearse, self.executor.rehearse), self.clock, self._turn)
+            return
+        patience = STORE_CLOCK_PATIENCE if left <= 0 else float("inf")
+        self.clock.wait(self._turn, max(0.0, min(next_sweep - self.clock.elapsed(), patience)))
+
     def _until_due(self) -> float:
-        """Seconds to the next due time by the store's clock; the alarm goes by this machine's."""
+        """Seconds to the next due time by this machine's clock; when it has come is for the store's to say."""
         due = self.planner.next_due
         if due is None or self._store_away_since is not None or self.planner.held:
             return float("inf")
-        left = (due - self.clock.now()).total_seconds()
-        # The alarm rings for what is ahead. Only what its ring came too early for is waited for here.
-        return float("inf") if left > 0 else 0.05
+        return (due - self.clock.now()).total_seconds()
 
     def _sweep(self) -> None:
         self.store.nodes.beat(self._node_state())

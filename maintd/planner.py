@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 import structlog
 
 from maintd.calendar import fingerprint_of
 from maintd.clock import Clock, StepWatch
+from maintd.errors import StoreError
 from maintd.model import (
     CatchUp,
     Entry,
@@ -203,6 +205,19 @@ class Planner:
         still = set(self._next.due(now))
         owing = [name for name in due if name in still and name in states]
         return self._write(self._plans_of([(self._entries[name], states[name]) for name in owing], now))
+
+    def rehearse(self) -> None:
+        """Look at what is due next as `plan` will when it is; nothing comes of it."""
+        at = self.next_due
+        if at is None:
+            return
+        with suppress(StoreError):  # `plan` will notice
+            due = self._next.due(at)
+            states = self._store.entries.states(due)
+            in_the_way = self._in_the_way(due, at)
+            for name, state in states.items():
+                rule = state.rule or self._rules[name]
+                decide(self._entries[name], rule, state.policy, [at], now=at, unfinished=in_the_way.get(name))
 
     def sweep(self) -> int:
         """As `plan`, after looking at what another node changed, or a clock that was set back left behind."""

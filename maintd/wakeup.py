@@ -1,4 +1,4 @@
-"""APScheduler as alarm clock: it calls one function at each due time and knows nothing else.
+"""APScheduler as alarm clock: it calls one function shortly before each due time and knows nothing else.
 
 Its own triggers, stores and pools are not used. There is one job, run in the scheduler's own thread, that only sets an
 event; lateness, catch-up and history are decided elsewhere, so a wake-up that comes late or twice does no harm.
@@ -16,6 +16,7 @@ from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
+from maintd.approach import EARLY
 from maintd.model import Rule
 from maintd.schedule import Schedule, compile_rule
 
@@ -24,9 +25,10 @@ FARTHEST = timedelta(minutes=1)
 
 
 class NextDue(BaseTrigger):  # type: ignore[misc]
-    """Fires at the next due time of any of the rules, or after FARTHEST, in UTC and strictly later each time."""
+    """Fires so `early` before the next due time of any of the rules, or after FARTHEST, in UTC and later each time."""
 
-    def __init__(self, rules: Iterable[Rule], now: datetime) -> None:
+    def __init__(self, rules: Iterable[Rule], now: datetime, early: timedelta = timedelta(0)) -> None:
+        self._early = early
         self._heap: list[tuple[datetime, int, Schedule]] = []
         for number, rule in enumerate(rules):
             schedule = compile_rule(rule)
@@ -38,7 +40,7 @@ class NextDue(BaseTrigger):  # type: ignore[misc]
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
         """Called by the scheduler after each firing."""
         now = now.astimezone(UTC)
-        after = now if previous_fire_time is None else max(now, previous_fire_time.astimezone(UTC))
+        after = now if previous_fire_time is None else max(now, previous_fire_time.astimezone(UTC) + self._early)
         while self._heap and self._heap[0][0] <= after:
             _, number, schedule = self._heap[0]
             at = schedule.next_after(after)
@@ -48,11 +50,11 @@ class NextDue(BaseTrigger):  # type: ignore[misc]
                 assert at > after, "due times must grow"
                 heapq.heapreplace(self._heap, (at, number, schedule))
         farthest = after + FARTHEST
-        return min(self._heap[0][0], farthest) if self._heap else farthest
+        return min(self._heap[0][0] - self._early, farthest) if self._heap else farthest
 
 
 class Alarm:
-    """Calls `ring` at every due time, in APScheduler's thread. `ring` must return at once."""
+    """Calls `ring` shortly before every due time, in APScheduler's thread. `ring` must return at once."""
 
     _JOB = "next due"
 
@@ -71,11 +73,11 @@ class Alarm:
         self.set(rules)
 
     def set(self, rules: Iterable[Rule]) -> None:
-        """Ring at the due times of these rules from now on."""
+        """Ring for the due times of these rules from now on."""
         # A late or doubled ring is as good as any other: APScheduler must drop and merge nothing.
         self._scheduler.add_job(
             self._ring,
-            NextDue(rules, datetime.now(UTC)),
+            NextDue(rules, datetime.now(UTC), timedelta(seconds=EARLY)),
             id=self._JOB,
             replace_existing=True,
             misfire_grace_time=None,

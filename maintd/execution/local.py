@@ -7,6 +7,7 @@ an idle executor has two threads that sleep, the recorder's, and no other proces
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 import time
@@ -111,6 +112,11 @@ class LocalExecutor:
         """When the calendar next owes runs, and how many of which job: all is warm shortly before. Returns at once."""
         if self._warmth.expect(next_due, jobs):
             self._wake.set()
+
+    def rehearse(self) -> None:
+        """Look at the queue as it will be looked at when something is due; nothing comes of it. For any thread."""
+        with contextlib.suppress(StoreError):
+            self._store.runs.claimable(self._now(), limit=self._settings.slots)
 
     @property
     def running(self) -> tuple[int, ...]:

@@ -35,8 +35,12 @@ class Database(Protocol):
         """The act's result. It must not write."""
         ...
 
-    def write(self, act: Callable[[Connection], T]) -> T:
-        """The act's result, once it is committed. An exception undoes it. The act may be performed more than once."""
+    def write(self, act: Callable[[Connection], T], *, synced: bool = True) -> T:
+        """The act's result, once it is committed. An exception undoes it. The act may be performed more than once.
+
+        Not `synced`: a power cut that also ends this process may undo it, unless something later was synced. For what
+        is done again then, and on which nothing was done in the world.
+        """
         ...
 
     def alone(self, act: Callable[[Connection], T]) -> T:

@@ -142,7 +142,8 @@ class Entries:
         """
         if not wanted:
             return []
-        return self._database.write(lambda conn: self._plan(conn, wanted))
+        # What a power cut undoes is planned again; a claim, before which nothing is started, syncs it too.
+        return self._database.write(lambda conn: self._plan(conn, wanted), synced=False)
 
     def set_planned_through(self, name: str, seen: datetime, to: datetime, why: str) -> bool:
         """Move planning without writing rows, for a clock that was set back. False: another node moved it."""

@@ -25,7 +25,7 @@ class Nodes:
             changed = {key: value for key, value in columns.items() if key != "name"}
             conn.execute(statement.on_conflict_do_update(index_elements=["name"], set_=changed))
 
-        self._database.write(act)
+        self._database.write(act, synced=False)
 
     def all(self) -> list[NodeState]:
         """Every node that was ever seen, by name; `seen_at` tells which live."""

@@ -76,7 +76,8 @@ class PostgresDatabase:
         except (DBAPIError, PoolTimeoutError) as error:
             raise self._explained(error) from error
 
-    def write(self, act: Callable[[Connection], T]) -> T:
+    def write(self, act: Callable[[Connection], T], *, synced: bool = True) -> T:
+        # Synced always: the server may have a power cut of its own, which this process would not notice.
         for tries_left in reversed(range(TRIES)):
             try:
                 with self._engine.begin() as conn:

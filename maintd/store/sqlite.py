@@ -56,11 +56,11 @@ class SqliteDatabase:
         except (DBAPIError, sqlite3.Error) as error:
             raise self._explained(error) from error
 
-    def write(self, act: Callable[[Connection], T]) -> T:
+    def write(self, act: Callable[[Connection], T], *, synced: bool = True) -> T:
         if self._writer is None:
             raise StoreUnusableError(f"{self.path} was opened for reading only")
         try:
-            return self._writer.run(act)
+            return self._writer.run(act, synced=synced)
         except (DBAPIError, sqlite3.Error) as error:
             raise self._explained(error) from error
 

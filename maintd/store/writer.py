@@ -23,10 +23,11 @@ MAX_BATCH = 256
 
 
 class _Job:
-    __slots__ = ("act", "error", "future", "result")
+    __slots__ = ("act", "error", "future", "result", "synced")
 
-    def __init__(self, act: Callable[[Connection], Any]) -> None:
+    def __init__(self, act: Callable[[Connection], Any], synced: bool) -> None:
         self.act = act
+        self.synced = synced
         self.future: Future[Any] = Future()
         self.result: Any = None
         self.error: Exception | None = None
@@ -35,7 +36,7 @@ class _Job:
 class GroupCommit:
     """Runs acts one after the other, each undone by itself when it raises, and commits as many as wait at once.
 
-    An act returns to its caller only after its commit is on disk. When the commit fails, all acts of the batch fail
+    An act returns to its caller only after its commit is on disk, unless it need not be. When the commit fails, all acts of the batch fail
     with that error. The connection must begin its transactions with BEGIN IMMEDIATE.
     """
 
@@ -45,15 +46,19 @@ class GroupCommit:
         self._closing = threading.Lock()
         self._closed = False
         self._connection: Connection | None = None
+        self._syncs = True
         self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
         self._thread.start()
 
-    def run(self, act: Callable[[Connection], T]) -> T:
-        """The act's result, committed. Raises what the act raised, or what the database said to the commit."""
+    def run(self, act: Callable[[Connection], T], *, synced: bool = True) -> T:
+        """The act's result, committed. Raises what the act raised, or what the database said to the commit.
+
+        Not `synced`: it is on the disk with the next commit that is.
+        """
         if threading.current_thread() is self._thread:  # an act within an act is part of it
             assert self._connection is not None
             return act(self._connection)
-        job = _Job(act)
+        job = _Job(act, synced)
         with self._closing:
             if self._closed:
                 raise StoreUnavailableError("the store is closed")
@@ -93,6 +98,7 @@ class GroupCommit:
     def _commit(self, batch: list[_Job]) -> None:
         try:
             connection = self._connected()
+            self._sync(any(job.synced for job in batch))
             with connection.begin():
                 for job in batch:
                     self._perform(job, connection, alone=len(batch) == 1)
@@ -126,7 +132,14 @@ class GroupCommit:
     def _connected(self) -> Connection:
         if self._connection is None:
             self._connection = self._engine.connect()
+            self._syncs = True
         return self._connection
+
+    def _sync(self, wanted: bool) -> None:
+        """Whether the next commits wait for the disk."""
+        if wanted is not self._syncs:
+            driver(self._connected()).execute(f"PRAGMA synchronous = {'FULL' if wanted else 'NORMAL'}")
+            self._syncs = wanted
 
     def _disconnect_if_broken(self) -> None:
         connection = self._connection
