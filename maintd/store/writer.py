@@ -1,15 +1,15 @@
-"""The one thread that writes to SQLite, and commits for everybody who waits.
+"""One writer at a time to SQLite, who commits for everybody that waits.
 
-A durable commit costs an fsync; while one is under way the next writers queue up, and then share a commit.
+A durable commit costs an fsync; while one is under way the next writers queue up, and whoever of them has the turn
+next commits for all of them.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sqlalchemy.engine import Connection, Engine
 
@@ -23,12 +23,12 @@ MAX_BATCH = 256
 
 
 class _Job:
-    __slots__ = ("act", "error", "future", "result", "synced")
+    __slots__ = ("act", "done", "error", "result", "synced")
 
     def __init__(self, act: Callable[[Connection], Any], synced: bool) -> None:
         self.act = act
         self.synced = synced
-        self.future: Future[Any] = Future()
+        self.done = False
         self.result: Any = None
         self.error: Exception | None = None
 
@@ -36,82 +36,72 @@ class _Job:
 class GroupCommit:
     """Runs acts one after the other, each undone by itself when it raises, and commits as many as wait at once.
 
-    An act returns to its caller only after its commit is on disk, unless it need not be. When the commit fails, all acts of the batch fail
-    with that error. The connection must begin its transactions with BEGIN IMMEDIATE.
+    An act returns to its caller only after its commit is on disk, unless it need not be. When the commit fails, all
+    acts of the batch fail with that error. The connection must begin its transactions with BEGIN IMMEDIATE. It has no
+    thread of its own: a lone writer's commit is made in the writer's thread, without any hand-over.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
-        self._closing = threading.Lock()
+        self._waiting: deque[_Job] = deque()
+        self._turn = threading.Lock()
+        self._whose: int | None = None  # the thread that has the turn
         self._closed = False
         self._connection: Connection | None = None
         self._syncs = True
-        self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
-        self._thread.start()
 
     def run(self, act: Callable[[Connection], T], *, synced: bool = True) -> T:
         """The act's result, committed. Raises what the act raised, or what the database said to the commit.
 
         Not `synced`: it is on the disk with the next commit that is.
         """
-        if threading.current_thread() is self._thread:  # an act within an act is part of it
+        if self._whose == threading.get_ident():  # an act within an act is part of it
             assert self._connection is not None
             return act(self._connection)
         job = _Job(act, synced)
-        with self._closing:
-            if self._closed:
-                raise StoreUnavailableError("the store is closed")
-            self._queue.put(job)
-        result: T = job.future.result()
-        return result
+        self._waiting.append(job)
+        while not job.done:
+            with self._turn:
+                if not job.done:
+                    self._take_turn()
+        if job.error is not None:
+            raise job.error
+        return cast(T, job.result)
 
     def close(self) -> None:
-        """Write what waits, then stop."""
-        with self._closing:
-            if self._closed:
-                return
+        """Write what waits; refuse what comes after it."""
+        with self._turn:
+            while self._waiting:
+                self._take_turn()
             self._closed = True
-            self._queue.put(None)
-        self._thread.join()
+            self._disconnect()
 
-    def _work(self) -> None:
-        while (job := self._queue.get()) is not None:
-            batch = [job]
-            last = self._drain_into(batch)
-            self._commit(batch)
-            if last:
-                break
-        self._disconnect()
-
-    def _drain_into(self, batch: list[_Job]) -> bool:
-        while len(batch) < MAX_BATCH:
-            try:
-                job = self._queue.get_nowait()
-            except Empty:
-                return False
-            if job is None:
-                return True
-            batch.append(job)
-        return False
-
-    def _commit(self, batch: list[_Job]) -> None:
+    def _take_turn(self) -> None:
+        batch: list[_Job] = []
         try:
-            connection = self._connected()
-            self._sync(any(job.synced for job in batch))
-            with connection.begin():
-                for job in batch:
-                    self._perform(job, connection, alone=len(batch) == 1)
-        except BaseException as error:  # noqa: BLE001 - goes to the callers; the thread must outlive it
+            self._whose = threading.get_ident()
+            while self._waiting and len(batch) < MAX_BATCH:
+                batch.append(self._waiting.popleft())
+            self._commit(batch)
+        except BaseException as error:
             self._disconnect_if_broken()
             for job in batch:
-                job.future.set_exception(error)
-            return
-        for job in batch:
-            if job.error is not None:
-                job.future.set_exception(job.error)
-            else:
-                job.future.set_result(job.result)
+                job.error = error if isinstance(error, Exception) else StoreUnavailableError("the writer was interrupted")
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._whose = None
+            for job in batch:
+                job.done = True
+
+    def _commit(self, batch: list[_Job]) -> None:
+        if self._closed:
+            raise StoreUnavailableError("the store is closed")
+        connection = self._connected()
+        self._sync(any(job.synced for job in batch))
+        with connection.begin():
+            for job in batch:
+                self._perform(job, connection, alone=len(batch) == 1)
 
     def _perform(self, job: _Job, connection: Connection, *, alone: bool) -> None:
         if alone:
