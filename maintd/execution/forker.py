@@ -43,11 +43,11 @@ SPARES = 4
 """Children forked in advance, as many as there are slots by default: a first line within 2 ms instead of 7. About 6 MiB
 each while the template is there."""
 
-MOST_SPARES = 16
+MOST_SPARES = 128
 """For a job of which many are due at once."""
 
 OPEN_WITHIN = 10  # seconds that loading a job's module may take in its template
-LULL = 0.05  # seconds without a request, after which a spare is forked: not in the middle of a burst
+LULL = 0.005  # seconds without a request, after which a spare is forked: not in the middle of a burst
 LEFTOVER_PATIENCE = 0.5  # seconds that one look waits for killed leftovers to be gone; SIGCHLD brings the next look
 LEFTOVERS_NAMED = 5
 

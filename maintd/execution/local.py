@@ -244,7 +244,7 @@ class LocalExecutor:
             with self._lock:
                 self._threads.discard(threading.current_thread())
                 held.supervised = False
-                if held.journal.done.is_set():
+                if held.journal.done:
                     self._held.pop(held.run.id, None)
                 self._used_at = self._clock.elapsed()
             self._wake.set()

@@ -44,7 +44,7 @@ class Journal:
     ) -> None:
         self.run_id = run_id
         self.fence = fence
-        self.done = threading.Event()  # the end is in the store, or the claim was refused
+        self.done = False  # the end is in the store, or the claim was refused
         self.refused = False
         self.away = False  # the store could not be reached at the last try
         self._recorder = recorder
@@ -113,7 +113,7 @@ class Journal:
 
     def leave(self) -> None:
         """The recorder stops: what waits goes to the disk, for the next process."""
-        if not self.done.is_set() and not self._spool_waiting():
+        if not self.done and not self._spool_waiting():
             last = self._waiting[-1][0]
             log.error("evidence_lost", run=self.run_id, writes=len(self._waiting), last=last.model_dump(mode="json"))
         self._spool.leave()
@@ -192,8 +192,8 @@ class Journal:
             if self.refused:
                 self._waiting.clear()
                 self._waiting_bytes = 0
-        if over and not self.done.is_set():
-            self.done.set()
+        if over and not self.done:
+            self.done = True
             self._over(self)
 
 
@@ -203,7 +203,9 @@ class Recorder:
     def __init__(self, store: Store, spool_dir: Path) -> None:
         self._store = store
         self._spool_dir = spool_dir
-        self._condition = threading.Condition()
+        lock = threading.Lock()
+        self._condition = threading.Condition(lock)  # there is something to write
+        self._finished = threading.Condition(lock)  # something was written to its end
         self._due: list[tuple[float, int, Journal]] = []
         self._at: dict[Journal, float] = {}  # when each is due; one that is not here waits for nothing
         self._busy: set[Journal] = set()
@@ -246,10 +248,9 @@ class Recorder:
 
     def flush(self, seconds: float) -> bool:
         """Wait until every journal is done, at most that long; whether all are."""
-        deadline = time.monotonic() + seconds
-        with self._condition:
-            journals = list(self._open)
-        return all(journal.done.wait(max(0.0, deadline - time.monotonic())) for journal in journals)
+        with self._finished:
+            journals = set(self._open)
+            return self._finished.wait_for(lambda: not journals & self._open, seconds)
 
     def stop(self) -> None:
         """Write no more. What is not in the store is on disk, or the log says that it is lost."""
@@ -271,8 +272,9 @@ class Recorder:
             again = journal.write(self._store)
             with self._condition:
                 self._busy.discard(journal)
-                if journal.done.is_set():
+                if journal.done:
                     self._open.discard(journal)
+                    self._finished.notify_all()
                 more = journal in self._again
                 self._again.discard(journal)
             if again is not None:

@@ -35,11 +35,17 @@ class Spool:
     """The file of one claim. Not thread-safe."""
 
     def __init__(self, folder: Path, run_id: int, fence: int) -> None:
-        self.path = folder / f"{run_id}-{fence}{SUFFIX}"
+        self._folder = folder
+        self._name = f"{run_id}-{fence}{SUFFIX}"
         self._file: IO[bytes] | None = None
         self._good = 0  # bytes that are synced and whole
         self._read = 0  # of these, bytes that the store has
         self.size_bytes = 0
+
+    @property
+    def path(self) -> Path:
+        """The file; most claims never have one."""
+        return self._folder / self._name
 
     @property
     def is_empty(self) -> bool:
