@@ -7,7 +7,7 @@ one that holds a lock is dead before others may take it, and is not begun after 
 hangs.
 
 OPEN, with one descriptor, asks the template for a template of one job, which is asked over that descriptor in the same
-way, until RETIRE: then it ends with its last attempt.
+way, until RETIRE: then it ends with its last attempt. SPARES tells it how many attempts are expected at once.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 READY = b"ready"
 START = b"start"  # with seconds on the clock since boot, for one that holds a lock
 OPEN = b"open "  # with a number of spares and the path of a job's module
+SPARES = b"spares "  # with a number
 RETIRE = b"retire"
 TERM = b"TERM"
 KILL = b"KILL"
@@ -49,6 +50,16 @@ def parse_open(message: bytes) -> tuple[Path, int]:
     """The path and the spares of such a request."""
     spares, _, path = message.removeprefix(OPEN).partition(b" ")
     return Path(os.fsdecode(path)), int(spares)
+
+
+def spares_request(spares: int) -> bytes:
+    """What tells a job's template how many attempts are expected."""
+    return SPARES + b"%d" % spares
+
+
+def parse_spares(message: bytes) -> int:
+    """How many."""
+    return int(message.removeprefix(SPARES))
 
 
 def receive(control: socket.socket) -> tuple[bytes, list[int]]:

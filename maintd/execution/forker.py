@@ -31,23 +31,26 @@ from maintd.execution.asking import (
     OPEN,
     READY,
     RETIRE,
+    SPARES,
     START,
     TERM,
     parse_open,
+    parse_spares,
     parse_start,
     receive,
 )
 from maintd.execution.opening import LooksAroundError, Opened, open_for_many
 
-SPARES = 4
-"""Children forked in advance, as many as there are slots by default: a first line within 2 ms instead of 7. About 6 MiB
+USUAL_SPARES = 4
+"""Children forked in advance, as many as there are slots by default: a first line within 2 ms instead of 7. About 5 MiB
 each while the template is there."""
 
-MOST_SPARES = 128
-"""For a job of which many are due at once."""
+MOST_SPARES = 100
+"""For a job of which many are due at once, as many as may run then. They take early what they will need in a moment,
+and are not replaced when they were used."""
 
 OPEN_WITHIN = 10  # seconds that loading a job's module may take in its template
-LULL = 0.005  # seconds without a request, after which a spare is forked: not in the middle of a burst
+LULL = 0.01  # seconds without a request, after which a spare is forked: not in the middle of a burst
 LEFTOVER_PATIENCE = 0.5  # seconds that one look waits for killed leftovers to be gone; SIGCHLD brings the next look
 LEFTOVERS_NAMED = 5
 
@@ -71,7 +74,7 @@ class Forker:
         lifeline_end: int,
         grace: float,
         *,
-        spares: int = SPARES,
+        spares: int = USUAL_SPARES,
         opened: Opened | None = None,
     ) -> None:
         """`opened`: the job whose template this is. The grace is in seconds."""
@@ -80,6 +83,7 @@ class Forker:
         self._lifeline_end = lifeline_end
         self._grace = grace
         self._opened = opened
+        self._usual_spares = min(spares, USUAL_SPARES)
         self._most_spares = min(spares, MOST_SPARES)
         self._job_templates: set[int] = set()
         self._retiring = False
@@ -140,9 +144,11 @@ class Forker:
             return False
         if message.startswith(OPEN) and len(descriptors) == 1:
             self._fork_job_template(*parse_open(message), descriptors[0])
+        elif message.startswith(SPARES):
+            self._most_spares = max(self._usual_spares, min(parse_spares(message), MOST_SPARES))
         elif message == RETIRE:
             self._retiring = True
-            self._most_spares = 0
+            self._most_spares = self._usual_spares = 0
             self._end_spares()
         elif message.startswith(START) and len(descriptors) == DESCRIPTORS:
             self._start(descriptors, parse_start(message))
@@ -173,6 +179,7 @@ class Forker:
         """Give the attempt to a child that waits; its pid, 0 when there is none."""
         while self._spares:
             pid, errand = self._spares.popitem()
+            self._most_spares = max(self._most_spares - 1, self._usual_spares)
             with errand, suppress(OSError):
                 socket.send_fds(errand, [START], given)
                 return pid

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import structlog
 
-from maintd.execution.asking import RETIRE, open_request
+from maintd.execution.asking import RETIRE, open_request, spares_request
 from maintd.execution.opening import Stamp, stamp_of
 
 log = structlog.get_logger()
@@ -31,6 +31,9 @@ MOST = 4
 AGAIN_WITHIN = 1.0  # seconds between two launches of a job after which it is thought to come a third time
 LINGER = 10.0  # seconds that one is kept unused
 MOST_AGE = 60.0  # seconds after which another one takes its place
+
+LOOK_APART = 0.01
+"""Seconds between two looks at its files. Each look lets other threads run, and whoever is to start waits for it."""
 
 _LONGEST = 1 << 16
 
@@ -46,13 +49,20 @@ class JobTemplate:
     pidfd: int | None = None
     pid: int | None = None
     files: dict[str, Stamp] = field(default_factory=dict)
+    fresh_at: float = float("-inf")
+    spares: int = 0  # that it was told to have and has not used
 
     @property
     def is_fresh(self) -> bool:
         """What it has loaded is what lies on the disk, and was loaded a moment ago."""
-        if time.monotonic() - self.made_at > MOST_AGE:
+        now = time.monotonic()
+        if now - self.made_at > MOST_AGE:
             return False
-        return all(stamp_of(file) == stamp for file, stamp in self.files.items())
+        if now - self.fresh_at > LOOK_APART:
+            if any(stamp_of(file) != stamp for file, stamp in self.files.items()):
+                return False
+            self.fresh_at = now
+        return True
 
     def said(self) -> bytes | None:
         """What it said, empty when it is gone; None: nothing."""
@@ -118,6 +128,11 @@ class JobTemplates:
         self._expected = set(list(jobs)[:MOST])
         for path in self._expected:
             self._have(path, ask, spares=jobs[path])
+            one = self._of.get(path)
+            if one is not None and one.spares < jobs[path]:
+                one.spares = jobs[path]
+                with contextlib.suppress(OSError):
+                    one.control.send(spares_request(one.spares))
 
     def tidy(self) -> None:
         """Let go of those that nobody uses. To be called now and then."""
@@ -155,7 +170,7 @@ class JobTemplates:
                 ours.close()
                 return
         now = time.monotonic()
-        self._of[path] = JobTemplate(path, ours, made_at=now, used_at=now)
+        self._of[path] = JobTemplate(path, ours, made_at=now, used_at=now, spares=spares)
 
     def _is_open(self, one: JobTemplate) -> bool:
         """Whether it has said that its job is loaded. One that is unfit or gone is dropped."""

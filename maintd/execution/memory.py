@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import re
+import time
 from functools import cache
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
 
+LATELY = 0.1  # seconds
 
-def oom_kills() -> int:
-    """Processes of this control group that were killed so far; 0 where that cannot be read."""
-    file = _counter()
-    return 0 if file is None else _read(file) or 0
+
+class OomKills:
+    """The count, which many attempts that begin at once read once."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._read_at = float("-inf")
+
+    def lately(self) -> int:
+        """Processes of this control group that were killed up to a moment ago; 0 where that cannot be read."""
+        return self._count if time.monotonic() - self._read_at < LATELY else self.now()
+
+    def now(self) -> int:
+        """As `lately`, up to now."""
+        file = _counter()
+        self._read_at = time.monotonic()
+        self._count = 0 if file is None else _read(file) or 0
+        return self._count
+
+
+OOM_KILLS = OomKills()
+"""Of this process, whoever asks."""
 
 
 def _read(file: Path) -> int | None:

@@ -18,7 +18,7 @@ from maintd.clock import since_boot
 from maintd.execution import tree
 from maintd.execution.asking import HOLD, KILL, TERM
 from maintd.execution.evidence import Evidence, hidden
-from maintd.execution.memory import oom_kills
+from maintd.execution.memory import OOM_KILLS
 from maintd.execution.messages import MAX_MESSAGE, AttemptOrder, Began, Ended
 from maintd.execution.output import Output, Stream
 from maintd.execution.poll import Poll
@@ -90,7 +90,7 @@ class AttemptProcess:
         self._pid: int | None = None
         self._exit: Exit | None = None
         self._ended_at = 0.0
-        self._oom_kills = oom_kills()
+        self._oom_kills = OOM_KILLS.lately()
 
     def make(self) -> AttemptEvidence:
         """From launch to the end of the last process. Raises TemplateError when no process could be had."""
@@ -266,7 +266,7 @@ class AttemptProcess:
             self._over(Exit(signal=found.si_status))
 
     def _over(self, end: Exit) -> None:
-        short = end.signal == signal.SIGKILL and self._term_at is None and oom_kills() > self._oom_kills
+        short = end.signal == signal.SIGKILL and self._term_at is None and OOM_KILLS.now() > self._oom_kills
         self._exit = Exit(end.code, end.signal, short_of_memory=short)
         self._ended_at = time.monotonic()
 

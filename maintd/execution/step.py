@@ -6,7 +6,6 @@ import shutil
 import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import structlog
 

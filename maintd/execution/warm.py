@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +21,7 @@ import structlog
 from maintd.errors import MaintdError
 from maintd.execution import tree
 from maintd.execution.asking import READY, start_request
-from maintd.execution.jobtemplates import JobTemplates
+from maintd.execution.jobtemplates import LOOK_APART, JobTemplates
 from maintd.execution.messages import AttemptOrder
 
 log = structlog.get_logger()
@@ -77,6 +78,17 @@ class _Process:
     control: socket.socket
     lifeline_end: int
     ready: bool = False
+    looked_at: float = float("-inf")
+
+    @property
+    def is_alive(self) -> bool:
+        """As it was a moment ago; whoever asks one that has died since notices."""
+        now = time.monotonic()
+        if now - self.looked_at > LOOK_APART:
+            if self.popen.poll() is not None:
+                return False
+            self.looked_at = now
+        return True
 
     @property
     def pid(self) -> int:
@@ -265,6 +277,7 @@ class Warm:
                 try:
                     socket.send_fds((forker or process).control, [message], descriptors)
                 except (BrokenPipeError, ConnectionError) as error:
+                    process.looked_at = float("-inf")
                     if forker is not None:
                         self._job_templates.drop(forker)
                     elif not tries_left:
@@ -273,13 +286,15 @@ class Warm:
                 self._in_use += 1
                 if forker is None:
                     self._job_templates.launched(job, process.ask)
+                else:
+                    forker.spares -= 1
                 return forker or process
         raise TemplateError("the templates end by themselves", "see the daemon's log")
 
     def _ensure(self) -> _Process:
         process = self._process
         if process is not None:
-            if process.popen.poll() is None:
+            if process.is_alive:
                 return process
             log.warning("template_died", pid=process.popen.pid, exit_code=process.popen.returncode)
             self._process = None

@@ -156,7 +156,7 @@ class History:
         def act(conn: Connection) -> list[MeasurePoint]:
             query, of = (_SERIES_OF_JOB, {}) if entry is None else (_SERIES_OF_ENTRY, {"of_entry": entry})
             points: dict[str, list[AnyRow]] = {}
-            for found in query.all(conn, {"of_job": job, **of}):
+            for found in query.alone(conn, {"of_job": job, **of}):
                 if names is not None and found.name not in names:
                     continue
                 lines = max(1, conn.execute(_LINES, {"of_series": found.id}).scalar_one())

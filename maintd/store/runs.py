@@ -125,12 +125,12 @@ class Runs:
     def claimable(self, now: datetime, limit: int = 100) -> list[int]:
         """Ids of queued runs whose time has come and whose entry has none running, longest waiting first."""
         wanted = {"now": now, "most": limit}
-        return self._database.read(lambda conn: [row.id for row in _CLAIMABLE.all(conn, wanted)])
+        return self._database.read(lambda conn: [row.id for row in _CLAIMABLE.alone(conn, wanted)])
 
     def next_not_before(self) -> datetime | None:
         """When the next queued run may start; one that waits for another run of its entry does not count."""
-        found = self._database.read(lambda conn: _NEXT_NOT_BEFORE.one_or_none(conn, {}))
-        return None if found is None else found.not_before
+        found = self._database.read(lambda conn: _NEXT_NOT_BEFORE.alone(conn, {}))
+        return found[0].not_before if found else None
 
     def unfinished(self, names: Sequence[str]) -> list[RunSummary]:
         """Waiting, queued and running runs of entries, by their names, of each the oldest first."""

@@ -110,9 +110,9 @@ class SqliteDatabase:
         def connect(*_: Any) -> sqlite3.Connection:
             return self._connect(writes=writes)
 
-        # Two idle readers are kept; a burst of threads opens more for its time.
+        # A few idle readers are kept; a burst of threads opens more for its time.
         pool: dict[str, Any] = (
-            {"poolclass": NullPool} if writes else {"poolclass": QueuePool, "pool_size": 2, "max_overflow": -1}
+            {"poolclass": NullPool} if writes else {"poolclass": QueuePool, "pool_size": 4, "max_overflow": -1}
         )
         engine = create_engine("sqlite://", creator=connect, **pool)
         begin = "BEGIN IMMEDIATE" if writes else "BEGIN"

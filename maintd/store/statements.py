@@ -8,6 +8,7 @@ outweighs it, and SQLAlchemy knows there what a lost connection means.
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -39,9 +40,13 @@ class Prepared:
         """The rows, with the columns as attributes."""
         if conn.dialect.name != "sqlite":
             return conn.execute(self.statement, parameters).all()
-        compiled = self._of(conn)
-        found = driver(conn).execute(compiled.text, compiled.values(parameters))
-        return [compiled.row(row) for row in found.fetchall()]
+        return self._of(conn).all(driver(conn), parameters)
+
+    def alone(self, conn: Connection, parameters: Mapping[str, Any]) -> Sequence[Any]:
+        """As `all`, for a SELECT that need not agree with others: SQLite is spared a transaction."""
+        if conn.dialect.name != "sqlite" or conn.in_transaction():
+            return self.all(conn, parameters)
+        return self._compile(conn).all(driver(conn), parameters)
 
     def one_or_none(self, conn: Connection, parameters: Mapping[str, Any]) -> Any:
         """The only row, None when there is none."""
@@ -73,6 +78,9 @@ class Prepared:
     def _of(self, conn: Connection) -> _Compiled:
         if not conn.in_transaction():  # the driver does not begin one
             conn.begin()
+        return self._compile(conn)
+
+    def _compile(self, conn: Connection) -> _Compiled:
         if self._compiled is None:
             self._compiled = _compile(self.statement, conn.dialect, self._names)
             if self._index:
@@ -95,6 +103,8 @@ class PreparedOfNames:
     def all(self, conn: Connection, names: Iterable[str]) -> list[Any]:
         """The rows of these, in the order of the names."""
         wanted = sorted(set(names))
+        if len(wanted) == 1:
+            return list(self._one.alone(conn, {"of_name": wanted[0]}))
         if conn.dialect.name == "sqlite":
             return [row for name in wanted for row in self._one.all(conn, {"of_name": name})]
         parts = [wanted[start : start + self.AT_ONCE] for start in range(0, len(wanted), self.AT_ONCE)]
@@ -125,6 +135,9 @@ class _Compiled(NamedTuple):
             value = parameters[given.name] if given.needed else given.fixed
             found.append(value if given.stored is None else given.stored(value))
         return found
+
+    def all(self, conn: sqlite3.Connection, parameters: Mapping[str, Any]) -> list[Any]:
+        return [self.row(row) for row in conn.execute(self.text, self.values(parameters)).fetchall()]
 
     def row(self, values: Iterable[Any]) -> Any:
         return self.make(value if read is None else read(value) for value, read in zip(values, self.read, strict=True))

@@ -86,7 +86,9 @@ class GroupCommit:
         except BaseException as error:
             self._disconnect_if_broken()
             for job in batch:
-                job.error = error if isinstance(error, Exception) else StoreUnavailableError("the writer was interrupted")
+                job.error = (
+                    error if isinstance(error, Exception) else StoreUnavailableError("the writer was interrupted")
+                )
             if not isinstance(error, Exception):
                 raise
         finally:

@@ -10,7 +10,7 @@ import psutil
 from processes.nodes import Node, node
 from servers.base import wait_for
 
-from maintd.execution.forker import SPARES
+from maintd.execution.forker import USUAL_SPARES
 from maintd.model import RunState
 
 
@@ -23,7 +23,7 @@ def with_spares(made: Node) -> int:
     assert made.make("ctx.check('x', 1, equals=1)").state is RunState.SUCCEEDED
     pid = made.executor._warm.pid
     assert pid is not None
-    wait_for(lambda: len(psutil.Process(pid).children()) >= SPARES, "spares")
+    wait_for(lambda: len(psutil.Process(pid).children()) >= USUAL_SPARES, "spares")
     return pid
 
 
