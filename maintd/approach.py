@@ -15,7 +15,7 @@ from maintd.clock import Clock
 EARLY = 0.012  # seconds
 """How long before it is due the alarm rings: enough for a process that slept to look at everything twice or more."""
 
-TOO_NEAR = 0.0015  # seconds before the instant, after which no more looks are begun
+TOO_NEAR = 0.0015  # seconds before the instant in which no looks are begun, nor where the last ones took longer
 BREATH = 0.0005  # seconds between two rounds of looks; after a longer one the caches are cold again
 
 
@@ -23,9 +23,11 @@ def approach(
     left: Callable[[], float], looks: Sequence[Callable[[], object]], clock: Clock, event: threading.Event
 ) -> None:
     """Return when `left`, in seconds, is over, or when the event is set. What a look raises is raised."""
-    while left() > TOO_NEAR:
+    took = 0.0
+    while (before := left()) > max(TOO_NEAR, 1.5 * took):
         for look in looks:
             look()
+        took = before - left()
         if clock.wait(event, BREATH):
             return
     clock.wait(event, max(0.0, left()))

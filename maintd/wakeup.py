@@ -39,8 +39,10 @@ class NextDue(BaseTrigger):  # type: ignore[misc]
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
         """Called by the scheduler after each firing."""
-        now = now.astimezone(UTC)
-        after = now if previous_fire_time is None else max(now, previous_fire_time.astimezone(UTC) + self._early)
+        now = after = now.astimezone(UTC)
+        if previous_fire_time is not None:
+            previous = previous_fire_time.astimezone(UTC)
+            now, after = max(now, previous), max(now, previous + self._early)
         while self._heap and self._heap[0][0] <= after:
             _, number, schedule = self._heap[0]
             at = schedule.next_after(after)
@@ -49,7 +51,7 @@ class NextDue(BaseTrigger):  # type: ignore[misc]
             else:
                 assert at > after, "due times must grow"
                 heapq.heapreplace(self._heap, (at, number, schedule))
-        farthest = after + FARTHEST
+        farthest = now + FARTHEST
         return min(self._heap[0][0] - self._early, farthest) if self._heap else farthest
 
 

@@ -15,6 +15,7 @@ import pytest
 from processes.nodes import Node, is_alive, node, only
 from servers.base import wait_for
 
+from maintd.execution.forker import USUAL_SPARES
 from maintd.execution.opening import LooksAroundError, open_for_many
 from maintd.job import load_job
 from maintd.model import RunState
@@ -44,10 +45,10 @@ def write(here: Node, name: str, value: str, body: str = SEEN, more: str = "") -
     return name
 
 
-def expect(here: Node, name: str) -> None:
+def expect(here: Node, name: str, times: int = 1) -> None:
     """As the daemon does shortly before the job is due."""
     here.executor.expect(None)
-    here.executor.expect(here.store.now(), lambda: {name: 1})
+    here.executor.expect(here.store.now(), lambda: {name: times})
 
 
 def have_template(here: Node, name: str) -> int:
@@ -82,6 +83,22 @@ def test_an_expected_job_is_forked_from_a_template_that_has_it_loaded(here: Node
 
     assert seen(here, name, 3) == [(own, "42")] * 3
     assert psutil.Process(own).ppid() == here.executor._warm.pid
+
+
+def test_as_many_children_wait_as_will_be_due_at_once_and_are_not_replaced(tmp_path: Path) -> None:
+    with node(tmp_path, slots=12) as here:
+        name = write(here, "crowd", "1")
+        expect(here, name, 30)
+        wait_for(lambda: here.executor.is_warm_for(name), "a template")
+        own = psutil.Process(number_of(here, name))
+        wait_for(lambda: len(own.children()) == 12, "a child for each slot")
+
+        here.executor.expect(None)
+        seen(here, name, 10)
+        wait_for(lambda: len(own.children()) == USUAL_SPARES, "the usual number")
+
+        expect(here, name, 30)
+        wait_for(lambda: len(own.children()) == 12, "as many again")
 
 
 def test_a_job_that_runs_often_gets_one_by_itself(here: Node) -> None:
