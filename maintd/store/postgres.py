@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import URL, Connection
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from maintd.errors import StoreError, StoreUnavailableError, StoreUnusableError
@@ -19,6 +20,10 @@ T = TypeVar("T")
 
 TRIES = 4
 """How often a transaction is performed that the database undid because of another one."""
+
+PING_AFTER = 2.0
+"""Seconds of idleness after which a connection is tried before it is used. In the middle of work a ping before each
+transaction would be one round trip in four; a connection that was cut just then is noticed, and replaced once."""
 
 UNDONE = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected: nothing of it stands
 
@@ -59,7 +64,6 @@ class PostgresDatabase:
         options = " ".join(f"-c {name}={value}" for name, value in settings.items())
         self._engine = create_engine(
             url,
-            pool_pre_ping=True,
             pool_size=4,
             max_overflow=28,
             pool_timeout=10,
@@ -67,23 +71,35 @@ class PostgresDatabase:
             use_native_hstore=False,
             connect_args=_NETWORK | {"options": options, "client_encoding": "utf-8"},
         )
+        event.listen(self._engine, "checkin", _note_use)
+        event.listen(self._engine, "checkout", self._ping)
         self._reader = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
     def read(self, act: Callable[[Connection], T]) -> T:
-        try:
-            with self._reader.connect() as conn:
-                return act(conn)
-        except (DBAPIError, PoolTimeoutError) as error:
-            raise self._explained(error) from error
+        for tries_left in (1, 0):
+            try:
+                with self._reader.connect() as conn:
+                    return act(conn)
+            except (DBAPIError, PoolTimeoutError) as error:
+                if not (tries_left and _is_cut_off(error)):
+                    raise self._explained(error) from error
+        raise AssertionError("the last try returns or raises")
 
     def write(self, act: Callable[[Connection], T], *, synced: bool = True) -> T:
         # Synced always: the server may have a power cut of its own, which this process would not notice.
+        may_be_stale = True
         for tries_left in reversed(range(TRIES)):
+            commits = False
             try:
                 with self._engine.begin() as conn:
-                    return act(conn)
+                    result = act(conn)
+                    commits = True
+                return result
             except (DBAPIError, PoolTimeoutError) as error:
-                if not (tries_left and _sqlstate(error) in UNDONE):
+                # Cut off in the middle, nothing of it stands; cut off at the commit, nobody knows.
+                stale = may_be_stale and not commits and _is_cut_off(error)
+                may_be_stale = may_be_stale and not stale
+                if not (tries_left and (stale or _sqlstate(error) in UNDONE)):
                     raise self._explained(error) from error
         raise AssertionError("the last try returns or raises")
 
@@ -109,6 +125,15 @@ class PostgresDatabase:
     def close(self) -> None:
         self._engine.dispose()
 
+    def _ping(self, connection: Any, record: Any, _: Any) -> None:
+        """Before a connection is used that was idle for a while: one that is dead is replaced, with all that are."""
+        if time.monotonic() - record.info.get("used_at", time.monotonic()) <= PING_AFTER:
+            return
+        try:
+            self._engine.dialect.do_ping(connection)
+        except self._engine.dialect.loaded_dbapi.Error as error:
+            raise InvalidatePoolError from error
+
     def _explained(self, error: DBAPIError | PoolTimeoutError) -> StoreError:
         where = mask(self.url)
         if isinstance(error, PoolTimeoutError):
@@ -124,6 +149,14 @@ class PostgresDatabase:
         if state.startswith(_PASSING) or error.connection_invalidated or (not state and _is_operational(error)):
             return StoreUnavailableError(f"{where}: {said}")
         return StoreError(f"{where}: {said}")
+
+
+def _note_use(_: Any, record: Any) -> None:
+    record.info["used_at"] = time.monotonic()
+
+
+def _is_cut_off(error: DBAPIError | PoolTimeoutError) -> bool:
+    return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
 def _sqlstate(error: DBAPIError | PoolTimeoutError) -> str:

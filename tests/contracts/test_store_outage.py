@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from servers.disks import small_disk
 from servers.postgres import PostgresServer
@@ -18,6 +19,7 @@ from maintd.clock import ManualClock
 from maintd.errors import MaintdError, StoreUnavailableError
 from maintd.model import LogLine, RunState
 from maintd.store import Store, open_store
+from maintd.store.postgres import PING_AFTER
 
 
 def eventually(act: Callable[[], object], seconds: float = 15) -> None:
@@ -165,3 +167,30 @@ def test_a_postgres_that_hangs_is_given_up_on_connect(own_postgres: PostgresServ
         os.kill(pid, signal.SIGCONT)
 
     assert time.monotonic() - started < 9
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("idle", [0.0, PING_AFTER + 0.3], ids=["in the middle of work", "after a rest"])
+def test_connections_that_were_cut_are_replaced_without_a_word(
+    own_postgres: PostgresServer, outlasting: Store, idle: float
+) -> None:
+    cutter = psycopg.connect(own_postgres.url("maintd"), autocommit=True)
+
+    def cut() -> None:
+        racing([outlasting.ping for _ in range(3)])  # several connections are open
+        found = cutter.execute(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            " WHERE pid <> pg_backend_pid() AND application_name = 'maintd'"
+        ).fetchone()
+        assert found is not None and found[0] >= 1
+        time.sleep(idle or 0.1)
+
+    cut()
+    assert outlasting.history.runs() == []
+    cut()
+    run_id = queue(outlasting, "vacuum")
+    cut()
+    assert claim(outlasting, run_id, 0).id == run_id
+    cutter.close()
+
+    assert [run.id for run in outlasting.history.runs()] == [run_id]

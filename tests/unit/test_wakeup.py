@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 from maintd.approach import EARLY
 from maintd.model import Rule, ScheduleKind
@@ -55,7 +56,7 @@ def test_instants_closer_together_than_that_are_rung_for_one_by_one() -> None:
 def test_without_anything_due_soon_it_rings_each_minute() -> None:
     trigger = NextDue([rule("0 3 1 1 *")], NOON, A_LITTLE)
     found = rings(trigger, NOON, 3)
-    assert [later - earlier for earlier, later in zip(found, found[1:], strict=False)] == [FARTHEST, FARTHEST]
+    assert [later - earlier for earlier, later in pairwise(found)] == [FARTHEST, FARTHEST]
 
 
 def test_the_alarm_itself_rings_before_the_second() -> None:
