@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -25,10 +26,19 @@ T = TypeVar("T")
 BUSY_SECONDS = 5.0
 """How long a writer of another process is waited for."""
 
+PATIENCE = 12
+"""How often that long a change of the schema is waited for."""
+
+_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
 Access = Literal["create", "write", "read"]
 _MODE = {"create": "rwc", "write": "rw", "read": "ro"}
 
 _RESTORE = "restore the file from a copy made by: maintd db backup"
+
+
+class _LockedError(StoreUnavailableError):
+    """Another process writes, for longer than anybody should."""
 
 
 class SqliteDatabase:
@@ -65,7 +75,10 @@ class SqliteDatabase:
             raise self._explained(error) from error
 
     def alone(self, act: Callable[[Connection], T]) -> T:
-        return self.write(act)  # BEGIN IMMEDIATE keeps the writers of all processes apart
+        for _ in range(PATIENCE - 1):
+            with suppress(_LockedError):  # another process migrates the store, which may take it a while
+                return self.write(act)  # BEGIN IMMEDIATE keeps the writers of all processes apart
+        return self.write(act)
 
     def hold(self, conn: Connection, names: Iterable[str]) -> None:
         """Nothing to do: there is one writer at a time."""
@@ -98,13 +111,20 @@ class SqliteDatabase:
             try:
                 if self._access != "read":
                     conn.execute("PRAGMA journal_mode = WAL")
-                    conn.execute("BEGIN IMMEDIATE")
-                    conn.execute("ROLLBACK")
+                    self._try_to_write(conn)
                 conn.execute("SELECT count(*) FROM sqlite_master").fetchone()
             finally:
                 conn.close()
         except sqlite3.Error as error:
             raise self._explained(error) from error
+
+    def _try_to_write(self, conn: sqlite3.Connection) -> None:
+        try:
+            conn.execute("BEGIN IMMEDIATE")
+            conn.execute("ROLLBACK")
+        except sqlite3.OperationalError as error:
+            if (error.sqlite_errorcode & 0xFF) not in _LOCKED:  # somebody writes, so it can be written
+                raise
 
     def _engine(self, *, writes: bool) -> Engine:
         def connect(*_: Any) -> sqlite3.Connection:
@@ -154,9 +174,9 @@ class SqliteDatabase:
         primary, text, uid = code & 0xFF, str(cause), os.geteuid()
         if isinstance(error, IntegrityError) or primary == sqlite3.SQLITE_CONSTRAINT:
             return ConflictError(f"{self.path}: {text}")
-        if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        if primary in _LOCKED:
             hint = "see who has it open with: fuser " + str(self.path)
-            return StoreUnavailableError(f"{self.path}: locked by another process for over {BUSY_SECONDS:.0f} s", hint)
+            return _LockedError(f"{self.path}: locked by another process for over {BUSY_SECONDS:.0f} s", hint)
         if primary == sqlite3.SQLITE_FULL:
             return StoreUnavailableError(f"{self.path}: the disk is full", "make room; nothing recorded is lost")
         if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from store_helpers import NOON, queue, racing
 
 from maintd.clock import ManualClock
 from maintd.errors import SettingsError, StoreUnavailableError, StoreUnusableError
-from maintd.store import Store, open_store, read_store
+from maintd.store import Store, open_store, read_store, sqlite
 from maintd.store.engine import parse_url
 from maintd.store.schema import revisions, run_migrations
 from maintd.store.tables import metadata
@@ -100,6 +101,22 @@ def test_processes_that_make_the_same_store_at_once_all_find_it_made(file: Path)
     assert [store.upkeep.check() for store in stores] == [[]] * 6
     for store in stores:
         store.close()
+
+
+def test_a_store_that_another_process_migrates_is_waited_for(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.2)
+    open_file(file).close()
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    waking = threading.Timer(1.0, other.execute, ["ROLLBACK"])
+    waking.start()
+
+    store = open_file(file)
+
+    waking.join()
+    assert store.upkeep.check() == []
+    store.close()
+    other.close()
 
 
 def test_an_older_revision_is_refused_unless_it_is_to_be_migrated(file: Path) -> None:

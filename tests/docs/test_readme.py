@@ -45,5 +45,7 @@ def test_the_transcript_is_what_happens(environment: dict[str, str]) -> None:
         )
         output = done.stdout + done.stderr
         assert "Traceback" not in output
-        pattern = "".join(".*?" if part == "…" else re.escape(part) for part in re.split("(…)", shown.rstrip()))
+        # How wide a column is depends on how long it is till then.
+        parts = re.split("(…| +)", shown.rstrip())
+        pattern = "".join(".*?" if part == "…" else " +" if part.startswith(" ") else re.escape(part) for part in parts)
         assert re.fullmatch(pattern, output.rstrip(), re.DOTALL), f"$ {command}\n{output}\nthe README has:\n{shown}"
