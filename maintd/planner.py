@@ -48,6 +48,9 @@ would stand in the way of the real instants."""
 
 SETTLE = timedelta(minutes=5)
 
+REHEARSED = 10
+"""Of a thousand entries that are due at once as many are looked at in advance, which is done in a moment."""
+
 
 def decide(
     entry: Entry,
@@ -212,7 +215,7 @@ class Planner:
         if at is None:
             return
         with suppress(StoreError):  # `plan` will notice
-            due = self._next.due(at)
+            due = self._next.due(at)[:REHEARSED]
             states = self._store.entries.states(due)
             in_the_way = self._in_the_way(due, at)
             for name, state in states.items():
