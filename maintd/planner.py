@@ -210,7 +210,7 @@ class Planner:
         return self._write(self._plans_of([(self._entries[name], states[name]) for name in owing], now))
 
     def rehearse(self) -> None:
-        """Look at what is due next as `plan` will when it is; nothing comes of it."""
+        """Do with what is due next as `plan` will when it is; nothing comes of it."""
         at = self.next_due
         if at is None:
             return
@@ -218,9 +218,12 @@ class Planner:
             due = self._next.due(at)[:REHEARSED]
             states = self._store.entries.states(due)
             in_the_way = self._in_the_way(due, at)
+            plans = []
             for name, state in states.items():
                 rule = state.rule or self._rules[name]
-                decide(self._entries[name], rule, state.policy, [at], now=at, unfinished=in_the_way.get(name))
+                rows = decide(self._entries[name], rule, state.policy, [at], now=at, unfinished=in_the_way.get(name))
+                plans.append(EntryPlan(name, state.planned_through, at, tuple(rows), state.rule))
+            self._store.rehearse(plans)
 
     def sweep(self) -> int:
         """As `plan`, after looking at what another node changed, or a clock that was set back left behind."""

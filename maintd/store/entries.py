@@ -143,7 +143,7 @@ class Entries:
         if not wanted:
             return []
         # What a power cut undoes is planned again; a claim, before which nothing is started, syncs it too.
-        return self._database.write(lambda conn: self._plan(conn, wanted), synced=False)
+        return self._database.write(lambda conn: self.plan_within(conn, wanted), synced=False)
 
     def set_planned_through(self, name: str, seen: datetime, to: datetime, why: str) -> bool:
         """Move planning without writing rows, for a clock that was set back. False: another node moved it."""
@@ -182,7 +182,8 @@ class Entries:
 
         return self._database.write(act)
 
-    def _plan(self, conn: Connection, wanted: Sequence[EntryPlan]) -> list[list[int] | None]:
+    def plan_within(self, conn: Connection, wanted: Sequence[EntryPlan]) -> list[list[int] | None]:
+        """As `plan_many`, in a transaction that is under way."""
         won = _advance(conn, wanted)
         new = [(won[plan.name], run, plan.through) for plan in wanted if plan.name in won for run in plan.runs]
         taken = _enter(conn, [(entry_id, run.due_at) for entry_id, run, _ in new if run.due_at is not None])

@@ -158,6 +158,12 @@ class Runs:
             found = [self.claim(run_id, *by) for run_id in run_ids]
         return [run for run in found if run is not None]
 
+    def rehearse_claim(self, conn: Connection, run_id: int, now: datetime) -> None:
+        """Claim a run in a transaction that will be undone."""
+        _CLAIM.one_or_none(
+            conn, {"of_id": run_id, "now": now, "by_node": "", "by_incarnation": "", "until": now}
+        )  # its plan is not loaded: it would be remembered under a number that another one will have
+
     def renew(self, run_id: int, fence: int, lease_until: datetime) -> str | None:
         """Hold a run longer. Empty: go on; a text: who asks to cancel it and why; None: it is not ours any more."""
         held = {"of_id": run_id, "of_fence": fence, "until": lease_until}
