@@ -22,12 +22,16 @@ BREATH = 0.0005  # seconds between two rounds of looks; after a longer one the c
 def approach(
     left: Callable[[], float], looks: Sequence[Callable[[], object]], clock: Clock, event: threading.Event
 ) -> None:
-    """Return when `left`, in seconds, is over, or when the event is set. What a look raises is raised."""
+    """Return when `left`, in seconds, is over, or when the event is set. What a look raises is raised.
+
+    Also when so much is left again that the clock must have been set.
+    """
     took = 0.0
-    while (before := left()) > max(TOO_NEAR, 1.5 * took):
+    while max(TOO_NEAR, 1.5 * took) < (before := left()) <= EARLY:
         for look in looks:
             look()
         took = before - left()
         if clock.wait(event, BREATH):
             return
-    clock.wait(event, max(0.0, left()))
+    if (rest := left()) <= EARLY:
+        clock.wait(event, max(0.0, rest))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from maintd.approach import BREATH, EARLY, TOO_NEAR, approach
 from maintd.clock import ManualClock
 
@@ -50,6 +52,20 @@ def test_a_look_that_takes_longer_than_what_is_left_is_the_last() -> None:
     seen.make()
     assert len(seen.looks) == 1
     assert seen.left() < 0
+
+
+@pytest.mark.parametrize("at_look", [0, 2, 9])
+def test_a_clock_that_is_set_back_meanwhile_ends_it(at_look: int) -> None:
+    seen = Approach(EARLY)
+
+    def look() -> None:
+        if len(seen.looks) == at_look:
+            seen.clock.step(-timedelta(hours=1))
+        seen.look()
+
+    approach(seen.left, [look], seen.clock, seen.event)
+    assert len(seen.looks) <= at_look + 1
+    assert seen.left() > 3599 if at_look < 4 else seen.left() == 0
 
 
 def test_whoever_wants_something_ends_it() -> None:
