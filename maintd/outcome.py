@@ -269,15 +269,17 @@ def judge_run(steps: Sequence[StepOutcome], stopped: Stopped | None = None) -> R
     3. No step had its target: skipped as not configured.
     4. Any step that warned.
     """
+    # A step's own timeout is no sign of a cancel that was asked for when the step was over.
+    ran_out = stopped is not None and stopped.kind is StopKind.TIMED_OUT
+    hit = {StepState.TIMED_OUT if ran_out else StepState.CANCELLED}
     interrupted = stopped is not None and any(
-        step.state in (StepState.CANCELLED, StepState.TIMED_OUT, StepState.LOST, StepState.PENDING)
+        step.state in hit | {StepState.CANCELLED, StepState.LOST, StepState.PENDING}
         or (step.state is StepState.SKIPPED and not step.not_configured)
         for step in steps
     )
     bad = next((step for step in steps if step.state in BAD), None)
     if stopped is not None and interrupted:
-        state = RunState.TIMED_OUT if stopped.kind is StopKind.TIMED_OUT else RunState.CANCELLED
-        hit = (StepState.CANCELLED, StepState.TIMED_OUT)
+        state = RunState.TIMED_OUT if ran_out else RunState.CANCELLED
         cause = next((step for step in steps if step.state in hit and step.reason), None)
         said = f"{cause.name}: {cause.reason}" if cause is not None and len(steps) > 1 else ""
         alone = cause.reason if cause is not None else ""

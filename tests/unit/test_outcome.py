@@ -184,8 +184,21 @@ CANCELLED = Stopped(StopKind.CANCELLED, "ada")
             "c: cancelled by ada",
         ),
         ([GOOD, step("rest", StepState.SKIPPED, "…")], CANCELLED, "cancelled", "cancelled by ada"),
-        # All had ended by themselves before the cancel could reach them.
+        # All had ended by themselves, or by their own timeout, before the cancel could reach them.
         ([GOOD, GOOD], CANCELLED, "succeeded", ""),
+        ([GOOD, step("t", StepState.TIMED_OUT, "slow")], CANCELLED, "timed_out", "t: slow"),
+        (
+            [step("t", StepState.TIMED_OUT, "slow"), step("rest", StepState.SKIPPED, "…")],
+            CANCELLED,
+            "cancelled",
+            "cancelled by ada",
+        ),
+        (
+            [step("t", StepState.TIMED_OUT, "slow"), step("rest", StepState.SKIPPED, "…")],
+            Stopped(StopKind.TIMED_OUT, "the run's 1h timeout"),
+            "timed_out",
+            "t: slow",
+        ),
         (
             [step("t", StepState.SKIPPED, "…")],
             Stopped(StopKind.TIMED_OUT, "the run's 1h timeout"),
