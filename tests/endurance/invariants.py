@@ -71,7 +71,8 @@ def moving(planned: Sequence[Planned], runs: Sequence[RunSummary]) -> Iterator[s
         owed = {at for step in steps for at in instants(step.period, step.seen, step.through)}
         due = [at for at in rows.get(name, []) if at > begin]
         yield from _missing(name, owed, due)
-        if strange := set(due) - owed:
+        # What was planned before anything was noted is not judged, also when a clock that was set back came by again.
+        if strange := {at for at in due if at > steps[0].seen} - owed:
             yield f"{name}: {len(strange)} rows that the rule in force did not owe, the first {min(strange)}"
 
 

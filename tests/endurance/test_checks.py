@@ -126,6 +126,7 @@ BY_SEVEN = (28, 35)
         (CHANGED, [10, 20, *BY_SEVEN, 40], "rule in force did not owe"),
         ([CHANGED[0], CHANGED[1]._replace(seen=at(27))], [10, 20, *BY_SEVEN], "then from"),
         ([*CHANGED, Planned("e", 7, at(40), at(10))], [10, 20, *BY_SEVEN], ""),
+        ([CHANGED[1], Planned("e", 7, at(40), at(1)), Planned("e", 7, at(1), at(40))], [5, 7, 14, 21, *BY_SEVEN], ""),
     ],
 )
 def test_an_entry_whose_schedule_changes_has_the_rows_of_the_rule_in_force(
