@@ -1,8 +1,8 @@
-"""The last milliseconds before something falls due: whatever that will need is looked at once more, for practice.
+"""The last milliseconds before something falls due: whatever that will need is done once more, for practice.
 
 A machine that has slept has nothing of it in its caches: a look at the store that takes 0.2 ms in the middle of work
 takes 0.7 after a rest of 5 ms. So the alarm rings a little early, and until the instant comes the looks are made that
-it will make, and what they find is thrown away. Nothing is written, and nothing is decided.
+it will make. They must leave nothing behind: what they find is thrown away, what they write is undone.
 """
 
 from __future__ import annotations

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from servers.base import wait_for
 from sqlalchemy.engine import Connection, make_url
 
 from maintd.clock import SystemClock
@@ -41,6 +41,11 @@ def add(word: str) -> Any:
     return lambda conn: run(conn, "INSERT INTO words VALUES (?)", word)
 
 
+def waiting(database: SqliteDatabase) -> int:
+    assert database._writer is not None
+    return len(database._writer._waiting)
+
+
 def words(database: SqliteDatabase) -> set[str]:
     return set(database.read(lambda conn: driver(conn).execute("SELECT word FROM words").fetchall()))
 
@@ -65,7 +70,7 @@ class Gate:
 
 
 class Writers:
-    """Threads that write one act each, and what became of it."""
+    """Threads that write one act each, in order, behind a gate; and what became of it."""
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
@@ -84,7 +89,7 @@ class Writers:
         thread = threading.Thread(target=work)
         self._threads.append(thread)
         thread.start()
-        time.sleep(0.05)  # so that they queue up in this order
+        wait_for(lambda: waiting(self._database) == len(self._threads), "its turn", seconds=10)
 
     def join(self) -> None:
         for thread in self._threads:
