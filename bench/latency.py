@@ -26,8 +26,9 @@ from maintd.clock import SystemClock
 from maintd.execution.local import LocalExecutor
 from maintd.job import load_job
 from maintd.model import NewRun, RunState, StepPlan, Trigger
-from maintd.settings import Settings, Targets
+from maintd.settings import Settings
 from maintd.store import Store, open_store
+from maintd.target import Targets
 
 OURS = "maintd's executor: isolated, recorded"
 FLOOR = "floor: fork loop"

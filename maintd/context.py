@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from maintd.errors import JobError, TargetError, UnknownNameError
 from maintd.model import Artifact, Change, Check, CheckStatus, Measure, Phase, Progress, Report, Scalar
-from maintd.settings import Target, Targets
+from maintd.target import Target, Targets
 from maintd.values import format_duration, format_size
 
 T = TypeVar("T")

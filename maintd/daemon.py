@@ -37,10 +37,11 @@ from maintd.execution.recorder import replay
 from maintd.model import NodeState, Rule
 from maintd.operations import Desk, Health, ReloadResult, TriggerRequest, trigger
 from maintd.planner import Planner, lose_silent
-from maintd.settings import Settings, Targets
+from maintd.settings import Settings
 from maintd.signals import answer_signals
 from maintd.statedir import claim_state_dir
 from maintd.store import Store, open_store
+from maintd.target import Targets
 from maintd.values import utc_text
 from maintd.wakeup import Alarm
 from maintd.web.server import serve_desk

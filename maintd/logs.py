@@ -9,7 +9,8 @@ from typing import Any
 
 import structlog
 
-from maintd.settings import Settings, secrets_of
+from maintd.settings import Settings
+from maintd.target import secrets_of
 
 
 def configure(settings: Settings) -> None:

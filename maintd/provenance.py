@@ -16,7 +16,8 @@ from pydantic_settings.exceptions import SettingsError as SourceError
 
 from maintd.configfile import ConfigFile, read_config
 from maintd.errors import SettingsError, nearest
-from maintd.settings import PREFIX, FileEnvSource, Settings, Targets
+from maintd.settings import PREFIX, FileEnvSource, Settings
+from maintd.target import Targets
 from maintd.values import format_duration
 
 DEFAULT = "default"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from maintd.model import After, Blackout, Entry, Policy, StepPlan
 from maintd.schedule import describe
-from maintd.settings import Targets
+from maintd.target import Targets
 from maintd.values import format_duration
 
 if TYPE_CHECKING:

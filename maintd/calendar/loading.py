@@ -19,7 +19,8 @@ from maintd.calendar.targets import read_targets
 from maintd.errors import CalendarError
 from maintd.model import BrokenJob, Entry, JobDescription, Policy, StepPlan
 from maintd.schedule import zone_problem
-from maintd.settings import Settings, Targets
+from maintd.settings import Settings
+from maintd.target import Targets
 
 if TYPE_CHECKING:
     from maintd.job import ParamProblem

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from maintd.calendar.document import Node, key_at, value_of
 from maintd.calendar.reading import Scope, advice
-from maintd.settings import Targets
+from maintd.target import Targets
 
 
 def read_targets(scope: Scope, node: Node | None) -> Targets:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from maintd.calendar import Calendar
     from maintd.catalogue import Catalogue
     from maintd.model import Entry
-    from maintd.settings import Targets
     from maintd.store import Store
+    from maintd.target import Targets
 
 
 @click.command("run")

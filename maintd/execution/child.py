@@ -30,7 +30,7 @@ from maintd.execution.messages import MAX_MESSAGE, AttemptOrder, Began, Ended, e
 from maintd.execution.opening import Opened
 from maintd.job import JobParams, open_job
 from maintd.model import LogLine
-from maintd.settings import Targets, secrets_of
+from maintd.target import Targets, secrets_of
 from maintd.targets.references import referenced_values, resolve_references
 
 SECRET_LENGTH = 4

@@ -27,8 +27,9 @@ from maintd.execution.warm import Warm
 from maintd.model import Entry, JobDescription, NewRun, Run, RunState, Trigger
 from maintd.operations.params import with_params
 from maintd.outcome import StopKind
-from maintd.settings import Settings, Targets
+from maintd.settings import Settings
 from maintd.store import Store
+from maintd.target import Targets
 
 log = structlog.get_logger()
 

@@ -27,8 +27,9 @@ from maintd.execution.warm import Warm
 from maintd.execution.warmth import Warmth
 from maintd.model import Run, RunPutBack
 from maintd.outcome import StopKind
-from maintd.settings import Settings, Targets
+from maintd.settings import Settings
 from maintd.store import Store
+from maintd.target import Targets
 
 log = structlog.get_logger()
 

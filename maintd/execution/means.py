@@ -10,8 +10,9 @@ from typing import Protocol
 from maintd.context import Point
 from maintd.execution.warm import Warm
 from maintd.model import BrokenJob, JobDescription, LockHolder, LockMode, Run, RunSummary, RunWrite
-from maintd.settings import Settings, Targets
+from maintd.settings import Settings
 from maintd.store import Store
+from maintd.target import Targets
 
 Jobs = Mapping[str, JobDescription | BrokenJob]
 

@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from maintd.context import Point
 from maintd.errors import JobError
 from maintd.model import Model, Report
-from maintd.settings import Targets
+from maintd.target import Targets
 
 MAX_MESSAGE = 1 << 20
 """Bytes of one message; a longer one is a protocol error of the child."""

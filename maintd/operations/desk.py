@@ -13,8 +13,9 @@ from maintd.catalogue import Catalogue, Known
 from maintd.clock import Clock, SystemClock
 from maintd.errors import DaemonUnavailableError
 from maintd.job import ParamProblem
-from maintd.settings import Settings, Targets
+from maintd.settings import Settings
 from maintd.store import Store, open_store, read_store
+from maintd.target import Targets
 
 NO_DAEMON = "no daemon answers, so nothing starts; start it with: maintd serve"
 

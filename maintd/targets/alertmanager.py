@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from maintd.errors import TargetError
-from maintd.settings import AlertmanagerTarget
+from maintd.target import AlertmanagerTarget
 from maintd.targets.http import Api
 from maintd.targets.references import resolved
 from maintd.values import utc_text

@@ -17,7 +17,7 @@ from docker.utils import version_lt
 
 from maintd.errors import TargetError
 from maintd.model import Scalar
-from maintd.settings import DockerTarget
+from maintd.target import DockerTarget
 from maintd.targets.causes import cause_of
 from maintd.targets.references import resolved
 

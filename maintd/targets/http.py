@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from maintd.errors import TargetError
 from maintd.model import Scalar
-from maintd.settings import HttpTarget
+from maintd.target import HttpTarget
 from maintd.targets.causes import cause_of
 from maintd.targets.references import resolved
 

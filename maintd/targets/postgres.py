@@ -21,7 +21,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
 from maintd.errors import TargetError
-from maintd.settings import PostgresTarget
+from maintd.target import PostgresTarget
 from maintd.targets.references import resolved
 
 Row = dict[str, Any]

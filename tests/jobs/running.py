@@ -14,7 +14,7 @@ from typing import Any
 from maintd.context import Context, Point, Standing
 from maintd.job import load_job, resolve_references
 from maintd.model import Artifact, Change, Check, CheckStatus, Measure, Phase, Progress, Report
-from maintd.settings import Targets
+from maintd.target import Targets
 
 JOBS = Path(__file__).parents[2] / "jobs"
 

@@ -19,7 +19,7 @@ from servers.registry import registry
 from maintd.context import Context, Point, Standing
 from maintd.job import load_job
 from maintd.model import Change, CheckStatus, Report
-from maintd.settings import DockerTarget, Targets
+from maintd.target import DockerTarget, Targets
 from maintd.targets import removing
 from maintd.targets.docker import PROJECT, SERVICE, Docker, connect
 from maintd.targets.leftovers import KeptContainer, Rules, StoredImage, judge_images

@@ -26,8 +26,9 @@ from maintd.model import (
     StepPlan,
     Trigger,
 )
-from maintd.settings import Settings, Targets
+from maintd.settings import Settings
 from maintd.store import Store, open_store
+from maintd.target import Targets
 
 HEADER = '''"""A job of a test."""
 

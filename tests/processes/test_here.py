@@ -16,8 +16,8 @@ from processes.nodes import Node
 from maintd.errors import RefusedError, UsageError
 from maintd.execution.here import run_here
 from maintd.model import AttemptEnded, Check, Entry, LogLine, Run, RunState
-from maintd.settings import Targets
 from maintd.store import Store
+from maintd.target import Targets
 
 Told = list[tuple[str, int, Any]]
 

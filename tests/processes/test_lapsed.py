@@ -15,7 +15,7 @@ from maintd.execution.messages import AttemptOrder
 from maintd.execution.stopping import Hold, Stop
 from maintd.execution.warm import Launched, Warm
 from maintd.model import RunState
-from maintd.settings import Targets
+from maintd.target import Targets
 
 pytestmark = pytest.mark.slow
 

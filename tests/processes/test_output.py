@@ -9,7 +9,7 @@ import pytest
 from processes.nodes import Node, only
 
 from maintd.model import RunState
-from maintd.settings import PostgresTarget, Targets
+from maintd.target import PostgresTarget, Targets
 
 
 def test_a_flood_of_output_keeps_its_head_and_its_tail(here: Node) -> None:

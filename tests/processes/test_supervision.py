@@ -11,7 +11,7 @@ from processes.nodes import Node, only
 from servers.base import wait_for
 
 from maintd.model import OnFailure, Policy, RunState, SkipReason, StepState, Trigger
-from maintd.settings import FolderTarget, Targets
+from maintd.target import FolderTarget, Targets
 
 QUICK = Policy(retry_backoff=timedelta(milliseconds=50), lock_wait=timedelta(milliseconds=300))
 

@@ -41,8 +41,9 @@ from maintd.model import (
     StepPlan,
 )
 from maintd.operations import Desk, Health, ReloadResult
-from maintd.settings import Settings, Targets
+from maintd.settings import Settings
 from maintd.store import Store, open_store
+from maintd.target import Targets
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 

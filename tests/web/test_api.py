@@ -276,7 +276,7 @@ def test_the_terminal_gets_its_text_and_exit_code_ready(served: Office, control:
 
 
 def test_settings_are_shown_without_any_secret(here: Office) -> None:
-    from maintd.settings import Targets
+    from maintd.target import Targets
     from maintd.web.masking import shown_settings
 
     targets = Targets.model_validate(

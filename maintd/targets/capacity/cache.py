@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from maintd.errors import TargetError
 from maintd.figures import Figure, unmeasured
-from maintd.settings import RedisTarget
+from maintd.target import RedisTarget
 from maintd.targets.redis import connect
 
 

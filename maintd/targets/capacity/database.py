@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from maintd.errors import TargetError
 from maintd.figures import Figure, unmeasured
-from maintd.settings import PostgresTarget
+from maintd.target import PostgresTarget
 from maintd.targets.postgres import Postgres, connect
 
 _DATABASES = """

@@ -8,7 +8,7 @@ from typing import Any
 
 from maintd.errors import TargetError
 from maintd.figures import Figure, unmeasured
-from maintd.settings import DockerTarget
+from maintd.target import DockerTarget
 from maintd.targets.containers import samples
 from maintd.targets.docker import Docker, connect, translated
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from maintd.figures import Figure, unmeasured
-from maintd.settings import FolderTarget
+from maintd.target import FolderTarget
 from maintd.targets.references import resolved
 
 _BLOCK = 512  # bytes; st_blocks is in these whatever the file system's own are

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from maintd.errors import TargetError
 from maintd.figures import Figure, unmeasured
-from maintd.settings import HostTarget
+from maintd.target import HostTarget
 from maintd.targets.filesystems import Usage, usages
 from maintd.targets.host import Host, Mount, connect
 

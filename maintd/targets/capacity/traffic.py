@@ -8,7 +8,7 @@ from statistics import mean
 
 from maintd.errors import TargetError
 from maintd.figures import Figure, unmeasured
-from maintd.settings import PrometheusTarget
+from maintd.target import PrometheusTarget
 from maintd.targets.prometheus import Prometheus, Series, connect
 from maintd.targets.windows import Coverage, Window, aligned, coverage, first_with_data, names_of, ranged
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from maintd.model import CheckStatus
-from maintd.settings import DockerTarget
+from maintd.target import DockerTarget
 from maintd.targets import docker
 from maintd.targets.docker import Container
 from maintd.targets.health.reporter import Limits, Reporter, grown

@@ -10,7 +10,7 @@ from typing import Any
 
 from maintd.errors import TargetError
 from maintd.model import CheckStatus
-from maintd.settings import HttpTarget
+from maintd.target import HttpTarget
 from maintd.targets import http
 from maintd.targets.health.reporter import Limits, Reporter
 

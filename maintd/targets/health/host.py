@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from maintd.errors import TargetError
 from maintd.model import CheckStatus
-from maintd.settings import HostTarget
+from maintd.target import HostTarget
 from maintd.targets import host
 from maintd.targets.filesystems import Usage, usages
 from maintd.targets.health.reporter import Limits, Reporter, or_error, unanswered

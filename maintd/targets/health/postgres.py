@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from maintd.errors import TargetError
 from maintd.model import CheckStatus
-from maintd.settings import PostgresTarget
+from maintd.target import PostgresTarget
 from maintd.targets import postgres
 from maintd.targets.health.reporter import Limits, Reporter, grown, unanswered
 from maintd.values import Duration, Size

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from maintd.errors import TargetError
-from maintd.settings import RedisTarget
+from maintd.target import RedisTarget
 from maintd.targets import redis
 from maintd.targets.health.reporter import Limits, Reporter, grown, unanswered
 from maintd.values import Duration

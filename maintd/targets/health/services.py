@@ -11,7 +11,7 @@ from typing import Any
 
 from maintd.errors import MaintdError, TargetError
 from maintd.model import Scalar
-from maintd.settings import HttpTarget
+from maintd.target import HttpTarget
 from maintd.targets import http
 from maintd.targets.health.reporter import Limits, Reporter, unanswered
 

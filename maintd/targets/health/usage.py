@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from maintd.errors import TargetError
 from maintd.model import CheckStatus
-from maintd.settings import DockerTarget, HostTarget
+from maintd.target import DockerTarget, HostTarget
 from maintd.targets import containers, docker, host
 from maintd.targets.cgroup import OwnLimit, own_memory
 from maintd.targets.docker import Container
