@@ -16,12 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from maintd.errors import JobError, TargetError, UnknownNameError
 from maintd.model import Artifact, Change, Check, CheckStatus, Measure, Phase, Progress, Report, Scalar
-from maintd.target import Target, Targets
 from maintd.values import format_duration, format_size
+
+if TYPE_CHECKING:
+    from maintd.target import Target, Targets
 
 T = TypeVar("T")
 Number = int | float | timedelta | datetime
@@ -60,7 +62,6 @@ class Standing:
     due_at: datetime | None
     deadline_at: datetime
     dry_run: bool
-    targets: Targets
     artifacts_dir: Path
     work_dir: Path
     budget: Mapping[str, int] = field(default_factory=dict)
@@ -71,8 +72,15 @@ class Standing:
 class Context:
     """Handed to `run(ctx, params)`. Safe to use from several threads of the job."""
 
-    def __init__(self, standing: Standing, report: Callable[[Report], None], log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        standing: Standing,
+        targets: Callable[[], Targets],
+        report: Callable[[Report], None],
+        log: Callable[[str], None],
+    ) -> None:
         self._standing = standing
+        self._targets = targets
         self._report = report
         self._log = log
         self._budget = dict(standing.budget)
@@ -107,7 +115,7 @@ class Context:
     @property
     def targets(self) -> Targets:
         """Every configured target; texts are resolved when a client is made from one."""
-        return self._standing.targets
+        return self._targets()
 
     @property
     def work_dir(self) -> Path:

@@ -6,6 +6,7 @@ the two others. Nothing that a job does here reaches further than this process g
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # typeshed leaves it out
 import fcntl
 import os
 import pickle
@@ -17,20 +18,21 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from pydantic import SecretStr
 
 from maintd.context import Context, Standing
 from maintd.errors import JobError, MaintdError, TargetError
 from maintd.execution import tree
-from maintd.execution.messages import MAX_MESSAGE, AttemptOrder, Began, Ended, encode
+from maintd.execution.messages import MAX_MESSAGE, AttemptOrder, Began, Ended, encode, targets_of
 from maintd.execution.opening import Opened
 from maintd.job import JobParams, open_job
 from maintd.model import LogLine
-from maintd.target import Targets, secrets_of
+from maintd.target import secrets_of
 from maintd.targets.references import referenced_values, resolve_references
 
 SECRET_LENGTH = 4
@@ -39,9 +41,13 @@ SECRET_LENGTH = 4
 TRACEBACK_LENGTH = 20_000
 
 _SECRETIVE = (b"${", SecretStr.__name__.encode())
-"""What an order has in it when its targets hold secrets, or refer to some."""
+"""What an order has in it when its params refer to secrets, or its targets hold some or refer to some."""
 
 _HIGH = 512  # where descriptors are kept while those below are put in order
+
+
+set_handler = _signal.signal
+"""`signal.signal` without the enumerations that it turns numbers into, each of which takes a page of memory or two."""
 
 
 class StopAskedError(BaseException):
@@ -89,7 +95,7 @@ def _leave(lifeline: int, keep: Sequence[int]) -> list[int]:
     os.setsid()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+        set_handler(number, _signal.SIG_DFL)
     kept = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH) for fd in (lifeline, *keep)]
     os.closerange(3, _HIGH)
     for n, fd in enumerate(kept):
@@ -108,16 +114,40 @@ def _rehearse() -> None:
         text: str = ""
         times: tuple[int, ...] = ()
 
-    now = datetime.now(UTC)
-    order = AttemptOrder(
-        run_id=0, entry="", step="", step_index=0, attempt=1, job="", path=Path("/"), params={}, due_at=None,
-        deadline_at=now, dry_run=True, targets=Targets(), artifacts_dir=Path("/"), work_dir=Path("/"),
+    standing = Standing(
+        run_id=0, entry="", step="", attempt=1, due_at=None, deadline_at=datetime.now(UTC), dry_run=True,
+        artifacts_dir=Path("/"), work_dir=Path("/"),
     )  # fmt: skip
-    pickled = pickle.dumps(order)
+    pickled = pickle.dumps(AttemptOrder(Path("/"), {}, standing, b""))
     _secrets(pickle.loads(pickled), pickled)  # noqa: S301 - made a line above
     encode(Began(pid=0))
     Params.model_validate({"text": "x"})
     exec(compile("import os\nclass A: pass", "x", "exec"), {})  # noqa: S102 - a constant
+
+
+@cache
+def _streams() -> tuple[TextIO, TextIO, TextIO]:
+    """The child's standard streams, at descriptors 0 to 2. Made in the template: there is only to be a pipe at each."""
+    return (
+        open(0, encoding="utf-8", errors="replace", closefd=False),
+        open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False),
+        open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False),
+    )
+
+
+def prepare() -> None:
+    """In the template, once: make what every child needs the same, while pipes stand where theirs will."""
+    kept = [os.dup(number) for number in (1, 2)]
+    ends = os.pipe()
+    try:
+        for number in (1, 2):
+            os.dup2(ends[1], number)
+        _streams()
+    finally:
+        for number, descriptor in zip((1, 2), kept, strict=True):
+            os.dup2(descriptor, number)
+        for descriptor in (*ends, *kept):
+            os.close(descriptor)
 
 
 def _attempt(order: int, report: int, out: int, err: int, opened: Opened | None) -> int:
@@ -125,13 +155,8 @@ def _attempt(order: int, report: int, out: int, err: int, opened: Opened | None)
     for descriptor, number in ((out, 1), (err, 2)):
         os.dup2(descriptor, number)
         os.close(descriptor)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115 - for as long as it lives
-    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-    signal.signal(signal.SIGTERM, _stop)
+    sys.stdin, sys.stdout, sys.stderr = _streams()
+    set_handler(signal.SIGTERM, _stop)
     return 0 if _Attempt(order, report, opened).make() else 1
 
 
@@ -148,8 +173,8 @@ class _Attempt:
         self._lock = threading.Lock()
         self._stopped = False
         self._cut = False  # a message was interrupted before its end
-        with open(order, "rb") as file:
-            self._pickled = file.read()
+        self._pickled = os.read(order, os.fstat(order).st_size)
+        os.close(order)
         self._order: AttemptOrder = pickle.loads(self._pickled)  # noqa: S301 - from the daemon that forked us
 
     def make(self) -> bool:
@@ -160,10 +185,10 @@ class _Attempt:
         try:
             self._run(order)
         except BaseException as error:  # noqa: BLE001 - the border: whatever the job raises becomes the outcome
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # being told is more than being asked a second time
+            set_handler(signal.SIGTERM, _signal.SIG_IGN)  # being told is more than being asked a second time
             self._tell(error)
             return False
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        set_handler(signal.SIGTERM, _signal.SIG_IGN)
         self._send(Ended(ok=True))
         return True
 
@@ -171,22 +196,8 @@ class _Attempt:
         known = self._opened
         run, params = (known.run, known.params) if known is not None else open_job(order.path)
         made = params.model_validate(resolve_references(order.params, os.environ))
-        standing = Standing(
-            run_id=order.run_id,
-            entry=order.entry,
-            step=order.step,
-            attempt=order.attempt,
-            due_at=order.due_at,
-            deadline_at=order.deadline_at,
-            dry_run=order.dry_run,
-            targets=order.targets,
-            artifacts_dir=order.artifacts_dir,
-            work_dir=order.work_dir,
-            budget=order.budget,
-            series=order.series,
-            reports_dir=order.reports_dir,
-        )
-        run(Context(standing, self._send, self._log), made)
+        targets = cache(lambda: targets_of(order))
+        run(Context(order.standing, targets, self._send, self._log), made)
 
     def _log(self, text: str) -> None:
         at = datetime.now(UTC)
@@ -229,11 +240,12 @@ class _Attempt:
 
 
 def _secrets(order: AttemptOrder, pickled: bytes) -> list[str]:
-    found = referenced_values(order.params, os.environ)
-    if any(sign in pickled for sign in _SECRETIVE):  # a look that is ten times quicker than what it usually saves
-        found |= {*secrets_of(order.targets)}
-        for kind in type(order.targets).model_fields:
-            found |= referenced_values({n: dict(t) for n, t in order.targets.of(kind).items()}, os.environ)
+    if not any(sign in pickled for sign in _SECRETIVE):  # a look that is many times quicker than what it usually saves
+        return []
+    targets = targets_of(order)
+    found = {*secrets_of(targets)} | referenced_values(order.params, os.environ)
+    for kind in type(targets).model_fields:
+        found |= referenced_values({n: dict(t) for n, t in targets.of(kind).items()}, os.environ)
     return sorted((text for text in found if len(text) >= SECRET_LENGTH), key=len, reverse=True)
 
 

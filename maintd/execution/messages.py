@@ -6,42 +6,44 @@ back is not trusted: each line is bounded and validated.
 
 from __future__ import annotations
 
-from datetime import datetime
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from maintd.context import Point
+from maintd.context import Standing
 from maintd.errors import JobError
 from maintd.model import Model, Report
-from maintd.target import Targets
+
+if TYPE_CHECKING:
+    from maintd.target import Targets
 
 MAX_MESSAGE = 1 << 20
 """Bytes of one message; a longer one is a protocol error of the child."""
 
 
-class AttemptOrder(Model):
-    """All that a child needs to make one attempt."""
+@dataclass(frozen=True)
+class AttemptOrder:
+    """All that a child needs to make one attempt.
 
-    run_id: int
-    entry: str
-    step: str
-    step_index: int
-    attempt: int
-    job: str
-    path: Path
-    params: dict[str, Any]
-    due_at: datetime | None
-    deadline_at: datetime
-    dry_run: bool
-    targets: Targets
-    artifacts_dir: Path
-    work_dir: Path
-    reports_dir: Path | None = None
-    budget: dict[str, int] = {}
-    series: dict[str, tuple[Point, ...]] = {}
-    environ: dict[str, str] = {}  # added to the child's environment: MAINTD_RUN_ID and the like
+    The targets are pickled by themselves, since many a job never looks at them, and reading them takes as long as the
+    rest of it.
+    """
+
+    path: Path  # of the job's module
+    params: Mapping[str, Any]
+    standing: Standing
+    targets: bytes
+    environ: Mapping[str, str] = field(default_factory=dict)  # added to the child's: MAINTD_RUN_ID and the like
+
+
+def targets_of(order: AttemptOrder) -> Targets:
+    """The targets of an order, read anew at each call."""
+    found: Targets = pickle.loads(order.targets)  # noqa: S301 - from the daemon that forked us
+    return found
 
 
 class Began(Model):

@@ -80,7 +80,7 @@ class AttemptProcess:
         self._timeout_words = timeout_words
         self._holds_locks = holds_locks
         self.output = Output(log_limit)
-        self.evidence = Evidence(artifacts_root, order.artifacts_dir)
+        self.evidence = Evidence(artifacts_root, order.standing.artifacts_dir)
         self._items: list[Report] = []
         self._items_since: float | None = None
         self._stopped: Stopped | None = None

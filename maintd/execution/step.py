@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import time
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from maintd.context import Point
+from maintd.context import Point, Standing
 from maintd.errors import RefusedError, StoreError
 from maintd.execution.means import Means, Writes
 from maintd.execution.messages import AttemptOrder
@@ -244,7 +245,7 @@ class StepRun:
             seen = AttemptEvidence()
             verdict = AttemptVerdict(AttemptState.FAILED, str(error))
         finally:
-            shutil.rmtree(order.work_dir, ignore_errors=True)
+            shutil.rmtree(order.standing.work_dir, ignore_errors=True)
         self._lapsed = seen.stopped is not None and seen.stopped.kind is StopKind.LAPSED
         if (
             seen.stopped is not None
@@ -278,26 +279,21 @@ class StepRun:
         }
         if run.due_at is not None:
             environ["MAINTD_DUE_AT"] = utc_text(run.due_at)
-        return AttemptOrder(
+        standing = Standing(
             run_id=run.id,
             entry=run.entry,
             step=self._plan.name,
-            step_index=self._index,
             attempt=number,
-            job=job.name,
-            path=job.path,
-            params=self._plan.params,
             due_at=run.due_at,
             deadline_at=deadline_at,
             dry_run=run.dry_run,
-            targets=self._means.targets(),
             artifacts_dir=settings.artifacts_dir.absolute().joinpath(self._folder, self._plan.name, str(number)),
             work_dir=settings.state_dir.absolute().joinpath("work", f"{self._folder}.{self._index}.{number}"),
-            reports_dir=settings.reports_dir,
             budget=job.budget,
             series=self._series(job),
-            environ=environ,
+            reports_dir=settings.reports_dir,
         )
+        return AttemptOrder(job.path, self._plan.params, standing, pickle.dumps(self._means.targets()), environ)
 
     def _series(self, job: JobDescription) -> dict[str, tuple[Point, ...]]:
         try:

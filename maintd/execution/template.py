@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
-from maintd.execution import tree
+from maintd.execution import child, tree
 from maintd.execution.forker import Forker
 from maintd.job import JobParams
 
@@ -43,6 +43,7 @@ def main() -> NoReturn:
     # What describes params to people is of no use here, and reading it from a module's source takes 20 ms.
     JobParams.model_config["use_attribute_docstrings"] = False
     _load(sys.argv[5:])
+    child.prepare()
     gc.collect()
     gc.freeze()
     _collapse()

@@ -115,14 +115,14 @@ def run_job(
         due_at=None,
         deadline_at=datetime.now(UTC) + timeout,
         dry_run=dry_run,
-        targets=targets if isinstance(targets, Targets) else Targets.model_validate(dict(targets or {})),
         artifacts_dir=where / "artifacts",
         work_dir=where / "work",
         budget=loaded.description.budget,
         series={name: _points(values) for name, values in (series or {}).items()},
         reports_dir=reports_dir,
     )
-    ctx = Context(standing, result.items.append, result.logs.append)
+    known = targets if isinstance(targets, Targets) else Targets.model_validate(dict(targets or {}))
+    ctx = Context(standing, lambda: known, result.items.append, result.logs.append)
     try:
         loaded.run(ctx, loaded.params.model_validate(resolve_references(dict(params or {}), os.environ)))
     except Exception as error:  # noqa: BLE001 - as the child does at its border

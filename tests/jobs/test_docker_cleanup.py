@@ -298,14 +298,17 @@ def watched(engine: DockerEngine, meanwhile: Callable[[Change], None], **params:
     folder = Path(tempfile.mkdtemp(prefix="maintd-job-"))
     standing = Standing(
         1, "docker_cleanup", "docker_cleanup", 1, None, datetime.now(UTC) + timedelta(minutes=5), False,
-        Targets.model_validate({"docker": {"main": {"url": engine.url}}}), folder / "artifacts", folder / "work",
+        folder / "artifacts", folder / "work",
     )  # fmt: skip
+    targets = Targets.model_validate({"docker": {"main": {"url": engine.url}}})
 
     def report(item: Report) -> None:
         if isinstance(item, Change):
             meanwhile(item)
 
-    loaded.run(Context(standing, report, logs.append), loaded.params.model_validate({**AT_ONCE, **params}))
+    loaded.run(
+        Context(standing, lambda: targets, report, logs.append), loaded.params.model_validate({**AT_ONCE, **params})
+    )
     return logs
 
 

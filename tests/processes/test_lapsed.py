@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import select
 import time
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ import pytest
 from processes.nodes import Node, node
 
 from maintd.clock import since_boot
+from maintd.context import Standing
 from maintd.execution.messages import AttemptOrder
 from maintd.execution.stopping import Hold, Stop
 from maintd.execution.warm import Launched, Warm
@@ -21,11 +23,12 @@ pytestmark = pytest.mark.slow
 
 
 def order(made: Node, name: str, into: Path) -> AttemptOrder:
-    return AttemptOrder(
-        run_id=1, entry=name, step=name, step_index=0, attempt=1, job=name, path=made.jobs[name].path,
-        params={"into": str(into)}, due_at=None, deadline_at=datetime.now(UTC) + timedelta(minutes=1), dry_run=False,
-        targets=Targets(), artifacts_dir=made.folder / "artifacts", work_dir=made.folder / "work",
+    standing = Standing(
+        run_id=1, entry=name, step=name, attempt=1, due_at=None,
+        deadline_at=datetime.now(UTC) + timedelta(minutes=1), dry_run=False,
+        artifacts_dir=made.folder / "artifacts", work_dir=made.folder / "work",
     )  # fmt: skip
+    return AttemptOrder(made.jobs[name].path, {"into": str(into)}, standing, pickle.dumps(Targets()))
 
 
 def said(launched: Launched) -> bytes:
