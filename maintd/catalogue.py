@@ -21,8 +21,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import maintd
+from maintd.description import LoadedJob, ParamProblem, load_job, validate_params
 from maintd.errors import JobError
-from maintd.job import LoadedJob, ParamProblem, load_job, validate_params
 from maintd.model import BrokenJob, JobDescription
 
 ANSWER_WITHIN = 30.0  # seconds; importing the heaviest library takes about one

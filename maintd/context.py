@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from maintd.errors import JobError, TargetError, UnknownNameError
-from maintd.model import Artifact, Change, Check, CheckStatus, Measure, Phase, Progress, Report, Scalar
+from maintd.evidence import Artifact, Change, Check, CheckStatus, Measure, Phase, Progress, Report, Scalar
 from maintd.values import format_duration, format_size
 
 if TYPE_CHECKING:

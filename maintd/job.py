@@ -6,7 +6,6 @@ parameters. Nothing is registered; the module's file name is the job's name.
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import re
 import sys
@@ -16,25 +15,23 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from maintd.context import BudgetSpentError, CheckFailedError, Context, Point
 from maintd.errors import JobError, TargetError
-from maintd.model import CheckStatus, JobDescription, LockMode, ParamDescription
-from maintd.targets.references import has_reference, resolve_references
+from maintd.evidence import CheckStatus
+from maintd.targets.references import resolve_references
 from maintd.values import Duration, Size, format_duration, format_size, parse_duration, parse_size
+
+if TYPE_CHECKING:
+    from maintd.model import LockMode
 
 __all__ = [
     "BudgetSpentError", "CheckFailedError", "CheckStatus", "Context", "Duration", "JobError", "JobParams", "Point",
     "Size", "TargetError", "format_duration", "format_size", "job", "resolve_references",
 ]  # fmt: skip
-
-LIBRARIES = sys.stdlib_module_names | {
-    "maintd", "docker", "httpx", "isal", "jinja2", "psutil", "psycopg", "pydantic", "redis", "yaml",
-}  # fmt: skip
-"""Packages that are known to be safe to load before a fork: they start no threads and hold nothing open."""
 
 _MARK = "__maintd_job__"
 _JOB_NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -100,36 +97,19 @@ def job(
     return mark
 
 
-class LoadedJob(NamedTuple):
-    """A job module, imported."""
-
-    description: JobDescription
-    run: JobFunction
-    params: type[JobParams]
-
-
-class ParamProblem(NamedTuple):
-    """What is wrong with a parameter: where within the params, and why."""
-
-    location: tuple[str | int, ...]
-    message: str
-
-
-def load_job(path: Path) -> LoadedJob:
-    """Import a job module from its file. Raises JobError with file:line for whatever is wrong with it."""
-    module = _open(path)
-    traits = cast("JobTraits", getattr(module.run, _MARK))
-    params: type[JobParams] = getattr(module, "Params", JobParams)
-    return LoadedJob(_describe(path.stem, path, module, traits, params), module.run, params)
-
-
 def open_job(path: Path) -> tuple[JobFunction, type[JobParams]]:
-    """As `load_job`, without describing it: its `run` and its `Params`. A child has no time for more."""
-    module = _open(path)
+    """A job module's `run` and its `Params`. Raises JobError with file:line for whatever is wrong with it."""
+    module = open_module(path)
     return module.run, getattr(module, "Params", JobParams)
 
 
-def _open(path: Path) -> ModuleType:
+def traits_of(module: ModuleType) -> JobTraits:
+    """What the decorator of an opened job module says."""
+    return cast("JobTraits", getattr(module.run, _MARK))
+
+
+def open_module(path: Path) -> ModuleType:
+    """Import a job module from its file and see that it is one. Raises JobError."""
     if not _JOB_NAME.fullmatch(path.stem):
         raise JobError(f"{path}: a job's file name is lower case letters, digits and _", f"rename {path.name}")
     module = _import(path)
@@ -140,45 +120,6 @@ def _open(path: Path) -> ModuleType:
     if not (isinstance(params, type) and issubclass(params, JobParams)):
         raise JobError(f"{path}: Params is not a subclass of maintd.job.JobParams")
     return module
-
-
-def imports_of(path: Path) -> tuple[str, ...]:
-    """What a job module imports from LIBRARIES when it is loaded; a process that has these already opens it in 2 ms.
-
-    `from a import b` counts as `a` and `a.b`, since only importing tells whether b is a module. Nothing for a module
-    that cannot be parsed.
-    """
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (OSError, ValueError, SyntaxError):
-        return ()
-    found: list[str] = []
-    for statement in tree.body:
-        match statement:
-            case ast.Import(names=names):
-                found += [name.name for name in names]
-            case ast.ImportFrom(module=str(module), names=names, level=0):
-                found += [module, *(f"{module}.{name.name}" for name in names if name.name != "*")]
-    return tuple(dict.fromkeys(name for name in found if name.partition(".")[0] in LIBRARIES))
-
-
-def validate_params(params: type[JobParams], raw: Mapping[str, Any]) -> list[ParamProblem]:
-    """What is wrong with these params. A text with a `${…}` reference is not judged: only the child resolves it."""
-    try:
-        params.model_validate(dict(raw))
-    except ValidationError as error:
-        return [
-            ParamProblem(tuple(problem["loc"]), _plain(problem["msg"]))
-            for problem in error.errors(include_url=False)
-            if not has_reference(problem.get("input"))
-        ]
-    return []
-
-
-def _plain(message: str) -> str:
-    return (
-        message.removeprefix("Value error, ").replace("Input should", "should").replace("Field required", "is required")
-    )
 
 
 def _import(path: Path) -> ModuleType:
@@ -200,77 +141,3 @@ def _import(path: Path) -> ModuleType:
         )
         raise JobError(f"{path}:{line}: cannot be imported: {type(error).__name__}: {error}") from error
     return module
-
-
-def _describe(name: str, path: Path, module: ModuleType, traits: JobTraits, params: type[JobParams]) -> JobDescription:
-    doc = (module.__doc__ or "").strip()
-    if not doc:
-        raise JobError(f"{path}:1: has no docstring", "say in one line what the job does")
-    runbook = re.search(r"^Runbook:\s*(.+?)(?:\n\s*\n|\Z)", doc, re.MULTILINE | re.DOTALL)
-    return JobDescription(
-        name=name,
-        path=path,
-        summary=doc.splitlines()[0],
-        doc=doc,
-        runbook=" ".join(runbook[1].split()) if runbook else "",
-        timeout=traits.timeout,
-        repeatable=traits.repeatable,
-        mutates=traits.mutates,
-        locks=dict(traits.locks),
-        needs=traits.needs,
-        budget=dict(traits.budget),
-        history=traits.history,
-        history_of=traits.history_of,
-        params=tuple(_param(key, field_info, params) for key, field_info in params.model_fields.items()),
-        params_schema=params.model_json_schema(),
-        imports=imports_of(path),
-    )
-
-
-def _param(name: str, info: Any, params: type[JobParams]) -> ParamDescription:
-    whole = params.model_json_schema()
-    choices, kind = _kind(whole.get("properties", {}).get(name, {}), whole.get("$defs", {}))
-    default = None if info.is_required() else _written(info.get_default(call_default_factory=True), kind)
-    return ParamDescription(
-        name=name,
-        type=kind,
-        required=info.is_required(),
-        default=default,
-        description=(info.description or "").strip(),
-        choices=choices,
-    )
-
-
-def _kind(schema: Mapping[str, Any], named: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
-    """The choices there are, and how a person would call the type. `named` are the schemas that others refer to."""
-    if "$ref" in schema:
-        return _kind(named.get(str(schema["$ref"]).rpartition("/")[2], {}), named)
-    for several in ("anyOf", "oneOf", "allOf"):
-        options = [option for option in schema.get(several, ()) if option.get("type") != "null"]
-        if options:
-            return _kind(options[0], named)
-    if "enum" in schema:
-        choices = tuple(str(choice) for choice in schema["enum"])
-        return choices, "one of " + ", ".join(choices)
-    if schema.get("type") == "array":
-        return (), f"list of {_kind(schema.get('items', {}), named)[1]}"
-    if schema.get("type") == "object" and schema.get("properties"):
-        return (), "mapping with " + ", ".join(schema["properties"])
-    if isinstance(schema.get("additionalProperties"), dict):
-        return (), f"mapping of names to {_kind(schema['additionalProperties'], named)[1]}"
-    names = {"string": "text", "integer": "number", "number": "number", "boolean": "true or false", "object": "mapping"}
-    return (), schema.get("format") or names.get(str(schema.get("type")), "value")
-
-
-def _written(value: Any, kind: str) -> Any:
-    if isinstance(value, timedelta):
-        return format_duration(value)
-    if kind == "size" and isinstance(value, int):
-        return format_size(value)
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, tuple | list | set | frozenset):
-        return [_written(item, "") for item in value]
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    return value

@@ -13,7 +13,8 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
-from maintd.model import AttemptState, Check, CheckStatus, RunState, SkipReason, StepState
+from maintd.evidence import Check, CheckStatus
+from maintd.model import AttemptState, RunState, SkipReason, StepState
 from maintd.values import format_duration
 
 LONGEST_BACKOFF = timedelta(minutes=15)

@@ -23,7 +23,7 @@ from maintd.settings import Settings
 from maintd.target import Targets
 
 if TYPE_CHECKING:
-    from maintd.job import ParamProblem
+    from maintd.description import ParamProblem
 
 Validate = Callable[[str, Mapping[str, Any]], "list[ParamProblem]"]
 

@@ -13,7 +13,7 @@ from maintd.calendar.reading import Scope, kind
 from maintd.model import BrokenJob, JobDescription, LockMode, OnFailure, StepPlan
 
 if TYPE_CHECKING:
-    from maintd.job import ParamProblem
+    from maintd.description import ParamProblem
 
 Jobs = Mapping[str, JobDescription | BrokenJob]
 ValidateAll = Callable[[Sequence[tuple[str, Mapping[str, Any]]]], "list[list[ParamProblem]]"]

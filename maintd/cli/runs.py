@@ -104,7 +104,7 @@ def logs_command(app: App, run: str, follow: bool, step: str | None, as_json: bo
 
 
 def _print(app: App, lines: list[dict[str, Any]]) -> None:
-    from maintd.model import LogLine
+    from maintd.evidence import LogLine
     from maintd.present import log_line_text
 
     shown = []

@@ -27,11 +27,11 @@ from pydantic import SecretStr
 
 from maintd.context import Context, Standing
 from maintd.errors import JobError, MaintdError, TargetError
+from maintd.evidence import LogLine
 from maintd.execution import tree
 from maintd.execution.messages import MAX_MESSAGE, AttemptOrder, Began, Ended, encode, targets_of
 from maintd.execution.opening import Opened
 from maintd.job import JobParams, open_job
-from maintd.model import LogLine
 from maintd.target import secrets_of
 from maintd.targets.references import referenced_values, resolve_references
 
@@ -40,7 +40,8 @@ SECRET_LENGTH = 4
 
 TRACEBACK_LENGTH = 20_000
 
-_SECRETIVE = (b"${", SecretStr.__name__.encode())
+_REFERENCE = b"${"
+_SECRETIVE = (_REFERENCE, SecretStr.__name__.encode())
 """What an order has in it when its params refer to secrets, or its targets hold some or refer to some."""
 
 _HIGH = 512  # where descriptors are kept while those below are put in order
@@ -195,7 +196,8 @@ class _Attempt:
     def _run(self, order: AttemptOrder) -> None:
         known = self._opened
         run, params = (known.run, known.params) if known is not None else open_job(order.path)
-        made = params.model_validate(resolve_references(order.params, os.environ))
+        given = resolve_references(order.params, os.environ) if _REFERENCE in self._pickled else order.params
+        made = params.model_validate(given)
         targets = cache(lambda: targets_of(order))
         run(Context(order.standing, targets, self._send, self._log), made)
 

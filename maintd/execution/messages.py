@@ -16,7 +16,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from maintd.context import Standing
 from maintd.errors import JobError
-from maintd.model import Model, Report
+from maintd.evidence import Model, Report
 
 if TYPE_CHECKING:
     from maintd.target import Targets

@@ -5,21 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from maintd.evidence import Artifact, Change, Check, LogLine, LogTrim, Measure, Phase, Progress, Report
 from maintd.execution.means import Writes
 from maintd.model import (
-    Artifact,
     Attempt,
     AttemptBegan,
     AttemptEnded,
     AttemptState,
-    Change,
-    Check,
-    LogLine,
-    LogTrim,
-    Measure,
-    Phase,
-    Progress,
-    Report,
     Reported,
     Run,
     RunEnded,

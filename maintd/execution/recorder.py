@@ -18,8 +18,9 @@ from pathlib import Path
 import structlog
 
 from maintd.errors import StoreError, StoreUnavailableError
+from maintd.evidence import LogLine
 from maintd.execution.spool import Spool, replay
-from maintd.model import LogLine, Reported, RunEnded, RunPutBack, RunState, RunWrite
+from maintd.model import Reported, RunEnded, RunPutBack, RunState, RunWrite
 from maintd.store import Store
 
 __all__ = ["Journal", "Recorder", "replay"]

@@ -12,6 +12,7 @@ import structlog
 
 from maintd.context import Point, Standing
 from maintd.errors import RefusedError, StoreError
+from maintd.evidence import Report
 from maintd.execution.means import Means, Writes
 from maintd.execution.messages import AttemptOrder
 from maintd.execution.process import AttemptProcess, Sinks
@@ -23,7 +24,6 @@ from maintd.model import (
     AttemptState,
     JobDescription,
     LockHolder,
-    Report,
     Reported,
     Run,
     StepBegan,

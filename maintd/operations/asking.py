@@ -8,19 +8,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from maintd.errors import DaemonUnavailableError, RefusedError, UnknownNameError, UsageError
-from maintd.model import (
-    BrokenJob,
-    Entry,
-    JobDescription,
-    Model,
-    NewRun,
-    Pause,
-    Run,
-    RunState,
-    RunSummary,
-    StepPlan,
-    Trigger,
-)
+from maintd.evidence import Model
+from maintd.model import BrokenJob, Entry, JobDescription, NewRun, Pause, Run, RunState, RunSummary, StepPlan, Trigger
 from maintd.operations.desk import Desk
 from maintd.operations.finding import find, find_run
 from maintd.operations.params import with_params

@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 from shlex import quote
 from typing import NamedTuple
 
-from maintd.model import Check, CheckStatus, Entry, Run, RunState, RunSummary, SkipReason, StepState
+from maintd.evidence import Check, CheckStatus
+from maintd.model import Entry, Run, RunState, RunSummary, SkipReason, StepState
 from maintd.present import value_text
 from maintd.store import LastRuns
 from maintd.values import format_duration

@@ -5,22 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from maintd.model import (
-    Artifact,
-    Attempt,
-    AttemptBegan,
-    AttemptEnded,
-    Change,
-    Check,
-    LogLine,
-    Phase,
-    Progress,
-    Run,
-    RunState,
-    StepBegan,
-    StepEnded,
-    StepState,
-)
+from maintd.evidence import Artifact, Change, Check, LogLine, Phase, Progress
+from maintd.model import Attempt, AttemptBegan, AttemptEnded, Run, RunState, StepBegan, StepEnded, StepState
 from maintd.present.runs import artifact_text, change_text, check_lines
 from maintd.present.text import WIDTH, Ink, Tone, duration_text, printable, symbol, value_text, worded, wrapped
 

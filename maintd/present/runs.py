@@ -5,19 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from maintd.model import (
-    Artifact,
-    Attempt,
-    Change,
-    Check,
-    CheckStatus,
-    Measure,
-    Run,
-    RunState,
-    RunSummary,
-    Step,
-    Trigger,
-)
+from maintd.evidence import Artifact, Change, Check, CheckStatus, Measure
+from maintd.model import Attempt, Run, RunState, RunSummary, Step, Trigger
 from maintd.present.text import (
     WIDTH,
     Ink,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-from maintd.model import Scalar
+from maintd.evidence import Scalar
 from maintd.values import format_size
 
 WIDTH = 80

@@ -12,7 +12,8 @@ from sqlalchemy import Select, bindparam, func, select, tuple_, union_all
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
-from maintd.model import LogLine, Run, RunState, RunSummary
+from maintd.evidence import LogLine
+from maintd.model import Run, RunState, RunSummary
 from maintd.store import rows
 from maintd.store.engine import Database
 from maintd.store.lasts import LastRuns, last_runs, last_success

@@ -13,7 +13,8 @@ from typing import Any
 from sqlalchemy import Table, delete, exists, func, select, tuple_, update
 from sqlalchemy.engine import Connection
 
-from maintd.model import Model, RunState
+from maintd.evidence import Model
+from maintd.model import RunState
 from maintd.settings import Retention
 from maintd.store.engine import Database
 from maintd.store.lasts import last_outcome_ids

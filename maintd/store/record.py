@@ -10,20 +10,12 @@ from typing import Any
 from sqlalchemy import Table, bindparam, delete, select, update
 from sqlalchemy.engine import Connection
 
+from maintd.evidence import Artifact, Change, Check, LogLine, LogTrim, Measure, Phase, Progress, Report
 from maintd.model import (
     TRANSITIONS,
-    Artifact,
     AttemptBegan,
     AttemptEnded,
     AttemptState,
-    Change,
-    Check,
-    LogLine,
-    LogTrim,
-    Measure,
-    Phase,
-    Progress,
-    Report,
     Reported,
     RunEnded,
     RunPutBack,

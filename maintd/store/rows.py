@@ -6,23 +6,8 @@ from typing import Any
 
 from sqlalchemy import Row, Select, select
 
-from maintd.model import (
-    Artifact,
-    Attempt,
-    Change,
-    Check,
-    EntryState,
-    LogLine,
-    Measure,
-    Pause,
-    Policy,
-    Progress,
-    Rule,
-    RunSummary,
-    Step,
-    StepPlan,
-    StepState,
-)
+from maintd.evidence import Artifact, Change, Check, LogLine, Measure, Progress
+from maintd.model import Attempt, EntryState, Pause, Policy, Rule, RunSummary, Step, StepPlan, StepState
 from maintd.store.tables import entries, runs
 
 AnyRow = Row[*tuple[Any, ...]]

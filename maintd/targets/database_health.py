@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from maintd.model import CheckStatus
+from maintd.evidence import CheckStatus
 from maintd.targets import indexes, relations
 from maintd.targets.criteria import Criterion
 from maintd.targets.indexes import Index

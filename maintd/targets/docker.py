@@ -16,7 +16,7 @@ from docker.errors import APIError, DockerException, NotFound
 from docker.utils import version_lt
 
 from maintd.errors import TargetError
-from maintd.model import Scalar
+from maintd.evidence import Scalar
 from maintd.target import DockerTarget
 from maintd.targets.causes import cause_of
 from maintd.targets.references import resolved

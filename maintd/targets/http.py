@@ -15,7 +15,7 @@ import httpx
 from pydantic import SecretStr
 
 from maintd.errors import TargetError
-from maintd.model import Scalar
+from maintd.evidence import Scalar
 from maintd.target import HttpTarget
 from maintd.targets.causes import cause_of
 from maintd.targets.references import resolved

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from maintd.errors import TargetError
-from maintd.model import CheckStatus
+from maintd.evidence import CheckStatus
 from maintd.targets.criteria import Criterion
 from maintd.targets.health.reporter import Reporter, grown, tell, unanswered
 from maintd.targets.redis import RedisServer

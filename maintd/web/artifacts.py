@@ -7,7 +7,8 @@ from pathlib import Path
 from starlette.responses import FileResponse, Response
 
 from maintd.errors import RefusedError, UnknownNameError
-from maintd.model import Artifact, Run
+from maintd.evidence import Artifact
+from maintd.model import Run
 
 PLAIN = {
     "text/plain": "text/plain; charset=utf-8",

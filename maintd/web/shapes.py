@@ -10,15 +10,8 @@ from pydantic import AfterValidator, BaseModel, Field
 from starlette.responses import Response
 
 from maintd.errors import UsageError
-from maintd.model import (
-    BrokenJob,
-    DueInstant,
-    EntryStatus,
-    Event,
-    JobDescription,
-    Model,
-    RunSummary,
-)
+from maintd.evidence import Model
+from maintd.model import BrokenJob, DueInstant, EntryStatus, Event, JobDescription, RunSummary
 from maintd.operations import TriggerRequest
 from maintd.values import Instant, parse_duration
 

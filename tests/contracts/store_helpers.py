@@ -8,16 +8,14 @@ from datetime import UTC, datetime, timedelta
 from threading import Barrier
 from typing import TypeVar
 
+from maintd.evidence import Check, CheckStatus, Report
 from maintd.model import (
     AttemptBegan,
     AttemptEnded,
     AttemptState,
-    Check,
-    CheckStatus,
     Entry,
     NewRun,
     Policy,
-    Report,
     Reported,
     Rule,
     Run,

@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 from store_helpers import at, by_hand, claim, due, ended, entry, evidence, finished, plan, queue, sync
 
-from maintd.model import LogLine, Measure, RunState, SkipReason
+from maintd.evidence import LogLine, Measure
+from maintd.model import RunState, SkipReason
 from maintd.settings import Retention
 from maintd.store import LastRuns, Store
 

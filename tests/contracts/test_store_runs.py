@@ -8,16 +8,10 @@ from datetime import UTC, datetime
 import pytest
 from store_helpers import at, by_hand, check, claim, due, ended, entry, evidence, finished, plan, queue, racing, sync
 
+from maintd.evidence import Artifact, Change, LogLine, LogTrim, Measure, Phase, Progress
 from maintd.model import (
-    Artifact,
     AttemptBegan,
     AttemptState,
-    Change,
-    LogLine,
-    LogTrim,
-    Measure,
-    Phase,
-    Progress,
     Reported,
     RunPutBack,
     RunState,

@@ -12,7 +12,8 @@ from store_helpers import at, check, claim, due, ended, entry, evidence, finishe
 
 from maintd.clock import ManualClock
 from maintd.errors import StoreError
-from maintd.model import Artifact, Event, LogLine, Measure, NodeState, RunState
+from maintd.evidence import Artifact, LogLine, Measure
+from maintd.model import Event, NodeState, RunState
 from maintd.settings import Retention
 from maintd.store import Store, open_store
 

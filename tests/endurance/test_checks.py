@@ -16,15 +16,12 @@ from endurance import invariants, leftovers, truth
 from endurance.audit import Planned
 from endurance.invariants import Stretch
 from endurance.journal import Line
+from maintd.evidence import Artifact, Check, CheckStatus, Measure
 from maintd.model import (
-    Artifact,
     Attempt,
     AttemptState,
-    Check,
-    CheckStatus,
     EntryState,
     LockHolder,
-    Measure,
     Run,
     RunState,
     SkipReason,

@@ -20,9 +20,10 @@ from unit.calendars import NOW, jobs, judge
 from maintd.calendar import Calendar, load_calendar
 from maintd.configfile import read_config
 from maintd.errors import CalendarError, SettingsError
+from maintd.evidence import LogLine
 from maintd.execution.evidence import Evidence, hidden
 from maintd.execution.messages import MAX_MESSAGE, Began, Ended
-from maintd.model import LogLine, Reported, Rule, ScheduleKind
+from maintd.model import Reported, Rule, ScheduleKind
 from maintd.outcome import AttemptEvidence, Exit, Returned, judge_attempt
 from maintd.schedule import compile_rule, describe
 from maintd.schedule.phrases import parse_phrase

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from maintd.context import Context, Point, Standing
-from maintd.job import load_job, resolve_references
-from maintd.model import Artifact, Change, Check, CheckStatus, Measure, Phase, Progress, Report
+from maintd.description import load_job
+from maintd.evidence import Artifact, Change, Check, CheckStatus, Measure, Phase, Progress, Report
+from maintd.job import resolve_references
 from maintd.target import Targets
 
 JOBS = Path(__file__).parents[2] / "jobs"

@@ -19,7 +19,7 @@ from servers.base import free_port, wait_for
 from servers.prometheus import WebServer, alertmanager, prometheus
 
 from maintd.context import Point
-from maintd.model import CheckStatus
+from maintd.evidence import CheckStatus
 from maintd.values import utc_text
 
 RULES = """

@@ -17,8 +17,8 @@ from servers.docker import DockerEngine, docker_engine
 from servers.registry import registry
 
 from maintd.context import Context, Point, Standing
-from maintd.job import load_job
-from maintd.model import Change, CheckStatus, Report
+from maintd.description import load_job
+from maintd.evidence import Change, CheckStatus, Report
 from maintd.target import DockerTarget, Targets
 from maintd.targets import removing
 from maintd.targets.docker import PROJECT, SERVICE, Docker, connect

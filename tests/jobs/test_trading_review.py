@@ -18,7 +18,7 @@ from servers.prometheus import prometheus
 from servers.redis import RedisServer
 
 from maintd.context import Point
-from maintd.model import CheckStatus
+from maintd.evidence import CheckStatus
 
 DAY = {
     "table": "pnl_days",

@@ -13,9 +13,9 @@ from typing import Any
 from servers.base import wait_for
 
 from maintd.clock import SystemClock
+from maintd.description import load_job
 from maintd.execution import tree
 from maintd.execution.local import LocalExecutor
-from maintd.job import load_job
 from maintd.model import (
     Attempt,
     JobDescription,

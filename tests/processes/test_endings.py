@@ -12,7 +12,8 @@ import pytest
 from processes.nodes import Node, is_alive, only, read_pids
 from servers.base import wait_for
 
-from maintd.model import AttemptState, CheckStatus, Policy, RunState
+from maintd.evidence import CheckStatus
+from maintd.model import AttemptState, Policy, RunState
 
 
 def test_a_job_that_returns_and_meets_its_checks_succeeds(here: Node) -> None:

@@ -14,8 +14,9 @@ import pytest
 from processes.nodes import Node
 
 from maintd.errors import RefusedError, UsageError
+from maintd.evidence import Check, LogLine
 from maintd.execution.here import run_here
-from maintd.model import AttemptEnded, Check, Entry, LogLine, Run, RunState
+from maintd.model import AttemptEnded, Entry, Run, RunState
 from maintd.store import Store
 from maintd.target import Targets
 

@@ -15,9 +15,9 @@ import pytest
 from processes.nodes import Node, is_alive, node, only
 from servers.base import wait_for
 
+from maintd.description import load_job
 from maintd.execution.forker import USUAL_SPARES
 from maintd.execution.opening import LooksAroundError, open_for_many
-from maintd.job import load_job
 from maintd.model import RunState
 
 pytestmark = pytest.mark.slow

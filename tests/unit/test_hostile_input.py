@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from maintd.calendar import Calendar, parse_calendar
 from maintd.errors import CalendarError, JobError
+from maintd.evidence import Check
 from maintd.execution.messages import MAX_MESSAGE, decode
-from maintd.model import Check
 from maintd.schedule import compile_rule
 
 JSON = st.recursive(

@@ -8,12 +8,11 @@ import pytest
 from web.desks import JOBS, NOON, at, check, entry, job
 
 from maintd.errors import UsageError
+from maintd.evidence import Check, CheckStatus
 from maintd.model import (
     After,
     Attempt,
     AttemptState,
-    Check,
-    CheckStatus,
     Entry,
     Policy,
     Run,

@@ -11,7 +11,8 @@ from contracts.store_helpers import claim, queue
 from web.desks import NOON, Office, at, check, entry, office, run_with
 
 from maintd.errors import CalendarError, DaemonUnavailableError, RefusedError, UnknownNameError, UsageError
-from maintd.model import CheckStatus, NodeState, RunState, Trigger
+from maintd.evidence import CheckStatus
+from maintd.model import NodeState, RunState, Trigger
 from maintd.operations import (
     Health,
     TriggerRequest,

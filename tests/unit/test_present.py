@@ -10,21 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maintd.evidence import Artifact, Change, Check, CheckStatus, LogLine, Measure, Progress
 from maintd.model import (
-    Artifact,
     Attempt,
     AttemptState,
     BrokenJob,
-    Change,
-    Check,
-    CheckStatus,
     DueInstant,
     EntryStatus,
     LockHolder,
-    LogLine,
-    Measure,
     Pause,
-    Progress,
     Run,
     RunState,
     RunSummary,

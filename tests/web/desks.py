@@ -17,21 +17,15 @@ from contracts.store_helpers import claim, evidence, queue
 from maintd.calendar import Calendar
 from maintd.catalogue import Known
 from maintd.clock import ManualClock
-from maintd.job import JobParams, validate_params
+from maintd.description import validate_params
+from maintd.evidence import Artifact, Change, Check, CheckStatus, LogLine, Measure, Phase, Progress
+from maintd.job import JobParams
 from maintd.model import (
-    Artifact,
     AttemptBegan,
     BrokenJob,
-    Change,
-    Check,
-    CheckStatus,
     Entry,
     JobDescription,
-    LogLine,
-    Measure,
     ParamDescription,
-    Phase,
-    Progress,
     Reported,
     Rule,
     RunEnded,

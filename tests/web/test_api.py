@@ -9,7 +9,8 @@ import pytest
 from contracts.store_helpers import claim, queue
 from web.desks import FULL, HOSTILE, Client, Office, artifact, at, check, going_on, line, run_with
 
-from maintd.model import BrokenJob, CheckStatus, JobDescription, Reported, Run, RunEnded, RunState, StatusReport
+from maintd.evidence import CheckStatus
+from maintd.model import BrokenJob, JobDescription, Reported, Run, RunEnded, RunState, StatusReport
 from maintd.operations import Health, ReloadResult
 from maintd.web.server import openapi
 

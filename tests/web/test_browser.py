@@ -9,7 +9,8 @@ from playwright.sync_api import Browser, Page, expect
 from web.browser import violations
 from web.desks import FULL, HOSTILE, Office, at, going_on, line, run_with
 
-from maintd.model import Measure, Reported, RunEnded, RunState
+from maintd.evidence import Measure
+from maintd.model import Reported, RunEnded, RunState
 
 pytestmark = pytest.mark.server
 

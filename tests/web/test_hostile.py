@@ -29,7 +29,8 @@ from web.desks import (
     run_with,
 )
 
-from maintd.model import Change, CheckStatus, Measure, Phase, RunState
+from maintd.evidence import Change, CheckStatus, Measure, Phase
+from maintd.model import RunState
 from maintd.operations import Health
 from maintd.web.server import serve_desk
 

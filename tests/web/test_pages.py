@@ -6,7 +6,8 @@ import re
 
 from web.desks import FULL, Client, Office, check, going_on, line, run_with
 
-from maintd.model import CheckStatus, RunState
+from maintd.evidence import CheckStatus
+from maintd.model import RunState
 
 
 def words(html: str) -> str:

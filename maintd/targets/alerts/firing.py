@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from maintd.model import Scalar
+from maintd.evidence import Scalar
 from maintd.targets.alertmanager import Alert, Silence
 from maintd.targets.alerts.limits import Acknowledgement, AlertLimits
 from maintd.targets.alerts.silences import hides_too_much

@@ -11,7 +11,7 @@ from statistics import median
 
 from pydantic import BaseModel, ConfigDict
 
-from maintd.model import CheckStatus
+from maintd.evidence import CheckStatus
 from maintd.targets.archives.found import Backup, path_pattern
 from maintd.targets.archives.reading import Contents
 from maintd.targets.archives.tar import Member

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from maintd.model import CheckStatus
+from maintd.evidence import CheckStatus
 from maintd.target import DockerTarget
 from maintd.targets import docker
 from maintd.targets.docker import Container

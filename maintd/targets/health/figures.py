@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from maintd.errors import TargetError
-from maintd.model import CheckStatus
+from maintd.evidence import CheckStatus
 from maintd.target import HttpTarget
 from maintd.targets import http
 from maintd.targets.health.reporter import Limits, Reporter

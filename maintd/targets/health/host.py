@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from maintd.errors import TargetError
-from maintd.model import CheckStatus
+from maintd.evidence import CheckStatus
 from maintd.target import HostTarget
 from maintd.targets import host
 from maintd.targets.filesystems import Usage, usages

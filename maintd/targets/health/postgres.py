@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from maintd.errors import TargetError
-from maintd.model import CheckStatus
+from maintd.evidence import CheckStatus
 from maintd.target import PostgresTarget
 from maintd.targets import postgres
 from maintd.targets.health.reporter import Limits, Reporter, grown, unanswered

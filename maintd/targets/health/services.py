@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from maintd.errors import MaintdError, TargetError
-from maintd.model import Scalar
+from maintd.evidence import Scalar
 from maintd.target import HttpTarget
 from maintd.targets import http
 from maintd.targets.health.reporter import Limits, Reporter, unanswered

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from maintd.errors import TargetError
-from maintd.model import CheckStatus
+from maintd.evidence import CheckStatus
 from maintd.target import DockerTarget, HostTarget
 from maintd.targets import containers, docker, host
 from maintd.targets.cgroup import OwnLimit, own_memory

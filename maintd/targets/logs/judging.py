@@ -8,7 +8,7 @@ from statistics import median
 
 from pydantic import Field
 
-from maintd.model import CheckStatus
+from maintd.evidence import CheckStatus
 from maintd.targets.health.reporter import Limits, Reporter
 from maintd.targets.logs.denials import Denials
 from maintd.targets.logs.review import DAY, LoginReview, Success
