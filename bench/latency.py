@@ -24,7 +24,7 @@ import structlog
 
 from maintd.clock import SystemClock
 from maintd.execution.local import LocalExecutor
-from maintd.job import load_job
+from maintd.description import load_job
 from maintd.model import NewRun, RunState, StepPlan, Trigger
 from maintd.settings import Settings
 from maintd.store import Store, open_store

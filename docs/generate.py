@@ -21,7 +21,8 @@ import click
 from maintd import model
 from maintd.catalogue import Catalogue
 from maintd.model import TRANSITIONS, JobDescription, ParamDescription, RunState, SkipReason
-from maintd.settings import Retention, Settings, Targets
+from maintd.settings import Retention, Settings
+from maintd.target import Targets
 from maintd.values import format_duration
 
 DOCS = Path(__file__).parent
