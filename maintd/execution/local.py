@@ -19,6 +19,7 @@ import structlog
 
 from maintd.clock import Clock, since_boot
 from maintd.errors import StoreError
+from maintd.execution.crew import Crew
 from maintd.execution.means import Jobs, Means, imports_of
 from maintd.execution.recorder import Journal, Recorder
 from maintd.execution.stopping import Hold, Stop
@@ -72,7 +73,8 @@ class LocalExecutor:
         self._jobs = jobs
         self._usual = usual
         self._warm = Warm(settings.state_dir, settings.grace, self._imports)
-        self._warmth = Warmth(self._warm, settings, jobs)
+        self._crew = Crew("run")
+        self._warmth = Warmth(self._warm, self._crew, settings, jobs)
         self._recorder = Recorder(store, settings.spool_dir)
         self._means = Means(
             settings=settings,
@@ -85,7 +87,7 @@ class LocalExecutor:
         )
         self._lock = threading.Lock()
         self._held: dict[int, _Held] = {}
-        self._threads: set[threading.Thread] = set()
+        self._idle = threading.Condition(self._lock)  # fewer runs are supervised
         self._draining = False
         self._stopping = threading.Event()
         self._wake = threading.Event()
@@ -154,31 +156,29 @@ class LocalExecutor:
         self._draining = True
         self.wake()
         self._dispatcher.join()
-        self._wait_for_threads(deadline)
+        self._wait_until_idle(deadline)
         with self._lock:
             left = [held for held in self._held.values() if held.supervised]
         for held in left:
             log.warning("run_cancelled_by_shutdown", run=held.run.id, entry=held.run.entry)
             held.stop.ask(StopKind.SHUTDOWN, f"shutdown of node {self._settings.node}")
-        self._wait_for_threads(None)
+        self._wait_until_idle(None)
         if not self._recorder.flush(SETTLE):
             log.warning("evidence_left_in_spool", folder=str(self._settings.spool_dir))
         self._stopping.set()
         self._renew.set()
         self._renewer.join()
         self._recorder.stop()
+        self._crew.dismiss()
         self._warm.stop()
 
-    def _wait_for_threads(self, deadline: float | None) -> None:
-        while True:
-            with self._lock:
-                threads = list(self._threads)
-            if not threads:
-                return
-            left = 1.0 if deadline is None else deadline - self._clock.elapsed()
-            if left <= 0:
-                return
-            threads[0].join(min(left, 1.0))
+    def _wait_until_idle(self, deadline: float | None) -> None:
+        with self._idle:
+            while any(held.supervised for held in self._held.values()):
+                left = 1.0 if deadline is None else deadline - self._clock.elapsed()
+                if left <= 0:
+                    return
+                self._idle.wait(min(left, 1.0))
 
     def _now(self) -> datetime:
         """The store's time as well as it is known; that this machine's clock is set does no harm."""
@@ -232,19 +232,17 @@ class LocalExecutor:
     def _give_thread(self, run: Run, asked_at: float) -> None:
         held = _Held(run, self._recorder.open(run.id, run.fence, self._over), Stop())
         self._note_hold(held, asked_at)
-        thread = threading.Thread(target=self._take, args=(held,), name=f"run-{run.id}", daemon=True)
         with self._lock:
             self._held[run.id] = held
-            self._threads.add(thread)
-        thread.start()
+        self._crew.give(lambda: self._take(held))
 
     def _take(self, held: _Held) -> None:
         try:
             self._supervise(held)
         finally:
             with self._lock:
-                self._threads.discard(threading.current_thread())
                 held.supervised = False
+                self._idle.notify_all()
                 if held.journal.done:
                     self._held.pop(held.run.id, None)
                 self._used_at = self._clock.elapsed()

@@ -204,8 +204,11 @@ class Recorder:
     def __init__(self, store: Store, spool_dir: Path) -> None:
         self._store = store
         self._spool_dir = spool_dir
-        lock = threading.Lock()
-        self._condition = threading.Condition(lock)  # there is something to write
+        self._lock = lock = threading.Lock()
+        self._watch = threading.Condition(lock)  # one thread waits here for the time of the next journal …
+        self._rest = threading.Condition(lock)  # … and the others here, so that each journal wakes one of them
+        self._watched = False
+        self._resting = 0
         self._finished = threading.Condition(lock)  # something was written to its end
         self._due: list[tuple[float, int, Journal]] = []
         self._at: dict[Journal, float] = {}  # when each is due; one that is not here waits for nothing
@@ -231,21 +234,22 @@ class Recorder:
     def open(self, run_id: int, fence: int, over: Callable[[Journal], None]) -> Journal:
         """The journal of a claim. `over` is called once its end is recorded, or the claim was refused."""
         journal = Journal(self, run_id, fence, Spool(self._spool_dir, run_id, fence), over)
-        with self._condition:
+        with self._lock:
             self._open.add(journal)
         return journal
 
     def schedule(self, journal: Journal, seconds: float) -> None:
         """Write this journal after so many seconds, or earlier when that was wanted before."""
         at = time.monotonic() + seconds
-        with self._condition:
+        with self._lock:
             if journal in self._busy:
                 self._again.add(journal)
                 return
             if self._at.get(journal, at + 1) > at:
                 self._at[journal] = at
                 heapq.heappush(self._due, (at, next(self._order), journal))
-                self._condition.notify()
+                if self._due[0][2] is journal:
+                    self._call(at_once=seconds <= 0)
 
     def flush(self, seconds: float) -> bool:
         """Wait until every journal is done, at most that long; whether all are."""
@@ -255,9 +259,10 @@ class Recorder:
 
     def stop(self) -> None:
         """Write no more. What is not in the store is on disk, or the log says that it is lost."""
-        with self._condition:
+        with self._lock:
             self._stopping = True
-            self._condition.notify_all()
+            self._watch.notify_all()
+            self._rest.notify_all()
         for thread in self._threads:
             thread.join(timeout=35)  # a statement of a store that hangs is given up after 30 s
         for journal in self._open:
@@ -265,13 +270,13 @@ class Recorder:
 
     def _work(self) -> None:
         while True:
-            with self._condition:
+            with self._lock:
                 journal = self._next()
                 if journal is None:
                     return
                 self._busy.add(journal)
             again = journal.write(self._store)
-            with self._condition:
+            with self._lock:
                 self._busy.discard(journal)
                 if journal.done:
                     self._open.discard(journal)
@@ -285,15 +290,31 @@ class Recorder:
 
     def _next(self) -> Journal | None:
         while not self._stopping:
+            while self._due and self._at.get(self._due[0][2]) != self._due[0][0]:  # it was wanted earlier
+                heapq.heappop(self._due)
             now = time.monotonic()
             if self._due and self._due[0][0] <= now:
-                at, _, journal = heapq.heappop(self._due)
-                if self._at.get(journal) == at and journal not in self._busy:
-                    del self._at[journal]
-                    return journal
-                continue
-            self._condition.wait(self._due[0][0] - now if self._due else None)
+                _, _, journal = heapq.heappop(self._due)
+                del self._at[journal]
+                if self._due:  # another thread is to see to the next one meanwhile
+                    self._call(at_once=self._due[0][0] <= now)
+                return journal
+            if self._due and not self._watched:
+                self._watched = True
+                self._watch.wait(self._due[0][0] - now)
+                self._watched = False
+            else:
+                self._resting += 1
+                self._rest.wait()
+                self._resting -= 1
         return None
+
+    def _call(self, *, at_once: bool) -> None:
+        """Have a thread see to the first journal, or wait for its time. Where none is free, the next that is will."""
+        if self._resting and (at_once or not self._watched):
+            self._rest.notify()
+        elif self._watched:
+            self._watch.notify()
 
 
 def _size(write: RunWrite) -> int:

@@ -1,4 +1,4 @@
-"""When templates are there: shortly before something is due, while work is under way, and a little longer."""
+"""When templates, and threads, are there: shortly before something is due, while work is under way, a little longer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TypeGuard
 
 import structlog
 
+from maintd.execution.crew import Crew
 from maintd.execution.means import Jobs
 from maintd.execution.warm import TemplateError, Warm
 from maintd.model import JobDescription
@@ -21,8 +22,9 @@ LINGER = 10.0  # seconds that an unused template is kept for the next one
 class Warmth:
     """Has templates made and let go. For one thread, but for `expect` and what only asks."""
 
-    def __init__(self, warm: Warm, settings: Settings, jobs: Callable[[], Jobs]) -> None:
+    def __init__(self, warm: Warm, crew: Crew, settings: Settings, jobs: Callable[[], Jobs]) -> None:
         self._warm = warm
+        self._crew = crew
         self._before = settings.warm_before.total_seconds()
         self._slots = settings.slots
         self._jobs = jobs
@@ -57,7 +59,9 @@ class Warmth:
         queued = float("inf") if next_queued is None else (next_queued - now).total_seconds()
         left = min(due, queued)
         if left <= self._before:
-            self._have(self._next_jobs if due <= self._before else {})
+            expected = self._next_jobs if due <= self._before else {}
+            self._have(expected)
+            self._crew.call(min(sum(expected.values()), self._slots), max(0.0, due))
             return float("inf")
         if unused is not None and self._warm.pid is not None:
             if unused < LINGER:

@@ -31,7 +31,7 @@ from maintd.store import rows
 from maintd.store.engine import Database, dialect_insert, insert_into
 from maintd.store.events import add_event
 from maintd.store.plans import Plans
-from maintd.store.statements import Prepared, PreparedOfNames
+from maintd.store.statements import Prepared, PreparedOfSeveral
 from maintd.store.tables import EPOCH, MICROSECOND, entries, ledger, measures, runs, series
 
 NEVER_IN_A_CALENDAR = entries.c.fingerprint.is_(None)
@@ -43,10 +43,10 @@ _NOTE = Prepared(
 )
 
 _KNOWN = select(entries).where(~NEVER_IN_A_CALENDAR).order_by(entries.c.name)
-_KNOWN_OF = PreparedOfNames(_KNOWN, entries.c.name)
+_KNOWN_OF = PreparedOfSeveral(_KNOWN, entries.c.name)
 
 # In the order of names, so that two nodes never hold one row each and wait for the other's.
-_FOR_PLANNING = PreparedOfNames(
+_FOR_PLANNING = PreparedOfSeveral(
     select(entries.c.id, entries.c.name, entries.c.planned_through, entries.c.rule, entries.c.active)
     .order_by(entries.c.name)
     .with_for_update(),

@@ -15,13 +15,15 @@ from sqlalchemy.engine import Connection
 
 from maintd.model import NewRun, Policy, StepPlan
 from maintd.store.engine import dialect_insert
-from maintd.store.statements import Prepared, add_new
+from maintd.store.statements import Prepared, PreparedOfSeveral, add_new
 from maintd.store.tables import plan_jobs, plans
 
 _STEPS: TypeAdapter[tuple[StepPlan, ...]] = TypeAdapter(tuple[StepPlan, ...])
 
-KEPT = 512
-"""Most plans that are kept parsed; a calendar has some tens."""
+KEPT = 2048
+"""Most plans that are kept parsed; a calendar has some tens, and each takes some 2 KiB."""
+
+_PLANS = PreparedOfSeveral(select(plans.c.id, plans.c.steps, plans.c.policy).order_by(plans.c.id), plans.c.id)
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,9 @@ class Plans:
             found = {id_: self._parsed[id_] for id_ in wanted if id_ in self._parsed}
         missing = wanted - found.keys()
         if missing:
-            query = select(plans.c.id, plans.c.steps, plans.c.policy).where(plans.c.id.in_(missing))
             fresh = {
                 row.id: Plan(_STEPS.validate_json(row.steps), Policy.model_validate_json(row.policy))
-                for row in conn.execute(query)
+                for row in _PLANS.all(conn, missing)
             }
             found |= fresh
             with self._lock:

@@ -25,7 +25,7 @@ from maintd.store.entries import entry_id_of, insert_runs, run_row
 from maintd.store.history import load_run
 from maintd.store.plans import Plans
 from maintd.store.record import apply_writes, lose_run
-from maintd.store.statements import Prepared, PreparedOfNames
+from maintd.store.statements import Prepared, PreparedOfSeveral
 from maintd.store.tables import HAS_KEY, IS_QUEUED, IS_RUNNING, Moment, entries, runs
 
 IS_UNFINISHED = or_(*(runs.c.state == state.value for state in RunState if not state.final))
@@ -72,7 +72,7 @@ _RENEW = (
 )
 
 
-_UNFINISHED = PreparedOfNames(
+_UNFINISHED = PreparedOfSeveral(
     rows.select_runs(*rows.SUMMARY).where(IS_UNFINISHED).order_by(entries.c.name), entries.c.name
 )
 """Not ordered by id: SQLite would then walk through the entry's whole history, which is in that order."""

@@ -88,7 +88,7 @@ class Prepared:
         return self._compiled
 
 
-class PreparedOfNames:
+class PreparedOfSeveral:
     """A SELECT for several values of a column: one by one where that costs nothing, in parts where it is a round trip.
 
     The query must be ordered by that column first.
@@ -96,19 +96,19 @@ class PreparedOfNames:
 
     AT_ONCE = 1000  # a longer list is dear to compile
 
-    def __init__(self, query: Select[Any], column: ColumnElement[str]) -> None:
-        self._one = Prepared(query.where(column == bindparam("of_name")))
-        self._several = query.where(column.in_(bindparam("of_names", expanding=True)))
+    def __init__(self, query: Select[Any], column: ColumnElement[Any]) -> None:
+        self._one = Prepared(query.where(column == bindparam("of_value")))
+        self._several = query.where(column.in_(bindparam("of_values", expanding=True)))
 
-    def all(self, conn: Connection, names: Iterable[str]) -> list[Any]:
-        """The rows of these, in the order of the names."""
-        wanted = sorted(set(names))
+    def all(self, conn: Connection, values: Iterable[Any]) -> list[Any]:
+        """The rows of these, in their order."""
+        wanted = sorted(set(values))
         if len(wanted) == 1:
-            return list(self._one.alone(conn, {"of_name": wanted[0]}))
+            return list(self._one.alone(conn, {"of_value": wanted[0]}))
         if conn.dialect.name == "sqlite":
-            return [row for name in wanted for row in self._one.all(conn, {"of_name": name})]
+            return [row for value in wanted for row in self._one.all(conn, {"of_value": value})]
         parts = [wanted[start : start + self.AT_ONCE] for start in range(0, len(wanted), self.AT_ONCE)]
-        return [row for part in parts for row in conn.execute(self._several, {"of_names": part})]
+        return [row for part in parts for row in conn.execute(self._several, {"of_values": part})]
 
 
 class _Given(NamedTuple):
