@@ -223,7 +223,7 @@ def open_elsewhere(jobs: Sequence[Path], **environ: str) -> str:
     """Open these in a process that has no other threads, as a template has none: what it prints, errors too."""
     code = (
         "import sys; from pathlib import Path; from maintd.execution import template\n"
-        "from maintd.job import imports_of\n"
+        "from maintd.description import imports_of\n"
         "from maintd.execution.opening import open_for_many\n"
         "for path in map(Path, sys.argv[1:]): template._load(imports_of(path)); print(open_for_many(path).path)\n"
     )

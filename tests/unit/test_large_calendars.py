@@ -18,7 +18,7 @@ from sqlalchemy.engine import Engine
 
 from maintd.clock import ManualClock
 from maintd.store.entries import Mark
-from maintd.store.statements import PreparedOfNames
+from maintd.store.statements import PreparedOfSeveral
 from maintd.timetable import Timetable
 
 MANY = 300
@@ -150,7 +150,7 @@ def test_an_empty_store_has_no_marks(url: str) -> None:
 def test_more_names_than_a_statement_takes_can_be_asked_for(url: str) -> None:
     # SQLite refuses a statement with more than 32,766 parameters.
     with node_at(url, ManualClock(NOON), entry()) as it:
-        found = it.store.entries.states([*(f"none-{n}" for n in range(33 * PreparedOfNames.AT_ONCE)), "tidy"])
+        found = it.store.entries.states([*(f"none-{n}" for n in range(33 * PreparedOfSeveral.AT_ONCE)), "tidy"])
 
         assert list(found) == ["tidy"]
 
