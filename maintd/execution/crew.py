@@ -28,7 +28,7 @@ class Crew:
         if waits:
             self._tasks.put(task)
         else:
-            self._start(task)
+            self._start(task, LINGER)
 
     def call(self, number: int, seconds: float) -> None:
         """Have so many threads wait, at least that long, for what is going to be given."""
@@ -45,7 +45,7 @@ class Crew:
         for _ in range(waiting):
             self._tasks.put(None)
 
-    def _start(self, task: Task | None, linger: float = LINGER) -> None:
+    def _start(self, task: Task | None, linger: float) -> None:
         threading.Thread(target=self._work, args=(task, linger), name=self._name, daemon=True).start()
 
     def _work(self, task: Task | None, linger: float) -> None:

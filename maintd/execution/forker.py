@@ -50,6 +50,7 @@ MOST_SPARES = 100
 and are not replaced when they were used."""
 
 OPEN_WITHIN = 10  # seconds that loading a job's module may take in its template
+FIRST = 50  # requests are taken in a row before anything else is done
 LULL = 0.01  # seconds without a request, after which a spare is forked: not in the middle of a burst
 LEFTOVER_PATIENCE = 0.5  # seconds that one look waits for killed leftovers to be gone; SIGCHLD brings the next look
 LEFTOVERS_NAMED = 5
@@ -102,19 +103,23 @@ class Forker:
     def serve(self) -> None:
         """Until the daemon closes its end, or has no more use for it."""
         self._control.send(READY if self._opened is None else ready_message(self._opened))
+        in_a_row = 0
         while not (self._retiring and not self._attempts):
             events = self._selector.select(self._patience())
             self._kill_lapsed()
             if not events and len(self._spares) < self._most_spares:
                 self._fork_spare()
+            asked = any(key.fileobj is self._control for key, _ in events)
+            if asked and not self._take_request():
+                self._end_all()
+                return
+            in_a_row = in_a_row + 1 if asked else 0
+            if in_a_row % FIRST:  # what is to start goes before what is over
+                continue
             for key, _ in events:
-                if key.fileobj is self._control:
-                    if not self._take_request():
-                        self._end_all()
-                        return
-                elif key.fileobj is self._wake:
+                if key.fileobj is self._wake:
                     self._reap()
-                else:
+                elif key.fileobj is not self._control:
                     self._obey(key.data)
         self._end_spares()
 

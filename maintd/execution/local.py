@@ -22,6 +22,7 @@ from maintd.errors import StoreError
 from maintd.execution.crew import Crew
 from maintd.execution.means import Jobs, Means, imports_of
 from maintd.execution.recorder import Journal, Recorder
+from maintd.execution.starts import Starts
 from maintd.execution.stopping import Hold, Stop
 from maintd.execution.supervise import Supervisor
 from maintd.execution.warm import Warm
@@ -47,6 +48,7 @@ class _Held:
     run: Run
     journal: Journal
     stop: Stop
+    started: Callable[[], None]
     supervised: bool = True  # False: only its end is still to be recorded
 
 
@@ -74,6 +76,7 @@ class LocalExecutor:
         self._usual = usual
         self._warm = Warm(settings.state_dir, settings.grace, self._imports)
         self._crew = Crew("run")
+        self._starts = Starts()
         self._warmth = Warmth(self._warm, self._crew, settings, jobs)
         self._recorder = Recorder(store, settings.spool_dir)
         self._means = Means(
@@ -220,8 +223,9 @@ class LocalExecutor:
         if found:
             lease_until = now + self._settings.lease
             node, incarnation = self._settings.node, self._incarnation
-            for run in self._store.runs.claim_many(found, node, incarnation, lease_until, now):
-                self._give_thread(run, asked_at)
+            claimed = self._store.runs.claim_many(found, node, incarnation, lease_until, now)
+            for run, started in zip(claimed, self._starts.begin(len(claimed)), strict=True):
+                self._give_thread(run, asked_at, started)
             return 0.0  # there may be more than was looked for
         self._next_queued = self._store.runs.next_not_before()
         if self._next_queued is None:
@@ -229,8 +233,8 @@ class LocalExecutor:
         left = (self._next_queued - self._now()).total_seconds()
         return left if left > 0 else STORE_PATIENCE
 
-    def _give_thread(self, run: Run, asked_at: float) -> None:
-        held = _Held(run, self._recorder.open(run.id, run.fence, self._over), Stop())
+    def _give_thread(self, run: Run, asked_at: float, started: Callable[[], None]) -> None:
+        held = _Held(run, self._recorder.open(run.id, run.fence, self._over), Stop(), started)
         self._note_hold(held, asked_at)
         with self._lock:
             self._held[run.id] = held
@@ -251,10 +255,11 @@ class LocalExecutor:
     def _supervise(self, held: _Held) -> None:
         run = held.run
         log.info("run_claimed", run=run.id, entry=run.entry, due_at=run.due_at)
-        supervisor = Supervisor(run, self._means, held.journal, held.stop, folder=str(run.id))
+        supervisor = Supervisor(run, self._means, held.journal, held.stop, folder=str(run.id), started=held.started)
         try:
             end = supervisor.supervise()
         finally:
+            held.started()
             held.stop.close()
         if end is None:
             held.journal.abandon()

@@ -46,6 +46,7 @@ _READ = 256 * 1024
 class Sinks:
     """Where what is seen of an attempt goes. Called in the supervisor's thread; none of them may block for long."""
 
+    launched: Callable[[], None]  # a process was asked for; what it says may lie in its pipes a moment
     began: Callable[[int], None]  # the child's pid
     report: Callable[[Sequence[Report]], None]
     full: Callable[[], bool]  # too much waits to be recorded: the child is made to wait
@@ -98,6 +99,7 @@ class AttemptProcess:
             hold = self._stop.hold if self._holds_locks else None
             launched = self._warm.launch(self._order, None if hold is None else hold.until)
             try:
+                self._sinks.launched()
                 with Poll(launched, self._stop) as poll, self._kept(launched):
                     self._watch(launched, poll)
             finally:

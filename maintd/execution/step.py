@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import structlog
@@ -63,6 +63,7 @@ class StepRun:
         stop: Stop,
         *,
         folder: str,
+        started: Callable[[], None],
         ends_at: float | None,
         may_give_back: bool,
     ) -> None:
@@ -74,6 +75,7 @@ class StepRun:
         self._writes = writes
         self._stop = stop
         self._folder = folder
+        self._started = started
         self._ends_at = ends_at
         self._may_give_back = may_give_back
         self._not_configured = False
@@ -148,6 +150,7 @@ class StepRun:
             self._stop.wait(min(LOCK_LOOKS, self._run.policy.lock_wait - waited))
 
     def _wait_for(self, reason: str) -> None:
+        self._started()
         self._writes.add(StepWaits(step=self._index, at=self._means.now(), reason=reason))
 
     def _release_locks(self) -> None:
@@ -230,7 +233,7 @@ class StepRun:
             order,
             warm=self._means.warm,
             stop=self._stop,
-            sinks=Sinks(tell.began, tell.report, lambda: self._writes.full),
+            sinks=Sinks(self._started, tell.began, tell.report, lambda: self._writes.full),
             artifacts_root=self._means.settings.artifacts_dir,
             log_limit=self._means.settings.log_limit,
             grace=self._means.settings.grace,

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 import structlog
@@ -39,13 +40,26 @@ log = structlog.get_logger()
 class Supervisor:
     """Supervises one run that this process has claimed. `supervise` returns when all is over and written down."""
 
-    def __init__(self, run: Run, means: Means, writes: Writes, stop: Stop, *, folder: str) -> None:
-        """`folder` is the run's own below the artifacts and the work folder."""
+    def __init__(
+        self,
+        run: Run,
+        means: Means,
+        writes: Writes,
+        stop: Stop,
+        *,
+        folder: str,
+        started: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`folder` is the run's own below the artifacts and the work folder.
+
+        `started` is called when an attempt has its process, or a step waits for something.
+        """
         self._run = run
         self._means = means
         self._writes = writes
         self._stop = stop
         self._folder = folder
+        self._started = started
         self._ends_at = time.monotonic() + run.policy.timeout.total_seconds()
         self._stopped: Stopped | None = None
         self._outcomes: dict[int, StepOutcome] = {}
@@ -145,6 +159,7 @@ class Supervisor:
         running = StepRun(
             self._run, index, step, self._means, self._writes, self._stop,
             folder=self._folder,
+            started=self._started,
             ends_at=None if last else self._ends_at,
             may_give_back=not last and not self._has_begun_before() and not self._outcomes,
         )  # fmt: skip
