@@ -18,6 +18,7 @@ class Crew:
         self._name = name
         self._lock = threading.Lock()
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
+        self._dismissed = False
         self._free = 0  # threads that wait and that no task in the queue is meant for
 
     def give(self, task: Task) -> None:
@@ -39,8 +40,9 @@ class Crew:
             self._start(None, seconds + LINGER)
 
     def dismiss(self) -> None:
-        """End the threads that wait."""
+        """End the threads that wait, and each other one after its task. Nothing is given afterwards."""
         with self._lock:
+            self._dismissed = True
             waiting, self._free = self._free, 0
         for _ in range(waiting):
             self._tasks.put(None)
@@ -54,6 +56,8 @@ class Crew:
         while task is not None:
             task()
             with self._lock:
+                if self._dismissed:
+                    return
                 self._free += 1
             task = self._next(LINGER)
 
