@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -17,9 +17,9 @@ from maintd.model import Run, RunState, RunSummary
 from maintd.store import rows
 from maintd.store.engine import Database
 from maintd.store.lasts import LastRuns, last_runs, last_success
-from maintd.store.plans import Plans
+from maintd.store.plans import Plan, Plans
 from maintd.store.rows import AnyRow
-from maintd.store.statements import Prepared
+from maintd.store.statements import Prepared, PreparedOfSeveral
 from maintd.store.tables import (
     artifacts,
     attempts,
@@ -35,13 +35,13 @@ from maintd.store.tables import (
     steps,
 )
 
-__all__ = ["History", "LastRuns", "LogRow", "MeasurePoint", "load_run"]
+__all__ = ["History", "LastRuns", "LogRow", "MeasurePoint", "load_runs"]
 
 _of_job = select(series.c.id, series.c.name).where(series.c.job == bindparam("of_job"))
 _SERIES_OF_JOB = Prepared(_of_job)
 _SERIES_OF_ENTRY = Prepared(_of_job.join(entries).where(entries.c.name == bindparam("of_entry")))
 
-_RUN = Prepared(rows.select_runs(*rows.FULL).where(runs.c.id == bindparam("run_id")))
+_RUNS = PreparedOfSeveral(rows.select_runs(*rows.FULL).order_by(runs.c.id), runs.c.id)
 
 # How many points the newest run has in a series: one for each combination of labels.
 _LINES = select(func.count()).where(
@@ -86,7 +86,7 @@ class History:
 
     def run(self, run_id: int) -> Run | None:
         """A run with its steps, attempts and evidence, but without log lines. Steps not yet begun are pending."""
-        return self._database.read(lambda conn: load_run(conn, self._plans, run_id))
+        return self._database.read(lambda conn: load_runs(conn, self._plans, {run_id: True}).get(run_id))
 
     def runs(
         self,
@@ -191,16 +191,18 @@ class History:
         return self._database.read(act)
 
 
-def load_run(conn: Connection, plans: Plans, run_id: int, *, begun: bool = True) -> Run | None:
-    """See `History.run`; a run that has not `begun` has no evidence to look for."""
-    found = _RUN.one_or_none(conn, {"run_id": run_id})
-    if found is None:
-        return None
-    columns = found._asdict()
-    plan = plans.load(conn, [columns["plan_id"]])[columns.pop("plan_id")]
-    del columns["entry_id"]
-    known = _steps(conn, run_id) if begun else {}
-    tries = _attempts(conn, run_id) if begun else {}
+def load_runs(conn: Connection, plans: Plans, begun: Mapping[int, bool]) -> dict[int, Run]:
+    """See `History.run`; of these, by id. One that has not `begun` has no evidence to look for."""
+    found = _RUNS.all(conn, begun)
+    known = plans.load(conn, {row.plan_id for row in found})
+    return {row.id: _run(conn, row, known[row.plan_id], begun=begun[row.id]) for row in found}
+
+
+def _run(conn: Connection, row: AnyRow, plan: Plan, *, begun: bool) -> Run:
+    columns = row._asdict()
+    del columns["plan_id"], columns["entry_id"]
+    known = _steps(conn, row.id) if begun else {}
+    tries = _attempts(conn, row.id) if begun else {}
     return Run(
         **columns,
         policy=plan.policy,

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import bindparam, select
+from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
 from maintd.model import NewRun, Policy, StepPlan
@@ -43,15 +44,24 @@ class Plans:
 
     def ids_of(self, conn: Connection, runs: Iterable[NewRun], now: datetime) -> list[int]:
         """The plan's row for each of the runs, made where there is none."""
-        known: dict[str, int] = {}
-        found: list[int] = []
+        digests: list[str] = []
+        rows: dict[str, dict[str, Any]] = {}
+        jobs: dict[str, set[str]] = {}
         for run in runs:
             steps, policy = _STEPS.dump_json(run.plan).decode(), run.policy.model_dump_json()
             digest = hashlib.sha256(f"{steps}\n{policy}".encode()).hexdigest()
-            if digest not in known:
-                known[digest] = _row_of(conn, digest, steps, policy, run, now)
-            found.append(known[digest])
-        return found
+            digests.append(digest)
+            rows[digest] = {"digest": digest, "steps": steps, "policy": policy, "used_at": now}
+            jobs[digest] = {step.job for step in run.plan}
+        if not rows:
+            return []
+        # In the same order everywhere, so that no two nodes hold what the other waits for.
+        used = _use_plan(conn.dialect.name).each(conn, [rows[digest] for digest in sorted(rows)])
+        ids = {row.digest: row.id for row in used}
+        found = [{"job": job, "plan_id": ids[digest]} for digest in sorted(jobs) for job in sorted(jobs[digest])]
+        if found:
+            add_new(conn, plan_jobs, found)
+        return [ids[digest] for digest in digests]
 
     def load(self, conn: Connection, ids: Iterable[int]) -> dict[int, Plan]:
         """The plans of these ids."""
@@ -72,20 +82,10 @@ class Plans:
         return found
 
 
-def _row_of(conn: Connection, digest: str, steps: str, policy: str, run: NewRun, now: datetime) -> int:
-    dialect = conn.dialect.name
-    plan = {"digest": digest, "steps": steps, "policy": policy, "used_at": now}
-    plan_id: int = _use_plan(dialect).one_or_none(conn, plan).id
-    jobs = [{"job": job, "plan_id": plan_id} for job in dict.fromkeys(step.job for step in run.plan)]
-    if jobs:
-        add_new(conn, plan_jobs, jobs)
-    return plan_id
-
-
 @cache
 def _use_plan(dialect: str) -> Prepared:
     """used_at is written also when the row exists: that locks it against a prune that finds it unused."""
     names = ("digest", "steps", "policy", "used_at")
-    statement = dialect_insert(dialect, plans).values({name: bindparam(name) for name in names})
+    statement = dialect_insert(dialect, plans)
     statement = statement.on_conflict_do_update(index_elements=["digest"], set_={"used_at": statement.excluded.used_at})
-    return Prepared(statement.returning(plans.c.id), names)
+    return Prepared(statement.returning(plans.c.id, plans.c.digest), names)

@@ -88,6 +88,8 @@ def apply_writes(
             mark_lost(conn, run_id, claim.reason, claim.finished_at)
         return True
     _end(conn, run_id, claim, end, last)
+    if any(step.locks for step in plan.steps):
+        statements.remove_of_run(conn, locks, run_id)
     return True
 
 
@@ -116,7 +118,6 @@ def _end(conn: Connection, run_id: int, claim: AnyRow, end: RunEnded | RunPutBac
         begun = (StepState.PENDING.value, StepState.RUNNING.value)
         conn.execute(delete(steps).where(steps.c.run_id == run_id, steps.c.state.in_(begun)))
     statements.change(conn, runs, {"id": run_id}, columns)
-    statements.remove_of_run(conn, locks, run_id)
 
 
 def lose_run(conn: Connection, run_id: int, fence: int, reason: str, now: datetime, *, silent: bool) -> bool:

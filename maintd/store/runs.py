@@ -22,7 +22,7 @@ from maintd.model import (
 from maintd.store import rows
 from maintd.store.engine import ConflictError, Database, insert_into
 from maintd.store.entries import entry_id_of, insert_runs, run_row
-from maintd.store.history import load_run
+from maintd.store.history import load_runs
 from maintd.store.plans import Plans
 from maintd.store.record import apply_writes, lose_run
 from maintd.store.statements import Prepared, PreparedOfSeveral
@@ -36,9 +36,9 @@ _ENTRY_IS_FREE = ~exists().where(_other.c.entry_id == runs.c.entry_id, _other.c.
 _LONGEST_WAITING_FIRST = "ix_runs_queued"
 """Left to itself SQLite finds all that are queued and sorts them, each time that it is asked for one."""
 
-_CLAIM = Prepared(
+_CLAIM = PreparedOfSeveral(
     update(runs)
-    .where(runs.c.id == bindparam("of_id"), IS_QUEUED, runs.c.not_before <= bindparam("now"), _ENTRY_IS_FREE)
+    .where(IS_QUEUED, runs.c.not_before <= bindparam("now"), _ENTRY_IS_FREE)
     .values(
         state=RunState.RUNNING.value,
         fence=runs.c.fence + 1,
@@ -48,11 +48,12 @@ _CLAIM = Prepared(
         lease_until=bindparam("until"),
         started_at=func.coalesce(runs.c.started_at, bindparam("now", type_=Moment())),
     )
-    .returning(runs.c.fence)
+    .returning(runs.c.id, runs.c.fence),
+    runs.c.id,
 )
 
 _CLAIMABLE = Prepared(
-    select(runs.c.id)
+    select(runs.c.id, runs.c.entry_id)
     .where(IS_QUEUED, runs.c.not_before <= bindparam("now"), _ENTRY_IS_FREE)
     .order_by(runs.c.not_before, runs.c.id)
     .limit(bindparam("most", type_=Integer())),
@@ -112,10 +113,10 @@ class Runs:
         def act(conn: Connection) -> Run | None:
             entry_id = entry_id_of(conn, run.entry, run.title, now)
             run_id = insert_runs(conn, self._plans, [(entry_id, run, now)])[0]
-            claimed = _claim(conn, self._plans, run_id, _Claim(node, incarnation, lease_until, now))
-            if claimed is None:
+            claimed = _claim(conn, self._plans, [run_id], _Claim(node, incarnation, lease_until, now))
+            if not claimed:
                 conn.execute(delete(runs).where(runs.c.id == run_id))
-            return claimed
+            return claimed.get(run_id)
 
         try:
             return self._database.write(act)
@@ -123,9 +124,15 @@ class Runs:
             return None
 
     def claimable(self, now: datetime, limit: int = 100) -> list[int]:
-        """Ids of queued runs whose time has come and whose entry has none running, longest waiting first."""
+        """Ids of queued runs whose time has come and whose entry has none running, longest waiting first.
+
+        Of an entry only the first: the others have to wait for it.
+        """
         wanted = {"now": now, "most": limit}
-        return self._database.read(lambda conn: [row.id for row in _CLAIMABLE.alone(conn, wanted)])
+        first: dict[int, int] = {}
+        for row in self._database.read(lambda conn: _CLAIMABLE.alone(conn, wanted)):
+            first.setdefault(row.entry_id, row.id)
+        return list(first.values())
 
     def next_not_before(self) -> datetime | None:
         """When the next queued run may start; one that waits for another run of its entry does not count."""
@@ -143,7 +150,7 @@ class Runs:
         """Take a queued run under a new fence. None: it is taken, over, not yet due, or its entry has one running."""
         by = _Claim(node, incarnation, lease_until, now)
         try:
-            return self._database.write(lambda conn: _claim(conn, self._plans, run_id, by))
+            return self._database.write(lambda conn: _claim(conn, self._plans, [run_id], by)).get(run_id)
         except ConflictError:  # another run of the entry was claimed at this very moment
             return None
 
@@ -153,15 +160,16 @@ class Runs:
         """As `claim`, for several in one transaction: those that were had."""
         by = _Claim(node, incarnation, lease_until, now)
         try:
-            found = self._database.write(lambda conn: [_claim(conn, self._plans, run_id, by) for run_id in run_ids])
+            had = self._database.write(lambda conn: _claim(conn, self._plans, run_ids, by))
         except ConflictError:
             found = [self.claim(run_id, *by) for run_id in run_ids]
-        return [run for run in found if run is not None]
+            return [run for run in found if run is not None]
+        return [had[run_id] for run_id in run_ids if run_id in had]
 
     def rehearse_claim(self, conn: Connection, run_id: int, now: datetime) -> None:
         """Claim a run in a transaction that will be undone."""
-        _CLAIM.one_or_none(
-            conn, {"of_id": run_id, "now": now, "by_node": "", "by_incarnation": "", "until": now}
+        _CLAIM.all(
+            conn, [run_id], {"now": now, "by_node": "", "by_incarnation": "", "until": now}
         )  # its plan is not loaded: it would be remembered under a number that another one will have
 
     def renew(self, run_id: int, fence: int, lease_until: datetime) -> str | None:
@@ -249,10 +257,10 @@ class _Claim(NamedTuple):
     now: datetime
 
 
-def _claim(conn: Connection, plans: Plans, run_id: int, by: _Claim) -> Run | None:
-    wanted = {"of_id": run_id, "now": by.now, "by_node": by.node, "by_incarnation": by.incarnation}
-    taken = _CLAIM.one_or_none(conn, wanted | {"until": by.lease_until})
-    return None if taken is None else load_run(conn, plans, run_id, begun=taken.fence > 1)
+def _claim(conn: Connection, plans: Plans, run_ids: Sequence[int], by: _Claim) -> dict[int, Run]:
+    wanted = {"now": by.now, "by_node": by.node, "by_incarnation": by.incarnation, "until": by.lease_until}
+    taken = _CLAIM.all(conn, run_ids, wanted)
+    return load_runs(conn, plans, {row.id: row.fence > 1 for row in taken})
 
 
 def _moved(run_id: int, to: RunState, *, only_from: Iterable[RunState]) -> Any:

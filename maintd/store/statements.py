@@ -17,11 +17,15 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Select, Table, bindparam, delete, insert, update
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from maintd.store.engine import dialect_insert, driver
 
 COUNTERS = frozenset({"log_lines", "log_bytes", "log_lines_left_out"})
 """Columns that are given as a difference."""
+
+
+NOTHING: Mapping[str, Any] = {}
 
 
 class Prepared:
@@ -89,26 +93,26 @@ class Prepared:
 
 
 class PreparedOfSeveral:
-    """A SELECT for several values of a column: one by one where that costs nothing, in parts where it is a round trip.
+    """A statement for several values of a column: one by one where that costs little, in parts where it is a round trip.
 
-    The query must be ordered by that column first.
+    What changes rows must return some columns.
     """
 
     AT_ONCE = 1000  # a longer list is dear to compile
 
-    def __init__(self, query: Select[Any], column: ColumnElement[Any]) -> None:
-        self._one = Prepared(query.where(column == bindparam("of_value")))
-        self._several = query.where(column.in_(bindparam("of_values", expanding=True)))
+    def __init__(self, statement: Select[Any] | ReturningUpdate[Any], column: ColumnElement[Any]) -> None:
+        self._one = Prepared(statement.where(column == bindparam("of_value")))
+        self._several = statement.where(column.in_(bindparam("of_values", expanding=True)))
 
-    def all(self, conn: Connection, values: Iterable[Any]) -> list[Any]:
-        """The rows of these, in their order."""
+    def all(self, conn: Connection, values: Iterable[Any], parameters: Mapping[str, Any] = NOTHING) -> list[Any]:
+        """The rows of these; in their order, if the statement orders by the column first."""
         wanted = sorted(set(values))
         if len(wanted) == 1:
-            return list(self._one.alone(conn, {"of_value": wanted[0]}))
+            return list(self._one.alone(conn, {**parameters, "of_value": wanted[0]}))
         if conn.dialect.name == "sqlite":
-            return [row for value in wanted for row in self._one.all(conn, {"of_value": value})]
+            return [row for value in wanted for row in self._one.all(conn, {**parameters, "of_value": value})]
         parts = [wanted[start : start + self.AT_ONCE] for start in range(0, len(wanted), self.AT_ONCE)]
-        return [row for part in parts for row in conn.execute(self._several, {"of_values": part})]
+        return [row for part in parts for row in conn.execute(self._several, {**parameters, "of_values": part})]
 
 
 class _Given(NamedTuple):
