@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -10,11 +9,10 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from maintd.context import Point, Standing
 from maintd.errors import RefusedError, StoreError
 from maintd.evidence import Report
 from maintd.execution.means import Means, Writes
-from maintd.execution.messages import AttemptOrder
+from maintd.execution.orders import order_for
 from maintd.execution.process import AttemptProcess, Sinks
 from maintd.execution.stopping import Stop
 from maintd.execution.warm import TemplateError
@@ -228,7 +226,9 @@ class StepRun:
                 timeout, words = left, self._run_timeout_words()
         now = self._means.now()
         tell = _Telling(self._writes, self._index, number, now)
-        order = self._order(job, number, now + timeout)
+        order = order_for(
+            self._run, self._index, job, self._means, attempt=number, deadline_at=now + timeout, folder=self._folder
+        )
         process = AttemptProcess(
             order,
             warm=self._means.warm,
@@ -271,39 +271,6 @@ class StepRun:
             )
         )
         return verdict
-
-    def _order(self, job: JobDescription, number: int, deadline_at: datetime) -> AttemptOrder:
-        run, settings = self._run, self._means.settings
-        environ = {
-            "MAINTD_RUN_ID": str(run.id),
-            "MAINTD_ENTRY": run.entry,
-            "MAINTD_STEP": self._plan.name,
-            "MAINTD_ATTEMPT": str(number),
-        }
-        if run.due_at is not None:
-            environ["MAINTD_DUE_AT"] = utc_text(run.due_at)
-        standing = Standing(
-            run_id=run.id,
-            entry=run.entry,
-            step=self._plan.name,
-            attempt=number,
-            due_at=run.due_at,
-            deadline_at=deadline_at,
-            dry_run=run.dry_run,
-            artifacts_dir=settings.artifacts_dir.absolute().joinpath(self._folder, self._plan.name, str(number)),
-            work_dir=settings.state_dir.absolute().joinpath("work", f"{self._folder}.{self._index}.{number}"),
-            budget=job.budget,
-            series=self._series(job),
-            reports_dir=settings.reports_dir,
-        )
-        return AttemptOrder(job.path, self._plan.params, standing, pickle.dumps(self._means.targets()), environ)
-
-    def _series(self, job: JobDescription) -> dict[str, tuple[Point, ...]]:
-        try:
-            return self._means.series(self._run.entry, job)
-        except StoreError as error:
-            log.warning("earlier_measures_unknown", run=self._run.id, step=self._plan.name, error=str(error))
-            return {}
 
     def _ended(self, state: StepState, reason: str) -> StepOutcome:
         ended = StepEnded(step=self._index, state=state, at=self._means.now(), reason=reason)

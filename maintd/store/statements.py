@@ -93,7 +93,7 @@ class Prepared:
 
 
 class PreparedOfSeveral:
-    """A statement for several values of a column: one by one where that costs little, in parts where it is a round trip.
+    """A statement for several values of a column: one by one where that is cheap, in parts where it is a round trip.
 
     What changes rows must return some columns.
     """
