@@ -19,6 +19,9 @@ from maintd.model import JobDescription, ParamDescription
 from maintd.targets.references import has_reference
 from maintd.values import format_duration, format_size
 
+# Only here: what describes params to people is read from a module's source, which takes 20 ms that no attempt has.
+JobParams.model_config["use_attribute_docstrings"] = True
+
 LIBRARIES = sys.stdlib_module_names | {
     "maintd", "docker", "httpx", "isal", "jinja2", "psutil", "psycopg", "pydantic", "redis", "yaml",
 }  # fmt: skip

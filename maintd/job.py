@@ -43,7 +43,7 @@ F = TypeVar("F", bound=JobFunction)
 class JobParams(BaseModel):
     """Base of a job's `Params`. A parameter that is not a field is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 @dataclass(frozen=True)

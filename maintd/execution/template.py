@@ -21,7 +21,6 @@ from typing import NoReturn
 
 from maintd.execution import child, tree
 from maintd.execution.forker import Forker
-from maintd.job import JobParams
 
 BLAS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Set to 1 while numpy is loaded: this process must stay one with a single thread, since it forks."""
@@ -40,8 +39,6 @@ def main() -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a service manager signals every process; the daemon decides
     tree.become_subreaper()
-    # What describes params to people is of no use here, and reading it from a module's source takes 20 ms.
-    JobParams.model_config["use_attribute_docstrings"] = False
     _load(sys.argv[5:])
     child.prepare()
     gc.collect()

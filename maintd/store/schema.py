@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 
 from maintd.errors import StoreUnusableError
 from maintd.store.engine import Database
-from maintd.store.tables import metadata
+from maintd.store.tables import create_all, metadata
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -53,7 +53,7 @@ def _migrate(conn: Connection, newest: str) -> None:
     _refuse_newer(revision)
     if revision is None and not _has_tables(conn):
         # The same schema as all migrations in turn give (a test compares them), without the cost of loading alembic.
-        metadata.create_all(conn)
+        create_all(conn)
         _version.create(conn)
         conn.execute(insert(_version).values(version_num=newest))
         return

@@ -23,7 +23,7 @@ from sqlalchemy import (
     UniqueConstraint,
     literal_column,
 )
-from sqlalchemy.engine import Dialect
+from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.types import TIMESTAMP, TypeDecorator, TypeEngine
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -174,10 +174,10 @@ Index("ix_runs_entry_state", runs.c.entry_id, runs.c.state, runs.c.dry_run, runs
 Index("ix_runs_state", runs.c.state, runs.c.id)
 Index("ix_runs_plan", runs.c.plan_id, runs.c.id)
 Index("ix_runs_queued_at", runs.c.queued_at, runs.c.id)
-Index("ix_runs_queued", runs.c.not_before, runs.c.id, sqlite_where=IS_QUEUED, postgresql_where=IS_QUEUED)
+Index("ix_runs_queued", runs.c.not_before, runs.c.id, sqlite_where=IS_QUEUED)
 # Two runs of one entry never work at the same time, whoever claims them.
-Index("uq_runs_running", runs.c.entry_id, unique=True, sqlite_where=IS_RUNNING, postgresql_where=IS_RUNNING)
-Index("uq_runs_idempotency_key", runs.c.idempotency_key, unique=True, sqlite_where=HAS_KEY, postgresql_where=HAS_KEY)
+Index("uq_runs_running", runs.c.entry_id, unique=True, sqlite_where=IS_RUNNING)
+Index("uq_runs_idempotency_key", runs.c.idempotency_key, unique=True, sqlite_where=HAS_KEY)
 
 ledger = Table(
     "ledger",  # every instant that was ever planned; outlives its run
@@ -332,3 +332,15 @@ events = Table(
 
 OF_A_RUN = (log_lines, checks, measures, changes, artifacts, attempts, steps, locks)
 """Tables whose rows belong to a run and go with it."""
+
+
+def create_all(conn: Connection) -> None:
+    """Make all tables and indexes.
+
+    Conditions of indexes are told for SQLite above. To name Postgres there would load all that SQLAlchemy knows of it,
+    which takes 50 ms and 2 MiB of every daemon on SQLite.
+    """
+    if conn.dialect.name == "postgresql":
+        for index in (index for table in metadata.tables.values() for index in table.indexes):
+            index.dialect_options["postgresql"]["where"] = index.dialect_options["sqlite"]["where"]
+    metadata.create_all(conn)

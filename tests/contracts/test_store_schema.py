@@ -12,9 +12,11 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from servers.postgres import PostgresServer
 from sqlalchemy import create_engine
 from sqlalchemy.engine import Connection
 from store_helpers import NOON, queue, racing
@@ -83,11 +85,32 @@ def test_a_new_file_is_the_same_as_a_migrated_one(file: Path, tmp_path: Path) ->
     assert schema_of(file) == schema_of(tmp_path / "migrated.db")
 
 
+def test_a_new_database_has_the_same_indexes_as_a_migrated_one(postgres_server: PostgresServer) -> None:
+    new, migrated_one = (postgres_server.create(f"m{os.urandom(6).hex()}") for _ in range(2))
+    open_store(new, clock=CLOCK, migrate=True).close()
+    engine = create_engine(parse_url(migrated_one))
+    with engine.connect() as conn:
+        migrated(conn)
+    engine.dispose()
+
+    assert indexes_of(new) == indexes_of(migrated_one)
+    assert "WHERE (state = 'running'::text)" in indexes_of(new)["uq_runs_running"]
+
+
+def indexes_of(url: str) -> dict[str, str]:
+    with psycopg.connect(url) as conn:
+        query = (
+            "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+        )
+        return dict(conn.execute(query).fetchall())
+
+
 def test_a_store_that_is_up_to_date_opens_without_alembic_or_orm(file: Path) -> None:
     program = (
         "import sys; from maintd.store import open_store; from maintd.clock import SystemClock\n"
         f"open_store('sqlite:///{file}', clock=SystemClock(), migrate=True).close()\n"
-        "print([name for name in ('alembic', 'sqlalchemy.orm', 'psycopg') if name in sys.modules])"
+        "unwanted = {'alembic', 'sqlalchemy.orm', 'sqlalchemy.dialects.postgresql', 'psycopg'}\n"
+        "print(sorted(unwanted & sys.modules.keys()))"
     )
 
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
