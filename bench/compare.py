@@ -4,7 +4,8 @@
 
 Contenders are installed into environments of their own below ~/.cache/maintd-bench, with the pins of
 bench/peers/requirements-*.txt; servers are started on loopback and stopped. One that cannot be installed, or does not
-start its jobs in time, has a row that says so. Runs take turns, never at once, but for the idle rows. Exit code 0.
+start its jobs in time, has a row that says so. Runs take turns, never at once, but for the idle rows. The row `kill` is
+in words: it shows whose history is durable, which the verdicts of the others build upon. Exit code 0.
 """
 
 from __future__ import annotations
@@ -24,16 +25,17 @@ from pathlib import Path
 
 import psutil
 from peers import apscheduler, celery, cron, huey, maintd, prefect, procrastinate, yacron
-from peers.base import Peer, UnavailableError
+from peers.base import Peer, Recorder, UnavailableError
 from peers.servers import Servers
-from rows import calendar_year, due, rate, standing, status
+from rows import calendar_year, due, killed, rate, standing, status
 from table import Row, text
 
 PEERS: list[type[Peer]] = [
     maintd.Maintd, maintd.MaintdOnPostgres,
     apscheduler.InThread, apscheduler.InThreadRecorded, apscheduler.InProcess, apscheduler.InProcessRecorded,
     cron.Cron, yacron.Yacron,
-    celery.Celery, celery.CeleryOnSqlite, huey.Huey, huey.HueySynced, procrastinate.Procrastinate, prefect.Prefect,
+    celery.Celery, celery.CeleryOnSqlite, celery.CeleryTracked, huey.Huey, huey.HueySynced,
+    procrastinate.Procrastinate, prefect.Prefect,
 ]  # fmt: skip
 
 # Where a contender has several forms, the rows that are not about its store take the first.
@@ -41,7 +43,8 @@ ONE_FORM = (celery.CeleryOnSqlite, huey.HueySynced)
 OWN_ROWS = (apscheduler.InThreadRecorded, apscheduler.InProcess, apscheduler.InProcessRecorded)
 # Prefect needs minutes to register so many; when cron has read its tables cannot be seen.
 NO_LOAD = (prefect.Prefect, cron.Cron)
-ROWS = [*(shape.key for shape in due.SHAPES), "runs-sqlite", "runs-postgres", "idle", "start", "load", "status", "year"]
+ROWS = [*(shape.key for shape in due.SHAPES), "runs-sqlite", "runs-postgres", "idle", "start", "load", "status",
+        "year", "kill"]  # fmt: skip
 IN_SQLITE = (maintd.Maintd, apscheduler.InThreadRecorded, apscheduler.InProcessRecorded, celery.CeleryOnSqlite,
              huey.Huey, huey.HueySynced, prefect.Prefect)  # fmt: skip
 IN_POSTGRES = (maintd.MaintdOnPostgres, celery.Celery, procrastinate.Procrastinate)
@@ -68,6 +71,7 @@ def matrix(peers: Sequence[Peer], asked: argparse.Namespace) -> dict[str, Callab
     rows["status"] = lambda: [status.measure([peer for peer in plain if not isinstance(peer, maintd.MaintdOnPostgres)],
                                              sizes, 5 if asked.quick else 11)]  # fmt: skip
     rows["year"] = lambda: [calendar_year.measure(peers, 3)]
+    rows["kill"] = lambda: [killed.measure([peer for peer in peers if isinstance(peer, Recorder)])]
     return rows
 
 

@@ -33,7 +33,10 @@ class Figure:
 
 @dataclass
 class Row:
-    """One question. The first figure is maintd's; `more_is_better` for rates."""
+    """One question. The first figure is maintd's; `more_is_better` for rates.
+
+    With `remarks` it is a row of words: figures have no values, and that stands below them instead of the verdicts.
+    """
 
     key: str
     title: str
@@ -41,6 +44,7 @@ class Row:
     figures: list[Figure]
     more_is_better: bool = False
     per_run: bool = True
+    remarks: list[str] | None = None
 
     @property
     def ours(self) -> Figure:
@@ -65,11 +69,28 @@ class Row:
 def text(row: Row) -> str:
     """The row as a table in Markdown, and what it says about the goals."""
     names = list(dict.fromkeys(name for figure in row.figures for name in figure.more))
+    if row.remarks is not None:
+        return _in_words(row, names, row.remarks)
     sense = "above 1: maintd does more" if row.more_is_better else "below 1: maintd is ahead"
-    head = ["contender", "maintd ÷ it", row.unit, "least – most", *names, "isolates", "rows", "logs", "what it does"]
+    head = ["contender", "maintd ÷ it", row.unit, "least – most", *names, "isolates", "history", "logs", "what it does"]
     lines = [f"### {row.key}: {row.title}", f"({sense})", "", _line(head), _line(["---"] * len(head))]
     lines += [_line(_cells(row, figure, names)) for figure in row.figures]
     return "\n".join([*lines, "", *_verdict(row), ""])
+
+
+def _in_words(row: Row, names: Sequence[str], remarks: Sequence[str]) -> str:
+    head = ["contender", *names, "what it does"]
+    lines = [f"### {row.key}: {row.title}", "", _line(head), _line(["---"] * len(head))]
+    lines += [
+        _line([figure.contender, *(str(figure.more.get(name, "-")) for name in names), _told(figure)])
+        for figure in row.figures
+    ]
+    return "\n".join([*lines, "", *(f"- {remark}" for remark in remarks), ""])
+
+
+def _told(figure: Figure) -> str:
+    promised = figure.promises.told if figure.promises else "floor"
+    return "; ".join(part for part in (figure.missing, promised, figure.note) if part)
 
 
 def _cells(row: Row, figure: Figure, names: Sequence[str]) -> list[str]:
@@ -82,9 +103,8 @@ def _cells(row: Row, figure: Figure, names: Sequence[str]) -> list[str]:
     promises = figure.promises
     marks = [("yes" if mark else "no") for mark in (promises.isolates, promises.durable, promises.logs)] \
         if promises else ["", "", ""]  # fmt: skip
-    told = "; ".join(part for part in (figure.missing, promises.told if promises else "floor", figure.note) if part)
     extras = [short(extra) if isinstance(extra := figure.more.get(name, ""), float) else extra for name in names]
-    return [figure.contender, "-" if ratio is None else f"{ratio:.2f}", value, spread, *extras, *marks, told]
+    return [figure.contender, "-" if ratio is None else f"{ratio:.2f}", value, spread, *extras, *marks, _told(figure)]
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -104,7 +124,10 @@ def short(value: float) -> str:
 
 
 def _verdict(row: Row) -> list[str]:
-    """The two goals: first of those that record durably, and within twice the best of any kind but for a price."""
+    """The two goals: first of those that record durably, and within twice the best of any kind but for a price.
+
+    Which do is what the row `kill` saw of them, see `Promises`.
+    """
     if not row.ours.values:
         return [f"**maintd has no figure here**: {row.ours.missing}"]
     others = [figure for figure in row.figures[1:] if figure.promises and row.ratio(figure) is not None

@@ -9,9 +9,11 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 
 from peers.base import PROGRAMS, Peer, Promises, Recorder, Started, Workload
 from peers.processes import Daemon
+from peers.stores import Record, in_sqlite
 
 
 class _Form(Peer):
@@ -23,7 +25,6 @@ class _Form(Peer):
     def started(self, work: Workload) -> Iterator[Started]:
         path = work.folder / "workload.json"
         path.write_text(json.dumps(work.document()))
-        (work.folder / "rows.db").unlink(missing_ok=True)
         argv = [self.python, str(PROGRAMS / "apscheduler_daemon.py"), str(path), *self.words]
         daemon = Daemon(argv, work.folder / "log", env=self.environment())
         daemon.command = f"python apscheduler_daemon.py {' '.join(self.words)}"
@@ -50,9 +51,17 @@ class InProcess(_Form):
 
 
 class _Recorded(Recorder, _Form):
+    keeps = "rows stay until one deletes them: the table is one's own"
+
     def finished(self, work: Workload) -> int:
         with closing(sqlite3.connect(f"file:{work.folder}/rows.db?mode=ro", uri=True)) as connection:
             return int(connection.execute("SELECT count(*) FROM runs WHERE state = 'succeeded'").fetchone()[0])
+
+    def records(self, work: Workload) -> list[Record]:
+        return in_sqlite(work.folder / "rows.db", "SELECT state, started_ns, finished_ns FROM runs")
+
+    def afterwards(self, work: Workload) -> Workload:
+        return replace(work, burst=0)
 
 
 class InThreadRecorded(_Recorded):

@@ -19,6 +19,7 @@ import psutil
 
 from peers.processes import Daemon
 from peers.servers import Servers
+from peers.stores import Record
 
 HERE = Path(__file__).parent
 PROGRAMS = HERE / "programs"
@@ -36,7 +37,8 @@ class UnavailableError(Exception):
 class Workload:
     """A calendar. The first `rounds * burst` entries are due, a burst in each round; the others not before next year.
 
-    `at` is the first round's instant in seconds since 1970, a whole number; `gap` seconds lie between rounds.
+    `at` is the first round's instant in seconds since 1970, a whole number; `gap` seconds lie between rounds. A body
+    ends after its first line, or `hold` seconds later.
     """
 
     folder: Path
@@ -45,6 +47,7 @@ class Workload:
     rounds: int = 1
     gap: int = 1
     at: int = 0
+    hold: int = 0
 
     @property
     def journal(self) -> Path:
@@ -62,12 +65,16 @@ class Workload:
     def document(self) -> dict[str, object]:
         """As the programs in `programs/` read it."""
         instants = [self.instant(entry) for entry in range(self.entries)]
-        return {"journal": str(self.journal), "folder": str(self.folder), "instants": instants}
+        return {"journal": str(self.journal), "folder": str(self.folder), "instants": instants, "hold": self.hold}
 
 
 @dataclass(frozen=True)
 class Promises:
-    """What a run of this contender comes with: it explains a price."""
+    """What a run of this contender comes with: it explains a price.
+
+    `durable` is what the row `kill` saw (`compare.py --only kill`, which warns where it sees something else): its start
+    is on record while it runs and still after a kill -9, and once it has ended both its times are.
+    """
 
     isolates: bool
     durable: bool
@@ -148,16 +155,31 @@ class Peer(ABC):
 
 
 class Recorder(Peer):
-    """A contender that leaves a row for each run, and so can be asked how many it has finished.
+    """A contender that leaves a row for each run, and so can be asked what it knows of them.
 
-    `batch` is how many trivial runs it is given when runs per second are counted.
+    `batch` is how many trivial runs it is given when runs per second are counted; `under_way` its own words for a run
+    that goes on; `keeps` tells how long its rows stay by its manual, and what else explains what the row `kill` shows.
     """
 
     batch: ClassVar[int] = 1000
+    under_way: ClassVar[tuple[str, ...]] = ("running",)
+    keeps: ClassVar[str]
 
     @abstractmethod
     def finished(self, work: Workload) -> int:
         """Runs whose end is durably recorded."""
+
+    @abstractmethod
+    def records(self, work: Workload) -> list[Record]:
+        """All runs in its store, whether it is up or not."""
+
+    def afterwards(self, work: Workload) -> Workload:
+        """The calendar for a start after the due instant: the same.
+
+        Not so for those that are given an instant where a user has a rule: such a rule would be due in the future then,
+        an instant that has passed would be run at once.
+        """
+        return work
 
 
 class Queue(Recorder):

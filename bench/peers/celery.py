@@ -12,7 +12,11 @@ import psycopg
 
 from peers.base import PROGRAMS, Promises, Queue, Started, Workload, output
 from peers.processes import Daemon
+from peers.stores import Record, in_postgres, in_sqlite
 
+# The row has one time, written anew at each change; in the state STARTED, which is off by default, it is the start's.
+RECORDS = """SELECT status, CASE WHEN status = 'STARTED' THEN date_done END,
+                    CASE WHEN status <> 'STARTED' THEN date_done END FROM celery_taskmeta"""
 FINISHED = "SELECT count(*) FROM celery_taskmeta WHERE status = 'SUCCESS'"
 
 
@@ -23,8 +27,15 @@ class Celery(Queue):
     requirements = "celery"
     package = "celery"
     status_words = "celery status"
-    promises = Promises(False, True, False, "a worker process that serves many runs; a result row at the end")
+    # Not durable, seen by `compare.py --only kill --peers celery`: no row before the end, and then without the start.
+    promises = Promises(False, False, False, "a worker process that serves many runs; a result row at the end")
     note = "second resolution by an interval of a day; its crontab knows minutes"
+    under_way = ("STARTED",)
+    keeps = (
+        "rows stay for result_expires, a day by default; its beat saves what it has sent each three minutes at most,"
+        " and sends it once more when it is killed before"
+    )
+    tracked = False
 
     def lead(self, work: Workload) -> float:
         return 5.0 + work.entries / 500
@@ -36,11 +47,13 @@ class Celery(Queue):
         self.servers.database("celery_bench")
 
     def settings(self, work: Workload) -> dict[str, str]:
+        more = {"BENCH_TRACK_STARTED": "1"} if self.tracked else {}
         return self.environment(
             BENCH_WORKLOAD=str(work.folder / "workload.json"),
             BENCH_BROKER=self.servers.redis.url,
             BENCH_BACKEND=self.backend(work),
             C_FORCE_ROOT="1",
+            **more,
         )
 
     def prepare(self, work: Workload) -> None:
@@ -79,6 +92,9 @@ class Celery(Queue):
                 return 0
             return int(row[0]) if row else 0
 
+    def records(self, work: Workload) -> list[Record]:
+        return in_postgres(self.servers.postgres.url("celery_bench"), RECORDS)
+
     def status_argv(self, work: Workload) -> list[str] | None:
         return [self.python, "-m", "celery", "-b", self.servers.redis.url, "status"]
 
@@ -106,3 +122,14 @@ class CeleryOnSqlite(Celery):
                 return int(connection.execute(FINISHED).fetchone()[0])
             except sqlite3.OperationalError:  # no table yet, or locked: it has no write-ahead log
                 return 0
+
+    def records(self, work: Workload) -> list[Record]:
+        return in_sqlite(work.folder / "results.db", RECORDS)
+
+
+class CeleryTracked(CeleryOnSqlite):
+    """With `task_track_started`: a row is there from the start on, but without its time. For the row `kill` alone."""
+
+    name = "Celery (Redis, SQLite, track_started)"
+    promises = Promises(False, False, False, "a worker process that serves many runs; a result row from the start on")
+    tracked = True

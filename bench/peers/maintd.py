@@ -16,6 +16,7 @@ import psycopg
 
 from peers.base import Promises, Recorder, Started, Workload, output
 from peers.processes import MAINTD, Daemon
+from peers.stores import Record, in_postgres, in_sqlite
 
 JOB = '''"""Write down when this line ran."""
 
@@ -28,20 +29,24 @@ from maintd.job import Context, JobParams, job
 class Params(JobParams):
     journal: str
     entry: int
+    hold: int = 0
 
 
-@job(timeout="1m")
+@job(timeout="5m")
 def run(ctx: Context, params: Params) -> None:
     now = time.time_ns()
     out = os.open(params.journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.write(out, b"%d %d\\n" % (params.entry, now))
     os.close(out)
+    if params.hold:
+        time.sleep(params.hold)
 '''
 
 COMMAND = str(Path(sys.executable).with_name("maintd"))
 MANY = 100
 SLOTS = 16
 FINISHED = "SELECT count(*) FROM runs WHERE state = 'succeeded'"
+RECORDS = "SELECT state, started_at, finished_at FROM runs ORDER BY id"
 FULL = Promises(True, True, True, "process per run, rows of run, step, attempt and evidence, log kept")
 
 
@@ -50,6 +55,7 @@ class Maintd(Recorder):
 
     name = "maintd (SQLite)"
     promises = FULL
+    keeps = "rows stay for 400 days and 5,000 runs of an entry by default, the last success and failure always"
 
     def install(self) -> None:
         """It is the checkout itself, in the environment that runs this comparison."""
@@ -98,6 +104,9 @@ class Maintd(Recorder):
         with closing(sqlite3.connect(f"file:{work.folder}/state/maintd.db?mode=ro", uri=True)) as connection:
             return int(connection.execute(FINISHED).fetchone()[0])
 
+    def records(self, work: Workload) -> list[Record]:
+        return in_sqlite(work.folder / "state/maintd.db", RECORDS)
+
     def status_argv(self, work: Workload) -> list[str]:
         return [COMMAND, "--state-dir", str(work.folder / "state"), "status"]
 
@@ -125,6 +134,9 @@ class MaintdOnPostgres(Maintd):
             row = connection.execute(FINISHED).fetchone()
             return int(row[0]) if row else 0
 
+    def records(self, work: Workload) -> list[Record]:
+        return in_postgres(self.store_url(work), RECORDS)
+
 
 def calendar(work: Workload) -> str:
     """The calendar file: once at its instant, or yearly."""
@@ -135,7 +147,7 @@ def calendar(work: Workload) -> str:
             schedule = f"cron: {entry % 60} {entry // 60 % 24} 1 1 *"
         else:
             schedule = f"at: {datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
-        params = json.dumps({"journal": str(work.journal), "entry": entry})
+        params = json.dumps({"journal": str(work.journal), "entry": entry} | ({"hold": work.hold} if work.hold else {}))
         lines += [f"  entry-{entry}:", f"    {schedule}", "    catch_up: none", f"    steps: [{{stamp: {params}}}]"]
     return "\n".join(lines) + "\n"
 

@@ -8,11 +8,15 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from peers.base import PROGRAMS, Peer, Promises, Started, Workload, output
+from peers.base import PROGRAMS, Promises, Recorder, Started, Workload, output
 from peers.processes import Daemon
+from peers.stores import Record, in_sqlite
+
+# Runs are planned days ahead.
+RECORDS = "SELECT state_type, start_time, end_time FROM flow_run WHERE state_type <> 'SCHEDULED'"
 
 
-class Prefect(Peer):
+class Prefect(Recorder):
     """As shipped: the runner asks each ten seconds, ten seconds ahead. Ten runs at once: it has no limit."""
 
     name = "Prefect (SQLite)"
@@ -21,6 +25,11 @@ class Prefect(Peer):
     gap = 10
     status_words = "prefect flow-run ls"
     promises = Promises(True, True, True, "a Python process for each run; rows of run and states; logs to its server")
+    under_way = ("RUNNING",)
+    keeps = (
+        "rows stay until one deletes them, or turns on the vacuum of flow runs; heartbeats, off by default, and an"
+        " automation of one's own can end runs that have died"
+    )
     port = 0
 
     def lead(self, work: Workload) -> float:
@@ -68,6 +77,12 @@ class Prefect(Peer):
         """Flows called one after the other in one process, recorded by the server: its cheapest recorded run."""
         return float(output(self.python, str(PROGRAMS / "prefect_flows.py"), "calls", str(count),
                             env=self.settings(work) | {"PREFECT_LOGGING_LEVEL": "WARNING"}))  # fmt: skip
+
+    def finished(self, work: Workload) -> int:
+        return sum(record.state == "COMPLETED" for record in self.records(work))
+
+    def records(self, work: Workload) -> list[Record]:
+        return in_sqlite(work.folder / "prefect/prefect.db", RECORDS)
 
     def status_argv(self, work: Workload) -> list[str] | None:
         return [str(self.venv / "bin/prefect"), "flow-run", "ls"]

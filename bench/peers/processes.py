@@ -56,6 +56,42 @@ class Daemon:
         self.process.wait()
 
 
+def kill_at_once(daemons: Sequence[Daemon]) -> None:
+    """KILL to all of them and all their children, stopped before, so that none sees another end and writes it down."""
+    stopped: list[psutil.Process] = []
+    while fresh := [one for one in _family(daemons) if one not in stopped]:  # what was forked while others were stopped
+        stopped += fresh
+        _send(fresh, signal.SIGSTOP)
+    _send(stopped, signal.SIGKILL)
+    for daemon in daemons:
+        daemon.process.wait()
+    while any(map(_works, stopped)):
+        time.sleep(0.01)
+
+
+def _family(daemons: Sequence[Daemon]) -> list[psutil.Process]:
+    return [one for daemon in daemons for one in (daemon.root, *daemon.root.children(recursive=True))]
+
+
+def _send(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
+    for one in processes:
+        with suppress(psutil.NoSuchProcess):
+            one.send_signal(number)
+
+
+def _works(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def forget_logs(folder: Path) -> None:
+    """So that the word of readiness in a log is that of the next start."""
+    for log in [folder / "log", *folder.glob("*.log")]:
+        log.unlink(missing_ok=True)
+
+
 class DaemonError(Exception):
     """It did not start, or not in time."""
 

@@ -10,8 +10,13 @@ import psycopg
 
 from peers.base import PROGRAMS, Promises, Queue, Started, Workload, output
 from peers.processes import Daemon
+from peers.stores import Record, in_postgres
 
 DATABASE = "procrastinate_bench"
+RECORDS = """SELECT status::text, max(at) FILTER (WHERE type = 'started'),
+                    max(at) FILTER (WHERE type IN ('succeeded', 'failed', 'cancelled', 'aborted'))
+             FROM procrastinate_jobs JOIN procrastinate_events ON job_id = procrastinate_jobs.id
+             GROUP BY procrastinate_jobs.id ORDER BY procrastinate_jobs.id"""
 
 
 class Procrastinate(Queue):
@@ -22,6 +27,9 @@ class Procrastinate(Queue):
     package = "procrastinate"
     status_words = "procrastinate healthchecks"
     promises = Promises(False, True, False, "a coroutine of the worker; a row with its events")
+
+    under_way = ("doing",)
+    keeps = "rows stay until one deletes them; a task of one's own may look for stalled jobs"
 
     def lead(self, work: Workload) -> float:
         return 4.0 + work.entries / 250
@@ -57,6 +65,9 @@ class Procrastinate(Queue):
         with psycopg.connect(self.servers.postgres.url(DATABASE)) as connection:
             row = connection.execute("SELECT count(*) FROM procrastinate_jobs WHERE status = 'succeeded'").fetchone()
             return int(row[0]) if row else 0
+
+    def records(self, work: Workload) -> list[Record]:
+        return in_postgres(self.servers.postgres.url(DATABASE), RECORDS)
 
     def status_argv(self, work: Workload) -> list[str] | None:
         return [str(self.venv / "bin/procrastinate"), "-a", "procrastinate_tasks.app", "healthchecks"]

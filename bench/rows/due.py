@@ -62,7 +62,7 @@ def _figure(shape: Shape, peer: Peer, repeat: int) -> Figure:
     found: list[list[float]] = []
     tell(f"{shape.key}: {peer.name}")
     try:
-        with _bounded(BOUND * starts):
+        with bounded(BOUND * starts):
             for _ in range(starts):
                 found += _bursts(shape, peer, rounds, figure)
     except (UnavailableError, DaemonError) as error:
@@ -79,7 +79,7 @@ def _figure(shape: Shape, peer: Peer, repeat: int) -> Figure:
 
 
 @contextmanager
-def _bounded(seconds: int) -> Iterator[None]:
+def bounded(seconds: int) -> Iterator[None]:
     """Raises DaemonError in whatever is waited for when the time is over: one that hangs must not take the others."""
 
     def over(*_: object) -> None:

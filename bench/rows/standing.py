@@ -14,7 +14,7 @@ import yaml
 from peers import maintd
 from peers.base import PROGRAMS, Peer, Started, UnavailableError, Workload, output
 from peers.celery import Celery
-from peers.processes import Daemon, DaemonError, cpu_seconds, pss_mib
+from peers.processes import Daemon, DaemonError, cpu_seconds, forget_logs, pss_mib
 from table import Figure, Row, tell
 
 SETTLE = 20.0  # seconds after the last start, for what is done once
@@ -50,7 +50,7 @@ def _starts(peer: Peer, repeat: int, entries: int) -> Figure:
         with tempfile.TemporaryDirectory(prefix="maintd-bench-", dir="/var/tmp") as name:
             work = Workload(Path(name), entries)
             for turn in range(1 + repeat):
-                _forget_logs(work.folder)
+                forget_logs(work.folder)
                 with peer.started(work) as started:
                     figure.command = "; ".join(started.commands)
                     if turn:
@@ -58,12 +58,6 @@ def _starts(peer: Peer, repeat: int, entries: int) -> Figure:
     except (UnavailableError, DaemonError) as error:
         figure.missing = str(error)[:300]
     return figure
-
-
-def _forget_logs(folder: Path) -> None:
-    """So that the word of readiness is that of this start."""
-    for log in [folder / "log", *folder.glob("*.log")]:
-        log.unlink(missing_ok=True)
 
 
 def _scheduler_alone(peer: Celery) -> Figure:

@@ -28,7 +28,8 @@ class Rows:
     def __init__(self, path: str) -> None:
         self.path, self.local = path, threading.local()
         self.connect().execute(
-            "CREATE TABLE runs (id INTEGER PRIMARY KEY, entry INT, state TEXT, started_ns INT, finished_ns INT)"
+            "CREATE TABLE IF NOT EXISTS runs "
+            "(id INTEGER PRIMARY KEY, entry INT, state TEXT, started_ns INT, finished_ns INT)"
         )
 
     def connect(self) -> sqlite3.Connection:
@@ -42,14 +43,14 @@ class Rows:
 
 def main() -> None:
     document = json.loads(Path(sys.argv[1]).read_text())
-    form, journal = sys.argv[2], document["journal"]
+    form, journal, hold = sys.argv[2], document["journal"], document["hold"]
     rows = Rows(document["folder"] + "/rows.db") if "rows" in sys.argv[3:] else None
 
     def run(entry: int) -> None:
         if form == "process":
-            subprocess.run([sys.executable, "-I", "-S", str(PROGRAM), journal, str(entry)], check=True)
+            subprocess.run([sys.executable, "-I", "-S", str(PROGRAM), journal, str(entry), str(hold)], check=True)
         else:
-            stamp(journal, entry)
+            stamp(journal, entry, hold)
 
     def recorded(entry: int) -> None:
         connection = rows.connect()

@@ -20,11 +20,12 @@ DAY = timedelta(days=1)
 document = json.loads(Path(os.environ["BENCH_WORKLOAD"]).read_text())
 app = Celery("celery_tasks", broker=os.environ["BENCH_BROKER"], backend=os.environ["BENCH_BACKEND"])
 app.conf.worker_hijack_root_logger = False
+app.conf.task_track_started = "BENCH_TRACK_STARTED" in os.environ
 
 
 @app.task
 def stamped(entry: int) -> None:
-    stamp(document["journal"], entry)
+    stamp(document["journal"], entry, document["hold"])
 
 
 def entry_of(entry: int, at: int | None) -> dict[str, object]:

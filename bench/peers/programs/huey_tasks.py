@@ -24,7 +24,7 @@ huey = SqliteHuey(
 
 @huey.task()
 def stamped(entry: int) -> None:
-    stamp(document["journal"], entry)
+    stamp(document["journal"], entry, document["hold"])
 
 
 def body(entry: int):

@@ -15,16 +15,16 @@ from stamp import stamp
 
 
 @flow(name="stamped", log_prints=False)
-def stamped(journal: str, entry: int) -> None:
-    stamp(journal, entry)
+def stamped(journal: str, entry: int, hold: int = 0) -> None:
+    stamp(journal, entry, hold)
 
 
-def deployment(journal: str, entry: int, at: int | None):
+def deployment(journal: str, entry: int, at: int | None, hold: int):
     if at is None:
         schedule = Cron(f"{entry % 60} {entry // 60 % 24} 1 1 *", timezone="UTC")
     else:
         schedule = Interval(timedelta(days=1), anchor_date=datetime.fromtimestamp(at, UTC))
-    parameters = {"journal": journal, "entry": entry}
+    parameters = {"journal": journal, "entry": entry, "hold": hold}
     return stamped.to_deployment(f"entry-{entry}", schedule=schedule, parameters=parameters)
 
 
@@ -37,7 +37,8 @@ def main() -> None:
             stamped(document["journal"], number)
         print(count / (time.perf_counter() - began))
     else:
-        serve(*(deployment(document["journal"], *pair) for pair in enumerate(document["instants"])), limit=10)
+        journal, hold = document["journal"], document["hold"]
+        serve(*(deployment(journal, *pair, hold) for pair in enumerate(document["instants"])), limit=10)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ def cron(entry: int, at: int | None) -> str:
 @app.task(name="stamped")
 async def stamped(entry: int, timestamp: int = 0) -> None:
     stamp(document["journal"], entry)
+    if document["hold"]:
+        await asyncio.sleep(document["hold"])
 
 
 def register() -> None:
