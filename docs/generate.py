@@ -20,6 +20,7 @@ import click
 
 from maintd import model
 from maintd.catalogue import Catalogue
+from maintd.evidence import Artifact, Change, Check, LogLine, Measure, Model
 from maintd.model import TRANSITIONS, JobDescription, ParamDescription, RunState, SkipReason
 from maintd.settings import Retention, Settings
 from maintd.target import Targets
@@ -185,11 +186,13 @@ def endpoints() -> str:
 def fields() -> str:
     """The fields of what `--json` prints, by type."""
     lines = []
-    for name in ("StatusReport", "EntryStatus", "RunSummary", "Run", "Step", "Attempt", "Check", "Measure", "Change",
-                 "Artifact", "LogLine", "DueInstant", "JobDescription"):  # fmt: skip
-        kind = getattr(model, name)
+    kinds: tuple[type[Model], ...] = (
+        model.StatusReport, model.EntryStatus, model.RunSummary, model.Run, model.Step, model.Attempt, Check, Measure,
+        Change, Artifact, LogLine, model.DueInstant, JobDescription,
+    )  # fmt: skip
+    for kind in kinds:
         names = ", ".join(f"`{field}`" for field in kind.model_fields if field != "type")
-        lines.append(f"- **{name}** ({_cell(inspect.getdoc(kind) or '')}): {names}")
+        lines.append(f"- **{kind.__name__}** ({_cell(inspect.getdoc(kind) or '')}): {names}")
     return "\n".join(lines) + "\n"
 
 
