@@ -23,8 +23,8 @@ from pathlib import Path
 import structlog
 
 from maintd.clock import SystemClock
-from maintd.execution.local import LocalExecutor
 from maintd.description import load_job
+from maintd.execution.local import LocalExecutor
 from maintd.model import NewRun, RunState, StepPlan, Trigger
 from maintd.settings import Settings
 from maintd.store import Store, open_store
