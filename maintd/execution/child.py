@@ -46,7 +46,6 @@ _SECRETIVE = (_REFERENCE, SecretStr.__name__.encode())
 
 _HIGH = 512  # where descriptors are kept while those below are put in order
 
-
 set_handler = _signal.signal
 """`signal.signal` without the enumerations that it turns numbers into, each of which takes a page of memory or two."""
 
@@ -73,7 +72,7 @@ def wait(errand: int, lifeline: int, opened: Opened | None) -> NoReturn:
     code = 0
     try:
         (errand,) = _leave(lifeline, [errand])
-        _rehearse()
+        _rehearse(opened)
         with socket.socket(fileno=errand) as sock:
             _, given, _, _ = socket.recv_fds(sock, 16, 4)
         if len(given) == 4:
@@ -108,13 +107,12 @@ def _leave(lifeline: int, keep: Sequence[int]) -> list[int]:
     return list(range(4, 4 + len(keep)))
 
 
-def _rehearse() -> None:
+class _Params(JobParams):
+    text: str = ""
+
+
+def _rehearse(opened: Opened | None) -> None:
     """Do once what every attempt does first, so that the memory pages it touches are this process's own already."""
-
-    class Params(JobParams):
-        text: str = ""
-        times: tuple[int, ...] = ()
-
     standing = Standing(
         run_id=0, entry="", step="", attempt=1, due_at=None, deadline_at=datetime.now(UTC), dry_run=True,
         artifacts_dir=Path("/"), work_dir=Path("/"),
@@ -122,8 +120,10 @@ def _rehearse() -> None:
     pickled = pickle.dumps(AttemptOrder(Path("/"), {}, standing, b""))
     _secrets(pickle.loads(pickled), pickled)  # noqa: S301 - made a line above
     encode(Began(pid=0))
-    Params.model_validate({"text": "x"})
-    exec(compile("import os\nclass A: pass", "x", "exec"), {})  # noqa: S102 - a constant
+    _Params.model_validate({"text": "x"})
+    if opened is None:  # it will load its module itself
+        exec(compile("import os\nclass A: pass", "x", "exec"), {})  # noqa: S102 - a constant
+        type("Params", (_Params,), {})
 
 
 @cache
