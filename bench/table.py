@@ -139,11 +139,20 @@ def _verdict(row: Row) -> list[str]:
         return max(among, key=row.cost, default=None)
 
     lines = []
-    durable = best([figure for figure in others if figure.promises and figure.promises.durable])
-    if durable:
-        first = row.cost(durable) < 1
-        lines.append(f"- first of those that record durably: **{'yes' if first else 'no'}**, "
-                     f"{row.cost(durable):.2f} × the cost of {durable.contender}")  # fmt: skip
+    durable = [figure for figure in others if figure.promises and figure.promises.durable]
+    for whose, among in (
+        (
+            "first of those that record durably",
+            [figure for figure in durable if figure.promises and not figure.promises.own],
+        ),
+        (
+            "first of rows written here for their price",
+            [figure for figure in durable if figure.promises and figure.promises.own],
+        ),
+    ):
+        if first := best(among):
+            lines.append(f"- {whose}: **{'yes' if row.cost(first) < 1 else 'no'}**, "
+                         f"{row.cost(first):.2f} × the cost of {first.contender}")  # fmt: skip
     any_kind = best(others)
     if any_kind:
         within = row.cost(any_kind) <= 2

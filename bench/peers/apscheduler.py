@@ -68,7 +68,7 @@ class InThreadRecorded(_Recorded):
     """The price of the rows."""
 
     name = "APScheduler, thread + rows"
-    promises = Promises(False, True, False, "a thread; own insert and update, each with fsync")
+    promises = Promises(False, True, False, "a thread; own insert and update, each with fsync", own=True)
     words = ("thread", "rows")
 
 
@@ -76,5 +76,7 @@ class InProcessRecorded(_Recorded):
     """The price of both."""
 
     name = "APScheduler, process + rows"
-    promises = Promises(True, True, False, "python -I -S for each run; own insert and update, each with fsync")
+    promises = Promises(
+        True, True, False, "python -I -S for each run; own insert and update, each with fsync", own=True
+    )
     words = ("process", "rows")

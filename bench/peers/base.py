@@ -73,13 +73,15 @@ class Promises:
     """What a run of this contender comes with: it explains a price.
 
     `durable` is what the row `kill` saw (`compare.py --only kill`, which warns where it sees something else): its start
-    is on record while it runs and still after a kill -9, and once it has ended both its times are.
+    is on record while it runs and still after a kill -9, and once it has ended both its times are. `own`: the rows were
+    written for this comparison, to show what they cost; there is nothing to install that writes them.
     """
 
     isolates: bool
     durable: bool
     logs: bool
     told: str
+    own: bool = False
 
 
 @dataclass
