@@ -139,17 +139,13 @@ def _verdict(row: Row) -> list[str]:
         return max(among, key=row.cost, default=None)
 
     lines = []
-    durable = [figure for figure in others if figure.promises and figure.promises.durable]
-    for whose, among in (
-        (
-            "first of those that record durably",
-            [figure for figure in durable if figure.promises and not figure.promises.own],
-        ),
-        (
-            "first of rows written here for their price",
-            [figure for figure in durable if figure.promises and figure.promises.own],
-        ),
+    for whose, own in (
+        ("first of those that record durably", False),
+        ("first of rows written here for their price", True),
     ):
+        among = [
+            figure for figure in others if figure.promises and figure.promises.durable and figure.promises.own is own
+        ]
         if first := best(among):
             lines.append(f"- {whose}: **{'yes' if row.cost(first) < 1 else 'no'}**, "
                          f"{row.cost(first):.2f} × the cost of {first.contender}")  # fmt: skip
