@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from maintd.errors import JobError, TargetError, UnknownNameError
 from maintd.evidence import Artifact, Change, Check, CheckStatus, Measure, Phase, Progress, Report, Scalar
-from maintd.values import format_duration, format_size
+from maintd.expected import Number, joined, limits_of, shown_as
+from maintd.values import format_size
 
 if TYPE_CHECKING:
     from maintd.target import Target, Targets
 
 T = TypeVar("T")
-Number = int | float | timedelta | datetime
 PROGRESS_EVERY = 0.2  # seconds; more often helps nobody and would flood the pipe
 
 
@@ -224,23 +224,23 @@ class Context:
         `at_most`, `at_least`, `equals`, `one_of` must hold, else the status is `severity` (fail, or warn); the
         narrower `warn_above` and `warn_below` only warn. None and NaN are *unknown*. `unit="B"` shows sizes as such.
         """
-        rules = _rules(at_most, at_least, equals, one_of, warn_above, warn_below, unit)
-        if not rules:
+        limits = limits_of(at_most, at_least, equals, one_of, warn_above, warn_below, unit)
+        if not limits:
             raise JobError(
                 f'check "{name}" expects nothing', "give at_most, at_least, equals, one_of, warn_above or warn_below"
             )
         if observed is None or (isinstance(observed, float) and math.isnan(observed)):
             return self.unknown(
-                name, "no value", expected=rules[0].text if len(rules) == 1 else _joined(rules), hint=hint
+                name, "no value", expected=limits[0].text if len(limits) == 1 else joined(limits), hint=hint
             )
         status = CheckStatus.OK
-        for rule in rules:
-            if not rule.holds(observed):
-                status = severity if rule.strict else CheckStatus.WARN
+        for limit in limits:
+            if not limit.holds(observed):
+                status = severity if limit.strict else CheckStatus.WARN
                 break
-        shown, shown_unit = _shown(observed, unit)
+        shown, shown_unit = shown_as(observed, unit)
         return self._record(
-            Check(name=name, observed=shown, expected=_joined(rules), unit=shown_unit, status=status, hint=hint)
+            Check(name=name, observed=shown, expected=joined(limits), unit=shown_unit, status=status, hint=hint)
         )
 
     def require(self, name: str, observed: Scalar | timedelta | datetime, **limits: Any) -> Check:
@@ -347,57 +347,3 @@ class Context:
 
 
 _SEVERITY = {CheckStatus.OK: 0, CheckStatus.WARN: 1, CheckStatus.UNKNOWN: 2, CheckStatus.FAIL: 3}
-
-
-@dataclass(frozen=True)
-class _Rule:
-    text: str
-    holds: Callable[[Any], bool]
-    strict: bool = True
-
-
-def _rules(
-    at_most: Number | None,
-    at_least: Number | None,
-    equals: Scalar,
-    one_of: Sequence[Scalar] | None,
-    warn_above: Number | None,
-    warn_below: Number | None,
-    unit: str,
-) -> list[_Rule]:
-    def text(value: Any) -> str:
-        shown, shown_unit = _shown(value, unit)
-        if isinstance(value, timedelta):
-            return format_duration(value)
-        if unit == "B" and isinstance(value, int | float):
-            return format_size(value)
-        return f"{shown} {shown_unit}".rstrip()
-
-    rules = []
-    if equals is not None:
-        rules.append(_Rule(text(equals), lambda seen: seen == equals))
-    if one_of is not None:
-        rules.append(_Rule("one of " + ", ".join(text(value) for value in one_of), lambda seen: seen in one_of))
-    if at_most is not None:
-        rules.append(_Rule(f"at most {text(at_most)}", lambda seen: seen <= at_most))
-    if at_least is not None:
-        rules.append(_Rule(f"at least {text(at_least)}", lambda seen: seen >= at_least))
-    if warn_above is not None:
-        rules.append(_Rule(f"normally at most {text(warn_above)}", lambda seen: seen <= warn_above, strict=False))
-    if warn_below is not None:
-        rules.append(_Rule(f"normally at least {text(warn_below)}", lambda seen: seen >= warn_below, strict=False))
-    return rules
-
-
-def _joined(rules: Sequence[_Rule]) -> str:
-    return ", ".join(rule.text for rule in rules)
-
-
-def _shown(value: Any, unit: str) -> tuple[Scalar, str]:
-    if isinstance(value, timedelta):
-        return round(value.total_seconds(), 3), "s"
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"), unit
-    if isinstance(value, float):
-        return float(f"{value:.6g}"), unit
-    return value, unit

@@ -34,9 +34,10 @@ from maintd.errors import CalendarError, JobError, MaintdError, RefusedError, St
 from maintd.execution.local import LocalExecutor
 from maintd.execution.orphans import kill_orphans
 from maintd.execution.recorder import replay
+from maintd.losing import lose_own_past, lose_silent
 from maintd.model import NodeState, Rule
 from maintd.operations import Desk, Health, ReloadResult, TriggerRequest, trigger
-from maintd.planner import Planner, lose_silent
+from maintd.planner import Planner
 from maintd.settings import Settings
 from maintd.signals import answer_signals
 from maintd.statedir import claim_state_dir
@@ -234,11 +235,8 @@ class Daemon:
     def _settle_the_past(self) -> None:
         """Bring in what an earlier daemon of this node left: first its evidence, then the runs it can no longer end."""
         replay(self.settings.spool_dir, self.store)
-        now = self.store.now()
-        for run in self.store.runs.of_dead_incarnation(self.settings.node, self.incarnation):
-            reason = "the daemon ended while this ran; its processes were stopped, what they had done is unknown"
-            if self.store.runs.lose(run.id, run.fence, reason, now):
-                log.error("run_lost", run=run.id, entry=run.entry, node=run.node)
+        for run in lose_own_past(self.store, self.settings.node, self.incarnation, self.store.now()):
+            log.error("run_lost", run=run.id, entry=run.entry, node=run.node)
         self.store.nodes.beat(self._node_state())
 
     def _prune_daily(self) -> None:

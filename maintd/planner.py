@@ -8,7 +8,7 @@ transaction that only one node can win.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 
@@ -337,18 +337,3 @@ class Planner:
                 self._hold_until = None
         if self._hold_until is not None and self._clock.elapsed() >= self._hold_until:
             self._hold_until = None
-
-
-def lose_silent(store: Store, now: datetime, own: Collection[int] = ()) -> list[RunSummary]:
-    """Runs whose node stopped renewing the lease become lost; those that this call settled are returned.
-
-    `own` are runs that this process holds: after a suspend their leases are over too, and they are not lost.
-    """
-    lost = []
-    for run in store.runs.expired(now):
-        if run.id in own:
-            continue
-        reason = f"node {run.node} stopped renewing the lease; what it did after that is unknown"
-        if store.runs.lose(run.id, run.fence, reason, now, silent=True):
-            lost.append(run)
-    return lost
