@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import gc
 import os
-import queue
 import signal
 import threading
 import uuid
 from collections.abc import Sequence
-from concurrent.futures import Future
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,22 +25,22 @@ import structlog
 import maintd
 from maintd import logs
 from maintd.approach import EARLY, approach
-from maintd.calendar import Calendar, calendar_path, changes_between, load_calendar
+from maintd.calendar import Calendar
 from maintd.catalogue import Catalogue
 from maintd.clock import Clock, SystemClock
-from maintd.errors import CalendarError, JobError, MaintdError, RefusedError, StoreUnavailableError
+from maintd.errors import MaintdError, StoreUnavailableError
 from maintd.execution.local import LocalExecutor
 from maintd.execution.orphans import kill_orphans
 from maintd.execution.recorder import replay
+from maintd.inforce import InForce
 from maintd.losing import lose_own_past, lose_silent
 from maintd.model import NodeState, Rule
-from maintd.operations import Desk, Health, ReloadResult, TriggerRequest, trigger
+from maintd.operations import Desk, Health, TriggerRequest, trigger
 from maintd.planner import Planner
 from maintd.settings import Settings
 from maintd.signals import answer_signals
 from maintd.statedir import claim_state_dir
 from maintd.store import Store, open_store
-from maintd.target import Targets
 from maintd.values import utc_text
 from maintd.wakeup import Alarm
 from maintd.web.server import serve_desk
@@ -89,11 +87,10 @@ class Daemon:
         self.started_at = clock.now()
         self._stopping = threading.Event()
         self._turn = threading.Event()
-        self._reloads: queue.SimpleQueue[Future[ReloadResult]] = queue.SimpleQueue()
+        self.in_force = InForce(settings, wake=self._turn.set)
         self._turned = clock.elapsed()
         self._pruned: float | None = None
         self._store_away_since: datetime | None = None
-        self._file_stamp: tuple[int, int] | None = None
 
     def start(self, stack: ExitStack) -> None:
         """Build everything; the stack undoes it."""
@@ -101,7 +98,7 @@ class Daemon:
         for number in kill_orphans(settings.state_dir):
             log.warning("orphan_killed", pid=number)
         self.catalogue = Catalogue(settings.job_dirs, settings.state_dir / "catalogue.json")
-        self.calendar = self._read_calendar()
+        self.in_force.begin(self.catalogue)
         self.store = self._open_store()
         stack.callback(self.store.close)
         self._settle_the_past()
@@ -110,17 +107,18 @@ class Daemon:
             settings,
             self.clock,
             jobs=lambda: self.catalogue.jobs,
-            targets=self.targets,
+            targets=lambda: self.in_force.targets,
             incarnation=self.incarnation,
-            usual=lambda: {step.job for entry in self.calendar.entries for step in entry.steps},
+            usual=lambda: {step.job for entry in self.in_force.calendar.entries for step in entry.steps},
         )
         self.alarm = Alarm(self._turn.set)
         self.planner = Planner(self.store, self.clock, planned=self.executor.wake, stepped=self._set_alarm)
-        self.planner.load(self.calendar.entries)
+        self.planner.load(self.in_force.calendar.entries)
+        self.in_force.attach(self._load, lambda kind, text: self.store.events.add(kind, text=text, at=self.store.now()))
         self.executor.start()
         stack.callback(self.executor.stop, settings.drain)
         stack.enter_context(serve_desk(self.desk()))
-        self.alarm.start(self._rules())
+        self.alarm.start(_rules(self.in_force.calendar))
         stack.callback(self.alarm.stop)
         self.executor.expect(self.planner.next_due, lambda: self.planner.jobs_due_next)
         self._announce()
@@ -131,20 +129,8 @@ class Daemon:
         self._turn.set()
 
     def ask_reload(self) -> None:
-        """Read the calendar again soon; what came of it is logged."""
-        self._reloads.put(Future())
-        self._turn.set()
-
-    def reload(self) -> ReloadResult:
-        """Read the calendar again and wait for what came of it. For other threads than the loop's."""
-        answer: Future[ReloadResult] = Future()
-        self._reloads.put(answer)
-        self._turn.set()
-        return answer.result(timeout=30)
-
-    def targets(self) -> Targets:
-        """The calendar's targets; those in the settings win."""
-        return self.calendar.targets.merged(self.settings.targets)
+        """Read the calendar again soon. For any thread."""
+        self.in_force.ask()
 
     def desk(self) -> Desk:
         """What the web side is given."""
@@ -152,12 +138,12 @@ class Daemon:
             store=self.store,
             settings=self.settings,
             clock=self.clock,
-            calendar=lambda: self.calendar,
+            calendar=lambda: self.in_force.calendar,
             jobs=lambda: self.catalogue.jobs,
             validate=self.catalogue.validate,
-            targets=self.targets,
+            targets=lambda: self.in_force.targets,
             wake=self._wake_all,
-            reload=self.reload,
+            reload=self.in_force.reload,
             health=self.health,
             started_at=self.started_at,
         )
@@ -191,7 +177,7 @@ class Daemon:
             self._turn.clear()
             self._turned = self.clock.elapsed()
             try:
-                self._answer_reloads()
+                self.in_force.answer()
                 # A sweep waits for what is due in a moment, but not for one after the other.
                 if self._turned >= next_sweep + (heartbeat if self._until_due() <= EARLY else 0):
                     next_sweep = self._turned + heartbeat
@@ -204,7 +190,7 @@ class Daemon:
                 self._store_is_away(error)
                 next_sweep = self.clock.elapsed() + min(1.0, heartbeat)
             self._wait(next_sweep)
-        self._refuse_reloads()
+        self.in_force.refuse()
 
     def _wait(self, next_sweep: float) -> None:
         """For the alarm, which rings shortly before something is due, or for somebody who wants something."""
@@ -224,7 +210,7 @@ class Daemon:
 
     def _sweep(self) -> None:
         self.store.nodes.beat(self._node_state())
-        self._watch_files()
+        self.in_force.look()
         for run in lose_silent(self.store, self.store.now(), self.executor.held):
             log.error("run_lost", run=run.id, entry=run.entry, node=run.node)
         replay(self.settings.spool_dir, self.store)
@@ -294,66 +280,12 @@ class Daemon:
 
     # --- the calendar ---
 
-    def _read_calendar(self) -> Calendar:
-        path = calendar_path(self.settings)
-        self._file_stamp = _stamp(path)
-        calendar = load_calendar(path, self.catalogue.jobs, validate_all=self.catalogue.validate_all)
-        for warning in calendar.warnings:
-            log.warning("calendar_warning", text=warning)
-        for name, reason in calendar.disabled.items():
-            log.error("entry_disabled", entry=name, reason=reason)
-        return calendar
-
-    def _watch_files(self) -> None:
-        try:
-            if self.catalogue.refresh() or _stamp(calendar_path(self.settings)) != self._file_stamp:
-                self._reload_now()
-        except JobError as error:
-            log.error("jobs_unreadable", error=str(error))
-
-    def _answer_reloads(self) -> None:
-        while not self._reloads.empty():
-            asked = self._reloads.get()
-            try:
-                self.catalogue.refresh()
-                asked.set_result(self._reload_now())
-            except MaintdError as error:
-                asked.set_exception(error)
-                if isinstance(error, StoreUnavailableError):
-                    raise
-                log.error("reload_failed", error=str(error))
-
-    def _refuse_reloads(self) -> None:
-        """Nobody waits for an answer that will not come."""
-        while not self._reloads.empty():
-            self._reloads.get().set_exception(RefusedError("the daemon is stopping", "start it again: maintd serve"))
-
-    def _reload_now(self) -> ReloadResult:
-        """A bad calendar keeps the one that is in force."""
-        try:
-            fresh = self._read_calendar()
-        except CalendarError as error:
-            log.error("calendar_refused", problems=error.problems)
-            self.store.events.add("calendar_refused", text=str(error), at=self.store.now())
-            return ReloadResult(ok=False, changes=(), problems=error.problems)
-        changes = changes_between(self.calendar, fresh)
-        try:
-            self.planner.load(fresh.entries)
-        except StoreUnavailableError:
-            self._file_stamp = None  # so that it is read again once the store is back
-            raise
-        self.calendar = fresh
-        self._set_alarm()
-        log.info("calendar_loaded", entries=len(fresh.entries), changes=changes)
-        if changes:
-            self.store.events.add("calendar_loaded", text="\n".join(changes), at=self.store.now())
-        return ReloadResult(ok=True, changes=tuple(changes), problems=())
-
-    def _rules(self) -> list[Rule]:
-        return [entry.rule for entry in self.calendar.entries if entry.enabled and entry.rule is not None]
+    def _load(self, calendar: Calendar) -> None:
+        self.planner.load(calendar.entries)
+        self.alarm.set(_rules(calendar))
 
     def _set_alarm(self) -> None:
-        self.alarm.set(self._rules())
+        self.alarm.set(_rules(self.in_force.calendar))
 
     def _wake_all(self) -> None:
         """Rows changed from outside."""
@@ -366,8 +298,8 @@ class Daemon:
         log.info(
             "daemon_ready",
             took_seconds=round(self.clock.elapsed() - _started_at_elapsed(), 2),
-            calendar=str(self.calendar.path),
-            entries=len(self.calendar.entries),
+            calendar=str(self.in_force.calendar.path),
+            entries=len(self.in_force.calendar.entries),
             store=self.store.url_masked,
             socket=str(settings.socket_path),
             page=f"http://{settings.listen}/" if settings.listen else None,
@@ -381,9 +313,5 @@ def _started_at_elapsed() -> float:
     return int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_mtime_ns, stat.st_size
+def _rules(calendar: Calendar) -> list[Rule]:
+    return [entry.rule for entry in calendar.entries if entry.enabled and entry.rule is not None]
