@@ -13,8 +13,10 @@ way, until RETIRE: then it ends with its last attempt. SPARES tells it how many 
 from __future__ import annotations
 
 import array
+import json
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 READY = b"ready"
@@ -60,6 +62,16 @@ def spares_request(spares: int) -> bytes:
 def parse_spares(message: bytes) -> int:
     """How many."""
     return int(message.removeprefix(SPARES))
+
+
+def ready_message(files: Mapping[str, object]) -> bytes:
+    """What a job's template says when it can be asked; `files` are those that the job was loaded from, as they were."""
+    return json.dumps({"pid": os.getpid(), "files": files}).encode()
+
+
+def ending_message(code: int | None, number: int | None, left: list[str], *, lapsed: bool) -> bytes:
+    """How an attempt ended: exit code or signal, what it left running, whether it lived as long as it might."""
+    return json.dumps({"code": code, "signal": number, "left": left, "lapsed": lapsed}).encode()
 
 
 def receive(control: socket.socket) -> tuple[bytes, list[int]]:

@@ -34,9 +34,11 @@ from maintd.execution.asking import (
     SPARES,
     START,
     TERM,
+    ending_message,
     parse_open,
     parse_spares,
     parse_start,
+    ready_message,
     receive,
 )
 from maintd.execution.opening import LooksAroundError, Opened, open_for_many
@@ -102,7 +104,7 @@ class Forker:
 
     def serve(self) -> None:
         """Until the daemon closes its end, or has no more use for it."""
-        self._control.send(READY if self._opened is None else ready_message(self._opened))
+        self._control.send(READY if self._opened is None else ready_message(self._opened.files))
         in_a_row = 0
         while not (self._retiring and not self._attempts):
             events = self._selector.select(self._patience())
@@ -166,7 +168,7 @@ class Forker:
         own, *given = descriptors
         if until is not None and since_boot() >= until:
             with socket.socket(fileno=own) as sock, suppress(OSError):
-                sock.send(_ending(None, None, [], lapsed=True))
+                sock.send(ending_message(None, None, [], lapsed=True))
             for descriptor in given:
                 os.close(descriptor)
             return
@@ -287,7 +289,7 @@ class Forker:
         signalled = os.WIFSIGNALED(status)
         code, number = (None, os.WTERMSIG(status)) if signalled else (os.WEXITSTATUS(status), None)
         with suppress(OSError):
-            attempt.socket.send(_ending(code, number, attempt.left, lapsed=attempt.lapsed))
+            attempt.socket.send(ending_message(code, number, attempt.left, lapsed=attempt.lapsed))
         attempt.socket.close()
 
     def _kill_leftovers(self, attempt: _Attempt | None) -> None:
@@ -327,16 +329,6 @@ class Forker:
             self._reap()
             time.sleep(0.002)
         self._kill_leftovers(None)
-
-
-def _ending(code: int | None, number: int | None, left: list[str], *, lapsed: bool) -> bytes:
-    """How an attempt ended: exit code or signal, what it left running, whether it lived as long as it might."""
-    return json.dumps({"code": code, "signal": number, "left": left, "lapsed": lapsed}).encode()
-
-
-def ready_message(opened: Opened) -> bytes:
-    """What a job's template says when it can be asked."""
-    return json.dumps({"pid": os.getpid(), "files": opened.files}).encode()
 
 
 def _open_or_tell(path: Path, control: socket.socket) -> Opened | None:
