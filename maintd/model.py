@@ -563,6 +563,7 @@ class StatusReport(Model):
     calendar: str = ""  # path
     store: str = ""  # URL, password masked
     problems: tuple[str, ...] = ()  # of maintd itself: no daemon, store away, clock jumped, broken job module
+    remarks: tuple[str, ...] = ()  # on the calendar: it works, but may not be what was meant
     entries: tuple[EntryStatus, ...] = ()
     others: tuple[RunSummary, ...] = ()  # unfinished runs of jobs that are in no calendar
     locks: tuple[LockHolder, ...] = ()

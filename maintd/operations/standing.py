@@ -40,6 +40,7 @@ class Calendared(NamedTuple):
     disabled: dict[str, str]
     problems: tuple[str, ...]
     path: str
+    remarks: tuple[str, ...] = ()
 
 
 class Stored(NamedTuple):
@@ -69,6 +70,7 @@ def status(desk: Desk) -> StatusReport:
         calendar=calendar.path,
         store=desk.store.url_masked,
         problems=tuple(_problems(desk, calendar, stored)),
+        remarks=calendar.remarks,
         entries=tuple(_status_of(desk, entry, stored, now, calendar.disabled) for entry in calendar.entries),
         others=tuple(others),
         locks=tuple(locks),
@@ -146,7 +148,7 @@ def _calendar(desk: Desk) -> Calendared:
         except StoreError:
             states = {}.values()
         return Calendared(tuple(_remembered(state) for state in states if state.active), {}, tuple(problems), "")
-    return Calendared(calendar.entries, dict(calendar.disabled), tuple(calendar.warnings), str(calendar.path))
+    return Calendared(calendar.entries, dict(calendar.disabled), (), str(calendar.path), tuple(calendar.warnings))
 
 
 def _remembered(state: EntryState) -> Entry:

@@ -235,6 +235,10 @@ def _pause(entry: EntryStatus, now: datetime) -> str:
 
 
 def _tail(report: StatusReport, width: int, ink: Ink) -> Iterator[str]:
+    if report.remarks:
+        yield ""
+        for remark in report.remarks:
+            yield from _tinted(wrapped(f"remark: {remark}", width, hanging="  "), ink, Tone.DIM)
     if report.locks:
         yield ""
         for lock in report.locks:

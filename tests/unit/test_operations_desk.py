@@ -27,6 +27,7 @@ from maintd.operations import (
     trigger,
     unpause,
 )
+from maintd.present import exit_code, status_text
 from maintd.settings import Settings
 
 
@@ -230,12 +231,25 @@ def test_the_status_names_what_is_the_matter_with_maintd_itself(here: Office) ->
     here.use(*here.calendar.entries, warnings=("schedules.yaml:7: two entries hold postgres at 04:00",))
     here.health = Health(alive=True, ready=False, problems=("the clock jumped",))
 
-    assert status(here.desk()).problems == (
+    report = status(here.desk())
+
+    assert report.problems == (
         "the clock jumped",
         'job "wrecked" is broken: /jobs/wrecked.py:3: invalid syntax',
         'entry "broken-one" is disabled: /jobs/wrecked.py:3: invalid syntax',
-        "schedules.yaml:7: two entries hold postgres at 04:00",
     )
+    assert report.remarks == ("schedules.yaml:7: two entries hold postgres at 04:00",)
+
+
+def test_a_remark_on_the_calendar_is_told_and_wakes_nobody(here: Office) -> None:
+    here.jobs = {name: job for name, job in here.jobs.items() if name != "wrecked"}
+    here.use(entry("tidy", "vacuum"), disabled={}, warnings=("schedules.yaml:7: two entries hold postgres at 04:00",))
+
+    report = status(here.desk())
+
+    assert report.problems == ()
+    assert exit_code(report) == 0
+    assert "remark: schedules.yaml:7: two entries hold postgres at 04:00" in status_text(report)
 
 
 def test_the_status_shows_unfinished_runs_of_jobs_that_are_in_no_calendar_with_locks_and_nodes(here: Office) -> None:
