@@ -24,8 +24,9 @@ import structlog
 
 from maintd.clock import SystemClock
 from maintd.description import load_job
+from maintd.entry import StepPlan
 from maintd.execution.local import LocalExecutor
-from maintd.model import NewRun, RunState, StepPlan, Trigger
+from maintd.model import NewRun, RunState, Trigger
 from maintd.settings import Settings
 from maintd.store import Store, open_store
 from maintd.target import Targets

@@ -20,8 +20,9 @@ import click
 
 from maintd import model
 from maintd.catalogue import Catalogue
+from maintd.entry import JobDescription, ParamDescription
 from maintd.evidence import Artifact, Change, Check, LogLine, Measure, Model
-from maintd.model import TRANSITIONS, JobDescription, ParamDescription, RunState, SkipReason
+from maintd.model import TRANSITIONS, RunState, SkipReason
 from maintd.settings import Retention, Settings
 from maintd.target import Targets
 from maintd.values import format_duration

@@ -28,13 +28,14 @@ from maintd.approach import EARLY, approach
 from maintd.calendar import Calendar
 from maintd.catalogue import Catalogue
 from maintd.clock import Clock, SystemClock
+from maintd.entry import Rule
 from maintd.errors import MaintdError, StoreUnavailableError
 from maintd.execution.local import LocalExecutor
 from maintd.execution.orphans import kill_orphans
 from maintd.execution.recorder import replay
 from maintd.inforce import InForce
 from maintd.losing import lose_own_past, lose_silent
-from maintd.model import NodeState, Rule
+from maintd.model import NodeState
 from maintd.operations import Desk, Health, TriggerRequest, trigger
 from maintd.planner import Planner
 from maintd.settings import Settings

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
+from maintd.entry import JobDescription, ParamDescription
 from maintd.errors import JobError
 from maintd.job import JobFunction, JobParams, JobTraits, open_module, traits_of
-from maintd.model import JobDescription, ParamDescription
 from maintd.targets.references import has_reference
 from maintd.values import format_duration, format_size
 

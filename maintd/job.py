@@ -26,7 +26,7 @@ from maintd.targets.references import resolve_references
 from maintd.values import Duration, Size, format_duration, format_size, parse_duration, parse_size
 
 if TYPE_CHECKING:
-    from maintd.model import LockMode
+    from maintd.entry import LockMode
 
 __all__ = [
     "BudgetSpentError", "CheckFailedError", "CheckStatus", "Context", "Duration", "JobError", "JobParams", "Point",

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from maintd.model import After, Blackout, Entry, Policy, StepPlan
+from maintd.entry import After, Blackout, Entry, Policy, StepPlan
 from maintd.schedule import describe
 from maintd.target import Targets
 from maintd.values import format_duration

@@ -12,7 +12,7 @@ from maintd.calendar.document import Node, Text
 from maintd.calendar.policies import POLICY_KEYS, read_after, read_locks, read_policy
 from maintd.calendar.reading import Scope
 from maintd.calendar.steps import StepReader, named_apart
-from maintd.model import After, Entry, Policy, Rule, ScheduleKind, StepPlan
+from maintd.entry import After, Entry, Policy, Rule, ScheduleKind, StepPlan
 from maintd.schedule import compile_rule, zone_problem
 
 DEFAULT_KEYS = (*POLICY_KEYS, "jitter")

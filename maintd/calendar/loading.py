@@ -16,8 +16,8 @@ from maintd.calendar.entries import Defaults, read_defaults, read_entry, title_o
 from maintd.calendar.reading import Problems, Scope, advice
 from maintd.calendar.steps import Jobs, ParamsToJudge, StepReader, ValidateAll
 from maintd.calendar.targets import read_targets
+from maintd.entry import BrokenJob, Entry, JobDescription, Policy, StepPlan
 from maintd.errors import CalendarError
-from maintd.model import BrokenJob, Entry, JobDescription, Policy, StepPlan
 from maintd.schedule import zone_problem
 from maintd.settings import Settings
 from maintd.target import Targets

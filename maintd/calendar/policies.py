@@ -8,7 +8,7 @@ from typing import Any
 
 from maintd.calendar.document import Listing, Node, Text
 from maintd.calendar.reading import Scope, advice, kind
-from maintd.model import After, Blackout, CatchUp, LockMode, OnFailure, Overlap
+from maintd.entry import After, Blackout, CatchUp, LockMode, OnFailure, Overlap
 from maintd.schedule import blackout_problem
 
 POLICY_KEYS = (

@@ -10,7 +10,7 @@ from maintd.calendar.document import Mapping as MappingNode
 from maintd.calendar.document import Node, Text, key_at, value_of
 from maintd.calendar.policies import MOST_RETRIES, read_locks, read_positive, unknown
 from maintd.calendar.reading import Scope, kind
-from maintd.model import BrokenJob, JobDescription, LockMode, OnFailure, StepPlan
+from maintd.entry import BrokenJob, JobDescription, LockMode, OnFailure, StepPlan
 
 if TYPE_CHECKING:
     from maintd.description import ParamProblem

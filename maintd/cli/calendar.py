@@ -14,7 +14,7 @@ from maintd.errors import CalendarError, UsageError
 
 if TYPE_CHECKING:
     from maintd.calendar import Calendar
-    from maintd.model import Entry
+    from maintd.entry import Entry
 
 
 @click.command("validate")
@@ -32,7 +32,7 @@ def validate_command(app: App, file: Path | None, as_json: bool) -> int:
     from maintd import provenance
     from maintd.calendar import calendar_path, load_calendar
     from maintd.catalogue import Catalogue
-    from maintd.model import BrokenJob
+    from maintd.entry import BrokenJob
 
     settings = app.settings
     for line in provenance.warnings():

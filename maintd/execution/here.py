@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from maintd.clock import Clock, since_boot
+from maintd.entry import Entry, JobDescription
 from maintd.errors import RefusedError, StoreError, StoreUnavailableError
 from maintd.execution.means import Jobs, Means, Writes, imports_of
 from maintd.execution.notebook import Notebook
@@ -24,7 +25,7 @@ from maintd.execution.recorder import Recorder
 from maintd.execution.stopping import Hold, Stop
 from maintd.execution.supervise import Supervisor
 from maintd.execution.warm import Warm
-from maintd.model import Entry, JobDescription, NewRun, Run, RunState, Trigger
+from maintd.model import NewRun, Run, RunState, Trigger
 from maintd.operations.params import with_params
 from maintd.outcome import StopKind
 from maintd.settings import Settings

@@ -27,11 +27,12 @@ from maintd.execution.stopping import Hold, Stop
 from maintd.execution.supervise import Supervisor
 from maintd.execution.warm import Warm
 from maintd.execution.warmth import Warmth
-from maintd.model import Run, RunPutBack
+from maintd.model import Run
 from maintd.outcome import StopKind
 from maintd.settings import Settings
 from maintd.store import Store
 from maintd.target import Targets
+from maintd.writes import RunPutBack
 
 log = structlog.get_logger()
 

@@ -7,21 +7,16 @@ from typing import Any
 
 from maintd.evidence import Artifact, Change, Check, LogLine, LogTrim, Measure, Phase, Progress, Report
 from maintd.execution.means import Writes
-from maintd.model import (
-    Attempt,
+from maintd.model import Attempt, AttemptState, Run, RunState, Step, StepState
+from maintd.writes import (
     AttemptBegan,
     AttemptEnded,
-    AttemptState,
     Reported,
-    Run,
     RunEnded,
     RunPutBack,
-    RunState,
     RunWrite,
-    Step,
     StepBegan,
     StepEnded,
-    StepState,
     StepWaits,
 )
 

@@ -8,10 +8,11 @@ from datetime import datetime
 import structlog
 
 from maintd.context import Point, Standing
+from maintd.entry import JobDescription
 from maintd.errors import StoreError
 from maintd.execution.means import Means
 from maintd.execution.messages import AttemptOrder
-from maintd.model import JobDescription, Run
+from maintd.model import Run
 from maintd.values import utc_text
 
 log = structlog.get_logger()

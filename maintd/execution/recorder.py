@@ -20,8 +20,9 @@ import structlog
 from maintd.errors import StoreError, StoreUnavailableError
 from maintd.evidence import LogLine
 from maintd.execution.spool import Spool, replay
-from maintd.model import Reported, RunEnded, RunPutBack, RunState, RunWrite
+from maintd.model import RunState
 from maintd.store import Store
+from maintd.writes import Reported, RunEnded, RunPutBack, RunWrite
 
 __all__ = ["Journal", "Recorder", "replay"]
 

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from maintd.entry import JobDescription, StepPlan
 from maintd.errors import RefusedError, StoreError
 from maintd.evidence import Report
 from maintd.execution.means import Means, Writes
@@ -16,20 +17,7 @@ from maintd.execution.orders import order_for
 from maintd.execution.process import AttemptProcess, Sinks
 from maintd.execution.stopping import Stop
 from maintd.execution.warm import TemplateError
-from maintd.model import (
-    AttemptBegan,
-    AttemptEnded,
-    AttemptState,
-    JobDescription,
-    LockHolder,
-    Reported,
-    Run,
-    StepBegan,
-    StepEnded,
-    StepPlan,
-    StepState,
-    StepWaits,
-)
+from maintd.model import AttemptState, LockHolder, Run, StepState
 from maintd.outcome import (
     AttemptEvidence,
     AttemptVerdict,
@@ -41,6 +29,7 @@ from maintd.outcome import (
     retry_delay,
 )
 from maintd.values import format_duration, utc_text
+from maintd.writes import AttemptBegan, AttemptEnded, Reported, StepBegan, StepEnded, StepWaits
 
 log = structlog.get_logger()
 

@@ -14,25 +14,15 @@ from datetime import timedelta
 
 import structlog
 
+from maintd.entry import OnFailure, StepPlan
 from maintd.errors import StoreError
 from maintd.execution.means import Means, Writes
 from maintd.execution.step import StepRun
 from maintd.execution.stopping import Stop
-from maintd.model import (
-    OnFailure,
-    Run,
-    RunEnded,
-    RunPutBack,
-    RunState,
-    SkipReason,
-    Step,
-    StepEnded,
-    StepPlan,
-    StepState,
-    Trigger,
-)
+from maintd.model import Run, RunState, SkipReason, Step, StepState, Trigger
 from maintd.outcome import BAD, RunVerdict, StepOutcome, StopKind, Stopped, judge_run
 from maintd.values import format_duration
+from maintd.writes import RunEnded, RunPutBack, StepEnded
 
 log = structlog.get_logger()
 

@@ -8,10 +8,10 @@ from typing import TypeGuard
 
 import structlog
 
+from maintd.entry import JobDescription
 from maintd.execution.crew import Crew
 from maintd.execution.means import Jobs
 from maintd.execution.warm import TemplateError, Warm
-from maintd.model import JobDescription
 from maintd.settings import Settings
 
 log = structlog.get_logger()

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from maintd.entry import BrokenJob, Entry, JobDescription, StepPlan
 from maintd.errors import DaemonUnavailableError, RefusedError, UnknownNameError, UsageError
 from maintd.evidence import Model
-from maintd.model import BrokenJob, Entry, JobDescription, NewRun, Pause, Run, RunState, RunSummary, StepPlan, Trigger
+from maintd.model import NewRun, Pause, Run, RunState, RunSummary, Trigger
 from maintd.operations.desk import Desk
 from maintd.operations.finding import find, find_run
 from maintd.operations.params import with_params

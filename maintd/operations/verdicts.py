@@ -6,8 +6,9 @@ from datetime import datetime, timedelta
 from shlex import quote
 from typing import NamedTuple
 
+from maintd.entry import Entry
 from maintd.evidence import Check, CheckStatus
-from maintd.model import Entry, Run, RunState, RunSummary, SkipReason, StepState
+from maintd.model import Run, RunState, RunSummary, SkipReason, StepState
 from maintd.present import value_text
 from maintd.store import LastRuns
 from maintd.values import format_duration

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
+from maintd.entry import BrokenJob, JobDescription, ParamDescription
 from maintd.evidence import LogLine
-from maintd.model import BrokenJob, DueInstant, JobDescription, ParamDescription
+from maintd.model import DueInstant
 from maintd.present.text import WIDTH, Ink, Tone, columns, from_now, plural, printable, symbol, wrapped
 from maintd.values import format_duration
 

@@ -12,8 +12,8 @@ from itertools import takewhile
 from typing import NamedTuple, Protocol
 from zoneinfo import ZoneInfo, available_timezones
 
+from maintd.entry import Rule, ScheduleKind
 from maintd.errors import nearest
-from maintd.model import Rule, ScheduleKind
 from maintd.schedule.cron import cron_walls
 from maintd.schedule.oncalendar import oncalendar_walls
 from maintd.schedule.phrases import parse_phrase

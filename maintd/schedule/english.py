@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from maintd.model import Rule, ScheduleKind
+from maintd.entry import Rule, ScheduleKind
 from maintd.schedule.cron import read_cron
 from maintd.schedule.oncalendar import read_oncalendar
 from maintd.schedule.phrases import EVERY_DAY, MONTHS, WEEKDAYS, WEEKEND, WORKING, Days, Phrase, parse_phrase

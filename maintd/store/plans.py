@@ -14,7 +14,8 @@ from pydantic import TypeAdapter
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
-from maintd.model import NewRun, Policy, StepPlan
+from maintd.entry import Policy, StepPlan
+from maintd.model import NewRun
 from maintd.store.engine import dialect_insert
 from maintd.store.statements import Prepared, PreparedOfSeveral, add_new
 from maintd.store.tables import plan_jobs, plans

@@ -11,21 +11,7 @@ from sqlalchemy import Table, bindparam, delete, select, update
 from sqlalchemy.engine import Connection
 
 from maintd.evidence import Artifact, Change, Check, LogLine, LogTrim, Measure, Phase, Progress, Report
-from maintd.model import (
-    TRANSITIONS,
-    AttemptBegan,
-    AttemptEnded,
-    AttemptState,
-    Reported,
-    RunEnded,
-    RunPutBack,
-    RunState,
-    RunWrite,
-    StepBegan,
-    StepEnded,
-    StepState,
-    StepWaits,
-)
+from maintd.model import TRANSITIONS, AttemptState, RunState, StepState
 from maintd.store import statements
 from maintd.store.plans import Plans
 from maintd.store.rows import AnyRow
@@ -42,6 +28,17 @@ from maintd.store.tables import (
     runs,
     series,
     steps,
+)
+from maintd.writes import (
+    AttemptBegan,
+    AttemptEnded,
+    Reported,
+    RunEnded,
+    RunPutBack,
+    RunWrite,
+    StepBegan,
+    StepEnded,
+    StepWaits,
 )
 
 OPEN_TO_EVIDENCE = (RunState.RUNNING, RunState.LOST)

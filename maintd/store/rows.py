@@ -6,8 +6,9 @@ from typing import Any
 
 from sqlalchemy import Row, Select, select
 
+from maintd.entry import Policy, Rule, StepPlan
 from maintd.evidence import Artifact, Change, Check, LogLine, Measure, Progress
-from maintd.model import Attempt, EntryState, Pause, Policy, Rule, RunSummary, Step, StepPlan, StepState
+from maintd.model import Attempt, EntryState, Pause, RunSummary, Step, StepState
 from maintd.store.tables import entries, runs
 
 AnyRow = Row[*tuple[Any, ...]]

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field
 from starlette.responses import Response
 
+from maintd.entry import BrokenJob, JobDescription
 from maintd.errors import UsageError
 from maintd.evidence import Model
-from maintd.model import BrokenJob, DueInstant, EntryStatus, Event, JobDescription, RunSummary
+from maintd.model import DueInstant, EntryStatus, Event, RunSummary
 from maintd.operations import TriggerRequest
 from maintd.values import Instant, parse_duration
 

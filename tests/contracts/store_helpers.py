@@ -8,28 +8,11 @@ from datetime import UTC, datetime, timedelta
 from threading import Barrier
 from typing import TypeVar
 
+from maintd.entry import Entry, Policy, Rule, ScheduleKind, StepPlan
 from maintd.evidence import Check, CheckStatus, Report
-from maintd.model import (
-    AttemptBegan,
-    AttemptEnded,
-    AttemptState,
-    Entry,
-    NewRun,
-    Policy,
-    Reported,
-    Rule,
-    Run,
-    RunEnded,
-    RunState,
-    RunWrite,
-    ScheduleKind,
-    StepBegan,
-    StepEnded,
-    StepPlan,
-    StepState,
-    Trigger,
-)
+from maintd.model import AttemptState, NewRun, Run, RunState, StepState, Trigger
 from maintd.store import Store
+from maintd.writes import AttemptBegan, AttemptEnded, Reported, RunEnded, RunWrite, StepBegan, StepEnded
 
 T = TypeVar("T")
 

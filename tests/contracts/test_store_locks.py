@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 from store_helpers import at, claim, ended, queue, racing
 
+from maintd.entry import LockMode
 from maintd.errors import RefusedError
-from maintd.model import LockMode, Run, RunState
+from maintd.model import Run, RunState
 from maintd.store import Store
 
 ROUNDS = 30

@@ -10,7 +10,7 @@ import pytest
 
 from maintd.calendar import parse_calendar
 from maintd.catalogue import Catalogue, shipped
-from maintd.model import JobDescription
+from maintd.entry import JobDescription
 from maintd.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -19,9 +19,10 @@ from fuzz.properties import Property, in_time
 from maintd.catalogue import _Memory
 from maintd.errors import RefusedError
 from maintd.execution.spool import replay
-from maintd.model import RunWrite, Trigger
+from maintd.model import Trigger
 from maintd.statedir import LOCK, claim_state_dir, daemon_pid
 from maintd.web.server import serve_desk
+from maintd.writes import RunWrite
 
 ASKED = ("/api/v1/runs", "/api/v1/runs", "/api/v1/runs/1/cancel", "/api/v1/entries/probe/pause",
          "/api/v1/entries/probe/unpause", "/api/v1/reload")  # fmt: skip

@@ -14,18 +14,10 @@ from servers.base import wait_for
 
 from maintd.clock import SystemClock
 from maintd.description import load_job
+from maintd.entry import JobDescription, Policy, StepPlan
 from maintd.execution import tree
 from maintd.execution.local import LocalExecutor
-from maintd.model import (
-    Attempt,
-    JobDescription,
-    NewRun,
-    Policy,
-    Run,
-    RunState,
-    StepPlan,
-    Trigger,
-)
+from maintd.model import Attempt, NewRun, Run, RunState, Trigger
 from maintd.settings import Settings
 from maintd.store import Store, open_store
 from maintd.target import Targets

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from processes.nodes import Node
 
+from maintd.entry import Entry
 from maintd.errors import RefusedError, UsageError
 from maintd.evidence import Check, LogLine
 from maintd.execution.here import run_here
-from maintd.model import AttemptEnded, Entry, Run, RunState
+from maintd.model import Run, RunState
 from maintd.store import Store
 from maintd.target import Targets
+from maintd.writes import AttemptEnded
 
 Told = list[tuple[str, int, Any]]
 

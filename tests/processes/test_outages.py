@@ -22,7 +22,8 @@ from servers.postgres import PostgresServer
 from maintd.execution.orphans import kill_orphans
 from maintd.execution.recorder import replay
 from maintd.execution.spool import Spool
-from maintd.model import RunEnded, RunState, StepBegan
+from maintd.model import RunState
+from maintd.writes import RunEnded, StepBegan
 
 OUTAGE = float(os.environ.get("MAINTD_TEST_OUTAGE", "4"))
 """Seconds that the store is away; 40 for the long form."""

@@ -21,7 +21,8 @@ from servers.base import wait_for
 from servers.maintd import maintd_daemon
 from servers.postgres import PostgresServer
 
-from maintd.model import AttemptState, Policy, RunState
+from maintd.entry import Policy
+from maintd.model import AttemptState, RunState
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 

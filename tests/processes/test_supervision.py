@@ -10,7 +10,8 @@ import pytest
 from processes.nodes import Node, only
 from servers.base import wait_for
 
-from maintd.model import OnFailure, Policy, RunState, SkipReason, StepState, Trigger
+from maintd.entry import OnFailure, Policy
+from maintd.model import RunState, SkipReason, StepState, Trigger
 from maintd.target import FolderTarget, Targets
 
 QUICK = Policy(retry_backoff=timedelta(milliseconds=50), lock_wait=timedelta(milliseconds=300))

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from maintd.clock import ManualClock
-from maintd.model import CatchUp, Entry, Overlap, Policy, Rule, RunSummary, ScheduleKind, StepPlan
+from maintd.entry import CatchUp, Entry, Overlap, Policy, Rule, ScheduleKind, StepPlan
+from maintd.model import RunSummary
 from maintd.planner import Planner
 from maintd.store import Store, open_store
 

@@ -19,8 +19,8 @@ from maintd.calendar import (
     parse_calendar,
 )
 from maintd.catalogue import Catalogue, shipped
+from maintd.entry import After, Blackout, CatchUp, Entry, JobDescription, OnFailure, Overlap, Rule, ScheduleKind
 from maintd.errors import CalendarError
-from maintd.model import After, Blackout, CatchUp, Entry, JobDescription, OnFailure, Overlap, Rule, ScheduleKind
 from maintd.schedule import compile_rule
 from maintd.settings import Settings
 

@@ -12,8 +12,8 @@ import pytest
 from calendars import problems
 
 from maintd.configfile import read_config
+from maintd.entry import Rule, ScheduleKind
 from maintd.errors import SettingsError
-from maintd.model import Rule, ScheduleKind
 from maintd.schedule import compile_rule
 from maintd.statedir import LOCK, daemon_pid
 from maintd.values import format_duration, parse_duration, parse_size

@@ -123,7 +123,7 @@ WORDS = st.sampled_from(
 def test_any_rule_compiles_or_says_why_not_and_soon(kind: str, text: str) -> None:
     from datetime import UTC, datetime
 
-    from maintd.model import Rule, ScheduleKind
+    from maintd.entry import Rule, ScheduleKind
 
     try:
         schedule = compile_rule(Rule(kind=ScheduleKind(kind), text=text, timezone="Europe/Berlin"))

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maintd.entry import BrokenJob
 from maintd.evidence import Artifact, Change, Check, CheckStatus, LogLine, Measure, Progress
 from maintd.model import (
     Attempt,
     AttemptState,
-    BrokenJob,
     DueInstant,
     EntryStatus,
     LockHolder,

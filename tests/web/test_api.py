@@ -9,10 +9,12 @@ import pytest
 from contracts.store_helpers import claim, queue
 from web.desks import FULL, HOSTILE, Client, Office, artifact, at, check, going_on, line, run_with
 
+from maintd.entry import BrokenJob, JobDescription
 from maintd.evidence import CheckStatus
-from maintd.model import BrokenJob, JobDescription, Reported, Run, RunEnded, RunState, StatusReport
+from maintd.model import Run, RunState, StatusReport
 from maintd.operations import Health, ReloadResult
 from maintd.web.server import openapi
+from maintd.writes import Reported, RunEnded
 
 
 def test_the_version_says_who_answers(control: Client) -> None:

@@ -10,7 +10,8 @@ from web.browser import violations
 from web.desks import FULL, HOSTILE, Office, at, going_on, line, run_with
 
 from maintd.evidence import Measure
-from maintd.model import Reported, RunEnded, RunState
+from maintd.model import RunState
+from maintd.writes import Reported, RunEnded
 
 pytestmark = pytest.mark.server
 

@@ -21,7 +21,7 @@ CRONS = [
 
 
 def maintd() -> Iterator[datetime]:
-    from maintd.model import Rule, ScheduleKind
+    from maintd.entry import Rule, ScheduleKind
     from maintd.schedule import compile_rule, upcoming
 
     for text in CRONS:
