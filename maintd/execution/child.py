@@ -6,7 +6,6 @@ the two others. Nothing that a job does here reaches further than this process g
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # typeshed leaves it out
 import fcntl
 import os
 import pickle
@@ -45,9 +44,6 @@ _SECRETIVE = (_REFERENCE, SecretStr.__name__.encode())
 """What an order has in it when its params refer to secrets, or its targets hold some or refer to some."""
 
 _HIGH = 512  # where descriptors are kept while those below are put in order
-
-set_handler = _signal.signal
-"""`signal.signal` without the enumerations that it turns numbers into, each of which takes a page of memory or two."""
 
 
 class StopAskedError(BaseException):
@@ -95,7 +91,7 @@ def _leave(lifeline: int, keep: Sequence[int]) -> list[int]:
     os.setsid()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):
-        set_handler(number, _signal.SIG_DFL)
+        signal.signal(number, signal.SIG_DFL)
     kept = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH) for fd in (lifeline, *keep)]
     os.closerange(3, _HIGH)
     for n, fd in enumerate(kept):
@@ -128,7 +124,7 @@ def _rehearse(opened: Opened | None) -> None:
 
 @cache
 def _streams() -> tuple[TextIO, TextIO, TextIO]:
-    """The child's standard streams, at descriptors 0 to 2. Made in the template: there is only to be a pipe at each."""
+    """The standard streams of a child, at 0 to 2. Made once: they ask then whether what stands there can seek."""
     return (
         open(0, encoding="utf-8", errors="replace", closefd=False),
         open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False),
@@ -137,7 +133,7 @@ def _streams() -> tuple[TextIO, TextIO, TextIO]:
 
 
 def prepare() -> None:
-    """In the template, once: make what every child needs the same, while pipes stand where theirs will."""
+    """In the template: make the streams that every child will have, while pipes stand where theirs are going to."""
     kept = [os.dup(number) for number in (1, 2)]
     ends = os.pipe()
     try:
@@ -157,7 +153,7 @@ def _attempt(order: int, report: int, out: int, err: int, opened: Opened | None)
         os.dup2(descriptor, number)
         os.close(descriptor)
     sys.stdin, sys.stdout, sys.stderr = _streams()
-    set_handler(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, _stop)
     return 0 if _Attempt(order, report, opened).make() else 1
 
 
@@ -186,10 +182,10 @@ class _Attempt:
         try:
             self._run(order)
         except BaseException as error:  # noqa: BLE001 - the border: whatever the job raises becomes the outcome
-            set_handler(signal.SIGTERM, _signal.SIG_IGN)  # being told is more than being asked a second time
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # being told is more than being asked a second time
             self._tell(error)
             return False
-        set_handler(signal.SIGTERM, _signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._send(Ended(ok=True))
         return True
 

@@ -32,7 +32,7 @@ class Crew:
             self._start(task, LINGER)
 
     def call(self, number: int, seconds: float) -> None:
-        """Have so many threads wait, at least that long, for what is going to be given."""
+        """Have so many threads wait for what is going to be given: new ones at least that long, others as they do."""
         with self._lock:
             missing = max(0, number - self._free)
             self._free += missing

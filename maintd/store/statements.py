@@ -95,7 +95,7 @@ class Prepared:
 class PreparedOfSeveral:
     """A statement for several values of a column: one by one where that is cheap, in parts where it is a round trip.
 
-    What changes rows must return some columns.
+    What changes rows must return some columns, and be performed in a transaction.
     """
 
     AT_ONCE = 1000  # a longer list is dear to compile

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 
 import pytest
+from servers.base import wait_for
 
 from maintd.execution import crew as crews
 from maintd.execution import starts as all_starts
@@ -20,19 +22,12 @@ def threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == NAME]
 
 
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
 @pytest.fixture
 def crew() -> Iterator[Crew]:
     made = Crew(NAME)
     yield made
     made.dismiss()
-    wait_for(lambda: not threads())
+    wait_for(lambda: not threads(), "all threads leave", every=0.002)
 
 
 def test_each_task_has_a_thread_of_its_own_and_a_free_one_is_used_again(crew: Crew) -> None:
@@ -50,9 +45,9 @@ def test_each_task_has_a_thread_of_its_own_and_a_free_one_is_used_again(crew: Cr
     release.set()
 
     seen: list[threading.Thread] = []
-    wait_for(lambda: crew._free == 3)
+    wait_for(lambda: crew._free == 3, "all three are free", every=0.002)
     crew.give(lambda: seen.append(threading.current_thread()))
-    wait_for(lambda: seen)
+    wait_for(lambda: seen, "the task", every=0.002)
     assert seen[0] in first
     assert set(threads()) == first
 
@@ -80,7 +75,7 @@ def test_a_free_thread_leaves_after_a_while(crew: Crew, monkeypatch: pytest.Monk
     done = threading.Event()
     crew.give(done.set)
     assert done.wait(10)
-    wait_for(lambda: not threads())
+    wait_for(lambda: not threads(), "all threads leave", every=0.002)
     again = threading.Event()
     crew.give(again.set)
     assert again.wait(10)
@@ -88,12 +83,12 @@ def test_a_free_thread_leaves_after_a_while(crew: Crew, monkeypatch: pytest.Monk
 
 def test_no_task_is_lost_when_threads_leave_at_the_same_moment(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crews, "LINGER", 0.001)
-    done = []
+    done: list[int] = []
     for number in range(300):
-        crew.give(lambda number=number: done.append(number))  # type: ignore[misc]
+        crew.give(partial(done.append, number))
         if number % 3 == 0:
             time.sleep(0.001)
-    wait_for(lambda: len(done) == 300)
+    wait_for(lambda: len(done) == 300, "every task", every=0.002)
     assert sorted(done) == list(range(300))
 
 

@@ -42,6 +42,17 @@ def test_one_endless_line_is_cut(here: Node) -> None:
     assert first.endswith(f"x … and {300_000_000 - 65_536} bytes more")
 
 
+def test_the_streams_that_the_template_made_know_what_they_stand_on(here: Node) -> None:
+    body = """
+    print(sys.stdin.read() == "", sys.stdout.seekable(), sys.stderr.seekable(), sys.stdout.line_buffering)
+    print("to the other one", file=sys.stderr)
+    """
+    run = here.make(body)
+
+    assert run.state is RunState.SUCCEEDED
+    assert sorted(here.log(run.id)) == ["True False False True", "to the other one"]
+
+
 def test_a_slow_stream_is_seen_while_it_goes_on(here: Node, tmp_path: Path) -> None:
     go = tmp_path / "go"
     body = 'print("now")\nwhile not Path(params.into).exists():\n    time.sleep(0.01)'
