@@ -24,9 +24,9 @@ from sqlalchemy import insert, text
 from sqlalchemy.engine import Connection
 
 from maintd.clock import SystemClock
+from maintd.config.settings import Retention
 from maintd.entry import Entry, StepPlan
 from maintd.model import NewRun, RunState, Trigger
-from maintd.settings import Retention
 from maintd.store import Store, open_store
 from maintd.store.tables import checks, runs
 

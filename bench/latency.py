@@ -23,11 +23,11 @@ from pathlib import Path
 import structlog
 
 from maintd.clock import SystemClock
+from maintd.config.settings import Settings
 from maintd.description import load_job
 from maintd.entry import StepPlan
 from maintd.execution.local import LocalExecutor
 from maintd.model import NewRun, RunState, Trigger
-from maintd.settings import Settings
 from maintd.store import Store, open_store
 from maintd.target import Targets
 

@@ -20,10 +20,10 @@ import click
 
 from maintd import model
 from maintd.catalogue import Catalogue
+from maintd.config.settings import Retention, Settings
 from maintd.entry import JobDescription, ParamDescription
 from maintd.evidence import Artifact, Change, Check, LogLine, Measure, Model
 from maintd.model import TRANSITIONS, RunState, SkipReason
-from maintd.settings import Retention, Settings
 from maintd.target import Targets
 from maintd.values import format_duration
 

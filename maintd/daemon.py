@@ -23,11 +23,13 @@ from pathlib import Path
 import structlog
 
 import maintd
-from maintd import logs
 from maintd.approach import EARLY, approach
 from maintd.calendar import Calendar
 from maintd.catalogue import Catalogue
 from maintd.clock import Clock, SystemClock
+from maintd.config import logging
+from maintd.config.settings import Settings
+from maintd.config.state_directory import claim_state_dir
 from maintd.entry import Rule
 from maintd.errors import MaintdError, StoreUnavailableError
 from maintd.execution.local import LocalExecutor
@@ -38,9 +40,7 @@ from maintd.losing import lose_own_past, lose_silent
 from maintd.model import NodeState
 from maintd.operations import Desk, Health, TriggerRequest, trigger
 from maintd.planner import Planner
-from maintd.settings import Settings
 from maintd.signals import answer_signals
-from maintd.statedir import claim_state_dir
 from maintd.store import Store, open_store
 from maintd.values import utc_text
 from maintd.wakeup import Alarm
@@ -61,7 +61,7 @@ def serve(settings: Settings, run_first: Sequence[str] = ()) -> int:
 
     `run_first` names entries or jobs that are triggered once, as soon as the daemon is ready.
     """
-    logs.configure(settings)
+    logging.configure(settings)
     with ExitStack() as stack:
         stack.enter_context(claim_state_dir(settings.state_dir))
         daemon = Daemon(settings, SystemClock())

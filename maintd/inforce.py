@@ -11,9 +11,9 @@ import structlog
 
 from maintd.calendar import Calendar, calendar_path, changes_between, load_calendar
 from maintd.catalogue import Catalogue
+from maintd.config.settings import Settings
 from maintd.errors import CalendarError, JobError, MaintdError, RefusedError, StoreUnavailableError
 from maintd.operations import ReloadResult
-from maintd.settings import Settings
 from maintd.target import Targets
 
 log = structlog.get_logger()

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import combinations, islice
 
-from maintd.calendar.document import Node
 from maintd.calendar.entries import ReadEntry, schedule_node
 from maintd.calendar.policies import unknown
 from maintd.calendar.reading import Scope
+from maintd.config.yaml_tree import Node
 from maintd.entry import Entry, LockMode, Rule
 from maintd.schedule import Schedule, compile_rule, first_outside, local_text, upcoming
 from maintd.values import format_duration

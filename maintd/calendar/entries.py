@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from maintd.calendar.document import Node, Text
 from maintd.calendar.policies import POLICY_KEYS, read_after, read_locks, read_policy
 from maintd.calendar.reading import Scope
 from maintd.calendar.steps import StepReader, named_apart
+from maintd.config.yaml_tree import Node, Text
 from maintd.entry import After, Entry, Policy, Rule, ScheduleKind, StepPlan
 from maintd.schedule import compile_rule, zone_problem
 

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maintd.calendar.between import check_between
-from maintd.calendar.document import MAX_BYTES, DocumentError, Node, Text, parse_document, read_bytes
 from maintd.calendar.entries import Defaults, read_defaults, read_entry, title_of
 from maintd.calendar.reading import Problems, Scope, advice
 from maintd.calendar.steps import Jobs, ParamsToJudge, StepReader, ValidateAll
 from maintd.calendar.targets import read_targets
+from maintd.config.settings import Settings
+from maintd.config.yaml_tree import MAX_BYTES, DocumentError, Node, Text, parse_document, read_bytes
 from maintd.entry import BrokenJob, Entry, JobDescription, Policy, StepPlan
 from maintd.errors import CalendarError
 from maintd.schedule import zone_problem
-from maintd.settings import Settings
 from maintd.target import Targets
 
 if TYPE_CHECKING:

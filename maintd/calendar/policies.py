@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from maintd.calendar.document import Listing, Node, Text
 from maintd.calendar.reading import Scope, advice, kind
+from maintd.config.yaml_tree import Listing, Node, Text
 from maintd.entry import After, Blackout, CatchUp, LockMode, OnFailure, Overlap
 from maintd.schedule import blackout_problem
 

@@ -8,7 +8,7 @@ from datetime import date, timedelta
 from enum import StrEnum
 from typing import TypeVar
 
-from maintd.calendar.document import Listing, Mapping, Node, Text
+from maintd.config.yaml_tree import Listing, Mapping, Node, Text
 from maintd.errors import nearest
 from maintd.values import parse_duration
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from maintd.calendar.document import Mapping as MappingNode
-from maintd.calendar.document import Node, Text, key_at, value_of
 from maintd.calendar.policies import MOST_RETRIES, read_locks, read_positive, unknown
 from maintd.calendar.reading import Scope, kind
+from maintd.config.yaml_tree import Mapping as MappingNode
+from maintd.config.yaml_tree import Node, Text, key_at, value_of
 from maintd.entry import BrokenJob, JobDescription, LockMode, OnFailure, StepPlan
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from maintd.calendar.document import Node, key_at, value_of
 from maintd.calendar.reading import Scope, advice
+from maintd.config.yaml_tree import Node, key_at, value_of
 from maintd.target import Targets
 
 

@@ -20,7 +20,7 @@ from maintd.errors import DaemonUnavailableError, MaintdError
 
 if TYPE_CHECKING:
     from maintd.cli.client import Answerer, Daemon
-    from maintd.settings import Settings
+    from maintd.config.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,7 +37,7 @@ class App:
     @cached_property
     def settings(self) -> Settings:
         """The settings in force. Raises SettingsError."""
-        from maintd.provenance import load_settings
+        from maintd.config.sources import load_settings
 
         return load_settings(self.flags)
 

@@ -29,13 +29,13 @@ def validate_command(app: App, file: Path | None, as_json: bool) -> int:
 
     Exit code 2 when something is wrong, also when a job module cannot be used.
     """
-    from maintd import provenance
     from maintd.calendar import calendar_path, load_calendar
     from maintd.catalogue import Catalogue
+    from maintd.config import sources
     from maintd.entry import BrokenJob
 
     settings = app.settings
-    for line in provenance.warnings():
+    for line in sources.warnings():
         app.note(line)
     memory = settings.state_dir / "catalogue.json" if settings.state_dir.is_dir() else None
     catalogue = Catalogue(settings.job_dirs, memory)

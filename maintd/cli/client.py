@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlencode
 from maintd.errors import DaemonUnavailableError, MaintdError
 
 if TYPE_CHECKING:
-    from maintd.settings import Settings
+    from maintd.config.settings import Settings
 
 API = "/api/v1"
 PATIENCE = 45.0  # seconds; the longest answer, to a reload, may take 30
@@ -125,11 +125,11 @@ class InProcess(Answerer):
 @contextmanager
 def without_daemon(settings: Settings) -> Iterator[Answerer]:
     """Answers from the store alone. Raises StoreError when it cannot be read."""
-    from maintd import logs
+    from maintd.config import logging
     from maintd.operations import open_desk
     from maintd.web.app import build
 
-    logs.configure(settings.model_copy(update={"log_level": "error"}))  # else it would log among the answers
+    logging.configure(settings.model_copy(update={"log_level": "error"}))  # else it would log among the answers
     desk = open_desk(settings, write=False)
     try:
         yield InProcess(build(desk))

@@ -40,16 +40,18 @@ def run_command(
     """
     if not here:
         raise UsageError("`run` needs --here", f"or let the daemon run it: maintd trigger {name} --wait")
-    from maintd import logs, provenance
     from maintd.catalogue import Catalogue
     from maintd.cli.values import params
     from maintd.clock import SystemClock
+    from maintd.config import logging, sources
     from maintd.execution.here import run_here
     from maintd.present import exit_code_of, report_lines, run_text
 
     settings = app.settings
-    logs.configure(settings.model_copy(update={"log_level": "warning"}) if settings.log_level == "info" else settings)
-    for line in provenance.warnings():
+    logging.configure(
+        settings.model_copy(update={"log_level": "warning"}) if settings.log_level == "info" else settings
+    )
+    for line in sources.warnings():
         app.note(line)
     given = params(pairs)
     memory = settings.state_dir / "catalogue.json" if settings.state_dir.is_dir() else None

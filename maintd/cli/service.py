@@ -25,11 +25,11 @@ def serve_command(app: App, run_first: tuple[str, ...]) -> int:
     """
     gc.disable()  # what is imported stays; looking for garbage in it takes a tenth of the start. The daemon enables it
     try:
-        from maintd import provenance
+        from maintd.config import sources
         from maintd.daemon import serve
 
         settings = app.settings
-        for line in provenance.warnings():
+        for line in sources.warnings():
             app.note(line)
         return serve(settings, run_first)
     finally:
@@ -44,11 +44,11 @@ def settings_command(app: App, as_json: bool) -> None:
 
     Secrets are masked. Names of ours that mean nothing are warned about.
     """
-    from maintd import provenance
+    from maintd.config import sources
     from maintd.present import settings_text
 
-    rows = list(provenance.shown(app.settings, app.flags))
-    unknown = provenance.warnings()
+    rows = list(sources.shown(app.settings, app.flags))
+    unknown = sources.warnings()
     if as_json:
         app.out_json({"settings": [row._asdict() for row in rows], "warnings": unknown})
         return

@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from maintd.clock import Clock, since_boot
+from maintd.config.settings import Settings
 from maintd.entry import Entry, JobDescription
 from maintd.errors import RefusedError, StoreError, StoreUnavailableError
 from maintd.execution.means import Jobs, Means, Writes, imports_of
@@ -28,7 +29,6 @@ from maintd.execution.warm import Warm
 from maintd.model import NewRun, Run, RunState, Trigger
 from maintd.operations.params import with_params
 from maintd.outcome import StopKind
-from maintd.settings import Settings
 from maintd.store import Store
 from maintd.target import Targets
 

@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from maintd.clock import Clock, since_boot
+from maintd.config.settings import Settings
 from maintd.errors import StoreError
 from maintd.execution.crew import Crew
 from maintd.execution.means import Jobs, Means, imports_of
@@ -29,7 +30,6 @@ from maintd.execution.warm import Warm
 from maintd.execution.warmth import Warmth
 from maintd.model import Run
 from maintd.outcome import StopKind
-from maintd.settings import Settings
 from maintd.store import Store
 from maintd.target import Targets
 from maintd.writes import RunPutBack

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from maintd.config.settings import Settings
 from maintd.context import Point
 from maintd.entry import BrokenJob, JobDescription, LockMode
 from maintd.execution.warm import Warm
 from maintd.model import LockHolder, Run, RunSummary
-from maintd.settings import Settings
 from maintd.store import Store
 from maintd.target import Targets
 from maintd.writes import RunWrite

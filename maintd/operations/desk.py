@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, NoReturn
 from maintd.calendar import Calendar, calendar_path, load_calendar
 from maintd.catalogue import Catalogue, Known
 from maintd.clock import Clock, SystemClock
+from maintd.config.settings import Settings
 from maintd.description import ParamProblem
 from maintd.errors import DaemonUnavailableError
-from maintd.settings import Settings
 from maintd.store import Store, open_store, read_store
 from maintd.target import Targets
 

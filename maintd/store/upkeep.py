@@ -13,8 +13,8 @@ from pathlib import Path
 from sqlalchemy import func, select, text
 from sqlalchemy.engine import Connection
 
+from maintd.config.settings import Retention
 from maintd.errors import StoreError, StoreUnusableError
-from maintd.settings import Retention
 from maintd.store import prune as pruning
 from maintd.store.engine import Database
 from maintd.store.prune import PruneResult

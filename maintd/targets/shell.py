@@ -21,8 +21,8 @@ from typing import Literal, NamedTuple
 
 import psutil
 
+from maintd.config.settings import PREFIX, Settings
 from maintd.errors import JobError
-from maintd.settings import PREFIX, Settings
 
 Stream = Literal["stdout", "stderr"]
 Heard = Callable[[Stream, str], None]

@@ -12,8 +12,8 @@ from servers.maintd import Shell
 
 from maintd.__main__ import _default_state_dir, _plain_status
 from maintd.cli import values
+from maintd.config.settings import Settings, default_state_dir
 from maintd.errors import UsageError
-from maintd.settings import Settings, default_state_dir
 
 NOW = datetime(2026, 11, 24, 11, 30, tzinfo=UTC)
 

@@ -7,9 +7,9 @@ from datetime import timedelta
 import pytest
 from store_helpers import at, by_hand, claim, due, ended, entry, evidence, finished, plan, queue, sync
 
+from maintd.config.settings import Retention
 from maintd.evidence import LogLine, Measure
 from maintd.model import RunState, SkipReason
-from maintd.settings import Retention
 from maintd.store import LastRuns, Store
 
 

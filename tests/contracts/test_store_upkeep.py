@@ -11,10 +11,10 @@ import pytest
 from store_helpers import at, check, claim, due, ended, entry, evidence, finished, queue, sync
 
 from maintd.clock import ManualClock
+from maintd.config.settings import Retention
 from maintd.errors import StoreError
 from maintd.evidence import Artifact, LogLine, Measure
 from maintd.model import Event, NodeState, RunState
-from maintd.settings import Retention
 from maintd.store import Store, open_store
 
 DAY = 24 * 60

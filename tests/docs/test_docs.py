@@ -10,8 +10,8 @@ import pytest
 
 from maintd.calendar import parse_calendar
 from maintd.catalogue import Catalogue, shipped
+from maintd.config.settings import Settings
 from maintd.entry import JobDescription
-from maintd.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -18,7 +18,7 @@ from pathlib import Path
 from unit.calendars import NOW, jobs, judge
 
 from maintd.calendar import Calendar, load_calendar
-from maintd.configfile import read_config
+from maintd.config.file import read_config
 from maintd.entry import Rule, ScheduleKind
 from maintd.errors import CalendarError, SettingsError
 from maintd.evidence import LogLine

@@ -17,10 +17,10 @@ from web.desks import office, on_socket
 
 from fuzz.properties import Property, in_time
 from maintd.catalogue import _Memory
+from maintd.config.state_directory import LOCK, claim_state_dir, daemon_pid
 from maintd.errors import RefusedError
 from maintd.execution.spool import replay
 from maintd.model import Trigger
-from maintd.statedir import LOCK, claim_state_dir, daemon_pid
 from maintd.web.server import serve_desk
 from maintd.writes import RunWrite
 

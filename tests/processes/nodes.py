@@ -13,12 +13,12 @@ from typing import Any
 from servers.base import wait_for
 
 from maintd.clock import SystemClock
+from maintd.config.settings import Settings
 from maintd.description import load_job
 from maintd.entry import JobDescription, Policy, StepPlan
 from maintd.execution import tree
 from maintd.execution.local import LocalExecutor
 from maintd.model import Attempt, NewRun, Run, RunState, Trigger
-from maintd.settings import Settings
 from maintd.store import Store, open_store
 from maintd.target import Targets
 

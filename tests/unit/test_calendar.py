@@ -19,10 +19,10 @@ from maintd.calendar import (
     parse_calendar,
 )
 from maintd.catalogue import Catalogue, shipped
+from maintd.config.settings import Settings
 from maintd.entry import After, Blackout, CatchUp, Entry, JobDescription, OnFailure, Overlap, Rule, ScheduleKind
 from maintd.errors import CalendarError
 from maintd.schedule import compile_rule
-from maintd.settings import Settings
 
 FULL = """
 timezone: Europe/Berlin

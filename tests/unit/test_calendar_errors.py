@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maintd.calendar import load_calendar, parse_calendar
-from maintd.calendar.document import MAX_BYTES
+from maintd.config.yaml_tree import MAX_BYTES
 from maintd.errors import CalendarError
 
 

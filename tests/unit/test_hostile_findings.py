@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from calendars import problems
 
-from maintd.configfile import read_config
+from maintd.config.file import read_config
+from maintd.config.state_directory import LOCK, daemon_pid
 from maintd.entry import Rule, ScheduleKind
 from maintd.errors import SettingsError
 from maintd.schedule import compile_rule
-from maintd.statedir import LOCK, daemon_pid
 from maintd.values import format_duration, parse_duration, parse_size
 
 

@@ -10,6 +10,7 @@ import pytest
 from contracts.store_helpers import claim, queue
 from web.desks import NOON, Office, at, check, entry, office, run_with
 
+from maintd.config.settings import Settings
 from maintd.errors import CalendarError, DaemonUnavailableError, RefusedError, UnknownNameError, UsageError
 from maintd.evidence import CheckStatus
 from maintd.model import NodeState, RunState, Trigger
@@ -28,7 +29,6 @@ from maintd.operations import (
     unpause,
 )
 from maintd.present import exit_code, status_text
-from maintd.settings import Settings
 
 
 @pytest.fixture

@@ -17,13 +17,13 @@ from contracts.store_helpers import claim, evidence, queue
 from maintd.calendar import Calendar
 from maintd.catalogue import Known
 from maintd.clock import ManualClock
+from maintd.config.settings import Settings
 from maintd.description import validate_params
 from maintd.entry import BrokenJob, Entry, JobDescription, ParamDescription, Rule, ScheduleKind, StepPlan
 from maintd.evidence import Artifact, Change, Check, CheckStatus, LogLine, Measure, Phase, Progress
 from maintd.job import JobParams
 from maintd.model import RunState
 from maintd.operations import Desk, Health, ReloadResult
-from maintd.settings import Settings
 from maintd.store import Store, open_store
 from maintd.target import Targets
 from maintd.writes import AttemptBegan, Reported, RunEnded, StepBegan

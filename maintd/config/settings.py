@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from maintd.configfile import read_config
+from maintd.config.file import read_config
 from maintd.errors import SettingsError, nearest
 from maintd.target import Targets
 from maintd.values import Duration, Size

@@ -14,9 +14,9 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_settings import EnvSettingsSource
 from pydantic_settings.exceptions import SettingsError as SourceError
 
-from maintd.configfile import ConfigFile, read_config
+from maintd.config.file import ConfigFile, read_config
+from maintd.config.settings import PREFIX, FileEnvSource, Settings
 from maintd.errors import SettingsError, nearest
-from maintd.settings import PREFIX, FileEnvSource, Settings
 from maintd.target import Targets
 from maintd.values import format_duration
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from maintd.settings import Settings
+from maintd.config.settings import Settings
 from maintd.target import secrets_of
 
 
