@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from jobs.made_logs import PATHS, request, wrapped
 
-from maintd.values import format_size, parse_size
+from maintd.units import format_size, parse_size
 
 MADE = 4_000_000  # bytes of different lines; a file repeats them, with the times moved on
 COUNT = """

@@ -25,8 +25,8 @@ from sqlalchemy.engine import Connection
 
 from maintd.clock import SystemClock
 from maintd.config.settings import Retention
-from maintd.entry import Entry, StepPlan
-from maintd.model import NewRun, RunState, Trigger
+from maintd.model.entry import Entry, StepPlan
+from maintd.model.run import NewRun, RunState, Trigger
 from maintd.store import Store, open_store
 from maintd.store.tables import checks, runs
 

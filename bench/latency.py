@@ -25,11 +25,11 @@ import structlog
 from maintd.clock import SystemClock
 from maintd.config.settings import Settings
 from maintd.description import load_job
-from maintd.entry import StepPlan
 from maintd.execution.local import LocalExecutor
-from maintd.model import NewRun, RunState, Trigger
+from maintd.model.entry import StepPlan
+from maintd.model.run import NewRun, RunState, Trigger
+from maintd.model.target import Targets
 from maintd.store import Store, open_store
-from maintd.target import Targets
 
 OURS = "maintd's executor: isolated, recorded"
 FLOOR = "floor: fork loop"

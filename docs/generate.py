@@ -18,14 +18,14 @@ from typing import Any
 
 import click
 
-from maintd import model
 from maintd.catalogue import Catalogue
 from maintd.config.settings import Retention, Settings
-from maintd.entry import JobDescription, ParamDescription
-from maintd.evidence import Artifact, Change, Check, LogLine, Measure, Model
-from maintd.model import TRANSITIONS, RunState, SkipReason
-from maintd.target import Targets
-from maintd.values import format_duration
+from maintd.model import run
+from maintd.model.entry import JobDescription, ParamDescription
+from maintd.model.evidence import Artifact, Change, Check, LogLine, Measure, Model
+from maintd.model.run import TRANSITIONS, RunState, SkipReason
+from maintd.model.target import Targets
+from maintd.units import format_duration
 
 DOCS = Path(__file__).parent
 SECTION = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -188,8 +188,8 @@ def fields() -> str:
     """The fields of what `--json` prints, by type."""
     lines = []
     kinds: tuple[type[Model], ...] = (
-        model.StatusReport, model.EntryStatus, model.RunSummary, model.Run, model.Step, model.Attempt, Check, Measure,
-        Change, Artifact, LogLine, model.DueInstant, JobDescription,
+        run.StatusReport, run.EntryStatus, run.RunSummary, run.Run, run.Step, run.Attempt, Check, Measure,
+        Change, Artifact, LogLine, run.DueInstant, JobDescription,
     )  # fmt: skip
     for kind in kinds:
         names = ", ".join(f"`{field}`" for field in kind.model_fields if field != "type")

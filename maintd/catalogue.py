@@ -22,8 +22,8 @@ from typing import Any, Self
 
 import maintd
 from maintd.description import LoadedJob, ParamProblem, load_job, validate_params
-from maintd.entry import BrokenJob, JobDescription
 from maintd.errors import JobError
+from maintd.model.entry import BrokenJob, JobDescription
 
 ANSWER_WITHIN = 30.0  # seconds; importing the heaviest library takes about one
 ENTRY_POINTS = "maintd.jobs"

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from maintd.errors import JobError, TargetError, UnknownNameError
-from maintd.evidence import Artifact, Change, Check, CheckStatus, Measure, Phase, Progress, Report, Scalar
 from maintd.expected import Number, joined, limits_of, shown_as
-from maintd.values import format_size
+from maintd.model.evidence import Artifact, Change, Check, CheckStatus, Measure, Phase, Progress, Report, Scalar
+from maintd.units import format_size
 
 if TYPE_CHECKING:
-    from maintd.target import Target, Targets
+    from maintd.model.target import Target, Targets
 
 T = TypeVar("T")
 PROGRESS_EVERY = 0.2  # seconds; more often helps nobody and would flood the pipe

@@ -30,19 +30,19 @@ from maintd.clock import Clock, SystemClock
 from maintd.config import logging
 from maintd.config.settings import Settings
 from maintd.config.state_directory import claim_state_dir
-from maintd.entry import Rule
 from maintd.errors import MaintdError, StoreUnavailableError
 from maintd.execution.local import LocalExecutor
 from maintd.execution.orphans import kill_orphans
 from maintd.execution.recorder import replay
 from maintd.inforce import InForce
 from maintd.losing import lose_own_past, lose_silent
-from maintd.model import NodeState
+from maintd.model.entry import Rule
+from maintd.model.run import NodeState
 from maintd.operations import Desk, Health, TriggerRequest, trigger
 from maintd.planner import Planner
 from maintd.signals import answer_signals
 from maintd.store import Store, open_store
-from maintd.values import utc_text
+from maintd.units import utc_text
 from maintd.wakeup import Alarm
 from maintd.web.server import serve_desk
 

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from maintd.entry import JobDescription, ParamDescription
 from maintd.errors import JobError
 from maintd.job import JobFunction, JobParams, JobTraits, open_module, traits_of
+from maintd.model.entry import JobDescription, ParamDescription
 from maintd.targets.references import has_reference
-from maintd.values import format_duration, format_size
+from maintd.units import format_duration, format_size
 
 # Only here: what describes params to people is read from a module's source, which takes 20 ms that no attempt has.
 JobParams.model_config["use_attribute_docstrings"] = True

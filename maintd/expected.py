@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from maintd.evidence import Scalar
-from maintd.values import format_duration, format_size
+from maintd.model.evidence import Scalar
+from maintd.units import format_duration, format_size
 
 Number = int | float | timedelta | datetime
 

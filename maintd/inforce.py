@@ -13,8 +13,8 @@ from maintd.calendar import Calendar, calendar_path, changes_between, load_calen
 from maintd.catalogue import Catalogue
 from maintd.config.settings import Settings
 from maintd.errors import CalendarError, JobError, MaintdError, RefusedError, StoreUnavailableError
+from maintd.model.target import Targets
 from maintd.operations import ReloadResult
-from maintd.target import Targets
 
 log = structlog.get_logger()
 

@@ -21,12 +21,12 @@ from pydantic import BaseModel, ConfigDict
 
 from maintd.context import BudgetSpentError, CheckFailedError, Context, Point
 from maintd.errors import JobError, TargetError
-from maintd.evidence import CheckStatus
+from maintd.model.evidence import CheckStatus
 from maintd.targets.references import resolve_references
-from maintd.values import Duration, Size, format_duration, format_size, parse_duration, parse_size
+from maintd.units import Duration, Size, format_duration, format_size, parse_duration, parse_size
 
 if TYPE_CHECKING:
-    from maintd.entry import LockMode
+    from maintd.model.entry import LockMode
 
 __all__ = [
     "BudgetSpentError", "CheckFailedError", "CheckStatus", "Context", "Duration", "JobError", "JobParams", "Point",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from maintd.model import RunSummary
+from maintd.model.run import RunSummary
 from maintd.store import Store
 
 

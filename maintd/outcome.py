@@ -13,9 +13,9 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
-from maintd.evidence import Check, CheckStatus
-from maintd.model import AttemptState, RunState, SkipReason, StepState
-from maintd.values import format_duration
+from maintd.model.evidence import Check, CheckStatus
+from maintd.model.run import AttemptState, RunState, SkipReason, StepState
+from maintd.units import format_duration
 
 LONGEST_BACKOFF = timedelta(minutes=15)
 

@@ -16,14 +16,14 @@ import structlog
 
 from maintd.calendar import fingerprint_of
 from maintd.clock import Clock, StepWatch
-from maintd.entry import CatchUp, Entry, Overlap, Policy, Rule
 from maintd.errors import StoreError
-from maintd.model import EntryState, NewRun, Pause, RunState, RunSummary, SkipReason, Trigger
+from maintd.model.entry import CatchUp, Entry, Overlap, Policy, Rule
+from maintd.model.run import EntryState, NewRun, Pause, RunState, RunSummary, SkipReason, Trigger
 from maintd.schedule import blackout_covering, compile_rule, due_between, jitter_of
 from maintd.store import EntryPlan, Store
 from maintd.store.entries import Mark
 from maintd.timetable import Timetable
-from maintd.values import format_duration, utc_text
+from maintd.units import format_duration, utc_text
 
 log = structlog.get_logger()
 

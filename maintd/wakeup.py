@@ -17,7 +17,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 from maintd.approach import EARLY
-from maintd.entry import Rule
+from maintd.model.entry import Rule
 from maintd.schedule import Schedule, compile_rule
 
 FARTHEST = timedelta(minutes=1)

@@ -12,9 +12,9 @@ from maintd.calendar.entries import ReadEntry, schedule_node
 from maintd.calendar.policies import unknown
 from maintd.calendar.reading import Scope
 from maintd.config.yaml_tree import Node
-from maintd.entry import Entry, LockMode, Rule
+from maintd.model.entry import Entry, LockMode, Rule
 from maintd.schedule import Schedule, compile_rule, first_outside, local_text, upcoming
-from maintd.values import format_duration
+from maintd.units import format_duration
 
 HORIZON = timedelta(days=400)
 """How far ahead collisions are looked for: a year, and what a yearly date can move by."""

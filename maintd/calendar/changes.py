@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from maintd.entry import After, Blackout, Entry, Policy, StepPlan
+from maintd.model.entry import After, Blackout, Entry, Policy, StepPlan
+from maintd.model.target import Targets
 from maintd.schedule import describe
-from maintd.target import Targets
-from maintd.values import format_duration
+from maintd.units import format_duration
 
 if TYPE_CHECKING:
     from maintd.calendar.loading import Calendar

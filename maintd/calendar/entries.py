@@ -12,7 +12,7 @@ from maintd.calendar.policies import POLICY_KEYS, read_after, read_locks, read_p
 from maintd.calendar.reading import Scope
 from maintd.calendar.steps import StepReader, named_apart
 from maintd.config.yaml_tree import Node, Text
-from maintd.entry import After, Entry, Policy, Rule, ScheduleKind, StepPlan
+from maintd.model.entry import After, Entry, Policy, Rule, ScheduleKind, StepPlan
 from maintd.schedule import compile_rule, zone_problem
 
 DEFAULT_KEYS = (*POLICY_KEYS, "jitter")

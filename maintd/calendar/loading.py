@@ -17,10 +17,10 @@ from maintd.calendar.steps import Jobs, ParamsToJudge, StepReader, ValidateAll
 from maintd.calendar.targets import read_targets
 from maintd.config.settings import Settings
 from maintd.config.yaml_tree import MAX_BYTES, DocumentError, Node, Text, parse_document, read_bytes
-from maintd.entry import BrokenJob, Entry, JobDescription, Policy, StepPlan
 from maintd.errors import CalendarError
+from maintd.model.entry import BrokenJob, Entry, JobDescription, Policy, StepPlan
+from maintd.model.target import Targets
 from maintd.schedule import zone_problem
-from maintd.target import Targets
 
 if TYPE_CHECKING:
     from maintd.description import ParamProblem

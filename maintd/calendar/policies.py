@@ -8,7 +8,7 @@ from typing import Any
 
 from maintd.calendar.reading import Scope, advice, kind
 from maintd.config.yaml_tree import Listing, Node, Text
-from maintd.entry import After, Blackout, CatchUp, LockMode, OnFailure, Overlap
+from maintd.model.entry import After, Blackout, CatchUp, LockMode, OnFailure, Overlap
 from maintd.schedule import blackout_problem
 
 POLICY_KEYS = (

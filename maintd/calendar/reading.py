@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from maintd.config.yaml_tree import Listing, Mapping, Node, Text
 from maintd.errors import nearest
-from maintd.values import parse_duration
+from maintd.units import parse_duration
 
 MOST_SHOWN = 200
 

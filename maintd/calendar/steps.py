@@ -10,7 +10,7 @@ from maintd.calendar.policies import MOST_RETRIES, read_locks, read_positive, un
 from maintd.calendar.reading import Scope, kind
 from maintd.config.yaml_tree import Mapping as MappingNode
 from maintd.config.yaml_tree import Node, Text, key_at, value_of
-from maintd.entry import BrokenJob, JobDescription, LockMode, OnFailure, StepPlan
+from maintd.model.entry import BrokenJob, JobDescription, LockMode, OnFailure, StepPlan
 
 if TYPE_CHECKING:
     from maintd.description import ParamProblem

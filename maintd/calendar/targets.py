@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from maintd.calendar.reading import Scope, advice
 from maintd.config.yaml_tree import Node, key_at, value_of
-from maintd.target import Targets
+from maintd.model.target import Targets
 
 
 def read_targets(scope: Scope, node: Node | None) -> Targets:

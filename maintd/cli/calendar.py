@@ -14,7 +14,7 @@ from maintd.errors import CalendarError, UsageError
 
 if TYPE_CHECKING:
     from maintd.calendar import Calendar
-    from maintd.entry import Entry
+    from maintd.model.entry import Entry
 
 
 @click.command("validate")
@@ -32,7 +32,7 @@ def validate_command(app: App, file: Path | None, as_json: bool) -> int:
     from maintd.calendar import calendar_path, load_calendar
     from maintd.catalogue import Catalogue
     from maintd.config import sources
-    from maintd.entry import BrokenJob
+    from maintd.model.entry import BrokenJob
 
     settings = app.settings
     for line in sources.warnings():
@@ -63,7 +63,7 @@ def _as_json(calendar: Calendar, problems: list[str], app: App) -> dict[str, Any
 
 
 def _entry_as_json(entry: Entry, app: App) -> dict[str, Any]:
-    from maintd.values import utc_text
+    from maintd.units import utc_text
 
     schedule, due, local = _told(entry, app)
     return {
@@ -136,7 +136,7 @@ def reload_command(app: App, as_json: bool) -> int:
 def pause_command(app: App, name: str, why: str, until: str | None, lasting: str | None, as_json: bool) -> None:
     """Stop an entry from falling due. What would have run is recorded as skipped."""
     from maintd.cli import values
-    from maintd.values import utc_text
+    from maintd.units import utc_text
 
     if until is not None and lasting is not None:
         raise UsageError("--until and --for say the same thing twice", "give one of them")
@@ -149,7 +149,7 @@ def pause_command(app: App, name: str, why: str, until: str | None, lasting: str
     if as_json:
         app.out_json(said)
         return
-    from maintd.model import Pause
+    from maintd.model.run import Pause
     from maintd.present import utc_minute
 
     paused = Pause.model_validate(said)

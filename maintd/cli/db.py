@@ -11,7 +11,7 @@ import click
 from maintd.cli.app import App, json_option
 from maintd.clock import SystemClock
 from maintd.store import Store, open_store, read_store
-from maintd.values import format_size
+from maintd.units import format_size
 
 
 @click.group("db")

@@ -9,8 +9,8 @@ from pydantic import TypeAdapter
 
 from maintd.cli import completing
 from maintd.cli.app import App, json_option
-from maintd.entry import BrokenJob, JobDescription
 from maintd.errors import DaemonUnavailableError
+from maintd.model.entry import BrokenJob, JobDescription
 from maintd.present import job_text, jobs_text
 
 Known = JobDescription | BrokenJob

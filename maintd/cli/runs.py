@@ -44,7 +44,7 @@ def history_command(
     if as_json:
         app.out_json(said)
         return
-    from maintd.model import RunSummary
+    from maintd.model.run import RunSummary
     from maintd.present import runs_text
 
     app.out(runs_text([RunSummary.model_validate(run) for run in said["runs"]], now=app.now(), **app.style))
@@ -65,7 +65,7 @@ def show_command(app: App, run: str, as_json: bool) -> None:
     if as_json:
         app.out_json(said)
         return
-    from maintd.model import Run
+    from maintd.model.run import Run
     from maintd.present import run_text
 
     app.out(run_text(Run.model_validate(said), now=app.now(), **app.style))
@@ -104,7 +104,7 @@ def logs_command(app: App, run: str, follow: bool, step: str | None, as_json: bo
 
 
 def _print(app: App, lines: list[dict[str, Any]]) -> None:
-    from maintd.evidence import LogLine
+    from maintd.model.evidence import LogLine
     from maintd.present import log_line_text
 
     shown = []

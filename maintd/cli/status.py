@@ -27,7 +27,7 @@ def status_command(app: App, name: str | None, quiet: bool, as_json: bool) -> in
     """
     if quiet:
         return _quiet(app)
-    from maintd.model import EntryStatus, RunSummary, StatusReport
+    from maintd.model.run import EntryStatus, RunSummary, StatusReport
     from maintd.present import entry_text, exit_code, needs_someone, status_text
 
     if name is None:
@@ -67,7 +67,7 @@ def next_command(app: App, days: int, as_json: bool) -> None:
 
     In the entries' local time and from now on.
     """
-    from maintd.model import DueInstant
+    from maintd.model.run import DueInstant
     from maintd.present import due_text
 
     said = app.read("/due", days=days)

@@ -13,7 +13,7 @@ from maintd.cli.app import App, json_option, whoami
 from maintd.errors import DaemonUnavailableError, MaintdError, UnknownNameError
 
 if TYPE_CHECKING:
-    from maintd.model import Run
+    from maintd.model.run import Run
     from maintd.present import LiveRun
 
 EVERY = 0.2  # seconds between two looks at a run that is waited for
@@ -102,7 +102,7 @@ def _tell(app: App, said: dict[str, Any], as_json: bool) -> None:
 
 
 def _wait(app: App, number: int, as_json: bool) -> int:
-    from maintd.model import Run
+    from maintd.model.run import Run
     from maintd.present import LiveRun, exit_code_of, run_text
 
     live = LiveRun(**app.style)

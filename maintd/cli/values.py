@@ -9,14 +9,14 @@ from typing import Any
 
 from maintd.errors import UsageError
 
-# maintd.values is imported where it is needed: it takes longer than all else of a command that only asks.
+# maintd.units is imported where it is needed: it takes longer than all else of a command that only asks.
 
 FORMS = "write for example 30m (from now), 2026-12-06T02:00Z or 2026-12-06T02:00+01:00"
 
 
 def instant(text: str, now: datetime) -> str:
     """`30m`, `in 2h` or `+2h` from now, or ISO 8601 with a zone → ISO 8601 in UTC. Raises UsageError."""
-    from maintd.values import parse_duration, utc_text
+    from maintd.units import parse_duration, utc_text
 
     try:
         return utc_text(now + parse_duration(text.removeprefix("in ").removeprefix("+")))
@@ -33,7 +33,7 @@ def instant(text: str, now: datetime) -> str:
 
 def past(text: str, now: datetime) -> str:
     """`7d` ago, a day in UTC, or ISO 8601 with a zone → ISO 8601 in UTC. Raises UsageError."""
-    from maintd.values import parse_duration, utc_text
+    from maintd.units import parse_duration, utc_text
 
     forms = "write for example 7d (ago), 2026-12-06 (from midnight UTC) or 2026-12-06T02:00Z"
     try:
@@ -53,7 +53,7 @@ def past(text: str, now: datetime) -> str:
 
 def lasting(text: str) -> timedelta:
     """A duration. Raises UsageError."""
-    from maintd.values import parse_duration
+    from maintd.units import parse_duration
 
     try:
         return parse_duration(text)

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from maintd.config.settings import Settings
-from maintd.target import secrets_of
+from maintd.model.target import secrets_of
 
 
 def configure(settings: Settings) -> None:

@@ -18,8 +18,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from maintd.config.file import read_config
 from maintd.errors import SettingsError, nearest
-from maintd.target import Targets
-from maintd.values import Duration, Size
+from maintd.model.target import Targets
+from maintd.units import Duration, Size
 
 PREFIX = "MAINTD_"
 

@@ -17,8 +17,8 @@ from pydantic_settings.exceptions import SettingsError as SourceError
 from maintd.config.file import ConfigFile, read_config
 from maintd.config.settings import PREFIX, FileEnvSource, Settings
 from maintd.errors import SettingsError, nearest
-from maintd.target import Targets
-from maintd.values import format_duration
+from maintd.model.target import Targets
+from maintd.units import format_duration
 
 DEFAULT = "default"
 DOTENV = ".env"

@@ -26,12 +26,12 @@ from pydantic import SecretStr
 
 from maintd.context import Context, Standing
 from maintd.errors import JobError, MaintdError, TargetError
-from maintd.evidence import LogLine
 from maintd.execution import tree
 from maintd.execution.messages import MAX_MESSAGE, AttemptOrder, Began, Ended, encode, targets_of
 from maintd.execution.opening import Opened
 from maintd.job import JobParams, open_job
-from maintd.target import secrets_of
+from maintd.model.evidence import LogLine
+from maintd.model.target import secrets_of
 from maintd.targets.references import referenced_values, resolve_references
 
 SECRET_LENGTH = 4

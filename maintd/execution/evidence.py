@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from maintd.errors import JobError
-from maintd.evidence import Artifact, Change, Check, CheckStatus, LogLine, LogTrim, Phase, Report
 from maintd.execution.messages import MAX_MESSAGE, Began, Ended, decode
+from maintd.model.evidence import Artifact, Change, Check, CheckStatus, LogLine, LogTrim, Phase, Report
 
 NAMED = 20
 """Failed and doubtful checks that are kept for the verdict's words."""

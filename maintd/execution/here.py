@@ -18,7 +18,6 @@ import structlog
 
 from maintd.clock import Clock, since_boot
 from maintd.config.settings import Settings
-from maintd.entry import Entry, JobDescription
 from maintd.errors import RefusedError, StoreError, StoreUnavailableError
 from maintd.execution.means import Jobs, Means, Writes, imports_of
 from maintd.execution.notebook import Notebook
@@ -26,11 +25,12 @@ from maintd.execution.recorder import Recorder
 from maintd.execution.stopping import Hold, Stop
 from maintd.execution.supervise import Supervisor
 from maintd.execution.warm import Warm
-from maintd.model import NewRun, Run, RunState, Trigger
+from maintd.model.entry import Entry, JobDescription
+from maintd.model.run import NewRun, Run, RunState, Trigger
+from maintd.model.target import Targets
 from maintd.operations.params import with_params
 from maintd.outcome import StopKind
 from maintd.store import Store
-from maintd.target import Targets
 
 log = structlog.get_logger()
 

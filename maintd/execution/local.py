@@ -28,11 +28,11 @@ from maintd.execution.stopping import Hold, Stop
 from maintd.execution.supervise import Supervisor
 from maintd.execution.warm import Warm
 from maintd.execution.warmth import Warmth
-from maintd.model import Run
+from maintd.model.run import Run
+from maintd.model.run_updates import RunPutBack
+from maintd.model.target import Targets
 from maintd.outcome import StopKind
 from maintd.store import Store
-from maintd.target import Targets
-from maintd.writes import RunPutBack
 
 log = structlog.get_logger()
 

@@ -9,12 +9,12 @@ from typing import Protocol
 
 from maintd.config.settings import Settings
 from maintd.context import Point
-from maintd.entry import BrokenJob, JobDescription, LockMode
 from maintd.execution.warm import Warm
-from maintd.model import LockHolder, Run, RunSummary
+from maintd.model.entry import BrokenJob, JobDescription, LockMode
+from maintd.model.run import LockHolder, Run, RunSummary
+from maintd.model.run_updates import RunWrite
+from maintd.model.target import Targets
 from maintd.store import Store
-from maintd.target import Targets
-from maintd.writes import RunWrite
 
 Jobs = Mapping[str, JobDescription | BrokenJob]
 

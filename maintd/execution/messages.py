@@ -16,10 +16,10 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from maintd.context import Standing
 from maintd.errors import JobError
-from maintd.evidence import Model, Report
+from maintd.model.evidence import Model, Report
 
 if TYPE_CHECKING:
-    from maintd.target import Targets
+    from maintd.model.target import Targets
 
 MAX_MESSAGE = 1 << 20
 """Bytes of one message; a longer one is a protocol error of the child."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from maintd.evidence import Artifact, Change, Check, LogLine, LogTrim, Measure, Phase, Progress, Report
 from maintd.execution.means import Writes
-from maintd.model import Attempt, AttemptState, Run, RunState, Step, StepState
-from maintd.writes import (
+from maintd.model.evidence import Artifact, Change, Check, LogLine, LogTrim, Measure, Phase, Progress, Report
+from maintd.model.run import Attempt, AttemptState, Run, RunState, Step, StepState
+from maintd.model.run_updates import (
     AttemptBegan,
     AttemptEnded,
     Reported,

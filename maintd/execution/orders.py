@@ -8,12 +8,12 @@ from datetime import datetime
 import structlog
 
 from maintd.context import Point, Standing
-from maintd.entry import JobDescription
 from maintd.errors import StoreError
 from maintd.execution.means import Means
 from maintd.execution.messages import AttemptOrder
-from maintd.model import Run
-from maintd.values import utc_text
+from maintd.model.entry import JobDescription
+from maintd.model.run import Run
+from maintd.units import utc_text
 
 log = structlog.get_logger()
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
-from maintd.evidence import LogLine, LogTrim
+from maintd.model.evidence import LogLine, LogTrim
 
 Stream = Literal["log", "stdout", "stderr", "maintd"]
 

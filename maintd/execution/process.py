@@ -15,7 +15,6 @@ from pathlib import Path
 import structlog
 
 from maintd.clock import since_boot
-from maintd.evidence import LogLine, Progress, Report
 from maintd.execution import tree
 from maintd.execution.asking import HOLD, KILL, TERM
 from maintd.execution.evidence import Evidence, hidden
@@ -25,6 +24,7 @@ from maintd.execution.output import Output, Stream
 from maintd.execution.poll import Poll
 from maintd.execution.stopping import Hold, Stop
 from maintd.execution.warm import Launched, TemplateError, Warm
+from maintd.model.evidence import LogLine, Progress, Report
 from maintd.outcome import AttemptEvidence, Exit, Returned, StopKind, Stopped
 
 log = structlog.get_logger()

@@ -18,11 +18,11 @@ from pathlib import Path
 import structlog
 
 from maintd.errors import StoreError, StoreUnavailableError
-from maintd.evidence import LogLine
 from maintd.execution.spool import Spool, replay
-from maintd.model import RunState
+from maintd.model.evidence import LogLine
+from maintd.model.run import RunState
+from maintd.model.run_updates import Reported, RunEnded, RunPutBack, RunWrite
 from maintd.store import Store
-from maintd.writes import Reported, RunEnded, RunPutBack, RunWrite
 
 __all__ = ["Journal", "Recorder", "replay"]
 

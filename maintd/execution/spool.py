@@ -18,8 +18,8 @@ import structlog
 from pydantic import TypeAdapter
 
 from maintd.errors import StoreError, StoreUnavailableError
+from maintd.model.run_updates import RunWrite
 from maintd.store import Store
-from maintd.writes import RunWrite
 
 log = structlog.get_logger()
 

@@ -9,15 +9,16 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from maintd.entry import JobDescription, StepPlan
 from maintd.errors import RefusedError, StoreError
-from maintd.evidence import Report
 from maintd.execution.means import Means, Writes
 from maintd.execution.orders import order_for
 from maintd.execution.process import AttemptProcess, Sinks
 from maintd.execution.stopping import Stop
 from maintd.execution.warm import TemplateError
-from maintd.model import AttemptState, LockHolder, Run, StepState
+from maintd.model.entry import JobDescription, StepPlan
+from maintd.model.evidence import Report
+from maintd.model.run import AttemptState, LockHolder, Run, StepState
+from maintd.model.run_updates import AttemptBegan, AttemptEnded, Reported, StepBegan, StepEnded, StepWaits
 from maintd.outcome import (
     AttemptEvidence,
     AttemptVerdict,
@@ -28,8 +29,7 @@ from maintd.outcome import (
     judge_step,
     retry_delay,
 )
-from maintd.values import format_duration, utc_text
-from maintd.writes import AttemptBegan, AttemptEnded, Reported, StepBegan, StepEnded, StepWaits
+from maintd.units import format_duration, utc_text
 
 log = structlog.get_logger()
 

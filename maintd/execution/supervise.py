@@ -14,15 +14,15 @@ from datetime import timedelta
 
 import structlog
 
-from maintd.entry import OnFailure, StepPlan
 from maintd.errors import StoreError
 from maintd.execution.means import Means, Writes
 from maintd.execution.step import StepRun
 from maintd.execution.stopping import Stop
-from maintd.model import Run, RunState, SkipReason, Step, StepState, Trigger
+from maintd.model.entry import OnFailure, StepPlan
+from maintd.model.run import Run, RunState, SkipReason, Step, StepState, Trigger
+from maintd.model.run_updates import RunEnded, RunPutBack, StepEnded
 from maintd.outcome import BAD, RunVerdict, StepOutcome, StopKind, Stopped, judge_run
-from maintd.values import format_duration
-from maintd.writes import RunEnded, RunPutBack, StepEnded
+from maintd.units import format_duration
 
 log = structlog.get_logger()
 

@@ -9,10 +9,10 @@ from typing import TypeGuard
 import structlog
 
 from maintd.config.settings import Settings
-from maintd.entry import JobDescription
 from maintd.execution.crew import Crew
 from maintd.execution.means import Jobs
 from maintd.execution.warm import TemplateError, Warm
+from maintd.model.entry import JobDescription
 
 log = structlog.get_logger()
 

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from maintd.entry import BrokenJob, Entry, JobDescription, StepPlan
 from maintd.errors import DaemonUnavailableError, RefusedError, UnknownNameError, UsageError
-from maintd.evidence import Model
-from maintd.model import NewRun, Pause, Run, RunState, RunSummary, Trigger
+from maintd.model.entry import BrokenJob, Entry, JobDescription, StepPlan
+from maintd.model.evidence import Model
+from maintd.model.run import NewRun, Pause, Run, RunState, RunSummary, Trigger
 from maintd.operations.desk import Desk
 from maintd.operations.finding import find, find_run
 from maintd.operations.params import with_params
-from maintd.values import Instant, utc_text
+from maintd.units import Instant, utc_text
 
 FARTHEST = timedelta(days=366)
 """A run is asked for at most this far ahead; more is a slip of the pen."""

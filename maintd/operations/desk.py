@@ -14,8 +14,8 @@ from maintd.clock import Clock, SystemClock
 from maintd.config.settings import Settings
 from maintd.description import ParamProblem
 from maintd.errors import DaemonUnavailableError
+from maintd.model.target import Targets
 from maintd.store import Store, open_store, read_store
-from maintd.target import Targets
 
 NO_DAEMON = "no daemon answers, so nothing starts; start it with: maintd serve"
 

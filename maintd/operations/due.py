@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from heapq import merge
 from itertools import islice
 
-from maintd.entry import Entry
 from maintd.errors import StoreError, UsageError
-from maintd.model import DueInstant, Pause
+from maintd.model.entry import Entry
+from maintd.model.run import DueInstant, Pause
 from maintd.operations.desk import Desk
 from maintd.schedule import blackout_covering, compile_rule, local_text, upcoming
 

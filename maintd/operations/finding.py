@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from maintd.calendar import entry_for_job
 from maintd.catalogue import Known
-from maintd.entry import BrokenJob, Entry
 from maintd.errors import RefusedError, UnknownNameError
-from maintd.model import Run
+from maintd.model.entry import BrokenJob, Entry
+from maintd.model.run import Run
 from maintd.operations.desk import Desk
 
 LARGEST_ID = 2**63 - 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from maintd.entry import Entry, JobDescription, StepPlan
 from maintd.errors import UsageError, nearest
+from maintd.model.entry import Entry, JobDescription, StepPlan
 
 
 def with_params(entry: Entry, given: Mapping[str, Any], jobs: Mapping[str, JobDescription]) -> tuple[StepPlan, ...]:

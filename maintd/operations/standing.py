@@ -9,9 +9,9 @@ from shlex import quote
 from typing import NamedTuple
 
 import maintd
-from maintd.entry import BrokenJob, Entry
 from maintd.errors import CalendarError, MaintdError, StoreError, UnknownNameError
-from maintd.model import EntryState, EntryStatus, LockHolder, NodeState, Run, RunState, RunSummary, StatusReport
+from maintd.model.entry import BrokenJob, Entry
+from maintd.model.run import EntryState, EntryStatus, LockHolder, NodeState, Run, RunState, RunSummary, StatusReport
 from maintd.operations.desk import Desk
 from maintd.operations.due import in_force
 from maintd.operations.finding import find

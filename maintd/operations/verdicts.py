@@ -6,12 +6,12 @@ from datetime import datetime, timedelta
 from shlex import quote
 from typing import NamedTuple
 
-from maintd.entry import Entry
-from maintd.evidence import Check, CheckStatus
-from maintd.model import Run, RunState, RunSummary, SkipReason, StepState
+from maintd.model.entry import Entry
+from maintd.model.evidence import Check, CheckStatus
+from maintd.model.run import Run, RunState, RunSummary, SkipReason, StepState
 from maintd.present import value_text
 from maintd.store import LastRuns
-from maintd.values import format_duration
+from maintd.units import format_duration
 
 SEVERITY = {CheckStatus.FAIL: 0, CheckStatus.UNKNOWN: 1, CheckStatus.WARN: 2, CheckStatus.OK: 3}
 """Worst first. What could not be seen is worse than what was seen to be near its limit."""

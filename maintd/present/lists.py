@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from maintd.entry import BrokenJob, JobDescription, ParamDescription
-from maintd.evidence import LogLine
-from maintd.model import DueInstant
+from maintd.model.entry import BrokenJob, JobDescription, ParamDescription
+from maintd.model.evidence import LogLine
+from maintd.model.run import DueInstant
 from maintd.present.text import WIDTH, Ink, Tone, columns, from_now, plural, printable, symbol, wrapped
-from maintd.values import format_duration
+from maintd.units import format_duration
 
 
 def due_text(dues: Sequence[DueInstant], *, now: datetime, width: int = WIDTH, colour: bool = False) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from maintd.evidence import Artifact, Change, Check, LogLine, Phase, Progress
-from maintd.model import Attempt, Run, RunState, StepState
+from maintd.model.evidence import Artifact, Change, Check, LogLine, Phase, Progress
+from maintd.model.run import Attempt, Run, RunState, StepState
+from maintd.model.run_updates import AttemptBegan, AttemptEnded, StepBegan, StepEnded
 from maintd.present.runs import artifact_text, change_text, check_lines
 from maintd.present.text import WIDTH, Ink, Tone, duration_text, printable, symbol, value_text, worded, wrapped
-from maintd.writes import AttemptBegan, AttemptEnded, StepBegan, StepEnded
 
 
 class LiveRun:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from maintd.evidence import Artifact, Change, Check, CheckStatus, Measure
-from maintd.model import Attempt, Run, RunState, RunSummary, Step, Trigger
+from maintd.model.evidence import Artifact, Change, Check, CheckStatus, Measure
+from maintd.model.run import Attempt, Run, RunState, RunSummary, Step, Trigger
 from maintd.present.text import (
     WIDTH,
     Ink,
@@ -22,7 +22,7 @@ from maintd.present.text import (
     worded,
     wrapped,
 )
-from maintd.values import format_size
+from maintd.units import format_size
 
 MOST_SHOWN = 20
 """So many changes of an attempt are shown; `--json` has them all."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
-from maintd.model import EntryStatus, RunState, RunSummary, SkipReason, StatusReport
+from maintd.model.run import EntryStatus, RunState, RunSummary, SkipReason, StatusReport
 from maintd.present.runs import runs_lines
 from maintd.present.text import (
     WIDTH,

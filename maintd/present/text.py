@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-from maintd.evidence import Scalar
-from maintd.values import format_size
+from maintd.model.evidence import Scalar
+from maintd.units import format_size
 
 WIDTH = 80
 

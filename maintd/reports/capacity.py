@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
-from maintd.figures import Figure, unmeasured
 from maintd.reports import formats
 from maintd.reports.assessment import Assessment
 from maintd.reports.capacity_charts import forecast_chart, rate_chart, together
 from maintd.reports.capacity_limits import COST, MEASURING, MEMORY, NETWORK, STORAGE, fullness, opportunities
 from maintd.reports.document import Cell, Chart, Document, Line, Mark, Section, Table, columns, number, origin, told
 from maintd.reports.document import line as stated
+from maintd.reports.figure import Figure, unmeasured
 from maintd.reports.forecast import Forecast, Insufficient
 from maintd.reports.resources import MONTH, Backtest, Resource, rate, reached
 

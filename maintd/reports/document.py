@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from maintd.figures import Figure
 from maintd.reports import formats
+from maintd.reports.figure import Figure
 
 Mark = Literal["", "ok", "warn", "fail", "unknown"]
 """How a line or a cell is shown: with the colour and the word of a check's status."""

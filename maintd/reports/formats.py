@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime, timedelta
 
-from maintd.values import format_size
+from maintd.units import format_size
 
 _MARKDOWN = re.compile(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))")
 _BLOCK = re.compile(r"^([-+](?=\s|$)|[-=]{2}|#(?=[#\s]|$)|\d+(?=[.)](?:\s|$)))")  # a list, a rule or a heading

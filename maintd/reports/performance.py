@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from maintd.figures import Figure, Track, unmeasured
 from maintd.reports import charts, formats
 from maintd.reports.assessment import Assessment
 from maintd.reports.document import (
@@ -25,6 +24,7 @@ from maintd.reports.document import (
     told,
 )
 from maintd.reports.document import line as stated
+from maintd.reports.figure import Figure, Track, unmeasured
 from maintd.reports.performance_limits import CAPACITY, MONITORING, OPTIMIZATION
 
 AREAS = (OPTIMIZATION, CAPACITY, MONITORING)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from maintd.figures import Figure, Track
 from maintd.reports import formats
 from maintd.reports.assessment import Assessment
 from maintd.reports.document import low
+from maintd.reports.figure import Figure, Track
 from maintd.reports.forecast import slope_interval
 
 OPTIMIZATION, CAPACITY = "Performance optimization recommendations", "Capacity planning recommendations"

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from maintd.reports import formats
 from maintd.reports.document import Cell, Document, Finding, Line, Table
-from maintd.values import utc_text
+from maintd.units import utc_text
 
 WORDS = {"ok": "in order", "warn": "warning", "fail": "needs action", "unknown": "not known"}
 """What the page and the Markdown call each mark."""

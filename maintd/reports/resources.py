@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from statistics import mean
 
-from maintd.figures import Figure
 from maintd.reports import formats
+from maintd.reports.figure import Figure
 from maintd.reports.forecast import Forecast, Insufficient, Reach, forecast
 
 MONTH = 30

@@ -7,8 +7,8 @@ from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from maintd.entry import Blackout, Rule, ScheduleKind
 from maintd.errors import nearest
+from maintd.model.entry import Blackout, Rule, ScheduleKind
 from maintd.schedule.compiled import Schedule, compile_rule
 
 _DAY = timedelta(days=1)

@@ -12,13 +12,13 @@ from itertools import takewhile
 from typing import NamedTuple, Protocol
 from zoneinfo import ZoneInfo, available_timezones
 
-from maintd.entry import Rule, ScheduleKind
 from maintd.errors import nearest
+from maintd.model.entry import Rule, ScheduleKind
 from maintd.schedule.cron import cron_walls
 from maintd.schedule.oncalendar import oncalendar_walls
 from maintd.schedule.phrases import parse_phrase
 from maintd.schedule.walls import FIRST_YEAR, LAST_YEAR, NOT_ZONES, instant_of, zone_named
-from maintd.values import format_duration, parse_duration
+from maintd.units import format_duration, parse_duration
 
 MAX_DUE = 7 * 24 * 60
 """The most instants of one entry that get a row each after downtime: a week of an entry that is due every minute."""

@@ -8,12 +8,12 @@ from functools import lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from maintd.entry import Rule, ScheduleKind
+from maintd.model.entry import Rule, ScheduleKind
 from maintd.schedule.cron import read_cron
 from maintd.schedule.oncalendar import read_oncalendar
 from maintd.schedule.phrases import EVERY_DAY, MONTHS, WEEKDAYS, WEEKEND, WORKING, Days, Phrase, parse_phrase
 from maintd.schedule.walls import EVERY_MONTH
-from maintd.values import format_duration, parse_duration
+from maintd.units import format_duration, parse_duration
 
 _ORDINALS = {1: "first", 2: "second", 3: "third", 4: "fourth", 5: "fifth", -1: "last"}
 _MOST_TIMES = 8  # more times of day than this are said as ranges of minutes and hours

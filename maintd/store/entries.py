@@ -25,9 +25,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Connection
 
-from maintd.entry import Entry, Policy, Rule
 from maintd.errors import UnknownNameError
-from maintd.model import EntryState, NewRun, Pause
+from maintd.model.entry import Entry, Policy, Rule
+from maintd.model.run import EntryState, NewRun, Pause
 from maintd.store import rows
 from maintd.store.engine import Database, dialect_insert, insert_into
 from maintd.store.events import add_event

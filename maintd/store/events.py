@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import insert, select
 from sqlalchemy.engine import Connection
 
-from maintd.model import Event
+from maintd.model.run import Event
 from maintd.store.engine import Database
 from maintd.store.tables import events
 

@@ -12,8 +12,8 @@ from sqlalchemy import Select, bindparam, func, select, tuple_, union_all
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
-from maintd.evidence import LogLine
-from maintd.model import Run, RunState, RunSummary
+from maintd.model.evidence import LogLine
+from maintd.model.run import Run, RunState, RunSummary
 from maintd.store import rows
 from maintd.store.engine import Database
 from maintd.store.lasts import LastRuns, last_runs, last_success

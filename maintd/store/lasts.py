@@ -15,7 +15,7 @@ from sqlalchemy import BigInteger, Text, case, cast, func, literal_column, selec
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
-from maintd.model import RunState, RunSummary
+from maintd.model.run import RunState, RunSummary
 from maintd.store import rows
 from maintd.store.rows import AnyRow
 from maintd.store.tables import entries, runs

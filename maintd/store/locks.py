@@ -8,9 +8,9 @@ from datetime import datetime
 from sqlalchemy import delete, or_, select
 from sqlalchemy.engine import Connection
 
-from maintd.entry import LockMode
 from maintd.errors import RefusedError
-from maintd.model import LockHolder, RunState
+from maintd.model.entry import LockMode
+from maintd.model.run import LockHolder, RunState
 from maintd.store.engine import Database, insert_into
 from maintd.store.record import lose_run
 from maintd.store.rows import AnyRow

@@ -14,8 +14,8 @@ from pydantic import TypeAdapter
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
-from maintd.entry import Policy, StepPlan
-from maintd.model import NewRun
+from maintd.model.entry import Policy, StepPlan
+from maintd.model.run import NewRun
 from maintd.store.engine import dialect_insert
 from maintd.store.statements import Prepared, PreparedOfSeveral, add_new
 from maintd.store.tables import plan_jobs, plans

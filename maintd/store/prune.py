@@ -14,8 +14,8 @@ from sqlalchemy import Table, delete, exists, func, select, tuple_, update
 from sqlalchemy.engine import Connection
 
 from maintd.config.settings import Retention
-from maintd.evidence import Model
-from maintd.model import RunState
+from maintd.model.evidence import Model
+from maintd.model.run import RunState
 from maintd.store.engine import Database
 from maintd.store.lasts import last_outcome_ids
 from maintd.store.tables import OF_A_RUN, artifacts, attempts, entries, events, ledger, log_lines, plans, runs

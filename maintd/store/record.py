@@ -10,8 +10,19 @@ from typing import Any
 from sqlalchemy import Table, bindparam, delete, select, update
 from sqlalchemy.engine import Connection
 
-from maintd.evidence import Artifact, Change, Check, LogLine, LogTrim, Measure, Phase, Progress, Report
-from maintd.model import TRANSITIONS, AttemptState, RunState, StepState
+from maintd.model.evidence import Artifact, Change, Check, LogLine, LogTrim, Measure, Phase, Progress, Report
+from maintd.model.run import TRANSITIONS, AttemptState, RunState, StepState
+from maintd.model.run_updates import (
+    AttemptBegan,
+    AttemptEnded,
+    Reported,
+    RunEnded,
+    RunPutBack,
+    RunWrite,
+    StepBegan,
+    StepEnded,
+    StepWaits,
+)
 from maintd.store import statements
 from maintd.store.plans import Plans
 from maintd.store.rows import AnyRow
@@ -28,17 +39,6 @@ from maintd.store.tables import (
     runs,
     series,
     steps,
-)
-from maintd.writes import (
-    AttemptBegan,
-    AttemptEnded,
-    Reported,
-    RunEnded,
-    RunPutBack,
-    RunWrite,
-    StepBegan,
-    StepEnded,
-    StepWaits,
 )
 
 OPEN_TO_EVIDENCE = (RunState.RUNNING, RunState.LOST)

@@ -1,4 +1,4 @@
-"""Between rows and the types of `maintd.model`."""
+"""Between rows and the types of `maintd.model.run`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 from sqlalchemy import Row, Select, select
 
-from maintd.entry import Policy, Rule, StepPlan
-from maintd.evidence import Artifact, Change, Check, LogLine, Measure, Progress
-from maintd.model import Attempt, EntryState, Pause, RunSummary, Step, StepState
+from maintd.model.entry import Policy, Rule, StepPlan
+from maintd.model.evidence import Artifact, Change, Check, LogLine, Measure, Progress
+from maintd.model.run import Attempt, EntryState, Pause, RunSummary, Step, StepState
 from maintd.store.tables import entries, runs
 
 AnyRow = Row[*tuple[Any, ...]]

@@ -10,7 +10,8 @@ from sqlalchemy import Integer, bindparam, delete, exists, func, or_, select, up
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
-from maintd.model import TRANSITIONS, NewRun, Run, RunState, RunSummary, SkipReason
+from maintd.model.run import TRANSITIONS, NewRun, Run, RunState, RunSummary, SkipReason
+from maintd.model.run_updates import RunWrite
 from maintd.store import rows
 from maintd.store.engine import ConflictError, Database, insert_into
 from maintd.store.entries import entry_id_of, insert_runs, run_row
@@ -19,7 +20,6 @@ from maintd.store.plans import Plans
 from maintd.store.record import apply_writes, lose_run
 from maintd.store.statements import Prepared, PreparedOfSeveral
 from maintd.store.tables import HAS_KEY, IS_QUEUED, IS_RUNNING, Moment, entries, runs
-from maintd.writes import RunWrite
 
 IS_UNFINISHED = or_(*(runs.c.state == state.value for state in RunState if not state.final))
 

@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from maintd.errors import TargetError
-from maintd.target import AlertmanagerTarget
+from maintd.model.target import AlertmanagerTarget
 from maintd.targets.http import Api
 from maintd.targets.references import resolved
-from maintd.values import utc_text
+from maintd.units import utc_text
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from maintd.evidence import CheckStatus
+from maintd.model.evidence import CheckStatus
 from maintd.targets.criteria import Criterion
 from maintd.targets.holders import Holder
 from maintd.targets.postgres import Postgres, Row

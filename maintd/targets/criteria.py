@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from maintd.evidence import CheckStatus
+from maintd.model.evidence import CheckStatus
 
 Limit = int | float | timedelta
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from maintd.evidence import CheckStatus
+from maintd.model.evidence import CheckStatus
 from maintd.targets import indexes, relations
 from maintd.targets.criteria import Criterion
 from maintd.targets.indexes import Index
 from maintd.targets.postgres import Row
-from maintd.values import format_size
+from maintd.units import format_size
 
 STATISTICS_MATURE = timedelta(days=30)
 """A monthly report may be all that an index is for; before that much watching none is called unused."""

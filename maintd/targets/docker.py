@@ -16,8 +16,8 @@ from docker.errors import APIError, DockerException, NotFound
 from docker.utils import version_lt
 
 from maintd.errors import TargetError
-from maintd.evidence import Scalar
-from maintd.target import DockerTarget
+from maintd.model.evidence import Scalar
+from maintd.model.target import DockerTarget
 from maintd.targets.causes import cause_of
 from maintd.targets.references import resolved
 

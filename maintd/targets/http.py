@@ -15,8 +15,8 @@ import httpx
 from pydantic import SecretStr
 
 from maintd.errors import TargetError
-from maintd.evidence import Scalar
-from maintd.target import HttpTarget
+from maintd.model.evidence import Scalar
+from maintd.model.target import HttpTarget
 from maintd.targets.causes import cause_of
 from maintd.targets.references import resolved
 

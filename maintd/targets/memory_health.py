@@ -9,11 +9,11 @@ from datetime import timedelta
 from typing import Any
 
 from maintd.errors import TargetError
-from maintd.evidence import CheckStatus
+from maintd.model.evidence import CheckStatus
 from maintd.targets.criteria import Criterion
 from maintd.targets.health.reporter import Reporter, grown, tell, unanswered
 from maintd.targets.redis import RedisServer
-from maintd.values import format_duration
+from maintd.units import format_duration
 
 Info = Mapping[str, str | int | float]
 _FRAGMENTED = 1.5  # allocator_frag_ratio, and only from these many bytes on: a small server is always fragmented

@@ -21,7 +21,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
 from maintd.errors import TargetError
-from maintd.target import PostgresTarget
+from maintd.model.target import PostgresTarget
 from maintd.targets.references import resolved
 
 Row = dict[str, Any]

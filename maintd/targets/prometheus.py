@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from maintd.errors import TargetError
-from maintd.target import PrometheusTarget
+from maintd.model.target import PrometheusTarget
 from maintd.targets.http import Api
 from maintd.targets.references import resolved
 

@@ -25,7 +25,7 @@ from maintd.targets.holders import backups, inactive_slots, lockers, old_transac
 from maintd.targets.indexes import Density, Index, density, is_leftover_of
 from maintd.targets.postgres import Postgres, Row
 from maintd.targets.progress import REINDEX, watched
-from maintd.values import format_size
+from maintd.units import format_size
 
 _MARK = re.compile(
     r"(?P<own>.*?)\n?\[maintd rebuilds this index since (?P<at>\S+); invalid before: (?P<before>[\d ]*)\]", re.DOTALL

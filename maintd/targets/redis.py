@@ -25,7 +25,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from maintd.errors import TargetError
-from maintd.target import RedisTarget
+from maintd.model.target import RedisTarget
 from maintd.targets.causes import cause_of
 from maintd.targets.references import resolved
 

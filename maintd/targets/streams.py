@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from maintd.evidence import CheckStatus
+from maintd.model.evidence import CheckStatus
 from maintd.targets.criteria import Criterion
 from maintd.targets.health.reporter import Reporter, tell
 from maintd.targets.redis import RedisServer

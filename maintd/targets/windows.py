@@ -9,7 +9,7 @@ from statistics import mean, median
 
 from maintd.errors import TargetError
 from maintd.targets.prometheus import Prometheus, Series
-from maintd.values import format_duration
+from maintd.units import format_duration
 
 HOUR = timedelta(hours=1)
 _MOST_STEPS = 11_000  # of a series, above which Prometheus refuses

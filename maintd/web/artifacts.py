@@ -7,8 +7,8 @@ from pathlib import Path
 from starlette.responses import FileResponse, Response
 
 from maintd.errors import RefusedError, UnknownNameError
-from maintd.evidence import Artifact
-from maintd.model import Run
+from maintd.model.evidence import Artifact
+from maintd.model.run import Run
 
 PLAIN = {
     "text/plain": "text/plain; charset=utf-8",

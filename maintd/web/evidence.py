@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Collection
 from typing import NamedTuple
 
-from maintd.evidence import CheckStatus, Measure
-from maintd.model import Run
+from maintd.model.evidence import CheckStatus, Measure
+from maintd.model.run import Run
 from maintd.operations import Desk
 
 

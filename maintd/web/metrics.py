@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 import maintd
 from maintd.errors import StoreError
-from maintd.model import EntryStatus, RunState, StatusReport
+from maintd.model.run import EntryStatus, RunState, StatusReport
 from maintd.operations import Desk, status
 from maintd.web.evidence import Evidence, EvidenceCache
 

@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import FileResponse, HTMLResponse, Response
 
-from maintd.entry import BrokenJob
 from maintd.errors import UnknownNameError, UsageError
-from maintd.model import RunState
+from maintd.model.entry import BrokenJob
+from maintd.model.run import RunState
 from maintd.operations import due, entry_status, find, find_job, find_run, status
 from maintd.operations.due import MOST
 from maintd.operations.finding import LARGEST_ID

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field
 from starlette.responses import Response
 
-from maintd.entry import BrokenJob, JobDescription
 from maintd.errors import UsageError
-from maintd.evidence import Model
-from maintd.model import DueInstant, EntryStatus, Event, RunSummary
+from maintd.model.entry import BrokenJob, JobDescription
+from maintd.model.evidence import Model
+from maintd.model.run import DueInstant, EntryStatus, Event, RunSummary
 from maintd.operations import TriggerRequest
-from maintd.values import Instant, parse_duration
+from maintd.units import Instant, parse_duration
 
 
 def _sendable(value: dict[str, Any]) -> dict[str, Any]:

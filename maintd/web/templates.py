@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 import maintd
 from maintd.present import ago, duration_text, from_now, needs_someone, progress_text, utc_minute, value_text
 from maintd.present.text import LOOKS, utc_second
-from maintd.values import format_size, utc_text
+from maintd.units import format_size, utc_text
 
 FOLDER = Path(__file__).parent / "templates"
 STATIC = Path(__file__).parent / "static"

@@ -7,8 +7,8 @@ from datetime import date, datetime, timedelta
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from maintd.evidence import LogLine
-from maintd.model import DueInstant, Run, RunState, RunSummary
+from maintd.model.evidence import LogLine
+from maintd.model.run import DueInstant, Run, RunState, RunSummary
 from maintd.operations import Desk
 from maintd.present import duration_text, value_text
 from maintd.store import MeasurePoint

@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 from threading import Barrier
 from typing import TypeVar
 
-from maintd.entry import Entry, Policy, Rule, ScheduleKind, StepPlan
-from maintd.evidence import Check, CheckStatus, Report
-from maintd.model import AttemptState, NewRun, Run, RunState, StepState, Trigger
+from maintd.model.entry import Entry, Policy, Rule, ScheduleKind, StepPlan
+from maintd.model.evidence import Check, CheckStatus, Report
+from maintd.model.run import AttemptState, NewRun, Run, RunState, StepState, Trigger
+from maintd.model.run_updates import AttemptBegan, AttemptEnded, Reported, RunEnded, RunWrite, StepBegan, StepEnded
 from maintd.store import Store
-from maintd.writes import AttemptBegan, AttemptEnded, Reported, RunEnded, RunWrite, StepBegan, StepEnded
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ import pytest
 from store_helpers import at, claim, due, entry, finished, queue, racing, sync
 
 from maintd.errors import UnknownNameError
-from maintd.model import RunState
+from maintd.model.run import RunState
 from maintd.store import EntryPlan, Store
 
 

@@ -8,8 +8,8 @@ import pytest
 from store_helpers import at, by_hand, claim, due, ended, entry, evidence, finished, plan, queue, sync
 
 from maintd.config.settings import Retention
-from maintd.evidence import LogLine, Measure
-from maintd.model import RunState, SkipReason
+from maintd.model.evidence import LogLine, Measure
+from maintd.model.run import RunState, SkipReason
 from maintd.store import LastRuns, Store
 
 

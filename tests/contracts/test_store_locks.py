@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 from store_helpers import at, claim, ended, queue, racing
 
-from maintd.entry import LockMode
 from maintd.errors import RefusedError
-from maintd.model import Run, RunState
+from maintd.model.entry import LockMode
+from maintd.model.run import Run, RunState
 from maintd.store import Store
 
 ROUNDS = 30

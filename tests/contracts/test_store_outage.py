@@ -18,8 +18,8 @@ from store_helpers import NOON, at, check, claim, ended, evidence, queue, racing
 
 from maintd.clock import ManualClock
 from maintd.errors import MaintdError, StoreUnavailableError
-from maintd.evidence import LogLine
-from maintd.model import RunState
+from maintd.model.evidence import LogLine
+from maintd.model.run import RunState
 from maintd.store import Store, open_store
 from maintd.store.postgres import PING_AFTER
 

@@ -10,7 +10,7 @@ import pytest
 from store_helpers import at, entry, plan, sync
 
 from maintd.clock import ManualClock
-from maintd.model import NewRun, RunState, Trigger
+from maintd.model.run import NewRun, RunState, Trigger
 from maintd.store import open_store
 
 NOON = at(0)

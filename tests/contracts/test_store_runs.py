@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 import pytest
 from store_helpers import at, by_hand, check, claim, due, ended, entry, evidence, finished, plan, queue, racing, sync
 
-from maintd.evidence import Artifact, Change, LogLine, LogTrim, Measure, Phase, Progress
-from maintd.model import AttemptState, RunState, SkipReason, StepState
+from maintd.model.evidence import Artifact, Change, LogLine, LogTrim, Measure, Phase, Progress
+from maintd.model.run import AttemptState, RunState, SkipReason, StepState
+from maintd.model.run_updates import AttemptBegan, Reported, RunPutBack, StepBegan, StepEnded
 from maintd.store import Store
-from maintd.writes import AttemptBegan, Reported, RunPutBack, StepBegan, StepEnded
 
 
 def test_only_runs_whose_time_has_come_can_be_claimed_longest_waiting_first(store: Store) -> None:

@@ -11,9 +11,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 from store_helpers import NOON, at, by_hand, ended, evidence
 
 from maintd.clock import ManualClock
-from maintd.model import TRANSITIONS, AttemptState, RunState, SkipReason, StepState
+from maintd.model.run import TRANSITIONS, AttemptState, RunState, SkipReason, StepState
+from maintd.model.run_updates import RunPutBack
 from maintd.store import Store, open_store
-from maintd.writes import RunPutBack
 
 RUNS = [RunState.WAITING, RunState.QUEUED]
 ENDS = [state for state in RunState if state.final]

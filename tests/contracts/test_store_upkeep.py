@@ -13,8 +13,8 @@ from store_helpers import at, check, claim, due, ended, entry, evidence, finishe
 from maintd.clock import ManualClock
 from maintd.config.settings import Retention
 from maintd.errors import StoreError
-from maintd.evidence import Artifact, LogLine, Measure
-from maintd.model import Event, NodeState, RunState
+from maintd.model.evidence import Artifact, LogLine, Measure
+from maintd.model.run import Event, NodeState, RunState
 from maintd.store import Store, open_store
 
 DAY = 24 * 60

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from maintd.entry import Rule
+from maintd.model.entry import Rule
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -17,7 +17,7 @@ from endurance.outcome import Outcome
 from endurance.world import World, world
 from maintd.clock import SystemClock
 from maintd.errors import StoreError
-from maintd.model import EntryState, Run
+from maintd.model.run import EntryState, Run
 from maintd.schedule import compile_rule
 from maintd.store import Store, read_store
 

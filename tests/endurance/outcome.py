@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from endurance.adversary import Deeds
 from endurance.journal import Line
-from maintd.model import Run
+from maintd.model.run import Run
 
 SHOWN = 40  # violations of one run
 

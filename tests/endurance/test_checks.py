@@ -16,8 +16,8 @@ from endurance import invariants, leftovers, truth
 from endurance.audit import Planned
 from endurance.invariants import Stretch
 from endurance.journal import Line
-from maintd.evidence import Artifact, Check, CheckStatus, Measure
-from maintd.model import (
+from maintd.model.evidence import Artifact, Check, CheckStatus, Measure
+from maintd.model.run import (
     Attempt,
     AttemptState,
     EntryState,

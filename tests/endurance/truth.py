@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from endurance.journal import Line
-from maintd.model import Attempt, AttemptState, Run, RunState, SkipReason, Step, StepState
+from maintd.model.run import Attempt, AttemptState, Run, RunState, SkipReason, Step, StepState
 
 GOOD = (AttemptState.SUCCEEDED, AttemptState.WARNED)
 NEVER_GOOD = ("failing", "hanging", "crashing")

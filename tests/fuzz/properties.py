@@ -19,17 +19,17 @@ from unit.calendars import NOW, jobs, judge
 
 from maintd.calendar import Calendar, load_calendar
 from maintd.config.file import read_config
-from maintd.entry import Rule, ScheduleKind
 from maintd.errors import CalendarError, SettingsError
-from maintd.evidence import LogLine
 from maintd.execution.evidence import Evidence, hidden
 from maintd.execution.messages import MAX_MESSAGE, Began, Ended
+from maintd.model.entry import Rule, ScheduleKind
+from maintd.model.evidence import LogLine
+from maintd.model.run_updates import Reported
 from maintd.outcome import AttemptEvidence, Exit, Returned, judge_attempt
 from maintd.schedule import compile_rule, describe
 from maintd.schedule.phrases import parse_phrase
 from maintd.schedule.walls import LAST_YEAR
-from maintd.values import format_duration, parse_duration, parse_size
-from maintd.writes import Reported
+from maintd.units import format_duration, parse_duration, parse_size
 
 Property = Callable[[bytes], None]
 Opened = Callable[[], AbstractContextManager[Property]]

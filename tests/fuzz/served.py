@@ -20,9 +20,9 @@ from maintd.catalogue import _Memory
 from maintd.config.state_directory import LOCK, claim_state_dir, daemon_pid
 from maintd.errors import RefusedError
 from maintd.execution.spool import replay
-from maintd.model import Trigger
+from maintd.model.run import Trigger
+from maintd.model.run_updates import RunWrite
 from maintd.web.server import serve_desk
-from maintd.writes import RunWrite
 
 ASKED = ("/api/v1/runs", "/api/v1/runs", "/api/v1/runs/1/cancel", "/api/v1/entries/probe/pause",
          "/api/v1/entries/probe/unpause", "/api/v1/reload")  # fmt: skip

@@ -10,9 +10,9 @@ import pytest
 from processes.nodes import Node, node
 
 from fuzz.targets import kept
-from maintd.evidence import Check, CheckStatus
 from maintd.execution.evidence import Evidence, hidden
-from maintd.model import RunState
+from maintd.model.evidence import Check, CheckStatus
+from maintd.model.run import RunState
 
 WRITE = """
 fd = ctx._report.__self__._report

@@ -13,9 +13,9 @@ from typing import Any
 
 from maintd.context import Context, Point, Standing
 from maintd.description import load_job
-from maintd.evidence import Artifact, Change, Check, CheckStatus, Measure, Phase, Progress, Report
 from maintd.job import resolve_references
-from maintd.target import Targets
+from maintd.model.evidence import Artifact, Change, Check, CheckStatus, Measure, Phase, Progress, Report
+from maintd.model.target import Targets
 
 JOBS = Path(__file__).parents[2] / "jobs"
 

@@ -19,8 +19,8 @@ from servers.base import free_port, wait_for
 from servers.prometheus import WebServer, alertmanager, prometheus
 
 from maintd.context import Point
-from maintd.evidence import CheckStatus
-from maintd.values import utc_text
+from maintd.model.evidence import CheckStatus
+from maintd.units import utc_text
 
 RULES = """
 groups:

@@ -19,7 +19,7 @@ from servers.redis import redis
 
 from jobs import made_backups as made
 from maintd.context import Point
-from maintd.evidence import CheckStatus
+from maintd.model.evidence import CheckStatus
 
 TAR = made.tar_of({**made.SECRETS, "config/app.yml": made.noise(40_000)})
 

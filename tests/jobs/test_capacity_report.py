@@ -22,7 +22,7 @@ from servers.prometheus import WebServer, prometheus
 from servers.redis import RedisServer
 
 from maintd.context import Point
-from maintd.evidence import CheckStatus
+from maintd.model.evidence import CheckStatus
 from maintd.targets.capacity import folders
 
 NOW = datetime.now(UTC)

@@ -15,7 +15,7 @@ import pytest
 from jobs.running import JobResult, run_job
 from pydantic import ValidationError
 
-from maintd.evidence import CheckStatus
+from maintd.model.evidence import CheckStatus
 from maintd.targets import shell
 
 

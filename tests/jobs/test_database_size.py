@@ -18,8 +18,8 @@ from jobs.running import run_job
 from servers.base import free_port
 from servers.postgres import PostgresServer
 
-from maintd.evidence import CheckStatus
 from maintd.job import Point
+from maintd.model.evidence import CheckStatus
 from maintd.targets.relations import Sequence, since
 
 

@@ -18,8 +18,8 @@ from servers.registry import registry
 
 from maintd.context import Context, Point, Standing
 from maintd.description import load_job
-from maintd.evidence import Change, CheckStatus, Report
-from maintd.target import DockerTarget, Targets
+from maintd.model.evidence import Change, CheckStatus, Report
+from maintd.model.target import DockerTarget, Targets
 from maintd.targets import removing
 from maintd.targets.docker import PROJECT, SERVICE, Docker, connect
 from maintd.targets.leftovers import KeptContainer, Rules, StoredImage, judge_images

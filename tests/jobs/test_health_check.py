@@ -12,7 +12,7 @@ import pytest
 from jobs.answering import Reply, answering, blurting, hanging, says
 from jobs.running import JobResult, run_job
 
-from maintd.evidence import CheckStatus
+from maintd.model.evidence import CheckStatus
 
 WELL = {"status": "ok", "service": "Orders", "redis": "ok", "db": "ok", "day": {"halted": False}, "uptime": 5.4}
 EXPECT = {"redis": "ok", "db": "ok"}

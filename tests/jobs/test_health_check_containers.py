@@ -20,7 +20,7 @@ from servers.base import wait_for
 from servers.docker import DockerEngine, docker_engine
 
 from maintd.context import Point
-from maintd.evidence import CheckStatus
+from maintd.model.evidence import CheckStatus
 
 pytestmark = [pytest.mark.server, pytest.mark.engine]
 

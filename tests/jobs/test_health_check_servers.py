@@ -20,7 +20,7 @@ from servers.redis import RedisServer
 from servers.redis import redis as own_redis
 
 from maintd.context import Point
-from maintd.evidence import CheckStatus
+from maintd.model.evidence import CheckStatus
 
 pytestmark = pytest.mark.server
 

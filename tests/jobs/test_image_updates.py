@@ -19,7 +19,7 @@ from servers.docker import DockerEngine
 from servers.registry import Registry, registry
 
 from maintd.errors import TargetError
-from maintd.evidence import CheckStatus
+from maintd.model.evidence import CheckStatus
 from maintd.targets.eol import AS_OF, TABLE, Software, Support, software, support
 from maintd.targets.registry import Credentials, RateLimitedError, Remote, floating, parse
 from maintd.targets.registry import Registry as Asking

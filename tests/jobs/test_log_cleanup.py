@@ -18,7 +18,7 @@ from jobs.running import JobResult, run_job
 from servers.base import wait_for
 from servers.docker import DockerEngine
 
-from maintd.evidence import CheckStatus
+from maintd.model.evidence import CheckStatus
 
 NOW = datetime.now(UTC)
 

@@ -16,7 +16,7 @@ from jobs.running import JobResult, run_job
 from servers.postgres import PostgresServer
 from servers.prometheus import CONFIG, WebServer, prometheus
 
-from maintd.evidence import CheckStatus
+from maintd.model.evidence import CheckStatus
 
 pytestmark = pytest.mark.server
 

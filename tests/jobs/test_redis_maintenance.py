@@ -26,7 +26,7 @@ from servers.redis import RedisServer
 from servers.redis import redis as own_redis
 
 from maintd.context import Point
-from maintd.evidence import CheckStatus
+from maintd.model.evidence import CheckStatus
 from maintd.targets.globs import glob, shown
 from maintd.targets.keyspace import weekly_growth
 from maintd.targets.saving import Persistence, headroom, proof

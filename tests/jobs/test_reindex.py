@@ -22,7 +22,7 @@ from jobs.running import run_job
 from servers.base import free_port, wait_for
 from servers.postgres import PostgresServer
 
-from maintd.evidence import CheckStatus
+from maintd.model.evidence import CheckStatus
 from maintd.targets.indexes import Density, Index, duplicates, is_leftover_of
 from maintd.targets.rebuild import (
     Mark,

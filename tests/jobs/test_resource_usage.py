@@ -15,7 +15,7 @@ from servers.base import wait_for
 from servers.docker import DockerEngine
 
 from maintd.errors import TargetError
-from maintd.evidence import CheckStatus
+from maintd.model.evidence import CheckStatus
 from maintd.targets import containers
 from maintd.targets.docker import Container
 

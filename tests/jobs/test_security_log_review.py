@@ -20,7 +20,7 @@ from servers.docker import DockerEngine
 from servers.journal import Said, journal
 
 from maintd.context import Point
-from maintd.evidence import CheckStatus
+from maintd.model.evidence import CheckStatus
 
 THEM = "198.51.100.7"
 NOW = datetime.now(UTC)

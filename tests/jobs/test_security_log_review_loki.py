@@ -18,7 +18,7 @@ from jobs.answering import Reply, answering
 from jobs.made_logs import request, wrapped
 from jobs.running import JobResult, run_job
 
-from maintd.evidence import CheckStatus
+from maintd.model.evidence import CheckStatus
 from maintd.targets.logs import loki
 
 NOW = datetime.now(UTC)

@@ -18,7 +18,7 @@ from servers.prometheus import prometheus
 from servers.redis import RedisServer
 
 from maintd.context import Point
-from maintd.evidence import CheckStatus
+from maintd.model.evidence import CheckStatus
 
 DAY = {
     "table": "pnl_days",

@@ -15,7 +15,7 @@ from jobs.running import JobResult, run_job
 from servers.base import free_port, wait_for
 from servers.postgres import PostgresServer
 
-from maintd.evidence import CheckStatus
+from maintd.model.evidence import CheckStatus
 from maintd.targets.autovacuum import Autovacuum, age_limits, need
 from maintd.targets.tables import Bloat, Table
 

@@ -15,12 +15,12 @@ from servers.base import wait_for
 from maintd.clock import SystemClock
 from maintd.config.settings import Settings
 from maintd.description import load_job
-from maintd.entry import JobDescription, Policy, StepPlan
 from maintd.execution import tree
 from maintd.execution.local import LocalExecutor
-from maintd.model import Attempt, NewRun, Run, RunState, Trigger
+from maintd.model.entry import JobDescription, Policy, StepPlan
+from maintd.model.run import Attempt, NewRun, Run, RunState, Trigger
+from maintd.model.target import Targets
 from maintd.store import Store, open_store
-from maintd.target import Targets
 
 HEADER = '''"""A job of a test."""
 

@@ -12,9 +12,9 @@ import pytest
 from processes.nodes import Node, is_alive, only, read_pids
 from servers.base import wait_for
 
-from maintd.entry import Policy
-from maintd.evidence import CheckStatus
-from maintd.model import AttemptState, RunState
+from maintd.model.entry import Policy
+from maintd.model.evidence import CheckStatus
+from maintd.model.run import AttemptState, RunState
 
 
 def test_a_job_that_returns_and_meets_its_checks_succeeds(here: Node) -> None:

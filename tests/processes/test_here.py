@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from processes.nodes import Node
 
-from maintd.entry import Entry
 from maintd.errors import RefusedError, UsageError
-from maintd.evidence import Check, LogLine
 from maintd.execution.here import run_here
-from maintd.model import Run, RunState
+from maintd.model.entry import Entry
+from maintd.model.evidence import Check, LogLine
+from maintd.model.run import Run, RunState
+from maintd.model.run_updates import AttemptEnded
+from maintd.model.target import Targets
 from maintd.store import Store
-from maintd.target import Targets
-from maintd.writes import AttemptEnded
 
 Told = list[tuple[str, int, Any]]
 

@@ -18,7 +18,7 @@ from servers.base import wait_for
 from maintd.description import load_job
 from maintd.execution.forker import USUAL_SPARES
 from maintd.execution.opening import LooksAroundError, open_for_many
-from maintd.model import RunState
+from maintd.model.run import RunState
 
 pytestmark = pytest.mark.slow
 

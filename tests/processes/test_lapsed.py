@@ -16,8 +16,8 @@ from maintd.context import Standing
 from maintd.execution.messages import AttemptOrder
 from maintd.execution.stopping import Hold, Stop
 from maintd.execution.warm import Launched, Warm
-from maintd.model import RunState
-from maintd.target import Targets
+from maintd.model.run import RunState
+from maintd.model.target import Targets
 
 pytestmark = pytest.mark.slow
 

@@ -22,8 +22,8 @@ from servers.postgres import PostgresServer
 from maintd.execution.orphans import kill_orphans
 from maintd.execution.recorder import replay
 from maintd.execution.spool import Spool
-from maintd.model import RunState
-from maintd.writes import RunEnded, StepBegan
+from maintd.model.run import RunState
+from maintd.model.run_updates import RunEnded, StepBegan
 
 OUTAGE = float(os.environ.get("MAINTD_TEST_OUTAGE", "4"))
 """Seconds that the store is away; 40 for the long form."""

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from processes.nodes import Node, only
 
-from maintd.model import RunState
-from maintd.target import PostgresTarget, Targets
+from maintd.model.run import RunState
+from maintd.model.target import PostgresTarget, Targets
 
 
 def test_a_flood_of_output_keeps_its_head_and_its_tail(here: Node) -> None:

@@ -21,8 +21,8 @@ from servers.base import wait_for
 from servers.maintd import maintd_daemon
 from servers.postgres import PostgresServer
 
-from maintd.entry import Policy
-from maintd.model import AttemptState, RunState
+from maintd.model.entry import Policy
+from maintd.model.run import AttemptState, RunState
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 

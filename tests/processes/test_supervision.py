@@ -10,9 +10,9 @@ import pytest
 from processes.nodes import Node, only
 from servers.base import wait_for
 
-from maintd.entry import OnFailure, Policy
-from maintd.model import RunState, SkipReason, StepState, Trigger
-from maintd.target import FolderTarget, Targets
+from maintd.model.entry import OnFailure, Policy
+from maintd.model.run import RunState, SkipReason, StepState, Trigger
+from maintd.model.target import FolderTarget, Targets
 
 QUICK = Policy(retry_backoff=timedelta(milliseconds=50), lock_wait=timedelta(milliseconds=300))
 

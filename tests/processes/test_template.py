@@ -11,7 +11,7 @@ from processes.nodes import Node, node
 from servers.base import wait_for
 
 from maintd.execution.forker import USUAL_SPARES
-from maintd.model import RunState
+from maintd.model.run import RunState
 
 
 def below() -> list[psutil.Process]:

@@ -12,8 +12,8 @@ from typing import Any
 
 from maintd.calendar import Calendar, parse_calendar
 from maintd.description import LoadedJob, ParamProblem, load_job, validate_params
-from maintd.entry import BrokenJob, JobDescription
 from maintd.errors import CalendarError, JobError
+from maintd.model.entry import BrokenJob, JobDescription
 
 NOW = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
 

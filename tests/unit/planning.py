@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from maintd.clock import ManualClock
-from maintd.entry import CatchUp, Entry, Overlap, Policy, Rule, ScheduleKind, StepPlan
-from maintd.model import RunSummary
+from maintd.model.entry import CatchUp, Entry, Overlap, Policy, Rule, ScheduleKind, StepPlan
+from maintd.model.run import RunSummary
 from maintd.planner import Planner
 from maintd.store import Store, open_store
 

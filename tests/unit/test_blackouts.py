@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from maintd.entry import Blackout, Rule, ScheduleKind
+from maintd.model.entry import Blackout, Rule, ScheduleKind
 from maintd.schedule import blackout_covering, blackout_problem, compile_rule, first_outside
 
 BERLIN = "Europe/Berlin"

@@ -20,8 +20,8 @@ from maintd.calendar import (
 )
 from maintd.catalogue import Catalogue, shipped
 from maintd.config.settings import Settings
-from maintd.entry import After, Blackout, CatchUp, Entry, JobDescription, OnFailure, Overlap, Rule, ScheduleKind
 from maintd.errors import CalendarError
+from maintd.model.entry import After, Blackout, CatchUp, Entry, JobDescription, OnFailure, Overlap, Rule, ScheduleKind
 from maintd.schedule import compile_rule
 
 FULL = """

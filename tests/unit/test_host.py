@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from maintd.errors import TargetError
-from maintd.target import HostTarget
+from maintd.model.target import HostTarget
 from maintd.targets import host
 from maintd.targets.cgroup import own_memory
 from maintd.targets.health.reporter import or_error

@@ -13,10 +13,10 @@ from calendars import problems
 
 from maintd.config.file import read_config
 from maintd.config.state_directory import LOCK, daemon_pid
-from maintd.entry import Rule, ScheduleKind
 from maintd.errors import SettingsError
+from maintd.model.entry import Rule, ScheduleKind
 from maintd.schedule import compile_rule
-from maintd.values import format_duration, parse_duration, parse_size
+from maintd.units import format_duration, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from maintd.calendar import Calendar, parse_calendar
 from maintd.errors import CalendarError, JobError
-from maintd.evidence import Check
 from maintd.execution.messages import MAX_MESSAGE, decode
+from maintd.model.evidence import Check
 from maintd.schedule import compile_rule
 
 JSON = st.recursive(
@@ -123,7 +123,7 @@ WORDS = st.sampled_from(
 def test_any_rule_compiles_or_says_why_not_and_soon(kind: str, text: str) -> None:
     from datetime import UTC, datetime
 
-    from maintd.entry import Rule, ScheduleKind
+    from maintd.model.entry import Rule, ScheduleKind
 
     try:
         schedule = compile_rule(Rule(kind=ScheduleKind(kind), text=text, timezone="Europe/Berlin"))

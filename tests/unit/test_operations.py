@@ -7,10 +7,10 @@ from datetime import timedelta
 import pytest
 from web.desks import JOBS, NOON, at, check, entry, job
 
-from maintd.entry import After, Entry, Policy
 from maintd.errors import UsageError
-from maintd.evidence import Check, CheckStatus
-from maintd.model import Attempt, AttemptState, Run, RunState, RunSummary, SkipReason, Step, StepState, Trigger
+from maintd.model.entry import After, Entry, Policy
+from maintd.model.evidence import Check, CheckStatus
+from maintd.model.run import Attempt, AttemptState, Run, RunState, RunSummary, SkipReason, Step, StepState, Trigger
 from maintd.operations.params import with_params
 from maintd.operations.verdicts import verdict_of, worst_check
 from maintd.store import LastRuns

@@ -12,8 +12,8 @@ from web.desks import NOON, Office, at, check, entry, office, run_with
 
 from maintd.config.settings import Settings
 from maintd.errors import CalendarError, DaemonUnavailableError, RefusedError, UnknownNameError, UsageError
-from maintd.evidence import CheckStatus
-from maintd.model import NodeState, RunState, Trigger
+from maintd.model.evidence import CheckStatus
+from maintd.model.run import NodeState, RunState, Trigger
 from maintd.operations import (
     Health,
     TriggerRequest,

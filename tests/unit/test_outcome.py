@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maintd.evidence import Check, CheckStatus
-from maintd.model import AttemptState, RunState, SkipReason, StepState
+from maintd.model.evidence import Check, CheckStatus
+from maintd.model.run import AttemptState, RunState, SkipReason, StepState
 from maintd.outcome import (
     BAD,
     LONGEST_BACKOFF,

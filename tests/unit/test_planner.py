@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from planning import HOUR, MINUTE, NOON, PlanningNode, entry, node
 
 from maintd.clock import ManualClock
-from maintd.entry import Blackout, CatchUp, Overlap
-from maintd.model import NewRun, RunState, SkipReason, Trigger
+from maintd.model.entry import Blackout, CatchUp, Overlap
+from maintd.model.run import NewRun, RunState, SkipReason, Trigger
 from maintd.planner import JUMP, SETTLE, decide
 
 

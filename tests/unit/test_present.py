@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maintd.entry import BrokenJob
-from maintd.evidence import Artifact, Change, Check, CheckStatus, LogLine, Measure, Progress
-from maintd.model import (
+from maintd.model.entry import BrokenJob
+from maintd.model.evidence import Artifact, Change, Check, CheckStatus, LogLine, Measure, Progress
+from maintd.model.run import (
     Attempt,
     AttemptState,
     DueInstant,

@@ -12,10 +12,10 @@ from xml.etree import ElementTree
 import pytest
 from markdown_it import MarkdownIt
 
-from maintd.figures import Figure, unmeasured
 from maintd.reports import charts, formats, rendering, shelf
 from maintd.reports.assessment import Assessment
 from maintd.reports.document import Cell, Chart, Document, Finding, Line, Section, Table, columns, line, number
+from maintd.reports.figure import Figure, unmeasured
 
 NOW = datetime(2026, 11, 24, 3, 30, tzinfo=UTC)
 HOSTILE = "a|b`c``d <script>alert(1)</script> *e* _f_ [g](javascript:h) \\i\n# j &amp; ${k} {{ l }} {% m %}"

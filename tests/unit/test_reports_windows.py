@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maintd.figures import Figure
+from maintd.reports.figure import Figure
 from maintd.reports.resources import backtest, rate, rates, resource
 from maintd.targets.performance.alerts import Alerts, episodes_of
 from maintd.targets.performance.histograms import Quantile, added, quantile

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from maintd.entry import Rule, ScheduleKind
+from maintd.model.entry import Rule, ScheduleKind
 from maintd.schedule import MAX_DUE, compile_rule, due_between, jitter_of, upcoming
 
 BERLIN = "Europe/Berlin"  # 2026: 02:00 → 03:00 on 29 March at 01:00Z; 03:00 → 02:00 on 25 October at 01:00Z

@@ -19,7 +19,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from zones import FIRST, LAST, ZONES, Naive, changes
 
-from maintd.entry import Rule, ScheduleKind
+from maintd.model.entry import Rule, ScheduleKind
 from maintd.schedule import compile_rule, upcoming
 
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maintd.entry import Rule, ScheduleKind
+from maintd.model.entry import Rule, ScheduleKind
 from maintd.schedule import compile_rule, describe, local_text, upcoming, zone_problem
 
 NOW = datetime(2026, 10, 20, tzinfo=UTC)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 from maintd.approach import EARLY
-from maintd.entry import Rule, ScheduleKind
+from maintd.model.entry import Rule, ScheduleKind
 from maintd.wakeup import FARTHEST, Alarm, NextDue
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)

@@ -19,14 +19,14 @@ from maintd.catalogue import Known
 from maintd.clock import ManualClock
 from maintd.config.settings import Settings
 from maintd.description import validate_params
-from maintd.entry import BrokenJob, Entry, JobDescription, ParamDescription, Rule, ScheduleKind, StepPlan
-from maintd.evidence import Artifact, Change, Check, CheckStatus, LogLine, Measure, Phase, Progress
 from maintd.job import JobParams
-from maintd.model import RunState
+from maintd.model.entry import BrokenJob, Entry, JobDescription, ParamDescription, Rule, ScheduleKind, StepPlan
+from maintd.model.evidence import Artifact, Change, Check, CheckStatus, LogLine, Measure, Phase, Progress
+from maintd.model.run import RunState
+from maintd.model.run_updates import AttemptBegan, Reported, RunEnded, StepBegan
+from maintd.model.target import Targets
 from maintd.operations import Desk, Health, ReloadResult
 from maintd.store import Store, open_store
-from maintd.target import Targets
-from maintd.writes import AttemptBegan, Reported, RunEnded, StepBegan
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 

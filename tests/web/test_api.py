@@ -9,12 +9,12 @@ import pytest
 from contracts.store_helpers import claim, queue
 from web.desks import FULL, HOSTILE, Client, Office, artifact, at, check, going_on, line, run_with
 
-from maintd.entry import BrokenJob, JobDescription
-from maintd.evidence import CheckStatus
-from maintd.model import Run, RunState, StatusReport
+from maintd.model.entry import BrokenJob, JobDescription
+from maintd.model.evidence import CheckStatus
+from maintd.model.run import Run, RunState, StatusReport
+from maintd.model.run_updates import Reported, RunEnded
 from maintd.operations import Health, ReloadResult
 from maintd.web.server import openapi
-from maintd.writes import Reported, RunEnded
 
 
 def test_the_version_says_who_answers(control: Client) -> None:
@@ -279,7 +279,7 @@ def test_the_terminal_gets_its_text_and_exit_code_ready(served: Office, control:
 
 
 def test_settings_are_shown_without_any_secret(here: Office) -> None:
-    from maintd.target import Targets
+    from maintd.model.target import Targets
     from maintd.web.masking import shown_settings
 
     targets = Targets.model_validate(

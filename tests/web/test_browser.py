@@ -9,9 +9,9 @@ from playwright.sync_api import Browser, Page, expect
 from web.browser import violations
 from web.desks import FULL, HOSTILE, Office, at, going_on, line, run_with
 
-from maintd.evidence import Measure
-from maintd.model import RunState
-from maintd.writes import Reported, RunEnded
+from maintd.model.evidence import Measure
+from maintd.model.run import RunState
+from maintd.model.run_updates import Reported, RunEnded
 
 pytestmark = pytest.mark.server
 

@@ -29,8 +29,8 @@ from web.desks import (
     run_with,
 )
 
-from maintd.evidence import Change, CheckStatus, Measure, Phase
-from maintd.model import RunState
+from maintd.model.evidence import Change, CheckStatus, Measure, Phase
+from maintd.model.run import RunState
 from maintd.operations import Health
 from maintd.web.server import serve_desk
 

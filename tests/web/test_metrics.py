@@ -8,8 +8,8 @@ from contracts.store_helpers import claim, queue
 from prometheus_client.parser import text_string_to_metric_families
 from web.desks import FULL, NOON, Client, Office, run_with
 
-from maintd.evidence import Measure
-from maintd.model import RunState
+from maintd.model.evidence import Measure
+from maintd.model.run import RunState
 from maintd.operations import Health
 from maintd.web.metrics import MOST_MEASURES
 

@@ -6,8 +6,8 @@ import re
 
 from web.desks import FULL, Client, Office, check, going_on, line, run_with
 
-from maintd.evidence import CheckStatus
-from maintd.model import RunState
+from maintd.model.evidence import CheckStatus
+from maintd.model.run import RunState
 
 
 def words(html: str) -> str:

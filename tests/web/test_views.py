@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from web.desks import HOSTILE, NOON, at
 
-from maintd.model import Attempt, AttemptState, DueInstant, Run, RunState, Step, StepState, Trigger
+from maintd.model.run import Attempt, AttemptState, DueInstant, Run, RunState, Step, StepState, Trigger
 from maintd.web.charts import HEIGHT, WIDTH, ChartPoint, line_chart
 from maintd.web.views import log_tail_cursor, week_of
 

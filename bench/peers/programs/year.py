@@ -21,7 +21,7 @@ CRONS = [
 
 
 def maintd() -> Iterator[datetime]:
-    from maintd.entry import Rule, ScheduleKind
+    from maintd.model.entry import Rule, ScheduleKind
     from maintd.schedule import compile_rule, upcoming
 
     for text in CRONS:

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from maintd.evidence import Scalar
+from maintd.model.evidence import Scalar
 from maintd.targets.alertmanager import Alert, Silence
 from maintd.targets.alerts.limits import Acknowledgement, AlertLimits
 from maintd.targets.alerts.silences import hides_too_much
 from maintd.targets.prometheus import FiringAlert
-from maintd.values import format_duration, utc_text
+from maintd.units import format_duration, utc_text
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pydantic import BaseModel, ConfigDict, Field
 
 from maintd.targets.health.reporter import Limits
-from maintd.values import Duration, Instant
+from maintd.units import Duration, Instant
 
 NO_SEVERITY = "none"
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from maintd.errors import TargetError
-from maintd.target import AlertmanagerTarget, HttpTarget, PrometheusTarget
+from maintd.model.target import AlertmanagerTarget, HttpTarget, PrometheusTarget
 from maintd.targets import alertmanager, prometheus
 from maintd.targets.alertmanager import Alert, Silence
 from maintd.targets.alerts.firing import Firing

@@ -11,13 +11,13 @@ from statistics import median
 
 from pydantic import BaseModel, ConfigDict
 
-from maintd.evidence import CheckStatus
+from maintd.model.evidence import CheckStatus
 from maintd.targets.archives.found import Backup, path_pattern
 from maintd.targets.archives.reading import Contents
 from maintd.targets.archives.tar import Member
 from maintd.targets.criteria import Criterion
 from maintd.targets.files import shown
-from maintd.values import Duration, Size
+from maintd.units import Duration, Size
 
 SIZES = 7  # earlier backups whose median a size is compared with
 FEWEST_SIZES = 3  # fewer say nothing about what is usual

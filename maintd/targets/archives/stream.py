@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maintd.errors import TargetError
-from maintd.values import format_size
+from maintd.units import format_size
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -3,4 +3,4 @@
 Each collector gives figures; one that cannot be measured is there with its cause, never as zero.
 """
 
-from maintd.figures import Figure as Figure
+from maintd.reports.figure import Figure as Figure

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from maintd.errors import TargetError
-from maintd.figures import Figure, unmeasured
-from maintd.target import RedisTarget
+from maintd.model.target import RedisTarget
+from maintd.reports.figure import Figure, unmeasured
 from maintd.targets.redis import connect
 
 

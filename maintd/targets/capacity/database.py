@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 from maintd.errors import TargetError
-from maintd.figures import Figure, unmeasured
-from maintd.target import PostgresTarget
+from maintd.model.target import PostgresTarget
+from maintd.reports.figure import Figure, unmeasured
 from maintd.targets.postgres import Postgres, connect
 
 _DATABASES = """

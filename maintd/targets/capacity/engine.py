@@ -7,8 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 from maintd.errors import TargetError
-from maintd.figures import Figure, unmeasured
-from maintd.target import DockerTarget
+from maintd.model.target import DockerTarget
+from maintd.reports.figure import Figure, unmeasured
 from maintd.targets.containers import samples
 from maintd.targets.docker import Docker, connect, translated
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from maintd.errors import TargetError
-from maintd.figures import Figure, unmeasured
-from maintd.target import HostTarget
+from maintd.model.target import HostTarget
+from maintd.reports.figure import Figure, unmeasured
 from maintd.targets.filesystems import Usage, usages
 from maintd.targets.host import Host, Mount, connect
 

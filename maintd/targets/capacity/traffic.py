@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from statistics import mean
 
 from maintd.errors import TargetError
-from maintd.figures import Figure, unmeasured
-from maintd.target import PrometheusTarget
+from maintd.model.target import PrometheusTarget
+from maintd.reports.figure import Figure, unmeasured
 from maintd.targets.prometheus import Prometheus, Series, connect
 from maintd.targets.windows import Coverage, Window, aligned, coverage, first_with_data, names_of, ranged
 

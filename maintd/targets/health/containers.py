@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from maintd.evidence import CheckStatus
-from maintd.target import DockerTarget
+from maintd.model.evidence import CheckStatus
+from maintd.model.target import DockerTarget
 from maintd.targets import docker
 from maintd.targets.docker import Container
 from maintd.targets.health.reporter import Limits, Reporter, grown

@@ -9,8 +9,8 @@ from decimal import Decimal
 from typing import Any
 
 from maintd.errors import TargetError
-from maintd.evidence import CheckStatus
-from maintd.target import HttpTarget
+from maintd.model.evidence import CheckStatus
+from maintd.model.target import HttpTarget
 from maintd.targets import http
 from maintd.targets.health.reporter import Limits, Reporter
 

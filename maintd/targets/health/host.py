@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from maintd.errors import TargetError
-from maintd.evidence import CheckStatus
-from maintd.target import HostTarget
+from maintd.model.evidence import CheckStatus
+from maintd.model.target import HostTarget
 from maintd.targets import host
 from maintd.targets.filesystems import Usage, usages
 from maintd.targets.health.reporter import Limits, Reporter, or_error, unanswered

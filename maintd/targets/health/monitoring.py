@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from maintd.errors import TargetError
-from maintd.target import AlertmanagerTarget, PrometheusTarget
+from maintd.model.target import AlertmanagerTarget, PrometheusTarget
 from maintd.targets import alertmanager, prometheus
 from maintd.targets.health.reporter import Reporter, unanswered
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from maintd.errors import TargetError
-from maintd.evidence import CheckStatus
-from maintd.target import PostgresTarget
+from maintd.model.evidence import CheckStatus
+from maintd.model.target import PostgresTarget
 from maintd.targets import postgres
 from maintd.targets.health.reporter import Limits, Reporter, grown, unanswered
-from maintd.values import Duration, Size
+from maintd.units import Duration, Size
 
 Rows = list[postgres.Row]
 

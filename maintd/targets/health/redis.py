@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from maintd.errors import TargetError
-from maintd.target import RedisTarget
+from maintd.model.target import RedisTarget
 from maintd.targets import redis
 from maintd.targets.health.reporter import Limits, Reporter, grown, unanswered
-from maintd.values import Duration
+from maintd.units import Duration
 
 Info = Mapping[str, str | int | float]
 _COUNT_AT_MOST = 1000  # entries behind, where Redis does not keep the number itself

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from maintd.errors import MaintdError, TargetError
-from maintd.evidence import Check, CheckStatus, Scalar
+from maintd.model.evidence import Check, CheckStatus, Scalar
 from maintd.targets.criteria import Criterion
 
 T = TypeVar("T")

@@ -10,8 +10,8 @@ from datetime import timedelta
 from typing import Any
 
 from maintd.errors import MaintdError, TargetError
-from maintd.evidence import Scalar
-from maintd.target import HttpTarget
+from maintd.model.evidence import Scalar
+from maintd.model.target import HttpTarget
 from maintd.targets import http
 from maintd.targets.health.reporter import Limits, Reporter, unanswered
 

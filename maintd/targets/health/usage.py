@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from maintd.errors import TargetError
-from maintd.evidence import CheckStatus
-from maintd.target import DockerTarget, HostTarget
+from maintd.model.evidence import CheckStatus
+from maintd.model.target import DockerTarget, HostTarget
 from maintd.targets import containers, docker, host
 from maintd.targets.cgroup import OwnLimit, own_memory
 from maintd.targets.docker import Container
 from maintd.targets.health.reporter import Limits, Reporter, or_error, unanswered
 from maintd.targets.timesync import TimeSync, time_sync
-from maintd.values import Duration, Size
+from maintd.units import Duration, Size
 
 
 class HostUseLimits(Limits):

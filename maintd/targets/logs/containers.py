@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 
 from maintd.errors import TargetError
-from maintd.target import DockerTarget
+from maintd.model.target import DockerTarget
 from maintd.targets import docker
 from maintd.targets.docker import Container, Docker
 from maintd.targets.logs.denials import Denials

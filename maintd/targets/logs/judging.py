@@ -8,12 +8,12 @@ from statistics import median
 
 from pydantic import Field
 
-from maintd.evidence import CheckStatus
+from maintd.model.evidence import CheckStatus
 from maintd.targets.health.reporter import Limits, Reporter
 from maintd.targets.logs.denials import Denials
 from maintd.targets.logs.review import DAY, LoginReview, Success
 from maintd.targets.logs.tampering import Extent, Verdict, verdict
-from maintd.values import Duration
+from maintd.units import Duration
 
 _NAMED = 10  # in a hint
 _LEAST_DAYS = 3  # of a baseline

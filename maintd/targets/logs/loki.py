@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from maintd.errors import TargetError
-from maintd.target import HttpTarget
+from maintd.model.target import HttpTarget
 from maintd.targets.http import Api
 from maintd.targets.logs import requests
 from maintd.targets.logs.denials import Denials

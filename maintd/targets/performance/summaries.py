@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from statistics import mean, median
 from typing import Any
 
-from maintd.figures import Figure, Track, unmeasured
+from maintd.reports.figure import Figure, Track, unmeasured
 from maintd.targets.performance.alerts import Alerts
 from maintd.targets.performance.histograms import added, quantile
 from maintd.targets.performance.queries import Answer

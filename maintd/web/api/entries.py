@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from maintd.entry import BrokenJob, JobDescription
-from maintd.model import Pause
+from maintd.model.entry import BrokenJob, JobDescription
+from maintd.model.run import Pause
 from maintd.operations import due, entry_status, find_job, pause, unpause
 from maintd.web.desks import DESK
 from maintd.web.shapes import DueList, EntryDetail, JobList, PauseBody, UnpauseBody, Unpaused, answer

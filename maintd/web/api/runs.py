@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
 from maintd.errors import UnknownNameError, UsageError, nearest
-from maintd.model import Run, RunState, RunSummary
+from maintd.model.run import Run, RunState, RunSummary
 from maintd.operations import Desk, cancel, find_run, known_names, trigger
 from maintd.operations.finding import LARGEST_ID
 from maintd.web.artifacts import artifact_response, find_artifact

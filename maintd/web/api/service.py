@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import JSONResponse, Response
 
 import maintd
-from maintd.model import StatusReport
+from maintd.model.run import StatusReport
 from maintd.operations import status
 from maintd.web.desks import DESK
 from maintd.web.masking import shown_settings

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from maintd.evidence import Model
-from maintd.values import Duration
+from maintd.model.evidence import Model
+from maintd.units import Duration
 
 
 class ScheduleKind(StrEnum):

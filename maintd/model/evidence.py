@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from maintd.values import Duration, Instant
+from maintd.units import Duration, Instant
 
 Scalar = bool | int | float | str | None
 """What a check can observe."""

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
-from maintd.values import Duration
+from maintd.units import Duration
 
 
 class Target(BaseModel):

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from maintd.evidence import Model, Report
-from maintd.model import AttemptState, RunState, SkipReason, StepState
-from maintd.values import Instant
+from maintd.model.evidence import Model, Report
+from maintd.model.run import AttemptState, RunState, SkipReason, StepState
+from maintd.units import Instant
 
 
 class StepBegan(Model):

@@ -8,8 +8,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
-from maintd.entry import LockMode, Policy, Rule, StepPlan
-from maintd.evidence import (
+from maintd.model.entry import LockMode, Policy, Rule, StepPlan
+from maintd.model.evidence import (
     Artifact,
     Change,
     Check,
@@ -17,7 +17,7 @@ from maintd.evidence import (
     Model,
     Progress,
 )
-from maintd.values import Duration, Instant
+from maintd.units import Duration, Instant
 
 # --- states -------------------------------------------------------------------------------------------------------
 
