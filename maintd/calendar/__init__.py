@@ -1,6 +1,6 @@
 """schedules.yaml → entries: read whole or not at all, with every error in it and what to write instead."""
 
-from maintd.calendar.changes import changes_between, fingerprint_of
+from maintd.calendar.diff import changes_between, fingerprint_of
 from maintd.calendar.loading import Calendar, calendar_path, entry_for_job, load_calendar, parse_calendar
 
 __all__ = [

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from maintd.calendar.policies import POLICY_KEYS, read_after, read_locks, read_policy
-from maintd.calendar.reading import Scope
+from maintd.calendar.scope import Scope
 from maintd.calendar.steps import StepReader, named_apart
 from maintd.config.yaml_tree import Node, Text
 from maintd.model.entry import After, Entry, Policy, Rule, ScheduleKind, StepPlan

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maintd.calendar.between import check_between
+from maintd.calendar.cross_checks import check_between
 from maintd.calendar.entries import Defaults, read_defaults, read_entry, title_of
-from maintd.calendar.reading import Problems, Scope, advice
+from maintd.calendar.scope import Problems, Scope, advice
 from maintd.calendar.steps import Jobs, ParamsToJudge, StepReader, ValidateAll
 from maintd.calendar.targets import read_targets
 from maintd.config.settings import Settings

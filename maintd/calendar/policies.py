@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from maintd.calendar.reading import Scope, advice, kind
+from maintd.calendar.scope import Scope, advice, kind
 from maintd.config.yaml_tree import Listing, Node, Text
 from maintd.model.entry import After, Blackout, CatchUp, LockMode, OnFailure, Overlap
 from maintd.schedule import blackout_problem

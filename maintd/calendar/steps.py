@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from maintd.calendar.policies import MOST_RETRIES, read_locks, read_positive, unknown
-from maintd.calendar.reading import Scope, kind
+from maintd.calendar.scope import Scope, kind
 from maintd.config.yaml_tree import Mapping as MappingNode
 from maintd.config.yaml_tree import Node, Text, key_at, value_of
 from maintd.model.entry import BrokenJob, JobDescription, LockMode, OnFailure, StepPlan

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from maintd.calendar.reading import Scope, advice
+from maintd.calendar.scope import Scope, advice
 from maintd.config.yaml_tree import Node, key_at, value_of
 from maintd.model.target import Targets
 

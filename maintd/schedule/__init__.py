@@ -1,10 +1,11 @@
 """Due times: phrases, cron and OnCalendar expressions to instants in UTC, and back to plain English.
 
-All of it is pure. What a rule means where clocks are changed is said in `maintd.schedule.walls`.
+All of it is pure. What a rule means where clocks are changed is said in `maintd.schedule.wall_time`.
 """
 
 from maintd.schedule.blackouts import blackout_covering, blackout_problem, first_outside
-from maintd.schedule.compiled import (
+from maintd.schedule.description import describe, local_text
+from maintd.schedule.schedule import (
     MAX_DUE,
     Due,
     Schedule,
@@ -14,7 +15,6 @@ from maintd.schedule.compiled import (
     upcoming,
     zone_problem,
 )
-from maintd.schedule.english import describe, local_text
 
 __all__ = [
     "MAX_DUE", "Due", "Schedule", "blackout_covering", "blackout_problem", "compile_rule", "describe", "due_between",

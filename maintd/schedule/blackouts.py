@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from maintd.errors import nearest
 from maintd.model.entry import Blackout, Rule, ScheduleKind
-from maintd.schedule.compiled import Schedule, compile_rule
+from maintd.schedule.schedule import Schedule, compile_rule
 
 _DAY = timedelta(days=1)
 _TICK = timedelta(microseconds=1)

@@ -1,4 +1,4 @@
-"""crontab expressions. cronsim reads them and knows their days; `maintd.schedule.walls` finds the instants.
+"""crontab expressions. cronsim reads them and knows their days; `maintd.schedule.wall_time` finds the instants.
 
 Not cronsim's own iteration: where clocks move by half an hour (Lord Howe) it leaves out part of `*/15 2 * * *`, and
 begun within a repeated hour it gives an instant that has passed.
@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-from maintd.schedule.walls import DayRule, Edge, Walls, times_of_day
+from maintd.schedule.wall_time import DayRule, Edge, Walls, times_of_day
 
 MACROS = {
     "@yearly": "0 0 1 1 *",

@@ -1,4 +1,4 @@
-"""systemd's OnCalendar expressions. The oncalendar library reads them; `maintd.schedule.walls` finds the instants.
+"""systemd's OnCalendar expressions. The oncalendar library reads them; `maintd.schedule.wall_time` finds the instants.
 
 They keep systemd's meaning where clocks are changed too: a wall time in the gap is not due that day, one in the fold
 is due once, at its first occurrence (systemd repeats it when it is started within the fold). The library is imported
@@ -12,7 +12,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from maintd.schedule.cron import month_of_shape
-from maintd.schedule.walls import DayRule, Edge, Walls, times_of_day, zone_named
+from maintd.schedule.wall_time import DayRule, Edge, Walls, times_of_day, zone_named
 
 
 def read_oncalendar(text: str) -> list[tuple[Any, ZoneInfo | None]]:

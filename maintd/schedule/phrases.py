@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
 from maintd.errors import nearest
-from maintd.schedule.walls import EVERY_MONTH, DayRule, Edge, Walls, nth_days, times_of_day
+from maintd.schedule.wall_time import EVERY_MONTH, DayRule, Edge, Walls, nth_days, times_of_day
 
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 MONTHS = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october",

@@ -28,7 +28,7 @@ from maintd.model.run_updates import Reported
 from maintd.outcome import AttemptEvidence, Exit, Returned, judge_attempt
 from maintd.schedule import compile_rule, describe
 from maintd.schedule.phrases import parse_phrase
-from maintd.schedule.walls import LAST_YEAR
+from maintd.schedule.wall_time import LAST_YEAR
 from maintd.units import format_duration, parse_duration, parse_size
 
 Property = Callable[[bytes], None]

@@ -12,7 +12,7 @@ from maintd.model.entry import Rule, ScheduleKind
 from maintd.schedule.cron import read_cron
 from maintd.schedule.oncalendar import read_oncalendar
 from maintd.schedule.phrases import EVERY_DAY, MONTHS, WEEKDAYS, WEEKEND, WORKING, Days, Phrase, parse_phrase
-from maintd.schedule.walls import EVERY_MONTH
+from maintd.schedule.wall_time import EVERY_MONTH
 from maintd.units import format_duration, parse_duration
 
 _ORDINALS = {1: "first", 2: "second", 3: "third", 4: "fourth", 5: "fifth", -1: "last"}

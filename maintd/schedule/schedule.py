@@ -17,7 +17,7 @@ from maintd.model.entry import Rule, ScheduleKind
 from maintd.schedule.cron import cron_walls
 from maintd.schedule.oncalendar import oncalendar_walls
 from maintd.schedule.phrases import parse_phrase
-from maintd.schedule.walls import FIRST_YEAR, LAST_YEAR, NOT_ZONES, instant_of, zone_named
+from maintd.schedule.wall_time import FIRST_YEAR, LAST_YEAR, NOT_ZONES, instant_of, zone_named
 from maintd.units import format_duration, parse_duration
 
 MAX_DUE = 7 * 24 * 60

@@ -10,7 +10,7 @@ from itertools import combinations, islice
 
 from maintd.calendar.entries import ReadEntry, schedule_node
 from maintd.calendar.policies import unknown
-from maintd.calendar.reading import Scope
+from maintd.calendar.scope import Scope
 from maintd.config.yaml_tree import Node
 from maintd.model.entry import Entry, LockMode, Rule
 from maintd.schedule import Schedule, compile_rule, first_outside, local_text, upcoming
