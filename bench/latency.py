@@ -24,8 +24,8 @@ import structlog
 
 from maintd.clock import SystemClock
 from maintd.config.settings import Settings
-from maintd.description import load_job
 from maintd.execution.local import LocalExecutor
+from maintd.job.description import load_job
 from maintd.model.entry import StepPlan
 from maintd.model.run import NewRun, RunState, Trigger
 from maintd.model.target import Targets

@@ -18,8 +18,8 @@ from typing import Any
 
 import click
 
-from maintd.catalogue import Catalogue
 from maintd.config.settings import Retention, Settings
+from maintd.job.registry import Catalogue
 from maintd.model import run
 from maintd.model.entry import JobDescription, ParamDescription
 from maintd.model.evidence import Artifact, Change, Check, LogLine, Measure, Model

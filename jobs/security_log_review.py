@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, field_validator
 
 from maintd.job import Context, Duration, JobParams, TargetError, job
+from maintd.job.references import resolved
 from maintd.reports.formats import instant, markdown
 from maintd.targets import host
 from maintd.targets.health.reporter import unanswered
@@ -28,7 +29,6 @@ from maintd.targets.logs.judging import LoginLimits, RequestLimits, printable
 from maintd.targets.logs.loki import SELECTOR
 from maintd.targets.logs.requests import STATUS_FIELDS
 from maintd.targets.logs.review import LoginReview
-from maintd.targets.references import resolved
 
 SHOWN = 20
 # A log that cannot be read shows nothing; whether something is wrong with what it is about is not known.

@@ -16,12 +16,12 @@ import httpx
 from pydantic import BaseModel, ConfigDict
 
 from maintd.job import Context, Duration, JobParams, TargetError, job
+from maintd.job.references import resolved
 from maintd.targets import postgres, prometheus, redis
 from maintd.targets.health import figures
 from maintd.targets.health.activity import ActivityLimits, compare, same_weekdays
 from maintd.targets.health.figures import FigureLimits, finite, shown
 from maintd.targets.health.reporter import grown, unanswered
-from maintd.targets.references import resolved
 
 
 class Query(BaseModel):

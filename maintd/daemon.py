@@ -25,7 +25,6 @@ import structlog
 import maintd
 from maintd.approach import EARLY, approach
 from maintd.calendar import Calendar
-from maintd.catalogue import Catalogue
 from maintd.clock import Clock, SystemClock
 from maintd.config import logging
 from maintd.config.settings import Settings
@@ -35,6 +34,7 @@ from maintd.execution.local import LocalExecutor
 from maintd.execution.orphans import kill_orphans
 from maintd.execution.recorder import replay
 from maintd.inforce import InForce
+from maintd.job.registry import Catalogue
 from maintd.losing import lose_own_past, lose_silent
 from maintd.model.entry import Rule
 from maintd.model.run import NodeState

@@ -10,9 +10,9 @@ from pathlib import Path
 import structlog
 
 from maintd.calendar import Calendar, calendar_path, changes_between, load_calendar
-from maintd.catalogue import Catalogue
 from maintd.config.settings import Settings
 from maintd.errors import CalendarError, JobError, MaintdError, RefusedError, StoreUnavailableError
+from maintd.job.registry import Catalogue
 from maintd.model.target import Targets
 from maintd.operations import ReloadResult
 

@@ -23,7 +23,7 @@ from maintd.model.target import Targets
 from maintd.schedule import zone_problem
 
 if TYPE_CHECKING:
-    from maintd.description import ParamProblem
+    from maintd.job.description import ParamProblem
 
 Validate = Callable[[str, Mapping[str, Any]], "list[ParamProblem]"]
 
@@ -53,7 +53,7 @@ def calendar_path(settings: Settings) -> Path:
     here = Path.cwd() / FILE_NAME
     if here.exists():
         return here
-    from maintd.catalogue import shipped  # imports what finds jobs, which a reader of one file has no use for
+    from maintd.job.registry import shipped  # imports what finds jobs, which a reader of one file has no use for
 
     return shipped(FILE_NAME)
 

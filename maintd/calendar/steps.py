@@ -13,7 +13,7 @@ from maintd.config.yaml_tree import Node, Text, key_at, value_of
 from maintd.model.entry import BrokenJob, JobDescription, LockMode, OnFailure, StepPlan
 
 if TYPE_CHECKING:
-    from maintd.description import ParamProblem
+    from maintd.job.description import ParamProblem
 
 Jobs = Mapping[str, JobDescription | BrokenJob]
 ValidateAll = Callable[[Sequence[tuple[str, Mapping[str, Any]]]], "list[list[ParamProblem]]"]

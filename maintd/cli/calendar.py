@@ -30,8 +30,8 @@ def validate_command(app: App, file: Path | None, as_json: bool) -> int:
     Exit code 2 when something is wrong, also when a job module cannot be used.
     """
     from maintd.calendar import calendar_path, load_calendar
-    from maintd.catalogue import Catalogue
     from maintd.config import sources
+    from maintd.job.registry import Catalogue
     from maintd.model.entry import BrokenJob
 
     settings = app.settings

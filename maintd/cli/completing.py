@@ -45,7 +45,7 @@ def _jobs(ctx: click.Context) -> list[tuple[str, str]]:
     said = _ask(ctx, "/jobs")
     if said:
         return [(job["name"], job.get("summary", "cannot be used")) for job in said["jobs"]]
-    from maintd.catalogue import shipped
+    from maintd.job.registry import shipped
 
     folders = (shipped("jobs"), *_app(ctx).settings.job_dirs)
     return [(path.stem, "") for folder in folders for path in sorted(folder.glob("[a-z]*.py"))]

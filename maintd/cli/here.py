@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from maintd.calendar import Calendar
-    from maintd.catalogue import Catalogue
+    from maintd.job.registry import Catalogue
     from maintd.model.entry import Entry
     from maintd.model.target import Targets
     from maintd.store import Store
@@ -40,11 +40,11 @@ def run_command(
     """
     if not here:
         raise UsageError("`run` needs --here", f"or let the daemon run it: maintd trigger {name} --wait")
-    from maintd.catalogue import Catalogue
     from maintd.cli.values import params
     from maintd.clock import SystemClock
     from maintd.config import logging, sources
     from maintd.execution.here import run_here
+    from maintd.job.registry import Catalogue
     from maintd.present import exit_code_of, report_lines, run_text
 
     settings = app.settings

@@ -57,7 +57,7 @@ def _all(app: App) -> list[dict[str, Any]]:
         said: list[dict[str, Any]] = app.daemon.get("/jobs")["jobs"]
         return said
     except DaemonUnavailableError:
-        from maintd.catalogue import Catalogue
+        from maintd.job.registry import Catalogue
 
         memory = app.settings.state_dir / "catalogue.json" if app.settings.state_dir.is_dir() else None
         return [job.model_dump(mode="json") for job in Catalogue(app.settings.job_dirs, memory).jobs.values()]

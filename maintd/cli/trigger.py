@@ -81,7 +81,7 @@ def _ask(app: App, name: str, body: dict[str, Any]) -> Any:
 def _refuse_unknown(app: App, name: str) -> None:
     """A slip of the pen is said at once, not when the daemon is back. What cannot be known now is not judged."""
     from maintd.calendar import calendar_path, load_calendar
-    from maintd.catalogue import Catalogue
+    from maintd.job.registry import Catalogue
 
     memory = app.settings.state_dir / "catalogue.json" if app.settings.state_dir.is_dir() else None
     try:

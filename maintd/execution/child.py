@@ -24,15 +24,16 @@ from typing import Any, NoReturn, TextIO
 
 from pydantic import SecretStr
 
-from maintd.context import Context, Standing
 from maintd.errors import JobError, MaintdError, TargetError
 from maintd.execution import tree
 from maintd.execution.messages import MAX_MESSAGE, AttemptOrder, Began, Ended, encode, targets_of
 from maintd.execution.opening import Opened
-from maintd.job import JobParams, open_job
+from maintd.job import JobParams
+from maintd.job.context import Context, Standing
+from maintd.job.loader import open_job
+from maintd.job.references import referenced_values, resolve_references
 from maintd.model.evidence import LogLine
 from maintd.model.target import secrets_of
-from maintd.targets.references import referenced_values, resolve_references
 
 SECRET_LENGTH = 4
 """A shorter text is not hidden in the log: it would blot out half of it."""

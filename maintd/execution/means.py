@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from maintd.config.settings import Settings
-from maintd.context import Point
 from maintd.execution.warm import Warm
+from maintd.job.context import Point
 from maintd.model.entry import BrokenJob, JobDescription, LockMode
 from maintd.model.run import LockHolder, Run, RunSummary
 from maintd.model.run_updates import RunWrite

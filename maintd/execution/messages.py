@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from maintd.context import Standing
 from maintd.errors import JobError
+from maintd.job.context import Standing
 from maintd.model.evidence import Model, Report
 
 if TYPE_CHECKING:

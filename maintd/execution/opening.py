@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 
 import pydantic
 
-from maintd.job import JobFunction, JobParams, open_job
+from maintd.job import JobParams
+from maintd.job.decorator import JobFunction
+from maintd.job.loader import open_job
 
 _LOOKS_IN = {
     "_io", "_locale", "_posixsubprocess", "_random", "_signal", "_socket", "_sqlite3", "_ssl", "_thread", "_uuid",

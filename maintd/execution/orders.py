@@ -7,10 +7,10 @@ from datetime import datetime
 
 import structlog
 
-from maintd.context import Point, Standing
 from maintd.errors import StoreError
 from maintd.execution.means import Means
 from maintd.execution.messages import AttemptOrder
+from maintd.job.context import Point, Standing
 from maintd.model.entry import JobDescription
 from maintd.model.run import Run
 from maintd.units import utc_text

@@ -9,11 +9,11 @@ from functools import cache
 from typing import Any, NamedTuple, NoReturn
 
 from maintd.calendar import Calendar, calendar_path, load_calendar
-from maintd.catalogue import Catalogue, Known
 from maintd.clock import Clock, SystemClock
 from maintd.config.settings import Settings
-from maintd.description import ParamProblem
 from maintd.errors import DaemonUnavailableError
+from maintd.job.description import ParamProblem
+from maintd.job.registry import Catalogue, Known
 from maintd.model.target import Targets
 from maintd.store import Store, open_store, read_store
 

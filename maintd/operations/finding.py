@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from maintd.calendar import entry_for_job
-from maintd.catalogue import Known
 from maintd.errors import RefusedError, UnknownNameError
+from maintd.job.registry import Known
 from maintd.model.entry import BrokenJob, Entry
 from maintd.model.run import Run
 from maintd.operations.desk import Desk

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from maintd.errors import TargetError
+from maintd.job.references import resolved
 from maintd.model.target import AlertmanagerTarget
 from maintd.targets.http import Api
-from maintd.targets.references import resolved
 from maintd.units import utc_text
 
 

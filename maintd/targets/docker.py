@@ -16,10 +16,10 @@ from docker.errors import APIError, DockerException, NotFound
 from docker.utils import version_lt
 
 from maintd.errors import TargetError
+from maintd.job.references import resolved
 from maintd.model.evidence import Scalar
 from maintd.model.target import DockerTarget
 from maintd.targets.causes import cause_of
-from maintd.targets.references import resolved
 
 PROJECT = "com.docker.compose.project"
 SERVICE = "com.docker.compose.service"

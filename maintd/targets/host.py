@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maintd.errors import TargetError
+from maintd.job.references import resolved
 from maintd.model.target import HostTarget
-from maintd.targets.references import resolved
 
 # Not storage that can fill up: made by the kernel, kept in memory, read-only by nature, or a view of another mount.
 UNREAL = frozenset({

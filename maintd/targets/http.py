@@ -15,10 +15,10 @@ import httpx
 from pydantic import SecretStr
 
 from maintd.errors import TargetError
+from maintd.job.references import resolved
 from maintd.model.evidence import Scalar
 from maintd.model.target import HttpTarget
 from maintd.targets.causes import cause_of
-from maintd.targets.references import resolved
 
 HEALTH_LIMIT = 64 * 1024  # bytes; a longer answer to a health question is not one
 API_LIMIT = 8 * 1024 * 1024

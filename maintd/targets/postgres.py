@@ -21,8 +21,8 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
 from maintd.errors import TargetError
+from maintd.job.references import resolved
 from maintd.model.target import PostgresTarget
-from maintd.targets.references import resolved
 
 Row = dict[str, Any]
 

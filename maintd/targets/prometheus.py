@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from maintd.errors import TargetError
+from maintd.job.references import resolved
 from maintd.model.target import PrometheusTarget
 from maintd.targets.http import Api
-from maintd.targets.references import resolved
 
 
 @dataclass(frozen=True)

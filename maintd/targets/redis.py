@@ -25,9 +25,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from maintd.errors import TargetError
+from maintd.job.references import resolved
 from maintd.model.target import RedisTarget
 from maintd.targets.causes import cause_of
-from maintd.targets.references import resolved
 
 Command = Sequence[str | int]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from maintd.calendar import parse_calendar
-from maintd.catalogue import Catalogue, shipped
 from maintd.config.settings import Settings
+from maintd.job.registry import Catalogue, shipped
 from maintd.model.entry import JobDescription
 
 ROOT = Path(__file__).parents[2]

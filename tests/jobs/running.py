@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from maintd.context import Context, Point, Standing
-from maintd.description import load_job
 from maintd.job import resolve_references
+from maintd.job.context import Context, Point, Standing
+from maintd.job.description import load_job
 from maintd.model.evidence import Artifact, Change, Check, CheckStatus, Measure, Phase, Progress, Report
 from maintd.model.target import Targets
 

@@ -18,7 +18,7 @@ from jobs.running import JobResult, run_job
 from servers.base import free_port, wait_for
 from servers.prometheus import WebServer, alertmanager, prometheus
 
-from maintd.context import Point
+from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus
 from maintd.units import utc_text
 

@@ -18,7 +18,7 @@ from servers.postgres import BIN, PostgresServer
 from servers.redis import redis
 
 from jobs import made_backups as made
-from maintd.context import Point
+from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus
 
 TAR = made.tar_of({**made.SECRETS, "config/app.yml": made.noise(40_000)})

@@ -21,7 +21,7 @@ from servers.postgres import PostgresServer
 from servers.prometheus import WebServer, prometheus
 from servers.redis import RedisServer
 
-from maintd.context import Point
+from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus
 from maintd.targets.capacity import folders
 

@@ -16,8 +16,8 @@ from servers.base import wait_for
 from servers.docker import DockerEngine, docker_engine
 from servers.registry import registry
 
-from maintd.context import Context, Point, Standing
-from maintd.description import load_job
+from maintd.job.context import Context, Point, Standing
+from maintd.job.description import load_job
 from maintd.model.evidence import Change, CheckStatus, Report
 from maintd.model.target import DockerTarget, Targets
 from maintd.targets import removing

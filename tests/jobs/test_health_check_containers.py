@@ -19,7 +19,7 @@ from jobs.running import JobResult, run_job
 from servers.base import wait_for
 from servers.docker import DockerEngine, docker_engine
 
-from maintd.context import Point
+from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus
 
 pytestmark = [pytest.mark.server, pytest.mark.engine]

@@ -19,7 +19,7 @@ from servers.prometheus import WebServer, prometheus
 from servers.redis import RedisServer
 from servers.redis import redis as own_redis
 
-from maintd.context import Point
+from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus
 
 pytestmark = pytest.mark.server

@@ -25,7 +25,7 @@ from servers.base import running, wait_for
 from servers.redis import RedisServer
 from servers.redis import redis as own_redis
 
-from maintd.context import Point
+from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus
 from maintd.targets.globs import glob, shown
 from maintd.targets.keyspace import weekly_growth

@@ -19,7 +19,7 @@ from jobs.running import JobResult, run_job
 from servers.docker import DockerEngine
 from servers.journal import Said, journal
 
-from maintd.context import Point
+from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus
 
 THEM = "198.51.100.7"

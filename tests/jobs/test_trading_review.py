@@ -17,7 +17,7 @@ from servers.postgres import PostgresServer
 from servers.prometheus import prometheus
 from servers.redis import RedisServer
 
-from maintd.context import Point
+from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus
 
 DAY = {

@@ -14,9 +14,9 @@ from servers.base import wait_for
 
 from maintd.clock import SystemClock
 from maintd.config.settings import Settings
-from maintd.description import load_job
 from maintd.execution import tree
 from maintd.execution.local import LocalExecutor
+from maintd.job.description import load_job
 from maintd.model.entry import JobDescription, Policy, StepPlan
 from maintd.model.run import Attempt, NewRun, Run, RunState, Trigger
 from maintd.model.target import Targets

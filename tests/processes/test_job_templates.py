@@ -15,9 +15,9 @@ import pytest
 from processes.nodes import Node, is_alive, node, only
 from servers.base import wait_for
 
-from maintd.description import load_job
 from maintd.execution.forker import USUAL_SPARES
 from maintd.execution.opening import LooksAroundError, open_for_many
+from maintd.job.description import load_job
 from maintd.model.run import RunState
 
 pytestmark = pytest.mark.slow
@@ -223,7 +223,7 @@ def open_elsewhere(jobs: Sequence[Path], **environ: str) -> str:
     """Open these in a process that has no other threads, as a template has none: what it prints, errors too."""
     code = (
         "import sys; from pathlib import Path; from maintd.execution import template\n"
-        "from maintd.description import imports_of\n"
+        "from maintd.job.description import imports_of\n"
         "from maintd.execution.opening import open_for_many\n"
         "for path in map(Path, sys.argv[1:]): template._load(imports_of(path)); print(open_for_many(path).path)\n"
     )

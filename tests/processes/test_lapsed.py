@@ -12,10 +12,10 @@ import pytest
 from processes.nodes import Node, node
 
 from maintd.clock import since_boot
-from maintd.context import Standing
 from maintd.execution.messages import AttemptOrder
 from maintd.execution.stopping import Hold, Stop
 from maintd.execution.warm import Launched, Warm
+from maintd.job.context import Standing
 from maintd.model.run import RunState
 from maintd.model.target import Targets
 

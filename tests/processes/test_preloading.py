@@ -12,12 +12,12 @@ import pytest
 from processes.nodes import node
 from servers.base import wait_for
 
-from maintd.catalogue import Catalogue
-from maintd.description import imports_of as imports_of_module
-from maintd.description import load_job
 from maintd.execution import template
 from maintd.execution.means import imports_of
 from maintd.execution.warm import Warm
+from maintd.job.description import imports_of as imports_of_module
+from maintd.job.description import load_job
+from maintd.job.registry import Catalogue
 
 
 @contextmanager

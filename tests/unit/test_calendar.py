@@ -18,9 +18,9 @@ from maintd.calendar import (
     load_calendar,
     parse_calendar,
 )
-from maintd.catalogue import Catalogue, shipped
 from maintd.config.settings import Settings
 from maintd.errors import CalendarError
+from maintd.job.registry import Catalogue, shipped
 from maintd.model.entry import After, Blackout, CatchUp, Entry, JobDescription, OnFailure, Overlap, Rule, ScheduleKind
 from maintd.schedule import compile_rule
 

@@ -272,5 +272,10 @@ def test_what_only_some_calendars_need_is_imported_only_for_them() -> None:
 
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
-    heavy = {"holidays", "oncalendar", "sqlalchemy", "maintd.job", "maintd.catalogue", "maintd.context"}
+    heavy = {
+        "holidays",
+        "oncalendar",
+        "sqlalchemy",
+        "maintd.job",
+    }
     assert not heavy & set(loaded)

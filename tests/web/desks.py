@@ -15,11 +15,11 @@ from typing import Any
 from contracts.store_helpers import claim, evidence, queue
 
 from maintd.calendar import Calendar
-from maintd.catalogue import Known
 from maintd.clock import ManualClock
 from maintd.config.settings import Settings
-from maintd.description import validate_params
 from maintd.job import JobParams
+from maintd.job.description import validate_params
+from maintd.job.registry import Known
 from maintd.model.entry import BrokenJob, Entry, JobDescription, ParamDescription, Rule, ScheduleKind, StepPlan
 from maintd.model.evidence import Artifact, Change, Check, CheckStatus, LogLine, Measure, Phase, Progress
 from maintd.model.run import RunState

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from maintd.errors import TargetError
+from maintd.job.references import resolved
 from maintd.model.target import AlertmanagerTarget, HttpTarget, PrometheusTarget
 from maintd.targets import alertmanager, prometheus
 from maintd.targets.alertmanager import Alert, Silence
@@ -20,7 +21,6 @@ from maintd.targets.health.reporter import or_error
 from maintd.targets.http import fetch
 from maintd.targets.performance.alerts import Alerts, fired
 from maintd.targets.prometheus import FiringAlert, Rule
-from maintd.targets.references import resolved
 
 DAY = timedelta(days=1)
 

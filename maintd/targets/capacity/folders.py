@@ -7,9 +7,9 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+from maintd.job.references import resolved
 from maintd.model.target import FolderTarget
 from maintd.reports.figure import Figure, unmeasured
-from maintd.targets.references import resolved
 
 _BLOCK = 512  # bytes; st_blocks is in these whatever the file system's own are
 

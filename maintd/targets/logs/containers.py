@@ -10,12 +10,12 @@ from datetime import datetime, timedelta
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 
 from maintd.errors import TargetError
+from maintd.job.references import resolved
 from maintd.model.target import DockerTarget
 from maintd.targets import docker
 from maintd.targets.docker import Container, Docker
 from maintd.targets.logs.denials import Denials
 from maintd.targets.logs.scan import BLOCK, Scan
-from maintd.targets.references import resolved
 
 _HEADER = 8  # bytes before each part of a log: its stream, three zeros, its length
 _PATIENCE = timedelta(seconds=60)

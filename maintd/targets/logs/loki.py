@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 
 from maintd.errors import TargetError
+from maintd.job.references import resolved
 from maintd.model.target import HttpTarget
 from maintd.targets.http import Api
 from maintd.targets.logs import requests
 from maintd.targets.logs.denials import Denials
-from maintd.targets.references import resolved
 
 SELECTOR = '{job="docker"}'
 _CANDIDATES = "40[13]"

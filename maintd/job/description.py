@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from maintd.errors import JobError
-from maintd.job import JobFunction, JobParams, JobTraits, open_module, traits_of
+from maintd.job.decorator import JobFunction, JobTraits
+from maintd.job.loader import open_module, traits_of
+from maintd.job.params import JobParams
+from maintd.job.references import has_reference
 from maintd.model.entry import JobDescription, ParamDescription
-from maintd.targets.references import has_reference
 from maintd.units import format_duration, format_size
 
 # Only here: what describes params to people is read from a module's source, which takes 20 ms that no attempt has.

@@ -21,8 +21,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import maintd
-from maintd.description import LoadedJob, ParamProblem, load_job, validate_params
 from maintd.errors import JobError
+from maintd.job.description import LoadedJob, ParamProblem, load_job, validate_params
 from maintd.model.entry import BrokenJob, JobDescription
 
 ANSWER_WITHIN = 30.0  # seconds; importing the heaviest library takes about one
@@ -214,7 +214,7 @@ class _Helper:
     def _start(self) -> subprocess.Popen[bytes]:
         environ = {key: value for key, value in os.environ.items() if not key.startswith("MAINTD_STORE")}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from maintd.catalogue import answer; answer()"],
+            [sys.executable, "-c", "from maintd.job.registry import answer; answer()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environ,

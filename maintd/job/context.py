@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from maintd.errors import JobError, TargetError, UnknownNameError
-from maintd.expected import Number, joined, limits_of, shown_as
+from maintd.job.limits import Number, joined, limits_of, shown_as
 from maintd.model.evidence import Artifact, Change, Check, CheckStatus, Measure, Phase, Progress, Report, Scalar
 from maintd.units import format_size
 

@@ -1,0 +1,32 @@
+"""The job contract: a module in a jobs folder with `run(ctx, params)`, decorated with `@job`.
+
+Returning is success, raising is failure. A module may have a class `Params(JobParams)` whose fields are the job's
+parameters. Nothing is registered; the module's file name is the job's name. Jobs import from this package.
+"""
+
+from maintd.errors import JobError, TargetError
+from maintd.job.context import BudgetSpentError, CheckFailedError, Context, Point
+from maintd.job.decorator import job
+from maintd.job.params import JobParams
+from maintd.job.references import resolve_references
+from maintd.model.evidence import CheckStatus
+from maintd.units import Duration, Size, format_duration, format_size, parse_duration, parse_size
+
+__all__ = [
+    "BudgetSpentError",
+    "CheckFailedError",
+    "CheckStatus",
+    "Context",
+    "Duration",
+    "JobError",
+    "JobParams",
+    "Point",
+    "Size",
+    "TargetError",
+    "format_duration",
+    "format_size",
+    "job",
+    "parse_duration",
+    "parse_size",
+    "resolve_references",
+]

@@ -1,0 +1,63 @@
+"""Import a job module from its file and check that it is one."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import cast
+
+from maintd.errors import JobError
+from maintd.job.decorator import MARK, JobFunction, JobTraits
+from maintd.job.params import JobParams
+
+_JOB_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+def open_job(path: Path) -> tuple[JobFunction, type[JobParams]]:
+    """A job module's `run` and its `Params`. Raises JobError with file:line for whatever is wrong with it."""
+    module = open_module(path)
+    return module.run, getattr(module, "Params", JobParams)
+
+
+def traits_of(module: ModuleType) -> JobTraits:
+    """What the decorator of an opened job module says."""
+    return cast("JobTraits", getattr(module.run, MARK))
+
+
+def open_module(path: Path) -> ModuleType:
+    """Import a job module from its file and see that it is one. Raises JobError."""
+    if not _JOB_NAME.fullmatch(path.stem):
+        raise JobError(f"{path}: a job's file name is lower case letters, digits and _", f"rename {path.name}")
+    module = _import(path)
+    run = getattr(module, "run", None)
+    if run is None or getattr(run, MARK, None) is None:
+        raise JobError(f"{path}: has no function `run` decorated with @job", "see: docs/writing-a-job.md")
+    params = getattr(module, "Params", JobParams)
+    if not (isinstance(params, type) and issubclass(params, JobParams)):
+        raise JobError(f"{path}: Params is not a subclass of maintd.job.JobParams")
+    return module
+
+
+def _import(path: Path) -> ModuleType:
+    qualified = f"maintd_jobs.{path.stem}"
+    spec = importlib.util.spec_from_file_location(qualified, path)
+    if spec is None or spec.loader is None:
+        raise JobError(f"{path}: is not a Python module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[qualified] = module  # so that its classes can be found by name, as pydantic does for annotations
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise JobError(
+            f"{path}:{error.lineno}: {error.msg}", "correct the module; its entries are disabled until then"
+        ) from error
+    except Exception as error:
+        line = next(
+            (f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(path)), 0
+        )
+        raise JobError(f"{path}:{line}: cannot be imported: {type(error).__name__}: {error}") from error
+    return module
