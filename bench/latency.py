@@ -24,7 +24,7 @@ import structlog
 
 from maintd.clock import SystemClock
 from maintd.config.settings import Settings
-from maintd.execution.local import LocalExecutor
+from maintd.executor.executor import LocalExecutor
 from maintd.job.description import load_job
 from maintd.model.entry import StepPlan
 from maintd.model.run import NewRun, RunState, Trigger

@@ -30,9 +30,9 @@ from maintd.config import logging
 from maintd.config.settings import Settings
 from maintd.config.state_directory import claim_state_dir
 from maintd.errors import MaintdError, StoreUnavailableError
-from maintd.execution.local import LocalExecutor
-from maintd.execution.orphans import kill_orphans
-from maintd.execution.recorder import replay
+from maintd.executor.executor import LocalExecutor
+from maintd.executor.journal import replay
+from maintd.executor.orphans import kill_orphans
 from maintd.inforce import InForce
 from maintd.job.registry import Catalogue
 from maintd.losing import lose_own_past, lose_silent

@@ -43,7 +43,7 @@ def run_command(
     from maintd.cli.values import params
     from maintd.clock import SystemClock
     from maintd.config import logging, sources
-    from maintd.execution.here import run_here
+    from maintd.executor.foreground import run_here
     from maintd.job.registry import Catalogue
     from maintd.present import exit_code_of, report_lines, run_text
 

@@ -16,16 +16,16 @@ from pathlib import Path
 from sqlalchemy.engine import Connection
 
 from maintd.clock import Clock
-from maintd.store.engine import Database, mask, parse_url
+from maintd.store.audit import Events
+from maintd.store.database import Database, mask, parse_url
 from maintd.store.entries import Entries, EntryPlan
-from maintd.store.events import Events
 from maintd.store.history import History, LastRuns, LogRow, MeasurePoint
 from maintd.store.locks import Locks
+from maintd.store.maintenance import PruneResult, Upkeep
 from maintd.store.nodes import Nodes
-from maintd.store.plans import Plans
+from maintd.store.run_plans import Plans
 from maintd.store.runs import Runs
 from maintd.store.schema import current_revision, require_current, upgrade
-from maintd.store.upkeep import PruneResult, Upkeep
 
 __all__ = [
     "EntryPlan",

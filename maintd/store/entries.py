@@ -28,11 +28,11 @@ from sqlalchemy.engine import Connection
 from maintd.errors import UnknownNameError
 from maintd.model.entry import Entry, Policy, Rule
 from maintd.model.run import EntryState, NewRun, Pause
-from maintd.store import rows
-from maintd.store.engine import Database, dialect_insert, insert_into
-from maintd.store.events import add_event
-from maintd.store.plans import Plans
-from maintd.store.statements import Prepared, PreparedOfSeveral
+from maintd.store import mapping
+from maintd.store.audit import add_event
+from maintd.store.database import Database, dialect_insert, insert_into
+from maintd.store.prepared import Prepared, PreparedOfSeveral
+from maintd.store.run_plans import Plans
 from maintd.store.tables import EPOCH, MICROSECOND, entries, ledger, measures, runs, series
 
 NEVER_IN_A_CALENDAR = entries.c.fingerprint.is_(None)
@@ -98,7 +98,7 @@ class Entries:
 
         def act(conn: Connection) -> dict[str, EntryState]:
             found = conn.execute(_KNOWN) if names is None else _KNOWN_OF.all(conn, names)
-            return {row.name: rows.entry_state(row) for row in found}
+            return {row.name: mapping.entry_state(row) for row in found}
 
         return self._database.read(act)
 
@@ -225,8 +225,8 @@ def _enter(conn: Connection, instants: Sequence[tuple[int, datetime]]) -> set[tu
     """Enter instants in the ledger; those that were not there yet."""
     if not instants:
         return set()
-    rows = [{"entry_id": entry_id, "due_at": due_at} for entry_id, due_at in instants]
-    return {(row.entry_id, row.due_at) for row in _new_instant(conn.dialect.name).each(conn, rows)}
+    mapping = [{"entry_id": entry_id, "due_at": due_at} for entry_id, due_at in instants]
+    return {(row.entry_id, row.due_at) for row in _new_instant(conn.dialect.name).each(conn, mapping)}
 
 
 @cache

@@ -14,12 +14,12 @@ from sqlalchemy.sql import ColumnElement
 
 from maintd.model.evidence import LogLine
 from maintd.model.run import Run, RunState, RunSummary
-from maintd.store import rows
-from maintd.store.engine import Database
-from maintd.store.lasts import LastRuns, last_runs, last_success
-from maintd.store.plans import Plan, Plans
-from maintd.store.rows import AnyRow
-from maintd.store.statements import Prepared, PreparedOfSeveral
+from maintd.store import mapping
+from maintd.store.database import Database
+from maintd.store.last_runs import LastRuns, last_runs, last_success
+from maintd.store.mapping import AnyRow
+from maintd.store.prepared import Prepared, PreparedOfSeveral
+from maintd.store.run_plans import Plan, Plans
 from maintd.store.tables import (
     artifacts,
     attempts,
@@ -41,7 +41,7 @@ _of_job = select(series.c.id, series.c.name).where(series.c.job == bindparam("of
 _SERIES_OF_JOB = Prepared(_of_job)
 _SERIES_OF_ENTRY = Prepared(_of_job.join(entries).where(entries.c.name == bindparam("of_entry")))
 
-_RUNS = PreparedOfSeveral(rows.select_runs(*rows.FULL).order_by(runs.c.id), runs.c.id)
+_RUNS = PreparedOfSeveral(mapping.select_runs(*mapping.FULL).order_by(runs.c.id), runs.c.id)
 
 # How many points the newest run has in a series: one for each combination of labels.
 _LINES = select(func.count()).where(
@@ -107,8 +107,8 @@ class History:
                 bounds += [runs.c.id >= first.limit(1).scalar_subquery(), runs.c.queued_at >= since]
             ranges = list(_ranges(conn, entry, states, job))
             ids = _newest(conn, ranges, bounds, limit)
-            query = rows.select_runs(*rows.SUMMARY).where(runs.c.id.in_(ids)).order_by(runs.c.id.desc())
-            return [rows.summary(row) for row in conn.execute(query)]
+            query = mapping.select_runs(*mapping.SUMMARY).where(runs.c.id.in_(ids)).order_by(runs.c.id.desc())
+            return [mapping.summary(row) for row in conn.execute(query)]
 
         return self._database.read(act)
 
@@ -144,7 +144,9 @@ class History:
                 query = query.where(log_lines.c.step == (_index(names, step) if isinstance(step, str) else step))
             if attempt is not None:
                 query = query.where(log_lines.c.attempt == attempt)
-            return [LogRow(row.step, names[row.step], row.attempt, rows.log_line(row)) for row in conn.execute(query)]
+            return [
+                LogRow(row.step, names[row.step], row.attempt, mapping.log_line(row)) for row in conn.execute(query)
+            ]
 
         return self._database.read(act)
 
@@ -208,7 +210,7 @@ def _run(conn: Connection, row: AnyRow, plan: Plan, *, begun: bool) -> Run:
         policy=plan.policy,
         plan=plan.steps,
         steps=tuple(
-            rows.step(index, step, known.get(index), tuple(tries.get(index, ())))
+            mapping.step(index, step, known.get(index), tuple(tries.get(index, ())))
             for index, step in enumerate(plan.steps)
         ),
     )
@@ -225,17 +227,17 @@ def _attempts(conn: Connection, run_id: int) -> dict[int, list[Any]]:
     if found:
         named = select(measures, series.c.name).join(series).where(measures.c.run_id == run_id)
         for table, query, read in (
-            (checks, select(checks).where(checks.c.run_id == run_id), rows.check),
-            (measures, named, rows.measure),
-            (changes, select(changes).where(changes.c.run_id == run_id), rows.change),
-            (artifacts, select(artifacts).where(artifacts.c.run_id == run_id), rows.artifact),
+            (checks, select(checks).where(checks.c.run_id == run_id), mapping.check),
+            (measures, named, mapping.measure),
+            (changes, select(changes).where(changes.c.run_id == run_id), mapping.change),
+            (artifacts, select(artifacts).where(artifacts.c.run_id == run_id), mapping.artifact),
         ):
             for row in conn.execute(query.order_by(table.c.id)):
                 of_attempt = evidence.setdefault((row.step, row.attempt), {})
                 of_attempt.setdefault(table.name, []).append(read(row))
     tries: dict[int, list[Any]] = {}
     for row in found:
-        tries.setdefault(row.step, []).append(rows.attempt(row, evidence.get((row.step, row.number), {})))
+        tries.setdefault(row.step, []).append(mapping.attempt(row, evidence.get((row.step, row.number), {})))
     return tries
 
 

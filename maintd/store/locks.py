@@ -11,9 +11,9 @@ from sqlalchemy.engine import Connection
 from maintd.errors import RefusedError
 from maintd.model.entry import LockMode
 from maintd.model.run import LockHolder, RunState
-from maintd.store.engine import Database, insert_into
-from maintd.store.record import lose_run
-from maintd.store.rows import AnyRow
+from maintd.store.apply_updates import lose_run
+from maintd.store.database import Database, insert_into
+from maintd.store.mapping import AnyRow
 from maintd.store.tables import IS_RUNNING, entries, locks, runs
 
 _HOLDERS = select(

@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
 from maintd.model.run import NodeState
-from maintd.store.engine import Database, insert_into
+from maintd.store.database import Database, insert_into
 from maintd.store.tables import nodes
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from maintd.errors import StoreError, StoreUnavailableError, StoreUnusableError
-from maintd.store.engine import ConflictError, mask
+from maintd.store.database import ConflictError, mask
 
 T = TypeVar("T")
 

@@ -16,8 +16,8 @@ from sqlalchemy.engine import Connection
 from maintd.config.settings import Retention
 from maintd.model.evidence import Model
 from maintd.model.run import RunState
-from maintd.store.engine import Database
-from maintd.store.lasts import last_outcome_ids
+from maintd.store.database import Database
+from maintd.store.last_runs import last_outcome_ids
 from maintd.store.tables import OF_A_RUN, artifacts, attempts, entries, events, ledger, log_lines, plans, runs
 
 MOST = 5000

@@ -12,13 +12,13 @@ from sqlalchemy.sql import ColumnElement
 
 from maintd.model.run import TRANSITIONS, NewRun, Run, RunState, RunSummary, SkipReason
 from maintd.model.run_updates import RunWrite
-from maintd.store import rows
-from maintd.store.engine import ConflictError, Database, insert_into
+from maintd.store import mapping
+from maintd.store.apply_updates import apply_writes, lose_run
+from maintd.store.database import ConflictError, Database, insert_into
 from maintd.store.entries import entry_id_of, insert_runs, run_row
 from maintd.store.history import load_runs
-from maintd.store.plans import Plans
-from maintd.store.record import apply_writes, lose_run
-from maintd.store.statements import Prepared, PreparedOfSeveral
+from maintd.store.prepared import Prepared, PreparedOfSeveral
+from maintd.store.run_plans import Plans
 from maintd.store.tables import HAS_KEY, IS_QUEUED, IS_RUNNING, Moment, entries, runs
 
 IS_UNFINISHED = or_(*(runs.c.state == state.value for state in RunState if not state.final))
@@ -69,7 +69,7 @@ _RENEW = (
 
 
 _UNFINISHED = PreparedOfSeveral(
-    rows.select_runs(*rows.SUMMARY).where(IS_UNFINISHED).order_by(entries.c.name), entries.c.name
+    mapping.select_runs(*mapping.SUMMARY).where(IS_UNFINISHED).order_by(entries.c.name), entries.c.name
 )
 """Not ordered by id: SQLite would then walk through the entry's whole history, which is in that order."""
 
@@ -138,7 +138,7 @@ class Runs:
         """Waiting, queued and running runs of entries, by their names, of each the oldest first."""
         if not names:
             return []
-        found = self._database.read(lambda conn: [rows.summary(row) for row in _UNFINISHED.all(conn, names)])
+        found = self._database.read(lambda conn: [mapping.summary(row) for row in _UNFINISHED.all(conn, names)])
         return sorted(found, key=lambda run: (run.entry, run.id))
 
     def claim(self, run_id: int, node: str, incarnation: str, lease_until: datetime, now: datetime) -> Run | None:
@@ -226,11 +226,11 @@ class Runs:
 
     def expired(self, now: datetime) -> list[RunSummary]:
         """Running, with a lease that ended before `now`."""
-        return self._summaries(rows.select_runs(*rows.SUMMARY).where(IS_RUNNING, runs.c.lease_until < now))
+        return self._summaries(mapping.select_runs(*mapping.SUMMARY).where(IS_RUNNING, runs.c.lease_until < now))
 
     def of_dead_incarnation(self, node: str, incarnation: str) -> list[RunSummary]:
         """Running on this node, claimed by an earlier process than the one that this incarnation names."""
-        query = rows.select_runs(*rows.SUMMARY).where(
+        query = mapping.select_runs(*mapping.SUMMARY).where(
             IS_RUNNING, runs.c.node == node, runs.c.incarnation != incarnation
         )
         return self._summaries(query)
@@ -243,7 +243,7 @@ class Runs:
         return self._database.write(lambda conn: lose_run(conn, run_id, fence, reason, now, silent=silent))
 
     def _summaries(self, query: Any) -> list[RunSummary]:
-        return self._database.read(lambda conn: [rows.summary(row) for row in conn.execute(query)])
+        return self._database.read(lambda conn: [mapping.summary(row) for row in conn.execute(query)])
 
 
 class _Claim(NamedTuple):

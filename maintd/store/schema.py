@@ -8,7 +8,7 @@ from sqlalchemy import Column, MetaData, Table, Text, insert, inspect, select
 from sqlalchemy.engine import Connection
 
 from maintd.errors import StoreUnusableError
-from maintd.store.engine import Database
+from maintd.store.database import Database
 from maintd.store.tables import create_all, metadata
 
 MIGRATIONS = Path(__file__).parent / "migrations"

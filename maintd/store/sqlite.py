@@ -18,8 +18,8 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from maintd.clock import Clock
 from maintd.errors import StoreError, StoreUnavailableError, StoreUnusableError
-from maintd.store.engine import ConflictError, driver
-from maintd.store.writer import GroupCommit
+from maintd.store.database import ConflictError, driver
+from maintd.store.group_commit import GroupCommit
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection, make_url
 
 from maintd.clock import SystemClock
 from maintd.errors import StoreUnavailableError
-from maintd.store.engine import driver
+from maintd.store.database import driver
 from maintd.store.sqlite import SqliteDatabase
 
 FULL, NORMAL = 2, 1

@@ -24,7 +24,7 @@ from store_helpers import NOON, queue, racing
 from maintd.clock import ManualClock
 from maintd.errors import SettingsError, StoreUnavailableError, StoreUnusableError
 from maintd.store import Store, open_store, read_store, sqlite
-from maintd.store.engine import parse_url
+from maintd.store.database import parse_url
 from maintd.store.schema import revisions, run_migrations
 from maintd.store.tables import metadata
 

@@ -20,12 +20,12 @@ from unit.calendars import NOW, jobs, judge
 from maintd.calendar import Calendar, load_calendar
 from maintd.config.file import read_config
 from maintd.errors import CalendarError, SettingsError
-from maintd.execution.evidence import Evidence, hidden
-from maintd.execution.messages import MAX_MESSAGE, Began, Ended
+from maintd.executor.child_protocol import MAX_MESSAGE, Began, Ended
+from maintd.executor.outcome import AttemptEvidence, Exit, Returned, judge_attempt
+from maintd.executor.report_reader import Evidence, hidden
 from maintd.model.entry import Rule, ScheduleKind
 from maintd.model.evidence import LogLine
 from maintd.model.run_updates import Reported
-from maintd.outcome import AttemptEvidence, Exit, Returned, judge_attempt
 from maintd.schedule import compile_rule, describe
 from maintd.schedule.phrases import parse_phrase
 from maintd.schedule.wall_time import LAST_YEAR

@@ -18,7 +18,7 @@ from web.desks import office, on_socket
 from fuzz.properties import Property, in_time
 from maintd.config.state_directory import LOCK, claim_state_dir, daemon_pid
 from maintd.errors import RefusedError
-from maintd.execution.spool import replay
+from maintd.executor.spool import replay
 from maintd.job.registry import _Memory
 from maintd.model.run import Trigger
 from maintd.model.run_updates import RunWrite

@@ -10,7 +10,7 @@ import pytest
 from processes.nodes import Node, node
 
 from fuzz.targets import kept
-from maintd.execution.evidence import Evidence, hidden
+from maintd.executor.report_reader import Evidence, hidden
 from maintd.model.evidence import Check, CheckStatus
 from maintd.model.run import RunState
 

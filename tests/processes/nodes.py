@@ -14,8 +14,8 @@ from servers.base import wait_for
 
 from maintd.clock import SystemClock
 from maintd.config.settings import Settings
-from maintd.execution import tree
-from maintd.execution.local import LocalExecutor
+from maintd.executor import process_tree
+from maintd.executor.executor import LocalExecutor
 from maintd.job.description import load_job
 from maintd.model.entry import JobDescription, Policy, StepPlan
 from maintd.model.run import Attempt, NewRun, Run, RunState, Trigger
@@ -173,7 +173,7 @@ def only(run: Run) -> Attempt:
 
 
 def is_alive(pid: int) -> bool:
-    return not tree.is_zombie(pid)
+    return not process_tree.is_zombie(pid)
 
 
 def read_pids(path: Path, count: int) -> list[int]:

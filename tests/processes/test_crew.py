@@ -10,10 +10,10 @@ from functools import partial
 import pytest
 from servers.base import wait_for
 
-from maintd.execution import crew as crews
-from maintd.execution import starts as all_starts
-from maintd.execution.crew import Crew
-from maintd.execution.starts import Starts
+from maintd.executor import crew as crews
+from maintd.executor import starts as all_starts
+from maintd.executor.crew import Crew
+from maintd.executor.starts import Starts
 
 NAME = "of-this-test"
 

@@ -14,7 +14,7 @@ import pytest
 from processes.nodes import Node
 
 from maintd.errors import RefusedError, UsageError
-from maintd.execution.here import run_here
+from maintd.executor.foreground import run_here
 from maintd.model.entry import Entry
 from maintd.model.evidence import Check, LogLine
 from maintd.model.run import Run, RunState

@@ -15,8 +15,8 @@ import pytest
 from processes.nodes import Node, is_alive, node, only
 from servers.base import wait_for
 
-from maintd.execution.forker import USUAL_SPARES
-from maintd.execution.opening import LooksAroundError, open_for_many
+from maintd.executor.fork_server import USUAL_SPARES
+from maintd.executor.opening import LooksAroundError, open_for_many
 from maintd.job.description import load_job
 from maintd.model.run import RunState
 
@@ -222,9 +222,9 @@ def test_the_shipped_jobs_are_all_fit_for_it() -> None:
 def open_elsewhere(jobs: Sequence[Path], **environ: str) -> str:
     """Open these in a process that has no other threads, as a template has none: what it prints, errors too."""
     code = (
-        "import sys; from pathlib import Path; from maintd.execution import template\n"
+        "import sys; from pathlib import Path; from maintd.executor import template\n"
         "from maintd.job.description import imports_of\n"
-        "from maintd.execution.opening import open_for_many\n"
+        "from maintd.executor.opening import open_for_many\n"
         "for path in map(Path, sys.argv[1:]): template._load(imports_of(path)); print(open_for_many(path).path)\n"
     )
     words = [sys.executable, "-c", code, *map(str, jobs)]
@@ -330,7 +330,7 @@ def test_none_grows_old(here: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     name = write(here, "aging", "1")
     own = have_template(here, name)
 
-    monkeypatch.setattr("maintd.execution.jobtemplates.MOST_AGE", 0.0)
+    monkeypatch.setattr("maintd.executor.jobtemplates.MOST_AGE", 0.0)
 
     assert seen(here, name)[0][0] != own
     wait_for(lambda: not is_alive(own), "it ends")

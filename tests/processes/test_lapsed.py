@@ -12,9 +12,9 @@ import pytest
 from processes.nodes import Node, node
 
 from maintd.clock import since_boot
-from maintd.execution.messages import AttemptOrder
-from maintd.execution.stopping import Hold, Stop
-from maintd.execution.warm import Launched, Warm
+from maintd.executor.cancellation import Hold, Stop
+from maintd.executor.child_protocol import AttemptOrder
+from maintd.executor.fork_client import Launched, Warm
 from maintd.job.context import Standing
 from maintd.model.run import RunState
 from maintd.model.target import Targets

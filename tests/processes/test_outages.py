@@ -19,9 +19,9 @@ from servers.base import wait_for
 from servers.disks import small_disk
 from servers.postgres import PostgresServer
 
-from maintd.execution.orphans import kill_orphans
-from maintd.execution.recorder import replay
-from maintd.execution.spool import Spool
+from maintd.executor.journal import replay
+from maintd.executor.orphans import kill_orphans
+from maintd.executor.spool import Spool
 from maintd.model.run import RunState
 from maintd.model.run_updates import RunEnded, StepBegan
 
@@ -247,7 +247,7 @@ def test_a_run_that_waits_for_its_first_lock_goes_back_into_the_queue(tmp_path: 
 def test_the_template_comes_before_what_is_due_and_goes_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("maintd.execution.warmth.LINGER", 0.2)
+    monkeypatch.setattr("maintd.executor.warmth.LINGER", 0.2)
     with node(tmp_path, warm_before="2s") as made:
         assert (made.executor.warm, made.executor._warm.pid) == (False, None)
 

@@ -12,9 +12,9 @@ import pytest
 from processes.nodes import node
 from servers.base import wait_for
 
-from maintd.execution import template
-from maintd.execution.means import imports_of
-from maintd.execution.warm import Warm
+from maintd.executor import template
+from maintd.executor.fork_client import Warm
+from maintd.executor.means import imports_of
 from maintd.job.description import imports_of as imports_of_module
 from maintd.job.description import load_job
 from maintd.job.registry import Catalogue

@@ -10,7 +10,7 @@ import psutil
 from processes.nodes import Node, node
 from servers.base import wait_for
 
-from maintd.execution.forker import USUAL_SPARES
+from maintd.executor.fork_server import USUAL_SPARES
 from maintd.model.run import RunState
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maintd.execution.output import CALM, LINE_COST, LINE_LIMIT, Output
+from maintd.executor.attempt_log import CALM, LINE_COST, LINE_LIMIT, Output
 from maintd.model.evidence import LogLine, LogTrim
 
 AT = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from maintd.calendar import Calendar, parse_calendar
 from maintd.errors import CalendarError, JobError
-from maintd.execution.messages import MAX_MESSAGE, decode
+from maintd.executor.child_protocol import MAX_MESSAGE, decode
 from maintd.model.evidence import Check
 from maintd.schedule import compile_rule
 

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Engine
 
 from maintd.clock import ManualClock
 from maintd.store.entries import Mark
-from maintd.store.statements import PreparedOfSeveral
+from maintd.store.prepared import PreparedOfSeveral
 from maintd.timetable import Timetable
 
 MANY = 300

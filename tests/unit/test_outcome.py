@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maintd.model.evidence import Check, CheckStatus
-from maintd.model.run import AttemptState, RunState, SkipReason, StepState
-from maintd.outcome import (
+from maintd.executor.outcome import (
     BAD,
     LONGEST_BACKOFF,
     AttemptEvidence,
@@ -27,6 +25,8 @@ from maintd.outcome import (
     judge_step,
     retry_delay,
 )
+from maintd.model.evidence import Check, CheckStatus
+from maintd.model.run import AttemptState, RunState, SkipReason, StepState
 
 OK = Returned(ok=True)
 FAILED = Check(name="rows", observed=0, expected="at least 1", status=CheckStatus.FAIL, hint="look at the import")

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from maintd.config.settings import Settings
-from maintd.execution.warm import Warm
+from maintd.executor.fork_client import Warm
 from maintd.job.context import Point
 from maintd.model.entry import BrokenJob, JobDescription, LockMode
 from maintd.model.run import LockHolder, Run, RunSummary

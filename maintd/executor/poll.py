@@ -6,8 +6,8 @@ import os
 import select
 from typing import Self
 
-from maintd.execution.stopping import Stop
-from maintd.execution.warm import Launched
+from maintd.executor.cancellation import Stop
+from maintd.executor.fork_client import Launched
 
 
 class Poll:

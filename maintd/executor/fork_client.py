@@ -19,10 +19,10 @@ from typing import Protocol
 import structlog
 
 from maintd.errors import MaintdError
-from maintd.execution import tree
-from maintd.execution.asking import READY, start_request
-from maintd.execution.jobtemplates import LOOK_APART, JobTemplates
-from maintd.execution.messages import AttemptOrder
+from maintd.executor import process_tree
+from maintd.executor.child_protocol import AttemptOrder
+from maintd.executor.fork_protocol import READY, start_request
+from maintd.executor.jobtemplates import LOOK_APART, JobTemplates
 
 log = structlog.get_logger()
 
@@ -121,7 +121,7 @@ class Warm:
         self._orphans = False  # a template died, and something of it may have come to this process
         self._old: list[_Process] = []  # dead ones, whose lifelines their children still hang on
         with contextlib.suppress(OSError):
-            tree.become_subreaper()  # so that children of a dead template come to this process
+            process_tree.become_subreaper()  # so that children of a dead template come to this process
 
     @property
     def is_ready(self) -> bool:
@@ -218,9 +218,11 @@ class Warm:
         """End what children of a dead template left behind: it came to this process, and carries our mark."""
         template = 0 if self._process is None else self._process.pid
         own = {template, *self._children, *self._job_templates.pids}
-        mark = tree.owner_mark(self._state_dir)
-        left = [pid for pid in tree.children_of(os.getpid()) if pid not in own and tree.mark_of(pid) == mark]
-        tree.kill_all(left)
+        mark = process_tree.owner_mark(self._state_dir)
+        left = [
+            pid for pid in process_tree.children_of(os.getpid()) if pid not in own and process_tree.mark_of(pid) == mark
+        ]
+        process_tree.kill_all(left)
         for pid in left:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
@@ -234,7 +236,11 @@ class Warm:
             own = {0 if self._process is None else self._process.pid, *self._children}
             # What a template forks has a session of its own; the catalogue's helper too, but nobody asks how it ended.
             session = os.getsid(0)
-            left = [pid for pid in tree.children_of(os.getpid()) if pid not in own and tree.session_of(pid) != session]
+            left = [
+                pid
+                for pid in process_tree.children_of(os.getpid())
+                if pid not in own and process_tree.session_of(pid) != session
+            ]
             for pid in left:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
@@ -306,7 +312,7 @@ class Warm:
 
     def _spawn(self) -> _Process:
         environ = {key: value for key, value in os.environ.items() if not key.startswith(SCRUBBED)}
-        environ[tree.OWNER] = tree.owner_mark(self._state_dir)
+        environ[process_tree.OWNER] = process_tree.owner_mark(self._state_dir)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         lifeline, lifeline_end = os.pipe()
         numbers = (theirs.fileno(), lifeline, lifeline_end)
@@ -315,7 +321,7 @@ class Warm:
                 [
                     sys.executable,
                     "-c",
-                    "from maintd.execution.template import main; main()",
+                    "from maintd.executor.template import main; main()",
                     *map(str, numbers),
                     str(self._grace.total_seconds()),
                     *self._imports(),

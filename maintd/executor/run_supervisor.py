@@ -15,13 +15,13 @@ from datetime import timedelta
 import structlog
 
 from maintd.errors import StoreError
-from maintd.execution.means import Means, Writes
-from maintd.execution.step import StepRun
-from maintd.execution.stopping import Stop
+from maintd.executor.cancellation import Stop
+from maintd.executor.means import Means, Writes
+from maintd.executor.outcome import BAD, RunVerdict, StepOutcome, StopKind, Stopped, judge_run
+from maintd.executor.step_runner import StepRun
 from maintd.model.entry import OnFailure, StepPlan
 from maintd.model.run import Run, RunState, SkipReason, Step, StepState, Trigger
 from maintd.model.run_updates import RunEnded, RunPutBack, StepEnded
-from maintd.outcome import BAD, RunVerdict, StepOutcome, StopKind, Stopped, judge_run
 from maintd.units import format_duration
 
 log = structlog.get_logger()

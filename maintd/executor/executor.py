@@ -20,18 +20,18 @@ import structlog
 from maintd.clock import Clock, since_boot
 from maintd.config.settings import Settings
 from maintd.errors import StoreError
-from maintd.execution.crew import Crew
-from maintd.execution.means import Jobs, Means, imports_of
-from maintd.execution.recorder import Journal, Recorder
-from maintd.execution.starts import Starts
-from maintd.execution.stopping import Hold, Stop
-from maintd.execution.supervise import Supervisor
-from maintd.execution.warm import Warm
-from maintd.execution.warmth import Warmth
+from maintd.executor.cancellation import Hold, Stop
+from maintd.executor.crew import Crew
+from maintd.executor.fork_client import Warm
+from maintd.executor.journal import Journal, Recorder
+from maintd.executor.means import Jobs, Means, imports_of
+from maintd.executor.outcome import StopKind
+from maintd.executor.run_supervisor import Supervisor
+from maintd.executor.starts import Starts
+from maintd.executor.warmth import Warmth
 from maintd.model.run import Run
 from maintd.model.run_updates import RunPutBack
 from maintd.model.target import Targets
-from maintd.outcome import StopKind
 from maintd.store import Store
 
 log = structlog.get_logger()

@@ -8,8 +8,8 @@ from datetime import datetime
 import structlog
 
 from maintd.errors import StoreError
-from maintd.execution.means import Means
-from maintd.execution.messages import AttemptOrder
+from maintd.executor.child_protocol import AttemptOrder
+from maintd.executor.means import Means
 from maintd.job.context import Point, Standing
 from maintd.model.entry import JobDescription
 from maintd.model.run import Run

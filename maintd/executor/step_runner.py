@@ -10,16 +10,12 @@ from datetime import datetime, timedelta
 import structlog
 
 from maintd.errors import RefusedError, StoreError
-from maintd.execution.means import Means, Writes
-from maintd.execution.orders import order_for
-from maintd.execution.process import AttemptProcess, Sinks
-from maintd.execution.stopping import Stop
-from maintd.execution.warm import TemplateError
-from maintd.model.entry import JobDescription, StepPlan
-from maintd.model.evidence import Report
-from maintd.model.run import AttemptState, LockHolder, Run, StepState
-from maintd.model.run_updates import AttemptBegan, AttemptEnded, Reported, StepBegan, StepEnded, StepWaits
-from maintd.outcome import (
+from maintd.executor.attempt import AttemptProcess, Sinks
+from maintd.executor.cancellation import Stop
+from maintd.executor.fork_client import TemplateError
+from maintd.executor.means import Means, Writes
+from maintd.executor.orders import order_for
+from maintd.executor.outcome import (
     AttemptEvidence,
     AttemptVerdict,
     StepOutcome,
@@ -29,6 +25,10 @@ from maintd.outcome import (
     judge_step,
     retry_delay,
 )
+from maintd.model.entry import JobDescription, StepPlan
+from maintd.model.evidence import Report
+from maintd.model.run import AttemptState, LockHolder, Run, StepState
+from maintd.model.run_updates import AttemptBegan, AttemptEnded, Reported, StepBegan, StepEnded, StepWaits
 from maintd.units import format_duration, utc_text
 
 log = structlog.get_logger()

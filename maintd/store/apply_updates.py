@@ -23,10 +23,10 @@ from maintd.model.run_updates import (
     StepEnded,
     StepWaits,
 )
-from maintd.store import statements
-from maintd.store.plans import Plans
-from maintd.store.rows import AnyRow
-from maintd.store.statements import COUNTERS, Prepared
+from maintd.store import prepared
+from maintd.store.mapping import AnyRow
+from maintd.store.prepared import COUNTERS, Prepared
+from maintd.store.run_plans import Plans
 from maintd.store.tables import (
     IS_RUNNING,
     artifacts,
@@ -80,13 +80,13 @@ def apply_writes(
     record.flush(conn)
     last = first_seq + len(writes) - 1
     if end is None:
-        statements.change(conn, runs, {"id": run_id}, {"recorded_seq": last})
+        prepared.change(conn, runs, {"id": run_id}, {"recorded_seq": last})
         if claim.state == RunState.LOST.value:
             mark_lost(conn, run_id, claim.reason, claim.finished_at)
         return True
     _end(conn, run_id, claim, end, last)
     if any(step.locks for step in plan.steps):
-        statements.remove_of_run(conn, locks, run_id)
+        prepared.remove_of_run(conn, locks, run_id)
     return True
 
 
@@ -114,7 +114,7 @@ def _end(conn: Connection, run_id: int, claim: AnyRow, end: RunEnded | RunPutBac
         columns |= {"node": None, "incarnation": None}
         begun = (StepState.PENDING.value, StepState.RUNNING.value)
         conn.execute(delete(steps).where(steps.c.run_id == run_id, steps.c.state.in_(begun)))
-    statements.change(conn, runs, {"id": run_id}, columns)
+    prepared.change(conn, runs, {"id": run_id}, columns)
 
 
 def lose_run(conn: Connection, run_id: int, fence: int, reason: str, now: datetime, *, silent: bool) -> bool:
@@ -129,7 +129,7 @@ def lose_run(conn: Connection, run_id: int, fence: int, reason: str, now: dateti
     if conn.execute(lost).rowcount != 1:
         return False
     mark_lost(conn, run_id, reason, now)
-    statements.remove_of_run(conn, locks, run_id)
+    prepared.remove_of_run(conn, locks, run_id)
     return True
 
 
@@ -233,15 +233,15 @@ class _Record:
             self._name_series(conn)
         for table, rows in self._rows.items():
             if rows:
-                statements.add(conn, table, rows)
+                prepared.add(conn, table, rows)
 
     def _put(
         self, conn: Connection, table: Table, key: dict[str, int], fresh: dict[str, Any], columns: dict[str, Any]
     ) -> None:
         key = {"run_id": self._run_id, **key}
-        if "started_at" not in columns and (statements.change(conn, table, key, columns) or table is attempts):
+        if "started_at" not in columns and (prepared.change(conn, table, key, columns) or table is attempts):
             return
-        statements.put(conn, table, key, columns, fresh)  # it began, or it is a step that is skipped and never does
+        prepared.put(conn, table, key, columns, fresh)  # it began, or it is a step that is skipped and never does
 
     def _log(self, conn: Connection) -> None:
         rows = []
@@ -255,7 +255,7 @@ class _Record:
             _count(counters, "log_lines", len(lines))
             _count(counters, "log_bytes", sum(_size(line.text) for line in lines.values()))
         if rows:
-            statements.add_new(conn, log_lines, rows)
+            prepared.add_new(conn, log_lines, rows)
 
     def _name_series(self, conn: Connection) -> None:
         rows = self._rows[measures]
@@ -263,7 +263,7 @@ class _Record:
         known = self._series(conn)
         if missing := wanted - known.keys():
             values = [{"entry_id": self._entry_id, "job": job, "name": name} for job, name in sorted(missing)]
-            statements.add_new(conn, series, values)
+            prepared.add_new(conn, series, values)
             known = self._series(conn)
         for row in rows:
             row["series_id"] = known[self._jobs[row["step"]], row.pop("name")]

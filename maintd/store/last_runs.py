@@ -16,8 +16,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
 from maintd.model.run import RunState, RunSummary
-from maintd.store import rows
-from maintd.store.rows import AnyRow
+from maintd.store import mapping
+from maintd.store.mapping import AnyRow
 from maintd.store.tables import entries, runs
 
 ACTIVE = (RunState.RUNNING, RunState.QUEUED, RunState.WAITING)
@@ -183,5 +183,5 @@ def _standing(
 
 
 def _summaries(conn: Connection, ids: Iterable[int]) -> dict[int, RunSummary]:
-    query = rows.select_runs(*rows.SUMMARY).where(runs.c.id.in_(list(ids)))
-    return {row.id: rows.summary(row) for row in conn.execute(query)}
+    query = mapping.select_runs(*mapping.SUMMARY).where(runs.c.id.in_(list(ids)))
+    return {row.id: mapping.summary(row) for row in conn.execute(query)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maintd.execution import tree
+from maintd.executor import process_tree
 
 PATIENCE = 10.0
 """Seconds to wait for killed processes to be gone; one that waits for a dead disk may take longer."""
@@ -19,11 +19,11 @@ def kill_orphans(state_dir: Path) -> list[int]:
     killed: list[int] = []
     # What is being killed may fork once more before it is dead.
     for _ in range(20):
-        found = [pid for pid in tree.orphans_of(state_dir) if not tree.is_zombie(pid)]
+        found = [pid for pid in process_tree.orphans_of(state_dir) if not process_tree.is_zombie(pid)]
         if not found:
             break
         killed += [pid for pid in found if pid not in killed]
-        tree.kill_all(found)
-        if tree.wait_gone(found, PATIENCE):
+        process_tree.kill_all(found)
+        if process_tree.wait_gone(found, PATIENCE):
             break
     return killed

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import structlog
 
-from maintd.execution.asking import RETIRE, open_request, spares_request
-from maintd.execution.opening import Stamp, stamp_of
+from maintd.executor.fork_protocol import RETIRE, open_request, spares_request
+from maintd.executor.opening import Stamp, stamp_of
 
 log = structlog.get_logger()
 

@@ -25,9 +25,9 @@ from typing import Any, NoReturn, TextIO
 from pydantic import SecretStr
 
 from maintd.errors import JobError, MaintdError, TargetError
-from maintd.execution import tree
-from maintd.execution.messages import MAX_MESSAGE, AttemptOrder, Began, Ended, encode, targets_of
-from maintd.execution.opening import Opened
+from maintd.executor import process_tree
+from maintd.executor.child_protocol import MAX_MESSAGE, AttemptOrder, Began, Ended, encode, targets_of
+from maintd.executor.opening import Opened
 from maintd.job import JobParams
 from maintd.job.context import Context, Standing
 from maintd.job.loader import open_job
@@ -98,9 +98,9 @@ def _leave(lifeline: int, keep: Sequence[int]) -> list[int]:
     for n, fd in enumerate(kept):
         os.dup2(fd, 3 + n, inheritable=False)
     os.closerange(3 + len(kept), 1 << 20)
-    tree.die_with(3)
+    process_tree.die_with(3)
     os.close(3)
-    tree.become_subreaper()
+    process_tree.become_subreaper()
     return list(range(4, 4 + len(keep)))
 
 

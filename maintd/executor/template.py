@@ -19,8 +19,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
-from maintd.execution import child, tree
-from maintd.execution.forker import Forker
+from maintd.executor import child, process_tree
+from maintd.executor.fork_server import Forker
 
 BLAS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Set to 1 while numpy is loaded: this process must stay one with a single thread, since it forks."""
@@ -38,7 +38,7 @@ def main() -> NoReturn:
     grace = float(sys.argv[4])
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a service manager signals every process; the daemon decides
-    tree.become_subreaper()
+    process_tree.become_subreaper()
     _load(sys.argv[5:])
     child.prepare()
     gc.collect()

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from maintd.store.engine import dialect_insert, driver
+from maintd.store.database import dialect_insert, driver
 
 COUNTERS = frozenset({"log_lines", "log_bytes", "log_lines_left_out"})
 """Columns that are given as a difference."""

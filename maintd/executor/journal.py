@@ -18,7 +18,7 @@ from pathlib import Path
 import structlog
 
 from maintd.errors import StoreError, StoreUnavailableError
-from maintd.execution.spool import Spool, replay
+from maintd.executor.spool import Spool, replay
 from maintd.model.evidence import LogLine
 from maintd.model.run import RunState
 from maintd.model.run_updates import Reported, RunEnded, RunPutBack, RunWrite

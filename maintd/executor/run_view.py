@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from maintd.execution.means import Writes
+from maintd.executor.means import Writes
 from maintd.model.evidence import Artifact, Change, Check, LogLine, LogTrim, Measure, Phase, Progress, Report
 from maintd.model.run import Attempt, AttemptState, Run, RunState, Step, StepState
 from maintd.model.run_updates import (

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 from sqlalchemy.engine import Connection, Engine
 
 from maintd.errors import StoreUnavailableError
-from maintd.store.engine import driver
+from maintd.store.database import driver
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.engine import Connection
 
 from maintd.model.run import Event
-from maintd.store.engine import Database
+from maintd.store.database import Database
 from maintd.store.tables import events
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maintd.errors import JobError
-from maintd.execution.messages import MAX_MESSAGE, Began, Ended, decode
+from maintd.executor.child_protocol import MAX_MESSAGE, Began, Ended, decode
 from maintd.model.evidence import Artifact, Change, Check, CheckStatus, LogLine, LogTrim, Phase, Report
 
 NAMED = 20

@@ -15,17 +15,17 @@ from pathlib import Path
 import structlog
 
 from maintd.clock import since_boot
-from maintd.execution import tree
-from maintd.execution.asking import HOLD, KILL, TERM
-from maintd.execution.evidence import Evidence, hidden
-from maintd.execution.memory import OOM_KILLS
-from maintd.execution.messages import MAX_MESSAGE, AttemptOrder, Began, Ended
-from maintd.execution.output import Output, Stream
-from maintd.execution.poll import Poll
-from maintd.execution.stopping import Hold, Stop
-from maintd.execution.warm import Launched, TemplateError, Warm
+from maintd.executor import process_tree
+from maintd.executor.attempt_log import Output, Stream
+from maintd.executor.cancellation import Hold, Stop
+from maintd.executor.child_protocol import MAX_MESSAGE, AttemptOrder, Began, Ended
+from maintd.executor.fork_client import Launched, TemplateError, Warm
+from maintd.executor.fork_protocol import HOLD, KILL, TERM
+from maintd.executor.oom import OOM_KILLS
+from maintd.executor.outcome import AttemptEvidence, Exit, Returned, StopKind, Stopped
+from maintd.executor.poll import Poll
+from maintd.executor.report_reader import Evidence, hidden
 from maintd.model.evidence import LogLine, Progress, Report
-from maintd.outcome import AttemptEvidence, Exit, Returned, StopKind, Stopped
 
 log = structlog.get_logger()
 
@@ -301,7 +301,7 @@ class AttemptProcess:
         if self._deaf_at is not None and now >= self._deaf_at:
             self._deaf_at = now + DEAF_AFTER
             if self._pid is not None:
-                tree.kill_all([self._pid])
+                process_tree.kill_all([self._pid])
             if not poll.template_gone:
                 self._warm.kill_forker(launched)
 
@@ -315,9 +315,9 @@ class AttemptProcess:
             return
         if poll.template_gone and self._pid is not None:
             if what == TERM:
-                tree.signal_tree(self._pid, signal.SIGTERM)
+                process_tree.signal_tree(self._pid, signal.SIGTERM)
             else:
-                tree.kill_all([self._pid])
+                process_tree.kill_all([self._pid])
 
     def _say(self, text: str) -> None:
         self.output.line("maintd", text, datetime.now(UTC))

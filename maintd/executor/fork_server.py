@@ -23,8 +23,8 @@ from pathlib import Path
 
 from maintd.clock import since_boot
 from maintd.errors import JobError
-from maintd.execution import child, tree
-from maintd.execution.asking import (
+from maintd.executor import child, process_tree
+from maintd.executor.fork_protocol import (
     DESCRIPTORS,
     HOLD,
     KILL,
@@ -41,7 +41,7 @@ from maintd.execution.asking import (
     ready_message,
     receive,
 )
-from maintd.execution.opening import LooksAroundError, Opened, open_for_many
+from maintd.executor.opening import LooksAroundError, Opened, open_for_many
 
 USUAL_SPARES = 4
 """Children forked in advance, as many as there are slots by default: a first line within 2 ms instead of 7. About 5 MiB
@@ -140,7 +140,7 @@ class Forker:
             self._obey(attempt)  # a later time may lie there unread
             if now >= attempt.hold_until:
                 attempt.lapsed = True
-                tree.kill_all([attempt.pid])
+                process_tree.kill_all([attempt.pid])
 
     def _take_request(self) -> bool:
         try:
@@ -201,7 +201,7 @@ class Forker:
         self._spares[pid] = ours
 
     def _end_spares(self) -> None:
-        tree.kill_all(list(self._spares))
+        process_tree.kill_all(list(self._spares))
         for pid, errand in self._spares.items():  # else they were zombies of the daemon, which takes in orphans
             os.waitpid(pid, 0)
             errand.close()
@@ -235,9 +235,9 @@ class Forker:
         if message is None:
             return
         if message == TERM:
-            tree.signal_tree(attempt.pid, signal.SIGTERM)
+            process_tree.signal_tree(attempt.pid, signal.SIGTERM)
             return
-        tree.kill_all([attempt.pid])  # KILL, or nobody supervises it any more
+        process_tree.kill_all([attempt.pid])  # KILL, or nobody supervises it any more
         if message != KILL:
             with suppress(KeyError):
                 self._selector.unregister(attempt.socket)
@@ -298,8 +298,8 @@ class Forker:
         named: set[int] = set()
         while True:
             own = self._attempts.keys() | self._spares.keys() | self._job_templates
-            left = [pid for pid in tree.children_of(os.getpid()) if pid not in own]
-            alive = [pid for pid in left if not tree.is_zombie(pid)]
+            left = [pid for pid in process_tree.children_of(os.getpid()) if pid not in own]
+            alive = [pid for pid in left if not process_tree.is_zombie(pid)]
             for pid in left:
                 with suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
@@ -307,9 +307,9 @@ class Forker:
                 return
             for pid in alive:
                 if attempt is not None and pid not in named and len(attempt.left) < LEFTOVERS_NAMED:
-                    attempt.left.append(tree.name_of(pid))
+                    attempt.left.append(process_tree.name_of(pid))
                 named.add(pid)
-            tree.kill_all(alive)
+            process_tree.kill_all(alive)
             if time.monotonic() > deadline:
                 return
             time.sleep(0.001)
@@ -318,12 +318,12 @@ class Forker:
         """The daemon is gone: TERM, grace, KILL for everything, then nothing holds the lifeline any more."""
         self._end_spares()
         for pid in self._attempts:
-            tree.signal_tree(pid, signal.SIGTERM)
+            process_tree.signal_tree(pid, signal.SIGTERM)
         deadline = time.monotonic() + self._grace
         while (self._attempts or self._job_templates) and time.monotonic() < deadline:
             self._selector.select(0.1)
             self._reap()
-        tree.kill_all([*self._attempts, *self._job_templates])
+        process_tree.kill_all([*self._attempts, *self._job_templates])
         deadline = time.monotonic() + 5
         while (self._attempts or self._job_templates) and time.monotonic() < deadline:
             self._reap()
@@ -333,7 +333,7 @@ class Forker:
 
 def _open_or_tell(path: Path, control: socket.socket) -> Opened | None:
     """The beginning of a job's template. None: the module must be loaded for each attempt, and the daemon was told."""
-    tree.become_subreaper()
+    process_tree.become_subreaper()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(OPEN_WITHIN)  # the end of one that hangs; its attempts will hang too, and be stopped at their deadline
     try:

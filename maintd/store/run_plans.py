@@ -16,8 +16,8 @@ from sqlalchemy.engine import Connection
 
 from maintd.model.entry import Policy, StepPlan
 from maintd.model.run import NewRun
-from maintd.store.engine import dialect_insert
-from maintd.store.statements import Prepared, PreparedOfSeveral, add_new
+from maintd.store.database import dialect_insert
+from maintd.store.prepared import Prepared, PreparedOfSeveral, add_new
 from maintd.store.tables import plan_jobs, plans
 
 _STEPS: TypeAdapter[tuple[StepPlan, ...]] = TypeAdapter(tuple[StepPlan, ...])

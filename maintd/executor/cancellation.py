@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
-from maintd.outcome import StopKind, Stopped
+from maintd.executor.outcome import StopKind, Stopped
 
 MARGIN = 2.0
 """Seconds before the end of a lease at which what holds a lock is dead, at most a tenth of the lease."""

@@ -9,9 +9,9 @@ from typing import TypeGuard
 import structlog
 
 from maintd.config.settings import Settings
-from maintd.execution.crew import Crew
-from maintd.execution.means import Jobs
-from maintd.execution.warm import TemplateError, Warm
+from maintd.executor.crew import Crew
+from maintd.executor.fork_client import TemplateError, Warm
+from maintd.executor.means import Jobs
 from maintd.model.entry import JobDescription
 
 log = structlog.get_logger()

@@ -19,17 +19,17 @@ import structlog
 from maintd.clock import Clock, since_boot
 from maintd.config.settings import Settings
 from maintd.errors import RefusedError, StoreError, StoreUnavailableError
-from maintd.execution.means import Jobs, Means, Writes, imports_of
-from maintd.execution.notebook import Notebook
-from maintd.execution.recorder import Recorder
-from maintd.execution.stopping import Hold, Stop
-from maintd.execution.supervise import Supervisor
-from maintd.execution.warm import Warm
+from maintd.executor.cancellation import Hold, Stop
+from maintd.executor.fork_client import Warm
+from maintd.executor.journal import Recorder
+from maintd.executor.means import Jobs, Means, Writes, imports_of
+from maintd.executor.outcome import StopKind
+from maintd.executor.run_supervisor import Supervisor
+from maintd.executor.run_view import Notebook
 from maintd.model.entry import Entry, JobDescription
 from maintd.model.run import NewRun, Run, RunState, Trigger
 from maintd.model.target import Targets
 from maintd.operations.params import with_params
-from maintd.outcome import StopKind
 from maintd.store import Store
 
 log = structlog.get_logger()

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from maintd.config.settings import Retention
 from maintd.errors import StoreError, StoreUnusableError
 from maintd.store import prune as pruning
-from maintd.store.engine import Database
+from maintd.store.database import Database
 from maintd.store.prune import PruneResult
 from maintd.store.schema import current_revision, revisions
 from maintd.store.tables import OF_A_RUN, runs
