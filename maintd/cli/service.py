@@ -26,7 +26,7 @@ def serve_command(app: App, run_first: tuple[str, ...]) -> int:
     gc.disable()  # what is imported stays; looking for garbage in it takes a tenth of the start. The daemon enables it
     try:
         from maintd.config import sources
-        from maintd.daemon import serve
+        from maintd.scheduler.daemon import serve
 
         settings = app.settings
         for line in sources.warnings():

@@ -10,7 +10,7 @@ from pathlib import Path
 from maintd.clock import ManualClock
 from maintd.model.entry import CatchUp, Entry, Overlap, Policy, Rule, ScheduleKind, StepPlan
 from maintd.model.run import RunSummary
-from maintd.planner import Planner
+from maintd.scheduler.planner import Planner
 from maintd.store import Store, open_store
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)

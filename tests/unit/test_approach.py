@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from maintd.approach import BREATH, EARLY, TOO_NEAR, approach
 from maintd.clock import ManualClock
+from maintd.scheduler.approach import BREATH, EARLY, TOO_NEAR, approach
 
 DUE = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 

@@ -17,9 +17,9 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from maintd.clock import ManualClock
+from maintd.scheduler.due_queue import Timetable
 from maintd.store.entries import Mark
 from maintd.store.prepared import PreparedOfSeveral
-from maintd.timetable import Timetable
 
 MANY = 300
 

@@ -14,7 +14,7 @@ from planning import HOUR, MINUTE, NOON, PlanningNode, entry, node
 from maintd.clock import ManualClock
 from maintd.model.entry import Blackout, CatchUp, Overlap
 from maintd.model.run import NewRun, RunState, SkipReason, Trigger
-from maintd.planner import JUMP, SETTLE, decide
+from maintd.scheduler.planner import JUMP, SETTLE, decide
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import time
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
-from maintd.approach import EARLY
 from maintd.model.entry import Rule, ScheduleKind
-from maintd.wakeup import FARTHEST, Alarm, NextDue
+from maintd.scheduler.alarm import FARTHEST, Alarm, NextDue
+from maintd.scheduler.approach import EARLY
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 A_LITTLE = timedelta(milliseconds=10)

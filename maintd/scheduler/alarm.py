@@ -16,9 +16,9 @@ from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
-from maintd.approach import EARLY
 from maintd.model.entry import Rule
 from maintd.schedule import Schedule, compile_rule
+from maintd.scheduler.approach import EARLY
 
 FARTHEST = timedelta(minutes=1)
 """No sleep is longer: after a suspend or a step of the clock the next look comes this soon at the latest."""

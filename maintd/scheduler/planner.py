@@ -20,9 +20,9 @@ from maintd.errors import StoreError
 from maintd.model.entry import CatchUp, Entry, Overlap, Policy, Rule
 from maintd.model.run import EntryState, NewRun, Pause, RunState, RunSummary, SkipReason, Trigger
 from maintd.schedule import blackout_covering, compile_rule, due_between, jitter_of
+from maintd.scheduler.due_queue import Timetable
 from maintd.store import EntryPlan, Store
 from maintd.store.entries import Mark
-from maintd.timetable import Timetable
 from maintd.units import format_duration, utc_text
 
 log = structlog.get_logger()

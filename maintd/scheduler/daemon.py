@@ -23,7 +23,6 @@ from pathlib import Path
 import structlog
 
 import maintd
-from maintd.approach import EARLY, approach
 from maintd.calendar import Calendar
 from maintd.clock import Clock, SystemClock
 from maintd.config import logging
@@ -33,17 +32,18 @@ from maintd.errors import MaintdError, StoreUnavailableError
 from maintd.executor.executor import LocalExecutor
 from maintd.executor.journal import replay
 from maintd.executor.orphans import kill_orphans
-from maintd.inforce import InForce
 from maintd.job.registry import Catalogue
-from maintd.losing import lose_own_past, lose_silent
 from maintd.model.entry import Rule
 from maintd.model.run import NodeState
 from maintd.operations import Desk, Health, TriggerRequest, trigger
-from maintd.planner import Planner
-from maintd.signals import answer_signals
+from maintd.scheduler.alarm import Alarm
+from maintd.scheduler.approach import EARLY, approach
+from maintd.scheduler.calendar_reload import InForce
+from maintd.scheduler.lease_expiry import lose_own_past, lose_silent
+from maintd.scheduler.planner import Planner
+from maintd.scheduler.signals import answer_signals
 from maintd.store import Store, open_store
 from maintd.units import utc_text
-from maintd.wakeup import Alarm
 from maintd.web.server import serve_desk
 
 log = structlog.get_logger()
