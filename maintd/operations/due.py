@@ -10,7 +10,7 @@ from itertools import islice
 from maintd.errors import StoreError, UsageError
 from maintd.model.entry import Entry
 from maintd.model.run import DueInstant, Pause
-from maintd.operations.desk import Desk
+from maintd.operations.service import Desk
 from maintd.schedule import blackout_covering, compile_rule, local_text, upcoming
 
 MAX_DAYS = 366

@@ -11,9 +11,9 @@ from maintd.errors import UnknownNameError, UsageError
 from maintd.model.entry import BrokenJob
 from maintd.model.run import RunState
 from maintd.operations import due, entry_status, find, find_job, find_run, status
+from maintd.operations.diagnosis import worst_check
 from maintd.operations.due import MOST
-from maintd.operations.finding import LARGEST_ID
-from maintd.operations.verdicts import worst_check
+from maintd.operations.lookup import LARGEST_ID
 from maintd.web.api.runs import RunId, page_of_log, page_of_runs
 from maintd.web.desks import DESK
 

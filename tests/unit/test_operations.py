@@ -11,8 +11,8 @@ from maintd.errors import UsageError
 from maintd.model.entry import After, Entry, Policy
 from maintd.model.evidence import Check, CheckStatus
 from maintd.model.run import Attempt, AttemptState, Run, RunState, RunSummary, SkipReason, Step, StepState, Trigger
+from maintd.operations.diagnosis import verdict_of, worst_check
 from maintd.operations.params import with_params
-from maintd.operations.verdicts import verdict_of, worst_check
 from maintd.store import LastRuns
 
 MADE = {name: known for name, known in JOBS.items() if name != "wrecked"}

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from maintd.errors import UnknownNameError, UsageError, nearest
 from maintd.model.run import Run, RunState, RunSummary
 from maintd.operations import Desk, cancel, find_run, known_names, trigger
-from maintd.operations.finding import LARGEST_ID
+from maintd.operations.lookup import LARGEST_ID
 from maintd.web.artifacts import artifact_response, find_artifact
 from maintd.web.cursors import cursor_of, parse_cursor
 from maintd.web.desks import DESK

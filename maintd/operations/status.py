@@ -12,10 +12,10 @@ import maintd
 from maintd.errors import CalendarError, MaintdError, StoreError, UnknownNameError
 from maintd.model.entry import BrokenJob, Entry
 from maintd.model.run import EntryState, EntryStatus, LockHolder, NodeState, Run, RunState, RunSummary, StatusReport
-from maintd.operations.desk import Desk
+from maintd.operations.diagnosis import Verdict, verdict_of
 from maintd.operations.due import in_force
-from maintd.operations.finding import find
-from maintd.operations.verdicts import Verdict, verdict_of
+from maintd.operations.lookup import find
+from maintd.operations.service import Desk
 from maintd.schedule import compile_rule, describe, local_text
 from maintd.store import LastRuns
 

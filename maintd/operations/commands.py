@@ -11,9 +11,9 @@ from maintd.errors import DaemonUnavailableError, RefusedError, UnknownNameError
 from maintd.model.entry import BrokenJob, Entry, JobDescription, StepPlan
 from maintd.model.evidence import Model
 from maintd.model.run import NewRun, Pause, Run, RunState, RunSummary, Trigger
-from maintd.operations.desk import Desk
-from maintd.operations.finding import find, find_run
+from maintd.operations.lookup import find, find_run
 from maintd.operations.params import with_params
+from maintd.operations.service import Desk
 from maintd.units import Instant, utc_text
 
 FARTHEST = timedelta(days=366)

@@ -7,7 +7,7 @@ from maintd.errors import RefusedError, UnknownNameError
 from maintd.job.registry import Known
 from maintd.model.entry import BrokenJob, Entry
 from maintd.model.run import Run
-from maintd.operations.desk import Desk
+from maintd.operations.service import Desk
 
 LARGEST_ID = 2**63 - 1
 """Ids are 64-bit integers in both databases; SQLite's driver raises on more."""
