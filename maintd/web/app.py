@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 import maintd
 from maintd.errors import MaintdError, UnknownNameError, UsageError
 from maintd.operations import Desk
-from maintd.web import faces, pages
+from maintd.web import health, pages
 from maintd.web.api import entries, runs, service
 from maintd.web.errors import error_response, failure
 from maintd.web.evidence import EvidenceCache
@@ -43,7 +43,7 @@ def describe() -> dict[str, Any]:
 
 def _routes() -> FastAPI:
     app = FastAPI(title="maintd", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    for router in (service.router, entries.router, runs.router, faces.router, pages.router):
+    for router in (service.router, entries.router, runs.router, health.router, pages.router):
         app.include_router(router)
     app.add_api_route("/api/v1/openapi.json", _openapi, include_in_schema=False)
     return app

@@ -15,7 +15,7 @@ from maintd.operations.diagnosis import worst_check
 from maintd.operations.due import MOST
 from maintd.operations.lookup import LARGEST_ID
 from maintd.web.api.runs import RunId, page_of_log, page_of_runs
-from maintd.web.desks import DESK
+from maintd.web.dependencies import DESK
 
 router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
 

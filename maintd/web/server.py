@@ -14,10 +14,10 @@ import structlog
 
 from maintd.errors import MaintdError
 from maintd.operations import Desk
-from maintd.web.sockets import control_socket, is_loopback, parse_listen, tcp_socket
+from maintd.web.listeners import control_socket, is_loopback, parse_listen, tcp_socket
 
 if TYPE_CHECKING:
-    from maintd.web.doors import Doors
+    from maintd.web.uvicorn_server import Doors
 
 log = structlog.get_logger()
 
@@ -66,7 +66,7 @@ def _serve(
 ) -> None:
     try:
         from maintd.web.app import build
-        from maintd.web.doors import Doors
+        from maintd.web.uvicorn_server import Doors
 
         doors = Doors(build(desk), control, page, loopback=loopback)
         asyncio.run(doors.serve(ready))

@@ -280,7 +280,7 @@ def test_the_terminal_gets_its_text_and_exit_code_ready(served: Office, control:
 
 def test_settings_are_shown_without_any_secret(here: Office) -> None:
     from maintd.model.target import Targets
-    from maintd.web.masking import shown_settings
+    from maintd.web.redaction import shown_settings
 
     targets = Targets.model_validate(
         {

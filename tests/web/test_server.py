@@ -18,9 +18,9 @@ from web.desks import Client, Office, on_port, on_socket
 
 from maintd.errors import RefusedError, SettingsError
 from maintd.operations import ReloadResult
-from maintd.web.guard import LARGEST_BODY
+from maintd.web.listeners import control_socket, is_loopback, parse_listen
+from maintd.web.middleware import LARGEST_BODY
 from maintd.web.server import serve_desk
-from maintd.web.sockets import control_socket, is_loopback, parse_listen
 
 
 def served_with(here: Office, **settings: object) -> Office:

@@ -10,8 +10,8 @@ from starlette.responses import Response
 from maintd.model.entry import BrokenJob, JobDescription
 from maintd.model.run import Pause
 from maintd.operations import due, entry_status, find_job, pause, unpause
-from maintd.web.desks import DESK
-from maintd.web.shapes import DueList, EntryDetail, JobList, PauseBody, UnpauseBody, Unpaused, answer
+from maintd.web.dependencies import DESK
+from maintd.web.schemas import DueList, EntryDetail, JobList, PauseBody, UnpauseBody, Unpaused, answer
 
 router = APIRouter(prefix="/api/v1")
 

@@ -13,8 +13,8 @@ from maintd.operations import Desk, cancel, find_run, known_names, trigger
 from maintd.operations.lookup import LARGEST_ID
 from maintd.web.artifacts import artifact_response, find_artifact
 from maintd.web.cursors import cursor_of, parse_cursor
-from maintd.web.desks import DESK
-from maintd.web.shapes import CancelBody, LogEntry, LogPage, RunsPage, TriggerBody, answer, moment
+from maintd.web.dependencies import DESK
+from maintd.web.schemas import CancelBody, LogEntry, LogPage, RunsPage, TriggerBody, answer, moment
 
 router = APIRouter(prefix="/api/v1/runs")
 

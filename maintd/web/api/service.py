@@ -11,9 +11,9 @@ from starlette.responses import JSONResponse, Response
 import maintd
 from maintd.model.run import StatusReport
 from maintd.operations import status
-from maintd.web.desks import DESK
-from maintd.web.masking import shown_settings
-from maintd.web.shapes import EventList, Reloaded, Version, answer
+from maintd.web.dependencies import DESK
+from maintd.web.redaction import shown_settings
+from maintd.web.schemas import EventList, Reloaded, Version, answer
 
 router = APIRouter(prefix="/api/v1")
 

@@ -9,8 +9,8 @@ from starlette.responses import Response
 
 from maintd.errors import StoreError
 from maintd.operations import status
-from maintd.web.desks import DESK
-from maintd.web.shapes import HealthAnswer, answer
+from maintd.web.dependencies import DESK
+from maintd.web.schemas import HealthAnswer, answer
 
 router = APIRouter()
 

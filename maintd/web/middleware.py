@@ -13,7 +13,7 @@ import structlog
 
 from maintd.errors import MaintdError, RefusedError, UsageError
 from maintd.web.errors import error_response, failure
-from maintd.web.sockets import is_loopback
+from maintd.web.listeners import is_loopback
 
 log = structlog.get_logger()
 

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 import anyio.to_thread
 import uvicorn
 
-from maintd.web.guard import App, Guard
+from maintd.web.middleware import App, Guard
 
 THREADS = 8
 """Requests that are answered at once; each may hold a connection to the store."""
