@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import click
 
-from maintd.cli import completing
+from maintd.cli import completion
 from maintd.cli.app import App, json_option, whoami
 from maintd.errors import CalendarError, UsageError
 
@@ -127,7 +127,7 @@ def reload_command(app: App, as_json: bool) -> int:
 
 
 @click.command("pause")
-@click.argument("name", shell_complete=completing.entries)
+@click.argument("name", shell_complete=completion.entries)
 @click.option("--why", required=True, help="The reason; status shows it.")
 @click.option("--until", metavar="WHEN", help="2026-12-06T02:00Z; without it until somebody unpauses it.")
 @click.option("--for", "lasting", metavar="DURATION", help="How long, for example 2h or 3d.")
@@ -135,16 +135,16 @@ def reload_command(app: App, as_json: bool) -> int:
 @click.pass_obj
 def pause_command(app: App, name: str, why: str, until: str | None, lasting: str | None, as_json: bool) -> None:
     """Stop an entry from falling due. What would have run is recorded as skipped."""
-    from maintd.cli import values
+    from maintd.cli import arguments
     from maintd.units import utc_text
 
     if until is not None and lasting is not None:
         raise UsageError("--until and --for say the same thing twice", "give one of them")
     body: dict[str, Any] = {"why": why, "by": whoami()}
     if lasting is not None:
-        body["until"] = utc_text(app.now() + values.lasting(lasting))
+        body["until"] = utc_text(app.now() + arguments.lasting(lasting))
     elif until is not None:
-        body["until"] = values.instant(until, app.now())
+        body["until"] = arguments.instant(until, app.now())
     said = app.daemon.post(f"/entries/{quote(name, safe='')}/pause", body)
     if as_json:
         app.out_json(said)
@@ -158,7 +158,7 @@ def pause_command(app: App, name: str, why: str, until: str | None, lasting: str
 
 
 @click.command("unpause")
-@click.argument("name", shell_complete=completing.entries)
+@click.argument("name", shell_complete=completion.entries)
 @json_option
 @click.pass_obj
 def unpause_command(app: App, name: str, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 from pydantic import TypeAdapter
 
-from maintd.cli import completing
+from maintd.cli import completion
 from maintd.cli.app import App, json_option
 from maintd.errors import DaemonUnavailableError
 from maintd.model.entry import BrokenJob, JobDescription
@@ -33,7 +33,7 @@ def jobs_command(ctx: click.Context, as_json: bool) -> None:
 
 
 @jobs_command.command("show")
-@click.argument("name", shell_complete=completing.jobs)
+@click.argument("name", shell_complete=completion.jobs)
 @json_option
 @click.pass_obj
 def show(app: App, name: str, as_json: bool) -> int:

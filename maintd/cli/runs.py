@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from maintd.cli import completing
+from maintd.cli import completion
 from maintd.cli.app import App, json_option, whoami
 from maintd.errors import MaintdError, UnknownNameError
 
@@ -16,9 +16,9 @@ EVERY = 0.3  # seconds between two looks at a log that grows
 
 
 @click.command("history")
-@click.argument("name", required=False, shell_complete=completing.names)
+@click.argument("name", required=False, shell_complete=completion.names)
 @click.option("--state", "states", multiple=True, help="Only runs in this state; several are allowed.")
-@click.option("--job", help="Only runs with a step of this job.", shell_complete=completing.jobs)
+@click.option("--job", help="Only runs with a step of this job.", shell_complete=completion.jobs)
 @click.option("--since", metavar="WHEN", help="Only runs queued since: 7d (ago), 2026-12-06, 2026-12-06T02:00Z.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many at most.")
 @click.option("--before", type=click.IntRange(1), metavar="RUN", help="Only runs before this number: the next page.")
@@ -37,7 +37,7 @@ def history_command(
     """Runs, newest first."""
     queued_since = None
     if since is not None:
-        from maintd.cli.values import past
+        from maintd.cli.arguments import past
 
         queued_since = past(since, app.now())
     said = app.read("/runs", entry=name, state=states, job=job, since=queued_since, limit=limit, before=before)
@@ -53,7 +53,7 @@ def history_command(
 
 
 @click.command("show")
-@click.argument("run", shell_complete=completing.runs)
+@click.argument("run", shell_complete=completion.runs)
 @json_option
 @click.pass_obj
 def show_command(app: App, run: str, as_json: bool) -> None:
@@ -72,7 +72,7 @@ def show_command(app: App, run: str, as_json: bool) -> None:
 
 
 @click.command("logs")
-@click.argument("run", shell_complete=completing.runs)
+@click.argument("run", shell_complete=completion.runs)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
 @click.option("--step", help="Only this step's lines.")
 @json_option
@@ -116,7 +116,7 @@ def _print(app: App, lines: list[dict[str, Any]]) -> None:
 
 
 @click.command("cancel")
-@click.argument("run", shell_complete=completing.runs)
+@click.argument("run", shell_complete=completion.runs)
 @click.option("--why", default="", help="The reason, kept with the run.")
 @json_option
 @click.pass_obj

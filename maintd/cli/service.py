@@ -9,14 +9,14 @@ from typing import Any
 import click
 
 from maintd import __version__
-from maintd.cli import completing
+from maintd.cli import completion
 from maintd.cli.app import App, json_option
 from maintd.errors import MaintdError
 
 
 @click.command("serve")
 @click.option("--trigger", "run_first", multiple=True, metavar="NAME", help="Run this once as soon as it is ready.",
-              shell_complete=completing.names)  # fmt: skip
+              shell_complete=completion.names)  # fmt: skip
 @click.pass_obj
 def serve_command(app: App, run_first: tuple[str, ...]) -> int:
     """Run the daemon in the foreground.

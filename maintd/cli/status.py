@@ -6,13 +6,13 @@ from urllib.parse import quote
 
 import click
 
-from maintd.cli import completing
+from maintd.cli import completion
 from maintd.cli.app import App, json_option
 from maintd.errors import DaemonUnavailableError
 
 
 @click.command("status")
-@click.argument("name", required=False, shell_complete=completing.names)
+@click.argument("name", required=False, shell_complete=completion.names)
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit code is the daemon's own health.")
 @json_option
 @click.pass_obj

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from maintd.cli import completing
+from maintd.cli import completion
 from maintd.cli.app import App, json_option, whoami
 from maintd.errors import DaemonUnavailableError, MaintdError, UnknownNameError
 
@@ -22,7 +22,7 @@ INTERRUPTED = 130
 
 
 @click.command("trigger")
-@click.argument("name", shell_complete=completing.names)
+@click.argument("name", shell_complete=completion.names)
 @click.option("-p", "pairs", multiple=True, metavar="PARAM=VALUE", help="A param; STEP.PARAM where there are steps.")
 @click.option("--at", metavar="WHEN", help="Start then: 30m (from now), 2026-12-06T02:00Z.")
 @click.option("--why", default="", help="The reason, kept with the run.")
@@ -47,7 +47,7 @@ def trigger_command(
     Now, or at a time, with this run's own params. With --wait the exit code is the run's: 0 nothing failed, 1 it
     failed, was cancelled, skipped or lost, 124 it timed out. Ctrl-C stops the waiting, not the run.
     """
-    from maintd.cli.values import instant, params
+    from maintd.cli.arguments import instant, params
 
     body: dict[str, Any] = {"name": name, "params": params(pairs), "why": why, "by": whoami(), "dry_run": dry_run}
     if at is not None:

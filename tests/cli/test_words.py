@@ -11,7 +11,7 @@ import pytest
 from servers.maintd import Shell
 
 from maintd.__main__ import _default_state_dir, _plain_status
-from maintd.cli import values
+from maintd.cli import arguments
 from maintd.config.settings import Settings, default_state_dir
 from maintd.errors import UsageError
 
@@ -91,13 +91,13 @@ def test_without_a_daemon_the_shell_completes_names_of_jobs(shell: Shell) -> Non
     ],
 )
 def test_instants_ahead_are_read(text: str, at: str) -> None:
-    assert values.instant(text, NOW) == at
+    assert arguments.instant(text, NOW) == at
 
 
 @pytest.mark.parametrize("text", ["2026-12-06T02:00", "tomorrow", "", "2026-12-06"])
 def test_an_instant_without_a_zone_or_sense_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError, match="write for example"):
-        values.instant(text, NOW)
+        arguments.instant(text, NOW)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_an_instant_without_a_zone_or_sense_is_refused_with_an_example(text: str
     ],
 )
 def test_instants_past_are_read(text: str, at: str) -> None:
-    assert values.past(text, NOW) == at
+    assert arguments.past(text, NOW) == at
 
 
 def test_params_stay_texts_unless_they_are_json_or_given_twice() -> None:
@@ -126,7 +126,7 @@ def test_params_stay_texts_unless_they_are_json_or_given_twice() -> None:
         "no=null",
     ]
 
-    assert values.params(given) == {
+    assert arguments.params(given) == {
         "keep": "30d", "n": "5", "on": "true", "argv": ["true", "a=b"], "table": ["a", "b"], "empty": "",
         "text": "[x", "no": None,
     }  # fmt: skip
@@ -135,7 +135,7 @@ def test_params_stay_texts_unless_they_are_json_or_given_twice() -> None:
 @pytest.mark.parametrize("pair", ["keep", "=3", "argv=[x"])
 def test_a_param_that_is_none_is_refused(pair: str) -> None:
     with pytest.raises(UsageError):
-        values.params([pair])
+        arguments.params([pair])
 
 
 # --- the shortcut -----------------------------------------------------------------------------------------------------

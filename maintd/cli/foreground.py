@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from maintd.cli import completing
+from maintd.cli import completion
 from maintd.cli.app import App, json_option, whoami
 from maintd.errors import CalendarError, MaintdError, RefusedError, StoreError, UnknownNameError, UsageError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command("run")
-@click.argument("name", shell_complete=completing.names)
+@click.argument("name", shell_complete=completion.names)
 @click.option("--here", is_flag=True, help="In this process; needed, because `trigger` runs it in the daemon.")
 @click.option("-p", "pairs", multiple=True, metavar="PARAM=VALUE", help="A param; STEP.PARAM where there are steps.")
 @click.option("--why", default="", help="The reason, kept with the run.")
@@ -40,7 +40,7 @@ def run_command(
     """
     if not here:
         raise UsageError("`run` needs --here", f"or let the daemon run it: maintd trigger {name} --wait")
-    from maintd.cli.values import params
+    from maintd.cli.arguments import params
     from maintd.clock import SystemClock
     from maintd.config import logging, sources
     from maintd.executor.foreground import run_here
