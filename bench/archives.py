@@ -24,7 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from jobs.running import run_job  # noqa: E402
 
-from maintd.targets import archives  # noqa: E402
+from maintd.checks import backups as archives  # noqa: E402
 
 MB = 1_000_000
 MEMBER = 8 * MB

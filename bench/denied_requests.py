@@ -32,8 +32,8 @@ COUNT = """
 import resource, sys, time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from maintd.targets.logs import folder
-from maintd.targets.logs.denials import Denials
+from maintd.checks.logs import folder
+from maintd.checks.logs.denied_requests import Denials
 until = datetime.fromtimestamp(float(sys.argv[2]), UTC)
 found = Denials(until - timedelta(hours=float(sys.argv[3])), until)
 began = time.perf_counter()

@@ -27,7 +27,7 @@ from servers.postgres import BIN, postgres  # noqa: E402
 from servers.redis import redis  # noqa: E402
 
 from jobs import made_backups as made  # noqa: E402
-from maintd.targets import archives  # noqa: E402
+from maintd.checks import backups as archives  # noqa: E402
 
 ROWS = 20_000
 

@@ -15,12 +15,11 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from maintd.job import Context, JobParams, TargetError, job
-from maintd.targets import prometheus
-from maintd.targets.alerts import firing, judging
-from maintd.targets.alerts.firing import Firing
-from maintd.targets.alerts.limits import Acknowledgement, AlertLimits, SilenceLimits
-from maintd.targets.alerts.sources import (
+from maintd.checks.alerts import evaluate as judging
+from maintd.checks.alerts import firing
+from maintd.checks.alerts.firing import Firing
+from maintd.checks.alerts.limits import Acknowledgement, AlertLimits, SilenceLimits
+from maintd.checks.alerts.sources import (
     AlertmanagerFacts,
     GrafanaFacts,
     PrometheusFacts,
@@ -28,8 +27,10 @@ from maintd.targets.alerts.sources import (
     look_at_grafana,
     look_at_prometheus,
 )
-from maintd.targets.health.probing import Probe, outcomes
-from maintd.targets.health.reporter import unanswered
+from maintd.checks.probing import Probe, outcomes
+from maintd.checks.reporter import unanswered
+from maintd.clients import prometheus
+from maintd.job import Context, JobParams, TargetError, job
 
 MOST_KEPT = 10_000  # alerts in the artifact
 

@@ -18,13 +18,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from maintd.checks import backups as archives
+from maintd.checks.backups import Backup, sets
+from maintd.checks.backups.sets import BackupSet, Expected
+from maintd.checks.backups.tools import pg_restore, pg_verifybackup
+from maintd.checks.reporter import tell
+from maintd.clients.files import shown
 from maintd.job import CheckStatus, Context, Duration, JobError, JobParams, Size, TargetError, job
-from maintd.targets import archives
-from maintd.targets.archives import Backup, sets
-from maintd.targets.archives.sets import BackupSet, Expected
-from maintd.targets.archives.tools import pg_restore, pg_verifybackup
-from maintd.targets.files import shown
-from maintd.targets.health.reporter import tell
 
 LEVELS = ("age", "checksum", "decode")
 NAMES = 1000  # of members or tables that the artifact tells of one backup

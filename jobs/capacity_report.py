@@ -12,13 +12,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
+from maintd.checks.assessment import tell
+from maintd.checks.capacity import Figure
+from maintd.checks.capacity import report as capacity
+from maintd.checks.capacity.limits import assess, growing_most, held, too_young, unread
+from maintd.checks.docker import capacity as engine
+from maintd.checks.host import capacity as host
+from maintd.checks.host import folders
+from maintd.checks.postgres import capacity as database
+from maintd.checks.prometheus import traffic
+from maintd.checks.redis import capacity as cache
 from maintd.job import Context, Duration, JobParams, job
-from maintd.reports import capacity, rendering, shelf
-from maintd.reports.assessment import tell
-from maintd.reports.capacity_limits import assess, growing_most, held, too_young, unread
+from maintd.reports import publish as shelf
+from maintd.reports import rendering
 from maintd.reports.forecast import Forecast
 from maintd.reports.resources import MONTH, Backtest, Resource, backtest, resource
-from maintd.targets.capacity import Figure, cache, database, engine, folders, host, traffic
 
 LEVELS = ("forecast_level_low", "forecast_level", "forecast_level_high")
 QUANTILES = (0.1, 0.5, 0.9)

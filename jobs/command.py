@@ -9,7 +9,7 @@ Patterns are regular expressions, searched in each line by itself.
 
 What a program does is not known here, so a run is never tried again by itself (`retries` has no effect), and a frozen
 maintd does not start it. A program that only reads and may be repeated deserves a job of its own of ten lines, with
-`@job(repeatable=True)` and `maintd.targets.shell`. A secret belongs in `env` or `stdin`: every user of the machine can
+`@job(repeatable=True)` and `maintd.clients.shell`. A secret belongs in `env` or `stdin`: every user of the machine can
 read the arguments of a program that runs.
 """
 
@@ -19,9 +19,9 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from maintd.clients import shell
+from maintd.clients.program_output import Excerpt, Number, Pattern, Search
 from maintd.job import CheckStatus, Context, Duration, JobParams, Size, format_duration, job
-from maintd.targets import shell
-from maintd.targets.output import Excerpt, Number, Pattern, Search
 
 RESERVE = timedelta(seconds=10)  # left of the attempt for stopping the program and telling how it went
 

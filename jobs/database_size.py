@@ -12,13 +12,13 @@ import re
 from datetime import timedelta
 from typing import Literal
 
+from maintd.checks.criteria import Criterion
+from maintd.checks.postgres import database as health
+from maintd.checks.postgres import relations as catalog
+from maintd.checks.postgres.amcheck import Amcheck
+from maintd.checks.postgres.indexes import Index, indexes, invalid
+from maintd.clients.postgres import Postgres, connect
 from maintd.job import CheckStatus, Context, Duration, JobParams, Size, TargetError, format_size, job
-from maintd.targets import database_health as health
-from maintd.targets import relations as catalog
-from maintd.targets.amcheck import Amcheck
-from maintd.targets.criteria import Criterion
-from maintd.targets.indexes import Index, indexes, invalid
-from maintd.targets.postgres import Postgres, connect
 
 LARGEST = 20  # relations whose sizes are kept as measures; all are in the artifact
 LOCK_PATIENCE = timedelta(seconds=1)

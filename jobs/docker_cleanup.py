@@ -15,11 +15,9 @@ from typing import Any, TypeVar
 
 from pydantic import Field
 
-from maintd.job import CheckStatus, Context, Duration, JobParams, Size, TargetError, job
-from maintd.targets import docker, removing
-from maintd.targets.docker import Docker
-from maintd.targets.health.reporter import unanswered
-from maintd.targets.leftovers import (
+from maintd.checks.docker import cleanup as removing
+from maintd.checks.docker.cleanup import InUseError
+from maintd.checks.docker.unused import (
     Decision,
     KeptContainer,
     References,
@@ -28,7 +26,10 @@ from maintd.targets.leftovers import (
     judge_containers,
     judge_images,
 )
-from maintd.targets.removing import InUseError
+from maintd.checks.reporter import unanswered
+from maintd.clients import docker
+from maintd.clients.docker import Docker
+from maintd.job import CheckStatus, Context, Duration, JobParams, Size, TargetError, job
 
 T = TypeVar("T")
 FEW = 5  # as many may always go: a share of a small number says nothing

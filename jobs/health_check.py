@@ -14,15 +14,20 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Literal
 
+from maintd.checks.docker import containers
+from maintd.checks.docker.containers import ContainerLimits
+from maintd.checks.host import health as host
+from maintd.checks.host.health import HostLimits
+from maintd.checks.http import services
+from maintd.checks.http.services import HttpLimits
+from maintd.checks.postgres import health as postgres
+from maintd.checks.postgres.health import PostgresLimits
+from maintd.checks.probing import Probe, outcomes
+from maintd.checks.prometheus import monitoring
+from maintd.checks.redis import health as redis
+from maintd.checks.redis.health import RedisLimits
+from maintd.checks.reporter import unanswered
 from maintd.job import Context, JobError, JobParams, TargetError, job
-from maintd.targets.health import containers, host, monitoring, postgres, redis, services
-from maintd.targets.health.containers import ContainerLimits
-from maintd.targets.health.host import HostLimits
-from maintd.targets.health.postgres import PostgresLimits
-from maintd.targets.health.probing import Probe, outcomes
-from maintd.targets.health.redis import RedisLimits
-from maintd.targets.health.reporter import unanswered
-from maintd.targets.health.services import HttpLimits
 
 Section = Literal["host", "http", "postgres", "redis", "docker", "prometheus", "alertmanager"]
 SECTIONS: tuple[Section, ...] = ("host", "http", "postgres", "redis", "docker", "prometheus", "alertmanager")

@@ -14,12 +14,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from maintd.job import CheckStatus, Context, Duration, JobParams, TargetError, format_duration, job
-from maintd.targets import eol, images, trivy
-from maintd.targets.docker import Docker, connect
-from maintd.targets.health.reporter import unanswered
-from maintd.targets.images import Image, Used
-from maintd.targets.registry import (
+from maintd.checks.docker import end_of_life as eol
+from maintd.checks.docker import images
+from maintd.checks.docker.images import Image, Used
+from maintd.checks.reporter import unanswered
+from maintd.clients import trivy
+from maintd.clients.docker import Docker, connect
+from maintd.clients.registry import (
     Asking,
     Credentials,
     RateLimitedError,
@@ -31,6 +32,7 @@ from maintd.targets.registry import (
     floating,
     parse,
 )
+from maintd.job import CheckStatus, Context, Duration, JobParams, TargetError, format_duration, job
 
 ROLLBACK = "maintd/rollback"
 SEVERITIES = ("CRITICAL", "HIGH", "MEDIUM", "LOW")

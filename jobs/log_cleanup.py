@@ -18,15 +18,16 @@ from typing import Any
 
 from pydantic import Field
 
+from maintd.checks.docker.container_logs import container_logs
+from maintd.checks.logs import logrotate
+from maintd.checks.logs import rotation as logs
+from maintd.checks.logs.rotation import Plan
+from maintd.checks.reporter import unanswered
+from maintd.clients import docker
+from maintd.clients.files import ChangedError, Entry, Tree, disk_bytes, shown
+from maintd.clients.open_files import OpenFiles, open_files
+from maintd.clients.program_output import Pattern
 from maintd.job import CheckStatus, Context, Duration, JobParams, Size, TargetError, format_size, job
-from maintd.targets import docker, logrotate
-from maintd.targets import rotated as logs
-from maintd.targets.container_logs import container_logs
-from maintd.targets.files import ChangedError, Entry, Tree, disk_bytes, shown
-from maintd.targets.health.reporter import unanswered
-from maintd.targets.open_files import OpenFiles, open_files
-from maintd.targets.output import Pattern
-from maintd.targets.rotated import Plan
 
 
 class Params(JobParams):

@@ -12,13 +12,18 @@ from datetime import timedelta
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from maintd.checks.alerts import history as alerts
+from maintd.checks.assessment import tell
+from maintd.checks.performance import Figure, Track, summaries, unmeasured
+from maintd.checks.performance import report as performance
+from maintd.checks.performance.limits import Limits, assess
+from maintd.checks.postgres import queries
+from maintd.checks.prometheus import requests, usage
+from maintd.checks.prometheus.promql_window import Window, coverage, whole_days
+from maintd.clients import postgres, prometheus
 from maintd.job import Context, Duration, JobParams, TargetError, job
-from maintd.reports import performance, rendering, shelf
-from maintd.reports.assessment import tell
-from maintd.reports.performance_limits import Limits, assess
-from maintd.targets import postgres, prometheus
-from maintd.targets.performance import Figure, Track, alerts, queries, requests, summaries, unmeasured, usage
-from maintd.targets.windows import Window, coverage, whole_days
+from maintd.reports import publish as shelf
+from maintd.reports import rendering
 
 
 class Query(BaseModel):

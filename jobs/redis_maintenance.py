@@ -17,13 +17,15 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from maintd.checks.redis import keyspace, streams
+from maintd.checks.redis import memory as memory_health
+from maintd.checks.redis import persistence as saving
+from maintd.checks.redis.globs import glob, shown
+from maintd.checks.redis.keyspace import Census, Counting, Pace
+from maintd.checks.redis.streams import StreamLimits, StreamState
+from maintd.checks.reporter import tell, unanswered
+from maintd.clients.redis import RedisServer, connect
 from maintd.job import Context, Duration, JobParams, Size, TargetError, format_duration, job
-from maintd.targets import keyspace, memory_health, saving, streams
-from maintd.targets.globs import glob, shown
-from maintd.targets.health.reporter import tell, unanswered
-from maintd.targets.keyspace import Census, Counting, Pace
-from maintd.targets.redis import RedisServer, connect
-from maintd.targets.streams import StreamLimits, StreamState
 
 BATCH = 500  # keys of one change
 TRIM_STEP = 10_000  # entries of one XTRIM

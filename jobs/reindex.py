@@ -14,12 +14,12 @@ from pathlib import Path
 
 from pydantic import Field
 
+from maintd.checks.postgres import reindex as rebuild
+from maintd.checks.postgres.amcheck import Amcheck
+from maintd.checks.postgres.blockers import claimed
+from maintd.checks.postgres.indexes import Density, Index, indexes, invalid
+from maintd.clients.postgres import Postgres, connect
 from maintd.job import CheckStatus, Context, Duration, JobParams, Size, TargetError, format_size, job
-from maintd.targets import rebuild
-from maintd.targets.amcheck import Amcheck
-from maintd.targets.holders import claimed
-from maintd.targets.indexes import Density, Index, indexes, invalid
-from maintd.targets.postgres import Postgres, connect
 
 DROPPING = timedelta(minutes=1)
 VERIFY_UP_TO = 5 * 1024**3  # bytes; checking a larger index against its table takes too long

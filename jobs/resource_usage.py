@@ -16,12 +16,13 @@ from typing import Any
 
 from pydantic import field_validator
 
+from maintd.checks.host import health as host
+from maintd.checks.host import usage
+from maintd.checks.host.health import HostLimits
+from maintd.checks.host.usage import ContainerUseLimits, HostUseLimits
+from maintd.checks.probing import Probe, outcomes
+from maintd.checks.reporter import unanswered
 from maintd.job import Context, Duration, JobError, JobParams, TargetError, job
-from maintd.targets.health import host, usage
-from maintd.targets.health.host import HostLimits
-from maintd.targets.health.probing import Probe, outcomes
-from maintd.targets.health.reporter import unanswered
-from maintd.targets.health.usage import ContainerUseLimits, HostUseLimits
 
 
 class Params(JobParams):

@@ -18,17 +18,18 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator
 
+from maintd.checks.logs import authlog, containers, folder, journal, loki
+from maintd.checks.logs import evaluate as judging
+from maintd.checks.logs.denied_requests import Denials
+from maintd.checks.logs.evaluate import LoginLimits, RequestLimits, printable
+from maintd.checks.logs.loki import SELECTOR
+from maintd.checks.logs.requests import STATUS_FIELDS
+from maintd.checks.logs.review import LoginReview
+from maintd.checks.reporter import unanswered
+from maintd.clients import host
 from maintd.job import Context, Duration, JobParams, TargetError, job
 from maintd.job.references import resolved
 from maintd.reports.formats import instant, markdown
-from maintd.targets import host
-from maintd.targets.health.reporter import unanswered
-from maintd.targets.logs import authlog, containers, folder, journal, judging, loki
-from maintd.targets.logs.denials import Denials
-from maintd.targets.logs.judging import LoginLimits, RequestLimits, printable
-from maintd.targets.logs.loki import SELECTOR
-from maintd.targets.logs.requests import STATUS_FIELDS
-from maintd.targets.logs.review import LoginReview
 
 SHOWN = 20
 # A log that cannot be read shows nothing; whether something is wrong with what it is about is not known.

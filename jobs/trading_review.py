@@ -15,13 +15,13 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, ConfigDict
 
+from maintd.checks.http import figures
+from maintd.checks.http.activity import ActivityLimits, compare, same_weekdays
+from maintd.checks.http.figures import FigureLimits, finite, shown
+from maintd.checks.reporter import grown, unanswered
+from maintd.clients import postgres, prometheus, redis
 from maintd.job import Context, Duration, JobParams, TargetError, job
 from maintd.job.references import resolved
-from maintd.targets import postgres, prometheus, redis
-from maintd.targets.health import figures
-from maintd.targets.health.activity import ActivityLimits, compare, same_weekdays
-from maintd.targets.health.figures import FigureLimits, finite, shown
-from maintd.targets.health.reporter import grown, unanswered
 
 
 class Query(BaseModel):

@@ -13,14 +13,14 @@ from fnmatch import fnmatchcase
 
 from pydantic import Field
 
+from maintd.checks.criteria import Criterion
+from maintd.checks.postgres.autovacuum import Need, autovacuum, need, server_criteria, table_criteria
+from maintd.checks.postgres.blockers import claimed, holders, sees_others
+from maintd.checks.postgres.progress import VACUUM, watched
+from maintd.checks.postgres.tables import Table, bloat, databases, tables
+from maintd.checks.postgres.vacuum import Gentleness, vacuum
+from maintd.clients.postgres import Postgres, connect
 from maintd.job import CheckStatus, Context, Duration, JobParams, Size, TargetError, job
-from maintd.targets.autovacuum import Need, autovacuum, need, server_criteria, table_criteria
-from maintd.targets.criteria import Criterion
-from maintd.targets.holders import claimed, holders, sees_others
-from maintd.targets.postgres import Postgres, connect
-from maintd.targets.progress import VACUUM, watched
-from maintd.targets.tables import Table, bloat, databases, tables
-from maintd.targets.vacuuming import Gentleness, vacuum
 
 MEASURING = timedelta(minutes=5)  # pgstattuple reads every page that is not all visible
 GRANT = "GRANT {owner} TO the target's user (from Postgres 17 on: GRANT pg_maintain)"

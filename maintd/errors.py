@@ -11,7 +11,7 @@ MaintdError                     1  something failed
 ├── StoreError                  1
 │   ├── StoreUnavailableError   1  cannot be reached now; trying again later can help
 │   └── StoreUnusableError      1  corrupt, read-only, newer than the code: a person must act
-├── TargetError                 1  what a job works on did not do what was asked; see maintd.targets
+├── TargetError                 1  what a job works on did not do what was asked; see maintd.clients
 └── JobError                    1  a job module or its parameters cannot be used
 """
 

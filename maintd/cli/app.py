@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from maintd.__main__ import plain_socket
+from maintd.cli.control_socket import plain_socket
 from maintd.errors import DaemonUnavailableError, MaintdError
 
 if TYPE_CHECKING:

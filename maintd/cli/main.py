@@ -21,7 +21,7 @@ COMMANDS = {
     "serve": "service",
     "status": "status",
     "trigger": "trigger",
-    "run": "here",
+    "run": "foreground",
     "history": "runs",
     "show": "runs",
     "logs": "runs",

@@ -385,7 +385,16 @@ def test_a_run_can_be_asked_for_at_the_start(tmp_path: Path, shell: Shell) -> No
 
 # --- how fast, and with what ------------------------------------------------------------------------------------------
 
-BARE = {"_locale", "_socket", "__future__", "maintd", "maintd.__main__", "ntpath"}
+BARE = {
+    "_locale",
+    "_socket",
+    "__future__",
+    "maintd",
+    "maintd.__main__",
+    "maintd.cli",
+    "maintd.cli.control_socket",
+    "ntpath",
+}
 """What plain status may import beyond what Python itself has imported by then."""
 
 

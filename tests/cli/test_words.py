@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from servers.maintd import Shell
 
-from maintd.__main__ import _default_state_dir, _plain_status
+from maintd.__main__ import _plain_status
 from maintd.cli import arguments
+from maintd.cli.control_socket import default_state_dir_text
 from maintd.config.settings import Settings, default_state_dir
 from maintd.errors import UsageError
 
@@ -175,9 +176,9 @@ def test_the_shortcut_knows_the_same_default_state_directory(
     nowhere: Path, monkeypatch: pytest.MonkeyPatch, user: int
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: user)
-    assert _default_state_dir() == str(default_state_dir())
+    assert default_state_dir_text() == str(default_state_dir())
     monkeypatch.setenv("XDG_STATE_HOME", "/srv/state")
-    assert _default_state_dir() == str(default_state_dir())
+    assert default_state_dir_text() == str(default_state_dir())
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ from servers.postgres import PostgresServer
 from servers.prometheus import WebServer, prometheus
 from servers.redis import RedisServer
 
+from maintd.checks.host import folders
 from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus
-from maintd.targets.capacity import folders
 
 NOW = datetime.now(UTC)
 HEADINGS = ["Storage", "Memory", "Network", "Forecasts", "Recommendations", "How this was made"]

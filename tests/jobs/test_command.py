@@ -15,8 +15,8 @@ import pytest
 from jobs.running import JobResult, run_job
 from pydantic import ValidationError
 
+from maintd.clients import shell
 from maintd.model.evidence import CheckStatus
-from maintd.targets import shell
 
 
 def command(*argv: str, **params: Any) -> JobResult:

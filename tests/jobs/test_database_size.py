@@ -18,9 +18,9 @@ from jobs.running import run_job
 from servers.base import free_port
 from servers.postgres import PostgresServer
 
+from maintd.checks.postgres.relations import Sequence, since
 from maintd.job import Point
 from maintd.model.evidence import CheckStatus
-from maintd.targets.relations import Sequence, since
 
 
 @pytest.fixture

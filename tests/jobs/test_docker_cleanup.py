@@ -16,14 +16,14 @@ from servers.base import wait_for
 from servers.docker import DockerEngine, docker_engine
 from servers.registry import registry
 
+from maintd.checks.docker import cleanup as removing
+from maintd.checks.docker.cleanup import InUseError
+from maintd.checks.docker.unused import KeptContainer, Rules, StoredImage, judge_images
+from maintd.clients.docker import PROJECT, SERVICE, Docker, connect
 from maintd.job.context import Context, Point, Standing
 from maintd.job.description import load_job
 from maintd.model.evidence import Change, CheckStatus, Report
 from maintd.model.target import DockerTarget, Targets
-from maintd.targets import removing
-from maintd.targets.docker import PROJECT, SERVICE, Docker, connect
-from maintd.targets.leftovers import KeptContainer, Rules, StoredImage, judge_images
-from maintd.targets.removing import InUseError
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 AT_ONCE = {"image_age": "0s", "container_age": "0s", "build_cache": None, "max_share": 1.0}

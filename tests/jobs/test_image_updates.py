@@ -18,11 +18,11 @@ from jobs.running import JobResult, run_job
 from servers.docker import DockerEngine
 from servers.registry import Registry, registry
 
+from maintd.checks.docker.end_of_life import AS_OF, TABLE, Software, Support, software, support
+from maintd.clients.registry import Credentials, RateLimitedError, Remote, floating, parse
+from maintd.clients.registry import Registry as Asking
 from maintd.errors import TargetError
 from maintd.model.evidence import CheckStatus
-from maintd.targets.eol import AS_OF, TABLE, Software, Support, software, support
-from maintd.targets.registry import Credentials, RateLimitedError, Remote, floating, parse
-from maintd.targets.registry import Registry as Asking
 
 DIGEST = "sha256:" + "a" * 64
 

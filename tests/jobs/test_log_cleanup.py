@@ -251,7 +251,7 @@ def test_a_folder_without_write_access_fails_with_what_to_do(root: Path) -> None
 
 
 def test_a_file_that_changes_between_plan_and_deletion_is_left(root: Path, tmp_path: Path) -> None:
-    from maintd.targets.files import ChangedError, Tree
+    from maintd.clients.files import ChangedError, Tree
 
     log(root, "sub/app.log.1", days=100)
     log(tmp_path, "elsewhere/app.log.1", days=100)

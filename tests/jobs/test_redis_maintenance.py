@@ -25,12 +25,12 @@ from servers.base import running, wait_for
 from servers.redis import RedisServer
 from servers.redis import redis as own_redis
 
+from maintd.checks.redis.globs import glob, shown
+from maintd.checks.redis.keyspace import weekly_growth
+from maintd.checks.redis.persistence import Persistence, headroom, proof
+from maintd.checks.redis.streams import Consumer, ReadingGroup, StreamState, keep_from, order
 from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus
-from maintd.targets.globs import glob, shown
-from maintd.targets.keyspace import weekly_growth
-from maintd.targets.saving import Persistence, headroom, proof
-from maintd.targets.streams import Consumer, ReadingGroup, StreamState, keep_from, order
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 FAST = {"load": 1, "save": False}  # without pauses, and without a save

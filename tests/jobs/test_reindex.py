@@ -22,9 +22,8 @@ from jobs.running import run_job
 from servers.base import free_port, wait_for
 from servers.postgres import PostgresServer
 
-from maintd.model.evidence import CheckStatus
-from maintd.targets.indexes import Density, Index, duplicates, is_leftover_of
-from maintd.targets.rebuild import (
+from maintd.checks.postgres.indexes import Density, Index, duplicates, is_leftover_of
+from maintd.checks.postgres.reindex import (
     Mark,
     Room,
     candidates,
@@ -35,6 +34,7 @@ from maintd.targets.rebuild import (
     read_mark,
     with_mark,
 )
+from maintd.model.evidence import CheckStatus
 
 MB = 1024 * 1024
 SMALL = {"min_size": "500kB", "lock_timeout": "400ms"}
@@ -344,7 +344,7 @@ def test_work_on_the_table_and_a_slot_that_nobody_reads_put_it_off(own_postgres:
 @pytest.mark.server
 def test_a_disk_that_is_too_full_puts_it_off(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     bloated(db)
-    monkeypatch.setattr("maintd.targets.rebuild.DISK_FLOOR", 1.0)  # no real disk is emptier
+    monkeypatch.setattr("maintd.checks.postgres.reindex.DISK_FLOOR", 1.0)  # no real disk is emptier
 
     result = db.job("reindex", SMALL)
 

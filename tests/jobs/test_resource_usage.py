@@ -14,10 +14,10 @@ from jobs.running import JobResult, run_job
 from servers.base import wait_for
 from servers.docker import DockerEngine
 
+from maintd.checks.docker import stats as containers
+from maintd.clients.docker import Container
 from maintd.errors import TargetError
 from maintd.model.evidence import CheckStatus
-from maintd.targets import containers
-from maintd.targets.docker import Container
 
 FAST = {"interval": "1500ms"}
 

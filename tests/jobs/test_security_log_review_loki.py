@@ -18,8 +18,8 @@ from jobs.answering import Reply, answering
 from jobs.made_logs import request, wrapped
 from jobs.running import JobResult, run_job
 
+from maintd.checks.logs import loki
 from maintd.model.evidence import CheckStatus
-from maintd.targets.logs import loki
 
 NOW = datetime.now(UTC)
 STREAM = {"job": "docker", "compose_service": "risk-manager"}

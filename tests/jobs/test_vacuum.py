@@ -15,9 +15,9 @@ from jobs.running import JobResult, run_job
 from servers.base import free_port, wait_for
 from servers.postgres import PostgresServer
 
+from maintd.checks.postgres.autovacuum import Autovacuum, age_limits, need
+from maintd.checks.postgres.tables import Bloat, Table
 from maintd.model.evidence import CheckStatus
-from maintd.targets.autovacuum import Autovacuum, age_limits, need
-from maintd.targets.tables import Bloat, Table
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 PLAIN = "WITH (autovacuum_enabled = false)"  # so that only the job vacuums it
@@ -323,7 +323,7 @@ def test_changed_rows_alone_are_analyzed_and_not_vacuumed(db: Database) -> None:
 
 @pytest.mark.server
 def test_a_second_maintd_on_the_same_database_is_refused_by_name(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maintd.targets.holders.CLAIM_PATIENCE", timedelta(0))
+    monkeypatch.setattr("maintd.checks.postgres.blockers.CLAIM_PATIENCE", timedelta(0))
     with db.session("SELECT pg_advisory_lock(hashtext('maintd')::bigint)", name="maintd:reindex") as other:
         pid = other.info.backend_pid
         result = db.job("vacuum")

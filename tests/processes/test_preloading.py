@@ -86,7 +86,7 @@ def test_imports_are_those_of_the_top_level_from_known_packages(tmp_path: Path) 
         '"""One."""\n'
         "import json, pandas\n"
         "import os.path\n"
-        "from maintd.targets import docker, shell\n"
+        "from maintd.clients import docker, shell\n"
         "from collections.abc import *\n"
         "from . import beside\n"
         "from unknown_package import thing\n"
@@ -94,7 +94,7 @@ def test_imports_are_those_of_the_top_level_from_known_packages(tmp_path: Path) 
         encoding="utf-8",
     )
     assert imports_of_module(path) == (
-        "json", "os.path", "maintd.targets", "maintd.targets.docker", "maintd.targets.shell", "collections.abc",
+        "json", "os.path", "maintd.clients", "maintd.clients.docker", "maintd.clients.shell", "collections.abc",
     )  # fmt: skip
     path.write_text("def (:\n", encoding="utf-8")
     assert imports_of_module(path) == ()

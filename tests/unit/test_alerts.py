@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from maintd.checks.alerts import firing, silences
+from maintd.checks.alerts.firing import Firing
+from maintd.checks.alerts.limits import AlertLimits, SilenceLimits
+from maintd.clients.alertmanager import Silence
+from maintd.clients.exposition import counted
 from maintd.errors import TargetError
-from maintd.targets.alertmanager import Silence
-from maintd.targets.alerts import firing, silences
-from maintd.targets.alerts.firing import Firing
-from maintd.targets.alerts.limits import AlertLimits, SilenceLimits
-from maintd.targets.exposition import counted
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 LIMITS = AlertLimits()

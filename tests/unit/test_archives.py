@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from jobs import made_backups as made
-from maintd.targets.archives import Limits, identities_in, kind_by_name, read_archive
-from maintd.targets.archives.crc import crc32c, crc64_redis
-from maintd.targets.archives.sqldump import PlainDump, walk_sql
-from maintd.targets.archives.stream import DamagedError, Reader
+from maintd.checks.backups import Limits, identities_in, kind_by_name, read_archive
+from maintd.checks.backups.crc import crc32c, crc64_redis
+from maintd.checks.backups.sqldump import PlainDump, walk_sql
+from maintd.checks.backups.stream import DamagedError, Reader
 
 PLAIN = made.tar_of({**made.SECRETS, "big": made.noise(300_000)})
 PACKED = {

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from jobs import made_backups as made
-from maintd.targets.archives import find_backups, recorded_sha256, sets
-from maintd.targets.archives.found import Backup, path_pattern
-from maintd.targets.archives.sets import Expected
+from maintd.checks.backups import find_backups, recorded_sha256, sets
+from maintd.checks.backups.found import Backup, path_pattern
+from maintd.checks.backups.sets import Expected
 
 NOW = datetime(2026, 3, 2, 3, 0, tzinfo=UTC)
 

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maintd.checks.logs import authlog, files, logins, syslog
+from maintd.checks.logs.logins import Sign
+from maintd.checks.logs.review import LoginReview
+from maintd.checks.logs.tally import Tally
+from maintd.checks.logs.tampering import ENDLESS, Extent, verdict
 from maintd.errors import TargetError
-from maintd.targets.logs import authlog, files, logins, syslog
-from maintd.targets.logs.logins import Sign
-from maintd.targets.logs.review import LoginReview
-from maintd.targets.logs.tally import Tally
-from maintd.targets.logs.tampering import ENDLESS, Extent, verdict
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jobs.made_logs import corpus, minutes, request, stamp, wrapped
 
+from maintd.checks.logs import folder, requests, scan
+from maintd.checks.logs.denied_requests import Denials
+from maintd.checks.logs.requests import STATUS_FIELDS
 from maintd.errors import TargetError
-from maintd.targets.logs import folder, requests, scan
-from maintd.targets.logs.denials import Denials
-from maintd.targets.logs.requests import STATUS_FIELDS
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DAY = timedelta(days=1)

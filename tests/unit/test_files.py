@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from servers.disks import small_disk
 
+from maintd.clients.files import ChangedError, Entry, Tree, disk_bytes, newest, shown
 from maintd.errors import TargetError
-from maintd.targets.files import ChangedError, Entry, Tree, disk_bytes, newest, shown
 
 
 def file(path: Path, text: str = "x", *, at: int | None = None) -> Path:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from maintd.checks.reporter import or_error
+from maintd.clients import host
+from maintd.clients.cgroup import own_memory
+from maintd.clients.clock_sync import time_sync
 from maintd.errors import TargetError
 from maintd.model.target import HostTarget
-from maintd.targets import host
-from maintd.targets.cgroup import own_memory
-from maintd.targets.health.reporter import or_error
-from maintd.targets.timesync import time_sync
 
 MEMINFO = """MemTotal:       16000000 kB
 MemFree:          500000 kB

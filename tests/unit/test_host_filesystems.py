@@ -15,9 +15,9 @@ from jobs.running import JOBS
 from servers.base import needed
 from servers.disks import needs_root
 
+from maintd.clients.filesystems import usages
+from maintd.clients.host import Mount
 from maintd.errors import TargetError
-from maintd.targets.filesystems import usages
-from maintd.targets.host import Mount
 
 TESTS = JOBS.parent / "tests"
 

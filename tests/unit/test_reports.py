@@ -12,8 +12,9 @@ from xml.etree import ElementTree
 import pytest
 from markdown_it import MarkdownIt
 
-from maintd.reports import charts, formats, rendering, shelf
-from maintd.reports.assessment import Assessment
+from maintd.checks.assessment import Assessment
+from maintd.reports import charts, formats, rendering
+from maintd.reports import publish as shelf
 from maintd.reports.document import Cell, Chart, Document, Finding, Line, Section, Table, columns, line, number
 from maintd.reports.figure import Figure, unmeasured
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maintd.checks.alerts.history import Alerts, episodes_of
+from maintd.checks.prometheus.histograms import Quantile, added, quantile
+from maintd.checks.prometheus.promql_window import Coverage, Window, names_of, whole_days
+from maintd.clients.prometheus import Series
 from maintd.reports.figure import Figure
 from maintd.reports.resources import backtest, rate, rates, resource
-from maintd.targets.performance.alerts import Alerts, episodes_of
-from maintd.targets.performance.histograms import Quantile, added, quantile
-from maintd.targets.prometheus import Series
-from maintd.targets.windows import Coverage, Window, names_of, whole_days
 
 NOW = datetime(2026, 11, 24, 4, tzinfo=UTC)
 INF = math.inf

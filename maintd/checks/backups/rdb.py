@@ -1,0 +1,212 @@
+"""Redis snapshots: every opcode and value is walked, and the CRC-64 at the end compared.
+
+Source: rdb.h and rdb.c of Redis 7.2, "Redis RDB file format" versions 5 to 12. Values that are stored as one text
+(ziplists, listpacks, intsets) are taken whole; the CRC covers their insides.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from maintd.checks.backups.crc import crc64_redis
+from maintd.checks.backups.stream import DamagedError, Reader, UnreadableError
+
+MAGIC = b"REDIS"
+
+_NEWEST = 12
+_EOF, _SELECT, _EXPIRE_S, _EXPIRE_MS, _RESIZE, _AUX, _FREQUENCY, _IDLE = 0xFF, 0xFE, 0xFD, 0xFC, 0xFB, 0xFA, 0xF9, 0xF8
+_MODULE_AUX, _FUNCTION = 0xF7, 0xF5
+_ONE_TEXT = frozenset({0, 9, 10, 11, 12, 13, 16, 17, 20})  # string; ziplist, intset, listpack encodings
+_TEXTS = frozenset({1, 2})  # list, set
+_HASH, _ZSET_TEXT, _ZSET_BINARY, _MODULE = 4, 3, 5, 7
+_QUICKLIST, _QUICKLIST_PACKED = 14, 18
+_STREAMS = frozenset({15, 19, 21})
+
+
+@dataclass
+class Snapshot:
+    """What walking a snapshot to its end showed."""
+
+    version: int
+    keys: int = 0
+    expiring: int = 0
+    databases: dict[int, int] = field(default_factory=dict)  # keys by database number
+    about: dict[str, str] = field(default_factory=dict)  # redis-ver, ctime, used-mem, …
+    sealed: bool = False  # it has a CRC; `rdbchecksum no` writes none
+    unknown: str = ""  # why the walk stopped early: a kind of value that is newer than this code
+
+
+def walk_rdb(source: Reader) -> Snapshot:
+    """Read a snapshot to its end. Raises DamagedError."""
+    crc = crc64_redis()
+    tail: list[bytes] = [b""]
+
+    def all_but_the_last_8() -> Iterator[bytes]:
+        for piece in source.rest():
+            whole = tail[0] + piece
+            crc.update(whole[:-8])
+            tail[0] = whole[-8:]
+            yield piece
+
+    walk = _Walk(Reader(all_but_the_last_8(), "the snapshot"))
+    try:
+        walk.all()
+    except UnreadableError as error:
+        walk.found.unknown = error.message
+    for _ in walk.source.rest():
+        pass
+    stored = int.from_bytes(tail[0], "little")
+    walk.found.sealed = stored != 0
+    if stored not in (0, crc.value):
+        raise DamagedError(f"RDB: the CRC is {crc.value:016x}, the file says {stored:016x}")
+    return walk.found
+
+
+class _Walk:
+    def __init__(self, source: Reader) -> None:
+        self.source = source
+        self.found = Snapshot(version=0)
+        self._database = 0
+
+    def all(self) -> None:
+        head = self.source.take(9)
+        if head[:5] != MAGIC or not head[5:].isdigit():
+            raise DamagedError("RDB: does not begin as a snapshot")
+        self.found.version = int(head[5:])
+        if self.found.version > _NEWEST or self.found.version < 5:
+            raise UnreadableError(f"RDB: version {self.found.version} is not known here")
+        while (code := self.source.byte()) != _EOF:
+            self._item(code)
+        self.source.skip(8)
+        if self.source.peek(1):
+            raise DamagedError(f"RDB: junk after the end at byte {self.source.offset}")
+
+    def _item(self, code: int) -> None:
+        source = self.source
+        if code == _AUX:
+            key, value = self._text(), self._text()
+            self.found.about[key.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
+        elif code == _SELECT:
+            self._database = self._length()
+        elif code == _RESIZE:
+            self._length(), self._length()
+        elif code in (_EXPIRE_MS, _EXPIRE_S):
+            source.skip(8 if code == _EXPIRE_MS else 4)
+            self.found.expiring += 1
+        elif code == _FREQUENCY:
+            source.skip(1)
+        elif code == _IDLE:
+            self._length()
+        elif code == _FUNCTION:
+            self._skip_text()
+        elif code == _MODULE_AUX:
+            self._length()
+            self._module()
+        else:
+            self._skip_text()
+            self._value(code)
+            self.found.keys += 1
+            self.found.databases[self._database] = self.found.databases.get(self._database, 0) + 1
+
+    def _value(self, kind: int) -> None:
+        if kind in _ONE_TEXT:
+            self._skip_text()
+        elif kind in _TEXTS or kind == _QUICKLIST:
+            for _ in range(self._length()):
+                self._skip_text()
+        elif kind == _HASH:
+            for _ in range(2 * self._length()):
+                self._skip_text()
+        elif kind == _ZSET_BINARY:
+            for _ in range(self._length()):
+                self._skip_text()
+                self.source.skip(8)
+        elif kind == _ZSET_TEXT:
+            for _ in range(self._length()):
+                self._skip_text()
+                length = self.source.byte()
+                self.source.skip(length if length < 253 else 0)  # 253 to 255: not a number, the infinities
+        elif kind == _QUICKLIST_PACKED:
+            for _ in range(self._length()):
+                self._length()
+                self._skip_text()
+        elif kind in _STREAMS:
+            self._stream(kind)
+        elif kind == _MODULE:
+            self._length()
+            self._module()
+        else:
+            raise UnreadableError(f"RDB: a value of type {kind} at byte {self.source.offset} is not known here")
+
+    def _stream(self, kind: int) -> None:
+        for _ in range(2 * self._length()):
+            self._skip_text()
+        # length and last id; from version 2 on also first id, greatest deleted id and how many were ever added
+        for _ in range(3 if kind == 15 else 8):
+            self._length()
+        for _ in range(self._length()):
+            self._skip_text()  # the group's name
+            for _ in range(2 if kind == 15 else 3):
+                self._length()
+            for _ in range(self._length()):
+                self.source.skip(24)  # a pending entry: id and delivery time
+                self._length()
+            for _ in range(self._length()):
+                self._skip_text()  # the consumer's name
+                self.source.skip(16 if kind == 21 else 8)
+                self.source.skip(16 * self._length())
+
+    def _module(self) -> None:
+        while (code := self._length()) != 0:
+            if code in (1, 2):
+                self._length()
+            elif code in (3, 4):
+                self.source.skip(4 if code == 3 else 8)
+            elif code == 5:
+                self._skip_text()
+            else:
+                raise DamagedError(f"RDB: a module's value is broken at byte {self.source.offset}")
+
+    def _length(self) -> int:
+        length, encoded = self._length_or_encoding()
+        if encoded:
+            raise DamagedError(f"RDB: no length where one is due, at byte {self.source.offset}")
+        return length
+
+    def _length_or_encoding(self) -> tuple[int, bool]:
+        first = self.source.byte()
+        kind = first >> 6
+        if kind == 0:
+            return first & 0x3F, False
+        if kind == 1:
+            return (first & 0x3F) << 8 | self.source.byte(), False
+        if kind == 3:
+            return first & 0x3F, True
+        if first == 0x80:
+            return int(struct.unpack(">I", self.source.take(4))[0]), False
+        if first == 0x81:
+            return int(struct.unpack(">Q", self.source.take(8))[0]), False
+        raise DamagedError(f"RDB: no length where one is due, at byte {self.source.offset}")
+
+    def _skip_text(self) -> None:
+        length, encoded = self._length_or_encoding()
+        self.source.skip(self._encoded_length(length) if encoded else length)
+
+    def _text(self) -> bytes:
+        """A short text that is wanted; a number is given as its digits, a compressed one as nothing."""
+        length, encoded = self._length_or_encoding()
+        if not encoded:
+            return self.source.take(length)
+        stored = self.source.take(self._encoded_length(length))
+        return str(int.from_bytes(stored, "little", signed=True)).encode() if length < 3 else b""
+
+    def _encoded_length(self, encoding: int) -> int:
+        if encoding < 3:
+            return 1 << encoding  # 8, 16 or 32 bits
+        if encoding == 3:
+            stored = self._length()
+            self._length()  # what it inflates to
+            return stored
+        raise DamagedError(f"RDB: an encoding that does not exist, at byte {self.source.offset}")

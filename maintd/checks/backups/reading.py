@@ -1,0 +1,215 @@
+"""Reading one backup file to its end, whatever it is wrapped in, and what that showed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pyrage import x25519
+
+from maintd.checks.backups import age, layers, pgdump, rdb, sqldump, tar
+from maintd.checks.backups.stream import (
+    DamagedError,
+    HashedFile,
+    Limits,
+    Reader,
+    UnreadableError,
+    chunks_of,
+    limited,
+)
+
+_SUFFIXES = {
+    ".age": "age", ".gz": "gz", ".tgz": "tar.gz", ".zst": "zst", ".tzst": "tar.zst", ".tar": "tar", ".sql": "sql",
+    ".dump": "pgdump", ".pgdump": "pgdump", ".rdb": "rdb", ".gpg": "gpg", ".pgp": "gpg",
+}  # fmt: skip
+_MAGICS = (
+    (layers.GZIP_MAGIC, "gz"),
+    (layers.ZSTD_MAGIC, "zst"),
+    (age.MAGIC, "age"),
+    (age.ARMOR, "age-armor"),
+    (pgdump.MAGIC, "pgdump"),
+    (rdb.MAGIC, "rdb"),
+    (b"--\n-- PostgreSQL database", "sql"),
+)
+_LAYERS = frozenset({"gz", "zst", "age"})
+_SQL_SIGN = b"-- PostgreSQL database"
+_NAMES_KEPT = 20_000
+_PROBLEMS_KEPT = 50
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What was found inside. `sealed`: a checksum of the format covers the data."""
+
+    kind: str
+    count: int = 0  # members, entries, keys or tables
+    names: tuple[str, ...] = ()  # of members or tables, in order, at most 20,000
+    sealed: bool = False
+    problems: tuple[str, ...] = ()  # sound, but not to be trusted: names that leave the folder, links that escape
+    unread: str = ""  # what could not be looked at, though its checksum is right
+    members: tuple[tar.Member, ...] = ()  # of a tar, at most 20,000
+    rows: Mapping[str, int | None] = field(default_factory=dict)  # by table; None: not told apart, as with --inserts
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A file that was read from its first to its last byte. `kind` is like `tar.gz.age`, outermost layer last."""
+
+    kind: str
+    size_bytes: int
+    sha256: str
+    plain_bytes: int = 0
+    contents: Contents | None = None
+    damage: str = ""
+    unread: str = ""
+
+    @property
+    def sealed(self) -> bool:
+        """Whether a checksum of the format itself proved the data."""
+        return self.contents is not None and self.contents.sealed
+
+
+def kind_by_name(path: Path) -> str:
+    """What the name promises, like `tar.gz.age`; empty when it promises nothing."""
+    found: list[str] = []
+    for suffix in reversed(path.suffixes):
+        kind = _SUFFIXES.get(suffix.lower())
+        if kind is None:
+            break
+        found.insert(0, kind)
+        if kind not in _LAYERS and kind != "gpg":
+            break
+    return ".".join(found)
+
+
+def read_archive(
+    path: Path,
+    *,
+    kind: str = "",
+    identities: Sequence[x25519.Identity] = (),
+    limits: Limits | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Reading:
+    """Read a file through all its layers to the end, and hash it in the same pass.
+
+    kind: what it must be, like `tar.gz`; empty: what its name promises, and where it promises nothing, what its first
+    bytes say. Damage is a value here, not an exception; OSError is raised when the file itself cannot be read.
+    """
+    wanted = [part for part in (kind or kind_by_name(path)).split(".") if part]
+    file = HashedFile(path, progress)
+    reading = Reading(kind=".".join(wanted) or "unknown", size_bytes=0, sha256="")
+    try:
+        with ExitStack() as stack:
+            peeled = _Peeled(file, path.stat().st_size, limits or Limits(), stack)
+            try:
+                contents = peeled.contents(wanted, identities)
+                reading = replace(reading, kind=peeled.kind(contents.kind), contents=contents, unread=contents.unread)
+            except DamagedError as error:
+                reading = replace(reading, damage=str(error))
+            except UnreadableError as error:
+                reading = replace(reading, unread=str(error))
+            plain = peeled.plain_bytes
+        digest = file.finish()
+    finally:
+        file.close()
+    return replace(reading, size_bytes=file.size_bytes, sha256=digest, plain_bytes=plain)
+
+
+class _Peeled:
+    """The layers of a file, taken off one by one."""
+
+    def __init__(self, file: HashedFile, size: int, limits: Limits, stack: ExitStack) -> None:
+        self._limits = limits
+        self._size = size
+        self._stack = stack
+        self._reader = Reader(chunks_of(file))
+        self._found: list[str] = []
+        self._sealed = False
+        self._zstd: layers.Unzstd | None = None
+
+    @property
+    def plain_bytes(self) -> int:
+        """How much the innermost layer gave so far."""
+        return self._reader.offset
+
+    def kind(self, inner: str) -> str:
+        return ".".join((inner, *reversed(self._found)))
+
+    def contents(self, wanted: list[str], identities: Sequence[x25519.Identity]) -> Contents:
+        """Take off what the name promises or the first bytes show, then walk what is inside."""
+        promised = list(wanted)
+        if not self._reader.peek(1):
+            raise DamagedError("is empty")
+        while (kind := promised.pop() if promised else _detected(self._reader)) in _LAYERS:
+            self._take_off(kind, identities)
+        found = _walk(kind, self._reader, self._limits)
+        for _ in self._reader.rest():
+            pass
+        zstd_sealed = self._zstd is not None and self._zstd.sealed
+        return replace(found, sealed=found.sealed or self._sealed or zstd_sealed)
+
+    def _take_off(self, kind: str, identities: Sequence[x25519.Identity]) -> None:
+        seen = _detected(self._reader)
+        if seen == "age-armor":
+            raise UnreadableError("is armoured age, which is not read here", "encrypt without --armor")
+        if seen != kind:
+            raise DamagedError(f"does not begin as {kind}")
+        chunks: Iterator[bytes]
+        if kind == "gz":
+            chunks, self._sealed = layers.gunzip(self._reader), True
+        elif kind == "zst":
+            self._zstd = layers.Unzstd(self._reader)
+            chunks = self._zstd.chunks()
+        else:
+            chunks, self._sealed = age.decrypt(self._reader, identities), True
+        self._found.append(kind)
+        bounded = limited(chunks, self._size, self._limits)
+        self._stack.enter_context(closing(chunks))  # type: ignore[type-var]
+        self._reader = Reader(bounded, f"the content of the {kind} layer")
+
+
+def _detected(reader: Reader) -> str:
+    head = reader.peek(512)
+    for magic, kind in _MAGICS:
+        if head.startswith(magic):
+            return kind
+    if head[257:262] == b"ustar":
+        return "tar"
+    if _SQL_SIGN in head:
+        return "sql"
+    return "data"
+
+
+def _walk(kind: str, reader: Reader, limits: Limits) -> Contents:
+    if kind == "tar":
+        return _tar_contents(reader, limits)
+    if kind == "pgdump":
+        dump = pgdump.walk_custom(reader)
+        # Compressed data has checksums, the table of contents with all the definitions has none.
+        return Contents(kind, len(dump.entries), dump.tables[:_NAMES_KEPT], rows=dump.rows)
+    if kind == "sql":
+        plain = sqldump.walk_sql(reader)
+        return Contents(kind, len(plain.tables), plain.tables[:_NAMES_KEPT], rows=plain.rows)
+    if kind == "rdb":
+        found = rdb.walk_rdb(reader)
+        names = tuple(f"db{number}" for number in found.databases)
+        return Contents(kind, found.keys, names, sealed=found.sealed, unread=found.unknown)
+    if kind == "gpg":
+        raise UnreadableError("is encrypted with OpenPGP, which is not read here", "encrypt backups with age")
+    return Contents(kind)
+
+
+def _tar_contents(reader: Reader, limits: Limits) -> Contents:
+    kept: list[tar.Member] = []
+    problems: list[str] = []
+    count = 0
+    for member in tar.members(reader, limits):
+        count += 1
+        if len(kept) < _NAMES_KEPT:
+            kept.append(member)
+        if member.escape and len(problems) < _PROBLEMS_KEPT:
+            problems.append(member.escape)
+    names = tuple(member.name.removeprefix("./") for member in kept)
+    return Contents("tar", count, names, problems=tuple(problems), members=tuple(kept))

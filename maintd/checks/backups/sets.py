@@ -1,0 +1,202 @@
+"""Which backups are judged together, what is expected of them, and the judgement itself. Pure but for the model."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
+from statistics import median
+
+from pydantic import BaseModel, ConfigDict
+
+from maintd.checks.backups.found import Backup, path_pattern
+from maintd.checks.backups.reading import Contents
+from maintd.checks.backups.tar import Member
+from maintd.checks.criteria import Criterion
+from maintd.clients.files import shown
+from maintd.model.evidence import CheckStatus
+from maintd.units import Duration, Size
+
+SIZES = 7  # earlier backups whose median a size is compared with
+FEWEST_SIZES = 3  # fewer say nothing about what is usual
+CLOCKS = timedelta(minutes=5)  # by which clocks of two machines may differ
+
+
+class Expected(BaseModel):
+    """What one kind of backup must be. What is None is as for all."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    max_age: Duration | None = None
+    """An older one fails."""
+    warn_age: Duration | None = None
+    """An older one warns."""
+    min_size: Size = 1
+    """A smaller one fails."""
+    kind: str = ""
+    """What the file must be, like `tar.gz`, `sql.gz`, `pgdump.age`; by default what its name promises."""
+    entries: int = 1
+    """The least number of members, tables or keys inside."""
+    tables: dict[str, int] = {}
+    """Tables of a dump, with the least number of rows of each: `{public.pnl_days: 1}`."""
+    members: dict[str, int] = {}
+    """Files of a tar, with the least size of each in bytes: `{admin_token: 32}`."""
+    private_members: bool = True
+    """Whether nobody but the owner may read the files named in `members`."""
+
+
+@dataclass(frozen=True)
+class BackupSet:
+    """Backups that follow one another, newest first. `dated`: a new one is due within its age."""
+
+    name: str
+    backups: tuple[Backup, ...]
+    expected: Expected
+    dated: bool = True
+
+
+def group(backups: Sequence[Backup], expect: Mapping[str, Expected]) -> list[BackupSet]:
+    """One set for each pattern that is expected, also for those without any backup, and one for each other series.
+
+    With expectations the other series are read, but no new backup of them is due: they may be copies of once.
+    """
+    sets, left = [], list(backups)
+    for pattern, expected in expect.items():
+        matching = path_pattern(pattern)
+        mine = [b for b in left if matching.fullmatch(b.relative) or matching.fullmatch(b.path.name)]
+        left = [backup for backup in left if backup not in mine]
+        sets.append(BackupSet(pattern, tuple(mine), expected))
+    series: dict[str, list[Backup]] = {}
+    for backup in left:
+        series.setdefault(backup.series, []).append(backup)
+    sets += [BackupSet(shown(name), tuple(found), Expected(), dated=not expect) for name, found in series.items()]
+    return sets
+
+
+def to_read(found: BackupSet, newest: int, older: int, day: int) -> list[Backup]:
+    """The newest so many, and so many of the older ones, others on each day, so that each has its turn."""
+    rest = found.backups[newest:]
+    turns = dict.fromkeys((day * older + turn) % len(rest) for turn in range(older)) if rest else ()
+    return [*found.backups[:newest], *(rest[turn] for turn in turns)]
+
+
+def age_criterion(newest: Backup, now: datetime, warn_age: timedelta, max_age: timedelta) -> Criterion:
+    """How old the newest backup is."""
+    age = now - newest.made_at
+    hint = f"the newest is {shown(newest.relative)}; look why none was made since"
+    if age < -CLOCKS:
+        ahead = f"{shown(newest.relative)} is {-age.total_seconds() / 3600:.1f} h from the future"
+        return Criterion("age", unknown=ahead, hint="set the clock of the machine that makes the backups")
+    return Criterion("age", max(age, timedelta(0)), at_most=max_age, warn_above=min(warn_age, max_age), hint=hint)
+
+
+def outside_criteria(
+    found: BackupSet, sizes: Sequence[float], *, private: bool, data: Iterable[int]
+) -> list[Criterion]:
+    """The newest backup by what a folder shows of it. sizes: of earlier runs; data: devices that hold live data."""
+    newest = found.backups[0]
+    earlier = [float(backup.size_bytes) for backup in found.backups[1 : 1 + SIZES]]
+    earlier = earlier if len(earlier) >= FEWEST_SIZES else [*sizes][-SIZES:]
+    least, most = (median(earlier) / 2, median(earlier) * 2) if len(earlier) >= FEWEST_SIZES else (None, None)
+    criteria = [
+        Criterion("size", newest.size_bytes, at_least=found.expected.min_size, warn_below=least, warn_above=most,
+                  unit="B", hint="compare it with the earlier ones: what is missing, or what has grown?"),
+    ]  # fmt: skip
+    if private:
+        exposed = next((b for b in found.backups if b.mode & 0o077), newest)
+        criteria.append(
+            Criterion("mode", f"{stat.S_IMODE(exposed.mode):o}", equals=_private(exposed.mode),
+                      severity=CheckStatus.WARN, hint=f"run: chmod go= {shown(exposed.path)}"),
+        )  # fmt: skip
+    devices = set(data)
+    if devices:
+        where = "the device of the data" if newest.device in devices else "another device"
+        hint = "a dead disk takes both: keep a copy elsewhere"
+        criteria.append(Criterion("kept on", where, equals="another device", severity=CheckStatus.WARN, hint=hint))
+    dated = [backup for backup in found.backups if backup.named_at is not None]
+    if len(dated) > 1:
+        latest = max(dated, key=lambda backup: (backup.named_at, backup.relative))
+        written = max(dated, key=lambda backup: backup.written_at)
+        order = "agree" if latest.named_at == written.named_at else f"{shown(written.path.name)} was written last"
+        criteria.append(
+            Criterion("names and times", order, equals="agree", severity=CheckStatus.WARN,
+                      hint=f"the newest by name is {shown(latest.path.name)}: was a backup copied or overwritten?"),
+        )  # fmt: skip
+    return criteria
+
+
+def _private(mode: int) -> str:
+    return f"{stat.S_IMODE(mode) & 0o700:o}"
+
+
+def contents_criteria(contents: Contents, expected: Expected, usual: float | None) -> list[Criterion]:
+    """What was found inside against what is expected. usual: how many entries there were before."""
+    criteria = []
+    if contents.kind != "data":
+        criteria.append(
+            Criterion("entries", contents.count, at_least=expected.entries, warn_below=usual and usual / 2,
+                      hint="an empty backup is none: was it made of the right thing?"),
+        )  # fmt: skip
+    if contents.problems:
+        criteria.append(
+            Criterion("members that leave the folder", len(contents.problems), at_most=0, severity=CheckStatus.WARN,
+                      hint=f"unpack it with care: {shown('; '.join(contents.problems[:3]))}"),
+        )  # fmt: skip
+    for name, least in expected.tables.items():
+        criteria.append(_table(name, least, contents))
+    for name, least in expected.members.items():
+        criteria += _member(name, least, contents, private=expected.private_members)
+    return criteria
+
+
+def _table(name: str, least: int, contents: Contents) -> Criterion:
+    label, hint = f"rows of {name}", "was the right database dumped, and by a login that may read it?"
+    matching = [table for table in contents.names if name in (table, table.rpartition(".")[2])]
+    if contents.kind not in ("pgdump", "sql"):
+        return Criterion(label, unknown=f"a {contents.kind} has no tables", hint="correct the expectation")
+    if not matching:
+        return Criterion(label, "not in the dump", equals=f"at least {least}", hint=hint)
+    counts = [contents.rows[table] for table in matching if table in contents.rows]
+    if not counts:
+        seen: int | str = "in the dump without its rows" if least else 0
+        hint = "it was dumped with --schema-only or --exclude-table-data, or it is partitioned"
+        return Criterion(
+            label, seen, equals=f"at least {least}" if least else None, at_least=None if least else 0, hint=hint
+        )
+    if None in counts:
+        return Criterion(
+            label, unknown="it was dumped as INSERTs, which are not counted", hint="dump without --inserts"
+        )
+    return Criterion(label, sum(count or 0 for count in counts), at_least=least, hint=hint)
+
+
+def _member(name: str, least: int, contents: Contents, *, private: bool) -> list[Criterion]:
+    if contents.kind != "tar":
+        return [
+            Criterion(f"member {name}", unknown=f"a {contents.kind} has no members", hint="correct the expectation")
+        ]
+    matching = [member for member in contents.members if member.regular and _named(member, name)]
+    if not matching and contents.count > len(contents.members):
+        seen = f"not among the first {len(contents.members)} members"
+        return [Criterion(f"member {name}", unknown=seen, hint="move it to the front")]
+    if not matching:
+        return [
+            Criterion(f"member {name}", "missing", equals="there", hint="was it left out when the backup was made?")
+        ]
+    smallest = min(matching, key=lambda member: member.size_bytes)
+    criteria = [Criterion(f"size of {name}", smallest.size_bytes, at_least=least, unit="B", hint="it was empty or cut")]
+    if private:
+        exposed = max(matching, key=lambda member: member.mode & 0o077)
+        mode = f"{stat.S_IMODE(exposed.mode):o}"
+        criteria.append(
+            Criterion(f"mode of {name}", mode, equals=_private(exposed.mode), severity=CheckStatus.WARN,
+                      hint="whoever unpacks it exposes it: chmod 600 the original"),
+        )  # fmt: skip
+    return criteria
+
+
+def _named(member: Member, wanted: str) -> bool:
+    path = member.name.removeprefix("./")
+    return fnmatchcase(path, wanted) or fnmatchcase(path.rpartition("/")[2], wanted)

@@ -1,0 +1,1 @@
+"""Docker engines: containers, images, and what nothing uses any more."""

@@ -1,0 +1,57 @@
+"""Where containers' logs go, and whether anything bounds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from docker.errors import NotFound
+
+from maintd.clients.docker import SERVICE, Docker, translated
+
+
+@dataclass(frozen=True)
+class ContainerLog:
+    """A container's log. `size_bytes`: of its file with all that the engine rotated; None where it cannot be seen."""
+
+    label: str
+    driver: str
+    limited: bool
+    size_bytes: int | None
+
+
+def container_logs(engine: Docker, root: Path) -> list[ContainerLog]:
+    """Those of all containers, of every project: they fill the same disk. Raises TargetError.
+
+    root: of the engine's host, as seen from here.
+    """
+    found = []
+    with translated(engine.name):
+        for item in engine.client.api.containers(all=True):
+            try:
+                found.append(_log(engine.client.api.inspect_container(item["Id"]), root))
+            except NotFound:
+                continue  # removed since it was listed
+    return sorted(found, key=lambda log: log.label)
+
+
+def _log(raw: Mapping[str, Any], root: Path) -> ContainerLog:
+    config = (raw.get("HostConfig") or {}).get("LogConfig") or {}
+    driver = str(config.get("Type") or "")
+    labels = raw["Config"].get("Labels") or {}
+    # Only json-file grows without end by itself; `local` keeps 100 MB, the others send it elsewhere.
+    limited = driver != "json-file" or (config.get("Config") or {}).get("max-size") not in (None, "", "-1")
+    label = labels.get(SERVICE) or str(raw["Name"]).removeprefix("/")
+    return ContainerLog(label, driver, limited, _size(str(raw.get("LogPath") or ""), root))
+
+
+def _size(path: str, root: Path) -> int | None:
+    if not path:
+        return None
+    file = root / path.lstrip("/")
+    try:
+        return sum(one.stat().st_size for one in file.parent.glob(f"{file.name}*"))
+    except OSError:
+        return None

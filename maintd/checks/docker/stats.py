@@ -1,0 +1,112 @@
+"""What containers use, from the engine's counters: memory as its working set, CPU between two samples.
+
+The bodies differ between control groups v1 and v2; both are read. Source of the memory formula: docker stats, which
+takes the inactive file cache off the usage, since the kernel gives that up before it kills.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from maintd.clients.docker import Container, Docker
+from maintd.errors import TargetError
+
+_UNLIMITED = 1 << 62  # v1 writes "no limit" as the largest number of whole pages
+_PARALLEL = 8  # requests to the engine at once
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One container's counters at one moment, by the engine's clock."""
+
+    at: datetime
+    memory: int  # bytes of the working set
+    cpu_nanoseconds: int
+    periods: int  # in which the CPU limit was looked at
+    throttled: int  # of these, in which the container had to wait
+    pids: int
+    pids_limit: int  # 0: none
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a container uses of what it may. Percentages are None where there is no limit."""
+
+    memory: int
+    memory_percent: float | None
+    cpus: float  # as many CPUs kept busy between the samples
+    cpu_percent: float | None
+    throttled_percent: float | None  # None without a CPU limit, or when it was idle all the time
+    pids: int
+    pids_percent: float | None
+
+
+def samples(engine: Docker, containers: Sequence[Container]) -> dict[str, Sample | TargetError]:
+    """One sample of each container, by its id. One that is gone, stopped or not readable has its own error."""
+
+    def take(container: Container) -> Sample | TargetError:
+        try:
+            body = engine.stats(container.id)
+            if body is None:
+                return TargetError(f"{container.label}: is gone", "it was removed meanwhile", cause="empty")
+            return sample(body)
+        except TargetError as error:
+            return error
+
+    with ThreadPoolExecutor(_PARALLEL) as pool:
+        return {item.id: taken for item, taken in zip(containers, pool.map(take, containers), strict=True)}
+
+
+def sample(body: Mapping[str, Any]) -> Sample:
+    """Read a stats body. Raises TargetError(empty) for that of a container which does not run, else malformed."""
+    try:
+        memory, cpu = body["memory_stats"], body["cpu_stats"]
+        if "usage" not in memory:
+            raise TargetError("the engine has no counters of it", "does it run?", cause="empty")
+        detail = memory.get("stats") or {}
+        cache = int(detail.get("total_inactive_file", detail.get("inactive_file", 0)))
+        usage = int(memory["usage"])
+        throttling = cpu.get("throttling_data") or {}
+        pids = body.get("pids_stats") or {}
+        pids_limit = int(pids.get("limit") or 0)
+        return Sample(
+            at=datetime.fromisoformat(body["read"]),
+            memory=usage - cache if cache < usage else usage,
+            cpu_nanoseconds=int(cpu["cpu_usage"]["total_usage"]),
+            periods=int(throttling.get("periods") or 0),
+            throttled=int(throttling.get("throttled_periods") or 0),
+            pids=int(pids.get("current") or 0),
+            pids_limit=0 if pids_limit >= _UNLIMITED else pids_limit,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise TargetError(f"stats are not what an engine answers: {error!r}", cause="malformed") from error
+
+
+def use(container: Container, first: Sample, second: Sample) -> Use:
+    """What it uses, against its own limits. Raises TargetError(partial) when it was restarted in between."""
+    busy = second.cpu_nanoseconds - first.cpu_nanoseconds
+    seconds = (second.at - first.at).total_seconds()
+    if busy < 0 or seconds <= 0:
+        raise TargetError(
+            f"{container.label}: its counters began anew between the samples", "it was restarted", cause="partial"
+        )
+    cpus = busy / 1e9 / seconds
+    periods = second.periods - first.periods
+    pids_limit = container.pids_limit or second.pids_limit
+    return Use(
+        memory=second.memory,
+        memory_percent=_percent(second.memory, container.memory_limit),
+        cpus=cpus,
+        cpu_percent=_percent(cpus, container.cpu_limit),
+        throttled_percent=_percent(second.throttled - first.throttled, periods) if container.cpu_limit else None,
+        pids=second.pids,
+        pids_percent=_percent(second.pids, pids_limit),
+    )
+
+
+def _percent(part: float, whole: float) -> float | None:
+    return 100 * part / whole if whole > 0 else None

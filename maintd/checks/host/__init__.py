@@ -1,0 +1,1 @@
+"""Hosts: memory, load, pressure, file systems and folders."""

@@ -1,0 +1,1 @@
+"""Services by HTTP: health, and the figures that they report."""

@@ -1,0 +1,1 @@
+"""Postgres: health, tables, indexes, vacuum, reindex and what blocks them."""

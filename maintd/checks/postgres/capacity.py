@@ -1,0 +1,169 @@
+"""A Postgres server's databases, largest relations, write-ahead log, sequences and connections; relations by oid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+from maintd.clients.postgres import Postgres, connect
+from maintd.errors import TargetError
+from maintd.model.target import PostgresTarget
+from maintd.reports.figure import Figure, unmeasured
+
+_DATABASES = """
+SELECT datname::text AS name,
+       CASE WHEN has_database_privilege(oid, 'CONNECT') OR pg_has_role('pg_read_all_stats', 'MEMBER')
+            THEN pg_database_size(oid) END AS bytes
+FROM pg_database WHERE NOT datistemplate AND datallowconn ORDER BY 1
+"""
+# A size of NULL is a relation that was dropped meanwhile. TOAST is in its table; a partition stands for itself.
+_RELATIONS = """
+SELECT * FROM (
+    SELECT format('%%I.%%I', n.nspname, c.relname) AS name, pg_total_relation_size(c.oid) AS bytes,
+           pg_relation_size(c.oid) AS heap, pg_indexes_size(c.oid) AS indexes,
+           coalesce(pg_total_relation_size(nullif(c.reltoastrelid, 0)), 0) AS toast
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+      AND n.nspname NOT LIKE 'pg\\_temp\\_%%' AND n.nspname NOT LIKE 'pg\\_toast%%') sizes
+WHERE bytes IS NOT NULL ORDER BY bytes DESC, name LIMIT %(most)s
+"""
+_LOG = "SELECT coalesce(sum(size), 0)::bigint AS bytes, count(*) AS files FROM pg_ls_waldir()"
+_LOG_POSITION = """
+SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END
+        - '0/0'::pg_lsn)::float8 AS bytes
+"""
+_ROWS = "SELECT tup_inserted AS rows FROM pg_stat_database WHERE datname = current_database()"
+# A sequence ends where its own maximum is, or earlier where its column's type ends.
+_SEQUENCES = """
+SELECT name, used, most FROM (
+    SELECT format('%I.%I', s.schemaname, s.sequencename) AS name, s.last_value AS used,
+           least(s.max_value, CASE t.typname WHEN 'int2' THEN 32767 WHEN 'int4' THEN 2147483647 END) AS most
+    FROM pg_sequences s
+    JOIN pg_namespace n ON n.nspname = s.schemaname
+    JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = s.sequencename
+    LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                          AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')
+    LEFT JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+    LEFT JOIN pg_type t ON t.oid = a.atttypid
+    WHERE s.last_value IS NOT NULL AND s.increment_by > 0 AND NOT s.cycle) sequences
+ORDER BY used::float8 / most DESC, name LIMIT 5
+"""
+_CONNECTIONS = """
+SELECT count(*) AS used, current_setting('max_connections')::int AS most
+FROM pg_stat_activity WHERE backend_type = 'client backend'
+"""
+
+
+def figures(target: PostgresTarget, name: str, most: int, patience: timedelta) -> Iterator[Figure]:
+    """All figures of the server and of the database that the target names; `most` is how many relations."""
+    try:
+        session = connect(target, "capacity_report", name=name, timeout=patience)
+    except TargetError as error:
+        yield unmeasured("database", name, "B", f"pg_database_size on {name}", str(error))
+        return
+    with session:
+        for kind, unit, source, read in (
+            ("database", "B", f"pg_database_size on {name}", _databases),
+            ("relation", "B", f"pg_total_relation_size on {name}", lambda s: _relations(s, most)),
+            ("write-ahead log", "B", f"pg_ls_waldir on {name}", _log),
+            ("write-ahead log written", "B", f"pg_current_wal_insert_lsn on {name}", _log_position),
+            ("rows inserted", "", f"pg_stat_database on {name}", _rows),
+            ("sequence", "", f"pg_sequences on {name}", _sequences),
+            ("connections", "", f"pg_stat_activity on {name}", _connections),
+        ):
+            yield from _asked(session, kind, unit, source, read)
+
+
+def _asked(
+    session: Postgres, kind: str, unit: str, source: str, read: Callable[[Postgres], Iterator[Figure]]
+) -> Iterator[Figure]:
+    """The figures, each with where it comes from, or one that says why there are none."""
+    try:
+        yield from read(session)
+    except TargetError as error:
+        yield unmeasured(kind, session.name, unit, source, str(error))
+
+
+def _databases(session: Postgres) -> Iterator[Figure]:
+    source = f"pg_database_size on {session.name}"
+    for row in session.rows(_DATABASES):
+        if row["bytes"] is None:
+            cause = f"no CONNECT on it; GRANT CONNECT ON DATABASE {row['name']}, or pg_read_all_stats"
+            yield unmeasured("database", row["name"], "B", source, cause)
+            continue
+        labels = {"server": session.name, "database": row["name"]}
+        yield Figure("database", row["name"], row["bytes"], "B", source, measure="database_bytes", labels=labels)
+
+
+def _relations(session: Postgres, most: int) -> Iterator[Figure]:
+    source = f"pg_total_relation_size on {session.name}"
+    for row in session.rows(_RELATIONS, {"most": most}):
+        parts = {key: float(row[key]) for key in ("heap", "indexes", "toast")}
+        labels = {"server": session.name, "relation": row["name"]}
+        yield Figure(
+            "relation", row["name"], row["bytes"], "B", source, measure="relation_bytes", labels=labels, details=parts
+        )
+
+
+def _log(session: Postgres) -> Iterator[Figure]:
+    row = session.one(_LOG)
+    source = f"pg_ls_waldir on {session.name}, segments: {row['files']}"
+    labels = {"server": session.name}
+    yield Figure("write-ahead log", session.name, row["bytes"], "B", source, measure="wal_bytes", labels=labels)
+
+
+def _log_position(session: Postgres) -> Iterator[Figure]:
+    yield Figure(
+        "write-ahead log written",
+        session.name,
+        session.one(_LOG_POSITION)["bytes"],
+        "B",
+        f"pg_current_wal_insert_lsn on {session.name}",
+        "since initdb",
+        measure="wal_written_bytes_total",
+        labels={"server": session.name},
+        counter=True,
+    )
+
+
+def _rows(session: Postgres) -> Iterator[Figure]:
+    yield Figure(
+        "rows inserted",
+        session.name,
+        session.one(_ROWS)["rows"],
+        "",
+        f"pg_stat_database on {session.name}",
+        "since its statistics began",
+        measure="rows_inserted_total",
+        labels={"server": session.name},
+        counter=True,
+    )
+
+
+def _sequences(session: Postgres) -> Iterator[Figure]:
+    source = f"pg_sequences on {session.name}"
+    for row in session.rows(_SEQUENCES):
+        yield Figure(
+            "sequence",
+            row["name"],
+            row["used"],
+            "",
+            source,
+            capacity=row["most"],
+            measure="sequence_used",
+            labels={"server": session.name, "sequence": row["name"]},
+        )
+
+
+def _connections(session: Postgres) -> Iterator[Figure]:
+    row = session.one(_CONNECTIONS)
+    yield Figure(
+        "connections",
+        session.name,
+        row["used"],
+        "",
+        f"pg_stat_activity on {session.name}",
+        capacity=row["most"],
+        measure="connections_used",
+        labels={"server": session.name},
+    )

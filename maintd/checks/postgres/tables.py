@@ -1,0 +1,161 @@
+"""Tables of a Postgres database as the catalog and the statistics have them, and how much of their files is empty."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+
+from psycopg import sql
+
+from maintd.clients.postgres import Postgres, Row
+
+BUSY = """
+WITH locked AS (
+    SELECT l.relation AS oid FROM pg_locks l
+     WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.pid <> pg_backend_pid()
+       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+), busy AS (
+    SELECT oid FROM locked
+    UNION SELECT i.indrelid FROM pg_index i JOIN locked ON locked.oid = i.indexrelid
+    UNION SELECT i.indexrelid FROM pg_index i JOIN locked ON locked.oid = i.indrelid
+)
+"""
+"""Relations that cannot be asked for their size without waiting: pg_relation_size takes a lock. relpages must do."""
+
+_TABLES = """
+SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, pg_get_userbyid(c.relowner) AS owner,
+       pg_has_role(c.relowner, 'USAGE') OR pg_has_role(d.datdba, 'USAGE') {maintain} AS permitted,
+       c.reltuples AS rows, c.relpages * current_setting('block_size')::bigint AS size_bytes,
+       coalesce(s.n_dead_tup, 0) AS dead, coalesce(s.n_live_tup, 0) AS live,
+       coalesce(s.n_mod_since_analyze, 0) AS mods, coalesce(s.n_ins_since_vacuum, 0) AS inserts,
+       greatest(s.last_vacuum, s.last_autovacuum) AS vacuumed_at,
+       greatest(s.last_analyze, s.last_autoanalyze) AS analyzed_at,
+       greatest(age(c.relfrozenxid), age(nullif(t.relfrozenxid, '0'::xid))) AS xid_age,
+       greatest(mxid_age(c.relminmxid), mxid_age(nullif(t.relminmxid, '0'::xid))) AS mxid_age,
+       coalesce((SELECT jsonb_object_agg(option_name, option_value) FROM pg_options_to_table(c.reloptions)), '{{}}')
+           AS options
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_database d ON d.datname = current_database()
+  LEFT JOIN pg_class t ON t.oid = c.reltoastrelid
+  LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
+ WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't'
+   AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
+   AND (%(oid)s::oid IS NULL OR c.oid = %(oid)s::oid)
+ ORDER BY c.oid
+"""
+# Partition parents have no rows of their own, temporary tables belong to another session: both are left out above.
+# The size is that of the last VACUUM or ANALYZE; asking for the true one waits for whoever has locked the table.
+
+_DATABASES = """
+SELECT datname AS name, age(datfrozenxid) AS xid_age, mxid_age(datminmxid) AS mxid_age FROM pg_database
+"""
+
+_ESTIMATE = """
+SELECT sum((1 - s.null_frac) * s.avg_width) AS width, max(s.null_frac) AS nulls, count(*) AS columns
+  FROM pg_stats s WHERE s.schemaname = %(schema)s AND s.tablename = %(name)s AND NOT s.inherited
+"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that can be vacuumed, as catalog and statistics have it. Ages are the worse of it and its TOAST."""
+
+    oid: int
+    schema: str
+    name: str
+    owner: str
+    permitted: bool  # this session may vacuum it
+    rows: float  # as last counted; below 0: never
+    size_bytes: int  # of the heap, when it was last vacuumed or analyzed
+    dead: int
+    live: int
+    mods: int  # since the last analyze
+    inserts: int  # since the last vacuum
+    vacuumed_at: datetime | None
+    analyzed_at: datetime | None
+    xid_age: int
+    mxid_age: int
+    options: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def label(self) -> str:
+        """How it is called in reports."""
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """How it is written in a statement."""
+        return sql.Identifier(self.schema, self.name)
+
+    @property
+    def dead_share(self) -> float:
+        """Dead rows of all rows, 0 to 1."""
+        return self.dead / max(self.dead + max(self.live, self.rows), 1)
+
+
+def tables(session: Postgres, oid: int | None = None) -> list[Table]:
+    """Every ordinary table and materialized view of the users' schemas, or that of this oid. Raises TargetError."""
+    maintain = "OR has_table_privilege(c.oid, 'MAINTAIN')" if session.version >= 17 else ""
+    return [Table(**row) for row in session.rows(_TABLES.format(maintain=maintain), {"oid": oid})]
+
+
+def databases(session: Postgres) -> list[Row]:
+    """Every database of the server with `name`, `xid_age`, `mxid_age`. Raises TargetError."""
+    return session.rows(_DATABASES)
+
+
+class Bloat(NamedTuple):
+    """How much of a table's file is empty."""
+
+    size_bytes: int
+    free_bytes: int
+    source: str  # pgstattuple or estimate
+
+    @property
+    def share(self) -> float:
+        """Free of all, 0 to 1."""
+        return self.free_bytes / max(self.size_bytes, 1)
+
+    @property
+    def much(self) -> bool:
+        """Half of more than 10 MB, or a quarter of more than 1 GB (pgexperts' rule)."""
+        return (self.share >= 0.5 and self.free_bytes >= 10_000_000) or (
+            self.share >= 0.25 and self.free_bytes >= 1_000_000_000
+        )
+
+
+def bloat(session: Postgres, table: Table) -> Bloat | None:
+    """Measured by pgstattuple where it is installed and allowed, else estimated; None when neither can be had."""
+    schema = extension_schema(session, "pgstattuple")
+    if schema is not None and executable(session, schema, "pgstattuple_approx(regclass)"):
+        query = sql.SQL("SELECT table_len, approx_free_space FROM {}(%s::oid::regclass)").format(
+            sql.Identifier(schema, "pgstattuple_approx")
+        )
+        row = session.one(query, (table.oid,))
+        return Bloat(row["table_len"], round(row["approx_free_space"]), "pgstattuple")
+    row = session.one(_ESTIMATE, {"schema": table.schema, "name": table.name})
+    if not row["columns"] or table.rows < 0:
+        return None
+    # A row: 4 bytes of line pointer, a header of 23 and a bitmap where there are NULLs, all aligned to 8.
+    header = 24 + (row["columns"] / 8 if row["nulls"] else 0)
+    fill = float(table.options.get("fillfactor", 100)) / 100
+    needed = table.rows * (4 + -(-(header + row["width"]) // 8) * 8) / fill
+    return Bloat(table.size_bytes, max(0, table.size_bytes - round(needed)), "estimate")
+
+
+def extension_schema(session: Postgres, extension: str) -> str | None:
+    """Where an extension's functions are, None when it is not installed in this database. Raises TargetError."""
+    query = "SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = %s"
+    return next((str(row["nspname"]) for row in session.rows(query, (extension,))), None)
+
+
+def executable(session: Postgres, schema: str, function: str) -> bool:
+    """Whether this session may call the function, written with its arguments: `bt_index_check(regclass, boolean)`."""
+    query = """
+    SELECT coalesce(has_schema_privilege(%(schema)s, 'USAGE')
+        AND has_function_privilege(to_regprocedure(quote_ident(%(schema)s) || '.' || %(name)s), 'EXECUTE'), false) AS ok
+    """
+    return bool(session.one(query, {"schema": schema, "name": function})["ok"])

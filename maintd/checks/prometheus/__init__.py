@@ -1,0 +1,1 @@
+"""Prometheus: its own health, and what its series say over a window."""

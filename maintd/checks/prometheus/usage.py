@@ -1,0 +1,80 @@
+"""Memory and CPU of containers or processes by hour, from the first metric that has data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from maintd.checks.prometheus.promql_window import (
+    Coverage,
+    Values,
+    Window,
+    aligned,
+    coverage,
+    first_with_data,
+    names_of,
+    ranged,
+)
+from maintd.clients.prometheus import Prometheus
+from maintd.errors import TargetError
+
+
+@dataclass(frozen=True)
+class Use:
+    """One series: the mean of each hour and its highest value; `started` are hours in which it was started anew."""
+
+    name: str
+    source: str
+    mean: Values
+    highest: Values
+    coverage: float | None
+    started: tuple[bool, ...] = ()
+
+
+def memory(server: Prometheus, gauges: Sequence[str], window: Window) -> list[Use]:
+    """Bytes. Raises TargetError."""
+    selector, found = first_with_data(server, gauges, lambda text: f"avg_over_time({text}[$step])", window)
+    highest = {
+        frozenset(series.labels.items()): aligned(series, window.times)
+        for series in ranged(server, f"max_over_time({selector}[$step])", window)
+    }
+    starts = _starts(server, window)
+    seen = coverage(server, window)
+    uses = []
+    for name, series in zip(names_of(found), found, strict=True):
+        mean = aligned(series, window.times)
+        started = starts.get((series.labels.get("job", ""), series.labels.get("instance", "")), ())
+        top = highest.get(frozenset(series.labels.items()), mean)
+        uses.append(Use(name, f"{selector} in {server.name}", mean, top, _seen(seen, series.labels), started))
+    return uses
+
+
+def cpu(server: Prometheus, counters: Sequence[str], window: Window) -> list[Use]:
+    """CPUs kept busy. Raises TargetError."""
+    selector, found = first_with_data(server, counters, lambda text: f"sum without (cpu) (rate({text}[$step]))", window)
+    seen = coverage(server, window)
+    uses = []
+    for name, series in zip(names_of(found), found, strict=True):
+        values = aligned(series, window.times)
+        uses.append(Use(name, f"rate of {selector} in {server.name}", values, values, _seen(seen, series.labels)))
+    return uses
+
+
+def _seen(seen: Coverage, labels: object) -> float | None:
+    return seen.of(dict(labels)) if isinstance(labels, dict) else None
+
+
+def _starts(server: Prometheus, window: Window) -> dict[tuple[str, str], tuple[bool, ...]]:
+    """The hours in which a process began, by its scrape target; nothing where that is not exported."""
+    try:
+        found = ranged(server, "changes(process_start_time_seconds[$step])", window)
+    except TargetError as error:
+        if error.cause != "empty":
+            raise
+        return {}
+    return {
+        (series.labels.get("job", ""), series.labels.get("instance", "")): tuple(
+            bool(value) for value in aligned(series, window.times)
+        )
+        for series in found
+    }

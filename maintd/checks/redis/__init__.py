@@ -1,0 +1,1 @@
+"""Redis: health, memory, keys, streams and persistence."""

@@ -1,0 +1,1 @@
+"""Thin typed clients without judgement. Each has explicit time-outs and bounded answers."""

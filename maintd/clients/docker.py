@@ -1,0 +1,202 @@
+"""A Docker engine: the containers of a compose project, found by label and never by name."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Self
+
+import requests
+from docker import APIClient, DockerClient
+from docker.errors import APIError, DockerException, NotFound
+from docker.utils import version_lt
+
+from maintd.clients.causes import cause_of
+from maintd.errors import TargetError
+from maintd.job.references import resolved
+from maintd.model.evidence import Scalar
+from maintd.model.target import DockerTarget
+
+PROJECT = "com.docker.compose.project"
+SERVICE = "com.docker.compose.service"
+NUMBER = "com.docker.compose.container-number"
+ONE_OFF = "com.docker.compose.oneoff"
+_ASKING = "1.24"  # the question for the version has none in its path; the SDK wants one all the same
+
+
+@dataclass(frozen=True)
+class Container:
+    """What the engine knows of a container's state. Its environment, which holds secrets, is never read out."""
+
+    id: str
+    name: str
+    service: str
+    number: str
+    image: str
+    image_id: str
+    state: str  # created, running, paused, restarting, removing, exited, dead
+    health: str  # healthy, unhealthy, starting; empty without a health check
+    exit_code: int
+    oom_killed: bool
+    restart_count: int
+    restart_policy: str
+    started_at: datetime | None
+    finished_at: datetime | None
+    memory_limit: int = 0  # bytes; 0: none
+    cpu_limit: float = 0  # CPUs; 0: none
+    pids_limit: int = 0  # 0: none
+
+    @property
+    def label(self) -> str:
+        """What a person calls it: the service, with its number when that is not the first."""
+        return self.service if self.number in ("", "1") else f"{self.service}-{self.number}"
+
+    def evidence(self) -> dict[str, Scalar]:
+        """Plain data for an artifact."""
+        return {
+            key: value if isinstance(value, str | int | bool) else str(value) for key, value in asdict(self).items()
+        }
+
+
+class Docker:
+    """One client. Use it in a `with`."""
+
+    def __init__(self, client: DockerClient, name: str) -> None:
+        self._client = client
+        self.name = name
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with suppress(DockerException, OSError):
+            self._client.close()
+
+    @property
+    def client(self) -> DockerClient:
+        """The SDK's own client, for what is not covered here; wrap its use in `translated`."""
+        return self._client
+
+    def containers(self, project: str | None) -> list[Container]:
+        """All containers of a compose project, or of the engine; stopped ones too, those of `compose run` not."""
+        labels = {"label": f"{PROJECT}={project}"} if project else {}
+        with translated(self.name):
+            found = [self._inspect(item["Id"]) for item in self._client.api.containers(all=True, filters=labels)]
+        return sorted(
+            (item for item in found if item is not None), key=lambda item: (item.service, item.number, item.name)
+        )
+
+    def stats(self, container_id: str) -> Mapping[str, Any] | None:
+        """One sample of a container's counters at once, as the engine has them; None when it is gone.
+
+        Without `one-shot` (API 1.41) the engine takes a second or two for a sample of its own before this one.
+        """
+        one_shot = {} if version_lt(self._client.api.api_version, "1.41") else {"one_shot": True}
+        with translated(self.name):
+            try:
+                found = self._client.api.stats(container_id, stream=False, **one_shot)
+            except NotFound:
+                return None
+        if not isinstance(found, Mapping):
+            raise TargetError(f"{self.name}: stats are not what an engine answers", cause="malformed")
+        return found
+
+    def _inspect(self, container_id: str) -> Container | None:
+        try:
+            raw = self._client.api.inspect_container(container_id)
+        except NotFound:
+            return None  # removed since it was listed
+        labels = raw["Config"].get("Labels") or {}
+        return None if labels.get(ONE_OFF) == "True" else _container(raw, labels)
+
+
+def connect(target: DockerTarget, *, name: str = "docker", timeout: timedelta | None = None) -> Docker:
+    """A client of the engine, with the API version agreed on. Raises TargetError."""
+    target = resolved(target)
+    seconds: Any = (timeout or target.timeout).total_seconds()  # the SDK's types want whole ones, requests does not
+    with translated(name):
+        _knock(target.url, seconds)
+        # The SDK's version="auto" asks while it is made, and leaves its connection open when that fails.
+        with closing(APIClient(base_url=target.url, version=_ASKING, timeout=seconds)) as asking:
+            version = str(asking.version(api_version=False)["ApiVersion"])
+        return Docker(DockerClient(base_url=target.url, version=version, timeout=seconds), name)
+
+
+def _knock(url: str, seconds: float) -> None:
+    """Where nobody listens on a Unix socket the SDK leaves its own socket open. Raises OSError."""
+    if url.startswith("unix://"):
+        with closing(socket.socket(socket.AF_UNIX)) as knocking:
+            knocking.settimeout(seconds)
+            knocking.connect(f"/{url.removeprefix('unix://').lstrip('/')}")
+
+
+@contextmanager
+def translated(name: str) -> Iterator[None]:
+    """Turn the SDK's errors into TargetError."""
+    try:
+        yield
+    except (DockerException, requests.RequestException, OSError) as error:
+        raise _error(name, error) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise TargetError(
+            f"{name}: does not answer as an engine does", "is the url right?", cause="malformed"
+        ) from error
+
+
+def _error(name: str, error: Exception) -> TargetError:
+    if isinstance(error, APIError):
+        status = error.response.status_code if error.response is not None else 0
+        denied = status in (401, 403)
+        hint = "allow it in the socket proxy's rules" if denied else None
+        said = " ".join(str(error.explanation or error).split())[:300]
+        return TargetError(
+            f"{name}: the engine answered {status}: {said}", hint, cause="denied" if denied else "failed"
+        )
+    text = " ".join(str(error).split())[:300]
+    if isinstance(error, requests.Timeout) or "timed out" in text.lower():
+        return TargetError(f"{name}: the engine did not answer in time", "is dockerd hung?", cause="timed_out")
+    cause = cause_of(error) or "failed"
+    hints = {"denied": "give this process's group the socket, or use a socket proxy", "refused": "is dockerd running?"}
+    return TargetError(f"{name}: {text}", hints.get(cause), cause=cause)
+
+
+def _container(raw: Mapping[str, Any], labels: Mapping[str, str]) -> Container:
+    state = raw["State"]
+    host = raw.get("HostConfig") or {}
+    name = str(raw["Name"]).removeprefix("/")
+    return Container(
+        id=raw["Id"],
+        name=name,
+        service=labels.get(SERVICE) or name,
+        number=labels.get(NUMBER, ""),
+        image=raw["Config"]["Image"],
+        image_id=raw["Image"],
+        state=state["Status"],
+        health=(state.get("Health") or {}).get("Status", "").replace("none", ""),
+        exit_code=int(state["ExitCode"]),
+        oom_killed=bool(state.get("OOMKilled")),
+        restart_count=int(raw.get("RestartCount") or 0),
+        restart_policy=(host.get("RestartPolicy") or {}).get("Name", ""),
+        started_at=_instant(state.get("StartedAt")),
+        finished_at=_instant(state.get("FinishedAt")),
+        memory_limit=int(host.get("Memory") or 0),
+        cpu_limit=_cpus(host),
+        pids_limit=max(0, int(host.get("PidsLimit") or 0)),
+    )
+
+
+def _cpus(host: Mapping[str, Any]) -> float:
+    """Compose sets NanoCpus; `docker run --cpu-quota` a quota of a period, by default of 100 ms."""
+    if host.get("NanoCpus"):
+        return int(host["NanoCpus"]) / 1e9
+    quota = int(host.get("CpuQuota") or 0)
+    return quota / (int(host.get("CpuPeriod") or 0) or 100_000) if quota > 0 else 0
+
+
+def _instant(text: str | None) -> datetime | None:
+    """The engine writes nine digits of a second, and the year 1 for never."""
+    return None if not text or text.startswith("0001") else datetime.fromisoformat(text)

@@ -1,0 +1,210 @@
+"""HTTP with a deadline and a bounded body: one health rule, and the JSON APIs of other services."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+from pydantic import SecretStr
+
+from maintd.clients.causes import cause_of
+from maintd.errors import TargetError
+from maintd.job.references import resolved
+from maintd.model.evidence import Scalar
+from maintd.model.target import HttpTarget
+
+HEALTH_LIMIT = 64 * 1024  # bytes; a longer answer to a health question is not one
+API_LIMIT = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer. `latency` runs from the request to the last byte."""
+
+    url: str
+    status: int
+    content_type: str
+    body: bytes
+    latency: timedelta
+    location: str = ""  # where a redirect leads; it is not followed
+    headers: Mapping[str, str] = field(default_factory=dict)  # names in lower case
+
+    @property
+    def text(self) -> str:
+        """The body as UTF-8, with what is not replaced."""
+        return self.body.decode(errors="replace")
+
+    def json(self) -> Any:
+        """The body as JSON. Raises TargetError(malformed), which says so when it is a web page."""
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            page = "html" in self.content_type or self.body.lstrip()[:1] == b"<"
+            kind = "a web page" if page else "something that is not JSON"
+            hint = "is there a login page or a proxy before it?" if page else f"it begins {self.text[:60]!r}"
+            raise TargetError(f"{self.url} answered {kind}", hint, cause="malformed") from None
+
+
+@dataclass(frozen=True)
+class RuleResult:
+    """One value that the body should have. `observed` is None when the body has no such path."""
+
+    path: str
+    observed: Scalar
+    expected: Scalar
+
+    @property
+    def met(self) -> bool:
+        """Equal, and of the same kind: true is not 1."""
+        return self.observed == self.expected and isinstance(self.observed, bool) == isinstance(self.expected, bool)
+
+
+def fetch(
+    method: str,
+    url: str,
+    *,
+    timeout: timedelta,
+    limit: int = API_LIMIT,
+    headers: Mapping[str, SecretStr] | None = None,
+    params: Mapping[str, str] | None = None,
+    form: Mapping[str, str] | None = None,
+    json_body: Any = None,
+    ca_file: Path | None = None,
+    verify: bool = True,
+) -> Answer:
+    """Ask and read the whole answer within `timeout` and `limit` bytes. Redirects are not followed.
+
+    Proxies of the environment are not used: targets are near. Raises TargetError.
+    """
+    shown = _shown(url)
+    seconds = timeout.total_seconds()
+    started = time.monotonic()
+    plain = {name: value.get_secret_value() for name, value in (headers or {}).items()}
+    try:
+        with (
+            httpx.Client(verify=_verify(url, ca_file, verify), timeout=seconds, trust_env=False) as client,
+            client.stream(method, url, headers=plain, params=params, data=form, json=json_body) as response,
+        ):
+            body = bytearray()
+            for chunk in response.iter_bytes():
+                body += chunk
+                if len(body) > limit:
+                    raise TargetError(f"{shown} answered more than {limit} bytes", cause="malformed")
+                if time.monotonic() - started > seconds:
+                    raise TargetError(f"{shown} did not end its answer in {seconds:g} s", cause="timed_out")
+    except httpx.HTTPError as error:
+        raise _error(shown, seconds, error) from error
+    except (httpx.InvalidURL, ssl.SSLError, OSError) as error:
+        raise TargetError(f"{shown}: {error}", "correct the target's url or ca_file") from error
+    latency = timedelta(seconds=time.monotonic() - started)
+    return Answer(
+        url=shown,
+        status=response.status_code,
+        content_type=response.headers.get("content-type", ""),
+        body=bytes(body),
+        latency=latency,
+        location=_shown(response.headers["location"]) if "location" in response.headers else "",
+        headers=dict(response.headers),
+    )
+
+
+def look(target: HttpTarget) -> Answer:
+    """One GET of a health address, of at most 64 KiB. Raises TargetError."""
+    target = resolved(target)
+    return fetch(
+        "GET",
+        target.url,
+        timeout=target.timeout,
+        limit=HEALTH_LIMIT,
+        headers=target.headers,
+        ca_file=target.ca_file,
+        verify=target.verify,
+    )
+
+
+def judge(answer: Answer, expect: Mapping[str, str | int | float | bool]) -> list[RuleResult]:
+    """What the body says where the health rule looks. A dotted path goes into objects; a number indexes a list."""
+    if not expect:
+        return []
+    body = answer.json()
+    return [RuleResult(path, _at(body, path), wanted) for path, wanted in expect.items()]
+
+
+class Api:
+    """A JSON API below a base URL. `url` may carry a path prefix, as behind a proxy."""
+
+    def __init__(self, url: str, headers: Mapping[str, SecretStr], timeout: timedelta) -> None:
+        self._url = url.rstrip("/")
+        self._headers = headers
+        self._timeout = timeout
+
+    def call(self, method: str, path: str, **request: Any) -> Answer:
+        """Any answer below 300. Raises TargetError: denied for 401 and 403, malformed for a redirect, else failed with
+        the server's own words."""
+        answer = fetch(method, self._url + path, timeout=self._timeout, headers=self._headers, **request)
+        if answer.status in (401, 403):
+            raise TargetError(
+                f"{answer.url} answered {answer.status}",
+                "check the target's headers or the proxy's rules",
+                cause="denied",
+            )
+        if 300 <= answer.status < 400:
+            raise TargetError(
+                f"{answer.url} sends on to {answer.location or 'nowhere'}",
+                "is there a login page or a proxy before it?",
+                cause="malformed",
+            )
+        if answer.status >= 300:
+            said = " ".join(answer.text[:200].split())
+            raise TargetError(f"{answer.url} answered {answer.status}: {said}", cause="failed")
+        return answer
+
+    def get(self, path: str, **params: str) -> Any:
+        """The JSON of a GET."""
+        return self.call("GET", path, params=params).json()
+
+    def post_form(self, path: str, **form: str) -> Any:
+        """The JSON answer to a form-encoded POST, in which a query may be long and hold any character."""
+        return self.call("POST", path, form=form).json()
+
+
+def _shown(url: str) -> str:
+    """The URL without what may be secret in it."""
+    try:
+        return str(httpx.URL(url).copy_with(userinfo=b"", query=None))
+    except httpx.InvalidURL:
+        return "the url"
+
+
+def _verify(url: str, ca_file: Path | None, verify: bool) -> ssl.SSLContext | bool:
+    if not url.startswith("https:") or not verify:
+        return False  # without TLS there is nothing to verify, and loading the system's authorities takes 20 ms
+    return ssl.create_default_context(cafile=ca_file)
+
+
+def _error(url: str, seconds: float, error: httpx.HTTPError) -> TargetError:
+    if isinstance(error, httpx.TimeoutException):
+        return TargetError(f"{url} did not answer in {seconds:g} s", cause="timed_out")
+    if isinstance(error, httpx.RemoteProtocolError):
+        return TargetError(f"{url} broke off or does not speak HTTP: {error}", cause="partial")
+    cause = cause_of(error) or ("unreachable" if isinstance(error, httpx.ConnectError) else "failed")
+    words = {"refused": "refused the connection", "unreachable": "cannot be reached", "partial": "broke off"}
+    return TargetError(f"{url} {words.get(cause, 'failed')}: {error}", cause=cause)
+
+
+def _at(body: Any, path: str) -> Scalar:
+    for part in path.split("."):
+        if isinstance(body, Mapping) and part in body:
+            body = body[part]
+        elif isinstance(body, list) and part.isdigit() and int(part) < len(body):
+            body = body[int(part)]
+        else:
+            return None
+    return body if isinstance(body, str | int | float | bool) or body is None else json.dumps(body)[:200]
