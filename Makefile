@@ -41,7 +41,7 @@ run: $(VENV)/runtime ## set up and run the daemon in the foreground, on SQLite, 
 	@exec $(BIN)/maintd --state-dir $(STATE) serve --trigger health_check
 
 servers: ## install the servers that tests start (Debian packages, as root)
-	@bash tests/servers/install
+	@bash tests/support/servers/install
 
 test: $(VENV)/dev servers ## set up and pass all tests
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile -q $(ARGS)

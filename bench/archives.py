@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from jobs.running import run_job  # noqa: E402
+from support.job_runs import run_job  # noqa: E402
 
 from maintd.checks import backups as archives  # noqa: E402
 
@@ -41,18 +41,26 @@ def main() -> None:
         path = make(Path(name) / "big.tar.gz", options.size * MB)
         size = path.stat().st_size
         print(f"{size / MB:.0f} MB of tar.gz, best of {options.repeat}\n\n| how | s | MB/s | × |\n|---|---|---|---|")
-        table(size, options.repeat, {
-            "tar -tzf": program("tar", "-tzf", str(path)),
-            "gzip -t": program("gzip", "-t", str(path)),
-            "read_archive: decoded, walked and hashed": lambda: sound(path),
-            "the whole job, level decode": lambda: job(path.parent, "decode"),
-        })  # fmt: skip
+        table(
+            size,
+            options.repeat,
+            {
+                "tar -tzf": program("tar", "-tzf", str(path)),
+                "gzip -t": program("gzip", "-t", str(path)),
+                "read_archive: decoded, walked and hashed": lambda: sound(path),
+                "the whole job, level decode": lambda: job(path.parent, "decode"),
+            },
+        )
         print("\n| sha256 | s | MB/s | × |\n|---|---|---|---|")
-        table(size, options.repeat, {
-            "sha256sum": program("sha256sum", str(path)),
-            "sha256_of": lambda: archives.sha256_of(path),
-            "the whole job, level checksum": lambda: job(path.parent, "checksum"),
-        })  # fmt: skip
+        table(
+            size,
+            options.repeat,
+            {
+                "sha256sum": program("sha256sum", str(path)),
+                "sha256_of": lambda: archives.sha256_of(path),
+                "the whole job, level checksum": lambda: job(path.parent, "checksum"),
+            },
+        )
 
 
 def table(size: int, repeat: int, ways: dict[str, Callable[[], object]]) -> None:

@@ -31,22 +31,48 @@ from rows import calendar_year, due, killed, rate, standing, status
 from table import Row, text
 
 PEERS: list[type[Peer]] = [
-    maintd.Maintd, maintd.MaintdOnPostgres,
-    apscheduler.InThread, apscheduler.InThreadRecorded, apscheduler.InProcess, apscheduler.InProcessRecorded,
-    cron.Cron, yacron.Yacron,
-    celery.Celery, celery.CeleryOnSqlite, celery.CeleryTracked, huey.Huey, huey.HueySynced,
-    procrastinate.Procrastinate, prefect.Prefect,
-]  # fmt: skip
+    maintd.Maintd,
+    maintd.MaintdOnPostgres,
+    apscheduler.InThread,
+    apscheduler.InThreadRecorded,
+    apscheduler.InProcess,
+    apscheduler.InProcessRecorded,
+    cron.Cron,
+    yacron.Yacron,
+    celery.Celery,
+    celery.CeleryOnSqlite,
+    celery.CeleryTracked,
+    huey.Huey,
+    huey.HueySynced,
+    procrastinate.Procrastinate,
+    prefect.Prefect,
+]
 
 # Where a contender has several forms, the rows that are not about its store take the first.
 ONE_FORM = (celery.CeleryOnSqlite, huey.HueySynced)
 OWN_ROWS = (apscheduler.InThreadRecorded, apscheduler.InProcess, apscheduler.InProcessRecorded)
 # Prefect needs minutes to register so many; when cron has read its tables cannot be seen.
 NO_LOAD = (prefect.Prefect, cron.Cron)
-ROWS = [*(shape.key for shape in due.SHAPES), "runs-sqlite", "runs-postgres", "idle", "start", "load", "status",
-        "year", "kill"]  # fmt: skip
-IN_SQLITE = (maintd.Maintd, apscheduler.InThreadRecorded, apscheduler.InProcessRecorded, celery.CeleryOnSqlite,
-             huey.Huey, huey.HueySynced, prefect.Prefect)  # fmt: skip
+ROWS = [
+    *(shape.key for shape in due.SHAPES),
+    "runs-sqlite",
+    "runs-postgres",
+    "idle",
+    "start",
+    "load",
+    "status",
+    "year",
+    "kill",
+]
+IN_SQLITE = (
+    maintd.Maintd,
+    apscheduler.InThreadRecorded,
+    apscheduler.InProcessRecorded,
+    celery.CeleryOnSqlite,
+    huey.Huey,
+    huey.HueySynced,
+    prefect.Prefect,
+)
 IN_POSTGRES = (maintd.MaintdOnPostgres, celery.Celery, procrastinate.Procrastinate)
 
 
@@ -68,8 +94,11 @@ def matrix(peers: Sequence[Peer], asked: argparse.Namespace) -> dict[str, Callab
     rows["idle"] = lambda: standing.idle(plain, 20 if asked.quick else asked.idle)
     rows["start"] = lambda: [standing.start(plain, repeat)]
     rows["load"] = lambda: [standing.load([peer for peer in plain if not isinstance(peer, NO_LOAD)])]
-    rows["status"] = lambda: [status.measure([peer for peer in plain if not isinstance(peer, maintd.MaintdOnPostgres)],
-                                             sizes, 5 if asked.quick else 11)]  # fmt: skip
+    rows["status"] = lambda: [
+        status.measure(
+            [peer for peer in plain if not isinstance(peer, maintd.MaintdOnPostgres)], sizes, 5 if asked.quick else 11
+        )
+    ]
     rows["year"] = lambda: [calendar_year.measure(peers, 3)]
     rows["kill"] = lambda: [killed.measure([peer for peer in peers if isinstance(peer, Recorder)])]
     return rows
@@ -89,8 +118,18 @@ def main() -> None:
     with ExitStack() as stack:
         peers, absent = take_part(Servers(stack), asked.peers)
         machine = about_the_machine()
-        print("\n".join([machine, "", *(f"- {peer.name}: {peer.version}" for peer in peers),
-                         *(f"- {name}: absent, {why}" for name, why in absent.items()), ""]), flush=True)  # fmt: skip
+        print(
+            "\n".join(
+                [
+                    machine,
+                    "",
+                    *(f"- {peer.name}: {peer.version}" for peer in peers),
+                    *(f"- {name}: absent, {why}" for name, why in absent.items()),
+                    "",
+                ]
+            ),
+            flush=True,
+        )
         seen: list[Row] = []
         for key, act in matrix(peers, asked).items():
             if asked.only and key not in asked.only.split(","):
@@ -130,12 +169,19 @@ def take_part(servers: Servers, words: str | None) -> tuple[list[Peer], dict[str
 def about_the_machine() -> str:
     """What the figures depend on."""
     busy = os.getloadavg()[0]
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent,
-                            capture_output=True, text=True, check=False).stdout.strip()  # fmt: skip
-    return (f"{time.strftime('%Y-%m-%d %H:%M')}, commit {commit}, {os.cpu_count()} cores, "
-            f"{psutil.virtual_memory().total / 2**30:.0f} GiB, Linux {platform.release()}, "
-            f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, load {busy:.1f} at the start"
-            + (" (others work here: read only the ratios)" if busy > 0.5 else ""))  # fmt: skip
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    return (
+        f"{time.strftime('%Y-%m-%d %H:%M')}, commit {commit}, {os.cpu_count()} cores, "
+        f"{psutil.virtual_memory().total / 2**30:.0f} GiB, Linux {platform.release()}, "
+        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, load {busy:.1f} at the start"
+        + (" (others work here: read only the ratios)" if busy > 0.5 else "")
+    )
 
 
 def commands(rows: Sequence[Row]) -> str:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from jobs.made_logs import PATHS, request, wrapped
+from support.sample_logs import PATHS, request, wrapped
 
 from maintd.units import format_size, parse_size
 

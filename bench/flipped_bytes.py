@@ -23,10 +23,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from servers.postgres import BIN, postgres  # noqa: E402
-from servers.redis import redis  # noqa: E402
+from support import sample_backups as made  # noqa: E402
+from support.servers.postgres import BIN, postgres  # noqa: E402
+from support.servers.redis import redis  # noqa: E402
 
-from jobs import made_backups as made  # noqa: E402
 from maintd.checks import backups as archives  # noqa: E402
 
 ROWS = 20_000
@@ -116,18 +116,27 @@ def samples() -> Iterator[list[Sample]]:
                 Sample("tar.gz.age, without", write("b.tar.gz.age", made.age(made.gz(tar)))),
                 Sample("pg_dump -Fc", write("a.dump", made.dump(server, "trading", "-Fc")), (restore, "-l")),
                 Sample("pg_dump -Fc", write("b.dump", made.dump(server, "trading", "-Fc")), (restore, "-f/dev/null")),
-                Sample("pg_dump -Fc -Z0", write("c.dump", made.dump(server, "trading", "-Fc", "-Z0")),
-                       (restore, "-f/dev/null")),
+                Sample(
+                    "pg_dump -Fc -Z0",
+                    write("c.dump", made.dump(server, "trading", "-Fc", "-Z0")),
+                    (restore, "-f/dev/null"),
+                ),
                 Sample("pg_dump, plain", write("a.sql", sql)),
                 Sample("pg_dump, plain.gz", write("a.sql.gz", made.gz(sql)), ("gzip", "-t")),
                 Sample("base backup, packed (-Ft -z)", made.base_backup(server, folder / "packed", "-Ft", "-z")),
-                Sample("base backup, plain, no WAL in it", made.base_backup(server, folder / "bare", "-X", "none"),
-                       (str(BIN / "pg_verifybackup"), "-n")),
-                Sample("base backup, plain, with WAL", made.base_backup(server, folder / "plain"),
-                       (str(BIN / "pg_verifybackup"),)),
+                Sample(
+                    "base backup, plain, no WAL in it",
+                    made.base_backup(server, folder / "bare", "-X", "none"),
+                    (str(BIN / "pg_verifybackup"), "-n"),
+                ),
+                Sample(
+                    "base backup, plain, with WAL",
+                    made.base_backup(server, folder / "plain"),
+                    (str(BIN / "pg_verifybackup"),),
+                ),
                 Sample("RDB", write("a.rdb", rdb), ("redis-check-rdb",)),
                 Sample("RDB, rdbchecksum no", write("b.rdb", open_rdb), ("redis-check-rdb",)),
-            ]  # fmt: skip
+            ]
             yield found
     finally:
         shutil.rmtree(folder)

@@ -71,8 +71,10 @@ def fill_fast(path: Path, count: int) -> None:
         # The same thousand again and again, its times spread so that all together fill three years.
         columns = [name for _, name, *_ in connection.execute("PRAGMA table_info(runs)") if name != "id"]
         moments = [name for name in columns if name.endswith("_at") or name in ("not_before", "lease_until")]
-        moved = [f"{name} - due_at + :start + (block * 1000 + pattern.rowid - 1) * :apart" if name in moments else name
-                 for name in columns]  # fmt: skip
+        moved = [
+            f"{name} - due_at + :start + (block * 1000 + pattern.rowid - 1) * :apart" if name in moments else name
+            for name in columns
+        ]
         connection.execute(
             "WITH RECURSIVE blocks (block) AS (VALUES (0) UNION ALL SELECT block + 1 FROM blocks WHERE block < :last) "
             f"INSERT INTO runs ({', '.join(columns)}) SELECT {', '.join(moved)} FROM blocks CROSS JOIN pattern",

@@ -78,10 +78,18 @@ class Bench:
         now = self.store.now()
         return [
             self.store.runs.add(
-                NewRun(entry=f"{prefix}{n}", title="t", trigger=Trigger.SCHEDULE, state=RunState.QUEUED,
-                       not_before=now, plan=plan), now)[0]
+                NewRun(
+                    entry=f"{prefix}{n}",
+                    title="t",
+                    trigger=Trigger.SCHEDULE,
+                    state=RunState.QUEUED,
+                    not_before=now,
+                    plan=plan,
+                ),
+                now,
+            )[0]
             for n in range(count)
-        ]  # fmt: skip
+        ]
 
     def make_warm(self) -> None:
         self.executor.expect(self.store.now() + timedelta(seconds=1), lambda: {"first_line": self.settings.slots})
@@ -94,8 +102,10 @@ class Bench:
         wait_until(lambda: into.exists() and into.stat().st_size >= size, "the first lines", every=0.02)
         wait_until(lambda: not self.executor.running, "the ends", every=0.02)
         wait_until(lambda: all(run.state.final for run in map(self.store.history.run, ids[-1:]) if run), "the last run")
-        wait_until(lambda: not self.store.history.counts()["running"] and not self.store.history.counts()["queued"],
-                   "every run")  # fmt: skip
+        wait_until(
+            lambda: not self.store.history.counts()["running"] and not self.store.history.counts()["queued"],
+            "every run",
+        )
 
     def stop(self) -> None:
         self.executor.stop(timedelta(seconds=5))
@@ -205,8 +215,11 @@ def table(title: str, unit: str, rows: dict[str, list[float]], against: str) -> 
     base = statistics.median(rows[against])
     print(f"\n| {title} | × | median {unit} | p99 | worst |\n|---|---|---|---|---|")
     for name, each in rows.items():
-        print(f"| {name} | {statistics.median(each) / base:.1f} | {statistics.median(each):.1f} "
-              f"| {quantile(each, 0.99):.1f} | {max(each):.1f} |", flush=True)  # fmt: skip
+        print(
+            f"| {name} | {statistics.median(each) / base:.1f} | {statistics.median(each):.1f} "
+            f"| {quantile(each, 0.99):.1f} | {max(each):.1f} |",
+            flush=True,
+        )
 
 
 def quiet() -> None:

@@ -26,8 +26,8 @@ from redis import Redis
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from jobs.running import run_job  # noqa: E402
-from servers.redis import RedisServer, redis  # noqa: E402
+from support.job_runs import run_job  # noqa: E402
+from support.servers.redis import RedisServer, redis  # noqa: E402
 
 RUNBOOK = """
 local keys = redis.call('keys', ARGV[1])
@@ -59,8 +59,12 @@ def script(server: RedisServer) -> None:
 def job(server: RedisServer, load: float) -> None:
     """The shipped job: all keys counted with their expiry, then those below the prefix looked at again and unlinked."""
     params = {
-        "save": False, "load": load, "unlink": {"cache:tmp:": "0s"}, "max_share": 1, "max_keys": 10_000_000,
-    }  # fmt: skip
+        "save": False,
+        "load": load,
+        "unlink": {"cache:tmp:": "0s"},
+        "max_share": 1,
+        "max_keys": 10_000_000,
+    }
     result = run_job("redis_maintenance", params, {"redis": {"main": {"url": server.url}}})
     if result.error or not result.changes:
         raise SystemExit(result.told())

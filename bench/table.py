@@ -101,8 +101,11 @@ def _cells(row: Row, figure: Figure, names: Sequence[str]) -> list[str]:
         if len(figure.values) > 1:
             spread = f"{short(min(figure.values))} – {short(max(figure.values))}"
     promises = figure.promises
-    marks = [("yes" if mark else "no") for mark in (promises.isolates, promises.durable, promises.logs)] \
-        if promises else ["", "", ""]  # fmt: skip
+    marks = (
+        [("yes" if mark else "no") for mark in (promises.isolates, promises.durable, promises.logs)]
+        if promises
+        else ["", "", ""]
+    )
     extras = [short(extra) if isinstance(extra := figure.more.get(name, ""), float) else extra for name in names]
     return [figure.contender, "-" if ratio is None else f"{ratio:.2f}", value, spread, *extras, *marks, _told(figure)]
 
@@ -119,8 +122,15 @@ def tell(text: str) -> None:
 def short(value: float) -> str:
     """Three digits that matter."""
     size = abs(value)
-    return f"{value:,.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}" if size >= 0.1 \
-        else f"{value:.3f}"  # fmt: skip
+    return (
+        f"{value:,.0f}"
+        if size >= 100
+        else f"{value:.1f}"
+        if size >= 10
+        else f"{value:.2f}"
+        if size >= 0.1
+        else f"{value:.3f}"
+    )
 
 
 def _verdict(row: Row) -> list[str]:
@@ -130,8 +140,11 @@ def _verdict(row: Row) -> list[str]:
     """
     if not row.ours.values:
         return [f"**maintd has no figure here**: {row.ours.missing}"]
-    others = [figure for figure in row.figures[1:] if figure.promises and row.ratio(figure) is not None
-              and not figure.contender.startswith("maintd")]  # fmt: skip
+    others = [
+        figure
+        for figure in row.figures[1:]
+        if figure.promises and row.ratio(figure) is not None and not figure.contender.startswith("maintd")
+    ]
     if not others:
         return []
 
@@ -147,22 +160,31 @@ def _verdict(row: Row) -> list[str]:
             figure for figure in others if figure.promises and figure.promises.durable and figure.promises.own is own
         ]
         if first := best(among):
-            lines.append(f"- {whose}: **{'yes' if row.cost(first) < 1 else 'no'}**, "
-                         f"{row.cost(first):.2f} × the cost of {first.contender}")  # fmt: skip
+            lines.append(
+                f"- {whose}: **{'yes' if row.cost(first) < 1 else 'no'}**, "
+                f"{row.cost(first):.2f} × the cost of {first.contender}"
+            )
     any_kind = best(others)
     if any_kind:
         within = row.cost(any_kind) <= 2
-        lines.append(f"- within 2 × the best of any kind: **{'yes' if within else 'no'}**, "
-                     f"{row.cost(any_kind):.2f} × the cost of {any_kind.contender}")  # fmt: skip
-    both = best([figure for figure in others if figure.promises and figure.promises.durable
-                 and figure.promises.isolates])  # fmt: skip
+        lines.append(
+            f"- within 2 × the best of any kind: **{'yes' if within else 'no'}**, "
+            f"{row.cost(any_kind):.2f} × the cost of {any_kind.contender}"
+        )
+    both = best(
+        [figure for figure in others if figure.promises and figure.promises.durable and figure.promises.isolates]
+    )
     if row.per_run and both:
-        lines.append(f"- beside the best that isolates and records: {row.cost(both):.2f} × the cost of "
-                     f"{both.contender}")  # fmt: skip
+        lines.append(
+            f"- beside the best that isolates and records: {row.cost(both):.2f} × the cost of {both.contender}"
+        )
     found = {figure.contender: figure for figure in others}
     thread, process, rows = (found.get(f"APScheduler, {form}") for form in ("thread", "process", "thread + rows"))
     if row.per_run and thread:
-        prices = [f"{name} {row.cost(thread) / row.cost(form):.1f} ×" for name, form in
-                  (("a process", process), ("two fsynced rows", rows)) if form]  # fmt: skip
+        prices = [
+            f"{name} {row.cost(thread) / row.cost(form):.1f} ×"
+            for name, form in (("a process", process), ("two fsynced rows", rows))
+            if form
+        ]
         lines.append(f"- the price, measured on APScheduler in a thread: {', '.join(prices)}")
     return lines

@@ -188,9 +188,20 @@ def fields() -> str:
     """The fields of what `--json` prints, by type."""
     lines = []
     kinds: tuple[type[Model], ...] = (
-        run.StatusReport, run.EntryStatus, run.RunSummary, run.Run, run.Step, run.Attempt, Check, Measure,
-        Change, Artifact, LogLine, run.DueInstant, JobDescription,
-    )  # fmt: skip
+        run.StatusReport,
+        run.EntryStatus,
+        run.RunSummary,
+        run.Run,
+        run.Step,
+        run.Attempt,
+        Check,
+        Measure,
+        Change,
+        Artifact,
+        LogLine,
+        run.DueInstant,
+        JobDescription,
+    )
     for kind in kinds:
         names = ", ".join(f"`{field}`" for field in kind.model_fields if field != "type")
         lines.append(f"- **{kind.__name__}** ({_cell(inspect.getdoc(kind) or '')}): {names}")
@@ -198,9 +209,17 @@ def fields() -> str:
 
 
 PARTS: dict[str, Callable[[], str]] = {
-    "jobs": jobs, "settings": settings, "retention": retention, "targets": targets, "states": states,
-    "transitions": transitions, "commands": commands, "errors": errors, "endpoints": endpoints, "fields": fields,
-}  # fmt: skip
+    "jobs": jobs,
+    "settings": settings,
+    "retention": retention,
+    "targets": targets,
+    "states": states,
+    "transitions": transitions,
+    "commands": commands,
+    "errors": errors,
+    "endpoints": endpoints,
+    "fields": fields,
+}
 
 
 def outdated(write: bool) -> list[Path]:

@@ -92,8 +92,10 @@ def sizes(ctx: Context, params: Params, session: Postgres) -> list[catalog.Relat
     writer.writerow(catalog.Relation._fields)
     writer.writerows(tables)
     ctx.save(f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-relations.csv", text.getvalue(), "text/csv; charset=utf-8")
-    ctx.log(f"{name}: {format_size(now.size_bytes)} in {len(tables)} relations, the largest: "
-            + ", ".join(f"{table.label} {format_size(table.total_bytes)}" for table in tables[:3]))  # fmt: skip
+    ctx.log(
+        f"{name}: {format_size(now.size_bytes)} in {len(tables)} relations, the largest: "
+        + ", ".join(f"{table.label} {format_size(table.total_bytes)}" for table in tables[:3])
+    )
     try:
         folder = catalog.wal_folder(session)
     except TargetError as error:
@@ -113,8 +115,10 @@ def catalog_criteria(ctx: Context, params: Params, session: Postgres, found: lis
     watched_since = now.stats_reset or (points[0].at if points else None)
     watched = now.now - watched_since if watched_since else None
     if watched is None or watched < health.STATISTICS_MATURE:
-        ctx.log(f"{session.name}: unused indexes are not judged: the statistics have been watched for "
-                f"{watched.days if watched else 0} of {health.STATISTICS_MATURE.days} days")  # fmt: skip
+        ctx.log(
+            f"{session.name}: unused indexes are not judged: the statistics have been watched for "
+            f"{watched.days if watched else 0} of {health.STATISTICS_MATURE.days} days"
+        )
     ctx.measure("pg_invalid_indexes", len(invalid(found)), target=session.name)
     return [
         *health.sequence_criteria(catalog.sequences(session)),
@@ -147,8 +151,13 @@ def damage(ctx: Context, params: Params, session: Postgres, tables: list[catalog
         ctx.check(name, len(check.damage), at_most=0, hint=hint)
     ctx.measure("pg_relations_checked", check.checked, target=session.name)
     if check.unfinished:
-        ctx.check(f"{name}, unfinished", check.unfinished, equals="all looked at", severity=CheckStatus.WARN,
-                  hint="raise amcheck_budget")  # fmt: skip
+        ctx.check(
+            f"{name}, unfinished",
+            check.unfinished,
+            equals="all looked at",
+            severity=CheckStatus.WARN,
+            hint="raise amcheck_budget",
+        )
 
 
 def tell(ctx: Context, target: str, criteria: list[Criterion]) -> None:

@@ -216,14 +216,26 @@ def plan_text(containers: list[Decision[KeptContainer]], images: list[Decision[S
     """Everything that was looked at, and why it stays; with the digests by which a pulled image can be had again."""
     plan: dict[str, list[dict[str, Any]]] = {
         "containers": [
-            {"id": one.subject.id, "name": one.subject.name, "image": one.subject.image, "state": one.subject.state,
-             "ended": str(one.subject.finished_at), "kept": one.kept or None}
+            {
+                "id": one.subject.id,
+                "name": one.subject.name,
+                "image": one.subject.image,
+                "state": one.subject.state,
+                "ended": str(one.subject.finished_at),
+                "kept": one.kept or None,
+            }
             for one in containers
         ],
         "images": [
-            {"id": one.subject.id, "tags": one.subject.tags, "digests": one.subject.digests,
-             "bytes": one.subject.size_bytes, "tagged": str(one.subject.tagged_at), "kept": one.kept or None}
+            {
+                "id": one.subject.id,
+                "tags": one.subject.tags,
+                "digests": one.subject.digests,
+                "bytes": one.subject.size_bytes,
+                "tagged": str(one.subject.tagged_at),
+                "kept": one.kept or None,
+            }
             for one in images
         ],
-    }  # fmt: skip
+    }
     return json.dumps(plan, indent=1)

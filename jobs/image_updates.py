@@ -167,8 +167,13 @@ class Updates:
         if not reference.digest:
             why = floating(reference.tag)
             hint = "a pull may bring a new major version: name at least the minor one, or a digest"
-            ctx.check(f"{one.service}: tag", why or "names a version", equals="names a version",
-                      severity=CheckStatus.WARN, hint=hint)  # fmt: skip
+            ctx.check(
+                f"{one.service}: tag",
+                why or "names a version",
+                equals="names a version",
+                severity=CheckStatus.WARN,
+                hint=hint,
+            )
         try:
             remote = self._remote(reference)
             behind = remote.digest not in here and not (
@@ -215,16 +220,22 @@ class Updates:
             return
         seen = "running" if other.id == image.id else f"not running: {_short(other.id)} is here"
         hint = f"runs {_short(image.id)}: recreate {one.service} in a window; until then a restart may change it"
-        self._ctx.check(f"{one.service}: newest image here", seen, equals="running", severity=CheckStatus.WARN,
-                        hint=hint)  # fmt: skip
+        self._ctx.check(
+            f"{one.service}: newest image here", seen, equals="running", severity=CheckStatus.WARN, hint=hint
+        )
 
     def _pull(self, one: Used, reference: Reference, image: Image, remote: Remote) -> Image | None:
         ctx, name = self._ctx, f"{reference.familiar}@{remote.digest}"
         if name in self._pulled:
             return self._pulled[name]
         if len(self._pulled) >= self._params.max_pulls:
-            ctx.check(f"{one.service}: pulled", "left for the next run", equals="pulled", severity=CheckStatus.WARN,
-                      hint="raise max_pulls")  # fmt: skip
+            ctx.check(
+                f"{one.service}: pulled",
+                "left for the next run",
+                equals="pulled",
+                severity=CheckStatus.WARN,
+                hint="raise max_pulls",
+            )
             return None
         rollback = f"{one.service}-{ctx.now():%Y%m%dT%H%M%SZ}"
         check = f"{one.service}: pulled"
@@ -294,8 +305,13 @@ class Vulnerabilities:
         for severity, status in (("CRITICAL", CheckStatus.FAIL), ("HIGH", CheckStatus.WARN)):
             names = by_severity[severity]
             hint = f"{', '.join(names[:5])}: take a newer image, or accept them until a day" if names else ""
-            self._ctx.check(f"{one.service}: {severity.lower()} vulnerabilities with a fix", len(names), at_most=0,
-                            severity=status, hint=hint)  # fmt: skip
+            self._ctx.check(
+                f"{one.service}: {severity.lower()} vulnerabilities with a fix",
+                len(names),
+                at_most=0,
+                severity=status,
+                hint=hint,
+            )
 
 
 def _short(digest: str) -> str:

@@ -93,8 +93,11 @@ def held_open(ctx: Context, params: Params, proc: Path) -> OpenFiles | None:
     hint = f"restart it, or let it open its log anew: {most}" if most else ""
     ctx.check(check, total, warn_above=params.max_held, unit="B", hint=hint)
     if found.denied:
-        ctx.unknown(f"{params.host}: files held open", f"{found.denied} of {found.processes} processes may not be seen",
-                    hint="run as root or with CAP_SYS_PTRACE; a rotated log that they hold may be deleted")  # fmt: skip
+        ctx.unknown(
+            f"{params.host}: files held open",
+            f"{found.denied} of {found.processes} processes may not be seen",
+            hint="run as root or with CAP_SYS_PTRACE; a rotated log that they hold may be deleted",
+        )
     return found
 
 
@@ -136,16 +139,20 @@ def active_logs(entries: list[Entry], found: list[logs.Rotated]) -> list[Entry]:
     rotated = {one.entry.parts for one in found}
     bases = {one.base for one in found}
     return [
-        entry for entry in entries
+        entry
+        for entry in entries
         if entry.regular and entry.parts not in rotated and (entry.name.endswith(".log") or entry.relative in bases)
-    ]  # fmt: skip
+    ]
 
 
 def look(ctx: Context, params: Params, tree: Tree, subject: str, active: list[Entry]) -> None:
     """What is in the way of looking, and what grows."""
     if tree.unread:
-        ctx.unknown(f"{subject}: folders read", f"{len(tree.unread)} not: {'; '.join(tree.unread[:3])}",
-                    hint="give this process read and write access to them")  # fmt: skip
+        ctx.unknown(
+            f"{subject}: folders read",
+            f"{len(tree.unread)} not: {'; '.join(tree.unread[:3])}",
+            hint="give this process read and write access to them",
+        )
     for folder in tree.foreign:
         ctx.log(f"{subject}: {folder} is on another device and was not entered")
     largest = max(active, key=lambda entry: entry.disk_bytes, default=None)
@@ -154,8 +161,12 @@ def look(ctx: Context, params: Params, tree: Tree, subject: str, active: list[En
         ctx.check(f"{subject}: largest log", largest.disk_bytes, warn_above=params.max_active, unit="B", hint=hint)
     ahead = [entry for entry in active if entry.modified_at > ctx.now() + logs.CLOCKS]
     if ahead:
-        ctx.check(f"{subject}: logs written in the future", len(ahead), warn_above=0,
-                  hint=f"{shown(ahead[0].relative)}: was a clock wrong?")  # fmt: skip
+        ctx.check(
+            f"{subject}: logs written in the future",
+            len(ahead),
+            warn_above=0,
+            hint=f"{shown(ahead[0].relative)}: was a clock wrong?",
+        )
 
 
 def rotation(ctx: Context, period: timedelta, root: Path, subject: str, active: list[Entry], host_root: Path) -> None:
@@ -188,12 +199,18 @@ def within_limits(ctx: Context, params: Params, subject: str, plan: Plan, total:
     again = "look at them by a dry run; if they are right, trigger it once with a higher"
     share = plan.size_bytes / total if total else 0.0
     checks = [
-        ctx.check(f"{subject}: files to delete", len(plan.delete), at_most=params.max_deletes,
-                  hint=f"{again} max_deletes"),
-        ctx.check(f"{subject}: bytes to delete", plan.size_bytes, at_most=params.max_bytes, unit="B",
-                  hint=f"{again} max_bytes"),
+        ctx.check(
+            f"{subject}: files to delete", len(plan.delete), at_most=params.max_deletes, hint=f"{again} max_deletes"
+        ),
+        ctx.check(
+            f"{subject}: bytes to delete",
+            plan.size_bytes,
+            at_most=params.max_bytes,
+            unit="B",
+            hint=f"{again} max_bytes",
+        ),
         ctx.check(f"{subject}: share to delete", share, at_most=params.max_share, hint=f"{again} max_share"),
-    ]  # fmt: skip
+    ]
     return all(check.status is CheckStatus.OK for check in checks)
 
 
@@ -232,5 +249,10 @@ def containers(ctx: Context, params: Params, name: str, target: Any, host_root: 
     if sizes:
         ctx.measure("container_logs_bytes", sum(sizes.values()), "B", engine=name)
         largest = max(sizes, key=lambda label: sizes[label])
-        ctx.check(f"{name}: largest container log", sizes[largest], warn_above=params.max_active, unit="B",
-                  hint=f"{largest}: recreate it with a limit; its log goes with the old container")  # fmt: skip
+        ctx.check(
+            f"{name}: largest container log",
+            sizes[largest],
+            warn_above=params.max_active,
+            unit="B",
+            hint=f"{largest}: recreate it with a limit; its log goes with the old container",
+        )

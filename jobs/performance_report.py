@@ -183,8 +183,9 @@ def asked(ctx: Context, params: Params, window: Window) -> Found:
     try:
         target = ctx.target("postgres", params.postgres)
         with postgres.connect(target, "performance_report", timeout=params.patience) as session:
-            answers = queries.ask(session, questions, window.start, window.end, windows=params.weeks,
-                                  most_cost=params.max_cost)  # fmt: skip
+            answers = queries.ask(
+                session, questions, window.start, window.end, windows=params.weeks, most_cost=params.max_cost
+            )
     except TargetError as error:
         answers = {name: queries.Answer(cause=str(error)) for name in questions}
     for name, query in params.queries.items():

@@ -125,9 +125,7 @@ def maintain(ctx: Context, params: Params, server: RedisServer, wanted: tuple[st
             unlink(ctx, params, server, pace, census)
         found = [trim(ctx, params, server, pace, stream) for stream in found]
     with ctx.phase(f"{name}: judge streams"):
-        limits = StreamLimits(
-            params.max_length, params.max_age, params.max_lag, params.stuck_after, params.idle_after
-        )  # fmt: skip
+        limits = StreamLimits(params.max_length, params.max_age, params.max_lag, params.stuck_after, params.idle_after)
         for stream in found:
             streams.judge(ctx, name, stream, limits, ctx.now())
 
@@ -146,8 +144,9 @@ def find_streams(
             found.append(streams.look(server, name))
         except TargetError as error:
             if name in wanted or error.cause != "empty":
-                ctx.unknown(f"{server.name}: stream {shown(name)}", f"{error.cause}: {error.message}",
-                            hint=error.hint or "")  # fmt: skip
+                ctx.unknown(
+                    f"{server.name}: stream {shown(name)}", f"{error.cause}: {error.message}", hint=error.hint or ""
+                )
     return found
 
 
@@ -158,8 +157,12 @@ def save(ctx: Context, params: Params, server: RedisServer) -> bool:
         try:
             before = saving.settled(server, params.save_timeout, lambda waited: ctx.progress(waited, None, "s"))
             if before.busy:
-                ctx.fail(check, f"not begun: {before.busy} has not ended in {format_duration(params.save_timeout)}",
-                         expected="saved", hint="look at the server's log")  # fmt: skip
+                ctx.fail(
+                    check,
+                    f"not begun: {before.busy} has not ended in {format_duration(params.save_timeout)}",
+                    expected="saved",
+                    hint="look at the server's log",
+                )
                 return False
             room = saving.headroom(before, params.memory_limit)
             tell(ctx, name, [room])
@@ -193,9 +196,12 @@ def count(ctx: Context, params: Params, server: RedisServer, pace: Pace) -> Cens
     name, deadline = server.name, ctx.now() + min(params.scan_budget, ctx.remaining * 0.7)
     expiring = tuple(dict.fromkeys((*params.expiring, *params.expire)))
     counting = Counting(
-        tuple(dict.fromkeys((*params.patterns, *expiring))), expiring, tuple(params.unlink),
-        keep=params.max_keys, sample=params.sample,
-    )  # fmt: skip
+        tuple(dict.fromkeys((*params.patterns, *expiring))),
+        expiring,
+        tuple(params.unlink),
+        keep=params.max_keys,
+        sample=params.sample,
+    )
     with ctx.phase(f"{name}: count keys"):
         try:
             size = int(server.command("DBSIZE"))
@@ -233,8 +239,12 @@ def expire(ctx: Context, params: Params, server: RedisServer, pace: Pace, census
                 if ctx.may("expire", f"{server.name}: {pattern}", keys=len(batch), ttl=format_duration(ttl)):
                     given += keyspace.expire(server, batch, ttl)
         if not ctx.dry_run:
-            ctx.check(f"{server.name}: keys of {pattern} left without expiry", census.due_total[pattern] - given,
-                      warn_above=0, hint="the next run goes on with them; or raise max_keys")  # fmt: skip
+            ctx.check(
+                f"{server.name}: keys of {pattern} left without expiry",
+                census.due_total[pattern] - given,
+                warn_above=0,
+                hint="the next run goes on with them; or raise max_keys",
+            )
 
 
 def unlink(ctx: Context, params: Params, server: RedisServer, pace: Pace, census: Census) -> None:

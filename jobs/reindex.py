@@ -127,8 +127,12 @@ def one(
     name, check, found = session.name, f"{session.name}: rebuild of {index.label}", indexes(session)
     index = next((other for other in found if other.oid == index.oid), index)  # as it is by now
     if not index.permitted:
-        ctx.fail(check, f"not allowed: the owner is {index.owner}", expected="rebuilt",
-                 hint=f"GRANT {index.owner} TO the target's user")  # fmt: skip
+        ctx.fail(
+            check,
+            f"not allowed: the owner is {index.owner}",
+            expected="rebuilt",
+            hint=f"GRANT {index.owner} TO the target's user",
+        )
         return False
     room = rebuild.server_room(session, params.disk)
     why = rebuild.obstacle(session, index, found, params.old_transaction)
@@ -191,8 +195,12 @@ def clean_up(ctx: Context, session: Postgres, base: Index, mark: rebuild.Mark) -
     for left in rebuild.own_leftovers(indexes(session), base, mark):
         if ctx.may("drop index", f"{session.name}: {left.label}", why="an interrupted rebuild has left it"):
             problem = rebuild.drop(session, left, DROPPING)
-            ctx.check(f"{session.name}: leftover {left.label}", problem or "dropped", equals="dropped",
-                      hint=f"the next run tries again; or: DROP INDEX CONCURRENTLY {left.quoted}")  # fmt: skip
+            ctx.check(
+                f"{session.name}: leftover {left.label}",
+                problem or "dropped",
+                equals="dropped",
+                hint=f"the next run tries again; or: DROP INDEX CONCURRENTLY {left.quoted}",
+            )
             clean = clean and not problem
     if clean:
         try:

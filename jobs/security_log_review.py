@@ -33,9 +33,19 @@ from maintd.reports.formats import instant, markdown
 
 SHOWN = 20
 # A log that cannot be read shows nothing; whether something is wrong with what it is about is not known.
-UNSEEN = frozenset({
-    "denied", "not_configured", "empty", "malformed", "partial", "failed", "refused", "timed_out", "unreachable",
-})  # fmt: skip
+UNSEEN = frozenset(
+    {
+        "denied",
+        "not_configured",
+        "empty",
+        "malformed",
+        "partial",
+        "failed",
+        "refused",
+        "timed_out",
+        "unreachable",
+    }
+)
 
 
 class Params(JobParams):
@@ -217,13 +227,16 @@ def _told_logins(review: LoginReview, since: datetime) -> str:
         for item in review.successes[-SHOWN:]
     ]
     sudo = [(user, str(count)) for user, count in review.sudo_failures()[:SHOWN]]
-    return "\n".join([
-        f"# Logins from {instant(since)} until {instant(review.until)}\n",
-        f"{review.failures} failures from {review.all_of_source.distinct} sources, {review.success_count} successes\n",
-        _table("Failures", ("source", "user", "method", "times"), failed),
-        _table("Successes, the latest", ("at", "user", "source", "method", "failures before"), got_in),
-        _table("Failures at sudo and su", ("user", "times"), sudo),
-    ])  # fmt: skip
+    sources = review.all_of_source.distinct
+    return "\n".join(
+        [
+            f"# Logins from {instant(since)} until {instant(review.until)}\n",
+            f"{review.failures} failures from {sources} sources, {review.success_count} successes\n",
+            _table("Failures", ("source", "user", "method", "times"), failed),
+            _table("Successes, the latest", ("at", "user", "source", "method", "failures before"), got_in),
+            _table("Failures at sudo and su", ("user", "times"), sudo),
+        ]
+    )
 
 
 def _told_requests(found: Denials, source: str) -> str:
@@ -231,11 +244,13 @@ def _told_requests(found: Denials, source: str) -> str:
         (service, str(status), path, remote, str(count))
         for (service, status, path, remote), count in found.by_request.top(SHOWN)
     ]
-    return "\n".join([
-        f"# Denied requests from {instant(found.since)} until {instant(found.until)}\n",
-        f"{found.total} denied, {found.admin} of them on administrators' paths; read from {markdown(source)}\n",
-        _table("Most often", ("service", "status", "path", "remote", "times"), rows),
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"# Denied requests from {instant(found.since)} until {instant(found.until)}\n",
+            f"{found.total} denied, {found.admin} of them on administrators' paths; read from {markdown(source)}\n",
+            _table("Most often", ("service", "status", "path", "remote", "times"), rows),
+        ]
+    )
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -118,8 +118,13 @@ def clean(ctx: Context, session: Postgres, watcher: Postgres, table: Table, owed
     with watched(watcher, VACUUM, session.pid, lambda row: ctx.progress(row["done"], row["total"], "block")):
         done = vacuum(session, table, owed, timeout)
     if done.locked:
-        ctx.check(check, f"skipped: {done.problem}", equals="done", severity=CheckStatus.WARN,
-                  hint="the next run tries again; find out why the lock is held so long")  # fmt: skip
+        ctx.check(
+            check,
+            f"skipped: {done.problem}",
+            equals="done",
+            severity=CheckStatus.WARN,
+            hint="the next run tries again; find out why the lock is held so long",
+        )
         return False
     hint = "look at the server's log" if table.permitted else grant
     ctx.check(check, done.problem or "done", equals="done", hint=hint)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from servers import docker, maintd, postgres, prometheus, redis
-from servers.base import free_port as _free_port
+from support.servers import docker, maintd, postgres, prometheus, redis
+from support.servers.base import free_port as _free_port
 
 
 @pytest.fixture(scope="session")

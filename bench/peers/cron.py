@@ -64,8 +64,16 @@ class Cron(Peer):
         path.write_text(crontab(work))
         shift = ahead(work.at)
         preload = [f"{name}={value}" for name, value in faketime(shift).items()]
-        argv = ["unshare", "--mount", "sh", "-c", COVER.replace("$3", " ".join(preload)), "cover", str(path),
-                str(PROGRAM)]  # fmt: skip
+        argv = [
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            COVER.replace("$3", " ".join(preload)),
+            "cover",
+            str(path),
+            str(PROGRAM),
+        ]
         daemon = Daemon(argv, work.folder / "log", env=self.environment())
         daemon.command = "cron -f, /etc/cron.d/bench"
         try:

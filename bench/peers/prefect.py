@@ -56,8 +56,12 @@ class Prefect(Recorder):
         runner = None
         try:
             server.wait_for(self._answers, 120)
-            runner = Daemon([self.python, str(PROGRAMS / "prefect_flows.py"), "serve"], work.folder / "runner.log",
-                            env=env, cwd=work.folder)  # fmt: skip
+            runner = Daemon(
+                [self.python, str(PROGRAMS / "prefect_flows.py"), "serve"],
+                work.folder / "runner.log",
+                env=env,
+                cwd=work.folder,
+            )
             runner.command = "python prefect_flows.py serve"
             runner.wait_for("polling for scheduled runs", 40 + work.entries / 10)
             yield Started([server, runner], runner.wait_for(lambda: True) + runner.began - server.began)
@@ -75,8 +79,15 @@ class Prefect(Recorder):
 
     def calls_per_second(self, work: Workload, count: int) -> float:
         """Flows called one after the other in one process, recorded by the server: its cheapest recorded run."""
-        return float(output(self.python, str(PROGRAMS / "prefect_flows.py"), "calls", str(count),
-                            env=self.settings(work) | {"PREFECT_LOGGING_LEVEL": "WARNING"}))  # fmt: skip
+        return float(
+            output(
+                self.python,
+                str(PROGRAMS / "prefect_flows.py"),
+                "calls",
+                str(count),
+                env=self.settings(work) | {"PREFECT_LOGGING_LEVEL": "WARNING"},
+            )
+        )
 
     def finished(self, work: Workload) -> int:
         return sum(record.state == "COMPLETED" for record in self.records(work))

@@ -12,8 +12,8 @@ import psutil
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
 
-from servers.postgres import PostgresServer, postgres
-from servers.redis import RedisServer, redis
+from support.servers.postgres import PostgresServer, postgres
+from support.servers.redis import RedisServer, redis
 
 
 @dataclass

@@ -54,6 +54,5 @@ def configuration(work: Workload) -> str:
         at = work.instant(entry)
         schedule = f"{entry % 60} {entry // 60 % 24} 1 1 *" if at is None else "0 12 15 6 *"
         command = SHELL_BODY.format(entry=entry, journal=work.journal)
-        lines += [f"  - name: entry-{entry}", f"    command: {command}", f'    schedule: "{schedule}"',
-                  "    utc: true"]  # fmt: skip
+        lines += [f"  - name: entry-{entry}", f"    command: {command}", f'    schedule: "{schedule}"', "    utc: true"]
     return "\n".join(lines) + "\n"

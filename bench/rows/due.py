@@ -39,9 +39,10 @@ SHAPES = [
     Shape("due-1", "due to first line, one due", 20, 1, 10, "median"),
     Shape("due-100", "due to first line, 100 due at once, the last of them", 100, 100, 3, "last"),
     Shape("due-1000", "due to first line, 1,000 due at once, the last of them", 1000, 1000, 1, "last"),
-    Shape("due-5-of-10000", "due to first line, 5 due at once of 10,000 entries, the last of them", 10_000, 5, 1,
-          "last"),
-]  # fmt: skip
+    Shape(
+        "due-5-of-10000", "due to first line, 5 due at once of 10,000 entries, the last of them", 10_000, 5, 1, "last"
+    ),
+]
 
 
 def measure(shape: Shape, peers: Sequence[Peer], repeat: int) -> Row:

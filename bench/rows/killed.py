@@ -75,8 +75,10 @@ def measure(peers: Sequence[Recorder]) -> Row:
     for figure in seen:
         promised = "yes" if figure.promises and figure.promises.durable else "no"
         if figure.more[DURABLE] != promised:
-            remarks.append(f"**warning**: {figure.contender}: {DURABLE}: seen {figure.more[DURABLE]}, the other rows "
-                           f"take it as {promised} (its Promises in bench/peers)")  # fmt: skip
+            remarks.append(
+                f"**warning**: {figure.contender}: {DURABLE}: seen {figure.more[DURABLE]}, the other rows "
+                f"take it as {promised} (its Promises in bench/peers)"
+            )
     return Row("kill", TITLE, "", figures, per_run=False, remarks=remarks)
 
 

@@ -67,8 +67,9 @@ def _scheduler_alone(peer: Celery) -> Figure:
         try:
             peer.prepare(work)
             figure.command = "python celery_tasks.py load"
-            figure.values = [float(output(peer.python, str(PROGRAMS / "celery_tasks.py"), "load",
-                                          env=peer.settings(work)))]  # fmt: skip
+            figure.values = [
+                float(output(peer.python, str(PROGRAMS / "celery_tasks.py"), "load", env=peer.settings(work)))
+            ]
         except UnavailableError as error:
             figure.missing = str(error)[:300]
     return figure
@@ -106,9 +107,10 @@ def idle(peers: Sequence[Peer], seconds: float) -> list[Row]:
             heavy.command = busy.command = "; ".join(started.commands)
             heavy.values = [sum(pss_mib(daemon.root) for daemon in started.daemons)]
             busy.values = [(_cpu(started) - before[heavy.contender]) / seconds * 100]
-            heavy.more = {"processes": float(sum(1 + len(daemon.root.children(recursive=True))
-                                                 for daemon in started.daemons)),
-                          "its servers, MiB": sum(map(pss_mib, started.servers), 0.0)}  # fmt: skip
+            heavy.more = {
+                "processes": float(sum(1 + len(daemon.root.children(recursive=True)) for daemon in started.daemons)),
+                "its servers, MiB": sum(map(pss_mib, started.servers), 0.0),
+            }
     return [
         Row("idle-memory", f"memory (PSS) of all processes, {ENTRIES} entries, none due", "MiB", memory, per_run=False),
         Row("idle-cpu", f"CPU over {seconds:.0f} s, {ENTRIES} entries, none due", "% of a core", share, per_run=False),

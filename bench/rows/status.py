@@ -39,8 +39,13 @@ def measure(peers: Sequence[Peer], sizes: Sequence[int], repeat: int) -> Row:
     figures: dict[str, Figure] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="maintd-bench-", dir="/var/tmp")))
-        ways = [way for peer in peers if isinstance(peer, Maintd)
-                for size in reversed(sizes) for way in _ours(peer, size, folder / str(size), stack)]  # fmt: skip
+        ways = [
+            way
+            for peer in peers
+            if isinstance(peer, Maintd)
+            for size in reversed(sizes)
+            for way in _ours(peer, size, folder / str(size), stack)
+        ]
         for peer in peers:
             if not isinstance(peer, Maintd):
                 ways += _theirs(peer, folder / peer.name.split()[0], stack, figures)

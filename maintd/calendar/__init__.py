@@ -4,6 +4,11 @@ from maintd.calendar.diff import changes_between, fingerprint_of
 from maintd.calendar.loading import Calendar, calendar_path, entry_for_job, load_calendar, parse_calendar
 
 __all__ = [
-    "Calendar", "calendar_path", "changes_between", "entry_for_job", "fingerprint_of", "load_calendar",
+    "Calendar",
+    "calendar_path",
+    "changes_between",
+    "entry_for_job",
+    "fingerprint_of",
+    "load_calendar",
     "parse_calendar",
-]  # fmt: skip
+]

@@ -18,13 +18,30 @@ from maintd.schedule import compile_rule, zone_problem
 DEFAULT_KEYS = (*POLICY_KEYS, "jitter")
 SCHEDULE_KEYS = ("schedule", "cron", "oncalendar", "every", "at")
 ENTRY_KEYS = (
-    "title", "runbook", *SCHEDULE_KEYS, "timezone", "job", "params", "steps", "always", *POLICY_KEYS, "after", "locks",
-    "jitter", "enabled", "formerly",
-)  # fmt: skip
+    "title",
+    "runbook",
+    *SCHEDULE_KEYS,
+    "timezone",
+    "job",
+    "params",
+    "steps",
+    "always",
+    *POLICY_KEYS,
+    "after",
+    "locks",
+    "jitter",
+    "enabled",
+    "formerly",
+)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_KINDS = {"schedule": ScheduleKind.PHRASE, "cron": ScheduleKind.CRON, "oncalendar": ScheduleKind.ONCALENDAR,
-          "every": ScheduleKind.EVERY, "at": ScheduleKind.AT}  # fmt: skip
+_KINDS = {
+    "schedule": ScheduleKind.PHRASE,
+    "cron": ScheduleKind.CRON,
+    "oncalendar": ScheduleKind.ONCALENDAR,
+    "every": ScheduleKind.EVERY,
+    "at": ScheduleKind.AT,
+}
 
 _Fields = Mapping[str, tuple[Text, Node]]
 

@@ -12,9 +12,17 @@ from maintd.model.entry import After, Blackout, CatchUp, LockMode, OnFailure, Ov
 from maintd.schedule import blackout_problem
 
 POLICY_KEYS = (
-    "timeout", "retries", "retry_backoff", "on_failure", "overlap", "catch_up", "catch_up_window", "misfire",
-    "lock_wait", "blackout",
-)  # fmt: skip
+    "timeout",
+    "retries",
+    "retry_backoff",
+    "on_failure",
+    "overlap",
+    "catch_up",
+    "catch_up_window",
+    "misfire",
+    "lock_wait",
+    "blackout",
+)
 """Keys of both `defaults` and an entry; they are the fields of `Policy`."""
 
 MOST_RETRIES = 20

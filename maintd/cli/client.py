@@ -103,11 +103,20 @@ class InProcess(Answerer):
     async def _answer(self, target: str) -> tuple[int, bytes]:
         path, _, query = target.partition("?")
         scope = {
-            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET",
-            "scheme": "http", "path": unquote(path), "raw_path": path.encode(), "root_path": "",
-            "query_string": query.encode(), "headers": [(b"host", b"maintd")], "client": None, "server": None,
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "http",
+            "path": unquote(path),
+            "raw_path": path.encode(),
+            "root_path": "",
+            "query_string": query.encode(),
+            "headers": [(b"host", b"maintd")],
+            "client": None,
+            "server": None,
             "state": {},
-        }  # fmt: skip
+        }
         status, parts = 0, bytearray()
 
         async def receive() -> dict[str, Any]:

@@ -15,8 +15,14 @@ from maintd.errors import MaintdError
 
 
 @click.command("serve")
-@click.option("--trigger", "run_first", multiple=True, metavar="NAME", help="Run this once as soon as it is ready.",
-              shell_complete=completion.names)  # fmt: skip
+@click.option(
+    "--trigger",
+    "run_first",
+    multiple=True,
+    metavar="NAME",
+    help="Run this once as soon as it is ready.",
+    shell_complete=completion.names,
+)
 @click.pass_obj
 def serve_command(app: App, run_first: tuple[str, ...]) -> int:
     """Run the daemon in the foreground.

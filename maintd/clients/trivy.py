@@ -98,9 +98,21 @@ def scan(binary: str, name: str, docker_url: str, folder: Path, timeout: timedel
     file = folder / "trivy.json"
     file.unlink(missing_ok=True)
     argv = [
-        binary, "image", "--quiet", "--format", "json", "--scanners", "vuln", "--ignore-unfixed", "--skip-db-update",
-        "--docker-host", docker_url, "--output", str(file), name,
-    ]  # fmt: skip
+        binary,
+        "image",
+        "--quiet",
+        "--format",
+        "json",
+        "--scanners",
+        "vuln",
+        "--ignore-unfixed",
+        "--skip-db-update",
+        "--docker-host",
+        docker_url,
+        "--output",
+        str(file),
+        name,
+    ]
     _started(argv, timeout, [])
     return read(file)
 

@@ -121,8 +121,13 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings, env_settings, FileEnvSource(settings_cls), dotenv_settings,
-                ConfigFileSource(settings_cls))  # fmt: skip
+        return (
+            init_settings,
+            env_settings,
+            FileEnvSource(settings_cls),
+            dotenv_settings,
+            ConfigFileSource(settings_cls),
+        )
 
 
 class FileEnvSource(PydanticBaseSettingsSource):

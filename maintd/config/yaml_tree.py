@@ -231,9 +231,10 @@ class _Builder:
         self._total += node.size
         if self._total > MAX_VALUES:
             raise DocumentError(
-                line or node.line, column or node.column,
+                line or node.line,
+                column or node.column,
                 f"with its aliases written out the file has more than {MAX_VALUES:,} values",
-            )  # fmt: skip
+            )
         if anchor:
             self._anchors[anchor] = node
         if self._stack:

@@ -17,7 +17,7 @@ import structlog
 from maintd.clock import since_boot
 from maintd.executor import process_tree
 from maintd.executor.attempt_log import Output, Stream
-from maintd.executor.cancellation import Hold, Stop
+from maintd.executor.cancellation import CancelToken, LeaseDeadline
 from maintd.executor.child_protocol import MAX_MESSAGE, AttemptOrder, Began, Ended
 from maintd.executor.fork_client import Launched, TemplateError, Warm
 from maintd.executor.fork_protocol import HOLD, KILL, TERM
@@ -60,7 +60,7 @@ class AttemptProcess:
         order: AttemptOrder,
         *,
         warm: Warm,
-        stop: Stop,
+        stop: CancelToken,
         sinks: Sinks,
         artifacts_root: Path,
         log_limit: int,
@@ -116,7 +116,7 @@ class AttemptProcess:
         if not self._holds_locks:
             return contextlib.nullcontext()
 
-        def tell(hold: Hold) -> None:
+        def tell(hold: LeaseDeadline) -> None:
             with contextlib.suppress(OSError):
                 launched.socket.send(HOLD + str(hold.until).encode())
 

@@ -17,21 +17,21 @@ MARGIN = 2.0
 
 
 @dataclass(frozen=True)
-class Hold:
+class LeaseDeadline:
     """How long the claim of a run surely stands, by the clock since boot: others may take its locks after that."""
 
     give_up_at: float  # what holds a lock is asked to stop
     until: float  # what holds a lock is killed
 
     @classmethod
-    def of(cls, asked_at: float, lease: timedelta, grace: timedelta) -> Hold:
+    def of(cls, asked_at: float, lease: timedelta, grace: timedelta) -> LeaseDeadline:
         """Of a lease that was asked for at that moment and then granted."""
         seconds = lease.total_seconds()
         until = asked_at + seconds - min(MARGIN, seconds / 10)
         return cls(until - min(grace.total_seconds(), seconds / 4), until)
 
 
-class Stop:
+class CancelToken:
     """The first request counts; only that the run was lost overrides another one. Safe in a signal handler."""
 
     def __init__(self) -> None:
@@ -39,16 +39,16 @@ class Stop:
         self._lock = threading.RLock()
         self._asked: Stopped | None = None
         self._cleaning = False
-        self._hold: Hold | None = None
-        self._keeper: Callable[[Hold], None] | None = None
+        self._hold: LeaseDeadline | None = None
+        self._keeper: Callable[[LeaseDeadline], None] | None = None
         self.kill_at_once = False
 
     @property
-    def hold(self) -> Hold | None:
+    def hold(self) -> LeaseDeadline | None:
         """How long the claim stands; None: nobody else can take it while this node lives."""
         return self._hold
 
-    def keep(self, hold: Hold) -> None:
+    def keep(self, hold: LeaseDeadline) -> None:
         """The claim was renewed. Whoever keeps the attempt that is under way is told."""
         with self._lock:
             self._hold = hold
@@ -56,7 +56,7 @@ class Stop:
                 self._keeper(hold)
 
     @contextmanager
-    def telling(self, keeper: Callable[[Hold], None]) -> Iterator[None]:
+    def telling(self, keeper: Callable[[LeaseDeadline], None]) -> Iterator[None]:
         """Call `keeper`, which must not block, with the hold as it is now and at each renewal."""
         with self._lock:
             self._keeper = keeper

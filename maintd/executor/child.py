@@ -29,7 +29,7 @@ from maintd.executor import process_tree
 from maintd.executor.child_protocol import MAX_MESSAGE, AttemptOrder, Began, Ended, encode, targets_of
 from maintd.executor.opening import Opened
 from maintd.job import JobParams
-from maintd.job.context import Context, Standing
+from maintd.job.context import AttemptInfo, Context
 from maintd.job.loader import open_job
 from maintd.job.references import referenced_values, resolve_references
 from maintd.model.evidence import LogLine
@@ -110,10 +110,17 @@ class _Params(JobParams):
 
 def _rehearse(opened: Opened | None) -> None:
     """Do once what every attempt does first, so that the memory pages it touches are this process's own already."""
-    standing = Standing(
-        run_id=0, entry="", step="", attempt=1, due_at=None, deadline_at=datetime.now(UTC), dry_run=True,
-        artifacts_dir=Path("/"), work_dir=Path("/"),
-    )  # fmt: skip
+    standing = AttemptInfo(
+        run_id=0,
+        entry="",
+        step="",
+        attempt=1,
+        due_at=None,
+        deadline_at=datetime.now(UTC),
+        dry_run=True,
+        artifacts_dir=Path("/"),
+        work_dir=Path("/"),
+    )
     pickled = pickle.dumps(AttemptOrder(Path("/"), {}, standing, b""))
     _secrets(pickle.loads(pickled), pickled)  # noqa: S301 - made a line above
     encode(Began(pid=0))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from maintd.errors import JobError
-from maintd.job.context import Standing
+from maintd.job.context import AttemptInfo
 from maintd.model.evidence import Model, Report
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class AttemptOrder:
 
     path: Path  # of the job's module
     params: Mapping[str, Any]
-    standing: Standing
+    standing: AttemptInfo
     targets: bytes
     environ: Mapping[str, str] = field(default_factory=dict)  # added to the child's: MAINTD_RUN_ID and the like
 

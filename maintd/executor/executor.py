@@ -20,7 +20,7 @@ import structlog
 from maintd.clock import Clock, since_boot
 from maintd.config.settings import Settings
 from maintd.errors import StoreError
-from maintd.executor.cancellation import Hold, Stop
+from maintd.executor.cancellation import CancelToken, LeaseDeadline
 from maintd.executor.crew import Crew
 from maintd.executor.fork_client import Warm
 from maintd.executor.journal import Journal, Recorder
@@ -30,7 +30,7 @@ from maintd.executor.run_supervisor import Supervisor
 from maintd.executor.starts import Starts
 from maintd.executor.warmth import Warmth
 from maintd.model.run import Run
-from maintd.model.run_updates import RunPutBack
+from maintd.model.run_updates import RunRequeued
 from maintd.model.target import Targets
 from maintd.store import Store
 
@@ -43,12 +43,12 @@ RENEW_APART = 0.2  # seconds; a burst of wake-ups is one look for cancels
 
 
 @dataclass
-class _Held:
+class ClaimedRun:
     """A run that this process has claimed, until its end is recorded."""
 
     run: Run
     journal: Journal
-    stop: Stop
+    stop: CancelToken
     started: Callable[[], None]
     supervised: bool = True  # False: only its end is still to be recorded
 
@@ -90,7 +90,7 @@ class LocalExecutor:
             draining=lambda: self._draining,
         )
         self._lock = threading.Lock()
-        self._held: dict[int, _Held] = {}
+        self._held: dict[int, ClaimedRun] = {}
         self._idle = threading.Condition(self._lock)  # fewer runs are supervised
         self._draining = False
         self._stopping = threading.Event()
@@ -235,13 +235,13 @@ class LocalExecutor:
         return left if left > 0 else STORE_PATIENCE
 
     def _give_thread(self, run: Run, asked_at: float, started: Callable[[], None]) -> None:
-        held = _Held(run, self._recorder.open(run.id, run.fence, self._over), Stop(), started)
+        held = ClaimedRun(run, self._recorder.open(run.id, run.fence, self._over), CancelToken(), started)
         self._note_hold(held, asked_at)
         with self._lock:
             self._held[run.id] = held
         self._crew.give(lambda: self._take(held))
 
-    def _take(self, held: _Held) -> None:
+    def _take(self, held: ClaimedRun) -> None:
         try:
             self._supervise(held)
         finally:
@@ -253,7 +253,7 @@ class LocalExecutor:
                 self._used_at = self._clock.elapsed()
             self._wake.set()
 
-    def _supervise(self, held: _Held) -> None:
+    def _supervise(self, held: ClaimedRun) -> None:
         run = held.run
         log.info("run_claimed", run=run.id, entry=run.entry, due_at=run.due_at)
         supervisor = Supervisor(run, self._means, held.journal, held.stop, folder=str(run.id), started=held.started)
@@ -265,7 +265,7 @@ class LocalExecutor:
         if end is None:
             held.journal.abandon()
             log.error("run_not_ours", run=run.id, entry=run.entry)
-        elif isinstance(end, RunPutBack):
+        elif isinstance(end, RunRequeued):
             log.info("run_put_back", run=run.id, entry=run.entry, reason=end.reason)
         else:
             log.info("run_ended", run=run.id, entry=run.entry, state=end.state, reason=end.reason or None)
@@ -318,13 +318,13 @@ class LocalExecutor:
                 if asked:
                     held.stop.ask(StopKind.CANCELLED, asked)
 
-    def _note_hold(self, held: _Held, asked_at: float) -> None:
+    def _note_hold(self, held: ClaimedRun, asked_at: float) -> None:
         """A lease was granted that was asked for at that moment; where other nodes are, its locks end with it.
 
         SQLite is one node's own: while it cannot be written, nobody takes a lock there either.
         """
         if self._store.shared:
-            held.stop.keep(Hold.of(asked_at, self._settings.lease, self._settings.grace))
+            held.stop.keep(LeaseDeadline.of(asked_at, self._settings.lease, self._settings.grace))
 
     # --- warmth ---
 

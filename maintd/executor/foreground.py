@@ -19,7 +19,7 @@ import structlog
 from maintd.clock import Clock, since_boot
 from maintd.config.settings import Settings
 from maintd.errors import RefusedError, StoreError, StoreUnavailableError
-from maintd.executor.cancellation import Hold, Stop
+from maintd.executor.cancellation import CancelToken, LeaseDeadline
 from maintd.executor.fork_client import Warm
 from maintd.executor.journal import Recorder
 from maintd.executor.means import Jobs, Means, Writes, imports_of
@@ -105,7 +105,7 @@ class _Here:
     def run(self, asked: NewRun) -> Run:
         run = self._claimed(asked)
         names = [step.name for step in asked.plan]
-        stop = Stop()
+        stop = CancelToken()
         imports = imports_of(self._jobs, {step.job for step in run.plan})
         warm = Warm(self._settings.state_dir, self._settings.grace, lambda: imports)
         recorder = None if self._store is None else Recorder(self._store, self._settings.spool_dir)
@@ -124,7 +124,7 @@ class _Here:
                 recorder.stop()
         return notebook.run()
 
-    def _supervise(self, run: Run, warm: Warm, writes: Writes, stop: Stop) -> None:
+    def _supervise(self, run: Run, warm: Warm, writes: Writes, stop: CancelToken) -> None:
         means = Means(
             settings=self._settings,
             warm=warm,
@@ -170,7 +170,7 @@ class _Here:
         )
 
     @contextmanager
-    def _lease_kept(self, run: Run, stop: Stop) -> Iterator[None]:
+    def _lease_kept(self, run: Run, stop: CancelToken) -> Iterator[None]:
         if self._store is None:
             yield
             return
@@ -178,7 +178,7 @@ class _Here:
 
         def keep_locks(asked_at: float) -> None:
             if store.shared:
-                stop.keep(Hold.of(asked_at, self._settings.lease, self._settings.grace))
+                stop.keep(LeaseDeadline.of(asked_at, self._settings.lease, self._settings.grace))
 
         def keep() -> None:
             while not over.wait(self._settings.heartbeat.total_seconds()):
@@ -207,7 +207,7 @@ class _Here:
             thread.join()
 
     @contextmanager
-    def _interruptible(self, stop: Stop) -> Iterator[None]:
+    def _interruptible(self, stop: CancelToken) -> Iterator[None]:
         """Ctrl-C and SIGTERM cancel. Only where signals can be had: in the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield

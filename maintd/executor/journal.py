@@ -21,7 +21,7 @@ from maintd.errors import StoreError, StoreUnavailableError
 from maintd.executor.spool import Spool, replay
 from maintd.model.evidence import LogLine
 from maintd.model.run import RunState
-from maintd.model.run_updates import Reported, RunEnded, RunPutBack, RunWrite
+from maintd.model.run_updates import Reported, RunEnded, RunRequeued, RunUpdate
 from maintd.store import Store
 
 __all__ = ["Journal", "Recorder", "replay"]
@@ -53,7 +53,7 @@ class Journal:
         self._spool = spool
         self._over = over
         self._lock = threading.Lock()
-        self._waiting: deque[tuple[RunWrite, int]] = deque()  # with their sizes
+        self._waiting: deque[tuple[RunUpdate, int]] = deque()  # with their sizes
         self._waiting_bytes = 0
         self._next_seq = 1  # of the first that waits
         self._ended = False
@@ -67,14 +67,14 @@ class Journal:
         """So much waits that whoever adds should wait too."""
         return self._waiting_bytes > MEMORY_LIMIT or self._spool.size_bytes > SPOOL_LIMIT
 
-    def add(self, *writes: RunWrite, soon: bool = True) -> None:
+    def add(self, *writes: RunUpdate, soon: bool = True) -> None:
         """Record these after all earlier ones; with `soon` False they may wait a moment for more."""
         with self._lock:
             for write in writes:
                 size = _size(write)
                 self._waiting.append((write, size))
                 self._waiting_bytes += size
-            self._ended = self._ended or any(isinstance(write, RunEnded | RunPutBack) for write in writes)
+            self._ended = self._ended or any(isinstance(write, RunEnded | RunRequeued) for write in writes)
         self._recorder.schedule(self, 0.0 if soon else SOON)
 
     def abandon(self) -> None:
@@ -125,7 +125,7 @@ class Journal:
             for seq, writes in self._spool.records():
                 self._apply(store, seq, writes)
 
-    def _apply(self, store: Store, seq: int, writes: Sequence[RunWrite]) -> None:
+    def _apply(self, store: Store, seq: int, writes: Sequence[RunUpdate]) -> None:
         if self.refused:
             return
         try:
@@ -138,7 +138,7 @@ class Journal:
             # The store is there and takes this for impossible: the same again would hold up the verdict for ever.
             self._apply_singly(store, seq, writes, error)
 
-    def _apply_singly(self, store: Store, seq: int, writes: Sequence[RunWrite], cause: Exception) -> None:
+    def _apply_singly(self, store: Store, seq: int, writes: Sequence[RunUpdate], cause: Exception) -> None:
         """Each by itself, so that what cannot be recorded takes nothing else with it, and the end tells of it."""
         if len(writes) > 1:
             for number, write in enumerate(writes, seq):
@@ -146,10 +146,10 @@ class Journal:
             return
         log.error("write_refused", run=self.run_id, write=writes[0].type, error=str(cause))
         self._damage = str(cause)
-        if isinstance(writes[0], RunEnded | RunPutBack):
+        if isinstance(writes[0], RunEnded | RunRequeued):
             raise StoreUnavailableError(f"run {self.run_id}: its end cannot be recorded: {cause}") from cause
 
-    def _marked(self, write: RunWrite) -> RunWrite:
+    def _marked(self, write: RunUpdate) -> RunUpdate:
         """A success with evidence missing is none."""
         if not self._damage or not isinstance(write, RunEnded) or write.state is not RunState.SUCCEEDED:
             return write
@@ -171,9 +171,9 @@ class Journal:
         self._disk_full = False
         return True
 
-    def _batch(self) -> list[RunWrite]:
+    def _batch(self) -> list[RunUpdate]:
         with self._lock:
-            batch: list[RunWrite] = []
+            batch: list[RunUpdate] = []
             items = 0
             for write, _ in self._waiting:
                 items += len(write.items) if isinstance(write, Reported) else 1
@@ -318,7 +318,7 @@ class Recorder:
             self._watch.notify()
 
 
-def _size(write: RunWrite) -> int:
+def _size(write: RunUpdate) -> int:
     """About how much memory and disk it takes."""
     if not isinstance(write, Reported):
         return 300

@@ -12,7 +12,7 @@ from maintd.executor.fork_client import Warm
 from maintd.job.context import Point
 from maintd.model.entry import BrokenJob, JobDescription, LockMode
 from maintd.model.run import LockHolder, Run, RunSummary
-from maintd.model.run_updates import RunWrite
+from maintd.model.run_updates import RunUpdate
 from maintd.model.target import Targets
 from maintd.store import Store
 
@@ -33,7 +33,7 @@ class Writes(Protocol):
         """So much waits to be recorded that the child should wait too."""
         ...
 
-    def add(self, *writes: RunWrite, soon: bool = True) -> None:
+    def add(self, *writes: RunUpdate, soon: bool = True) -> None:
         """Record these after all earlier ones."""
         ...
 

@@ -25,17 +25,43 @@ from maintd.job.decorator import JobFunction
 from maintd.job.loader import open_job
 
 _LOOKS_IN = {
-    "_io", "_locale", "_posixsubprocess", "_random", "_signal", "_socket", "_sqlite3", "_ssl", "_thread", "_uuid",
-    "fcntl", "io", "mmap", "nt", "posix", "pwd", "grp", "resource", "select", "signal", "socket", "time",
-}  # fmt: skip
+    "_io",
+    "_locale",
+    "_posixsubprocess",
+    "_random",
+    "_signal",
+    "_socket",
+    "_sqlite3",
+    "_ssl",
+    "_thread",
+    "_uuid",
+    "fcntl",
+    "io",
+    "mmap",
+    "nt",
+    "posix",
+    "pwd",
+    "grp",
+    "resource",
+    "select",
+    "signal",
+    "socket",
+    "time",
+}
 """Modules in C whose functions ask or change something outside of the module that is loaded."""
 
 _LOOKS = {"now", "today", "utcnow", "fromtimestamp", "random", "getrandbits", "input", "print", "write", "writelines"}
 """Functions and methods of others that do so: of `datetime`, `date`, `random.Random`, files; what is printed too."""
 
 _DEFINES = {
-    "fspath", "_path_normpath", "_path_splitroot", "_path_splitroot_ex", "text_encoding", "allocate_lock", "get_ident",
-}  # fmt: skip
+    "fspath",
+    "_path_normpath",
+    "_path_splitroot",
+    "_path_splitroot_ex",
+    "text_encoding",
+    "allocate_lock",
+    "get_ident",
+}
 """Functions of these modules that only work on what they are given, or make something."""
 
 _INSTALLED = tuple(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib", "purelib", "platlib"))

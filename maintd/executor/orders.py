@@ -10,7 +10,7 @@ import structlog
 from maintd.errors import StoreError
 from maintd.executor.child_protocol import AttemptOrder
 from maintd.executor.means import Means
-from maintd.job.context import Point, Standing
+from maintd.job.context import AttemptInfo, Point
 from maintd.model.entry import JobDescription
 from maintd.model.run import Run
 from maintd.units import utc_text
@@ -31,7 +31,7 @@ def order_for(
     }
     if run.due_at is not None:
         environ["MAINTD_DUE_AT"] = utc_text(run.due_at)
-    standing = Standing(
+    standing = AttemptInfo(
         run_id=run.id,
         entry=run.entry,
         step=plan.name,

@@ -6,14 +6,14 @@ import os
 import select
 from typing import Self
 
-from maintd.executor.cancellation import Stop
+from maintd.executor.cancellation import CancelToken
 from maintd.executor.fork_client import Launched
 
 
 class Poll:
     """The descriptors of one attempt."""
 
-    def __init__(self, launched: Launched, stop: Stop) -> None:
+    def __init__(self, launched: Launched, stop: CancelToken) -> None:
         self._poll = select.poll()
         self.pipes = {launched.report, launched.out, launched.err}
         self._registered = {*self.pipes, launched.socket.fileno(), stop.fileno()}

@@ -15,13 +15,13 @@ from datetime import timedelta
 import structlog
 
 from maintd.errors import StoreError
-from maintd.executor.cancellation import Stop
+from maintd.executor.cancellation import CancelToken
 from maintd.executor.means import Means, Writes
 from maintd.executor.outcome import BAD, RunVerdict, StepOutcome, StopKind, Stopped, judge_run
 from maintd.executor.step_runner import StepRun
 from maintd.model.entry import OnFailure, StepPlan
 from maintd.model.run import Run, RunState, SkipReason, Step, StepState, Trigger
-from maintd.model.run_updates import RunEnded, RunPutBack, StepEnded
+from maintd.model.run_updates import RunEnded, RunRequeued, StepEnded
 from maintd.units import format_duration
 
 log = structlog.get_logger()
@@ -35,7 +35,7 @@ class Supervisor:
         run: Run,
         means: Means,
         writes: Writes,
-        stop: Stop,
+        stop: CancelToken,
         *,
         folder: str,
         started: Callable[[], None] = lambda: None,
@@ -55,7 +55,7 @@ class Supervisor:
         self._outcomes: dict[int, StepOutcome] = {}
         self._begun = False
 
-    def supervise(self) -> RunEnded | RunPutBack | None:
+    def supervise(self) -> RunEnded | RunRequeued | None:
         """The run's end as it was written; None when the claim was over and there was no end to write."""
         try:
             end = self._supervise()
@@ -67,7 +67,7 @@ class Supervisor:
             self._writes.add(end)
         return end
 
-    def _supervise(self) -> RunEnded | RunPutBack | None:
+    def _supervise(self) -> RunEnded | RunRequeued | None:
         refusal = self._too_late() or self._without_dependency()
         if refusal is not None:
             return self._end(refusal)
@@ -79,7 +79,7 @@ class Supervisor:
             return None
         if not self._begun and self._may_be_put_back():
             reason = f"node {self._means.settings.node} is shutting down"
-            return RunPutBack(at=self._means.now(), not_before=self._means.now(), reason=reason)
+            return RunRequeued(at=self._means.now(), not_before=self._means.now(), reason=reason)
         for index, step in plan:
             if not step.always and index not in self._outcomes:
                 self._leave_out(index, step)
@@ -147,12 +147,17 @@ class Supervisor:
         if not last and self._is_over():
             return False
         running = StepRun(
-            self._run, index, step, self._means, self._writes, self._stop,
+            self._run,
+            index,
+            step,
+            self._means,
+            self._writes,
+            self._stop,
             folder=self._folder,
             started=self._started,
             ends_at=None if last else self._ends_at,
             may_give_back=not last and not self._has_begun_before() and not self._outcomes,
-        )  # fmt: skip
+        )
         outcome = running.make()
         self._begun = self._begun or running.begun
         if outcome is None:  # given back before it had begun

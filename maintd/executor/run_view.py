@@ -13,8 +13,8 @@ from maintd.model.run_updates import (
     AttemptEnded,
     Reported,
     RunEnded,
-    RunPutBack,
-    RunWrite,
+    RunRequeued,
+    RunUpdate,
     StepBegan,
     StepEnded,
     StepWaits,
@@ -42,7 +42,7 @@ class Notebook:
         """See `Writes`."""
         return self._further is not None and self._further.full
 
-    def add(self, *writes: RunWrite, soon: bool = True) -> None:
+    def add(self, *writes: RunUpdate, soon: bool = True) -> None:
         """See `Writes`."""
         if self._further is not None:
             self._further.add(*writes, soon=soon)
@@ -54,7 +54,7 @@ class Notebook:
         steps = tuple(self._step(index) for index in range(len(self._run.plan)))
         return self._run.model_copy(update={"steps": steps, "lease_until": None, **self._end})
 
-    def _take(self, write: RunWrite) -> None:
+    def _take(self, write: RunUpdate) -> None:
         match write:
             case StepBegan():
                 self._steps[write.step] = {"state": StepState.RUNNING, "started_at": write.at}
@@ -84,7 +84,7 @@ class Notebook:
                     "finished_at": write.at,
                 }
                 return
-            case RunPutBack():
+            case RunRequeued():
                 self._end = {"state": RunState.QUEUED, "reason": write.reason}
                 return
         self._told(write.step, getattr(write, "attempt", 0), write)

@@ -18,7 +18,7 @@ import structlog
 from pydantic import TypeAdapter
 
 from maintd.errors import StoreError, StoreUnavailableError
-from maintd.model.run_updates import RunWrite
+from maintd.model.run_updates import RunUpdate
 from maintd.store import Store
 
 log = structlog.get_logger()
@@ -28,7 +28,7 @@ REFUSED = ".refused"
 RECORD_WRITES = 200
 """Most writes of one record: as many go to the store in one transaction."""
 
-_WRITES: TypeAdapter[tuple[RunWrite, ...]] = TypeAdapter(tuple[RunWrite, ...])
+_WRITES: TypeAdapter[tuple[RunUpdate, ...]] = TypeAdapter(tuple[RunUpdate, ...])
 
 
 class Spool:
@@ -52,7 +52,7 @@ class Spool:
         """Whether the store has all of it."""
         return self._read >= self._good
 
-    def append(self, first_seq: int, writes: Sequence[RunWrite]) -> None:
+    def append(self, first_seq: int, writes: Sequence[RunUpdate]) -> None:
         """Keep these. Raises OSError when the disk does not take them; nothing of them is kept then."""
         file = self._opened()
         data = b"".join(
@@ -71,7 +71,7 @@ class Spool:
         self._good += len(data)
         self.size_bytes = self._good - self._read
 
-    def records(self) -> Iterator[tuple[int, tuple[RunWrite, ...]]]:
+    def records(self) -> Iterator[tuple[int, tuple[RunUpdate, ...]]]:
         """What the store does not have yet, in order; what was yielded counts as stored when the next is asked for."""
         file = self._opened()
         while self._read < self._good:
@@ -156,6 +156,6 @@ def _replay(file: IO[bytes], store: Store, run_id: int, fence: int) -> bool:
     return True
 
 
-def _record(line: bytes) -> tuple[int, tuple[RunWrite, ...]]:
+def _record(line: bytes) -> tuple[int, tuple[RunUpdate, ...]]:
     read = json.loads(line)
     return int(read["seq"]), _WRITES.validate_python(read["writes"])

@@ -11,7 +11,7 @@ import structlog
 
 from maintd.errors import RefusedError, StoreError
 from maintd.executor.attempt import AttemptProcess, Sinks
-from maintd.executor.cancellation import Stop
+from maintd.executor.cancellation import CancelToken
 from maintd.executor.fork_client import TemplateError
 from maintd.executor.means import Means, Writes
 from maintd.executor.orders import order_for
@@ -47,7 +47,7 @@ class StepRun:
         plan: StepPlan,
         means: Means,
         writes: Writes,
-        stop: Stop,
+        stop: CancelToken,
         *,
         folder: str,
         started: Callable[[], None],

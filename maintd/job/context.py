@@ -52,7 +52,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Standing:
+class AttemptInfo:
     """Where an attempt stands: all that a context needs to know from outside."""
 
     run_id: int
@@ -74,7 +74,7 @@ class Context:
 
     def __init__(
         self,
-        standing: Standing,
+        standing: AttemptInfo,
         targets: Callable[[], Targets],
         report: Callable[[Report], None],
         log: Callable[[str], None],

@@ -25,8 +25,17 @@ from maintd.units import format_duration, format_size
 JobParams.model_config["use_attribute_docstrings"] = True
 
 LIBRARIES = sys.stdlib_module_names | {
-    "maintd", "docker", "httpx", "isal", "jinja2", "psutil", "psycopg", "pydantic", "redis", "yaml",
-}  # fmt: skip
+    "maintd",
+    "docker",
+    "httpx",
+    "isal",
+    "jinja2",
+    "psutil",
+    "psycopg",
+    "pydantic",
+    "redis",
+    "yaml",
+}
 """Packages that are known to be safe to load before a fork: they start no threads and hold nothing open."""
 
 

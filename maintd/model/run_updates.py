@@ -68,7 +68,7 @@ class RunEnded(Model):
     skip_reason: SkipReason | None = None
 
 
-class RunPutBack(Model):
+class RunRequeued(Model):
     """Running → queued again: the node is shutting down before a step had begun, or a lock was not to be had."""
 
     type: Literal["run_put_back"] = "run_put_back"
@@ -77,8 +77,8 @@ class RunPutBack(Model):
     reason: str
 
 
-RunWrite = Annotated[
-    StepBegan | StepWaits | AttemptBegan | Reported | AttemptEnded | StepEnded | RunEnded | RunPutBack,
+RunUpdate = Annotated[
+    StepBegan | StepWaits | AttemptBegan | Reported | AttemptEnded | StepEnded | RunEnded | RunRequeued,
     Field(discriminator="type"),
 ]
 """One thing that happened to a run. Writes of a run are numbered from 1 per claim and applied in order, each once."""

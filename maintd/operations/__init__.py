@@ -5,13 +5,13 @@ from __future__ import annotations
 from maintd.operations.commands import TriggerRequest, cancel, pause, trigger, unpause
 from maintd.operations.due import MAX_DAYS, due
 from maintd.operations.lookup import find, find_job, find_run, known_names
-from maintd.operations.service import Desk, Health, ReloadResult, open_desk
+from maintd.operations.service import Health, OperatorService, ReloadResult, open_desk
 from maintd.operations.status import entry_status, status
 
 __all__ = [
     "MAX_DAYS",
-    "Desk",
     "Health",
+    "OperatorService",
     "ReloadResult",
     "TriggerRequest",
     "cancel",

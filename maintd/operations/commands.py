@@ -13,7 +13,7 @@ from maintd.model.evidence import Model
 from maintd.model.run import NewRun, Pause, Run, RunState, RunSummary, Trigger
 from maintd.operations.lookup import find, find_run
 from maintd.operations.params import with_params
-from maintd.operations.service import Desk
+from maintd.operations.service import OperatorService
 from maintd.units import Instant, utc_text
 
 FARTHEST = timedelta(days=366)
@@ -35,7 +35,7 @@ class TriggerRequest(Model):
     idempotency_key: str | None = None
 
 
-def trigger(desk: Desk, request: TriggerRequest) -> tuple[RunSummary, bool]:
+def trigger(desk: OperatorService, request: TriggerRequest) -> tuple[RunSummary, bool]:
     """Queue a run; the run, and whether it is new: with a key that a run of the entry has already, that run is meant.
 
     A paused entry runs all the same, and the run says so. Raises UnknownNameError, UsageError for params or a time that
@@ -73,7 +73,7 @@ def trigger(desk: Desk, request: TriggerRequest) -> tuple[RunSummary, bool]:
     return _summary(run), created
 
 
-def cancel(desk: Desk, run_id: int, by: str, why: str) -> RunSummary:
+def cancel(desk: OperatorService, run_id: int, by: str, why: str) -> RunSummary:
     """Cancel a run that has not begun, tell a running one to stop. The run as it is then: a running one stops soon.
 
     Raises UnknownNameError, and RefusedError when the run has ended already.
@@ -90,7 +90,7 @@ def cancel(desk: Desk, run_id: int, by: str, why: str) -> RunSummary:
     return _summary(find_run(desk, run_id))
 
 
-def pause(desk: Desk, name: str, why: str, by: str, until: datetime | None) -> Pause:
+def pause(desk: OperatorService, name: str, why: str, by: str, until: datetime | None) -> Pause:
     """Stop an entry from falling due. Raises UnknownNameError, and UsageError without a reason or for a past end."""
     entry = _scheduled(desk, name)
     now = desk.store.now()
@@ -105,7 +105,7 @@ def pause(desk: Desk, name: str, why: str, by: str, until: datetime | None) -> P
     return paused
 
 
-def unpause(desk: Desk, name: str, by: str) -> bool:
+def unpause(desk: OperatorService, name: str, by: str) -> bool:
     """Let an entry go on; False when it was not paused. Raises UnknownNameError."""
     _scheduled(desk, name)
     done = desk.store.entries.unpause(name, by=by, now=desk.store.now())
@@ -113,7 +113,7 @@ def unpause(desk: Desk, name: str, by: str) -> bool:
     return done
 
 
-def _scheduled(desk: Desk, name: str) -> Entry:
+def _scheduled(desk: OperatorService, name: str) -> Entry:
     entries = desk.calendar().entries
     for entry in entries:
         if entry.name == name:
@@ -123,7 +123,7 @@ def _scheduled(desk: Desk, name: str) -> Entry:
     raise UnknownNameError("entry", name, [entry.name for entry in entries])
 
 
-def _refuse_disabled(desk: Desk, entry: Entry) -> None:
+def _refuse_disabled(desk: OperatorService, entry: Entry) -> None:
     calendar = desk.calendar()
     if entry.name in calendar.disabled:
         raise RefusedError(f'entry "{entry.name}" is disabled: {calendar.disabled[entry.name]}', "run: maintd validate")
@@ -139,7 +139,7 @@ def _refuse_disabled(desk: Desk, entry: Entry) -> None:
             raise RefusedError(f'step "{step.name}": job "{step.job}" is broken: {job.error}', "correct the module")
 
 
-def _steps(desk: Desk, entry: Entry, given: Mapping[str, Any]) -> tuple[StepPlan, ...]:
+def _steps(desk: OperatorService, entry: Entry, given: Mapping[str, Any]) -> tuple[StepPlan, ...]:
     jobs = {name: job for name, job in desk.jobs().items() if isinstance(job, JobDescription)}
     steps = with_params(entry, given, jobs)
     problems = [
@@ -162,7 +162,7 @@ def _start(at: datetime, now: datetime) -> datetime:
     return max(at, now)
 
 
-def _pause_note(desk: Desk, name: str, now: datetime) -> str:
+def _pause_note(desk: OperatorService, name: str, now: datetime) -> str:
     state = desk.store.entries.states([name]).get(name)
     if state is None or state.pause is None or (state.pause.until is not None and state.pause.until <= now):
         return ""
@@ -173,7 +173,7 @@ def _summary(run: Run) -> RunSummary:
     return RunSummary.model_validate({name: getattr(run, name) for name in RunSummary.model_fields})
 
 
-def _wake(desk: Desk) -> None:
+def _wake(desk: OperatorService) -> None:
     # Without a daemon here the rows stand all the same: the next one, or another node, finds them.
     with contextlib.suppress(DaemonUnavailableError):
         desk.wake()

@@ -10,7 +10,7 @@ from itertools import islice
 from maintd.errors import StoreError, UsageError
 from maintd.model.entry import Entry
 from maintd.model.run import DueInstant, Pause
-from maintd.operations.service import Desk
+from maintd.operations.service import OperatorService
 from maintd.schedule import blackout_covering, compile_rule, local_text, upcoming
 
 MAX_DAYS = 366
@@ -18,7 +18,7 @@ MOST = 20_000
 """Instants in one answer; an entry that is due every minute has 10,080 in a week."""
 
 
-def due(desk: Desk, days: int) -> list[DueInstant]:
+def due(desk: OperatorService, days: int) -> list[DueInstant]:
     """Every instant from now on for so many days, in order; `note` says why one will be skipped.
 
     At most MOST, the nearest. Raises UsageError unless days is 1 to MAX_DAYS.
@@ -36,7 +36,7 @@ def due(desk: Desk, days: int) -> list[DueInstant]:
     return list(islice(merge(*streams, key=lambda instant: instant.due_at), MOST))
 
 
-def pauses_now(desk: Desk, now: datetime) -> dict[str, Pause]:
+def pauses_now(desk: OperatorService, now: datetime) -> dict[str, Pause]:
     """Pauses in force by entry; none while the store is away, which says so elsewhere."""
     try:
         states = desk.store.entries.states()

@@ -7,18 +7,18 @@ from maintd.errors import RefusedError, UnknownNameError
 from maintd.job.registry import Known
 from maintd.model.entry import BrokenJob, Entry
 from maintd.model.run import Run
-from maintd.operations.service import Desk
+from maintd.operations.service import OperatorService
 
 LARGEST_ID = 2**63 - 1
 """Ids are 64-bit integers in both databases; SQLite's driver raises on more."""
 
 
-def known_names(desk: Desk) -> list[str]:
+def known_names(desk: OperatorService) -> list[str]:
     """Every name that `find` knows, entries first."""
     return list(dict.fromkeys([*(entry.name for entry in desk.calendar().entries), *desk.jobs()]))
 
 
-def find(desk: Desk, name: str) -> Entry:
+def find(desk: OperatorService, name: str) -> Entry:
     """The entry of that name, else a one-step entry for the job of that name.
 
     Raises UnknownNameError with a near name, RefusedError for a job whose module is broken.
@@ -35,7 +35,7 @@ def find(desk: Desk, name: str) -> Entry:
     return entry_for_job(job, {}, calendar.timezone)
 
 
-def find_job(desk: Desk, name: str) -> Known:
+def find_job(desk: OperatorService, name: str) -> Known:
     """The job of that name, broken or not. Raises UnknownNameError."""
     job = desk.jobs().get(name)
     if job is None:
@@ -43,7 +43,7 @@ def find_job(desk: Desk, name: str) -> Known:
     return job
 
 
-def find_run(desk: Desk, run_id: int) -> Run:
+def find_run(desk: OperatorService, run_id: int) -> Run:
     """The run with all its evidence. Raises UnknownNameError."""
     run = desk.store.history.run(run_id) if 0 < run_id <= LARGEST_ID else None
     if run is None:

@@ -41,7 +41,7 @@ class ReloadResult(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Desk:
+class OperatorService:
     """Handed to whoever answers people. The callables give what is in force now; `wake` says that rows changed."""
 
     store: Store
@@ -57,7 +57,7 @@ class Desk:
     started_at: datetime | None = None  # None: this process is no daemon
 
 
-def open_desk(settings: Settings, *, write: bool) -> Desk:
+def open_desk(settings: Settings, *, write: bool) -> OperatorService:
     """A desk without a daemon, on the store itself. Whoever opens it closes `desk.store`.
 
     The calendar and the jobs are read when first asked for, so that a broken calendar does not hide the history; it
@@ -73,7 +73,7 @@ def open_desk(settings: Settings, *, write: bool) -> Desk:
     def unavailable() -> NoReturn:
         raise DaemonUnavailableError(f"no daemon answers on {settings.socket_path}", "start it with: maintd serve")
 
-    return Desk(
+    return OperatorService(
         store=open_store(settings.store, clock=clock, migrate=False)
         if write
         else read_store(settings.store, clock=clock),

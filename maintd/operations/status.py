@@ -15,7 +15,7 @@ from maintd.model.run import EntryState, EntryStatus, LockHolder, NodeState, Run
 from maintd.operations.diagnosis import Verdict, verdict_of
 from maintd.operations.due import in_force
 from maintd.operations.lookup import find
-from maintd.operations.service import Desk
+from maintd.operations.service import OperatorService
 from maintd.schedule import compile_rule, describe, local_text
 from maintd.store import LastRuns
 
@@ -41,7 +41,7 @@ class Stored(NamedTuple):
     away: str = ""
 
 
-def status(desk: Desk) -> StatusReport:
+def status(desk: OperatorService) -> StatusReport:
     """All entries, and what is the matter with maintd itself. Answers also while the store is away."""
     calendar = _calendar(desk)
     names = [entry.name for entry in calendar.entries]
@@ -68,7 +68,7 @@ def status(desk: Desk) -> StatusReport:
     )
 
 
-def entry_status(desk: Desk, name: str) -> EntryStatus:
+def entry_status(desk: OperatorService, name: str) -> EntryStatus:
     """One entry, or a job by its own name. Raises UnknownNameError."""
     calendar = _calendar(desk)
     entry = next((entry for entry in calendar.entries if entry.name == name), None)
@@ -84,7 +84,9 @@ def entry_status(desk: Desk, name: str) -> EntryStatus:
     return _status_of(desk, entry, stored, _now(desk, stored), calendar.disabled)
 
 
-def _status_of(desk: Desk, entry: Entry, stored: Stored, now: datetime, disabled: dict[str, str]) -> EntryStatus:
+def _status_of(
+    desk: OperatorService, entry: Entry, stored: Stored, now: datetime, disabled: dict[str, str]
+) -> EntryStatus:
     last = stored.last.get(entry.name, LastRuns())
     state = stored.states.get(entry.name)
     pause = state.pause if state is not None and in_force(state.pause, now) else None
@@ -114,7 +116,7 @@ def _status_of(desk: Desk, entry: Entry, stored: Stored, now: datetime, disabled
     )
 
 
-def _verdict(desk: Desk, entry: Entry, stored: Stored, now: datetime, disabled: str) -> Verdict:
+def _verdict(desk: OperatorService, entry: Entry, stored: Stored, now: datetime, disabled: str) -> Verdict:
     if stored.away:
         return Verdict(f"unknown: {stored.away}", "maintd db check")
     last = stored.last.get(entry.name, LastRuns())
@@ -127,7 +129,7 @@ def _verdict(desk: Desk, entry: Entry, stored: Stored, now: datetime, disabled: 
     return verdict_of(entry, last, worked, now, disabled)
 
 
-def _calendar(desk: Desk) -> Calendared:
+def _calendar(desk: OperatorService) -> Calendared:
     """In force; when it cannot be read, what the store remembers of it."""
     try:
         calendar = desk.calendar()
@@ -147,7 +149,7 @@ def _remembered(state: EntryState) -> Entry:
     )
 
 
-def _stored(desk: Desk, names: Sequence[str]) -> Stored:
+def _stored(desk: OperatorService, names: Sequence[str]) -> Stored:
     try:
         return Stored(desk.store.entries.states(names), desk.store.history.last_per_entry(names))
     except StoreError as error:
@@ -155,7 +157,7 @@ def _stored(desk: Desk, names: Sequence[str]) -> Stored:
 
 
 def _around(
-    desk: Desk, names: Iterable[str], stored: Stored
+    desk: OperatorService, names: Iterable[str], stored: Stored
 ) -> tuple[list[RunSummary], list[LockHolder], list[NodeState]]:
     if stored.away:
         return [], [], []
@@ -169,7 +171,7 @@ def _around(
         return [], [], []
 
 
-def _problems(desk: Desk, calendar: Calendared, stored: Stored) -> Iterable[str]:
+def _problems(desk: OperatorService, calendar: Calendared, stored: Stored) -> Iterable[str]:
     yield from desk.health().problems
     if stored.away:
         yield f"the store does not answer: {stored.away}"
@@ -186,7 +188,7 @@ def _problems(desk: Desk, calendar: Calendared, stored: Stored) -> Iterable[str]
     yield from calendar.problems
 
 
-def _now(desk: Desk, stored: Stored) -> datetime:
+def _now(desk: OperatorService, stored: Stored) -> datetime:
     """The store's time, by which due times count; this machine's while the store is away."""
     if not stored.away:
         try:

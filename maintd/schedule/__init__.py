@@ -17,6 +17,17 @@ from maintd.schedule.schedule import (
 )
 
 __all__ = [
-    "MAX_DUE", "Due", "Schedule", "blackout_covering", "blackout_problem", "compile_rule", "describe", "due_between",
-    "first_outside", "jitter_of", "local_text", "upcoming", "zone_problem",
-]  # fmt: skip
+    "MAX_DUE",
+    "Due",
+    "Schedule",
+    "blackout_covering",
+    "blackout_problem",
+    "compile_rule",
+    "describe",
+    "due_between",
+    "first_outside",
+    "jitter_of",
+    "local_text",
+    "upcoming",
+    "zone_problem",
+]

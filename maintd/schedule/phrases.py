@@ -17,15 +17,38 @@ from maintd.errors import nearest
 from maintd.schedule.wall_time import EVERY_MONTH, DayRule, Edge, Walls, nth_days, times_of_day
 
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-MONTHS = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
-          "november", "december")  # fmt: skip
+MONTHS = (
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+)
 EVERY_DAY = frozenset(range(7))
 WORKING = frozenset(range(5))
 WEEKEND = frozenset({5, 6})
 
 _EXAMPLE = 'write for example "every sunday at 02:00" or "first saturday of the month at 01:00"'
-_ORDINALS = {"first": 1, "1st": 1, "second": 2, "2nd": 2, "third": 3, "3rd": 3, "fourth": 4, "4th": 4, "fifth": 5,
-             "5th": 5, "last": -1}  # fmt: skip
+_ORDINALS = {
+    "first": 1,
+    "1st": 1,
+    "second": 2,
+    "2nd": 2,
+    "third": 3,
+    "3rd": 3,
+    "fourth": 4,
+    "4th": 4,
+    "fifth": 5,
+    "5th": 5,
+    "last": -1,
+}
 _GROUPS = {"weekday": WORKING, "weekdays": WORKING, "weekend": WEEKEND, "weekends": WEEKEND}
 _TOKEN = re.compile(r"\d{1,2}:\d{2}|:\d{1,2}|\d+(?:st|nd|rd|th)?|[a-z]+|,|-|\S")
 _NUMBER = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?")

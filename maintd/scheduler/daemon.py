@@ -35,7 +35,7 @@ from maintd.executor.orphans import kill_orphans
 from maintd.job.registry import Catalogue
 from maintd.model.entry import Rule
 from maintd.model.run import NodeState
-from maintd.operations import Desk, Health, TriggerRequest, trigger
+from maintd.operations import Health, OperatorService, TriggerRequest, trigger
 from maintd.scheduler.alarm import Alarm
 from maintd.scheduler.approach import EARLY, approach
 from maintd.scheduler.calendar_reload import InForce
@@ -133,9 +133,9 @@ class Daemon:
         """Read the calendar again soon. For any thread."""
         self.in_force.ask()
 
-    def desk(self) -> Desk:
+    def desk(self) -> OperatorService:
         """What the web side is given."""
-        return Desk(
+        return OperatorService(
             store=self.store,
             settings=self.settings,
             clock=self.clock,

@@ -22,7 +22,7 @@ from maintd.model.run import EntryState, NewRun, Pause, RunState, RunSummary, Sk
 from maintd.schedule import blackout_covering, compile_rule, due_between, jitter_of
 from maintd.scheduler.due_queue import Timetable
 from maintd.store import EntryPlan, Store
-from maintd.store.entries import Mark
+from maintd.store.entries import EntryVersion
 from maintd.units import format_duration, utc_text
 
 log = structlog.get_logger()
@@ -109,7 +109,7 @@ def _rough(age: timedelta) -> str:
     return format_duration(timedelta(seconds=round(age.total_seconds())))
 
 
-def _is_edited(mark: Mark, entry: Entry | None, prints: Mapping[str, str]) -> bool:
+def _is_edited(mark: EntryVersion, entry: Entry | None, prints: Mapping[str, str]) -> bool:
     return entry is not None and mark.fingerprint != prints[entry.name]
 
 
@@ -172,7 +172,7 @@ class Planner:
 
     def _edited(self, wanted: Mapping[str, Entry], prints: Mapping[str, str]) -> list[tuple[Entry, EntryState]]:
         """Those with a schedule in force that the calendar changes; `wanted` by the names that the store has."""
-        marks = map(Mark.read, self._store.entries.marks())
+        marks = map(EntryVersion.read, self._store.entries.marks())
         edited = [mark.name for mark in marks if mark.active and _is_edited(mark, wanted.get(mark.name), prints)]
         found = []
         for name, state in self._store.entries.states(edited).items():
@@ -228,8 +228,8 @@ class Planner:
     def _look_again(self) -> None:
         """Look at every row that is not as it was at the last look."""
         marks = self._store.entries.marks()
-        fresh = {mark.name: mark for mark in map(Mark.read, marks - self._marks)}
-        gone = {Mark.read(text).name for text in self._marks - marks} - fresh.keys()
+        fresh = {mark.name: mark for mark in map(EntryVersion.read, marks - self._marks)}
+        gone = {EntryVersion.read(text).name for text in self._marks - marks} - fresh.keys()
         mine = [mark for mark in fresh.values() if mark.name in self._entries]
         # What was loaded from the same text has the same rule: there is nothing to read.
         others = [mark.name for mark in mine if mark.fingerprint != self._prints[mark.name] or not mark.active]

@@ -17,8 +17,8 @@ from maintd.model.run_updates import (
     AttemptEnded,
     Reported,
     RunEnded,
-    RunPutBack,
-    RunWrite,
+    RunRequeued,
+    RunUpdate,
     StepBegan,
     StepEnded,
     StepWaits,
@@ -43,16 +43,26 @@ from maintd.store.tables import (
 
 OPEN_TO_EVIDENCE = (RunState.RUNNING, RunState.LOST)
 
-_CLAIM = Prepared(select(
-    runs.c.state, runs.c.fence, runs.c.recorded_seq, runs.c.entry_id, runs.c.plan_id, runs.c.cancel_requested,
-    runs.c.reason, runs.c.finished_at,
-).where(runs.c.id == bindparam("run_id")).with_for_update())  # fmt: skip
+_CLAIM = Prepared(
+    select(
+        runs.c.state,
+        runs.c.fence,
+        runs.c.recorded_seq,
+        runs.c.entry_id,
+        runs.c.plan_id,
+        runs.c.cancel_requested,
+        runs.c.reason,
+        runs.c.finished_at,
+    )
+    .where(runs.c.id == bindparam("run_id"))
+    .with_for_update()
+)
 
 _SERIES = Prepared(select(series.c.id, series.c.job, series.c.name).where(series.c.entry_id == bindparam("entry_id")))
 
 
 def apply_writes(
-    conn: Connection, plans: Plans, run_id: int, fence: int, first_seq: int, writes: Sequence[RunWrite]
+    conn: Connection, plans: Plans, run_id: int, fence: int, first_seq: int, writes: Sequence[RunUpdate]
 ) -> bool:
     """See `Runs.apply`.
 
@@ -68,7 +78,7 @@ def apply_writes(
     fresh = writes[max(0, claim.recorded_seq + 1 - first_seq) :]
     if not fresh:
         return True
-    end = next((write for write in fresh if isinstance(write, RunEnded | RunPutBack)), None)
+    end = next((write for write in fresh if isinstance(write, RunEnded | RunRequeued)), None)
     if not _allowed(RunState(claim.state), fresh, end):
         return False
     plan = plans.load(conn, [claim.plan_id])[claim.plan_id]
@@ -90,18 +100,18 @@ def apply_writes(
     return True
 
 
-def _allowed(state: RunState, fresh: Sequence[RunWrite], end: RunEnded | RunPutBack | None) -> bool:
+def _allowed(state: RunState, fresh: Sequence[RunUpdate], end: RunEnded | RunRequeued | None) -> bool:
     if state not in OPEN_TO_EVIDENCE:
         return False
     if end is None:
         return True
     if end is not fresh[-1]:
         return False
-    to = RunState.QUEUED if isinstance(end, RunPutBack) else end.state
-    return to in TRANSITIONS[state] and (isinstance(end, RunPutBack) or to.final)
+    to = RunState.QUEUED if isinstance(end, RunRequeued) else end.state
+    return to in TRANSITIONS[state] and (isinstance(end, RunRequeued) or to.final)
 
 
-def _end(conn: Connection, run_id: int, claim: AnyRow, end: RunEnded | RunPutBack, last: int) -> None:
+def _end(conn: Connection, run_id: int, claim: AnyRow, end: RunEnded | RunRequeued, last: int) -> None:
     columns: dict[str, Any] = {"reason": end.reason, "lease_until": None}
     if isinstance(end, RunEnded):
         skip = None if end.skip_reason is None else end.skip_reason.value
@@ -155,7 +165,7 @@ class _Record:
         self._lines: dict[tuple[int, int], dict[int, LogLine]] = {}
         self._rows: dict[Table, list[dict[str, Any]]] = {checks: [], changes: [], artifacts: [], measures: []}
 
-    def take(self, conn: Connection, write: RunWrite) -> None:
+    def take(self, conn: Connection, write: RunUpdate) -> None:
         match write:
             case StepBegan():
                 step = {"state": StepState.RUNNING.value, "reason": "", "started_at": write.at, "finished_at": None}
@@ -167,18 +177,29 @@ class _Record:
                 self._steps.setdefault(write.step, {}).update(step)
             case AttemptBegan():
                 self._attempt(write).update(
-                    {"state": AttemptState.RUNNING.value, "reason": "", "started_at": write.at, "finished_at": None,
-                     "pid": write.pid, "phase": ""}
-                )  # fmt: skip
+                    {
+                        "state": AttemptState.RUNNING.value,
+                        "reason": "",
+                        "started_at": write.at,
+                        "finished_at": None,
+                        "pid": write.pid,
+                        "phase": "",
+                    }
+                )
             case AttemptEnded():
                 self._attempt(write).update(
-                    {"state": write.state.value, "reason": write.reason, "finished_at": write.at,
-                     "exit_code": write.exit_code, "signal": write.signal}
-                )  # fmt: skip
+                    {
+                        "state": write.state.value,
+                        "reason": write.reason,
+                        "finished_at": write.at,
+                        "exit_code": write.exit_code,
+                        "signal": write.signal,
+                    }
+                )
             case Reported():
                 for item in write.items:
                     self._report(conn, write, item)
-            case RunEnded() | RunPutBack():
+            case RunEnded() | RunRequeued():
                 pass
 
     def _attempt(self, write: AttemptBegan | AttemptEnded | Reported) -> dict[str, Any]:

@@ -61,7 +61,7 @@ _PLANNED = Prepared(
 _ID = Prepared(select(entries.c.id).where(entries.c.name == bindparam("of_name")))
 
 
-class Mark(NamedTuple):
+class EntryVersion(NamedTuple):
     """What tells whether another node changed an entry: which calendar it is of, and how far it is planned."""
 
     name: str
@@ -70,7 +70,7 @@ class Mark(NamedTuple):
     planned_through: datetime
 
     @classmethod
-    def read(cls, text: str) -> Mark:
+    def read(cls, text: str) -> EntryVersion:
         """From an item of `Entries.marks`."""
         name, fingerprint, active, through = text.rsplit(" ", 3)
         return cls(name, fingerprint, active == "1", EPOCH + int(through) * MICROSECOND)

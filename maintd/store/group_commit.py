@@ -22,7 +22,7 @@ MAX_BATCH = 256
 """Most acts in one commit, so that nobody waits for more than some tens of milliseconds."""
 
 
-class _Job:
+class PendingWrite:
     __slots__ = ("act", "done", "error", "result", "synced")
 
     def __init__(self, act: Callable[[Connection], Any], synced: bool) -> None:
@@ -43,7 +43,7 @@ class GroupCommit:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._waiting: deque[_Job] = deque()
+        self._waiting: deque[PendingWrite] = deque()
         self._turn = threading.Lock()
         self._whose: int | None = None  # the thread that has the turn
         self._closed = False
@@ -58,7 +58,7 @@ class GroupCommit:
         if self._whose == threading.get_ident():  # an act within an act is part of it
             assert self._connection is not None
             return act(self._connection)
-        job = _Job(act, synced)
+        job = PendingWrite(act, synced)
         self._waiting.append(job)
         while not job.done:
             with self._turn:
@@ -77,7 +77,7 @@ class GroupCommit:
             self._disconnect()
 
     def _take_turn(self) -> None:
-        batch: list[_Job] = []
+        batch: list[PendingWrite] = []
         try:
             self._whose = threading.get_ident()
             while self._waiting and len(batch) < MAX_BATCH:
@@ -96,7 +96,7 @@ class GroupCommit:
             for job in batch:
                 job.done = True
 
-    def _commit(self, batch: list[_Job]) -> None:
+    def _commit(self, batch: list[PendingWrite]) -> None:
         if self._closed:
             raise StoreUnavailableError("the store is closed")
         connection = self._connected()
@@ -105,7 +105,7 @@ class GroupCommit:
             for job in batch:
                 self._perform(job, connection, alone=len(batch) == 1)
 
-    def _perform(self, job: _Job, connection: Connection, *, alone: bool) -> None:
+    def _perform(self, job: PendingWrite, connection: Connection, *, alone: bool) -> None:
         if alone:
             job.result = job.act(connection)
             return

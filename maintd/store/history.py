@@ -46,9 +46,9 @@ _RUNS = PreparedOfSeveral(mapping.select_runs(*mapping.FULL).order_by(runs.c.id)
 # How many points the newest run has in a series: one for each combination of labels.
 _LINES = select(func.count()).where(
     measures.c.series_id == bindparam("of_series"),
-    measures.c.run_id == select(func.max(measures.c.run_id)).where(measures.c.series_id == bindparam("of_series"))
-    .scalar_subquery(),
-)  # fmt: skip
+    measures.c.run_id
+    == select(func.max(measures.c.run_id)).where(measures.c.series_id == bindparam("of_series")).scalar_subquery(),
+)
 
 MOST_POINTS = 20_000
 """Points of one name that are read at the most, whatever the labels."""
@@ -175,10 +175,11 @@ class History:
         """The run that stands for an instant; 0: there was one, and it was pruned; None: it was never planned."""
         query = (
             select(func.coalesce(runs.c.id, 0))
-            .select_from(ledger.join(entries, ledger.c.entry_id == entries.c.id).outerjoin(
-                runs, runs.c.id == ledger.c.run_id))
+            .select_from(
+                ledger.join(entries, ledger.c.entry_id == entries.c.id).outerjoin(runs, runs.c.id == ledger.c.run_id)
+            )
             .where(entries.c.name == entry, ledger.c.due_at == due_at)
-        )  # fmt: skip
+        )
         return self._database.read(lambda conn: conn.execute(query).scalar_one_or_none())
 
     def counts(self) -> dict[str, int]:

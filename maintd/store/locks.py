@@ -16,11 +16,24 @@ from maintd.store.database import Database, insert_into
 from maintd.store.mapping import AnyRow
 from maintd.store.tables import IS_RUNNING, entries, locks, runs
 
-_HOLDERS = select(
-    locks.c.lock, locks.c.mode, locks.c.run_id, locks.c.step, locks.c.since, locks.c.fence,
-    entries.c.name.label("entry"), runs.c.node, runs.c.incarnation, runs.c.state,
-    runs.c.fence.label("run_fence"), runs.c.lease_until,
-).join_from(locks, runs).join(entries)  # fmt: skip
+_HOLDERS = (
+    select(
+        locks.c.lock,
+        locks.c.mode,
+        locks.c.run_id,
+        locks.c.step,
+        locks.c.since,
+        locks.c.fence,
+        entries.c.name.label("entry"),
+        runs.c.node,
+        runs.c.incarnation,
+        runs.c.state,
+        runs.c.fence.label("run_fence"),
+        runs.c.lease_until,
+    )
+    .join_from(locks, runs)
+    .join(entries)
+)
 
 
 class Locks:

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
 from maintd.model.run import TRANSITIONS, NewRun, Run, RunState, RunSummary, SkipReason
-from maintd.model.run_updates import RunWrite
+from maintd.model.run_updates import RunUpdate
 from maintd.store import mapping
 from maintd.store.apply_updates import apply_writes, lose_run
 from maintd.store.database import ConflictError, Database, insert_into
@@ -193,7 +193,7 @@ class Runs:
 
         return self._database.write(act) if fences else {}
 
-    def apply(self, run_id: int, fence: int, first_seq: int, writes: Sequence[RunWrite]) -> bool:
+    def apply(self, run_id: int, fence: int, first_seq: int, writes: Sequence[RunUpdate]) -> bool:
         """Record what happened to a run: writes numbered from `first_seq`, in order, in one transaction, each once.
 
         False: the claim with that fence is over, or the run's state does not allow it; nothing was recorded, and never

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 import maintd
 from maintd.errors import MaintdError, UnknownNameError, UsageError
-from maintd.operations import Desk
+from maintd.operations import OperatorService
 from maintd.web import health, pages
 from maintd.web.api import entries, runs, service
 from maintd.web.errors import error_response, failure
@@ -24,7 +24,7 @@ DESCRIPTION = (
 )
 
 
-def build(desk: Desk) -> FastAPI:
+def build(desk: OperatorService) -> FastAPI:
     """The app for a desk."""
     app = _routes()
     app.state.desk = desk

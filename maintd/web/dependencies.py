@@ -6,13 +6,13 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from maintd.operations import Desk
+from maintd.operations import OperatorService
 
 
-async def _desk(request: Request) -> Desk:
-    desk: Desk = request.app.state.desk
+async def _desk(request: Request) -> OperatorService:
+    desk: OperatorService = request.app.state.desk
     return desk
 
 
-DESK = Annotated[Desk, Depends(_desk)]
+SERVICE = Annotated[OperatorService, Depends(_desk)]
 """The desk that the app was built for."""

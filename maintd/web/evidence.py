@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from maintd.model.evidence import CheckStatus, Measure
 from maintd.model.run import Run
-from maintd.operations import Desk
+from maintd.operations import OperatorService
 
 
 class Evidence(NamedTuple):
@@ -26,7 +26,7 @@ class EvidenceCache:
         self._lock = threading.Lock()
         self._of_run: dict[int, Evidence] = {}
 
-    def of(self, desk: Desk, run_ids: Collection[int]) -> dict[int, Evidence]:
+    def of(self, desk: OperatorService, run_ids: Collection[int]) -> dict[int, Evidence]:
         """For these runs, which have ended; others are forgotten. A run that was pruned meanwhile is left out."""
         with self._lock:
             known = {run_id: self._of_run[run_id] for run_id in run_ids if run_id in self._of_run}

@@ -9,21 +9,21 @@ from starlette.responses import Response
 
 from maintd.errors import StoreError
 from maintd.operations import status
-from maintd.web.dependencies import DESK
+from maintd.web.dependencies import SERVICE
 from maintd.web.schemas import HealthAnswer, answer
 
 router = APIRouter()
 
 
 @router.get("/healthz", response_model=HealthAnswer)
-def get_health(desk: DESK) -> Response:
+def get_health(desk: SERVICE) -> Response:
     """200 while the planning loop turns, else 503."""
     health = desk.health()
     return answer(HealthAnswer(ok=health.alive, problems=health.problems), 200 if health.alive else 503)
 
 
 @router.get("/readyz", response_model=HealthAnswer)
-def get_readiness(desk: DESK) -> Response:
+def get_readiness(desk: SERVICE) -> Response:
     """200 while maintd plans and its store answers, else 503."""
     health = desk.health()
     problems = list(health.problems)
@@ -37,7 +37,7 @@ def get_readiness(desk: DESK) -> Response:
 
 
 @router.get("/metrics", response_class=Response)
-def get_metrics(desk: DESK, request: Request) -> Response:
+def get_metrics(desk: SERVICE, request: Request) -> Response:
     """Metrics of entries, queue and daemon in Prometheus' text format."""
     from maintd.web.metrics import scrape  # the library is loaded at the first scrape
 
@@ -46,7 +46,7 @@ def get_metrics(desk: DESK, request: Request) -> Response:
 
 
 @router.get("/text/status", response_class=Response)
-def get_status_text(desk: DESK, width: Annotated[int, Query(ge=20, le=500)] = 80, colour: bool = False) -> Response:
+def get_status_text(desk: SERVICE, width: Annotated[int, Query(ge=20, le=500)] = 80, colour: bool = False) -> Response:
     """The status ready for a terminal; the header X-Exit-Code is the command's exit code."""
     from maintd.present import exit_code, status_text
 

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 import maintd
 from maintd.errors import StoreError
 from maintd.model.run import EntryStatus, RunState, StatusReport
-from maintd.operations import Desk, status
+from maintd.operations import OperatorService, status
 from maintd.web.evidence import Evidence, EvidenceCache
 
 MOST_MEASURES = 1000
@@ -29,7 +29,7 @@ LONGEST_VALUE = 200  # characters of a label's value
 ENDS = tuple(state for state in RunState if state.final)
 
 
-def scrape(desk: Desk, evidence: EvidenceCache, accept: str) -> tuple[bytes, str]:
+def scrape(desk: OperatorService, evidence: EvidenceCache, accept: str) -> tuple[bytes, str]:
     """The metrics in the format that the scraper accepts, and its media type."""
     registry = CollectorRegistry()
     registry.register(_Snapshot(list(_families(desk, evidence))))
@@ -48,7 +48,7 @@ class _Snapshot(Collector):
         return self._families
 
 
-def _families(desk: Desk, evidence: EvidenceCache) -> Iterator[Metric]:
+def _families(desk: OperatorService, evidence: EvidenceCache) -> Iterator[Metric]:
     report = status(desk)
     up, counts, found = _stored(desk, evidence, report)
     yield from _process(desk, report, up)
@@ -68,7 +68,7 @@ _UNFINISHED = tuple(state.value for state in RunState if not state.final)
 
 
 def _stored(
-    desk: Desk, evidence: EvidenceCache, report: StatusReport
+    desk: OperatorService, evidence: EvidenceCache, report: StatusReport
 ) -> tuple[bool, dict[str, int], dict[int, Evidence]]:
     try:
         desk.store.ping()
@@ -78,7 +78,7 @@ def _stored(
         return False, {}, {}
 
 
-def _process(desk: Desk, report: StatusReport, up: bool) -> Iterator[Metric]:
+def _process(desk: OperatorService, report: StatusReport, up: bool) -> Iterator[Metric]:
     health = desk.health()
     yield InfoMetricFamily(
         "maintd_build", "Which maintd this is", value={"version": maintd.__version__, "node": desk.settings.node}
@@ -106,17 +106,23 @@ def _outcomes(entries: Iterable[EntryStatus]) -> Iterator[Metric]:
     entries = list(entries)
     worked = [(entry.entry, entry.last_worked) for entry in entries if entry.last_worked is not None]
     yield _gauge(
-        "maintd_job_last_success_timestamp_seconds", "When the entry's last success ended", "entry",
+        "maintd_job_last_success_timestamp_seconds",
+        "When the entry's last success ended",
+        "entry",
         {entry.entry: entry.last_success_at.timestamp() for entry in entries if entry.last_success_at is not None},
-    )  # fmt: skip
+    )
     yield _gauge(
-        "maintd_job_last_end_timestamp_seconds", "When the entry's last run ended that was not skipped", "entry",
+        "maintd_job_last_end_timestamp_seconds",
+        "When the entry's last run ended that was not skipped",
+        "entry",
         {name: run.finished_at.timestamp() for name, run in worked if run.finished_at is not None},
-    )  # fmt: skip
+    )
     yield _gauge(
-        "maintd_job_duration_seconds", "How long the entry's last run took", "entry",
+        "maintd_job_duration_seconds",
+        "How long the entry's last run took",
+        "entry",
         {name: run.took.total_seconds() for name, run in worked if run.took is not None},
-    )  # fmt: skip
+    )
     result = GaugeMetricFamily(
         "maintd_job_result", "1 for the state in which the entry's last run ended", labels=("entry", "status")
     )

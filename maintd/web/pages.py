@@ -15,7 +15,7 @@ from maintd.operations.diagnosis import worst_check
 from maintd.operations.due import MOST
 from maintd.operations.lookup import LARGEST_ID
 from maintd.web.api.runs import RunId, page_of_log, page_of_runs
-from maintd.web.dependencies import DESK
+from maintd.web.dependencies import SERVICE
 
 router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
 
@@ -32,7 +32,7 @@ RUNS = 50
 
 
 @router.get("/")
-def index(desk: DESK) -> HTMLResponse:
+def index(desk: SERVICE) -> HTMLResponse:
     """What needs somebody, every entry, the week ahead."""
     from maintd.web.views import week_of
 
@@ -44,7 +44,7 @@ def index(desk: DESK) -> HTMLResponse:
 
 @router.get("/runs")
 def runs(
-    desk: DESK,
+    desk: SERVICE,
     entry: str = "",
     job: str = "",
     state: str = "",
@@ -67,7 +67,7 @@ def runs(
 
 
 @router.get("/runs/{run_id}")
-def run(desk: DESK, run_id: RunId, after: str = "", tail: bool = False) -> HTMLResponse:
+def run(desk: SERVICE, run_id: RunId, after: str = "", tail: bool = False) -> HTMLResponse:
     """One run: how it went, what it found, what it changed, its log."""
     from maintd.web.views import log_tail_cursor
 
@@ -86,7 +86,7 @@ def run(desk: DESK, run_id: RunId, after: str = "", tail: bool = False) -> HTMLR
 
 
 @router.get("/entries/{name}")
-def entry(desk: DESK, name: str) -> HTMLResponse:
+def entry(desk: SERVICE, name: str) -> HTMLResponse:
     """One entry: how it stands, its last runs, its trends."""
     from maintd.web.views import POINTS, duration_chart, measure_charts
 
@@ -107,13 +107,13 @@ def entry(desk: DESK, name: str) -> HTMLResponse:
 
 
 @router.get("/jobs")
-def jobs(desk: DESK) -> HTMLResponse:
+def jobs(desk: SERVICE) -> HTMLResponse:
     """Every job."""
     return _page("jobs.html", jobs=list(desk.jobs().values()))
 
 
 @router.get("/jobs/{name}")
-def job(desk: DESK, name: str) -> HTMLResponse:
+def job(desk: SERVICE, name: str) -> HTMLResponse:
     """One job with its params."""
     found = find_job(desk, name)
     used = [item.name for item in desk.calendar().entries if name in item.jobs]
@@ -121,7 +121,7 @@ def job(desk: DESK, name: str) -> HTMLResponse:
 
 
 @router.get("/due")
-def due_page(desk: DESK, days: Annotated[int, Query(ge=1, le=366)] = 14) -> HTMLResponse:
+def due_page(desk: SERVICE, days: Annotated[int, Query(ge=1, le=366)] = 14) -> HTMLResponse:
     """What falls due, by day of the calendar's time zone."""
     from maintd.web.views import week_of
 
@@ -153,13 +153,13 @@ def _place(before: str) -> int | None:
     return int(before)
 
 
-def _jobs_of(desk: DESK, name: str) -> set[str]:
+def _jobs_of(desk: SERVICE, name: str) -> set[str]:
     """Jobs of the last runs of an entry that is in no calendar any more."""
     found = (desk.store.history.run(item.id) for item in desk.store.history.runs(entry=name, limit=1))
     return {step.job for item in found if item is not None for step in item.steps}
 
 
-def _steps_of(desk: DESK, name: str) -> list[dict[str, object]]:
+def _steps_of(desk: SERVICE, name: str) -> list[dict[str, object]]:
     try:
         steps = find(desk, name).steps
     except UnknownNameError:

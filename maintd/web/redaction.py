@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from maintd.operations import Desk
+from maintd.operations import OperatorService
 
 HIDDEN = "***"
 
@@ -13,7 +13,7 @@ _IN_URL = re.compile(r"(?<=://)([^/@\s:]*):[^@/\s]*@")
 _IN_WORDS = re.compile(r"(?i)\b(password|passwd|pwd|sslpassword|token|secret|key)=('(?:[^'\\]|\\.)*'|[^\s&]+)")
 
 
-def shown_settings(desk: Desk) -> dict[str, Any]:
+def shown_settings(desk: OperatorService) -> dict[str, Any]:
     """Settings by name, with the targets in force. Passwords are hidden also within URLs and connection strings."""
     settings = desk.settings.model_dump(mode="json")
     settings["store_url"] = desk.store.url_masked

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from maintd.errors import MaintdError
-from maintd.operations import Desk
+from maintd.operations import OperatorService
 from maintd.web.listeners import control_socket, is_loopback, parse_listen, tcp_socket
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ CLOSE_WITHIN = 2.0  # seconds; an answer that takes longer is given up, and the 
 
 
 @contextmanager
-def serve_desk(desk: Desk) -> Iterator[None]:
+def serve_desk(desk: OperatorService) -> Iterator[None]:
     """Serve the desk on its control socket and, when `listen` is set, read-only on TCP, until the `with` ends.
 
     Raises SettingsError or RefusedError, naming the address, when one of them cannot be had.
@@ -58,7 +58,7 @@ def openapi() -> dict[str, Any]:
 
 
 def _serve(
-    desk: Desk,
+    desk: OperatorService,
     control: socket.socket,
     page: socket.socket | None,
     loopback: bool,

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from maintd.model.evidence import LogLine
 from maintd.model.run import DueInstant, Run, RunState, RunSummary
-from maintd.operations import Desk
+from maintd.operations import OperatorService
 from maintd.present import duration_text, value_text
 from maintd.store import MeasurePoint
 from maintd.web.charts import Chart, ChartPoint, line_chart
@@ -83,7 +83,7 @@ def duration_chart(runs: Sequence[RunSummary]) -> Chart | None:
     return line_chart("Duration", points, lambda seconds: duration_text(timedelta(seconds=seconds)))
 
 
-def measure_charts(desk: Desk, entry: str, jobs: Sequence[str]) -> tuple[list[Chart], int]:
+def measure_charts(desk: OperatorService, entry: str, jobs: Sequence[str]) -> tuple[list[Chart], int]:
     """A chart for each series of measures of an entry, and how many more there are."""
     charts: list[Chart] = []
     for job in jobs:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import images
-from servers.base import needed, wait_for
-from servers.docker import DockerEngine, docker_engine
-from servers.images import docker
+from support.servers import images
+from support.servers.base import needed, wait_for
+from support.servers.docker import DockerEngine, docker_engine
+from support.servers.images import docker
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -79,8 +79,11 @@ class Sidecar:
     def logs(self) -> str:
         return subprocess.run(
             [needed("docker", "docker.io"), "logs", "--tail", "50", "beside_maintd_1"],
-            env=self._environ, capture_output=True, text=True, check=False,
-        ).stderr  # fmt: skip
+            env=self._environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stderr
 
 
 @pytest.fixture
@@ -112,9 +115,22 @@ def start_postgres(engine: DockerEngine, network: str) -> None:
     """A real server in a container called `postgres`, with a table that has dead rows."""
     thin = images.thin_image(engine)
     docker(
-        engine, "run", "-d", "--name", "postgres", "--network", network, "-v", "/usr:/usr:ro", "--user", "postgres",
-        thin, "/bin/sh", "-c", POSTGRES,
-    )  # fmt: skip
+        engine,
+        "run",
+        "-d",
+        "--name",
+        "postgres",
+        "--network",
+        network,
+        "-v",
+        "/usr:/usr:ro",
+        "--user",
+        "postgres",
+        thin,
+        "/bin/sh",
+        "-c",
+        POSTGRES,
+    )
     wait_for(lambda: "1" in psql(engine, "SELECT 1", database="postgres", check=False), "postgres in its container", 60)
     psql(engine, "CREATE DATABASE trading", database="postgres")
     psql(

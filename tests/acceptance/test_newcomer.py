@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from servers.base import free_port, wait_for
+from support.servers.base import free_port, wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,8 +28,10 @@ def clone(tmp_path: Path) -> Path:
     """The files that git knows, as they are now, in a folder of their own."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, check=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
     for name in filter(None, listed.stdout.decode().split("\0")):
         if (ROOT / name).is_file():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -42,9 +44,13 @@ def test_make_run_shows_a_calendar_and_a_health_check_of_the_host(clone: Path) -
     listen = f"127.0.0.1:{free_port()}"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            ["make", "run"], cwd=clone, env=environment(MAINTD_LISTEN=listen), stdout=out, stderr=out,
+            ["make", "run"],
+            cwd=clone,
+            env=environment(MAINTD_LISTEN=listen),
+            stdout=out,
+            stderr=out,
             start_new_session=True,
-        )  # fmt: skip
+        )
     try:
         wait_for(lambda: "daemon_ready" in log.read_text(errors="replace"), "make run is ready", seconds=240, every=0.5)
         told = log.read_text(errors="replace")
@@ -54,18 +60,24 @@ def test_make_run_shows_a_calendar_and_a_health_check_of_the_host(clone: Path) -
 
         def finished() -> dict[str, object] | None:
             shown = subprocess.run(
-                [maintd, "--state-dir", ".state", "history", "--json"], cwd=clone, env=environment(),
-                capture_output=True, check=True,
-            )  # fmt: skip
+                [maintd, "--state-dir", ".state", "history", "--json"],
+                cwd=clone,
+                env=environment(),
+                capture_output=True,
+                check=True,
+            )
             runs = json.loads(shown.stdout)["runs"]
             return runs[0] if runs and runs[0]["finished_at"] else None
 
         run = wait_for(finished, "the health check", seconds=60, every=0.5)
         assert run["state"] in ("succeeded", "warned", "failed")
         shown = subprocess.run(
-            [maintd, "--state-dir", ".state", "show", str(run["id"]), "--json"], cwd=clone, env=environment(),
-            capture_output=True, check=True,
-        )  # fmt: skip
+            [maintd, "--state-dir", ".state", "show", str(run["id"]), "--json"],
+            cwd=clone,
+            env=environment(),
+            capture_output=True,
+            check=True,
+        )
         checks = json.loads(shown.stdout)["steps"][0]["attempts"][0]["checks"]
         assert any("memory" in check["name"] and isinstance(check["observed"], int | float) for check in checks)
     finally:
@@ -88,8 +100,11 @@ def test_an_installed_package_finds_its_jobs_and_a_calendar_without_the_source_t
     )
     ran = subprocess.run(
         [maintd, *where, "run", "command", "--here", "--no-store", "-p", 'argv=["true"]'],
-        cwd=tmp_path, env=environment(), capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
 
     assert valid.returncode == 0, valid.stderr
     names = {job["name"] for job in json.loads(listed.stdout)["jobs"]}

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from servers.base import wait_for
-from servers.maintd import maintd_daemon
+from support.servers.base import wait_for
+from support.servers.maintd import maintd_daemon
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from servers.maintd import JOBS, Shell
+from support.servers.maintd import JOBS, Shell
 
 
 @pytest.fixture(scope="session")

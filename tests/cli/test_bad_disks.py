@@ -8,8 +8,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from servers.disks import small_disk
-from servers.maintd import Shell
+from support.servers.disks import small_disk
+from support.servers.maintd import Shell
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from servers.base import wait_for
-from servers.maintd import CALENDAR, MAINTD, RunningDaemon, Shell, clean_environ, maintd_daemon
+from support.servers.base import wait_for
+from support.servers.maintd import CALENDAR, MAINTD, RunningDaemon, Shell, clean_environ, maintd_daemon
 
 
 def test_status_names_every_entry_within_80_columns_and_without_colour(daemon: RunningDaemon) -> None:
@@ -296,8 +296,12 @@ def test_the_end_of_a_pipe_is_no_error(daemon: RunningDaemon) -> None:
     for words in ("status", "history --limit 1000", "jobs --json"):
         done = subprocess.run(
             ["bash", "-c", f"set -o pipefail; {MAINTD} {words} | true"],
-            cwd=daemon.cwd, env=clean_environ(**daemon.environ), capture_output=True, text=True, timeout=30,
-        )  # fmt: skip
+            cwd=daemon.cwd,
+            env=clean_environ(**daemon.environ),
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
         assert done.stderr == ""
 
 
@@ -403,8 +407,12 @@ def test_plain_status_imports_next_to_nothing(daemon: RunningDaemon, words: list
     def imported(*argv: str) -> set[str]:
         done = subprocess.run(
             [sys.executable, "-X", "importtime", *argv],
-            cwd=daemon.cwd, env=clean_environ(**daemon.environ), capture_output=True, text=True, timeout=30,
-        )  # fmt: skip
+            cwd=daemon.cwd,
+            env=clean_environ(**daemon.environ),
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
         assert done.returncode in (0, 1)
         return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from servers.maintd import Shell, Typed
+from support.servers.maintd import Shell, Typed
 
 
 def rows(typed: Typed) -> dict[str, tuple[str, str]]:
@@ -23,10 +23,17 @@ def test_each_value_is_shown_with_the_source_that_won(shell: Shell) -> None:
 
     shown = rows(
         shell.maintd(
-            "--config", "config.yaml", "--socket", "/run/m.sock", "settings", "--json",
-            MAINTD_DRAIN="6s", MAINTD_RETENTION__LOGS="4d", MAINTD_STORE_URL_FILE="url",
+            "--config",
+            "config.yaml",
+            "--socket",
+            "/run/m.sock",
+            "settings",
+            "--json",
+            MAINTD_DRAIN="6s",
+            MAINTD_RETENTION__LOGS="4d",
+            MAINTD_STORE_URL_FILE="url",
         )
-    )  # fmt: skip
+    )
 
     assert shown["slots"] == ("7", "config.yaml:2")
     assert shown["grace"] == ("3s", ".env: MAINTD_GRACE")
@@ -144,8 +151,10 @@ def test_names_that_mean_nothing_are_warned_about_with_the_near_one(shell: Shell
     (shell.cwd / ".env").write_text("MAINTD_GRASE=3s\n")
 
     typed = shell.maintd(
-        "settings", MAINTD_SLOT="3", MAINTD_TARGETS__POSTGRES__MAIN__DSN="x",
-    )  # fmt: skip
+        "settings",
+        MAINTD_SLOT="3",
+        MAINTD_TARGETS__POSTGRES__MAIN__DSN="x",
+    )
 
     assert typed.code == 0
     assert 'the environment: "MAINTD_SLOT" is no setting; did you mean "MAINTD_SLOTS"?' in typed.err

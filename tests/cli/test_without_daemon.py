@@ -9,8 +9,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from servers.base import wait_for
-from servers.maintd import JOBS, Shell, Typed
+from support.servers.base import wait_for
+from support.servers.maintd import JOBS, Shell, Typed
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from servers.maintd import Shell
+from support.servers.maintd import Shell
 
 from maintd.__main__ import _plain_status
 from maintd.cli import arguments
@@ -128,9 +128,15 @@ def test_params_stay_texts_unless_they_are_json_or_given_twice() -> None:
     ]
 
     assert arguments.params(given) == {
-        "keep": "30d", "n": "5", "on": "true", "argv": ["true", "a=b"], "table": ["a", "b"], "empty": "",
-        "text": "[x", "no": None,
-    }  # fmt: skip
+        "keep": "30d",
+        "n": "5",
+        "on": "true",
+        "argv": ["true", "a=b"],
+        "table": ["a", "b"],
+        "empty": "",
+        "text": "[x",
+        "no": None,
+    }
 
 
 @pytest.mark.parametrize("pair", ["keep", "=3", "argv=[x"])
@@ -183,9 +189,16 @@ def test_the_shortcut_knows_the_same_default_state_directory(
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["status", "NAME"], ["status", "--json"], ["status", "--help"], ["--config", "x", "status"], ["history"],
-     ["--calendar", "x", "status"]],
-)  # fmt: skip
+    [
+        [],
+        ["status", "NAME"],
+        ["status", "--json"],
+        ["status", "--help"],
+        ["--config", "x", "status"],
+        ["history"],
+        ["--calendar", "x", "status"],
+    ],
+)
 def test_the_shortcut_is_for_plain_status_only(nowhere: Path, words: list[str]) -> None:
     assert _plain_status(words) is None
 

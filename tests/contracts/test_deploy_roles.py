@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from servers.postgres import BIN, PostgresServer
+from support.servers.postgres import BIN, PostgresServer
 
 ROLES = Path(__file__).parents[2] / "deploy/roles.sql"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers.base import wait_for
 from sqlalchemy.engine import Connection, make_url
+from support.servers.base import wait_for
 
 from maintd.clock import SystemClock
 from maintd.errors import StoreUnavailableError

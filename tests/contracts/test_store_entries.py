@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from store_helpers import at, claim, due, entry, finished, queue, racing, sync
+from support.stores import at, claim, due, entry, finished, queue, racing, sync
 
 from maintd.errors import UnknownNameError
 from maintd.model.run import RunState

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from store_helpers import at, by_hand, claim, due, ended, entry, evidence, finished, plan, queue, sync
+from support.stores import at, by_hand, claim, due, ended, entry, evidence, finished, plan, queue, sync
 
 from maintd.config.settings import Retention
 from maintd.model.evidence import LogLine, Measure

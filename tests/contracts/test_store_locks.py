@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from store_helpers import at, claim, ended, queue, racing
+from support.stores import at, claim, ended, queue, racing
 
 from maintd.errors import RefusedError
 from maintd.model.entry import LockMode

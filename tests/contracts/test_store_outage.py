@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from servers.base import wait_for
-from servers.disks import small_disk
-from servers.postgres import PostgresServer
-from store_helpers import NOON, at, check, claim, ended, evidence, queue, racing
+from support.servers.base import wait_for
+from support.servers.disks import small_disk
+from support.servers.postgres import PostgresServer
+from support.stores import NOON, at, check, claim, ended, evidence, queue, racing
 
 from maintd.clock import ManualClock
 from maintd.errors import MaintdError, StoreUnavailableError

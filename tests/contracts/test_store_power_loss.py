@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from store_helpers import at, entry, plan, sync
+from support.stores import at, entry, plan, sync
 
 from maintd.clock import ManualClock
 from maintd.model.run import NewRun, RunState, Trigger
@@ -19,9 +19,14 @@ CUTS = 60
 
 def wanted(number: int) -> NewRun:
     return NewRun(
-        entry="a", title="A", trigger=Trigger.MANUAL, state=RunState.QUEUED, not_before=NOON, plan=plan("vacuum"),
+        entry="a",
+        title="A",
+        trigger=Trigger.MANUAL,
+        state=RunState.QUEUED,
+        not_before=NOON,
+        plan=plan("vacuum"),
         idempotency_key=f"key-{number}",
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
-from store_helpers import at, by_hand, check, claim, due, ended, entry, evidence, finished, plan, queue, racing, sync
+from support.stores import at, by_hand, check, claim, due, ended, entry, evidence, finished, plan, queue, racing, sync
 
 from maintd.model.evidence import Artifact, Change, LogLine, LogTrim, Measure, Phase, Progress
 from maintd.model.run import AttemptState, RunState, SkipReason, StepState
-from maintd.model.run_updates import AttemptBegan, Reported, RunPutBack, StepBegan, StepEnded
+from maintd.model.run_updates import AttemptBegan, Reported, RunRequeued, StepBegan, StepEnded
 from maintd.store import Store
 
 
@@ -163,7 +163,7 @@ def test_writes_that_arrive_twice_are_applied_once(store: Store) -> None:
 
 def test_an_older_fence_is_refused_and_nothing_of_it_is_kept(store: Store) -> None:
     run = claim(store, queue(store, "vacuum"), 0)
-    store.runs.apply(run.id, 1, 1, [RunPutBack(at=at(1), not_before=at(1), reason="shutting down")])
+    store.runs.apply(run.id, 1, 1, [RunRequeued(at=at(1), not_before=at(1), reason="shutting down")])
     second = claim(store, run.id, 2)
 
     refused = store.runs.apply(run.id, 1, 1, [*evidence(check("old")), ended(RunState.SUCCEEDED, 3)])
@@ -186,7 +186,7 @@ def test_evidence_of_a_step_that_the_plan_does_not_have_is_refused_whole(store: 
 def test_a_run_put_back_is_queued_again_and_keeps_when_it_first_started(store: Store) -> None:
     run = claim(store, queue(store, "vacuum"), 1)
     store.locks.acquire(run.id, 1, "vacuum", {"postgres": "exclusive"}, at(1))
-    put_back = RunPutBack(at=at(2), not_before=at(4), reason="lock postgres is busy")
+    put_back = RunRequeued(at=at(2), not_before=at(4), reason="lock postgres is busy")
 
     store.runs.apply(run.id, 1, 1, [StepBegan(step=0, at=at(1)), put_back])
     queued = store.history.run(run.id)
@@ -203,7 +203,7 @@ def test_a_run_that_was_to_be_cancelled_is_not_put_back(store: Store) -> None:
     run = claim(store, queue(store, "vacuum"), 0)
     store.runs.request_cancel(run.id, "ada", "enough", at(1))
 
-    store.runs.apply(run.id, 1, 1, [RunPutBack(at=at(2), not_before=at(4), reason="shutting down")])
+    store.runs.apply(run.id, 1, 1, [RunRequeued(at=at(2), not_before=at(4), reason="shutting down")])
 
     kept = store.history.run(run.id)
     assert (kept.state, kept.reason) == (RunState.CANCELLED, "cancelled by ada: enough")

@@ -16,10 +16,10 @@ import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from servers.postgres import PostgresServer
 from sqlalchemy import create_engine
 from sqlalchemy.engine import Connection
-from store_helpers import NOON, queue, racing
+from support.servers.postgres import PostgresServer
+from support.stores import NOON, queue, racing
 
 from maintd.clock import ManualClock
 from maintd.errors import SettingsError, StoreUnavailableError, StoreUnusableError

@@ -8,11 +8,11 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
-from store_helpers import NOON, at, by_hand, ended, evidence
+from support.stores import NOON, at, by_hand, ended, evidence
 
 from maintd.clock import ManualClock
 from maintd.model.run import TRANSITIONS, AttemptState, RunState, SkipReason, StepState
-from maintd.model.run_updates import RunPutBack
+from maintd.model.run_updates import RunRequeued
 from maintd.store import Store, open_store
 
 RUNS = [RunState.WAITING, RunState.QUEUED]
@@ -72,7 +72,7 @@ class Runs(RuleBasedStateMachine):
     def put_back(self, run_id: int) -> None:
         now = self.now()
         self.store.runs.apply(
-            run_id, self.fences[run_id], 1, [RunPutBack(at=at(now), not_before=at(now), reason="busy")]
+            run_id, self.fences[run_id], 1, [RunRequeued(at=at(now), not_before=at(now), reason="busy")]
         )
 
     @rule(run_id=ids)

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from store_helpers import at, check, claim, due, ended, entry, evidence, finished, queue, sync
+from support.stores import at, check, claim, due, ended, entry, evidence, finished, queue, sync
 
 from maintd.clock import ManualClock
 from maintd.config.settings import Retention

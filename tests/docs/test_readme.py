@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers.base import running, wait_for
+from support.servers.base import running, wait_for
 
 ROOT = Path(__file__).parents[2]
 

@@ -31,9 +31,15 @@ PAGE = 1000
 
 
 def endure(
-    seed: int, seconds: float, *, kind: str, nodes: int, entries: int = 50, keep: Path | None = None,
+    seed: int,
+    seconds: float,
+    *,
+    kind: str,
+    nodes: int,
+    entries: int = 50,
+    keep: Path | None = None,
     told: Callable[[str], None] = lambda line: None,
-) -> Outcome:  # fmt: skip
+) -> Outcome:
     """Run daemons on a store of this kind under faults for so long, then check."""
     outcome = Outcome(kind, seed, seconds)
     with world(seed, kind=kind, nodes=nodes, entries=entries, keep=keep) as made:

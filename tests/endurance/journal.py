@@ -60,10 +60,16 @@ class Book:
     def note(self, what: str, **more: object) -> None:
         """Append one line."""
         line = {
-            "what": what, "run": self.ctx.run_id, "step": os.environ["MAINTD_STEP"],
-            "attempt": int(os.environ["MAINTD_ATTEMPT"]), "job": self.job, "pid": os.getpid(),
-            "at": time.clock_gettime(time.CLOCK_MONOTONIC), "lock": self.lock, **more,
-        }  # fmt: skip
+            "what": what,
+            "run": self.ctx.run_id,
+            "step": os.environ["MAINTD_STEP"],
+            "attempt": int(os.environ["MAINTD_ATTEMPT"]),
+            "job": self.job,
+            "pid": os.getpid(),
+            "at": time.clock_gettime(time.CLOCK_MONOTONIC),
+            "lock": self.lock,
+            **more,
+        }
         descriptor = os.open(os.environ[VARIABLE], os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             os.write(descriptor, json.dumps(line).encode() + b"\n")

@@ -42,19 +42,29 @@ def at(seconds: float) -> datetime:
 
 def run(number: int, due: float | None = None, **changes: Any) -> Run:
     values: dict[str, Any] = {
-        "id": number, "entry": "e", "title": "e", "trigger": Trigger.SCHEDULE, "state": RunState.SUCCEEDED,
-        "due_at": None if due is None else at(due), "queued_at": at(due or 0), "not_before": at(due or 0),
-    }  # fmt: skip
+        "id": number,
+        "entry": "e",
+        "title": "e",
+        "trigger": Trigger.SCHEDULE,
+        "state": RunState.SUCCEEDED,
+        "due_at": None if due is None else at(due),
+        "queued_at": at(due or 0),
+        "not_before": at(due or 0),
+    }
     return Run.model_validate(values | changes)
 
 
 def attempt(**changes: Any) -> Attempt:
     values: dict[str, Any] = {
-        "number": 1, "state": AttemptState.SUCCEEDED, "started_at": at(0), "finished_at": at(5), "pid": PID,
+        "number": 1,
+        "state": AttemptState.SUCCEEDED,
+        "started_at": at(0),
+        "finished_at": at(5),
+        "pid": PID,
         "checks": (Check(name="work done", observed=1, expected="1", status=CheckStatus.OK),),
         "measures": (Measure(name="work", value=1.0),),
         "artifacts": (Artifact(name="note.txt", path="note.txt", size_bytes=4, sha256=""),),
-    }  # fmt: skip
+    }
     return Attempt.model_validate(values | changes)
 
 
@@ -77,9 +87,14 @@ BOOKS = [line("began"), ENDED]
 
 def entry(**changes: Any) -> EntryState:
     values: dict[str, Any] = {
-        "name": "e", "title": "e", "rule": None, "fingerprint": "", "planned_through": at(30), "first_seen_at": at(0),
+        "name": "e",
+        "title": "e",
+        "rule": None,
+        "fingerprint": "",
+        "planned_through": at(30),
+        "first_seen_at": at(0),
         "active": True,
-    }  # fmt: skip
+    }
     return EntryState.model_validate(values | changes)
 
 
@@ -263,19 +278,37 @@ BY_SIGNAL = "the process was killed by signal 9 (SIGKILL), which maintd did not 
         (made(attempt(state=AttemptState.FAILED, reason=BY_SIGNAL)), BOOKS[:1], (), KILLED, ""),
         (made(attempt(state=AttemptState.FAILED, reason="a check failed")), BOOKS[:1], (), KILLED, "was killed, and"),
         (made(attempt(state=AttemptState.FAILED)), BOOKS[:1], (), NOTHING_DONE, "failed without a reason"),
-        (made(attempt(state=AttemptState.RUNNING), ).model_copy(), BOOKS[:1], (), NOTHING_DONE, "still running"),
         (
-            made(attempt(state=AttemptState.TIMED_OUT, reason="stopped after its 2s timeout", finished_at=at(0.5)),
-                 job="hanging"),
-            [], (), NOTHING_DONE, "timed out after 0.5 s of 2",
+            made(
+                attempt(state=AttemptState.RUNNING),
+            ).model_copy(),
+            BOOKS[:1],
+            (),
+            NOTHING_DONE,
+            "still running",
         ),
         (
-            made(attempt(state=AttemptState.TIMED_OUT, reason="stopped after its 2s timeout", finished_at=at(0.5)),
-                 job="hanging"),
-            [], (), SET_BACK, "",
+            made(
+                attempt(state=AttemptState.TIMED_OUT, reason="stopped after its 2s timeout", finished_at=at(0.5)),
+                job="hanging",
+            ),
+            [],
+            (),
+            NOTHING_DONE,
+            "timed out after 0.5 s of 2",
+        ),
+        (
+            made(
+                attempt(state=AttemptState.TIMED_OUT, reason="stopped after its 2s timeout", finished_at=at(0.5)),
+                job="hanging",
+            ),
+            [],
+            (),
+            SET_BACK,
+            "",
         ),
     ],
-)  # fmt: skip
+)
 def test_the_store_has_what_the_processes_did_and_no_more(
     one: Run, journal: Sequence[Line], logs: Sequence[str], did: truth.Did, said: str
 ) -> None:

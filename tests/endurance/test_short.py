@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from servers.disks import needs_root
+from support.servers.disks import needs_root
 
 from endurance.driver import endure
 

@@ -24,7 +24,7 @@ from typing import Any, Self
 
 import psutil
 import psycopg
-from servers.postgres import PostgresServer, start_postgres
+from support.servers.postgres import PostgresServer, start_postgres
 
 from endurance import journal, schedule
 
@@ -63,8 +63,12 @@ class Node:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.prefix, sys.executable, "-m", "maintd", "serve"],
-                env=self.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,
-            )  # fmt: skip
+                env=self.environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+            )
         self.starts += 1
         self.started_at.append(datetime.now(UTC))
 
@@ -254,22 +258,33 @@ class World:
         (folder / "schedules.yaml").write_text(self.calendars[0])
         environ = {key: value for key, value in os.environ.items() if not key.startswith(("MAINTD_", "PYTEST_"))}
         environ |= {
-            "MAINTD_STATE_DIR": str(folder / "state"), "MAINTD_NODE": name, "MAINTD_LISTEN": "",
-            "MAINTD_CALENDAR": str(folder / "schedules.yaml"), "MAINTD_JOBS_PATH": str(TESTS / "endurance/jobs"),
-            "MAINTD_LEASE": f"{LEASE}s", "MAINTD_HEARTBEAT": "1s", "MAINTD_GRACE": "1s", "MAINTD_DRAIN": "4s",
-            "MAINTD_SLOTS": "8", "MAINTD_LOG_FORMAT": "json", "MAINTD_LOG_LIMIT": "100kB",
-            "PYTHONPATH": f"{TESTS}:{TESTS.parent}", journal.VARIABLE: str(self.journal),
-        }  # fmt: skip
+            "MAINTD_STATE_DIR": str(folder / "state"),
+            "MAINTD_NODE": name,
+            "MAINTD_LISTEN": "",
+            "MAINTD_CALENDAR": str(folder / "schedules.yaml"),
+            "MAINTD_JOBS_PATH": str(TESTS / "endurance/jobs"),
+            "MAINTD_LEASE": f"{LEASE}s",
+            "MAINTD_HEARTBEAT": "1s",
+            "MAINTD_GRACE": "1s",
+            "MAINTD_DRAIN": "4s",
+            "MAINTD_SLOTS": "8",
+            "MAINTD_LOG_FORMAT": "json",
+            "MAINTD_LOG_LIMIT": "100kB",
+            "PYTHONPATH": f"{TESTS}:{TESTS.parent}",
+            journal.VARIABLE: str(self.journal),
+        }
         prefix: tuple[str, ...] = ()
         if self.postgres is not None:
             environ["MAINTD_STORE_URL"] = self.postgres.url("maintd")
         if number == 0 and FAKETIME.exists():
             (folder / "faketime").write_text("+0")
             environ |= {
-                "LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(folder / "faketime"),
-                "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+                "LD_PRELOAD": str(FAKETIME),
+                "FAKETIME_TIMESTAMP_FILE": str(folder / "faketime"),
+                "FAKETIME_NO_CACHE": "1",
+                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
                 "PYTHONPATH": f"{TESTS}:{TESTS.parent}:{TESTS / 'endurance/faketime_site'}",
-            }  # fmt: skip
+            }
         if number == 1 and self.postgres is not None:
             prefix = self._namespace(environ)
         return Node(name, folder, environ, prefix)

@@ -54,8 +54,15 @@ def _search(target: str, minutes: float, seed: int) -> int:
         new, found = Path(folder) / "new", Path(folder) / "found"
         new.mkdir()
         found.mkdir()
-        options = [f"-max_total_time={round(minutes * 60)}", f"-max_len={LONGEST}", "-timeout=20", f"-seed={seed}",
-                   "-rss_limit_mb=3000", "-print_final_stats=1", f"-artifact_prefix={found}/"]  # fmt: skip
+        options = [
+            f"-max_total_time={round(minutes * 60)}",
+            f"-max_len={LONGEST}",
+            "-timeout=20",
+            f"-seed={seed}",
+            "-rss_limit_mb=3000",
+            "-print_final_stats=1",
+            f"-artifact_prefix={found}/",
+        ]
         print(f"== {target}: {minutes:g} minutes", flush=True)
         status = _run(target, [*options, str(new), str(kept)], Path(folder))
         for path in found.iterdir():

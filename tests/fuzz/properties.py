@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice, pairwise
 from pathlib import Path
 
-from unit.calendars import NOW, jobs, judge
+from support.calendars import NOW, jobs, judge
 
 from maintd.calendar import Calendar, load_calendar
 from maintd.config.file import read_config
@@ -37,8 +37,13 @@ Opened = Callable[[], AbstractContextManager[Property]]
 SOON = 5.0
 """Seconds of processor time for one input; an honest one takes some milliseconds, also under coverage."""
 
-STARTS = (NOW, datetime(1970, 1, 1, tzinfo=UTC), datetime(2026, 3, 29, 0, 59, 59, tzinfo=UTC),
-          datetime(2026, 10, 25, 0, 30, tzinfo=UTC), datetime(2199, 12, 30, tzinfo=UTC))  # fmt: skip
+STARTS = (
+    NOW,
+    datetime(1970, 1, 1, tzinfo=UTC),
+    datetime(2026, 3, 29, 0, 59, 59, tzinfo=UTC),
+    datetime(2026, 10, 25, 0, 30, tzinfo=UTC),
+    datetime(2199, 12, 30, tzinfo=UTC),
+)
 ZONES = ("UTC", "Europe/Berlin", "Australia/Lord_Howe", "Pacific/Apia", "America/St_Johns")
 _PLACE = re.compile(r"(\d+):(\d+): \S")
 

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from contracts.store_helpers import claim, queue
 from pydantic import TypeAdapter
-from web.desks import office, on_socket
+from support.stores import claim, queue
+from support.web_services import office, on_socket
 
 from fuzz.properties import Property, in_time
 from maintd.config.state_directory import LOCK, claim_state_dir, daemon_pid
@@ -21,13 +21,19 @@ from maintd.errors import RefusedError
 from maintd.executor.spool import replay
 from maintd.job.registry import _Memory
 from maintd.model.run import Trigger
-from maintd.model.run_updates import RunWrite
+from maintd.model.run_updates import RunUpdate
 from maintd.web.server import serve_desk
 
-ASKED = ("/api/v1/runs", "/api/v1/runs", "/api/v1/runs/1/cancel", "/api/v1/entries/probe/pause",
-         "/api/v1/entries/probe/unpause", "/api/v1/reload")  # fmt: skip
+ASKED = (
+    "/api/v1/runs",
+    "/api/v1/runs",
+    "/api/v1/runs/1/cancel",
+    "/api/v1/entries/probe/pause",
+    "/api/v1/entries/probe/unpause",
+    "/api/v1/reload",
+)
 
-_WRITES: TypeAdapter[tuple[RunWrite, ...]] = TypeAdapter(tuple[RunWrite, ...])
+_WRITES: TypeAdapter[tuple[RunUpdate, ...]] = TypeAdapter(tuple[RunUpdate, ...])
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes.nodes import Node, node
+from support.nodes import Node, node
 
 from fuzz.targets import kept
 from maintd.executor.report_reader import Evidence, hidden

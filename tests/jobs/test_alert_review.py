@@ -13,10 +13,10 @@ from typing import Any
 
 import httpx
 import pytest
-from jobs.answering import Reply, answering, hanging, says
-from jobs.running import JobResult, run_job
-from servers.base import free_port, wait_for
-from servers.prometheus import WebServer, alertmanager, prometheus
+from support.http_answers import Reply, answering, hanging, says
+from support.job_runs import JobResult, run_job
+from support.servers.base import free_port, wait_for
+from support.servers.prometheus import WebServer, alertmanager, prometheus
 
 from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus

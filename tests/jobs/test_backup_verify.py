@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs.running import JobResult, run_job
-from servers.postgres import BIN, PostgresServer
-from servers.redis import redis
+from support import sample_backups as made
+from support.job_runs import JobResult, run_job
+from support.servers.postgres import BIN, PostgresServer
+from support.servers.redis import redis
 
-from jobs import made_backups as made
 from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from jobs.made_weeks import history
-from jobs.running import JobResult, run_job
-from servers.docker import BUSYBOX, DockerEngine
-from servers.postgres import PostgresServer
-from servers.prometheus import WebServer, prometheus
-from servers.redis import RedisServer
+from support.job_runs import JobResult, run_job
+from support.sample_weeks import history
+from support.servers.docker import BUSYBOX, DockerEngine
+from support.servers.postgres import PostgresServer
+from support.servers.prometheus import WebServer, prometheus
+from support.servers.redis import RedisServer
 
 from maintd.checks.host import folders
 from maintd.job.context import Point
@@ -262,9 +262,12 @@ def test_an_engine_is_measured_by_its_disk_and_its_containers(docker_server: Doc
     container = client.containers.run(
         BUSYBOX,
         ["sh", "-c", "dd if=/dev/zero of=/data/x bs=1M count=5; dd if=/dev/zero of=/y bs=1M count=3; sleep 600"],
-        detach=True, labels=labels, network=network, mem_limit="64m",
+        detach=True,
+        labels=labels,
+        network=network,
+        mem_limit="64m",
         volumes={"capacity-data": {"bind": "/data", "mode": "rw"}},
-    )  # fmt: skip
+    )
     try:
         container.exec_run(["sh", "-c", "while [ ! -s /y ]; do sleep 0.1; done; sleep 0.3"])
         result = run_job(

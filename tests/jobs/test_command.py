@@ -12,8 +12,8 @@ from typing import Any
 
 import psutil
 import pytest
-from jobs.running import JobResult, run_job
 from pydantic import ValidationError
+from support.job_runs import JobResult, run_job
 
 from maintd.clients import shell
 from maintd.model.evidence import CheckStatus

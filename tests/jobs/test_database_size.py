@@ -13,10 +13,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from jobs.databases import Database, database
-from jobs.running import run_job
-from servers.base import free_port
-from servers.postgres import PostgresServer
+from support.databases import Database, database
+from support.job_runs import run_job
+from support.servers.base import free_port
+from support.servers.postgres import PostgresServer
 
 from maintd.checks.postgres.relations import Sequence, since
 from maintd.job import Point

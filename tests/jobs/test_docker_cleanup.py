@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs.running import JOBS, JobResult, run_job
-from servers.base import wait_for
-from servers.docker import DockerEngine, docker_engine
-from servers.registry import registry
+from support.job_runs import JOBS, JobResult, run_job
+from support.servers.base import wait_for
+from support.servers.docker import DockerEngine, docker_engine
+from support.servers.registry import registry
 
 from maintd.checks.docker import cleanup as removing
 from maintd.checks.docker.cleanup import InUseError
 from maintd.checks.docker.unused import KeptContainer, Rules, StoredImage, judge_images
 from maintd.clients.docker import PROJECT, SERVICE, Docker, connect
-from maintd.job.context import Context, Point, Standing
+from maintd.job.context import AttemptInfo, Context, Point
 from maintd.job.description import load_job
 from maintd.model.evidence import Change, CheckStatus, Report
 from maintd.model.target import DockerTarget, Targets
@@ -223,9 +223,13 @@ def test_ended_containers_go_after_their_last_lines_were_saved(engine: DockerEng
     client.containers.create(image, ["true"], name="created", network_mode="none")
     client.containers.run(image, ["sleep", "600"], name="running", network_mode="none", detach=True)
     stopped = client.containers.run(
-        image, ["sleep", "600"], name="stopped-by-hand", network_mode="none", detach=True,
+        image,
+        ["sleep", "600"],
+        name="stopped-by-hand",
+        network_mode="none",
+        detach=True,
         restart_policy={"Name": "unless-stopped"},
-    )  # fmt: skip
+    )
     stopped.kill()
     wait_for(lambda: client.containers.get(stopped.id).status == "exited", "it to be stopped")
 
@@ -296,10 +300,17 @@ def watched(engine: DockerEngine, meanwhile: Callable[[Change], None], **params:
     """Run the job; `meanwhile` is called when a change was declared and is not done yet."""
     loaded, logs = load_job(JOBS / "docker_cleanup.py"), list[str]()
     folder = Path(tempfile.mkdtemp(prefix="maintd-job-"))
-    standing = Standing(
-        1, "docker_cleanup", "docker_cleanup", 1, None, datetime.now(UTC) + timedelta(minutes=5), False,
-        folder / "artifacts", folder / "work",
-    )  # fmt: skip
+    standing = AttemptInfo(
+        1,
+        "docker_cleanup",
+        "docker_cleanup",
+        1,
+        None,
+        datetime.now(UTC) + timedelta(minutes=5),
+        False,
+        folder / "artifacts",
+        folder / "work",
+    )
     targets = Targets.model_validate({"docker": {"main": {"url": engine.url}}})
 
     def report(item: Report) -> None:
@@ -349,8 +360,11 @@ def test_a_dry_run_shows_the_plan_and_removes_nothing(engine: DockerEngine, clie
     result = clean(engine, dry_run=True, generations=1, build_cache="14d")
 
     assert [(change.action, change.done) for change in result.changes] == [
-        ("remove container", False), ("remove image", False), ("remove image", False), ("prune build cache", False),
-    ]  # fmt: skip
+        ("remove container", False),
+        ("remove image", False),
+        ("remove image", False),
+        ("prune build cache", False),
+    ]
     assert len(tags(client)) == 5
     assert names(client) == {"ended"}
     assert [artifact.name for artifact in result.artifacts] == ["plan-main.json"]

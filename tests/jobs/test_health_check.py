@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs.answering import Reply, answering, blurting, hanging, says
-from jobs.running import JobResult, run_job
+from support.http_answers import Reply, answering, blurting, hanging, says
+from support.job_runs import JobResult, run_job
 
 from maintd.model.evidence import CheckStatus
 

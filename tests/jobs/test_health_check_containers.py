@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs.answering import answering, says
-from jobs.running import JobResult, run_job
-from servers.base import wait_for
-from servers.docker import DockerEngine, docker_engine
+from support.http_answers import answering, says
+from support.job_runs import JobResult, run_job
+from support.servers.base import wait_for
+from support.servers.docker import DockerEngine, docker_engine
 
 from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus

@@ -11,13 +11,13 @@ from typing import Any
 
 import psycopg
 import pytest
-from jobs.answering import Reply, answering, blurting, hanging, says
-from jobs.running import JOBS, JobResult, run_job
-from servers.base import free_port, wait_for
-from servers.postgres import PostgresServer
-from servers.prometheus import WebServer, prometheus
-from servers.redis import RedisServer
-from servers.redis import redis as own_redis
+from support.http_answers import Reply, answering, blurting, hanging, says
+from support.job_runs import JOBS, JobResult, run_job
+from support.servers.base import free_port, wait_for
+from support.servers.postgres import PostgresServer
+from support.servers.prometheus import WebServer, prometheus
+from support.servers.redis import RedisServer
+from support.servers.redis import redis as own_redis
 
 from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs.answering import Reply, answering, hanging
-from jobs.running import JobResult, run_job
-from servers.docker import DockerEngine
-from servers.registry import Registry, registry
+from support.http_answers import Reply, answering, hanging
+from support.job_runs import JobResult, run_job
+from support.servers.docker import DockerEngine
+from support.servers.registry import Registry, registry
 
 from maintd.checks.docker.end_of_life import AS_OF, TABLE, Software, Support, software, support
 from maintd.clients.registry import Credentials, RateLimitedError, Remote, floating, parse
@@ -452,9 +452,13 @@ def report(image: str, image_id: str, made_at: datetime, *found: tuple[str, str,
         for name, severity, fixed in found
     ]
     return {
-        "SchemaVersion": 2, "CreatedAt": made_at.isoformat(), "ArtifactName": image, "ArtifactType": "container_image",
-        "Metadata": {"ImageID": image_id}, "Results": [{"Target": image, "Vulnerabilities": listed}, {"Target": "npm"}],
-    }  # fmt: skip
+        "SchemaVersion": 2,
+        "CreatedAt": made_at.isoformat(),
+        "ArtifactName": image,
+        "ArtifactType": "container_image",
+        "Metadata": {"ImageID": image_id},
+        "Results": [{"Target": image, "Vulnerabilities": listed}, {"Target": "npm"}],
+    }
 
 
 @pytest.fixture
@@ -473,9 +477,12 @@ def test_trivys_reports_are_read_by_image_and_only_what_has_a_fix_counts(
     project, image_id = deployed
     now = datetime.now(UTC)
     found = [
-        ("CVE-1", "CRITICAL", "3.1"), ("CVE-2", "CRITICAL", ""), ("CVE-3", "HIGH", "2"), ("CVE-4", "HIGH", "2"),
+        ("CVE-1", "CRITICAL", "3.1"),
+        ("CVE-2", "CRITICAL", ""),
+        ("CVE-3", "HIGH", "2"),
+        ("CVE-4", "HIGH", "2"),
         ("CVE-5", "CRITICAL", "4"),
-    ]  # fmt: skip
+    ]
     (tmp_path / "shop.json").write_text(json.dumps(report("other/name", image_id, now, *found)))
     (tmp_path / "old.json").write_text(json.dumps(report("x", image_id, now - timedelta(days=2))))
     (tmp_path / "broken.json").write_text("{")

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs.running import JobResult, run_job
-from servers.base import wait_for
-from servers.docker import DockerEngine
+from support.job_runs import JobResult, run_job
+from support.servers.base import wait_for
+from support.servers.docker import DockerEngine
 
 from maintd.model.evidence import CheckStatus
 
@@ -105,10 +105,20 @@ def test_what_is_no_plain_file_of_this_tree_survives(root: Path, tmp_path: Path)
 
     # With a floor of 1, of each log the newest stays: app.log.1, and all that stand alone.
     assert names(root) == {
-        "app.log.1", "linked.log.5", "folder", "hard.log.1", "pipe.log.1", "real.log.1/inner.log.1",
-        "ahead.log.1", f"ahead.log-{stamp(90)}", "odd\nname.log.1", "odd.log.1\n", "x\udcff.log.2", "held.log.1",
+        "app.log.1",
+        "linked.log.5",
+        "folder",
+        "hard.log.1",
+        "pipe.log.1",
+        "real.log.1/inner.log.1",
+        "ahead.log.1",
+        f"ahead.log-{stamp(90)}",
+        "odd\nname.log.1",
+        "odd.log.1\n",
+        "x\udcff.log.2",
+        "held.log.1",
         "audit.log.1",
-    }  # fmt: skip
+    }
     assert names(outside) == {"precious.log.9", "sub/other.log.9"}
     assert result.error is None, result.told()
 

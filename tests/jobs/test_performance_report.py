@@ -11,19 +11,23 @@ from typing import Any
 
 import psycopg
 import pytest
-from jobs.made_weeks import HOSTILE, end, history
-from jobs.running import JobResult, run_job
-from servers.postgres import PostgresServer
-from servers.prometheus import CONFIG, WebServer, prometheus
+from support.job_runs import JobResult, run_job
+from support.sample_weeks import HOSTILE, end, history
+from support.servers.postgres import PostgresServer
+from support.servers.prometheus import CONFIG, WebServer, prometheus
 
 from maintd.model.evidence import CheckStatus
 
 pytestmark = pytest.mark.server
 
 HEADINGS = [
-    "Against the week before", "Trading Metrics", "System Performance", "Alerts Summary", "Recommendations",
+    "Against the week before",
+    "Trading Metrics",
+    "System Performance",
+    "Alerts Summary",
+    "Recommendations",
     "How this was made",
-]  # fmt: skip
+]
 PLACEHOLDER = re.compile(r"\[(from|calculated|count|Performance|Capacity|Monitoring)|\bNone\b|\bnan\b|\binf\b|TODO")
 BY_DAY = """
 SELECT (ts AT TIME ZONE 'UTC')::date AS day, count(*) AS trades,
@@ -113,10 +117,17 @@ def test_a_whole_week_is_told_with_every_heading_of_the_runbook(
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == HEADINGS
     assert text.startswith(f"# Weekly Performance Report - {end():%Y-%m-%d}\n")
     for label in (
-        "Average API Latency (P95)", "Error Rate", "Average Memory Usage", "Average CPU Usage", "Total Alerts",
-        "Critical Alerts", "Mean Time to Resolution", "Performance optimization recommendations",
-        "Capacity planning recommendations", "Monitoring improvements",
-    ):  # fmt: skip
+        "Average API Latency (P95)",
+        "Error Rate",
+        "Average Memory Usage",
+        "Average CPU Usage",
+        "Total Alerts",
+        "Critical Alerts",
+        "Mean Time to Resolution",
+        "Performance optimization recommendations",
+        "Capacity planning recommendations",
+        "Monitoring improvements",
+    ):
         assert f"- {label}:" in text
     for form in ("md", "html", "json"):
         assert not PLACEHOLDER.search(written(result, form)), form

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jobs.answering import hanging
-from jobs.running import JOBS, JobResult, run_job
 from redis import Redis
 from redis.exceptions import ResponseError
-from servers.base import running, wait_for
-from servers.redis import RedisServer
-from servers.redis import redis as own_redis
+from support.http_answers import hanging
+from support.job_runs import JOBS, JobResult, run_job
+from support.servers.base import running, wait_for
+from support.servers.redis import RedisServer
+from support.servers.redis import redis as own_redis
 
 from maintd.checks.redis.globs import glob, shown
 from maintd.checks.redis.keyspace import weekly_growth
@@ -80,9 +80,18 @@ def test_a_key_of_any_bytes_is_shown_as_text() -> None:
 
 def state(before: Persistence | None = None, **changes: Any) -> Persistence:
     facts: dict[str, Any] = {
-        "instance": "one", "saves": 3, "saved_at": NOW, "status": "ok", "saving": False, "rewriting": False,
-        "took": timedelta(seconds=1), "copied_bytes": 0, "used_bytes": 100, "resident_bytes": 120, "machine_bytes": 0,
-    }  # fmt: skip
+        "instance": "one",
+        "saves": 3,
+        "saved_at": NOW,
+        "status": "ok",
+        "saving": False,
+        "rewriting": False,
+        "took": timedelta(seconds=1),
+        "copied_bytes": 0,
+        "used_bytes": 100,
+        "resident_bytes": 120,
+        "machine_bytes": 0,
+    }
     return Persistence(**{**facts, **changes})
 
 
@@ -228,8 +237,11 @@ def test_a_dry_run_changes_nothing_and_says_what_it_would_do(db: Redis, redis_se
     )
 
     assert [(change.action, change.done) for change in result.changes] == [
-        ("save", False), ("expire", False), ("unlink", False), ("trim", False),
-    ]  # fmt: skip
+        ("save", False),
+        ("expire", False),
+        ("unlink", False),
+        ("trim", False),
+    ]
     assert db.exists("cache:1")
     assert db.ttl("order:1") == -1
     assert db.xlen("events") == 1
@@ -496,9 +508,10 @@ def test_cleaning_works_with_just_the_selectors_that_the_users_file_explains() -
 
         result = look_after(server, params, login={"username": "maintd_op", "password": "change-me"})
         other = look_after(
-            server, {"load": 1, "unlink": {"user:": "0s"}, "max_share": 1},
+            server,
+            {"load": 1, "unlink": {"user:": "0s"}, "max_share": 1},
             login={"username": "maintd_op", "password": "change-me"},
-        )  # fmt: skip
+        )
 
         assert client.ttl("idem:1") > 0
         assert not client.exists("cache:tmp:1")

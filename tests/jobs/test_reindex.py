@@ -17,10 +17,10 @@ import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jobs.databases import Database, database
-from jobs.running import run_job
-from servers.base import free_port, wait_for
-from servers.postgres import PostgresServer
+from support.databases import Database, database
+from support.job_runs import run_job
+from support.servers.base import free_port, wait_for
+from support.servers.postgres import PostgresServer
 
 from maintd.checks.postgres.indexes import Density, Index, duplicates, is_leftover_of
 from maintd.checks.postgres.reindex import (
@@ -87,11 +87,31 @@ def interrupted(db: Database, index: str = "events_pkey") -> None:
 # --- the decisions ------------------------------------------------------------------------------------------------
 
 INDEX = Index(
-    oid=10, table_oid=1, schema="public", name="t_pkey", table_name="t", owner="app", method="btree",
-    size_bytes=100 * MB, rows=1e6, valid=True, is_unique=True, is_primary=True, is_exclusion=False, is_part=False,
-    temporary=False, columns=1, constraint_name="t_pkey", definition="CREATE …", scans=5, signature="1|btree|1",
-    building=False, permitted=True, comment=None, fillfactor=90,
-)  # fmt: skip
+    oid=10,
+    table_oid=1,
+    schema="public",
+    name="t_pkey",
+    table_name="t",
+    owner="app",
+    method="btree",
+    size_bytes=100 * MB,
+    rows=1e6,
+    valid=True,
+    is_unique=True,
+    is_primary=True,
+    is_exclusion=False,
+    is_part=False,
+    temporary=False,
+    columns=1,
+    constraint_name="t_pkey",
+    definition="CREATE …",
+    scans=5,
+    signature="1|btree|1",
+    building=False,
+    permitted=True,
+    comment=None,
+    fillfactor=90,
+)
 
 
 @settings(max_examples=50, deadline=None)
@@ -246,8 +266,10 @@ def test_odd_and_long_names_are_rebuilt_and_parents_are_not_touched(db: Database
     result = db.job("reindex", SMALL)
 
     assert {change.target for change in result.changes} == {
-        'main: public.Odd "Key" %s', f"main: public.{long}", "main: public.parts_1_pkey",
-    }  # fmt: skip
+        'main: public.Odd "Key" %s',
+        f"main: public.{long}",
+        "main: public.parts_1_pkey",
+    }
     assert {check.observed for check in result.named("rebuild of")} == {"rebuilt"}, result.told()
 
 
@@ -422,8 +444,10 @@ def test_the_server_names_leftovers_of_long_names_as_we_expect(db: Database) -> 
         interrupted(db, f'"{name}"')
         interrupted(db, f'"{name}"')  # its leftover has to be numbered
 
-    left = db.ask("SELECT array_agg(c.relname::text ORDER BY c.oid) FROM pg_index i JOIN pg_class c"
-                  " ON c.oid = indexrelid WHERE NOT indisvalid")  # fmt: skip
+    left = db.ask(
+        "SELECT array_agg(c.relname::text ORDER BY c.oid) FROM pg_index i JOIN pg_class c"
+        " ON c.oid = indexrelid WHERE NOT indisvalid"
+    )
 
     assert [[is_leftover_of(each, name) for each in left] for name in names] == [
         [True, True, False, False, False, False],
@@ -434,7 +458,7 @@ def test_the_server_names_leftovers_of_long_names_as_we_expect(db: Database) -> 
 
 RUN = """
 import json, signal, sys
-from jobs.running import run_job
+from support.job_runs import run_job
 
 class Stopped(BaseException):
     pass

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs.running import JobResult, run_job
-from servers.base import wait_for
-from servers.docker import DockerEngine
+from support.job_runs import JobResult, run_job
+from support.servers.base import wait_for
+from support.servers.docker import DockerEngine
 
 from maintd.checks.docker import stats as containers
 from maintd.clients.docker import Container
@@ -41,9 +41,22 @@ V2 = {"usage": 300, "limit": 10**10, "stats": {"inactive_file": 100, "anon": 150
 
 def container(**limits: Any) -> Container:
     return Container(
-        id="1", name="p-web-1", service="web", number="1", image="i", image_id="i", state="running", health="",
-        exit_code=0, oom_killed=False, restart_count=0, restart_policy="", started_at=None, finished_at=None, **limits,
-    )  # fmt: skip
+        id="1",
+        name="p-web-1",
+        service="web",
+        number="1",
+        image="i",
+        image_id="i",
+        state="running",
+        health="",
+        exit_code=0,
+        oom_killed=False,
+        restart_count=0,
+        restart_policy="",
+        started_at=None,
+        finished_at=None,
+        **limits,
+    )
 
 
 @pytest.mark.parametrize("memory", [V1, V2], ids=["v1", "v2"])
@@ -156,9 +169,15 @@ def test_a_container_close_to_its_memory_limit_fails(docker_server: DockerEngine
     with closing(docker_server.client()) as client:
         # A tmpfs is memory that the kernel cannot drop: 19 MiB of 20.
         made = client.containers.run(
-            image, words, labels=labels, detach=True, network_mode="none", stop_signal="SIGKILL",
-            mem_limit="20m", tmpfs={"/tmp": "size=30m"},
-        )  # fmt: skip
+            image,
+            words,
+            labels=labels,
+            detach=True,
+            network_mode="none",
+            stop_signal="SIGKILL",
+            mem_limit="20m",
+            tmpfs={"/tmp": "size=30m"},
+        )
         try:
             wait_for(lambda: b"full" in made.logs(), "the container is full")
             targets = {"docker": {"main": {"url": docker_server.url, "project": project}}}

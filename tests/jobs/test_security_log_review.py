@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs.made_logs import corpus, minutes, request, wrapped
-from jobs.running import JobResult, run_job
-from servers.docker import DockerEngine
-from servers.journal import Said, journal
+from support.job_runs import JobResult, run_job
+from support.sample_logs import corpus, minutes, request, wrapped
+from support.servers.docker import DockerEngine
+from support.servers.journal import Said, journal
 
 from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus

@@ -14,9 +14,9 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from jobs.answering import Reply, answering
-from jobs.made_logs import request, wrapped
-from jobs.running import JobResult, run_job
+from support.http_answers import Reply, answering
+from support.job_runs import JobResult, run_job
+from support.sample_logs import request, wrapped
 
 from maintd.checks.logs import loki
 from maintd.model.evidence import CheckStatus

@@ -11,11 +11,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from jobs.answering import Reply, answering, hanging, says
-from jobs.running import JobResult, run_job
-from servers.postgres import PostgresServer
-from servers.prometheus import prometheus
-from servers.redis import RedisServer
+from support.http_answers import Reply, answering, hanging, says
+from support.job_runs import JobResult, run_job
+from support.servers.postgres import PostgresServer
+from support.servers.prometheus import prometheus
+from support.servers.redis import RedisServer
 
 from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus

@@ -10,10 +10,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from jobs.databases import Database, database
-from jobs.running import JobResult, run_job
-from servers.base import free_port, wait_for
-from servers.postgres import PostgresServer
+from support.databases import Database, database
+from support.job_runs import JobResult, run_job
+from support.servers.base import free_port, wait_for
+from support.servers.postgres import PostgresServer
 
 from maintd.checks.postgres.autovacuum import Autovacuum, age_limits, need
 from maintd.checks.postgres.tables import Bloat, Table
@@ -62,9 +62,22 @@ SERVER = Autovacuum(
     workers=0,
 )
 QUIET = Table(
-    oid=1, schema="public", name="t", owner="app", permitted=True, rows=1000, size_bytes=1_000_000, dead=0, live=1000,
-    mods=0, inserts=0, vacuumed_at=None, analyzed_at=NOW - timedelta(days=1), xid_age=10, mxid_age=0,
-)  # fmt: skip
+    oid=1,
+    schema="public",
+    name="t",
+    owner="app",
+    permitted=True,
+    rows=1000,
+    size_bytes=1_000_000,
+    dead=0,
+    live=1000,
+    mods=0,
+    inserts=0,
+    vacuumed_at=None,
+    analyzed_at=NOW - timedelta(days=1),
+    xid_age=10,
+    mxid_age=0,
+)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes.nodes import Node, node
+from support.nodes import Node, node
 
 
 @pytest.fixture(scope="session")

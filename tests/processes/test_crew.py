@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
-from servers.base import wait_for
+from support.servers.base import wait_for
 
 from maintd.executor import crew as crews
 from maintd.executor import starts as all_starts

@@ -9,8 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from processes.nodes import Node, is_alive, only, read_pids
-from servers.base import wait_for
+from support.nodes import Node, is_alive, only, read_pids
+from support.servers.base import wait_for
 
 from maintd.model.entry import Policy
 from maintd.model.evidence import CheckStatus

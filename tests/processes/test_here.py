@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes.nodes import Node
+from support.nodes import Node
 
 from maintd.errors import RefusedError, UsageError
 from maintd.executor.foreground import run_here

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from processes.nodes import Node, is_alive, node, only
-from servers.base import wait_for
+from support.nodes import Node, is_alive, node, only
+from support.servers.base import wait_for
 
 from maintd.executor.fork_server import USUAL_SPARES
 from maintd.executor.opening import LooksAroundError, open_for_many

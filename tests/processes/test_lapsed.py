@@ -9,13 +9,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from processes.nodes import Node, node
+from support.nodes import Node, node
 
 from maintd.clock import since_boot
-from maintd.executor.cancellation import Hold, Stop
+from maintd.executor.cancellation import CancelToken, LeaseDeadline
 from maintd.executor.child_protocol import AttemptOrder
 from maintd.executor.fork_client import Launched, Warm
-from maintd.job.context import Standing
+from maintd.job.context import AttemptInfo
 from maintd.model.run import RunState
 from maintd.model.target import Targets
 
@@ -23,11 +23,17 @@ pytestmark = pytest.mark.slow
 
 
 def order(made: Node, name: str, into: Path) -> AttemptOrder:
-    standing = Standing(
-        run_id=1, entry=name, step=name, attempt=1, due_at=None,
-        deadline_at=datetime.now(UTC) + timedelta(minutes=1), dry_run=False,
-        artifacts_dir=made.folder / "artifacts", work_dir=made.folder / "work",
-    )  # fmt: skip
+    standing = AttemptInfo(
+        run_id=1,
+        entry=name,
+        step=name,
+        attempt=1,
+        due_at=None,
+        deadline_at=datetime.now(UTC) + timedelta(minutes=1),
+        dry_run=False,
+        artifacts_dir=made.folder / "artifacts",
+        work_dir=made.folder / "work",
+    )
     return AttemptOrder(made.jobs[name].path, {"into": str(into)}, standing, pickle.dumps(Targets()))
 
 
@@ -88,8 +94,8 @@ def test_a_run_whose_claim_lapsed_before_its_step_began_says_so(
     with node(tmp_path) as made:
         into = tmp_path / "ran"
         name = made.job("open(params.into, 'w').close()", 'timeout="1m", locks={"press": "exclusive"}')
-        lapsed = Hold(give_up_at=since_boot() + 60, until=since_boot() - 1)
-        monkeypatch.setattr(Stop, "hold", property(lambda self: lapsed))
+        lapsed = LeaseDeadline(give_up_at=since_boot() + 60, until=since_boot() - 1)
+        monkeypatch.setattr(CancelToken, "hold", property(lambda self: lapsed))
 
         run = made.ended(made.queue(made.step(name, {"into": str(into)})))
 

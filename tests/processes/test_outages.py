@@ -14,10 +14,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from processes.nodes import Node, is_alive, node, only, read_pids
-from servers.base import wait_for
-from servers.disks import small_disk
-from servers.postgres import PostgresServer
+from support.nodes import Node, is_alive, node, only, read_pids
+from support.servers.base import wait_for
+from support.servers.disks import small_disk
+from support.servers.postgres import PostgresServer
 
 from maintd.executor.journal import replay
 from maintd.executor.orphans import kill_orphans
@@ -101,7 +101,7 @@ DAEMON = """
 import sys, time
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
-from processes.nodes import Node
+from support.nodes import Node
 made = Node(Path({folder!r}), incarnation="first")
 made.start()
 name = made.job({body!r}, name="long")

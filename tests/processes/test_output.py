@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from processes.nodes import Node, only
+from support.nodes import Node, only
 
 from maintd.model.run import RunState
 from maintd.model.target import PostgresTarget, Targets
@@ -58,7 +58,7 @@ def test_a_slow_stream_is_seen_while_it_goes_on(here: Node, tmp_path: Path) -> N
     body = 'print("now")\nwhile not Path(params.into).exists():\n    time.sleep(0.01)'
     run_id = here.queue(here.step(here.job(body), {"into": str(go)}))
 
-    from servers.base import wait_for
+    from support.servers.base import wait_for
 
     wait_for(lambda: here.log(run_id) == ["now"], "the line is there", 5)
     assert here.run(run_id).state is RunState.RUNNING

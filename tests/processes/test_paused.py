@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import psutil
 import pytest
-from processes.nodes import Node, node, only
-from servers.base import wait_for
-from servers.maintd import maintd_daemon
-from servers.postgres import PostgresServer
+from support.nodes import Node, node, only
+from support.servers.base import wait_for
+from support.servers.maintd import maintd_daemon
+from support.servers.postgres import PostgresServer
 
 from maintd.model.entry import Policy
 from maintd.model.run import AttemptState, RunState
@@ -40,7 +40,7 @@ ctx.check("worked", 1, equals=1)
 OTHER = """
 import sys
 from pathlib import Path
-from processes.nodes import Node
+from support.nodes import Node
 made = Node(Path(sys.argv[1]), sys.argv[2], incarnation="other", node="n2", lease="3s")
 name = made.job(sys.argv[3], 'timeout="1m", locks={"thing": "exclusive"}', name="long")
 made.executor.start()
@@ -95,8 +95,11 @@ def beats(into: Path, run_id: int) -> list[float]:
 def takes_over(made: Node, into: Path, first: int) -> int:
     """A run on this node that waits for the lock until it has it; its id. Another node's silence is noticed here."""
     name = made.job(BEATS, 'timeout="1m", locks={"thing": "exclusive"}', name="short")
-    second = made.queue(made.step(name, {"into": str(into), "number": 1}), entry="second", policy=Policy.model_validate(
-        {"lock_wait": "40s"}))  # fmt: skip
+    second = made.queue(
+        made.step(name, {"into": str(into), "number": 1}),
+        entry="second",
+        policy=Policy.model_validate({"lock_wait": "40s"}),
+    )
     assert made.ended(second, 40).state is RunState.SUCCEEDED
     assert beats(into, first)
     return second

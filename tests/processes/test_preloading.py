@@ -9,8 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from processes.nodes import node
-from servers.base import wait_for
+from support.nodes import node
+from support.servers.base import wait_for
 
 from maintd.executor import template
 from maintd.executor.fork_client import Warm
@@ -94,8 +94,13 @@ def test_imports_are_those_of_the_top_level_from_known_packages(tmp_path: Path) 
         encoding="utf-8",
     )
     assert imports_of_module(path) == (
-        "json", "os.path", "maintd.clients", "maintd.clients.docker", "maintd.clients.shell", "collections.abc",
-    )  # fmt: skip
+        "json",
+        "os.path",
+        "maintd.clients",
+        "maintd.clients.docker",
+        "maintd.clients.shell",
+        "collections.abc",
+    )
     path.write_text("def (:\n", encoding="utf-8")
     assert imports_of_module(path) == ()
     assert imports_of_module(tmp_path / "none.py") == ()

@@ -7,8 +7,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from processes.nodes import Node, only
-from servers.base import wait_for
+from support.nodes import Node, only
+from support.servers.base import wait_for
 
 from maintd.model.entry import OnFailure, Policy
 from maintd.model.run import RunState, SkipReason, StepState, Trigger
@@ -236,7 +236,7 @@ def test_a_run_whose_claim_was_taken_away_is_stopped_and_not_called_a_success(he
     here.store.runs.lose(run_id, here.run(run_id).fence, "another node says so", here.store.now())
     here.executor.wake()
 
-    from processes.nodes import is_alive
+    from support.nodes import is_alive
 
     wait_for(lambda: not is_alive(pid), "it is stopped", 5)
     wait_for(lambda: run_id not in here.executor.running, "it is let go")

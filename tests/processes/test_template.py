@@ -7,8 +7,8 @@ import signal
 from pathlib import Path
 
 import psutil
-from processes.nodes import Node, node
-from servers.base import wait_for
+from support.nodes import Node, node
+from support.servers.base import wait_for
 
 from maintd.executor.fork_server import USUAL_SPARES
 from maintd.model.run import RunState

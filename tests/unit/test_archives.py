@@ -6,8 +6,8 @@ import random
 from pathlib import Path
 
 import pytest
+from support import sample_backups as made
 
-from jobs import made_backups as made
 from maintd.checks.backups import Limits, identities_in, kind_by_name, read_archive
 from maintd.checks.backups.crc import crc32c, crc64_redis
 from maintd.checks.backups.sqldump import PlainDump, walk_sql

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from support import sample_backups as made
 
-from jobs import made_backups as made
 from maintd.checks.backups import find_backups, recorded_sha256, sets
 from maintd.checks.backups.found import Backup, path_pattern
 from maintd.checks.backups.sets import Expected

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from calendars import NOW, jobs, judge, loaded, read
+from support.calendars import NOW, jobs, judge, loaded, read
 
 from maintd.calendar import (
     Calendar,
@@ -100,8 +100,12 @@ def test_steps_have_names_params_and_options_of_their_own() -> None:
     first, second, third, fourth, fifth = entry(read(FULL), "weekly-cleanup").steps
 
     assert [step.name for step in (first, second, third, fourth, fifth)] == [
-        "vacuum", "vacuum-2", "vacuum-3", "look", "look-2",
-    ]  # fmt: skip
+        "vacuum",
+        "vacuum-2",
+        "vacuum-3",
+        "look",
+        "look-2",
+    ]
     assert second.params == {"full": True, "tables": ["a", "007", "0755"]}
     assert (third.params, third.timeout, third.retries) == ({"patience": "30s"}, timedelta(minutes=10), 0)
     assert third.on_failure is OnFailure.STOP
@@ -173,8 +177,10 @@ def test_anchors_and_merges_spare_repetition() -> None:
 
     assert a.rule is not None
     assert (a.rule.timezone, a.policy.timeout, b.policy.timeout) == (
-        "Europe/Berlin", timedelta(hours=3), timedelta(hours=1),
-    )  # fmt: skip
+        "Europe/Berlin",
+        timedelta(hours=3),
+        timedelta(hours=1),
+    )
 
 
 def test_a_broken_job_disables_its_own_entries_only_and_says_why() -> None:
@@ -257,9 +263,12 @@ def test_a_fingerprint_is_of_rule_policy_and_steps_and_nothing_else() -> None:
     moved = read("# a line\nentries: {b: {title: T, runbook: R, schedule: every day at 02:00, job: vacuum}}").entries[0]
 
     assert fingerprint_of(one) == fingerprint_of(moved)
-    for edit in ("schedule: every day at 02:01, job: vacuum", "schedule: every day at 02:00, job: vacuum, timeout: 9m",
-                 "schedule: every day at 02:00, job: vacuum, params: {full: true}",
-                 "schedule: every day at 02:00, job: vacuum, jitter: 1m"):  # fmt: skip
+    for edit in (
+        "schedule: every day at 02:01, job: vacuum",
+        "schedule: every day at 02:00, job: vacuum, timeout: 9m",
+        "schedule: every day at 02:00, job: vacuum, params: {full: true}",
+        "schedule: every day at 02:00, job: vacuum, jitter: 1m",
+    ):
         edited = read(f"entries: {{a: {{{edit}}}}}").entries[0]
         assert fingerprint_of(edited) != fingerprint_of(one)
 

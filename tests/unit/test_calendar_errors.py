@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from calendars import jobs, problems
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.calendars import jobs, problems
 
 from maintd.calendar import load_calendar, parse_calendar
 from maintd.config.yaml_tree import MAX_BYTES
@@ -272,9 +272,24 @@ def test_of_very_many_mistakes_the_first_are_told_and_the_others_counted() -> No
 
 
 PIECES = st.sampled_from(
-    ["timezone: UTC\n", "entries:\n", "  a:\n", "    job: look\n", "    steps: [vacuum]\n", "  - x\n", "\t", "\n",
-     "    schedule: every day at 02:00\n", "{", "}", "&a ", "*a", "<<: ", "!"]
-)  # fmt: skip
+    [
+        "timezone: UTC\n",
+        "entries:\n",
+        "  a:\n",
+        "    job: look\n",
+        "    steps: [vacuum]\n",
+        "  - x\n",
+        "\t",
+        "\n",
+        "    schedule: every day at 02:00\n",
+        "{",
+        "}",
+        "&a ",
+        "*a",
+        "<<: ",
+        "!",
+    ]
+)
 
 
 @settings(deadline=None)

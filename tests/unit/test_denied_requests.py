@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jobs.made_logs import corpus, minutes, request, stamp, wrapped
+from support.sample_logs import corpus, minutes, request, stamp, wrapped
 
 from maintd.checks.logs import folder, requests, scan
 from maintd.checks.logs.denied_requests import Denials

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from servers.disks import small_disk
+from support.servers.disks import small_disk
 
 from maintd.clients.files import ChangedError, Entry, Tree, disk_bytes, newest, shown
 from maintd.errors import TargetError
@@ -37,8 +37,14 @@ def test_a_walk_shows_every_name_that_is_no_folder_and_follows_no_link(tmp_path:
     with Tree(root) as tree:
         found = {one.relative: one.regular for one in tree.walk()}
 
-    assert found == {"a": True, "deep/er/b": True, "to_folder": False, "to_file": False, "to_nothing": False,
-                     "pipe": False}  # fmt: skip
+    assert found == {
+        "a": True,
+        "deep/er/b": True,
+        "to_folder": False,
+        "to_file": False,
+        "to_nothing": False,
+        "pipe": False,
+    }
 
 
 def test_a_tree_can_be_walked_twice(tmp_path: Path) -> None:
@@ -218,8 +224,9 @@ def test_space_is_counted_as_du_does(tmp_path: Path) -> None:
     with Tree(tmp_path) as tree:
         counted = disk_bytes(tree.walk())
 
-    told = subprocess.run(["du", "--block-size=1", *sorted(map(str, tmp_path.iterdir()))], capture_output=True,
-                          text=True, check=True).stdout  # fmt: skip
+    told = subprocess.run(
+        ["du", "--block-size=1", *sorted(map(str, tmp_path.iterdir()))], capture_output=True, text=True, check=True
+    ).stdout
     assert counted == sum(int(line.split()[0]) for line in told.splitlines())
 
 

@@ -17,9 +17,16 @@ Points = list[tuple[datetime, float]]
 
 
 def made(
-    seed: int = 1, *, days: int = 60, slope: float = 1.0, noise: float = 2.0, saw: float = 0.0, wild: int = 0,
-    reset: int | None = None, level: float = 100.0,
-) -> Points:  # fmt: skip
+    seed: int = 1,
+    *,
+    days: int = 60,
+    slope: float = 1.0,
+    noise: float = 2.0,
+    saw: float = 0.0,
+    wild: int = 0,
+    reset: int | None = None,
+    level: float = 100.0,
+) -> Points:
     """A line with noise; a saw by weekday; wild days; until the day `reset` everything is 40 higher."""
     chance = random.Random(seed)
     points = []

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs.running import JOBS
-from servers.base import needed
-from servers.disks import needs_root
+from support.job_runs import JOBS
+from support.servers.base import needed
+from support.servers.disks import needs_root
 
 from maintd.clients.filesystems import usages
 from maintd.clients.host import Mount
@@ -37,7 +37,7 @@ def hung(point):
     mount("dead:/export", point, "fuse", 0, f"fd={fd},rootmode=40000,user_id=0,group_id=0")
 
 folder = sys.argv[1]
-from jobs.running import run_job
+from support.job_runs import run_job
 exec(sys.argv[2])
 result = run_job("health_check", {"include": ["host"]}, {"host": {"local": target}})
 seen = {c.name.removeprefix("host local: "): [c.status.value, c.observed, c.hint] for c in result.checks}

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from calendars import problems
+from support.calendars import problems
 
 from maintd.config.file import read_config
 from maintd.config.state_directory import LOCK, daemon_pid

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from planning import HOUR, MINUTE, NOON, PlanningNode, entry, node
-from servers.postgres import PostgresServer
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
+from support.planning import HOUR, MINUTE, NOON, PlanningNode, entry, node
+from support.servers.postgres import PostgresServer
 
 from maintd.clock import ManualClock
 from maintd.scheduler.due_queue import Timetable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from web.desks import JOBS, NOON, at, check, entry, job
+from support.web_services import JOBS, NOON, at, check, entry, job
 
 from maintd.errors import UsageError
 from maintd.model.entry import After, Entry, Policy

@@ -7,8 +7,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from contracts.store_helpers import claim, queue
-from web.desks import NOON, Office, at, check, entry, office, run_with
+from support.stores import claim, queue
+from support.web_services import NOON, Office, at, check, entry, office, run_with
 
 from maintd.config.settings import Settings
 from maintd.errors import CalendarError, DaemonUnavailableError, RefusedError, UnknownNameError, UsageError
@@ -80,8 +80,11 @@ def test_a_run_that_is_asked_for_is_queued_audited_and_told_to_the_daemon(here: 
     assert here.woken == 1
     event = here.store.events.recent(1)[0]
     assert (event.kind, event.subject, event.by, event.text) == (
-        "run_triggered", "nightly-vacuum", "ada", f"run {run.id}; disk is full"
-    )  # fmt: skip
+        "run_triggered",
+        "nightly-vacuum",
+        "ada",
+        f"run {run.id}; disk is full",
+    )
 
 
 def test_a_job_runs_by_its_own_name_with_params(here: Office) -> None:
@@ -210,8 +213,13 @@ def test_the_status_tells_each_entry_in_the_order_of_the_calendar(here: Office) 
     report = status(here.desk())
 
     assert [item.entry for item in report.entries] == [
-        "nightly-vacuum", "weekly-cleanup", "probe", "by-hand", "off", "broken-one"
-    ]  # fmt: skip
+        "nightly-vacuum",
+        "weekly-cleanup",
+        "probe",
+        "by-hand",
+        "off",
+        "broken-one",
+    ]
     first = report.entries[0]
     assert first.last_run is not None
     assert first.last_run.id == failed

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planning import HOUR, MINUTE, NOON, PlanningNode, entry, node
+from support.planning import HOUR, MINUTE, NOON, PlanningNode, entry, node
 
 from maintd.clock import ManualClock
 from maintd.model.entry import Blackout, CatchUp, Overlap
@@ -133,9 +133,14 @@ def test_a_run_asked_for_at_a_later_time_is_in_nobodys_way(tmp_path: Path, clock
     tidy = entry(overlap=Overlap.SKIP)
     with node(tmp_path, clock, tidy) as one:
         asked = NewRun(
-            entry="tidy", title="Tidy", trigger=Trigger.MANUAL, state=RunState.QUEUED, not_before=NOON + HOUR,
-            plan=tidy.steps, policy=tidy.policy,
-        )  # fmt: skip
+            entry="tidy",
+            title="Tidy",
+            trigger=Trigger.MANUAL,
+            state=RunState.QUEUED,
+            not_before=NOON + HOUR,
+            plan=tidy.steps,
+            policy=tidy.policy,
+        )
         one.store.runs.add(asked, clock.now())
 
         one.pass_time(10 * MINUTE)

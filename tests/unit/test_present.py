@@ -56,36 +56,58 @@ HOUR = timedelta(hours=1)
 def a_run(number: int = 1842, **fields: Any) -> RunSummary:
     state = fields.pop("state", RunState.SUCCEEDED)
     own: dict[str, Any] = {
-        "id": number, "entry": "weekly-cleanup", "title": "Weekly clean-up", "trigger": Trigger.SCHEDULE,
-        "state": state, "due_at": NOW - 4 * HOUR, "queued_at": NOW - 4 * HOUR, "not_before": NOW - 4 * HOUR,
-        "started_at": NOW - 4 * HOUR, "finished_at": NOW - 3 * HOUR if state.final else None,
-    }  # fmt: skip
+        "id": number,
+        "entry": "weekly-cleanup",
+        "title": "Weekly clean-up",
+        "trigger": Trigger.SCHEDULE,
+        "state": state,
+        "due_at": NOW - 4 * HOUR,
+        "queued_at": NOW - 4 * HOUR,
+        "not_before": NOW - 4 * HOUR,
+        "started_at": NOW - 4 * HOUR,
+        "finished_at": NOW - 3 * HOUR if state.final else None,
+    }
     return RunSummary.model_validate(own | fields)
 
 
 def an_entry(**fields: Any) -> EntryStatus:
     own: dict[str, Any] = {
-        "entry": "weekly-cleanup", "title": "Weekly clean-up", "schedule": "every Sunday at 04:00 (UTC)",
-        "enabled": True, "jobs": ("vacuum", "backup_verify"), "next_due_at": datetime(2026, 11, 29, 4, tzinfo=UTC),
-        "next_due_local": "Sun 2026-11-29 04:00 UTC", "usual": timedelta(minutes=58),
-    }  # fmt: skip
+        "entry": "weekly-cleanup",
+        "title": "Weekly clean-up",
+        "schedule": "every Sunday at 04:00 (UTC)",
+        "enabled": True,
+        "jobs": ("vacuum", "backup_verify"),
+        "next_due_at": datetime(2026, 11, 29, 4, tzinfo=UTC),
+        "next_due_local": "Sun 2026-11-29 04:00 UTC",
+        "usual": timedelta(minutes=58),
+    }
     return EntryStatus.model_validate(own | fields)
 
 
 def failing() -> EntryStatus:
     run = a_run(state=RunState.FAILED)
     return an_entry(
-        last_run=run, last_worked=run, failing_since=NOW - timedelta(days=7), failures_in_a_row=2,
-        why="dead rows: 31 %, expected at most 20 %", next_step="maintd show 1842",
-    )  # fmt: skip
+        last_run=run,
+        last_worked=run,
+        failing_since=NOW - timedelta(days=7),
+        failures_in_a_row=2,
+        why="dead rows: 31 %, expected at most 20 %",
+        next_step="maintd show 1842",
+    )
 
 
 def a_report(*entries: EntryStatus, **fields: Any) -> StatusReport:
     own: dict[str, Any] = {
-        "at": NOW, "node": "sidecar", "version": "0.1.0", "pid": 7, "started_at": NOW - timedelta(days=3),
-        "page": "http://127.0.0.1:8420/", "calendar": "/etc/maintd/schedules.yaml",
-        "store": "sqlite:////var/lib/maintd/maintd.db", "entries": entries,
-    }  # fmt: skip
+        "at": NOW,
+        "node": "sidecar",
+        "version": "0.1.0",
+        "pid": 7,
+        "started_at": NOW - timedelta(days=3),
+        "page": "http://127.0.0.1:8420/",
+        "calendar": "/etc/maintd/schedules.yaml",
+        "store": "sqlite:////var/lib/maintd/maintd.db",
+        "entries": entries,
+    }
     return StatusReport.model_validate(own | fields)
 
 
@@ -206,9 +228,14 @@ def test_status_fits_the_width_even_with_long_names_and_texts(width: int, timezo
     due = datetime(2027, 11, 29, 4, tzinfo=UTC) if "2027" in timezone else datetime(2026, 11, 29, 4, tzinfo=UTC)
     entries = [
         failing().model_copy(update={"why": "the quick brown fox jumps over the lazy dog " * 4}),
-        an_entry(entry="daily-backup-verification-of-everything", next_due_local=timezone, next_due_at=due,
-                 last_worked=a_run(state=RunState.TIMED_OUT), failures_in_a_row=1),
-    ]  # fmt: skip
+        an_entry(
+            entry="daily-backup-verification-of-everything",
+            next_due_local=timezone,
+            next_due_at=due,
+            last_worked=a_run(state=RunState.TIMED_OUT),
+            failures_in_a_row=1,
+        ),
+    ]
 
     text = status_text(a_report(*entries, problems=("the store is away since yesterday " * 5,)), width=width)
 
@@ -247,15 +274,25 @@ def full_run(**fields: Any) -> Run:
         Check(name="replica lag", observed=None, expected="at most 5", unit="s", status=CheckStatus.UNKNOWN),
     )
     attempt = Attempt(
-        number=1, state=AttemptState.FAILED, started_at=NOW - 4 * HOUR, finished_at=NOW - 3 * HOUR, log_lines=12,
-        checks=checks, changes=(Change(action="vacuum", target="orders", details={"bytes": 2048}),),
+        number=1,
+        state=AttemptState.FAILED,
+        started_at=NOW - 4 * HOUR,
+        finished_at=NOW - 3 * HOUR,
+        log_lines=12,
+        checks=checks,
+        changes=(Change(action="vacuum", target="orders", details={"bytes": 2048}),),
         measures=(Measure(name="dead_rows", value=31, labels={"table": "orders"}),),
         artifacts=(Artifact(name="report.md", path="1/report.md", size_bytes=5000, sha256="ab" * 32),),
-    )  # fmt: skip
+    )
     step = Step(
-        index=0, name="vacuum", job="vacuum", state=StepState.FAILED, started_at=NOW - 4 * HOUR,
-        finished_at=NOW - 3 * HOUR, attempts=(attempt,),
-    )  # fmt: skip
+        index=0,
+        name="vacuum",
+        job="vacuum",
+        state=StepState.FAILED,
+        started_at=NOW - 4 * HOUR,
+        finished_at=NOW - 3 * HOUR,
+        attempts=(attempt,),
+    )
     values = a_run(state=RunState.FAILED).model_dump() | {"steps": (step,), "params": {"full": True}} | fields
     return Run.model_validate(values)
 
@@ -319,13 +356,21 @@ def test_a_live_run_tells_each_thing_once() -> None:
 
 
 def _unfinished(run: Run, checks: int) -> Step:
-    attempt = run.steps[0].attempts[0].model_copy(
-        update={
-            "state": AttemptState.RUNNING, "finished_at": None, "phase": "reading", "artifacts": (), "changes": (),
-            "checks": run.steps[0].attempts[0].checks[:checks],
-            "progress": Progress(done=12, total=40, unit="archives", left=timedelta(seconds=9)),
-        }
-    )  # fmt: skip
+    attempt = (
+        run.steps[0]
+        .attempts[0]
+        .model_copy(
+            update={
+                "state": AttemptState.RUNNING,
+                "finished_at": None,
+                "phase": "reading",
+                "artifacts": (),
+                "changes": (),
+                "checks": run.steps[0].attempts[0].checks[:checks],
+                "progress": Progress(done=12, total=40, unit="archives", left=timedelta(seconds=9)),
+            }
+        )
+    )
     return run.steps[0].model_copy(update={"state": StepState.RUNNING, "finished_at": None, "attempts": (attempt,)})
 
 
@@ -368,9 +413,20 @@ def test_settings_stand_with_their_origin() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0s"), (0.4, "400ms"), (1, "1s"), (9.94, "9.9s"), (12.4, "12s"), (200, "3m20s"), (3600, "1h"), (7500, "2h5m"),
-     (90061, "1d1h"), (59.6, "1m"), (-5, "-5s")],
-)  # fmt: skip
+    [
+        (0, "0s"),
+        (0.4, "400ms"),
+        (1, "1s"),
+        (9.94, "9.9s"),
+        (12.4, "12s"),
+        (200, "3m20s"),
+        (3600, "1h"),
+        (7500, "2h5m"),
+        (90061, "1d1h"),
+        (59.6, "1m"),
+        (-5, "-5s"),
+    ],
+)
 def test_durations_are_told_with_two_figures(seconds: float, text: str) -> None:
     assert duration_text(timedelta(seconds=seconds)) == text
 
@@ -393,10 +449,17 @@ def test_a_due_time_is_told_as_short_as_it_can_be_understood() -> None:
 
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
-    [(None, "s", "not observed"), (True, "", "yes"), (3, "", "3"),
-     (12345, "rows", "12,345 rows"), (0.123456, "", "0.1235"),
-     (2048, "B", "2.0 KiB"), (98.5, "%", "98.5%"), ("ok", "", "ok")],
-)  # fmt: skip
+    [
+        (None, "s", "not observed"),
+        (True, "", "yes"),
+        (3, "", "3"),
+        (12345, "rows", "12,345 rows"),
+        (0.123456, "", "0.1235"),
+        (2048, "B", "2.0 KiB"),
+        (98.5, "%", "98.5%"),
+        ("ok", "", "ok"),
+    ],
+)
 def test_observed_values_are_told_with_their_unit(value: Any, unit: str, text: str) -> None:
     assert value_text(value, unit) == text
 

@@ -41,8 +41,9 @@ def document(text: str = HOSTILE) -> Document:
         (text,),
     )
     finding = Finding("fail", "area", text, text, text)
-    return Document("kind", text, text, NOW, (Line(text, text, text, 1.0),), (section,), (finding,), ("area", "other"),
-                    (text,))  # fmt: skip
+    return Document(
+        "kind", text, text, NOW, (Line(text, text, text, 1.0),), (section,), (finding,), ("area", "other"), (text,)
+    )
 
 
 class Tags(HTMLParser):
@@ -97,8 +98,13 @@ def test_the_json_has_numbers_and_their_units() -> None:
     assert body["status"] == "fail"
     assert body["made_at"] == "2026-11-24T03:30:00Z"
     assert body["sections"][0]["lines"][0] | {} == {
-        "name": HOSTILE, "value": 1.5, "unit": "B", "text": HOSTILE, "origin": HOSTILE, "status": "warn",
-    }  # fmt: skip
+        "name": HOSTILE,
+        "value": 1.5,
+        "unit": "B",
+        "text": HOSTILE,
+        "origin": HOSTILE,
+        "status": "warn",
+    }
     assert body["sections"][0]["lines"][1]["value"] is None
     assert body["sections"][0]["tables"][0]["rows"] == [{HOSTILE: HOSTILE, "number": 5, "share": 0.5}]
 
@@ -125,11 +131,20 @@ def test_a_number_is_told_with_its_source_window_and_coverage() -> None:
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
     [
-        (0, "", "0"), (1204, "", "1,204"), (12.34, "%", "12.3 %"), (0.085, "s", "85 ms"), (1.234, "s", "1.23 s"),
-        (3700, "s", "1 h 1 min"), (1536, "B", "1.5 KiB"), (2048, "B/s", "2.0 KiB/s"), (0.25, "/s", "0.25/s"),
-        (2.5, "USD", "2.5 USD"), (0.00001, "%", "<0.01 %"), (-12.0, "USD", "-12 USD"),
+        (0, "", "0"),
+        (1204, "", "1,204"),
+        (12.34, "%", "12.3 %"),
+        (0.085, "s", "85 ms"),
+        (1.234, "s", "1.23 s"),
+        (3700, "s", "1 h 1 min"),
+        (1536, "B", "1.5 KiB"),
+        (2048, "B/s", "2.0 KiB/s"),
+        (0.25, "/s", "0.25/s"),
+        (2.5, "USD", "2.5 USD"),
+        (0.00001, "%", "<0.01 %"),
+        (-12.0, "USD", "-12 USD"),
     ],
-)  # fmt: skip
+)
 def test_numbers_read_as_a_person_writes_them(value: float, unit: str, text: str) -> None:
     assert formats.amount(value, unit) == text
 
@@ -215,13 +230,19 @@ def test_a_report_is_replaced_whole_and_old_ones_are_let_go(tmp_path: Path) -> N
     shelf.publish({"md": "new", "json": "{}"}, "capacity-202611", tmp_path, kind="capacity", keep=2, may=may)
 
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "capacity-202608.txt", "capacity-202610.md", "capacity-202611.json", "capacity-202611.md", "capacity-final.md",
+        "capacity-202608.txt",
+        "capacity-202610.md",
+        "capacity-202611.json",
+        "capacity-202611.md",
+        "capacity-final.md",
         "performance-20260801.md",
-    ]  # fmt: skip
+    ]
     assert asked == [
-        ("write", "capacity-202611.md"), ("write", "capacity-202611.json"),
-        ("delete", "capacity-202609.md"), ("delete", "capacity-202608.md"),
-    ]  # fmt: skip
+        ("write", "capacity-202611.md"),
+        ("write", "capacity-202611.json"),
+        ("delete", "capacity-202609.md"),
+        ("delete", "capacity-202608.md"),
+    ]
 
 
 def test_what_may_not_be_written_is_not_there(tmp_path: Path) -> None:

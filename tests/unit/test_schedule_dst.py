@@ -45,8 +45,15 @@ def test_two_fixed_times_in_one_gap_are_one_due_time() -> None:
 
 def test_what_repeats_by_the_clock_goes_on_through_the_fold_and_has_nothing_in_the_gap() -> None:
     assert due("cron", "*/30 1-3 * * *", "2026-10-25") == [
-        "01:00+0200", "01:30+0200", "02:00+0200", "02:30+0200", "02:00+0100", "02:30+0100", "03:00+0100", "03:30+0100",
-    ]  # fmt: skip
+        "01:00+0200",
+        "01:30+0200",
+        "02:00+0200",
+        "02:30+0200",
+        "02:00+0100",
+        "02:30+0100",
+        "03:00+0100",
+        "03:30+0100",
+    ]
     assert due("cron", "*/30 1-3 * * *", "2026-03-29") == ["01:00+0100", "01:30+0100", "03:00+0200", "03:30+0200"]
     assert len(due("phrase", "every hour at :20", "2026-10-25")) == 25
     assert len(due("phrase", "every hour at :20", "2026-03-29")) == 23

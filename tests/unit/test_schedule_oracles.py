@@ -17,7 +17,7 @@ import pytest
 from cronsim import CronSim
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from zones import FIRST, LAST, ZONES, Naive, changes
+from support.zones import FIRST, LAST, ZONES, Naive, changes
 
 from maintd.model.entry import Rule, ScheduleKind
 from maintd.schedule import compile_rule, upcoming
@@ -242,10 +242,19 @@ def _comma(numbers: set[int]) -> str:
 
 def _systemd(expressions: list[str], base: datetime, iterations: int) -> list[list[datetime]]:
     answer = subprocess.run(
-        ["systemd-analyze", "calendar", f"--iterations={iterations}", f"--base-time={base:%Y-%m-%d %H:%M:%S} UTC",
-         *expressions],
-        env={**os.environ, "TZ": "UTC"}, capture_output=True, text=True, check=True, timeout=10,
-    ).stdout  # fmt: skip
+        [
+            "systemd-analyze",
+            "calendar",
+            f"--iterations={iterations}",
+            f"--base-time={base:%Y-%m-%d %H:%M:%S} UTC",
+            *expressions,
+        ],
+        env={**os.environ, "TZ": "UTC"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=10,
+    ).stdout
     blocks = re.split(r"(?=Normalized form:)", answer)[1:]
     found = [re.findall(r"(?:Next elapse|Iter\. #\d+): \w{3} (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC", b) for b in blocks]
     return [[datetime.fromisoformat(text).replace(tzinfo=UTC) for text in texts] for texts in found]

@@ -71,10 +71,16 @@ def test_the_first_weekday_of_a_month_is_its_first_monday_to_friday() -> None:
     [
         ("phrase", "every sunday at 2:00", "every Sunday at 02:00 (Europe/Berlin)"),
         ("phrase", "mon to fri at 09:00", "every weekday at 09:00 (Europe/Berlin)"),
-        ("phrase", "first saturday of oct, jan at 03:30",
-         "the first Saturday of January and October at 03:30 (Europe/Berlin)"),
-        ("phrase", "day 1 and 15 of the month at 01:00, 13:00",
-         "day 1 and 15 of the month at 01:00 and 13:00 (Europe/Berlin)"),
+        (
+            "phrase",
+            "first saturday of oct, jan at 03:30",
+            "the first Saturday of January and October at 03:30 (Europe/Berlin)",
+        ),
+        (
+            "phrase",
+            "day 1 and 15 of the month at 01:00, 13:00",
+            "day 1 and 15 of the month at 01:00 and 13:00 (Europe/Berlin)",
+        ),
         ("phrase", "last day of february at 23:59", "the last day of February at 23:59 (Europe/Berlin)"),
         ("phrase", "every hour at :20", "every hour at :20 (Europe/Berlin)"),
         ("cron", "0 2 * * 0", "every Sunday at 02:00 (Europe/Berlin)"),
@@ -84,12 +90,15 @@ def test_the_first_weekday_of_a_month_is_its_first_monday_to_friday() -> None:
         ("cron", "0 3 * * SAT#1", "the first Saturday of the month at 03:00 (Europe/Berlin)"),
         ("cron", "0 1 13 * 5", "at 01:00 on the 13th day of month and on Friday (Europe/Berlin)"),
         ("oncalendar", "Mon..Fri 08:00 UTC", "every weekday at 08:00 (UTC)"),
-        ("oncalendar", "Sat *-1,7-1..7 01:00",
-         "every Saturday that is day 1 to 7 of January and July at 01:00 (Europe/Berlin)"),
+        (
+            "oncalendar",
+            "Sat *-1,7-1..7 01:00",
+            "every Saturday that is day 1 to 7 of January and July at 01:00 (Europe/Berlin)",
+        ),
         ("every", "90s", "every 1m30s"),
         ("at", "2026-12-05T01:00", "once, on Sat 2026-12-05 01:00 CET"),
     ],
-)  # fmt: skip
+)
 def test_a_rule_is_said_in_plain_english(kind: str, text: str, said: str) -> None:
     assert describe(rule(kind, text, "Europe/Berlin")) == said
 
@@ -219,9 +228,30 @@ def test_any_text_is_a_schedule_or_a_plain_error(text: str, kind: ScheduleKind) 
 
 
 WORDS = st.sampled_from(
-    ["every", "day", "sunday", "first", "last", "of", "the", "month", "jan", "at", "02:00", ":20", "15", "minutes",
-     "hours", "and", ",", "to", "weekday", "31", "-"]
-)  # fmt: skip
+    [
+        "every",
+        "day",
+        "sunday",
+        "first",
+        "last",
+        "of",
+        "the",
+        "month",
+        "jan",
+        "at",
+        "02:00",
+        ":20",
+        "15",
+        "minutes",
+        "hours",
+        "and",
+        ",",
+        "to",
+        "weekday",
+        "31",
+        "-",
+    ]
+)
 
 
 @given(words=st.lists(WORDS, max_size=9))

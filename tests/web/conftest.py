@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser
-from web.browser import chromium
-from web.desks import Client, Office, office, on_port, on_socket
+from support.browser import chromium
+from support.web_services import Client, Office, office, on_port, on_socket
 
 from maintd.web.server import serve_desk
 

@@ -6,8 +6,8 @@ import http.client
 from datetime import timedelta
 
 import pytest
-from contracts.store_helpers import claim, queue
-from web.desks import FULL, HOSTILE, Client, Office, artifact, at, check, going_on, line, run_with
+from support.stores import claim, queue
+from support.web_services import FULL, HOSTILE, Client, Office, artifact, at, check, going_on, line, run_with
 
 from maintd.model.entry import BrokenJob, JobDescription
 from maintd.model.evidence import CheckStatus

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from web.browser import violations
-from web.desks import FULL, HOSTILE, Office, at, going_on, line, run_with
+from support.browser import violations
+from support.web_services import FULL, HOSTILE, Office, at, going_on, line, run_with
 
 from maintd.model.evidence import Measure
 from maintd.model.run import RunState
@@ -117,7 +117,7 @@ def test_the_history_is_filtered_by_keyboard_alone(tab: Page, served: Office) ->
 
 
 def test_a_report_with_a_script_runs_nothing(tab: Page, served: Office) -> None:
-    from web.desks import artifact
+    from support.web_services import artifact
 
     html = b"<title>quiet</title><script>document.title = 'loud'</script><p>report</p>"
     run = run_with(served.store, "probe", 0, items=(artifact(served.folder, "r.html", html, "text/html"),))

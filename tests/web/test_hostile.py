@@ -12,8 +12,8 @@ from urllib.parse import quote
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from servers.postgres import PostgresServer
-from web.desks import (
+from support.servers.postgres import PostgresServer
+from support.web_services import (
     HOSTILE,
     JOBS,
     Client,
@@ -166,9 +166,16 @@ def told(served: Office) -> Iterator[tuple[Office, int, int]]:
         artifact(served.folder, "a b.txt", b"x", HOSTILE, path="x").model_copy(update={"name": HOSTILE}),
     )
     ended = run_with(
-        served.store, "probe", 0, RunState.FAILED, items=items, reason=HOSTILE, requested_by=HOSTILE, why=HOSTILE,
+        served.store,
+        "probe",
+        0,
+        RunState.FAILED,
+        items=items,
+        reason=HOSTILE,
+        requested_by=HOSTILE,
+        why=HOSTILE,
         params={HOSTILE: HOSTILE},
-    )  # fmt: skip
+    )
     run_with(served.store, "probe", 5, RunState.FAILED, items=items, reason=HOSTILE)
     served.store.entries.pause("probe", why=HOSTILE, by=HOSTILE, until=None, now=served.clock.now())
     live, _ = going_on(served.store, "probe", 10, *items)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from contracts.store_helpers import claim, queue
 from prometheus_client.parser import text_string_to_metric_families
-from web.desks import FULL, NOON, Client, Office, run_with
+from support.stores import claim, queue
+from support.web_services import FULL, NOON, Client, Office, run_with
 
 from maintd.model.evidence import Measure
 from maintd.model.run import RunState

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from web.desks import FULL, Client, Office, check, going_on, line, run_with
+from support.web_services import FULL, Client, Office, check, going_on, line, run_with
 
 from maintd.model.evidence import CheckStatus
 from maintd.model.run import RunState
@@ -86,8 +86,10 @@ def test_an_entry_shows_its_trends(served: Office, page: Client) -> None:
     text = page.get("/entries/nightly-vacuum").text
 
     assert re.findall(r"<figcaption><strong>([^<]+)", text) == [
-        "Duration", "dead_ratio", "size_bytes (le-vel a, table orders)"
-    ]  # fmt: skip
+        "Duration",
+        "dead_ratio",
+        "size_bytes (le-vel a, table orders)",
+    ]
     assert "every day at 04:00" in text
 
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from servers.base import wait_for
 from structlog.testing import capture_logs
-from web.desks import Client, Office, on_port, on_socket
+from support.servers.base import wait_for
+from support.web_services import Client, Office, on_port, on_socket
 
 from maintd.errors import RefusedError, SettingsError
 from maintd.operations import ReloadResult

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
-from web.desks import HOSTILE, NOON, at
+from support.web_services import HOSTILE, NOON, at
 
 from maintd.model.run import Attempt, AttemptState, DueInstant, Run, RunState, Step, StepState, Trigger
 from maintd.web.charts import HEIGHT, WIDTH, ChartPoint, line_chart
@@ -68,9 +68,7 @@ def test_the_week_goes_by_the_calendars_wall_clock() -> None:
     # 23:30 UTC on Monday is 00:30 on Tuesday in Berlin.
     week = week_of([instant("late", datetime(2026, 3, 2, 23, 30, tzinfo=UTC))], NOON, "Europe/Berlin")
 
-    assert [day.name for day in week] == [
-        "today", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"
-    ]  # fmt: skip
+    assert [day.name for day in week] == ["today", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
     assert [(item.time, item.entry) for item in week[1].items] == [("00:30", "late")]
     assert week[0].items == ()
 
@@ -97,9 +95,15 @@ def a_run(*lines: tuple[int, int]) -> Run:
     )
     step = Step(index=0, name="vacuum", job="vacuum", state=StepState.FAILED, attempts=attempts)
     return Run(
-        id=1, entry="x", title="X", trigger=Trigger.MANUAL, state=RunState.FAILED, queued_at=NOON, not_before=NOON,
+        id=1,
+        entry="x",
+        title="X",
+        trigger=Trigger.MANUAL,
+        state=RunState.FAILED,
+        queued_at=NOON,
+        not_before=NOON,
         steps=(step,),
-    )  # fmt: skip
+    )
 
 
 def test_the_last_lines_are_those_of_the_last_attempt_that_said_something() -> None:

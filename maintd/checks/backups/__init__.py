@@ -8,7 +8,22 @@ from maintd.checks.backups.reading import Contents, Reading, kind_by_name, read_
 from maintd.checks.backups.stream import DamagedError, Limits, UnreadableError, sha256_of
 
 __all__ = [
-    "Backup", "BaseBackup", "Contents", "DamagedError", "Found", "Limits", "Reading", "Recorded", "UnreadableError",
-    "compare_folder", "find_backups", "folder_list", "identities_in", "kind_by_name", "read_archive",
-    "recorded_sha256", "sha256_of", "verify_base_backup",
-]  # fmt: skip
+    "Backup",
+    "BaseBackup",
+    "Contents",
+    "DamagedError",
+    "Found",
+    "Limits",
+    "Reading",
+    "Recorded",
+    "UnreadableError",
+    "compare_folder",
+    "find_backups",
+    "folder_list",
+    "identities_in",
+    "kind_by_name",
+    "read_archive",
+    "recorded_sha256",
+    "sha256_of",
+    "verify_base_backup",
+]

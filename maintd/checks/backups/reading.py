@@ -21,9 +21,19 @@ from maintd.checks.backups.stream import (
 )
 
 _SUFFIXES = {
-    ".age": "age", ".gz": "gz", ".tgz": "tar.gz", ".zst": "zst", ".tzst": "tar.zst", ".tar": "tar", ".sql": "sql",
-    ".dump": "pgdump", ".pgdump": "pgdump", ".rdb": "rdb", ".gpg": "gpg", ".pgp": "gpg",
-}  # fmt: skip
+    ".age": "age",
+    ".gz": "gz",
+    ".tgz": "tar.gz",
+    ".zst": "zst",
+    ".tzst": "tar.zst",
+    ".tar": "tar",
+    ".sql": "sql",
+    ".dump": "pgdump",
+    ".pgdump": "pgdump",
+    ".rdb": "rdb",
+    ".gpg": "gpg",
+    ".pgp": "gpg",
+}
 _MAGICS = (
     (layers.GZIP_MAGIC, "gz"),
     (layers.ZSTD_MAGIC, "zst"),

@@ -101,15 +101,27 @@ def outside_criteria(
     earlier = earlier if len(earlier) >= FEWEST_SIZES else [*sizes][-SIZES:]
     least, most = (median(earlier) / 2, median(earlier) * 2) if len(earlier) >= FEWEST_SIZES else (None, None)
     criteria = [
-        Criterion("size", newest.size_bytes, at_least=found.expected.min_size, warn_below=least, warn_above=most,
-                  unit="B", hint="compare it with the earlier ones: what is missing, or what has grown?"),
-    ]  # fmt: skip
+        Criterion(
+            "size",
+            newest.size_bytes,
+            at_least=found.expected.min_size,
+            warn_below=least,
+            warn_above=most,
+            unit="B",
+            hint="compare it with the earlier ones: what is missing, or what has grown?",
+        ),
+    ]
     if private:
         exposed = next((b for b in found.backups if b.mode & 0o077), newest)
         criteria.append(
-            Criterion("mode", f"{stat.S_IMODE(exposed.mode):o}", equals=_private(exposed.mode),
-                      severity=CheckStatus.WARN, hint=f"run: chmod go= {shown(exposed.path)}"),
-        )  # fmt: skip
+            Criterion(
+                "mode",
+                f"{stat.S_IMODE(exposed.mode):o}",
+                equals=_private(exposed.mode),
+                severity=CheckStatus.WARN,
+                hint=f"run: chmod go= {shown(exposed.path)}",
+            ),
+        )
     devices = set(data)
     if devices:
         where = "the device of the data" if newest.device in devices else "another device"
@@ -121,9 +133,14 @@ def outside_criteria(
         written = max(dated, key=lambda backup: backup.written_at)
         order = "agree" if latest.named_at == written.named_at else f"{shown(written.path.name)} was written last"
         criteria.append(
-            Criterion("names and times", order, equals="agree", severity=CheckStatus.WARN,
-                      hint=f"the newest by name is {shown(latest.path.name)}: was a backup copied or overwritten?"),
-        )  # fmt: skip
+            Criterion(
+                "names and times",
+                order,
+                equals="agree",
+                severity=CheckStatus.WARN,
+                hint=f"the newest by name is {shown(latest.path.name)}: was a backup copied or overwritten?",
+            ),
+        )
     return criteria
 
 
@@ -136,14 +153,24 @@ def contents_criteria(contents: Contents, expected: Expected, usual: float | Non
     criteria = []
     if contents.kind != "data":
         criteria.append(
-            Criterion("entries", contents.count, at_least=expected.entries, warn_below=usual and usual / 2,
-                      hint="an empty backup is none: was it made of the right thing?"),
-        )  # fmt: skip
+            Criterion(
+                "entries",
+                contents.count,
+                at_least=expected.entries,
+                warn_below=usual and usual / 2,
+                hint="an empty backup is none: was it made of the right thing?",
+            ),
+        )
     if contents.problems:
         criteria.append(
-            Criterion("members that leave the folder", len(contents.problems), at_most=0, severity=CheckStatus.WARN,
-                      hint=f"unpack it with care: {shown('; '.join(contents.problems[:3]))}"),
-        )  # fmt: skip
+            Criterion(
+                "members that leave the folder",
+                len(contents.problems),
+                at_most=0,
+                severity=CheckStatus.WARN,
+                hint=f"unpack it with care: {shown('; '.join(contents.problems[:3]))}",
+            ),
+        )
     for name, least in expected.tables.items():
         criteria.append(_table(name, least, contents))
     for name, least in expected.members.items():
@@ -191,9 +218,14 @@ def _member(name: str, least: int, contents: Contents, *, private: bool) -> list
         exposed = max(matching, key=lambda member: member.mode & 0o077)
         mode = f"{stat.S_IMODE(exposed.mode):o}"
         criteria.append(
-            Criterion(f"mode of {name}", mode, equals=_private(exposed.mode), severity=CheckStatus.WARN,
-                      hint="whoever unpacks it exposes it: chmod 600 the original"),
-        )  # fmt: skip
+            Criterion(
+                f"mode of {name}",
+                mode,
+                equals=_private(exposed.mode),
+                severity=CheckStatus.WARN,
+                hint="whoever unpacks it exposes it: chmod 600 the original",
+            ),
+        )
     return criteria
 
 

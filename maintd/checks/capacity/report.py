@@ -118,13 +118,23 @@ def _storage(resources: Sequence[Resource]) -> Section:
     drawn += [together(_of(resources, "database"), "Databases"), together(_of(resources, "relation"), "Largest tables")]
     tables = [
         _fullness_table(
-            "Storage", _of(resources, "file system", "inodes", "folder", "database", "write-ahead log", "redis memory",
-                           "docker", "volume")
+            "Storage",
+            _of(
+                resources,
+                "file system",
+                "inodes",
+                "folder",
+                "database",
+                "write-ahead log",
+                "redis memory",
+                "docker",
+                "volume",
+            ),
         ),
         _relations(_of(resources, "relation")),
         _parts(folders),
         _fullness_table("Sequences and connections", _of(resources, "sequence", "connections")),
-    ]  # fmt: skip
+    ]
     return Section(
         "Storage", tuple(lines), _drawn(drawn), tuple(table for table in tables if table.rows or table.empty)
     )
@@ -171,11 +181,15 @@ def _network(resources: Sequence[Resource], now: datetime) -> Section:
     for item in counters:
         figure = rated[item.key]
         faults = item.figure.details
-        rows.append((
-            Cell(item.key), Cell(told(figure), figure.value, "unknown" if figure.value is None else ""),
-            number(figure.details.get("peak"), figure.unit),
-            Cell(f"{faults['errors']:.0f}, {faults['drops']:.0f}" if "errors" in faults else "–"), Cell(origin(figure)),
-        ))  # fmt: skip
+        rows.append(
+            (
+                Cell(item.key),
+                Cell(told(figure), figure.value, "unknown" if figure.value is None else ""),
+                number(figure.details.get("peak"), figure.unit),
+                Cell(f"{faults['errors']:.0f}, {faults['drops']:.0f}" if "errors" in faults else "–"),
+                Cell(origin(figure)),
+            )
+        )
     heads = columns("what", "average>", "busiest>", "errors, drops since boot>", "origin")
     drawn = [
         rate_chart(cards, "Network cards"),
@@ -243,8 +257,9 @@ def _fullness_table(title: str, items: Sequence[Resource]) -> Table:
         mark: Mark = fullness(percent) if percent is not None else ""
         used = Cell("–") if percent is None else Cell(formats.amount(percent, "%"), percent, mark, percent / 100)
         now = Cell(told(figure), figure.value, "unknown" if figure.value is None else "")
-        rows.append((Cell(item.key), now, number(figure.capacity, figure.unit), used, Cell(ahead(item)),
-                     Cell(origin(figure))))  # fmt: skip
+        rows.append(
+            (Cell(item.key), now, number(figure.capacity, figure.unit), used, Cell(ahead(item)), Cell(origin(figure)))
+        )
     heads = columns("what", "now>", "of>", "used>", "outlook", "origin")
     return Table(title, heads, tuple(rows))
 
@@ -266,10 +281,14 @@ def _parts(folders: Sequence[Resource], most: int = 8) -> Table:
         largest = sorted(item.figure.details.items(), key=lambda part: -part[1])[:most]
         whole = item.figure.value or 1.0
         rows += [
-            (Cell(item.figure.name), Cell("(files directly in it)" if name == "." else name), number(size, "B"),
-             Cell(formats.amount(100 * size / whole, "%"), 100 * size / whole, share=size / whole))
+            (
+                Cell(item.figure.name),
+                Cell("(files directly in it)" if name == "." else name),
+                number(size, "B"),
+                Cell(formats.amount(100 * size / whole, "%"), 100 * size / whole, share=size / whole),
+            )
             for name, size in largest
-        ]  # fmt: skip
+        ]
     heads = columns("folder", "part", "size>", "of the folder>")
     return Table("What is in the folders", heads, tuple(rows))
 
@@ -279,8 +298,15 @@ def _over_time(title: str, items: Sequence[Resource], unit: str) -> Table:
     for item in items:
         figure = item.figure
         shown = Cell(told(figure), figure.value, "unknown" if figure.value is None else "")
-        rows.append((Cell(figure.name), shown, number(figure.details.get("p95"), unit),
-                     number(figure.details.get("peak"), unit), Cell(origin(figure))))  # fmt: skip
+        rows.append(
+            (
+                Cell(figure.name),
+                shown,
+                number(figure.details.get("p95"), unit),
+                number(figure.details.get("peak"), unit),
+                Cell(origin(figure)),
+            )
+        )
     heads = columns("what", "average>", "p95>", "peak>", "origin")
     return Table(title, heads, tuple(rows), "not measured: no prometheus target is configured; set targets.prometheus")
 
@@ -296,13 +322,25 @@ def _data(item: Resource) -> dict[str, object]:
     if isinstance(outlook, Forecast):
         reach = outlook.reach(figure.capacity) if figure.capacity else None
         ahead_of = {
-            "trend": outlook.trend, "slope_per_day": outlook.slope,
-            "slope_low": outlook.low, "slope_high": outlook.high,
-            "days_of_history": outlook.days, "fitted_from": str(outlook.fitted_from), "horizon_days": outlook.horizon,
+            "trend": outlook.trend,
+            "slope_per_day": outlook.slope,
+            "slope_low": outlook.low,
+            "slope_high": outlook.high,
+            "days_of_history": outlook.days,
+            "fitted_from": str(outlook.fitted_from),
+            "horizon_days": outlook.horizon,
             "days_until_full": None if reach is None else [reach.earliest, reach.likely, reach.latest],
-        }  # fmt: skip
+        }
     return {
-        "kind": figure.kind, "name": figure.name, "value": figure.value, "unit": figure.unit,
-        "capacity": figure.capacity, "source": figure.source, "window": figure.window, "coverage": figure.coverage,
-        "cause": figure.cause, "details": dict(figure.details), "forecast": ahead_of,
-    }  # fmt: skip
+        "kind": figure.kind,
+        "name": figure.name,
+        "value": figure.value,
+        "unit": figure.unit,
+        "capacity": figure.capacity,
+        "source": figure.source,
+        "window": figure.window,
+        "coverage": figure.coverage,
+        "cause": figure.cause,
+        "details": dict(figure.details),
+        "forecast": ahead_of,
+    }

@@ -20,8 +20,8 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _MORGAN = re.compile(r"(?P<method>[A-Z]{3,10}) (?P<path>\S+) (?P<status>\d{3}) [\d.]+ ms - \S+")
 _COMMON = re.compile(
     r'(?P<remote>\S+) \S+ \S+ \[(?P<time>[^\]]{20,40})\] "(?P<method>[A-Z]{3,10}) (?P<path>\S+) HTTP/[\d.]+" '
-    r'(?P<status>\d{3}) (?:\d+|-)(?: .*)?'
-)  # fmt: skip
+    r"(?P<status>\d{3}) (?:\d+|-)(?: .*)?"
+)
 _STAMPED = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z) ")
 _ENGINE_LINE = 16 * 1024  # of a longer one the engine keeps parts, each with its own time
 _LONGEST = 200

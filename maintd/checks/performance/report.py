@@ -40,9 +40,15 @@ _METHOD = (
 
 
 def build(
-    figures: Sequence[Figure], tracks: Sequence[Track], assessments: Sequence[Assessment], title: str,
-    names: dict[str, str], window: str, day: datetime, now: datetime,
-) -> Document:  # fmt: skip
+    figures: Sequence[Figure],
+    tracks: Sequence[Track],
+    assessments: Sequence[Assessment],
+    title: str,
+    names: dict[str, str],
+    window: str,
+    day: datetime,
+    now: datetime,
+) -> Document:
     """The whole report. `title` heads what the database says, `names` are the titles of its queries."""
     findings = [item.finding for item in assessments if item.mark != "ok"]
     order = {"fail": 0, "unknown": 1, "warn": 2}
@@ -62,7 +68,7 @@ def build(
         areas=AREAS,
         method=_METHOD,
         data={"figures": [_data(figure) for figure in figures]},
-    )  # fmt: skip
+    )
 
 
 def _grouped(findings: Sequence[Finding]) -> tuple[Finding, ...]:
@@ -128,12 +134,14 @@ def _changes(figures: Sequence[Figure]) -> Section:
             Cell(f"{figure.kind} of {figure.name}"),
             Cell(told(figure), figure.value),
             number(figure.before, figure.unit),
-            Cell(formats.signed(100 * ((figure.value or 0) / (figure.before or 1) - 1), "%"),
-                 100 * ((figure.value or 0) / (figure.before or 1) - 1)),
+            Cell(
+                formats.signed(100 * ((figure.value or 0) / (figure.before or 1) - 1), "%"),
+                100 * ((figure.value or 0) / (figure.before or 1) - 1),
+            ),
             Cell(origin(figure)),
         )
         for figure in moved
-    ]  # fmt: skip
+    ]
     heads = columns("what", "this week>", "week before>", "change>", "origin")
     empty = "nothing to compare with: the week before was not seen, or not enough of it"
     return Section("Against the week before", tables=(Table("What moved most", heads, tuple(rows), empty),))
@@ -249,10 +257,16 @@ def _shown(figure: Figure) -> Cell:
 
 def _paths(figures: Sequence[Figure]) -> Table:
     rows = [
-        (Cell(figure.name), number(figure.details.get("requests"), ""), number(figure.details.get("p50"), "s"),
-         _shown(figure), number(figure.details.get("p99"), "s"), Cell(origin(figure)))
+        (
+            Cell(figure.name),
+            number(figure.details.get("requests"), ""),
+            number(figure.details.get("p50"), "s"),
+            _shown(figure),
+            number(figure.details.get("p99"), "s"),
+            Cell(origin(figure)),
+        )
         for figure in _of(figures, "slow path")
-    ]  # fmt: skip
+    ]
     heads = columns("path", "requests>", "p50>", "p95>", "p99>", "origin")
     counted = _one(figures, "paths", "paths")
     empty = (
@@ -263,10 +277,15 @@ def _paths(figures: Sequence[Figure]) -> Table:
 
 def _use(title: str, figures: Sequence[Figure]) -> Table:
     rows = [
-        (Cell(figure.name), _shown(figure), number(figure.details.get("p95"), figure.unit),
-         number(figure.details.get("peak"), figure.unit), Cell(origin(figure)))
+        (
+            Cell(figure.name),
+            _shown(figure),
+            number(figure.details.get("p95"), figure.unit),
+            number(figure.details.get("peak"), figure.unit),
+            Cell(origin(figure)),
+        )
         for figure in figures
-    ]  # fmt: skip
+    ]
     empty = "not measured: no prometheus target is configured; set targets.prometheus"
     return Table(title, columns("what", "average>", "p95 of hours>", "peak>", "origin"), tuple(rows), empty)
 
@@ -281,9 +300,17 @@ def _alerts(figures: Sequence[Figure]) -> Section:
     for figure in _of(figures, "alert"):
         severity = figure.labels.get("severity") or "–"
         seconds, still = figure.details["seconds"], figure.details["open"]
-        rows.append((Cell(figure.name), Cell(severity), number(figure.value, ""), number(seconds, "s"),
-                     number(figure.details.get("resolution"), "s"), number(still, "", "warn" if still else ""),
-                     Cell(origin(figure))))  # fmt: skip
+        rows.append(
+            (
+                Cell(figure.name),
+                Cell(severity),
+                number(figure.value, ""),
+                number(seconds, "s"),
+                number(figure.details.get("resolution"), "s"),
+                number(still, "", "warn" if still else ""),
+                Cell(origin(figure)),
+            )
+        )
     heads = columns("alert", "severity", "fired>", "for>", "mean time to resolution>", "still firing>", "origin")
     total = _one(figures, "alerts", "all")
     empty = "no alert fired in this window" if total.value == 0 else told(total)
@@ -296,7 +323,16 @@ def _drawn(found: Iterable[Chart | None]) -> tuple[Chart, ...]:
 
 def _data(figure: Figure) -> dict[str, object]:
     return {
-        "kind": figure.kind, "name": figure.name, "value": figure.value, "unit": figure.unit, "before": figure.before,
-        "at_least": figure.at_least, "source": figure.source, "window": figure.window, "coverage": figure.coverage,
-        "cause": figure.cause, "labels": dict(figure.labels), "details": dict(figure.details),
-    }  # fmt: skip
+        "kind": figure.kind,
+        "name": figure.name,
+        "value": figure.value,
+        "unit": figure.unit,
+        "before": figure.before,
+        "at_least": figure.at_least,
+        "source": figure.source,
+        "window": figure.window,
+        "coverage": figure.coverage,
+        "cause": figure.cause,
+        "labels": dict(figure.labels),
+        "details": dict(figure.details),
+    }

@@ -77,9 +77,15 @@ def _of_services(
             continue
         earlier = quantile(histogram_then, part)
         figures.append(
-            made(kind, found.value, "s", earlier.value if earlier else None, at_least=found.at_least,
-                 measure=f"http_{text}_seconds")
-        )  # fmt: skip
+            made(
+                kind,
+                found.value,
+                "s",
+                earlier.value if earlier else None,
+                at_least=found.at_least,
+                measure=f"http_{text}_seconds",
+            )
+        )
     return figures
 
 
@@ -210,12 +216,19 @@ def of_answer(
             earlier = [value for value in values[1:] if value is not None]
             figures.append(
                 Figure(
-                    kind, column, values[0], unit, source, window,
+                    kind,
+                    column,
+                    values[0],
+                    unit,
+                    source,
+                    window,
                     coverage=None if by_day is None else sum(day in by_day for day in wanted) / len(wanted),
-                    measure="query_value", labels={"query": name, "column": column},
-                    details=_usual(earlier), before=values[1] if len(values) > 1 else None,
+                    measure="query_value",
+                    labels={"query": name, "column": column},
+                    details=_usual(earlier),
+                    before=values[1] if len(values) > 1 else None,
                 )
-            )  # fmt: skip
+            )
         if by_day is not None:
             noon = [(datetime.combine(day, time(12), UTC), _number(by_day.get(day), column)) for day in wanted]
             tracks.append(Track(kind, column, unit, tuple(noon)))

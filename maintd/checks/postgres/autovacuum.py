@@ -87,10 +87,9 @@ def need(table: Table, server: Autovacuum, now: datetime, factor: float = 1.0) -
         return factor * (base + server.number(f"autovacuum_{kind}_scale_factor", table) * rows)
 
     reasons = []
-    freeze = (
-        table.xid_age > server.number("autovacuum_freeze_max_age", table)
-        or table.mxid_age > server.number("autovacuum_multixact_freeze_max_age", table)
-    )  # fmt: skip
+    freeze = table.xid_age > server.number("autovacuum_freeze_max_age", table) or table.mxid_age > server.number(
+        "autovacuum_multixact_freeze_max_age", table
+    )
     if freeze:
         reasons.append(f"its oldest row is {max(table.xid_age, table.mxid_age):,} transactions old")
     vacuum = table.dead > threshold("vacuum")
@@ -116,37 +115,67 @@ def server_criteria(
     """Is autovacuum at work, is wraparound far, does nobody hold old rows. `sighted`: others' sessions are shown."""
     disabled = [t.label for t in tables if t.options.get("autovacuum_enabled", "true").lower() in ("false", "off")]
     made = [
-        Criterion("autovacuum", "on" if server.on else "off", equals="on", severity=CheckStatus.WARN,
-                  hint="set autovacuum and track_counts to on: a weekly job is no substitute"),
-        Criterion("autovacuum workers busy", server.workers, warn_above=server.most_workers - 1,
-                  hint="all are busy: raise autovacuum_max_workers or autovacuum_vacuum_cost_limit"),
-        Criterion("tables without autovacuum", len(disabled), warn_above=0,
-                  hint="ALTER TABLE … RESET (autovacuum_enabled): " + ", ".join(disabled[:5]) if disabled else ""),
-    ]  # fmt: skip
+        Criterion(
+            "autovacuum",
+            "on" if server.on else "off",
+            equals="on",
+            severity=CheckStatus.WARN,
+            hint="set autovacuum and track_counts to on: a weekly job is no substitute",
+        ),
+        Criterion(
+            "autovacuum workers busy",
+            server.workers,
+            warn_above=server.most_workers - 1,
+            hint="all are busy: raise autovacuum_max_workers or autovacuum_vacuum_cost_limit",
+        ),
+        Criterion(
+            "tables without autovacuum",
+            len(disabled),
+            warn_above=0,
+            hint="ALTER TABLE … RESET (autovacuum_enabled): " + ", ".join(disabled[:5]) if disabled else "",
+        ),
+    ]
     for kind, name, setting in _AGES:
         worst = max(databases, key=lambda row: row[kind])
         limits = age_limits(server.number(setting))
         made.append(
-            Criterion(f"oldest {name} of a database", worst[kind], at_most=limits.fail, warn_above=limits.warn,
-                      hint=f'database "{worst["name"]}": vacuum it as its owner or a superuser, before writes stop')
-        )  # fmt: skip
+            Criterion(
+                f"oldest {name} of a database",
+                worst[kind],
+                at_most=limits.fail,
+                warn_above=limits.warn,
+                hint=f'database "{worst["name"]}": vacuum it as its owner or a superuser, before writes stop',
+            )
+        )
     if not sighted:
         made.append(
-            Criterion("oldest snapshot", unknown="others' sessions are not shown to this user",
-                      hint="GRANT pg_monitor TO the target's user")
-        )  # fmt: skip
+            Criterion(
+                "oldest snapshot",
+                unknown="others' sessions are not shown to this user",
+                hint="GRANT pg_monitor TO the target's user",
+            )
+        )
         return made
     timed = [(holder.held, holder) for holder in holders if holder.held]
     held, longest = max(timed, key=lambda item: item[0], default=(timedelta(0), None))
     made.append(
-        Criterion("oldest snapshot", held, warn_above=HELD[0], at_most=HELD[1],
-                  hint=f"held by {longest or 'nobody'}; no row that it may see is ever removed")
-    )  # fmt: skip
+        Criterion(
+            "oldest snapshot",
+            held,
+            warn_above=HELD[0],
+            at_most=HELD[1],
+            hint=f"held by {longest or 'nobody'}; no row that it may see is ever removed",
+        )
+    )
     slots = [holder for holder in holders if holder.kind == "inactive slot"]
     made.append(
-        Criterion("inactive slots that hold rows", len(slots), warn_above=0,
-                  hint="drop it or start its consumer: " + ", ".join(map(str, slots[:5])) if slots else "")
-    )  # fmt: skip
+        Criterion(
+            "inactive slots that hold rows",
+            len(slots),
+            warn_above=0,
+            hint="drop it or start its consumer: " + ", ".join(map(str, slots[:5])) if slots else "",
+        )
+    )
     return made
 
 

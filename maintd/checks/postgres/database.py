@@ -32,40 +32,67 @@ def counter_criteria(now: relations.Counters, deadlocks: float | None, require_c
     made = []
     if deadlocks is not None:
         made.append(
-            Criterion("deadlocks since the last run", round(deadlocks), warn_above=0,
-                      hint="the server's log names the statements: take locks in one order")
-        )  # fmt: skip
+            Criterion(
+                "deadlocks since the last run",
+                round(deadlocks),
+                warn_above=0,
+                hint="the server's log names the statements: take locks in one order",
+            )
+        )
     if now.checksum_failures is not None:
         made.append(
-            Criterion("pages with a wrong checksum", now.checksum_failures, at_most=0,
-                      hint="stop writing, save the disk, restore from a backup; pg_stat_database tells since when")
-        )  # fmt: skip
+            Criterion(
+                "pages with a wrong checksum",
+                now.checksum_failures,
+                at_most=0,
+                hint="stop writing, save the disk, restore from a backup; pg_stat_database tells since when",
+            )
+        )
     if require_checksums:
         made.append(
-            Criterion("data checksums", "on" if now.checksums else "off", equals="on", severity=CheckStatus.WARN,
-                      hint="pg_checksums --enable while the server is stopped")
-        )  # fmt: skip
+            Criterion(
+                "data checksums",
+                "on" if now.checksums else "off",
+                equals="on",
+                severity=CheckStatus.WARN,
+                hint="pg_checksums --enable while the server is stopped",
+            )
+        )
     return made
 
 
 def wal_criterion(folder: relations.WalFolder, max_wal_bytes: int) -> Criterion:
     """WAL grows beyond max_wal_size when a slot or a failing archiver keeps it."""
-    return Criterion("write-ahead log", folder.size_bytes, warn_above=max_wal_bytes * 2, at_most=max_wal_bytes * 8,
-                     unit="B", hint="look for inactive replication slots and a failing archive_command")  # fmt: skip
+    return Criterion(
+        "write-ahead log",
+        folder.size_bytes,
+        warn_above=max_wal_bytes * 2,
+        at_most=max_wal_bytes * 8,
+        unit="B",
+        hint="look for inactive replication slots and a failing archive_command",
+    )
 
 
 def sequence_criteria(found: Sequence[relations.Sequence]) -> list[Criterion]:
     """The fullest sequence; those that cannot be read are unknown, not empty."""
     fullest = max(found, key=lambda sequence: sequence.used, default=None)
     made = [
-        Criterion("fullest sequence", round(fullest.used, 4) if fullest else 0.0, warn_above=0.75, at_most=0.90,
-                  hint=f"widen the column to bigint: {fullest.label}" if fullest else "")
-    ]  # fmt: skip
+        Criterion(
+            "fullest sequence",
+            round(fullest.used, 4) if fullest else 0.0,
+            warn_above=0.75,
+            at_most=0.90,
+            hint=f"widen the column to bigint: {fullest.label}" if fullest else "",
+        )
+    ]
     if hidden := [sequence.label for sequence in found if not sequence.readable]:
         made.append(
-            Criterion("sequences read", unknown=f"{len(hidden)} may not be read: {', '.join(hidden[:NAMED])}",
-                      hint="GRANT SELECT ON ALL SEQUENCES IN SCHEMA … TO the target's user, or pg_read_all_data")
-        )  # fmt: skip
+            Criterion(
+                "sequences read",
+                unknown=f"{len(hidden)} may not be read: {', '.join(hidden[:NAMED])}",
+                hint="GRANT SELECT ON ALL SEQUENCES IN SCHEMA … TO the target's user, or pg_read_all_data",
+            )
+        )
     return made
 
 

@@ -127,9 +127,9 @@ def writes_refused(server: RedisServer, after: Persistence) -> Criterion:
         answer = server.command("CONFIG", "GET", name)
         pairs = answer.items() if isinstance(answer, Mapping) else zip(answer[::2], answer[1::2], strict=True)
         settings |= {str(key): str(value) for key, value in pairs}
-    refused = after.status != "ok" and settings.get("save", "") != "" and settings.get(
-        "stop-writes-on-bgsave-error"
-    ) == "yes"  # fmt: skip
+    refused = (
+        after.status != "ok" and settings.get("save", "") != "" and settings.get("stop-writes-on-bgsave-error") == "yes"
+    )
     return Criterion(
         "writes",
         "refused: MISCONF" if refused else "accepted",

@@ -9,11 +9,11 @@ from starlette.responses import Response
 
 from maintd.errors import UnknownNameError, UsageError, nearest
 from maintd.model.run import Run, RunState, RunSummary
-from maintd.operations import Desk, cancel, find_run, known_names, trigger
+from maintd.operations import OperatorService, cancel, find_run, known_names, trigger
 from maintd.operations.lookup import LARGEST_ID
 from maintd.web.artifacts import artifact_response, find_artifact
 from maintd.web.cursors import cursor_of, parse_cursor
-from maintd.web.dependencies import DESK
+from maintd.web.dependencies import SERVICE
 from maintd.web.schemas import CancelBody, LogEntry, LogPage, RunsPage, TriggerBody, answer, moment
 
 router = APIRouter(prefix="/api/v1/runs")
@@ -24,7 +24,7 @@ Before = Annotated[int | None, Query(ge=1, le=LARGEST_ID)]
 
 @router.get("", response_model=RunsPage)
 def get_runs(
-    desk: DESK,
+    desk: SERVICE,
     entry: str | None = None,
     job: str | None = None,
     state: Annotated[list[str] | None, Query()] = None,
@@ -37,20 +37,20 @@ def get_runs(
 
 
 @router.post("", response_model=RunSummary, status_code=201, responses={200: {"description": "The key was known"}})
-def post_run(desk: DESK, body: TriggerBody) -> Response:
+def post_run(desk: SERVICE, body: TriggerBody) -> Response:
     """Ask for a run of an entry, or of a job by its name."""
     run, created = trigger(desk, body.request())
     return answer(run, 201 if created else 200)
 
 
 @router.get("/{run_id}", response_model=Run)
-def get_run(desk: DESK, run_id: RunId) -> Response:
+def get_run(desk: SERVICE, run_id: RunId) -> Response:
     """A run with its steps, attempts, checks, measures, changes and artifacts."""
     return answer(find_run(desk, run_id))
 
 
 @router.post("/{run_id}/cancel", response_model=RunSummary)
-def cancel_run(desk: DESK, run_id: RunId, body: CancelBody | None = None) -> Response:
+def cancel_run(desk: SERVICE, run_id: RunId, body: CancelBody | None = None) -> Response:
     """Cancel a run that has not begun, or tell a running one to stop."""
     said = body or CancelBody()
     return answer(cancel(desk, run_id, said.by, said.why))
@@ -58,7 +58,7 @@ def cancel_run(desk: DESK, run_id: RunId, body: CancelBody | None = None) -> Res
 
 @router.get("/{run_id}/log", response_model=LogPage)
 def get_log(
-    desk: DESK,
+    desk: SERVICE,
     run_id: RunId,
     after: str | None = None,
     step: str | None = None,
@@ -71,7 +71,7 @@ def get_log(
 
 @router.get("/{run_id}/artifacts/{step}/{attempt}/{name}", response_class=Response)
 def get_artifact(
-    desk: DESK, run_id: RunId, step: str, attempt: Annotated[int, Path(ge=1, le=1_000_000)], name: str
+    desk: SERVICE, run_id: RunId, step: str, attempt: Annotated[int, Path(ge=1, le=1_000_000)], name: str
 ) -> Response:
     """A file that an attempt left."""
     found = find_artifact(find_run(desk, run_id), step, attempt, name)
@@ -79,7 +79,7 @@ def get_artifact(
 
 
 def page_of_runs(
-    desk: Desk,
+    desk: OperatorService,
     entry: str | None,
     job: str | None,
     state: str | None,
@@ -115,7 +115,7 @@ def parse_states(text: str) -> list[RunState]:
 
 
 def page_of_log(
-    desk: Desk, run_id: int, after: str | None, step: str | None, attempt: int | None, limit: int
+    desk: OperatorService, run_id: int, after: str | None, step: str | None, attempt: int | None, limit: int
 ) -> LogPage:
     """See `get_log`. Raises UnknownNameError, UsageError."""
     run = find_run(desk, run_id)  # before the lines: a run that has ended by now has all its lines in
@@ -149,7 +149,7 @@ def _step_index(names: list[str], step: str) -> int:
     raise UnknownNameError("step", step, names)
 
 
-def _require_known(desk: Desk, entry: str | None, job: str | None) -> None:
+def _require_known(desk: OperatorService, entry: str | None, job: str | None) -> None:
     """An empty history of a name that nobody knows is a slip of the pen."""
     if entry and entry not in known_names(desk) and not desk.store.entries.states([entry]):
         raise UnknownNameError("entry or job", entry, known_names(desk))

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 import maintd
 from maintd.model.run import StatusReport
 from maintd.operations import status
-from maintd.web.dependencies import DESK
+from maintd.web.dependencies import SERVICE
 from maintd.web.redaction import shown_settings
 from maintd.web.schemas import EventList, Reloaded, Version, answer
 
@@ -19,7 +19,7 @@ router = APIRouter(prefix="/api/v1")
 
 
 @router.get("/version", response_model=Version)
-def get_version(desk: DESK) -> Response:
+def get_version(desk: SERVICE) -> Response:
     """Which maintd answers."""
     return answer(
         Version(version=maintd.__version__, node=desk.settings.node, pid=os.getpid(), started_at=desk.started_at)
@@ -27,25 +27,25 @@ def get_version(desk: DESK) -> Response:
 
 
 @router.get("/status", response_model=StatusReport)
-def get_status(desk: DESK) -> Response:
+def get_status(desk: SERVICE) -> Response:
     """Every entry with its last outcome, why it is not green, and what is due next."""
     return answer(status(desk))
 
 
 @router.get("/settings", response_model=dict[str, Any])
-def get_settings(desk: DESK) -> Response:
+def get_settings(desk: SERVICE) -> Response:
     """The settings in force, without secrets."""
     return JSONResponse(shown_settings(desk))
 
 
 @router.get("/events", response_model=EventList)
-def get_events(desk: DESK, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> Response:
+def get_events(desk: SERVICE, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> Response:
     """The audit, newest first."""
     return answer(EventList(events=tuple(desk.store.events.recent(limit))))
 
 
 @router.post("/reload", response_model=Reloaded)
-def post_reload(desk: DESK) -> Response:
+def post_reload(desk: SERVICE) -> Response:
     """Read the calendar and the jobs again. A bad calendar keeps the one in force, and says what is wrong."""
     result = desk.reload()
     return answer(Reloaded(ok=result.ok, changes=result.changes, problems=result.problems))

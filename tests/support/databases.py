@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from jobs.running import JobResult, run_job
 from psycopg import sql
-from servers.postgres import PostgresServer
+
+from support.job_runs import JobResult, run_job
+from support.servers.postgres import PostgresServer
 
 _NUMBERS = itertools.count(1)
 

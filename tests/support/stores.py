@@ -11,7 +11,7 @@ from typing import TypeVar
 from maintd.model.entry import Entry, Policy, Rule, ScheduleKind, StepPlan
 from maintd.model.evidence import Check, CheckStatus, Report
 from maintd.model.run import AttemptState, NewRun, Run, RunState, StepState, Trigger
-from maintd.model.run_updates import AttemptBegan, AttemptEnded, Reported, RunEnded, RunWrite, StepBegan, StepEnded
+from maintd.model.run_updates import AttemptBegan, AttemptEnded, Reported, RunEnded, RunUpdate, StepBegan, StepEnded
 from maintd.store import Store
 
 T = TypeVar("T")
@@ -87,7 +87,7 @@ def finished(
     return run.id
 
 
-def evidence(*items: Report, step: int = 0, minutes: float = 1) -> list[RunWrite]:
+def evidence(*items: Report, step: int = 0, minutes: float = 1) -> list[RunUpdate]:
     """A step with one attempt that reports these."""
     return [
         StepBegan(step=step, at=at(minutes)),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from redis import Redis
 
-from servers.base import free_port, listens, needed, running, wait_for
+from support.servers.base import free_port, listens, needed, running, wait_for
 
 
 @dataclass

@@ -12,10 +12,10 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from servers.base import needed
-from servers.docker import DockerEngine
+from support.servers.base import needed
+from support.servers.docker import DockerEngine
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BASE = "maintd-test/python:bookworm"
 IMAGE = "maintd-test/maintd:1"
 THIN = "maintd-test/thin:1"

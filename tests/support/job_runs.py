@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from maintd.job import resolve_references
-from maintd.job.context import Context, Point, Standing
+from maintd.job.context import AttemptInfo, Context, Point
 from maintd.job.description import load_job
 from maintd.model.evidence import Artifact, Change, Check, CheckStatus, Measure, Phase, Progress, Report
 from maintd.model.target import Targets
@@ -108,7 +108,7 @@ def run_job(
     loaded = load_job(path)
     where = folder or Path(tempfile.mkdtemp(prefix="maintd-job-"))
     result = JobResult()
-    standing = Standing(
+    standing = AttemptInfo(
         run_id=1,
         entry=path.stem,
         step=path.stem,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from servers.base import free_port, needed, running, wait_for
+from support.servers.base import free_port, needed, running, wait_for
 
 CONFIG = "global: {scrape_interval: 1s, evaluation_interval: 1s}\nscrape_configs: []\n"
 ALERTMANAGER = "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n"
@@ -54,10 +54,14 @@ def prometheus(config: str = CONFIG, openmetrics: str | None = None, flags: Sequ
             made += [str(folder / "history.om"), str(folder / "data")]
             subprocess.run([needed("promtool", "prometheus"), *made], check=True, capture_output=True)
         argv = [
-            program, f"--config.file={folder}/p.yml", f"--storage.tsdb.path={folder}/data",
-            f"--web.listen-address=127.0.0.1:{port}", "--web.enable-lifecycle", "--storage.tsdb.retention.time=10y",
+            program,
+            f"--config.file={folder}/p.yml",
+            f"--storage.tsdb.path={folder}/data",
+            f"--web.listen-address=127.0.0.1:{port}",
+            "--web.enable-lifecycle",
+            "--storage.tsdb.retention.time=10y",
             *flags,
-        ]  # fmt: skip
+        ]
         with running(argv, folder / "log") as process:
             server = WebServer(port, folder / "p.yml", process.pid)
             wait_for(lambda: _ready(server.url), f"prometheus on {port}")
@@ -72,9 +76,12 @@ def alertmanager(config: str = ALERTMANAGER) -> Iterator[WebServer]:
         folder, port = Path(name), free_port()
         (folder / "am.yml").write_text(config)
         argv = [
-            program, f"--config.file={folder}/am.yml", f"--storage.path={folder}/data",
-            f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=",
-        ]  # fmt: skip
+            program,
+            f"--config.file={folder}/am.yml",
+            f"--storage.path={folder}/data",
+            f"--web.listen-address=127.0.0.1:{port}",
+            "--cluster.listen-address=",
+        ]
         with running(argv, folder / "log") as process:
             server = WebServer(port, folder / "am.yml", process.pid)
             wait_for(lambda: _ready(server.url), f"alertmanager on {port}")

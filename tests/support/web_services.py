@@ -12,8 +12,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from contracts.store_helpers import claim, evidence, queue
-
 from maintd.calendar import Calendar
 from maintd.clock import ManualClock
 from maintd.config.settings import Settings
@@ -25,8 +23,9 @@ from maintd.model.evidence import Artifact, Change, Check, CheckStatus, LogLine,
 from maintd.model.run import RunState
 from maintd.model.run_updates import AttemptBegan, Reported, RunEnded, StepBegan
 from maintd.model.target import Targets
-from maintd.operations import Desk, Health, ReloadResult
+from maintd.operations import Health, OperatorService, ReloadResult
 from maintd.store import Store, open_store
+from support.stores import claim, evidence, queue
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 
@@ -106,8 +105,8 @@ class Office:
     woken: int = 0
     reloaded: ReloadResult = RELOADED
 
-    def desk(self) -> Desk:
-        return Desk(
+    def desk(self) -> OperatorService:
+        return OperatorService(
             store=self.store,
             settings=self.settings,
             clock=self.clock,

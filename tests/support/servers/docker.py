@@ -18,7 +18,7 @@ from typing import Any
 
 import docker as sdk
 
-from servers.base import needed, running, wait_for
+from support.servers.base import needed, running, wait_for
 
 BUSYBOX = "maintd-test/busybox:1"
 
@@ -99,10 +99,25 @@ def docker_engine() -> Iterator[DockerEngine]:
     program = needed("dockerd", "docker.io iptables")
     folder = Path(tempfile.mkdtemp(prefix="maintd-eng-", dir="/tmp"))
     argv = [
-        "unshare", "--mount", "--propagation", "private", program, "-H", f"unix://{folder}/d.sock",
-        "--data-root", folder / "data", "--exec-root", folder / "exec", "--pidfile", folder / "pid",
-        "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false", "--bridge=none",
-    ]  # fmt: skip
+        "unshare",
+        "--mount",
+        "--propagation",
+        "private",
+        program,
+        "-H",
+        f"unix://{folder}/d.sock",
+        "--data-root",
+        folder / "data",
+        "--exec-root",
+        folder / "exec",
+        "--pidfile",
+        folder / "pid",
+        "--iptables=false",
+        "--ip6tables=false",
+        "--ip-forward=false",
+        "--ip-masq=false",
+        "--bridge=none",
+    ]
     try:
         with running(argv, folder / "log") as process:
             engine = DockerEngine(folder, process.pid)

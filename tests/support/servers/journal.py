@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from servers.base import needed
+from support.servers.base import needed
 
 JOURNALD = "/lib/systemd/systemd-journald"
 # Waits for the daemon, sends each message by a process of the name that the message is to come from, and stops it.

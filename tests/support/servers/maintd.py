@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from servers.base import free_port, running, wait_for
+from support.servers.base import free_port, running, wait_for
 
 MAINTD = Path(sys.executable).parent / "maintd"
 
@@ -48,18 +48,26 @@ class Shell:
         """Type `maintd WORDS` and wait for its end."""
         done = subprocess.run(
             [str(MAINTD), *map(str, words)],
-            cwd=self.cwd, env=clean_environ(**{**self.environ, **more}), stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, timeout=seconds,
-        )  # fmt: skip
+            cwd=self.cwd,
+            env=clean_environ(**{**self.environ, **more}),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+        )
         return Typed(done.returncode, done.stdout, done.stderr)
 
     def start(self, *words: str | Path, out: int | Any = subprocess.PIPE) -> subprocess.Popen[str]:
         """Type it and do not wait."""
         return subprocess.Popen(
             [str(MAINTD), *map(str, words)],
-            cwd=self.cwd, env=clean_environ(**self.environ), stdin=subprocess.DEVNULL, stdout=out,
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            cwd=self.cwd,
+            env=clean_environ(**self.environ),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
 
 # --- a daemon ---------------------------------------------------------------------------------------------------------

@@ -10,8 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from servers.base import wait_for
-
 from maintd.clock import SystemClock
 from maintd.config.settings import Settings
 from maintd.executor import process_tree
@@ -21,6 +19,7 @@ from maintd.model.entry import JobDescription, Policy, StepPlan
 from maintd.model.run import Attempt, NewRun, Run, RunState, Trigger
 from maintd.model.target import Targets
 from maintd.store import Store, open_store
+from support.servers.base import wait_for
 
 HEADER = '''"""A job of a test."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psycopg
 
-from servers.base import free_port, needed
+from support.servers.base import free_port, needed
 
 BIN = Path("/usr/lib/postgresql/15/bin")
 

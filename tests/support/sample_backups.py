@@ -15,8 +15,9 @@ from pathlib import Path
 import psycopg
 import pyrage
 import zstandard
-from servers.postgres import BIN, PostgresServer
-from servers.redis import RedisServer
+
+from support.servers.postgres import BIN, PostgresServer
+from support.servers.redis import RedisServer
 
 SECRETS = {"secrets/admin_token": b"a" * 40, "secrets/postgres_password": b"correct-horse-9"}
 IDENTITY = pyrage.x25519.Identity.generate()

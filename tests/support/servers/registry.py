@@ -70,11 +70,13 @@ class Registry:
             other = self._image(content, "riscv64", created, env or {}, labels or {})
             listed = [
                 {
-                    "mediaType": MANIFEST, "digest": one, "size": len(self.manifests[one][1]),
+                    "mediaType": MANIFEST,
+                    "digest": one,
+                    "size": len(self.manifests[one][1]),
                     "platform": {"architecture": architecture, "os": "linux"},
                 }
                 for one, architecture in ((other, "riscv64"), (mine, ARCHITECTURE))
-            ]  # fmt: skip
+            ]
             digest = self._manifest(INDEX, {"schemaVersion": 2, "mediaType": INDEX, "manifests": listed})
         self.tags[(name, tag)] = digest
         return Pushed(digest, mine)
@@ -89,10 +91,13 @@ class Registry:
             tar.addfile(entry, io.BytesIO(content.encode()))
         plain = packed.getvalue()
         config = {
-            "architecture": architecture, "os": "linux", "created": created,
+            "architecture": architecture,
+            "os": "linux",
+            "created": created,
             "config": {"Env": [f"{key}={value}" for key, value in env.items()], "Cmd": ["/none"], "Labels": labels},
-            "rootfs": {"type": "layers", "diff_ids": [_digest(plain)]}, "history": [{"created": created}],
-        }  # fmt: skip
+            "rootfs": {"type": "layers", "diff_ids": [_digest(plain)]},
+            "history": [{"created": created}],
+        }
         body = {
             "schemaVersion": 2,
             "mediaType": MANIFEST,
