@@ -88,7 +88,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class InProcess(Answerer):
-    """The app that the daemon serves, on a desk of this process: same answers, without a daemon. Reads only."""
+    """The app that the daemon serves, called in this process without a daemon. Reads only."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -135,15 +135,15 @@ class InProcess(Answerer):
 def without_daemon(settings: Settings) -> Iterator[Answerer]:
     """Answers from the store alone. Raises StoreError when it cannot be read."""
     from maintd.config import logging
-    from maintd.operations import open_desk
+    from maintd.operations import open_service
     from maintd.web.app import build
 
     logging.configure(settings.model_copy(update={"log_level": "error"}))  # else it would log among the answers
-    desk = open_desk(settings, write=False)
+    service = open_service(settings, write=False)
     try:
-        yield InProcess(build(desk))
+        yield InProcess(build(service))
     finally:
-        desk.store.close()
+        service.store.close()
 
 
 def ready(path: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from maintd.operations.commands import TriggerRequest, cancel, pause, trigger, unpause
 from maintd.operations.due import MAX_DAYS, due
 from maintd.operations.lookup import find, find_job, find_run, known_names
-from maintd.operations.service import Health, OperatorService, ReloadResult, open_desk
+from maintd.operations.service import Health, OperatorService, ReloadResult, open_service
 from maintd.operations.status import entry_status, status
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
     "find_job",
     "find_run",
     "known_names",
-    "open_desk",
+    "open_service",
     "pause",
     "status",
     "trigger",

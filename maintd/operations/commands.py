@@ -35,22 +35,22 @@ class TriggerRequest(Model):
     idempotency_key: str | None = None
 
 
-def trigger(desk: OperatorService, request: TriggerRequest) -> tuple[RunSummary, bool]:
+def trigger(service: OperatorService, request: TriggerRequest) -> tuple[RunSummary, bool]:
     """Queue a run; the run, and whether it is new: with a key that a run of the entry has already, that run is meant.
 
     A paused entry runs all the same, and the run says so. Raises UnknownNameError, UsageError for params or a time that
     make no sense, RefusedError for what is disabled or broken.
     """
-    entry = find(desk, request.name)
-    _refuse_disabled(desk, entry)
-    steps = _steps(desk, entry, request.params)
-    now = desk.store.now()
+    entry = find(service, request.name)
+    _refuse_disabled(service, entry)
+    steps = _steps(service, entry, request.params)
+    now = service.store.now()
     asked = NewRun(
         entry=entry.name,
         title=entry.title,
         trigger=Trigger.MANUAL,
         state=RunState.QUEUED,
-        reason=_pause_note(desk, entry.name, now),
+        reason=_pause_note(service, entry.name, now),
         not_before=now if request.at is None else _start(request.at, now),
         plan=steps,
         policy=entry.policy,
@@ -60,77 +60,79 @@ def trigger(desk: OperatorService, request: TriggerRequest) -> tuple[RunSummary,
         dry_run=request.dry_run,
         idempotency_key=request.idempotency_key,
     )
-    run_id, created = desk.store.runs.add(asked, now)
-    run = find_run(desk, run_id)
+    run_id, created = service.store.runs.add(asked, now)
+    run = find_run(service, run_id)
     if not created and run.entry != entry.name:
         raise RefusedError(
             f'idempotency key "{request.idempotency_key}" belongs to run {run_id} of {run.entry}', "use another key"
         )
     if created:
         text = "; ".join(filter(None, (f"run {run_id}", "dry run" if asked.dry_run else "", asked.why, asked.reason)))
-        desk.store.events.add("run_triggered", subject=entry.name, by=request.by, text=text, at=now)
-        _wake(desk)
+        service.store.events.add("run_triggered", subject=entry.name, by=request.by, text=text, at=now)
+        _wake(service)
     return _summary(run), created
 
 
-def cancel(desk: OperatorService, run_id: int, by: str, why: str) -> RunSummary:
+def cancel(service: OperatorService, run_id: int, by: str, why: str) -> RunSummary:
     """Cancel a run that has not begun, tell a running one to stop. The run as it is then: a running one stops soon.
 
     Raises UnknownNameError, and RefusedError when the run has ended already.
     """
-    run = find_run(desk, run_id)
+    run = find_run(service, run_id)
     if run.state.final:
         raise RefusedError(f"run {run_id} has already ended: {run.state}", f"see: maintd show {run_id}")
-    now = desk.store.now()
-    state = desk.store.runs.request_cancel(run_id, by or "somebody", why, now)
+    now = service.store.now()
+    state = service.store.runs.request_cancel(run_id, by or "somebody", why, now)
     if state is not None and state.final and state is not RunState.CANCELLED:
         raise RefusedError(f"run {run_id} ended meanwhile: {state}", f"see: maintd show {run_id}")
-    desk.store.events.add("run_cancelled", subject=run.entry, by=by, text=f"run {run_id}: {why}".rstrip(": "), at=now)
-    _wake(desk)
-    return _summary(find_run(desk, run_id))
+    service.store.events.add(
+        "run_cancelled", subject=run.entry, by=by, text=f"run {run_id}: {why}".rstrip(": "), at=now
+    )
+    _wake(service)
+    return _summary(find_run(service, run_id))
 
 
-def pause(desk: OperatorService, name: str, why: str, by: str, until: datetime | None) -> Pause:
+def pause(service: OperatorService, name: str, why: str, by: str, until: datetime | None) -> Pause:
     """Stop an entry from falling due. Raises UnknownNameError, and UsageError without a reason or for a past end."""
-    entry = _scheduled(desk, name)
-    now = desk.store.now()
+    entry = _scheduled(service, name)
+    now = service.store.now()
     if not why.strip():
         raise UsageError(f"no reason given for pausing {name}", 'say why, for example --why "disk is being replaced"')
     if until is not None and until <= now:
         raise UsageError(f"the pause would end at {utc_text(until)}, which is past", "give an end that lies ahead")
-    if entry.name not in desk.store.entries.states([entry.name]):
+    if entry.name not in service.store.entries.states([entry.name]):
         raise RefusedError(f'"{name}" was never loaded by a daemon', "run: maintd reload, or start maintd serve once")
-    paused = desk.store.entries.pause(name, why=why, by=by, until=until, now=now)
-    _wake(desk)
+    paused = service.store.entries.pause(name, why=why, by=by, until=until, now=now)
+    _wake(service)
     return paused
 
 
-def unpause(desk: OperatorService, name: str, by: str) -> bool:
+def unpause(service: OperatorService, name: str, by: str) -> bool:
     """Let an entry go on; False when it was not paused. Raises UnknownNameError."""
-    _scheduled(desk, name)
-    done = desk.store.entries.unpause(name, by=by, now=desk.store.now())
-    _wake(desk)
+    _scheduled(service, name)
+    done = service.store.entries.unpause(name, by=by, now=service.store.now())
+    _wake(service)
     return done
 
 
-def _scheduled(desk: OperatorService, name: str) -> Entry:
-    entries = desk.calendar().entries
+def _scheduled(service: OperatorService, name: str) -> Entry:
+    entries = service.calendar().entries
     for entry in entries:
         if entry.name == name:
             return entry
-    if name in desk.jobs():
+    if name in service.jobs():
         raise UsageError(f'"{name}" is a job, not an entry of the calendar', "only entries can be paused")
     raise UnknownNameError("entry", name, [entry.name for entry in entries])
 
 
-def _refuse_disabled(desk: OperatorService, entry: Entry) -> None:
-    calendar = desk.calendar()
+def _refuse_disabled(service: OperatorService, entry: Entry) -> None:
+    calendar = service.calendar()
     if entry.name in calendar.disabled:
         raise RefusedError(f'entry "{entry.name}" is disabled: {calendar.disabled[entry.name]}', "run: maintd validate")
     if not entry.enabled:
         where = f"{calendar.path.name}:{entry.line}"
         raise RefusedError(f'entry "{entry.name}" is disabled in {where}', "remove `enabled: false` there")
-    jobs = desk.jobs()
+    jobs = service.jobs()
     for step in entry.steps:
         job = jobs.get(step.job)
         if job is None:
@@ -139,15 +141,15 @@ def _refuse_disabled(desk: OperatorService, entry: Entry) -> None:
             raise RefusedError(f'step "{step.name}": job "{step.job}" is broken: {job.error}', "correct the module")
 
 
-def _steps(desk: OperatorService, entry: Entry, given: Mapping[str, Any]) -> tuple[StepPlan, ...]:
-    jobs = {name: job for name, job in desk.jobs().items() if isinstance(job, JobDescription)}
+def _steps(service: OperatorService, entry: Entry, given: Mapping[str, Any]) -> tuple[StepPlan, ...]:
+    jobs = {name: job for name, job in service.jobs().items() if isinstance(job, JobDescription)}
     steps = with_params(entry, given, jobs)
     problems = [
         f"{step.name}.{'.'.join(map(str, problem.location))}: {problem.message}"
         for step, before in zip(steps, entry.steps, strict=True)
         # What the calendar says was judged when it was loaded; a job by its own name has only its defaults.
         if step is not before or not step.params
-        for problem in desk.validate(step.job, step.params)
+        for problem in service.validate(step.job, step.params)
     ]
     if problems:
         raise UsageError("\n".join(problems), f"see: maintd jobs show {steps[0].job}")
@@ -162,8 +164,8 @@ def _start(at: datetime, now: datetime) -> datetime:
     return max(at, now)
 
 
-def _pause_note(desk: OperatorService, name: str, now: datetime) -> str:
-    state = desk.store.entries.states([name]).get(name)
+def _pause_note(service: OperatorService, name: str, now: datetime) -> str:
+    state = service.store.entries.states([name]).get(name)
     if state is None or state.pause is None or (state.pause.until is not None and state.pause.until <= now):
         return ""
     return f"the entry is paused by {state.pause.by}: {state.pause.why}; started by hand all the same"
@@ -173,7 +175,7 @@ def _summary(run: Run) -> RunSummary:
     return RunSummary.model_validate({name: getattr(run, name) for name in RunSummary.model_fields})
 
 
-def _wake(desk: OperatorService) -> None:
+def _wake(service: OperatorService) -> None:
     # Without a daemon here the rows stand all the same: the next one, or another node, finds them.
     with contextlib.suppress(DaemonUnavailableError):
-        desk.wake()
+        service.wake()

@@ -18,16 +18,16 @@ MOST = 20_000
 """Instants in one answer; an entry that is due every minute has 10,080 in a week."""
 
 
-def due(desk: OperatorService, days: int) -> list[DueInstant]:
+def due(service: OperatorService, days: int) -> list[DueInstant]:
     """Every instant from now on for so many days, in order; `note` says why one will be skipped.
 
     At most MOST, the nearest. Raises UsageError unless days is 1 to MAX_DAYS.
     """
     if not 1 <= days <= MAX_DAYS:
         raise UsageError(f"{days} days cannot be looked ahead", f"give a number from 1 to {MAX_DAYS}")
-    now = desk.clock.now()
-    calendar = desk.calendar()
-    pauses = pauses_now(desk, now)
+    now = service.clock.now()
+    calendar = service.calendar()
+    pauses = pauses_now(service, now)
     streams = [
         _instants(entry, now, now + timedelta(days=days), pauses.get(entry.name))
         for entry in calendar.entries
@@ -36,10 +36,10 @@ def due(desk: OperatorService, days: int) -> list[DueInstant]:
     return list(islice(merge(*streams, key=lambda instant: instant.due_at), MOST))
 
 
-def pauses_now(desk: OperatorService, now: datetime) -> dict[str, Pause]:
+def pauses_now(service: OperatorService, now: datetime) -> dict[str, Pause]:
     """Pauses in force by entry; none while the store is away, which says so elsewhere."""
     try:
-        states = desk.store.entries.states()
+        states = service.store.entries.states()
     except StoreError:
         return {}
     return {name: state.pause for name, state in states.items() if in_force(state.pause, now) and state.pause}

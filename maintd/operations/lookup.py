@@ -13,39 +13,39 @@ LARGEST_ID = 2**63 - 1
 """Ids are 64-bit integers in both databases; SQLite's driver raises on more."""
 
 
-def known_names(desk: OperatorService) -> list[str]:
+def known_names(service: OperatorService) -> list[str]:
     """Every name that `find` knows, entries first."""
-    return list(dict.fromkeys([*(entry.name for entry in desk.calendar().entries), *desk.jobs()]))
+    return list(dict.fromkeys([*(entry.name for entry in service.calendar().entries), *service.jobs()]))
 
 
-def find(desk: OperatorService, name: str) -> Entry:
+def find(service: OperatorService, name: str) -> Entry:
     """The entry of that name, else a one-step entry for the job of that name.
 
     Raises UnknownNameError with a near name, RefusedError for a job whose module is broken.
     """
-    calendar = desk.calendar()
+    calendar = service.calendar()
     for entry in calendar.entries:
         if entry.name == name:
             return entry
-    job = desk.jobs().get(name)
+    job = service.jobs().get(name)
     if job is None:
-        raise UnknownNameError("entry or job", name, known_names(desk))
+        raise UnknownNameError("entry or job", name, known_names(service))
     if isinstance(job, BrokenJob):
         raise RefusedError(f'job "{name}" is broken: {job.error}', "correct the module, then run: maintd reload")
     return entry_for_job(job, {}, calendar.timezone)
 
 
-def find_job(desk: OperatorService, name: str) -> Known:
+def find_job(service: OperatorService, name: str) -> Known:
     """The job of that name, broken or not. Raises UnknownNameError."""
-    job = desk.jobs().get(name)
+    job = service.jobs().get(name)
     if job is None:
-        raise UnknownNameError("job", name, desk.jobs())
+        raise UnknownNameError("job", name, service.jobs())
     return job
 
 
-def find_run(desk: OperatorService, run_id: int) -> Run:
+def find_run(service: OperatorService, run_id: int) -> Run:
     """The run with all its evidence. Raises UnknownNameError."""
-    run = desk.store.history.run(run_id) if 0 < run_id <= LARGEST_ID else None
+    run = service.store.history.run(run_id) if 0 < run_id <= LARGEST_ID else None
     if run is None:
         raise UnknownNameError("run", str(run_id))
     return run

@@ -57,8 +57,8 @@ class OperatorService:
     started_at: datetime | None = None  # None: this process is no daemon
 
 
-def open_desk(settings: Settings, *, write: bool) -> OperatorService:
-    """A desk without a daemon, on the store itself. Whoever opens it closes `desk.store`.
+def open_service(settings: Settings, *, write: bool) -> OperatorService:
+    """An operator service without a daemon, on the store itself. Whoever opens it closes `service.store`.
 
     The calendar and the jobs are read when first asked for, so that a broken calendar does not hide the history; it
     raises CalendarError then. `wake` and `reload` raise DaemonUnavailableError.

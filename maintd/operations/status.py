@@ -41,58 +41,58 @@ class Stored(NamedTuple):
     away: str = ""
 
 
-def status(desk: OperatorService) -> StatusReport:
+def status(service: OperatorService) -> StatusReport:
     """All entries, and what is the matter with maintd itself. Answers also while the store is away."""
-    calendar = _calendar(desk)
+    calendar = _calendar(service)
     names = [entry.name for entry in calendar.entries]
-    stored = _stored(desk, names)
-    others, locks, nodes = _around(desk, names, stored)
-    now = _now(desk, stored)
-    daemon = desk.started_at is not None
-    settings = desk.settings
+    stored = _stored(service, names)
+    others, locks, nodes = _around(service, names, stored)
+    now = _now(service, stored)
+    daemon = service.started_at is not None
+    settings = service.settings
     return StatusReport(
         at=now,
         node=settings.node if daemon else "",
         version=maintd.__version__ if daemon else "",
         pid=os.getpid() if daemon else None,
-        started_at=desk.started_at,
+        started_at=service.started_at,
         page=f"http://{settings.listen}/" if daemon and settings.listen else None,
         calendar=calendar.path,
-        store=desk.store.url_masked,
-        problems=tuple(_problems(desk, calendar, stored)),
+        store=service.store.url_masked,
+        problems=tuple(_problems(service, calendar, stored)),
         remarks=calendar.remarks,
-        entries=tuple(_status_of(desk, entry, stored, now, calendar.disabled) for entry in calendar.entries),
+        entries=tuple(_status_of(service, entry, stored, now, calendar.disabled) for entry in calendar.entries),
         others=tuple(others),
         locks=tuple(locks),
         nodes=tuple(nodes),
     )
 
 
-def entry_status(desk: OperatorService, name: str) -> EntryStatus:
+def entry_status(service: OperatorService, name: str) -> EntryStatus:
     """One entry, or a job by its own name. Raises UnknownNameError."""
-    calendar = _calendar(desk)
+    calendar = _calendar(service)
     entry = next((entry for entry in calendar.entries if entry.name == name), None)
-    stored = _stored(desk, [name])
+    stored = _stored(service, [name])
     if entry is None:
         try:
-            entry = find(desk, name)
+            entry = find(service, name)
         except UnknownNameError:
-            gone = desk.store.entries.states([name]) if not stored.away else {}
+            gone = service.store.entries.states([name]) if not stored.away else {}
             if name not in gone:
                 raise
             entry = _remembered(gone[name])  # it was in the calendar once, and its history is still here
-    return _status_of(desk, entry, stored, _now(desk, stored), calendar.disabled)
+    return _status_of(service, entry, stored, _now(service, stored), calendar.disabled)
 
 
 def _status_of(
-    desk: OperatorService, entry: Entry, stored: Stored, now: datetime, disabled: dict[str, str]
+    service: OperatorService, entry: Entry, stored: Stored, now: datetime, disabled: dict[str, str]
 ) -> EntryStatus:
     last = stored.last.get(entry.name, LastRuns())
     state = stored.states.get(entry.name)
     pause = state.pause if state is not None and in_force(state.pause, now) else None
     works = entry.enabled and entry.name not in disabled
     next_due = None if entry.rule is None or not works else compile_rule(entry.rule).next_after(now)
-    verdict = _verdict(desk, entry, stored, now, disabled.get(entry.name, ""))
+    verdict = _verdict(service, entry, stored, now, disabled.get(entry.name, ""))
     next_step = verdict.next_step or (f"maintd unpause {quote(entry.name)}" if pause is not None and works else "")
     return EntryStatus(
         entry=entry.name,
@@ -116,27 +116,27 @@ def _status_of(
     )
 
 
-def _verdict(desk: OperatorService, entry: Entry, stored: Stored, now: datetime, disabled: str) -> Verdict:
+def _verdict(service: OperatorService, entry: Entry, stored: Stored, now: datetime, disabled: str) -> Verdict:
     if stored.away:
         return Verdict(f"unknown: {stored.away}", "maintd db check")
     last = stored.last.get(entry.name, LastRuns())
     worked: Run | None = None
     if last.last_worked is not None and last.last_worked.state is not RunState.SUCCEEDED:
         try:
-            worked = desk.store.history.run(last.last_worked.id)
+            worked = service.store.history.run(last.last_worked.id)
         except StoreError as error:
             return Verdict(f"unknown: {error.message}", "maintd db check")
     return verdict_of(entry, last, worked, now, disabled)
 
 
-def _calendar(desk: OperatorService) -> Calendared:
+def _calendar(service: OperatorService) -> Calendared:
     """In force; when it cannot be read, what the store remembers of it."""
     try:
-        calendar = desk.calendar()
+        calendar = service.calendar()
     except (CalendarError, MaintdError) as error:
         problems = error.problems if isinstance(error, CalendarError) else (str(error),)
         try:
-            states = desk.store.entries.states().values()
+            states = service.store.entries.states().values()
         except StoreError:
             states = {}.values()
         return Calendared(tuple(_remembered(state) for state in states if state.active), {}, tuple(problems), "")
@@ -149,34 +149,34 @@ def _remembered(state: EntryState) -> Entry:
     )
 
 
-def _stored(desk: OperatorService, names: Sequence[str]) -> Stored:
+def _stored(service: OperatorService, names: Sequence[str]) -> Stored:
     try:
-        return Stored(desk.store.entries.states(names), desk.store.history.last_per_entry(names))
+        return Stored(service.store.entries.states(names), service.store.history.last_per_entry(names))
     except StoreError as error:
         return Stored({}, {}, error.message)
 
 
 def _around(
-    desk: OperatorService, names: Iterable[str], stored: Stored
+    service: OperatorService, names: Iterable[str], stored: Stored
 ) -> tuple[list[RunSummary], list[LockHolder], list[NodeState]]:
     if stored.away:
         return [], [], []
     known = set(names)
     unfinished = [state for state in RunState if not state.final]
     try:
-        runs = desk.store.history.runs(states=unfinished, limit=MOST_OTHERS)
+        runs = service.store.history.runs(states=unfinished, limit=MOST_OTHERS)
         others = [run for run in runs if run.entry not in known]
-        return others, desk.store.locks.holders(desk.store.now()), desk.store.nodes.all()
+        return others, service.store.locks.holders(service.store.now()), service.store.nodes.all()
     except StoreError:
         return [], [], []
 
 
-def _problems(desk: OperatorService, calendar: Calendared, stored: Stored) -> Iterable[str]:
-    yield from desk.health().problems
+def _problems(service: OperatorService, calendar: Calendared, stored: Stored) -> Iterable[str]:
+    yield from service.health().problems
     if stored.away:
         yield f"the store does not answer: {stored.away}"
     try:
-        jobs = desk.jobs()
+        jobs = service.jobs()
     except MaintdError as error:
         yield str(error)
         jobs = {}
@@ -188,11 +188,11 @@ def _problems(desk: OperatorService, calendar: Calendared, stored: Stored) -> It
     yield from calendar.problems
 
 
-def _now(desk: OperatorService, stored: Stored) -> datetime:
+def _now(service: OperatorService, stored: Stored) -> datetime:
     """The store's time, by which due times count; this machine's while the store is away."""
     if not stored.away:
         try:
-            return desk.store.now()
+            return service.store.now()
         except StoreError:
             pass
-    return desk.clock.now()
+    return service.clock.now()

@@ -44,7 +44,7 @@ from maintd.scheduler.planner import Planner
 from maintd.scheduler.signals import answer_signals
 from maintd.store import Store, open_store
 from maintd.units import utc_text
-from maintd.web.server import serve_desk
+from maintd.web.server import web_server
 
 log = structlog.get_logger()
 
@@ -71,7 +71,7 @@ def serve(settings: Settings, run_first: Sequence[str] = ()) -> int:
         gc.freeze()  # all of it stays to the end: no later collection walks it again
         gc.enable()
         for name in run_first:
-            trigger(daemon.desk(), TriggerRequest(name=name, by="maintd serve", why="asked for at start"))
+            trigger(daemon.service(), TriggerRequest(name=name, by="maintd serve", why="asked for at start"))
         daemon.loop()
         log.info("daemon_stopping", drain=settings.drain)
     log.info("daemon_stopped")
@@ -118,7 +118,7 @@ class Daemon:
         self.in_force.attach(self._load, lambda kind, text: self.store.events.add(kind, text=text, at=self.store.now()))
         self.executor.start()
         stack.callback(self.executor.stop, settings.drain)
-        stack.enter_context(serve_desk(self.desk()))
+        stack.enter_context(web_server(self.service()))
         self.alarm.start(_rules(self.in_force.calendar))
         stack.callback(self.alarm.stop)
         self.executor.expect(self.planner.next_due, lambda: self.planner.jobs_due_next)
@@ -133,7 +133,7 @@ class Daemon:
         """Read the calendar again soon. For any thread."""
         self.in_force.ask()
 
-    def desk(self) -> OperatorService:
+    def service(self) -> OperatorService:
         """What the web side is given."""
         return OperatorService(
             store=self.store,

@@ -1,4 +1,4 @@
-"""The app: API, page, metrics and health on one desk. What each door allows is the guard's."""
+"""The app: API, page, metrics and health on one operator service. What each door allows is the guard's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import maintd
 from maintd.errors import MaintdError, UnknownNameError, UsageError
 from maintd.operations import OperatorService
 from maintd.web import health, pages
-from maintd.web.api import entries, runs, service
+from maintd.web.api import daemon, entries, runs
 from maintd.web.errors import error_response, failure
 from maintd.web.evidence import EvidenceCache
 
@@ -24,10 +24,10 @@ DESCRIPTION = (
 )
 
 
-def build(desk: OperatorService) -> FastAPI:
-    """The app for a desk."""
+def build(service: OperatorService) -> FastAPI:
+    """The app for an operator service."""
     app = _routes()
-    app.state.desk = desk
+    app.state.service = service
     app.state.evidence = EvidenceCache()
     app.add_exception_handler(MaintdError, _maintd_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
@@ -43,7 +43,7 @@ def describe() -> dict[str, Any]:
 
 def _routes() -> FastAPI:
     app = FastAPI(title="maintd", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    for router in (service.router, entries.router, runs.router, health.router, pages.router):
+    for router in (daemon.router, entries.router, runs.router, health.router, pages.router):
         app.include_router(router)
     app.add_api_route("/api/v1/openapi.json", _openapi, include_in_schema=False)
     return app

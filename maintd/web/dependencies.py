@@ -1,4 +1,4 @@
-"""How a request finds its desk."""
+"""How a request handler gets the operator service."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from fastapi import Depends, Request
 from maintd.operations import OperatorService
 
 
-async def _desk(request: Request) -> OperatorService:
-    desk: OperatorService = request.app.state.desk
-    return desk
+async def _service(request: Request) -> OperatorService:
+    service: OperatorService = request.app.state.service
+    return service
 
 
-SERVICE = Annotated[OperatorService, Depends(_desk)]
-"""The desk that the app was built for."""
+SERVICE = Annotated[OperatorService, Depends(_service)]
+"""The operator service that the app was built for."""

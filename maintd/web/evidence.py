@@ -26,13 +26,13 @@ class EvidenceCache:
         self._lock = threading.Lock()
         self._of_run: dict[int, Evidence] = {}
 
-    def of(self, desk: OperatorService, run_ids: Collection[int]) -> dict[int, Evidence]:
+    def of(self, service: OperatorService, run_ids: Collection[int]) -> dict[int, Evidence]:
         """For these runs, which have ended; others are forgotten. A run that was pruned meanwhile is left out."""
         with self._lock:
             known = {run_id: self._of_run[run_id] for run_id in run_ids if run_id in self._of_run}
         for run_id in run_ids:
             if run_id not in known:
-                run = desk.store.history.run(run_id)
+                run = service.store.history.run(run_id)
                 if run is not None:
                     known[run_id] = evidence_of(run)
         with self._lock:

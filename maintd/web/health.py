@@ -16,20 +16,20 @@ router = APIRouter()
 
 
 @router.get("/healthz", response_model=HealthAnswer)
-def get_health(desk: SERVICE) -> Response:
+def get_health(service: SERVICE) -> Response:
     """200 while the planning loop turns, else 503."""
-    health = desk.health()
+    health = service.health()
     return answer(HealthAnswer(ok=health.alive, problems=health.problems), 200 if health.alive else 503)
 
 
 @router.get("/readyz", response_model=HealthAnswer)
-def get_readiness(desk: SERVICE) -> Response:
+def get_readiness(service: SERVICE) -> Response:
     """200 while maintd plans and its store answers, else 503."""
-    health = desk.health()
+    health = service.health()
     problems = list(health.problems)
     ready = health.ready
     try:
-        desk.store.ping()
+        service.store.ping()
     except StoreError as error:
         ready = False
         problems.append(f"the store does not answer: {error.message}")
@@ -37,20 +37,22 @@ def get_readiness(desk: SERVICE) -> Response:
 
 
 @router.get("/metrics", response_class=Response)
-def get_metrics(desk: SERVICE, request: Request) -> Response:
+def get_metrics(service: SERVICE, request: Request) -> Response:
     """Metrics of entries, queue and daemon in Prometheus' text format."""
     from maintd.web.metrics import scrape  # the library is loaded at the first scrape
 
-    text, media_type = scrape(desk, request.app.state.evidence, request.headers.get("accept", ""))
+    text, media_type = scrape(service, request.app.state.evidence, request.headers.get("accept", ""))
     return Response(text, media_type=media_type)
 
 
 @router.get("/text/status", response_class=Response)
-def get_status_text(desk: SERVICE, width: Annotated[int, Query(ge=20, le=500)] = 80, colour: bool = False) -> Response:
+def get_status_text(
+    service: SERVICE, width: Annotated[int, Query(ge=20, le=500)] = 80, colour: bool = False
+) -> Response:
     """The status ready for a terminal; the header X-Exit-Code is the command's exit code."""
     from maintd.present import exit_code, status_text
 
-    report = status(desk)
+    report = status(service)
     return Response(
         status_text(report, width=width, colour=colour),
         headers={"X-Exit-Code": str(exit_code(report))},

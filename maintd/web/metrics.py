@@ -29,10 +29,10 @@ LONGEST_VALUE = 200  # characters of a label's value
 ENDS = tuple(state for state in RunState if state.final)
 
 
-def scrape(desk: OperatorService, evidence: EvidenceCache, accept: str) -> tuple[bytes, str]:
+def scrape(service: OperatorService, evidence: EvidenceCache, accept: str) -> tuple[bytes, str]:
     """The metrics in the format that the scraper accepts, and its media type."""
     registry = CollectorRegistry()
-    registry.register(_Snapshot(list(_families(desk, evidence))))
+    registry.register(_Snapshot(list(_families(service, evidence))))
     encode, media_type = choose_encoder(accept)
     text: bytes = encode(registry)
     return text, media_type
@@ -48,10 +48,10 @@ class _Snapshot(Collector):
         return self._families
 
 
-def _families(desk: OperatorService, evidence: EvidenceCache) -> Iterator[Metric]:
-    report = status(desk)
-    up, counts, found = _stored(desk, evidence, report)
-    yield from _process(desk, report, up)
+def _families(service: OperatorService, evidence: EvidenceCache) -> Iterator[Metric]:
+    report = status(service)
+    up, counts, found = _stored(service, evidence, report)
+    yield from _process(service, report, up)
     if up:
         yield _gauge("maintd_runs", "Unfinished runs by state", "state", {key: counts[key] for key in _UNFINISHED})
         yield _single("maintd_queue_depth", "Runs that wait to be started", counts[RunState.QUEUED])
@@ -68,30 +68,30 @@ _UNFINISHED = tuple(state.value for state in RunState if not state.final)
 
 
 def _stored(
-    desk: OperatorService, evidence: EvidenceCache, report: StatusReport
+    service: OperatorService, evidence: EvidenceCache, report: StatusReport
 ) -> tuple[bool, dict[str, int], dict[int, Evidence]]:
     try:
-        desk.store.ping()
+        service.store.ping()
         worked = [entry.last_worked.id for entry in report.entries if entry.last_worked is not None]
-        return True, desk.store.history.counts(), evidence.of(desk, worked)
+        return True, service.store.history.counts(), evidence.of(service, worked)
     except StoreError:
         return False, {}, {}
 
 
-def _process(desk: OperatorService, report: StatusReport, up: bool) -> Iterator[Metric]:
-    health = desk.health()
+def _process(service: OperatorService, report: StatusReport, up: bool) -> Iterator[Metric]:
+    health = service.health()
     yield InfoMetricFamily(
-        "maintd_build", "Which maintd this is", value={"version": maintd.__version__, "node": desk.settings.node}
+        "maintd_build", "Which maintd this is", value={"version": maintd.__version__, "node": service.settings.node}
     )
     yield _single("maintd_up", "Whether the planning loop turns", health.alive)
     yield _single("maintd_ready", "Whether maintd plans and reaches its store", health.ready)
     yield _single("maintd_store_up", "Whether the store answers", up)
     yield _single("maintd_problems", "Things that are the matter with maintd itself", len(report.problems))
-    yield _single("maintd_slots", "Runs that this node can work on at once", desk.settings.slots)
+    yield _single("maintd_slots", "Runs that this node can work on at once", service.settings.slots)
     if health.lag_seconds is not None:
         yield _single("maintd_loop_lag_seconds", "Since the planning loop last turned", health.lag_seconds)
-    if desk.started_at is not None:
-        yield _single("maintd_start_time_seconds", "When this process began", desk.started_at.timestamp())
+    if service.started_at is not None:
+        yield _single("maintd_start_time_seconds", "When this process began", service.started_at.timestamp())
 
 
 def _schedule(entries: Iterable[EntryStatus]) -> Iterator[Metric]:

@@ -32,19 +32,19 @@ RUNS = 50
 
 
 @router.get("/")
-def index(desk: SERVICE) -> HTMLResponse:
+def index(service: SERVICE) -> HTMLResponse:
     """What needs somebody, every entry, the week ahead."""
     from maintd.web.views import week_of
 
-    report = status(desk)
-    calendar = desk.calendar()
-    week = week_of(due(desk, 8), report.at, calendar.timezone)
+    report = status(service)
+    calendar = service.calendar()
+    week = week_of(due(service, 8), report.at, calendar.timezone)
     return _page("index.html", report=report, week=week, timezone=calendar.timezone, now=report.at)
 
 
 @router.get("/runs")
 def runs(
-    desk: SERVICE,
+    service: SERVICE,
     entry: str = "",
     job: str = "",
     state: str = "",
@@ -53,27 +53,27 @@ def runs(
 ) -> HTMLResponse:
     """The history, to filter and to leaf through."""
     place = _place(before)
-    page = page_of_runs(desk, entry, job, state, since, place, RUNS)
+    page = page_of_runs(service, entry, job, state, since, place, RUNS)
     return _page(
         "runs.html",
         page=page,
         chosen={"entry": entry, "job": job, "state": state, "since": since},
         first=place is None,
-        entries=[item.name for item in desk.calendar().entries],
-        jobs=sorted(desk.jobs()),
+        entries=[item.name for item in service.calendar().entries],
+        jobs=sorted(service.jobs()),
         states=list(RunState),
-        now=desk.store.now(),
+        now=service.store.now(),
     )
 
 
 @router.get("/runs/{run_id}")
-def run(desk: SERVICE, run_id: RunId, after: str = "", tail: bool = False) -> HTMLResponse:
+def run(service: SERVICE, run_id: RunId, after: str = "", tail: bool = False) -> HTMLResponse:
     """One run: how it went, what it found, what it changed, its log."""
     from maintd.web.views import log_tail_cursor
 
-    found = find_run(desk, run_id)
+    found = find_run(service, run_id)
     place = (log_tail_cursor(found, LINES) or "") if tail else after
-    log = page_of_log(desk, run_id, place, None, None, LINES)
+    log = page_of_log(service, run_id, place, None, None, LINES)
     return _page(
         "run.html",
         run=found,
@@ -81,53 +81,53 @@ def run(desk: SERVICE, run_id: RunId, after: str = "", tail: bool = False) -> HT
         after=place,
         more=len(log.lines) == LINES,
         worst=worst_check(found),
-        now=desk.store.now(),
+        now=service.store.now(),
     )
 
 
 @router.get("/entries/{name}")
-def entry(desk: SERVICE, name: str) -> HTMLResponse:
+def entry(service: SERVICE, name: str) -> HTMLResponse:
     """One entry: how it stands, its last runs, its trends."""
     from maintd.web.views import POINTS, duration_chart, measure_charts
 
-    found = entry_status(desk, name)
-    last = desk.store.history.runs(entry=name, limit=POINTS)
-    jobs = found.jobs or tuple(sorted(_jobs_of(desk, name)))
-    charts, left_out = measure_charts(desk, name, jobs)
+    found = entry_status(service, name)
+    last = service.store.history.runs(entry=name, limit=POINTS)
+    jobs = found.jobs or tuple(sorted(_jobs_of(service, name)))
+    charts, left_out = measure_charts(service, name, jobs)
     return _page(
         "entry.html",
         entry=found,
-        steps=_steps_of(desk, name),
+        steps=_steps_of(service, name),
         runs=last[:10],
         duration=duration_chart(last),
         charts=charts,
         left_out=left_out,
-        now=desk.store.now(),
+        now=service.store.now(),
     )
 
 
 @router.get("/jobs")
-def jobs(desk: SERVICE) -> HTMLResponse:
+def jobs(service: SERVICE) -> HTMLResponse:
     """Every job."""
-    return _page("jobs.html", jobs=list(desk.jobs().values()))
+    return _page("jobs.html", jobs=list(service.jobs().values()))
 
 
 @router.get("/jobs/{name}")
-def job(desk: SERVICE, name: str) -> HTMLResponse:
+def job(service: SERVICE, name: str) -> HTMLResponse:
     """One job with its params."""
-    found = find_job(desk, name)
-    used = [item.name for item in desk.calendar().entries if name in item.jobs]
+    found = find_job(service, name)
+    used = [item.name for item in service.calendar().entries if name in item.jobs]
     return _page("job.html", job=found, broken=isinstance(found, BrokenJob), used=used)
 
 
 @router.get("/due")
-def due_page(desk: SERVICE, days: Annotated[int, Query(ge=1, le=366)] = 14) -> HTMLResponse:
+def due_page(service: SERVICE, days: Annotated[int, Query(ge=1, le=366)] = 14) -> HTMLResponse:
     """What falls due, by day of the calendar's time zone."""
     from maintd.web.views import week_of
 
-    found = due(desk, days)
-    timezone = desk.calendar().timezone
-    now = desk.clock.now()
+    found = due(service, days)
+    timezone = service.calendar().timezone
+    now = service.clock.now()
     shown = week_of(found, now, timezone, days + 1)
     cut = found[-1].due_at if len(found) == MOST else None
     return _page("due.html", by_day=[day for day in shown if day.items], days=days, timezone=timezone, cut=cut)
@@ -153,15 +153,15 @@ def _place(before: str) -> int | None:
     return int(before)
 
 
-def _jobs_of(desk: SERVICE, name: str) -> set[str]:
+def _jobs_of(service: SERVICE, name: str) -> set[str]:
     """Jobs of the last runs of an entry that is in no calendar any more."""
-    found = (desk.store.history.run(item.id) for item in desk.store.history.runs(entry=name, limit=1))
+    found = (service.store.history.run(item.id) for item in service.store.history.runs(entry=name, limit=1))
     return {step.job for item in found if item is not None for step in item.steps}
 
 
-def _steps_of(desk: SERVICE, name: str) -> list[dict[str, object]]:
+def _steps_of(service: SERVICE, name: str) -> list[dict[str, object]]:
     try:
-        steps = find(desk, name).steps
+        steps = find(service, name).steps
     except UnknownNameError:
         return []
     return [step.model_dump(mode="json") for step in steps]

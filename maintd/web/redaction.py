@@ -13,11 +13,11 @@ _IN_URL = re.compile(r"(?<=://)([^/@\s:]*):[^@/\s]*@")
 _IN_WORDS = re.compile(r"(?i)\b(password|passwd|pwd|sslpassword|token|secret|key)=('(?:[^'\\]|\\.)*'|[^\s&]+)")
 
 
-def shown_settings(desk: OperatorService) -> dict[str, Any]:
+def shown_settings(service: OperatorService) -> dict[str, Any]:
     """Settings by name, with the targets in force. Passwords are hidden also within URLs and connection strings."""
-    settings = desk.settings.model_dump(mode="json")
-    settings["store_url"] = desk.store.url_masked
-    settings["targets"] = desk.targets().model_dump(mode="json")
+    settings = service.settings.model_dump(mode="json")
+    settings["store_url"] = service.store.url_masked
+    settings["targets"] = service.targets().model_dump(mode="json")
     shown = _masked(settings)
     assert isinstance(shown, dict)
     return shown

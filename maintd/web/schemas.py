@@ -42,7 +42,7 @@ class TriggerBody(Model):
     idempotency_key: Key | None = None
 
     def request(self) -> TriggerRequest:
-        """The same for the desk."""
+        """The same for the operator service."""
         return TriggerRequest(**{name: getattr(self, name) for name in type(self).model_fields})
 
 

@@ -26,21 +26,25 @@ CLOSE_WITHIN = 2.0  # seconds; an answer that takes longer is given up, and the 
 
 
 @contextmanager
-def serve_desk(desk: OperatorService) -> Iterator[None]:
-    """Serve the desk on its control socket and, when `listen` is set, read-only on TCP, until the `with` ends.
+def web_server(service: OperatorService) -> Iterator[None]:
+    """Serve it on its control socket and, when `listen` is set, read-only on TCP, until the `with` ends.
 
     Raises SettingsError or RefusedError, naming the address, when one of them cannot be had.
     """
     with ExitStack() as stack:
-        control = stack.enter_context(control_socket(desk.settings.socket_path))
+        control = stack.enter_context(control_socket(service.settings.socket_path))
         page, loopback = None, True
-        if desk.settings.listen:
-            page = stack.enter_context(tcp_socket(desk.settings.listen))
-            loopback = is_loopback(parse_listen(desk.settings.listen)[0])
+        if service.settings.listen:
+            page = stack.enter_context(tcp_socket(service.settings.listen))
+            loopback = is_loopback(parse_listen(service.settings.listen)[0])
             if not loopback:
-                log.warning("page_open_to_network", listen=desk.settings.listen, hint="anybody who reaches it can read")
+                log.warning(
+                    "page_open_to_network", listen=service.settings.listen, hint="anybody who reaches it can read"
+                )
         ready: Future[tuple[asyncio.AbstractEventLoop, Doors]] = Future()
-        thread = threading.Thread(target=_serve, args=(desk, control, page, loopback, ready), name="web", daemon=True)
+        thread = threading.Thread(
+            target=_serve, args=(service, control, page, loopback, ready), name="web", daemon=True
+        )
         thread.start()
         loop, doors = ready.result(timeout=START_WITHIN)
         try:
@@ -58,7 +62,7 @@ def openapi() -> dict[str, Any]:
 
 
 def _serve(
-    desk: OperatorService,
+    service: OperatorService,
     control: socket.socket,
     page: socket.socket | None,
     loopback: bool,
@@ -68,7 +72,7 @@ def _serve(
         from maintd.web.app import build
         from maintd.web.uvicorn_server import Doors
 
-        doors = Doors(build(desk), control, page, loopback=loopback)
+        doors = Doors(build(service), control, page, loopback=loopback)
         asyncio.run(doors.serve(ready))
     except Exception as error:
         if ready.done():

@@ -1,4 +1,4 @@
-"""What the page shows, put together from what the desk says. Pure but for reading the store."""
+"""What the page shows, put together from what the operator service returns. Pure but for reading the store."""
 
 from __future__ import annotations
 
@@ -83,11 +83,11 @@ def duration_chart(runs: Sequence[RunSummary]) -> Chart | None:
     return line_chart("Duration", points, lambda seconds: duration_text(timedelta(seconds=seconds)))
 
 
-def measure_charts(desk: OperatorService, entry: str, jobs: Sequence[str]) -> tuple[list[Chart], int]:
+def measure_charts(service: OperatorService, entry: str, jobs: Sequence[str]) -> tuple[list[Chart], int]:
     """A chart for each series of measures of an entry, and how many more there are."""
     charts: list[Chart] = []
     for job in jobs:
-        for title, points in sorted(_by_series(desk.store.history.series(entry, job, limit=POINTS)).items()):
+        for title, points in sorted(_by_series(service.store.history.series(entry, job, limit=POINTS)).items()):
             unit = points[-1].unit
             values = [ChartPoint(point.at, point.value, point.run_id) for point in points[-POINTS:]]
             chart = line_chart(title, values, lambda value, unit=unit: value_text(value, unit))  # type: ignore[misc]

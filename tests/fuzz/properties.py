@@ -1,7 +1,7 @@
 """What must hold for any bytes, written once: `make test` replays the corpora with it, `make fuzz` searches with it.
 
 A property takes bytes and returns; whatever it raises is a finding. It is made by a context manager, since some need
-a folder, a store or a served desk, which hundreds of thousands of inputs share.
+a folder, a store or a served daemon, which hundreds of thousands of inputs share.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 from support.stores import claim, queue
-from support.web_services import office, on_socket
+from support.web_services import harness, on_socket
 
 from fuzz.properties import Property, in_time
 from maintd.config.state_directory import LOCK, claim_state_dir, daemon_pid
@@ -22,7 +22,7 @@ from maintd.executor.spool import replay
 from maintd.job.registry import _Memory
 from maintd.model.run import Trigger
 from maintd.model.run_updates import RunUpdate
-from maintd.web.server import serve_desk
+from maintd.web.server import web_server
 
 ASKED = (
     "/api/v1/runs",
@@ -41,8 +41,8 @@ def bodies() -> Iterator[Property]:
     """Byte 0 is the address, the rest the body of a POST: done, or refused with an error that says why."""
     with (
         tempfile.TemporaryDirectory(prefix="maintd-fz-") as folder,
-        office(Path(folder)) as made,
-        serve_desk(made.desk()),
+        harness(Path(folder)) as made,
+        web_server(made.service()),
     ):
         control = on_socket(made.settings.socket_path)
         queue(made.store, "probe", 0)
@@ -96,7 +96,7 @@ def leftovers() -> Iterator[Property]:
 def spools() -> Iterator[Property]:
     """What is in the spool of a dead daemon is brought in, but for a record at its end that was being written; a
     spool with anything else in it is set aside for a person, and never dropped."""
-    with tempfile.TemporaryDirectory(prefix="maintd-fz-") as folder, office(Path(folder)) as made:
+    with tempfile.TemporaryDirectory(prefix="maintd-fz-") as folder, harness(Path(folder)) as made:
         spool_dir = made.settings.spool_dir
 
         numbers = count()

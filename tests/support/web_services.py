@@ -1,4 +1,4 @@
-"""A real desk on a real store, with a calendar of a few entries, served as the daemon serves it."""
+"""A real operator service on a real store, with a calendar of a few entries, served as the daemon serves it."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ ENTRIES = (
 
 
 @dataclass
-class Office:
-    """A desk with what a test turns: the clock, the calendar, the health; and what was asked of the daemon."""
+class Harness:
+    """An operator service whose clock, calendar and health a test sets; it counts the wake-ups."""
 
     folder: Path
     clock: ManualClock
@@ -105,7 +105,7 @@ class Office:
     woken: int = 0
     reloaded: ReloadResult = RELOADED
 
-    def desk(self) -> OperatorService:
+    def service(self) -> OperatorService:
         return OperatorService(
             store=self.store,
             settings=self.settings,
@@ -130,8 +130,8 @@ class Office:
 
 
 @contextmanager
-def office(folder: Path, *, listen: str = "", now: datetime = NOON, store_url: str | None = None) -> Iterator[Office]:
-    """A desk whose store is a SQLite file in the folder, unless another is given."""
+def harness(folder: Path, *, listen: str = "", now: datetime = NOON, store_url: str | None = None) -> Iterator[Harness]:
+    """An operator service whose store is a SQLite file in the folder, unless another is given."""
     clock = ManualClock(now)
     settings = Settings(state_dir=folder, listen=listen, node="n1", store_url=store_url, _env_file=None)  # type: ignore[call-arg, arg-type]
     store = open_store(settings.store, clock=clock, migrate=True, state_dir=folder)
@@ -145,7 +145,7 @@ def office(folder: Path, *, listen: str = "", now: datetime = NOON, store_url: s
         digest="1",
     )
     try:
-        made = Office(folder, clock, store, settings, calendar)
+        made = Harness(folder, clock, store, settings, calendar)
         made.use(*ENTRIES)
         yield made
     finally:

@@ -1,4 +1,4 @@
-"""A served desk for each test, and one browser for the session."""
+"""A served operator service for each test, and one browser for the session."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 from support.browser import chromium
-from support.web_services import Client, Office, office, on_port, on_socket
+from support.web_services import Client, Harness, harness, on_port, on_socket
 
-from maintd.web.server import serve_desk
+from maintd.web.server import web_server
 
 
 @pytest.fixture
@@ -22,9 +22,9 @@ def state_dir() -> Iterator[Path]:
 
 
 @pytest.fixture
-def here(state_dir: Path) -> Iterator[Office]:
-    """A desk that is not served."""
-    with office(state_dir) as made:
+def here(state_dir: Path) -> Iterator[Harness]:
+    """An operator service that is not served."""
+    with harness(state_dir) as made:
         yield made
 
 
@@ -34,20 +34,20 @@ def port(free_port: int) -> int:
 
 
 @pytest.fixture
-def served(state_dir: Path, port: int) -> Iterator[Office]:
-    """A desk served on its control socket and on a port."""
-    with office(state_dir, listen=f"127.0.0.1:{port}") as made, serve_desk(made.desk()):
+def served(state_dir: Path, port: int) -> Iterator[Harness]:
+    """An operator service served on its control socket and on a port."""
+    with harness(state_dir, listen=f"127.0.0.1:{port}") as made, web_server(made.service()):
         yield made
 
 
 @pytest.fixture
-def control(served: Office) -> Client:
+def control(served: Harness) -> Client:
     """A client at the control socket."""
     return on_socket(served.settings.socket_path)
 
 
 @pytest.fixture
-def page(served: Office, port: int) -> Client:
+def page(served: Harness, port: int) -> Client:
     """A client at the page's port."""
     return on_port(port)
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 from support.stores import claim, queue
-from support.web_services import FULL, HOSTILE, Client, Office, artifact, at, check, going_on, line, run_with
+from support.web_services import FULL, HOSTILE, Client, Harness, artifact, at, check, going_on, line, run_with
 
 from maintd.model.entry import BrokenJob, JobDescription
 from maintd.model.evidence import CheckStatus
@@ -23,7 +23,7 @@ def test_the_version_says_who_answers(control: Client) -> None:
     assert (answer["api"], answer["node"], answer["started_at"]) == (1, "n1", "2026-03-02T10:00:00Z")
 
 
-def test_the_status_is_the_model_that_the_command_line_parses(served: Office, page: Client) -> None:
+def test_the_status_is_the_model_that_the_command_line_parses(served: Harness, page: Client) -> None:
     run_with(served.store, "nightly-vacuum", 0, RunState.FAILED, items=FULL)
 
     report = StatusReport.model_validate_json(page.get("/api/v1/status").body)
@@ -32,7 +32,7 @@ def test_the_status_is_the_model_that_the_command_line_parses(served: Office, pa
     assert report.page == f"http://{served.settings.listen}/"
 
 
-def test_an_entry_comes_with_its_last_ten_runs(served: Office, page: Client) -> None:
+def test_an_entry_comes_with_its_last_ten_runs(served: Harness, page: Client) -> None:
     ids = [run_with(served.store, "probe", minute) for minute in range(12)]
 
     answer = page.get("/api/v1/entries/probe").json
@@ -41,7 +41,7 @@ def test_an_entry_comes_with_its_last_ten_runs(served: Office, page: Client) -> 
     assert [run["id"] for run in answer["runs"]] == ids[:1:-1]
 
 
-def test_a_run_comes_with_all_its_evidence(served: Office, page: Client) -> None:
+def test_a_run_comes_with_all_its_evidence(served: Harness, page: Client) -> None:
     run_id = run_with(served.store, "nightly-vacuum", 0, RunState.FAILED, items=FULL)
 
     run = Run.model_validate_json(page.get(f"/api/v1/runs/{run_id}").body)
@@ -54,7 +54,7 @@ def test_a_run_comes_with_all_its_evidence(served: Office, page: Client) -> None
 # --- history ---
 
 
-def test_the_history_is_read_page_by_page_to_its_end(served: Office, page: Client) -> None:
+def test_the_history_is_read_page_by_page_to_its_end(served: Harness, page: Client) -> None:
     ids = [run_with(served.store, "probe", minute) for minute in range(5)]
 
     seen, before = [], ""
@@ -68,7 +68,7 @@ def test_the_history_is_read_page_by_page_to_its_end(served: Office, page: Clien
     assert seen == ids[::-1]
 
 
-def test_the_history_is_filtered_by_entry_job_state_and_time(served: Office, page: Client) -> None:
+def test_the_history_is_filtered_by_entry_job_state_and_time(served: Harness, page: Client) -> None:
     good = run_with(served.store, "probe", 0)
     bad = run_with(served.store, "probe", 10, RunState.FAILED)
     other = run_with(served.store, "nightly-vacuum", 20, RunState.LOST)
@@ -110,7 +110,7 @@ def test_a_filter_that_makes_no_sense_says_what_to_write(page: Client, query: st
 # --- logs ---
 
 
-def test_a_log_is_followed_by_its_cursor_until_it_is_final(served: Office, page: Client) -> None:
+def test_a_log_is_followed_by_its_cursor_until_it_is_final(served: Harness, page: Client) -> None:
     run_id, fence = going_on(served.store, "probe", 0, line(1, "one"), line(2, "two"))
 
     first = page.get(f"/api/v1/runs/{run_id}/log?limit=1").json
@@ -130,7 +130,7 @@ def test_a_log_is_followed_by_its_cursor_until_it_is_final(served: Office, page:
     assert last["final"]
 
 
-def test_a_log_can_be_narrowed_to_a_step_by_name_or_index(served: Office, page: Client) -> None:
+def test_a_log_can_be_narrowed_to_a_step_by_name_or_index(served: Harness, page: Client) -> None:
     run_id, _ = going_on(served.store, "weekly-cleanup", 0, line(1, "one"))
 
     assert page.get(f"/api/v1/runs/{run_id}/log?step=vacuum").json["lines"][0]["step"] == "vacuum"
@@ -140,7 +140,7 @@ def test_a_log_can_be_narrowed_to_a_step_by_name_or_index(served: Office, page: 
 
 
 @pytest.mark.parametrize("cursor", ["x", "0.1", "0.1.2.3", "-1.1.1", "0.1." + "9" * 30, "０.1.1", "0.1.1%00"])
-def test_a_cursor_that_no_answer_gave_is_refused(served: Office, page: Client, cursor: str) -> None:
+def test_a_cursor_that_no_answer_gave_is_refused(served: Harness, page: Client, cursor: str) -> None:
     run_id, _ = going_on(served.store, "probe", 0)
     quoted = cursor.encode().replace("０".encode(), b"%EF%BC%90").decode()
 
@@ -150,7 +150,7 @@ def test_a_cursor_that_no_answer_gave_is_refused(served: Office, page: Client, c
 # --- acts ---
 
 
-def test_a_run_is_made_once_for_a_key(served: Office, control: Client) -> None:
+def test_a_run_is_made_once_for_a_key(served: Harness, control: Client) -> None:
     body = {"name": "vacuum", "params": {"keep": 5}, "why": "full", "by": "ada", "idempotency_key": "k"}
 
     first = control.post("/api/v1/runs", body)
@@ -178,7 +178,7 @@ def test_a_run_is_made_once_for_a_key(served: Office, control: Client) -> None:
     ],
 )
 def test_a_request_that_cannot_be_met_says_so_in_one_shape(
-    served: Office, control: Client, body: object, status: int, code: str
+    served: Harness, control: Client, body: object, status: int, code: str
 ) -> None:
     answer = control.post("/api/v1/runs", body)
 
@@ -187,7 +187,7 @@ def test_a_request_that_cannot_be_met_says_so_in_one_shape(
     assert served.store.history.runs() == []
 
 
-def test_a_run_is_cancelled_and_an_ended_one_is_not(served: Office, control: Client) -> None:
+def test_a_run_is_cancelled_and_an_ended_one_is_not(served: Harness, control: Client) -> None:
     run_id = queue(served.store, "probe")
 
     cancelled = control.post(f"/api/v1/runs/{run_id}/cancel", {"by": "ada", "why": "no"})
@@ -197,7 +197,7 @@ def test_a_run_is_cancelled_and_an_ended_one_is_not(served: Office, control: Cli
     assert (again.status, again.json["error"]["code"]) == (403, "refused")
 
 
-def test_an_entry_is_paused_and_let_go_on(served: Office, control: Client) -> None:
+def test_an_entry_is_paused_and_let_go_on(served: Harness, control: Client) -> None:
     paused = control.post("/api/v1/entries/probe/pause", {"why": "noise", "by": "ada"}).json
     released = control.post("/api/v1/entries/probe/unpause", {"by": "bob"}).json
     again = control.post("/api/v1/entries/probe/unpause").json
@@ -208,7 +208,7 @@ def test_an_entry_is_paused_and_let_go_on(served: Office, control: Client) -> No
     assert kinds == ["entry_unpaused", "entry_paused"]
 
 
-def test_a_reload_tells_what_changed_or_what_is_wrong(served: Office, control: Client) -> None:
+def test_a_reload_tells_what_changed_or_what_is_wrong(served: Harness, control: Client) -> None:
     good = control.post("/api/v1/reload").json
     served.reloaded = ReloadResult(ok=False, changes=(), problems=("schedules.yaml:3:1: no",))
     bad = control.post("/api/v1/reload").json
@@ -237,7 +237,7 @@ def test_jobs_are_told_also_when_they_are_broken(page: Client) -> None:
     assert page.get("/api/v1/jobs/vacum").json["error"]["hint"] == 'did you mean "vacuum"?'
 
 
-def test_health_is_told_apart_from_readiness(served: Office, page: Client) -> None:
+def test_health_is_told_apart_from_readiness(served: Harness, page: Client) -> None:
     assert (page.get("/healthz").status, page.get("/readyz").status) == (200, 200)
 
     served.health = Health(alive=True, ready=False, problems=("the clock jumped",))
@@ -248,7 +248,7 @@ def test_health_is_told_apart_from_readiness(served: Office, page: Client) -> No
     assert (answer.status, answer.json) == (503, {"ok": False, "problems": ["stalled"]})
 
 
-def test_a_store_that_is_away_is_503_and_the_daemon_lives(served: Office, page: Client) -> None:
+def test_a_store_that_is_away_is_503_and_the_daemon_lives(served: Harness, page: Client) -> None:
     file = served.folder / "maintd.db"
     served.store.close()
     file.write_bytes(b"no database " * 1000)
@@ -264,7 +264,7 @@ def test_a_store_that_is_away_is_503_and_the_daemon_lives(served: Office, page: 
     assert page.get("/runs").status == 503
 
 
-def test_the_terminal_gets_its_text_and_exit_code_ready(served: Office, control: Client) -> None:
+def test_the_terminal_gets_its_text_and_exit_code_ready(served: Harness, control: Client) -> None:
     good = control.get("/text/status?width=60")
     served.jobs.pop("wrecked")
     served.use(*served.calendar.entries[:4], disabled={})
@@ -278,7 +278,7 @@ def test_the_terminal_gets_its_text_and_exit_code_ready(served: Office, control:
     assert "\x1b[" not in well.text
 
 
-def test_settings_are_shown_without_any_secret(here: Office) -> None:
+def test_settings_are_shown_without_any_secret(here: Harness) -> None:
     from maintd.model.target import Targets
     from maintd.web.redaction import shown_settings
 
@@ -292,10 +292,10 @@ def test_settings_are_shown_without_any_secret(here: Office) -> None:
             "http": {"h": {"url": "https://h/?token=geheim&x=1", "headers": {"Authorization": "geheim"}}},
         }
     )
-    desk = here.desk()
-    object.__setattr__(desk, "targets", lambda: targets)
+    service = here.service()
+    object.__setattr__(service, "targets", lambda: targets)
 
-    shown = str(shown_settings(desk))
+    shown = str(shown_settings(service))
 
     assert "geheim" not in shown
     assert "geh eim" not in shown
@@ -315,7 +315,7 @@ def test_every_endpoint_is_described() -> None:
 # --- files ---
 
 
-def test_files_of_runs_cannot_act_in_our_name(served: Office, page: Client) -> None:
+def test_files_of_runs_cannot_act_in_our_name(served: Harness, page: Client) -> None:
     kinds = {
         "report.html": ("text/html", "inline"),
         "report.md": ("text/markdown", "inline"),
@@ -340,7 +340,7 @@ def test_files_of_runs_cannot_act_in_our_name(served: Office, page: Client) -> N
             assert answer.headers["content-type"].startswith("application/octet-stream")
 
 
-def test_a_file_outside_the_folder_is_refused_and_a_lost_one_is_told(served: Office, page: Client) -> None:
+def test_a_file_outside_the_folder_is_refused_and_a_lost_one_is_told(served: Harness, page: Client) -> None:
     (served.folder / "secret").write_text("secret")
     inside = artifact(served.folder, "gone.txt", b"x", "text/plain")
     (served.folder / "artifacts" / inside.path).unlink()
@@ -361,7 +361,7 @@ def test_a_file_outside_the_folder_is_refused_and_a_lost_one_is_told(served: Off
     assert status("..%2F..%2Fsecret") == 404
 
 
-def test_a_head_request_has_no_body(served: Office, page: Client, port: int) -> None:
+def test_a_head_request_has_no_body(served: Harness, page: Client, port: int) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port)
     connection.request("GET", "/api/v1/version")
     first = connection.getresponse()
@@ -372,7 +372,7 @@ def test_a_head_request_has_no_body(served: Office, page: Client, port: int) -> 
     connection.close()
 
 
-def test_a_running_run_tells_its_phase_and_progress(served: Office, page: Client) -> None:
+def test_a_running_run_tells_its_phase_and_progress(served: Harness, page: Client) -> None:
     run_id, _ = going_on(served.store, "nightly-vacuum", 0, *FULL[:2])
 
     attempt = page.get(f"/api/v1/runs/{run_id}").json["steps"][0]["attempts"][0]
@@ -381,7 +381,7 @@ def test_a_running_run_tells_its_phase_and_progress(served: Office, page: Client
     assert (attempt["progress"]["done"], attempt["progress"]["total"]) == (3, 12)
 
 
-def test_a_claimed_run_is_the_active_one_of_its_entry(served: Office, page: Client) -> None:
+def test_a_claimed_run_is_the_active_one_of_its_entry(served: Harness, page: Client) -> None:
     run = claim(served.store, queue(served.store, "probe"))
 
     assert page.get("/api/v1/entries/probe").json["active_run"]["id"] == run.id

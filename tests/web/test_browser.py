@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 from support.browser import violations
-from support.web_services import FULL, HOSTILE, Office, at, going_on, line, run_with
+from support.web_services import FULL, HOSTILE, Harness, at, going_on, line, run_with
 
 from maintd.model.evidence import Measure
 from maintd.model.run import RunState
@@ -19,8 +19,8 @@ SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 
 
 @pytest.fixture
-def tab(browser: Browser, served: Office) -> Iterator[Page]:
-    """A tab on the served desk; whatever the browser complains about fails the test."""
+def tab(browser: Browser, served: Harness) -> Iterator[Page]:
+    """A tab on the served page; whatever the browser complains about fails the test."""
     complaints: list[str] = []
     context = browser.new_context(base_url=f"http://{served.settings.listen}")
     made = context.new_page()
@@ -36,7 +36,7 @@ def tab(browser: Browser, served: Office) -> Iterator[Page]:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_page_breaks_a_rule_of_accessibility(tab: Page, served: Office, size: str, scheme: str) -> None:
+def test_no_page_breaks_a_rule_of_accessibility(tab: Page, served: Harness, size: str, scheme: str) -> None:
     for minute in (0, 10):
         ended = run_with(served.store, "nightly-vacuum", minute, RunState.FAILED, items=FULL, reason="w" * 300)
     live, _ = going_on(served.store, "probe", 20, *FULL[:2], line(1, "x" * 400))
@@ -61,7 +61,7 @@ def test_no_page_breaks_a_rule_of_accessibility(tab: Page, served: Office, size:
     assert {path: broken for path, broken in found.items() if broken} == {}
 
 
-def test_the_log_of_a_run_grows_and_its_end_is_shown_without_loading_anew(tab: Page, served: Office) -> None:
+def test_the_log_of_a_run_grows_and_its_end_is_shown_without_loading_anew(tab: Page, served: Harness) -> None:
     run, fence = going_on(served.store, "probe", 0, line(1, "first line"))
     tab.goto(f"/runs/{run}")
     expect(tab.locator("#lines")).to_contain_text("first line")
@@ -79,7 +79,7 @@ def test_the_log_of_a_run_grows_and_its_end_is_shown_without_loading_anew(tab: P
     assert tab.evaluate("window.notLoadedAnew")
 
 
-def test_all_can_be_reached_by_keyboard_in_the_order_of_reading(tab: Page, served: Office) -> None:
+def test_all_can_be_reached_by_keyboard_in_the_order_of_reading(tab: Page, served: Harness) -> None:
     run_with(served.store, "nightly-vacuum", 0, RunState.FAILED, items=FULL)
     tab.goto("/")
 
@@ -103,7 +103,7 @@ def test_the_skip_link_leads_past_the_navigation(tab: Page) -> None:
     assert tab.evaluate("document.activeElement.id") == "main"
 
 
-def test_the_history_is_filtered_by_keyboard_alone(tab: Page, served: Office) -> None:
+def test_the_history_is_filtered_by_keyboard_alone(tab: Page, served: Harness) -> None:
     run_with(served.store, "probe", 0)
     run_with(served.store, "nightly-vacuum", 1)
     tab.goto("/runs")
@@ -116,7 +116,7 @@ def test_the_history_is_filtered_by_keyboard_alone(tab: Page, served: Office) ->
     expect(tab.locator("tbody")).to_contain_text("probe")
 
 
-def test_a_report_with_a_script_runs_nothing(tab: Page, served: Office) -> None:
+def test_a_report_with_a_script_runs_nothing(tab: Page, served: Harness) -> None:
     from support.web_services import artifact
 
     html = b"<title>quiet</title><script>document.title = 'loud'</script><p>report</p>"
@@ -130,7 +130,7 @@ def test_a_report_with_a_script_runs_nothing(tab: Page, served: Office) -> None:
     expect(opened.locator("p")).to_have_text("report")
 
 
-def test_measures_stay_open_while_the_page_brings_itself_up_to_date(tab: Page, served: Office) -> None:
+def test_measures_stay_open_while_the_page_brings_itself_up_to_date(tab: Page, served: Harness) -> None:
     measure = Measure(name="size", value=1, unit="B")
     run, fence = going_on(served.store, "probe", 0, measure)
     tab.goto(f"/runs/{run}")

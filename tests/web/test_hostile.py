@@ -17,14 +17,14 @@ from support.web_services import (
     HOSTILE,
     JOBS,
     Client,
-    Office,
+    Harness,
     artifact,
     check,
     entry,
     going_on,
+    harness,
     job,
     line,
-    office,
     on_socket,
     run_with,
 )
@@ -32,7 +32,7 @@ from support.web_services import (
 from maintd.model.evidence import Change, CheckStatus, Measure, Phase
 from maintd.model.run import RunState
 from maintd.operations import Health
-from maintd.web.server import serve_desk
+from maintd.web.server import web_server
 
 QUICK = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -122,7 +122,7 @@ def test_no_address_makes_the_daemon_fail(page: Client, run: str, other: str, te
 def test_postgres_stands_as_much_as_sqlite(state_dir: Path, postgres_server: PostgresServer) -> None:
     url = postgres_server.create(f"web{os.urandom(6).hex()}")
     nul, lone, huge = "%00", "%ED%A0%80", "9" * 18
-    with office(state_dir, store_url=url) as made, serve_desk(made.desk()):
+    with harness(state_dir, store_url=url) as made, web_server(made.service()):
         client = on_socket(made.settings.socket_path)
         made.use(*made.calendar.entries)
         asked = client.post("/api/v1/runs", {"name": "vacuum", "why": "a\0b", "params": {"tables": ["\0"]}})
@@ -147,8 +147,8 @@ def test_postgres_stands_as_much_as_sqlite(state_dir: Path, postgres_server: Pos
 
 
 @pytest.fixture
-def told(served: Office) -> Iterator[tuple[Office, int, int]]:
-    """A desk on which every text that comes from outside is hostile, with an ended and a running run."""
+def told(served: Harness) -> Iterator[tuple[Harness, int, int]]:
+    """An operator service on which every text that comes from outside is hostile, with an ended and a running run."""
     # A name is what a calendar allows; every other text is whatever somebody wrote.
     served.use(
         entry("probe", "vacuum", title=HOSTILE, runbook=HOSTILE),
@@ -182,7 +182,7 @@ def told(served: Office) -> Iterator[tuple[Office, int, int]]:
     yield served, ended, live
 
 
-def test_hostile_text_is_shown_as_text_on_every_page(told: tuple[Office, int, int], page: Client) -> None:
+def test_hostile_text_is_shown_as_text_on_every_page(told: tuple[Harness, int, int], page: Client) -> None:
     _, ended, live = told
     paths = ["/", "/runs", f"/runs/{ended}", f"/runs/{live}", "/entries/probe", "/jobs", "/jobs/vacuum", "/due"]
     paths += [f"/entries/{quote(HOSTILE, safe='')}", f"/runs?entry={quote(HOSTILE)}&state={quote(HOSTILE)}"]
@@ -195,7 +195,7 @@ def test_hostile_text_is_shown_as_text_on_every_page(told: tuple[Office, int, in
         assert "alert('x')" not in text, path  # quotes are escaped too, so no attribute ends early
 
 
-def test_no_page_has_a_script_or_a_style_of_its_own(told: tuple[Office, int, int], page: Client) -> None:
+def test_no_page_has_a_script_or_a_style_of_its_own(told: tuple[Harness, int, int], page: Client) -> None:
     _, ended, live = told
 
     for path in ("/", "/runs", f"/runs/{ended}", f"/runs/{live}", "/entries/probe", "/jobs", "/jobs/vacuum", "/due"):
@@ -206,7 +206,7 @@ def test_no_page_has_a_script_or_a_style_of_its_own(told: tuple[Office, int, int
         assert all("src=" in tag for tag in re.findall(r"<script[^>]*>", text)), path
 
 
-def test_hostile_text_stays_one_sample_in_the_metrics(told: tuple[Office, int, int], page: Client) -> None:
+def test_hostile_text_stays_one_sample_in_the_metrics(told: tuple[Harness, int, int], page: Client) -> None:
     from prometheus_client.parser import text_string_to_metric_families
 
     text = page.get("/metrics").text

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from prometheus_client.parser import text_string_to_metric_families
 from support.stores import claim, queue
-from support.web_services import FULL, NOON, Client, Office, run_with
+from support.web_services import FULL, NOON, Client, Harness, run_with
 
 from maintd.model.evidence import Measure
 from maintd.model.run import RunState
@@ -32,7 +32,7 @@ def of(samples: Samples, name: str, /, **labels: str) -> float | None:
     return samples.get((name, tuple(sorted(labels.items()))))
 
 
-def test_an_entry_is_told_by_result_time_duration_findings_and_next_due(served: Office, page: Client) -> None:
+def test_an_entry_is_told_by_result_time_duration_findings_and_next_due(served: Harness, page: Client) -> None:
     run_with(served.store, "nightly-vacuum", 0)
     run_with(served.store, "nightly-vacuum", 10, RunState.FAILED, items=FULL, took=3)
 
@@ -60,7 +60,7 @@ def test_an_entry_that_never_ran_has_no_result_rather_than_a_zero(page: Client) 
     assert of(found, "maintd_job_last_success_timestamp_seconds", entry="probe") is None
 
 
-def test_queue_running_slots_and_the_daemon_itself_are_told(served: Office, page: Client) -> None:
+def test_queue_running_slots_and_the_daemon_itself_are_told(served: Harness, page: Client) -> None:
     queue(served.store, "nightly-vacuum")
     claim(served.store, queue(served.store, "probe"))
 
@@ -75,7 +75,7 @@ def test_queue_running_slots_and_the_daemon_itself_are_told(served: Office, page
     assert of(found, "maintd_build_info", version="0.1.0", node="n1") == 1
 
 
-def test_the_last_measures_are_told_with_their_labels(served: Office, page: Client) -> None:
+def test_the_last_measures_are_told_with_their_labels(served: Harness, page: Client) -> None:
     run_with(served.store, "nightly-vacuum", 0, items=FULL)
 
     found = scraped(page)
@@ -84,7 +84,7 @@ def test_the_last_measures_are_told_with_their_labels(served: Office, page: Clie
     assert of(found, "maintd_measure", name="size_bytes", **labels) == 5_368_709_120
 
 
-def test_measures_are_bounded_and_what_is_left_out_is_counted(served: Office, page: Client) -> None:
+def test_measures_are_bounded_and_what_is_left_out_is_counted(served: Harness, page: Client) -> None:
     many = tuple(Measure(name="size", value=i, labels={"table": str(i)}) for i in range(MOST_MEASURES + 7))
     run_with(served.store, "nightly-vacuum", 0, items=many)
 
@@ -94,14 +94,14 @@ def test_measures_are_bounded_and_what_is_left_out_is_counted(served: Office, pa
     assert of(found, "maintd_measures_left_out") == 7
 
 
-def test_a_newer_run_takes_the_place_of_the_last(served: Office, page: Client) -> None:
+def test_a_newer_run_takes_the_place_of_the_last(served: Harness, page: Client) -> None:
     for minute, value in ((0, 1.0), (10, 2.0)):
         run_with(served.store, "probe", minute, items=(Measure(name="lag", value=value, unit="s"),))
         labels = {"entry": "probe", "job": "vacuum", "name": "lag", "unit": "s"}
         assert of(scraped(page), "maintd_measure", **labels) == value
 
 
-def test_a_store_that_is_away_is_told_without_inventing_anything(served: Office, page: Client) -> None:
+def test_a_store_that_is_away_is_told_without_inventing_anything(served: Harness, page: Client) -> None:
     run_with(served.store, "probe", 0)
     served.store.close()
     (served.folder / "maintd.db").write_bytes(b"no database " * 1000)
@@ -116,7 +116,7 @@ def test_a_store_that_is_away_is_told_without_inventing_anything(served: Office,
     assert of(found, "maintd_entry_next_due_timestamp_seconds", entry="probe") is not None
 
 
-def test_a_daemon_whose_loop_stands_still_says_so(served: Office, page: Client) -> None:
+def test_a_daemon_whose_loop_stands_still_says_so(served: Harness, page: Client) -> None:
     served.health = Health(alive=False, ready=False, problems=("stalled",), lag_seconds=75.0)
 
     found = scraped(page)

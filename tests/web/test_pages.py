@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from support.web_services import FULL, Client, Office, check, going_on, line, run_with
+from support.web_services import FULL, Client, Harness, check, going_on, line, run_with
 
 from maintd.model.evidence import CheckStatus
 from maintd.model.run import RunState
@@ -14,14 +14,14 @@ def words(html: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
 
 
-def test_the_first_page_says_that_nothing_needs_anybody(served: Office, page: Client) -> None:
+def test_the_first_page_says_that_nothing_needs_anybody(served: Harness, page: Client) -> None:
     served.jobs.pop("wrecked")
     served.use(*served.calendar.entries[:4], disabled={})
 
     assert "Nothing needs you now" in page.get("/").text
 
 
-def test_the_first_page_begins_with_what_needs_somebody_and_the_command_to_type(served: Office, page: Client) -> None:
+def test_the_first_page_begins_with_what_needs_somebody_and_the_command_to_type(served: Harness, page: Client) -> None:
     run = run_with(served.store, "nightly-vacuum", 0, RunState.FAILED, items=FULL)
 
     text = words(page.get("/").text)
@@ -30,7 +30,7 @@ def test_the_first_page_begins_with_what_needs_somebody_and_the_command_to_type(
     assert text.index(f"maintd show {run}") < text.index("The week ahead")
 
 
-def test_the_history_is_filtered_and_leafed_through_without_a_script(served: Office, page: Client) -> None:
+def test_the_history_is_filtered_and_leafed_through_without_a_script(served: Harness, page: Client) -> None:
     runs = [run_with(served.store, "probe", minute) for minute in range(52)]
     run_with(served.store, "nightly-vacuum", 60, RunState.FAILED)
 
@@ -46,7 +46,7 @@ def test_the_history_is_filtered_and_leafed_through_without_a_script(served: Off
     assert page.get("/runs?before=x").status == 400
 
 
-def test_a_run_shows_what_was_observed_and_expected_and_what_to_do(served: Office, page: Client) -> None:
+def test_a_run_shows_what_was_observed_and_expected_and_what_to_do(served: Harness, page: Client) -> None:
     run = run_with(served.store, "nightly-vacuum", 0, RunState.FAILED, items=FULL, reason="1 check failed")
 
     text = words(page.get(f"/runs/{run}").text)
@@ -57,7 +57,7 @@ def test_a_run_shows_what_was_observed_and_expected_and_what_to_do(served: Offic
     assert f"maintd logs {run}" in text
 
 
-def test_a_run_that_goes_on_is_loaded_anew_where_scripts_are_off(served: Office, page: Client) -> None:
+def test_a_run_that_goes_on_is_loaded_anew_where_scripts_are_off(served: Harness, page: Client) -> None:
     live, _ = going_on(served.store, "probe", 0)
     ended = run_with(served.store, "nightly-vacuum", 0)
 
@@ -66,7 +66,7 @@ def test_a_run_that_goes_on_is_loaded_anew_where_scripts_are_off(served: Office,
     assert "<script" not in page.get(f"/runs/{ended}").text
 
 
-def test_a_long_log_is_read_in_parts_or_from_its_end(served: Office, page: Client) -> None:
+def test_a_long_log_is_read_in_parts_or_from_its_end(served: Harness, page: Client) -> None:
     lines = tuple(line(number, f"line {number}.") for number in range(1, 1201))
     run = run_with(served.store, "probe", 0, items=lines)
 
@@ -79,7 +79,7 @@ def test_a_long_log_is_read_in_parts_or_from_its_end(served: Office, page: Clien
     assert "line 1200." in last
 
 
-def test_an_entry_shows_its_trends(served: Office, page: Client) -> None:
+def test_an_entry_shows_its_trends(served: Harness, page: Client) -> None:
     for minute in (0, 10, 20):
         run_with(served.store, "nightly-vacuum", minute, items=FULL)
 
@@ -108,7 +108,7 @@ def test_what_is_not_there_is_a_page_that_says_so(page: Client) -> None:
     assert "did you mean &#34;probe&#34;?" in page.get("/entries/prob").text
 
 
-def test_a_warning_is_shown_and_does_not_call_for_anybody(served: Office, page: Client) -> None:
+def test_a_warning_is_shown_and_does_not_call_for_anybody(served: Harness, page: Client) -> None:
     served.jobs.pop("wrecked")
     served.use(*served.calendar.entries[:4], disabled={})
     run_with(served.store, "probe", 0, RunState.WARNED, items=(check("free space", CheckStatus.WARN, 18),))

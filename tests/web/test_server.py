@@ -14,28 +14,28 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 from support.servers.base import wait_for
-from support.web_services import Client, Office, on_port, on_socket
+from support.web_services import Client, Harness, on_port, on_socket
 
 from maintd.errors import RefusedError, SettingsError
 from maintd.operations import ReloadResult
 from maintd.web.listeners import control_socket, is_loopback, parse_listen
 from maintd.web.middleware import LARGEST_BODY
-from maintd.web.server import serve_desk
+from maintd.web.server import web_server
 
 
-def served_with(here: Office, **settings: object) -> Office:
+def served_with(here: Harness, **settings: object) -> Harness:
     here.settings = here.settings.model_copy(update=settings)
     return here
 
 
-def test_the_control_socket_is_for_owner_and_group_only(served: Office, control: Client) -> None:
+def test_the_control_socket_is_for_owner_and_group_only(served: Harness, control: Client) -> None:
     assert stat.S_IMODE(served.settings.socket_path.stat().st_mode) == 0o660
     assert control.get("/api/v1/version").status == 200
 
 
-def test_both_doors_close_within_a_second_and_leave_nothing(here: Office, port: int) -> None:
+def test_both_doors_close_within_a_second_and_leave_nothing(here: Harness, port: int) -> None:
     served_with(here, listen=f"127.0.0.1:{port}")
-    with serve_desk(here.desk()):
+    with web_server(here.service()):
         idle = socket.create_connection(("127.0.0.1", port))  # a client that says nothing must not hold it up
         assert on_port(port).get("/healthz").status == 200
         begun = time.monotonic()
@@ -50,7 +50,7 @@ def test_both_doors_close_within_a_second_and_leave_nothing(here: Office, port: 
     assert "web" not in names_of_threads()
 
 
-def test_an_answer_that_never_comes_does_not_hold_up_the_end(here: Office) -> None:
+def test_an_answer_that_never_comes_does_not_hold_up_the_end(here: Harness) -> None:
     asked, answer = threading.Event(), threading.Event()
 
     def reload() -> ReloadResult:
@@ -59,7 +59,7 @@ def test_an_answer_that_never_comes_does_not_hold_up_the_end(here: Office) -> No
         return here.reloaded
 
     client = threading.Thread(target=lambda: suppressed(here, "/api/v1/reload"), daemon=True)
-    with serve_desk(replace(here.desk(), reload=reload)):
+    with web_server(replace(here.service(), reload=reload)):
         client.start()
         assert asked.wait(10)
         begun = time.monotonic()
@@ -76,37 +76,37 @@ def names_of_threads() -> set[str]:
     return {thread.name for thread in threading.enumerate()}
 
 
-def suppressed(here: Office, path: str) -> None:
+def suppressed(here: Harness, path: str) -> None:
     """Ask, and do not mind how it ends."""
     with contextlib.suppress(OSError, http.client.HTTPException):
         on_socket(here.settings.socket_path).post(path)
 
 
-def test_it_can_be_served_again_on_the_same_addresses(here: Office, port: int) -> None:
+def test_it_can_be_served_again_on_the_same_addresses(here: Harness, port: int) -> None:
     served_with(here, listen=f"127.0.0.1:{port}")
 
     for _ in range(2):
-        with serve_desk(here.desk()):
+        with web_server(here.service()):
             assert on_port(port).get("/healthz").status == 200
 
 
-def test_without_a_listen_address_there_is_only_the_socket(here: Office) -> None:
-    with serve_desk(here.desk()):
+def test_without_a_listen_address_there_is_only_the_socket(here: Harness) -> None:
+    with web_server(here.service()):
         assert on_socket(here.settings.socket_path).get("/healthz").status == 200
 
 
-def test_a_socket_that_a_killed_daemon_left_is_replaced(here: Office) -> None:
+def test_a_socket_that_a_killed_daemon_left_is_replaced(here: Harness) -> None:
     stale = socket.socket(socket.AF_UNIX)
     stale.bind(str(here.settings.socket_path))
     stale.close()
 
-    with serve_desk(here.desk()):
+    with web_server(here.service()):
         assert on_socket(here.settings.socket_path).get("/healthz").status == 200
 
 
-def test_a_socket_that_somebody_listens_on_is_refused_and_left_alone(here: Office) -> None:
+def test_a_socket_that_somebody_listens_on_is_refused_and_left_alone(here: Harness) -> None:
     path = here.settings.socket_path
-    with control_socket(path), pytest.raises(RefusedError) as refused, serve_desk(here.desk()):
+    with control_socket(path), pytest.raises(RefusedError) as refused, web_server(here.service()):
         pass
 
     assert str(path) in str(refused.value)
@@ -141,11 +141,11 @@ def test_a_place_where_no_socket_can_be_is_named(state_dir: Path, make: object, 
     assert str(path) in str(refused.value)
 
 
-def test_a_port_that_is_taken_is_named_and_the_socket_is_given_back(here: Office, port: int) -> None:
+def test_a_port_that_is_taken_is_named_and_the_socket_is_given_back(here: Harness, port: int) -> None:
     with socket.create_server(("127.0.0.1", port)):
         served_with(here, listen=f"127.0.0.1:{port}")
 
-        with pytest.raises(SettingsError) as refused, serve_desk(here.desk()):
+        with pytest.raises(SettingsError) as refused, web_server(here.service()):
             pass
 
     assert f"port {port} of MAINTD_LISTEN 127.0.0.1:{port} is taken" in str(refused.value)
@@ -168,7 +168,7 @@ def test_addresses_of_this_machine_are_known() -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
-def test_on_the_port_everything_but_reading_is_refused(page: Client, served: Office, method: str) -> None:
+def test_on_the_port_everything_but_reading_is_refused(page: Client, served: Harness, method: str) -> None:
     answer = page.ask(method, "/api/v1/runs", b'{"name": "nightly-vacuum"}')
 
     assert answer.status == 403
@@ -177,17 +177,17 @@ def test_on_the_port_everything_but_reading_is_refused(page: Client, served: Off
     assert served.store.history.runs() == []
 
 
-def test_a_web_site_that_points_its_name_here_reads_nothing(served: Office, port: int) -> None:
+def test_a_web_site_that_points_its_name_here_reads_nothing(served: Harness, port: int) -> None:
     for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "", "[::2]"):
         assert on_port(port, host).get("/api/v1/status").status == 403, host
     for host in ("127.0.0.1", f"localhost:{port}", "[::1]:80"):
         assert on_port(port, host).get("/api/v1/status").status == 200, host
 
 
-def test_a_page_that_is_open_to_the_network_answers_to_any_name(here: Office, port: int) -> None:
+def test_a_page_that_is_open_to_the_network_answers_to_any_name(here: Harness, port: int) -> None:
     served_with(here, listen=f"0.0.0.0:{port}")
 
-    with serve_desk(here.desk()):
+    with web_server(here.service()):
         assert on_port(port, "maintd.example").get("/healthz").status == 200
         assert on_port(port, "maintd.example").post("/api/v1/reload").status == 403
 
@@ -212,7 +212,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read_whole(control: Cl
     assert fits.status == 201
 
 
-def test_requests_are_answered_while_others_hang(served: Office, port: int) -> None:
+def test_requests_are_answered_while_others_hang(served: Harness, port: int) -> None:
     slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
     for sock in slow:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
@@ -223,7 +223,7 @@ def test_requests_are_answered_while_others_hang(served: Office, port: int) -> N
         sock.close()
 
 
-def test_what_breaks_inside_is_an_answer_and_the_next_request_is_served(served: Office, control: Client) -> None:
+def test_what_breaks_inside_is_an_answer_and_the_next_request_is_served(served: Harness, control: Client) -> None:
     served.calendar = None  # type: ignore[assignment]
 
     with capture_logs() as logged:

@@ -19,39 +19,39 @@ LAST_RUNS = 10
 
 
 @router.get("/entries/{name}", response_model=EntryDetail)
-def get_entry(desk: SERVICE, name: str) -> Response:
+def get_entry(service: SERVICE, name: str) -> Response:
     """How one entry stands, or a job by its own name, with its last ten runs."""
-    found = entry_status(desk, name)
-    runs = desk.store.history.runs(entry=name, limit=LAST_RUNS)
+    found = entry_status(service, name)
+    runs = service.store.history.runs(entry=name, limit=LAST_RUNS)
     fields = {key: getattr(found, key) for key in type(found).model_fields}
     return answer(EntryDetail(**fields, runs=tuple(runs)))
 
 
 @router.post("/entries/{name}/pause", response_model=Pause)
-def pause_entry(desk: SERVICE, name: str, body: PauseBody) -> Response:
+def pause_entry(service: SERVICE, name: str, body: PauseBody) -> Response:
     """Stop an entry from falling due, until a time or until it is unpaused."""
-    return answer(pause(desk, name, body.why, body.by, body.until))
+    return answer(pause(service, name, body.why, body.by, body.until))
 
 
 @router.post("/entries/{name}/unpause", response_model=Unpaused)
-def unpause_entry(desk: SERVICE, name: str, body: UnpauseBody | None = None) -> Response:
+def unpause_entry(service: SERVICE, name: str, body: UnpauseBody | None = None) -> Response:
     """Let a paused entry go on."""
-    return answer(Unpaused(unpaused=unpause(desk, name, "" if body is None else body.by)))
+    return answer(Unpaused(unpaused=unpause(service, name, "" if body is None else body.by)))
 
 
 @router.get("/due", response_model=DueList)
-def get_due(desk: SERVICE, days: Annotated[int, Query(ge=1, le=366)] = 7) -> Response:
+def get_due(service: SERVICE, days: Annotated[int, Query(ge=1, le=366)] = 7) -> Response:
     """What falls due in so many days, in order."""
-    return answer(DueList(due=tuple(due(desk, days))))
+    return answer(DueList(due=tuple(due(service, days))))
 
 
 @router.get("/jobs", response_model=JobList)
-def get_jobs(desk: SERVICE) -> Response:
+def get_jobs(service: SERVICE) -> Response:
     """Every job with its params; a broken module with what is wrong."""
-    return answer(JobList(jobs=tuple(desk.jobs().values())))
+    return answer(JobList(jobs=tuple(service.jobs().values())))
 
 
 @router.get("/jobs/{name}", response_model=JobDescription | BrokenJob)
-def get_job(desk: SERVICE, name: str) -> Response:
+def get_job(service: SERVICE, name: str) -> Response:
     """One job with its params."""
-    return answer(find_job(desk, name))
+    return answer(find_job(service, name))

@@ -24,7 +24,7 @@ Before = Annotated[int | None, Query(ge=1, le=LARGEST_ID)]
 
 @router.get("", response_model=RunsPage)
 def get_runs(
-    desk: SERVICE,
+    service: SERVICE,
     entry: str | None = None,
     job: str | None = None,
     state: Annotated[list[str] | None, Query()] = None,
@@ -33,32 +33,32 @@ def get_runs(
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
 ) -> Response:
     """The history, newest first. Several of `state` with commas; `since` is a time, or how long ago (7d)."""
-    return answer(page_of_runs(desk, entry, job, ",".join(state or ()), since, before, limit))
+    return answer(page_of_runs(service, entry, job, ",".join(state or ()), since, before, limit))
 
 
 @router.post("", response_model=RunSummary, status_code=201, responses={200: {"description": "The key was known"}})
-def post_run(desk: SERVICE, body: TriggerBody) -> Response:
+def post_run(service: SERVICE, body: TriggerBody) -> Response:
     """Ask for a run of an entry, or of a job by its name."""
-    run, created = trigger(desk, body.request())
+    run, created = trigger(service, body.request())
     return answer(run, 201 if created else 200)
 
 
 @router.get("/{run_id}", response_model=Run)
-def get_run(desk: SERVICE, run_id: RunId) -> Response:
+def get_run(service: SERVICE, run_id: RunId) -> Response:
     """A run with its steps, attempts, checks, measures, changes and artifacts."""
-    return answer(find_run(desk, run_id))
+    return answer(find_run(service, run_id))
 
 
 @router.post("/{run_id}/cancel", response_model=RunSummary)
-def cancel_run(desk: SERVICE, run_id: RunId, body: CancelBody | None = None) -> Response:
+def cancel_run(service: SERVICE, run_id: RunId, body: CancelBody | None = None) -> Response:
     """Cancel a run that has not begun, or tell a running one to stop."""
     said = body or CancelBody()
-    return answer(cancel(desk, run_id, said.by, said.why))
+    return answer(cancel(service, run_id, said.by, said.why))
 
 
 @router.get("/{run_id}/log", response_model=LogPage)
 def get_log(
-    desk: SERVICE,
+    service: SERVICE,
     run_id: RunId,
     after: str | None = None,
     step: str | None = None,
@@ -66,20 +66,20 @@ def get_log(
     limit: Annotated[int, Query(ge=1, le=5000)] = 1000,
 ) -> Response:
     """Lines of a run's log, after a cursor. `step` is a name or an index. Ask again until `final`."""
-    return answer(page_of_log(desk, run_id, after, step, attempt, limit))
+    return answer(page_of_log(service, run_id, after, step, attempt, limit))
 
 
 @router.get("/{run_id}/artifacts/{step}/{attempt}/{name}", response_class=Response)
 def get_artifact(
-    desk: SERVICE, run_id: RunId, step: str, attempt: Annotated[int, Path(ge=1, le=1_000_000)], name: str
+    service: SERVICE, run_id: RunId, step: str, attempt: Annotated[int, Path(ge=1, le=1_000_000)], name: str
 ) -> Response:
     """A file that an attempt left."""
-    found = find_artifact(find_run(desk, run_id), step, attempt, name)
-    return artifact_response(desk.settings.artifacts_dir, found)
+    found = find_artifact(find_run(service, run_id), step, attempt, name)
+    return artifact_response(service.settings.artifacts_dir, found)
 
 
 def page_of_runs(
-    desk: OperatorService,
+    service: OperatorService,
     entry: str | None,
     job: str | None,
     state: str | None,
@@ -88,16 +88,16 @@ def page_of_runs(
     limit: int,
 ) -> RunsPage:
     """See `get_runs`. Empty texts stand for anything, as a form sends them. Raises UnknownNameError, UsageError."""
-    runs = desk.store.history.runs(
+    runs = service.store.history.runs(
         entry=entry or None,
         job=job or None,
         states=parse_states(state or "") or None,
-        since=moment(since, desk.store.now()) if since else None,
+        since=moment(since, service.store.now()) if since else None,
         before_id=before,
         limit=limit + 1,
     )
     if not runs and before is None:
-        _require_known(desk, entry, job)
+        _require_known(service, entry, job)
     shown = runs[:limit]
     return RunsPage(runs=tuple(shown), next_before=shown[-1].id if len(runs) > limit else None)
 
@@ -115,13 +115,13 @@ def parse_states(text: str) -> list[RunState]:
 
 
 def page_of_log(
-    desk: OperatorService, run_id: int, after: str | None, step: str | None, attempt: int | None, limit: int
+    service: OperatorService, run_id: int, after: str | None, step: str | None, attempt: int | None, limit: int
 ) -> LogPage:
     """See `get_log`. Raises UnknownNameError, UsageError."""
-    run = find_run(desk, run_id)  # before the lines: a run that has ended by now has all its lines in
+    run = find_run(service, run_id)  # before the lines: a run that has ended by now has all its lines in
     names = [item.name for item in run.steps]
     index = _step_index(names, step) if step else None
-    rows = desk.store.history.log(
+    rows = service.store.history.log(
         run_id, after=parse_cursor(after) if after else None, step=index, attempt=attempt, limit=limit
     )
     return LogPage(
@@ -149,9 +149,9 @@ def _step_index(names: list[str], step: str) -> int:
     raise UnknownNameError("step", step, names)
 
 
-def _require_known(desk: OperatorService, entry: str | None, job: str | None) -> None:
+def _require_known(service: OperatorService, entry: str | None, job: str | None) -> None:
     """An empty history of a name that nobody knows is a slip of the pen."""
-    if entry and entry not in known_names(desk) and not desk.store.entries.states([entry]):
-        raise UnknownNameError("entry or job", entry, known_names(desk))
-    if job and job not in desk.jobs():
-        raise UnknownNameError("job", job, desk.jobs())
+    if entry and entry not in known_names(service) and not service.store.entries.states([entry]):
+        raise UnknownNameError("entry or job", entry, known_names(service))
+    if job and job not in service.jobs():
+        raise UnknownNameError("job", job, service.jobs())

@@ -19,33 +19,33 @@ router = APIRouter(prefix="/api/v1")
 
 
 @router.get("/version", response_model=Version)
-def get_version(desk: SERVICE) -> Response:
+def get_version(service: SERVICE) -> Response:
     """Which maintd answers."""
     return answer(
-        Version(version=maintd.__version__, node=desk.settings.node, pid=os.getpid(), started_at=desk.started_at)
+        Version(version=maintd.__version__, node=service.settings.node, pid=os.getpid(), started_at=service.started_at)
     )
 
 
 @router.get("/status", response_model=StatusReport)
-def get_status(desk: SERVICE) -> Response:
+def get_status(service: SERVICE) -> Response:
     """Every entry with its last outcome, why it is not green, and what is due next."""
-    return answer(status(desk))
+    return answer(status(service))
 
 
 @router.get("/settings", response_model=dict[str, Any])
-def get_settings(desk: SERVICE) -> Response:
+def get_settings(service: SERVICE) -> Response:
     """The settings in force, without secrets."""
-    return JSONResponse(shown_settings(desk))
+    return JSONResponse(shown_settings(service))
 
 
 @router.get("/events", response_model=EventList)
-def get_events(desk: SERVICE, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> Response:
+def get_events(service: SERVICE, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> Response:
     """The audit, newest first."""
-    return answer(EventList(events=tuple(desk.store.events.recent(limit))))
+    return answer(EventList(events=tuple(service.store.events.recent(limit))))
 
 
 @router.post("/reload", response_model=Reloaded)
-def post_reload(desk: SERVICE) -> Response:
+def post_reload(service: SERVICE) -> Response:
     """Read the calendar and the jobs again. A bad calendar keeps the one in force, and says what is wrong."""
-    result = desk.reload()
+    result = service.reload()
     return answer(Reloaded(ok=result.ok, changes=result.changes, problems=result.problems))

@@ -1,4 +1,4 @@
-"""What the desk answers and sets in motion, on a real store."""
+"""What the operator service returns and starts, on a real store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.stores import claim, queue
-from support.web_services import NOON, Office, at, check, entry, office, run_with
+from support.web_services import NOON, Harness, at, check, entry, harness, run_with
 
 from maintd.config.settings import Settings
 from maintd.errors import CalendarError, DaemonUnavailableError, RefusedError, UnknownNameError, UsageError
@@ -22,7 +22,7 @@ from maintd.operations import (
     entry_status,
     find,
     find_run,
-    open_desk,
+    open_service,
     pause,
     status,
     trigger,
@@ -32,43 +32,43 @@ from maintd.present import exit_code, status_text
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Iterator[Office]:
-    with office(tmp_path) as made:
+def here(tmp_path: Path) -> Iterator[Harness]:
+    with harness(tmp_path) as made:
         yield made
 
 
-def ask(here: Office, name: str, **fields: object) -> tuple[object, bool]:
-    return trigger(here.desk(), TriggerRequest.model_validate({"name": name, **fields}))
+def ask(here: Harness, name: str, **fields: object) -> tuple[object, bool]:
+    return trigger(here.service(), TriggerRequest.model_validate({"name": name, **fields}))
 
 
 # --- names ---
 
 
-def test_a_name_is_an_entry_first_and_else_a_job(here: Office) -> None:
+def test_a_name_is_an_entry_first_and_else_a_job(here: Harness) -> None:
     here.use(entry("vacuum", "reindex"))
 
-    assert find(here.desk(), "vacuum").jobs == ("reindex",)
-    assert find(here.desk(), "reindex").rule is None
+    assert find(here.service(), "vacuum").jobs == ("reindex",)
+    assert find(here.service(), "reindex").rule is None
 
 
-def test_an_unknown_name_is_answered_with_the_near_one(here: Office) -> None:
+def test_an_unknown_name_is_answered_with_the_near_one(here: Harness) -> None:
     with pytest.raises(UnknownNameError) as unknown:
-        find(here.desk(), "vacum")
+        find(here.service(), "vacum")
 
     assert str(unknown.value) == 'no entry or job named "vacum"; did you mean "vacuum"?'
 
 
 @pytest.mark.parametrize("run_id", [0, -1, 99, 2**63, 10**30])
-def test_a_run_that_is_not_there_is_unknown_whatever_its_number(here: Office, run_id: int) -> None:
+def test_a_run_that_is_not_there_is_unknown_whatever_its_number(here: Harness, run_id: int) -> None:
     with pytest.raises(UnknownNameError):
-        find_run(here.desk(), run_id)
+        find_run(here.service(), run_id)
 
 
 # --- asking for a run ---
 
 
-def test_a_run_that_is_asked_for_is_queued_audited_and_told_to_the_daemon(here: Office) -> None:
-    run, created = trigger(here.desk(), TriggerRequest(name="nightly-vacuum", by="ada", why="disk is full"))
+def test_a_run_that_is_asked_for_is_queued_audited_and_told_to_the_daemon(here: Harness) -> None:
+    run, created = trigger(here.service(), TriggerRequest(name="nightly-vacuum", by="ada", why="disk is full"))
 
     assert created
     assert (run.state, run.trigger, run.requested_by, run.why) == (
@@ -87,24 +87,24 @@ def test_a_run_that_is_asked_for_is_queued_audited_and_told_to_the_daemon(here: 
     )
 
 
-def test_a_job_runs_by_its_own_name_with_params(here: Office) -> None:
-    run, _ = trigger(here.desk(), TriggerRequest(name="vacuum", params={"keep": "7"}, dry_run=True))
+def test_a_job_runs_by_its_own_name_with_params(here: Harness) -> None:
+    run, _ = trigger(here.service(), TriggerRequest(name="vacuum", params={"keep": "7"}, dry_run=True))
 
-    stored = find_run(here.desk(), run.id)
+    stored = find_run(here.service(), run.id)
     assert stored.plan[0].params == {"keep": "7"}
     assert stored.plan[0].locks == {"postgres": "exclusive"}
     assert stored.dry_run
 
 
-def test_params_of_the_wrong_type_are_refused_by_step_and_name(here: Office) -> None:
+def test_params_of_the_wrong_type_are_refused_by_step_and_name(here: Harness) -> None:
     with pytest.raises(UsageError, match=r"vacuum\.keep: should be a valid integer"):
         ask(here, "vacuum", params={"keep": "many"})
 
     assert here.store.history.runs() == []
 
 
-def test_a_run_can_be_asked_for_later_but_not_in_the_past_nor_in_years(here: Office) -> None:
-    run, _ = trigger(here.desk(), TriggerRequest(name="vacuum", at=at(90)))
+def test_a_run_can_be_asked_for_later_but_not_in_the_past_nor_in_years(here: Harness) -> None:
+    run, _ = trigger(here.service(), TriggerRequest(name="vacuum", at=at(90)))
 
     assert run.not_before == at(90)
     for moment in (at(-5), NOON + timedelta(days=400)):
@@ -112,9 +112,9 @@ def test_a_run_can_be_asked_for_later_but_not_in_the_past_nor_in_years(here: Off
             ask(here, "vacuum", at=moment)
 
 
-def test_the_same_key_means_the_same_run(here: Office) -> None:
-    first, created = trigger(here.desk(), TriggerRequest(name="vacuum", idempotency_key="k1"))
-    again, created_again = trigger(here.desk(), TriggerRequest(name="vacuum", idempotency_key="k1"))
+def test_the_same_key_means_the_same_run(here: Harness) -> None:
+    first, created = trigger(here.service(), TriggerRequest(name="vacuum", idempotency_key="k1"))
+    again, created_again = trigger(here.service(), TriggerRequest(name="vacuum", idempotency_key="k1"))
 
     assert (created, created_again) == (True, False)
     assert first.id == again.id
@@ -123,10 +123,10 @@ def test_the_same_key_means_the_same_run(here: Office) -> None:
         ask(here, "reindex", idempotency_key="k1")
 
 
-def test_a_paused_entry_runs_by_hand_and_the_run_says_so(here: Office) -> None:
-    pause(here.desk(), "nightly-vacuum", "disk is being replaced", "bob", None)
+def test_a_paused_entry_runs_by_hand_and_the_run_says_so(here: Harness) -> None:
+    pause(here.service(), "nightly-vacuum", "disk is being replaced", "bob", None)
 
-    run, _ = trigger(here.desk(), TriggerRequest(name="nightly-vacuum"))
+    run, _ = trigger(here.service(), TriggerRequest(name="nightly-vacuum"))
 
     assert run.reason == "the entry is paused by bob: disk is being replaced; started by hand all the same"
 
@@ -139,7 +139,7 @@ def test_a_paused_entry_runs_by_hand_and_the_run_says_so(here: Office) -> None:
         ("wrecked", 'job "wrecked" is broken: /jobs/wrecked.py:3: invalid syntax'),
     ],
 )
-def test_what_is_disabled_or_broken_is_refused_with_the_reason(here: Office, name: str, told: str) -> None:
+def test_what_is_disabled_or_broken_is_refused_with_the_reason(here: Harness, name: str, told: str) -> None:
     with pytest.raises(RefusedError) as refused:
         ask(here, name)
 
@@ -147,7 +147,7 @@ def test_what_is_disabled_or_broken_is_refused_with_the_reason(here: Office, nam
     assert refused.value.hint
 
 
-def test_a_job_that_went_since_the_calendar_was_read_is_refused(here: Office) -> None:
+def test_a_job_that_went_since_the_calendar_was_read_is_refused(here: Harness) -> None:
     del here.jobs["vacuum"]
 
     with pytest.raises(RefusedError, match='there is no job "vacuum" any more'):
@@ -157,60 +157,60 @@ def test_a_job_that_went_since_the_calendar_was_read_is_refused(here: Office) ->
 # --- cancel, pause ---
 
 
-def test_a_queued_run_is_cancelled_at_once_and_a_running_one_is_told(here: Office) -> None:
+def test_a_queued_run_is_cancelled_at_once_and_a_running_one_is_told(here: Harness) -> None:
     waiting = queue(here.store, "nightly-vacuum")
     working = claim(here.store, queue(here.store, "probe")).id
 
-    cancelled = cancel(here.desk(), waiting, "ada", "wrong day")
-    told = cancel(here.desk(), working, "ada", "")
+    cancelled = cancel(here.service(), waiting, "ada", "wrong day")
+    told = cancel(here.service(), working, "ada", "")
 
     assert (cancelled.state, cancelled.reason) == (RunState.CANCELLED, "cancelled by ada: wrong day")
     assert told.state is RunState.RUNNING
-    assert find_run(here.desk(), working).cancel_requested == "ada"
+    assert find_run(here.service(), working).cancel_requested == "ada"
     assert [event.kind for event in here.store.events.recent()] == ["run_cancelled", "run_cancelled"]
     with pytest.raises(RefusedError, match="has already ended: cancelled"):
-        cancel(here.desk(), waiting, "ada", "")
+        cancel(here.service(), waiting, "ada", "")
 
 
-def test_a_pause_needs_a_reason_an_end_ahead_and_an_entry(here: Office) -> None:
-    desk = here.desk()
+def test_a_pause_needs_a_reason_an_end_ahead_and_an_entry(here: Harness) -> None:
+    service = here.service()
 
     with pytest.raises(UsageError, match="no reason given"):
-        pause(desk, "probe", "  ", "ada", None)
+        pause(service, "probe", "  ", "ada", None)
     with pytest.raises(UsageError, match="is past"):
-        pause(desk, "probe", "x", "ada", at(-1))
+        pause(service, "probe", "x", "ada", at(-1))
     with pytest.raises(UsageError, match="is a job, not an entry"):
-        pause(desk, "vacuum", "x", "ada", None)
+        pause(service, "vacuum", "x", "ada", None)
     with pytest.raises(UnknownNameError, match='did you mean "probe"'):
-        pause(desk, "prob", "x", "ada", None)
+        pause(service, "prob", "x", "ada", None)
 
 
-def test_a_pause_is_seen_in_the_status_until_it_ends_or_is_lifted(here: Office) -> None:
-    desk = here.desk()
-    pause(desk, "probe", "noise", "ada", at(60))
+def test_a_pause_is_seen_in_the_status_until_it_ends_or_is_lifted(here: Harness) -> None:
+    service = here.service()
+    pause(service, "probe", "noise", "ada", at(60))
 
-    paused = entry_status(desk, "probe")
+    paused = entry_status(service, "probe")
     assert paused.pause is not None
     assert paused.next_step == "maintd unpause probe"
 
-    assert unpause(desk, "probe", "bob")
-    assert not unpause(desk, "probe", "bob")
-    pause(desk, "probe", "noise", "ada", at(60))
+    assert unpause(service, "probe", "bob")
+    assert not unpause(service, "probe", "bob")
+    pause(service, "probe", "noise", "ada", at(60))
     here.clock.advance(timedelta(minutes=61))
-    assert entry_status(desk, "probe").pause is None
+    assert entry_status(service, "probe").pause is None
 
 
 # --- status ---
 
 
-def test_the_status_tells_each_entry_in_the_order_of_the_calendar(here: Office) -> None:
+def test_the_status_tells_each_entry_in_the_order_of_the_calendar(here: Harness) -> None:
     run_with(here.store, "nightly-vacuum", 0)
     failed = run_with(
         here.store, "nightly-vacuum", 10, RunState.FAILED, items=(check("dead tuples", CheckStatus.FAIL, 31),)
     )
     here.clock.advance(timedelta(minutes=20))
 
-    report = status(here.desk())
+    report = status(here.service())
 
     assert [item.entry for item in report.entries] == [
         "nightly-vacuum",
@@ -235,11 +235,11 @@ def test_the_status_tells_each_entry_in_the_order_of_the_calendar(here: Office) 
     assert (report.node, report.started_at) == ("n1", NOON - timedelta(hours=2))
 
 
-def test_the_status_names_what_is_the_matter_with_maintd_itself(here: Office) -> None:
+def test_the_status_names_what_is_the_matter_with_maintd_itself(here: Harness) -> None:
     here.use(*here.calendar.entries, warnings=("schedules.yaml:7: two entries hold postgres at 04:00",))
     here.health = Health(alive=True, ready=False, problems=("the clock jumped",))
 
-    report = status(here.desk())
+    report = status(here.service())
 
     assert report.problems == (
         "the clock jumped",
@@ -249,64 +249,66 @@ def test_the_status_names_what_is_the_matter_with_maintd_itself(here: Office) ->
     assert report.remarks == ("schedules.yaml:7: two entries hold postgres at 04:00",)
 
 
-def test_a_remark_on_the_calendar_is_told_and_wakes_nobody(here: Office) -> None:
+def test_a_remark_on_the_calendar_is_told_and_wakes_nobody(here: Harness) -> None:
     here.jobs = {name: job for name, job in here.jobs.items() if name != "wrecked"}
     here.use(entry("tidy", "vacuum"), disabled={}, warnings=("schedules.yaml:7: two entries hold postgres at 04:00",))
 
-    report = status(here.desk())
+    report = status(here.service())
 
     assert report.problems == ()
     assert exit_code(report) == 0
     assert "remark: schedules.yaml:7: two entries hold postgres at 04:00" in status_text(report)
 
 
-def test_the_status_shows_unfinished_runs_of_jobs_that_are_in_no_calendar_with_locks_and_nodes(here: Office) -> None:
+def test_the_status_shows_unfinished_runs_of_jobs_that_are_in_no_calendar_with_locks_and_nodes(
+    here: Harness,
+) -> None:
     run = claim(here.store, queue(here.store, "reindex"), lease=60)
     here.store.locks.acquire(run.id, run.fence, "reindex", {"postgres": "exclusive"}, NOON)
     here.store.nodes.beat(
         NodeState(name="n1", incarnation="i", pid=1, started_at=NOON, seen_at=NOON, version="0", slots=4)
     )
 
-    report = status(here.desk())
+    report = status(here.service())
 
     assert [other.id for other in report.others] == [run.id]
     assert [lock.lock for lock in report.locks] == ["postgres"]
     assert [node.name for node in report.nodes] == ["n1"]
 
 
-def test_a_status_without_a_store_is_unknown_and_says_so(here: Office) -> None:
+def test_a_status_without_a_store_is_unknown_and_says_so(here: Harness) -> None:
     run_with(here.store, "probe", 0)
     here.store.close()
     (here.folder / "maintd.db").rename(here.folder / "gone.db")
     (here.folder / "maintd.db").write_bytes(b"this is no database, and never was one" * 100)
 
-    report = status(here.desk())
+    report = status(here.service())
 
     assert any("the store does not answer" in problem for problem in report.problems)
     assert all(item.why.startswith("unknown: ") for item in report.entries)
     assert report.entries[0].next_due_at is not None
 
 
-def test_an_entry_that_left_the_calendar_is_still_told_from_the_store(here: Office) -> None:
+def test_an_entry_that_left_the_calendar_is_still_told_from_the_store(here: Harness) -> None:
     run_with(here.store, "probe", 0)
     here.use(entry("nightly-vacuum"))
 
-    gone = entry_status(here.desk(), "probe")
+    gone = entry_status(here.service(), "probe")
 
     assert gone.last_run is not None
     assert (gone.enabled, gone.next_due_at) == (False, None)
     with pytest.raises(UnknownNameError):
-        entry_status(here.desk(), "never-was")
+        entry_status(here.service(), "never-was")
 
 
 # --- due ---
 
 
-def test_what_is_due_is_in_order_with_notes_for_what_will_be_skipped(here: Office) -> None:
+def test_what_is_due_is_in_order_with_notes_for_what_will_be_skipped(here: Harness) -> None:
     here.use(entry("early", cron="0 4 * * *"), entry("late", cron="0 5 * * *"), entry("off", enabled=False))
-    pause(here.desk(), "late", "noise", "ada", NOON + timedelta(days=1, hours=12))
+    pause(here.service(), "late", "noise", "ada", NOON + timedelta(days=1, hours=12))
 
-    found = due(here.desk(), 2)
+    found = due(here.service(), 2)
 
     assert [(item.entry, f"{item.due_at:%d %H:%M}", item.note) for item in found] == [
         ("early", "03 03:00", ""),
@@ -317,9 +319,9 @@ def test_what_is_due_is_in_order_with_notes_for_what_will_be_skipped(here: Offic
 
 
 @pytest.mark.parametrize("days", [0, -1, 367])
-def test_looking_ahead_has_bounds(here: Office, days: int) -> None:
+def test_looking_ahead_has_bounds(here: Harness, days: int) -> None:
     with pytest.raises(UsageError):
-        due(here.desk(), days)
+        due(here.service(), days)
 
 
 # --- without a daemon ---
@@ -330,51 +332,53 @@ def write_calendar(folder: Path, text: str) -> Settings:
     return Settings(state_dir=folder, calendar=folder / "schedules.yaml", _env_file=None)  # type: ignore[call-arg]
 
 
-def test_a_desk_without_a_daemon_reads_calendar_and_history_and_says_that_nothing_starts(here: Office) -> None:
+def test_a_service_without_a_daemon_reads_calendar_and_history_and_says_that_nothing_starts(
+    here: Harness,
+) -> None:
     run_with(here.store, "probe", 0, RunState.FAILED, reason="no")
     settings = write_calendar(
         here.folder, "timezone: UTC\nentries:\n  probe:\n    schedule: every day at 04:00\n    steps: [health_check]\n"
     )
-    desk = open_desk(settings, write=False)
+    service = open_service(settings, write=False)
 
     try:
-        report = status(desk)
+        report = status(service)
     finally:
-        desk.store.close()
+        service.store.close()
 
     assert [(item.entry, item.why) for item in report.entries] == [("probe", "failed: no")]
     assert report.started_at is None
     assert any("no daemon answers" in problem for problem in report.problems)
-    for act in (desk.wake, desk.reload):
+    for act in (service.wake, service.reload):
         with pytest.raises(DaemonUnavailableError):
             act()
 
 
-def test_without_a_daemon_rows_are_written_all_the_same(here: Office) -> None:
+def test_without_a_daemon_rows_are_written_all_the_same(here: Harness) -> None:
     settings = write_calendar(
         here.folder, "timezone: UTC\nentries:\n  probe:\n    schedule: every day at 04:00\n    steps: [health_check]\n"
     )
-    desk = open_desk(settings, write=True)
+    service = open_service(settings, write=True)
 
     try:
-        pause(desk, "probe", "noise", "ada", None)
+        pause(service, "probe", "noise", "ada", None)
     finally:
-        desk.store.close()
+        service.store.close()
 
     assert here.store.entries.states(["probe"])["probe"].pause is not None
 
 
-def test_a_broken_calendar_does_not_hide_the_history(here: Office) -> None:
+def test_a_broken_calendar_does_not_hide_the_history(here: Harness) -> None:
     run_with(here.store, "probe", 0, RunState.FAILED, reason="no")
     settings = write_calendar(here.folder, "timezone: Mars/Olympus\nentries: {}\n")
-    desk = open_desk(settings, write=False)
+    service = open_service(settings, write=False)
 
     try:
-        report = status(desk)
+        report = status(service)
         with pytest.raises(CalendarError):
-            find(desk, "probe")
+            find(service, "probe")
     finally:
-        desk.store.close()
+        service.store.close()
 
     assert "failed: no" in [item.why for item in report.entries if item.entry == "probe"]
     assert any("schedules.yaml:1" in problem for problem in report.problems)
