@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuzz.targets import CORPUS, TARGETS, kept
@@ -31,7 +31,7 @@ def test_inputs_near_the_kept_ones_hold(target: str) -> None:
     spliced = st.builds(lambda a, mid, b: a[0][: a[1]] + mid + b[0][b[1] :], pieces, st.binary(max_size=8), pieces)
     with TARGETS[target]() as holds:
 
-        @settings(max_examples=200, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+        @settings(max_examples=200, database=None)
         @given(data=spliced | st.binary(max_size=60))
         def hold(data: bytes) -> None:
             holds(data)
