@@ -27,8 +27,7 @@ from maintd.checks.alerts.sources import (
     look_at_grafana,
     look_at_prometheus,
 )
-from maintd.checks.probing import Probe, outcomes
-from maintd.checks.reporter import unanswered
+from maintd.checks.collection import Probe, collect_all
 from maintd.clients import prometheus
 from maintd.job import Context, JobParams, TargetError, job
 
@@ -57,7 +56,7 @@ class Params(JobParams):
 @job(timeout="5m", repeatable=True, needs=("prometheus",))
 def run(ctx: Context, params: Params) -> None:
     with ctx.phase("ask all who tell of alerts"):
-        seen = list(outcomes(_probes(ctx, params)))
+        seen = list(collect_all(_probes(ctx, params)))
     told: dict[str, list[Firing] | None] = {}
     with ctx.phase("judge each of them"):
         for probe, found in seen:
@@ -105,7 +104,7 @@ def _judge(ctx: Context, params: Params, probe: Probe, found: Any) -> list[Firin
     if isinstance(found, GrafanaFacts):
         judging.judge_grafana(ctx, probe.name, found)
         return found.firing
-    unanswered(ctx, f"{probe.subject}: answers", found, unseen=judging.UNSEEN_BEHIND)
+    ctx.report_error(f"{probe.subject}: answers", found, not_observed=judging.NOT_OBSERVED_BEHIND)
     return None
 
 
@@ -125,7 +124,7 @@ def _compare(ctx: Context, params: Params, probe: Probe, told: dict[str, list[Fi
         try:
             again = firing.known_to_prometheus(server.firing(), probe.subject, params.alerts)
         except TargetError as error:
-            unanswered(ctx, what, error, expected="0", unseen=judging.UNSEEN_BEHIND)
+            ctx.report_error(what, error, expected="0", not_observed=judging.NOT_OBSERVED_BEHIND)
             return
         lost = [alert for alert in lost if any(alert.labels == other.labels for other in again)]
     judging.judge_delivery(ctx, probe.name, lost, silent, ctx.now())

@@ -22,7 +22,6 @@ from maintd.checks import backups as archives
 from maintd.checks.backups import Backup, sets
 from maintd.checks.backups.sets import BackupSet, Expected
 from maintd.checks.backups.tools import pg_restore, pg_verifybackup
-from maintd.checks.reporter import tell
 from maintd.clients.files import shown
 from maintd.job import CheckStatus, Context, Duration, JobError, JobParams, Size, TargetError, job
 
@@ -111,9 +110,9 @@ def outside(ctx: Context, params: Params, one: BackupSet, data: list[int]) -> No
     ctx.log(f"{one.name}: {len(one.backups)}, the newest is {shown(newest.relative)}")
     if one.dated:
         limits = expected.warn_age or params.warn_age, expected.max_age or params.max_age
-        tell(ctx, one.name, [sets.age_criterion(newest, ctx.now(), *limits)])
+        ctx.report([sets.age_criterion(newest, ctx.now(), *limits)], one.name)
     sizes = [point.value for point in ctx.series("backup_bytes", set=one.name)]
-    tell(ctx, one.name, sets.outside_criteria(one, sizes, private=params.private, data=data))
+    ctx.report(sets.outside_criteria(one, sizes, private=params.private, data=data), one.name)
     ctx.measure("backup_age_seconds", (ctx.now() - newest.made_at).total_seconds(), "s", set=one.name)
     ctx.measure("backup_bytes", newest.size_bytes, "B", set=one.name)
     ctx.measure("backup_count_kept", len(one.backups), "backup", set=one.name)
@@ -240,7 +239,7 @@ class Reader:
         usual = sorted(sizes)[len(sizes) // 2] if len(sizes) >= sets.FEWEST_SIZES else None
         if backup is one.backups[0]:
             ctx.measure("backup_entries", contents.count, "entry", set=one.name)
-        tell(ctx, subject, sets.contents_criteria(contents, one.expected, usual))
+        ctx.report(sets.contents_criteria(contents, one.expected, usual), subject)
         ctx.log(f"{subject}: {reading.kind}, {contents.count} entries, {reading.plain_bytes} bytes inside")
         if reading.kind == "pgdump" and self._params.pg_bin:
             return self._asked(f"{subject}: pg_restore", pg_restore, backup.path)

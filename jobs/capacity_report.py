@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from maintd.checks.assessment import tell
 from maintd.checks.capacity import Figure
 from maintd.checks.capacity import report as capacity
 from maintd.checks.capacity.limits import assess, growing_most, held, too_young, unread
@@ -72,8 +71,7 @@ def run(ctx: Context, params: Params) -> None:
     past = judged(ctx, found) if params.report else Backtest(0, 0.0, 0.0)
     if params.report:
         assessments += [made for made in (too_young(found), held(past)) if made is not None]
-    for made in assessments:
-        tell(ctx, made)
+    ctx.report(item.with_hint() for item in assessments)
     if params.report:
         with ctx.phase("write the report"):
             keep_forecasts(ctx, found)

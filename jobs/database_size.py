@@ -12,13 +12,13 @@ import re
 from datetime import timedelta
 from typing import Literal
 
-from maintd.checks.criteria import Criterion
 from maintd.checks.postgres import database as health
 from maintd.checks.postgres import relations as catalog
 from maintd.checks.postgres.amcheck import Amcheck
 from maintd.checks.postgres.indexes import Index, indexes, invalid
 from maintd.clients.postgres import Postgres, connect
 from maintd.job import CheckStatus, Context, Duration, JobParams, Size, TargetError, format_size, job
+from maintd.job.criterion import Criterion
 
 LARGEST = 20  # relations whose sizes are kept as measures; all are in the artifact
 LOCK_PATIENCE = timedelta(seconds=1)
@@ -56,7 +56,7 @@ def run(ctx: Context, params: Params) -> None:
                     tables = sizes(ctx, params, session)
                 with ctx.phase(f"{name}: read the catalog"):
                     found = indexes(session)
-                    tell(ctx, name, [*catalog_criteria(ctx, params, session, found)])
+                    ctx.report(catalog_criteria(ctx, params, session, found), name)
                 if params.amcheck != "no":
                     with ctx.phase(f"{name}: look for damage"):
                         damage(ctx, params, session, tables, found)
@@ -68,9 +68,9 @@ def sizes(ctx: Context, params: Params, session: Postgres) -> list[catalog.Relat
     """The database, its relations and its WAL."""
     name, now, tables = session.name, catalog.counters(session), catalog.relations(session)
     last = ctx.last("pg_database_bytes", target=name)
-    tell(ctx, name, health.growth_criteria(now.size_bytes, last, params.max_growth, params.growth_floor))
+    ctx.report(health.growth_criteria(now.size_bytes, last, params.max_growth, params.growth_floor), name)
     deadlocks = catalog.since(now.deadlocks, ctx.last("pg_deadlocks", target=name))
-    tell(ctx, name, health.counter_criteria(now, deadlocks, params.require_checksums))
+    ctx.report(health.counter_criteria(now, deadlocks, params.require_checksums), name)
     temporary = catalog.since(now.temp_bytes, ctx.last("pg_temp_bytes", target=name))
     for measure, value, unit in (
         ("pg_database_bytes", now.size_bytes, "B"),
@@ -104,7 +104,7 @@ def sizes(ctx: Context, params: Params, session: Postgres) -> list[catalog.Relat
         ctx.unknown(f"{name}: write-ahead log", error.message, hint="GRANT pg_monitor TO the target's user")
     else:
         ctx.measure("pg_wal_bytes", folder.size_bytes, "B", target=name)
-        tell(ctx, name, [health.wal_criterion(folder, now.max_wal_bytes)])
+        ctx.report([health.wal_criterion(folder, now.max_wal_bytes)], name)
     return tables
 
 
@@ -158,12 +158,3 @@ def damage(ctx: Context, params: Params, session: Postgres, tables: list[catalog
             severity=CheckStatus.WARN,
             hint="raise amcheck_budget",
         )
-
-
-def tell(ctx: Context, target: str, criteria: list[Criterion]) -> None:
-    """Report what was judged elsewhere."""
-    for one in criteria:
-        if one.unknown:
-            ctx.unknown(f"{target}: {one.name}", one.unknown, hint=one.hint)
-        else:
-            ctx.check(f"{target}: {one.name}", one.observed, **one.limits)

@@ -26,7 +26,6 @@ from maintd.checks.docker.unused import (
     judge_containers,
     judge_images,
 )
-from maintd.checks.reporter import unanswered
 from maintd.clients import docker
 from maintd.clients.docker import Docker
 from maintd.job import CheckStatus, Context, Duration, JobParams, Size, TargetError, job
@@ -81,7 +80,7 @@ def run(ctx: Context, params: Params) -> None:
             with docker.connect(target, name=name, timeout=SLOW) as engine:
                 clean(ctx, params, engine)
         except TargetError as error:
-            unanswered(ctx, f"{name}: cleaned", error)
+            ctx.report_error(f"{name}: cleaned", error)
 
 
 def clean(ctx: Context, params: Params, engine: Docker) -> None:
@@ -180,7 +179,7 @@ def disk(ctx: Context, params: Params, engine: Docker) -> None:
     try:
         found = removing.disk_use(engine)
     except TargetError as error:
-        unanswered(ctx, f"{name}: disk use", error)
+        ctx.report_error(f"{name}: disk use", error)
         return
     ctx.measure("docker_images_bytes", found.layers_bytes, "B", engine=name)
     ctx.measure("docker_reclaimable_bytes", found.unused_bytes, "B", engine=name, type="images")
@@ -207,7 +206,7 @@ def cache(ctx: Context, params: Params, engine: Docker, unused_for: timedelta) -
     try:
         freed = removing.prune_build_cache(engine, unused_for, params.build_cache_kept)
     except TargetError as error:
-        unanswered(ctx, f"{engine.name}: build cache dropped", error)
+        ctx.report_error(f"{engine.name}: build cache dropped", error)
         return
     ctx.measure("docker_build_cache_freed_bytes", freed, "B", engine=engine.name)
 

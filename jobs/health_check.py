@@ -14,6 +14,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Literal
 
+from maintd.checks.collection import Probe, collect_all
 from maintd.checks.docker import containers
 from maintd.checks.docker.containers import ContainerLimits
 from maintd.checks.host import health as host
@@ -22,11 +23,9 @@ from maintd.checks.http import services
 from maintd.checks.http.services import HttpLimits
 from maintd.checks.postgres import health as postgres
 from maintd.checks.postgres.health import PostgresLimits
-from maintd.checks.probing import Probe, outcomes
 from maintd.checks.prometheus import monitoring
 from maintd.checks.redis import health as redis
 from maintd.checks.redis.health import RedisLimits
-from maintd.checks.reporter import unanswered
 from maintd.job import Context, JobError, JobParams, TargetError, job
 
 Section = Literal["host", "http", "postgres", "redis", "docker", "prometheus", "alertmanager"]
@@ -54,7 +53,7 @@ class Params(JobParams):
 def run(ctx: Context, params: Params) -> None:
     with ctx.phase("look at everything at once"):
         probes = [probe for section in _sections(ctx, params) for probe in _probes(ctx, params, section)]
-        seen = list(ctx.track(outcomes(probes), unit="target", total=len(probes)))
+        seen = list(ctx.track(collect_all(probes), unit="target", total=len(probes)))
     for probe, found in seen:
         with ctx.phase(f"judge {probe.subject}"):
             if isinstance(found, TargetError | JobError):
@@ -105,9 +104,9 @@ def _silent(ctx: Context, probe: Probe, error: TargetError | JobError) -> None:
         services.judge_silence(ctx, probe.name, error, target)
     elif probe.kind == "docker":
         # An engine that is busy or hung says nothing about its containers: they may serve all the while.
-        unanswered(ctx, f"{probe.subject}: answers", error, unseen=frozenset({"denied", "timed_out"}))
+        ctx.report_error(f"{probe.subject}: answers", error, not_observed=frozenset({"denied", "timed_out"}))
     else:
-        unanswered(ctx, f"{probe.subject}: answers", error)
+        ctx.report_error(f"{probe.subject}: answers", error)
 
 
 def _judge(ctx: Context, params: Params, probe: Probe, found: Any) -> None:

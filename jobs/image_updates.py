@@ -17,7 +17,6 @@ from pydantic import Field
 from maintd.checks.docker import end_of_life as eol
 from maintd.checks.docker import images
 from maintd.checks.docker.images import Image, Used
-from maintd.checks.reporter import unanswered
 from maintd.clients import trivy
 from maintd.clients.docker import Docker, connect
 from maintd.clients.registry import (
@@ -85,7 +84,7 @@ def run(ctx: Context, params: Params) -> None:
             with connect(target, name=name, timeout=max(target.timeout, params.registry_timeout)) as engine:
                 look_after(ctx, params, engine, target.project, target.url)
         except TargetError as error:
-            unanswered(ctx, f"{name}: images compared", error)
+            ctx.report_error(f"{name}: images compared", error)
 
 
 def look_after(ctx: Context, params: Params, engine: Docker, project: str | None, url: str) -> None:
@@ -249,7 +248,7 @@ class Updates:
             with connect(target, name=self._engine.name, timeout=self._params.pull_timeout) as patient:
                 pulled = images.pull(patient, reference, remote, login)
         except TargetError as error:
-            unanswered(ctx, check, error, expected=_short(remote.digest))
+            ctx.report_error(check, error, expected=_short(remote.digest))
             return None
         self._pulled[name] = pulled
         ctx.check(check, remote.digest in pulled.digests_in(reference), equals=True, hint="it is here, not started")

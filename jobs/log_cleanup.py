@@ -22,7 +22,6 @@ from maintd.checks.docker.container_logs import container_logs
 from maintd.checks.logs import logrotate
 from maintd.checks.logs import rotation as logs
 from maintd.checks.logs.rotation import Plan
-from maintd.checks.reporter import unanswered
 from maintd.clients import docker
 from maintd.clients.files import ChangedError, Entry, Tree, disk_bytes, shown
 from maintd.clients.open_files import OpenFiles, open_files
@@ -73,7 +72,7 @@ def run(ctx: Context, params: Params) -> None:
             with Tree(root) as tree:
                 clean(ctx, params, tree, subject, held, host.root)
         except TargetError as error:
-            unanswered(ctx, f"{subject}: cleaned", error, unseen=frozenset())
+            ctx.report_error(f"{subject}: cleaned", error, not_observed=frozenset())
     for name, target in ctx.targets.docker.items():
         with ctx.phase(f"{name}: look for container logs without a limit"):
             containers(ctx, params, name, target, host.root)
@@ -85,7 +84,7 @@ def held_open(ctx: Context, params: Params, proc: Path) -> OpenFiles | None:
     try:
         found = open_files(proc)
     except TargetError as error:
-        unanswered(ctx, check, error)
+        ctx.report_error(check, error)
         return None
     total = sum(one.size_bytes for one in found.deleted)
     ctx.measure("logs_held_deleted_bytes", total, "B", host=params.host)
@@ -178,7 +177,7 @@ def rotation(ctx: Context, period: timedelta, root: Path, subject: str, active: 
     try:
         state = logrotate.rotations(host_root)
     except TargetError as error:
-        unanswered(ctx, check, error)
+        ctx.report_error(check, error)
         return
     rotated: dict[str, datetime] = {}
     for path, at in state.items():
@@ -240,7 +239,7 @@ def containers(ctx: Context, params: Params, name: str, target: Any, host_root: 
         with docker.connect(target, name=name) as engine:
             found = container_logs(engine, host_root)
     except TargetError as error:
-        unanswered(ctx, check, error)
+        ctx.report_error(check, error)
         return
     endless = [log.label for log in found if not log.limited]
     hint = f"{', '.join(endless[:5])}: set logging options max-size and max-file, and recreate" if endless else ""

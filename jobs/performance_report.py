@@ -13,7 +13,6 @@ from datetime import timedelta
 from pydantic import BaseModel, ConfigDict, Field
 
 from maintd.checks.alerts import history as alerts
-from maintd.checks.assessment import tell
 from maintd.checks.performance import Figure, Track, summaries, unmeasured
 from maintd.checks.performance import report as performance
 from maintd.checks.performance.limits import Limits, assess
@@ -117,8 +116,7 @@ def run(ctx: Context, params: Params) -> None:
         coverage=params.coverage,
     )
     assessments = list(assess(figures, tracks, limits))
-    for made in assessments:
-        tell(ctx, made)
+    ctx.report(item.with_hint() for item in assessments)
     with ctx.phase("write the report"):
         names = {name: query.title for name, query in params.queries.items()}
         report = performance.build(

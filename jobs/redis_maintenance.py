@@ -23,7 +23,6 @@ from maintd.checks.redis import persistence as saving
 from maintd.checks.redis.globs import glob, shown
 from maintd.checks.redis.keyspace import Census, Counting, Pace
 from maintd.checks.redis.streams import StreamLimits, StreamState
-from maintd.checks.reporter import tell, unanswered
 from maintd.clients.redis import RedisServer, connect
 from maintd.job import Context, Duration, JobParams, Size, TargetError, format_duration, job
 
@@ -102,7 +101,7 @@ def run(ctx: Context, params: Params) -> None:
             with connect(target, name=name) as server:
                 maintain(ctx, params, server, (*target.streams, *params.streams))
         except TargetError as error:
-            unanswered(ctx, f"{name}: maintained", error)
+            ctx.report_error(f"{name}: maintained", error)
 
 
 def maintain(ctx: Context, params: Params, server: RedisServer, wanted: tuple[str, ...]) -> None:
@@ -165,7 +164,7 @@ def save(ctx: Context, params: Params, server: RedisServer) -> bool:
                 )
                 return False
             room = saving.headroom(before, params.memory_limit)
-            tell(ctx, name, [room])
+            ctx.report([room], name)
             if isinstance(room.observed, int) and isinstance(room.at_most, int) and room.observed > room.at_most:
                 ctx.fail(check, "not begun: too little memory", expected="saved", hint=room.hint)
                 return False
@@ -177,16 +176,16 @@ def save(ctx: Context, params: Params, server: RedisServer) -> bool:
             proof = saving.proof(before, after)
             if refused and proof.observed != "saved":  # else somebody else's began first, and is as good
                 proof = replace(proof, observed=f"refused: {refused}")
-            tell(ctx, name, [proof])
+            ctx.report([proof], name)
             if after.took is not None:
                 ctx.measure("redis_bgsave_duration_seconds", after.took.total_seconds(), "s", server=name)
             ctx.measure("redis_last_cow_bytes", after.copied_bytes, "B", server=name)
-            tell(ctx, name, [saving.writes_refused(server, after)])
+            ctx.report([saving.writes_refused(server, after)], name)
             if params.snapshot is not None and proof.observed == "saved":
-                tell(ctx, name, [saving.readable(params.snapshot, began)])
+                ctx.report([saving.readable(params.snapshot, began)], name)
         except TargetError as error:
             hint = "allow +bgsave in the user's ACL" if error.cause == "denied" else error.hint
-            unanswered(ctx, check, TargetError(error.message, hint, cause=error.cause), expected="saved")
+            ctx.report_error(check, TargetError(error.message, hint, cause=error.cause), expected="saved")
             return False
     return proof.observed == "saved"
 
@@ -214,7 +213,7 @@ def count(ctx: Context, params: Params, server: RedisServer, pace: Pace) -> Cens
                     return None
             census = counting.weigh(server, pace)
         except TargetError as error:
-            unanswered(ctx, f"{name}: keys counted", error)
+            ctx.report_error(f"{name}: keys counted", error)
             return None
     history = {
         group: [

@@ -16,12 +16,11 @@ from typing import Any
 
 from pydantic import field_validator
 
+from maintd.checks.collection import Probe, collect_all
 from maintd.checks.host import health as host
 from maintd.checks.host import usage
 from maintd.checks.host.health import HostLimits
 from maintd.checks.host.usage import ContainerUseLimits, HostUseLimits
-from maintd.checks.probing import Probe, outcomes
-from maintd.checks.reporter import unanswered
 from maintd.job import Context, Duration, JobError, JobParams, TargetError, job
 
 
@@ -48,7 +47,7 @@ class Params(JobParams):
 @job(timeout="10m", repeatable=True, history_of="job")
 def run(ctx: Context, params: Params) -> None:
     with ctx.phase(f"sample twice, {params.interval.total_seconds():g} s apart"):
-        seen = list(outcomes(list(_probes(ctx, params))))
+        seen = list(collect_all(list(_probes(ctx, params))))
     for probe, found in seen:
         with ctx.phase(f"judge {probe.subject}"):
             _judge(ctx, params, probe, found)
@@ -72,7 +71,7 @@ def _probes(ctx: Context, params: Params) -> Iterator[Probe]:
 def _judge(ctx: Context, params: Params, probe: Probe, found: Any) -> None:
     if isinstance(found, TargetError | JobError):
         # An engine that is busy or hung says nothing about its containers: they may serve all the while.
-        unanswered(ctx, f"{probe.subject}: answers", found, unseen=frozenset({"denied", "timed_out"}))
+        ctx.report_error(f"{probe.subject}: answers", found, not_observed=frozenset({"denied", "timed_out"}))
     elif probe.kind == "host":
         host.judge(ctx, probe.name, found, params.host)
     elif probe.kind == "use of host":

@@ -25,7 +25,6 @@ from maintd.checks.logs.evaluate import LoginLimits, RequestLimits, printable
 from maintd.checks.logs.loki import SELECTOR
 from maintd.checks.logs.requests import STATUS_FIELDS
 from maintd.checks.logs.review import LoginReview
-from maintd.checks.reporter import unanswered
 from maintd.clients import host
 from maintd.job import Context, Duration, JobParams, TargetError, job
 from maintd.job.references import resolved
@@ -33,7 +32,7 @@ from maintd.reports.formats import instant, markdown
 
 SHOWN = 20
 # A log that cannot be read shows nothing; whether something is wrong with what it is about is not known.
-UNSEEN = frozenset(
+NOT_OBSERVED = frozenset(
     {
         "denied",
         "not_configured",
@@ -111,7 +110,7 @@ def _review_logins(ctx: Context, params: Params) -> None:
     try:
         review, whole = _read_logins(ctx, params, since, now)
     except TargetError as error:
-        unanswered(ctx, "logins: log", error, expected="readable", unseen=UNSEEN)
+        ctx.report_error("logins: log", error, expected="readable", not_observed=NOT_OBSERVED)
         return
     earlier = ctx.series("login_source")
     known = {(point.labels["user"], point.labels["source"], point.labels["key"]) for point in earlier}
@@ -170,7 +169,7 @@ def _review_requests(ctx: Context, params: Params) -> None:
     try:
         source = _read_requests(ctx, params, found)
     except TargetError as error:
-        unanswered(ctx, "requests: logs", error, expected="readable", unseen=UNSEEN)
+        ctx.report_error("requests: logs", error, expected="readable", not_observed=NOT_OBSERVED)
         return
     ctx.check("requests: logs", source, equals=source)
     usual = [

@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict
 from maintd.checks.http import figures
 from maintd.checks.http.activity import ActivityLimits, compare, same_weekdays
 from maintd.checks.http.figures import FigureLimits, finite, shown
-from maintd.checks.reporter import grown, unanswered
 from maintd.clients import postgres, prometheus, redis
 from maintd.job import Context, Duration, JobParams, TargetError, job
 from maintd.job.references import resolved
@@ -93,7 +92,7 @@ def _figures(ctx: Context, params: Params) -> Mapping[str, Any] | None:
     try:
         found = figures.look(asked)
     except TargetError as error:
-        unanswered(ctx, "figures: answer", error)
+        ctx.report_error("figures: answer", error)
         return None
     ctx.check("figures: answer", "JSON", equals="JSON")
     figures.judge(ctx, found, params.figures, ctx.now().date())
@@ -109,7 +108,7 @@ def _in_postgres(ctx: Context, params: Params, reported: Mapping[str, Any] | Non
             for what, query in params.queries.items():
                 _count(ctx, session, params, what, query)
     except TargetError as error:
-        unanswered(ctx, "postgres: answers", error)
+        ctx.report_error("postgres: answers", error)
 
 
 def _reconcile(
@@ -180,7 +179,7 @@ def _in_redis(ctx: Context, params: Params) -> None:
             for stream in params.streams:
                 _count_stream(ctx, server, params, stream)
     except TargetError as error:
-        unanswered(ctx, "redis: answers", error)
+        ctx.report_error("redis: answers", error)
 
 
 def _count_stream(ctx: Context, server: redis.RedisServer, params: Params, stream: str) -> None:
@@ -195,7 +194,7 @@ def _count_stream(ctx: Context, server: redis.RedisServer, params: Params, strea
     except TargetError as error:
         ctx.unknown(f"activity: {what}", f"source missing: {error.message}", hint="correct the param streams")
         return
-    new = grown(ctx, "stream_entries_added", added, stream=stream)
+    new = ctx.increase("stream_entries_added", added, stream=stream)
     if new is None:
         ctx.log(f"{what}: {added} entries so far; what is new is counted from here on")
         return
@@ -208,7 +207,7 @@ def _in_prometheus(ctx: Context, params: Params) -> None:
     try:
         server = prometheus.connect(ctx.target("prometheus"))
     except TargetError as error:
-        unanswered(ctx, "prometheus: answers", error)
+        ctx.report_error("prometheus: answers", error)
         return
     for what, promql in params.metrics.items():
         try:
@@ -216,7 +215,7 @@ def _in_prometheus(ctx: Context, params: Params) -> None:
         except TargetError as error:
             cause = "source missing" if error.cause == "empty" else error.cause
             if error.cause in ("refused", "timed_out", "unreachable"):
-                unanswered(ctx, f"activity: {what}", error)
+                ctx.report_error(f"activity: {what}", error)
             else:
                 ctx.unknown(f"activity: {what}", f"{cause}: {error.message}", hint=error.hint or "")
             continue

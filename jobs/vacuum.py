@@ -13,7 +13,6 @@ from fnmatch import fnmatchcase
 
 from pydantic import Field
 
-from maintd.checks.criteria import Criterion
 from maintd.checks.postgres.autovacuum import Need, autovacuum, need, server_criteria, table_criteria
 from maintd.checks.postgres.blockers import claimed, holders, sees_others
 from maintd.checks.postgres.progress import VACUUM, watched
@@ -79,7 +78,7 @@ def maintain(ctx: Context, params: Params, session: Postgres, watcher: Postgres)
         plan.sort(key=lambda item: -item[1].gain)
         ages = databases(session)
         held = holders(session)
-        tell(ctx, target, server_criteria(server, found, ages, held, sighted=sees_others(session)))
+        ctx.report(server_criteria(server, found, ages, held, sighted=sees_others(session)), target)
         oldest = max((holder.held.total_seconds() for holder in held if holder.held), default=0.0)
         ctx.measure("pg_oldest_xmin_age_seconds", oldest, "s", target=target)
         for row in ages:
@@ -99,7 +98,7 @@ def maintain(ctx: Context, params: Params, session: Postgres, watcher: Postgres)
     with ctx.phase(f"{target}: look at what is left"):
         after = [table for table in tables(session) if chosen(params, table)]
         if not ctx.dry_run:
-            tell(ctx, target, table_criteria(server, after, judged))
+            ctx.report(table_criteria(server, after, judged), target)
         for table in sorted(after, key=lambda table: -table.dead)[:20]:
             ctx.measure("pg_dead_tuples", table.dead, "row", target=target, table=table.label)
         for table in sorted(after, key=lambda table: -table.size_bytes)[:10]:
@@ -157,15 +156,6 @@ def empty_space(ctx: Context, session: Postgres, table: Table) -> None:
     ctx.measure("pg_table_free_ratio", found.share, target=session.name, table=table.label, source=found.source)
     hint = f"{found.source}: {found.share:.0%} empty; rebuild it with pg_repack in a maintenance window"
     ctx.check(name, found.free_bytes if found.much else 0, warn_above=0, unit="B", hint=hint)
-
-
-def tell(ctx: Context, target: str, criteria: list[Criterion]) -> None:
-    """Report what was judged elsewhere."""
-    for one in criteria:
-        if one.unknown:
-            ctx.unknown(f"{target}: {one.name}", one.unknown, hint=one.hint)
-        else:
-            ctx.check(f"{target}: {one.name}", one.observed, **one.limits)
 
 
 def chosen(params: Params, table: Table) -> bool:

@@ -11,15 +11,15 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from maintd.errors import JobError, TargetError, UnknownNameError
-from maintd.job.limits import Number, joined, limits_of, shown_as
+from maintd.errors import JobError, MaintdError, TargetError, UnknownNameError
+from maintd.job.criterion import NOT_OBSERVED, Criterion, Number, Observed
 from maintd.model.evidence import Artifact, Change, Check, CheckStatus, Measure, Phase, Progress, Report, Scalar
 from maintd.units import format_size
 
@@ -76,12 +76,12 @@ class Context:
         self,
         standing: AttemptInfo,
         targets: Callable[[], Targets],
-        report: Callable[[Report], None],
+        send: Callable[[Report], None],
         log: Callable[[str], None],
     ) -> None:
         self._standing = standing
         self._targets = targets
-        self._report = report
+        self._send = send
         self._log = log
         self._budget = dict(standing.budget)
         self._spent: dict[str, int] = {}
@@ -168,11 +168,11 @@ class Context:
     def phase(self, name: str) -> Iterator[None]:
         """What the job is doing from here on, as a person would tell it; shown live and named when it stops here."""
         self._phases.append(name)
-        self._report(Phase(name=name))
+        self._send(Phase(name=name))
         yield
         self._phases.pop()
         if self._phases:
-            self._report(Phase(name=self._phases[-1]))
+            self._send(Phase(name=self._phases[-1]))
 
     def progress(self, done: float, total: float | None = None, unit: str = "", *, rate: float | None = None) -> None:
         """How far the job is. May be called as often as it likes; sent at most five times a second.
@@ -184,7 +184,7 @@ class Context:
             return
         self._progress_at = now
         left = timedelta(seconds=max(total - done, 0) / rate) if rate and total is not None else None
-        self._report(Progress(done=done, total=total, unit=unit, rate=rate and round(rate, 3), left=left))
+        self._send(Progress(done=done, total=total, unit=unit, rate=rate and round(rate, 3), left=left))
 
     def track(self, items: Iterable[T], unit: str = "", total: int | None = None) -> Iterator[T]:
         """The items one by one, with progress, rate and time left."""
@@ -200,72 +200,80 @@ class Context:
                 self._progress_at = now
                 rate = done / max(now - started, 1e-9)
                 left = timedelta(seconds=(total - done) / rate) if total is not None else None
-                self._report(Progress(done=done, total=total, unit=unit, rate=round(rate, 3), left=left))
+                self._send(Progress(done=done, total=total, unit=unit, rate=round(rate, 3), left=left))
 
     # --- what it sees ---
 
     def check(
         self,
         name: str,
-        observed: Scalar | timedelta | datetime,
+        observed: Observed,
         *,
-        at_most: Number | None = None,
-        at_least: Number | None = None,
         equals: Scalar = None,
         one_of: Sequence[Scalar] | None = None,
+        at_most: Number | None = None,
+        at_least: Number | None = None,
         warn_above: Number | None = None,
         warn_below: Number | None = None,
         severity: CheckStatus = CheckStatus.FAIL,
         unit: str = "",
         hint: str = "",
     ) -> Check:
-        """Record a success criterion and go on.
-
-        `at_most`, `at_least`, `equals`, `one_of` must hold, else the status is `severity` (fail, or warn); the
-        narrower `warn_above` and `warn_below` only warn. None and NaN are *unknown*. `unit="B"` shows sizes as such.
-        """
-        limits = limits_of(at_most, at_least, equals, one_of, warn_above, warn_below, unit)
-        if not limits:
-            raise JobError(
-                f'check "{name}" expects nothing', "give at_most, at_least, equals, one_of, warn_above or warn_below"
-            )
-        if observed is None or (isinstance(observed, float) and math.isnan(observed)):
-            return self.unknown(
-                name, "no value", expected=limits[0].text if len(limits) == 1 else joined(limits), hint=hint
-            )
-        status = CheckStatus.OK
-        for limit in limits:
-            if not limit.holds(observed):
-                status = severity if limit.strict else CheckStatus.WARN
-                break
-        shown, shown_unit = shown_as(observed, unit)
+        """Record a success criterion and continue. The arguments are those of `Criterion`."""
         return self._record(
-            Check(name=name, observed=shown, expected=joined(limits), unit=shown_unit, status=status, hint=hint)
+            Criterion(
+                name,
+                observed,
+                equals=equals,
+                one_of=one_of,
+                at_most=at_most,
+                at_least=at_least,
+                warn_above=warn_above,
+                warn_below=warn_below,
+                severity=severity,
+                unit=unit,
+                hint=hint,
+            ).evaluate()
         )
 
-    def require(self, name: str, observed: Scalar | timedelta | datetime, **limits: Any) -> Check:
-        """As `check`, but the job stops when the check is not ok or warn. Raises CheckFailedError."""
-        made = self.check(name, observed, **limits)
-        if made.status in (CheckStatus.FAIL, CheckStatus.UNKNOWN):
+    def require(self, name: str, observed: Observed, **limits: Any) -> Check:
+        """Record a success criterion; raise CheckFailedError when it is failed or unknown."""
+        check = self.check(name, observed, **limits)
+        if check.status in (CheckStatus.FAIL, CheckStatus.UNKNOWN):
             raise CheckFailedError(
-                f'check "{name}": observed {made.observed}, expected {made.expected}', made.hint or None
+                f'check "{name}": observed {check.observed}, expected {check.expected}', check.hint or None
             )
-        return made
+        return check
+
+    def report(self, criteria: Iterable[Criterion], subject: str = "") -> None:
+        """Record many criteria; with a subject, each check is named "subject: name"."""
+        for criterion in criteria:
+            named = replace(criterion, name=f"{subject}: {criterion.name}") if subject else criterion
+            self._record(named.evaluate())
+
+    def report_error(
+        self,
+        name: str,
+        error: MaintdError,
+        *,
+        expected: str = "an answer",
+        not_observed: Collection[str] = NOT_OBSERVED,
+    ) -> Check:
+        """Record the criterion of a target that raised an error, see `Criterion.from_error`."""
+        return self._record(Criterion.from_error(name, error, expected=expected, not_observed=not_observed).evaluate())
 
     def unknown(self, name: str, cause: str, *, expected: str = "an answer", hint: str = "") -> Check:
-        """Record that a criterion could not be observed, and why. Never counts as success."""
-        return self._record(
-            Check(name=name, observed=f"unknown: {cause}", expected=expected, status=CheckStatus.UNKNOWN, hint=hint)
-        )
+        """Record that a criterion could not be observed, and why. It never counts as success."""
+        return self._record(Criterion(name, unknown=cause, equals=expected, hint=hint).evaluate())
 
     def fail(self, name: str, observed: Scalar, *, expected: str, hint: str = "") -> Check:
-        """Record a criterion that was judged elsewhere as failed."""
+        """Record a failed criterion whose expectation is only text."""
         return self._record(Check(name=name, observed=observed, expected=expected, status=CheckStatus.FAIL, hint=hint))
 
     def measure(self, name: str, value: float, unit: str = "", **labels: str) -> None:
         """Keep a number for trends. A value that is not finite is not kept."""
         if math.isfinite(value):
-            self._report(Measure(name=name, value=float(value), unit=unit, labels=labels))
+            self._send(Measure(name=name, value=float(value), unit=unit, labels=labels))
 
     def series(self, name: str, **labels: str) -> list[Point]:
         """Earlier values of a measure of this entry and job, oldest first, whose labels include these."""
@@ -276,6 +284,17 @@ class Context:
         """The latest earlier value of a measure."""
         points = self.series(name, **labels)
         return points[-1].value if points else default
+
+    def increase(self, name: str, count: int, **labels: str) -> int | None:
+        """Keep a counter as a measure; return its growth since the last run, None at the first.
+
+        A smaller count than before means that the counter was reset; then the growth is the count itself.
+        """
+        before = self.last(name, None, **labels)
+        self.measure(name, count, "", **labels)
+        if before is None:
+            return None
+        return count - round(before) if count >= before else count
 
     # --- what it changes and leaves ---
 
@@ -303,7 +322,7 @@ class Context:
             self._spent[key] = self._spent.get(key, 0) + amount
         if bytes:
             details["bytes"] = bytes
-        self._report(Change(action=action, target=str(target), details=details, done=not self.dry_run))
+        self._send(Change(action=action, target=str(target), details=details, done=not self.dry_run))
         return not self.dry_run
 
     def save(self, name: str, content: str | bytes, media_type: str = "text/plain; charset=utf-8") -> Artifact:
@@ -334,16 +353,16 @@ class Context:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         made = Artifact(name=name, path=str(path), size_bytes=path.stat().st_size, sha256=digest, media_type=media_type)
-        self._report(made)
+        self._send(made)
         return made
 
-    def _record(self, made: Check) -> Check:
-        if _SEVERITY[made.status] > _SEVERITY[self.worst]:
-            self.worst = made.status
-        if made.status is CheckStatus.FAIL:
-            self.failed.append(made)
-        self._report(made)
-        return made
+    def _record(self, check: Check) -> Check:
+        if _SEVERITY[check.status] > _SEVERITY[self.worst]:
+            self.worst = check.status
+        if check.status is CheckStatus.FAIL:
+            self.failed.append(check)
+        self._send(check)
+        return check
 
 
 _SEVERITY = {CheckStatus.OK: 0, CheckStatus.WARN: 1, CheckStatus.UNKNOWN: 2, CheckStatus.FAIL: 3}

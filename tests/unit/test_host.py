@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from maintd.checks.reporter import or_error
+from maintd.checks.collection import value_or_error
 from maintd.clients import host
 from maintd.clients.cgroup import own_memory
 from maintd.clients.clock_sync import time_sync
@@ -131,7 +131,7 @@ def test_this_machine_answers_everything() -> None:
     assert machine.counters().cpu_total > 0
     assert {gauge.name for gauge in machine.gauges()} >= {"open files"}
     assert machine.mounts()
-    seen = or_error(time_sync)
+    seen = value_or_error(time_sync)
     assert isinstance(seen, TargetError) or seen.offset.total_seconds() < 60
 
 

@@ -13,6 +13,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from maintd.checks.assessment import Assessment
+from maintd.job.criterion import Criterion
 from maintd.reports import charts, formats, rendering
 from maintd.reports import publish as shelf
 from maintd.reports.document import Cell, Chart, Document, Finding, Line, Section, Table, columns, line, number
@@ -213,7 +214,9 @@ def test_nothing_to_see_is_no_chart(points: list[tuple[datetime, float | None]])
     ("value", "mark"), [(None, "unknown"), (79.0, "ok"), (80.0, "ok"), (80.1, "warn"), (90.1, "fail")]
 )
 def test_an_assessment_has_the_mark_of_its_check(value: float | None, mark: str) -> None:
-    assert Assessment("a", "b", "c", value, at_most=90, warn_above=80, cause="d").mark == mark
+    criterion = Criterion("c", value, at_most=90, warn_above=80, unknown="d" if value is None else "")
+
+    assert Assessment("a", "b", criterion).finding.mark == mark
 
 
 def test_a_report_is_replaced_whole_and_old_ones_are_let_go(tmp_path: Path) -> None:

@@ -10,15 +10,16 @@ from maintd.checks.alerts import silences
 from maintd.checks.alerts.firing import Firing, waiting
 from maintd.checks.alerts.limits import Acknowledgement, AlertLimits, SilenceLimits
 from maintd.checks.alerts.sources import AlertmanagerFacts, GrafanaFacts, PrometheusFacts
-from maintd.checks.reporter import UNSEEN, Reporter, grown, unanswered
 from maintd.errors import TargetError
+from maintd.job.context import Context
+from maintd.job.criterion import NOT_OBSERVED
 
 # A login page in the place of an answer says nothing of what is behind it.
-UNSEEN_BEHIND = UNSEEN | {"malformed", "partial"}
+NOT_OBSERVED_BEHIND = NOT_OBSERVED | {"malformed", "partial"}
 _NAMED = 10  # names in a hint
 
 
-def judge_prometheus(ctx: Reporter, name: str, facts: PrometheusFacts, limits: AlertLimits) -> None:
+def judge_prometheus(ctx: Context, name: str, facts: PrometheusFacts, limits: AlertLimits) -> None:
     """Its rules, where it sends to, and what flaps."""
     subject = f"prometheus {name}"
     ctx.check(f"{subject}: answers", "alerts", equals="alerts")
@@ -34,12 +35,12 @@ def judge_prometheus(ctx: Reporter, name: str, facts: PrometheusFacts, limits: A
         hint="write alerting.alertmanagers in its configuration: its alerts reach nobody",
     )
     if isinstance(facts.dropped, TargetError):
-        unanswered(ctx, f"{subject}: alerts not sent", facts.dropped, unseen=UNSEEN_BEHIND)
+        ctx.report_error(f"{subject}: alerts not sent", facts.dropped, not_observed=NOT_OBSERVED_BEHIND)
     else:
         _judge_dropped(ctx, subject, name, int(facts.dropped))
     if isinstance(facts.day, TargetError):
         if alerting:
-            unanswered(ctx, f"{subject}: alerts that flap", facts.day, unseen=UNSEEN_BEHIND)
+            ctx.report_error(f"{subject}: alerts that flap", facts.day, not_observed=NOT_OBSERVED_BEHIND)
         return
     times = Counter(tuple(sorted(episode.labels.items())) for episode in facts.day.episodes)
     flapping = [
@@ -54,7 +55,7 @@ def judge_prometheus(ctx: Reporter, name: str, facts: PrometheusFacts, limits: A
         ctx.measure("alert_mttr_seconds", mean.total_seconds(), "s", server=name)
 
 
-def _judge_dropped(ctx: Reporter, subject: str, server: str, dropped: int) -> None:
+def _judge_dropped(ctx: Context, subject: str, server: str, dropped: int) -> None:
     """Since the last run. What it dropped since it began is no finding: it finds its Alertmanagers only after five
     seconds, and drops what it sends before."""
     before = ctx.last("prometheus_notifications_dropped", None, server=server)
@@ -67,7 +68,7 @@ def _judge_dropped(ctx: Reporter, subject: str, server: str, dropped: int) -> No
 
 
 def judge_alertmanager(
-    ctx: Reporter, name: str, facts: AlertmanagerFacts, limits: AlertLimits, of_silences: SilenceLimits, now: datetime
+    ctx: Context, name: str, facts: AlertmanagerFacts, limits: AlertLimits, of_silences: SilenceLimits, now: datetime
 ) -> None:
     """Its silences, and whether what it sends arrives."""
     subject = f"alertmanager {name}"
@@ -85,17 +86,17 @@ def judge_alertmanager(
     if isinstance(facts.failed, TargetError) or isinstance(facts.tried, TargetError):
         error = facts.failed if isinstance(facts.failed, TargetError) else facts.tried
         if isinstance(error, TargetError):
-            unanswered(ctx, f"{subject}: notifications", error, unseen=UNSEEN_BEHIND)
+            ctx.report_error(f"{subject}: notifications", error, not_observed=NOT_OBSERVED_BEHIND)
         return
     for integration, failed in sorted(facts.failed.items()):
         _judge_notifications(ctx, subject, name, integration, int(failed), int(facts.tried.get(integration, 0)))
 
 
-def _judge_notifications(ctx: Reporter, subject: str, server: str, integration: str, failed: int, tried: int) -> None:
+def _judge_notifications(ctx: Context, subject: str, server: str, integration: str, failed: int, tried: int) -> None:
     """Since the last run, or since Alertmanager began at the first."""
     labels = {"server": server, "integration": integration}
-    new_failed = grown(ctx, "alertmanager_notifications_failed", failed, **labels)
-    new_tried = grown(ctx, "alertmanager_notifications", tried, **labels)
+    new_failed = ctx.increase("alertmanager_notifications_failed", failed, **labels)
+    new_tried = ctx.increase("alertmanager_notifications", tried, **labels)
     lost = failed if new_failed is None else new_failed
     sent = tried if new_tried is None else new_tried
     if not sent and not lost:
@@ -109,7 +110,7 @@ def _judge_notifications(ctx: Reporter, subject: str, server: str, integration: 
         ctx.check(f"{subject}: notifications by {integration} that failed", lost, warn_above=0, hint=hint)
 
 
-def judge_grafana(ctx: Reporter, name: str, facts: GrafanaFacts) -> None:
+def judge_grafana(ctx: Context, name: str, facts: GrafanaFacts) -> None:
     """Its rules."""
     ctx.check(f"grafana {name}: answers", "rules", equals="rules")
     ctx.check(f"grafana {name}: rules that fail", len(facts.broken), equals=0, hint=named(facts.broken))
@@ -117,7 +118,7 @@ def judge_grafana(ctx: Reporter, name: str, facts: GrafanaFacts) -> None:
         ctx.log(f"grafana {name}: has no alerting rules of its own")
 
 
-def judge_delivery(ctx: Reporter, name: str, lost: Sequence[Firing], silent: Sequence[str], now: datetime) -> None:
+def judge_delivery(ctx: Context, name: str, lost: Sequence[Firing], silent: Sequence[str], now: datetime) -> None:
     """Whether what fires in one Prometheus is known to an Alertmanager. `silent` are those that did not answer."""
     what = f"prometheus {name}: alerts that Alertmanager does not know"
     told = named([alert.wording(now) for alert in lost])
@@ -128,7 +129,7 @@ def judge_delivery(ctx: Reporter, name: str, lost: Sequence[Firing], silent: Seq
     ctx.check(what, len(lost), equals=0, hint=hint)
 
 
-def judge_watchdog(ctx: Reporter, watchdog: str, alerts: Mapping[str, Sequence[Firing] | None]) -> None:
+def judge_watchdog(ctx: Context, watchdog: str, alerts: Mapping[str, Sequence[Firing] | None]) -> None:
     """The alert that always fires is known to all who should know it; None: who did not answer."""
     for told_by, firing in alerts.items():
         what = f"{told_by}: {watchdog}"
@@ -141,7 +142,7 @@ def judge_watchdog(ctx: Reporter, watchdog: str, alerts: Mapping[str, Sequence[F
 
 
 def judge_alerts(
-    ctx: Reporter, alerts: Sequence[Firing], unseen: Sequence[str], limits: AlertLimits, now: datetime
+    ctx: Context, alerts: Sequence[Firing], unseen: Sequence[str], limits: AlertLimits, now: datetime
 ) -> None:
     """What waits for somebody to take note. `unseen` are those who should have told and did not."""
     for severity, count in sorted(_by_severity(alerts, limits).items()):
@@ -163,7 +164,7 @@ def judge_alerts(
             ctx.check(what, len(found), warn_above=0, hint=hint)
 
 
-def judge_acknowledgements(ctx: Reporter, given: Sequence[Acknowledgement], limits: AlertLimits, now: datetime) -> None:
+def judge_acknowledgements(ctx: Context, given: Sequence[Acknowledgement], limits: AlertLimits, now: datetime) -> None:
     """Those of the params."""
     for one in given:
         if one.until <= now:

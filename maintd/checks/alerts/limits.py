@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from maintd.checks.reporter import Limits
+from maintd.checks.limits import Limits
 from maintd.units import Duration, Instant
 
 NO_SEVERITY = "none"

@@ -12,7 +12,7 @@ import httpx
 from maintd.checks.alerts.firing import Firing
 from maintd.checks.alerts.history import Alerts, fired
 from maintd.checks.alerts.limits import AlertLimits
-from maintd.checks.reporter import or_error
+from maintd.checks.collection import value_or_error
 from maintd.clients import alertmanager, prometheus
 from maintd.clients.alertmanager import Alert, Silence
 from maintd.clients.exposition import counted
@@ -63,8 +63,8 @@ def look_at_prometheus(target: PrometheusTarget, name: str, now: datetime) -> Pr
         rules=rules,
         firing=server.firing(),
         alertmanagers=server.alertmanagers(),
-        dropped=or_error(lambda: counted(server.own_metrics(), "prometheus_notifications_dropped_total")[""]),
-        day=or_error(lambda: fired(server, now - DAY, now)),
+        dropped=value_or_error(lambda: counted(server.own_metrics(), "prometheus_notifications_dropped_total")[""]),
+        day=value_or_error(lambda: fired(server, now - DAY, now)),
     )
 
 
@@ -72,10 +72,10 @@ def look_at_alertmanager(target: AlertmanagerTarget, name: str) -> AlertmanagerF
     """Raises TargetError when its alerts or silences cannot be had."""
     server = alertmanager.connect(target, name=name)
     alerts, silences = server.alerts(), server.silences()
-    text = or_error(server.own_metrics)
+    text = value_or_error(server.own_metrics)
 
     def of(metric: str) -> Mapping[str, float] | TargetError:
-        return text if isinstance(text, TargetError) else or_error(lambda: counted(text, metric, "integration"))
+        return text if isinstance(text, TargetError) else value_or_error(lambda: counted(text, metric, "integration"))
 
     return AlertmanagerFacts(
         alerts, silences, of("alertmanager_notifications_total"), of("alertmanager_notifications_failed_total")

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict
 from maintd.checks.backups.found import Backup, path_pattern
 from maintd.checks.backups.reading import Contents
 from maintd.checks.backups.tar import Member
-from maintd.checks.criteria import Criterion
 from maintd.clients.files import shown
+from maintd.job.criterion import Criterion
 from maintd.model.evidence import CheckStatus
 from maintd.units import Duration, Size
 

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from maintd.checks.assessment import Assessment
+from maintd.job.criterion import Criterion
 from maintd.reports import formats
 from maintd.reports.document import Finding, Mark
 from maintd.reports.forecast import MIN_DAYS, Forecast
@@ -45,15 +46,12 @@ def assess(item: Resource, grows_most: str = "") -> Iterator[Assessment]:
     area = _AREA.get(figure.kind, STORAGE)
     if figure.kind in _FULL and figure.percent is not None:
         warn, fail = _FULL[figure.kind]
+        used, capacity = formats.amount(figure.percent, "%"), formats.amount(figure.capacity or 0, figure.unit)
         yield Assessment(
             area,
             item.key,
-            f"{item.key} used",
-            round(figure.percent, 1),
-            "%",
-            at_most=fail,
-            warn_above=warn,
-            says=f"{formats.amount(figure.percent, '%')} of {formats.amount(figure.capacity or 0, figure.unit)} used",
+            Criterion(f"{item.key} used", round(figure.percent, 1), unit="%", at_most=fail, warn_above=warn),
+            meaning=f"{used} of {capacity} used",
             command=_command(item),
         )
     if figure.kind in _SOON and isinstance(item.outlook, Forecast) and figure.capacity:
@@ -65,12 +63,14 @@ def assess(item: Resource, grows_most: str = "") -> Iterator[Assessment]:
             yield Assessment(
                 area,
                 item.key,
-                f"{item.key} {what} in",
-                round(reach.earliest, 1),
-                "days",
-                at_least=fail_days,
-                warn_below=warn_days,
-                says=says,
+                Criterion(
+                    f"{item.key} {what} in",
+                    round(reach.earliest, 1),
+                    unit="days",
+                    at_least=fail_days,
+                    warn_below=warn_days,
+                ),
+                meaning=says,
                 command=_command(item),
             )
 
@@ -80,7 +80,7 @@ def unread(item: Resource) -> Assessment | None:
     figure = item.figure
     if figure.value is not None:
         return None
-    return Assessment(MEASURING, item.key, f"{item.key} measured", None, cause=figure.cause)
+    return Assessment(MEASURING, item.key, Criterion(f"{item.key} measured", unknown=figure.cause))
 
 
 def too_young(resources: Sequence[Resource]) -> Assessment | None:
@@ -89,7 +89,7 @@ def too_young(resources: Sequence[Resource]) -> Assessment | None:
     if not days or max(days) >= MIN_DAYS:
         return None
     cause = f"insufficient history: {max(days)} of {MIN_DAYS} days"
-    return Assessment(MEASURING, "forecasts", "forecasts", None, cause=cause, command="maintd next --days 1")
+    return Assessment(MEASURING, "forecasts", Criterion("forecasts", unknown=cause), command="maintd next --days 1")
 
 
 def held(past: Backtest) -> Assessment | None:
@@ -98,7 +98,7 @@ def held(past: Backtest) -> Assessment | None:
         return None
     says = "less than 60 % of last month's forecasts had what came in their P10–P90 band: doubt the dates"
     part = round(100 * past.inside, 1)
-    return Assessment(MEASURING, "forecasts", "forecasts that held", part, "%", warn_below=60, says=says)
+    return Assessment(MEASURING, "forecasts", Criterion("forecasts that held", part, unit="%", warn_below=60), says)
 
 
 def fullness(percent: float) -> Mark:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from maintd.checks.assessment import Assessment
 from maintd.checks.capacity.charts import forecast_chart, rate_chart, together
 from maintd.checks.capacity.limits import COST, MEASURING, MEMORY, NETWORK, STORAGE, fullness, opportunities
+from maintd.model.evidence import CheckStatus
 from maintd.reports import formats
 from maintd.reports.document import Cell, Chart, Document, Line, Mark, Section, Table, columns, number, origin, told
 from maintd.reports.document import line as stated
@@ -28,7 +29,7 @@ _METHOD = (
 
 def build(resources: Sequence[Resource], assessments: Sequence[Assessment], past: Backtest, now: datetime) -> Document:
     """The whole report of what was collected at `now`."""
-    findings = [item.finding for item in assessments if item.mark != "ok"] + opportunities(resources)
+    findings = [item.finding for item in assessments if item.status is not CheckStatus.OK] + opportunities(resources)
     order = {"fail": 0, "unknown": 1, "warn": 2}
     return Document(
         kind="capacity",

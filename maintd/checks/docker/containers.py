@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from maintd.checks.reporter import Limits, Reporter, grown
+from maintd.checks.limits import Limits
 from maintd.clients import docker
 from maintd.clients.docker import Container
+from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
 from maintd.model.target import DockerTarget
 
@@ -35,7 +36,7 @@ def look(target: DockerTarget, name: str) -> ContainerFacts:
         return ContainerFacts(tuple(engine.containers(target.project)))
 
 
-def judge(ctx: Reporter, name: str, facts: ContainerFacts, target: DockerTarget, limits: ContainerLimits) -> None:
+def judge(ctx: Context, name: str, facts: ContainerFacts, target: DockerTarget, limits: ContainerLimits) -> None:
     """Checks and measures of one engine's containers. They are told apart by compose's labels, never by name."""
     subject = f"docker {name}"
     ctx.check(
@@ -68,7 +69,7 @@ def _ended_by_design(container: Container, target: DockerTarget) -> bool:
     )
 
 
-def _judge_one_shot(ctx: Reporter, subject: str, container: Container) -> None:
+def _judge_one_shot(ctx: Context, subject: str, container: Container) -> None:
     what = f"{subject}: {container.label} ended"
     if container.state == "running":
         ctx.log(f"{what}: not yet, it runs")
@@ -77,7 +78,7 @@ def _judge_one_shot(ctx: Reporter, subject: str, container: Container) -> None:
     ctx.check(what, observed, equals="exit code 0", hint=f"docker logs {container.name}")
 
 
-def _judge_lasting(ctx: Reporter, subject: str, name: str, container: Container, limits: ContainerLimits) -> None:
+def _judge_lasting(ctx: Context, subject: str, name: str, container: Container, limits: ContainerLimits) -> None:
     what = f"{subject}: {container.label}"
     logs = f"docker logs --tail 50 {container.name}"
     ended = container.state in ("exited", "dead")
@@ -116,9 +117,9 @@ def _judge_lasting(ctx: Reporter, subject: str, name: str, container: Container,
 
 
 def _judge_restarts(
-    ctx: Reporter, what: str, name: str, container: Container, limits: ContainerLimits, hint: str
+    ctx: Context, what: str, name: str, container: Container, limits: ContainerLimits, hint: str
 ) -> None:
-    new = grown(ctx, "restarts_total", container.restart_count, engine=name, service=container.label)
+    new = ctx.increase("restarts_total", container.restart_count, engine=name, service=container.label)
     if new is None:  # at first sight it is not known when they were
         ctx.check(f"{what} new restarts", container.restart_count, warn_above=0, hint=hint)
     else:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from maintd.checks.reporter import Reporter
+from maintd.job.context import Context
 
 AS_OF = date(2026, 9, 17)
 """The day of the newest of the data."""
@@ -220,7 +220,7 @@ def support(found: Software, more: Mapping[str, Mapping[str, date]] | None = Non
 
 
 def judge(
-    ctx: Reporter,
+    ctx: Context,
     service: str,
     found: Software,
     more: Mapping[str, Mapping[str, date]],

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from maintd.checks.reporter import Limits, Reporter, or_error, unanswered
+from maintd.checks.collection import value_or_error
+from maintd.checks.limits import Limits
 from maintd.clients import host
 from maintd.clients.filesystems import Usage, usages
 from maintd.errors import TargetError
+from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
 from maintd.model.target import HostTarget
 
@@ -51,11 +53,11 @@ class HostFacts:
 def look(target: HostTarget, name: str) -> HostFacts:
     """Read everything; only the file systems can take long, each the target's timeout at most."""
     machine = host.connect(target, name=name)
-    mounts = or_error(machine.mounts)
+    mounts = value_or_error(machine.mounts)
     points = set() if isinstance(mounts, TargetError) else {mount.point for mount in mounts}
     return HostFacts(
-        memory=or_error(machine.memory),
-        load=or_error(machine.load),
+        memory=value_or_error(machine.memory),
+        load=value_or_error(machine.load),
         pressure=machine.pressure(),
         mounts=mounts if isinstance(mounts, TargetError) else list(usages(mounts, target.timeout)),
         not_mounted=()
@@ -64,14 +66,14 @@ def look(target: HostTarget, name: str) -> HostFacts:
     )
 
 
-def judge(ctx: Reporter, name: str, facts: HostFacts, limits: HostLimits) -> None:
+def judge(ctx: Context, name: str, facts: HostFacts, limits: HostLimits) -> None:
     """Checks and measures of one host."""
     subject = f"host {name}"
     _memory(ctx, subject, name, facts.memory, limits)
     _load(ctx, subject, name, facts.load, limits)
     _pressure(ctx, subject, name, facts.pressure, limits)
     if isinstance(facts.mounts, TargetError):
-        unanswered(ctx, f"{subject}: file systems", facts.mounts)
+        ctx.report_error(f"{subject}: file systems", facts.mounts)
         return
     for point in facts.not_mounted:
         ctx.fail(
@@ -84,9 +86,9 @@ def judge(ctx: Reporter, name: str, facts: HostFacts, limits: HostLimits) -> Non
         _mount(ctx, subject, name, mount, usage, limits)
 
 
-def _memory(ctx: Reporter, subject: str, name: str, seen: host.Memory | TargetError, limits: HostLimits) -> None:
+def _memory(ctx: Context, subject: str, name: str, seen: host.Memory | TargetError, limits: HostLimits) -> None:
     if isinstance(seen, TargetError):
-        unanswered(ctx, f"{subject}: memory available", seen)
+        ctx.report_error(f"{subject}: memory available", seen)
         return
     ctx.check(
         f"{subject}: memory available",
@@ -109,9 +111,9 @@ def _memory(ctx: Reporter, subject: str, name: str, seen: host.Memory | TargetEr
         ctx.measure("swap_used_bytes", seen.swap_total - seen.swap_free, "B", host=name)
 
 
-def _load(ctx: Reporter, subject: str, name: str, seen: host.Load | TargetError, limits: HostLimits) -> None:
+def _load(ctx: Context, subject: str, name: str, seen: host.Load | TargetError, limits: HostLimits) -> None:
     if isinstance(seen, TargetError):
-        unanswered(ctx, f"{subject}: load per CPU", seen)
+        ctx.report_error(f"{subject}: load per CPU", seen)
         return
     ctx.check(
         f"{subject}: load per CPU",
@@ -122,7 +124,7 @@ def _load(ctx: Reporter, subject: str, name: str, seen: host.Load | TargetError,
     ctx.measure("load_5m", seen.five, host=name)
 
 
-def _pressure(ctx: Reporter, subject: str, name: str, seen: list[host.Pressure], limits: HostLimits) -> None:
+def _pressure(ctx: Context, subject: str, name: str, seen: list[host.Pressure], limits: HostLimits) -> None:
     if not seen:
         ctx.log(f"{subject}: this kernel does not tell its pressure (psi=1 at boot turns it on)")
     bounds = {
@@ -146,11 +148,11 @@ def _pressure(ctx: Reporter, subject: str, name: str, seen: list[host.Pressure],
 
 
 def _mount(
-    ctx: Reporter, subject: str, name: str, mount: host.Mount, usage: Usage | TargetError, limits: HostLimits
+    ctx: Context, subject: str, name: str, mount: host.Mount, usage: Usage | TargetError, limits: HostLimits
 ) -> None:
     if isinstance(usage, TargetError):
         # Not to see through a mount, as in a sidecar without propagation, is not a fault of the file system.
-        unanswered(ctx, f"{subject}: {mount.point} used", usage, unseen=frozenset({"denied", "partial"}))
+        ctx.report_error(f"{subject}: {mount.point} used", usage, not_observed=frozenset({"denied", "partial"}))
         return
     ctx.check(
         f"{subject}: {mount.point} used",

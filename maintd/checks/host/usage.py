@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
+from maintd.checks.collection import value_or_error
 from maintd.checks.docker import stats as containers
-from maintd.checks.reporter import Limits, Reporter, or_error, unanswered
+from maintd.checks.limits import Limits
 from maintd.clients import docker, host
 from maintd.clients.cgroup import OwnLimit, own_memory
 from maintd.clients.clock_sync import TimeSync, time_sync
 from maintd.clients.docker import Container
 from maintd.errors import TargetError
+from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
 from maintd.model.target import DockerTarget, HostTarget
 from maintd.units import Duration, Size
@@ -73,15 +75,15 @@ class EngineUse:
 def look_at_host(target: HostTarget, name: str, interval: timedelta) -> HostUse:
     """Takes as long as the interval."""
     machine = host.connect(target, name=name)
-    first = or_error(machine.counters)
+    first = value_or_error(machine.counters)
     time.sleep(interval.total_seconds())
-    second = or_error(machine.counters)
+    second = value_or_error(machine.counters)
     rates: Mapping[str, float] | TargetError
     if isinstance(first, TargetError):
         rates = first
     else:
         rates = second if isinstance(second, TargetError) else host.rates(first, second)
-    return HostUse(rates, machine.gauges(), own_memory() if machine.local else None, or_error(time_sync))
+    return HostUse(rates, machine.gauges(), own_memory() if machine.local else None, value_or_error(time_sync))
 
 
 def look_at_engine(target: DockerTarget, name: str, interval: timedelta) -> EngineUse:
@@ -102,14 +104,14 @@ def _use(
             return taken
     assert isinstance(first, containers.Sample)
     assert isinstance(second, containers.Sample)
-    return or_error(lambda: containers.use(container, first, second))
+    return value_or_error(lambda: containers.use(container, first, second))
 
 
-def judge_host(ctx: Reporter, name: str, use: HostUse, limits: HostUseLimits) -> None:
+def judge_host(ctx: Context, name: str, use: HostUse, limits: HostUseLimits) -> None:
     """Checks and measures of what one host does."""
     subject = f"host {name}"
     if isinstance(use.rates, TargetError):
-        unanswered(ctx, f"{subject}: CPU used", use.rates)
+        ctx.report_error(f"{subject}: CPU used", use.rates)
     else:
         cpu = use.rates["cpu"]
         hint = "see what runs: top"
@@ -141,9 +143,9 @@ def judge_host(ctx: Reporter, name: str, use: HostUse, limits: HostUseLimits) ->
     _clock(ctx, subject, use.clock, limits)
 
 
-def _clock(ctx: Reporter, subject: str, clock: TimeSync | TargetError, limits: HostUseLimits) -> None:
+def _clock(ctx: Context, subject: str, clock: TimeSync | TargetError, limits: HostUseLimits) -> None:
     if isinstance(clock, TargetError):
-        unanswered(ctx, f"{subject}: clock offset", clock)
+        ctx.report_error(f"{subject}: clock offset", clock)
         return
     synchronised = ctx.check(
         f"{subject}: clock synchronised",
@@ -163,7 +165,7 @@ def _clock(ctx: Reporter, subject: str, clock: TimeSync | TargetError, limits: H
         )
 
 
-def judge_engine(ctx: Reporter, name: str, use: EngineUse, limits: ContainerUseLimits) -> None:
+def judge_engine(ctx: Context, name: str, use: EngineUse, limits: ContainerUseLimits) -> None:
     """Checks and measures of what one engine's containers use. What has no limit has no percentage."""
     subject = f"docker {name}"
     if not use.uses:
@@ -182,9 +184,7 @@ def judge_engine(ctx: Reporter, name: str, use: EngineUse, limits: ContainerUseL
             ctx.measure("container_throttled_percent", seen.throttled_percent, "%", **labels)
 
 
-def _of_limits(
-    ctx: Reporter, what: str, container: Container, seen: containers.Use, limits: ContainerUseLimits
-) -> None:
+def _of_limits(ctx: Context, what: str, container: Container, seen: containers.Use, limits: ContainerUseLimits) -> None:
     unlimited = [
         name for name, limit in (("memory", container.memory_limit), ("CPU", container.cpu_limit)) if not limit
     ]

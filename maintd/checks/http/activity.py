@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from maintd.checks.reporter import Limits, Reporter
+from maintd.checks.limits import Limits
+from maintd.job.context import Context
 
 _WEEK = timedelta(days=7)
 
@@ -27,7 +28,7 @@ def same_weekdays(now: datetime, weeks: int) -> list[datetime]:
     return [now - _WEEK * week for week in range(1, weeks + 1)]
 
 
-def compare(ctx: Reporter, limits: ActivityLimits, what: str, current: float, earlier: Sequence[float]) -> None:
+def compare(ctx: Context, limits: ActivityLimits, what: str, current: float, earlier: Sequence[float]) -> None:
     """The check of one kind of activity. Without any earlier there is nothing to compare with, and it says so."""
     usual = statistics.median(earlier) if earlier else 0
     ctx.log(

@@ -8,9 +8,10 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from maintd.checks.reporter import Limits, Reporter
+from maintd.checks.limits import Limits
 from maintd.clients import http
 from maintd.errors import TargetError
+from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
 from maintd.model.target import HttpTarget
 
@@ -50,7 +51,7 @@ def look(target: HttpTarget) -> Mapping[str, Any]:
     return figures
 
 
-def judge(ctx: Reporter, figures: Mapping[str, Any], limits: FigureLimits, today: date) -> None:
+def judge(ctx: Context, figures: Mapping[str, Any], limits: FigureLimits, today: date) -> None:
     """Checks and measures of one answer."""
     for field in dict.fromkeys((*limits.numbers, *limits.positive)):
         value = finite(figures.get(field))

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from maintd.checks.reporter import Limits, Reporter, unanswered
+from maintd.checks.limits import Limits
 from maintd.clients import http
 from maintd.errors import MaintdError, TargetError
+from maintd.job.context import Context
 from maintd.model.evidence import Scalar
 from maintd.model.target import HttpTarget
 
@@ -54,7 +55,7 @@ def look(target: HttpTarget, limits: HttpLimits) -> ServiceFacts:
     return ServiceFacts(answer, (answer.latency, *more))
 
 
-def judge(ctx: Reporter, name: str, facts: ServiceFacts, target: HttpTarget) -> None:
+def judge(ctx: Context, name: str, facts: ServiceFacts, target: HttpTarget) -> None:
     """Checks and measures of one service. The status alone is never believed where the body says more."""
     subject = f"http {name}"
     answer = facts.answer
@@ -85,14 +86,14 @@ def judge(ctx: Reporter, name: str, facts: ServiceFacts, target: HttpTarget) -> 
     ctx.measure("service_up", well, service=name)
 
 
-def judge_silence(ctx: Reporter, name: str, error: MaintdError, target: HttpTarget) -> None:
+def judge_silence(ctx: Context, name: str, error: MaintdError, target: HttpTarget) -> None:
     """A service that gave no answer is down, whatever kept it from answering."""
-    unanswered(ctx, f"http {name}: answers", error, expected=f"{target.status}")
+    ctx.report_error(f"http {name}: answers", error, expected=f"{target.status}")
     if isinstance(error, TargetError):
         ctx.measure("service_up", 0, service=name)
 
 
-def _body(ctx: Reporter, name: str, answer: http.Answer, target: HttpTarget, *, must_be_json: bool) -> bool:
+def _body(ctx: Context, name: str, answer: http.Answer, target: HttpTarget, *, must_be_json: bool) -> bool:
     subject, well = f"http {name}", True
     if target.expect_text is not None:
         found = target.expect_text in answer.text

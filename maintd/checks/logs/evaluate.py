@@ -8,10 +8,11 @@ from statistics import median
 
 from pydantic import Field
 
+from maintd.checks.limits import Limits
 from maintd.checks.logs.denied_requests import Denials
 from maintd.checks.logs.review import DAY, LoginReview, Success
 from maintd.checks.logs.tampering import Extent, Verdict, verdict
-from maintd.checks.reporter import Limits, Reporter
+from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
 from maintd.units import Duration
 
@@ -55,7 +56,7 @@ class RequestLimits(Limits):
 
 
 def judge_logins(
-    ctx: Reporter, review: LoginReview, since: datetime, known: set[tuple[str, str, str]] | None, limits: LoginLimits
+    ctx: Context, review: LoginReview, since: datetime, known: set[tuple[str, str, str]] | None, limits: LoginLimits
 ) -> None:
     """Checks and measures of what was read; `known` are the sources of earlier successes, None at the first review."""
     busiest = review.busiest(_NAMED)
@@ -93,7 +94,7 @@ def judge_logins(
     ctx.measure("auth_distinct_source_ips", review.all_of_source.distinct)
 
 
-def _judge_sources(ctx: Reporter, successes: Sequence[Success], known: set[tuple[str, str, str]] | None) -> None:
+def _judge_sources(ctx: Context, successes: Sequence[Success], known: set[tuple[str, str, str]] | None) -> None:
     new: dict[tuple[str, str, str], Success] = {}
     for item in successes:
         user, source, key = item.who
@@ -108,7 +109,7 @@ def _judge_sources(ctx: Reporter, successes: Sequence[Success], known: set[tuple
 
 
 def judge_log(
-    ctx: Reporter, newest: datetime | None, lines: int, unparsed: int, now: datetime, limits: LoginLimits
+    ctx: Context, newest: datetime | None, lines: int, unparsed: int, now: datetime, limits: LoginLimits
 ) -> None:
     """Whether the log of logins speaks, and is understood."""
     what = "logins: last line of the log"
@@ -125,7 +126,7 @@ def judge_log(
     ctx.measure("log_lines_unparsed_ratio", percent / 100)
 
 
-def judge_extents(ctx: Reporter, log: str, now: Sequence[Extent]) -> None:
+def judge_extents(ctx: Context, log: str, now: Sequence[Extent]) -> None:
     """Whether the log still holds what it held at the last run, and how it is now."""
     labels = {"log": log}
     before = [ctx.last(name, None, **labels) for name in ("log_inode", "log_size", "log_head")]
@@ -151,7 +152,7 @@ _ADVICE: Mapping[Verdict, str] = {
 }
 
 
-def judge_requests(ctx: Reporter, found: Denials, usual: Sequence[float], limits: RequestLimits) -> None:
+def judge_requests(ctx: Context, found: Denials, usual: Sequence[float], limits: RequestLimits) -> None:
     """Checks and measures of denied requests; `usual` are the numbers of earlier days."""
     days = (found.until - found.since) / DAY
     per_day = found.total / days
@@ -180,7 +181,7 @@ def judge_requests(ctx: Reporter, found: Denials, usual: Sequence[float], limits
     ctx.measure("api_denied_total_24h", per_day)
 
 
-def judge_hearing(ctx: Reporter, found: Denials, services: Sequence[str], now: datetime, limits: RequestLimits) -> None:
+def judge_hearing(ctx: Context, found: Denials, services: Sequence[str], now: datetime, limits: RequestLimits) -> None:
     """Whether logs speak at all, and those of each service named."""
     what = "requests: last line of the logs"
     if found.newest is None or now - found.newest > limits.silent:

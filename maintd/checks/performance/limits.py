@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from maintd.checks.assessment import Assessment
+from maintd.job.criterion import Criterion
 from maintd.reports import formats
 from maintd.reports.document import low
 from maintd.reports.figure import Figure, Track
@@ -53,14 +54,15 @@ def assess(figures: Sequence[Figure], tracks: Sequence[Track], limits: Limits) -
             yield from _leak(figure, tracks)
         elif figure.kind == "paths" and figure.value > 500:
             says = f"{figure.value:.0f} values of the path label: it holds ids; label requests by their route instead"
-            yield Assessment(MONITORING, "paths", "paths", figure.value, warn_above=500, says=says)
+            yield Assessment(MONITORING, "paths", Criterion("paths", figure.value, warn_above=500), says)
         elif figure.kind == "alert" and figure.value >= _FLAPS:
             says = f"fired {figure.value:.0f} times: let it wait longer (its `for`), or cure what it tells"
-            name = f"alert {figure.name} fired"
-            yield Assessment(MONITORING, figure.name, name, figure.value, warn_above=_FLAPS - 1, says=says)
+            fired = Criterion(f"alert {figure.name} fired", figure.value, warn_above=_FLAPS - 1)
+            yield Assessment(MONITORING, figure.name, fired, says)
         elif figure.kind == "alerts" and figure.name == "critical":
             says = f"fired: {figure.value:.0f}; see the table of alerts"
-            yield Assessment(OPTIMIZATION, "critical alerts", "critical alerts", figure.value, warn_above=0, says=says)
+            critical = Criterion("critical alerts", figure.value, warn_above=0)
+            yield Assessment(OPTIMIZATION, "critical alerts", critical, says)
         elif figure.kind.startswith("query "):
             yield from _query(figure, days=figure.kind not in days_told)
             days_told.add(figure.kind)
@@ -70,7 +72,7 @@ def _unknown(figure: Figure, cause: str) -> Assessment:
     subject = f"{figure.kind} of {figure.name}"
     of_sql = figure.kind.startswith("query ")
     says = "correct the query or its needs" if of_sql else "see whether its targets are scraped and answer: /targets"
-    return Assessment(MONITORING, subject, subject, None, figure.unit, cause=cause, says=says)
+    return Assessment(MONITORING, subject, Criterion(subject, unknown=cause), says)
 
 
 def _latency(figure: Figure, limits: Limits) -> Iterator[Assessment]:
@@ -79,22 +81,26 @@ def _latency(figure: Figure, limits: Limits) -> Iterator[Assessment]:
     yield Assessment(
         OPTIMIZATION,
         figure.name,
-        f"latency p95 of {figure.name}",
-        value * (1.0001 if figure.at_least else 1),  # above its bucket's bound, as far as is known
-        "s",
-        at_most=limits.latency_fail,
-        warn_above=limits.latency_warn,
-        says=f"its p95 is {more}{formats.amount(value, 's')}; see the slowest paths",
+        Criterion(
+            f"latency p95 of {figure.name}",
+            value * (1.0001 if figure.at_least else 1),  # above its bucket's bound, as far as is known
+            unit="s",
+            at_most=limits.latency_fail,
+            warn_above=limits.latency_warn,
+        ),
+        meaning=f"its p95 is {more}{formats.amount(value, 's')}; see the slowest paths",
     )
     if figure.before is not None and value - figure.before > _WORSE_SECONDS:
         yield Assessment(
             OPTIMIZATION,
             figure.name,
-            f"latency p95 of {figure.name} against the week before",
-            round(100 * value / figure.before, 1) if figure.before else 1000.0,
-            "%",
-            warn_above=100 * _WORSE,
-            says=f"p95 went from {formats.amount(figure.before, 's')} to {more}{formats.amount(value, 's')}",
+            Criterion(
+                f"latency p95 of {figure.name} against the week before",
+                round(100 * value / figure.before, 1) if figure.before else 1000.0,
+                unit="%",
+                warn_above=100 * _WORSE,
+            ),
+            meaning=f"p95 went from {formats.amount(figure.before, 's')} to {more}{formats.amount(value, 's')}",
             command="maintd history",
         )
 
@@ -104,12 +110,14 @@ def _errors(figure: Figure, limits: Limits) -> Assessment:
     return Assessment(
         OPTIMIZATION,
         figure.name,
-        f"errors of {figure.name}",
-        round(value, 3),
-        "%",
-        at_most=limits.errors_fail,
-        warn_above=limits.errors_warn,
-        says=f"{formats.amount(value, '%')} of requests failed",
+        Criterion(
+            f"errors of {figure.name}",
+            round(value, 3),
+            unit="%",
+            at_most=limits.errors_fail,
+            warn_above=limits.errors_warn,
+        ),
+        meaning=f"{formats.amount(value, '%')} of requests failed",
         command=f"docker logs --since 24h {figure.name.partition(':')[0]}",
     )
 
@@ -129,11 +137,8 @@ def _leak(figure: Figure, tracks: Sequence[Track]) -> Iterator[Assessment]:
         yield Assessment(
             CAPACITY,
             figure.name,
-            f"memory growth of {figure.name}",
-            round(percent, 2),
-            "% a day",
-            warn_above=_LEAK_PERCENT,
-            says=f"its memory grows by {formats.amount(slope, 'B')} a day since its last start: a leak, or a cache",
+            Criterion(f"memory growth of {figure.name}", round(percent, 2), unit="% a day", warn_above=_LEAK_PERCENT),
+            meaning=f"its memory grows by {formats.amount(slope, 'B')} a day since its last start: a leak, or a cache",
             command="docker stats --no-stream",
         )
 
@@ -145,11 +150,8 @@ def _query(figure: Figure, *, days: bool) -> Iterator[Assessment]:
         yield Assessment(
             MONITORING,
             query,
-            f"days of {query}",
-            round(100 * figure.coverage, 1),
-            "%",
-            warn_below=100,
-            says=f"only {formats.share(figure.coverage)} of the days have data: was its source down on the others?",
+            Criterion(f"days of {query}", round(100 * figure.coverage, 1), unit="%", warn_below=100),
+            meaning=f"only {formats.share(figure.coverage)} of the days have data: was its source down on the others?",
         )
     if "median" in figure.details:
         usual = figure.details["median"]
@@ -158,9 +160,11 @@ def _query(figure: Figure, *, days: bool) -> Iterator[Assessment]:
         yield Assessment(
             OPTIMIZATION,
             title,
-            f"{title} against earlier weeks",
-            round(abs(value - usual) / (1.4826 * scatter), 1),
-            "scatters",
-            warn_above=_UNUSUAL,
-            says=f"{formats.amount(value, figure.unit)}, where {formats.amount(usual, figure.unit)} is usual",
+            Criterion(
+                f"{title} against earlier weeks",
+                round(abs(value - usual) / (1.4826 * scatter), 1),
+                unit="scatters",
+                warn_above=_UNUSUAL,
+            ),
+            meaning=f"{formats.amount(value, figure.unit)}, where {formats.amount(usual, figure.unit)} is usual",
         )

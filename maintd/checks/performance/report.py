@@ -8,6 +8,7 @@ from datetime import datetime
 
 from maintd.checks.assessment import Assessment
 from maintd.checks.performance.limits import CAPACITY, MONITORING, OPTIMIZATION
+from maintd.model.evidence import CheckStatus
 from maintd.reports import charts, formats
 from maintd.reports.document import (
     Cell,
@@ -50,7 +51,7 @@ def build(
     now: datetime,
 ) -> Document:
     """The whole report. `title` heads what the database says, `names` are the titles of its queries."""
-    findings = [item.finding for item in assessments if item.mark != "ok"]
+    findings = [item.finding for item in assessments if item.status is not CheckStatus.OK]
     order = {"fail": 0, "unknown": 1, "warn": 2}
     return Document(
         kind="performance",

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from maintd.checks.criteria import Criterion
 from maintd.checks.postgres.blockers import Holder
 from maintd.checks.postgres.tables import Table
 from maintd.clients.postgres import Postgres, Row
+from maintd.job.criterion import Criterion
 from maintd.model.evidence import CheckStatus
 
 ANALYZE_EVERY = timedelta(days=7)

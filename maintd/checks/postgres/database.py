@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from maintd.checks.criteria import Criterion
 from maintd.checks.postgres import indexes, relations
 from maintd.checks.postgres.indexes import Index
 from maintd.clients.postgres import Row
+from maintd.job.criterion import Criterion
 from maintd.model.evidence import CheckStatus
 from maintd.units import format_size
 

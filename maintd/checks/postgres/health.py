@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from maintd.checks.reporter import Limits, Reporter, grown, unanswered
+from maintd.checks.limits import Limits
 from maintd.clients import postgres
 from maintd.errors import TargetError
+from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
 from maintd.model.target import PostgresTarget
 from maintd.units import Duration, Size
@@ -117,12 +118,12 @@ def look(target: PostgresTarget, name: str, job: str) -> PostgresFacts:
     return PostgresFacts(answers, offset)
 
 
-def judge(ctx: Reporter, name: str, facts: PostgresFacts, limits: PostgresLimits) -> None:
+def judge(ctx: Context, name: str, facts: PostgresFacts, limits: PostgresLimits) -> None:
     """Checks and measures of one server."""
     subject = f"postgres {name}"
     server = facts.answers["server"]
     if isinstance(server, TargetError):
-        unanswered(ctx, f"{subject}: answers", server)
+        ctx.report_error(f"{subject}: answers", server)
         return
     state = server[0]
     ctx.check(f"{subject}: answers", "standby" if state["standby"] else "primary", one_of=("primary", "standby"))
@@ -135,7 +136,7 @@ def judge(ctx: Reporter, name: str, facts: PostgresFacts, limits: PostgresLimits
             warn_above=limits.clock_warn,
             hint="is time synchronised on both hosts? timedatectl",
         )
-    judges: Mapping[str, tuple[str, Callable[[Reporter, str, str, Rows, PostgresLimits], None]]] = {
+    judges: Mapping[str, tuple[str, Callable[[Context, str, str, Rows, PostgresLimits], None]]] = {
         "connections": ("connections used", _connections),
         "sessions": ("oldest transaction", _sessions),
         "blocked": ("longest wait for a lock", _blocked),
@@ -157,7 +158,7 @@ def judge(ctx: Reporter, name: str, facts: PostgresFacts, limits: PostgresLimits
             judge_rows(ctx, subject, name, rows, limits)
 
 
-def _connections(ctx: Reporter, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
+def _connections(ctx: Context, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
     used, most = rows[0]["used"], max(rows[0]["most"], 1)
     ctx.check(
         f"{subject}: connections used",
@@ -170,7 +171,7 @@ def _connections(ctx: Reporter, subject: str, name: str, rows: Rows, limits: Pos
     ctx.measure("pg_connections_ratio", used / most, "", server=name)
 
 
-def _sessions(ctx: Reporter, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
+def _sessions(ctx: Context, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
     for what, key, pid, fail, warn in (
         ("oldest transaction", "oldest", "oldest_pid", limits.transaction_fail, limits.transaction_warn),
         ("idle in transaction", "idle", "idle_pid", limits.idle_fail, limits.idle_warn),
@@ -186,7 +187,7 @@ def _sessions(ctx: Reporter, subject: str, name: str, rows: Rows, limits: Postgr
     ctx.measure("pg_longest_xact_seconds", rows[0]["oldest"], "s", server=name)
 
 
-def _blocked(ctx: Reporter, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
+def _blocked(ctx: Context, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
     count, blockers = rows[0]["count"], rows[0]["blockers"]
     ctx.check(
         f"{subject}: longest wait for a lock",
@@ -198,11 +199,11 @@ def _blocked(ctx: Reporter, subject: str, name: str, rows: Rows, limits: Postgre
     ctx.measure("pg_blocked_sessions", count, "", server=name)
 
 
-def _damage(ctx: Reporter, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
+def _damage(ctx: Context, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
     if not rows[0]["looked_for"]:
         ctx.log(f"{subject}: data checksums are off, so damaged pages are not noticed (pg_checksums --enable)")
         return
-    new = grown(ctx, "pg_checksum_failures", rows[0]["count"], server=name)
+    new = ctx.increase("pg_checksum_failures", rows[0]["count"], server=name)
     ctx.check(
         f"{subject}: new checksum failures",
         rows[0]["count"] if new is None else new,
@@ -211,7 +212,7 @@ def _damage(ctx: Reporter, subject: str, name: str, rows: Rows, limits: Postgres
     )
 
 
-def _archiver(ctx: Reporter, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
+def _archiver(ctx: Context, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
     seen = rows[0]
     if not seen["wanted"]:
         return
@@ -221,12 +222,12 @@ def _archiver(ctx: Reporter, subject: str, name: str, rows: Rows, limits: Postgr
         equals="works",
         hint="WAL piles up until the disk is full: run archive_command by hand, look at the server's log",
     )
-    new = grown(ctx, "pg_archive_failures", seen["failed_count"], server=name)
+    new = ctx.increase("pg_archive_failures", seen["failed_count"], server=name)
     if new is not None:
         ctx.check(f"{subject}: new archive failures", new, warn_above=0, hint="look at the server's log")
 
 
-def _slots(ctx: Reporter, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
+def _slots(ctx: Context, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
     for slot in rows:
         what = f"{subject}: slot {slot['slot_name']}"
         status = slot["wal_status"] or "none"
@@ -244,7 +245,7 @@ def _slots(ctx: Reporter, subject: str, name: str, rows: Rows, limits: PostgresL
         ctx.measure("pg_slot_retained_bytes", retained, "B", server=name, slot=str(slot["slot_name"]))
 
 
-def _settings(ctx: Reporter, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
+def _settings(ctx: Context, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
     names = ", ".join(str(row["name"]) for row in rows)
     ctx.check(
         f"{subject}: settings waiting for a restart",
@@ -255,7 +256,7 @@ def _settings(ctx: Reporter, subject: str, name: str, rows: Rows, limits: Postgr
     )
 
 
-def _ages(ctx: Reporter, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
+def _ages(ctx: Context, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
     percent = 100 * rows[0]["age"] / _WRAP
     ctx.check(
         f"{subject}: transaction ids used up",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from maintd.checks.reporter import Reporter, unanswered
 from maintd.clients import alertmanager, prometheus
 from maintd.errors import TargetError
+from maintd.job.context import Context
 from maintd.model.target import AlertmanagerTarget, PrometheusTarget
 
 _NAMED = 10  # names in a hint
@@ -40,12 +40,12 @@ def look_at_alertmanager(target: AlertmanagerTarget, name: str) -> None:
     alertmanager.connect(target, name=name).ready()
 
 
-def judge(ctx: Reporter, name: str, facts: PrometheusFacts) -> None:
+def judge(ctx: Context, name: str, facts: PrometheusFacts) -> None:
     """Checks and measures of one Prometheus."""
     subject = f"prometheus {name}"
     ctx.check(f"{subject}: answers", "ready", equals="ready")
     if isinstance(facts.targets, TargetError):
-        unanswered(ctx, f"{subject}: targets down", facts.targets)
+        ctx.report_error(f"{subject}: targets down", facts.targets)
     elif not facts.targets:
         ctx.unknown(f"{subject}: targets down", "empty: it scrapes nothing", hint="write scrape_configs")
     else:
@@ -57,14 +57,14 @@ def judge(ctx: Reporter, name: str, facts: PrometheusFacts) -> None:
         if new:
             ctx.log(f"{subject}: {new} of {len(facts.targets)} targets were not scraped yet")
     if isinstance(facts.rules, TargetError):
-        unanswered(ctx, f"{subject}: rules that fail", facts.rules)
+        ctx.report_error(f"{subject}: rules that fail", facts.rules)
     else:
         broken = [rule for rule in facts.rules if rule.health == "err"]
         named = _named([f"{rule.group} {rule.name}: {rule.last_error}" for rule in broken])
         ctx.check(f"{subject}: rules that fail", len(broken), equals=0, hint=named)
 
 
-def judge_alertmanager(ctx: Reporter, name: str) -> None:
+def judge_alertmanager(ctx: Context, name: str) -> None:
     """The check of one Alertmanager that is ready."""
     ctx.check(f"alertmanager {name}: answers", "ready", equals="ready")
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from maintd.checks.reporter import Limits, Reporter, grown, unanswered
+from maintd.checks.limits import Limits
 from maintd.clients import redis
 from maintd.errors import TargetError
+from maintd.job.context import Context
 from maintd.model.target import RedisTarget
 from maintd.units import Duration
 
@@ -126,12 +127,12 @@ def _age(entry_id: str) -> timedelta | None:
     return timedelta(seconds=age) if 0 <= age < 10 * 365 * 86400 else None
 
 
-def judge(ctx: Reporter, name: str, facts: RedisFacts, limits: RedisLimits) -> None:
+def judge(ctx: Context, name: str, facts: RedisFacts, limits: RedisLimits) -> None:
     """Checks and measures of one server."""
     subject = f"redis {name}"
     ctx.check(f"{subject}: answers", "PONG", equals="PONG")
     if isinstance(facts.info, TargetError):
-        unanswered(ctx, f"{subject}: INFO", facts.info)
+        ctx.report_error(f"{subject}: INFO", facts.info)
     else:
         _persistence(ctx, subject, facts.info)
         _room(ctx, subject, name, facts.info, limits)
@@ -142,7 +143,7 @@ def judge(ctx: Reporter, name: str, facts: RedisFacts, limits: RedisLimits) -> N
             _judge_stream(ctx, subject, name, seen, limits)
 
 
-def _persistence(ctx: Reporter, subject: str, info: Info) -> None:
+def _persistence(ctx: Context, subject: str, info: Info) -> None:
     ctx.check(f"{subject}: loading", info.get("loading", 0), equals=0, hint="it serves when it has loaded its data")
     hint = "it cannot save: look at its disk and its log; writes may be refused (MISCONF)"
     checks = {"last background save": "rdb_last_bgsave_status"}
@@ -157,7 +158,7 @@ def _persistence(ctx: Reporter, subject: str, info: Info) -> None:
         )
 
 
-def _room(ctx: Reporter, subject: str, name: str, info: Info, limits: RedisLimits) -> None:
+def _room(ctx: Context, subject: str, name: str, info: Info, limits: RedisLimits) -> None:
     used, most = _number(info, "used_memory"), _number(info, "maxmemory")
     if most:
         ctx.check(
@@ -182,7 +183,7 @@ def _room(ctx: Reporter, subject: str, name: str, info: Info, limits: RedisLimit
         ("evicted keys", "evicted_keys", "maxmemory is too small for what is kept"),
         ("rejected connections", "rejected_connections", "maxclients was reached"),
     ):
-        new = grown(ctx, f"redis_{key}", round(_number(info, key)), server=name)
+        new = ctx.increase(f"redis_{key}", round(_number(info, key)), server=name)
         if new is not None:
             ctx.check(f"{subject}: new {what}", new, warn_above=0, hint=hint)
     ctx.measure("redis_used_memory_bytes", used, "B", server=name)
@@ -190,7 +191,7 @@ def _room(ctx: Reporter, subject: str, name: str, info: Info, limits: RedisLimit
     ctx.measure("redis_blocked_clients", _number(info, "blocked_clients"), "", server=name)
 
 
-def _judge_stream(ctx: Reporter, subject: str, name: str, seen: StreamFacts, limits: RedisLimits) -> None:
+def _judge_stream(ctx: Context, subject: str, name: str, seen: StreamFacts, limits: RedisLimits) -> None:
     stream = seen.stream.name
     ctx.measure("redis_stream_length", seen.stream.length, "", server=name, stream=stream)
     if not seen.backlogs:
@@ -204,7 +205,7 @@ def _judge_stream(ctx: Reporter, subject: str, name: str, seen: StreamFacts, lim
     _judge_dead_letters(ctx, subject, name, seen, limits)
 
 
-def _judge_backlog(ctx: Reporter, what: str, backlog: Backlog, limits: RedisLimits) -> None:
+def _judge_backlog(ctx: Context, what: str, backlog: Backlog, limits: RedisLimits) -> None:
     consumers = f"{backlog.group.consumers} consumers; nothing pending does not mean that they read: is one stuck?"
     ctx.check(
         f"{what} pending",
@@ -224,14 +225,14 @@ def _judge_backlog(ctx: Reporter, what: str, backlog: Backlog, limits: RedisLimi
         ctx.check(f"{what} oldest undelivered", backlog.waited, warn_above=limits.lag_age_warn, hint=consumers)
 
 
-def _judge_dead_letters(ctx: Reporter, subject: str, name: str, seen: StreamFacts, limits: RedisLimits) -> None:
+def _judge_dead_letters(ctx: Context, subject: str, name: str, seen: StreamFacts, limits: RedisLimits) -> None:
     stream = seen.stream.name
     what = f"{subject}: stream {stream} new dead letters"
     if isinstance(seen.dead_letters, TargetError):
         ctx.unknown(what, f"{seen.dead_letters.cause}: {seen.dead_letters.message}", hint=seen.dead_letters.hint or "")
         return
     hint = f"see why: XRANGE {stream}{limits.dead_letter_suffix} - + COUNT 10"
-    new = grown(ctx, "redis_dlq_length", seen.dead_letters, server=name, stream=stream)
+    new = ctx.increase("redis_dlq_length", seen.dead_letters, server=name, stream=stream)
     if new is None:  # how old they are is not known
         ctx.check(what, seen.dead_letters, warn_above=0, hint=hint)
     else:

@@ -16,9 +16,9 @@ from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from maintd.checks.redis.globs import glob, shown
-from maintd.checks.reporter import Reporter
 from maintd.clients.redis import Command, RedisServer
 from maintd.errors import TargetError
+from maintd.job.context import Context
 
 T = TypeVar("T")
 
@@ -270,7 +270,7 @@ def weekly_growth(earlier: Sequence[tuple[datetime, float]], now: datetime, coun
 
 
 def judge(
-    ctx: Reporter,
+    ctx: Context,
     name: str,
     census: Census,
     history: Mapping[str, Sequence[tuple[datetime, float]]],

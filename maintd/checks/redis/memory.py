@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from maintd.checks.criteria import Criterion
-from maintd.checks.reporter import Reporter, grown, tell, unanswered
 from maintd.clients.redis import RedisServer
 from maintd.errors import TargetError
+from maintd.job.context import Context
+from maintd.job.criterion import Criterion
 from maintd.model.evidence import CheckStatus
 from maintd.units import format_duration
 
@@ -77,18 +77,18 @@ def memory_criteria(info: Info, limit_bytes: int | None, *, streams: bool) -> li
     return judged
 
 
-def judge(ctx: Reporter, server: RedisServer, limit_bytes: int | None, slower_than: timedelta, *, streams: bool) -> str:
+def judge(ctx: Context, server: RedisServer, limit_bytes: int | None, slower_than: timedelta, *, streams: bool) -> str:
     """Checks and measures of memory and slow commands; the server's own advice. Raises TargetError without INFO."""
     name, info = server.name, server.info()
-    tell(ctx, name, memory_criteria(info, limit_bytes, streams=streams))
+    ctx.report(memory_criteria(info, limit_bytes, streams=streams), name)
     for what, key, hint in (
         ("evicted keys", "evicted_keys", "maxmemory is too small for what is kept"),
         ("rejected connections", "rejected_connections", "maxclients was reached"),
     ):
-        new = grown(ctx, f"redis_{key}", round(number(info, key)), server=name)
+        new = ctx.increase(f"redis_{key}", round(number(info, key)), server=name)
         if new is not None:
             ctx.check(f"{name}: new {what}", new, warn_above=0, hint=hint)
-    grown(ctx, "redis_expired_keys", round(number(info, "expired_keys")), server=name)
+    ctx.increase("redis_expired_keys", round(number(info, "expired_keys")), server=name)
     ctx.measure("redis_used_memory_bytes", number(info, "used_memory"), "B", server=name)
     ctx.measure("redis_peak_bytes", number(info, "used_memory_peak"), "B", server=name)
     ctx.measure("redis_allocator_frag_ratio", number(info, "allocator_frag_ratio"), "", server=name)
@@ -99,11 +99,11 @@ def judge(ctx: Reporter, server: RedisServer, limit_bytes: int | None, slower_th
         _judge_slow_log(ctx, server, str(info.get("run_id", "")), slower_than)
         return str(server.command("MEMORY", "DOCTOR"))
     except TargetError as error:
-        unanswered(ctx, f"{name}: slow log and memory doctor", error)
+        ctx.report_error(f"{name}: slow log and memory doctor", error)
         return ""
 
 
-def _judge_slow_log(ctx: Reporter, server: RedisServer, instance: str, slower_than: timedelta) -> None:
+def _judge_slow_log(ctx: Context, server: RedisServer, instance: str, slower_than: timedelta) -> None:
     """New ones since the last run; the numbers begin anew with the server."""
     labels = {"server": server.name, "instance": instance}
     since = int(ctx.last("redis_slowlog_number", -1, **labels) or 0)

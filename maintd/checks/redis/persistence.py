@@ -15,9 +15,9 @@ from pathlib import Path
 
 from maintd.checks.backups.rdb import walk_rdb
 from maintd.checks.backups.stream import CHUNK, DamagedError, Reader
-from maintd.checks.criteria import Criterion
 from maintd.clients.redis import RedisServer
 from maintd.errors import TargetError
+from maintd.job.criterion import Criterion
 
 _POLL = 0.1  # seconds; INFO persistence costs the server some 20 microseconds
 _COPIED = 0.5  # of the used memory is copied while a child saves and everything is written to, as a rule of thumb

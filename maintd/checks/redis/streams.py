@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from maintd.checks.criteria import Criterion
-from maintd.checks.reporter import Reporter, tell
 from maintd.clients.redis import RedisServer
+from maintd.job.context import Context
+from maintd.job.criterion import Criterion
 from maintd.model.evidence import CheckStatus
 
 _OLDEST_TIME = datetime(2010, 1, 1, tzinfo=UTC)  # ids may be any number; those of a clock lie after this
@@ -181,9 +181,9 @@ def _names(consumers: list[Consumer], do: str) -> str:
     return f"{', '.join(one.name for one in consumers[:5])}: {do}" if consumers else ""
 
 
-def judge(ctx: Reporter, server: str, stream: StreamState, limits: StreamLimits, now: datetime) -> None:
+def judge(ctx: Context, server: str, stream: StreamState, limits: StreamLimits, now: datetime) -> None:
     """Checks and measures of a stream."""
-    tell(ctx, server, criteria(stream, limits, now))
+    ctx.report(criteria(stream, limits, now), server)
     ctx.measure("redis_stream_length", stream.length, "", server=server, stream=stream.name)
     for group in stream.groups:
         labels = {"server": server, "stream": stream.name, "group": group.name}

@@ -1,0 +1,140 @@
+"""Success criteria: one observed value against what is expected of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+
+from maintd.errors import JobError, MaintdError, TargetError
+from maintd.model.evidence import Check, CheckStatus, Scalar
+from maintd.units import format_duration, format_size
+
+Number = int | float | timedelta | datetime
+Observed = Scalar | timedelta | datetime
+
+# Missing access or an empty answer says nothing about the target's health, so it is unknown and not failed.
+NOT_OBSERVED = frozenset({"denied", "not_configured", "empty"})
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A named value and its limits; `evaluate` makes it a check.
+
+    `equals`, `one_of`, `at_most` and `at_least` must hold, else the status is `severity`; `warn_above` and
+    `warn_below` only warn. `unknown` is the cause why the value could not be observed; None and NaN are unknown, too.
+    `unit="B"` formats limits as sizes.
+    """
+
+    name: str
+    observed: Observed = None
+    equals: Scalar = None
+    one_of: Sequence[Scalar] | None = None
+    at_most: Number | None = None
+    at_least: Number | None = None
+    warn_above: Number | None = None
+    warn_below: Number | None = None
+    severity: CheckStatus = CheckStatus.FAIL
+    unit: str = ""
+    hint: str = ""
+    unknown: str = ""
+
+    @classmethod
+    def from_error(
+        cls,
+        name: str,
+        error: MaintdError,
+        *,
+        expected: str = "an answer",
+        not_observed: Collection[str] = NOT_OBSERVED,
+    ) -> Self:
+        """The criterion of a target that raised an error instead of an answer.
+
+        Unknown when the error's cause is one of `not_observed`, else failed.
+        """
+        cause = error.cause if isinstance(error, TargetError) else "not_configured"
+        text = f"{cause}: {error.message}"
+        hint = error.hint or "see its log"
+        if cause in not_observed:
+            return cls(name, unknown=text, equals=expected, hint=hint)
+        return cls(name, text, equals=expected, hint=hint)
+
+    @property
+    def status(self) -> CheckStatus:
+        """The verdict."""
+        if self._cause():
+            return CheckStatus.UNKNOWN
+        for _, met, missed in self._limits():
+            if not met:
+                return missed
+        return CheckStatus.OK
+
+    @property
+    def expected(self) -> str:
+        """All limits in one line."""
+        return ", ".join(text for text, _, _ in self._limits())
+
+    def evaluate(self) -> Check:
+        """The check: durations are in seconds, instants in ISO 8601, UTC. Raises JobError without any limit."""
+        expected = self.expected
+        cause = self._cause()
+        if not expected and not self.unknown:
+            raise JobError(
+                f'check "{self.name}" has no limit', "give at_most, at_least, equals, one_of, warn_above or warn_below"
+            )
+        if cause:
+            return Check(
+                name=self.name,
+                observed=f"unknown: {cause}",
+                expected=expected or "an answer",
+                status=CheckStatus.UNKNOWN,
+                hint=self.hint,
+            )
+        observed, unit = _plain(self.observed, self.unit)
+        return Check(
+            name=self.name, observed=observed, expected=expected, unit=unit, status=self.status, hint=self.hint
+        )
+
+    def _cause(self) -> str:
+        missing = self.observed is None or (isinstance(self.observed, float) and math.isnan(self.observed))
+        return self.unknown or ("no value" if missing else "")
+
+    def _limits(self) -> Iterator[tuple[str, bool, CheckStatus]]:
+        """Each limit as text, whether it is met, and the status when it is not; those that only warn come last."""
+        seen: Any = self.observed
+        known = not self._cause()
+        if self.equals is not None:
+            yield self._text(self.equals), seen == self.equals, self.severity
+        if self.one_of is not None:
+            yield "one of " + ", ".join(self._text(value) for value in self.one_of), seen in self.one_of, self.severity
+        if self.at_most is not None:
+            yield f"at most {self._text(self.at_most)}", known and seen <= self.at_most, self.severity
+        if self.at_least is not None:
+            yield f"at least {self._text(self.at_least)}", known and seen >= self.at_least, self.severity
+        if self.warn_above is not None:
+            within = known and seen <= self.warn_above
+            yield f"normally at most {self._text(self.warn_above)}", within, CheckStatus.WARN
+        if self.warn_below is not None:
+            within = known and seen >= self.warn_below
+            yield f"normally at least {self._text(self.warn_below)}", within, CheckStatus.WARN
+
+    def _text(self, value: Observed) -> str:
+        if isinstance(value, timedelta):
+            return format_duration(value)
+        if self.unit == "B" and isinstance(value, int | float):
+            return format_size(value)
+        plain, unit = _plain(value, self.unit)
+        return f"{plain} {unit}".rstrip()
+
+
+def _plain(value: Observed, unit: str) -> tuple[Scalar, str]:
+    """A value as it is stored with a check, and its unit."""
+    if isinstance(value, timedelta):
+        return round(value.total_seconds(), 3), "s"
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"), unit
+    if isinstance(value, float):
+        return float(f"{value:.6g}"), unit
+    return value, unit
