@@ -6,6 +6,7 @@ parameters. Nothing is registered; the module's file name is the job's name. Job
 
 from maintd.errors import JobError, TargetError
 from maintd.job.context import BudgetSpentError, CheckFailedError, Context, Point
+from maintd.job.criterion import Criterion
 from maintd.job.decorator import job
 from maintd.job.params import JobParams
 from maintd.job.references import resolve_references
@@ -17,6 +18,7 @@ __all__ = [
     "CheckFailedError",
     "CheckStatus",
     "Context",
+    "Criterion",
     "Duration",
     "JobError",
     "JobParams",
