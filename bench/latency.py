@@ -92,7 +92,7 @@ class Bench:
         ]
 
     def make_warm(self) -> None:
-        self.executor.expect(self.store.now() + timedelta(seconds=1), lambda: {"first_line": self.settings.slots})
+        self.executor.expect(self.store.now() + timedelta(seconds=1))
         wait_until(lambda: self.executor.warm, "the template is warm")
         time.sleep(0.3)
 

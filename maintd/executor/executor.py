@@ -7,11 +7,10 @@ an idle executor has two threads that sleep, the recorder's, and no other proces
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -115,15 +114,10 @@ class LocalExecutor:
         self._wake.set()
         self._renew.set()
 
-    def expect(self, next_due: datetime | None, jobs: Callable[[], Mapping[str, int]] = dict) -> None:
-        """When the calendar next owes runs, and how many of which job: all is warm shortly before. Returns at once."""
-        if self._warmth.expect(next_due, jobs):
+    def expect(self, next_due: datetime | None) -> None:
+        """Set when the calendar next has a run due; the template is started shortly before. Returns at once."""
+        if self._warmth.expect(next_due):
             self._wake.set()
-
-    def rehearse(self) -> None:
-        """Look at the queue as it will be looked at when something is due; nothing comes of it. For any thread."""
-        with contextlib.suppress(StoreError):
-            self._store.runs.claimable(self._now(), limit=self._settings.slots)
 
     @property
     def running(self) -> tuple[int, ...]:

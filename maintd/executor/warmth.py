@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from typing import TypeGuard
 
@@ -26,10 +26,8 @@ class Warmth:
         self._warm = warm
         self._crew = crew
         self._before = settings.warm_before.total_seconds()
-        self._slots = settings.slots
         self._jobs = jobs
         self._next_due: datetime | None = None
-        self._next_jobs: dict[str, int] = {}
 
     @property
     def is_ready(self) -> bool:
@@ -41,13 +39,11 @@ class Warmth:
         found = self._jobs().get(job)
         return _is_usable(found) and self._warm.is_ready_for(found.path)
 
-    def expect(self, next_due: datetime | None, jobs: Callable[[], Mapping[str, int]]) -> bool:
-        """When runs are owed next, and how many of which job; whether that is news."""
-        if next_due == self._next_due:
-            return False
-        self._next_jobs = dict(jobs())
+    def expect(self, next_due: datetime | None) -> bool:
+        """When runs are due next; whether that is news."""
+        changed = next_due != self._next_due
         self._next_due = next_due
-        return True
+        return changed
 
     def keep(self, now: datetime, next_queued: datetime | None, *, unused: float | None) -> float:
         """Have templates when something is due soon, let them go when nothing is; seconds until the next look.
@@ -59,9 +55,7 @@ class Warmth:
         queued = float("inf") if next_queued is None else (next_queued - now).total_seconds()
         left = min(due, queued)
         if left <= self._before:
-            expected = self._next_jobs if due <= self._before else {}
-            self._have(expected)
-            self._crew.call(min(sum(expected.values()), self._slots), max(0.0, due))
+            self._start()
             return float("inf")
         if unused is not None and self._warm.pid is not None:
             if unused < LINGER:
@@ -69,11 +63,9 @@ class Warmth:
             self._warm.let_go()
         return left - self._before
 
-    def _have(self, expected: Mapping[str, int]) -> None:
-        jobs = self._jobs()
-        found = {job.path: min(expected[job.name], self._slots) for job in map(jobs.get, expected) if _is_usable(job)}
+    def _start(self) -> None:
         try:
-            self._warm.start(found)
+            self._warm.start()
         except TemplateError as error:
             log.error("template_unavailable", error=str(error))
 

@@ -1,4 +1,4 @@
-"""APScheduler as alarm clock: it calls one function shortly before each due time and knows nothing else.
+"""APScheduler as alarm clock: it calls one function at each due time and knows nothing else.
 
 Its own triggers, stores and pools are not used. There is one job, run in the scheduler's own thread, that only sets an
 event; lateness, catch-up and history are decided elsewhere, so a wake-up that comes late or twice does no harm.
@@ -18,17 +18,15 @@ from apscheduler.triggers.base import BaseTrigger
 
 from maintd.model.entry import Rule
 from maintd.schedule import Schedule, compile_rule
-from maintd.scheduler.approach import EARLY
 
 FARTHEST = timedelta(minutes=1)
 """No sleep is longer: after a suspend or a step of the clock the next look comes this soon at the latest."""
 
 
 class NextDue(BaseTrigger):  # type: ignore[misc]
-    """Fires so `early` before the next due time of any of the rules, or after FARTHEST, in UTC and later each time."""
+    """Fires at the next due time of any of the rules, or after FARTHEST, in UTC and later each time."""
 
-    def __init__(self, rules: Iterable[Rule], now: datetime, early: timedelta = timedelta(0)) -> None:
-        self._early = early
+    def __init__(self, rules: Iterable[Rule], now: datetime) -> None:
         self._heap: list[tuple[datetime, int, Schedule]] = []
         for number, rule in enumerate(rules):
             schedule = compile_rule(rule)
@@ -39,24 +37,23 @@ class NextDue(BaseTrigger):  # type: ignore[misc]
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
         """Called by the scheduler after each firing."""
-        now = after = now.astimezone(UTC)
+        now = now.astimezone(UTC)
         if previous_fire_time is not None:
-            previous = previous_fire_time.astimezone(UTC)
-            now, after = max(now, previous), max(now, previous + self._early)
-        while self._heap and self._heap[0][0] <= after:
+            now = max(now, previous_fire_time.astimezone(UTC))
+        while self._heap and self._heap[0][0] <= now:
             _, number, schedule = self._heap[0]
-            at = schedule.next_after(after)
+            at = schedule.next_after(now)
             if at is None:
                 heapq.heappop(self._heap)
             else:
-                assert at > after, "due times must grow"
+                assert at > now, "due times must grow"
                 heapq.heapreplace(self._heap, (at, number, schedule))
         farthest = now + FARTHEST
-        return min(self._heap[0][0] - self._early, farthest) if self._heap else farthest
+        return min(self._heap[0][0], farthest) if self._heap else farthest
 
 
 class Alarm:
-    """Calls `ring` shortly before every due time, in APScheduler's thread. `ring` must return at once."""
+    """Calls `ring` at every due time, in APScheduler's thread. `ring` must return at once."""
 
     _JOB = "next due"
 
@@ -79,7 +76,7 @@ class Alarm:
         # A late or doubled ring is as good as any other: APScheduler must drop and merge nothing.
         self._scheduler.add_job(
             self._ring,
-            NextDue(rules, datetime.now(UTC), timedelta(seconds=EARLY)),
+            NextDue(rules, datetime.now(UTC)),
             id=self._JOB,
             replace_existing=True,
             misfire_grace_time=None,

@@ -37,7 +37,6 @@ from maintd.model.entry import Rule
 from maintd.model.run import NodeState
 from maintd.operations import Health, OperatorService, TriggerRequest, trigger
 from maintd.scheduler.alarm import Alarm
-from maintd.scheduler.approach import EARLY, approach
 from maintd.scheduler.calendar_reload import InForce
 from maintd.scheduler.lease_expiry import lose_own_past, lose_silent
 from maintd.scheduler.planner import Planner
@@ -52,6 +51,7 @@ STALLED = timedelta(seconds=60)
 """A loop that has not turned for this long makes the daemon unhealthy."""
 
 PRUNE_EVERY = timedelta(days=1)
+SWEEP_MARGIN = 0.02  # seconds before a due time in which no sweep begins, since it would delay the start
 STORE_PATIENCE = 5.0  # seconds between tries to reach a store that is away
 STORE_CLOCK_PATIENCE = 0.05  # seconds between looks whether a store whose clock is behind thinks it is due too
 
@@ -121,7 +121,7 @@ class Daemon:
         stack.enter_context(web_server(self.service()))
         self.alarm.start(_rules(self.in_force.calendar))
         stack.callback(self.alarm.stop)
-        self.executor.expect(self.planner.next_due, lambda: self.planner.jobs_due_next)
+        self.executor.expect(self.planner.next_due)
         self._announce()
 
     def stop(self) -> None:
@@ -180,12 +180,12 @@ class Daemon:
             try:
                 self.in_force.answer()
                 # A sweep waits for what is due in a moment, but not for one after the other.
-                if self._turned >= next_sweep + (heartbeat if self._until_due() <= EARLY else 0):
+                if self._turned >= next_sweep + (heartbeat if self._until_due() <= SWEEP_MARGIN else 0):
                     next_sweep = self._turned + heartbeat
                     self._sweep()
                 else:
                     self.planner.plan()
-                self.executor.expect(self.planner.next_due, lambda: self.planner.jobs_due_next)
+                self.executor.expect(self.planner.next_due)
                 self._store_is_back()
             except StoreUnavailableError as error:
                 self._store_is_away(error)
@@ -194,12 +194,8 @@ class Daemon:
         self.in_force.refuse()
 
     def _wait(self, next_sweep: float) -> None:
-        """For the alarm, which rings shortly before something is due, or for somebody who wants something."""
-        left = self._until_due()
-        if 0 < left <= EARLY:
-            approach(self._until_due, (self.planner.rehearse, self.executor.rehearse), self.clock, self._turn)
-            return
-        patience = STORE_CLOCK_PATIENCE if left <= 0 else float("inf")
+        """Wait for the alarm, for the next sweep, or until another thread sets the event."""
+        patience = STORE_CLOCK_PATIENCE if self._until_due() <= 0 else float("inf")
         self.clock.wait(self._turn, max(0.0, min(next_sweep - self.clock.elapsed(), patience)))
 
     def _until_due(self) -> float:

@@ -7,16 +7,13 @@ transaction that only one node can win.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime, timedelta
 
 import structlog
 
 from maintd.calendar import fingerprint_of
 from maintd.clock import Clock, StepWatch
-from maintd.errors import StoreError
 from maintd.model.entry import CatchUp, Entry, Overlap, Policy, Rule
 from maintd.model.run import EntryState, NewRun, Pause, RunState, RunSummary, SkipReason, Trigger
 from maintd.schedule import blackout_covering, compile_rule, due_between, jitter_of
@@ -35,9 +32,6 @@ JUMP = timedelta(hours=1)
 would stand in the way of the real instants."""
 
 SETTLE = timedelta(minutes=5)
-
-REHEARSED = 10
-"""Of a thousand entries that are due at once as many are looked at in advance, which is done in a moment."""
 
 
 def decide(
@@ -140,13 +134,6 @@ class Planner:
         return self._next.first
 
     @property
-    def jobs_due_next(self) -> dict[str, int]:
-        """The jobs with which the entries begin that are due then, and how many begin with each."""
-        at = self.next_due
-        due = [] if at is None else self._next.due(at)
-        return Counter(self._entries[name].steps[0].job for name in due)
-
-    @property
     def held(self) -> bool:
         """True while nothing is planned because the clock jumped."""
         return self._hold_until is not None
@@ -196,22 +183,6 @@ class Planner:
         still = set(self._next.due(now))
         owing = [name for name in due if name in still and name in states]
         return self._write(self._plans_of([(self._entries[name], states[name]) for name in owing], now))
-
-    def rehearse(self) -> None:
-        """Do with what is due next as `plan` will when it is; nothing comes of it."""
-        at = self.next_due
-        if at is None:
-            return
-        with suppress(StoreError):  # `plan` will notice
-            due = self._next.due(at)[:REHEARSED]
-            states = self._store.entries.states(due)
-            in_the_way = self._in_the_way(due, at)
-            plans = []
-            for name, state in states.items():
-                rule = state.rule or self._rules[name]
-                rows = decide(self._entries[name], rule, state.policy, [at], now=at, unfinished=in_the_way.get(name))
-                plans.append(EntryPlan(name, state.planned_through, at, tuple(rows), state.rule))
-            self._store.rehearse(plans)
 
     def sweep(self) -> int:
         """As `plan`, after looking at what another node changed, or a clock that was set back left behind."""

@@ -9,11 +9,8 @@ trying again later can help, StoreUnusableError when a person must act.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-
-from sqlalchemy.engine import Connection
 
 from maintd.clock import Clock
 from maintd.store.audit import Events
@@ -58,17 +55,6 @@ class Store:
     def now(self) -> datetime:
         """The time that all nodes of this store go by: this machine's on SQLite, the server's on Postgres."""
         return self._database.now()
-
-    def rehearse(self, wanted: Sequence[EntryPlan]) -> None:
-        """Plan these, claim what comes of it, and undo both, so that it is quicker when it is meant."""
-
-        def act(conn: Connection) -> None:
-            for plan, ids in zip(wanted, self.entries.plan_within(conn, wanted), strict=True):
-                for run_id in ids or ():
-                    self.runs.rehearse_claim(conn, run_id, plan.through)
-
-        if wanted:
-            self._database.rehearse(act)
 
     def ping(self) -> None:
         """Raises StoreUnavailableError when the database does not answer."""

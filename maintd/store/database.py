@@ -43,10 +43,6 @@ class Database(Protocol):
         """
         ...
 
-    def rehearse(self, act: Callable[[Connection], object]) -> None:
-        """Perform the act and undo it, where that leaves no trace; elsewhere nothing is done."""
-        ...
-
     def alone(self, act: Callable[[Connection], T]) -> T:
         """As `write`, while no other process changes the schema, and without a limit of time."""
         ...

@@ -103,9 +103,6 @@ class PostgresDatabase:
                     raise self._explained(error) from error
         raise AssertionError("the last try returns or raises")
 
-    def rehearse(self, act: Callable[[Connection], object]) -> None:
-        """Not here: what is undone leaves dead rows, and numbers that nothing has."""
-
     def alone(self, act: Callable[[Connection], T]) -> T:
         def guarded(conn: Connection) -> T:
             conn.execute(text("SET LOCAL statement_timeout = 0"))

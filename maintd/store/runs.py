@@ -26,7 +26,6 @@ IS_UNFINISHED = or_(*(runs.c.state == state.value for state in RunState if not s
 _other = runs.alias("other")
 _ENTRY_IS_FREE = ~exists().where(_other.c.entry_id == runs.c.entry_id, _other.c.state == "running")
 
-NOBODY = 0  # is no row's id
 
 _LONGEST_WAITING_FIRST = "ix_runs_queued"
 """Left to itself SQLite finds all that are queued and sorts them, each time that it is asked for one."""
@@ -160,13 +159,6 @@ class Runs:
             found = [self.claim(run_id, *by) for run_id in run_ids]
             return [run for run in found if run is not None]
         return [had[run_id] for run_id in run_ids if run_id in had]
-
-    def rehearse_claim(self, conn: Connection, run_id: int, now: datetime) -> None:
-        """Claim a run in a transaction that will be undone."""
-        _CLAIM.all(conn, [run_id], {"now": now, "by_node": "", "by_incarnation": "", "until": now})
-        # Not its own plan: that would be remembered under a number that another one will have.
-        load_runs(conn, self._plans, {NOBODY: False})
-        self._plans.load(conn, [NOBODY])
 
     def renew(self, run_id: int, fence: int, lease_until: datetime) -> str | None:
         """Hold a run longer. Empty: go on; a text: who asks to cancel it and why; None: it is not ours any more."""

@@ -41,10 +41,6 @@ class _LockedError(StoreUnavailableError):
     """Another process writes, for longer than anybody should."""
 
 
-class _UndoneError(Exception):
-    """A rehearsal is over."""
-
-
 class SqliteDatabase:
     """One file in WAL mode. Several processes may use it; in this one all writes go through one thread."""
 
@@ -77,14 +73,6 @@ class SqliteDatabase:
             return self._writer.run(act, synced=synced)
         except (DBAPIError, sqlite3.Error) as error:
             raise self._explained(error) from error
-
-    def rehearse(self, act: Callable[[Connection], object]) -> None:
-        def undone(conn: Connection) -> None:
-            act(conn)
-            raise _UndoneError
-
-        with suppress(_UndoneError):
-            self.write(undone, synced=False)
 
     def alone(self, act: Callable[[Connection], T]) -> T:
         for _ in range(PATIENCE - 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from support.stores import at, claim, due, entry, finished, queue, racing, sync
+from support.stores import at, due, entry, finished, queue, racing, sync
 
 from maintd.errors import UnknownNameError
 from maintd.model.run import RunState
@@ -101,22 +101,6 @@ def test_planning_writes_rows_and_remembers_how_far_it_came(store: Store) -> Non
     assert [run.id for run in store.history.runs(entry="vacuum")] == sorted(ids, reverse=True)
     assert [store.history.run(run_id).due_at for run_id in ids] == [at(1), at(2)]
     assert store.entries.states()["vacuum"].planned_through == at(2)
-
-
-def test_a_rehearsal_leaves_no_trace(store: Store) -> None:
-    sync(store, entry("vacuum"), entry("backup", "backup"))
-    before = store.entries.states()
-
-    for _ in range(3):
-        store.rehearse([EntryPlan(name, at(0), at(1), (due(name, 1),)) for name in ("vacuum", "backup")])
-
-    assert store.entries.states() == before
-    assert store.history.runs() == []
-    assert store.runs.claimable(at(5)) == []
-    assert store.history.due_row("vacuum", at(1)) is None
-    (run_id,) = store.entries.plan("backup", at(0), at(2), [due("backup", 2)])
-    assert run_id == 1
-    assert [step.job for step in claim(store, run_id, 2).plan] == ["vacuum"]
 
 
 def test_planning_what_was_seen_too_long_ago_writes_nothing(store: Store) -> None:

@@ -31,20 +31,6 @@ def test_an_instant_that_falls_due_gets_a_queued_run(tmp_path: Path, clock: Manu
         assert (run.state, run.trigger) == (RunState.QUEUED, Trigger.SCHEDULE)
 
 
-def test_to_rehearse_changes_nothing_and_what_falls_due_is_as_it_would_have_been(
-    tmp_path: Path, clock: ManualClock
-) -> None:
-    with node(tmp_path, clock, entry(overlap=Overlap.SKIP), entry("other", "0 * * * *")) as here:
-        for _ in range(6):
-            before = here.store.history.runs(limit=100), here.store.entries.states(), here.planner.next_due
-            here.planner.rehearse()
-            assert (here.store.history.runs(limit=100), here.store.entries.states(), here.planner.next_due) == before
-            here.pass_time(10 * MINUTE, every=10 * MINUTE)
-        assert [run.state for run in here.rows().values()].count(RunState.QUEUED) == 1
-        assert [run.skip_reason for run in here.rows().values()].count(SkipReason.OVERLAP) == 5
-        assert len(here.rows("other")) == 1
-
-
 def test_a_new_entry_owes_nothing_from_before_it_was_first_seen(tmp_path: Path, clock: ManualClock) -> None:
     with node(tmp_path, clock, entry(cron="0 * * * *")) as one:
         one.pass_time(59 * MINUTE)
