@@ -20,9 +20,10 @@ import click
 
 from maintd.config.settings import Retention, Settings
 from maintd.job.registry import Catalogue
-from maintd.model import run
-from maintd.model.entry import JobDescription, ParamDescription
-from maintd.model.evidence import Artifact, Change, Check, LogLine, Measure, Model
+from maintd.model import run, status
+from maintd.model.base import Model
+from maintd.model.evidence import Artifact, Change, Check, LogLine, Measure
+from maintd.model.job import JobDescription, ParamDescription
 from maintd.model.run import TRANSITIONS, RunState, SkipReason
 from maintd.model.target import Targets
 from maintd.units import format_duration
@@ -139,7 +140,7 @@ def states() -> str:
 
 def transitions() -> str:
     """The transition table as a state diagram."""
-    lines = ["```mermaid", "stateDiagram-v2", "    [*] --> waiting", "    [*] --> queued", "    [*] --> skipped"]
+    lines = ["```mermaid", "stateDiagram-v2", "    [*] --> queued", "    [*] --> skipped"]
     lines += [f"    {state} --> {to}" for state, after in TRANSITIONS.items() for to in sorted(after)]
     lines += [f"    {state} --> [*]" for state in RunState if state.final]
     return "\n".join([*lines, "```"]) + "\n"
@@ -188,8 +189,8 @@ def fields() -> str:
     """The fields of what `--json` prints, by type."""
     lines = []
     kinds: tuple[type[Model], ...] = (
-        run.StatusReport,
-        run.EntryStatus,
+        status.StatusReport,
+        status.EntryStatus,
         run.RunSummary,
         run.Run,
         run.Step,
@@ -199,7 +200,7 @@ def fields() -> str:
         Change,
         Artifact,
         LogLine,
-        run.DueInstant,
+        status.DueTime,
         JobDescription,
     )
     for kind in kinds:

@@ -18,7 +18,8 @@ from maintd.calendar.targets import read_targets
 from maintd.config.settings import Settings
 from maintd.config.yaml_tree import MAX_BYTES, DocumentError, Node, Text, parse_document, read_bytes
 from maintd.errors import CalendarError
-from maintd.model.entry import BrokenJob, Entry, JobDescription, Policy, StepPlan
+from maintd.model.entry import Entry, Policy, StepPlan
+from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.target import Targets
 from maintd.schedule import zone_problem
 

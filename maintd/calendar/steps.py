@@ -10,7 +10,8 @@ from maintd.calendar.policies import MOST_RETRIES, read_locks, read_positive, un
 from maintd.calendar.scope import Scope, kind
 from maintd.config.yaml_tree import Mapping as MappingNode
 from maintd.config.yaml_tree import Node, Text, key_at, value_of
-from maintd.model.entry import BrokenJob, JobDescription, LockMode, OnFailure, StepPlan
+from maintd.model.entry import LockMode, OnFailure, StepPlan
+from maintd.model.job import BrokenJob, JobDescription
 
 if TYPE_CHECKING:
     from maintd.job.description import ParamProblem

@@ -32,7 +32,7 @@ def validate_command(app: App, file: Path | None, as_json: bool) -> int:
     from maintd.calendar import calendar_path, load_calendar
     from maintd.config import sources
     from maintd.job.registry import Catalogue
-    from maintd.model.entry import BrokenJob
+    from maintd.model.job import BrokenJob
 
     settings = app.settings
     for line in sources.warnings():
@@ -149,7 +149,7 @@ def pause_command(app: App, name: str, why: str, until: str | None, lasting: str
     if as_json:
         app.out_json(said)
         return
-    from maintd.model.run import Pause
+    from maintd.model.entry import Pause
     from maintd.present import utc_minute
 
     paused = Pause.model_validate(said)

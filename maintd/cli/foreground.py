@@ -104,7 +104,7 @@ def _open(app: App) -> Store | None:
 def _entry(app: App, catalogue: Catalogue, name: str, given: Mapping[str, Any]) -> tuple[Entry, Targets]:
     """The entry, for which the params were found good, and the targets. A broken calendar stops no job by its name."""
     from maintd.calendar import entry_for_job
-    from maintd.model.entry import BrokenJob, JobDescription
+    from maintd.model.job import BrokenJob, JobDescription
     from maintd.operations.params import with_params
 
     calendar = _calendar(app, catalogue)

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from maintd.cli import completion
 from maintd.cli.app import App, json_option
 from maintd.errors import DaemonUnavailableError
-from maintd.model.entry import BrokenJob, JobDescription
+from maintd.model.job import BrokenJob, JobDescription
 from maintd.present import job_text, jobs_text
 
 Known = JobDescription | BrokenJob

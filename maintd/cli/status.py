@@ -27,7 +27,8 @@ def status_command(app: App, name: str | None, quiet: bool, as_json: bool) -> in
     """
     if quiet:
         return _quiet(app)
-    from maintd.model.run import EntryStatus, RunSummary, StatusReport
+    from maintd.model.run import RunSummary
+    from maintd.model.status import EntryStatus, StatusReport
     from maintd.present import entry_text, exit_code, needs_someone, status_text
 
     if name is None:
@@ -67,11 +68,11 @@ def next_command(app: App, days: int, as_json: bool) -> None:
 
     In the entries' local time and from now on.
     """
-    from maintd.model.run import DueInstant
+    from maintd.model.status import DueTime
     from maintd.present import due_text
 
     said = app.read("/due", days=days)
     if as_json:
         app.out_json(said)
     else:
-        app.out(due_text([DueInstant.model_validate(due) for due in said["due"]], now=app.now(), **app.style))
+        app.out(due_text([DueTime.model_validate(due) for due in said["due"]], now=app.now(), **app.style))

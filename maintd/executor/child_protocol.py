@@ -16,7 +16,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from maintd.errors import JobError
 from maintd.job.context import AttemptInfo
-from maintd.model.evidence import Model, Report
+from maintd.model.base import Model
+from maintd.model.evidence import Report
 
 if TYPE_CHECKING:
     from maintd.model.target import Targets

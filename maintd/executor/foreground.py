@@ -26,7 +26,8 @@ from maintd.executor.means import Jobs, Means, Writes, imports_of
 from maintd.executor.outcome import StopKind
 from maintd.executor.run_supervisor import Supervisor
 from maintd.executor.run_view import Notebook
-from maintd.model.entry import Entry, JobDescription
+from maintd.model.entry import Entry
+from maintd.model.job import JobDescription
 from maintd.model.run import NewRun, Run, RunState, Trigger
 from maintd.model.target import Targets
 from maintd.operations.params import with_params

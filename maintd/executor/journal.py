@@ -21,7 +21,7 @@ from maintd.errors import StoreError, StoreUnavailableError
 from maintd.executor.spool import Spool, replay
 from maintd.model.evidence import LogLine
 from maintd.model.run import RunState
-from maintd.model.run_updates import Reported, RunEnded, RunRequeued, RunUpdate
+from maintd.model.run_updates import AttemptReported, RunFinished, RunRequeued, RunUpdate
 from maintd.store import Store
 
 __all__ = ["Journal", "Recorder", "replay"]
@@ -74,7 +74,7 @@ class Journal:
                 size = _size(write)
                 self._waiting.append((write, size))
                 self._waiting_bytes += size
-            self._ended = self._ended or any(isinstance(write, RunEnded | RunRequeued) for write in writes)
+            self._ended = self._ended or any(isinstance(write, RunFinished | RunRequeued) for write in writes)
         self._recorder.schedule(self, 0.0 if soon else SOON)
 
     def abandon(self) -> None:
@@ -146,12 +146,12 @@ class Journal:
             return
         log.error("write_refused", run=self.run_id, write=writes[0].type, error=str(cause))
         self._damage = str(cause)
-        if isinstance(writes[0], RunEnded | RunRequeued):
+        if isinstance(writes[0], RunFinished | RunRequeued):
             raise StoreUnavailableError(f"run {self.run_id}: its end cannot be recorded: {cause}") from cause
 
     def _marked(self, write: RunUpdate) -> RunUpdate:
         """A success with evidence missing is none."""
-        if not self._damage or not isinstance(write, RunEnded) or write.state is not RunState.SUCCEEDED:
+        if not self._damage or not isinstance(write, RunFinished) or write.state is not RunState.SUCCEEDED:
             return write
         reason = f"a part of the evidence could not be recorded: {self._damage}"
         return write.model_copy(update={"state": RunState.WARNED, "reason": reason})
@@ -176,7 +176,7 @@ class Journal:
             batch: list[RunUpdate] = []
             items = 0
             for write, _ in self._waiting:
-                items += len(write.items) if isinstance(write, Reported) else 1
+                items += len(write.items) if isinstance(write, AttemptReported) else 1
                 if batch and (len(batch) >= BATCH or items > ITEMS):
                     break
                 batch.append(write)
@@ -320,6 +320,6 @@ class Recorder:
 
 def _size(write: RunUpdate) -> int:
     """About how much memory and disk it takes."""
-    if not isinstance(write, Reported):
+    if not isinstance(write, AttemptReported):
         return 300
     return 100 + sum(len(item.text) + 100 if isinstance(item, LogLine) else 400 for item in write.items)

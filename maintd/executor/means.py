@@ -10,9 +10,11 @@ from typing import Protocol
 from maintd.config.settings import Settings
 from maintd.executor.fork_client import Warm
 from maintd.job.context import Point
-from maintd.model.entry import BrokenJob, JobDescription, LockMode
-from maintd.model.run import LockHolder, Run, RunSummary
+from maintd.model.entry import LockMode
+from maintd.model.job import BrokenJob, JobDescription
+from maintd.model.run import Run, RunSummary
 from maintd.model.run_updates import RunUpdate
+from maintd.model.status import LockHolder
 from maintd.model.target import Targets
 from maintd.store import Store
 

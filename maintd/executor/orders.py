@@ -11,7 +11,7 @@ from maintd.errors import StoreError
 from maintd.executor.child_protocol import AttemptOrder
 from maintd.executor.means import Means
 from maintd.job.context import AttemptInfo, Point
-from maintd.model.entry import JobDescription
+from maintd.model.job import JobDescription
 from maintd.model.run import Run
 from maintd.units import utc_text
 

@@ -21,7 +21,7 @@ from maintd.executor.outcome import BAD, RunVerdict, StepOutcome, StopKind, Stop
 from maintd.executor.step_runner import StepRun
 from maintd.model.entry import OnFailure, StepPlan
 from maintd.model.run import Run, RunState, SkipReason, Step, StepState, Trigger
-from maintd.model.run_updates import RunEnded, RunRequeued, StepEnded
+from maintd.model.run_updates import RunFinished, RunRequeued, StepFinished
 from maintd.units import format_duration
 
 log = structlog.get_logger()
@@ -55,19 +55,19 @@ class Supervisor:
         self._outcomes: dict[int, StepOutcome] = {}
         self._begun = False
 
-    def supervise(self) -> RunEnded | RunRequeued | None:
+    def supervise(self) -> RunFinished | RunRequeued | None:
         """The run's end as it was written; None when the claim was over and there was no end to write."""
         try:
             end = self._supervise()
         except Exception as error:  # the border: what goes wrong here must end as a row, not as a thread that is gone
             log.exception("supervisor_failed", run=self._run.id)
             reason = f"maintd itself failed: {type(error).__name__}: {error}"
-            end = RunEnded(state=RunState.FAILED, at=self._means.now(), reason=reason)
+            end = RunFinished(state=RunState.FAILED, at=self._means.now(), reason=reason)
         if end is not None:
             self._writes.add(end)
         return end
 
-    def _supervise(self) -> RunEnded | RunRequeued | None:
+    def _supervise(self) -> RunFinished | RunRequeued | None:
         refusal = self._too_late() or self._without_dependency()
         if refusal is not None:
             return self._end(refusal)
@@ -92,8 +92,8 @@ class Supervisor:
             return None
         return self._end(judge_run([self._outcomes[index] for index, _ in plan], self._stopped))
 
-    def _end(self, verdict: RunVerdict) -> RunEnded:
-        return RunEnded(
+    def _end(self, verdict: RunVerdict) -> RunFinished:
+        return RunFinished(
             state=verdict.state, at=self._means.now(), reason=verdict.reason, skip_reason=verdict.skip_reason
         )
 
@@ -188,7 +188,7 @@ class Supervisor:
             reason = f"the run was {how} {self._stopped.reason}"
         else:
             reason = f'"{bad.name}" before it {bad.state.replace("_", " ")}' if bad is not None else "not reached"
-        ended = StepEnded(step=index, state=StepState.SKIPPED, at=self._means.now(), reason=reason)
+        ended = StepFinished(step=index, state=StepState.SKIPPED, at=self._means.now(), reason=reason)
         self._writes.add(ended, soon=False)
         self._outcomes[index] = StepOutcome(step.name, StepState.SKIPPED, reason)
 

@@ -9,15 +9,15 @@ from maintd.executor.means import Writes
 from maintd.model.evidence import Artifact, Change, Check, LogLine, LogTrim, Measure, Phase, Progress, Report
 from maintd.model.run import Attempt, AttemptState, Run, RunState, Step, StepState
 from maintd.model.run_updates import (
-    AttemptBegan,
-    AttemptEnded,
-    Reported,
-    RunEnded,
+    AttemptFinished,
+    AttemptReported,
+    AttemptStarted,
+    RunFinished,
     RunRequeued,
     RunUpdate,
-    StepBegan,
-    StepEnded,
-    StepWaits,
+    StepFinished,
+    StepStarted,
+    StepWaiting,
 )
 
 Told = Callable[[int, int, Any], None]
@@ -56,27 +56,27 @@ class Notebook:
 
     def _take(self, write: RunUpdate) -> None:
         match write:
-            case StepBegan():
+            case StepStarted():
                 self._steps[write.step] = {"state": StepState.RUNNING, "started_at": write.at}
-            case StepWaits():
+            case StepWaiting():
                 self._steps.setdefault(write.step, {})["reason"] = write.reason
-            case StepEnded():
+            case StepFinished():
                 ended = {"state": write.state, "reason": write.reason, "finished_at": write.at}
                 self._steps.setdefault(write.step, {}).update(ended)
-            case AttemptBegan():
+            case AttemptStarted():
                 self._attempts[write.step, write.attempt] = {
                     "number": write.attempt,
                     "state": AttemptState.RUNNING,
                     "started_at": write.at,
                     "pid": write.pid,
                 }
-            case AttemptEnded():
+            case AttemptFinished():
                 ended = write.model_dump(include={"state", "reason", "exit_code", "signal"})
                 self._attempts[write.step, write.attempt].update(ended | {"finished_at": write.at})
-            case Reported():
+            case AttemptReported():
                 self._report(write.step, write.attempt, write.items)
                 return
-            case RunEnded():
+            case RunFinished():
                 self._end = {
                     "state": write.state,
                     "reason": write.reason,

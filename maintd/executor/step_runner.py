@@ -25,10 +25,19 @@ from maintd.executor.outcome import (
     judge_step,
     retry_delay,
 )
-from maintd.model.entry import JobDescription, StepPlan
+from maintd.model.entry import StepPlan
 from maintd.model.evidence import Report
-from maintd.model.run import AttemptState, LockHolder, Run, StepState
-from maintd.model.run_updates import AttemptBegan, AttemptEnded, Reported, StepBegan, StepEnded, StepWaits
+from maintd.model.job import JobDescription
+from maintd.model.run import AttemptState, Run, StepState
+from maintd.model.run_updates import (
+    AttemptFinished,
+    AttemptReported,
+    AttemptStarted,
+    StepFinished,
+    StepStarted,
+    StepWaiting,
+)
+from maintd.model.status import LockHolder
 from maintd.units import format_duration, utc_text
 
 log = structlog.get_logger()
@@ -80,7 +89,7 @@ class StepRun:
         if missing:
             self._not_configured = True
             return self._ended(StepState.SKIPPED, missing)
-        self._writes.add(StepBegan(step=self._index, at=self._means.now()), soon=False)
+        self._writes.add(StepStarted(step=self._index, at=self._means.now()), soon=False)
         try:
             refusal = self._take_locks()
             if refusal is None:
@@ -138,7 +147,7 @@ class StepRun:
 
     def _wait_for(self, reason: str) -> None:
         self._started()
-        self._writes.add(StepWaits(step=self._index, at=self._means.now(), reason=reason))
+        self._writes.add(StepWaiting(step=self._index, at=self._means.now(), reason=reason))
 
     def _release_locks(self) -> None:
         if not self._plan.locks:
@@ -249,7 +258,7 @@ class StepRun:
         if ended is not None and ended.not_configured and not process.evidence.saw_or_did:
             self._not_configured = True
         tell.ended(
-            AttemptEnded(
+            AttemptFinished(
                 step=self._index,
                 attempt=number,
                 state=verdict.state,
@@ -262,7 +271,7 @@ class StepRun:
         return verdict
 
     def _ended(self, state: StepState, reason: str) -> StepOutcome:
-        ended = StepEnded(step=self._index, state=state, at=self._means.now(), reason=reason)
+        ended = StepFinished(step=self._index, state=state, at=self._means.now(), reason=reason)
         self._writes.add(ended, soon=False)
         return StepOutcome(self._plan.name, state, reason, self._not_configured)
 
@@ -281,14 +290,14 @@ class _Telling:
         if not self._told:
             self._told = True
             self._writes.add(
-                AttemptBegan(step=self._step, attempt=self._number, at=self._began_at, pid=pid), soon=False
+                AttemptStarted(step=self._step, attempt=self._number, at=self._began_at, pid=pid), soon=False
             )
 
     def report(self, items: Sequence[Report]) -> None:
         self.began(None)
-        self._writes.add(Reported(step=self._step, attempt=self._number, items=tuple(items)), soon=False)
+        self._writes.add(AttemptReported(step=self._step, attempt=self._number, items=tuple(items)), soon=False)
 
-    def ended(self, ended: AttemptEnded) -> None:
+    def ended(self, ended: AttemptFinished) -> None:
         self.began(None)
         self._writes.add(ended, soon=False)
 

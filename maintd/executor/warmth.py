@@ -12,7 +12,7 @@ from maintd.config.settings import Settings
 from maintd.executor.crew import Crew
 from maintd.executor.fork_client import TemplateError, Warm
 from maintd.executor.means import Jobs
-from maintd.model.entry import JobDescription
+from maintd.model.job import JobDescription
 
 log = structlog.get_logger()
 

@@ -18,7 +18,7 @@ from maintd.job.decorator import JobFunction, JobTraits
 from maintd.job.loader import open_module, traits_of
 from maintd.job.params import JobParams
 from maintd.job.references import has_reference
-from maintd.model.entry import JobDescription, ParamDescription
+from maintd.model.job import JobDescription, ParamDescription
 from maintd.units import format_duration, format_size
 
 # Only here: what describes params to people is read from a module's source, which takes 20 ms that no attempt has.

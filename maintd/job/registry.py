@@ -23,7 +23,7 @@ from typing import Any, Self
 import maintd
 from maintd.errors import JobError
 from maintd.job.description import LoadedJob, ParamProblem, load_job, validate_params
-from maintd.model.entry import BrokenJob, JobDescription
+from maintd.model.job import BrokenJob, JobDescription
 
 ANSWER_WITHIN = 30.0  # seconds; importing the heaviest library takes about one
 ENTRY_POINTS = "maintd.jobs"

@@ -1,1 +1,1 @@
-"""The values that the store returns, the API serves and the CLI parses: frozen, with aware UTC times."""
+"""Frozen value types that the store returns, the API serves and the CLI parses; every time is an aware UTC datetime."""

@@ -8,18 +8,13 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from maintd.model.base import Model
 from maintd.units import Duration, Instant
 
 Scalar = bool | int | float | str | None
 """What a check can observe."""
-
-
-class Model(BaseModel):
-    """Frozen, and strict about names: a key that is not a field is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class CheckStatus(StrEnum):

@@ -1,4 +1,7 @@
-"""What a supervisor writes about a run: in order, each once however often it is sent, maybe after a wait on disk."""
+"""The updates that a supervisor writes about a run, in order and each once, possibly after a time in the spool.
+
+A `type` of two words: the second is how maintd before this version spooled it; it is read, never written.
+"""
 
 from __future__ import annotations
 
@@ -6,43 +9,46 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from maintd.model.evidence import Model, Report
+from maintd.model.base import Model
+from maintd.model.evidence import Report
 from maintd.model.run import AttemptState, RunState, SkipReason, StepState
 from maintd.units import Instant
 
 
-class StepBegan(Model):
-    type: Literal["step_began"] = "step_began"
+class StepStarted(Model):
+    type: Literal["step_started", "step_began"] = "step_started"
     step: int
     at: Instant
 
 
-class StepWaits(Model):
-    """A step that has begun waits for something; an empty reason: no longer."""
+class StepWaiting(Model):
+    """A step that has started waits for a lock or a retry; an empty reason: it no longer waits."""
 
-    type: Literal["step_waits"] = "step_waits"
+    type: Literal["step_waiting", "step_waits"] = "step_waiting"
     step: int
     at: Instant
     reason: str = ""
 
 
-class AttemptBegan(Model):
-    type: Literal["attempt_began"] = "attempt_began"
+class AttemptStarted(Model):
+    type: Literal["attempt_started", "attempt_began"] = "attempt_started"
     step: int
     attempt: int
     at: Instant
     pid: int | None = None
 
 
-class Reported(Model):
-    type: Literal["reported"] = "reported"
+class AttemptReported(Model):
+    """Evidence that an attempt's process reported."""
+
+    type: Literal["attempt_reported", "reported"] = "attempt_reported"
     step: int
     attempt: int
     items: tuple[Report, ...]
 
 
-class AttemptEnded(Model):
-    type: Literal["attempt_ended"] = "attempt_ended"
+class AttemptFinished(Model):
+    type: Literal["attempt_finished", "attempt_ended"] = "attempt_finished"
     step: int
     attempt: int
     state: AttemptState
@@ -52,16 +58,16 @@ class AttemptEnded(Model):
     signal: int | None = None
 
 
-class StepEnded(Model):
-    type: Literal["step_ended"] = "step_ended"
+class StepFinished(Model):
+    type: Literal["step_finished", "step_ended"] = "step_finished"
     step: int
     state: StepState
     at: Instant
     reason: str = ""
 
 
-class RunEnded(Model):
-    type: Literal["run_ended"] = "run_ended"
+class RunFinished(Model):
+    type: Literal["run_finished", "run_ended"] = "run_finished"
     state: RunState
     at: Instant
     reason: str = ""
@@ -69,16 +75,23 @@ class RunEnded(Model):
 
 
 class RunRequeued(Model):
-    """Running → queued again: the node is shutting down before a step had begun, or a lock was not to be had."""
+    """Running → queued: the node shut down before a step had started, or a lock was not free in time."""
 
-    type: Literal["run_put_back"] = "run_put_back"
+    type: Literal["run_requeued", "run_put_back"] = "run_requeued"
     at: Instant
     not_before: Instant
     reason: str
 
 
 RunUpdate = Annotated[
-    StepBegan | StepWaits | AttemptBegan | Reported | AttemptEnded | StepEnded | RunEnded | RunRequeued,
+    StepStarted
+    | StepWaiting
+    | AttemptStarted
+    | AttemptReported
+    | AttemptFinished
+    | StepFinished
+    | RunFinished
+    | RunRequeued,
     Field(discriminator="type"),
 ]
-"""One thing that happened to a run. Writes of a run are numbered from 1 per claim and applied in order, each once."""
+"""One change of a run. The updates of a claim are numbered from 1."""

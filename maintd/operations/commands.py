@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from maintd.errors import DaemonUnavailableError, RefusedError, UnknownNameError, UsageError
-from maintd.model.entry import BrokenJob, Entry, JobDescription, StepPlan
-from maintd.model.evidence import Model
-from maintd.model.run import NewRun, Pause, Run, RunState, RunSummary, Trigger
+from maintd.model.base import Model
+from maintd.model.entry import Entry, Pause, StepPlan
+from maintd.model.job import BrokenJob, JobDescription
+from maintd.model.run import NewRun, Run, RunState, RunSummary, Trigger
 from maintd.operations.lookup import find, find_run
 from maintd.operations.params import with_params
 from maintd.operations.service import OperatorService

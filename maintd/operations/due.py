@@ -8,8 +8,8 @@ from heapq import merge
 from itertools import islice
 
 from maintd.errors import StoreError, UsageError
-from maintd.model.entry import Entry
-from maintd.model.run import DueInstant, Pause
+from maintd.model.entry import Entry, Pause
+from maintd.model.status import DueTime
 from maintd.operations.service import OperatorService
 from maintd.schedule import blackout_covering, compile_rule, local_text, upcoming
 
@@ -18,7 +18,7 @@ MOST = 20_000
 """Instants in one answer; an entry that is due every minute has 10,080 in a week."""
 
 
-def due(service: OperatorService, days: int) -> list[DueInstant]:
+def due(service: OperatorService, days: int) -> list[DueTime]:
     """Every instant from now on for so many days, in order; `note` says why one will be skipped.
 
     At most MOST, the nearest. Raises UsageError unless days is 1 to MAX_DAYS.
@@ -50,11 +50,11 @@ def in_force(pause: Pause | None, now: datetime) -> bool:
     return pause is not None and (pause.until is None or now < pause.until)
 
 
-def _instants(entry: Entry, now: datetime, until: datetime, pause: Pause | None) -> Iterator[DueInstant]:
+def _instants(entry: Entry, now: datetime, until: datetime, pause: Pause | None) -> Iterator[DueTime]:
     assert entry.rule is not None
     zone = entry.rule.timezone
     for at in upcoming(compile_rule(entry.rule), now, until):
-        yield DueInstant(
+        yield DueTime(
             entry=entry.name,
             title=entry.title,
             due_at=at,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from maintd.calendar import entry_for_job
 from maintd.errors import RefusedError, UnknownNameError
 from maintd.job.registry import Known
-from maintd.model.entry import BrokenJob, Entry
+from maintd.model.entry import Entry
+from maintd.model.job import BrokenJob
 from maintd.model.run import Run
 from maintd.operations.service import OperatorService
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from maintd.errors import UsageError, nearest
-from maintd.model.entry import Entry, JobDescription, StepPlan
+from maintd.model.entry import Entry, StepPlan
+from maintd.model.job import JobDescription
 
 
 def with_params(entry: Entry, given: Mapping[str, Any], jobs: Mapping[str, JobDescription]) -> tuple[StepPlan, ...]:

@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 import maintd
 from maintd.errors import CalendarError, MaintdError, StoreError, UnknownNameError
-from maintd.model.entry import BrokenJob, Entry
-from maintd.model.run import EntryState, EntryStatus, LockHolder, NodeState, Run, RunState, RunSummary, StatusReport
+from maintd.model.entry import Entry, EntryState
+from maintd.model.job import BrokenJob
+from maintd.model.run import Run, RunState, RunSummary
+from maintd.model.status import EntryStatus, LockHolder, NodeState, StatusReport
 from maintd.operations.diagnosis import Verdict, verdict_of
 from maintd.operations.due import in_force
 from maintd.operations.lookup import find
@@ -110,7 +112,7 @@ def _status_of(
         last_success_at=None if last.last_success is None else last.last_success.finished_at,
         failing_since=last.failing_since,
         failures_in_a_row=last.failures_in_a_row,
-        usual=last.usual,
+        typical_duration=last.typical_duration,
         why=verdict.why,
         next_step=next_step,
     )

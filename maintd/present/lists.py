@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from maintd.model.entry import BrokenJob, JobDescription, ParamDescription
 from maintd.model.evidence import LogLine
-from maintd.model.run import DueInstant
+from maintd.model.job import BrokenJob, JobDescription, ParamDescription
+from maintd.model.status import DueTime
 from maintd.present.text import WIDTH, Ink, Tone, columns, from_now, plural, printable, symbol, wrapped
 from maintd.units import format_duration
 
 
-def due_text(dues: Sequence[DueInstant], *, now: datetime, width: int = WIDTH, colour: bool = False) -> str:
+def due_text(dues: Sequence[DueTime], *, now: datetime, width: int = WIDTH, colour: bool = False) -> str:
     """What falls due, by day of the entries' own time zones."""
     if not dues:
         return "nothing is due\n"
@@ -38,7 +38,7 @@ def due_text(dues: Sequence[DueInstant], *, now: datetime, width: int = WIDTH, c
     return "\n".join(lines) + "\n"
 
 
-def _from_now(due: DueInstant, now: datetime) -> str:
+def _from_now(due: DueTime, now: datetime) -> str:
     utc = "" if due.local.endswith(" UTC") else f"{due.due_at.astimezone(UTC):%H:%M}Z, "
     return f"{utc}{from_now(due.due_at, now)}"
 

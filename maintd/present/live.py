@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from maintd.model.evidence import Artifact, Change, Check, LogLine, Phase, Progress
 from maintd.model.run import Attempt, Run, RunState, StepState
-from maintd.model.run_updates import AttemptBegan, AttemptEnded, StepBegan, StepEnded
+from maintd.model.run_updates import AttemptFinished, AttemptStarted, StepFinished, StepStarted
 from maintd.present.runs import artifact_text, change_text, check_lines
 from maintd.present.text import WIDTH, Ink, Tone, duration_text, printable, symbol, value_text, worded, wrapped
 
@@ -68,9 +68,9 @@ def report_lines(step: str, attempt: int, item: object, *, width: int = WIDTH, c
     """One thing that happened in a run that goes on in the foreground, as lines; nothing for what is not shown."""
     ink = Ink(colour)
     match item:
-        case StepBegan():
+        case StepStarted():
             return
-        case AttemptBegan():
+        case AttemptStarted():
             yield began_text(step, attempt, ink)
         case Phase():
             yield phase_text(item.name, ink)
@@ -82,9 +82,9 @@ def report_lines(step: str, attempt: int, item: object, *, width: int = WIDTH, c
             yield from wrapped(artifact_text(item), width, "    ", "      ")
         case LogLine():
             yield ink(f"    {printable(item.text)}", Tone.DIM)
-        case AttemptEnded() if item.reason:
+        case AttemptFinished() if item.reason:
             yield from wrapped(item.reason, width, "    ", "    ")
-        case StepEnded():  # its attempt has told the reason, if there was one
+        case StepFinished():  # its attempt has told the reason, if there was one
             reason = item.reason if item.state is StepState.SKIPPED else ""
             yield from ended_lines(step, item.state, reason, width, ink)
 

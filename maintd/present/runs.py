@@ -65,7 +65,7 @@ def runs_lines(
 
 def _row(run: RunSummary, now: datetime, with_entry: bool) -> tuple[str, ...]:
     at = run.started_at or run.finished_at or run.queued_at
-    took = "" if run.took is None else f"took {duration_text(run.took)}"
+    took = "" if run.duration is None else f"took {duration_text(run.duration)}"
     due = "" if run.due_at is None else f"due {run.due_at.astimezone(UTC):%Y-%m-%d %H:%M}Z"
     kind = "" if run.trigger is Trigger.SCHEDULE else run.trigger.replace("_", " ")
     kind += f" by {run.requested_by}" if run.requested_by else ""
@@ -106,7 +106,7 @@ def _facts(run: Run, now: datetime) -> Iterator[tuple[str, str]]:
     yield "started", "" if run.started_at is None else f"{utc_second(run.started_at)}, {ago(run.started_at, now)}"
     if run.state is RunState.QUEUED and run.not_before > now:
         yield "starts", f"not before {utc_second(run.not_before)}, {ago(run.not_before, now)}"
-    yield "took", "" if run.took is None else duration_text(run.took)
+    yield "took", "" if run.duration is None else duration_text(run.duration)
     yield "node", run.node or ""
     skipped = "" if run.skip_reason is None else run.skip_reason.replace("_", " ")
     told_below = any(run.reason in (step.reason, *(tried.reason for tried in step.attempts)) for step in run.steps)

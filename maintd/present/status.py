@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
-from maintd.model.run import EntryStatus, RunState, RunSummary, SkipReason, StatusReport
+from maintd.model.run import RunState, RunSummary, SkipReason
+from maintd.model.status import EntryStatus, StatusReport
 from maintd.present.runs import runs_lines
 from maintd.present.text import (
     WIDTH,
@@ -79,8 +80,8 @@ def entry_text(
         utc = utc_minute(entry.next_due_at)
         facts.append(("next due", due if entry.next_due_local.endswith(" UTC") else f"{due} ({utc})"))
     facts.append(("jobs", ", ".join(entry.jobs)))
-    if entry.usual is not None:
-        facts.append(("usually", f"{duration_text(entry.usual)} (median of its last successes)"))
+    if entry.typical_duration is not None:
+        facts.append(("usually", f"{duration_text(entry.typical_duration)} (median of its last successes)"))
     if entry.last_success_at is not None:
         facts.append(("success", f"{utc_minute(entry.last_success_at)}, {ago(entry.last_success_at, now)}"))
     if entry.failing_since is not None:
@@ -176,10 +177,10 @@ def _row(entry: EntryStatus, now: datetime) -> tuple[str, ...]:
     if entry.active_run is not None:
         begun = entry.active_run.started_at or entry.active_run.queued_at
         when = f"for {rough_text(now - begun)}"
-    elif run is not None and run.took is not None:
-        took = duration_text(run.took)
-    if entry.usual is not None:
-        took = f"{took} (~{duration_text(entry.usual)})".strip()
+    elif run is not None and run.duration is not None:
+        took = duration_text(run.duration)
+    if entry.typical_duration is not None:
+        took = f"{took} (~{duration_text(entry.typical_duration)})".strip()
     return entry.entry, _outcome(entry).replace("_", " "), when, took, _due(entry, now)
 
 
@@ -221,9 +222,9 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 def _is_slow(entry: EntryStatus) -> bool:
     run = entry.last_worked
-    if run is None or run.took is None or entry.usual is None or entry.active_run is not None:
+    if run is None or run.duration is None or entry.typical_duration is None or entry.active_run is not None:
         return False
-    return run.took > max(entry.usual * SLOW, timedelta(seconds=5))
+    return run.duration > max(entry.typical_duration * SLOW, timedelta(seconds=5))
 
 
 def _pause(entry: EntryStatus, now: datetime) -> str:

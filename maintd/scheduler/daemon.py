@@ -34,7 +34,7 @@ from maintd.executor.journal import replay
 from maintd.executor.orphans import kill_orphans
 from maintd.job.registry import Catalogue
 from maintd.model.entry import Rule
-from maintd.model.run import NodeState
+from maintd.model.status import NodeState
 from maintd.operations import Health, OperatorService, TriggerRequest, trigger
 from maintd.scheduler.alarm import Alarm
 from maintd.scheduler.calendar_reload import InForce

@@ -14,8 +14,8 @@ import structlog
 
 from maintd.calendar import fingerprint_of
 from maintd.clock import Clock, StepWatch
-from maintd.model.entry import CatchUp, Entry, Overlap, Policy, Rule
-from maintd.model.run import EntryState, NewRun, Pause, RunState, RunSummary, SkipReason, Trigger
+from maintd.model.entry import CatchUp, Entry, EntryState, Overlap, Pause, Policy, Rule
+from maintd.model.run import NewRun, RunState, RunSummary, SkipReason, Trigger
 from maintd.schedule import blackout_covering, compile_rule, due_between, jitter_of
 from maintd.scheduler.due_queue import Timetable
 from maintd.store import EntryPlan, Store

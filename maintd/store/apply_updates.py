@@ -13,15 +13,15 @@ from sqlalchemy.engine import Connection
 from maintd.model.evidence import Artifact, Change, Check, LogLine, LogTrim, Measure, Phase, Progress, Report
 from maintd.model.run import TRANSITIONS, AttemptState, RunState, StepState
 from maintd.model.run_updates import (
-    AttemptBegan,
-    AttemptEnded,
-    Reported,
-    RunEnded,
+    AttemptFinished,
+    AttemptReported,
+    AttemptStarted,
+    RunFinished,
     RunRequeued,
     RunUpdate,
-    StepBegan,
-    StepEnded,
-    StepWaits,
+    StepFinished,
+    StepStarted,
+    StepWaiting,
 )
 from maintd.store import prepared
 from maintd.store.mapping import AnyRow
@@ -78,7 +78,7 @@ def apply_writes(
     fresh = writes[max(0, claim.recorded_seq + 1 - first_seq) :]
     if not fresh:
         return True
-    end = next((write for write in fresh if isinstance(write, RunEnded | RunRequeued)), None)
+    end = next((write for write in fresh if isinstance(write, RunFinished | RunRequeued)), None)
     if not _allowed(RunState(claim.state), fresh, end):
         return False
     plan = plans.load(conn, [claim.plan_id])[claim.plan_id]
@@ -100,7 +100,7 @@ def apply_writes(
     return True
 
 
-def _allowed(state: RunState, fresh: Sequence[RunUpdate], end: RunEnded | RunRequeued | None) -> bool:
+def _allowed(state: RunState, fresh: Sequence[RunUpdate], end: RunFinished | RunRequeued | None) -> bool:
     if state not in OPEN_TO_EVIDENCE:
         return False
     if end is None:
@@ -111,9 +111,9 @@ def _allowed(state: RunState, fresh: Sequence[RunUpdate], end: RunEnded | RunReq
     return to in TRANSITIONS[state] and (isinstance(end, RunRequeued) or to.final)
 
 
-def _end(conn: Connection, run_id: int, claim: AnyRow, end: RunEnded | RunRequeued, last: int) -> None:
+def _end(conn: Connection, run_id: int, claim: AnyRow, end: RunFinished | RunRequeued, last: int) -> None:
     columns: dict[str, Any] = {"reason": end.reason, "lease_until": None}
-    if isinstance(end, RunEnded):
+    if isinstance(end, RunFinished):
         skip = None if end.skip_reason is None else end.skip_reason.value
         columns |= {"state": end.state.value, "skip_reason": skip, "finished_at": end.at, "recorded_seq": last}
     elif claim.cancel_requested:  # somebody asked while it was running: it must not start again
@@ -167,15 +167,15 @@ class _Record:
 
     def take(self, conn: Connection, write: RunUpdate) -> None:
         match write:
-            case StepBegan():
+            case StepStarted():
                 step = {"state": StepState.RUNNING.value, "reason": "", "started_at": write.at, "finished_at": None}
                 self._steps[write.step] = step
-            case StepWaits():
+            case StepWaiting():
                 self._steps.setdefault(write.step, {})["reason"] = write.reason
-            case StepEnded():
+            case StepFinished():
                 step = {"state": write.state.value, "reason": write.reason, "finished_at": write.at}
                 self._steps.setdefault(write.step, {}).update(step)
-            case AttemptBegan():
+            case AttemptStarted():
                 self._attempt(write).update(
                     {
                         "state": AttemptState.RUNNING.value,
@@ -186,7 +186,7 @@ class _Record:
                         "phase": "",
                     }
                 )
-            case AttemptEnded():
+            case AttemptFinished():
                 self._attempt(write).update(
                     {
                         "state": write.state.value,
@@ -196,16 +196,16 @@ class _Record:
                         "signal": write.signal,
                     }
                 )
-            case Reported():
+            case AttemptReported():
                 for item in write.items:
                     self._report(conn, write, item)
-            case RunEnded() | RunRequeued():
+            case RunFinished() | RunRequeued():
                 pass
 
-    def _attempt(self, write: AttemptBegan | AttemptEnded | Reported) -> dict[str, Any]:
+    def _attempt(self, write: AttemptStarted | AttemptFinished | AttemptReported) -> dict[str, Any]:
         return self._attempts.setdefault((write.step, write.attempt), {})
 
-    def _report(self, conn: Connection, write: Reported, item: Report) -> None:
+    def _report(self, conn: Connection, write: AttemptReported, item: Report) -> None:
         where = {"run_id": self._run_id, "step": write.step, "attempt": write.attempt}
         match item:
             case Check():
@@ -226,7 +226,7 @@ class _Record:
             case LogTrim():
                 self._trim(conn, write, item)
 
-    def _trim(self, conn: Connection, write: Reported, trim: LogTrim) -> None:
+    def _trim(self, conn: Connection, write: AttemptReported, trim: LogTrim) -> None:
         waiting = self._lines.get((write.step, write.attempt), {})
         attempt = self._attempt(write)
         for seq in [seq for seq in waiting if trim.first <= seq <= trim.last]:

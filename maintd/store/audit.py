@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import insert, select
 from sqlalchemy.engine import Connection
 
-from maintd.model.run import Event
+from maintd.model.status import AuditEvent
 from maintd.store.database import Database
 from maintd.store.tables import events
 
@@ -22,12 +22,12 @@ class Events:
         """`kind` is noun_verbed: calendar_loaded, clock_stepped."""
         self._database.write(lambda conn: add_event(conn, kind, subject=subject, by=by, text=text, at=at))
 
-    def recent(self, limit: int = 50) -> list[Event]:
+    def recent(self, limit: int = 50) -> list[AuditEvent]:
         """The last ones, newest first."""
         query = select(events).order_by(events.c.id.desc()).limit(limit)
         return self._database.read(
             lambda conn: [
-                Event(at=row.at, kind=row.kind, subject=row.subject, by=row.by, text=row.text)
+                AuditEvent(at=row.at, kind=row.kind, subject=row.subject, by=row.by, text=row.text)
                 for row in conn.execute(query)
             ]
         )

@@ -26,8 +26,8 @@ from sqlalchemy import (
 from sqlalchemy.engine import Connection
 
 from maintd.errors import UnknownNameError
-from maintd.model.entry import Entry, Policy, Rule
-from maintd.model.run import EntryState, NewRun, Pause
+from maintd.model.entry import Entry, EntryState, Pause, Policy, Rule
+from maintd.model.run import NewRun
 from maintd.store import mapping
 from maintd.store.audit import add_event
 from maintd.store.database import Database, dialect_insert, insert_into
@@ -130,10 +130,6 @@ class Entries:
         """
         enabled = {entry.name: entry for entry in wanted if entry.enabled}
         self._database.write(lambda conn: _sync(conn, enabled, fingerprints, now))
-
-    def plan(self, name: str, seen: datetime, through: datetime, runs: Sequence[NewRun]) -> list[int] | None:
-        """As `plan_many` for one entry."""
-        return self.plan_many([EntryPlan(name, seen, through, tuple(runs))])[0]
 
     def plan_many(self, wanted: Sequence[EntryPlan]) -> list[list[int] | None]:
         """Write what entries owe, in one transaction, each on condition that it is as it was seen.

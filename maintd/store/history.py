@@ -26,7 +26,6 @@ from maintd.store.tables import (
     changes,
     checks,
     entries,
-    ledger,
     log_lines,
     measures,
     plan_jobs,
@@ -170,17 +169,6 @@ class History:
             return [_point(row, name) for row, name in sorted(newest, key=lambda item: item[0].id)]
 
         return self._database.read(act)
-
-    def due_row(self, entry: str, due_at: datetime) -> int | None:
-        """The run that stands for an instant; 0: there was one, and it was pruned; None: it was never planned."""
-        query = (
-            select(func.coalesce(runs.c.id, 0))
-            .select_from(
-                ledger.join(entries, ledger.c.entry_id == entries.c.id).outerjoin(runs, runs.c.id == ledger.c.run_id)
-            )
-            .where(entries.c.name == entry, ledger.c.due_at == due_at)
-        )
-        return self._database.read(lambda conn: conn.execute(query).scalar_one_or_none())
 
     def counts(self) -> dict[str, int]:
         """How many unfinished runs there are by state, and about how many runs in all (`runs`)."""

@@ -42,7 +42,7 @@ class LastRuns(NamedTuple):
     last_failure: RunSummary | None = None
     failing_since: datetime | None = None  # end of the first failure after the last success
     failures_in_a_row: int = 0  # since the last success, at most MOST_COUNTED
-    usual: timedelta | None = None  # median of the last successes
+    typical_duration: timedelta | None = None  # median of the last successes
 
 
 def last_runs(conn: Connection, names: Sequence[str]) -> dict[str, LastRuns]:
@@ -149,7 +149,7 @@ def _took_of_successes(conn: Connection) -> list[Any]:
     return columns
 
 
-def _usual(row: AnyRow) -> timedelta | None:
+def _typical_duration(row: AnyRow) -> timedelta | None:
     columns = row._mapping  # noqa: SLF001
     joined = ",".join(filter(None, (columns[f"took_{state.value}"] for state in SUCCESSES)))
     if not joined:
@@ -178,7 +178,7 @@ def _standing(
         last_failure=run(_highest(last, FAILURES)),
         failing_since=None if first_failure is None else first_failure.finished_at,
         failures_in_a_row=count,
-        usual=_usual(row),
+        typical_duration=_typical_duration(row),
     )
 
 

@@ -10,7 +10,8 @@ from sqlalchemy.engine import Connection
 
 from maintd.errors import RefusedError
 from maintd.model.entry import LockMode
-from maintd.model.run import LockHolder, RunState
+from maintd.model.run import RunState
+from maintd.model.status import LockHolder
 from maintd.store.apply_updates import lose_run
 from maintd.store.database import Database, insert_into
 from maintd.store.mapping import AnyRow

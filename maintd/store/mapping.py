@@ -6,9 +6,9 @@ from typing import Any
 
 from sqlalchemy import Row, Select, select
 
-from maintd.model.entry import Policy, Rule, StepPlan
+from maintd.model.entry import EntryState, Pause, Policy, Rule, StepPlan
 from maintd.model.evidence import Artifact, Change, Check, LogLine, Measure, Progress
-from maintd.model.run import Attempt, EntryState, Pause, RunSummary, Step, StepState
+from maintd.model.run import Attempt, RunSummary, Step, StepState
 from maintd.store.tables import entries, runs
 
 AnyRow = Row[*tuple[Any, ...]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
-from maintd.model.run import NodeState
+from maintd.model.status import NodeState
 from maintd.store.database import Database, insert_into
 from maintd.store.tables import nodes
 

@@ -14,7 +14,7 @@ from sqlalchemy import Table, delete, exists, func, select, tuple_, update
 from sqlalchemy.engine import Connection
 
 from maintd.config.settings import Retention
-from maintd.model.evidence import Model
+from maintd.model.base import Model
 from maintd.model.run import RunState
 from maintd.store.database import Database
 from maintd.store.last_runs import last_outcome_ids

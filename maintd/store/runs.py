@@ -10,7 +10,7 @@ from sqlalchemy import Integer, bindparam, delete, exists, func, or_, select, up
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
-from maintd.model.run import TRANSITIONS, NewRun, Run, RunState, RunSummary, SkipReason
+from maintd.model.run import TRANSITIONS, NewRun, Run, RunState, RunSummary
 from maintd.model.run_updates import RunUpdate
 from maintd.store import mapping
 from maintd.store.apply_updates import apply_writes, lose_run
@@ -193,17 +193,10 @@ class Runs:
         """
         return self._database.write(lambda conn: apply_writes(conn, self._plans, run_id, fence, first_seq, writes))
 
-    def settle_skipped(self, run_id: int, reason: SkipReason, text: str, now: datetime) -> bool:
-        """Queued → skipped. False: it was claimed or cancelled meanwhile."""
-        skipped = _moved(run_id, RunState.SKIPPED, only_from=(RunState.QUEUED,)).values(
-            skip_reason=reason.value, reason=text, finished_at=now
-        )
-        return self._database.write(lambda conn: conn.execute(skipped).rowcount == 1)
-
     def request_cancel(self, run_id: int, by: str, why: str, now: datetime) -> RunState | None:
         """Cancel a run that has not begun, tell a running one to stop. Its state after; None: there is no such run."""
         text = f"{by}: {why}" if why else by
-        at_once = _moved(run_id, RunState.CANCELLED, only_from=(RunState.QUEUED, RunState.WAITING)).values(
+        at_once = _moved(run_id, RunState.CANCELLED, only_from=(RunState.QUEUED,)).values(
             reason=f"cancelled by {text}", cancel_requested=text, finished_at=now
         )
         asked = update(runs).where(runs.c.id == run_id, IS_RUNNING).values(cancel_requested=text)

@@ -17,7 +17,8 @@ from prometheus_client.registry import Collector
 
 import maintd
 from maintd.errors import StoreError
-from maintd.model.run import EntryStatus, RunState, StatusReport
+from maintd.model.run import RunState
+from maintd.model.status import EntryStatus, StatusReport
 from maintd.operations import OperatorService, status
 from maintd.web.evidence import Evidence, EvidenceCache
 
@@ -121,7 +122,7 @@ def _outcomes(entries: Iterable[EntryStatus]) -> Iterator[Metric]:
         "maintd_job_duration_seconds",
         "How long the entry's last run took",
         "entry",
-        {name: run.took.total_seconds() for name, run in worked if run.took is not None},
+        {name: run.duration.total_seconds() for name, run in worked if run.duration is not None},
     )
     result = GaugeMetricFamily(
         "maintd_job_result", "1 for the state in which the entry's last run ended", labels=("entry", "status")

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from maintd.errors import UnknownNameError, UsageError
-from maintd.model.entry import BrokenJob
+from maintd.model.job import BrokenJob
 from maintd.model.run import RunState
 from maintd.operations import due, entry_status, find, find_job, find_run, status
 from maintd.operations.diagnosis import worst_check

@@ -10,9 +10,10 @@ from pydantic import AfterValidator, BaseModel, Field
 from starlette.responses import Response
 
 from maintd.errors import UsageError
-from maintd.model.entry import BrokenJob, JobDescription
-from maintd.model.evidence import Model
-from maintd.model.run import DueInstant, EntryStatus, Event, RunSummary
+from maintd.model.base import Model
+from maintd.model.job import BrokenJob, JobDescription
+from maintd.model.run import RunSummary
+from maintd.model.status import AuditEvent, DueTime, EntryStatus
 from maintd.operations import TriggerRequest
 from maintd.units import Instant, parse_duration
 
@@ -126,7 +127,7 @@ class Reloaded(Model):
 class DueList(Model):
     """Instants ahead, in order."""
 
-    due: tuple[DueInstant, ...]
+    due: tuple[DueTime, ...]
 
 
 class JobList(Model):
@@ -138,7 +139,7 @@ class JobList(Model):
 class EventList(Model):
     """The audit, newest first."""
 
-    events: tuple[Event, ...]
+    events: tuple[AuditEvent, ...]
 
 
 class HealthAnswer(Model):

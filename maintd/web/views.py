@@ -8,7 +8,8 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from maintd.model.evidence import LogLine
-from maintd.model.run import DueInstant, Run, RunState, RunSummary
+from maintd.model.run import Run, RunState, RunSummary
+from maintd.model.status import DueTime
 from maintd.operations import OperatorService
 from maintd.present import duration_text, value_text
 from maintd.store import MeasurePoint
@@ -43,11 +44,11 @@ class WeekDay(NamedTuple):
     items: tuple[WeekItem, ...]
 
 
-def week_of(dues: Sequence[DueInstant], now: datetime, timezone: str, days: int = 7) -> list[WeekDay]:
+def week_of(dues: Sequence[DueTime], now: datetime, timezone: str, days: int = 7) -> list[WeekDay]:
     """The days from today on, each with what falls due in it, by the calendar's wall clock."""
     zone = ZoneInfo(timezone)
     today = now.astimezone(zone).date()
-    by_day: dict[date, list[DueInstant]] = {today + timedelta(days=offset): [] for offset in range(days)}
+    by_day: dict[date, list[DueTime]] = {today + timedelta(days=offset): [] for offset in range(days)}
     for instant in dues:
         day = instant.due_at.astimezone(zone).date()
         if day in by_day:
@@ -58,7 +59,7 @@ def week_of(dues: Sequence[DueInstant], now: datetime, timezone: str, days: int 
     ]
 
 
-def _items(dues: Sequence[DueInstant], zone: ZoneInfo) -> Iterable[WeekItem]:
+def _items(dues: Sequence[DueTime], zone: ZoneInfo) -> Iterable[WeekItem]:
     counts: dict[str, int] = {}
     for instant in dues:
         counts[instant.entry] = counts.get(instant.entry, 0) + 1
@@ -76,9 +77,9 @@ def _items(dues: Sequence[DueInstant], zone: ZoneInfo) -> Iterable[WeekItem]:
 def duration_chart(runs: Sequence[RunSummary]) -> Chart | None:
     """How long an entry's runs took, oldest first."""
     points = [
-        ChartPoint(run.finished_at, run.took.total_seconds(), run.id, run.state in BAD)
+        ChartPoint(run.finished_at, run.duration.total_seconds(), run.id, run.state in BAD)
         for run in reversed(runs)
-        if run.took is not None and run.finished_at is not None and not run.dry_run
+        if run.duration is not None and run.finished_at is not None and not run.dry_run
     ]
     return line_chart("Duration", points, lambda seconds: duration_text(timedelta(seconds=seconds)))
 

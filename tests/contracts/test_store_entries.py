@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from support.stores import at, due, entry, finished, queue, racing, sync
+from support.stores import at, due, entry, finished, plan_runs, queue, racing, sync
 
 from maintd.errors import UnknownNameError
 from maintd.model.run import RunState
@@ -46,7 +46,7 @@ def test_an_entry_that_comes_back_is_planned_from_then_on(store: Store, absent: 
 
 def test_a_renamed_entry_keeps_planning_pause_ledger_and_history(store: Store) -> None:
     sync(store, entry("old"), now=0)
-    run_id = store.entries.plan("old", at(0), at(2), [due("old", 1)])[0]
+    (run_id,) = plan_runs(store, "old", 0, 2, due("old", 1))
     store.entries.pause("old", why="broken disk", by="ada", until=None, now=at(2))
 
     sync(store, entry("new", formerly="old"), now=5)
@@ -55,9 +55,10 @@ def test_a_renamed_entry_keeps_planning_pause_ledger_and_history(store: Store) -
     assert list(states) == ["new"]
     assert states["new"].planned_through == at(2)
     assert states["new"].pause is not None and states["new"].pause.why == "broken disk"
-    assert store.history.due_row("new", at(1)) == run_id
-    assert [run.entry for run in store.history.runs(entry="new")] == ["new"]
+    assert [run.id for run in store.history.runs(entry="new")] == [run_id]
     assert store.events.recent()[0].kind == "entry_renamed"
+    assert store.entries.set_planned_through("new", at(2), at(0), "to plan it again")
+    assert plan_runs(store, "new", 0, 2, due("new", 1)) == []
 
 
 def test_a_rename_does_not_take_the_row_of_an_entry_that_is_still_there(store: Store) -> None:
@@ -96,7 +97,7 @@ def test_a_job_run_by_hand_before_becomes_an_entry_when_the_calendar_names_it(st
 def test_planning_writes_rows_and_remembers_how_far_it_came(store: Store) -> None:
     sync(store, entry("vacuum"))
 
-    ids = store.entries.plan("vacuum", at(0), at(2), [due("vacuum", 1, RunState.SKIPPED), due("vacuum", 2)])
+    ids = plan_runs(store, "vacuum", 0, 2, due("vacuum", 1, RunState.SKIPPED), due("vacuum", 2))
 
     assert [run.id for run in store.history.runs(entry="vacuum")] == sorted(ids, reverse=True)
     assert [store.history.run(run_id).due_at for run_id in ids] == [at(1), at(2)]
@@ -105,20 +106,21 @@ def test_planning_writes_rows_and_remembers_how_far_it_came(store: Store) -> Non
 
 def test_planning_what_was_seen_too_long_ago_writes_nothing(store: Store) -> None:
     sync(store, entry("vacuum"))
-    store.entries.plan("vacuum", at(0), at(1), [due("vacuum", 1)])
+    plan_runs(store, "vacuum", 0, 1, due("vacuum", 1))
 
-    late = store.entries.plan("vacuum", at(0), at(2), [due("vacuum", 2)])
+    late = plan_runs(store, "vacuum", 0, 2, due("vacuum", 2))
 
     assert late is None
-    assert store.history.due_row("vacuum", at(2)) is None
+    assert len(store.history.runs(entry="vacuum")) == 1
+    assert len(plan_runs(store, "vacuum", 1, 2, due("vacuum", 2))) == 1
 
 
 def test_an_instant_never_gets_a_second_row(store: Store) -> None:
     sync(store, entry("vacuum"))
-    store.entries.plan("vacuum", at(0), at(2), [due("vacuum", 1), due("vacuum", 2)])
+    plan_runs(store, "vacuum", 0, 2, due("vacuum", 1), due("vacuum", 2))
     store.entries.set_planned_through("vacuum", at(2), at(0), "the clock was set back")
 
-    again = store.entries.plan("vacuum", at(0), at(3), [due("vacuum", n) for n in (1, 2, 3)])
+    again = plan_runs(store, "vacuum", 0, 3, *(due("vacuum", n) for n in (1, 2, 3)))
 
     assert again is not None and len(again) == 1
     assert len(store.history.runs(entry="vacuum")) == 3
@@ -139,7 +141,7 @@ def test_planning_by_a_rule_that_was_replaced_meanwhile_writes_nothing(store: St
 
 def test_each_plan_of_many_is_conditional_by_itself(store: Store) -> None:
     sync(store, entry("a"), entry("b"), entry("c"))
-    store.entries.plan("b", at(0), at(1), [])
+    plan_runs(store, "b", 0, 1)
 
     wanted = [EntryPlan(name, at(0), at(2), (due(name, 1), due(name, 2))) for name in ("c", "b", "a")]
     ids = store.entries.plan_many([*wanted, EntryPlan("unknown", at(0), at(2), ())])

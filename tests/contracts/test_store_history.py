@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from support.stores import at, by_hand, claim, due, ended, entry, evidence, finished, plan, queue, sync
+from support.stores import at, by_hand, claim, due, ended, entry, evidence, finished, plan, plan_runs, queue, sync
 
 from maintd.config.settings import Retention
 from maintd.model.evidence import LogLine, Measure
@@ -77,7 +77,7 @@ def test_the_last_runs_of_an_entry_are_told_apart(store: Store) -> None:
     failure = finished(store, "a", 4, RunState.TIMED_OUT)
     cancelled = finished(store, "a", 6, RunState.CANCELLED)
     skipped = due("a", 8, RunState.SKIPPED, skip_reason=SkipReason.OVERLAP)
-    (skipped_id,) = store.entries.plan("a", at(0), at(8), [skipped])
+    (skipped_id,) = plan_runs(store, "a", 0, 8, skipped)
     active = queue(store, "a", 9)
 
     last = store.history.last_per_entry(["a"])["a"]
@@ -115,7 +115,7 @@ def test_dry_runs_are_no_outcome_but_are_seen_while_they_run(store: Store) -> No
 
     last = store.history.last_per_entry(["a"])["a"]
 
-    assert (last.last_success, last.last_run, last.usual) == (None, None, None)
+    assert (last.last_success, last.last_run, last.typical_duration) == (None, None, None)
     assert last.active.id == running.id
 
 
@@ -126,7 +126,7 @@ def test_the_usual_duration_is_the_median_of_the_last_twenty_successes(store: St
     for n in range(20):
         finished(store, "a", 10 + n, RunState.WARNED if n % 2 else RunState.SUCCEEDED, took=3 if n % 2 else 1)
 
-    assert store.history.last_per_entry(["a"])["a"].usual == timedelta(minutes=2)
+    assert store.history.last_per_entry(["a"])["a"].typical_duration == timedelta(minutes=2)
 
 
 def test_a_success_counts_only_when_it_is_recent_and_real(store: Store) -> None:
@@ -177,17 +177,17 @@ def test_series_hold_the_last_points_of_ended_real_runs_oldest_first(store: Stor
     assert store.history.series("a", "reindex") == []
 
 
-def test_the_ledger_tells_a_pruned_instant_from_one_that_never_was(store: Store) -> None:
+def test_a_pruned_due_time_gets_no_second_run(store: Store) -> None:
     sync(store, entry("a"))
-    old, last = store.entries.plan("a", at(0), at(2), [due("a", minute) for minute in (1, 2)])
+    old, last = plan_runs(store, "a", 0, 2, *(due("a", minute) for minute in (1, 2)))
     for run_id, minute in ((old, 3), (last, 5)):
         store.runs.apply(claim(store, run_id, minute).id, 1, 1, [ended(RunState.SUCCEEDED, minute)])
 
     store.upkeep.prune(Retention(runs=timedelta(days=1)), at(60 * 24 * 2))
 
-    assert store.history.due_row("a", at(1)) == 0
-    assert store.history.due_row("a", at(2)) == last
-    assert store.history.due_row("a", at(3)) is None
+    store.entries.set_planned_through("a", at(2), at(0), "to plan it again")
+    again = plan_runs(store, "a", 0, 3, *(due("a", minute) for minute in (1, 2, 3)))
+    assert [store.history.run(run_id).due_at for run_id in again] == [at(3)]
 
 
 def test_counts_tell_how_much_is_unfinished(store: Store) -> None:

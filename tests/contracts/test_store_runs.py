@@ -9,9 +9,9 @@ import pytest
 from support.stores import at, by_hand, check, claim, due, ended, entry, evidence, finished, plan, queue, racing, sync
 
 from maintd.model.evidence import Artifact, Change, LogLine, LogTrim, Measure, Phase, Progress
-from maintd.model.run import AttemptState, RunState, SkipReason, StepState
-from maintd.model.run_updates import AttemptBegan, Reported, RunRequeued, StepBegan, StepEnded
-from maintd.store import Store
+from maintd.model.run import AttemptState, RunState, StepState
+from maintd.model.run_updates import AttemptReported, AttemptStarted, RunRequeued, StepFinished, StepStarted
+from maintd.store import EntryPlan, Store
 
 
 def test_only_runs_whose_time_has_come_can_be_claimed_longest_waiting_first(store: Store) -> None:
@@ -176,7 +176,7 @@ def test_an_older_fence_is_refused_and_nothing_of_it_is_kept(store: Store) -> No
 def test_evidence_of_a_step_that_the_plan_does_not_have_is_refused_whole(store: Store) -> None:
     run = claim(store, queue(store, "vacuum"), 0)
 
-    refused = store.runs.apply(run.id, 1, 1, [StepBegan(step=0, at=at(1)), *evidence(check("whose?"), step=9)])
+    refused = store.runs.apply(run.id, 1, 1, [StepStarted(step=0, at=at(1)), *evidence(check("whose?"), step=9)])
 
     kept = store.history.run(run.id)
     assert (refused, kept.state, [step.state for step in kept.steps]) == (False, RunState.RUNNING, [StepState.PENDING])
@@ -188,7 +188,7 @@ def test_a_run_put_back_is_queued_again_and_keeps_when_it_first_started(store: S
     store.locks.acquire(run.id, 1, "vacuum", {"postgres": "exclusive"}, at(1))
     put_back = RunRequeued(at=at(2), not_before=at(4), reason="lock postgres is busy")
 
-    store.runs.apply(run.id, 1, 1, [StepBegan(step=0, at=at(1)), put_back])
+    store.runs.apply(run.id, 1, 1, [StepStarted(step=0, at=at(1)), put_back])
     queued = store.history.run(run.id)
     again = claim(store, run.id, 4, node="n2")
 
@@ -272,7 +272,7 @@ def test_late_evidence_without_an_end_leaves_a_run_lost(store: Store) -> None:
 def test_a_step_that_never_began_can_be_skipped_with_a_reason(store: Store) -> None:
     run = claim(store, queue(store, "vacuum"), 0)
 
-    store.runs.apply(run.id, 1, 1, [StepEnded(step=0, state=StepState.SKIPPED, at=at(1), reason="no target")])
+    store.runs.apply(run.id, 1, 1, [StepFinished(step=0, state=StepState.SKIPPED, at=at(1), reason="no target")])
 
     step = store.history.run(run.id).steps[0]
     assert (step.state, step.reason, step.started_at) == (StepState.SKIPPED, "no target", None)
@@ -281,11 +281,11 @@ def test_a_step_that_never_began_can_be_skipped_with_a_reason(store: Store) -> N
 def test_the_middle_of_a_long_log_is_forgotten_and_counted(store: Store) -> None:
     run = claim(store, queue(store, "vacuum"), 0)
     lines = [LogLine(seq=seq, at=at(1), stream="log", text="12345") for seq in range(1, 9)]
-    begun = [StepBegan(step=0, at=at(1)), AttemptBegan(step=0, attempt=1, at=at(1))]
-    store.runs.apply(run.id, 1, 1, [*begun, Reported(step=0, attempt=1, items=tuple(lines[:6]))])
+    begun = [StepStarted(step=0, at=at(1)), AttemptStarted(step=0, attempt=1, at=at(1))]
+    store.runs.apply(run.id, 1, 1, [*begun, AttemptReported(step=0, attempt=1, items=tuple(lines[:6]))])
 
     trimmed = (*lines[6:], LogTrim(first=3, last=7, size_bytes=25))
-    store.runs.apply(run.id, 1, 4, [Reported(step=0, attempt=1, items=trimmed)])
+    store.runs.apply(run.id, 1, 4, [AttemptReported(step=0, attempt=1, items=trimmed)])
 
     attempt = store.history.run(run.id).steps[0].attempts[0]
     assert [row.line.seq for row in store.history.log(run.id)] == [1, 2, 8]
@@ -305,7 +305,7 @@ def test_the_same_idempotency_key_means_the_same_run(open_another: Callable[[], 
 
 
 def test_a_run_that_has_not_begun_is_cancelled_at_once(store: Store) -> None:
-    queued, waiting = queue(store, "a"), queue(store, "b", state=RunState.WAITING)
+    queued, waiting = queue(store, "a"), queue(store, "b", 9)
 
     states = [store.runs.request_cancel(run_id, "ada", "not today", at(1)) for run_id in (queued, waiting, 999)]
 
@@ -319,16 +319,6 @@ def test_a_cancel_of_an_ended_run_says_how_it_ended(store: Store) -> None:
     run_id = finished(store, "vacuum", 0, RunState.WARNED)
 
     assert store.runs.request_cancel(run_id, "ada", "", at(5)) == RunState.WARNED
-
-
-def test_a_queued_run_is_skipped_with_its_reason_and_a_claimed_one_is_not(store: Store) -> None:
-    queued, running = queue(store, "a"), claim(store, queue(store, "b"), 0).id
-
-    skipped = [store.runs.settle_skipped(run_id, SkipReason.MISFIRE, "late", at(9)) for run_id in (queued, running)]
-
-    kept = store.history.run(queued)
-    assert skipped == [True, False]
-    assert (kept.state, kept.skip_reason, kept.reason) == (RunState.SKIPPED, SkipReason.MISFIRE, "late")
 
 
 def test_only_runs_with_a_lease_that_is_over_are_expired(store: Store) -> None:
@@ -351,7 +341,7 @@ def test_runs_of_an_earlier_process_of_a_node_are_found(store: Store) -> None:
 def test_unfinished_runs_of_an_entry_come_oldest_first(store: Store) -> None:
     running = claim(store, queue(store, "a"), 0).id
     finished(store, "b", 0)
-    queued, waiting = queue(store, "a", 1), queue(store, "a", 2, state=RunState.WAITING)
+    queued, waiting = queue(store, "a", 1), queue(store, "a", 2)
 
     assert [run.id for run in store.runs.unfinished(["a"])] == [running, queued, waiting]
     assert store.runs.unfinished(["b"]) == store.runs.unfinished(["unknown"]) == []
@@ -361,7 +351,8 @@ def test_times_come_back_as_aware_utc(store: Store) -> None:
     moment = datetime(2026, 3, 29, 1, 30, 0, 123456, tzinfo=UTC)
     sync(store, entry("vacuum"))
 
-    ids = store.entries.plan("vacuum", at(0), moment, [due("vacuum", 0, due_at=moment, not_before=moment)])
+    rows = (due("vacuum", 0, due_at=moment, not_before=moment),)
+    (ids,) = store.entries.plan_many([EntryPlan("vacuum", at(0), moment, rows)])
 
     run = store.history.run(ids[0])
     assert run.due_at == moment and run.due_at.tzinfo is UTC

@@ -11,12 +11,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 from support.stores import NOON, at, by_hand, ended, evidence
 
 from maintd.clock import ManualClock
-from maintd.model.run import TRANSITIONS, AttemptState, RunState, SkipReason, StepState
+from maintd.model.run import TRANSITIONS, AttemptState, RunState, StepState
 from maintd.model.run_updates import RunRequeued
 from maintd.store import Store, open_store
-
-RUNS = [RunState.WAITING, RunState.QUEUED]
-ENDS = [state for state in RunState if state.final]
 
 
 class Runs(RuleBasedStateMachine):
@@ -42,12 +39,12 @@ class Runs(RuleBasedStateMachine):
         self.minute += 1
         return self.minute
 
-    @rule(target=ids, entry=st.sampled_from("ab"), state=st.sampled_from(RUNS))
-    def add(self, entry: str, state: RunState) -> object:
+    @rule(target=ids, entry=st.sampled_from("ab"))
+    def add(self, entry: str) -> object:
         if len(self.states) >= 5:
             return multiple()
-        run_id, _ = self.store.runs.add(by_hand(entry, state=state), at(self.now()))
-        self.states[run_id], self.fences[run_id] = state, 0
+        run_id, _ = self.store.runs.add(by_hand(entry), at(self.now()))
+        self.states[run_id], self.fences[run_id] = RunState.QUEUED, 0
         return run_id
 
     @rule(run_id=ids)
@@ -69,7 +66,7 @@ class Runs(RuleBasedStateMachine):
             self.ended.add((run_id, fence))
 
     @rule(run_id=ids)
-    def put_back(self, run_id: int) -> None:
+    def requeue(self, run_id: int) -> None:
         now = self.now()
         self.store.runs.apply(
             run_id, self.fences[run_id], 1, [RunRequeued(at=at(now), not_before=at(now), reason="busy")]
@@ -80,16 +77,12 @@ class Runs(RuleBasedStateMachine):
         self.store.runs.apply(run_id, self.fences[run_id], 1, evidence()[:3])
 
     @rule(run_id=ids)
-    def lose(self, run_id: int) -> None:
+    def mark_lost(self, run_id: int) -> None:
         self.store.runs.lose(run_id, self.fences[run_id], "silent", at(self.now()))
 
     @rule(run_id=ids)
     def cancel(self, run_id: int) -> None:
         self.store.runs.request_cancel(run_id, "ada", "", at(self.now()))
-
-    @rule(run_id=ids)
-    def skip(self, run_id: int) -> None:
-        self.store.runs.settle_skipped(run_id, SkipReason.MISFIRE, "late", at(self.now()))
 
     @invariant()
     def every_change_is_in_the_table(self) -> None:

@@ -8,13 +8,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from support.stores import at, check, claim, due, ended, entry, evidence, finished, queue, sync
+from support.stores import at, check, claim, due, ended, entry, evidence, finished, plan_runs, queue, sync
 
 from maintd.clock import ManualClock
 from maintd.config.settings import Retention
 from maintd.errors import StoreError
 from maintd.model.evidence import Artifact, LogLine, Measure
-from maintd.model.run import Event, NodeState, RunState
+from maintd.model.run import RunState
+from maintd.model.status import AuditEvent, NodeState
 from maintd.store import Store, open_store
 
 DAY = 24 * 60
@@ -34,6 +35,12 @@ def run_with_evidence(store: Store, name: str, minutes: float, state: RunState, 
 
 def ids(store: Store, name: str | None = None) -> list[int]:
     return [run.id for run in store.history.runs(entry=name, limit=1000)]
+
+
+def replan(store: Store) -> list[int] | None:
+    """Plan the due times at minutes 1 and 2 once more; the ids of the new rows."""
+    assert store.entries.set_planned_through("a", at(2), at(0), "to plan it again")
+    return plan_runs(store, "a", 0, 2, due("a", 1, RunState.SKIPPED), due("a", 2, RunState.SKIPPED))
 
 
 def test_old_runs_go_but_the_last_success_and_failure_of_each_entry_stay(store: Store) -> None:
@@ -118,16 +125,16 @@ def test_files_go_with_runs_that_are_pruned(store: Store, tmp_path: Path) -> Non
 
 def test_the_ledger_and_the_audit_outlive_runs_and_end_too(store: Store) -> None:
     sync(store, entry("a"))
-    store.entries.plan("a", at(0), at(2), [due("a", 1, RunState.SKIPPED), due("a", 2, RunState.SKIPPED)])
+    plan_runs(store, "a", 0, 2, due("a", 1, RunState.SKIPPED), due("a", 2, RunState.SKIPPED))
     store.events.add("calendar_loaded", at=at(0))
 
     first = store.upkeep.prune(KEEP_ALL, at(500 * DAY))
-    outlived = store.history.due_row("a", at(1))
+    outlived = replan(store)
     second = store.upkeep.prune(KEEP_ALL, at(801 * DAY))
 
-    assert (first.runs, first.instants, outlived) == (2, 0, 0)
-    assert (second.instants, second.events, store.events.recent()) == (2, 1, [])
-    assert store.history.due_row("a", at(1)) is None
+    assert (first.runs, first.instants, outlived) == (2, 0, [])
+    assert (second.instants, second.events, store.events.recent()) == (2, 2, [])
+    assert len(replan(store)) == 2
 
 
 def test_plans_that_no_run_refers_to_go(store: Store) -> None:
@@ -144,7 +151,7 @@ def test_pruning_goes_in_batches_that_hold_the_store_only_shortly(store: Store) 
     sync(store, entry("a"))
     for start in range(0, 3000, 1000):
         rows = [due("a", minute, RunState.SKIPPED) for minute in range(start + 1, start + 1001)]
-        store.entries.plan("a", at(start), at(start + 1000), rows)
+        plan_runs(store, "a", start, start + 1000, *rows)
     batches: list[int] = []
 
     result = store.upkeep.prune(KEEP_ALL, at(500 * DAY), on_batch=batches.append)
@@ -230,4 +237,6 @@ def test_the_audit_is_read_newest_first(store: Store) -> None:
 
     recent = store.events.recent(limit=2)
 
-    assert recent == [Event(at=at(n), kind="clock_stepped", subject="host", by="ntp", text=f"{n}s") for n in (2, 1)]
+    assert recent == [
+        AuditEvent(at=at(n), kind="clock_stepped", subject="host", by="ntp", text=f"{n}s") for n in (2, 1)
+    ]

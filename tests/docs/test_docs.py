@@ -11,7 +11,7 @@ import pytest
 from maintd.calendar import parse_calendar
 from maintd.config.settings import Settings
 from maintd.job.registry import Catalogue, shipped
-from maintd.model.entry import JobDescription
+from maintd.model.job import JobDescription
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

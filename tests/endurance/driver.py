@@ -17,7 +17,8 @@ from endurance.outcome import Outcome
 from endurance.world import World, world
 from maintd.clock import SystemClock
 from maintd.errors import StoreError
-from maintd.model.run import EntryState, Run
+from maintd.model.entry import EntryState
+from maintd.model.run import Run
 from maintd.schedule import compile_rule
 from maintd.store import Store, read_store
 

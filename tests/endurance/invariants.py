@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from endurance.audit import EPOCH, Planned, instants
 from endurance.journal import Line
-from maintd.model.run import EntryState, Run, RunSummary
+from maintd.model.entry import EntryState
+from maintd.model.run import Run, RunSummary
 
 SET_BACK = timedelta(minutes=10)
 """Clocks are set back by up to 90 s at a time, and then pass instants again."""

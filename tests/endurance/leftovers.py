@@ -7,7 +7,8 @@ from pathlib import Path
 
 import psutil
 
-from maintd.model.run import LockHolder, Run
+from maintd.model.run import Run
+from maintd.model.status import LockHolder
 
 KEPT = (".refused",)
 """Spools that are set aside for a person: evidence of a claim that was over. They are counted, and no leftover."""

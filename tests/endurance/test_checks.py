@@ -16,19 +16,10 @@ from endurance import invariants, leftovers, truth
 from endurance.audit import Planned
 from endurance.invariants import Stretch
 from endurance.journal import Line
+from maintd.model.entry import EntryState
 from maintd.model.evidence import Artifact, Check, CheckStatus, Measure
-from maintd.model.run import (
-    Attempt,
-    AttemptState,
-    EntryState,
-    LockHolder,
-    Run,
-    RunState,
-    SkipReason,
-    Step,
-    StepState,
-    Trigger,
-)
+from maintd.model.run import Attempt, AttemptState, Run, RunState, SkipReason, Step, StepState, Trigger
+from maintd.model.status import LockHolder
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PID = 4711

@@ -25,7 +25,7 @@ from maintd.executor.outcome import AttemptEvidence, Exit, Returned, judge_attem
 from maintd.executor.report_reader import Evidence, hidden
 from maintd.model.entry import Rule, ScheduleKind
 from maintd.model.evidence import LogLine
-from maintd.model.run_updates import Reported
+from maintd.model.run_updates import AttemptReported
 from maintd.schedule import compile_rule, describe
 from maintd.schedule.phrases import parse_phrase
 from maintd.schedule.wall_time import LAST_YEAR
@@ -205,8 +205,8 @@ def _can_be_kept(item: object) -> None:
     for kept in (item, hidden(item, ("hunter2",))):
         if isinstance(kept, LogLine):
             assert kept.stream == "log"
-        written = Reported.model_validate({"step": 0, "attempt": 1, "items": [kept]}).model_dump_json()
-        again = Reported.model_validate_json(written)
+        written = AttemptReported.model_validate({"step": 0, "attempt": 1, "items": [kept]}).model_dump_json()
+        again = AttemptReported.model_validate_json(written)
         assert again.model_dump_json() == written
         assert "\\u0000" not in written
 

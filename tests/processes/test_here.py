@@ -18,7 +18,7 @@ from maintd.executor.foreground import run_here
 from maintd.model.entry import Entry
 from maintd.model.evidence import Check, LogLine
 from maintd.model.run import Run, RunState
-from maintd.model.run_updates import AttemptEnded
+from maintd.model.run_updates import AttemptFinished
 from maintd.model.target import Targets
 from maintd.store import Store
 
@@ -56,7 +56,7 @@ def test_it_works_without_a_store_and_tells_all_as_it_happens(made: Node) -> Non
     assert (ended.id, ended.state, ended.requested_by) == (0, RunState.SUCCEEDED, "ada")
     assert [check.observed for check in ended.steps[0].attempts[0].checks] == [7]
     kinds = [type(item) for _, _, item in told]
-    assert {Check, LogLine, AttemptEnded} <= set(kinds)
+    assert {Check, LogLine, AttemptFinished} <= set(kinds)
     assert {step for step, _, _ in told} == {job}
 
 

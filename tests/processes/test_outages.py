@@ -23,7 +23,7 @@ from maintd.executor.journal import replay
 from maintd.executor.orphans import kill_orphans
 from maintd.executor.spool import Spool
 from maintd.model.run import RunState
-from maintd.model.run_updates import RunEnded, StepBegan
+from maintd.model.run_updates import RunFinished, StepStarted
 
 OUTAGE = float(os.environ.get("MAINTD_TEST_OUTAGE", "4"))
 """Seconds that the store is away; 40 for the long form."""
@@ -174,7 +174,7 @@ def test_what_a_dead_daemon_spooled_is_brought_in_once(tmp_path: Path) -> None:
     claimed = made.store.runs.claim(run_id, "n1", "dead", now + timedelta(minutes=5), now)
     assert claimed is not None
     spool = Spool(made.settings.spool_dir, run_id, claimed.fence)
-    spool.append(1, [StepBegan(step=0, at=now), RunEnded(state=RunState.FAILED, at=now, reason="the true reason")])
+    spool.append(1, [StepStarted(step=0, at=now), RunFinished(state=RunState.FAILED, at=now, reason="the true reason")])
 
     while_it_lives = replay(made.settings.spool_dir, made.store)
     spool.leave()
@@ -191,7 +191,7 @@ def test_a_spool_whose_claim_is_over_is_set_aside(tmp_path: Path) -> None:
     made = Node(tmp_path)
     run_id = made.queue(made.step(made.job("pass")))
     spool = Spool(made.settings.spool_dir, run_id, 7)
-    spool.append(1, [StepBegan(step=0, at=made.store.now())])
+    spool.append(1, [StepStarted(step=0, at=made.store.now())])
     spool.leave()
 
     assert replay(made.settings.spool_dir, made.store) == 0

@@ -13,7 +13,7 @@ from typing import Any
 from maintd.calendar import Calendar, parse_calendar
 from maintd.errors import CalendarError, JobError
 from maintd.job.description import LoadedJob, ParamProblem, load_job, validate_params
-from maintd.model.entry import BrokenJob, JobDescription
+from maintd.model.job import BrokenJob, JobDescription
 
 NOW = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
 

@@ -15,7 +15,8 @@ from maintd.config.settings import Settings
 from maintd.executor import process_tree
 from maintd.executor.executor import LocalExecutor
 from maintd.job.description import load_job
-from maintd.model.entry import JobDescription, Policy, StepPlan
+from maintd.model.entry import Policy, StepPlan
+from maintd.model.job import JobDescription
 from maintd.model.run import Attempt, NewRun, Run, RunState, Trigger
 from maintd.model.target import Targets
 from maintd.store import Store, open_store

@@ -11,8 +11,16 @@ from typing import TypeVar
 from maintd.model.entry import Entry, Policy, Rule, ScheduleKind, StepPlan
 from maintd.model.evidence import Check, CheckStatus, Report
 from maintd.model.run import AttemptState, NewRun, Run, RunState, StepState, Trigger
-from maintd.model.run_updates import AttemptBegan, AttemptEnded, Reported, RunEnded, RunUpdate, StepBegan, StepEnded
-from maintd.store import Store
+from maintd.model.run_updates import (
+    AttemptFinished,
+    AttemptReported,
+    AttemptStarted,
+    RunFinished,
+    RunUpdate,
+    StepFinished,
+    StepStarted,
+)
+from maintd.store import EntryPlan, Store
 
 T = TypeVar("T")
 
@@ -59,6 +67,11 @@ def due(name: str, minutes: float, state: RunState = RunState.QUEUED, **columns:
     )
 
 
+def plan_runs(store: Store, name: str, seen: float, through: float, *runs: NewRun) -> list[int] | None:
+    """Plan one entry; the ids of its new rows, or None when it was planned to another time than `seen`."""
+    return store.entries.plan_many([EntryPlan(name, at(seen), at(through), runs)])[0]
+
+
 def by_hand(name: str, minutes: float = 0, **columns: object) -> NewRun:
     """A run that somebody asked for."""
     return due(name, minutes, **{"due_at": None, "trigger": Trigger.MANUAL, "requested_by": "ada", **columns})
@@ -74,8 +87,8 @@ def claim(store: Store, run_id: int, minutes: float = 0, node: str = "n1", lease
     return claimed
 
 
-def ended(state: RunState, minutes: float, reason: str = "") -> RunEnded:
-    return RunEnded(state=state, at=at(minutes), reason=reason)
+def ended(state: RunState, minutes: float, reason: str = "") -> RunFinished:
+    return RunFinished(state=state, at=at(minutes), reason=reason)
 
 
 def finished(
@@ -90,11 +103,11 @@ def finished(
 def evidence(*items: Report, step: int = 0, minutes: float = 1) -> list[RunUpdate]:
     """A step with one attempt that reports these."""
     return [
-        StepBegan(step=step, at=at(minutes)),
-        AttemptBegan(step=step, attempt=1, at=at(minutes), pid=77),
-        Reported(step=step, attempt=1, items=items),
-        AttemptEnded(step=step, attempt=1, state=AttemptState.SUCCEEDED, at=at(minutes + 1), exit_code=0),
-        StepEnded(step=step, state=StepState.SUCCEEDED, at=at(minutes + 1)),
+        StepStarted(step=step, at=at(minutes)),
+        AttemptStarted(step=step, attempt=1, at=at(minutes), pid=77),
+        AttemptReported(step=step, attempt=1, items=items),
+        AttemptFinished(step=step, attempt=1, state=AttemptState.SUCCEEDED, at=at(minutes + 1), exit_code=0),
+        StepFinished(step=step, state=StepState.SUCCEEDED, at=at(minutes + 1)),
     ]
 
 

@@ -18,10 +18,11 @@ from maintd.config.settings import Settings
 from maintd.job import JobParams
 from maintd.job.description import validate_params
 from maintd.job.registry import Known
-from maintd.model.entry import BrokenJob, Entry, JobDescription, ParamDescription, Rule, ScheduleKind, StepPlan
+from maintd.model.entry import Entry, Rule, ScheduleKind, StepPlan
 from maintd.model.evidence import Artifact, Change, Check, CheckStatus, LogLine, Measure, Phase, Progress
+from maintd.model.job import BrokenJob, JobDescription, ParamDescription
 from maintd.model.run import RunState
-from maintd.model.run_updates import AttemptBegan, Reported, RunEnded, StepBegan
+from maintd.model.run_updates import AttemptReported, AttemptStarted, RunFinished, StepStarted
 from maintd.model.target import Targets
 from maintd.operations import Health, OperatorService, ReloadResult
 from maintd.store import Store, open_store
@@ -167,7 +168,7 @@ def run_with(
     run = claim(store, queue(store, name, minutes, **columns), minutes)
     writes = evidence(*items, minutes=minutes)  # type: ignore[arg-type]
     assert store.runs.apply(
-        run.id, run.fence, 1, [*writes, RunEnded(state=state, at=at(minutes + took), reason=reason)]
+        run.id, run.fence, 1, [*writes, RunFinished(state=state, at=at(minutes + took), reason=reason)]
     )
     return run.id
 
@@ -176,9 +177,9 @@ def going_on(store: Store, name: str, minutes: float, *items: object) -> tuple[i
     """A run that works: its id and fence. Further writes are numbered from 4."""
     run = claim(store, queue(store, name, minutes), minutes, lease=600)
     begun = [
-        StepBegan(step=0, at=at(minutes)),
-        AttemptBegan(step=0, attempt=1, at=at(minutes), pid=77),
-        Reported(step=0, attempt=1, items=items),  # type: ignore[arg-type]
+        StepStarted(step=0, at=at(minutes)),
+        AttemptStarted(step=0, attempt=1, at=at(minutes), pid=77),
+        AttemptReported(step=0, attempt=1, items=items),  # type: ignore[arg-type]
     ]
     assert store.runs.apply(run.id, run.fence, 1, begun)
     return run.id, run.fence

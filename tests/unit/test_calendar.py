@@ -21,7 +21,8 @@ from maintd.calendar import (
 from maintd.config.settings import Settings
 from maintd.errors import CalendarError
 from maintd.job.registry import Catalogue, shipped
-from maintd.model.entry import After, Blackout, CatchUp, Entry, JobDescription, OnFailure, Overlap, Rule, ScheduleKind
+from maintd.model.entry import After, Blackout, CatchUp, Entry, OnFailure, Overlap, Rule, ScheduleKind
+from maintd.model.job import JobDescription
 from maintd.schedule import compile_rule
 
 FULL = """

@@ -13,7 +13,8 @@ from support.web_services import NOON, Harness, at, check, entry, harness, run_w
 from maintd.config.settings import Settings
 from maintd.errors import CalendarError, DaemonUnavailableError, RefusedError, UnknownNameError, UsageError
 from maintd.model.evidence import CheckStatus
-from maintd.model.run import NodeState, RunState, Trigger
+from maintd.model.run import RunState, Trigger
+from maintd.model.status import NodeState
 from maintd.operations import (
     Health,
     TriggerRequest,
@@ -225,7 +226,7 @@ def test_the_status_tells_each_entry_in_the_order_of_the_calendar(here: Harness)
     assert first.last_run.id == failed
     assert (first.why, first.next_step) == ("dead tuples: 31, expected at most 20", f"maintd show {failed}")
     assert (first.last_success_at, first.failing_since, first.failures_in_a_row) == (at(2), at(12), 1)
-    assert first.usual == timedelta(minutes=2)
+    assert first.typical_duration == timedelta(minutes=2)
     # 04:00 in Berlin in winter is 03:00 UTC.
     assert first.next_due_at is not None
     assert f"{first.next_due_at:%Y-%m-%d %H:%M}" == "2026-03-03 03:00"

@@ -10,24 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maintd.model.entry import BrokenJob
+from maintd.model.entry import Pause
 from maintd.model.evidence import Artifact, Change, Check, CheckStatus, LogLine, Measure, Progress
-from maintd.model.run import (
-    Attempt,
-    AttemptState,
-    DueInstant,
-    EntryStatus,
-    LockHolder,
-    Pause,
-    Run,
-    RunState,
-    RunSummary,
-    SkipReason,
-    StatusReport,
-    Step,
-    StepState,
-    Trigger,
-)
+from maintd.model.job import BrokenJob
+from maintd.model.run import Attempt, AttemptState, Run, RunState, RunSummary, SkipReason, Step, StepState, Trigger
+from maintd.model.status import DueTime, EntryStatus, LockHolder, StatusReport
 from maintd.present import (
     LiveRun,
     ago,
@@ -79,7 +66,7 @@ def an_entry(**fields: Any) -> EntryStatus:
         "jobs": ("vacuum", "backup_verify"),
         "next_due_at": datetime(2026, 11, 29, 4, tzinfo=UTC),
         "next_due_local": "Sun 2026-11-29 04:00 UTC",
-        "usual": timedelta(minutes=58),
+        "typical_duration": timedelta(minutes=58),
     }
     return EntryStatus.model_validate(own | fields)
 
@@ -376,10 +363,8 @@ def _unfinished(run: Run, checks: int) -> Step:
 
 def test_due_instants_are_grouped_by_day_and_say_when_they_will_be_skipped() -> None:
     dues = [
-        DueInstant(entry="a", title="A", due_at=NOW + HOUR, local="Tue 2026-11-24 13:30 CET", jobs=("vacuum",)),
-        DueInstant(
-            entry="b", title="B", due_at=NOW + 25 * HOUR, local="Wed 2026-11-25 12:30 UTC", jobs=(), note="paused"
-        ),
+        DueTime(entry="a", title="A", due_at=NOW + HOUR, local="Tue 2026-11-24 13:30 CET", jobs=("vacuum",)),
+        DueTime(entry="b", title="B", due_at=NOW + 25 * HOUR, local="Wed 2026-11-25 12:30 UTC", jobs=(), note="paused"),
     ]
 
     text = due_text(dues, now=NOW)

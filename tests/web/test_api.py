@@ -9,10 +9,11 @@ import pytest
 from support.stores import claim, queue
 from support.web_services import FULL, HOSTILE, Client, Harness, artifact, at, check, going_on, line, run_with
 
-from maintd.model.entry import BrokenJob, JobDescription
 from maintd.model.evidence import CheckStatus
-from maintd.model.run import Run, RunState, StatusReport
-from maintd.model.run_updates import Reported, RunEnded
+from maintd.model.job import BrokenJob, JobDescription
+from maintd.model.run import Run, RunState
+from maintd.model.run_updates import AttemptReported, RunFinished
+from maintd.model.status import StatusReport
 from maintd.operations import Health, ReloadResult
 from maintd.web.server import openapi
 
@@ -120,7 +121,10 @@ def test_a_log_is_followed_by_its_cursor_until_it_is_final(served: Harness, page
         run_id,
         fence,
         4,
-        [Reported(step=0, attempt=1, items=(line(3, "three"),)), RunEnded(state=RunState.SUCCEEDED, at=at(1))],
+        [
+            AttemptReported(step=0, attempt=1, items=(line(3, "three"),)),
+            RunFinished(state=RunState.SUCCEEDED, at=at(1)),
+        ],
     )
     last = page.get(f"/api/v1/runs/{run_id}/log?after={none['cursor']}").json
 

@@ -11,7 +11,7 @@ from support.web_services import FULL, HOSTILE, Harness, at, going_on, line, run
 
 from maintd.model.evidence import Measure
 from maintd.model.run import RunState
-from maintd.model.run_updates import Reported, RunEnded
+from maintd.model.run_updates import AttemptReported, RunFinished
 
 pytestmark = pytest.mark.server
 
@@ -68,10 +68,10 @@ def test_the_log_of_a_run_grows_and_its_end_is_shown_without_loading_anew(tab: P
     tab.evaluate("window.notLoadedAnew = true")
 
     served.store.runs.apply(
-        run, fence, 4, [Reported(step=0, attempt=1, items=(line(2, f"second {HOSTILE}", "stderr"),))]
+        run, fence, 4, [AttemptReported(step=0, attempt=1, items=(line(2, f"second {HOSTILE}", "stderr"),))]
     )
     expect(tab.locator("#lines")).to_contain_text(f"second {HOSTILE}")
-    served.store.runs.apply(run, fence, 5, [RunEnded(state=RunState.FAILED, at=at(1), reason="it broke")])
+    served.store.runs.apply(run, fence, 5, [RunFinished(state=RunState.FAILED, at=at(1), reason="it broke")])
 
     expect(tab.locator(".outcome")).to_contain_text("failed")
     expect(tab.locator("#live")).to_contain_text("it broke")
@@ -137,7 +137,7 @@ def test_measures_stay_open_while_the_page_brings_itself_up_to_date(tab: Page, s
     tab.locator("summary").click()
     tab.locator("body").click(position={"x": 1, "y": 1})
 
-    served.store.runs.apply(run, fence, 4, [RunEnded(state=RunState.SUCCEEDED, at=at(1))])
+    served.store.runs.apply(run, fence, 4, [RunFinished(state=RunState.SUCCEEDED, at=at(1))])
 
     expect(tab.locator(".outcome")).to_contain_text("succeeded")
     expect(tab.locator("details table")).to_be_visible()

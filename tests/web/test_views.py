@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.web_services import HOSTILE, NOON, at
 
-from maintd.model.run import Attempt, AttemptState, DueInstant, Run, RunState, Step, StepState, Trigger
+from maintd.model.run import Attempt, AttemptState, Run, RunState, Step, StepState, Trigger
+from maintd.model.status import DueTime
 from maintd.web.charts import HEIGHT, WIDTH, ChartPoint, line_chart
 from maintd.web.views import log_tail_cursor, week_of
 
@@ -60,8 +61,8 @@ def test_every_point_lies_within_the_picture(values: list[float]) -> None:
         assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in polyline(chart.svg))
 
 
-def instant(entry: str, when: datetime) -> DueInstant:
-    return DueInstant(entry=entry, title=entry, due_at=when, local="", jobs=("vacuum",))
+def instant(entry: str, when: datetime) -> DueTime:
+    return DueTime(entry=entry, title=entry, due_at=when, local="", jobs=("vacuum",))
 
 
 def test_the_week_goes_by_the_calendars_wall_clock() -> None:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import JSONResponse, Response
 
 import maintd
-from maintd.model.run import StatusReport
+from maintd.model.status import StatusReport
 from maintd.operations import status
 from maintd.web.dependencies import SERVICE
 from maintd.web.redaction import shown_settings

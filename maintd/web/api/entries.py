@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from maintd.model.entry import BrokenJob, JobDescription
-from maintd.model.run import Pause
+from maintd.model.entry import Pause
+from maintd.model.job import BrokenJob, JobDescription
 from maintd.operations import due, entry_status, find_job, pause, unpause
 from maintd.web.dependencies import SERVICE
 from maintd.web.schemas import DueList, EntryDetail, JobList, PauseBody, UnpauseBody, Unpaused, answer

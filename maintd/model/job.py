@@ -1,0 +1,50 @@
+"""Jobs as they are described to people and to the calendar, without running them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from maintd.model.base import Model
+from maintd.model.entry import LockMode
+from maintd.units import Duration
+
+
+class ParamDescription(Model):
+    """One parameter of a job, as `maintd jobs show` and shell completion list it."""
+
+    name: str
+    type: str  # as people write it: duration, size, path, one of a|b, list of text, …
+    required: bool
+    default: Any = None
+    description: str = ""
+    choices: tuple[str, ...] = ()
+
+
+class JobDescription(Model):
+    """A job's documentation, params and declared properties."""
+
+    name: str
+    path: Path
+    summary: str  # first line of the module's docstring
+    doc: str
+    runbook: str = ""
+    timeout: Duration
+    repeatable: bool
+    mutates: bool
+    locks: dict[str, LockMode] = {}
+    needs: tuple[str, ...] = ()  # kinds of target that it requires
+    budget: dict[str, int] = {}  # most changes per action, and most bytes, of one attempt
+    history: int = 60  # how many earlier points of each measure the job can read
+    history_of: Literal["entry", "job"] = "entry"  # measures of the same entry only, or of the job in any entry
+    params: tuple[ParamDescription, ...] = ()
+    params_schema: dict[str, Any] = {}
+    imports: tuple[str, ...] = ()  # modules that the fork server can preload for it
+
+
+class BrokenJob(Model):
+    """A job module that cannot be used; its entries are disabled."""
+
+    name: str
+    path: Path
+    error: str  # file:line: what is wrong
