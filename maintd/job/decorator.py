@@ -30,6 +30,7 @@ class JobTraits:
     budget: Mapping[str, int] = field(default_factory=dict)
     history: int = 60
     history_of: Literal["entry", "job"] = "entry"
+    fresh: bool = False
 
 
 def job(
@@ -42,6 +43,7 @@ def job(
     budget: Mapping[str, int | str] | None = None,
     history: int = 60,
     history_of: Literal["entry", "job"] = "entry",
+    fresh: bool = False,
 ) -> Callable[[F], F]:
     """Make a function the job of its module.
 
@@ -50,6 +52,8 @@ def job(
     budget: the most changes of each action in one attempt; `bytes` is the most bytes of all together.
     history: how many earlier points of each measure `ctx.series` has. history_of: those of the same entry only, or of
     the job under whatever entry, for measures whose labels say what they are of.
+    fresh: import the module anew in each attempt; for one whose import has side effects, such as reading the clock, a
+    file or the environment, opening a connection or starting a thread. Others are imported once, before the fork.
     """
     traits = JobTraits(
         timeout=parse_duration(timeout),
@@ -60,6 +64,7 @@ def job(
         budget={key: parse_size(value) if isinstance(value, str) else value for key, value in (budget or {}).items()},
         history=history,
         history_of=history_of,
+        fresh=fresh,
     )
 
     def mark(function: F) -> F:

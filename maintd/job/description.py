@@ -119,6 +119,7 @@ def _describe(name: str, path: Path, module: ModuleType, traits: JobTraits, para
         budget=dict(traits.budget),
         history=traits.history,
         history_of=traits.history_of,
+        fresh=traits.fresh,
         params=tuple(_param(key, field_info, params) for key, field_info in params.model_fields.items()),
         params_schema=params.model_json_schema(),
         imports=imports_of(path),

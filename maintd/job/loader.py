@@ -6,8 +6,9 @@ import importlib.util
 import re
 import sys
 import traceback
+from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import cast
 
 from maintd.errors import JobError
@@ -42,9 +43,28 @@ def open_module(path: Path) -> ModuleType:
     return module
 
 
+class SourceLoader(SourceFileLoader):
+    """Compiles a module from its source at each import.
+
+    A cached .pyc counts as current while the source has the same size and the same whole second of modification, so
+    an edit within that second, or one that keeps the time, would run the old code.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Return the code of the source as it is now. Raises SyntaxError, OSError."""
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
 def _import(path: Path) -> ModuleType:
     qualified = f"maintd_jobs.{path.stem}"
-    spec = importlib.util.spec_from_file_location(qualified, path)
+    folder = str(path.parent)
+    # Modules beside the job, which it imports by way of sys.path, are compiled from their source too.
+    sys.path_importer_cache[folder] = FileFinder(
+        folder, (ExtensionFileLoader, EXTENSION_SUFFIXES), (SourceLoader, SOURCE_SUFFIXES)
+    )
+    spec = importlib.util.spec_from_file_location(qualified, path, loader=SourceLoader(qualified, str(path)))
     if spec is None or spec.loader is None:
         raise JobError(f"{path}: is not a Python module")
     module = importlib.util.module_from_spec(spec)

@@ -28,7 +28,7 @@ from maintd.model.job import BrokenJob, JobDescription
 ANSWER_WITHIN = 30.0  # seconds; importing the heaviest library takes about one
 ENTRY_POINTS = "maintd.jobs"
 
-MEMORY_FORM = 2
+MEMORY_FORM = 3
 """Of what form the remembered answers are; others are forgotten."""
 
 Known = JobDescription | BrokenJob
