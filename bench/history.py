@@ -146,7 +146,7 @@ def questions(store: Store, count: int) -> dict[str, Callable[[], object]]:
         "one run": lambda: history.run(count // 2 + ENTRIES),
         "unfinished of an entry": lambda: store.runs.unfinished("entry-12"),
         "claimable": lambda: store.runs.claimable(now),
-        "a success within a day": lambda: history.has_success_since("entry-12", now),
+        "a success within a day": lambda: history.last_success_since("entry-12", now),
         "counts": history.counts,
     }
 
@@ -171,10 +171,10 @@ def measure(url: str, count: int) -> dict[str, float]:
         act()
         found[name] = milliseconds(act)
     started = time.perf_counter()
-    pruned = store.upkeep.prune(Retention(runs_per_entry=1_000_000), START + timedelta(days=1095 + 200))
+    pruned = store.maintenance.prune(Retention(runs_per_entry=1_000_000), START + timedelta(days=1095 + 200))
     found["prune, k rows/s"] = pruned.runs / (time.perf_counter() - started) / 1000
     found["prune, longest batch"] = pruned.longest_batch.total_seconds() * 1000
-    found["size, bytes per run"] = store.upkeep.size_bytes() / count
+    found["size, bytes per run"] = store.maintenance.size_bytes() / count
     store.close()
     return found
 

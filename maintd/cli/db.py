@@ -53,7 +53,7 @@ def upgrade(app: App, as_json: bool) -> None:
 def check(app: App, as_json: bool) -> int:
     """Look for damage. Exit code 1 when there is some."""
     with _store(app, read=True) as store:
-        problems, size = store.upkeep.check(), store.upkeep.size_bytes()
+        problems, size = store.maintenance.check(), store.maintenance.size_bytes()
         name = store.url_masked
     if as_json:
         app.out_json({"store": name, "ok": not problems, "problems": problems, "size_bytes": size})
@@ -70,7 +70,7 @@ def check(app: App, as_json: bool) -> int:
 def prune(app: App, as_json: bool) -> None:
     """Delete what is older than `retention` says. The daemon does so once a day."""
     with _store(app) as store:
-        done = store.upkeep.prune(app.settings.retention, store.now(), artifacts_dir=app.settings.artifacts_dir)
+        done = store.maintenance.prune(app.settings.retention, store.now(), artifacts_dir=app.settings.artifacts_dir)
     if as_json:
         app.out_json(done.model_dump(mode="json"))
     else:
@@ -84,7 +84,7 @@ def prune(app: App, as_json: bool) -> None:
 def backup(app: App, to: Path, as_json: bool) -> None:
     """Copy the store, while it is in use, to a file or into a folder (by default the current one)."""
     with _store(app, read=True) as store:
-        copy = store.upkeep.backup(to)
+        copy = store.maintenance.backup(to)
     size = copy.stat().st_size
     if as_json:
         app.out_json({"backup": str(copy.absolute()), "size_bytes": size})

@@ -67,7 +67,7 @@ class Means:
         """The entry's last success if it is that recent, and its last one whenever that was."""
         if self.store is None:
             return None, None
-        recent = self.store.history.has_success_since(entry, self.now() - within)
+        recent = self.store.history.last_success_since(entry, self.now() - within)
         if recent is not None:
             return recent, recent
         return None, self.store.history.last_per_entry([entry])[entry].last_success

@@ -69,7 +69,7 @@ def trigger(service: OperatorService, request: TriggerRequest) -> tuple[RunSumma
         )
     if created:
         text = "; ".join(filter(None, (f"run {run_id}", "dry run" if asked.dry_run else "", asked.why, asked.reason)))
-        service.store.events.add("run_triggered", subject=entry.name, by=request.by, text=text, at=now)
+        service.store.audit.add("run_triggered", subject=entry.name, by=request.by, text=text, at=now)
         _wake(service)
     return _summary(run), created
 
@@ -86,9 +86,7 @@ def cancel(service: OperatorService, run_id: int, by: str, why: str) -> RunSumma
     state = service.store.runs.request_cancel(run_id, by or "somebody", why, now)
     if state is not None and state.final and state is not RunState.CANCELLED:
         raise RefusedError(f"run {run_id} ended meanwhile: {state}", f"see: maintd show {run_id}")
-    service.store.events.add(
-        "run_cancelled", subject=run.entry, by=by, text=f"run {run_id}: {why}".rstrip(": "), at=now
-    )
+    service.store.audit.add("run_cancelled", subject=run.entry, by=by, text=f"run {run_id}: {why}".rstrip(": "), at=now)
     _wake(service)
     return _summary(find_run(service, run_id))
 

@@ -115,7 +115,7 @@ class Daemon:
         self.alarm = Alarm(self._turn.set)
         self.planner = Planner(self.store, self.clock, planned=self.executor.wake, stepped=self._set_alarm)
         self.planner.load(self.in_force.calendar.entries)
-        self.in_force.attach(self._load, lambda kind, text: self.store.events.add(kind, text=text, at=self.store.now()))
+        self.in_force.attach(self._load, lambda kind, text: self.store.audit.add(kind, text=text, at=self.store.now()))
         self.executor.start()
         stack.callback(self.executor.stop, settings.drain)
         stack.enter_context(web_server(self.service()))
@@ -206,7 +206,7 @@ class Daemon:
         return (due - self.clock.now()).total_seconds()
 
     def _sweep(self) -> None:
-        self.store.nodes.beat(self._node_state())
+        self.store.nodes.heartbeat(self._node_state())
         self.in_force.look()
         for run in lose_silent(self.store, self.store.now(), self.executor.held):
             log.error("run_lost", run=run.id, entry=run.entry, node=run.node)
@@ -220,7 +220,7 @@ class Daemon:
         replay(self.settings.spool_dir, self.store)
         for run in lose_own_past(self.store, self.settings.node, self.incarnation, self.store.now()):
             log.error("run_lost", run=run.id, entry=run.entry, node=run.node)
-        self.store.nodes.beat(self._node_state())
+        self.store.nodes.heartbeat(self._node_state())
 
     def _prune_daily(self) -> None:
         now = self.clock.elapsed()
@@ -230,7 +230,7 @@ class Daemon:
 
         def prune() -> None:
             try:
-                done = self.store.upkeep.prune(
+                done = self.store.maintenance.prune(
                     self.settings.retention, self.store.now(), artifacts_dir=self.settings.artifacts_dir
                 )
                 log.info("history_pruned", result=str(done))

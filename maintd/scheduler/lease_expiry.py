@@ -19,7 +19,7 @@ def lose_silent(store: Store, now: datetime, own: Collection[int] = ()) -> list[
         if run.id in own:
             continue
         reason = f"node {run.node} stopped renewing the lease; what it did after that is unknown"
-        if store.runs.lose(run.id, run.fence, reason, now, silent=True):
+        if store.runs.mark_lost(run.id, run.fence, reason, now, if_expired=True):
             lost.append(run)
     return lost
 
@@ -29,6 +29,6 @@ def lose_own_past(store: Store, node: str, incarnation: str, now: datetime) -> l
     reason = "the daemon ended while this ran; its processes were stopped, what they had done is unknown"
     return [
         run
-        for run in store.runs.of_dead_incarnation(node, incarnation)
-        if store.runs.lose(run.id, run.fence, reason, now)
+        for run in store.runs.claimed_by_earlier_process(node, incarnation)
+        if store.runs.mark_lost(run.id, run.fence, reason, now)
     ]

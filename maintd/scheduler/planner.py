@@ -159,7 +159,7 @@ class Planner:
 
     def _edited(self, wanted: Mapping[str, Entry], prints: Mapping[str, str]) -> list[tuple[Entry, EntryState]]:
         """Those with a schedule in force that the calendar changes; `wanted` by the names that the store has."""
-        marks = map(EntryVersion.read, self._store.entries.marks())
+        marks = map(EntryVersion.parse, self._store.entries.versions())
         edited = [mark.name for mark in marks if mark.active and _is_edited(mark, wanted.get(mark.name), prints)]
         found = []
         for name, state in self._store.entries.states(edited).items():
@@ -198,9 +198,9 @@ class Planner:
 
     def _look_again(self) -> None:
         """Look at every row that is not as it was at the last look."""
-        marks = self._store.entries.marks()
-        fresh = {mark.name: mark for mark in map(EntryVersion.read, marks - self._marks)}
-        gone = {EntryVersion.read(text).name for text in self._marks - marks} - fresh.keys()
+        marks = self._store.entries.versions()
+        fresh = {mark.name: mark for mark in map(EntryVersion.parse, marks - self._marks)}
+        gone = {EntryVersion.parse(text).name for text in self._marks - marks} - fresh.keys()
         mine = [mark for mark in fresh.values() if mark.name in self._entries]
         # What was loaded from the same text has the same rule: there is nothing to read.
         others = [mark.name for mark in mine if mark.fingerprint != self._prints[mark.name] or not mark.active]
@@ -246,7 +246,7 @@ class Planner:
         assert state.rule is not None
         due = due_between(compile_rule(state.rule), state.planned_through, now)
         if due.left_out:
-            self._store.events.add(
+            self._store.audit.add(
                 "instants_left_out",
                 subject=entry.name,
                 text=f"{due.left_out} instants before {utc_text(due.times[0])} are too many for a row each",
@@ -288,7 +288,7 @@ class Planner:
             way = "forward" if step > timedelta(0) else "back"
             text = f"{format_duration(abs(step))} {way}"
             log.warning("clock_stepped", step=text)
-            self._store.events.add("clock_stepped", text=text, at=now)
+            self._store.audit.add("clock_stepped", text=text, at=now)
             self._stepped()
             if step >= JUMP:
                 self._hold_until = self._clock.elapsed() + SETTLE.total_seconds()

@@ -13,14 +13,14 @@ from datetime import datetime
 from pathlib import Path
 
 from maintd.clock import Clock
-from maintd.store.audit import Events
+from maintd.store.audit import Audit
 from maintd.store.database import Database, mask, parse_url
 from maintd.store.entries import Entries, EntryPlan
 from maintd.store.history import History, LastRuns, LogRow, MeasurePoint
 from maintd.store.locks import Locks
-from maintd.store.maintenance import PruneResult, Upkeep
+from maintd.store.maintenance import Maintenance, PruneResult
 from maintd.store.nodes import Nodes
-from maintd.store.run_plans import Plans
+from maintd.store.run_plans import RunPlans
 from maintd.store.runs import Runs
 from maintd.store.schema import current_revision, require_current, upgrade
 
@@ -41,16 +41,16 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        plans = Plans()
+        plans = RunPlans()
         self.url_masked = mask(database.url)
         self.shared = database.kind == "postgres"  # several nodes may work on it
         self.entries = Entries(database, plans)
         self.runs = Runs(database, plans)
         self.locks = Locks(database)
         self.nodes = Nodes(database)
-        self.events = Events(database)
+        self.audit = Audit(database)
         self.history = History(database, plans)
-        self.upkeep = Upkeep(database)
+        self.maintenance = Maintenance(database)
 
     def now(self) -> datetime:
         """The time that all nodes of this store go by: this machine's on SQLite, the server's on Postgres."""

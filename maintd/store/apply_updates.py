@@ -26,7 +26,7 @@ from maintd.model.run_updates import (
 from maintd.store import prepared
 from maintd.store.mapping import AnyRow
 from maintd.store.prepared import COUNTERS, Prepared
-from maintd.store.run_plans import Plans
+from maintd.store.run_plans import RunPlans
 from maintd.store.tables import (
     IS_RUNNING,
     artifacts,
@@ -61,8 +61,8 @@ _CLAIM = Prepared(
 _SERIES = Prepared(select(series.c.id, series.c.job, series.c.name).where(series.c.entry_id == bindparam("entry_id")))
 
 
-def apply_writes(
-    conn: Connection, plans: Plans, run_id: int, fence: int, first_seq: int, writes: Sequence[RunUpdate]
+def apply_updates(
+    conn: Connection, plans: RunPlans, run_id: int, fence: int, first_seq: int, writes: Sequence[RunUpdate]
 ) -> bool:
     """See `Runs.apply`.
 
@@ -92,7 +92,7 @@ def apply_writes(
     if end is None:
         prepared.change(conn, runs, {"id": run_id}, {"recorded_seq": last})
         if claim.state == RunState.LOST.value:
-            mark_lost(conn, run_id, claim.reason, claim.finished_at)
+            mark_attempts_lost(conn, run_id, claim.reason, claim.finished_at)
         return True
     _end(conn, run_id, claim, end, last)
     if any(step.locks for step in plan.steps):
@@ -127,23 +127,23 @@ def _end(conn: Connection, run_id: int, claim: AnyRow, end: RunFinished | RunReq
     prepared.change(conn, runs, {"id": run_id}, columns)
 
 
-def lose_run(conn: Connection, run_id: int, fence: int, reason: str, now: datetime, *, silent: bool) -> bool:
+def mark_run_lost(conn: Connection, run_id: int, fence: int, reason: str, now: datetime, *, if_expired: bool) -> bool:
     """Running → lost, with its steps; its locks are free. False: that claim is over, or stands after all.
 
-    `silent`: only if its lease is over still; its node may have renewed it since it was looked at.
+    `if_expired`: only if its lease is over still; its node may have renewed it since it was looked at.
     """
     claim = update(runs).where(runs.c.id == run_id, runs.c.fence == fence, IS_RUNNING)
-    if silent:
+    if if_expired:
         claim = claim.where(runs.c.lease_until < now)
     lost = claim.values(state=RunState.LOST.value, reason=reason, finished_at=now, lease_until=None)
     if conn.execute(lost).rowcount != 1:
         return False
-    mark_lost(conn, run_id, reason, now)
+    mark_attempts_lost(conn, run_id, reason, now)
     prepared.remove_of_run(conn, locks, run_id)
     return True
 
 
-def mark_lost(conn: Connection, run_id: int, reason: str, at: datetime) -> None:
+def mark_attempts_lost(conn: Connection, run_id: int, reason: str, at: datetime) -> None:
     """Steps and attempts that are noted as under way are lost with their run."""
     for table, running, lost in (
         (steps, StepState.RUNNING, StepState.LOST),

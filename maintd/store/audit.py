@@ -12,7 +12,7 @@ from maintd.store.database import Database
 from maintd.store.tables import events
 
 
-class Events:
+class Audit:
     """Lines of the audit, only ever added."""
 
     def __init__(self, database: Database) -> None:

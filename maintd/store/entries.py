@@ -32,7 +32,7 @@ from maintd.store import mapping
 from maintd.store.audit import add_event
 from maintd.store.database import Database, dialect_insert, insert_into
 from maintd.store.prepared import Prepared, PreparedOfSeveral
-from maintd.store.run_plans import Plans
+from maintd.store.run_plans import RunPlans
 from maintd.store.tables import EPOCH, MICROSECOND, entries, ledger, measures, runs, series
 
 NEVER_IN_A_CALENDAR = entries.c.fingerprint.is_(None)
@@ -70,8 +70,8 @@ class EntryVersion(NamedTuple):
     planned_through: datetime
 
     @classmethod
-    def read(cls, text: str) -> EntryVersion:
-        """From an item of `Entries.marks`."""
+    def parse(cls, text: str) -> EntryVersion:
+        """From an item of `Entries.versions`."""
         name, fingerprint, active, through = text.rsplit(" ", 3)
         return cls(name, fingerprint, active == "1", EPOCH + int(through) * MICROSECOND)
 
@@ -89,7 +89,7 @@ class EntryPlan(NamedTuple):
 class Entries:
     """Rows of the calendar's entries."""
 
-    def __init__(self, database: Database, plans: Plans) -> None:
+    def __init__(self, database: Database, plans: RunPlans) -> None:
         self._database = database
         self._plans = plans
 
@@ -102,7 +102,7 @@ class Entries:
 
         return self._database.read(act)
 
-    def marks(self) -> frozenset[str]:
+    def versions(self) -> frozenset[str]:
         """A text for each entry that is or was in the calendar; what `Mark.read` makes of it.
 
         All come as one value, since ten thousand rows cost fifty times as much to fetch. To find what changed since an
@@ -236,7 +236,7 @@ def _new_run(names: tuple[str, ...]) -> Prepared:
     return Prepared(insert(runs).returning(runs.c.id, sort_by_parameter_order=True), names)
 
 
-def insert_runs(conn: Connection, plans: Plans, new: Sequence[tuple[int, NewRun, datetime]]) -> list[int]:
+def insert_runs(conn: Connection, plans: RunPlans, new: Sequence[tuple[int, NewRun, datetime]]) -> list[int]:
     """Insert runs of (entry id, run, queued at) and note them in the ledger; their ids in the same order."""
     if not new:
         return []

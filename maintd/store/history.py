@@ -19,7 +19,7 @@ from maintd.store.database import Database
 from maintd.store.last_runs import LastRuns, last_runs, last_success
 from maintd.store.mapping import AnyRow
 from maintd.store.prepared import Prepared, PreparedOfSeveral
-from maintd.store.run_plans import Plan, Plans
+from maintd.store.run_plans import RunPlan, RunPlans
 from maintd.store.tables import (
     artifacts,
     attempts,
@@ -79,7 +79,7 @@ class MeasurePoint(NamedTuple):
 class History:
     """What ran, how it went, and how that compares."""
 
-    def __init__(self, database: Database, plans: Plans) -> None:
+    def __init__(self, database: Database, plans: RunPlans) -> None:
         self._database = database
         self._plans = plans
 
@@ -115,7 +115,7 @@ class History:
         """How each of these entries stands; one that is unknown to the store has nothing but empty fields."""
         return self._database.read(lambda conn: last_runs(conn, names))
 
-    def has_success_since(self, entry: str, since: datetime) -> RunSummary | None:
+    def last_success_since(self, entry: str, since: datetime) -> RunSummary | None:
         """The entry's last success, if it finished at `since` or later. A dry run is no success."""
         return self._database.read(lambda conn: last_success(conn, entry, since))
 
@@ -182,14 +182,14 @@ class History:
         return self._database.read(act)
 
 
-def load_runs(conn: Connection, plans: Plans, begun: Mapping[int, bool]) -> dict[int, Run]:
+def load_runs(conn: Connection, plans: RunPlans, begun: Mapping[int, bool]) -> dict[int, Run]:
     """See `History.run`; of these, by id. One that has not `begun` has no evidence to look for."""
     found = _RUNS.all(conn, begun)
     known = plans.load(conn, {row.plan_id for row in found})
     return {row.id: _run(conn, row, known[row.plan_id], begun=begun[row.id]) for row in found}
 
 
-def _run(conn: Connection, row: AnyRow, plan: Plan, *, begun: bool) -> Run:
+def _run(conn: Connection, row: AnyRow, plan: RunPlan, *, begun: bool) -> Run:
     columns = row._asdict()
     del columns["plan_id"], columns["entry_id"]
     known = _steps(conn, row.id) if begun else {}

@@ -12,7 +12,7 @@ from maintd.errors import RefusedError
 from maintd.model.entry import LockMode
 from maintd.model.run import RunState
 from maintd.model.status import LockHolder
-from maintd.store.apply_updates import lose_run
+from maintd.store.apply_updates import mark_run_lost
 from maintd.store.database import Database, insert_into
 from maintd.store.mapping import AnyRow
 from maintd.store.tables import IS_RUNNING, entries, locks, runs
@@ -112,7 +112,7 @@ def _lose(conn: Connection, row: AnyRow, to: int, now: datetime) -> bool:
     """A lock is taken from a run whose node is silent only with the whole claim, so that it cannot be renewed any more.
     False: it stands after all."""
     reason = f"node {row.node} stopped renewing the lease, and run {to} took its lock; what it did then is unknown"
-    return lose_run(conn, row.run_id, row.run_fence, reason, now, silent=True) or not _stands(conn, row)
+    return mark_run_lost(conn, row.run_id, row.run_fence, reason, now, if_expired=True) or not _stands(conn, row)
 
 
 def _stands(conn: Connection, row: AnyRow) -> bool:

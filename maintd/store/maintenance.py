@@ -19,12 +19,12 @@ from maintd.store import prune as pruning
 from maintd.store.database import Database
 from maintd.store.prune import PruneResult
 from maintd.store.schema import current_revision, revisions
-from maintd.store.tables import OF_A_RUN, runs
+from maintd.store.tables import RUN_TABLES, runs
 
-__all__ = ["PruneResult", "Upkeep"]
+__all__ = ["Maintenance", "PruneResult"]
 
 
-class Upkeep:
+class Maintenance:
     """What `maintd db` does."""
 
     def __init__(self, database: Database) -> None:
@@ -96,7 +96,7 @@ def _check_sqlite(conn: Connection) -> list[str]:
 def _check_postgres(conn: Connection) -> list[str]:
     query = text("SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid ORDER BY 1")
     problems = [f'index "{name}" is not valid; run: REINDEX INDEX {name}' for name in conn.execute(query).scalars()]
-    for table in OF_A_RUN:
+    for table in RUN_TABLES:
         orphans = select(func.count()).select_from(table.outerjoin(runs)).where(runs.c.id.is_(None))
         count = conn.execute(orphans).scalar_one()
         if count:

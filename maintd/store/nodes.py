@@ -16,7 +16,7 @@ class Nodes:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def beat(self, node: NodeState) -> None:
+    def heartbeat(self, node: NodeState) -> None:
         """Note that the node lives, under its name."""
         columns = node.model_dump()
 

@@ -18,7 +18,7 @@ from maintd.model.base import Model
 from maintd.model.run import RunState
 from maintd.store.database import Database
 from maintd.store.last_runs import last_outcome_ids
-from maintd.store.tables import OF_A_RUN, artifacts, attempts, entries, events, ledger, log_lines, plans, runs
+from maintd.store.tables import RUN_TABLES, artifacts, attempts, entries, events, ledger, log_lines, plans, runs
 
 MOST = 5000
 """Most rows of a batch."""
@@ -247,7 +247,7 @@ def _delete_runs(conn: Connection, candidates: Any, most: int, files: _Files) ->
     if not ids:
         return 0
     files.of_runs(conn, ids)
-    for table in OF_A_RUN:
+    for table in RUN_TABLES:
         conn.execute(delete(table).where(table.c.run_id.in_(ids)))
     return conn.execute(delete(runs).where(runs.c.id.in_(ids))).rowcount
 

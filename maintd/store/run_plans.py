@@ -29,18 +29,18 @@ _PLANS = PreparedOfSeveral(select(plans.c.id, plans.c.steps, plans.c.policy).ord
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """What a run is to do, and how it is treated."""
 
     steps: tuple[StepPlan, ...]
     policy: Policy
 
 
-class Plans:
+class RunPlans:
     """Writes plans, each once, and reads them, parsed once."""
 
     def __init__(self) -> None:
-        self._parsed: dict[int, Plan] = {}
+        self._parsed: dict[int, RunPlan] = {}
         self._lock = threading.Lock()
 
     def ids_of(self, conn: Connection, runs: Iterable[NewRun], now: datetime) -> list[int]:
@@ -64,7 +64,7 @@ class Plans:
             add_new(conn, plan_jobs, found)
         return [ids[digest] for digest in digests]
 
-    def load(self, conn: Connection, ids: Iterable[int]) -> dict[int, Plan]:
+    def load(self, conn: Connection, ids: Iterable[int]) -> dict[int, RunPlan]:
         """The plans of these ids."""
         wanted = set(ids)
         with self._lock:
@@ -72,7 +72,7 @@ class Plans:
         missing = wanted - found.keys()
         if missing:
             fresh = {
-                row.id: Plan(_STEPS.validate_json(row.steps), Policy.model_validate_json(row.policy))
+                row.id: RunPlan(_STEPS.validate_json(row.steps), Policy.model_validate_json(row.policy))
                 for row in _PLANS.all(conn, missing)
             }
             found |= fresh

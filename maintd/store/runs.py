@@ -13,13 +13,13 @@ from sqlalchemy.sql import ColumnElement
 from maintd.model.run import TRANSITIONS, NewRun, Run, RunState, RunSummary
 from maintd.model.run_updates import RunUpdate
 from maintd.store import mapping
-from maintd.store.apply_updates import apply_writes, lose_run
+from maintd.store.apply_updates import apply_updates, mark_run_lost
 from maintd.store.database import ConflictError, Database, insert_into
 from maintd.store.entries import entry_id_of, insert_runs, run_row
 from maintd.store.history import load_runs
 from maintd.store.prepared import Prepared, PreparedOfSeveral
-from maintd.store.run_plans import Plans
-from maintd.store.tables import HAS_KEY, IS_QUEUED, IS_RUNNING, Moment, entries, runs
+from maintd.store.run_plans import RunPlans
+from maintd.store.tables import HAS_KEY, IS_QUEUED, IS_RUNNING, UtcDateTime, entries, runs
 
 IS_UNFINISHED = or_(*(runs.c.state == state.value for state in RunState if not state.final))
 
@@ -40,7 +40,7 @@ _CLAIM = PreparedOfSeveral(
         node=bindparam("by_node"),
         incarnation=bindparam("by_incarnation"),
         lease_until=bindparam("until"),
-        started_at=func.coalesce(runs.c.started_at, bindparam("now", type_=Moment())),
+        started_at=func.coalesce(runs.c.started_at, bindparam("now", type_=UtcDateTime())),
     )
     .returning(runs.c.id, runs.c.fence),
     runs.c.id,
@@ -76,7 +76,7 @@ _UNFINISHED = PreparedOfSeveral(
 class Runs:
     """The queue and what becomes of it."""
 
-    def __init__(self, database: Database, plans: Plans) -> None:
+    def __init__(self, database: Database, plans: RunPlans) -> None:
         self._database = database
         self._plans = plans
 
@@ -191,7 +191,7 @@ class Runs:
         False: the claim with that fence is over, or the run's state does not allow it; nothing was recorded, and never
         will be. A gap in the numbers is evidence that was lost on its way; what did arrive is kept.
         """
-        return self._database.write(lambda conn: apply_writes(conn, self._plans, run_id, fence, first_seq, writes))
+        return self._database.write(lambda conn: apply_updates(conn, self._plans, run_id, fence, first_seq, writes))
 
     def request_cancel(self, run_id: int, by: str, why: str, now: datetime) -> RunState | None:
         """Cancel a run that has not begun, tell a running one to stop. Its state after; None: there is no such run."""
@@ -213,19 +213,19 @@ class Runs:
         """Running, with a lease that ended before `now`."""
         return self._summaries(mapping.select_runs(*mapping.SUMMARY).where(IS_RUNNING, runs.c.lease_until < now))
 
-    def of_dead_incarnation(self, node: str, incarnation: str) -> list[RunSummary]:
+    def claimed_by_earlier_process(self, node: str, incarnation: str) -> list[RunSummary]:
         """Running on this node, claimed by an earlier process than the one that this incarnation names."""
         query = mapping.select_runs(*mapping.SUMMARY).where(
             IS_RUNNING, runs.c.node == node, runs.c.incarnation != incarnation
         )
         return self._summaries(query)
 
-    def lose(self, run_id: int, fence: int, reason: str, now: datetime, *, silent: bool = False) -> bool:
+    def mark_lost(self, run_id: int, fence: int, reason: str, now: datetime, *, if_expired: bool = False) -> bool:
         """Running → lost, with its steps; its locks are free. False: that claim is over already.
 
-        `silent`: also False when its lease is not over, since its node has renewed it.
+        `if_expired`: also False when its lease is not over, since its node has renewed it.
         """
-        return self._database.write(lambda conn: lose_run(conn, run_id, fence, reason, now, silent=silent))
+        return self._database.write(lambda conn: mark_run_lost(conn, run_id, fence, reason, now, if_expired=if_expired))
 
     def _summaries(self, query: Any) -> list[RunSummary]:
         return self._database.read(lambda conn: [mapping.summary(row) for row in conn.execute(query)])
@@ -238,7 +238,7 @@ class _Claim(NamedTuple):
     now: datetime
 
 
-def _claim(conn: Connection, plans: Plans, run_ids: Sequence[int], by: _Claim) -> dict[int, Run]:
+def _claim(conn: Connection, plans: RunPlans, run_ids: Sequence[int], by: _Claim) -> dict[int, Run]:
     wanted = {"now": by.now, "by_node": by.node, "by_incarnation": by.incarnation, "until": by.lease_until}
     taken = _CLAIM.all(conn, run_ids, wanted)
     return load_runs(conn, plans, {row.id: row.fence > 1 for row in taken})

@@ -30,7 +30,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 
 
-class Moment(TypeDecorator[datetime]):
+class UtcDateTime(TypeDecorator[datetime]):
     """An aware UTC datetime: timestamptz on Postgres, microseconds since 1970 as an integer on SQLite."""
 
     impl = BigInteger
@@ -51,7 +51,7 @@ class Moment(TypeDecorator[datetime]):
         return moment
 
 
-class Words(TypeDecorator[str]):
+class CleanText(TypeDecorator[str]):
     """Text from outside. What no database can hold (NUL, halves of a surrogate pair) becomes the replacement sign."""
 
     impl = Text
@@ -102,18 +102,18 @@ entries = Table(
     "entries",
     metadata,
     Column("id", Id, primary_key=True),
-    Column("name", Words, nullable=False, unique=True),
-    Column("title", Words, nullable=False),
+    Column("name", CleanText, nullable=False, unique=True),
+    Column("title", CleanText, nullable=False),
     Column("rule", Text),
     Column("policy", Text, nullable=False),
     Column("fingerprint", Text),  # null: never in a calendar, only a job run by hand under its own name
-    Column("planned_through", Moment, nullable=False),
-    Column("first_seen_at", Moment, nullable=False),
+    Column("planned_through", UtcDateTime, nullable=False),
+    Column("first_seen_at", UtcDateTime, nullable=False),
     Column("active", Boolean, nullable=False),
-    Column("pause_why", Words),
-    Column("pause_by", Words),
-    Column("pause_since", Moment),  # null: not paused
-    Column("pause_until", Moment),
+    Column("pause_why", CleanText),
+    Column("pause_by", CleanText),
+    Column("pause_since", UtcDateTime),  # null: not paused
+    Column("pause_until", UtcDateTime),
 )
 
 plans = Table(
@@ -123,14 +123,14 @@ plans = Table(
     Column("digest", Text, nullable=False, unique=True),
     Column("steps", Text, nullable=False),
     Column("policy", Text, nullable=False),
-    Column("used_at", Moment, nullable=False),
+    Column("used_at", UtcDateTime, nullable=False),
     sqlite_autoincrement=True,
 )
 
 plan_jobs = Table(
     "plan_jobs",
     metadata,
-    Column("job", Words, primary_key=True),
+    Column("job", CleanText, primary_key=True),
     Column("plan_id", Id, ForeignKey("plans.id", ondelete="CASCADE"), primary_key=True, index=True),
 )
 
@@ -140,27 +140,27 @@ runs = Table(
     Column("id", Id, primary_key=True),
     Column("entry_id", Id, ForeignKey("entries.id"), nullable=False),
     Column("plan_id", Id, ForeignKey("plans.id"), nullable=False),
-    Column("title", Words, nullable=False),
+    Column("title", CleanText, nullable=False),
     Column("trigger", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("skip_reason", Text),
-    Column("reason", Words, nullable=False),
-    Column("due_at", Moment),
-    Column("queued_at", Moment, nullable=False),
-    Column("not_before", Moment, nullable=False),
-    Column("started_at", Moment),
-    Column("finished_at", Moment),
-    Column("node", Words),
+    Column("reason", CleanText, nullable=False),
+    Column("due_at", UtcDateTime),
+    Column("queued_at", UtcDateTime, nullable=False),
+    Column("not_before", UtcDateTime, nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("finished_at", UtcDateTime),
+    Column("node", CleanText),
     Column("incarnation", Text),
-    Column("lease_until", Moment),
+    Column("lease_until", UtcDateTime),
     Column("fence", Integer, nullable=False),
     Column("recorded_seq", Integer, nullable=False),  # the last numbered write that is in
-    Column("cancel_requested", Words, nullable=False),
-    Column("requested_by", Words, nullable=False),
-    Column("why", Words, nullable=False),
+    Column("cancel_requested", CleanText, nullable=False),
+    Column("requested_by", CleanText, nullable=False),
+    Column("why", CleanText, nullable=False),
     Column("dry_run", Boolean, nullable=False),
     Column("params", Json, nullable=False),
-    Column("idempotency_key", Words),
+    Column("idempotency_key", CleanText),
     sqlite_autoincrement=True,  # an id is never used again, so that the ledger may keep it after pruning
 )
 
@@ -183,7 +183,7 @@ ledger = Table(
     "ledger",  # every instant that was ever planned; outlives its run
     metadata,
     Column("entry_id", Id, ForeignKey("entries.id"), primary_key=True),
-    Column("due_at", Moment, primary_key=True),
+    Column("due_at", UtcDateTime, primary_key=True),
     Column("run_id", Id),
     sqlite_with_rowid=False,
 )
@@ -194,9 +194,9 @@ steps = Table(
     _of_run_key(),
     Column("step", Integer, primary_key=True),
     Column("state", Text, nullable=False),
-    Column("reason", Words, nullable=False),
-    Column("started_at", Moment),
-    Column("finished_at", Moment),
+    Column("reason", CleanText, nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("finished_at", UtcDateTime),
     sqlite_with_rowid=False,
 )
 
@@ -207,13 +207,13 @@ attempts = Table(
     Column("step", Integer, primary_key=True),
     Column("number", Integer, primary_key=True),
     Column("state", Text, nullable=False),
-    Column("reason", Words, nullable=False),
-    Column("started_at", Moment, nullable=False),
-    Column("finished_at", Moment),
+    Column("reason", CleanText, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
     Column("pid", Integer),
     Column("exit_code", BigInteger),
     Column("signal", Integer),
-    Column("phase", Words, nullable=False),
+    Column("phase", CleanText, nullable=False),
     Column("progress", Text),
     Column("log_lines", Integer, nullable=False),
     Column("log_bytes", BigInteger, nullable=False),
@@ -228,9 +228,9 @@ log_lines = Table(
     Column("step", Integer, primary_key=True),
     Column("attempt", Integer, primary_key=True),
     Column("seq", BigInteger, primary_key=True),
-    Column("at", Moment, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
     Column("stream", Text, nullable=False),
-    Column("text", Words, nullable=False),
+    Column("text", CleanText, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -250,29 +250,29 @@ def _evidence(name: str, *columns: Column[Any]) -> Table:
 
 checks = _evidence(
     "checks",
-    Column("name", Words, nullable=False),
+    Column("name", CleanText, nullable=False),
     Column("observed", Json, nullable=False),
-    Column("expected", Words, nullable=False),
-    Column("unit", Words, nullable=False),
+    Column("expected", CleanText, nullable=False),
+    Column("unit", CleanText, nullable=False),
     Column("status", Text, nullable=False),
-    Column("hint", Words, nullable=False),
+    Column("hint", CleanText, nullable=False),
 )
 
 changes = _evidence(
     "changes",
-    Column("action", Words, nullable=False),
-    Column("target", Words, nullable=False),
+    Column("action", CleanText, nullable=False),
+    Column("target", CleanText, nullable=False),
     Column("details", Json, nullable=False),
     Column("done", Boolean, nullable=False),
 )
 
 artifacts = _evidence(
     "artifacts",
-    Column("name", Words, nullable=False),
-    Column("path", Words, nullable=False),
+    Column("name", CleanText, nullable=False),
+    Column("path", CleanText, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("sha256", Text, nullable=False),
-    Column("media_type", Words, nullable=False),
+    Column("media_type", CleanText, nullable=False),
 )
 
 series = Table(
@@ -280,8 +280,8 @@ series = Table(
     metadata,
     Column("id", Id, primary_key=True),
     Column("entry_id", Id, ForeignKey("entries.id"), nullable=False),
-    Column("job", Words, nullable=False),
-    Column("name", Words, nullable=False),
+    Column("job", CleanText, nullable=False),
+    Column("name", CleanText, nullable=False),
     UniqueConstraint("entry_id", "job", "name"),
     Index("ix_series_job", "job"),
 )
@@ -290,7 +290,7 @@ measures = _evidence(
     "measures",
     Column("series_id", Id, ForeignKey("series.id"), nullable=False),
     Column("value", Float(53)),  # null: not a number
-    Column("unit", Words, nullable=False),
+    Column("unit", CleanText, nullable=False),
     Column("labels", Json, nullable=False),
 )
 Index("ix_measures_series", measures.c.series_id, measures.c.id)
@@ -298,23 +298,23 @@ Index("ix_measures_series", measures.c.series_id, measures.c.id)
 locks = Table(
     "locks",
     metadata,
-    Column("lock", Words, primary_key=True),
+    Column("lock", CleanText, primary_key=True),
     _of_run_key(),
-    Column("step", Words, primary_key=True),
+    Column("step", CleanText, primary_key=True),
     Column("mode", Text, nullable=False),
     Column("fence", Integer, nullable=False),
-    Column("since", Moment, nullable=False),
+    Column("since", UtcDateTime, nullable=False),
     Index("ix_locks_run", "run_id"),
 )
 
 nodes = Table(
     "nodes",
     metadata,
-    Column("name", Words, primary_key=True),
+    Column("name", CleanText, primary_key=True),
     Column("incarnation", Text, nullable=False),
     Column("pid", Integer, nullable=False),
-    Column("started_at", Moment, nullable=False),
-    Column("seen_at", Moment, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
     Column("version", Text, nullable=False),
     Column("slots", Integer, nullable=False),
 )
@@ -323,14 +323,14 @@ events = Table(
     "events",
     metadata,
     Column("id", Id, primary_key=True),
-    Column("at", Moment, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
     Column("kind", Text, nullable=False),
-    Column("subject", Words, nullable=False),
-    Column("by", Words, nullable=False),
-    Column("text", Words, nullable=False),
+    Column("subject", CleanText, nullable=False),
+    Column("by", CleanText, nullable=False),
+    Column("text", CleanText, nullable=False),
 )
 
-OF_A_RUN = (log_lines, checks, measures, changes, artifacts, attempts, steps, locks)
+RUN_TABLES = (log_lines, checks, measures, changes, artifacts, attempts, steps, locks)
 """Tables whose rows belong to a run and go with it."""
 
 

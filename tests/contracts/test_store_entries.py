@@ -56,7 +56,7 @@ def test_a_renamed_entry_keeps_planning_pause_ledger_and_history(store: Store) -
     assert states["new"].planned_through == at(2)
     assert states["new"].pause is not None and states["new"].pause.why == "broken disk"
     assert [run.id for run in store.history.runs(entry="new")] == [run_id]
-    assert store.events.recent()[0].kind == "entry_renamed"
+    assert store.audit.recent()[0].kind == "entry_renamed"
     assert store.entries.set_planned_through("new", at(2), at(0), "to plan it again")
     assert plan_runs(store, "new", 0, 2, due("new", 1)) == []
 
@@ -155,7 +155,7 @@ def test_moving_planning_back_needs_what_was_seen(store: Store) -> None:
 
     assert not store.entries.set_planned_through("vacuum", at(4), at(1), "why")
     assert store.entries.set_planned_through("vacuum", at(5), at(1), "was 4m ahead of the clock")
-    assert store.events.recent()[0].text == "was 4m ahead of the clock"
+    assert store.audit.recent()[0].text == "was 4m ahead of the clock"
 
 
 def test_two_stores_that_plan_the_same_write_each_instant_once(open_another: Callable[[], Store]) -> None:
@@ -187,7 +187,7 @@ def test_a_pause_is_kept_with_its_reason_until_it_is_lifted(store: Store) -> Non
     assert held == pause
     assert lifted and store.entries.states()["vacuum"].pause is None
     assert not store.entries.unpause("vacuum", by="bob", now=at(3))
-    assert [event.kind for event in store.events.recent()] == ["entry_unpaused", "entry_paused"]
+    assert [event.kind for event in store.audit.recent()] == ["entry_unpaused", "entry_paused"]
 
 
 def test_a_pause_of_an_unknown_entry_says_what_is_near(store: Store) -> None:

@@ -134,10 +134,10 @@ def test_a_success_counts_only_when_it_is_recent_and_real(store: Store) -> None:
     finished(store, "backup", 6, RunState.FAILED)
     finished(store, "dry", 0, dry_run=True)
 
-    assert store.history.has_success_since("backup", at(5)).id == run_id
-    assert store.history.has_success_since("backup", at(5.1)) is None
-    assert store.history.has_success_since("dry", at(0)) is None
-    assert store.history.has_success_since("unknown", at(0)) is None
+    assert store.history.last_success_since("backup", at(5)).id == run_id
+    assert store.history.last_success_since("backup", at(5.1)) is None
+    assert store.history.last_success_since("dry", at(0)) is None
+    assert store.history.last_success_since("unknown", at(0)) is None
 
 
 def test_log_lines_come_in_order_and_go_on_after_a_cursor(store: Store) -> None:
@@ -183,7 +183,7 @@ def test_a_pruned_due_time_gets_no_second_run(store: Store) -> None:
     for run_id, minute in ((old, 3), (last, 5)):
         store.runs.apply(claim(store, run_id, minute).id, 1, 1, [ended(RunState.SUCCEEDED, minute)])
 
-    store.upkeep.prune(Retention(runs=timedelta(days=1)), at(60 * 24 * 2))
+    store.maintenance.prune(Retention(runs=timedelta(days=1)), at(60 * 24 * 2))
 
     store.entries.set_planned_through("a", at(2), at(0), "to plan it again")
     again = plan_runs(store, "a", 0, 3, *(due("a", minute) for minute in (1, 2, 3)))
@@ -207,4 +207,4 @@ def test_runs_by_hand_keep_who_asked_and_why(store: Store) -> None:
 
 @pytest.mark.parametrize("name", ["nodes", "events"])
 def test_an_empty_store_answers_everything(store: Store, name: str) -> None:
-    assert {"nodes": store.nodes.all(), "events": store.events.recent()}[name] == []
+    assert {"nodes": store.nodes.all(), "events": store.audit.recent()}[name] == []

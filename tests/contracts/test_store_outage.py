@@ -63,7 +63,7 @@ def test_a_full_disk_is_told_and_what_was_written_is_whole_when_there_is_room_ag
     kept = store.history.run(run.id)
     assert settled and kept.state == RunState.SUCCEEDED
     assert kept.steps[0].attempts[0].log_lines == applied * 10 == len(store.history.log(run.id, limit=10_000))
-    assert store.upkeep.check() == []
+    assert store.maintenance.check() == []
     store.close()
 
 

@@ -54,7 +54,7 @@ def test_what_was_acknowledged_before_the_cut_is_there(tmp_path: Path, seed: int
 
         again = open_store(f"sqlite:///{copy}", clock=ManualClock(NOON), migrate=False)
         found = {run.id for run in again.history.runs(limit=1000)}
-        problems = again.upkeep.check()
+        problems = again.maintenance.check()
         again.close()
 
         assert problems == []

@@ -224,10 +224,10 @@ def test_a_lost_run_loses_its_steps_and_locks(store: Store) -> None:
     store.runs.apply(run.id, 1, 1, evidence(check("x"))[:3])
     store.locks.acquire(run.id, 1, "vacuum", {"postgres": "shared"}, at(1))
 
-    lost = store.runs.lose(run.id, 1, "node n1 is silent", at(9))
+    lost = store.runs.mark_lost(run.id, 1, "node n1 is silent", at(9))
 
     kept = store.history.run(run.id)
-    assert lost and not store.runs.lose(run.id, 1, "again", at(10))
+    assert lost and not store.runs.mark_lost(run.id, 1, "again", at(10))
     assert (kept.state, kept.reason, kept.finished_at) == (RunState.LOST, "node n1 is silent", at(9))
     assert (kept.steps[0].state, kept.steps[0].attempts[0].state) == (StepState.LOST, AttemptState.LOST)
     assert store.locks.holders(at(2)) == []
@@ -238,17 +238,17 @@ def test_a_run_whose_lease_was_renewed_meanwhile_is_not_lost(store: Store) -> No
     assert [found.id for found in store.runs.expired(at(9))] == [run.id]
     store.runs.renew(run.id, 1, at(12))
 
-    lost = store.runs.lose(run.id, 1, "node n1 is silent", at(9), silent=True)
+    lost = store.runs.mark_lost(run.id, 1, "node n1 is silent", at(9), if_expired=True)
 
     assert (lost, store.history.run(run.id).state) == (False, RunState.RUNNING)
-    assert store.runs.lose(run.id, 1, "node n1 is silent", at(13), silent=True)
+    assert store.runs.mark_lost(run.id, 1, "node n1 is silent", at(13), if_expired=True)
 
 
 def test_evidence_that_comes_late_settles_a_lost_run(store: Store) -> None:
     run = claim(store, queue(store, "vacuum"), 0)
     writes = [*evidence(check("x")), ended(RunState.SUCCEEDED, 3)]
     store.runs.apply(run.id, 1, 1, writes[:2])
-    store.runs.lose(run.id, 1, "node n1 is silent", at(9))
+    store.runs.mark_lost(run.id, 1, "node n1 is silent", at(9))
 
     settled = store.runs.apply(run.id, 1, 1, writes)
 
@@ -260,7 +260,7 @@ def test_evidence_that_comes_late_settles_a_lost_run(store: Store) -> None:
 
 def test_late_evidence_without_an_end_leaves_a_run_lost(store: Store) -> None:
     run = claim(store, queue(store, "vacuum"), 0)
-    store.runs.lose(run.id, 1, "node n1 is silent", at(9))
+    store.runs.mark_lost(run.id, 1, "node n1 is silent", at(9))
 
     applied = store.runs.apply(run.id, 1, 1, evidence(check("x"))[:3])
 
@@ -333,7 +333,7 @@ def test_runs_of_an_earlier_process_of_a_node_are_found(store: Store) -> None:
     store.runs.claim(queue(store, "b"), "n1", "second", at(99), at(0))
     store.runs.claim(queue(store, "c"), "n2", "first", at(99), at(0))
 
-    dead = store.runs.of_dead_incarnation("n1", "second")
+    dead = store.runs.claimed_by_earlier_process("n1", "second")
 
     assert old is not None and [(run.id, run.fence) for run in dead] == [(old.id, 1)]
 

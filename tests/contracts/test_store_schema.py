@@ -121,7 +121,7 @@ def test_a_store_that_is_up_to_date_opens_without_alembic_or_orm(file: Path) -> 
 def test_processes_that_make_the_same_store_at_once_all_find_it_made(file: Path) -> None:
     stores = racing([lambda: open_file(file)] * 6)
 
-    assert [store.upkeep.check() for store in stores] == [[]] * 6
+    assert [store.maintenance.check() for store in stores] == [[]] * 6
     for store in stores:
         store.close()
 
@@ -137,7 +137,7 @@ def test_a_store_that_another_process_migrates_is_waited_for(file: Path, monkeyp
     store = open_file(file)
 
     waking.join()
-    assert store.upkeep.check() == []
+    assert store.maintenance.check() == []
     store.close()
     other.close()
 
@@ -320,7 +320,7 @@ def test_nodes_that_migrate_one_postgres_at_once_all_find_it_done(request: pytes
 
     stores = racing([lambda: open_store(url, clock=CLOCK, migrate=True)] * 4)
 
-    assert [store.upkeep.check() for store in stores] == [[]] * 4
+    assert [store.maintenance.check() for store in stores] == [[]] * 4
     for store in stores:
         store.close()
 

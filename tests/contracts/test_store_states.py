@@ -78,7 +78,7 @@ class Runs(RuleBasedStateMachine):
 
     @rule(run_id=ids)
     def mark_lost(self, run_id: int) -> None:
-        self.store.runs.lose(run_id, self.fences[run_id], "silent", at(self.now()))
+        self.store.runs.mark_lost(run_id, self.fences[run_id], "silent", at(self.now()))
 
     @rule(run_id=ids)
     def cancel(self, run_id: int) -> None:

@@ -77,7 +77,7 @@ def test_a_daemon_does_not_take_it_for_its_own(made: Node) -> None:
 
     ended = run(made, job, [], made.store)
 
-    assert made.store.runs.of_dead_incarnation("n1", "2") == []
+    assert made.store.runs.claimed_by_earlier_process("n1", "2") == []
     assert ended.state is RunState.SUCCEEDED
     made.executor.stop(timedelta(0))
 

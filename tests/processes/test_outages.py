@@ -137,7 +137,7 @@ def test_nothing_outlives_a_killed_daemon_and_its_run_is_told_as_lost(tmp_path: 
         os.kill(daemon.pid, signal.SIGKILL)
         wait_for(lambda: not [pid for pid in pids if is_alive(pid)], "all are gone", 10)
 
-    lost = store_sees.store.runs.of_dead_incarnation("n1", "second")
+    lost = store_sees.store.runs.claimed_by_earlier_process("n1", "second")
     assert [run.id for run in lost] == [run_id]
     wait_for(lambda: kill_orphans(store_sees.settings.state_dir) == [], "nothing carries the mark")
     store_sees.store.close()

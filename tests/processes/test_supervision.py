@@ -233,7 +233,7 @@ def test_a_run_whose_claim_was_taken_away_is_stopped_and_not_called_a_success(he
     pid = here.running(run_id).pid
     assert pid is not None
 
-    here.store.runs.lose(run_id, here.run(run_id).fence, "another node says so", here.store.now())
+    here.store.runs.mark_lost(run_id, here.run(run_id).fence, "another node says so", here.store.now())
     here.executor.wake()
 
     from support.nodes import is_alive

@@ -18,7 +18,7 @@ from support.servers.postgres import PostgresServer
 
 from maintd.clock import ManualClock
 from maintd.scheduler.due_queue import Timetable
-from maintd.store.entries import Mark
+from maintd.store.entries import EntryVersion
 from maintd.store.prepared import PreparedOfSeveral
 
 MANY = 300
@@ -77,13 +77,13 @@ def test_a_turn_with_nothing_due_asks_nothing_about_entries(many: PlanningNode) 
 
 
 def test_one_due_of_many_gets_its_run_and_no_other_is_read(many: PlanningNode) -> None:
-    before = many.store.entries.marks()
+    before = many.store.entries.versions()
     many.clock.advance(10 * MINUTE)
 
     written = many.planner.plan()
 
     assert written == 1
-    assert [Mark.read(text).name for text in many.store.entries.marks() - before] == ["tidy"]
+    assert [EntryVersion.parse(text).name for text in many.store.entries.versions() - before] == ["tidy"]
     assert many.planner.next_due == NOON + 20 * MINUTE
 
 
@@ -134,7 +134,7 @@ def test_marks_tell_the_calendar_and_how_far_each_entry_is_planned(url: str) -> 
     with node_at(url, ManualClock(NOON + timedelta(microseconds=1)), entry(), entry("other")) as it:
         it.planner.load([entry()])
 
-        marks = {mark.name: mark for mark in map(Mark.read, it.store.entries.marks())}
+        marks = {mark.name: mark for mark in map(EntryVersion.parse, it.store.entries.versions())}
 
         assert {name: mark.active for name, mark in marks.items()} == {"tidy": True, "other": False}
         states = it.store.entries.states()
@@ -144,7 +144,7 @@ def test_marks_tell_the_calendar_and_how_far_each_entry_is_planned(url: str) -> 
 
 def test_an_empty_store_has_no_marks(url: str) -> None:
     with node_at(url, ManualClock(NOON)) as it:
-        assert it.store.entries.marks() == frozenset()
+        assert it.store.entries.versions() == frozenset()
 
 
 def test_more_names_than_a_statement_takes_can_be_asked_for(url: str) -> None:

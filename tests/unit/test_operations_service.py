@@ -79,7 +79,7 @@ def test_a_run_that_is_asked_for_is_queued_audited_and_told_to_the_daemon(here: 
         "disk is full",
     )
     assert here.woken == 1
-    event = here.store.events.recent(1)[0]
+    event = here.store.audit.recent(1)[0]
     assert (event.kind, event.subject, event.by, event.text) == (
         "run_triggered",
         "nightly-vacuum",
@@ -119,7 +119,7 @@ def test_the_same_key_means_the_same_run(here: Harness) -> None:
 
     assert (created, created_again) == (True, False)
     assert first.id == again.id
-    assert len(here.store.events.recent()) == 1
+    assert len(here.store.audit.recent()) == 1
     with pytest.raises(RefusedError, match=f"belongs to run {first.id} of vacuum"):
         ask(here, "reindex", idempotency_key="k1")
 
@@ -168,7 +168,7 @@ def test_a_queued_run_is_cancelled_at_once_and_a_running_one_is_told(here: Harne
     assert (cancelled.state, cancelled.reason) == (RunState.CANCELLED, "cancelled by ada: wrong day")
     assert told.state is RunState.RUNNING
     assert find_run(here.service(), working).cancel_requested == "ada"
-    assert [event.kind for event in here.store.events.recent()] == ["run_cancelled", "run_cancelled"]
+    assert [event.kind for event in here.store.audit.recent()] == ["run_cancelled", "run_cancelled"]
     with pytest.raises(RefusedError, match="has already ended: cancelled"):
         cancel(here.service(), waiting, "ada", "")
 
@@ -266,7 +266,7 @@ def test_the_status_shows_unfinished_runs_of_jobs_that_are_in_no_calendar_with_l
 ) -> None:
     run = claim(here.store, queue(here.store, "reindex"), lease=60)
     here.store.locks.acquire(run.id, run.fence, "reindex", {"postgres": "exclusive"}, NOON)
-    here.store.nodes.beat(
+    here.store.nodes.heartbeat(
         NodeState(name="n1", incarnation="i", pid=1, started_at=NOON, seen_at=NOON, version="0", slots=4)
     )
 

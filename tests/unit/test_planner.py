@@ -149,7 +149,7 @@ def test_a_small_step_forward_makes_the_instants_between_late(tmp_path: Path, cl
         one.planner.sweep()
 
         assert one.times() == ["12:10", "12:20", "12:30"]
-        assert next(event.kind for event in one.store.events.recent()) == "clock_stepped"
+        assert next(event.kind for event in one.store.audit.recent()) == "clock_stepped"
 
 
 def test_a_large_step_forward_plans_nothing_until_the_clock_has_settled(tmp_path: Path, clock: ManualClock) -> None:

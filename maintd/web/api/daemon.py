@@ -41,7 +41,7 @@ def get_settings(service: SERVICE) -> Response:
 @router.get("/events", response_model=EventList)
 def get_events(service: SERVICE, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> Response:
     """The audit, newest first."""
-    return answer(EventList(events=tuple(service.store.events.recent(limit))))
+    return answer(EventList(events=tuple(service.store.audit.recent(limit))))
 
 
 @router.post("/reload", response_model=Reloaded)

@@ -52,18 +52,18 @@ def test_old_runs_go_but_the_last_success_and_failure_of_each_entry_stay(store: 
     }
     queued = queue(store, "c", 0)
 
-    result = store.upkeep.prune(KEEP_ALL, at(500 * DAY))
+    result = store.maintenance.prune(KEEP_ALL, at(500 * DAY))
 
     kept = {runs[name, state] for name in ("a", "b") for state in (RunState.WARNED, RunState.LOST)}
     assert set(ids(store)) == kept | {queued}
     assert result.runs == 6
-    assert store.upkeep.check() == []
+    assert store.maintenance.check() == []
 
 
 def test_what_is_kept_is_kept_with_its_evidence(store: Store) -> None:
     run_id = run_with_evidence(store, "a", 0, RunState.SUCCEEDED)
 
-    store.upkeep.prune(KEEP_ALL, at(1000 * DAY))
+    store.maintenance.prune(KEEP_ALL, at(1000 * DAY))
 
     attempt = store.history.run(run_id).steps[0].attempts[0]
     assert (len(attempt.checks), len(attempt.measures), len(store.history.log(run_id))) == (1, 1, 3)
@@ -75,7 +75,7 @@ def test_only_so_many_runs_of_an_entry_are_kept(store: Store) -> None:
     failure = finished(store, "c", 0, RunState.FAILED)
     others = [finished(store, "c", minute) for minute in range(1, 8)]
 
-    store.upkeep.prune(Retention(runs_per_entry=5), at(60))
+    store.maintenance.prune(Retention(runs_per_entry=5), at(60))
 
     assert ids(store, "a") == many[:-6:-1]
     assert ids(store, "b") == few[::-1]
@@ -86,7 +86,7 @@ def test_logs_go_earlier_than_their_runs(store: Store) -> None:
     old = run_with_evidence(store, "a", 0, RunState.SUCCEEDED)
     new = run_with_evidence(store, "a", 50 * DAY, RunState.SUCCEEDED)
 
-    result = store.upkeep.prune(KEEP_ALL, at(70 * DAY))
+    result = store.maintenance.prune(KEEP_ALL, at(70 * DAY))
 
     attempt = store.history.run(old).steps[0].attempts[0]
     assert (result.log_lines, result.runs) == (3, 0)
@@ -104,7 +104,7 @@ def test_files_of_artifacts_go_with_their_rows(store: Store, tmp_path: Path) -> 
     run_with_evidence(store, "a", 2, RunState.SUCCEEDED, "../precious")
     run_with_evidence(store, "a", 20 * DAY, RunState.SUCCEEDED, "2/new.md")
 
-    result = store.upkeep.prune(Retention(artifacts=timedelta(days=10)), at(21 * DAY), artifacts_dir=folder)
+    result = store.maintenance.prune(Retention(artifacts=timedelta(days=10)), at(21 * DAY), artifacts_dir=folder)
 
     assert result.artifacts == 2
     assert [path.name for path in folder.rglob("*")] == ["2", "new.md"]
@@ -117,7 +117,7 @@ def test_files_go_with_runs_that_are_pruned(store: Store, tmp_path: Path) -> Non
     run_with_evidence(store, "a", 0, RunState.SUCCEEDED, "1/report.md")
     last = finished(store, "a", 5)
 
-    store.upkeep.prune(Retention(runs=timedelta(days=1)), at(9 * DAY), artifacts_dir=tmp_path)
+    store.maintenance.prune(Retention(runs=timedelta(days=1)), at(9 * DAY), artifacts_dir=tmp_path)
 
     assert ids(store) == [last]
     assert not (tmp_path / "1").exists()
@@ -126,14 +126,14 @@ def test_files_go_with_runs_that_are_pruned(store: Store, tmp_path: Path) -> Non
 def test_the_ledger_and_the_audit_outlive_runs_and_end_too(store: Store) -> None:
     sync(store, entry("a"))
     plan_runs(store, "a", 0, 2, due("a", 1, RunState.SKIPPED), due("a", 2, RunState.SKIPPED))
-    store.events.add("calendar_loaded", at=at(0))
+    store.audit.add("calendar_loaded", at=at(0))
 
-    first = store.upkeep.prune(KEEP_ALL, at(500 * DAY))
+    first = store.maintenance.prune(KEEP_ALL, at(500 * DAY))
     outlived = replan(store)
-    second = store.upkeep.prune(KEEP_ALL, at(801 * DAY))
+    second = store.maintenance.prune(KEEP_ALL, at(801 * DAY))
 
     assert (first.runs, first.instants, outlived) == (2, 0, [])
-    assert (second.instants, second.events, store.events.recent()) == (2, 2, [])
+    assert (second.instants, second.events, store.audit.recent()) == (2, 2, [])
     assert len(replan(store)) == 2
 
 
@@ -141,7 +141,7 @@ def test_plans_that_no_run_refers_to_go(store: Store) -> None:
     for minute in range(4):
         finished(store, "a", minute, params={}, policy={"retries": minute})
 
-    result = store.upkeep.prune(Retention(runs=timedelta(days=2)), at(9 * DAY))
+    result = store.maintenance.prune(Retention(runs=timedelta(days=2)), at(9 * DAY))
 
     assert (result.runs, result.plans) == (3, 3)
     assert store.history.run(ids(store)[0]).policy.retries == 3
@@ -154,7 +154,7 @@ def test_pruning_goes_in_batches_that_hold_the_store_only_shortly(store: Store) 
         plan_runs(store, "a", start, start + 1000, *rows)
     batches: list[int] = []
 
-    result = store.upkeep.prune(KEEP_ALL, at(500 * DAY), on_batch=batches.append)
+    result = store.maintenance.prune(KEEP_ALL, at(500 * DAY), on_batch=batches.append)
 
     assert (result.runs, result.plans, sum(batches), len(batches)) == (3000, 1, 3001, result.batches)
     assert len(batches) > 2
@@ -163,9 +163,9 @@ def test_pruning_goes_in_batches_that_hold_the_store_only_shortly(store: Store) 
 def test_pruning_again_finds_nothing(store: Store) -> None:
     for minute in range(5):
         run_with_evidence(store, "a", minute, RunState.FAILED)
-    store.upkeep.prune(KEEP_ALL, at(500 * DAY))
+    store.maintenance.prune(KEEP_ALL, at(500 * DAY))
 
-    again = store.upkeep.prune(KEEP_ALL, at(500 * DAY))
+    again = store.maintenance.prune(KEEP_ALL, at(500 * DAY))
 
     assert (again.batches, again.runs) == (0, 0)
 
@@ -173,8 +173,8 @@ def test_pruning_again_finds_nothing(store: Store) -> None:
 def test_a_sound_store_has_nothing_to_complain_about(store: Store) -> None:
     run_with_evidence(store, "a", 0, RunState.SUCCEEDED)
 
-    assert store.upkeep.check() == []
-    assert store.upkeep.size_bytes() > 10_000
+    assert store.maintenance.check() == []
+    assert store.maintenance.size_bytes() > 10_000
 
 
 def test_a_backup_holds_what_the_store_held(store: Store, store_url: str, tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_backup_holds_what_the_store_held(store: Store, store_url: str, tmp_pa
     folder = tmp_path / "backups"
     folder.mkdir()
 
-    copy = store.upkeep.backup(folder)
+    copy = store.maintenance.backup(folder)
 
     assert list(folder.iterdir()) == [copy]
     assert copy.stat().st_mode & 0o077 == 0
@@ -198,24 +198,24 @@ def test_a_backup_replaces_an_older_one_only_when_it_is_whole(store: Store, tmp_
     target = tmp_path / "copy"
     target.write_text("older")
 
-    store.upkeep.backup(target)
+    store.maintenance.backup(target)
 
     assert target.stat().st_size > 1000
     with pytest.raises(StoreError, match="cannot write the backup"):
-        store.upkeep.backup(tmp_path / "missing" / "copy")
+        store.maintenance.backup(tmp_path / "missing" / "copy")
 
 
 def test_rows_that_belong_to_nothing_are_found(open_another: Callable[[], Store], store_url: str) -> None:
     store = open_another()
     if not store_url.startswith("sqlite"):
-        assert store.upkeep.check() == []  # Postgres cannot have them: its foreign keys cannot be switched off
+        assert store.maintenance.check() == []  # Postgres cannot have them: its foreign keys cannot be switched off
         return
     raw = sqlite3.connect(store_url.removeprefix("sqlite:///"))
     raw.execute("INSERT INTO steps (run_id, step, state, reason) VALUES (99, 0, 'running', '')")
     raw.commit()
     raw.close()
 
-    (problem,) = store.upkeep.check()
+    (problem,) = store.maintenance.check()
 
     assert problem.startswith('table "steps"')
 
@@ -226,16 +226,16 @@ def test_nodes_are_known_by_their_last_heartbeat(store: Store) -> None:
         return NodeState(name=name, started_at=at(0), seen_at=at(seen), **columns)
 
     for node in (beat("n2", 1), beat("n1", 1), beat("n2", 9)):
-        store.nodes.beat(node)
+        store.nodes.heartbeat(node)
 
     assert store.nodes.all() == [beat("n1", 1), beat("n2", 9)]
 
 
 def test_the_audit_is_read_newest_first(store: Store) -> None:
     for minute in range(3):
-        store.events.add("clock_stepped", subject="host", by="ntp", text=f"{minute}s", at=at(minute))
+        store.audit.add("clock_stepped", subject="host", by="ntp", text=f"{minute}s", at=at(minute))
 
-    recent = store.events.recent(limit=2)
+    recent = store.audit.recent(limit=2)
 
     assert recent == [
         AuditEvent(at=at(n), kind="clock_stepped", subject="host", by="ntp", text=f"{n}s") for n in (2, 1)
