@@ -29,19 +29,19 @@ def status_command(app: App, name: str | None, quiet: bool, as_json: bool) -> in
         return _quiet(app)
     from maintd.model.run import RunSummary
     from maintd.model.status import EntryStatus, StatusReport
-    from maintd.present import entry_text, exit_code, needs_someone, status_text
+    from maintd.present import entry_text, status_text
 
     if name is None:
         said = app.read("/status")
         report = StatusReport.model_validate(said)
-        code = exit_code(report)
+        code = 1 if report.needs_attention else 0
         text = status_text(report, **app.style)
     else:
         said = app.read(f"/entries/{quote(name, safe='')}")
         fields = {key: value for key, value in said.items() if key != "runs"}
         entry = EntryStatus.model_validate(fields)
         runs = [RunSummary.model_validate(run) for run in said["runs"]]
-        code = 1 if needs_someone(entry) else 0
+        code = 1 if entry.needs_attention else 0
         text = entry_text(entry, runs, now=app.now(), **app.style)
     if as_json:
         app.out_json(said)

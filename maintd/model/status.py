@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from maintd.model.base import Model
 from maintd.model.entry import LockMode, Pause
 from maintd.model.run import RunSummary
@@ -42,7 +44,32 @@ class AuditEvent(Model):
     text: str = ""
 
 
-class EntryStatus(Model):
+class Severity(StrEnum):
+    """Whether an entry needs attention."""
+
+    OK = "ok"  # nothing to report
+    WARNING = "warning"  # worth knowing; no action needed
+    ERROR = "error"  # needs attention
+    UNKNOWN = "unknown"  # the store does not answer
+
+
+class Diagnosis(Model):
+    """Whether an entry needs attention, why, since when, and what to type next. See `operations.diagnosis`."""
+
+    state: str = "never_ran"  # of the unfinished run, else of the last run; or disabled, paused, never_ran
+    severity: Severity = Severity.OK
+    why: str = ""  # empty if there is nothing to report
+    since: Instant | None = None  # when that began
+    why_run_id: int | None = None  # the run that `why` is about
+    next_step: str = ""  # a command to type
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether an operator must act; true also if that is unknown."""
+        return self.severity in (Severity.ERROR, Severity.UNKNOWN)
+
+
+class EntryStatus(Diagnosis):
     """One entry in `maintd status`."""
 
     entry: str
@@ -61,8 +88,13 @@ class EntryStatus(Model):
     failing_since: Instant | None = None
     failures_in_a_row: int = 0
     typical_duration: Duration | None = None  # median of the last successes
-    why: str = ""  # why the entry needs attention
-    next_step: str = ""  # a command to type
+
+    @property
+    def shown_run(self) -> RunSummary | None:
+        """The ended run that the status shows: the one that `why` is about, else the last that was not skipped."""
+        if self.last_run is not None and self.last_run.id == self.why_run_id:
+            return self.last_run
+        return self.last_worked or self.last_run
 
 
 class DueTime(Model):
@@ -93,3 +125,8 @@ class StatusReport(Model):
     others: tuple[RunSummary, ...] = ()  # unfinished runs of jobs that are in no calendar
     locks: tuple[LockHolder, ...] = ()
     nodes: tuple[NodeState, ...] = ()
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether maintd itself or an entry needs attention."""
+        return bool(self.problems) or any(entry.needs_attention for entry in self.entries)

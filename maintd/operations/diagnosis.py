@@ -1,93 +1,185 @@
-"""Why an entry is not green, and what to type next. Pure."""
+"""Whether an entry needs attention, why, since when, and what to type next. Pure.
+
+This is the only place that decides it. Exit codes, `maintd status`, the page and the metrics render the result.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from shlex import quote
-from typing import NamedTuple
 
-from maintd.model.entry import Entry
+from maintd.model.entry import Entry, Pause
 from maintd.model.evidence import Check, CheckStatus
 from maintd.model.run import Run, RunState, RunSummary, SkipReason, StepState
-from maintd.present import value_text
+from maintd.model.status import Diagnosis, Severity
+from maintd.present import utc_minute, value_text
 from maintd.store import LastRuns
 from maintd.units import format_duration
 
-SEVERITY = {CheckStatus.FAIL: 0, CheckStatus.UNKNOWN: 1, CheckStatus.WARN: 2, CheckStatus.OK: 3}
-"""Worst first. What could not be seen is worse than what was seen to be near its limit."""
+CHECK_ORDER = (CheckStatus.FAIL, CheckStatus.UNKNOWN, CheckStatus.WARN, CheckStatus.OK)
+"""Worst first. A value that was not observed is worse than one that is near its limit."""
 
-WANTED_SKIPS = frozenset({SkipReason.PAUSED, SkipReason.FROZEN, SkipReason.BLACKOUT, SkipReason.COALESCED})
-"""Skipped because somebody wanted it so: how the entry stands is what its last work says."""
+OF_STATE: Mapping[RunState, Severity] = {
+    RunState.WAITING: Severity.ERROR,
+    RunState.QUEUED: Severity.OK,  # an error once it is older than STUCK
+    RunState.RUNNING: Severity.OK,
+    RunState.SUCCEEDED: Severity.OK,
+    RunState.WARNED: Severity.WARNING,
+    RunState.FAILED: Severity.ERROR,
+    RunState.TIMED_OUT: Severity.ERROR,
+    RunState.LOST: Severity.ERROR,
+    RunState.CANCELLED: Severity.WARNING,
+    RunState.SKIPPED: Severity.OK,  # refined by OF_SKIP_REASON
+}
+"""How severe the last run's state is."""
+
+OF_SKIP_REASON: Mapping[SkipReason, Severity] = {
+    # Skipped as an operator or the calendar wanted: the last run that was not skipped decides.
+    SkipReason.PAUSED: Severity.OK,
+    SkipReason.FROZEN: Severity.OK,
+    SkipReason.BLACKOUT: Severity.OK,
+    SkipReason.COALESCED: Severity.OK,
+    # Skipped by a rule of the calendar, but the work was not done.
+    SkipReason.OVERLAP: Severity.WARNING,
+    SkipReason.NOT_CONFIGURED: Severity.WARNING,
+    # The work was not done although it had to be.
+    SkipReason.MISSED: Severity.ERROR,
+    SkipReason.MISFIRE: Severity.ERROR,
+    SkipReason.DEPENDENCY: Severity.ERROR,
+}
+"""How severe it is that the last due time was skipped."""
 
 STUCK = timedelta(minutes=5)
-"""A run that may start and that no node has started for so long needs somebody."""
+"""A queued run that could have started this long ago needs attention."""
 
 
-class Verdict(NamedTuple):
-    """`why` is empty when there is nothing to say; `next_step` is a command to type, or empty."""
+def diagnose(
+    entry: Entry,
+    last: LastRuns,
+    worked: Run | None,
+    now: datetime,
+    *,
+    pause: Pause | None = None,
+    disabled: str = "",
+) -> Diagnosis:
+    """The diagnosis of an entry.
 
-    why: str
-    next_step: str
-
-
-GREEN = Verdict("", "")
-
-
-def verdict_of(entry: Entry, last: LastRuns, worked: Run | None, now: datetime, disabled: str = "") -> Verdict:
-    """How an entry stands. `worked` is `last.last_worked` with its evidence, needed unless that succeeded."""
-    if disabled:
-        return Verdict(f"disabled: {disabled}", "maintd validate")
-    if not entry.enabled:
-        return GREEN  # switched off in the calendar, which is nobody's trouble
-    stuck = _stuck(last.active, now)
-    if stuck is not None:
-        return stuck
-    run = last.last_run
-    if run is not None and run.state is RunState.SKIPPED and run.skip_reason not in WANTED_SKIPS:
-        return _skipped(entry, run)
-    if last.last_worked is None or last.last_worked.state is RunState.SUCCEEDED:
-        return GREEN
-    return _ended(worked if worked is not None else last.last_worked)
+    `worked` is `last.last_worked` with its evidence; it is not needed if that run succeeded. `pause` is the pause in
+    force now. `disabled` says why maintd disabled the entry.
+    """
+    found = _decide(entry, last, worked, now, pause, disabled)
+    return found if last.active is None else found.model_copy(update={"state": last.active.state.value})
 
 
 def worst_check(run: Run) -> Check | None:
-    """The worst check of the last attempt of each step, the first of several; None when all are met."""
+    """The worst check of the last attempts of all steps, the first of several; None if all passed."""
     checks = [check for step in run.steps if step.attempts for check in step.attempts[-1].checks]
     bad = [check for check in checks if check.status is not CheckStatus.OK]
-    return min(bad, key=lambda check: SEVERITY[check.status], default=None)
+    return min(bad, key=lambda check: CHECK_ORDER.index(check.status), default=None)
 
 
-def told(check: Check) -> str:
-    """A check in words: `dead tuples: 31 %, expected at most 20 %`."""
+def check_text(check: Check) -> str:
+    """`dead tuples: 31 %, expected at most 20 %`."""
     expected = f", expected {check.expected}" if check.expected else ""
     return f"{check.name}: {value_text(check.observed, check.unit)}{expected}"
 
 
-def _stuck(active: RunSummary | None, now: datetime) -> Verdict | None:
-    if active is None or active.state is not RunState.QUEUED or now - active.not_before < STUCK:
+def _decide(
+    entry: Entry, last: LastRuns, worked: Run | None, now: datetime, pause: Pause | None, disabled: str
+) -> Diagnosis:
+    if disabled:
+        why = f"disabled: {disabled}"
+        return Diagnosis(state="disabled", severity=Severity.ERROR, why=why, next_step="maintd validate")
+    if not entry.enabled:
+        return Diagnosis(state="disabled")
+    found = _of_active(last.active, now) or _of_skipped(entry, last.last_run) or _of_worked(last, worked)
+    return found if pause is None or found.severity is Severity.ERROR else _paused(entry, found, pause)
+
+
+def _of_active(active: RunSummary | None, now: datetime) -> Diagnosis | None:
+    """The diagnosis of an unfinished run that needs attention."""
+    if active is None:
         return None
-    waits = format_duration(timedelta(seconds=int((now - active.not_before).total_seconds())))
-    reason = active.reason or "no node has started it"
-    return Verdict(f"run {active.id} has been queued for {waits}: {reason}", f"maintd show {active.id}")
+    severity = OF_STATE[active.state]
+    if active.state is RunState.QUEUED and now - active.not_before >= STUCK:
+        severity = Severity.ERROR
+    if severity is Severity.OK:
+        return None
+    late = format_duration(timedelta(seconds=max(0, int((now - active.not_before).total_seconds()))))
+    reason = active.reason or ("no node has started it" if active.state is RunState.QUEUED else "")
+    why = f"run {active.id} has been {active.state} for {late}{f': {reason}' if reason else ''}"
+    return Diagnosis(
+        state=active.state,
+        severity=severity,
+        why=why,
+        since=active.not_before,
+        why_run_id=active.id,
+        next_step=f"maintd show {active.id}",
+    )
 
 
-def _skipped(entry: Entry, run: RunSummary) -> Verdict:
-    why = f"{str(run.skip_reason).replace('_', ' ')}: {run.reason}" if run.reason else f"skipped: {run.skip_reason}"
+def _of_skipped(entry: Entry, run: RunSummary | None) -> Diagnosis | None:
+    """The diagnosis of a due time that was skipped, if that is a problem."""
+    if run is None or run.skip_reason is None or OF_SKIP_REASON[run.skip_reason] is Severity.OK:
+        return None
+    word = run.skip_reason.replace("_", " ")
+    next_step = f"maintd show {run.id}"
     if run.skip_reason in (SkipReason.MISSED, SkipReason.MISFIRE):
-        return Verdict(why, f"maintd trigger {quote(entry.name)} --wait")
-    if run.skip_reason is SkipReason.DEPENDENCY and entry.policy.after is not None:
-        return Verdict(why, f"maintd status {quote(entry.policy.after.entry)}")
-    return Verdict(why, f"maintd show {run.id}")
+        next_step = f"maintd trigger {quote(entry.name)} --wait"
+    elif run.skip_reason is SkipReason.DEPENDENCY and entry.policy.after is not None:
+        next_step = f"maintd status {quote(entry.policy.after.entry)}"
+    return Diagnosis(
+        state=RunState.SKIPPED,
+        severity=OF_SKIP_REASON[run.skip_reason],
+        why=f"{word}: {run.reason}" if run.reason else f"skipped: {word}",
+        since=run.due_at or run.queued_at,
+        why_run_id=run.id,
+        next_step=next_step,
+    )
 
 
-def _ended(run: Run | RunSummary) -> Verdict:
+def _of_worked(last: LastRuns, worked: Run | None) -> Diagnosis:
+    """The diagnosis of the last run that was not skipped."""
+    run = worked or last.last_worked
+    if run is None:
+        return Diagnosis() if last.last_run is None else Diagnosis(state=last.last_run.state)
+    severity = Severity.ERROR if last.failures_in_a_row else OF_STATE[run.state]
+    if severity is Severity.OK:
+        return Diagnosis(state=run.state)
+    why, command = _reason(run)
+    return Diagnosis(
+        state=run.state,
+        severity=severity,
+        why=why,
+        since=last.failing_since or run.finished_at,
+        why_run_id=run.id,
+        next_step=f"maintd {command} {run.id}",
+    )
+
+
+def _paused(entry: Entry, found: Diagnosis, pause: Pause) -> Diagnosis:
+    if found.why:
+        return found.model_copy(update={"state": "paused", "severity": Severity.WARNING})
+    until = "" if pause.until is None else f" until {utc_minute(pause.until)}"
+    return Diagnosis(
+        state="paused",
+        severity=Severity.WARNING,
+        why=f"paused by {pause.by or 'an operator'}{until}: {pause.why}",
+        since=pause.since,
+        next_step=f"maintd unpause {quote(entry.name)}",
+    )
+
+
+def _reason(run: Run | RunSummary) -> tuple[str, str]:
+    """Why a run did not succeed, and the command that shows more."""
     check = worst_check(run) if isinstance(run, Run) else None
     if run.state in (RunState.FAILED, RunState.WARNED) and check is not None:
-        return Verdict(told(check), f"maintd show {run.id}")
+        return check_text(check), "show"
     reason = run.reason or _step_reason(run) or "no reason was recorded"
-    said = str(run.state).replace("_", " ")
+    word = run.state.replace("_", " ")
     command = "show" if run.state in (RunState.CANCELLED, RunState.WARNED) else "logs"
-    return Verdict(reason if reason.startswith(said) else f"{said}: {reason}", f"maintd {command} {run.id}")
+    return (reason if reason.startswith(word) else f"{word}: {reason}"), command
 
 
 def _step_reason(run: Run | RunSummary) -> str:

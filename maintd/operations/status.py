@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from shlex import quote
 from typing import NamedTuple
 
 import maintd
 from maintd.errors import CalendarError, MaintdError, StoreError, UnknownNameError
-from maintd.model.entry import Entry, EntryState
+from maintd.model.entry import Entry, EntryState, Pause
 from maintd.model.job import BrokenJob
 from maintd.model.run import Run, RunState, RunSummary
-from maintd.model.status import EntryStatus, LockHolder, NodeState, StatusReport
-from maintd.operations.diagnosis import Verdict, verdict_of
+from maintd.model.status import Diagnosis, EntryStatus, LockHolder, NodeState, Severity, StatusReport
+from maintd.operations.diagnosis import diagnose
 from maintd.operations.due import in_force
 from maintd.operations.lookup import find
 from maintd.operations.service import OperatorService
@@ -94,8 +93,7 @@ def _status_of(
     pause = state.pause if state is not None and in_force(state.pause, now) else None
     works = entry.enabled and entry.name not in disabled
     next_due = None if entry.rule is None or not works else compile_rule(entry.rule).next_after(now)
-    verdict = _verdict(service, entry, stored, now, disabled.get(entry.name, ""))
-    next_step = verdict.next_step or (f"maintd unpause {quote(entry.name)}" if pause is not None and works else "")
+    diagnosis = _diagnosis(service, entry, stored, now, pause, disabled.get(entry.name, ""))
     return EntryStatus(
         entry=entry.name,
         title=entry.title,
@@ -113,22 +111,27 @@ def _status_of(
         failing_since=last.failing_since,
         failures_in_a_row=last.failures_in_a_row,
         typical_duration=last.typical_duration,
-        why=verdict.why,
-        next_step=next_step,
+        **dict(diagnosis),
     )
 
 
-def _verdict(service: OperatorService, entry: Entry, stored: Stored, now: datetime, disabled: str) -> Verdict:
+def _diagnosis(
+    service: OperatorService, entry: Entry, stored: Stored, now: datetime, pause: Pause | None, disabled: str
+) -> Diagnosis:
     if stored.away:
-        return Verdict(f"unknown: {stored.away}", "maintd db check")
+        return _unknown(stored.away)
     last = stored.last.get(entry.name, LastRuns())
     worked: Run | None = None
     if last.last_worked is not None and last.last_worked.state is not RunState.SUCCEEDED:
         try:
             worked = service.store.history.run(last.last_worked.id)
         except StoreError as error:
-            return Verdict(f"unknown: {error.message}", "maintd db check")
-    return verdict_of(entry, last, worked, now, disabled)
+            return _unknown(error.message)
+    return diagnose(entry, last, worked, now, pause=pause, disabled=disabled)
+
+
+def _unknown(why: str) -> Diagnosis:
+    return Diagnosis(state="unknown", severity=Severity.UNKNOWN, why=f"unknown: {why}", next_step="maintd db check")
 
 
 def _calendar(service: OperatorService) -> Calendared:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from maintd.present.lists import due_text, job_text, jobs_text, log_line_text, settings_text
 from maintd.present.live import LiveRun, progress_text, report_lines
 from maintd.present.runs import exit_code_of, run_text, runs_text
-from maintd.present.status import entry_text, exit_code, needs_someone, status_text
+from maintd.present.status import entry_text, headline, status_text
 from maintd.present.text import ago, duration_text, from_now, utc_minute, value_text
 
 __all__ = [
@@ -17,13 +17,12 @@ __all__ = [
     "due_text",
     "duration_text",
     "entry_text",
-    "exit_code",
     "exit_code_of",
     "from_now",
+    "headline",
     "job_text",
     "jobs_text",
     "log_line_text",
-    "needs_someone",
     "progress_text",
     "report_lines",
     "run_text",

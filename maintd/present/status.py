@@ -1,12 +1,12 @@
-"""`maintd status`: what needs someone on top, then each entry on one line."""
+"""`maintd status`: what needs attention on top, then each entry on one line."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
-from maintd.model.run import RunState, RunSummary, SkipReason
-from maintd.model.status import EntryStatus, StatusReport
+from maintd.model.run import RunState, RunSummary
+from maintd.model.status import EntryStatus, Severity, StatusReport
 from maintd.present.runs import runs_lines
 from maintd.present.text import (
     WIDTH,
@@ -16,6 +16,7 @@ from maintd.present.text import (
     columns,
     duration_text,
     from_now,
+    plural,
     rough_text,
     symbol,
     utc_minute,
@@ -23,43 +24,21 @@ from maintd.present.text import (
     wrapped,
 )
 
-BAD = frozenset({RunState.FAILED, RunState.TIMED_OUT, RunState.LOST})
-
-UNWANTED = frozenset({SkipReason.MISSED, SkipReason.MISFIRE, SkipReason.DEPENDENCY})
-"""Skipped although nobody wanted it so: the work is owed still."""
-
 SLOW = 2.0
-"""A run that took so many times its usual is marked."""
-
-
-def needs_someone(entry: EntryStatus) -> bool:
-    """Whether a person must act: it fails, waits at a gate, is stuck, or did not run though nobody stopped it."""
-    active, last = entry.active_run, entry.last_run
-    if active is not None and (active.state is RunState.WAITING or (active.state is RunState.QUEUED and entry.why)):
-        return True
-    if not entry.enabled:
-        return bool(entry.next_step)  # switched off in the calendar is nobody's trouble, a broken job module is
-    if last is not None and last.skip_reason in UNWANTED:
-        return True
-    return entry.failures_in_a_row > 0 or (entry.last_worked is not None and entry.last_worked.state in BAD)
-
-
-def exit_code(report: StatusReport) -> int:
-    """Of `maintd status`: 1 when something needs someone, else 0."""
-    return 1 if report.problems or any(needs_someone(entry) for entry in report.entries) else 0
+"""A run that took so many times the typical duration is marked."""
 
 
 def status_text(report: StatusReport, *, width: int = WIDTH, colour: bool = False) -> str:
     """The whole report, ending with a newline."""
     ink = Ink(colour)
     lines: list[str] = [*_head(report, width, ink)]
-    needy = [entry for entry in report.entries if needs_someone(entry)]
-    if report.problems or needy:
-        lines += ["", ink("needs someone", Tone.STRONG)]
+    if report.needs_attention:
+        lines += ["", ink("needs attention", Tone.STRONG)]
         for problem in report.problems:
             lines += _tinted(wrapped(f"! {problem}", width, hanging="  "), ink, Tone.BAD)
-        for entry in needy:
-            lines += _needy(entry, report.at, width, ink)
+        for entry in report.entries:
+            if entry.severity is Severity.ERROR:  # unknown is the store's problem, which is above
+                lines += _diagnosis_lines(entry, report.at, width, ink)
     lines += ["", *_table(report, width, ink)]
     if report.others:
         lines += ["", ink("under way, in no calendar", Tone.STRONG), *runs_lines(report.others, report.at, width, ink)]
@@ -72,8 +51,7 @@ def entry_text(
 ) -> str:
     """One entry and its last runs, newest first."""
     ink = Ink(colour)
-    word = _outcome(entry)
-    lines = [f"{symbol(word, ink)} {ink(entry.entry, Tone.STRONG)}: {worded(word, ink)}"]
+    lines = [f"{symbol(entry.state, ink)} {ink(entry.entry, Tone.STRONG)}: {worded(entry.state, ink)}"]
     facts = [("title", entry.title), ("runbook", entry.runbook), ("schedule", entry.schedule)]
     if entry.next_due_at is not None:
         due = f"{entry.next_due_local or utc_minute(entry.next_due_at)}, {from_now(entry.next_due_at, now)}"
@@ -109,19 +87,24 @@ def _head(report: StatusReport, width: int, ink: Ink) -> Iterator[str]:
             yield from _tinted(wrapped(text, width, f"{name:9}", " " * 9), ink, Tone.DIM)
 
 
-def _needy(entry: EntryStatus, now: datetime, width: int, ink: Ink) -> Iterator[str]:
-    word = _outcome(entry)
-    told = [word.replace("_", " ")]
-    worked, last = entry.last_worked, entry.last_run
-    if last is not None and last.skip_reason in UNWANTED and entry.active_run is None:
-        told = [f"did not run {ago(last.due_at or last.queued_at, now)} (run {last.id})"]
-    elif worked is not None and worked.state in BAD:
-        ended = worked.finished_at or worked.queued_at
-        told = [f"{worked.state.replace('_', ' ')} {ago(ended, now)} (run {worked.id})"]
-        if entry.failing_since is not None and entry.failures_in_a_row > 1:
-            told.append(f"{entry.failures_in_a_row} in a row since {utc_minute(entry.failing_since)}")
-    first, *more = wrapped(f"{entry.entry}: {', '.join(told)}", width - 2)
-    yield f"{symbol(word, ink)} {ink(first, Tone.BAD)}"
+def headline(entry: EntryStatus, now: datetime) -> str:
+    """What happened: `failed 3h ago (run 1842), 2 in a row since Tue 2026-11-17 11:30 UTC`."""
+    active = entry.active_run
+    if active is not None and active.id == entry.why_run_id:
+        return f"{active.state}, {rough_text(now - active.not_before)} late (run {active.id})"
+    run = entry.shown_run
+    if run is None or entry.why_run_id is None:
+        return entry.state.replace("_", " ")
+    at = (run.due_at or run.queued_at) if run.state is RunState.SKIPPED else (run.finished_at or run.queued_at)
+    text = f"{run.state.replace('_', ' ')} {ago(at, now)} (run {run.id})"
+    if entry.failing_since is not None and entry.failures_in_a_row > 1:
+        text += f", {plural(entry.failures_in_a_row, 'failure')} in a row since {utc_minute(entry.failing_since)}"
+    return text
+
+
+def _diagnosis_lines(entry: EntryStatus, now: datetime, width: int, ink: Ink) -> Iterator[str]:
+    first, *more = wrapped(f"{entry.entry}: {headline(entry, now)}", width - 2)
+    yield f"{symbol(entry.state, ink)} {ink(first, Tone.BAD)}"
     yield from (f"  {line}" for line in more)
     if entry.why:
         yield from wrapped(entry.why, width, "  why:  ", "        ")
@@ -134,7 +117,7 @@ def _table(report: StatusReport, width: int, ink: Ink) -> Iterator[str]:
         yield "the calendar has no entries"
         return
     rows = [_row(entry, report.at) for entry in report.entries]
-    heads = ("entry", "outcome", "when", "took (usual)", "next due")
+    heads = ("entry", "state", "when", "duration", "next due")
     longest = max(len(entry.entry) for entry in report.entries)
     cells_only = [heads[1:], *(row[1:] for row in rows)]
     sizes = columns(cells_only, gap=2)
@@ -152,7 +135,7 @@ def _table(report: StatusReport, width: int, ink: Ink) -> Iterator[str]:
 def _entry_lines(
     entry: EntryStatus, row: Sequence[str], names: int, sizes: Sequence[int], now: datetime, width: int, ink: Ink
 ) -> Iterator[str]:
-    word = _outcome(entry)
+    word = entry.state
     cells = [worded(word, ink, sizes[0])]
     slow = _is_slow(entry)
     for index, size in enumerate(sizes[1:], 2):
@@ -164,7 +147,7 @@ def _entry_lines(
         yield f"  {' ' * names}{''.join(cells).rstrip()}"
     else:
         yield f"{symbol(word, ink)} {name.ljust(names)}{''.join(cells).rstrip()}"
-    if entry.why and not needs_someone(entry):
+    if entry.why and entry.severity is not Severity.ERROR:
         yield from _tinted(wrapped(entry.why, width, "    ", "    "), ink, Tone.DIM)
     pause = _pause(entry, now)
     if pause and entry.pause is not None and entry.pause.why not in entry.why:
@@ -172,27 +155,16 @@ def _entry_lines(
 
 
 def _row(entry: EntryStatus, now: datetime) -> tuple[str, ...]:
-    run, took = entry.last_worked or entry.last_run, ""
+    run, duration = entry.shown_run, ""
     when = "" if run is None else ago(run.finished_at or run.queued_at, now)
     if entry.active_run is not None:
-        begun = entry.active_run.started_at or entry.active_run.queued_at
-        when = f"for {rough_text(now - begun)}"
+        started = entry.active_run.started_at or entry.active_run.queued_at
+        when = f"for {rough_text(now - started)}"
     elif run is not None and run.duration is not None:
-        took = duration_text(run.duration)
+        duration = duration_text(run.duration)
     if entry.typical_duration is not None:
-        took = f"{took} (~{duration_text(entry.typical_duration)})".strip()
-    return entry.entry, _outcome(entry).replace("_", " "), when, took, _due(entry, now)
-
-
-def _outcome(entry: EntryStatus) -> str:
-    if entry.active_run is not None:
-        return entry.active_run.state
-    if not entry.enabled:
-        return "disabled"
-    if entry.pause is not None and not needs_someone(entry):
-        return "paused"
-    run = entry.last_worked or entry.last_run
-    return "never ran" if run is None else run.state
+        duration = f"{duration} (~{duration_text(entry.typical_duration)})".strip()
+    return entry.entry, entry.state.replace("_", " "), when, duration, _due(entry, now)
 
 
 def _due(entry: EntryStatus, now: datetime) -> str:

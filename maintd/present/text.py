@@ -54,7 +54,7 @@ LOOKS: dict[str, tuple[str, Tone]] = {
     "pending": ("·", Tone.DIM),
     "paused": ("‖", Tone.WARN),
     "disabled": ("–", Tone.DIM),
-    "never ran": ("·", Tone.DIM),
+    "never_ran": ("·", Tone.DIM),
 }
 
 

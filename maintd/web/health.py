@@ -50,11 +50,11 @@ def get_status_text(
     service: SERVICE, width: Annotated[int, Query(ge=20, le=500)] = 80, colour: bool = False
 ) -> Response:
     """The status ready for a terminal; the header X-Exit-Code is the command's exit code."""
-    from maintd.present import exit_code, status_text
+    from maintd.present import status_text
 
     report = status(service)
     return Response(
         status_text(report, width=width, colour=colour),
-        headers={"X-Exit-Code": str(exit_code(report))},
+        headers={"X-Exit-Code": "1" if report.needs_attention else "0"},
         media_type="text/plain; charset=utf-8",
     )

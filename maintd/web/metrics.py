@@ -132,6 +132,8 @@ def _outcomes(entries: Iterable[EntryStatus]) -> Iterator[Metric]:
             if state is not RunState.SKIPPED:
                 result.add_metric((name, state.value), run.state is state)
     yield result
+    attention = {entry.entry: entry.needs_attention for entry in entries}
+    yield _gauge("maintd_entry_needs_attention", "Whether `maintd status` says so", "entry", attention)
     failures = {entry.entry: entry.failures_in_a_row for entry in entries}
     yield _gauge("maintd_entry_failures_in_a_row", "Failures since the last success", "entry", failures)
     paused = {entry.entry: entry.pause is not None for entry in entries}

@@ -33,7 +33,7 @@ RUNS = 50
 
 @router.get("/")
 def index(service: SERVICE) -> HTMLResponse:
-    """What needs somebody, every entry, the week ahead."""
+    """What needs attention, every entry, the week ahead."""
     from maintd.web.views import week_of
 
     report = status(service)

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import maintd
-from maintd.present import ago, duration_text, from_now, needs_someone, progress_text, utc_minute, value_text
+from maintd.present import ago, duration_text, from_now, headline, progress_text, utc_minute, value_text
 from maintd.present.text import LOOKS, utc_second
 from maintd.units import format_size, utc_text
 
@@ -39,6 +39,7 @@ def _environment() -> Environment:
     environment.filters.update(
         ago=ago,
         from_now=from_now,
+        headline=headline,
         duration=duration_text,
         size=format_size,
         observed=value_text,
@@ -51,7 +52,6 @@ def _environment() -> Environment:
         tone=_tone,
         clock=_clock,
     )
-    environment.tests["needy"] = needs_someone
     environment.globals.update(version=maintd.__version__, static=static_url)
     return environment
 

@@ -8,10 +8,21 @@ import pytest
 from support.web_services import JOBS, NOON, at, check, entry, job
 
 from maintd.errors import UsageError
-from maintd.model.entry import After, Entry, Policy
+from maintd.model.entry import After, Entry, Pause, Policy
 from maintd.model.evidence import Check, CheckStatus
-from maintd.model.run import Attempt, AttemptState, Run, RunState, RunSummary, SkipReason, Step, StepState, Trigger
-from maintd.operations.diagnosis import verdict_of, worst_check
+from maintd.model.run import (
+    Attempt,
+    AttemptState,
+    Run,
+    RunState,
+    RunSummary,
+    SkipReason,
+    Step,
+    StepState,
+    Trigger,
+)
+from maintd.model.status import Diagnosis, Severity
+from maintd.operations.diagnosis import OF_SKIP_REASON, OF_STATE, diagnose, worst_check
 from maintd.operations.params import with_params
 from maintd.store import LastRuns
 
@@ -44,7 +55,12 @@ def queued(minutes_ago: float, **fields: object) -> RunSummary:
 
 
 def why(last: LastRuns, worked: Run | None = None, of: Entry | None = None) -> tuple[str, str]:
-    return tuple(verdict_of(of or entry("nightly"), last, worked, NOON))  # type: ignore[return-value]
+    found = diagnose(of or entry("nightly"), last, worked, NOON)
+    return found.why, found.next_step
+
+
+def severity(last: LastRuns) -> Severity:
+    return diagnose(entry("nightly"), last, None, NOON).severity
 
 
 def test_an_entry_that_succeeded_or_never_ran_has_nothing_to_say() -> None:
@@ -154,11 +170,73 @@ def test_a_broken_job_disables_and_an_entry_switched_off_is_nobodys_trouble() ->
     bad = ended(RunState.FAILED, check("lag", CheckStatus.FAIL))
     last = LastRuns(last_run=bad, last_worked=bad)
 
-    assert verdict_of(entry("x"), last, bad, NOON, "x.py:3: invalid syntax") == (
+    broken = diagnose(entry("x"), last, bad, NOON, disabled="x.py:3: invalid syntax")
+    off = diagnose(entry("x", enabled=False), last, bad, NOON)
+
+    assert (broken.why, broken.next_step, broken.severity) == (
         "disabled: x.py:3: invalid syntax",
         "maintd validate",
+        Severity.ERROR,
     )
-    assert verdict_of(entry("x", enabled=False), last, bad, NOON) == ("", "")
+    assert (off.why, off.next_step, off.severity) == ("", "", Severity.OK)
+
+
+@pytest.mark.parametrize("state", RunState)
+def test_every_run_state_has_one_severity(state: RunState) -> None:
+    reason = SkipReason.MISSED if state is RunState.SKIPPED else None
+    run = ended(state, skip_reason=reason)
+    last = LastRuns(last_run=run, last_worked=run) if state.final else LastRuns(active=run)
+
+    expected = Severity.ERROR if reason else OF_STATE[state]
+
+    assert severity(last) is expected
+
+
+@pytest.mark.parametrize("reason", SkipReason)
+def test_every_skip_reason_has_one_severity(reason: SkipReason) -> None:
+    run = ended(RunState.SKIPPED, skip_reason=reason)
+
+    assert severity(LastRuns(last_run=run)) is OF_SKIP_REASON[reason]
+
+
+def test_an_entry_that_failed_needs_attention_until_it_succeeds_even_if_a_run_was_cancelled_since() -> None:
+    over = ended(RunState.CANCELLED, reason="cancelled by ada")
+    failing = LastRuns(last_run=over, last_worked=over, failing_since=at(-90), failures_in_a_row=2)
+
+    found = diagnose(entry("nightly"), failing, over, NOON)
+
+    assert (found.severity, found.since, found.why_run_id) == (Severity.ERROR, at(-90), 42)
+
+
+def test_a_warning_does_not_make_a_queued_run_look_stuck() -> None:
+    warned = ended(RunState.WARNED, check("lag", CheckStatus.WARN))
+
+    found = diagnose(entry("nightly"), LastRuns(last_run=warned, last_worked=warned, active=queued(1)), warned, NOON)
+
+    assert (found.state, found.severity, found.needs_attention) == ("queued", Severity.WARNING, False)
+
+
+def test_a_paused_entry_says_by_whom_and_why_and_how_to_unpause_it() -> None:
+    pause = Pause(entry="nightly", why="new disk", by="ada", since=at(-60), until=at(60))
+
+    found = diagnose(entry("nightly"), LastRuns(), None, NOON, pause=pause)
+
+    assert found == Diagnosis(
+        state="paused",
+        severity=Severity.WARNING,
+        why="paused by ada until Mon 2026-03-02 13:00 UTC: new disk",
+        since=at(-60),
+        next_step="maintd unpause nightly",
+    )
+
+
+def test_a_pause_does_not_hide_a_failure() -> None:
+    pause = Pause(entry="nightly", why="new disk", by="ada", since=at(-60))
+    bad = ended(RunState.FAILED, check("lag", CheckStatus.FAIL))
+
+    found = diagnose(entry("nightly"), LastRuns(last_run=bad, last_worked=bad), bad, NOON, pause=pause)
+
+    assert (found.state, found.severity, found.next_step) == ("failed", Severity.ERROR, "maintd show 42")
 
 
 def test_params_go_to_the_only_step_or_to_the_step_that_is_named() -> None:

@@ -47,6 +47,7 @@ def test_an_entry_is_told_by_result_time_duration_findings_and_next_due(served: 
     assert of(found, "maintd_job_result", entry=name, status="succeeded") == 0
     assert of(found, "maintd_job_findings", entry=name, severity="fail") == 1
     assert of(found, "maintd_job_findings", entry=name, severity="unknown") == 1
+    assert of(found, "maintd_entry_needs_attention", entry=name) == 1
     assert of(found, "maintd_entry_failures_in_a_row", entry=name) == 1
     assert of(found, "maintd_entry_paused", entry=name) == 0
     # 04:00 in Berlin is 03:00 UTC, fifteen hours after noon.

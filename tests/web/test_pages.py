@@ -14,14 +14,14 @@ def words(html: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
 
 
-def test_the_first_page_says_that_nothing_needs_anybody(served: Harness, page: Client) -> None:
+def test_the_first_page_says_that_nothing_needs_attention(served: Harness, page: Client) -> None:
     served.jobs.pop("wrecked")
     served.use(*served.calendar.entries[:4], disabled={})
 
-    assert "Nothing needs you now" in page.get("/").text
+    assert "Nothing needs attention" in page.get("/").text
 
 
-def test_the_first_page_begins_with_what_needs_somebody_and_the_command_to_type(served: Harness, page: Client) -> None:
+def test_the_first_page_begins_with_what_needs_attention_and_the_command_to_type(served: Harness, page: Client) -> None:
     run = run_with(served.store, "nightly-vacuum", 0, RunState.FAILED, items=FULL)
 
     text = words(page.get("/").text)
@@ -108,14 +108,14 @@ def test_what_is_not_there_is_a_page_that_says_so(page: Client) -> None:
     assert "did you mean &#34;probe&#34;?" in page.get("/entries/prob").text
 
 
-def test_a_warning_is_shown_and_does_not_call_for_anybody(served: Harness, page: Client) -> None:
+def test_a_warning_is_shown_but_does_not_need_attention(served: Harness, page: Client) -> None:
     served.jobs.pop("wrecked")
     served.use(*served.calendar.entries[:4], disabled={})
     run_with(served.store, "probe", 0, RunState.WARNED, items=(check("free space", CheckStatus.WARN, 18),))
 
     text = words(page.get("/").text)
 
-    assert "Nothing needs you now" in text
+    assert "Nothing needs attention" in text
     assert "free space: 18, expected at most 20" in text
 
 
