@@ -1,4 +1,4 @@
-"""The two clocks: wall time for people and due times, monotonic time for waiting. Tests turn them by hand."""
+"""Wall time for due times and people; elapsed time, which no setting of the clock changes, for timeouts."""
 
 from __future__ import annotations
 
@@ -9,80 +9,56 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where "now" comes from. One instance is built in the daemon and handed down."""
+    """The source of the time. The daemon builds one instance and passes it down."""
 
     def now(self) -> datetime:
-        """Wall time, aware, in UTC. May step in either direction."""
+        """The wall time, in UTC. It can jump forward and back."""
         ...
 
     def elapsed(self) -> float:
-        """Seconds on a clock that never steps and that counts suspended time; only differences mean something."""
+        """Seconds on a monotonic clock that includes time in suspend. Only differences are meaningful."""
         ...
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
-        """Wait until `event` is set or the seconds have passed; True when it is set."""
+        """Wait until the event is set, at most this many seconds. Return whether it is set."""
         ...
 
 
 def since_boot() -> float:
-    """Seconds on the clock that no setting of the time touches and that counts a suspend; the same in all processes."""
+    """Seconds since boot, time in suspend included; the same in all processes."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class SystemClock:
-    """The clocks of this machine."""
+    """The clock of this machine."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)
 
     def elapsed(self) -> float:
-        return since_boot()  # which counts a suspend: a laptop that slept does not look like a wall clock step
+        return since_boot()
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
         return event.wait(seconds)
 
 
-class ManualClock:
-    """A clock that stands still until it is told to move. Both hands move together unless `step` is used."""
+class ClockStepDetector:
+    """Detects that the wall clock was set: it and the elapsed time advanced differently since the last call.
 
-    def __init__(self, start: datetime) -> None:
-        self._now = start.astimezone(UTC)
-        self._elapsed = 0.0
+    Time in suspend counts in both, so a suspend is not a step.
+    """
 
-    def now(self) -> datetime:
-        return self._now
-
-    def elapsed(self) -> float:
-        return self._elapsed
-
-    def wait(self, event: threading.Event, seconds: float) -> bool:
-        self.advance(timedelta(seconds=seconds))
-        return event.is_set()
-
-    def advance(self, by: timedelta) -> None:
-        """Let time pass, as it does."""
-        self._now += by
-        self._elapsed += by.total_seconds()
-
-    def step(self, by: timedelta) -> None:
-        """Set the wall clock without time passing, as an operator or NTP does."""
-        self._now += by
-
-
-class StepWatch:
-    """Notices that the wall clock was set, by comparing how far both clocks went since it last looked."""
-
-    # NTP slews by at most 0.5 ms per second; over a minute between two looks that is far below this.
-    NOTICED = timedelta(seconds=2)
+    # NTP slews by at most 0.5 ms per second, which is far less over the minute between two calls.
+    THRESHOLD = timedelta(seconds=2)
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._now = clock.now()
         self._elapsed = clock.elapsed()
 
-    def look(self) -> timedelta:
-        """How far the wall clock was set since the last look: positive forward, negative back, zero when it was not."""
+    def detect(self) -> timedelta:
+        """By how much the wall clock was set since the last call: negative means back, zero that it was not set."""
         now, elapsed = self._clock.now(), self._clock.elapsed()
         step = (now - self._now) - timedelta(seconds=elapsed - self._elapsed)
         self._now, self._elapsed = now, elapsed
-        return step if abs(step) >= self.NOTICED else timedelta(0)
+        return step if abs(step) >= self.THRESHOLD else timedelta(0)

@@ -1,18 +1,17 @@
-"""Everything maintd raises on purpose. Each branch has an exit code and one JSON shape.
+"""The errors that maintd raises. Each has an exit code, and all have one JSON shape.
 
-MaintdError                     1  something failed
-├── UsageError                  2  the request makes no sense
-│   ├── SettingsError           2  a setting is missing or wrong
-│   └── CalendarError           2  schedules.yaml has errors; carries all of them
-├── UnknownNameError            3  no such entry, job, run or target; says what is near
-├── RefusedError                4  paused, frozen, or not allowed from here
-├── LockBusyError               5  someone else holds it; says who
+MaintdError                     1  an operation failed
+├── UsageError                  2  the request is not valid
+│   ├── SettingsError           2  a setting is missing or not valid
+│   └── CalendarError           2  schedules.yaml has errors; lists all of them
+├── UnknownNameError            3  no entry, job, run or target with that name; suggests a similar one
+├── RefusedError                4  the request is valid, but not allowed now
 ├── DaemonUnavailableError      6  no daemon answers on the socket
-├── StoreError                  1
-│   ├── StoreUnavailableError   1  cannot be reached now; trying again later can help
-│   └── StoreUnusableError      1  corrupt, read-only, newer than the code: a person must act
-├── TargetError                 1  what a job works on did not do what was asked; see maintd.clients
-└── JobError                    1  a job module or its parameters cannot be used
+├── StoreError                  1  the store failed
+│   ├── StoreUnavailableError   1  the store cannot be reached now; a retry can succeed
+│   └── StoreUnusableError      1  the store is corrupt, read-only or of another revision; an operator must act
+├── TargetError                 1  a target that a job works on failed; see maintd.clients
+└── JobError                    1  a job module or its params cannot be used
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from collections.abc import Iterable, Sequence
 
 
 class MaintdError(Exception):
-    """A failure that a person can act on: `message` says what and where, `hint` what to do."""
+    """An error for people: `message` states what happened and where, `hint` what to do."""
 
     code = "error"
     exit_code = 1
@@ -35,25 +34,25 @@ class MaintdError(Exception):
         return self.message if self.hint is None else f"{self.message}; {self.hint}"
 
     def as_json(self) -> dict[str, dict[str, str | None]]:
-        """The one shape in which the API and `--json` report an error."""
+        """The error as the API and `--json` return it."""
         return {"error": {"code": self.code, "message": self.message, "hint": self.hint}}
 
 
 class UsageError(MaintdError):
-    """The request makes no sense as it was put."""
+    """The request is not valid."""
 
     code = "usage"
     exit_code = 2
 
 
 class SettingsError(UsageError):
-    """A setting is missing or wrong; the message names it and where its value came from."""
+    """A setting is missing or not valid; the message names the setting and the source of its value."""
 
     code = "settings"
 
 
 class CalendarError(UsageError):
-    """The calendar cannot be used. `problems` are complete lines, each `file:line:column: what; what to write`."""
+    """The calendar has errors. Each of `problems` is one line, `file:line:column: problem; what to write instead`."""
 
     code = "calendar"
 
@@ -63,7 +62,7 @@ class CalendarError(UsageError):
 
 
 class UnknownNameError(MaintdError):
-    """No such entry, job, run or target."""
+    """No entry, job, run or target has that name; the hint suggests the most similar of the `known` names."""
 
     code = "unknown_name"
     exit_code = 3
@@ -75,17 +74,10 @@ class UnknownNameError(MaintdError):
 
 
 class RefusedError(MaintdError):
-    """Understood, possible, and not allowed now or from here."""
+    """The request is valid, but not allowed now."""
 
     code = "refused"
     exit_code = 4
-
-
-class LockBusyError(MaintdError):
-    """A lock could not be had in time; the message names its holder."""
-
-    code = "lock_busy"
-    exit_code = 5
 
 
 class DaemonUnavailableError(MaintdError):
@@ -96,26 +88,26 @@ class DaemonUnavailableError(MaintdError):
 
 
 class StoreError(MaintdError):
-    """The store did not do what was asked."""
+    """The store failed."""
 
     code = "store"
 
 
 class StoreUnavailableError(StoreError):
-    """The store cannot be reached or written now; the same call may succeed later."""
+    """The store cannot be reached or written now; a retry can succeed."""
 
     code = "store_unavailable"
 
 
 class StoreUnusableError(StoreError):
-    """Corrupt, read-only, or of another revision: waiting does not help, a person must act."""
+    """The store is corrupt, read-only, or of another revision; a retry cannot succeed, an operator must act."""
 
     code = "store_unusable"
 
 
 class TargetError(MaintdError):
-    """A target did not answer as it should. `cause` is one word of: refused, timed_out, denied, malformed, unreachable,
-    not_configured, empty, partial, failed."""
+    """A target failed. `cause` is one of: refused, timed_out, denied, malformed, unreachable, not_configured, empty,
+    partial, failed."""
 
     code = "target"
 
@@ -125,14 +117,14 @@ class TargetError(MaintdError):
 
 
 class JobError(MaintdError):
-    """A job module cannot be imported or described, or its parameters are wrong."""
+    """A job module cannot be imported or described, or its params are not valid."""
 
     code = "job"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was most likely meant, or None if none is near."""
-    from difflib import get_close_matches  # a slow import that only a mistake pays for
+    """The known name that is most similar to `name`, or None when none is similar enough."""
+    from difflib import get_close_matches  # a slow import that only a mistyped name needs
 
     found = get_close_matches(name, list(known), n=1, cutoff=0.6)
     return found[0] if found else None

@@ -1,4 +1,4 @@
-"""How durations, sizes and instants are written by people and read back: `90s`, `30m`, `2h`, `7d`; `500MB`, `20GiB`."""
+"""Durations, sizes and times as text, parsed and formatted: `90s`, `30m`, `2h`, `7d`; `500MB`, `20GiB`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 LARGEST_SIZE = 2**62
-"""Bytes; databases hold whole numbers up to 2**63 - 1."""
+"""Bytes; the largest integer of the databases is 2**63 - 1."""
 
 _DURATION_UNITS = {
     "ms": timedelta(milliseconds=1),
@@ -27,18 +27,18 @@ _SIZE_BINARY = {"k": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
 def parse_duration(text: str) -> timedelta:
-    """`1h30m` → 1 h 30 min. Units: ms, s, m, h, d (24 h), w (7 d). Raises ValueError with an example."""
+    """`1h30m` → 1 h 30 min. Units: ms, s, m, h, d (24 h), w (7 d). Raises ValueError, whose message has an example."""
     clean = text.strip().replace(" ", "")
     if not _DURATION.fullmatch(clean):
         raise ValueError(f'"{text}" is not a duration; write for example 90s, 30m, 2h or 7d')
     try:
         return sum((_DURATION_UNITS[unit] * float(n) for n, unit in _DURATION_PART.findall(clean)), timedelta())
     except OverflowError:
-        raise ValueError(f'"{text}" is too long a duration') from None
+        raise ValueError(f'"{text}" is too long for a duration') from None
 
 
 def format_duration(value: timedelta) -> str:
-    """The shortest exact text that `parse_duration` reads back: 5400 s → `1h30m`."""
+    """The shortest text that `parse_duration` parses to the same value, rounded to milliseconds: 5400 s → `1h30m`."""
     milliseconds = (value + timedelta(microseconds=500)) // timedelta(milliseconds=1)
     if milliseconds == 0:
         return "0s"
@@ -51,7 +51,7 @@ def format_duration(value: timedelta) -> str:
 
 
 def parse_size(text: str) -> int:
-    """`500MB` → 500,000,000 bytes; `20GiB` → 20 × 1024³. Raises ValueError with an example."""
+    """`500MB` → 500,000,000 bytes; `20GiB` → 20 × 1024³. Raises ValueError, whose message has an example."""
     match = _SIZE.fullmatch(text.strip())
     if not match:
         raise ValueError(f'"{text}" is not a size; write for example 500MB or 20GiB')
@@ -60,12 +60,12 @@ def parse_size(text: str) -> int:
     factor = _SIZE_BINARY[prefix] if unit.endswith("i") else _SIZE_UNITS[prefix]
     size = float(match[1]) * factor
     if size > LARGEST_SIZE:
-        raise ValueError(f'"{text}" is too large a size')
+        raise ValueError(f'"{text}" is too large for a size')
     return round(size)
 
 
 def format_size(size_bytes: float) -> str:
-    """Bytes for a person, in binary units with at most three figures: `1.4 GiB`."""
+    """Bytes in binary units, for people: `1.4 GiB`."""
     amount = float(size_bytes)
     unit = "B"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
@@ -77,7 +77,7 @@ def format_size(size_bytes: float) -> str:
 
 
 def utc_text(at: datetime) -> str:
-    """ISO 8601 in UTC with `Z`, the form of every time in JSON."""
+    """ISO 8601 in UTC with `Z`, the format of every time in JSON."""
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
@@ -95,11 +95,11 @@ def _read_size(value: Any) -> Any:
 
 def _aware_utc(value: datetime) -> datetime:
     if value.tzinfo is None:
-        raise ValueError("a time without a zone")
+        raise ValueError("the time has no time zone")
     try:
         return value.astimezone(UTC)
     except OverflowError:
-        raise ValueError("a time beyond the calendar") from None
+        raise ValueError("the time is out of range") from None
 
 
 Duration = Annotated[
@@ -108,14 +108,14 @@ Duration = Annotated[
     PlainSerializer(format_duration, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "format": "duration", "examples": ["30m", "2h", "7d"]}),
 ]
-"""A timedelta, written `90s`, `30m`, `2h`, `7d` in YAML, on the command line and in JSON."""
+"""A timedelta, written as `90s`, `30m`, `2h` or `7d` in YAML, on the command line and in JSON."""
 
 Size = Annotated[
     int,
     BeforeValidator(_read_size),
     WithJsonSchema({"type": "string", "format": "size", "examples": ["500MB", "20GiB"]}),
 ]
-"""A number of bytes, written `500MB` or `20GiB`."""
+"""A number of bytes, written as `500MB` or `20GiB`."""
 
 
 def _read_instant(value: Any) -> Any:
@@ -126,4 +126,4 @@ def _read_instant(value: Any) -> Any:
 Instant = Annotated[
     datetime, BeforeValidator(_read_instant), PlainSerializer(utc_text, return_type=str, when_used="json")
 ]
-"""An aware UTC datetime, in JSON as ISO 8601 with `Z`."""
+"""An aware UTC datetime, in JSON in ISO 8601 with `Z`."""

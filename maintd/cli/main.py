@@ -80,7 +80,7 @@ def cli(ctx: click.Context, /, **flags: str | None) -> None:
     `last`. With --json a command prints one object, also for an error: {"error": {"code", "message", "hint"}}.
 
     Exit codes: 0 done; 1 the run or a check failed, or something needs someone; 2 the request or a file is wrong; 3 no
-    such name; 4 refused; 5 a lock is busy; 6 no daemon answers; 124 the run timed out; 130 interrupted.
+    such name; 4 refused; 6 no daemon answers; 124 the run timed out; 130 interrupted.
     """
     ctx.obj = App({name: value for name, value in flags.items() if value is not None}, ctx.with_resource(ExitStack()))
 

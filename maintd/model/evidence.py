@@ -1,6 +1,6 @@
-"""Evidence: what a child reports about its attempt. All frozen; all times aware UTC.
+"""Evidence: what a child process reports about its attempt.
 
-This is all of the model that a child needs; what the store, the API and the CLI know besides is in `model`.
+A child imports no other module of the model, so that it starts fast.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ Scalar = bool | int | float | str | None
 
 
 class CheckStatus(StrEnum):
-    """The verdict of one success criterion."""
+    """The status of one check."""
 
     OK = "ok"
     WARN = "warn"
     FAIL = "fail"
-    UNKNOWN = "unknown"  # could not be observed; never success
+    UNKNOWN = "unknown"  # could not be observed; never a success
 
 
 class Check(Model):
-    """A success criterion, what was seen, and what to do when it is not met."""
+    """A success criterion: what was observed, what was expected, and what to do when they differ."""
 
     type: Literal["check"] = "check"
     name: str
@@ -39,7 +39,7 @@ class Check(Model):
 
 
 class Measure(Model):
-    """A number with a unit, kept for trends. `labels` tell series of one name apart."""
+    """A number with a unit, kept for trends. Series of one name differ in their `labels`."""
 
     type: Literal["measure"] = "measure"
     name: str
@@ -49,7 +49,7 @@ class Measure(Model):
 
 
 class Change(Model):
-    """An effect on the outside, declared before it is done. In a dry run `done` is False."""
+    """An effect on the outside world, declared before it is made. In a dry run `done` is False."""
 
     type: Literal["change"] = "change"
     action: str
@@ -59,7 +59,7 @@ class Change(Model):
 
 
 class Artifact(Model):
-    """A file that the run leaves, kept under the state directory. `path` is relative to its artifacts folder."""
+    """A file that the run leaves. `path` is relative to the artifacts folder in the state directory."""
 
     type: Literal["artifact"] = "artifact"
     name: str
@@ -70,14 +70,14 @@ class Artifact(Model):
 
 
 class Phase(Model):
-    """What the attempt is doing now, as a person would tell it."""
+    """What the attempt is doing now, in words for people."""
 
     type: Literal["phase"] = "phase"
     name: str
 
 
 class Progress(Model):
-    """How far the attempt is: `done` of `total` units (total unknown: None)."""
+    """The attempt has done `done` of `total` units; a total of None is unknown."""
 
     type: Literal["progress"] = "progress"
     done: float
@@ -88,7 +88,7 @@ class Progress(Model):
 
 
 class LogLine(Model):
-    """One line that the job logged or printed. `seq` counts from 1 within the attempt; a gap means lines left out."""
+    """One line that the job logged or printed. `seq` counts from 1 within the attempt; a gap means omitted lines."""
 
     type: Literal["log"] = "log"
     seq: int
@@ -98,7 +98,7 @@ class LogLine(Model):
 
 
 class LogTrim(Model):
-    """The middle of a log that grew too long was left out: forget lines `first` to `last` (`size_bytes` of text)."""
+    """The log grew too long: its lines `first` to `last`, `size_bytes` of text, are omitted."""
 
     type: Literal["trim"] = "trim"
     first: int

@@ -1,7 +1,7 @@
-"""What jobs work on, as settings and calendar describe it.
+"""The targets that jobs work on, as settings and calendar define them.
 
-Texts may hold `${NAME}` and `${file:/run/secrets/x}`; these are resolved only in the child process that needs them and
-never reach the store, a log or the page.
+Texts can contain `${NAME}` and `${file:/run/secrets/x}`. Only the child process that needs them resolves them; the
+values never reach the store, a log or the page.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
@@ -17,23 +17,23 @@ from maintd.units import Duration
 
 
 class Target(BaseModel):
-    """What every target has."""
+    """The fields of every target."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    timeout: Duration = timedelta(seconds=5)  # of one request; jobs may allow more for long work
+    timeout: Duration = timedelta(seconds=5)  # of one request; jobs allow more for long operations
 
 
 class PostgresTarget(Target):
-    """A Postgres database. `dsn` is a libpq URL or keyword string; a password belongs in `password` or a `${…}`."""
+    """A Postgres database. `dsn` is a libpq URL or keyword string; write a password in `password` or as `${…}`."""
 
     dsn: str
     password: SecretStr | None = None
-    bin_dir: Path | None = None  # of the matching pg_restore, pg_verifybackup; None: from PATH
+    bin_dir: Path | None = None  # folder of the matching pg_restore and pg_verifybackup; None: from PATH
 
 
 class RedisTarget(Target):
-    """A Redis server, `redis://host:6379/0`. `streams` are checked for consumer lag."""
+    """A Redis server, `redis://host:6379/0`. Jobs check the consumer lag of its `streams`."""
 
     url: str
     username: str | None = None
@@ -47,13 +47,13 @@ class DockerTarget(Target):
 
     url: str = "unix:///var/run/docker.sock"
     project: str | None = None
-    services: tuple[str, ...] = ()  # expected to run; empty: whatever is there
-    one_shot: tuple[str, ...] = ()  # services that end by themselves with exit code 0
+    services: tuple[str, ...] = ()  # expected to run; empty: all that exist
+    one_shot: tuple[str, ...] = ()  # services that are expected to exit with code 0
     timeout: Duration = timedelta(seconds=10)
 
 
 class HttpTarget(Target):
-    """A service with its health rule: the status, and values that the JSON body must have.
+    """An HTTP service and its health criteria: the status, and values in the JSON body.
     `expect` maps a dotted path in the body to its value: `{"redis": "ok", "checks.db": "ok"}`."""
 
     url: str
@@ -81,24 +81,21 @@ class AlertmanagerTarget(Target):
 
 
 class HostTarget(Target):
-    """A host by its file systems: `root` and `proc` are `/host` and `/host/proc` in a sidecar."""
+    """A host by its file systems. In a sidecar, `root` and `proc` are `/host` and `/host/proc`."""
 
     root: Path = Path("/")
     proc: Path = Path("/proc")
-    mounts: tuple[str, ...] = ()  # to watch, as the host names them; empty: every real file system
+    mounts: tuple[str, ...] = ()  # mount points to check, as the host names them; empty: every real file system
 
 
 class FolderTarget(Target):
-    """A folder that jobs read or keep clean."""
+    """A folder that jobs read or clean up."""
 
     path: Path
 
 
-TargetKind = Literal["postgres", "redis", "docker", "http", "prometheus", "alertmanager", "host", "folders"]
-
-
 class Targets(BaseModel):
-    """All targets by kind and name. The host itself is always there under the name `local`."""
+    """All targets by kind and name. The host `local` always exists."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -112,21 +109,21 @@ class Targets(BaseModel):
     folders: dict[str, FolderTarget] = {}
 
     def of(self, kind: str) -> dict[str, Target]:
-        """Targets of one kind by name. Raises KeyError for a kind that does not exist."""
+        """The targets of one kind by name. Raises KeyError for an unknown kind."""
         if kind not in type(self).model_fields:
             raise KeyError(kind)
         found: dict[str, Target] = getattr(self, kind)
         return found
 
     def merged(self, over: Targets) -> Targets:
-        """These, with those of `over` added; a name in both is taken from `over`."""
+        """These targets and those of `over`; on equal names, `over` wins."""
         explicit = over.model_fields_set
         kinds = type(self).model_fields
         return Targets(**{kind: {**self.of(kind), **(over.of(kind) if kind in explicit else {})} for kind in kinds})
 
 
 def secrets_of(model: BaseModel) -> Iterator[str]:
-    """Every secret text in a settings or target model, for redaction."""
+    """Yield every secret in a settings or target model, for redaction."""
     for name in type(model).model_fields:
         yield from _secrets(getattr(model, name))
 

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from maintd.calendar import fingerprint_of
-from maintd.clock import Clock, StepWatch
+from maintd.clock import Clock, ClockStepDetector
 from maintd.model.entry import CatchUp, Entry, EntryState, Overlap, Pause, Policy, Rule
 from maintd.model.run import NewRun, RunState, RunSummary, SkipReason, Trigger
 from maintd.schedule import blackout_covering, compile_rule, due_between, jitter_of
@@ -118,7 +118,7 @@ class Planner:
         self._clock = clock
         self._planned = planned
         self._stepped = stepped
-        self._watch = StepWatch(clock)
+        self._steps = ClockStepDetector(clock)
         self._hold_until: float | None = None
         self._entries: dict[str, Entry] = {}
         self._prints: dict[str, str] = {}
@@ -283,7 +283,7 @@ class Planner:
         return written
 
     def _notice_steps(self, now: datetime) -> None:
-        step = self._watch.look()
+        step = self._steps.detect()
         if step:
             way = "forward" if step > timedelta(0) else "back"
             text = f"{format_duration(abs(step))} {way}"

@@ -11,7 +11,6 @@ from maintd.errors import (
     CalendarError,
     DaemonUnavailableError,
     JobError,
-    LockBusyError,
     MaintdError,
     RefusedError,
     StoreError,
@@ -22,7 +21,6 @@ from maintd.errors import (
 STATUS: tuple[tuple[type[MaintdError], int], ...] = (
     (UnknownNameError, 404),
     (RefusedError, 403),
-    (LockBusyError, 409),
     (DaemonUnavailableError, 503),
     (StoreError, 503),
     (CalendarError, 400),

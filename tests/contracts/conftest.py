@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from support.clock import ManualClock
 from support.servers.postgres import PostgresServer
 
-from maintd.clock import ManualClock
 from maintd.store import Store, open_store
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)

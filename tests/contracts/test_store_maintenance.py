@@ -8,9 +8,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from support.clock import ManualClock
 from support.stores import at, check, claim, due, ended, entry, evidence, finished, plan_runs, queue, sync
 
-from maintd.clock import ManualClock
 from maintd.config.settings import Retention
 from maintd.errors import StoreError
 from maintd.model.evidence import Artifact, LogLine, Measure

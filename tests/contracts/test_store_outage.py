@@ -11,12 +11,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from support.clock import ManualClock
 from support.servers.base import wait_for
 from support.servers.disks import small_disk
 from support.servers.postgres import PostgresServer
 from support.stores import NOON, at, check, claim, ended, evidence, queue, racing
 
-from maintd.clock import ManualClock
 from maintd.errors import MaintdError, StoreUnavailableError
 from maintd.model.evidence import LogLine
 from maintd.model.run import RunState

@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support.clock import ManualClock
 from support.stores import at, entry, plan, sync
 
-from maintd.clock import ManualClock
 from maintd.model.run import NewRun, RunState, Trigger
 from maintd.store import open_store
 

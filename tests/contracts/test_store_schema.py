@@ -18,10 +18,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 from sqlalchemy.engine import Connection
+from support.clock import ManualClock
 from support.servers.postgres import PostgresServer
 from support.stores import NOON, queue, racing
 
-from maintd.clock import ManualClock
 from maintd.errors import SettingsError, StoreUnavailableError, StoreUnusableError
 from maintd.store import Store, open_store, read_store, sqlite
 from maintd.store.database import parse_url

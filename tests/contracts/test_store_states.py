@@ -8,9 +8,9 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
+from support.clock import ManualClock
 from support.stores import NOON, at, by_hand, ended, evidence
 
-from maintd.clock import ManualClock
 from maintd.model.run import TRANSITIONS, AttemptState, RunState, StepState
 from maintd.model.run_updates import RunRequeued
 from maintd.store import Store, open_store

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from maintd.clock import ManualClock
 from maintd.model.entry import CatchUp, Entry, Overlap, Policy, Rule, ScheduleKind, StepPlan
 from maintd.model.run import RunSummary
 from maintd.scheduler.planner import Planner
 from maintd.store import Store, open_store
+from support.clock import ManualClock
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

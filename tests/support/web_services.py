@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from maintd.calendar import Calendar
-from maintd.clock import ManualClock
 from maintd.config.settings import Settings
 from maintd.job import JobParams
 from maintd.job.description import validate_params
@@ -26,6 +25,7 @@ from maintd.model.run_updates import AttemptReported, AttemptStarted, RunFinishe
 from maintd.model.target import Targets
 from maintd.operations import Health, OperatorService, ReloadResult
 from maintd.store import Store, open_store
+from support.clock import ManualClock
 from support.stores import claim, evidence, queue
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)

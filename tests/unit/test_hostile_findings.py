@@ -77,7 +77,7 @@ def test_a_duration_that_is_written_again_is_the_same_to_half_a_millisecond(text
 
 @pytest.mark.parametrize("text", ["9" * 400 + "TB", "9" * 30, "9000000TiB"])
 def test_a_size_that_no_database_holds_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="too large a size"):
+    with pytest.raises(ValueError, match="too large for a size"):
         parse_size(text)
 
 

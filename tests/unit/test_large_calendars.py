@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
+from support.clock import ManualClock
 from support.planning import HOUR, MINUTE, NOON, PlanningNode, entry, node
 from support.servers.postgres import PostgresServer
 
-from maintd.clock import ManualClock
 from maintd.scheduler.due_queue import Timetable
 from maintd.store.entries import EntryVersion
 from maintd.store.prepared import PreparedOfSeveral

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.clock import ManualClock
 from support.planning import HOUR, MINUTE, NOON, PlanningNode, entry, node
 
-from maintd.clock import ManualClock
 from maintd.model.entry import Blackout, CatchUp, Overlap
 from maintd.model.run import NewRun, RunState, SkipReason, Trigger
 from maintd.scheduler.planner import JUMP, SETTLE, decide
