@@ -175,10 +175,10 @@ def errors() -> str:
 
 def endpoints() -> str:
     """Every endpoint of the API."""
-    from maintd.web.server import openapi
+    from maintd.web.app import openapi_schema
 
     lines = ["| endpoint | what it gives |", "|---|---|"]
-    for path, methods in sorted(openapi()["paths"].items()):
+    for path, methods in sorted(openapi_schema()["paths"].items()):
         for method, told in methods.items():
             text = told.get("description") or told.get("summary", "")
             lines.append(f"| `{method.upper()} {path}` | {_cell(text.split(chr(10) + chr(10))[0])} |")

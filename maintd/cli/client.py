@@ -136,12 +136,12 @@ def without_daemon(settings: Settings) -> Iterator[Answerer]:
     """Answers from the store alone. Raises StoreError when it cannot be read."""
     from maintd.config import logging
     from maintd.operations import open_service
-    from maintd.web.app import build
+    from maintd.web.app import create_app
 
     logging.configure(settings.model_copy(update={"log_level": "error"}))  # else it would log among the answers
     service = open_service(settings, write=False)
     try:
-        yield InProcess(build(service))
+        yield InProcess(create_app(service))
     finally:
         service.store.close()
 

@@ -1,1 +1,1 @@
-"""The HTTP face: API, page, metrics and health."""
+"""The HTTP side: API, web page, metrics and health endpoints."""

@@ -1,4 +1,4 @@
-"""The app: API, page, metrics and health on one operator service. What each door allows is the guard's."""
+"""The FastAPI app: routes and exception handlers. `maintd.web.middleware` decides who may send which request."""
 
 from __future__ import annotations
 
@@ -15,33 +15,35 @@ from maintd.errors import MaintdError, UnknownNameError, UsageError
 from maintd.operations import OperatorService
 from maintd.web import health, pages
 from maintd.web.api import daemon, entries, runs
-from maintd.web.errors import error_response, failure
-from maintd.web.evidence import EvidenceCache
+from maintd.web.errors import error_response, internal_error
+from maintd.web.evidence_cache import EvidenceCache
 
 DESCRIPTION = (
-    "What maintd's command line and page use. On the control socket everything is allowed; on TCP only reading. "
-    "Times are ISO 8601 in UTC; an error is {error: {code, message, hint}}."
+    "The API that maintd's command line and web page use. The control socket accepts every request; the TCP port is "
+    "read-only. Times are ISO 8601 in UTC. An error is {error: {code, message, hint}}."
 )
 
 
-def build(service: OperatorService) -> FastAPI:
-    """The app for an operator service."""
-    app = _routes()
+def create_app(service: OperatorService) -> FastAPI:
+    """Build the app on an operator service."""
+    app = _with_routes()
     app.state.service = service
     app.state.evidence = EvidenceCache()
     app.add_exception_handler(MaintdError, _maintd_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _failure)
+    app.add_exception_handler(Exception, _internal_error)
     return app
 
 
-def describe() -> dict[str, Any]:
-    """The API as OpenAPI 3.1."""
-    return get_openapi(title="maintd", version=maintd.__version__, description=DESCRIPTION, routes=_routes().routes)
+def openapi_schema() -> dict[str, Any]:
+    """The API as an OpenAPI 3.1 document."""
+    return get_openapi(
+        title="maintd", version=maintd.__version__, description=DESCRIPTION, routes=_with_routes().routes
+    )
 
 
-def _routes() -> FastAPI:
+def _with_routes() -> FastAPI:
     app = FastAPI(title="maintd", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     for router in (daemon.router, entries.router, runs.router, health.router, pages.router):
         app.include_router(router)
@@ -50,7 +52,7 @@ def _routes() -> FastAPI:
 
 
 def _openapi() -> Response:
-    return JSONResponse(describe())
+    return JSONResponse(openapi_schema())
 
 
 def _maintd_error(request: Request, error: Exception) -> Response:
@@ -60,12 +62,12 @@ def _maintd_error(request: Request, error: Exception) -> Response:
 
 def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    told = []
+    messages = []
     for problem in error.errors()[:5]:
-        where = ".".join(str(part) for part in problem["loc"] if part not in ("body", "query", "path"))
+        field = ".".join(str(part) for part in problem["loc"] if part not in ("body", "query", "path"))
         message = str(problem["msg"]).removeprefix("Value error, ").replace("Input should", "should")
-        told.append(f"{where}: {message}" if where else message)
-    return error_response(request.scope, UsageError("\n".join(told), "see: /api/v1/openapi.json"), 400)
+        messages.append(f"{field}: {message}" if field else message)
+    return error_response(request.scope, UsageError("\n".join(messages), "see: /api/v1/openapi.json"), 400)
 
 
 def _http_error(request: Request, error: Exception) -> Response:
@@ -75,6 +77,6 @@ def _http_error(request: Request, error: Exception) -> Response:
     return error_response(request.scope, UsageError(str(error.detail)), error.status_code)
 
 
-def _failure(request: Request, error: Exception) -> Response:
-    """Only the answer: the guard logs the error, which goes on to it."""
-    return error_response(request.scope, failure(error), 500)
+def _internal_error(request: Request, error: Exception) -> Response:
+    """The response only; Starlette raises the error again, and the middleware logs it."""
+    return error_response(request.scope, internal_error(error), 500)

@@ -1,4 +1,4 @@
-"""Errors as responses: JSON for programs, a page for people."""
+"""Errors as HTTP responses: JSON for programs, a page for people."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from maintd.errors import (
     UnknownNameError,
     UsageError,
 )
+from maintd.web.templates import render
 
-STATUS: tuple[tuple[type[MaintdError], int], ...] = (
+STATUS_CODES: tuple[tuple[type[MaintdError], int], ...] = (
     (UnknownNameError, 404),
     (RefusedError, 403),
     (DaemonUnavailableError, 503),
@@ -28,26 +29,24 @@ STATUS: tuple[tuple[type[MaintdError], int], ...] = (
     (JobError, 400),
 )
 
-PROGRAMS = ("/api/", "/healthz", "/readyz", "/metrics", "/text/")
-"""Paths that programs read."""
+JSON_PATHS = ("/api/", "/healthz", "/readyz", "/metrics", "/text/")
+"""Path prefixes whose clients are programs; their errors are JSON."""
 
 
-def status_of(error: MaintdError) -> int:
-    """The HTTP status that stands for an error of maintd."""
-    return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
+def status_code(error: MaintdError) -> int:
+    """The HTTP status code for an error of maintd; 500 for a kind that has none of its own."""
+    return next((code for kind, code in STATUS_CODES if isinstance(error, kind)), 500)
 
 
 def error_response(scope: Mapping[str, Any], error: MaintdError, status: int | None = None) -> Response:
-    """The error as whoever asked reads it."""
-    status = status or status_of(error)
+    """The error as JSON or as a page, depending on the path."""
+    status = status or status_code(error)
     headers = {"Retry-After": "5"} if status == 503 else {}
-    if scope["path"].startswith(PROGRAMS):
+    if scope["path"].startswith(JSON_PATHS):
         return JSONResponse(error.as_json(), status, headers)
-    from maintd.web.templates import render  # templates cost memory that a daemon without readers does not spend
-
     return HTMLResponse(render("error.html", error=error, status=status), status, headers)
 
 
-def failure(error: Exception) -> MaintdError:
-    """What the asker is told of an error that nobody foresaw: its kind, and no more."""
-    return MaintdError(f"maintd failed to answer: {type(error).__name__}", "see the daemon's log")
+def internal_error(error: Exception) -> MaintdError:
+    """What a client sees of an unexpected error: its type only, because the message may hold secrets."""
+    return MaintdError(f"internal error: {type(error).__name__}", "see the daemon's log")

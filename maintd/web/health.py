@@ -1,4 +1,4 @@
-"""What machines and terminals look at: health, metrics, the status as text."""
+"""Endpoints outside the versioned API: liveness, readiness, metrics and the status text of `maintd status`."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from starlette.responses import Response
 
 from maintd.errors import StoreError
 from maintd.operations import status
-from maintd.web.dependencies import SERVICE
-from maintd.web.schemas import HealthAnswer, answer
+from maintd.present import status_text
+from maintd.web.dependencies import ServiceDep
+from maintd.web.schemas import HealthResponse, json_response
 
 router = APIRouter()
 
 
-@router.get("/healthz", response_model=HealthAnswer)
-def get_health(service: SERVICE) -> Response:
-    """200 while the planning loop turns, else 503."""
+@router.get("/healthz", response_model=HealthResponse)
+def get_health(service: ServiceDep) -> Response:
+    """Liveness: 200 while the scheduler loop runs, else 503."""
     health = service.health()
-    return answer(HealthAnswer(ok=health.alive, problems=health.problems), 200 if health.alive else 503)
+    return json_response(HealthResponse(ok=health.alive, problems=health.problems), 200 if health.alive else 503)
 
 
-@router.get("/readyz", response_model=HealthAnswer)
-def get_readiness(service: SERVICE) -> Response:
-    """200 while maintd plans and its store answers, else 503."""
+@router.get("/readyz", response_model=HealthResponse)
+def get_readiness(service: ServiceDep) -> Response:
+    """Readiness: 200 while maintd plans runs and its store answers, else 503."""
     health = service.health()
     problems = list(health.problems)
     ready = health.ready
@@ -33,13 +34,13 @@ def get_readiness(service: SERVICE) -> Response:
     except StoreError as error:
         ready = False
         problems.append(f"the store does not answer: {error.message}")
-    return answer(HealthAnswer(ok=ready, problems=tuple(problems)), 200 if ready else 503)
+    return json_response(HealthResponse(ok=ready, problems=tuple(problems)), 200 if ready else 503)
 
 
 @router.get("/metrics", response_class=Response)
-def get_metrics(service: SERVICE, request: Request) -> Response:
-    """Metrics of entries, queue and daemon in Prometheus' text format."""
-    from maintd.web.metrics import scrape  # the library is loaded at the first scrape
+def get_metrics(service: ServiceDep, request: Request) -> Response:
+    """Metrics of the entries, the queue and the daemon in Prometheus' text format."""
+    from maintd.web.metrics import scrape  # a daemon that is never scraped saves the memory of prometheus_client
 
     text, media_type = scrape(service, request.app.state.evidence, request.headers.get("accept", ""))
     return Response(text, media_type=media_type)
@@ -47,11 +48,9 @@ def get_metrics(service: SERVICE, request: Request) -> Response:
 
 @router.get("/text/status", response_class=Response)
 def get_status_text(
-    service: SERVICE, width: Annotated[int, Query(ge=20, le=500)] = 80, colour: bool = False
+    service: ServiceDep, width: Annotated[int, Query(ge=20, le=500)] = 80, colour: bool = False
 ) -> Response:
-    """The status ready for a terminal; the header X-Exit-Code is the command's exit code."""
-    from maintd.present import status_text
-
+    """The status as text for a terminal; the header X-Exit-Code holds the exit code of `maintd status`."""
     report = status(service)
     return Response(
         status_text(report, width=width, colour=colour),

@@ -1,4 +1,4 @@
-"""The two doors: the control socket, for whoever its file mode lets in, and a TCP port that can only be read from."""
+"""The listening sockets: the Unix control socket, protected by its file mode, and the TCP port of the web page."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from pathlib import Path
 
 from maintd.errors import RefusedError, SettingsError
 
-LONGEST_PATH = 107
-"""Bytes that the kernel has for a socket's path; unix(7)."""
+MAX_PATH_BYTES = 107
+"""The longest path of a Unix socket; unix(7)."""
 
 BACKLOG = 128
 
 
 @contextmanager
 def control_socket(path: Path) -> Iterator[socket.socket]:
-    """A listening Unix socket of mode 0660, removed at the end.
+    """Yield a listening Unix socket with mode 0660; remove its file at the end.
 
-    One that a killed daemon left is replaced. Raises RefusedError when somebody listens on it, SettingsError when it
-    cannot be made.
+    The file of a killed daemon is replaced. Raises RefusedError when another process listens on it, SettingsError
+    when it cannot be created.
     """
-    if len(str(path).encode()) > LONGEST_PATH:
+    if len(str(path).encode()) > MAX_PATH_BYTES:
         raise SettingsError(
-            f"the path of the control socket is longer than {LONGEST_PATH} bytes: {path}",
-            "set MAINTD_SOCKET to a shorter one, for example /run/maintd.sock",
+            f"the path of the control socket is longer than {MAX_PATH_BYTES} bytes: {path}",
+            "set MAINTD_SOCKET to a shorter path, for example /run/maintd.sock",
         )
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         try:
             sock.bind(str(path))
-            # Nobody can connect before listen(), so there is no moment at which the mode is wider than it should be.
+            # Clients cannot connect before listen(), so the wider mode of bind() is never usable.
             path.chmod(0o660)
             sock.listen(BACKLOG)
         except OSError as error:
             raise SettingsError(
-                f"cannot make the control socket {path}: {error.strerror}", "set MAINTD_SOCKET to a writable place"
+                f"cannot create the control socket {path}: {error.strerror}", "set MAINTD_SOCKET to a writable path"
             ) from error
-        made = path.stat().st_ino
+        inode = path.stat().st_ino
         try:
             yield sock
         finally:
             with contextlib.suppress(OSError):
-                if path.stat().st_ino == made:
+                if path.stat().st_ino == inode:
                     path.unlink()
     finally:
         sock.close()
@@ -61,10 +61,12 @@ def _remove_stale(path: Path) -> None:
         return
     except OSError as error:
         raise SettingsError(
-            f"cannot look at the control socket {path}: {error.strerror}", "set MAINTD_SOCKET to another place"
+            f"cannot access the control socket {path}: {error.strerror}", "set MAINTD_SOCKET to another path"
         ) from error
     if not stat.S_ISSOCK(mode):
-        raise SettingsError(f"{path} is there and is no socket", "move it away, or set MAINTD_SOCKET to another path")
+        raise SettingsError(
+            f"{path} exists and is not a socket", "move the file away, or set MAINTD_SOCKET to another path"
+        )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1)
         try:
@@ -74,22 +76,23 @@ def _remove_stale(path: Path) -> None:
             return
         except OSError as error:
             raise RefusedError(
-                f"the control socket {path} is in use or cannot be tried: {error}", "stop whoever has it"
+                f"cannot connect to the existing control socket {path}: {error}",
+                "stop the process that uses it, or set MAINTD_SOCKET to another path",
             ) from error
     raise RefusedError(
-        f"somebody listens on the control socket {path} already",
+        f"another process listens on the control socket {path}",
         "stop that maintd first, or set MAINTD_SOCKET to another path",
     )
 
 
 @contextmanager
 def tcp_socket(listen: str) -> Iterator[socket.socket]:
-    """A listening TCP socket on `host:port`. Raises SettingsError naming the setting and what is wrong with it."""
+    """Yield a TCP socket that listens on `host:port`. Raises SettingsError with the setting and the cause."""
     host, port = parse_listen(listen)
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except socket.gaierror as error:
-        raise SettingsError(f'MAINTD_LISTEN "{listen}": host "{host}" is not known: {error.strerror}') from error
+        raise SettingsError(f'MAINTD_LISTEN "{listen}": cannot resolve host "{host}": {error.strerror}') from error
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -98,18 +101,18 @@ def tcp_socket(listen: str) -> Iterator[socket.socket]:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise SettingsError(
-                    f"port {port} of MAINTD_LISTEN {listen} is taken by another program",
-                    "set MAINTD_LISTEN to another port, or to nothing for no page",
+                    f"port {port} of MAINTD_LISTEN {listen} is already in use",
+                    "set MAINTD_LISTEN to another port, or leave it empty to disable the page",
                 ) from error
             raise SettingsError(
                 f"cannot listen on MAINTD_LISTEN {listen}: {error.strerror}",
-                "give an address of this machine and a port above 1023",
+                "use an address of this machine and a port above 1023",
             ) from error
         yield sock
 
 
 def parse_listen(listen: str) -> tuple[str, int]:
-    """`127.0.0.1:8420`, `[::1]:8420` → host and port. Raises SettingsError."""
+    """Split `127.0.0.1:8420` or `[::1]:8420` into host and port. Raises SettingsError."""
     host, colon, port = listen.rpartition(":")
     if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise SettingsError(f'MAINTD_LISTEN "{listen}" is not host:port', "write for example 127.0.0.1:8420")
@@ -117,7 +120,7 @@ def parse_listen(listen: str) -> tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the host: an address of the loopback network, or localhost."""
+    """Whether only this machine can reach the host: localhost or an address of the loopback network."""
     if host.lower().rstrip(".") == "localhost":
         return True
     try:

@@ -1,38 +1,29 @@
-"""What stands before the app at each door: who may do what, how much they may send, and headers that protect browsers.
-
-Plain ASGI, so that a refused request costs nothing.
-"""
+"""ASGI middleware in front of the app: access rules, a limit on request bodies, security headers, unhandled errors."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
 from email.utils import formatdate
 from typing import Any
 
 import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from maintd.errors import MaintdError, RefusedError, UsageError
-from maintd.web.errors import error_response, failure
+from maintd.web.errors import error_response, internal_error
 from maintd.web.listeners import is_loopback
 
 log = structlog.get_logger()
 
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+MAX_BODY_BYTES = 64 * 1024
+"""The largest request body; the params of a run, the largest in practice, take a few hundred bytes."""
 
-LARGEST_BODY = 64 * 1024
-"""Bytes of a request's body; the largest honest one, params of a run, is a few hundred."""
-
-POLICY = (
+CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 
 HEADERS = {
-    b"content-security-policy": POLICY.encode(),
+    b"content-security-policy": CONTENT_SECURITY_POLICY.encode(),
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
     b"cross-origin-resource-policy": b"same-origin",
@@ -41,24 +32,24 @@ HEADERS = {
 }
 
 
-class Guard:
-    """One door to the app.
+class SecurityMiddleware:
+    """What protects one listener.
 
-    read_only: only GET and HEAD, for a door without any proof of who asks. loopback: only for hosts that name this
-    machine, so that a web site whose name was made to point here (DNS rebinding) cannot read through a browser.
+    read_only: allow only GET and HEAD, for a listener without authentication. loopback_only: allow only Host headers
+    that name this machine, so that a web site cannot read the page through a browser with DNS rebinding.
     """
 
-    def __init__(self, app: App, *, read_only: bool, loopback: bool) -> None:
+    def __init__(self, app: ASGIApp, *, read_only: bool, loopback_only: bool) -> None:
         self._app = app
         self._read_only = read_only
-        self._loopback = loopback
+        self._loopback_only = loopback_only
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            raise RuntimeError(f"{scope['type']} is not served")
+            raise RuntimeError(f"{scope['type']} is not supported")
         started = False
 
-        async def send_guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
@@ -69,47 +60,47 @@ class Guard:
         status = 403
         if refusal is None:
             try:
-                body = await _read(scope, receive)
+                body = await _read_body(scope, receive)
             except ConnectionResetError:
                 return
             if body is None:
-                refusal = UsageError(f"the body is larger than {LARGEST_BODY // 1024} KiB", "send less")
+                refusal = UsageError(f"the body is larger than {MAX_BODY_BYTES // 1024} KiB", "send a smaller body")
                 status = 413
         if refusal is not None:
-            await error_response(scope, refusal, status)(scope, receive, send_guarded)
+            await error_response(scope, refusal, status)(scope, receive, send_with_headers)
             return
         try:
-            await self._app(scope, _replay(body or b"", receive), send_guarded)
+            await self._app(scope, _replay(body or b"", receive), send_with_headers)
         except Exception as error:
-            # The border of the web side: whatever a request does, the next one is served.
+            # The outermost handler: a request that fails must not stop the server.
             log.exception("request_failed", path=scope["path"])
             if not started:
-                await error_response(scope, failure(error), 500)(scope, receive, send_guarded)
+                await error_response(scope, internal_error(error), 500)(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Scope) -> MaintdError | None:
-        if self._loopback and not is_loopback(_host(scope)):
+        if self._loopback_only and not is_loopback(_host(scope)):
             return RefusedError(
                 f'this page is not served under the name "{_host(scope)}"', "use 127.0.0.1, or change MAINTD_LISTEN"
             )
         if self._read_only and scope["method"] not in ("GET", "HEAD"):
             return RefusedError(
-                f"{scope['method']} is not allowed here: this port can only be read from", "use the control socket"
+                f"{scope['method']} is not allowed: this port is read-only", "send the request to the control socket"
             )
         return None
 
 
 def _host(scope: Scope) -> str:
-    """The host that the client asked for, without the port; empty when it named none."""
-    named = next((value for key, value in scope["headers"] if key == b"host"), b"").decode("latin-1")
-    if named.startswith("["):
-        return named[1:].partition("]")[0]
-    return named.partition(":")[0]
+    """The Host header without the port; empty when there is none."""
+    host: str = next((value for key, value in scope["headers"] if key == b"host"), b"").decode("latin-1")
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
 
 
-async def _read(scope: Scope, receive: Receive) -> bytes | None:
-    """The whole body; None when it is too large. GET and HEAD have none that anybody reads.
+async def _read_body(scope: Scope, receive: Receive) -> bytes | None:
+    """The whole body; None when it is too large. The body of a GET or HEAD is ignored.
 
-    Raises ConnectionResetError when the client went away before its end: half a request is none.
+    Raises ConnectionResetError when the client disconnects before its end: part of a request must not be handled.
     """
     if scope["method"] in ("GET", "HEAD"):
         return b""
@@ -119,27 +110,28 @@ async def _read(scope: Scope, receive: Receive) -> bytes | None:
         if message["type"] != "http.request":
             raise ConnectionResetError
         body += bytes(message.get("body", b""))
-        if len(body) > LARGEST_BODY:
+        if len(body) > MAX_BODY_BYTES:
             return None
         if not message.get("more_body"):
             return body
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    given = False
+    """A `receive` that returns the body that was read, then what the original returns."""
+    replayed = False
 
-    async def again() -> Message:
-        nonlocal given
-        if given:
+    async def replay() -> Message:
+        nonlocal replayed
+        if replayed:
             return await receive()
-        given = True
+        replayed = True
         return {"type": "http.request", "body": body, "more_body": False}
 
-    return again
+    return replay
 
 
 def _with_headers(headers: Any) -> list[tuple[bytes, bytes]]:
-    """The response's own, and those of HEADERS that it does not set."""
+    """The response's headers, with those of HEADERS that it does not set."""
     own = [(bytes(key).lower(), bytes(value)) for key, value in headers]
     names = {key for key, _ in own}
     missing = [(key, value) for key, value in HEADERS.items() if key not in names]

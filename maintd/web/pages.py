@@ -1,4 +1,7 @@
-"""The page: rendered here, read-only, useful without a script. It shows the command to type instead of buttons."""
+"""The web page: HTML rendered on the server, read-only, readable without JavaScript.
+
+It shows the commands to type; there are no buttons that act.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,16 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import FileResponse, HTMLResponse, Response
 
-from maintd.errors import UnknownNameError, UsageError
+from maintd.errors import UnknownNameError
 from maintd.model.job import BrokenJob
 from maintd.model.run import RunState
 from maintd.operations import due, entry_status, find, find_job, find_run, status
 from maintd.operations.diagnosis import worst_check
 from maintd.operations.due import MOST
-from maintd.operations.lookup import LARGEST_ID
-from maintd.web.api.runs import RunId, page_of_log, page_of_runs
-from maintd.web.dependencies import SERVICE
+from maintd.web.api.runs import log_page, runs_page
+from maintd.web.dependencies import RunId, ServiceDep, parse_run_id
+from maintd.web.templates import STATIC, render
+from maintd.web.views import CHART_RUNS, due_by_day, duration_chart, log_tail_cursor, measure_charts
 
 router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
 
@@ -25,40 +29,41 @@ STATIC_FILES = {
     "icon.svg": "image/svg+xml",
 }
 
-LINES = 500
-"""Lines of a log on one page."""
+LOG_LINES = 500
+"""Log lines on the page of a run."""
 
 RUNS = 50
+"""Runs on a page of the history."""
+
+LAST_RUNS = 10
 
 
 @router.get("/")
-def index(service: SERVICE) -> HTMLResponse:
-    """What needs attention, every entry, the week ahead."""
-    from maintd.web.views import week_of
-
+def index(service: ServiceDep) -> HTMLResponse:
+    """What needs attention, all entries, the next seven days."""
     report = status(service)
     calendar = service.calendar()
-    week = week_of(due(service, 8), report.at, calendar.timezone)
-    return _page("index.html", report=report, week=week, timezone=calendar.timezone, now=report.at)
+    week = due_by_day(due(service, 8), report.at, calendar.timezone)
+    return _html("index.html", report=report, week=week, timezone=calendar.timezone, now=report.at)
 
 
 @router.get("/runs")
 def runs(
-    service: SERVICE,
+    service: ServiceDep,
     entry: str = "",
     job: str = "",
     state: str = "",
     since: str = "",
     before: Annotated[str, Query(max_length=19)] = "",
 ) -> HTMLResponse:
-    """The history, to filter and to leaf through."""
-    place = _place(before)
-    page = page_of_runs(service, entry, job, state, since, place, RUNS)
-    return _page(
+    """The history with filters, page by page."""
+    before_id = parse_run_id(before)
+    page = runs_page(service, entry, job, state, since, before_id, RUNS)
+    return _html(
         "runs.html",
         page=page,
-        chosen={"entry": entry, "job": job, "state": state, "since": since},
-        first=place is None,
+        filters={"entry": entry, "job": job, "state": state, "since": since},
+        first=before_id is None,
         entries=[item.name for item in service.calendar().entries],
         jobs=sorted(service.jobs()),
         states=list(RunState),
@@ -67,38 +72,33 @@ def runs(
 
 
 @router.get("/runs/{run_id}")
-def run(service: SERVICE, run_id: RunId, after: str = "", tail: bool = False) -> HTMLResponse:
-    """One run: how it went, what it found, what it changed, its log."""
-    from maintd.web.views import log_tail_cursor
-
+def run(service: ServiceDep, run_id: RunId, after: str = "", tail: bool = False) -> HTMLResponse:
+    """One run: its outcome, evidence, changes and log."""
     found = find_run(service, run_id)
-    place = (log_tail_cursor(found, LINES) or "") if tail else after
-    log = page_of_log(service, run_id, place, None, None, LINES)
-    return _page(
+    cursor = (log_tail_cursor(found, LOG_LINES) or "") if tail else after
+    log = log_page(service, run_id, cursor, None, None, LOG_LINES)
+    return _html(
         "run.html",
         run=found,
         log=log,
-        after=place,
-        more=len(log.lines) == LINES,
+        more=len(log.lines) == LOG_LINES,
         worst=worst_check(found),
         now=service.store.now(),
     )
 
 
 @router.get("/entries/{name}")
-def entry(service: SERVICE, name: str) -> HTMLResponse:
-    """One entry: how it stands, its last runs, its trends."""
-    from maintd.web.views import POINTS, duration_chart, measure_charts
-
+def entry(service: ServiceDep, name: str) -> HTMLResponse:
+    """One entry: its status, last runs and trends."""
     found = entry_status(service, name)
-    last = service.store.history.runs(entry=name, limit=POINTS)
+    last = service.store.history.runs(entry=name, limit=CHART_RUNS)
     jobs = found.jobs or tuple(sorted(_jobs_of(service, name)))
     charts, left_out = measure_charts(service, name, jobs)
-    return _page(
+    return _html(
         "entry.html",
         entry=found,
         steps=_steps_of(service, name),
-        runs=last[:10],
+        runs=last[:LAST_RUNS],
         duration=duration_chart(last),
         charts=charts,
         left_out=left_out,
@@ -107,59 +107,47 @@ def entry(service: SERVICE, name: str) -> HTMLResponse:
 
 
 @router.get("/jobs")
-def jobs(service: SERVICE) -> HTMLResponse:
-    """Every job."""
-    return _page("jobs.html", jobs=list(service.jobs().values()))
+def jobs(service: ServiceDep) -> HTMLResponse:
+    """All jobs."""
+    return _html("jobs.html", jobs=list(service.jobs().values()))
 
 
 @router.get("/jobs/{name}")
-def job(service: SERVICE, name: str) -> HTMLResponse:
+def job(service: ServiceDep, name: str) -> HTMLResponse:
     """One job with its params."""
     found = find_job(service, name)
-    used = [item.name for item in service.calendar().entries if name in item.jobs]
-    return _page("job.html", job=found, broken=isinstance(found, BrokenJob), used=used)
+    entries = [item.name for item in service.calendar().entries if name in item.jobs]
+    return _html("job.html", job=found, broken=isinstance(found, BrokenJob), entries=entries)
 
 
 @router.get("/due")
-def due_page(service: SERVICE, days: Annotated[int, Query(ge=1, le=366)] = 14) -> HTMLResponse:
-    """What falls due, by day of the calendar's time zone."""
-    from maintd.web.views import week_of
-
+def due_page(service: ServiceDep, days: Annotated[int, Query(ge=1, le=366)] = 14) -> HTMLResponse:
+    """Due times by day, in the calendar's time zone."""
     found = due(service, days)
     timezone = service.calendar().timezone
-    now = service.clock.now()
-    shown = week_of(found, now, timezone, days + 1)
-    cut = found[-1].due_at if len(found) == MOST else None
-    return _page("due.html", by_day=[day for day in shown if day.items], days=days, timezone=timezone, cut=cut)
+    by_day = due_by_day(found, service.clock.now(), timezone, days + 1)
+    last = found[-1].due_at if len(found) == MOST else None
+    return _html(
+        "due.html", by_day=[day for day in by_day if day.items], days=days, timezone=timezone, truncated_at=last
+    )
 
 
 @router.get("/static/{name}")
 async def static(name: str) -> Response:
-    """Style, script and icon."""
-    from maintd.web.templates import STATIC
-
+    """Style sheet, script and icon."""
     if name not in STATIC_FILES:
         raise UnknownNameError("file", name, STATIC_FILES)
-    keep = {"Cache-Control": "public, max-age=86400"}
-    return FileResponse(STATIC / name, media_type=STATIC_FILES[name], headers=keep)
+    headers = {"Cache-Control": "public, max-age=86400"}
+    return FileResponse(STATIC / name, media_type=STATIC_FILES[name], headers=headers)
 
 
-def _place(before: str) -> int | None:
-    """From a query that a form may leave empty. Raises UsageError."""
-    if not before:
-        return None
-    if not (before.isascii() and before.isdigit() and 0 < int(before) <= LARGEST_ID):
-        raise UsageError(f'"{before}" is no number of a run', "begin again at /runs")
-    return int(before)
-
-
-def _jobs_of(service: SERVICE, name: str) -> set[str]:
-    """Jobs of the last runs of an entry that is in no calendar any more."""
+def _jobs_of(service: ServiceDep, name: str) -> set[str]:
+    """The jobs of the last run of an entry that is no longer in the calendar."""
     found = (service.store.history.run(item.id) for item in service.store.history.runs(entry=name, limit=1))
     return {step.job for item in found if item is not None for step in item.steps}
 
 
-def _steps_of(service: SERVICE, name: str) -> list[dict[str, object]]:
+def _steps_of(service: ServiceDep, name: str) -> list[dict[str, object]]:
     try:
         steps = find(service, name).steps
     except UnknownNameError:
@@ -167,7 +155,5 @@ def _steps_of(service: SERVICE, name: str) -> list[dict[str, object]]:
     return [step.model_dump(mode="json") for step in steps]
 
 
-def _page(name: str, **values: object) -> HTMLResponse:
-    from maintd.web.templates import render  # loaded when somebody looks; an idle sidecar does without
-
-    return HTMLResponse(render(name, **values))
+def _html(template: str, **values: object) -> HTMLResponse:
+    return HTMLResponse(render(template, **values))

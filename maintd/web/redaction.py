@@ -1,4 +1,4 @@
-"""Settings as they may be shown: no secret, wherever it was written."""
+"""Settings with their secrets masked, for display."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from typing import Any
 
 from maintd.operations import OperatorService
 
-HIDDEN = "***"
+MASK = "***"
 
-_IN_URL = re.compile(r"(?<=://)([^/@\s:]*):[^@/\s]*@")
-_IN_WORDS = re.compile(r"(?i)\b(password|passwd|pwd|sslpassword|token|secret|key)=('(?:[^'\\]|\\.)*'|[^\s&]+)")
+_URL_PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^@/\s]*@")
+_NAMED_SECRET = re.compile(r"(?i)\b(password|passwd|pwd|sslpassword|token|secret|key)=('(?:[^'\\]|\\.)*'|[^\s&]+)")
 
 
-def shown_settings(service: OperatorService) -> dict[str, Any]:
-    """Settings by name, with the targets in force. Passwords are hidden also within URLs and connection strings."""
+def redacted_settings(service: OperatorService) -> dict[str, Any]:
+    """Settings by name, with the targets in force. Passwords inside URLs and connection strings are masked too."""
     settings = service.settings.model_dump(mode="json")
     settings["store_url"] = service.store.url_masked
     settings["targets"] = service.targets().model_dump(mode="json")
-    shown = _masked(settings)
-    assert isinstance(shown, dict)
-    return shown
+    redacted = _redact(settings)
+    assert isinstance(redacted, dict)
+    return redacted
 
 
-def mask_text(text: str) -> str:
-    """`postgres://op:geheim@db/x` → `postgres://op:***@db/x`; `password=geheim` → `password=***`."""
-    return _IN_WORDS.sub(rf"\1={HIDDEN}", _IN_URL.sub(rf"\1:{HIDDEN}@", text))
+def redact_text(text: str) -> str:
+    """`postgres://op:hunter2@db/x` → `postgres://op:***@db/x`; `password=hunter2` → `password=***`."""
+    return _NAMED_SECRET.sub(rf"\1={MASK}", _URL_PASSWORD.sub(rf"\1:{MASK}@", text))
 
 
-def _masked(value: Any) -> Any:
+def _redact(value: Any) -> Any:
     if isinstance(value, str):
-        return HIDDEN if value and set(value) == {"*"} else mask_text(value)
+        return MASK if value and set(value) == {"*"} else redact_text(value)
     if isinstance(value, dict):
-        return {key: _masked(item) for key, item in value.items()}
+        return {key: _redact(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_masked(item) for item in value]
+        return [_redact(item) for item in value]
     return value

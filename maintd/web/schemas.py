@@ -1,75 +1,73 @@
-"""Bodies and answers of the API that are not a model type by themselves."""
+"""Request and response bodies of the API, apart from the types of `maintd.model`."""
 
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
 from starlette.responses import Response
 
-from maintd.errors import UsageError
 from maintd.model.base import Model
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.run import RunSummary
 from maintd.model.status import AuditEvent, DueTime, EntryStatus
 from maintd.operations import TriggerRequest
-from maintd.units import Instant, parse_duration
+from maintd.units import Instant
 
 
-def _sendable(value: dict[str, Any]) -> dict[str, Any]:
+def _encodable(value: dict[str, Any]) -> dict[str, Any]:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except (UnicodeEncodeError, ValueError, RecursionError) as error:
-        raise ValueError("cannot be written as JSON text in UTF-8") from error
+        raise ValueError("cannot be encoded as JSON in UTF-8") from error
     return value
 
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-Words = Annotated[str, Field(max_length=2000)]
+Text = Annotated[str, Field(max_length=2000)]
 Key = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class TriggerBody(Model):
-    """A run that is asked for."""
+    """A request for a run of an entry or a job."""
 
     name: Name
-    params: Annotated[dict[str, Any], AfterValidator(_sendable)] = {}
+    params: Annotated[dict[str, Any], AfterValidator(_encodable)] = {}
     at: Instant | None = None
-    why: Words = ""
-    by: Words = ""
+    why: Text = ""
+    by: Text = ""
     dry_run: bool = False
     idempotency_key: Key | None = None
 
-    def request(self) -> TriggerRequest:
-        """The same for the operator service."""
+    def to_request(self) -> TriggerRequest:
+        """Convert to the request that the operator service takes."""
         return TriggerRequest(**{name: getattr(self, name) for name in type(self).model_fields})
 
 
 class CancelBody(Model):
     """Who cancels a run, and why."""
 
-    by: Words = ""
-    why: Words = ""
+    by: Text = ""
+    why: Text = ""
 
 
 class PauseBody(Model):
     """Who pauses an entry, why, and until when."""
 
-    why: Words
-    by: Words = ""
+    why: Text
+    by: Text = ""
     until: Instant | None = None
 
 
 class UnpauseBody(Model):
-    """Who lets an entry go on."""
+    """Who unpauses an entry."""
 
-    by: Words = ""
+    by: Text = ""
 
 
 class Version(Model):
-    """Which maintd answers."""
+    """Version, node and process of the maintd that answers."""
 
     version: str
     api: Literal[1] = 1
@@ -79,20 +77,20 @@ class Version(Model):
 
 
 class EntryDetail(EntryStatus):
-    """How an entry stands, with its last ten runs."""
+    """The status of an entry with its last ten runs."""
 
     runs: tuple[RunSummary, ...] = ()
 
 
 class RunsPage(Model):
-    """A page of the history; `next_before` is the next one's `before`, None on the last."""
+    """A page of the history. `next_before` is the `before` of the next page; null on the last one."""
 
     runs: tuple[RunSummary, ...]
     next_before: int | None
 
 
 class LogEntry(Model):
-    """A line of a run's log."""
+    """One line of a run's log."""
 
     step: str
     attempt: int
@@ -103,21 +101,21 @@ class LogEntry(Model):
 
 
 class LogPage(Model):
-    """Lines of a log. `cursor` goes into the next request's `after`; `final`: no line will follow."""
+    """Lines of a log. `cursor` is the `after` of the next request; `final` means that no more lines will follow."""
 
     lines: tuple[LogEntry, ...]
     cursor: str | None
     final: bool
 
 
-class Unpaused(Model):
-    """Whether the entry had been paused."""
+class UnpauseResponse(Model):
+    """Whether the entry was paused before."""
 
     unpaused: bool
 
 
-class Reloaded(Model):
-    """What reading the calendar again came to."""
+class ReloadResponse(Model):
+    """The result of a reload. When `ok` is false, the old calendar stays in force."""
 
     ok: bool
     changes: tuple[str, ...]
@@ -125,51 +123,30 @@ class Reloaded(Model):
 
 
 class DueList(Model):
-    """Instants ahead, in order."""
+    """Future due times, oldest first."""
 
     due: tuple[DueTime, ...]
 
 
 class JobList(Model):
-    """Every job by name; a broken one has `error` instead of a description."""
+    """All jobs. One that cannot be imported has `error` instead of a description."""
 
     jobs: tuple[JobDescription | BrokenJob, ...]
 
 
 class EventList(Model):
-    """The audit, newest first."""
+    """Audit events, newest first."""
 
     events: tuple[AuditEvent, ...]
 
 
-class HealthAnswer(Model):
-    """Whether maintd works, and what is the matter when it does not."""
+class HealthResponse(Model):
+    """Whether the probe passed, and the problems that maintd knows of."""
 
     ok: bool
     problems: tuple[str, ...] = ()
 
 
-def answer(model: BaseModel, status: int = 200) -> Response:
-    """A model as a response, written once and not judged again."""
+def json_response(model: BaseModel, status: int = 200) -> Response:
+    """A model as a response, serialized once; FastAPI would validate and serialize it again."""
     return Response(model.model_dump_json(), status, media_type="application/json")
-
-
-def moment(text: str, now: datetime) -> datetime:
-    """An instant in ISO 8601, or how long ago: `2026-03-01T00:00Z`, `7d`. Raises UsageError."""
-    try:
-        return now - parse_duration(text)
-    except OverflowError:
-        raise UsageError(f'"{text}" is too long ago') from None
-    except ValueError:
-        pass
-    try:
-        found = datetime.fromisoformat(text)
-        # A time without a zone would be taken as this machine's local one.
-        at = found.astimezone(UTC) if found.tzinfo is not None else None
-    except (ValueError, OverflowError):
-        at = None
-    if at is None:
-        raise UsageError(
-            f'"{text}" is neither a time with a zone nor a duration', "write for example 2026-03-01T00:00Z or 7d"
-        )
-    return at

@@ -1,4 +1,4 @@
-"""Rendering the page's templates, with the words that `maintd.present` has for terminals."""
+"""Rendering of the HTML templates, with the text formats of `maintd.present` as filters."""
 
 from __future__ import annotations
 
@@ -6,28 +6,32 @@ import hashlib
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from typing import TYPE_CHECKING, Any
 
 import maintd
 from maintd.present import ago, duration_text, from_now, headline, progress_text, utc_minute, value_text
-from maintd.present.text import LOOKS, utc_second
+from maintd.present.text import LOOKS, plural, utc_second
 from maintd.units import format_size, utc_text
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 FOLDER = Path(__file__).parent / "templates"
 STATIC = Path(__file__).parent / "static"
 
 TONES = {"GOOD": "good", "WARN": "warn", "BAD": "bad", "LIVE": "live", "DIM": "dim"}
+"""CSS classes by the name of a tone."""
 
 
 def render(name: str, **values: Any) -> str:
-    """A template as HTML. Every value is escaped, whatever it holds; an unknown one raises."""
+    """Render a template as HTML. All values are escaped; an undefined name raises."""
     return _environment().get_template(name).render(**values)
 
 
 @cache
 def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # an unread page must not cost memory
+
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -47,8 +51,9 @@ def _environment() -> Environment:
         minute=utc_minute,
         second=utc_second,
         progress=progress_text,
+        plural=plural,
         words=lambda text: str(text).replace("_", " "),
-        mark=lambda word: LOOKS.get(str(word), ("·", None))[0],
+        symbol=lambda word: LOOKS.get(str(word), ("·", None))[0],
         tone=_tone,
         clock=_clock,
     )
@@ -58,7 +63,7 @@ def _environment() -> Environment:
 
 @cache
 def static_url(name: str) -> str:
-    """The address of a static file; another one whenever its content changes, so that a browser may keep it."""
+    """The URL of a static file. It changes with the content, so that browsers may cache the file."""
     digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:10]
     return f"/static/{name}?{digest}"
 

@@ -15,7 +15,7 @@ from maintd.model.run import Run, RunState
 from maintd.model.run_updates import AttemptReported, RunFinished
 from maintd.model.status import StatusReport
 from maintd.operations import Health, ReloadResult
-from maintd.web.server import openapi
+from maintd.web.app import openapi_schema
 
 
 def test_the_version_says_who_answers(control: Client) -> None:
@@ -284,7 +284,7 @@ def test_the_terminal_gets_its_text_and_exit_code_ready(served: Harness, control
 
 def test_settings_are_shown_without_any_secret(here: Harness) -> None:
     from maintd.model.target import Targets
-    from maintd.web.redaction import shown_settings
+    from maintd.web.redaction import redacted_settings
 
     targets = Targets.model_validate(
         {
@@ -299,7 +299,7 @@ def test_settings_are_shown_without_any_secret(here: Harness) -> None:
     service = here.service()
     object.__setattr__(service, "targets", lambda: targets)
 
-    shown = str(shown_settings(service))
+    shown = str(redacted_settings(service))
 
     assert "geheim" not in shown
     assert "geh eim" not in shown
@@ -308,7 +308,7 @@ def test_settings_are_shown_without_any_secret(here: Harness) -> None:
 
 
 def test_every_endpoint_is_described() -> None:
-    paths = openapi()["paths"]
+    paths = openapi_schema()["paths"]
 
     assert len(paths) >= 20
     for path, methods in paths.items():

@@ -11,7 +11,7 @@ from support.web_services import FULL, NOON, Client, Harness, run_with
 from maintd.model.evidence import Measure
 from maintd.model.run import RunState
 from maintd.operations import Health
-from maintd.web.metrics import MOST_MEASURES
+from maintd.web.metrics import MAX_MEASURES
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -86,12 +86,12 @@ def test_the_last_measures_are_told_with_their_labels(served: Harness, page: Cli
 
 
 def test_measures_are_bounded_and_what_is_left_out_is_counted(served: Harness, page: Client) -> None:
-    many = tuple(Measure(name="size", value=i, labels={"table": str(i)}) for i in range(MOST_MEASURES + 7))
+    many = tuple(Measure(name="size", value=i, labels={"table": str(i)}) for i in range(MAX_MEASURES + 7))
     run_with(served.store, "nightly-vacuum", 0, items=many)
 
     found = scraped(page)
 
-    assert sum(name == "maintd_measure" for name, _ in found) == MOST_MEASURES
+    assert sum(name == "maintd_measure" for name, _ in found) == MAX_MEASURES
     assert of(found, "maintd_measures_left_out") == 7
 
 

@@ -19,7 +19,7 @@ from support.web_services import Client, Harness, on_port, on_socket
 from maintd.errors import RefusedError, SettingsError
 from maintd.operations import ReloadResult
 from maintd.web.listeners import control_socket, is_loopback, parse_listen
-from maintd.web.middleware import LARGEST_BODY
+from maintd.web.middleware import MAX_BODY_BYTES
 from maintd.web.server import web_server
 
 
@@ -205,8 +205,8 @@ def test_every_answer_protects_the_browser(page: Client) -> None:
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read_whole(control: Client) -> None:
-    whole = control.ask("POST", "/api/v1/runs", b" " * (LARGEST_BODY + 1))
-    fits = control.ask("POST", "/api/v1/runs", b'{"name": "nightly-vacuum"}'.ljust(LARGEST_BODY))
+    whole = control.ask("POST", "/api/v1/runs", b" " * (MAX_BODY_BYTES + 1))
+    fits = control.ask("POST", "/api/v1/runs", b'{"name": "nightly-vacuum"}'.ljust(MAX_BODY_BYTES))
 
     assert (whole.status, whole.json["error"]["code"]) == (413, "usage")
     assert fits.status == 201

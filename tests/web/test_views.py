@@ -12,7 +12,7 @@ from support.web_services import HOSTILE, NOON, at
 from maintd.model.run import Attempt, AttemptState, Run, RunState, Step, StepState, Trigger
 from maintd.model.status import DueTime
 from maintd.web.charts import HEIGHT, WIDTH, ChartPoint, line_chart
-from maintd.web.views import log_tail_cursor, week_of
+from maintd.web.views import due_by_day, log_tail_cursor
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 
@@ -38,7 +38,7 @@ def test_a_chart_begins_at_zero_and_says_its_values_in_words() -> None:
 
 
 def test_a_failed_run_is_another_shape_and_not_only_another_colour() -> None:
-    marked = [point._replace(bad=point.run_id == 2) for point in points(1, 2, 3)]
+    marked = [point._replace(failed=point.run_id == 2) for point in points(1, 2, 3)]
 
     chart = line_chart("Duration", marked, str)
 
@@ -67,7 +67,7 @@ def instant(entry: str, when: datetime) -> DueTime:
 
 def test_the_week_goes_by_the_calendars_wall_clock() -> None:
     # 23:30 UTC on Monday is 00:30 on Tuesday in Berlin.
-    week = week_of([instant("late", datetime(2026, 3, 2, 23, 30, tzinfo=UTC))], NOON, "Europe/Berlin")
+    week = due_by_day([instant("late", datetime(2026, 3, 2, 23, 30, tzinfo=UTC))], NOON, "Europe/Berlin")
 
     assert [day.name for day in week] == ["today", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
     assert [(item.time, item.entry) for item in week[1].items] == [("00:30", "late")]
@@ -78,7 +78,7 @@ def test_an_entry_that_is_due_often_is_one_line_of_its_day() -> None:
     often = [instant("often", NOON + timedelta(minutes=15 * number)) for number in range(10)]
     seldom = [instant("seldom", NOON + timedelta(hours=number)) for number in range(4)]
 
-    today = week_of(sorted([*often, *seldom], key=lambda item: item.due_at), NOON, "UTC")[0]
+    today = due_by_day(sorted([*often, *seldom], key=lambda item: item.due_at), NOON, "UTC")[0]
 
     assert [(item.time, item.entry, item.times) for item in today.items] == [
         ("12:00", "often", 10),

@@ -1,4 +1,4 @@
-"""Entries and jobs."""
+"""Entries, their due times, and jobs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from starlette.responses import Response
 from maintd.model.entry import Pause
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.operations import due, entry_status, find_job, pause, unpause
-from maintd.web.dependencies import SERVICE
-from maintd.web.schemas import DueList, EntryDetail, JobList, PauseBody, UnpauseBody, Unpaused, answer
+from maintd.web.dependencies import ServiceDep
+from maintd.web.schemas import DueList, EntryDetail, JobList, PauseBody, UnpauseBody, UnpauseResponse, json_response
 
 router = APIRouter(prefix="/api/v1")
 
@@ -19,39 +19,39 @@ LAST_RUNS = 10
 
 
 @router.get("/entries/{name}", response_model=EntryDetail)
-def get_entry(service: SERVICE, name: str) -> Response:
-    """How one entry stands, or a job by its own name, with its last ten runs."""
+def get_entry(service: ServiceDep, name: str) -> Response:
+    """Show the status of an entry, or of a job by its name, with its last ten runs."""
     found = entry_status(service, name)
     runs = service.store.history.runs(entry=name, limit=LAST_RUNS)
     fields = {key: getattr(found, key) for key in type(found).model_fields}
-    return answer(EntryDetail(**fields, runs=tuple(runs)))
+    return json_response(EntryDetail(**fields, runs=tuple(runs)))
 
 
 @router.post("/entries/{name}/pause", response_model=Pause)
-def pause_entry(service: SERVICE, name: str, body: PauseBody) -> Response:
-    """Stop an entry from falling due, until a time or until it is unpaused."""
-    return answer(pause(service, name, body.why, body.by, body.until))
+def pause_entry(service: ServiceDep, name: str, body: PauseBody) -> Response:
+    """Pause an entry, until a time or until it is unpaused; its due times are recorded as skipped."""
+    return json_response(pause(service, name, body.why, body.by, body.until))
 
 
-@router.post("/entries/{name}/unpause", response_model=Unpaused)
-def unpause_entry(service: SERVICE, name: str, body: UnpauseBody | None = None) -> Response:
-    """Let a paused entry go on."""
-    return answer(Unpaused(unpaused=unpause(service, name, "" if body is None else body.by)))
+@router.post("/entries/{name}/unpause", response_model=UnpauseResponse)
+def unpause_entry(service: ServiceDep, name: str, body: UnpauseBody | None = None) -> Response:
+    """Unpause an entry."""
+    return json_response(UnpauseResponse(unpaused=unpause(service, name, "" if body is None else body.by)))
 
 
 @router.get("/due", response_model=DueList)
-def get_due(service: SERVICE, days: Annotated[int, Query(ge=1, le=366)] = 7) -> Response:
-    """What falls due in so many days, in order."""
-    return answer(DueList(due=tuple(due(service, days))))
+def get_due(service: ServiceDep, days: Annotated[int, Query(ge=1, le=366)] = 7) -> Response:
+    """List the due times of the next days, oldest first."""
+    return json_response(DueList(due=tuple(due(service, days))))
 
 
 @router.get("/jobs", response_model=JobList)
-def get_jobs(service: SERVICE) -> Response:
-    """Every job with its params; a broken module with what is wrong."""
-    return answer(JobList(jobs=tuple(service.jobs().values())))
+def get_jobs(service: ServiceDep) -> Response:
+    """List the jobs with their params; for one that cannot be imported, the error."""
+    return json_response(JobList(jobs=tuple(service.jobs().values())))
 
 
 @router.get("/jobs/{name}", response_model=JobDescription | BrokenJob)
-def get_job(service: SERVICE, name: str) -> Response:
-    """One job with its params."""
-    return answer(find_job(service, name))
+def get_job(service: ServiceDep, name: str) -> Response:
+    """Show a job with its params."""
+    return json_response(find_job(service, name))

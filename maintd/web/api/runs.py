@@ -1,30 +1,34 @@
-"""Runs: the history, one with its evidence, its log and files; asking for one, and cancelling."""
+"""Runs: history, evidence, log and artifacts; trigger and cancel."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from maintd.errors import UnknownNameError, UsageError, nearest
-from maintd.model.run import Run, RunState, RunSummary
+from maintd.errors import UnknownNameError
+from maintd.model.run import Run, RunSummary
 from maintd.operations import OperatorService, cancel, find_run, known_names, trigger
-from maintd.operations.lookup import LARGEST_ID
 from maintd.web.artifacts import artifact_response, find_artifact
-from maintd.web.cursors import cursor_of, parse_cursor
-from maintd.web.dependencies import SERVICE
-from maintd.web.schemas import CancelBody, LogEntry, LogPage, RunsPage, TriggerBody, answer, moment
+from maintd.web.dependencies import (
+    AttemptNumber,
+    Before,
+    RunId,
+    ServiceDep,
+    log_cursor,
+    parse_log_cursor,
+    parse_since,
+    parse_states,
+)
+from maintd.web.schemas import CancelBody, LogEntry, LogPage, RunsPage, TriggerBody, json_response
 
 router = APIRouter(prefix="/api/v1/runs")
-
-RunId = Annotated[int, Path(ge=1, le=LARGEST_ID)]
-Before = Annotated[int | None, Query(ge=1, le=LARGEST_ID)]
 
 
 @router.get("", response_model=RunsPage)
 def get_runs(
-    service: SERVICE,
+    service: ServiceDep,
     entry: str | None = None,
     job: str | None = None,
     state: Annotated[list[str] | None, Query()] = None,
@@ -32,53 +36,56 @@ def get_runs(
     before: Before = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
 ) -> Response:
-    """The history, newest first. Several of `state` with commas; `since` is a time, or how long ago (7d)."""
-    return answer(page_of_runs(service, entry, job, ",".join(state or ()), since, before, limit))
+    """List runs, newest first. `state` takes several states separated by commas; `since` a time or a duration (7d)."""
+    return json_response(runs_page(service, entry, job, ",".join(state or ()), since, before, limit))
 
 
-@router.post("", response_model=RunSummary, status_code=201, responses={200: {"description": "The key was known"}})
-def post_run(service: SERVICE, body: TriggerBody) -> Response:
-    """Ask for a run of an entry, or of a job by its name."""
-    run, created = trigger(service, body.request())
-    return answer(run, 201 if created else 200)
+@router.post(
+    "",
+    response_model=RunSummary,
+    status_code=201,
+    responses={200: {"description": "The idempotency key was used before; this is its run"}},
+)
+def post_run(service: ServiceDep, body: TriggerBody) -> Response:
+    """Trigger a run of an entry, or of a job by its name."""
+    run, created = trigger(service, body.to_request())
+    return json_response(run, 201 if created else 200)
 
 
 @router.get("/{run_id}", response_model=Run)
-def get_run(service: SERVICE, run_id: RunId) -> Response:
-    """A run with its steps, attempts, checks, measures, changes and artifacts."""
-    return answer(find_run(service, run_id))
+def get_run(service: ServiceDep, run_id: RunId) -> Response:
+    """Show a run with its steps, attempts, checks, measures, changes and artifacts."""
+    return json_response(find_run(service, run_id))
 
 
 @router.post("/{run_id}/cancel", response_model=RunSummary)
-def cancel_run(service: SERVICE, run_id: RunId, body: CancelBody | None = None) -> Response:
-    """Cancel a run that has not begun, or tell a running one to stop."""
-    said = body or CancelBody()
-    return answer(cancel(service, run_id, said.by, said.why))
+def cancel_run(service: ServiceDep, run_id: RunId, body: CancelBody | None = None) -> Response:
+    """Cancel a queued run, or request that a running one stops."""
+    body = body or CancelBody()
+    return json_response(cancel(service, run_id, body.by, body.why))
 
 
 @router.get("/{run_id}/log", response_model=LogPage)
 def get_log(
-    service: SERVICE,
+    service: ServiceDep,
     run_id: RunId,
     after: str | None = None,
     step: str | None = None,
     attempt: Annotated[int | None, Query(ge=1, le=1_000_000)] = None,
     limit: Annotated[int, Query(ge=1, le=5000)] = 1000,
 ) -> Response:
-    """Lines of a run's log, after a cursor. `step` is a name or an index. Ask again until `final`."""
-    return answer(page_of_log(service, run_id, after, step, attempt, limit))
+    """Read lines of a run's log after a cursor, until `final` is true. `step` is a name or an index."""
+    return json_response(log_page(service, run_id, after, step, attempt, limit))
 
 
 @router.get("/{run_id}/artifacts/{step}/{attempt}/{name}", response_class=Response)
-def get_artifact(
-    service: SERVICE, run_id: RunId, step: str, attempt: Annotated[int, Path(ge=1, le=1_000_000)], name: str
-) -> Response:
-    """A file that an attempt left."""
-    found = find_artifact(find_run(service, run_id), step, attempt, name)
-    return artifact_response(service.settings.artifacts_dir, found)
+def get_artifact(service: ServiceDep, run_id: RunId, step: str, attempt: AttemptNumber, name: str) -> Response:
+    """Download a file that an attempt saved."""
+    artifact = find_artifact(find_run(service, run_id), step, attempt, name)
+    return artifact_response(service.settings.artifacts_dir, artifact)
 
 
-def page_of_runs(
+def runs_page(
     service: OperatorService,
     entry: str | None,
     job: str | None,
@@ -87,42 +94,33 @@ def page_of_runs(
     before: int | None,
     limit: int,
 ) -> RunsPage:
-    """See `get_runs`. Empty texts stand for anything, as a form sends them. Raises UnknownNameError, UsageError."""
+    """The page of runs for `get_runs`. An empty text means no filter, because a form sends empty texts.
+
+    Raises UnknownNameError, UsageError.
+    """
     runs = service.store.history.runs(
         entry=entry or None,
         job=job or None,
         states=parse_states(state or "") or None,
-        since=moment(since, service.store.now()) if since else None,
+        since=parse_since(since, service.store.now()) if since else None,
         before_id=before,
         limit=limit + 1,
     )
     if not runs and before is None:
         _require_known(service, entry, job)
-    shown = runs[:limit]
-    return RunsPage(runs=tuple(shown), next_before=shown[-1].id if len(runs) > limit else None)
+    page = runs[:limit]
+    return RunsPage(runs=tuple(page), next_before=page[-1].id if len(runs) > limit else None)
 
 
-def parse_states(text: str) -> list[RunState]:
-    """`failed,lost` → states. Raises UsageError with the near name."""
-    found = []
-    for word in filter(None, (part.strip() for part in text.split(","))):
-        if word not in RunState.__members__.values():
-            near = nearest(word, [state.value for state in RunState])
-            hint = f'did you mean "{near}"?' if near else f"they are {', '.join(RunState)}"
-            raise UsageError(f'there is no state "{word[:60]}"', hint)
-        found.append(RunState(word))
-    return found
-
-
-def page_of_log(
+def log_page(
     service: OperatorService, run_id: int, after: str | None, step: str | None, attempt: int | None, limit: int
 ) -> LogPage:
-    """See `get_log`. Raises UnknownNameError, UsageError."""
-    run = find_run(service, run_id)  # before the lines: a run that has ended by now has all its lines in
+    """The page of lines for `get_log`. Raises UnknownNameError, UsageError."""
+    run = find_run(service, run_id)  # read before the lines: when this run has ended, all its lines are stored
     names = [item.name for item in run.steps]
     index = _step_index(names, step) if step else None
     rows = service.store.history.log(
-        run_id, after=parse_cursor(after) if after else None, step=index, attempt=attempt, limit=limit
+        run_id, after=parse_log_cursor(after) if after else None, step=index, attempt=attempt, limit=limit
     )
     return LogPage(
         lines=tuple(
@@ -136,7 +134,7 @@ def page_of_log(
             )
             for row in rows
         ),
-        cursor=cursor_of(rows[-1]) if rows else after or None,
+        cursor=log_cursor(rows[-1].step, rows[-1].attempt, rows[-1].line.seq) if rows else after or None,
         final=run.state.final and len(rows) < limit,
     )
 
@@ -150,7 +148,7 @@ def _step_index(names: list[str], step: str) -> int:
 
 
 def _require_known(service: OperatorService, entry: str | None, job: str | None) -> None:
-    """An empty history of a name that nobody knows is a slip of the pen."""
+    """Raise UnknownNameError for a name without history that is not in the calendar either: it is misspelled."""
     if entry and entry not in known_names(service) and not service.store.entries.states([entry]):
         raise UnknownNameError("entry or job", entry, known_names(service))
     if job and job not in service.jobs():

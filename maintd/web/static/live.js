@@ -1,22 +1,22 @@
-// Keeps a run's page up to date while the run goes on. Without it the page is loaded anew every ten seconds.
+// Updates the page of a run until the run ends. Without JavaScript the page reloads every ten seconds.
 "use strict";
 (() => {
-  const PAUSE = 1000; // milliseconds between two looks
-  const PAGE_EVERY = 3; // looks at the log for one at the rest of the page
-  const MOST_LINES = 5000; // kept in the page
+  const INTERVAL = 1000; // milliseconds between two updates
+  const PAGE_EVERY = 3; // updates of the log per update of the rest of the page
+  const MAX_LINES = 5000; // kept in the page
   const log = document.getElementById("lines");
   let live = document.getElementById("live");
   if (!log || !live || live.dataset.final === "yes" || log.dataset.more === "yes") return;
   const run = live.dataset.run;
   let cursor = log.dataset.cursor;
   let place = [...log.querySelectorAll(".where")].map((mark) => mark.dataset.place).pop() || "";
-  let looks = 0;
+  let updates = 0;
 
   const paragraph = (kind, ...parts) => {
-    const made = document.createElement("p");
-    made.className = kind;
-    made.append(...parts);
-    return made;
+    const element = document.createElement("p");
+    element.className = kind;
+    element.append(...parts);
+    return element;
   };
 
   const add = (line) => {
@@ -31,20 +31,20 @@
     const stream = document.createElement("span");
     stream.className = "stream";
     stream.textContent = line.stream;
-    // textContent and append never read markup, whatever a job printed.
+    // textContent and append insert text, never markup: a job may print anything.
     log.append(paragraph(`from-${line.stream}`, time, " ", ...(line.stream === "log" ? [] : [stream, " "]), line.text));
   };
 
   const readLog = async () => {
     const after = cursor ? `&after=${encodeURIComponent(cursor)}` : "";
-    const answer = await fetch(`/api/v1/runs/${run}/log?limit=1000${after}`);
-    if (!answer.ok) return false;
-    const page = await answer.json();
+    const response = await fetch(`/api/v1/runs/${run}/log?limit=1000${after}`);
+    if (!response.ok) return false;
+    const page = await response.json();
     if (page.lines.length) {
       const followed = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
       log.querySelector(".empty")?.remove();
       page.lines.forEach(add);
-      while (log.children.length > MOST_LINES) log.firstElementChild.remove();
+      while (log.children.length > MAX_LINES) log.firstElementChild.remove();
       if (followed) log.scrollTop = log.scrollHeight;
       cursor = page.cursor;
     }
@@ -52,9 +52,9 @@
   };
 
   const readPage = async () => {
-    const answer = await fetch(`/runs/${run}`);
-    if (!answer.ok) return;
-    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const response = await fetch(`/runs/${run}`);
+    if (!response.ok) return;
+    const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
     const part = fresh.getElementById("live");
     if (!part) return;
     document.title = fresh.title;
@@ -68,16 +68,16 @@
     }
   };
 
-  const look = async () => {
+  const update = async () => {
     let final = false;
     try {
       final = await readLog();
-      if (final || ++looks % PAGE_EVERY === 0) await readPage();
+      if (final || ++updates % PAGE_EVERY === 0) await readPage();
     } catch {
-      // The daemon is away; the next look may find it back.
+      // The daemon does not answer; the next update tries again.
     }
-    if (!final) setTimeout(look, PAUSE);
+    if (!final) setTimeout(update, INTERVAL);
   };
 
-  setTimeout(look, PAUSE);
+  setTimeout(update, INTERVAL);
 })();

@@ -1,4 +1,4 @@
-"""What ended runs found, kept between scrapes: it never changes, and a scrape shall not read it again each time."""
+"""A cache of the evidence of ended runs. Their evidence never changes, so that a scrape reads only new runs."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from maintd.operations import OperatorService
 
 
 class Evidence(NamedTuple):
-    """Of the last attempt of each step of a run: checks by status, and measures with the job that made them."""
+    """From the last attempt of each step of a run: checks by status, and measures with the name of their job."""
 
     findings: dict[CheckStatus, int]
     measures: tuple[tuple[str, Measure], ...]
 
 
 class EvidenceCache:
-    """Evidence by run. Thread-safe: two scrapes at once at worst read a run twice."""
+    """Evidence by run id. Thread-safe; two scrapes at the same time may read the same run twice."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._of_run: dict[int, Evidence] = {}
+        self._evidence: dict[int, Evidence] = {}
 
-    def of(self, service: OperatorService, run_ids: Collection[int]) -> dict[int, Evidence]:
-        """For these runs, which have ended; others are forgotten. A run that was pruned meanwhile is left out."""
+    def get(self, service: OperatorService, run_ids: Collection[int]) -> dict[int, Evidence]:
+        """The evidence of these runs, which must have ended; others leave the cache. Omits pruned runs."""
         with self._lock:
-            known = {run_id: self._of_run[run_id] for run_id in run_ids if run_id in self._of_run}
+            known = {run_id: self._evidence[run_id] for run_id in run_ids if run_id in self._evidence}
         for run_id in run_ids:
             if run_id not in known:
                 run = service.store.history.run(run_id)
                 if run is not None:
                     known[run_id] = evidence_of(run)
         with self._lock:
-            self._of_run = known
+            self._evidence = known
         return known
 
 
 def evidence_of(run: Run) -> Evidence:
-    """What a run found."""
+    """Summarize the evidence of one run."""
     last = [(step.job, step.attempts[-1]) for step in run.steps if step.attempts]
-    found = Counter(check.status for _, attempt in last for check in attempt.checks)
+    counts = Counter(check.status for _, attempt in last for check in attempt.checks)
     return Evidence(
-        findings={status: found[status] for status in CheckStatus},
+        findings={status: counts[status] for status in CheckStatus},
         measures=tuple((job, measure) for job, attempt in last for measure in attempt.measures),
     )
