@@ -88,7 +88,7 @@ def test_all_can_be_reached_by_keyboard_in_the_order_of_reading(tab: Page, serve
         tab.keyboard.press("Tab")
         reached.append(tab.evaluate("document.activeElement.textContent.trim()"))
 
-    assert reached[:6] == ["Skip to content", "maintd", "Now", "Runs", "Due", "Jobs"]
+    assert reached[:6] == ["Skip to content", "maintd", "Status", "Runs", "Due", "Jobs"]
     assert "Nightly vacuum" in reached
     focus = tab.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert focus == "solid"
@@ -108,7 +108,7 @@ def test_the_history_is_filtered_by_keyboard_alone(tab: Page, served: Harness) -
     run_with(served.store, "nightly-vacuum", 1)
     tab.goto("/runs")
 
-    tab.get_by_label("Entry or job by name").focus()
+    tab.get_by_label("Entry or job name").focus()
     tab.keyboard.type("probe")
     tab.keyboard.press("Enter")
 

@@ -27,7 +27,7 @@ def test_the_first_page_begins_with_what_needs_attention_and_the_command_to_type
     text = words(page.get("/").text)
 
     assert "dead tuples: 31.25%, expected at most 20" in text
-    assert text.index(f"maintd show {run}") < text.index("The week ahead")
+    assert text.index(f"maintd show {run}") < text.index("Next seven days")
 
 
 def test_the_history_is_filtered_and_leafed_through_without_a_script(served: Harness, page: Client) -> None:
@@ -42,7 +42,7 @@ def test_the_history_is_filtered_and_leafed_through_without_a_script(served: Har
     assert f'href="/runs/{runs[-1]}"' in first
     assert f'href="/runs/{runs[0]}"' not in first
     assert re.findall(r'data-label="Run"><a href="/runs/(\d+)"', second) == [str(runs[1]), str(runs[0])]
-    assert "No run matches" in page.get("/runs?state=cancelled").text
+    assert "No runs match" in page.get("/runs?state=cancelled").text
     assert page.get("/runs?before=x").status == 400
 
 

@@ -126,8 +126,8 @@ def test_a_socket_is_only_removed_by_whoever_made_it(state_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda folder: (folder / "file").touch() or folder / "file", "is there and is no socket"),
-        (lambda folder: folder / "missing" / "s", "cannot make the control socket"),
+        (lambda folder: (folder / "file").touch() or folder / "file", "exists and is not a socket"),
+        (lambda folder: folder / "missing" / "s", "cannot create the control socket"),
         (lambda folder: folder / ("x" * 120), "longer than 107 bytes"),
     ],
 )
@@ -148,7 +148,7 @@ def test_a_port_that_is_taken_is_named_and_the_socket_is_given_back(here: Harnes
         with pytest.raises(SettingsError) as refused, web_server(here.service()):
             pass
 
-    assert f"port {port} of MAINTD_LISTEN 127.0.0.1:{port} is taken" in str(refused.value)
+    assert f"port {port} of MAINTD_LISTEN 127.0.0.1:{port} is already in use" in str(refused.value)
     assert not here.settings.socket_path.exists()
 
 
@@ -173,7 +173,7 @@ def test_on_the_port_everything_but_reading_is_refused(page: Client, served: Har
 
     assert answer.status == 403
     assert answer.json["error"]["code"] == "refused"
-    assert answer.json["error"]["hint"] == "use the control socket"
+    assert answer.json["error"]["hint"] == "send the request to the control socket"
     assert served.store.history.runs() == []
 
 
