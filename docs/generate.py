@@ -1,9 +1,9 @@
 """Write the generated parts of the documentation: jobs, settings, commands, the API and the states of a run.
 
     python docs/generate.py            write them
-    python docs/generate.py --check    say which are out of date, and exit with 1
+    python docs/generate.py --check    list those that are out of date, and exit with 1 if there are any
 
-A file that is part hand-written has its generated part between `<!-- generated: NAME -->` and `<!-- end -->`.
+The generated parts of a file are between `<!-- generated: NAME -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ from maintd.model.target import Targets
 from maintd.units import format_duration
 
 DOCS = Path(__file__).parent
+UNUSED = "not used yet"
+"""The meaning of a member that the code does not produce yet; the documentation leaves it out."""
+
 SECTION = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def jobs() -> str:
-    """The reference of every shipped job, from the jobs themselves."""
+    """The reference of every shipped job, from its decorator, docstring and params."""
     return "\n".join(line for job in Catalogue().jobs.values() if isinstance(job, JobDescription) for line in _job(job))
 
 
@@ -41,9 +44,9 @@ def _job(job: JobDescription) -> Iterator[str]:
     yield f"## {job.name}\n"
     yield _prose(job.doc) + "\n"
     traits = [
-        f"stopped after {format_duration(job.timeout)}",
-        "changes things" if job.mutates else "only looks",
-        "may be tried again" if job.repeatable else "never tried again by itself",
+        f"timeout {format_duration(job.timeout)}",
+        "makes changes" if job.mutates else "read-only",
+        "repeatable" if job.repeatable else "never repeated automatically",
     ]
     traits += [f"holds the lock `{name}` ({mode})" for name, mode in sorted(job.locks.items())]
     traits += [f"skipped without a `{kind}` target" for kind in job.needs]
@@ -57,7 +60,7 @@ def _job(job: JobDescription) -> Iterator[str]:
 
 
 def _prose(doc: str) -> str:
-    """A docstring as Markdown: its indented blocks stay code, its lines stay lines."""
+    """A docstring as Markdown; indented blocks remain code."""
     return re.sub(r"^Runbook:\s*(.+)$", r"Runbook: *\1*", doc, flags=re.MULTILINE)
 
 
@@ -67,7 +70,7 @@ def _param(param: ParamDescription) -> str:
 
 
 def _default(value: Any) -> str:
-    """A default as it would be written; of a mapping only what differs from nothing."""
+    """A default as it is written in YAML; of a mapping only the values that are set."""
     if isinstance(value, dict):
         set_values = {key: item for key, item in value.items() if item not in (None, "", [], {}, ())}
         return ", ".join(f"`{key}: {_cell(str(item))}`" for key, item in set_values.items()) or "none"
@@ -99,7 +102,7 @@ def settings() -> str:
 
 
 def retention() -> str:
-    """What is kept, and the variables that say otherwise."""
+    """The retention settings."""
     lines = ["| setting | environment | default |", "|---|---|---|"]
     for name, field in Retention.model_fields.items():
         default = field.default
@@ -124,9 +127,10 @@ def targets() -> str:
 
 
 def _meanings(states: type[StrEnum]) -> dict[str, str]:
-    """The comment behind each member, which is where its meaning stands."""
+    """Value → meaning, from the comment behind each member."""
     source = inspect.getsource(states)
-    return dict(re.findall(r'^    \w+ = "(\w+)"  # (.+)$', source, re.MULTILINE))
+    found = dict(re.findall(r'^    \w+ = "(\w+)"  # (.+)$', source, re.MULTILINE))
+    return {value: meaning for value, meaning in found.items() if meaning != UNUSED}
 
 
 def states() -> str:
@@ -147,14 +151,14 @@ def transitions() -> str:
 
 
 def commands() -> str:
-    """Every command with its help, as click has it."""
+    """Every command with the output of its --help."""
     from maintd.cli.main import cli
 
     return "\n".join(_command(cli, "maintd", None))
 
 
 def _command(command: click.Command, name: str, parent: click.Context | None) -> Iterator[str]:
-    # With the settings that it has when it is typed, or its help would be another one.
+    # With the settings of the running program, since they affect the help text.
     settings = command.context_settings | {"terminal_width": 100}
     context = click.Context(command, info_name=name, parent=parent, **settings)
     if parent is not None:
@@ -167,7 +171,7 @@ def _command(command: click.Command, name: str, parent: click.Context | None) ->
 
 
 def errors() -> str:
-    """The error tree with its exit codes, as the module draws it."""
+    """The error tree with its exit codes, from the docstring of the module."""
     from maintd import errors as module
 
     return "```text\n" + inspect.cleandoc(module.__doc__ or "").partition("\n\n")[2].strip() + "\n```\n"
@@ -177,10 +181,10 @@ def endpoints() -> str:
     """Every endpoint of the API."""
     from maintd.web.app import openapi_schema
 
-    lines = ["| endpoint | what it gives |", "|---|---|"]
+    lines = ["| endpoint | description |", "|---|---|"]
     for path, methods in sorted(openapi_schema()["paths"].items()):
-        for method, told in methods.items():
-            text = told.get("description") or told.get("summary", "")
+        for method, described in methods.items():
+            text = described.get("description") or described.get("summary", "")
             lines.append(f"| `{method.upper()} {path}` | {_cell(text.split(chr(10) + chr(10))[0])} |")
     return "\n".join(lines) + "\n"
 
@@ -224,9 +228,9 @@ PARTS: dict[str, Callable[[], str]] = {
 
 
 def outdated(write: bool) -> list[Path]:
-    """Files whose generated parts differ from what they should be; brought up to date with `write`."""
+    """Return the files with outdated generated parts; with `write`, update them."""
     found = []
-    for path in sorted(DOCS.glob("*.md")):
+    for path in sorted(DOCS.rglob("*.md")):
         text = path.read_text(encoding="utf-8")
         fresh = SECTION.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n{part[3]}", text)
         if fresh != text:
