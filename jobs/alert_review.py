@@ -17,9 +17,7 @@ from typing import Any
 
 from maintd.checks.alerts import evaluate as judging
 from maintd.checks.alerts import firing
-from maintd.checks.alerts.firing import Firing
-from maintd.checks.alerts.limits import Acknowledgement, AlertLimits, SilenceLimits
-from maintd.checks.alerts.sources import (
+from maintd.checks.alerts.collect import (
     AlertmanagerFacts,
     GrafanaFacts,
     PrometheusFacts,
@@ -27,6 +25,8 @@ from maintd.checks.alerts.sources import (
     look_at_grafana,
     look_at_prometheus,
 )
+from maintd.checks.alerts.firing import Acknowledgement, AlertLimits, Firing
+from maintd.checks.alerts.silences import SilenceLimits
 from maintd.checks.collection import Probe, collect_all
 from maintd.clients import prometheus
 from maintd.job import Context, JobParams, TargetError, job

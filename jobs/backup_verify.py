@@ -19,9 +19,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from maintd.checks import backups as archives
-from maintd.checks.backups import Backup, sets
-from maintd.checks.backups.sets import BackupSet, Expected
-from maintd.checks.backups.tools import pg_restore, pg_verifybackup
+from maintd.checks.backups import Backup, evaluate
+from maintd.checks.backups.evaluate import BackupSet, Expected
+from maintd.checks.backups.pg_tools import pg_restore, pg_verifybackup
 from maintd.clients.files import shown
 from maintd.job import CheckStatus, Context, Duration, JobError, JobParams, Size, TargetError, job
 
@@ -98,7 +98,7 @@ def look(ctx: Context, params: Params, root: Path, name: str) -> list[BackupSet]
         f"none in {shown(root)} matches {', '.join(params.patterns)}: correct them, or look at what makes the backups"
     )
     ctx.require(subject, len(found.backups), at_least=1, hint=hint)
-    return sets.group(found.backups, params.expect)
+    return evaluate.group(found.backups, params.expect)
 
 
 def outside(ctx: Context, params: Params, one: BackupSet, data: list[int]) -> None:
@@ -110,9 +110,9 @@ def outside(ctx: Context, params: Params, one: BackupSet, data: list[int]) -> No
     ctx.log(f"{one.name}: {len(one.backups)}, the newest is {shown(newest.relative)}")
     if one.dated:
         limits = expected.warn_age or params.warn_age, expected.max_age or params.max_age
-        ctx.report([sets.age_criterion(newest, ctx.now(), *limits)], one.name)
+        ctx.report([evaluate.age_criterion(newest, ctx.now(), *limits)], one.name)
     sizes = [point.value for point in ctx.series("backup_bytes", set=one.name)]
-    ctx.report(sets.outside_criteria(one, sizes, private=params.private, data=data), one.name)
+    ctx.report(evaluate.outside_criteria(one, sizes, private=params.private, data=data), one.name)
     ctx.measure("backup_age_seconds", (ctx.now() - newest.made_at).total_seconds(), "s", set=one.name)
     ctx.measure("backup_bytes", newest.size_bytes, "B", set=one.name)
     ctx.measure("backup_count_kept", len(one.backups), "backup", set=one.name)
@@ -136,7 +136,7 @@ class Reader:
     def read(self, found: list[BackupSet]) -> None:
         """The newest of each set, and one of the older ones in turn."""
         day = self._ctx.now().toordinal()
-        chosen = [(one, sets.to_read(one, self._params.newest, self._params.older, day)) for one in found]
+        chosen = [(one, evaluate.to_read(one, self._params.newest, self._params.older, day)) for one in found]
         self._total = sum(backup.size_bytes for _, backups in chosen for backup in backups)
         for one, backups in chosen:
             levels = [self._recorded(one, backup) for backup in backups]
@@ -235,11 +235,11 @@ class Reader:
             return False
         contents = reading.contents
         ctx.check(name, reading.kind, equals=reading.kind)
-        sizes = [point.value for point in ctx.series("backup_entries", set=one.name)][-sets.SIZES :]
-        usual = sorted(sizes)[len(sizes) // 2] if len(sizes) >= sets.FEWEST_SIZES else None
+        sizes = [point.value for point in ctx.series("backup_entries", set=one.name)][-evaluate.SIZES :]
+        usual = sorted(sizes)[len(sizes) // 2] if len(sizes) >= evaluate.FEWEST_SIZES else None
         if backup is one.backups[0]:
             ctx.measure("backup_entries", contents.count, "entry", set=one.name)
-        ctx.report(sets.contents_criteria(contents, one.expected, usual), subject)
+        ctx.report(evaluate.contents_criteria(contents, one.expected, usual), subject)
         ctx.log(f"{subject}: {reading.kind}, {contents.count} entries, {reading.plain_bytes} bytes inside")
         if reading.kind == "pgdump" and self._params.pg_bin:
             return self._asked(f"{subject}: pg_restore", pg_restore, backup.path)

@@ -23,7 +23,7 @@ from maintd.checks.http import services
 from maintd.checks.http.services import HttpLimits
 from maintd.checks.postgres import health as postgres
 from maintd.checks.postgres.health import PostgresLimits
-from maintd.checks.prometheus import monitoring
+from maintd.checks.prometheus import health as prometheus_health
 from maintd.checks.redis import health as redis
 from maintd.checks.redis.health import RedisLimits
 from maintd.job import Context, JobError, JobParams, TargetError, job
@@ -88,8 +88,8 @@ def _probes(ctx: Context, params: Params, section: Section) -> list[Probe]:
         "postgres": (lambda target, name: postgres.look(target, name, "health_check"), 4),
         "redis": (lambda target, name: redis.look(target, name, params.redis), 4),
         "docker": (lambda target, name: containers.look(target, name), 4),
-        "prometheus": (lambda target, name: monitoring.look(target, name), 3),
-        "alertmanager": (lambda target, name: monitoring.look_at_alertmanager(target, name), 1),
+        "prometheus": (lambda target, name: prometheus_health.look(target, name), 3),
+        "alertmanager": (lambda target, name: prometheus_health.look_at_alertmanager(target, name), 1),
     }
     look, timeouts = looks[section]
     return [
@@ -125,6 +125,6 @@ def _judge(ctx: Context, params: Params, probe: Probe, found: Any) -> None:
             evidence = [container.evidence() for container in found.containers]
             ctx.save(f"containers-{probe.name}.json", json.dumps(evidence, indent=1), "application/json")
         case "prometheus":
-            monitoring.judge(ctx, probe.name, found)
+            prometheus_health.judge(ctx, probe.name, found)
         case "alertmanager":
-            monitoring.judge_alertmanager(ctx, probe.name)
+            prometheus_health.judge_alertmanager(ctx, probe.name)

@@ -19,7 +19,6 @@ from typing import Any
 from pydantic import Field
 
 from maintd.checks.docker.container_logs import container_logs
-from maintd.checks.logs import logrotate
 from maintd.checks.logs import rotation as logs
 from maintd.checks.logs.rotation import Plan
 from maintd.clients import docker
@@ -175,7 +174,7 @@ def rotation(ctx: Context, period: timedelta, root: Path, subject: str, active: 
         return
     check = f"{subject}: logs overdue for rotation"
     try:
-        state = logrotate.rotations(host_root)
+        state = logs.rotations(host_root)
     except TargetError as error:
         ctx.report_error(check, error)
         return

@@ -18,17 +18,16 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator
 
-from maintd.checks.logs import authlog, containers, folder, journal, loki
+from maintd.checks.logs import auth_log, containers, folder, journal, loki
 from maintd.checks.logs import evaluate as judging
-from maintd.checks.logs.denied_requests import Denials
+from maintd.checks.logs.access_log import STATUS_FIELDS, Denials
 from maintd.checks.logs.evaluate import LoginLimits, RequestLimits, printable
+from maintd.checks.logs.logins import LoginReview
 from maintd.checks.logs.loki import SELECTOR
-from maintd.checks.logs.requests import STATUS_FIELDS
-from maintd.checks.logs.review import LoginReview
 from maintd.clients import host
 from maintd.job import Context, Duration, JobParams, TargetError, job
 from maintd.job.references import resolved
-from maintd.reports.formats import instant, markdown
+from maintd.reports.formatting import instant, markdown
 
 SHOWN = 20
 # A log that cannot be read shows nothing; whether something is wrong with what it is about is not known.
@@ -127,7 +126,7 @@ def _read_logins(ctx: Context, params: Params, since: datetime, now: datetime) -
     root = host.connect(ctx.target("host", params.host)).target.root
     named = params.journal is not None or params.auth_log is not None
     places = [params.journal] if params.journal else [] if named else journal.find(root)
-    path = params.auth_log or (None if named else authlog.find(root))
+    path = params.auth_log or (None if named else auth_log.find(root))
     if places and (journal.available() or path is None):
         try:
             return _read_journal(ctx, params, places, since, now), True
@@ -142,8 +141,8 @@ def _read_logins(ctx: Context, params: Params, since: datetime, now: datetime) -
             cause="not_configured",
         )
     review = LoginReview(now)
-    zone = ZoneInfo(params.timezone) if params.timezone else authlog.zone_of(root)
-    found = authlog.read(path, since, review, zone)
+    zone = ZoneInfo(params.timezone) if params.timezone else auth_log.zone_of(root)
+    found = auth_log.read(path, since, review, zone)
     ctx.check("logins: log", str(path), equals=str(path))
     judging.judge_extents(ctx, str(path), found.extents)
     judging.judge_log(ctx, found.newest, found.lines, found.unparsed, now, params.login_limits)

@@ -1,1 +1,1 @@
-"""Charts, tables and forecasts for reports; pure functions that jobs use."""
+"""Reports: figures, forecasts, charts, and rendering as Markdown, HTML and JSON. What a figure means is in `checks`."""

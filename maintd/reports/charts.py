@@ -1,6 +1,7 @@
-"""Charts as inline SVG: no library to load, sharp at any size, coloured by the page's style in light, dark and print.
+"""Line and bar charts as inline SVG.
 
-Colours are the classes `c0` … `c7` and the names of marks; the page says what they look like.
+Colours are CSS classes: `c0` to `c7` for traces, and the names of marks. The page's style sheet defines them, so that
+one chart works in light mode, dark mode and print.
 """
 
 from __future__ import annotations
@@ -11,19 +12,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from html import escape
 
-from maintd.reports import formats
+from maintd.reports import formatting
 
 _WIDTH, _HEIGHT = 540, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 72, 14, 14, 30
 _COLOURS = 8
-_MOST_POINTS = 500  # more than that a screen does not show
+_MAX_POINTS = 500  # of a trace; a screen shows no more
 
 Moment = tuple[datetime, float | None]
 
 
 @dataclass(frozen=True)
 class Trace:
-    """One line. None is a gap: it is not drawn across."""
+    """One line of a chart. A value of None is a gap in it."""
 
     name: str
     points: Sequence[Moment]
@@ -32,7 +33,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class Limit:
-    """A horizontal line with a name."""
+    """A labelled horizontal line."""
 
     name: str
     value: float
@@ -59,12 +60,15 @@ def lines(
     traces: Sequence[Trace],
     unit: str,
     *,
-    told: str,
+    alt: str,
     limits: Sequence[Limit] = (),
     band: Sequence[tuple[datetime, float, float]] = (),
     from_zero: bool = True,
 ) -> str:
-    """Values over time. `band` is shaded (at, low, high), as a forecast's. Empty when no trace has two values."""
+    """Draw values over time. Empty when all traces together have fewer than two values.
+
+    alt: the text for screen readers. band: shaded (at, low, high), for the interval of a forecast.
+    """
     seen = [(at, value) for trace in traces for at, value in trace.points if value is not None]
     if len(seen) < 2:
         return ""
@@ -86,11 +90,11 @@ def lines(
         )
     for index, trace in enumerate(traces):
         parts.append(_trace(frame, trace, index % _COLOURS, unit))
-    return _svg("".join(parts), told) + _legend([trace.name for trace in traces])
+    return _svg("".join(parts), alt) + _legend([trace.name for trace in traces])
 
 
-def bars(items: Sequence[tuple[str, float | None]], unit: str, *, told: str) -> str:
-    """One bar for each label, in order; None is shown as no data. Empty when there is nothing to show."""
+def bars(items: Sequence[tuple[str, float | None]], unit: str, *, alt: str) -> str:
+    """Draw one bar for each label, in order; None is labelled "no data". Empty when every value is None."""
     values = [value for _, value in items if value is not None]
     if not values:
         return ""
@@ -111,18 +115,18 @@ def bars(items: Sequence[tuple[str, float | None]], unit: str, *, told: str) -> 
             parts.append(
                 f'<rect class="{"c0" if value >= 0 else "fail"}" x="{middle - width / 2:.1f}" y="{top:.1f}" '
                 f'width="{width:.1f}" height="{max(bottom - top, 0.5):.1f}" rx="2">'
-                f"<title>{escape(label)}: {escape(formats.amount(value, unit))}</title></rect>"
+                f"<title>{escape(label)}: {escape(formatting.amount(value, unit))}</title></rect>"
             )
         if index % every == 0:
             parts.append(
                 f'<text class="tick" x="{middle:.1f}" y="{_HEIGHT - 10}" text-anchor="middle">{escape(label)}</text>'
             )
-    return _svg("".join(parts), told)
+    return _svg("".join(parts), alt)
 
 
-def _svg(inner: str, told: str) -> str:
+def _svg(inner: str, alt: str) -> str:
     return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(told)}" '
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(alt)}" '
         f'preserveAspectRatio="xMidYMid meet">{inner}</svg>'
     )
 
@@ -155,13 +159,13 @@ def _trace(frame: _Frame, trace: Trace, colour: int, unit: str) -> str:
             dashed = ' stroke-dasharray="5 4"' if trace.dashed else ""
             parts.append(f'<polyline class="line c{colour}" points="{path}"{dashed}/>')
     last = [(at, value) for at, value in points if value is not None][-1:]
-    title = f"{trace.name}: {formats.amount(last[0][1], unit)} at the end" if last else trace.name
+    title = f"{trace.name}: {formatting.amount(last[0][1], unit)} at the end" if last else trace.name
     return f"<g><title>{escape(title)}</title>{''.join(parts)}</g>"
 
 
 def _thinned(points: Sequence[Moment]) -> Sequence[Moment]:
-    """The highest of neighbours, so that a peak is never lost."""
-    every = math.ceil(len(points) / _MOST_POINTS)
+    """Keep the highest point of each group of neighbours, so that peaks stay visible."""
+    every = math.ceil(len(points) / _MAX_POINTS)
     if every <= 1:
         return points
     groups = [points[start : start + every] for start in range(0, len(points), every)]
@@ -182,7 +186,7 @@ def _y_axis(frame: _Frame, step: float, unit: str) -> str:
         parts.append(
             f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
             f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">'
-            f"{escape(formats.amount(0.0 if abs(value) < step / 1e6 else value, unit))}</text>"
+            f"{escape(formatting.amount(0.0 if abs(value) < step / 1e6 else value, unit))}</text>"
         )
     return "".join(parts)
 
@@ -201,7 +205,7 @@ def _x_axis(frame: _Frame) -> str:
     while at <= frame.end:
         if at >= frame.start - timedelta(seconds=1):
             x = frame.x(at)
-            text = form(at) if x <= _WIDTH - 20 else ""  # half of the last one would be cut off
+            text = form(at) if x <= _WIDTH - 20 else ""  # a label at the right edge would be cut off
             parts.append(
                 f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_HEIGHT - _BOTTOM}" y2="{_HEIGHT - _BOTTOM + 4}"/>'
                 f'<text class="tick" x="{x:.1f}" y="{_HEIGHT - 10}" text-anchor="middle">{text}</text>'
@@ -211,7 +215,7 @@ def _x_axis(frame: _Frame) -> str:
 
 
 def _scale(values: Sequence[float], unit: str, from_zero: bool) -> tuple[float, float, float]:
-    """Round ends and the step between them, for about five ticks. Bytes are rounded in powers of 1024."""
+    """Return (low, high, step), rounded for about five ticks. Bytes are rounded to powers of 1024."""
     low, high = min(values), max(values)
     if from_zero:
         low, high = min(low, 0.0), max(high, 0.0)

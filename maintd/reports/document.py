@@ -1,4 +1,4 @@
-"""What a report consists of, before it is Markdown, HTML or JSON. Texts are plain; the renderers escape them."""
+"""The content of a report, independent of its format. Texts are plain; `rendering` escapes them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from maintd.reports import formats
+from maintd.reports import formatting
 from maintd.reports.figure import Figure
 
 Mark = Literal["", "ok", "warn", "fail", "unknown"]
-"""How a line or a cell is shown: with the colour and the word of a check's status."""
+"""The status that a line or a cell is shown with; empty: none."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell. `value` is what JSON has; `share`, 0 to 1, is drawn as a bar."""
+    """A table cell. `value` is used in JSON; `share`, 0 to 1, is drawn as a bar."""
 
     text: str
     value: str | float | None = None
@@ -25,20 +25,20 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A table's column; one of numbers is set to the right."""
+    """A table column; a column of numbers is aligned to the right."""
 
     title: str
     number: bool = False
 
 
 def columns(*titles: str) -> tuple[Column, ...]:
-    """Columns by their titles; one that ends in `>` is of numbers."""
+    """Make columns from titles; a trailing `>` marks a column of numbers."""
     return tuple(Column(title.removesuffix(">"), title.endswith(">")) for title in titles)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows are as long as the columns. `empty` says why there are none."""
+    """A table whose rows are as long as its columns. `empty` is shown when there are no rows, and says why."""
 
     title: str
     columns: tuple[Column, ...]
@@ -48,16 +48,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing, already SVG, and in words for who cannot see it."""
+    """An SVG drawing, with a description in words for the Markdown report and for screen readers."""
 
     title: str
     svg: str
-    told: str
+    description: str
 
 
 @dataclass(frozen=True)
 class Line:
-    """One stated number: what, its text, and where it comes from."""
+    """One labelled number with its origin."""
 
     label: str
     text: str
@@ -69,18 +69,18 @@ class Line:
 
 @dataclass(frozen=True)
 class Finding:
-    """What somebody should do, and the exact next command."""
+    """A recommendation: what is wrong with `subject`, and the command to run next."""
 
     mark: Mark
     area: str
     subject: str
-    says: str
+    meaning: str
     command: str = ""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with what stands under it."""
+    """A heading with its lines, charts, tables and notes."""
 
     title: str
     lines: tuple[Line, ...] = ()
@@ -91,7 +91,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A whole report. `areas` are the headings under which findings stand, all of them, also those without one."""
+    """A whole report. `areas` are the headings of the recommendations; an area without findings is shown too."""
 
     kind: str
     title: str
@@ -106,36 +106,36 @@ class Document:
 
     @property
     def mark(self) -> Mark:
-        """The worst of the findings."""
+        """The worst mark of the findings."""
         found = {finding.mark for finding in self.findings}
         order: tuple[Mark, ...] = ("fail", "unknown", "warn")
         return next((mark for mark in order if mark in found), "ok")
 
 
 def origin(figure: Figure) -> str:
-    """Where a figure comes from, over which time, and how much of that was seen."""
-    seen = "" if figure.coverage is None else f", {formats.share(figure.coverage)} of it seen"
+    """Describe where a figure comes from: source, window and coverage."""
+    seen = "" if figure.coverage is None else f", {formatting.share(figure.coverage)} coverage"
     return f"{figure.source}; {figure.window}{seen}"
 
 
-def told(figure: Figure) -> str:
-    """The figure's number, or that it was not measured and why."""
+def value_text(figure: Figure) -> str:
+    """The figure's number with its unit, or "not measured" and the cause."""
     if figure.value is None:
         return f"not measured: {figure.cause}"
-    return f"{'≥ ' if figure.at_least else ''}{formats.amount(figure.value, figure.unit)}"
+    return f"{'≥ ' if figure.at_least else ''}{formatting.amount(figure.value, figure.unit)}"
 
 
-def line(label: str, figure: Figure, mark: Mark = "") -> Line:
-    """A figure as a line of the report."""
+def figure_line(label: str, figure: Figure, mark: Mark = "") -> Line:
+    """Make a line from a figure."""
     shown: Mark = "unknown" if figure.value is None else mark
-    return Line(label, told(figure), origin(figure), figure.value, figure.unit, shown)
+    return Line(label, value_text(figure), origin(figure), figure.value, figure.unit, shown)
 
 
-def low(figure: Figure, least: float = 0.9) -> bool:
-    """Whether too little of its window was seen to rely on it."""
+def poorly_covered(figure: Figure, least: float = 0.9) -> bool:
+    """Whether too few samples cover the figure's window. least: the coverage needed, 0 to 1."""
     return figure.coverage is not None and figure.coverage < least
 
 
-def number(value: float | None, unit: str, mark: Mark = "", missing: str = "–") -> Cell:
-    """A cell with a number, or a dash."""
-    return Cell(missing) if value is None else Cell(formats.amount(value, unit), value, mark)
+def number_cell(value: float | None, unit: str, mark: Mark = "", missing: str = "–") -> Cell:
+    """Make a cell from a number; `missing` is shown for None."""
+    return Cell(missing) if value is None else Cell(formatting.amount(value, unit), value, mark)

@@ -1,4 +1,4 @@
-"""A number that a report may state: with where it comes from, over which time, and how much of that time was seen."""
+"""Figures: measured numbers with their source, window and coverage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import datetime
 
 @dataclass(frozen=True)
 class Figure:
-    """What was measured of one subject, or why it was not: `value` is None exactly when `cause` says why.
+    """A measured number, or the cause why it could not be measured: `value` is None exactly when `cause` is set.
 
     `kind` is the group it belongs to ("file system"), `name` the subject within it ("/"). `unit` is B, B/s, /s, s, %,
     cores or empty for a count.
@@ -21,25 +21,27 @@ class Figure:
     unit: str
     source: str
     window: str = "now"
-    coverage: float | None = None  # seen share of the window, 0 to 1; None: it has no length
-    capacity: float | None = None  # where it ends, in the same unit; None: not known or none
+    coverage: float | None = None  # share of the expected samples, 0 to 1; None: a single reading
+    capacity: float | None = None  # the limit of the value, in the same unit; None: unknown, or none
     cause: str = ""
-    measure: str = ""  # the name under which it is kept for trends; empty: not kept
+    measure: str = ""  # name of the measure that keeps its history; empty: none
     labels: Mapping[str, str] = field(default_factory=dict)
-    counter: bool = False  # only ever grows; a smaller value is a new beginning
-    details: Mapping[str, float] = field(default_factory=dict)  # its parts and companions
-    before: float | None = None  # the same over the window before; None: not known
-    at_least: bool = False  # the true value may be higher, as above the highest bucket of a histogram
+    counter: bool = False  # monotonic; a smaller value means that it was reset
+    details: Mapping[str, float] = field(
+        default_factory=dict
+    )  # parts and related numbers, in the same unit unless named otherwise
+    before: float | None = None  # the value of the previous window; None: unknown
+    at_least: bool = False  # a lower bound, as for a quantile above the highest bucket
 
     @property
     def percent(self) -> float | None:
-        """Of the capacity; None without one."""
+        """The value in percent of the capacity; None without a value or a capacity."""
         return 100 * self.value / self.capacity if self.value is not None and self.capacity else None
 
 
 @dataclass(frozen=True)
-class Track:
-    """A figure over time, oldest first; None where there is no value."""
+class TimeSeries:
+    """Values over time, oldest first; None where there is no value."""
 
     kind: str
     name: str
@@ -48,5 +50,5 @@ class Track:
 
 
 def unmeasured(kind: str, name: str, unit: str, source: str, cause: str, window: str = "now") -> Figure:
-    """A figure that could not be had, with the cause. Never a zero."""
+    """Make a figure without a value. What could not be measured is never reported as zero."""
     return Figure(kind, name, None, unit, source, window, cause=cause)

@@ -1,11 +1,11 @@
-"""When something that grows day by day reaches a limit, with an honest band; or why that cannot be said.
+"""Forecasts: when a growing value reaches a limit, with P10 and P90; or why there is no forecast.
 
-1. One value for each UTC day: the median of that day's.
-2. From four weeks on, what recurs by weekday is taken off, where that explains a fifth of the scatter.
-3. Only what came after the last lasting jump (a clean-up, a resize) is fitted.
-4. The slope is Theil and Sen's: the median of the slopes between all pairs of days, which few wild days cannot move.
-5. Its uncertainty, and the level's, come from refitting with resampled residuals in blocks of a week, so that what one
-   day has from the day before stays in them. The seed is fixed: the same history gives the same forecast.
+1. Reduce the history to one value for each UTC day: the median.
+2. With four weeks of history, remove the weekly pattern if it explains at least a fifth of the scatter.
+3. Fit only the days after the last lasting jump, such as a clean-up or a resize.
+4. Estimate the slope by Theil and Sen: the median slope between all pairs of days, which is robust against outliers.
+5. Estimate the uncertainty of slope and level by refitting resampled residuals, in blocks of a week so that they stay
+   autocorrelated. The seed is fixed: the same history gives the same forecast.
 
 Sources: Sen, J. Amer. Stat. Assoc. 63 (1968) 1379; Künsch, Ann. Statist. 17 (1989) 1217 for the block bootstrap.
 """
@@ -21,23 +21,23 @@ from statistics import median
 from typing import Any
 
 MIN_DAYS = 14
-"""Days of history below which there is no forecast."""
+"""Days of history that a forecast needs."""
 MIN_SINCE_CHANGE = 7
-"""Days after a lasting jump below which there is none either."""
-MAX_DAYS = 180  # older days say little about the next ones, and the pairs of days grow with the square
-HORIZON = 2  # times the history: nothing is said about what lies further ahead
+"""Days after a lasting jump that a forecast needs."""
+MAX_DAYS = 180  # of history; older days predict little, and the number of pairs grows with the square
+HORIZON = 2  # times the fitted history: how far ahead a forecast reaches
 _REPLICATES = 300
 _BLOCK = 7
 _SEED = 1968
-_JUMP = 5.0  # in scatters of the daily steps
-_TO_SIGMA = 1.4826  # a median absolute deviation as a standard deviation
+_JUMP = 5.0  # times the scatter of the daily steps
+_TO_SIGMA = 1.4826  # converts a median absolute deviation to a standard deviation
 
 Daily = tuple[tuple[date, float], ...]
 
 
 @dataclass(frozen=True)
 class Insufficient:
-    """Why there is no forecast, as a report says it."""
+    """There is not enough history for a forecast. `reason` is shown in the report."""
 
     reason: str
     days: int
@@ -46,7 +46,7 @@ class Insufficient:
 
 @dataclass(frozen=True)
 class Reach:
-    """Days from the last day of the history until a limit is met: P10, P50 and P90. None: beyond the horizon."""
+    """Days from the last day of the history until a limit is reached: P10, P50 and P90. None: beyond the horizon."""
 
     earliest: float
     likely: float | None
@@ -55,12 +55,12 @@ class Reach:
 
 @dataclass(frozen=True)
 class Forecast:
-    """A fitted trend. Slopes are per day; `low` and `high` bound the slope with 95 %."""
+    """A fitted trend. Slopes are per day; `low` and `high` are the 95 % interval of the slope."""
 
     history: Daily
     fitted_from: date
     changed_on: date | None
-    level: float  # on the last day, without what recurs by weekday
+    level: float  # on the last day, without the weekly pattern
     slope: float
     low: float
     high: float
@@ -81,11 +81,11 @@ class Forecast:
 
     @property
     def trend(self) -> str:
-        """growing, shrinking or steady: steady when the 95 % interval of the slope holds zero."""
+        """growing, shrinking, or steady when the 95 % interval of the slope contains zero."""
         return "growing" if self.low > 0 else "shrinking" if self.high < 0 else "steady"
 
     def reach(self, limit: float) -> Reach | None:
-        """When the limit is met; None when it does not grow or even the earliest date is beyond the horizon."""
+        """When the limit is reached; None when the value does not grow, or P10 is beyond the horizon."""
         room = limit - self.peak
         if self.level >= room:
             return Reach(0.0, 0.0, 0.0)
@@ -97,24 +97,24 @@ class Forecast:
         return None if earliest is None else Reach(earliest, likely, latest)
 
     def at(self, days: float, part: float = 0.5) -> float:
-        """The level that many days after the last day, at this quantile (0.1, 0.5, 0.9)."""
+        """The level `days` after the last day of the history. part: the quantile, 0.1, 0.5 or 0.9."""
         pairs = zip(self.levels, self.slopes, strict=True)
         return _quantile(sorted(level + slope * days for level, slope in pairs), part)
 
 
 def forecast(points: Iterable[tuple[datetime, float]], now: datetime) -> Forecast | Insufficient:
-    """Fit the history of a gauge. Order, duplicates, gaps and values that are not numbers do not matter."""
+    """Forecast a gauge from its history. Points may be unordered, repeated, missing, or not finite."""
     history = daily(points, now)
     if len(history) < MIN_DAYS:
-        return Insufficient(f"insufficient history: {len(history)} of {MIN_DAYS} days", len(history), history)
+        return Insufficient(f"{len(history)} of {MIN_DAYS} days of history", len(history), history)
     days = [day.toordinal() for day, _ in history]
     values = [value for _, value in history]
     weekly = _weekly(days, values)
     plain = [value - weekly[day % 7] for day, value in zip(days, values, strict=True)]
     start = _last_change(days, plain)
     if len(days) - start < MIN_SINCE_CHANGE:
-        since = f"it changed on {history[start][0]}: {len(days) - start} of {MIN_SINCE_CHANGE} days since"
-        return Insufficient(f"insufficient history: {since}", len(history), history)
+        since = f"{len(days) - start} of {MIN_SINCE_CHANGE} days of history since the jump on {history[start][0]}"
+        return Insufficient(since, len(history), history)
     slope, level, slopes, levels = _fit(days[start:], plain[start:])
     ordered = sorted(slopes)
     return Forecast(
@@ -133,9 +133,9 @@ def forecast(points: Iterable[tuple[datetime, float]], now: datetime) -> Forecas
 
 
 def daily(points: Iterable[tuple[datetime, float]], now: datetime) -> Daily:
-    """The median of each UTC day, oldest first, of the last 180 days.
+    """Return the median of each UTC day of the last 180 days, oldest first.
 
-    A point after `now` was written while the clock was wrong, and is left out like one that is not a number.
+    Leaves out points after `now`, which were written while a clock was wrong, and values that are not finite.
     """
     oldest = now - timedelta(days=MAX_DAYS)
     days: dict[date, list[float]] = {}
@@ -146,14 +146,14 @@ def daily(points: Iterable[tuple[datetime, float]], now: datetime) -> Daily:
 
 
 def slope_interval(days: Sequence[float], values: Sequence[float], block: int = _BLOCK) -> tuple[float, float, float]:
-    """Theil–Sen slope of any series with its 95 % interval: (low, slope, high)."""
+    """Return (low, slope, high): the Theil–Sen slope of a series with its 95 % interval."""
     slope, _, slopes, _ = _fit(days, values, block)
     ordered = sorted(slopes)
     return _quantile(ordered, 0.025), slope, _quantile(ordered, 0.975)
 
 
 def _weekly(days: Sequence[int], values: Sequence[float]) -> dict[int, float]:
-    """What each weekday is above the median of the week around it; zeros where that explains little."""
+    """Return how far each weekday is above the median of the week around it; zeros without a clear weekly pattern."""
     none = dict.fromkeys(range(7), 0.0)
     if days[-1] - days[0] < 27 or len(days) < 24:
         return none
@@ -179,14 +179,17 @@ def _scatter(values: Sequence[float]) -> float:
 
 
 def _last_change(days: Sequence[int], values: Sequence[float]) -> int:
-    """Where the last lasting jump ends; 0 without one. A single wild day is not one, nor is growth in bursts."""
+    """Return the index of the first day after the last lasting jump; 0 without one.
+
+    A single outlier is not a jump, and neither is growth in bursts.
+    """
     calm = [values[0], *(median(values[i - 1 : i + 2]) for i in range(1, len(values) - 1)), values[-1]]
     steps = [b - a for a, b in pairwise(calm)]
     pace = median(step / (e - d) for step, (d, e) in zip(steps, pairwise(days), strict=True))
     scatter = max(
         _TO_SIGMA * _scatter(steps),
-        2.0 * sum(abs(step) for step in steps[:-1]) / len(steps),  # growth that comes once a week is no change
-        0.001 * median(abs(value) for value in values),  # a line without noise has no scatter at all
+        2.0 * sum(abs(step) for step in steps[:-1]) / len(steps),  # weekly bursts of growth are not a jump
+        0.001 * median(abs(value) for value in values),  # a line without noise has no scatter
     )
     for place in range(len(values) - 3, 2, -1):
         jump = calm[place] - calm[place - 1] - pace * (days[place] - days[place - 1])
@@ -203,8 +206,8 @@ def _last_change(days: Sequence[int], values: Sequence[float]) -> int:
 def _fit(
     days: Sequence[float], values: Sequence[float], block: int = _BLOCK
 ) -> tuple[float, float, list[float], list[float]]:
-    """Slope and level on the last day, and those of each replicate."""
-    import numpy as np  # takes 0.2 s to load: not every job that can report does
+    """Return slope and level on the last day, then the slopes and the levels of the bootstrap replicates."""
+    import numpy as np  # takes 0.2 s to load, and most runs make no forecast
 
     x = np.asarray(days, dtype=float) - float(days[-1])
     y = np.asarray(values, dtype=float)
@@ -220,8 +223,8 @@ def _fit(
     slope, level = float(slopes[0]), float(levels[0])
     line = slope * x + np.median(y - slope * x)
     width = max(1, min(block, len(x) // 3))
-    # A fitted line is nearer to its points than the true one, and few blocks differ less among each other than many.
-    # The second factor was set by trial: with it the true date is inside the P10–P90 band in nine of ten histories.
+    # Residuals of a fitted line are smaller than those of the true line, and a few blocks vary less than many.
+    # The second factor is empirical: with it P10–P90 contains the true date in nine of ten simulated histories.
     residuals = (y - line) * math.sqrt(len(x) / max(len(x) - 2, 1)) * (1 + 2 * width / len(x))
     random = np.random.default_rng(_SEED)
     starts = random.integers(0, len(x), size=(_REPLICATES, -(-len(x) // width)))
@@ -237,7 +240,7 @@ def _fit(
 
 
 def _quantile(ordered: Sequence[float], part: float) -> float:
-    """Of sorted values, one of them: infinity among them is no obstacle."""
+    """Return the nearest of the sorted values, without interpolation, since some are infinite."""
     return ordered[min(len(ordered) - 1, round(part * (len(ordered) - 1)))]
 
 

@@ -1,4 +1,4 @@
-"""The folder of reports: each written whole or not at all, the oldest ones let go."""
+"""Publishing of reports: as artifacts of the run, and in the reports folder, which keeps the newest of each kind."""
 
 from __future__ import annotations
 
@@ -7,11 +7,27 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-FORMS = {"md": "text/markdown; charset=utf-8", "html": "text/html; charset=utf-8", "json": "application/json"}
-"""The endings of a report's files and their media types."""
+from maintd.job.context import Context
+from maintd.reports.document import Document
+from maintd.reports.rendering import as_files
+
+MEDIA_TYPES = {"md": "text/markdown; charset=utf-8", "html": "text/html; charset=utf-8", "json": "application/json"}
+"""Media types of a report's files by their suffix."""
 
 
-def publish(
+def publish_report(ctx: Context, report: Document, stamp: str, keep: int) -> None:
+    """Save the report as artifacts `KIND-STAMP.SUFFIX`, and write it to the reports folder if there is one.
+
+    stamp: the date of the report, of six or eight digits. keep: how many reports of its kind the folder keeps.
+    """
+    name, files = f"{report.kind}-{stamp}", as_files(report)
+    for suffix, content in files.items():
+        ctx.save(f"{name}.{suffix}", content, MEDIA_TYPES[suffix])
+    if ctx.reports_dir is not None:
+        publish_files(files, name, ctx.reports_dir, kind=report.kind, keep=keep, may=ctx.may)
+
+
+def publish_files(
     files: Mapping[str, str],
     name: str,
     folder: Path,
@@ -20,21 +36,21 @@ def publish(
     keep: int,
     may: Callable[[str, Path], bool],
 ) -> None:
-    """Put a report's files, by their endings, into the folder, and let go of all but the newest `keep` of its kind.
+    """Write a report's files, given by suffix, to the folder, and delete all but the newest `keep` reports of its kind.
 
-    `may` is asked before each effect, with "write" or "delete".
+    may: declares each effect, "write" or "delete"; False means that it must not happen.
     """
-    for ending, content in files.items():
-        path = folder / f"{name}.{ending}"
+    for suffix, content in files.items():
+        path = folder / f"{name}.{suffix}"
         if may("write", path):
-            put(path, content)
+            write_atomically(path, content)
     for path in surplus(folder, kind, keep) if folder.is_dir() else ():
         if may("delete", path):
             path.unlink(missing_ok=True)
 
 
-def put(path: Path, content: str) -> None:
-    """Write a file by renaming a whole one into its place, and see to it that both are on the disk."""
+def write_atomically(path: Path, content: str) -> None:
+    """Write a temporary file and rename it; file and folder are synced to disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -53,11 +69,11 @@ def put(path: Path, content: str) -> None:
 
 
 def surplus(folder: Path, kind: str, keep: int) -> list[Path]:
-    """The files of all reports of a kind but the newest `keep`, by the date in their names, and nothing else."""
-    form = re.compile(rf"{re.escape(kind)}-(\d{{6}}|\d{{8}})\.({'|'.join(FORMS)})")
+    """Return the files of all reports of a kind except the newest `keep`, by the date in their names."""
+    pattern = re.compile(rf"{re.escape(kind)}-(\d{{6}}|\d{{8}})\.({'|'.join(MEDIA_TYPES)})")
     found: dict[str, list[Path]] = {}
     for path in folder.iterdir():
-        match = form.fullmatch(path.name)
+        match = pattern.fullmatch(path.name)
         if match and path.is_file() and not path.is_symlink():
             found.setdefault(match[1], []).append(path)
     return [path for stamp in sorted(found, reverse=True)[keep:] for path in sorted(found[stamp])]

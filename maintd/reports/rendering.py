@@ -1,4 +1,4 @@
-"""A report as Markdown, as one HTML file that needs nothing else, and as JSON."""
+"""Rendering of a report as Markdown, as self-contained HTML, and as JSON."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from maintd.reports import formats
+from maintd.reports import formatting
 from maintd.reports.document import Cell, Document, Finding, Line, Table
 from maintd.units import utc_text
 
-WORDS = {"ok": "in order", "warn": "warning", "fail": "needs action", "unknown": "not known"}
-"""What the page and the Markdown call each mark."""
+WORDS = {"ok": "ok", "warn": "warning", "fail": "needs action", "unknown": "unknown"}
+"""The word for each mark in Markdown and HTML."""
 
 
 def as_markdown(report: Document) -> str:
-    """The report for a person with a text editor. Every text from outside is escaped."""
+    """Render as Markdown; every text is escaped."""
     text = _environment(autoescape=False).get_template("report.md.j2").render(**_names(report))
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
 def as_html(report: Document) -> str:
-    """The report for a browser or a printer: no script, no request, light and dark."""
+    """Render as one HTML file without scripts or external resources, for light mode, dark mode and print."""
     return _environment(autoescape=True).get_template("report.html.j2").render(**_names(report)) + "\n"
 
 
 def as_json(report: Document) -> str:
-    """The report for a program. Numbers are in the unit beside them; null is what was not measured."""
+    """Render as JSON. A number is in the `unit` beside it; null means that it was not measured."""
     body = {
         "kind": report.kind,
         "title": report.title,
@@ -56,29 +56,29 @@ def as_json(report: Document) -> str:
 
 
 def as_files(report: Document) -> dict[str, str]:
-    """All forms by their ending: md, html, json."""
+    """Render in every format, by file name suffix: md, html, json."""
     return {"md": as_markdown(report), "html": as_html(report), "json": as_json(report)}
 
 
 def _names(report: Document) -> dict[str, Any]:
     by_area = {area: [finding for finding in report.findings if finding.area == area] for area in report.areas}
-    return {"report": report, "by_area": by_area, "words": WORDS, "at": formats.instant(report.made_at)}
+    return {"report": report, "by_area": by_area, "words": WORDS, "at": formatting.instant(report.made_at)}
 
 
 @cache
 def _environment(*, autoescape: bool) -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=autoescape,  # noqa: S701 - Markdown has its own escape, `md`, on every text
+        autoescape=autoescape,  # noqa: S701 - the Markdown template applies the filter `md` to every text
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=False,
     )
-    made.filters["md"] = formats.markdown
-    made.filters["code"] = formats.code
-    made.filters["drawn"] = Markup  # only for our own drawings, which escape what they show
-    return made
+    environment.filters["md"] = formatting.markdown
+    environment.filters["code"] = formatting.code
+    environment.filters["svg"] = Markup  # only for charts, which escape their texts
+    return environment
 
 
 def _line(item: Line) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def _finding(item: Finding) -> dict[str, Any]:
         "status": item.mark,
         "area": item.area,
         "subject": item.subject,
-        "says": item.says,
+        "meaning": item.meaning,
         "command": item.command,
     }
 

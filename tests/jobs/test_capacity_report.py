@@ -26,7 +26,7 @@ from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus
 
 NOW = datetime.now(UTC)
-HEADINGS = ["Storage", "Memory", "Network", "Forecasts", "Recommendations", "How this was made"]
+HEADINGS = ["Storage", "Memory", "Network", "Forecasts", "Recommendations", "Method"]
 # What a template that nobody filled, or a value that nobody checked, would leave behind.
 PLACEHOLDER = re.compile(r"\[(from|calculated|if needed|opportunities|count)|\bNone\b|\bnan\b|\binf\b|\{\{|TODO")
 NOWHERE = {"dsn": "postgresql://postgres@127.0.0.1:1/x"}
@@ -171,9 +171,9 @@ def test_the_first_report_says_how_much_history_is_missing(tmp_path: Path) -> No
     result = run_job("capacity_report", {}, folder=tmp_path)
 
     assert result.outcome == "warned"
-    assert result.check("forecasts").observed == "unknown: insufficient history: 1 of 14 days"
+    assert result.check("forecasts").observed == "unknown: 1 of 14 days of history"
     text = written(result, "md")
-    assert "insufficient history: 1 of 14 days" in text
+    assert "not known yet: 1 of 14 days of history" in text
     assert "no postgres target is configured; set targets.postgres" in text
     assert "no prometheus target is configured; set targets.prometheus" in text
     assert not PLACEHOLDER.search(text)

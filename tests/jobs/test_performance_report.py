@@ -26,7 +26,7 @@ HEADINGS = [
     "System Performance",
     "Alerts Summary",
     "Recommendations",
-    "How this was made",
+    "Method",
 ]
 PLACEHOLDER = re.compile(r"\[(from|calculated|count|Performance|Capacity|Monitoring)|\bNone\b|\bnan\b|\binf\b|TODO")
 BY_DAY = """
@@ -165,7 +165,7 @@ def test_a_service_that_was_seen_too_little_is_not_known_whatever_its_numbers(
 
     check = result.check("requests of gone:7003")
     assert check.status is CheckStatus.UNKNOWN
-    assert re.search(r"only 4[23](\.\d)? % of its window was seen", str(check.observed))
+    assert re.search(r"only 4[23](\.\d)? % of its window is covered", str(check.observed))
     assert result.named("latency p95 of gone:7003") == []
     assert figures(result)["latency p95", "gone:7003"]["coverage"] == pytest.approx(3 / 7, abs=0.02)
 
@@ -212,7 +212,7 @@ def test_sql_is_read_in_whole_utc_days_and_against_what_is_usual(trading: str, t
     assert found["query orders", "pnl"]["value"] == pytest.approx(6 * 9 * 1.25)  # NULL is no profit of zero
     assert found["query orders", "mean_pnl"]["value"] == pytest.approx(1.25)
     assert found["query execution", "p95"]["value"] == pytest.approx(0.19, abs=0.001)
-    assert found["query execution", "nothing"]["cause"] == "it is NULL in all rows"
+    assert found["query execution", "nothing"]["cause"] == "NULL in all rows"
     assert result.check("days of orders").status is CheckStatus.WARN
     assert "no data" in written(result, "md")
     assert result.measure("query_value", query="orders", column="trades") == 60

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from maintd.checks.alerts import firing, silences
-from maintd.checks.alerts.firing import Firing
-from maintd.checks.alerts.limits import AlertLimits, SilenceLimits
+from maintd.checks.alerts.firing import AlertLimits, Firing
+from maintd.checks.alerts.silences import SilenceLimits
 from maintd.clients.alertmanager import Silence
 from maintd.clients.exposition import counted
 from maintd.errors import TargetError

@@ -10,7 +10,7 @@ from support import sample_backups as made
 
 from maintd.checks.backups import Limits, identities_in, kind_by_name, read_archive
 from maintd.checks.backups.crc import crc32c, crc64_redis
-from maintd.checks.backups.sqldump import PlainDump, walk_sql
+from maintd.checks.backups.pgdump_plain import PlainDump, walk_sql
 from maintd.checks.backups.stream import DamagedError, Reader
 
 PLAIN = made.tar_of({**made.SECRETS, "big": made.noise(300_000)})

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from support import sample_backups as made
 
-from maintd.checks.backups import find_backups, recorded_sha256, sets
-from maintd.checks.backups.found import Backup, path_pattern
-from maintd.checks.backups.sets import Expected
+from maintd.checks.backups import evaluate, find_backups, recorded_sha256
+from maintd.checks.backups.catalog import Backup, path_pattern
+from maintd.checks.backups.evaluate import Expected
 
 NOW = datetime(2026, 3, 2, 3, 0, tzinfo=UTC)
 
@@ -32,7 +32,7 @@ def test_copies_that_follow_one_another_are_one_series(tmp_path: Path) -> None:
     ):
         made.write(tmp_path / name, b"x")
 
-    found = sets.group(find_backups(tmp_path, ["**/*"]).backups, {})
+    found = evaluate.group(find_backups(tmp_path, ["**/*"]).backups, {})
 
     assert sorted((one.name, len(one.backups)) for one in found) == [
         ("#/redis_#.rdb", 2),
@@ -108,7 +108,7 @@ def test_a_copied_file_is_as_old_as_its_name_says() -> None:
 
 
 def test_the_age_of_a_backup_from_the_future_is_unknown() -> None:
-    criterion = sets.age_criterion(
+    criterion = evaluate.age_criterion(
         backup("a", written=NOW + timedelta(hours=3)), NOW, timedelta(hours=26), timedelta(hours=50)
     )
 
@@ -116,7 +116,7 @@ def test_the_age_of_a_backup_from_the_future_is_unknown() -> None:
 
 
 def test_each_expectation_has_its_set_even_when_nothing_matches_it() -> None:
-    found = sets.group(
+    found = evaluate.group(
         [backup("secrets-1.tar.gz"), backup("pre-rotation-1.tar.gz")],
         {"secrets-*": Expected(), "postgres-*.dump": Expected()},
     )
@@ -129,27 +129,27 @@ def test_each_expectation_has_its_set_even_when_nothing_matches_it() -> None:
 
 
 def test_every_older_backup_has_its_turn() -> None:
-    one = sets.BackupSet("a", tuple(backup(f"a-{number}") for number in range(8)), Expected())
+    one = evaluate.BackupSet("a", tuple(backup(f"a-{number}") for number in range(8)), Expected())
 
-    read = [name.relative for day in range(100, 107) for name in sets.to_read(one, 1, 1, day)[1:]]
+    read = [name.relative for day in range(100, 107) for name in evaluate.to_read(one, 1, 1, day)[1:]]
 
     assert sorted(read) == [f"a-{number}" for number in range(1, 8)]
 
 
 def test_a_size_is_compared_with_the_median_of_earlier_ones() -> None:
     sizes = [40, 100, 102, 98, 100]
-    one = sets.BackupSet("a", tuple(backup(f"a-{n}", size=size) for n, size in enumerate(sizes)), Expected())
+    one = evaluate.BackupSet("a", tuple(backup(f"a-{n}", size=size) for n, size in enumerate(sizes)), Expected())
 
-    size = sets.outside_criteria(one, (), private=False, data=())[0]
+    size = evaluate.outside_criteria(one, (), private=False, data=())[0]
 
     assert (size.observed, size.warn_below, size.warn_above) == (40, 50, 200)  # the median of the others is 100
 
 
 def test_one_earlier_backup_says_nothing_about_what_is_usual_but_earlier_runs_do() -> None:
-    one = sets.BackupSet("a", (backup("a-2", size=40), backup("a-1", size=400)), Expected())
+    one = evaluate.BackupSet("a", (backup("a-2", size=40), backup("a-1", size=400)), Expected())
 
-    first = sets.outside_criteria(one, (), private=False, data=())[0]
-    later = sets.outside_criteria(one, (400, 410, 390), private=False, data=())[0]
+    first = evaluate.outside_criteria(one, (), private=False, data=())[0]
+    later = evaluate.outside_criteria(one, (400, 410, 390), private=False, data=())[0]
 
     assert (first.warn_below, later.warn_below) == (None, 200)
 

@@ -12,11 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maintd.checks.logs import authlog, files, logins, syslog
-from maintd.checks.logs.logins import Sign
-from maintd.checks.logs.review import LoginReview
-from maintd.checks.logs.tally import Tally
-from maintd.checks.logs.tampering import ENDLESS, Extent, verdict
+from maintd.checks.logs import auth_log, files, logins
+from maintd.checks.logs.bounded_counter import Tally
+from maintd.checks.logs.files import ENDLESS, Extent, verdict
+from maintd.checks.logs.logins import LoginReview, Sign
 from maintd.errors import TargetError
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -45,7 +44,7 @@ TOO_MANY = "Too many authentication failures"
     ],
 )
 def test_both_forms_of_a_time_are_read(text: str, at: datetime) -> None:
-    line = syslog.parse(text, BERLIN, NOW)
+    line = auth_log.parse_syslog(text, BERLIN, NOW)
 
     assert line is not None
     assert (line.at, line.program, line.pid, line.message) == (at, "sshd", "7", "m")
@@ -53,11 +52,11 @@ def test_both_forms_of_a_time_are_read(text: str, at: datetime) -> None:
 
 @pytest.mark.parametrize("text", ["", "-- MARK --", "Foo  2 11:59:58 web sshd[7]: m", "Feb 30 01:00:00 web sshd: m"])
 def test_what_is_no_line_of_syslog_is_not_guessed_at(text: str) -> None:
-    assert syslog.parse(text, UTC, NOW) is None
+    assert auth_log.parse_syslog(text, UTC, NOW) is None
 
 
 def test_a_message_that_was_repeated_counts_as_often() -> None:
-    line = syslog.parse(
+    line = auth_log.parse_syslog(
         f"Jan  2 11:00:00 web sshd[7]: message repeated 4 times: [ Failed password for al from {THEM} port 2 ssh2]",
         UTC,
         NOW,
@@ -69,11 +68,11 @@ def test_a_message_that_was_repeated_counts_as_often() -> None:
 
 def test_the_old_form_of_a_repetition_is_of_the_line_before() -> None:
     lines = [
-        syslog.parse(f"Jan  2 11:00:0{second} web {message}", UTC, NOW)
+        auth_log.parse_syslog(f"Jan  2 11:00:0{second} web {message}", UTC, NOW)
         for second, message in enumerate(["sshd[7]: one", "last message repeated 3 times", "sshd[7]: two"])
     ]
 
-    found = [(line.message, line.times) for line in syslog.expanded(line for line in lines if line)]
+    found = [(line.message, line.times) for line in auth_log.expand_repeated(line for line in lines if line)]
 
     assert found == [("one", 1), ("one", 3), ("two", 1)]
 
@@ -323,9 +322,9 @@ def put(path: Path, text: str, written_at: datetime) -> Path:
     return path
 
 
-def read(path: Path, back: timedelta = timedelta(days=1)) -> tuple[LoginReview, authlog.AuthLog]:
+def read(path: Path, back: timedelta = timedelta(days=1)) -> tuple[LoginReview, auth_log.AuthLog]:
     review = LoginReview(NOW)
-    return review, authlog.read(path, NOW - back, review, UTC)
+    return review, auth_log.read(path, NOW - back, review, UTC)
 
 
 def test_rotated_and_compressed_files_are_read_in_order(tmp_path: Path) -> None:
@@ -397,8 +396,8 @@ def test_the_zone_of_the_host_is_read_below_its_root(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/localtime").symlink_to("/usr/share/zoneinfo/Europe/Berlin")
 
-    assert str(authlog.zone_of(tmp_path)) == "Europe/Berlin"
-    assert authlog.zone_of(tmp_path / "nowhere") is UTC
+    assert str(auth_log.zone_of(tmp_path)) == "Europe/Berlin"
+    assert auth_log.zone_of(tmp_path / "nowhere") is UTC
 
 
 # --- whether a log still holds what it held ---

@@ -17,9 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.sample_logs import corpus, minutes, request, stamp, wrapped
 
-from maintd.checks.logs import folder, requests, scan
-from maintd.checks.logs.denied_requests import Denials
-from maintd.checks.logs.requests import STATUS_FIELDS
+from maintd.checks.logs import access_log, folder, scanner
+from maintd.checks.logs.access_log import STATUS_FIELDS, Denials
 from maintd.errors import TargetError
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -27,8 +26,8 @@ DAY = timedelta(days=1)
 AT = NOW - timedelta(hours=1)
 
 
-def seen(line: str) -> requests.Denied | None:
-    return requests.denied(requests.unwrapped(line.encode("utf-8", "surrogateescape")), "agent")
+def seen(line: str) -> access_log.Denied | None:
+    return access_log.denied(access_log.unwrapped(line.encode("utf-8", "surrogateescape")), "agent")
 
 
 def found_in(path: Path, since: datetime = NOW - DAY, until: datetime = NOW) -> Denials:
@@ -116,12 +115,12 @@ PARTS = st.sampled_from(
 @given(st.lists(PARTS, max_size=60).map("".join), st.sampled_from([7, 64, 200]))
 def test_the_search_finds_each_line_that_reading_all_of_them_finds(text: str, block: int) -> None:
     data = text.encode()
-    expected = [line for line in data.split(b"\n") if requests.denied(requests.unwrapped(line), "a")]
+    expected = [line for line in data.split(b"\n") if access_log.denied(access_log.unwrapped(line), "a")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan, "BLOCK", block)
-        found = list(scan.Scan().lines(io.BytesIO(data).readinto))
+        patch.setattr(scanner, "BLOCK", block)
+        found = list(scanner.Scan().lines(io.BytesIO(data).readinto))
 
-    assert [line for line in found if requests.denied(requests.unwrapped(line), "a")] == expected
+    assert [line for line in found if access_log.denied(access_log.unwrapped(line), "a")] == expected
 
 
 @pytest.mark.parametrize("compact", [True, False], ids=["compact", "spaced"])
@@ -129,13 +128,13 @@ def test_the_search_finds_each_line_that_reading_all_of_them_finds(text: str, bl
 def test_large_parts_are_searched_by_the_spelling_of_the_field(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Any, compact: bool
 ) -> None:
-    monkeypatch.setattr(scan, "EXACT_BELOW", 1 << 20)
+    monkeypatch.setattr(scanner, "EXACT_BELOW", 1 << 20)
     path = tmp_path / "agent.log"
     counts = corpus(path, 2_500_000, since=NOW - DAY, until=NOW, form=form, compact=compact)
     touch(path)
 
     with path.open("rb") as file:
-        needles = scan.needles(file, 0, path.stat().st_size, STATUS_FIELDS)
+        needles = scanner.needles(file, 0, path.stat().st_size, STATUS_FIELDS)
     found = found_in(tmp_path)
 
     assert len(needles) == 1
@@ -147,13 +146,13 @@ def test_large_parts_are_searched_by_the_spelling_of_the_field(
 def test_a_large_part_with_lines_of_text_is_searched_for_the_digits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scan, "EXACT_BELOW", 1 << 20)
+    monkeypatch.setattr(scanner, "EXACT_BELOW", 1 << 20)
     path = tmp_path / "agent.log"
     line = "\x1b[0mGET /metrics \x1b[32m200\x1b[0m 1.812 ms - -\x1b[0m"
     path.write_text("".join(wrapped(line, AT) + "\n" for _ in range(20_000)))
 
     with path.open("rb") as file:
-        assert scan.needles(file, 0, path.stat().st_size, STATUS_FIELDS) == scan.EVERYTHING
+        assert scanner.needles(file, 0, path.stat().st_size, STATUS_FIELDS) == scanner.EVERYTHING
 
 
 def cut_apart(line: str, at: datetime) -> list[str]:

@@ -14,9 +14,19 @@ from markdown_it import MarkdownIt
 
 from maintd.checks.assessment import Assessment
 from maintd.job.criterion import Criterion
-from maintd.reports import charts, formats, rendering
-from maintd.reports import publish as shelf
-from maintd.reports.document import Cell, Chart, Document, Finding, Line, Section, Table, columns, line, number
+from maintd.reports import charts, formatting, publish, rendering
+from maintd.reports.document import (
+    Cell,
+    Chart,
+    Document,
+    Finding,
+    Line,
+    Section,
+    Table,
+    columns,
+    figure_line,
+    number_cell,
+)
 from maintd.reports.figure import Figure, unmeasured
 
 NOW = datetime(2026, 11, 24, 3, 30, tzinfo=UTC)
@@ -28,15 +38,15 @@ def document(text: str = HOSTILE) -> Document:
     svg = charts.lines(
         [charts.Trace(text, [(NOW, 1.0), (NOW + timedelta(days=3), 2.0)])],
         "B",
-        told=text,
+        alt=text,
         limits=[charts.Limit(text, 2)],
     )
-    bars = charts.bars([(text, 1.0), (text, None), (text, -2.0)], "USD", told=text)
-    rows = ((Cell(text, text), number(5, "B", "warn"), Cell("x", 0.5, "fail", 0.5)),)
+    bars = charts.bars([(text, 1.0), (text, None), (text, -2.0)], "USD", alt=text)
+    rows = ((Cell(text, text), number_cell(5, "B", "warn"), Cell("x", 0.5, "fail", 0.5)),)
     table = Table(text, columns(text, "number>", "share>"), rows)
     section = Section(
         text,
-        (Line(text, text, text, 1.5, "B", "warn"), line(text, unmeasured("kind", text, "B", text, text))),
+        (Line(text, text, text, 1.5, "B", "warn"), figure_line(text, unmeasured("kind", text, "B", text, text))),
         (Chart(text, svg, text), Chart(text, bars, text)),
         (table, Table("none", columns("a"), (), text)),
         (text,),
@@ -112,21 +122,21 @@ def test_the_json_has_numbers_and_their_units() -> None:
 
 def test_an_area_without_findings_is_not_left_out() -> None:
     for text in (rendering.as_markdown(document("plain")), rendering.as_html(document("plain"))):
-        assert re.search(r"other[^\n]*\n?.*othing that was measured asks for anything", text, re.DOTALL)
+        assert re.search(r"other[^\n]*\n?.*o recommendations", text, re.DOTALL)
 
 
 def test_what_was_not_measured_is_told_with_its_cause() -> None:
-    made = line("Disk", unmeasured("file system", "/", "B", "statvfs of /", "no answer in 5 s"))
+    made = figure_line("Disk", unmeasured("file system", "/", "B", "statvfs of /", "no answer in 5 s"))
 
     assert made.text == "not measured: no answer in 5 s"
     assert made.mark == "unknown"
 
 
 def test_a_number_is_told_with_its_source_window_and_coverage() -> None:
-    made = line("P95", Figure("latency", "web", 5.0, "s", "x_bucket", "7 days until y", 0.9997, at_least=True))
+    made = figure_line("P95", Figure("latency", "web", 5.0, "s", "x_bucket", "7 days until y", 0.9997, at_least=True))
 
     assert made.text == "≥ 5 s"
-    assert made.origin == "x_bucket; 7 days until y, 99.9 % of it seen"
+    assert made.origin == "x_bucket; 7 days until y, 99.9 % coverage"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +157,7 @@ def test_a_number_is_told_with_its_source_window_and_coverage() -> None:
     ],
 )
 def test_numbers_read_as_a_person_writes_them(value: float, unit: str, text: str) -> None:
-    assert formats.amount(value, unit) == text
+    assert formatting.amount(value, unit) == text
 
 
 @pytest.mark.parametrize(
@@ -155,18 +165,18 @@ def test_numbers_read_as_a_person_writes_them(value: float, unit: str, text: str
     [(0.2, "less than a day"), (1, "1 day"), (13.6, "14 days"), (60, "9 weeks"), (365, "12 months")],
 )
 def test_days_ahead_are_told_in_fitting_units(count: float, text: str) -> None:
-    assert formats.days(count) == text
+    assert formatting.days(count) == text
 
 
 @pytest.mark.parametrize("text", ["1. x", "- x", "+ x", "# x", "--- x", "=== x", "1) x"])
 def test_text_at_the_start_of_a_line_opens_no_block(text: str) -> None:
-    html = MarkdownIt("commonmark").render(formats.markdown(text))
+    html = MarkdownIt("commonmark").render(formatting.markdown(text))
 
     assert html.strip() == f"<p>{text}</p>"
 
 
 def test_a_command_with_backticks_is_one_code_span() -> None:
-    html = MarkdownIt("commonmark").render(f"Next: {formats.code('echo `date` ``x``')}")
+    html = MarkdownIt("commonmark").render(f"Next: {formatting.code('echo `date` ``x``')}")
 
     assert html.strip() == "<p>Next: <code>echo `date` ``x``</code></p>"
 
@@ -178,7 +188,7 @@ def test_a_command_with_backticks_is_one_code_span() -> None:
 def test_every_chart_is_well_formed_and_within_its_frame(values: list[float | None], unit: str) -> None:
     points = [(NOW + timedelta(hours=index), value) for index, value in enumerate(values)]
 
-    svg = charts.lines([charts.Trace("a<b", points)], unit, told="x & y")
+    svg = charts.lines([charts.Trace("a<b", points)], unit, alt="x & y")
 
     tree = ElementTree.fromstring(svg)
     heights = [float(y) for shape in tree.iter("polyline") for y in re.findall(r",(-?[\d.]+)", shape.attrib["points"])]
@@ -189,7 +199,7 @@ def test_every_chart_is_well_formed_and_within_its_frame(values: list[float | No
 def test_a_gap_is_not_drawn_across() -> None:
     points = [(NOW + timedelta(hours=hour), None if hour == 2 else float(hour)) for hour in range(5)]
 
-    svg = charts.lines([charts.Trace("a", points)], "", told="")
+    svg = charts.lines([charts.Trace("a", points)], "", alt="")
 
     assert svg.count("<polyline") == 2
 
@@ -197,7 +207,7 @@ def test_a_gap_is_not_drawn_across() -> None:
 def test_a_peak_survives_thinning() -> None:
     points = [(NOW + timedelta(minutes=index), 100.0 if index == 3333 else 1.0) for index in range(10_000)]
 
-    svg = charts.lines([charts.Trace("a", points)], "", told="")
+    svg = charts.lines([charts.Trace("a", points)], "", alt="")
 
     heights = [float(y) for y in re.findall(r",(-?[\d.]+)", re.findall(r'points="([^"]+)"', svg)[0])]
     assert len(heights) <= 500
@@ -206,8 +216,8 @@ def test_a_peak_survives_thinning() -> None:
 
 @pytest.mark.parametrize("points", [[], [(NOW, 1.0)], [(NOW, None), (NOW, None)]])
 def test_nothing_to_see_is_no_chart(points: list[tuple[datetime, float | None]]) -> None:
-    assert charts.lines([charts.Trace("a", points)], "", told="") == ""
-    assert charts.bars([("a", None)], "", told="") == ""
+    assert charts.lines([charts.Trace("a", points)], "", alt="") == ""
+    assert charts.bars([("a", None)], "", alt="") == ""
 
 
 @pytest.mark.parametrize(
@@ -230,7 +240,7 @@ def test_a_report_is_replaced_whole_and_old_ones_are_let_go(tmp_path: Path) -> N
         asked.append((action, path.name))
         return True
 
-    shelf.publish({"md": "new", "json": "{}"}, "capacity-202611", tmp_path, kind="capacity", keep=2, may=may)
+    publish.publish_files({"md": "new", "json": "{}"}, "capacity-202611", tmp_path, kind="capacity", keep=2, may=may)
 
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "capacity-202608.txt",
@@ -249,6 +259,6 @@ def test_a_report_is_replaced_whole_and_old_ones_are_let_go(tmp_path: Path) -> N
 
 
 def test_what_may_not_be_written_is_not_there(tmp_path: Path) -> None:
-    shelf.publish({"md": "new"}, "capacity-202611", tmp_path, kind="capacity", keep=2, may=lambda *_: False)
+    publish.publish_files({"md": "new"}, "capacity-202611", tmp_path, kind="capacity", keep=2, may=lambda *_: False)
 
     assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,7 @@ from maintd.checks.prometheus.histograms import Quantile, added, quantile
 from maintd.checks.prometheus.promql_window import Coverage, Window, names_of, whole_days
 from maintd.clients.prometheus import Series
 from maintd.reports.figure import Figure
-from maintd.reports.resources import backtest, rate, rates, resource
+from maintd.reports.resource import backtest, rate, rates, resource
 
 NOW = datetime(2026, 11, 24, 4, tzinfo=UTC)
 INF = math.inf
@@ -144,7 +144,7 @@ def test_one_reading_of_a_counter_is_no_rate() -> None:
     found = rate(resource(figure, earlier, NOW), NOW)
 
     assert found.value is None
-    assert "second reading" in found.cause
+    assert "two readings" in found.cause
 
 
 def test_forecasts_of_a_month_ago_are_judged_by_what_came() -> None:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from maintd.checks.alerts import silences
-from maintd.checks.alerts.firing import Firing, waiting
-from maintd.checks.alerts.limits import Acknowledgement, AlertLimits, SilenceLimits
-from maintd.checks.alerts.sources import AlertmanagerFacts, GrafanaFacts, PrometheusFacts
+from maintd.checks.alerts.collect import AlertmanagerFacts, GrafanaFacts, PrometheusFacts
+from maintd.checks.alerts.firing import Acknowledgement, AlertLimits, Firing, waiting
+from maintd.checks.alerts.silences import SilenceLimits
 from maintd.errors import TargetError
 from maintd.job.context import Context
 from maintd.job.criterion import NOT_OBSERVED

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from maintd.checks.alerts.limits import Acknowledgement, AlertLimits
+from pydantic import BaseModel, ConfigDict, Field
+
 from maintd.checks.alerts.silences import hides_too_much
+from maintd.checks.limits import Limits
 from maintd.clients.alertmanager import Alert, Silence
 from maintd.clients.prometheus import FiringAlert
 from maintd.model.evidence import Scalar
-from maintd.units import format_duration, utc_text
+from maintd.units import Duration, Instant, format_duration, utc_text
 
 
 @dataclass(frozen=True)
@@ -158,3 +160,49 @@ class _Known:
             return True
         wanted = {key: value for key, value in alert.labels.items() if key not in self._changed}.items()
         return any(wanted <= other.labels.items() for other in self._by_name.get(alert.name, ()))
+
+
+NO_SEVERITY = "none"
+
+
+class AlertLimits(Limits):
+    """When alerts need somebody. An alert of any other severity, or of none, is judged as a warning."""
+
+    severity_label: str = "severity"
+    """The label that says how bad an alert is."""
+    critical: tuple[str, ...] = ("critical", "page", "emergency")
+    """Severities that fail when nobody took note."""
+    info: tuple[str, ...] = ("info",)
+    """Severities that are counted only."""
+    critical_within: Duration = timedelta(minutes=15)
+    """How long a critical alert may wait for somebody to take note."""
+    warning_within: Duration = timedelta(hours=24)
+    """How long another alert may."""
+    delivery_grace: Duration = timedelta(minutes=5)
+    """How long an alert may fire in Prometheus before Alertmanager must know it."""
+    changed_labels: tuple[str, ...] = ()
+    """Labels that Prometheus changes or drops on the way to Alertmanager, by `alert_relabel_configs`."""
+    flaps: int = Field(5, ge=1)
+    """So many times in a day is flapping."""
+    longest_acknowledgement: Duration = timedelta(days=90)
+    """An acknowledgement that ends later than this is no decision any more."""
+
+    def severity(self, labels: Mapping[str, str]) -> str:
+        """Of an alert, in lower case."""
+        return labels.get(self.severity_label, "").lower() or NO_SEVERITY
+
+
+class Acknowledgement(BaseModel):
+    """Somebody took note of an alert: its name, further labels it must have, who, why and until when."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    alert: str = Field(min_length=1)
+    labels: dict[str, str] = {}
+    by: str = Field(min_length=1)
+    why: str = Field(min_length=1)
+    until: Instant
+
+    def covers(self, labels: Mapping[str, str], now: datetime) -> bool:
+        """Whether it is about this alert and still holds."""
+        return now < self.until and labels.get("alertname") == self.alert and self.labels.items() <= labels.items()

@@ -5,14 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from maintd.checks.alerts.limits import SilenceLimits
+from maintd.checks.limits import Limits
 from maintd.clients.alertmanager import Alert, Silence
+from maintd.units import Duration
 
 # Values that no label has. An expression that matches both names nothing in particular.
 _PROBES = ("maintd-probe", "Zq8 ~ 0x/3f")
+
+
+class SilenceLimits(Limits):
+    """When a silence is to be looked at."""
+
+    ends_within: Duration = timedelta(hours=24)
+    """A silence that hides an alert and ends so soon: the alert comes back."""
+    old: Duration = timedelta(days=7)
+    """A silence that lasts for so long is a rule to correct."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from contextlib import closing
 from datetime import datetime, timedelta
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 
-from maintd.checks.logs.denied_requests import Denials
-from maintd.checks.logs.scan import BLOCK, Scan
+from maintd.checks.logs.access_log import Denials
+from maintd.checks.logs.scanner import BLOCK, Scan
 from maintd.clients import docker
 from maintd.clients.docker import Container, Docker
 from maintd.errors import TargetError

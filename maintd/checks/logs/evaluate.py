@@ -9,9 +9,9 @@ from statistics import median
 from pydantic import Field
 
 from maintd.checks.limits import Limits
-from maintd.checks.logs.denied_requests import Denials
-from maintd.checks.logs.review import DAY, LoginReview, Success
-from maintd.checks.logs.tampering import Extent, Verdict, verdict
+from maintd.checks.logs.access_log import Denials
+from maintd.checks.logs.files import Extent, Verdict, verdict
+from maintd.checks.logs.logins import DAY, LoginReview, Success
 from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
 from maintd.units import Duration

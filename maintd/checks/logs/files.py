@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
 import re
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, Literal, cast
 
 from maintd.errors import TargetError
 
@@ -134,3 +135,40 @@ def _unreadable(path: Path, error: OSError) -> TargetError:
     denied = isinstance(error, PermissionError)
     hint = "add this process' user to the group adm" if denied else "correct the path, or mount it"
     return TargetError(f"{path}: {error.strerror}", hint, cause="denied" if denied else "empty")
+
+
+Verdict = Literal["kept", "cut", "replaced", "gone"]
+"""kept: all there. cut: shorter than it was, or begun anew in its place. replaced: another file, and no rotated one
+begins as it did. gone: no file at all."""
+
+
+ENDLESS = 1 << 62
+"""The size of a file whose size was not looked for."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How a file of a log begins and how far it goes, unpacked. `head` 0: it has no whole line yet."""
+
+    inode: int
+    size: int
+    head: int
+    current: bool
+
+
+def head_of(first_line: bytes) -> int:
+    """A number that tells first lines apart and that a measure, a 64-bit float, holds exactly."""
+    return int.from_bytes(hashlib.sha256(first_line).digest()[:6], "big") or 1
+
+
+def verdict(before: Extent, now: Sequence[Extent]) -> Verdict:
+    """What became of a log since it was seen as `before`."""
+    if not before.head:
+        return "kept"
+    same = [file for file in now if file.head == before.head]
+    if same:
+        return "kept" if any(file.size >= before.size for file in same) else "cut"
+    current = next((file for file in now if file.current), None)
+    if current is None:
+        return "gone"
+    return "cut" if current.inode == before.inode else "replaced"

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from maintd.checks.logs import files, requests
-from maintd.checks.logs.denied_requests import Denials
+from maintd.checks.logs import access_log, files
+from maintd.checks.logs.access_log import Denials
 from maintd.checks.logs.files import LogFile
-from maintd.checks.logs.scan import EVERYTHING, Scan, needles
+from maintd.checks.logs.scanner import EVERYTHING, Scan, needles
 from maintd.clients.docker import SERVICE
 from maintd.errors import TargetError
 
@@ -122,7 +122,7 @@ def _offset(stream: BinaryIO, size: int, since: datetime) -> int:
 def _first_time(chunk: bytes) -> datetime | None:
     """Of the first whole line that has one."""
     for line in chunk.split(b"\n")[1:-1]:
-        at = requests.unwrapped(line).at
+        at = access_log.unwrapped(line).at
         if at is not None:
             return at.astimezone(UTC)
     return None

@@ -14,7 +14,7 @@ from shutil import which
 from typing import Any
 
 from maintd.checks.logs import logins
-from maintd.checks.logs.review import LoginReview
+from maintd.checks.logs.logins import LoginReview
 from maintd.errors import TargetError
 
 FOLDERS = ("var/log/journal", "run/log/journal")

@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 
-from maintd.checks.logs import requests
-from maintd.checks.logs.denied_requests import Denials
+from maintd.checks.logs import access_log
+from maintd.checks.logs.access_log import Denials
 from maintd.clients.http import Api
 from maintd.errors import TargetError
 from maintd.job.references import resolved
@@ -35,9 +35,9 @@ def read(target: HttpTarget, name: str, selector: str, denials: Denials) -> None
     denials.hear(selector, denials.until)
     for at, stream, line in _found(api, name, selector, denials):
         denials.bytes_read += len(line)
-        written = requests.unwrapped(line.encode("utf-8", "surrogateescape"))
+        written = access_log.unwrapped(line.encode("utf-8", "surrogateescape"))
         service = next((stream[label] for label in _LABELS if stream.get(label)), selector)
-        found = requests.denied(written, service, denials.fields)
+        found = access_log.denied(written, service, denials.fields)
         if found is not None:
             denials.add(replace(found, at=found.at or at))
 

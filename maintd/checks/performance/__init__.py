@@ -1,5 +1,1 @@
-"""How a service did over whole days: its requests, its memory and CPU, its alerts, and what its database says."""
-
-from maintd.reports.figure import Figure as Figure
-from maintd.reports.figure import Track as Track
-from maintd.reports.figure import unmeasured as unmeasured
+"""How a service did over whole days: requests, memory and CPU, alerts, and queries of its database."""

@@ -11,8 +11,8 @@ from statistics import median
 
 from pydantic import BaseModel, ConfigDict
 
-from maintd.checks.backups.found import Backup, path_pattern
-from maintd.checks.backups.reading import Contents
+from maintd.checks.backups.archive import Contents
+from maintd.checks.backups.catalog import Backup, path_pattern
 from maintd.checks.backups.tar import Member
 from maintd.clients.files import shown
 from maintd.job.criterion import Criterion

@@ -9,9 +9,8 @@ from typing import Any
 
 import httpx
 
-from maintd.checks.alerts.firing import Firing
+from maintd.checks.alerts.firing import AlertLimits, Firing
 from maintd.checks.alerts.history import Alerts, fired
-from maintd.checks.alerts.limits import AlertLimits
 from maintd.checks.collection import value_or_error
 from maintd.clients import alertmanager, prometheus
 from maintd.clients.alertmanager import Alert, Silence

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from maintd.checks.backups import layers, tar
+from maintd.checks.backups import stream, tar
 from maintd.checks.backups.crc import crc32c
 from maintd.checks.backups.stream import CHUNK, DamagedError, HashedFile, Limits, Reader, chunks_of, limited
 
@@ -162,9 +162,9 @@ def _packed(
         with HashedFile(archive, progress) as file:
             reader = Reader(chunks_of(file), archive.name)
             if archive.suffix == ".gz":
-                reader = Reader(limited(layers.gunzip(reader), archive.stat().st_size, limits), archive.name)
+                reader = Reader(limited(stream.gunzip(reader), archive.stat().st_size, limits), archive.name)
             elif archive.suffix == ".zst":
-                reader = Reader(limited(layers.Unzstd(reader).chunks(), archive.stat().st_size, limits), archive.name)
+                reader = Reader(limited(stream.Unzstd(reader).chunks(), archive.stat().st_size, limits), archive.name)
             for member in tar.members(reader, limits):
                 if member.regular:
                     yield (

@@ -1,9 +1,9 @@
-"""Numbers and texts as a person reads them in a report; and escaping, since names in it come from outside."""
+"""Formatting of numbers, durations and dates in reports, and escaping for Markdown."""
 
 from __future__ import annotations
 
 import re
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from maintd.units import format_size
 
@@ -12,7 +12,7 @@ _BLOCK = re.compile(r"^([-+](?=\s|$)|[-=]{2}|#(?=[#\s]|$)|\d+(?=[.)](?:\s|$)))")
 
 
 def amount(value: float, unit: str) -> str:
-    """A number with its unit, of about three figures: `1.4 GiB`, `12.3 %`, `85 ms`, `1,204`."""
+    """Format a number with its unit, to about three digits: `1.4 GiB`, `12.3 %`, `85 ms`, `1,204`."""
     match unit:
         case "B":
             return format_size(value)
@@ -29,20 +29,20 @@ def amount(value: float, unit: str) -> str:
 
 
 def signed(value: float, unit: str) -> str:
-    """The same with its sign, for a change."""
+    """Format a difference with its sign."""
     text = amount(abs(value), unit)
     return f"{'−' if value < 0 else '+'}{text}"
 
 
 def share(part: float | None) -> str:
-    """A part of a whole in percent, cut and not rounded: 99.97 % seen is not all."""
+    """Format a share, 0 to 1, in percent. Rounds down, so that only complete coverage reads 100 %."""
     if part is None:
         return "–"
     return "100 %" if part >= 1 else f"{int(part * 1000) / 10:g} %"
 
 
 def days(count: float) -> str:
-    """A number of days from now: `3 days`, `5 weeks`, `7 months`."""
+    """Format a number of days: `3 days`, `5 weeks`, `7 months`."""
     if count < 1:
         return "less than a day"
     for limit, length, name in ((21, 1, "day"), (120, 7, "week"), (100_000, 30.44, "month")):
@@ -53,7 +53,7 @@ def days(count: float) -> str:
 
 
 def span(value: timedelta) -> str:
-    """A length of time, in its two largest units."""
+    """Format a duration by its two largest units: `2 h 5 min`."""
     seconds = round(value.total_seconds())
     parts: list[str] = []
     for name, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
@@ -63,25 +63,20 @@ def span(value: timedelta) -> str:
     return " ".join(parts[:2])
 
 
-def day(value: date) -> str:
-    """2026-11-24."""
-    return value.isoformat()
-
-
 def instant(value: datetime) -> str:
-    """2026-11-24 03:30 UTC."""
+    """Format as `2026-11-24 03:30 UTC`."""
     return f"{value.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def markdown(text: object) -> str:
-    """Text that Markdown and the HTML within it show as it is, on one line."""
+    """Escape text for Markdown and for HTML within it; the result is one line."""
     one_line = " ".join(str(text).split())
     escaped = _MARKDOWN.sub(r"\\\1", one_line).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _BLOCK.sub(lambda match: match[1] + "\\" if match[1].isdigit() else "\\" + match[1], escaped)
 
 
 def code(text: object) -> str:
-    """A Markdown code span of any text: its fence is longer than any run of backticks in it."""
+    """Make a Markdown code span of any text, with a fence longer than any run of backticks in it."""
     one_line = " ".join(str(text).split())
     longest = max((len(run) for run in re.findall(r"`+", one_line)), default=0)
     fence = "`" * (longest + 1)

@@ -1,4 +1,4 @@
-"""Figures with their history: how they grow, when they meet a limit, and how good earlier forecasts were."""
+"""Resources: figures with their history and forecast, rates of counters, and the backtest of earlier forecasts."""
 
 from __future__ import annotations
 
@@ -8,61 +8,62 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from statistics import mean
 
-from maintd.reports import formats
+from maintd.reports import formatting
+from maintd.reports.document import Mark
 from maintd.reports.figure import Figure
 from maintd.reports.forecast import Forecast, Insufficient, Reach, forecast
 
 MONTH = 30
-"""Days for which growth is stated and forecasts are kept to be judged."""
+"""Days: growth is reported for a month, and forecasts a month ahead are kept for the backtest."""
 Points = Sequence[tuple[datetime, float]]
 
 
 @dataclass(frozen=True)
 class Resource:
-    """A figure, its earlier values with the present one, and what is to be expected."""
+    """A figure with its history, which includes the present value, and its forecast."""
 
     figure: Figure
     history: Points
-    outlook: Forecast | Insufficient | None = None  # None: not asked for
+    outlook: Forecast | Insufficient | None = None  # None: no forecast was asked for
+    mark: Mark = ""  # how full it is, as the report shows it
 
     @property
     def key(self) -> str:
-        """What it is called where kinds are mixed."""
+        """Kind and name, unique within a report."""
         return f"{self.figure.kind} {self.figure.name}"
 
     @property
     def reason(self) -> str:
-        """Why there is no forecast; empty when there is one."""
+        """Why there is no forecast; empty when there is one, or none was asked for."""
         return self.outlook.reason if isinstance(self.outlook, Insufficient) else ""
 
 
-def resource(figure: Figure, earlier: Points, now: datetime, *, ahead: bool = True) -> Resource:
-    """Put a figure to its history. `ahead`: forecast it, if it is a gauge that was measured."""
+def resource(figure: Figure, earlier: Points, now: datetime, *, ahead: bool = True, mark: Mark = "") -> Resource:
+    """Combine a figure with its earlier values. ahead: also forecast it, if it is a gauge with a value."""
     if figure.value is None:
-        return Resource(figure, tuple(earlier))
+        return Resource(figure, tuple(earlier), mark=mark)
     history = (*earlier, (now, float(figure.value)))
     outlook = forecast(history, now) if ahead and figure.measure and not figure.counter else None
-    return Resource(figure, history, outlook)
+    return Resource(figure, history, outlook, mark)
 
 
 def rate(counter: Resource, now: datetime, days: int = MONTH) -> Figure:
-    """A counter as its mean rate per second over the last `days`, with that of its busiest stretch between readings.
+    """Turn a counter into its mean rate per second over the last `days`; `details` has the peak between two readings.
 
-    A smaller value than before is a new beginning: that stretch is not counted.
+    Intervals in which the counter was reset are left out.
     """
     figure = counter.figure
     unit = f"{figure.unit}/s"
-    bare = replace(figure, unit=unit, measure="", counter=False, details={}, capacity=None)
+    base = replace(figure, unit=unit, measure="", counter=False, details={}, capacity=None)
     if figure.value is None:
-        return bare
+        return base
     recent = sorted(point for point in counter.history if point[0] >= now - timedelta(days=days))
     parts = [((b - a).total_seconds(), d - c) for (a, c), (b, d) in pairwise(recent) if b > a and d >= c]
     if not parts:
-        cause = "it is a counter: its rate is known from its second reading on"
-        return replace(bare, value=None, cause=cause)
+        return replace(base, value=None, cause="a rate needs two readings of the counter")
     seconds = sum(length for length, _ in parts)
     return replace(
-        bare,
+        base,
         value=sum(grown for _, grown in parts) / seconds,
         window=f"{seconds / 86400:.1f} days until now",
         coverage=min(1.0, seconds / max((recent[-1][0] - recent[0][0]).total_seconds(), 1.0)),
@@ -71,38 +72,45 @@ def rate(counter: Resource, now: datetime, days: int = MONTH) -> Figure:
 
 
 def rates(counter: Resource) -> list[tuple[datetime, float | None]]:
-    """A counter's rate per second at each reading; None where it began anew."""
+    """Return a counter's rate per second at each reading; None where it was reset."""
     ordered = sorted(counter.history)
     return [(b, (d - c) / (b - a).total_seconds() if d >= c else None) for (a, c), (b, d) in pairwise(ordered) if b > a]
 
 
-def reached(reach: Reach) -> str:
-    """`5 weeks to 9 weeks`, as P10 to P90."""
-    earliest = formats.days(reach.earliest)
-    latest = "an unknown time" if reach.latest is None else formats.days(reach.latest)
+def reach_text(reach: Reach) -> str:
+    """Format P10 to P90: `5 weeks to 9 weeks`, or `5 weeks or later` when P90 is beyond the horizon."""
+    earliest = formatting.days(reach.earliest)
+    if reach.latest is None:
+        return f"{earliest} or later"
+    latest = formatting.days(reach.latest)
     return earliest if earliest == latest else f"{earliest} to {latest}"
 
 
 @dataclass(frozen=True)
 class Backtest:
-    """How forecasts made a month ago compare with what came: the mean error, and the part that lay within the band."""
+    """How well the forecasts of a month ago hold: the mean relative error, and the share of values inside P10–P90."""
 
     count: int
     error: float
     inside: float
 
 
-def backtest(made: Mapping[str, tuple[Points, Points, Points]], came: Mapping[str, float], now: datetime) -> Backtest:
-    """Judge forecasts of 28 to 32 days ago: low, likely and high level by resource, and what `came`."""
+def backtest(
+    forecasts: Mapping[str, tuple[Points, Points, Points]], actual: Mapping[str, float], now: datetime
+) -> Backtest:
+    """Compare forecasts made 28 to 32 days ago with the actual values.
+
+    forecasts: P10, P50 and P90 levels by resource; actual: the present values.
+    """
     errors: list[float] = []
     inside: list[bool] = []
-    for name, series in made.items():
+    for name, series in forecasts.items():
         low, likely, high = (_month_ago(points, now) for points in series)
-        seen = came.get(name)
-        if low is None or likely is None or high is None or not seen:
+        value = actual.get(name)
+        if low is None or likely is None or high is None or not value:
             continue
-        errors.append(abs(likely - seen) / abs(seen))
-        inside.append(low <= seen <= high)
+        errors.append(abs(likely - value) / abs(value))
+        inside.append(low <= value <= high)
     return Backtest(len(errors), mean(errors), mean(inside)) if errors else Backtest(0, 0.0, 0.0)
 
 

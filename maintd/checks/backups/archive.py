@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pyrage import x25519
 
-from maintd.checks.backups import age, layers, pgdump, rdb, sqldump, tar
+from maintd.checks.backups import age, pgdump_custom, pgdump_plain, rdb, stream, tar
 from maintd.checks.backups.stream import (
     DamagedError,
     HashedFile,
@@ -35,11 +35,11 @@ _SUFFIXES = {
     ".pgp": "gpg",
 }
 _MAGICS = (
-    (layers.GZIP_MAGIC, "gz"),
-    (layers.ZSTD_MAGIC, "zst"),
+    (stream.GZIP_MAGIC, "gz"),
+    (stream.ZSTD_MAGIC, "zst"),
     (age.MAGIC, "age"),
     (age.ARMOR, "age-armor"),
-    (pgdump.MAGIC, "pgdump"),
+    (pgdump_custom.MAGIC, "pgdump"),
     (rdb.MAGIC, "rdb"),
     (b"--\n-- PostgreSQL database", "sql"),
 )
@@ -137,7 +137,7 @@ class _Peeled:
         self._reader = Reader(chunks_of(file))
         self._found: list[str] = []
         self._sealed = False
-        self._zstd: layers.Unzstd | None = None
+        self._zstd: stream.Unzstd | None = None
 
     @property
     def plain_bytes(self) -> int:
@@ -168,9 +168,9 @@ class _Peeled:
             raise DamagedError(f"does not begin as {kind}")
         chunks: Iterator[bytes]
         if kind == "gz":
-            chunks, self._sealed = layers.gunzip(self._reader), True
+            chunks, self._sealed = stream.gunzip(self._reader), True
         elif kind == "zst":
-            self._zstd = layers.Unzstd(self._reader)
+            self._zstd = stream.Unzstd(self._reader)
             chunks = self._zstd.chunks()
         else:
             chunks, self._sealed = age.decrypt(self._reader, identities), True
@@ -196,11 +196,11 @@ def _walk(kind: str, reader: Reader, limits: Limits) -> Contents:
     if kind == "tar":
         return _tar_contents(reader, limits)
     if kind == "pgdump":
-        dump = pgdump.walk_custom(reader)
+        dump = pgdump_custom.walk_custom(reader)
         # Compressed data has checksums, the table of contents with all the definitions has none.
         return Contents(kind, len(dump.entries), dump.tables[:_NAMES_KEPT], rows=dump.rows)
     if kind == "sql":
-        plain = sqldump.walk_sql(reader)
+        plain = pgdump_plain.walk_sql(reader)
         return Contents(kind, len(plain.tables), plain.tables[:_NAMES_KEPT], rows=plain.rows)
     if kind == "rdb":
         found = rdb.walk_rdb(reader)

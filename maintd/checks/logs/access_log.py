@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+
+from maintd.checks.logs.bounded_counter import Tally
 
 DENIED = (401, 403)
 STATUS_FIELDS = ("status", "statusCode", "status_code", "res.statusCode", "DownstreamStatus")
@@ -138,8 +140,8 @@ def _at(body: Mapping[str, Any], field: str) -> Any:
 
 
 def _first(body: Mapping[str, Any], fields: Sequence[str]) -> Any:
-    for field in fields:
-        found = _at(body, field)
+    for name in fields:
+        found = _at(body, name)
         if found is not None:
             return found
     return None
@@ -180,3 +182,69 @@ def _remote(value: Any) -> str:
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else ""
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+
+
+@dataclass
+class Denials:
+    """What was read of [since, until). `undated` were denied at an unknown time, `cut` lines could not be put together,
+    `unread` is what could not be read, and why; `heard` are the services that wrote anything at all."""
+
+    since: datetime
+    until: datetime
+    fields: Sequence[str] = STATUS_FIELDS
+    admin_paths: Sequence[str] = ("/admin",)
+    by_service: Tally[tuple[str, int]] = field(default_factory=lambda: Tally(1000))
+    by_request: Tally[tuple[str, int, str, str]] = field(default_factory=Tally)  # service, status, path, remote
+    admin: int = 0
+    undated: int = 0
+    cut: int = 0
+    bytes_read: int = 0
+    unread: list[str] = field(default_factory=list)
+    heard: set[str] = field(default_factory=set)
+    newest: datetime | None = None
+    _parts: dict[str, Written] = field(default_factory=dict)
+
+    def line(self, line: bytes, service: str) -> None:
+        """Take in a line of a service's log that may tell of one."""
+        written = unwrapped(line)
+        before = self._parts.pop(service, None)
+        if before is not None:
+            written = Written(before.text + written.text, before.at, written.whole)
+        if not written.whole and len(written.text) <= MOST_JOINED:
+            self._parts[service] = written
+            return
+        if before is not None and not is_whole(written.text):
+            self.cut += 1  # other lines stood between its parts, or it is longer than is joined
+        found = denied(written, service, self.fields)
+        if found is not None:
+            self.add(found)
+
+    def add(self, found: Denied) -> None:
+        """Count one, when it was within the time."""
+        if found.at is None:
+            self.undated += 1
+            return
+        if not self.since <= found.at < self.until:
+            return
+        self.by_service.add((found.service, found.status))
+        self.by_request.add((found.service, found.status, found.path, found.remote))
+        if self.of_admin(found.path):
+            self.admin += 1
+
+    def of_admin(self, path: str) -> bool:
+        """Whether a path is one of administrators', or below one."""
+        return any(path == admin or path.startswith(f"{admin}/") for admin in self.admin_paths)
+
+    def hear(self, service: str, at: datetime | None) -> None:
+        """A service wrote something, last at this time."""
+        self.heard.add(service)
+        if at is not None and (self.newest is None or at > self.newest):
+            self.newest = at
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.by_service.total
+
+
+MOST_JOINED = 1 << 20  # characters of a line that the engine cut into parts

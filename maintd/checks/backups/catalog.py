@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 
-from maintd.checks.backups.basebackup import MANIFEST
-from maintd.checks.backups.reading import kind_by_name
+from maintd.checks.backups.archive import kind_by_name
+from maintd.checks.backups.base_backup import MANIFEST
+from maintd.checks.backups.stream import sha256_of
 from maintd.clients.files import Entry, Tree
 
 _LISTS = ("SHA256SUMS", "SHA256SUMS.txt", "sha256sums.txt", "sha256sum.txt", "manifest.sha256")
@@ -183,3 +184,35 @@ def _folder(root: Path, base: tuple[str, ...], members: list[Entry]) -> Backup:
     size = sum(member.status.st_size for member in members)
     relative = "/".join(base) or root.name
     return Backup(path, relative, size, manifest.modified_at, mode, manifest.status.st_dev, folder=True)
+
+
+_PROBLEMS_KEPT = 20
+
+
+def folder_list(path: Path) -> Path:
+    """Where the list of a folder's files is: `NAME.sha256` beside it, as `find NAME -type f -exec sha256sum {} +`
+    writes it."""
+    return path.with_name(path.name + ".sha256")
+
+
+def compare_folder(path: Path, progress: Callable[[int], None]) -> list[str]:
+    """How the folder differs from its list, at most 20 times: files that are other, missing, or not in it.
+
+    Raises OSError.
+    """
+    wanted = {
+        name.removeprefix("./").removeprefix(f"{path.name}/"): sha256 for name, sha256 in listed(folder_list(path))
+    }
+    problems: list[str] = []
+    for file in sorted(path.rglob("*")):
+        if len(problems) == _PROBLEMS_KEPT:
+            return problems
+        name = file.relative_to(path).as_posix()
+        if not file.is_file() or file.is_symlink():
+            continue
+        expected = wanted.pop(name, None)
+        if expected is None:
+            problems.append(f'"{name}" is not in the list')
+        elif sha256_of(file, progress) != expected:
+            problems.append(f'"{name}" has other bytes')
+    return (problems + [f'"{name}" is missing' for name in sorted(wanted)])[:_PROBLEMS_KEPT]

@@ -1,4 +1,4 @@
-"""What was too slow, failed too often, changed too much or could not be seen; with the next command for each."""
+"""Evaluation of a week's performance: latency, errors, memory growth, alerts, and changes of the database's numbers."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ from dataclasses import dataclass
 
 from maintd.checks.assessment import Assessment
 from maintd.job.criterion import Criterion
-from maintd.reports import formats
-from maintd.reports.document import low
-from maintd.reports.figure import Figure, Track
+from maintd.reports import formatting
+from maintd.reports.document import poorly_covered
+from maintd.reports.figure import Figure, TimeSeries
 from maintd.reports.forecast import slope_interval
+from maintd.reports.performance_report import CAPACITY, MONITORING, OPTIMIZATION
 
-OPTIMIZATION, CAPACITY = "Performance optimization recommendations", "Capacity planning recommendations"
-MONITORING = "Monitoring improvements"
-_LEAK_HOURS = 72  # since the start; before, caches fill
-_LEAK_PERCENT = 1.0  # of its mean, a day
+_LEAK_HOURS = 72  # after the start; before that, caches fill
+_LEAK_PERCENT = 1.0  # of the mean, a day
 _WORSE = 1.5  # times last week's p95, and …
-_WORSE_SECONDS = 0.05  # … at least this much slower: from 2 to 4 ms is no finding
-_UNUSUAL = 5.0  # scatters away from the median of the weeks before
-_OF_PROMETHEUS = ("requests", "errors", "latency p50", "latency p95", "latency p99", "memory", "cpu", "alerts")
+_WORSE_SECONDS = 0.05  # … at least this much slower: from 2 ms to 4 ms is not a finding
+_UNUSUAL = 5.0  # scatters away from the median of the earlier weeks
+_FROM_PROMETHEUS = ("requests", "errors", "latency p50", "latency p95", "latency p99", "memory", "cpu", "alerts")
 _FLAPS = 5  # times that the same alert fired
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the job's params say. Percentages of 100."""
+    """Limits from the job's params: seconds for latency, percent for errors and coverage."""
 
     latency_warn: float
     latency_fail: float
@@ -34,45 +33,45 @@ class Limits:
     coverage: float
 
 
-def assess(figures: Sequence[Figure], tracks: Sequence[Track], limits: Limits) -> Iterator[Assessment]:
-    """Every figure against its limits. What was seen too little of is not known, whatever its number says."""
-    days_told: set[str] = set()
+def evaluate(figures: Sequence[Figure], series: Sequence[TimeSeries], limits: Limits) -> Iterator[Assessment]:
+    """Compare every figure with its limits. A figure with too little coverage is unknown, whatever its value."""
+    queries: set[str] = set()
     for figure in figures:
         if figure.value is None:
             if figure.kind != "resolution" and not figure.cause.startswith("no requests"):
                 yield _unknown(figure, figure.cause)
-        elif figure.kind in _OF_PROMETHEUS and low(figure, limits.coverage / 100):
-            # One line for each service: what is said of its requests holds for its errors and latency.
+        elif figure.kind in _FROM_PROMETHEUS and poorly_covered(figure, limits.coverage / 100):
+            # One assessment for each service: errors and latency have the coverage of its requests.
             if figure.kind in ("requests", "memory", "cpu") or (figure.kind, figure.name) == ("alerts", "all"):
-                seen = formats.share(figure.coverage)
-                yield _unknown(figure, f"only {seen} of its window was seen, {limits.coverage:g} % are needed")
+                coverage = formatting.share(figure.coverage)
+                yield _unknown(figure, f"only {coverage} of its window is covered, {limits.coverage:g} % are needed")
         elif figure.kind == "latency p95":
             yield from _latency(figure, limits)
         elif figure.kind == "errors":
             yield _errors(figure, limits)
         elif figure.kind == "memory":
-            yield from _leak(figure, tracks)
+            yield from _leak(figure, series)
         elif figure.kind == "paths" and figure.value > 500:
-            says = f"{figure.value:.0f} values of the path label: it holds ids; label requests by their route instead"
-            yield Assessment(MONITORING, "paths", Criterion("paths", figure.value, warn_above=500), says)
+            meaning = f"the path label has {figure.value:.0f} values: it contains ids; label requests by route instead"
+            yield Assessment(MONITORING, "paths", Criterion("paths", figure.value, warn_above=500), meaning)
         elif figure.kind == "alert" and figure.value >= _FLAPS:
-            says = f"fired {figure.value:.0f} times: let it wait longer (its `for`), or cure what it tells"
+            meaning = f"fired {figure.value:.0f} times: raise its `for`, or fix the cause"
             fired = Criterion(f"alert {figure.name} fired", figure.value, warn_above=_FLAPS - 1)
-            yield Assessment(MONITORING, figure.name, fired, says)
+            yield Assessment(MONITORING, figure.name, fired, meaning)
         elif figure.kind == "alerts" and figure.name == "critical":
-            says = f"fired: {figure.value:.0f}; see the table of alerts"
+            meaning = f"{figure.value:.0f} fired; see the table of alerts"
             critical = Criterion("critical alerts", figure.value, warn_above=0)
-            yield Assessment(OPTIMIZATION, "critical alerts", critical, says)
+            yield Assessment(OPTIMIZATION, "critical alerts", critical, meaning)
         elif figure.kind.startswith("query "):
-            yield from _query(figure, days=figure.kind not in days_told)
-            days_told.add(figure.kind)
+            yield from _query(figure, days=figure.kind not in queries)
+            queries.add(figure.kind)
 
 
 def _unknown(figure: Figure, cause: str) -> Assessment:
     subject = f"{figure.kind} of {figure.name}"
     of_sql = figure.kind.startswith("query ")
-    says = "correct the query or its needs" if of_sql else "see whether its targets are scraped and answer: /targets"
-    return Assessment(MONITORING, subject, Criterion(subject, unknown=cause), says)
+    meaning = "correct the query or its `needs`" if of_sql else "check on /targets that its targets are up"
+    return Assessment(MONITORING, subject, Criterion(subject, unknown=cause), meaning)
 
 
 def _latency(figure: Figure, limits: Limits) -> Iterator[Assessment]:
@@ -83,12 +82,12 @@ def _latency(figure: Figure, limits: Limits) -> Iterator[Assessment]:
         figure.name,
         Criterion(
             f"latency p95 of {figure.name}",
-            value * (1.0001 if figure.at_least else 1),  # above its bucket's bound, as far as is known
+            value * (1.0001 if figure.at_least else 1),  # above the highest bucket: more than its bound
             unit="s",
             at_most=limits.latency_fail,
             warn_above=limits.latency_warn,
         ),
-        meaning=f"its p95 is {more}{formats.amount(value, 's')}; see the slowest paths",
+        meaning=f"its p95 is {more}{formatting.amount(value, 's')}; see the slowest paths",
     )
     if figure.before is not None and value - figure.before > _WORSE_SECONDS:
         yield Assessment(
@@ -100,7 +99,8 @@ def _latency(figure: Figure, limits: Limits) -> Iterator[Assessment]:
                 unit="%",
                 warn_above=100 * _WORSE,
             ),
-            meaning=f"p95 went from {formats.amount(figure.before, 's')} to {more}{formats.amount(value, 's')}",
+            meaning=f"its p95 rose from {formatting.amount(figure.before, 's')} to "
+            f"{more}{formatting.amount(value, 's')}",
             command="maintd history",
         )
 
@@ -117,15 +117,15 @@ def _errors(figure: Figure, limits: Limits) -> Assessment:
             at_most=limits.errors_fail,
             warn_above=limits.errors_warn,
         ),
-        meaning=f"{formats.amount(value, '%')} of requests failed",
+        meaning=f"{formatting.amount(value, '%')} of requests failed",
         command=f"docker logs --since 24h {figure.name.partition(':')[0]}",
     )
 
 
-def _leak(figure: Figure, tracks: Sequence[Track]) -> Iterator[Assessment]:
-    """Growth since the last start that is certain (95 %) and of more than 1 % of the mean a day."""
+def _leak(figure: Figure, series: Sequence[TimeSeries]) -> Iterator[Assessment]:
+    """Memory that grows since the last start with 95 % confidence; more than 1 % of its mean a day warns."""
     hours = int(figure.details.get("hours since start", 0))
-    own = next((track for track in tracks if track.kind == "memory" and track.name == figure.name), None)
+    own = next((one for one in series if one.kind == "memory" and one.name == figure.name), None)
     if own is None or hours < _LEAK_HOURS or not figure.value:
         return
     known = [(at.timestamp() / 86400, value) for at, value in own.points[-hours:] if value is not None]
@@ -138,7 +138,8 @@ def _leak(figure: Figure, tracks: Sequence[Track]) -> Iterator[Assessment]:
             CAPACITY,
             figure.name,
             Criterion(f"memory growth of {figure.name}", round(percent, 2), unit="% a day", warn_above=_LEAK_PERCENT),
-            meaning=f"its memory grows by {formats.amount(slope, 'B')} a day since its last start: a leak, or a cache",
+            meaning=f"its memory has grown by {formatting.amount(slope, 'B')} a day since its last start: "
+            "a leak, or a growing cache",
             command="docker stats --no-stream",
         )
 
@@ -151,20 +152,21 @@ def _query(figure: Figure, *, days: bool) -> Iterator[Assessment]:
             MONITORING,
             query,
             Criterion(f"days of {query}", round(100 * figure.coverage, 1), unit="%", warn_below=100),
-            meaning=f"only {formats.share(figure.coverage)} of the days have data: was its source down on the others?",
+            meaning=f"only {formatting.share(figure.coverage)} of the days have data: "
+            "check whether its source was down on the others",
         )
     if "median" in figure.details:
-        usual = figure.details["median"]
-        # Four weeks that were nearly the same must not make the fifth unusual by a hair.
-        scatter = max(figure.details["scatter"], 0.02 * abs(usual), 1e-9)
+        typical = figure.details["median"]
+        # With four nearly equal weeks the scatter is tiny, and a small change would count as unusual.
+        scatter = max(figure.details["scatter"], 0.02 * abs(typical), 1e-9)
         yield Assessment(
             OPTIMIZATION,
             title,
             Criterion(
                 f"{title} against earlier weeks",
-                round(abs(value - usual) / (1.4826 * scatter), 1),
+                round(abs(value - typical) / (1.4826 * scatter), 1),
                 unit="scatters",
                 warn_above=_UNUSUAL,
             ),
-            meaning=f"{formats.amount(value, figure.unit)}, where {formats.amount(usual, figure.unit)} is usual",
+            meaning=f"{formatting.amount(value, figure.unit)}; {formatting.amount(typical, figure.unit)} is typical",
         )

@@ -11,8 +11,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from maintd.checks.backups.layers import Unzstd
-from maintd.checks.backups.stream import DamagedError, Reader, UnreadableError
+from maintd.checks.backups.stream import DamagedError, Reader, UnreadableError, Unzstd
 
 MAGIC = b"PGDMP"
 
