@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from maintd.config.settings import Retention, Settings
-from maintd.job.registry import Catalogue
+from maintd.job.registry import JobRegistry
 from maintd.model import run, status
 from maintd.model.base import Model
 from maintd.model.evidence import Artifact, Change, Check, LogLine, Measure
@@ -37,7 +37,9 @@ SECTION = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DO
 
 def jobs() -> str:
     """The reference of every shipped job, from its decorator, docstring and params."""
-    return "\n".join(line for job in Catalogue().jobs.values() if isinstance(job, JobDescription) for line in _job(job))
+    return "\n".join(
+        line for job in JobRegistry().jobs.values() if isinstance(job, JobDescription) for line in _job(job)
+    )
 
 
 def _job(job: JobDescription) -> Iterator[str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from maintd.calendar.cross_checks import check_between
 from maintd.calendar.entries import Defaults, read_defaults, read_entry, title_of
@@ -22,11 +22,6 @@ from maintd.model.entry import Entry, Policy, StepPlan
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.target import Targets
 from maintd.schedule import zone_problem
-
-if TYPE_CHECKING:
-    from maintd.job.description import ParamProblem
-
-Validate = Callable[[str, Mapping[str, Any]], "list[ParamProblem]"]
 
 FILE_NAME = "schedules.yaml"
 
@@ -62,13 +57,11 @@ def calendar_path(settings: Settings) -> Path:
 def load_calendar(
     path: Path,
     jobs: Jobs,
-    validate_params: Validate | None = None,
-    now: datetime | None = None,
-    *,
     validate_all: ValidateAll | None = None,
+    now: datetime | None = None,
 ) -> Calendar:
-    """Read a file. Raises CalendarError with all its problems. `validate_all` judges many params in one go and is
-    used instead of `validate_params` when both are given; `now` is for tests."""
+    """Read a file. Raises CalendarError with all its problems. Without `validate_all` the types of params are not
+    checked; `now` is for tests."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -83,24 +76,19 @@ def load_calendar(
         text = read_bytes(data, size)
     except DocumentError as error:
         raise CalendarError([f"{path}:{error.line}:{error.column}: {error}"]) from None
-    return parse_calendar(text, str(path), jobs, validate_params, now, validate_all=validate_all)
+    return parse_calendar(text, str(path), jobs, validate_all, now)
 
 
 def parse_calendar(
     text: str,
     name: str,
     jobs: Jobs,
-    validate_params: Validate | None = None,
-    now: datetime | None = None,
-    *,
     validate_all: ValidateAll | None = None,
+    now: datetime | None = None,
 ) -> Calendar:
-    """The same from text; `name` is what problems call the file."""
+    """The same from text; `name` is the name of the file in problems."""
     problems = Problems(name)
     scope = Scope(problems)
-    if validate_all is None and validate_params is not None:
-        one = validate_params
-        validate_all = lambda wanted: [one(job, params) for job, params in wanted]  # noqa: E731 - one line says it
     try:
         root = parse_document(text)
     except DocumentError as error:
@@ -128,9 +116,8 @@ def parse_calendar(
     )
 
 
-def entry_for_job(job: JobDescription, params: Mapping[str, Any], timezone: str = "UTC") -> Entry:
-    """An entry of one step for a job that is run by its own name. It has no schedule, so no time of `timezone`."""
-    del timezone
+def entry_for_job(job: JobDescription, params: Mapping[str, Any]) -> Entry:
+    """An entry of one step, without a schedule, for a job that is run by its own name."""
     step = StepPlan(
         name=job.name,
         job=job.name,

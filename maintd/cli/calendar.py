@@ -31,17 +31,17 @@ def validate_command(app: App, file: Path | None, as_json: bool) -> int:
     """
     from maintd.calendar import calendar_path, load_calendar
     from maintd.config import sources
-    from maintd.job.registry import Catalogue
+    from maintd.job.registry import JobRegistry
     from maintd.model.job import BrokenJob
 
     settings = app.settings
     for line in sources.warnings():
         app.note(line)
-    memory = settings.state_dir / "catalogue.json" if settings.state_dir.is_dir() else None
-    catalogue = Catalogue(settings.job_dirs, memory)
+    registry = JobRegistry(settings.job_dirs, settings.job_cache_file)
     path = file or calendar_path(settings)
-    calendar = load_calendar(path, catalogue.jobs, validate_all=catalogue.validate_all)
-    problems = [job.error for job in catalogue.jobs.values() if isinstance(job, BrokenJob)]
+    with registry.one_process():
+        calendar = load_calendar(path, registry.jobs, registry.validate_all)
+        problems = [job.error for job in registry.jobs.values() if isinstance(job, BrokenJob)]
     problems += [f'entry "{name}" is disabled: {why}' for name, why in calendar.disabled.items()]
     if as_json:
         error = CalendarError(problems).as_json() if problems else {}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from maintd.calendar import Calendar
-    from maintd.job.registry import Catalogue
+    from maintd.job.registry import JobRegistry
     from maintd.model.entry import Entry
     from maintd.model.target import Targets
     from maintd.store import Store
@@ -44,7 +44,7 @@ def run_command(
     from maintd.clock import SystemClock
     from maintd.config import logging, sources
     from maintd.executor.foreground import run_here
-    from maintd.job.registry import Catalogue
+    from maintd.job.registry import JobRegistry
     from maintd.present import exit_code_of, report_lines, run_text
 
     settings = app.settings
@@ -54,9 +54,8 @@ def run_command(
     for line in sources.warnings():
         app.note(line)
     given = params(pairs)
-    memory = settings.state_dir / "catalogue.json" if settings.state_dir.is_dir() else None
-    catalogue = Catalogue(settings.job_dirs, memory)
-    entry, targets = _entry(app, catalogue, name, given)
+    registry = JobRegistry(settings.job_dirs, settings.job_cache_file)
+    entry, targets = _entry(app, registry, name, given)
     store = None if no_store else _open(app)
 
     def tell(step: str, attempt: int, item: object) -> None:
@@ -69,7 +68,7 @@ def run_command(
             entry,
             settings=settings,
             targets=targets,
-            jobs=catalogue.jobs,
+            jobs=registry.jobs,
             store=store,
             clock=SystemClock(),
             params=given,
@@ -101,28 +100,29 @@ def _open(app: App) -> Store | None:
         return None
 
 
-def _entry(app: App, catalogue: Catalogue, name: str, given: Mapping[str, Any]) -> tuple[Entry, Targets]:
+def _entry(app: App, registry: JobRegistry, name: str, given: Mapping[str, Any]) -> tuple[Entry, Targets]:
     """The entry, for which the params were found good, and the targets. A broken calendar stops no job by its name."""
     from maintd.calendar import entry_for_job
     from maintd.model.job import BrokenJob, JobDescription
     from maintd.operations.params import with_params
 
-    calendar = _calendar(app, catalogue)
+    calendar = _calendar(app, registry)
     known = {entry.name: entry for entry in calendar.entries} if calendar is not None else {}
     entry = known.get(name)
     if entry is None:
-        job = catalogue.jobs.get(name)
+        job = registry.jobs.get(name)
         if job is None:
-            raise UnknownNameError("entry or job", name, [*known, *catalogue.jobs])
+            raise UnknownNameError("entry or job", name, [*known, *registry.jobs])
         if isinstance(job, BrokenJob):
             raise RefusedError(f'job "{name}" is broken: {job.error}', "correct the module")
-        entry = entry_for_job(job, {}, "UTC" if calendar is None else calendar.timezone)
-    jobs = {key: job for key, job in catalogue.jobs.items() if isinstance(job, JobDescription)}
+        entry = entry_for_job(job, {})
+    found = {step.job: registry.jobs.get(step.job) for step in entry.steps}
+    jobs = {key: job for key, job in found.items() if isinstance(job, JobDescription)}
     steps = with_params(entry, given, jobs)
     problems = [
         f"{step.name}.{'.'.join(map(str, problem.location))}: {problem.message}"
         for step in steps
-        for problem in catalogue.validate(step.job, step.params)
+        for problem in registry.validate(step.job, step.params)
     ]
     if problems:
         raise UsageError("\n".join(problems), f"see: maintd jobs show {steps[0].job}")
@@ -130,11 +130,12 @@ def _entry(app: App, catalogue: Catalogue, name: str, given: Mapping[str, Any]) 
     return entry, targets
 
 
-def _calendar(app: App, catalogue: Catalogue) -> Calendar | None:
+def _calendar(app: App, registry: JobRegistry) -> Calendar | None:
     from maintd.calendar import calendar_path, load_calendar
 
     try:
-        return load_calendar(calendar_path(app.settings), catalogue.jobs, validate_all=catalogue.validate_all)
+        with registry.one_process():
+            return load_calendar(calendar_path(app.settings), registry.jobs, registry.validate_all)
     except CalendarError as error:
         app.note(f"{error}\nthe calendar cannot be used; only jobs by their names, and targets of the settings")
     except MaintdError as error:

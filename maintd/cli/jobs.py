@@ -13,8 +13,8 @@ from maintd.errors import DaemonUnavailableError
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.present import job_text, jobs_text
 
-Known = JobDescription | BrokenJob
-_KNOWN: TypeAdapter[Known] = TypeAdapter(Known)
+RegisteredJob = JobDescription | BrokenJob
+_KNOWN: TypeAdapter[RegisteredJob] = TypeAdapter(RegisteredJob)
 
 
 @click.group("jobs", invoke_without_command=True)
@@ -57,7 +57,7 @@ def _all(app: App) -> list[dict[str, Any]]:
         said: list[dict[str, Any]] = app.daemon.get("/jobs")["jobs"]
         return said
     except DaemonUnavailableError:
-        from maintd.job.registry import Catalogue
+        from maintd.job.registry import JobRegistry
 
-        memory = app.settings.state_dir / "catalogue.json" if app.settings.state_dir.is_dir() else None
-        return [job.model_dump(mode="json") for job in Catalogue(app.settings.job_dirs, memory).jobs.values()]
+        registry = JobRegistry(app.settings.job_dirs, app.settings.job_cache_file)
+        return [job.model_dump(mode="json") for job in registry.jobs.values()]

@@ -81,11 +81,10 @@ def _ask(app: App, name: str, body: dict[str, Any]) -> Any:
 def _refuse_unknown(app: App, name: str) -> None:
     """A slip of the pen is said at once, not when the daemon is back. What cannot be known now is not judged."""
     from maintd.calendar import calendar_path, load_calendar
-    from maintd.job.registry import Catalogue
+    from maintd.job.registry import JobRegistry
 
-    memory = app.settings.state_dir / "catalogue.json" if app.settings.state_dir.is_dir() else None
     try:
-        jobs = Catalogue(app.settings.job_dirs, memory).jobs
+        jobs = JobRegistry(app.settings.job_dirs, app.settings.job_cache_file).jobs
         entries = [entry.name for entry in load_calendar(calendar_path(app.settings), jobs).entries]
     except MaintdError:
         return

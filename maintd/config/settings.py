@@ -103,6 +103,11 @@ class Settings(BaseSettings):
         return tuple(Path(part) for part in self.jobs_path.split(":") if part)
 
     @property
+    def job_cache_file(self) -> Path:
+        """Where descriptions of jobs are kept between starts."""
+        return self.state_dir / "job_descriptions.json"
+
+    @property
     def artifacts_dir(self) -> Path:
         """Where files that runs leave are kept."""
         return self.state_dir / "artifacts"

@@ -1,120 +1,238 @@
-"""The jobs there are: shipped ones, the operator's folders, and installed packages with an entry point `maintd.jobs`.
+"""The jobs: shipped ones, those in the operator's folders, and those of installed packages (entry point `maintd.jobs`).
 
-Job modules and what they import stay out of this process: a helper process imports them, describes them and judges
-their params. What it said is remembered in a file, by each module's time and size, so that a daemon that starts
-with nothing changed starts no helper at all.
+A job is described when it is first looked up. The descriptions of the shipped jobs are computed when the wheel or the
+image is built; others are kept in the state directory (see `maintd.job.description_cache`). Only what is in neither
+file takes a process that imports the module, so a large or slow folder of jobs does not delay the daemon's start.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import selectors
-import subprocess
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple
+
+import structlog
 
 import maintd
 from maintd.errors import JobError
-from maintd.job.description import LoadedJob, ParamProblem, load_job, validate_params
+from maintd.job.description import ParamProblem
+from maintd.job.description_cache import DescriptionCache, cache_key, prebuilt_file, source_digest
+from maintd.job.import_process import ImportProcess
 from maintd.model.job import BrokenJob, JobDescription
 
-ANSWER_WITHIN = 30.0  # seconds; importing the heaviest library takes about one
+log = structlog.get_logger()
+
 ENTRY_POINTS = "maintd.jobs"
 
-MEMORY_FORM = 3
-"""Of what form the remembered answers are; others are forgotten."""
-
-Known = JobDescription | BrokenJob
+RegisteredJob = JobDescription | BrokenJob
 
 
 def shipped(name: str) -> Path:
-    """A file or folder that comes with maintd: installed inside the package, or at the top of the source tree."""
+    """A file or folder that is shipped with maintd: inside the installed package, or at the top of the source tree."""
     package = Path(maintd.__file__).parent
     installed = package / "shipped" / name
     return installed if installed.exists() else package.parent / name
 
 
-class Catalogue:
-    """Every job by name. `refresh` looks at the folders again; the other methods answer from what it found."""
+class _Modules(NamedTuple):
+    """The files that have one job's name, usually one, and a text that changes when one of them is written."""
 
-    def __init__(self, folders: Sequence[Path] = (), remember_in: Path | None = None) -> None:
+    paths: tuple[Path, ...]
+    stamp: str
+
+
+class JobRegistry:
+    """Every job by name. Safe to use from several threads."""
+
+    def __init__(
+        self, folders: Sequence[Path] = (), cache_file: Path | None = None, *, use_prebuilt: bool = True
+    ) -> None:
+        """`folders` are the operator's; `cache_file` keeps descriptions between starts."""
         self._folders = (shipped("jobs"), *folders)
-        self._memory = _Memory(remember_in)
-        self._jobs: dict[str, Known] = {}
-        self._seen: dict[str, str] = {}
+        self._cache = DescriptionCache(cache_file, prebuilt_file() if use_prebuilt else None)
+        self._modules: dict[str, _Modules] = {}
+        self._described: dict[str, tuple[_Modules, RegisteredJob]] = {}
+        self._jobs = _Jobs(self)
+        self._thread = threading.local()  # the process that this thread keeps open
+        self._processes: set[ImportProcess] = set()
+        self._background: threading.Thread | None = None
+        self._closed = False
 
     @property
-    def jobs(self) -> Mapping[str, Known]:
-        """Descriptions by name, sorted; a module that cannot be used is a BrokenJob."""
-        if not self._jobs:
+    def jobs(self) -> Mapping[str, RegisteredJob]:
+        """The jobs as they are now, by name, sorted. A job is described when it is looked up; one whose module cannot
+        be used is a BrokenJob. Raises JobError for a folder that does not exist."""
+        if not self._modules:
             self.refresh()
         return self._jobs
 
+    @property
+    def broken(self) -> list[BrokenJob]:
+        """The broken jobs among those that were described so far. Never imports a module. Raises JobError as `jobs`."""
+        if not self._modules:
+            self.refresh()
+        known = [self._known(name) for name in self.names()]
+        return [job for job in known if isinstance(job, BrokenJob)]
+
+    def names(self) -> list[str]:
+        """The names of all jobs, sorted."""
+        return list(self._modules)
+
     def refresh(self) -> bool:
-        """Look at the folders again; True when anything changed. Raises JobError for a folder that is not there."""
-        files = _job_files(self._folders)
-        seen = {name: ";".join(_stamp(path) for path in paths) for name, paths in files.items()}
-        if seen == self._seen and self._jobs:
+        """Find added, changed and removed modules; True when there are any. Raises JobError as `jobs` does."""
+        found = {name: _Modules(tuple(paths), _stamp(paths)) for name, paths in sorted(_find(self._folders).items())}
+        if found == self._modules:
             return False
-        with _Helper() as helper:
-            self._jobs = {name: self._describe(helper, name, paths) for name, paths in sorted(files.items())}
-        self._memory.save()
-        self._seen = seen
+        self._modules = found
         return True
 
+    def describe(self, name: str) -> RegisteredJob:
+        """One job. Raises KeyError when there is none of this name."""
+        modules = self._modules[name]
+        job = self._known(name)
+        if job is None:
+            job = self._describe(name, modules.paths)
+            self._described[name] = (modules, job)
+        return job
+
+    def describe_in_background(self) -> None:
+        """Describe the jobs that were not looked up yet in a thread, and log those that are broken."""
+        running = self._background is not None and self._background.is_alive()
+        if running or all(self._known(name) for name in self.names()):
+            return
+        self._background = threading.Thread(target=self._describe_others, name="describe-jobs", daemon=True)
+        self._background.start()
+
     def validate(self, job: str, params: Mapping[str, Any]) -> list[ParamProblem]:
-        """What is wrong with these params of a job; nothing for a job that is broken."""
+        """What is wrong with these params of a job; nothing for a job that is broken or does not exist."""
         return self.validate_all([(job, params)])[0]
 
     def validate_all(self, wanted: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[ParamProblem]]:
-        """The same for several at once, with one helper process at most."""
-        with _Helper() as helper:
-            found = [self._judge(helper, job, params) for job, params in wanted]
-        self._memory.save()
-        return found
+        """The same for several (job, params) at once, in one process."""
+        with self.one_process():
+            return [self._validate(job, params) for job, params in wanted]
 
-    def _describe(self, helper: _Helper, name: str, paths: Sequence[Path]) -> Known:
+    @contextmanager
+    def one_process(self) -> Iterator[None]:
+        """Import modules in one process until the end of the block, instead of one process for each question."""
+        if getattr(self._thread, "process", None) is not None:
+            yield
+            return
+        with ImportProcess() as process:
+            self._thread.process = process
+            self._processes.add(process)
+            try:
+                yield
+            finally:
+                self._thread.process = None
+                self._processes.discard(process)
+                self._cache.save()
+
+    def close(self) -> None:
+        """End the processes that are importing modules."""
+        self._closed = True
+        for process in tuple(self._processes):
+            process.stop()
+
+    def _known(self, name: str) -> RegisteredJob | None:
+        modules, job = self._described.get(name, (None, None))
+        return job if modules == self._modules.get(name) else None
+
+    def _describe(self, name: str, paths: Sequence[Path]) -> RegisteredJob:
         path = paths[0]
         if len(paths) > 1:
             others = " and ".join(str(path) for path in paths)
-            return BrokenJob(name=name, path=path, error=f"two modules are called {name}: {others}; rename one")
-        key = f"describe {path} {_stamp(path)}"
-        answer = self._memory.get(key)
-        if answer is None:
-            answer = self._memory.put(key, helper.ask({"describe": str(path)}))
+            return BrokenJob(name=name, path=path, error=f"two modules are called {name}: {others}; rename one of them")
+        try:
+            answer = self._answer("describe", name, path)
+        except OSError as error:
+            return BrokenJob(name=name, path=path, error=f"{path}: cannot be read: {error.strerror or error}")
         if "error" in answer:
             return BrokenJob(name=name, path=path, error=answer["error"])
-        return JobDescription.model_validate(answer["job"])
+        return JobDescription.model_validate({**answer["job"], "name": name, "path": path})
 
-    def _judge(self, helper: _Helper, job: str, params: Mapping[str, Any]) -> list[ParamProblem]:
-        known = self.jobs.get(job)
-        if not isinstance(known, JobDescription):
+    def _validate(self, name: str, params: Mapping[str, Any]) -> list[ParamProblem]:
+        job = self.jobs.get(name)
+        if not isinstance(job, JobDescription):
             return []
-        key = f"validate {known.path} {_stamp(known.path)} {json.dumps(params, sort_keys=True, default=str)}"
-        answer = self._memory.get(key)
-        if answer is None:
-            answer = self._memory.put(key, helper.ask({"validate": str(known.path), "params": dict(params)}))
+        try:
+            answer = self._answer("validate", name, job.path, params)
+        except OSError as error:
+            return [ParamProblem((), f"{job.path}: cannot be read: {error.strerror or error}")]
         if "error" in answer:
             return [ParamProblem((), answer["error"])]
         return [ParamProblem(tuple(location), message) for location, message in answer["problems"]]
 
+    def _answer(self, question: str, name: str, path: Path, params: Mapping[str, Any] | None = None) -> Any:
+        """From the cache, else from the process that imports the module. Raises OSError."""
+        digest = source_digest(path)
+        key = cache_key(question, name, digest, params)
+        answer = self._cache.get(key)
+        if answer is not None:
+            return answer
+        with self.one_process():
+            process: ImportProcess = self._thread.process
+            answer = process.describe(path) if params is None else process.validate(path, params)
+            # An error is not kept: what the module misses may be installed by the next start. Nor is the answer about
+            # a file that was written while it was imported.
+            if "error" not in answer and source_digest(path) == digest:
+                self._cache.put(key, answer)
+        return answer
 
-def _job_files(folders: Iterable[Path]) -> dict[str, list[Path]]:
-    """Module files by job name. A name that starts with _ is not a job."""
+    def _describe_others(self) -> None:
+        with self.one_process():
+            for name in self.names():
+                if self._closed:
+                    return
+                if self._known(name) is None:
+                    job = self._jobs.get(name)
+                    if isinstance(job, BrokenJob) and not self._closed:
+                        log.error("job_broken", job=name, error=job.error)
+
+
+class _Jobs(Mapping[str, RegisteredJob]):
+    """A registry's jobs by name, each described when it is looked up."""
+
+    def __init__(self, registry: JobRegistry) -> None:
+        self._registry = registry
+
+    def __getitem__(self, name: str) -> RegisteredJob:
+        return self._registry.describe(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._registry.names()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._registry.names())
+
+    def __len__(self) -> int:
+        return len(self._registry.names())
+
+    def items(self) -> ItemsView[str, RegisteredJob]:
+        return self._all().items()
+
+    def values(self) -> ValuesView[RegisteredJob]:
+        return self._all().values()
+
+    def _all(self) -> dict[str, RegisteredJob]:
+        with self._registry.one_process():
+            found = {name: self.get(name) for name in self}
+        return {name: job for name, job in found.items() if job is not None}
+
+
+def _find(folders: Iterable[Path]) -> dict[str, list[Path]]:
+    """Module files by job name. A file whose name starts with _ is not a job."""
     files: dict[str, list[Path]] = {}
     for folder in folders:
         if not folder.is_dir():
             raise JobError(f"{folder} is not a folder of job modules", "correct MAINTD_JOBS_PATH")
         for path in sorted(folder.glob("*.py")):
             if not path.name.startswith("_"):
-                files.setdefault(path.stem, []).append(path.resolve())
+                files.setdefault(path.stem, []).append(_resolved(path))
     for point in entry_points(group=ENTRY_POINTS):
         spec = find_spec(point.module)
         if spec is not None and spec.origin:
@@ -122,133 +240,21 @@ def _job_files(folders: Iterable[Path]) -> dict[str, list[Path]]:
     return files
 
 
-def _stamp(path: Path) -> str:
+def _resolved(path: Path) -> Path:
+    """The file behind symbolic links. Links in a loop stay as they are: reading them is the error of that one file."""
     try:
-        stat = path.stat()
-    except OSError:
-        return "gone"
-    return f"{stat.st_mtime_ns}/{stat.st_size}"
+        return path.resolve()
+    except (OSError, RuntimeError):  # RuntimeError: a loop, until Python 3.12
+        return path.absolute()
 
 
-class _Memory:
-    """Answers of the helper by what they depend on; only those asked for since the start are kept."""
-
-    def __init__(self, file: Path | None) -> None:
-        self._file = file
-        self._version = f"{maintd.__version__} {MEMORY_FORM} {sys.version}"
-        self._old = self._load()
-        self._new: dict[str, Any] = {}
-        self._dirty = False
-
-    def get(self, key: str) -> Any:
-        found = self._new.get(key) or self._old.get(key)
-        if found is not None:
-            self._new[key] = found
-        return found
-
-    def put(self, key: str, answer: Any) -> Any:
-        if "error" not in answer:  # what was missing may be installed by the next start
-            self._new[key] = answer
-            self._dirty = True
-        return answer
-
-    def save(self) -> None:
-        if not self._dirty or self._file is None:
-            return
-        part = self._file.with_suffix(".part")
-        # A memory that cannot be written costs a second at the next start and nothing else.
-        with contextlib.suppress(OSError):
-            part.write_text(json.dumps({"version": self._version, "answers": self._new}), encoding="utf-8")
-            part.replace(self._file)
-        self._dirty = False
-
-    def _load(self) -> dict[str, Any]:
-        if self._file is None:
-            return {}
+def _stamp(paths: Iterable[Path]) -> str:
+    stamps = []
+    for path in paths:
         try:
-            read = json.loads(self._file.read_text(encoding="utf-8"))
-            answers = read["answers"] if read["version"] == self._version else {}
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return {}
-        return answers if isinstance(answers, dict) else {}
-
-
-class _Helper:
-    """The process that imports job modules, started when first asked. A module that kills or hangs it is broken."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop()
-
-    def ask(self, question: Mapping[str, Any]) -> Any:
-        """The answer, or {"error": …} when there is none."""
-        process = self._process or self._start()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            process.stdin.write(json.dumps(question).encode() + b"\n")
-            process.stdin.flush()
-        except BrokenPipeError:
-            self._stop()
-            return {
-                "error": f"{question.get('describe') or question.get('validate')}: the process that imports it ended"
-            }
-        with selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ)
-            ready = selector.select(ANSWER_WITHIN)
-        line = process.stdout.readline() if ready else b""
-        if line:
-            return json.loads(line)
-        self._stop()
-        path = question.get("describe") or question.get("validate")
-        what = "ended the process" if ready else f"did not end within {ANSWER_WITHIN:.0f} s"
-        return {"error": f"{path}: importing it {what}"}
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        environ = {key: value for key, value in os.environ.items() if not key.startswith("MAINTD_STORE")}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", "from maintd.job.registry import answer; answer()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environ,
-            start_new_session=True,
-        )
-        return self._process
-
-    def _stop(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-        process.kill()
-        process.wait()
-
-
-def answer() -> None:
-    """The helper's side: one JSON question per line in, one JSON answer per line out."""
-    out = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # what a module prints while it is imported must not look like an answer
-    loaded: dict[str, LoadedJob] = {}
-    for line in sys.stdin.buffer:
-        question = json.loads(line)
-        path = question.get("describe") or question["validate"]
-        try:
-            if path not in loaded:
-                loaded[path] = load_job(Path(path))
-            if "describe" in question:
-                said: dict[str, Any] = {"job": loaded[path].description.model_dump(mode="json")}
-            else:
-                said = {"problems": validate_params(loaded[path].params, question["params"])}
-        except JobError as error:
-            said = {"error": str(error)}
-        out.write(json.dumps(said, default=str).encode() + b"\n")
+            stat = path.stat()
+        except OSError:
+            stamps.append("unreadable")
+        else:
+            stamps.append(f"{stat.st_mtime_ns} {stat.st_size} {stat.st_ino}")
+    return ", ".join(stamps)

@@ -141,7 +141,8 @@ def _refuse_disabled(service: OperatorService, entry: Entry) -> None:
 
 
 def _steps(service: OperatorService, entry: Entry, given: Mapping[str, Any]) -> tuple[StepPlan, ...]:
-    jobs = {name: job for name, job in service.jobs().items() if isinstance(job, JobDescription)}
+    found = {step.job: service.jobs().get(step.job) for step in entry.steps}
+    jobs = {name: job for name, job in found.items() if isinstance(job, JobDescription)}
     steps = with_params(entry, given, jobs)
     problems = [
         f"{step.name}.{'.'.join(map(str, problem.location))}: {problem.message}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from maintd.calendar import entry_for_job
 from maintd.errors import RefusedError, UnknownNameError
-from maintd.job.registry import Known
+from maintd.job.registry import RegisteredJob
 from maintd.model.entry import Entry
 from maintd.model.job import BrokenJob
 from maintd.model.run import Run
@@ -33,10 +33,10 @@ def find(service: OperatorService, name: str) -> Entry:
         raise UnknownNameError("entry or job", name, known_names(service))
     if isinstance(job, BrokenJob):
         raise RefusedError(f'job "{name}" is broken: {job.error}', "correct the module, then run: maintd reload")
-    return entry_for_job(job, {}, calendar.timezone)
+    return entry_for_job(job, {})
 
 
-def find_job(service: OperatorService, name: str) -> Known:
+def find_job(service: OperatorService, name: str) -> RegisteredJob:
     """The job of that name, broken or not. Raises UnknownNameError."""
     job = service.jobs().get(name)
     if job is None:

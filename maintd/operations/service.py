@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -13,7 +13,8 @@ from maintd.clock import Clock, SystemClock
 from maintd.config.settings import Settings
 from maintd.errors import DaemonUnavailableError
 from maintd.job.description import ParamProblem
-from maintd.job.registry import Catalogue, Known
+from maintd.job.registry import JobRegistry, RegisteredJob
+from maintd.model.job import BrokenJob
 from maintd.model.target import Targets
 from maintd.store import Store, open_store, read_store
 
@@ -48,7 +49,8 @@ class OperatorService:
     settings: Settings
     clock: Clock
     calendar: Callable[[], Calendar]
-    jobs: Callable[[], Mapping[str, Known]]
+    jobs: Callable[[], Mapping[str, RegisteredJob]]
+    broken_jobs: Callable[[], Sequence[BrokenJob]]  # of those that were described so far
     validate: Callable[[str, Mapping[str, Any]], list[ParamProblem]]
     targets: Callable[[], Targets]
     wake: Callable[[], None]
@@ -64,11 +66,12 @@ def open_service(settings: Settings, *, write: bool) -> OperatorService:
     raises CalendarError then. `wake` and `reload` raise DaemonUnavailableError.
     """
     clock = SystemClock()
-    catalogue = Catalogue(settings.job_dirs, settings.state_dir / "catalogue.json")
+    registry = JobRegistry(settings.job_dirs, settings.job_cache_file)
 
     @cache
     def calendar() -> Calendar:
-        return load_calendar(calendar_path(settings), catalogue.jobs, validate_all=catalogue.validate_all)
+        with registry.one_process():
+            return load_calendar(calendar_path(settings), registry.jobs, registry.validate_all)
 
     def unavailable() -> NoReturn:
         raise DaemonUnavailableError(f"no daemon answers on {settings.socket_path}", "start it with: maintd serve")
@@ -80,8 +83,9 @@ def open_service(settings: Settings, *, write: bool) -> OperatorService:
         settings=settings,
         clock=clock,
         calendar=calendar,
-        jobs=lambda: catalogue.jobs,
-        validate=catalogue.validate,
+        jobs=lambda: registry.jobs,
+        broken_jobs=lambda: registry.broken,
+        validate=registry.validate,
         targets=lambda: calendar().targets.merged(settings.targets),
         wake=unavailable,
         reload=unavailable,

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import maintd
 from maintd.errors import CalendarError, MaintdError, StoreError, UnknownNameError
 from maintd.model.entry import Entry, EntryState, Pause
-from maintd.model.job import BrokenJob
 from maintd.model.run import Run, RunState, RunSummary
 from maintd.model.status import Diagnosis, EntryStatus, LockHolder, NodeState, Severity, StatusReport
 from maintd.operations.diagnosis import diagnose
@@ -181,13 +180,12 @@ def _problems(service: OperatorService, calendar: Calendared, stored: Stored) ->
     if stored.away:
         yield f"the store does not answer: {stored.away}"
     try:
-        jobs = service.jobs()
+        broken = service.broken_jobs()
     except MaintdError as error:
         yield str(error)
-        jobs = {}
-    for job in jobs.values():
-        if isinstance(job, BrokenJob):
-            yield f'job "{job.name}" is broken: {job.error}'
+        broken = []
+    for job in broken:
+        yield f'job "{job.name}" is broken: {job.error}'
     for name, why in calendar.disabled.items():
         yield f'entry "{name}" is disabled: {why}'
     yield from calendar.problems

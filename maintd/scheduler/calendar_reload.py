@@ -12,7 +12,7 @@ import structlog
 from maintd.calendar import Calendar, calendar_path, changes_between, load_calendar
 from maintd.config.settings import Settings
 from maintd.errors import CalendarError, JobError, MaintdError, RefusedError, StoreUnavailableError
-from maintd.job.registry import Catalogue
+from maintd.job.registry import JobRegistry
 from maintd.model.target import Targets
 from maintd.operations import ReloadResult
 
@@ -31,9 +31,9 @@ class InForce:
         self._asked: queue.SimpleQueue[Future[ReloadResult]] = queue.SimpleQueue()
         self._stamp: tuple[int, int] | None = None
 
-    def begin(self, catalogue: Catalogue) -> None:
+    def begin(self, registry: JobRegistry) -> None:
         """Read the calendar for the first time. Raises CalendarError."""
-        self._catalogue = catalogue
+        self._registry = registry
         self._use(self._read())
 
     def attach(self, load: Callable[[Calendar], None], note: Callable[[str, str], None]) -> None:
@@ -65,7 +65,7 @@ class InForce:
         while not self._asked.empty():
             asked = self._asked.get()
             try:
-                self._catalogue.refresh()
+                self._registry.refresh()
                 asked.set_result(self._read_again())
             except MaintdError as error:
                 asked.set_exception(error)
@@ -76,7 +76,7 @@ class InForce:
     def look(self) -> None:
         """Read the calendar again if its file or a job has changed. Raises StoreUnavailableError."""
         try:
-            if self._catalogue.refresh() or _stamp_of(calendar_path(self._settings)) != self._stamp:
+            if self._registry.refresh() or _stamp_of(calendar_path(self._settings)) != self._stamp:
                 self._read_again()
         except JobError as error:
             log.error("jobs_unreadable", error=str(error))
@@ -109,11 +109,13 @@ class InForce:
     def _use(self, calendar: Calendar) -> None:
         self.calendar = calendar
         self.targets: Targets = calendar.targets.merged(self._settings.targets)  # those in the settings win
+        self._registry.describe_in_background()
 
     def _read(self) -> Calendar:
         path = calendar_path(self._settings)
         self._stamp = _stamp_of(path)
-        calendar = load_calendar(path, self._catalogue.jobs, validate_all=self._catalogue.validate_all)
+        with self._registry.one_process():
+            calendar = load_calendar(path, self._registry.jobs, self._registry.validate_all)
         for warning in calendar.warnings:
             log.warning("calendar_warning", text=warning)
         for name, reason in calendar.disabled.items():

@@ -3,7 +3,7 @@
 `serve` starts in this order, and undoes it backwards when a later step fails or when it is told to stop:
 
 1. the state directory with its lock, and an end to processes that an earlier daemon left behind;
-2. the catalogue of jobs and the calendar;
+2. the registry of jobs and the calendar;
 3. the store, with what supervisors of an earlier daemon could not write to it;
 4. the executor, the control socket with the page, the alarm.
 """
@@ -32,7 +32,7 @@ from maintd.errors import MaintdError, StoreUnavailableError
 from maintd.executor.executor import LocalExecutor
 from maintd.executor.journal import replay
 from maintd.executor.orphans import kill_orphans
-from maintd.job.registry import Catalogue
+from maintd.job.registry import JobRegistry
 from maintd.model.entry import Rule
 from maintd.model.status import NodeState
 from maintd.operations import Health, OperatorService, TriggerRequest, trigger
@@ -98,8 +98,9 @@ class Daemon:
         settings = self.settings
         for number in kill_orphans(settings.state_dir):
             log.warning("orphan_killed", pid=number)
-        self.catalogue = Catalogue(settings.job_dirs, settings.state_dir / "catalogue.json")
-        self.in_force.begin(self.catalogue)
+        self.registry = JobRegistry(settings.job_dirs, settings.job_cache_file)
+        stack.callback(self.registry.close)
+        self.in_force.begin(self.registry)
         self.store = self._open_store()
         stack.callback(self.store.close)
         self._settle_the_past()
@@ -107,7 +108,7 @@ class Daemon:
             self.store,
             settings,
             self.clock,
-            jobs=lambda: self.catalogue.jobs,
+            jobs=lambda: self.registry.jobs,
             targets=lambda: self.in_force.targets,
             incarnation=self.incarnation,
             usual=lambda: {step.job for entry in self.in_force.calendar.entries for step in entry.steps},
@@ -140,8 +141,9 @@ class Daemon:
             settings=self.settings,
             clock=self.clock,
             calendar=lambda: self.in_force.calendar,
-            jobs=lambda: self.catalogue.jobs,
-            validate=self.catalogue.validate,
+            jobs=lambda: self.registry.jobs,
+            broken_jobs=lambda: self.registry.broken,
+            validate=self.registry.validate,
             targets=lambda: self.in_force.targets,
             wake=self._wake_all,
             reload=self.in_force.reload,

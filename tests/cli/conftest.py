@@ -9,14 +9,14 @@ from support.servers.maintd import JOBS, Shell
 
 @pytest.fixture(scope="session")
 def remembered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a catalogue remembers of the shipped and the small jobs: importing them all takes seconds."""
+    """The cached descriptions of the shipped and the small jobs: importing them all takes seconds."""
     folder = tmp_path_factory.mktemp("remembered")
     (folder / "schedules.yaml").write_text(
         "timezone: UTC\nentries:\n  a: {title: A, steps: [greet: {whom: ana}]}\n  b: {title: B, steps: [greet]}\n"
     )
     environ = {"MAINTD_STATE_DIR": str(folder), "MAINTD_JOBS_PATH": str(JOBS)}
     assert Shell(folder, environ).maintd("validate").code == 0
-    return folder / "catalogue.json"
+    return folder / "job_descriptions.json"
 
 
 @pytest.fixture

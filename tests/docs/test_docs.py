@@ -10,7 +10,7 @@ import pytest
 
 from maintd.calendar import parse_calendar
 from maintd.config.settings import Settings
-from maintd.job.registry import Catalogue, shipped
+from maintd.job.registry import JobRegistry, shipped
 from maintd.model.job import JobDescription
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def test_every_setting_has_a_description() -> None:
 
 
 def test_every_param_of_a_shipped_job_has_a_description() -> None:
-    jobs = Catalogue().jobs.values()
+    jobs = JobRegistry().jobs.values()
 
     assert all(isinstance(job, JobDescription) for job in jobs), [job for job in jobs if hasattr(job, "error")]
     silent = [
@@ -54,7 +54,7 @@ def test_every_param_of_a_shipped_job_has_a_description() -> None:
 def test_every_shipped_job_is_in_the_coverage_table_and_names_its_part_of_the_runbook() -> None:
     table = (DOCS / "runbook-coverage.md").read_text(encoding="utf-8")
 
-    for job in Catalogue().jobs.values():
+    for job in JobRegistry().jobs.values():
         assert isinstance(job, JobDescription)
         assert job.runbook, job.name
         assert f"`{job.name}`" in table, job.name
@@ -63,14 +63,14 @@ def test_every_shipped_job_is_in_the_coverage_table_and_names_its_part_of_the_ru
 def test_every_entry_of_the_shipped_calendar_is_in_the_coverage_table() -> None:
     table = (DOCS / "runbook-coverage.md").read_text(encoding="utf-8")
     path = shipped("schedules.yaml")
-    calendar = parse_calendar(path.read_text(encoding="utf-8"), path.name, Catalogue().jobs)
+    calendar = parse_calendar(path.read_text(encoding="utf-8"), path.name, JobRegistry().jobs)
 
     assert [entry.name for entry in calendar.entries if f"`{entry.name}`" not in table] == []
     assert calendar.warnings == ()
 
 
 def test_the_calendars_in_the_documentation_are_valid() -> None:
-    jobs = Catalogue().jobs
+    jobs = JobRegistry().jobs
     found = 0
     for page in PAGES:
         for text in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice, pairwise
 from pathlib import Path
 
-from support.calendars import NOW, jobs, judge
+from support.calendars import NOW, jobs, validate_all
 
 from maintd.calendar import Calendar, load_calendar
 from maintd.config.file import read_config
@@ -67,7 +67,7 @@ def calendars() -> Iterator[Property]:
             path.write_bytes(data)
             with in_time():
                 try:
-                    calendar = load_calendar(path, jobs(), judge, NOW)
+                    calendar = load_calendar(path, jobs(), validate_all, NOW)
                 except CalendarError as error:
                     _told_with_its_place(error.problems, str(path), data)
                 else:

@@ -19,7 +19,7 @@ from fuzz.properties import Property, in_time
 from maintd.config.state_directory import LOCK, claim_state_dir, daemon_pid
 from maintd.errors import RefusedError
 from maintd.executor.spool import replay
-from maintd.job.registry import _Memory
+from maintd.job.description_cache import DescriptionCache
 from maintd.model.run import Trigger
 from maintd.model.run_updates import RunUpdate
 from maintd.web.server import web_server
@@ -79,11 +79,11 @@ def leftovers() -> Iterator[Property]:
                 (state / LOCK).write_bytes(data)  # by somebody else, while it runs
                 daemon_pid(state)
 
-        def catalogue(data: bytes) -> None:
-            (state / "catalogue.json").write_bytes(data)
-            _Memory(state / "catalogue.json").get("describe")
+        def descriptions(data: bytes) -> None:
+            (state / "job_descriptions.json").write_bytes(data)
+            DescriptionCache(state / "job_descriptions.json").get("key")
 
-        kinds = (pid, catalogue)
+        kinds = (pid, descriptions)
 
         def holds(data: bytes) -> None:
             with in_time():

@@ -17,7 +17,7 @@ from maintd.executor.fork_client import Warm
 from maintd.executor.means import imports_of
 from maintd.job.description import imports_of as imports_of_module
 from maintd.job.description import load_job
-from maintd.job.registry import Catalogue
+from maintd.job.registry import JobRegistry
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def libraries_of(pid: int) -> str:
 
 
 def test_with_all_that_shipped_jobs_import_it_has_one_thread(tmp_path: Path) -> None:
-    jobs = Catalogue().jobs
+    jobs = JobRegistry().jobs
     with ready(tmp_path, imports_of(jobs, jobs)) as pid:
         assert "psycopg" in libraries_of(pid)
         assert "numpy" in libraries_of(pid)  # whose BLAS would start a thread for each processor

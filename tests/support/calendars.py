@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -71,14 +71,14 @@ def loaded() -> dict[str, LoadedJob | BrokenJob]:
 
 
 def jobs() -> dict[str, JobDescription | BrokenJob]:
-    """What a catalogue says of them."""
+    """Their descriptions by name, as a registry has them."""
     return {name: job if isinstance(job, BrokenJob) else job.description for name, job in loaded().items()}
 
 
-def judge(job: str, params: Mapping[str, Any]) -> list[ParamProblem]:
-    """What is wrong with a job's params."""
-    known = loaded()[job]
-    return [] if isinstance(known, BrokenJob) else validate_params(known.params, params)
+def validate_all(wanted: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[ParamProblem]]:
+    """What is wrong with params of jobs; nothing for a broken job."""
+    found = [(loaded()[job], params) for job, params in wanted]
+    return [[] if isinstance(job, BrokenJob) else validate_params(job.params, params) for job, params in found]
 
 
 def read(text: str) -> Calendar:
@@ -86,7 +86,7 @@ def read(text: str) -> Calendar:
     text = dedent(text).lstrip("\n")
     if not text.startswith("timezone:"):
         text = f"timezone: UTC\n{text}"
-    return parse_calendar(text, "schedules.yaml", jobs(), judge, NOW)
+    return parse_calendar(text, "schedules.yaml", jobs(), validate_all, NOW)
 
 
 def problems(text: str) -> list[str]:

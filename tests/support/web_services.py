@@ -16,7 +16,7 @@ from maintd.calendar import Calendar
 from maintd.config.settings import Settings
 from maintd.job import JobParams
 from maintd.job.description import validate_params
-from maintd.job.registry import Known
+from maintd.job.registry import RegisteredJob
 from maintd.model.entry import Entry, Rule, ScheduleKind, StepPlan
 from maintd.model.evidence import Artifact, Change, Check, CheckStatus, LogLine, Measure, Phase, Progress
 from maintd.model.job import BrokenJob, JobDescription, ParamDescription
@@ -67,7 +67,7 @@ def job(name: str, **traits: object) -> JobDescription:
     )
 
 
-JOBS: dict[str, Known] = {
+JOBS: dict[str, RegisteredJob] = {
     "vacuum": job("vacuum", locks={"postgres": "exclusive"}),
     "reindex": job("reindex"),
     "wrecked": BrokenJob(name="wrecked", path=Path("/jobs/wrecked.py"), error="/jobs/wrecked.py:3: invalid syntax"),
@@ -102,7 +102,7 @@ class Harness:
     settings: Settings
     calendar: Calendar
     health: Health = field(default_factory=lambda: Health(alive=True, ready=True, lag_seconds=0.5))
-    jobs: dict[str, Known] = field(default_factory=lambda: dict(JOBS))
+    jobs: dict[str, RegisteredJob] = field(default_factory=lambda: dict(JOBS))
     woken: int = 0
     reloaded: ReloadResult = RELOADED
 
@@ -113,6 +113,7 @@ class Harness:
             clock=self.clock,
             calendar=lambda: self.calendar,
             jobs=lambda: self.jobs,
+            broken_jobs=lambda: [job for job in self.jobs.values() if isinstance(job, BrokenJob)],
             validate=lambda name, params: validate_params(VacuumParams, params),
             targets=lambda: Targets(),
             wake=self.wake,

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from support.calendars import NOW, jobs, judge, loaded, read
+from support.calendars import NOW, jobs, loaded, read, validate_all
 
 from maintd.calendar import (
     Calendar,
@@ -20,7 +20,7 @@ from maintd.calendar import (
 )
 from maintd.config.settings import Settings
 from maintd.errors import CalendarError
-from maintd.job.registry import Catalogue, shipped
+from maintd.job.registry import JobRegistry, shipped
 from maintd.model.entry import After, Blackout, CatchUp, Entry, OnFailure, Overlap, Rule, ScheduleKind
 from maintd.model.job import JobDescription
 from maintd.schedule import compile_rule
@@ -200,7 +200,7 @@ def test_a_job_by_its_own_name_is_an_entry_of_one_step() -> None:
     description = jobs()["vacuum"]
     assert isinstance(description, JobDescription)
 
-    made = entry_for_job(description, {"full": True}, "Europe/Berlin")
+    made = entry_for_job(description, {"full": True})
 
     assert (made.name, made.rule, made.steps[0].params) == ("vacuum", None, {"full": True})
     assert made.steps[0].locks == {"postgres": "exclusive"}
@@ -335,7 +335,7 @@ def test_a_file_is_read_with_its_digest(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("timezone: UTC\nentries: {a: {job: look}}\n", encoding="utf-8")
 
-    calendar = load_calendar(path, jobs(), judge)
+    calendar = load_calendar(path, jobs(), validate_all)
 
     assert (calendar.path, calendar.timezone, len(calendar.entries)) == (path, "UTC", 1)
     sha256sum = subprocess.run(["sha256sum", path], capture_output=True, text=True, check=True).stdout.split()[0]
@@ -354,7 +354,7 @@ def test_the_calendar_is_the_one_that_is_set_else_the_one_here_else_the_shipped(
     assert calendar_path(plain.model_copy(update={"calendar": Path("/etc/m.yaml")})) == Path("/etc/m.yaml")
 
 
-def test_the_catalogue_judges_the_params_of_all_steps_in_one_go(tmp_path: Path) -> None:
+def test_the_registry_validates_the_params_of_all_steps_at_once(tmp_path: Path) -> None:
     folder = tmp_path / "jobs"
     folder.mkdir()
     (folder / "sweep.py").write_text(
@@ -363,12 +363,12 @@ def test_the_catalogue_judges_the_params_of_all_steps_in_one_go(tmp_path: Path) 
         encoding="utf-8",
     )
     (folder / "split.py").write_text("import (", encoding="utf-8")
-    catalogue = Catalogue((folder,))
+    registry = JobRegistry((folder,))
     text = "timezone: UTC\nentries:\n  a: {steps: [sweep: {rooms: 3}, sweep: {rooms: many}]}\n  b: {job: split}\n"
 
     with pytest.raises(CalendarError) as caught:
-        parse_calendar(text, "s.yaml", catalogue.jobs, validate_all=catalogue.validate_all)
-    good = parse_calendar(text.replace("many", "4"), "s.yaml", catalogue.jobs, validate_all=catalogue.validate_all)
+        parse_calendar(text, "s.yaml", registry.jobs, registry.validate_all)
+    good = parse_calendar(text.replace("many", "4"), "s.yaml", registry.jobs, registry.validate_all)
 
     (problem,) = caught.value.problems
     assert problem.startswith('s.yaml:3:42: entry "a": step "sweep": param "rooms": ')
