@@ -1,9 +1,9 @@
-"""Say how large each part of the database is, and find what will hurt one day: full sequences, broken indexes, damage.
+"""Measure the sizes of databases and tables; find full sequences, invalid and unused indexes, and corruption.
 
 Runbook: Weekly Maintenance, System Cleanup, step 2 "Database Maintenance"; Monthly Capacity Planning, step 1
 
-Reads only. Sizes are by oid, so that no name can hide a table. Where amcheck is installed and granted, indexes and rows
-are checked for damage within a time budget. Needs pg_monitor; for amcheck EXECUTE on its functions.
+Read-only. When amcheck is installed and granted, indexes and tables are checked for corruption within a time budget.
+Needs pg_monitor; for amcheck EXECUTE on its functions.
 """
 
 import csv
@@ -12,149 +12,150 @@ import re
 from datetime import timedelta
 from typing import Literal
 
-from maintd.checks.postgres import database as health
-from maintd.checks.postgres import relations as catalog
+from maintd.checks.postgres import database
 from maintd.checks.postgres.amcheck import Amcheck
+from maintd.checks.postgres.database import STATISTICS_AGE, Counters, Relation
 from maintd.checks.postgres.indexes import Index, indexes, invalid
 from maintd.clients.postgres import Postgres, connect
 from maintd.job import CheckStatus, Context, Duration, JobParams, Size, TargetError, format_size, job
-from maintd.job.criterion import Criterion
 
-LARGEST = 20  # relations whose sizes are kept as measures; all are in the artifact
-LOCK_PATIENCE = timedelta(seconds=1)
-CATALOG_FROM = 10 * 1024 * 1024  # bytes; a smaller table of the catalog is not worth a measure
+LARGEST = 20  # relations whose sizes are kept as measures; the artifact has all
+LOCK_TIMEOUT = timedelta(seconds=1)
+MIN_CATALOG_BYTES = 10 * 1024 * 1024  # smaller tables of the system catalog are not kept as measures
 
 
 class Params(JobParams):
     targets: tuple[str, ...] = ()
     """Names of Postgres targets; all by default."""
     max_growth: float = 0.5
-    """Growth since the last run that is normal: 0.5 is half as much again."""
+    """Normal growth since the last run as a factor: 0.5 is 50 %."""
     growth_floor: Size = 100 * 1024 * 1024
-    """Growth up to this is always normal."""
+    """Growth up to this size is always normal."""
     unused_from: Size = 10 * 1024 * 1024
-    """Size from which on an index that no query uses is reported."""
+    """Report unused indexes from this size on."""
     foreign_key_from: Size = 10 * 1024 * 1024
-    """Size of a table from which on a foreign key without an index is reported."""
+    """Report foreign keys without an index on tables from this size on."""
     amcheck: Literal["auto", "yes", "no"] = "auto"
-    """Look for damage: where it is possible; always, so that it is unknown where not; never."""
+    """Check for corruption with amcheck: `auto` where it is available; `yes`: unknown where it is not; `no`: never."""
     amcheck_budget: Duration = timedelta(minutes=20)
-    """How long to look for damage."""
+    """Time for amcheck on one target."""
     require_checksums: bool = False
-    """Warn where the server keeps no data checksums."""
+    """Warn when the server has no data checksums."""
 
 
 @job(timeout="45m", repeatable=True, locks={"postgres": "shared"}, needs=("postgres",), history_of="job")
 def run(ctx: Context, params: Params) -> None:
-    """Each target in turn; one that cannot be reached is unknown and does not hold up the others."""
+    """Measure each target in turn; a target that cannot be reached is unknown and does not stop the others."""
     for name in params.targets or tuple(ctx.targets.postgres) or ("main",):
         target = ctx.target("postgres", name)
         try:
-            with connect(target, "database_size", name=name) as session:
-                session.wait_for_locks(LOCK_PATIENCE)
+            with connect(target, "database_size", name=name, lock_timeout=LOCK_TIMEOUT) as session:
                 with ctx.phase(f"{name}: measure sizes"):
-                    tables = sizes(ctx, params, session)
+                    counters, relations = database.counters(session), database.relations(session)
+                    report_counters(ctx, params, name, counters)
+                    report_relations(ctx, name, relations)
+                    report_wal(ctx, session, counters)
                 with ctx.phase(f"{name}: read the catalog"):
                     found = indexes(session)
-                    ctx.report(catalog_criteria(ctx, params, session, found), name)
+                    report_catalog(ctx, params, session, counters, found)
                 if params.amcheck != "no":
-                    with ctx.phase(f"{name}: look for damage"):
-                        damage(ctx, params, session, tables, found)
+                    with ctx.phase(f"{name}: check for corruption"):
+                        report_corruption(ctx, params, session, relations, found)
         except TargetError as error:
             ctx.unknown(f"{name}: measured", f"{error.cause}: {error.message}", hint=error.hint or "")
 
 
-def sizes(ctx: Context, params: Params, session: Postgres) -> list[catalog.Relation]:
-    """The database, its relations and its WAL."""
-    name, now, tables = session.name, catalog.counters(session), catalog.relations(session)
+def report_counters(ctx: Context, params: Params, name: str, now: Counters) -> None:
+    """Report the database's growth, deadlocks, temporary files and checksum failures."""
     last = ctx.last("pg_database_bytes", target=name)
-    ctx.report(health.growth_criteria(now.size_bytes, last, params.max_growth, params.growth_floor), name)
-    deadlocks = catalog.since(now.deadlocks, ctx.last("pg_deadlocks", target=name))
-    ctx.report(health.counter_criteria(now, deadlocks, params.require_checksums), name)
-    temporary = catalog.since(now.temp_bytes, ctx.last("pg_temp_bytes", target=name))
-    for measure, value, unit in (
-        ("pg_database_bytes", now.size_bytes, "B"),
-        ("pg_deadlocks", now.deadlocks, ""),
-        ("pg_temp_bytes", now.temp_bytes, "B"),
-        ("pg_temp_bytes_since", temporary, "B"),
-        ("pg_cache_hit_ratio", now.blks_hit / max(now.blks_hit + now.blks_read, 1), ""),
-        ("pg_data_checksums", float(now.checksums), ""),
-    ):
-        if value is not None:
-            ctx.measure(measure, value, unit, target=name)
-    kept = [table for table in tables if not table.of_catalog or table.total_bytes >= CATALOG_FROM]
-    for table in kept[:LARGEST]:
-        for part in ("heap", "index", "toast"):
-            size = float(getattr(table, f"{part}_bytes"))
-            ctx.measure("pg_relation_bytes", size, "B", target=name, table=table.label, part=part)
+    ctx.report(database.growth_criteria(now.size_bytes, last, params.max_growth, params.growth_floor), name)
+    ctx.measure("pg_database_bytes", now.size_bytes, "B", target=name)
+    deadlocks = ctx.increase("pg_deadlocks", now.deadlocks, target=name)
+    ctx.report(database.counter_criteria(now, deadlocks, require_checksums=params.require_checksums), name)
+    temporary = ctx.increase("pg_temp_bytes", now.temp_bytes, "B", target=name)
+    if temporary is not None:
+        ctx.measure("pg_temp_bytes_since", temporary, "B", target=name)
+    ctx.measure("pg_cache_hit_ratio", now.blks_hit / max(now.blks_hit + now.blks_read, 1), "", target=name)
+    ctx.measure("pg_data_checksums", float(now.checksums), "", target=name)
+
+
+def report_relations(ctx: Context, name: str, relations: list[Relation]) -> None:
+    """Keep the largest relations as measures and all of them as an artifact."""
+    kept = [relation for relation in relations if not relation.of_catalog or relation.total_bytes >= MIN_CATALOG_BYTES]
+    for relation in kept[:LARGEST]:
+        for part, size in (
+            ("heap", relation.heap_bytes),
+            ("index", relation.index_bytes),
+            ("toast", relation.toast_bytes),
+        ):
+            ctx.measure("pg_relation_bytes", size, "B", target=name, table=relation.label, part=part)
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(catalog.Relation._fields)
-    writer.writerows(tables)
+    writer.writerow(Relation._fields)
+    writer.writerows(relations)
     ctx.save(f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-relations.csv", text.getvalue(), "text/csv; charset=utf-8")
-    ctx.log(
-        f"{name}: {format_size(now.size_bytes)} in {len(tables)} relations, the largest: "
-        + ", ".join(f"{table.label} {format_size(table.total_bytes)}" for table in tables[:3])
-    )
+    largest = ", ".join(f"{relation.label} {format_size(relation.total_bytes)}" for relation in relations[:3])
+    ctx.log(f"{name}: {len(relations)} relations, the largest: {largest}")
+
+
+def report_wal(ctx: Context, session: Postgres, now: Counters) -> None:
+    """Report the size of the write-ahead log."""
     try:
-        folder = catalog.wal_folder(session)
+        folder = database.wal_folder(session)
     except TargetError as error:
         if error.cause != "denied":
             raise
-        ctx.unknown(f"{name}: write-ahead log", error.message, hint="GRANT pg_monitor TO the target's user")
-    else:
-        ctx.measure("pg_wal_bytes", folder.size_bytes, "B", target=name)
-        ctx.report([health.wal_criterion(folder, now.max_wal_bytes)], name)
-    return tables
-
-
-def catalog_criteria(ctx: Context, params: Params, session: Postgres, found: list[Index]) -> list[Criterion]:
-    """What the catalog says about sequences, indexes, foreign keys and collations."""
-    now = catalog.counters(session)
-    points = ctx.series("pg_database_bytes", target=session.name)
-    watched_since = now.stats_reset or (points[0].at if points else None)
-    watched = now.now - watched_since if watched_since else None
-    if watched is None or watched < health.STATISTICS_MATURE:
-        ctx.log(
-            f"{session.name}: unused indexes are not judged: the statistics have been watched for "
-            f"{watched.days if watched else 0} of {health.STATISTICS_MATURE.days} days"
-        )
-    ctx.measure("pg_invalid_indexes", len(invalid(found)), target=session.name)
-    return [
-        *health.sequence_criteria(catalog.sequences(session)),
-        *health.index_criteria(found, watched, params.unused_from),
-        health.foreign_key_criterion(catalog.unindexed_foreign_keys(session), params.foreign_key_from),
-        health.collation_criterion(catalog.changed_collations(session)),
-    ]
-
-
-def damage(ctx: Context, params: Params, session: Postgres, tables: list[catalog.Relation], found: list[Index]) -> None:
-    """Corruption of indexes and rows. What was not looked at is unknown, where looking was asked for."""
-    name = f"{session.name}: damaged relations"
-    check = Amcheck(session)
-    if check.missing:
-        if params.amcheck == "yes":
-            ctx.unknown(name, check.missing, hint="CREATE EXTENSION amcheck; GRANT EXECUTE ON its functions")
-        else:
-            ctx.log(f"{session.name}: not looked for damage: {check.missing}")
+        ctx.unknown(f"{session.name}: write-ahead log", error.message, hint="GRANT pg_monitor TO the target's user")
         return
-    done = 0
-    for done, _ in enumerate(check.all(tables, found, min(params.amcheck_budget, ctx.remaining * 0.8)), start=1):
+    ctx.measure("pg_wal_bytes", folder.size_bytes, "B", target=session.name)
+    ctx.report([database.wal_criterion(folder, now.max_wal_bytes)], session.name)
+
+
+def report_catalog(ctx: Context, params: Params, session: Postgres, now: Counters, found: list[Index]) -> None:
+    """Report sequences, indexes, foreign keys and collations."""
+    points = ctx.series("pg_database_bytes", target=session.name)
+    counted_since = now.stats_reset or (points[0].at if points else None)
+    counted_for = now.now - counted_since if counted_since else None
+    if counted_for is None or counted_for < STATISTICS_AGE:
+        days = counted_for.days if counted_for else 0
+        ctx.log(f"{session.name}: unused indexes are not known yet: {days} of {STATISTICS_AGE.days} days of statistics")
+    ctx.measure("pg_invalid_indexes", len(invalid(found)), target=session.name)
+    ctx.report(database.sequence_criteria(database.sequences(session)), session.name)
+    ctx.report(database.index_criteria(found, counted_for, params.unused_from), session.name)
+    keys = database.unindexed_foreign_keys(session)
+    ctx.report([database.foreign_key_criterion(keys, params.foreign_key_from)], session.name)
+    ctx.report([database.collation_criterion(database.changed_collations(session))], session.name)
+
+
+def report_corruption(
+    ctx: Context, params: Params, session: Postgres, relations: list[Relation], found: list[Index]
+) -> None:
+    """Check indexes and heaps within the budget, and report what is corrupt and what was not checked."""
+    name = f"{session.name}: damaged relations"
+    amcheck = Amcheck(session)
+    if amcheck.missing:
+        if params.amcheck == "yes":
+            ctx.unknown(name, amcheck.missing, hint="CREATE EXTENSION amcheck; GRANT EXECUTE ON its functions")
+        else:
+            ctx.log(f"{session.name}: not checked for corruption: {amcheck.missing}")
+        return
+    budget = min(params.amcheck_budget, ctx.remaining * 0.8)
+    for done, _ in enumerate(amcheck.check_all(relations, found, budget), start=1):
         ctx.progress(done, unit="relation")
-    if check.locked:
-        ctx.log(f"{session.name}: not looked at, since someone works on them: {', '.join(check.locked)}")
-    for one in check.damage:
-        ctx.log(f"{session.name}: DAMAGED {one.label}: {one.what}")
-    told = "; ".join(f"{one.label}: {one.what}" for one in check.damage[:3])
-    hint = f"freeze maintd, save the disk, restore or REINDEX: {told}" if told else ""
-    if check.checked or not check.unfinished:
-        ctx.check(name, len(check.damage), at_most=0, hint=hint)
-    ctx.measure("pg_relations_checked", check.checked, target=session.name)
-    if check.unfinished:
+    if amcheck.locked:
+        ctx.log(f"{session.name}: not checked, locked by another session: {', '.join(amcheck.locked)}")
+    for damage in amcheck.damage:
+        ctx.log(f"{session.name}: DAMAGED {damage.label}: {damage.message}")
+    if amcheck.checked or not amcheck.unfinished:
+        first = "; ".join(f"{damage.label}: {damage.message}" for damage in amcheck.damage[:3])
+        hint = f"stop writing, copy the disk, restore or REINDEX: {first}" if first else ""
+        ctx.check(name, len(amcheck.damage), at_most=0, hint=hint)
+    ctx.measure("pg_relations_checked", amcheck.checked, target=session.name)
+    if amcheck.unfinished:
         ctx.check(
             f"{name}, unfinished",
-            check.unfinished,
-            equals="all looked at",
+            amcheck.unfinished,
+            equals="all checked",
             severity=CheckStatus.WARN,
             hint="raise amcheck_budget",
         )

@@ -85,7 +85,7 @@ def _probes(ctx: Context, params: Params, section: Section) -> list[Probe]:
     looks: Mapping[Section, tuple[Callable[..., Any], int]] = {
         "host": (lambda target, name: host.look(target, name), 10),
         "http": (lambda target, name: services.look(target, params.http), params.http.tries),
-        "postgres": (lambda target, name: postgres.look(target, name, "health_check"), 4),
+        "postgres": (lambda target, name: postgres.collect(target, name, "health_check"), 4),
         "redis": (lambda target, name: redis.look(target, name, params.redis), 4),
         "docker": (lambda target, name: containers.look(target, name), 4),
         "prometheus": (lambda target, name: prometheus_health.look(target, name), 3),
@@ -117,7 +117,7 @@ def _judge(ctx: Context, params: Params, probe: Probe, found: Any) -> None:
         case "http":
             services.judge(ctx, probe.name, found, target)
         case "postgres":
-            postgres.judge(ctx, probe.name, found, params.postgres)
+            postgres.report(ctx, probe.name, found, params.postgres)
         case "redis":
             redis.judge(ctx, probe.name, found, params.redis)
         case "docker":

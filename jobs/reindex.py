@@ -1,11 +1,11 @@
-"""Rebuild the indexes whose pages have become empty, while everybody reads and writes on.
+"""Rebuild bloated indexes concurrently.
 
 Runbook: Weekly Maintenance, System Cleanup, step 2 "Database Maintenance"
 
-Never REINDEX DATABASE: only B-trees that are measured to be half empty, a few in each run, CONCURRENTLY, and only when
-no old transaction, backup or slot stands in the way. What an interrupted rebuild leaves is dropped, at the latest by
-the next run, which knows it by a mark in the index' comment; other invalid indexes are only reported. Needs a login
-that is a member of the tables' owner, pg_monitor, and the extension pgstattuple in the database.
+Never REINDEX DATABASE: only B-trees that are measured to be half empty, a few in each run, CONCURRENTLY, and only while
+no old transaction, backup or inactive slot interferes. The leftovers of an interrupted rebuild are dropped, at the
+latest by the next run, which recognizes them by a marker in the index's comment. Other invalid indexes are only
+reported. Needs a login that is a member of the tables' owner, pg_monitor, and the extension pgstattuple.
 """
 
 from datetime import timedelta
@@ -14,201 +14,143 @@ from pathlib import Path
 
 from pydantic import Field
 
-from maintd.checks.postgres import reindex as rebuild
-from maintd.checks.postgres.amcheck import Amcheck
-from maintd.checks.postgres.blockers import claimed
+from maintd.checks.postgres import reindex
+from maintd.checks.postgres.blockers import maintenance_lock
+from maintd.checks.postgres.database import invalid_criterion
 from maintd.checks.postgres.indexes import Density, Index, indexes, invalid
 from maintd.clients.postgres import Postgres, connect
 from maintd.job import CheckStatus, Context, Duration, JobParams, Size, TargetError, format_size, job
-
-DROPPING = timedelta(minutes=1)
-VERIFY_UP_TO = 5 * 1024**3  # bytes; checking a larger index against its table takes too long
 
 
 class Params(JobParams):
     targets: tuple[str, ...] = ()
     """Names of Postgres targets; all by default."""
     min_density: float = Field(default=50.0, gt=0, lt=90)
-    """Rebuild what is less full than this, in percent; a new index is 90 % full."""
+    """Rebuild indexes with a lower density, in percent; a new index has 90."""
     min_size: Size = 10 * 1024 * 1024
-    """Leave smaller indexes alone."""
+    """Ignore smaller indexes."""
     measure_up_to: Size = 2 * 1024**3
-    """Do not measure larger ones: that reads them whole."""
+    """Do not measure larger indexes: measuring reads all of the index."""
     max_indexes: int = Field(default=3, ge=1)
-    """The most rebuilds in one run, those with the largest gain first."""
+    """Rebuilds in one run at most, those with the largest gain first."""
     budget: Duration = timedelta(hours=1)
-    """How long the rebuilding of one target may take."""
+    """Time for the rebuilds of one target."""
     lock_timeout: Duration = timedelta(seconds=5)
-    """How long to wait for a lock, and for each transaction that the rebuild must see the end of."""
+    """How long to wait for a lock, and for each transaction that the rebuild waits for."""
     old_transaction: Duration = timedelta(seconds=60)
-    """A transaction open for longer than this puts the rebuild off."""
+    """Postpone the rebuild while a transaction is open for longer than this."""
     trust_estimate: bool = False
-    """Rebuild by an estimate where pgstattuple cannot be used."""
+    """Rebuild by an estimate of the density when pgstattuple is not available."""
     disk: Path | None = None
-    """A folder on the server's data disk, to see what is free; found by itself where the server is local."""
+    """A folder on the server's data disk, for its free space; not needed for a local server."""
     unseen_up_to: Size = 1024**3
-    """Rebuild up to this size when the server's disk is not seen."""
+    """Largest index to rebuild when the server's disk is not accessible."""
 
 
 @job(timeout="2h", mutates=True, repeatable=True, locks={"postgres": "exclusive"}, needs=("postgres",))
 def run(ctx: Context, params: Params) -> None:
-    """Each target in turn; one that cannot be reached fails and does not hold up the others."""
+    """Maintain each target in turn; a target that fails does not stop the others."""
     for name in params.targets or tuple(ctx.targets.postgres) or ("main",):
-        opened = partial(connect, ctx.target("postgres", name), "reindex", name=name, read_only=False)
+        target = ctx.target("postgres", name)
+        open_session = partial(connect, target, "reindex", name=name, read_only=False, lock_timeout=params.lock_timeout)
         try:
-            with opened() as session, claimed(session):
-                maintain(ctx, params, session, opened)
+            with open_session() as session, maintenance_lock(session):
+                maintain(ctx, params, session, open_session)
         except TargetError as error:
             hint = error.hint or ""
             ctx.fail(f"{name}: maintained", f"{error.cause}: {error.message}", expected="rebuilt", hint=hint)
 
 
-def maintain(ctx: Context, params: Params, session: Postgres, opened: rebuild.Opened) -> None:
-    """Clean up, measure, rebuild, report what others have left."""
+def maintain(ctx: Context, params: Params, session: Postgres, open_session: reindex.Connect) -> None:
+    """Drop leftovers, measure, rebuild, report invalid indexes."""
     name = session.name
-    session.wait_for_locks(params.lock_timeout)
-    with ctx.phase(f"{name}: clean up after interrupted rebuilds"):
-        for base, mark in rebuild.marked(indexes(session)):
-            clean_up(ctx, session, base, mark)
-    with ctx.phase(f"{name}: measure how full indexes are"):
-        plan = bloated(ctx, params, session)
+    with ctx.phase(f"{name}: drop leftovers of interrupted rebuilds"):
+        for index, marker in reindex.interrupted(indexes(session)):
+            reindex.drop_leftovers(ctx, session, index, marker)
+    with ctx.phase(f"{name}: measure the density of indexes"):
+        bloated = find_bloated(ctx, params, session)
     deadline = ctx.now() + min(params.budget, ctx.remaining * 0.8)
-    done = 0
-    for number, (index, full) in enumerate(plan):
-        if done == params.max_indexes or deadline - ctx.now() < timedelta(seconds=1):
-            left = ", ".join(other.label for other, _ in plan[number : number + 5])
-            ctx.check(f"{name}: indexes left for the next run", len(plan) - number, warn_above=0, hint=f"next: {left}")
+    rebuilt = 0
+    for number, (index, density) in enumerate(bloated):
+        if rebuilt == params.max_indexes or deadline - ctx.now() < timedelta(seconds=1):
+            left = ", ".join(other.label for other, _ in bloated[number : number + 5])
+            ctx.check(
+                f"{name}: indexes left for the next run", len(bloated) - number, warn_above=0, hint=f"next: {left}"
+            )
             break
-        with ctx.phase(f"{name}: rebuild {index.label}, {format_size(index.size_bytes)}, {full.percent:.0f} % full"):
-            done += one(ctx, params, session, opened, index, full, deadline - ctx.now())
-    found = invalid(indexes(session))
-    hint = f"look at each, then drop or REINDEX it: {', '.join(index.label for index in found[:5])}" if found else ""
-    ctx.check(f"{name}: invalid indexes", len(found), warn_above=0, hint=hint)
-    ctx.measure("pg_invalid_indexes", len(found), target=name)
+        with ctx.phase(f"{name}: rebuild {index.label}, {format_size(index.size_bytes)}, {density.percent:.0f} % full"):
+            rebuilt += rebuild(ctx, params, session, open_session, index, density, deadline - ctx.now())
+    remaining = indexes(session)
+    ctx.report([invalid_criterion(remaining)], name)
+    ctx.measure("pg_invalid_indexes", len(invalid(remaining)), target=name)
 
 
-def bloated(ctx: Context, params: Params, session: Postgres) -> list[tuple[Index, Density]]:
-    """Indexes that are worth a rebuild, the largest gain first."""
-    name, plan = session.name, list[tuple[Index, Density]]()
-    doubtful, unseen = list[str](), list[str]()
-    looked_at = rebuild.candidates(indexes(session), params.min_size)
-    for index in ctx.track(looked_at, unit="index"):
-        full = rebuild.fullness(session, index, params.measure_up_to)
-        if full is None:
-            unseen.append(index.label)
+def find_bloated(ctx: Context, params: Params, session: Postgres) -> list[tuple[Index, Density]]:
+    """The indexes to rebuild with their density, largest gain first."""
+    name, bloated = session.name, list[tuple[Index, Density]]()
+    estimated, not_measured = list[str](), list[str]()
+    candidates = reindex.candidates(indexes(session), params.min_size)
+    for index in ctx.track(candidates, unit="index"):
+        density = reindex.measure_density(session, index, params.measure_up_to)
+        if density is None:
+            not_measured.append(index.label)
             continue
         ctx.measure("pg_index_bytes", index.size_bytes, "B", target=name, index=index.label)
-        ctx.measure("pg_index_leaf_density", full.percent, "%", target=name, index=index.label)
-        if full.percent < params.min_density * index.fillfactor / 90:
-            if full.measured or params.trust_estimate:
-                plan.append((index, full))
+        ctx.measure("pg_index_leaf_density", density.percent, "%", target=name, index=index.label)
+        if density.percent < params.min_density * index.fillfactor / 90:
+            if density.measured or params.trust_estimate:
+                bloated.append((index, density))
             else:
-                doubtful.append(f"{index.label} ({full.percent:.0f} %)")
-    ctx.log(f"{name}: {len(looked_at)} indexes of {format_size(params.min_size)} or more, {len(plan)} to rebuild")
-    if unseen:
-        cause = f"{len(unseen)} not measured: {', '.join(unseen[:5])}"
+                estimated.append(f"{index.label} ({density.percent:.0f} %)")
+    ctx.log(f"{name}: {len(candidates)} indexes of {format_size(params.min_size)} or more, {len(bloated)} to rebuild")
+    if not_measured:
+        cause = f"{len(not_measured)} not measured: {', '.join(not_measured[:5])}"
         hint = "CREATE EXTENSION pgstattuple; GRANT pg_monitor TO the target's user; or raise measure_up_to"
         ctx.unknown(f"{name}: how full indexes are", cause, hint=hint)
-    hint = f"CREATE EXTENSION pgstattuple to be sure, or set trust_estimate: {', '.join(doubtful[:5])}"
-    ctx.check(f"{name}: indexes that seem bloated", len(doubtful), warn_above=0, hint=hint if doubtful else "")
-    return sorted(plan, key=lambda item: -rebuild.gain(*item))
+    hint = f"CREATE EXTENSION pgstattuple to measure them, or set trust_estimate: {', '.join(estimated[:5])}"
+    ctx.check(f"{name}: indexes that seem bloated", len(estimated), warn_above=0, hint=hint if estimated else "")
+    return sorted(bloated, key=lambda item: -reindex.gain(*item))
 
 
-def one(
+def rebuild(
     ctx: Context,
     params: Params,
     session: Postgres,
-    opened: rebuild.Opened,
+    open_session: reindex.Connect,
     index: Index,
-    full: Density,
+    density: Density,
     timeout: timedelta,
 ) -> bool:
-    """Rebuild an index if nothing is in the way, clean up, prove it. True when it was tried."""
+    """Rebuild an index unless something prevents it, drop leftovers, verify it. True when a rebuild was started."""
     name, check, found = session.name, f"{session.name}: rebuild of {index.label}", indexes(session)
-    index = next((other for other in found if other.oid == index.oid), index)  # as it is by now
+    index = next((other for other in found if other.oid == index.oid), index)  # its present state
     if not index.permitted:
-        ctx.fail(
-            check,
-            f"not allowed: the owner is {index.owner}",
-            expected="rebuilt",
-            hint=f"GRANT {index.owner} TO the target's user",
-        )
+        hint = f"GRANT {index.owner} TO the target's user"
+        ctx.fail(check, f"not allowed: the owner is {index.owner}", expected="rebuilt", hint=hint)
         return False
-    room = rebuild.server_room(session, params.disk)
-    why = rebuild.obstacle(session, index, found, params.old_transaction)
-    why = why or rebuild.disk_obstacle(room, index.size_bytes, params.unseen_up_to)
+    why = reindex.obstacle(session, index, found, params.old_transaction)
+    why = why or reindex.disk_obstacle(reindex.disk_space(session, params.disk), index.size_bytes, params.unseen_up_to)
     if why:
-        put_off(ctx, check, f"put off: {why}")
+        warn_postponed(ctx, check, f"postponed: {why}")
         return False
-    saving = format_size(rebuild.gain(index, full))
-    if not ctx.may("reindex", f"{name}: {index.label}", density=round(full.percent, 1), saves=saving):
+    saving = format_size(reindex.gain(index, density))
+    if not ctx.may("reindex", f"{name}: {index.label}", density=round(density.percent, 1), saves=saving):
         return True
-    mark = rebuild.mark_of(index, found)
-    try:
-        tried = rebuild.attempt(
-            session, opened, index, mark, timeout, lambda done, total: ctx.progress(done, total, "step")
-        )
-    except BaseException:  # stopped from outside: the few seconds that are left suffice to leave nothing behind
-        session.close()
-        with opened() as cleaner:
-            cleaner.wait_for_locks(params.lock_timeout)
-            clean_up(ctx, cleaner, index, mark)
-        raise
-    with opened() as cleaner:  # the session may be lost
-        cleaner.wait_for_locks(params.lock_timeout)
-        clean_up(ctx, cleaner, index, mark)
+    marker = reindex.new_marker(index, found)
+    result = reindex.rebuild(ctx, session, open_session, index, marker, timeout)
+    with open_session() as cleaner:  # the first session may be lost
+        reindex.drop_leftovers(ctx, cleaner, index, marker)
         after = next((other for other in indexes(cleaner) if other.label == index.label), None)
         swapped = after is not None and after.valid and after.oid != index.oid
-        if not tried.problem or swapped:  # what may go wrong after the swap is a leftover, and judged already
-            prove(ctx, cleaner, check, index, after, timeout)
-        elif tried.late:
-            put_off(ctx, check, f"stopped: {tried.problem}")
+        if not result.problem or swapped:  # an error after the swap leaves only a leftover, which is reported already
+            reindex.verify(ctx, cleaner, check, index, after, timeout)
+        elif result.timed_out:
+            warn_postponed(ctx, check, f"stopped: {result.problem}")
         else:
-            ctx.fail(check, tried.problem, expected="rebuilt", hint="look at the server's log")
+            ctx.fail(check, result.problem, expected="rebuilt", hint="see the server's log")
     return True
 
 
-def prove(ctx: Context, session: Postgres, check: str, before: Index, after: Index | None, timeout: timedelta) -> None:
-    """The same index, valid, and whole: every row of the table is in it, as far as amcheck may look."""
-    wrong = "; ".join(rebuild.differences(before, after))
-    ctx.check(check, wrong or "rebuilt", equals="rebuilt", hint=f"compare it with: {before.definition}")
-    if after is None or wrong:
-        return
-    labels = {"target": session.name, "index": before.label}
-    ctx.measure("pg_index_bytes", after.size_bytes, "B", **labels)
-    ctx.measure("pg_reindex_bytes_saved", before.size_bytes - after.size_bytes, "B", **labels)
-    ctx.log(f"{before.label}: {format_size(before.size_bytes)} before, {format_size(after.size_bytes)} after")
-    amcheck = Amcheck(session)
-    if amcheck.indexes and after.size_bytes <= VERIFY_UP_TO:
-        amcheck.index(after, timeout, heap_too=True)
-        wrong = amcheck.unfinished or "; ".join(damage.what for damage in amcheck.damage)
-        ctx.check(
-            f"{check}, whole", wrong or "whole", equals="whole", hint="freeze maintd, look at the disk, REINDEX it"
-        )
-    else:
-        ctx.log(f"{before.label}: not compared with its table: {amcheck.missing or 'it is too large'}")
-
-
-def clean_up(ctx: Context, session: Postgres, base: Index, mark: rebuild.Mark) -> None:
-    """Drop what our rebuild of `base` has left, then take the mark off. What cannot be dropped keeps the mark."""
-    clean = not ctx.dry_run
-    for left in rebuild.own_leftovers(indexes(session), base, mark):
-        if ctx.may("drop index", f"{session.name}: {left.label}", why="an interrupted rebuild has left it"):
-            problem = rebuild.drop(session, left, DROPPING)
-            ctx.check(
-                f"{session.name}: leftover {left.label}",
-                problem or "dropped",
-                equals="dropped",
-                hint=f"the next run tries again; or: DROP INDEX CONCURRENTLY {left.quoted}",
-            )
-            clean = clean and not problem
-    if clean:
-        try:
-            rebuild.comment(session, base, mark.own)
-        except TargetError as error:
-            ctx.log(f"{base.label}: its comment keeps maintd's mark until the next run: {error.message}")
-
-
-def put_off(ctx: Context, check: str, why: str) -> None:
-    """Not done, and nothing is broken."""
+def warn_postponed(ctx: Context, check: str, why: str) -> None:
+    """Warn that an index was not rebuilt; nothing is broken."""
     ctx.check(check, why, equals="rebuilt", severity=CheckStatus.WARN, hint="the next run tries again")

@@ -1,11 +1,12 @@
-"""Clean out dead rows and refresh statistics where autovacuum is behind, and prove that it was done.
+"""Vacuum and analyze the tables that autovacuum has left behind, and verify it in the server's statistics.
 
 Runbook: Weekly Maintenance, System Cleanup, step 2 "Database Maintenance"
 
-Each table is judged by autovacuum's own thresholds; only those over them are vacuumed, one after the other, held back
-by a cost limit, never waiting long for a lock and never FULL. A VACUUM that the server declines (not the owner, locked)
-is not taken for done, and rows that cannot be removed are blamed on whoever still sees them. Needs a login that is a
-member of the tables' owner (up to Postgres 16) or of pg_maintain, and of pg_monitor to see who holds what.
+Only tables over autovacuum's own thresholds are vacuumed, one after the other, with a cost limit and a short
+lock_timeout, never FULL. A VACUUM that the server skips (not the owner, locked) is a failure or a warning, not a
+success. Dead rows that cannot be removed are reported with the session, transaction or slot that holds them. Needs a
+login that is a member of the tables' owner (up to Postgres 16) or of pg_maintain, and of pg_monitor to see other
+users' sessions.
 """
 
 from datetime import timedelta
@@ -13,139 +14,138 @@ from fnmatch import fnmatchcase
 
 from pydantic import Field
 
-from maintd.checks.postgres.autovacuum import Need, autovacuum, need, server_criteria, table_criteria
-from maintd.checks.postgres.blockers import claimed, holders, sees_others
-from maintd.checks.postgres.progress import VACUUM, watched
-from maintd.checks.postgres.tables import Table, bloat, databases, tables
-from maintd.checks.postgres.vacuum import Gentleness, vacuum
-from maintd.clients.postgres import Postgres, connect
-from maintd.job import CheckStatus, Context, Duration, JobParams, Size, TargetError, job
+from maintd.checks.postgres.autovacuum import Need, autovacuum, autovacuum_criteria, need, table_criteria
+from maintd.checks.postgres.blockers import (
+    can_see_other_sessions,
+    maintenance_lock,
+    snapshot_criteria,
+    snapshot_holders,
+)
+from maintd.checks.postgres.tables import Table, bloat, bloat_criterion, tables
+from maintd.checks.postgres.vacuum import PROGRESS, VacuumSettings, kept_rows_criterion, vacuum
+from maintd.checks.postgres.wraparound import KINDS, age_criteria, databases
+from maintd.clients.postgres import Postgres, connect, progress_reported
+from maintd.job import Context, Duration, JobParams, Size, TargetError, job
 
-MEASURING = timedelta(minutes=5)  # pgstattuple reads every page that is not all visible
-GRANT = "GRANT {owner} TO the target's user (from Postgres 17 on: GRANT pg_maintain)"
+MEASURE_TIMEOUT = timedelta(minutes=5)  # pgstattuple reads every page that is not all-visible
+GRANT = "GRANT {owner} TO the target's user (Postgres 17 and later: GRANT pg_maintain)"
 
 
 class Params(JobParams):
     targets: tuple[str, ...] = ()
     """Names of Postgres targets; all by default."""
     tables: tuple[str, ...] = ("*",)
-    """Patterns of `schema.table` to look at."""
+    """Patterns of `schema.table` to include."""
     exclude: tuple[str, ...] = ()
-    """Patterns of `schema.table` to leave alone."""
+    """Patterns of `schema.table` to exclude."""
     threshold: float = Field(default=1.0, gt=0)
-    """How far over autovacuum's own threshold a table must be: 1.0 at it, 0.5 at half of it."""
+    """Factor for autovacuum's thresholds: 1.0 vacuums at the threshold, 0.5 at half of it."""
     budget: Duration = timedelta(hours=1)
-    """How long the vacuuming of one target may take."""
+    """Time for one target."""
     max_tables: int = Field(default=200, ge=1)
-    """The most tables vacuumed in one run, those with the largest gain first."""
+    """Tables vacuumed in one run at most, those with the largest gain first."""
     lock_timeout: Duration = timedelta(seconds=5)
     """How long to wait for a lock."""
     cost_delay: Duration = timedelta(milliseconds=2)
-    """Pause after every `cost_limit` of work."""
+    """vacuum_cost_delay of the session: the pause after each `cost_limit` of work."""
     cost_limit: int = Field(default=1000, ge=1, le=10_000)
-    """Work between two pauses, in Postgres' cost units."""
+    """vacuum_cost_limit of the session: the work between two pauses, in Postgres' cost units."""
     memory: Size = 64 * 1024 * 1024
     """maintenance_work_mem of the session."""
     bloat_from: Size = 100 * 1024 * 1024
-    """From which size on a table's empty space is measured; the ten largest are."""
+    """Measure the empty space of the ten largest tables from this size on."""
 
 
 @job(
     timeout="2h", mutates=True, repeatable=True, locks={"postgres": "exclusive"}, needs=("postgres",), history_of="job"
 )
 def run(ctx: Context, params: Params) -> None:
-    """Each target in turn; one that cannot be reached fails and does not hold up the others."""
-    gentleness = Gentleness(params.lock_timeout, params.cost_delay, params.cost_limit, params.memory)
+    """Maintain each target in turn; a target that fails does not stop the others."""
+    settings = VacuumSettings(params.lock_timeout, params.cost_delay, params.cost_limit, params.memory)
     for name in params.targets or tuple(ctx.targets.postgres) or ("main",):
         target = ctx.target("postgres", name)
         try:
-            with connect(target, "vacuum", name=name, read_only=False) as session, claimed(session):
-                gentleness.apply(session)
-                with connect(target, "vacuum progress", name=name) as watcher:
-                    maintain(ctx, params, session, watcher)
+            with connect(target, "vacuum", name=name, read_only=False) as session, maintenance_lock(session):
+                settings.apply(session)
+                with connect(target, "vacuum progress", name=name) as monitor:
+                    maintain(ctx, params, session, monitor)
         except TargetError as error:
             hint = error.hint or ""
             ctx.fail(f"{name}: maintained", f"{error.cause}: {error.message}", expected="vacuumed", hint=hint)
 
 
-def maintain(ctx: Context, params: Params, session: Postgres, watcher: Postgres) -> None:
-    """Look, plan, vacuum, look again."""
+def maintain(ctx: Context, params: Params, session: Postgres, monitor: Postgres) -> None:
+    """Find the tables that need it, vacuum them, report what is left."""
     target = session.name
     with ctx.phase(f"{target}: find tables that autovacuum has left behind"):
         server, now = autovacuum(session), session.one("SELECT clock_timestamp() AS now")["now"]
-        found = [table for table in tables(session) if chosen(params, table)]
-        plan = [(table, owed) for table in found if (owed := need(table, server, now, params.threshold))]
+        before = [table for table in tables(session) if included(params, table)]
+        plan = [(table, due) for table in before if (due := need(table, server, now, params.threshold))]
         plan.sort(key=lambda item: -item[1].gain)
-        ages = databases(session)
-        held = holders(session)
-        ctx.report(server_criteria(server, found, ages, held, sighted=sees_others(session)), target)
-        oldest = max((holder.held.total_seconds() for holder in held if holder.held), default=0.0)
-        ctx.measure("pg_oldest_xmin_age_seconds", oldest, "s", target=target)
-        for row in ages:
-            ctx.measure("pg_xid_age", row["xid_age"], "transaction", target=target, database=row["name"])
-            ctx.measure("pg_mxid_age", row["mxid_age"], "multixact", target=target, database=row["name"])
+        report_server(ctx, session, {setting: server.number(setting) for _, _, setting in KINDS})
+        ctx.report(autovacuum_criteria(server, before), target)
     deadline = ctx.now() + min(params.budget, ctx.remaining * 0.9)
-    judged, left = set[int](), [table.label for table, _ in plan[params.max_tables :]]
-    for table, owed in ctx.track(plan[: params.max_tables], unit="table"):
+    reported, left = set[int](), [table.label for table, _ in plan[params.max_tables :]]
+    for table, due in ctx.track(plan[: params.max_tables], unit="table"):
         if deadline - ctx.now() < timedelta(seconds=1):
             left.append(table.label)
             continue
-        with ctx.phase(f"{target}: {'vacuum' if owed.vacuum else 'analyze'} {table.label}, {owed.why}"):
-            if clean(ctx, session, watcher, table, owed, deadline - ctx.now()):
-                judged.add(table.oid)
-    hint = f"raise budget or max_tables; next in line: {', '.join(left[:5])}" if left else ""
+        with ctx.phase(f"{target}: {'vacuum' if due.vacuum else 'analyze'} {table.label}, {due.why}"):
+            if vacuum_table(ctx, session, monitor, table, due, deadline - ctx.now()):
+                reported.add(table.oid)
+    hint = f"raise budget or max_tables; next: {', '.join(left[:5])}" if left else ""
     ctx.check(f"{target}: tables left for the next run", len(left), warn_above=0, hint=hint)
-    with ctx.phase(f"{target}: look at what is left"):
-        after = [table for table in tables(session) if chosen(params, table)]
+    with ctx.phase(f"{target}: report dead rows, ages and empty space"):
+        after = [table for table in tables(session) if included(params, table)]
         if not ctx.dry_run:
-            ctx.report(table_criteria(server, after, judged), target)
+            ctx.report(table_criteria(server, after, reported), target)
         for table in sorted(after, key=lambda table: -table.dead)[:20]:
             ctx.measure("pg_dead_tuples", table.dead, "row", target=target, table=table.label)
         for table in sorted(after, key=lambda table: -table.size_bytes)[:10]:
             if table.size_bytes >= params.bloat_from:
-                empty_space(ctx, session, table)
+                report_empty_space(ctx, session, table)
 
 
-def clean(ctx: Context, session: Postgres, watcher: Postgres, table: Table, owed: Need, timeout: timedelta) -> bool:
-    """Vacuum a table and judge what came of it. True when its dead rows are judged here."""
-    check = f"{session.name}: vacuum of {table.label}"
-    grant = GRANT.format(owner=table.owner)
-    if not ctx.may("vacuum" if owed.vacuum else "analyze", f"{session.name}: {table.label}", why=owed.why):
+def report_server(ctx: Context, session: Postgres, freeze_max_ages: dict[str, float]) -> None:
+    """Report ages of databases and the oldest snapshot."""
+    target, ages, holders = session.name, databases(session), snapshot_holders(session)
+    ctx.report(age_criteria(ages, freeze_max_ages), target)
+    ctx.report(snapshot_criteria(holders, visible=can_see_other_sessions(session)), target)
+    oldest = max((holder.age.total_seconds() for holder in holders if holder.age), default=0.0)
+    ctx.measure("pg_oldest_xmin_age_seconds", oldest, "s", target=target)
+    for row in ages:
+        ctx.measure("pg_xid_age", row["xid_age"], "transaction", target=target, database=row["name"])
+        ctx.measure("pg_mxid_age", row["mxid_age"], "multixact", target=target, database=row["name"])
+
+
+def vacuum_table(
+    ctx: Context, session: Postgres, monitor: Postgres, table: Table, due: Need, timeout: timedelta
+) -> bool:
+    """Vacuum a table and report the result. True when its dead rows are reported here."""
+    target, grant = session.name, GRANT.format(owner=table.owner)
+    if not ctx.may("vacuum" if due.vacuum else "analyze", f"{target}: {table.label}", why=due.why):
         if not table.permitted:
-            ctx.fail(check, "would be declined", expected="done", hint=grant)
+            ctx.fail(f"{target}: vacuum of {table.label}", "not allowed", expected="done", hint=grant)
         return False
-    with watched(watcher, VACUUM, session.pid, lambda row: ctx.progress(row["done"], row["total"], "block")):
-        done = vacuum(session, table, owed, timeout)
-    if done.locked:
-        ctx.check(
-            check,
-            f"skipped: {done.problem}",
-            equals="done",
-            severity=CheckStatus.WARN,
-            hint="the next run tries again; find out why the lock is held so long",
-        )
+    with progress_reported(
+        monitor, PROGRESS, session.pid, lambda row: ctx.progress(row["done"], row["total"], "block")
+    ):
+        result = vacuum(session, table, due, timeout)
+    ctx.report([result.criterion(table, grant)], target)
+    if result.problem or not due.vacuum:
         return False
-    hint = "look at the server's log" if table.permitted else grant
-    ctx.check(check, done.problem or "done", equals="done", hint=hint)
-    if done.problem or not owed.vacuum:
-        return False
-    labels = {"target": session.name, "table": table.label}
-    ctx.measure("pg_vacuum_duration_seconds", done.took.total_seconds(), "s", **labels)
-    ctx.measure("pg_vacuum_tuples_removed", done.removed, "row", **labels)
-    # The VACUUM said OK and yet has left rows that are dead, because somebody may still look at them.
-    limit = max(50, table.dead // 10)
-    blamed = next(iter(holders(session)), "someone who has ended by now") if done.not_removable > limit else ""
-    hint = f"held by {blamed}: end it, then vacuum again" if blamed else ""
-    ctx.check(f"{session.name}: dead rows kept in {table.label}", done.not_removable, warn_above=limit, hint=hint)
+    ctx.measure("pg_vacuum_duration_seconds", result.duration.total_seconds(), "s", target=target, table=table.label)
+    ctx.measure("pg_vacuum_tuples_removed", result.removed, "row", target=target, table=table.label)
+    ctx.report([kept_rows_criterion(session, table, result)], target)
     return True
 
 
-def empty_space(ctx: Context, session: Postgres, table: Table) -> None:
-    """Space that VACUUM has freed within the file stays there; too much of it is worth a rebuild, by a person."""
+def report_empty_space(ctx: Context, session: Postgres, table: Table) -> None:
+    """Measure a table's bloat and report it."""
     name = f"{session.name}: empty space in {table.label}"
     hint = "CREATE EXTENSION pgstattuple, or GRANT pg_read_all_data TO the target's user"
     try:
-        with session.allowing(min(MEASURING, ctx.remaining * 0.5)):
+        with session.statement_timeout(min(MEASURE_TIMEOUT, ctx.remaining * 0.5)):
             found = bloat(session, table)
     except TargetError as error:
         ctx.unknown(name, error.message, hint=error.hint or hint)
@@ -154,12 +154,11 @@ def empty_space(ctx: Context, session: Postgres, table: Table) -> None:
         ctx.unknown(name, "neither pgstattuple nor the table's statistics can be read", hint=hint)
         return
     ctx.measure("pg_table_free_ratio", found.share, target=session.name, table=table.label, source=found.source)
-    hint = f"{found.source}: {found.share:.0%} empty; rebuild it with pg_repack in a maintenance window"
-    ctx.check(name, found.free_bytes if found.much else 0, warn_above=0, unit="B", hint=hint)
+    ctx.report([bloat_criterion(table, found)], session.name)
 
 
-def chosen(params: Params, table: Table) -> bool:
-    """Whether the params let it be looked at."""
+def included(params: Params, table: Table) -> bool:
+    """Whether the params include the table."""
     names = (table.label, table.name)
     return any(fnmatchcase(name, pattern) for name in names for pattern in params.tables) and not any(
         fnmatchcase(name, pattern) for name in names for pattern in params.exclude

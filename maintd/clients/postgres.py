@@ -1,7 +1,7 @@
-"""Postgres by psycopg 3: autocommit, every wait bounded, the server's notices kept.
+"""Postgres client on psycopg 3: autocommit, a timeout for every wait, the server's notices kept.
 
-A session is called `maintd:<job>` in pg_stat_activity. When this process dies, the server notices within a second and
-ends the statement under way (`client_connection_check_interval`, from Postgres 14).
+A session's application_name is `maintd:<job>`. When this process dies, the server notices within a second and cancels
+the running statement (`client_connection_check_interval`, Postgres 14 and later).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from types import TracebackType
@@ -26,8 +26,9 @@ from maintd.model.target import PostgresTarget
 
 Row = dict[str, Any]
 
-OVERTIME = 2.0
-"""Seconds after a query's own time that a silent server is given up."""
+GRACE_SECONDS = 2.0
+"""How long after its statement_timeout a query may stay without an answer before the connection is closed."""
+PROGRESS_INTERVAL = 0.5  # seconds
 
 # libpq reports why a connection was refused only as text, without an SQLSTATE.
 _CONNECT_CAUSES = (
@@ -35,24 +36,24 @@ _CONNECT_CAUSES = (
     ("no password supplied", "denied", "give the target a password"),
     ("no pg_hba.conf entry", "denied", "allow this host in pg_hba.conf"),
     ("permission denied", "denied", "grant CONNECT on the database"),
-    ("too many", "refused", "raise max_connections or find out who holds them"),
-    ("remaining connection slots", "refused", "raise max_connections or find out who holds them"),
-    ("starting up", "refused", "it will answer when it has recovered"),
-    ("shutting down", "refused", "start it again"),
-    ("Connection refused", "refused", "is it running, and is the port right?"),
-    ("No such file or directory", "refused", "is it running, and is the socket's folder right?"),
-    ("timeout", "timed_out", "the server accepts but does not answer: look at its log and load"),
+    ("too many", "refused", "raise max_connections, or find the clients in pg_stat_activity"),
+    ("remaining connection slots", "refused", "raise max_connections, or find the clients in pg_stat_activity"),
+    ("starting up", "refused", "wait until it has recovered"),
+    ("shutting down", "refused", "start it"),
+    ("Connection refused", "refused", "check that it is running and that the port is right"),
+    ("No such file or directory", "refused", "check that it is running and that the socket's folder is right"),
+    ("timeout", "timed_out", "the server accepts connections but does not answer: see its log and load"),
     ("could not translate host name", "unreachable", "correct the host name or the network"),
     ("Name or service not known", "unreachable", "correct the host name or the network"),
     ("failed to resolve", "unreachable", "correct the host name or the network"),
     ("No route to host", "unreachable", "correct the host name or the network"),
-    ("server closed the connection", "partial", "look at the server's log"),
+    ("server closed the connection", "partial", "see the server's log"),
     ("does not exist", "failed", "correct the target's dsn"),
 )
 
 
 class Notice(NamedTuple):
-    """What the server said beside its answer: severity is WARNING, NOTICE or INFO."""
+    """A message of the server besides the result; severity is WARNING, NOTICE or INFO."""
 
     severity: str
     message: str
@@ -61,14 +62,14 @@ class Notice(NamedTuple):
 
 
 class Postgres:
-    """One session. Use it in a `with`: leaving cancels what still runs and closes."""
+    """One session; a context manager that cancels a running statement and closes the session on exit."""
 
-    def __init__(self, connection: psycopg.Connection[Row], name: str, patience: timedelta) -> None:
+    def __init__(self, connection: psycopg.Connection[Row], name: str, timeout: timedelta) -> None:
         self._connection = connection
-        self._patience = patience
+        self._timeout = timeout
         self.name = name
         self.notices: list[Notice] = []
-        connection.add_notice_handler(self._noticed)
+        connection.add_notice_handler(self._add_notice)
 
     def __enter__(self) -> Self:
         return self
@@ -78,7 +79,7 @@ class Postgres:
 
     @property
     def pid(self) -> int:
-        """The server's process for this session."""
+        """The process id of the session's backend."""
         return self._connection.info.backend_pid
 
     @property
@@ -87,50 +88,64 @@ class Postgres:
         return self._connection.info.server_version // 10000
 
     def rows(self, query: str | sql.Composed, params: Mapping[str, Any] | Sequence[Any] = ()) -> list[Row]:
-        """All rows of a query, each by column name. Raises TargetError."""
-        with self._bounded(), self._translated():
+        """All rows of a query, as dicts by column name. Raises TargetError."""
+        with self._limited(), self._translated():
             text = query.encode() if isinstance(query, str) else query
             cursor = self._connection.execute(text, params or None)
             return cursor.fetchall() if cursor.description else []
 
     def one(self, query: str | sql.Composed, params: Mapping[str, Any] | Sequence[Any] = ()) -> Row:
-        """The only row of a query. Raises TargetError(empty) when there is none."""
-        found = self.rows(query, params)
-        if not found:
-            raise TargetError(f"{self.name}: a query that always has a row had none", cause="empty")
-        return found[0]
+        """The first row of a query. Raises TargetError(cause="empty") when there is none."""
+        rows = self.rows(query, params)
+        if not rows:
+            raise TargetError(f"{self.name}: a query that always has a row returned none", cause="empty")
+        return rows[0]
 
     @contextmanager
-    def allowing(self, patience: timedelta) -> Iterator[None]:
-        """Each query may take this long while inside, by the server's clock and a little more by ours."""
-        usual, self._patience = self._patience, patience
+    def statement_timeout(self, timeout: timedelta) -> Iterator[None]:
+        """Set the timeout of each query inside the block, on the server and here."""
+        previous, self._timeout = self._timeout, timeout
         try:
-            self.rows(f"SET statement_timeout = {_milliseconds(patience)}")
+            self.rows(f"SET statement_timeout = {_milliseconds(timeout)}")
             yield
         finally:
-            self._patience = usual
+            self._timeout = previous
             with suppress(TargetError):
-                self.rows(f"SET statement_timeout = {_milliseconds(usual)}")
+                self.rows(f"SET statement_timeout = {_milliseconds(previous)}")
 
-    def wait_for_locks(self, timeout: timedelta) -> None:
-        """How long each wait for a lock may take from now on. Raises TargetError."""
+    def set_lock_timeout(self, timeout: timedelta) -> None:
+        """Set how long each wait for a lock may take from now on. Raises TargetError."""
         self.rows(f"SET lock_timeout = {_milliseconds(timeout)}")
 
-    def long(self, statement: sql.Composed, timeout: timedelta) -> list[Notice]:
-        """Run a statement that may take as long as `timeout`; what the server said meanwhile. Raises TargetError."""
-        heard = len(self.notices)
-        with self.allowing(timeout):
+    def run(self, statement: sql.Composed, timeout: timedelta) -> list[Notice]:
+        """Run one statement with a timeout of its own; return its notices. Raises TargetError."""
+        first = len(self.notices)
+        with self.statement_timeout(timeout):
             self.rows(statement)
-        return self.notices[heard:]
+        return self.notices[first:]
+
+    def extension_schema(self, extension: str) -> str | None:
+        """The schema of an extension, None when it is not installed in this database. Raises TargetError."""
+        query = "SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = %s"
+        return next((str(row["nspname"]) for row in self.rows(query, (extension,))), None)
+
+    def can_execute(self, schema: str, function: str) -> bool:
+        """Whether this session may call a function, named with its arguments: `bt_index_check(regclass, boolean)`."""
+        query = """
+        SELECT coalesce(has_schema_privilege(%(schema)s, 'USAGE')
+            AND has_function_privilege(to_regprocedure(quote_ident(%(schema)s) || '.' || %(name)s), 'EXECUTE'), false)
+            AS allowed
+        """
+        return bool(self.one(query, {"schema": schema, "name": function})["allowed"])
 
     def close(self) -> None:
-        """End the session; a statement that still runs is cancelled first."""
+        """Cancel a running statement, then close the session."""
         with suppress(psycopg.Error, OSError):
             if self._connection.info.transaction_status is TransactionStatus.ACTIVE:
                 self._connection.cancel_safe(timeout=2)
         self._connection.close()
 
-    def _noticed(self, diagnostic: psycopg.errors.Diagnostic) -> None:
+    def _add_notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         self.notices.append(
             Notice(
                 diagnostic.severity_nonlocalized or "NOTICE",
@@ -141,33 +156,33 @@ class Postgres:
         )
 
     @contextmanager
-    def _bounded(self) -> Iterator[None]:
-        """End a wait for a server that no longer answers at all: its own statement_timeout cannot help there."""
+    def _limited(self) -> Iterator[None]:
+        """Close the connection when the server does not answer at all; its own statement_timeout cannot help then."""
         descriptor = os.dup(self._connection.fileno()) if not self._connection.closed else None
         if descriptor is None:
-            raise TargetError(f"{self.name}: the connection is lost", "look at the server's log", cause="partial")
-        watched = socket.socket(fileno=descriptor)
-        late = threading.Event()
+            raise TargetError(f"{self.name}: the connection is lost", "see the server's log", cause="partial")
+        connection = socket.socket(fileno=descriptor)
+        expired = threading.Event()
 
-        def give_up() -> None:
-            late.set()
+        def shut_down() -> None:
+            expired.set()
             with suppress(OSError):
-                watched.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
 
-        timer = threading.Timer(self._patience.total_seconds() + OVERTIME, give_up)
+        timer = threading.Timer(self._timeout.total_seconds() + GRACE_SECONDS, shut_down)
         timer.daemon = True
         timer.start()
         try:
             yield
         except TargetError as error:
-            if late.is_set():
+            if expired.is_set():
                 raise TargetError(
-                    f"{self.name}: stopped answering", "is the server hung?", cause="timed_out"
+                    f"{self.name}: stopped answering", "check whether the server hangs", cause="timed_out"
                 ) from error
             raise
         finally:
             timer.cancel()
-            watched.close()
+            connection.close()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -183,45 +198,73 @@ def connect(
     *,
     name: str = "postgres",
     timeout: timedelta | None = None,
+    lock_timeout: timedelta | None = None,
     read_only: bool = True,
 ) -> Postgres:
-    """Open a session. `timeout`, the target's own by default, bounds the connecting and then each query.
+    """Open a session. `timeout` (default: the target's) limits connecting and each query.
 
-    Raises TargetError, whose message never has the password.
+    Raises TargetError; its message never contains the password.
     """
     target = resolved(target)
-    patience = timeout or target.timeout
+    timeout = timeout or target.timeout
     password = target.password.get_secret_value() if target.password else None
     try:
         connection = psycopg.connect(
             target.dsn,
             autocommit=True,
             row_factory=dict_row,
-            connect_timeout=max(2, round(patience.total_seconds())),  # libpq knows whole seconds, two at least
+            connect_timeout=max(2, round(timeout.total_seconds())),  # libpq takes whole seconds, at least two
             application_name=f"maintd:{job}",
             password=password or None,
-            # A database made in the C locale is SQL_ASCII, and its texts would come as bytes.
+            # A database in the C locale is SQL_ASCII: psycopg would return its texts as bytes.
             client_encoding="utf-8",
         )
     except psycopg.ProgrammingError:
-        # libpq repeats a part of the text it cannot read, and the password may be in it.
-        raise TargetError(f"{name}: the dsn cannot be read", "write postgresql://user@host:5432/database") from None
+        # libpq quotes the part of the dsn that it cannot parse; the password may be in it.
+        raise TargetError(f"{name}: the dsn is not valid", "write postgresql://user@host:5432/database") from None
     except psycopg.OperationalError as error:
         raise _connect_error(name, error) from error
-    session = Postgres(connection, name, patience)
-    session.rows(f"SET statement_timeout = {_milliseconds(patience)}")
+    session = Postgres(connection, name, timeout)
+    session.rows(f"SET statement_timeout = {_milliseconds(timeout)}")
+    if lock_timeout is not None:
+        session.set_lock_timeout(lock_timeout)
     if read_only:
         session.rows("SET default_transaction_read_only = on")
     if session.version >= 14:
-        # Linux, macOS and the BSDs only; where the server refuses it, a lost client is noticed at the next answer.
+        # Linux, macOS and the BSDs only; elsewhere the server notices a lost client when it sends the next answer.
         with suppress(TargetError):
             session.rows("SET client_connection_check_interval = '1s'")
     return session
 
 
 def lock_timed_out(error: TargetError) -> bool:
-    """Whether a wait for a lock was what ended the statement, in any language of the server."""
+    """Whether lock_timeout ended the statement, whatever the language of the server's messages."""
     return isinstance(error.__cause__, psycopg.errors.LockNotAvailable)
+
+
+@contextmanager
+def progress_reported(monitor: Postgres, query: str, pid: int, report: Callable[[Row], None]) -> Iterator[None]:
+    """Call `report` with the progress row of backend `pid` twice a second, from a thread that uses session `monitor`.
+
+    Reporting stops silently when the monitor fails: progress is not evidence.
+    """
+    done = threading.Event()
+
+    def poll() -> None:
+        while not done.wait(PROGRESS_INTERVAL):
+            try:
+                for row in monitor.rows(query, (pid,)):
+                    report(row)
+            except TargetError:
+                return
+
+    thread = threading.Thread(target=poll, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _milliseconds(value: timedelta) -> int:
@@ -233,16 +276,16 @@ def _connect_error(name: str, error: psycopg.OperationalError) -> TargetError:
     for part, cause, hint in _CONNECT_CAUSES:
         if part.lower() in text.lower():
             return TargetError(f"{name}: {text}", hint, cause=cause)
-    return TargetError(f"{name}: {text}", "look at the server's log", cause="failed")
+    return TargetError(f"{name}: {text}", "see the server's log", cause="failed")
 
 
 def _query_error(name: str, error: psycopg.Error) -> TargetError:
     text = error.diag.message_primary or " ".join(str(error).split())
     match error:
         case psycopg.errors.QueryCanceled():
-            return TargetError(f"{name}: {text}", "allow more time, or find what it waits for", cause="timed_out")
+            return TargetError(f"{name}: {text}", "raise the timeout, or find what it waits for", cause="timed_out")
         case psycopg.errors.LockNotAvailable():
-            return TargetError(f"{name}: {text}", "someone holds a lock: look at pg_locks", cause="timed_out")
+            return TargetError(f"{name}: {text}", "another session holds a lock: see pg_locks", cause="timed_out")
         case psycopg.errors.InsufficientPrivilege():
             return TargetError(f"{name}: {text}", "grant it, or see deploy/roles.sql", cause="denied")
         case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedColumn():
@@ -250,6 +293,6 @@ def _query_error(name: str, error: psycopg.Error) -> TargetError:
         case psycopg.errors.DiskFull():
             return TargetError(f"{name}: {text}", "free space on the server's disk", cause="failed")
         case psycopg.OperationalError() if error.sqlstate is None or error.sqlstate.startswith(("08", "57P")):
-            return TargetError(f"{name}: {text}", "look at the server's log", cause="partial")
+            return TargetError(f"{name}: {text}", "see the server's log", cause="partial")
         case _:
             return TargetError(f"{name}: {text}", error.diag.message_hint)

@@ -285,13 +285,13 @@ class Context:
         points = self.series(name, **labels)
         return points[-1].value if points else default
 
-    def increase(self, name: str, count: int, **labels: str) -> int | None:
+    def increase(self, name: str, count: int, unit: str = "", **labels: str) -> int | None:
         """Keep a counter as a measure; return its growth since the last run, None at the first.
 
         A smaller count than before means that the counter was reset; then the growth is the count itself.
         """
         before = self.last(name, None, **labels)
-        self.measure(name, count, "", **labels)
+        self.measure(name, count, unit, **labels)
         if before is None:
             return None
         return count - round(before) if count >= before else count

@@ -18,7 +18,7 @@ from support.job_runs import run_job
 from support.servers.base import free_port
 from support.servers.postgres import PostgresServer
 
-from maintd.checks.postgres.relations import Sequence, since
+from maintd.checks.postgres.database import Sequence
 from maintd.job import Point
 from maintd.model.evidence import CheckStatus
 
@@ -47,10 +47,6 @@ def watched(db: Database, days: int) -> dict[str, list[Point]]:
 )
 def test_a_sequence_is_as_full_as_the_smaller_of_itself_and_its_column(sequence: Sequence, used: float) -> None:
     assert sequence.used == pytest.approx(used)
-
-
-def test_a_counter_that_began_anew_counts_from_nothing() -> None:
-    assert (since(12, 10), since(3, 10), since(3, None)) == (2, 3, None)
 
 
 @pytest.mark.server
@@ -126,7 +122,7 @@ def test_invalid_duplicate_and_unused_indexes_are_named(db: Database) -> None:
     assert (double.observed, double.status) == (1, CheckStatus.WARN)
     assert "public.t_again (as t_pkey" in double.hint
     assert young.named("unused") == []
-    assert any("watched for 0 of 30 days" in line for line in young.logs)
+    assert any("0 of 30 days of statistics" in line for line in young.logs)
     unused = old.check("main: unused indexes")
     assert "public.t_b" in unused.hint
     assert "t_pkey" not in unused.hint
@@ -276,7 +272,7 @@ def test_a_damaged_index_and_a_damaged_table_are_found(own_postgres: PostgresSer
 
 
 @pytest.mark.server
-def test_a_table_that_someone_has_locked_holds_nothing_up(db: Database) -> None:
+def test_a_locked_table_does_not_delay_the_job(db: Database) -> None:
     db.run(
         "CREATE EXTENSION amcheck", "CREATE TABLE busy (id int PRIMARY KEY)", "CREATE TABLE free (id int PRIMARY KEY)"
     )
@@ -290,11 +286,11 @@ def test_a_table_that_someone_has_locked_holds_nothing_up(db: Database) -> None:
     assert result.outcome == "succeeded", result.told()
     assert result.measure("pg_relation_bytes", table="public.busy", part="heap") == pages
     assert result.measure("pg_relation_bytes", table="public.busy", part="index") == keys
-    assert any("someone works on them: public.busy" in line for line in result.logs)
+    assert any("locked by another session: public.busy" in line for line in result.logs)
 
 
 @pytest.mark.server
-def test_a_budget_that_is_spent_leaves_damage_unjudged_and_says_so(db: Database) -> None:
+def test_when_the_amcheck_budget_is_spent_the_rest_is_reported_as_unfinished(db: Database) -> None:
     db.run("CREATE EXTENSION amcheck")
 
     result = db.job("database_size", {"amcheck_budget": "500ms"})

@@ -24,15 +24,15 @@ from support.servers.postgres import PostgresServer
 
 from maintd.checks.postgres.indexes import Density, Index, duplicates, is_leftover_of
 from maintd.checks.postgres.reindex import (
-    Mark,
-    Room,
+    DiskSpace,
+    Marker,
     candidates,
     differences,
     disk_obstacle,
     gain,
+    marked_comment,
     own_leftovers,
-    read_mark,
-    with_mark,
+    parse_marker,
 )
 from maintd.model.evidence import CheckStatus
 
@@ -117,14 +117,14 @@ INDEX = Index(
 @settings(max_examples=50, deadline=None)
 @given(st.none() | st.text(min_size=1), st.frozensets(st.integers(1, 2**32 - 1)))
 def test_a_mark_is_read_back_and_gives_the_owners_comment_unchanged(own: str | None, before: frozenset[int]) -> None:
-    text = with_mark(Mark(own, before), datetime(2026, 11, 24, tzinfo=UTC))
+    text = marked_comment(Marker(own, before), datetime(2026, 11, 24, tzinfo=UTC))
 
-    assert read_mark(text) == Mark(own, before)
+    assert parse_marker(text) == Marker(own, before)
 
 
 @pytest.mark.parametrize("text", [None, "", "the owner's words", "[maintd rebuilds this index since", "[maintd] x"])
 def test_other_comments_are_no_mark(text: str | None) -> None:
-    assert read_mark(text) is None
+    assert parse_marker(text) is None
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_leftover_is_ours_only_when_it_was_not_there_before() -> None:
     elsewhere = replace(ours, oid=13, table_oid=2)
     healthy = replace(ours, oid=14, valid=True)
 
-    assert own_leftovers([base, before, ours, elsewhere, healthy], base, Mark(None, frozenset({11}))) == [ours]
+    assert own_leftovers([base, before, ours, elsewhere, healthy], base, Marker(None, frozenset({11}))) == [ours]
 
 
 def test_only_what_a_concurrent_rebuild_can_do_is_a_candidate() -> None:
@@ -180,12 +180,12 @@ def test_the_gain_is_what_is_missing_to_the_fill_factor() -> None:
     [(400 * MB, False), (399 * MB, True), (0, True)],  # 3 × 100 MB, and 10 % of 1000 MB must be left
 )
 def test_a_rebuild_needs_three_times_the_index_and_a_tenth_of_the_disk(free: int, in_the_way: bool) -> None:
-    assert bool(disk_obstacle(Room(free, 1000 * MB), 100 * MB, 0)) is in_the_way
+    assert bool(disk_obstacle(DiskSpace(free, 1000 * MB), 100 * MB, 0)) is in_the_way
 
 
 def test_a_disk_out_of_sight_allows_only_small_rebuilds() -> None:
     assert disk_obstacle(None, 100 * MB, 100 * MB) == ""
-    assert "not seen from here" in disk_obstacle(None, 101 * MB, 100 * MB)
+    assert "not accessible from here" in disk_obstacle(None, 101 * MB, 100 * MB)
 
 
 def test_an_index_that_is_not_the_same_afterwards_is_told_so() -> None:
@@ -193,7 +193,7 @@ def test_an_index_that_is_not_the_same_afterwards_is_told_so() -> None:
 
     assert differences(INDEX, replace(INDEX, oid=20)) == []
     assert differences(INDEX, after) == ["it is invalid", "its constraint was t_pkey and is None"]
-    assert differences(INDEX, None) == ["it has gone"]
+    assert differences(INDEX, None) == ["it no longer exists"]
     assert differences(INDEX, INDEX) == ["it was not rebuilt"]
 
 
@@ -343,7 +343,7 @@ def test_an_old_transaction_puts_the_rebuild_off_and_is_named(db: Database) -> N
 
     check = result.check("main: rebuild of public.events_pkey")
     assert check.status is CheckStatus.WARN
-    assert f"put off: a transaction has been open for long: pid {pid} (forgotten" in str(check.observed)
+    assert f"postponed: a transaction has been open for too long: pid {pid} (forgotten" in str(check.observed)
     assert result.changes == []
 
 
@@ -359,18 +359,18 @@ def test_work_on_the_table_and_a_slot_that_nobody_reads_put_it_off(own_postgres:
     slot = db.job("reindex", SMALL)
 
     name = "main: rebuild of public.events_pkey"
-    assert "put off: someone works on the table: pid" in str(locked.check(name).observed)
+    assert "postponed: another session has locked the table: pid" in str(locked.check(name).observed)
     assert 'inactive slot "standby_gone"' in str(slot.check(name).observed)
 
 
 @pytest.mark.server
 def test_a_disk_that_is_too_full_puts_it_off(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     bloated(db)
-    monkeypatch.setattr("maintd.checks.postgres.reindex.DISK_FLOOR", 1.0)  # no real disk is emptier
+    monkeypatch.setattr("maintd.checks.postgres.reindex.MIN_FREE_SHARE", 1.0)  # no real disk is emptier
 
     result = db.job("reindex", SMALL)
 
-    assert "put off: the disk has" in str(result.check("main: rebuild of public.events_pkey").observed)
+    assert "postponed: the disk has" in str(result.check("main: rebuild of public.events_pkey").observed)
 
 
 @pytest.mark.server
@@ -527,7 +527,7 @@ def test_a_rebuild_that_is_stopped_from_outside_leaves_nothing(db: Database, tmp
 @pytest.mark.server
 def test_a_dry_run_names_what_a_killed_run_has_left_and_drops_nothing(db: Database) -> None:
     bloated(db)
-    mark = with_mark(Mark("mine", frozenset()), datetime.now(UTC))
+    mark = marked_comment(Marker("mine", frozenset()), datetime.now(UTC))
     db.run(f"COMMENT ON INDEX events_pkey IS '{mark}'")
     interrupted(db)
 

@@ -15,8 +15,9 @@ from support.job_runs import JobResult, run_job
 from support.servers.base import free_port, wait_for
 from support.servers.postgres import PostgresServer
 
-from maintd.checks.postgres.autovacuum import Autovacuum, age_limits, need
+from maintd.checks.postgres.autovacuum import Autovacuum, need
 from maintd.checks.postgres.tables import Bloat, Table
+from maintd.checks.postgres.wraparound import age_limits
 from maintd.model.evidence import CheckStatus
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -127,7 +128,7 @@ def test_ages_warn_at_110_and_fail_at_125_percent_and_never_beyond_a_thousand_mi
     [(20 << 20, 10 << 20, True), (4 << 20, 4 << 20, False), (4 << 30, 1 << 30, True), (100 << 20, 30 << 20, False)],
 )
 def test_bloat_is_half_of_ten_megabytes_or_a_quarter_of_a_gigabyte(size: int, free: int, much: bool) -> None:
-    assert Bloat(size, free, "pgstattuple").much is much
+    assert Bloat(size, free, "pgstattuple").excessive is much
 
 
 # --- on a real server ---------------------------------------------------------------------------------------------
@@ -178,7 +179,7 @@ def test_a_dry_run_plans_and_touches_nothing(db: Database) -> None:
     assert dead(db) == 4500
     assert [(c.target, c.done) for c in as_owner.changes] == [("main: public.events", False)]
     assert "4,500 dead rows" in str(as_owner.changes[0].details["why"])
-    assert as_other.check("main: vacuum of public.events").observed == "would be declined"
+    assert as_other.check("main: vacuum of public.events").observed == "not allowed"
 
 
 @pytest.mark.server
@@ -336,7 +337,7 @@ def test_changed_rows_alone_are_analyzed_and_not_vacuumed(db: Database) -> None:
 
 @pytest.mark.server
 def test_a_second_maintd_on_the_same_database_is_refused_by_name(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maintd.checks.postgres.blockers.CLAIM_PATIENCE", timedelta(0))
+    monkeypatch.setattr("maintd.checks.postgres.blockers.ADVISORY_LOCK_TIMEOUT", timedelta(0))
     with db.session("SELECT pg_advisory_lock(hashtext('maintd')::bigint)", name="maintd:reindex") as other:
         pid = other.info.backend_pid
         result = db.job("vacuum")
@@ -360,7 +361,7 @@ def test_each_target_has_its_own_verdict_when_one_is_down_and_another_unknown(db
     gone, wrong = result.check("gone: maintained"), result.check("wrong: maintained")
     assert (gone.status, wrong.status) == (CheckStatus.FAIL, CheckStatus.FAIL)
     assert str(gone.observed).startswith("refused: gone:")
-    assert gone.hint == "is it running, and is the port right?"
+    assert gone.hint == "check that it is running and that the port is right"
     assert 'database "no_such_database" does not exist' in str(wrong.observed)
     assert result.check("main: vacuum of public.events").status is CheckStatus.OK
 
@@ -392,7 +393,7 @@ def test_a_wrong_password_is_told_without_telling_the_password(own_postgres: Pos
 
 
 @pytest.mark.server
-def test_a_standby_is_refused_with_what_to_name_instead(own_postgres: PostgresServer) -> None:
+def test_a_standby_is_refused_and_the_hint_says_what_to_use(own_postgres: PostgresServer) -> None:
     own_postgres.stop()
     signal = own_postgres.folder / "data" / "standby.signal"
     signal.touch()
@@ -401,7 +402,7 @@ def test_a_standby_is_refused_with_what_to_name_instead(own_postgres: PostgresSe
     result = Database(own_postgres, "postgres").job("vacuum")
 
     check = result.check("main: maintained")
-    assert (check.observed, check.hint) == ("refused: main: is a standby", "name its primary as the target")
+    assert (check.observed, check.hint) == ("refused: main: is a standby", "use its primary as the target")
 
 
 @pytest.mark.server

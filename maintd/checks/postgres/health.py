@@ -1,4 +1,4 @@
-"""A Postgres server: its sessions, what they wait for, damage, archiving, replication slots, age of transactions."""
+"""Health of a Postgres server: sessions, locks, checksums, archiving, replication slots, wraparound."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from maintd.checks.limits import Limits
+from maintd.checks.postgres import wraparound
+from maintd.checks.postgres.blockers import OLD_TRANSACTION
+from maintd.checks.postgres.database import checksum_criterion
 from maintd.clients import postgres
 from maintd.errors import TargetError
 from maintd.job.context import Context
@@ -17,7 +20,7 @@ from maintd.units import Duration, Size
 
 Rows = list[postgres.Row]
 
-# Each by itself, so that a grant which is missing costs one answer. Ages are seconds.
+# One query for each fact, so that a missing grant hides only that fact. Ages are in seconds.
 QUERIES: Mapping[str, str] = {
     "server": """
         SELECT pg_is_in_recovery() AS standby, extract(epoch FROM clock_timestamp())::float8 AS clock,
@@ -41,10 +44,10 @@ QUERIES: Mapping[str, str] = {
                   (SELECT min(waitstart) FROM pg_locks WHERE pg_locks.pid = waiting.pid), query_start) AS since
               FROM pg_stat_activity waiting WHERE wait_event_type = 'Lock') blocked""",
     "damage": """
-        SELECT current_setting('data_checksums') = 'on' AS looked_for,
+        SELECT current_setting('data_checksums') = 'on' AS enabled,
                coalesce(sum(checksum_failures), 0)::int AS count FROM pg_stat_database""",
     "archiver": """
-        SELECT current_setting('archive_mode') <> 'off' AS wanted, archived_count::int, failed_count::int,
+        SELECT current_setting('archive_mode') <> 'off' AS enabled, archived_count::int, failed_count::int,
                last_failed_wal, coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false) AS failing
         FROM pg_stat_archiver""",
     "slots": """
@@ -54,72 +57,69 @@ QUERIES: Mapping[str, str] = {
                    restart_lsn)::float8 AS retained
         FROM pg_replication_slots WHERE NOT temporary ORDER BY slot_name""",
     "settings": "SELECT name FROM pg_settings WHERE pending_restart ORDER BY name",
-    "ages": """
-        SELECT datname, greatest(age(datfrozenxid), mxid_age(datminmxid))::float8 AS age
-        FROM pg_database ORDER BY age DESC LIMIT 1""",
+    "ages": wraparound.DATABASES,
 }
-_WRAP = 2**31  # transaction ids until the oldest must be frozen
 
 
 class PostgresLimits(Limits):
-    """When a Postgres server is not well."""
+    """Limits for a Postgres server."""
 
     connections_warn: float = 75
     connections_fail: float = 90
-    """Percent of the connections that ordinary users may have."""
-    transaction_warn: Duration = timedelta(hours=1)
-    transaction_fail: Duration = timedelta(hours=6)
-    """Age of the oldest transaction: VACUUM keeps everything that it could still see."""
+    """Percent of the connections available to ordinary users."""
+    transaction_warn: Duration = OLD_TRANSACTION[0]
+    transaction_fail: Duration = OLD_TRANSACTION[1]
+    """Age of the oldest transaction. VACUUM removes no row that it may still see."""
     idle_warn: Duration = timedelta(minutes=5)
     idle_fail: Duration = timedelta(minutes=15)
-    """How long a session may be idle in a transaction."""
+    """How long a session is idle in a transaction."""
     blocked_warn: Duration = timedelta(minutes=1)
     blocked_fail: Duration = timedelta(minutes=5)
-    """How long a session may wait for another's lock."""
+    """How long a session waits for a lock of another."""
     clock_warn: Duration = timedelta(milliseconds=500)
     clock_fail: Duration = timedelta(seconds=2)
-    """How far the server's clock may be off ours."""
+    """Difference between the server's clock and this machine's."""
     slot_wal: Size = 10 * 1024**3
-    """Warn when a replication slot holds back more WAL than this."""
+    """Warn when a replication slot retains more WAL than this."""
     wraparound_warn: float = 50
     wraparound_fail: float = 75
-    """Percent of the transaction ids used up since the oldest was frozen."""
+    """Percent of the transaction ids used up."""
 
 
 @dataclass(frozen=True)
 class PostgresFacts:
-    """The rows of each query, or why there are none. `clock_offset` is the server's against ours, seconds."""
+    """The rows of each query, or its error. `clock_offset`: the server's clock minus this machine's, seconds."""
 
     answers: Mapping[str, Rows | TargetError]
     clock_offset: float | None
 
 
-def look(target: PostgresTarget, name: str, job: str) -> PostgresFacts:
-    """Connect and ask. Raises TargetError when there is no session; a query without an answer has its own error."""
+def collect(target: PostgresTarget, name: str, job: str) -> PostgresFacts:
+    """Connect and run all queries. Raises TargetError without a session; a failed query is an error in the facts."""
     answers: dict[str, Rows | TargetError] = {}
     offset = None
     with postgres.connect(target, job, name=name) as session:
-        hung: TargetError | None = None
+        fatal: TargetError | None = None
         for key, query in QUERIES.items():
-            if hung is not None:
-                answers[key] = hung
+            if fatal is not None:
+                answers[key] = fatal
                 continue
             before = time.time()
             try:
-                found = session.rows(query)
+                rows = session.rows(query)
             except TargetError as error:
                 answers[key] = error
-                # Whatever made one wait, or ended the session, would cost the same patience again each time.
-                hung = error if error.cause in ("timed_out", "partial") else None
+                # After a timeout or a lost session, every other query would take its whole timeout, too.
+                fatal = error if error.cause in ("timed_out", "partial") else None
                 continue
-            answers[key] = found
+            answers[key] = rows
             if key == "server":
-                offset = found[0]["clock"] - (before + time.time()) / 2
+                offset = rows[0]["clock"] - (before + time.time()) / 2
     return PostgresFacts(answers, offset)
 
 
-def judge(ctx: Context, name: str, facts: PostgresFacts, limits: PostgresLimits) -> None:
-    """Checks and measures of one server."""
+def report(ctx: Context, name: str, facts: PostgresFacts, limits: PostgresLimits) -> None:
+    """Report the checks and measures of one server."""
     subject = f"postgres {name}"
     server = facts.answers["server"]
     if isinstance(server, TargetError):
@@ -134,28 +134,28 @@ def judge(ctx: Context, name: str, facts: PostgresFacts, limits: PostgresLimits)
             timedelta(seconds=abs(facts.clock_offset)),
             at_most=limits.clock_fail,
             warn_above=limits.clock_warn,
-            hint="is time synchronised on both hosts? timedatectl",
+            hint="check time synchronization on both hosts: timedatectl",
         )
-    judges: Mapping[str, tuple[str, Callable[[Context, str, str, Rows, PostgresLimits], None]]] = {
+    reports: Mapping[str, tuple[str, Callable[[Context, str, str, Rows, PostgresLimits], None]]] = {
         "connections": ("connections used", _connections),
         "sessions": ("oldest transaction", _sessions),
         "blocked": ("longest wait for a lock", _blocked),
-        "damage": ("checksum failures", _damage),
+        "damage": ("checksum failures", _checksums),
         "archiver": ("archiving", _archiver),
         "slots": ("replication slots", _slots),
         "settings": ("settings waiting for a restart", _settings),
-        "ages": ("transaction ids used up", _ages),
+        "ages": ("transaction ids used up", _wraparound),
     }
-    for key, (what, judge_rows) in judges.items():
+    for key, (check, report_rows) in reports.items():
         rows = facts.answers[key]
         if isinstance(rows, TargetError):
-            ctx.unknown(f"{subject}: {what}", f"{rows.cause}: {rows.message}", hint=rows.hint or "")
+            ctx.unknown(f"{subject}: {check}", f"{rows.cause}: {rows.message}", hint=rows.hint or "")
         elif key in ("sessions", "blocked") and not state["sees_all"]:
-            # Without the grant others' sessions are there, but empty: that would look like rest.
+            # Without the grant, other users' sessions are listed without their state and look idle.
             grant = f"GRANT pg_monitor TO {state['login']}"
-            ctx.unknown(f"{subject}: {what}", "denied: other users' sessions are hidden", hint=grant)
+            ctx.unknown(f"{subject}: {check}", "denied: other users' sessions are hidden", hint=grant)
         else:
-            judge_rows(ctx, subject, name, rows, limits)
+            report_rows(ctx, subject, name, rows, limits)
 
 
 def _connections(ctx: Context, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
@@ -166,23 +166,23 @@ def _connections(ctx: Context, subject: str, name: str, rows: Rows, limits: Post
         at_most=limits.connections_fail,
         warn_above=limits.connections_warn,
         unit="%",
-        hint=f"{used} of {most}: see who in pg_stat_activity",
+        hint=f"{used} of {most}: find the clients in pg_stat_activity",
     )
     ctx.measure("pg_connections_ratio", used / most, "", server=name)
 
 
 def _sessions(ctx: Context, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
-    for what, key, pid, fail, warn in (
-        ("oldest transaction", "oldest", "oldest_pid", limits.transaction_fail, limits.transaction_warn),
-        ("idle in transaction", "idle", "idle_pid", limits.idle_fail, limits.idle_warn),
+    for what, key, fail, warn in (
+        ("oldest transaction", "oldest", limits.transaction_fail, limits.transaction_warn),
+        ("idle in transaction", "idle", limits.idle_fail, limits.idle_warn),
     ):
-        culprit = rows[0][pid]
+        pid = rows[0][f"{key}_pid"]
         ctx.check(
             f"{subject}: {what}",
             timedelta(seconds=max(rows[0][key], 0)),
             at_most=fail,
             warn_above=warn,
-            hint=f"pid {culprit}: see what it is in pg_stat_activity" if culprit else "there is none",
+            hint=f"find pid {pid} in pg_stat_activity" if pid else "",
         )
     ctx.measure("pg_longest_xact_seconds", rows[0]["oldest"], "s", server=name)
 
@@ -194,37 +194,33 @@ def _blocked(ctx: Context, subject: str, name: str, rows: Rows, limits: Postgres
         timedelta(seconds=max(rows[0]["longest"], 0)),
         at_most=limits.blocked_fail,
         warn_above=limits.blocked_warn,
-        hint=f"{count} waiting for pid {blockers}: see what it is in pg_stat_activity" if count else "nobody waits",
+        hint=f"waiting for pid {blockers}: {count}; find it in pg_stat_activity" if count else "",
     )
     ctx.measure("pg_blocked_sessions", count, "", server=name)
 
 
-def _damage(ctx: Context, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
-    if not rows[0]["looked_for"]:
-        ctx.log(f"{subject}: data checksums are off, so damaged pages are not noticed (pg_checksums --enable)")
+def _checksums(ctx: Context, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
+    if not rows[0]["enabled"]:
+        ctx.log(f"{subject}: data checksums are off; damaged pages stay undetected (pg_checksums --enable)")
         return
-    new = ctx.increase("pg_checksum_failures", rows[0]["count"], server=name)
-    ctx.check(
-        f"{subject}: new checksum failures",
-        rows[0]["count"] if new is None else new,
-        equals=0,
-        hint="pages are damaged: stop writing, look at the server's log and the disk, and restore from a backup",
-    )
+    count = rows[0]["count"]
+    new = ctx.increase("pg_checksum_failures", count, server=name)
+    ctx.report([checksum_criterion("new checksum failures", count if new is None else new)], subject)
 
 
 def _archiver(ctx: Context, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
-    seen = rows[0]
-    if not seen["wanted"]:
+    archiver = rows[0]
+    if not archiver["enabled"]:
         return
     ctx.check(
         f"{subject}: archiving",
-        f"fails at {seen['last_failed_wal']}" if seen["failing"] else "works",
+        f"fails at {archiver['last_failed_wal']}" if archiver["failing"] else "works",
         equals="works",
-        hint="WAL piles up until the disk is full: run archive_command by hand, look at the server's log",
+        hint="WAL accumulates until the disk is full: see the server's log, run archive_command by hand",
     )
-    new = ctx.increase("pg_archive_failures", seen["failed_count"], server=name)
+    new = ctx.increase("pg_archive_failures", archiver["failed_count"], server=name)
     if new is not None:
-        ctx.check(f"{subject}: new archive failures", new, warn_above=0, hint="look at the server's log")
+        ctx.check(f"{subject}: new archive failures", new, warn_above=0, hint="see the server's log")
 
 
 def _slots(ctx: Context, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
@@ -252,18 +248,10 @@ def _settings(ctx: Context, subject: str, name: str, rows: Rows, limits: Postgre
         len(rows),
         equals=0,
         severity=CheckStatus.WARN,
-        hint=f"{names}: restart in the next window, or set them back" if rows else "",
+        hint=f"{names}: restart in the next window, or reset them" if rows else "",
     )
 
 
-def _ages(ctx: Context, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
-    percent = 100 * rows[0]["age"] / _WRAP
-    ctx.check(
-        f"{subject}: transaction ids used up",
-        round(percent, 2),
-        at_most=limits.wraparound_fail,
-        warn_above=limits.wraparound_warn,
-        unit="%",
-        hint=f"in database {rows[0]['datname']}: VACUUM FREEZE it; find what holds the oldest transaction open",
-    )
-    ctx.measure("pg_wraparound_percent", percent, "%", server=name)
+def _wraparound(ctx: Context, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
+    ctx.report([wraparound.used_criterion(rows, limits.wraparound_warn, limits.wraparound_fail)], subject)
+    ctx.measure("pg_wraparound_percent", max(map(wraparound.percent_used, rows)), "%", server=name)

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from psycopg import sql
 
-from maintd.checks.postgres.tables import BUSY, executable, extension_schema
+from maintd.checks.postgres.tables import LOCKED_RELATIONS
 from maintd.clients.postgres import Postgres
 
-# pg_relation_size and pg_get_expr take a lock; of a table that somebody has locked less is told.
+# pg_relation_size and pg_get_expr take a lock: a locked table's indexes have only what the catalog stores.
 _INDEXES = """
 SELECT i.indexrelid::bigint AS oid, i.indrelid::bigint AS table_oid, n.nspname AS schema, c.relname AS name,
        t.relname AS table_name, pg_get_userbyid(t.relowner) AS owner, m.amname AS method,
@@ -45,7 +45,7 @@ SELECT i.indexrelid::bigint AS oid, i.indrelid::bigint AS table_oid, n.nspname A
  ORDER BY i.indexrelid
 """
 
-# The width of what an entry holds; expressions have their statistics under the index' own name.
+# The width of an entry's columns; statistics of expressions are stored under the index's own name.
 _WIDTH = """
 SELECT sum(coalesce(e.avg_width, s.avg_width)) AS width, count(coalesce(e.avg_width, s.avg_width)) AS known
   FROM pg_attribute a
@@ -57,13 +57,13 @@ SELECT sum(coalesce(e.avg_width, s.avg_width)) AS width, count(coalesce(e.avg_wi
  WHERE a.attrelid = %(oid)s::oid AND a.attnum > 0
 """
 
-_LEFTOVER = re.compile(r"(?P<stem>.+)_(?P<label>cc(?:new|old)\d*)", re.DOTALL)
+_REBUILD_NAME = re.compile(r"(?P<stem>.+)_(?P<label>cc(?:new|old)\d*)", re.DOTALL)
 _NAME_BYTES = 63
 
 
 @dataclass(frozen=True)
 class Index:
-    """An index as the catalog and the statistics have it."""
+    """An index by catalog and statistics."""
 
     oid: int
     table_oid: int
@@ -84,48 +84,48 @@ class Index:
     constraint_name: str | None
     definition: str
     scans: int
-    signature: str  # the same for indexes that do the same
-    building: bool  # someone builds an index of this table now
+    signature: str  # equal for duplicates
+    building: bool  # an index of this table is being built
     permitted: bool  # this session may rebuild and drop it
     comment: str | None
     fillfactor: int
 
     @property
     def label(self) -> str:
-        """How it is called in reports."""
+        """Its name in checks and reports."""
         return f"{self.schema}.{self.name}"
 
     @property
     def identifier(self) -> sql.Identifier:
-        """How it is written in a statement."""
+        """Its quoted name for a statement."""
         return sql.Identifier(self.schema, self.name)
 
     @property
     def quoted(self) -> str:
-        """How a person writes it in a statement."""
+        """Its quoted name as text, for a hint."""
         return ".".join('"' + part.replace('"', '""') + '"' for part in (self.schema, self.name))
 
 
 class Density(NamedTuple):
-    """How full an index' pages are: 0 to 100, 90 after a rebuild. `measured`: by reading it, not estimated."""
+    """How full the leaf pages are in percent, 90 after a rebuild. `measured` by reading the index, or estimated."""
 
     percent: float
     measured: bool
 
 
 def indexes(session: Postgres) -> list[Index]:
-    """Every index of a table with rows, in the users' schemas. Raises TargetError."""
-    return [Index(**row) for row in session.rows(BUSY + _INDEXES)]
+    """All indexes in user schemas. Raises TargetError."""
+    return [Index(**row) for row in session.rows(LOCKED_RELATIONS + _INDEXES)]
 
 
-def invalid(found: Sequence[Index]) -> list[Index]:
-    """Those that a failed build has left: no query uses them and every write still pays for them."""
-    return [index for index in found if not index.valid and not index.building and not index.temporary]
+def invalid(indexes: Sequence[Index]) -> list[Index]:
+    """Indexes that a failed build has left: no query uses them, but every write updates them."""
+    return [index for index in indexes if not index.valid and not index.building and not index.temporary]
 
 
-def duplicates(found: Sequence[Index]) -> list[tuple[Index, Index]]:
-    """Pairs of one that can go and one that does the same and stays: a constraint's before a plain one, older first."""
-    usable = sorted((i for i in found if i.valid and not i.is_part and not i.temporary), key=lambda i: i.signature)
+def duplicates(indexes: Sequence[Index]) -> list[tuple[Index, Index]]:
+    """Pairs of an index to drop and its equal to keep: a constraint's before a plain one, then the older."""
+    usable = sorted((i for i in indexes if i.valid and not i.is_part and not i.temporary), key=lambda i: i.signature)
     pairs = []
     for _, group in groupby(usable, key=lambda index: index.signature):
         first, *others = sorted(group, key=lambda i: (i.constraint_name is None, not i.is_unique, i.oid))
@@ -133,24 +133,24 @@ def duplicates(found: Sequence[Index]) -> list[tuple[Index, Index]]:
     return pairs
 
 
-def unused(found: Sequence[Index], least_bytes: int) -> list[Index]:
-    """Those that no query has used since the statistics began, and that nothing but speed is there for."""
+def unused(indexes: Sequence[Index], min_bytes: int) -> list[Index]:
+    """Indexes without a scan in the statistics that enforce no constraint."""
     return [
         index
-        for index in found
+        for index in indexes
         if index.scans == 0
         and index.valid
-        and index.size_bytes >= least_bytes
+        and index.size_bytes >= min_bytes
         and not (index.is_unique or index.is_exclusion or index.constraint_name or index.is_part or index.temporary)
     ]
 
 
 def is_leftover_of(name: str, base: str) -> bool:
-    """Whether Postgres names what a concurrent rebuild of `base` makes like this: `…_ccnew`, `…_ccold1`.
+    """Whether this is the name of a temporary index of REINDEX CONCURRENTLY on `base`: `…_ccnew`, `…_ccold1`.
 
-    A long base is cut so that the whole fits into a name, as makeObjectName of the server does.
+    The server cuts a long base so that the name fits into 63 bytes (makeObjectName).
     """
-    match = _LEFTOVER.fullmatch(name)
+    match = _REBUILD_NAME.fullmatch(name)
     if match is None:
         return False
     room = _NAME_BYTES - 1 - len(match["label"])
@@ -158,21 +158,21 @@ def is_leftover_of(name: str, base: str) -> bool:
 
 
 def density(session: Postgres, index: Index) -> Density | None:
-    """By pgstatindex where it is installed and allowed (it reads the whole index), else estimated; None: neither.
+    """Measured by pgstatindex where this session may call it (it reads the whole index), else estimated; None: neither.
 
     Raises TargetError.
     """
-    schema = extension_schema(session, "pgstattuple")
-    if schema is not None and executable(session, schema, "pgstatindex(regclass)"):
+    schema = session.extension_schema("pgstattuple")
+    if schema is not None and session.can_execute(schema, "pgstatindex(regclass)"):
         query = sql.SQL("SELECT avg_leaf_density AS leaf FROM {}(%s::oid::regclass)").format(
             sql.Identifier(schema, "pgstatindex")
         )
         leaf = float(session.one(query, (index.oid,))["leaf"])
-        return Density(leaf, measured=True) if leaf == leaf else None  # NaN: it has no leaves
+        return Density(leaf, measured=True) if leaf == leaf else None  # NaN: it has no leaf pages
     row = session.one(_WIDTH, {"schema": index.schema, "table": index.table_name, "name": index.name, "oid": index.oid})
     if index.rows <= 0 or row["known"] < index.columns:
         return None
-    # An entry: 4 bytes of line pointer, 8 of header and the columns, aligned to 8. Postgres 13 and later store equal
-    # keys once, so that the true need is smaller: a low density is believed less than it should be.
+    # An entry has a line pointer of 4 bytes, a header of 8 and the columns, aligned to 8 bytes. Postgres 13 and later
+    # store equal keys once, so the estimate is too high for an index with many of them.
     entry = 4 + -(-(8 + float(row["width"])) // 8) * 8
     return Density(min(100.0, 100 * index.rows * entry / max(index.size_bytes - 8192, 1)), measured=False)

@@ -1,10 +1,10 @@
-"""Rebuilding an index of Postgres concurrently, and finding what an interrupted rebuild has left.
+"""Rebuild an index concurrently, and drop what an interrupted rebuild has left.
 
-REINDEX CONCURRENTLY builds `i_ccnew` beside `i`, swaps their names, and drops the old one as `i_ccold`. Whatever ends
-it early leaves one of the two behind, invalid, still written to by every INSERT. To know its own leftovers again, also
-after a kill -9, maintd marks the index before: its comment gets a line with the invalid indexes that are there already.
-The swap moves a comment along with the name, so the mark is found wherever the rebuild stopped. A leftover is ours when
-its index bears the mark and the leftover is not in the mark's list. All others are only reported.
+REINDEX CONCURRENTLY builds `i_ccnew` beside `i`, swaps their names, and drops the old one as `i_ccold`. When it is
+interrupted, one of the two stays: invalid, but updated by every write. To recognize its own leftovers, also after a
+kill -9, maintd first adds a marker to the index's comment, with the invalid indexes that exist already. The swap moves
+the comment along with the name, so the marker is found wherever the rebuild stopped. A leftover is maintd's when its
+index has the marker and the leftover is not in the marker's list. Other invalid indexes are only reported.
 """
 
 from __future__ import annotations
@@ -20,68 +20,85 @@ from typing import NamedTuple
 
 from psycopg import sql
 
-from maintd.checks.postgres.blockers import backups, inactive_slots, lockers, old_transactions, sees_others
-from maintd.checks.postgres.indexes import Density, Index, density, is_leftover_of
-from maintd.checks.postgres.progress import REINDEX, watched
-from maintd.clients.postgres import Postgres, Row
+from maintd.checks.postgres.amcheck import Amcheck
+from maintd.checks.postgres.blockers import (
+    can_see_other_sessions,
+    inactive_slots,
+    lock_holders,
+    old_transactions,
+    running_backups,
+)
+from maintd.checks.postgres.indexes import Density, Index, density, indexes, is_leftover_of
+from maintd.clients.postgres import Postgres, Row, progress_reported
 from maintd.errors import TargetError
+from maintd.job.context import Context
 from maintd.units import format_size
 
-_MARK = re.compile(
+PROGRESS = """
+SELECT phase, CASE WHEN tuples_total > 0 THEN tuples_done ELSE blocks_done END AS done,
+       CASE WHEN tuples_total > 0 THEN tuples_total ELSE blocks_total END AS total,
+       nullif(current_locker_pid, 0) AS locker
+  FROM pg_stat_progress_create_index WHERE pid = %s
+"""
+MIN_FREE_SHARE = 0.10
+"""Of the server's disk, after the rebuild."""
+DROP_TRIES = 3
+DROP_TIMEOUT = timedelta(minutes=1)
+MEASURE_TIMEOUT = timedelta(minutes=5)  # pgstatindex reads the whole index
+MAX_VERIFIED_BYTES = 5 * 1024**3
+"""Comparing a larger index with its table takes too long."""
+
+_MARKER = re.compile(
     r"(?P<own>.*?)\n?\[maintd rebuilds this index since (?P<at>\S+); invalid before: (?P<before>[\d ]*)\]", re.DOTALL
 )
-DISK_FLOOR = 0.10
-"""Of the disk that a rebuild must leave free."""
-DROP_TRIES = 3
-MEASURING = timedelta(minutes=5)  # pgstatindex reads the whole index
 
-Opened = Callable[[], Postgres]
+Connect = Callable[[], Postgres]
 """Opens one more session to the same database."""
 
 
-class Mark(NamedTuple):
-    """What a marked index' comment tells: the comment of its owner, and the invalid indexes that were there before."""
+class Marker(NamedTuple):
+    """The owner's own comment, and the oids of the invalid indexes that existed before the rebuild."""
 
     own: str | None
     before: frozenset[int]
 
 
-class Attempt(NamedTuple):
-    """How a rebuild ended: the server's words, empty when it said OK; `late`: it had waited long enough."""
+class RebuildResult(NamedTuple):
+    """`problem`: the server's message, empty after success. `timed_out`: it waited or ran for too long."""
 
     problem: str
-    late: bool
+    timed_out: bool
 
 
-class Room(NamedTuple):
-    """The disk that the server's data is on."""
+class DiskSpace(NamedTuple):
+    """The disk with the server's data."""
 
     free_bytes: int
     total_bytes: int
 
 
-def with_mark(mark: Mark, at: datetime) -> str:
-    """The comment while a rebuild is under way."""
-    oids = " ".join(str(oid) for oid in sorted(mark.before))
+def marked_comment(marker: Marker, at: datetime) -> str:
+    """The comment during a rebuild."""
+    oids = " ".join(str(oid) for oid in sorted(marker.before))
     line = f"[maintd rebuilds this index since {at:%Y-%m-%dT%H:%M:%SZ}; invalid before: {oids}]"
-    return f"{mark.own}\n{line}" if mark.own else line
+    return f"{marker.own}\n{line}" if marker.own else line
 
 
-def read_mark(comment: str | None) -> Mark | None:
-    """The mark in a comment, None when there is none."""
-    match = _MARK.fullmatch(comment or "")
+def parse_marker(comment: str | None) -> Marker | None:
+    """The marker in a comment, None without one."""
+    match = _MARKER.fullmatch(comment or "")
     if match is None:
         return None
-    return Mark(match["own"] or None, frozenset(int(oid) for oid in match["before"].split()))
+    return Marker(match["own"] or None, frozenset(int(oid) for oid in match["before"].split()))
 
 
-def marked(found: Sequence[Index]) -> list[tuple[Index, Mark]]:
-    """Indexes whose rebuild was begun and never brought to an end."""
-    return [(index, mark) for index in found if (mark := read_mark(index.comment)) is not None]
+def interrupted(found: Sequence[Index]) -> list[tuple[Index, Marker]]:
+    """Indexes with a marker: their rebuild did not finish."""
+    return [(index, marker) for index in found if (marker := parse_marker(index.comment)) is not None]
 
 
 def leftovers(found: Sequence[Index], base: Index) -> list[Index]:
-    """Every invalid index that a rebuild of `base` may have left, whoever began it."""
+    """Invalid indexes that a rebuild of `base` may have left, by any client."""
     return [
         index
         for index in found
@@ -92,59 +109,159 @@ def leftovers(found: Sequence[Index], base: Index) -> list[Index]:
     ]
 
 
-def own_leftovers(found: Sequence[Index], base: Index, mark: Mark) -> list[Index]:
-    """Those of them that a rebuild of ours has left."""
-    return [index for index in leftovers(found, base) if index.oid not in mark.before]
+def own_leftovers(found: Sequence[Index], base: Index, marker: Marker) -> list[Index]:
+    """The leftovers of maintd's rebuild."""
+    return [index for index in leftovers(found, base) if index.oid not in marker.before]
 
 
-def mark_of(base: Index, found: Sequence[Index]) -> Mark:
-    """The mark for a rebuild that is about to begin; one that is still there from an earlier rebuild gives way."""
-    earlier = read_mark(base.comment)
+def new_marker(base: Index, found: Sequence[Index]) -> Marker:
+    """The marker for a rebuild of `base`; it replaces that of an earlier rebuild."""
+    earlier = parse_marker(base.comment)
     own = earlier.own if earlier else base.comment
-    return Mark(own, frozenset(i.oid for i in found if not i.valid and i.table_oid == base.table_oid))
+    return Marker(own, frozenset(i.oid for i in found if not i.valid and i.table_oid == base.table_oid))
 
 
-def comment(session: Postgres, index: Index, text: str | None) -> None:
-    """Set an index' comment. Raises TargetError."""
+def set_comment(session: Postgres, index: Index, text: str | None) -> None:
+    """Set an index's comment. Raises TargetError."""
     value = sql.Literal(text) if text else sql.NULL
     session.rows(sql.SQL("COMMENT ON INDEX {} IS {}").format(index.identifier, value))
 
 
-def attempt(
-    session: Postgres,
-    opened: Opened,
-    index: Index,
-    mark: Mark,
-    timeout: timedelta,
-    progress: Callable[[float, float | None], None],
-) -> Attempt:
-    """Mark the index and rebuild it while everybody reads and writes on. `opened` gives a session to watch it by.
+def candidates(found: Sequence[Index], min_bytes: int) -> list[Index]:
+    """Valid B-trees that may be rebuilt concurrently, largest first; indexes of exclusion constraints may not."""
+    able = [
+        index
+        for index in found
+        if index.method == "btree"
+        and index.valid
+        and not (index.is_exclusion or index.temporary or index.building)
+        and index.size_bytes >= min_bytes
+    ]
+    return sorted(able, key=lambda index: -index.size_bytes)
 
-    Whatever comes of it, the mark is still there and leftovers may be.
+
+def measure_density(session: Postgres, index: Index, max_bytes: int) -> Density | None:
+    """The index's density; None when it is larger than `max_bytes` or cannot be read within the timeout."""
+    if index.size_bytes > max_bytes:
+        return None
+    with suppress(TargetError), session.statement_timeout(MEASURE_TIMEOUT):
+        return density(session, index)
+    return None
+
+
+def gain(index: Index, density: Density) -> int:
+    """Bytes that a rebuild saves: it fills the pages up to the fillfactor."""
+    return max(0, round(index.size_bytes * (1 - density.percent / index.fillfactor)))
+
+
+def disk_space(session: Postgres, folder: Path | None) -> DiskSpace | None:
+    """The server's disk: of the folder, or of the data directory of a local server; None when it is not accessible."""
+    if folder is None:
+        with suppress(TargetError):
+            row = session.one(
+                "SELECT current_setting('data_directory') AS folder, coalesce(inet_server_addr() << '127.0.0.0/8'"
+                " OR inet_server_addr() = '::1', true) AS local"
+            )
+            folder = Path(row["folder"]) if row["local"] else None
+    try:
+        usage = shutil.disk_usage(folder) if folder is not None else None
+    except OSError:
+        usage = None
+    return DiskSpace(usage.free, usage.total) if usage else None
+
+
+def disk_obstacle(space: DiskSpace | None, index_bytes: int, max_unknown_bytes: int) -> str:
+    """Why the disk does not allow the rebuild, which needs twice the index and as much WAL; empty when it does.
+
+    Without access to the disk, indexes of up to `max_unknown_bytes` are allowed.
+    """
+    if space is None:
+        if index_bytes <= max_unknown_bytes:
+            return ""
+        return f"the server's disk is not accessible from here, and the index has {format_size(index_bytes)}"
+    needed = 3 * index_bytes
+    if space.free_bytes - needed >= MIN_FREE_SHARE * space.total_bytes:
+        return ""
+    return (
+        f"the disk has {format_size(space.free_bytes)} free; the rebuild needs {format_size(needed)} of it and must "
+        f"leave {format_size(MIN_FREE_SHARE * space.total_bytes)}"
+    )
+
+
+def obstacle(session: Postgres, index: Index, found: Sequence[Index], max_age: timedelta) -> str:
+    """Why the index should not be rebuilt now; empty when it may be. Raises TargetError."""
+    if not can_see_other_sessions(session):
+        return "other users' transactions are hidden from this user: GRANT pg_monitor"
+    if others := leftovers(found, index):
+        names = ", ".join(other.label for other in others)
+        return f"an earlier rebuild has left {names}: drop that first"
+    for problem, blockers in (
+        ("a transaction has been open for too long", old_transactions(session, max_age)),
+        ("another session has locked the table", lock_holders(session, index.table_oid)),
+        ("a backup is running", running_backups(session)),
+        ("WAL would accumulate for a slot without a consumer", inactive_slots(session)),
+    ):
+        if blockers:
+            return f"{problem}: {blockers[0]}"
+    return ""
+
+
+def rebuild(
+    ctx: Context, session: Postgres, open_session: Connect, index: Index, marker: Marker, timeout: timedelta
+) -> RebuildResult:
+    """Mark the index and rebuild it concurrently; a second session reports the progress.
+
+    The marker and leftovers may remain, whatever the result: call `drop_leftovers` next. When the attempt is stopped,
+    they are dropped here, within its grace period.
     """
     waited_for = set[int]()
 
-    def told(row: Row) -> None:
-        progress(row["done"] or 0, row["total"] or None)
+    def receive(row: Row) -> None:
+        ctx.progress(row["done"] or 0, row["total"] or None, "step")
         waited_for.update(filter(None, [row["locker"]]))
 
     try:
-        comment(session, index, with_mark(mark, datetime.now(UTC)))  # on the server's disk when it returns
-        with opened() as watcher, watched(watcher, REINDEX, session.pid, told):
-            session.long(sql.SQL("REINDEX (VERBOSE) INDEX CONCURRENTLY {}").format(index.identifier), timeout)
+        set_comment(session, index, marked_comment(marker, datetime.now(UTC)))  # durable when it returns
+        with open_session() as monitor, progress_reported(monitor, PROGRESS, session.pid, receive):
+            session.run(sql.SQL("REINDEX (VERBOSE) INDEX CONCURRENTLY {}").format(index.identifier), timeout)
     except TargetError as error:
         waits = ", ".join(f"pid {pid}" for pid in sorted(waited_for))
-        return Attempt(error.message + (f"; it waited for {waits}" if waits else ""), error.cause == "timed_out")
-    return Attempt("", late=False)
+        return RebuildResult(error.message + (f"; it waited for {waits}" if waits else ""), error.cause == "timed_out")
+    except BaseException:
+        session.close()
+        with open_session() as cleaner:
+            drop_leftovers(ctx, cleaner, index, marker)
+        raise
+    return RebuildResult("", timed_out=False)
 
 
-def drop(session: Postgres, index: Index, patience: timedelta) -> str:
-    """Drop a leftover; what stood in the way, empty when it is gone. Each try waits for locks as the session does."""
+def drop_leftovers(ctx: Context, session: Postgres, base: Index, marker: Marker) -> None:
+    """Drop what maintd's rebuild of `base` has left, then remove the marker; it stays while a leftover does."""
+    clean = not ctx.dry_run
+    for leftover in own_leftovers(indexes(session), base, marker):
+        if ctx.may("drop index", f"{session.name}: {leftover.label}", why="left by an interrupted rebuild"):
+            problem = _drop(session, leftover)
+            ctx.check(
+                f"{session.name}: leftover {leftover.label}",
+                problem or "dropped",
+                equals="dropped",
+                hint=f"the next run tries again; or: DROP INDEX CONCURRENTLY {leftover.quoted}",
+            )
+            clean = clean and not problem
+    if clean:
+        try:
+            set_comment(session, base, marker.own)
+        except TargetError as error:
+            ctx.log(f"{base.label}: its comment keeps maintd's marker until the next run: {error.message}")
+
+
+def _drop(session: Postgres, index: Index) -> str:
+    """Drop an index; the problem, empty when it is dropped. Each try waits up to the session's lock_timeout."""
     statement = sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(index.identifier)
     problem = ""
     for attempt in range(DROP_TRIES):
         try:
-            session.long(statement, patience)
+            session.run(statement, DROP_TIMEOUT)
         except TargetError as error:
             problem = error.message
             if error.cause != "timed_out":
@@ -155,93 +272,37 @@ def drop(session: Postgres, index: Index, patience: timedelta) -> str:
     return problem
 
 
-def fullness(session: Postgres, index: Index, most_bytes: int) -> Density | None:
-    """How full its pages are; None when it is larger than this, or cannot be read in time or at all."""
-    if index.size_bytes > most_bytes:
-        return None
-    with suppress(TargetError), session.allowing(MEASURING):
-        return density(session, index)
-    return None
-
-
-def gain(index: Index, density: Density) -> int:
-    """How many bytes smaller a rebuild makes it: new pages are full to its fill factor."""
-    return max(0, round(index.size_bytes * (1 - density.percent / index.fillfactor)))
-
-
-def candidates(found: Sequence[Index], least_bytes: int) -> list[Index]:
-    """Those that a rebuild can be worth, the largest first: valid B-trees. An exclusion cannot be rebuilt so."""
-    able = [
-        index
-        for index in found
-        if index.method == "btree"
-        and index.valid
-        and not (index.is_exclusion or index.temporary or index.building)
-        and index.size_bytes >= least_bytes
-    ]
-    return sorted(able, key=lambda index: -index.size_bytes)
-
-
-def server_room(session: Postgres, disk: Path | None) -> Room | None:
-    """The server's disk, by a folder given, or by the server's own where it is on this machine; None: out of sight."""
-    if disk is None:
-        with suppress(TargetError):
-            row = session.one(
-                "SELECT current_setting('data_directory') AS folder, coalesce(inet_server_addr() << '127.0.0.0/8'"
-                " OR inet_server_addr() = '::1', true) AS local"
-            )
-            disk = Path(row["folder"]) if row["local"] else None
-    try:
-        usage = shutil.disk_usage(disk) if disk is not None else None
-    except OSError:
-        usage = None
-    return Room(usage.free, usage.total) if usage else None
-
-
-def disk_obstacle(room: Room | None, index_bytes: int, blind_bytes: int) -> str:
-    """Why the disk forbids a rebuild: it takes twice the index, and as much WAL as the index. Empty: it does not."""
-    if room is None:
-        if index_bytes <= blind_bytes:
-            return ""
-        return f"the server's disk is not seen from here, and {format_size(index_bytes)} is too much to do blindly"
-    needed = 3 * index_bytes
-    if room.free_bytes - needed >= DISK_FLOOR * room.total_bytes:
-        return ""
-    return (
-        f"the disk has {format_size(room.free_bytes)} free; the rebuild takes {format_size(needed)} of it and must "
-        f"leave {format_size(DISK_FLOOR * room.total_bytes)}"
-    )
-
-
-def obstacle(session: Postgres, index: Index, found: Sequence[Index], old: timedelta) -> str:
-    """Why now is not the time to rebuild it; empty when nothing is in the way. Raises TargetError."""
-    if not sees_others(session):
-        return "others' transactions are not shown to this user: GRANT pg_monitor"
-    if others := leftovers(found, index):
-        names = ", ".join(other.label for other in others)
-        return f"an earlier rebuild has left {names}: that must be dropped first"
-    for what, holders in (
-        ("a transaction has been open for long", old_transactions(session, old)),
-        ("someone works on the table", lockers(session, index.table_oid)),
-        ("a backup is running", backups(session)),
-        ("WAL would pile up for a slot that nobody reads", inactive_slots(session)),
-    ):
-        if holders:
-            return f"{what}: {holders[0]}"
-    return ""
-
-
 def differences(before: Index, after: Index | None) -> list[str]:
-    """What is not as it should be after the rebuild; nothing when it is the same index, smaller or not."""
+    """What a rebuild must not change but has, or must change but has not; empty when it succeeded."""
     if after is None:
-        return ["it has gone"]
-    told = []
+        return ["it no longer exists"]
+    found = []
     if not after.valid:
-        told.append("it is invalid")
+        found.append("it is invalid")
     if after.oid == before.oid:
-        told.append("it was not rebuilt")
+        found.append("it was not rebuilt")
     if after.definition != before.definition:
-        told.append(f"its definition was {before.definition} and is {after.definition}")
+        found.append(f"its definition was {before.definition} and is {after.definition}")
     if after.constraint_name != before.constraint_name:
-        told.append(f"its constraint was {before.constraint_name} and is {after.constraint_name}")
-    return told
+        found.append(f"its constraint was {before.constraint_name} and is {after.constraint_name}")
+    return found
+
+
+def verify(ctx: Context, session: Postgres, check: str, before: Index, after: Index | None, timeout: timedelta) -> None:
+    """Report whether it is the same index, valid, and has an entry for every row, as far as amcheck is available."""
+    wrong = "; ".join(differences(before, after))
+    ctx.check(check, wrong or "rebuilt", equals="rebuilt", hint=f"compare it with: {before.definition}")
+    if after is None or wrong:
+        return
+    labels = {"target": session.name, "index": before.label}
+    ctx.measure("pg_index_bytes", after.size_bytes, "B", **labels)
+    ctx.measure("pg_reindex_bytes_saved", before.size_bytes - after.size_bytes, "B", **labels)
+    ctx.log(f"{before.label}: {format_size(before.size_bytes)} before, {format_size(after.size_bytes)} after")
+    amcheck = Amcheck(session)
+    if amcheck.can_check_indexes and after.size_bytes <= MAX_VERIFIED_BYTES:
+        amcheck.check_index(after, timeout, heap_too=True)
+        wrong = amcheck.unfinished or "; ".join(damage.message for damage in amcheck.damage)
+        hint = "pause the entries that write, check the disk, REINDEX it"
+        ctx.check(f"{check}, whole", wrong or "whole", equals="whole", hint=hint)
+    else:
+        ctx.log(f"{before.label}: not compared with its table: {amcheck.missing or 'it is too large'}")

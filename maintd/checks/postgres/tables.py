@@ -1,4 +1,4 @@
-"""Tables of a Postgres database as the catalog and the statistics have them, and how much of their files is empty."""
+"""Tables of a Postgres database by catalog and statistics, and their bloat."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from psycopg import sql
 
-from maintd.clients.postgres import Postgres, Row
+from maintd.clients.postgres import Postgres
+from maintd.job.criterion import Criterion
 
-BUSY = """
+LOCKED_RELATIONS = """
 WITH locked AS (
     SELECT l.relation AS oid FROM pg_locks l
      WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.pid <> pg_backend_pid()
@@ -22,7 +23,7 @@ WITH locked AS (
     UNION SELECT i.indexrelid FROM pg_index i JOIN locked ON locked.oid = i.indrelid
 )
 """
-"""Relations that cannot be asked for their size without waiting: pg_relation_size takes a lock. relpages must do."""
+"""A WITH clause `busy`: relations whose lock would block pg_relation_size; relpages must do for their size."""
 
 _TABLES = """
 SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, pg_get_userbyid(c.relowner) AS owner,
@@ -46,12 +47,8 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, pg_get_user
    AND (%(oid)s::oid IS NULL OR c.oid = %(oid)s::oid)
  ORDER BY c.oid
 """
-# Partition parents have no rows of their own, temporary tables belong to another session: both are left out above.
-# The size is that of the last VACUUM or ANALYZE; asking for the true one waits for whoever has locked the table.
-
-_DATABASES = """
-SELECT datname AS name, age(datfrozenxid) AS xid_age, mxid_age(datminmxid) AS mxid_age FROM pg_database
-"""
+# Partition parents have no rows of their own and temporary tables belong to another session: neither is listed.
+# The size is that of the last VACUUM or ANALYZE: pg_relation_size would wait for a lock.
 
 _ESTIMATE = """
 SELECT sum((1 - s.null_frac) * s.avg_width) AS width, max(s.null_frac) AS nulls, count(*) AS columns
@@ -61,15 +58,15 @@ SELECT sum((1 - s.null_frac) * s.avg_width) AS width, max(s.null_frac) AS nulls,
 
 @dataclass(frozen=True)
 class Table:
-    """A table that can be vacuumed, as catalog and statistics have it. Ages are the worse of it and its TOAST."""
+    """A table that can be vacuumed. Its ages are the larger of its own and its TOAST table's."""
 
     oid: int
     schema: str
     name: str
     owner: str
     permitted: bool  # this session may vacuum it
-    rows: float  # as last counted; below 0: never
-    size_bytes: int  # of the heap, when it was last vacuumed or analyzed
+    rows: float  # estimate of the last VACUUM or ANALYZE; below 0: never counted
+    size_bytes: int  # of the heap, at the last VACUUM or ANALYZE
     dead: int
     live: int
     mods: int  # since the last analyze
@@ -82,12 +79,12 @@ class Table:
 
     @property
     def label(self) -> str:
-        """How it is called in reports."""
+        """Its name in checks and reports."""
         return f"{self.schema}.{self.name}"
 
     @property
     def identifier(self) -> sql.Identifier:
-        """How it is written in a statement."""
+        """Its quoted name for a statement."""
         return sql.Identifier(self.schema, self.name)
 
     @property
@@ -97,18 +94,13 @@ class Table:
 
 
 def tables(session: Postgres, oid: int | None = None) -> list[Table]:
-    """Every ordinary table and materialized view of the users' schemas, or that of this oid. Raises TargetError."""
+    """All tables and materialized views of user schemas, or only that of `oid`. Raises TargetError."""
     maintain = "OR has_table_privilege(c.oid, 'MAINTAIN')" if session.version >= 17 else ""
     return [Table(**row) for row in session.rows(_TABLES.format(maintain=maintain), {"oid": oid})]
 
 
-def databases(session: Postgres) -> list[Row]:
-    """Every database of the server with `name`, `xid_age`, `mxid_age`. Raises TargetError."""
-    return session.rows(_DATABASES)
-
-
 class Bloat(NamedTuple):
-    """How much of a table's file is empty."""
+    """The free space within a table's file."""
 
     size_bytes: int
     free_bytes: int
@@ -116,21 +108,21 @@ class Bloat(NamedTuple):
 
     @property
     def share(self) -> float:
-        """Free of all, 0 to 1."""
+        """Free bytes of all bytes, 0 to 1."""
         return self.free_bytes / max(self.size_bytes, 1)
 
     @property
-    def much(self) -> bool:
-        """Half of more than 10 MB, or a quarter of more than 1 GB (pgexperts' rule)."""
+    def excessive(self) -> bool:
+        """At least half and 10 MB, or a quarter and 1 GB. Source: pgexperts' bloat queries."""
         return (self.share >= 0.5 and self.free_bytes >= 10_000_000) or (
             self.share >= 0.25 and self.free_bytes >= 1_000_000_000
         )
 
 
 def bloat(session: Postgres, table: Table) -> Bloat | None:
-    """Measured by pgstattuple where it is installed and allowed, else estimated; None when neither can be had."""
-    schema = extension_schema(session, "pgstattuple")
-    if schema is not None and executable(session, schema, "pgstattuple_approx(regclass)"):
+    """Measured by pgstattuple where this session may call it, else estimated from statistics; None without either."""
+    schema = session.extension_schema("pgstattuple")
+    if schema is not None and session.can_execute(schema, "pgstattuple_approx(regclass)"):
         query = sql.SQL("SELECT table_len, approx_free_space FROM {}(%s::oid::regclass)").format(
             sql.Identifier(schema, "pgstattuple_approx")
         )
@@ -139,23 +131,19 @@ def bloat(session: Postgres, table: Table) -> Bloat | None:
     row = session.one(_ESTIMATE, {"schema": table.schema, "name": table.name})
     if not row["columns"] or table.rows < 0:
         return None
-    # A row: 4 bytes of line pointer, a header of 23 and a bitmap where there are NULLs, all aligned to 8.
+    # A row has a line pointer of 4 bytes, a header of 23 and a bitmap when it has NULLs, aligned to 8 bytes.
     header = 24 + (row["columns"] / 8 if row["nulls"] else 0)
     fill = float(table.options.get("fillfactor", 100)) / 100
     needed = table.rows * (4 + -(-(header + row["width"]) // 8) * 8) / fill
     return Bloat(table.size_bytes, max(0, table.size_bytes - round(needed)), "estimate")
 
 
-def extension_schema(session: Postgres, extension: str) -> str | None:
-    """Where an extension's functions are, None when it is not installed in this database. Raises TargetError."""
-    query = "SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = %s"
-    return next((str(row["nspname"]) for row in session.rows(query, (extension,))), None)
-
-
-def executable(session: Postgres, schema: str, function: str) -> bool:
-    """Whether this session may call the function, written with its arguments: `bt_index_check(regclass, boolean)`."""
-    query = """
-    SELECT coalesce(has_schema_privilege(%(schema)s, 'USAGE')
-        AND has_function_privilege(to_regprocedure(quote_ident(%(schema)s) || '.' || %(name)s), 'EXECUTE'), false) AS ok
-    """
-    return bool(session.one(query, {"schema": schema, "name": function})["ok"])
+def bloat_criterion(table: Table, bloat: Bloat) -> Criterion:
+    """The empty space that VACUUM has freed within the file; only a rebuild returns it to the file system."""
+    return Criterion(
+        f"empty space in {table.label}",
+        bloat.free_bytes if bloat.excessive else 0,
+        warn_above=0,
+        unit="B",
+        hint=f"{bloat.source}: {bloat.share:.0%} empty; rebuild it with pg_repack in a maintenance window",
+    )

@@ -1,7 +1,7 @@
-"""One VACUUM or ANALYZE: gently, within its time, and what came of it by the server's own counts.
+"""Run one VACUUM or ANALYZE within a timeout, and read its result from the server's statistics.
 
-A VACUUM that the server declines is a success with a warning to Postgres. Here only what the statistics show as done
-counts as done.
+A VACUUM that the server skips (no permission, table locked) is a success with a warning to Postgres. Here it is done
+only when the statistics say so.
 """
 
 from __future__ import annotations
@@ -14,20 +14,25 @@ from datetime import datetime, timedelta
 from psycopg import sql
 
 from maintd.checks.postgres.autovacuum import Need
-from maintd.checks.postgres.blockers import lockers
+from maintd.checks.postgres.blockers import lock_holders, snapshot_holders
 from maintd.checks.postgres.tables import Table, tables
 from maintd.clients.postgres import Notice, Postgres, lock_timed_out
 from maintd.errors import TargetError
+from maintd.job.criterion import Criterion
+from maintd.model.evidence import CheckStatus
 
+PROGRESS = """
+SELECT phase, heap_blks_scanned AS done, heap_blks_total AS total FROM pg_stat_progress_vacuum WHERE pid = %s
+"""
 _LOCK_NOT_AVAILABLE = "55P03"
 _NOT_REMOVABLE = re.compile(r"(\d+) are dead but not yet removable")
 _REMOVED = re.compile(r"tuples: (\d+) removed")
-_SETTLE = 3.0  # seconds; up to Postgres 14 the statistics collector lags by half a second
+_STATISTICS_DELAY = 3.0  # seconds; up to Postgres 14 the statistics collector lags by half a second
 
 
 @dataclass(frozen=True)
-class Gentleness:
-    """How much a VACUUM may disturb the others. A manual one is not held back at all by default."""
+class VacuumSettings:
+    """The session's settings that limit its load on the server. A manual VACUUM has no cost delay by default."""
 
     lock_timeout: timedelta = timedelta(seconds=5)
     cost_delay: timedelta = timedelta(milliseconds=2)
@@ -35,27 +40,36 @@ class Gentleness:
     memory_bytes: int = 64 * 1024 * 1024
 
     def apply(self, session: Postgres) -> None:
-        """Set it for the session. Raises TargetError."""
-        session.wait_for_locks(self.lock_timeout)
+        """Set them for the session. Raises TargetError."""
+        session.set_lock_timeout(self.lock_timeout)
         session.rows(f"SET vacuum_cost_delay = {self.cost_delay.total_seconds() * 1000:g}")
         session.rows(f"SET vacuum_cost_limit = {self.cost_limit}")
         session.rows(f"SET maintenance_work_mem = {max(1024, self.memory_bytes // 1024)}")
 
 
 @dataclass(frozen=True)
-class Vacuumed:
-    """What came of it. `problem` is empty when the server's statistics prove that it was done."""
+class VacuumResult:
+    """`problem` is empty when the server's statistics prove that the table was vacuumed or analyzed."""
 
     problem: str
-    locked: bool  # someone's lock was the reason: another time may do
-    took: timedelta
+    locked: bool  # another session's lock was the cause
+    duration: timedelta
     removed: int
-    not_removable: int  # dead rows that somebody may still see
-    after: Table | None  # None: the table has gone
+    not_removable: int  # dead rows that a snapshot may still see
+    after: Table | None  # None: the table was dropped
+
+    def criterion(self, table: Table, grant: str) -> Criterion:
+        """Whether it was done; a lock only warns. `grant` is the hint when the session may not vacuum the table."""
+        name = f"vacuum of {table.label}"
+        if self.locked:
+            hint = "the next run tries again; find out why the lock is held for so long"
+            return Criterion(name, f"skipped: {self.problem}", equals="done", severity=CheckStatus.WARN, hint=hint)
+        hint = "see the server's log" if table.permitted else grant
+        return Criterion(name, self.problem or "done", equals="done", hint=hint)
 
 
 def statement(table: Table, need: Need, version: int) -> sql.Composed:
-    """The VACUUM or ANALYZE that the table needs. Never FULL: that locks everybody out for as long as it takes."""
+    """The VACUUM or ANALYZE that the table needs. Never FULL: that locks the table exclusively."""
     if not need.vacuum:
         return sql.SQL("ANALYZE (VERBOSE, SKIP_LOCKED) {}").format(table.identifier)
     options = ["ANALYZE", "VERBOSE", "SKIP_LOCKED", "TRUNCATE off"]  # truncation takes an ACCESS EXCLUSIVE lock
@@ -68,57 +82,67 @@ def statement(table: Table, need: Need, version: int) -> sql.Composed:
     return sql.SQL("VACUUM (" + ", ".join(options) + ") {}").format(table.identifier)
 
 
-def vacuum(session: Postgres, before: Table, need: Need, timeout: timedelta) -> Vacuumed:
-    """Run it and prove it. Raises TargetError only when the session is lost."""
-    asked_at: datetime = session.one("SELECT clock_timestamp() AS now")["now"]
-    began = time.monotonic()
+def vacuum(session: Postgres, before: Table, need: Need, timeout: timedelta) -> VacuumResult:
+    """Run it and read the result. Raises TargetError only when the session is lost."""
+    requested_at: datetime = session.one("SELECT clock_timestamp() AS now")["now"]
+    started = time.monotonic()
     problem, locked, notices = "", False, list[Notice]()
     try:
-        notices = session.long(statement(before, need, session.version), timeout)
+        notices = session.run(statement(before, need, session.version), timeout)
     except TargetError as error:
         problem, locked = error.message, lock_timed_out(error)
         if error.cause == "timed_out" and not locked:
-            problem = f"stopped after {time.monotonic() - began:.0f} s: {error.message}"
-    took = timedelta(seconds=time.monotonic() - began)
-    after = _settled(session, before, need, asked_at) if not problem else _now(session, before)
-    warned = [notice for notice in notices if notice.severity == "WARNING"]
+            problem = f"stopped after {time.monotonic() - started:.0f} s: {error.message}"
+    duration = timedelta(seconds=time.monotonic() - started)
+    after = _read(session, before) if problem else _read_when_done(session, before, need, requested_at)
+    warnings = [notice for notice in notices if notice.severity == "WARNING"]
     if not problem and after is None:
-        problem = "the table was dropped meanwhile"
-    elif not problem and not _proven(after, need, asked_at):
-        locked = any(notice.sqlstate == _LOCK_NOT_AVAILABLE for notice in warned)
-        problem = "; ".join(notice.message for notice in warned) or "the statistics show no vacuum since it was asked"
-        if locked and (who := lockers(session, before.oid)):
-            problem += f": held by {who[0]}"
-    told = "\n".join(notice.message for notice in notices)
-    removed, kept = _REMOVED.search(told), _NOT_REMOVABLE.search(told)
+        problem = "the table was dropped"
+    elif not problem and not _done(after, need, requested_at):
+        locked = any(notice.sqlstate == _LOCK_NOT_AVAILABLE for notice in warnings)
+        problem = "; ".join(notice.message for notice in warnings) or "the statistics show no vacuum since the request"
+        if locked and (holders := lock_holders(session, before.oid)):
+            problem += f": held by {holders[0]}"
+    text = "\n".join(notice.message for notice in notices)
+    removed, kept = _REMOVED.search(text), _NOT_REMOVABLE.search(text)
     dead = after.dead if after else 0
-    return Vacuumed(
+    return VacuumResult(
         problem,
         locked,
-        took,
+        duration,
         removed=int(removed[1]) if removed else max(0, before.dead - dead),
-        # Other languages and older servers say it otherwise; the statistics count the same rows as dead.
+        # Other languages and older servers word it differently; the statistics count the same rows as dead.
         not_removable=int(kept[1]) if kept else dead,
         after=after,
     )
 
 
-def _now(session: Postgres, before: Table) -> Table | None:
+def kept_rows_criterion(session: Postgres, table: Table, result: VacuumResult) -> Criterion:
+    """The dead rows that a successful VACUUM has left because a snapshot may still see them. Raises TargetError."""
+    limit = max(50, table.dead // 10)
+    hint = ""
+    if result.not_removable > limit:
+        holder = next(iter(snapshot_holders(session)), "a session that has ended")
+        hint = f"held by {holder}: end it, then vacuum again"
+    return Criterion(f"dead rows kept in {table.label}", result.not_removable, warn_above=limit, hint=hint)
+
+
+def _read(session: Postgres, before: Table) -> Table | None:
     return next(iter(tables(session, before.oid)), None)
 
 
-def _proven(after: Table | None, need: Need, asked_at: datetime) -> bool:
+def _done(after: Table | None, need: Need, requested_at: datetime) -> bool:
     if after is None:
         return False
     done_at = after.vacuumed_at if need.vacuum else after.analyzed_at
-    return done_at is not None and done_at >= asked_at
+    return done_at is not None and done_at >= requested_at
 
 
-def _settled(session: Postgres, before: Table, need: Need, asked_at: datetime) -> Table | None:
-    """The table as the statistics show it, given a moment to catch up where they are collected apart."""
-    patience = time.monotonic() + (_SETTLE if session.version < 15 else 0)
+def _read_when_done(session: Postgres, before: Table, need: Need, requested_at: datetime) -> Table | None:
+    """The table after the statistics have caught up, where they are collected by a separate process."""
+    deadline = time.monotonic() + (_STATISTICS_DELAY if session.version < 15 else 0)
     while True:
-        after = _now(session, before)
-        if after is None or _proven(after, need, asked_at) or time.monotonic() >= patience:
+        after = _read(session, before)
+        if after is None or _done(after, need, requested_at) or time.monotonic() >= deadline:
             return after
         time.sleep(0.1)
