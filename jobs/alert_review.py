@@ -1,148 +1,150 @@
-"""Review what fires: whether it reaches people, who took note of it, and what is hidden.
+"""Review firing alerts: whether they are delivered and acknowledged, and what silences hide.
 
-Rules and alerts of Prometheus are compared with Alertmanager: what fires and is not known there is not delivered, and
-an Alertmanager that does not answer is never "no alerts". Acknowledged is an alert that somebody silenced with a name
-to it, by a silence that is about something, or that is listed in the param `acknowledged`. Silences that hide
-everything, end soon, are old or have no author are named; so are notifications that failed, rules that fail and alerts
-that flap. Grafana's own rules are reviewed where it is named. Nothing is changed.
+Compares the alerts of Prometheus with those of Alertmanager: an alert that fires and is not known there is not
+delivered. An Alertmanager that does not answer is unknown, never "no alerts". An alert is acknowledged by a silence
+that has an author and selects particular alerts, or by the param `acknowledged`. Also checks silences that hide
+everything, end soon, are old or have no author; failed notifications; failing rules; flapping alerts; and Grafana's own
+rules, if it is named. Read-only.
 
 Runbook: Daily Maintenance, Morning Health Check, 5 Alert Review
 """
 
 import json
-from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from maintd.checks.alerts import evaluate as judging
-from maintd.checks.alerts import firing
+from maintd.checks.alerts import evaluate, firing
 from maintd.checks.alerts.collect import (
     AlertmanagerFacts,
     GrafanaFacts,
     PrometheusFacts,
-    look_at_alertmanager,
-    look_at_grafana,
-    look_at_prometheus,
+    collect_alertmanager,
+    collect_grafana,
+    collect_prometheus,
 )
+from maintd.checks.alerts.evaluate import NOT_OBSERVED_BEHIND_PROXY
 from maintd.checks.alerts.firing import Acknowledgement, AlertLimits, Firing
 from maintd.checks.alerts.silences import SilenceLimits
 from maintd.checks.collection import Probe, collect_all
 from maintd.clients import prometheus
 from maintd.job import Context, JobParams, TargetError, job
 
-MOST_KEPT = 10_000  # alerts in the artifact
+MAX_SAVED = 10_000  # alerts in the artifact
 
 
 class Params(JobParams):
     prometheus: tuple[str, ...] = ()
-    """Prometheus targets; none named: all."""
+    """Prometheus targets; default: all."""
     alertmanager: tuple[str, ...] = ()
-    """Alertmanager targets; none named: all."""
+    """Alertmanager targets; default: all."""
     grafana: str | None = None
-    """HTTP target of Grafana; none named: its rules are not reviewed."""
+    """HTTP target of Grafana; default: its rules are not reviewed."""
     grafana_path: str = "/api/prometheus/grafana/api/v1/rules"
-    """Where on it the rules are, in the form of Prometheus."""
+    """Path of Grafana's rules in the format of Prometheus."""
     acknowledged: tuple[Acknowledgement, ...] = ()
-    """Alerts that somebody took note of: alert, labels, by, why, until."""
+    """Acknowledged alerts: alert, labels, by, why, until."""
     watchdog: str | None = None
-    """Name of an alert that always fires; none named: delivery is only known by comparison."""
+    """Name of an alert that always fires, to check delivery; default: delivery is only checked by comparison."""
     alerts: AlertLimits = AlertLimits()
-    """When alerts need somebody."""
+    """When alerts need attention."""
     silences: SilenceLimits = SilenceLimits()
-    """When silences are to be looked at."""
+    """When silences need attention."""
+
+
+Alerts = dict[str, list[Firing] | None]
+"""Alerts by source; None: it did not answer."""
 
 
 @job(timeout="5m", repeatable=True, needs=("prometheus",))
 def run(ctx: Context, params: Params) -> None:
-    with ctx.phase("ask all who tell of alerts"):
-        seen = list(collect_all(_probes(ctx, params)))
-    told: dict[str, list[Firing] | None] = {}
-    with ctx.phase("judge each of them"):
-        for probe, found in seen:
-            told[probe.subject] = _judge(ctx, params, probe, found)
+    with ctx.phase("collect alerts, rules and silences"):
+        collected = list(collect_all(_probes(ctx, params)))
+    alerts: Alerts = {}
+    with ctx.phase("check each server"):
+        for probe, facts in collected:
+            alerts[probe.subject] = _report(ctx, params, probe, facts)
         if not ctx.targets.of("alertmanager"):
-            hint = "set targets.alertmanager, or nobody knows whether alerts arrive"
-            ctx.unknown("alertmanager: configured", "not_configured: there is no such target", hint=hint)
-    with ctx.phase("compare what fires with what arrived"):
-        for probe, found in seen:
-            if isinstance(found, PrometheusFacts):
-                _compare(ctx, params, probe, told)
+            hint = "set targets.alertmanager: without it delivery cannot be checked"
+            ctx.unknown("alertmanager: configured", "not_configured: no target", hint=hint)
+    with ctx.phase("check delivery"):
+        for probe, facts in collected:
+            if isinstance(facts, PrometheusFacts):
+                _compare(ctx, params, probe, alerts)
         if params.watchdog:
-            judging.judge_watchdog(ctx, params.watchdog, {k: v for k, v in told.items() if "grafana" not in k})
-    with ctx.phase("judge what fires"):
-        _review(ctx, params, told)
+            senders = {source: found for source, found in alerts.items() if "grafana" not in source}
+            evaluate.report_watchdog(ctx, params.watchdog, senders)
+    with ctx.phase("check unacknowledged alerts"):
+        _review(ctx, params, alerts)
 
 
 def _probes(ctx: Context, params: Params) -> list[Probe]:
     now, spare = ctx.now(), timedelta(seconds=2)
-    receivers: dict[str, Any] = dict(ctx.chosen("alertmanager", params.alertmanager))
-    senders: dict[str, Any] = dict(ctx.chosen("prometheus", params.prometheus))
+    alertmanagers: dict[str, Any] = dict(ctx.chosen("alertmanager", params.alertmanager))
+    servers: dict[str, Any] = dict(ctx.chosen("prometheus", params.prometheus))
     probes = [
-        Probe("alertmanager", name, partial(look_at_alertmanager, target, name), target.timeout * 3 + spare)
-        for name, target in receivers.items()
+        Probe("alertmanager", name, partial(collect_alertmanager, target, name), target.timeout * 3 + spare)
+        for name, target in alertmanagers.items()
     ]
     probes += [
-        Probe("prometheus", name, partial(look_at_prometheus, target, name, now), target.timeout * 5 + spare)
-        for name, target in senders.items()
+        Probe("prometheus", name, partial(collect_prometheus, target, name, now), target.timeout * 5 + spare)
+        for name, target in servers.items()
     ]
     if params.grafana is not None:
         target = ctx.target("http", params.grafana)
-        look = partial(look_at_grafana, target, params.grafana, params.grafana_path, params.alerts)
-        probes.append(Probe("grafana", params.grafana, look, target.timeout + spare))
+        collect = partial(collect_grafana, target, params.grafana, params.grafana_path, params.alerts)
+        probes.append(Probe("grafana", params.grafana, collect, target.timeout + spare))
     return probes
 
 
-def _judge(ctx: Context, params: Params, probe: Probe, found: Any) -> list[Firing] | None:
-    """Who tells of what; None: no answer."""
-    if isinstance(found, PrometheusFacts):
-        judging.judge_prometheus(ctx, probe.name, found, params.alerts)
-        return firing.known_to_prometheus(found.firing, probe.subject, params.alerts)
-    if isinstance(found, AlertmanagerFacts):
-        judging.judge_alertmanager(ctx, probe.name, found, params.alerts, params.silences, ctx.now())
-        return firing.known_to_alertmanager(found.alerts, found.silences, probe.subject, params.alerts)
-    if isinstance(found, GrafanaFacts):
-        judging.judge_grafana(ctx, probe.name, found)
-        return found.firing
-    ctx.report_error(f"{probe.subject}: answers", found, not_observed=judging.NOT_OBSERVED_BEHIND)
+def _report(ctx: Context, params: Params, probe: Probe, facts: Any) -> list[Firing] | None:
+    """Check one server; return its alerts, None when it did not answer."""
+    if isinstance(facts, PrometheusFacts):
+        evaluate.report_prometheus(ctx, probe.name, facts, params.alerts)
+        return firing.from_prometheus(facts.firing, probe.subject, params.alerts)
+    if isinstance(facts, AlertmanagerFacts):
+        evaluate.report_alertmanager(ctx, probe.name, facts, params.alerts, params.silences, ctx.now())
+        return firing.from_alertmanager(facts.alerts, facts.silences, probe.subject, params.alerts)
+    if isinstance(facts, GrafanaFacts):
+        evaluate.report_grafana(ctx, probe.name, facts)
+        return facts.firing
+    ctx.report_error(f"{probe.subject}: answers", facts, not_observed=NOT_OBSERVED_BEHIND_PROXY)
     return None
 
 
-def _compare(ctx: Context, params: Params, probe: Probe, told: dict[str, list[Firing] | None]) -> None:
-    """What fires in one Prometheus against all Alertmanagers together, since it may send to any of them."""
-    there = {subject: alerts for subject, alerts in told.items() if subject.startswith("alertmanager ")}
-    silent = [subject for subject, alerts in there.items() if alerts is None]
+def _compare(ctx: Context, params: Params, probe: Probe, alerts: Alerts) -> None:
+    """Compare the alerts of one Prometheus with those of all Alertmanagers, since it may send to any of them."""
+    receivers = {source: found for source, found in alerts.items() if source.startswith("alertmanager ")}
+    silent = [source for source, found in receivers.items() if found is None]
     what = f"prometheus {probe.name}: alerts that Alertmanager does not know"
-    if len(silent) == len(there):
+    if len(silent) == len(receivers):
         ctx.unknown(what, "no Alertmanager answered", expected="0", hint="see its own check")
         return
-    arrived = [alert for alerts in there.values() for alert in alerts or ()]
-    lost = firing.absent(told[probe.subject] or (), arrived, params.alerts, ctx.now())
+    arrived = [alert for found in receivers.values() for alert in found or ()]
+    lost = firing.undelivered(alerts[probe.subject] or (), arrived, params.alerts, ctx.now())
     if lost:
-        # It may have ended between the two looks: only what still fires was lost.
+        # An alert may have ended between the two queries: only what still fires is lost.
         server = prometheus.connect(ctx.target("prometheus", probe.name), name=probe.name)
         try:
-            again = firing.known_to_prometheus(server.firing(), probe.subject, params.alerts)
+            again = firing.from_prometheus(server.firing(), probe.subject, params.alerts)
         except TargetError as error:
-            ctx.report_error(what, error, expected="0", not_observed=judging.NOT_OBSERVED_BEHIND)
+            ctx.report_error(what, error, expected="0", not_observed=NOT_OBSERVED_BEHIND_PROXY)
             return
         lost = [alert for alert in lost if any(alert.labels == other.labels for other in again)]
-    judging.judge_delivery(ctx, probe.name, lost, silent, ctx.now())
+    evaluate.report_delivery(ctx, probe.name, lost, silent, ctx.now())
 
 
-def _review(ctx: Context, params: Params, told: dict[str, list[Firing] | None]) -> None:
-    """All alerts, each once: as Alertmanager tells them, since it knows who took note; then what else fires."""
+def _review(ctx: Context, params: Params, alerts: Alerts) -> None:
+    """Check all alerts, each once; Alertmanager comes first, since it knows the silences."""
     now = ctx.now()
-    judging.judge_acknowledgements(ctx, params.acknowledged, params.alerts, now)
-    all_alerts = firing.together([alerts or () for alerts in told.values()], params.alerts)
-    kept = [alert for alert in all_alerts if alert.name != params.watchdog]
-    alerts = firing.acknowledged(kept, params.acknowledged, now)
-    judging.judge_alerts(ctx, alerts, _unseen(told), params.alerts, now)
-    for alert in alerts[:50]:
-        state = f"acknowledged by {alert.taken_by}" if alert.taken_by else "inhibited" if alert.inhibited else "open"
-        ctx.log(f"{alert.severity}: {alert.wording(now)}: {state}")
-    ctx.save("alerts.json", json.dumps([a.evidence() for a in alerts[:MOST_KEPT]], indent=1), "application/json")
-
-
-def _unseen(told: dict[str, list[Firing] | None]) -> Sequence[str]:
-    return [subject for subject, alerts in told.items() if alerts is None]
+    evaluate.report_acknowledgements(ctx, params.acknowledged, params.alerts, now)
+    merged = firing.merge([found or () for found in alerts.values()], params.alerts)
+    relevant = [alert for alert in merged if alert.name != params.watchdog]
+    reviewed = firing.acknowledge(relevant, params.acknowledged, now)
+    silent = [source for source, found in alerts.items() if found is None]
+    evaluate.report_alerts(ctx, reviewed, silent, params.alerts, now)
+    for alert in reviewed[:50]:
+        acknowledged = f"acknowledged by {alert.acknowledged_by}" if alert.acknowledged_by else "unacknowledged"
+        ctx.log(f"{alert.severity}: {alert.text(now)}: {'inhibited' if alert.inhibited else acknowledged}")
+    evidence = [alert.evidence() for alert in reviewed[:MAX_SAVED]]
+    ctx.save("alerts.json", json.dumps(evidence, indent=1), "application/json")

@@ -88,8 +88,8 @@ def _probes(ctx: Context, params: Params, section: Section) -> list[Probe]:
         "postgres": (lambda target, name: postgres.collect(target, name, "health_check"), 4),
         "redis": (lambda target, name: redis.look(target, name, params.redis), 4),
         "docker": (lambda target, name: containers.look(target, name), 4),
-        "prometheus": (lambda target, name: prometheus_health.look(target, name), 3),
-        "alertmanager": (lambda target, name: prometheus_health.look_at_alertmanager(target, name), 1),
+        "prometheus": (lambda target, name: prometheus_health.collect(target, name), 3),
+        "alertmanager": (lambda target, name: prometheus_health.collect_alertmanager(target, name), 1),
     }
     look, timeouts = looks[section]
     return [
@@ -125,6 +125,6 @@ def _judge(ctx: Context, params: Params, probe: Probe, found: Any) -> None:
             evidence = [container.evidence() for container in found.containers]
             ctx.save(f"containers-{probe.name}.json", json.dumps(evidence, indent=1), "application/json")
         case "prometheus":
-            prometheus_health.judge(ctx, probe.name, found)
+            prometheus_health.report(ctx, probe.name, found)
         case "alertmanager":
-            prometheus_health.judge_alertmanager(ctx, probe.name)
+            prometheus_health.report_alertmanager(ctx, probe.name)

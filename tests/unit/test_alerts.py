@@ -75,7 +75,7 @@ def test_what_arrives_may_have_more_labels_and_never_others() -> None:
     sent = alert(alertname="Down", instance="a")
 
     def lost(**labels: str) -> bool:
-        return bool(firing.absent([sent], [alert(**labels)], LIMITS, NOW))
+        return bool(firing.undelivered([sent], [alert(**labels)], LIMITS, NOW))
 
     assert not lost(alertname="Down", instance="a")
     assert not lost(alertname="Down", instance="a", cluster="one")
@@ -88,31 +88,31 @@ def test_labels_that_are_changed_on_the_way_are_not_compared() -> None:
     limits = AlertLimits(changed_labels=("severity",))
     arrived = [alert(alertname="Down", severity="page")]
 
-    assert firing.absent([alert(alertname="Down", severity="critical")], arrived, LIMITS, NOW)
-    assert not firing.absent([alert(alertname="Down", severity="critical")], arrived, limits, NOW)
+    assert firing.undelivered([alert(alertname="Down", severity="critical")], arrived, LIMITS, NOW)
+    assert not firing.undelivered([alert(alertname="Down", severity="critical")], arrived, limits, NOW)
 
 
 def test_nothing_is_lost_within_the_grace() -> None:
-    assert not firing.absent([alert(timedelta(minutes=5), alertname="Down")], [], LIMITS, NOW)
-    assert firing.absent([alert(timedelta(minutes=5, seconds=1), alertname="Down")], [], LIMITS, NOW)
+    assert not firing.undelivered([alert(timedelta(minutes=5), alertname="Down")], [], LIMITS, NOW)
+    assert firing.undelivered([alert(timedelta(minutes=5, seconds=1), alertname="Down")], [], LIMITS, NOW)
 
 
 def test_ten_thousand_alerts_are_compared_at_once() -> None:
     sent = [alert(alertname="Down", instance=str(n)) for n in range(10_000)]
 
-    assert not firing.absent(sent, sent, LIMITS, NOW)
-    assert len(firing.together([sent, sent], LIMITS)) == 10_000
+    assert not firing.undelivered(sent, sent, LIMITS, NOW)
+    assert len(firing.merge([sent, sent], LIMITS)) == 10_000
 
 
 @pytest.mark.parametrize(("severity", "which"), [("critical", 0), ("PAGE", 0), ("warning", 1), ("odd", 1), ("", 1)])
 def test_whatever_is_not_known_to_be_harmless_waits_for_somebody(severity: str, which: int) -> None:
-    waiting = firing.waiting([alert(timedelta(days=2), alertname="A", severity=severity)], LIMITS, NOW)
+    waiting = firing.overdue([alert(timedelta(days=2), alertname="A", severity=severity)], LIMITS, NOW)
 
     assert [len(found) for found in waiting] == [1 - which, which]
 
 
 def test_an_alert_of_no_consequence_waits_for_nobody() -> None:
-    assert firing.waiting([alert(timedelta(days=2), alertname="A", severity="info")], LIMITS, NOW) == ([], [])
+    assert firing.overdue([alert(timedelta(days=2), alertname="A", severity="info")], LIMITS, NOW) == ([], [])
 
 
 def test_counters_are_summed_by_a_label() -> None:

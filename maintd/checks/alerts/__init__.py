@@ -1,1 +1,1 @@
-"""The alerts of a stack: what fires, whether it reaches people, who took note of it, and what hides it."""
+"""Alerts: which fire, whether they are delivered and acknowledged, and what silences hide."""

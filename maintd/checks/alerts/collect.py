@@ -1,4 +1,4 @@
-"""Those who tell of alerts: Prometheus, Alertmanager, and Grafana with rules of its own."""
+"""Collection of alerts, rules and silences from Prometheus, Alertmanager and Grafana."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DAY = timedelta(days=1)
 
 @dataclass(frozen=True)
 class PrometheusFacts:
-    """Its rules, what fires, where it sends that, what it could not send, and what fired within the last day."""
+    """Rules, firing alerts, Alertmanagers, dropped notifications, and the alerts of the last day."""
 
     rules: list[Rule]
     firing: list[FiringAlert]
@@ -37,7 +37,7 @@ class PrometheusFacts:
 
 @dataclass(frozen=True)
 class AlertmanagerFacts:
-    """Its alerts and silences; how many notifications it tried and how many failed, by integration."""
+    """Alerts and silences; notifications tried and failed since its start, by integration."""
 
     alerts: list[Alert]
     silences: list[Silence]
@@ -47,15 +47,15 @@ class AlertmanagerFacts:
 
 @dataclass(frozen=True)
 class GrafanaFacts:
-    """What fires by Grafana's own rules, and which of them do not work."""
+    """Firing alerts of Grafana's own rules, and rules that fail."""
 
     rules: int
     firing: list[Firing]
     broken: list[str]
 
 
-def look_at_prometheus(target: PrometheusTarget, name: str, now: datetime) -> PrometheusFacts:
-    """Raises TargetError when its rules or alerts cannot be had."""
+def collect_prometheus(target: PrometheusTarget, name: str, now: datetime) -> PrometheusFacts:
+    """Raises TargetError when its rules or alerts cannot be read."""
     server = prometheus.connect(target, name=name)
     rules = server.rules()
     return PrometheusFacts(
@@ -67,8 +67,8 @@ def look_at_prometheus(target: PrometheusTarget, name: str, now: datetime) -> Pr
     )
 
 
-def look_at_alertmanager(target: AlertmanagerTarget, name: str) -> AlertmanagerFacts:
-    """Raises TargetError when its alerts or silences cannot be had."""
+def collect_alertmanager(target: AlertmanagerTarget, name: str) -> AlertmanagerFacts:
+    """Raises TargetError when its alerts or silences cannot be read."""
     server = alertmanager.connect(target, name=name)
     alerts, silences = server.alerts(), server.silences()
     text = value_or_error(server.own_metrics)
@@ -81,8 +81,8 @@ def look_at_alertmanager(target: AlertmanagerTarget, name: str) -> AlertmanagerF
     )
 
 
-def look_at_grafana(target: HttpTarget, name: str, path: str, limits: AlertLimits) -> GrafanaFacts:
-    """Its rules in the form of Prometheus, which Grafana keeps for the sake of others. Raises TargetError."""
+def collect_grafana(target: HttpTarget, name: str, path: str, limits: AlertLimits) -> GrafanaFacts:
+    """Read Grafana's rules from its Prometheus-compatible API. Raises TargetError."""
     target = resolved(target)
     answer = fetch(
         "GET",
@@ -93,20 +93,20 @@ def look_at_grafana(target: HttpTarget, name: str, path: str, limits: AlertLimit
         verify=target.verify,
     )
     if answer.status in (401, 403):
-        hint = "give the target a header with a service account's token of role viewer"
+        hint = "set a header of the target with the token of a service account with the role viewer"
         raise TargetError(f"{answer.url} answered {answer.status}", hint, cause="denied")
     if 300 <= answer.status < 400:
-        hint = "is there a login page or a proxy before it?"
-        raise TargetError(f"{answer.url} sends on to {answer.location or 'nowhere'}", hint, cause="malformed")
+        hint = "check whether it is behind a login page or a proxy"
+        raise TargetError(f"{answer.url} redirects to {answer.location or 'nowhere'}", hint, cause="malformed")
     if answer.status != 200:
         raise TargetError(f"{answer.url} answered {answer.status}")
     try:
         return _grafana(answer.json(), f"grafana {name}", limits)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise TargetError(f"{answer.url}: not an answer of Grafana", cause="malformed") from error
+        raise TargetError(f"{answer.url}: not a response of Grafana", cause="malformed") from error
 
 
-def _grafana(body: Any, told_by: str, limits: AlertLimits) -> GrafanaFacts:
+def _grafana(body: Any, source: str, limits: AlertLimits) -> GrafanaFacts:
     rules = [rule for group in body["data"]["groups"] for rule in group["rules"] if rule["type"] == "alerting"]
     broken = [
         f"{rule['name']}: {rule.get('lastError') or rule['health']}"
@@ -118,12 +118,12 @@ def _grafana(body: Any, told_by: str, limits: AlertLimits) -> GrafanaFacts:
             labels={"alertname": rule["name"], **alert["labels"]},
             severity=limits.severity(alert["labels"]),
             since=datetime.fromisoformat(alert["activeAt"]) + timedelta(seconds=float(rule.get("duration") or 0)),
-            told_by=told_by,
+            source=source,
             annotations=alert.get("annotations") or {},
         )
         for rule in rules
         for alert in rule.get("alerts") or ()
-        # "Alerting" may stand with its reason: "Alerting (NoData)"; elsewhere Grafana says "firing" as Prometheus does.
+        # The state may have a reason, "Alerting (NoData)"; other versions of Grafana use "firing" as Prometheus does.
         if str(alert["state"]).lower().split(" ")[0] in ("alerting", "firing", "nodata", "error")
     ]
     return GrafanaFacts(len(rules), firing, broken)

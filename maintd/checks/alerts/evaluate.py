@@ -1,4 +1,4 @@
-"""What is said of each who tells of alerts, and of the alerts altogether."""
+"""Checks of alerts: rules, delivery, silences, notifications, and alerts that need attention."""
 
 from __future__ import annotations
 
@@ -8,39 +8,36 @@ from datetime import datetime
 
 from maintd.checks.alerts import silences
 from maintd.checks.alerts.collect import AlertmanagerFacts, GrafanaFacts, PrometheusFacts
-from maintd.checks.alerts.firing import Acknowledgement, AlertLimits, Firing, waiting
-from maintd.checks.alerts.silences import SilenceLimits
+from maintd.checks.alerts.firing import Acknowledgement, AlertLimits, Firing, overdue
+from maintd.checks.alerts.silences import SilenceLimits, silence_text
+from maintd.checks.hints import name_first
 from maintd.errors import TargetError
 from maintd.job.context import Context
 from maintd.job.criterion import NOT_OBSERVED
 
-# A login page in the place of an answer says nothing of what is behind it.
-NOT_OBSERVED_BEHIND = NOT_OBSERVED | {"malformed", "partial"}
-_NAMED = 10  # names in a hint
+# A login page instead of an answer does not show whether the server behind it is healthy.
+NOT_OBSERVED_BEHIND_PROXY = NOT_OBSERVED | {"malformed", "partial"}
 
 
-def judge_prometheus(ctx: Context, name: str, facts: PrometheusFacts, limits: AlertLimits) -> None:
-    """Its rules, where it sends to, and what flaps."""
+def report_prometheus(ctx: Context, name: str, facts: PrometheusFacts, limits: AlertLimits) -> None:
+    """Check the rules of one Prometheus, its Alertmanagers, dropped alerts, and flapping alerts."""
     subject = f"prometheus {name}"
     ctx.check(f"{subject}: answers", "alerts", equals="alerts")
     alerting = [rule for rule in facts.rules if rule.alerting]
     if not alerting:
         ctx.unknown(f"{subject}: alerting rules", "empty: no rule can fire", hint="load rules by rule_files")
     broken = [f"{rule.group} {rule.name}: {rule.last_error}" for rule in facts.rules if rule.health == "err"]
-    ctx.check(f"{subject}: rules that fail", len(broken), equals=0, hint=named(broken))
+    ctx.check(f"{subject}: rules that fail", len(broken), equals=0, hint=name_first(broken))
     ctx.check(
         f"{subject}: Alertmanagers it sends to",
         len(facts.alertmanagers),
         at_least=1,
-        hint="write alerting.alertmanagers in its configuration: its alerts reach nobody",
+        hint="add alerting.alertmanagers to its configuration: no notifications are sent",
     )
-    if isinstance(facts.dropped, TargetError):
-        ctx.report_error(f"{subject}: alerts not sent", facts.dropped, not_observed=NOT_OBSERVED_BEHIND)
-    else:
-        _judge_dropped(ctx, subject, name, int(facts.dropped))
+    _report_dropped(ctx, subject, name, facts.dropped)
     if isinstance(facts.day, TargetError):
         if alerting:
-            ctx.report_error(f"{subject}: alerts that flap", facts.day, not_observed=NOT_OBSERVED_BEHIND)
+            ctx.report_error(f"{subject}: alerts that flap", facts.day, not_observed=NOT_OBSERVED_BEHIND_PROXY)
         return
     times = Counter(tuple(sorted(episode.labels.items())) for episode in facts.day.episodes)
     flapping = [
@@ -48,130 +45,145 @@ def judge_prometheus(ctx: Context, name: str, facts: PrometheusFacts, limits: Al
         for labels, count in times.most_common()
         if count >= limits.flaps
     ]
-    hint = f"give the rule a `for`, or a better threshold: {named(flapping)}" if flapping else ""
+    hint = f"give the rule a `for`, or a better threshold: {name_first(flapping)}" if flapping else ""
     ctx.check(f"{subject}: alerts that flap", len(flapping), warn_above=0, hint=hint)
     mean = facts.day.mean_time_to_resolution
     if mean is not None:
         ctx.measure("alert_mttr_seconds", mean.total_seconds(), "s", server=name)
 
 
-def _judge_dropped(ctx: Context, subject: str, server: str, dropped: int) -> None:
-    """Since the last run. What it dropped since it began is no finding: it finds its Alertmanagers only after five
-    seconds, and drops what it sends before."""
+def _report_dropped(ctx: Context, subject: str, server: str, dropped: float | TargetError) -> None:
+    """Check alerts dropped since the last run.
+
+    Alerts dropped at Prometheus' start are not counted: it discovers its Alertmanagers only after five seconds.
+    """
+    if isinstance(dropped, TargetError):
+        ctx.report_error(f"{subject}: alerts not sent", dropped, not_observed=NOT_OBSERVED_BEHIND_PROXY)
+        return
     before = ctx.last("prometheus_notifications_dropped", None, server=server)
     ctx.measure("prometheus_notifications_dropped", dropped, "", server=server)
     if before is None or dropped < before:
-        ctx.log(f"{subject}: {dropped} alerts not sent so far; what is new is judged from the next run on")
+        ctx.log(f"{subject}: {dropped:.0f} alerts not sent so far; new ones are checked from the next run on")
         return
-    hint = "it could not reach Alertmanager in time: look at its log"
-    ctx.check(f"{subject}: alerts not sent", dropped - round(before), warn_above=0, hint=hint)
+    hint = "it could not reach Alertmanager in time: see its log"
+    ctx.check(f"{subject}: alerts not sent", round(dropped) - round(before), warn_above=0, hint=hint)
 
 
-def judge_alertmanager(
-    ctx: Context, name: str, facts: AlertmanagerFacts, limits: AlertLimits, of_silences: SilenceLimits, now: datetime
+def report_alertmanager(
+    ctx: Context,
+    name: str,
+    facts: AlertmanagerFacts,
+    limits: AlertLimits,
+    silence_limits: SilenceLimits,
+    now: datetime,
 ) -> None:
-    """Its silences, and whether what it sends arrives."""
+    """Check the silences of one Alertmanager and its notifications."""
     subject = f"alertmanager {name}"
     ctx.check(f"{subject}: answers", "alerts", equals="alerts")
-    found = silences.review(facts.silences, facts.alerts, limits.severity_label, of_silences, now)
-    ctx.measure("silences_active", len(silences.in_force(facts.silences)), "", server=name)
-    for what, bad, advice in (
-        ("silences that hide everything", found.hides_too_much, "name what they hide, or expire them"),
-        ("silences that end soon", found.ends_soon, "the alerts they hide come back: correct their cause, or prolong"),
-        ("silences that are old", found.old, "correct the cause, or the rule"),
-        ("silences without an author", found.without_author, "nobody answers for them: expire them"),
+    found = silences.review(facts.silences, facts.alerts, limits.severity_label, silence_limits, now)
+    ctx.measure("silences_active", len(silences.active(facts.silences)), "", server=name)
+    for what, matching, advice in (
+        ("silences that hide everything", found.hides_too_much, "add matchers that select alerts, or expire them"),
+        ("silences that end soon", found.ends_soon, "fix the cause, or extend them: the alerts come back"),
+        ("silences that are old", found.old, "fix the cause, or correct the rule"),
+        ("silences without an author", found.without_author, "expire them, or create them again with an author"),
     ):
-        told = named([silences.wording(silence) for silence in bad])
-        ctx.check(f"{subject}: {what}", len(bad), warn_above=0, hint=f"{advice}: {told}" if bad else "")
-    if isinstance(facts.failed, TargetError) or isinstance(facts.tried, TargetError):
-        error = facts.failed if isinstance(facts.failed, TargetError) else facts.tried
-        if isinstance(error, TargetError):
-            ctx.report_error(f"{subject}: notifications", error, not_observed=NOT_OBSERVED_BEHIND)
-        return
-    for integration, failed in sorted(facts.failed.items()):
-        _judge_notifications(ctx, subject, name, integration, int(failed), int(facts.tried.get(integration, 0)))
+        hint = f"{advice}: {name_first([silence_text(silence) for silence in matching])}" if matching else ""
+        ctx.check(f"{subject}: {what}", len(matching), warn_above=0, hint=hint)
+    for counts in (facts.failed, facts.tried):
+        if isinstance(counts, TargetError):
+            ctx.report_error(f"{subject}: notifications", counts, not_observed=NOT_OBSERVED_BEHIND_PROXY)
+            return
+    if not isinstance(facts.failed, TargetError) and not isinstance(facts.tried, TargetError):
+        for integration, failed in sorted(facts.failed.items()):
+            _report_notifications(ctx, name, integration, int(failed), int(facts.tried.get(integration, 0)))
 
 
-def _judge_notifications(ctx: Context, subject: str, server: str, integration: str, failed: int, tried: int) -> None:
-    """Since the last run, or since Alertmanager began at the first."""
+def _report_notifications(ctx: Context, server: str, integration: str, failed: int, tried: int) -> None:
+    """Check the notifications since the last run; at the first run, those since Alertmanager's start."""
     labels = {"server": server, "integration": integration}
     new_failed = ctx.increase("alertmanager_notifications_failed", failed, **labels)
     new_tried = ctx.increase("alertmanager_notifications", tried, **labels)
     lost = failed if new_failed is None else new_failed
     sent = tried if new_tried is None else new_tried
     if not sent and not lost:
-        return  # an integration that nobody uses
-    hint = f"people are not told: look at Alertmanager's log for {integration}"
+        return  # an integration that is not used
+    what = f"alertmanager {server}: notifications by {integration}"
+    hint = f"alerts do not reach anyone: see Alertmanager's log for {integration}"
     if lost >= sent:
-        ctx.fail(
-            f"{subject}: notifications by {integration}", f"{lost} of {sent} failed", expected="0 failed", hint=hint
-        )
+        ctx.fail(what, f"{lost} of {sent} failed", expected="0 failed", hint=hint)
     else:
-        ctx.check(f"{subject}: notifications by {integration} that failed", lost, warn_above=0, hint=hint)
+        ctx.check(f"{what} that failed", lost, warn_above=0, hint=hint)
 
 
-def judge_grafana(ctx: Context, name: str, facts: GrafanaFacts) -> None:
-    """Its rules."""
+def report_grafana(ctx: Context, name: str, facts: GrafanaFacts) -> None:
+    """Check Grafana's own rules."""
     ctx.check(f"grafana {name}: answers", "rules", equals="rules")
-    ctx.check(f"grafana {name}: rules that fail", len(facts.broken), equals=0, hint=named(facts.broken))
+    ctx.check(f"grafana {name}: rules that fail", len(facts.broken), equals=0, hint=name_first(facts.broken))
     if not facts.rules:
         ctx.log(f"grafana {name}: has no alerting rules of its own")
 
 
-def judge_delivery(ctx: Context, name: str, lost: Sequence[Firing], silent: Sequence[str], now: datetime) -> None:
-    """Whether what fires in one Prometheus is known to an Alertmanager. `silent` are those that did not answer."""
+def report_delivery(ctx: Context, name: str, lost: Sequence[Firing], silent: Sequence[str], now: datetime) -> None:
+    """Check that Alertmanager knows what fires in one Prometheus. silent: Alertmanagers that did not answer."""
     what = f"prometheus {name}: alerts that Alertmanager does not know"
-    told = named([alert.wording(now) for alert in lost])
+    alerts = name_first([alert.text(now) for alert in lost])
     if lost and silent:
-        ctx.unknown(what, f"{', '.join(silent)} did not answer", expected="0", hint=f"missing elsewhere: {told}")
+        ctx.unknown(
+            what, f"{', '.join(silent)} did not answer", expected="0", hint=f"not known to the others: {alerts}"
+        )
         return
-    hint = f"delivery is broken: see {name}'s alerting configuration and its log: {told}" if lost else ""
+    hint = f"delivery is broken: see the alerting configuration and the log of {name}: {alerts}" if lost else ""
     ctx.check(what, len(lost), equals=0, hint=hint)
 
 
-def judge_watchdog(ctx: Context, watchdog: str, alerts: Mapping[str, Sequence[Firing] | None]) -> None:
-    """The alert that always fires is known to all who should know it; None: who did not answer."""
-    for told_by, firing in alerts.items():
-        what = f"{told_by}: {watchdog}"
+def report_watchdog(ctx: Context, watchdog: str, alerts: Mapping[str, Sequence[Firing] | None]) -> None:
+    """Check that every source reports the alert that always fires; None: the source did not answer."""
+    for source, firing in alerts.items():
+        what = f"{source}: {watchdog}"
         if firing is None:
             ctx.unknown(what, "no answer", expected="firing")
             continue
-        there = any(alert.name == watchdog for alert in firing)
-        hint = "the alert that always fires does not: is its rule loaded, and evaluated?"
-        ctx.check(what, "firing" if there else "absent", equals="firing", hint=hint)
+        present = any(alert.name == watchdog for alert in firing)
+        hint = "the alert that always fires does not: check that its rule is loaded and evaluated"
+        ctx.check(what, "firing" if present else "absent", equals="firing", hint=hint)
 
 
-def judge_alerts(
-    ctx: Context, alerts: Sequence[Firing], unseen: Sequence[str], limits: AlertLimits, now: datetime
+def report_alerts(
+    ctx: Context, alerts: Sequence[Firing], silent: Sequence[str], limits: AlertLimits, now: datetime
 ) -> None:
-    """What waits for somebody to take note. `unseen` are those who should have told and did not."""
+    """Check for alerts that stay unacknowledged for too long. silent: sources that did not answer."""
     for severity, count in sorted(_by_severity(alerts, limits).items()):
         ctx.measure("alerts_firing", count, "", severity=severity)
-    for severity, count in sorted(_by_severity([alert for alert in alerts if alert.open], limits).items()):
+    unacknowledged = [alert for alert in alerts if alert.unacknowledged]
+    for severity, count in sorted(_by_severity(unacknowledged, limits).items()):
         ctx.measure("alerts_unacked", count, "", severity=severity)
-    critical, others = waiting(alerts, limits, now)
+    critical, others = overdue(alerts, limits, now)
     for what, found, strict in (
         ("alerts: unacknowledged critical", critical, True),
         ("alerts: unacknowledged others", others, False),
     ):
-        told = named([alert.wording(now) for alert in found])
-        hint = f"correct it, or silence it with your name, or acknowledge it: {told}" if found else ""
-        if unseen and not found:
-            ctx.unknown(what, f"{', '.join(unseen)} did not tell", expected="0", hint="no answer is not: no alerts")
+        texts = name_first([alert.text(now) for alert in found])
+        hint = f"fix the cause, silence it with your name, or acknowledge it: {texts}" if found else ""
+        if silent and not found:
+            hint = "without an answer it is not known whether alerts fire"
+            ctx.unknown(what, f"{', '.join(silent)} did not answer", expected="0", hint=hint)
         elif strict:
             ctx.check(what, len(found), equals=0, hint=hint)
         else:
             ctx.check(what, len(found), warn_above=0, hint=hint)
 
 
-def judge_acknowledgements(ctx: Context, given: Sequence[Acknowledgement], limits: AlertLimits, now: datetime) -> None:
-    """Those of the params."""
-    for one in given:
+def report_acknowledgements(
+    ctx: Context, acknowledgements: Sequence[Acknowledgement], limits: AlertLimits, now: datetime
+) -> None:
+    """Log the acknowledgements of the params that have ended, and check for those that end too late."""
+    for one in acknowledgements:
         if one.until <= now:
             ctx.log(f"the acknowledgement of {one.alert} by {one.by} ended on {one.until:%Y-%m-%d %H:%M} UTC")
-    endless = [one.alert for one in given if one.until - now > limits.longest_acknowledgement]
-    hint = f"decide anew by then, or correct the rule: {named(endless)}" if endless else ""
-    if given:
+    endless = [one.alert for one in acknowledgements if one.until - now > limits.longest_acknowledgement]
+    hint = f"set an earlier end, or correct the rule: {name_first(endless)}" if endless else ""
+    if acknowledgements:
         ctx.check("alerts: acknowledgements without an end in sight", len(endless), warn_above=0, hint=hint)
 
 
@@ -179,9 +191,3 @@ def _by_severity(alerts: Sequence[Firing], limits: AlertLimits) -> dict[str, int
     counts = Counter({limits.critical[0] if limits.critical else "critical": 0, "warning": 0})
     counts.update(alert.severity for alert in alerts)
     return dict(counts)
-
-
-def named(items: Sequence[str]) -> str:
-    """The first of them for a hint."""
-    more = f"; and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
-    return "; ".join(items[:_NAMED]) + more

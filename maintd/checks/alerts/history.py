@@ -1,4 +1,4 @@
-"""What fired, how often and for how long, from Prometheus' own `ALERTS` series."""
+"""History of alerts from Prometheus' `ALERTS` series: how often and for how long each fired."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from maintd.clients.prometheus import Prometheus, Series
 from maintd.errors import TargetError
 
 _LEAST_STEP = timedelta(seconds=15)
-_STEPS = 5000  # of a range: fewer than the 11,000 that Prometheus answers at most
+_STEPS = 5000  # of a range; Prometheus returns at most 11,000
 
 
 @dataclass(frozen=True)
 class Episode:
-    """An alert that fired from `began_at` until `ended_at`; None at an end that lies outside of what was asked."""
+    """An alert that fired from `began_at` until `ended_at`; None for an end outside of the window."""
 
     name: str
     severity: str
     labels: Mapping[str, str]
     began_at: datetime | None
     ended_at: datetime | None
-    lasted: timedelta  # within what was asked
+    lasted: timedelta  # within the window
 
     @property
     def resolved(self) -> bool:
-        """Seen from its begin to its end."""
+        """Whether it began and ended inside the window."""
         return self.began_at is not None and self.ended_at is not None
 
 
 @dataclass(frozen=True)
 class Alerts:
-    """All episodes of a window. `rules` is how many alerting rules there are: without any, no alert means nothing."""
+    """All episodes of a window. `rules` is the number of alerting rules; without rules no alert can fire."""
 
     episodes: tuple[Episode, ...]
     rules: int
@@ -41,13 +41,13 @@ class Alerts:
 
     @property
     def mean_time_to_resolution(self) -> timedelta | None:
-        """Of the episodes that were seen whole; None without one."""
+        """The mean length of the resolved episodes; None without one."""
         lengths = [episode.lasted.total_seconds() for episode in self.episodes if episode.resolved]
         return timedelta(seconds=mean(lengths)) if lengths else None
 
 
 def fired(server: Prometheus, start: datetime, end: datetime) -> Alerts:
-    """What fired in [start, end). Raises TargetError; an empty answer is one only when there are no rules at all."""
+    """Return what fired in [start, end). Raises TargetError, also when there are neither alerts nor alerting rules."""
     step = max(_LEAST_STEP, timedelta(seconds=round((end - start).total_seconds() / _STEPS)))
     rules = sum(rule.alerting for rule in server.rules())
     try:
@@ -57,7 +57,7 @@ def fired(server: Prometheus, start: datetime, end: datetime) -> Alerts:
             raise
         if not rules:
             raise TargetError(
-                f"{server.name}: has no alerting rules and never had an alert",
+                f"{server.name}: no alerting rules and no alerts",
                 "load rules by rule_files, or name the Prometheus that has them",
                 cause="empty",
             ) from error
@@ -67,13 +67,13 @@ def fired(server: Prometheus, start: datetime, end: datetime) -> Alerts:
 
 
 def episodes_of(series: Series, start: datetime, end: datetime, step: timedelta) -> list[Episode]:
-    """The stretches without a gap of more than two steps. One that touches an end of the window may go on beyond it."""
+    """Split a series at gaps of more than two steps. An episode at an end of the window may continue beyond it."""
     labels = {key: value for key, value in series.labels.items() if key not in ("__name__", "alertstate")}
-    made = []
-    for first, last in _stretches([at for at, _ in series.points], 2 * step):
+    episodes = []
+    for first, last in _intervals([at for at, _ in series.points], 2 * step):
         began = None if first - start < step else first
         ended = None if end - last < 2 * step else last + step
-        made.append(
+        episodes.append(
             Episode(
                 name=labels.get("alertname", ""),
                 severity=labels.get("severity", ""),
@@ -83,10 +83,10 @@ def episodes_of(series: Series, start: datetime, end: datetime, step: timedelta)
                 lasted=(ended or end) - (began or start),
             )
         )
-    return made
+    return episodes
 
 
-def _stretches(times: Sequence[datetime], gap: timedelta) -> list[tuple[datetime, datetime]]:
+def _intervals(times: Sequence[datetime], gap: timedelta) -> list[tuple[datetime, datetime]]:
     found: list[tuple[datetime, datetime]] = []
     for at in times:
         if found and at - found[-1][1] <= gap:

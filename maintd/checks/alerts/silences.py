@@ -1,4 +1,4 @@
-"""What silences hide, and which of them are to be looked at."""
+"""Silences of Alertmanager that need attention."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from maintd.checks.limits import Limits
 from maintd.clients.alertmanager import Alert, Silence
 from maintd.units import Duration
 
-# Values that no label has. An expression that matches both names nothing in particular.
+# Values that no label has. A regular expression that matches both selects nothing in particular.
 _PROBES = ("maintd-probe", "Zq8 ~ 0x/3f")
+_OPERATORS = {(True, False): "=", (False, False): "!=", (True, True): "=~", (False, True): "!~"}
 
 
 class SilenceLimits(Limits):
-    """When a silence is to be looked at."""
+    """When a silence needs attention."""
 
     ends_within: Duration = timedelta(hours=24)
-    """A silence that hides an alert and ends so soon: the alert comes back."""
+    """A silence that hides an alert and ends this soon warns: the alert comes back."""
     old: Duration = timedelta(days=7)
-    """A silence that lasts for so long is a rule to correct."""
+    """A silence older than this warns: correct the rule instead."""
 
 
 @dataclass(frozen=True)
 class SilenceReview:
-    """The silences in force or to come, by what is wrong with them."""
+    """Silences that need attention, by reason."""
 
     hides_too_much: tuple[Silence, ...]
     ends_soon: tuple[Silence, ...]  # and hides an alert now
@@ -35,17 +36,17 @@ class SilenceReview:
     without_author: tuple[Silence, ...]
 
 
-def in_force(silences: Iterable[Silence]) -> list[Silence]:
-    """Those that hide now or will."""
+def active(silences: Iterable[Silence]) -> list[Silence]:
+    """Return the silences that are active or pending."""
     return [silence for silence in silences if silence.state in ("active", "pending")]
 
 
 def review(
     silences: Iterable[Silence], alerts: Iterable[Alert], severity_label: str, limits: SilenceLimits, now: datetime
 ) -> SilenceReview:
-    """Judge the silences that are in force."""
+    """Find the active and pending silences that need attention."""
     hiding = {silence_id for alert in alerts for silence_id in alert.silenced_by}
-    kept = in_force(silences)
+    kept = active(silences)
     return SilenceReview(
         hides_too_much=tuple(silence for silence in kept if hides_too_much(silence, severity_label)),
         ends_soon=tuple(s for s in kept if s.id in hiding and s.ends_at - now < limits.ends_within),
@@ -55,30 +56,28 @@ def review(
 
 
 def hides_too_much(silence: Silence, severity_label: str) -> bool:
-    """No matcher names anything: each matches every value, rules some out, or is only about how bad an alert is."""
-    return not any(_names_something(matcher) for matcher in silence.matchers if matcher.get("name") != severity_label)
+    """Whether no matcher selects a value: each matches everything, excludes values, or is about severity only."""
+    return not any(_selects(matcher) for matcher in silence.matchers if matcher.get("name") != severity_label)
 
 
-def _names_something(matcher: Mapping[str, Any]) -> bool:
+def _selects(matcher: Mapping[str, Any]) -> bool:
     value = str(matcher.get("value", ""))
     if not matcher.get("isEqual", True):
-        return False  # "not this one" is nearly all
+        return False  # everything but one value
     if not matcher.get("isRegex"):
         return bool(value)
     try:
         return not all(re.fullmatch(value, probe) for probe in _PROBES)
     except re.error:
-        return True  # of another dialect: too elaborate to be a mere `.*`
+        return True  # RE2 syntax that Python does not know: more specific than `.*`
 
 
-def wording(silence: Silence) -> str:
-    """A silence for a person: `alertname=~"Disk.*", host="a" by ann until 2026-11-24 12:00 UTC`."""
-    said = ", ".join(
+def silence_text(silence: Silence) -> str:
+    """Format as `alertname=~"Disk.*", host="a" by ann until 2026-11-24 12:00 UTC`."""
+    matchers = ", ".join(
         f"{matcher.get('name')}{_OPERATORS[bool(matcher.get('isEqual', True)), bool(matcher.get('isRegex'))]}"
         f'"{matcher.get("value")}"'
         for matcher in silence.matchers
     )
-    return f"{said} by {silence.created_by.strip() or 'nobody'} until {silence.ends_at:%Y-%m-%d %H:%M} UTC"
-
-
-_OPERATORS = {(True, False): "=", (False, False): "!=", (True, True): "=~", (False, True): "!~"}
+    author = silence.created_by.strip() or "an unknown author"
+    return f"{matchers} by {author} until {silence.ends_at:%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,13 @@
+"""Texts for the hints of checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_NAMED = 10
+
+
+def name_first(items: Sequence[str]) -> str:
+    """Join the first ten items and the number of the others: `a; b; and 3 more`."""
+    more = f"; and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
+    return "; ".join(items[:_NAMED]) + more
