@@ -1,1 +1,1 @@
-"""The daemon: it decides which runs are due, writes their rows and keeps the calendar current."""
+"""The daemon's loop: it plans the runs that are due, marks lost runs, and reloads the calendar."""

@@ -1,7 +1,7 @@
-"""APScheduler as alarm clock: it calls one function at each due time and knows nothing else.
+"""An alarm that wakes the daemon's loop at each due time, by APScheduler.
 
-Its own triggers, stores and pools are not used. There is one job, run in the scheduler's own thread, that only sets an
-event; lateness, catch-up and history are decided elsewhere, so a wake-up that comes late or twice does no harm.
+APScheduler's own triggers, job stores and pools are not used. It has one job, which runs in the scheduler's thread and
+only calls a function. The planner handles lateness, catch-up and history, so a late or repeated call does no harm.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from apscheduler.triggers.base import BaseTrigger
 from maintd.model.entry import Rule
 from maintd.schedule import Schedule, compile_rule
 
-FARTHEST = timedelta(minutes=1)
-"""No sleep is longer: after a suspend or a step of the clock the next look comes this soon at the latest."""
+MAX_INTERVAL = timedelta(minutes=1)
+"""The longest time between two calls, and so the longest delay after a suspend or a step of the clock."""
 
 
-class NextDue(BaseTrigger):  # type: ignore[misc]
-    """Fires at the next due time of any of the rules, or after FARTHEST, in UTC and later each time."""
+class NextDueTrigger(BaseTrigger):  # type: ignore[misc]
+    """Fires at the next due time of any rule, at the latest after MAX_INTERVAL. Fire times are UTC and increase."""
 
     def __init__(self, rules: Iterable[Rule], now: datetime) -> None:
         self._heap: list[tuple[datetime, int, Schedule]] = []
@@ -36,7 +36,7 @@ class NextDue(BaseTrigger):  # type: ignore[misc]
         heapq.heapify(self._heap)
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        """Called by the scheduler after each firing."""
+        """Return the next fire time; APScheduler calls this after each firing."""
         now = now.astimezone(UTC)
         if previous_fire_time is not None:
             now = max(now, previous_fire_time.astimezone(UTC))
@@ -46,19 +46,19 @@ class NextDue(BaseTrigger):  # type: ignore[misc]
             if at is None:
                 heapq.heappop(self._heap)
             else:
-                assert at > now, "due times must grow"
+                assert at > now, "due times must increase"
                 heapq.heapreplace(self._heap, (at, number, schedule))
-        farthest = now + FARTHEST
-        return min(self._heap[0][0], farthest) if self._heap else farthest
+        latest = now + MAX_INTERVAL
+        return min(self._heap[0][0], latest) if self._heap else latest
 
 
 class Alarm:
-    """Calls `ring` at every due time, in APScheduler's thread. `ring` must return at once."""
+    """Calls `wake` at every due time, in APScheduler's thread. `wake` must return at once."""
 
     _JOB = "next due"
 
-    def __init__(self, ring: Callable[[], Any]) -> None:
-        self._ring = ring
+    def __init__(self, wake: Callable[[], Any]) -> None:
+        self._wake = wake
         self._scheduler = BackgroundScheduler(
             jobstores={"default": MemoryJobStore()},
             executors={"default": DebugExecutor()},
@@ -67,16 +67,16 @@ class Alarm:
         )
 
     def start(self, rules: Iterable[Rule]) -> None:
-        """Begin to ring."""
+        """Start the scheduler's thread."""
         self._scheduler.start(paused=False)
-        self.set(rules)
+        self.set_rules(rules)
 
-    def set(self, rules: Iterable[Rule]) -> None:
-        """Ring for the due times of these rules from now on."""
-        # A late or doubled ring is as good as any other: APScheduler must drop and merge nothing.
+    def set_rules(self, rules: Iterable[Rule]) -> None:
+        """Replace the rules."""
+        # Late calls must happen too: APScheduler may not drop or merge any.
         self._scheduler.add_job(
-            self._ring,
-            NextDue(rules, datetime.now(UTC)),
+            self._wake,
+            NextDueTrigger(rules, datetime.now(UTC)),
             id=self._JOB,
             replace_existing=True,
             misfire_grace_time=None,
@@ -85,5 +85,5 @@ class Alarm:
         )
 
     def stop(self) -> None:
-        """No ring after this."""
+        """Stop the scheduler; `wake` is not called any more."""
         self._scheduler.shutdown(wait=False)

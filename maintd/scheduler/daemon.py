@@ -38,9 +38,9 @@ from maintd.model.status import NodeState
 from maintd.operations import Health, OperatorService, TriggerRequest, trigger
 from maintd.scheduler.alarm import Alarm
 from maintd.scheduler.calendar_reload import InForce
-from maintd.scheduler.lease_expiry import lose_own_past, lose_silent
+from maintd.scheduler.lease_expiry import mark_expired_lost, mark_interrupted_lost
 from maintd.scheduler.planner import Planner
-from maintd.scheduler.signals import answer_signals
+from maintd.scheduler.signals import install_signal_handlers
 from maintd.store import Store, open_store
 from maintd.units import utc_text
 from maintd.web.server import web_server
@@ -65,7 +65,9 @@ def serve(settings: Settings, run_first: Sequence[str] = ()) -> int:
     with ExitStack() as stack:
         stack.enter_context(claim_state_dir(settings.state_dir))
         daemon = Daemon(settings, SystemClock())
-        answer_signals({signal.SIGTERM: daemon.stop, signal.SIGINT: daemon.stop, signal.SIGHUP: daemon.ask_reload})
+        install_signal_handlers(
+            {signal.SIGTERM: daemon.stop, signal.SIGINT: daemon.stop, signal.SIGHUP: daemon.ask_reload}
+        )
         daemon.start(stack)
         gc.collect()
         gc.freeze()  # all of it stays to the end: no later collection walks it again
@@ -114,7 +116,7 @@ class Daemon:
             usual=lambda: {step.job for entry in self.in_force.calendar.entries for step in entry.steps},
         )
         self.alarm = Alarm(self._turn.set)
-        self.planner = Planner(self.store, self.clock, planned=self.executor.wake, stepped=self._set_alarm)
+        self.planner = Planner(self.store, self.clock, on_planned=self.executor.wake, on_clock_step=self._set_alarm)
         self.planner.load(self.in_force.calendar.entries)
         self.in_force.attach(self._load, lambda kind, text: self.store.audit.add(kind, text=text, at=self.store.now()))
         self.executor.start()
@@ -160,7 +162,7 @@ class Daemon:
             problems.append(f"the planner has not turned for {stalled:.0f} s")
         if self._store_away_since is not None:
             problems.append(f"the store is away since {utc_text(self._store_away_since)}")
-        if self.planner.held:
+        if self.planner.suspended:
             problems.append("nothing is planned for some minutes: the clock jumped forward")
         if self.planner.overruled:
             names = ", ".join(sorted(self.planner.overruled))
@@ -203,14 +205,14 @@ class Daemon:
     def _until_due(self) -> float:
         """Seconds to the next due time by this machine's clock; when it has come is for the store's to say."""
         due = self.planner.next_due
-        if due is None or self._store_away_since is not None or self.planner.held:
+        if due is None or self._store_away_since is not None or self.planner.suspended:
             return float("inf")
         return (due - self.clock.now()).total_seconds()
 
     def _sweep(self) -> None:
         self.store.nodes.heartbeat(self._node_state())
         self.in_force.look()
-        for run in lose_silent(self.store, self.store.now(), self.executor.held):
+        for run in mark_expired_lost(self.store, self.store.now(), self.executor.held):
             log.error("run_lost", run=run.id, entry=run.entry, node=run.node)
         replay(self.settings.spool_dir, self.store)
         self.planner.sweep()
@@ -220,7 +222,7 @@ class Daemon:
     def _settle_the_past(self) -> None:
         """Bring in what an earlier daemon of this node left: first its evidence, then the runs it can no longer end."""
         replay(self.settings.spool_dir, self.store)
-        for run in lose_own_past(self.store, self.settings.node, self.incarnation, self.store.now()):
+        for run in mark_interrupted_lost(self.store, self.settings.node, self.incarnation, self.store.now()):
             log.error("run_lost", run=run.id, entry=run.entry, node=run.node)
         self.store.nodes.heartbeat(self._node_state())
 
@@ -281,10 +283,10 @@ class Daemon:
 
     def _load(self, calendar: Calendar) -> None:
         self.planner.load(calendar.entries)
-        self.alarm.set(_rules(calendar))
+        self.alarm.set_rules(_rules(calendar))
 
     def _set_alarm(self) -> None:
-        self.alarm.set(_rules(self.in_force.calendar))
+        self.alarm.set_rules(_rules(self.in_force.calendar))
 
     def _wake_all(self) -> None:
         """Rows changed from outside."""

@@ -1,4 +1,4 @@
-"""Which of many entries is due first."""
+"""A priority queue of entries by their next due time."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import heapq
 from datetime import datetime
 
 
-class Timetable:
-    """When each of many is next due. Asked for the first of them at each turn, it does not look at all."""
+class DueQueue:
+    """The next due time of each of many names. Reading the first one takes constant time."""
 
     def __init__(self) -> None:
         self._at: dict[str, datetime] = {}
-        self._heap: list[tuple[datetime, str]] = []  # also what was set before, which no longer counts
+        self._heap: list[tuple[datetime, str]] = []  # includes superseded items, which `first` drops
 
     def set(self, name: str, at: datetime | None) -> None:
-        """When it is due; None: never."""
+        """Set a name's due time; None removes the name."""
         if at is None:
             self._at.pop(name, None)
         elif self._at.get(name) != at:
@@ -26,13 +26,13 @@ class Timetable:
 
     @property
     def first(self) -> datetime | None:
-        """The earliest of all."""
+        """The earliest due time."""
         while self._heap and self._at.get(self._heap[0][1]) != self._heap[0][0]:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
     def due(self, until: datetime) -> list[str]:
-        """Those due up to then, the earliest first; they stay so until something else is set."""
+        """Names that are due up to `until`, earliest first. They stay in the queue."""
         found: dict[str, datetime] = {}
         while (at := self.first) is not None and at <= until:
             found[heapq.heappop(self._heap)[1]] = at

@@ -1,4 +1,4 @@
-"""Runs that nobody supervises any more become lost: nobody knows what they did, and none is started again silently."""
+"""Mark runs as lost when the process that supervised them is gone. They are never started again automatically."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from maintd.model.run import RunSummary
 from maintd.store import Store
 
 
-def lose_silent(store: Store, now: datetime, own: Collection[int] = ()) -> list[RunSummary]:
-    """Runs whose node stopped renewing the lease become lost; those that this call settled are returned.
+def mark_expired_lost(store: Store, now: datetime, supervised: Collection[int] = ()) -> list[RunSummary]:
+    """Mark runs whose lease has expired as lost; return those that this call marked.
 
-    `own` are runs that this process holds: after a suspend their leases are over too, and they are not lost.
+    `supervised` are ids of runs that this process supervises: after a suspend their leases have expired too, but they
+    are not lost.
     """
     lost = []
     for run in store.runs.expired(now):
-        if run.id in own:
+        if run.id in supervised:
             continue
-        reason = f"node {run.node} stopped renewing the lease; what it did after that is unknown"
+        reason = f"node {run.node} stopped renewing the lease; what the run did after that is unknown"
         if store.runs.mark_lost(run.id, run.fence, reason, now, if_expired=True):
             lost.append(run)
     return lost
 
 
-def lose_own_past(store: Store, node: str, incarnation: str, now: datetime) -> list[RunSummary]:
-    """Runs that an earlier process of this node had claimed become lost at once; those that this call settled."""
-    reason = "the daemon ended while this ran; its processes were stopped, what they had done is unknown"
+def mark_interrupted_lost(store: Store, node: str, incarnation: str, now: datetime) -> list[RunSummary]:
+    """Mark runs that an earlier process of this node had claimed as lost; return those that this call marked."""
+    reason = "the daemon ended during the run; its processes were stopped, what they had done is unknown"
     return [
         run
         for run in store.runs.claimed_by_earlier_process(node, incarnation)

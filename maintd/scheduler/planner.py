@@ -1,13 +1,14 @@
-"""Which runs are owed: the decision for each due time, pure, and the thin code that writes it.
+"""The planner: it decides which runs are due and writes their rows.
 
-A wake-up carries no meaning. Whatever the cause (an instant fell due, the daemon came back, the store came back, a
-sweep), the planner asks what fell due in `(planned_through, now]` and writes one row for each instant, in one
-transaction that only one node can win.
+A wake-up carries no information. After every wake-up (a due time, the start of the daemon, the return of the store, a
+sweep) the planner finds the due times in `(planned_through, now]` and writes one row for each, in one transaction that
+only one node can win.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
@@ -17,7 +18,7 @@ from maintd.clock import Clock, ClockStepDetector
 from maintd.model.entry import CatchUp, Entry, EntryState, Overlap, Pause, Policy, Rule
 from maintd.model.run import NewRun, RunState, RunSummary, SkipReason, Trigger
 from maintd.schedule import blackout_covering, compile_rule, due_between, jitter_of
-from maintd.scheduler.due_queue import Timetable
+from maintd.scheduler.due_queue import DueQueue
 from maintd.store import EntryPlan, Store
 from maintd.store.entries import EntryVersion
 from maintd.units import format_duration, utc_text
@@ -25,13 +26,13 @@ from maintd.units import format_duration, utc_text
 log = structlog.get_logger()
 
 LATE = timedelta(seconds=90)
-"""Planned later than this after it was due, an instant was missed and is caught up; a slow store alone is not."""
+"""A due time that is planned later than this was missed and is caught up; a slow store alone does not cause that."""
 
-JUMP = timedelta(hours=1)
-"""A step of the clock this far forward is believed only after SETTLE: rows written for a future that has not come
-would stand in the way of the real instants."""
+LARGE_STEP = timedelta(hours=1)
+"""After a step of the clock this far forward, planning is suspended for SETTLING_TIME: if the clock is set back, rows
+for due times in the future would block those due times."""
 
-SETTLE = timedelta(minutes=5)
+SETTLING_TIME = timedelta(minutes=5)
 
 
 def decide(
@@ -44,29 +45,30 @@ def decide(
     pause: Pause | None = None,
     unfinished: RunSummary | None = None,
 ) -> list[NewRun]:
-    """One row for each due time, in order.
+    """Return one row for each due time, in order.
 
     1. In a pause or a blackout: skipped.
-    2. Older than the catch-up window, or late where nothing is caught up: missed.
-    3. Of what is left, `latest` keeps the last; the others are coalesced into it.
-    4. While an earlier run is unfinished and overlap is `skip`: skipped, naming that run. Else queued.
+    2. Older than the catch-up window, or late with `catch_up: none`: skipped as missed.
+    3. With `catch_up: latest`, the last of the others is kept and the rest are coalesced into it.
+    4. Skipped as overlap if an earlier run is `unfinished` and overlap is `skip`; otherwise queued.
     """
-    reasons = {at: _refusal(rule, policy, at, now, pause) for at in due}
-    owed = [at for at in due if reasons[at] is None]
-    if policy.catch_up is CatchUp.LATEST and len(owed) > 1:
-        for at in owed[:-1]:
-            reasons[at] = (SkipReason.COALESCED, f"the run due at {utc_text(owed[-1])} stands for it")
-        owed = owed[-1:]
-    if owed and unfinished is not None and policy.overlap is Overlap.SKIP:
+    skips = {at: _skip(rule, policy, at, now, pause) for at in due}
+    startable = [at for at in due if skips[at] is None]
+    if policy.catch_up is CatchUp.LATEST and len(startable) > 1:
+        for at in startable[:-1]:
+            skips[at] = (SkipReason.COALESCED, f"superseded by the run due at {utc_text(startable[-1])}")
+        startable = startable[-1:]
+    if startable and unfinished is not None and policy.overlap is Overlap.SKIP:
         since = unfinished.started_at or unfinished.queued_at
-        text = f"run {unfinished.id} is {unfinished.state} since {utc_text(since)}"
-        reasons.update(dict.fromkeys(owed, (SkipReason.OVERLAP, text)))
-    return [_row(entry, rule, policy, at, now, reasons[at]) for at in due]
+        text = f"run {unfinished.id} has been {unfinished.state} since {utc_text(since)}"
+        skips.update(dict.fromkeys(startable, (SkipReason.OVERLAP, text)))
+    return [_row(entry, rule, policy, at, now, skips[at]) for at in due]
 
 
-def _refusal(
+def _skip(
     rule: Rule, policy: Policy, at: datetime, now: datetime, pause: Pause | None
 ) -> tuple[SkipReason, str] | None:
+    """Why this due time is skipped whatever the others are, or None."""
     if pause is not None and pause.since <= at and (pause.until is None or at < pause.until):
         return SkipReason.PAUSED, f"paused by {pause.by}: {pause.why}"
     blackout = blackout_covering(policy.blackout, at, rule.timezone)
@@ -75,21 +77,21 @@ def _refusal(
     age = now - at
     if age > policy.catch_up_window and age > LATE:
         window = format_duration(policy.catch_up_window)
-        return SkipReason.MISSED, f"noticed {_rough(age)} after it was due; the catch-up window is {window}"
+        return SkipReason.MISSED, f"planned {_in_seconds(age)} after it was due; the catch-up window is {window}"
     if age > LATE and policy.catch_up is CatchUp.NONE:
-        return SkipReason.MISSED, f"noticed {_rough(age)} after it was due, and catch_up is none"
+        return SkipReason.MISSED, f"planned {_in_seconds(age)} after it was due; catch_up is none"
     return None
 
 
 def _row(
-    entry: Entry, rule: Rule, policy: Policy, at: datetime, now: datetime, refusal: tuple[SkipReason, str] | None
+    entry: Entry, rule: Rule, policy: Policy, at: datetime, now: datetime, skip: tuple[SkipReason, str] | None
 ) -> NewRun:
-    reason, text = refusal or (None, "")
+    reason, text = skip or (None, "")
     return NewRun(
         entry=entry.name,
         title=entry.title,
         trigger=Trigger.CATCH_UP if now - at > LATE else Trigger.SCHEDULE,
-        state=RunState.QUEUED if refusal is None else RunState.SKIPPED,
+        state=RunState.QUEUED if skip is None else RunState.SKIPPED,
         skip_reason=reason,
         reason=text,
         due_at=at,
@@ -99,164 +101,195 @@ def _row(
     )
 
 
-def _rough(age: timedelta) -> str:
+def _in_seconds(age: timedelta) -> str:
     return format_duration(timedelta(seconds=round(age.total_seconds())))
 
 
-def _is_edited(mark: EntryVersion, entry: Entry | None, prints: Mapping[str, str]) -> bool:
-    return entry is not None and mark.fingerprint != prints[entry.name]
+@dataclass(slots=True)
+class PlannedEntry:
+    """An entry of this node's calendar and the state of its row in the store."""
 
-
-class Planner:
-    """Writes the rows that are owed. Not thread-safe: one thread plans; `load` is called by the same one."""
-
-    def __init__(
-        self, store: Store, clock: Clock, planned: Callable[[], None], stepped: Callable[[], None] = lambda: None
-    ) -> None:
-        """`planned` is called after rows were written, `stepped` after the wall clock was set."""
-        self._store = store
-        self._clock = clock
-        self._planned = planned
-        self._stepped = stepped
-        self._steps = ClockStepDetector(clock)
-        self._hold_until: float | None = None
-        self._entries: dict[str, Entry] = {}
-        self._prints: dict[str, str] = {}
-        self._marks: frozenset[str] = frozenset()  # of every row, as it was last looked at
-        self._rules: dict[str, Rule] = {}  # in force: of the calendar that a node of this store loaded last
-        self._through: dict[str, datetime] = {}
-        self._next = Timetable()
-        self._overruled: frozenset[str] = frozenset()
+    entry: Entry
+    fingerprint: str
+    rule: Rule | None = None  # of the calendar that any node of this store loaded last; None: not in it
+    planned_through: datetime | None = None
+    overruled: bool = False  # another node loaded a different calendar later
 
     @property
     def next_due(self) -> datetime | None:
-        """When the next instant of any entry falls due, UTC."""
-        return self._next.first
+        """The next due time after `planned_through`, None without one."""
+        if self.rule is None or self.planned_through is None:
+            return None
+        return compile_rule(self.rule).next_after(self.planned_through)
+
+
+class Planner:
+    """Writes the rows of due times. Not thread-safe: the daemon's loop calls all methods."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        on_planned: Callable[[], None],
+        on_clock_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_planned` is called after rows were written, `on_clock_step` after the wall clock was set."""
+        self._store = store
+        self._clock = clock
+        self._on_planned = on_planned
+        self._on_clock_step = on_clock_step
+        self._clock_steps = ClockStepDetector(clock)
+        self._suspended_until: float | None = None  # on the clock's elapsed time
+        self._planned: dict[str, PlannedEntry] = {}
+        self._queue = DueQueue()
+        self._versions: frozenset[str] = frozenset()  # of all rows when they were last read
 
     @property
-    def held(self) -> bool:
-        """True while nothing is planned because the clock jumped."""
-        return self._hold_until is not None
+    def next_due(self) -> datetime | None:
+        """The next due time of any entry, UTC."""
+        return self._queue.first
+
+    @property
+    def suspended(self) -> bool:
+        """Whether planning is suspended because the clock jumped forward."""
+        return self._suspended_until is not None
 
     @property
     def overruled(self) -> frozenset[str]:
-        """Entries for which another node loaded a different calendar later: theirs is the schedule in force."""
-        return self._overruled
+        """Entries for which another node loaded a different calendar later; its rule and policy are in force."""
+        return frozenset(name for name, planned in self._planned.items() if planned.overruled)
 
     def load(self, entries: Iterable[Entry]) -> None:
-        """Take a calendar: first what the old rules owed up to now, then the new rules from now on."""
+        """Replace the calendar. Due times up to now are planned by the old rules, later ones by the new rules."""
         wanted = {entry.name: entry for entry in entries if entry.enabled}
-        heirs = {entry.formerly: entry for entry in wanted.values() if entry.formerly and entry.formerly not in wanted}
+        renamed = {
+            entry.formerly: entry for entry in wanted.values() if entry.formerly and entry.formerly not in wanted
+        }
         now = self._store.now()
-        prints = {name: fingerprint_of(entry) for name, entry in wanted.items()}
-        self._write(self._plans_of(self._edited({**heirs, **wanted}, prints), now))
-        self._store.entries.sync(list(wanted.values()), prints, now)
-        self._entries, self._prints = wanted, prints
-        self._marks, self._overruled, self._next = frozenset(), frozenset(), Timetable()
-        self._rules.clear()
-        self._through.clear()
-        self._look_again()
+        fingerprints = {name: fingerprint_of(entry) for name, entry in wanted.items()}
+        self._write(self._plans_of(self._edited({**renamed, **wanted}, fingerprints), now))
+        self._store.entries.sync(list(wanted.values()), fingerprints, now)
+        self._planned = {name: PlannedEntry(entry, fingerprints[name]) for name, entry in wanted.items()}
+        self._queue, self._versions = DueQueue(), frozenset()
+        self._refresh()
 
-    def _edited(self, wanted: Mapping[str, Entry], prints: Mapping[str, str]) -> list[tuple[Entry, EntryState]]:
-        """Those with a schedule in force that the calendar changes; `wanted` by the names that the store has."""
-        marks = map(EntryVersion.parse, self._store.entries.versions())
-        edited = [mark.name for mark in marks if mark.active and _is_edited(mark, wanted.get(mark.name), prints)]
-        found = []
-        for name, state in self._store.entries.states(edited).items():
-            if state.active and state.rule is not None and state.rule != wanted[name].rule:
-                found.append((wanted[name], state))
-        return found
+    def _edited(self, wanted: Mapping[str, Entry], fingerprints: Mapping[str, str]) -> list[tuple[Entry, EntryState]]:
+        """Entries whose active rule the new calendar changes; `wanted` has the names that the store knows."""
+        changed = [
+            version.name
+            for version in map(EntryVersion.parse, self._store.entries.versions())
+            if version.active
+            and (entry := wanted.get(version.name)) is not None
+            and version.fingerprint != fingerprints[entry.name]
+        ]
+        return [
+            (wanted[name], state)
+            for name, state in self._store.entries.states(changed).items()
+            if state.active and state.rule is not None and state.rule != wanted[name].rule
+        ]
 
     def plan(self) -> int:
-        """Write what fell due up to now; the number of rows written. Raises StoreUnavailableError: try again later."""
+        """Write the rows of all due times up to now; return their number. Raises StoreUnavailableError: try again."""
         now = self._store.now()
-        self._notice_steps(now)
-        if self._hold_until is not None:
+        self._handle_clock_step(now)
+        if self.suspended:
             return 0
-        due = self._next.due(now)
+        due = self._queue.due(now)
         if not due:
             return 0
         states = self._store.entries.states(due)
-        for name in due:
-            if name in states:
-                self._look(states[name])
-        still = set(self._next.due(now))
-        owing = [name for name in due if name in still and name in states]
-        return self._write(self._plans_of([(self._entries[name], states[name]) for name in owing], now))
+        for state in states.values():
+            self._update(state)
+        still_due = set(self._queue.due(now))  # another node can have planned some, or changed their rules
+        due_entries = [
+            (self._planned[name].entry, states[name]) for name in due if name in still_due and name in states
+        ]
+        return self._write(self._plans_of(due_entries, now))
 
     def sweep(self) -> int:
-        """As `plan`, after looking at what another node changed, or a clock that was set back left behind."""
+        """Read what other nodes changed, correct entries that are planned ahead of the clock, then `plan`."""
         now = self._store.now()
-        self._look_again()
-        for name, through in [item for item in self._through.items() if item[1] > now + LATE]:
-            if not self.held:
-                # The ledger still holds the instants that were planned ahead of this clock, so none starts twice.
-                ahead = format_duration(through - now)
-                if self._store.entries.set_planned_through(name, through, now, f"was {ahead} ahead of the clock"):
-                    self._planned_through(name, now)
+        self._refresh()
+        if not self.suspended:
+            self._move_back_planning(now)
         return self.plan()
 
-    def _look_again(self) -> None:
-        """Look at every row that is not as it was at the last look."""
-        marks = self._store.entries.versions()
-        fresh = {mark.name: mark for mark in map(EntryVersion.parse, marks - self._marks)}
-        gone = {EntryVersion.parse(text).name for text in self._marks - marks} - fresh.keys()
-        mine = [mark for mark in fresh.values() if mark.name in self._entries]
-        # What was loaded from the same text has the same rule: there is nothing to read.
-        others = [mark.name for mark in mine if mark.fingerprint != self._prints[mark.name] or not mark.active]
-        states = self._store.entries.states(others)
-        for mark in mine:
-            if mark.name in states:
-                self._look(states[mark.name])
+    def _move_back_planning(self, now: datetime) -> None:
+        """After the clock was set back, plan from now on again. The ledger prevents a second row for a due time."""
+        ahead = [
+            (name, planned.planned_through)
+            for name, planned in self._planned.items()
+            if planned.planned_through is not None and planned.planned_through > now + LATE
+        ]
+        for name, through in ahead:
+            why = f"was {format_duration(through - now)} ahead of the clock"
+            if self._store.entries.set_planned_through(name, through, now, why):
+                self._set_planned_through(name, now)
+
+    def _refresh(self) -> None:
+        """Read the rows whose versions changed since the last call."""
+        versions = self._store.entries.versions()
+        changed = {version.name: version for version in map(EntryVersion.parse, versions - self._versions)}
+        removed = {EntryVersion.parse(text).name for text in self._versions - versions} - changed.keys()
+        own = [version for version in changed.values() if version.name in self._planned]
+        # A row with this node's fingerprint has this node's rule, so it need not be read.
+        overruled = {
+            version.name
+            for version in own
+            if not version.active or version.fingerprint != self._planned[version.name].fingerprint
+        }
+        states = self._store.entries.states(sorted(overruled))
+        for version in own:
+            planned = self._planned[version.name]
+            if version.name in states:
+                self._update(states[version.name])
             else:
-                self._take(mark.name, self._entries[mark.name].rule, mark.planned_through)
-        for name in gone:
-            self._take(name, None, None)
-        self._overruled = (self._overruled - fresh.keys() - gone).union(others)
-        self._marks = marks  # now that nothing went wrong
+                self._set(version.name, planned.entry.rule, version.planned_through)
+            planned.overruled = version.name in overruled
+        for name in removed & self._planned.keys():
+            self._set(name, None, None)
+            self._planned[name].overruled = False
+        self._versions = versions  # last, so that a failed read is repeated
 
-    def _look(self, state: EntryState) -> None:
-        if state.active and state.name in self._entries:
-            self._take(state.name, state.rule, state.planned_through)
-        else:  # another node loaded a calendar without it, or with one that this node does not know yet
-            self._take(state.name, None, None)
+    def _update(self, state: EntryState) -> None:
+        """Take over the state of an entry's row."""
+        if state.name not in self._planned:
+            return
+        if state.active:
+            self._set(state.name, state.rule, state.planned_through)
+        else:  # another node loaded a calendar without it
+            self._set(state.name, None, None)
 
-    def _take(self, name: str, rule: Rule | None, planned_through: datetime | None) -> None:
-        if rule is None:
-            self._rules.pop(name, None)
-        else:
-            self._rules[name] = rule
-        self._planned_through(name, planned_through)
+    def _set(self, name: str, rule: Rule | None, planned_through: datetime | None) -> None:
+        planned = self._planned[name]
+        planned.rule, planned.planned_through = rule, planned_through
+        self._queue.set(name, planned.next_due)
 
-    def _planned_through(self, name: str, through: datetime | None) -> None:
-        if through is None:
-            self._through.pop(name, None)
-        else:
-            self._through[name] = through
-        rule = self._rules.get(name)
-        self._next.set(name, None if rule is None or through is None else compile_rule(rule).next_after(through))
+    def _set_planned_through(self, name: str, planned_through: datetime) -> None:
+        if name in self._planned:  # not the old name of a renamed entry, which `load` plans
+            self._set(name, self._planned[name].rule, planned_through)
 
-    def _plans_of(self, owing: Iterable[tuple[Entry, EntryState]], now: datetime) -> list[EntryPlan]:
-        """What each row's own rule and policy owe; the steps are this node's."""
-        behind = [(entry, state) for entry, state in owing if state.planned_through < now]
-        in_the_way = self._in_the_way([state.name for _, state in behind], now)
-        return [self._plan_of(entry, state, now, in_the_way.get(state.name)) for entry, state in behind]
+    def _plans_of(self, due_entries: Iterable[tuple[Entry, EntryState]], now: datetime) -> list[EntryPlan]:
+        """Plan all due times up to now, by the rule and policy of the row and the steps of this node's entry."""
+        behind = [(entry, state) for entry, state in due_entries if state.planned_through < now]
+        unfinished = self._unfinished([state.name for _, state in behind], now)
+        return [self._plan_of(entry, state, now, unfinished.get(state.name)) for entry, state in behind]
 
     def _plan_of(self, entry: Entry, state: EntryState, now: datetime, unfinished: RunSummary | None) -> EntryPlan:
         assert state.rule is not None
         due = due_between(compile_rule(state.rule), state.planned_through, now)
         if due.left_out:
             self._store.audit.add(
-                "instants_left_out",
+                "due_times_omitted",
                 subject=entry.name,
-                text=f"{due.left_out} instants before {utc_text(due.times[0])} are too many for a row each",
+                text=f"{due.left_out} due times before {utc_text(due.times[0])} have no row: too many were missed",
                 at=now,
             )
         rows = decide(entry, state.rule, state.policy, due.times, now=now, pause=state.pause, unfinished=unfinished)
         return EntryPlan(name=state.name, seen=state.planned_through, through=now, runs=tuple(rows), rule=state.rule)
 
-    def _in_the_way(self, names: Sequence[str], now: datetime) -> dict[str, RunSummary]:
-        """Each entry's oldest unfinished run; one that somebody asked for at a later time is in nobody's way yet."""
+    def _unfinished(self, names: Sequence[str], now: datetime) -> dict[str, RunSummary]:
+        """The oldest unfinished run of each entry; manual runs that are queued for later do not count."""
         found: dict[str, RunSummary] = {}
         for run in self._store.runs.unfinished(names):
             if run.state is not RunState.QUEUED or run.due_at is not None or run.not_before <= now:
@@ -266,33 +299,31 @@ class Planner:
     def _write(self, plans: Sequence[EntryPlan]) -> int:
         if not plans:
             return 0
-        planned = list(zip(plans, self._store.entries.plan_many(plans), strict=True))
-        if any(planned_ids for _, planned_ids in planned):
-            self._planned()  # before anything else is done: it is due
+        results = list(zip(plans, self._store.entries.plan_many(plans), strict=True))
+        if any(ids for _, ids in results):
+            self._on_planned()  # before the bookkeeping, which would delay the start
         written = 0
-        for plan, ids in planned:
-            if ids is None:  # another node planned it, maybe less far than this one would have, or loaded a rule
+        for plan, ids in results:
+            if ids is None:  # another node planned this entry, maybe not as far, or loaded another rule
                 for state in self._store.entries.states([plan.name]).values():
-                    self._look(state)
+                    self._update(state)
                 continue
-            if plan.name in self._entries:  # not so before a calendar is loaded
-                self._planned_through(plan.name, plan.through)
+            self._set_planned_through(plan.name, plan.through)
             written += len(ids)
             for row in plan.runs:
                 log.info("run_planned", entry=row.entry, due_at=row.due_at, state=row.state, reason=row.reason or None)
         return written
 
-    def _notice_steps(self, now: datetime) -> None:
-        step = self._steps.detect()
+    def _handle_clock_step(self, now: datetime) -> None:
+        step = self._clock_steps.detect()
         if step:
-            way = "forward" if step > timedelta(0) else "back"
-            text = f"{format_duration(abs(step))} {way}"
+            text = f"{format_duration(abs(step))} {'forward' if step > timedelta(0) else 'back'}"
             log.warning("clock_stepped", step=text)
             self._store.audit.add("clock_stepped", text=text, at=now)
-            self._stepped()
-            if step >= JUMP:
-                self._hold_until = self._clock.elapsed() + SETTLE.total_seconds()
+            self._on_clock_step()
+            if step >= LARGE_STEP:
+                self._suspended_until = self._clock.elapsed() + SETTLING_TIME.total_seconds()
             elif step < timedelta(0):
-                self._hold_until = None
-        if self._hold_until is not None and self._clock.elapsed() >= self._hold_until:
-            self._hold_until = None
+                self._suspended_until = None
+        if self._suspended_until is not None and self._clock.elapsed() >= self._suspended_until:
+            self._suspended_until = None

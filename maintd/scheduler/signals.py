@@ -1,8 +1,8 @@
-"""Signals of the process, answered in a thread.
+"""Signal handlers that run in a thread.
 
-A handler runs between any two steps of the main thread, also while that thread holds a lock that the answer needs, and
-a second signal interrupts the answer to the first. So a handler only notes the signal, by the one call that is made for
-that (`queue.SimpleQueue.put` is reentrant), and a thread does what it asks for.
+Python calls a handler between any two bytecode instructions of the main thread, which can then hold a lock that the
+handler needs. So the real handler only puts the signal's number into a `queue.SimpleQueue`, whose `put` is reentrant,
+and a thread takes it from there.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import structlog
 log = structlog.get_logger()
 
 
-def answer_signals(answers: Mapping[signal.Signals, Callable[[], object]]) -> None:
-    """From now on call the answer to each of these signals, one at a time and in their order. For the main thread."""
-    heard: queue.SimpleQueue[int] = queue.SimpleQueue()
+def install_signal_handlers(handlers: Mapping[signal.Signals, Callable[[], object]]) -> None:
+    """Call the handler of each signal in a thread, one at a time and in order of arrival. Main thread only."""
+    received: queue.SimpleQueue[int] = queue.SimpleQueue()
 
-    def answer() -> None:
+    def handle() -> None:
         while True:
-            number = signal.Signals(heard.get())
+            number = signal.Signals(received.get())
             log.info("signal_received", signal=number.name)
-            answers[number]()
+            handlers[number]()
 
-    threading.Thread(target=answer, name="signals", daemon=True).start()
-    for number in answers:
-        signal.signal(number, lambda got, frame: heard.put(got))
+    threading.Thread(target=handle, name="signals", daemon=True).start()
+    for number in handlers:
+        signal.signal(number, lambda got, frame: received.put(got))

@@ -225,9 +225,12 @@ def test_an_accepted_trigger_has_its_one_run(keys: Sequence[str | None], said: s
             "paused it",
         ),
         ({"state": RunState.SKIPPED, "skip_reason": SkipReason.FROZEN, "reason": "frozen"}, "can cause that"),
-        ({"state": RunState.SKIPPED, "skip_reason": SkipReason.OVERLAP, "reason": "run 9 is running"}, "no other run"),
-        ({"state": RunState.SKIPPED, "skip_reason": SkipReason.OVERLAP, "reason": "run 2 is running"}, ""),
-        ({"state": RunState.SKIPPED, "skip_reason": SkipReason.COALESCED, "reason": "late"}, "no run stands for it"),
+        (
+            {"state": RunState.SKIPPED, "skip_reason": SkipReason.OVERLAP, "reason": "run 9 has been running"},
+            "no other run",
+        ),
+        ({"state": RunState.SKIPPED, "skip_reason": SkipReason.OVERLAP, "reason": "run 2 has been running"}, ""),
+        ({"state": RunState.SKIPPED, "skip_reason": SkipReason.COALESCED, "reason": "late"}, "no run supersedes it"),
         ({"state": RunState.SKIPPED, "skip_reason": SkipReason.MISSED, "reason": "late"}, "how late"),
     ],
 )

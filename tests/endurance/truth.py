@@ -58,13 +58,13 @@ def _skipped(run: Run, known: Mapping[int, Run], did: Did) -> Iterator[str]:
         if run.entry not in did.paused or "paused by adversary" not in run.reason:
             yield f"{text}; nobody paused it"
     elif run.skip_reason is SkipReason.OVERLAP:
-        named = re.match(r"run (\d+) is", run.reason)
+        named = re.match(r"run (\d+) has been", run.reason)
         other = known.get(int(named[1])) if named else None
         if other is None or other.entry != run.entry or other.id == run.id:
             yield f"{text}; that is no other run of the entry"
     elif run.skip_reason is SkipReason.COALESCED:
-        if "stands for it" not in run.reason:
-            yield f"{text}; no run stands for it"
+        if "superseded by the run due at" not in run.reason:
+            yield f"{text}; no run supersedes it"
     elif run.skip_reason in (SkipReason.MISSED, SkipReason.MISFIRE):
         if not re.search(r"after it was due", run.reason):
             yield f"{text}; it does not say how late"

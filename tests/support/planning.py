@@ -1,4 +1,4 @@
-"""A node that plans, with its clock in the test's hand."""
+"""A planner with a store and a clock that the test advances."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOUR = timedelta(hours=1)
 
 
 def entry(name: str = "tidy", cron: str = "*/10 * * * *", *, formerly: str | None = None, **policy: object) -> Entry:
-    """An entry due every ten minutes, unless told otherwise."""
+    """An entry that is due every ten minutes by default."""
     return Entry(
         name=name,
         title=name.title(),
@@ -31,34 +31,34 @@ def entry(name: str = "tidy", cron: str = "*/10 * * * *", *, formerly: str | Non
 
 
 class PlanningNode:
-    """A planner with its own connection to the store, as a daemon has one."""
+    """A planner with its own connection to the store, as in a daemon."""
 
     def __init__(self, url: str, clock: ManualClock, *entries: Entry) -> None:
         self.clock = clock
         self.store: Store = open_store(url, clock=clock, migrate=True)
-        self.planner = Planner(self.store, clock, planned=lambda: None)
+        self.planner = Planner(self.store, clock, on_planned=lambda: None)
         self.planner.load(entries)
 
     def pass_time(self, by: timedelta, every: timedelta = MINUTE) -> None:
-        """Let time pass as in a daemon that sweeps that often."""
+        """Let time pass, and sweep in these intervals as a daemon does."""
         end = self.clock.now() + by
         while self.clock.now() < end:
             self.clock.advance(min(every, end - self.clock.now()))
             self.planner.sweep()
 
     def rows(self, name: str = "tidy") -> dict[datetime, RunSummary]:
-        """Rows by the instant they stand for; fails when an instant has two."""
+        """Rows by due time; fails when a due time has two."""
         found = [run for run in self.store.history.runs(entry=name, limit=5000) if run.due_at is not None]
-        by_instant = {run.due_at: run for run in found if run.due_at is not None}
-        assert len(by_instant) == len(found), "an instant has two rows"
-        return dict(sorted(by_instant.items()))
+        by_due_time = {run.due_at: run for run in found if run.due_at is not None}
+        assert len(by_due_time) == len(found), "a due time has two rows"
+        return dict(sorted(by_due_time.items()))
 
     def times(self, name: str = "tidy") -> list[str]:
-        """Hours and minutes that have a row."""
+        """The due times that have a row, as hours and minutes."""
         return [f"{at:%H:%M}" for at in self.rows(name)]
 
     def states(self, name: str = "tidy") -> list[str]:
-        """The rows' states in order, the reason of a skipped one instead."""
+        """The rows' states in order, or the reasons of skipped ones."""
         return [str(run.skip_reason or run.state) for run in self.rows(name).values()]
 
 

@@ -1,4 +1,4 @@
-"""Every scheduled instant has exactly one row, whatever happens to time, calendar and daemon."""
+"""Every due time has exactly one row, whatever happens to the clock, the calendar and the daemon."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.planning import HOUR, MINUTE, NOON, PlanningNode, entry, node
 
 from maintd.model.entry import Blackout, CatchUp, Overlap
 from maintd.model.run import NewRun, RunState, SkipReason, Trigger
-from maintd.scheduler.planner import JUMP, SETTLE, decide
+from maintd.scheduler.planner import LARGE_STEP, SETTLING_TIME, decide
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def clock() -> ManualClock:
     return ManualClock(NOON)
 
 
-def test_an_instant_that_falls_due_gets_a_queued_run(tmp_path: Path, clock: ManualClock) -> None:
+def test_a_due_time_gets_a_queued_run(tmp_path: Path, clock: ManualClock) -> None:
     with node(tmp_path, clock, entry()) as one:
         one.pass_time(10 * MINUTE)
 
@@ -31,7 +31,7 @@ def test_an_instant_that_falls_due_gets_a_queued_run(tmp_path: Path, clock: Manu
         assert (run.state, run.trigger) == (RunState.QUEUED, Trigger.SCHEDULE)
 
 
-def test_a_new_entry_owes_nothing_from_before_it_was_first_seen(tmp_path: Path, clock: ManualClock) -> None:
+def test_a_new_entry_has_no_due_times_before_it_was_first_seen(tmp_path: Path, clock: ManualClock) -> None:
     with node(tmp_path, clock, entry(cron="0 * * * *")) as one:
         one.pass_time(59 * MINUTE)
 
@@ -39,7 +39,7 @@ def test_a_new_entry_owes_nothing_from_before_it_was_first_seen(tmp_path: Path, 
         assert one.planner.next_due == NOON + HOUR
 
 
-def test_after_downtime_the_latest_instant_runs_and_the_others_are_coalesced(
+def test_after_downtime_the_latest_due_time_runs_and_the_others_are_coalesced(
     tmp_path: Path, clock: ManualClock
 ) -> None:
     tidy = entry(catch_up=CatchUp.LATEST)
@@ -56,7 +56,7 @@ def test_after_downtime_the_latest_instant_runs_and_the_others_are_coalesced(
         assert again.rows()[NOON + 50 * MINUTE].trigger is Trigger.CATCH_UP
 
 
-def test_after_downtime_every_instant_runs_where_the_entry_wants_all(tmp_path: Path, clock: ManualClock) -> None:
+def test_after_downtime_every_due_time_runs_with_catch_up_all(tmp_path: Path, clock: ManualClock) -> None:
     with node(tmp_path, clock, entry()):
         clock.advance(35 * MINUTE)
     with node(tmp_path, clock, entry()) as again:
@@ -65,18 +65,18 @@ def test_after_downtime_every_instant_runs_where_the_entry_wants_all(tmp_path: P
         assert again.states() == ["queued"] * 3
 
 
-def test_after_downtime_nothing_is_caught_up_where_the_entry_wants_none(tmp_path: Path, clock: ManualClock) -> None:
+def test_after_downtime_nothing_is_caught_up_with_catch_up_none(tmp_path: Path, clock: ManualClock) -> None:
     tidy = entry(catch_up=CatchUp.NONE)
     with node(tmp_path, clock, tidy):
         clock.advance(21 * MINUTE)
     with node(tmp_path, clock, tidy) as again:
         again.planner.sweep()
 
-        # 12:20 was noticed 60 s after it was due, which a slow store alone explains; 12:10 was missed.
+        # 12:20 is planned 60 s after it was due, which a slow store alone can cause; 12:10 was missed.
         assert again.states() == ["missed", "queued"]
 
 
-def test_an_instant_older_than_the_catch_up_window_is_missed(tmp_path: Path, clock: ManualClock) -> None:
+def test_a_due_time_older_than_the_catch_up_window_is_missed(tmp_path: Path, clock: ManualClock) -> None:
     tidy = entry(catch_up_window=timedelta(minutes=25))
     with node(tmp_path, clock, tidy):
         clock.advance(50 * MINUTE)
@@ -84,20 +84,22 @@ def test_an_instant_older_than_the_catch_up_window_is_missed(tmp_path: Path, clo
         again.planner.sweep()
 
         assert again.states() == ["missed", "missed", "queued", "queued", "queued"]
-        assert again.rows()[NOON + 10 * MINUTE].reason == ("noticed 40m after it was due; the catch-up window is 25m")
+        assert again.rows()[NOON + 10 * MINUTE].reason == "planned 40m after it was due; the catch-up window is 25m"
 
 
 def test_a_long_suspend_is_downtime(tmp_path: Path, clock: ManualClock) -> None:
     with node(tmp_path, clock, entry(catch_up=CatchUp.LATEST)) as one:
-        clock.advance(9 * HOUR)  # both clocks went on, nothing was planned meanwhile
+        clock.advance(9 * HOUR)  # wall and elapsed time advanced, and nothing was planned
         one.planner.sweep()
 
-        assert not one.planner.held
+        assert not one.planner.suspended
         assert one.states().count("queued") == 1
         assert len(one.rows()) == 54
 
 
-def test_a_paused_entry_has_a_row_for_each_instant_and_goes_on_afterwards(tmp_path: Path, clock: ManualClock) -> None:
+def test_a_paused_entry_has_a_row_for_each_due_time_and_continues_afterwards(
+    tmp_path: Path, clock: ManualClock
+) -> None:
     with node(tmp_path, clock, entry()) as one:
         one.store.entries.pause("tidy", why="restoring", by="ada", until=NOON + 25 * MINUTE, now=clock.now())
         one.pass_time(30 * MINUTE)
@@ -112,13 +114,13 @@ def test_an_entry_whose_run_is_unfinished_is_not_queued_again(tmp_path: Path, cl
 
         first, second = one.rows().values()
         assert (first.state, second.skip_reason) == (RunState.QUEUED, SkipReason.OVERLAP)
-        assert second.reason == f"run {first.id} is queued since 2026-03-02T12:10:00Z"
+        assert second.reason == f"run {first.id} has been queued since 2026-03-02T12:10:00Z"
 
 
-def test_a_run_asked_for_at_a_later_time_is_in_nobodys_way(tmp_path: Path, clock: ManualClock) -> None:
+def test_a_manual_run_queued_for_later_does_not_block_a_due_time(tmp_path: Path, clock: ManualClock) -> None:
     tidy = entry(overlap=Overlap.SKIP)
     with node(tmp_path, clock, tidy) as one:
-        asked = NewRun(
+        manual = NewRun(
             entry="tidy",
             title="Tidy",
             trigger=Trigger.MANUAL,
@@ -127,14 +129,14 @@ def test_a_run_asked_for_at_a_later_time_is_in_nobodys_way(tmp_path: Path, clock
             plan=tidy.steps,
             policy=tidy.policy,
         )
-        one.store.runs.add(asked, clock.now())
+        one.store.runs.add(manual, clock.now())
 
         one.pass_time(10 * MINUTE)
 
         assert one.states() == ["queued"]
 
 
-def test_an_instant_in_a_blackout_is_skipped(tmp_path: Path, clock: ManualClock) -> None:
+def test_a_due_time_in_a_blackout_is_skipped(tmp_path: Path, clock: ManualClock) -> None:
     closed = Blackout(name="stocktaking", date=NOON.date())
     with node(tmp_path, clock, entry(blackout=(closed,))) as one:
         one.pass_time(10 * MINUTE)
@@ -143,7 +145,7 @@ def test_an_instant_in_a_blackout_is_skipped(tmp_path: Path, clock: ManualClock)
         assert one.rows()[NOON + 10 * MINUTE].reason == "in the blackout stocktaking"
 
 
-def test_a_small_step_forward_makes_the_instants_between_late(tmp_path: Path, clock: ManualClock) -> None:
+def test_due_times_within_a_small_step_forward_are_planned_late(tmp_path: Path, clock: ManualClock) -> None:
     with node(tmp_path, clock, entry()) as one:
         clock.step(31 * MINUTE)
         one.planner.sweep()
@@ -152,24 +154,24 @@ def test_a_small_step_forward_makes_the_instants_between_late(tmp_path: Path, cl
         assert next(event.kind for event in one.store.audit.recent()) == "clock_stepped"
 
 
-def test_a_large_step_forward_plans_nothing_until_the_clock_has_settled(tmp_path: Path, clock: ManualClock) -> None:
+def test_a_large_step_forward_suspends_planning_until_the_clock_has_settled(tmp_path: Path, clock: ManualClock) -> None:
     with node(tmp_path, clock, entry(catch_up=CatchUp.LATEST)) as one:
-        clock.step(JUMP * 24)
+        clock.step(LARGE_STEP * 24)
         one.planner.sweep()
-        assert one.planner.held
+        assert one.planner.suspended
         assert one.rows() == {}
 
-        one.pass_time(SETTLE)
+        one.pass_time(SETTLING_TIME)
 
-        assert not one.planner.held
+        assert not one.planner.suspended
         assert one.states().count("queued") == 1
 
 
-def test_a_large_step_forward_that_is_taken_back_leaves_no_trace(tmp_path: Path, clock: ManualClock) -> None:
+def test_a_large_step_forward_that_is_reversed_has_no_effect(tmp_path: Path, clock: ManualClock) -> None:
     with node(tmp_path, clock, entry()) as one:
-        clock.step(JUMP * 24 * 365)
+        clock.step(LARGE_STEP * 24 * 365)
         one.planner.sweep()
-        clock.step(-JUMP * 24 * 365)
+        clock.step(-LARGE_STEP * 24 * 365)
         one.planner.sweep()
         one.pass_time(20 * MINUTE)
 
@@ -177,7 +179,7 @@ def test_a_large_step_forward_that_is_taken_back_leaves_no_trace(tmp_path: Path,
         assert one.states() == ["queued", "queued"]
 
 
-def test_a_step_back_starts_nothing_twice_and_loses_nothing(tmp_path: Path, clock: ManualClock) -> None:
+def test_a_step_back_neither_repeats_nor_loses_a_due_time(tmp_path: Path, clock: ManualClock) -> None:
     with node(tmp_path, clock, entry()) as one:
         one.pass_time(35 * MINUTE)
         clock.step(-20 * MINUTE)
@@ -187,7 +189,7 @@ def test_a_step_back_starts_nothing_twice_and_loses_nothing(tmp_path: Path, cloc
         assert set(one.states()) == {"queued"}
 
 
-def test_a_calendar_edited_while_down_owes_the_old_instants_until_now_and_the_new_ones_from_now(
+def test_after_an_edit_while_down_the_old_due_times_count_until_now_and_the_new_ones_from_now(
     tmp_path: Path, clock: ManualClock
 ) -> None:
     with node(tmp_path, clock, entry(cron="15 * * * *")):
@@ -195,11 +197,11 @@ def test_a_calendar_edited_while_down_owes_the_old_instants_until_now_and_the_ne
     with node(tmp_path, clock, entry(cron="20,40 * * * *")) as again:
         again.pass_time(30 * MINUTE)
 
-        # 12:20 was not in the calendar when it passed: it is not owed.
+        # 12:20 was not in the calendar when it passed, so it gets no row.
         assert again.times() == ["12:15", "12:40"]
 
 
-def test_moving_an_entry_earlier_fires_nothing_at_once(tmp_path: Path, clock: ManualClock) -> None:
+def test_moving_an_entry_to_an_earlier_time_starts_nothing_at_once(tmp_path: Path, clock: ManualClock) -> None:
     with node(tmp_path, clock, entry(cron="50 * * * *")) as one:
         one.pass_time(30 * MINUTE)
         one.planner.load([entry(cron="10 * * * *")])
@@ -208,19 +210,19 @@ def test_moving_an_entry_earlier_fires_nothing_at_once(tmp_path: Path, clock: Ma
         assert one.times() == ["13:10"]
 
 
-def test_a_renamed_entry_goes_on_where_it_was(tmp_path: Path, clock: ManualClock) -> None:
+def test_a_renamed_entry_continues_from_where_it_was_planned(tmp_path: Path, clock: ManualClock) -> None:
     with node(tmp_path, clock, entry()) as one:
         one.pass_time(15 * MINUTE)
     clock.advance(10 * MINUTE)
     with node(tmp_path, clock, entry("sweep", "5 * * * *", formerly="tidy")) as again:
         again.pass_time(45 * MINUTE)
 
-        # 12:20 was owed by the old rule while nobody looked; 13:05 by the new one.
+        # 12:20 was due by the old rule while no daemon ran; 13:05 is due by the new one.
         assert again.times("sweep") == ["12:10", "12:20", "13:05"]
         assert again.rows("tidy") == {}
 
 
-def test_a_removed_entry_owes_nothing_and_comes_back_from_now_on(tmp_path: Path, clock: ManualClock) -> None:
+def test_an_entry_that_is_removed_and_added_again_is_planned_from_then_on(tmp_path: Path, clock: ManualClock) -> None:
     with node(tmp_path, clock, entry()) as one:
         one.planner.load([])
         one.pass_time(30 * MINUTE)
@@ -230,7 +232,7 @@ def test_a_removed_entry_owes_nothing_and_comes_back_from_now_on(tmp_path: Path,
         assert one.times() == ["12:40"]
 
 
-def test_of_two_nodes_with_different_calendars_the_one_that_was_loaded_last_is_in_force(
+def test_of_two_nodes_with_different_calendars_the_one_loaded_last_is_active(
     tmp_path: Path, clock: ManualClock
 ) -> None:
     with node(tmp_path, clock, entry(cron="0 * * * *")) as old, node(tmp_path, clock, entry(cron="30 * * * *")) as new:
@@ -244,7 +246,7 @@ def test_of_two_nodes_with_different_calendars_the_one_that_was_loaded_last_is_i
         assert new.planner.overruled == frozenset()
 
 
-def test_an_entry_that_another_node_removed_is_not_owed(tmp_path: Path, clock: ManualClock) -> None:
+def test_an_entry_that_another_node_removed_is_not_planned(tmp_path: Path, clock: ManualClock) -> None:
     with node(tmp_path, clock, entry()) as old, node(tmp_path, clock) as new:
         clock.advance(30 * MINUTE)
         old.planner.sweep()
@@ -254,7 +256,7 @@ def test_an_entry_that_another_node_removed_is_not_owed(tmp_path: Path, clock: M
         assert old.planner.overruled == {"tidy"}
 
 
-def test_of_two_nodes_only_one_plans_an_instant(tmp_path: Path, clock: ManualClock) -> None:
+def test_of_two_nodes_only_one_plans_a_due_time(tmp_path: Path, clock: ManualClock) -> None:
     with node(tmp_path, clock, entry()) as one, node(tmp_path, clock, entry()) as two:
         for minute in range(60):
             clock.advance(MINUTE)
@@ -298,7 +300,7 @@ ACTS = st.one_of(
 
 @settings(max_examples=25, deadline=None)
 @given(acts=st.lists(ACTS, min_size=1, max_size=8))
-def test_whatever_time_does_no_owed_instant_is_without_a_row(acts: list[tuple[str, int]]) -> None:
+def test_whatever_the_clock_does_no_due_time_is_without_a_row(acts: list[tuple[str, int]]) -> None:
     clock = ManualClock(NOON)
     with tempfile.TemporaryDirectory() as name:
         farthest = lowest = NOON
@@ -319,7 +321,7 @@ def test_whatever_time_does_no_owed_instant_is_without_a_row(acts: list[tuple[st
         rows = one.rows()
         one.store.close()
 
-    # Where the clock was set to before the entry was first seen, an instant that it then passes again may have a row.
+    # A clock that was set to before the entry was first seen can pass earlier due times, which then have rows.
     assert [at for at in rows if at > NOON] == _every_ten_minutes(NOON, farthest)
     assert set(rows) <= set(_every_ten_minutes(lowest.replace(hour=0, minute=0), farthest))
 
