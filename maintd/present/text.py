@@ -107,9 +107,9 @@ def ago(at: datetime, now: datetime) -> str:
 
 
 def from_now(at: datetime, now: datetime) -> str:
-    """`in 4d`, or `overdue 3m`."""
+    """`in 4d`, or `3m late`."""
     left = at - now
-    return f"overdue {rough_text(-left)}" if left < timedelta(seconds=-1) else f"in {rough_text(left)}"
+    return f"{rough_text(-left)} late" if left < timedelta(seconds=-1) else f"in {rough_text(left)}"
 
 
 def utc_minute(at: datetime) -> str:
@@ -133,13 +133,16 @@ def value_text(value: Scalar, unit: str = "") -> str:
     if unit == "B":
         return format_size(value)
     number = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
-    return f"{number}{unit}" if unit == "%" else f"{number} {unit}".strip()
+    return f"{number} {unit}".strip()
 
 
 def plural(count: int, noun: str) -> str:
-    """`1 check`, `3 checks`."""
-    ending = "" if count == 1 else "ies" if noun.endswith("y") else "es" if noun.endswith(("s", "x", "ch")) else "s"
-    return f"{count} {noun[:-1] if ending == 'ies' else noun}{ending}"
+    """`1 check`, `3 checks`, `2 entries`, `7 days`."""
+    if count == 1:
+        return f"1 {noun}"
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{count} {noun[:-1]}ies"
+    return f"{count} {noun}{'es' if noun.endswith(('s', 'x', 'ch')) else 's'}"
 
 
 def wrapped(text: str, width: int, indent: str = "", hanging: str | None = None) -> Iterator[str]:

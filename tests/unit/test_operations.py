@@ -80,7 +80,7 @@ def test_a_failure_is_told_by_its_worst_check_with_what_was_seen_and_expected() 
 
     told = why(LastRuns(last_run=bad, last_worked=bad), bad)
 
-    assert told == ("dead tuples: 31.25%, expected at most 20", "maintd show 42")
+    assert told == ("dead tuples: 31.25 %, expected at most 20", "maintd show 42")
 
 
 def test_what_could_not_be_observed_is_worse_than_a_warning() -> None:

@@ -35,6 +35,7 @@ from maintd.present import (
     value_text,
 )
 from maintd.present.status import short_local
+from maintd.present.text import plural
 from maintd.store import LastRuns
 
 NOW = datetime(2026, 11, 24, 11, 30, tzinfo=UTC)  # a Tuesday
@@ -429,7 +430,7 @@ def test_instants_are_told_from_now() -> None:
     assert ago(NOW - timedelta(days=9), NOW) == "9d ago"
     assert ago(NOW + timedelta(minutes=3), NOW) == "in 3m"
     assert from_now(NOW + timedelta(days=4, hours=3), NOW) == "in 4d"
-    assert from_now(NOW - timedelta(minutes=3), NOW) == "overdue 3m"
+    assert from_now(NOW - timedelta(minutes=3), NOW) == "3m late"
 
 
 def test_a_due_time_is_told_as_short_as_it_can_be_understood() -> None:
@@ -447,12 +448,18 @@ def test_a_due_time_is_told_as_short_as_it_can_be_understood() -> None:
         (12345, "rows", "12,345 rows"),
         (0.123456, "", "0.1235"),
         (2048, "B", "2.0 KiB"),
-        (98.5, "%", "98.5%"),
+        (98.5, "%", "98.5 %"),
         ("ok", "", "ok"),
     ],
 )
 def test_observed_values_are_told_with_their_unit(value: Any, unit: str, text: str) -> None:
     assert value_text(value, unit) == text
+
+
+def test_nouns_have_their_plural() -> None:
+    texts = [plural(count, noun) for count, noun in ((1, "entry"), (2, "entry"), (7, "day"), (0, "check"), (3, "box"))]
+
+    assert texts == ["1 entry", "2 entries", "7 days", "0 checks", "3 boxes"]
 
 
 def test_progress_is_told_without_a_total_too() -> None:

@@ -26,7 +26,7 @@ def test_the_first_page_begins_with_what_needs_attention_and_the_command_to_type
 
     text = words(page.get("/").text)
 
-    assert "dead tuples: 31.25%, expected at most 20" in text
+    assert "dead tuples: 31.25 %, expected at most 20" in text
     assert text.index(f"maintd show {run}") < text.index("Next seven days")
 
 
@@ -51,7 +51,7 @@ def test_a_run_shows_what_was_observed_and_expected_and_what_to_do(served: Harne
 
     text = words(page.get(f"/runs/{run}").text)
 
-    for part in ("31.25%", "at most 20", "not observed", "configure the host target", "orders", "5.0 GiB", "1.0 MiB"):
+    for part in ("31.25 %", "at most 20", "not observed", "configure the host target", "orders", "5.0 GiB", "1.0 MiB"):
         assert part in text, part
     assert "stderr could not lock orders" in text
     assert f"maintd logs {run}" in text
