@@ -1,21 +1,26 @@
-# maintd as a sidecar: slim, not root, a read-only root file system with one volume for its state.
+# The sidecar image: runs as a user without privileges, on a read-only root file system, with one volume for its state.
 #
 #   docker build -t maintd .
 #
-# BASE is any Debian with Python 3.11 or later as `python3`.
+# BASE can be any Debian image in which `python3` is Python 3.11 or later.
 ARG BASE=python:3.12-slim-bookworm
 
 FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 UV_LINK_MODE=copy UV_PROJECT_ENVIRONMENT=/opt/maintd
 WORKDIR /src
 RUN python3 -m venv /opt/uv && /opt/uv/bin/pip install --quiet "uv>=0.5" && python3 -m venv /opt/maintd
-# What maintd depends on changes less often than maintd: a layer of its own.
+# The dependencies change less often than maintd, so they have a layer of their own.
 COPY pyproject.toml uv.lock README.md CHANGELOG.md ./
 RUN /opt/uv/bin/uv sync --frozen --no-dev --no-install-project --inexact --compile-bytecode --no-cache
-COPY schedules.yaml ./
+COPY build_backend.py schedules.yaml LICENSE ./
 COPY jobs ./jobs
 COPY maintd ./maintd
-RUN /opt/uv/bin/uv sync --frozen --no-dev --no-editable --inexact --compile-bytecode --no-cache
+# The build describes the shipped jobs, so that the first start of a container is as fast as later ones. It runs without
+# isolation: the descriptions are used only with the library versions that they were computed with.
+RUN /opt/uv/bin/uv pip install --quiet --no-cache --python /opt/maintd/bin/python "hatchling>=1.25" \
+ && /opt/uv/bin/uv sync --frozen --no-dev --no-editable --inexact --compile-bytecode --no-cache \
+    --no-build-isolation-package maintd \
+ && /opt/uv/bin/uv pip uninstall --quiet --python /opt/maintd/bin/python hatchling pathspec trove-classifiers
 
 FROM ${BASE}
 RUN apt-get update -qq \
@@ -32,8 +37,8 @@ ENV PATH=/opt/maintd/bin:$PATH \
 USER 10001:10001
 WORKDIR /var/lib/maintd
 VOLUME /var/lib/maintd
-# The daemon's own health: its loop turns and its store answers. A failed job does not make the container unhealthy.
+# Healthy means that the daemon plans and reaches its store. A failed job does not make the container unhealthy.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s --retries=3 CMD ["maintd", "status", "--quiet"]
-# tini reaps what attempts leave behind and passes signals on.
+# tini forwards signals and reaps processes that jobs leave behind.
 ENTRYPOINT ["tini", "--"]
 CMD ["maintd", "serve"]
