@@ -90,6 +90,7 @@ def test_an_installed_package_finds_its_jobs_and_a_calendar_without_the_source_t
     uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", tmp_path / "venv"]
     subprocess.run([*uv, str(ROOT)], check=True, env=environment(), cwd=tmp_path)
     maintd = tmp_path / "venv/bin/maintd"
+    (tmp_path / "state").mkdir()
     where = ["--state-dir", str(tmp_path / "state")]
 
     valid = subprocess.run(
@@ -111,3 +112,6 @@ def test_an_installed_package_finds_its_jobs_and_a_calendar_without_the_source_t
     assert {"health_check", "vacuum", "backup_verify", "capacity_report", "command"} <= names
     assert all(str(tmp_path) in job["path"] for job in json.loads(listed.stdout)["jobs"])
     assert ran.returncode == 0, ran.stdout + ran.stderr
+    # The wheel has the descriptions of all shipped jobs, so none was computed here: only the params of this run were.
+    kept = json.loads((tmp_path / "state/job_descriptions.json").read_text())
+    assert [*kept["answers"].values()] == [{"problems": []}]
