@@ -86,7 +86,7 @@ def _probes(ctx: Context, params: Params, section: Section) -> list[Probe]:
         "host": (lambda target, name: host.look(target, name), 10),
         "http": (lambda target, name: services.look(target, params.http), params.http.tries),
         "postgres": (lambda target, name: postgres.collect(target, name, "health_check"), 4),
-        "redis": (lambda target, name: redis.look(target, name, params.redis), 4),
+        "redis": (lambda target, name: redis.collect(target, name, params.redis), 4),
         "docker": (lambda target, name: containers.look(target, name), 4),
         "prometheus": (lambda target, name: prometheus_health.collect(target, name), 3),
         "alertmanager": (lambda target, name: prometheus_health.collect_alertmanager(target, name), 1),
@@ -119,7 +119,7 @@ def _judge(ctx: Context, params: Params, probe: Probe, found: Any) -> None:
         case "postgres":
             postgres.report(ctx, probe.name, found, params.postgres)
         case "redis":
-            redis.judge(ctx, probe.name, found, params.redis)
+            redis.report(ctx, probe.name, found, params.redis)
         case "docker":
             containers.judge(ctx, probe.name, found, target, params.docker)
             evidence = [container.evidence() for container in found.containers]

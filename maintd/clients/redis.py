@@ -1,4 +1,4 @@
-"""Redis by redis-py: one try of each command, every wait bounded; keys of any bytes survive the way there and back."""
+"""Redis client on redis-py: no retries, a timeout for every wait; keys of any bytes keep their bytes."""
 
 from __future__ import annotations
 
@@ -30,17 +30,19 @@ from maintd.job.references import resolved
 from maintd.model.target import RedisTarget
 
 Command = Sequence[str | int]
+Info = Mapping[str, str | int | float]
+"""The answer to INFO; numbers are numbers."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """A consumer group of a stream. `lag` is what it was never given; None when Redis cannot tell (after XDEL)."""
+    """A consumer group of a stream. `lag`: undelivered entries, None when Redis does not know (after XDEL)."""
 
     name: str
     consumers: int
     pending: int
     lag: int | None
-    delivered: str  # id of the last entry it was given
+    delivered: str  # id of the last entry delivered to it
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Stream:
 
 
 class RedisServer:
-    """One connection. Use it in a `with`."""
+    """One connection; a context manager that closes it."""
 
     def __init__(self, client: Redis, name: str) -> None:
         self._client = client
@@ -72,9 +74,9 @@ class RedisServer:
             return self._client.execute_command(*words)  # type: ignore[no-untyped-call]
 
     def many(self, commands: Iterable[Command]) -> list[Any]:
-        """The answers to commands sent at once; the TargetError of one that was refused stands in its answer's place.
+        """The answers to commands sent in one pipeline; a rejected command has a TargetError as its answer.
 
-        Other clients' commands may come in between. Raises TargetError when the server does not answer.
+        Not atomic: other clients' commands may run in between. Raises TargetError when the server does not answer.
         """
         with _translated(self.name):
             pipe = self._client.pipeline(transaction=False)
@@ -84,9 +86,9 @@ class RedisServer:
         return [_error(self.name, answer) if isinstance(answer, RedisError) else answer for answer in answers]
 
     def unless_changed(self, keys: Sequence[str], decide: Callable[[], Sequence[Command]]) -> list[Any] | None:
-        """Look at keys, then do what was decided, all of it or nothing: None when one was changed in between.
+        """WATCH the keys, then run the commands that `decide` returns in one transaction.
 
-        Reading a key is no change. Raises TargetError.
+        None when a key was changed in between; then no command was run. Raises TargetError.
         """
         with _translated(self.name), self._client.pipeline() as pipe:
             pipe.watch(*keys)  # type: ignore[no-untyped-call]
@@ -102,39 +104,39 @@ class RedisServer:
                 return None
 
     def ping(self) -> None:
-        """Raises TargetError unless the server answers; while it loads its data it answers that it does not."""
+        """Raise TargetError unless the server answers and has loaded its data."""
         self.command("PING")
 
-    def info(self, section: str = "everything") -> dict[str, str | int | float]:
-        """INFO by key; numbers are numbers."""
+    def info(self, section: str = "everything") -> Info:
+        """All of INFO, or one section. Raises TargetError."""
         answer = self.command("INFO", section)
         if not isinstance(answer, dict) or ("redis_version" not in answer and section == "everything"):
             raise TargetError(f"{self.name}: INFO is not what Redis answers", cause="malformed")
         return answer
 
     def stream(self, name: str) -> Stream:
-        """A stream with its groups. Raises TargetError(empty) when there is no such key."""
-        groups = self._about("GROUPS", name)
+        """A stream with its groups. Raises TargetError(cause="empty") when there is no such key."""
+        groups = self._xinfo("GROUPS", name)
         length = int(self.command("XLEN", name))
         with _translated(self.name):
             return Stream(name, length, tuple(_group(_fields(item)) for item in groups))
 
     def span(self, stream: str) -> tuple[str | None, str]:
-        """The ids of the first entry that is there and of the last that ever was. Raises TargetError."""
+        """The ids of the oldest entry (None without one) and of the last entry ever added. Raises TargetError."""
         with _translated(self.name):
-            seen = _fields(self._about("STREAM", stream))
-            first = seen.get("first-entry")
-            return (str(first[0]) if first else None), str(seen["last-generated-id"])
+            fields = _fields(self._xinfo("STREAM", stream))
+            first = fields.get("first-entry")
+            return (str(first[0]) if first else None), str(fields["last-generated-id"])
 
     def entries_added(self, stream: str) -> int:
-        """How many entries it ever had, from Redis 7. Raises TargetError(empty) when there is no such key."""
+        """How many entries were ever added; Redis 7 and later. Raises TargetError(cause="empty") for no such key."""
         with _translated(self.name):
-            seen = _fields(self._about("STREAM", stream))
-        if "entries-added" not in seen:
-            raise TargetError(f"{self.name}: keeps no count of added entries", "it needs Redis 7", cause="empty")
-        return int(seen["entries-added"])
+            fields = _fields(self._xinfo("STREAM", stream))
+        if "entries-added" not in fields:
+            raise TargetError(f"{self.name}: does not count added entries", "upgrade to Redis 7", cause="empty")
+        return int(fields["entries-added"])
 
-    def _about(self, kind: str, stream: str) -> Any:
+    def _xinfo(self, kind: str, stream: str) -> Any:
         try:
             return self.command("XINFO", kind, stream)
         except TargetError as error:
@@ -145,12 +147,12 @@ class RedisServer:
             raise
 
     def after(self, stream: str, entry_id: str, at_most: int) -> list[str]:
-        """The ids of up to so many entries after this one, oldest first; what they hold is not looked at."""
+        """The ids of at most `at_most` entries after this one, oldest first."""
         return [str(entry[0]) for entry in self.command("XRANGE", stream, f"({entry_id}", "+", "COUNT", at_most)]
 
 
 def connect(target: RedisTarget, *, name: str = "redis", timeout: timedelta | None = None) -> RedisServer:
-    """A client; the first command connects. `timeout`, the target's own by default, is that of each answer."""
+    """A client that connects with its first command. `timeout` (default: the target's) limits each answer."""
     target = resolved(target)
     seconds = (timeout or target.timeout).total_seconds()
     password = target.password.get_secret_value() if target.password else None
@@ -161,13 +163,15 @@ def connect(target: RedisTarget, *, name: str = "redis", timeout: timedelta | No
             **({"password": password} if password else {}),
             socket_timeout=seconds,
             socket_connect_timeout=seconds,
-            retry=Retry(NoBackoff(), 0),  # by itself redis-py tries thrice more: a hung server would cost four waits
-            protocol=2,  # RESP3 begins with HELLO, which a least-privilege ACL need not allow
+            retry=Retry(
+                NoBackoff(), 0
+            ),  # redis-py retries three times by default: a hung server would cost four timeouts
+            protocol=2,  # RESP3 begins with HELLO, which a least-privilege ACL may not allow
             decode_responses=True,
             encoding_errors="surrogateescape",  # a key may be any bytes
         )
     except ValueError:
-        raise TargetError(f"{name}: the url cannot be read", "write redis://host:6379/0") from None
+        raise TargetError(f"{name}: the url is not valid", "write redis://host:6379/0") from None
     return RedisServer(client, name)
 
 
@@ -177,10 +181,8 @@ def _translated(name: str) -> Iterator[None]:
         yield
     except RedisError as error:
         raise _error(name, error) from error
-    except (ValueError, TypeError, LookupError) as error:  # redis-py's parser on what is not its protocol
-        raise TargetError(
-            f"{name}: does not speak Redis", "is another service on that port?", cause="malformed"
-        ) from error
+    except (ValueError, TypeError, LookupError) as error:  # redis-py's parser on another protocol
+        raise TargetError(f"{name}: does not speak Redis", "check its port", cause="malformed") from error
 
 
 def _error(name: str, error: RedisError) -> TargetError:
@@ -191,27 +193,29 @@ def _error(name: str, error: RedisError) -> TargetError:
         case AuthenticationError():
             return TargetError(f"{name}: {text}", "check the target's username and password", cause="denied")
         case BusyLoadingError():
-            return TargetError(f"{name}: {text}", "it serves when it has loaded its data", cause="refused")
+            return TargetError(f"{name}: {text}", "wait until it has loaded its data", cause="refused")
         case RedisTimeoutError():
             return TargetError(
-                f"{name}: no answer in time: {text}", "is it hung, or busy with a script?", cause="timed_out"
+                f"{name}: no answer in time: {text}", "check whether it hangs or runs a long script", cause="timed_out"
             )
         case InvalidResponse():
-            return TargetError(f"{name}: does not speak Redis", "is another service on that port?", cause="malformed")
+            return TargetError(f"{name}: does not speak Redis", "check its port", cause="malformed")
         case RedisConnectionError():
             return TargetError(
-                f"{name}: {text}", "is it running, and is the url right?", cause=cause_of(error) or "partial"
+                f"{name}: {text}",
+                "check that it is running and its url",
+                cause=cause_of(error) or "partial",
             )
         case ResponseError() if text.startswith(("NOAUTH", "WRONGPASS")) or "invalid username-password" in text:
             return TargetError(f"{name}: {text}", "check the target's username and password", cause="denied")
         case ResponseError() if text.startswith("MISCONF"):
-            return TargetError(f"{name}: {text}", "it cannot save: look at its disk and its log", cause="failed")
+            return TargetError(f"{name}: {text}", "it cannot save: check its disk and its log", cause="failed")
         case _:
             return TargetError(f"{name}: {text}", cause="failed")
 
 
 def _fields(answer: Any) -> Mapping[str, Any]:
-    """RESP2 sends a map as a list of names and values by turns. Raises ValueError for what is neither."""
+    """A map, which RESP2 sends as a list of alternating names and values. Raises ValueError for anything else."""
     if isinstance(answer, Mapping):
         return answer
     if not isinstance(answer, list) or len(answer) % 2:

@@ -25,10 +25,9 @@ from support.servers.base import running, wait_for
 from support.servers.redis import RedisServer
 from support.servers.redis import redis as own_redis
 
-from maintd.checks.redis.globs import glob, shown
-from maintd.checks.redis.keyspace import weekly_growth
-from maintd.checks.redis.persistence import Persistence, headroom, proof
-from maintd.checks.redis.streams import Consumer, ReadingGroup, StreamState, keep_from, order
+from maintd.checks.redis.keyspace import glob, printable, weekly_growth
+from maintd.checks.redis.persistence import Persistence, headroom_criterion, saved_criterion
+from maintd.checks.redis.streams import Consumer, ConsumerGroup, StreamState, id_order, keep_from
 from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus
 
@@ -74,8 +73,8 @@ def test_a_glob_matches_what_redis_matches(redis_server: RedisServer, pattern: s
     assert {key for key in keys if glob(pattern).fullmatch(key)} == theirs
 
 
-def test_a_key_of_any_bytes_is_shown_as_text() -> None:
-    assert shown(b"a\xff\n\xc3\xa9".decode(errors="surrogateescape")) == r"a\xff\x0aé"
+def test_a_key_of_any_bytes_is_printable() -> None:
+    assert printable(b"a\xff\n\xc3\xa9".decode(errors="surrogateescape")) == r"a\xff\x0aé"
 
 
 def state(before: Persistence | None = None, **changes: Any) -> Persistence:
@@ -86,7 +85,7 @@ def state(before: Persistence | None = None, **changes: Any) -> Persistence:
         "status": "ok",
         "saving": False,
         "rewriting": False,
-        "took": timedelta(seconds=1),
+        "duration": timedelta(seconds=1),
         "copied_bytes": 0,
         "used_bytes": 100,
         "resident_bytes": 120,
@@ -99,25 +98,25 @@ def state(before: Persistence | None = None, **changes: Any) -> Persistence:
     ("after", "observed"),
     [
         (state(saves=4), "saved"),
-        (state(), "nothing was saved: the count of saves stands still"),
+        (state(), "nothing was saved: the number of saves is unchanged"),
         (state(saves=4, status="err"), "failed: last status err"),
-        (state(instance="two", saves=4), "the server started anew meanwhile"),
-        (state(saves=4, saving=True), "a background save is still under way"),
+        (state(instance="two", saves=4), "the server was restarted"),
+        (state(saves=4, saving=True), "a background save is still running"),
         (state(saves=None, saved_at=NOW + timedelta(seconds=1)), "saved"),
-        (state(saves=None), "nothing was saved: the last is as old as before"),
+        (state(saves=None), "nothing was saved: the time of the last save is unchanged"),
     ],
 )
-def test_a_save_is_proven_by_what_the_server_counts(after: Persistence, observed: str) -> None:
-    assert proof(state(), after).observed == observed
+def test_a_save_is_verified_by_the_counters_of_the_server(after: Persistence, observed: str) -> None:
+    assert saved_criterion(state(), after).observed == observed
 
 
-def test_memory_for_a_save_is_what_the_last_one_copied_three_times_or_half_of_what_is_used() -> None:
-    assert headroom(state(), limit_bytes=200).observed == 120 + 50
-    assert headroom(state(copied_bytes=30), limit_bytes=200).observed == 120 + 90
-    assert headroom(state(), limit_bytes=None).unknown
+def test_memory_for_a_save_is_three_times_the_pages_copied_by_the_last_or_half_of_the_used_memory() -> None:
+    assert headroom_criterion(state(), limit_bytes=200).observed == 120 + 50
+    assert headroom_criterion(state(copied_bytes=30), limit_bytes=200).observed == 120 + 90
+    assert headroom_criterion(state(), limit_bytes=None).unknown
 
 
-def test_growth_is_told_per_week_and_only_from_a_day_of_history_on() -> None:
+def test_growth_is_per_week_and_needs_a_day_of_history() -> None:
     assert weekly_growth([(NOW - timedelta(days=14), 100)], NOW, 140) == pytest.approx(0.2)  # 40 % in two weeks
     assert weekly_growth([(NOW - timedelta(days=8), 100), (NOW - timedelta(days=1), 10)], NOW, 108) == pytest.approx(
         0.07
@@ -138,7 +137,7 @@ def test_trimming_never_goes_past_what_a_group_needs(
     first: str, groups: list[tuple[str, str | None]], retention: timedelta
 ) -> None:
     readers = tuple(
-        ReadingGroup(str(n), 0, int(bool(oldest)), delivered, oldest, (Consumer("c", 1, timedelta(0)),))
+        ConsumerGroup(str(n), 0, int(bool(oldest)), delivered, oldest, (Consumer("c", 1, timedelta(0)),))
         for n, (delivered, oldest) in enumerate(groups)
     )
     stream = StreamState("s", 9, first, "9999999999999-0", readers)
@@ -146,9 +145,9 @@ def test_trimming_never_goes_past_what_a_group_needs(
     keep = keep_from(stream, retention, NOW)
 
     if keep is not None:
-        assert all(order(keep) <= order(delivered) for delivered, _ in groups)
-        assert all(order(keep) <= order(oldest) for _, oldest in groups if oldest)
-        assert order(keep)[0] <= (NOW - retention).timestamp() * 1000
+        assert all(id_order(keep) <= id_order(delivered) for delivered, _ in groups)
+        assert all(id_order(keep) <= id_order(oldest) for _, oldest in groups if oldest)
+        assert id_order(keep)[0] <= (NOW - retention).timestamp() * 1000
 
 
 # --- saves --------------------------------------------------------------------------------------------------------
@@ -172,7 +171,7 @@ def test_a_save_is_made_counted_and_its_file_read_to_the_end() -> None:
 
 
 @pytest.mark.server
-def test_a_save_that_fails_is_a_failure_though_its_reply_was_ok_and_says_that_writes_are_refused() -> None:
+def test_a_save_that_fails_is_a_failure_though_its_reply_was_ok_and_refused_writes_are_reported() -> None:
     with own_redis("--save", "3600 1") as server, closing(server.client()) as client:
         client.set("cache:old", 1)
         (server.folder / "dump.rdb").mkdir()  # no file can take its place
@@ -190,7 +189,7 @@ def test_a_save_that_fails_is_a_failure_though_its_reply_was_ok_and_says_that_wr
 
 
 @pytest.mark.server
-def test_a_save_under_way_is_waited_for_before_the_own_one_begins() -> None:
+def test_a_running_save_is_waited_for_before_a_new_one_is_started() -> None:
     with own_redis(*DEBUG, "--rdb-key-save-delay", "20000") as server, closing(server.client()) as client:
         client.execute_command("DEBUG", "POPULATE", 50)  # at 20 ms each: one second
         client.bgsave()
@@ -203,29 +202,31 @@ def test_a_save_under_way_is_waited_for_before_the_own_one_begins() -> None:
 
 
 @pytest.mark.server
-def test_a_save_that_does_not_end_in_time_is_not_taken_for_done() -> None:
+def test_a_save_that_does_not_end_in_time_is_a_failure() -> None:
     with own_redis(*DEBUG, "--rdb-key-save-delay", "100000") as server, closing(server.client()) as client:
         client.execute_command("DEBUG", "POPULATE", 100)  # ten seconds
 
         first = look_after(server, {"scan": False, "save_timeout": "300ms"})
         second = look_after(server, {"scan": False, "save_timeout": "300ms"})
 
-    assert first.check("main: background save").observed == "a background save is still under way"
-    assert str(second.check("main: background save").observed).startswith("not begun: a background save has not ended")
+    assert first.check("main: background save").observed == "a background save is still running"
+    assert str(second.check("main: background save").observed).startswith(
+        "not started: a background save has not ended"
+    )
     assert not second.changes
 
 
 @pytest.mark.server
-def test_no_save_begins_without_memory_for_it(db: Redis, redis_server: RedisServer) -> None:
+def test_no_save_is_started_without_enough_memory(db: Redis, redis_server: RedisServer) -> None:
     result = look_after(redis_server, {"load": 1, "memory_limit": "1MB"})
 
     assert result.check("main: memory for a save").status is CheckStatus.FAIL
-    assert result.check("main: background save").observed == "not begun: too little memory"
+    assert result.check("main: background save").observed == "not started: too little memory"
     assert not result.changes
 
 
 @pytest.mark.server
-def test_a_dry_run_changes_nothing_and_says_what_it_would_do(db: Redis, redis_server: RedisServer) -> None:
+def test_a_dry_run_changes_nothing_and_reports_what_it_would_do(db: Redis, redis_server: RedisServer) -> None:
     db.mset({"cache:1": 1, "order:1": 1, **{f"user:{n}": 1 for n in range(98)}})
     db.xadd("events", {"a": 1}, id=f"{milliseconds_ago(days=30)}-0")
     before: Any = db.info("persistence")
@@ -288,7 +289,7 @@ def test_keys_without_expiry_that_grow_by_more_than_a_tenth_in_a_week_warn(
 
 
 @pytest.mark.server
-def test_an_expiry_is_given_only_to_keys_that_match_and_have_none(db: Redis, redis_server: RedisServer) -> None:
+def test_an_expiry_is_set_only_on_keys_that_match_and_have_none(db: Redis, redis_server: RedisServer) -> None:
     db.mset({"idem:[a]*": 1, "idem:b": 1, "idem:[c]": 1, "other:[a]": 1})
     db.expire("idem:[c]", 50)
 
@@ -377,7 +378,7 @@ def test_trimming_keeps_what_is_pending_and_what_was_not_delivered(db: Redis, re
 
 
 @pytest.mark.server
-def test_a_group_that_was_given_nothing_yet_keeps_the_whole_stream(db: Redis, redis_server: RedisServer) -> None:
+def test_a_group_without_any_delivery_keeps_the_whole_stream(db: Redis, redis_server: RedisServer) -> None:
     fill(db, "orders", 300, days=30)
     db.xgroup_create("orders", "stuck", id="0")
 
@@ -389,7 +390,7 @@ def test_a_group_that_was_given_nothing_yet_keeps_the_whole_stream(db: Redis, re
 
 
 @pytest.mark.server
-def test_a_stream_without_limit_is_found_and_its_readers_judged(db: Redis, redis_server: RedisServer) -> None:
+def test_a_stream_without_limit_is_found_and_its_consumers_are_checked(db: Redis, redis_server: RedisServer) -> None:
     entries = fill(db, "events", 60, days=8)
     db.xgroup_create("events", "readers", id="0")
     db.xreadgroup("readers", "stuck", {"events": ">"}, count=5)
@@ -411,7 +412,7 @@ def test_a_stream_without_limit_is_found_and_its_readers_judged(db: Redis, redis
 
 
 @pytest.mark.server
-def test_a_stream_that_should_be_there_and_is_not_is_unknown(db: Redis, redis_server: RedisServer) -> None:
+def test_a_required_stream_that_does_not_exist_is_unknown(db: Redis, redis_server: RedisServer) -> None:
     result = look_after(redis_server, FAST, streams=["missing"])
 
     assert result.check("main: stream missing").status is CheckStatus.UNKNOWN
@@ -489,7 +490,7 @@ def test_the_shipped_users_are_loaded_and_the_operator_can_do_all_but_clean() ->
 
 
 @pytest.mark.server
-def test_the_shipped_user_who_only_looks_is_told_which_grant_a_save_needs() -> None:
+def test_a_save_as_the_shipped_read_only_user_names_the_missing_grant() -> None:
     with shipped() as server:
         result = look_after(server, {"load": 1}, login={"username": "maintd_ro", "password": "change-me"})
 
@@ -522,7 +523,7 @@ def test_cleaning_works_with_just_the_selectors_that_the_users_file_explains() -
 
 
 @pytest.mark.server
-def test_a_server_that_is_down_fails_and_does_not_hold_up_the_others(
+def test_a_server_that_is_down_fails_and_does_not_stop_the_others(
     db: Redis, redis_server: RedisServer, free_port: int
 ) -> None:
     targets = {"down": {"url": f"redis://127.0.0.1:{free_port}/0"}, "up": {"url": redis_server.url}}

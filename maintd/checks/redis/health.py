@@ -1,48 +1,52 @@
-"""A Redis server: persistence, memory, clients, and how far the readers of its streams are behind."""
+"""Health of a Redis server: persistence, memory, clients, and the lag of its streams' consumer groups."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from maintd.checks.limits import Limits
+from maintd.checks.redis.memory import number, report_counters, used_criterion
+from maintd.checks.redis.streams import added_at, id_order, lag_hint
 from maintd.clients import redis
+from maintd.clients.redis import Info
 from maintd.errors import TargetError
 from maintd.job.context import Context
 from maintd.model.target import RedisTarget
 from maintd.units import Duration
 
-Info = Mapping[str, str | int | float]
-_COUNT_AT_MOST = 1000  # entries behind, where Redis does not keep the number itself
+_MAX_COUNTED = 1000  # undelivered entries, when Redis does not know the lag
 
 
 class RedisLimits(Limits):
-    """When a Redis server, or who reads from it, is not well."""
+    """Limits for a Redis server and the consumer groups of its streams."""
 
     memory_warn: float = 80
     memory_fail: float = 90
-    """Percent of maxmemory, where it is set."""
+    """Percent of maxmemory, when it is set."""
     clients_warn: float = 75
     clients_fail: float = 90
     """Percent of maxclients."""
     lag_warn: int = 50
-    """Entries of a stream that a group was not given yet."""
+    """Entries of a stream not yet delivered to a group."""
     lag_age_warn: Duration = timedelta(minutes=5)
-    """How long an entry may wait until a group is given it."""
+    """How long an entry waits for its delivery to a group."""
     pending_warn: int = 50
-    """Entries that a group was given and did not acknowledge."""
+    """Entries delivered to a group and not acknowledged."""
     dead_letter_suffix: str = ".dlq"
-    """A stream's dead letters are in the stream of its name and this."""
+    """Suffix of the name of a stream's dead-letter stream."""
     dead_letters_fail: int = 5
-    """New dead letters since the last run; fewer warn."""
+    """Dead letters since the last run that fail; fewer warn."""
 
 
 @dataclass(frozen=True)
 class Backlog:
-    """How far a group is behind. `lag` is None when it cannot be told. `waited` is the oldest entry's time, at least;
-    None when nothing waits, or when the stream's ids are no times."""
+    """The undelivered entries of a group.
+
+    `lag`: their number, None when not known. `waited`: the minimum age of the oldest one; None without one, or when the
+    stream's ids are not timestamps.
+    """
 
     group: redis.Group
     lag: int | None
@@ -51,7 +55,7 @@ class Backlog:
 
 @dataclass(frozen=True)
 class StreamFacts:
-    """A stream, its groups, and its dead letters: their number, or why not."""
+    """A stream, its groups, and the number of its dead letters or the error."""
 
     stream: redis.Stream
     backlogs: tuple[Backlog, ...]
@@ -60,14 +64,14 @@ class StreamFacts:
 
 @dataclass(frozen=True)
 class RedisFacts:
-    """INFO, and each stream or why not."""
+    """INFO and each stream, or the error."""
 
     info: Info | TargetError
     streams: Mapping[str, StreamFacts | TargetError]
 
 
-def look(target: RedisTarget, name: str, limits: RedisLimits) -> RedisFacts:
-    """Ask; nothing is written. Raises TargetError when PING has no answer."""
+def collect(target: RedisTarget, name: str, limits: RedisLimits) -> RedisFacts:
+    """Read INFO and the target's streams. Raises TargetError when PING has no answer."""
     with redis.connect(target, name=name) as server:
         server.ping()
         try:
@@ -91,11 +95,11 @@ def _stream(server: redis.RedisServer, name: str, limits: RedisLimits) -> Stream
 
 
 def _backlog(server: redis.RedisServer, stream: redis.Stream, group: redis.Group) -> Backlog:
-    """Redis keeps no lag before version 7, nor after entries were deleted: then they are counted, up to a bound."""
+    """Redis does not know the lag before version 7 and after entries were deleted: then count up to _MAX_COUNTED."""
     if group.lag == 0:
         return Backlog(group, 0, None)
     try:
-        waiting = server.after(stream.name, group.delivered, 1 if group.lag is not None else _COUNT_AT_MOST)
+        waiting = server.after(stream.name, group.delivered, 1 if group.lag is not None else _MAX_COUNTED)
     except TargetError as error:
         if error.cause != "denied":
             raise
@@ -105,140 +109,120 @@ def _backlog(server: redis.RedisServer, stream: redis.Stream, group: redis.Group
 
 
 def _estimate(server: redis.RedisServer, stream: redis.Stream, group: redis.Group) -> Backlog:
-    """For a user who may not read entries: only the ends of the stream are known, so that an age is a least one."""
+    """The backlog for a user who may not read entries: only the ids of the first and last entry are known."""
     try:
         first, last = server.span(stream.name)
     except TargetError as error:
         return Backlog(group, group.lag, error)
-    if _order(last) <= _order(group.delivered):
+    if id_order(last) <= id_order(group.delivered):
         return Backlog(group, 0, None)
-    oldest = first if first is not None and _order(first) > _order(group.delivered) else last
+    oldest = first if first is not None and id_order(first) > id_order(group.delivered) else last
     return Backlog(group, group.lag, _age(oldest))
 
 
-def _order(entry_id: str) -> tuple[int, int]:
-    milliseconds, _, number = entry_id.partition("-")
-    return int(milliseconds), int(number or 0)
-
-
 def _age(entry_id: str) -> timedelta | None:
-    """An entry's id begins with the milliseconds at which it was added, unless its writer gave another."""
-    age = time.time() - _order(entry_id)[0] / 1000
-    return timedelta(seconds=age) if 0 <= age < 10 * 365 * 86400 else None
+    at = added_at(entry_id)
+    age = datetime.now(UTC) - at if at else timedelta(-1)
+    return age if age >= timedelta(0) else None
 
 
-def judge(ctx: Context, name: str, facts: RedisFacts, limits: RedisLimits) -> None:
-    """Checks and measures of one server."""
+def report(ctx: Context, name: str, facts: RedisFacts, limits: RedisLimits) -> None:
+    """Report the checks and measures of one server."""
     subject = f"redis {name}"
     ctx.check(f"{subject}: answers", "PONG", equals="PONG")
     if isinstance(facts.info, TargetError):
         ctx.report_error(f"{subject}: INFO", facts.info)
     else:
-        _persistence(ctx, subject, facts.info)
-        _room(ctx, subject, name, facts.info, limits)
-    for stream, seen in facts.streams.items():
-        if isinstance(seen, TargetError):
-            ctx.unknown(f"{subject}: stream {stream}", f"{seen.cause}: {seen.message}", hint=seen.hint or "")
+        _report_persistence(ctx, subject, facts.info)
+        _report_usage(ctx, subject, name, facts.info, limits)
+    for stream, state in facts.streams.items():
+        if isinstance(state, TargetError):
+            ctx.unknown(f"{subject}: stream {stream}", f"{state.cause}: {state.message}", hint=state.hint or "")
         else:
-            _judge_stream(ctx, subject, name, seen, limits)
+            _report_stream(ctx, subject, name, state, limits)
 
 
-def _persistence(ctx: Context, subject: str, info: Info) -> None:
-    ctx.check(f"{subject}: loading", info.get("loading", 0), equals=0, hint="it serves when it has loaded its data")
-    hint = "it cannot save: look at its disk and its log; writes may be refused (MISCONF)"
+def _report_persistence(ctx: Context, subject: str, info: Info) -> None:
+    ctx.check(f"{subject}: loading", info.get("loading", 0), equals=0, hint="wait until it has loaded its data")
+    hint = "it cannot save: check its disk and its log; it may refuse writes (MISCONF)"
     checks = {"last background save": "rdb_last_bgsave_status"}
     if info.get("aof_enabled"):
         checks |= {"append-only file": "aof_last_write_status", "last rewrite": "aof_last_bgrewrite_status"}
-    for what, key in checks.items():
-        ctx.check(f"{subject}: {what}", info.get(key), equals="ok", hint=hint)
+    for check, key in checks.items():
+        ctx.check(f"{subject}: {check}", info.get(key), equals="ok", hint=hint)
     ctx.log(f"{subject}: {info.get('role')}, version {info.get('redis_version')}")
     if info.get("role") == "slave":
-        ctx.check(
-            f"{subject}: link to its master", info.get("master_link_status"), equals="up", hint="is the master up?"
-        )
+        hint = "check whether the master is up"
+        ctx.check(f"{subject}: link to its master", info.get("master_link_status"), equals="up", hint=hint)
 
 
-def _room(ctx: Context, subject: str, name: str, info: Info, limits: RedisLimits) -> None:
-    used, most = _number(info, "used_memory"), _number(info, "maxmemory")
-    if most:
-        ctx.check(
-            f"{subject}: memory used",
-            round(100 * used / most, 1),
-            at_most=limits.memory_fail,
-            warn_above=limits.memory_warn,
-            unit="%",
-            hint=f"of maxmemory; then it follows its policy, {info.get('maxmemory_policy')}",
-        )
-    clients, most_clients = _number(info, "connected_clients"), _number(info, "maxclients")
-    if most_clients:
+def _report_usage(ctx: Context, subject: str, name: str, info: Info, limits: RedisLimits) -> None:
+    max_memory, max_clients = number(info, "maxmemory"), number(info, "maxclients")
+    clients = number(info, "connected_clients")
+    if max_memory:
+        ctx.report([used_criterion(info, max_memory, limits.memory_warn, limits.memory_fail)], subject)
+    if max_clients:
         ctx.check(
             f"{subject}: clients",
-            round(100 * clients / most_clients, 1),
+            round(100 * clients / max_clients, 1),
             at_most=limits.clients_fail,
             warn_above=limits.clients_warn,
             unit="%",
-            hint="of maxclients: see who with CLIENT LIST",
+            hint="of maxclients: list them with CLIENT LIST",
         )
-    for what, key, hint in (
-        ("evicted keys", "evicted_keys", "maxmemory is too small for what is kept"),
-        ("rejected connections", "rejected_connections", "maxclients was reached"),
-    ):
-        new = ctx.increase(f"redis_{key}", round(_number(info, key)), server=name)
-        if new is not None:
-            ctx.check(f"{subject}: new {what}", new, warn_above=0, hint=hint)
-    ctx.measure("redis_used_memory_bytes", used, "B", server=name)
+    report_counters(ctx, subject, name, info)
+    ctx.measure("redis_used_memory_bytes", number(info, "used_memory"), "B", server=name)
     ctx.measure("redis_connected_clients", clients, "", server=name)
-    ctx.measure("redis_blocked_clients", _number(info, "blocked_clients"), "", server=name)
+    ctx.measure("redis_blocked_clients", number(info, "blocked_clients"), "", server=name)
 
 
-def _judge_stream(ctx: Context, subject: str, name: str, seen: StreamFacts, limits: RedisLimits) -> None:
-    stream = seen.stream.name
-    ctx.measure("redis_stream_length", seen.stream.length, "", server=name, stream=stream)
-    if not seen.backlogs:
-        ctx.log(f"{subject}: stream {stream} has no group: nobody is known to read it")
-    for backlog in seen.backlogs:
-        _judge_backlog(ctx, f"{subject}: stream {stream} group {backlog.group.name}", backlog, limits)
+def _report_stream(ctx: Context, subject: str, name: str, state: StreamFacts, limits: RedisLimits) -> None:
+    stream = state.stream.name
+    ctx.measure("redis_stream_length", state.stream.length, "", server=name, stream=stream)
+    if not state.backlogs:
+        ctx.log(f"{subject}: stream {stream} has no consumer group")
+    for backlog in state.backlogs:
+        _report_backlog(ctx, f"{subject}: stream {stream} group {backlog.group.name}", backlog, limits)
         labels = {"server": name, "stream": stream, "group": backlog.group.name}
         ctx.measure("redis_stream_pending", backlog.group.pending, "", **labels)
         if backlog.lag is not None:
             ctx.measure("redis_stream_lag", backlog.lag, "", **labels)
-    _judge_dead_letters(ctx, subject, name, seen, limits)
+    _report_dead_letters(ctx, subject, name, state, limits)
 
 
-def _judge_backlog(ctx: Context, what: str, backlog: Backlog, limits: RedisLimits) -> None:
-    consumers = f"{backlog.group.consumers} consumers; nothing pending does not mean that they read: is one stuck?"
+def _report_backlog(ctx: Context, subject: str, backlog: Backlog, limits: RedisLimits) -> None:
+    hint = lag_hint(backlog.group.consumers)
     ctx.check(
-        f"{what} pending",
+        f"{subject} pending",
         backlog.group.pending,
         warn_above=limits.pending_warn,
-        hint="given and not acknowledged: XPENDING shows to whom",
+        hint="delivered and not acknowledged: list them with XPENDING",
     )
     if backlog.lag is None:
-        ctx.unknown(f"{what} lag", "denied: entries were deleted, so they have to be counted", hint="allow XRANGE")
+        ctx.unknown(
+            f"{subject} lag", "denied: entries were deleted, and counting needs XRANGE", hint="allow XRANGE in its ACL"
+        )
     else:
-        ctx.check(f"{what} lag", backlog.lag, warn_above=limits.lag_warn, hint=consumers)
+        ctx.check(f"{subject} lag", backlog.lag, warn_above=limits.lag_warn, hint=hint)
     if backlog.lag == 0:
-        ctx.check(f"{what} oldest undelivered", timedelta(0), warn_above=limits.lag_age_warn)
+        ctx.check(f"{subject} oldest undelivered", timedelta(0), warn_above=limits.lag_age_warn)
     elif isinstance(backlog.waited, TargetError):
-        ctx.unknown(f"{what} oldest undelivered", f"denied: {backlog.waited.message}", hint=backlog.waited.hint or "")
+        ctx.unknown(
+            f"{subject} oldest undelivered", f"denied: {backlog.waited.message}", hint=backlog.waited.hint or ""
+        )
     elif backlog.waited is not None:
-        ctx.check(f"{what} oldest undelivered", backlog.waited, warn_above=limits.lag_age_warn, hint=consumers)
+        ctx.check(f"{subject} oldest undelivered", backlog.waited, warn_above=limits.lag_age_warn, hint=hint)
 
 
-def _judge_dead_letters(ctx: Context, subject: str, name: str, seen: StreamFacts, limits: RedisLimits) -> None:
-    stream = seen.stream.name
-    what = f"{subject}: stream {stream} new dead letters"
-    if isinstance(seen.dead_letters, TargetError):
-        ctx.unknown(what, f"{seen.dead_letters.cause}: {seen.dead_letters.message}", hint=seen.dead_letters.hint or "")
+def _report_dead_letters(ctx: Context, subject: str, name: str, state: StreamFacts, limits: RedisLimits) -> None:
+    stream, count = state.stream.name, state.dead_letters
+    check = f"{subject}: stream {stream} new dead letters"
+    if isinstance(count, TargetError):
+        ctx.unknown(check, f"{count.cause}: {count.message}", hint=count.hint or "")
         return
-    hint = f"see why: XRANGE {stream}{limits.dead_letter_suffix} - + COUNT 10"
-    new = ctx.increase("redis_dlq_length", seen.dead_letters, server=name, stream=stream)
-    if new is None:  # how old they are is not known
-        ctx.check(what, seen.dead_letters, warn_above=0, hint=hint)
+    hint = f"read them: XRANGE {stream}{limits.dead_letter_suffix} - + COUNT 10"
+    new = ctx.increase("redis_dlq_length", count, server=name, stream=stream)
+    if new is None:  # the first run: their age is not known
+        ctx.check(check, count, warn_above=0, hint=hint)
     else:
-        ctx.check(what, new, at_most=limits.dead_letters_fail, warn_above=0, hint=hint)
-
-
-def _number(info: Info, key: str) -> float:
-    value = info.get(key, 0)
-    return value if isinstance(value, int | float) else 0
+        ctx.check(check, new, at_most=limits.dead_letters_fail, warn_above=0, hint=hint)

@@ -1,90 +1,141 @@
-"""Keys of a Redis server, looked at and cleaned without holding it up.
+"""Count, expire and remove the keys of a Redis server without blocking it.
 
-Everything goes in small steps with a pause after each, so that no other client waits longer than for one step. Nothing
-needs a script: KEYS and DEL in one script hold a server up for most of a second per million keys.
+All commands are sent in small batches with a pause after each, so that no other client waits longer than for one batch.
+No script is used: KEYS and DEL in one script block a server for most of a second per million keys.
 """
 
 from __future__ import annotations
 
+import json
 import random
+import re
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
-from maintd.checks.redis.globs import glob, shown
 from maintd.clients.redis import Command, RedisServer
 from maintd.errors import TargetError
 from maintd.job.context import Context
 
 T = TypeVar("T")
 
-COUNT = 500  # keys per SCAN: a fraction of a millisecond of the server's time, however sparse its table is
-_GROUPS_MOST = 500  # names without a separator would give each key a group of its own
+SCAN_COUNT = 500  # keys per SCAN: a fraction of a millisecond of the server's time, also in a sparse table
 WATCHED = 200  # keys in one transaction
+_MAX_GROUPS = 500  # keys without a separator would otherwise be a group each
 _TRIES = 3
-_GROWING = 0.10  # a week, of keys without expiry, from so many keys on:
-_GROWING_FROM = 1000
-_TOLD = 20  # groups whose numbers are kept
+_GROWTH_PER_WEEK = 0.10  # of the keys without expiry in a group of at least:
+_MIN_GROWING = 1000
+_MEASURED_GROUPS = 20
 _WEEK = timedelta(days=7)
 
 
-class Pace:
-    """How gently. `load` is the share of the time in which requests are under way, over 0 and up to 1.
+def glob(pattern: str) -> re.Pattern[str]:
+    """A Redis glob as a regular expression: `*`, `?`, `[abc]`, `[^a-c]`, and a backslash before a literal character.
 
-    The server works for a part of that only: most of a step is spent on this side.
+    Source: stringmatchlen in util.c of Redis 7.
+    """
+    found, at = "", 0
+    while at < len(pattern):
+        char = pattern[at]
+        at += 1
+        if char == "*":
+            found += ".*"
+        elif char == "?":
+            found += "."
+        elif char == "[":
+            members, at = _members(pattern, at)
+            found += members
+        else:
+            if char == "\\" and at < len(pattern):
+                char = pattern[at]
+                at += 1
+            found += re.escape(char)
+    return re.compile(found, re.DOTALL)
+
+
+def _members(pattern: str, at: int) -> tuple[str, int]:
+    """The character class after a `[`, and the position after it. Without a `]` it ends with the pattern."""
+    none_of = pattern[at : at + 1] == "^"
+    at += none_of
+    members = ""
+    while at < len(pattern) and pattern[at] != "]":
+        if pattern[at] == "\\" and at + 1 < len(pattern):
+            at += 1
+        first = last = pattern[at]
+        if pattern[at + 1 : at + 2] == "-" and at + 2 < len(pattern):
+            at += 2
+            last = pattern[at]
+        first, last = min(first, last), max(first, last)
+        members += f"{re.escape(first)}-{re.escape(last)}"
+        at += 1
+    if not members:
+        return ("." if none_of else "(?!)"), at + 1
+    return f"[{'^' if none_of else ''}{members}]", at + 1
+
+
+def printable(key: str) -> str:
+    """A key as printable text: other bytes and control characters as `\\xff`; at most 200 characters."""
+    text = key.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)[:200]
+
+
+class Pace:
+    """Limits the load: `load` is the share of the time with a request under way, above 0 and up to 1.
+
+    The server works during a part of it only: most of a batch's time is spent on this side.
     """
 
     def __init__(self, load: float) -> None:
         self._load = load
 
-    def rest(self, seconds: float) -> None:
-        """Leave the server to others after a step that took so long; never longer than a second."""
+    def pause(self, seconds: float) -> None:
+        """Pause after a batch that took `seconds`, for at most one second."""
         time.sleep(min(1.0, seconds * (1 / self._load - 1)))
 
 
-def steps(pace: Pace, items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Items in batches, with a pause after each in proportion to what was done with it."""
-    waiting = iter(items)
-    while batch := list(islice(waiting, size)):
-        began = time.monotonic()
+def batches(pace: Pace, items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items in batches, with a pause after each in proportion to the time the caller has used for it."""
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        started = time.monotonic()
         yield batch
-        pace.rest(time.monotonic() - began)
+        pace.pause(time.monotonic() - started)
 
 
 def scan(server: RedisServer, pace: Pace, kind: str = "") -> Iterator[list[str]]:
-    """All keys that stay from begin to end, some of them perhaps twice; `kind` as TYPE says. Raises TargetError."""
+    """Batches of all keys that exist throughout the scan, some perhaps twice; `kind`: a TYPE. Raises TargetError."""
     cursor = "0"
     only = ("TYPE", kind) if kind else ()
     while True:
-        began = time.monotonic()
-        cursor, keys = server.command("SCAN", cursor, "COUNT", COUNT, *only)
+        started = time.monotonic()
+        cursor, keys = server.command("SCAN", cursor, "COUNT", SCAN_COUNT, *only)
         yield keys
         if str(cursor) == "0":
             return
-        pace.rest(time.monotonic() - began)
+        pace.pause(time.monotonic() - started)
 
 
 @dataclass
 class Tally:
-    """Keys of one pattern or prefix. `lasting` have no expiry; bytes are known of some, drawn by lot."""
+    """Keys of one pattern or prefix; the memory of a random sample of them."""
 
     keys: int = 0
-    lasting: int = 0
+    without_expiry: int = 0
     sampled: int = 0
     sampled_bytes: int = 0
 
     @property
     def bytes(self) -> int | None:
-        """An estimate; None when too few were looked at."""
+        """An estimate; None when the sample is too small."""
         return round(self.sampled_bytes / self.sampled * self.keys) if self.sampled >= min(30, self.keys) > 0 else None
 
 
-class Sized(NamedTuple):
-    """A key with its memory."""
+class KeySize(NamedTuple):
+    """A key and its memory."""
 
     key: str
     bytes: int
@@ -92,34 +143,39 @@ class Sized(NamedTuple):
 
 @dataclass
 class Census:
-    """What the keys are. `due` holds, by pattern, keys without expiry that should have one; `stale`, by prefix, those
-    without expiry that may be removed; neither has more than it was asked for, and `due_total` and `stale_total` count
-    them all."""
+    """The keys counted.
+
+    `due`: keys without expiry that should have one, by pattern. `stale`: keys without expiry that may be removed, by
+    prefix. Both keep a limited number of keys; `due_total` and `stale_total` count all.
+    """
 
     tallies: dict[str, Tally] = field(default_factory=dict)
     due: dict[str, dict[str, None]] = field(default_factory=dict)
     stale: dict[str, dict[str, None]] = field(default_factory=dict)
     due_total: dict[str, int] = field(default_factory=dict)
     stale_total: dict[str, int] = field(default_factory=dict)
-    largest: list[Sized] = field(default_factory=list)
+    largest: list[KeySize] = field(default_factory=list)
     keys: int = 0
-    lasting: int = 0
+    without_expiry: int = 0
 
     def ranked(self) -> list[tuple[str, Tally]]:
-        """Groups, those with most keys first."""
+        """The groups, largest number of keys first."""
         return sorted(self.tallies.items(), key=lambda item: -item[1].keys)
 
     def evidence(self) -> dict[str, object]:
         """Plain data for an artifact."""
         groups = {
-            group: {"keys": tally.keys, "without_expiry": tally.lasting, "bytes_estimated": tally.bytes}
+            group: {"keys": tally.keys, "without_expiry": tally.without_expiry, "bytes_estimated": tally.bytes}
             for group, tally in self.ranked()
         }
-        return {"groups": groups, "largest": [{"key": shown(one.key), "bytes": one.bytes} for one in self.largest]}
+        return {
+            "groups": groups,
+            "largest": [{"key": printable(item.key), "bytes": item.bytes} for item in self.largest],
+        }
 
 
-class Counting:
-    """Takes a census: each key counts for the first pattern that it matches, else for its text up to the first `:`."""
+class KeyCounter:
+    """Counts each key in the group of the first pattern that it matches, else of its text up to the first `:`."""
 
     def __init__(
         self, patterns: Sequence[str], expiring: Sequence[str], prefixes: Sequence[str], *, keep: int, sample: int
@@ -129,7 +185,7 @@ class Counting:
         self._prefixes = tuple(prefixes)
         self._keep = keep
         self._sample = sample
-        self._drawn: list[tuple[str, str]] = []  # key and group
+        self._sampled: list[tuple[str, str]] = []  # key and group
         self.census = Census(
             tallies={pattern: Tally() for pattern in patterns},
             due={pattern: {} for pattern in expiring},
@@ -138,27 +194,27 @@ class Counting:
             stale_total=dict.fromkeys(prefixes, 0),
         )
 
-    def take(self, server: RedisServer, keys: Sequence[str]) -> None:
-        """Count a step's keys, with one question for each of them. Raises TargetError."""
-        for key, left in zip(keys, server.many(("PTTL", key) for key in keys), strict=True):
-            if isinstance(left, TargetError):
-                raise left
-            if left != -2:  # gone since
-                self._count(key, lasting=left == -1)
+    def add(self, server: RedisServer, keys: Sequence[str]) -> None:
+        """Count one batch; asks for the TTL of each key. Raises TargetError."""
+        for key, ttl in zip(keys, server.many(("PTTL", key) for key in keys), strict=True):
+            if isinstance(ttl, TargetError):
+                raise ttl
+            if ttl != -2:  # removed since the scan
+                self._count(key, without_expiry=ttl == -1)
 
-    def _count(self, key: str, *, lasting: bool) -> None:
+    def _count(self, key: str, *, without_expiry: bool) -> None:
         census, group = self.census, self._group(key)
         census.keys += 1
         tally = census.tallies[group]
         tally.keys += 1
-        if len(self._drawn) < self._sample:
-            self._drawn.append((key, group))
-        elif (place := random.randrange(census.keys)) < self._sample:  # noqa: S311 - a fair draw, no secret
-            self._drawn[place] = (key, group)
-        if not lasting:
+        if len(self._sampled) < self._sample:
+            self._sampled.append((key, group))
+        elif (index := random.randrange(census.keys)) < self._sample:  # noqa: S311 - a random sample, not a secret
+            self._sampled[index] = (key, group)
+        if not without_expiry:
             return
-        census.lasting += 1
-        tally.lasting += 1
+        census.without_expiry += 1
+        tally.without_expiry += 1
         for pattern, compiled in self._expiring:
             if compiled.fullmatch(key):
                 _add(census.due[pattern], census.due_total, pattern, key, self._keep)
@@ -173,17 +229,17 @@ class Counting:
             if compiled.fullmatch(key):
                 return pattern
         prefix, separator, _ = key.partition(":")
-        group = f"{shown(prefix)}:*" if separator else "(no prefix)"
+        group = f"{printable(prefix)}:*" if separator else "(no prefix)"
         tallies = self.census.tallies
         if group not in tallies:
-            if len(tallies) >= _GROUPS_MOST:
+            if len(tallies) >= _MAX_GROUPS:
                 group = "(other)"
             tallies.setdefault(group, Tally())
         return group
 
-    def weigh(self, server: RedisServer, pace: Pace) -> Census:
-        """Ask for the memory of the keys that were drawn. Raises TargetError."""
-        for batch in steps(pace, self._drawn, 20):
+    def measure_sample(self, server: RedisServer, pace: Pace) -> None:
+        """Ask for the memory of the sampled keys. Raises TargetError."""
+        for batch in batches(pace, self._sampled, 20):
             sizes = server.many(("MEMORY", "USAGE", key, "SAMPLES", 5) for key, _ in batch)
             for (key, group), size in zip(batch, sizes, strict=True):
                 if isinstance(size, TargetError):
@@ -191,23 +247,40 @@ class Counting:
                 if size is not None:
                     self.census.tallies[group].sampled += 1
                     self.census.tallies[group].sampled_bytes += size
-                    self.census.largest.append(Sized(key, size))
-        self.census.largest = sorted(self.census.largest, key=lambda one: -one.bytes)[:20]
-        return self.census
+                    self.census.largest.append(KeySize(key, size))
+        self.census.largest = sorted(self.census.largest, key=lambda item: -item.bytes)[:20]
 
 
 def _add(kept: dict[str, None], totals: dict[str, int], name: str, key: str, most: int) -> None:
     if key in kept:
-        return  # a SCAN may show a key twice
+        return  # SCAN may return a key twice
     totals[name] += 1
     if len(kept) < most:
         kept[key] = None
 
 
-def expire(server: RedisServer, keys: Sequence[str], ttl: timedelta) -> int:
-    """Give keys that have none an expiry, and say how many got it. Raises TargetError.
+def count(ctx: Context, server: RedisServer, pace: Pace, counter: KeyCounter, deadline: datetime) -> Census | None:
+    """Count all keys and measure the sample; None, and reported as unknown, without the time or the permission."""
+    check = f"{server.name}: keys counted"
+    try:
+        size = int(server.command("DBSIZE"))
+        for keys in scan(server, pace):
+            counter.add(server, keys)
+            ctx.progress(min(counter.census.keys, size), size, "key")
+            if ctx.now() > deadline:
+                ctx.unknown(check, f"{counter.census.keys} of {size} in time", hint="raise scan_budget or load")
+                return None
+        counter.measure_sample(server, pace)
+    except TargetError as error:
+        ctx.report_error(check, error)
+        return None
+    return counter.census
 
-    Up to a tenth is added, by the key's own checksum, so that not all of them expire in the same moment.
+
+def set_expiry(server: RedisServer, keys: Sequence[str], ttl: timedelta) -> int:
+    """Set an expiry on keys without one; return how many got it. Raises TargetError.
+
+    Up to a tenth is added, by the key's checksum, so that the keys do not all expire at the same moment.
     """
     base = round(ttl.total_seconds() * 1000)
 
@@ -215,19 +288,18 @@ def expire(server: RedisServer, keys: Sequence[str], ttl: timedelta) -> int:
         spread = zlib.crc32(key.encode(errors="surrogateescape")) % (base // 10 + 1)
         return ("PEXPIRE", key, base + spread, "NX")
 
-    given = 0
+    changed = 0
     for answer in server.many(words(key) for key in keys):
         if isinstance(answer, TargetError):
             raise answer
-        given += int(answer)
-    return given
+        changed += int(answer)
+    return changed
 
 
 def remove(server: RedisServer, keys: Sequence[str], idle: timedelta) -> list[str]:
-    """Unlink those that still have no expiry, are no streams and were not touched for so long; the keys that went.
+    """Unlink the keys that still are stale; return them. Raises TargetError.
 
-    A key that changes between the look and the deed is looked at again, and left alone after the third time. Raises
-    TargetError.
+    A key that changes during its transaction is checked again, at most twice, then left.
     """
     removed: list[str] = []
     for start in range(0, len(keys), WATCHED):
@@ -241,27 +313,27 @@ def remove(server: RedisServer, keys: Sequence[str], idle: timedelta) -> list[st
 
             answers = server.unless_changed(batch, decide)
             if answers is not None:
-                removed += [key for key, gone in zip(chosen, answers, strict=True) if gone]
+                removed += [key for key, unlinked in zip(chosen, answers, strict=True) if unlinked]
                 break
     return removed
 
 
 def stale(server: RedisServer, keys: Sequence[str], idle: timedelta) -> list[str]:
-    """Those without expiry that are no streams and were not touched for so long. Raises TargetError."""
+    """The keys without expiry that are not streams and were not accessed for `idle`. Raises TargetError."""
     questions = (("PTTL",), ("TYPE",), ("OBJECT", "IDLETIME"))
     answers = server.many((*words, key) for key in keys for words in questions)
-    refused = next((answer for answer in answers if isinstance(answer, TargetError)), None)
-    if refused is not None:
-        raise refused
+    error = next((answer for answer in answers if isinstance(answer, TargetError)), None)
+    if error is not None:
+        raise error
     return [
         key
-        for key, left, kind, seconds in zip(keys, answers[::3], answers[1::3], answers[2::3], strict=True)
-        if left == -1 and kind not in ("none", "stream") and seconds is not None and seconds >= idle.total_seconds()
+        for key, ttl, kind, seconds in zip(keys, answers[::3], answers[1::3], answers[2::3], strict=True)
+        if ttl == -1 and kind not in ("none", "stream") and seconds is not None and seconds >= idle.total_seconds()
     ]
 
 
 def weekly_growth(earlier: Sequence[tuple[datetime, float]], now: datetime, count: int) -> float | None:
-    """By which share a count grows in a week, against what it was about a week ago; None without a day of history."""
+    """The growth per week as a share, against the count of about a week ago; None without a day of history."""
     old = [(at, value) for at, value in earlier if now - at >= timedelta(days=1) and value > 0]
     if not old:
         return None
@@ -269,30 +341,25 @@ def weekly_growth(earlier: Sequence[tuple[datetime, float]], now: datetime, coun
     return (count / value - 1) * (_WEEK / (now - at))
 
 
-def judge(
-    ctx: Context,
-    name: str,
-    census: Census,
-    history: Mapping[str, Sequence[tuple[datetime, float]]],
-    now: datetime,
-    big_key: int,
-) -> None:
-    """Checks and measures of a census. `history` holds earlier counts of keys without expiry by group."""
+def report(ctx: Context, name: str, census: Census, big_key: int) -> None:
+    """Report the checks and measures of a census, and save it as an artifact."""
     for pattern, total in census.due_total.items():
-        hint = "give them one where they are written, or let this job do it (expire)"
+        hint = "set one where they are written, or let this job do it (expire)"
         ctx.check(f"{name}: keys without expiry in {pattern}", total, warn_above=0, hint=hint)
     growing = []
-    for group, tally in census.ranked()[:_TOLD]:
+    for group, tally in census.ranked()[:_MEASURED_GROUPS]:
         labels = {"server": name, "pattern": group}
-        growth = weekly_growth(history.get(group, ()), now, tally.lasting)
-        if growth is not None and growth > _GROWING and tally.lasting >= _GROWING_FROM:
+        history = [(point.at, point.value) for point in ctx.series("redis_keys_without_expiry", **labels)]
+        growth = weekly_growth(history, ctx.now(), tally.without_expiry)
+        if growth is not None and growth > _GROWTH_PER_WEEK and tally.without_expiry >= _MIN_GROWING:
             growing.append(f"{group} {growth:+.0%}")
         ctx.measure("redis_keys_of", tally.keys, "", **labels)
-        ctx.measure("redis_keys_without_expiry", tally.lasting, "", **labels)
+        ctx.measure("redis_keys_without_expiry", tally.without_expiry, "", **labels)
         if tally.bytes is not None:
             ctx.measure("redis_bytes_of", tally.bytes, "B", **labels)
-    hint = f"a week: {', '.join(growing[:5])}; they should expire, or go" if growing else ""
+    hint = f"growth per week: {', '.join(growing[:5])}; set an expiry, or remove them" if growing else ""
     ctx.check(f"{name}: kinds of keys without expiry that grow", len(growing), warn_above=0, hint=hint)
     if census.largest:
-        hint = f"{shown(census.largest[0].key)}, of those drawn by lot: split it, and never DEL it"
+        hint = f"{printable(census.largest[0].key)}, the largest of a sample: split it; never DEL it, UNLINK it"
         ctx.check(f"{name}: largest key", census.largest[0].bytes, warn_above=big_key, unit="B", hint=hint)
+    ctx.save(f"keys-{name}.json", json.dumps(census.evidence(), indent=1), "application/json")

@@ -1,4 +1,4 @@
-"""A Redis server's memory as INFO, SLOWLOG and LATENCY tell it, judged by what it is used for."""
+"""Memory, counters and slow commands of a Redis server, from INFO and SLOWLOG."""
 
 from __future__ import annotations
 
@@ -8,86 +8,101 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from maintd.clients.redis import RedisServer
+from maintd.clients.redis import Info, RedisServer
 from maintd.errors import TargetError
 from maintd.job.context import Context
 from maintd.job.criterion import Criterion
 from maintd.model.evidence import CheckStatus
 from maintd.units import format_duration
 
-Info = Mapping[str, str | int | float]
-_FRAGMENTED = 1.5  # allocator_frag_ratio, and only from these many bytes on: a small server is always fragmented
-_FRAGMENTED_BYTES = 100 * 2**20
-_STALE_WARN, _STALE_FAIL = 15, 30  # percent of expired keys still there; its own clean-up aims below 10
+_FRAGMENTATION_RATIO = 1.5
+_MIN_FRAGMENTED_BYTES = 100 * 2**20  # a small server is always fragmented
+_STALE_WARN, _STALE_FAIL = 15, 30  # percent of expired keys not deleted yet; the server aims below 10
 
 
 @dataclass(frozen=True)
 class SlowCommand:
-    """A command that took long. Its arguments, which may be secret, are not kept."""
+    """An entry of the slow log without the command's arguments, which may be secret."""
 
     number: int
-    took: timedelta
+    duration: timedelta
     command: str
 
 
 def memory_criteria(info: Info, limit_bytes: int | None, *, streams: bool) -> list[Criterion]:
-    """`limit_bytes`: what the server's container may have, None when not told. `streams`: it is a queue."""
-    used, most = number(info, "used_memory"), number(info, "maxmemory")
+    """`limit_bytes`: the limit of the server's container, None when not known. `streams`: the server is a queue."""
+    most = number(info, "maxmemory")
     policy = str(info.get("maxmemory_policy", ""))
-    judged = [
+    criteria = [
         Criterion(
             "maxmemory",
             int(most),
             at_least=1,
             severity=CheckStatus.WARN,
             unit="B",
-            hint="without one it grows until its container is killed: CONFIG SET maxmemory to three quarters of that",
+            hint="without it, memory grows until the container is killed: CONFIG SET maxmemory to 3/4 of its limit",
         )
     ]
     bound = min(value for value in (most, limit_bytes) if value) if most or limit_bytes else 0
     if bound:
-        hint = f"of what it may have; at maxmemory its policy is {policy}"
-        judged.append(
-            Criterion("memory used", round(100 * used / bound, 1), at_most=90, warn_above=75, unit="%", hint=hint)
-        )
+        criteria.append(used_criterion(info, bound, warn_percent=75, fail_percent=90))
     if most and streams:
-        hint = "with streams in it, evicting loses messages: noeviction, or a server of its own for the cache"
+        hint = "eviction loses messages of streams: set noeviction, or move the cache to another server"
         wanted = policy if policy.startswith("volatile-") else "noeviction"  # streams have no expiry
-        judged.append(Criterion("eviction policy", policy, equals=wanted, severity=CheckStatus.WARN, hint=hint))
+        criteria.append(Criterion("eviction policy", policy, equals=wanted, severity=CheckStatus.WARN, hint=hint))
     ratio, lost = number(info, "allocator_frag_ratio"), number(info, "allocator_frag_bytes")
-    judged.append(
+    criteria.append(
         Criterion(
             "fragmentation",
-            round(ratio, 2) if lost >= _FRAGMENTED_BYTES else 1.0,
-            warn_above=_FRAGMENTED,
-            hint=f"{lost / 2**20:.0f} MiB: CONFIG SET activedefrag yes, or restart it in a window",
+            round(ratio, 2) if lost >= _MIN_FRAGMENTED_BYTES else 1.0,
+            warn_above=_FRAGMENTATION_RATIO,
+            hint=f"{lost / 2**20:.0f} MiB: CONFIG SET activedefrag yes, or restart it in a maintenance window",
         )
     )
     if "expired_stale_perc" in info:
-        judged.append(
+        criteria.append(
             Criterion(
                 "expired keys not cleaned yet",
                 number(info, "expired_stale_perc"),
                 at_most=_STALE_FAIL,
                 warn_above=_STALE_WARN,
                 unit="%",
-                hint="it is too busy to clean up by itself: raise active-expire-effort",
+                hint="it is too busy to delete them: raise active-expire-effort",
             )
         )
-    return judged
+    return criteria
 
 
-def judge(ctx: Context, server: RedisServer, limit_bytes: int | None, slower_than: timedelta, *, streams: bool) -> str:
-    """Checks and measures of memory and slow commands; the server's own advice. Raises TargetError without INFO."""
-    name, info = server.name, server.info()
-    ctx.report(memory_criteria(info, limit_bytes, streams=streams), name)
+def used_criterion(info: Info, limit_bytes: float, warn_percent: float, fail_percent: float) -> Criterion:
+    """Used memory in percent of a limit, usually maxmemory."""
+    return Criterion(
+        "memory used",
+        round(100 * number(info, "used_memory") / limit_bytes, 1),
+        at_most=fail_percent,
+        warn_above=warn_percent,
+        unit="%",
+        hint=f"at maxmemory it applies its policy {info.get('maxmemory_policy')}",
+    )
+
+
+def report_counters(ctx: Context, subject: str, server: str, info: Info) -> None:
+    """Report keys evicted and connections rejected since the last run."""
     for what, key, hint in (
-        ("evicted keys", "evicted_keys", "maxmemory is too small for what is kept"),
+        ("evicted keys", "evicted_keys", "maxmemory is too small for the data"),
         ("rejected connections", "rejected_connections", "maxclients was reached"),
     ):
-        new = ctx.increase(f"redis_{key}", round(number(info, key)), server=name)
+        new = ctx.increase(f"redis_{key}", round(number(info, key)), server=server)
         if new is not None:
-            ctx.check(f"{name}: new {what}", new, warn_above=0, hint=hint)
+            ctx.check(f"{subject}: new {what}", new, warn_above=0, hint=hint)
+
+
+def report(
+    ctx: Context, server: RedisServer, limit_bytes: int | None, slower_than: timedelta, *, streams: bool
+) -> None:
+    """Report memory, counters and slow commands; save the server's MEMORY DOCTOR. Raises TargetError without INFO."""
+    name, info = server.name, server.info()
+    ctx.report(memory_criteria(info, limit_bytes, streams=streams), name)
+    report_counters(ctx, name, name, info)
     ctx.increase("redis_expired_keys", round(number(info, "expired_keys")), server=name)
     ctx.measure("redis_used_memory_bytes", number(info, "used_memory"), "B", server=name)
     ctx.measure("redis_peak_bytes", number(info, "used_memory_peak"), "B", server=name)
@@ -96,27 +111,31 @@ def judge(ctx: Context, server: RedisServer, limit_bytes: int | None, slower_tha
         ctx.measure("redis_keys", keys, "", server=name, db=database)
         ctx.measure("redis_expires", expires, "", server=name, db=database)
     try:
-        _judge_slow_log(ctx, server, str(info.get("run_id", "")), slower_than)
-        return str(server.command("MEMORY", "DOCTOR"))
+        _report_slow_commands(ctx, server, str(info.get("run_id", "")), slower_than)
+        advice = str(server.command("MEMORY", "DOCTOR"))
     except TargetError as error:
         ctx.report_error(f"{name}: slow log and memory doctor", error)
-        return ""
+    else:
+        if advice:
+            ctx.save(f"memory-doctor-{name}.txt", advice)
 
 
-def _judge_slow_log(ctx: Context, server: RedisServer, instance: str, slower_than: timedelta) -> None:
-    """New ones since the last run; the numbers begin anew with the server."""
+def _report_slow_commands(ctx: Context, server: RedisServer, instance: str, slower_than: timedelta) -> None:
+    """Those since the last run; the server numbers them from zero after each start."""
     labels = {"server": server.name, "instance": instance}
     since = int(ctx.last("redis_slowlog_number", -1, **labels) or 0)
     entries = slow_commands(server)
-    slow = [one for one in entries if one.number > since and one.took >= slower_than]
-    worst = max(slow, key=lambda one: one.took, default=None)
-    hint = f"the slowest was {worst.command}, {format_duration(worst.took)}: SLOWLOG GET shows them" if worst else ""
+    slow = [entry for entry in entries if entry.number > since and entry.duration >= slower_than]
+    slowest = max(slow, key=lambda entry: entry.duration, default=None)
+    hint = ""
+    if slowest:
+        hint = f"the slowest was {slowest.command}, {format_duration(slowest.duration)}: list them with SLOWLOG GET"
     ctx.check(f"{server.name}: new slow commands", len(slow), warn_above=0, hint=hint)
-    ctx.measure("redis_slowlog_number", max((one.number for one in entries), default=since), "", **labels)
+    ctx.measure("redis_slowlog_number", max((entry.number for entry in entries), default=since), "", **labels)
 
 
 def databases(info: Mapping[str, object]) -> dict[str, tuple[int, int]]:
-    """Keys and keys with expiry of each database, from INFO keyspace."""
+    """The number of keys, and of those with an expiry, of each database."""
     found = {}
     for name, entry in info.items():
         if re.fullmatch(r"db\d+", name) and isinstance(entry, Mapping):
@@ -125,12 +144,12 @@ def databases(info: Mapping[str, object]) -> dict[str, tuple[int, int]]:
 
 
 def slow_commands(server: RedisServer) -> list[SlowCommand]:
-    """The last entries of the slow log, newest first. Raises TargetError."""
+    """The last 128 entries of the slow log, newest first. Raises TargetError."""
     return [_slow(entry) for entry in server.command("SLOWLOG", "GET", 128)]
 
 
 def _slow(entry: Mapping[str, Any] | Sequence[Any]) -> SlowCommand:
-    """The client library makes a mapping of it, with the words joined, or leaves the list that Redis sends."""
+    """redis-py parses the entry into a mapping, with the words joined, or returns the list that Redis sends."""
     if isinstance(entry, Mapping):
         entry_number, micros, words = entry["id"], entry["duration"], entry["command"]
         text = words.decode(errors="replace") if isinstance(words, bytes) else str(words)
@@ -140,6 +159,6 @@ def _slow(entry: Mapping[str, Any] | Sequence[Any]) -> SlowCommand:
 
 
 def number(info: Info, key: str) -> float:
-    """A figure of INFO; 0 where it is not there."""
+    """A number of INFO, 0 when it is missing."""
     value = info.get(key, 0)
     return value if isinstance(value, int | float) else 0

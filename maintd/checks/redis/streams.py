@@ -1,23 +1,26 @@
-"""Streams of a Redis server: who reads them, what waits, and from where on entries are still needed."""
+"""Streams of a Redis server: consumer groups, pending entries, trimming."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from maintd.checks.redis.keyspace import Pace, batches, printable, scan
 from maintd.clients.redis import RedisServer
+from maintd.errors import TargetError
 from maintd.job.context import Context
 from maintd.job.criterion import Criterion
 from maintd.model.evidence import CheckStatus
 
-_OLDEST_TIME = datetime(2010, 1, 1, tzinfo=UTC)  # ids may be any number; those of a clock lie after this
+TRIM_STEP = 10_000  # entries of one XTRIM
+_MIN_TIME = datetime(2010, 1, 1, tzinfo=UTC)  # ids may be any number; timestamps are later than this
 
 
 @dataclass(frozen=True)
 class Consumer:
-    """One reader of a group. `idle`: since it last asked for anything."""
+    """A consumer of a group. `idle`: time since its last command."""
 
     name: str
     pending: int
@@ -25,8 +28,8 @@ class Consumer:
 
 
 @dataclass(frozen=True)
-class ReadingGroup:
-    """A group. `lag` is None when Redis cannot tell; `oldest_pending` is None when nothing is pending."""
+class ConsumerGroup:
+    """A consumer group. `lag` is None when Redis does not know; `oldest_pending` is None when nothing is pending."""
 
     name: str
     lag: int | None
@@ -38,18 +41,18 @@ class ReadingGroup:
 
 @dataclass(frozen=True)
 class StreamState:
-    """A stream. `first` is the oldest entry's id, None when it is empty; `last` the newest that ever was."""
+    """A stream. `first`: id of the oldest entry, None when it is empty; `last`: id of the last entry ever added."""
 
     name: str
     length: int
     first: str | None
     last: str
-    groups: tuple[ReadingGroup, ...]
+    groups: tuple[ConsumerGroup, ...]
 
 
 @dataclass(frozen=True)
 class StreamLimits:
-    """When a stream is not well."""
+    """Limits for a stream and its consumers."""
 
     max_length: int
     max_age: timedelta
@@ -58,14 +61,14 @@ class StreamLimits:
     idle_after: timedelta
 
 
-def look(server: RedisServer, name: str) -> StreamState:
-    """Ask; nothing is changed, and no entry is read. Raises TargetError, with cause `empty` for no such stream."""
+def read_stream(server: RedisServer, name: str) -> StreamState:
+    """The state of a stream; no entry is read. Raises TargetError; cause `empty` without such a stream."""
     stream = server.stream(name)
     first, last = server.span(name)
     groups = tuple(
-        ReadingGroup(
+        ConsumerGroup(
             group.name,
-            0 if group.lag is None and order(group.delivered) >= order(last) else group.lag,
+            0 if group.lag is None and id_order(group.delivered) >= id_order(last) else group.lag,
             group.pending,
             group.delivered,
             _oldest_pending(server.command("XPENDING", name, group.name)) if group.pending else None,
@@ -86,26 +89,43 @@ def _consumer(item: Any) -> Consumer:
     return Consumer(str(fields["name"]), int(fields["pending"]), timedelta(milliseconds=int(fields["idle"])))
 
 
-def order(entry_id: str) -> tuple[int, int]:
-    """Ids compare as numbers: milliseconds, then a count within them."""
+def find_streams(ctx: Context, server: RedisServer, pace: Pace | None, required: Collection[str]) -> list[StreamState]:
+    """The required streams and, with a pace to scan by, all others; a required one without an answer is unknown."""
+    names = dict.fromkeys(required)
+    if pace is not None:
+        for keys in scan(server, pace, "stream"):
+            names |= dict.fromkeys(keys)
+    found = []
+    for name in names:
+        try:
+            found.append(read_stream(server, name))
+        except TargetError as error:
+            if name in required or error.cause != "empty":
+                check = f"{server.name}: stream {printable(name)}"
+                ctx.unknown(check, f"{error.cause}: {error.message}", hint=error.hint or "")
+    return found
+
+
+def id_order(entry_id: str) -> tuple[int, int]:
+    """The sort key of an entry id: milliseconds, then the number within them."""
     milliseconds, _, number = entry_id.partition("-")
     return int(milliseconds), int(number or 0)
 
 
 def added_at(entry_id: str) -> datetime | None:
-    """When an entry was added, by its id; None when its writer made up one that is no time."""
+    """When an entry was added, by its id; None when the id is not a timestamp."""
     try:
-        at = datetime.fromtimestamp(order(entry_id)[0] / 1000, UTC)
+        at = datetime.fromtimestamp(id_order(entry_id)[0] / 1000, UTC)
     except (ValueError, OverflowError, OSError):
         return None
-    return at if at >= _OLDEST_TIME else None
+    return at if at >= _MIN_TIME else None
 
 
 def keep_from(stream: StreamState, retention: timedelta, now: datetime) -> str | None:
-    """The id from which on entries are kept: those within the retention, and all that a group was not given or has
-    not acknowledged. None when nothing older is there.
+    """The id of the oldest entry to keep, or None when there is no older one.
 
-    An entry that is trimmed while pending stays pending, and is delivered again as nothing, for ever.
+    Kept are entries within the retention and all that are not delivered to or not acknowledged by every group: an
+    entry that is trimmed while pending stays pending forever.
     """
     by_age = f"{int((now - retention).timestamp() * 1000)}-0"
     needed = [by_age]
@@ -113,59 +133,81 @@ def keep_from(stream: StreamState, retention: timedelta, now: datetime) -> str |
         needed.append(group.delivered)
         if group.oldest_pending is not None:
             needed.append(group.oldest_pending)
-    oldest = min(needed, key=order)
-    if stream.first is None or order(stream.first) >= order(oldest):
+    oldest = min(needed, key=id_order)
+    if stream.first is None or id_order(stream.first) >= id_order(oldest):
         return None
     return oldest
 
 
-def trim(server: RedisServer, name: str, keep: str, most: int) -> int:
-    """Drop up to so many entries before this id, whole blocks only; how many went. Raises TargetError."""
-    return int(server.command("XTRIM", name, "MINID", "~", keep, "LIMIT", most))
+def trim(
+    ctx: Context, server: RedisServer, pace: Pace, name: str, retention: timedelta, max_entries: int
+) -> StreamState:
+    """Drop entries older than the retention that no group needs, at most `max_entries`; return the stream's new state.
+
+    XTRIM drops whole blocks only, so that some old entries stay. Raises TargetError.
+    """
+    stream = read_stream(server, name)
+    keep = keep_from(stream, retention, ctx.now())
+    if keep is None:
+        return stream
+    dropped, label = 0, f"{server.name}: {printable(name)}"
+    with ctx.phase(f"{server.name}: trim {printable(name)} before {keep}"):
+        if ctx.may("trim", label, before=keep, entries=stream.length):
+            for _ in batches(pace, range(max_entries // TRIM_STEP), 1):
+                count = int(server.command("XTRIM", name, "MINID", "~", keep, "LIMIT", TRIM_STEP))
+                dropped += count
+                ctx.progress(dropped, None, "entry")
+                if not count:
+                    break
+            ctx.log(f"{label}: {dropped} of {stream.length} entries dropped")
+            ctx.measure("redis_stream_trimmed", dropped, "", server=server.name, stream=printable(name))
+    return read_stream(server, name)
 
 
-def criteria(stream: StreamState, limits: StreamLimits, now: datetime) -> list[Criterion]:
-    """What is expected of a stream and its readers."""
+def stream_criteria(stream: StreamState, limits: StreamLimits, now: datetime) -> list[Criterion]:
+    """A stream's length and age, and its groups' lag and consumers."""
     what = f"stream {stream.name}"
     hint = "give XADD a MAXLEN, or let this job trim it"
-    judged = [Criterion(f"{what}: entries", stream.length, warn_above=limits.max_length, hint=hint)]
+    criteria = [Criterion(f"{what}: entries", stream.length, warn_above=limits.max_length, hint=hint)]
     oldest = added_at(stream.first) if stream.first else None
     if oldest is not None:
-        judged.append(Criterion(f"{what}: oldest entry", now - oldest, warn_above=limits.max_age, hint=hint))
+        criteria.append(Criterion(f"{what}: oldest entry", now - oldest, warn_above=limits.max_age, hint=hint))
     for group in stream.groups:
-        judged += _group_criteria(what, stream, group, limits)
-    return judged
+        criteria += _group_criteria(what, stream, group, limits)
+    return criteria
 
 
-def _group_criteria(what: str, stream: StreamState, group: ReadingGroup, limits: StreamLimits) -> list[Criterion]:
+def _group_criteria(what: str, stream: StreamState, group: ConsumerGroup, limits: StreamLimits) -> list[Criterion]:
     named = f"{what} group {group.name}"
     if group.lag is None:
         lag = Criterion(
             f"{named}: lag",
-            unknown="entries were deleted, so that Redis cannot count them",
-            hint="compare XINFO STREAM",
+            unknown="Redis cannot count the entries, because some were deleted",
+            hint="compare XINFO STREAM and XINFO GROUPS",
         )
     else:
-        hint = f"{len(group.consumers)} consumers; nothing pending does not mean that they read: is one stuck?"
+        hint = lag_hint(len(group.consumers))
         lag = Criterion(f"{named}: lag", group.lag, warn_above=limits.max_lag, hint=hint)
     lost = "none"
-    if group.oldest_pending is not None and (stream.first is None or order(group.oldest_pending) < order(stream.first)):
+    if group.oldest_pending is not None and (
+        stream.first is None or id_order(group.oldest_pending) < id_order(stream.first)
+    ):
         lost = f"from {group.oldest_pending} on"
-    stuck = [one for one in group.consumers if one.pending and one.idle > limits.stuck_after]
-    unused = [one for one in group.consumers if not one.pending and one.idle > limits.idle_after]
+    stuck = [reader for reader in group.consumers if reader.pending and reader.idle > limits.stuck_after]
+    unused = [reader for reader in group.consumers if not reader.pending and reader.idle > limits.idle_after]
     return [
         lag,
         Criterion(
             f"{named}: pending entries that are gone",
             lost,
             equals="none",
-            hint="they are delivered again as nothing: acknowledge them with XACK, or let XAUTOCLAIM drop them",
+            hint="they were trimmed: acknowledge them with XACK, or drop them with XAUTOCLAIM",
         ),
         Criterion(
             f"{named}: consumers stuck with pending entries",
             len(stuck),
             at_most=0,
-            hint=_names(stuck, "restart it, or give its entries to another with XAUTOCLAIM"),
+            hint=_names(stuck, "restart it, or claim its entries with XAUTOCLAIM"),
         ),
         Criterion(
             f"{named}: consumers that are gone",
@@ -177,13 +219,18 @@ def _group_criteria(what: str, stream: StreamState, group: ReadingGroup, limits:
     ]
 
 
-def _names(consumers: list[Consumer], do: str) -> str:
-    return f"{', '.join(one.name for one in consumers[:5])}: {do}" if consumers else ""
+def lag_hint(consumers: int) -> str:
+    """The hint of a group that lags."""
+    return f"{consumers} consumers: check whether one is stuck; an idle one has nothing pending either"
 
 
-def judge(ctx: Context, server: str, stream: StreamState, limits: StreamLimits, now: datetime) -> None:
-    """Checks and measures of a stream."""
-    ctx.report(criteria(stream, limits, now), server)
+def _names(consumers: list[Consumer], advice: str) -> str:
+    return f"{', '.join(consumer.name for consumer in consumers[:5])}: {advice}" if consumers else ""
+
+
+def report(ctx: Context, server: str, stream: StreamState, limits: StreamLimits) -> None:
+    """Report the checks and measures of a stream."""
+    ctx.report(stream_criteria(stream, limits, ctx.now()), server)
     ctx.measure("redis_stream_length", stream.length, "", server=server, stream=stream.name)
     for group in stream.groups:
         labels = {"server": server, "stream": stream.name, "group": group.name}
