@@ -14,7 +14,7 @@ _NAMED_SECRET = re.compile(r"(?i)\b(password|passwd|pwd|sslpassword|token|secret
 
 
 def redacted_settings(service: OperatorService) -> dict[str, Any]:
-    """Settings by name, with the targets in force. Passwords inside URLs and connection strings are masked too."""
+    """The effective settings by name, with the targets. Passwords inside URLs and connection strings are masked too."""
     settings = service.settings.model_dump(mode="json")
     settings["store_url"] = service.store.url_masked
     settings["targets"] = service.targets().model_dump(mode="json")

@@ -115,7 +115,7 @@ class UnpauseResponse(Model):
 
 
 class ReloadResponse(Model):
-    """The result of a reload. When `ok` is false, the old calendar stays in force."""
+    """The result of a reload. When `ok` is false, the old calendar remains active."""
 
     ok: bool
     changes: tuple[str, ...]

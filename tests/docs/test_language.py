@@ -66,7 +66,6 @@ LEFT: dict[str, int] = {
     "maintd/schedule": 19,
     "maintd/scheduler": 50,
     "maintd/store": 69,
-    "maintd/web": 60,
     "schedules.yaml": 3,
     "tests/cli": 21,
     "tests/contracts": 25,
@@ -77,7 +76,6 @@ LEFT: dict[str, int] = {
     "tests/processes": 23,
     "tests/support": 18,
     "tests/unit": 102,
-    "tests/web": 32,
 }
 
 _WORD = re.compile(

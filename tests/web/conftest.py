@@ -1,4 +1,4 @@
-"""A served operator service for each test, and one browser for the session."""
+"""An operator service served for each test, and one browser per session."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from maintd.web.server import web_server
 
 @pytest.fixture
 def state_dir() -> Iterator[Path]:
-    """Short, because a socket's path has at most 107 bytes."""
+    """A directory with a short path: the path of a Unix socket has at most 107 bytes."""
     with tempfile.TemporaryDirectory(prefix="maintd-web-") as folder:
         yield Path(folder)
 
 
 @pytest.fixture
-def here(state_dir: Path) -> Iterator[Harness]:
-    """An operator service that is not served."""
-    with harness(state_dir) as made:
-        yield made
+def unserved(state_dir: Path) -> Iterator[Harness]:
+    """An operator service without a server."""
+    with harness(state_dir) as built:
+        yield built
 
 
 @pytest.fixture
@@ -36,24 +36,24 @@ def port(free_port: int) -> int:
 @pytest.fixture
 def served(state_dir: Path, port: int) -> Iterator[Harness]:
     """An operator service served on its control socket and on a port."""
-    with harness(state_dir, listen=f"127.0.0.1:{port}") as made, web_server(made.service()):
-        yield made
+    with harness(state_dir, listen=f"127.0.0.1:{port}") as served, web_server(served.service()):
+        yield served
 
 
 @pytest.fixture
 def control(served: Harness) -> Client:
-    """A client at the control socket."""
+    """A client of the control socket."""
     return on_socket(served.settings.socket_path)
 
 
 @pytest.fixture
 def page(served: Harness, port: int) -> Client:
-    """A client at the page's port."""
+    """A client of the TCP port."""
     return on_port(port)
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """One for all tests of a worker."""
-    with chromium() as made:
-        yield made
+    """One Chromium for all tests of a worker."""
+    with chromium() as browser:
+        yield browser

@@ -1,4 +1,4 @@
-"""The API, over its real doors."""
+"""The API, over its real sockets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from maintd.operations import Health, ReloadResult
 from maintd.web.app import openapi_schema
 
 
-def test_the_version_says_who_answers(control: Client) -> None:
+def test_the_version_names_node_and_start_time(control: Client) -> None:
     answer = control.get("/api/v1/version").json
 
     assert (answer["api"], answer["node"], answer["started_at"]) == (1, "n1", "2026-03-02T10:00:00Z")
@@ -33,7 +33,7 @@ def test_the_status_is_the_model_that_the_command_line_parses(served: Harness, p
     assert report.page == f"http://{served.settings.listen}/"
 
 
-def test_an_entry_comes_with_its_last_ten_runs(served: Harness, page: Client) -> None:
+def test_an_entry_has_its_last_ten_runs(served: Harness, page: Client) -> None:
     ids = [run_with(served.store, "probe", minute) for minute in range(12)]
 
     answer = page.get("/api/v1/entries/probe").json
@@ -42,7 +42,7 @@ def test_an_entry_comes_with_its_last_ten_runs(served: Harness, page: Client) ->
     assert [run["id"] for run in answer["runs"]] == ids[:1:-1]
 
 
-def test_a_run_comes_with_all_its_evidence(served: Harness, page: Client) -> None:
+def test_a_run_has_all_its_evidence(served: Harness, page: Client) -> None:
     run_id = run_with(served.store, "nightly-vacuum", 0, RunState.FAILED, items=FULL)
 
     run = Run.model_validate_json(page.get(f"/api/v1/runs/{run_id}").body)
@@ -86,7 +86,7 @@ def test_the_history_is_filtered_by_entry_job_state_and_time(served: Harness, pa
     assert ids("entry=&state=") == [other, bad, good]
 
 
-def test_an_empty_history_of_a_name_that_nobody_knows_is_a_slip_of_the_pen(page: Client) -> None:
+def test_a_filter_by_an_unknown_name_is_an_error_with_a_suggestion(page: Client) -> None:
     assert page.get("/api/v1/runs?entry=probe").json == {"runs": [], "next_before": None}
     answer = page.get("/api/v1/runs?entry=prob")
     assert (answer.status, answer.json["error"]["hint"]) == (404, 'did you mean "probe"?')
@@ -102,7 +102,7 @@ def test_an_empty_history_of_a_name_that_nobody_knows_is_a_slip_of_the_pen(page:
         ("since=0001-01-01T00:00:00%2B23:00", "write for example 2026-03-01T00:00Z or 7d"),
     ],
 )
-def test_a_filter_that_makes_no_sense_says_what_to_write(page: Client, query: str, hint: str) -> None:
+def test_an_invalid_filter_is_an_error_with_an_example(page: Client, query: str, hint: str) -> None:
     answer = page.get(f"/api/v1/runs?{query}")
 
     assert (answer.status, answer.json["error"]["code"], answer.json["error"]["hint"]) == (400, "usage", hint)
@@ -144,17 +144,17 @@ def test_a_log_can_be_narrowed_to_a_step_by_name_or_index(served: Harness, page:
 
 
 @pytest.mark.parametrize("cursor", ["x", "0.1", "0.1.2.3", "-1.1.1", "0.1." + "9" * 30, "０.1.1", "0.1.1%00"])
-def test_a_cursor_that_no_answer_gave_is_refused(served: Harness, page: Client, cursor: str) -> None:
+def test_an_invalid_cursor_is_refused(served: Harness, page: Client, cursor: str) -> None:
     run_id, _ = going_on(served.store, "probe", 0)
     quoted = cursor.encode().replace("０".encode(), b"%EF%BC%90").decode()
 
     assert page.get(f"/api/v1/runs/{run_id}/log?after={quoted}").status == 400
 
 
-# --- acts ---
+# --- trigger, cancel, pause, reload ---
 
 
-def test_a_run_is_made_once_for_a_key(served: Harness, control: Client) -> None:
+def test_an_idempotency_key_triggers_one_run(served: Harness, control: Client) -> None:
     body = {"name": "vacuum", "params": {"keep": 5}, "why": "full", "by": "ada", "idempotency_key": "k"}
 
     first = control.post("/api/v1/runs", body)
@@ -181,9 +181,7 @@ def test_a_run_is_made_once_for_a_key(served: Harness, control: Client) -> None:
         ([], 400, "usage"),
     ],
 )
-def test_a_request_that_cannot_be_met_says_so_in_one_shape(
-    served: Harness, control: Client, body: object, status: int, code: str
-) -> None:
+def test_all_errors_have_the_same_shape(served: Harness, control: Client, body: object, status: int, code: str) -> None:
     answer = control.post("/api/v1/runs", body)
 
     assert (answer.status, answer.json["error"]["code"]) == (status, code)
@@ -191,7 +189,7 @@ def test_a_request_that_cannot_be_met_says_so_in_one_shape(
     assert served.store.history.runs() == []
 
 
-def test_a_run_is_cancelled_and_an_ended_one_is_not(served: Harness, control: Client) -> None:
+def test_a_queued_run_is_cancelled_and_an_ended_run_is_refused(served: Harness, control: Client) -> None:
     run_id = queue(served.store, "probe")
 
     cancelled = control.post(f"/api/v1/runs/{run_id}/cancel", {"by": "ada", "why": "no"})
@@ -201,7 +199,7 @@ def test_a_run_is_cancelled_and_an_ended_one_is_not(served: Harness, control: Cl
     assert (again.status, again.json["error"]["code"]) == (403, "refused")
 
 
-def test_an_entry_is_paused_and_let_go_on(served: Harness, control: Client) -> None:
+def test_an_entry_is_paused_and_unpaused(served: Harness, control: Client) -> None:
     paused = control.post("/api/v1/entries/probe/pause", {"why": "noise", "by": "ada"}).json
     released = control.post("/api/v1/entries/probe/unpause", {"by": "bob"}).json
     again = control.post("/api/v1/entries/probe/unpause").json
@@ -212,7 +210,7 @@ def test_an_entry_is_paused_and_let_go_on(served: Harness, control: Client) -> N
     assert kinds == ["entry_unpaused", "entry_paused"]
 
 
-def test_a_reload_tells_what_changed_or_what_is_wrong(served: Harness, control: Client) -> None:
+def test_a_reload_reports_changes_or_problems(served: Harness, control: Client) -> None:
     good = control.post("/api/v1/reload").json
     served.reloaded = ReloadResult(ok=False, changes=(), problems=("schedules.yaml:3:1: no",))
     bad = control.post("/api/v1/reload").json
@@ -221,10 +219,10 @@ def test_a_reload_tells_what_changed_or_what_is_wrong(served: Harness, control: 
     assert bad == {"ok": False, "changes": [], "problems": ["schedules.yaml:3:1: no"]}
 
 
-# --- what is known ---
+# --- due times, jobs, health, status, settings ---
 
 
-def test_due_instants_are_in_order_and_bounded(page: Client) -> None:
+def test_due_times_are_in_order_and_the_range_is_limited(page: Client) -> None:
     found = page.get("/api/v1/due?days=1").json["due"]
 
     assert [item["due_at"] for item in found] == sorted(item["due_at"] for item in found)
@@ -233,7 +231,7 @@ def test_due_instants_are_in_order_and_bounded(page: Client) -> None:
     assert page.get("/api/v1/due?days=1e9").status == 400
 
 
-def test_jobs_are_told_also_when_they_are_broken(page: Client) -> None:
+def test_broken_jobs_are_listed_with_their_error(page: Client) -> None:
     jobs = page.get("/api/v1/jobs").json["jobs"]
 
     assert JobDescription.model_validate(jobs[0]).name == "vacuum"
@@ -241,7 +239,7 @@ def test_jobs_are_told_also_when_they_are_broken(page: Client) -> None:
     assert page.get("/api/v1/jobs/vacum").json["error"]["hint"] == 'did you mean "vacuum"?'
 
 
-def test_health_is_told_apart_from_readiness(served: Harness, page: Client) -> None:
+def test_liveness_and_readiness_differ(served: Harness, page: Client) -> None:
     assert (page.get("/healthz").status, page.get("/readyz").status) == (200, 200)
 
     served.health = Health(alive=True, ready=False, problems=("the clock jumped",))
@@ -252,7 +250,7 @@ def test_health_is_told_apart_from_readiness(served: Harness, page: Client) -> N
     assert (answer.status, answer.json) == (503, {"ok": False, "problems": ["stalled"]})
 
 
-def test_a_store_that_is_away_is_503_and_the_daemon_lives(served: Harness, page: Client) -> None:
+def test_an_unreachable_store_is_503_and_the_daemon_stays_alive(served: Harness, page: Client) -> None:
     file = served.folder / "maintd.db"
     served.store.close()
     file.write_bytes(b"no database " * 1000)
@@ -268,7 +266,7 @@ def test_a_store_that_is_away_is_503_and_the_daemon_lives(served: Harness, page:
     assert page.get("/runs").status == 503
 
 
-def test_the_terminal_gets_its_text_and_exit_code_ready(served: Harness, control: Client) -> None:
+def test_the_status_text_has_the_exit_code_in_a_header(served: Harness, control: Client) -> None:
     good = control.get("/text/status?width=60")
     served.jobs.pop("wrecked")
     served.use(*served.calendar.entries[:4], disabled={})
@@ -282,7 +280,7 @@ def test_the_terminal_gets_its_text_and_exit_code_ready(served: Harness, control
     assert "\x1b[" not in well.text
 
 
-def test_settings_are_shown_without_any_secret(here: Harness) -> None:
+def test_settings_are_redacted(unserved: Harness) -> None:
     from maintd.model.target import Targets
     from maintd.web.redaction import redacted_settings
 
@@ -296,7 +294,7 @@ def test_settings_are_shown_without_any_secret(here: Harness) -> None:
             "http": {"h": {"url": "https://h/?token=geheim&x=1", "headers": {"Authorization": "geheim"}}},
         }
     )
-    service = here.service()
+    service = unserved.service()
     object.__setattr__(service, "targets", lambda: targets)
 
     shown = str(redacted_settings(service))
@@ -307,19 +305,19 @@ def test_settings_are_shown_without_any_secret(here: Harness) -> None:
     assert "postgresql://op:***@db/x" in shown
 
 
-def test_every_endpoint_is_described() -> None:
+def test_every_endpoint_has_a_description() -> None:
     paths = openapi_schema()["paths"]
 
     assert len(paths) >= 20
     for path, methods in paths.items():
-        for method, told in methods.items():
-            assert told.get("description"), f"{method} {path} has no description"
+        for method, operation in methods.items():
+            assert operation.get("description"), f"{method} {path} has no description"
 
 
-# --- files ---
+# --- artifacts ---
 
 
-def test_files_of_runs_cannot_act_in_our_name(served: Harness, page: Client) -> None:
+def test_artifacts_cannot_execute_in_the_browser(served: Harness, page: Client) -> None:
     kinds = {
         "report.html": ("text/html", "inline"),
         "report.md": ("text/markdown", "inline"),
@@ -344,7 +342,7 @@ def test_files_of_runs_cannot_act_in_our_name(served: Harness, page: Client) -> 
             assert answer.headers["content-type"].startswith("application/octet-stream")
 
 
-def test_a_file_outside_the_folder_is_refused_and_a_lost_one_is_told(served: Harness, page: Client) -> None:
+def test_an_artifact_outside_the_folder_is_refused_and_a_missing_one_404(served: Harness, page: Client) -> None:
     (served.folder / "secret").write_text("secret")
     inside = artifact(served.folder, "gone.txt", b"x", "text/plain")
     (served.folder / "artifacts" / inside.path).unlink()
@@ -376,7 +374,7 @@ def test_a_head_request_has_no_body(served: Harness, page: Client, port: int) ->
     connection.close()
 
 
-def test_a_running_run_tells_its_phase_and_progress(served: Harness, page: Client) -> None:
+def test_a_running_run_has_its_phase_and_progress(served: Harness, page: Client) -> None:
     run_id, _ = going_on(served.store, "nightly-vacuum", 0, *FULL[:2])
 
     attempt = page.get(f"/api/v1/runs/{run_id}").json["steps"][0]["attempts"][0]
@@ -385,7 +383,7 @@ def test_a_running_run_tells_its_phase_and_progress(served: Harness, page: Clien
     assert (attempt["progress"]["done"], attempt["progress"]["total"]) == (3, 12)
 
 
-def test_a_claimed_run_is_the_active_one_of_its_entry(served: Harness, page: Client) -> None:
+def test_a_claimed_run_is_the_active_run_of_its_entry(served: Harness, page: Client) -> None:
     run = claim(served.store, queue(served.store, "probe"))
 
     assert page.get("/api/v1/entries/probe").json["active_run"]["id"] == run.id

@@ -1,4 +1,4 @@
-"""The page in Chromium: no errors, usable by keyboard, on a phone, and live."""
+"""The page in Chromium: no console errors, usable with the keyboard and on a phone, live updates."""
 
 from __future__ import annotations
 
@@ -20,23 +20,21 @@ SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 
 @pytest.fixture
 def tab(browser: Browser, served: Harness) -> Iterator[Page]:
-    """A tab on the served page; whatever the browser complains about fails the test."""
-    complaints: list[str] = []
+    """A tab on the served page; a console error or warning fails the test."""
+    messages: list[str] = []
     context = browser.new_context(base_url=f"http://{served.settings.listen}")
     made = context.new_page()
-    made.on(
-        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
-    )
-    made.on("pageerror", lambda error: complaints.append(str(error)))
+    made.on("console", lambda message: messages.append(message.text) if message.type in ("error", "warning") else None)
+    made.on("pageerror", lambda error: messages.append(str(error)))
     made.set_default_timeout(10_000)
     yield made
     context.close()
-    assert complaints == []
+    assert messages == []
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_page_breaks_a_rule_of_accessibility(tab: Page, served: Harness, size: str, scheme: str) -> None:
+def test_pages_pass_the_accessibility_rules(tab: Page, served: Harness, size: str, scheme: str) -> None:
     for minute in (0, 10):
         ended = run_with(served.store, "nightly-vacuum", minute, RunState.FAILED, items=FULL, reason="w" * 300)
     live, _ = going_on(served.store, "probe", 20, *FULL[:2], line(1, "x" * 400))
@@ -61,11 +59,11 @@ def test_no_page_breaks_a_rule_of_accessibility(tab: Page, served: Harness, size
     assert {path: broken for path, broken in found.items() if broken} == {}
 
 
-def test_the_log_of_a_run_grows_and_its_end_is_shown_without_loading_anew(tab: Page, served: Harness) -> None:
+def test_the_page_of_a_run_follows_its_log_and_final_state_without_a_reload(tab: Page, served: Harness) -> None:
     run, fence = going_on(served.store, "probe", 0, line(1, "first line"))
     tab.goto(f"/runs/{run}")
     expect(tab.locator("#lines")).to_contain_text("first line")
-    tab.evaluate("window.notLoadedAnew = true")
+    tab.evaluate("window.notReloaded = true")
 
     served.store.runs.apply(
         run, fence, 4, [AttemptReported(step=0, attempt=1, items=(line(2, f"second {HOSTILE}", "stderr"),))]
@@ -76,10 +74,10 @@ def test_the_log_of_a_run_grows_and_its_end_is_shown_without_loading_anew(tab: P
     expect(tab.locator(".outcome")).to_contain_text("failed")
     expect(tab.locator("#live")).to_contain_text("it broke")
     assert tab.locator("#lines p.where").count() == 1
-    assert tab.evaluate("window.notLoadedAnew")
+    assert tab.evaluate("window.notReloaded")
 
 
-def test_all_can_be_reached_by_keyboard_in_the_order_of_reading(tab: Page, served: Harness) -> None:
+def test_links_are_focused_in_reading_order(tab: Page, served: Harness) -> None:
     run_with(served.store, "nightly-vacuum", 0, RunState.FAILED, items=FULL)
     tab.goto("/")
 
@@ -94,7 +92,7 @@ def test_all_can_be_reached_by_keyboard_in_the_order_of_reading(tab: Page, serve
     assert focus == "solid"
 
 
-def test_the_skip_link_leads_past_the_navigation(tab: Page) -> None:
+def test_the_skip_link_skips_the_navigation(tab: Page) -> None:
     tab.goto("/")
 
     tab.keyboard.press("Tab")
@@ -103,7 +101,7 @@ def test_the_skip_link_leads_past_the_navigation(tab: Page) -> None:
     assert tab.evaluate("document.activeElement.id") == "main"
 
 
-def test_the_history_is_filtered_by_keyboard_alone(tab: Page, served: Harness) -> None:
+def test_the_history_can_be_filtered_with_the_keyboard(tab: Page, served: Harness) -> None:
     run_with(served.store, "probe", 0)
     run_with(served.store, "nightly-vacuum", 1)
     tab.goto("/runs")
@@ -116,7 +114,7 @@ def test_the_history_is_filtered_by_keyboard_alone(tab: Page, served: Harness) -
     expect(tab.locator("tbody")).to_contain_text("probe")
 
 
-def test_a_report_with_a_script_runs_nothing(tab: Page, served: Harness) -> None:
+def test_a_script_in_a_report_is_not_executed(tab: Page, served: Harness) -> None:
     from support.web_services import artifact
 
     html = b"<title>quiet</title><script>document.title = 'loud'</script><p>report</p>"
@@ -130,7 +128,7 @@ def test_a_report_with_a_script_runs_nothing(tab: Page, served: Harness) -> None
     expect(opened.locator("p")).to_have_text("report")
 
 
-def test_measures_stay_open_while_the_page_brings_itself_up_to_date(tab: Page, served: Harness) -> None:
+def test_measures_stay_open_while_the_page_updates(tab: Page, served: Harness) -> None:
     measure = Measure(name="size", value=1, unit="B")
     run, fence = going_on(served.store, "probe", 0, measure)
     tab.goto(f"/runs/{run}")

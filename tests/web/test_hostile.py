@@ -1,4 +1,4 @@
-"""Whatever is sent, the answer is a 4xx and never a 500; whatever is shown, it is text."""
+"""Hostile input: no request causes a 5xx response, and every text is escaped."""
 
 from __future__ import annotations
 
@@ -47,22 +47,22 @@ FIELDS = ("name", "params", "at", "why", "by", "dry_run", "idempotency_key", "un
 BODIES = VALUES | st.dictionaries(st.sampled_from(FIELDS), VALUES | st.just("vacuum"), max_size=6)
 
 
-def surely(status: int) -> None:
+def assert_no_server_error(status: int) -> None:
     assert status < 500, status
 
 
 @QUICK
 @given(body=BODIES, path=st.sampled_from(["/api/v1/runs", "/api/v1/runs/1/cancel", "/api/v1/entries/probe/pause"]))
-def test_no_json_makes_the_daemon_fail(control: Client, body: object, path: str) -> None:
-    surely(control.ask("POST", path, json.dumps(body).encode()).status)
+def test_no_json_body_causes_a_server_error(control: Client, body: object, path: str) -> None:
+    assert_no_server_error(control.ask("POST", path, json.dumps(body).encode()).status)
 
 
 @QUICK
 @given(params=st.dictionaries(st.sampled_from(["keep", "tables", "vacuum.keep", "x"]), VALUES, max_size=3))
-def test_no_params_make_the_daemon_fail(control: Client, params: dict[str, object]) -> None:
+def test_no_params_cause_a_server_error(control: Client, params: dict[str, object]) -> None:
     answer = control.post("/api/v1/runs", {"name": "vacuum", "params": params})
 
-    surely(answer.status)
+    assert_no_server_error(answer.status)
     if answer.status == 201:
         assert control.get(f"/api/v1/runs/{answer.json['id']}").status == 200
         assert control.get(f"/runs/{answer.json['id']}").status == 200
@@ -87,10 +87,10 @@ def test_no_params_make_the_daemon_fail(control: Client, params: dict[str, objec
         b'{"name": "vacuum", "idempotency_key": "' + b"k" * 300 + b'"}',
     ],
 )
-def test_no_bytes_make_the_daemon_fail(control: Client, body: bytes) -> None:
+def test_no_raw_body_causes_a_server_error(control: Client, body: bytes) -> None:
     answer = control.ask("POST", "/api/v1/runs", body)
 
-    surely(answer.status)
+    assert_no_server_error(answer.status)
     assert control.get("/api/v1/runs").status == 200
 
 
@@ -99,7 +99,7 @@ NUMBERS = st.sampled_from(["0", "-1", "x", "1.5", "9" * 18, "9" * 19, "9" * 40, 
 
 @QUICK
 @given(run=NUMBERS, other=NUMBERS, text=st.text(max_size=12))
-def test_no_address_makes_the_daemon_fail(page: Client, run: str, other: str, text: str) -> None:
+def test_no_url_causes_a_server_error(page: Client, run: str, other: str, text: str) -> None:
     some, number, more = quote(text, safe=""), quote(run, safe="%"), quote(other, safe="%")
     for path in (
         f"/api/v1/runs/{number}",
@@ -115,16 +115,16 @@ def test_no_address_makes_the_daemon_fail(page: Client, run: str, other: str, te
         f"/jobs/{some}",
         f"/static/{some}",
     ):
-        surely(page.get(path).status)
+        assert_no_server_error(page.get(path).status)
 
 
 @pytest.mark.server
-def test_postgres_stands_as_much_as_sqlite(state_dir: Path, postgres_server: PostgresServer) -> None:
+def test_postgres_accepts_the_same_hostile_input_as_sqlite(state_dir: Path, postgres_server: PostgresServer) -> None:
     url = postgres_server.create(f"web{os.urandom(6).hex()}")
     nul, lone, huge = "%00", "%ED%A0%80", "9" * 18
-    with harness(state_dir, store_url=url) as made, web_server(made.service()):
-        client = on_socket(made.settings.socket_path)
-        made.use(*made.calendar.entries)
+    with harness(state_dir, store_url=url) as served, web_server(served.service()):
+        client = on_socket(served.settings.socket_path)
+        served.use(*served.calendar.entries)
         asked = client.post("/api/v1/runs", {"name": "vacuum", "why": "a\0b", "params": {"tables": ["\0"]}})
         run = asked.json["id"]
 
@@ -139,7 +139,7 @@ def test_postgres_stands_as_much_as_sqlite(state_dir: Path, postgres_server: Pos
                 f"/entries/{text}",
                 f"/runs/{run}",
             ):
-                surely(client.get(path).status)
+                assert_no_server_error(client.get(path).status)
 
         assert asked.status == 201
         assert client.get("/api/v1/status").status == 200
@@ -147,9 +147,9 @@ def test_postgres_stands_as_much_as_sqlite(state_dir: Path, postgres_server: Pos
 
 
 @pytest.fixture
-def told(served: Harness) -> Iterator[tuple[Harness, int, int]]:
-    """An operator service on which every text that comes from outside is hostile, with an ended and a running run."""
-    # A name is what a calendar allows; every other text is whatever somebody wrote.
+def hostile(served: Harness) -> Iterator[tuple[Harness, int, int]]:
+    """An operator service in which every free text is hostile, with an ended and a running run."""
+    # Names are limited by the calendar; every other text is free.
     served.use(
         entry("probe", "vacuum", title=HOSTILE, runbook=HOSTILE),
         disabled={"probe-2": HOSTILE},
@@ -182,21 +182,21 @@ def told(served: Harness) -> Iterator[tuple[Harness, int, int]]:
     yield served, ended, live
 
 
-def test_hostile_text_is_shown_as_text_on_every_page(told: tuple[Harness, int, int], page: Client) -> None:
-    _, ended, live = told
+def test_hostile_text_is_escaped_on_every_page(hostile: tuple[Harness, int, int], page: Client) -> None:
+    _, ended, live = hostile
     paths = ["/", "/runs", f"/runs/{ended}", f"/runs/{live}", "/entries/probe", "/jobs", "/jobs/vacuum", "/due"]
     paths += [f"/entries/{quote(HOSTILE, safe='')}", f"/runs?entry={quote(HOSTILE)}&state={quote(HOSTILE)}"]
 
     for path in paths:
         text = page.get(path).text
-        assert "alert(" in text, f"{path} does not show it at all"
+        assert "alert(" in text, f"{path} does not show the text"
         assert "<img" not in text, path
         assert "<script>" not in text, path
-        assert "alert('x')" not in text, path  # quotes are escaped too, so no attribute ends early
+        assert "alert('x')" not in text, path  # quotes are escaped too, or the text could end an attribute
 
 
-def test_no_page_has_a_script_or_a_style_of_its_own(told: tuple[Harness, int, int], page: Client) -> None:
-    _, ended, live = told
+def test_pages_have_no_inline_script_or_style(hostile: tuple[Harness, int, int], page: Client) -> None:
+    _, ended, live = hostile
 
     for path in ("/", "/runs", f"/runs/{ended}", f"/runs/{live}", "/entries/probe", "/jobs", "/jobs/vacuum", "/due"):
         text = page.get(path).text
@@ -206,7 +206,7 @@ def test_no_page_has_a_script_or_a_style_of_its_own(told: tuple[Harness, int, in
         assert all("src=" in tag for tag in re.findall(r"<script[^>]*>", text)), path
 
 
-def test_hostile_text_stays_one_sample_in_the_metrics(told: tuple[Harness, int, int], page: Client) -> None:
+def test_hostile_text_stays_one_sample_in_the_metrics(hostile: tuple[Harness, int, int], page: Client) -> None:
     from prometheus_client.parser import text_string_to_metric_families
 
     text = page.get("/metrics").text

@@ -1,4 +1,4 @@
-"""Metrics, read by Prometheus' own parser."""
+"""The metrics, parsed by the Prometheus client library."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def scraped(page: Client) -> Samples:
     for family in text_string_to_metric_families(answer.text):
         for sample in family.samples:
             key = (sample.name, tuple(sorted(sample.labels.items())))
-            assert key not in found, f"{key} stands twice"
+            assert key not in found, f"{key} is exported twice"
             found[key] = sample.value
     return found
 
@@ -32,7 +32,7 @@ def of(samples: Samples, name: str, /, **labels: str) -> float | None:
     return samples.get((name, tuple(sorted(labels.items()))))
 
 
-def test_an_entry_is_told_by_result_time_duration_findings_and_next_due(served: Harness, page: Client) -> None:
+def test_an_entry_has_metrics_for_result_times_duration_and_findings(served: Harness, page: Client) -> None:
     run_with(served.store, "nightly-vacuum", 0)
     run_with(served.store, "nightly-vacuum", 10, RunState.FAILED, items=FULL, took=3)
 
@@ -54,14 +54,14 @@ def test_an_entry_is_told_by_result_time_duration_findings_and_next_due(served: 
     assert of(found, "maintd_entry_next_due_timestamp_seconds", entry=name) == (NOON + timedelta(hours=15)).timestamp()
 
 
-def test_an_entry_that_never_ran_has_no_result_rather_than_a_zero(page: Client) -> None:
+def test_an_entry_that_never_ran_has_no_result_metric(page: Client) -> None:
     found = scraped(page)
 
     assert of(found, "maintd_job_result", entry="probe", status="succeeded") is None
     assert of(found, "maintd_job_last_success_timestamp_seconds", entry="probe") is None
 
 
-def test_queue_running_slots_and_the_daemon_itself_are_told(served: Harness, page: Client) -> None:
+def test_queue_slots_and_daemon_have_metrics(served: Harness, page: Client) -> None:
     queue(served.store, "nightly-vacuum")
     claim(served.store, queue(served.store, "probe"))
 
@@ -76,7 +76,7 @@ def test_queue_running_slots_and_the_daemon_itself_are_told(served: Harness, pag
     assert of(found, "maintd_build_info", version="0.1.0", node="n1") == 1
 
 
-def test_the_last_measures_are_told_with_their_labels(served: Harness, page: Client) -> None:
+def test_the_last_measures_are_exported_with_their_labels(served: Harness, page: Client) -> None:
     run_with(served.store, "nightly-vacuum", 0, items=FULL)
 
     found = scraped(page)
@@ -85,7 +85,7 @@ def test_the_last_measures_are_told_with_their_labels(served: Harness, page: Cli
     assert of(found, "maintd_measure", name="size_bytes", **labels) == 5_368_709_120
 
 
-def test_measures_are_bounded_and_what_is_left_out_is_counted(served: Harness, page: Client) -> None:
+def test_exported_measures_are_limited_and_the_others_counted(served: Harness, page: Client) -> None:
     many = tuple(Measure(name="size", value=i, labels={"table": str(i)}) for i in range(MAX_MEASURES + 7))
     run_with(served.store, "nightly-vacuum", 0, items=many)
 
@@ -95,14 +95,14 @@ def test_measures_are_bounded_and_what_is_left_out_is_counted(served: Harness, p
     assert of(found, "maintd_measures_left_out") == 7
 
 
-def test_a_newer_run_takes_the_place_of_the_last(served: Harness, page: Client) -> None:
+def test_the_measures_of_a_newer_run_replace_those_before(served: Harness, page: Client) -> None:
     for minute, value in ((0, 1.0), (10, 2.0)):
         run_with(served.store, "probe", minute, items=(Measure(name="lag", value=value, unit="s"),))
         labels = {"entry": "probe", "job": "vacuum", "name": "lag", "unit": "s"}
         assert of(scraped(page), "maintd_measure", **labels) == value
 
 
-def test_a_store_that_is_away_is_told_without_inventing_anything(served: Harness, page: Client) -> None:
+def test_history_metrics_are_omitted_while_the_store_is_unreachable(served: Harness, page: Client) -> None:
     run_with(served.store, "probe", 0)
     served.store.close()
     (served.folder / "maintd.db").write_bytes(b"no database " * 1000)
@@ -117,7 +117,7 @@ def test_a_store_that_is_away_is_told_without_inventing_anything(served: Harness
     assert of(found, "maintd_entry_next_due_timestamp_seconds", entry="probe") is not None
 
 
-def test_a_daemon_whose_loop_stands_still_says_so(served: Harness, page: Client) -> None:
+def test_a_stalled_loop_is_exported_as_down(served: Harness, page: Client) -> None:
     served.health = Health(alive=False, ready=False, problems=("stalled",), lag_seconds=75.0)
 
     found = scraped(page)
@@ -125,7 +125,7 @@ def test_a_daemon_whose_loop_stands_still_says_so(served: Harness, page: Client)
     assert (of(found, "maintd_up"), of(found, "maintd_ready"), of(found, "maintd_loop_lag_seconds")) == (0, 0, 75)
 
 
-def test_openmetrics_is_spoken_to_whoever_asks_for_it(page: Client) -> None:
+def test_openmetrics_is_returned_when_the_client_accepts_it(page: Client) -> None:
     answer = page.get("/metrics", Accept="application/openmetrics-text; version=1.0.0")
 
     assert answer.headers["content-type"].startswith("application/openmetrics-text")

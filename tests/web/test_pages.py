@@ -1,4 +1,4 @@
-"""The page as text."""
+"""The HTML pages."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def words(html: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
 
 
-def test_the_first_page_says_that_nothing_needs_attention(served: Harness, page: Client) -> None:
+def test_the_status_page_shows_when_nothing_needs_attention(served: Harness, page: Client) -> None:
     served.jobs.pop("wrecked")
     served.use(*served.calendar.entries[:4], disabled={})
 
     assert "Nothing needs attention" in page.get("/").text
 
 
-def test_the_first_page_begins_with_what_needs_attention_and_the_command_to_type(served: Harness, page: Client) -> None:
+def test_the_status_page_starts_with_what_needs_attention_and_the_next_step(served: Harness, page: Client) -> None:
     run = run_with(served.store, "nightly-vacuum", 0, RunState.FAILED, items=FULL)
 
     text = words(page.get("/").text)
@@ -30,7 +30,7 @@ def test_the_first_page_begins_with_what_needs_attention_and_the_command_to_type
     assert text.index(f"maintd show {run}") < text.index("Next seven days")
 
 
-def test_the_history_is_filtered_and_leafed_through_without_a_script(served: Harness, page: Client) -> None:
+def test_the_history_can_be_filtered_and_paged_without_javascript(served: Harness, page: Client) -> None:
     runs = [run_with(served.store, "probe", minute) for minute in range(52)]
     run_with(served.store, "nightly-vacuum", 60, RunState.FAILED)
 
@@ -46,7 +46,7 @@ def test_the_history_is_filtered_and_leafed_through_without_a_script(served: Har
     assert page.get("/runs?before=x").status == 400
 
 
-def test_a_run_shows_what_was_observed_and_expected_and_what_to_do(served: Harness, page: Client) -> None:
+def test_a_run_shows_observed_and_expected_values_and_hints(served: Harness, page: Client) -> None:
     run = run_with(served.store, "nightly-vacuum", 0, RunState.FAILED, items=FULL, reason="1 check failed")
 
     text = words(page.get(f"/runs/{run}").text)
@@ -57,7 +57,7 @@ def test_a_run_shows_what_was_observed_and_expected_and_what_to_do(served: Harne
     assert f"maintd logs {run}" in text
 
 
-def test_a_run_that_goes_on_is_loaded_anew_where_scripts_are_off(served: Harness, page: Client) -> None:
+def test_the_page_of_an_unfinished_run_reloads_without_javascript(served: Harness, page: Client) -> None:
     live, _ = going_on(served.store, "probe", 0)
     ended = run_with(served.store, "nightly-vacuum", 0)
 
@@ -66,7 +66,7 @@ def test_a_run_that_goes_on_is_loaded_anew_where_scripts_are_off(served: Harness
     assert "<script" not in page.get(f"/runs/{ended}").text
 
 
-def test_a_long_log_is_read_in_parts_or_from_its_end(served: Harness, page: Client) -> None:
+def test_a_long_log_is_shown_in_pages_or_from_its_end(served: Harness, page: Client) -> None:
     lines = tuple(line(number, f"line {number}.") for number in range(1, 1201))
     run = run_with(served.store, "probe", 0, items=lines)
 
@@ -93,14 +93,14 @@ def test_an_entry_shows_its_trends(served: Harness, page: Client) -> None:
     assert "every day at 04:00" in text
 
 
-def test_a_job_shows_its_params_and_a_broken_one_what_is_wrong(page: Client) -> None:
+def test_a_job_shows_its_params_and_a_broken_job_its_error(page: Client) -> None:
     good, broken = words(page.get("/jobs/vacuum").text), words(page.get("/jobs/wrecked").text)
 
     assert "How many." in good
     assert "/jobs/wrecked.py:3: invalid syntax" in broken
 
 
-def test_what_is_not_there_is_a_page_that_says_so(page: Client) -> None:
+def test_unknown_pages_are_not_found(page: Client) -> None:
     for path in ("/nothing", "/runs/99", "/entries/prob", "/jobs/vacum", "/static/../style.css"):
         answer = page.get(path)
         assert (answer.status, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
@@ -119,7 +119,7 @@ def test_a_warning_is_shown_but_does_not_need_attention(served: Harness, page: C
     assert "free space: 18, expected at most 20" in text
 
 
-def test_static_files_are_kept_by_browsers_until_they_change(page: Client) -> None:
+def test_static_files_may_be_cached_until_they_change(page: Client) -> None:
     address = re.search(r'href="(/static/style\.css\?\w+)"', page.get("/").text)
     assert address is not None
 

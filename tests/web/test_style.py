@@ -1,4 +1,4 @@
-"""The palette by WCAG 2.2, computed from the style sheet itself."""
+"""The palette meets WCAG 2.2, computed from the style sheet."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ CSS = (STATIC / "style.css").read_text(encoding="utf-8")
 TEXTS = ("text", "dim", "link", "good", "warn", "bad", "live")
 SURFACES = ("page", "surface")
 READABLE = 4.5
-"""Least contrast of text of normal size; WCAG 2.2, 1.4.3."""
+"""Minimum contrast of text of normal size; WCAG 2.2, 1.4.3."""
 VISIBLE = 3.0
-"""Least contrast of what is no text but means something; 1.4.11."""
+"""Minimum contrast of charts and controls; 1.4.11."""
 
 
 def palettes() -> dict[str, dict[str, str]]:
@@ -38,7 +38,7 @@ def contrast(one: str, other: str) -> float:
     return (bright + 0.05) / (dark + 0.05)
 
 
-def test_the_formula_gives_the_known_extremes() -> None:
+def test_the_contrast_formula_gives_known_values() -> None:
     assert contrast("#000000", "#ffffff") == pytest.approx(21.0)
     assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
 
@@ -46,22 +46,22 @@ def test_the_formula_gives_the_known_extremes() -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("surface", SURFACES)
 @pytest.mark.parametrize("text", TEXTS)
-def test_every_text_can_be_read_on_every_surface(scheme: str, surface: str, text: str) -> None:
+def test_text_has_enough_contrast_on_every_surface(scheme: str, surface: str, text: str) -> None:
     palette = palettes()[scheme]
 
     assert contrast(palette[text], palette[surface]) >= READABLE
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_what_is_no_text_but_means_something_can_be_seen(scheme: str) -> None:
+def test_charts_and_controls_have_enough_contrast(scheme: str) -> None:
     palette = palettes()[scheme]
 
     assert contrast(palette["chart"], palette["surface"]) >= VISIBLE
-    assert contrast(palette["surface"], palette["link"]) >= READABLE  # the button's words on its ground
+    assert contrast(palette["surface"], palette["link"]) >= READABLE  # the text of a button on its background
     assert contrast(palette["dim"], palette["surface"]) >= VISIBLE  # the border of a field
 
 
-def test_both_schemes_name_the_same_colours_and_no_rule_uses_another() -> None:
+def test_light_and_dark_define_the_same_colours_and_rules_use_only_these() -> None:
     light, dark = palettes()["light"], palettes()["dark"]
     rules = re.sub(r":root \{.*?\}", "", CSS, flags=re.DOTALL)
 

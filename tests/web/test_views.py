@@ -1,4 +1,4 @@
-"""What the page puts together: charts, the week, where a log begins."""
+"""Charts, due times by day and the end of a log."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def polyline(svg: str) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in (pair.split(",") for pair in text.split())]
 
 
-def test_a_chart_begins_at_zero_and_says_its_values_in_words() -> None:
+def test_a_chart_starts_at_zero_and_has_a_text_description() -> None:
     chart = line_chart("Size", points(5, 10), lambda value: f"{value:.0f} MB")
 
     assert chart is not None
-    # From 8 below the top (10, the highest) to 8 above the foot (0): 5 is half way, at 48.
+    # The highest value, 10, is 8 px below the top; 0 is 8 px above the bottom; 5 is half way, at 48.
     assert [y for _, y in polyline(chart.svg)] == [48.0, 8.0]
     assert 'aria-label="Size: 2 values, latest 10 MB, from 5 MB to 10 MB"' in chart.svg
     assert (chart.latest, chart.lowest, chart.highest, chart.values) == ("10 MB", "5 MB", "10 MB", 2)
 
 
-def test_a_failed_run_is_another_shape_and_not_only_another_colour() -> None:
+def test_a_failed_run_has_another_shape_in_a_chart() -> None:
     marked = [point._replace(failed=point.run_id == 2) for point in points(1, 2, 3)]
 
     chart = line_chart("Duration", marked, str)
@@ -47,14 +47,14 @@ def test_a_failed_run_is_another_shape_and_not_only_another_colour() -> None:
     assert ", failed</title></rect>" in chart.svg
 
 
-def test_too_little_to_draw_is_no_chart() -> None:
+def test_fewer_than_two_finite_values_are_no_chart() -> None:
     assert line_chart("x", [], str) is None
     assert line_chart("x", points(1), str) is None
     assert line_chart("x", points(1, float("nan"), float("inf")), str) is None
 
 
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=2, max_size=20))
-def test_every_point_lies_within_the_picture(values: list[float]) -> None:
+def test_every_point_is_inside_the_chart(values: list[float]) -> None:
     chart = line_chart(HOSTILE, points(*values), str)
 
     if chart is not None:
@@ -65,7 +65,7 @@ def instant(entry: str, when: datetime) -> DueTime:
     return DueTime(entry=entry, title=entry, due_at=when, local="", jobs=("vacuum",))
 
 
-def test_the_week_goes_by_the_calendars_wall_clock() -> None:
+def test_due_times_are_grouped_by_day_in_the_calendars_time_zone() -> None:
     # 23:30 UTC on Monday is 00:30 on Tuesday in Berlin.
     week = due_by_day([instant("late", datetime(2026, 3, 2, 23, 30, tzinfo=UTC))], NOON, "Europe/Berlin")
 
@@ -107,7 +107,7 @@ def a_run(*lines: tuple[int, int]) -> Run:
     )
 
 
-def test_the_last_lines_are_those_of_the_last_attempt_that_said_something() -> None:
+def test_the_log_tail_is_in_the_last_attempt_with_log_lines() -> None:
     assert log_tail_cursor(a_run((10, 0), (800, 200)), 500) == "0.2.500"
     assert log_tail_cursor(a_run((800, 0), (0, 0)), 500) == "0.1.300"
     assert log_tail_cursor(a_run((10, 0)), 500) is None

@@ -34,7 +34,7 @@ def get_status(service: ServiceDep) -> Response:
 
 @router.get("/settings", response_model=dict[str, Any])
 def get_settings(service: ServiceDep) -> Response:
-    """Show the settings in force, with secrets masked."""
+    """Show the effective settings, with secrets masked."""
     return JSONResponse(redacted_settings(service))
 
 
@@ -46,6 +46,6 @@ def get_events(service: ServiceDep, limit: Annotated[int, Query(ge=1, le=1000)] 
 
 @router.post("/reload", response_model=ReloadResponse)
 def post_reload(service: ServiceDep) -> Response:
-    """Reload the calendar and the jobs. When the calendar has errors, the old one stays in force."""
+    """Reload the calendar and the jobs. When the calendar has errors, the old one remains active."""
     result = service.reload()
     return json_response(ReloadResponse(ok=result.ok, changes=result.changes, problems=result.problems))
