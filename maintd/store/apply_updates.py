@@ -90,13 +90,13 @@ def apply_updates(
     record.flush(conn)
     last = first_seq + len(writes) - 1
     if end is None:
-        prepared.change(conn, runs, {"id": run_id}, {"recorded_seq": last})
+        prepared.update_row(conn, runs, {"id": run_id}, {"recorded_seq": last})
         if claim.state == RunState.LOST.value:
             mark_attempts_lost(conn, run_id, claim.reason, claim.finished_at)
         return True
     _end(conn, run_id, claim, end, last)
     if any(step.locks for step in plan.steps):
-        prepared.remove_of_run(conn, locks, run_id)
+        prepared.delete_rows_of_run(conn, locks, run_id)
     return True
 
 
@@ -124,7 +124,7 @@ def _end(conn: Connection, run_id: int, claim: AnyRow, end: RunFinished | RunReq
         columns |= {"node": None, "incarnation": None}
         begun = (StepState.PENDING.value, StepState.RUNNING.value)
         conn.execute(delete(steps).where(steps.c.run_id == run_id, steps.c.state.in_(begun)))
-    prepared.change(conn, runs, {"id": run_id}, columns)
+    prepared.update_row(conn, runs, {"id": run_id}, columns)
 
 
 def mark_run_lost(conn: Connection, run_id: int, fence: int, reason: str, now: datetime, *, if_expired: bool) -> bool:
@@ -139,7 +139,7 @@ def mark_run_lost(conn: Connection, run_id: int, fence: int, reason: str, now: d
     if conn.execute(lost).rowcount != 1:
         return False
     mark_attempts_lost(conn, run_id, reason, now)
-    prepared.remove_of_run(conn, locks, run_id)
+    prepared.delete_rows_of_run(conn, locks, run_id)
     return True
 
 
@@ -254,15 +254,15 @@ class _Record:
             self._name_series(conn)
         for table, rows in self._rows.items():
             if rows:
-                prepared.add(conn, table, rows)
+                prepared.insert_rows(conn, table, rows)
 
     def _put(
         self, conn: Connection, table: Table, key: dict[str, int], fresh: dict[str, Any], columns: dict[str, Any]
     ) -> None:
         key = {"run_id": self._run_id, **key}
-        if "started_at" not in columns and (prepared.change(conn, table, key, columns) or table is attempts):
+        if "started_at" not in columns and (prepared.update_row(conn, table, key, columns) or table is attempts):
             return
-        prepared.put(conn, table, key, columns, fresh)  # it began, or it is a step that is skipped and never does
+        prepared.upsert_row(conn, table, key, columns, fresh)  # started, or a skipped step
 
     def _log(self, conn: Connection) -> None:
         rows = []
@@ -276,7 +276,7 @@ class _Record:
             _count(counters, "log_lines", len(lines))
             _count(counters, "log_bytes", sum(_size(line.text) for line in lines.values()))
         if rows:
-            prepared.add_new(conn, log_lines, rows)
+            prepared.insert_missing_rows(conn, log_lines, rows)
 
     def _name_series(self, conn: Connection) -> None:
         rows = self._rows[measures]
@@ -284,14 +284,14 @@ class _Record:
         known = self._series(conn)
         if missing := wanted - known.keys():
             values = [{"entry_id": self._entry_id, "job": job, "name": name} for job, name in sorted(missing)]
-            prepared.add_new(conn, series, values)
+            prepared.insert_missing_rows(conn, series, values)
             known = self._series(conn)
         for row in rows:
             row["series_id"] = known[self._jobs[row["step"]], row.pop("name")]
             row["value"] = None if math.isnan(row["value"]) else row["value"]
 
     def _series(self, conn: Connection) -> dict[tuple[str, str], int]:
-        found = _SERIES.all(conn, {"entry_id": self._entry_id})
+        found = _SERIES.rows(conn, {"entry_id": self._entry_id})
         return {(row.job, row.name): row.id for row in found}
 
 

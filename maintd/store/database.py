@@ -1,4 +1,4 @@
-"""The two databases behind one small face: read, write, now. What drivers raise becomes a StoreError here."""
+"""The interface that SQLite and Postgres implement. They raise StoreError for everything that their drivers raise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ URL_HINT = "write sqlite:///path/to/maintd.db or postgresql://user@host/database
 
 
 class ConflictError(StoreError):
-    """A constraint refused the rows: somebody else was first."""
+    """A constraint rejected the rows: another transaction was first."""
 
 
 class Database(Protocol):
@@ -31,72 +31,72 @@ class Database(Protocol):
     @property
     def url(self) -> URL: ...
 
-    def read(self, act: Callable[[Connection], T]) -> T:
-        """The act's result. It must not write."""
+    def read(self, transaction: Callable[[Connection], T]) -> T:
+        """Return the transaction's result. It must not write."""
         ...
 
-    def write(self, act: Callable[[Connection], T], *, synced: bool = True) -> T:
-        """The act's result, once it is committed. An exception undoes it. The act may be performed more than once.
+    def write(self, transaction: Callable[[Connection], T], *, synced: bool = True) -> T:
+        """Commit the transaction and return its result. An exception rolls it back. It can be executed repeatedly.
 
-        Not `synced`: a power cut that also ends this process may undo it, unless something later was synced. For what
-        is done again then, and on which nothing was done in the world.
+        With `synced=False` a power failure can undo the commit, unless a later one was synced. Only for writes that
+        maintd repeats after a power failure and on which no effect on the outside world depends.
         """
         ...
 
-    def alone(self, act: Callable[[Connection], T]) -> T:
-        """As `write`, while no other process changes the schema, and without a limit of time."""
+    def migrate(self, transaction: Callable[[Connection], T]) -> T:
+        """Like `write`, but without a statement timeout and while no other process migrates."""
         ...
 
-    def hold(self, conn: Connection, names: Iterable[str]) -> None:
-        """Until the end of this transaction nobody else holds any of these names."""
+    def lock_names(self, conn: Connection, names: Iterable[str]) -> None:
+        """Lock these names until the end of the transaction; wait while another transaction has locked any of them."""
         ...
 
     def now(self) -> datetime:
-        """The time that all nodes go by, UTC."""
+        """The time that all nodes use, UTC."""
         ...
 
     def close(self) -> None: ...
 
 
 def parse_url(text: str) -> URL:
-    """Raises SettingsError; the message never repeats the text, which may hold a password."""
+    """Raises SettingsError, whose message never contains the text, since that can contain a password."""
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
-        raise SettingsError("the store's URL cannot be read", URL_HINT) from None
+        raise SettingsError("the store's URL is not valid", URL_HINT) from None
     backend = url.drivername.partition("+")[0]
     if backend == "sqlite":
         if not url.database or url.database == ":memory:":
-            raise SettingsError("the store's URL names no file", URL_HINT)
+            raise SettingsError("the store's URL has no file", URL_HINT)
         return url.set(drivername="sqlite")
     if backend in ("postgresql", "postgres"):
         return url.set(drivername="postgresql+psycopg")
-    raise SettingsError(f'the store\'s URL begins with "{backend}:", which is no store', URL_HINT)
+    raise SettingsError(f'the store\'s URL begins with "{backend}:", which is not supported', URL_HINT)
 
 
 def mask(url: URL) -> str:
-    """The URL for people, without any password."""
+    """The URL with its passwords masked."""
     shown = url.set(drivername=url.get_backend_name())
     hidden = {key: "***" for key in shown.query if "password" in key}
     return shown.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
 def driver(conn: Connection) -> sqlite3.Connection:
-    """SQLite's own connection below SQLAlchemy's."""
+    """The sqlite3 connection below SQLAlchemy's."""
     return cast(sqlite3.Connection, conn.connection.dbapi_connection)
 
 
 def insert_into(conn: Connection, table: Table) -> Any:
-    """An INSERT that knows ON CONFLICT in this database's dialect."""
+    """An INSERT that supports ON CONFLICT in the connection's dialect."""
     return dialect_insert(conn.dialect.name, table)
 
 
 def dialect_insert(dialect: str, table: Table) -> Any:
-    """As `insert_into`, for a dialect by name."""
+    """Like `insert_into`, for a dialect by name."""
     if dialect == "sqlite":
         from sqlalchemy.dialects import sqlite
 
         return sqlite.insert(table)
-    from sqlalchemy.dialects import postgresql  # costs memory that a SQLite daemon does not spend
+    from sqlalchemy.dialects import postgresql  # costs memory that a daemon on SQLite does not need
 
     return postgresql.insert(table)

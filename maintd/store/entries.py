@@ -31,7 +31,7 @@ from maintd.model.run import NewRun
 from maintd.store import mapping
 from maintd.store.audit import add_event
 from maintd.store.database import Database, dialect_insert, insert_into
-from maintd.store.prepared import Prepared, PreparedOfSeveral
+from maintd.store.prepared import Prepared, PreparedForValues
 from maintd.store.run_plans import RunPlans
 from maintd.store.tables import EPOCH, MICROSECOND, entries, ledger, measures, runs, series
 
@@ -44,10 +44,10 @@ _NOTE = Prepared(
 )
 
 _KNOWN = select(entries).where(~NEVER_IN_A_CALENDAR).order_by(entries.c.name)
-_KNOWN_OF = PreparedOfSeveral(_KNOWN, entries.c.name)
+_KNOWN_OF = PreparedForValues(_KNOWN, entries.c.name)
 
 # In the order of names, so that two nodes never hold one row each and wait for the other's.
-_FOR_PLANNING = PreparedOfSeveral(
+_FOR_PLANNING = PreparedForValues(
     select(entries.c.id, entries.c.name, entries.c.planned_through, entries.c.rule, entries.c.active)
     .order_by(entries.c.name)
     .with_for_update(),
@@ -96,11 +96,11 @@ class Entries:
     def states(self, names: Sequence[str] | None = None) -> dict[str, EntryState]:
         """By name: every entry that is or was in the calendar, or those of `names`."""
 
-        def act(conn: Connection) -> dict[str, EntryState]:
-            found = conn.execute(_KNOWN) if names is None else _KNOWN_OF.all(conn, names)
+        def transaction(conn: Connection) -> dict[str, EntryState]:
+            found = conn.execute(_KNOWN) if names is None else _KNOWN_OF.rows(conn, names)
             return {row.name: mapping.entry_state(row) for row in found}
 
-        return self._database.read(act)
+        return self._database.read(transaction)
 
     def versions(self) -> frozenset[str]:
         """A text for each entry that is or was in the calendar; what `Mark.read` makes of it.
@@ -109,7 +109,7 @@ class Entries:
         earlier look takes a difference of sets, and only that needs to be read.
         """
 
-        def act(conn: Connection) -> str | None:
+        def transaction(conn: Connection) -> str | None:
             active, through = cast(cast(entries.c.active, Integer), String), cast(_microseconds(conn), String)
             line: ColumnElement[str] = type_coerce(entries.c.name, String)
             for word in (type_coerce(entries.c.fingerprint, String), active, through):
@@ -118,7 +118,7 @@ class Entries:
             found: str | None = conn.execute(query).scalar_one()
             return found
 
-        return frozenset((self._database.read(act) or "").splitlines())
+        return frozenset((self._database.read(transaction) or "").splitlines())
 
     def sync(self, wanted: Sequence[Entry], fingerprints: Mapping[str, str], now: datetime) -> None:
         """Bring the rows in line with the calendar.
@@ -145,31 +145,31 @@ class Entries:
     def set_planned_through(self, name: str, seen: datetime, to: datetime, why: str) -> bool:
         """Move planning without writing rows, for a clock that was set back. False: another node moved it."""
 
-        def act(conn: Connection) -> bool:
+        def transaction(conn: Connection) -> bool:
             moved = update(entries).where(entries.c.name == name, entries.c.planned_through == seen)
             if conn.execute(moved.values(planned_through=to)).rowcount != 1:
                 return False
             add_event(conn, "planning_moved", subject=name, text=why, at=to)
             return True
 
-        return self._database.write(act)
+        return self._database.write(transaction)
 
     def pause(self, name: str, *, why: str, by: str, until: datetime | None, now: datetime) -> Pause:
         """Stop an entry from now on; an earlier pause is replaced. Raises UnknownNameError."""
 
-        def act(conn: Connection) -> None:
+        def transaction(conn: Connection) -> None:
             columns = {"pause_why": why, "pause_by": by, "pause_since": now, "pause_until": until}
             if conn.execute(update(entries).where(entries.c.name == name).values(**columns)).rowcount != 1:
                 raise UnknownNameError("entry", name, conn.execute(select(entries.c.name)).scalars())
             add_event(conn, "entry_paused", subject=name, by=by, text=why, at=now)
 
-        self._database.write(act)
+        self._database.write(transaction)
         return Pause(entry=name, why=why, by=by, since=now, until=until)
 
     def unpause(self, name: str, *, by: str, now: datetime) -> bool:
         """Let an entry go on; False when it was not paused."""
 
-        def act(conn: Connection) -> bool:
+        def transaction(conn: Connection) -> bool:
             columns = dict.fromkeys(("pause_why", "pause_by", "pause_since", "pause_until"))
             paused = update(entries).where(entries.c.name == name, entries.c.pause_since.is_not(None))
             if conn.execute(paused.values(**columns)).rowcount != 1:
@@ -177,7 +177,7 @@ class Entries:
             add_event(conn, "entry_unpaused", subject=name, by=by, at=now)
             return True
 
-        return self._database.write(act)
+        return self._database.write(transaction)
 
     def plan_within(self, conn: Connection, wanted: Sequence[EntryPlan]) -> list[list[int] | None]:
         """As `plan_many`, in a transaction that is under way."""
@@ -201,10 +201,10 @@ def _microseconds(conn: Connection) -> ColumnElement[int]:
 
 def _advance(conn: Connection, wanted: Sequence[EntryPlan]) -> dict[str, int]:
     """Ids of the entries that were as they had been seen, by name; they are planned further now."""
-    found = {row.name: row for row in _FOR_PLANNING.all(conn, [plan.name for plan in wanted])}
+    found = {row.name: row for row in _FOR_PLANNING.rows(conn, [plan.name for plan in wanted])}
     won = [plan for plan in wanted if _is_as_seen(found.get(plan.name), plan)]
     if won:
-        _PLANNED.many(conn, [{"of_id": found[plan.name].id, "through": plan.through} for plan in won])
+        _PLANNED.execute_many(conn, [{"of_id": found[plan.name].id, "through": plan.through} for plan in won])
     return {plan.name: found[plan.name].id for plan in won}
 
 
@@ -222,7 +222,7 @@ def _enter(conn: Connection, instants: Sequence[tuple[int, datetime]]) -> set[tu
     if not instants:
         return set()
     mapping = [{"entry_id": entry_id, "due_at": due_at} for entry_id, due_at in instants]
-    return {(row.entry_id, row.due_at) for row in _new_instant(conn.dialect.name).each(conn, mapping)}
+    return {(row.entry_id, row.due_at) for row in _new_instant(conn.dialect.name).rows_of_each(conn, mapping)}
 
 
 @cache
@@ -242,14 +242,14 @@ def insert_runs(conn: Connection, plans: RunPlans, new: Sequence[tuple[int, NewR
         return []
     plan_ids = plans.ids_of(conn, [run for _, run, _ in new], new[0][2])
     values = [run_row(*item, plan_id) for item, plan_id in zip(new, plan_ids, strict=True)]
-    ids = [row.id for row in _new_run(tuple(values[0])).each(conn, values)]
+    ids = [row.id for row in _new_run(tuple(values[0])).rows_of_each(conn, values)]
     noted = [
         {"of_entry": entry_id, "at": run.due_at, "run": run_id}
         for (entry_id, run, _), run_id in zip(new, ids, strict=True)
         if run.due_at is not None
     ]
     if noted:
-        _NOTE.many(conn, noted)
+        _NOTE.execute_many(conn, noted)
     return ids
 
 

@@ -1,7 +1,7 @@
-"""One writer at a time to SQLite, who commits for everybody that waits.
+"""Group commit for SQLite: one thread writes at a time, and commits the transactions of all threads that wait.
 
-A durable commit costs an fsync; while one is under way the next writers queue up, and whoever of them has the turn
-next commits for all of them.
+A durable commit costs an fsync. While one is in progress, further writers queue up; the next of them that gets the turn
+commits for all. There is no writer thread: a single writer commits in its own thread, without a hand-over.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from maintd.store.database import driver
 T = TypeVar("T")
 
 MAX_BATCH = 256
-"""Most acts in one commit, so that nobody waits for more than some tens of milliseconds."""
+"""Most transactions in one commit, so that a writer waits some tens of milliseconds at most."""
 
 
 class PendingWrite:
-    __slots__ = ("act", "done", "error", "result", "synced")
+    """A transaction that waits for its commit, with its result or error afterwards."""
 
-    def __init__(self, act: Callable[[Connection], Any], synced: bool) -> None:
-        self.act = act
+    __slots__ = ("done", "error", "result", "synced", "transaction")
+
+    def __init__(self, transaction: Callable[[Connection], Any], synced: bool) -> None:
+        self.transaction = transaction
         self.synced = synced
         self.done = False
         self.result: Any = None
@@ -34,103 +36,102 @@ class PendingWrite:
 
 
 class GroupCommit:
-    """Runs acts one after the other, each undone by itself when it raises, and commits as many as wait at once.
+    """Executes transactions one after the other, each in a savepoint, and commits those that wait together.
 
-    An act returns to its caller only after its commit is on disk, unless it need not be. When the commit fails, all
-    acts of the batch fail with that error. The connection must begin its transactions with BEGIN IMMEDIATE. It has no
-    thread of its own: a lone writer's commit is made in the writer's thread, without any hand-over.
+    A transaction that raises rolls back alone. When the commit fails, all transactions of the batch fail with that
+    error. The engine's connections must begin with BEGIN IMMEDIATE.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._waiting: deque[PendingWrite] = deque()
         self._turn = threading.Lock()
-        self._whose: int | None = None  # the thread that has the turn
+        self._turn_of: int | None = None  # the thread that has the turn
         self._closed = False
         self._connection: Connection | None = None
         self._syncs = True
 
-    def run(self, act: Callable[[Connection], T], *, synced: bool = True) -> T:
-        """The act's result, committed. Raises what the act raised, or what the database said to the commit.
+    def run(self, transaction: Callable[[Connection], T], *, synced: bool = True) -> T:
+        """Commit the transaction and return its result. Raises what it raised, or what the commit raised.
 
-        Not `synced`: it is on the disk with the next commit that is.
+        With `synced=False` it is on disk only after the next synced commit.
         """
-        if self._whose == threading.get_ident():  # an act within an act is part of it
+        if self._turn_of == threading.get_ident():  # a transaction within a transaction is part of it
             assert self._connection is not None
-            return act(self._connection)
-        job = PendingWrite(act, synced)
-        self._waiting.append(job)
-        while not job.done:
+            return transaction(self._connection)
+        write = PendingWrite(transaction, synced)
+        self._waiting.append(write)
+        while not write.done:
             with self._turn:
-                if not job.done:
-                    self._take_turn()
-        if job.error is not None:
-            raise job.error
-        return cast(T, job.result)
+                if not write.done:
+                    self._commit_waiting()
+        if write.error is not None:
+            raise write.error
+        return cast(T, write.result)
 
     def close(self) -> None:
-        """Write what waits; refuse what comes after it."""
+        """Commit the transactions that wait; later ones fail."""
         with self._turn:
             while self._waiting:
-                self._take_turn()
+                self._commit_waiting()
             self._closed = True
             self._disconnect()
 
-    def _take_turn(self) -> None:
+    def _commit_waiting(self) -> None:
         batch: list[PendingWrite] = []
         try:
-            self._whose = threading.get_ident()
+            self._turn_of = threading.get_ident()
             while self._waiting and len(batch) < MAX_BATCH:
                 batch.append(self._waiting.popleft())
             self._commit(batch)
         except BaseException as error:
             self._disconnect_if_broken()
-            for job in batch:
-                job.error = (
-                    error if isinstance(error, Exception) else StoreUnavailableError("the writer was interrupted")
+            for write in batch:
+                write.error = (
+                    error if isinstance(error, Exception) else StoreUnavailableError("the commit was interrupted")
                 )
             if not isinstance(error, Exception):
                 raise
         finally:
-            self._whose = None
-            for job in batch:
-                job.done = True
+            self._turn_of = None
+            for write in batch:
+                write.done = True
 
     def _commit(self, batch: list[PendingWrite]) -> None:
         if self._closed:
             raise StoreUnavailableError("the store is closed")
-        connection = self._connected()
-        self._sync(any(job.synced for job in batch))
+        connection = self._connect()
+        self._set_sync(any(write.synced for write in batch))
         with connection.begin():
-            for job in batch:
-                self._perform(job, connection, alone=len(batch) == 1)
+            for write in batch:
+                self._execute(write, connection, alone=len(batch) == 1)
 
-    def _perform(self, job: PendingWrite, connection: Connection, *, alone: bool) -> None:
+    def _execute(self, write: PendingWrite, connection: Connection, *, alone: bool) -> None:
         if alone:
-            job.result = job.act(connection)
+            write.result = write.transaction(connection)
             return
         raw = driver(connection)
-        raw.execute("SAVEPOINT act")
+        raw.execute("SAVEPOINT write")
         try:
-            job.result = job.act(connection)
+            write.result = write.transaction(connection)
         except Exception as error:
-            # After "disk full" and the like SQLite has undone the whole transaction by itself: nothing of it stands.
+            # On "disk full" and similar errors SQLite has already rolled back everything, other transactions included.
             if not raw.in_transaction:
                 raise
-            raw.execute("ROLLBACK TO act")
-            job.error = error
-        raw.execute("RELEASE act")
+            raw.execute("ROLLBACK TO write")
+            write.error = error
+        raw.execute("RELEASE write")
 
-    def _connected(self) -> Connection:
+    def _connect(self) -> Connection:
         if self._connection is None:
             self._connection = self._engine.connect()
             self._syncs = True
         return self._connection
 
-    def _sync(self, wanted: bool) -> None:
-        """Whether the next commits wait for the disk."""
+    def _set_sync(self, wanted: bool) -> None:
+        """Set whether the next commit waits for the disk."""
         if wanted is not self._syncs:
-            driver(self._connected()).execute(f"PRAGMA synchronous = {'FULL' if wanted else 'NORMAL'}")
+            driver(self._connect()).execute(f"PRAGMA synchronous = {'FULL' if wanted else 'NORMAL'}")
             self._syncs = wanted
 
     def _disconnect_if_broken(self) -> None:

@@ -18,7 +18,7 @@ from maintd.store import mapping
 from maintd.store.database import Database
 from maintd.store.last_runs import LastRuns, last_runs, last_success
 from maintd.store.mapping import AnyRow
-from maintd.store.prepared import Prepared, PreparedOfSeveral
+from maintd.store.prepared import Prepared, PreparedForValues
 from maintd.store.run_plans import RunPlan, RunPlans
 from maintd.store.tables import (
     artifacts,
@@ -40,7 +40,7 @@ _of_job = select(series.c.id, series.c.name).where(series.c.job == bindparam("of
 _SERIES_OF_JOB = Prepared(_of_job)
 _SERIES_OF_ENTRY = Prepared(_of_job.join(entries).where(entries.c.name == bindparam("of_entry")))
 
-_RUNS = PreparedOfSeveral(mapping.select_runs(*mapping.FULL).order_by(runs.c.id), runs.c.id)
+_RUNS = PreparedForValues(mapping.select_runs(*mapping.FULL).order_by(runs.c.id), runs.c.id)
 
 # How many points the newest run has in a series: one for each combination of labels.
 _LINES = select(func.count()).where(
@@ -99,7 +99,7 @@ class History:
     ) -> list[RunSummary]:
         """A page of runs, newest first; its last id is the next one's `before_id`. `since` is when they were queued."""
 
-        def act(conn: Connection) -> list[RunSummary]:
+        def transaction(conn: Connection) -> list[RunSummary]:
             bounds: list[ColumnElement[bool]] = [] if before_id is None else [runs.c.id < before_id]
             if since is not None:
                 first = select(runs.c.id).where(runs.c.queued_at >= since).order_by(runs.c.queued_at, runs.c.id)
@@ -109,7 +109,7 @@ class History:
             query = mapping.select_runs(*mapping.SUMMARY).where(runs.c.id.in_(ids)).order_by(runs.c.id.desc())
             return [mapping.summary(row) for row in conn.execute(query)]
 
-        return self._database.read(act)
+        return self._database.read(transaction)
 
     def last_per_entry(self, names: Sequence[str]) -> dict[str, LastRuns]:
         """How each of these entries stands; one that is unknown to the store has nothing but empty fields."""
@@ -130,7 +130,7 @@ class History:
     ) -> list[LogRow]:
         """Log lines in order, after the cursor (step, attempt, seq). `step` is an index or a name."""
 
-        def act(conn: Connection) -> list[LogRow]:
+        def transaction(conn: Connection) -> list[LogRow]:
             plan_id = conn.execute(select(runs.c.plan_id).where(runs.c.id == run_id)).scalar_one_or_none()
             if plan_id is None:
                 return []
@@ -147,7 +147,7 @@ class History:
                 LogRow(row.step, names[row.step], row.attempt, mapping.log_line(row)) for row in conn.execute(query)
             ]
 
-        return self._database.read(act)
+        return self._database.read(transaction)
 
     def series(
         self, entry: str | None, job: str, names: Sequence[str] | None = None, limit: int = 400
@@ -155,10 +155,10 @@ class History:
         """Earlier measures of a job, oldest first: at most `limit` points of each name and labels, from ended runs that
         were real. `entry` None: of any entry."""
 
-        def act(conn: Connection) -> list[MeasurePoint]:
+        def transaction(conn: Connection) -> list[MeasurePoint]:
             query, of = (_SERIES_OF_JOB, {}) if entry is None else (_SERIES_OF_ENTRY, {"of_entry": entry})
             points: dict[str, list[AnyRow]] = {}
-            for found in query.alone(conn, {"of_job": job, **of}):
+            for found in query.rows_without_transaction(conn, {"of_job": job, **of}):
                 if names is not None and found.name not in names:
                     continue
                 lines = max(1, conn.execute(_LINES, {"of_series": found.id}).scalar_one())
@@ -168,23 +168,23 @@ class History:
             newest = [(row, name) for name, of_name in points.items() for row in _newest_of_each(of_name, limit)]
             return [_point(row, name) for row, name in sorted(newest, key=lambda item: item[0].id)]
 
-        return self._database.read(act)
+        return self._database.read(transaction)
 
     def counts(self) -> dict[str, int]:
         """How many unfinished runs there are by state, and about how many runs in all (`runs`)."""
 
-        def act(conn: Connection) -> dict[str, int]:
+        def transaction(conn: Connection) -> dict[str, int]:
             unfinished = [state.value for state in RunState if not state.final]
             query = select(runs.c.state, func.count()).where(runs.c.state.in_(unfinished)).group_by(runs.c.state)
             found = {row[0]: row[1] for row in conn.execute(query)}
             return {state: found.get(state, 0) for state in unfinished} | {"runs": _about_how_many(conn)}
 
-        return self._database.read(act)
+        return self._database.read(transaction)
 
 
 def load_runs(conn: Connection, plans: RunPlans, begun: Mapping[int, bool]) -> dict[int, Run]:
     """See `History.run`; of these, by id. One that has not `begun` has no evidence to look for."""
-    found = _RUNS.all(conn, begun)
+    found = _RUNS.rows(conn, begun)
     known = plans.load(conn, {row.plan_id for row in found})
     return {row.id: _run(conn, row, known[row.plan_id], begun=begun[row.id]) for row in found}
 

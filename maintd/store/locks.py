@@ -69,7 +69,7 @@ class Locks:
     def _acquire(
         self, conn: Connection, run_id: int, fence: int, step: str, wanted: Mapping[str, LockMode], now: datetime
     ) -> list[LockHolder]:
-        self._database.hold(conn, wanted)
+        self._database.lock_names(conn, wanted)
         claimed = select(runs.c.incarnation).where(
             runs.c.id == run_id, runs.c.fence == fence, runs.c.state == RunState.RUNNING.value
         )

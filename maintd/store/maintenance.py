@@ -124,7 +124,7 @@ def _copy_sqlite(database: Database, part: Path) -> None:
             copy.close()
             source.close()
     except sqlite3.Error as error:
-        raise database.explained(error) from error
+        raise database.store_error(error) from error
     if said != ["ok"]:
         raise StoreUnusableError(f"the copy of {database.path} is not sound: {said[0]}")
 

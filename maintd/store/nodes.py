@@ -20,12 +20,12 @@ class Nodes:
         """Note that the node lives, under its name."""
         columns = node.model_dump()
 
-        def act(conn: Connection) -> None:
+        def transaction(conn: Connection) -> None:
             statement = insert_into(conn, nodes).values(**columns)
             changed = {key: value for key, value in columns.items() if key != "name"}
             conn.execute(statement.on_conflict_do_update(index_elements=["name"], set_=changed))
 
-        self._database.write(act, synced=False)
+        self._database.write(transaction, synced=False)
 
     def all(self) -> list[NodeState]:
         """Every node that was ever seen, by name; `seen_at` tells which live."""

@@ -1,4 +1,4 @@
-"""Postgres as the store, shared by several nodes."""
+"""Postgres as the store, which several nodes can share."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from maintd.store.database import ConflictError, mask
 
 T = TypeVar("T")
 
-TRIES = 4
-"""How often a transaction is performed that the database undid because of another one."""
+MAX_TRIES = 4
+"""How many times a transaction is executed that the database rolls back because of another one."""
 
 PING_AFTER = 2.0
-"""Seconds of idleness after which a connection is tried before it is used. In the middle of work a ping before each
-transaction would be one round trip in four; a connection that was cut just then is noticed, and replaced once."""
+"""Seconds without use after which a connection is pinged before its next use. A ping before each transaction would be
+one round trip in four. A connection that was lost within this time fails its transaction, which is retried once."""
 
-UNDONE = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected: nothing of it stands
+ROLLED_BACK = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected: safe to retry
 
-# Connection lost, resources short, lock or statement timeout, shutting down, a standby that will be promoted.
-_PASSING = ("08", "53", "55P03", "57", "25006", "40")
-_FOR_A_PERSON = ("28", "3D", "42501", "XX001", "XX002")
-_REFUSED_AT_THE_DOOR = ("authentication failed", "no password supplied", "does not exist", "no pg_hba.conf entry")
+# Classes of SQLSTATE: connection lost, resources short, lock or statement timeout, shutdown, a standby.
+_TEMPORARY = ("08", "53", "55P03", "57", "25006", "40")
+_PERMANENT = ("28", "3D", "42501", "XX001", "XX002")
+_LOGIN_FAILURES = ("authentication failed", "no password supplied", "does not exist", "no pg_hba.conf entry")
 
 _SESSION = {
     "statement_timeout": "30s",
@@ -42,7 +42,7 @@ _SESSION = {
 
 _NETWORK: dict[str, Any] = {
     "connect_timeout": 5,
-    # A server that vanished without a word is noticed within about 20 s, not after the kernel's two hours.
+    # A server that is gone without closing its connections is detected within 20 s, not after the kernel's two hours.
     "keepalives_idle": 10,
     "keepalives_interval": 3,
     "keepalives_count": 3,
@@ -50,11 +50,11 @@ _NETWORK: dict[str, Any] = {
 }
 
 _MIGRATION = 7_240_115_001
-"""Key of the advisory lock that migrations are behind."""
+"""Key of the advisory lock of migrations."""
 
 
 class PostgresDatabase:
-    """A pool of connections. Nothing is kept in memory between calls, so any node may write."""
+    """A pool of connections. Nothing is cached between calls, so any node can write."""
 
     kind: Literal["sqlite", "postgres"] = "postgres"
 
@@ -75,46 +75,46 @@ class PostgresDatabase:
         event.listen(self._engine, "checkout", self._ping)
         self._reader = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
-    def read(self, act: Callable[[Connection], T]) -> T:
+    def read(self, transaction: Callable[[Connection], T]) -> T:
         for tries_left in (1, 0):
             try:
                 with self._reader.connect() as conn:
-                    return act(conn)
+                    return transaction(conn)
             except (DBAPIError, PoolTimeoutError) as error:
-                if not (tries_left and _is_cut_off(error)):
-                    raise self._explained(error) from error
+                if not (tries_left and _connection_lost(error)):
+                    raise self._store_error(error) from error
         raise AssertionError("the last try returns or raises")
 
-    def write(self, act: Callable[[Connection], T], *, synced: bool = True) -> T:
-        # Synced always: the server may have a power cut of its own, which this process would not notice.
+    def write(self, transaction: Callable[[Connection], T], *, synced: bool = True) -> T:
+        # Always synced: the server can lose power while this process does not.
         may_be_stale = True
-        for tries_left in reversed(range(TRIES)):
+        for tries_left in reversed(range(MAX_TRIES)):
             commits = False
             try:
                 with self._engine.begin() as conn:
-                    result = act(conn)
+                    result = transaction(conn)
                     commits = True
                 return result
             except (DBAPIError, PoolTimeoutError) as error:
-                # Cut off in the middle, nothing of it stands; cut off at the commit, nobody knows.
-                stale = may_be_stale and not commits and _is_cut_off(error)
+                # A connection lost before the commit has rolled back; lost during the commit, the outcome is unknown.
+                stale = may_be_stale and not commits and _connection_lost(error)
                 may_be_stale = may_be_stale and not stale
-                if not (tries_left and (stale or _sqlstate(error) in UNDONE)):
-                    raise self._explained(error) from error
+                if not (tries_left and (stale or _sqlstate(error) in ROLLED_BACK)):
+                    raise self._store_error(error) from error
         raise AssertionError("the last try returns or raises")
 
-    def alone(self, act: Callable[[Connection], T]) -> T:
+    def migrate(self, transaction: Callable[[Connection], T]) -> T:
         def guarded(conn: Connection) -> T:
             conn.execute(text("SET LOCAL statement_timeout = 0"))
             conn.execute(text("SET LOCAL lock_timeout = '120s'"))
             conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION})
-            return act(conn)
+            return transaction(conn)
 
         return self.write(guarded)
 
-    def hold(self, conn: Connection, names: Iterable[str]) -> None:
-        # A statement of its own, in one order everywhere: what is read after it is newer than the lock, and no two
-        # transactions wait for each other.
+    def lock_names(self, conn: Connection, names: Iterable[str]) -> None:
+        # Separate statements, so that later reads see what was committed before the lock. Sorted, so that two
+        # transactions cannot deadlock.
         for name in sorted(names):
             conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _key_of(name)})
 
@@ -126,7 +126,7 @@ class PostgresDatabase:
         self._engine.dispose()
 
     def _ping(self, connection: Any, record: Any, _: Any) -> None:
-        """Before a connection is used that was idle for a while: one that is dead is replaced, with all that are."""
+        """Ping a connection that was idle; a lost one invalidates the pool."""
         if time.monotonic() - record.info.get("used_at", time.monotonic()) <= PING_AFTER:
             return
         try:
@@ -134,28 +134,28 @@ class PostgresDatabase:
         except self._engine.dialect.loaded_dbapi.Error as error:
             raise InvalidatePoolError from error
 
-    def _explained(self, error: DBAPIError | PoolTimeoutError) -> StoreError:
+    def _store_error(self, error: DBAPIError | PoolTimeoutError) -> StoreError:
         where = mask(self.url)
         if isinstance(error, PoolTimeoutError):
             return StoreUnavailableError(f"{where}: all connections are in use")
-        said = " ".join(str(error.orig).split()) or type(error.orig).__name__
+        message = " ".join(str(error.orig).split()) or type(error.orig).__name__
         if self.url.password:
-            said = said.replace(str(self.url.password), "***")
+            message = message.replace(str(self.url.password), "***")
         state = _sqlstate(error)
         if isinstance(error, IntegrityError):
-            return ConflictError(f"{where}: {said}")
-        if state.startswith(_FOR_A_PERSON) or (not state and any(word in said for word in _REFUSED_AT_THE_DOOR)):
-            return StoreUnusableError(f"{where}: {said}", "check the store's URL and the database's roles")
-        if state.startswith(_PASSING) or error.connection_invalidated or (not state and _is_operational(error)):
-            return StoreUnavailableError(f"{where}: {said}")
-        return StoreError(f"{where}: {said}")
+            return ConflictError(f"{where}: {message}")
+        if state.startswith(_PERMANENT) or (not state and any(word in message for word in _LOGIN_FAILURES)):
+            return StoreUnusableError(f"{where}: {message}", "check the store's URL and the database's roles")
+        if state.startswith(_TEMPORARY) or error.connection_invalidated or (not state and _is_operational(error)):
+            return StoreUnavailableError(f"{where}: {message}")
+        return StoreError(f"{where}: {message}")
 
 
 def _note_use(_: Any, record: Any) -> None:
     record.info["used_at"] = time.monotonic()
 
 
-def _is_cut_off(error: DBAPIError | PoolTimeoutError) -> bool:
+def _connection_lost(error: DBAPIError | PoolTimeoutError) -> bool:
     return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
@@ -170,5 +170,5 @@ def _is_operational(error: DBAPIError) -> bool:
 
 
 def _key_of(name: str) -> int:
-    """A signed 64-bit key; two names that share one would only wait for each other."""
+    """A signed 64-bit key; two names with one key would wait for each other, and nothing worse."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8, person=b"maintd-lock").digest(), signed=True)

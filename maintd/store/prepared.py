@@ -1,8 +1,8 @@
-"""Statements that are built once for each shape, and compiled once.
+"""Statements that are built and compiled once for each shape.
 
-To build one anew takes longer than SQLite takes to perform it, and so does SQLAlchemy's own way of performing one: 80
-microseconds against 8. What every run needs is therefore given to SQLite's driver directly. On Postgres the round trip
-outweighs it, and SQLAlchemy knows there what a lost connection means.
+Building a statement takes longer than SQLite needs to execute it, and so does SQLAlchemy's execution: 80 µs against
+8 µs. So the statements of every run go to SQLite's driver directly. On Postgres the round trip takes most of the time,
+and SQLAlchemy detects lost connections there.
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from maintd.store.database import dialect_insert, driver
 
 COUNTERS = frozenset({"log_lines", "log_bytes", "log_lines_left_out"})
-"""Columns that are given as a difference."""
+"""Columns whose new values are differences, added to the old ones."""
 
-
-NOTHING: Mapping[str, Any] = {}
+NO_PARAMETERS: Mapping[str, Any] = {}
 
 
 class Prepared:
-    """One statement, performed with parameters by name. An INSERT is one of the columns `names`.
+    """One statement with named parameters. An INSERT sets the columns `names`.
 
-    `index` is the one that SQLite must use for the statement's first table; it has no statistics to choose by.
+    SQLite has no statistics to choose an index by; `index` names the one for the statement's first table.
     """
 
     def __init__(self, statement: Any, names: Sequence[str] | None = None, *, index: str = "") -> None:
@@ -40,47 +39,47 @@ class Prepared:
         self._index = index
         self._compiled: _Compiled | None = None
 
-    def all(self, conn: Connection, parameters: Mapping[str, Any]) -> Sequence[Any]:
-        """The rows, with the columns as attributes."""
+    def rows(self, conn: Connection, parameters: Mapping[str, Any]) -> Sequence[Any]:
+        """The rows, with columns as attributes."""
         if conn.dialect.name != "sqlite":
             return conn.execute(self.statement, parameters).all()
-        return self._of(conn).all(driver(conn), parameters)
+        return self._begin(conn).rows(driver(conn), parameters)
 
-    def alone(self, conn: Connection, parameters: Mapping[str, Any]) -> Sequence[Any]:
-        """As `all`, for a SELECT that need not agree with others: SQLite is spared a transaction."""
+    def rows_without_transaction(self, conn: Connection, parameters: Mapping[str, Any]) -> Sequence[Any]:
+        """Like `rows`, for a single SELECT: on SQLite it begins no transaction."""
         if conn.dialect.name != "sqlite" or conn.in_transaction():
-            return self.all(conn, parameters)
-        return self._compile(conn).all(driver(conn), parameters)
+            return self.rows(conn, parameters)
+        return self._compile(conn).rows(driver(conn), parameters)
 
     def one_or_none(self, conn: Connection, parameters: Mapping[str, Any]) -> Any:
-        """The only row, None when there is none."""
-        found = self.all(conn, parameters)
+        """The only row, or None without one."""
+        found = self.rows(conn, parameters)
         assert len(found) <= 1
         return found[0] if found else None
 
-    def each(self, conn: Connection, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """What comes back for each, in their order; of one that has nothing to give, nothing."""
+    def rows_of_each(self, conn: Connection, many: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """Execute the statement with each of the parameter sets; all rows it returns, in their order."""
         if conn.dialect.name != "sqlite":
-            return list(conn.execute(self.statement, rows).all())
-        return [found for row in rows for found in self.all(conn, row)]
+            return list(conn.execute(self.statement, many).all())
+        return [row for parameters in many for row in self.rows(conn, parameters)]
 
-    def change(self, conn: Connection, parameters: Mapping[str, Any]) -> int:
-        """How many rows were changed."""
+    def execute(self, conn: Connection, parameters: Mapping[str, Any]) -> int:
+        """Execute the statement; the number of changed rows."""
         if conn.dialect.name != "sqlite":
             return conn.execute(self.statement, parameters).rowcount
-        compiled = self._of(conn)
+        compiled = self._begin(conn)
         return driver(conn).execute(compiled.text, compiled.values(parameters)).rowcount
 
-    def many(self, conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Perform it for each; all have the same names."""
+    def execute_many(self, conn: Connection, many: Sequence[Mapping[str, Any]]) -> None:
+        """Execute the statement with each of the parameter sets, which all have the same names."""
         if conn.dialect.name != "sqlite":
-            conn.execute(self.statement, rows)
+            conn.execute(self.statement, many)
             return
-        compiled = self._of(conn)
-        driver(conn).executemany(compiled.text, map(compiled.values, rows))
+        compiled = self._begin(conn)
+        driver(conn).executemany(compiled.text, map(compiled.values, many))
 
-    def _of(self, conn: Connection) -> _Compiled:
-        if not conn.in_transaction():  # the driver does not begin one
+    def _begin(self, conn: Connection) -> _Compiled:
+        if not conn.in_transaction():  # the driver begins none by itself
             conn.begin()
         return self._compile(conn)
 
@@ -88,116 +87,118 @@ class Prepared:
         if self._compiled is None:
             self._compiled = _compile(self.statement, conn.dialect, self._names)
             if self._index:
-                self._compiled = self._compiled.by_index(self._index)
+                self._compiled = self._compiled.indexed_by(self._index)
         return self._compiled
 
 
-class PreparedOfSeveral:
-    """A statement for several values of a column: one by one where that is cheap, in parts where it is a round trip.
+class PreparedForValues:
+    """A statement for rows whose column has one of several values.
 
-    What changes rows must return some columns, and be performed in a transaction.
+    On SQLite it is executed once per value; on Postgres, where each execution is a round trip, once per MAX_VALUES. A
+    statement that changes rows must return columns, and be executed in a transaction.
     """
 
-    AT_ONCE = 1000  # a longer list is dear to compile
+    MAX_VALUES = 1000  # a longer list takes long to compile
 
     def __init__(self, statement: Select[Any] | ReturningUpdate[Any], column: ColumnElement[Any]) -> None:
         self._one = Prepared(statement.where(column == bindparam("of_value")))
-        self._several = statement.where(column.in_(bindparam("of_values", expanding=True)))
+        self._many = statement.where(column.in_(bindparam("of_values", expanding=True)))
 
-    def all(self, conn: Connection, values: Iterable[Any], parameters: Mapping[str, Any] = NOTHING) -> list[Any]:
-        """The rows of these; in their order, if the statement orders by the column first."""
+    def rows(self, conn: Connection, values: Iterable[Any], parameters: Mapping[str, Any] = NO_PARAMETERS) -> list[Any]:
+        """The rows of all values; in the values' order if the statement orders by the column first."""
         wanted = sorted(set(values))
         if len(wanted) == 1:
-            return list(self._one.alone(conn, {**parameters, "of_value": wanted[0]}))
+            return list(self._one.rows_without_transaction(conn, {**parameters, "of_value": wanted[0]}))
         if conn.dialect.name == "sqlite":
-            return [row for value in wanted for row in self._one.all(conn, {**parameters, "of_value": value})]
-        parts = [wanted[start : start + self.AT_ONCE] for start in range(0, len(wanted), self.AT_ONCE)]
-        return [row for part in parts for row in conn.execute(self._several, {**parameters, "of_values": part})]
+            return self._one.rows_of_each(conn, [{**parameters, "of_value": value} for value in wanted])
+        parts = [wanted[start : start + self.MAX_VALUES] for start in range(0, len(wanted), self.MAX_VALUES)]
+        return [row for part in parts for row in conn.execute(self._many, {**parameters, "of_values": part})]
 
 
-class _Given(NamedTuple):
+class _Parameter(NamedTuple):
     name: str
-    needed: bool
-    fixed: Any  # what the statement itself says, where it is not needed
-    stored: Callable[[Any], Any] | None  # makes what the driver takes of it
+    required: bool
+    default: Any  # the statement's own value, for a parameter that is not required
+    to_driver: Callable[[Any], Any] | None
 
 
 class _Compiled(NamedTuple):
     text: str
-    given: tuple[_Given, ...]
-    make: Callable[[Iterable[Any]], Any]
-    read: tuple[Callable[[Any], Any] | None, ...]
+    parameters: tuple[_Parameter, ...]
+    make_row: Callable[[Iterable[Any]], Any]
+    from_driver: tuple[Callable[[Any], Any] | None, ...]  # for each column
 
-    def by_index(self, name: str) -> _Compiled:
+    def indexed_by(self, name: str) -> _Compiled:
         text, times = re.subn(r"(\bFROM \w+) ", rf"\1 INDEXED BY {name} ", self.text, count=1)
         assert times == 1
         return self._replace(text=text)
 
     def values(self, parameters: Mapping[str, Any]) -> list[Any]:
         found = []
-        for given in self.given:
-            value = parameters[given.name] if given.needed else given.fixed
-            found.append(value if given.stored is None else given.stored(value))
+        for parameter in self.parameters:
+            value = parameters[parameter.name] if parameter.required else parameter.default
+            found.append(value if parameter.to_driver is None else parameter.to_driver(value))
         return found
 
-    def all(self, conn: sqlite3.Connection, parameters: Mapping[str, Any]) -> list[Any]:
+    def rows(self, conn: sqlite3.Connection, parameters: Mapping[str, Any]) -> list[Any]:
         return [self.row(row) for row in conn.execute(self.text, self.values(parameters)).fetchall()]
 
     def row(self, values: Iterable[Any]) -> Any:
-        return self.make(value if read is None else read(value) for value, read in zip(values, self.read, strict=True))
+        columns = zip(values, self.from_driver, strict=True)
+        return self.make_row(value if convert is None else convert(value) for value, convert in columns)
 
 
 def _compile(statement: Any, dialect: Dialect, names: Sequence[str] | None) -> _Compiled:
     compiled: SQLCompiler = statement.compile(dialect=dialect, column_keys=names)
-    given = []
+    parameters = []
     for name in compiled.positiontup or ():
         bind = compiled.binds[name]
-        stored = bind.type.dialect_impl(dialect).bind_processor(dialect)
-        given.append(_Given(name, bind.required, compiled.params[name], stored))
+        to_driver = bind.type.dialect_impl(dialect).bind_processor(dialect)
+        parameters.append(_Parameter(name, bind.required, compiled.params[name], to_driver))
     columns = list(statement.exported_columns) if getattr(statement, "exported_columns", None) is not None else []
     row: Any = namedtuple("Row", [column.key for column in columns])  # type: ignore[misc]  # noqa: PYI024 - known only here
-    read = tuple(column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns)
-    return _Compiled(compiled.string, tuple(given), row._make, read)
+    from_driver = tuple(column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns)
+    return _Compiled(compiled.string, tuple(parameters), row._make, from_driver)
 
 
-def change(conn: Connection, table: Table, key: Mapping[str, Any], columns: Mapping[str, Any]) -> bool:
-    """Update the row with this primary key; False when there is none."""
+def update_row(conn: Connection, table: Table, key: Mapping[str, Any], columns: Mapping[str, Any]) -> bool:
+    """Update the row with this primary key; False when it does not exist."""
     parameters = {f"of_{name}": value for name, value in key.items()}
     parameters |= {f"new_{name}": value for name, value in columns.items()}
-    return _update(table, tuple(columns)).change(conn, parameters) == 1
+    return _update(table, tuple(columns)).execute(conn, parameters) == 1
 
 
-def put(
-    conn: Connection, table: Table, key: Mapping[str, Any], columns: Mapping[str, Any], fresh: Mapping[str, Any]
+def upsert_row(
+    conn: Connection, table: Table, key: Mapping[str, Any], columns: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> None:
-    """Insert a row with all of these; when its key is there, update `columns`."""
-    row = {**fresh, **columns, **key}
-    _upsert(conn.dialect.name, table, tuple(columns), tuple(row)).change(conn, row)
+    """Update `columns` of the row with this primary key; if it does not exist, insert it, with `defaults` too."""
+    row = {**defaults, **columns, **key}
+    _upsert(conn.dialect.name, table, tuple(columns), tuple(row)).execute(conn, row)
 
 
-def add(conn: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-    """Insert rows."""
-    _insert(table, tuple(rows[0])).many(conn, rows)
+def insert_rows(conn: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+    """Insert rows that all have the same columns."""
+    _insert(table, tuple(rows[0])).execute_many(conn, rows)
 
 
-def add_new(conn: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-    """Insert rows, leaving out those whose key is there."""
-    _insert_new(conn.dialect.name, table, tuple(rows[0])).many(conn, rows)
+def insert_missing_rows(conn: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+    """Insert the rows whose key does not exist yet."""
+    _insert_missing(conn.dialect.name, table, tuple(rows[0])).execute_many(conn, rows)
 
 
-def remove_of_run(conn: Connection, table: Table, run_id: int) -> None:
-    """Delete a run's rows."""
-    _delete_of_run(table).change(conn, {"of_run": run_id})
+def delete_rows_of_run(conn: Connection, table: Table, run_id: int) -> None:
+    """Delete a run's rows of this table."""
+    _delete_of_run(table).execute(conn, {"of_run": run_id})
 
 
 @cache
 def _update(table: Table, columns: tuple[str, ...]) -> Prepared:
-    same = [column == bindparam(f"of_{column.name}") for column in table.primary_key]
+    same_key = [column == bindparam(f"of_{column.name}") for column in table.primary_key]
     values = {}
     for name in columns:
         new: Any = bindparam(f"new_{name}")
         values[name] = table.c[name] + new if name in COUNTERS else new
-    return Prepared(update(table).where(*same).values(values))
+    return Prepared(update(table).where(*same_key).values(values))
 
 
 @cache
@@ -214,7 +215,7 @@ def _insert(table: Table, names: tuple[str, ...]) -> Prepared:
 
 
 @cache
-def _insert_new(dialect: str, table: Table, names: tuple[str, ...]) -> Prepared:
+def _insert_missing(dialect: str, table: Table, names: tuple[str, ...]) -> Prepared:
     return Prepared(dialect_insert(dialect, table).on_conflict_do_nothing(), names)
 
 

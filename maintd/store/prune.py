@@ -59,19 +59,19 @@ class _Batches:
     size: int = 200
     files: list[str] = field(default_factory=list)
 
-    def run(self, act: Callable[[Connection, int], int]) -> int:
+    def run(self, transaction: Callable[[Connection, int], int]) -> int:
         """`act(conn, most)` deletes at most so many and says how many; the sum."""
         total = 0
-        while done := self.database.write(lambda conn: self._timed(conn, act)):
+        while done := self.database.write(lambda conn: self._timed(conn, transaction)):
             total += done
             self.count += 1
             if self.on_batch is not None:
                 self.on_batch(done)
         return total
 
-    def _timed(self, conn: Connection, act: Callable[[Connection, int], int]) -> int:
+    def _timed(self, conn: Connection, transaction: Callable[[Connection, int], int]) -> int:
         started = time.perf_counter()
-        done = act(conn, self.size)
+        done = transaction(conn, self.size)
         took = time.perf_counter() - started
         self.longest = max(self.longest, took)
         if took > HOLD.total_seconds():
@@ -92,7 +92,7 @@ def prune(
     """See `Upkeep.prune`. Logs go first, then artifacts, runs by age and by number, at last what nothing refers to."""
     batches = _Batches(database, on_batch)
     kept = database.read(last_outcome_ids)
-    lines = sum(batches.run(act) for act in _logs(database, now - retention.logs, kept))
+    lines = sum(batches.run(transaction) for transaction in _logs(database, now - retention.logs, kept))
     files = _Files(artifacts_dir)
     old_artifacts = batches.run(files.of_old_runs(now - retention.artifacts, kept))
     files.delete()
@@ -144,7 +144,7 @@ def _lines_of(run_id: int) -> Callable[[Connection, int], int]:
     key = (log_lines.c.step, log_lines.c.attempt, log_lines.c.seq)
     of_run = log_lines.c.run_id == run_id
 
-    def act(conn: Connection, most: int) -> int:
+    def transaction(conn: Connection, most: int) -> int:
         first_kept = conn.execute(select(*key).where(of_run).order_by(*key).offset(most * 10).limit(1)).one_or_none()
         gone = delete(log_lines).where(of_run)
         if first_kept is not None:
@@ -156,7 +156,7 @@ def _lines_of(run_id: int) -> Callable[[Connection, int], int]:
             )
         return conn.execute(gone).rowcount
 
-    return act
+    return transaction
 
 
 # --- runs and their files -------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ class _Files:
     def of_old_runs(self, before: datetime, kept: set[int]) -> Callable[[Connection, int], int]:
         """An act that forgets artifacts of runs older than that."""
 
-        def act(conn: Connection, most: int) -> int:
+        def transaction(conn: Connection, most: int) -> int:
             old = (
                 select(artifacts.c.id, artifacts.c.path)
                 .join(runs)
@@ -189,7 +189,7 @@ class _Files:
             self._waiting += [row.path for row in found]
             return conn.execute(delete(artifacts).where(artifacts.c.id.in_([row.id for row in found]))).rowcount
 
-        return act
+        return transaction
 
     def delete(self) -> None:
         """Delete what was noted, and folders that are empty then. Paths that lead outside are left alone."""
@@ -217,11 +217,11 @@ def _removed(folder: Path) -> bool:
 def _runs_before(before: datetime, files: _Files) -> Callable[[Connection, int], int]:
     place = (runs.c.queued_at, runs.c.id)
 
-    def act(conn: Connection, most: int) -> int:
+    def transaction(conn: Connection, most: int) -> int:
         old = select(runs.c.id).where(runs.c.queued_at < before, runs.c.state.in_(_FINAL)).order_by(*place)
         return _delete_runs(conn, old, most, files)
 
-    return act
+    return transaction
 
 
 def _beyond(conn: Connection, per_entry: int) -> list[tuple[int, int]]:
@@ -234,11 +234,11 @@ def _beyond(conn: Connection, per_entry: int) -> list[tuple[int, int]]:
 
 
 def _runs_up_to(entry_id: int, last_id: int, files: _Files) -> Callable[[Connection, int], int]:
-    def act(conn: Connection, most: int) -> int:
+    def transaction(conn: Connection, most: int) -> int:
         query = select(runs.c.id).where(runs.c.entry_id == entry_id, runs.c.id <= last_id, runs.c.state.in_(_FINAL))
         return _delete_runs(conn, query.order_by(runs.c.id), most, files)
 
-    return act
+    return transaction
 
 
 def _delete_runs(conn: Connection, candidates: Any, most: int, files: _Files) -> int:
@@ -262,33 +262,33 @@ def _with_instants_before(conn: Connection, before: datetime) -> Sequence[int]:
 
 
 def _instants_before(entry_id: int, before: datetime) -> Callable[[Connection, int], int]:
-    def act(conn: Connection, most: int) -> int:
+    def transaction(conn: Connection, most: int) -> int:
         old = [ledger.c.entry_id == entry_id, ledger.c.due_at < before]
         query = select(ledger.c.due_at).where(*old).order_by(ledger.c.due_at)
         until = conn.execute(query.offset(most * 10).limit(1)).scalar_one_or_none()
         return conn.execute(delete(ledger).where(*old, *([] if until is None else [ledger.c.due_at < until]))).rowcount
 
-    return act
+    return transaction
 
 
 def _events_before(before: datetime) -> Callable[[Connection, int], int]:
-    def act(conn: Connection, most: int) -> int:
+    def transaction(conn: Connection, most: int) -> int:
         ids = conn.execute(select(events.c.id).order_by(events.c.id).where(events.c.at < before).limit(most)).scalars()
         return _delete_by_id(conn, events, ids.all())
 
-    return act
+    return transaction
 
 
 def _plans_unused_since(before: datetime) -> Callable[[Connection, int], int]:
     used = exists().where(runs.c.plan_id == plans.c.id)
 
-    def act(conn: Connection, most: int) -> int:
+    def transaction(conn: Connection, most: int) -> int:
         ids = conn.execute(select(plans.c.id).where(plans.c.used_at < before, ~used).limit(most)).scalars().all()
         # The condition again: on Postgres a run may have taken the plan up since it was read.
         gone = delete(plans).where(plans.c.id.in_(ids), plans.c.used_at < before)
         return conn.execute(gone).rowcount if ids else 0
 
-    return act
+    return transaction
 
 
 def _delete_by_id(conn: Connection, table: Table, ids: Sequence[int]) -> int:

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from maintd.model.entry import Policy, StepPlan
 from maintd.model.run import NewRun
 from maintd.store.database import dialect_insert
-from maintd.store.prepared import Prepared, PreparedOfSeveral, add_new
+from maintd.store.prepared import Prepared, PreparedForValues, insert_missing_rows
 from maintd.store.tables import plan_jobs, plans
 
 _STEPS: TypeAdapter[tuple[StepPlan, ...]] = TypeAdapter(tuple[StepPlan, ...])
@@ -25,7 +25,7 @@ _STEPS: TypeAdapter[tuple[StepPlan, ...]] = TypeAdapter(tuple[StepPlan, ...])
 KEPT = 2048
 """Most plans that are kept parsed; a calendar has some tens, and each takes some 2 KiB."""
 
-_PLANS = PreparedOfSeveral(select(plans.c.id, plans.c.steps, plans.c.policy).order_by(plans.c.id), plans.c.id)
+_PLANS = PreparedForValues(select(plans.c.id, plans.c.steps, plans.c.policy).order_by(plans.c.id), plans.c.id)
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class RunPlans:
         if not rows:
             return []
         # In the same order everywhere, so that no two nodes hold what the other waits for.
-        used = _use_plan(conn.dialect.name).each(conn, [rows[digest] for digest in sorted(rows)])
+        used = _use_plan(conn.dialect.name).rows_of_each(conn, [rows[digest] for digest in sorted(rows)])
         ids = {row.digest: row.id for row in used}
         found = [{"job": job, "plan_id": ids[digest]} for digest in sorted(jobs) for job in sorted(jobs[digest])]
         if found:
-            add_new(conn, plan_jobs, found)
+            insert_missing_rows(conn, plan_jobs, found)
         return [ids[digest] for digest in digests]
 
     def load(self, conn: Connection, ids: Iterable[int]) -> dict[int, RunPlan]:
@@ -73,7 +73,7 @@ class RunPlans:
         if missing:
             fresh = {
                 row.id: RunPlan(_STEPS.validate_json(row.steps), Policy.model_validate_json(row.policy))
-                for row in _PLANS.all(conn, missing)
+                for row in _PLANS.rows(conn, missing)
             }
             found |= fresh
             with self._lock:

@@ -17,7 +17,7 @@ from maintd.store.apply_updates import apply_updates, mark_run_lost
 from maintd.store.database import ConflictError, Database, insert_into
 from maintd.store.entries import entry_id_of, insert_runs, run_row
 from maintd.store.history import load_runs
-from maintd.store.prepared import Prepared, PreparedOfSeveral
+from maintd.store.prepared import Prepared, PreparedForValues
 from maintd.store.run_plans import RunPlans
 from maintd.store.tables import HAS_KEY, IS_QUEUED, IS_RUNNING, UtcDateTime, entries, runs
 
@@ -30,7 +30,7 @@ _ENTRY_IS_FREE = ~exists().where(_other.c.entry_id == runs.c.entry_id, _other.c.
 _LONGEST_WAITING_FIRST = "ix_runs_queued"
 """Left to itself SQLite finds all that are queued and sorts them, each time that it is asked for one."""
 
-_CLAIM = PreparedOfSeveral(
+_CLAIM = PreparedForValues(
     update(runs)
     .where(IS_QUEUED, runs.c.not_before <= bindparam("now"), _ENTRY_IS_FREE)
     .values(
@@ -67,7 +67,7 @@ _RENEW = (
 )
 
 
-_UNFINISHED = PreparedOfSeveral(
+_UNFINISHED = PreparedForValues(
     mapping.select_runs(*mapping.SUMMARY).where(IS_UNFINISHED).order_by(entries.c.name), entries.c.name
 )
 """Not ordered by id: SQLite would then walk through the entry's whole history, which is in that order."""
@@ -86,7 +86,7 @@ class Runs:
         With an idempotency key that a run has already, that run is meant.
         """
 
-        def act(conn: Connection) -> tuple[int, bool]:
+        def transaction(conn: Connection) -> tuple[int, bool]:
             entry_id = entry_id_of(conn, run.entry, run.title, now)
             if run.idempotency_key is None:
                 return insert_runs(conn, self._plans, [(entry_id, run, now)])[0], True
@@ -99,12 +99,12 @@ class Runs:
             same = select(runs.c.id).where(runs.c.idempotency_key == run.idempotency_key)
             return conn.execute(same).scalar_one(), False
 
-        return self._database.write(act)
+        return self._database.write(transaction)
 
     def add_claimed(self, run: NewRun, node: str, incarnation: str, lease_until: datetime, now: datetime) -> Run | None:
         """Add a run that this very process is going to supervise. None: the entry has one running."""
 
-        def act(conn: Connection) -> Run | None:
+        def transaction(conn: Connection) -> Run | None:
             entry_id = entry_id_of(conn, run.entry, run.title, now)
             run_id = insert_runs(conn, self._plans, [(entry_id, run, now)])[0]
             claimed = _claim(conn, self._plans, [run_id], _Claim(node, incarnation, lease_until, now))
@@ -113,7 +113,7 @@ class Runs:
             return claimed.get(run_id)
 
         try:
-            return self._database.write(act)
+            return self._database.write(transaction)
         except ConflictError:  # another run of the entry was claimed at this very moment
             return None
 
@@ -124,20 +124,20 @@ class Runs:
         """
         wanted = {"now": now, "most": limit}
         first: dict[int, int] = {}
-        for row in self._database.read(lambda conn: _CLAIMABLE.alone(conn, wanted)):
+        for row in self._database.read(lambda conn: _CLAIMABLE.rows_without_transaction(conn, wanted)):
             first.setdefault(row.entry_id, row.id)
         return list(first.values())
 
     def next_not_before(self) -> datetime | None:
         """When the next queued run may start; one that waits for another run of its entry does not count."""
-        found = self._database.read(lambda conn: _NEXT_NOT_BEFORE.alone(conn, {}))
+        found = self._database.read(lambda conn: _NEXT_NOT_BEFORE.rows_without_transaction(conn, {}))
         return found[0].not_before if found else None
 
     def unfinished(self, names: Sequence[str]) -> list[RunSummary]:
         """Waiting, queued and running runs of entries, by their names, of each the oldest first."""
         if not names:
             return []
-        found = self._database.read(lambda conn: [mapping.summary(row) for row in _UNFINISHED.all(conn, names)])
+        found = self._database.read(lambda conn: [mapping.summary(row) for row in _UNFINISHED.rows(conn, names)])
         return sorted(found, key=lambda run: (run.entry, run.id))
 
     def claim(self, run_id: int, node: str, incarnation: str, lease_until: datetime, now: datetime) -> Run | None:
@@ -176,14 +176,14 @@ class Runs:
             .returning(runs.c.id, runs.c.fence, runs.c.cancel_requested)
         )
 
-        def act(conn: Connection) -> dict[int, str | None]:
+        def transaction(conn: Connection) -> dict[int, str | None]:
             answers: dict[int, str | None] = dict.fromkeys(fences)
             for row in conn.execute(held):
                 if row.fence == fences[row.id]:
                     answers[row.id] = row.cancel_requested
             return answers
 
-        return self._database.write(act) if fences else {}
+        return self._database.write(transaction) if fences else {}
 
     def apply(self, run_id: int, fence: int, first_seq: int, writes: Sequence[RunUpdate]) -> bool:
         """Record what happened to a run: writes numbered from `first_seq`, in order, in one transaction, each once.
@@ -201,13 +201,13 @@ class Runs:
         )
         asked = update(runs).where(runs.c.id == run_id, IS_RUNNING).values(cancel_requested=text)
 
-        def act(conn: Connection) -> RunState | None:
+        def transaction(conn: Connection) -> RunState | None:
             if conn.execute(at_once).rowcount != 1:
                 conn.execute(asked)
             state = conn.execute(select(runs.c.state).where(runs.c.id == run_id)).scalar_one_or_none()
             return None if state is None else RunState(state)
 
-        return self._database.write(act)
+        return self._database.write(transaction)
 
     def expired(self, now: datetime) -> list[RunSummary]:
         """Running, with a lease that ended before `now`."""
@@ -240,7 +240,7 @@ class _Claim(NamedTuple):
 
 def _claim(conn: Connection, plans: RunPlans, run_ids: Sequence[int], by: _Claim) -> dict[int, Run]:
     wanted = {"now": by.now, "by_node": by.node, "by_incarnation": by.incarnation, "until": by.lease_until}
-    taken = _CLAIM.all(conn, run_ids, wanted)
+    taken = _CLAIM.rows(conn, run_ids, wanted)
     return load_runs(conn, plans, {row.id: row.fence > 1 for row in taken})
 
 

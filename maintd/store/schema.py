@@ -43,7 +43,7 @@ def upgrade(database: Database) -> None:
     """Bring the database to the newest revision. Other processes that try the same wait, then find it done."""
     newest = revisions()[-1]
     if database.read(current_revision) != newest:
-        database.alone(lambda conn: _migrate(conn, newest))
+        database.migrate(lambda conn: _migrate(conn, newest))
 
 
 def _migrate(conn: Connection, newest: str) -> None:

@@ -1,4 +1,4 @@
-"""SQLite as the store: one writer that groups commits, and readers that it never blocks."""
+"""SQLite as the store: writers take turns and commit in groups, and never block readers."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from maintd.store.group_commit import GroupCommit
 T = TypeVar("T")
 
 BUSY_SECONDS = 5.0
-"""How long a writer of another process is waited for."""
+"""How long to wait while another process writes."""
 
-PATIENCE = 12
-"""How often that long a change of the schema is waited for."""
+MIGRATION_TRIES = 12
+"""How many times that long to wait while another process migrates."""
 
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
@@ -38,11 +38,11 @@ _RESTORE = "restore the file from a copy made by: maintd db backup"
 
 
 class _LockedError(StoreUnavailableError):
-    """Another process writes, for longer than anybody should."""
+    """Another process has been writing for longer than BUSY_SECONDS."""
 
 
 class SqliteDatabase:
-    """One file in WAL mode. Several processes may use it; in this one all writes go through one thread."""
+    """One file in WAL mode, which several processes can use. In each of them, threads that write commit in groups."""
 
     kind: Literal["sqlite", "postgres"] = "sqlite"
 
@@ -52,56 +52,74 @@ class SqliteDatabase:
         self.path = Path(url.database).absolute()
         self._clock = clock
         self._access = access
-        self._prepare()
+        self._check_file()
         self._readers = self._engine(writes=False)
-        self._writer: GroupCommit | None = None
+        self._group_commit: GroupCommit | None = None
         if access != "read":
             self._write_engine = self._engine(writes=True)
-            self._writer = GroupCommit(self._write_engine)
+            self._group_commit = GroupCommit(self._write_engine)
 
-    def read(self, act: Callable[[Connection], T]) -> T:
+    def read(self, transaction: Callable[[Connection], T]) -> T:
         try:
             with self._readers.connect() as conn:
-                return act(conn)
+                return transaction(conn)
         except (DBAPIError, sqlite3.Error) as error:
-            raise self._explained(error) from error
+            raise self.store_error(error) from error
 
-    def write(self, act: Callable[[Connection], T], *, synced: bool = True) -> T:
-        if self._writer is None:
-            raise StoreUnusableError(f"{self.path} was opened for reading only")
+    def write(self, transaction: Callable[[Connection], T], *, synced: bool = True) -> T:
+        if self._group_commit is None:
+            raise StoreUnusableError(f"{self.path} was opened read-only")
         try:
-            return self._writer.run(act, synced=synced)
+            return self._group_commit.run(transaction, synced=synced)
         except (DBAPIError, sqlite3.Error) as error:
-            raise self._explained(error) from error
+            raise self.store_error(error) from error
 
-    def alone(self, act: Callable[[Connection], T]) -> T:
-        for _ in range(PATIENCE - 1):
-            with suppress(_LockedError):  # another process migrates the store, which may take it a while
-                return self.write(act)  # BEGIN IMMEDIATE keeps the writers of all processes apart
-        return self.write(act)
+    def migrate(self, transaction: Callable[[Connection], T]) -> T:
+        for _ in range(MIGRATION_TRIES - 1):
+            with suppress(_LockedError):  # another process migrates, which can take long
+                return self.write(transaction)  # BEGIN IMMEDIATE excludes the writers of other processes
+        return self.write(transaction)
 
-    def hold(self, conn: Connection, names: Iterable[str]) -> None:
-        """Nothing to do: there is one writer at a time."""
+    def lock_names(self, conn: Connection, names: Iterable[str]) -> None:
+        """Nothing to do: SQLite has one writer at a time."""
 
     def now(self) -> datetime:
         return self._clock.now()
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        if self._group_commit is not None:
+            self._group_commit.close()
             self._write_engine.dispose()
         self._readers.dispose()
 
     def raw(self) -> sqlite3.Connection:
-        """A connection for SQLite's own means, in autocommit mode; the caller closes it."""
+        """Open a connection in autocommit mode that can only read; the caller closes it."""
         return self._connect(writes=False)
 
-    def explained(self, error: Exception) -> StoreError:
-        """What an error of `raw`'s connection means."""
-        return self._explained(error)
+    def store_error(self, error: Exception) -> StoreError:
+        """The StoreError for an error of the driver or of SQLAlchemy."""
+        cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+        code = getattr(cause, "sqlite_errorcode", None) or 0
+        primary, text, uid = code & 0xFF, str(cause), os.geteuid()
+        if isinstance(error, IntegrityError) or primary == sqlite3.SQLITE_CONSTRAINT:
+            return ConflictError(f"{self.path}: {text}")
+        if primary in _LOCKED:
+            hint = "list the processes that use it with: fuser " + str(self.path)
+            return _LockedError(f"{self.path}: locked by another process for over {BUSY_SECONDS:.0f} s", hint)
+        if primary == sqlite3.SQLITE_FULL:
+            return StoreUnavailableError(f"{self.path}: the disk is full", "free some space; maintd loses no records")
+        if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return StoreUnusableError(f"{self.path}: {text}", _RESTORE)
+        if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_AUTH):
+            return StoreUnusableError(
+                f"{self.path}: {text} (as uid {uid})", "make the file and its directory writable for that user"
+            )
+        if primary in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOMEM):
+            return StoreUnavailableError(f"{self.path}: {text} ({getattr(cause, 'sqlite_errorname', 'I/O')})")
+        return StoreError(f"{self.path}: {text}")
 
-    def _prepare(self) -> None:
-        """Find out what is wrong with the file before anything is built upon it."""
+    def _check_file(self) -> None:
+        """Raises StoreError when the file cannot be used, before anything depends on it."""
         if self._access != "create" and not self.path.exists():
             raise StoreUnusableError(
                 f"there is no store at {self.path}", "start the daemon with: maintd serve, or run: maintd db upgrade"
@@ -116,21 +134,21 @@ class SqliteDatabase:
             finally:
                 conn.close()
         except sqlite3.Error as error:
-            raise self._explained(error) from error
+            raise self.store_error(error) from error
 
     def _try_to_write(self, conn: sqlite3.Connection) -> None:
         try:
             conn.execute("BEGIN IMMEDIATE")
             conn.execute("ROLLBACK")
         except sqlite3.OperationalError as error:
-            if (error.sqlite_errorcode & 0xFF) not in _LOCKED:  # somebody writes, so it can be written
+            if (error.sqlite_errorcode & 0xFF) not in _LOCKED:  # another process writes, so the file is writable
                 raise
 
     def _engine(self, *, writes: bool) -> Engine:
         def connect(*_: Any) -> sqlite3.Connection:
             return self._connect(writes=writes)
 
-        # A few idle readers are kept; a burst of threads opens more for its time.
+        # The pool keeps four idle readers; more are opened on demand.
         pool: dict[str, Any] = (
             {"poolclass": NullPool} if writes else {"poolclass": QueuePool, "pool_size": 4, "max_overflow": -1}
         )
@@ -141,9 +159,9 @@ class SqliteDatabase:
 
     def _connect(self, *, writes: bool) -> sqlite3.Connection:
         mode = f"mode={_MODE[self._access]}"
-        if self._access == "read" and self._is_at_rest():
+        if self._access == "read" and self._is_immutable():
             mode = "immutable=1"
-        # isolation_level None: transactions begin when we say so, not when the driver thinks.
+        # isolation_level None: SQLAlchemy begins transactions, not the driver.
         conn = sqlite3.connect(
             f"file:{quote(str(self.path))}?{mode}",
             uri=True,
@@ -163,28 +181,7 @@ class SqliteDatabase:
             raise
         return conn
 
-    def _is_at_rest(self) -> bool:
-        """No process has it open, and we may not make the files that sharing needs: it can be read as it lies there."""
+    def _is_immutable(self) -> bool:
+        """Whether no process has the file open and this one cannot create the files that sharing needs."""
         wal = self.path.with_name(f"{self.path.name}-wal")
         return not wal.exists() and not os.access(self.path.parent, os.W_OK)
-
-    def _explained(self, error: Exception) -> StoreError:
-        cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-        code = getattr(cause, "sqlite_errorcode", None) or 0
-        primary, text, uid = code & 0xFF, str(cause), os.geteuid()
-        if isinstance(error, IntegrityError) or primary == sqlite3.SQLITE_CONSTRAINT:
-            return ConflictError(f"{self.path}: {text}")
-        if primary in _LOCKED:
-            hint = "see who has it open with: fuser " + str(self.path)
-            return _LockedError(f"{self.path}: locked by another process for over {BUSY_SECONDS:.0f} s", hint)
-        if primary == sqlite3.SQLITE_FULL:
-            return StoreUnavailableError(f"{self.path}: the disk is full", "make room; nothing recorded is lost")
-        if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return StoreUnusableError(f"{self.path}: {text}", _RESTORE)
-        if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_AUTH):
-            return StoreUnusableError(
-                f"{self.path}: {text} (as uid {uid})", "make the file and its directory writable for that user"
-            )
-        if primary in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOMEM):
-            return StoreUnavailableError(f"{self.path}: {text} ({getattr(cause, 'sqlite_errorname', 'I/O')})")
-        return StoreError(f"{self.path}: {text}")

@@ -42,8 +42,8 @@ def add(word: str) -> Any:
 
 
 def waiting(database: SqliteDatabase) -> int:
-    assert database._writer is not None
-    return len(database._writer._waiting)
+    assert database._group_commit is not None
+    return len(database._group_commit._waiting)
 
 
 def words(database: SqliteDatabase) -> set[str]:

@@ -19,7 +19,7 @@ from support.servers.postgres import PostgresServer
 
 from maintd.scheduler.due_queue import DueQueue
 from maintd.store.entries import EntryVersion
-from maintd.store.prepared import PreparedOfSeveral
+from maintd.store.prepared import PreparedForValues
 
 MANY = 300
 
@@ -150,7 +150,7 @@ def test_an_empty_store_has_no_versions(url: str) -> None:
 def test_states_of_more_names_than_a_statement_takes_can_be_read(url: str) -> None:
     # SQLite refuses a statement with more than 32,766 parameters.
     with node_at(url, ManualClock(NOON), entry()) as it:
-        found = it.store.entries.states([*(f"none-{n}" for n in range(33 * PreparedOfSeveral.AT_ONCE)), "tidy"])
+        found = it.store.entries.states([*(f"none-{n}" for n in range(33 * PreparedForValues.MAX_VALUES)), "tidy"])
 
         assert list(found) == ["tidy"]
 
