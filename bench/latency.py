@@ -69,7 +69,13 @@ class Bench:
             url or self.settings.store, clock=clock, migrate=True, state_dir=self.settings.state_dir
         )
         self.executor = LocalExecutor(
-            self.store, self.settings, clock, jobs=lambda: {job.name: job}, targets=Targets, incarnation="1"
+            self.store,
+            self.settings,
+            clock,
+            jobs=lambda: {job.name: job},
+            targets=Targets,
+            incarnation="1",
+            calendar_jobs=lambda: [job.name],
         )
         self.executor.start()
 
@@ -93,7 +99,7 @@ class Bench:
 
     def make_warm(self) -> None:
         self.executor.expect(self.store.now() + timedelta(seconds=1))
-        wait_until(lambda: self.executor.warm, "the template is warm")
+        wait_until(lambda: self.executor.template_ready, "the template is warm")
         time.sleep(0.3)
 
     def wait_for(self, ids: Sequence[int], into: Path) -> None:

@@ -1,343 +1,347 @@
-"""One attempt as the daemon sees it: a process that reports, prints, and ends by itself or is made to."""
+"""One attempt as the daemon sees it: a process that reports and prints, and that ends by itself or is stopped."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import select
 import signal
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from typing import NamedTuple, Self
 
 import structlog
 
 from maintd.clock import since_boot
 from maintd.executor import process_tree
-from maintd.executor.attempt_log import Output, Stream
+from maintd.executor.attempt_log import AttemptLog, Stream
 from maintd.executor.cancellation import CancelToken, LeaseDeadline
-from maintd.executor.child_protocol import MAX_MESSAGE, AttemptOrder, Began, Ended
-from maintd.executor.fork_client import Launched, TemplateError, Warm
-from maintd.executor.fork_protocol import HOLD, KILL, TERM
+from maintd.executor.child_protocol import AttemptOrder, Began, Ended
+from maintd.executor.fork_client import Launched, TemplateError
+from maintd.executor.fork_protocol import MAX_MESSAGE, decode, encode
 from maintd.executor.oom import OOM_KILLS
 from maintd.executor.outcome import AttemptEvidence, Exit, Returned, StopKind, Stopped
-from maintd.executor.poll import Poll
-from maintd.executor.report_reader import Evidence, hidden
+from maintd.executor.report_reader import ReportReader, redacted
+from maintd.executor.run_context import RunContext
 from maintd.model.evidence import LogLine, Progress, Report
+from maintd.model.run_updates import AttemptReported, AttemptStarted
 
 log = structlog.get_logger()
 
-REPORT_EVERY = 0.1  # seconds; so long items are collected before they are handed on
-MANY_ITEMS = 500  # are handed on at once
-RELAUNCHES = 5  # when the template dies before it forked
-BEGIN_WITHIN = 60.0  # seconds; loading the libraries takes about one
-DEAF_AFTER = 5.0  # seconds after KILL: then the template itself does not do what it is asked
-DRAIN_WITHIN = 2.0  # seconds in which the pipes of a dead tree must close
-PAUSE_WHEN_FULL = 0.05
+REPORT_SECONDS = 0.1  # evidence is collected so long before it is handed on
+REPORT_ITEMS = 500  # … or until there is so much of it
+RELAUNCHES = 5  # when the template dies before it forks
+BEGIN_SECONDS = 60.0  # within which a child must exist; importing the libraries takes about one
+UNRESPONSIVE_SECONDS = 5.0  # after KILL, when the template itself is killed
+DRAIN_SECONDS = 2.0  # within which the pipes of a dead process tree must close
+FULL_SECONDS = 0.05  # between two checks whether the child may go on
 
 LAPSED = "the lease of the run could not be renewed in time, and others may take its locks after that"
 
-_READ = 256 * 1024
+_READ_BYTES = 256 * 1024
 
 
-@dataclass(frozen=True)
-class Sinks:
-    """Where what is seen of an attempt goes. Called in the supervisor's thread; none of them may block for long."""
+class TimeLimit(NamedTuple):
+    """How long an attempt may take, and what that limit is called."""
 
-    launched: Callable[[], None]  # a process was asked for; what it says may lie in its pipes a moment
-    began: Callable[[int], None]  # the child's pid
-    report: Callable[[Sequence[Report]], None]
-    full: Callable[[], bool]  # too much waits to be recorded: the child is made to wait
+    duration: timedelta
+    name: str  # "its 10m timeout"
 
 
-class AttemptProcess:
-    """Makes one attempt: `make` returns when nothing of it is alive any more."""
+class AttemptSupervisor:
+    """Supervises one attempt; `run` returns when no process of it is alive any more."""
 
     def __init__(
         self,
+        context: RunContext,
         order: AttemptOrder,
         *,
-        warm: Warm,
-        stop: CancelToken,
-        sinks: Sinks,
-        artifacts_root: Path,
-        log_limit: int,
-        grace: timedelta,
-        timeout: timedelta,
-        timeout_words: str,
-        holds_locks: bool = False,
+        step: int,
+        started_at: datetime,
+        limit: TimeLimit,
+        holds_locks: bool,
     ) -> None:
-        """`holds_locks`: it must not live longer than the claim surely stands."""
+        """`holds_locks`: the attempt must not outlive the lease of the run."""
+        self._context = context
         self._order = order
-        self._warm = warm
-        self._stop = stop
-        self._sinks = sinks
-        self._grace = grace.total_seconds()
-        self._timeout = timeout.total_seconds()
-        # The job's time counts from when its process is there: it does not pay for a template that has to be started.
-        self._deadline = time.monotonic() + 2 * BEGIN_WITHIN + self._timeout
-        self._timeout_words = timeout_words
+        self._step = step
+        self._number = order.info.attempt
+        self._started_at = started_at
+        self._start_recorded = False
+        self._cancel = context.cancel
+        self._grace_seconds = context.settings.grace.total_seconds()
+        self._limit = limit
+        # The job's time counts from when its process exists: it does not pay for a template that has to be started.
+        self._deadline = time.monotonic() + 2 * BEGIN_SECONDS + limit.duration.total_seconds()
         self._holds_locks = holds_locks
-        self.output = Output(log_limit)
-        self.evidence = Evidence(artifacts_root, order.standing.artifacts_dir)
+        self.log = AttemptLog(context.settings.log_limit)
+        self.reports = ReportReader(context.settings.artifacts_dir, order.info.artifacts_dir)
         self._items: list[Report] = []
         self._items_since: float | None = None
         self._stopped: Stopped | None = None
         self._term_at: float | None = None
         self._kill_at: float | None = None
-        self._deaf_at: float | None = None
+        self._unresponsive_at: float | None = None
         self._pid: int | None = None
         self._exit: Exit | None = None
         self._ended_at = 0.0
-        self._oom_kills = OOM_KILLS.lately()
+        self._oom_kills = OOM_KILLS.recent()
 
-    def make(self) -> AttemptEvidence:
-        """From launch to the end of the last process. Raises TemplateError when no process could be had."""
+    def run(self) -> AttemptEvidence:
+        """Launch the process and supervise it to its end. Raises TemplateError when no process could be started."""
         for _ in range(RELAUNCHES):
-            hold = self._stop.hold if self._holds_locks else None
-            launched = self._warm.launch(self._order, None if hold is None else hold.until)
+            lease = self._cancel.lease if self._holds_locks else None
+            launched = self._context.fork_client.launch(self._order, None if lease is None else lease.kill_at)
             try:
-                self._sinks.launched()
-                with Poll(launched, self._stop) as poll, self._kept(launched):
-                    self._watch(launched, poll)
+                with _Poll(launched, self._cancel) as poll, self._renewals(launched):
+                    self._supervise(launched, poll)
             finally:
                 launched.close()
-                self._warm.finished(self._pid)
+                self._context.fork_client.finished(self._pid)
             if self._pid is not None or self._stopped is not None:
                 break
         else:
             raise TemplateError("the template process died each time before it forked", "see the daemon's log")
         return self._conclude()
 
-    def _kept(self, launched: Launched) -> contextlib.AbstractContextManager[None]:
-        """Meanwhile the template is told until when the attempt may live."""
+    def record_start(self, pid: int | None = None) -> None:
+        """Record that the attempt has started, unless that was done before."""
+        if not self._start_recorded:
+            self._start_recorded = True
+            started = AttemptStarted(step=self._step, attempt=self._number, at=self._started_at, pid=pid)
+            self._context.updates.add(started, soon=False)
+
+    def _renewals(self, launched: Launched) -> contextlib.AbstractContextManager[None]:
+        """Report each renewal of the lease to the template, which kills the attempt at the end of the lease."""
         if not self._holds_locks:
             return contextlib.nullcontext()
 
-        def tell(hold: LeaseDeadline) -> None:
+        def renew(lease: LeaseDeadline) -> None:
             with contextlib.suppress(OSError):
-                launched.socket.send(HOLD + str(hold.until).encode())
+                launched.socket.send(encode("renew", until=lease.kill_at))
 
-        return self._stop.telling(tell)
+        return self._cancel.renewals(renew)
 
-    # --- watching ---
+    # --- supervising ---
 
-    def _watch(self, launched: Launched, poll: Poll) -> None:
-        """Until the process has ended and its pipes are closed, or it turns out that there never was one."""
-        begin_by = time.monotonic() + BEGIN_WITHIN
+    def _supervise(self, launched: Launched, poll: _Poll) -> None:
+        """Return when the process has ended and its pipes are closed, or when no process was started."""
+        begin_by = time.monotonic() + BEGIN_SECONDS
         while True:
             now = time.monotonic()
-            self._act(launched, poll, now)
+            self._stop_if_requested(launched, poll, now)
             if self._pid is None and now > begin_by:
-                begin_by = now + BEGIN_WITHIN
-                self._warm.kill_forker(launched)
-            if self._exit is not None and (not poll.pipes or now > self._ended_at + DRAIN_WITHIN):
+                begin_by = now + BEGIN_SECONDS
+                self._context.fork_client.kill_template(launched)
+            if self._exit is not None and (not poll.pipes or now > self._ended_at + DRAIN_SECONDS):
                 return
             if poll.template_gone and self._pid is None and launched.report not in poll.pipes:
                 return
-            full = self._sinks.full()
-            poll.hold(launched.report, held=full)
-            for descriptor in poll.wait(self._patience(now, full=full)):
+            full = self._context.updates.full
+            poll.pause(launched.report, paused=full)
+            for descriptor in poll.wait(self._seconds_to_wait(now, full=full)):
                 if descriptor == launched.socket.fileno():
-                    self._hear(launched, poll)
+                    self._receive(launched, poll)
                 elif descriptor == poll.pidfd:
                     self._reap(poll)
-                elif descriptor == self._stop.fileno():
-                    self._stop.seen()
+                elif descriptor == self._cancel.fileno():
+                    self._cancel.clear_event()
                 else:
                     self._read(launched, poll, descriptor)
             self._hand_on(full=full)
 
-    def _patience(self, now: float, *, full: bool) -> float:
+    def _seconds_to_wait(self, now: float, *, full: bool) -> float:
         ends = [self._deadline if self._stopped is None else now + 1]
-        ends += [at for at in (self._kill_at, self._deaf_at) if at is not None]
-        if self._holds_locks and self._stop.hold is not None and self._stopped is None:
-            ends.append(now + self._stop.hold.give_up_at - since_boot())
+        ends += [at for at in (self._kill_at, self._unresponsive_at) if at is not None]
+        if self._holds_locks and self._cancel.lease is not None and self._stopped is None:
+            ends.append(now + self._cancel.lease.stop_at - since_boot())
         if self._items_since is not None:
-            ends.append(self._items_since + REPORT_EVERY)
+            ends.append(self._items_since + REPORT_SECONDS)
         if full:
-            ends.append(now + PAUSE_WHEN_FULL)
+            ends.append(now + FULL_SECONDS)
         if self._exit is not None:
-            ends.append(self._ended_at + DRAIN_WITHIN)
+            ends.append(self._ended_at + DRAIN_SECONDS)
         return max(0.0, min(ends) - now)
 
-    def _read(self, launched: Launched, poll: Poll, descriptor: int) -> None:
+    def _read(self, launched: Launched, poll: _Poll, descriptor: int) -> None:
         try:
-            data = os.read(descriptor, _READ)
+            data = os.read(descriptor, _READ_BYTES)
         except BlockingIOError:
             return
         if not data:
-            poll.forget(descriptor)
+            poll.remove(descriptor)
             if descriptor == launched.report:
-                self.evidence.end()
+                self.reports.end()
             return
         if descriptor == launched.report:
-            for item in self.evidence.feed(data):
-                self._take(item)
+            for item in self.reports.feed(data):
+                self._handle_item(item)
         else:
             stream: Stream = "stdout" if descriptor == launched.out else "stderr"
-            self.output.feed(stream, data, datetime.now(UTC))
-            self._note()
+            self.log.feed(stream, data, datetime.now(UTC))
+            self._note_items()
 
-    def _take(self, item: Report | Began | Ended) -> None:
+    def _handle_item(self, item: Report | Began | Ended) -> None:
         match item:
             case Began():
-                # Only the first one comes through, and it was sent before any line of the job was run.
+                # Only the first one gets here, and it was sent before any line of the job ran.
                 self._pid = item.pid
-                self._deadline = time.monotonic() + self._timeout
-                self.output.hide(item.secrets)
-                self._warm.began(item.pid)
-                self._sinks.began(item.pid)
+                self._deadline = time.monotonic() + self._limit.duration.total_seconds()
+                self.log.hide(item.secrets)
+                self._context.fork_client.began(item.pid)
+                self.record_start(item.pid)
             case Ended():
                 pass
             case LogLine():
-                self.output.line("log", item.text, datetime.now(UTC))
-                self._note()
+                self.log.line("log", item.text, datetime.now(UTC))
+                self._note_items()
             case _:
                 if self._items and isinstance(item, Progress) and isinstance(self._items[-1], Progress):
                     self._items.pop()
-                secrets = self.evidence.began.secrets if self.evidence.began is not None else ()
-                self._items.append(hidden(item, secrets) if secrets else item)
-                self._note()
+                secrets = self.reports.began.secrets if self.reports.began is not None else ()
+                self._items.append(redacted(item, secrets) if secrets else item)
+                self._note_items()
 
-    def _note(self) -> None:
+    def _note_items(self) -> None:
         if self._items_since is None:
             self._items_since = time.monotonic()
 
     def _hand_on(self, *, full: bool, final: bool = False) -> None:
+        """Record what was collected, if it is time."""
         if self._items_since is None and not final:
             return
-        due = self._items_since is not None and time.monotonic() >= self._items_since + REPORT_EVERY
-        if not (final or (due and not full) or len(self._items) >= MANY_ITEMS):
+        due = self._items_since is not None and time.monotonic() >= self._items_since + REPORT_SECONDS
+        if not (final or (due and not full) or len(self._items) >= REPORT_ITEMS):
             return
-        self._items += self.output.take(final=final)
+        self._items += self.log.take(final=final)
         batch, self._items, self._items_since = self._items, [], None
-        for start in range(0, len(batch), MANY_ITEMS):
-            self._sinks.report(batch[start : start + MANY_ITEMS])
+        for start in range(0, len(batch), REPORT_ITEMS):
+            self.record_start()
+            items = tuple(batch[start : start + REPORT_ITEMS])
+            reported = AttemptReported(step=self._step, attempt=self._number, items=items)
+            self._context.updates.add(reported, soon=False)
 
     # --- the end ---
 
-    def _hear(self, launched: Launched, poll: Poll) -> None:
-        """The template tells how the attempt ended, or is gone itself."""
+    def _receive(self, launched: Launched, poll: _Poll) -> None:
+        """Receive the template's report of the end, or find that the template is gone."""
         try:
             message = launched.socket.recv(MAX_MESSAGE)
         except BlockingIOError:
             return
         except ConnectionError:
             message = b""
-        poll.forget(launched.socket.fileno())
+        poll.remove(launched.socket.fileno())
         if message:
-            told = json.loads(message)
-            if told["lapsed"] and self._stopped is None:
+            ended = decode(message)
+            if ended["lapsed"] and self._stopped is None:
                 self._stopped = Stopped(StopKind.LAPSED, LAPSED)
-            self._over(Exit(told["code"], told["signal"]))
-            if told["left"]:
-                self._say(f"killed what it left running: {', '.join(told['left'])}")
+            self._end(Exit(ended["code"], ended["signal"]))
+            if ended["leftovers"]:
+                self._log_line(f"killed what it left running: {', '.join(ended['leftovers'])}")
             return
         poll.template_gone = True
         if self._pid is not None:
             self._adopt(poll, self._pid)
 
-    def _adopt(self, poll: Poll, pid: int) -> None:
-        """The template is dead, so the child is this process's now."""
+    def _adopt(self, poll: _Poll, pid: int) -> None:
+        """Watch the child directly: the template is dead, so this process is its parent now."""
         if self._exit is not None or poll.pidfd is not None:
             return
         try:
             poll.watch_process(pid)
         except ProcessLookupError:
-            self._over(Exit())
+            self._end(Exit())
 
-    def _reap(self, poll: Poll) -> None:
+    def _reap(self, poll: _Poll) -> None:
         assert self._pid is not None
         assert poll.pidfd is not None
-        poll.forget(poll.pidfd)
+        poll.remove(poll.pidfd)
         try:
             os.waitid(os.P_PIDFD, poll.pidfd, os.WEXITED | os.WNOWAIT)
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._pid, signal.SIGKILL)  # not reaped yet, so the number still means this group
+                os.killpg(self._pid, signal.SIGKILL)  # not reaped yet, so the number still names this group
             found = os.waitid(os.P_PIDFD, poll.pidfd, os.WEXITED)
-        except ChildProcessError:  # the template took it, whose job's template is dead
+        except ChildProcessError:  # the template reaped it before it died
             found = None
         if found is None:
-            self._over(Exit())
+            self._end(Exit())
         elif found.si_code == os.CLD_EXITED:
-            self._over(Exit(code=found.si_status))
+            self._end(Exit(code=found.si_status))
         else:
-            self._over(Exit(signal=found.si_status))
+            self._end(Exit(signal=found.si_status))
 
-    def _over(self, end: Exit) -> None:
-        short = end.signal == signal.SIGKILL and self._term_at is None and OOM_KILLS.now() > self._oom_kills
-        self._exit = Exit(end.code, end.signal, short_of_memory=short)
+    def _end(self, end: Exit) -> None:
+        out_of_memory = end.signal == signal.SIGKILL and self._term_at is None and OOM_KILLS.now() > self._oom_kills
+        self._exit = Exit(end.code, end.signal, out_of_memory=out_of_memory)
         self._ended_at = time.monotonic()
 
-    def _act(self, launched: Launched, poll: Poll, now: float) -> None:
-        """Stop it when it is to be stopped: TERM, grace, KILL."""
+    def _stop_if_requested(self, launched: Launched, poll: _Poll, now: float) -> None:
+        """Stop the attempt if that is requested or its time is over: TERM, grace, KILL."""
         if poll.template_gone and self._pid is not None:
             self._adopt(poll, self._pid)
         if self._exit is not None:
             return
         if self._stopped is None or self._stopped.kind is not StopKind.LOST:
-            asked = self._stop.asked
-            if asked is not None and (self._stopped is None or asked.kind is StopKind.LOST):
-                self._stopped = asked
+            requested = self._cancel.requested
+            if requested is not None and (self._stopped is None or requested.kind is StopKind.LOST):
+                self._stopped = requested
             elif self._stopped is None and now >= self._deadline:
-                self._stopped = Stopped(StopKind.TIMED_OUT, self._timeout_words)
+                self._stopped = Stopped(StopKind.TIMED_OUT, self._limit.name)
             elif self._stopped is None and self._has_lapsed():
                 self._stopped = Stopped(StopKind.LAPSED, LAPSED)
         if self._stopped is None:
             return
         if self._term_at is None:
             self._term_at = now
-            self._kill_at = now + self._grace
-            self._signal(launched, poll, TERM)
-        if self._kill_at is not None and (now >= self._kill_at or self._stop.kill_at_once):
+            self._kill_at = now + self._grace_seconds
+            self._signal(launched, poll, "term")
+        if self._kill_at is not None and (now >= self._kill_at or self._cancel.kill_at_once):
             self._kill_at = None
             after = timedelta(seconds=round(now - self._term_at, 1))
             self._stopped = Stopped(self._stopped.kind, self._stopped.reason, killed_after=after)
-            self._deaf_at = now + DEAF_AFTER
-            self._signal(launched, poll, KILL)
-        if self._deaf_at is not None and now >= self._deaf_at:
-            self._deaf_at = now + DEAF_AFTER
+            self._unresponsive_at = now + UNRESPONSIVE_SECONDS
+            self._signal(launched, poll, "kill")
+        if self._unresponsive_at is not None and now >= self._unresponsive_at:
+            self._unresponsive_at = now + UNRESPONSIVE_SECONDS
             if self._pid is not None:
                 process_tree.kill_all([self._pid])
             if not poll.template_gone:
-                self._warm.kill_forker(launched)
+                self._context.fork_client.kill_template(launched)
 
     def _has_lapsed(self) -> bool:
-        hold = self._stop.hold
-        return self._holds_locks and hold is not None and since_boot() >= hold.give_up_at
+        lease = self._cancel.lease
+        return self._holds_locks and lease is not None and since_boot() >= lease.stop_at
 
-    def _signal(self, launched: Launched, poll: Poll, what: bytes) -> None:
+    def _signal(self, launched: Launched, poll: _Poll, kind: str) -> None:
         with contextlib.suppress(OSError):
-            launched.socket.send(what)
+            launched.socket.send(encode(kind))
             return
         if poll.template_gone and self._pid is not None:
-            if what == TERM:
+            if kind == "term":
                 process_tree.signal_tree(self._pid, signal.SIGTERM)
             else:
                 process_tree.kill_all([self._pid])
 
-    def _say(self, text: str) -> None:
-        self.output.line("maintd", text, datetime.now(UTC))
-        self._note()
+    def _log_line(self, text: str) -> None:
+        self.log.line("maintd", text, datetime.now(UTC))
+        self._note_items()
 
     def _conclude(self) -> AttemptEvidence:
-        seen = self.evidence
+        seen = self.reports
         if seen.ended is not None:
             for line in seen.ended.traceback.splitlines():
-                self._say(line)
+                self._log_line(line)
         if seen.ignored:
-            self._say(f"ignored {seen.ignored} messages that came after the last one")
-        self.output.end(datetime.now(UTC))
+            self._log_line(f"ignored {seen.ignored} messages that arrived after the last one")
+        self.log.end(datetime.now(UTC))
         self._hand_on(full=False, final=True)
-        hide = self.output.redacted
+        hide = self.log.redacted
         return AttemptEvidence(
             returned=None if seen.ended is None else Returned(seen.ended.ok, hide(seen.ended.reason)),
             exit=self._exit or Exit(),
             worst=seen.worst,
-            failed=tuple(hidden(check, seen.began.secrets) if seen.began else check for check in seen.failed),
+            failed=tuple(redacted(check, seen.began.secrets) if seen.began else check for check in seen.failed),
             failed_count=seen.failed_count,
             doubtful=tuple(hide(name) for name in seen.doubtful),
             doubtful_count=seen.doubtful_count,
@@ -345,3 +349,52 @@ class AttemptProcess:
             protocol_error=hide(seen.protocol_error),
             phase=hide(seen.phase),
         )
+
+
+class _Poll:
+    """What the supervisor of one attempt waits for: its pipes, the template, the process, a request to stop."""
+
+    def __init__(self, launched: Launched, cancel: CancelToken) -> None:
+        self._poll = select.poll()
+        self.pipes = {launched.report, launched.out, launched.err}
+        self._registered = {*self.pipes, launched.socket.fileno(), cancel.fileno()}
+        self._paused: set[int] = set()
+        self.template_gone = False
+        self.pidfd: int | None = None
+        for descriptor in self._registered:
+            self._poll.register(descriptor, select.POLLIN)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+
+    def wait(self, seconds: float) -> list[int]:
+        """Return the descriptors that can be read or are closed, after at most that long."""
+        return [descriptor for descriptor, _ in self._poll.poll(min(seconds, 3600) * 1000 + 1)]
+
+    def remove(self, descriptor: int) -> None:
+        """Wait for this one no longer."""
+        if descriptor in self._registered:
+            self._registered.discard(descriptor)
+            self._poll.unregister(descriptor)
+        self.pipes.discard(descriptor)
+
+    def pause(self, descriptor: int, *, paused: bool) -> None:
+        """Do not read from it for now, so that its writer has to wait; or read from it again."""
+        if paused and descriptor in self._registered:
+            self._poll.unregister(descriptor)
+            self._registered.discard(descriptor)
+            self._paused.add(descriptor)
+        elif not paused and descriptor in self._paused:
+            self._paused.discard(descriptor)
+            self._poll.register(descriptor, select.POLLIN)
+            self._registered.add(descriptor)
+
+    def watch_process(self, pid: int) -> None:
+        """Also wait for the end of this process. Raises ProcessLookupError."""
+        self.pidfd = os.pidfd_open(pid)
+        self._poll.register(self.pidfd, select.POLLIN)
+        self._registered.add(self.pidfd)

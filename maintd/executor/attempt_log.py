@@ -41,7 +41,7 @@ class _Chunk:
     cost: int
 
 
-class Output:
+class AttemptLog:
     """Takes bytes of streams and lines of text, gives the log lines and trims to record. Not thread-safe."""
 
     def __init__(self, limit: int) -> None:

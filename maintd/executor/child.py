@@ -1,7 +1,7 @@
-"""The child's side of an attempt: what happens in the forked process from its first instruction to its last.
+"""The child's side of an attempt: what runs in the forked process, from its first instruction to its last.
 
-It knows nothing of the store. What it reports goes over one pipe, as `messages` has it; what the job prints goes to
-the two others. Nothing that a job does here reaches further than this process group and what it started.
+The child has no access to the store. It reports over one pipe (see `child_protocol`); what the job prints goes to two
+others. What a job does here reaches no further than its own process group and the processes that it starts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import fcntl
 import os
 import pickle
 import signal
-import socket
 import sys
 import threading
 import traceback
@@ -22,73 +21,52 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
-from pydantic import SecretStr
-
 from maintd.errors import JobError, MaintdError, TargetError
 from maintd.executor import process_tree
-from maintd.executor.child_protocol import MAX_MESSAGE, AttemptOrder, Began, Ended, encode, targets_of
-from maintd.executor.opening import Opened
-from maintd.job import JobParams
-from maintd.job.context import AttemptInfo, Context
+from maintd.executor.child_protocol import MAX_MESSAGE, AttemptOrder, Began, Ended, encode
+from maintd.executor.preloading import PreloadedJob
+from maintd.job.context import Context
 from maintd.job.loader import open_job
 from maintd.job.references import referenced_values, resolve_references
 from maintd.model.evidence import LogLine
 from maintd.model.target import secrets_of
 
 SECRET_LENGTH = 4
-"""A shorter text is not hidden in the log: it would blot out half of it."""
+"""A shorter text is not hidden in the log: it occurs in too many other words."""
 
 TRACEBACK_LENGTH = 20_000
 
-_REFERENCE = b"${"
-_SECRETIVE = (_REFERENCE, SecretStr.__name__.encode())
-"""What an order has in it when its params refer to secrets, or its targets hold some or refer to some."""
-
-_HIGH = 512  # where descriptors are kept while those below are put in order
+_HIGH = 512  # descriptors are moved here while those below are put in order
 
 
-class StopAskedError(BaseException):
-    """SIGTERM: not an Exception, so that a job's own handlers let it pass, while `finally` and `with` clean up."""
+class StopRequestedError(BaseException):
+    """SIGTERM arrived: not an Exception, so a job's own handlers let it pass, while `finally` and `with` clean up."""
 
 
-def live(given: Sequence[int], lifeline: int, opened: Opened | None) -> NoReturn:
-    """The life of a child that is forked for an attempt. `given`: order, report, output, error output (descriptors).
+def run(given: Sequence[int], lifeline: int, job: PreloadedJob | None) -> NoReturn:
+    """Run one attempt in a process that was just forked, and exit.
 
-    `opened`: the job's module, when the template is that of one job.
+    `given`: descriptors of the order, and of the pipes for report, standard output and standard error.
+    `job`: the module, where the template has imported it.
     """
     code = 1
     try:
-        order, report, out, err = _leave(lifeline, given)
-        code = _attempt(order, report, out, err, opened)
+        order, report, out, err = _leave_template(lifeline, given)
+        for descriptor, number in ((out, 1), (err, 2)):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        sys.stdin, sys.stdout, sys.stderr = _streams()
+        signal.signal(signal.SIGTERM, _stop)
+        code = 0 if _Attempt(order, report, job).run() else 1
     finally:
-        _exit(code)
+        with suppress(BaseException):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
 
 
-def wait(errand: int, lifeline: int, opened: Opened | None) -> NoReturn:
-    """The life of a child that is forked in advance: what it is given comes over the socket `errand`, or never."""
-    code = 0
-    try:
-        (errand,) = _leave(lifeline, [errand])
-        _rehearse(opened)
-        with socket.socket(fileno=errand) as sock:
-            _, given, _, _ = socket.recv_fds(sock, 16, 4)
-        if len(given) == 4:
-            code = 1
-            order, report, out, err = given
-            code = _attempt(order, report, out, err, opened)
-    finally:
-        _exit(code)
-
-
-def _exit(code: int) -> NoReturn:
-    with suppress(BaseException):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
-
-
-def _leave(lifeline: int, keep: Sequence[int]) -> list[int]:
-    """Leave the template's house: own session and signals, and no descriptors but 0 to 2 and these, which are moved."""
+def _leave_template(lifeline: int, keep: Sequence[int]) -> list[int]:
+    """Get a session and signals of our own; keep only descriptors 0 to 2 and these, and return their new numbers."""
     os.setsid()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):
@@ -104,35 +82,9 @@ def _leave(lifeline: int, keep: Sequence[int]) -> list[int]:
     return list(range(4, 4 + len(keep)))
 
 
-class _Params(JobParams):
-    text: str = ""
-
-
-def _rehearse(opened: Opened | None) -> None:
-    """Do once what every attempt does first, so that the memory pages it touches are this process's own already."""
-    standing = AttemptInfo(
-        run_id=0,
-        entry="",
-        step="",
-        attempt=1,
-        due_at=None,
-        deadline_at=datetime.now(UTC),
-        dry_run=True,
-        artifacts_dir=Path("/"),
-        work_dir=Path("/"),
-    )
-    pickled = pickle.dumps(AttemptOrder(Path("/"), {}, standing, b""))
-    _secrets(pickle.loads(pickled), pickled)  # noqa: S301 - made a line above
-    encode(Began(pid=0))
-    _Params.model_validate({"text": "x"})
-    if opened is None:  # it will load its module itself
-        exec(compile("import os\nclass A: pass", "x", "exec"), {})  # noqa: S102 - a constant
-        type("Params", (_Params,), {})
-
-
 @cache
 def _streams() -> tuple[TextIO, TextIO, TextIO]:
-    """The standard streams of a child, at 0 to 2. Made once: they ask then whether what stands there can seek."""
+    """Return the standard streams of a child, at 0 to 2, made once: creating one asks whether its file can seek."""
     return (
         open(0, encoding="utf-8", errors="replace", closefd=False),
         open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False),
@@ -140,8 +92,8 @@ def _streams() -> tuple[TextIO, TextIO, TextIO]:
     )
 
 
-def prepare() -> None:
-    """In the template: make the streams that every child will have, while pipes stand where theirs are going to."""
+def prepare_streams() -> None:
+    """Create in the template the streams that every child uses, with pipes at the descriptors as in a child."""
     kept = [os.dup(number) for number in (1, 2)]
     ends = os.pipe()
     try:
@@ -155,64 +107,55 @@ def prepare() -> None:
             os.close(descriptor)
 
 
-def _attempt(order: int, report: int, out: int, err: int, opened: Opened | None) -> int:
-    """Make the attempt; the exit code."""
-    for descriptor, number in ((out, 1), (err, 2)):
-        os.dup2(descriptor, number)
-        os.close(descriptor)
-    sys.stdin, sys.stdout, sys.stderr = _streams()
-    signal.signal(signal.SIGTERM, _stop)
-    return 0 if _Attempt(order, report, opened).make() else 1
-
-
 def _stop(number: int, frame: FrameType | None) -> None:
-    raise StopAskedError
+    raise StopRequestedError
 
 
 class _Attempt:
     """One attempt, in this process."""
 
-    def __init__(self, order: int, report: int, opened: Opened | None) -> None:
+    def __init__(self, order: int, report: int, job: PreloadedJob | None) -> None:
         self._report = report
-        self._opened = opened
+        self._job = job
         self._lock = threading.Lock()
         self._stopped = False
-        self._cut = False  # a message was interrupted before its end
-        self._pickled = os.read(order, os.fstat(order).st_size)
+        self._unfinished_line = False  # SIGTERM interrupted the sending of a message
+        pickled = os.read(order, os.fstat(order).st_size)
         os.close(order)
-        self._order: AttemptOrder = pickle.loads(self._pickled)  # noqa: S301 - from the daemon that forked us
+        self._order: AttemptOrder = pickle.loads(pickled)  # noqa: S301 - from the daemon that forked us
 
-    def make(self) -> bool:
-        """Load the job, run it and say how it ended; whether it returned."""
+    def run(self) -> bool:
+        """Import the job, run it and report how it ended; whether it returned."""
         order = self._order
         os.environ.update(order.environ)
-        self._send(Began(pid=os.getpid(), secrets=tuple(_secrets(order, self._pickled))))
+        self._send(Began(pid=os.getpid(), secrets=tuple(_secrets(order))))
         try:
-            self._run(order)
+            self._run_job(order)
         except BaseException as error:  # noqa: BLE001 - the border: whatever the job raises becomes the outcome
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # being told is more than being asked a second time
-            self._tell(error)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the report of the end must not be interrupted
+            self._report_error(error)
             return False
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._send(Ended(ok=True))
         return True
 
-    def _run(self, order: AttemptOrder) -> None:
-        known = self._opened
-        run, params = (known.run, known.params) if known is not None else open_job(order.path)
-        given = resolve_references(order.params, os.environ) if _REFERENCE in self._pickled else order.params
-        made = params.model_validate(given)
-        targets = cache(lambda: targets_of(order))
-        run(Context(order.standing, targets, self._send, self._log), made)
+    def _run_job(self, order: AttemptOrder) -> None:
+        if self._job is None:
+            function, params_type = open_job(order.path)
+        else:
+            self._job.activate()
+            function, params_type = self._job.run, self._job.params
+        params = params_type.model_validate(resolve_references(order.params, os.environ))
+        function(Context(order.info, lambda: order.targets, self._send, self._log), params)
 
     def _log(self, text: str) -> None:
         at = datetime.now(UTC)
         for line in str(text).splitlines() or [""]:
-            # The supervisor numbers all lines of the attempt, whichever way they come.
+            # The supervisor numbers all lines of the attempt, from whichever pipe they come.
             self._send(LogLine(seq=0, at=at, stream="log", text=line[: MAX_MESSAGE // 8]))
 
-    def _tell(self, error: BaseException) -> None:
-        self._stopped = isinstance(error, StopAskedError)
+    def _report_error(self, error: BaseException) -> None:
+        self._stopped = isinstance(error, StopRequestedError)
         try:
             ended = Ended(
                 ok=False,
@@ -221,34 +164,33 @@ class _Attempt:
                 not_configured=isinstance(error, TargetError) and error.cause == "not_configured",
             )
         except MemoryError:
-            ended = Ended(ok=False, reason="MemoryError: no memory was left, not even to say where")
+            ended = Ended(ok=False, reason="MemoryError: too little memory was left to report where")
         self._send(ended)
 
     def _send(self, message: Any) -> None:
         line = encode(message)
         if len(line) > MAX_MESSAGE:
             raise JobError(
-                f"a {message.type} of {len(line)} bytes is longer than {MAX_MESSAGE}, the most that is taken",
+                f"a {message.type} of {len(line)} bytes is longer than the limit of {MAX_MESSAGE}",
                 "save long texts with ctx.save",
             )
-        # A time limit, since SIGTERM may have struck in the middle of this very function.
+        # A time limit, since SIGTERM may have interrupted this very function.
         held = self._lock.acquire(timeout=1 if self._stopped else -1)
         try:
-            if self._cut:
+            if self._unfinished_line:
                 line = b"\n" + line
-            self._cut = True
+            self._unfinished_line = True
             while line:
                 line = line[os.write(self._report, line) :]
-            self._cut = False
+            self._unfinished_line = False
         finally:
             if held:
                 self._lock.release()
 
 
-def _secrets(order: AttemptOrder, pickled: bytes) -> list[str]:
-    if not any(sign in pickled for sign in _SECRETIVE):  # a look that is many times quicker than what it usually saves
-        return []
-    targets = targets_of(order)
+def _secrets(order: AttemptOrder) -> list[str]:
+    """Return the texts to keep out of the log, the longest first."""
+    targets = order.targets
     found = {*secrets_of(targets)} | referenced_values(order.params, os.environ)
     for kind in type(targets).model_fields:
         found |= referenced_values({n: dict(t) for n, t in targets.of(kind).items()}, os.environ)
@@ -256,10 +198,10 @@ def _secrets(order: AttemptOrder, pickled: bytes) -> list[str]:
 
 
 def _reason(error: BaseException, path: Path) -> str:
-    """The exception in one line; for one that nobody raised on purpose, with the job's line."""
+    """Return the exception in one line; for one that is not maintd's own, with the line of the job."""
     if isinstance(error, MaintdError):
         return " ".join(str(error).split())
-    if isinstance(error, StopAskedError):
+    if isinstance(error, StopRequestedError):
         return "stopped by SIGTERM"
     if isinstance(error, SystemExit):
         return f"the job called sys.exit({error.code!r}){_place(error, path)}"
@@ -275,8 +217,8 @@ def _place(error: BaseException, path: Path) -> str:
 
 
 def _trace(error: BaseException, path: Path) -> str:
-    """The traceback from the job's own first frame on; empty where the reason says all."""
-    if isinstance(error, StopAskedError | MaintdError):
+    """Return the traceback from the job's first frame on; empty where the reason is complete by itself."""
+    if isinstance(error, StopRequestedError | MaintdError):
         return ""
     skip: Callable[[Any], bool] = lambda frame: frame.filename != str(path)  # noqa: E731
     frames = list(traceback.extract_tb(error.__traceback__))

@@ -1,12 +1,11 @@
-"""What goes between supervisor and child: the order down, evidence and the outcome up, one JSON object per line.
+"""Messages between a supervisor and its child: the order down, evidence and the outcome up, one JSON object per line.
 
-The order is pickled, since it may hold secrets that JSON would mask, and goes only from parent to child. What comes
-back is not trusted: each line is bounded and validated.
+The order is pickled, since it may hold secrets that JSON would mask, and goes only from parent to child. Messages of
+the child are not trusted: each line is bounded and validated.
 """
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,33 +22,25 @@ if TYPE_CHECKING:
     from maintd.model.target import Targets
 
 MAX_MESSAGE = 1 << 20
-"""Bytes of one message; a longer one is a protocol error of the child."""
+"""Most bytes of one message; a longer one is a protocol error of the child."""
 
 
 @dataclass(frozen=True)
 class AttemptOrder:
-    """All that a child needs to make one attempt.
-
-    The targets are pickled by themselves, since many a job never looks at them, and reading them takes as long as the
-    rest of it.
-    """
+    """All that a child needs to run one attempt."""
 
     path: Path  # of the job's module
     params: Mapping[str, Any]
-    standing: AttemptInfo
-    targets: bytes
+    info: AttemptInfo
+    targets: Targets
     environ: Mapping[str, str] = field(default_factory=dict)  # added to the child's: MAINTD_RUN_ID and the like
 
 
-def targets_of(order: AttemptOrder) -> Targets:
-    """The targets of an order, read anew at each call."""
-    found: Targets = pickle.loads(order.targets)  # noqa: S301 - from the daemon that forked us
-    return found
-
-
 class Began(Model):
-    """The first message: the process is there and is about to load the job. `secrets` are texts to keep out of the
-    log; they stay in the supervisor's memory."""
+    """The first message: the process exists and is about to import the job.
+
+    `secrets` are texts to keep out of the log; they stay in the supervisor's memory.
+    """
 
     type: Literal["began"] = "began"
     pid: int
@@ -57,13 +48,13 @@ class Began(Model):
 
 
 class Ended(Model):
-    """The last message: how the job's code ended, before the process does."""
+    """The last message: how the job's code ended. The process ends after it."""
 
     type: Literal["ended"] = "ended"
     ok: bool
     reason: str = ""  # the exception in one line, with its hint
     traceback: str = ""
-    not_configured: bool = False  # the reason is that a target is missing
+    not_configured: bool = False  # the reason is a missing target
 
 
 ChildMessage = Annotated[Report | Began | Ended, Field(discriminator="type")]
@@ -71,14 +62,14 @@ _ADAPTER: TypeAdapter[Any] = TypeAdapter(ChildMessage)
 
 
 def encode(message: Any) -> bytes:
-    """One line of JSON with its newline."""
+    """Return one line of JSON with its newline."""
     return bytes(message.model_dump_json().encode() + b"\n")
 
 
 def decode(line: bytes) -> Any:
-    """A `Report` item, `Began` or `Ended`. Raises JobError for anything else.
+    """Return a `Report` item, `Began` or `Ended`. Raises JobError for anything else.
 
-    A NUL character, which Postgres cannot hold, becomes U+FFFD.
+    A NUL character, which Postgres cannot store, becomes U+FFFD.
     """
     if len(line) > MAX_MESSAGE:
         raise JobError(f"a message of {len(line)} bytes is longer than {MAX_MESSAGE}")

@@ -1,4 +1,4 @@
-"""A run in the foreground, with no daemon and, if need be, with no store: the same supervision, told as it happens."""
+"""A run in the foreground, with no daemon and, if need be, with no store, executed as the daemon does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,14 +18,13 @@ import structlog
 
 from maintd.clock import Clock, since_boot
 from maintd.config.settings import Settings
-from maintd.errors import RefusedError, StoreError, StoreUnavailableError
-from maintd.executor.cancellation import CancelToken, LeaseDeadline
-from maintd.executor.fork_client import Warm
-from maintd.executor.journal import Recorder
-from maintd.executor.means import Jobs, Means, Writes, imports_of
+from maintd.errors import RefusedError, StoreUnavailableError
+from maintd.executor.cancellation import CancelToken
+from maintd.executor.claimed_runs import ClaimedRuns
+from maintd.executor.fork_client import Preload
 from maintd.executor.outcome import StopKind
-from maintd.executor.run_supervisor import Supervisor
-from maintd.executor.run_view import Notebook
+from maintd.executor.run_context import Jobs, imports_of
+from maintd.executor.run_view import RunView
 from maintd.model.entry import Entry
 from maintd.model.job import JobDescription
 from maintd.model.run import NewRun, Run, RunState, Trigger
@@ -35,9 +34,7 @@ from maintd.store import Store
 
 log = structlog.get_logger()
 
-Told = Callable[[str, int, Any], None]
-
-RECORDED_WITHIN = 15.0  # seconds that the end of the run may take to reach the store
+OnReport = Callable[[str, int, Any], None]
 
 
 def run_here(
@@ -52,16 +49,18 @@ def run_here(
     dry_run: bool,
     requested_by: str,
     why: str,
-    on_report: Told,
+    on_report: OnReport,
 ) -> Run:
-    """Run an entry now, in this process; the run as it ended, with all its evidence but the log lines.
+    """Run an entry now, in this process; return the run as it ended, with all its evidence but the log lines.
 
-    `on_report` is told everything as it happens: the step's name, the attempt's number (0 for what is no attempt's) and
-    the item or write. Ctrl-C or SIGTERM cancels, a second one kills at once. A store that is away is done without.
-    Raises UsageError for params that make no sense, RefusedError when a run of the entry is under way.
+    `on_report` is called with everything as it happens: the step's name, the attempt's number (0 outside an attempt)
+    and the update or item of evidence. Ctrl-C or SIGTERM cancels, a second one kills at once. Without a store that can
+    be reached, the run is not recorded.
+
+    Raises UsageError for params that are invalid, RefusedError when a run of the entry is under way.
     """
     described = {name: job for name, job in jobs.items() if isinstance(job, JobDescription)}
-    asked = NewRun(
+    requested = NewRun(
         entry=entry.name,
         title=entry.title,
         trigger=Trigger.MANUAL,
@@ -74,168 +73,100 @@ def run_here(
         why=why,
         dry_run=dry_run,
     )
-    with tempfile.TemporaryDirectory(prefix="maintd-here-") as folder:
-        return _Here(settings, targets, jobs, store, clock, on_report, Path(folder)).run(asked)
+    # Another name than the daemon's on this node, which takes all runs under its own name for its own.
+    settings = _with_writable_state(settings).model_copy(update={"node": f"{settings.node}/here"})
+    imports = imports_of(jobs, {step.job for step in requested.plan})
+    incarnation = uuid.uuid4().hex
 
-
-class _Here:
-    """One run in the foreground."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        targets: Targets,
-        jobs: Jobs,
-        store: Store | None,
-        clock: Clock,
-        on_report: Told,
-        folder: Path,
-    ) -> None:
-        self._settings = self._usable(settings, folder)
-        self._targets = targets
-        self._jobs = jobs
-        self._store = store
-        self._clock = clock
-        self._ahead = timedelta(0)  # the store's clock before this one's
-        self._claimed_at = 0.0
-        self._on_report = on_report
-        # Another name than the daemon's on this node, which takes all under its own for its own.
-        self._node = f"{settings.node}/here"
-        self._incarnation = uuid.uuid4().hex
-
-    def run(self, asked: NewRun) -> Run:
-        run = self._claimed(asked)
-        names = [step.name for step in asked.plan]
-        stop = CancelToken()
-        imports = imports_of(self._jobs, {step.job for step in run.plan})
-        warm = Warm(self._settings.state_dir, self._settings.grace, lambda: imports)
-        recorder = None if self._store is None else Recorder(self._store, self._settings.spool_dir)
-        journal = None if recorder is None else recorder.open(run.id, run.fence, lambda journal: None)
-        notebook = Notebook(run, journal, lambda step, attempt, item: self._on_report(names[step], attempt, item))
-        if recorder is not None:
-            recorder.start()
-        try:
-            with self._interruptible(stop), self._lease_kept(run, stop):
-                self._supervise(run, warm, notebook, stop)
-        finally:
-            warm.stop()
-            stop.close()
-            if recorder is not None:
-                recorder.flush(RECORDED_WITHIN)
-                recorder.stop()
-        return notebook.run()
-
-    def _supervise(self, run: Run, warm: Warm, writes: Writes, stop: CancelToken) -> None:
-        means = Means(
-            settings=self._settings,
-            warm=warm,
-            store=self._store,
-            now=self._now,
-            jobs=lambda: self._jobs,
-            targets=lambda: self._targets,
-        )
-        folder = str(run.id) if run.id else f"here-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
-        Supervisor(run, means, writes, stop, folder=folder).supervise()
-
-    def _now(self) -> datetime:
-        return self._clock.now() + self._ahead
-
-    def _claimed(self, asked: NewRun) -> Run:
-        """The run, in the store where there is one."""
-        if self._store is not None:
-            try:
-                self._claimed_at = since_boot()
-                now = self._store.now()
-                self._ahead = now - self._clock.now()
-                asked = asked.model_copy(update={"not_before": now})
-                until = now + self._settings.lease
-                run = self._store.runs.add_claimed(asked, self._node, self._incarnation, until, now)
-            except StoreUnavailableError as error:
-                log.warning("run_not_recorded", error=str(error))
-                self._store = None
-            else:
-                if run is None:
-                    raise RefusedError(
-                        f"a run of {asked.entry} is under way", f"see: maintd status {asked.entry}, or cancel it first"
-                    )
-                return run
-        now = self._clock.now()
-        return Run(
-            id=0,
-            **{name: getattr(asked, name) for name in NewRun.model_fields if name not in ("state", "not_before")},
-            state=RunState.RUNNING,
-            queued_at=now,
-            not_before=now,
-            started_at=now,
-            node=self._node,
+    def claimed_runs(store: Store | None) -> ClaimedRuns:
+        return ClaimedRuns(
+            store,
+            settings,
+            clock,
+            jobs=lambda: jobs,
+            targets=lambda: targets,
+            incarnation=incarnation,
+            preload=lambda: Preload(imports),
         )
 
-    @contextmanager
-    def _lease_kept(self, run: Run, stop: CancelToken) -> Iterator[None]:
-        if self._store is None:
-            yield
-            return
-        store, over = self._store, threading.Event()
-
-        def keep_locks(asked_at: float) -> None:
-            if store.shared:
-                stop.keep(LeaseDeadline.of(asked_at, self._settings.lease, self._settings.grace))
-
-        def keep() -> None:
-            while not over.wait(self._settings.heartbeat.total_seconds()):
-                asked_at = since_boot()
-                try:
-                    asked = store.runs.renew(run.id, run.fence, self._now() + self._settings.lease)
-                except StoreError as error:
-                    log.debug("leases_wait", error=str(error))
-                    continue
-                if over.is_set():
-                    return
-                if asked is None:
-                    stop.ask(StopKind.LOST, "the lease of the run was lost")
-                else:
-                    keep_locks(asked_at)
-                    if asked:
-                        stop.ask(StopKind.CANCELLED, asked)
-
-        keep_locks(self._claimed_at)
-        thread = threading.Thread(target=keep, name="lease", daemon=True)
-        thread.start()
+    runs, requested_at = claimed_runs(store), since_boot()
+    run = None
+    if store is not None:
         try:
-            yield
-        finally:
-            over.set()
-            thread.join()
+            now = runs.read_store_time()
+            run = _claim(store, requested.model_copy(update={"not_before": now}), settings, incarnation, now)
+        except StoreUnavailableError as error:
+            log.warning("run_not_recorded", error=str(error))
+            runs = claimed_runs(None)
+    if run is None:
+        run = _unrecorded(requested, settings, clock.now())
+    return _supervise(runs, run, requested_at, on_report)
 
-    @contextmanager
-    def _interruptible(self, stop: CancelToken) -> Iterator[None]:
-        """Ctrl-C and SIGTERM cancel. Only where signals can be had: in the main thread."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        asked = 0
 
-        def handle(number: int, frame: FrameType | None) -> None:
-            nonlocal asked
-            asked += 1
-            stop.ask(StopKind.CANCELLED, f"{signal.Signals(number).name} at the terminal", kill=asked > 1)
+def _supervise(runs: ClaimedRuns, run: Run, requested_at: float, on_report: OnReport) -> Run:
+    names = [step.name for step in run.plan]
+    view = RunView(run, lambda step, attempt, item: on_report(names[step], attempt, item))
+    folder = str(run.id) if run.id else f"here-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+    runs.start()
+    try:
+        claimed = runs.hold(run, requested_at, view)
+        with _cancelled_by_signals(claimed.cancel):
+            runs.supervise(claimed, folder)
+    finally:
+        runs.stop()
+    return view.run()
 
-        earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in earlier.items():
-                signal.signal(number, handler)
 
-    @staticmethod
-    def _usable(settings: Settings, folder: Path) -> Settings:
-        """With a state directory that can be written, if only for this run: an emergency must not fail for that."""
-        state = settings.state_dir
-        try:
-            state.mkdir(parents=True, exist_ok=True, mode=0o750)
-            with tempfile.TemporaryFile(dir=state):
-                return settings
-        except OSError as error:
-            kept = Path(tempfile.gettempdir()) / f"maintd-{os.getuid()}"
-            log.warning("state_dir_not_writable", error=str(error), artifacts=str(kept))
-            return settings.model_copy(update={"state_dir": kept})
+def _claim(store: Store, requested: NewRun, settings: Settings, incarnation: str, now: datetime) -> Run:
+    run = store.runs.add_claimed(requested, settings.node, incarnation, now + settings.lease, now)
+    if run is None:
+        entry = requested.entry
+        raise RefusedError(f"a run of {entry} is under way", f"see: maintd status {entry}, or cancel it first")
+    return run
+
+
+def _unrecorded(requested: NewRun, settings: Settings, now: datetime) -> Run:
+    """Return a running run that no store knows; its id is 0."""
+    return Run(
+        id=0,
+        **{name: getattr(requested, name) for name in NewRun.model_fields if name not in ("state", "not_before")},
+        state=RunState.RUNNING,
+        queued_at=now,
+        not_before=now,
+        started_at=now,
+        node=settings.node,
+    )
+
+
+@contextmanager
+def _cancelled_by_signals(cancel: CancelToken) -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM cancel the run. Signals can only be handled in the main thread; elsewhere none is."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received = 0
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        received += 1
+        cancel.request(StopKind.CANCELLED, f"{signal.Signals(number).name} at the terminal", kill=received > 1)
+
+    earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _with_writable_state(settings: Settings) -> Settings:
+    """Return settings with a state directory that can be written: an emergency run must not fail for that."""
+    state = settings.state_dir
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o750)
+        with tempfile.TemporaryFile(dir=state):
+            return settings
+    except OSError as error:
+        kept = Path(tempfile.gettempdir()) / f"maintd-{os.getuid()}"
+        log.warning("state_dir_not_writable", error=str(error), artifacts=str(kept))
+        return settings.model_copy(update={"state_dir": kept})

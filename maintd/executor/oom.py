@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
 
-LATELY = 0.1  # seconds
+RECENT_SECONDS = 0.1  # seconds
 
 
 class OomKills:
@@ -19,12 +19,12 @@ class OomKills:
         self._count = 0
         self._read_at = float("-inf")
 
-    def lately(self) -> int:
+    def recent(self) -> int:
         """Processes of this control group that were killed up to a moment ago; 0 where that cannot be read."""
-        return self._count if time.monotonic() - self._read_at < LATELY else self.now()
+        return self._count if time.monotonic() - self._read_at < RECENT_SECONDS else self.now()
 
     def now(self) -> int:
-        """As `lately`, up to now."""
+        """As `recent`, up to now."""
         file = _counter()
         self._read_at = time.monotonic()
         self._count = 0 if file is None else _read(file) or 0

@@ -60,7 +60,7 @@ class Exit:
 
     code: int | None = None
     signal: int | None = None
-    short_of_memory: bool = False  # the kernel killed something of this control group meanwhile
+    out_of_memory: bool = False  # the kernel killed something of this control group meanwhile
 
     @property
     def seen(self) -> bool:
@@ -98,7 +98,7 @@ class AttemptVerdict(NamedTuple):
     reason: str
 
 
-def judge_attempt(seen: AttemptEvidence) -> AttemptVerdict:
+def evaluate_attempt(seen: AttemptEvidence) -> AttemptVerdict:
     """The first of these that applies.
 
     1. maintd stopped it, and the job had not returned before that.
@@ -108,7 +108,7 @@ def judge_attempt(seen: AttemptEvidence) -> AttemptVerdict:
     5. A check warns or could not be observed.
     """
     if seen.stopped is not None and not (seen.returned is not None and seen.returned.ok):
-        return _judge_stopped(seen, seen.stopped)
+        return _evaluate_stopped(seen, seen.stopped)
     if seen.protocol_error:
         return AttemptVerdict(AttemptState.FAILED, f"its report cannot be relied on: {seen.protocol_error}")
     if seen.returned is None:
@@ -124,7 +124,7 @@ def judge_attempt(seen: AttemptEvidence) -> AttemptVerdict:
     return AttemptVerdict(AttemptState.SUCCEEDED, "")
 
 
-def _judge_stopped(seen: AttemptEvidence, stopped: Stopped) -> AttemptVerdict:
+def _evaluate_stopped(seen: AttemptEvidence, stopped: Stopped) -> AttemptVerdict:
     where = _in_phase(seen.phase)
     killed = (
         ""
@@ -147,13 +147,13 @@ def _judge_stopped(seen: AttemptEvidence, stopped: Stopped) -> AttemptVerdict:
 def describe_exit(end: Exit) -> str:
     """What happened to a process, as a clause: `the process was killed by signal 11 (SIGSEGV): …`."""
     if end.signal is not None:
-        return "the process was " + describe_signal(end.signal, short_of_memory=end.short_of_memory)
+        return "the process was " + describe_signal(end.signal, out_of_memory=end.out_of_memory)
     if end.code is not None:
         return f"the process ended with exit code {end.code} before the job returned (something called exit)"
     return "the process ended unseen, before the job returned"
 
 
-def describe_signal(number: int, *, short_of_memory: bool = False) -> str:
+def describe_signal(number: int, *, out_of_memory: bool = False) -> str:
     """`killed by signal 9 (SIGKILL); …`: name and likely meaning."""
     try:
         name = signal.Signals(number).name
@@ -161,7 +161,7 @@ def describe_signal(number: int, *, short_of_memory: bool = False) -> str:
         name = "a real-time signal"
     text = f"killed by signal {number} ({name})"
     if number == signal.SIGKILL:
-        if short_of_memory:
+        if out_of_memory:
             return f"{text}: the kernel ran out of memory and chose it"
         return f"{text}, which maintd did not send; the kernel kills so when memory is short"
     meaning = next((meaning for known, meaning in _SIGNAL_MEANS.items() if known == number), None)
@@ -253,7 +253,7 @@ _RUN_OF = {
 }
 
 
-def judge_step(last: AttemptVerdict, attempts: int) -> tuple[StepState, str]:
+def evaluate_step(last: AttemptVerdict, attempts: int) -> tuple[StepState, str]:
     """A step is what its last attempt was; more than one is mentioned."""
     state = _STEP_OF[last.state]
     if attempts > 1:
@@ -262,7 +262,7 @@ def judge_step(last: AttemptVerdict, attempts: int) -> tuple[StepState, str]:
     return state, last.reason
 
 
-def judge_run(steps: Sequence[StepOutcome], stopped: Stopped | None = None) -> RunVerdict:
+def evaluate_run(steps: Sequence[StepOutcome], stopped: Stopped | None = None) -> RunVerdict:
     """What a run was, from its steps in order and from what stopped it.
 
     1. What stopped the run as a whole, unless every step had ended by itself and none was left out.

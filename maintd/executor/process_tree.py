@@ -20,6 +20,9 @@ OWNER = "_MAINTD_OWNER"
 """Environment variable of every process that belongs to attempts: `state dir|pid of the daemon|its start time`.
 Not one of `MAINTD_…`, which are taken away from programs that jobs start."""
 
+ORPHAN_SECONDS = 10.0
+"""To wait for killed orphans to be gone; one that waits for a dead disk may take longer."""
+
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _F_SETSIG = 10  # linux/fcntl.h; the fcntl module has no name for it before Python 3.13
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -154,6 +157,25 @@ def orphans_of(state_dir: Path) -> list[int]:
         if owner.isdigit() and (is_zombie(int(owner)) or str(start_time(int(owner))) != started):
             found.append(pid)
     return found
+
+
+def kill_orphans(state_dir: Path) -> list[int]:
+    """Kill every process that an earlier daemon of this state directory left running; return their pids.
+
+    Call it with the state directory claimed. Usually there is none: the template ends all when its daemon is gone. This
+    is for when both were killed, and for processes that had left their process group.
+    """
+    killed: list[int] = []
+    # A process that is being killed may fork once more before it is dead.
+    for _ in range(20):
+        found = [pid for pid in orphans_of(state_dir) if not is_zombie(pid)]
+        if not found:
+            break
+        killed += [pid for pid in found if pid not in killed]
+        kill_all(found)
+        if wait_gone(found, ORPHAN_SECONDS):
+            break  # what cannot be killed now is not waited for again
+    return killed
 
 
 def _pids() -> list[int]:

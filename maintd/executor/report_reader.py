@@ -20,7 +20,7 @@ MAINTDS_OWN = frozenset({"type", "status", "stream", "sha256"})
 _SEVERITY = {CheckStatus.OK: 0, CheckStatus.WARN: 1, CheckStatus.UNKNOWN: 2, CheckStatus.FAIL: 3}
 
 
-class Evidence:
+class ReportReader:
     """Everything a child said so far. Nothing that it sends raises here."""
 
     def __init__(self, artifacts_root: Path, artifacts_dir: Path) -> None:
@@ -33,7 +33,7 @@ class Evidence:
         self.protocol_error = ""
         self.ignored = 0  # messages after the last one
         self.phase = ""
-        self.saw_or_did = False  # any check, change or artifact
+        self.has_effects = False  # any check, change or artifact
         self.worst = CheckStatus.OK
         self.failed: list[Check] = []
         self.failed_count = 0
@@ -100,7 +100,7 @@ class Evidence:
                     self._broken(f'the artifact "{item.name}" is no file in the folder of this attempt')
                     return
                 item = kept
-        self.saw_or_did = self.saw_or_did or isinstance(item, Check | Change | Artifact)
+        self.has_effects = self.has_effects or isinstance(item, Check | Change | Artifact)
         yield item
 
     def _tally(self, check: Check) -> None:
@@ -125,20 +125,20 @@ class Evidence:
         return artifact.model_copy(update={"path": str(relative), "size_bytes": path.stat().st_size})
 
 
-def hidden(item: Any, secrets: tuple[str, ...]) -> Any:
+def redacted(item: Any, secrets: tuple[str, ...]) -> Any:
     """An item with every secret in the job's texts replaced by `***`."""
     values = item.model_dump()
-    told = {name: value if name in MAINTDS_OWN else _hidden(value, secrets) for name, value in values.items()}
+    told = {name: value if name in MAINTDS_OWN else _redacted(value, secrets) for name, value in values.items()}
     return item if told == values else type(item).model_validate(told)
 
 
-def _hidden(value: Any, secrets: tuple[str, ...]) -> Any:
+def _redacted(value: Any, secrets: tuple[str, ...]) -> Any:
     if isinstance(value, str):
         for secret in secrets:
             value = value.replace(secret, "***")
         return value
     if isinstance(value, dict):
-        return {_hidden(key, secrets): _hidden(item, secrets) for key, item in value.items()}
+        return {_redacted(key, secrets): _redacted(item, secrets) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_hidden(item, secrets) for item in value)
+        return type(value)(_redacted(item, secrets) for item in value)
     return value

@@ -1,11 +1,10 @@
-"""A run written down in memory as it goes, for whoever watches, and handed on to the store where there is one."""
+"""A run as it is now, built in memory from the updates of its supervisor, for `maintd run NAME --here`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from maintd.executor.means import Writes
 from maintd.model.evidence import Artifact, Change, Check, LogLine, LogTrim, Measure, Phase, Progress, Report
 from maintd.model.run import Attempt, AttemptState, Run, RunState, Step, StepState
 from maintd.model.run_updates import (
@@ -20,74 +19,62 @@ from maintd.model.run_updates import (
     StepWaiting,
 )
 
-Told = Callable[[int, int, Any], None]
+OnReport = Callable[[int, int, Any], None]
 
 _LISTS: dict[type[Any], str] = {Check: "checks", Measure: "measures", Change: "changes", Artifact: "artifacts"}
 
 
-class Notebook:
-    """Takes a supervisor's writes; `run` is the run with all of them folded in. Used by one thread."""
+class RunView:
+    """Applies updates in order; `run` is the result. Used by one thread."""
 
-    def __init__(self, run: Run, further: Writes | None, told: Told) -> None:
-        """`told` gets each write and each item of evidence, with the step's index and the attempt's number."""
+    def __init__(self, run: Run, on_report: OnReport) -> None:
+        """`on_report` is called with the step's index, the attempt's number, and the update or item of evidence."""
         self._run = run
-        self._further = further
-        self._told = told
+        self._on_report = on_report
         self._steps: dict[int, dict[str, Any]] = {}
         self._attempts: dict[tuple[int, int], dict[str, Any]] = {}
         self._end: dict[str, Any] = {}
 
-    @property
-    def full(self) -> bool:
-        """See `Writes`."""
-        return self._further is not None and self._further.full
-
-    def add(self, *writes: RunUpdate, soon: bool = True) -> None:
-        """See `Writes`."""
-        if self._further is not None:
-            self._further.add(*writes, soon=soon)
-        for write in writes:
-            self._take(write)
-
     def run(self) -> Run:
-        """The run as it stands now."""
+        """Return the run as it is now."""
         steps = tuple(self._step(index) for index in range(len(self._run.plan)))
         return self._run.model_copy(update={"steps": steps, "lease_until": None, **self._end})
 
-    def _take(self, write: RunUpdate) -> None:
-        match write:
+    def apply(self, update: RunUpdate) -> None:
+        """Apply the next update."""
+        match update:
             case StepStarted():
-                self._steps[write.step] = {"state": StepState.RUNNING, "started_at": write.at}
+                self._steps[update.step] = {"state": StepState.RUNNING, "started_at": update.at}
             case StepWaiting():
-                self._steps.setdefault(write.step, {})["reason"] = write.reason
+                self._steps.setdefault(update.step, {})["reason"] = update.reason
             case StepFinished():
-                ended = {"state": write.state, "reason": write.reason, "finished_at": write.at}
-                self._steps.setdefault(write.step, {}).update(ended)
+                ended = {"state": update.state, "reason": update.reason, "finished_at": update.at}
+                self._steps.setdefault(update.step, {}).update(ended)
             case AttemptStarted():
-                self._attempts[write.step, write.attempt] = {
-                    "number": write.attempt,
+                self._attempts[update.step, update.attempt] = {
+                    "number": update.attempt,
                     "state": AttemptState.RUNNING,
-                    "started_at": write.at,
-                    "pid": write.pid,
+                    "started_at": update.at,
+                    "pid": update.pid,
                 }
             case AttemptFinished():
-                ended = write.model_dump(include={"state", "reason", "exit_code", "signal"})
-                self._attempts[write.step, write.attempt].update(ended | {"finished_at": write.at})
+                ended = update.model_dump(include={"state", "reason", "exit_code", "signal"})
+                self._attempts[update.step, update.attempt].update(ended | {"finished_at": update.at})
             case AttemptReported():
-                self._report(write.step, write.attempt, write.items)
+                self._report(update.step, update.attempt, update.items)
                 return
             case RunFinished():
                 self._end = {
-                    "state": write.state,
-                    "reason": write.reason,
-                    "skip_reason": write.skip_reason,
-                    "finished_at": write.at,
+                    "state": update.state,
+                    "reason": update.reason,
+                    "skip_reason": update.skip_reason,
+                    "finished_at": update.at,
                 }
                 return
             case RunRequeued():
-                self._end = {"state": RunState.QUEUED, "reason": write.reason}
+                self._end = {"state": RunState.QUEUED, "reason": update.reason}
                 return
-        self._told(write.step, getattr(write, "attempt", 0), write)
+        self._on_report(update.step, getattr(update, "attempt", 0), update)
 
     def _report(self, step: int, number: int, items: Sequence[Report]) -> None:
         attempt = self._attempts[step, number]
@@ -104,7 +91,7 @@ class Notebook:
                     _count(attempt, "log_lines_left_out", item.last - item.first + 1)
                 case _:
                     attempt.setdefault(_LISTS[type(item)], []).append(item)
-            self._told(step, number, item)
+            self._on_report(step, number, item)
 
     def _step(self, index: int) -> Step:
         plan = self._run.plan[index]

@@ -4,306 +4,259 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import timedelta
 
 import structlog
 
 from maintd.errors import RefusedError, StoreError
-from maintd.executor.attempt import AttemptProcess, Sinks
-from maintd.executor.cancellation import CancelToken
+from maintd.executor.attempt import AttemptSupervisor, TimeLimit
 from maintd.executor.fork_client import TemplateError
-from maintd.executor.means import Means, Writes
-from maintd.executor.orders import order_for
 from maintd.executor.outcome import (
     AttemptEvidence,
     AttemptVerdict,
     StepOutcome,
     StopKind,
     Stopped,
-    judge_attempt,
-    judge_step,
+    evaluate_attempt,
+    evaluate_step,
     retry_delay,
 )
-from maintd.model.entry import StepPlan
-from maintd.model.evidence import Report
+from maintd.executor.run_context import RunContext
 from maintd.model.job import JobDescription
-from maintd.model.run import AttemptState, Run, StepState
-from maintd.model.run_updates import (
-    AttemptFinished,
-    AttemptReported,
-    AttemptStarted,
-    StepFinished,
-    StepStarted,
-    StepWaiting,
-)
+from maintd.model.run import AttemptState, StepState
+from maintd.model.run_updates import AttemptFinished, StepFinished, StepStarted, StepWaiting
 from maintd.model.status import LockHolder
 from maintd.units import format_duration, utc_text
 
 log = structlog.get_logger()
 
-LOCK_LOOKS = timedelta(seconds=0.5)
-"""How often a lock that is taken is asked for again."""
+LOCK_INTERVAL = timedelta(seconds=0.5)
+"""Time between two attempts to acquire a lock that is held."""
 
 
-class StepRun:
-    """Runs one step. Afterwards `begun` tells whether an attempt was made, and `stopped` what stopped it."""
+class StepRunner:
+    """Runs one step. Afterwards `started` is whether an attempt was made, and `stopped` what stopped the step."""
 
-    def __init__(
-        self,
-        run: Run,
-        index: int,
-        plan: StepPlan,
-        means: Means,
-        writes: Writes,
-        stop: CancelToken,
-        *,
-        folder: str,
-        started: Callable[[], None],
-        ends_at: float | None,
-        may_give_back: bool,
-    ) -> None:
-        """`ends_at` is the run's end on the monotonic clock, None for a step with its own time only."""
-        self._run = run
+    def __init__(self, context: RunContext, index: int, *, ends_at: float | None, may_requeue: bool) -> None:
+        """`ends_at` is the run's end on the monotonic clock, None for a step with its own time only.
+
+        `may_requeue`: no earlier step has started, so the run may be requeued when the node shuts down.
+        """
+        self._context = context
+        self._run = context.run
         self._index = index
-        self._plan = plan
-        self._means = means
-        self._writes = writes
-        self._stop = stop
-        self._folder = folder
-        self._started = started
+        self._plan = context.run.plan[index]
+        self._updates = context.updates
+        self._cancel = context.cancel
         self._ends_at = ends_at
-        self._may_give_back = may_give_back
+        self._may_requeue = may_requeue
         self._not_configured = False
         self._lapsed = False
-        self.begun = False
+        self.started = False
         self.stopped: Stopped | None = None
 
-    def make(self) -> StepOutcome | None:
-        """How the step ended, as it was written; None: given back, since the node stops and nothing had begun."""
-        job = self._means.jobs().get(self._plan.job)
+    def run(self) -> StepOutcome | None:
+        """Run the step and record its end; None: nothing has started, and the run is to be requeued."""
+        job = self._context.jobs().get(self._plan.job)
         if not isinstance(job, JobDescription):
             why = f'there is no job named "{self._plan.job}"' if job is None else f"its job cannot be used: {job.error}"
-            return self._ended(StepState.FAILED, why)
-        missing = self._missing(job)
+            return self._finish(StepState.FAILED, why)
+        missing = self._missing_target(job)
         if missing:
             self._not_configured = True
-            return self._ended(StepState.SKIPPED, missing)
-        self._writes.add(StepStarted(step=self._index, at=self._means.now()), soon=False)
+            return self._finish(StepState.SKIPPED, missing)
+        self._updates.add(StepStarted(step=self._index, at=self._context.now()), soon=False)
         try:
-            refusal = self._take_locks()
+            refusal = self._acquire_locks()
             if refusal is None:
                 return None
             if refusal:
-                return self._ended(*self._stopped_or_failed(refusal))
-            return self._attempts(job)
+                return self._finish(*self._stopped_or_failed(refusal))
+            return self._run_attempts(job)
         finally:
             self._release_locks()
 
-    # --- what it needs ---
+    # --- targets and locks ---
 
-    def _missing(self, job: JobDescription) -> str:
-        """What it cannot do without and is not there, with the setting to set; empty: nothing."""
+    def _missing_target(self, job: JobDescription) -> str:
+        """Return which target is missing, with the setting to set; empty when none is."""
         for kind in job.needs:
             try:
-                found = self._means.targets().of(kind)
+                found = self._context.targets().of(kind)
             except KeyError:
                 return f'its job needs a target of the kind "{kind}", which does not exist'
             if not found:
                 return f"not configured: it needs a {kind} target; set targets.{kind} in the calendar"
         return ""
 
-    def _take_locks(self) -> str | None:
-        """Empty: it has them; a text: why not; None: the node stops, and nothing of the run has begun."""
+    def _acquire_locks(self) -> str | None:
+        """Return an empty text once all are held, else why they are not; None: the run is to be requeued."""
         wanted = self._plan.locks
-        if not wanted or self._means.store is None:
+        if not wanted or self._context.store is None:
             return ""
         began = time.monotonic()
-        told = ""
+        recorded = ""
+        lock_wait = self._run.policy.lock_wait
         while True:
             try:
-                in_the_way = self._means.acquire(self._run, self._plan.name, wanted)
-                why = _holders_text(in_the_way)
+                why = _holders_text(self._context.acquire_locks(self._plan.name, wanted))
             except RefusedError as error:
-                self._stop.ask(StopKind.LOST, f"the claim of the run is over: {error.message}")
+                self._cancel.request(StopKind.LOST, f"the claim of the run is over: {error.message}")
                 why = error.message
             except StoreError as error:
                 why = f"whether its locks are free is unknown: {error}"
             if not why:
-                if told:
-                    self._wait_for("")
+                if recorded:
+                    self._record_waiting("")
                 return ""
-            if why != told:
-                told = why
-                self._wait_for(f"waits up to {format_duration(self._run.policy.lock_wait)}: {why}")
-            if self._may_be_given_back():
+            if why != recorded:
+                recorded = why
+                self._record_waiting(f"waits up to {format_duration(lock_wait)}: {why}")
+            if self._is_to_requeue():
                 return None
             if self._is_stopped():
                 return why
             waited = timedelta(seconds=time.monotonic() - began)
-            if waited >= self._run.policy.lock_wait:
-                return f"{why}; waited {format_duration(self._run.policy.lock_wait)}"
-            self._stop.wait(min(LOCK_LOOKS, self._run.policy.lock_wait - waited))
+            if waited >= lock_wait:
+                return f"{why}; waited {format_duration(lock_wait)}"
+            self._cancel.wait(min(LOCK_INTERVAL, lock_wait - waited))
 
-    def _wait_for(self, reason: str) -> None:
-        self._started()
-        self._writes.add(StepWaiting(step=self._index, at=self._means.now(), reason=reason))
+    def _record_waiting(self, reason: str) -> None:
+        self._updates.add(StepWaiting(step=self._index, at=self._context.now(), reason=reason))
 
     def _release_locks(self) -> None:
         if not self._plan.locks:
             return
         try:
-            self._means.release(self._run, self._plan.name)
+            self._context.release_locks(self._plan.name)
         except StoreError as error:
             log.warning("locks_not_released", run=self._run.id, step=self._plan.name, error=str(error))
 
     def _is_stopped(self) -> bool:
-        if self._stop.asked is not None:
-            self.stopped = self._stop.asked
+        if self._cancel.requested is not None:
+            self.stopped = self._cancel.requested
         elif self._ends_at is not None and time.monotonic() >= self._ends_at:
-            self.stopped = Stopped(StopKind.TIMED_OUT, self._run_timeout_words())
+            self.stopped = Stopped(StopKind.TIMED_OUT, self._run_timeout_name())
         return self.stopped is not None
 
-    def _may_be_given_back(self) -> bool:
-        """The node is shutting down, nothing else stops the run, and nothing of it has begun."""
-        asked = self._stop.asked
-        return self._may_give_back and self._means.draining() and (asked is None or asked.kind is StopKind.SHUTDOWN)
+    def _is_to_requeue(self) -> bool:
+        """Whether the node shuts down, nothing else stops the run, and nothing of it has started."""
+        requested = self._cancel.requested
+        return (
+            self._may_requeue
+            and self._context.draining()
+            and (requested is None or requested.kind is StopKind.SHUTDOWN)
+        )
 
-    def _run_timeout_words(self) -> str:
+    def _run_timeout_name(self) -> str:
         return f"the run's {format_duration(self._run.policy.timeout)} timeout"
 
     def _stopped_or_failed(self, why: str) -> tuple[StepState, str]:
         if self.stopped is None:
             return StepState.FAILED, why
-        verdict = judge_attempt(AttemptEvidence(stopped=self.stopped))
-        state, reason = judge_step(verdict, 1)
+        verdict = evaluate_attempt(AttemptEvidence(stopped=self.stopped))
+        state, reason = evaluate_step(verdict, 1)
         return state, f"{reason}; until then: {why}"
 
     # --- attempts ---
 
-    def _attempts(self, job: JobDescription) -> StepOutcome | None:
-        retries = self._run.policy.retries if self._plan.retries is None else self._plan.retries
+    def _run_attempts(self, job: JobDescription) -> StepOutcome | None:
+        policy = self._run.policy
+        retries = policy.retries if self._plan.retries is None else self._plan.retries
         before = self._run.steps[self._index].attempts if self._index < len(self._run.steps) else ()
         first = before[-1].number + 1 if before else 1
         number = first
         while True:
-            if not self.begun and self._may_be_given_back():
+            if not self.started and self._is_to_requeue():
                 return None
-            verdict = self._attempt(job, number)
+            verdict = self._run_attempt(job, number)
             if self._not_configured:
-                return self._ended(StepState.SKIPPED, verdict.reason)
+                return self._finish(StepState.SKIPPED, verdict.reason)
             made = number - first + 1
-            state, reason = judge_step(verdict, made)
+            state, reason = evaluate_step(verdict, made)
             delay = retry_delay(
                 verdict.state,
                 attempt=made,
                 retries=retries,
-                backoff=self._run.policy.retry_backoff,
+                backoff=policy.retry_backoff,
                 repeatable=job.repeatable,
             )
             if delay is None or self._lapsed or self.stopped is not None or self._is_stopped():
-                return self._ended(state, reason)
+                return self._finish(state, reason)
             if self._ends_at is not None and time.monotonic() + delay.total_seconds() >= self._ends_at:
-                return self._ended(state, f"{reason}; no time is left for another attempt")
-            at = (self._means.now() + delay).replace(microsecond=0)
-            self._wait_for(f"attempt {made + 1} of {retries + 1} at {utc_text(at)}, after: {verdict.reason}")
-            if self._stop.wait(delay) is not None:
-                self.stopped = self._stop.asked
-                stopped, why = judge_step(judge_attempt(AttemptEvidence(stopped=self.stopped)), 1)
-                return self._ended(stopped, f"{why}, while it waited for another attempt after: {verdict.reason}")
-            self._wait_for("")
+                return self._finish(state, f"{reason}; no time is left for another attempt")
+            at = (self._context.now() + delay).replace(microsecond=0)
+            self._record_waiting(f"attempt {made + 1} of {retries + 1} at {utc_text(at)}, after: {verdict.reason}")
+            if self._cancel.wait(delay) is not None:
+                self.stopped = self._cancel.requested
+                stopped, why = evaluate_step(evaluate_attempt(AttemptEvidence(stopped=self.stopped)), 1)
+                return self._finish(stopped, f"{why}, while it waited for another attempt after: {verdict.reason}")
+            self._record_waiting("")
             number += 1
 
-    def _attempt(self, job: JobDescription, number: int) -> AttemptVerdict:
-        self.begun = True
+    def _time_limit(self, job: JobDescription) -> TimeLimit:
+        """Return the step's own timeout, or what is left of the run's if that is less."""
         own = self._plan.timeout or job.timeout
-        timeout, words = own, f"its {format_duration(own)} timeout"
         if self._ends_at is not None:
             left = timedelta(seconds=max(0.0, self._ends_at - time.monotonic()))
             if left < own:
-                timeout, words = left, self._run_timeout_words()
-        now = self._means.now()
-        tell = _Telling(self._writes, self._index, number, now)
-        order = order_for(
-            self._run, self._index, job, self._means, attempt=number, deadline_at=now + timeout, folder=self._folder
-        )
-        process = AttemptProcess(
+                return TimeLimit(left, self._run_timeout_name())
+        return TimeLimit(own, f"its {format_duration(own)} timeout")
+
+    def _run_attempt(self, job: JobDescription, number: int) -> AttemptVerdict:
+        self.started = True
+        limit, now = self._time_limit(job), self._context.now()
+        order = self._context.order(self._index, job, attempt=number, deadline_at=now + limit.duration)
+        attempt = AttemptSupervisor(
+            self._context,
             order,
-            warm=self._means.warm,
-            stop=self._stop,
-            sinks=Sinks(self._started, tell.began, tell.report, lambda: self._writes.full),
-            artifacts_root=self._means.settings.artifacts_dir,
-            log_limit=self._means.settings.log_limit,
-            grace=self._means.settings.grace,
-            timeout=timeout,
-            timeout_words=words,
+            step=self._index,
+            started_at=now,
+            limit=limit,
             holds_locks=bool(self._plan.locks),
         )
         try:
-            seen = process.make()
-            verdict = judge_attempt(seen)
+            seen = attempt.run()
+            verdict = evaluate_attempt(seen)
         except TemplateError as error:
             seen = AttemptEvidence()
             verdict = AttemptVerdict(AttemptState.FAILED, str(error))
         finally:
-            shutil.rmtree(order.standing.work_dir, ignore_errors=True)
+            shutil.rmtree(order.info.work_dir, ignore_errors=True)
         self._lapsed = seen.stopped is not None and seen.stopped.kind is StopKind.LAPSED
         if (
             seen.stopped is not None
             and not self._lapsed
-            and (seen.stopped.kind is not StopKind.TIMED_OUT or words == self._run_timeout_words())
+            and (seen.stopped.kind is not StopKind.TIMED_OUT or limit.name == self._run_timeout_name())
         ):
             self.stopped = seen.stopped
-        ended = process.evidence.ended
-        if ended is not None and ended.not_configured and not process.evidence.saw_or_did:
+        ended = attempt.reports.ended
+        if ended is not None and ended.not_configured and not attempt.reports.has_effects:
             self._not_configured = True
-        tell.ended(
+        attempt.record_start()
+        self._updates.add(
             AttemptFinished(
                 step=self._index,
                 attempt=number,
                 state=verdict.state,
-                at=self._means.now(),
+                at=self._context.now(),
                 reason=verdict.reason,
                 exit_code=seen.exit.code,
                 signal=seen.exit.signal,
-            )
+            ),
+            soon=False,
         )
         return verdict
 
-    def _ended(self, state: StepState, reason: str) -> StepOutcome:
-        ended = StepFinished(step=self._index, state=state, at=self._means.now(), reason=reason)
-        self._writes.add(ended, soon=False)
+    def _finish(self, state: StepState, reason: str) -> StepOutcome:
+        finished = StepFinished(step=self._index, state=state, at=self._context.now(), reason=reason)
+        self._updates.add(finished, soon=False)
         return StepOutcome(self._plan.name, state, reason, self._not_configured)
 
 
-class _Telling:
-    """Writes about one attempt: its beginning first, with the pid once that is known."""
-
-    def __init__(self, writes: Writes, step: int, number: int, began_at: datetime) -> None:
-        self._writes = writes
-        self._step = step
-        self._number = number
-        self._began_at = began_at
-        self._told = False
-
-    def began(self, pid: int | None) -> None:
-        if not self._told:
-            self._told = True
-            self._writes.add(
-                AttemptStarted(step=self._step, attempt=self._number, at=self._began_at, pid=pid), soon=False
-            )
-
-    def report(self, items: Sequence[Report]) -> None:
-        self.began(None)
-        self._writes.add(AttemptReported(step=self._step, attempt=self._number, items=tuple(items)), soon=False)
-
-    def ended(self, ended: AttemptFinished) -> None:
-        self.began(None)
-        self._writes.add(ended, soon=False)
-
-
 def _holders_text(holders: Sequence[LockHolder]) -> str:
-    """`lock "postgres" is held by run 12 (vacuum, step vacuum) since …`; empty for nobody."""
+    """Return `lock "postgres" is held by run 12 (vacuum, step vacuum) since …`; empty when no run holds any."""
     return "; ".join(
         f'lock "{holder.lock}" is held by run {holder.run_id} ({holder.entry}, step {holder.step},'
         f" node {holder.node}) since {utc_text(holder.since.replace(microsecond=0))}"

@@ -31,7 +31,7 @@ from maintd.config.state_directory import claim_state_dir
 from maintd.errors import MaintdError, StoreUnavailableError
 from maintd.executor.executor import LocalExecutor
 from maintd.executor.journal import replay
-from maintd.executor.orphans import kill_orphans
+from maintd.executor.process_tree import kill_orphans
 from maintd.job.registry import JobRegistry
 from maintd.model.entry import Rule
 from maintd.model.status import NodeState
@@ -113,7 +113,7 @@ class Daemon:
             jobs=lambda: self.registry.jobs,
             targets=lambda: self.in_force.targets,
             incarnation=self.incarnation,
-            usual=lambda: {step.job for entry in self.in_force.calendar.entries for step in entry.steps},
+            calendar_jobs=lambda: {step.job for entry in self.in_force.calendar.entries for step in entry.steps},
         )
         self.alarm = Alarm(self._turn.set)
         self.planner = Planner(self.store, self.clock, on_planned=self.executor.wake, on_clock_step=self._set_alarm)

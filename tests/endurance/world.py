@@ -33,7 +33,7 @@ FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 LEASE = 6.0  # seconds
 DISK = "96m"
 SERVER_DISK = "400m"
-TEMPLATE = "maintd.executor.template"
+TEMPLATE = "maintd.executor.fork_server"
 
 
 @dataclass

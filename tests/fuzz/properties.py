@@ -21,8 +21,8 @@ from maintd.calendar import Calendar, load_calendar
 from maintd.config.file import read_config
 from maintd.errors import CalendarError, SettingsError
 from maintd.executor.child_protocol import MAX_MESSAGE, Began, Ended
-from maintd.executor.outcome import AttemptEvidence, Exit, Returned, judge_attempt
-from maintd.executor.report_reader import Evidence, hidden
+from maintd.executor.outcome import AttemptEvidence, Exit, Returned, evaluate_attempt
+from maintd.executor.report_reader import ReportReader, redacted
 from maintd.model.entry import Rule, ScheduleKind
 from maintd.model.evidence import LogLine
 from maintd.model.run_updates import AttemptReported
@@ -160,7 +160,7 @@ def reports() -> Iterator[Property]:
 
         def holds(data: bytes) -> None:
             size = 1 + (data[0] if data else 0) ** 2
-            seen = Evidence(root, root / "own")
+            seen = ReportReader(root, root / "own")
             with in_time():
                 for start in range(1, len(data), size):
                     for item in seen.feed(data[start : start + size]):
@@ -202,7 +202,7 @@ def _can_be_kept(item: object) -> None:
     """It can be written to a row and to the spool and read back."""
     if isinstance(item, Began | Ended):
         return
-    for kept in (item, hidden(item, ("hunter2",))):
+    for kept in (item, redacted(item, ("hunter2",))):
         if isinstance(kept, LogLine):
             assert kept.stream == "log"
         written = AttemptReported.model_validate({"step": 0, "attempt": 1, "items": [kept]}).model_dump_json()
@@ -211,8 +211,8 @@ def _can_be_kept(item: object) -> None:
         assert "\\u0000" not in written
 
 
-def _is_judged(seen: Evidence) -> None:
-    verdict = judge_attempt(
+def _is_judged(seen: ReportReader) -> None:
+    verdict = evaluate_attempt(
         AttemptEvidence(
             returned=None if seen.ended is None else Returned(seen.ended.ok, seen.ended.reason),
             exit=Exit(code=0),

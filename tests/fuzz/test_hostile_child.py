@@ -10,12 +10,12 @@ import pytest
 from support.nodes import Node, node
 
 from fuzz.targets import kept
-from maintd.executor.report_reader import Evidence, hidden
+from maintd.executor.report_reader import ReportReader, redacted
 from maintd.model.evidence import Check, CheckStatus
 from maintd.model.run import RunState
 
 WRITE = """
-fd = ctx._report.__self__._report
+fd = ctx._send.__self__._report
 os.set_blocking(fd, True)
 data = Path(params.into).read_bytes()
 size = 1 + (data[0] if data else 0) ** 2
@@ -25,7 +25,7 @@ os._exit(0)
 """
 
 ENDLESS = """
-fd = ctx._report.__self__._report
+fd = ctx._send.__self__._report
 os.set_blocking(fd, True)
 block = b"x" * 1_000_000
 for _ in range(1_000):
@@ -63,7 +63,7 @@ def test_a_line_of_a_gigabyte_costs_no_memory(made: Node) -> None:
 
 
 def test_messages_after_the_end_of_a_long_line_are_read_again(tmp_path: Path) -> None:
-    seen = Evidence(tmp_path, tmp_path)
+    seen = ReportReader(tmp_path, tmp_path)
     said = b'{"type":"phase","name":"look"}\n'
 
     items = [item for _ in range(20) for item in seen.feed(b"x" * 100_000)]
@@ -76,4 +76,4 @@ def test_messages_after_the_end_of_a_long_line_are_read_again(tmp_path: Path) ->
 def test_a_secret_that_is_a_word_of_the_protocol_changes_no_state() -> None:
     check = Check(name="free", observed=1, expected="2", status=CheckStatus.FAIL)
 
-    assert hidden(check, ("fail",)).status is CheckStatus.FAIL
+    assert redacted(check, ("fail",)).status is CheckStatus.FAIL

@@ -195,7 +195,7 @@ def test_a_template_that_is_killed_costs_no_run(here: Node, tmp_path: Path) -> N
     body = 'while not Path(params.into).exists():\n    time.sleep(0.01)\nctx.check("went on", 1, equals=1)'
     under_way = here.queue(here.step(here.job(body), {"into": str(go)}))
     here.running(under_way)
-    template = here.executor._warm.pid
+    template = here.executor.template_pid
     assert template is not None
 
     os.kill(template, signal.SIGKILL)
@@ -205,7 +205,7 @@ def test_a_template_that_is_killed_costs_no_run(here: Node, tmp_path: Path) -> N
 
     assert (after.state, run.state) == (RunState.SUCCEEDED, RunState.SUCCEEDED)
     assert only(run).exit_code == 0
-    assert here.executor._warm.pid != template
+    assert here.executor.template_pid != template
 
 
 def test_a_child_whose_template_is_gone_is_still_stopped_with_all_it_started(here: Node, tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_child_whose_template_is_gone_is_still_stopped_with_all_it_started(her
     body = GRANDCHILDREN + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(60)"
     run_id = here.queue(here.step(here.job(body), {"into": str(into)}))
     pids = read_pids(into, 4)
-    template = here.executor._warm.pid
+    template = here.executor.template_pid
     assert template is not None
 
     os.kill(template, signal.SIGKILL)
@@ -227,7 +227,7 @@ def test_a_child_whose_template_is_gone_is_still_stopped_with_all_it_started(her
 def test_a_template_that_hangs_is_replaced(here: Node) -> None:
     run_id = here.queue(here.step(here.job("time.sleep(60)", 'timeout="3s"')))
     here.running(run_id)
-    template = here.executor._warm.pid
+    template = here.executor.template_pid
     assert template is not None
 
     os.kill(template, signal.SIGSTOP)

@@ -20,7 +20,7 @@ from support.servers.disks import small_disk
 from support.servers.postgres import PostgresServer
 
 from maintd.executor.journal import replay
-from maintd.executor.orphans import kill_orphans
+from maintd.executor.process_tree import kill_orphans
 from maintd.executor.spool import Spool
 from maintd.model.run import RunState
 from maintd.model.run_updates import RunFinished, StepStarted
@@ -247,16 +247,16 @@ def test_a_run_that_waits_for_its_first_lock_goes_back_into_the_queue(tmp_path: 
 def test_the_template_comes_before_what_is_due_and_goes_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("maintd.executor.warmth.LINGER", 0.2)
+    monkeypatch.setattr("maintd.executor.executor.TEMPLATE_IDLE_SECONDS", 0.2)
     with node(tmp_path, warm_before="2s") as made:
-        assert (made.executor.warm, made.executor._warm.pid) == (False, None)
+        assert (made.executor.template_ready, made.executor.template_pid) == (False, None)
 
         made.executor.expect(made.store.now() + timedelta(seconds=1))
-        wait_for(lambda: made.executor.warm, "it is warm")
-        template = made.executor._warm.pid
+        wait_for(lambda: made.executor.template_ready, "it is warm")
+        template = made.executor.template_pid
         made.executor.expect(made.store.now() + timedelta(hours=1))
 
-        wait_for(lambda: made.executor._warm.pid is None, "it is let go")
+        wait_for(lambda: made.executor.template_pid is None, "it is let go")
         assert template is not None
         wait_for(lambda: not is_alive(template), "it is gone")
 

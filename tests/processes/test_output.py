@@ -102,7 +102,7 @@ def test_an_artifact_is_kept_with_its_digest(here: Node) -> None:
     assert artifact.sha256 == hashlib.sha256(b"# Report").hexdigest()
 
 
-REPORT = "fd = 5 if False else ctx._report.__self__._report\n"
+REPORT = "fd = 5 if False else ctx._send.__self__._report\n"
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ class Node:
         self.settings = Settings(_env_file=None, **values)
         self.targets = Targets()
         self.jobs: dict[str, JobDescription] = {}
+        self.calendar_jobs: set[str] = set()  # whose modules the template preloads
         self.clock = SystemClock()
         self.store: Store = open_store(
             url or self.settings.store, clock=self.clock, migrate=True, state_dir=self.settings.state_dir
@@ -72,6 +73,7 @@ class Node:
             jobs=lambda: self.jobs,
             targets=lambda: self.targets,
             incarnation=incarnation,
+            calendar_jobs=lambda: self.calendar_jobs,
         )
 
     def job(self, body: str, traits: str = 'timeout="1m"', name: str | None = None) -> str:

@@ -8,13 +8,13 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maintd.executor.attempt_log import CALM, LINE_COST, LINE_LIMIT, Output
+from maintd.executor.attempt_log import CALM, LINE_COST, LINE_LIMIT, AttemptLog
 from maintd.model.evidence import LogLine, LogTrim
 
 AT = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 
 
-def recorded(output: Output, chunks: list[bytes], *, take_each: bool = True) -> tuple[dict[int, str], int]:
+def recorded(output: AttemptLog, chunks: list[bytes], *, take_each: bool = True) -> tuple[dict[int, str], int]:
     """Lines by number as the store would have them in the end, and how many were trimmed."""
     lines: dict[int, str] = {}
     left_out = 0
@@ -47,7 +47,7 @@ def test_a_short_log_is_kept_whole_however_it_is_cut(chunks: list[bytes], take_e
     if wanted[-1] == "":
         wanted.pop()
 
-    lines, left_out = recorded(Output(1_000_000), chunks, take_each=take_each)
+    lines, left_out = recorded(AttemptLog(1_000_000), chunks, take_each=take_each)
 
     assert left_out == 0
     # A character that is cut by the end of a line is replaced on both ways alike, but not always by as many.
@@ -66,7 +66,7 @@ def test_of_a_long_log_the_first_and_the_last_lines_are_kept(
     data = [line.encode() + b"\n" for line in all_lines]
     chunks = [b"".join(data[n : n + per_chunk]) for n in range(0, count, per_chunk)]
 
-    lines, left_out = recorded(Output(limit), chunks, take_each=take_each)
+    lines, left_out = recorded(AttemptLog(limit), chunks, take_each=take_each)
 
     numbers = sorted(lines)
     assert len(numbers) + left_out == count
@@ -80,7 +80,7 @@ def test_of_a_long_log_the_first_and_the_last_lines_are_kept(
 
 
 def test_an_endless_line_is_cut_and_counted() -> None:
-    output = Output(1_000_000)
+    output = AttemptLog(1_000_000)
 
     lines, _ = recorded(output, [b"y" * 50_000] * 10 + [b"\nnext\n"])
 
@@ -89,7 +89,7 @@ def test_an_endless_line_is_cut_and_counted() -> None:
 
 
 def test_a_flood_is_held_back_until_the_end() -> None:
-    output = Output(10_000_000)
+    output = AttemptLog(10_000_000)
     line = b"z" * 99 + b"\n"
     for _ in range(60):
         output.feed("stdout", line * 1000, AT)
@@ -105,7 +105,7 @@ def test_a_flood_is_held_back_until_the_end() -> None:
 
 
 def test_secrets_are_blotted_out_across_chunks() -> None:
-    output = Output(10_000)
+    output = AttemptLog(10_000)
     output.hide(["hunter2hunter2"])
 
     lines, _ = recorded(output, [b"password hunter2", b"hunter2 it is\n"])

@@ -20,9 +20,9 @@ from maintd.executor.outcome import (
     StopKind,
     Stopped,
     describe_signal,
-    judge_attempt,
-    judge_run,
-    judge_step,
+    evaluate_attempt,
+    evaluate_run,
+    evaluate_step,
     retry_delay,
 )
 from maintd.model.evidence import Check, CheckStatus
@@ -58,7 +58,7 @@ FAILED = Check(name="rows", observed=0, expected="at least 1", status=CheckStatu
             'the process ended with exit code 3 before the job returned (something called exit) in phase "copy"',
         ),
         (
-            AttemptEvidence(exit=Exit(signal=9, short_of_memory=True)),
+            AttemptEvidence(exit=Exit(signal=9, out_of_memory=True)),
             "failed",
             "the process was killed by signal 9 (SIGKILL): the kernel ran out of memory and chose it",
         ),
@@ -94,7 +94,7 @@ FAILED = Check(name="rows", observed=0, expected="at least 1", status=CheckStatu
     ],
 )
 def test_an_attempt_is_what_was_seen_of_it(seen: AttemptEvidence, state: str, reason: str) -> None:
-    assert judge_attempt(seen) == AttemptVerdict(AttemptState(state), reason)
+    assert evaluate_attempt(seen) == AttemptVerdict(AttemptState(state), reason)
 
 
 EVIDENCE = st.builds(
@@ -114,7 +114,7 @@ EVIDENCE = st.builds(
 @settings(deadline=None)
 @given(EVIDENCE)
 def test_an_attempt_succeeds_only_on_complete_and_good_evidence(seen: AttemptEvidence) -> None:
-    verdict = judge_attempt(seen)
+    verdict = evaluate_attempt(seen)
 
     if verdict.state is AttemptState.SUCCEEDED:
         assert seen.returned is not None
@@ -212,7 +212,7 @@ CANCELLED = Stopped(StopKind.CANCELLED, "ada")
 def test_a_run_is_what_its_steps_were(
     steps: Sequence[StepOutcome], stopped: Stopped | None, state: str, reason: str
 ) -> None:
-    verdict = judge_run(steps, stopped)
+    verdict = evaluate_run(steps, stopped)
 
     assert (verdict.state, verdict.reason) == (RunState(state), reason)
     assert (verdict.skip_reason is SkipReason.NOT_CONFIGURED) == (state == "skipped")
@@ -234,7 +234,7 @@ STEPS = st.lists(
 @settings(deadline=None)
 @given(STEPS, st.none() | st.builds(Stopped, kind=st.sampled_from(StopKind), reason=st.just("x")))
 def test_a_run_never_succeeds_with_a_step_that_did_not(steps: list[StepOutcome], stopped: Stopped | None) -> None:
-    verdict = judge_run(steps, stopped)
+    verdict = evaluate_run(steps, stopped)
 
     assert verdict.state.final
     if verdict.state is RunState.SUCCEEDED:
@@ -246,7 +246,7 @@ def test_a_run_never_succeeds_with_a_step_that_did_not(steps: list[StepOutcome],
 @settings(deadline=None)
 @given(st.sampled_from(AttemptState), st.integers(1, 5))
 def test_a_step_is_as_good_as_its_last_attempt(state: AttemptState, attempts: int) -> None:
-    step_state, reason = judge_step(AttemptVerdict(state, "why"), attempts)
+    step_state, reason = evaluate_step(AttemptVerdict(state, "why"), attempts)
 
     assert (step_state is StepState.SUCCEEDED) == (state is AttemptState.SUCCEEDED)
     assert "why" in reason

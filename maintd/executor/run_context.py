@@ -1,0 +1,130 @@
+"""What supervises one run shares: the run, where its updates go, and the services of the node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import structlog
+
+from maintd.config.settings import Settings
+from maintd.errors import StoreError
+from maintd.executor.cancellation import CancelToken
+from maintd.executor.child_protocol import AttemptOrder
+from maintd.executor.fork_client import ForkClient
+from maintd.job.context import AttemptInfo, Point
+from maintd.model.entry import LockMode
+from maintd.model.job import BrokenJob, JobDescription
+from maintd.model.run import Run, RunSummary
+from maintd.model.run_updates import RunUpdate
+from maintd.model.status import LockHolder
+from maintd.model.target import Targets
+from maintd.store import Store
+from maintd.units import utc_text
+
+log = structlog.get_logger()
+
+Jobs = Mapping[str, JobDescription | BrokenJob]
+
+
+def imports_of(jobs: Jobs, names: Iterable[str]) -> frozenset[str]:
+    """Return the libraries' modules that the jobs of these names import, for a template to import in advance."""
+    wanted = [jobs.get(name) for name in names]
+    return frozenset(module for job in wanted if isinstance(job, JobDescription) for module in job.imports)
+
+
+class RunUpdates(Protocol):
+    """Where a supervisor's updates of its run go. Neither of these blocks."""
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits to be recorded that the child should wait too."""
+        ...
+
+    def add(self, *updates: RunUpdate, soon: bool = True) -> None:
+        """Record these after all earlier ones; with `soon` False they may wait a moment for more."""
+        ...
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Shared by the supervisor of a run, its steps and its attempts.
+
+    Without a store there are no locks, no dependencies and no earlier measures.
+    """
+
+    run: Run
+    updates: RunUpdates
+    cancel: CancelToken
+    folder: str  # name of the run's own folder below the artifacts and the work folder
+    settings: Settings
+    fork_client: ForkClient
+    store: Store | None
+    now: Callable[[], datetime]  # the store's time
+    jobs: Callable[[], Jobs]
+    targets: Callable[[], Targets]
+    draining: Callable[[], bool]  # whether this node is about to stop
+
+    def acquire_locks(self, step: str, wanted: Mapping[str, LockMode]) -> list[LockHolder]:
+        """Acquire all or none; return the holders that prevent it. Raises RefusedError when the claim is over."""
+        if self.store is None or not wanted:
+            return []
+        return self.store.locks.acquire(self.run.id, self.run.fence, step, wanted, self.store.now())
+
+    def release_locks(self, step: str) -> None:
+        """Release the step's locks. Raises StoreUnavailableError; the end of the run releases what is left."""
+        if self.store is not None:
+            self.store.locks.release(self.run.id, step)
+
+    def success_within(self, entry: str, within: timedelta) -> tuple[RunSummary | None, RunSummary | None]:
+        """Return the entry's last success if it is that recent, and its last success of any age."""
+        if self.store is None:
+            return None, None
+        recent = self.store.history.last_success_since(entry, self.now() - within)
+        if recent is not None:
+            return recent, recent
+        return None, self.store.history.last_per_entry([entry])[entry].last_success
+
+    def order(self, index: int, job: JobDescription, *, attempt: int, deadline_at: datetime) -> AttemptOrder:
+        """Return the order for an attempt at the step with this index."""
+        run, settings, plan = self.run, self.settings, self.run.plan[index]
+        environ = {
+            "MAINTD_RUN_ID": str(run.id),
+            "MAINTD_ENTRY": run.entry,
+            "MAINTD_STEP": plan.name,
+            "MAINTD_ATTEMPT": str(attempt),
+        }
+        if run.due_at is not None:
+            environ["MAINTD_DUE_AT"] = utc_text(run.due_at)
+        info = AttemptInfo(
+            run_id=run.id,
+            entry=run.entry,
+            step=plan.name,
+            attempt=attempt,
+            due_at=run.due_at,
+            deadline_at=deadline_at,
+            dry_run=run.dry_run,
+            artifacts_dir=settings.artifacts_dir.absolute().joinpath(self.folder, plan.name, str(attempt)),
+            work_dir=settings.state_dir.absolute().joinpath("work", f"{self.folder}.{index}.{attempt}"),
+            budget=job.budget,
+            series=self._series(plan.name, job),
+            reports_dir=settings.reports_dir,
+        )
+        return AttemptOrder(job.path, plan.params, info, self.targets(), environ)
+
+    def _series(self, step: str, job: JobDescription) -> dict[str, tuple[Point, ...]]:
+        """Return the earlier measures that the job gets, by name, oldest first."""
+        if self.store is None:
+            return {}
+        of_entry = self.run.entry if job.history_of == "entry" else None
+        try:
+            found = self.store.history.series(of_entry, job.name, limit=job.history)
+        except StoreError as error:
+            log.warning("earlier_measures_unknown", run=self.run.id, step=step, error=str(error))
+            return {}
+        points: dict[str, list[Point]] = {}
+        for point in found:
+            points.setdefault(point.name, []).append(Point(point.at, point.value, point.labels))
+        return {name: tuple(of_name) for name, of_name in points.items()}
