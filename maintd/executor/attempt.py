@@ -333,7 +333,8 @@ class AttemptSupervisor:
             for line in seen.ended.traceback.splitlines():
                 self._log_line(line)
         if seen.ignored:
-            self._log_line(f"ignored {seen.ignored} messages that arrived after the last one")
+            what = "message" if seen.ignored == 1 else "messages"
+            self._log_line(f"ignored {seen.ignored} {what} that arrived after the last one")
         self.log.end(datetime.now(UTC))
         self._hand_on(full=False, final=True)
         hide = self.log.redacted

@@ -140,7 +140,7 @@ def test_what_comes_after_the_last_message_changes_nothing(here: Node) -> None:
     )
 
     assert (run.state, only(run).checks) == (RunState.SUCCEEDED, ())
-    assert here.log(run.id) == ["ignored 1 messages that came after the last one"]
+    assert here.log(run.id) == ["ignored 1 message that arrived after the last one"]
 
 
 def test_many_items_of_evidence_all_arrive(here: Node) -> None:
