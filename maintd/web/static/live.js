@@ -9,7 +9,7 @@
   if (!log || !live || live.dataset.final === "yes" || log.dataset.more === "yes") return;
   const run = live.dataset.run;
   let cursor = log.dataset.cursor;
-  let place = [...log.querySelectorAll(".where")].map((mark) => mark.dataset.place).pop() || "";
+  let section = [...log.querySelectorAll(".where")].map((header) => header.dataset.section).pop() || "";
   let updates = 0;
 
   const paragraph = (kind, ...parts) => {
@@ -21,8 +21,8 @@
 
   const add = (line) => {
     const at = `${line.step} ${line.attempt}`;
-    if (at !== place) {
-      place = at;
+    if (at !== section) {
+      section = at;
       log.append(paragraph("where", line.attempt > 1 ? `${line.step}, attempt ${line.attempt}` : line.step));
     }
     const time = document.createElement("time");
@@ -61,10 +61,10 @@
     const open = [...live.querySelectorAll("details")].map((item) => item.open);
     const focused = live.contains(document.activeElement);
     if (!focused || part.dataset.final === "yes") {
-      const kept = document.importNode(part, true);
-      [...kept.querySelectorAll("details")].forEach((item, index) => (item.open = open[index] || false));
-      live.replaceWith(kept);
-      live = kept;
+      const replacement = document.importNode(part, true);
+      [...replacement.querySelectorAll("details")].forEach((item, index) => (item.open = open[index] || false));
+      live.replaceWith(replacement);
+      live = replacement;
     }
   };
 
