@@ -87,7 +87,7 @@ def sound(path: Path) -> None:
 
 def job(folder: Path, level: str) -> None:
     result = run_job("backup_verify", {"root": str(folder), "level": level})
-    assert result.error is None, result.told()
+    assert result.error is None, result.text()
 
 
 def make(path: Path, size: int) -> Path:

@@ -67,7 +67,7 @@ def job(server: RedisServer, load: float) -> None:
     }
     result = run_job("redis_maintenance", params, {"redis": {"main": {"url": server.url}}})
     if result.error or not result.changes:
-        raise SystemExit(result.told())
+        raise SystemExit(result.text())
 
 
 @dataclass(frozen=True)

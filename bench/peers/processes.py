@@ -35,15 +35,15 @@ class Daemon:
     def wait_for(self, ready: str | Callable[[], object], seconds: float = 60.0) -> float:
         """Seconds since it was started, when its log has that word or the condition holds; a look each 2 ms."""
         deadline = self.began + seconds
-        while not (ready in self.told() if isinstance(ready, str) else ready()):
+        while not (ready in self.log_text() if isinstance(ready, str) else ready()):
             if self.process.poll() is not None:
-                raise DaemonError(f"{self.command}: ended with {self.process.returncode}: {self.told()[-400:]}")
+                raise DaemonError(f"{self.command}: ended with {self.process.returncode}: {self.log_text()[-400:]}")
             if time.perf_counter() > deadline:
-                raise DaemonError(f"{self.command}: not ready within {seconds:.0f} s: {self.told()[-400:]}")
+                raise DaemonError(f"{self.command}: not ready within {seconds:.0f} s: {self.log_text()[-400:]}")
             time.sleep(0.002)
         return time.perf_counter() - self.began
 
-    def told(self) -> str:
+    def log_text(self) -> str:
         return self.log.read_text(errors="replace")
 
     def stop(self, seconds: float = 8.0) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from support.servers import images
-from support.servers.base import needed, wait_for
+from support.servers.base import require_program, wait_for
 from support.servers.docker import DockerEngine, docker_engine
 from support.servers.images import docker
 
@@ -57,7 +57,14 @@ class Sidecar:
         self._environ = {**os.environ, "DOCKER_HOST": engine.url, **environ}
 
     def compose(self, *words: str) -> str:
-        argv = [needed("docker-compose", "docker-compose"), "-p", "beside", "-f", "deploy/compose.sidecar.yaml", *words]
+        argv = [
+            require_program("docker-compose", "docker-compose"),
+            "-p",
+            "beside",
+            "-f",
+            "deploy/compose.sidecar.yaml",
+            *words,
+        ]
         done = subprocess.run(argv, cwd=images.ROOT, env=self._environ, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"docker-compose {words}\n{done.stdout}\n{done.stderr}\n{self.logs()}"
         return done.stdout
@@ -78,7 +85,7 @@ class Sidecar:
 
     def logs(self) -> str:
         return subprocess.run(
-            [needed("docker", "docker.io"), "logs", "--tail", "50", "beside_maintd_1"],
+            [require_program("docker", "docker.io"), "logs", "--tail", "50", "beside_maintd_1"],
             env=self._environ,
             capture_output=True,
             text=True,
@@ -140,7 +147,7 @@ def start_postgres(engine: DockerEngine, network: str) -> None:
 
 
 def psql(engine: DockerEngine, query: str, *, database: str = "trading", check: bool = True) -> str:
-    argv = [needed("docker", "docker.io"), "exec", "postgres", "/usr/lib/postgresql/15/bin/psql", "-h", "/tmp"]
+    argv = [require_program("docker", "docker.io"), "exec", "postgres", "/usr/lib/postgresql/15/bin/psql", "-h", "/tmp"]
     argv += ["-U", "postgres", "-At", "-d", database, "-c", query]
     done = subprocess.run(argv, env={**os.environ, "DOCKER_HOST": engine.url}, capture_output=True, text=True)
     assert done.returncode == 0 or not check, done.stderr

@@ -25,7 +25,7 @@ def test_a_volley_of_signals_stops_the_daemon_like_one(tmp_path: Path, round_: i
                 os.kill(daemon.process.pid, (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)[number % 3])
         wait_for(lambda: daemon.process.poll() is not None, "the daemon ends", seconds=20)
         assert daemon.process.returncode == 0
-        assert "daemon_stopped" in daemon.told()
+        assert "daemon_stopped" in daemon.log_text()
 
 
 def test_hangups_reload_and_the_daemon_goes_on(tmp_path: Path) -> None:

@@ -313,7 +313,7 @@ def own(tmp_path: Path, shell: Shell) -> Iterator[RunningDaemon]:
     # It looks at its files at each heartbeat: none shall come between an edit and the command that tells of it. The
     # first comes at once, and prunes at its end.
     with maintd_daemon(tmp_path, MAINTD_HEARTBEAT="10m", MAINTD_LEASE="1h") as daemon:
-        wait_for(lambda: "history_pruned" in daemon.told(), "the first heartbeat")
+        wait_for(lambda: "history_pruned" in daemon.log_text(), "the first heartbeat")
         yield daemon
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.servers.maintd import Shell, Typed
+from support.servers.maintd import CommandResult, Shell
 
 
-def rows(typed: Typed) -> dict[str, tuple[str, str]]:
+def rows(typed: CommandResult) -> dict[str, tuple[str, str]]:
     assert typed.code == 0, typed.err
     return {row["name"]: (row["value"], row["origin"]) for row in typed.json["settings"]}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.servers.base import wait_for
-from support.servers.maintd import JOBS, Shell, Typed
+from support.servers.maintd import JOBS, CommandResult, Shell
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_ctrl_c_cancels_a_run_in_the_foreground(here: Shell) -> None:
 # --- validate ---------------------------------------------------------------------------------------------------------
 
 
-def validated(shell: Shell, text: str | bytes, *words: str) -> Typed:
+def validated(shell: Shell, text: str | bytes, *words: str) -> CommandResult:
     path = shell.cwd / "c.yaml"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return shell.maintd("validate", "c.yaml", *words)

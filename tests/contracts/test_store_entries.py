@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from support.stores import at, due, entry, finished, plan_runs, queue, racing, sync
+from support.stores import at, due, entry, finished, plan_runs, queue, run_concurrently, sync
 
 from maintd.errors import UnknownNameError
 from maintd.model.run import RunState
@@ -72,11 +72,11 @@ def test_a_rename_does_not_take_the_row_of_an_entry_that_is_still_there(store: S
 
 def test_a_renamed_entry_takes_over_runs_by_hand_under_its_new_name(store: Store) -> None:
     sync(store, entry("old"), now=0)
-    before, by_hand = finished(store, "old", 1), finished(store, "new", 2)
+    before, manual_run = finished(store, "old", 1), finished(store, "new", 2)
 
     sync(store, entry("new", formerly="old"), now=5)
 
-    assert [run.id for run in store.history.runs(entry="new")] == [by_hand, before]
+    assert [run.id for run in store.history.runs(entry="new")] == [manual_run, before]
 
 
 def test_a_job_run_under_its_own_name_is_no_entry(store: Store) -> None:
@@ -165,7 +165,7 @@ def test_two_stores_that_plan_the_same_write_each_instant_once(open_another: Cal
     for step in range(8):
         seen, through = at(step), at(step + 1)
         wanted = [EntryPlan(f"e{n}", seen, through, (due(f"e{n}", step + 1),)) for n in range(5)]
-        results = racing(
+        results = run_concurrently(
             [
                 lambda wanted=wanted: one.entries.plan_many(wanted),
                 lambda wanted=wanted: other.entries.plan_many(wanted[::-1])[::-1],

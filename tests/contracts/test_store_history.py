@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from support.stores import at, by_hand, claim, due, ended, entry, evidence, finished, plan, plan_runs, queue, sync
+from support.stores import at, claim, due, ended, entry, evidence, finished, manual_run, plan, plan_runs, queue, sync
 
 from maintd.config.settings import Retention
 from maintd.model.evidence import LogLine, Measure
@@ -199,7 +199,7 @@ def test_counts_tell_how_much_is_unfinished(store: Store) -> None:
 
 
 def test_runs_by_hand_keep_who_asked_and_why(store: Store) -> None:
-    run_id, new = store.runs.add(by_hand("a", why="disk is full", params={"keep": 3}), at(0))
+    run_id, new = store.runs.add(manual_run("a", why="disk is full", params={"keep": 3}), at(0))
 
     run = store.history.run(run_id)
     assert (new, run.requested_by, run.why, run.params, run.due_at) == (True, "ada", "disk is full", {"keep": 3}, None)

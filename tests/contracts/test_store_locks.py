@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from support.stores import at, claim, ended, queue, racing
+from support.stores import at, claim, ended, queue, run_concurrently
 
 from maintd.errors import RefusedError
 from maintd.model.entry import LockMode
@@ -135,7 +135,7 @@ def test_of_eight_that_want_an_exclusive_lock_exactly_one_has_it(open_another: C
 
     for round_ in range(ROUNDS):
         name = f"lock{round_}"
-        answers = racing(
+        answers = run_concurrently(
             [
                 lambda run=run, name=name: stores[run.id % 2].locks.acquire(run.id, 1, "s", {name: "exclusive"}, at(1))
                 for run in runs
@@ -150,7 +150,7 @@ def test_locks_asked_for_in_any_order_never_wait_for_each_other(open_another: Ca
     names = ["a", "b", "c", "d"]
 
     for _ in range(10):
-        answers = racing(
+        answers = run_concurrently(
             [
                 lambda n=n, run=run: stores[n % 2].locks.acquire(
                     run.id, 1, "s", dict.fromkeys(names[n:] + names[:n], "exclusive"), at(1)

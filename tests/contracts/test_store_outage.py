@@ -15,7 +15,7 @@ from support.clock import ManualClock
 from support.servers.base import wait_for
 from support.servers.disks import small_disk
 from support.servers.postgres import PostgresServer
-from support.stores import NOON, at, check, claim, ended, evidence, queue, racing
+from support.stores import NOON, at, check, claim, ended, evidence, queue, run_concurrently
 
 from maintd.errors import MaintdError, StoreUnavailableError
 from maintd.model.evidence import LogLine
@@ -78,7 +78,7 @@ def test_writers_that_share_a_commit_each_get_their_own_answer(store: Store) -> 
                 return error
         return queue(store, name)
 
-    answers = racing([lambda name=name: act(name) for name in names])
+    answers = run_concurrently([lambda name=name: act(name) for name in names])
 
     assert isinstance(answers.pop(7), MaintdError)
     assert len(set(answers)) == 23
@@ -184,7 +184,7 @@ def test_connections_that_were_cut_are_replaced_without_a_word(
         return int(found[0])
 
     def cut() -> None:
-        racing([outlasting.ping for _ in range(3)])  # several connections are open
+        run_concurrently([outlasting.ping for _ in range(3)])  # several connections are open
         assert sessions("count(pg_terminate_backend(pid))") >= 1
         wait_for(lambda: sessions("count(*)") == 0, "the end of all sessions")
         time.sleep(idle)  # the rest itself, after which a connection is tried

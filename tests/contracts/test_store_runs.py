@@ -6,7 +6,21 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
-from support.stores import at, by_hand, check, claim, due, ended, entry, evidence, finished, plan, queue, racing, sync
+from support.stores import (
+    at,
+    check,
+    claim,
+    due,
+    ended,
+    entry,
+    evidence,
+    finished,
+    manual_run,
+    plan,
+    queue,
+    run_concurrently,
+    sync,
+)
 
 from maintd.model.evidence import Artifact, Change, LogLine, LogTrim, Measure, Phase, Progress
 from maintd.model.run import AttemptState, RunState, StepState
@@ -40,7 +54,7 @@ def test_of_twelve_that_claim_one_run_exactly_one_gets_it(open_another: Callable
     stores = [open_another() for _ in range(3)]
     run_id = queue(stores[0], "vacuum")
 
-    claims = racing(
+    claims = run_concurrently(
         [lambda n=n: stores[n % 3].runs.claim(run_id, f"n{n}", "i", at(5), at(0)) for n in range(12)],
     )
 
@@ -54,7 +68,7 @@ def test_two_runs_of_one_entry_are_never_claimed_at_the_same_time(open_another: 
 
     for round_ in range(10):
         ids = [queue(stores[0], f"e{round_}") for _ in range(4)]
-        claims = racing(
+        claims = run_concurrently(
             [lambda n=n, ids=ids: stores[n % 2].runs.claim(ids[n], f"n{n}", "i", at(5), at(0)) for n in range(4)]
         )
         assert sum(run is not None for run in claims) == 1
@@ -295,8 +309,8 @@ def test_the_middle_of_a_long_log_is_forgotten_and_counted(store: Store) -> None
 def test_the_same_idempotency_key_means_the_same_run(open_another: Callable[[], Store]) -> None:
     stores = [open_another(), open_another()]
 
-    added = racing(
-        [lambda n=n: stores[n % 2].runs.add(by_hand("vacuum", idempotency_key="k1"), at(0)) for n in range(6)]
+    added = run_concurrently(
+        [lambda n=n: stores[n % 2].runs.add(manual_run("vacuum", idempotency_key="k1"), at(0)) for n in range(6)]
     )
 
     assert len({run_id for run_id, _ in added}) == 1

@@ -20,7 +20,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.engine import Connection
 from support.clock import ManualClock
 from support.servers.postgres import PostgresServer
-from support.stores import NOON, queue, racing
+from support.stores import NOON, queue, run_concurrently
 
 from maintd.errors import SettingsError, StoreUnavailableError, StoreUnusableError
 from maintd.store import Store, open_store, read_store, sqlite
@@ -119,7 +119,7 @@ def test_a_store_that_is_up_to_date_opens_without_alembic_or_orm(file: Path) -> 
 
 
 def test_processes_that_make_the_same_store_at_once_all_find_it_made(file: Path) -> None:
-    stores = racing([lambda: open_file(file)] * 6)
+    stores = run_concurrently([lambda: open_file(file)] * 6)
 
     assert [store.maintenance.check() for store in stores] == [[]] * 6
     for store in stores:
@@ -318,7 +318,7 @@ def test_a_database_that_does_not_exist_needs_a_person(postgres_server: object, 
 def test_nodes_that_migrate_one_postgres_at_once_all_find_it_done(request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue("postgres_server").create(f"m{os.urandom(6).hex()}")
 
-    stores = racing([lambda: open_store(url, clock=CLOCK, migrate=True)] * 4)
+    stores = run_concurrently([lambda: open_store(url, clock=CLOCK, migrate=True)] * 4)
 
     assert [store.maintenance.check() for store in stores] == [[]] * 4
     for store in stores:

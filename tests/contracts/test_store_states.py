@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 from support.clock import ManualClock
-from support.stores import NOON, at, by_hand, ended, evidence
+from support.stores import NOON, at, ended, evidence, manual_run
 
 from maintd.model.run import TRANSITIONS, AttemptState, RunState, StepState
 from maintd.model.run_updates import RunRequeued
@@ -43,7 +43,7 @@ class Runs(RuleBasedStateMachine):
     def add(self, entry: str) -> object:
         if len(self.states) >= 5:
             return multiple()
-        run_id, _ = self.store.runs.add(by_hand(entry), at(self.now()))
+        run_id, _ = self.store.runs.add(manual_run(entry), at(self.now()))
         self.states[run_id], self.fences[run_id] = RunState.QUEUED, 0
         return run_id
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.http_answers import Reply, answering, hanging, says
+from support.http_services import Reply, http_service, json_reply, port_that_hangs
 from support.job_runs import JobResult, run_job
 from support.servers.base import free_port, wait_for
 from support.servers.prometheus import WebServer, alertmanager, prometheus
@@ -147,7 +147,7 @@ def test_a_critical_alert_that_nobody_took_note_of_fails_and_is_named(wired: Wir
     result = wired.review({"alerts": NOW, "watchdog": "Watchdog"})
 
     critical = result.check("alerts: unacknowledged critical")
-    assert (critical.observed, critical.status) == (1, CheckStatus.FAIL), result.told()
+    assert (critical.observed, critical.status) == (1, CheckStatus.FAIL), result.text()
     assert "RedisDown (cluster=one, instance=redis:6379)" in critical.hint
     assert result.check("alerts: unacknowledged others").observed == 1  # DiskFull; info is counted only
     assert result.measure("alerts_firing", severity="critical") == 1  # each once, though two tell of it
@@ -155,14 +155,14 @@ def test_a_critical_alert_that_nobody_took_note_of_fails_and_is_named(wired: Wir
     assert result.measure("alerts_unacked", severity="warning") == 1
     assert result.check("alertmanager main: Watchdog").status is CheckStatus.OK
     assert result.check("prometheus main: alerts that Alertmanager does not know").observed == 0
-    assert "<b>full</b>" not in result.told()
+    assert "<b>full</b>" not in result.text()
 
 
 @pytest.mark.server
 def test_a_young_alert_is_left_to_those_who_were_just_told(wired: Wired) -> None:
     result = wired.review()
 
-    assert result.outcome == "succeeded", result.told()
+    assert result.outcome == "succeeded", result.text()
     assert result.measure("alerts_unacked", severity="critical") == 1
     assert not any("Held" in line for line in result.logs)  # pending: its hour is not over
 
@@ -176,7 +176,7 @@ def test_a_critical_alert_older_than_a_quarter_of_an_hour_fails_by_default() -> 
         targets = {"alertmanager": {"main": {"url": receiver.url}}}
         result = run_job("alert_review", None, targets)
 
-    assert "Old for 16m" in result.check("alerts: unacknowledged critical").hint, result.told()
+    assert "Old for 16m" in result.check("alerts: unacknowledged critical").hint, result.text()
     assert result.check("alerts: unacknowledged critical").observed == 1
     assert result.check("alerts: unacknowledged others").status is CheckStatus.WARN
 
@@ -186,7 +186,7 @@ def test_a_silence_with_an_author_acknowledges(wired: Wired) -> None:
     with silenced(wired.alertmanager, is_("alertname", "RedisDown")):
         result = wired.review({"alerts": NOW})
 
-    assert result.check("alerts: unacknowledged critical").status is CheckStatus.OK, result.told()
+    assert result.check("alerts: unacknowledged critical").status is CheckStatus.OK, result.text()
     assert any("RedisDown" in line and "acknowledged by ann: known, see ticket 7" in line for line in result.logs)
     assert result.measure("silences_active", server="main") == 1
 
@@ -196,7 +196,7 @@ def test_a_silence_of_everything_acknowledges_nothing(wired: Wired) -> None:
     with silenced(wired.alertmanager, is_("alertname", ".+", isRegex=True)):
         result = wired.review({"alerts": NOW})
 
-    assert result.check("alerts: unacknowledged critical").status is CheckStatus.FAIL, result.told()
+    assert result.check("alerts: unacknowledged critical").status is CheckStatus.FAIL, result.text()
     hiding = result.check("alertmanager main: silences that hide everything")
     assert hiding.status is CheckStatus.WARN
     assert 'alertname=~".+" by ann until' in hiding.hint
@@ -207,7 +207,7 @@ def test_a_silence_without_an_author_acknowledges_nothing(wired: Wired) -> None:
     with silenced(wired.alertmanager, is_("alertname", "RedisDown"), by=" "):
         result = wired.review({"alerts": NOW})
 
-    assert result.check("alerts: unacknowledged critical").status is CheckStatus.FAIL, result.told()
+    assert result.check("alerts: unacknowledged critical").status is CheckStatus.FAIL, result.text()
     assert result.check("alertmanager main: silences without an author").status is CheckStatus.WARN
 
 
@@ -221,7 +221,7 @@ def test_a_silence_that_ends_soon_is_named_when_it_hides_an_alert(wired: Wired) 
         result = wired.review()
 
     ending = result.check("alertmanager main: silences that end soon")
-    assert (ending.observed, ending.status) == (1, CheckStatus.WARN), result.told()
+    assert (ending.observed, ending.status) == (1, CheckStatus.WARN), result.text()
     assert "DiskFull" in ending.hint
 
 
@@ -237,7 +237,7 @@ def test_an_acknowledgement_in_the_calendar_counts_until_it_ends(wired: Wired) -
     of_another = wired.review(given(timedelta(days=2), instance="other"))
     endless = wired.review(given(timedelta(days=100)))
 
-    assert holds.check("alerts: unacknowledged critical").status is CheckStatus.OK, holds.told()
+    assert holds.check("alerts: unacknowledged critical").status is CheckStatus.OK, holds.text()
     assert holds.measure("alerts_firing", severity="critical") == 1  # it still counts as firing
     assert ended.check("alerts: unacknowledged critical").status is CheckStatus.FAIL
     assert of_another.check("alerts: unacknowledged critical").status is CheckStatus.FAIL
@@ -255,7 +255,7 @@ def test_an_alert_that_another_one_speaks_for_waits_for_nobody(tmp_path: Path) -
         wait_for(lambda: len(httpx.get(url, timeout=3).json()) == 1, "inhibition")
         result = run_job("alert_review", None, {"alertmanager": {"main": {"url": receiver.url}}})
 
-    assert result.check("alerts: unacknowledged critical").observed == 0, result.told()
+    assert result.check("alerts: unacknowledged critical").observed == 0, result.text()
 
 
 # --- whether it reaches people ---
@@ -278,7 +278,7 @@ def test_alerts_that_do_not_arrive_are_a_failure(tmp_path: Path) -> None:
         too_early = pair.review()
 
     lost = broken.check("prometheus main: alerts that Alertmanager does not know")
-    assert (lost.observed, lost.status) == (4, CheckStatus.FAIL), broken.told()
+    assert (lost.observed, lost.status) == (4, CheckStatus.FAIL), broken.text()
     assert "delivery is broken" in lost.hint
     assert broken.check("alertmanager main: Watchdog").status is CheckStatus.FAIL
     assert broken.check("prometheus main: Watchdog").status is CheckStatus.OK
@@ -291,7 +291,7 @@ def test_an_alertmanager_that_is_down_is_never_no_alerts(wired: Wired) -> None:
 
     result = run_job("alert_review", None, targets)
 
-    assert result.check("alertmanager main: answers").status is CheckStatus.FAIL, result.told()
+    assert result.check("alertmanager main: answers").status is CheckStatus.FAIL, result.text()
     assert str(result.check("alertmanager main: answers").observed).startswith("refused")
     for what in ("alerts: unacknowledged critical", "prometheus main: alerts that Alertmanager does not know"):
         assert result.check(what).status is CheckStatus.UNKNOWN
@@ -301,20 +301,20 @@ def test_an_alertmanager_that_is_down_is_never_no_alerts(wired: Wired) -> None:
 def test_without_an_alertmanager_it_is_not_known_whether_alerts_arrive(wired: Wired) -> None:
     result = run_job("alert_review", {"alerts": NOW}, {"prometheus": wired.targets["prometheus"]})
 
-    assert result.check("alertmanager: configured").status is CheckStatus.UNKNOWN, result.told()
+    assert result.check("alertmanager: configured").status is CheckStatus.UNKNOWN, result.text()
     assert result.check("alerts: unacknowledged critical").status is CheckStatus.FAIL
 
 
 @pytest.mark.server
 def test_one_alertmanager_that_hangs_costs_its_timeout_and_hides_nothing(wired: Wired) -> None:
-    with hanging() as port:
+    with port_that_hangs() as port:
         both = {
             "main": wired.targets["alertmanager"]["main"],
             "other": {"url": f"http://127.0.0.1:{port}", "timeout": "500ms"},
         }
         result = run_job("alert_review", {"alerts": NOW}, wired.targets | {"alertmanager": both})
 
-    assert str(result.check("alertmanager other: answers").observed).startswith("timed_out"), result.told()
+    assert str(result.check("alertmanager other: answers").observed).startswith("timed_out"), result.text()
     assert result.check("prometheus main: alerts that Alertmanager does not know").status is CheckStatus.OK
     assert result.check("alerts: unacknowledged critical").observed == 1
 
@@ -325,21 +325,21 @@ def test_one_alertmanager_that_hangs_costs_its_timeout_and_hides_nothing(wired: 
         Reply(b"<html><form>Sign in</form></html>", content_type="text/html"),
         Reply(b"", 302, headers={"Location": "http://login.example/?rd=secret"}),
         Reply(b"<html>Sign in</html>", 403, "text/html"),
-        says({"status": "success"}),
+        json_reply({"status": "success"}),
     ],
     ids=["page", "redirect", "denied", "other JSON"],
 )
 def test_a_login_page_is_not_an_answer(reply: Reply) -> None:
     paths = ("/api/v1/rules", "/api/v2/alerts", "/api/v2/silences")
-    with answering(dict.fromkeys(paths, reply)) as url:
+    with http_service(dict.fromkeys(paths, reply)) as url:
         result = run_job(
             "alert_review", None, {kind: {"main": {"url": url}} for kind in ("prometheus", "alertmanager")}
         )
 
-    assert result.outcome == "warned", result.told()
+    assert result.outcome == "warned", result.text()
     for what in ("prometheus main: answers", "alertmanager main: answers", "alerts: unacknowledged critical"):
         assert result.check(what).status is CheckStatus.UNKNOWN
-    assert "secret" not in result.told()
+    assert "secret" not in result.text()
 
 
 @pytest.mark.server
@@ -381,7 +381,7 @@ def test_notifications_that_all_fail_are_a_failure() -> None:
             )
 
     check = result.check("alertmanager main: notifications by webhook")
-    assert (check.observed, check.status) == ("1 of 1 failed", CheckStatus.FAIL), result.told()
+    assert (check.observed, check.status) == ("1 of 1 failed", CheckStatus.FAIL), result.text()
     assert not later.named("notifications by webhook")  # nothing new failed since the last review
 
 
@@ -396,7 +396,7 @@ def test_a_rule_that_fails_is_a_failure(tmp_path: Path) -> None:
         result = Wired(sender, receiver).review()
 
     broken = result.check("prometheus main: rules that fail")
-    assert broken.status is CheckStatus.FAIL, result.told()
+    assert broken.status is CheckStatus.FAIL, result.text()
     assert "made Twice" in broken.hint
 
 
@@ -404,7 +404,7 @@ def test_a_rule_that_fails_is_a_failure(tmp_path: Path) -> None:
 def test_no_rules_at_all_is_not_no_alerts(prometheus_server: WebServer, alertmanager_server: WebServer) -> None:
     result = Wired(prometheus_server, alertmanager_server).review()
 
-    assert result.check("prometheus main: alerting rules").status is CheckStatus.UNKNOWN, result.told()
+    assert result.check("prometheus main: alerting rules").status is CheckStatus.UNKNOWN, result.text()
     assert result.check("prometheus main: Alertmanagers it sends to").status is CheckStatus.FAIL
 
 
@@ -424,7 +424,7 @@ def test_an_alert_that_comes_and_goes_is_named(tmp_path: Path) -> None:
             result = Wired(sender, receiver).review()
 
     flapping = result.check("prometheus main: alerts that flap")
-    assert (flapping.observed, flapping.status) == (1, CheckStatus.WARN), result.told()
+    assert (flapping.observed, flapping.status) == (1, CheckStatus.WARN), result.text()
     assert "Flapper 6 times" in flapping.hint
     # Two minutes each, and the five for which Prometheus goes on showing a value that nobody said had ended.
     assert 400 <= result.measure("alert_mttr_seconds", server="main") <= 440
@@ -435,7 +435,7 @@ def test_an_alert_that_comes_and_goes_is_named(tmp_path: Path) -> None:
 
 def grafana(*rules: dict[str, Any]) -> dict[str, Reply]:
     body = {"status": "success", "data": {"groups": [{"name": "g", "rules": list(rules)}]}}
-    return {"/api/prometheus/grafana/api/v1/rules": says(body)}
+    return {"/api/prometheus/grafana/api/v1/rules": json_reply(body)}
 
 
 def of_grafana(name: str, state: str, health: str = "ok", **labels: str) -> dict[str, Any]:
@@ -453,11 +453,11 @@ def test_rules_of_grafana_are_reviewed_with_the_others(wired: Wired) -> None:
         of_grafana("Blind", "Alerting (NoData)", severity="warning"),
         of_grafana("Broken", "Normal", "error"),
     ]
-    with answering(grafana(*rules)) as url:
+    with http_service(grafana(*rules)) as url:
         http = {"grafana": {"url": f"{url}/api/health"}}
         result = run_job("alert_review", {"grafana": "grafana"}, wired.targets | {"http": http})
 
-    assert "Loss for 1h59m" in result.check("alerts: unacknowledged critical").hint, result.told()
+    assert "Loss for 1h59m" in result.check("alerts: unacknowledged critical").hint, result.text()
     assert result.check("alerts: unacknowledged critical").observed == 1
     assert result.check("grafana grafana: rules that fail").hint == "Broken: no such datasource"
     assert any("Blind" in line for line in result.logs)
@@ -467,9 +467,9 @@ def test_rules_of_grafana_are_reviewed_with_the_others(wired: Wired) -> None:
 @pytest.mark.server
 def test_a_grafana_behind_a_login_page_is_unknown(wired: Wired) -> None:
     page = Reply(b"<!doctype html><title>Grafana</title>", content_type="text/html")
-    with answering({"/api/prometheus/grafana/api/v1/rules": page}) as url:
+    with http_service({"/api/prometheus/grafana/api/v1/rules": page}) as url:
         targets = wired.targets | {"http": {"grafana": {"url": url}}}
         result = run_job("alert_review", {"grafana": "grafana"}, targets)
 
-    assert result.check("grafana grafana: answers").status is CheckStatus.UNKNOWN, result.told()
+    assert result.check("grafana grafana: answers").status is CheckStatus.UNKNOWN, result.text()
     assert result.check("alerts: unacknowledged critical").status is CheckStatus.UNKNOWN

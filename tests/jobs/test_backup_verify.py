@@ -76,7 +76,7 @@ def test_a_sound_backup_with_its_sha256_succeeds(name: str, backups: Made, key: 
 
     result = verify(tmp_path / "b", identity=str(key))
 
-    assert result.outcome == "succeeded", result.told()
+    assert result.outcome == "succeeded", result.text()
     assert result.check(f"{name}: sha256").status is CheckStatus.OK
     assert result.check(f"{name}: decoded").status is CheckStatus.OK
     assert result.measure("backup_verified_level", set=name) == 2
@@ -91,7 +91,7 @@ def test_twenty_flipped_bits_of_twenty_are_caught_by_the_sha256(name: str, backu
     for _ in range(20):
         made.write(tmp_path / name, made.flipped(data, draw.randrange(len(data)), draw.randrange(8)))
         result = verify(tmp_path, level="checksum")
-        assert result.check(f"{name}: sha256").status is CheckStatus.FAIL, result.told()
+        assert result.check(f"{name}: sha256").status is CheckStatus.FAIL, result.text()
 
 
 @pytest.mark.server
@@ -102,7 +102,7 @@ def test_a_cut_backup_fails_without_any_sha256(name: str, backups: Made, key: Pa
 
     result = verify(tmp_path / "b", identity=str(key))
 
-    assert "damaged" in str(result.check(f"{name}: decoded").observed), result.told()
+    assert "damaged" in str(result.check(f"{name}: decoded").observed), result.text()
     assert result.measure("backup_verified_level", set=name) == 0
 
 
@@ -112,7 +112,7 @@ def test_a_base_backup_is_compared_with_its_manifest(backups: Made, tmp_path: Pa
 
     result = verify(tmp_path / "b", level="checksum")
 
-    assert result.outcome == "succeeded", result.told()
+    assert result.outcome == "succeeded", result.text()
     assert result.check("nightly: files unlike the manifest").observed == 0
     # A fresh cluster has about a thousand files in each of its three databases' folders together.
     assert int(str(result.check("nightly: files").observed)) > 500
@@ -129,7 +129,7 @@ def test_a_flipped_byte_in_a_plain_base_backup_fails_here_and_for_pg_verifybacku
 
     result = verify(tmp_path / "b", pg_bin=str(BIN))
 
-    assert sound.outcome == "succeeded", sound.told()
+    assert sound.outcome == "succeeded", sound.text()
     assert sound.check("day1: pg_verifybackup").status is CheckStatus.OK
     assert result.check("day1: files unlike the manifest").observed == 1
     assert "checksum mismatch" in str(result.check("day1: pg_verifybackup").observed)
@@ -152,7 +152,7 @@ def test_a_list_of_sums_covers_the_wal_that_the_manifest_leaves_out(
 
     result = verify(root, level="checksum")
 
-    assert sound.check("day1: files unlike their sha256").observed == 0, sound.told()
+    assert sound.check("day1: files unlike their sha256").observed == 0, sound.text()
     check = result.check("day1: files unlike their sha256")
     assert (check.observed, check.status) == (3, CheckStatus.FAIL)  # the WAL, one that is new, one that is missing
     assert result.measure("backup_verified_level", set="day#") == 0
@@ -173,7 +173,7 @@ def test_tables_and_rows_of_dumps_are_compared_with_what_is_expected(backups: Ma
             (30, CheckStatus.FAIL),  # one less than expected
             (0, CheckStatus.OK),
             ("not in the dump", CheckStatus.FAIL),
-        ], result.told()
+        ], result.text()
     assert result.check("trading.dump: pg_restore").status is CheckStatus.OK
 
 
@@ -246,7 +246,7 @@ def test_age_warns_after_26_hours_and_fails_after_50(hours: int, status: CheckSt
 
     result = verify(tmp_path, level="age")
 
-    assert result.check("a.tar.gz: age").status is status, result.told()
+    assert result.check("a.tar.gz: age").status is status, result.text()
 
 
 def test_a_copy_does_not_look_fresh_and_is_named(tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def test_a_backup_that_rots_keeps_its_time_and_is_caught_without_a_sha256(tmp_pa
 
     result = verify(tmp_path, level="checksum", series=history)
 
-    assert result.check("open.tar: unchanged").status is CheckStatus.FAIL, result.told()
+    assert result.check("open.tar: unchanged").status is CheckStatus.FAIL, result.text()
 
 
 def test_an_encrypted_backup_without_its_key_is_unknown_at_decode(tmp_path: Path, key: Path) -> None:
@@ -322,7 +322,7 @@ def test_an_encrypted_backup_without_its_key_is_unknown_at_decode(tmp_path: Path
     assert check.status is CheckStatus.UNKNOWN
     assert "identity" in str(check.observed)
     assert without.measure("backup_verified_level", set="secrets.tar.gz.age") == 0
-    assert with_key.outcome == "succeeded", with_key.told()
+    assert with_key.outcome == "succeeded", with_key.text()
 
 
 def test_members_that_leave_the_folder_warn(tmp_path: Path) -> None:
@@ -364,7 +364,7 @@ def test_folder_targets_are_looked_into_by_default(tmp_path: Path) -> None:
     result = run_job("backup_verify", {}, {"folders": {"backups": {"path": str(tmp_path)}}})
     missing = run_job("backup_verify", {})
 
-    assert result.outcome == "succeeded", result.told()
+    assert result.outcome == "succeeded", result.text()
     assert "not_configured" in str(getattr(missing.error, "cause", ""))
 
 

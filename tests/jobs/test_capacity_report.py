@@ -103,7 +103,7 @@ def test_a_whole_report_is_made_of_what_real_servers_say(
         reports_dir=tmp_path / "reports",
     )
 
-    assert result.error is None, result.told()
+    assert result.error is None, result.text()
     names = [f"capacity-{NOW:%Y%m}.{ending}" for ending in ("md", "html", "json")]
     assert [item.name for item in result.artifacts] == names
     assert sorted(path.name for path in (tmp_path / "reports").iterdir()) == sorted(names)

@@ -30,7 +30,7 @@ def python(code: str, **params: Any) -> JobResult:
 def test_a_program_that_ends_with_zero_succeeds_and_its_output_is_the_log() -> None:
     result = command("printf", r"%s\n", "one", "two words")
 
-    assert result.outcome == "succeeded", result.told()
+    assert result.outcome == "succeeded", result.text()
     assert result.logs == ["one", "two words"]
     assert result.check("exit code").observed == 0
     assert [(c.action, c.target, c.done) for c in result.changes] == [("run", "printf '%s\\n' one 'two words'", True)]
@@ -143,7 +143,7 @@ def test_it_runs_in_the_working_directory_with_the_environment_it_was_given(
     assert result.logs == [
         f"{tmp_path} in eu-1 s3cret 1",
         "['MAINTD_ATTEMPT', 'MAINTD_ENTRY', 'MAINTD_RUN_ID']",
-    ], result.told()
+    ], result.text()
 
 
 def test_a_relative_program_is_found_from_its_working_directory(
@@ -157,7 +157,7 @@ def test_a_relative_program_is_found_from_its_working_directory(
 
     result = command("./here.sh", cwd="scripts")
 
-    assert result.logs == [str(folder)], result.told()
+    assert result.logs == [str(folder)], result.text()
 
 
 def test_an_argument_that_no_program_can_get_is_an_error() -> None:

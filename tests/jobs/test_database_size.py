@@ -68,7 +68,7 @@ def test_sizes_are_those_of_the_server_also_for_odd_names(db: Database) -> None:
     assert result.measure("pg_wal_bytes") >= 16 << 20
     rows = list(csv.DictReader(Path(result.artifacts[0].path).read_text().splitlines()))
     assert name in {f"{row['schema']}.{row['name']}" for row in rows}
-    assert result.outcome == "succeeded", result.told()
+    assert result.outcome == "succeeded", result.text()
     assert result.changes == []
 
 
@@ -204,7 +204,7 @@ def test_with_pg_monitor_alone_all_is_seen_but_sequences_which_are_unknown(db: D
 
     result = db.job("database_size", as_role=reader)
 
-    assert {c.name for c in result.checks if c.status is not CheckStatus.OK} == {"main: sequences read"}, result.told()
+    assert {c.name for c in result.checks if c.status is not CheckStatus.OK} == {"main: sequences read"}, result.text()
     assert any("may not call amcheck" in line for line in result.logs)
 
 
@@ -239,7 +239,7 @@ def test_a_sound_database_is_proven_so_with_only_execute_on_amcheck(db: Database
 
     result = db.job("database_size", {"amcheck": "yes"}, as_role=reader)
 
-    assert result.check("main: damaged relations").status is CheckStatus.OK, result.told()
+    assert result.check("main: damaged relations").status is CheckStatus.OK, result.text()
     assert result.measure("pg_relations_checked") > 60  # the catalog's tables are looked at too
 
 
@@ -268,7 +268,7 @@ def test_a_damaged_index_and_a_damaged_table_are_found(own_postgres: PostgresSer
     check = result.check("main: damaged relations")
     assert check.status is CheckStatus.FAIL
     damaged = {line.split()[2].rstrip(":") for line in result.logs if "DAMAGED" in line}
-    assert damaged == {"public.rows", "public.keys_pkey"}, result.told()
+    assert damaged == {"public.rows", "public.keys_pkey"}, result.text()
 
 
 @pytest.mark.server
@@ -283,7 +283,7 @@ def test_a_locked_table_does_not_delay_the_job(db: Database) -> None:
     with db.session("LOCK TABLE busy", name="migration"):
         result = db.job("database_size")
 
-    assert result.outcome == "succeeded", result.told()
+    assert result.outcome == "succeeded", result.text()
     assert result.measure("pg_relation_bytes", table="public.busy", part="heap") == pages
     assert result.measure("pg_relation_bytes", table="public.busy", part="index") == keys
     assert any("locked by another session: public.busy" in line for line in result.logs)

@@ -101,7 +101,7 @@ def test_the_newest_generations_stay_and_so_does_what_any_container_uses(engine:
 
     result = clean(engine)
 
-    assert tags(client) == {"app/x:1", "app/x:2", "app/x:5", "app/x:6", "app/x:7", "0 without a name"}, result.told()
+    assert tags(client) == {"app/x:1", "app/x:2", "app/x:5", "app/x:6", "app/x:7", "0 without a name"}, result.text()
     assert {change.details["tags"] for change in result.changes} == {"app/x:3", "app/x:4"}
     plan = json.loads(Path(result.artifacts[0].path).read_text())
     kept = {image["tags"][0]: image["kept"] for image in plan["images"]}
@@ -134,7 +134,7 @@ def test_tags_and_labels_for_going_back_are_kept(engine: DockerEngine, client: A
     result = clean(engine, generations=1)
 
     left = tags(client)
-    assert {"maintd/rollback:web-20260101T000000Z", "app/z:rollback-1", "app/z:old", "app/z:3"} <= left, result.told()
+    assert {"maintd/rollback:web-20260101T000000Z", "app/z:rollback-1", "app/z:old", "app/z:3"} <= left, result.text()
     assert not {"app/z:1", "app/z:2"} & left
 
 
@@ -151,7 +151,7 @@ def test_an_image_with_two_names_goes_only_when_both_are_old(engine: DockerEngin
     result = clean(engine, generations=1)
 
     # one/b:1 is old, but alone/b has no newer generation.
-    assert tags(client) == {"one/a:2", "two/a:2", "one/b:1", "one/b:2", "alone/b:1", "0 without a name"}, result.told()
+    assert tags(client) == {"one/a:2", "two/a:2", "one/b:1", "one/b:2", "alone/b:1", "0 without a name"}, result.text()
     assert len(result.changes) == 1
 
 
@@ -207,7 +207,7 @@ def test_a_pulled_image_goes_once_the_runs_have_found_it_unused_for_long(engine:
 
     last = run((21, 0), (15, 1), (8, 1))
 
-    assert [ids[1] in change.target for change in last.changes] == [True], last.told()
+    assert [ids[1] in change.target for change in last.changes] == [True], last.text()
     assert {image.id for image in client.images.list()} == {ids[2], ids[3], ids[4]}
 
 
@@ -235,7 +235,7 @@ def test_ended_containers_go_after_their_last_lines_were_saved(engine: DockerEng
 
     result = clean(engine, log_lines=5)
 
-    assert names(client) == {"of-project", "kept", "created", "running", "stopped-by-hand"}, result.told()
+    assert names(client) == {"of-project", "kept", "created", "running", "stopped-by-hand"}, result.text()
     saved = {artifact.name.split("-")[2]: Path(artifact.path).read_text() for artifact in result.artifacts[1:]}
     assert {line.split(" ", 1)[1] for line in saved["crashed"].splitlines()} == {"out", "err"}
     assert [line.split(" ", 1)[1] for line in saved["long"].splitlines()] == [f"line-{n}" for n in range(15, 20)]
@@ -251,7 +251,7 @@ def test_a_container_whose_log_cannot_be_saved_stays(engine: DockerEngine, clien
     result = clean(engine)
 
     assert names(client) == {"silent"}
-    assert result.check("main: containers that could not be removed").status is CheckStatus.FAIL, result.told()
+    assert result.check("main: containers that could not be removed").status is CheckStatus.FAIL, result.text()
 
 
 @pytest.mark.engine
@@ -269,7 +269,7 @@ def test_volumes_are_counted_and_never_removed(engine: DockerEngine, client: Any
     assert len(before) == 3
     again = clean(engine, volume_age="0s", max_dangling="1")
     check = again.check("main: volumes without a container")
-    assert check.status is CheckStatus.WARN, again.told()
+    assert check.status is CheckStatus.WARN, again.text()
     assert "never removed here" in check.hint
     assert again.measure("docker_dangling_volumes") == 3
     assert result.measure("docker_dangling_volumes") == 1
@@ -390,7 +390,7 @@ def test_the_build_cache_is_dropped_where_that_is_asked_for(engine: DockerEngine
 
     assert [change.action for change in result.changes] == ["prune build cache"]
     assert result.measure("docker_build_cache_freed_bytes") == 0
-    assert result.outcome == "succeeded", result.told()
+    assert result.outcome == "succeeded", result.text()
 
 
 def test_an_engine_that_is_down_fails(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.http_answers import Reply, answering, blurting, hanging, says
+from support.http_services import Reply, http_service, json_reply, port_that_hangs, port_that_sends
 from support.job_runs import JobResult, run_job
 
 from maintd.model.evidence import CheckStatus
@@ -25,27 +25,27 @@ def check_services(services: dict[str, dict[str, Any]], **params: Any) -> JobRes
 @pytest.fixture
 def service() -> Iterator[str]:
     replies = {
-        "/well": says(WELL),
-        "/db-error": says({**WELL, "db": "error"}),
-        "/leaky": says({"adminToken": 'a"b\\c', "ok": True}),
-        "/no-db": says({"status": "ok", "redis": "ok"}),
-        "/parts": says({"status": "ok", "agents": {"a": "ok", "b": "error"}}),
+        "/well": json_reply(WELL),
+        "/db-error": json_reply({**WELL, "db": "error"}),
+        "/leaky": json_reply({"adminToken": 'a"b\\c', "ok": True}),
+        "/no-db": json_reply({"status": "ok", "redis": "ok"}),
+        "/parts": json_reply({"status": "ok", "agents": {"a": "ok", "b": "error"}}),
         "/login": Reply(b"<!DOCTYPE html><html>Sign in</html>", content_type="text/html"),
-        "/huge": says({"redis": "ok", "db": "ok", "filler": "x" * 70_000}),
-        "/away": says({"error": "unavailable"}, 503),
+        "/huge": json_reply({"redis": "ok", "db": "ok", "filler": "x" * 70_000}),
+        "/away": json_reply({"error": "unavailable"}, 503),
         "/moved": Reply(status=302, headers={"Location": "http://login.example/?token=s3cret"}),
-        "/forbidden": says({"error": "forbidden"}, 403),
+        "/forbidden": json_reply({"error": "forbidden"}, 403),
         "/ready": Reply(b"ready\n", content_type="text/plain"),
         "/cut": Reply(b'{"redis": "ok", "db":'),
     }
-    with answering(replies) as url:
+    with http_service(replies) as url:
         yield url
 
 
 def test_a_bare_host_gives_real_numbers_and_no_warning_for_what_is_not_configured() -> None:
     result = run_job("health_check")
 
-    assert result.error is None, result.told()
+    assert result.error is None, result.text()
     assert {check.name.split()[0] for check in result.checks} == {"host"}
     meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     total = int(meminfo["MemTotal"].split()[0]) * 1024
@@ -75,7 +75,7 @@ def test_a_section_can_be_left_out(service: str) -> None:
 def test_a_service_that_is_well_is_green_with_its_latency(service: str) -> None:
     result = check_services({"orders": {"url": f"{service}/well", "expect": {**EXPECT, "day.halted": False}}})
 
-    assert result.outcome == "succeeded", result.told()
+    assert result.outcome == "succeeded", result.text()
     assert result.check("http orders: db").observed == "ok"
     assert result.check("http orders: day.halted").observed is False
     assert 0 < result.measure("http_health_latency_seconds", service="orders") < 2
@@ -138,7 +138,7 @@ def test_bodies_and_statuses_that_prove_nothing_fail(service: str, path: str, na
     failed = result.check(name)
     assert failed.status is CheckStatus.FAIL
     assert words in str(failed.observed)
-    assert "s3cret" not in result.told()
+    assert "s3cret" not in result.text()
 
 
 def test_a_service_that_may_not_be_asked_is_unknown(service: str) -> None:
@@ -161,7 +161,7 @@ def test_a_text_can_be_expected(service: str) -> None:
 
 
 def test_hung_services_fail_within_their_timeout_and_delay_no_other(service: str) -> None:
-    with hanging() as port:
+    with port_that_hangs() as port:
         hung = {f"hung{number}": {"url": f"http://127.0.0.1:{port}/", "timeout": "1s"} for number in range(6)}
         started = time.monotonic()
 
@@ -177,8 +177,8 @@ def test_hung_services_fail_within_their_timeout_and_delay_no_other(service: str
 
 def test_what_is_down_says_why(free_port: int) -> None:
     with (
-        blurting(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{") as half,
-        blurting(b"SSH-2.0-OpenSSH\r\n") as other,
+        port_that_sends(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{") as half,
+        port_that_sends(b"SSH-2.0-OpenSSH\r\n") as other,
     ):
         result = check_services(
             {

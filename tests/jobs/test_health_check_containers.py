@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.http_answers import answering, says
+from support.http_services import http_service, json_reply
 from support.job_runs import JobResult, run_job
 from support.servers.base import wait_for
 from support.servers.docker import DockerEngine, docker_engine
@@ -92,11 +92,11 @@ def test_the_state_is_kept_as_evidence_without_the_environment(project: Project)
 
     result = project.check()
 
-    assert result.outcome == "succeeded", result.told()
+    assert result.outcome == "succeeded", result.text()
     (artifact,) = result.artifacts
     text = Path(artifact.path).read_text()
     assert json.loads(text)[0]["service"] == "web"
-    assert "s3cret-token" not in text + result.told()
+    assert "s3cret-token" not in text + result.text()
 
 
 def test_unhealthy_and_restarting_containers_fail(project: Project) -> None:
@@ -160,8 +160,8 @@ def test_an_empty_project_fails_since_its_name_is_probably_wrong(project: Projec
 
 def test_a_proxy_that_forbids_is_unknown_and_the_services_are_still_looked_at() -> None:
     with (
-        answering({"/health": says({"redis": "error"})}) as service,
-        answering({"/version": says({"message": "no"}, 403)}) as proxy,
+        http_service({"/health": json_reply({"redis": "error"})}) as service,
+        http_service({"/version": json_reply({"message": "no"}, 403)}) as proxy,
     ):
         targets = {
             "docker": {"main": {"url": proxy.replace("http", "tcp")}},
@@ -177,7 +177,7 @@ def test_a_proxy_that_forbids_is_unknown_and_the_services_are_still_looked_at() 
 
 
 def test_engines_that_are_stopped_or_not_engines_fail(tmp_path: Path) -> None:
-    with answering({"/version": says([1, 2])}) as other:
+    with http_service({"/version": json_reply([1, 2])}) as other:
         targets = {
             "docker": {
                 "stopped": {"url": f"unix://{tmp_path}/none.sock"},

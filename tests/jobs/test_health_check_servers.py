@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from support.http_answers import Reply, answering, blurting, hanging, says
+from support.http_services import Reply, http_service, json_reply, port_that_hangs, port_that_sends
 from support.job_runs import JOBS, JobResult, run_job
 from support.servers.base import free_port, wait_for
 from support.servers.postgres import PostgresServer
@@ -67,7 +67,7 @@ def test_postgres_that_is_well_is_green(dsn: str) -> None:
         dsn, {"transaction_warn": "12h", "transaction_fail": "24h", "idle_warn": "12h", "idle_fail": "24h"}
     )
 
-    assert result.outcome == "succeeded", result.told()
+    assert result.outcome == "succeeded", result.text()
     assert result.check("postgres main: answers").observed == "primary"
     connections = result.check("postgres main: connections used")
     # This session is one of 100 - 3 for superusers.
@@ -140,7 +140,7 @@ def test_a_monitoring_login_sees_everything(dsn: str) -> None:
         finally:
             session.execute(f"DROP ROLE {login}")
 
-    assert not [check for check in result.checks if check.status is CheckStatus.UNKNOWN], result.told()
+    assert not [check for check in result.checks if check.status is CheckStatus.UNKNOWN], result.text()
 
 
 def test_slots_archiving_and_settings_that_wait_for_a_restart_are_seen(own_postgres: PostgresServer) -> None:
@@ -225,7 +225,7 @@ def test_a_wrong_password_is_unknown_and_never_shown(own_postgres: PostgresServe
     unseen = result.check("postgres main: answers")
     assert unseen.status is CheckStatus.UNKNOWN
     assert "password authentication failed" in str(unseen.observed)
-    assert "wr0ng-s3cret" not in result.told()
+    assert "wr0ng-s3cret" not in result.text()
 
 
 def _refused(dsn: str) -> bool:
@@ -237,7 +237,7 @@ def _refused(dsn: str) -> bool:
 
 
 def test_postgres_that_is_down_hung_or_refuses_says_which(dsn: str, free_port: int) -> None:
-    with hanging() as hung:
+    with port_that_hangs() as hung:
         targets = {
             "down": {"dsn": f"postgresql://postgres@127.0.0.1:{free_port}/x"},
             "hung": {"dsn": f"postgresql://postgres@127.0.0.1:{hung}/x", "timeout": "2s"},
@@ -273,7 +273,7 @@ def test_a_stream_that_nobody_is_given_warns_though_nothing_is_pending(redis_ser
     assert waited.status is CheckStatus.WARN
     assert 600 <= float(str(waited.observed)) < 660
     assert result.measure("redis_stream_lag", stream=f"{keys}orders", group="readers") == 1
-    assert result.outcome == "warned", result.told()
+    assert result.outcome == "warned", result.text()
 
 
 def test_redis_that_is_well_is_green(redis_server: RedisServer, keys: str) -> None:
@@ -286,7 +286,7 @@ def test_redis_that_is_well_is_green(redis_server: RedisServer, keys: str) -> No
             redis_server.url, [f"{keys}orders"], series=earlier("redis_evicted_keys", 0, server="main")
         )
 
-    assert result.outcome == "succeeded", result.told()
+    assert result.outcome == "succeeded", result.text()
     assert result.check(f"redis main: stream {keys}orders group readers pending").observed == 1
     assert result.check("redis main: new evicted keys").observed == 0
 
@@ -380,7 +380,7 @@ def test_the_shipped_user_of_redis_sees_a_stream_that_is_stuck(
     what = f"redis main: stream {stream} group readers"
     assert result.check(f"{what} lag").observed == 3 - given
     assert result.check(f"{what} oldest undelivered").status is CheckStatus.WARN
-    assert not [check for check in result.checks if check.status is CheckStatus.UNKNOWN], result.told()
+    assert not [check for check in result.checks if check.status is CheckStatus.UNKNOWN], result.text()
 
 
 def test_redis_that_loads_its_data_is_not_ready(tmp_path: Any) -> None:
@@ -399,7 +399,7 @@ def test_redis_that_loads_its_data_is_not_ready(tmp_path: Any) -> None:
 
 
 def test_redis_that_is_down_hung_or_something_else_says_which(redis_server: RedisServer, free_port: int) -> None:
-    with hanging() as hung, blurting(b"HTTP/1.1 400 Bad Request\r\n\r\n") as other:
+    with port_that_hangs() as hung, port_that_sends(b"HTTP/1.1 400 Bad Request\r\n\r\n") as other:
         urls = {"down": free_port, "hung": hung, "other": other, "main": redis_server.port}
         targets = {name: {"url": f"redis://127.0.0.1:{port}/0", "timeout": "1s"} for name, port in urls.items()}
         targets["denied"] = {**targets["main"], "username": "nobody", "password": "wrong"}
@@ -424,7 +424,7 @@ def test_a_dead_target_and_a_broken_rule_of_prometheus_fail(free_port: int, tmp_
         'groups: [{name: g, rules: [{record: "broken:rule", expr: "scrape_samples_scraped * ignoring(job) up"}]}]'
     )
     with ExitStack() as stack:
-        alive = stack.enter_context(answering({"/metrics": lambda: _metrics()}))
+        alive = stack.enter_context(http_service({"/metrics": lambda: _metrics()}))
         port = alive.rpartition(":")[2]
         config = (
             "global: {scrape_interval: 1s, evaluation_interval: 1s, scrape_timeout: 1s}\n"
@@ -476,7 +476,7 @@ def test_an_alertmanager_that_is_down_is_a_failure(alertmanager_server: WebServe
 def test_a_whole_stack_with_one_dead_service_takes_less_than_five_seconds(
     dsn: str, redis_server: RedisServer, prometheus_server: WebServer, alertmanager_server: WebServer
 ) -> None:
-    with answering({"/health": says({"redis": "ok"})}) as url, hanging() as hung:
+    with http_service({"/health": json_reply({"redis": "ok"})}) as url, port_that_hangs() as hung:
         services = {f"s{number}": {"url": f"{url}/health", "expect": {"redis": "ok"}} for number in range(10)}
         targets = {
             "http": {**services, "dead": {"url": f"http://127.0.0.1:{hung}/health", "timeout": "3s"}},

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.http_answers import Reply, answering, hanging
+from support.http_services import Reply, http_service, port_that_hangs
 from support.job_runs import JobResult, run_job
 from support.servers.docker import DockerEngine
 from support.servers.registry import Registry, registry
@@ -187,14 +187,14 @@ def test_a_short_pause_is_kept_and_a_long_one_given_up(images: Registry) -> None
     ],
 )
 def test_what_is_no_registry_is_told_apart(head: Reply, cause: str) -> None:
-    with answering({"/v2/app/manifests/1": head}) as url, pytest.raises(TargetError) as caught:
+    with http_service({"/v2/app/manifests/1": head}) as url, pytest.raises(TargetError) as caught:
         asking().remote(parse(f"{url.removeprefix('http://')}/app:1"))
     assert caught.value.cause == cause
 
 
 def test_a_registry_that_hangs_or_is_not_there_is_told_apart(free_port: int) -> None:
     quick = Asking({}, timeout=timedelta(milliseconds=200))
-    with hanging() as port, pytest.raises(TargetError) as caught:
+    with port_that_hangs() as port, pytest.raises(TargetError) as caught:
         quick.remote(parse(f"127.0.0.1:{port}/app:1"))
     assert caught.value.cause == "timed_out"
     with pytest.raises(TargetError) as caught:
@@ -267,7 +267,7 @@ def test_an_image_is_current_until_its_tag_moves_in_the_registry(project: Projec
 
     assert current.check("shop: current").observed == "current"
     assert current.measure("image_behind", service="shop") == 0
-    assert current.outcome == "succeeded", current.told()
+    assert current.outcome == "succeeded", current.text()
     check = behind.check("shop: current")
     assert (check.status, str(check.observed).partition(":")[0]) == (CheckStatus.WARN, "behind")
     assert behind.measure("image_behind", service="shop") == 1
@@ -384,9 +384,9 @@ def test_a_private_registry_needs_a_login_and_never_shows_it(project: Project, t
 
     check = refused.check("shop: current")
     assert check.status is CheckStatus.UNKNOWN
-    assert check.hint == f"set credentials for {project.images.host}", refused.told()
-    assert told.check("shop: current").observed == "current", told.told()
-    assert "secret" not in told.told() + refused.told()
+    assert check.hint == f"set credentials for {project.images.host}", refused.text()
+    assert told.check("shop: current").observed == "current", told.text()
+    assert "secret" not in told.text() + refused.text()
 
 
 @engine
@@ -539,7 +539,7 @@ def test_trivy_itself_is_asked_where_it_is_configured(deployed: tuple[Project, s
     stale = project.job({"trivy": str(scanner(tmp_path / "trivy", now - timedelta(days=9), answer))})
     absent = project.job({"trivy": str(tmp_path / "nothing")})
 
-    assert found.check("shop: high vulnerabilities with a fix").status is CheckStatus.WARN, found.told()
+    assert found.check("shop: high vulnerabilities with a fix").status is CheckStatus.WARN, found.text()
     for result, told in ((failed, "FATAL cannot open"), (stale, "9d old"), (absent, "does not exist")):
         check = result.check("shop: vulnerabilities with a fix")
         assert check.status is CheckStatus.UNKNOWN

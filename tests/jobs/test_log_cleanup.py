@@ -72,7 +72,7 @@ def test_only_rotated_files_that_are_old_go_and_never_the_newest(root: Path) -> 
     # 30 d, a day in a name counting to its end: those of 1 to 30 days stay; of slow.log the 7 newest.
     expected = {f"app.log-{stamp(day)}.gz" for day in range(1, 31)} | {f"rare/slow.log.{n}" for n in range(1, 8)}
     left = names(root)
-    assert left == expected | set(kept), result.told()
+    assert left == expected | set(kept), result.text()
     assert {Path(change.target).name for change in result.changes} == {
         *(f"app.log-{stamp(day)}.gz" for day in range(31, 51)),
         *(f"slow.log.{n}" for n in range(8, 13)),
@@ -120,7 +120,7 @@ def test_what_is_no_plain_file_of_this_tree_survives(root: Path, tmp_path: Path)
         "audit.log.1",
     }
     assert names(outside) == {"precious.log.9", "sub/other.log.9"}
-    assert result.error is None, result.told()
+    assert result.error is None, result.text()
 
 
 def test_without_a_floor_to_hide_behind_the_same_files_survive_for_their_own_reasons(

@@ -108,7 +108,7 @@ def test_a_whole_week_is_told_with_every_heading_of_the_runbook(
 ) -> None:
     result = report(two_weeks, trading, tmp_path, title="Trading Metrics", queries=QUERIES)
 
-    assert result.error is None, result.told()
+    assert result.error is None, result.text()
     stamp = f"{end():%Y%m%d}"
     names = [f"performance-{stamp}.{ending}" for ending in ("md", "html", "json")]
     assert [item.name for item in result.artifacts] == names
@@ -253,7 +253,7 @@ def test_a_week_in_which_nothing_is_known_is_a_report_and_a_failure(
 ) -> None:
     result = report(prometheus_server, "postgresql://postgres@127.0.0.1:1/x", tmp_path, queries=QUERIES)
 
-    assert result.error is None, result.told()
+    assert result.error is None, result.text()
     assert result.check("figures measured").status is CheckStatus.FAIL
     text = written(result, "md")
     assert text.count("not measured: ") > 10

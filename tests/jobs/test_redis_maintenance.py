@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis import Redis
 from redis.exceptions import ResponseError
-from support.http_answers import hanging
+from support.http_services import port_that_hangs
 from support.job_runs import JOBS, JobResult, run_job
 from support.servers.base import running, wait_for
 from support.servers.redis import RedisServer
@@ -450,7 +450,7 @@ def test_no_other_client_waits_long_while_keys_are_counted_expired_and_removed(t
 
         keys: Any = client.info("keyspace")
         commands: Any = client.info("commandstats")
-    assert keys["db0"]["keys"] == 135_000, result.told()
+    assert keys["db0"]["keys"] == 135_000, result.text()
     assert keys["db0"]["expires"] == 15_000
     # On a machine that is busy the worst of thousands of waits is the scheduler's; a script over all keys would be in
     # the mean of its command, whatever else runs.
@@ -485,8 +485,8 @@ def test_the_shipped_users_are_loaded_and_the_operator_can_do_all_but_clean() ->
             server, {"load": 1}, streams=["events"], login={"username": "maintd_op", "password": "change-me"}
         )
 
-    assert result.check("main: background save").status is CheckStatus.OK, result.told()
-    assert not [check for check in result.checks if check.status is CheckStatus.UNKNOWN], result.told()
+    assert result.check("main: background save").status is CheckStatus.OK, result.text()
+    assert not [check for check in result.checks if check.status is CheckStatus.UNKNOWN], result.text()
 
 
 @pytest.mark.server
@@ -535,7 +535,7 @@ def test_a_server_that_is_down_fails_and_does_not_stop_the_others(
 
 
 def test_a_server_that_hangs_costs_one_timeout_and_fails() -> None:
-    with hanging() as port:
+    with port_that_hangs() as port:
         target = {"url": f"redis://127.0.0.1:{port}/0", "timeout": "200ms"}
 
         result = run_job("redis_maintenance", FAST, {"redis": {"main": target}})

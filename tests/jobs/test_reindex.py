@@ -213,7 +213,7 @@ def test_a_bloated_index_is_rebuilt_small_whole_and_with_its_constraint(db: Data
 
     result = db.job("reindex", SMALL)
 
-    assert result.outcome == "succeeded", result.told()
+    assert result.outcome == "succeeded", result.text()
     assert size(db, "events_pkey") < before / 4
     assert result.measure("pg_reindex_bytes_saved") == before - size(db, "events_pkey")
     assert result.check("main: rebuild of public.events_pkey, whole").observed == "whole"
@@ -270,7 +270,7 @@ def test_odd_and_long_names_are_rebuilt_and_parents_are_not_touched(db: Database
         f"main: public.{long}",
         "main: public.parts_1_pkey",
     }
-    assert {check.observed for check in result.named("rebuild of")} == {"rebuilt"}, result.told()
+    assert {check.observed for check in result.named("rebuild of")} == {"rebuilt"}, result.text()
 
 
 @pytest.mark.server
@@ -303,7 +303,7 @@ def test_a_member_of_the_owner_with_pg_monitor_needs_nothing_else(db: Database) 
 
     result = db.job("reindex", SMALL, as_role=db.role("op", "pg_monitor", f'"{owner}"'))
 
-    assert result.check("main: rebuild of public.events_pkey").observed == "rebuilt", result.told()
+    assert result.check("main: rebuild of public.events_pkey").observed == "rebuilt", result.text()
     assert size(db, "events_pkey") < before / 4
 
 
@@ -383,7 +383,7 @@ def test_a_rebuild_that_waits_too_long_is_stopped_and_leaves_nothing(db: Databas
         result = db.job("reindex", {**SMALL, "lock_timeout": "1500ms"})
 
         check = result.check("main: rebuild of public.events_pkey")
-        assert check.status is CheckStatus.WARN, result.told()
+        assert check.status is CheckStatus.WARN, result.text()
         assert f"it waited for pid {pid}" in str(check.observed)
         assert result.check("main: leftover public.events_pkey_ccnew").observed == "dropped"
         assert (invalid(db), comment(db), size(db, "events_pkey")) == (set(), None, before)
@@ -412,11 +412,11 @@ def test_a_leftover_that_cannot_be_dropped_yet_fails_and_goes_at_the_next_run(
     check = first.check(f"main: leftover public.{leftover}")
     assert check.status is CheckStatus.FAIL
     assert f'DROP INDEX CONCURRENTLY "public"."{leftover}"' in check.hint
-    assert str(first.check("main: rebuild of public.events_pkey").observed).startswith(told), first.told()
+    assert str(first.check("main: rebuild of public.events_pkey").observed).startswith(told), first.text()
     assert kept == {leftover}
     assert str(marked).startswith("mine\n[maintd rebuilds this index since ")
     assert second.check(f"main: leftover public.{leftover}").observed == "dropped"
-    assert second.outcome == "succeeded", second.told()
+    assert second.outcome == "succeeded", second.text()
     assert (invalid(db), comment(db)) == (set(), "mine")
     assert size(db, "events_pkey") < before / 4
 

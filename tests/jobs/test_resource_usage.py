@@ -148,7 +148,7 @@ def test_containers_are_measured_against_their_limits(docker_server: DockerEngin
                 item.remove(force=True)
 
     burner = result.check("docker main: burner CPU of its limit")
-    assert burner.status is CheckStatus.WARN, result.told()
+    assert burner.status is CheckStatus.WARN, result.text()
     assert 80 < float(str(burner.observed)) < 140  # it takes all that it may
     assert result.check("docker main: burner CPU throttled").status is CheckStatus.FAIL
     assert 0.15 < result.measure("container_cpus", service="burner") < 0.3
@@ -187,7 +187,7 @@ def test_a_container_close_to_its_memory_limit_fails(docker_server: DockerEngine
             made.remove(force=True)
 
     full = result.check("docker main: full memory of its limit")
-    assert full.status is CheckStatus.FAIL, result.told()
+    assert full.status is CheckStatus.FAIL, result.text()
     assert float(str(full.observed)) > 90
 
 
@@ -200,7 +200,7 @@ def bare() -> Iterator[JobResult]:
 
 
 def test_a_bare_host_gives_real_numbers(bare: JobResult) -> None:
-    assert bare.error is None, bare.told()
+    assert bare.error is None, bare.text()
     assert 0 <= bare.measure("cpu_used_percent", host="local") <= 100
     assert bare.check("host local: open files").status is CheckStatus.OK
     assert bare.check("host local: / used").unit == "%"

@@ -17,7 +17,7 @@ import pytest
 from support.job_runs import JobResult, run_job
 from support.sample_logs import corpus, minutes, request, wrapped
 from support.servers.docker import DockerEngine
-from support.servers.journal import Said, journal
+from support.servers.journal import JournalMessage, journal
 
 from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus
@@ -74,7 +74,7 @@ def reviewed(ago: timedelta, source: str = "logins", **more: Any) -> dict[str, l
 def test_a_day_without_attempts_is_green_with_numbers(root: Path) -> None:
     result = review_logins(root)
 
-    assert result.outcome == "succeeded", result.told()
+    assert result.outcome == "succeeded", result.text()
     assert result.check("logins: failures from one address in a day").observed == 0
     waited = (datetime.now(UTC) - NOW).total_seconds()  # since this module was loaded; the line is 60 s older
     assert 50 <= float(str(result.check("logins: last line of the log").observed)) <= 120 + waited
@@ -92,7 +92,7 @@ def test_failures_from_one_address_warn_at_twenty_and_fail_at_a_hundred(
     result = review_logins(root)
 
     check = result.check("logins: failures from one address in a day")
-    assert (check.observed, check.status) == (count, status), result.told()
+    assert (check.observed, check.status) == (count, status), result.text()
     assert (f"{THEM} {count}" in check.hint) == (count >= 20)
     assert result.measure("auth_failures_24h", method="password") == count + 1
     assert result.measure("auth_distinct_source_ips") == 2
@@ -104,7 +104,7 @@ def test_a_success_after_five_failures_fails(root: Path) -> None:
     result = review_logins(root)
 
     check = result.check("logins: success after failures")
-    assert check.status is CheckStatus.FAIL, result.told()
+    assert check.status is CheckStatus.FAIL, result.text()
     assert f"al from {THEM} by password" in check.hint
     assert "after 5 failures" in check.hint
 
@@ -115,7 +115,7 @@ def test_root_by_password_fails_and_by_key_does_not(root: Path) -> None:
     write(root, accepted(NOW - HOUR, 1, user="root"))
     by_password = review_logins(root)
 
-    assert by_key.check("logins: root by password").status is CheckStatus.OK, by_key.told()
+    assert by_key.check("logins: root by password").status is CheckStatus.OK, by_key.text()
     assert by_password.check("logins: root by password").status is CheckStatus.FAIL
 
 
@@ -126,10 +126,10 @@ def test_a_success_from_a_new_source_warns_once_others_are_known(root: Path) -> 
 
     later = review_logins(root, series=reviewed(HOUR, login_source=known))
 
-    assert not first.named("new sources"), first.told()
+    assert not first.named("new sources"), first.text()
     assert len([item for item in first.measures if item.name == "login_source"]) == 2
     check = later.check("logins: from new sources")
-    assert (check.observed, check.status) == (1, CheckStatus.WARN), later.told()
+    assert (check.observed, check.status) == (1, CheckStatus.WARN), later.text()
     assert "203.0.113.1" in check.hint
 
 
@@ -141,7 +141,7 @@ def test_a_success_at_an_odd_hour_warns_where_hours_are_set(root: Path) -> None:
     odd = review_logins(root, {"login_limits": {"hours": [(hour + 1) % 24, hour]}})
     usual = review_logins(root, {"login_limits": {"hours": [hour, (hour + 1) % 24]}})
 
-    assert odd.check("logins: at odd hours").status is CheckStatus.WARN, odd.told()
+    assert odd.check("logins: at odd hours").status is CheckStatus.WARN, odd.text()
     assert usual.check("logins: at odd hours").status is CheckStatus.OK
 
 
@@ -152,7 +152,7 @@ def test_failures_at_sudo_warn(root: Path) -> None:
     result = review_logins(root)
 
     check = result.check("logins: sudo and su failures of one user")
-    assert (check.observed, check.status, check.hint) == (6, CheckStatus.WARN, "was it them? al 6"), result.told()
+    assert (check.observed, check.status, check.hint) == (6, CheckStatus.WARN, "was it them? al 6"), result.text()
 
 
 def test_a_hostile_name_accuses_nobody_and_is_shown_as_it_is(root: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_hostile_name_accuses_nobody_and_is_shown_as_it_is(root: Path) -> None
     result = review_logins(root)
 
     check = result.check("logins: failures from one address in a day")
-    assert check.observed == 20, result.told()
+    assert check.observed == 20, result.text()
     assert THEM in check.hint
     assert "192.0.2.1" not in check.hint
     table = Path(result.artifacts[0].path).read_text()
@@ -184,8 +184,8 @@ def test_a_log_that_is_silent_or_missing_is_unknown(root: Path) -> None:
     missing = review_logins(root)
 
     for result in (silent, empty):
-        assert result.check("logins: last line of the log").status is CheckStatus.UNKNOWN, result.told()
-    assert missing.check("logins: log").status is CheckStatus.UNKNOWN, missing.told()
+        assert result.check("logins: last line of the log").status is CheckStatus.UNKNOWN, result.text()
+    assert missing.check("logins: log").status is CheckStatus.UNKNOWN, missing.text()
     assert "mount the host's /var/log" in missing.check("logins: log").hint
     assert not [item for item in missing.measures if item.name == "reviewed_until"]
 
@@ -212,7 +212,7 @@ def test_a_log_that_nobody_here_may_read_is_unknown(root: Path) -> None:
         result = review_logins(root, folder=Path(folder))
 
     unread = result.check("logins: files that could not be read")
-    assert unread.status is CheckStatus.UNKNOWN, result.told()
+    assert unread.status is CheckStatus.UNKNOWN, result.text()
     assert "add this process' user to the group adm" in unread.hint
     assert not [item for item in result.measures if item.name == "reviewed_until"]
 
@@ -227,7 +227,7 @@ def test_what_was_missed_is_read_by_the_next_run(root: Path) -> None:
     def failures(result: JobResult) -> str:
         return Path(result.artifacts[0].path).read_text().split(" failures")[0].rsplit("\n", 1)[1]
 
-    assert failures(daily) == "24", daily.told()
+    assert failures(daily) == "24", daily.text()
     assert failures(after_downtime) == "48"
     # Two days of one failure an hour: no day of them had more than 24.
     assert after_downtime.check("logins: failures from one address in a day").observed == 24
@@ -243,7 +243,7 @@ def test_rotation_between_two_runs_loses_nothing(root: Path) -> None:
 
     second = review_logins(root, series=held)
 
-    assert second.check("logins: failures from one address in a day").observed == 37, second.told()
+    assert second.check("logins: failures from one address in a day").observed == 37, second.text()
     assert second.check("logins: what the log held").status is CheckStatus.OK
 
 
@@ -258,7 +258,7 @@ def test_a_log_that_was_cut_fails(root: Path) -> None:
     result = review_logins(root, series=held)
 
     check = result.check("logins: what the log held")
-    assert (check.observed, check.status) == ("cut", CheckStatus.FAIL), result.told()
+    assert (check.observed, check.status) == ("cut", CheckStatus.FAIL), result.text()
 
 
 def series_of(result: JobResult) -> dict[str, list[Point]]:
@@ -278,7 +278,7 @@ def test_times_without_a_zone_are_of_the_host(root: Path) -> None:
 
     result = review_logins(root)
 
-    assert result.check("logins: failures from one address in a day").observed == 3, result.told()
+    assert result.check("logins: failures from one address in a day").observed == 3, result.text()
 
 
 # --- the journal ---
@@ -289,10 +289,10 @@ def journals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hostile = (
         b"Failed password for invalid user \xff\n from 192.0.2.1 port 22 ssh2 from " + THEM.encode() + b" port 2 ssh2"
     )
-    said = [Said("sshd-session", hostile) for _ in range(20)]
-    said += [Said("logger", b"Accepted password for root from 192.0.2.1 port 22 ssh2")]
-    said += [Said("sudo", b"  al : user NOT in sudoers ; TTY=pts/0 ; PWD=/ ; USER=root ; COMMAND=/bin/ls")]
-    said += [Said("sshd", b"Accepted publickey for al from 203.0.113.1 port 2 ssh2: ED25519 SHA256:abc")]
+    said = [JournalMessage("sshd-session", hostile) for _ in range(20)]
+    said += [JournalMessage("logger", b"Accepted password for root from 192.0.2.1 port 22 ssh2")]
+    said += [JournalMessage("sudo", b"  al : user NOT in sudoers ; TTY=pts/0 ; PWD=/ ; USER=root ; COMMAND=/bin/ls")]
+    said += [JournalMessage("sshd", b"Accepted publickey for al from 203.0.113.1 port 2 ssh2: ED25519 SHA256:abc")]
     return journal(tmp_path_factory.mktemp("journald"), said)
 
 
@@ -301,7 +301,7 @@ def test_the_journal_tells_who_really_spoke(journals: Path, tmp_path: Path) -> N
     result = review_logins(tmp_path, {"journal": str(journals)})
 
     failures = result.check("logins: failures from one address in a day")
-    assert (failures.observed, failures.status) == (20, CheckStatus.WARN), result.told()
+    assert (failures.observed, failures.status) == (20, CheckStatus.WARN), result.text()
     assert THEM in failures.hint
     assert "192.0.2.1" not in failures.hint
     assert result.check("logins: root by password").observed == 0  # it was not sshd who said so
@@ -316,7 +316,7 @@ def test_a_file_of_journals_is_read_as_a_folder_of_them(journals: Path, tmp_path
 
     result = review_logins(tmp_path, {"journal": str(file)})
 
-    assert result.check("logins: failures from one address in a day").observed == 20, result.told()
+    assert result.check("logins: failures from one address in a day").observed == 20, result.text()
 
 
 @pytest.mark.server
@@ -325,7 +325,7 @@ def test_the_journal_of_a_host_is_found_below_its_root(journals: Path, root: Pat
 
     result = review_logins(root)
 
-    assert "journal" in str(result.check("logins: log").observed), result.told()
+    assert "journal" in str(result.check("logins: log").observed), result.text()
     assert result.check("logins: failures from one address in a day").observed == 20
 
 
@@ -338,9 +338,9 @@ def test_a_journal_that_cannot_be_read_is_unknown_or_the_file_beside_it_is_read(
     beside = review_logins(root)
     alone = review_logins(root, {"journal": str(folder)})
 
-    assert "auth.log" in str(beside.check("logins: log").observed), beside.told()
+    assert "auth.log" in str(beside.check("logins: log").observed), beside.text()
     assert any("the journal cannot be read" in text for text in beside.logs)
-    assert alone.check("logins: log").status is CheckStatus.UNKNOWN, alone.told()
+    assert alone.check("logins: log").status is CheckStatus.UNKNOWN, alone.text()
 
 
 # --- denied requests ---
@@ -370,7 +370,7 @@ def test_denied_requests_are_counted_exactly_in_little_memory(tmp_path: Path) ->
         "from pathlib import Path\n"
         "from jobs.test_security_log_review import of_folder\n"
         f"found = of_folder(Path({str(tmp_path)!r}))\n"
-        "print(found.told())\n"
+        "print(found.text())\n"
         "for status in ('401', '403'):\n"
         "    print('COUNT', status, round(found.measure('api_denied_24h', status=status)))\n"
         # Not ru_maxrss: that begins with the memory of the process which this one was forked from.
@@ -403,7 +403,7 @@ def test_more_denied_requests_than_five_times_the_usual_warn(tmp_path: Path) -> 
     usual = of_folder(tmp_path, series={"api_denied_total_24h": USUAL})
     learning = of_folder(tmp_path)
 
-    assert more.check("requests: denied in a day").status is CheckStatus.WARN, more.told()
+    assert more.check("requests: denied in a day").status is CheckStatus.WARN, more.text()
     assert "/orders" in more.check("requests: denied in a day").hint
     assert usual.check("requests: denied in a day").status is CheckStatus.OK
     assert not learning.named("denied in a day")
@@ -415,7 +415,7 @@ def test_a_few_denied_requests_never_warn(tmp_path: Path) -> None:
 
     result = of_folder(tmp_path, series={"api_denied_total_24h": [Point(p.at, 0.0) for p in USUAL]})
 
-    assert result.outcome == "succeeded", result.told()
+    assert result.outcome == "succeeded", result.text()
 
 
 @pytest.mark.parametrize(("count", "status"), [(4, CheckStatus.OK), (5, CheckStatus.FAIL)])
@@ -425,8 +425,8 @@ def test_denied_requests_of_administrators_fail_at_five(tmp_path: Path, count: i
     result = of_folder(tmp_path)
 
     check = result.check("requests: denied on administrators' paths")
-    assert (check.observed, check.status) == (count, status), result.told()
-    assert "s3cret" not in result.told()
+    assert (check.observed, check.status) == (count, status), result.text()
+    assert "s3cret" not in result.text()
     assert "s3cret" not in Path(result.artifacts[0].path).read_text()
 
 
@@ -438,8 +438,8 @@ def test_logs_that_are_missing_or_silent_are_unknown(tmp_path: Path) -> None:
     silent = of_folder(tmp_path)
     unconfigured = review_requests({})
 
-    assert nothing.check("requests: logs").status is CheckStatus.UNKNOWN, nothing.told()
-    assert silent.check("requests: last line of the logs").status is CheckStatus.UNKNOWN, silent.told()
+    assert nothing.check("requests: logs").status is CheckStatus.UNKNOWN, nothing.text()
+    assert silent.check("requests: last line of the logs").status is CheckStatus.UNKNOWN, silent.text()
     assert str(unconfigured.check("requests: logs").observed).startswith("unknown: not_configured")
 
 
@@ -448,7 +448,7 @@ def test_a_service_that_is_never_silent_and_now_is_unknown(tmp_path: Path) -> No
 
     result = of_folder(tmp_path, {"services": ["agent", "risk-manager"]})
 
-    assert result.check("requests: risk-manager").status is CheckStatus.UNKNOWN, result.told()
+    assert result.check("requests: risk-manager").status is CheckStatus.UNKNOWN, result.text()
     assert not result.named("requests: agent")
 
 
@@ -500,7 +500,7 @@ def test_containers_logs_are_read_by_the_engine(docker_server: DockerEngine, pro
 
     result = review_requests(targets, {"services": ["json", "terminal", "text"]})
 
-    assert result.measure("api_denied_24h", service="json", status="401") == 3, result.told()
+    assert result.measure("api_denied_24h", service="json", status="401") == 3, result.text()
     assert result.measure("api_denied_24h", service="terminal", status="401") == 3
     assert result.measure("api_denied_24h", service="text", status="403") == 1
     assert result.check("requests: denied on administrators' paths").observed == 4
@@ -517,7 +517,7 @@ def test_a_container_whose_log_the_engine_does_not_keep_is_unknown(docker_server
     result = review_requests(targets)
 
     unread = result.check("requests: logs that could not be read")
-    assert unread.status is CheckStatus.UNKNOWN, result.told()
+    assert unread.status is CheckStatus.UNKNOWN, result.text()
     assert "lost" in unread.hint
     assert result.measure("api_denied_24h", service="kept", status="403") == 1
     assert not [item for item in result.measures if item.name == "reviewed_until"]
@@ -526,4 +526,4 @@ def test_a_container_whose_log_the_engine_does_not_keep_is_unknown(docker_server
 def test_an_engine_that_is_down_is_unknown(tmp_path: Path) -> None:
     result = review_requests({"docker": {"main": {"url": f"unix://{tmp_path}/none.sock"}}})
 
-    assert str(result.check("requests: logs").observed).startswith("unknown: refused"), result.told()
+    assert str(result.check("requests: logs").observed).startswith("unknown: refused"), result.text()

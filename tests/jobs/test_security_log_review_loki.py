@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from support.http_answers import Reply, answering
+from support.http_services import Reply, http_service
 from support.job_runs import JobResult, run_job
 from support.sample_logs import request, wrapped
 
@@ -99,7 +99,7 @@ def test_lines_are_counted_by_their_fields_whether_or_not_promtail_unwraps_them(
     with serving(entries) as url:
         result = review(url)
 
-    assert result.measure("api_denied_24h", service="orchestrator", status="401") == 1, result.told()
+    assert result.measure("api_denied_24h", service="orchestrator", status="401") == 1, result.text()
     assert result.measure("api_denied_24h", service="orchestrator", status="403") == 1
     assert result.measure("api_denied_24h", service="risk-manager", status="403") == 1
     assert result.measure("api_denied_total_24h") == 3
@@ -121,7 +121,7 @@ def test_pages_lose_and_repeat_nothing_also_where_lines_share_their_time(monkeyp
     with serving(entries) as url:
         result = review(url)
 
-    assert result.measure("api_denied_total_24h") == 49, result.told()
+    assert result.measure("api_denied_total_24h") == 49, result.text()
 
 
 def test_more_lines_of_one_instant_than_a_page_has_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,26 +132,26 @@ def test_more_lines_of_one_instant_than_a_page_has_are_unknown(monkeypatch: pyte
     with serving(entries) as url:
         result = review(url)
 
-    assert str(result.check("requests: logs").observed).startswith("unknown: partial"), result.told()
+    assert str(result.check("requests: logs").observed).startswith("unknown: partial"), result.text()
 
 
 def test_a_selector_that_finds_no_lines_is_unknown() -> None:
     with serving([]) as url:
         result = review(url)
 
-    assert result.check("requests: last line of the logs").status is CheckStatus.UNKNOWN, result.told()
+    assert result.check("requests: last line of the logs").status is CheckStatus.UNKNOWN, result.text()
 
 
 def test_a_login_page_before_loki_is_unknown() -> None:
     page = Reply(b"<html>Sign in</html>", content_type="text/html")
-    with answering({}) as url:
+    with http_service({}) as url:
         absent = review(url)
     asked = "/loki/api/v1/query?query=sum%28count_over_time%28%7Bjob%3D%22docker%22%7D%5B86400s%5D%29%29&time="
-    with answering(_Any(asked, page)) as url:
+    with http_service(_Any(asked, page)) as url:
         behind = review(url)
 
-    assert absent.check("requests: logs").status is CheckStatus.UNKNOWN, absent.told()
-    assert "login page" in behind.check("requests: logs").hint, behind.told()
+    assert absent.check("requests: logs").status is CheckStatus.UNKNOWN, absent.text()
+    assert "login page" in behind.check("requests: logs").hint, behind.text()
 
 
 class _Any(dict[str, Reply]):

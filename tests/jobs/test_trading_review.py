@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from support.http_answers import Reply, answering, hanging, says
+from support.http_services import Reply, http_service, json_reply, port_that_hangs
 from support.job_runs import JobResult, run_job
 from support.servers.postgres import PostgresServer
 from support.servers.prometheus import prometheus
@@ -45,7 +45,7 @@ def figures(**changes: Any) -> dict[str, Any]:
 @contextmanager
 def service(body: Reply | Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Targets with one service that has these figures."""
-    with answering({"/pnl/status": body if isinstance(body, Reply) else says(body)}) as url:
+    with http_service({"/pnl/status": body if isinstance(body, Reply) else json_reply(body)}) as url:
         yield {"http": {"orders": {"url": f"{url}/health", "timeout": "2s"}}}
 
 
@@ -62,7 +62,7 @@ def review(
 def test_a_day_that_is_well_is_green() -> None:
     result = review(figures(), {"figures": {"numbers": ["startEquity", "realized"], "positive": ["startEquity"]}})
 
-    assert result.outcome == "succeeded", result.told()
+    assert result.outcome == "succeeded", result.text()
     assert result.check("figures: startEquity").observed == 1000
     assert result.measure("figure_realized") == 12.5
     assert result.measure("halted") == 0
@@ -126,7 +126,7 @@ def test_an_answer_without_figures_says_what_it_was(reply: Reply, status: str, w
 
 
 def test_a_service_that_hangs_fails_and_the_rest_is_still_reviewed(free_port: int) -> None:
-    with hanging() as port:
+    with port_that_hangs() as port:
         targets = {
             "http": {"main": {"url": f"http://127.0.0.1:{port}/", "timeout": "1s"}},
             "postgres": {"main": {"dsn": f"postgresql://postgres@127.0.0.1:{free_port}/x"}},
@@ -175,7 +175,7 @@ def test_figures_that_agree_with_the_days_row_are_reconciled(dsn: str) -> None:
 
     result = review(figures(), {"day": DAY}, postgres(dsn))
 
-    assert result.outcome == "succeeded", result.told()
+    assert result.outcome == "succeeded", result.text()
     assert result.check("reconciled: realized").observed == 0.005
 
 
@@ -219,7 +219,7 @@ def test_activity_is_compared_with_the_same_weekday(dsn: str, today: int, status
 
     result = review(figures(), {"queries": {"audit": AUDIT}}, postgres(dsn))
 
-    assert result.check("activity: audit").status.value == status, result.told()
+    assert result.check("activity: audit").status.value == status, result.text()
     if today:
         assert result.measure("activity_audit", type="order_submitted", severity="info") == today
 

@@ -143,7 +143,7 @@ def test_dead_rows_are_removed_and_the_file_keeps_its_size(db: Database) -> None
 
     result = db.job("vacuum", {"bloat_from": "1MB"})
 
-    assert result.check("main: vacuum of public.events").status is CheckStatus.OK, result.told()
+    assert result.check("main: vacuum of public.events").status is CheckStatus.OK, result.text()
     assert result.check("main: dead rows kept in public.events").observed == 0
     assert dead(db) == 0
     assert db.ask("SELECT pg_relation_size('events')") == size
@@ -160,7 +160,7 @@ def test_a_healthy_database_is_proven_so_and_not_touched(db: Database) -> None:
 
     result = db.job("vacuum")
 
-    assert result.outcome == "succeeded", result.told()
+    assert result.outcome == "succeeded", result.text()
     assert result.changes == []
     assert result.check("main: autovacuum").observed == "on"
     assert result.measure("pg_xid_age", database=db.name) > 0
@@ -205,8 +205,8 @@ def test_a_member_of_the_owner_with_nothing_else_succeeds(db: Database) -> None:
 
     result = db.job("vacuum", as_role=operator)
 
-    assert result.check("main: vacuum of public.events").status is CheckStatus.OK, result.told()
-    assert {check.status for check in result.checks} <= {CheckStatus.OK, CheckStatus.WARN}, result.told()
+    assert result.check("main: vacuum of public.events").status is CheckStatus.OK, result.text()
+    assert {check.status for check in result.checks} <= {CheckStatus.OK, CheckStatus.WARN}, result.text()
 
 
 @pytest.mark.server
@@ -221,7 +221,7 @@ def test_rows_kept_alive_by_a_snapshot_warn_and_name_its_holder(db: Database) ->
         result = db.job("vacuum")
 
     check = result.check("main: dead rows kept in public.events")
-    assert (check.status, check.observed) == (CheckStatus.WARN, 20_000), result.told()
+    assert (check.status, check.observed) == (CheckStatus.WARN, 20_000), result.text()
     assert f"pid {pid} (long report, user postgres, idle in transaction" in check.hint
     assert result.check("main: vacuum of public.events").status is CheckStatus.OK
     assert result.measure("pg_oldest_xmin_age_seconds") > 0
@@ -284,7 +284,7 @@ def test_odd_names_are_vacuumed_and_partition_parents_and_temporary_tables_are_n
         result = db.job("vacuum")
 
     assert {c.target for c in result.changes} == {'main: Odd.Schema.Select "it" %s', "main: public.parts_1"}
-    assert {c.status for c in result.named("vacuum of")} == {CheckStatus.OK}, result.told()
+    assert {c.status for c in result.named("vacuum of")} == {CheckStatus.OK}, result.text()
 
 
 @pytest.mark.server
@@ -443,7 +443,7 @@ def test_tables_that_near_wraparound_are_frozen_and_old_databases_fail(own_postg
     result = db.job("vacuum")
 
     assert db.ask("SELECT age(relfrozenxid) FROM pg_class WHERE relname = 'old'") < 100
-    assert result.check("main: vacuum of public.old").status is CheckStatus.OK, result.told()
+    assert result.check("main: vacuum of public.old").status is CheckStatus.OK, result.text()
     assert result.check("main: oldest transaction id of a table").status is CheckStatus.OK
     assert result.check("main: oldest transaction id of a database").status is CheckStatus.FAIL
     assert result.check("main: autovacuum").status is CheckStatus.WARN
@@ -459,7 +459,7 @@ def test_a_database_without_an_encoding_is_vacuumed_too(postgres_server: Postgre
 
         result = db.job("vacuum")
 
-        assert result.outcome in ("succeeded", "warned"), result.told()
-        assert any("events" in change.target for change in result.changes), result.told()
+        assert result.outcome in ("succeeded", "warned"), result.text()
+        assert any("events" in change.target for change in result.changes), result.text()
     finally:
         postgres_server.drop(name)

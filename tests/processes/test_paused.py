@@ -109,15 +109,15 @@ def test_a_daemon_alone_does_not_lose_what_outlived_its_pause(tmp_path: Path) ->
     """As a suspended machine, or one whose clock was set: nobody else could have taken anything."""
     with maintd_daemon(tmp_path, MAINTD_LEASE="2s", MAINTD_HEARTBEAT="500ms") as daemon:
         assert daemon.maintd("trigger", "dawdle", "-p", "seconds=6").code == 0
-        wait_for(lambda: "run_claimed" in daemon.told(), "it is claimed")
+        wait_for(lambda: "run_claimed" in daemon.log_text(), "it is claimed")
         daemon.process.send_signal(signal.SIGSTOP)
         threading.Event().wait(3)
         daemon.process.send_signal(signal.SIGCONT)
 
-        wait_for(lambda: "run_ended" in daemon.told(), "it ends", 30)
+        wait_for(lambda: "run_ended" in daemon.log_text(), "it ends", 30)
 
         assert daemon.maintd("show", "1", "--json").json["state"] == "succeeded"
-        assert "run_lost" not in daemon.told()
+        assert "run_lost" not in daemon.log_text()
 
 
 def test_a_paused_daemons_lock_is_handed_on_only_after_its_holder_is_dead(two: Two) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from support.servers.base import needed
+from support.servers.base import require_program
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
@@ -45,7 +45,7 @@ RULES = """() => {
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A browser without a window; the machine's own, never a downloaded one."""
-    path = needed(CHROMIUM, "chromium")
+    path = require_program(CHROMIUM, "chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=ARGS)
         try:

@@ -64,20 +64,20 @@ class JobResult:
     def check(self, name: str) -> Check:
         """The only check of this name."""
         found = [check for check in self.checks if check.name == name]
-        assert len(found) == 1, f'{len(found)} checks named "{name}":\n{self.told()}'
+        assert len(found) == 1, f'{len(found)} checks named "{name}":\n{self.text()}'
         return found[0]
 
     def measure(self, name: str, **labels: str) -> float:
         """The last value of a measure whose labels include these."""
         found = [item for item in self.measures if item.name == name and labels.items() <= item.labels.items()]
-        assert found, f'no measure "{name}" {labels}:\n{self.told()}'
+        assert found, f'no measure "{name}" {labels}:\n{self.text()}'
         return found[-1].value
 
     def named(self, part: str) -> list[Check]:
         """The checks whose name contains this."""
         return [check for check in self.checks if part in check.name]
 
-    def told(self) -> str:
+    def text(self) -> str:
         """Everything, for the message of a failed assert."""
         lines = [
             f"{c.status:8} {c.name}: {c.observed!r}, expected {c.expected} {c.unit} ({c.hint})" for c in self.checks

@@ -72,13 +72,13 @@ def plan_runs(store: Store, name: str, seen: float, through: float, *runs: NewRu
     return store.entries.plan_many([EntryPlan(name, at(seen), at(through), runs)])[0]
 
 
-def by_hand(name: str, minutes: float = 0, **columns: object) -> NewRun:
+def manual_run(name: str, minutes: float = 0, **columns: object) -> NewRun:
     """A run that somebody asked for."""
     return due(name, minutes, **{"due_at": None, "trigger": Trigger.MANUAL, "requested_by": "ada", **columns})
 
 
 def queue(store: Store, name: str, minutes: float = 0, **columns: object) -> int:
-    return store.runs.add(by_hand(name, minutes, **columns), at(minutes))[0]
+    return store.runs.add(manual_run(name, minutes, **columns), at(minutes))[0]
 
 
 def claim(store: Store, run_id: int, minutes: float = 0, node: str = "n1", lease: float = 5) -> Run:
@@ -115,7 +115,7 @@ def check(name: str) -> Check:
     return Check(name=name, observed=3, expected="at least 1", status=CheckStatus.OK)
 
 
-def racing(acts: Sequence[Callable[[], T]]) -> list[T]:
+def run_concurrently(acts: Sequence[Callable[[], T]]) -> list[T]:
     """The results of all acts, begun at the same moment in a thread each."""
     start = Barrier(len(acts))
 

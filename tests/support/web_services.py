@@ -174,7 +174,7 @@ def run_with(
     return run.id
 
 
-def going_on(store: Store, name: str, minutes: float, *items: object) -> tuple[int, int]:
+def running_run(store: Store, name: str, minutes: float, *items: object) -> tuple[int, int]:
     """A run that works: its id and fence. Further writes are numbered from 4."""
     run = claim(store, queue(store, name, minutes), minutes, lease=600)
     begun = [

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from support.job_runs import JOBS
-from support.servers.base import needed
+from support.servers.base import require_program
 from support.servers.disks import needs_root
 
 from maintd.clients.filesystems import usages
@@ -41,14 +41,14 @@ from support.job_runs import run_job
 exec(sys.argv[2])
 result = run_job("health_check", {"include": ["host"]}, {"host": {"local": target}})
 seen = {c.name.removeprefix("host local: "): [c.status.value, c.observed, c.hint] for c in result.checks}
-print(json.dumps({"checks": seen, "told": result.told()}))
+print(json.dumps({"checks": seen, "told": result.text()}))
 """
 
 
 def inside(folder: Path, prepare: str) -> dict[str, Any]:
     """The checks of a host whose mounts are made by `prepare`, which sets `target`."""
     needs_root("mounts file systems")
-    private = [needed("unshare", "util-linux"), "--mount", "--propagation", "private"]
+    private = [require_program("unshare", "util-linux"), "--mount", "--propagation", "private"]
     done = subprocess.run(
         [*private, sys.executable, "-c", INSIDE, str(folder), prepare],
         capture_output=True,

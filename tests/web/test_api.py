@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 from support.stores import claim, queue
-from support.web_services import FULL, HOSTILE, Client, Harness, artifact, at, check, going_on, line, run_with
+from support.web_services import FULL, HOSTILE, Client, Harness, artifact, at, check, line, run_with, running_run
 
 from maintd.model.evidence import CheckStatus
 from maintd.model.job import BrokenJob, JobDescription
@@ -112,7 +112,7 @@ def test_an_invalid_filter_is_an_error_with_an_example(page: Client, query: str,
 
 
 def test_a_log_is_followed_by_its_cursor_until_it_is_final(served: Harness, page: Client) -> None:
-    run_id, fence = going_on(served.store, "probe", 0, line(1, "one"), line(2, "two"))
+    run_id, fence = running_run(served.store, "probe", 0, line(1, "one"), line(2, "two"))
 
     first = page.get(f"/api/v1/runs/{run_id}/log?limit=1").json
     second = page.get(f"/api/v1/runs/{run_id}/log?after={first['cursor']}").json
@@ -135,7 +135,7 @@ def test_a_log_is_followed_by_its_cursor_until_it_is_final(served: Harness, page
 
 
 def test_a_log_can_be_narrowed_to_a_step_by_name_or_index(served: Harness, page: Client) -> None:
-    run_id, _ = going_on(served.store, "weekly-cleanup", 0, line(1, "one"))
+    run_id, _ = running_run(served.store, "weekly-cleanup", 0, line(1, "one"))
 
     assert page.get(f"/api/v1/runs/{run_id}/log?step=vacuum").json["lines"][0]["step"] == "vacuum"
     assert page.get(f"/api/v1/runs/{run_id}/log?step=0&attempt=1").json["lines"]
@@ -145,7 +145,7 @@ def test_a_log_can_be_narrowed_to_a_step_by_name_or_index(served: Harness, page:
 
 @pytest.mark.parametrize("cursor", ["x", "0.1", "0.1.2.3", "-1.1.1", "0.1." + "9" * 30, "０.1.1", "0.1.1%00"])
 def test_an_invalid_cursor_is_refused(served: Harness, page: Client, cursor: str) -> None:
-    run_id, _ = going_on(served.store, "probe", 0)
+    run_id, _ = running_run(served.store, "probe", 0)
     quoted = cursor.encode().replace("０".encode(), b"%EF%BC%90").decode()
 
     assert page.get(f"/api/v1/runs/{run_id}/log?after={quoted}").status == 400
@@ -375,7 +375,7 @@ def test_a_head_request_has_no_body(served: Harness, page: Client, port: int) ->
 
 
 def test_a_running_run_has_its_phase_and_progress(served: Harness, page: Client) -> None:
-    run_id, _ = going_on(served.store, "nightly-vacuum", 0, *FULL[:2])
+    run_id, _ = running_run(served.store, "nightly-vacuum", 0, *FULL[:2])
 
     attempt = page.get(f"/api/v1/runs/{run_id}").json["steps"][0]["attempts"][0]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 from support.browser import violations
-from support.web_services import FULL, HOSTILE, Harness, at, going_on, line, run_with
+from support.web_services import FULL, HOSTILE, Harness, at, line, run_with, running_run
 
 from maintd.model.evidence import Measure
 from maintd.model.run import RunState
@@ -37,7 +37,7 @@ def tab(browser: Browser, served: Harness) -> Iterator[Page]:
 def test_pages_pass_the_accessibility_rules(tab: Page, served: Harness, size: str, scheme: str) -> None:
     for minute in (0, 10):
         ended = run_with(served.store, "nightly-vacuum", minute, RunState.FAILED, items=FULL, reason="w" * 300)
-    live, _ = going_on(served.store, "probe", 20, *FULL[:2], line(1, "x" * 400))
+    live, _ = running_run(served.store, "probe", 20, *FULL[:2], line(1, "x" * 400))
     width, height = SIZES[size]
     tab.set_viewport_size({"width": width, "height": height})
     tab.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
@@ -60,7 +60,7 @@ def test_pages_pass_the_accessibility_rules(tab: Page, served: Harness, size: st
 
 
 def test_the_page_of_a_run_follows_its_log_and_final_state_without_a_reload(tab: Page, served: Harness) -> None:
-    run, fence = going_on(served.store, "probe", 0, line(1, "first line"))
+    run, fence = running_run(served.store, "probe", 0, line(1, "first line"))
     tab.goto(f"/runs/{run}")
     expect(tab.locator("#lines")).to_contain_text("first line")
     tab.evaluate("window.notReloaded = true")
@@ -130,7 +130,7 @@ def test_a_script_in_a_report_is_not_executed(tab: Page, served: Harness) -> Non
 
 def test_measures_stay_open_while_the_page_updates(tab: Page, served: Harness) -> None:
     measure = Measure(name="size", value=1, unit="B")
-    run, fence = going_on(served.store, "probe", 0, measure)
+    run, fence = running_run(served.store, "probe", 0, measure)
     tab.goto(f"/runs/{run}")
     tab.locator("summary").click()
     tab.locator("body").click(position={"x": 1, "y": 1})

@@ -21,12 +21,12 @@ from support.web_services import (
     artifact,
     check,
     entry,
-    going_on,
     harness,
     job,
     line,
     on_socket,
     run_with,
+    running_run,
 )
 
 from maintd.model.evidence import Change, CheckStatus, Measure, Phase
@@ -178,7 +178,7 @@ def hostile(served: Harness) -> Iterator[tuple[Harness, int, int]]:
     )
     run_with(served.store, "probe", 5, RunState.FAILED, items=items, reason=HOSTILE)
     served.store.entries.pause("probe", why=HOSTILE, by=HOSTILE, until=None, now=served.clock.now())
-    live, _ = going_on(served.store, "probe", 10, *items)
+    live, _ = running_run(served.store, "probe", 10, *items)
     yield served, ended, live
 
 

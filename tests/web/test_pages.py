@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from support.web_services import FULL, Client, Harness, check, going_on, line, run_with
+from support.web_services import FULL, Client, Harness, check, line, run_with, running_run
 
 from maintd.model.evidence import CheckStatus
 from maintd.model.run import RunState
@@ -58,7 +58,7 @@ def test_a_run_shows_observed_and_expected_values_and_hints(served: Harness, pag
 
 
 def test_the_page_of_an_unfinished_run_reloads_without_javascript(served: Harness, page: Client) -> None:
-    live, _ = going_on(served.store, "probe", 0)
+    live, _ = running_run(served.store, "probe", 0)
     ended = run_with(served.store, "nightly-vacuum", 0)
 
     assert '<noscript><meta http-equiv="refresh" content="10">' in page.get(f"/runs/{live}").text

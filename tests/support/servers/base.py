@@ -37,14 +37,14 @@ def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 20.0
         time.sleep(every)
 
 
-def listens(port: int) -> bool:
+def is_listening(port: int) -> bool:
     """Whether something accepts connections on this loopback port."""
     with closing(socket.socket()) as sock:
         sock.settimeout(0.5)
         return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
-def needed(program: str | Path, package: str) -> str:
+def require_program(program: str | Path, package: str) -> str:
     """The program's path. Without it a test skips on a laptop and fails in CI."""
     found = shutil.which(str(program))
     if found is None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import docker as sdk
 
-from support.servers.base import needed, running, wait_for
+from support.servers.base import require_program, running, wait_for
 
 BUSYBOX = "maintd-test/busybox:1"
 
@@ -49,7 +49,7 @@ class DockerEngine:
 
     def busybox(self, tag: str = BUSYBOX) -> str:
         """Import an image of 2 MB with a shell, under this tag."""
-        program = needed("busybox", "busybox-static")
+        program = require_program("busybox", "busybox-static")
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as tar:
             for folder in ("bin", "tmp", "etc"):
@@ -96,7 +96,7 @@ class DockerEngine:
 @contextmanager
 def docker_engine() -> Iterator[DockerEngine]:
     """A new engine for the length of a `with`."""
-    program = needed("dockerd", "docker.io iptables")
+    program = require_program("dockerd", "docker.io iptables")
     folder = Path(tempfile.mkdtemp(prefix="maintd-eng-", dir="/tmp"))
     argv = [
         "unshare",

@@ -12,7 +12,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from support.servers.base import needed
+from support.servers.base import require_program
 from support.servers.docker import DockerEngine
 
 ROOT = Path(__file__).parents[3]
@@ -28,7 +28,7 @@ def python_base(engine: DockerEngine) -> str:
     kept = Path(tempfile.gettempdir()) / f"maintd-base-{os.getuid()}.tar"
     if not kept.exists():
         part = kept.with_suffix(f".{os.getpid()}.tar")
-        argv = [needed("mmdebstrap", "mmdebstrap"), "--quiet", "--variant=minbase", f"--include={PACKAGES}"]
+        argv = [require_program("mmdebstrap", "mmdebstrap"), "--quiet", "--variant=minbase", f"--include={PACKAGES}"]
         argv += [f"--customize-hook=copy-in {CERTIFICATES} /etc/ssl/certs"] if CERTIFICATES.exists() else []
         subprocess.run([*argv, "bookworm", str(part)], check=True, capture_output=True)
         part.replace(kept)
@@ -76,7 +76,7 @@ def docker(engine: DockerEngine, *words: str, timeout: float = 900) -> str:
     """The command line client's output; its errors are in the failure."""
     environ = {**os.environ, "DOCKER_HOST": engine.url, "DOCKER_BUILDKIT": "0"}
     done = subprocess.run(
-        [needed("docker", "docker.io"), *words], env=environ, capture_output=True, text=True, timeout=timeout
+        [require_program("docker", "docker.io"), *words], env=environ, capture_output=True, text=True, timeout=timeout
     )
     assert done.returncode == 0, f"docker {' '.join(words)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done.stdout

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.servers.base import needed
+from support.servers.base import require_program
 
 JOURNALD = "/lib/systemd/systemd-journald"
 # Waits for the daemon, sends each message by a process of the name that the message is to come from, and stops it.
@@ -57,17 +57,17 @@ for program, group in itertools.groupby(MESSAGES, key=lambda one: one[0]):
 
 
 @dataclass(frozen=True)
-class Said:
+class JournalMessage:
     """A message, and the name of the process that sends it."""
 
     program: str
     message: bytes
 
 
-def journal(folder: Path, said: Sequence[Said]) -> Path:
+def journal(folder: Path, said: Sequence[JournalMessage]) -> Path:
     """A folder of journals that a real journald wrote, all entries within the last seconds."""
-    needed(JOURNALD, "systemd")
-    needed("journalctl", "systemd")
+    require_program(JOURNALD, "systemd")
+    require_program("journalctl", "systemd")
     script, send, out = folder / "journald.sh", folder / "send.py", folder / "journal"
     script.write_text(_SCRIPT)
     send.write_text(f"MESSAGES = {[(one.program, one.message) for one in said]!r}\n{_SEND}")

@@ -24,7 +24,7 @@ def clean_environ(**more: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Typed:
+class CommandResult:
     """How a command ended."""
 
     code: int
@@ -44,7 +44,7 @@ class Shell:
     cwd: Path
     environ: Mapping[str, str] = field(default_factory=dict)
 
-    def maintd(self, *words: str | Path, seconds: float = 60, **more: str) -> Typed:
+    def maintd(self, *words: str | Path, seconds: float = 60, **more: str) -> CommandResult:
         """Type `maintd WORDS` and wait for its end."""
         done = subprocess.run(
             [str(MAINTD), *map(str, words)],
@@ -55,7 +55,7 @@ class Shell:
             text=True,
             timeout=seconds,
         )
-        return Typed(done.returncode, done.stdout, done.stderr)
+        return CommandResult(done.returncode, done.stdout, done.stderr)
 
     def start(self, *words: str | Path, out: int | Any = subprocess.PIPE) -> subprocess.Popen[str]:
         """Type it and do not wait."""
@@ -113,7 +113,7 @@ class RunningDaemon(Shell):
     def socket(self) -> Path:
         return self.state_dir / "maintd.sock"
 
-    def told(self) -> str:
+    def log_text(self) -> str:
         """What it logged so far."""
         return self.log.read_text(errors="replace")
 
@@ -143,7 +143,7 @@ def maintd_daemon(folder: Path, calendar: str = CALENDAR, jobs: Path = JOBS, **m
             page=f"http://{listen}",
         )
         wait_for(
-            lambda: process.poll() is not None or "daemon_ready" in daemon.told(), "the daemon is ready", seconds=30
+            lambda: process.poll() is not None or "daemon_ready" in daemon.log_text(), "the daemon is ready", seconds=30
         )
-        assert process.poll() is None, f"the daemon ended with {process.returncode}:\n{daemon.told()}"
+        assert process.poll() is None, f"the daemon ended with {process.returncode}:\n{daemon.log_text()}"
         yield daemon

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psycopg
 
-from support.servers.base import free_port, needed
+from support.servers.base import free_port, require_program
 
 BIN = Path("/usr/lib/postgresql/15/bin")
 
@@ -65,7 +65,7 @@ class PostgresServer:
 
 def start_postgres(within: Path | None = None) -> PostgresServer:
     """A new server, below a folder that everybody may enter. That is not pytest's, whose parents only root may."""
-    needed(BIN / "initdb", "postgresql-15")
+    require_program(BIN / "initdb", "postgresql-15")
     folder = Path(tempfile.mkdtemp(prefix="maintd-pg-", dir=within))
     folder.chmod(0o755)
     if os.geteuid() == 0:

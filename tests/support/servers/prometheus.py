@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from support.servers.base import free_port, needed, running, wait_for
+from support.servers.base import free_port, require_program, running, wait_for
 
 CONFIG = "global: {scrape_interval: 1s, evaluation_interval: 1s}\nscrape_configs: []\n"
 ALERTMANAGER = "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n"
@@ -43,7 +43,7 @@ def _ready(url: str) -> bool:
 @contextmanager
 def prometheus(config: str = CONFIG, openmetrics: str | None = None, flags: Sequence[str] = ()) -> Iterator[WebServer]:
     """A new server; `openmetrics` is history in the OpenMetrics text format with timestamps, ending in `# EOF`."""
-    program = needed("prometheus", "prometheus")
+    program = require_program("prometheus", "prometheus")
     with tempfile.TemporaryDirectory(prefix="maintd-prom-") as name:
         folder, port = Path(name), free_port()
         (folder / "p.yml").write_text(config)
@@ -52,7 +52,7 @@ def prometheus(config: str = CONFIG, openmetrics: str | None = None, flags: Sequ
             # It reads the whole file once for each block: few long ones for weeks of history.
             made = ["tsdb", "create-blocks-from", "--max-block-duration=744h", "openmetrics"]
             made += [str(folder / "history.om"), str(folder / "data")]
-            subprocess.run([needed("promtool", "prometheus"), *made], check=True, capture_output=True)
+            subprocess.run([require_program("promtool", "prometheus"), *made], check=True, capture_output=True)
         argv = [
             program,
             f"--config.file={folder}/p.yml",
@@ -71,7 +71,7 @@ def prometheus(config: str = CONFIG, openmetrics: str | None = None, flags: Sequ
 @contextmanager
 def alertmanager(config: str = ALERTMANAGER) -> Iterator[WebServer]:
     """A new server that sends nothing to anybody."""
-    program = needed("prometheus-alertmanager", "prometheus-alertmanager")
+    program = require_program("prometheus-alertmanager", "prometheus-alertmanager")
     with tempfile.TemporaryDirectory(prefix="maintd-am-") as name:
         folder, port = Path(name), free_port()
         (folder / "am.yml").write_text(config)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from redis import Redis
 
-from support.servers.base import free_port, listens, needed, running, wait_for
+from support.servers.base import free_port, is_listening, require_program, running, wait_for
 
 
 @dataclass
@@ -32,10 +32,10 @@ class RedisServer:
 @contextmanager
 def redis(*options: str) -> Iterator[RedisServer]:
     """A new server for the length of a `with`; `options` are further arguments of redis-server."""
-    program = needed("redis-server", "redis-server")
+    program = require_program("redis-server", "redis-server")
     with tempfile.TemporaryDirectory(prefix="maintd-redis-") as name:
         folder, port = Path(name), free_port()
         argv = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", name, "--save", "", *options]
         with running(argv, folder / "log") as process:
-            wait_for(lambda: listens(port), f"redis on {port}")
+            wait_for(lambda: is_listening(port), f"redis on {port}")
             yield RedisServer(port, folder, process.pid)

@@ -22,7 +22,7 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def says(body: Any, status: int = 200) -> Reply:
+def json_reply(body: Any, status: int = 200) -> Reply:
     """A body of JSON."""
     return Reply(json.dumps(body).encode(), status)
 
@@ -55,7 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def answering(replies: Mapping[str, Reply | Callable[[], Reply]]) -> Iterator[str]:
+def http_service(replies: Mapping[str, Reply | Callable[[], Reply]]) -> Iterator[str]:
     """The base URL of a service that answers these paths, and 404 to all others."""
     server = _Server(("127.0.0.1", 0), _Handler)
     server.replies = replies
@@ -70,14 +70,14 @@ def answering(replies: Mapping[str, Reply | Callable[[], Reply]]) -> Iterator[st
 
 
 @contextmanager
-def hanging() -> Iterator[int]:
+def port_that_hangs() -> Iterator[int]:
     """A port that accepts connections, by the kernel, and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
 
 @contextmanager
-def blurting(text: bytes) -> Iterator[int]:
+def port_that_sends(text: bytes) -> Iterator[int]:
     """A port that sends this to whoever connects, and closes."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.05)
