@@ -1,4 +1,4 @@
-"""The calendar in force: read at the start, and again when somebody asks for it or a file has changed."""
+"""The active calendar: loaded at the start, and again on request or when its file or a job changes."""
 
 from __future__ import annotations
 
@@ -18,97 +18,97 @@ from maintd.operations import ReloadResult
 
 log = structlog.get_logger()
 
-ANSWER_WITHIN = 30  # seconds that whoever asked for a reload waits
+RELOAD_TIMEOUT = 30  # seconds that `reload` waits for the daemon's loop
 
 
-class InForce:
-    """What everybody goes by. Any thread may ask; the loop's reads."""
+class CalendarReloader:
+    """Holds the active calendar and targets. Any thread requests a reload; the daemon's loop carries it out."""
 
     def __init__(self, settings: Settings, wake: Callable[[], None]) -> None:
-        """`wake` has the loop call `answer` soon."""
+        """`wake` makes the loop call `handle_requests` soon."""
         self._settings = settings
         self._wake = wake
-        self._asked: queue.SimpleQueue[Future[ReloadResult]] = queue.SimpleQueue()
-        self._stamp: tuple[int, int] | None = None
+        self._requests: queue.SimpleQueue[Future[ReloadResult]] = queue.SimpleQueue()
+        self._stamp: tuple[int, int] | None = None  # of the calendar file when it was read last
 
-    def begin(self, registry: JobRegistry) -> None:
-        """Read the calendar for the first time. Raises CalendarError."""
+    def load_first(self, registry: JobRegistry) -> None:
+        """Load the calendar for the first time. Raises CalendarError."""
         self._registry = registry
-        self._use(self._read())
+        self._activate(self._read())
 
-    def attach(self, load: Callable[[Calendar], None], note: Callable[[str, str], None]) -> None:
-        """How a fresh calendar is put in force, and what is written down: an event and its text.
+    def on_reload(self, apply: Callable[[Calendar], None], audit: Callable[[str, str], None]) -> None:
+        """Set what a reload calls: `apply` with the new calendar, `audit` with an event's kind and text.
 
-        Both may raise StoreUnavailableError.
+        Both can raise StoreUnavailableError.
         """
-        self._load = load
-        self._note = note
+        self._apply = apply
+        self._audit = audit
 
     # --- for any thread ---
 
-    def ask(self) -> None:
-        """Read the calendar again soon; what came of it is logged."""
-        self._asked.put(Future())
+    def request_reload(self) -> None:
+        """Reload soon; the result is only logged."""
+        self._requests.put(Future())
         self._wake()
 
     def reload(self) -> ReloadResult:
-        """Read the calendar again and wait for what came of it. Not for the loop's own thread."""
-        answer: Future[ReloadResult] = Future()
-        self._asked.put(answer)
+        """Reload, and wait for the result. Blocks forever in the loop's own thread."""
+        result: Future[ReloadResult] = Future()
+        self._requests.put(result)
         self._wake()
-        return answer.result(timeout=ANSWER_WITHIN)
+        return result.result(timeout=RELOAD_TIMEOUT)
 
     # --- for the loop ---
 
-    def answer(self) -> None:
-        """Do what was asked for. Raises StoreUnavailableError."""
-        while not self._asked.empty():
-            asked = self._asked.get()
+    def handle_requests(self) -> None:
+        """Carry out the requested reloads. Raises StoreUnavailableError."""
+        while not self._requests.empty():
+            request = self._requests.get()
             try:
                 self._registry.refresh()
-                asked.set_result(self._read_again())
+                request.set_result(self._reload())
             except MaintdError as error:
-                asked.set_exception(error)
+                request.set_exception(error)
                 if isinstance(error, StoreUnavailableError):
                     raise
                 log.error("reload_failed", error=str(error))
 
-    def look(self) -> None:
-        """Read the calendar again if its file or a job has changed. Raises StoreUnavailableError."""
+    def reload_if_changed(self) -> None:
+        """Reload if the calendar file or a job has changed. Raises StoreUnavailableError."""
         try:
             if self._registry.refresh() or _stamp_of(calendar_path(self._settings)) != self._stamp:
-                self._read_again()
+                self._reload()
         except JobError as error:
             log.error("jobs_unreadable", error=str(error))
 
-    def refuse(self) -> None:
-        """Nobody is to wait for an answer that will not come."""
-        while not self._asked.empty():
-            self._asked.get().set_exception(RefusedError("the daemon is stopping", "start it again: maintd serve"))
+    def refuse_requests(self) -> None:
+        """Fail the requests that are left when the loop ends."""
+        while not self._requests.empty():
+            self._requests.get().set_exception(RefusedError("the daemon is stopping", "start it again: maintd serve"))
 
-    def _read_again(self) -> ReloadResult:
-        """A bad calendar keeps the one that is in force."""
+    def _reload(self) -> ReloadResult:
+        """Load the calendar; one with errors leaves the active one unchanged."""
         try:
-            fresh = self._read()
+            loaded = self._read()
         except CalendarError as error:
             log.error("calendar_refused", problems=error.problems)
-            self._note("calendar_refused", str(error))
+            self._audit("calendar_refused", str(error))
             return ReloadResult(ok=False, changes=(), problems=error.problems)
-        changes = changes_between(self.calendar, fresh)
+        changes = changes_between(self.calendar, loaded)
         try:
-            self._load(fresh)
+            self._apply(loaded)
         except StoreUnavailableError:
-            self._stamp = None  # so that it is read again once the store is back
+            self._stamp = None  # so that the next sweep reloads it
             raise
-        self._use(fresh)
-        log.info("calendar_loaded", entries=len(fresh.entries), changes=changes)
+        self._activate(loaded)
+        log.info("calendar_loaded", entries=len(loaded.entries), changes=changes)
         if changes:
-            self._note("calendar_loaded", "\n".join(changes))
+            self._audit("calendar_loaded", "\n".join(changes))
         return ReloadResult(ok=True, changes=tuple(changes), problems=())
 
-    def _use(self, calendar: Calendar) -> None:
+    def _activate(self, calendar: Calendar) -> None:
         self.calendar = calendar
-        self.targets: Targets = calendar.targets.merged(self._settings.targets)  # those in the settings win
+        self.targets: Targets = calendar.targets.merged(self._settings.targets)  # on equal names, the settings win
         self._registry.describe_in_background()
 
     def _read(self) -> Calendar:
@@ -124,6 +124,7 @@ class InForce:
 
 
 def _stamp_of(path: Path) -> tuple[int, int] | None:
+    """Modification time and size, None when the file cannot be read."""
     try:
         stat = path.stat()
     except OSError:

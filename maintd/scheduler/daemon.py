@@ -1,11 +1,11 @@
-"""The composition root: everything is built here and handed down; then one loop plans, sweeps and reloads.
+"""The daemon: it builds all components, then one loop plans due runs, sweeps and reloads the calendar.
 
-`serve` starts in this order, and undoes it backwards when a later step fails or when it is told to stop:
+`serve` starts the components in this order. On a failure or at the end it stops them in the reverse order.
 
-1. the state directory with its lock, and an end to processes that an earlier daemon left behind;
-2. the registry of jobs and the calendar;
-3. the store, with what supervisors of an earlier daemon could not write to it;
-4. the executor, the control socket with the page, the alarm.
+1. The state directory and its lock; processes that an earlier daemon left are killed.
+2. The registry of jobs and the calendar.
+3. The store; evidence that an earlier daemon spooled is written to it.
+4. The executor, the web server with the control socket, and the alarm.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from maintd.model.entry import Rule
 from maintd.model.status import NodeState
 from maintd.operations import Health, OperatorService, TriggerRequest, trigger
 from maintd.scheduler.alarm import Alarm
-from maintd.scheduler.calendar_reload import InForce
+from maintd.scheduler.calendar_reload import CalendarReloader
 from maintd.scheduler.lease_expiry import mark_expired_lost, mark_interrupted_lost
 from maintd.scheduler.planner import Planner
 from maintd.scheduler.signals import install_signal_handlers
@@ -48,32 +48,32 @@ from maintd.web.server import web_server
 log = structlog.get_logger()
 
 STALLED = timedelta(seconds=60)
-"""A loop that has not turned for this long makes the daemon unhealthy."""
+"""The daemon is unhealthy when one iteration of its loop takes longer than this."""
 
 PRUNE_EVERY = timedelta(days=1)
-SWEEP_MARGIN = 0.02  # seconds before a due time in which no sweep begins, since it would delay the start
-STORE_PATIENCE = 5.0  # seconds between tries to reach a store that is away
-STORE_CLOCK_PATIENCE = 0.05  # seconds between looks whether a store whose clock is behind thinks it is due too
+SWEEP_MARGIN = 0.02  # seconds before a due time in which no sweep starts, since it would delay the run
+STORE_RETRY_SECONDS = 5.0  # between attempts to open an unreachable store
+STORE_CLOCK_POLL_SECONDS = 0.05  # between checks for a due time by the clock of a store that is behind
 
 
 def serve(settings: Settings, run_first: Sequence[str] = ()) -> int:
-    """Run until SIGTERM or SIGINT; the exit code. Raises MaintdError when it cannot start.
+    """Run until SIGTERM or SIGINT; return the exit code. Raises MaintdError when it cannot start.
 
-    `run_first` names entries or jobs that are triggered once, as soon as the daemon is ready.
+    `run_first` are names of entries or jobs to trigger once, as soon as the daemon is ready.
     """
     logging.configure(settings)
     with ExitStack() as stack:
         stack.enter_context(claim_state_dir(settings.state_dir))
         daemon = Daemon(settings, SystemClock())
         install_signal_handlers(
-            {signal.SIGTERM: daemon.stop, signal.SIGINT: daemon.stop, signal.SIGHUP: daemon.ask_reload}
+            {signal.SIGTERM: daemon.stop, signal.SIGINT: daemon.stop, signal.SIGHUP: daemon.request_reload}
         )
         daemon.start(stack)
         gc.collect()
-        gc.freeze()  # all of it stays to the end: no later collection walks it again
+        gc.freeze()  # these objects live until the end, so later collections can leave them out
         gc.enable()
         for name in run_first:
-            trigger(daemon.service(), TriggerRequest(name=name, by="maintd serve", why="asked for at start"))
+            trigger(daemon.service(), TriggerRequest(name=name, by="maintd serve", why="requested at start"))
         daemon.loop()
         log.info("daemon_stopping", drain=settings.drain)
     log.info("daemon_stopped")
@@ -81,7 +81,7 @@ def serve(settings: Settings, run_first: Sequence[str] = ()) -> int:
 
 
 class Daemon:
-    """One node: what it was built from, and the loop that keeps it going."""
+    """One node: its components and the loop."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.settings = settings
@@ -89,129 +89,129 @@ class Daemon:
         self.incarnation = uuid.uuid4().hex
         self.started_at = clock.now()
         self._stopping = threading.Event()
-        self._turn = threading.Event()
-        self.in_force = InForce(settings, wake=self._turn.set)
-        self._turned = clock.elapsed()
-        self._pruned: float | None = None
-        self._store_away_since: datetime | None = None
+        self._wakeup = threading.Event()
+        self.reloader = CalendarReloader(settings, wake=self._wakeup.set)
+        self._iterated_at = clock.elapsed()
+        self._pruned_at: float | None = None
+        self._store_unreachable_since: datetime | None = None
 
     def start(self, stack: ExitStack) -> None:
-        """Build everything; the stack undoes it."""
+        """Build and start all components; the stack stops them."""
         settings = self.settings
         for number in kill_orphans(settings.state_dir):
             log.warning("orphan_killed", pid=number)
         self.registry = JobRegistry(settings.job_dirs, settings.job_cache_file)
         stack.callback(self.registry.close)
-        self.in_force.begin(self.registry)
+        self.reloader.load_first(self.registry)
         self.store = self._open_store()
         stack.callback(self.store.close)
-        self._settle_the_past()
+        self._recover()
         self.executor = LocalExecutor(
             self.store,
             settings,
             self.clock,
             jobs=lambda: self.registry.jobs,
-            targets=lambda: self.in_force.targets,
+            targets=lambda: self.reloader.targets,
             incarnation=self.incarnation,
-            calendar_jobs=lambda: {step.job for entry in self.in_force.calendar.entries for step in entry.steps},
+            calendar_jobs=lambda: {step.job for entry in self.reloader.calendar.entries for step in entry.steps},
         )
-        self.alarm = Alarm(self._turn.set)
+        self.alarm = Alarm(self._wakeup.set)
         self.planner = Planner(self.store, self.clock, on_planned=self.executor.wake, on_clock_step=self._set_alarm)
-        self.planner.load(self.in_force.calendar.entries)
-        self.in_force.attach(self._load, lambda kind, text: self.store.audit.add(kind, text=text, at=self.store.now()))
+        self.planner.load(self.reloader.calendar.entries)
+        self.reloader.on_reload(self._apply, self._audit)
         self.executor.start()
         stack.callback(self.executor.stop, settings.drain)
         stack.enter_context(web_server(self.service()))
-        self.alarm.start(_rules(self.in_force.calendar))
+        self.alarm.start(_rules(self.reloader.calendar))
         stack.callback(self.alarm.stop)
         self.executor.expect(self.planner.next_due)
-        self._announce()
+        self._log_ready()
 
     def stop(self) -> None:
-        """End the loop. For any thread, but not for a signal handler: an event has a lock."""
+        """End the loop. Any thread can call this, but no signal handler, since it takes a lock."""
         self._stopping.set()
-        self._turn.set()
+        self._wakeup.set()
 
-    def ask_reload(self) -> None:
-        """Read the calendar again soon. For any thread."""
-        self.in_force.ask()
+    def request_reload(self) -> None:
+        """Reload the calendar soon. Any thread can call this."""
+        self.reloader.request_reload()
 
     def service(self) -> OperatorService:
-        """What the web side is given."""
+        """The operations that the web server and the CLI use."""
         return OperatorService(
             store=self.store,
             settings=self.settings,
             clock=self.clock,
-            calendar=lambda: self.in_force.calendar,
+            calendar=lambda: self.reloader.calendar,
             jobs=lambda: self.registry.jobs,
             broken_jobs=lambda: self.registry.broken,
             validate=self.registry.validate,
-            targets=lambda: self.in_force.targets,
+            targets=lambda: self.reloader.targets,
             wake=self._wake_all,
-            reload=self.in_force.reload,
+            reload=self.reloader.reload,
             health=self.health,
             started_at=self.started_at,
         )
 
     def health(self) -> Health:
-        """Whether the loop turns and the store answers."""
+        """Whether the loop iterates, the store answers and planning is active."""
         problems: list[str] = []
         notes: list[str] = []
-        stalled = self.clock.elapsed() - self._turned
+        stalled = self.clock.elapsed() - self._iterated_at
         if stalled > STALLED.total_seconds():
-            problems.append(f"the planner has not turned for {stalled:.0f} s")
-        if self._store_away_since is not None:
-            problems.append(f"the store is away since {utc_text(self._store_away_since)}")
+            problems.append(f"the daemon's loop has been blocked for {stalled:.0f} s")
+        if self._store_unreachable_since is not None:
+            problems.append(f"the store has been unreachable since {utc_text(self._store_unreachable_since)}")
         if self.planner.suspended:
-            problems.append("nothing is planned for some minutes: the clock jumped forward")
+            problems.append("planning is suspended for some minutes: the clock jumped forward")
         if self.planner.overruled:
             names = ", ".join(sorted(self.planner.overruled))
-            notes.append(f"another node loaded a different calendar later; its schedule is in force for {names}")
+            notes.append(f"another node loaded a different calendar later; its schedule is active for {names}")
         alive = stalled <= STALLED.total_seconds()
         return Health(alive=alive, ready=not problems, problems=(*problems, *notes), lag_seconds=stalled)
 
     # --- the loop ---
 
     def loop(self) -> None:
-        """Until told to stop: plan at each ring, sweep at each heartbeat, reload when asked."""
+        """Until `stop`: plan at each wake-up, sweep at each heartbeat, reload the calendar on request."""
         heartbeat = self.settings.heartbeat.total_seconds()
         next_sweep = self.clock.elapsed()
         while not self._stopping.is_set():
-            if not self.executor.alive:  # it cannot be mended from here: whoever started the daemon starts it again
-                raise MaintdError("a thread of the executor ended by an error, see the log above", "report it")
-            self._turn.clear()
-            self._turned = self.clock.elapsed()
+            if not self.executor.alive:  # only a restart of the daemon helps
+                raise MaintdError("a thread of the executor failed, see the log above", "report it")
+            self._wakeup.clear()
+            self._iterated_at = self.clock.elapsed()
             try:
-                self.in_force.answer()
-                # A sweep waits for what is due in a moment, but not for one after the other.
-                if self._turned >= next_sweep + (heartbeat if self._until_due() <= SWEEP_MARGIN else 0):
-                    next_sweep = self._turned + heartbeat
+                self.reloader.handle_requests()
+                # A sweep is postponed for a run that is about to be due, but at most by one heartbeat.
+                if self._iterated_at >= next_sweep + (heartbeat if self._until_due() <= SWEEP_MARGIN else 0):
+                    next_sweep = self._iterated_at + heartbeat
                     self._sweep()
                 else:
                     self.planner.plan()
                 self.executor.expect(self.planner.next_due)
-                self._store_is_back()
+                self._note_store_reachable()
             except StoreUnavailableError as error:
-                self._store_is_away(error)
+                self._note_store_unreachable(error)
                 next_sweep = self.clock.elapsed() + min(1.0, heartbeat)
             self._wait(next_sweep)
-        self.in_force.refuse()
+        self.reloader.refuse_requests()
 
     def _wait(self, next_sweep: float) -> None:
         """Wait for the alarm, for the next sweep, or until another thread sets the event."""
-        patience = STORE_CLOCK_PATIENCE if self._until_due() <= 0 else float("inf")
-        self.clock.wait(self._turn, max(0.0, min(next_sweep - self.clock.elapsed(), patience)))
+        poll = STORE_CLOCK_POLL_SECONDS if self._until_due() <= 0 else float("inf")
+        self.clock.wait(self._wakeup, max(0.0, min(next_sweep - self.clock.elapsed(), poll)))
 
     def _until_due(self) -> float:
-        """Seconds to the next due time by this machine's clock; when it has come is for the store's to say."""
+        """Seconds to the next due time by this machine's clock; the store's clock decides when it is due."""
         due = self.planner.next_due
-        if due is None or self._store_away_since is not None or self.planner.suspended:
+        if due is None or self._store_unreachable_since is not None or self.planner.suspended:
             return float("inf")
         return (due - self.clock.now()).total_seconds()
 
     def _sweep(self) -> None:
         self.store.nodes.heartbeat(self._node_state())
-        self.in_force.look()
+        self.reloader.reload_if_changed()
         for run in mark_expired_lost(self.store, self.store.now(), self.executor.held):
             log.error("run_lost", run=run.id, entry=run.entry, node=run.node)
         replay(self.settings.spool_dir, self.store)
@@ -219,8 +219,8 @@ class Daemon:
         self.executor.wake()
         self._prune_daily()
 
-    def _settle_the_past(self) -> None:
-        """Bring in what an earlier daemon of this node left: first its evidence, then the runs it can no longer end."""
+    def _recover(self) -> None:
+        """Write the evidence that an earlier daemon of this node spooled, then mark its unfinished runs as lost."""
         replay(self.settings.spool_dir, self.store)
         for run in mark_interrupted_lost(self.store, self.settings.node, self.incarnation, self.store.now()):
             log.error("run_lost", run=run.id, entry=run.entry, node=run.node)
@@ -228,9 +228,9 @@ class Daemon:
 
     def _prune_daily(self) -> None:
         now = self.clock.elapsed()
-        if self._pruned is not None and now - self._pruned < PRUNE_EVERY.total_seconds():
+        if self._pruned_at is not None and now - self._pruned_at < PRUNE_EVERY.total_seconds():
             return
-        self._pruned = now
+        self._pruned_at = now
 
         def prune() -> None:
             try:
@@ -254,7 +254,7 @@ class Daemon:
             slots=self.settings.slots,
         )
 
-    # --- the store, when it is away ---
+    # --- an unreachable store ---
 
     def _open_store(self) -> Store:
         while True:
@@ -263,44 +263,47 @@ class Daemon:
                     self.settings.store, clock=self.clock, migrate=True, state_dir=self.settings.state_dir
                 )
             except StoreUnavailableError as error:
-                gc.enable()  # this may take hours
-                log.error("store_unavailable", error=str(error), next_try_seconds=STORE_PATIENCE)
-                if self._stopping.wait(STORE_PATIENCE):
+                gc.enable()  # until now it is disabled for a fast start; this can take hours
+                log.error("store_unavailable", error=str(error), next_try_seconds=STORE_RETRY_SECONDS)
+                if self._stopping.wait(STORE_RETRY_SECONDS):
                     raise
 
-    def _store_is_away(self, error: StoreUnavailableError) -> None:
-        if self._store_away_since is None:
-            self._store_away_since = self.clock.now()
+    def _note_store_unreachable(self, error: StoreUnavailableError) -> None:
+        if self._store_unreachable_since is None:
+            self._store_unreachable_since = self.clock.now()
             log.error("store_unavailable", error=str(error))
 
-    def _store_is_back(self) -> None:
-        if self._store_away_since is not None:
-            since, self._store_away_since = self._store_away_since, None
-            log.info("store_back", away_since=since)
+    def _note_store_reachable(self) -> None:
+        if self._store_unreachable_since is not None:
+            since, self._store_unreachable_since = self._store_unreachable_since, None
+            log.info("store_reachable", unreachable_since=since)
             self.executor.wake()
 
     # --- the calendar ---
 
-    def _load(self, calendar: Calendar) -> None:
+    def _apply(self, calendar: Calendar) -> None:
         self.planner.load(calendar.entries)
         self.alarm.set_rules(_rules(calendar))
 
+    def _audit(self, kind: str, text: str) -> None:
+        self.store.audit.add(kind, text=text, at=self.store.now())
+
     def _set_alarm(self) -> None:
-        self.alarm.set_rules(_rules(self.in_force.calendar))
+        self.alarm.set_rules(_rules(self.reloader.calendar))
 
     def _wake_all(self) -> None:
-        """Rows changed from outside."""
-        self._turn.set()
+        """Wake the loop and the executor after an operator changed rows."""
+        self._wakeup.set()
         self.executor.wake()
 
-    def _announce(self) -> None:
+    def _log_ready(self) -> None:
         settings = self.settings
         due = self.planner.next_due
         log.info(
             "daemon_ready",
-            took_seconds=round(self.clock.elapsed() - _started_at_elapsed(), 2),
-            calendar=str(self.in_force.calendar.path),
-            entries=len(self.in_force.calendar.entries),
+            startup_seconds=round(self.clock.elapsed() - _started_at_elapsed(), 2),
+            calendar=str(self.reloader.calendar.path),
+            entries=len(self.reloader.calendar.entries),
             store=self.store.url_masked,
             socket=str(settings.socket_path),
             page=f"http://{settings.listen}/" if settings.listen else None,
@@ -309,7 +312,7 @@ class Daemon:
 
 
 def _started_at_elapsed() -> float:
-    """When this process began, on the clock that counts since boot; field 22 of /proc/PID/stat, see proc(5)."""
+    """When this process started, in seconds since boot; field 22 of /proc/PID/stat, see proc(5)."""
     fields = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
     return int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
