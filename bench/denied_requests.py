@@ -33,9 +33,9 @@ import resource, sys, time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from maintd.checks.logs import folder
-from maintd.checks.logs.access_log import Denials
+from maintd.checks.logs.access_log import DeniedRequests
 until = datetime.fromtimestamp(float(sys.argv[2]), UTC)
-found = Denials(until - timedelta(hours=float(sys.argv[3])), until)
+found = DeniedRequests(until - timedelta(hours=float(sys.argv[3])), until)
 began = time.perf_counter()
 folder.read(Path(sys.argv[1]), found)
 took = time.perf_counter() - began

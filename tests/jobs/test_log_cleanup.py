@@ -147,8 +147,8 @@ def test_without_a_floor_to_hide_behind_the_same_files_survive_for_their_own_rea
     told = "\n".join(result.logs)
     assert f"({pid})" in told
     assert "hard links" in told
-    assert 'on hold by "audit*"' in told
-    assert "written in the future" in told
+    assert 'protected by the pattern "audit*"' in told
+    assert "modification time is in the future" in told
 
 
 @contextmanager

@@ -152,7 +152,9 @@ def test_failures_at_sudo_warn(root: Path) -> None:
     result = review_logins(root)
 
     check = result.check("logins: sudo and su failures of one user")
-    assert (check.observed, check.status, check.hint) == (6, CheckStatus.WARN, "was it them? al 6"), result.text()
+    assert (check.observed, check.status, check.hint) == (6, CheckStatus.WARN, "ask whether it was them: al 6"), (
+        result.text()
+    )
 
 
 def test_a_hostile_name_accuses_nobody_and_is_shown_as_it_is(root: Path) -> None:
@@ -407,7 +409,7 @@ def test_more_denied_requests_than_five_times_the_usual_warn(tmp_path: Path) -> 
     assert "/orders" in more.check("requests: denied in a day").hint
     assert usual.check("requests: denied in a day").status is CheckStatus.OK
     assert not learning.named("denied in a day")
-    assert any("once there are 3 days" in text for text in learning.logs)
+    assert any("after 3 days of history" in text for text in learning.logs)
 
 
 def test_a_few_denied_requests_never_warn(tmp_path: Path) -> None:

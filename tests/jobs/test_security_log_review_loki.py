@@ -1,4 +1,4 @@
-"""Denied requests from Loki, which cannot be had here: its query API over a real socket, with its limits."""
+"""DeniedRequest requests from Loki, which cannot be had here: its query API over a real socket, with its limits."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maintd.checks.logs import auth_log, files, logins
-from maintd.checks.logs.bounded_counter import Tally
-from maintd.checks.logs.files import ENDLESS, Extent, verdict
-from maintd.checks.logs.logins import LoginReview, Sign
+from maintd.checks.logs.bounded_counter import BoundedCounter
+from maintd.checks.logs.files import UNKNOWN_SIZE, LogFileState, compare
+from maintd.checks.logs.logins import LoginEvent, LoginSummary
 from maintd.errors import TargetError
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -90,23 +90,26 @@ def test_the_old_form_of_a_repetition_is_of_the_line_before() -> None:
         (f"Failed none for invalid user  from {THEM} port 2 ssh2", ("failed", "", "none")),
         (f"Accepted publickey for al from {THEM} port 2 ssh2: RSA SHA256:x", ("accepted", "al", "publickey")),
         (f"Accepted password for al from {THEM} port 2 ssh2", ("accepted", "al", "password")),
-        (f"Invalid user admin from {THEM} port 2", ("left", "admin", "")),
-        (f"Invalid user admin from {THEM}", ("left", "admin", "")),
-        (f"error: {MOST} for root from {THEM} port 2 ssh2 [preauth]", ("left", "root", "")),
-        (f"Disconnecting authenticating user root {THEM} port 2: {TOO_MANY} [preauth]", ("left", "root", "")),
-        (f"Connection closed by authenticating user root {THEM} port 2 [preauth]", ("left", "root", "")),
-        (f"Connection reset by invalid user a b {THEM} port 2 [preauth]", ("left", "a b", "")),
-        (f"Disconnected from invalid user al {THEM} port 2 [preauth]", ("left", "al", "")),
-        (f"User al from {THEM} not allowed because not listed in AllowUsers", ("left", "al", "")),
+        (f"Invalid user admin from {THEM} port 2", ("disconnected", "admin", "")),
+        (f"Invalid user admin from {THEM}", ("disconnected", "admin", "")),
+        (f"error: {MOST} for root from {THEM} port 2 ssh2 [preauth]", ("disconnected", "root", "")),
+        (f"Disconnecting authenticating user root {THEM} port 2: {TOO_MANY} [preauth]", ("disconnected", "root", "")),
+        (f"Connection closed by authenticating user root {THEM} port 2 [preauth]", ("disconnected", "root", "")),
+        (f"Connection reset by invalid user a b {THEM} port 2 [preauth]", ("disconnected", "a b", "")),
+        (f"Disconnected from invalid user al {THEM} port 2 [preauth]", ("disconnected", "al", "")),
+        (f"User al from {THEM} not allowed because not listed in AllowUsers", ("disconnected", "al", "")),
         (
             f"pam_unix(sshd:auth): authentication failure; {PAM.format('', 'ssh', THEM, 'root')}",
-            ("left", "root", ""),
+            ("disconnected", "root", ""),
         ),
-        (f"PAM 2 more authentication failures; logname= uid=0 euid=0 tty=ssh ruser= rhost={THEM}", ("left", "", "")),
+        (
+            f"PAM 2 more authentication failures; logname= uid=0 euid=0 tty=ssh ruser= rhost={THEM}",
+            ("disconnected", "", ""),
+        ),
     ],
 )
 def test_what_sshd_says_is_known(message: str, expected: tuple[str, str, str]) -> None:
-    sign = logins.sign("sshd-session", message)
+    sign = logins.parse("sshd-session", message)
 
     assert sign is not None
     assert (sign.kind, sign.user, sign.method) == expected
@@ -125,7 +128,7 @@ def test_what_sshd_says_is_known(message: str, expected: tuple[str, str, str]) -
     ],
 )
 def test_what_is_no_attempt_is_none(message: str) -> None:
-    assert logins.sign("sshd", message) is None
+    assert logins.parse("sshd", message) is None
 
 
 # Each of these names has the address of somebody else in it, in the words of sshd.
@@ -157,17 +160,17 @@ SSHD_SAYS = [
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("says", SSHD_SAYS)
 def test_a_hostile_name_accuses_nobody_else(says: str, name: str) -> None:
-    sign = logins.sign("sshd", says.format(name, THEM))
+    sign = logins.parse("sshd", says.format(name, THEM))
 
     assert sign is not None
     assert sign.source == THEM
-    assert sign.kind in ("failed", "left")
+    assert sign.kind in ("failed", "disconnected")
 
 
 @given(st.lists(st.sampled_from([*NAMES, "root", " ", "from", "port", "ssh2", ":", "\xff"]), max_size=5).map(" ".join))
 def test_no_name_made_of_such_parts_accuses_anybody_else(name: str) -> None:
     for says in SSHD_SAYS:
-        sign = logins.sign("sshd", says.format(name, THEM))
+        sign = logins.parse("sshd", says.format(name, THEM))
         assert sign is not None, says.format(name, THEM)
         assert sign.source == THEM
 
@@ -176,7 +179,7 @@ def test_no_name_made_of_such_parts_accuses_anybody_else(name: str) -> None:
 def test_a_hostile_name_in_words_of_pam_accuses_nobody_else(name: str) -> None:
     line = "pam_unix(sshd:auth): authentication failure; logname= uid=0 euid=0 tty=ssh ruser= rhost={}  user={}"
 
-    sign = logins.sign("sshd", line.format(THEM, name))
+    sign = logins.parse("sshd", line.format(THEM, name))
 
     assert sign is not None
     assert sign.source == THEM
@@ -186,8 +189,8 @@ def test_the_id_of_a_hostile_certificate_accuses_nobody_else() -> None:
     bad = f"z from {NOT_THEM} port 22 ssh2: RSA SHA256:b ID q"
     said = "ED25519-CERT SHA256:x ID {} (serial 0) CA ED25519 SHA256:y"
 
-    known = logins.sign("sshd", f"Failed publickey for root from {THEM} port 2 ssh2: {said.format(bad)}")
-    spaced = logins.sign("sshd", f"Failed publickey for invalid user a b from {THEM} port 2 ssh2: {said.format(bad)}")
+    known = logins.parse("sshd", f"Failed publickey for root from {THEM} port 2 ssh2: {said.format(bad)}")
+    spaced = logins.parse("sshd", f"Failed publickey for invalid user a b from {THEM} port 2 ssh2: {said.format(bad)}")
 
     assert known is not None
     assert known.source == THEM
@@ -196,10 +199,10 @@ def test_the_id_of_a_hostile_certificate_accuses_nobody_else() -> None:
 
 
 def test_a_name_cannot_begin_another_message() -> None:
-    assert logins.sign("sshd", f"Failed password for Accepted password for root from {THEM} port 2 ssh2") == Sign(
-        "failed", "Accepted password for root", THEM, "password"
-    )
-    assert logins.sign("cron", f"Accepted password for root from {NOT_THEM} port 22 ssh2") is None
+    assert logins.parse(
+        "sshd", f"Failed password for Accepted password for root from {THEM} port 2 ssh2"
+    ) == LoginEvent("failed", "Accepted password for root", THEM, "password")
+    assert logins.parse("cron", f"Accepted password for root from {NOT_THEM} port 22 ssh2") is None
 
 
 @pytest.mark.parametrize(
@@ -207,23 +210,23 @@ def test_a_name_cannot_begin_another_message() -> None:
     [
         (
             f"pam_unix(sudo:auth): authentication failure; {PAM.format('al', '/dev/pts/0', '', 'al')}",
-            Sign("sudo_failed", "al"),
+            LoginEvent("sudo_failed", "al"),
         ),
         (
             f"pam_unix(sudo:auth): 2 more authentication failures; {PAM.format('al', '/dev/pts/0', '', 'al')}",
-            Sign("sudo_failed", "al", times=2),
+            LoginEvent("sudo_failed", "al", times=2),
         ),
-        (f"      al : 3 incorrect password attempts ; {SUDO}", Sign("sudo_attempts", "al", times=3)),
-        (f"  al : user NOT in sudoers ; {SUDO}", Sign("sudo_denied", "al")),
-        (f"  al : command not allowed ; {SUDO}", Sign("sudo_denied", "al")),
-        ("FAILED SU (to root) al on pts/0", Sign("sudo_attempts", "al")),
-        ("FAILED su for root by al", Sign("sudo_attempts", "al")),
+        (f"      al : 3 incorrect password attempts ; {SUDO}", LoginEvent("sudo_attempts", "al", times=3)),
+        (f"  al : user NOT in sudoers ; {SUDO}", LoginEvent("sudo_denied", "al")),
+        (f"  al : command not allowed ; {SUDO}", LoginEvent("sudo_denied", "al")),
+        ("FAILED SU (to root) al on pts/0", LoginEvent("sudo_attempts", "al")),
+        ("FAILED su for root by al", LoginEvent("sudo_attempts", "al")),
         ("  al : TTY=pts/0 ; PWD=/ ; USER=root ; COMMAND=/bin/echo bo : 9 incorrect password attempts ; TTY=", None),
         ("pam_unix(sudo:session): session opened for user root(uid=0) by al(uid=1000)", None),
     ],
 )
-def test_what_sudo_and_su_say_is_known(message: str, expected: Sign | None) -> None:
-    assert logins.sign("sudo", message) == expected
+def test_what_sudo_and_su_say_is_known(message: str, expected: LoginEvent | None) -> None:
+    assert logins.parse("sudo", message) == expected
 
 
 @pytest.mark.parametrize(
@@ -243,15 +246,15 @@ def test_a_source_is_what_one_host_owns(address: str, source: str) -> None:
 # --- adding up ---
 
 
-def reviewed(*signs: tuple[str, Sign], step: timedelta = timedelta(seconds=1)) -> LoginReview:
-    review = LoginReview(NOW)
+def reviewed(*signs: tuple[str, LoginEvent], step: timedelta = timedelta(seconds=1)) -> LoginSummary:
+    review = LoginSummary(NOW)
     for number, (pid, sign) in enumerate(signs):
         review.add(NOW - timedelta(hours=1) + number * step, pid, sign)
     return review
 
 
-FAILED = Sign("failed", "root", THEM, "password")
-LEFT = Sign("left", "root", THEM)
+FAILED = LoginEvent("failed", "root", THEM, "password")
+LEFT = LoginEvent("disconnected", "root", THEM)
 
 
 @pytest.mark.parametrize(
@@ -263,13 +266,13 @@ LEFT = Sign("left", "root", THEM)
         ([LEFT], 1),
     ],
 )
-def test_what_one_connection_tells_several_times_is_one_attempt(signs: list[Sign], count: int) -> None:
+def test_what_one_connection_tells_several_times_is_one_attempt(signs: list[LoginEvent], count: int) -> None:
     assert reviewed(*[("7", sign) for sign in signs]).failures == count
     assert reviewed(*[(str(pid), sign) for pid in range(3) for sign in signs]).failures == 3 * count
 
 
 def test_a_success_knows_of_the_failures_before_it() -> None:
-    accepted = Sign("accepted", "root", THEM, "password")
+    accepted = LoginEvent("accepted", "root", THEM, "password")
 
     review = reviewed(*[(str(n), FAILED) for n in range(5)], ("9", accepted), ("10", FAILED))
 
@@ -277,27 +280,27 @@ def test_a_success_knows_of_the_failures_before_it() -> None:
 
 
 def test_limits_of_a_day_hold_for_longer_times() -> None:
-    review = LoginReview(NOW)
+    review = LoginSummary(NOW)
     for hours in range(3 * 24):
         review.add(NOW - timedelta(hours=hours, minutes=1), str(hours), FAILED)
 
     assert review.failures == 72
-    assert review.busiest(5) == [(THEM, 24)]
+    assert review.busiest_sources(5) == [(THEM, 24)]
 
 
 def test_sudo_and_pam_tell_of_the_same_wrong_passwords() -> None:
     review = reviewed(
-        ("1", Sign("sudo_failed", "al")),
-        ("1", Sign("sudo_failed", "al", times=2)),
-        ("1", Sign("sudo_attempts", "al", times=3)),
-        ("2", Sign("sudo_denied", "al")),
+        ("1", LoginEvent("sudo_failed", "al")),
+        ("1", LoginEvent("sudo_failed", "al", times=2)),
+        ("1", LoginEvent("sudo_attempts", "al", times=3)),
+        ("2", LoginEvent("sudo_denied", "al")),
     )
 
     assert review.sudo_failures() == [("al", 4)]
 
 
 def test_keys_that_strangers_make_up_are_bounded_and_still_counted() -> None:
-    tally: Tally[str] = Tally(most=3)
+    tally: BoundedCounter[str] = BoundedCounter(most=3)
     for number in range(10):
         tally.add(str(number))
 
@@ -322,8 +325,8 @@ def put(path: Path, text: str, written_at: datetime) -> Path:
     return path
 
 
-def read(path: Path, back: timedelta = timedelta(days=1)) -> tuple[LoginReview, auth_log.AuthLog]:
-    review = LoginReview(NOW)
+def read(path: Path, back: timedelta = timedelta(days=1)) -> tuple[LoginSummary, auth_log.AuthLog]:
+    review = LoginSummary(NOW)
     return review, auth_log.read(path, NOW - back, review, UTC)
 
 
@@ -339,7 +342,7 @@ def test_rotated_and_compressed_files_are_read_in_order(tmp_path: Path) -> None:
 
     assert review.failures == 24  # 1 to 24 hours ago, of 39
     assert found.newest == NOW - hours[1]
-    assert [extent.current for extent in found.extents] == [False, False, True]
+    assert [extent.current for extent in found.states] == [False, False, True]
 
 
 def test_only_the_first_line_is_read_of_what_was_written_before(tmp_path: Path) -> None:
@@ -348,7 +351,7 @@ def test_only_the_first_line_is_read_of_what_was_written_before(tmp_path: Path) 
 
     _, found = read(log)
 
-    assert [(extent.size == ENDLESS, extent.head > 0) for extent in found.extents] == [(True, True), (False, True)]
+    assert [(extent.size == UNKNOWN_SIZE, extent.head > 0) for extent in found.states] == [(True, True), (False, True)]
 
 
 def test_lines_that_are_broken_hide_no_others(tmp_path: Path) -> None:
@@ -402,28 +405,28 @@ def test_the_zone_of_the_host_is_read_below_its_root(tmp_path: Path) -> None:
 
 # --- whether a log still holds what it held ---
 
-BEFORE = Extent(inode=1, size=1000, head=77, current=True)
+BEFORE = LogFileState(inode=1, size=1000, head=77, current=True)
 
 
 @pytest.mark.parametrize(
     ("now", "expected"),
     [
-        ([Extent(1, 1500, 77, True)], "kept"),  # it grew
-        ([Extent(1, 1000, 77, False), Extent(2, 10, 88, True)], "kept"),  # rotated by renaming
-        ([Extent(3, 1000, 77, False), Extent(1, 10, 88, True)], "kept"),  # by copytruncate
-        ([Extent(4, ENDLESS, 77, False), Extent(2, 10, 88, True)], "kept"),  # and compressed since
-        ([Extent(1, 999, 77, True)], "cut"),  # its end was removed
-        ([Extent(1, 0, 0, True)], "cut"),  # emptied in its place
-        ([Extent(1, 2000, 88, True)], "cut"),  # emptied, and written anew
-        ([Extent(3, 500, 77, False), Extent(1, 10, 88, True)], "cut"),  # the copy is not whole
-        ([Extent(2, 10, 88, True)], "replaced"),
-        ([Extent(2, 10, 88, False)], "gone"),
+        ([LogFileState(1, 1500, 77, True)], "kept"),  # it grew
+        ([LogFileState(1, 1000, 77, False), LogFileState(2, 10, 88, True)], "kept"),  # rotated by renaming
+        ([LogFileState(3, 1000, 77, False), LogFileState(1, 10, 88, True)], "kept"),  # by copytruncate
+        ([LogFileState(4, UNKNOWN_SIZE, 77, False), LogFileState(2, 10, 88, True)], "kept"),  # and compressed since
+        ([LogFileState(1, 999, 77, True)], "cut"),  # its end was removed
+        ([LogFileState(1, 0, 0, True)], "cut"),  # emptied in its place
+        ([LogFileState(1, 2000, 88, True)], "cut"),  # emptied, and written anew
+        ([LogFileState(3, 500, 77, False), LogFileState(1, 10, 88, True)], "cut"),  # the copy is not whole
+        ([LogFileState(2, 10, 88, True)], "replaced"),
+        ([LogFileState(2, 10, 88, False)], "gone"),
         ([], "gone"),
     ],
 )
-def test_a_log_is_known_by_its_first_line(now: list[Extent], expected: str) -> None:
-    assert verdict(BEFORE, now) == expected
+def test_a_log_is_known_by_its_first_line(now: list[LogFileState], expected: str) -> None:
+    assert compare(BEFORE, now) == expected
 
 
 def test_a_log_that_was_empty_held_nothing() -> None:
-    assert verdict(Extent(1, 0, 0, True), []) == "kept"
+    assert compare(LogFileState(1, 0, 0, True), []) == "kept"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from support.sample_logs import corpus, minutes, request, stamp, wrapped
 
 from maintd.checks.logs import access_log, folder, scanner
-from maintd.checks.logs.access_log import STATUS_FIELDS, Denials
+from maintd.checks.logs.access_log import STATUS_FIELDS, DeniedRequests
 from maintd.errors import TargetError
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -26,14 +26,14 @@ DAY = timedelta(days=1)
 AT = NOW - timedelta(hours=1)
 
 
-def seen(line: str) -> access_log.Denied | None:
-    return access_log.denied(access_log.unwrapped(line.encode("utf-8", "surrogateescape")), "agent")
+def seen(line: str) -> access_log.DeniedRequest | None:
+    return access_log.parse_denied(access_log.unwrap(line.encode("utf-8", "surrogateescape")), "agent")
 
 
-def found_in(path: Path, since: datetime = NOW - DAY, until: datetime = NOW) -> Denials:
-    denials = Denials(since, until)
-    folder.read(path, denials)
-    return denials
+def found_in(path: Path, since: datetime = NOW - DAY, until: datetime = NOW) -> DeniedRequests:
+    requests = DeniedRequests(since, until)
+    folder.read(path, requests)
+    return requests
 
 
 def touch(path: Path, at: datetime = NOW) -> Path:
@@ -115,12 +115,12 @@ PARTS = st.sampled_from(
 @given(st.lists(PARTS, max_size=60).map("".join), st.sampled_from([7, 64, 200]))
 def test_the_search_finds_each_line_that_reading_all_of_them_finds(text: str, block: int) -> None:
     data = text.encode()
-    expected = [line for line in data.split(b"\n") if access_log.denied(access_log.unwrapped(line), "a")]
+    expected = [line for line in data.split(b"\n") if access_log.parse_denied(access_log.unwrap(line), "a")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scanner, "BLOCK", block)
-        found = list(scanner.Scan().lines(io.BytesIO(data).readinto))
+        found = list(scanner.Scanner().lines(io.BytesIO(data).readinto))
 
-    assert [line for line in found if access_log.denied(access_log.unwrapped(line), "a")] == expected
+    assert [line for line in found if access_log.parse_denied(access_log.unwrap(line), "a")] == expected
 
 
 @pytest.mark.parametrize("compact", [True, False], ids=["compact", "spaced"])
@@ -134,7 +134,7 @@ def test_large_parts_are_searched_by_the_spelling_of_the_field(
     touch(path)
 
     with path.open("rb") as file:
-        needles = scanner.needles(file, 0, path.stat().st_size, STATUS_FIELDS)
+        needles = scanner.search_patterns(file, 0, path.stat().st_size, STATUS_FIELDS)
     found = found_in(tmp_path)
 
     assert len(needles) == 1
@@ -152,7 +152,7 @@ def test_a_large_part_with_lines_of_text_is_searched_for_the_digits(
     path.write_text("".join(wrapped(line, AT) + "\n" for _ in range(20_000)))
 
     with path.open("rb") as file:
-        assert scanner.needles(file, 0, path.stat().st_size, STATUS_FIELDS) == scanner.EVERYTHING
+        assert scanner.search_patterns(file, 0, path.stat().st_size, STATUS_FIELDS) == scanner.STATUS_CODES
 
 
 def cut_apart(line: str, at: datetime) -> list[str]:
@@ -176,7 +176,7 @@ def test_a_status_is_not_hidden_by_a_path_that_makes_the_engine_cut_at_it(tmp_pa
 
     found = found_in(tmp_path)
 
-    assert (found.total, found.cut) == (2, 0)
+    assert (found.total, found.truncated) == (2, 0)
 
 
 def test_a_line_that_never_ends_is_named_and_hides_no_other(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_line_that_never_ends_is_named_and_hides_no_other(tmp_path: Path) -> N
 
     found = found_in(tmp_path)
 
-    assert (found.total, found.cut) == (2, 1)
+    assert (found.total, found.truncated) == (2, 1)
 
 
 # --- a folder ---
@@ -247,8 +247,8 @@ def test_containers_are_called_by_their_service(tmp_path: Path) -> None:
 
     named = found_in(tmp_path)
 
-    assert unnamed.by_service.of(("ab" * 6, 401)) == 1
-    assert named.by_service.of(("risk-manager", 401)) == 1
+    assert unnamed.by_service.get(("ab" * 6, 401)) == 1
+    assert named.by_service.get(("risk-manager", 401)) == 1
 
 
 def test_a_denied_request_at_an_unknown_time_is_not_passed_over(tmp_path: Path) -> None:

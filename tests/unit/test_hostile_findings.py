@@ -106,7 +106,7 @@ def test_settings_that_yaml_itself_stumbles_on_are_refused_with_their_place(
     assert told in str(error.value)
 
 
-@pytest.mark.parametrize("left", ["²", "-1", "x\0", "", "9" * 5000])
+@pytest.mark.parametrize("disconnected", ["²", "-1", "x\0", "", "9" * 5000])
 def test_a_pid_that_somebody_overwrote_is_unknown_or_a_number(tmp_path: Path, left: str) -> None:
     (tmp_path / LOCK).write_text(left, encoding="utf-8")
     held = os.open(tmp_path / LOCK, os.O_RDWR)

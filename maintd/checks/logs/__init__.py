@@ -1,1 +1,1 @@
-"""Logs as evidence: who tried to log in, and which requests were denied. Whatever is in them comes from strangers."""
+"""Logs: login attempts, denied requests, and rotation. Log lines are untrusted input."""

@@ -1,4 +1,4 @@
-"""What one line of a service's log says of a denied request: by its fields, never by the digits that are in it."""
+"""Denied requests in the logs of services: parsed by the field with the status, never by digits in a line."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from maintd.checks.logs.bounded_counter import Tally
+from maintd.checks.logs.bounded_counter import BoundedCounter
 
 DENIED = (401, 403)
 STATUS_FIELDS = ("status", "statusCode", "status_code", "res.statusCode", "DownstreamStatus")
-"""Where JSON loggers write the status: our own, Node's and Python's, pino's, Traefik's."""
+"""Fields with the status in JSON logs of common loggers: Node's and Python's, pino's, Traefik's."""
 _PATHS = ("path", "url", "req.url", "uri", "RequestPath")
 _METHODS = ("method", "req.method", "RequestMethod")
 _REMOTES = ("remote", "remoteAddress", "remote_addr", "req.remoteAddress", "ip", "ClientHost")
@@ -25,24 +25,24 @@ _COMMON = re.compile(
     r"(?P<status>\d{3}) (?:\d+|-)(?: .*)?"
 )
 _STAMPED = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z) ")
-_ENGINE_LINE = 16 * 1024  # of a longer one the engine keeps parts, each with its own time
+_ENGINE_LINE = 16 * 1024  # the Docker engine splits longer lines, and gives each part its own time
 _LONGEST = 200
 
 
 @dataclass(frozen=True)
-class Written:
-    """A line without what the engine put around it. `at` None: it does not tell when. `whole` is False for a part of
-    a line that was too long for the engine. `body` is its JSON, where that was read already."""
+class LogLine:
+    """A log line without the engine's wrapper. `at` is None when it has no time. `complete` is False for a part of a
+    line that the engine split. `body` is its JSON, if it was parsed."""
 
     text: str
     at: datetime | None
-    whole: bool = True
+    complete: bool = True
     body: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
-class Denied:
-    """A request that was answered by 401 or 403. `path` is without its query, which may hold a secret."""
+class DeniedRequest:
+    """A request with the response 401 or 403. `path` has no query string, which may contain a secret."""
 
     at: datetime | None
     status: int
@@ -52,21 +52,21 @@ class Denied:
     remote: str
 
 
-def unwrapped(line: bytes) -> Written:
-    """Out of the json-file driver's wrapper, or from behind the time that the engine's API puts before a line."""
+def unwrap(line: bytes) -> LogLine:
+    """Remove the wrapper of the json-file driver, or the timestamp of the Docker API."""
     if (stamped := _STAMPED.match(line)) is not None:
         text = _without_stamps(line[stamped.end() :]).decode("utf-8", "surrogateescape")
-        return Written(text.rstrip("\r"), datetime.fromisoformat(stamped[1].decode()))
+        return LogLine(text.rstrip("\r"), datetime.fromisoformat(stamped[1].decode()))
     text = line.decode("utf-8", "surrogateescape")
     body = _object(text)
     if body is None or not isinstance(body.get("log"), str) or "time" not in body:
-        return Written(text, None if body is None else _instant(_first(body, _TIMES)), body=body)
+        return LogLine(text, None if body is None else _instant(_first(body, _TIMES)), body=body)
     inner = body["log"]
-    return Written(inner.rstrip("\r\n"), _instant(body["time"]), inner.endswith("\n"))
+    return LogLine(inner.rstrip("\r\n"), _instant(body["time"]), inner.endswith("\n"))
 
 
 def _without_stamps(line: bytes) -> bytes:
-    """A terminal's log has no other sign of where the engine cut a line than the time before each part."""
+    """Remove the timestamps inside of a long line: a container with a TTY has no other mark where it was split."""
     at = _ENGINE_LINE
     while (stamped := _STAMPED.match(line, at)) is not None:
         line = line[:at] + line[stamped.end() :]
@@ -74,24 +74,24 @@ def _without_stamps(line: bytes) -> bytes:
     return line
 
 
-def denied(written: Written, service: str, fields: Sequence[str] = STATUS_FIELDS) -> Denied | None:
-    """The denied request that a line tells of, or None."""
-    body = _object(written.text) if written.body is None else written.body
-    return _of_text(written, service) if body is None else _of_json(body, written, service, fields)
+def parse_denied(line: LogLine, service: str, fields: Sequence[str] = STATUS_FIELDS) -> DeniedRequest | None:
+    """Parse a denied request from a line; None when it has none."""
+    body = _object(line.text) if line.body is None else line.body
+    return _from_text(line, service) if body is None else _from_json(body, line, service, fields)
 
 
-def is_whole(text: str) -> bool:
-    """Whether a line that begins as JSON ends as such."""
+def is_complete(text: str) -> bool:
+    """Whether a line that starts as JSON is valid JSON."""
     return text.lstrip()[:1] != "{" or _object(text) is not None
 
 
-def _of_json(body: Mapping[str, Any], written: Written, service: str, fields: Sequence[str]) -> Denied | None:
+def _from_json(body: Mapping[str, Any], line: LogLine, service: str, fields: Sequence[str]) -> DeniedRequest | None:
     status = next((number for number in (_status(_at(body, field)) for field in fields) if number in DENIED), None)
     if status is None:
         return None
     named = body.get("service")
-    return Denied(
-        at=written.at or _instant(_first(body, _TIMES)),
+    return DeniedRequest(
+        at=line.at or _instant(_first(body, _TIMES)),
         status=status,
         service=_short(named) if isinstance(named, str) and named else service,
         method=_short(_first(body, _METHODS)),
@@ -100,21 +100,21 @@ def _of_json(body: Mapping[str, Any], written: Written, service: str, fields: Se
     )
 
 
-def _of_text(written: Written, service: str) -> Denied | None:
-    """Lines of morgan's `dev` format, and of the common log format of web servers."""
-    text = _COLOURS.sub("", written.text).strip()
+def _from_text(line: LogLine, service: str) -> DeniedRequest | None:
+    """Parse morgan's `dev` format and the common log format of web servers."""
+    text = _COLOURS.sub("", line.text).strip()
     match = _MORGAN.fullmatch(text) or _COMMON.fullmatch(text)
     if match is None or int(match["status"]) not in DENIED:
         return None
     found = match.groupdict()
-    at = written.at
+    at = line.at
     if at is None and "time" in found:
         try:
             at = datetime.strptime(found["time"], "%d/%b/%Y:%H:%M:%S %z")
         except ValueError:
             at = None
     path, remote = _path(found["path"]), _remote(found.get("remote"))
-    return Denied(at, int(found["status"]), service, found["method"], path, remote)
+    return DeniedRequest(at, int(found["status"]), service, found["method"], path, remote)
 
 
 def _object(text: str) -> Mapping[str, Any] | None:
@@ -128,7 +128,7 @@ def _object(text: str) -> Mapping[str, Any] | None:
 
 
 def _at(body: Mapping[str, Any], field: str) -> Any:
-    """A field by its own name, or by a dotted path into objects."""
+    """Return a field by its name, or by a dotted path into objects."""
     if field in body or "." not in field:
         return body.get(field)
     found: Any = body
@@ -158,7 +158,7 @@ def _status(value: Any) -> int | None:
 
 
 def _instant(value: Any) -> datetime | None:
-    """From ISO 8601, or from a number of seconds, milliseconds or nanoseconds since 1970."""
+    """Parse ISO 8601, or seconds, milliseconds or nanoseconds since 1970."""
     try:
         if isinstance(value, str):
             at = datetime.fromisoformat(value)
@@ -185,42 +185,47 @@ def _short(value: Any) -> str:
 
 
 @dataclass
-class Denials:
-    """What was read of [since, until). `undated` were denied at an unknown time, `cut` lines could not be put together,
-    `unread` is what could not be read, and why; `heard` are the services that wrote anything at all."""
+class DeniedRequests:
+    """Denied requests in [since, until).
+
+    `undated` requests have no time. `truncated` counts lines whose parts could not be joined. `unread` has the errors
+    of logs that could not be read. `active_services` are the services that wrote any line.
+    """
 
     since: datetime
     until: datetime
     fields: Sequence[str] = STATUS_FIELDS
     admin_paths: Sequence[str] = ("/admin",)
-    by_service: Tally[tuple[str, int]] = field(default_factory=lambda: Tally(1000))
-    by_request: Tally[tuple[str, int, str, str]] = field(default_factory=Tally)  # service, status, path, remote
+    by_service: BoundedCounter[tuple[str, int]] = field(default_factory=lambda: BoundedCounter(1000))
+    by_request: BoundedCounter[tuple[str, int, str, str]] = field(
+        default_factory=BoundedCounter
+    )  # service, status, path, remote
     admin: int = 0
     undated: int = 0
-    cut: int = 0
+    truncated: int = 0
     bytes_read: int = 0
     unread: list[str] = field(default_factory=list)
-    heard: set[str] = field(default_factory=set)
+    active_services: set[str] = field(default_factory=set)
     newest: datetime | None = None
-    _parts: dict[str, Written] = field(default_factory=dict)
+    _parts: dict[str, LogLine] = field(default_factory=dict)
 
-    def line(self, line: bytes, service: str) -> None:
-        """Take in a line of a service's log that may tell of one."""
-        written = unwrapped(line)
+    def add_line(self, line: bytes, service: str) -> None:
+        """Parse a line of a service's log and count the denied request in it, if any; joins split lines."""
+        parsed = unwrap(line)
         before = self._parts.pop(service, None)
         if before is not None:
-            written = Written(before.text + written.text, before.at, written.whole)
-        if not written.whole and len(written.text) <= MOST_JOINED:
-            self._parts[service] = written
+            parsed = LogLine(before.text + parsed.text, before.at, parsed.complete)
+        if not parsed.complete and len(parsed.text) <= MAX_JOINED:
+            self._parts[service] = parsed
             return
-        if before is not None and not is_whole(written.text):
-            self.cut += 1  # other lines stood between its parts, or it is longer than is joined
-        found = denied(written, service, self.fields)
+        if before is not None and not is_complete(parsed.text):
+            self.truncated += 1  # other lines are between its parts, or it is longer than MAX_JOINED
+        found = parse_denied(parsed, service, self.fields)
         if found is not None:
             self.add(found)
 
-    def add(self, found: Denied) -> None:
-        """Count one, when it was within the time."""
+    def add(self, found: DeniedRequest) -> None:
+        """Count a denied request if it is in the window."""
         if found.at is None:
             self.undated += 1
             return
@@ -232,19 +237,19 @@ class Denials:
             self.admin += 1
 
     def of_admin(self, path: str) -> bool:
-        """Whether a path is one of administrators', or below one."""
+        """Whether a path is one of `admin_paths`, or below one."""
         return any(path == admin or path.startswith(f"{admin}/") for admin in self.admin_paths)
 
-    def hear(self, service: str, at: datetime | None) -> None:
-        """A service wrote something, last at this time."""
-        self.heard.add(service)
+    def record_activity(self, service: str, at: datetime | None) -> None:
+        """Record that a service wrote a line, the last one at this time."""
+        self.active_services.add(service)
         if at is not None and (self.newest is None or at > self.newest):
             self.newest = at
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The number of denied requests."""
         return self.by_service.total
 
 
-MOST_JOINED = 1 << 20  # characters of a line that the engine cut into parts
+MAX_JOINED = 1 << 20  # characters of a line joined from parts

@@ -1,4 +1,4 @@
-"""Attempts to get in from the files that a syslog daemon writes: auth.log or secure, with their rotated ones."""
+"""Login events from auth.log or secure, with its rotated files, in the formats of syslog daemons."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from typing import BinaryIO
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from maintd.checks.logs import files, logins
-from maintd.checks.logs.files import ENDLESS, Extent, Lines, LogFile, head_of
-from maintd.checks.logs.logins import LoginReview
+from maintd.checks.logs.files import UNKNOWN_SIZE, LineReader, LogFile, LogFileState, head_of
+from maintd.checks.logs.logins import LoginSummary
 from maintd.errors import TargetError
 
 NAMES = ("auth.log", "secure")
-_SAID = tuple(program.encode() for program in ("sshd", "sudo", "su[", "su:", "repeated"))
+_MARKERS = tuple(program.encode() for program in ("sshd", "sudo", "su[", "su:", "repeated"))
 
 
 @dataclass
 class AuthLog:
-    """What was read of one log. `newest` is the time of its last line, `unread` what could not be read, and why."""
+    """Result of reading one log. `newest` is the time of its last line, `unread` has the errors of unreadable files."""
 
     path: Path
     newest: datetime | None = None
-    lines: int = 0  # that could be about logins
+    lines: int = 0  # of sshd, sudo and su
     unparsed: int = 0
-    extents: list[Extent] = field(default_factory=list)
+    states: list[LogFileState] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
 
 
 def find(root: Path) -> Path | None:
-    """The host's log of this kind, below the folder where its root is."""
+    """Find the host's log. root: the folder where the host's root is mounted."""
     for name in NAMES:
         path = root / "var/log" / name
         if path.exists() or path.with_name(f"{name}.1").exists():
@@ -42,7 +42,7 @@ def find(root: Path) -> Path | None:
 
 
 def zone_of(root: Path) -> tzinfo:
-    """The host's time zone, in which lines without one are; UTC when it does not tell."""
+    """Return the host's time zone, which applies to times without a zone; UTC when it cannot be determined."""
     with suppress(OSError, ZoneInfoNotFoundError, ValueError):
         link = str((root / "etc/localtime").readlink())
         return ZoneInfo(link.split("zoneinfo/", 1)[1] if "zoneinfo/" in link else link)
@@ -51,18 +51,17 @@ def zone_of(root: Path) -> tzinfo:
     return UTC
 
 
-def read(path: Path, since: datetime, review: LoginReview, zone: tzinfo) -> AuthLog:
-    """Add what happened in [since, review.until) to the review. Raises TargetError when there is no log at all.
+def read(path: Path, since: datetime, summary: LoginSummary, zone: tzinfo) -> AuthLog:
+    """Add the events in [since, summary.until) to the summary. Raises TargetError when there is no log.
 
-    The time of each line decides, not how far the log was read before: so nothing is lost or counted twice when it is
-    rotated, copied and cut, or compressed between two runs. Files last written before are not read but for their
-    first line.
+    Lines are selected by their time, not by a position in the file. So nothing is lost or counted twice when the log is
+    rotated, truncated or compressed between two runs. Of files last written before `since` only the first line is read.
     """
     found = AuthLog(path)
-    for file in files.of_log(path):
+    for file in files.log_files(path):
         try:
-            with files.opened(file) as stream:
-                _read_file(file, stream, since, review, zone, found)
+            with files.open_log(file) as stream:
+                _read_file(file, stream, since, summary, zone, found)
         except TargetError as error:
             if file.written_at >= since:
                 found.unread.append(str(error))
@@ -70,27 +69,27 @@ def read(path: Path, since: datetime, review: LoginReview, zone: tzinfo) -> Auth
 
 
 def _read_file(
-    file: LogFile, stream: BinaryIO, since: datetime, review: LoginReview, zone: tzinfo, found: AuthLog
+    file: LogFile, stream: BinaryIO, since: datetime, summary: LoginSummary, zone: tzinfo, found: AuthLog
 ) -> None:
-    lines = Lines(stream)
+    lines = LineReader(stream)
     relevant = file.written_at >= since
     if relevant:
         for line in expand_repeated(_parsed(lines, file, zone, found)):
-            sign = logins.sign(line.program, line.message)
-            if sign is not None and since <= line.at < review.until:
-                review.add(line.at, line.pid, sign, line.times)
+            event = logins.parse(line.program, line.message)
+            if event is not None and since <= line.at < summary.until:
+                summary.add(line.at, line.pid, event, line.times)
         last = _parse(lines.last, file, zone)
         if last is not None and (found.newest is None or last.at > found.newest):
             found.newest = last.at
     else:
-        next(iter(lines), None)  # its first line is all that is wanted
-    size = file.size if not file.packed else lines.size if relevant else ENDLESS
-    found.extents.append(Extent(file.inode, size, head_of(lines.first) if lines.first else 0, file.current))
+        next(iter(lines), None)  # reads the first line only
+    size = file.size if not file.packed else lines.size if relevant else UNKNOWN_SIZE
+    found.states.append(LogFileState(file.inode, size, head_of(lines.first) if lines.first else 0, file.current))
 
 
-def _parsed(lines: Lines, file: LogFile, zone: tzinfo, found: AuthLog) -> Iterator[SyslogLine]:
+def _parsed(lines: LineReader, file: LogFile, zone: tzinfo, found: AuthLog) -> Iterator[SyslogLine]:
     for line in lines:
-        if not any(word in line for word in _SAID):
+        if not any(word in line for word in _MARKERS):
             continue
         found.lines += 1
         parsed = _parse(line, file, zone)
@@ -105,7 +104,7 @@ def _parse(line: bytes, file: LogFile, zone: tzinfo) -> SyslogLine | None:
 
 
 _LINE = re.compile(
-    r"(?:(?P<iso>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d))"  # RFC 3339, of rsyslog since Debian 12
+    r"(?:(?P<iso>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d))"  # RFC 3339; rsyslog since Debian 12
     r"|(?P<month>[A-Z][a-z]{2}) (?P<day>[ \d]\d) (?P<clock>\d\d:\d\d:\d\d))"  # RFC 3164: no year, no zone
     r" (?P<host>\S+) (?:(?P<program>[\w./-]+)(?:\[(?P<pid>\d+)\])?: ?)?(?P<message>.*)",
     re.DOTALL,
@@ -117,7 +116,7 @@ _LAST_REPEATED = re.compile(r"last message repeated (\d{1,9}) times?")
 
 @dataclass(frozen=True)
 class SyslogLine:
-    """One line; `times` is more than 1 where the daemon wrote it once for several."""
+    """One line. `times` is more than 1 when the daemon combined repeated messages."""
 
     at: datetime
     program: str
@@ -127,8 +126,11 @@ class SyslogLine:
 
 
 def parse_syslog(text: str, zone: tzinfo, written_at: datetime) -> SyslogLine | None:
-    """A line without its end, or None when it is not one. A time without a year is the latest that is not after the
-    file was last written, so that December is read rightly in January."""
+    """Parse a line without its line end; None when it is not a syslog line.
+
+    A time without a year is the latest one not after `written_at`, so that December is in the previous year when read
+    in January. zone: of times without a zone.
+    """
     match = _LINE.fullmatch(text.lstrip("\0"))
     if match is None:
         return None
@@ -142,7 +144,7 @@ def parse_syslog(text: str, zone: tzinfo, written_at: datetime) -> SyslogLine | 
 
 
 def expand_repeated(lines: Iterable[SyslogLine]) -> Iterator[SyslogLine]:
-    """The lines, with "last message repeated 3 times" put as what was repeated."""
+    """Replace lines "last message repeated 3 times" by the repeated line with its number."""
     last: SyslogLine | None = None
     for line in lines:
         repeated = _LAST_REPEATED.fullmatch(line.message) if not line.program else None
@@ -158,8 +160,8 @@ def _dated(match: re.Match[str], zone: tzinfo, written_at: datetime) -> datetime
         return None
     month, day = _MONTHS.index(match["month"]) + 1, int(match["day"])
     hour, minute, second = (int(part) for part in match["clock"].split(":"))
-    latest = written_at + timedelta(days=1)  # the clock may have been set since
-    for year in range(latest.astimezone(zone).year, latest.year - 9, -1):  # a 29 February may be eight years back
+    latest = written_at + timedelta(days=1)  # a clock may have been set
+    for year in range(latest.astimezone(zone).year, latest.year - 9, -1):  # 29 February may be eight years ago
         try:
             at = datetime(year, month, day, hour, minute, min(second, 59), tzinfo=zone)
         except ValueError:

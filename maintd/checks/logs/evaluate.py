@@ -1,136 +1,163 @@
-"""What is said of attempts to get in, of denied requests, and of the logs that tell of them."""
+"""Checks of logs: login attempts, denied requests, and whether the logs themselves are complete and current."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from statistics import median
 
 from pydantic import Field
 
+from maintd.checks.hints import name_first, printable
 from maintd.checks.limits import Limits
-from maintd.checks.logs.access_log import Denials
-from maintd.checks.logs.files import Extent, Verdict, verdict
-from maintd.checks.logs.logins import DAY, LoginReview, Success
+from maintd.checks.logs.access_log import DeniedRequests
+from maintd.checks.logs.files import LogChange, LogFileState, compare
+from maintd.checks.logs.logins import DAY, LoginSummary, Success
 from maintd.job.context import Context
+from maintd.job.criterion import NOT_OBSERVED
 from maintd.model.evidence import CheckStatus
+from maintd.reports.formatting import instant
 from maintd.units import Duration
 
-_NAMED = 10  # in a hint
-_LEAST_DAYS = 3  # of a baseline
-_MOST_LEARNED = 100  # successes whose source is remembered, of one run
+# A log that cannot be read says nothing about the systems that write it.
+LOG_NOT_OBSERVED = NOT_OBSERVED | {"malformed", "partial", "failed", "refused", "timed_out", "unreachable"}
+_NAMED = 10  # sources in a hint
+_MIN_DAYS = 3  # of a baseline
+_MAX_LEARNED = 100  # sources of successes remembered from one run
 
 
 class LoginLimits(Limits):
-    """When attempts to get in need somebody."""
+    """When login attempts need attention."""
 
     failures_warn: int = Field(20, ge=1)
-    """So many failures from one address within a day warn."""
+    """This many failures from one address in a day warn."""
     failures_fail: int = Field(100, ge=1)
-    """So many fail."""
+    """This many failures from one address in a day fail."""
     failures_before_success: int = Field(5, ge=1)
-    """A success after so many failures from the same address fails: somebody guessed."""
+    """A success after this many failures from the same address fails: a password may have been guessed."""
     sudo_failures: int = Field(5, ge=1)
-    """So many failures of one user at sudo or su warn."""
+    """This many failures of one user at sudo or su warn."""
     hours: tuple[int, int] | None = None
-    """From and until which hour, UTC, people log in; a success at another hour warns. None: at any."""
+    """First and last hour, UTC, in which people log in; a success at another hour warns. null: any hour."""
     unparsed_percent: float = 5
-    """Of the lines of these programs, so many that are not understood warn."""
+    """A higher percentage of unknown messages of these programs warns."""
     silent: Duration = timedelta(hours=24)
-    """A log whose last line is older says nothing."""
+    """A log whose last line is older is unknown."""
 
 
 class RequestLimits(Limits):
-    """When denied requests need somebody."""
+    """When denied requests need attention."""
 
     denied_warn: int = Field(20, ge=1)
     """Fewer denied requests a day never warn."""
     times_usual: float = 5
-    """So many times the usual number warn."""
-    usual_days: int = Field(14, ge=_LEAST_DAYS)
-    """How many days back the usual number is the median of."""
+    """This many times the typical number a day warns."""
+    usual_days: int = Field(14, ge=_MIN_DAYS)
+    """The typical number is the median of this many days."""
     admin_fail: int = Field(5, ge=1)
-    """So many denied requests of administrators' paths fail."""
+    """This many denied requests on administrators' paths fail."""
     silent: Duration = timedelta(hours=24)
-    """Logs whose last line is older say nothing."""
+    """Logs whose last line is older are unknown."""
 
 
-def judge_logins(
-    ctx: Context, review: LoginReview, since: datetime, known: set[tuple[str, str, str]] | None, limits: LoginLimits
-) -> None:
-    """Checks and measures of what was read; `known` are the sources of earlier successes, None at the first review."""
-    busiest = review.busiest(_NAMED)
-    told = ", ".join(f"{printable(source)} {count}" for source, count in busiest if count >= limits.failures_warn)
+def window_start(ctx: Context, source: str, now: datetime, window: timedelta, longest: timedelta) -> datetime:
+    """Return the start of the window: `window` ago, or the last complete review when that is longer ago.
+
+    At most `longest` ago; what is older is reported as unknown.
+    """
+    last = ctx.last("reviewed_until", None, source=source)
+    since = now - window
+    if last is not None:
+        since = min(since, datetime.fromtimestamp(last, UTC))
+    if since < now - longest:
+        ctx.unknown(
+            f"{source}: time without a review",
+            f"from {instant(since)} until {instant(now - longest)}",
+            expected=f"at most {longest.days} days back",
+            hint="review it manually, or run the job once with a larger `longest`",
+        )
+        since = now - longest
+    return since
+
+
+def report_logins(ctx: Context, summary: LoginSummary, since: datetime, limits: LoginLimits) -> None:
+    """Check and measure login attempts, and logins from new sources."""
+    busiest = summary.busiest_sources(_NAMED)
+    sources = ", ".join(f"{printable(source)} {count}" for source, count in busiest if count >= limits.failures_warn)
     ctx.check(
         "logins: failures from one address in a day",
         busiest[0][1] if busiest else 0,
         at_most=limits.failures_fail - 1,
         warn_above=limits.failures_warn - 1,
-        hint=f"is it blocked, and are passwords off? {told}" if told else "",
+        hint=f"block it, and disable password logins: {sources}" if sources else "",
     )
-    guessed = [item for item in review.successes if item.failures >= limits.failures_before_success]
-    ctx.check("logins: success after failures", len(guessed), equals=0, hint=_told("was it them? ", guessed))
-    by_root = [item for item in review.successes if item.user == "root" and item.method != "publickey"]
-    ctx.check(
-        "logins: root by password", len(by_root), equals=0, hint=_told("PermitRootLogin prohibit-password: ", by_root)
-    )
-    _judge_sources(ctx, review.successes, known)
+    guessed = [item for item in summary.successes if item.failures >= limits.failures_before_success]
+    hint = _hint("ask whether it was them", guessed)
+    ctx.check("logins: success after failures", len(guessed), equals=0, hint=hint)
+    by_root = [item for item in summary.successes if item.user == "root" and item.method != "publickey"]
+    hint = _hint("set PermitRootLogin prohibit-password", by_root)
+    ctx.check("logins: root by password", len(by_root), equals=0, hint=hint)
+    _report_sources(ctx, summary.successes)
     if limits.hours is not None:
         first, last = limits.hours
-        odd = [item for item in review.successes if not _within(item.at.hour, first, last)]
-        ctx.check("logins: at odd hours", len(odd), warn_above=0, hint=_told("was it them? ", odd))
-    sudo = review.sudo_failures()
-    told = ", ".join(f"{printable(user)} {count}" for user, count in sudo[:_NAMED] if count >= limits.sudo_failures)
+        odd = [item for item in summary.successes if not _within(item.at.hour, first, last)]
+        ctx.check("logins: at odd hours", len(odd), warn_above=0, hint=_hint("ask whether it was them", odd))
+    sudo = summary.sudo_failures()
+    users = ", ".join(f"{printable(user)} {count}" for user, count in sudo[:_NAMED] if count >= limits.sudo_failures)
     ctx.check(
         "logins: sudo and su failures of one user",
         sudo[0][1] if sudo else 0,
         warn_above=limits.sudo_failures - 1,
-        hint=f"was it them? {told}" if told else "",
+        hint=f"ask whether it was them: {users}" if users else "",
     )
-    days = (review.until - since) / DAY
-    for method, count in review.by_method.top(20):
+    days = (summary.until - since) / DAY
+    for method, count in summary.by_method.top(20):
         ctx.measure("auth_failures_24h", count / days, "", method=printable(method)[:40])
-    ctx.measure("auth_success_24h", review.success_count / days)
-    ctx.measure("auth_distinct_source_ips", review.all_of_source.distinct)
+    ctx.measure("auth_success_24h", summary.success_count / days)
+    ctx.measure("auth_distinct_source_ips", summary.by_source.distinct)
 
 
-def _judge_sources(ctx: Context, successes: Sequence[Success], known: set[tuple[str, str, str]] | None) -> None:
-    new: dict[tuple[str, str, str], Success] = {}
+def _report_sources(ctx: Context, successes: Sequence[Success]) -> None:
+    """Check for successes from sources that are new; the first complete review only remembers them."""
+    labels = [point.labels for point in ctx.series("login_source")]
+    known = {(found["user"], found["source"], found["key"]) for found in labels}
+    first_review = not ctx.series("reviewed_until", source="logins")
+    seen: dict[tuple[str, str, str], Success] = {}
     for item in successes:
-        user, source, key = item.who
-        new.setdefault((printable(user), source, key), item)
-    for user, source, key in list(new)[:_MOST_LEARNED]:
+        user, source, key = item.identity
+        seen.setdefault((printable(user), source, key), item)
+    for user, source, key in list(seen)[:_MAX_LEARNED]:
         ctx.measure("login_source", 1, "", user=user, source=source, key=key)
-    if known is None:
-        ctx.log(f"logins: {len(new)} sources of successes learned; new ones are judged from the next run on")
+    if first_review:
+        ctx.log(f"logins: {len(seen)} sources of logins remembered; new ones are checked from the next run on")
         return
-    unseen = [item for who, item in new.items() if who not in known]
-    ctx.check("logins: from new sources", len(unseen), warn_above=0, hint=_told("was it them? ", unseen))
+    new = [item for identity, item in seen.items() if identity not in known]
+    ctx.check("logins: from new sources", len(new), warn_above=0, hint=_hint("ask whether it was them", new))
 
 
-def judge_log(
+def report_log(
     ctx: Context, newest: datetime | None, lines: int, unparsed: int, now: datetime, limits: LoginLimits
 ) -> None:
-    """Whether the log of logins speaks, and is understood."""
+    """Check that the log of logins is current, and that its messages are understood."""
     what = "logins: last line of the log"
     if newest is None:
-        ctx.unknown(what, "empty: it has no line of these days", hint="does anything still write it?")
+        ctx.unknown(what, "empty: no recent line", hint="check that it is still written")
     elif now - newest > limits.silent:
-        hint = "does anything still write it, or was it switched off?"
-        ctx.unknown(what, f"silent since {newest:%Y-%m-%d %H:%M} UTC", expected="a line of today", hint=hint)
+        hint = "check that it is still written, and that logging was not disabled"
+        ctx.unknown(what, f"silent since {instant(newest)}", expected="a line of today", hint=hint)
     else:
         ctx.check(what, max(timedelta(), now - newest), at_most=limits.silent)
     percent = 100 * unparsed / lines if lines else 0.0
-    hint = "is it written in another format?"
+    hint = "check whether its format has changed"
     ctx.check("logins: lines not understood", percent, warn_above=limits.unparsed_percent, unit="%", hint=hint)
     ctx.measure("log_lines_unparsed_ratio", percent / 100)
 
 
-def judge_extents(ctx: Context, log: str, now: Sequence[Extent]) -> None:
-    """Whether the log still holds what it held at the last run, and how it is now."""
+def report_log_change(ctx: Context, log: str, files: Sequence[LogFileState]) -> None:
+    """Check that the log still has what it had at the last run, and record its current state."""
     labels = {"log": log}
     before = [ctx.last(name, None, **labels) for name in ("log_inode", "log_size", "log_head")]
-    current = next((extent for extent in now if extent.current), None)
+    current = next((file for file in files if file.current), None)
     if current is not None:
         ctx.measure("log_inode", current.inode, "", **labels)
         ctx.measure("log_size", current.size, "B", **labels)
@@ -138,87 +165,85 @@ def judge_extents(ctx: Context, log: str, now: Sequence[Extent]) -> None:
     if None in before:
         return
     inode, size, head = (round(value) for value in before if value is not None)
-    found = verdict(Extent(inode, size, head, current=True), now)
-    hint = _ADVICE[found]
-    severity = CheckStatus.WARN if found == "replaced" else CheckStatus.FAIL
-    ctx.check("logins: what the log held", found, equals="kept", severity=severity, hint=hint)
+    change = compare(LogFileState(inode, size, head, current=True), files)
+    severity = CheckStatus.WARN if change == "replaced" else CheckStatus.FAIL
+    ctx.check("logins: what the log held", change, equals="kept", severity=severity, hint=_CHANGE_HINTS[change])
 
 
-_ADVICE: Mapping[Verdict, str] = {
+_CHANGE_HINTS: Mapping[LogChange, str] = {
     "kept": "",
-    "cut": "nothing that rotates logs does this: who did, and what was in it?",
-    "replaced": "its earlier lines are in no rotated file: does logrotate keep none, or did somebody delete it?",
-    "gone": "it was deleted: who did, and what was in it?",
+    "cut": "log rotation does not do this: find out who truncated it, and what was removed",
+    "replaced": "its earlier lines are in no rotated file: check that logrotate keeps them, and who deleted it",
+    "gone": "find out who deleted it, and what was in it",
 }
 
 
-def judge_requests(ctx: Context, found: Denials, usual: Sequence[float], limits: RequestLimits) -> None:
-    """Checks and measures of denied requests; `usual` are the numbers of earlier days."""
+def report_requests(ctx: Context, found: DeniedRequests, now: datetime, limits: RequestLimits) -> None:
+    """Check and measure denied requests, against the typical number of earlier days."""
+    earlier = ctx.series("api_denied_total_24h")
+    typical = [point.value for point in earlier if now - point.at < timedelta(days=limits.usual_days)]
     days = (found.until - found.since) / DAY
     per_day = found.total / days
     what = "requests: denied in a day"
-    top = _requests(found.by_request.top(5))
-    if len(usual) < _LEAST_DAYS:
-        ctx.log(f"{what}: {per_day:.0f}; judged against the usual number once there are {_LEAST_DAYS} days of it")
+    top = _request_list(found.by_request.top(5))
+    if len(typical) < _MIN_DAYS:
+        ctx.log(f"{what}: {per_day:.0f}; compared with the typical number after {_MIN_DAYS} days of history")
     else:
-        most = max(limits.denied_warn - 1, limits.times_usual * median(usual))
-        ctx.check(what, round(per_day, 1), warn_above=most, hint=f"who tries, and with what? {top}" if top else "")
+        most = max(limits.denied_warn - 1, limits.times_usual * median(typical))
+        ctx.check(what, round(per_day, 1), warn_above=most, hint=f"find out who sends them: {top}" if top else "")
     admin = [item for item in found.by_request.top(1000) if found.of_admin(item[0][2])][:5]
     ctx.check(
         "requests: denied on administrators' paths",
         found.admin,
         at_most=limits.admin_fail - 1,
-        hint=f"somebody tries keys, or a client has a stale one: {_requests(admin)}" if admin else "",
+        hint=f"keys are being guessed, or a client has an old key: {_request_list(admin)}" if admin else "",
     )
     if found.undated:
-        hint = "let the service write a time on each line"
+        hint = "configure the service to log a time with each line"
         ctx.unknown("requests: denied at an unknown time", f"{found.undated} without a time", expected="0", hint=hint)
-    if found.cut:
-        hint = "what do they hide? the log has lines longer than 16 KiB"
-        ctx.unknown("requests: lines not understood", f"{found.cut} too long", expected="0", hint=hint)
+    if found.truncated:
+        hint = "the log has lines longer than 16 KiB, which may contain denied requests"
+        ctx.unknown("requests: lines not understood", f"{found.truncated} too long", expected="0", hint=hint)
     for (service, status), count in found.by_service.top(100):
         ctx.measure("api_denied_24h", count / days, "", service=printable(service)[:60], status=str(status))
     ctx.measure("api_denied_total_24h", per_day)
 
 
-def judge_hearing(ctx: Context, found: Denials, services: Sequence[str], now: datetime, limits: RequestLimits) -> None:
-    """Whether logs speak at all, and those of each service named."""
+def report_activity(
+    ctx: Context, found: DeniedRequests, services: Sequence[str], now: datetime, limits: RequestLimits
+) -> None:
+    """Check that logs are current, those of each of `services` too, and that all could be read."""
     what = "requests: last line of the logs"
+    hint = "check that the services run, and write the logs that are read here"
     if found.newest is None or now - found.newest > limits.silent:
-        since = "nothing was written" if found.newest is None else f"silent since {found.newest:%Y-%m-%d %H:%M} UTC"
-        ctx.unknown(what, f"empty: {since}", hint="do the services still run, and log to where this looks?")
+        since = "no line" if found.newest is None else f"silent since {instant(found.newest)}"
+        ctx.unknown(what, f"empty: {since}", hint=hint)
     else:
         ctx.check(what, max(timedelta(), now - found.newest), at_most=limits.silent)
     for service in services:
-        if service not in found.heard:
-            hint = "does it run, and log to where this looks?"
-            ctx.unknown(f"requests: {service}", "silent: it wrote nothing", expected="lines", hint=hint)
+        if service not in found.active_services:
+            ctx.unknown(f"requests: {service}", "silent: no line", expected="lines", hint=hint)
     if found.unread:
-        told = printable("; ".join(found.unread[:_NAMED]))
-        ctx.unknown("requests: logs that could not be read", f"{len(found.unread)}", expected="0", hint=told)
+        errors = printable(name_first(found.unread))
+        ctx.unknown("requests: logs that could not be read", f"{len(found.unread)}", expected="0", hint=errors)
 
 
-def _requests(items: Sequence[tuple[tuple[str, int, str, str], int]]) -> str:
+def _request_list(items: Sequence[tuple[tuple[str, int, str, str], int]]) -> str:
     return "; ".join(
         f"{printable(service)} {status} {printable(path)} from {printable(remote) or 'unknown'}: {count}"
         for (service, status, path, remote), count in items
     )
 
 
-def printable(text: str) -> str:
-    """A stranger's text for a check, a log or a terminal: no control characters, nothing that is not text."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
-def _told(words: str, items: Sequence[Success]) -> str:
+def _hint(advice: str, items: Sequence[Success]) -> str:
     if not items:
         return ""
-    said = "; ".join(
-        f"{printable(item.user)} from {printable(item.source)} by {printable(item.method)} "
-        f"at {item.at:%Y-%m-%d %H:%M} UTC" + (f" after {item.failures} failures" if item.failures else "")
-        for item in items[:_NAMED]
-    )
-    return f"{words}{said}" + (f"; and {len(items) - _NAMED} more" if len(items) > _NAMED else "")
+    logins = [
+        f"{printable(item.user)} from {printable(item.source)} by {printable(item.method)} at {instant(item.at)}"
+        + (f" after {item.failures} failures" if item.failures else "")
+        for item in items
+    ]
+    return f"{advice}: {name_first(logins)}"
 
 
 def _within(hour: int, first: int, last: int) -> bool:

@@ -1,4 +1,4 @@
-"""A log with what was rotated away from it, opened so that a hostile or a moving file does no harm."""
+"""Log files with their rotated files: safe reading, and detection of truncated, replaced or deleted logs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from typing import BinaryIO, Literal, cast
 from maintd.errors import TargetError
 
 LONGEST_LINE = 64 * 1024
-UNPACKED_LIMIT = 256 * 1024 * 1024  # of one compressed log: more is a bomb, or nothing that a day leaves
+UNPACKED_LIMIT = 256 * 1024 * 1024  # bytes of one compressed log; more is suspicious for a day's log
 _ROTATED = r"(?:[.-]\d{1,14}(?:-\d{1,10})?)?(?:\.(?P<packed>gz|xz|bz2|zst|lz4))?"
 
 
 @dataclass(frozen=True)
 class LogFile:
-    """One file of a log: the one that is written, or a rotated one."""
+    """One file of a log: the current one, or a rotated one."""
 
     path: Path
     written_at: datetime
@@ -35,39 +35,45 @@ class LogFile:
 
     @property
     def packed(self) -> bool:
-        """Compressed."""
+        """Whether it is compressed."""
         return self.path.suffix in (".gz", ".xz", ".bz2", ".zst", ".lz4")
 
 
-def of_log(path: Path) -> list[LogFile]:
-    """A log's files, oldest first. Raises TargetError: empty when there is none, denied when they cannot be listed."""
+def log_files(path: Path) -> list[LogFile]:
+    """Return the current and the rotated files of a log, oldest first.
+
+    Raises TargetError: `empty` when there is none, `denied` when they cannot be listed.
+    """
     pattern = re.compile(re.escape(path.name) + _ROTATED)
     try:
         names = sorted(entry.name for entry in path.parent.iterdir())
     except OSError as error:
         raise _unreadable(path.parent, error) from error
-    found = [_seen(path.parent / name, name == path.name) for name in names if pattern.fullmatch(name)]
+    found = [_stat(path.parent / name, name == path.name) for name in names if pattern.fullmatch(name)]
     kept = [file for file in found if file is not None]
     if not kept:
-        raise TargetError(f"{path}: there is no such log", "correct its path, or mount it", cause="empty")
+        raise TargetError(f"{path}: no such log", "correct its path, or mount it", cause="empty")
     return sorted(kept, key=lambda file: (file.current, file.written_at, file.path.name))
 
 
-def _seen(path: Path, current: bool) -> LogFile | None:
+def _stat(path: Path, current: bool) -> LogFile | None:
     try:
         about = path.stat()
     except OSError:
-        return None  # rotated away since it was listed
+        return None  # it was rotated after it was listed
     if not stat.S_ISREG(about.st_mode):
         return None
     return LogFile(path, datetime.fromtimestamp(about.st_mtime, UTC), about.st_size, about.st_ino, current)
 
 
 @contextmanager
-def opened(file: LogFile) -> Iterator[BinaryIO]:
-    """Its content, unpacked. Raises TargetError: also in the middle, for a compressed file that is broken or a bomb."""
+def open_log(file: LogFile) -> Iterator[BinaryIO]:
+    """Open a log for reading, decompressed.
+
+    Raises TargetError, also while reading when a compressed file is damaged or too large.
+    """
     try:
-        # Not waiting for the other end, should it be a pipe by now.
+        # O_NONBLOCK: opening must not block if the file was replaced by a pipe.
         raw = io.FileIO(os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as error:
         raise _unreadable(file.path, error) from error
@@ -79,14 +85,14 @@ def opened(file: LogFile) -> Iterator[BinaryIO]:
                 except (EOFError, OSError, zlib.error) as error:
                     raise TargetError(f"{file.path}: cannot be unpacked: {error}", cause="malformed") from error
         elif file.packed:
-            hint = "compress logs by gzip, or keep those of the last days as they are"
+            hint = "compress logs with gzip, or do not compress those of the last days"
             raise TargetError(f"{file.path}: cannot be read: not gzip", hint, cause="malformed")
         else:
             yield cast("BinaryIO", raw)
 
 
 class _Bounded(io.RawIOBase):
-    """A compressed file that may not become too large."""
+    """A compressed file that raises TargetError when it becomes too large."""
 
     def __init__(self, source: gzip.GzipFile, path: Path) -> None:
         super().__init__()
@@ -102,17 +108,17 @@ class _Bounded(io.RawIOBase):
         if self._left < 0:
             raise TargetError(
                 f"{self._path}: unpacks to more than {UNPACKED_LIMIT >> 20} MiB",
-                "look at it by hand",
+                "inspect it manually",
                 cause="malformed",
             )
         view[: len(data)] = data
         return len(data)
 
 
-class Lines:
-    """Whole lines without their ends, those too long cut. A last one without its end is still being written.
+class LineReader:
+    """Complete lines without line ends, cut at 64 KiB. A last line without its end is left out: it is being written.
 
-    `size`, `first` and `last` are of what was read so far.
+    `size`, `first` and `last` refer to what was read so far.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -137,18 +143,17 @@ def _unreadable(path: Path, error: OSError) -> TargetError:
     return TargetError(f"{path}: {error.strerror}", hint, cause="denied" if denied else "empty")
 
 
-Verdict = Literal["kept", "cut", "replaced", "gone"]
-"""kept: all there. cut: shorter than it was, or begun anew in its place. replaced: another file, and no rotated one
-begins as it did. gone: no file at all."""
+LogChange = Literal["kept", "cut", "replaced", "gone"]
+"""kept: complete. cut: shorter than before, or truncated and written again. replaced: another file, and no rotated
+file has the old first line. gone: no file."""
 
-
-ENDLESS = 1 << 62
-"""The size of a file whose size was not looked for."""
+UNKNOWN_SIZE = 1 << 62
+"""The size of a file that was not read to its end."""
 
 
 @dataclass(frozen=True)
-class Extent:
-    """How a file of a log begins and how far it goes, unpacked. `head` 0: it has no whole line yet."""
+class LogFileState:
+    """State of a log's file: `head` identifies its first line, 0 without one; `size` is in decompressed bytes."""
 
     inode: int
     size: int
@@ -157,12 +162,15 @@ class Extent:
 
 
 def head_of(first_line: bytes) -> int:
-    """A number that tells first lines apart and that a measure, a 64-bit float, holds exactly."""
+    """Hash a first line to 48 bits, which a measure (a 64-bit float) stores exactly."""
     return int.from_bytes(hashlib.sha256(first_line).digest()[:6], "big") or 1
 
 
-def verdict(before: Extent, now: Sequence[Extent]) -> Verdict:
-    """What became of a log since it was seen as `before`."""
+def compare(before: LogFileState, now: Sequence[LogFileState]) -> LogChange:
+    """Compare the files of a log with its state at the last run.
+
+    Rotation moves the first line to another file, but never changes it.
+    """
     if not before.head:
         return "kept"
     same = [file for file in now if file.head == before.head]

@@ -1,4 +1,4 @@
-"""Logs of services in a folder: the engine's own json-files, or files of JSON lines, with their rotated ones."""
+"""Denied requests from log files in a folder: Docker's json-files, or JSON lines, with their rotated files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from maintd.checks.logs import access_log, files
-from maintd.checks.logs.access_log import Denials
+from maintd.checks.logs.access_log import DeniedRequests
 from maintd.checks.logs.files import LogFile
-from maintd.checks.logs.scanner import EVERYTHING, Scan, needles
+from maintd.checks.logs.scanner import STATUS_CODES, Scanner, search_patterns
 from maintd.clients.docker import SERVICE
 from maintd.errors import TargetError
 
@@ -20,45 +20,51 @@ MOST_FILES = 20_000
 _LOG = re.compile(r"(?P<name>.+?)(?:-json)?\.(?:log|jsonl|ndjson)")
 _CONTAINER = re.compile(r"[0-9a-f]{64}")
 _PROBE = 64 << 10
-# A clock that was set back leaves lines out of their order: so far before the first line of the time is read, too.
+# Bytes before the first line of the window that are also read: when a clock is set back, lines are out of order.
 _MARGIN = 1 << 20
 
 
-def read(folder: Path, denials: Denials) -> None:
-    """Add the denied requests of all logs below a folder. Raises TargetError when it cannot be listed or has no log."""
+def read(folder: Path, requests: DeniedRequests) -> None:
+    """Add the denied requests of all logs below a folder.
+
+    Raises TargetError when the folder cannot be listed or has no logs.
+    """
     logs = list(_logs(folder))
     if not logs:
         raise TargetError(f"{folder}: no logs", "files are named *.log, *.jsonl or *-json.log", cause="empty")
     for path in logs:
         service = _service(path)
-        for file in files.of_log(path):
-            if file.written_at < denials.since:
+        for file in files.log_files(path):
+            if file.written_at < requests.since:
                 continue
             if file.size:
-                denials.hear(service, file.written_at)
+                requests.record_activity(service, file.written_at)
             try:
-                _read_file(file, service, denials)
+                _read_file(file, service, requests)
             except TargetError as error:
-                denials.unread.append(str(error))
+                requests.unread.append(str(error))
 
 
 def _logs(folder: Path) -> Iterator[Path]:
-    """The logs, each by the name under which it is written; links to folders are not followed."""
+    """Return the current files of all logs; symbolic links to folders are not followed."""
     try:
         found = sorted(path for path, _ in zip(folder.rglob("*"), range(MOST_FILES), strict=False))
     except OSError as error:
         denied = isinstance(error, PermissionError)
         raise TargetError(
-            f"{folder}: {error.strerror}", "mount it, readable", cause="denied" if denied else "empty"
+            f"{folder}: {error.strerror}", "mount it with read access", cause="denied" if denied else "empty"
         ) from error
     if len(found) == MOST_FILES:
-        raise TargetError(f"{folder}: more than {MOST_FILES} files", "name a folder of logs only", cause="partial")
+        raise TargetError(f"{folder}: more than {MOST_FILES} files", "set a folder that has only logs", cause="partial")
     return iter([path for path in found if _LOG.fullmatch(path.name) and path.is_file()])
 
 
 def _service(path: Path) -> str:
-    """What a person calls its writer. The engine keeps a container's labels beside its log; nothing else of that file,
-    which holds the container's environment, is looked at."""
+    """Return the name of the service that writes a log.
+
+    Docker stores the labels of a container beside its log. Nothing else is read from that file, since it also has the
+    container's environment.
+    """
     match = _LOG.fullmatch(path.name)
     name = match["name"] if match else path.name
     if not _CONTAINER.fullmatch(name):
@@ -70,24 +76,24 @@ def _service(path: Path) -> str:
         return name[:12]
 
 
-def _read_file(file: LogFile, service: str, denials: Denials) -> None:
-    with files.opened(file) as stream:
+def _read_file(file: LogFile, service: str, requests: DeniedRequests) -> None:
+    with files.open_log(file) as stream:
         if file.packed:
-            scan = Scan(EVERYTHING)
-            readinto = _reading(stream)
+            scan = Scanner(STATUS_CODES)
+            readinto = _LimitedReader(stream)
         else:
-            start = _offset(stream, file.size, denials.since)
-            scan = Scan(needles(stream, start, file.size, denials.fields))
+            start = _offset(stream, file.size, requests.since)
+            scan = Scanner(search_patterns(stream, start, file.size, requests.fields))
             stream.seek(start)
-            readinto = _reading(stream, file.size - start)
+            readinto = _LimitedReader(stream, file.size - start)
         for line in scan.lines(readinto):
-            denials.line(line, service)
-    denials.bytes_read += scan.bytes_read
-    denials.cut += scan.cut
+            requests.add_line(line, service)
+    requests.bytes_read += scan.bytes_read
+    requests.truncated += scan.skipped
 
 
-class _reading:  # noqa: N801 - used as the function it stands for
-    """Read a stream into a buffer, at most so many bytes: what is written meanwhile is for the next run."""
+class _LimitedReader:
+    """Reads at most `left` bytes of a stream into buffers: what is appended during the run is left for the next one."""
 
     def __init__(self, stream: BinaryIO, left: int = 1 << 62) -> None:
         self._stream, self._left = stream, left
@@ -99,9 +105,11 @@ class _reading:  # noqa: N801 - used as the function it stands for
 
 
 def _offset(stream: BinaryIO, size: int, since: datetime) -> int:
-    """Where to begin: before the first line of the time, found by halving, since lines are in the order of their times.
-    The begin of the file where lines tell no time. So only what is new is read, and no place is to be remembered."""
-    low, high = 0, size  # a line that begins at or before `low` is too old; at `high` none is
+    """Find an offset before the first line at or after `since` by binary search, since lines are ordered by time.
+
+    0 when lines have no time. So a run reads only what is new, without storing a position.
+    """
+    low, high = 0, size  # lines that begin at or before `low` are too old; lines at `high` are not
     while high - low > _PROBE:
         middle = (low + high) // 2
         stream.seek(middle)
@@ -120,9 +128,9 @@ def _offset(stream: BinaryIO, size: int, since: datetime) -> int:
 
 
 def _first_time(chunk: bytes) -> datetime | None:
-    """Of the first whole line that has one."""
+    """The time of the first complete line that has one."""
     for line in chunk.split(b"\n")[1:-1]:
-        at = access_log.unwrapped(line).at
+        at = access_log.unwrap(line).at
         if at is not None:
             return at.astimezone(UTC)
     return None

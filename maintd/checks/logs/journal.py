@@ -1,4 +1,4 @@
-"""Attempts to get in from systemd's journal, read by `journalctl` from a folder or a file of journals."""
+"""Login events from systemd's journal, read by `journalctl` from a folder or a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shutil import which
 from typing import Any
 
 from maintd.checks.logs import logins
-from maintd.checks.logs.logins import LoginReview
+from maintd.checks.logs.logins import LoginSummary
 from maintd.errors import TargetError
 
 FOLDERS = ("var/log/journal", "run/log/journal")
@@ -23,28 +23,28 @@ _FIELDS = "--output-fields=MESSAGE,_COMM,_PID"
 
 @dataclass(frozen=True)
 class Journal:
-    """What was read of it."""
+    """Result of reading a journal."""
 
-    newest: datetime | None  # of all its entries
+    newest: datetime | None  # time of its last entry
     lines: int
     unparsed: int
 
 
 def find(root: Path) -> list[Path]:
-    """The host's folders of journals below the folder where its root is: the lasting one, and that of this boot."""
+    """Find the host's persistent and volatile journal. root: the folder where the host's root is mounted."""
     return [folder for folder in (root / name for name in FOLDERS) if _patterns(folder)]
 
 
 def available() -> bool:
-    """Whether there is a journalctl to read it by."""
+    """Whether journalctl is installed."""
     return which("journalctl") is not None
 
 
-def read(places: Sequence[Path], since: datetime, review: LoginReview, timeout: timedelta) -> Journal:
-    """Add what happened in [since, review.until) to the review. Raises TargetError.
+def read(places: Sequence[Path], since: datetime, summary: LoginSummary, timeout: timedelta) -> Journal:
+    """Add the events in [since, summary.until) to the summary. Raises TargetError.
 
-    An entry is of sshd when the journal itself says that its sender was a process of that name (`_COMM`): what
-    `logger -t sshd` writes is not. An attempt to log in by a user whom nobody knows cannot forge it.
+    Entries are selected by the field `_COMM`, the name of the sending process, which journald sets itself. So entries
+    written by `logger -t sshd` do not count, and a login attempt cannot forge them.
     """
     newest = None
     with _entries(places, ["--lines=1"], timeout) as entries:
@@ -53,7 +53,7 @@ def read(places: Sequence[Path], since: datetime, review: LoginReview, timeout: 
     count = unparsed = 0
     if newest is not None and newest >= since:
         matches = [word for program in sorted(logins.PROGRAMS) for word in ("+", f"_COMM={program}")][1:]
-        times = [f"--since=@{since.timestamp():.6f}", f"--until=@{review.until.timestamp():.6f}"]
+        times = [f"--since=@{since.timestamp():.6f}", f"--until=@{summary.until.timestamp():.6f}"]
         with _entries(places, [*times, *matches], timeout) as entries:
             for entry in entries:
                 count += 1
@@ -61,10 +61,10 @@ def read(places: Sequence[Path], since: datetime, review: LoginReview, timeout: 
                 if message is None:
                     unparsed += 1
                     continue
-                sign = logins.sign(_text(entry.get("_COMM")) or "", message)
+                event = logins.parse(_text(entry.get("_COMM")) or "", message)
                 at = _at(entry)
-                if sign is not None and since <= at < review.until:
-                    review.add(at, _text(entry.get("_PID")) or "", sign)
+                if event is not None and since <= at < summary.until:
+                    summary.add(at, _text(entry.get("_PID")) or "", event)
     return Journal(newest, count, unparsed)
 
 
@@ -72,16 +72,18 @@ def read(places: Sequence[Path], since: datetime, review: LoginReview, timeout: 
 def _entries(places: Sequence[Path], words: Sequence[str], timeout: timedelta) -> Iterator[Iterator[dict[str, Any]]]:
     program = which("journalctl")
     if program is None:
-        raise TargetError("there is no journalctl", "install systemd, or name an auth.log", cause="not_configured")
+        raise TargetError(
+            "journalctl is not installed", "install systemd, or set the param auth_log", cause="not_configured"
+        )
     place = ", ".join(str(path) for path in places)
     patterns = [pattern for path in places for pattern in _patterns(path)]
     if not patterns:
         raise TargetError(f"{place}: no journals", "correct the path, or mount it", cause="empty")
-    # --all: a field of more than 4 KiB is null without it. Not --quiet, which keeps to itself what it may not open.
+    # Without --all a field of more than 4 KiB is null. --quiet would hide files that it may not open.
     argv = [program, *(f"--file={pattern}" for pattern in patterns)]
     argv += ["--no-pager", "--all", "--output=json", _FIELDS, *words]
     with tempfile.TemporaryFile() as errors:
-        # `timeout` bounds also a journalctl that hangs on a disk, which no read of its output would end.
+        # `timeout` also ends a journalctl that hangs on a disk.
         process = subprocess.Popen(
             ["timeout", "--kill-after=5", f"{timeout.total_seconds():.0f}", *argv],
             stdin=subprocess.DEVNULL,
@@ -96,17 +98,18 @@ def _entries(places: Sequence[Path], words: Sequence[str], timeout: timedelta) -
             code = process.wait()
         finally:
             process.stdout.close()
-            process.kill()  # when it was not read to its end; its own child ends at its next write
+            process.kill()  # if its output was not read to the end; journalctl ends at its next write
             process.wait()
         errors.seek(0)
-        said = " ".join(errors.read(2000).decode(errors="replace").split())
+        stderr = " ".join(errors.read(2000).decode(errors="replace").split())
     if code == 124:
         raise TargetError(f"{place}: journalctl did not end in {timeout.total_seconds():.0f} s", cause="timed_out")
-    # It ends with 0 when it was not allowed to open some of the files, and with 1 when nothing matched.
-    if "ermission" in said:
-        raise TargetError(f"{place}: {said}", "add this process' user to the group systemd-journal", cause="denied")
-    if said and code:
-        raise TargetError(f"{place}: journalctl: {said}", "is it older than the journal's format?", cause="failed")
+    # It exits with 0 when it may not open some of the files, and with 1 when nothing matches.
+    if "ermission" in stderr:
+        raise TargetError(f"{place}: {stderr}", "add this process' user to the group systemd-journal", cause="denied")
+    if stderr and code:
+        hint = "check whether it is older than the journal's format"
+        raise TargetError(f"{place}: journalctl: {stderr}", hint, cause="failed")
 
 
 def _decoded(stream: Any, place: str) -> Iterator[dict[str, Any]]:
@@ -116,13 +119,13 @@ def _decoded(stream: Any, place: str) -> Iterator[dict[str, Any]]:
         try:
             found = json.loads(line)
         except ValueError as error:
-            raise TargetError(f"{place}: journalctl wrote what is not JSON", cause="malformed") from error
+            raise TargetError(f"{place}: journalctl did not write JSON", cause="malformed") from error
         if isinstance(found, dict):
             yield found
 
 
 def _patterns(place: Path) -> list[str]:
-    """What of it journalctl is to open: a file, or the files of a folder and of the machines' folders in it."""
+    """Return the file, or glob patterns of the journals in a folder and in its folders by machine id."""
     try:
         if place.is_file():
             return [str(place)]
@@ -136,7 +139,7 @@ def _at(entry: dict[str, Any]) -> datetime:
 
 
 def _text(value: Any) -> str | None:
-    """A field's text. What is not UTF-8 comes as a list of bytes, what was given several times as a list of texts."""
+    """Return a field's text. journalctl writes invalid UTF-8 as a list of bytes, and a repeated field as a list."""
     if isinstance(value, str):
         return value
     if isinstance(value, list) and value:

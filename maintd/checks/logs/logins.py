@@ -1,7 +1,7 @@
-"""What sshd, sudo and su say of who tried to get in.
+"""Login events in messages of sshd, sudo and su, and their summary.
 
-Every expression is anchored at both ends. A user's name is chosen by whoever connects and may hold any text, also
-"x from 192.0.2.1 port 22 ssh2"; it takes all it can, so that the address is the last one of the line, which is sshd's.
+Every regular expression is anchored at both ends. The client chooses the user name, which may contain any text, also
+"x from 192.0.2.1 port 22 ssh2". The name matches greedily, so that the address is the last one in the line: sshd's own.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
-from maintd.checks.logs.bounded_counter import Tally
+from maintd.checks.logs.bounded_counter import BoundedCounter
 
 SSHD = frozenset({"sshd", "sshd-session", "sshd-auth"})
-"""sshd's processes: since OpenSSH 9.8 a connection is served by sshd-session."""
+"""Names of sshd's processes: since OpenSSH 9.8, sshd-session serves a connection."""
 PROGRAMS = SSHD | {"sudo", "su"}
 
-Kind = Literal["failed", "left", "accepted", "sudo_failed", "sudo_attempts", "sudo_denied"]
-"""failed: an attempt. left: a connection that ended without success, which is an attempt unless one of the same
-connection was told. accepted: a success. sudo_failed: PAM's word of a wrong password, sudo_attempts: sudo's own word of
-the same. sudo_denied: not allowed at all."""
+Kind = Literal["failed", "disconnected", "accepted", "sudo_failed", "sudo_attempts", "sudo_denied"]
+"""failed: an attempt. disconnected: a connection that ended without success; counts as an attempt unless the same
+connection has a failed one. accepted: a success. sudo_failed: a wrong password, logged by PAM. sudo_attempts: wrong
+passwords, logged by sudo or su. sudo_denied: not permitted."""
 
 _FROM = r" from (?P<address>\S+)"
 _PORT = r" port (?P<port>\d+)"
 _KEY = r"(?:: (?P<key>[A-Z0-9-]+ (?:SHA256|MD5):\S+))?"
-# A certificate has an id that its maker chose, and it comes after the address. So the address is the first one; and
-# where the name might hold one, too, it is not known which is sshd's.
+# A certificate's id is free text after the address, so the address must be the first one. If the user name may contain
+# an address as well, the source is ambiguous and becomes `unreadable`.
 _CERTIFICATE = r": (?P<key>[A-Z0-9-]+-CERT (?:SHA256|MD5):\S+) ID .* CA [A-Z0-9-]+ (?:SHA256|MD5):\S+"
 _PREAUTH = r"(?: \[preauth\])?"
 _MOST = "maximum authentication attempts exceeded"
@@ -39,15 +39,21 @@ _PATTERNS: tuple[tuple[Kind, str], ...] = (
     ("failed", rf"Failed (?P<method>publickey) for (?P<user>).*{_CERTIFICATE}"),
     ("accepted", rf"Accepted (?P<method>\S+) for (?P<user>.*){_FROM}{_PORT}(?: ssh2)?{_KEY}"),
     ("accepted", rf"Accepted (?P<method>publickey) for (?P<user>\S+){_FROM}{_PORT} ssh2{_CERTIFICATE}"),
-    ("left", rf"(?:Invalid|Illegal) user (?P<user>.*){_FROM}(?:{_PORT})?"),
-    ("left", rf"(?:error: )?{_MOST} for (?:invalid user )?(?P<user>.*){_FROM}{_PORT}(?: ssh2)?{_PREAUTH}"),
-    ("left", rf"(?:Connection (?:closed|reset) by|Disconnected from) (?:authenticating|invalid) user {_WHO}{_PREAUTH}"),
-    ("left", rf"Disconnecting (?:authenticating|invalid) user {_WHO}: Too many authentication failures{_PREAUTH}"),
-    ("left", rf"User (?P<user>.*){_FROM} not allowed because .{{1,200}}"),
-    ("left", rf"(?P<user>)ROOT LOGIN REFUSED{_FROM}(?:{_PORT})?{_PREAUTH}"),
+    ("disconnected", rf"(?:Invalid|Illegal) user (?P<user>.*){_FROM}(?:{_PORT})?"),
+    ("disconnected", rf"(?:error: )?{_MOST} for (?:invalid user )?(?P<user>.*){_FROM}{_PORT}(?: ssh2)?{_PREAUTH}"),
+    (
+        "disconnected",
+        rf"(?:Connection (?:closed|reset) by|Disconnected from) (?:authenticating|invalid) user {_WHO}{_PREAUTH}",
+    ),
+    (
+        "disconnected",
+        rf"Disconnecting (?:authenticating|invalid) user {_WHO}: Too many authentication failures{_PREAUTH}",
+    ),
+    ("disconnected", rf"User (?P<user>.*){_FROM} not allowed because .{{1,200}}"),
+    ("disconnected", rf"(?P<user>)ROOT LOGIN REFUSED{_FROM}(?:{_PORT})?{_PREAUTH}"),
 )
 _SSHD = tuple((kind, re.compile(pattern, re.DOTALL)) for kind, pattern in _PATTERNS)
-# In PAM's line the name comes last, so the address is the first one.
+# In PAM's message the name is last, so the address is the first one.
 _PAM = re.compile(
     r"(?:pam_\w+\((?P<service>[\w-]+):auth\): )?(?:PAM )?(?:(?P<times>\d{1,6}) more )?authentication failures?; "
     r"logname=(?P<logname>\S*) uid=\d+ euid=\d+ tty=\S* ruser=(?P<ruser>\S*) rhost=(?P<address>\S*)"
@@ -65,19 +71,19 @@ _LONGEST_NAME = 64
 
 
 @dataclass(frozen=True)
-class Sign:
-    """What one message says. `source` is an address as it is counted: IPv6 by its /64, which one host owns."""
+class LoginEvent:
+    """One event. `source` is the address; for IPv6 its /64 network, which one host typically has."""
 
     kind: Kind
     user: str
     source: str = ""
     method: str = ""
-    key: str = ""  # of a public key: its type and fingerprint
+    key: str = ""  # type and fingerprint of a public key
     times: int = 1
 
 
-def sign(program: str, message: str) -> Sign | None:
-    """What a message says; None when it is about none of this."""
+def parse(program: str, message: str) -> LoginEvent | None:
+    """Parse a message of sshd, sudo or su; None when it is not a login event."""
     message = message.rstrip()
     if program in SSHD:
         return _of_sshd(message)
@@ -86,12 +92,12 @@ def sign(program: str, message: str) -> Sign | None:
     return None
 
 
-def _of_sshd(message: str) -> Sign | None:
+def _of_sshd(message: str) -> LoginEvent | None:
     for kind, pattern in _SSHD:
         match = pattern.fullmatch(message)
         if match is not None:
             found = match.groupdict()
-            return Sign(
+            return LoginEvent(
                 kind,
                 _name(found["user"]),
                 source_of(found.get("address") or ""),
@@ -100,24 +106,24 @@ def _of_sshd(message: str) -> Sign | None:
             )
     match = _PAM.fullmatch(message)
     if match is not None and match["address"]:
-        return Sign("left", _name(match["user"] or ""), source_of(match["address"]))
+        return LoginEvent("disconnected", _name(match["user"] or ""), source_of(match["address"]))
     return None
 
 
-def _of_sudo(message: str) -> Sign | None:
+def _of_sudo(message: str) -> LoginEvent | None:
     if (match := _PAM.fullmatch(message)) is not None:
-        return Sign("sudo_failed", _name(match["ruser"] or match["logname"]), times=int(match["times"] or 1))
+        return LoginEvent("sudo_failed", _name(match["ruser"] or match["logname"]), times=int(match["times"] or 1))
     if (match := _SUDO_ATTEMPTS.fullmatch(message)) is not None:
-        return Sign("sudo_attempts", _name(match["user"]), times=int(match["times"]))
+        return LoginEvent("sudo_attempts", _name(match["user"]), times=int(match["times"]))
     if (match := _SUDO_DENIED.fullmatch(message)) is not None:
-        return Sign("sudo_denied", _name(match["user"]))
+        return LoginEvent("sudo_denied", _name(match["user"]))
     if (match := _SU_FAILED.fullmatch(message)) is not None:
-        return Sign("sudo_attempts", _name(match["user"] or match["old"]))
+        return LoginEvent("sudo_attempts", _name(match["user"] or match["old"]))
     return None
 
 
 def source_of(address: str) -> str:
-    """An address as it is counted, or a host's name where sshd looked names up; `unreadable` when it is neither."""
+    """Normalize an address; a host name is kept (sshd with UseDNS), anything else becomes `unreadable`."""
     try:
         found = ipaddress.ip_address(address.split("%")[0])
     except ValueError:
@@ -134,13 +140,13 @@ def _name(text: str) -> str:
 
 
 DAY = timedelta(days=1)
-_CONNECTIONS = 20_000  # kept to tell attempts of one connection from each other
+_CONNECTIONS = 20_000  # remembered, to recognize events of the same connection
 _MOST_SUCCESSES = 1_000
 
 
 @dataclass(frozen=True)
 class Success:
-    """Somebody got in. `failures` is how many attempts from the same source failed before, within what was read."""
+    """A successful login. `failures` is the number of failed attempts from its source before it, within the window."""
 
     at: datetime
     user: str
@@ -150,92 +156,95 @@ class Success:
     failures: int
 
     @property
-    def who(self) -> tuple[str, str, str]:
-        """What makes it a source that was seen before: user, address, key."""
+    def identity(self) -> tuple[str, str, str]:
+        """User, source and key, by which a login is known from earlier runs."""
         return self.user, self.source, self.key
 
 
 @dataclass
-class LoginReview:
-    """All that was read until `until`. Counts are by days before it, so that limits of a day hold for longer times."""
+class LoginSummary:
+    """Counts of login events before `until`, by day, so that limits for a day also apply to longer windows."""
 
     until: datetime
-    by_source: Tally[tuple[str, int]] = field(default_factory=Tally)  # source, days ago
-    by_method: Tally[str] = field(default_factory=lambda: Tally(100))
-    by_attempt: Tally[tuple[str, str, str]] = field(default_factory=Tally)  # source, user, method
-    all_of_source: Tally[str] = field(default_factory=Tally)
+    by_source_and_day: BoundedCounter[tuple[str, int]] = field(default_factory=BoundedCounter)  # source, days ago
+    by_method: BoundedCounter[str] = field(default_factory=lambda: BoundedCounter(100))
+    by_attempt: BoundedCounter[tuple[str, str, str]] = field(default_factory=BoundedCounter)  # source, user, method
+    by_source: BoundedCounter[str] = field(default_factory=BoundedCounter)
     successes: list[Success] = field(default_factory=list)
     success_count: int = 0
-    wrong_passwords: Tally[str] = field(default_factory=lambda: Tally(1000))  # of sudo and su, as PAM tells
-    attempts: Tally[str] = field(default_factory=lambda: Tally(1000))  # the same, as sudo tells
-    not_allowed: Tally[str] = field(default_factory=lambda: Tally(1000))
+    # PAM and sudo both log the wrong passwords at sudo and su.
+    pam_failures: BoundedCounter[str] = field(default_factory=lambda: BoundedCounter(1000))
+    sudo_attempts: BoundedCounter[str] = field(default_factory=lambda: BoundedCounter(1000))
+    not_allowed: BoundedCounter[str] = field(default_factory=lambda: BoundedCounter(1000))
     _connections: OrderedDict[tuple[str, str], tuple[str, str, str] | None] = field(default_factory=OrderedDict)
 
-    def add(self, at: datetime, pid: str, sign: Sign, times: int = 1) -> None:
-        """Take one in; `pid` is of the process that serves the connection."""
-        count = sign.times * times
-        match sign.kind:
+    def add(self, at: datetime, pid: str, event: LoginEvent, times: int = 1) -> None:
+        """Add an event. pid: of the process that serves the connection. times: how often it was logged."""
+        count = event.times * times
+        match event.kind:
             case "failed":
-                self._attempt(at, pid, sign, count)
-            case "left":
-                self._left(at, pid, sign)
+                self._attempt(at, pid, event, count)
+            case "disconnected":
+                self._disconnect(at, pid, event)
             case "accepted":
-                self._success(at, sign)
+                self._success(at, event)
             case "sudo_failed":
-                self.wrong_passwords.add(sign.user, count)
+                self.pam_failures.add(event.user, count)
             case "sudo_attempts":
-                self.attempts.add(sign.user, count)
+                self.sudo_attempts.add(event.user, count)
             case "sudo_denied":
-                self.not_allowed.add(sign.user, count)
+                self.not_allowed.add(event.user, count)
 
     @property
     def failures(self) -> int:
-        """Failed attempts to log in from elsewhere."""
-        return self.all_of_source.total
+        """The number of failed login attempts, without sudo and su."""
+        return self.by_source.total
 
     def sudo_failures(self) -> list[tuple[str, int]]:
-        """By user, most first. PAM and sudo tell of the same wrong passwords: the larger of both counts."""
+        """Return failures by user, most first. PAM and sudo log the same wrong passwords: the larger count is used."""
         users = {
-            user for tally in (self.wrong_passwords, self.attempts, self.not_allowed) for user, _ in tally.top(1000)
+            user
+            for counter in (self.pam_failures, self.sudo_attempts, self.not_allowed)
+            for user, _ in counter.top(1000)
         }
         found = [
-            (user, max(self.wrong_passwords.of(user), self.attempts.of(user)) + self.not_allowed.of(user))
+            (user, max(self.pam_failures.get(user), self.sudo_attempts.get(user)) + self.not_allowed.get(user))
             for user in users
         ]
         return sorted(found, key=lambda item: (-item[1], item[0]))
 
-    def busiest(self, count: int) -> list[tuple[str, int]]:
-        """Sources with the most failures within any one day."""
+    def busiest_sources(self, count: int) -> list[tuple[str, int]]:
+        """Return the sources with the most failures in any one day."""
         best: dict[str, int] = {}
-        for (source, _), number in self.by_source.top(count * 20):
+        for (source, _), number in self.by_source_and_day.top(count * 20):
             best[source] = max(best.get(source, 0), number)
         return sorted(best.items(), key=lambda item: (-item[1], item[0]))[:count]
 
-    def _attempt(self, at: datetime, pid: str, sign: Sign, count: int) -> None:
-        place = (pid, sign.source)
-        before = self._connections.get(place, _UNSEEN)
-        if before is not _UNSEEN and before is not None:
-            self._count(at, before, -1)  # the same attempt was only inferred: now it is told
+    def _attempt(self, at: datetime, pid: str, event: LoginEvent, count: int) -> None:
+        place = (pid, event.source)
+        before = self._connections.get(place, _UNKNOWN)
+        if before is not _UNKNOWN and before is not None:
+            self._count(at, before, -1)  # it was counted for the disconnect; now the attempt itself is logged
         self._remember(place, None)
-        self._count(at, (sign.source, sign.user, sign.method), count)
+        self._count(at, (event.source, event.user, event.method), count)
 
-    def _left(self, at: datetime, pid: str, sign: Sign) -> None:
-        place = (pid, sign.source)
+    def _disconnect(self, at: datetime, pid: str, event: LoginEvent) -> None:
+        place = (pid, event.source)
         if place not in self._connections:
-            attempt = (sign.source, sign.user, "none")
+            attempt = (event.source, event.user, "none")
             self._remember(place, attempt)
             self._count(at, attempt, 1)
 
-    def _success(self, at: datetime, sign: Sign) -> None:
+    def _success(self, at: datetime, event: LoginEvent) -> None:
         self.success_count += 1
         if len(self.successes) < _MOST_SUCCESSES:
-            failures = self.all_of_source.of(sign.source)
-            self.successes.append(Success(at, sign.user, sign.source, sign.method, sign.key, failures))
+            failures = self.by_source.get(event.source)
+            self.successes.append(Success(at, event.user, event.source, event.method, event.key, failures))
 
     def _count(self, at: datetime, attempt: tuple[str, str, str], count: int) -> None:
         source, _, method = attempt
-        self.by_source.add((source, max(0, (self.until - at) // DAY)), count)
-        self.all_of_source.add(source, count)
+        self.by_source_and_day.add((source, max(0, (self.until - at) // DAY)), count)
+        self.by_source.add(source, count)
         self.by_attempt.add(attempt, count)
         self.by_method.add(method, count)
 
@@ -246,4 +255,4 @@ class LoginReview:
             self._connections.popitem(last=False)
 
 
-_UNSEEN = ("", "", "")
+_UNKNOWN = ("", "", "")

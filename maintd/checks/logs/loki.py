@@ -1,4 +1,4 @@
-"""Denied requests from Loki: it finds lines that may tell of them, and their fields decide here."""
+"""Denied requests from Loki, which preselects lines; their fields are parsed here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from maintd.checks.logs import access_log
-from maintd.checks.logs.access_log import Denials
+from maintd.checks.logs.access_log import DeniedRequests
 from maintd.clients.http import Api
 from maintd.errors import TargetError
 from maintd.job.references import resolved
@@ -19,40 +19,45 @@ from maintd.model.target import HttpTarget
 
 SELECTOR = '{job="docker"}'
 _CANDIDATES = "40[13]"
-_PAGE = 5000  # lines of an answer: Loki's own limit unless it is raised
+_PAGE = 5000  # lines of a response: Loki's default limit
 _LABELS = ("service", "compose_service", "container", "container_name", "app", "job")
 
 
-def read(target: HttpTarget, name: str, selector: str, denials: Denials) -> None:
-    """Add the denied requests of all streams that a selector names. Raises TargetError.
+def read(target: HttpTarget, name: str, selector: str, requests: DeniedRequests) -> None:
+    """Add the denied requests of all streams of a selector. Raises TargetError.
 
-    A selector that finds no lines at all finds no denied ones, too: so it is asked how many there are, first.
+    First counts all lines of the selector: without any line, finding no denied request means nothing.
     """
     target = resolved(target)
     api = Api(str(httpx.URL(target.url).copy_with(path="/", query=None)), target.headers, target.timeout)
-    if not _lines_of(api, name, selector, denials):
+    if not _count_lines(api, name, selector, requests):
         return
-    denials.hear(selector, denials.until)
-    for at, stream, line in _found(api, name, selector, denials):
-        denials.bytes_read += len(line)
-        written = access_log.unwrapped(line.encode("utf-8", "surrogateescape"))
+    requests.record_activity(selector, requests.until)
+    for at, stream, line in _matching_lines(api, name, selector, requests):
+        requests.bytes_read += len(line)
+        parsed = access_log.unwrap(line.encode("utf-8", "surrogateescape"))
         service = next((stream[label] for label in _LABELS if stream.get(label)), selector)
-        found = access_log.denied(written, service, denials.fields)
+        found = access_log.parse_denied(parsed, service, requests.fields)
         if found is not None:
-            denials.add(replace(found, at=found.at or at))
+            requests.add(replace(found, at=found.at or at))
 
 
-def _lines_of(api: Api, name: str, selector: str, denials: Denials) -> float:
-    seconds = round((denials.until - denials.since).total_seconds())
+def _count_lines(api: Api, name: str, selector: str, requests: DeniedRequests) -> float:
+    seconds = round((requests.until - requests.since).total_seconds())
     query = f"sum(count_over_time({selector}[{seconds}s]))"
-    answer = api.get("/loki/api/v1/query", query=query, time=_nanoseconds(denials.until))
+    answer = api.get("/loki/api/v1/query", query=query, time=_nanoseconds(requests.until))
     return sum(float(item["value"][1]) for item in _result(answer, name, "vector"))
 
 
-def _found(api: Api, name: str, selector: str, denials: Denials) -> Iterator[tuple[datetime, dict[str, str], str]]:
-    """Lines with the digits in them, page by page. A page begins at the last time of the one before, so that lines of
-    the same time are not lost; those that were there before are left out by their number."""
-    start, end = _nanoseconds(denials.since), _nanoseconds(denials.until)
+def _matching_lines(
+    api: Api, name: str, selector: str, requests: DeniedRequests
+) -> Iterator[tuple[datetime, dict[str, str], str]]:
+    """Yield the lines that contain 401 or 403, page by page.
+
+    A page starts at the last time of the page before, so that no line of that time is lost; lines of that time that
+    were already returned are counted and skipped.
+    """
+    start, end = _nanoseconds(requests.since), _nanoseconds(requests.until)
     seen: Counter[tuple[str, str]] = Counter()
     while True:
         answer = api.get(
@@ -79,7 +84,9 @@ def _found(api: Api, name: str, selector: str, denials: Denials) -> Iterator[tup
             return
         last = page[-1][0]
         if str(last) == start:
-            raise TargetError(f"{name}: more than {_PAGE} lines of one instant", "narrow the selector", cause="partial")
+            raise TargetError(
+                f"{name}: more than {_PAGE} lines with the same time", "narrow the selector", cause="partial"
+            )
         start = str(last)
         seen = Counter((key, line) for at, key, line, _ in page if at == last)
 
@@ -91,7 +98,7 @@ def _result(answer: Any, name: str, kind: str) -> list[Any]:
             return list(data["result"])
     except (KeyError, TypeError):
         pass
-    raise TargetError(f"{name}: not an answer of Loki", "is its url right?", cause="malformed")
+    raise TargetError(f"{name}: not a response of Loki", "check its url", cause="malformed")
 
 
 def _nanoseconds(at: datetime) -> str:

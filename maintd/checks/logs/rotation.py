@@ -1,4 +1,7 @@
-"""Rotated logs: told by their names alone, and the plan of which to delete. Pure."""
+"""Rotated logs: recognized by name, planned for deletion, and logrotate's own record of its rotations.
+
+Source of the state file's format: logrotate 3.x writes lines `"/var/log/app.log" 2026-3-1-2:0:0` in local time.
+"""
 
 from __future__ import annotations
 
@@ -18,40 +21,40 @@ NAMES = (
     rf"(?P<base>.+\.log){_PACKED}",
     rf"(?P<base>.+)[-.]{_DATE}\.log(?:{_PACKED})?",
 )
-"""What logrotate and its like make of `app.log`: `app.log.1`, `app.log-20260301.gz`, `app-2026-03-01.log`."""
+"""Names of rotated logs: `app.log.1`, `app.log-20260301.gz`, `app-2026-03-01.log`."""
 
 CLOCKS = timedelta(minutes=5)
-"""By which clocks of two machines may differ."""
+"""Tolerated difference between the clocks of two machines."""
 
 _DAY = timedelta(days=1) - timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
 class Rotated:
-    """A rotated log. `at`: the last second of the day in its name, else when it was last written."""
+    """A rotated log. `at` is the last second of the date in its name, or its modification time without one."""
 
     entry: Entry
-    base: str  # with its folders: the log that it was
+    base: str  # path of the log that it was rotated from
     at: datetime
     number: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to delete, oldest first, and what is old enough and yet is left, with the reason."""
+    """Rotated logs to delete, oldest first; old ones that are kept, with the reason; and the time of the oldest."""
 
     delete: tuple[Rotated, ...]
-    left: tuple[tuple[Rotated, str], ...]
-    oldest_at: datetime | None  # of all rotated ones
+    kept: tuple[tuple[Rotated, str], ...]
+    oldest_at: datetime | None  # of all rotated logs
 
     @property
     def size_bytes(self) -> int:
-        """What the deletions free."""
+        """The disk space that the deletions free."""
         return sum(one.entry.disk_bytes for one in self.delete)
 
 
-def rotated(entry: Entry, names: Sequence[re.Pattern[str]]) -> Rotated | None:
-    """Read a name; None when it is not that of a rotated log, or its date does not exist."""
+def parse_rotated(entry: Entry, names: Sequence[re.Pattern[str]]) -> Rotated | None:
+    """Recognize a rotated log by its name; None when it is not one, or its date does not exist."""
     for pattern in names:
         match = pattern.fullmatch(entry.name)
         if match is None:
@@ -69,62 +72,66 @@ def rotated(entry: Entry, names: Sequence[re.Pattern[str]]) -> Rotated | None:
     return None
 
 
-def plan(found: Iterable[Rotated], now: datetime, keep: timedelta, floor: int, spared: Callable[[Entry], str]) -> Plan:
-    """Those older than `keep`, but never the `floor` newest of a log, nor what is spared for a reason.
+def plan(
+    found: Iterable[Rotated], now: datetime, keep: timedelta, floor: int, protected: Callable[[Entry], str]
+) -> Plan:
+    """Plan to delete the rotated logs older than `keep`, except the `floor` newest of each log.
 
-    Only regular files count, and are deleted; a time in the future is no time to go by.
+    protected: returns why a file must be kept, or an empty text. Only regular files are counted and deleted; a file
+    with a time in the future is kept.
     """
     series: dict[str, list[Rotated]] = {}
     for one in found:
         if one.entry.regular:
             series.setdefault(one.base, []).append(one)
-    delete, left = [], []
+    delete, kept = [], []
     for copies in series.values():
         copies.sort(key=lambda one: (-one.at.timestamp(), one.number, one.entry.name))
         for one in copies[floor:]:
             if now - one.at <= keep and one.entry.modified_at <= now + CLOCKS:
                 continue
-            reason = _reason(one.entry, now) or spared(one.entry)
+            reason = _reason_to_keep(one.entry, now) or protected(one.entry)
             if reason:
-                left.append((one, reason))
+                kept.append((one, reason))
             else:
                 delete.append(one)
     delete.sort(key=lambda one: (one.at, -one.number, one.entry.parts))
     ages = [one.at for copies in series.values() for one in copies]
-    return Plan(tuple(delete), tuple(left), min(ages, default=None))
+    return Plan(tuple(delete), tuple(kept), min(ages, default=None))
 
 
-def _reason(entry: Entry, now: datetime) -> str:
+def _reason_to_keep(entry: Entry, now: datetime) -> str:
     if entry.modified_at > now + CLOCKS:
-        return "written in the future"
-    return "has other names (hard links): deleting one frees nothing" if entry.status.st_nlink > 1 else ""
+        return "its modification time is in the future"
+    return "it has other hard links: deleting it frees nothing" if entry.status.st_nlink > 1 else ""
 
 
 STATE = ("var/lib/logrotate/status", "var/lib/logrotate/logrotate.status", "var/lib/logrotate.status")
 
 _LINE = re.compile(r'"((?:[^"\\]|\\.)*)"\s+(\d+)-(\d+)-(\d+)(?:-(\d+):(\d+):(\d+))?')
-_MOST = 16 << 20
+_MAX_STATE = 16 << 20  # bytes
 
 
-def rotations(root: Path) -> Mapping[Path, datetime]:
-    """When each log was last rotated, by its path on the host. Times are the host's local ones, without a zone.
+def last_rotations(root: Path) -> Mapping[Path, datetime]:
+    """Return when logrotate last rotated each log, by path on the host, in the host's local time without a zone.
 
-    root: of the host, as seen from here. Raises TargetError, with cause `empty` when there is no state file.
+    root: the folder where the host's root is mounted. Raises TargetError, with cause `empty` without a state file.
     """
     for name in STATE:
         path = root / name
         try:
             with path.open(encoding="utf-8", errors="surrogateescape") as file:
-                text = file.read(_MOST)
+                text = file.read(_MAX_STATE)
         except FileNotFoundError:
             continue
         except OSError as error:
             raise TargetError(f"{path}: {error.strerror}", "give read access to it", cause="denied") from error
         if not text.startswith("logrotate state"):
-            raise TargetError(f"{path}: does not begin as logrotate's state", "is it cut?", cause="malformed")
+            hint = "check whether it is truncated"
+            raise TargetError(f"{path}: not a state file of logrotate", hint, cause="malformed")
         return _read(text)
-    hint = "install logrotate, or set rotation to null when the programs rotate by themselves"
-    raise TargetError(f"{root / STATE[0]}: there is none", hint, cause="empty")
+    hint = "install logrotate, or set the param rotation to null if programs rotate their own logs"
+    raise TargetError(f"{root / STATE[0]}: no state file", hint, cause="empty")
 
 
 def _read(text: str) -> dict[Path, datetime]:

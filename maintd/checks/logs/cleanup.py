@@ -1,0 +1,147 @@
+"""Checks of the log clean-up: size limits of the plan, logs that are not rotated, and logs that hold disk space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from maintd.checks.docker.container_logs import container_logs
+from maintd.checks.logs import rotation
+from maintd.checks.logs.rotation import CLOCKS, Plan, Rotated
+from maintd.clients import docker
+from maintd.clients.files import Entry, Tree, shown
+from maintd.clients.open_files import OpenFiles, open_files
+from maintd.errors import TargetError
+from maintd.job.context import Context
+from maintd.model.evidence import CheckStatus
+from maintd.model.target import DockerTarget
+from maintd.units import format_size
+
+
+def collect_open_files(ctx: Context, host: str, proc: Path, max_held: int) -> OpenFiles | None:
+    """Check deleted files that processes hold open; return all open files, None when they cannot be read."""
+    check = f"{host}: deleted files held open"
+    try:
+        found = open_files(proc)
+    except TargetError as error:
+        ctx.report_error(check, error)
+        return None
+    total = sum(file.size_bytes for file in found.deleted)
+    ctx.measure("logs_held_deleted_bytes", total, "B", host=host)
+    largest = "; ".join(f"{one.holder}: {shown(one.path)}, {format_size(one.size_bytes)}" for one in found.deleted[:3])
+    hint = f"restart the process, or make it reopen its log: {largest}" if largest else ""
+    ctx.check(check, total, warn_above=max_held, unit="B", hint=hint)
+    if found.denied:
+        ctx.unknown(
+            f"{host}: files held open",
+            f"{found.denied} of {found.processes} processes cannot be inspected",
+            hint="run as root or with CAP_SYS_PTRACE; a rotated log that they hold open may be deleted",
+        )
+    return found
+
+
+def protection(entry: Entry, hold: Sequence[str], held: OpenFiles | None) -> str:
+    """Return why a file must not be deleted: it matches a pattern of `hold`, or a process has it open; else empty."""
+    for pattern in hold:
+        if fnmatchcase(entry.name, pattern) or fnmatchcase(entry.relative, pattern):
+            return f'protected by the pattern "{pattern}"'
+    holder = held.holders.get((entry.status.st_dev, entry.status.st_ino)) if held else None
+    return f"held open by {holder}" if holder else ""
+
+
+def active_logs(entries: Sequence[Entry], rotated: Sequence[Rotated]) -> list[Entry]:
+    """Return the logs that are still written: not rotated, and named *.log or like the log of a rotated one."""
+    paths = {one.entry.parts for one in rotated}
+    bases = {one.base for one in rotated}
+    return [
+        entry
+        for entry in entries
+        if entry.regular and entry.parts not in paths and (entry.name.endswith(".log") or entry.relative in bases)
+    ]
+
+
+def report_folder(ctx: Context, subject: str, tree: Tree, active: Sequence[Entry], max_active: int) -> None:
+    """Check for unreadable folders, large logs, and logs with a modification time in the future."""
+    if tree.unread:
+        ctx.unknown(
+            f"{subject}: folders read",
+            f"{len(tree.unread)} not: {'; '.join(tree.unread[:3])}",
+            hint="grant this process read and write access to them",
+        )
+    for folder in tree.foreign:
+        ctx.log(f"{subject}: {folder} is on another device and is skipped")
+    largest = max(active, key=lambda entry: entry.disk_bytes, default=None)
+    if largest is not None:
+        hint = f"{shown(largest.relative)}: rotate it by size, or find out which message it repeats"
+        ctx.check(f"{subject}: largest log", largest.disk_bytes, warn_above=max_active, unit="B", hint=hint)
+    ahead = [entry for entry in active if entry.modified_at > ctx.now() + CLOCKS]
+    if ahead:
+        hint = f"{shown(ahead[0].relative)}: check the clock of its writer"
+        ctx.check(f"{subject}: logs written in the future", len(ahead), warn_above=0, hint=hint)
+
+
+def report_rotation(
+    ctx: Context, subject: str, root: Path, active: Sequence[Entry], period: timedelta, host_root: Path
+) -> None:
+    """Check for logs that logrotate does not know, or has not rotated within 1.5 periods."""
+    filled = {entry.relative for entry in active if entry.status.st_size}
+    if not filled:
+        return
+    check = f"{subject}: logs overdue for rotation"
+    try:
+        state = rotation.last_rotations(host_root)
+    except TargetError as error:
+        ctx.report_error(check, error)
+        return
+    rotated: dict[str, datetime] = {}
+    for path, at in state.items():
+        for local in (path, host_root / path.relative_to("/") if path.is_absolute() else path):
+            if local.is_relative_to(root):
+                rotated[local.relative_to(root).as_posix()] = at
+    now = ctx.now().astimezone().replace(tzinfo=None)  # local time without a zone, as logrotate writes it
+    late = sorted(name for name in filled if name in rotated and now - rotated[name] > 1.5 * period)
+    hint = f"{shown(', '.join(late[:3]))}: run logrotate -d on its configuration" if late else ""
+    ctx.check(check, len(late), warn_above=0, hint=hint)
+    never = sorted(filled - rotated.keys())
+    hint = f"{shown(', '.join(never[:3]))}: add them to its configuration" if never else ""
+    ctx.check(f"{subject}: logs unknown to logrotate", len(never), warn_above=0, hint=hint)
+
+
+def within_limits(
+    ctx: Context, subject: str, plan: Plan, total: int, *, max_deletes: int, max_bytes: int, max_share: float
+) -> bool:
+    """Check the plan against the limits; return whether it may be executed. total: bytes in the folder."""
+    advice = "review it by a dry run; if it is right, trigger the job once with a higher"
+    share = plan.size_bytes / total if total else 0.0
+    checks = [
+        ctx.check(f"{subject}: files to delete", len(plan.delete), at_most=max_deletes, hint=f"{advice} max_deletes"),
+        ctx.check(
+            f"{subject}: bytes to delete", plan.size_bytes, at_most=max_bytes, unit="B", hint=f"{advice} max_bytes"
+        ),
+        ctx.check(f"{subject}: share to delete", share, at_most=max_share, hint=f"{advice} max_share"),
+    ]
+    return all(check.status is CheckStatus.OK for check in checks)
+
+
+def report_container_logs(ctx: Context, name: str, target: DockerTarget, host_root: Path, max_active: int) -> None:
+    """Check for container logs without a size limit, and for large ones."""
+    check = f"{name}: container logs without a limit"
+    try:
+        with docker.connect(target, name=name) as engine:
+            found = container_logs(engine, host_root)
+    except TargetError as error:
+        ctx.report_error(check, error)
+        return
+    unlimited = [log.label for log in found if not log.limited]
+    hint = (
+        f"{', '.join(unlimited[:5])}: set the logging options max-size and max-file, and recreate" if unlimited else ""
+    )
+    ctx.check(check, len(unlimited), warn_above=0, hint=hint)
+    sizes = {log.label: log.size_bytes for log in found if log.size_bytes is not None}
+    if sizes:
+        ctx.measure("container_logs_bytes", sum(sizes.values()), "B", engine=name)
+        largest = max(sizes, key=lambda label: sizes[label])
+        hint = f"{largest}: recreate it with a limit; its log is deleted with the old container"
+        ctx.check(f"{name}: largest container log", sizes[largest], warn_above=max_active, unit="B", hint=hint)
