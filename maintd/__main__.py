@@ -1,8 +1,8 @@
-"""The command `maintd`. Plain `maintd status` is answered here with next to nothing imported; all else by `maintd.cli`.
+"""The command `maintd`: runs a plain `maintd status` itself with few imports, everything else with `maintd.cli`.
 
-A person types status dozens of times a day and a container's health check does so every few seconds, so it costs
-hardly more than starting Python: the daemon sends ready-made text over its socket. What this file cannot do with
-certainty (a file of settings, an option that it does not know, a daemon that does not answer) it leaves to the rest.
+Status is typed often, and a container's health check runs it every few seconds. It takes hardly longer than starting
+Python, because the daemon sends the finished text over its socket. Other cases (a settings file, an unknown option, a
+daemon that does not answer) are left to `maintd.cli`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import sys
 
 from maintd.cli.control_socket import plain_socket
 
-PATIENCE = 4.0  # seconds; the container's health check gives up after five
-LARGEST = 16_000_000
+TIMEOUT = 4.0  # seconds; the container's health check has a timeout of five
+LARGEST = 16_000_000  # bytes of an answer
 
 
 def main() -> int:
-    """The exit code of the command in sys.argv."""
-    wanted = _plain_status(sys.argv[1:])
-    if wanted is not None:
-        socket_path, quiet = wanted
-        code = _quiet(socket_path) if quiet else _status(socket_path)
+    """Run the command in sys.argv; return its exit code."""
+    plain = _plain_status(sys.argv[1:])
+    if plain is not None:
+        socket_path, quiet = plain
+        code = _check_health(socket_path) if quiet else _print_status(socket_path)
         if code is not None:
             return code
     from maintd.cli.main import main as full
@@ -54,16 +54,16 @@ def _plain_status(argv: list[str]) -> tuple[str, bool] | None:
     return None if found is None else (found, quiet)
 
 
-def _quiet(socket_path: str) -> int:
-    """The daemon's own health: 0 it plans and reaches its store, 1 it does not, 6 it does not answer."""
+def _check_health(socket_path: str) -> int:
+    """The exit code of `status --quiet`: 0 the daemon plans and reaches its store, 1 it does not, 6 no answer."""
     answer = _get(socket_path, "/readyz")
     if answer is None:
         return 6
     return 0 if answer[0] == 200 else 1
 
 
-def _status(socket_path: str) -> int | None:
-    """Print what the daemon says; the exit code that it names, None when it does not answer as it should."""
+def _print_status(socket_path: str) -> int | None:
+    """Print the daemon's status text; its exit code, or None without a usable answer."""
     terminal = os.isatty(1)
     width = 80
     if os.environ.get("COLUMNS", "").isdigit():
@@ -75,13 +75,19 @@ def _status(socket_path: str) -> int | None:
     if answer is None or answer[0] != 200 or b"x-exit-code" not in answer[1]:
         return None
     code = int(answer[1][b"x-exit-code"])
-    text = memoryview(answer[2])
+    text = memoryview(_encoded(answer[2]))
     try:
         while text:
             text = text[os.write(1, text) :]
     except BrokenPipeError:
-        return code  # `maintd status | head -1` has seen enough
+        return code  # the reader has exited, as in `maintd status | head -1`
     return code
+
+
+def _encoded(text: bytes) -> bytes:
+    """UTF-8 in the terminal's encoding, with `?` for characters that it lacks."""
+    encoding = sys.stdout.encoding if sys.stdout is not None else "utf-8"
+    return text if encoding.lower() == "utf-8" else text.decode().encode(encoding, "replace")
 
 
 def _columns() -> int:
@@ -92,13 +98,13 @@ def _columns() -> int:
 
 
 def _get(socket_path: str, target: str) -> tuple[int, dict[bytes, bytes], bytes] | None:
-    """(status, headers, body) of a GET over the socket; None for whatever is not a whole answer."""
+    """(status, headers, body) of a GET over the socket; None without a complete answer."""
     import _socket
 
     try:
         sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         try:
-            sock.settimeout(PATIENCE)
+            sock.settimeout(TIMEOUT)
             sock.connect(socket_path)
             sock.sendall(f"GET {target} HTTP/1.1\r\nHost: maintd\r\nConnection: close\r\n\r\n".encode())
             received = bytearray()

@@ -52,7 +52,7 @@ def changes_between(old: Calendar, new: Calendar) -> list[str]:
 
 
 def _schedule(entry: Entry) -> str:
-    said = "only by hand" if entry.rule is None else describe(entry.rule)
+    said = describe(entry.rule)
     return said if entry.enabled else f"{said}, not enabled"
 
 
@@ -60,7 +60,7 @@ def _entry_changes(old: Entry, new: Entry, broken: bool) -> Iterator[str]:
     if old.enabled != new.enabled and not broken:  # a broken job is said apart
         yield "enabled" if new.enabled else "no longer enabled"
     if old.rule != new.rule:
-        before, after = ("only by hand" if entry.rule is None else describe(entry.rule) for entry in (old, new))
+        before, after = (describe(entry.rule) for entry in (old, new))
         if before == after and old.rule is not None and new.rule is not None:
             before, after = f"{old.rule.kind} {old.rule.text}", f"{new.rule.kind} {new.rule.text}"
         yield f"schedule: {before} → {after}"

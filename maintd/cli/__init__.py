@@ -1,1 +1,1 @@
-"""The commands. `maintd.__main__` answers a plain `maintd status` without them."""
+"""The command line. `maintd.__main__` runs a plain `maintd status` without importing it."""

@@ -1,4 +1,4 @@
-"""What every command is handed: settings, whom to ask, how to print."""
+"""What every command gets: the settings, clients of the daemon and the store, and functions for output."""
 
 from __future__ import annotations
 
@@ -19,100 +19,110 @@ from maintd.cli.control_socket import plain_socket
 from maintd.errors import DaemonUnavailableError, MaintdError
 
 if TYPE_CHECKING:
-    from maintd.cli.client import Answerer, Daemon
+    from maintd.cli.client import Client, DaemonClient
     from maintd.config.settings import Settings
+    from maintd.job.registry import JobRegistry
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class App:
-    """One call of the command line. Nothing is read before a command asks for it."""
+    """One invocation of the command line. Settings and clients are loaded when a command first uses them."""
 
     def __init__(self, flags: dict[str, Any], stack: ExitStack) -> None:
         self.flags = flags
         self.daemon_answers = True
         self._stack = stack
-        self._beside: Answerer | None = None
+        self._store_client: Client | None = None
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings in force. Raises SettingsError."""
+        """The effective settings. Raises SettingsError."""
         from maintd.config.sources import load_settings
 
         return load_settings(self.flags)
 
     @cached_property
-    def daemon(self) -> Daemon:
-        """The daemon, whether it answers or not. Found without the settings where it can be: they take most of the
-        time of a command that only asks."""
-        from maintd.cli.client import Daemon
+    def daemon(self) -> DaemonClient:
+        """A client of the daemon, whether it answers or not.
+
+        The socket is found without loading the settings where possible: loading them would dominate the duration of a
+        command that only reads.
+        """
+        from maintd.cli.client import DaemonClient
 
         plain = None
         if "config" not in self.flags:
             plain = plain_socket(self.flags.get("socket"), self.flags.get("state_dir"))
-        return Daemon(self.settings.socket_path if plain is None else Path(plain))
+        return DaemonClient(self.settings.socket_path if plain is None else Path(plain))
+
+    def registry(self) -> JobRegistry:
+        """The jobs as this process finds them."""
+        from maintd.job.registry import JobRegistry
+
+        return JobRegistry(self.settings.job_dirs, self.settings.job_cache_file)
 
     def read(self, path: str, **query: Any) -> Any:
-        """What the daemon says, or the store when no daemon answers; then standard error says so, once."""
-        if self._beside is None:
+        """GET from the daemon; from the store if no daemon answers, with one note on standard error."""
+        if self._store_client is None:
             try:
                 return self.daemon.get(path, **query)
             except DaemonUnavailableError as error:
-                self._beside = self._read_beside(error)
-        return self._beside.get(path, **query)
+                self._store_client = self._open_store_client(error)
+        return self._store_client.get(path, **query)
 
-    def _read_beside(self, unavailable: DaemonUnavailableError) -> Answerer:
-        from maintd.cli.client import without_daemon
+    def _open_store_client(self, unavailable: DaemonUnavailableError) -> Client:
+        from maintd.cli.client import store_client
 
         self.daemon_answers = False
         settings = self.settings
         try:
-            answerer = self._stack.enter_context(without_daemon(settings))
+            client = self._stack.enter_context(store_client(settings))
         except MaintdError as error:
             raise DaemonUnavailableError(
-                f"{unavailable.message}, and nothing can be read without it: {error.message}",
+                f"{unavailable.message}, and the store cannot be read: {error.message}",
                 error.hint or unavailable.hint,
             ) from error
         self.note(f"{unavailable.message} ({unavailable.hint})\nread from the store:")
-        return answerer
+        return client
 
     @property
     def width(self) -> int:
-        """Columns of the terminal; 80 elsewhere."""
+        """Columns of the terminal; 80 if standard output is not a terminal."""
         terminal = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
         return min(max(shutil.get_terminal_size((80, 24)).columns, 40), 500) if terminal else 80
 
     @property
     def colour(self) -> bool:
-        """Only on a terminal that wants it."""
+        """Whether to use colour: on a terminal, unless NO_COLOR is set."""
         return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     @property
-    def style(self) -> dict[str, Any]:
-        """Width and colour, as the presenting functions take them."""
+    def terminal(self) -> dict[str, Any]:
+        """Width and colour, as keyword arguments of the functions of `maintd.present`."""
         return {"width": self.width, "colour": self.colour}
 
     @staticmethod
     def now() -> datetime:
-        """This machine's time: what "ago" is told by."""
+        """This machine's time, which "3h ago" is relative to."""
         return datetime.now(UTC)
 
     @staticmethod
     def out(text: str) -> None:
-        """Print a text as it is."""
+        """Print a text on standard output."""
         sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
         sys.stdout.flush()
 
     @staticmethod
     def out_json(value: Any) -> None:
-        """Print the one object of a command with `--json`."""
+        """Print the one object of a command with `--json`; indented on a terminal."""
         indent = 2 if sys.stdout.isatty() else None
-        sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=indent) + "\n")
+        sys.stdout.write(json.dumps(value, ensure_ascii=not _is_unicode(sys.stdout), indent=indent) + "\n")
         sys.stdout.flush()
 
     @staticmethod
     def note(text: str) -> None:
-        """Say something beside the answer."""
+        """Print a message on standard error."""
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
@@ -122,8 +132,8 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")(function)
 
 
-def whoami() -> str:
-    """Who types: the person behind sudo, else this user."""
+def current_user() -> str:
+    """The name of the user behind sudo, else of this user, else `uid N`."""
     name = os.environ.get("SUDO_USER")
     if name:
         return name
@@ -131,5 +141,16 @@ def whoami() -> str:
 
     try:
         return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # a user that the container's passwd does not know
+    except KeyError:  # a uid that the container's passwd does not list
         return f"uid {os.getuid()}"
+
+
+def replace_unencodable() -> None:
+    """Print `?` for characters that the terminal's encoding lacks, instead of raising UnicodeEncodeError."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _is_unicode(stream: Any) -> bool:
+    return (getattr(stream, "encoding", None) or "").lower().replace("-", "") == "utf8"

@@ -1,4 +1,4 @@
-"""What people type as values: instants, how long, params."""
+"""Parsing of argument values: times, durations, params."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 from maintd.errors import UsageError
 
-# maintd.units is imported where it is needed: it takes longer than all else of a command that only asks.
+# maintd.units is imported in the functions: importing it takes longer than the rest of a command that only reads.
 
-FORMS = "write for example 30m (from now), 2026-12-06T02:00Z or 2026-12-06T02:00+01:00"
+FUTURE_EXAMPLES = "write for example 30m (from now), 2026-12-06T02:00Z or 2026-12-06T02:00+01:00"
+PAST_EXAMPLES = "write for example 7d (ago), 2026-12-06 (from midnight UTC) or 2026-12-06T02:00Z"
 
 
-def instant(text: str, now: datetime) -> str:
+def future_time(text: str, now: datetime) -> str:
     """`30m`, `in 2h` or `+2h` from now, or ISO 8601 with a zone → ISO 8601 in UTC. Raises UsageError."""
     from maintd.units import parse_duration, utc_text
 
@@ -23,36 +24,35 @@ def instant(text: str, now: datetime) -> str:
     except (ValueError, OverflowError):
         pass
     try:
-        moment = datetime.fromisoformat(text)
+        at = datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(f'"{text}" is no time', FORMS) from None
-    if moment.tzinfo is None:
-        raise UsageError(f'"{text}" has no time zone', FORMS)
-    return utc_text(moment.astimezone(UTC))
+        raise UsageError(f'"{text}" is not a time', FUTURE_EXAMPLES) from None
+    if at.tzinfo is None:
+        raise UsageError(f'"{text}" has no time zone', FUTURE_EXAMPLES)
+    return utc_text(at.astimezone(UTC))
 
 
-def past(text: str, now: datetime) -> str:
+def past_time(text: str, now: datetime) -> str:
     """`7d` ago, a day in UTC, or ISO 8601 with a zone → ISO 8601 in UTC. Raises UsageError."""
     from maintd.units import parse_duration, utc_text
 
-    forms = "write for example 7d (ago), 2026-12-06 (from midnight UTC) or 2026-12-06T02:00Z"
     try:
         return utc_text(now - parse_duration(text.removesuffix(" ago")))
     except (ValueError, OverflowError):
         pass
     try:
-        moment = datetime.fromisoformat(text)
+        at = datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(f'"{text}" is no time', forms) from None
-    if moment.tzinfo is None:
+        raise UsageError(f'"{text}" is not a time', PAST_EXAMPLES) from None
+    if at.tzinfo is None:
         if len(text) > len("2026-12-06"):
-            raise UsageError(f'"{text}" has no time zone', forms)
-        moment = moment.replace(tzinfo=UTC)
-    return utc_text(moment.astimezone(UTC))
+            raise UsageError(f'"{text}" has no time zone', PAST_EXAMPLES)
+        at = at.replace(tzinfo=UTC)
+    return utc_text(at.astimezone(UTC))
 
 
-def lasting(text: str) -> timedelta:
-    """A duration. Raises UsageError."""
+def duration(text: str) -> timedelta:
+    """A duration such as `2h`. Raises UsageError."""
     from maintd.units import parse_duration
 
     try:
@@ -62,9 +62,9 @@ def lasting(text: str) -> timedelta:
 
 
 def params(pairs: Iterable[str]) -> dict[str, Any]:
-    """`name=value` pairs. A name given twice is a list; a value that starts with [, { or " is JSON.
+    """`name=value` pairs. A repeated name makes a list; a value that starts with [, { or " is JSON; `null` is None.
 
-    Any other value stays a text, which the job's own types read: `5`, `true`, `30d`. Raises UsageError.
+    Any other value stays text, which the job's types parse: `5`, `true`, `30d`. Raises UsageError.
     """
     found: dict[str, Any] = {}
     lists: set[str] = set()

@@ -1,15 +1,16 @@
-"""`validate`, `reload`, `pause` and `unpause`."""
+"""`validate`, `pause` and `unpause`: the calendar and its entries."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote as shell_quote
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
 
 from maintd.cli import completion
-from maintd.cli.app import App, json_option, whoami
+from maintd.cli.app import App, current_user, json_option
 from maintd.errors import CalendarError, UsageError
 
 if TYPE_CHECKING:
@@ -22,22 +23,20 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_obj
 def validate_command(app: App, file: Path | None, as_json: bool) -> int:
-    """Check a calendar.
+    """Check a calendar and print it in plain English.
 
-    By default the one that the settings name. Every problem is told with file:line:column; a good calendar is told in
-    plain English with what is due next.
+    By default the calendar of the settings. Errors are printed with file:line:column.
 
-    Exit code 2 when something is wrong, also when a job module cannot be used.
+    Exit code 2 if the calendar or a job module has an error.
     """
     from maintd.calendar import calendar_path, load_calendar
     from maintd.config import sources
-    from maintd.job.registry import JobRegistry
     from maintd.model.job import BrokenJob
 
     settings = app.settings
     for line in sources.warnings():
         app.note(line)
-    registry = JobRegistry(settings.job_dirs, settings.job_cache_file)
+    registry = app.registry()
     path = file or calendar_path(settings)
     with registry.one_process():
         calendar = load_calendar(path, registry.jobs, registry.validate_all)
@@ -65,7 +64,7 @@ def _as_json(calendar: Calendar, problems: list[str], app: App) -> dict[str, Any
 def _entry_as_json(entry: Entry, app: App) -> dict[str, Any]:
     from maintd.units import utc_text
 
-    schedule, due, local = _told(entry, app)
+    schedule, due, local = _schedule(entry, app)
     return {
         "entry": entry.name,
         "title": entry.title,
@@ -77,84 +76,69 @@ def _entry_as_json(entry: Entry, app: App) -> dict[str, Any]:
     }
 
 
-def _told(entry: Entry, app: App) -> tuple[str, Any, str]:
+def _schedule(entry: Entry, app: App) -> tuple[str, Any, str]:
     from maintd.schedule import compile_rule, describe, local_text
 
     if entry.rule is None:
-        return "only by hand", None, ""
+        return describe(None), None, ""
     due = compile_rule(entry.rule).next_after(app.now())
     return describe(entry.rule), due, "" if due is None else local_text(due, entry.rule.timezone)
 
 
 def _print(app: App, calendar: Calendar, problems: list[str]) -> None:
     from maintd.present import from_now, utc_minute
-    from maintd.present.text import Ink, Tone, plural, wrapped
+    from maintd.present.text import Style, Tone, plural, wrap
 
-    ink, lines = Ink(app.colour), []
+    style, lines = Style(app.colour), []
     for entry in calendar.entries:
-        schedule, due, local = _told(entry, app)
-        off = "" if entry.enabled else " (not enabled)"
-        lines += [f"{ink(entry.name, Tone.STRONG)}{off}", *wrapped(schedule, app.width, "  ", "  ")]
+        schedule, due, local = _schedule(entry, app)
+        off = "" if entry.enabled else " (disabled)"
+        lines += [f"{style(entry.name, Tone.STRONG)}{off}", *wrap(schedule, app.width, "  ", "  ")]
         if due is not None:
             utc = "" if local.endswith(" UTC") else f" = {utc_minute(due)}"
-            lines += wrapped(f"next due {local}{utc}, {from_now(due, app.now())}", app.width, "  ", "    ")
-        lines += wrapped("jobs: " + ", ".join(entry.jobs), app.width, "  ", "    ")
+            lines += wrap(f"next due {local}{utc}, {from_now(due, app.now())}", app.width, "  ", "    ")
+        lines += wrap("jobs: " + ", ".join(entry.jobs), app.width, "  ", "    ")
     app.out("\n".join(lines))
     for warning in calendar.warnings:
-        app.note("\n".join(wrapped(f"warning: {warning}", app.width, "", "  ")))
+        app.note("\n".join(wrap(f"warning: {warning}", app.width, "", "  ")))
     for problem in problems:
         app.note(problem)
-    verdict = f"{plural(len(problems), 'problem')}" if problems else "no problem"
-    app.note(f"{calendar.path}: {plural(len(calendar.entries), 'entry')}, time zone {calendar.timezone}, {verdict}")
-
-
-@click.command("reload")
-@json_option
-@click.pass_obj
-def reload_command(app: App, as_json: bool) -> int:
-    """Read the calendar and the jobs again.
-
-    A calendar with an error leaves the one in force as it is; exit code 2.
-    """
-    said = app.daemon.post("/reload", {})
-    if as_json:
-        app.out_json(said)
-    elif said["ok"]:
-        app.out("\n".join(said["changes"]) or "nothing changed")
-    else:
-        app.note("\n".join([*said["problems"], "the calendar that was in force stays so"]))
-    return 0 if said["ok"] else CalendarError.exit_code
+    result = plural(len(problems), "error") if problems else "no errors"
+    app.note(f"{calendar.path}: {plural(len(calendar.entries), 'entry')}, time zone {calendar.timezone}, {result}")
 
 
 @click.command("pause")
 @click.argument("name", shell_complete=completion.entries)
-@click.option("--why", required=True, help="The reason; status shows it.")
-@click.option("--until", metavar="WHEN", help="2026-12-06T02:00Z; without it until somebody unpauses it.")
-@click.option("--for", "lasting", metavar="DURATION", help="How long, for example 2h or 3d.")
+@click.option("--why", required=True, help="The reason, shown in the status.")
+@click.option("--until", metavar="WHEN", help="End of the pause, for example 2026-12-06T02:00Z.")
+@click.option("--for", "lasting", metavar="DURATION", help="Duration of the pause: 2h, 3d.")
 @json_option
 @click.pass_obj
 def pause_command(app: App, name: str, why: str, until: str | None, lasting: str | None, as_json: bool) -> None:
-    """Stop an entry from falling due. What would have run is recorded as skipped."""
+    """Pause an entry; its due times are recorded as skipped.
+
+    Example: maintd pause weekly-cleanup --why "disk is being replaced" --for 2d
+    """
     from maintd.cli import arguments
     from maintd.units import utc_text
 
     if until is not None and lasting is not None:
-        raise UsageError("--until and --for say the same thing twice", "give one of them")
-    body: dict[str, Any] = {"why": why, "by": whoami()}
+        raise UsageError("--until and --for exclude each other", "give one of them")
+    body: dict[str, Any] = {"why": why, "by": current_user()}
     if lasting is not None:
-        body["until"] = utc_text(app.now() + arguments.lasting(lasting))
+        body["until"] = utc_text(app.now() + arguments.duration(lasting))
     elif until is not None:
-        body["until"] = arguments.instant(until, app.now())
-    said = app.daemon.post(f"/entries/{quote(name, safe='')}/pause", body)
+        body["until"] = arguments.future_time(until, app.now())
+    answer = app.daemon.post(f"/entries/{quote(name, safe='')}/pause", body)
     if as_json:
-        app.out_json(said)
+        app.out_json(answer)
         return
     from maintd.model.entry import Pause
     from maintd.present import utc_minute
 
-    paused = Pause.model_validate(said)
-    until_text = f"until somebody types: maintd unpause {name}" if paused.until is None else utc_minute(paused.until)
-    app.out(f"{name} is paused {until_text if paused.until is None else f'until {until_text}'}")
+    pause = Pause.model_validate(answer)
+    hint = f"; end the pause with: maintd unpause {shell_quote(name)}"
+    app.out(f"{name} is paused{hint if pause.until is None else f' until {utc_minute(pause.until)}'}")
 
 
 @click.command("unpause")
@@ -162,9 +146,9 @@ def pause_command(app: App, name: str, why: str, until: str | None, lasting: str
 @json_option
 @click.pass_obj
 def unpause_command(app: App, name: str, as_json: bool) -> None:
-    """Let a paused entry fall due again."""
-    said = app.daemon.post(f"/entries/{quote(name, safe='')}/unpause", {"by": whoami()})
+    """End the pause of an entry."""
+    answer = app.daemon.post(f"/entries/{quote(name, safe='')}/unpause", {"by": current_user()})
     if as_json:
-        app.out_json(said)
+        app.out_json(answer)
     else:
-        app.out(f"{name} goes on" if said["unpaused"] else f"{name} was not paused")
+        app.out(f"{name} is unpaused" if answer["unpaused"] else f"{name} was not paused")

@@ -1,4 +1,4 @@
-"""Asking: the daemon over its control socket, or the same app in this process on the store when no daemon answers."""
+"""Clients of the API: of the daemon over its control socket, or of the same app in this process, on the store."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ if TYPE_CHECKING:
     from maintd.config.settings import Settings
 
 API = "/api/v1"
-PATIENCE = 45.0  # seconds; the longest answer, to a reload, may take 30
-PROBED = 4.0  # seconds; a container's health check gives up after five
+TIMEOUT = 45.0  # seconds; the longest answer, to a reload, may take 30
+PROBE_TIMEOUT = 4.0  # seconds; the container's health check has a timeout of five
 
 
-class Answerer:
-    """Gives JSON for a path of the API."""
+class Client:
+    """GET and POST of the API, with JSON answers."""
 
     def get(self, path: str, **query: Any) -> Any:
-        """The answer to a GET of an already quoted path. Arguments that are None are left out.
+        """The answer to a GET of a quoted path. Omits query arguments that are None.
 
-        Raises MaintdError as the API reports it.
+        Raises the MaintdError that the API reports.
         """
         given = {name: value for name, value in query.items() if value is not None and value != ()}
-        return _read(*self._ask("GET", _target(path, given), None))
+        return _read(*self._request("GET", _target(path, given), None))
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """The answer to a POST."""
-        return _read(*self._ask("POST", _target(path, {}), json.dumps(body).encode()))
+        return _read(*self._request("POST", _target(path, {}), json.dumps(body).encode()))
 
-    def _ask(self, method: str, target: str, body: bytes | None) -> tuple[int, bytes]:
+    def _request(self, method: str, target: str, body: bytes | None) -> tuple[int, bytes]:
         raise NotImplementedError
 
 
-class Daemon(Answerer):
-    """The daemon behind a Unix socket. Raises DaemonUnavailableError when none answers."""
+class DaemonClient(Client):
+    """A client of the daemon behind a Unix socket. Raises DaemonUnavailableError if none answers."""
 
-    def __init__(self, path: Path, patience: float = PATIENCE) -> None:
+    def __init__(self, path: Path, timeout: float = TIMEOUT) -> None:
         self.path = path
-        self._patience = patience
+        self._timeout = timeout
 
-    def _ask(self, method: str, target: str, body: bytes | None) -> tuple[int, bytes]:
-        connection = _UnixConnection(self.path, self._patience)
+    def _request(self, method: str, target: str, body: bytes | None) -> tuple[int, bytes]:
+        connection = _UnixConnection(self.path, self._timeout)
         try:
             connection.request(method, target, body, {"Content-Type": "application/json"} if body else {})
             response = connection.getresponse()
@@ -64,21 +64,21 @@ class Daemon(Answerer):
         number = getattr(error, "errno", None)
         if number == errno.EACCES:
             return DaemonUnavailableError(
-                f"{self.path}: not allowed for uid {os.geteuid()}", "run it as the daemon's user, or as root"
+                f"{self.path}: permission denied for uid {os.geteuid()}", "run it as the daemon's user, or as root"
             )
         if isinstance(error, TimeoutError):
             return DaemonUnavailableError(
-                f"the daemon on {self.path} did not answer within {self._patience:.0f} s", "see its log"
+                f"the daemon on {self.path} did not answer within {self._timeout:.0f} s", "see the daemon's log"
             )
-        hint = "not running? start it with: maintd serve"
+        hint = "start it with: maintd serve"
         if number in (errno.ENOENT, errno.ECONNREFUSED):
             return DaemonUnavailableError(f"no daemon answers on {self.path}", hint)
         return DaemonUnavailableError(f"no daemon answers on {self.path}: {error or type(error).__name__}", hint)
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, patience: float) -> None:
-        super().__init__("maintd", timeout=patience)
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("maintd", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
@@ -87,16 +87,16 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-class InProcess(Answerer):
-    """The app that the daemon serves, called in this process without a daemon. Reads only."""
+class InProcessClient(Client):
+    """A client of the app that the daemon serves, called in this process. Read-only."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
 
-    def _ask(self, method: str, target: str, body: bytes | None) -> tuple[int, bytes]:
+    def _request(self, method: str, target: str, body: bytes | None) -> tuple[int, bytes]:
         if method != "GET":
-            raise DaemonUnavailableError("this needs a daemon", "start it with: maintd serve")
-        import asyncio  # only this way of asking pays for it
+            raise DaemonUnavailableError("this needs a running daemon", "start it with: maintd serve")
+        import asyncio  # slow, and only needed here
 
         return asyncio.run(self._answer(target))
 
@@ -132,36 +132,37 @@ class InProcess(Answerer):
 
 
 @contextmanager
-def without_daemon(settings: Settings) -> Iterator[Answerer]:
-    """Answers from the store alone. Raises StoreError when it cannot be read."""
+def store_client(settings: Settings) -> Iterator[Client]:
+    """A client that reads the store itself. Raises StoreError if it cannot be read."""
     from maintd.config import logging
     from maintd.operations import open_service
     from maintd.web.app import create_app
 
-    logging.configure(settings.model_copy(update={"log_level": "error"}))  # else it would log among the answers
+    logging.configure(settings.model_copy(update={"log_level": "error"}))  # the log must not mix with the output
     service = open_service(settings, write=False)
     try:
-        yield InProcess(create_app(service))
+        yield InProcessClient(create_app(service))
     finally:
         service.store.close()
 
 
-def ready(path: Path) -> bool:
-    """Whether the daemon says that it plans and reaches its store. Raises DaemonUnavailableError."""
-    return Daemon(path, PROBED)._ask("GET", "/readyz", None)[0] == 200  # noqa: SLF001 - not of the versioned API
+def is_ready(path: Path) -> bool:
+    """Whether the daemon plans and reaches its store. Raises DaemonUnavailableError."""
+    status, _ = DaemonClient(path, PROBE_TIMEOUT)._request("GET", "/readyz", None)  # noqa: SLF001 - not below API
+    return status == 200
 
 
-def said_error(said: Mapping[str, Any], status: int = 500) -> MaintdError:
-    """The error that the API reports, with the exit code of its branch of the tree."""
-    told = said.get("error") or {}
-    error = MaintdError(str(told.get("message") or f"the daemon answered {status}"), told.get("hint"))
-    kind = {kind.code: kind for kind in _kinds(MaintdError)}.get(str(told.get("code")), MaintdError)
+def api_error(answer: Mapping[str, Any], status: int = 500) -> MaintdError:
+    """The error in an answer of the API, with the exit code of its class."""
+    reported = answer.get("error") or {}
+    error = MaintdError(str(reported.get("message") or f"the daemon answered {status}"), reported.get("hint"))
+    kind = {kind.code: kind for kind in _kinds(MaintdError)}.get(str(reported.get("code")), MaintdError)
     error.code, error.exit_code = kind.code, kind.exit_code
     return error
 
 
 def coded_error(kind: type[MaintdError], message: str, hint: str | None = None) -> MaintdError:
-    """An error with another one's code, for messages that its own constructor does not make."""
+    """An error with the code of `kind`, for messages that its constructor cannot build."""
     error = MaintdError(message, hint)
     error.code, error.exit_code = kind.code, kind.exit_code
     return error
@@ -180,10 +181,10 @@ def _target(path: str, query: Mapping[str, Any]) -> str:
 
 def _read(status: int, body: bytes) -> Any:
     try:
-        said = json.loads(body)
+        answer = json.loads(body)
     except ValueError as error:
-        hint = "is it the same version? see: maintd version"
-        raise MaintdError(f"the daemon answered {status} and no JSON", hint) from error
+        hint = "compare the versions with: maintd version"
+        raise MaintdError(f"the daemon answered {status} without JSON", hint) from error
     if status >= 400:
-        raise said_error(said, status)
-    return said
+        raise api_error(answer, status)
+    return answer

@@ -1,4 +1,4 @@
-"""Names that the shell completes: entries, jobs, runs. Asked of the daemon; without one, names of job files."""
+"""Shell completion: the command that prints the script, and the names that it completes."""
 
 from __future__ import annotations
 
@@ -11,20 +11,37 @@ from click.shell_completion import CompletionItem
 
 from maintd.cli.app import App
 
-PATIENCE = 2.0  # seconds; a shell that hangs is worse than one that knows no names
+TIMEOUT = 2.0  # seconds; a shell that hangs is worse than one without names
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion_command(ctx: click.Context, shell: str) -> None:
+    """Print the completion script of a shell.
+
+    It completes commands, options and the names of entries, jobs and runs.
+
+    \b
+    bash: maintd completion bash > /etc/bash_completion.d/maintd
+    zsh:  maintd completion zsh > ~/.zfunc/_maintd
+    fish: maintd completion fish > ~/.config/fish/completions/maintd.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    App.out(kind(ctx.find_root().command, {}, "maintd", "_MAINTD_COMPLETE").source())
 
 
 def names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Entries and jobs."""
-    said = _ask(ctx, "/status")
-    found = [(entry["entry"], entry["title"]) for entry in said.get("entries", ())]
-    return _items([*found, *_jobs(ctx)], incomplete)
+    return _items([*_entries(ctx), *_jobs(ctx)], incomplete)
 
 
 def entries(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Entries only."""
-    said = _ask(ctx, "/status")
-    return _items([(entry["entry"], entry["title"]) for entry in said.get("entries", ())], incomplete)
+    return _items(_entries(ctx), incomplete)
 
 
 def jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -34,41 +51,47 @@ def jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Co
 
 def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The last runs by number, `last`, and names of entries."""
-    said = _ask(ctx, "/runs", limit=30)
-    found = [(str(run["id"]), f"{run['entry']}, {run['state']}") for run in said.get("runs", ())]
+    answer = _get(ctx, "/runs", limit=30)
+    found = [(str(run["id"]), f"{run['entry']}, {run['state']}") for run in answer.get("runs", ())]
     if incomplete and not incomplete[0].isdigit():
-        found = [("last", "the last run of all"), *((run["entry"], "its last run") for run in said.get("runs", ()))]
+        found = [("last", "the last run"), *((run["entry"], "its last run") for run in answer.get("runs", ()))]
     return _items(found, incomplete)
 
 
+def _entries(ctx: click.Context) -> list[tuple[str, str]]:
+    return [(entry["entry"], entry["title"]) for entry in _get(ctx, "/status").get("entries", ())]
+
+
 def _jobs(ctx: click.Context) -> list[tuple[str, str]]:
-    said = _ask(ctx, "/jobs")
-    if said:
-        return [(job["name"], job.get("summary", "cannot be used")) for job in said["jobs"]]
+    """Jobs of the daemon; without one the names of job files, since loading the jobs takes seconds."""
+    answer = _get(ctx, "/jobs")
+    if answer:
+        return [(job["name"], job.get("summary", "broken")) for job in answer["jobs"]]
     from maintd.job.registry import shipped
 
     folders = (shipped("jobs"), *_app(ctx).settings.job_dirs)
     return [(path.stem, "") for folder in folders for path in sorted(folder.glob("[a-z]*.py"))]
 
 
-def _ask(ctx: click.Context, path: str, **query: Any) -> dict[str, Any]:
-    from maintd.cli.client import Daemon
+def _get(ctx: click.Context, path: str, **query: Any) -> dict[str, Any]:
+    """The daemon's answer; empty without one."""
+    from maintd.cli.client import DaemonClient
     from maintd.errors import MaintdError
 
     try:
-        said: dict[str, Any] = Daemon(_app(ctx).daemon.path, PATIENCE).get(path, **query)
+        answer: dict[str, Any] = DaemonClient(_app(ctx).daemon.path, TIMEOUT).get(path, **query)
     except MaintdError:
         return {}
-    return said
+    return answer
 
 
 def _app(ctx: click.Context) -> App:
-    """While it completes, click does not call the group that would have made it."""
+    """The app of this invocation, which click does not create while it completes."""
     root = ctx.find_root()
     flags = {name: value for name, value in root.params.items() if value is not None}
     return App({name: value for name, value in flags.items() if name != "version"}, root.with_resource(ExitStack()))
 
 
 def _items(found: Iterable[tuple[str, str]], incomplete: str) -> list[CompletionItem]:
-    told = {name: text for name, text in reversed([*found]) if name.startswith(incomplete)}
-    return [CompletionItem(name, help=text or None) for name, text in sorted(told.items())]
+    matching = {name: text for name, text in reversed([*found]) if name.startswith(incomplete)}
+    return [CompletionItem(name, help=text or None) for name, text in sorted(matching.items())]

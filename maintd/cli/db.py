@@ -1,4 +1,4 @@
-"""`db upgrade|check|prune|backup`: care of the store, with or without a daemon."""
+"""`db upgrade`, `check`, `prune` and `backup`: maintenance of the store, with or without a daemon."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from maintd.units import format_size
 
 @click.group("db")
 def db_command() -> None:
-    """Care of the store."""
+    """Maintain the store: upgrade, check, prune, back up."""
 
 
 @contextmanager
-def _store(app: App, *, read: bool = False, migrate: bool = False) -> Iterator[Store]:
+def _store(app: App, *, read_only: bool = False, migrate: bool = False) -> Iterator[Store]:
     settings = app.settings
-    if read:
+    if read_only:
         store = read_store(settings.store, clock=SystemClock())
     else:
         store = open_store(settings.store, clock=SystemClock(), migrate=migrate, state_dir=settings.state_dir)
@@ -36,31 +36,31 @@ def _store(app: App, *, read: bool = False, migrate: bool = False) -> Iterator[S
 @json_option
 @click.pass_obj
 def upgrade(app: App, as_json: bool) -> None:
-    """Bring the store to this program's revision; make it when there is none."""
+    """Upgrade the store to this program's revision; create it if it does not exist."""
     with _store(app, migrate=True) as store:
         from maintd.store.schema import revisions
 
-        said = {"store": store.url_masked, "revision": revisions()[-1]}
+        result = {"store": store.url_masked, "revision": revisions()[-1]}
     if as_json:
-        app.out_json(said)
+        app.out_json(result)
     else:
-        app.out(f"{said['store']} is at revision {said['revision']}")
+        app.out(f"{result['store']} is at revision {result['revision']}")
 
 
 @db_command.command()
 @json_option
 @click.pass_obj
 def check(app: App, as_json: bool) -> int:
-    """Look for damage. Exit code 1 when there is some."""
-    with _store(app, read=True) as store:
+    """Check the store for damage; exit code 1 if there is any."""
+    with _store(app, read_only=True) as store:
         problems, size = store.maintenance.check(), store.maintenance.size_bytes()
         name = store.url_masked
     if as_json:
         app.out_json({"store": name, "ok": not problems, "problems": problems, "size_bytes": size})
     elif problems:
-        app.note("\n".join([*problems, "restore the store from a copy made by: maintd db backup"]))
+        app.note("\n".join([*problems, "restore the store from a copy that `maintd db backup` made"]))
     else:
-        app.out(f"{name} is sound, {format_size(size)}")
+        app.out(f"{name}: no damage found, {format_size(size)}")
     return 1 if problems else 0
 
 
@@ -68,7 +68,7 @@ def check(app: App, as_json: bool) -> int:
 @json_option
 @click.pass_obj
 def prune(app: App, as_json: bool) -> None:
-    """Delete what is older than `retention` says. The daemon does so once a day."""
+    """Delete history older than the setting `retention`; the daemon does it once a day."""
     with _store(app) as store:
         done = store.maintenance.prune(app.settings.retention, store.now(), artifacts_dir=app.settings.artifacts_dir)
     if as_json:
@@ -82,8 +82,8 @@ def prune(app: App, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def backup(app: App, to: Path, as_json: bool) -> None:
-    """Copy the store, while it is in use, to a file or into a folder (by default the current one)."""
-    with _store(app, read=True) as store:
+    """Copy the store to a file or into a folder, by default the current one; it may be in use."""
+    with _store(app, read_only=True) as store:
         copy = store.maintenance.backup(to)
     size = copy.stat().st_size
     if as_json:

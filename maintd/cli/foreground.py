@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from maintd.cli import completion
-from maintd.cli.app import App, json_option, whoami
+from maintd.cli.app import App, current_user, json_option
 from maintd.errors import CalendarError, MaintdError, RefusedError, StoreError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def run_command(
 
     def tell(step: str, attempt: int, item: object) -> None:
         if not as_json:
-            for line in report_lines(step, attempt, item, **app.style):
+            for line in report_lines(step, attempt, item, **app.terminal):
                 app.out(line)
 
     try:
@@ -73,7 +73,7 @@ def run_command(
             clock=SystemClock(),
             params=given,
             dry_run=dry_run,
-            requested_by=whoami(),
+            requested_by=current_user(),
             why=why,
             on_report=tell,
         )
@@ -84,7 +84,7 @@ def run_command(
     if as_json:
         app.out_json(run.model_dump(mode="json"))
     else:
-        app.out("\n" + run_text(run, now=app.now(), **app.style))
+        app.out("\n" + run_text(run, now=app.now(), **app.terminal))
     return exit_code_of(run.state)
 
 

@@ -21,15 +21,15 @@ _KNOWN: TypeAdapter[RegisteredJob] = TypeAdapter(RegisteredJob)
 @json_option
 @click.pass_context
 def jobs_command(ctx: click.Context, as_json: bool) -> None:
-    """The jobs there are. `jobs show NAME`: one with its params."""
+    """List the jobs, or show one with its params."""
     if ctx.invoked_subcommand is not None:
         return
     app: App = ctx.obj
-    said = _all(app)
+    found = _jobs(app)
     if as_json:
-        app.out_json({"jobs": said})
+        app.out_json({"jobs": found})
     else:
-        app.out(jobs_text([_KNOWN.validate_python(job) for job in said], **app.style))
+        app.out(jobs_text([_KNOWN.validate_python(job) for job in found], **app.terminal))
 
 
 @jobs_command.command("show")
@@ -37,27 +37,24 @@ def jobs_command(ctx: click.Context, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def show(app: App, name: str, as_json: bool) -> int:
-    """One job: what it does, how it is treated, its params with types and defaults."""
+    """Show a job: what it does, its effects and limits, its params with types and defaults."""
     from maintd.errors import JobError, UnknownNameError
 
-    known = {job["name"]: job for job in _all(app)}
+    known = {job["name"]: job for job in _jobs(app)}
     if name not in known:
         raise UnknownNameError("job", name, known)
-    said = known[name]
+    found = known[name]
     if as_json:
-        app.out_json(said)
+        app.out_json(found)
     else:
-        app.out(job_text(_KNOWN.validate_python(said), **app.style))
-    return JobError.exit_code if "error" in said else 0
+        app.out(job_text(_KNOWN.validate_python(found), **app.terminal))
+    return JobError.exit_code if "error" in found else 0
 
 
-def _all(app: App) -> list[dict[str, Any]]:
-    """As the daemon has them; without one, as this process finds them. Neither store nor calendar is needed."""
+def _jobs(app: App) -> list[dict[str, Any]]:
+    """The daemon's jobs; without a daemon those that this process finds. Needs neither store nor calendar."""
     try:
-        said: list[dict[str, Any]] = app.daemon.get("/jobs")["jobs"]
-        return said
+        found: list[dict[str, Any]] = app.daemon.get("/jobs")["jobs"]
+        return found
     except DaemonUnavailableError:
-        from maintd.job.registry import JobRegistry
-
-        registry = JobRegistry(app.settings.job_dirs, app.settings.job_cache_file)
-        return [job.model_dump(mode="json") for job in registry.jobs.values()]
+        return [job.model_dump(mode="json") for job in app.registry().jobs.values()]

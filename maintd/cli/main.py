@@ -1,4 +1,4 @@
-"""The commands, their global options, and the one border where an error becomes a text and an exit code."""
+"""The commands, their global options, and the translation of errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 import click
 
 from maintd import __version__
-from maintd.cli.app import App
+from maintd.cli.app import App, replace_unencodable
 from maintd.errors import MaintdError, UsageError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
-# Where each command is. A module is imported when one of its commands is used, so that each starts fast.
+# The module of each command. It is imported when one of its commands runs, so that each starts fast.
 COMMANDS = {
-    "serve": "service",
+    "serve": "daemon",
     "status": "status",
     "trigger": "trigger",
     "run": "foreground",
@@ -28,14 +28,14 @@ COMMANDS = {
     "cancel": "runs",
     "next": "status",
     "validate": "calendar",
-    "reload": "calendar",
+    "reload": "daemon",
     "pause": "calendar",
     "unpause": "calendar",
     "jobs": "jobs",
-    "settings": "service",
+    "settings": "daemon",
     "db": "db",
-    "version": "service",
-    "completion": "service",
+    "version": "daemon",
+    "completion": "completion",
 }
 
 GLOBAL = ("--config", "--state-dir", "--socket", "--store-url", "--calendar")
@@ -67,27 +67,28 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--config", metavar="FILE", help="A YAML file of settings (MAINTD_CONFIG).")
-@click.option("--state-dir", metavar="DIR", help="Where the store, artifacts and spool are (MAINTD_STATE_DIR).")
+@click.option("--state-dir", metavar="DIR", help="The folder of store, artifacts and spool (MAINTD_STATE_DIR).")
 @click.option("--socket", metavar="PATH", help="The daemon's control socket (MAINTD_SOCKET).")
-@click.option("--store-url", metavar="URL", help="The store (MAINTD_STORE_URL); a password belongs in a file.")
+@click.option("--store-url", metavar="URL", help="The store (MAINTD_STORE_URL); keep a password in a file instead.")
 @click.option("--calendar", metavar="FILE", help="The calendar (MAINTD_CALENDAR).")
 @click.version_option(__version__, "--version", message="maintd %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, /, **flags: str | None) -> None:
-    """Runs the maintenance runbook, proves that it did, and keeps the history.
+    """Run the maintenance runbook on schedule, record the evidence, keep the history.
 
-    NAME is an entry of the calendar, else a job. RUN is a run's number, an entry's or job's name for its last run, or
-    `last`. With --json a command prints one object, also for an error: {"error": {"code", "message", "hint"}}.
+    NAME is an entry of the calendar or a job. RUN is a run's number, the name of an entry or job for its last run, or
+    `last`. With --json a command prints one object, for an error too: {"error": {"code", "message", "hint"}}.
 
-    Exit codes: 0 done; 1 the run or a check failed, or something needs someone; 2 the request or a file is wrong; 3 no
-    such name; 4 refused; 6 no daemon answers; 124 the run timed out; 130 interrupted.
+    Exit codes: 0 success; 1 a run or check failed, or something needs attention; 2 a wrong request or file; 3 unknown
+    name; 4 refused; 6 no daemon answers; 124 the run timed out; 130 interrupted.
     """
     ctx.obj = App({name: value for name, value in flags.items() if value is not None}, ctx.with_resource(ExitStack()))
 
 
 def main() -> int:
-    """The exit code of the command in sys.argv."""
+    """Run the command in sys.argv; return its exit code."""
     as_json = "--json" in sys.argv
+    replace_unencodable()
     try:
         code = cli.main(prog_name="maintd", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -95,19 +96,19 @@ def main() -> int:
         sys.stderr.write(f"{error.format_message()}\n")
         return UsageError.exit_code
     except click.ClickException as error:
-        return _report(_usage(error), as_json)
+        return _report(_usage_error(error), as_json)
     except MaintdError as error:
         return _report(error, as_json)
     except (KeyboardInterrupt, click.Abort):
         sys.stderr.write("\ninterrupted\n")
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has seen enough; Python must not try to flush the rest at exit.
+        # The reader of our output, such as `head`, has exited; Python must not flush the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
-def _usage(error: click.ClickException) -> UsageError:
+def _usage_error(error: click.ClickException) -> UsageError:
     message = error.format_message().rstrip(".")
     message = message[:1].lower() + message[1:]
     option = getattr(error, "option_name", None)

@@ -8,20 +8,20 @@ from typing import Any
 import click
 
 from maintd.cli import completion
-from maintd.cli.app import App, json_option, whoami
+from maintd.cli.app import App, current_user, json_option
 from maintd.errors import MaintdError, UnknownNameError
 
 PAGE = 1000  # lines of a log in one request
-EVERY = 0.3  # seconds between two looks at a log that grows
+POLL_INTERVAL = 0.3  # seconds between two requests for a growing log
 
 
 @click.command("history")
 @click.argument("name", required=False, shell_complete=completion.names)
-@click.option("--state", "states", multiple=True, help="Only runs in this state; several are allowed.")
+@click.option("--state", "states", multiple=True, help="Only runs in this state; repeatable.")
 @click.option("--job", help="Only runs with a step of this job.", shell_complete=completion.jobs)
-@click.option("--since", metavar="WHEN", help="Only runs queued since: 7d (ago), 2026-12-06, 2026-12-06T02:00Z.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many at most.")
-@click.option("--before", type=click.IntRange(1), metavar="RUN", help="Only runs before this number: the next page.")
+@click.option("--since", metavar="WHEN", help="Only runs queued since then: 7d (ago), 2026-12-06, 2026-12-06T02:00Z.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Maximum number of runs.")
+@click.option("--before", type=click.IntRange(1), metavar="RUN", help="Only runs with a lower number: the next page.")
 @json_option
 @click.pass_obj
 def history_command(
@@ -34,22 +34,25 @@ def history_command(
     before: int | None,
     as_json: bool,
 ) -> None:
-    """Runs, newest first."""
+    """List runs, newest first.
+
+    Example: maintd history weekly-cleanup --state failed --since 30d
+    """
     queued_since = None
     if since is not None:
-        from maintd.cli.arguments import past
+        from maintd.cli.arguments import past_time
 
-        queued_since = past(since, app.now())
-    said = app.read("/runs", entry=name, state=states, job=job, since=queued_since, limit=limit, before=before)
+        queued_since = past_time(since, app.now())
+    page = app.read("/runs", entry=name, state=states, job=job, since=queued_since, limit=limit, before=before)
     if as_json:
-        app.out_json(said)
+        app.out_json(page)
         return
     from maintd.model.run import RunSummary
     from maintd.present import runs_text
 
-    app.out(runs_text([RunSummary.model_validate(run) for run in said["runs"]], now=app.now(), **app.style))
-    if said.get("next_before"):
-        app.note(f"older ones: --before {said['next_before']}")
+    app.out(runs_text([RunSummary.model_validate(run) for run in page["runs"]], now=app.now(), **app.terminal))
+    if page.get("next_before"):
+        app.note(f"older runs: --before {page['next_before']}")
 
 
 @click.command("show")
@@ -57,30 +60,32 @@ def history_command(
 @json_option
 @click.pass_obj
 def show_command(app: App, run: str, as_json: bool) -> None:
-    """One run with its evidence.
+    """Show a run with its evidence.
 
-    Checks observed against expected, changes, measures, artifacts, by step and attempt.
+    By step and attempt: checks with observed and expected values, changes, measures and artifacts.
     """
-    said = app.read(f"/runs/{run_id_of(app, run)}")
+    found = app.read(f"/runs/{run_id_of(app, run)}")
     if as_json:
-        app.out_json(said)
+        app.out_json(found)
         return
     from maintd.model.run import Run
     from maintd.present import run_text
 
-    app.out(run_text(Run.model_validate(said), now=app.now(), **app.style))
+    app.out(run_text(Run.model_validate(found), now=app.now(), **app.terminal))
 
 
 @click.command("logs")
 @click.argument("run", shell_complete=completion.runs)
-@click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
-@click.option("--step", help="Only this step's lines.")
+@click.option("-f", "--follow", is_flag=True, help="Print new lines until the run ends.")
+@click.option("--step", help="Only lines of this step.")
 @json_option
 @click.pass_obj
 def logs_command(app: App, run: str, follow: bool, step: str | None, as_json: bool) -> None:
-    """What a run's jobs logged or printed.
+    """Print the log of a run.
 
-    With -f and --json the object comes when the run has ended.
+    It has what the jobs logged or wrote to standard output and standard error.
+
+    With -f and --json the object is printed when the run has ended.
     """
     number = run_id_of(app, run)
     cursor: str | None = None
@@ -95,7 +100,7 @@ def logs_command(app: App, run: str, follow: bool, step: str | None, as_json: bo
         if page["final"] or (len(page["lines"]) < PAGE and not (follow and app.daemon_answers)):
             break
         if len(page["lines"]) < PAGE:
-            time.sleep(EVERY)
+            time.sleep(POLL_INTERVAL)
     if as_json:
         app.out_json({"lines": lines, "cursor": cursor, "final": page["final"]})
     elif follow:
@@ -121,22 +126,25 @@ def _print(app: App, lines: list[dict[str, Any]]) -> None:
 @json_option
 @click.pass_obj
 def cancel_command(app: App, run: str, why: str, as_json: bool) -> None:
-    """Cancel a run, or stop it.
+    """Cancel a run.
 
-    One that has not begun never will; a running one is told to stop, and killed when it does not.
+    A queued run is never started. A running one gets SIGTERM, then SIGKILL if it does not exit in time.
     """
     number = run_id_of(app, run, daemon=True)
-    said = app.daemon.post(f"/runs/{number}/cancel", {"by": whoami(), "why": why})
+    found = app.daemon.post(f"/runs/{number}/cancel", {"by": current_user(), "why": why})
     if as_json:
-        app.out_json(said)
-    elif said["state"] == "cancelled":
-        app.out(f"run {number} of {said['entry']} is cancelled")
+        app.out_json(found)
+    elif found["state"] == "cancelled":
+        app.out(f"run {number} of {found['entry']} is cancelled")
     else:
-        app.out(f"run {number} of {said['entry']} is told to stop; see: maintd show {number}")
+        app.out(f"run {number} of {found['entry']} is being stopped; see: maintd show {number}")
 
 
 def run_id_of(app: App, text: str, *, daemon: bool = False) -> int:
-    """A run's number, `last`, or the last run of an entry or with a job. Raises UnknownNameError's code."""
+    """The run that RUN means: a number, `last`, or the last run of an entry or with a job.
+
+    Raises a MaintdError with UnknownNameError's code if there is none.
+    """
     from maintd.cli.client import coded_error
 
     if text.isascii() and text.isdigit():
@@ -148,7 +156,7 @@ def run_id_of(app: App, text: str, *, daemon: bool = False) -> int:
         found = read("/runs", entry=text, limit=1)["runs"] or _of_job(read, text)
     if not found:
         hint = None if text == "last" else f"run it with: maintd trigger {text}"
-        missing = "there is no run yet" if text == "last" else f'"{text}" has not run yet'
+        missing = "there are no runs yet" if text == "last" else f'"{text}" has not run yet'
         raise coded_error(UnknownNameError, missing, hint)
     return int(found[0]["id"])
 

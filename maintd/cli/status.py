@@ -13,66 +13,67 @@ from maintd.errors import DaemonUnavailableError
 
 @click.command("status")
 @click.argument("name", required=False, shell_complete=completion.names)
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit code is the daemon's own health.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing; check the daemon's own health.")
 @json_option
 @click.pass_obj
 def status_command(app: App, name: str | None, quiet: bool, as_json: bool) -> int:
-    """How things stand.
+    """Show status.
 
-    What needs someone on top, then every entry. NAME: one entry with its last ten runs.
+    First what needs attention, with the command to type, then all entries. With NAME: one entry and its last ten runs.
+    Without a daemon the status is read from the store.
 
-    Exit code: 0 all is well, 1 something needs someone, 6 no daemon answers (the store's content is shown all the
-    same). With --quiet it is the daemon's own health, for a container's health check: 0 it plans and reaches its store,
-    1 it does not, 6 it does not answer. A failed job is no ill health of the daemon.
+    Exit code: 0 nothing needs attention, 1 something does, 6 no daemon answers. With --quiet, for a container's health
+    check: 0 the daemon plans and reaches its store, 1 it does not, 6 it does not answer; failed runs do not count.
     """
     if quiet:
-        return _quiet(app)
+        return _check_health(app)
     from maintd.model.run import RunSummary
     from maintd.model.status import EntryStatus, StatusReport
     from maintd.present import entry_text, status_text
 
     if name is None:
-        said = app.read("/status")
-        report = StatusReport.model_validate(said)
-        code = 1 if report.needs_attention else 0
-        text = status_text(report, **app.style)
+        answer = app.read("/status")
+        report = StatusReport.model_validate(answer)
+        needs_attention = report.needs_attention
+        text = status_text(report, **app.terminal)
     else:
-        said = app.read(f"/entries/{quote(name, safe='')}")
-        fields = {key: value for key, value in said.items() if key != "runs"}
-        entry = EntryStatus.model_validate(fields)
-        runs = [RunSummary.model_validate(run) for run in said["runs"]]
-        code = 1 if entry.needs_attention else 0
-        text = entry_text(entry, runs, now=app.now(), **app.style)
+        answer = app.read(f"/entries/{quote(name, safe='')}")
+        entry = EntryStatus.model_validate({key: value for key, value in answer.items() if key != "runs"})
+        runs = [RunSummary.model_validate(run) for run in answer["runs"]]
+        needs_attention = entry.needs_attention
+        text = entry_text(entry, runs, now=app.now(), **app.terminal)
     if as_json:
-        app.out_json(said)
+        app.out_json(answer)
     else:
         app.out(text)
-    return code if app.daemon_answers else DaemonUnavailableError.exit_code
+    if not app.daemon_answers:
+        return DaemonUnavailableError.exit_code
+    return 1 if needs_attention else 0
 
 
-def _quiet(app: App) -> int:
-    from maintd.cli.client import ready
+def _check_health(app: App) -> int:
+    from maintd.cli.client import is_ready
 
     try:
-        return 0 if ready(app.daemon.path) else 1
+        return 0 if is_ready(app.daemon.path) else 1
     except DaemonUnavailableError as error:
         return error.exit_code
 
 
 @click.command("next")
-@click.option("--days", type=click.IntRange(1, 366), default=7, show_default=True, help="How far to look ahead.")
+@click.option("--days", type=click.IntRange(1, 366), default=7, show_default=True, help="Number of days to list.")
 @json_option
 @click.pass_obj
 def next_command(app: App, days: int, as_json: bool) -> None:
-    """What falls due, and when.
+    """List the next due times.
 
-    In the entries' local time and from now on.
+    Times are in the time zone of each entry.
     """
     from maintd.model.status import DueTime
     from maintd.present import due_text
 
-    said = app.read("/due", days=days)
+    answer = app.read("/due", days=days)
     if as_json:
-        app.out_json(said)
+        app.out_json(answer)
     else:
-        app.out(due_text([DueTime.model_validate(due) for due in said["due"]], now=app.now(), **app.style))
+        app.out(due_text([DueTime.model_validate(due) for due in answer["due"]], now=app.now(), **app.terminal))

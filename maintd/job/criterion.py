@@ -126,6 +126,8 @@ class Criterion:
         if self.unit == "B" and isinstance(value, int | float):
             return format_size(value)
         plain, unit = _plain(value, self.unit)
+        if isinstance(plain, float) and plain.is_integer():
+            plain = int(plain)
         return f"{plain} {unit}".rstrip()
 
 

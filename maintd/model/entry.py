@@ -32,6 +32,10 @@ class Rule(Model):
     jitter: Duration = timedelta(0)  # upper limit of the start delay, derived from a hash of entry and due time
 
 
+MANUAL = "manual only"
+"""The schedule of an entry without a rule, in English."""
+
+
 class CatchUp(StrEnum):
     """What happens to due times that passed while maintd was down."""
 

@@ -1,10 +1,10 @@
-"""What people ask of maintd: how things stand, and what they may set in motion. Used by page, API, metrics and CLI."""
+"""What an operator can see and do: status, diagnosis, due times, commands. Shared by CLI, API, page and metrics."""
 
 from __future__ import annotations
 
 from maintd.operations.commands import TriggerRequest, cancel, pause, trigger, unpause
 from maintd.operations.due import MAX_DAYS, due
-from maintd.operations.lookup import find, find_job, find_run, known_names
+from maintd.operations.lookup import find_entry, find_job, find_run, known_names
 from maintd.operations.service import Health, OperatorService, ReloadResult, open_service
 from maintd.operations.status import entry_status, status
 
@@ -17,7 +17,7 @@ __all__ = [
     "cancel",
     "due",
     "entry_status",
-    "find",
+    "find_entry",
     "find_job",
     "find_run",
     "known_names",

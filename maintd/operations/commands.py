@@ -1,4 +1,5 @@
-"""What people may set in motion. Each act writes rows, with a line of the audit, and says that rows changed."""
+"""The commands of an operator: trigger, cancel, pause, unpause. Each writes rows and an audit event, then wakes the
+daemon."""
 
 from __future__ import annotations
 
@@ -12,20 +13,21 @@ from maintd.model.base import Model
 from maintd.model.entry import Entry, Pause, StepPlan
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.run import NewRun, Run, RunState, RunSummary, Trigger
-from maintd.operations.lookup import find, find_run
+from maintd.operations.lookup import find_entry, find_run
 from maintd.operations.params import with_params
 from maintd.operations.service import OperatorService
-from maintd.units import Instant, utc_text
+from maintd.present import utc_minute
+from maintd.units import Instant
 
-FARTHEST = timedelta(days=366)
-"""A run is asked for at most this far ahead; more is a slip of the pen."""
+LATEST_START = timedelta(days=366)
+"""A run may be requested at most this far ahead; more is a typing error."""
 
-SLACK = timedelta(minutes=1)
-"""An instant this little in the past is meant as now: two clocks differ, and typing takes time."""
+PAST_TOLERANCE = timedelta(minutes=1)
+"""A start time this little in the past means now: clocks differ, and typing takes time."""
 
 
 class TriggerRequest(Model):
-    """A run that somebody asks for. `name` is an entry's or a job's; `params` as in `params.with_params`."""
+    """A request for a run. `name` is that of an entry or a job; `params` as in `params.with_params`."""
 
     name: str
     params: dict[str, Any] = {}
@@ -37,16 +39,16 @@ class TriggerRequest(Model):
 
 
 def trigger(service: OperatorService, request: TriggerRequest) -> tuple[RunSummary, bool]:
-    """Queue a run; the run, and whether it is new: with a key that a run of the entry has already, that run is meant.
+    """Queue a run. Returns the run and whether it is new: a run of the entry with the same key is returned instead.
 
-    A paused entry runs all the same, and the run says so. Raises UnknownNameError, UsageError for params or a time that
-    make no sense, RefusedError for what is disabled or broken.
+    A paused entry can be triggered; the reason of the run mentions the pause. Raises UnknownNameError, UsageError for
+    wrong params or start times, RefusedError if the entry is disabled or one of its jobs is broken.
     """
-    entry = find(service, request.name)
+    entry = find_entry(service, request.name)
     _refuse_disabled(service, entry)
     steps = _steps(service, entry, request.params)
     now = service.store.now()
-    asked = NewRun(
+    requested = NewRun(
         entry=entry.name,
         title=entry.title,
         trigger=Trigger.MANUAL,
@@ -61,53 +63,57 @@ def trigger(service: OperatorService, request: TriggerRequest) -> tuple[RunSumma
         dry_run=request.dry_run,
         idempotency_key=request.idempotency_key,
     )
-    run_id, created = service.store.runs.add(asked, now)
+    run_id, created = service.store.runs.add(requested, now)
     run = find_run(service, run_id)
     if not created and run.entry != entry.name:
         raise RefusedError(
             f'idempotency key "{request.idempotency_key}" belongs to run {run_id} of {run.entry}', "use another key"
         )
     if created:
-        text = "; ".join(filter(None, (f"run {run_id}", "dry run" if asked.dry_run else "", asked.why, asked.reason)))
+        text = "; ".join(
+            filter(None, (f"run {run_id}", "dry run" if requested.dry_run else "", requested.why, requested.reason))
+        )
         service.store.audit.add("run_triggered", subject=entry.name, by=request.by, text=text, at=now)
         _wake(service)
     return _summary(run), created
 
 
 def cancel(service: OperatorService, run_id: int, by: str, why: str) -> RunSummary:
-    """Cancel a run that has not begun, tell a running one to stop. The run as it is then: a running one stops soon.
+    """Cancel a queued run, or request the stop of a running one, which ends soon after. Returns the run as it is then.
 
-    Raises UnknownNameError, and RefusedError when the run has ended already.
+    Raises UnknownNameError, and RefusedError if the run has ended.
     """
     run = find_run(service, run_id)
     if run.state.final:
         raise RefusedError(f"run {run_id} has already ended: {run.state}", f"see: maintd show {run_id}")
     now = service.store.now()
-    state = service.store.runs.request_cancel(run_id, by or "somebody", why, now)
+    state = service.store.runs.request_cancel(run_id, by or "an operator", why, now)
     if state is not None and state.final and state is not RunState.CANCELLED:
-        raise RefusedError(f"run {run_id} ended meanwhile: {state}", f"see: maintd show {run_id}")
+        raise RefusedError(f"run {run_id} has already ended: {state}", f"see: maintd show {run_id}")
     service.store.audit.add("run_cancelled", subject=run.entry, by=by, text=f"run {run_id}: {why}".rstrip(": "), at=now)
     _wake(service)
     return _summary(find_run(service, run_id))
 
 
 def pause(service: OperatorService, name: str, why: str, by: str, until: datetime | None) -> Pause:
-    """Stop an entry from falling due. Raises UnknownNameError, and UsageError without a reason or for a past end."""
+    """Pause an entry. Raises UnknownNameError, and UsageError if the reason is missing or the end is in the past."""
     entry = _scheduled(service, name)
     now = service.store.now()
     if not why.strip():
-        raise UsageError(f"no reason given for pausing {name}", 'say why, for example --why "disk is being replaced"')
+        raise UsageError(f"no reason given for pausing {name}", 'add for example --why "disk is being replaced"')
     if until is not None and until <= now:
-        raise UsageError(f"the pause would end at {utc_text(until)}, which is past", "give an end that lies ahead")
+        raise UsageError(f"the end of the pause, {utc_minute(until)}, is in the past", "give an end in the future")
     if entry.name not in service.store.entries.states([entry.name]):
-        raise RefusedError(f'"{name}" was never loaded by a daemon', "run: maintd reload, or start maintd serve once")
+        raise RefusedError(
+            f'no daemon has loaded "{name}" yet', "run: maintd reload, or start the daemon with: maintd serve"
+        )
     paused = service.store.entries.pause(name, why=why, by=by, until=until, now=now)
     _wake(service)
     return paused
 
 
 def unpause(service: OperatorService, name: str, by: str) -> bool:
-    """Let an entry go on; False when it was not paused. Raises UnknownNameError."""
+    """End the pause of an entry; False if it was not paused. Raises UnknownNameError."""
     _scheduled(service, name)
     done = service.store.entries.unpause(name, by=by, now=service.store.now())
     _wake(service)
@@ -135,9 +141,12 @@ def _refuse_disabled(service: OperatorService, entry: Entry) -> None:
     for step in entry.steps:
         job = jobs.get(step.job)
         if job is None:
-            raise RefusedError(f'step "{step.name}": there is no job "{step.job}" any more', "run: maintd validate")
+            raise RefusedError(f'step "{step.name}": job "{step.job}" no longer exists', "run: maintd validate")
         if isinstance(job, BrokenJob):
-            raise RefusedError(f'step "{step.name}": job "{step.job}" is broken: {job.error}', "correct the module")
+            raise RefusedError(
+                f'step "{step.name}": job "{step.job}" is broken: {job.error}',
+                "fix the module, then run: maintd reload",
+            )
 
 
 def _steps(service: OperatorService, entry: Entry, given: Mapping[str, Any]) -> tuple[StepPlan, ...]:
@@ -147,7 +156,7 @@ def _steps(service: OperatorService, entry: Entry, given: Mapping[str, Any]) -> 
     problems = [
         f"{step.name}.{'.'.join(map(str, problem.location))}: {problem.message}"
         for step, before in zip(steps, entry.steps, strict=True)
-        # What the calendar says was judged when it was loaded; a job by its own name has only its defaults.
+        # Params of the calendar were validated when it was loaded; a job triggered by its name has only defaults.
         if step is not before or not step.params
         for problem in service.validate(step.job, step.params)
     ]
@@ -157,10 +166,10 @@ def _steps(service: OperatorService, entry: Entry, given: Mapping[str, Any]) -> 
 
 
 def _start(at: datetime, now: datetime) -> datetime:
-    if at < now - SLACK:
-        raise UsageError(f"{utc_text(at)} is past", "give a time that lies ahead, or none for now")
-    if at > now + FARTHEST:
-        raise UsageError(f"{utc_text(at)} is more than a year ahead", "put it into the calendar instead")
+    if at < now - PAST_TOLERANCE:
+        raise UsageError(f"{utc_minute(at)} is in the past", "give a time in the future, or none to start now")
+    if at > now + LATEST_START:
+        raise UsageError(f"{utc_minute(at)} is more than a year ahead", "add an entry to the calendar instead")
     return max(at, now)
 
 
@@ -168,7 +177,7 @@ def _pause_note(service: OperatorService, name: str, now: datetime) -> str:
     state = service.store.entries.states([name]).get(name)
     if state is None or state.pause is None or (state.pause.until is not None and state.pause.until <= now):
         return ""
-    return f"the entry is paused by {state.pause.by}: {state.pause.why}; started by hand all the same"
+    return f"triggered although the entry is paused by {state.pause.by}: {state.pause.why}"
 
 
 def _summary(run: Run) -> RunSummary:
@@ -176,6 +185,6 @@ def _summary(run: Run) -> RunSummary:
 
 
 def _wake(service: OperatorService) -> None:
-    # Without a daemon here the rows stand all the same: the next one, or another node, finds them.
+    # Without a daemon here, the next one or another node finds the rows.
     with contextlib.suppress(DaemonUnavailableError):
         service.wake()

@@ -1,4 +1,4 @@
-"""What falls due in the days ahead."""
+"""Due times in the days ahead."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from maintd.operations.service import OperatorService
 from maintd.schedule import blackout_covering, compile_rule, local_text, upcoming
 
 MAX_DAYS = 366
-MOST = 20_000
-"""Instants in one answer; an entry that is due every minute has 10,080 in a week."""
+MAX_DUE_TIMES = 20_000
+"""Due times in one answer; an entry that is due every minute has 10,080 in a week."""
 
 
 def due(service: OperatorService, days: int) -> list[DueTime]:
-    """Every instant from now on for so many days, in order; `note` says why one will be skipped.
+    """The due times of the next days in order, at most the first MOST; `note` gives the reason of a coming skip.
 
-    At most MOST, the nearest. Raises UsageError unless days is 1 to MAX_DAYS.
+    Raises UsageError unless days is 1 to MAX_DAYS.
     """
     if not 1 <= days <= MAX_DAYS:
-        raise UsageError(f"{days} days cannot be looked ahead", f"give a number from 1 to {MAX_DAYS}")
+        raise UsageError(f"cannot list due times for {days} days", f"give a number from 1 to {MAX_DAYS}")
     now = service.clock.now()
     calendar = service.calendar()
-    pauses = pauses_now(service, now)
+    pauses = active_pauses(service, now)
     streams = [
-        _instants(entry, now, now + timedelta(days=days), pauses.get(entry.name))
+        _due_times(entry, now, now + timedelta(days=days), pauses.get(entry.name))
         for entry in calendar.entries
         if entry.enabled and entry.rule is not None and entry.name not in calendar.disabled
     ]
-    return list(islice(merge(*streams, key=lambda instant: instant.due_at), MOST))
+    return list(islice(merge(*streams, key=lambda instant: instant.due_at), MAX_DUE_TIMES))
 
 
-def pauses_now(service: OperatorService, now: datetime) -> dict[str, Pause]:
-    """Pauses in force by entry; none while the store is away, which says so elsewhere."""
+def active_pauses(service: OperatorService, now: datetime) -> dict[str, Pause]:
+    """The active pauses by entry; none while the store is unreachable, which the status reports."""
     try:
         states = service.store.entries.states()
     except StoreError:
         return {}
-    return {name: state.pause for name, state in states.items() if in_force(state.pause, now) and state.pause}
+    return {name: state.pause for name, state in states.items() if is_active(state.pause, now) and state.pause}
 
 
-def in_force(pause: Pause | None, now: datetime) -> bool:
-    """Whether a pause holds at that time."""
-    return pause is not None and (pause.until is None or now < pause.until)
+def is_active(pause: Pause | None, at: datetime) -> bool:
+    """Whether a pause covers a time."""
+    return pause is not None and (pause.until is None or at < pause.until)
 
 
-def _instants(entry: Entry, now: datetime, until: datetime, pause: Pause | None) -> Iterator[DueTime]:
+def _due_times(entry: Entry, now: datetime, until: datetime, pause: Pause | None) -> Iterator[DueTime]:
     assert entry.rule is not None
     zone = entry.rule.timezone
     for at in upcoming(compile_rule(entry.rule), now, until):
@@ -65,7 +65,7 @@ def _instants(entry: Entry, now: datetime, until: datetime, pause: Pause | None)
 
 
 def _note(entry: Entry, at: datetime, pause: Pause | None, timezone: str) -> str:
-    if pause is not None and in_force(pause, at):
+    if pause is not None and is_active(pause, at):
         return f"paused by {pause.by}: {pause.why}"
     blackout = blackout_covering(entry.policy.blackout, at, timezone)
     return "" if blackout is None else f"in the blackout {blackout.name}".rstrip()

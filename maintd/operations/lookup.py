@@ -1,4 +1,4 @@
-"""From names and numbers that people type to what they mean."""
+"""Entries, jobs and runs by the names and numbers that an operator types."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from maintd.model.run import Run
 from maintd.operations.service import OperatorService
 
 LARGEST_ID = 2**63 - 1
-"""Ids are 64-bit integers in both databases; SQLite's driver raises on more."""
+"""Ids are 64-bit integers in both databases; SQLite's driver raises on larger ones."""
 
 
 def known_names(service: OperatorService) -> list[str]:
-    """Every name that `find` knows, entries first."""
+    """Every name that `find_entry` accepts, entries first."""
     return list(dict.fromkeys([*(entry.name for entry in service.calendar().entries), *service.jobs()]))
 
 
-def find(service: OperatorService, name: str) -> Entry:
-    """The entry of that name, else a one-step entry for the job of that name.
+def find_entry(service: OperatorService, name: str) -> Entry:
+    """The entry with this name, else an entry with one step for the job with this name.
 
-    Raises UnknownNameError with a near name, RefusedError for a job whose module is broken.
+    Raises UnknownNameError with a similar name, RefusedError if the job is broken.
     """
     calendar = service.calendar()
     for entry in calendar.entries:
@@ -32,12 +32,12 @@ def find(service: OperatorService, name: str) -> Entry:
     if job is None:
         raise UnknownNameError("entry or job", name, known_names(service))
     if isinstance(job, BrokenJob):
-        raise RefusedError(f'job "{name}" is broken: {job.error}', "correct the module, then run: maintd reload")
+        raise RefusedError(f'job "{name}" is broken: {job.error}', "fix the module, then run: maintd reload")
     return entry_for_job(job, {})
 
 
 def find_job(service: OperatorService, name: str) -> RegisteredJob:
-    """The job of that name, broken or not. Raises UnknownNameError."""
+    """The job with this name, which may be broken. Raises UnknownNameError."""
     job = service.jobs().get(name)
     if job is None:
         raise UnknownNameError("job", name, service.jobs())

@@ -1,4 +1,4 @@
-"""Params that somebody gives for one run, put into the steps that they are for. Pure."""
+"""Params for one run, assigned to the steps of its entry. Pure."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from maintd.model.job import JobDescription
 
 
 def with_params(entry: Entry, given: Mapping[str, Any], jobs: Mapping[str, JobDescription]) -> tuple[StepPlan, ...]:
-    """The entry's steps, with `given` laid over their own params.
+    """The steps of an entry, with `given` overriding their params.
 
-    A key is `step.param`, or just `param` where the entry has one step. Raises UsageError that names every key which
-    means nothing, with the near name.
+    A key is `step.param`, or `param` if the entry has one step. Raises UsageError naming every unknown key with a
+    similar name.
     """
     steps = {step.name: step for step in entry.steps}
     problems: list[str] = []
-    over: dict[str, dict[str, Any]] = {name: {} for name in steps}
+    overrides: dict[str, dict[str, Any]] = {name: {} for name in steps}
     for key, value in given.items():
         name, param, problem = _place(entry, steps, key)
         problem = problem or _unknown_param(jobs.get(steps[name].job), steps[name], param)
         if problem:
             problems.append(problem)
         else:
-            over[name][param] = value
+            overrides[name][param] = value
     if problems:
         raise UsageError("\n".join(problems))
     return tuple(
-        step.model_copy(update={"params": {**step.params, **over[step.name]}}) if over[step.name] else step
+        step.model_copy(update={"params": {**step.params, **overrides[step.name]}}) if overrides[step.name] else step
         for step in entry.steps
     )
 
 
 def _place(entry: Entry, steps: Mapping[str, StepPlan], key: str) -> tuple[str, str, str]:
-    """Step and param that a key means, or what is wrong with it."""
+    """(step, param, "") for a key, or ("", "", problem)."""
     step, dot, param = key.partition(".")
     if dot and step in steps:
         return step, param, ""
@@ -43,7 +43,7 @@ def _place(entry: Entry, steps: Mapping[str, StepPlan], key: str) -> tuple[str, 
         return next(iter(steps)), key, ""
     if not dot:
         example = f"{next(iter(steps))}.{key}"
-        return "", "", f'"{key}": {entry.name} has {len(steps)} steps; write which one, for example "{example}"'
+        return "", "", f'"{key}": {entry.name} has {len(steps)} steps; name one, for example "{example}"'
     near = nearest(step, steps)
     meant = f'; did you mean "{near}.{param}"?' if near else f"; its steps are {', '.join(steps)}"
     return "", "", f'"{key}": {entry.name} has no step "{step}"{meant}'
@@ -56,4 +56,4 @@ def _unknown_param(job: JobDescription | None, step: StepPlan, param: str) -> st
     near = nearest(param, known)
     if near:
         return f'job "{step.job}" has no param "{param}"; did you mean "{near}"?'
-    return f'job "{step.job}" has no param "{param}"; ' + (f"it has {', '.join(known)}" if known else "it takes none")
+    return f'job "{step.job}" has no param "{param}"; ' + (f"it has {', '.join(known)}" if known else "it has none")

@@ -1,4 +1,4 @@
-"""What everything that people ask is answered from."""
+"""The operator service: what status, commands and lookup work on."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from maintd.model.job import BrokenJob
 from maintd.model.target import Targets
 from maintd.store import Store, open_store, read_store
 
-NO_DAEMON = "no daemon answers, so nothing starts; start it with: maintd serve"
+NO_DAEMON = "no daemon answers, so no runs start; start it with: maintd serve"
 
 
 class Health(NamedTuple):
-    """`alive`: the loop turns. `ready`: it also plans and reaches its store. `problems` say what is not so.
+    """The health of the daemon.
 
-    `lag_seconds` is how long ago the loop last turned; None when there is no loop.
+    `alive`: the planning loop is running. `ready`: it plans and reaches the store, too. `problems` explains what is
+    wrong. `lag_seconds` is the time since the last iteration of the loop; None if there is no loop.
     """
 
     alive: bool
@@ -34,7 +35,7 @@ class Health(NamedTuple):
 
 
 class ReloadResult(NamedTuple):
-    """What reading the calendar again came to. When not `ok`, the old calendar stays in force."""
+    """The result of a reload. If not `ok`, the previous calendar stays active."""
 
     ok: bool
     changes: tuple[str, ...]
@@ -43,7 +44,10 @@ class ReloadResult(NamedTuple):
 
 @dataclass(frozen=True)
 class OperatorService:
-    """Handed to whoever answers people. The callables give what is in force now; `wake` says that rows changed."""
+    """What the CLI, the API and the page work on.
+
+    The callables return what is active now; `wake` notifies the planner and the executor of changed rows.
+    """
 
     store: Store
     settings: Settings
@@ -56,14 +60,14 @@ class OperatorService:
     wake: Callable[[], None]
     reload: Callable[[], ReloadResult]
     health: Callable[[], Health]
-    started_at: datetime | None = None  # None: this process is no daemon
+    started_at: datetime | None = None  # None if this process is not a daemon
 
 
 def open_service(settings: Settings, *, write: bool) -> OperatorService:
-    """An operator service without a daemon, on the store itself. Whoever opens it closes `service.store`.
+    """An operator service without a daemon, on the store itself. The caller closes `service.store`.
 
-    The calendar and the jobs are read when first asked for, so that a broken calendar does not hide the history; it
-    raises CalendarError then. `wake` and `reload` raise DaemonUnavailableError.
+    Calendar and jobs are read on first use, so that a broken calendar, which raises CalendarError, does not hide the
+    history. `wake` and `reload` raise DaemonUnavailableError.
     """
     clock = SystemClock()
     registry = JobRegistry(settings.job_dirs, settings.job_cache_file)

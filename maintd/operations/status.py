@@ -1,4 +1,4 @@
-"""How things stand: what `maintd status`, the first page and the metrics say."""
+"""The status report: the source of `maintd status`, the first page and the metrics."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from maintd.model.entry import Entry, EntryState, Pause
 from maintd.model.run import Run, RunState, RunSummary
 from maintd.model.status import Diagnosis, EntryStatus, LockHolder, NodeState, Severity, StatusReport
 from maintd.operations.diagnosis import diagnose
-from maintd.operations.due import in_force
-from maintd.operations.lookup import find
+from maintd.operations.due import is_active
+from maintd.operations.lookup import find_entry
 from maintd.operations.service import OperatorService
 from maintd.schedule import compile_rule, describe, local_text
 from maintd.store import LastRuns
 
 MOST_OTHERS = 100
-"""Unfinished runs that are looked through for those of jobs in no calendar."""
+"""Unfinished runs that are searched for those of entries that are not in the calendar."""
 
 
-class Calendared(NamedTuple):
-    """The calendar as far as it can be had."""
+class CalendarView(NamedTuple):
+    """The calendar as far as it can be read."""
 
     entries: tuple[Entry, ...]
     disabled: dict[str, str]
@@ -33,20 +33,20 @@ class Calendared(NamedTuple):
     remarks: tuple[str, ...] = ()
 
 
-class Stored(NamedTuple):
-    """What the store knows about entries. `away` says why it does not answer, and then the rest is empty."""
+class StoredEntries(NamedTuple):
+    """What the store knows about entries. `unreachable` is why it does not answer; then the rest is empty."""
 
     states: dict[str, EntryState]
     last: dict[str, LastRuns]
-    away: str = ""
+    unreachable: str = ""
 
 
 def status(service: OperatorService) -> StatusReport:
-    """All entries, and what is the matter with maintd itself. Answers also while the store is away."""
+    """All entries and the problems of maintd itself. Works also while the store is unreachable."""
     calendar = _calendar(service)
     names = [entry.name for entry in calendar.entries]
     stored = _stored(service, names)
-    others, locks, nodes = _around(service, names, stored)
+    others, locks, nodes = _others(service, names, stored)
     now = _now(service, stored)
     daemon = service.started_at is not None
     settings = service.settings
@@ -69,27 +69,27 @@ def status(service: OperatorService) -> StatusReport:
 
 
 def entry_status(service: OperatorService, name: str) -> EntryStatus:
-    """One entry, or a job by its own name. Raises UnknownNameError."""
+    """The status of one entry, or of a job by its name. Raises UnknownNameError."""
     calendar = _calendar(service)
     entry = next((entry for entry in calendar.entries if entry.name == name), None)
     stored = _stored(service, [name])
     if entry is None:
         try:
-            entry = find(service, name)
+            entry = find_entry(service, name)
         except UnknownNameError:
-            gone = service.store.entries.states([name]) if not stored.away else {}
+            gone = service.store.entries.states([name]) if not stored.unreachable else {}
             if name not in gone:
                 raise
-            entry = _remembered(gone[name])  # it was in the calendar once, and its history is still here
+            entry = _entry_from_store(gone[name])  # no longer in the calendar, but it has a history
     return _status_of(service, entry, stored, _now(service, stored), calendar.disabled)
 
 
 def _status_of(
-    service: OperatorService, entry: Entry, stored: Stored, now: datetime, disabled: dict[str, str]
+    service: OperatorService, entry: Entry, stored: StoredEntries, now: datetime, disabled: dict[str, str]
 ) -> EntryStatus:
     last = stored.last.get(entry.name, LastRuns())
     state = stored.states.get(entry.name)
-    pause = state.pause if state is not None and in_force(state.pause, now) else None
+    pause = state.pause if state is not None and is_active(state.pause, now) else None
     works = entry.enabled and entry.name not in disabled
     next_due = None if entry.rule is None or not works else compile_rule(entry.rule).next_after(now)
     diagnosis = _diagnosis(service, entry, stored, now, pause, disabled.get(entry.name, ""))
@@ -97,7 +97,7 @@ def _status_of(
         entry=entry.name,
         title=entry.title,
         runbook=entry.runbook,
-        schedule="only by hand" if entry.rule is None else describe(entry.rule),
+        schedule=describe(entry.rule),
         enabled=works,
         jobs=entry.jobs,
         next_due_at=next_due,
@@ -115,10 +115,10 @@ def _status_of(
 
 
 def _diagnosis(
-    service: OperatorService, entry: Entry, stored: Stored, now: datetime, pause: Pause | None, disabled: str
+    service: OperatorService, entry: Entry, stored: StoredEntries, now: datetime, pause: Pause | None, disabled: str
 ) -> Diagnosis:
-    if stored.away:
-        return _unknown(stored.away)
+    if stored.unreachable:
+        return _unknown(stored.unreachable)
     last = stored.last.get(entry.name, LastRuns())
     worked: Run | None = None
     if last.last_worked is not None and last.last_worked.state is not RunState.SUCCEEDED:
@@ -133,8 +133,8 @@ def _unknown(why: str) -> Diagnosis:
     return Diagnosis(state="unknown", severity=Severity.UNKNOWN, why=f"unknown: {why}", next_step="maintd db check")
 
 
-def _calendar(service: OperatorService) -> Calendared:
-    """In force; when it cannot be read, what the store remembers of it."""
+def _calendar(service: OperatorService) -> CalendarView:
+    """The active calendar; if it cannot be read, the entries that the store knows."""
     try:
         calendar = service.calendar()
     except (CalendarError, MaintdError) as error:
@@ -143,27 +143,29 @@ def _calendar(service: OperatorService) -> Calendared:
             states = service.store.entries.states().values()
         except StoreError:
             states = {}.values()
-        return Calendared(tuple(_remembered(state) for state in states if state.active), {}, tuple(problems), "")
-    return Calendared(calendar.entries, dict(calendar.disabled), (), str(calendar.path), tuple(calendar.warnings))
+        return CalendarView(
+            tuple(_entry_from_store(state) for state in states if state.active), {}, tuple(problems), ""
+        )
+    return CalendarView(calendar.entries, dict(calendar.disabled), (), str(calendar.path), tuple(calendar.warnings))
 
 
-def _remembered(state: EntryState) -> Entry:
+def _entry_from_store(state: EntryState) -> Entry:
     return Entry(
         name=state.name, title=state.title, rule=state.rule, steps=(), policy=state.policy, enabled=state.active
     )
 
 
-def _stored(service: OperatorService, names: Sequence[str]) -> Stored:
+def _stored(service: OperatorService, names: Sequence[str]) -> StoredEntries:
     try:
-        return Stored(service.store.entries.states(names), service.store.history.last_per_entry(names))
+        return StoredEntries(service.store.entries.states(names), service.store.history.last_per_entry(names))
     except StoreError as error:
-        return Stored({}, {}, error.message)
+        return StoredEntries({}, {}, error.message)
 
 
-def _around(
-    service: OperatorService, names: Iterable[str], stored: Stored
+def _others(
+    service: OperatorService, names: Iterable[str], stored: StoredEntries
 ) -> tuple[list[RunSummary], list[LockHolder], list[NodeState]]:
-    if stored.away:
+    if stored.unreachable:
         return [], [], []
     known = set(names)
     unfinished = [state for state in RunState if not state.final]
@@ -175,10 +177,10 @@ def _around(
         return [], [], []
 
 
-def _problems(service: OperatorService, calendar: Calendared, stored: Stored) -> Iterable[str]:
+def _problems(service: OperatorService, calendar: CalendarView, stored: StoredEntries) -> Iterable[str]:
     yield from service.health().problems
-    if stored.away:
-        yield f"the store does not answer: {stored.away}"
+    if stored.unreachable:
+        yield f"the store does not answer: {stored.unreachable}"
     try:
         broken = service.broken_jobs()
     except MaintdError as error:
@@ -191,9 +193,9 @@ def _problems(service: OperatorService, calendar: Calendared, stored: Stored) ->
     yield from calendar.problems
 
 
-def _now(service: OperatorService, stored: Stored) -> datetime:
-    """The store's time, by which due times count; this machine's while the store is away."""
-    if not stored.away:
+def _now(service: OperatorService, stored: StoredEntries) -> datetime:
+    """The store's time, which decides what is due; this machine's while the store is unreachable."""
+    if not stored.unreachable:
         try:
             return service.store.now()
         except StoreError:

@@ -1,13 +1,13 @@
-"""Plain text for people: fits 80 columns, colour only when asked for, every symbol beside a word.
+"""Text for terminals: 80 columns by default, colour on request, a word beside every symbol.
 
-Pure: values in, text out. The daemon renders `maintd status` with it, the commands render the rest.
+Pure. The daemon renders `maintd status` with it; the commands render everything else.
 """
 
 from __future__ import annotations
 
 from maintd.present.lists import due_text, job_text, jobs_text, log_line_text, settings_text
 from maintd.present.live import LiveRun, progress_text, report_lines
-from maintd.present.runs import exit_code_of, run_text, runs_text
+from maintd.present.runs import exit_code_of, run_text, runs_text, start_text
 from maintd.present.status import entry_text, headline, status_text
 from maintd.present.text import ago, duration_text, from_now, utc_minute, value_text
 
@@ -28,6 +28,7 @@ __all__ = [
     "run_text",
     "runs_text",
     "settings_text",
+    "start_text",
     "status_text",
     "utc_minute",
     "value_text",

@@ -1,4 +1,4 @@
-"""Lists for people: what is due, the jobs, one job, the lines of a log, the settings."""
+"""Due times, jobs, log lines and settings as text."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from datetime import UTC, datetime
 from maintd.model.evidence import LogLine
 from maintd.model.job import BrokenJob, JobDescription, ParamDescription
 from maintd.model.status import DueTime
-from maintd.present.text import WIDTH, Ink, Tone, columns, from_now, plural, printable, symbol, wrapped
+from maintd.present.text import WIDTH, Style, Tone, column_widths, from_now, plural, printable, symbol, wrap
 from maintd.units import format_duration
 
 
 def due_text(dues: Sequence[DueTime], *, now: datetime, width: int = WIDTH, colour: bool = False) -> str:
-    """What falls due, by day of the entries' own time zones."""
+    """Due times, grouped by day in the time zones of the entries."""
     if not dues:
-        return "nothing is due\n"
-    ink = Ink(colour)
+        return "no due times\n"
+    style = Style(colour)
     lines: list[str] = []
     day = ""
     rows = [(" ".join(due.local.split(" ")[2:]) or due.local, due.entry, _from_now(due, now)) for due in dues]
-    sizes = columns(rows, gap=2)
+    sizes = column_widths(rows, gap=2)
     for due, row in zip(dues, rows, strict=True):
         today = " ".join(due.local.split(" ")[:2])
         if today != day:
-            lines += [""] * bool(lines) + [ink(today, Tone.STRONG)]
+            lines += [""] * bool(lines) + [style(today, Tone.STRONG)]
             day = today
         cells = "".join(cell.ljust(size) for cell, size in zip(row, sizes, strict=True))
         jobs = ", ".join(due.jobs)
         if 2 + len(cells) + len(jobs) <= width:
-            lines.append(f"  {cells}{ink(jobs, Tone.DIM)}".rstrip())
+            lines.append(f"  {cells}{style(jobs, Tone.DIM)}".rstrip())
         else:
             lines.append(f"  {cells}".rstrip())
-            lines += [ink(line, Tone.DIM) for line in wrapped(jobs, width, " " * (2 + sizes[0]), " " * (2 + sizes[0]))]
+            lines += [style(line, Tone.DIM) for line in wrap(jobs, width, " " * (2 + sizes[0]), " " * (2 + sizes[0]))]
         if due.note:
-            lines += [ink(line, Tone.WARN) for line in wrapped(due.note, width, "    ! ", "      ")]
+            lines += [style(line, Tone.WARN) for line in wrap(due.note, width, "    ! ", "      ")]
     return "\n".join(lines) + "\n"
 
 
@@ -44,78 +44,78 @@ def _from_now(due: DueTime, now: datetime) -> str:
 
 
 def jobs_text(jobs: Sequence[JobDescription | BrokenJob], *, width: int = WIDTH, colour: bool = False) -> str:
-    """Every job with its first line; one that cannot be used with what is wrong."""
-    ink = Ink(colour)
+    """Every job with its summary; a broken one with its error."""
+    style = Style(colour)
     size = max((len(job.name) for job in jobs), default=0)
     lines: list[str] = []
     for job in jobs:
         if isinstance(job, BrokenJob):
-            lines.append(f"{symbol('failed', ink)} {job.name.ljust(size)}  {ink('cannot be used', Tone.BAD)}")
-            lines += wrapped(job.error, width, "    ", "    ")
+            lines.append(f"{symbol('failed', style)} {job.name.ljust(size)}  {style('broken', Tone.BAD)}")
+            lines += wrap(job.error, width, "    ", "    ")
             continue
-        head, *more = wrapped(job.summary, width - size - 4)
-        lines.append(f"  {ink(job.name.ljust(size), Tone.STRONG)}  {head}")
+        head, *more = wrap(job.summary, width - size - 4)
+        lines.append(f"  {style(job.name.ljust(size), Tone.STRONG)}  {head}")
         lines += [f"  {' ' * size}  {line}" for line in more]
-    return "\n".join(lines) + "\n" if lines else "no job\n"
+    return "\n".join(lines) + "\n" if lines else "no jobs\n"
 
 
 def job_text(job: JobDescription | BrokenJob, *, width: int = WIDTH, colour: bool = False) -> str:
-    """One job: what it does, how it is treated, its params with types and defaults."""
-    ink = Ink(colour)
+    """One job: its description, its limits and effects, its params with types and defaults."""
+    style = Style(colour)
     if isinstance(job, BrokenJob):
-        return (
-            "\n".join([f"{symbol('failed', ink)} {job.name} cannot be used", *wrapped(job.error, width, "  ")]) + "\n"
-        )
-    lines = [ink(job.name, Tone.STRONG), *(f"  {line}".rstrip() for line in job.doc.strip().splitlines()), ""]
+        return "\n".join([f"{symbol('failed', style)} {job.name}: broken", *wrap(job.error, width, "  ")]) + "\n"
+    lines = [style(job.name, Tone.STRONG), *(f"  {line}".rstrip() for line in job.doc.strip().splitlines()), ""]
     facts = [
         ("file", str(job.path)),
-        ("timeout", f"{format_duration(job.timeout)} for an attempt"),
-        ("effect", "changes something outside" if job.mutates else "only looks"),
-        ("retries", "may be tried again after a failure" if job.repeatable else "is never tried again by itself"),
+        ("timeout", f"{format_duration(job.timeout)} per attempt"),
+        ("effect", "makes changes" if job.mutates else "read-only"),
+        ("retries", "allowed" if job.repeatable else "never"),
         ("locks", ", ".join(f"{name} ({mode})" for name, mode in sorted(job.locks.items()))),
-        ("needs", ", ".join(f"a {kind} target" for kind in job.needs)),
-        ("budget", ", ".join(f"{most} × {action}" for action, most in sorted(job.budget.items()))),
+        ("targets", ", ".join(job.needs)),
+        ("budget", ", ".join(f"at most {most:,} × {action}" for action, most in sorted(job.budget.items()))),
     ]
     for name, text in facts:
         if text:
-            lines += wrapped(text, width, f"  {name:8} ", " " * 11)
-    lines += ["", f"  {plural(len(job.params), 'param')}" + (", given as -p name=value" if job.params else "")]
+            lines += wrap(text, width, f"  {name:8} ", " " * 11)
+    lines += ["", f"  {plural(len(job.params), 'param')}" + (", set with -p name=value" if job.params else "")]
     for param in job.params:
-        lines += _param_lines(param, width, ink)
+        lines += _param_lines(param, width, style)
     return "\n".join(lines) + "\n"
 
 
-def _param_lines(param: ParamDescription, width: int, ink: Ink) -> Iterator[str]:
-    default = ink("required", Tone.WARN) if param.required else f"default {_default(param)}"
-    yield f"    {ink(param.name, Tone.STRONG)}: {param.type}, {default}"
+def _param_lines(param: ParamDescription, width: int, style: Style) -> Iterator[str]:
+    default = style("required", Tone.WARN) if param.required else f"default {_default(param)}"
+    yield f"    {style(param.name, Tone.STRONG)}: {param.type}, {default}"
     if param.description:
-        yield from wrapped(param.description, width, "      ", "      ")
+        yield from wrap(param.description, width, "      ", "      ")
 
 
 def _default(param: ParamDescription) -> str:
     if param.default is None or param.default in ("", [], {}):
         return "none"
+    if isinstance(param.default, bool):
+        return str(param.default).lower()
     return ", ".join(map(str, param.default)) if isinstance(param.default, list | tuple) else str(param.default)
 
 
 def log_line_text(line: LogLine, step: str, *, colour: bool = False) -> str:
-    """`04:00:07.123 vacuum  text`; what a job printed is marked with its stream."""
-    ink = Ink(colour)
+    """`04:00:07.123Z vacuum text`; a line from stdout or stderr names its stream."""
+    style = Style(colour)
     at = f"{line.at.astimezone(UTC):%H:%M:%S}.{line.at.microsecond // 1000:03}Z"
     stream = "" if line.stream == "log" else f" {line.stream}:"
-    return f"{ink(at, Tone.DIM)} {ink(step, Tone.LIVE)}{ink(stream, Tone.DIM)} {printable(line.text)}"
+    return f"{style(at, Tone.DIM)} {style(step, Tone.LIVE)}{style(stream, Tone.DIM)} {printable(line.text)}"
 
 
 def settings_text(rows: Sequence[tuple[str, str, str]], *, width: int = WIDTH, colour: bool = False) -> str:
-    """Each setting with its value and where that came from: (name, value, origin)."""
-    ink = Ink(colour)
+    """Settings with value and origin, from rows (name, value, origin)."""
+    style = Style(colour)
     size = max((len(name) for name, _, _ in rows), default=0) + 2
     lines: list[str] = []
     for name, value, origin in rows:
-        told = f"{value or 'none'}  ({origin})"
-        if size + len(told) <= width:
-            lines.append(f"{name.ljust(size)}{value or 'none'}  {ink(f'({origin})', Tone.DIM)}")
+        text = f"{value or 'none'}  ({origin})"
+        if size + len(text) <= width:
+            lines.append(f"{name.ljust(size)}{value or 'none'}  {style(f'({origin})', Tone.DIM)}")
         else:
             lines.append(f"{name.ljust(size)}{value or 'none'}")
-            lines += [ink(line, Tone.DIM) for line in wrapped(f"({origin})", width, " " * size, " " * size)]
+            lines += [style(line, Tone.DIM) for line in wrap(f"({origin})", width, " " * size, " " * size)]
     return "\n".join(lines) + "\n"

@@ -1,7 +1,8 @@
-"""Small texts that every view is made of: times, durations, values, symbols, colour, wrapping."""
+"""Small texts that every view uses: times, durations, values, symbols, colour, wrapping."""
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -14,19 +15,19 @@ WIDTH = 80
 
 
 class Tone(StrEnum):
-    """How urgent a text is; a terminal shows it as a colour."""
+    """The urgency of a text, as the SGR code of its colour."""
 
     GOOD = "32"  # green
     WARN = "33"  # yellow
     BAD = "31"  # red
-    LIVE = "36"  # cyan: under way
+    LIVE = "36"  # cyan: in progress
     DIM = "2"
     STRONG = "1"
     PLAIN = ""
 
 
-class Ink:
-    """Colours texts, or leaves them as they are."""
+class Style:
+    """Colours texts, or returns them unchanged."""
 
     def __init__(self, colour: bool) -> None:
         self.colour = colour
@@ -35,8 +36,8 @@ class Ink:
         return f"\x1b[{tone.value}m{text}\x1b[0m" if self.colour and tone is not Tone.PLAIN and text else text
 
 
-# Every word for a state, with the symbol that goes with it: never the symbol alone.
-LOOKS: dict[str, tuple[str, Tone]] = {
+# A symbol is always printed beside its word.
+SYMBOLS: dict[str, tuple[str, Tone]] = {
     "succeeded": ("✓", Tone.GOOD),
     "ok": ("✓", Tone.GOOD),
     "warned": ("!", Tone.WARN),
@@ -58,19 +59,19 @@ LOOKS: dict[str, tuple[str, Tone]] = {
 }
 
 
-def symbol(word: str, ink: Ink) -> str:
+def symbol(word: str, style: Style) -> str:
     """The coloured symbol of a state."""
-    mark, tone = LOOKS.get(word, ("·", Tone.PLAIN))
-    return ink(mark, tone)
+    mark, tone = SYMBOLS.get(word, ("·", Tone.PLAIN))
+    return style(mark, tone)
 
 
-def worded(word: str, ink: Ink, width: int = 0) -> str:
+def state_text(word: str, style: Style, width: int = 0) -> str:
     """A state as a word in its colour, padded: `timed_out` → `timed out`."""
-    return ink(word.replace("_", " ").ljust(width), LOOKS.get(word, ("", Tone.PLAIN))[1])
+    return style(word.replace("_", " ").ljust(width), SYMBOLS.get(word, ("", Tone.PLAIN))[1])
 
 
 def duration_text(value: timedelta) -> str:
-    """Two figures that matter: `0.4s`, `12s`, `3m20s`, `2h5m`, `3d4h`. Written as the calendar writes durations."""
+    """Two significant units, as the calendar writes them: `400ms`, `12s`, `3m20s`, `2h5m`, `3d4h`."""
     seconds = value.total_seconds()
     if seconds < 0:
         return f"-{duration_text(-value)}"
@@ -90,7 +91,7 @@ def duration_text(value: timedelta) -> str:
 
 
 def rough_text(value: timedelta) -> str:
-    """One figure: `12s`, `3m`, `2h`, `3d`. For "how long ago", where the rest is noise."""
+    """One unit: `12s`, `3m`, `2h`, `3d`."""
     seconds = max(0, int(value.total_seconds()))
     for size, unit in ((2 * 86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= size:
@@ -99,7 +100,7 @@ def rough_text(value: timedelta) -> str:
 
 
 def ago(at: datetime, now: datetime) -> str:
-    """`3h ago`, `just now`, or `in 5m` when the clock says that it is still to come."""
+    """`3h ago`, `just now`; `in 5m` if it is in the future."""
     past = now - at
     if past < timedelta(seconds=-1):
         return f"in {rough_text(-past)}"
@@ -107,9 +108,11 @@ def ago(at: datetime, now: datetime) -> str:
 
 
 def from_now(at: datetime, now: datetime) -> str:
-    """`in 4d`, or `3m late`."""
+    """`in 4d`, `now` or `3m late`."""
     left = at - now
-    return f"{rough_text(-left)} late" if left < timedelta(seconds=-1) else f"in {rough_text(left)}"
+    if abs(left) < timedelta(seconds=1):
+        return "now"
+    return f"{rough_text(-left)} late" if left < timedelta(0) else f"in {rough_text(left)}"
 
 
 def utc_minute(at: datetime) -> str:
@@ -123,7 +126,7 @@ def utc_second(at: datetime) -> str:
 
 
 def value_text(value: Scalar, unit: str = "") -> str:
-    """What was observed, with its unit; bytes as a person reads them; `not observed` for nothing."""
+    """A value with its unit: `31.25 %`, `1.4 GiB`, `1h30m`, `1,204 rows`; `not observed` for None."""
     if value is None:
         return "not observed"
     if isinstance(value, bool):
@@ -132,40 +135,63 @@ def value_text(value: Scalar, unit: str = "") -> str:
         return f"{value} {unit}".strip()
     if unit == "B":
         return format_size(value)
+    if unit == "s":
+        return _seconds_text(value)
     number = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
     return f"{number} {unit}".strip()
 
 
+def _seconds_text(seconds: float) -> str:
+    """Seconds as a duration; more exact than `duration_text` below a minute, where limits are close."""
+    if 1 <= abs(seconds) < 60:
+        return f"{seconds:.4g}s"
+    if 0 < abs(seconds) < 1:
+        return f"{seconds * 1000:.4g}ms"
+    try:
+        return duration_text(timedelta(seconds=seconds))
+    except (OverflowError, ValueError):  # longer than a timedelta, or not a number
+        return f"{seconds:,.4g}s"
+
+
 def plural(count: int, noun: str) -> str:
-    """`1 check`, `3 checks`, `2 entries`, `7 days`."""
-    if count == 1:
-        return f"1 {noun}"
+    """`1 check`, `3 checks`, `1,204 entries`."""
+    return f"{count:,} {noun if count == 1 else plural_noun(noun)}"
+
+
+def plural_noun(noun: str) -> str:
+    """`checks`, `entries`, `indexes`."""
     if noun.endswith("y") and noun[-2:-1] not in "aeiou":
-        return f"{count} {noun[:-1]}ies"
-    return f"{count} {noun}{'es' if noun.endswith(('s', 'x', 'ch')) else 's'}"
+        return f"{noun[:-1]}ies"
+    return f"{noun}es" if noun.endswith(("s", "x", "ch")) else f"{noun}s"
 
 
-def wrapped(text: str, width: int, indent: str = "", hanging: str | None = None) -> Iterator[str]:
-    """The text in lines of at most `width`, unbroken only where a single word is longer. Its own lines stay."""
+def wrap(text: str, width: int, indent: str = "", hanging: str | None = None) -> Iterator[str]:
+    """The text in lines of at most `width`; only a longer word exceeds it. Its own line breaks are kept."""
     after = indent if hanging is None else hanging
     for number, line in enumerate(text.splitlines() or [""]):
-        yield from textwrap.wrap(
-            printable(line),
+        wrapped = textwrap.wrap(
+            _BEFORE_UNIT.sub(_NO_BREAK, printable(line)),
             width=max(width, 20),
             initial_indent=after if number else indent,
             subsequent_indent=after,
             break_long_words=False,
             break_on_hyphens=False,
-        ) or [""]
+        )
+        yield from (part.replace(_NO_BREAK, " ") for part in wrapped or [""])
+
+
+# A number and its unit stay on one line.
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=%|[KMGT]?i?B\b)")
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def printable(text: str) -> str:
-    """Without control characters: what a job or a server said must not steer the terminal."""
+    """The text with its control characters replaced: output of a job or a server must not control the terminal."""
     return "".join(char if char.isprintable() or char == "\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
-def columns(rows: Sequence[Sequence[str]], gap: int = 1, least: Sequence[int] = ()) -> list[int]:
-    """The width of each column."""
+def column_widths(rows: Sequence[Sequence[str]], gap: int = 1) -> list[int]:
+    """The width of each column, the gap after it included."""
     count = max((len(row) for row in rows), default=0)
     widths = [max((len(row[index]) for row in rows if index < len(row)), default=0) for index in range(count)]
-    return [max(width, *(least[index : index + 1] or [0])) + gap for index, width in enumerate(widths)]
+    return [width + gap for width in widths]

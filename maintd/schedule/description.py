@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from maintd.model.entry import Rule, ScheduleKind
+from maintd.model.entry import MANUAL, Rule, ScheduleKind
 from maintd.schedule.cron import read_cron
 from maintd.schedule.oncalendar import read_oncalendar
 from maintd.schedule.phrases import EVERY_DAY, MONTHS, WEEKDAYS, WEEKEND, WORKING, Days, Phrase, parse_phrase
@@ -21,8 +21,10 @@ _SHORT_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
 @lru_cache(maxsize=4096)
-def describe(rule: Rule) -> str:
-    """Plain English: `every Sunday at 02:00 (Europe/Berlin)`. Raises ValueError as `compile_rule` does."""
+def describe(rule: Rule | None) -> str:
+    """`every Sunday at 02:00 (Europe/Berlin)`; `manual only` without a rule. Raises ValueError as `compile_rule`."""
+    if rule is None:
+        return MANUAL
     return f"{_SAYERS[rule.kind](rule)}{_jitter(rule.jitter)}"
 
 

@@ -13,9 +13,9 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from maintd.errors import UnknownNameError
 from maintd.model.job import BrokenJob
 from maintd.model.run import RunState
-from maintd.operations import due, entry_status, find, find_job, find_run, status
+from maintd.operations import due, entry_status, find_entry, find_job, find_run, status
 from maintd.operations.diagnosis import worst_check
-from maintd.operations.due import MOST
+from maintd.operations.due import MAX_DUE_TIMES
 from maintd.web.api.runs import log_page, runs_page
 from maintd.web.dependencies import RunId, ServiceDep, parse_run_id
 from maintd.web.templates import STATIC, render
@@ -126,7 +126,7 @@ def due_page(service: ServiceDep, days: Annotated[int, Query(ge=1, le=366)] = 14
     found = due(service, days)
     timezone = service.calendar().timezone
     by_day = due_by_day(found, service.clock.now(), timezone, days + 1)
-    last = found[-1].due_at if len(found) == MOST else None
+    last = found[-1].due_at if len(found) == MAX_DUE_TIMES else None
     return _html(
         "due.html", by_day=[day for day in by_day if day.items], days=days, timezone=timezone, truncated_at=last
     )
@@ -149,7 +149,7 @@ def _jobs_of(service: ServiceDep, name: str) -> set[str]:
 
 def _steps_of(service: ServiceDep, name: str) -> list[dict[str, object]]:
     try:
-        steps = find(service, name).steps
+        steps = find_entry(service, name).steps
     except UnknownNameError:
         return []
     return [step.model_dump(mode="json") for step in steps]

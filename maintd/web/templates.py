@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import maintd
-from maintd.present import ago, duration_text, from_now, headline, progress_text, utc_minute, value_text
-from maintd.present.text import LOOKS, plural, utc_second
+from maintd.present import ago, duration_text, from_now, headline, progress_text, start_text, utc_minute, value_text
+from maintd.present.text import SYMBOLS, plural, utc_second
 from maintd.units import format_size, utc_text
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def _environment() -> Environment:
         ago=ago,
         from_now=from_now,
         headline=headline,
+        start=start_text,
         duration=duration_text,
         size=format_size,
         observed=value_text,
@@ -53,7 +54,7 @@ def _environment() -> Environment:
         progress=progress_text,
         plural=plural,
         words=lambda text: str(text).replace("_", " "),
-        symbol=lambda word: LOOKS.get(str(word), ("·", None))[0],
+        symbol=lambda word: SYMBOLS.get(str(word), ("·", None))[0],
         tone=_tone,
         clock=_clock,
     )
@@ -70,7 +71,7 @@ def static_url(name: str) -> str:
 
 def _tone(word: str) -> str:
     """The CSS class of a state."""
-    found = LOOKS.get(str(word))
+    found = SYMBOLS.get(str(word))
     return TONES.get(found[1].name, "dim") if found else "dim"
 
 

@@ -159,8 +159,8 @@ def test_an_unknown_name_is_told_with_the_near_one(daemon: RunningDaemon) -> Non
         (("-p", "whome=x"), 'did you mean "whom"?'),
         (("-p", "times=often"), "greet.times"),
         (("-p", "times"), "is not name=value"),
-        (("--at", "tomorrow"), '"tomorrow" is no time'),
-        (("--at", "2020-01-01T00:00Z"), "is past"),
+        (("--at", "tomorrow"), '"tomorrow" is not a time'),
+        (("--at", "2020-01-01T00:00Z"), "is in the past"),
     ],
 )
 def test_a_request_that_makes_no_sense_exits_with_2(daemon: RunningDaemon, words: tuple[str, ...], said: str) -> None:
@@ -178,7 +178,7 @@ def test_ctrl_c_stops_the_waiting_and_not_the_run(daemon: RunningDaemon) -> None
     _, err = waiting.communicate(timeout=20)
 
     assert waiting.returncode == 130
-    assert f"run {run} goes on" in err
+    assert f"run {run} continues" in err
     assert f"maintd cancel {run}" in err
     assert daemon.maintd("show", str(run), "--json").json["state"] == "running"
     followed = daemon.maintd("logs", "-f", str(run))
@@ -232,7 +232,7 @@ def test_status_of_one_entry_shows_its_last_runs(daemon: RunningDaemon) -> None:
 
     assert typed.code == 0
     assert "every Sunday at 02:30 (Europe/Berlin)" in typed.out
-    assert f"✓ {number} succeeded" in typed.out
+    assert f"✓ {number}  succeeded" in typed.out
     assert len(daemon.maintd("status", "greeting", "--json").json["runs"]) <= 10
 
 
@@ -264,7 +264,7 @@ def test_a_pause_is_shown_with_its_reason_and_ends(daemon: RunningDaemon) -> Non
 
     assert paused.code == 0, paused.err
     assert "disk swap" in shown
-    assert gone_on.out == "night-round goes on\n"
+    assert gone_on.out == "night-round is unpaused\n"
     assert daemon.maintd("unpause", "night-round").out == "night-round was not paused\n"
     assert daemon.maintd("pause", "night-roun", "--why", "x").code == 3
     assert daemon.maintd("pause", "night-round").code == 2
@@ -341,7 +341,7 @@ def test_it_ends_with_0_on_sigterm_and_then_the_store_still_answers(own: Running
     logs = own.maintd("logs", "-f", str(number))
 
     assert status.code == 6
-    assert f"no daemon answers on {own.socket} (not running? start it with: maintd serve)" in status.err
+    assert f"no daemon answers on {own.socket} (start it with: maintd serve)" in status.err
     assert "greeting" in status.out
     assert (shown.code, shown.json["state"]) == (0, "succeeded")
     assert "hello world, 1" in logs.out

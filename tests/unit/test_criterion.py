@@ -47,6 +47,7 @@ def context(series: dict[str, list[Point]] | None = None) -> tuple[Context, list
         ({"at_most": 90, "warn_above": 75, "unit": "%"}, 75, "ok", "at most 90 %, normally at most 75 %"),
         ({"at_most": 90, "warn_above": 75, "unit": "%"}, 76, "warn", "at most 90 %, normally at most 75 %"),
         ({"at_most": 90, "warn_above": 75, "unit": "%"}, 91, "fail", "at most 90 %, normally at most 75 %"),
+        ({"at_most": 90.0, "warn_above": 75.5, "unit": "%"}, 91, "fail", "at most 90 %, normally at most 75.5 %"),
         ({"at_least": 10, "warn_below": 20}, 15, "warn", "at least 10, normally at least 20"),
         ({"at_least": 10, "warn_below": 20}, 9, "fail", "at least 10, normally at least 20"),
         ({"at_most": timedelta(minutes=90)}, timedelta(hours=1), "ok", "at most 1h30m"),

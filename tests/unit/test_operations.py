@@ -260,7 +260,7 @@ def test_params_of_one_run_lie_over_those_of_the_calendar() -> None:
     [
         (("vacuum",), {"kep": 1}, 'job "vacuum" has no param "kep"; did you mean "keep"?'),
         (("vacuum",), {"zzz": 1}, 'job "vacuum" has no param "zzz"; it has keep, tables'),
-        (("vacuum", "reindex"), {"keep": 1}, 'x has 2 steps; write which one, for example "vacuum.keep"'),
+        (("vacuum", "reindex"), {"keep": 1}, 'x has 2 steps; name one, for example "vacuum.keep"'),
         (("vacuum", "reindex"), {"vacum.keep": 1}, 'x has no step "vacum"; did you mean "vacuum.keep"?'),
         (("vacuum",), {"qq.keep": 1}, 'x has no step "qq"; its steps are vacuum'),
     ],
@@ -283,5 +283,5 @@ def test_every_param_that_means_nothing_is_named_at_once() -> None:
 
 
 def test_a_job_without_params_says_that_it_takes_none() -> None:
-    with pytest.raises(UsageError, match="it takes none"):
+    with pytest.raises(UsageError, match="it has none"):
         with_params(entry("x", "bare"), {"keep": 1}, {"bare": job("bare", params=())})

@@ -21,7 +21,7 @@ from maintd.operations import (
     cancel,
     due,
     entry_status,
-    find,
+    find_entry,
     find_run,
     open_service,
     pause,
@@ -48,13 +48,13 @@ def ask(here: Harness, name: str, **fields: object) -> tuple[object, bool]:
 def test_a_name_is_an_entry_first_and_else_a_job(here: Harness) -> None:
     here.use(entry("vacuum", "reindex"))
 
-    assert find(here.service(), "vacuum").jobs == ("reindex",)
-    assert find(here.service(), "reindex").rule is None
+    assert find_entry(here.service(), "vacuum").jobs == ("reindex",)
+    assert find_entry(here.service(), "reindex").rule is None
 
 
 def test_an_unknown_name_is_answered_with_the_near_one(here: Harness) -> None:
     with pytest.raises(UnknownNameError) as unknown:
-        find(here.service(), "vacum")
+        find_entry(here.service(), "vacum")
 
     assert str(unknown.value) == 'no entry or job named "vacum"; did you mean "vacuum"?'
 
@@ -129,7 +129,7 @@ def test_a_paused_entry_runs_by_hand_and_the_run_says_so(here: Harness) -> None:
 
     run, _ = trigger(here.service(), TriggerRequest(name="nightly-vacuum"))
 
-    assert run.reason == "the entry is paused by bob: disk is being replaced; started by hand all the same"
+    assert run.reason == "triggered although the entry is paused by bob: disk is being replaced"
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_what_is_disabled_or_broken_is_refused_with_the_reason(here: Harness, na
 def test_a_job_that_went_since_the_calendar_was_read_is_refused(here: Harness) -> None:
     del here.jobs["vacuum"]
 
-    with pytest.raises(RefusedError, match='there is no job "vacuum" any more'):
+    with pytest.raises(RefusedError, match='job "vacuum" no longer exists'):
         ask(here, "nightly-vacuum")
 
 
@@ -178,7 +178,7 @@ def test_a_pause_needs_a_reason_an_end_ahead_and_an_entry(here: Harness) -> None
 
     with pytest.raises(UsageError, match="no reason given"):
         pause(service, "probe", "  ", "ada", None)
-    with pytest.raises(UsageError, match="is past"):
+    with pytest.raises(UsageError, match="is in the past"):
         pause(service, "probe", "x", "ada", at(-1))
     with pytest.raises(UsageError, match="is a job, not an entry"):
         pause(service, "vacuum", "x", "ada", None)
@@ -378,7 +378,7 @@ def test_a_broken_calendar_does_not_hide_the_history(here: Harness) -> None:
     try:
         report = status(service)
         with pytest.raises(CalendarError):
-            find(service, "probe")
+            find_entry(service, "probe")
     finally:
         service.store.close()
 

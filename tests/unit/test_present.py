@@ -31,11 +31,12 @@ from maintd.present import (
     run_text,
     runs_text,
     settings_text,
+    start_text,
     status_text,
     value_text,
 )
 from maintd.present.status import short_local
-from maintd.present.text import plural
+from maintd.present.text import plural, wrap
 from maintd.store import LastRuns
 
 NOW = datetime(2026, 11, 24, 11, 30, tzinfo=UTC)  # a Tuesday
@@ -254,9 +255,9 @@ def test_one_entry_shows_its_facts_and_its_last_runs() -> None:
     assert "  schedule  every Sunday at 04:00 (UTC)\n" in text
     assert "  next due  Sun 2026-11-29 04:00 UTC, in 4d\n" in text
     assert "  failing   since Tue 2026-11-17 11:30 UTC, 2 in a row\n" in text
-    assert "✗ 1842 failed" in text
+    assert "✗ 1842  failed" in text
     assert "    vacuum: dead rows\n" in text
-    assert "✓ 1841 succeeded" in text
+    assert "✓ 1841  succeeded" in text
 
 
 def full_run(**fields: Any) -> Run:
@@ -299,7 +300,7 @@ def test_a_run_shows_what_was_observed_against_what_was_expected_and_what_to_do(
     assert "→ run: VACUUM FULL\n" in text
     assert "✓ backup size: 1.4 GiB (expected at least 1 GiB)\n" in text
     assert "? unknown: replica lag: not observed (expected at most 5)\n" in text
-    assert "3 checks, 1 met" in text
+    assert "3 checks, 1 passed" in text
     assert "· vacuum orders (bytes 2.0 KiB)" in text
     assert "dead_rows{table=orders}: 31" in text
     assert "artifact report.md (4.9 KiB, sha256 abababababab…)" in text
@@ -315,7 +316,7 @@ def test_a_change_of_a_dry_run_is_told_as_what_would_be_done() -> None:
     text = run_text(run.model_copy(update={"steps": (step,)}), now=NOW)
 
     assert "· would vacuum orders" in text
-    assert "dry run: nothing is changed" in text
+    assert "schedule, dry run" in text
 
 
 def test_a_page_of_history_says_why_a_run_was_skipped_and_who_asked() -> None:
@@ -324,11 +325,11 @@ def test_a_page_of_history_says_why_a_run_was_skipped_and_who_asked() -> None:
 
     text = runs_text([skipped, asked], now=NOW)
 
-    assert "– 3 skipped" in text
+    assert "– 3  skipped" in text
     assert "    overlap: run 2 was not finished\n" in text
     assert "manual by ana, dry run" in text
     assert "    why: disk full\n" in text
-    assert runs_text([], now=NOW) == "no run\n"
+    assert runs_text([], now=NOW) == "no runs\n"
 
 
 def test_a_live_run_tells_each_thing_once() -> None:
@@ -336,9 +337,9 @@ def test_a_live_run_tells_each_thing_once() -> None:
     running = full_run(state=RunState.RUNNING, finished_at=None)
     began = running.model_copy(update={"steps": (_unfinished(running, checks=1),)})
 
-    first = list(live.news(began))
-    again = list(live.news(began))
-    more = list(live.news(running))
+    first = list(live.new_lines(began))
+    again = list(live.new_lines(began))
+    more = list(live.new_lines(running))
 
     assert first[0] == "run 1842 of weekly-cleanup is running"
     assert "▶ step vacuum" in first
@@ -346,7 +347,7 @@ def test_a_live_run_tells_each_thing_once() -> None:
     assert again == []
     assert not any("dead rows: " in line for line in more)
     assert any("backup size" in line for line in more)
-    assert live.doing(began) == "reading, 12 of 40 archives, 9s left"
+    assert live.activity(began) == "reading 12/40 archives (30 %), 9s left"
 
 
 def _unfinished(run: Run, checks: int) -> Step:
@@ -383,7 +384,7 @@ def test_due_instants_are_grouped_by_day_and_say_when_they_will_be_skipped() -> 
 def test_a_broken_job_says_what_is_wrong_with_it() -> None:
     job = BrokenJob(name="bad", path="/jobs/bad.py", error="/jobs/bad.py:3: invalid syntax")  # type: ignore[arg-type]
 
-    assert "cannot be used" in jobs_text([job])
+    assert "broken" in jobs_text([job])
     assert "/jobs/bad.py:3: invalid syntax" in job_text(job)
 
 
@@ -462,9 +463,45 @@ def test_nouns_have_their_plural() -> None:
     assert texts == ["1 entry", "2 entries", "7 days", "0 checks", "3 boxes"]
 
 
-def test_progress_is_told_without_a_total_too() -> None:
-    assert progress_text(Progress(done=3, unit="tables")) == "3 tables"
-    assert progress_text(Progress(done=2048, total=4096, unit="B", rate=1024)) == "2.0 KiB of 4.0 KiB, 1.0 KiB/s"
+@pytest.mark.parametrize(
+    ("progress", "text"),
+    [
+        (Progress(done=25, total=30, unit="file", rate=1.988), "25/30 files (83 %), 2.0/s"),
+        (Progress(done=0, total=1, unit="index"), "0/1 index (0 %)"),
+        (Progress(done=1, unit="file"), "1 file"),
+        (Progress(done=1200, unit="index", rate=1500), "1,200 indexes, 1,500.0/s"),
+        (Progress(done=3, unit="tables"), "3 tables"),
+        (Progress(done=3, total=9, left=timedelta(seconds=95)), "3/9 (33 %), 1m35s left"),
+        (Progress(done=2048, total=4096, unit="B", rate=1024), "2.0 KiB/4.0 KiB (50 %), 1.0 KiB/s"),
+        (Progress(done=2048, unit="B"), "2.0 KiB"),
+    ],
+)
+def test_progress_shows_count_share_rate_and_time_left(progress: Progress, text: str) -> None:
+    assert progress_text(progress) == text
+
+
+@pytest.mark.parametrize(
+    ("offset", "text"),
+    [(timedelta(minutes=30), "starts in 30m"), (timedelta(0), "starts now"), (timedelta(seconds=-45), "45s late")],
+)
+def test_a_queued_run_shows_when_it_starts_or_how_late_it_is(offset: timedelta, text: str) -> None:
+    run = a_run(state=RunState.QUEUED, started_at=None, not_before=NOW + offset)
+
+    assert start_text(run, NOW) == text
+    assert text.removeprefix("starts ") in runs_text([run], now=NOW)
+
+
+def test_a_number_and_its_unit_stay_on_one_line() -> None:
+    lines = list(wrap("the filesystem is used to 80 % and 1.2 GiB are free", 28))
+
+    assert lines == ["the filesystem is used to", "80 % and 1.2 GiB are free"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.0123, "12.3ms"), (10.4, "10.4s"), (93_600, "1d2h"), (0, "0s"), (1e30, "1e+30s")]
+)
+def test_seconds_are_shown_as_the_calendar_writes_durations(seconds: float, text: str) -> None:
+    assert value_text(seconds, "s") == text
 
 
 @pytest.mark.parametrize("state", list(RunState))

@@ -1,4 +1,4 @@
-"""`serve`, `settings`, `version` and `completion`."""
+"""`serve`, `reload`, `settings` and `version`: the daemon itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from maintd import __version__
 from maintd.cli import completion
 from maintd.cli.app import App, json_option
-from maintd.errors import MaintdError
+from maintd.errors import CalendarError, MaintdError
 
 
 @click.command("serve")
@@ -20,16 +20,16 @@ from maintd.errors import MaintdError
     "run_first",
     multiple=True,
     metavar="NAME",
-    help="Run this once as soon as it is ready.",
+    help="Run this entry or job once after the start; repeatable.",
     shell_complete=completion.names,
 )
 @click.pass_obj
 def serve_command(app: App, run_first: tuple[str, ...]) -> int:
     """Run the daemon in the foreground.
 
-    It ends with SIGTERM or Ctrl-C, reads the calendar again with SIGHUP, and logs to standard error.
+    SIGTERM or Ctrl-C stops it, SIGHUP reloads the calendar. It logs to standard error.
     """
-    gc.disable()  # what is imported stays; looking for garbage in it takes a tenth of the start. The daemon enables it
+    gc.disable()  # imported modules stay, and collecting among them takes a tenth of the start; the daemon enables it
     try:
         from maintd.config import sources
         from maintd.scheduler.daemon import serve
@@ -42,13 +42,31 @@ def serve_command(app: App, run_first: tuple[str, ...]) -> int:
         gc.enable()
 
 
+@click.command("reload")
+@json_option
+@click.pass_obj
+def reload_command(app: App, as_json: bool) -> int:
+    """Reload the calendar and the jobs.
+
+    A calendar with errors is rejected as a whole with exit code 2; the loaded one stays active.
+    """
+    answer = app.daemon.post("/reload", {})
+    if as_json:
+        app.out_json(answer)
+    elif answer["ok"]:
+        app.out("\n".join(answer["changes"]) or "no changes")
+    else:
+        app.note("\n".join([*answer["problems"], "not reloaded; the previous calendar stays active"]))
+    return 0 if answer["ok"] else CalendarError.exit_code
+
+
 @click.command("settings")
 @json_option
 @click.pass_obj
 def settings_command(app: App, as_json: bool) -> None:
-    """Every setting, its value and its origin.
+    """List the settings with value and origin.
 
-    Secrets are masked. Names of ours that mean nothing are warned about.
+    Secrets are masked. Unknown MAINTD_ variables are reported.
     """
     from maintd.config import sources
     from maintd.present import settings_text
@@ -58,7 +76,7 @@ def settings_command(app: App, as_json: bool) -> None:
     if as_json:
         app.out_json({"settings": [row._asdict() for row in rows], "warnings": unknown})
         return
-    app.out(settings_text(rows, **app.style))
+    app.out(settings_text(rows, **app.terminal))
     for line in unknown:
         app.note(line)
 
@@ -67,7 +85,7 @@ def settings_command(app: App, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def version_command(app: App, as_json: bool) -> None:
-    """This program's version, and the daemon's when one answers."""
+    """Show the version of this program and of the running daemon."""
     daemon: dict[str, Any] | None
     try:
         daemon = app.daemon.get("/version")
@@ -80,21 +98,3 @@ def version_command(app: App, as_json: bool) -> None:
     if daemon is not None:
         lines.append(f"daemon {daemon['version']} on {daemon['node']} (pid {daemon['pid']})")
     app.out("\n".join(lines))
-
-
-@click.command("completion")
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@click.pass_context
-def completion_command(ctx: click.Context, shell: str) -> None:
-    """The shell's completion, with names of entries, jobs and runs.
-
-    \b
-    bash: maintd completion bash > /etc/bash_completion.d/maintd
-    zsh:  maintd completion zsh > ~/.zfunc/_maintd
-    fish: maintd completion fish > ~/.config/fish/completions/maintd.fish
-    """
-    from click.shell_completion import get_completion_class
-
-    kind = get_completion_class(shell)
-    assert kind is not None
-    App.out(kind(ctx.find_root().command, {}, "maintd", "_MAINTD_COMPLETE").source())
