@@ -94,9 +94,11 @@ def settings() -> str:
     """Every setting with its environment variable."""
     lines = ["| setting | environment | default | meaning |", "|---|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        default = field.get_default(call_default_factory=True) if name not in ("node", "state_dir") else "of this host"
+        default = (
+            field.get_default(call_default_factory=True) if name not in ("node", "state_dir") else "depends on the host"
+        )
         if isinstance(default, Retention | Targets):
-            default = "below"
+            default = "see below"
         elif hasattr(default, "total_seconds"):
             default = format_duration(default)
         lines.append(f"| `{name}` | `MAINTD_{name.upper()}` | {_code(default)} | {_cell(field.description or '')} |")
