@@ -11,7 +11,7 @@ from typing import Any
 from maintd.calendar.policies import POLICY_KEYS, read_after, read_locks, read_policy
 from maintd.calendar.scope import Scope
 from maintd.calendar.steps import StepReader, named_apart
-from maintd.config.yaml_tree import Node, Text
+from maintd.config.yaml_tree import Node, ScalarNode
 from maintd.model.entry import After, Entry, Policy, Rule, ScheduleKind, StepPlan
 from maintd.schedule import compile_rule, zone_problem
 
@@ -43,7 +43,7 @@ _KINDS = {
     "at": ScheduleKind.AT,
 }
 
-_Fields = Mapping[str, tuple[Text, Node]]
+_Fields = Mapping[str, tuple[ScalarNode, Node]]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Defaults:
 class ReadEntry:
     """An entry with the nodes that later checks point at; `entry` is None when it has a mistake of its own."""
 
-    key: Text
+    key: ScalarNode
     fields: _Fields
     entry: Entry | None
     after: After | None
@@ -75,7 +75,9 @@ def read_defaults(scope: Scope, node: Node | None, timezone: str) -> Defaults:
     return Defaults(timezone, read_policy(within, fields, timezone), _jitter(within, fields) or timedelta(0))
 
 
-def read_entry(scope: Scope, key: Text, node: Node, defaults: Defaults, steps: StepReader, now: datetime) -> ReadEntry:
+def read_entry(
+    scope: Scope, key: ScalarNode, node: Node, defaults: Defaults, steps: StepReader, now: datetime
+) -> ReadEntry:
     """The entry; what is wrong with it has been noted."""
     name = key.text
     within = scope.within(f'entry "{name}"')
@@ -161,7 +163,7 @@ def _rule(scope: Scope, fields: _Fields, timezone: str, jitter: timedelta) -> Ru
     return rule
 
 
-def _steps(scope: Scope, key: Text, fields: _Fields, steps: StepReader) -> tuple[StepPlan, ...]:
+def _steps(scope: Scope, key: ScalarNode, fields: _Fields, steps: StepReader) -> tuple[StepPlan, ...]:
     locks = read_locks(scope, fields["locks"][1]) if "locks" in fields else {}
     found: list[StepPlan] = []
     if "job" in fields and "steps" in fields:

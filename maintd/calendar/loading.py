@@ -16,7 +16,7 @@ from maintd.calendar.scope import Problems, Scope, advice
 from maintd.calendar.steps import Jobs, ParamsToJudge, StepReader, ValidateAll
 from maintd.calendar.targets import read_targets
 from maintd.config.settings import Settings
-from maintd.config.yaml_tree import MAX_BYTES, DocumentError, Node, Text, parse_document, read_bytes
+from maintd.config.yaml_tree import Node, ScalarNode, YamlError, parse_yaml, read_text
 from maintd.errors import CalendarError
 from maintd.model.entry import Entry, Policy, StepPlan
 from maintd.model.job import BrokenJob, JobDescription
@@ -139,7 +139,7 @@ def _top_fields(scope: Scope, root: Node) -> dict[str, Node]:
             continue
         if key.text not in _TOP_KEYS:
             scope.error(key, _unknown_top_key(key.text))
-        elif not (isinstance(value, Text) and value.empty):
+        elif not (isinstance(value, ScalarNode) and value.empty):
             found[key.text] = value
     return found
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from maintd.calendar.scope import Scope, advice, kind
-from maintd.config.yaml_tree import Listing, Node, Text
+from maintd.config.yaml_tree import Node, ScalarNode, SequenceNode
 from maintd.model.entry import After, Blackout, CatchUp, LockMode, OnFailure, Overlap
 from maintd.schedule import blackout_problem
 
@@ -33,7 +33,7 @@ _BLACKOUT_KEYS = ("name", "date", "first", "last", "holidays", "cron", "lasting"
 _LOCK_MODES: tuple[LockMode, ...] = ("shared", "exclusive")
 
 
-def read_policy(scope: Scope, fields: Mapping[str, tuple[Text, Node]], timezone: str) -> dict[str, Any]:
+def read_policy(scope: Scope, fields: Mapping[str, tuple[ScalarNode, Node]], timezone: str) -> dict[str, Any]:
     """Values of the policy's keys that are there and right."""
     found: dict[str, Any] = {}
     for key in POLICY_KEYS:
@@ -55,7 +55,7 @@ def read_positive(scope: Scope, node: Node, what: str) -> timedelta | None:
 
 def read_after(scope: Scope, node: Node) -> After | None:
     """`after: {entry: NAME, within: DURATION}`."""
-    if isinstance(node, Text):
+    if isinstance(node, ScalarNode):
         scope.error(node, f"after needs to say how long ago; write after: {{entry: {node.text}, within: 26h}}")
         return None
     fields = scope.fields(node, "after", ("entry", "within"))
@@ -71,10 +71,10 @@ def read_after(scope: Scope, node: Node) -> After | None:
 
 def read_locks(scope: Scope, node: Node) -> dict[str, LockMode]:
     """`locks: [postgres]`, which is exclusive, or `locks: {postgres: shared}`."""
-    if not isinstance(node, Listing) and not isinstance(node, Text):
+    if not isinstance(node, SequenceNode) and not isinstance(node, ScalarNode):
         found: dict[str, LockMode] = {}
         for key, value in scope.pairs(node, "locks", "lock"):
-            mode = value.text if isinstance(value, Text) else None
+            mode = value.text if isinstance(value, ScalarNode) else None
             if mode in _LOCK_MODES:
                 found[key.text] = "shared" if mode == "shared" else "exclusive"
             else:
@@ -102,7 +102,7 @@ def _read(scope: Scope, key: str, node: Node, timezone: str) -> Any:
 
 def _blackout(scope: Scope, node: Node, timezone: str) -> Blackout | None:
     within = scope.within("blackout")
-    if isinstance(node, Text):
+    if isinstance(node, ScalarNode):
         day = within.day(node, "date")
         return None if day is None else Blackout(date=day)
     fields = {key: value for key, (_, value) in within.fields(node, "a blackout", _BLACKOUT_KEYS).items()}

@@ -8,7 +8,7 @@ from datetime import date, timedelta
 from enum import StrEnum
 from typing import TypeVar
 
-from maintd.config.yaml_tree import Listing, Mapping, Node, Text
+from maintd.config.yaml_tree import MappingNode, Node, ScalarNode, SequenceNode
 from maintd.errors import nearest
 from maintd.units import parse_duration
 
@@ -66,14 +66,14 @@ class Scope:
 
     # --- collections ---
 
-    def pairs(self, node: Node, what: str, noun: str = "key") -> list[tuple[Text, Node]]:
+    def pairs(self, node: Node, what: str, noun: str = "key") -> list[tuple[ScalarNode, Node]]:
         """The pairs of a mapping, each key once."""
-        if isinstance(node, Text) and node.empty:
+        if isinstance(node, ScalarNode) and node.empty:
             return []
-        if not isinstance(node, Mapping):
+        if not isinstance(node, MappingNode):
             self.error(node, f"{what} must be a mapping of keys and values, not {kind(node)}")
             return []
-        found: dict[str, tuple[Text, Node]] = {}
+        found: dict[str, tuple[ScalarNode, Node]] = {}
         for key, value in (*node.items, *node.merged):
             if key.text in found:
                 self.error(key, f'duplicate {noun} "{key.text}", first on line {found[key.text][0].line}; remove one')
@@ -81,13 +81,13 @@ class Scope:
                 found[key.text] = (key, value)
         return list(found.values())
 
-    def fields(self, node: Node, what: str, known: Sequence[str]) -> dict[str, tuple[Text, Node]]:
+    def fields(self, node: Node, what: str, known: Sequence[str]) -> dict[str, tuple[ScalarNode, Node]]:
         """The pairs of a mapping whose keys are known, those without a value left out."""
         found = {}
         for key, value in self.pairs(node, what):
             if key.text not in known:
                 self.error(key, f'unknown key "{key.text}"; {advice(key.text, known, "write one of")}')
-            elif isinstance(value, Text) and value.empty:
+            elif isinstance(value, ScalarNode) and value.empty:
                 self.error(key, f'"{key.text}" has no value; give one or remove the line')
             else:
                 found[key.text] = (key, value)
@@ -95,13 +95,13 @@ class Scope:
 
     def items(self, node: Node) -> tuple[Node, ...]:
         """The items of a list; one value alone is a list of one."""
-        return node.items if isinstance(node, Listing) else (node,)
+        return node.items if isinstance(node, SequenceNode) else (node,)
 
     # --- values ---
 
     def text(self, node: Node, what: str) -> str | None:
         """A text, as it was written."""
-        if isinstance(node, Text) and not node.empty:
+        if isinstance(node, ScalarNode) and not node.empty:
             return node.text.strip()
         self.error(node, f"{what} must be a text, not {kind(node)}")
         return None
@@ -139,7 +139,7 @@ class Scope:
 
     def flag(self, node: Node, what: str) -> bool | None:
         """True or false."""
-        text = node.text.strip().lower() if isinstance(node, Text) else None
+        text = node.text.strip().lower() if isinstance(node, ScalarNode) else None
         if text not in _FLAGS:
             self.error(node, f"{what} must be true or false, not {kind(node)}")
             return None
@@ -177,11 +177,11 @@ def _bounded(text: str) -> timedelta:
 
 def kind(node: Node) -> str:
     """What a node is, for a message."""
-    if isinstance(node, Mapping):
+    if isinstance(node, MappingNode):
         return "a mapping"
-    if isinstance(node, Listing):
+    if isinstance(node, SequenceNode):
         return "a list"
-    assert isinstance(node, Text)
+    assert isinstance(node, ScalarNode)
     return "nothing" if node.empty else f'"{node.text[:60]}"'
 
 

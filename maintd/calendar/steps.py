@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from maintd.calendar.policies import MOST_RETRIES, read_locks, read_positive, unknown
 from maintd.calendar.scope import Scope, kind
-from maintd.config.yaml_tree import Mapping as MappingNode
-from maintd.config.yaml_tree import Node, Text, key_at, value_of
+from maintd.config.yaml_tree import MappingNode, Node, ScalarNode, key_at, value_of
 from maintd.model.entry import LockMode, OnFailure, StepPlan
 from maintd.model.job import BrokenJob, JobDescription
 
@@ -82,7 +81,7 @@ class StepReader:
         )
 
     def _step(self, scope: Scope, node: Node, locks: Mapping[str, LockMode], always: bool) -> StepPlan | None:
-        if isinstance(node, Text):
+        if isinstance(node, ScalarNode):
             return self.one(scope, node, None, locks, always=always)
         if not isinstance(node, MappingNode) or not node.items:
             scope.error(node, f"a step must be a job's name, or a mapping, not {kind(node)}")

@@ -1,15 +1,17 @@
-"""YAML text → a small tree that knows the line and column of everything in it.
+"""The reader of the calendar and of the settings file: YAML text to a tree of nodes with line and column.
 
-Built from libyaml's events and not by its composer, which recurses: some thousand `[` end the process. Depth and size
-are bounded, aliases counted at the size they stand for. Scalars keep their text, so that `holidays: NO`, `02:00` and
-`0755` are what was written; what is not text is read as YAML 1.2's core schema says.
+The tree is built from libyaml's events and not by its composer, which recurses: a few thousand `[` crash the process.
+Depth and size are bounded, and an alias counts with everything that it refers to. A scalar keeps its text, so that
+`holidays: NO`, `02:00` and `0755` are what was written; `value_of` converts it by the core schema of YAML 1.2.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import yaml
@@ -19,7 +21,7 @@ MAX_BYTES = 5_000_000
 
 MAX_DEPTH = 30
 MAX_VALUES = 500_000
-"""Values of the whole file, each alias counted with all that it stands for."""
+"""Values of the whole file, each alias counted with everything that it refers to."""
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9]\d{0,17})")
@@ -29,8 +31,8 @@ _FLAGS = {"true": True, "True": True, "TRUE": True, "false": False, "False": Fal
 _TEXT_TAG = "tag:yaml.org,2002:str"
 
 
-class DocumentError(Exception):
-    """The text is no document that can be read. Line and column count from 1."""
+class YamlError(Exception):
+    """The file is not a YAML document, or not one within the limits. Line and column count from 1."""
 
     def __init__(self, line: int, column: int, message: str) -> None:
         super().__init__(message)
@@ -38,9 +40,9 @@ class DocumentError(Exception):
         self.column = column
 
 
-@dataclass(slots=True)  # frozen, the nodes of 10,000 entries would take 0.15 s more to make; nobody changes one
+@dataclass(slots=True)  # not frozen, which would cost 0.15 s for the nodes of 10,000 entries; no code changes a node
 class Node:
-    """Something in the document. `size` counts it and everything in it, `depth` its levels."""
+    """A scalar, sequence or mapping. `size` counts it and everything in it, `depth` its levels."""
 
     line: int
     column: int
@@ -49,52 +51,52 @@ class Node:
 
 
 @dataclass(slots=True)
-class Text(Node):
-    """A scalar; `quoted` text is text whatever it looks like."""
+class ScalarNode(Node):
+    """A single value. A `quoted` one is always text."""
 
     text: str
     quoted: bool = False
 
     @property
     def empty(self) -> bool:
-        """Nothing was written, or null."""
+        """True if there is no value, or null."""
         return not self.quoted and self.text in _NULLS
 
 
 @dataclass(slots=True)
-class Listing(Node):
-    """A sequence."""
+class SequenceNode(Node):
+    """A list."""
 
     items: tuple[Node, ...]
 
 
 @dataclass(slots=True)
-class Mapping(Node):
-    """Keys with values in their order; a key may occur twice here. Keys merged in by `<<` come last."""
+class MappingNode(Node):
+    """Keys with their values, in the order of the file. A key may occur twice. `merged` has the pairs of `<<`."""
 
-    items: tuple[tuple[Text, Node], ...]
-    merged: tuple[tuple[Text, Node], ...] = ()
+    items: tuple[tuple[ScalarNode, Node], ...]
+    merged: tuple[tuple[ScalarNode, Node], ...] = ()
 
 
-def read_bytes(data: bytes, size_bytes: int) -> str:
-    """The text of a file of that size, of which the head is enough when it is too large. Raises DocumentError."""
-    if size_bytes > MAX_BYTES:
-        size, most = size_bytes / 1e6, MAX_BYTES / 1e6
-        raise DocumentError(
-            1, 1, f"the file has {size:.1f} MB, a calendar at most {most:.0f} MB; is it the right file?"
-        )
+def read_text(path: Path) -> str:
+    """The text of a file. Raises OSError; YamlError for a file that is too large or not UTF-8."""
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+        size = max(len(data), os.fstat(file.fileno()).st_size)
+    if size > MAX_BYTES:
+        raise YamlError(1, 1, f"the file has {size / 1e6:.1f} MB, the limit is {MAX_BYTES / 1e6:.0f} MB")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = data[: error.start]
         column = len(before) - (before.rfind(b"\n") + 1) + 1
-        raise DocumentError(
+        raise YamlError(
             before.count(b"\n") + 1, column, f"byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
         ) from None
 
 
-def parse_document(text: str) -> Node | None:
-    """The tree; None for a text without a value. Raises DocumentError."""
+def parse_yaml(text: str) -> Node | None:
+    """The root of the tree; None for a text without a value. Raises YamlError."""
     try:
         return _Builder(text).build()
     except yaml.MarkedYAMLError as error:
@@ -102,20 +104,20 @@ def parse_document(text: str) -> Node | None:
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         column = len(before) - (before.rfind("\n") + 1) + 1
-        raise DocumentError(
-            before.count("\n") + 1, column, f"the character {error.character!r} is not allowed; remove it"
+        raise YamlError(
+            before.count("\n") + 1, column, f"the character {error.character!r} is not allowed in YAML; remove it"
         ) from None
     except yaml.YAMLError as error:
-        raise DocumentError(1, 1, f"is not YAML: {' '.join(str(error).split())}") from None
+        raise YamlError(1, 1, f"not YAML: {' '.join(str(error).split())}") from None
 
 
 def value_of(node: Node) -> Any:
-    """The node as plain data that JSON can hold."""
-    if isinstance(node, Listing):
+    """The node as plain data that JSON can represent. Of a key that occurs twice the first counts."""
+    if isinstance(node, SequenceNode):
         return [value_of(item) for item in node.items]
-    if isinstance(node, Mapping):
+    if isinstance(node, MappingNode):
         return {key.text: value_of(value) for key, value in reversed((*node.items, *node.merged))}
-    assert isinstance(node, Text)
+    assert isinstance(node, ScalarNode)
     if node.quoted:
         return node.text
     if node.text in _NULLS:
@@ -124,16 +126,16 @@ def value_of(node: Node) -> Any:
         return _FLAGS[node.text]
     if _INTEGER.fullmatch(node.text):
         return int(node.text)
-    return float(node.text) if _FLOAT.fullmatch(node.text) and not _leads_with_zero(node.text) else node.text
+    return float(node.text) if _FLOAT.fullmatch(node.text) and not _has_leading_zero(node.text) else node.text
 
 
 def node_at(node: Node, path: Sequence[str | int]) -> Node:
-    """The node at a path of keys and numbers, or the nearest that exists above it."""
+    """The node at a path of keys and indexes, or the nearest parent that exists."""
     for step in path:
         found: Node | None = None
-        if isinstance(node, Mapping):
+        if isinstance(node, MappingNode):
             found = next((value for key, value in (*node.items, *node.merged) if key.text == str(step)), None)
-        elif isinstance(node, Listing) and isinstance(step, int) and step < len(node.items):
+        elif isinstance(node, SequenceNode) and isinstance(step, int) and step < len(node.items):
             found = node.items[step]
         if found is None:
             return node
@@ -142,21 +144,21 @@ def node_at(node: Node, path: Sequence[str | int]) -> Node:
 
 
 def key_at(node: Node, path: Sequence[str | int]) -> Node:
-    """As `node_at`, the key itself where the path ends at one."""
+    """As `node_at`, but the key and not its value if the path ends with a key."""
     parent = node_at(node, path[:-1]) if path else node
-    if path and isinstance(parent, Mapping):
+    if path and isinstance(parent, MappingNode):
         return next((key for key, _ in parent.items if key.text == str(path[-1])), parent)
     return node_at(node, path)
 
 
-def _leads_with_zero(text: str) -> bool:
+def _has_leading_zero(text: str) -> bool:
     digits = text.lstrip("+-")
     return len(digits) > 1 and digits[0] == "0" and digits[1].isdigit()
 
 
 @dataclass(slots=True)
-class _Open:
-    """A collection that is being read."""
+class _OpenCollection:
+    """A mapping or sequence whose end has not been read yet."""
 
     line: int
     column: int
@@ -166,31 +168,34 @@ class _Open:
 
 
 class _Builder:
-    """Turns events into nodes with a stack of its own."""
+    """Builds nodes from events, with an explicit stack instead of recursion."""
 
     def __init__(self, text: str) -> None:
         self._events: Iterator[Any] = yaml.parse(text, Loader=_LOADER)
-        self._stack: list[_Open] = []
-        self._anchors: dict[str, Node | None] = {}  # None: still being read
+        self._stack: list[_OpenCollection] = []
+        self._anchors: dict[str, Node | None] = {}  # None: its end has not been read yet
         self._total = 0
         self._root: Node | None = None
         self._documents = 0
 
     def build(self) -> Node | None:
         for event in self._events:
-            kind, mark = type(event), event.start_mark  # compared by identity: a large calendar has 200,000 events
+            kind, mark = (
+                type(event),
+                event.start_mark,
+            )  # compared by identity, because a large calendar has 200,000 events
             line, column = mark.line + 1, mark.column + 1
             if kind is yaml.ScalarEvent:
                 self._refuse_tag(event, line, column)
                 quoted = event.style not in (None, "") or event.tag == _TEXT_TAG  # plain: "" from libyaml
-                self._add(Text(line, column, event.value, quoted), event.anchor)
+                self._add(ScalarNode(line, column, event.value, quoted), event.anchor)
             elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
                 self._refuse_tag(event, line, column)
                 if len(self._stack) >= MAX_DEPTH:
-                    raise DocumentError(line, column, f"nested more than {MAX_DEPTH} levels deep")
+                    raise YamlError(line, column, f"nested more than {MAX_DEPTH} levels deep")
                 if event.anchor:
                     self._anchors[event.anchor] = None
-                self._stack.append(_Open(line, column, kind is yaml.MappingStartEvent, event.anchor, []))
+                self._stack.append(_OpenCollection(line, column, kind is yaml.MappingStartEvent, event.anchor, []))
             elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
                 self._close()
             elif kind is yaml.AliasEvent:
@@ -198,8 +203,8 @@ class _Builder:
             elif kind is yaml.DocumentStartEvent:
                 self._documents += 1
                 if self._documents > 1:
-                    raise DocumentError(line, column, "a second document begins here; a calendar is one document")
-        if self._root is None or (isinstance(self._root, Text) and self._root.empty):
+                    raise YamlError(line, column, "a second document begins here; the file must be one document")
+        if self._root is None or (isinstance(self._root, ScalarNode) and self._root.empty):
             return None
         return self._root
 
@@ -212,28 +217,26 @@ class _Builder:
             depth = max(depth, child.depth)
         depth += 1
         if depth > MAX_DEPTH:
-            raise DocumentError(opened.line, opened.column, f"nested more than {MAX_DEPTH} levels deep")
+            raise YamlError(opened.line, opened.column, f"nested more than {MAX_DEPTH} levels deep")
         if opened.mapping:
             pairs = list(zip(children[::2], children[1::2], strict=True))
             for key, _ in pairs:
-                if not isinstance(key, Text):
-                    raise DocumentError(
-                        key.line, key.column, "a key must be a plain text; quote it if it begins with {"
-                    )
-            items, merged = _merge(cast("list[tuple[Text, Node]]", pairs))
-            node: Node = Mapping(opened.line, opened.column, items, merged, size=size, depth=depth)
+                if not isinstance(key, ScalarNode):
+                    raise YamlError(key.line, key.column, "a key must be plain text; quote it if it begins with {")
+            items, merged = _merge(cast("list[tuple[ScalarNode, Node]]", pairs))
+            node: Node = MappingNode(opened.line, opened.column, items, merged, size=size, depth=depth)
         else:
-            node = Listing(opened.line, opened.column, tuple(children), size=size, depth=depth)
+            node = SequenceNode(opened.line, opened.column, tuple(children), size=size, depth=depth)
         self._total -= size - 1  # its children are counted already
         self._add(node, opened.anchor)
 
     def _add(self, node: Node, anchor: str | None, line: int | None = None, column: int | None = None) -> None:
         self._total += node.size
         if self._total > MAX_VALUES:
-            raise DocumentError(
+            raise YamlError(
                 line or node.line,
                 column or node.column,
-                f"with its aliases written out the file has more than {MAX_VALUES:,} values",
+                f"the file has more than {MAX_VALUES:,} values, counting each alias with what it refers to",
             )
         if anchor:
             self._anchors[anchor] = node
@@ -244,34 +247,34 @@ class _Builder:
 
     def _anchored(self, anchor: str, line: int, column: int) -> Node:
         if anchor not in self._anchors:
-            raise DocumentError(
-                line, column, f'no anchor "&{anchor}" before this alias; quote a text that begins with *'
+            raise YamlError(
+                line, column, f'there is no anchor "&{anchor}" before this alias; quote text that begins with *'
             )
         node = self._anchors[anchor]
         if node is None:
-            raise DocumentError(line, column, f'the alias "*{anchor}" stands within what it stands for')
+            raise YamlError(line, column, f'the alias "*{anchor}" is inside the value that it refers to')
         return node
 
     def _refuse_tag(self, event: Any, line: int, column: int) -> None:
         if event.tag not in (None, "!", _TEXT_TAG):
-            raise DocumentError(line, column, f'the tag "{event.tag}" is not used here; remove it')
+            raise YamlError(line, column, f'the tag "{event.tag}" is not supported; remove it')
 
 
 def _merge(
-    pairs: Sequence[tuple[Text, Node]],
-) -> tuple[tuple[tuple[Text, Node], ...], tuple[tuple[Text, Node], ...]]:
-    """Own pairs, and those of `<<` that are not among them. Source: yaml.org/type/merge.html."""
+    pairs: Sequence[tuple[ScalarNode, Node]],
+) -> tuple[tuple[tuple[ScalarNode, Node], ...], tuple[tuple[ScalarNode, Node], ...]]:
+    """The mapping's own pairs, and those of `<<` whose keys are not among them. Source: yaml.org/type/merge.html."""
     own = tuple((key, value) for key, value in pairs if key.text != "<<" or key.quoted)
     if len(own) == len(pairs):
         return own, ()
     seen = {key.text for key, _ in own}
-    merged: list[tuple[Text, Node]] = []
+    merged: list[tuple[ScalarNode, Node]] = []
     for key, value in pairs:
         if key.text != "<<" or key.quoted:
             continue
-        for source in value.items if isinstance(value, Listing) else (value,):
-            if not isinstance(source, Mapping):
-                raise DocumentError(key.line, key.column, '"<<" takes a mapping, or a list of mappings')
+        for source in value.items if isinstance(value, SequenceNode) else (value,):
+            if not isinstance(source, MappingNode):
+                raise YamlError(key.line, key.column, '"<<" must be a mapping or a list of mappings')
             for name, item in (*source.items, *source.merged):
                 if name.text not in seen:
                     seen.add(name.text)
@@ -279,7 +282,7 @@ def _merge(
     return own, tuple(merged)
 
 
-def _syntax_error(text: str, error: yaml.MarkedYAMLError) -> DocumentError:
+def _syntax_error(text: str, error: yaml.MarkedYAMLError) -> YamlError:
     mark = error.problem_mark or error.context_mark
     line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
     lines = text.splitlines()
@@ -287,13 +290,13 @@ def _syntax_error(text: str, error: yaml.MarkedYAMLError) -> DocumentError:
     problem = error.problem or "cannot be read"
     stripped = here.lstrip(" ")
     if stripped.startswith("\t") or here[column - 1 : column] == "\t":
-        return DocumentError(line, here.index("\t") + 1, "a tab; YAML is indented with spaces")
+        return YamlError(line, here.index("\t") + 1, "a tab; indent with spaces")
     if "alias" in problem or "alias" in (error.context or ""):
-        problem += '; quote a text that begins with *, for example cron: "*/15 * * * *"'
+        problem += '; quote text that begins with *, for example cron: "*/15 * * * *"'
     elif "cannot start any token" in problem:
-        problem += f"; quote a text that begins with {here[column - 1 : column]}"
+        problem += f"; quote text that begins with {here[column - 1 : column]}"
     elif "mapping values are not allowed" in problem:
-        problem += "; quote a text that holds a colon and a space, or correct the indentation"
+        problem += "; quote text that contains a colon and a space, or correct the indentation"
     elif error.context:
         problem = f"{problem} ({error.context})"
-    return DocumentError(line, column, f"is not YAML: {problem}")
+    return YamlError(line, column, f"not YAML: {problem}")
