@@ -1,4 +1,4 @@
-"""schedules.yaml → entries: read whole or not at all, with every error in it and what to write instead."""
+"""The calendar: reads schedules.yaml as a whole into entries, or reports every error with its line and a correction."""
 
 from maintd.calendar.diff import changes_between, fingerprint_of
 from maintd.calendar.loading import Calendar, calendar_path, entry_for_job, load_calendar, parse_calendar

@@ -1,4 +1,4 @@
-"""What can be wrong between entries that are right by themselves."""
+"""Checks across entries: `after`, `formerly`, blackouts and locks."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from datetime import datetime, timedelta
 from itertools import combinations, islice
 
 from maintd.calendar.entries import ReadEntry, schedule_node
-from maintd.calendar.policies import unknown
-from maintd.calendar.scope import Scope
+from maintd.calendar.scope import Scope, unknown
 from maintd.config.yaml_tree import Node
 from maintd.model.entry import Entry, LockMode, Rule
 from maintd.schedule import Schedule, compile_rule, first_outside, local_text, upcoming
 from maintd.units import format_duration
 
-HORIZON = timedelta(days=400)
-"""How far ahead collisions are looked for: a year, and what a yearly date can move by."""
+CONFLICT_HORIZON = timedelta(days=400)
+"""How far ahead lock conflicts are searched: a year, plus the days by which a yearly date can move."""
 
-FAR = timedelta(days=4 * 366)
-"""How far ahead a blackout must leave a due time free."""
+BLACKOUT_HORIZON = timedelta(days=4 * 366)
+"""Within this time an entry must have a due time outside of its blackouts."""
 
-MOST_INSTANTS = 200_000
-"""Of all schedules together in one look for collisions, about a quarter of a second; each has an equal share."""
+MAX_DUE_TIMES = 200_000
+"""Of all schedules together in the search for lock conflicts, about 0.25 s; each schedule gets an equal share."""
 
-MOST_PAIRS = 20
+MAX_PAIRS = 20
+"""Conflicts that are reported."""
 
 
-def check_between(scope: Scope, read: Sequence[ReadEntry], now: datetime) -> None:
-    """Note what does not fit together, as far as the entries could be read."""
+def check_entries(scope: Scope, read: Sequence[ReadEntry], now: datetime) -> None:
+    """Add errors and warnings about entries that do not fit together. Entries with errors of their own are left out."""
     names = [each.key.text for each in read]
     _formerly(scope, read, set(names))
     _after(scope, read, sorted(names))
@@ -40,7 +40,7 @@ def check_between(scope: Scope, read: Sequence[ReadEntry], now: datetime) -> Non
     ]
     for each in timed:
         _blackout(scope, each, now)
-    _collisions(scope, timed, now)
+    _lock_conflicts(scope, timed, now)
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,19 @@ class _Timed:
 
 
 def _formerly(scope: Scope, read: Sequence[ReadEntry], names: set[str]) -> None:
-    heirs: dict[str, str] = {}
+    successors: dict[str, str] = {}
     for each in read:
         old = each.formerly
         if old is None:
             continue
         within, node = scope.within(f'entry "{each.key.text}"'), each.fields["formerly"][1]
         if old in names:
-            within.error(node, f'formerly: "{old}" is still an entry; remove that one or this line')
-        elif old in heirs:
-            within.error(node, f'formerly: entry "{heirs[old]}" says so too; only one can go on with that history')
-        heirs.setdefault(old, each.key.text)
+            within.error(node, f'formerly: "{old}" is still an entry; remove that entry or this line')
+        elif old in successors:
+            within.error(
+                node, f'formerly: entry "{successors[old]}" also continues the history of "{old}"; only one entry can'
+            )
+        successors.setdefault(old, each.key.text)
 
 
 def _after(scope: Scope, read: Sequence[ReadEntry], names: list[str]) -> None:
@@ -84,15 +86,15 @@ def _after(scope: Scope, read: Sequence[ReadEntry], names: list[str]) -> None:
         if needs[name] not in entries:
             within.error(node, f"after: {unknown('entry', needs[name], names, 'name an entry of this calendar')}")
         elif needed is not None and not needed.enabled:
-            within.warn(node, f'after: entry "{needed.name}" is not enabled, so this one will be skipped')
-        circle = _circle(name, needs)
-        if circle and not reported & set(circle):
-            reported.update(circle)
-            chain = " needs ".join(f'"{link}"' for link in (*circle, circle[0]))
-            within.error(node, f"after: none can ever start, as {chain}; remove one after")
+            within.warn(node, f'after: entry "{needed.name}" is not enabled, so this one is always skipped')
+        cycle = _find_cycle(name, needs)
+        if cycle and not reported & set(cycle):
+            reported.update(cycle)
+            chain = " needs ".join(f'"{link}"' for link in (*cycle, cycle[0]))
+            within.error(node, f"after: a cycle, none of them can ever start: {chain}; remove one after")
 
 
-def _circle(start: str, needs: Mapping[str, str]) -> list[str] | None:
+def _find_cycle(start: str, needs: Mapping[str, str]) -> list[str] | None:
     path = [start]
     seen = {start}
     while path[-1] in needs:
@@ -110,15 +112,15 @@ def _blackout(scope: Scope, each: _Timed, now: datetime) -> None:
     blackouts = each.entry.policy.blackout
     if not blackouts or each.schedule.next_after(now) is None:
         return
-    if first_outside(each.schedule, blackouts, each.rule.timezone, now, now + FAR) is None:
+    if first_outside(each.schedule, blackouts, each.rule.timezone, now, now + BLACKOUT_HORIZON) is None:
         scope.within(f'entry "{each.entry.name}"').error(
             each.read.fields["blackout"][0] if "blackout" in each.read.fields else each.read.key,
-            "its blackout covers every due time of the next years; change one of them, or write enabled: false",
+            "the blackout covers every due time of the next 4 years; change it, or write enabled: false",
         )
 
 
-def _collisions(scope: Scope, timed: Sequence[_Timed], now: datetime) -> None:
-    """Warn of entries that are due at one instant and need one lock, at least one of them alone."""
+def _lock_conflicts(scope: Scope, timed: Sequence[_Timed], now: datetime) -> None:
+    """Warn about entries that are due at the same time and need the same lock, at least one of them exclusively."""
     holders: dict[str, dict[Schedule, list[tuple[_Timed, LockMode]]]] = defaultdict(lambda: defaultdict(list))
     for each in timed:
         for lock, mode in _locks(each.entry).items():
@@ -126,11 +128,11 @@ def _collisions(scope: Scope, timed: Sequence[_Timed], now: datetime) -> None:
     contested = {
         lock: groups
         for lock, groups in holders.items()
-        if sum(map(len, groups.values())) > 1 and any(_alone(held) for held in groups.values())
+        if sum(map(len, groups.values())) > 1 and any(_any_exclusive(held) for held in groups.values())
     }
     schedules = {schedule for groups in contested.values() for schedule in groups}
-    share = MOST_INSTANTS // max(1, len(schedules))
-    times = {schedule: list(islice(upcoming(schedule, now, now + HORIZON), share)) for schedule in schedules}
+    share = MAX_DUE_TIMES // max(1, len(schedules))
+    times = {schedule: list(islice(upcoming(schedule, now, now + CONFLICT_HORIZON), share)) for schedule in schedules}
     found: dict[tuple[str, str], tuple[_Timed, _Timed, datetime, list[str]]] = {}
     for lock, groups in sorted(contested.items()):
         at_once: dict[datetime, list[Schedule]] = defaultdict(list)
@@ -139,23 +141,23 @@ def _collisions(scope: Scope, timed: Sequence[_Timed], now: datetime) -> None:
                 at_once[at].append(schedule)
         seen: set[tuple[Schedule, ...]] = set()
         for at, there in sorted(at_once.items(), key=lambda item: item[0]):
-            if tuple(there) not in seen and len(found) < MOST_PAIRS:
+            if tuple(there) not in seen and len(found) < MAX_PAIRS:
                 seen.add(tuple(there))
-                _pair_up(found, [held for schedule in there for held in groups[schedule]], lock, at)
+                _add_pairs(found, [held for schedule in there for held in groups[schedule]], lock, at)
     for first, second, at, locks in found.values():
         _warn(scope, first, second, at, locks)
 
 
-def _pair_up(
+def _add_pairs(
     found: dict[tuple[str, str], tuple[_Timed, _Timed, datetime, list[str]]],
     there: Sequence[tuple[_Timed, LockMode]],
     lock: str,
     at: datetime,
 ) -> None:
     for pair in combinations(there, 2):
-        if len(found) >= MOST_PAIRS:
+        if len(found) >= MAX_PAIRS:
             return
-        if _alone(pair):
+        if _any_exclusive(pair):
             first, second = sorted((each for each, _ in pair), key=lambda each: each.entry.line)
             locks = found.setdefault((first.entry.name, second.entry.name), (first, second, at, []))[3]
             if lock not in locks:
@@ -167,12 +169,12 @@ def _warn(scope: Scope, first: _Timed, second: _Timed, at: datetime, locks: Sequ
     named = ", ".join(f'"{lock}"' for lock in locks)
     scope.within(f'entry "{second.entry.name}"').warn(
         second.node,
-        f'is due at the same instant as "{first.entry.name}", first {local_text(at, second.rule.timezone)}, and both '
-        f"need the lock {named}: one waits for the other, at most its lock_wait of {wait}; move one of them",
+        f'is due at the same time as "{first.entry.name}", first {local_text(at, second.rule.timezone)}, and both need '
+        f"the lock {named}: one waits for the other, at most its lock_wait of {wait}; change one of the schedules",
     )
 
 
-def _alone(held: Iterable[tuple[_Timed, LockMode]]) -> bool:
+def _any_exclusive(held: Iterable[tuple[_Timed, LockMode]]) -> bool:
     return any(mode == "exclusive" for _, mode in held)
 
 

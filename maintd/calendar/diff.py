@@ -1,4 +1,4 @@
-"""What differs between two calendars, and the fingerprint by which a store sees that an entry was edited."""
+"""The differences between two calendars, and the fingerprint by which the store detects that an entry was edited."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 def fingerprint_of(entry: Entry) -> str:
-    """sha256 over rule, policy and steps, in hex; title, name and place in the file do not count.
+    """sha256 over rule, policy and steps, in hex; title, name and line do not count.
 
-    What has its default value is left out, so that a later maintd with a new setting finds nothing edited.
+    Values that are the default are left out, so that a new key in a later version does not change the fingerprint.
     """
-    said = entry.model_dump(mode="json", include={"rule", "policy", "steps"}, exclude_defaults=True)
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    content = entry.model_dump(mode="json", include={"rule", "policy", "steps"}, exclude_defaults=True)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def changes_between(old: Calendar, new: Calendar) -> list[str]:
-    """One line for each change, in plain English; nothing when the two mean the same."""
+    """One line of English for each change; empty if the two calendars are equivalent."""
     before = {entry.name: entry for entry in old.entries}
     after = {entry.name: entry for entry in new.entries}
     renamed = {
@@ -52,12 +52,12 @@ def changes_between(old: Calendar, new: Calendar) -> list[str]:
 
 
 def _schedule(entry: Entry) -> str:
-    said = describe(entry.rule)
-    return said if entry.enabled else f"{said}, not enabled"
+    schedule = describe(entry.rule)
+    return schedule if entry.enabled else f"{schedule}, not enabled"
 
 
 def _entry_changes(old: Entry, new: Entry, broken: bool) -> Iterator[str]:
-    if old.enabled != new.enabled and not broken:  # a broken job is said apart
+    if old.enabled != new.enabled and not broken:  # a broken job has a line of its own
         yield "enabled" if new.enabled else "no longer enabled"
     if old.rule != new.rule:
         before, after = (describe(entry.rule) for entry in (old, new))
@@ -69,7 +69,7 @@ def _entry_changes(old: Entry, new: Entry, broken: bool) -> Iterator[str]:
     if old.runbook != new.runbook:
         yield f"runbook: {old.runbook or 'none'} → {new.runbook or 'none'}"
     for field in Policy.model_fields:
-        before, after = _say(getattr(old.policy, field)), _say(getattr(new.policy, field))
+        before, after = _text(getattr(old.policy, field)), _text(getattr(new.policy, field))
         if before != after:
             yield f"{field}: {before} → {after}"
     yield from _step_changes(old.steps, new.steps)
@@ -89,7 +89,7 @@ def _step_changes(old: Sequence[StepPlan], new: Sequence[StepPlan]) -> Iterator[
             if before != after:
                 yield f"step {step.name}: param {param}: {_param(before)} → {_param(after)}"
         for field in ("timeout", "retries", "on_failure", "locks", "mutates", "repeatable"):
-            before, after = _say(getattr(was, field)), _say(getattr(step, field))
+            before, after = _text(getattr(was, field)), _text(getattr(step, field))
             if before != after:
                 yield f"step {step.name}: {field}: {before} → {after}"
 
@@ -102,7 +102,7 @@ def _param(value: Any) -> str:
     return "default" if value is None else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _say(value: Any) -> str:
+def _text(value: Any) -> str:
     if value is None or value in ((), {}):
         return "none"
     if isinstance(value, timedelta):
@@ -112,7 +112,7 @@ def _say(value: Any) -> str:
     if isinstance(value, Blackout):
         return _blackout(value)
     if isinstance(value, tuple):
-        return "; ".join(_say(item) for item in value)
+        return "; ".join(_text(item) for item in value)
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in sorted(value.items()))
     return str(value)
@@ -120,24 +120,24 @@ def _say(value: Any) -> str:
 
 def _blackout(blackout: Blackout) -> str:
     if blackout.cron is not None and blackout.lasting is not None:
-        said = f"{format_duration(blackout.lasting)} from cron {blackout.cron}"
+        text = f"{format_duration(blackout.lasting)} from cron {blackout.cron}"
     elif blackout.holidays is not None:
         return f"holidays {blackout.holidays}"
     elif blackout.date is not None:
-        said = str(blackout.date)
+        text = str(blackout.date)
     else:
-        said = f"{blackout.first} to {blackout.last}"
-    return f"{blackout.name} ({said})" if blackout.name else said
+        text = f"{blackout.first} to {blackout.last}"
+    return f"{blackout.name} ({text})" if blackout.name else text
 
 
 def _disabled_changes(name: str, before: str | None, after: str | None) -> list[str]:
     if before == after:
         return []
-    return [f'"{name}": works again' if after is None else f'"{name}": disabled: {after}']
+    return [f'"{name}": no longer disabled' if after is None else f'"{name}": disabled: {after}']
 
 
 def _target_changes(old: Targets, new: Targets) -> Iterator[str]:
-    """Names only: values may be secret."""
+    """Only names, because values can be secret."""
     for kind in Targets.model_fields:
         before, after = old.of(kind), new.of(kind)
         for name in dict.fromkeys([*before, *after]):

@@ -10,7 +10,7 @@ from typing import Any
 
 from maintd.calendar.policies import POLICY_KEYS, read_after, read_locks, read_policy
 from maintd.calendar.scope import Scope
-from maintd.calendar.steps import StepReader, named_apart
+from maintd.calendar.steps import StepReader, with_unique_names
 from maintd.config.yaml_tree import Node, ScalarNode
 from maintd.model.entry import After, Entry, Policy, Rule, ScheduleKind, StepPlan
 from maintd.schedule import compile_rule, zone_problem
@@ -48,7 +48,7 @@ _Fields = Mapping[str, tuple[ScalarNode, Node]]
 
 @dataclass(frozen=True)
 class Defaults:
-    """What an entry has when it does not say otherwise."""
+    """The values of an entry that has none of its own."""
 
     timezone: str
     policy: Mapping[str, Any]
@@ -57,7 +57,7 @@ class Defaults:
 
 @dataclass(frozen=True)
 class ReadEntry:
-    """An entry with the nodes that later checks point at; `entry` is None when it has a mistake of its own."""
+    """An entry with its nodes, for the positions of later errors; `entry` is None if the entry has an error."""
 
     key: ScalarNode
     fields: _Fields
@@ -78,12 +78,12 @@ def read_defaults(scope: Scope, node: Node | None, timezone: str) -> Defaults:
 def read_entry(
     scope: Scope, key: ScalarNode, node: Node, defaults: Defaults, steps: StepReader, now: datetime
 ) -> ReadEntry:
-    """The entry; what is wrong with it has been noted."""
+    """Read an entry; adds its errors and warnings to the scope."""
     name = key.text
     within = scope.within(f'entry "{name}"')
     before = len(scope.problems.errors)
     if not _NAME.fullmatch(name):
-        within.error(key, "a name has letters, digits, - _ and . only, at most 100, and begins with a letter or digit")
+        within.error(key, "a name has at most 100 letters, digits, - _ and ., and begins with a letter or a digit")
     fields = within.fields(node, "an entry", ENTRY_KEYS)
     timezone = _timezone(within, fields) or defaults.timezone
     policy = Policy(**{**defaults.policy, **read_policy(within, fields, timezone)})
@@ -123,7 +123,7 @@ def title_of(name: str) -> str:
 
 
 def schedule_node(read: ReadEntry) -> Node:
-    """Where its schedule stands, or the entry's name."""
+    """The node of its schedule, or of its name if it has no schedule."""
     return next((read.fields[key][1] for key in SCHEDULE_KEYS if key in read.fields), read.key)
 
 
@@ -146,7 +146,7 @@ def _rule(scope: Scope, fields: _Fields, timezone: str, jitter: timedelta) -> Ru
     own = _jitter(scope, fields)
     given = [key for key in SCHEDULE_KEYS if key in fields]
     if len(given) > 1:
-        scope.error(fields[given[1]][0], f"has {' and '.join(given)}; an entry has one schedule, keep one of them")
+        scope.error(fields[given[1]][0], f"an entry has one schedule; keep one of {', '.join(given)}")
         return None
     if not given:
         return None
@@ -167,7 +167,7 @@ def _steps(scope: Scope, key: ScalarNode, fields: _Fields, steps: StepReader) ->
     locks = read_locks(scope, fields["locks"][1]) if "locks" in fields else {}
     found: list[StepPlan] = []
     if "job" in fields and "steps" in fields:
-        scope.error(fields["job"][0], "has both job and steps; write the job as the first of the steps")
+        scope.error(fields["job"][0], "an entry has job or steps, not both; make the job the first of the steps")
     elif "job" in fields:
         params = fields["params"][1] if "params" in fields else None
         step = steps.one(scope, fields["job"][1], params, locks)
@@ -179,15 +179,15 @@ def _steps(scope: Scope, key: ScalarNode, fields: _Fields, steps: StepReader) ->
         if not scope.items(fields["steps"][1]):
             scope.error(fields["steps"][1], "steps is empty; name at least one job")
     else:
-        scope.error(key, "has no steps; write steps: [NAME, …] or job: NAME")
+        scope.error(key, "the entry has no steps; write steps: [NAME, …] or job: NAME")
     if "always" in fields:
         found += steps.steps(scope, fields["always"][1], locks, always=True)
-    return named_apart(found)
+    return with_unique_names(found)
 
 
 def _warn(scope: Scope, entry: Entry, fields: _Fields, now: datetime) -> None:
     if "retries" in fields and entry.policy.retries and not any(step.repeatable for step in entry.steps):
-        scope.warn(fields["retries"][1], "retries has no effect: none of its jobs may be tried again")
+        scope.warn(fields["retries"][1], "retries has no effect: none of its jobs is repeatable")
     if entry.enabled and entry.rule is not None and compile_rule(entry.rule).next_after(now) is None:
         node = next(fields[key][1] for key in SCHEDULE_KEYS if key in fields)
-        scope.warn(node, f'"{entry.rule.text}" is past: it will not be due again; remove it or write enabled: false')
+        scope.warn(node, f'"{entry.rule.text}" is in the past; remove the entry or write enabled: false')

@@ -1,22 +1,21 @@
-"""A calendar file as a whole: found, read, checked, and either usable or refused with every error in it."""
+"""Load a calendar file: find it, read it, and return the calendar or raise an error with all its problems."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from maintd.calendar.cross_checks import check_between
+from maintd.calendar.cross_checks import check_entries
 from maintd.calendar.entries import Defaults, read_defaults, read_entry, title_of
-from maintd.calendar.scope import Problems, Scope, advice
-from maintd.calendar.steps import Jobs, ParamsToJudge, StepReader, ValidateAll
+from maintd.calendar.scope import Problems, Scope, unknown
+from maintd.calendar.steps import Jobs, ParamsToValidate, StepReader, ValidateAll
 from maintd.calendar.targets import read_targets
 from maintd.config.settings import Settings
-from maintd.config.yaml_tree import Node, ScalarNode, YamlError, parse_yaml, read_text
+from maintd.config.yaml_tree import MappingNode, Node, ScalarNode, YamlError, parse_yaml, read_text
 from maintd.errors import CalendarError
 from maintd.model.entry import Entry, Policy, StepPlan
 from maintd.model.job import BrokenJob, JobDescription
@@ -30,8 +29,10 @@ _TOP_KEYS = ("timezone", "defaults", "entries", "targets")
 
 @dataclass(frozen=True)
 class Calendar:
-    """All of a calendar file, checked. `disabled` says why an entry cannot run: its job is broken.
-    Such an entry stands in `entries` as one that is not enabled."""
+    """The content of a valid calendar file.
+
+    `disabled` maps an entry that cannot run to the reason, a broken job. In `entries` it is not enabled.
+    """
 
     path: Path
     timezone: str
@@ -43,13 +44,13 @@ class Calendar:
 
 
 def calendar_path(settings: Settings) -> Path:
-    """The file that the settings name, else ./schedules.yaml where there is one, else the shipped calendar."""
+    """The calendar that the settings name; by default ./schedules.yaml if it exists, else the shipped calendar."""
     if settings.calendar is not None:
         return settings.calendar
     here = Path.cwd() / FILE_NAME
     if here.exists():
         return here
-    from maintd.job.registry import shipped  # imports what finds jobs, which a reader of one file has no use for
+    from maintd.job.registry import shipped  # not needed if the settings name the file
 
     return shipped(FILE_NAME)
 
@@ -60,21 +61,19 @@ def load_calendar(
     validate_all: ValidateAll | None = None,
     now: datetime | None = None,
 ) -> Calendar:
-    """Read a file. Raises CalendarError with all its problems. Without `validate_all` the types of params are not
-    checked; `now` is for tests."""
+    """Read a calendar file. Raises CalendarError with all its problems.
+
+    Without `validate_all` the types of params are not checked. `now` is the current time by default.
+    """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-            size = max(len(data), os.fstat(file.fileno()).st_size)
+        text = read_text(path)
     except FileNotFoundError:
-        raise CalendarError([f"{path}: there is no such file; write one, or set MAINTD_CALENDAR to yours"]) from None
+        raise CalendarError([f"{path}: the file does not exist; create it, or correct MAINTD_CALENDAR"]) from None
     except IsADirectoryError:
         raise CalendarError([f"{path}: is a folder; set MAINTD_CALENDAR to the file in it"]) from None
     except OSError as error:
         raise CalendarError([f"{path}: cannot be read: {error.strerror or error}"]) from error
-    try:
-        text = read_bytes(data, size)
-    except DocumentError as error:
+    except YamlError as error:
         raise CalendarError([f"{path}:{error.line}:{error.column}: {error}"]) from None
     return parse_calendar(text, str(path), jobs, validate_all, now)
 
@@ -86,16 +85,18 @@ def parse_calendar(
     validate_all: ValidateAll | None = None,
     now: datetime | None = None,
 ) -> Calendar:
-    """The same from text; `name` is the name of the file in problems."""
+    """As `load_calendar`, from text; problems name the file `name`."""
     problems = Problems(name)
     scope = Scope(problems)
     try:
-        root = parse_document(text)
-    except DocumentError as error:
+        root = parse_yaml(text)
+    except YamlError as error:
         raise CalendarError([f"{name}:{error.line}:{error.column}: {error}"]) from None
     if root is None:
-        raise CalendarError([f'{name}:1:1: is empty; begin with "timezone: UTC" and "entries:"'])
+        raise CalendarError([f'{name}:1:1: the calendar is empty; begin with "timezone: UTC" and "entries:"'])
     fields = _top_fields(scope, root)
+    if not isinstance(root, MappingNode):
+        raise CalendarError(problems.lines())
     timezone = _timezone(scope, root, fields.get("timezone"))
     defaults = read_defaults(scope, fields.get("defaults"), timezone)
     targets = read_targets(scope, fields.get("targets"))
@@ -126,31 +127,27 @@ def entry_for_job(job: JobDescription, params: Mapping[str, Any]) -> Entry:
         mutates=job.mutates,
         repeatable=job.repeatable,
     )
-    # The run's own deadline must not cut the job's short.
+    # The timeout of the run must not be shorter than the timeout of the job.
     policy = Policy(timeout=max(Policy().timeout, job.timeout))
     return Entry(name=job.name, title=title_of(job.name), runbook=job.runbook, steps=(step,), policy=policy)
 
 
 def _top_fields(scope: Scope, root: Node) -> dict[str, Node]:
-    """Values of the known keys. A key that begins with x- is the reader's own, a place for anchors."""
+    """The values of the known keys. Keys that begin with x- are ignored: a calendar can keep its anchors there."""
     found: dict[str, Node] = {}
     for key, value in scope.pairs(root, "a calendar"):
         if key.text.startswith("x-"):
             continue
         if key.text not in _TOP_KEYS:
-            scope.error(key, _unknown_top_key(key.text))
+            scope.error(key, unknown("key", key.text, _TOP_KEYS, f"write one of {', '.join(_TOP_KEYS)}"))
         elif not (isinstance(value, ScalarNode) and value.empty):
             found[key.text] = value
     return found
 
 
-def _unknown_top_key(name: str) -> str:
-    return f'unknown key "{name}"; {advice(name, _TOP_KEYS, "write one of")}'
-
-
 def _timezone(scope: Scope, root: Node, node: Node | None) -> str:
     if node is None:
-        scope.error(root, 'has no "timezone"; write for example timezone: UTC, the host\'s own zone is never used')
+        scope.error(root, '"timezone" is required, the time zone of the host is not used; for example timezone: UTC')
         return "UTC"
     name = scope.text(node, "timezone")
     problem = None if name is None else zone_problem(name)
@@ -169,15 +166,15 @@ def _entries(
     now: datetime,
 ) -> list[Entry]:
     if node is None:
-        scope.warn(root, "there are no entries; nothing will be due")
+        scope.warn(root, "the calendar has no entries")
         return []
-    to_judge = ParamsToJudge()
-    steps = StepReader(jobs, to_judge)
+    params = ParamsToValidate()
+    steps = StepReader(jobs, params)
     pairs = scope.pairs(node, "entries", "entry")
     read = [read_entry(scope, key, value, defaults, steps, now) for key, value in pairs]
     if validate_all is not None:
-        to_judge.judge(validate_all)
-    check_between(scope, read, now)
+        params.validate(validate_all)
+    check_entries(scope, read, now)
     return [each.entry for each in read if each.entry is not None]
 
 

@@ -1,4 +1,4 @@
-"""The keys that say how runs are treated: in `defaults`, in an entry, and a few of them in a step."""
+"""The keys that set how runs are treated: in `defaults`, in an entry, and a few of them in a step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from maintd.calendar.scope import Scope, advice, kind
+from maintd.calendar.scope import Scope, kind
 from maintd.config.yaml_tree import Node, ScalarNode, SequenceNode
 from maintd.model.entry import After, Blackout, CatchUp, LockMode, OnFailure, Overlap
 from maintd.schedule import blackout_problem
@@ -23,9 +23,9 @@ POLICY_KEYS = (
     "lock_wait",
     "blackout",
 )
-"""Keys of both `defaults` and an entry; they are the fields of `Policy`."""
+"""Keys of `defaults` and of an entry; they are the fields of `Policy`."""
 
-MOST_RETRIES = 20
+MAX_RETRIES = 20
 
 _DURATIONS = ("timeout", "retry_backoff", "catch_up_window", "misfire", "lock_wait")
 _MAY_BE_ZERO = ("retry_backoff", "catch_up_window", "lock_wait")
@@ -34,7 +34,7 @@ _LOCK_MODES: tuple[LockMode, ...] = ("shared", "exclusive")
 
 
 def read_policy(scope: Scope, fields: Mapping[str, tuple[ScalarNode, Node]], timezone: str) -> dict[str, Any]:
-    """Values of the policy's keys that are there and right."""
+    """The valid values of the policy's keys."""
     found: dict[str, Any] = {}
     for key in POLICY_KEYS:
         if key in fields:
@@ -45,10 +45,10 @@ def read_policy(scope: Scope, fields: Mapping[str, tuple[ScalarNode, Node]], tim
 
 
 def read_positive(scope: Scope, node: Node, what: str) -> timedelta | None:
-    """A duration longer than nothing."""
+    """A duration longer than zero."""
     value = scope.duration(node, what)
     if value is not None and value <= timedelta(0):
-        scope.error(node, f"{what} must be longer than nothing")
+        scope.error(node, f"{what} must be longer than zero")
         return None
     return value
 
@@ -56,12 +56,12 @@ def read_positive(scope: Scope, node: Node, what: str) -> timedelta | None:
 def read_after(scope: Scope, node: Node) -> After | None:
     """`after: {entry: NAME, within: DURATION}`."""
     if isinstance(node, ScalarNode):
-        scope.error(node, f"after needs to say how long ago; write after: {{entry: {node.text}, within: 26h}}")
+        scope.error(node, f"after has no maximum age; write after: {{entry: {node.text}, within: 26h}}")
         return None
     fields = scope.fields(node, "after", ("entry", "within"))
     for key in ("entry", "within"):
         if key not in fields:
-            scope.error(node, f'after has no "{key}"; write for example after: {{entry: daily-backup, within: 26h}}')
+            scope.error(node, f'after has no "{key}"; for example after: {{entry: daily-backup, within: 26h}}')
     if len(fields) < 2:
         return None
     entry = scope.text(fields["entry"][1], "after: entry")
@@ -80,12 +80,12 @@ def read_locks(scope: Scope, node: Node) -> dict[str, LockMode]:
             else:
                 scope.error(value, f'lock "{key.text}" must be shared or exclusive, not {kind(value)}')
         return found
-    names = [scope.text(item, "a lock") for item in scope.items(node)]
+    names = [scope.text(item, "lock") for item in scope.items(node)]
     return {name: "exclusive" for name in names if name is not None}
 
 
 def read_blackouts(scope: Scope, node: Node, timezone: str) -> tuple[Blackout, ...]:
-    """A list of blackouts; a date alone is one."""
+    """A list of blackouts; a date is a blackout of one day."""
     read = [_blackout(scope, item, timezone) for item in scope.items(node)]
     return tuple(blackout for blackout in read if blackout is not None)
 
@@ -94,7 +94,7 @@ def _read(scope: Scope, key: str, node: Node, timezone: str) -> Any:
     if key in _DURATIONS:
         return scope.duration(node, key) if key in _MAY_BE_ZERO else read_positive(scope, node, key)
     if key == "retries":
-        return scope.number(node, key, 0, MOST_RETRIES)
+        return scope.number(node, key, 0, MAX_RETRIES)
     if key == "blackout":
         return read_blackouts(scope, node, timezone)
     return scope.choice(node, key, {"on_failure": OnFailure, "overlap": Overlap, "catch_up": CatchUp}[key])
@@ -135,9 +135,3 @@ def _blackout(scope: Scope, node: Node, timezone: str) -> Blackout | None:
         within.error(fields.get("cron") or fields["holidays"], problem)
         return None
     return blackout
-
-
-def unknown(what: str, name: str, known: list[str], otherwise: str) -> str:
-    """`unknown job "vacum"; did you mean "vacuum"?`"""
-    near = advice(name, known, "")
-    return f'unknown {what} "{name}"; {near if near.startswith("did you mean") else otherwise}'

@@ -1,4 +1,4 @@
-"""Readers of single values, which note what is wrong and go on, so that one look finds every error."""
+"""Readers of single values. They collect problems and go on, so that one run reports every error."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from maintd.config.yaml_tree import MappingNode, Node, ScalarNode, SequenceNode
 from maintd.errors import nearest
 from maintd.units import parse_duration
 
-MOST_SHOWN = 200
+MAX_SHOWN = 200
+"""Problems of a calendar that are listed; the others are counted."""
 
 LONGEST = timedelta(days=36_500)
-"""The longest duration, a century: added to or taken from any due time it gives a date that there is."""
+"""The longest duration, 100 years: a due time plus or minus it is still a valid date."""
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -24,50 +25,50 @@ _FLAGS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "o
 
 @dataclass
 class Problems:
-    """Errors and warnings by their place in a file."""
+    """Errors and warnings as (line, column, text)."""
 
     file: str
     errors: list[tuple[int, int, str]] = field(default_factory=list)
     warnings: list[tuple[int, int, str]] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """Every error as `file:line:column: what`, in the file's order; of very many the first."""
+        """The errors as `file:line:column: text`, in the order of the file; the first MAX_SHOWN and how many follow."""
         return self._lines(self.errors, "errors")
 
     def warning_lines(self) -> list[str]:
-        """The same for warnings."""
+        """As `lines`, for warnings."""
         return self._lines(self.warnings, "warnings")
 
     def _lines(self, found: list[tuple[int, int, str]], what: str) -> list[str]:
         ordered = sorted(dict.fromkeys(found))
-        shown = [f"{self.file}:{line}:{column}: {text}" for line, column, text in ordered[:MOST_SHOWN]]
+        shown = [f"{self.file}:{line}:{column}: {text}" for line, column, text in ordered[:MAX_SHOWN]]
         left = len(ordered) - len(shown)
         return [*shown, f"{self.file}: and {left} more {what}"] if left else shown
 
 
 @dataclass(frozen=True)
 class Scope:
-    """Where problems are noted, and what each is said to be about: `entry "x": `."""
+    """Collects problems. `about` begins the text of each: `entry "x": `."""
 
     problems: Problems
     about: str = ""
 
     def within(self, about: str) -> Scope:
-        """The same, about a part of it."""
+        """A scope for a part of this one."""
         return Scope(self.problems, f"{self.about}{about}: ")
 
     def error(self, node: Node, text: str) -> None:
-        """Note what makes the calendar unusable."""
+        """Add an error: the calendar cannot be used."""
         self.problems.errors.append((node.line, node.column, self.about + text))
 
     def warn(self, node: Node, text: str) -> None:
-        """Note what a person should know."""
+        """Add a warning: the calendar can be used."""
         self.problems.warnings.append((node.line, node.column, self.about + text))
 
     # --- collections ---
 
     def pairs(self, node: Node, what: str, noun: str = "key") -> list[tuple[ScalarNode, Node]]:
-        """The pairs of a mapping, each key once."""
+        """The pairs of a mapping. A key that occurs again is an error."""
         if isinstance(node, ScalarNode) and node.empty:
             return []
         if not isinstance(node, MappingNode):
@@ -76,34 +77,36 @@ class Scope:
         found: dict[str, tuple[ScalarNode, Node]] = {}
         for key, value in (*node.items, *node.merged):
             if key.text in found:
-                self.error(key, f'duplicate {noun} "{key.text}", first on line {found[key.text][0].line}; remove one')
+                self.error(
+                    key, f'duplicate {noun} "{key.text}", first on line {found[key.text][0].line}; remove one of them'
+                )
             else:
                 found[key.text] = (key, value)
         return list(found.values())
 
     def fields(self, node: Node, what: str, known: Sequence[str]) -> dict[str, tuple[ScalarNode, Node]]:
-        """The pairs of a mapping whose keys are known, those without a value left out."""
+        """The pairs of a mapping by key. An unknown key, and a key without a value, is an error."""
         found = {}
         for key, value in self.pairs(node, what):
             if key.text not in known:
-                self.error(key, f'unknown key "{key.text}"; {advice(key.text, known, "write one of")}')
+                self.error(key, unknown("key", key.text, known, f"write one of {', '.join(known)}"))
             elif isinstance(value, ScalarNode) and value.empty:
-                self.error(key, f'"{key.text}" has no value; give one or remove the line')
+                self.error(key, f'"{key.text}" has no value; add one or remove the line')
             else:
                 found[key.text] = (key, value)
         return found
 
     def items(self, node: Node) -> tuple[Node, ...]:
-        """The items of a list; one value alone is a list of one."""
+        """The items of a list; a single value is a list of one."""
         return node.items if isinstance(node, SequenceNode) else (node,)
 
     # --- values ---
 
     def text(self, node: Node, what: str) -> str | None:
-        """A text, as it was written."""
+        """Text, without the space around it."""
         if isinstance(node, ScalarNode) and not node.empty:
             return node.text.strip()
-        self.error(node, f"{what} must be a text, not {kind(node)}")
+        self.error(node, f"{what} must be text, not {kind(node)}")
         return None
 
     def choice(self, node: Node, what: str, choices: type[E]) -> E | None:
@@ -113,22 +116,22 @@ class Scope:
             return None
         names = [member.value for member in choices]
         if text not in names:
-            self.error(node, f'{what} "{text}" is not known; {advice(text, names, "write")}')
+            self.error(node, unknown(what, text, names, f"write one of {', '.join(names)}"))
             return None
         return choices(text)
 
     def duration(self, node: Node, what: str) -> timedelta | None:
-        """A duration with its unit."""
+        """A duration with a unit, or 0."""
         text = self.text(node, what)
         if text is None:
             return None
         if text.replace(".", "", 1).isdigit() and text != "0":
-            self.error(node, f"{what} {text} has no unit; write for example {text}s or {text}m")
+            self.error(node, f"{what} {text} has no unit; for example {text}s or {text}m")
             return None
         return self.parsed(node, what, lambda written: timedelta(0) if written == "0" else _bounded(written))
 
     def number(self, node: Node, what: str, low: int, high: int) -> int | None:
-        """A whole number."""
+        """A whole number from `low` to `high`."""
         text = self.text(node, what)
         if text is None:
             return None
@@ -153,11 +156,11 @@ class Scope:
         try:
             return date.fromisoformat(text)
         except ValueError:
-            self.error(node, f'{what} "{text}" is not a date; write for example 2026-12-24')
+            self.error(node, f'{what} "{text}" is not a date; for example 2026-12-24')
             return None
 
     def parsed(self, node: Node, what: str, parse: Callable[[str], timedelta]) -> timedelta | None:
-        """What `parse` makes of the text; its ValueError is the problem."""
+        """The text converted by `parse`; its ValueError is reported as an error."""
         text = self.text(node, what)
         if text is None:
             return None
@@ -171,12 +174,12 @@ class Scope:
 def _bounded(text: str) -> timedelta:
     value = parse_duration(text)
     if value > LONGEST:
-        raise ValueError(f'"{text}" is longer than a century')
+        raise ValueError(f'"{text}" is longer than 100 years')
     return value
 
 
 def kind(node: Node) -> str:
-    """What a node is, for a message."""
+    """A node in words, for a message: `a list`."""
     if isinstance(node, MappingNode):
         return "a mapping"
     if isinstance(node, SequenceNode):
@@ -185,8 +188,8 @@ def kind(node: Node) -> str:
     return "nothing" if node.empty else f'"{node.text[:60]}"'
 
 
-def advice(name: str, known: Iterable[str], otherwise: str) -> str:
-    """`did you mean "near"?`, else what there is."""
-    names = list(known)
-    near = nearest(name, names)
-    return f'did you mean "{near}"?' if near else f"{otherwise} {', '.join(names)}"
+def unknown(what: str, name: str, known: Iterable[str], otherwise: str) -> str:
+    """`unknown job "vacum"; did you mean "vacuum"?`, or `otherwise` if no known name is similar."""
+    near = nearest(name, known)
+    hint = f'did you mean "{near}"?' if near else otherwise
+    return f'unknown {what} "{name}"; {hint}'

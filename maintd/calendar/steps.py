@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from maintd.calendar.policies import MOST_RETRIES, read_locks, read_positive, unknown
-from maintd.calendar.scope import Scope, kind
+from maintd.calendar.policies import MAX_RETRIES, read_locks, read_positive
+from maintd.calendar.scope import Scope, kind, unknown
 from maintd.config.yaml_tree import MappingNode, Node, ScalarNode, key_at, value_of
 from maintd.model.entry import LockMode, OnFailure, StepPlan
 from maintd.model.job import BrokenJob, JobDescription
@@ -21,17 +21,17 @@ ValidateAll = Callable[[Sequence[tuple[str, Mapping[str, Any]]]], "list[list[Par
 STEP_KEYS = ("job", "params", "timeout", "retries", "on_failure", "always", "locks")
 
 _GATES = ("gate", "approve", "approval")
-_NOT_YET = "gates and approvals are not supported yet; remove it, and start the entry by hand when it may begin"
+_NOT_SUPPORTED = "gates and approvals are not supported; remove it, and trigger the entry manually"
 
 
 @dataclass
-class ParamsToJudge:
-    """Params whose names are right; their types are judged all together, which takes one process and not one each."""
+class ParamsToValidate:
+    """Params with known names, collected so that one process validates them all."""
 
     found: list[tuple[Scope, Node | None, str, dict[str, Any]]] = field(default_factory=list)
 
-    def judge(self, validate_all: ValidateAll) -> None:
-        """Note what is wrong with any of them."""
+    def validate(self, validate_all: ValidateAll) -> None:
+        """Add an error for each invalid param."""
         distinct: dict[str, tuple[str, dict[str, Any]]] = {
             repr((job, sorted(params.items()))): (job, params) for _, _, job, params in self.found
         }
@@ -49,24 +49,24 @@ class StepReader:
     """Reads the steps of every entry of a calendar."""
 
     jobs: Jobs
-    to_judge: ParamsToJudge
+    params: ParamsToValidate
 
     def steps(self, scope: Scope, node: Node, locks: Mapping[str, LockMode], *, always: bool) -> list[StepPlan]:
-        """The steps of a list, those without a mistake, still named after their jobs."""
+        """The valid steps of a list, named after their jobs; see `with_unique_names`."""
         read = [self._step(scope, item, locks, always) for item in scope.items(node)]
         return [step for step in read if step is not None]
 
     def one(
         self, scope: Scope, job: Node, params: Node | None, locks: Mapping[str, LockMode], **options: Any
     ) -> StepPlan | None:
-        """A step for a job with its params."""
+        """A step that runs a job with params; None if there is an error."""
         name = scope.text(job, "job")
         if name is None:
             return None
         within = scope.within(f'step "{name}"')
         known = self.jobs.get(name)
         if known is None:
-            scope.error(job, unknown("job", name, sorted(self.jobs), "see: maintd jobs"))
+            scope.error(job, unknown("job", name, sorted(self.jobs), "run: maintd jobs"))
             return None
         values = self._params(within, job, params, known)
         own = {} if isinstance(known, BrokenJob) else known.locks
@@ -74,7 +74,7 @@ class StepReader:
             name=name,
             job=name,
             params=values,
-            locks=_together(own, locks),
+            locks=_merge_locks(own, locks),
             mutates=True if isinstance(known, BrokenJob) else known.mutates,
             repeatable=False if isinstance(known, BrokenJob) else known.repeatable,
             **options,
@@ -84,18 +84,20 @@ class StepReader:
         if isinstance(node, ScalarNode):
             return self.one(scope, node, None, locks, always=always)
         if not isinstance(node, MappingNode) or not node.items:
-            scope.error(node, f"a step must be a job's name, or a mapping, not {kind(node)}")
+            scope.error(node, f"a step must be the name of a job or a mapping, not {kind(node)}")
             return None
         keys = [key for key, _ in node.items]
         gate = next((key for key in keys if key.text in _GATES), None)
         if gate is not None:
-            scope.error(gate, f'"{gate.text}": {_NOT_YET}')
+            scope.error(gate, f'"{gate.text}": {_NOT_SUPPORTED}')
             return None
         if len(keys) == 1 and keys[0].text != "job":
             return self.one(scope, keys[0], node.items[0][1], locks, always=always)
         if not any(key.text == "job" for key in keys):
             name = next((key.text for key in keys if key.text in self.jobs), keys[0].text)
-            scope.error(node, f"a step with options names its job; write {{job: {name}, params: {{…}}, timeout: 10m}}")
+            scope.error(
+                node, f"a step with options must name its job; for example {{job: {name}, params: {{…}}, timeout: 10m}}"
+            )
             return None
         fields = {key: value for key, (_, value) in scope.fields(node, "a step", STEP_KEYS).items()}
         if "job" not in fields:
@@ -105,16 +107,16 @@ class StepReader:
         if "timeout" in fields:
             options["timeout"] = read_positive(within, fields["timeout"], "timeout")
         if "retries" in fields:
-            options["retries"] = within.number(fields["retries"], "retries", 0, MOST_RETRIES)
+            options["retries"] = within.number(fields["retries"], "retries", 0, MAX_RETRIES)
         if "on_failure" in fields:
             options["on_failure"] = within.choice(fields["on_failure"], "on_failure", OnFailure)
         if "always" in fields:
             options["always"] = within.flag(fields["always"], "always") or always
         if "locks" in fields:
-            locks = _together(locks, read_locks(within, fields["locks"]))
+            locks = _merge_locks(locks, read_locks(within, fields["locks"]))
         step = self.one(scope, fields["job"], fields.get("params"), locks, **options)
         if step is not None and step.retries and not step.repeatable:
-            within.warn(fields["retries"], f'retries has no effect: job "{step.job}" must not be tried again')
+            within.warn(fields["retries"], f'retries has no effect: job "{step.job}" is not repeatable')
         return step
 
     def _params(self, scope: Scope, job: Node, node: Node | None, known: JobDescription | BrokenJob) -> dict[str, Any]:
@@ -127,7 +129,7 @@ class StepReader:
         for key, _ in pairs:
             if key.text not in names:
                 wrong = True
-                otherwise = f"see: maintd jobs show {known.name}" if names else f'job "{known.name}" has no params'
+                otherwise = f"run: maintd jobs show {known.name}" if names else f'job "{known.name}" has no params'
                 scope.error(key, unknown("param", key.text, names, otherwise))
         for param in known.params:
             if param.required and param.name not in values:
@@ -135,12 +137,12 @@ class StepReader:
                 about = f": {param.description}" if param.description else ""
                 scope.error(node or job, f'param "{param.name}" is required ({param.type}{about})')
         if not wrong:
-            self.to_judge.found.append((scope, node or job, known.name, values))
+            self.params.found.append((scope, node or job, known.name, values))
         return values
 
 
-def named_apart(steps: Sequence[StepPlan]) -> tuple[StepPlan, ...]:
-    """The steps with names of their own: a job's second step is called vacuum-2."""
+def with_unique_names(steps: Sequence[StepPlan]) -> tuple[StepPlan, ...]:
+    """The steps, each with a name of its own: the second step of the job vacuum is vacuum-2."""
     counts: dict[str, int] = {}
     found = []
     for step in steps:
@@ -149,8 +151,8 @@ def named_apart(steps: Sequence[StepPlan]) -> tuple[StepPlan, ...]:
     return tuple(found)
 
 
-def _together(*locks: Mapping[str, LockMode]) -> dict[str, LockMode]:
-    """All locks; one that any of them wants exclusively is exclusive."""
+def _merge_locks(*locks: Mapping[str, LockMode]) -> dict[str, LockMode]:
+    """The union of locks; a lock is exclusive if one of the mappings has it as exclusive."""
     found: dict[str, LockMode] = {}
     for each in locks:
         for name, mode in each.items():

@@ -1,4 +1,4 @@
-"""The calendar's `targets`: what jobs work on."""
+"""The `targets` of a calendar: what jobs work on."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from maintd.calendar.scope import Scope, advice
+from maintd.calendar.scope import Scope, unknown
 from maintd.config.yaml_tree import Node, key_at, value_of
 from maintd.model.target import Targets
 
 
 def read_targets(scope: Scope, node: Node | None) -> Targets:
-    """The targets; the defaults when something is wrong with them, which has been noted."""
+    """Read the targets; after an error, which is added to the scope, the defaults."""
     if node is None:
         return Targets()
     within = scope.within("targets")
@@ -32,9 +32,7 @@ def _message(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         known = list(_fields(location[:-1]))
         what = "kind of target" if len(location) == 1 else "key"
-        return (
-            f'{_path(location[:-1])}unknown {what} "{location[-1]}"; {advice(str(location[-1]), known, "write one of")}'
-        )
+        return _path(location[:-1]) + unknown(what, str(location[-1]), known, f"write one of {', '.join(known)}")
     message = problem["msg"].removeprefix("Value error, ").replace("Input should", "should")
     if problem["type"] == "missing":
         return f'{_path(location[:-1])}"{location[-1]}" is required'
@@ -46,7 +44,7 @@ def _path(location: tuple[int | str, ...]) -> str:
 
 
 def _fields(location: tuple[int | str, ...]) -> list[str]:
-    """Names that a place in the targets can have: kinds at the top, fields of the kind's model in a target."""
+    """The names that are valid at a location: kinds of target at the top, in a target the fields of its model."""
     if not location:
         return list(Targets.model_fields)
     model = get_args(Targets.model_fields[str(location[0])].annotation)[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ class ConfigFile:
     """The content of a settings file. `lines` maps a dotted path, `retention.runs`, to the line of its key."""
 
     path: Path
-    values: Mapping[str, Any] = field(default_factory=dict)
-    lines: Mapping[str, int] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+    lines: dict[str, int] = field(default_factory=dict)
 
     def place(self, path: str) -> str:
         """`file:line` of the value at a dotted path, or of the nearest parent that the file has."""
@@ -30,19 +29,20 @@ def read_config(path: Path) -> ConfigFile:
     """Read a settings file. Raises SettingsError with file:line:column if it is not a mapping in YAML."""
     try:
         root = parse_yaml(read_text(path))
-        if root is None:
-            return ConfigFile(path)
-        if not isinstance(root, MappingNode):
-            raise YamlError(
-                root.line, root.column, "settings must be a mapping of names to values; for example slots: 4"
-            )
-        lines: dict[str, int] = {}
-        _collect_lines(root, "", lines)
+        lines = {} if root is None else _lines_of(root)
     except YamlError as error:
         raise SettingsError(f"{path}:{error.line}:{error.column}: {error}") from error
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}", "correct --config or MAINTD_CONFIG") from error
-    return ConfigFile(path, value_of(root), lines)
+    return ConfigFile(path, {} if root is None else value_of(root), lines)
+
+
+def _lines_of(root: Node) -> dict[str, int]:
+    if not isinstance(root, MappingNode):
+        raise YamlError(root.line, root.column, "settings must be a mapping of names to values; for example slots: 4")
+    lines: dict[str, int] = {}
+    _collect_lines(root, "", lines)
+    return lines
 
 
 def _collect_lines(node: Node, prefix: str, lines: dict[str, int]) -> None:
@@ -51,10 +51,10 @@ def _collect_lines(node: Node, prefix: str, lines: dict[str, int]) -> None:
         for index, item in enumerate(node.items):
             _collect_lines(item, f"{prefix}{index}.", lines)
     if isinstance(node, MappingNode):
+        first: dict[str, int] = {}
         for key, value in (*node.items, *node.merged):
-            path = f"{prefix}{key.text}"
-            if path in lines:
-                text = f'duplicate key "{key.text}", first on line {lines[path]}; remove one of them'
+            if key.text in first:
+                text = f'duplicate key "{key.text}", first on line {first[key.text]}; remove one of them'
                 raise YamlError(key.line, key.column, text)
-            lines[path] = key.line
-            _collect_lines(value, f"{path}.", lines)
+            first[key.text] = lines[f"{prefix}{key.text}"] = key.line
+            _collect_lines(value, f"{prefix}{key.text}.", lines)

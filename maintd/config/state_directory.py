@@ -1,4 +1,4 @@
-"""The state directory: made, checked to be writable, and claimed by one daemon at a time."""
+"""The state directory: created, checked to be writable, and used by one daemon at a time."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LOCK = "daemon.pid"
 
 @contextmanager
 def claim_state_dir(folder: Path) -> Iterator[Path]:
-    """Make the folder, hold its lock while the body runs, and leave the pid of this process in it.
+    """Create the folder, hold a lock on it during the block, and write this process's pid into the lock file.
 
-    The lock is the kernel's, so a killed daemon leaves none behind. Raises RefusedError naming the pid of the daemon
-    that has it, SettingsError when the folder cannot be made or written.
+    The kernel releases the lock when the process ends, however it ends. Raises RefusedError with the pid of the daemon
+    that holds the lock, SettingsError if the folder cannot be created or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o750)
@@ -26,7 +26,7 @@ def claim_state_dir(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise SettingsError(
             f"state directory {folder}: {error.strerror} (as uid {os.geteuid()})",
-            "make it writable for that user, or set MAINTD_STATE_DIR to a folder that is",
+            "make it writable for that user, or set MAINTD_STATE_DIR to another folder",
         ) from error
     try:
         try:
@@ -43,25 +43,9 @@ def claim_state_dir(folder: Path) -> Iterator[Path]:
         except OSError as error:
             raise SettingsError(
                 f"state directory {folder}: cannot write {LOCK}: {error.strerror}",
-                "make room on its disk, or set MAINTD_STATE_DIR to a folder on another",
+                "free space on its disk, or set MAINTD_STATE_DIR to a folder on another disk",
             ) from error
         yield folder
         os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
-
-
-def daemon_pid(folder: Path) -> int | None:
-    """The pid of the daemon that holds the folder now; None when none does."""
-    try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        text = os.read(descriptor, 32).decode(errors="replace").strip()
-        return int(text) if text.isdecimal() else None
-    finally:
-        os.close(descriptor)
-    return None

@@ -207,10 +207,10 @@ def test_a_job_by_its_own_name_is_an_entry_of_one_step() -> None:
     assert made.policy.timeout >= description.timeout
 
 
-# --- what a person should know ---
+# --- warnings ---
 
 
-def test_entries_that_need_one_lock_at_the_same_instant_are_told_apart_from_those_that_do_not() -> None:
+def test_only_entries_that_need_one_lock_exclusively_at_the_same_time_are_warned_about() -> None:
     calendar = read("""
         entries:
           daily: {schedule: every day at 02:00, job: vacuum}
@@ -222,37 +222,37 @@ def test_entries_that_need_one_lock_at_the_same_instant_are_told_apart_from_thos
           off: {schedule: every day at 02:00, job: vacuum, enabled: false}
     """)
 
-    ending = "one waits for the other, at most its lock_wait of 10m; move one of them"
+    ending = "one waits for the other, at most its lock_wait of 10m; change one of the schedules"
     first, second = calendar.warnings
     assert first == (
-        'schedules.yaml:4:23: entry "quarter": is due at the same instant as "daily", first Sat 2026-04-04 02:00 UTC, '
+        'schedules.yaml:4:23: entry "quarter": is due at the same time as "daily", first Sat 2026-04-04 02:00 UTC, '
         f'and both need the lock "postgres": {ending}'
     )
     # 03:00 in Berlin is 02:00 UTC while it is winter there.
     assert second == (
-        'schedules.yaml:6:18: entry "docker": is due at the same instant as "other-zone", first Mon 2026-03-09 02:00 '
+        'schedules.yaml:6:18: entry "docker": is due at the same time as "other-zone", first Mon 2026-03-09 02:00 '
         f'UTC, and both need the lock "docker": {ending}'
     )
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "expected"),
     [
-        ("entries: {a: {at: 2020-01-01T01:00, job: look}}", "is past: it will not be due again"),
-        ("entries: {a: {oncalendar: 2020-01-01, job: look}}", "is past: it will not be due again"),
-        ("entries: {a: {job: look, retries: 2}}", "none of its jobs may be tried again"),
-        ("entries: {a: {steps: [{job: look, retries: 2}]}}", 'job "look" must not be tried again'),
+        ("entries: {a: {at: 2020-01-01T01:00, job: look}}", "is in the past; remove the entry"),
+        ("entries: {a: {oncalendar: 2020-01-01, job: look}}", "is in the past; remove the entry"),
+        ("entries: {a: {job: look, retries: 2}}", "none of its jobs is repeatable"),
+        ("entries: {a: {steps: [{job: look, retries: 2}]}}", 'job "look" is not repeatable'),
         (
             "entries: {a: {job: look, after: {entry: b, within: 1h}}, b: {job: look, enabled: false}}",
             'entry "b" is not enabled',
         ),
-        ("targets: {}", "there are no entries"),
+        ("targets: {}", "the calendar has no entries"),
     ],
 )
-def test_what_is_allowed_but_odd_is_a_warning(text: str, says: str) -> None:
+def test_what_is_allowed_but_odd_is_a_warning(text: str, expected: str) -> None:
     (warning,) = read(text).warnings
 
-    assert says in warning
+    assert expected in warning
     assert warning.startswith("schedules.yaml:")
 
 
@@ -281,7 +281,7 @@ def test_a_fingerprint_stays_the_same_between_versions() -> None:
     assert fingerprint_of(one) == "518e15b1a221e6b4bd0efad6bf870c60c49a092d22e804c0fd15c3119f2e7605"
 
 
-def test_changes_are_told_in_plain_english() -> None:
+def test_changes_are_described_in_english() -> None:
     old = read("""
         targets: {redis: {main: {url: "redis://a"}}, folders: {logs: {path: /l}}}
         entries:
