@@ -146,7 +146,7 @@ def test_an_index_is_asked_for_before_the_manifest_of_one_platform(images: Regis
 
 def test_a_digest_that_the_registry_does_not_tell_is_worked_out(images: Registry) -> None:
     pushed = images.push("app", "1.0", "one")
-    images.silent_about_digests = True
+    images.omit_digest_header = True
 
     assert asking().remote(parse(f"{images.host}/app:1.0")).digest == pushed.digest
 

@@ -1,1 +1,1 @@
-"""What tests share: real servers, sample data, and the running of jobs, nodes and stores."""
+"""Shared test helpers: real servers, sample data, and ways to run jobs, nodes and stores."""

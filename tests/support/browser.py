@@ -1,4 +1,4 @@
-"""Chromium, and what an accessibility checker would say of a page."""
+"""Chromium, and accessibility rules for a page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.servers.base import require_program
 CHROMIUM = Path("/usr/bin/chromium")
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 
-# Each rule returns the elements that break it, as text.
+# Each rule returns the elements that violate it, as text.
 RULES = """() => {
   const shown = (e) => e.tagName.toLowerCase() + (e.id ? '#' + e.id : '') + ' ' + e.textContent.trim().slice(0, 40);
   const all = (selector, wrong) => [...document.querySelectorAll(selector)].filter(wrong).map(shown);
@@ -25,7 +25,7 @@ RULES = """() => {
     'exactly one h1': document.querySelectorAll('h1').length === 1 ? [] : all('h1', () => true),
     'one main landmark': document.querySelectorAll('main').length === 1 ? [] : ['main'],
     'navigation with a name': all('nav', (e) => !e.getAttribute('aria-label')),
-    'no heading level left out': headings.some((level, i) => i && level > headings[i - 1] + 1) ? [headings.join()] : [],
+    'no skipped heading level': headings.some((level, i) => i && level > headings[i - 1] + 1) ? [headings.join()] : [],
     'a label for each field': all('input,select,textarea', (e) => !e.labels || !e.labels.length),
     'text for each image': all('img:not([alt]),svg[role=img]:not([aria-label])', () => true),
     'a name for each link and button': all('a,button,summary', (e) => !named(e)),
@@ -33,8 +33,8 @@ RULES = """() => {
     'a scope for each header cell': all('th', (e) => !e.scope),
     'ids that are unique': all('[id]', (e) => document.querySelectorAll('#' + CSS.escape(e.id)).length > 1),
     'labels that exist': all('[aria-labelledby]', (e) => !document.getElementById(e.getAttribute('aria-labelledby'))),
-    'words beside each symbol': all('.state', (e) => e.textContent.replace(/[^a-z]/gi, '').length < 2),
-    'keys that reach what scrolls': all('pre,.log', (e) => e.tabIndex < 0),
+    'text beside each symbol': all('.state', (e) => e.textContent.replace(/[^a-z]/gi, '').length < 2),
+    'scrollable areas that take the keyboard focus': all('pre,.log', (e) => e.tabIndex < 0),
     'no positive tabindex': all('[tabindex]', (e) => e.tabIndex > 0),
     'nothing wider than the screen': document.documentElement.scrollWidth > innerWidth
       ? all('body *', (e) => e.getBoundingClientRect().right > innerWidth + 1).slice(0, 5) : [],
@@ -44,7 +44,7 @@ RULES = """() => {
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A browser without a window; the machine's own, never a downloaded one."""
+    """Start the installed Chromium, headless; never a downloaded browser."""
     path = require_program(CHROMIUM, "chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=ARGS)
@@ -55,6 +55,6 @@ def chromium() -> Iterator[Browser]:
 
 
 def violations(page: Page) -> dict[str, list[str]]:
-    """The rules that the page breaks, each with where."""
+    """Violated rule → the elements that violate it."""
     found: dict[str, list[str]] = page.evaluate(RULES)
     return {rule: where for rule, where in found.items() if where}

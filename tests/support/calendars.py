@@ -1,4 +1,4 @@
-"""Jobs that calendars in tests name, real modules in a folder, and a calendar's text read with them."""
+"""Jobs for calendars in tests, as real modules in a folder, and parsing of a calendar with them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _MODULES = {
 
 @cache
 def loaded() -> dict[str, LoadedJob | BrokenJob]:
-    """The jobs, imported once."""
+    """Import the jobs, once."""
     found: dict[str, LoadedJob | BrokenJob] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, text in _MODULES.items():
@@ -71,18 +71,18 @@ def loaded() -> dict[str, LoadedJob | BrokenJob]:
 
 
 def jobs() -> dict[str, JobDescription | BrokenJob]:
-    """Their descriptions by name, as a registry has them."""
+    """Return the jobs by name, as the registry does."""
     return {name: job if isinstance(job, BrokenJob) else job.description for name, job in loaded().items()}
 
 
 def validate_all(wanted: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[ParamProblem]]:
-    """What is wrong with params of jobs; nothing for a broken job."""
+    """Return the problems of each job's params; none for a broken job."""
     found = [(loaded()[job], params) for job, params in wanted]
     return [[] if isinstance(job, BrokenJob) else validate_params(job.params, params) for job, params in found]
 
 
 def read(text: str) -> Calendar:
-    """The calendar of a text; without a `timezone:` at its head it gets UTC."""
+    """Parse a calendar; without a leading `timezone:` the time zone is UTC."""
     text = dedent(text).lstrip("\n")
     if not text.startswith("timezone:"):
         text = f"timezone: UTC\n{text}"
@@ -90,7 +90,7 @@ def read(text: str) -> Calendar:
 
 
 def problems(text: str) -> list[str]:
-    """What a text is refused with; nothing when it is good."""
+    """Return the errors of a calendar; an empty list for a valid one."""
     try:
         read(text)
     except CalendarError as error:

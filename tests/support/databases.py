@@ -1,4 +1,4 @@
-"""A database of a test's own on the real Postgres, and ways to put it into the states that jobs must cope with."""
+"""A Postgres database for one test, and ways to bring it into the states that jobs must handle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NUMBERS = itertools.count(1)
 
 @dataclass
 class Database:
-    """One database. `run` and `ask` are the superuser's."""
+    """One database. `run` and `ask` connect as superuser."""
 
     server: PostgresServer
     name: str
@@ -32,21 +32,21 @@ class Database:
         return f"postgresql://{role}@127.0.0.1:{self.server.port}/{self.name}"
 
     def run(self, *statements: str) -> None:
-        """Each in a transaction of its own; the statistics of it all are there when it returns."""
+        """Execute each statement in a transaction of its own; flush the statistics before returning."""
         with psycopg.connect(self.url, autocommit=True) as conn:
             for statement in statements:
                 conn.execute(statement.encode())
-            # Else they come when the server's process ends, which may be after the next session has analyzed.
+            # Otherwise they arrive when the backend exits, which may be after the next session has run ANALYZE.
             conn.execute("SELECT pg_stat_force_next_flush()")
 
     def ask(self, query: str) -> Any:
-        """The first value of the answer."""
+        """Return the first column of the first row."""
         with psycopg.connect(self.url, autocommit=True) as conn:
             row = conn.execute(query.encode()).fetchone()
             return row[0] if row else None
 
     def role(self, name: str, *grants: str) -> str:
-        """A new login that may do only this; its name is made unique in the server."""
+        """Create a login with these grants only; return its name, which is unique in the server."""
         unique = f"{name}_{self.name}"
         self.run(f'CREATE ROLE "{unique}" LOGIN', *(f'GRANT {grant} TO "{unique}"' for grant in grants))
         return unique
@@ -54,12 +54,12 @@ class Database:
     def job(
         self, job: str, params: Mapping[str, Any] | None = None, *, as_role: str = "postgres", **more: Any
     ) -> JobResult:
-        """Run a job against this database as the target `main`."""
+        """Run a job with this database as the target `main`."""
         return run_job(job, params, {"postgres": {"main": {"dsn": self.url_of(as_role)}}}, **more)
 
     @contextmanager
     def session(self, *statements: str, name: str = "app") -> Iterator[psycopg.Connection[Any]]:
-        """A client's session in a transaction that stays open after these statements."""
+        """Keep a session open, in a transaction, after these statements."""
         with psycopg.connect(self.url, application_name=name) as conn:
             for statement in statements:
                 conn.execute(statement.encode())
@@ -69,7 +69,7 @@ class Database:
 
 @contextmanager
 def database(server: PostgresServer) -> Iterator[Database]:
-    """A new database, dropped at the end with the roles that were made for it."""
+    """Create a database; drop it at the end with its roles."""
     made = Database(server, f"jobs{next(_NUMBERS)}")
     server.create(made.name)
     try:

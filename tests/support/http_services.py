@@ -1,4 +1,4 @@
-"""Small HTTP services over real sockets, friendly and nasty, for jobs that ask them."""
+"""Small HTTP services on real sockets, well-behaved and hostile, as targets of jobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass
 class Reply:
-    """What one path answers."""
+    """The response of one path."""
 
     body: bytes = b""
     status: int = 200
@@ -23,7 +23,7 @@ class Reply:
 
 
 def json_reply(body: Any, status: int = 200) -> Reply:
-    """A body of JSON."""
+    """Return a response with a JSON body."""
     return Reply(json.dumps(body).encode(), status)
 
 
@@ -56,7 +56,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def http_service(replies: Mapping[str, Reply | Callable[[], Reply]]) -> Iterator[str]:
-    """The base URL of a service that answers these paths, and 404 to all others."""
+    """Serve these paths, and 404 for all others; yield the base URL."""
     server = _Server(("127.0.0.1", 0), _Handler)
     server.replies = replies
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -71,14 +71,14 @@ def http_service(replies: Mapping[str, Reply | Callable[[], Reply]]) -> Iterator
 
 @contextmanager
 def port_that_hangs() -> Iterator[int]:
-    """A port that accepts connections, by the kernel, and never answers."""
+    """Yield a port on which connections are accepted and never answered."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
 
 @contextmanager
 def port_that_sends(text: bytes) -> Iterator[int]:
-    """A port that sends this to whoever connects, and closes."""
+    """Yield a port that sends this text to each client, and closes the connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.05)
         stopped = threading.Event()

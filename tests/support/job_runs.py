@@ -1,4 +1,4 @@
-"""Run a job in this process, as the child does, and hand back all that it reported."""
+"""Run a job in this process, as the child does, and return everything that it reported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ JOBS = Path(__file__).parents[2] / "jobs"
 
 @dataclass
 class JobResult:
-    """What a job reported, in order, and how it ended. `error` is what it raised, None when it returned."""
+    """What a job reported, in order. `error` is the exception that it raised, None when it returned."""
 
     items: list[Report] = field(default_factory=list)
     logs: list[str] = field(default_factory=list)
@@ -55,30 +55,30 @@ class JobResult:
 
     @property
     def outcome(self) -> str:
-        """`succeeded`, `warned` or `failed`, judged as a run is."""
+        """`succeeded`, `warned` or `failed`, by the rules for a run."""
         statuses = {check.status for check in self.checks}
         if self.error is not None or CheckStatus.FAIL in statuses:
             return "failed"
         return "warned" if statuses - {CheckStatus.OK} else "succeeded"
 
     def check(self, name: str) -> Check:
-        """The only check of this name."""
+        """Return the only check of this name."""
         found = [check for check in self.checks if check.name == name]
         assert len(found) == 1, f'{len(found)} checks named "{name}":\n{self.text()}'
         return found[0]
 
     def measure(self, name: str, **labels: str) -> float:
-        """The last value of a measure whose labels include these."""
+        """Return the last value of a measure whose labels include these."""
         found = [item for item in self.measures if item.name == name and labels.items() <= item.labels.items()]
         assert found, f'no measure "{name}" {labels}:\n{self.text()}'
         return found[-1].value
 
     def named(self, part: str) -> list[Check]:
-        """The checks whose name contains this."""
+        """Return the checks whose name contains this."""
         return [check for check in self.checks if part in check.name]
 
     def text(self) -> str:
-        """Everything, for the message of a failed assert."""
+        """Return everything as text, for the message of a failed assertion."""
         lines = [
             f"{c.status:8} {c.name}: {c.observed!r}, expected {c.expected} {c.unit} ({c.hint})" for c in self.checks
         ]
@@ -99,16 +99,16 @@ def run_job(
     timeout: timedelta = timedelta(minutes=5),
     reports_dir: Path | None = None,
 ) -> JobResult:
-    """Run a shipped job by name, or one by path, with params as the calendar would have them.
+    """Run a shipped job by name, or a job file by path, with params as in a calendar.
 
-    A number in `series` stands for a point of one more day ago, the last number being yesterday's. Artifacts and the
-    work folder are in `folder`, by default one of their own below the temporary directory.
+    Numbers in `series` are daily points, the last of them yesterday's. Artifacts and the work folder are in `folder`, by
+    default a new one in the temporary directory.
     """
     path = job if isinstance(job, Path) else JOBS / f"{job}.py"
     loaded = load_job(path)
     where = folder or Path(tempfile.mkdtemp(prefix="maintd-job-"))
     result = JobResult()
-    standing = AttemptInfo(
+    info = AttemptInfo(
         run_id=1,
         entry=path.stem,
         step=path.stem,
@@ -123,7 +123,7 @@ def run_job(
         reports_dir=reports_dir,
     )
     known = targets if isinstance(targets, Targets) else Targets.model_validate(dict(targets or {}))
-    ctx = Context(standing, lambda: known, result.items.append, result.logs.append)
+    ctx = Context(info, lambda: known, result.items.append, result.logs.append)
     try:
         loaded.run(ctx, loaded.params.model_validate(resolve_references(dict(params or {}), os.environ)))
     except Exception as error:  # noqa: BLE001 - as the child does at its border

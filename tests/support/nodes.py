@@ -1,4 +1,4 @@
-"""A node for tests: a real store, a real executor, jobs written as they are needed."""
+"""A node for tests: a real store, a real executor, and jobs that tests write."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _numbers = itertools.count(1)
 
 
 class Node:
-    """An executor on a store, and what a test wants of both."""
+    """An executor with its store, and helpers for both."""
 
     def __init__(self, folder: Path, url: str = "", *, incarnation: str = "1", **settings: Any) -> None:
         self.folder = folder
@@ -77,7 +77,7 @@ class Node:
         )
 
     def job(self, body: str, traits: str = 'timeout="1m"', name: str | None = None) -> str:
-        """Write a job whose `run` has this body; its name."""
+        """Write a job whose `run` has this body; return its name."""
         name = name or f"job_{next(_numbers)}"
         path = self.jobs_dir / f"{name}.py"
         source = f"{HEADER}@job({traits})\ndef run(ctx: Context, params: Params) -> None:\n"
@@ -117,7 +117,7 @@ class Node:
         return found
 
     def ended(self, run_id: int, seconds: float = 20) -> Run:
-        """The run, once it has ended."""
+        """Wait for the end of a run; return it."""
 
         def is_over() -> Run | None:
             run = self.run(run_id)
@@ -126,11 +126,11 @@ class Node:
         return wait_for(is_over, f"run {run_id} ends", seconds)
 
     def make(self, body: str, params: Mapping[str, Any] | None = None, traits: str = 'timeout="1m"') -> Run:
-        """A run of one step with this body, ended."""
+        """Run a job with this body to its end; return the run."""
         return self.ended(self.queue(self.step(self.job(body, traits), params)))
 
     def running(self, run_id: int) -> Attempt:
-        """The attempt of a run's first step, once its process is there."""
+        """Wait for the process of a run's first step; return the attempt."""
 
         def attempt() -> Attempt | None:
             attempts = [a for step in self.run(run_id).steps for a in step.attempts if a.pid is not None]
@@ -160,7 +160,7 @@ class Node:
 
 @contextmanager
 def node(folder: Path, url: str = "", **settings: Any) -> Iterator[Node]:
-    """A started node for the length of a `with`."""
+    """Start a node; stop it at the end."""
     made = Node(folder, url, **settings)
     made.start()
     try:
@@ -170,7 +170,7 @@ def node(folder: Path, url: str = "", **settings: Any) -> Iterator[Node]:
 
 
 def only(run: Run) -> Attempt:
-    """The last attempt of the run's first step."""
+    """Return the last attempt of the run's first step."""
     return run.steps[0].attempts[-1]
 
 
@@ -179,7 +179,7 @@ def is_alive(pid: int) -> bool:
 
 
 def read_pids(path: Path, count: int) -> list[int]:
-    """Numbers that processes of a job wrote into a file, once all are there."""
+    """Wait for `count` pids in a file that a job's processes write; return them."""
 
     def numbers() -> list[int] | None:
         found = [int(word) for word in path.read_text(encoding="ascii").split()] if path.exists() else []

@@ -19,7 +19,7 @@ HOUR = timedelta(hours=1)
 
 
 def entry(name: str = "tidy", cron: str = "*/10 * * * *", *, formerly: str | None = None, **policy: object) -> Entry:
-    """An entry that is due every ten minutes by default."""
+    """Return an entry that is due every ten minutes by default."""
     return Entry(
         name=name,
         title=name.title(),
@@ -40,31 +40,31 @@ class PlanningNode:
         self.planner.load(entries)
 
     def pass_time(self, by: timedelta, every: timedelta = MINUTE) -> None:
-        """Let time pass, and sweep in these intervals as a daemon does."""
+        """Advance the clock, with a sweep after each interval."""
         end = self.clock.now() + by
         while self.clock.now() < end:
             self.clock.advance(min(every, end - self.clock.now()))
             self.planner.sweep()
 
     def rows(self, name: str = "tidy") -> dict[datetime, RunSummary]:
-        """Rows by due time; fails when a due time has two."""
+        """Return rows by due time; fail when a due time has two."""
         found = [run for run in self.store.history.runs(entry=name, limit=5000) if run.due_at is not None]
         by_due_time = {run.due_at: run for run in found if run.due_at is not None}
         assert len(by_due_time) == len(found), "a due time has two rows"
         return dict(sorted(by_due_time.items()))
 
     def times(self, name: str = "tidy") -> list[str]:
-        """The due times that have a row, as hours and minutes."""
+        """Return the due times that have a row, as HH:MM."""
         return [f"{at:%H:%M}" for at in self.rows(name)]
 
     def states(self, name: str = "tidy") -> list[str]:
-        """The rows' states in order, or the reasons of skipped ones."""
+        """Return the states of the rows in order; of skipped ones the reason."""
         return [str(run.skip_reason or run.state) for run in self.rows(name).values()]
 
 
 @contextmanager
 def node(folder: Path, clock: ManualClock, *entries: Entry) -> Iterator[PlanningNode]:
-    """A node on the SQLite store in this folder, for as long as the `with`: leaving is a daemon that ends."""
+    """Yield a node on the SQLite store in this folder; close its store at the end, like a daemon that stops."""
     made = PlanningNode(f"sqlite:///{folder}/maintd.db", clock, *entries)
     try:
         yield made

@@ -1,4 +1,4 @@
-"""Real backups of every format that `backup_verify` reads, small, and ways to damage them."""
+"""Small real backups in every format that `backup_verify` reads, and ways to damage them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IDENTITY = pyrage.x25519.Identity.generate()
 
 
 def tar_of(members: Mapping[str, bytes], *, mode: int = 0o600) -> bytes:
-    """A tar of files with these contents."""
+    """Return a tar archive of these files."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, content in members.items():
@@ -35,12 +35,12 @@ def tar_of(members: Mapping[str, bytes], *, mode: int = 0o600) -> bytes:
 
 
 def noise(size: int, seed: int = 1) -> bytes:
-    """Bytes that compress to about three quarters, the same for the same seed."""
+    """Return bytes that compress to about three quarters; the seed determines them."""
     return random.Random(seed).randbytes(size // 2).hex().encode()[:size]
 
 
 def write(path: Path, data: bytes, *, summed: bool = False) -> Path:
-    """A private file, with its sha256 beside it when `summed`."""
+    """Write a private file, with its sha256 beside it if `summed`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     path.chmod(0o600)
@@ -51,7 +51,7 @@ def write(path: Path, data: bytes, *, summed: bool = False) -> Path:
 
 
 def flipped(data: bytes, at: int, bit: int = 0) -> bytes:
-    """The same bytes with one bit changed."""
+    """Return the bytes with one bit flipped."""
     return data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]
 
 
@@ -68,7 +68,7 @@ def age(data: bytes) -> bytes:
 
 
 def dump(server: PostgresServer, database: str, *options: str) -> bytes:
-    """What pg_dump writes."""
+    """Return the output of pg_dump."""
     return subprocess.run(
         [BIN / "pg_dump", "-d", server.url(database), *options], check=True, capture_output=True
     ).stdout
@@ -79,14 +79,14 @@ def dump_all(server: PostgresServer) -> bytes:
 
 
 def base_backup(server: PostgresServer, folder: Path, *options: str) -> Path:
-    """A base backup with its manifest, whose checkpoint does not wait."""
+    """Take a base backup with a manifest and a fast checkpoint."""
     argv = [BIN / "pg_basebackup", "-d", server.url("postgres"), "-D", folder, "-c", "fast", "--no-sync", *options]
     subprocess.run(argv, check=True, capture_output=True)
     return folder
 
 
 def trading(server: PostgresServer, database: str, rows: int = 2000) -> None:
-    """A database with two tables of the first stack, and one that is empty."""
+    """Create a database with two tables of the first stack and an empty one."""
     server.create(database)
     with psycopg.connect(server.url(database), autocommit=True) as conn:
         conn.execute("CREATE TABLE audit_events (id int, payload text)")
@@ -99,7 +99,7 @@ def trading(server: PostgresServer, database: str, rows: int = 2000) -> None:
 
 
 def snapshot(server: RedisServer) -> bytes:
-    """A dump.rdb with every kind of value that the first stack has."""
+    """Return a dump.rdb with every type of value that the first stack uses."""
     client = server.client()
     try:
         pipe = client.pipeline()

@@ -1,4 +1,4 @@
-"""Logs as services write them, with an exact count of denied requests, and everything in them that looks like one."""
+"""Logs as services write them, with a known number of denied requests and many lines that resemble one."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ PATHS = ("/health", "/metrics", "/pnl/status", "/admin/orders/halt", "/api/order
 
 
 def stamp(at: datetime) -> str:
-    """As JavaScript writes it."""
+    """Format a time like JavaScript."""
     return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z"
 
 
 def wrapped(line: str, at: datetime, stream: str = "stdout", ended: bool = True) -> str:
-    """As the engine's json-file driver keeps a line."""
+    """Wrap a line like Docker's json-file driver."""
     body = {"log": line + ("\n" if ended else ""), "stream": stream}
     return json.dumps(body | {"time": f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond:06d}123Z"}, separators=(",", ":"))
 
@@ -27,7 +27,7 @@ def wrapped(line: str, at: datetime, stream: str = "stdout", ended: bool = True)
 def request(
     rng: random.Random, at: datetime, status: int, path: str = "/health", compact: bool = True, **more: Any
 ) -> str:
-    """A request line as the stack's own logger writes it; times and ids are full of the digits 401 and 403."""
+    """Return a request line like the stack's logger; its times and ids often contain the digits 401 and 403."""
     body = {
         "level": "info",
         "service": "orchestrator",
@@ -55,7 +55,7 @@ def corpus(
     compact: bool = True,
     one_in: int = 40,
 ) -> Counter[int]:
-    """A file of about so many bytes, its lines in the order of their times; how many were denied, by status."""
+    """Write a log of about `size` bytes in order of time; return the number of denied requests by status."""
     rng = random.Random(seed)
     counts: Counter[int] = Counter()
     about = len(form(request(rng, since, 200, compact=compact), since)) + 8
@@ -74,5 +74,5 @@ def corpus(
 
 
 def minutes(since: datetime, count: int) -> Iterator[datetime]:
-    """So many instants, a minute apart."""
+    """Yield `count` instants, one minute apart."""
     return (since + timedelta(minutes=n) for n in range(count))

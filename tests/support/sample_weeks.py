@@ -1,4 +1,4 @@
-"""Two weeks of made history for Prometheus, whose quantiles and ratios can be worked out by hand."""
+"""Two weeks of synthetic history for Prometheus, with quantiles and ratios that can be calculated by hand."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ HOSTILE = "/a|b`c`<script>alert(1)</script>"
 
 
 def end() -> datetime:
-    """The last midnight, UTC."""
+    """Return the last midnight in UTC."""
     return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def history() -> str:
-    """OpenMetrics with timestamps."""
+    """Return the history as OpenMetrics text with timestamps."""
     return "\n".join([*_up(), *_requests(), *_memory(), *_cpu(), *_alerts(), "# EOF\n"])
 
 
@@ -100,5 +100,5 @@ def _alerts() -> Iterator[str]:
     begin = start + timedelta(days=2)
     yield from (_line("ALERTS", critical, 1, begin + timedelta(minutes=minute)) for minute in range(31))
     still = {"alertname": "DiskFills", "alertstate": "firing", "severity": "warning"}
-    begin = end() - timedelta(hours=3)  # and goes on
+    begin = end() - timedelta(hours=3)  # and still fires
     yield from (_line("ALERTS", still, 1, begin + timedelta(minutes=minute)) for minute in range(181))

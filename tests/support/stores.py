@@ -1,4 +1,4 @@
-"""Values that the store's tests are made of. Times are minutes after noon."""
+"""Values for tests of the store. Times are minutes after noon."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def sync(store: Store, *entries: Entry, now: float = 0, fingerprint: str = "1") 
 
 
 def due(name: str, minutes: float, state: RunState = RunState.QUEUED, **columns: object) -> NewRun:
-    """A run as the planner writes it."""
+    """Return a run as the planner inserts it."""
     return NewRun.model_validate(
         {
             "entry": name,
@@ -68,12 +68,12 @@ def due(name: str, minutes: float, state: RunState = RunState.QUEUED, **columns:
 
 
 def plan_runs(store: Store, name: str, seen: float, through: float, *runs: NewRun) -> list[int] | None:
-    """Plan one entry; the ids of its new rows, or None when it was planned to another time than `seen`."""
+    """Plan one entry; return the ids of its new rows, or None if it was not planned through `seen`."""
     return store.entries.plan_many([EntryPlan(name, at(seen), at(through), runs)])[0]
 
 
 def manual_run(name: str, minutes: float = 0, **columns: object) -> NewRun:
-    """A run that somebody asked for."""
+    """Return a run that a user triggered."""
     return due(name, minutes, **{"due_at": None, "trigger": Trigger.MANUAL, "requested_by": "ada", **columns})
 
 
@@ -94,14 +94,14 @@ def ended(state: RunState, minutes: float, reason: str = "") -> RunFinished:
 def finished(
     store: Store, name: str, minutes: float, state: RunState = RunState.SUCCEEDED, took: float = 1, **columns: object
 ) -> int:
-    """A run from queue to end."""
+    """Add a run that has ended; return its id."""
     run = claim(store, queue(store, name, minutes, **columns), minutes)
     assert store.runs.apply(run.id, run.fence, 1, [ended(state, minutes + took)])
     return run.id
 
 
 def evidence(*items: Report, step: int = 0, minutes: float = 1) -> list[RunUpdate]:
-    """A step with one attempt that reports these."""
+    """Return the updates of a step with one attempt that reports these items."""
     return [
         StepStarted(step=step, at=at(minutes)),
         AttemptStarted(step=step, attempt=1, at=at(minutes), pid=77),
@@ -116,7 +116,7 @@ def check(name: str) -> Check:
 
 
 def run_concurrently(acts: Sequence[Callable[[], T]]) -> list[T]:
-    """The results of all acts, begun at the same moment in a thread each."""
+    """Call all functions at the same moment, each in a thread; return their results."""
     start = Barrier(len(acts))
 
     def run(act: Callable[[], T]) -> T:

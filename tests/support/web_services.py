@@ -1,4 +1,4 @@
-"""A real operator service on a real store, with a calendar of a few entries, served as the daemon serves it."""
+"""A real operator service on a real store, with a small calendar, served as the daemon serves it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from support.stores import claim, evidence, queue
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 
 HOSTILE = "<script>alert('x')</script>\"&'</p><img src=x onerror=alert(1)>"
-"""What a job, a host or a person could put into any text."""
+"""Hostile text, as a job, a host or a user could put it into any field."""
 
 
 RELOADED = ReloadResult(ok=True, changes=("entry probe: every 15 minutes",), problems=())
@@ -42,7 +42,7 @@ def at(minutes: float) -> datetime:
 
 
 class VacuumParams(JobParams):
-    """As a job has them."""
+    """Params of the job `vacuum`."""
 
     keep: int = 30
     tables: list[str] = []
@@ -94,7 +94,7 @@ ENTRIES = (
 
 @dataclass
 class Harness:
-    """An operator service whose clock, calendar and health a test sets; it counts the wake-ups."""
+    """An operator service whose clock, calendar and health the test sets; counts wake-ups."""
 
     folder: Path
     clock: ManualClock
@@ -126,14 +126,14 @@ class Harness:
         self.woken += 1
 
     def use(self, *entries: Entry, **fields: Any) -> None:
-        """Another calendar, loaded as the planner does."""
+        """Activate a calendar with these entries."""
         self.calendar = replace(self.calendar, entries=entries, **fields)
         self.store.entries.sync(entries, {item.name: "1" for item in entries}, self.clock.now())
 
 
 @contextmanager
 def harness(folder: Path, *, listen: str = "", now: datetime = NOON, store_url: str | None = None) -> Iterator[Harness]:
-    """An operator service whose store is a SQLite file in the folder, unless another is given."""
+    """Yield an operator service; its store is a SQLite file in the folder unless `store_url` is given."""
     clock = ManualClock(now)
     settings = Settings(state_dir=folder, listen=listen, node="n1", store_url=store_url, _env_file=None)  # type: ignore[call-arg, arg-type]
     store = open_store(settings.store, clock=clock, migrate=True, state_dir=folder)
@@ -165,7 +165,7 @@ def run_with(
     took: float = 2,
     **columns: object,
 ) -> int:
-    """A run with evidence, from queue to end."""
+    """Add a run with evidence that has ended; return its id."""
     run = claim(store, queue(store, name, minutes, **columns), minutes)
     writes = evidence(*items, minutes=minutes)  # type: ignore[arg-type]
     assert store.runs.apply(
@@ -175,7 +175,7 @@ def run_with(
 
 
 def running_run(store: Store, name: str, minutes: float, *items: object) -> tuple[int, int]:
-    """A run that works: its id and fence. Further writes are numbered from 4."""
+    """Add a running run; return its id and fence. Its next update has sequence number 4."""
     run = claim(store, queue(store, name, minutes), minutes, lease=600)
     begun = [
         StepStarted(step=0, at=at(minutes)),
@@ -214,7 +214,7 @@ FULL: tuple[object, ...] = (
 
 
 def artifact(folder: Path, name: str, content: bytes, media_type: str, path: str | None = None) -> Artifact:
-    """A file in the folder of artifacts, as a run leaves it."""
+    """Write an artifact's file; return the artifact."""
     place = path or f"1/vacuum/1/{name}"
     file = folder / "artifacts" / place
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -224,7 +224,7 @@ def artifact(folder: Path, name: str, content: bytes, media_type: str, path: str
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back."""
+    """An HTTP response."""
 
     status: int
     headers: dict[str, str]
@@ -240,7 +240,7 @@ class Answer:
 
 
 class Client:
-    """Talks HTTP over a socket that `connect` makes; one connection per request, nothing but the standard library."""
+    """An HTTP client on sockets from `connect`; one connection per request, standard library only."""
 
     def __init__(self, connect: Callable[[], socket.socket], host: str = "localhost") -> None:
         self._connect = connect
@@ -268,7 +268,7 @@ class Client:
 
 
 def on_socket(path: Path) -> Client:
-    """At the control socket."""
+    """Return a client for the control socket."""
 
     def connect() -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -280,5 +280,5 @@ def on_socket(path: Path) -> Client:
 
 
 def on_port(port: int, host: str = "127.0.0.1") -> Client:
-    """At the page's port, asking for it by that name."""
+    """Return a client for a TCP port, with `host` in the Host header."""
     return Client(lambda: socket.create_connection(("127.0.0.1", port), timeout=10), host)

@@ -1,4 +1,4 @@
-"""Zones with customs of their own, their changes of clock, and due times found by looking at every minute."""
+"""Time zones with special rules, their clock changes, and due times by enumeration of every minute."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ZONES = (
     "Europe/Berlin",
     "Australia/Lord_Howe",  # clocks move by half an hour
     "Asia/Kathmandu",  # 5:45 ahead, never changed
-    "Africa/Casablanca",  # put back for Ramadan
+    "Africa/Casablanca",  # set back for Ramadan
     "UTC",
 )
 FIRST = datetime(2020, 1, 1, tzinfo=UTC)
@@ -24,7 +24,7 @@ HOUR = timedelta(hours=1)
 
 @cache
 def changes(zone: str) -> tuple[datetime, ...]:
-    """Instants in these ten years at which the zone's clocks are changed, to the minute."""
+    """Return the instants in these ten years at which the zone changes its clocks, to the minute."""
     found = []
     info = ZoneInfo(zone)
     at = FIRST
@@ -40,21 +40,21 @@ def changes(zone: str) -> tuple[datetime, ...]:
 
 @dataclass(frozen=True)
 class Naive:
-    """A schedule as a person would check it with a clock and a calendar, minute after minute."""
+    """A schedule that is checked minute by minute, as with a clock and a calendar."""
 
     hours: frozenset[int]
     minutes: frozenset[int]
     on_day: Callable[[date], bool]
-    by_the_clock: bool  # whenever the clock shows it, and not once a day
+    by_the_clock: bool  # whenever the clock shows the time, not once a day
 
     def between(self, after: datetime, until: datetime, zone: str) -> list[datetime]:
-        """Due times in (after, until]."""
+        """Return the due times in (after, until]."""
         return [at for at in self._minutes(after, until, ZoneInfo(zone)) if after < at <= until]
 
     def _minutes(self, after: datetime, until: datetime, zone: ZoneInfo) -> Iterator[datetime]:
         hour = after.replace(minute=0)
         while hour <= until:
-            # A day may begin within the hour; a day that does not count need not be looked at.
+            # A day may begin within the hour; hours of days that do not match are passed over.
             if any(self.on_day((hour + m * MINUTE).astimezone(zone).date()) for m in (0, 15, 30, 45, 59)):
                 for minute in range(60):
                     at = hour + minute * MINUTE

@@ -1,4 +1,4 @@
-"""What the servers share: free ports, waiting for a condition, a process that is always stopped."""
+"""Helpers for servers: free ports, waiting for a condition, a process that is always stopped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def free_port() -> int:
-    """A loopback port that nothing listens on."""
+    """Return an unused loopback port."""
     with closing(socket.socket()) as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -26,7 +26,7 @@ def free_port() -> int:
 
 
 def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 20.0, every: float = 0.02) -> T:
-    """The condition's first true value. Fails the test when it stays false for that long."""
+    """Wait until the condition is true; return its value. Fail the test after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         value = condition()
@@ -38,14 +38,14 @@ def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 20.0
 
 
 def is_listening(port: int) -> bool:
-    """Whether something accepts connections on this loopback port."""
+    """Return whether a server accepts connections on this loopback port."""
     with closing(socket.socket()) as sock:
         sock.settimeout(0.5)
         return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def require_program(program: str | Path, package: str) -> str:
-    """The program's path. Without it a test skips on a laptop and fails in CI."""
+    """Return the program's path. If it is missing, skip the test on a laptop and fail it in CI."""
     found = shutil.which(str(program))
     if found is None:
         message = f"needs {program}: apt-get install {package}"
@@ -57,7 +57,7 @@ def require_program(program: str | Path, package: str) -> str:
 def running(
     argv: Sequence[str | Path], log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with its output in `log`, terminated and then killed at the end."""
+    """Run a process with its output in `log`; terminate it at the end, and kill it after 15 s."""
     with log.open("ab") as out:
         process = subprocess.Popen(
             [str(word) for word in argv], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, cwd=cwd

@@ -1,4 +1,4 @@
-"""File systems of a test's own, small enough to be filled."""
+"""Small file systems that a test can fill."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 
 def needs_root(why: str) -> None:
-    """Without it a test skips on a laptop and fails in CI."""
+    """Without root, skip the test on a laptop and fail it in CI."""
     if os.geteuid() != 0:
         message = f"needs root: {why}"
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
@@ -20,7 +20,7 @@ def needs_root(why: str) -> None:
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A file system of this size (as tmpfs has it: 300k, 6m) at a new folder."""
+    """Mount a tmpfs of this size (300k, 6m) at a new folder."""
     needs_root("mounts a file system")
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "maintd-test", folder], check=True)

@@ -1,4 +1,4 @@
-"""A real Docker engine in a mount namespace of its own, without iptables; images are made from busybox.
+"""A real Docker engine in its own mount namespace, without iptables; images are made from busybox.
 
 There is no registry: images are imported from a folder. Containers and networks are removed before the engine stops.
 """
@@ -38,7 +38,7 @@ class DockerEngine:
         return sdk.DockerClient(self.url, timeout=60)
 
     def network(self, name: str, number: int) -> str:
-        """Make a bridge network 10.213.NUMBER.0/24 and give its name."""
+        """Create the bridge network 10.213.NUMBER.0/24; return its name."""
         client = self.client()
         try:
             pool = sdk.types.IPAMPool(subnet=f"10.213.{number}.0/24")
@@ -70,7 +70,7 @@ class DockerEngine:
         return tag
 
     def answers(self) -> bool:
-        """Asked by hand: the SDK leaves a socket open when nobody listens."""
+        """Ping over a plain socket: the SDK leaves a socket open when the engine does not listen."""
         with closing(socket.socket(socket.AF_UNIX)) as sock:
             sock.settimeout(2)
             try:
@@ -81,7 +81,7 @@ class DockerEngine:
                 return False
 
     def remove_all(self) -> None:
-        """Containers first, then the networks that were made."""
+        """Remove all containers, then the created networks."""
         client = self.client()
         try:
             for container in client.containers.list(all=True):
@@ -95,7 +95,7 @@ class DockerEngine:
 
 @contextmanager
 def docker_engine() -> Iterator[DockerEngine]:
-    """A new engine for the length of a `with`."""
+    """Start an engine; stop it at the end."""
     program = require_program("dockerd", "docker.io iptables")
     folder = Path(tempfile.mkdtemp(prefix="maintd-eng-", dir="/tmp"))
     argv = [

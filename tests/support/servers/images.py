@@ -1,6 +1,6 @@
-"""Images for container tests. No registry: a base is made from Debian's packages, and servers run from /usr.
+"""Images for container tests, without a registry: the base is made from Debian packages, servers run from /usr.
 
-The base is made once per machine and kept in the temporary folder, since that takes half a minute.
+The base is made once per machine and kept in the temporary directory, since it takes half a minute.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PACKAGES = "python3,python3-venv,ca-certificates"
 
 
 def python_base(engine: DockerEngine) -> str:
-    """An image of Debian with Python and this machine's certificates, in place of python:3.12-slim."""
+    """Import an image of Debian with Python and this machine's certificates, as a substitute for python:3.12-slim."""
     kept = Path(tempfile.gettempdir()) / f"maintd-base-{os.getuid()}.tar"
     if not kept.exists():
         part = kept.with_suffix(f".{os.getpid()}.tar")
@@ -37,14 +37,14 @@ def python_base(engine: DockerEngine) -> str:
 
 
 def maintd_image(engine: DockerEngine) -> str:
-    """The project's own Dockerfile, built on that base with the network of this machine."""
+    """Build the project's Dockerfile on that base, with the network of this machine."""
     base = python_base(engine)
     docker(engine, "build", "--network=host", "--build-arg", f"BASE={base}", "--tag", IMAGE, str(ROOT))
     return IMAGE
 
 
 def thin_image(engine: DockerEngine) -> str:
-    """An image of links into /usr: with `-v /usr:/usr:ro` it runs this machine's own Postgres and Redis."""
+    """Import an image of links into /usr: with `-v /usr:/usr:ro` it runs this machine's Postgres and Redis."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         for link in ("bin", "sbin", "lib", "lib64"):
@@ -73,7 +73,7 @@ def thin_image(engine: DockerEngine) -> str:
 
 
 def docker(engine: DockerEngine, *words: str, timeout: float = 900) -> str:
-    """The command line client's output; its errors are in the failure."""
+    """Run the docker command; return its output. A failure shows its errors."""
     environ = {**os.environ, "DOCKER_HOST": engine.url, "DOCKER_BUILDKIT": "0"}
     done = subprocess.run(
         [require_program("docker", "docker.io"), *words], env=environ, capture_output=True, text=True, timeout=timeout

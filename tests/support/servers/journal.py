@@ -1,4 +1,4 @@
-"""A journald of its own, in a mount namespace with an empty /run; what is sent to it is as trusted as it should be."""
+"""A journald in its own mount namespace with an empty /run; it records the true sender of each message."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from support.servers.base import require_program
 
 JOURNALD = "/lib/systemd/systemd-journald"
-# Waits for the daemon, sends each message by a process of the name that the message is to come from, and stops it.
+# Starts journald, runs the sender, stops journald and copies its files.
 _SCRIPT = """
 mount -t tmpfs tmpfs /run
 mkdir -p /run/systemd/journal /run/log/journal
@@ -40,14 +40,14 @@ def send(program, messages):
         for message in messages:
             field = b"MESSAGE\\n" + struct.pack("<Q", len(message)) + message + b"\\n"
             sock.send(field + b"SYSLOG_IDENTIFIER=sshd\\n")
-    # The daemon looks at the process when it takes the message, so the process stays until then.
+    # journald reads /proc of the sender when it receives the message, so the sender must still exist then.
     while not any(messages[-1] in path.read_bytes() for path in Path("/run/log/journal").glob("*/*.journal")):
         assert time.monotonic() < deadline, "not written"
         time.sleep(0.02)
 
 
 for program, group in itertools.groupby(MESSAGES, key=lambda one: one[0]):
-    # It remembers what it saw of a process, so each name has a process of its own.
+    # journald caches what it knows of a process, so each name has its own process.
     child = os.fork()
     if not child:
         send(program, [message for _, message in group])
@@ -64,13 +64,13 @@ class JournalMessage:
     message: bytes
 
 
-def journal(folder: Path, said: Sequence[JournalMessage]) -> Path:
-    """A folder of journals that a real journald wrote, all entries within the last seconds."""
+def journal(folder: Path, messages: Sequence[JournalMessage]) -> Path:
+    """Return a folder of journals written by a real journald, with entries of the last seconds."""
     require_program(JOURNALD, "systemd")
     require_program("journalctl", "systemd")
     script, send, out = folder / "journald.sh", folder / "send.py", folder / "journal"
     script.write_text(_SCRIPT)
-    send.write_text(f"MESSAGES = {[(one.program, one.message) for one in said]!r}\n{_SEND}")
+    send.write_text(f"MESSAGES = {[(one.program, one.message) for one in messages]!r}\n{_SEND}")
     out.mkdir()
     started = time.monotonic()
     done = subprocess.run(

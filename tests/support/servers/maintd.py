@@ -1,4 +1,4 @@
-"""Typing commands: real processes of the installed `maintd`, with an environment of the test's own."""
+"""Runs commands as real processes of the installed `maintd`, with a clean environment; and a real daemon."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ MAINTD = Path(sys.executable).parent / "maintd"
 
 
 def clean_environ(**more: str) -> dict[str, str]:
-    """This process's environment without anything of maintd's, of a terminal's or of a colour's."""
+    """Return the environment without variables of maintd, the terminal or colours."""
     dropped = ("MAINTD_", "COLUMNS", "NO_COLOR", "XDG_STATE_HOME", "SUDO_USER")
     return {key: value for key, value in os.environ.items() if not key.startswith(dropped)} | more
 
 
 @dataclass(frozen=True)
 class CommandResult:
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -33,19 +33,19 @@ class CommandResult:
 
     @property
     def json(self) -> Any:
-        """What it printed, which must be one JSON value and nothing else."""
+        """Its standard output, which must be one JSON value."""
         return json.loads(self.out)
 
 
 @dataclass(frozen=True)
 class Shell:
-    """Where commands are typed: a folder, and the environment."""
+    """A working directory and an environment in which commands run."""
 
     cwd: Path
     environ: Mapping[str, str] = field(default_factory=dict)
 
     def maintd(self, *words: str | Path, seconds: float = 60, **more: str) -> CommandResult:
-        """Type `maintd WORDS` and wait for its end."""
+        """Run `maintd WORDS` to its end."""
         done = subprocess.run(
             [str(MAINTD), *map(str, words)],
             cwd=self.cwd,
@@ -58,7 +58,7 @@ class Shell:
         return CommandResult(done.returncode, done.stdout, done.stderr)
 
     def start(self, *words: str | Path, out: int | Any = subprocess.PIPE) -> subprocess.Popen[str]:
-        """Type it and do not wait."""
+        """Start `maintd WORDS` without waiting for its end."""
         return subprocess.Popen(
             [str(MAINTD), *map(str, words)],
             cwd=self.cwd,
@@ -78,7 +78,7 @@ CALENDAR = """
 timezone: Europe/Berlin
 entries:
   greeting:
-    title: Greet somebody
+    title: Greet a person
     schedule: every sunday at 02:30
     steps: [greet]
   night-round:
@@ -88,7 +88,7 @@ entries:
       - greet: {whom: moon}
       - dawdle: {seconds: 0}
   stumbling:
-    title: Fails, and says why
+    title: Fails, with a reason
     steps: [stumble]
   hurried:
     title: Stopped at its deadline
@@ -96,12 +96,12 @@ entries:
     steps:
       - dawdle: {seconds: 60}
 """
-"""A small calendar of jobs that need no server; `small_jobs` holds them."""
+"""A small calendar of the jobs in `small_jobs`, which need no server."""
 
 
 @dataclass(frozen=True)
 class RunningDaemon(Shell):
-    """A real daemon on SQLite, and a shell in which commands find it."""
+    """A real daemon on SQLite, and a shell for commands that connect to it."""
 
     process: subprocess.Popen[bytes] = field(kw_only=True)
     log: Path = field(kw_only=True)
@@ -114,13 +114,13 @@ class RunningDaemon(Shell):
         return self.state_dir / "maintd.sock"
 
     def log_text(self) -> str:
-        """What it logged so far."""
+        """Return its log so far."""
         return self.log.read_text(errors="replace")
 
 
 @contextmanager
 def maintd_daemon(folder: Path, calendar: str = CALENDAR, jobs: Path = JOBS, **more: str) -> Iterator[RunningDaemon]:
-    """`maintd serve` in this folder until the end of the `with`; ready when it is handed out."""
+    """Start `maintd serve` in this folder and wait until it is ready; stop it at the end."""
     path = folder / "schedules.yaml"
     path.write_text(calendar)
     listen = f"127.0.0.1:{free_port()}"

@@ -1,4 +1,4 @@
-"""PostgreSQL 15 as Debian packages it. It refuses to run as root, so its commands run as the user postgres then."""
+"""PostgreSQL 15 from the Debian package. As root, its commands run as the user postgres."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BIN = Path("/usr/lib/postgresql/15/bin")
 
 @dataclass
 class PostgresServer:
-    """A private server on a free loopback port that a test may stop and start."""
+    """A private server on an unused loopback port, which a test may stop and start."""
 
     folder: Path
     port: int
@@ -41,7 +41,7 @@ class PostgresServer:
         self._run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-m", mode, "stop")
 
     def also_listen(self, address: str) -> None:
-        """Serve on a further address, of a test host's own network; restarts the server."""
+        """Listen on a further address, and accept clients from its /24; restarts the server."""
         self.stop()
         self.addresses = (*self.addresses, address)
         with (self.folder / "data/pg_hba.conf").open("a") as rules:
@@ -64,7 +64,7 @@ class PostgresServer:
 
 
 def start_postgres(within: Path | None = None) -> PostgresServer:
-    """A new server, below a folder that everybody may enter. That is not pytest's, whose parents only root may."""
+    """Start a server in a new folder. The folder is not below pytest's, which the user postgres cannot enter."""
     require_program(BIN / "initdb", "postgresql-15")
     folder = Path(tempfile.mkdtemp(prefix="maintd-pg-", dir=within))
     folder.chmod(0o755)
@@ -78,7 +78,7 @@ def start_postgres(within: Path | None = None) -> PostgresServer:
 
 @contextmanager
 def postgres() -> Iterator[PostgresServer]:
-    """A new server for the length of a `with`."""
+    """Start a server; stop it at the end."""
     server = start_postgres()
     try:
         yield server

@@ -1,4 +1,4 @@
-"""Prometheus 2.42 with made history, and Alertmanager 0.25."""
+"""Prometheus 2.42, with synthetic history if given, and Alertmanager 0.25."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALERTMANAGER = "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n"
 
 @dataclass
 class WebServer:
-    """A server with an HTTP API; `config` is its file, in force again after `reload`."""
+    """A server with an HTTP API. After a change of the file `config`, call `reload`."""
 
     port: int
     config: Path
@@ -42,14 +42,14 @@ def _ready(url: str) -> bool:
 
 @contextmanager
 def prometheus(config: str = CONFIG, openmetrics: str | None = None, flags: Sequence[str] = ()) -> Iterator[WebServer]:
-    """A new server; `openmetrics` is history in the OpenMetrics text format with timestamps, ending in `# EOF`."""
+    """Start a server; `openmetrics` is history as OpenMetrics text with timestamps, ending in `# EOF`."""
     program = require_program("prometheus", "prometheus")
     with tempfile.TemporaryDirectory(prefix="maintd-prom-") as name:
         folder, port = Path(name), free_port()
         (folder / "p.yml").write_text(config)
         if openmetrics is not None:
             (folder / "history.om").write_text(openmetrics)
-            # It reads the whole file once for each block: few long ones for weeks of history.
+            # promtool reads the whole file once per block: a few long blocks for weeks of history.
             made = ["tsdb", "create-blocks-from", "--max-block-duration=744h", "openmetrics"]
             made += [str(folder / "history.om"), str(folder / "data")]
             subprocess.run([require_program("promtool", "prometheus"), *made], check=True, capture_output=True)
@@ -70,7 +70,7 @@ def prometheus(config: str = CONFIG, openmetrics: str | None = None, flags: Sequ
 
 @contextmanager
 def alertmanager(config: str = ALERTMANAGER) -> Iterator[WebServer]:
-    """A new server that sends nothing to anybody."""
+    """Start a server that sends no notifications."""
     program = require_program("prometheus-alertmanager", "prometheus-alertmanager")
     with tempfile.TemporaryDirectory(prefix="maintd-am-") as name:
         folder, port = Path(name), free_port()

@@ -15,7 +15,7 @@ from support.servers.base import free_port, is_listening, require_program, runni
 
 @dataclass
 class RedisServer:
-    """A private server; `folder` holds its dump.rdb."""
+    """A private server; its dump.rdb is in `folder`."""
 
     port: int
     folder: Path
@@ -31,7 +31,7 @@ class RedisServer:
 
 @contextmanager
 def redis(*options: str) -> Iterator[RedisServer]:
-    """A new server for the length of a `with`; `options` are further arguments of redis-server."""
+    """Start a server, with further arguments of redis-server; stop it at the end."""
     program = require_program("redis-server", "redis-server")
     with tempfile.TemporaryDirectory(prefix="maintd-redis-") as name:
         folder, port = Path(name), free_port()

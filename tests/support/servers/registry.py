@@ -1,6 +1,6 @@
-"""A small image registry over a real socket, speaking enough of the API v2 for an engine to pull from it.
+"""A small image registry on a real socket, with enough of the API v2 for an engine to pull from it.
 
-No registry can be had here. This one can also be the other kinds: one that wants a token, one that has had enough.
+It can also require a token, and limit the rate of requests.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
 
 @dataclass
 class Pushed:
-    """What one push left: the digest under the tag, and this machine's platform's own."""
+    """The digest under the tag, and the digest of this machine's platform."""
 
     digest: str
     platform_digest: str
@@ -36,16 +36,16 @@ class Pushed:
 
 @dataclass
 class Registry:
-    """What it holds, how it behaves, and what it was asked: method and path."""
+    """Its content, its behaviour, and the requests it received: method and path."""
 
     port: int = 0
     blobs: dict[str, bytes] = field(default_factory=dict)
     manifests: dict[str, tuple[str, bytes]] = field(default_factory=dict)  # digest → media type and body
     tags: dict[tuple[str, str], str] = field(default_factory=dict)
     login: tuple[str, str] | None = None  # None: anyone may pull
-    limited: int = 0  # so many further answers are 429
+    limited: int = 0  # number of further responses that are 429
     retry_after: str = "600"
-    silent_about_digests: bool = False
+    omit_digest_header: bool = False
     asked: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -63,7 +63,7 @@ class Registry:
         labels: Mapping[str, str] | None = None,
         index: bool = False,
     ) -> Pushed:
-        """Put an image of one file under a tag; with `index`, as one of two platforms."""
+        """Store an image of one file under a tag; with `index`, as one of two platforms."""
         mine = self._image(content, ARCHITECTURE, created, env or {}, labels or {})
         digest = mine
         if index:
@@ -116,7 +116,7 @@ class Registry:
         return _digest(data)
 
     def found(self, name: str, reference: str, accept: str) -> tuple[str, str, bytes] | None:
-        """Digest, media type and body. Who does not accept an index gets the manifest of one platform, as by others."""
+        """Return digest, media type and body. A client that does not accept an index gets one platform's manifest."""
         digest = self.tags.get((name, reference), reference)
         if digest not in self.manifests:
             return None
@@ -166,8 +166,8 @@ class _Handler(BaseHTTPRequestHandler):
             found := registry.found(name, reference, ",".join(self.headers.get_all("Accept", ["*/*"])))
         ):
             digest, media_type, data = found
-            told = {} if registry.silent_about_digests else {"Docker-Content-Digest": digest}
-            self._answer(200, told, media_type, data)
+            headers = {} if registry.omit_digest_header else {"Docker-Content-Digest": digest}
+            self._answer(200, headers, media_type, data)
         else:
             self._error(404, "MANIFEST_UNKNOWN", {})
 
@@ -199,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def registry(host: str = "127.0.0.1") -> Iterator[Registry]:
-    """An empty registry for the length of a `with`."""
+    """Serve an empty registry; stop it at the end."""
     server = _Server((host, 0), _Handler)
     held = Registry(port=server.server_port)
     server.registry = held

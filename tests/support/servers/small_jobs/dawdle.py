@@ -1,4 +1,4 @@
-"""Take some time, and say how far it is."""
+"""Take some time, with progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Greet somebody, and leave proof of it.
+"""Greet a person, and keep proof of it.
 
 Runbook: Tests / Greeting
 """
