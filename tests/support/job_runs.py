@@ -101,7 +101,7 @@ def run_job(
 ) -> JobResult:
     """Run a shipped job by name, or a job file by path, with params as in a calendar.
 
-    Numbers in `series` are daily points, the last of them yesterday's. Artifacts and the work folder are in `folder`, by
+    Numbers in `series` are daily points, the last of them yesterday's. Artifacts and work folder are in `folder`, by
     default a new one in the temporary directory.
     """
     path = job if isinstance(job, Path) else JOBS / f"{job}.py"
