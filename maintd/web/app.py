@@ -17,6 +17,7 @@ from maintd.web import health, pages
 from maintd.web.api import daemon, entries, runs
 from maintd.web.errors import error_response, internal_error
 from maintd.web.evidence_cache import EvidenceCache
+from maintd.web.schemas import ErrorResponse
 
 DESCRIPTION = (
     "The API that maintd's command line and web page use. The control socket accepts every request; the TCP port is "
@@ -45,8 +46,9 @@ def openapi_schema() -> dict[str, Any]:
 
 def _with_routes() -> FastAPI:
     app = FastAPI(title="maintd", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    for router in (daemon.router, entries.router, runs.router, health.router, pages.router):
-        app.include_router(router)
+    for router in (daemon.router, entries.router, runs.router, health.router):
+        app.include_router(router, responses={"default": {"description": "An error", "model": ErrorResponse}})
+    app.include_router(pages.router)
     app.add_api_route("/api/v1/openapi.json", _openapi, include_in_schema=False)
     return app
 

@@ -147,6 +147,20 @@ class HealthResponse(Model):
     problems: tuple[str, ...] = ()
 
 
+class ErrorDetail(Model):
+    """`code` names the kind of error; `hint` is what to do, or null."""
+
+    code: str
+    message: str
+    hint: str | None
+
+
+class ErrorResponse(Model):
+    """The body of every error."""
+
+    error: ErrorDetail
+
+
 def json_response(model: BaseModel, status: int = 200) -> Response:
     """A model as a response, serialized once; FastAPI would validate and serialize it again."""
     return Response(model.model_dump_json(), status, media_type="application/json")

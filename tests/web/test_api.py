@@ -314,6 +314,14 @@ def test_every_endpoint_has_a_description() -> None:
             assert operation.get("description"), f"{method} {path} has no description"
 
 
+def test_every_endpoint_documents_the_errors_that_it_returns() -> None:
+    for path, methods in openapi_schema()["paths"].items():
+        for operation in methods.values():
+            content = operation["responses"]["default"]["content"]["application/json"]
+            assert content["schema"] == {"$ref": "#/components/schemas/ErrorResponse"}, path
+            assert "422" not in operation["responses"], path  # FastAPI's own, which maintd never returns
+
+
 # --- artifacts ---
 
 
