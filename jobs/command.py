@@ -7,10 +7,10 @@ and `${NAME}` a reference that maintd resolves. The program gets maintd's enviro
 besides MAINTD_RUN_ID, MAINTD_ENTRY, and MAINTD_DUE_AT when it was due. Its output becomes the log, line by line.
 Patterns are regular expressions, searched in each line by itself.
 
-What a program does is not known here, so a run is never tried again by itself (`retries` has no effect), and a frozen
-maintd does not start it. A program that only reads and may be repeated deserves a job of its own of ten lines, with
-`@job(repeatable=True)` and `maintd.clients.shell`. A secret belongs in `env` or `stdin`: every user of the machine can
-read the arguments of a program that runs.
+What a program does is not known here, so a run is never retried automatically (`retries` has no effect). A program
+that only reads and may be repeated deserves a job of its own of ten lines, with `@job(repeatable=True)` and
+`maintd.clients.shell`. A secret belongs in `env` or `stdin`: every user of the machine can read the arguments of a
+program that runs.
 """
 
 from datetime import timedelta
