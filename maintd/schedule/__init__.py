@@ -1,6 +1,6 @@
-"""Due times: phrases, cron and OnCalendar expressions to instants in UTC, and back to plain English.
+"""Due times: phrases, cron and OnCalendar expressions to instants in UTC, and to descriptions in English.
 
-All of it is pure. What a rule means where clocks are changed is said in `maintd.schedule.wall_time`.
+All functions are pure. `maintd.schedule.wall_time` documents what a schedule means on days with a clock change.
 """
 
 from maintd.schedule.blackouts import blackout_covering, blackout_problem, first_outside

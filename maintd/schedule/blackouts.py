@@ -1,4 +1,4 @@
-"""Times in which nothing of an entry starts: dates, ranges, holidays, and windows that a cron expression opens."""
+"""Blackouts, in which no run of an entry starts: dates, ranges of dates, holidays, and windows that begin by cron."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from maintd.schedule.schedule import Schedule, compile_rule
 _DAY = timedelta(days=1)
 _TICK = timedelta(microseconds=1)
 
-_MOST_JUMPS = 5000  # over blackouts that follow each other; each costs about 50 µs
+_MAX_STEPS = 5000  # over consecutive blackouts; each step takes about 50 µs
 
 
 def blackout_covering(blackouts: Sequence[Blackout], at: datetime, timezone: str) -> Blackout | None:
-    """The first blackout that an instant falls into. Dates are those of `timezone`, both ends included."""
+    """The first blackout that contains the instant, or None. Dates are in `timezone`, both ends included."""
     return next((blackout for blackout in blackouts if _end(blackout, at, timezone) is not None), None)
 
 
 def first_outside(
     schedule: Schedule, blackouts: Sequence[Blackout], timezone: str, after: datetime, until: datetime
 ) -> datetime | None:
-    """The first due time in (after, until] that is in no blackout; None when there is none."""
-    for _ in range(_MOST_JUMPS):
+    """The first due time in (after, until] outside of all blackouts; None if there is none."""
+    for _ in range(_MAX_STEPS):
         at = schedule.next_after(after)
         if at is None or at > until:
             return None
@@ -38,7 +38,7 @@ def first_outside(
 
 
 def blackout_problem(blackout: Blackout, timezone: str) -> str | None:
-    """What is wrong with a blackout's holidays or cron expression; None when nothing is."""
+    """The error in the holidays or the cron expression of a blackout; None if there is none."""
     try:
         if blackout.holidays is not None:
             _holidays_of(blackout.holidays)
@@ -50,10 +50,10 @@ def blackout_problem(blackout: Blackout, timezone: str) -> str | None:
 
 
 def _end(blackout: Blackout, at: datetime, timezone: str) -> datetime | None:
-    """When the blackout that covers an instant ends; None when it does not cover it."""
+    """When the blackout ends, if it contains the instant; else None."""
     if blackout.cron is not None:
         assert blackout.lasting is not None
-        # Windows may overlap; the one that began last ends last.
+        # Windows can overlap; the one that began last ends last.
         began = None
         for began in _window(blackout.cron, timezone).instants(at - blackout.lasting):
             return began + blackout.lasting if began <= at else None
@@ -80,8 +80,8 @@ def _window(cron: str, timezone: str) -> Schedule:
 
 @lru_cache(maxsize=64)
 def _holidays_of(name: str) -> Mapping[date, str]:
-    """A calendar of the holidays library, `DE`, `US-NY`, `XNYS`; it works out each year when first asked for it."""
-    import holidays  # 50 ms and 8 MiB that only those pay who name one
+    """A calendar of the holidays library: `DE`, `US-NY`, `XNYS`. The library computes each year at its first use."""
+    import holidays  # 50 ms and 8 MiB, only needed for calendars with holidays
 
     country, _, part = name.partition("-")
     countries, markets = holidays.list_supported_countries(), holidays.list_supported_financial()
@@ -90,7 +90,9 @@ def _holidays_of(name: str) -> Mapping[date, str]:
         if part and part not in countries[country]:
             near = nearest(part, countries[country])
             advice = (
-                f'did you mean "{country}-{near}"?' if near else f"it has {', '.join(countries[country]) or 'none'}"
+                f'did you mean "{country}-{near}"?'
+                if near
+                else f"the parts are {', '.join(countries[country]) or 'none'}"
             )
             raise ValueError(f'unknown part "{part}" of the holidays of {country}; {advice}')
         found = holidays.country_holidays(country, subdiv=part or None)

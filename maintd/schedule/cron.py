@@ -1,7 +1,7 @@
-"""crontab expressions. cronsim reads them and knows their days; `maintd.schedule.wall_time` finds the instants.
+"""crontab expressions. cronsim parses them and matches days; `maintd.schedule.wall_time` computes the instants.
 
-Not cronsim's own iteration: where clocks move by half an hour (Lord Howe) it leaves out part of `*/15 2 * * *`, and
-begun within a repeated hour it gives an instant that has passed.
+cronsim's own iteration is not used: for a clock change of half an hour (Lord Howe) it omits some instants of
+`*/15 2 * * *`, and when it starts within a repeated hour it returns an instant in the past.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-from maintd.schedule.wall_time import DayRule, Edge, Walls, times_of_day
+from maintd.schedule.wall_time import ClockChange, DayRule, WallTimes, times_of_day
 
 MACROS = {
     "@yearly": "0 0 1 1 *",
@@ -27,42 +27,45 @@ MACROS = {
 }
 """Source: crontab(5)."""
 
-# cronsim reads 5-5/2 as 5/2, which goes on to the end; in crontab it is 5 alone.
-_ONE_LONG = re.compile(r"\b(\w+)-\1/[1-9]\d*\b")
+# cronsim parses 5-5/2 as 5/2, which continues to the end of the range; in crontab it is only 5.
+_SINGLE_VALUE_RANGE = re.compile(r"\b(\w+)-\1/[1-9]\d*\b")
 
 _ORDER = "minute hour day-of-month month day-of-week"
 
 
 def read_cron(text: str) -> Any:
-    """The expression as cronsim reads it. Raises ValueError with what is wrong."""
-    expression = _ONE_LONG.sub(r"\1", MACROS.get(text.strip().lower(), text))
+    """The expression, parsed by cronsim. Raises ValueError with the error and a correction."""
+    expression = _SINGLE_VALUE_RANGE.sub(r"\1", MACROS.get(text.strip().lower(), text))
     fields = expression.split()
     if expression.strip().startswith("@"):
         raise ValueError(f'"{text}" is not supported; write five fields, or one of {", ".join(MACROS)}')
     if len(fields) != 5:
-        advice = "for seconds use `every: 30s`" if len(fields) == 6 else 'write for example "0 2 * * 0"'
+        advice = "for seconds use `every: 30s`" if len(fields) == 6 else 'for example "0 2 * * 0"'
         raise ValueError(f'"{text}" has {len(fields)} fields, a cron expression has five ({_ORDER}); {advice}')
     try:
         return CronSim(expression, datetime(2026, 1, 1, tzinfo=UTC))
     except CronSimError as error:
         if _day_never_comes(fields):
             raise ValueError(f'"{text}" can never be due: there is no such day') from None
-        raise ValueError(f'"{text}": {_plain(str(error), fields)}') from None
+        raise ValueError(f'"{text}": {_message(str(error), fields)}') from None
 
 
-def cron_walls(text: str, zone: ZoneInfo) -> Walls:
-    """The wall times of an expression. 0 and 7 are Sunday; day-of-month and day-of-week are OR-ed unless one begins
-    with `*`, as in Debian. Minutes or hours that begin with `*` repeat by the clock, all else are fixed times."""
+def cron_wall_times(text: str, zone: ZoneInfo) -> WallTimes:
+    """The wall times of an expression.
+
+    0 and 7 are Sunday. Day-of-month and day-of-week are OR-ed unless one begins with `*`, as in Debian's cron. An
+    expression whose minute or hour begins with `*` repeats with the clock, any other has fixed times.
+    """
     read = read_cron(text)
     minute, hour, *days = read.parts[1:]
-    edge = Edge.INTERVAL if minute.startswith("*") or hour.startswith("*") else Edge.FIXED
+    clock_change = ClockChange.INTERVAL if minute.startswith("*") or hour.startswith("*") else ClockChange.FIXED
     times = times_of_day(frozenset(read.hours), frozenset(read.minutes))
-    return Walls(zone, _day_rule(" ".join(days)), times, edge, read.months)
+    return WallTimes(zone, _day_rule(" ".join(days)), times, clock_change, read.months)
 
 
 @lru_cache(maxsize=4096)
 def _day_rule(fields: str) -> DayRule:
-    """Shared between expressions that differ in the time of day only."""
+    """Cached, because many expressions differ only in the time of day."""
     read = CronSim(f"0 0 {fields}", datetime(2026, 1, 1, tzinfo=UTC))
 
     def matches(first_weekday: int, length: int) -> list[int]:
@@ -74,7 +77,7 @@ def _day_rule(fields: str) -> DayRule:
 
 @lru_cache(maxsize=28)
 def month_of_shape(first_weekday: int, length: int) -> tuple[int, int]:
-    """A month that begins on that weekday (Monday is 0) and has that many days."""
+    """(year, month) of a month that begins on this weekday (Monday is 0) and has this many days."""
     from calendar import monthrange
 
     return next(
@@ -86,7 +89,7 @@ def month_of_shape(first_weekday: int, length: int) -> tuple[int, int]:
 
 
 def _day_never_comes(fields: list[str]) -> bool:
-    """cronsim refuses the 30th of February with the words it uses for a 32nd."""
+    """True for a date such as 30 February, which cronsim reports with the same text as the 32nd of a month."""
     try:
         CronSim(" ".join([*fields[:3], "*", fields[4]]), datetime(2026, 1, 1, tzinfo=UTC))
         CronSim(" ".join([*fields[:2], "*", *fields[3:]]), datetime(2026, 1, 1, tzinfo=UTC))
@@ -95,7 +98,7 @@ def _day_never_comes(fields: list[str]) -> bool:
     return True
 
 
-def _plain(message: str, fields: list[str]) -> str:
+def _message(message: str, fields: list[str]) -> str:
     name = message.removeprefix("Bad ")
     order = _ORDER.split()
     if name not in order:

@@ -1,4 +1,4 @@
-"""Schedules and instants as a person would say them."""
+"""Schedules and instants in English."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from maintd.schedule.wall_time import EVERY_MONTH
 from maintd.units import format_duration, parse_duration
 
 _ORDINALS = {1: "first", 2: "second", 3: "third", 4: "fourth", 5: "fifth", -1: "last"}
-_MOST_TIMES = 8  # more times of day than this are said as ranges of minutes and hours
+_MAX_TIMES = 8  # more times of day than this are described as ranges of minutes and hours
 _SHORT_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
@@ -25,28 +25,28 @@ def describe(rule: Rule | None) -> str:
     """`every Sunday at 02:00 (Europe/Berlin)`; `manual only` without a rule. Raises ValueError as `compile_rule`."""
     if rule is None:
         return MANUAL
-    return f"{_SAYERS[rule.kind](rule)}{_jitter(rule.jitter)}"
+    return f"{_DESCRIBERS[rule.kind](rule)}{_jitter(rule.jitter)}"
 
 
 def local_text(at: datetime, timezone: str) -> str:
-    """The wall time with the zone's abbreviation: `Sun 2026-12-06 02:00 CET`. Seconds only where there are some."""
+    """The wall time with the zone's abbreviation: `Sun 2026-12-06 02:00 CET`. Seconds only if they are not zero."""
     local = at.astimezone(ZoneInfo(timezone))
     time = f"{local:%H:%M:%S}" if local.second else f"{local:%H:%M}"
     return f"{_SHORT_DAYS[local.weekday()]} {local:%Y-%m-%d} {time} {local.tzname()}"
 
 
-def say_phrase(phrase: Phrase) -> str:
-    """`the first Saturday of January and April at 03:30`, without the zone."""
+def phrase_text(phrase: Phrase) -> str:
+    """`the first Saturday of January and April at 03:30`, without the time zone."""
     if phrase.every is not None:
         count, unit = phrase.every
-        said = f"every {unit}" if count == 1 else f"every {count} {unit}s"
-        return said if phrase.past == (0,) else f"{said} at {_list(f':{minute:02}' for minute in phrase.past)}"
+        text = f"every {unit}" if count == 1 else f"every {count} {unit}s"
+        return text if phrase.past == (0,) else f"{text} at {_list(f':{minute:02}' for minute in phrase.past)}"
     times = _list(f"{hour:02}:{minute:02}" for hour, minute in phrase.at)
     return f"{_days(phrase.days, phrase.months)} at {times}"
 
 
 def _phrase(rule: Rule) -> str:
-    return f"{say_phrase(parse_phrase(rule.text))} ({rule.timezone})"
+    return f"{phrase_text(parse_phrase(rule.text))} ({rule.timezone})"
 
 
 def _cron(rule: Rule) -> str:
@@ -56,20 +56,20 @@ def _cron(rule: Rule) -> str:
     minutes = sorted(read.minutes)
     step = minutes[1] - minutes[0] if len(minutes) > 1 else 0
     all_day = days == Days(EVERY_DAY) and len(read.hours) == 24 and len(read.months) == 12
-    if days is not None and len(times) <= _MOST_TIMES:
-        said = say_phrase(Phrase(days, at=tuple(times), months=tuple(sorted(read.months))))
+    if days is not None and len(times) <= _MAX_TIMES:
+        text = phrase_text(Phrase(days, at=tuple(times), months=tuple(sorted(read.months))))
     elif all_day and step and minutes == list(range(0, 60, step)):
-        said = say_phrase(Phrase(Days(EVERY_DAY), every=(step, "minute")))
-    elif all_day and len(minutes) <= _MOST_TIMES:
-        said = say_phrase(Phrase(Days(EVERY_DAY), every=(1, "hour"), past=tuple(minutes)))
+        text = phrase_text(Phrase(Days(EVERY_DAY), every=(step, "minute")))
+    elif all_day and len(minutes) <= _MAX_TIMES:
+        text = phrase_text(Phrase(Days(EVERY_DAY), every=(1, "hour"), past=tuple(minutes)))
     else:
-        said = read.explain()
-        said = said[0].lower() + said[1:]
-    return f"{said} ({rule.timezone})"
+        text = read.explain()
+        text = text[0].lower() + text[1:]
+    return f"{text} ({rule.timezone})"
 
 
 def _cron_days(read: Any) -> Days | None:
-    """The days of an expression as a phrase has them; None where no phrase has them."""
+    """The days of an expression as days of a phrase; None if no phrase can express them."""
     any_number = read.days == set(range(1, 32))
     plain = {day % 7 for day in read.weekdays if isinstance(day, int)}  # cron's 0 is Sunday
     nth = [day for day in read.weekdays if isinstance(day, tuple)]
@@ -93,16 +93,17 @@ def _cron_days(read: Any) -> Days | None:
 
 
 def _oncalendar(rule: Rule) -> str:
-    said = []
+    lines: list[str] = []
     for read, zone in read_oncalendar(rule.text):
-        times = sorted((h, m, s) for h in read.hours for m in read.minutes for s in read.seconds)[: _MOST_TIMES + 1]
-        if len(times) <= _MOST_TIMES:
+        times = sorted((h, m, s) for h in read.hours for m in read.minutes for s in read.seconds)[: _MAX_TIMES + 1]
+        if len(times) <= _MAX_TIMES:
             at = "at " + _list(f"{h:02}:{m:02}" + (f":{s:02}" if s else "") for h, m, s in times)
         else:
-            at = f"at {_some(read.minutes, 60, 'minute')} of {_some(read.hours, 24, 'hour')}"
+            at = f"at {_values_text(read.minutes, 60, 'minute')} of {_values_text(read.hours, 24, 'hour')}"
             if read.seconds != {0}:
-                at = f"at {_some(read.seconds, 60, 'second')} of {_some(read.minutes, 60, 'minute')} of " + _some(
-                    read.hours, 24, "hour"
+                at = (
+                    f"at {_values_text(read.seconds, 60, 'second')} of {_values_text(read.minutes, 60, 'minute')} of "
+                    + _values_text(read.hours, 24, "hour")
                 )
         months = tuple(sorted(read.months))
         weekdays = frozenset(read.weekdays)
@@ -117,8 +118,8 @@ def _oncalendar(rule: Rule) -> str:
             ]
             days = f"{_weekdays(weekdays)} that is day {_list(named, 'or')} of {_months(months)}"
         years = "" if len(read.years) > 200 else f", in {_list(_ranges(sorted(read.years)))}"
-        said.append(f"{days} {at}{years} ({zone.key if zone else rule.timezone})")
-    return "; and ".join(said)
+        lines.append(f"{days} {at}{years} ({zone.key if zone else rule.timezone})")
+    return "; and ".join(lines)
 
 
 def _every(rule: Rule) -> str:
@@ -169,7 +170,7 @@ def _months(months: Sequence[int]) -> str:
     return "any month" if tuple(months) == EVERY_MONTH else _list(MONTHS[month - 1].title() for month in months)
 
 
-def _some(values: set[int], size: int, unit: str) -> str:
+def _values_text(values: set[int], size: int, unit: str) -> str:
     if len(values) == size:
         return f"every {unit}"
     ordered = sorted(values)
@@ -195,7 +196,7 @@ def _list(words: Iterable[str], last: str = "and") -> str:
     return f"{', '.join(head)} {last} {tail}" if head else tail
 
 
-_SAYERS = {
+_DESCRIBERS = {
     ScheduleKind.PHRASE: _phrase,
     ScheduleKind.CRON: _cron,
     ScheduleKind.ONCALENDAR: _oncalendar,

@@ -1,8 +1,8 @@
-"""systemd's OnCalendar expressions. The oncalendar library reads them; `maintd.schedule.wall_time` finds the instants.
+"""systemd's OnCalendar expressions. The oncalendar library parses them; `maintd.schedule.wall_time` computes instants.
 
-They keep systemd's meaning where clocks are changed too: a wall time in the gap is not due that day, one in the fold
-is due once, at its first occurrence (systemd repeats it when it is started within the fold). The library is imported
-when the first such expression is read.
+Clock changes are treated as by systemd: a wall time in the gap is not due on that day, one in the fold is due once, at
+its first occurrence (systemd repeats it if it is started within the fold). The library is imported when the first such
+expression is read.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from maintd.schedule.cron import month_of_shape
-from maintd.schedule.wall_time import DayRule, Edge, Walls, times_of_day, zone_named
+from maintd.schedule.wall_time import ClockChange, DayRule, WallTimes, times_of_day, zone_named
 
 
 def read_oncalendar(text: str) -> list[tuple[Any, ZoneInfo | None]]:
-    """Each line of the text as the library reads it, with the zone it names. Raises ValueError."""
+    """Each line of the text, parsed by the library, with the time zone in it if it has one. Raises ValueError."""
     from oncalendar import BaseIterator, OnCalendarError
 
     found = []
@@ -26,21 +26,21 @@ def read_oncalendar(text: str) -> list[tuple[Any, ZoneInfo | None]]:
         try:
             found.append((BaseIterator(expression if zone else line.strip(), datetime(1970, 1, 1, tzinfo=UTC)), zone))
         except OnCalendarError as error:
-            advice = 'write for example "Sat *-*-1..7 01:00"; see systemd.time(7)'
+            advice = 'for example "Sat *-*-1..7 01:00"; see systemd.time(7)'
             raise ValueError(f'"{line.strip()}": {str(error).lower()}; {advice}') from None
     if not found:
-        raise ValueError('the OnCalendar expression is empty; write for example "Sat *-*-1..7 01:00"')
+        raise ValueError('the OnCalendar expression is empty; for example "Sat *-*-1..7 01:00"')
     return found
 
 
-def oncalendar_walls(text: str, zone: ZoneInfo) -> list[Walls]:
-    """The wall times of each line, in the zone that it names or else in `zone`."""
+def oncalendar_wall_times(text: str, zone: ZoneInfo) -> list[WallTimes]:
+    """The wall times of each line, in the time zone of the line, or in `zone` if it has none."""
     return [
-        Walls(
+        WallTimes(
             named or zone,
             DayRule(_matches(read)),
             times_of_day(frozenset(read.hours), frozenset(read.minutes), frozenset(read.seconds)),
-            Edge.SYSTEMD,
+            ClockChange.SYSTEMD,
             read.months,
             read.years,
         )

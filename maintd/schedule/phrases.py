@@ -1,4 +1,4 @@
-"""Schedules in words: `every sunday at 02:00`, `first saturday of jan, apr at 03:30`, `every 15 minutes`.
+"""Schedules as phrases: `every sunday at 02:00`, `first saturday of jan, apr at 03:30`, `every 15 minutes`.
 
 phrase   = days ["of" months] "at" times | "every" [N] ("minutes" | "hours") ["at" ":MM" {"," ":MM"}]
 days     = "every" weekdays | ordinals weekdays | "day" numbers | "last day"
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
 from maintd.errors import nearest
-from maintd.schedule.wall_time import EVERY_MONTH, DayRule, Edge, Walls, nth_days, times_of_day
+from maintd.schedule.wall_time import EVERY_MONTH, ClockChange, DayRule, WallTimes, nth_days, times_of_day
 
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 MONTHS = (
@@ -35,7 +35,7 @@ EVERY_DAY = frozenset(range(7))
 WORKING = frozenset(range(5))
 WEEKEND = frozenset({5, 6})
 
-_EXAMPLE = 'write for example "every sunday at 02:00" or "first saturday of the month at 01:00"'
+_EXAMPLE = 'for example "every sunday at 02:00" or "first saturday of the month at 01:00"'
 _ORDINALS = {
     "first": 1,
     "1st": 1,
@@ -67,7 +67,7 @@ _MONTH_NUMBERS = _names(MONTHS, 1) | {"sept": 9}
 
 @dataclass(frozen=True)
 class Days:
-    """Days of a month. Exactly one of the three is set; in `groups`, ordinals count within each group of weekdays."""
+    """Days of a month: weekdays, numbers, or groups with ordinals. An ordinal counts within each group of weekdays."""
 
     weekdays: frozenset[int] = frozenset()
     numbers: tuple[int, ...] = ()  # 1 to 31; -1 is the last day
@@ -75,7 +75,7 @@ class Days:
     ordinals: tuple[int, ...] = ()  # 1 to 5; -1 is the last
 
     def of(self, first_weekday: int, length: int) -> list[int]:
-        """Days of a month that begins on that weekday (Monday is 0) and is so many days long."""
+        """The days of a month that begins on this weekday (Monday is 0) and has this many days."""
         if self.weekdays:
             return [day for day in range(1, length + 1) if (first_weekday + day - 1) % 7 in self.weekdays]
         if self.numbers:
@@ -85,28 +85,28 @@ class Days:
 
 @dataclass(frozen=True)
 class Phrase:
-    """A phrase, read. `at` holds fixed times in order; where it is empty, `every` says the interval."""
+    """A parsed phrase: fixed times `at`, in order, or an interval `every`."""
 
     days: Days
     at: tuple[tuple[int, int], ...] = ()
     months: tuple[int, ...] = EVERY_MONTH
     every: tuple[int, str] | None = None  # 15, "minute"
-    past: tuple[int, ...] = (0,)  # minutes past the hour, of every so many hours
+    past: tuple[int, ...] = (0,)  # minutes past the hour, for an interval in hours
 
-    def walls(self, zone: ZoneInfo) -> Walls:
-        """Its wall times in a zone."""
+    def wall_times(self, zone: ZoneInfo) -> WallTimes:
+        """Its wall times in a time zone."""
         if self.every is None:
-            times, edge = tuple(hour * 3600 + minute * 60 for hour, minute in self.at), Edge.FIXED
+            times, clock_change = tuple(hour * 3600 + minute * 60 for hour, minute in self.at), ClockChange.FIXED
         else:
             count, unit = self.every
             hours = range(24) if unit == "minute" else range(0, 24, count)
             minutes = range(0, 60, count) if unit == "minute" else self.past
-            times, edge = times_of_day(frozenset(hours), frozenset(minutes)), Edge.INTERVAL
-        return Walls(zone, DayRule(self.days.of), times, edge, self.months)
+            times, clock_change = times_of_day(frozenset(hours), frozenset(minutes)), ClockChange.INTERVAL
+        return WallTimes(zone, DayRule(self.days.of), times, clock_change, self.months)
 
 
 def parse_phrase(text: str) -> Phrase:
-    """Raises ValueError, with what to write instead."""
+    """Parse a phrase. Raises ValueError with the error and a correction."""
     words = _Words(text)
     phrase = _repeating(words) or _on_days(words)
     words.end()
@@ -114,7 +114,7 @@ def parse_phrase(text: str) -> Phrase:
 
 
 class _Words:
-    """The words of a phrase, taken from the left."""
+    """The words of a phrase, read from the left."""
 
     def __init__(self, text: str) -> None:
         self.text = " ".join(text.split())
@@ -172,7 +172,7 @@ def _repeating(words: _Words) -> Phrase | None:
     if unit not in ("minute", "hour"):
         if counted:
             raise ValueError(
-                f'"{words.text}" is not understood; write every N minutes, every N hours, or use the key `every: 90s`'
+                f'"{words.text}" is not understood; write every N minutes or every N hours, or use the key `every: 90s`'
             )
         return None
     words.take()
@@ -182,7 +182,7 @@ def _repeating(words: _Words) -> Phrase | None:
     if not (0 < count < most and most % count == 0):
         counts = ", ".join(str(n) for n in range(1, most) if most % n == 0)
         key = f"every: {max(count, 1)}{unit[0]}"
-        raise ValueError(f"every {count} {unit}s is not the same each day; write one of {counts}, or the key `{key}`")
+        raise ValueError(f"every {count} {unit}s does not divide a day; N is one of {counts}, or use the key `{key}`")
     past = _past_the_hour(words) if unit == "hour" and words.accept("at") else (0,)
     return Phrase(Days(EVERY_DAY), every=(count, unit), past=past)
 
@@ -192,7 +192,7 @@ def _past_the_hour(words: _Words) -> tuple[int, ...]:
     while not found or words.accept(",") or words.peek().startswith(":"):
         word = words.take()
         if not re.fullmatch(r":[0-5]\d", word):
-            raise ValueError(f'"{word}" is not a minute past the hour in "{words.text}"; write for example at :20')
+            raise ValueError(f'"{word}" is not a minute past the hour in "{words.text}"; for example at :20')
         found.append(int(word[1:]))
     return tuple(sorted(set(found)))
 
@@ -202,12 +202,12 @@ def _on_days(words: _Words) -> Phrase:
     words.accept("the")
     days = _days(words)
     of_months = words.accept("of", "in")
-    if days.groups and not of_months:  # "every second saturday" could be meant as every other one
-        raise ValueError(f'"{words.text}" does not say of which months; write for example "of the month" before "at"')
+    if days.groups and not of_months:  # "every second saturday" could mean every other saturday
+        raise ValueError(f'"{words.text}" has no months; add for example "of the month" before "at"')
     months = _months(words) if of_months else EVERY_MONTH
     if not words.accept("at"):
         words.end()
-        raise ValueError(f'"{words.text}" names no time of day; add for example "at 02:00"')
+        raise ValueError(f'"{words.text}" has no time of day; add for example "at 02:00"')
     return Phrase(days, at=tuple(sorted(set(_times(words)))), months=months)
 
 
@@ -222,7 +222,7 @@ def _days(words: _Words) -> Days:
         words.accept("day", "days")
         return Days(group)
     if not every and words.peek() in ("daily", "weekly", "monthly", "hourly"):
-        raise ValueError(f'"{words.peek()}" does not say when; {_EXAMPLE}')
+        raise ValueError(f'"{words.peek()}" has no day or time; {_EXAMPLE}')
     return Days(frozenset(words.names(_WEEKDAY_NUMBERS, "day")))
 
 
@@ -254,7 +254,7 @@ def _numbers(words: _Words) -> tuple[int, ...]:
         if words.accept("to", "through", "-"):
             last = _number(words)
             if last < first:
-                raise ValueError(f'day {first} to {last} is no range in "{words.text}"; write the smaller first')
+                raise ValueError(f'day {first} to {last} is not a range in "{words.text}"; write the smaller first')
         found += range(first, last + 1)
     return tuple(sorted(set(found)))
 
@@ -272,13 +272,13 @@ def _months(words: _Words) -> tuple[int, ...]:
     if words.accept("month"):
         return EVERY_MONTH
     if words.accept("quarter"):
-        raise ValueError('"of the quarter" does not say which months; write for example "of jan, apr, jul, oct"')
+        raise ValueError('"of the quarter" names no months; for example "of jan, apr, jul, oct"')
     return tuple(sorted(set(words.names(_MONTH_NUMBERS, "month"))))
 
 
 def _times(words: _Words) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
-    # "at 08:00 and 20:00" has lost its "and"
+    # the tokenizer drops "and": "at 08:00 and 20:00"
     while not found or words.accept(",") or re.fullmatch(r"\d{1,2}:\d{2}", words.peek()):
         word = words.take()
         match = re.fullmatch(r"(\d{1,2}):(\d{2})", word)

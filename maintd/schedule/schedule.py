@@ -1,4 +1,4 @@
-"""Rules as schedules that answer when they are next due. Equal rules share one schedule."""
+"""Compiled schedules, which compute due times. Equal rules share one schedule."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from maintd.errors import nearest
 from maintd.model.entry import Rule, ScheduleKind
-from maintd.schedule.cron import cron_walls
-from maintd.schedule.oncalendar import oncalendar_walls
+from maintd.schedule.cron import cron_wall_times
+from maintd.schedule.oncalendar import oncalendar_wall_times
 from maintd.schedule.phrases import parse_phrase
 from maintd.schedule.wall_time import FIRST_YEAR, LAST_YEAR, NOT_ZONES, instant_of, zone_named
 from maintd.units import format_duration, parse_duration
 
 MAX_DUE = 7 * 24 * 60
-"""The most instants of one entry that get a row each after downtime: a week of an entry that is due every minute."""
+"""The most due times of one entry that get a row each after downtime: one week of an entry that is due every minute."""
 
 SHORTEST = timedelta(seconds=1)
 """The shortest interval between due times."""
@@ -34,19 +34,19 @@ class _Instants(Protocol):
 
 
 class Schedule:
-    """When something is due. Made by `compile_rule`."""
+    """The due times of a rule. Created by `compile_rule`."""
 
     def __init__(self, parts: Sequence[_Instants]) -> None:
         self._parts = tuple(parts)
 
     def next_after(self, at: datetime) -> datetime | None:
-        """The first due time later than `at`, in UTC; None when there is none any more."""
+        """The first due time later than `at`, in UTC; None if there is none."""
         found = next(self.instants(at), None)
-        assert found is None or found > at, "due times must grow"
+        assert found is None or found > at, "due times must increase"
         return found
 
     def instants(self, after: datetime) -> Iterator[datetime]:
-        """Due times later than `after`, each later than the one before, in UTC."""
+        """Due times later than `after`, in UTC, strictly increasing."""
         if len(self._parts) == 1:
             yield from self._parts[0].instants(after)
             return
@@ -57,20 +57,20 @@ class Schedule:
                 latest = at
 
     def interval(self) -> timedelta | None:
-        """The time between due times where it is always the same, as for `every`."""
+        """The time between due times if it is constant, as for `every`; else None."""
         only = self._parts[0]
         return only.every if isinstance(only, _Multiples) and len(self._parts) == 1 else None
 
 
 class Due(NamedTuple):
-    """Due times, oldest first; `left_out` older ones were too many."""
+    """Due times, oldest first. `left_out` is the number of older ones beyond MAX_DUE."""
 
     times: list[datetime]
     left_out: int
 
 
 def compile_rule(rule: Rule) -> Schedule:
-    """The schedule of a rule. Raises ValueError saying what is wrong with it, also when it can never be due."""
+    """The schedule of a rule. Raises ValueError for an invalid rule, and for one that is never due."""
     return _compile(rule.kind, rule.text, rule.timezone)
 
 
@@ -101,21 +101,21 @@ def upcoming(schedule: Schedule, after: datetime, until: datetime) -> Iterator[d
 
 
 def jitter_of(entry: str, due_at: datetime, jitter: timedelta) -> timedelta:
-    """How much later than due it starts, from nothing to `jitter`: the same on every node and after every restart."""
+    """The delay of a start after its due time, from zero to `jitter`: the same on every node and after a restart."""
     digest = hashlib.sha256(f"{entry}\n{due_at.astimezone(UTC).isoformat()}".encode()).digest()
     share = int.from_bytes(digest[:8], "big") / 2**64
     return timedelta(milliseconds=round(jitter / timedelta(milliseconds=1) * share))
 
 
 def zone_problem(name: str) -> str | None:
-    """What is wrong with the name of a time zone; None for a good one. The host's own zone has no name here."""
+    """The error in the name of a time zone; None if it is valid. Names for the zone of the host are not valid."""
     if zone_named(name) is not None:
         return None
     known = available_timezones() - NOT_ZONES
     folded = {zone.rpartition("/")[2].casefold(): zone for zone in known} | {zone.casefold(): zone for zone in known}
     wanted = name.replace(" ", "_").casefold()
     near = folded.get(wanted) or folded.get(nearest(wanted, folded) or "")
-    advice = f'did you mean "{near}"?' if near else "write for example UTC or Europe/Berlin"
+    advice = f'did you mean "{near}"?' if near else "for example UTC or Europe/Berlin"
     return f'unknown time zone "{name}"; {advice}'
 
 
@@ -155,34 +155,34 @@ def _compile(kind: ScheduleKind, text: str, timezone: str) -> Schedule:
 
 
 def _phrase(text: str, zone: ZoneInfo) -> list[_Instants]:
-    walls = parse_phrase(text).walls(zone)
-    if not walls.ever():
+    wall_times = parse_phrase(text).wall_times(zone)
+    if not wall_times.ever():
         raise ValueError(f'"{text}" can never be due: there is no such day')
-    return [walls]
+    return [wall_times]
 
 
 def _cron(text: str, zone: ZoneInfo) -> list[_Instants]:
-    walls = cron_walls(text, zone)
-    if not walls.ever():
+    wall_times = cron_wall_times(text, zone)
+    if not wall_times.ever():
         raise ValueError(f'"{text}" can never be due: there is no such day')
-    return [walls]
+    return [wall_times]
 
 
 def _oncalendar(text: str, zone: ZoneInfo) -> list[_Instants]:
-    walls = oncalendar_walls(text, zone)
-    if not any(each.ever() for each in walls):
+    wall_times = oncalendar_wall_times(text, zone)
+    if not any(each.ever() for each in wall_times):
         raise ValueError(f'"{text}" can never be due: there is no such day')
-    return list(walls)
+    return list(wall_times)
 
 
 def _every(text: str, zone: ZoneInfo) -> list[_Instants]:
     if text.strip().isdigit():
-        raise ValueError(f'"{text}" has no unit; write for example {text.strip()}m or {text.strip()}h')
+        raise ValueError(f'"{text}" has no unit; for example {text.strip()}m or {text.strip()}h')
     every = parse_duration(text)
     if every < SHORTEST:
-        raise ValueError(f'"{text}" is too often; the shortest is {format_duration(SHORTEST)}')
+        raise ValueError(f'"{text}" is too short an interval; the shortest is {format_duration(SHORTEST)}')
     if every > timedelta(days=36_500):
-        raise ValueError(f'"{text}" can never be due: it is longer than a century')
+        raise ValueError(f'"{text}" is too long an interval; the longest is 100 years')
     return [_Multiples(every)]
 
 
@@ -190,11 +190,11 @@ def _at(text: str, zone: ZoneInfo) -> list[_Instants]:
     try:
         at = datetime.fromisoformat(text.strip())
     except ValueError:
-        raise ValueError(f'"{text}" is not a date and time; write for example 2026-12-05T01:00') from None
+        raise ValueError(f'"{text}" is not a date and time; for example 2026-12-05T01:00') from None
     if "T" not in text.strip().upper() and ":" not in text:
-        raise ValueError(f'"{text}" names no time of day; write for example {text.strip()}T01:00')
+        raise ValueError(f'"{text}" has no time of day; for example {text.strip()}T01:00')
     if not FIRST_YEAR <= at.year <= LAST_YEAR:
-        raise ValueError(f'"{text}" is not in the years {FIRST_YEAR} to {LAST_YEAR}')
+        raise ValueError(f'"{text}" is outside of the years {FIRST_YEAR} to {LAST_YEAR}')
     return [_Once(instant_of(at.replace(tzinfo=zone)) if at.tzinfo is None else at.astimezone(UTC))]
 
 

@@ -38,18 +38,18 @@ NIGHT = Blackout(name="night", cron="0 22 * * 1-5", lasting=timedelta(hours=8))
         (NIGHT, datetime(2026, 12, 5, 22, 0, tzinfo=UTC), False),
     ],
 )
-def test_a_blackout_covers_its_time_in_the_entrys_zone(blackout: Blackout, at: datetime, covered: bool) -> None:
+def test_a_blackout_is_in_the_time_zone_of_the_entry(blackout: Blackout, at: datetime, covered: bool) -> None:
     assert blackout_covering([blackout], at, BERLIN) == (blackout if covered else None)
 
 
-def test_the_first_blackout_that_covers_is_named() -> None:
+def test_the_first_of_several_blackouts_is_returned() -> None:
     at = datetime(2026, 12, 24, 12, tzinfo=UTC)
 
     assert blackout_covering([HOLIDAYS, FREEZE, EVE], at, BERLIN) is FREEZE
     assert blackout_covering([], at, BERLIN) is None
 
 
-def test_overlapping_windows_cover_without_a_hole() -> None:
+def test_overlapping_windows_have_no_gap_between_them() -> None:
     windows = Blackout(cron="0 * * * *", lasting=timedelta(minutes=90))
 
     assert blackout_covering([windows], datetime(2026, 3, 2, 12, 59, tzinfo=UTC), "UTC") is windows
@@ -64,7 +64,7 @@ def test_the_first_due_time_outside_all_blackouts_is_found() -> None:
     assert found == datetime(2027, 1, 4, 7, 0, tzinfo=UTC)
 
 
-def test_there_may_be_none_and_that_is_seen_soon() -> None:
+def test_a_schedule_entirely_in_blackouts_has_no_due_time_and_is_found_quickly() -> None:
     often = compile_rule(Rule(kind=ScheduleKind.EVERY, text="1m", timezone=BERLIN))
     always = Blackout(cron="0 * * * *", lasting=timedelta(hours=1))
     start = datetime(2026, 3, 2, tzinfo=UTC)
@@ -73,7 +73,7 @@ def test_there_may_be_none_and_that_is_seen_soon() -> None:
 
 
 @pytest.mark.parametrize(
-    ("blackout", "says"),
+    ("blackout", "expected"),
     [
         (Blackout(holidays="GERMANY"), "unknown holidays"),
         (Blackout(holidays="de"), 'did you mean "DE"?'),
@@ -81,8 +81,8 @@ def test_there_may_be_none_and_that_is_seen_soon() -> None:
         (Blackout(cron="61 * * * *", lasting=timedelta(hours=1)), '"61" is not a minute'),
     ],
 )
-def test_what_is_wrong_with_a_blackout_is_said(blackout: Blackout, says: str) -> None:
-    assert says in (blackout_problem(blackout, BERLIN) or "")
+def test_an_error_in_a_blackout_is_reported(blackout: Blackout, expected: str) -> None:
+    assert expected in (blackout_problem(blackout, BERLIN) or "")
 
 
 @pytest.mark.parametrize("name", ["DE", "DE-BY", "US-NY", "NO", "XNYS"])

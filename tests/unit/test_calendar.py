@@ -1,4 +1,4 @@
-"""A good calendar: what its entries are."""
+"""Valid calendars: their entries, warnings, fingerprints and differences."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_steps_have_names_params_and_options_of_their_own() -> None:
     assert [step.always for step in (first, fourth, fifth)] == [False, True, True]
 
 
-def test_what_an_entry_does_not_say_comes_from_the_defaults() -> None:
+def test_an_entry_takes_missing_values_from_the_defaults() -> None:
     backup = entry(read(FULL), "daily-backup")
 
     assert backup.title == "Daily backup"
@@ -129,7 +129,7 @@ def test_what_an_entry_does_not_say_comes_from_the_defaults() -> None:
     assert backup.line == 6
 
 
-def test_targets_are_read_and_their_secrets_left_for_the_child() -> None:
+def test_references_in_targets_are_not_resolved() -> None:
     target = read(FULL).targets.postgres["main"]
 
     assert target.dsn == "host=db password=${file:/run/secrets/pg}"
@@ -162,11 +162,11 @@ def test_a_schedule_is_written_in_one_of_five_ways(key: str, kind: ScheduleKind)
     assert calendar.warnings == ()
 
 
-def test_an_entry_without_a_schedule_is_started_by_hand_only() -> None:
+def test_an_entry_without_a_schedule_has_no_rule() -> None:
     assert read("entries: {a: {steps: [look]}}").entries[0].rule is None
 
 
-def test_anchors_and_merges_spare_repetition() -> None:
+def test_anchors_and_merge_keys_are_supported() -> None:
     calendar = read("""
         x-night: &night {timezone: Europe/Berlin, timeout: 3h}
         entries:
@@ -184,7 +184,7 @@ def test_anchors_and_merges_spare_repetition() -> None:
     )
 
 
-def test_a_broken_job_disables_its_own_entries_only_and_says_why() -> None:
+def test_a_broken_job_disables_only_its_own_entries_with_a_reason() -> None:
     calendar = read("""
         entries:
           a: {schedule: every day at 02:00, steps: [look, torn]}
@@ -196,7 +196,7 @@ def test_a_broken_job_disables_its_own_entries_only_and_says_why() -> None:
     assert [(each.name, each.enabled) for each in calendar.entries] == [("a", False), ("b", True)]
 
 
-def test_a_job_by_its_own_name_is_an_entry_of_one_step() -> None:
+def test_a_job_run_by_its_own_name_is_an_entry_of_one_step() -> None:
     description = jobs()["vacuum"]
     assert isinstance(description, JobDescription)
 
@@ -249,7 +249,7 @@ def test_only_entries_that_need_one_lock_exclusively_at_the_same_time_are_warned
         ("targets: {}", "the calendar has no entries"),
     ],
 )
-def test_what_is_allowed_but_odd_is_a_warning(text: str, expected: str) -> None:
+def test_a_valid_but_doubtful_calendar_has_a_warning(text: str, expected: str) -> None:
     (warning,) = read(text).warnings
 
     assert expected in warning
@@ -259,7 +259,7 @@ def test_what_is_allowed_but_odd_is_a_warning(text: str, expected: str) -> None:
 # --- fingerprints and changes ---
 
 
-def test_a_fingerprint_is_of_rule_policy_and_steps_and_nothing_else() -> None:
+def test_a_fingerprint_depends_only_on_rule_policy_and_steps() -> None:
     one = read("entries: {a: {schedule: every day at 02:00, job: vacuum}}").entries[0]
     moved = read("# a line\nentries: {b: {title: T, runbook: R, schedule: every day at 02:00, job: vacuum}}").entries[0]
 
@@ -342,7 +342,7 @@ def test_a_file_is_read_with_its_digest(tmp_path: Path) -> None:
     assert calendar.digest == sha256sum
 
 
-def test_the_calendar_is_the_one_that_is_set_else_the_one_here_else_the_shipped(
+def test_the_calendar_is_the_configured_one_or_that_of_the_working_directory_or_the_shipped_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

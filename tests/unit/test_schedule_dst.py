@@ -1,4 +1,4 @@
-"""What a rule means where clocks are changed, and that due times grow."""
+"""Due times on days with a clock change; due times increase strictly."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_two_fixed_times_in_one_gap_are_one_due_time() -> None:
     assert due("phrase", "every day at 02:10, 02:50, 03:00", "2026-03-29") == ["03:00+0200"]
 
 
-def test_what_repeats_by_the_clock_goes_on_through_the_fold_and_has_nothing_in_the_gap() -> None:
+def test_a_repeating_schedule_continues_in_the_fold_and_has_no_due_time_in_the_gap() -> None:
     assert due("cron", "*/30 1-3 * * *", "2026-10-25") == [
         "01:00+0200",
         "01:30+0200",
@@ -67,7 +67,7 @@ def test_a_gap_of_half_an_hour_ends_at_half_past() -> None:
     assert due("phrase", "every day at 02:10", "2026-10-04", LORD_HOWE) == ["02:30+1100"]
 
 
-def test_a_whole_day_that_was_left_out_falls_at_the_next_midnight() -> None:
+def test_a_time_on_a_skipped_day_is_due_at_the_next_midnight() -> None:
     # Samoa went from 29 to 31 December 2011; the 30th did not occur.
     zone = ZoneInfo("Pacific/Apia")
     schedule = compile_rule(Rule(kind=ScheduleKind.CRON, text="0 8 * * *", timezone=zone.key))
@@ -77,14 +77,14 @@ def test_a_whole_day_that_was_left_out_falls_at_the_next_midnight() -> None:
     assert [f"{at.astimezone(zone):%d %H:%M}" for at in times] == ["31 00:00", "31 08:00"]
 
 
-def test_nothing_is_due_again_when_one_begins_within_a_repeated_hour() -> None:
+def test_a_start_within_a_repeated_hour_repeats_no_due_time() -> None:
     schedule = compile_rule(Rule(kind=ScheduleKind.CRON, text="45 2 * * *", timezone=BERLIN))
     second_0210 = datetime(2026, 10, 25, 1, 10, tzinfo=UTC)
 
     assert schedule.next_after(second_0210) == datetime(2026, 10, 26, 1, 45, tzinfo=UTC)
 
 
-def test_a_time_that_is_given_once_follows_the_same_customs() -> None:
+def test_a_single_date_and_time_is_treated_as_a_fixed_time() -> None:
     assert due("at", "2026-03-29T02:30", "2026-03-29") == ["03:00+0200"]
     assert due("at", "2026-10-25T02:30", "2026-10-25") == ["02:30+0200"]
     assert due("at", "2026-10-25T02:30+01:00", "2026-10-25") == ["02:30+0100"]
@@ -98,7 +98,7 @@ def test_zero_and_seven_are_sunday() -> None:
         assert at == datetime(2026, 3, 8, 2, 0, tzinfo=UTC)  # a Sunday
 
 
-def test_day_of_month_and_weekday_are_either_of_the_two() -> None:
+def test_day_of_month_and_day_of_week_are_ored() -> None:
     schedule = compile_rule(Rule(kind=ScheduleKind.CRON, text="0 1 13 * 5", timezone="UTC"))
 
     times = islice(schedule.instants(datetime(2026, 3, 1, tzinfo=UTC)), 4)
@@ -106,7 +106,7 @@ def test_day_of_month_and_weekday_are_either_of_the_two() -> None:
     assert [at.day for at in times] == [6, 13, 20, 27]  # Fridays; the 13th is one of them
 
 
-def test_an_interval_is_counted_from_1970_whatever_the_zone() -> None:
+def test_an_interval_counts_from_1970_in_every_time_zone() -> None:
     schedule = compile_rule(Rule(kind=ScheduleKind.EVERY, text="7h", timezone=BERLIN))
 
     at = schedule.next_after(datetime(2026, 3, 2, tzinfo=UTC))
@@ -116,7 +116,7 @@ def test_an_interval_is_counted_from_1970_whatever_the_zone() -> None:
 
 
 @pytest.mark.parametrize(("kind", "text", "seconds"), [("cron", "* * * * *", 60), ("every", "7s", 7)])
-def test_of_too_many_due_times_the_latest_are_kept_and_the_others_counted(kind: str, text: str, seconds: int) -> None:
+def test_the_latest_due_times_are_kept_and_the_others_counted(kind: str, text: str, seconds: int) -> None:
     schedule = compile_rule(Rule(kind=ScheduleKind(kind), text=text, timezone="UTC"))
     until = datetime.fromtimestamp(seconds * 30_000_000, UTC)  # itself a due time, for both rules
 
@@ -127,7 +127,7 @@ def test_of_too_many_due_times_the_latest_are_kept_and_the_others_counted(kind: 
     assert found.left_out == 20_000 - MAX_DUE
 
 
-def test_the_start_of_a_span_is_not_in_it_and_its_end_is() -> None:
+def test_a_span_excludes_its_start_and_includes_its_end() -> None:
     schedule = compile_rule(Rule(kind=ScheduleKind.CRON, text="0 * * * *", timezone="UTC"))
     noon = datetime(2026, 3, 2, 12, tzinfo=UTC)
 

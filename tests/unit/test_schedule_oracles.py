@@ -160,7 +160,7 @@ def moments(draw: st.DrawFn, zone: str) -> datetime:
 
 @settings(max_examples=400, deadline=None)
 @given(data=st.data(), zone=st.sampled_from(ZONES), written=st.one_of(crons(), phrases()), days=st.integers(1, 12))
-def test_due_times_are_those_that_a_look_at_every_minute_finds(
+def test_due_times_equal_those_found_by_checking_every_minute(
     data: st.DataObject, zone: str, written: Written, days: int
 ) -> None:
     after = data.draw(moments(zone))
@@ -173,7 +173,7 @@ def test_due_times_are_those_that_a_look_at_every_minute_finds(
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), zone=st.sampled_from(ZONES), written=st.one_of(crons(), phrases()))
-def test_due_times_grow_and_do_not_depend_on_where_one_begins(data: st.DataObject, zone: str, written: Written) -> None:
+def test_due_times_increase_and_do_not_depend_on_the_start(data: st.DataObject, zone: str, written: Written) -> None:
     schedule = compile_rule(written.rule(zone))
     at = data.draw(moments(zone))
 
@@ -192,7 +192,7 @@ def test_due_times_grow_and_do_not_depend_on_where_one_begins(data: st.DataObjec
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), zone=st.sampled_from([zone for zone in ZONES if zone != "Australia/Lord_Howe"]), written=crons())
-def test_due_times_are_those_of_cronsim(data: st.DataObject, zone: str, written: Written) -> None:
+def test_due_times_equal_those_of_cronsim(data: st.DataObject, zone: str, written: Written) -> None:
     # Not in Lord Howe, where cronsim leaves out part of "*/15 2 * * *"; and begun at midnight, as it gives an instant
     # that has passed when it begins within a repeated hour. It also reads 5-5/2 as 5/2.
     assume(not re.search(r"\b(\d+)-\1/", written.text))
@@ -265,7 +265,7 @@ def _systemd(expressions: list[str], base: datetime, iterations: int) -> list[li
 )
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), zone=st.sampled_from(ZONES), wanted=st.lists(elapsing(), min_size=10, max_size=25))
-def test_due_times_are_those_of_systemd(data: st.DataObject, zone: str, wanted: list[Elapsing]) -> None:
+def test_due_times_equal_those_of_systemd(data: st.DataObject, zone: str, wanted: list[Elapsing]) -> None:
     base = data.draw(moments(zone))
     # Begun within a repeated hour, systemd gives its times a second time; begun before it, once, as here always.
     assume(base.astimezone(ZoneInfo(zone)).fold == 0)
