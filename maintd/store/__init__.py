@@ -1,10 +1,10 @@
-"""The store: rows that planner, supervisors and pages hand work over with, and the history.
+"""The store: the rows through which planner, executor and web server exchange work, and the history.
 
     store = open_store("sqlite:///maintd.db", clock=SystemClock(), migrate=True)
     store.runs.claim(...); store.history.run(...)
 
-Every method is synchronous and thread-safe, takes and gives aware UTC datetimes, and raises StoreUnavailableError when
-trying again later can help, StoreUnusableError when a person must act.
+Every method is synchronous and thread-safe, and uses aware UTC datetimes. It raises StoreUnavailableError when a retry
+can succeed, StoreUnusableError when an operator must act.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ __all__ = [
 
 
 class Store:
-    """One database and what it holds, by aggregate."""
+    """One database; an attribute for each aggregate."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         plans = RunPlans()
         self.url_masked = mask(database.url)
-        self.shared = database.kind == "postgres"  # several nodes may work on it
+        self.shared = database.kind == "postgres"  # whether several nodes can use it
         self.entries = Entries(database, plans)
         self.runs = Runs(database, plans)
         self.locks = Locks(database)
@@ -53,7 +53,7 @@ class Store:
         self.maintenance = Maintenance(database)
 
     def now(self) -> datetime:
-        """The time that all nodes of this store go by: this machine's on SQLite, the server's on Postgres."""
+        """The time that all nodes of this store use: this machine's on SQLite, the server's on Postgres."""
         return self._database.now()
 
     def ping(self) -> None:
@@ -61,16 +61,15 @@ class Store:
         self._database.read(current_revision)
 
     def close(self) -> None:
-        """Finish what is being written and let go of every connection."""
+        """Finish pending writes and close all connections."""
         self._database.close()
 
 
 def open_store(url: str, *, clock: Clock, migrate: bool, state_dir: Path | None = None) -> Store:
-    """Open for reading and writing.
+    """Open the store for reading and writing.
 
-    With `migrate` a missing SQLite file is made (its directory too, when that is `state_dir`) and an older revision is
-    brought up to date; without, anything but this code's revision raises StoreUnusableError. Raises SettingsError for a
-    URL that is none.
+    With `migrate`, a missing SQLite file is created (also its directory, if that is `state_dir`) and an older revision
+    is upgraded. Without it, any other revision raises StoreUnusableError. Raises SettingsError for an invalid URL.
     """
     parsed = parse_url(url)
     database: Database
@@ -90,7 +89,7 @@ def open_store(url: str, *, clock: Clock, migrate: bool, state_dir: Path | None 
 
 
 def read_store(url: str, *, clock: Clock) -> Store:
-    """Open for reading only, beside a daemon or without one. Never migrates."""
+    """Open the store read-only, with or without a running daemon. Never migrates."""
     parsed = parse_url(url)
     database: Database
     if parsed.get_backend_name() == "sqlite":

@@ -1,4 +1,4 @@
-"""What a supervisor writes about a run it has claimed, folded into as few statements as it takes."""
+"""Apply the updates of a claimed run, combined into as few statements as possible."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from maintd.store.tables import (
     steps,
 )
 
-OPEN_TO_EVIDENCE = (RunState.RUNNING, RunState.LOST)
+ACCEPTS_EVIDENCE = (RunState.RUNNING, RunState.LOST)
 
 _CLAIM = Prepared(
     select(
@@ -62,75 +62,75 @@ _SERIES = Prepared(select(series.c.id, series.c.job, series.c.name).where(series
 
 
 def apply_updates(
-    conn: Connection, plans: RunPlans, run_id: int, fence: int, first_seq: int, writes: Sequence[RunUpdate]
+    conn: Connection, plans: RunPlans, run_id: int, fence: int, first_seq: int, updates: Sequence[RunUpdate]
 ) -> bool:
     """See `Runs.apply`.
 
-    1. Refuse an old fence, what the run's state does not allow, and a step that its plan does not have, before anything
-       is written.
-    2. Leave out what was recorded before.
-    3. Record evidence; what runs on under a lost run is lost with it.
-    4. End the run or put it back, and let go of its locks.
+    1. Return False, before anything is written, for an old fence, an update that the run's state does not allow, and a
+       step that the plan does not have.
+    2. Leave out the updates that were recorded before.
+    3. Record the evidence. Attempts of a lost run stay lost.
+    4. Finish or requeue the run, and release its locks.
     """
     claim = _CLAIM.one_or_none(conn, {"run_id": run_id})
     if claim is None or claim.fence != fence:
         return False
-    fresh = writes[max(0, claim.recorded_seq + 1 - first_seq) :]
-    if not fresh:
+    new = updates[max(0, claim.recorded_seq + 1 - first_seq) :]
+    if not new:
         return True
-    end = next((write for write in fresh if isinstance(write, RunFinished | RunRequeued)), None)
-    if not _allowed(RunState(claim.state), fresh, end):
+    end = next((update for update in new if isinstance(update, RunFinished | RunRequeued)), None)
+    if not _allowed(RunState(claim.state), new, end):
         return False
     plan = plans.load(conn, [claim.plan_id])[claim.plan_id]
-    if not all(0 <= getattr(write, "step", 0) < len(plan.steps) for write in fresh):
+    if not all(0 <= getattr(update, "step", 0) < len(plan.steps) for update in new):
         return False
-    record = _Record(run_id, claim.entry_id, [step.job for step in plan.steps])
-    for write in fresh:
-        record.take(conn, write)
-    record.flush(conn)
-    last = first_seq + len(writes) - 1
+    batch = _UpdateBatch(run_id, claim.entry_id, [step.job for step in plan.steps])
+    for run_update in new:
+        batch.add(conn, run_update)
+    batch.flush(conn)
+    last = first_seq + len(updates) - 1
     if end is None:
         prepared.update_row(conn, runs, {"id": run_id}, {"recorded_seq": last})
         if claim.state == RunState.LOST.value:
             mark_attempts_lost(conn, run_id, claim.reason, claim.finished_at)
         return True
-    _end(conn, run_id, claim, end, last)
+    _finish(conn, run_id, claim, end, last)
     if any(step.locks for step in plan.steps):
         prepared.delete_rows_of_run(conn, locks, run_id)
     return True
 
 
-def _allowed(state: RunState, fresh: Sequence[RunUpdate], end: RunFinished | RunRequeued | None) -> bool:
-    if state not in OPEN_TO_EVIDENCE:
+def _allowed(state: RunState, new: Sequence[RunUpdate], end: RunFinished | RunRequeued | None) -> bool:
+    if state not in ACCEPTS_EVIDENCE:
         return False
     if end is None:
         return True
-    if end is not fresh[-1]:
+    if end is not new[-1]:
         return False
     to = RunState.QUEUED if isinstance(end, RunRequeued) else end.state
     return to in TRANSITIONS[state] and (isinstance(end, RunRequeued) or to.final)
 
 
-def _end(conn: Connection, run_id: int, claim: AnyRow, end: RunFinished | RunRequeued, last: int) -> None:
+def _finish(conn: Connection, run_id: int, claim: AnyRow, end: RunFinished | RunRequeued, last: int) -> None:
     columns: dict[str, Any] = {"reason": end.reason, "lease_until": None}
     if isinstance(end, RunFinished):
         skip = None if end.skip_reason is None else end.skip_reason.value
         columns |= {"state": end.state.value, "skip_reason": skip, "finished_at": end.at, "recorded_seq": last}
-    elif claim.cancel_requested:  # somebody asked while it was running: it must not start again
+    elif claim.cancel_requested:  # requested while it was running: it must not start again
         reason = f"cancelled by {claim.cancel_requested}"
         columns |= {"state": RunState.CANCELLED.value, "reason": reason, "finished_at": end.at, "recorded_seq": last}
     else:
         columns |= {"state": RunState.QUEUED.value, "not_before": end.not_before, "recorded_seq": 0}
         columns |= {"node": None, "incarnation": None}
-        begun = (StepState.PENDING.value, StepState.RUNNING.value)
-        conn.execute(delete(steps).where(steps.c.run_id == run_id, steps.c.state.in_(begun)))
+        unfinished = (StepState.PENDING.value, StepState.RUNNING.value)
+        conn.execute(delete(steps).where(steps.c.run_id == run_id, steps.c.state.in_(unfinished)))
     prepared.update_row(conn, runs, {"id": run_id}, columns)
 
 
 def mark_run_lost(conn: Connection, run_id: int, fence: int, reason: str, now: datetime, *, if_expired: bool) -> bool:
-    """Running → lost, with its steps; its locks are free. False: that claim is over, or stands after all.
+    """Running → lost, with its steps, and release its locks. False: the claim with this fence is over.
 
-    `if_expired`: only if its lease is over still; its node may have renewed it since it was looked at.
+    With `if_expired` also False when the lease has not expired: the node can have renewed it since it was read.
     """
     claim = update(runs).where(runs.c.id == run_id, runs.c.fence == fence, IS_RUNNING)
     if if_expired:
@@ -144,17 +144,17 @@ def mark_run_lost(conn: Connection, run_id: int, fence: int, reason: str, now: d
 
 
 def mark_attempts_lost(conn: Connection, run_id: int, reason: str, at: datetime) -> None:
-    """Steps and attempts that are noted as under way are lost with their run."""
+    """Mark the run's running steps and attempts as lost."""
     for table, running, lost in (
         (steps, StepState.RUNNING, StepState.LOST),
         (attempts, AttemptState.RUNNING, AttemptState.LOST),
     ):
-        under_way = update(table).where(table.c.run_id == run_id, table.c.state == running.value)
-        conn.execute(under_way.values(state=lost.value, reason=reason, finished_at=at))
+        unfinished = update(table).where(table.c.run_id == run_id, table.c.state == running.value)
+        conn.execute(unfinished.values(state=lost.value, reason=reason, finished_at=at))
 
 
-class _Record:
-    """Collects writes, so that each row is touched once."""
+class _UpdateBatch:
+    """Collects the changes of several updates, so that each row is written once."""
 
     def __init__(self, run_id: int, entry_id: int, jobs: Sequence[str]) -> None:
         self._run_id = run_id
@@ -165,48 +165,48 @@ class _Record:
         self._lines: dict[tuple[int, int], dict[int, LogLine]] = {}
         self._rows: dict[Table, list[dict[str, Any]]] = {checks: [], changes: [], artifacts: [], measures: []}
 
-    def take(self, conn: Connection, write: RunUpdate) -> None:
-        match write:
+    def add(self, conn: Connection, update: RunUpdate) -> None:
+        match update:
             case StepStarted():
-                step = {"state": StepState.RUNNING.value, "reason": "", "started_at": write.at, "finished_at": None}
-                self._steps[write.step] = step
+                step = {"state": StepState.RUNNING.value, "reason": "", "started_at": update.at, "finished_at": None}
+                self._steps[update.step] = step
             case StepWaiting():
-                self._steps.setdefault(write.step, {})["reason"] = write.reason
+                self._steps.setdefault(update.step, {})["reason"] = update.reason
             case StepFinished():
-                step = {"state": write.state.value, "reason": write.reason, "finished_at": write.at}
-                self._steps.setdefault(write.step, {}).update(step)
+                step = {"state": update.state.value, "reason": update.reason, "finished_at": update.at}
+                self._steps.setdefault(update.step, {}).update(step)
             case AttemptStarted():
-                self._attempt(write).update(
+                self._attempt(update).update(
                     {
                         "state": AttemptState.RUNNING.value,
                         "reason": "",
-                        "started_at": write.at,
+                        "started_at": update.at,
                         "finished_at": None,
-                        "pid": write.pid,
+                        "pid": update.pid,
                         "phase": "",
                     }
                 )
             case AttemptFinished():
-                self._attempt(write).update(
+                self._attempt(update).update(
                     {
-                        "state": write.state.value,
-                        "reason": write.reason,
-                        "finished_at": write.at,
-                        "exit_code": write.exit_code,
-                        "signal": write.signal,
+                        "state": update.state.value,
+                        "reason": update.reason,
+                        "finished_at": update.at,
+                        "exit_code": update.exit_code,
+                        "signal": update.signal,
                     }
                 )
             case AttemptReported():
-                for item in write.items:
-                    self._report(conn, write, item)
+                for item in update.items:
+                    self._add_evidence(conn, update, item)
             case RunFinished() | RunRequeued():
                 pass
 
-    def _attempt(self, write: AttemptStarted | AttemptFinished | AttemptReported) -> dict[str, Any]:
-        return self._attempts.setdefault((write.step, write.attempt), {})
+    def _attempt(self, update: AttemptStarted | AttemptFinished | AttemptReported) -> dict[str, Any]:
+        return self._attempts.setdefault((update.step, update.attempt), {})
 
-    def _report(self, conn: Connection, write: AttemptReported, item: Report) -> None:
-        where = {"run_id": self._run_id, "step": write.step, "attempt": write.attempt}
+    def _add_evidence(self, conn: Connection, update: AttemptReported, item: Report) -> None:
+        where = {"run_id": self._run_id, "step": update.step, "attempt": update.attempt}
         match item:
             case Check():
                 row = item.model_dump(exclude={"type", "status"})
@@ -218,23 +218,23 @@ class _Record:
             case Measure():
                 self._rows[measures].append(where | item.model_dump(exclude={"type"}))
             case Phase():
-                self._attempt(write)["phase"] = item.name
+                self._attempt(update)["phase"] = item.name
             case Progress():
-                self._attempt(write)["progress"] = item.model_dump_json()
+                self._attempt(update)["progress"] = item.model_dump_json()
             case LogLine():
-                self._lines.setdefault((write.step, write.attempt), {})[item.seq] = item
+                self._lines.setdefault((update.step, update.attempt), {})[item.seq] = item
             case LogTrim():
-                self._trim(conn, write, item)
+                self._trim(conn, update, item)
 
-    def _trim(self, conn: Connection, write: AttemptReported, trim: LogTrim) -> None:
-        waiting = self._lines.get((write.step, write.attempt), {})
-        attempt = self._attempt(write)
+    def _trim(self, conn: Connection, update: AttemptReported, trim: LogTrim) -> None:
+        waiting = self._lines.get((update.step, update.attempt), {})
+        attempt = self._attempt(update)
         for seq in [seq for seq in waiting if trim.first <= seq <= trim.last]:
             del waiting[seq]
         gone = delete(log_lines).where(
             log_lines.c.run_id == self._run_id,
-            log_lines.c.step == write.step,
-            log_lines.c.attempt == write.attempt,
+            log_lines.c.step == update.step,
+            log_lines.c.attempt == update.attempt,
             log_lines.c.seq.between(trim.first, trim.last),
         )
         texts = conn.execute(gone.returning(log_lines.c.text)).scalars().all()
@@ -243,28 +243,28 @@ class _Record:
         _count(attempt, "log_lines_left_out", trim.last - trim.first + 1)
 
     def flush(self, conn: Connection) -> None:
-        """Write all that was collected."""
+        """Write the collected changes."""
         for index, columns in self._steps.items():
-            self._put(conn, steps, {"step": index}, {"reason": ""}, columns)
-        self._log(conn)
+            self._upsert(conn, steps, {"step": index}, {"reason": ""}, columns)
+        self._flush_log(conn)
         for (step, number), columns in self._attempts.items():
-            fresh = {"reason": "", "phase": "", **dict.fromkeys(COUNTERS, 0)}
-            self._put(conn, attempts, {"step": step, "number": number}, fresh, columns)
+            defaults = {"reason": "", "phase": "", **dict.fromkeys(COUNTERS, 0)}
+            self._upsert(conn, attempts, {"step": step, "number": number}, defaults, columns)
         if self._rows[measures]:
-            self._name_series(conn)
+            self._set_series_ids(conn)
         for table, rows in self._rows.items():
             if rows:
                 prepared.insert_rows(conn, table, rows)
 
-    def _put(
-        self, conn: Connection, table: Table, key: dict[str, int], fresh: dict[str, Any], columns: dict[str, Any]
+    def _upsert(
+        self, conn: Connection, table: Table, key: dict[str, int], defaults: dict[str, Any], columns: dict[str, Any]
     ) -> None:
         key = {"run_id": self._run_id, **key}
         if "started_at" not in columns and (prepared.update_row(conn, table, key, columns) or table is attempts):
             return
-        prepared.upsert_row(conn, table, key, columns, fresh)  # started, or a skipped step
+        prepared.upsert_row(conn, table, key, columns, defaults)  # started, or a skipped step
 
-    def _log(self, conn: Connection) -> None:
+    def _flush_log(self, conn: Connection) -> None:
         rows = []
         for (step, attempt), lines in self._lines.items():
             where = {"run_id": self._run_id, "step": step, "attempt": attempt}
@@ -278,7 +278,7 @@ class _Record:
         if rows:
             prepared.insert_missing_rows(conn, log_lines, rows)
 
-    def _name_series(self, conn: Connection) -> None:
+    def _set_series_ids(self, conn: Connection) -> None:
         rows = self._rows[measures]
         wanted = {(self._jobs[row["step"]], row["name"]) for row in rows}
         known = self._series(conn)

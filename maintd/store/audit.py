@@ -1,4 +1,4 @@
-"""The audit: what operators and the daemon itself did."""
+"""The audit log: actions of operators and of the daemon itself."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from maintd.store.tables import events
 
 
 class Audit:
-    """Lines of the audit, only ever added."""
+    """The audit log, which is append-only."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def add(self, kind: str, *, subject: str = "", by: str = "", text: str = "", at: datetime) -> None:
-        """`kind` is noun_verbed: calendar_loaded, clock_stepped."""
+        """Add an event. `kind` is noun_verbed: calendar_loaded, clock_stepped."""
         self._database.write(lambda conn: add_event(conn, kind, subject=subject, by=by, text=text, at=at))
 
     def recent(self, limit: int = 50) -> list[AuditEvent]:
-        """The last ones, newest first."""
+        """The last events, newest first."""
         query = select(events).order_by(events.c.id.desc()).limit(limit)
         return self._database.read(
             lambda conn: [
@@ -34,5 +34,5 @@ class Audit:
 
 
 def add_event(conn: Connection, kind: str, *, subject: str = "", by: str = "", text: str = "", at: datetime) -> None:
-    """Add a line within a transaction, so that it stands exactly when what it tells does."""
+    """Add an event within a transaction, so that both are committed or neither."""
     conn.execute(insert(events).values(at=at, kind=kind, subject=subject, by=by, text=text))

@@ -1,4 +1,4 @@
-"""Named locks that running steps hold, shared or exclusive. A lock dies with its holder's claim or lease."""
+"""Named locks that running steps hold, shared or exclusive. A lock ends with its holder's claim or lease."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _HOLDERS = (
 
 
 class Locks:
-    """Who holds what."""
+    """The locks of running steps."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -46,25 +46,27 @@ class Locks:
     def acquire(
         self, run_id: int, fence: int, step: str, wanted: Mapping[str, LockMode], now: datetime
     ) -> list[LockHolder]:
-        """Take all of them or none. Empty: they are had; else who is in the way.
+        """Acquire all locks or none. Return an empty list, or the holders that block them.
 
-        A run is never in its own way. Raises RefusedError when the run is not running under this fence any more.
+        Locks of the run itself do not block. Raises RefusedError when the run no longer runs under this fence.
         """
         if not wanted:
             return []
         return self._database.write(lambda conn: self._acquire(conn, run_id, fence, step, wanted, now))
 
     def release(self, run_id: int, step: str | None = None) -> None:
-        """Give back what the run's step, or the whole run, holds."""
+        """Release the locks of one step, or of the whole run."""
         gone = delete(locks).where(locks.c.run_id == run_id)
         if step is not None:
             gone = gone.where(locks.c.step == step)
         self._database.write(lambda conn: conn.execute(gone) and None)
 
     def holders(self, now: datetime) -> list[LockHolder]:
-        """Every lock that counts now, by name and age."""
+        """The holders of all locks, ordered by lock and age."""
         query = _HOLDERS.order_by(locks.c.lock, locks.c.since, locks.c.run_id)
-        return self._database.read(lambda conn: [_holder(row) for row in conn.execute(query) if not _is_dead(row, now)])
+        return self._database.read(
+            lambda conn: [_holder(row) for row in conn.execute(query) if not _is_expired(row, now)]
+        )
 
     def _acquire(
         self, conn: Connection, run_id: int, fence: int, step: str, wanted: Mapping[str, LockMode], now: datetime
@@ -75,17 +77,17 @@ class Locks:
         )
         claim = conn.execute(claimed).one_or_none()
         if claim is None:
-            raise RefusedError(f"run {run_id} is no longer running under fence {fence}, so it gets no locks")
+            raise RefusedError(f"run {run_id} no longer runs under fence {fence}, so it cannot acquire locks")
         held = conn.execute(_HOLDERS.where(locks.c.lock.in_(list(wanted)), locks.c.run_id != run_id)).all()
-        dead = [row for row in held if _is_dead(row, now, claim.incarnation)]
-        blocking = [row for row in held if row not in dead and "exclusive" in (row.mode, wanted[row.lock])]
+        expired = [row for row in held if _is_expired(row, now, claim.incarnation)]
+        blocking = [row for row in held if row not in expired and "exclusive" in (row.mode, wanted[row.lock])]
         if blocking:
             return [_holder(row) for row in sorted(blocking, key=lambda row: (row.lock, row.since))]
-        for row in dead:
-            if not _is_over(row) and not _lose(conn, row, run_id, now):
-                return [_holder(row)]  # it was renewed at this very moment
-        if dead:
-            gone = or_(*((locks.c.lock == row.lock) & (locks.c.run_id == row.run_id) for row in dead))
+        for row in expired:
+            if not _is_over(row) and not _take_over(conn, row, run_id, now):
+                return [_holder(row)]  # its lease was renewed in the meantime
+        if expired:
+            gone = or_(*((locks.c.lock == row.lock) & (locks.c.run_id == row.run_id) for row in expired))
             conn.execute(delete(locks).where(gone))
         statement = insert_into(conn, locks)
         statement = statement.on_conflict_do_update(
@@ -97,8 +99,9 @@ class Locks:
         return []
 
 
-def _is_dead(row: AnyRow, now: datetime, by: str | None = None) -> bool:
-    """`by`: the process that asks. It supervises its own runs itself, whatever a clock that was set says of a lease."""
+def _is_expired(row: AnyRow, now: datetime, by: str | None = None) -> bool:
+    """Whether the holder's claim or lease is over. Leases of `by`, the requesting process, do not expire here: it
+    supervises those runs itself, and its clock can have been set."""
     if _is_over(row) or row.lease_until is None:
         return True
     return bool(row.lease_until < now) and (by is None or row.incarnation != by)
@@ -108,14 +111,13 @@ def _is_over(row: AnyRow) -> bool:
     return bool(row.state != RunState.RUNNING.value or row.fence != row.run_fence)
 
 
-def _lose(conn: Connection, row: AnyRow, to: int, now: datetime) -> bool:
-    """A lock is taken from a run whose node is silent only with the whole claim, so that it cannot be renewed any more.
-    False: it stands after all."""
-    reason = f"node {row.node} stopped renewing the lease, and run {to} took its lock; what it did then is unknown"
-    return mark_run_lost(conn, row.run_id, row.run_fence, reason, now, if_expired=True) or not _stands(conn, row)
+def _take_over(conn: Connection, row: AnyRow, to: int, now: datetime) -> bool:
+    """Mark the holder's run as lost, so that its lease cannot be renewed any more. False: its claim is still valid."""
+    reason = f"node {row.node} stopped renewing the lease, and run {to} took its lock; what the run did after that is unknown"
+    return mark_run_lost(conn, row.run_id, row.run_fence, reason, now, if_expired=True) or not _is_running(conn, row)
 
 
-def _stands(conn: Connection, row: AnyRow) -> bool:
+def _is_running(conn: Connection, row: AnyRow) -> bool:
     claim = select(runs.c.id).where(runs.c.id == row.run_id, runs.c.fence == row.run_fence, IS_RUNNING)
     return conn.execute(claim).one_or_none() is not None
 

@@ -1,4 +1,4 @@
-"""Between rows and the types of `maintd.model.run`."""
+"""Conversion of rows to the types of `maintd.model`."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ FULL = (
 
 
 def select_runs(*columns: Any) -> Select[Any]:
-    """A query of runs with their entries' names."""
+    """A query of runs joined with their entries."""
     return select(*columns).join_from(runs, entries)
 
 
 def summary(row: AnyRow) -> RunSummary:
-    """A row of SUMMARY."""
+    """From a row of SUMMARY."""
     return RunSummary.model_validate(row._asdict())
 
 
 def entry_state(row: AnyRow) -> EntryState:
-    """A row of `entries` that was in a calendar."""
+    """From a row of `entries` that has been in a calendar."""
     return EntryState(
         name=row.name,
         title=row.title,
@@ -69,14 +69,14 @@ def entry_state(row: AnyRow) -> EntryState:
 
 
 def pause(row: AnyRow) -> Pause | None:
-    """The pause in a row of `entries`."""
+    """The pause from a row of `entries`, None when it is not paused."""
     if row.pause_since is None:
         return None
     return Pause(entry=row.name, why=row.pause_why, by=row.pause_by, since=row.pause_since, until=row.pause_until)
 
 
 def step(index: int, plan: StepPlan, row: AnyRow | None, attempts: tuple[Attempt, ...]) -> Step:
-    """A step of the plan with what is known of it; no row: it has not begun."""
+    """A planned step and its row; without a row it has not started."""
     return Step(
         index=index,
         name=plan.name,
@@ -92,7 +92,7 @@ def step(index: int, plan: StepPlan, row: AnyRow | None, attempts: tuple[Attempt
 
 
 def attempt(row: AnyRow, evidence: dict[str, list[Any]]) -> Attempt:
-    """A row of `attempts`, with its checks, measures, changes and artifacts by the names of their tables."""
+    """From a row of `attempts`; `evidence` has its checks, measures, changes and artifacts by table name."""
     columns = dict(row._mapping)  # noqa: SLF001
     progress = columns.pop("progress")
     del columns["run_id"], columns["step"]
@@ -104,30 +104,30 @@ def attempt(row: AnyRow, evidence: dict[str, list[Any]]) -> Attempt:
 
 
 def check(row: AnyRow) -> Check:
-    """A row of `checks`."""
+    """From a row of `checks`."""
     return Check(
         name=row.name, observed=row.observed, expected=row.expected, unit=row.unit, status=row.status, hint=row.hint
     )
 
 
 def measure(row: AnyRow) -> Measure:
-    """A row of `measures` with its series' name."""
+    """From a row of `measures` joined with its series."""
     value = float("nan") if row.value is None else row.value
     return Measure(name=row.name, value=value, unit=row.unit, labels=row.labels)
 
 
 def change(row: AnyRow) -> Change:
-    """A row of `changes`."""
+    """From a row of `changes`."""
     return Change(action=row.action, target=row.target, details=row.details, done=row.done)
 
 
 def artifact(row: AnyRow) -> Artifact:
-    """A row of `artifacts`."""
+    """From a row of `artifacts`."""
     return Artifact(
         name=row.name, path=row.path, size_bytes=row.size_bytes, sha256=row.sha256, media_type=row.media_type
     )
 
 
 def log_line(row: AnyRow) -> LogLine:
-    """A row of `log_lines`."""
+    """From a row of `log_lines`."""
     return LogLine(seq=row.seq, at=row.at, stream=row.stream, text=row.text)

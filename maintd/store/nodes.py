@@ -1,4 +1,4 @@
-"""The maintd processes that share this store."""
+"""The nodes that share this store."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from maintd.store.tables import nodes
 
 
 class Nodes:
-    """Heartbeats."""
+    """Heartbeats of nodes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def heartbeat(self, node: NodeState) -> None:
-        """Note that the node lives, under its name."""
+        """Record that the node is alive."""
         columns = node.model_dump()
 
         def transaction(conn: Connection) -> None:
@@ -28,7 +28,7 @@ class Nodes:
         self._database.write(transaction, synced=False)
 
     def all(self) -> list[NodeState]:
-        """Every node that was ever seen, by name; `seen_at` tells which live."""
+        """All nodes that ever sent a heartbeat, by name; `seen_at` is the time of the last one."""
         query = select(nodes).order_by(nodes.c.name)
         return self._database.read(
             lambda conn: [NodeState.model_validate(dict(row)) for row in conn.execute(query).mappings()]

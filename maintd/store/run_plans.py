@@ -1,4 +1,4 @@
-"""Steps and policy of runs. Runs that were queued with the same share one row, which never changes."""
+"""Plans: steps and policy of runs. Runs with equal ones share a row, which never changes."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from maintd.store.tables import plan_jobs, plans
 
 _STEPS: TypeAdapter[tuple[StepPlan, ...]] = TypeAdapter(tuple[StepPlan, ...])
 
-KEPT = 2048
-"""Most plans that are kept parsed; a calendar has some tens, and each takes some 2 KiB."""
+CACHE_SIZE = 2048
+"""Most parsed plans in memory; a calendar has some tens, and each takes about 2 KiB."""
 
 _PLANS = PreparedForValues(select(plans.c.id, plans.c.steps, plans.c.policy).order_by(plans.c.id), plans.c.id)
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run is to do, and how it is treated."""
+    """The steps and the policy of a run."""
 
     steps: tuple[StepPlan, ...]
     policy: Policy
 
 
 class RunPlans:
-    """Writes plans, each once, and reads them, parsed once."""
+    """Inserts plans and caches the parsed ones."""
 
     def __init__(self) -> None:
         self._parsed: dict[int, RunPlan] = {}
         self._lock = threading.Lock()
 
     def ids_of(self, conn: Connection, runs: Iterable[NewRun], now: datetime) -> list[int]:
-        """The plan's row for each of the runs, made where there is none."""
+        """The id of each run's plan, inserted if it does not exist."""
         digests: list[str] = []
         rows: dict[str, dict[str, Any]] = {}
         jobs: dict[str, set[str]] = {}
@@ -56,8 +56,8 @@ class RunPlans:
             jobs[digest] = {step.job for step in run.plan}
         if not rows:
             return []
-        # In the same order everywhere, so that no two nodes hold what the other waits for.
-        used = _use_plan(conn.dialect.name).rows_of_each(conn, [rows[digest] for digest in sorted(rows)])
+        # Sorted, so that two nodes cannot deadlock.
+        used = _upsert_plan(conn.dialect.name).rows_of_each(conn, [rows[digest] for digest in sorted(rows)])
         ids = {row.digest: row.id for row in used}
         found = [{"job": job, "plan_id": ids[digest]} for digest in sorted(jobs) for job in sorted(jobs[digest])]
         if found:
@@ -65,27 +65,27 @@ class RunPlans:
         return [ids[digest] for digest in digests]
 
     def load(self, conn: Connection, ids: Iterable[int]) -> dict[int, RunPlan]:
-        """The plans of these ids."""
+        """Plans by id."""
         wanted = set(ids)
         with self._lock:
             found = {id_: self._parsed[id_] for id_ in wanted if id_ in self._parsed}
         missing = wanted - found.keys()
         if missing:
-            fresh = {
+            loaded = {
                 row.id: RunPlan(_STEPS.validate_json(row.steps), Policy.model_validate_json(row.policy))
                 for row in _PLANS.rows(conn, missing)
             }
-            found |= fresh
+            found |= loaded
             with self._lock:
-                if len(self._parsed) + len(fresh) > KEPT:
+                if len(self._parsed) + len(loaded) > CACHE_SIZE:
                     self._parsed.clear()
-                self._parsed |= fresh
+                self._parsed |= loaded
         return found
 
 
 @cache
-def _use_plan(dialect: str) -> Prepared:
-    """used_at is written also when the row exists: that locks it against a prune that finds it unused."""
+def _upsert_plan(dialect: str) -> Prepared:
+    """Insert a plan or update its used_at, which also locks the row against a concurrent prune of unused plans."""
     names = ("digest", "steps", "policy", "used_at")
     statement = dialect_insert(dialect, plans)
     statement = statement.on_conflict_do_update(index_elements=["digest"], set_={"used_at": statement.excluded.used_at})
