@@ -1,4 +1,4 @@
-"""Entries as the store knows them, how far each is planned, and the ledger of every instant."""
+"""Entries, how far each is planned, and the ledger of all due times."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ from maintd.store.prepared import Prepared, PreparedForValues
 from maintd.store.run_plans import RunPlans
 from maintd.store.tables import EPOCH, MICROSECOND, entries, ledger, measures, runs, series
 
-NEVER_IN_A_CALENDAR = entries.c.fingerprint.is_(None)
+IS_MANUAL_ONLY = entries.c.fingerprint.is_(None)  # a job that was run under its own name
 
-_NOTE = Prepared(
+_SET_LEDGER_RUN = Prepared(
     update(ledger)
     .where(ledger.c.entry_id == bindparam("of_entry"), ledger.c.due_at == bindparam("at"))
     .values(run_id=bindparam("run"))
 )
 
-_KNOWN = select(entries).where(~NEVER_IN_A_CALENDAR).order_by(entries.c.name)
-_KNOWN_OF = PreparedForValues(_KNOWN, entries.c.name)
+_CALENDAR_ENTRIES = select(entries).where(~IS_MANUAL_ONLY).order_by(entries.c.name)
+_CALENDAR_ENTRIES_BY_NAME = PreparedForValues(_CALENDAR_ENTRIES, entries.c.name)
 
-# In the order of names, so that two nodes never hold one row each and wait for the other's.
+# Ordered by name, so that two nodes cannot deadlock.
 _FOR_PLANNING = PreparedForValues(
     select(entries.c.id, entries.c.name, entries.c.planned_through, entries.c.rule, entries.c.active)
     .order_by(entries.c.name)
@@ -54,7 +54,7 @@ _FOR_PLANNING = PreparedForValues(
     entries.c.name,
 )
 
-_PLANNED = Prepared(
+_SET_PLANNED_THROUGH = Prepared(
     update(entries).where(entries.c.id == bindparam("of_id")).values(planned_through=bindparam("through"))
 )
 
@@ -62,7 +62,7 @@ _ID = Prepared(select(entries.c.id).where(entries.c.name == bindparam("of_name")
 
 
 class EntryVersion(NamedTuple):
-    """What tells whether another node changed an entry: which calendar it is of, and how far it is planned."""
+    """The values of an entry's row that change when a node loads a calendar or plans."""
 
     name: str
     fingerprint: str
@@ -71,42 +71,42 @@ class EntryVersion(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> EntryVersion:
-        """From an item of `Entries.versions`."""
+        """Parse an item of `Entries.versions`."""
         name, fingerprint, active, through = text.rsplit(" ", 3)
         return cls(name, fingerprint, active == "1", EPOCH + int(through) * MICROSECOND)
 
 
 class EntryPlan(NamedTuple):
-    """The rows that an entry owes for the instants in (seen, through], by a rule."""
+    """New runs of an entry for its due times in (seen, through]."""
 
     name: str
-    seen: datetime  # planned_through as the planner saw it
+    seen: datetime  # planned_through as the planner read it
     through: datetime
     runs: tuple[NewRun, ...]
-    rule: Rule | None = None  # as the planner saw it; None: whatever it is now
+    rule: Rule | None = None  # as the planner read it; None: not compared
 
 
 class Entries:
-    """Rows of the calendar's entries."""
+    """The entries of all calendars so far."""
 
     def __init__(self, database: Database, plans: RunPlans) -> None:
         self._database = database
         self._plans = plans
 
     def states(self, names: Sequence[str] | None = None) -> dict[str, EntryState]:
-        """By name: every entry that is or was in the calendar, or those of `names`."""
+        """The state of every entry that is or was in a calendar, by name; with `names`, only of these."""
 
         def transaction(conn: Connection) -> dict[str, EntryState]:
-            found = conn.execute(_KNOWN) if names is None else _KNOWN_OF.rows(conn, names)
+            found = conn.execute(_CALENDAR_ENTRIES) if names is None else _CALENDAR_ENTRIES_BY_NAME.rows(conn, names)
             return {row.name: mapping.entry_state(row) for row in found}
 
         return self._database.read(transaction)
 
     def versions(self) -> frozenset[str]:
-        """A text for each entry that is or was in the calendar; what `Mark.read` makes of it.
+        """The version of every entry that is or was in a calendar, as text for `EntryVersion.parse`.
 
-        All come as one value, since ten thousand rows cost fifty times as much to fetch. To find what changed since an
-        earlier look takes a difference of sets, and only that needs to be read.
+        The difference of two results has the entries that changed. The query returns one value, since ten thousand rows
+        take fifty times as long to fetch.
         """
 
         def transaction(conn: Connection) -> str | None:
@@ -114,36 +114,36 @@ class Entries:
             line: ColumnElement[str] = type_coerce(entries.c.name, String)
             for word in (type_coerce(entries.c.fingerprint, String), active, through):
                 line = line + literal(" ") + word
-            query = select(func.aggregate_strings(line, "\n")).where(~NEVER_IN_A_CALENDAR)
+            query = select(func.aggregate_strings(line, "\n")).where(~IS_MANUAL_ONLY)
             found: str | None = conn.execute(query).scalar_one()
             return found
 
         return frozenset((self._database.read(transaction) or "").splitlines())
 
     def sync(self, wanted: Sequence[Entry], fingerprints: Mapping[str, str], now: datetime) -> None:
-        """Bring the rows in line with the calendar.
+        """Update the rows from the calendar.
 
-        1. An entry that was `formerly` another takes over that row, and with it planning, pause, ledger and history.
-        2. A new entry, and one that comes back after an absence, is planned from now on.
-        3. Any other keeps how far it is planned, and takes the calendar's rule and policy.
-        4. A row that is not wanted, or not enabled, becomes inactive.
+        1. An entry with `formerly` takes over the row of that name, with its planning, pause, ledger and history.
+        2. A new entry, and one that was inactive, is planned from now on.
+        3. Any other entry keeps its planned_through and takes over the calendar's rule and policy.
+        4. Rows of entries that are not in the calendar, or not enabled, become inactive.
         """
         enabled = {entry.name: entry for entry in wanted if entry.enabled}
         self._database.write(lambda conn: _sync(conn, enabled, fingerprints, now))
 
     def plan_many(self, wanted: Sequence[EntryPlan]) -> list[list[int] | None]:
-        """Write what entries owe, in one transaction, each on condition that it is as it was seen.
+        """Write the plans in one transaction, each only if its entry's planned_through and rule have not changed.
 
-        For each: the ids of its new rows in order, or None when another node planned it or loaded another calendar. An
-        instant that is in the ledger already gets no second row.
+        Returns for each plan the ids of its new runs in order, or None when another node planned the entry or loaded
+        another calendar. A due time that is already in the ledger gets no second run.
         """
         if not wanted:
             return []
-        # What a power cut undoes is planned again; a claim, before which nothing is started, syncs it too.
+        # After a power failure the due times are planned again; a claim, without which no run starts, syncs this too.
         return self._database.write(lambda conn: self.plan_within(conn, wanted), synced=False)
 
     def set_planned_through(self, name: str, seen: datetime, to: datetime, why: str) -> bool:
-        """Move planning without writing rows, for a clock that was set back. False: another node moved it."""
+        """Set planned_through without planning, after the clock was set back. False: it was no longer `seen`."""
 
         def transaction(conn: Connection) -> bool:
             moved = update(entries).where(entries.c.name == name, entries.c.planned_through == seen)
@@ -155,7 +155,7 @@ class Entries:
         return self._database.write(transaction)
 
     def pause(self, name: str, *, why: str, by: str, until: datetime | None, now: datetime) -> Pause:
-        """Stop an entry from now on; an earlier pause is replaced. Raises UnknownNameError."""
+        """Pause an entry from now on, replacing an earlier pause. Raises UnknownNameError."""
 
         def transaction(conn: Connection) -> None:
             columns = {"pause_why": why, "pause_by": by, "pause_since": now, "pause_until": until}
@@ -167,7 +167,7 @@ class Entries:
         return Pause(entry=name, why=why, by=by, since=now, until=until)
 
     def unpause(self, name: str, *, by: str, now: datetime) -> bool:
-        """Let an entry go on; False when it was not paused."""
+        """End an entry's pause; False when it was not paused."""
 
         def transaction(conn: Connection) -> bool:
             columns = dict.fromkeys(("pause_why", "pause_by", "pause_since", "pause_until"))
@@ -180,10 +180,10 @@ class Entries:
         return self._database.write(transaction)
 
     def plan_within(self, conn: Connection, wanted: Sequence[EntryPlan]) -> list[list[int] | None]:
-        """As `plan_many`, in a transaction that is under way."""
+        """Like `plan_many`, within a transaction."""
         won = _advance(conn, wanted)
         new = [(won[plan.name], run, plan.through) for plan in wanted if plan.name in won for run in plan.runs]
-        taken = _enter(conn, [(entry_id, run.due_at) for entry_id, run, _ in new if run.due_at is not None])
+        taken = _add_to_ledger(conn, [(entry_id, run.due_at) for entry_id, run, _ in new if run.due_at is not None])
         new = [item for item in new if item[1].due_at is None or (item[0], item[1].due_at) in taken]
         ids = insert_runs(conn, self._plans, new)
         written: dict[int, list[int]] = {}
@@ -193,63 +193,65 @@ class Entries:
 
 
 def _microseconds(conn: Connection) -> ColumnElement[int]:
-    """How far an entry is planned, since 1970; SQLite keeps it so."""
+    """planned_through in microseconds since 1970, which is SQLite's representation."""
     if conn.dialect.name == "sqlite":
         return type_coerce(entries.c.planned_through, BigInteger)
     return cast(extract("epoch", entries.c.planned_through) * 1_000_000, BigInteger)
 
 
 def _advance(conn: Connection, wanted: Sequence[EntryPlan]) -> dict[str, int]:
-    """Ids of the entries that were as they had been seen, by name; they are planned further now."""
+    """Set planned_through of the entries that have not changed; their ids by name."""
     found = {row.name: row for row in _FOR_PLANNING.rows(conn, [plan.name for plan in wanted])}
-    won = [plan for plan in wanted if _is_as_seen(found.get(plan.name), plan)]
+    won = [plan for plan in wanted if _is_unchanged(found.get(plan.name), plan)]
     if won:
-        _PLANNED.execute_many(conn, [{"of_id": found[plan.name].id, "through": plan.through} for plan in won])
+        _SET_PLANNED_THROUGH.execute_many(
+            conn, [{"of_id": found[plan.name].id, "through": plan.through} for plan in won]
+        )
     return {plan.name: found[plan.name].id for plan in won}
 
 
-def _is_as_seen(row: Any, plan: EntryPlan) -> bool:
+def _is_unchanged(row: Any, plan: EntryPlan) -> bool:
     if row is None or row.planned_through != plan.seen:
         return False
-    # Else instants of the old rule would be written, and those of the new one, which are owed now, never.
+    # Otherwise due times of the old rule would get runs, and those of the new rule never.
     if plan.rule is None:
         return True
     return row.active and row.rule is not None and Rule.model_validate_json(row.rule) == plan.rule
 
 
-def _enter(conn: Connection, instants: Sequence[tuple[int, datetime]]) -> set[tuple[int, datetime]]:
-    """Enter instants in the ledger; those that were not there yet."""
-    if not instants:
+def _add_to_ledger(conn: Connection, due_times: Sequence[tuple[int, datetime]]) -> set[tuple[int, datetime]]:
+    """Insert due times into the ledger; return those that were not in it."""
+    if not due_times:
         return set()
-    mapping = [{"entry_id": entry_id, "due_at": due_at} for entry_id, due_at in instants]
-    return {(row.entry_id, row.due_at) for row in _new_instant(conn.dialect.name).rows_of_each(conn, mapping)}
+    rows = [{"entry_id": entry_id, "due_at": due_at} for entry_id, due_at in due_times]
+    return {(row.entry_id, row.due_at) for row in _insert_due_time(conn.dialect.name).rows_of_each(conn, rows)}
 
 
 @cache
-def _new_instant(dialect: str) -> Prepared:
+def _insert_due_time(dialect: str) -> Prepared:
     statement = dialect_insert(dialect, ledger).on_conflict_do_nothing()
     return Prepared(statement.returning(ledger.c.entry_id, ledger.c.due_at), ("entry_id", "due_at"))
 
 
 @cache
-def _new_run(names: tuple[str, ...]) -> Prepared:
+def _insert_run(names: tuple[str, ...]) -> Prepared:
     return Prepared(insert(runs).returning(runs.c.id, sort_by_parameter_order=True), names)
 
 
 def insert_runs(conn: Connection, plans: RunPlans, new: Sequence[tuple[int, NewRun, datetime]]) -> list[int]:
-    """Insert runs of (entry id, run, queued at) and note them in the ledger; their ids in the same order."""
+    """Insert runs given as (entry id, run, queued_at), and set them in the ledger; their ids in the same order."""
     if not new:
         return []
     plan_ids = plans.ids_of(conn, [run for _, run, _ in new], new[0][2])
     values = [run_row(*item, plan_id) for item, plan_id in zip(new, plan_ids, strict=True)]
-    ids = [row.id for row in _new_run(tuple(values[0])).rows_of_each(conn, values)]
-    noted = [
+    ids = [row.id for row in _insert_run(tuple(values[0])).rows_of_each(conn, values)]
+    ledger_rows = [
         {"of_entry": entry_id, "at": run.due_at, "run": run_id}
         for (entry_id, run, _), run_id in zip(new, ids, strict=True)
         if run.due_at is not None
     ]
-    if noted:
-        _NOTE.execute_many(conn, noted)
+    if ledger_rows:
+        _SET_LEDGER_RUN.execute_many(conn, ledger_rows)
     return ids
 
 
@@ -271,7 +273,7 @@ def run_row(entry_id: int, run: NewRun, queued_at: datetime, plan_id: int) -> di
 
 
 def entry_id_of(conn: Connection, name: str, title: str, now: datetime) -> int:
-    """The entry's row; made inactive and in no calendar when a job is run under its own name for the first time."""
+    """The id of the entry. For a job that is run under its own name for the first time, an inactive row is inserted."""
     found = _ID.one_or_none(conn, {"of_name": name})
     if found is not None:
         return int(found.id)
@@ -283,7 +285,7 @@ def entry_id_of(conn: Connection, name: str, title: str, now: datetime) -> int:
 
 def _sync(conn: Connection, wanted: Mapping[str, Entry], fingerprints: Mapping[str, str], now: datetime) -> None:
     found = {row.name: row for row in conn.execute(select(entries).order_by(entries.c.name).with_for_update())}
-    fresh, changed = [], []
+    new, changed = [], []
     policies: dict[Policy, str] = {}
     for name, entry in sorted(wanted.items()):
         row = found.get(name)
@@ -293,26 +295,27 @@ def _sync(conn: Connection, wanted: Mapping[str, Entry], fingerprints: Mapping[s
             row = old
         columns = _columns(entry, fingerprints[name], policies)
         if row is None:
-            fresh.append({**columns, "name": name, "planned_through": now, "first_seen_at": now, "active": True})
+            new.append({**columns, "name": name, "planned_through": now, "first_seen_at": now, "active": True})
         elif not row.active:
             changed.append({**columns, "of_id": row.id, "planned_through": now, "active": True})
         elif any(getattr(row, key) != value for key, value in columns.items()):
             changed.append({**columns, "of_id": row.id, "planned_through": row.planned_through, "active": True})
-    if fresh:
-        conn.execute(insert_into(conn, entries).on_conflict_do_nothing(), fresh)  # another node reads the same now
+    if new:
+        # Another node can insert the same rows at the same time.
+        conn.execute(insert_into(conn, entries).on_conflict_do_nothing(), new)
     if changed:
         conn.execute(update(entries).where(entries.c.id == bindparam("of_id")), changed)
     active = entries.c.active.is_(True)
     if conn.execute(select(func.count()).select_from(entries).where(active)).scalar_one() == len(wanted):
         return
-    rest = conn.execute(select(entries.c.id, entries.c.name).where(active)).all()
-    gone = [{"of_id": row.id} for row in rest if row.name not in wanted]
+    active_rows = conn.execute(select(entries.c.id, entries.c.name).where(active)).all()
+    gone = [{"of_id": row.id} for row in active_rows if row.name not in wanted]
     if gone:
         conn.execute(update(entries).where(entries.c.id == bindparam("of_id")).values(active=False), gone)
 
 
 def _columns(entry: Entry, fingerprint: str, policies: dict[Policy, str]) -> dict[str, Any]:
-    policy = policies.get(entry.policy)  # a large calendar has few
+    policy = policies.get(entry.policy)  # cached: a large calendar has few different ones
     if policy is None:
         policy = policies[entry.policy] = entry.policy.model_dump_json()
     return {
@@ -323,11 +326,11 @@ def _columns(entry: Entry, fingerprint: str, policies: dict[Policy, str]) -> dic
     }
 
 
-def _rename(conn: Connection, old: Any, in_the_way: Any | None, name: str, now: datetime) -> None:
-    if in_the_way is not None:  # a job that was run by hand under the name that the entry takes now
-        _merge_series(conn, in_the_way.id, old.id)
-        conn.execute(update(runs).where(runs.c.entry_id == in_the_way.id).values(entry_id=old.id))
-        conn.execute(delete(entries).where(entries.c.id == in_the_way.id))
+def _rename(conn: Connection, old: Any, manual: Any | None, name: str, now: datetime) -> None:
+    if manual is not None:  # a job that was run under the new name
+        _merge_series(conn, manual.id, old.id)
+        conn.execute(update(runs).where(runs.c.entry_id == manual.id).values(entry_id=old.id))
+        conn.execute(delete(entries).where(entries.c.id == manual.id))
     conn.execute(update(entries).where(entries.c.id == old.id).values(name=name))
     add_event(conn, "entry_renamed", subject=name, text=f"was {old.name}", at=now)
 

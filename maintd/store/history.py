@@ -1,4 +1,4 @@
-"""The read side. Every query seeks in an index and reads hardly more rows than it returns, however many there are."""
+"""Queries of the history. Each seeks in an index and reads few more rows than it returns, whatever the table's size."""
 
 from __future__ import annotations
 
@@ -42,22 +42,22 @@ _SERIES_OF_ENTRY = Prepared(_of_job.join(entries).where(entries.c.name == bindpa
 
 _RUNS = PreparedForValues(mapping.select_runs(*mapping.FULL).order_by(runs.c.id), runs.c.id)
 
-# How many points the newest run has in a series: one for each combination of labels.
-_LINES = select(func.count()).where(
+# The number of points that the newest run has in a series: one for each combination of labels.
+_LABEL_SETS = select(func.count()).where(
     measures.c.series_id == bindparam("of_series"),
     measures.c.run_id
     == select(func.max(measures.c.run_id)).where(measures.c.series_id == bindparam("of_series")).scalar_subquery(),
 )
 
-MOST_POINTS = 20_000
-"""Points of one name that are read at the most, whatever the labels."""
+MAX_POINTS = 20_000
+"""Most points of one name that are read, of all labels together."""
 
-SEEKS = 200
-"""Most index ranges that one statement unites; SQLite allows 500."""
+MAX_RANGES = 200
+"""Most index ranges in one statement; SQLite allows 500."""
 
 
 class LogRow(NamedTuple):
-    """A log line with the place it has in its run. (step, attempt, line.seq) is the cursor to go on from."""
+    """A log line and its position in the run. (step, attempt, line.seq) is the cursor for the next page."""
 
     step: int
     step_name: str
@@ -66,7 +66,7 @@ class LogRow(NamedTuple):
 
 
 class MeasurePoint(NamedTuple):
-    """A measure as a point of its series; `at` is when the run ended."""
+    """A measure as a point of its series; `at` is when the run finished."""
 
     run_id: int
     at: datetime
@@ -77,14 +77,14 @@ class MeasurePoint(NamedTuple):
 
 
 class History:
-    """What ran, how it went, and how that compares."""
+    """Runs with their evidence, logs and measures."""
 
     def __init__(self, database: Database, plans: RunPlans) -> None:
         self._database = database
         self._plans = plans
 
     def run(self, run_id: int) -> Run | None:
-        """A run with its steps, attempts and evidence, but without log lines. Steps not yet begun are pending."""
+        """A run with its steps, attempts and evidence, but without log lines."""
         return self._database.read(lambda conn: load_runs(conn, self._plans, {run_id: True}).get(run_id))
 
     def runs(
@@ -97,7 +97,7 @@ class History:
         limit: int = 50,
         job: str | None = None,
     ) -> list[RunSummary]:
-        """A page of runs, newest first; its last id is the next one's `before_id`. `since` is when they were queued."""
+        """A page of runs, newest first. Its last id is `before_id` of the next page; `since` limits queued_at."""
 
         def transaction(conn: Connection) -> list[RunSummary]:
             bounds: list[ColumnElement[bool]] = [] if before_id is None else [runs.c.id < before_id]
@@ -112,11 +112,11 @@ class History:
         return self._database.read(transaction)
 
     def last_per_entry(self, names: Sequence[str]) -> dict[str, LastRuns]:
-        """How each of these entries stands; one that is unknown to the store has nothing but empty fields."""
+        """The last runs of each of these entries; for one that the store does not know, all fields are empty."""
         return self._database.read(lambda conn: last_runs(conn, names))
 
     def last_success_since(self, entry: str, since: datetime) -> RunSummary | None:
-        """The entry's last success, if it finished at `since` or later. A dry run is no success."""
+        """The entry's last success if it finished at `since` or later. Dry runs do not count."""
         return self._database.read(lambda conn: last_success(conn, entry, since))
 
     def log(
@@ -152,8 +152,10 @@ class History:
     def series(
         self, entry: str | None, job: str, names: Sequence[str] | None = None, limit: int = 400
     ) -> list[MeasurePoint]:
-        """Earlier measures of a job, oldest first: at most `limit` points of each name and labels, from ended runs that
-        were real. `entry` None: of any entry."""
+        """Measures of a job, oldest first, at most `limit` points of each name and labels; dry runs do not count.
+
+        With `entry` None, those of all entries.
+        """
 
         def transaction(conn: Connection) -> list[MeasurePoint]:
             query, of = (_SERIES_OF_JOB, {}) if entry is None else (_SERIES_OF_ENTRY, {"of_entry": entry})
@@ -161,9 +163,9 @@ class History:
             for found in query.rows_without_transaction(conn, {"of_job": job, **of}):
                 if names is not None and found.name not in names:
                     continue
-                lines = max(1, conn.execute(_LINES, {"of_series": found.id}).scalar_one())
+                label_sets = max(1, conn.execute(_LABEL_SETS, {"of_series": found.id}).scalar_one())
                 points.setdefault(found.name, []).extend(
-                    conn.execute(_points(found.id, min(limit * lines, MOST_POINTS)))
+                    conn.execute(_points(found.id, min(limit * label_sets, MAX_POINTS)))
                 )
             newest = [(row, name) for name, of_name in points.items() for row in _newest_of_each(of_name, limit)]
             return [_point(row, name) for row, name in sorted(newest, key=lambda item: item[0].id)]
@@ -171,35 +173,35 @@ class History:
         return self._database.read(transaction)
 
     def counts(self) -> dict[str, int]:
-        """How many unfinished runs there are by state, and about how many runs in all (`runs`)."""
+        """The number of unfinished runs by state; `runs` is the approximate number of all runs."""
 
         def transaction(conn: Connection) -> dict[str, int]:
             unfinished = [state.value for state in RunState if not state.final]
             query = select(runs.c.state, func.count()).where(runs.c.state.in_(unfinished)).group_by(runs.c.state)
             found = {row[0]: row[1] for row in conn.execute(query)}
-            return {state: found.get(state, 0) for state in unfinished} | {"runs": _about_how_many(conn)}
+            return {state: found.get(state, 0) for state in unfinished} | {"runs": _approximate_count(conn)}
 
         return self._database.read(transaction)
 
 
-def load_runs(conn: Connection, plans: RunPlans, begun: Mapping[int, bool]) -> dict[int, Run]:
-    """See `History.run`; of these, by id. One that has not `begun` has no evidence to look for."""
-    found = _RUNS.rows(conn, begun)
+def load_runs(conn: Connection, plans: RunPlans, started: Mapping[int, bool]) -> dict[int, Run]:
+    """Runs by id, see `History.run`. For a run that has not `started`, no evidence is read."""
+    found = _RUNS.rows(conn, started)
     known = plans.load(conn, {row.plan_id for row in found})
-    return {row.id: _run(conn, row, known[row.plan_id], begun=begun[row.id]) for row in found}
+    return {row.id: _run(conn, row, known[row.plan_id], started=started[row.id]) for row in found}
 
 
-def _run(conn: Connection, row: AnyRow, plan: RunPlan, *, begun: bool) -> Run:
+def _run(conn: Connection, row: AnyRow, plan: RunPlan, *, started: bool) -> Run:
     columns = row._asdict()
     del columns["plan_id"], columns["entry_id"]
-    known = _steps(conn, row.id) if begun else {}
-    tries = _attempts(conn, row.id) if begun else {}
+    known = _steps(conn, row.id) if started else {}
+    attempts_by_step = _attempts(conn, row.id) if started else {}
     return Run(
         **columns,
         policy=plan.policy,
         plan=plan.steps,
         steps=tuple(
-            mapping.step(index, step, known.get(index), tuple(tries.get(index, ())))
+            mapping.step(index, step, known.get(index), tuple(attempts_by_step.get(index, ())))
             for index, step in enumerate(plan.steps)
         ),
     )
@@ -224,16 +226,16 @@ def _attempts(conn: Connection, run_id: int) -> dict[int, list[Any]]:
             for row in conn.execute(query.order_by(table.c.id)):
                 of_attempt = evidence.setdefault((row.step, row.attempt), {})
                 of_attempt.setdefault(table.name, []).append(read(row))
-    tries: dict[int, list[Any]] = {}
+    attempts_by_step: dict[int, list[Any]] = {}
     for row in found:
-        tries.setdefault(row.step, []).append(mapping.attempt(row, evidence.get((row.step, row.number), {})))
-    return tries
+        attempts_by_step.setdefault(row.step, []).append(mapping.attempt(row, evidence.get((row.step, row.number), {})))
+    return attempts_by_step
 
 
 def _ranges(
     conn: Connection, entry: str | None, states: Collection[RunState] | None, job: str | None
 ) -> Iterator[list[ColumnElement[bool]]]:
-    """Conditions whose union is what was asked for, each of them one range of an index that is ordered by id."""
+    """Conditions whose union selects the runs; each is one range of an index that is ordered by id."""
     wanted = [None] if states is None else [RunState(state).value for state in states]
     if job is not None:
         plan_ids = conn.execute(select(plan_jobs.c.plan_id).where(plan_jobs.c.job == job)).scalars().all()
@@ -259,11 +261,11 @@ def _id_of(entry: str) -> Any:
 def _newest(
     conn: Connection, ranges: Sequence[list[ColumnElement[bool]]], bounds: list[ColumnElement[bool]], limit: int
 ) -> list[int]:
-    """The highest ids of all ranges together."""
+    """The `limit` highest ids of all ranges together, in descending order."""
     ids: set[int] = set()
-    for start in range(0, len(ranges), SEEKS):
+    for start in range(0, len(ranges), MAX_RANGES):
         seeks: list[Select[Any]] = []
-        for conditions in ranges[start : start + SEEKS]:
+        for conditions in ranges[start : start + MAX_RANGES]:
             seek = select(runs.c.id).where(*conditions, *bounds).order_by(runs.c.id.desc()).limit(limit)
             seeks.append(select(seek.subquery().c.id))
         ids.update(conn.execute(seeks[0] if len(seeks) == 1 else union_all(*seeks)).scalars())
@@ -298,8 +300,8 @@ def _point(row: AnyRow, name: str) -> MeasurePoint:
     return MeasurePoint(row.run_id, row.finished_at, name, value, row.unit, row.labels)
 
 
-def _about_how_many(conn: Connection) -> int:
-    """From the highest and lowest id: counting would read the whole table."""
+def _approximate_count(conn: Connection) -> int:
+    """The distance of the highest and the lowest id; counting would read the whole table."""
     low, high = conn.execute(select(select(func.min(runs.c.id)).scalar_subquery(), _highest())).one()
     return 0 if high is None else high - low + 1
 

@@ -1,7 +1,7 @@
-"""How entries stand: the last runs of each, since when it fails, how long it usually takes.
+"""The last runs of each entry, since when it fails, and its typical duration.
 
-Asked for every entry at once, so each answer is a seek by (entry, state): one per state, whatever the number of runs.
-Dry runs do nothing, so they are neither successes nor failures; as unfinished runs they do count.
+The status page reads this for all entries at once, so it takes one index seek per entry and state, whatever the number
+of runs. Dry runs count as unfinished runs, but neither as successes nor as failures.
 """
 
 from __future__ import annotations
@@ -25,36 +25,37 @@ SUCCESSES = (RunState.SUCCEEDED, RunState.WARNED)
 FAILURES = (RunState.FAILED, RunState.TIMED_OUT, RunState.LOST)
 WORKED = (*SUCCESSES, *FAILURES, RunState.CANCELLED)
 
-MOST_COUNTED = 1000
-"""Failures in a row are counted up to here."""
+MAX_COUNTED = 1000
+"""Failures in a row are counted up to this number."""
 
-USUAL_OF = 20
-"""So many last successes tell how long an entry usually takes."""
+TYPICAL_OF = 20
+"""How many of the last successes the typical duration is the median of."""
 
 
 class LastRuns(NamedTuple):
-    """The last runs of an entry. A run that warned counts as a success: nothing failed."""
+    """The last runs of an entry. A run that warned counts as a success, since nothing failed."""
 
-    last_run: RunSummary | None = None  # that ended, skipped ones included
-    last_worked: RunSummary | None = None  # that ended and was not skipped
+    last_run: RunSummary | None = None  # that is over, skipped ones included
+    last_worked: RunSummary | None = None  # that is over and was not skipped
     last_success: RunSummary | None = None
     active: RunSummary | None = None  # running, else queued, else waiting
     last_failure: RunSummary | None = None
     failing_since: datetime | None = None  # end of the first failure after the last success
-    failures_in_a_row: int = 0  # since the last success, at most MOST_COUNTED
+    failures_in_a_row: int = 0  # since the last success, at most MAX_COUNTED
     typical_duration: timedelta | None = None  # median of the last successes
 
 
 def last_runs(conn: Connection, names: Sequence[str]) -> dict[str, LastRuns]:
-    """By name; see `History.last_per_entry`."""
-    query = select(entries.c.id, entries.c.name, *_LAST_IDS, *_took_of_successes(conn))
+    """The last runs by entry name, see `History.last_per_entry`."""
+    query = select(entries.c.id, entries.c.name, *_LAST_IDS, *_durations_of_successes(conn))
     found = {row.name: row for row in conn.execute(query.where(entries.c.name.in_(names)))}
     last = {name: _by_state(row) for name, row in found.items()}
-    streaks = _streaks(conn, {found[name].id: of_entry for name, of_entry in last.items() if _fails(of_entry)})
+    streaks = _streaks(conn, {found[name].id: of_entry for name, of_entry in last.items() if _is_failing(of_entry)})
     wanted = {run_id for of_entry in last.values() for run_id in of_entry.values()}
     runs_by_id = _summaries(conn, wanted | {first for first, _ in streaks.values()})
     return {
-        name: _standing(found[name], last[name], streaks, runs_by_id) if name in found else LastRuns() for name in names
+        name: _last_runs_of(found[name], last[name], streaks, runs_by_id) if name in found else LastRuns()
+        for name in names
     }
 
 
@@ -67,14 +68,14 @@ def last_success(conn: Connection, entry: str, since: datetime) -> RunSummary | 
 
 
 def last_outcome_ids(conn: Connection) -> set[int]:
-    """The last success and the last failure of every entry."""
+    """The ids of the last success and the last failure of every entry."""
     last = [_by_state(row) for row in conn.execute(select(*_LAST_IDS).select_from(entries))]
     found = {_highest(of_entry, states) for of_entry in last for states in (SUCCESSES, FAILURES)}
     return {run_id for run_id in found if run_id is not None}
 
 
 def _in_state(state: RunState, *, dry: bool) -> list[ColumnElement[bool]]:
-    """Runs of the entry in the query around this one; a range of the index over entry, state, dry_run and id."""
+    """Conditions of a subquery on the outer query's entry: a range of the index on entry, state, dry_run and id."""
     return [
         runs.c.entry_id == entries.c.id,
         runs.c.state == literal_column(f"'{state.value}'"),
@@ -94,8 +95,8 @@ _LAST_IDS = [
 
 
 def _by_state(row: AnyRow) -> dict[RunState, int]:
-    """The last run in each state, from a row of _LAST_IDS."""
-    columns = row._mapping  # noqa: SLF001 - the documented way to a mapping
+    """The id of the last run in each state, from a row of _LAST_IDS."""
+    columns = row._mapping  # noqa: SLF001 - a documented attribute of rows
     last = {state: columns[state.value] or 0 for state in RunState}
     for state in ACTIVE:
         last[state] = max(last[state], columns[f"dry_{state.value}"] or 0)
@@ -106,19 +107,19 @@ def _highest(ids: Mapping[RunState, int], states: Iterable[RunState]) -> int | N
     return max((ids[state] for state in states if state in ids), default=None)
 
 
-def _fails(ids: Mapping[RunState, int]) -> bool:
+def _is_failing(ids: Mapping[RunState, int]) -> bool:
     return (_highest(ids, FAILURES) or 0) > (_highest(ids, SUCCESSES) or 0)
 
 
 def _streaks(conn: Connection, failing: Mapping[int, Mapping[RunState, int]]) -> dict[int, tuple[int, int]]:
-    """For each entry by id: its first failure after its last success, and how many there are since."""
+    """By entry id: the first failure after the last success, and the number of failures since then."""
     if not failing:
         return {}
     success = case({entry_id: _highest(ids, SUCCESSES) or 0 for entry_id, ids in failing.items()}, value=entries.c.id)
     columns = []
     for state in FAILURES:
         after = select(runs.c.id).where(*_in_state(state, dry=False), runs.c.id > success).correlate(entries)
-        counted = after.limit(MOST_COUNTED).subquery()
+        counted = after.limit(MAX_COUNTED).subquery()
         columns += [
             after.order_by(runs.c.id).limit(1).scalar_subquery(),
             select(func.count()).select_from(counted).scalar_subquery(),
@@ -127,39 +128,41 @@ def _streaks(conn: Connection, failing: Mapping[int, Mapping[RunState, int]]) ->
     streaks = {}
     for entry_id, *found in conn.execute(query):
         first = min(run_id for run_id in found[::2] if run_id is not None)
-        streaks[entry_id] = (first, min(MOST_COUNTED, sum(found[1::2])))
+        streaks[entry_id] = (first, min(MAX_COUNTED, sum(found[1::2])))
     return streaks
 
 
-def _took_of_successes(conn: Connection) -> list[Any]:
-    """For each kind of success: "run:microseconds,…" of the last ones, as one column."""
-    took: Any
+def _durations_of_successes(conn: Connection) -> list[Any]:
+    """For each success state one column: "run:microseconds,…" of the last runs."""
+    duration: Any
     if conn.dialect.name == "sqlite":
-        took = type_coerce(runs.c.finished_at, BigInteger) - type_coerce(runs.c.started_at, BigInteger)
+        duration = type_coerce(runs.c.finished_at, BigInteger) - type_coerce(runs.c.started_at, BigInteger)
     else:
-        took = cast(func.extract("epoch", runs.c.finished_at - runs.c.started_at) * 1_000_000, BigInteger)
+        duration = cast(func.extract("epoch", runs.c.finished_at - runs.c.started_at) * 1_000_000, BigInteger)
     columns = []
     for state in SUCCESSES:
         ended = [runs.c.started_at.is_not(None), runs.c.finished_at.is_not(None)]
-        query = select(runs.c.id, took.label("took")).where(*_in_state(state, dry=False), *ended).correlate(entries)
-        last = query.order_by(runs.c.id.desc()).limit(USUAL_OF).subquery()
-        pair = cast(last.c.id, Text) + ":" + cast(last.c.took, Text)
+        query = (
+            select(runs.c.id, duration.label("duration")).where(*_in_state(state, dry=False), *ended).correlate(entries)
+        )
+        last = query.order_by(runs.c.id.desc()).limit(TYPICAL_OF).subquery()
+        pair = cast(last.c.id, Text) + ":" + cast(last.c.duration, Text)
         column = select(func.aggregate_strings(pair, ",")).scalar_subquery()
-        columns.append(column.label(f"took_{state.value}"))
+        columns.append(column.label(f"duration_{state.value}"))
     return columns
 
 
 def _typical_duration(row: AnyRow) -> timedelta | None:
     columns = row._mapping  # noqa: SLF001
-    joined = ",".join(filter(None, (columns[f"took_{state.value}"] for state in SUCCESSES)))
+    joined = ",".join(filter(None, (columns[f"duration_{state.value}"] for state in SUCCESSES)))
     if not joined:
         return None
     pairs = [pair.split(":") for pair in joined.split(",")]
-    last = sorted(((int(run_id), int(took)) for run_id, took in pairs), reverse=True)[:USUAL_OF]
-    return timedelta(microseconds=round(median(took for _, took in last)))
+    last = sorted(((int(run_id), int(duration)) for run_id, duration in pairs), reverse=True)[:TYPICAL_OF]
+    return timedelta(microseconds=round(median(duration for _, duration in last)))
 
 
-def _standing(
+def _last_runs_of(
     row: AnyRow,
     last: Mapping[RunState, int],
     streaks: Mapping[int, tuple[int, int]],

@@ -113,7 +113,7 @@ def _is_over(row: AnyRow) -> bool:
 
 def _take_over(conn: Connection, row: AnyRow, to: int, now: datetime) -> bool:
     """Mark the holder's run as lost, so that its lease cannot be renewed any more. False: its claim is still valid."""
-    reason = f"node {row.node} stopped renewing the lease, and run {to} took its lock; what the run did after that is unknown"
+    reason = f"node {row.node} stopped renewing the lease, so run {to} took its lock; what it did after that is unknown"
     return mark_run_lost(conn, row.run_id, row.run_fence, reason, now, if_expired=True) or not _is_running(conn, row)
 
 

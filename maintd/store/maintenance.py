@@ -1,4 +1,4 @@
-"""Care of the store itself: retention, checking, copying, size."""
+"""Maintenance of the store itself: prune, check, backup, size."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Maintenance", "PruneResult"]
 
 
 class Maintenance:
-    """What `maintd db` does."""
+    """The operations of `maintd db`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -38,23 +38,23 @@ class Maintenance:
         on_batch: Callable[[int], None] | None = None,
         artifacts_dir: Path | None = None,
     ) -> PruneResult:
-        """Delete what is older, or more, than is to be kept, in batches with a commit each.
+        """Delete what `retention` does not keep, in batches with a commit each.
 
-        The last success and the last failure of each entry stay with all their evidence; unfinished runs stay; the
-        ledger has its own, longer time. `on_batch` is called with the rows of each batch. Files of artifacts are
-        deleted in `artifacts_dir`; without it only their rows.
+        Unfinished runs are kept, and the last success and the last failure of each entry with all their evidence. The
+        ledger has a longer retention of its own. `on_batch` is called with the number of rows of each batch. Artifact
+        files are deleted in `artifacts_dir`; without it, only their rows are.
         """
         return pruning.prune(self._database, retention, now, on_batch=on_batch, artifacts_dir=artifacts_dir)
 
     def check(self) -> list[str]:
-        """What is wrong with the database, a line each; empty when nothing is."""
+        """The problems of the database, one line each; empty without any."""
         return self._database.read(_check_sqlite if self._database.kind == "sqlite" else _check_postgres)
 
     def backup(self, to: Path) -> Path:
-        """Copy the store while it is in use, consistent as of one moment; the copy's path.
+        """Write a consistent copy of the store, which can be in use, and return its path.
 
-        `to` is a file, or a folder to make one in. An existing file is replaced only by a copy that was checked. On
-        SQLite the copy is a database; on Postgres it is pg_dump's custom format.
+        `to` is a file or a folder. An existing file is replaced only when the copy is complete, and checked on SQLite.
+        On SQLite the copy is a database; on Postgres it has pg_dump's custom format.
         """
         suffix = "db" if self._database.kind == "sqlite" else "dump"
         if to.is_dir():
@@ -76,7 +76,7 @@ class Maintenance:
         return to
 
     def size_bytes(self) -> int:
-        """What the store takes on its disk."""
+        """The size of the store on disk."""
         if self._database.kind == "sqlite":
             file = Path(str(self._database.url.database))
             parts = [file, file.with_name(f"{file.name}-wal")]
@@ -86,10 +86,10 @@ class Maintenance:
 
 
 def _check_sqlite(conn: Connection) -> list[str]:
-    said = [str(row[0]) for row in conn.exec_driver_sql("PRAGMA integrity_check")]
-    problems = [] if said == ["ok"] else said
+    messages = [str(row[0]) for row in conn.exec_driver_sql("PRAGMA integrity_check")]
+    problems = [] if messages == ["ok"] else messages
     for table, rowid, parent, _ in conn.exec_driver_sql("PRAGMA foreign_key_check"):
-        problems.append(f'table "{table}", row {rowid}: what it refers to in "{parent}" is not there')
+        problems.append(f'table "{table}", row {rowid}: the row it refers to in "{parent}" does not exist')
     return problems + _check_revision(conn)
 
 
@@ -100,7 +100,7 @@ def _check_postgres(conn: Connection) -> list[str]:
         orphans = select(func.count()).select_from(table.outerjoin(runs)).where(runs.c.id.is_(None))
         count = conn.execute(orphans).scalar_one()
         if count:
-            problems.append(f'table "{table.name}": {count} rows belong to no run')
+            problems.append(f'table "{table.name}": {count} rows without a run')
     return problems + _check_revision(conn)
 
 
@@ -118,15 +118,15 @@ def _copy_sqlite(database: Database, part: Path) -> None:
         copy = sqlite3.connect(part, isolation_level=None)
         try:
             source.backup(copy)
-            copy.execute("PRAGMA journal_mode = DELETE")  # one file, whole without a -wal beside it
-            said = [row[0] for row in copy.execute("PRAGMA integrity_check")]
+            copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a -wal file
+            messages = [row[0] for row in copy.execute("PRAGMA integrity_check")]
         finally:
             copy.close()
             source.close()
     except sqlite3.Error as error:
         raise database.store_error(error) from error
-    if said != ["ok"]:
-        raise StoreUnusableError(f"the copy of {database.path} is not sound: {said[0]}")
+    if messages != ["ok"]:
+        raise StoreUnusableError(f"the copy of {database.path} failed its integrity check: {messages[0]}")
 
 
 def _dump_postgres(database: Database, part: Path) -> None:
@@ -136,13 +136,13 @@ def _dump_postgres(database: Database, part: Path) -> None:
     url = database.url.set(drivername="postgresql")
     environ = {**os.environ, "PGCONNECT_TIMEOUT": "10"}
     if url.password:
-        environ["PGPASSWORD"] = str(url.password)  # not in argv, which anybody on the host can read
+        environ["PGPASSWORD"] = str(url.password)  # not in argv, which every user of the host can read
     target = url.set(password=None).render_as_string(hide_password=False)
     command = [program, "--format=custom", "--no-password", f"--file={part}", f"--dbname={target}"]
     done = subprocess.run(command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise StoreError(f"pg_dump: {said[-1]}")
+        output = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise StoreError(f"pg_dump: {output[-1]}")
 
 
 def _sync(path: Path) -> None:

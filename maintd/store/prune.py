@@ -1,4 +1,4 @@
-"""Retention: old evidence goes in short transactions, so that nobody waits for it."""
+"""Retention: delete old evidence in short transactions, so that other writers do not wait for it."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from maintd.store.database import Database
 from maintd.store.last_runs import last_outcome_ids
 from maintd.store.tables import RUN_TABLES, artifacts, attempts, entries, events, ledger, log_lines, plans, runs
 
-MOST = 5000
+MAX_BATCH = 5000
 """Most rows of a batch."""
 
-HOLD = timedelta(milliseconds=20)
-"""How long a batch should take; the next one is made smaller or larger by how long the last one took."""
+BATCH_DURATION = timedelta(milliseconds=20)
+"""How long a batch should take; the size of the next batch is adjusted to it."""
 
-UNUSED_PLANS_STAY = timedelta(days=1)
+UNUSED_PLANS_KEPT = timedelta(days=1)
 
 _FINAL = tuple(state.value for state in RunState if state.final)
 
 
 class PruneResult(Model):
-    """What was deleted, and the longest that one batch held the store."""
+    """The numbers of deleted rows, and the longest time that one batch duration."""
 
     runs: int = 0
     log_lines: int = 0
     artifacts: int = 0
-    instants: int = 0  # of the ledger
+    due_times: int = 0  # of the ledger
     events: int = 0
     plans: int = 0
     batches: int = 0
     longest_batch: timedelta = timedelta(0)
 
     def __str__(self) -> str:
-        counted = ("runs", "log_lines", "artifacts", "instants", "events", "plans")
+        counted = ("runs", "log_lines", "artifacts", "due_times", "events", "plans")
         return ", ".join(f"{getattr(self, name)} {name.replace('_', ' ')}" for name in counted)
 
 
 @dataclass
 class _Batches:
-    """Performs acts of a growing or shrinking size until one finds nothing more to do."""
+    """Executes deletions in batches, whose size is adjusted, until one deletes nothing."""
 
     database: Database
     on_batch: Callable[[int], None] | None
@@ -60,7 +60,7 @@ class _Batches:
     files: list[str] = field(default_factory=list)
 
     def run(self, transaction: Callable[[Connection, int], int]) -> int:
-        """`act(conn, most)` deletes at most so many and says how many; the sum."""
+        """Repeat `transaction(conn, most)`, which deletes at most that many rows; return the number of deleted rows."""
         total = 0
         while done := self.database.write(lambda conn: self._timed(conn, transaction)):
             total += done
@@ -72,12 +72,12 @@ class _Batches:
     def _timed(self, conn: Connection, transaction: Callable[[Connection, int], int]) -> int:
         started = time.perf_counter()
         done = transaction(conn, self.size)
-        took = time.perf_counter() - started
-        self.longest = max(self.longest, took)
-        if took > HOLD.total_seconds():
+        duration = time.perf_counter() - started
+        self.longest = max(self.longest, duration)
+        if duration > BATCH_DURATION.total_seconds():
             self.size = max(20, self.size // 2)
-        elif took < HOLD.total_seconds() / 2 and done >= self.size:
-            self.size = min(MOST, self.size * 2)
+        elif duration < BATCH_DURATION.total_seconds() / 2 and done >= self.size:
+            self.size = min(MAX_BATCH, self.size * 2)
         return done
 
 
@@ -89,7 +89,7 @@ def prune(
     on_batch: Callable[[int], None] | None = None,
     artifacts_dir: Path | None = None,
 ) -> PruneResult:
-    """See `Upkeep.prune`. Logs go first, then artifacts, runs by age and by number, at last what nothing refers to."""
+    """See `Maintenance.prune`. The order is logs, artifacts, runs by age, runs by number, ledger, events, plans."""
     batches = _Batches(database, on_batch)
     kept = database.read(last_outcome_ids)
     lines = sum(batches.run(transaction) for transaction in _logs(database, now - retention.logs, kept))
@@ -101,17 +101,17 @@ def prune(
     for entry_id, last_id in database.read(lambda conn: _beyond(conn, retention.runs_per_entry)):
         pruned += batches.run(_runs_up_to(entry_id, last_id, files))
         files.delete()
-    instants = sum(
-        batches.run(_instants_before(entry_id, now - retention.ledger))
-        for entry_id in database.read(lambda conn: _with_instants_before(conn, now - retention.ledger))
+    due_times = sum(
+        batches.run(_due_times_before(entry_id, now - retention.ledger))
+        for entry_id in database.read(lambda conn: _entries_with_due_times_before(conn, now - retention.ledger))
     )
     old_events = batches.run(_events_before(now - retention.ledger))
-    unused = batches.run(_plans_unused_since(now - UNUSED_PLANS_STAY))
+    unused = batches.run(_plans_unused_since(now - UNUSED_PLANS_KEPT))
     return PruneResult(
         runs=pruned,
         log_lines=lines,
         artifacts=old_artifacts,
-        instants=instants,
+        due_times=due_times,
         events=old_events,
         plans=unused,
         batches=batches.count,
@@ -123,7 +123,7 @@ def prune(
 
 
 def _logs(database: Database, before: datetime, kept: set[int]) -> Iterator[Callable[[Connection, int], int]]:
-    """One act for each run with a log that is too old, oldest first."""
+    """A transaction for each run whose log is too old, oldest first."""
     last = 0
     while True:
         found = database.read(partial(_next_with_log, after=last))
@@ -150,9 +150,9 @@ def _lines_of(run_id: int) -> Callable[[Connection, int], int]:
         if first_kept is not None:
             gone = gone.where(tuple_(*key) < tuple(first_kept))
         else:
-            forgotten = {"log_lines_left_out": attempts.c.log_lines_left_out + attempts.c.log_lines}
+            omitted = {"log_lines_left_out": attempts.c.log_lines_left_out + attempts.c.log_lines}
             conn.execute(
-                update(attempts).where(attempts.c.run_id == run_id).values(**forgotten, log_lines=0, log_bytes=0)
+                update(attempts).where(attempts.c.run_id == run_id).values(**omitted, log_lines=0, log_bytes=0)
             )
         return conn.execute(gone).rowcount
 
@@ -163,19 +163,19 @@ def _lines_of(run_id: int) -> Callable[[Connection, int], int]:
 
 
 class _Files:
-    """Artifact files whose rows are gone; deleted after the commit, so that no row names a file that is not there."""
+    """Artifact files of deleted rows, deleted after the commit, so that no row refers to a missing file."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = None if folder is None else folder.resolve()
         self._waiting: list[str] = []
 
     def of_runs(self, conn: Connection, run_ids: Sequence[int]) -> None:
-        """Note the files of runs that are about to go."""
+        """Collect the files of runs that are about to be deleted."""
         query = select(artifacts.c.path).where(artifacts.c.run_id.in_(run_ids))
         self._waiting += conn.execute(query).scalars()
 
     def of_old_runs(self, before: datetime, kept: set[int]) -> Callable[[Connection, int], int]:
-        """An act that forgets artifacts of runs older than that."""
+        """A transaction that deletes the artifacts of runs queued before that time."""
 
         def transaction(conn: Connection, most: int) -> int:
             old = (
@@ -192,7 +192,7 @@ class _Files:
         return transaction
 
     def delete(self) -> None:
-        """Delete what was noted, and folders that are empty then. Paths that lead outside are left alone."""
+        """Delete the collected files, and their folders if empty. Paths outside the artifacts folder are ignored."""
         waiting, self._waiting = self._waiting, []
         if self._folder is None:
             return
@@ -202,14 +202,14 @@ class _Files:
                 continue
             file.unlink(missing_ok=True)
             for folder in file.parents:
-                if folder == self._folder or not _removed(folder):
+                if folder == self._folder or not _remove_folder(folder):
                     break
 
 
-def _removed(folder: Path) -> bool:
+def _remove_folder(folder: Path) -> bool:
     try:
         folder.rmdir()
-    except OSError:  # not empty, or gone
+    except OSError:  # not empty, or already deleted
         return False
     return True
 
@@ -225,8 +225,8 @@ def _runs_before(before: datetime, files: _Files) -> Callable[[Connection, int],
 
 
 def _beyond(conn: Connection, per_entry: int) -> list[tuple[int, int]]:
-    """(entry, run): of that run and earlier ones the entry has more than it may keep."""
-    # One statement: with ten thousand entries a question for each would take seconds.
+    """(entry id, run id): this run and older ones exceed the number of runs that the entry keeps."""
+    # One statement: with ten thousand entries, a query for each would take seconds.
     newest = select(runs.c.id).where(runs.c.entry_id == entries.c.id).order_by(runs.c.id.desc())
     last = newest.offset(per_entry).limit(1).scalar_subquery()
     found = select(entries.c.id, last.label("last")).subquery()
@@ -252,16 +252,16 @@ def _delete_runs(conn: Connection, candidates: Any, most: int, files: _Files) ->
     return conn.execute(delete(runs).where(runs.c.id.in_(ids))).rowcount
 
 
-# --- what is left ---------------------------------------------------------------------------------------------------
+# --- ledger, events and plans ---------------------------------------------------------------------------------------
 
 
-def _with_instants_before(conn: Connection, before: datetime) -> Sequence[int]:
-    """The entries that have any: a transaction for each of ten thousand that have none would take many seconds."""
+def _entries_with_due_times_before(conn: Connection, before: datetime) -> Sequence[int]:
+    """The ids of entries that have any; a transaction for each of ten thousand entries would take many seconds."""
     old = exists().where(ledger.c.entry_id == entries.c.id, ledger.c.due_at < before)
     return conn.execute(select(entries.c.id).where(old)).scalars().all()
 
 
-def _instants_before(entry_id: int, before: datetime) -> Callable[[Connection, int], int]:
+def _due_times_before(entry_id: int, before: datetime) -> Callable[[Connection, int], int]:
     def transaction(conn: Connection, most: int) -> int:
         old = [ledger.c.entry_id == entry_id, ledger.c.due_at < before]
         query = select(ledger.c.due_at).where(*old).order_by(ledger.c.due_at)
@@ -284,7 +284,7 @@ def _plans_unused_since(before: datetime) -> Callable[[Connection, int], int]:
 
     def transaction(conn: Connection, most: int) -> int:
         ids = conn.execute(select(plans.c.id).where(plans.c.used_at < before, ~used).limit(most)).scalars().all()
-        # The condition again: on Postgres a run may have taken the plan up since it was read.
+        # Repeat the condition: on Postgres a new run can use the plan since it was read.
         gone = delete(plans).where(plans.c.id.in_(ids), plans.c.used_at < before)
         return conn.execute(gone).rowcount if ids else 0
 

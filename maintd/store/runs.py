@@ -1,4 +1,4 @@
-"""Runs as work: queued, claimed under a fence, held by a lease, settled. Every change of state is a conditional one."""
+"""The queue of runs: added, claimed under a fence, kept by a lease, finished. Every change of state is conditional."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _other = runs.alias("other")
 _ENTRY_IS_FREE = ~exists().where(_other.c.entry_id == runs.c.entry_id, _other.c.state == "running")
 
 
-_LONGEST_WAITING_FIRST = "ix_runs_queued"
-"""Left to itself SQLite finds all that are queued and sorts them, each time that it is asked for one."""
+_QUEUE_INDEX = "ix_runs_queued"
+"""Without a hint SQLite reads and sorts all queued runs for each query."""
 
 _CLAIM = PreparedForValues(
     update(runs)
@@ -51,12 +51,12 @@ _CLAIMABLE = Prepared(
     .where(IS_QUEUED, runs.c.not_before <= bindparam("now"), _ENTRY_IS_FREE)
     .order_by(runs.c.not_before, runs.c.id)
     .limit(bindparam("most", type_=Integer())),
-    index=_LONGEST_WAITING_FIRST,
+    index=_QUEUE_INDEX,
 )
 
 _NEXT_NOT_BEFORE = Prepared(
     select(runs.c.not_before).where(IS_QUEUED, _ENTRY_IS_FREE).order_by(runs.c.not_before).limit(1),
-    index=_LONGEST_WAITING_FIRST,
+    index=_QUEUE_INDEX,
 )
 
 _RENEW = (
@@ -70,20 +70,20 @@ _RENEW = (
 _UNFINISHED = PreparedForValues(
     mapping.select_runs(*mapping.SUMMARY).where(IS_UNFINISHED).order_by(entries.c.name), entries.c.name
 )
-"""Not ordered by id: SQLite would then walk through the entry's whole history, which is in that order."""
+"""Not ordered by id: SQLite would then read the entry's whole history, which has that order."""
 
 
 class Runs:
-    """The queue and what becomes of it."""
+    """The queue of runs."""
 
     def __init__(self, database: Database, plans: RunPlans) -> None:
         self._database = database
         self._plans = plans
 
     def add(self, run: NewRun, now: datetime) -> tuple[int, bool]:
-        """Queue a run that somebody asked for: its id, and whether it is new.
+        """Queue a requested run; return its id and whether it is new.
 
-        With an idempotency key that a run has already, that run is meant.
+        If another run has the same idempotency key, its id is returned instead.
         """
 
         def transaction(conn: Connection) -> tuple[int, bool]:
@@ -102,7 +102,7 @@ class Runs:
         return self._database.write(transaction)
 
     def add_claimed(self, run: NewRun, node: str, incarnation: str, lease_until: datetime, now: datetime) -> Run | None:
-        """Add a run that this very process is going to supervise. None: the entry has one running."""
+        """Add a run and claim it for this process. None: another run of the entry is running."""
 
         def transaction(conn: Connection) -> Run | None:
             entry_id = entry_id_of(conn, run.entry, run.title, now)
@@ -114,13 +114,13 @@ class Runs:
 
         try:
             return self._database.write(transaction)
-        except ConflictError:  # another run of the entry was claimed at this very moment
+        except ConflictError:  # another run of the entry was claimed in the meantime
             return None
 
     def claimable(self, now: datetime, limit: int = 100) -> list[int]:
-        """Ids of queued runs whose time has come and whose entry has none running, longest waiting first.
+        """Ids of queued runs that can start now, longest waiting first.
 
-        Of an entry only the first: the others have to wait for it.
+        An entry with a running run has none; any other has one, for which its further runs wait.
         """
         wanted = {"now": now, "most": limit}
         first: dict[int, int] = {}
@@ -129,46 +129,46 @@ class Runs:
         return list(first.values())
 
     def next_not_before(self) -> datetime | None:
-        """When the next queued run may start; one that waits for another run of its entry does not count."""
+        """When the next queued run can start; runs that wait for another run of their entry do not count."""
         found = self._database.read(lambda conn: _NEXT_NOT_BEFORE.rows_without_transaction(conn, {}))
         return found[0].not_before if found else None
 
     def unfinished(self, names: Sequence[str]) -> list[RunSummary]:
-        """Waiting, queued and running runs of entries, by their names, of each the oldest first."""
+        """Queued and running runs of these entries, ordered by entry and age."""
         if not names:
             return []
         found = self._database.read(lambda conn: [mapping.summary(row) for row in _UNFINISHED.rows(conn, names)])
         return sorted(found, key=lambda run: (run.entry, run.id))
 
     def claim(self, run_id: int, node: str, incarnation: str, lease_until: datetime, now: datetime) -> Run | None:
-        """Take a queued run under a new fence. None: it is taken, over, not yet due, or its entry has one running."""
+        """Claim a queued run under a new fence. None: it is claimed, over or not due, or its entry has one running."""
         by = _Claim(node, incarnation, lease_until, now)
         try:
             return self._database.write(lambda conn: _claim(conn, self._plans, [run_id], by)).get(run_id)
-        except ConflictError:  # another run of the entry was claimed at this very moment
+        except ConflictError:  # another run of the entry was claimed in the meantime
             return None
 
     def claim_many(
         self, run_ids: Sequence[int], node: str, incarnation: str, lease_until: datetime, now: datetime
     ) -> list[Run]:
-        """As `claim`, for several in one transaction: those that were had."""
+        """Like `claim`, for several runs in one transaction; returns those that it claimed."""
         by = _Claim(node, incarnation, lease_until, now)
         try:
-            had = self._database.write(lambda conn: _claim(conn, self._plans, run_ids, by))
+            claimed = self._database.write(lambda conn: _claim(conn, self._plans, run_ids, by))
         except ConflictError:
             found = [self.claim(run_id, *by) for run_id in run_ids]
             return [run for run in found if run is not None]
-        return [had[run_id] for run_id in run_ids if run_id in had]
+        return [claimed[run_id] for run_id in run_ids if run_id in claimed]
 
     def renew(self, run_id: int, fence: int, lease_until: datetime) -> str | None:
-        """Hold a run longer. Empty: go on; a text: who asks to cancel it and why; None: it is not ours any more."""
+        """Extend the lease. Returns None when the claim is over, else the cancel request, or an empty text."""
         held = {"of_id": run_id, "of_fence": fence, "until": lease_until}
         return self._database.write(lambda conn: conn.execute(_RENEW, held).scalar_one_or_none())
 
     def renew_all(
         self, node: str, incarnation: str, lease_until: datetime, fences: Mapping[int, int]
     ) -> dict[int, str | None]:
-        """As `renew`, for all runs (id → fence) that a node holds, at once."""
+        """Like `renew`, for all runs of a node at once; `fences` by run id."""
         held = (
             update(runs)
             .where(IS_RUNNING, runs.c.node == node, runs.c.incarnation == incarnation, runs.c.id.in_(list(fences)))
@@ -185,45 +185,45 @@ class Runs:
 
         return self._database.write(transaction) if fences else {}
 
-    def apply(self, run_id: int, fence: int, first_seq: int, writes: Sequence[RunUpdate]) -> bool:
-        """Record what happened to a run: writes numbered from `first_seq`, in order, in one transaction, each once.
+    def apply(self, run_id: int, fence: int, first_seq: int, updates: Sequence[RunUpdate]) -> bool:
+        """Record updates of a run, numbered from `first_seq`, in one transaction; those recorded before are left out.
 
-        False: the claim with that fence is over, or the run's state does not allow it; nothing was recorded, and never
-        will be. A gap in the numbers is evidence that was lost on its way; what did arrive is kept.
+        False: the claim with that fence is over, or the run's state does not allow the updates; nothing is recorded,
+        and a retry cannot succeed. A gap in the numbers means lost evidence; later updates are recorded.
         """
-        return self._database.write(lambda conn: apply_updates(conn, self._plans, run_id, fence, first_seq, writes))
+        return self._database.write(lambda conn: apply_updates(conn, self._plans, run_id, fence, first_seq, updates))
 
     def request_cancel(self, run_id: int, by: str, why: str, now: datetime) -> RunState | None:
-        """Cancel a run that has not begun, tell a running one to stop. Its state after; None: there is no such run."""
+        """Cancel a queued run, or record the request for a running one. Returns its state, None for an unknown id."""
         text = f"{by}: {why}" if why else by
-        at_once = _moved(run_id, RunState.CANCELLED, only_from=(RunState.QUEUED,)).values(
+        at_once = _transition(run_id, RunState.CANCELLED, only_from=(RunState.QUEUED,)).values(
             reason=f"cancelled by {text}", cancel_requested=text, finished_at=now
         )
-        asked = update(runs).where(runs.c.id == run_id, IS_RUNNING).values(cancel_requested=text)
+        request = update(runs).where(runs.c.id == run_id, IS_RUNNING).values(cancel_requested=text)
 
         def transaction(conn: Connection) -> RunState | None:
             if conn.execute(at_once).rowcount != 1:
-                conn.execute(asked)
+                conn.execute(request)
             state = conn.execute(select(runs.c.state).where(runs.c.id == run_id)).scalar_one_or_none()
             return None if state is None else RunState(state)
 
         return self._database.write(transaction)
 
     def expired(self, now: datetime) -> list[RunSummary]:
-        """Running, with a lease that ended before `now`."""
+        """Running runs whose lease ended before `now`."""
         return self._summaries(mapping.select_runs(*mapping.SUMMARY).where(IS_RUNNING, runs.c.lease_until < now))
 
     def claimed_by_earlier_process(self, node: str, incarnation: str) -> list[RunSummary]:
-        """Running on this node, claimed by an earlier process than the one that this incarnation names."""
+        """Running runs of this node that an earlier process claimed; `incarnation` is the current process."""
         query = mapping.select_runs(*mapping.SUMMARY).where(
             IS_RUNNING, runs.c.node == node, runs.c.incarnation != incarnation
         )
         return self._summaries(query)
 
     def mark_lost(self, run_id: int, fence: int, reason: str, now: datetime, *, if_expired: bool = False) -> bool:
-        """Running → lost, with its steps; its locks are free. False: that claim is over already.
+        """Running → lost, with its steps, and release its locks. False: the claim with this fence is over.
 
-        `if_expired`: also False when its lease is not over, since its node has renewed it.
+        With `if_expired` also False when the lease has not expired.
         """
         return self._database.write(lambda conn: mark_run_lost(conn, run_id, fence, reason, now, if_expired=if_expired))
 
@@ -240,13 +240,13 @@ class _Claim(NamedTuple):
 
 def _claim(conn: Connection, plans: RunPlans, run_ids: Sequence[int], by: _Claim) -> dict[int, Run]:
     wanted = {"now": by.now, "by_node": by.node, "by_incarnation": by.incarnation, "until": by.lease_until}
-    taken = _CLAIM.rows(conn, run_ids, wanted)
-    return load_runs(conn, plans, {row.id: row.fence > 1 for row in taken})
+    claimed = _CLAIM.rows(conn, run_ids, wanted)
+    return load_runs(conn, plans, {row.id: row.fence > 1 for row in claimed})
 
 
-def _moved(run_id: int, to: RunState, *, only_from: Iterable[RunState]) -> Any:
-    """UPDATE of a run to a state, on condition that it is in one of the given ones, which the table must allow."""
+def _transition(run_id: int, to: RunState, *, only_from: Iterable[RunState]) -> Any:
+    """An UPDATE to a state, conditional on the current state being one of `only_from`."""
     origins = tuple(only_from)
-    assert all(to in TRANSITIONS[state] for state in origins), f"{origins} → {to} is no transition"
+    assert all(to in TRANSITIONS[state] for state in origins), f"{origins} → {to} is not an allowed transition"
     allowed: ColumnElement[bool] = runs.c.state.in_([state.value for state in origins])
     return update(runs).where(runs.c.id == run_id, allowed).values(state=to.value)

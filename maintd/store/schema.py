@@ -1,4 +1,4 @@
-"""The revision of a database: read cheaply, brought up to this code's behind a lock."""
+"""The schema revision of a database: check it, and upgrade it."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ _version = Table("alembic_version", MetaData(), Column("version_num", Text))
 
 
 def revisions() -> list[str]:
-    """The revisions that this code knows, oldest first: the numbers at the head of the migrations' file names."""
+    """The known revisions, oldest first: the numbers at the start of the migrations' file names."""
     return sorted(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
 
 
 def current_revision(conn: Connection) -> str | None:
-    """The database's revision; None when it has no table of ours."""
+    """The database's revision; None without maintd's tables."""
     if not inspect(conn).has_table(_version.name):
         return None
     return conn.execute(select(_version.c.version_num)).scalar_one_or_none()
 
 
 def require_current(database: Database) -> None:
-    """Raises StoreUnusableError when the database is of another revision than the code."""
+    """Raises StoreUnusableError when the database has another revision than the code."""
     revision = database.read(current_revision)
     newest = revisions()[-1]
     if revision == newest:
         return
     _refuse_newer(revision)
-    found = "holds no maintd store" if revision is None else f"is at revision {revision}"
+    found = "has no maintd tables" if revision is None else f"is at revision {revision}"
     raise StoreUnusableError(f"database {found}, this maintd needs {newest}", "run: maintd db upgrade")
 
 
 def upgrade(database: Database) -> None:
-    """Bring the database to the newest revision. Other processes that try the same wait, then find it done."""
+    """Upgrade the database to the newest revision. Other processes that try the same wait for it."""
     newest = revisions()[-1]
     if database.read(current_revision) != newest:
         database.migrate(lambda conn: _migrate(conn, newest))
@@ -52,7 +52,7 @@ def _migrate(conn: Connection, newest: str) -> None:
         return
     _refuse_newer(revision)
     if revision is None and not _has_tables(conn):
-        # The same schema as all migrations in turn give (a test compares them), without the cost of loading alembic.
+        # The schema that all migrations result in (a test compares them), without the cost of importing alembic.
         create_all(conn)
         _version.create(conn)
         conn.execute(insert(_version).values(version_num=newest))
@@ -61,7 +61,7 @@ def _migrate(conn: Connection, newest: str) -> None:
 
 
 def run_migrations(conn: Connection) -> None:
-    """Apply with alembic what is not applied yet, within the connection's transaction."""
+    """Apply the missing migrations with alembic, within the connection's transaction."""
     from alembic import command
     from alembic.config import Config
 
@@ -80,5 +80,5 @@ def _refuse_newer(revision: str | None) -> None:
     if revision is not None and revision not in known:
         raise StoreUnusableError(
             f"database is at revision {revision}, this maintd knows only up to {known[-1]}",
-            "install the maintd that wrote it, or a newer one",
+            "install the maintd that upgraded it, or a newer one",
         )

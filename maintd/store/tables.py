@@ -1,4 +1,4 @@
-"""The tables. Ids are integers, times are instants, enumerations are their short words, free structure is JSON text.
+"""The tables. Ids are integers, enumerations are text, free structures are JSON text.
 
 A change here needs a migration; `tests/contracts/test_store_schema.py` compares the two.
 """
@@ -52,7 +52,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class CleanText(TypeDecorator[str]):
-    """Text from outside. What no database can hold (NUL, halves of a surrogate pair) becomes the replacement sign."""
+    """Text from outside. NUL and lone surrogates, which databases reject, become the replacement character."""
 
     impl = Text
     cache_ok = True
@@ -66,7 +66,7 @@ class CleanText(TypeDecorator[str]):
 
 
 class Json(TypeDecorator[Any]):
-    """Any JSON value as text. Not a JSON column: those refuse NaN on Postgres and turn numbers' text on SQLite."""
+    """Any JSON value as text. JSON columns reject NaN on Postgres and change the text of numbers on SQLite."""
 
     impl = Text
     cache_ok = True
@@ -106,7 +106,7 @@ entries = Table(
     Column("title", CleanText, nullable=False),
     Column("rule", Text),
     Column("policy", Text, nullable=False),
-    Column("fingerprint", Text),  # null: never in a calendar, only a job run by hand under its own name
+    Column("fingerprint", Text),  # null: never in a calendar, a job that was run under its own name
     Column("planned_through", UtcDateTime, nullable=False),
     Column("first_seen_at", UtcDateTime, nullable=False),
     Column("active", Boolean, nullable=False),
@@ -117,7 +117,7 @@ entries = Table(
 )
 
 plans = Table(
-    "plans",  # steps and policy, shared by all runs that were queued with the same
+    "plans",  # steps and policy, shared by all runs with equal ones
     metadata,
     Column("id", Id, primary_key=True),
     Column("digest", Text, nullable=False, unique=True),
@@ -154,17 +154,17 @@ runs = Table(
     Column("incarnation", Text),
     Column("lease_until", UtcDateTime),
     Column("fence", Integer, nullable=False),
-    Column("recorded_seq", Integer, nullable=False),  # the last numbered write that is in
+    Column("recorded_seq", Integer, nullable=False),  # the number of the last recorded update
     Column("cancel_requested", CleanText, nullable=False),
     Column("requested_by", CleanText, nullable=False),
     Column("why", CleanText, nullable=False),
     Column("dry_run", Boolean, nullable=False),
     Column("params", Json, nullable=False),
     Column("idempotency_key", CleanText),
-    sqlite_autoincrement=True,  # an id is never used again, so that the ledger may keep it after pruning
+    sqlite_autoincrement=True,  # ids are never reused, so the ledger can keep them after pruning
 )
 
-# A partial index serves only a query that repeats its condition with the value written out.
+# SQLite uses a partial index only for a query that contains its condition with a literal value.
 IS_QUEUED = runs.c.state == literal_column("'queued'")
 IS_RUNNING = runs.c.state == literal_column("'running'")
 HAS_KEY = runs.c.idempotency_key.is_not(None)
@@ -175,12 +175,12 @@ Index("ix_runs_state", runs.c.state, runs.c.id)
 Index("ix_runs_plan", runs.c.plan_id, runs.c.id)
 Index("ix_runs_queued_at", runs.c.queued_at, runs.c.id)
 Index("ix_runs_queued", runs.c.not_before, runs.c.id, sqlite_where=IS_QUEUED)
-# Two runs of one entry never work at the same time, whoever claims them.
+# At most one running run per entry, whichever node claims it.
 Index("uq_runs_running", runs.c.entry_id, unique=True, sqlite_where=IS_RUNNING)
 Index("uq_runs_idempotency_key", runs.c.idempotency_key, unique=True, sqlite_where=HAS_KEY)
 
 ledger = Table(
-    "ledger",  # every instant that was ever planned; outlives its run
+    "ledger",  # every due time that was planned; outlives its run
     metadata,
     Column("entry_id", Id, ForeignKey("entries.id"), primary_key=True),
     Column("due_at", UtcDateTime, primary_key=True),
@@ -189,7 +189,7 @@ ledger = Table(
 )
 
 steps = Table(
-    "steps",  # a row once the step has begun or was skipped; name, job and params are the plan's
+    "steps",  # a row once the step was started or skipped; name, job and params are in the plan
     metadata,
     _of_run_key(),
     Column("step", Integer, primary_key=True),
@@ -276,7 +276,7 @@ artifacts = _evidence(
 )
 
 series = Table(
-    "series",  # one measure of one job in one entry
+    "series",  # the measures of one name, of one job in one entry
     metadata,
     Column("id", Id, primary_key=True),
     Column("entry_id", Id, ForeignKey("entries.id"), nullable=False),
@@ -331,14 +331,14 @@ events = Table(
 )
 
 RUN_TABLES = (log_lines, checks, measures, changes, artifacts, attempts, steps, locks)
-"""Tables whose rows belong to a run and go with it."""
+"""Tables whose rows belong to a run and are deleted with it."""
 
 
 def create_all(conn: Connection) -> None:
-    """Make all tables and indexes.
+    """Create all tables and indexes.
 
-    Conditions of indexes are told for SQLite above. To name Postgres there would load all that SQLAlchemy knows of it,
-    which takes 50 ms and 2 MiB of every daemon on SQLite.
+    The conditions of partial indexes are given for SQLite above. Giving them for Postgres there would import its
+    dialect, which costs every daemon on SQLite 50 ms and 2 MiB.
     """
     if conn.dialect.name == "postgresql":
         for index in (index for table in metadata.tables.values() for index in table.indexes):

@@ -125,7 +125,7 @@ def test_the_end_of_a_run_frees_its_locks(store: Store, one: Run, other: Run) ->
 def test_a_run_that_is_no_longer_held_gets_no_locks(store: Store, one: Run) -> None:
     store.runs.mark_lost(one.id, 1, "silent", at(9))
 
-    with pytest.raises(RefusedError, match="no longer running under fence 1"):
+    with pytest.raises(RefusedError, match="no longer runs under fence 1"):
         store.locks.acquire(one.id, 1, "vacuum", {"postgres": "shared"}, at(9))
 
 

@@ -132,8 +132,8 @@ def test_the_ledger_and_the_audit_outlive_runs_and_end_too(store: Store) -> None
     outlived = replan(store)
     second = store.maintenance.prune(KEEP_ALL, at(801 * DAY))
 
-    assert (first.runs, first.instants, outlived) == (2, 0, [])
-    assert (second.instants, second.events, store.audit.recent()) == (2, 2, [])
+    assert (first.runs, first.due_times, outlived) == (2, 0, [])
+    assert (second.due_times, second.events, store.audit.recent()) == (2, 2, [])
     assert len(replan(store)) == 2
 
 

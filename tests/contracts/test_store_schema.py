@@ -283,8 +283,8 @@ def test_a_file_locked_by_another_process_is_unavailable(file: Path, monkeypatch
     ("url", "says"),
     [
         ("", "cannot be read"),
-        ("sqlite://", "names no file"),
-        ("sqlite:///:memory:", "names no file"),
+        ("sqlite://", "has no file"),
+        ("sqlite:///:memory:", "has no file"),
         ("mysql://root:secret@db/x", 'begins with "mysql:"'),
         ("postgresql://u:secret@db:port/x", "cannot be read"),
     ],

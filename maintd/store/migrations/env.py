@@ -1,4 +1,4 @@
-"""Called by alembic, with the connection and the transaction of `maintd.store.schema`."""
+"""Run by alembic, with the connection and the transaction of `maintd.store.schema`."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""The tables that maintd began with."""
+"""Create the first tables."""
 
 from __future__ import annotations
 

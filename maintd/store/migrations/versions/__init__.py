@@ -1,1 +1,1 @@
-"""One module per revision; the number at the head of its name is the revision."""
+"""One module per revision; its name begins with the revision's number."""
