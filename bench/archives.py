@@ -24,7 +24,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from support.job_runs import run_job  # noqa: E402
 
-from maintd.checks import backups as archives  # noqa: E402
+from maintd.checks.backups.archive import read_archive  # noqa: E402
+from maintd.checks.backups.stream import sha256_of  # noqa: E402
 
 MB = 1_000_000
 MEMBER = 8 * MB
@@ -57,7 +58,7 @@ def main() -> None:
             options.repeat,
             {
                 "sha256sum": program("sha256sum", str(path)),
-                "sha256_of": lambda: archives.sha256_of(path),
+                "sha256_of": lambda: sha256_of(path),
                 "the whole job, level checksum": lambda: job(path.parent, "checksum"),
             },
         )
@@ -81,7 +82,7 @@ def program(*argv: str) -> Callable[[], object]:
 
 
 def sound(path: Path) -> None:
-    reading = archives.read_archive(path)
+    reading = read_archive(path)
     assert reading.contents and not reading.damage, reading
 
 

@@ -27,7 +27,9 @@ from support import sample_backups as made  # noqa: E402
 from support.servers.postgres import BIN, postgres  # noqa: E402
 from support.servers.redis import redis  # noqa: E402
 
-from maintd.checks import backups as archives  # noqa: E402
+from maintd.checks.backups.archive import read_archive  # noqa: E402
+from maintd.checks.backups.base_backup import verify_base_backup  # noqa: E402
+from maintd.checks.backups.stream import DamagedError, sha256_of  # noqa: E402
 
 ROWS = 20_000
 
@@ -59,7 +61,7 @@ def main() -> None:
 def row(sample: Sample, draw: random.Random, flips: int) -> str:
     """One line of the table."""
     files = [sample.path] if sample.path.is_file() else [file for file in sample.path.rglob("*") if file.is_file()]
-    sums = {file: archives.sha256_of(file) for file in files}
+    sums = {file: sha256_of(file) for file in files}
     sizes = [file.stat().st_size for file in files]
     caught = [0, 0, 0]
     for _ in range(flips):
@@ -67,7 +69,7 @@ def row(sample: Sample, draw: random.Random, flips: int) -> str:
         sound = file.read_bytes()
         at = draw.randrange(len(sound))
         file.write_bytes(sound[:at] + bytes([sound[at] ^ draw.randrange(1, 256)]) + sound[at + 1 :])
-        caught[0] += archives.sha256_of(file) != sums[file]
+        caught[0] += sha256_of(file) != sums[file]
         caught[1] += damaged(sample)
         caught[2] += bool(sample.usual) and refused(sample)
         file.write_bytes(sound)
@@ -79,10 +81,10 @@ def damaged(sample: Sample) -> bool:
     """Whether decoding shows it."""
     if sample.path.is_dir():
         try:
-            return bool(archives.verify_base_backup(sample.path).problems)
-        except archives.DamagedError:
+            return bool(verify_base_backup(sample.path).problems)
+        except DamagedError:
             return True
-    reading = archives.read_archive(sample.path, identities=[made.IDENTITY] if sample.key else [])
+    reading = read_archive(sample.path, identities=[made.IDENTITY] if sample.key else [])
     return bool(reading.damage)
 
 

@@ -217,7 +217,7 @@ def test_no_backup_at_all_is_a_failure(tmp_path: Path) -> None:
     result = verify(tmp_path)
 
     assert result.outcome == "failed"
-    assert "look at what makes the backups" in str(result.error)
+    assert "check the job that makes the backups" in str(result.error)
 
 
 def test_a_promise_without_a_backup_is_a_failure(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from support import sample_backups as made
 
-from maintd.checks.backups import Limits, identities_in, kind_by_name, read_archive
+from maintd.checks.backups.age import read_identities
+from maintd.checks.backups.archive import kind_by_name, read_archive
 from maintd.checks.backups.crc import crc32c, crc64_redis
 from maintd.checks.backups.pgdump_plain import PlainDump, walk_sql
-from maintd.checks.backups.stream import DamagedError, Reader
+from maintd.checks.backups.stream import DamagedError, ExpansionLimits, Reader
 
 PLAIN = made.tar_of({**made.SECRETS, "big": made.noise(300_000)})
 PACKED = {
@@ -67,7 +68,7 @@ def test_every_wrapping_is_taken_off_and_the_members_counted(name: str, tmp_path
         ("secrets/admin_token", 40, 0o600),
         ("secrets/postgres_password", 15, 0o600),
     ]
-    assert reading.sealed is (name != "a.tar")
+    assert reading.has_checksum is (name != "a.tar")
     assert reading.plain_bytes == len(PLAIN)
 
 
@@ -116,10 +117,10 @@ def test_a_wrong_key_is_said_to_be_wrong(tmp_path: Path) -> None:
     path = made.write(tmp_path / "a.tar.gz.age", PACKED["a.tar.gz.age"])
     key = made.write(tmp_path / "key.txt", f"# other\n{pyrage.x25519.Identity.generate()}\n".encode())
 
-    reading = read_archive(path, identities=identities_in(key))
+    reading = read_archive(path, identities=read_identities(key))
 
     assert reading.damage == ""
-    assert "not one it was encrypted for" in reading.unread
+    assert "encrypted for other identities" in reading.unread
 
 
 def test_an_encrypted_file_that_was_cut_is_damaged_even_without_a_key(tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_gpg_is_unread_with_the_way_out(tmp_path: Path) -> None:
 def test_a_bomb_is_stopped_by_its_ratio(tmp_path: Path) -> None:
     path = made.write(tmp_path / "a.gz", made.gz(bytes(80 << 20)))
 
-    assert "max_ratio" in read_archive(path, limits=Limits(ratio=100)).damage
+    assert "max_ratio" in read_archive(path, limits=ExpansionLimits(ratio=100)).damage
 
 
 def test_members_that_leave_the_folder_are_named(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from support import sample_backups as made
 
-from maintd.checks.backups import evaluate, find_backups, recorded_sha256
-from maintd.checks.backups.catalog import Backup, path_pattern
+from maintd.checks.backups import evaluate
+from maintd.checks.backups.catalog import Backup, find_backups, path_pattern, recorded_sha256
 from maintd.checks.backups.evaluate import Expected
 
 NOW = datetime(2026, 3, 2, 3, 0, tzinfo=UTC)
@@ -103,8 +103,8 @@ def test_a_copied_file_is_as_old_as_its_name_says() -> None:
     nameless = backup("pg.dump")
     nonsense = backup("pg-20261399.dump")
 
-    assert copied.made_at == datetime(2026, 2, 1, 2, 0, tzinfo=UTC)
-    assert (fresh.made_at, nameless.made_at, nonsense.made_at) == (NOW, NOW, NOW)
+    assert copied.created_at == datetime(2026, 2, 1, 2, 0, tzinfo=UTC)
+    assert (fresh.created_at, nameless.created_at, nonsense.created_at) == (NOW, NOW, NOW)
 
 
 def test_the_age_of_a_backup_from_the_future_is_unknown() -> None:
@@ -112,7 +112,7 @@ def test_the_age_of_a_backup_from_the_future_is_unknown() -> None:
         backup("a", written=NOW + timedelta(hours=3)), NOW, timedelta(hours=26), timedelta(hours=50)
     )
 
-    assert "3.0 h from the future" in criterion.unknown
+    assert "3.0 h in the future" in criterion.unknown
 
 
 def test_each_expectation_has_its_set_even_when_nothing_matches_it() -> None:
@@ -121,7 +121,7 @@ def test_each_expectation_has_its_set_even_when_nothing_matches_it() -> None:
         {"secrets-*": Expected(), "postgres-*.dump": Expected()},
     )
 
-    assert [(one.name, len(one.backups), one.dated) for one in found] == [
+    assert [(one.name, len(one.backups), one.recurring) for one in found] == [
         ("secrets-*", 1, True),
         ("postgres-*.dump", 0, True),
         ("pre-rotation-#.tar.gz", 1, False),
@@ -131,7 +131,7 @@ def test_each_expectation_has_its_set_even_when_nothing_matches_it() -> None:
 def test_every_older_backup_has_its_turn() -> None:
     one = evaluate.BackupSet("a", tuple(backup(f"a-{number}") for number in range(8)), Expected())
 
-    read = [name.relative for day in range(100, 107) for name in evaluate.to_read(one, 1, 1, day)[1:]]
+    read = [name.relative for day in range(100, 107) for name in evaluate.select_to_read(one, 1, 1, day)[1:]]
 
     assert sorted(read) == [f"a-{number}" for number in range(1, 8)]
 
@@ -140,7 +140,7 @@ def test_a_size_is_compared_with_the_median_of_earlier_ones() -> None:
     sizes = [40, 100, 102, 98, 100]
     one = evaluate.BackupSet("a", tuple(backup(f"a-{n}", size=size) for n, size in enumerate(sizes)), Expected())
 
-    size = evaluate.outside_criteria(one, (), private=False, data=())[0]
+    size = evaluate.metadata_criteria(one, (), private=False, data=())[0]
 
     assert (size.observed, size.warn_below, size.warn_above) == (40, 50, 200)  # the median of the others is 100
 
@@ -148,8 +148,8 @@ def test_a_size_is_compared_with_the_median_of_earlier_ones() -> None:
 def test_one_earlier_backup_says_nothing_about_what_is_usual_but_earlier_runs_do() -> None:
     one = evaluate.BackupSet("a", (backup("a-2", size=40), backup("a-1", size=400)), Expected())
 
-    first = evaluate.outside_criteria(one, (), private=False, data=())[0]
-    later = evaluate.outside_criteria(one, (400, 410, 390), private=False, data=())[0]
+    first = evaluate.metadata_criteria(one, (), private=False, data=())[0]
+    later = evaluate.metadata_criteria(one, (400, 410, 390), private=False, data=())[0]
 
     assert (first.warn_below, later.warn_below) == (None, 200)
 

@@ -1,4 +1,4 @@
-"""Files encrypted with age: decrypted where an identity is given, else looked at from outside.
+"""Files encrypted with age: decrypted with an identity, or without one checked for their structure.
 
 Source: the age format, https://age-encryption.org/v1
 """
@@ -19,7 +19,7 @@ from maintd.errors import TargetError
 MAGIC = b"age-encryption.org/v1\n"
 ARMOR = b"-----BEGIN AGE ENCRYPTED FILE-----"
 
-_HEADER_MOST = 1 << 20
+_HEADER_MAX = 1 << 20
 _NONCE = 16
 _TAG = 16
 _SEALED_CHUNK = 65536 + _TAG
@@ -27,26 +27,30 @@ _STANZA = re.compile(rb"-> [\x21-\x7e]+(?: [\x21-\x7e]+)*\n(?:[A-Za-z0-9+/]{64}\
 _MAC = re.compile(rb"--- [A-Za-z0-9+/]{43}\n")
 
 
-def identities_in(path: Path) -> tuple[pyrage.x25519.Identity, ...]:
-    """The X25519 identities of a key file. Raises TargetError(cause="denied") when there is none to read."""
+def read_identities(path: Path) -> tuple[pyrage.x25519.Identity, ...]:
+    """Read the X25519 identities of a key file. Raises TargetError(cause="denied") when there is none."""
     try:
         lines = path.read_text(encoding="ascii").splitlines()
         found = tuple(
             pyrage.x25519.Identity.from_str(line.strip()) for line in lines if line.startswith("AGE-SECRET-KEY-")
         )
     except (OSError, UnicodeDecodeError, pyrage.IdentityError) as error:
-        raise TargetError(f"identity file {path}: {error}", "give a key file of age-keygen", cause="denied") from error
+        raise TargetError(
+            f"identity file {path}: {error}", "set a key file written by age-keygen", cause="denied"
+        ) from error
     if not found:
-        raise TargetError(f"identity file {path}: holds no AGE-SECRET-KEY", cause="denied")
+        raise TargetError(f"identity file {path}: no AGE-SECRET-KEY", cause="denied")
     return found
 
 
 def decrypt(source: Reader, identities: Sequence[pyrage.x25519.Identity]) -> Iterator[bytes]:
-    """The plain bytes; every chunk is authenticated before it is handed on. Without identities UnreadableError,
-    after the outside was looked at."""
+    """Yield the decrypted bytes; every chunk is authenticated first.
+
+    Without identities only the structure is checked, and UnreadableError is raised.
+    """
     if not identities:
-        look_outside(source)
-        raise UnreadableError("is encrypted, and no identity was given", "set the job's `identity` to an age key file")
+        check_structure(source)
+        raise UnreadableError("is encrypted, and no identity is set", "set the param identity to an age key file")
     pump = _Pump(source, identities)
     try:
         yield from pump.chunks()
@@ -54,9 +58,9 @@ def decrypt(source: Reader, identities: Sequence[pyrage.x25519.Identity]) -> Ite
         pump.stop()
 
 
-def look_outside(source: Reader) -> None:
-    """Header and chunk structure without a key. Raises DamagedError; a flipped bit inside a chunk stays unseen."""
-    head = source.peek(_HEADER_MOST)
+def check_structure(source: Reader) -> None:
+    """Check header and chunk sizes without a key. Raises DamagedError; cannot detect a flipped bit in a chunk."""
+    head = source.peek(_HEADER_MAX)
     at = len(MAGIC)
     while stanza := _STANZA.match(head, at):
         at = stanza.end()
@@ -71,7 +75,7 @@ def look_outside(source: Reader) -> None:
 
 
 class _Pump:
-    """pyrage writes into a file; this turns it into chunks, with a thread between and a short queue."""
+    """Turns pyrage, which writes to a file object, into an iterator of chunks, by a thread and a bounded queue."""
 
     def __init__(self, source: Reader, identities: Sequence[pyrage.x25519.Identity]) -> None:
         self._source = source
@@ -84,7 +88,7 @@ class _Pump:
         self._thread.start()
         while (item := self._queue.get()) is not None:
             if isinstance(item, pyrage.DecryptError):
-                raise UnreadableError(f"age: {item}", "the identity is not one it was encrypted for") from item
+                raise UnreadableError(f"age: {item}", "it was encrypted for other identities") from item
             if isinstance(item, TargetError):
                 raise item
             if isinstance(item, Exception):
@@ -92,7 +96,7 @@ class _Pump:
             yield item
 
     def stop(self) -> None:
-        """End the thread, also one that waits for a reader who has gone."""
+        """End the thread, also when it waits for a reader that has stopped."""
         self._stopped = True
         while self._thread.is_alive():
             try:
@@ -101,14 +105,14 @@ class _Pump:
                 continue
 
     def write(self, data: bytes) -> int:
-        """What pyrage calls."""
+        """Called by pyrage."""
         if self._stopped:
-            raise BrokenPipeError("the reader has gone")
+            raise BrokenPipeError("the reader has stopped")
         self._queue.put(bytes(data))
         return len(data)
 
     def flush(self) -> None:
-        """What pyrage calls; nothing is held back."""
+        """Called by pyrage; nothing is buffered."""
 
     def _decrypt(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Reading one backup file to its end, whatever it is wrapped in, and what that showed."""
+"""Reading a backup file to its end, through all layers of compression and encryption."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pyrage import x25519
 from maintd.checks.backups import age, pgdump_custom, pgdump_plain, rdb, stream, tar
 from maintd.checks.backups.stream import (
     DamagedError,
+    ExpansionLimits,
     HashedFile,
-    Limits,
     Reader,
     UnreadableError,
     chunks_of,
@@ -51,21 +51,21 @@ _PROBLEMS_KEPT = 50
 
 @dataclass(frozen=True)
 class Contents:
-    """What was found inside. `sealed`: a checksum of the format covers the data."""
+    """The contents of an archive. `has_checksum`: a checksum of the format covers the data."""
 
     kind: str
     count: int = 0  # members, entries, keys or tables
     names: tuple[str, ...] = ()  # of members or tables, in order, at most 20,000
-    sealed: bool = False
-    problems: tuple[str, ...] = ()  # sound, but not to be trusted: names that leave the folder, links that escape
-    unread: str = ""  # what could not be looked at, though its checksum is right
+    has_checksum: bool = False
+    problems: tuple[str, ...] = ()  # members that would be unpacked outside of the folder
+    unread: str = ""  # what could not be decoded, though its checksum is correct
     members: tuple[tar.Member, ...] = ()  # of a tar, at most 20,000
-    rows: Mapping[str, int | None] = field(default_factory=dict)  # by table; None: not told apart, as with --inserts
+    rows: Mapping[str, int | None] = field(default_factory=dict)  # by table; None: not counted, as with --inserts
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A file that was read from its first to its last byte. `kind` is like `tar.gz.age`, outermost layer last."""
+    """A file that was read to its last byte. `kind` is like `tar.gz.age`, with the outermost layer last."""
 
     kind: str
     size_bytes: int
@@ -76,13 +76,13 @@ class Reading:
     unread: str = ""
 
     @property
-    def sealed(self) -> bool:
-        """Whether a checksum of the format itself proved the data."""
-        return self.contents is not None and self.contents.sealed
+    def has_checksum(self) -> bool:
+        """Whether a checksum of the format was verified."""
+        return self.contents is not None and self.contents.has_checksum
 
 
 def kind_by_name(path: Path) -> str:
-    """What the name promises, like `tar.gz.age`; empty when it promises nothing."""
+    """Return the format by the suffixes of the name, like `tar.gz.age`; empty when they are not known."""
     found: list[str] = []
     for suffix in reversed(path.suffixes):
         kind = _SUFFIXES.get(suffix.lower())
@@ -99,78 +99,78 @@ def read_archive(
     *,
     kind: str = "",
     identities: Sequence[x25519.Identity] = (),
-    limits: Limits | None = None,
+    limits: ExpansionLimits | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Reading:
     """Read a file through all its layers to the end, and hash it in the same pass.
 
-    kind: what it must be, like `tar.gz`; empty: what its name promises, and where it promises nothing, what its first
-    bytes say. Damage is a value here, not an exception; OSError is raised when the file itself cannot be read.
+    kind: the required format, like `tar.gz`; empty: the format by its suffixes, or else by its first bytes. Damage is
+    returned in the result; OSError is raised when the file cannot be read.
     """
     wanted = [part for part in (kind or kind_by_name(path)).split(".") if part]
     file = HashedFile(path, progress)
     reading = Reading(kind=".".join(wanted) or "unknown", size_bytes=0, sha256="")
     try:
         with ExitStack() as stack:
-            peeled = _Peeled(file, path.stat().st_size, limits or Limits(), stack)
+            decoder = _Decoder(file, path.stat().st_size, limits or ExpansionLimits(), stack)
             try:
-                contents = peeled.contents(wanted, identities)
-                reading = replace(reading, kind=peeled.kind(contents.kind), contents=contents, unread=contents.unread)
+                contents = decoder.contents(wanted, identities)
+                reading = replace(reading, kind=decoder.kind(contents.kind), contents=contents, unread=contents.unread)
             except DamagedError as error:
                 reading = replace(reading, damage=str(error))
             except UnreadableError as error:
                 reading = replace(reading, unread=str(error))
-            plain = peeled.plain_bytes
+            plain = decoder.plain_bytes
         digest = file.finish()
     finally:
         file.close()
     return replace(reading, size_bytes=file.size_bytes, sha256=digest, plain_bytes=plain)
 
 
-class _Peeled:
-    """The layers of a file, taken off one by one."""
+class _Decoder:
+    """Decodes the layers of a file one by one."""
 
-    def __init__(self, file: HashedFile, size: int, limits: Limits, stack: ExitStack) -> None:
+    def __init__(self, file: HashedFile, size: int, limits: ExpansionLimits, stack: ExitStack) -> None:
         self._limits = limits
         self._size = size
         self._stack = stack
         self._reader = Reader(chunks_of(file))
         self._found: list[str] = []
         self._sealed = False
-        self._zstd: stream.Unzstd | None = None
+        self._zstd: stream.ZstdReader | None = None
 
     @property
     def plain_bytes(self) -> int:
-        """How much the innermost layer gave so far."""
+        """Bytes read from the innermost layer so far."""
         return self._reader.offset
 
     def kind(self, inner: str) -> str:
         return ".".join((inner, *reversed(self._found)))
 
     def contents(self, wanted: list[str], identities: Sequence[x25519.Identity]) -> Contents:
-        """Take off what the name promises or the first bytes show, then walk what is inside."""
-        promised = list(wanted)
+        """Decode the layers in `wanted`, or detect them by their first bytes, then read the contents."""
+        remaining = list(wanted)
         if not self._reader.peek(1):
             raise DamagedError("is empty")
-        while (kind := promised.pop() if promised else _detected(self._reader)) in _LAYERS:
-            self._take_off(kind, identities)
-        found = _walk(kind, self._reader, self._limits)
+        while (kind := remaining.pop() if remaining else _detect(self._reader)) in _LAYERS:
+            self._decode_layer(kind, identities)
+        found = _read_contents(kind, self._reader, self._limits)
         for _ in self._reader.rest():
             pass
-        zstd_sealed = self._zstd is not None and self._zstd.sealed
-        return replace(found, sealed=found.sealed or self._sealed or zstd_sealed)
+        zstd_sealed = self._zstd is not None and self._zstd.has_checksum
+        return replace(found, has_checksum=found.has_checksum or self._sealed or zstd_sealed)
 
-    def _take_off(self, kind: str, identities: Sequence[x25519.Identity]) -> None:
-        seen = _detected(self._reader)
-        if seen == "age-armor":
-            raise UnreadableError("is armoured age, which is not read here", "encrypt without --armor")
-        if seen != kind:
-            raise DamagedError(f"does not begin as {kind}")
+    def _decode_layer(self, kind: str, identities: Sequence[x25519.Identity]) -> None:
+        detected = _detect(self._reader)
+        if detected == "age-armor":
+            raise UnreadableError("is armored age, which is not supported", "encrypt without --armor")
+        if detected != kind:
+            raise DamagedError(f"does not start as {kind}")
         chunks: Iterator[bytes]
         if kind == "gz":
             chunks, self._sealed = stream.gunzip(self._reader), True
         elif kind == "zst":
-            self._zstd = stream.Unzstd(self._reader)
+            self._zstd = stream.ZstdReader(self._reader)
             chunks = self._zstd.chunks()
         else:
             chunks, self._sealed = age.decrypt(self._reader, identities), True
@@ -180,7 +180,7 @@ class _Peeled:
         self._reader = Reader(bounded, f"the content of the {kind} layer")
 
 
-def _detected(reader: Reader) -> str:
+def _detect(reader: Reader) -> str:
     head = reader.peek(512)
     for magic, kind in _MAGICS:
         if head.startswith(magic):
@@ -192,12 +192,12 @@ def _detected(reader: Reader) -> str:
     return "data"
 
 
-def _walk(kind: str, reader: Reader, limits: Limits) -> Contents:
+def _read_contents(kind: str, reader: Reader, limits: ExpansionLimits) -> Contents:
     if kind == "tar":
         return _tar_contents(reader, limits)
     if kind == "pgdump":
         dump = pgdump_custom.walk_custom(reader)
-        # Compressed data has checksums, the table of contents with all the definitions has none.
+        # Compressed data has checksums, but the table of contents with all definitions has none.
         return Contents(kind, len(dump.entries), dump.tables[:_NAMES_KEPT], rows=dump.rows)
     if kind == "sql":
         plain = pgdump_plain.walk_sql(reader)
@@ -205,13 +205,13 @@ def _walk(kind: str, reader: Reader, limits: Limits) -> Contents:
     if kind == "rdb":
         found = rdb.walk_rdb(reader)
         names = tuple(f"db{number}" for number in found.databases)
-        return Contents(kind, found.keys, names, sealed=found.sealed, unread=found.unknown)
+        return Contents(kind, found.keys, names, has_checksum=found.has_checksum, unread=found.unknown)
     if kind == "gpg":
-        raise UnreadableError("is encrypted with OpenPGP, which is not read here", "encrypt backups with age")
+        raise UnreadableError("is encrypted with OpenPGP, which is not supported", "encrypt backups with age")
     return Contents(kind)
 
 
-def _tar_contents(reader: Reader, limits: Limits) -> Contents:
+def _tar_contents(reader: Reader, limits: ExpansionLimits) -> Contents:
     kept: list[tar.Member] = []
     problems: list[str] = []
     count = 0

@@ -1,6 +1,6 @@
-"""Base backups of Postgres: every file against the backup_manifest, in a folder as it is or packed as tar.
+"""Base backups of Postgres: every file is compared with the backup_manifest, in plain or tar format.
 
-Source: "Backup Manifest Format" in the Postgres documentation; what is left out is what pg_verifybackup leaves out.
+Source: "Backup Manifest Format" in the Postgres documentation; ignores the same files as pg_verifybackup.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any, Protocol
 
 from maintd.checks.backups import stream, tar
 from maintd.checks.backups.crc import crc32c
-from maintd.checks.backups.stream import CHUNK, DamagedError, HashedFile, Limits, Reader, chunks_of, limited
+from maintd.checks.backups.stream import CHUNK, DamagedError, ExpansionLimits, HashedFile, Reader, chunks_of, limited
 
 MANIFEST = "backup_manifest"
 
 _NOT_LISTED = frozenset({MANIFEST, "postgresql.auto.conf", "recovery.signal", "standby.signal"})
-_MANIFEST_MOST = 1 << 30
+_MANIFEST_MAX = 1 << 30
 _PROBLEMS_KEPT = 20
 _HASHES = {"SHA224": "sha224", "SHA256": "sha256", "SHA384": "sha384", "SHA512": "sha512"}
 
@@ -37,79 +37,74 @@ class _Listed:
 
 @dataclass
 class BaseBackup:
-    """What comparing a base backup with its manifest showed."""
+    """Result of comparing a base backup with its manifest."""
 
     files: int = 0
     size_bytes: int = 0
-    unsummed: int = 0  # files that the manifest lists without a checksum
+    without_checksum: int = 0  # files without a checksum in the manifest
     problems: list[str] = field(default_factory=list)  # at most 20
-    wal: tuple[str, ...] = ()  # the ranges that are needed to start it: timeline and two positions
+    wal: tuple[str, ...] = ()  # ranges needed to start it: timeline, start and end
 
     def problem(self, text: str) -> None:
-        """Keep a problem, as long as there are few."""
+        """Add a problem; only the first 20 are kept."""
         if len(self.problems) < _PROBLEMS_KEPT:
             self.problems.append(text)
 
 
-def is_base_backup(path: Path) -> bool:
-    """Whether the folder is a base backup with a manifest."""
-    return (path / MANIFEST).is_file()
-
-
 def verify_base_backup(
-    path: Path, limits: Limits | None = None, progress: Callable[[int], None] = lambda count: None
+    path: Path, limits: ExpansionLimits | None = None, progress: Callable[[int], None] = lambda count: None
 ) -> BaseBackup:
     """Read every file of a base backup and compare size and checksum with the manifest.
 
-    Raises DamagedError when the manifest itself is broken or the layout is none of pg_basebackup.
+    Raises DamagedError when the manifest itself is damaged.
     """
     listed, found = _manifest(path / MANIFEST)
     missing = set(listed)
     packed = sorted(file for file in path.iterdir() if ".tar" in file.suffixes)
-    content = _packed(packed, limits or Limits(), progress) if packed else _plain(path, progress)
+    content = _packed(packed, limits or ExpansionLimits(), progress) if packed else _plain(path, progress)
     for name, size, chunks in content:
-        if _left_out(name):
+        if _ignored(name):
             continue
         missing.discard(name)
         expected = listed.get(name)
         if expected is None:
             found.problem(f'"{name}" is not in the manifest')
         elif size != expected.size_bytes:
-            found.problem(f'"{name}" has {size} bytes, the manifest says {expected.size_bytes}')
+            found.problem(f'"{name}" has {size} bytes, in the manifest {expected.size_bytes}')
         else:
             _compare(name, expected, chunks, found)
         found.files += 1
         found.size_bytes += size
-    for name in sorted(name for name in missing if not _left_out(name)):
+    for name in sorted(name for name in missing if not _ignored(name)):
         found.problem(f'"{name}" is missing')
     wal = [*path.glob("pg_wal.tar*"), *path.glob("pg_wal/[0-9A-F]*")]
     if found.wal and not wal:
-        found.problem("it holds no WAL, and cannot be started without an archive")
+        found.problem("it has no WAL, and cannot be started without a WAL archive")
     return found
 
 
-def _left_out(name: str) -> bool:
+def _ignored(name: str) -> bool:
     return name in _NOT_LISTED or name.startswith("pg_wal/")
 
 
 def _compare(name: str, expected: _Listed, chunks: Iterator[bytes], found: BaseBackup) -> None:
     if not expected.algorithm:
-        found.unsummed += 1
+        found.without_checksum += 1
         return
     crc = crc32c()
     digest = hashlib.new(_HASHES[expected.algorithm]) if expected.algorithm in _HASHES else None
     running: _Digest = digest or crc
     for chunk in chunks:
         running.update(chunk)
-    # Postgres prints the CRC's four bytes in memory order, little-endian on all machines it is common on.
-    seen = digest.hexdigest() if digest else crc.value.to_bytes(4, "little").hex()
-    if seen != expected.checksum.lower():
-        found.problem(f'"{name}" has the {expected.algorithm} {seen}, the manifest says {expected.checksum}')
+    # Postgres prints the CRC's four bytes in memory order, little-endian on all common machines.
+    actual = digest.hexdigest() if digest else crc.value.to_bytes(4, "little").hex()
+    if actual != expected.checksum.lower():
+        found.problem(f'"{name}" has the {expected.algorithm} {actual}, in the manifest {expected.checksum}')
 
 
 def _manifest(path: Path) -> tuple[dict[str, _Listed], BaseBackup]:
-    if path.stat().st_size > _MANIFEST_MOST:
-        raise DamagedError(f"{MANIFEST}: is larger than any manifest")
+    if path.stat().st_size > _MANIFEST_MAX:
+        raise DamagedError(f"{MANIFEST}: is too large for a manifest")
     data = path.read_bytes()
     body, _, last = data.rstrip(b"\n").rpartition(b"\n")
     try:
@@ -123,12 +118,12 @@ def _manifest(path: Path) -> tuple[dict[str, _Listed], BaseBackup]:
         }
         wal = tuple(f"{part['Timeline']}:{part['Start-LSN']}-{part['End-LSN']}" for part in parsed["WAL-Ranges"])
     except (ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"{MANIFEST}: cannot be understood: {type(error).__name__}: {error}") from error
+        raise DamagedError(f"{MANIFEST}: cannot be parsed: {type(error).__name__}: {error}") from error
     if hashlib.sha256(body + b"\n").hexdigest() != claimed or b"Manifest-Checksum" not in last:
         raise DamagedError(f"{MANIFEST}: its own checksum is wrong")
     unknown = {entry.algorithm for entry in listed.values()} - {"", "CRC32C", *_HASHES}
     if unknown:
-        raise DamagedError(f"{MANIFEST}: checksums by {', '.join(sorted(unknown))} are not known")
+        raise DamagedError(f"{MANIFEST}: checksums by {', '.join(sorted(unknown))} are not supported")
     return listed, BaseBackup(wal=wal)
 
 
@@ -138,8 +133,8 @@ def _name(file: dict[str, Any]) -> str:
     return bytes.fromhex(file["Encoded-Path"]).decode("utf-8", "surrogateescape")
 
 
-def _place(archive: Path) -> str:
-    """Where base.tar, pg_wal.tar, or the archive of a table space, named by its number, belongs."""
+def _folder_of(archive: Path) -> str:
+    """Return the folder of an archive's files: base.tar, pg_wal.tar, or a tablespace named by its OID."""
     stem = archive.name.partition(".")[0]
     if stem == "base":
         return ""
@@ -156,7 +151,7 @@ def _plain(path: Path, progress: Callable[[int], None]) -> Iterator[tuple[str, i
 
 
 def _packed(
-    archives: list[Path], limits: Limits, progress: Callable[[int], None]
+    archives: list[Path], limits: ExpansionLimits, progress: Callable[[int], None]
 ) -> Iterator[tuple[str, int, Iterator[bytes]]]:
     for archive in archives:
         with HashedFile(archive, progress) as file:
@@ -164,11 +159,13 @@ def _packed(
             if archive.suffix == ".gz":
                 reader = Reader(limited(stream.gunzip(reader), archive.stat().st_size, limits), archive.name)
             elif archive.suffix == ".zst":
-                reader = Reader(limited(stream.Unzstd(reader).chunks(), archive.stat().st_size, limits), archive.name)
+                reader = Reader(
+                    limited(stream.ZstdReader(reader).chunks(), archive.stat().st_size, limits), archive.name
+                )
             for member in tar.members(reader, limits):
                 if member.regular:
                     yield (
-                        _place(archive) + member.name.removeprefix("./"),
+                        _folder_of(archive) + member.name.removeprefix("./"),
                         member.size_bytes,
                         reader.pieces(member.size_bytes),
                     )

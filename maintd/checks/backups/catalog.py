@@ -1,4 +1,4 @@
-"""Which files of a folder are backups, which of them belong together, and what was written down about them."""
+"""The backups in a folder, and the checksum files beside them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from maintd.clients.files import Entry, Tree
 _LISTS = ("SHA256SUMS", "SHA256SUMS.txt", "sha256sums.txt", "sha256sum.txt", "manifest.sha256")
 _GNU_LINE = re.compile(r"\\?([0-9a-fA-F]{64})(?: [ *](.+))?")
 _BSD_LINE = re.compile(r"SHA256 \((.+)\) = ([0-9a-fA-F]{64})")
-_LIST_MOST = 16 << 20
+_LIST_MAX = 16 << 20
 _STAMP = re.compile(r"\d+(?:[-_.:T]*\d+)*Z?")
 _DATE = re.compile(r"(?<!\d)(20\d\d)-?(\d\d)-?(\d\d)(?:[-_T.]?(\d\d)[-:]?(\d\d)[-:]?(\d\d))?(?!\d)")
 
-# A name may be in any zone, tell the day only, and be given hours before the last byte is written.
+# The date in a name may be in any time zone, without a time, and hours before the last byte is written.
 _NAME_SLACK = timedelta(hours=36)
 
 
 @dataclass(frozen=True)
 class Backup:
-    """One backup: a file, or the folder of a base backup. `size_bytes` of a folder is that of all its files."""
+    """One backup: a file, or the folder of a base backup, whose `size_bytes` is the sum of its files."""
 
     path: Path
     relative: str
@@ -38,12 +38,12 @@ class Backup:
 
     @property
     def series(self) -> str:
-        """Its path with times and numbers taken out: backups of one series follow one another."""
+        """Its path with dates and numbers replaced; equal for all backups of one series."""
         return _STAMP.sub("#", self.relative)
 
     @property
     def named_at(self) -> datetime | None:
-        """The time in its name, or else in those of its folders, taken for UTC; None when there is none."""
+        """The time in its name, or else in the names of its folders, read as UTC; None without one."""
         for part in reversed(PurePosixPath(self.relative).parts):
             for found in _DATE.finditer(part):
                 year, month, day, hour, minute, second = (int(text or 0) for text in found.groups())
@@ -54,33 +54,33 @@ class Backup:
         return None
 
     @property
-    def made_at(self) -> datetime:
-        """When it was written. Where its name says that this was much earlier, it was copied since: the name wins."""
+    def created_at(self) -> datetime:
+        """When it was written; or the time in its name when that is much earlier, since then it was copied later."""
         named = self.named_at
         return named if named is not None and named < self.written_at - _NAME_SLACK else self.written_at
 
 
 @dataclass(frozen=True)
-class Found:
-    """The backups, newest first, and what stood in the way of looking everywhere."""
+class Catalog:
+    """The backups in a folder, newest first, and the errors of folders that could not be read."""
 
     backups: tuple[Backup, ...]
     unread: tuple[str, ...]
 
 
-def find_backups(root: Path, patterns: Sequence[str], exclude: Sequence[str] = ()) -> Found:
-    """Backups below a folder whose path from there matches a pattern and none of `exclude`.
+def find_backups(root: Path, patterns: Sequence[str], exclude: Sequence[str] = ()) -> Catalog:
+    """Find the backups below a folder whose relative path matches a pattern and none of `exclude`.
 
-    What stands inside of a base backup is not counted again; checksums, links and unfinished files are no backups.
-    pattern: `*` within a name, `**/` for any folders; a bare last `*` takes only files whose name promises a format
-    that is known. Raises TargetError when the folder cannot be opened.
+    A base backup is one backup; its files are not found again. Checksum files and links are not backups. patterns: `*`
+    matches within a name, `**/` any folders; when the last part is only `*`, the suffix must be of a known format.
+    Raises TargetError when the folder cannot be opened.
     """
     wanted = [(path_pattern(pattern), pattern.rpartition("/")[2] == "*") for pattern in patterns]
     unwanted = [path_pattern(pattern) for pattern in exclude]
 
     def chosen(relative: str, *, base: bool = False) -> bool:
         known = base or bool(kind_by_name(Path(relative)))
-        matched = any(pattern.fullmatch(relative) and (known or not bare) for pattern, bare in wanted)
+        matched = any(pattern.fullmatch(relative) and (known or not any_name) for pattern, any_name in wanted)
         return matched and not any(pattern.fullmatch(relative) for pattern in unwanted)
 
     with Tree(root, one_device=False) as tree:
@@ -98,12 +98,12 @@ def find_backups(root: Path, patterns: Sequence[str], exclude: Sequence[str] = (
     for base, members in inside.items():
         if chosen("/".join(base), base=True) or any(chosen(member.relative, base=True) for member in members):
             backups.append(_folder(root, base, members))
-    backups.sort(key=lambda backup: (backup.made_at, backup.relative), reverse=True)
-    return Found(tuple(backups), unread)
+    backups.sort(key=lambda backup: (backup.created_at, backup.relative), reverse=True)
+    return Catalog(tuple(backups), unread)
 
 
 def path_pattern(pattern: str) -> re.Pattern[str]:
-    """A glob over a path with slashes: `*` and `?` stay within a name, `**/` stands for any folders."""
+    """Compile a glob for a path: `*` and `?` match within a name, `**/` matches any folders."""
     text = ""
     for piece in re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]/]+\])", pattern):
         if piece == "**/":
@@ -122,44 +122,48 @@ def path_pattern(pattern: str) -> re.Pattern[str]:
 
 
 def is_checksum(name: str) -> bool:
-    """Whether a file of this name holds checksums of others."""
+    """Whether a file of this name has the checksums of other files."""
     return name.endswith(".sha256") or name in _LISTS
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """What was written down for a file. `sha256` is None when the list is there but has no line for it."""
+class RecordedChecksum:
+    """The checksum recorded for a file. `sha256` is None when `source` exists but has no line for the file."""
 
     source: Path
     sha256: str | None
 
 
-def recorded_sha256(path: Path, root: Path) -> Recorded | None:
-    """What `NAME.sha256` beside the file, or a list in its folder or one above up to `root`, says; None when nothing
-    was written down. Of several lines the last counts. Raises OSError."""
+def recorded_sha256(path: Path, root: Path) -> RecordedChecksum | None:
+    """Return the checksum in `NAME.sha256` beside a file, or in a list in one of its folders up to `root`.
+
+    None without such a file. Of several lines the last one counts. Raises OSError.
+    """
     beside = path.with_name(path.name + ".sha256")
     if beside.is_file():
-        lines = [sha256 for name, sha256 in listed(beside) if name in ("", path.name) or Path(name).name == path.name]
-        return Recorded(beside, lines[-1] if lines else None)
+        lines = [
+            sha256 for name, sha256 in read_checksums(beside) if name in ("", path.name) or Path(name).name == path.name
+        ]
+        return RecordedChecksum(beside, lines[-1] if lines else None)
     folders = [path.parent, *(folder for folder in path.parent.parents if folder.is_relative_to(root))]
     found = None
     for folder in folders if path.is_relative_to(root) else folders[:1]:
         own = path.relative_to(folder).as_posix()
         for source in (folder / name for name in _LISTS):
             if source.is_file():
-                lines = [sha256 for name, sha256 in listed(source) if name.removeprefix("./") == own]
-                found = Recorded(source, lines[-1] if lines else None)
+                lines = [sha256 for name, sha256 in read_checksums(source) if name.removeprefix("./") == own]
+                found = RecordedChecksum(source, lines[-1] if lines else None)
                 if lines:
                     return found
     return found
 
 
-def listed(source: Path) -> list[tuple[str, str]]:
-    """The lines of a list of checksums, as names with their sha256; a line without a name has an empty one.
+def read_checksums(source: Path) -> list[tuple[str, str]]:
+    """Read a checksum file as pairs of name and sha256; the name is empty in a line without one.
 
-    Knows what `sha256sum`, also with `--tag`, writes. Raises OSError.
+    Supports the formats of `sha256sum`, also with `--tag`. Raises OSError.
     """
-    if source.stat().st_size > _LIST_MOST:
+    if source.stat().st_size > _LIST_MAX:
         return []
     found = []
     for line in source.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
@@ -177,7 +181,7 @@ def _file(root: Path, entry: Entry) -> Backup:
 
 
 def _folder(root: Path, base: tuple[str, ...], members: list[Entry]) -> Backup:
-    # The manifest is written last, so its time is the backup's. A member that others may read exposes the whole.
+    # The manifest is written last, so its time is the time of the backup.
     manifest = next(member for member in members if member.parts == (*base, MANIFEST))
     path = root.joinpath(*base)
     mode = path.stat().st_mode
@@ -189,19 +193,16 @@ def _folder(root: Path, base: tuple[str, ...], members: list[Entry]) -> Backup:
 _PROBLEMS_KEPT = 20
 
 
-def folder_list(path: Path) -> Path:
-    """Where the list of a folder's files is: `NAME.sha256` beside it, as `find NAME -type f -exec sha256sum {} +`
-    writes it."""
+def checksum_file(path: Path) -> Path:
+    """Return the path of a folder's checksum file: `NAME.sha256`, from `find NAME -type f -exec sha256sum {} +`."""
     return path.with_name(path.name + ".sha256")
 
 
-def compare_folder(path: Path, progress: Callable[[int], None]) -> list[str]:
-    """How the folder differs from its list, at most 20 times: files that are other, missing, or not in it.
-
-    Raises OSError.
-    """
+def compare_with_checksums(path: Path, progress: Callable[[int], None]) -> list[str]:
+    """Compare a folder with its checksum file; return at most 20 differences. Raises OSError."""
     wanted = {
-        name.removeprefix("./").removeprefix(f"{path.name}/"): sha256 for name, sha256 in listed(folder_list(path))
+        name.removeprefix("./").removeprefix(f"{path.name}/"): sha256
+        for name, sha256 in read_checksums(checksum_file(path))
     }
     problems: list[str] = []
     for file in sorted(path.rglob("*")):
@@ -214,5 +215,5 @@ def compare_folder(path: Path, progress: Callable[[int], None]) -> list[str]:
         if expected is None:
             problems.append(f'"{name}" is not in the list')
         elif sha256_of(file, progress) != expected:
-            problems.append(f'"{name}" has other bytes')
+            problems.append(f'"{name}" has changed')
     return (problems + [f'"{name}" is missing' for name in sorted(wanted)])[:_PROBLEMS_KEPT]

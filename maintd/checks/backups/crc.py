@@ -1,7 +1,7 @@
-"""CRC-32C and the CRC-64 of Redis at memory-copy pace: many lanes side by side, joined by linear maps.
+"""CRC-32C and the CRC-64 of Redis, vectorized with numpy.
 
-A reflected CRC is linear over GF(2), so that a block can be cut into equal lanes, each lane be run from zero, and the
-lanes be joined two by two: crc(A + B) = shift(crc(A), len(B)) ^ crc(B). numpy runs all lanes in one step.
+A reflected CRC is linear over GF(2): a block is split into lanes of equal length, numpy computes the CRC of all lanes
+at once, and the results are combined in pairs: crc(A + B) = shift(crc(A), len(B)) ^ crc(B).
 Source: Mark Adler, crc32_combine in zlib; the parameters are those of the "Catalogue of parametrised CRC algorithms".
 """
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 Words: TypeAlias = NDArray[np.uint64]
 
-LANE = 256  # bytes; long enough to pay for the joins, short enough that a 1 MiB block makes wide vectors
+LANE = 256  # bytes; long enough to amortize combining, short enough that a 1 MiB block makes wide vectors
 MOST_LANES = 8192
 
 
@@ -28,7 +28,7 @@ class Crc:
         self._last_xor = last_xor
 
     def update(self, data: bytes | memoryview) -> None:
-        """Go on with these bytes."""
+        """Continue with these bytes."""
         rest = memoryview(data)
         while len(rest) >= LANE:
             lanes = min(1 << ((len(rest) // LANE).bit_length() - 1), MOST_LANES)
@@ -42,12 +42,12 @@ class Crc:
 
     @property
     def value(self) -> int:
-        """The CRC of everything so far."""
+        """The CRC of all bytes so far."""
         return self._state ^ self._last_xor
 
 
 def crc32c() -> Crc:
-    """CRC-32C (Castagnoli), which Postgres writes in its backup manifests. Check value of "123456789": e3069283."""
+    """CRC-32C (Castagnoli), used in Postgres' backup manifests. Check value of "123456789": e3069283."""
     return Crc(0x82F63B78, 0xFFFFFFFF, 0xFFFFFFFF)
 
 
@@ -71,7 +71,7 @@ def _block(polynomial: int, state: int, data: memoryview, lanes: int) -> int:
 
 
 def _shift(crc: Words, polynomial: int, level: int) -> Words:
-    """Each CRC as if LANE × 2^level zero bytes followed."""
+    """Return each CRC after LANE × 2^level more zero bytes."""
     tables = _shift_tables(polynomial, level)
     shifted: Words = tables[0][crc & np.uint64(0xFF)]
     for place in range(1, 8):
@@ -91,7 +91,7 @@ def _bytes_table(polynomial: int) -> tuple[int, ...]:
 
 @cache
 def _pairs_table(polynomial: int) -> Words:
-    """One step over two bytes."""
+    """The table for one step over two bytes."""
     table = np.array(_bytes_table(polynomial), dtype=np.uint64)
     values = np.arange(65536, dtype=np.uint64)
     for _ in range(2):
@@ -101,7 +101,7 @@ def _pairs_table(polynomial: int) -> Words:
 
 @cache
 def _shift_tables(polynomial: int, level: int) -> Words:
-    """The map of LANE × 2^level zero bytes, as one table for each byte of the register."""
+    """The effect of LANE × 2^level zero bytes, as one table for each byte of the register."""
     columns = _columns(polynomial, level)
     tables = np.zeros((8, 256), dtype=np.uint64)
     for place in range(8):

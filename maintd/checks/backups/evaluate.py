@@ -1,4 +1,4 @@
-"""Which backups are judged together, what is expected of them, and the judgement itself. Pure but for the model."""
+"""Sets of backups, what is expected of them, and the criteria that compare both."""
 
 from __future__ import annotations
 
@@ -19,48 +19,48 @@ from maintd.job.criterion import Criterion
 from maintd.model.evidence import CheckStatus
 from maintd.units import Duration, Size
 
-SIZES = 7  # earlier backups whose median a size is compared with
-FEWEST_SIZES = 3  # fewer say nothing about what is usual
-CLOCKS = timedelta(minutes=5)  # by which clocks of two machines may differ
+SIZES = 7  # earlier backups whose median size is typical
+FEWEST_SIZES = 3  # earlier backups needed for a typical size
+CLOCKS = timedelta(minutes=5)  # tolerated difference between the clocks of two machines
 
 
 class Expected(BaseModel):
-    """What one kind of backup must be. What is None is as for all."""
+    """What is expected of one kind of backup; null means the job's own param applies."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     max_age: Duration | None = None
-    """An older one fails."""
+    """A newest backup older than this fails."""
     warn_age: Duration | None = None
-    """An older one warns."""
+    """A newest backup older than this warns."""
     min_size: Size = 1
-    """A smaller one fails."""
+    """A smaller backup fails."""
     kind: str = ""
-    """What the file must be, like `tar.gz`, `sql.gz`, `pgdump.age`; by default what its name promises."""
+    """Required format, like `tar.gz`, `sql.gz`, `pgdump.age`; default: by the suffixes of its name."""
     entries: int = 1
-    """The least number of members, tables or keys inside."""
+    """Minimum number of members, tables or keys in it."""
     tables: dict[str, int] = {}
-    """Tables of a dump, with the least number of rows of each: `{public.pnl_days: 1}`."""
+    """Tables of a dump with their minimum number of rows: `{public.pnl_days: 1}`."""
     members: dict[str, int] = {}
-    """Files of a tar, with the least size of each in bytes: `{admin_token: 32}`."""
+    """Files in a tar archive with their minimum size in bytes: `{admin_token: 32}`."""
     private_members: bool = True
-    """Whether nobody but the owner may read the files named in `members`."""
+    """Only the owner may read the files in `members`."""
 
 
 @dataclass(frozen=True)
 class BackupSet:
-    """Backups that follow one another, newest first. `dated`: a new one is due within its age."""
+    """Backups of one pattern or series, newest first. `recurring`: a new one is expected within its maximum age."""
 
     name: str
     backups: tuple[Backup, ...]
     expected: Expected
-    dated: bool = True
+    recurring: bool = True
 
 
 def group(backups: Sequence[Backup], expect: Mapping[str, Expected]) -> list[BackupSet]:
-    """One set for each pattern that is expected, also for those without any backup, and one for each other series.
+    """Return one set for each expected pattern, also without any backup, and one for each other series.
 
-    With expectations the other series are read, but no new backup of them is due: they may be copies of once.
+    If there are expectations, the other series are read but not recurring: they may be one-time copies.
     """
     sets, left = [], list(backups)
     for pattern, expected in expect.items():
@@ -71,31 +71,34 @@ def group(backups: Sequence[Backup], expect: Mapping[str, Expected]) -> list[Bac
     series: dict[str, list[Backup]] = {}
     for backup in left:
         series.setdefault(backup.series, []).append(backup)
-    sets += [BackupSet(shown(name), tuple(found), Expected(), dated=not expect) for name, found in series.items()]
+    sets += [BackupSet(shown(name), tuple(found), Expected(), recurring=not expect) for name, found in series.items()]
     return sets
 
 
-def to_read(found: BackupSet, newest: int, older: int, day: int) -> list[Backup]:
-    """The newest so many, and so many of the older ones, others on each day, so that each has its turn."""
+def select_to_read(found: BackupSet, newest: int, older: int, day: int) -> list[Backup]:
+    """Select the `newest` newest backups, and `older` of the others in rotation: different ones each day."""
     rest = found.backups[newest:]
     turns = dict.fromkeys((day * older + turn) % len(rest) for turn in range(older)) if rest else ()
     return [*found.backups[:newest], *(rest[turn] for turn in turns)]
 
 
 def age_criterion(newest: Backup, now: datetime, warn_age: timedelta, max_age: timedelta) -> Criterion:
-    """How old the newest backup is."""
-    age = now - newest.made_at
-    hint = f"the newest is {shown(newest.relative)}; look why none was made since"
+    """Check the age of the newest backup."""
+    age = now - newest.created_at
+    hint = f"the newest is {shown(newest.relative)}; check the job that makes the backups"
     if age < -CLOCKS:
-        ahead = f"{shown(newest.relative)} is {-age.total_seconds() / 3600:.1f} h from the future"
-        return Criterion("age", unknown=ahead, hint="set the clock of the machine that makes the backups")
+        ahead = f"the time of {shown(newest.relative)} is {-age.total_seconds() / 3600:.1f} h in the future"
+        return Criterion("age", unknown=ahead, hint="check the clock of the machine that makes the backups")
     return Criterion("age", max(age, timedelta(0)), at_most=max_age, warn_above=min(warn_age, max_age), hint=hint)
 
 
-def outside_criteria(
+def metadata_criteria(
     found: BackupSet, sizes: Sequence[float], *, private: bool, data: Iterable[int]
 ) -> list[Criterion]:
-    """The newest backup by what a folder shows of it. sizes: of earlier runs; data: devices that hold live data."""
+    """Check the newest backup without reading it: size, mode, device, and date in its name.
+
+    sizes: of earlier runs. data: the devices with live data.
+    """
     newest = found.backups[0]
     earlier = [float(backup.size_bytes) for backup in found.backups[1 : 1 + SIZES]]
     earlier = earlier if len(earlier) >= FEWEST_SIZES else [*sizes][-SIZES:]
@@ -108,7 +111,7 @@ def outside_criteria(
             warn_below=least,
             warn_above=most,
             unit="B",
-            hint="compare it with the earlier ones: what is missing, or what has grown?",
+            hint="compare it with earlier backups to find what is missing or has grown",
         ),
     ]
     if private:
@@ -125,7 +128,7 @@ def outside_criteria(
     devices = set(data)
     if devices:
         where = "the device of the data" if newest.device in devices else "another device"
-        hint = "a dead disk takes both: keep a copy elsewhere"
+        hint = "keep a copy on another device: one failing disk would destroy both"
         criteria.append(Criterion("kept on", where, equals="another device", severity=CheckStatus.WARN, hint=hint))
     dated = [backup for backup in found.backups if backup.named_at is not None]
     if len(dated) > 1:
@@ -148,8 +151,8 @@ def _private(mode: int) -> str:
     return f"{stat.S_IMODE(mode) & 0o700:o}"
 
 
-def contents_criteria(contents: Contents, expected: Expected, usual: float | None) -> list[Criterion]:
-    """What was found inside against what is expected. usual: how many entries there were before."""
+def contents_criteria(contents: Contents, expected: Expected, typical: float | None) -> list[Criterion]:
+    """Compare the contents with what is expected. typical: number of entries in earlier backups."""
     criteria = []
     if contents.kind != "data":
         criteria.append(
@@ -157,8 +160,8 @@ def contents_criteria(contents: Contents, expected: Expected, usual: float | Non
                 "entries",
                 contents.count,
                 at_least=expected.entries,
-                warn_below=usual and usual / 2,
-                hint="an empty backup is none: was it made of the right thing?",
+                warn_below=typical and typical / 2,
+                hint="check whether the right source was backed up",
             ),
         )
     if contents.problems:
@@ -168,7 +171,7 @@ def contents_criteria(contents: Contents, expected: Expected, usual: float | Non
                 len(contents.problems),
                 at_most=0,
                 severity=CheckStatus.WARN,
-                hint=f"unpack it with care: {shown('; '.join(contents.problems[:3]))}",
+                hint=f"unpacking it may overwrite other files: {shown('; '.join(contents.problems[:3]))}",
             ),
         )
     for name, least in expected.tables.items():
@@ -179,41 +182,45 @@ def contents_criteria(contents: Contents, expected: Expected, usual: float | Non
 
 
 def _table(name: str, least: int, contents: Contents) -> Criterion:
-    label, hint = f"rows of {name}", "was the right database dumped, and by a login that may read it?"
+    label, hint = f"rows of {name}", "check the database that was dumped, and the privileges of the login"
     matching = [table for table in contents.names if name in (table, table.rpartition(".")[2])]
     if contents.kind not in ("pgdump", "sql"):
-        return Criterion(label, unknown=f"a {contents.kind} has no tables", hint="correct the expectation")
+        return Criterion(label, unknown=f"a {contents.kind} has no tables", hint="correct the param expect")
     if not matching:
         return Criterion(label, "not in the dump", equals=f"at least {least}", hint=hint)
     counts = [contents.rows[table] for table in matching if table in contents.rows]
     if not counts:
-        seen: int | str = "in the dump without its rows" if least else 0
+        rows: int | str = "in the dump without its rows" if least else 0
         hint = "it was dumped with --schema-only or --exclude-table-data, or it is partitioned"
         return Criterion(
-            label, seen, equals=f"at least {least}" if least else None, at_least=None if least else 0, hint=hint
+            label, rows, equals=f"at least {least}" if least else None, at_least=None if least else 0, hint=hint
         )
     if None in counts:
-        return Criterion(
-            label, unknown="it was dumped as INSERTs, which are not counted", hint="dump without --inserts"
-        )
+        return Criterion(label, unknown="dumped as INSERTs, which are not counted", hint="dump without --inserts")
     return Criterion(label, sum(count or 0 for count in counts), at_least=least, hint=hint)
 
 
 def _member(name: str, least: int, contents: Contents, *, private: bool) -> list[Criterion]:
     if contents.kind != "tar":
         return [
-            Criterion(f"member {name}", unknown=f"a {contents.kind} has no members", hint="correct the expectation")
+            Criterion(f"member {name}", unknown=f"a {contents.kind} has no members", hint="correct the param expect")
         ]
     matching = [member for member in contents.members if member.regular and _named(member, name)]
     if not matching and contents.count > len(contents.members):
-        seen = f"not among the first {len(contents.members)} members"
-        return [Criterion(f"member {name}", unknown=seen, hint="move it to the front")]
+        cause = f"not among the first {len(contents.members)} members"
+        return [Criterion(f"member {name}", unknown=cause, hint="archive it first")]
     if not matching:
-        return [
-            Criterion(f"member {name}", "missing", equals="there", hint="was it left out when the backup was made?")
-        ]
+        return [Criterion(f"member {name}", "missing", equals="there", hint="check what the backup includes")]
     smallest = min(matching, key=lambda member: member.size_bytes)
-    criteria = [Criterion(f"size of {name}", smallest.size_bytes, at_least=least, unit="B", hint="it was empty or cut")]
+    criteria = [
+        Criterion(
+            f"size of {name}",
+            smallest.size_bytes,
+            at_least=least,
+            unit="B",
+            hint="check whether the original is empty or truncated",
+        )
+    ]
     if private:
         exposed = max(matching, key=lambda member: member.mode & 0o077)
         mode = f"{stat.S_IMODE(exposed.mode):o}"
@@ -223,7 +230,7 @@ def _member(name: str, least: int, contents: Contents, *, private: bool) -> list
                 mode,
                 equals=_private(exposed.mode),
                 severity=CheckStatus.WARN,
-                hint="whoever unpacks it exposes it: chmod 600 the original",
+                hint="unpacking it would expose it: run chmod 600 on the original",
             ),
         )
     return criteria

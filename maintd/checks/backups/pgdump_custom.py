@@ -1,7 +1,7 @@
-"""Dumps of Postgres in the custom format, read block by block.
+"""pg_dump's custom format, read block by block.
 
-`pg_restore --list` passes a dump that is cut or damaged, because it reads the table of contents only. This reads every
-data block, inflates what is compressed (each has a checksum) and compares the blocks with the table of contents.
+`pg_restore --list` accepts a truncated or damaged dump, because it reads the table of contents only. This module reads
+every data block, decompresses it (which verifies its checksum), and compares the blocks with the table of contents.
 Source: pg_backup_archiver.c and pg_backup_custom.c of Postgres 12 to 17 (archive versions 1.14 to 1.16).
 """
 
@@ -11,40 +11,40 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from maintd.checks.backups.stream import DamagedError, Reader, UnreadableError, Unzstd
+from maintd.checks.backups.stream import DamagedError, Reader, UnreadableError, ZstdReader
 
 MAGIC = b"PGDMP"
 
 _CUSTOM = 1
 _KNOWN = range(13, 17)  # minor archive versions
-_TEXT_MOST = 64 << 20
-_ENTRIES_MOST = 10_000_000
+_TEXT_MAX = 64 << 20
+_ENTRIES_MAX = 10_000_000
 _DATA, _BLOBS = 1, 3
 _NO_DATA = 3
 _GZIP, _LZ4, _ZSTD = 1, 2, 3
-_COPY_END = 3  # lines after the last row: its end mark and two empty ones
+_COPY_END = 3  # lines after the last row: the end marker and two empty lines
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a custom dump's table of contents."""
+    """An entry of the table of contents."""
 
     number: int
     kind: str
     name: str
     has_data: bool
     offset: int  # of its data block; 0 where the dump was written to a pipe
-    copied: bool = False  # its data is rows for COPY, one a line
+    copied: bool = False  # its data is rows for COPY, one per line
 
 
 @dataclass(frozen=True)
 class Dump:
-    """What reading a custom dump to its end showed."""
+    """Contents of a custom dump."""
 
     server: str
     database: str
     entries: tuple[Entry, ...]
-    rows: Mapping[str, int | None] = field(default_factory=dict)  # of tables with data; None: written as INSERTs
+    rows: Mapping[str, int | None] = field(default_factory=dict)  # of tables with data; None: dumped as INSERTs
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -53,10 +53,10 @@ class Dump:
 
 
 def walk_custom(source: Reader) -> Dump:
-    """Read a custom dump to its end. Raises DamagedError, and UnreadableError for a version that is not known."""
+    """Read a custom dump to its end. Raises DamagedError, or UnreadableError for an unsupported version."""
     reader = _Custom(source)
     database, server = reader.head()
-    entries = tuple(reader.entry() for _ in range(reader.number(most=_ENTRIES_MOST)))
+    entries = tuple(reader.entry() for _ in range(reader.number(most=_ENTRIES_MAX)))
     lines = reader.blocks({entry.number: entry for entry in entries})
     rows: dict[str, int | None] = {}
     for entry in entries:
@@ -79,13 +79,13 @@ class _Custom:
         """Read the header: database and server version."""
         source = self._source
         if source.take(5) != MAGIC:
-            raise DamagedError("pg_dump: does not begin as a custom dump")
+            raise DamagedError("pg_dump: does not start as a custom dump")
         major, self._minor, _ = source.take(3)
         if major != 1 or self._minor not in _KNOWN:
-            raise UnreadableError(f"pg_dump: archive version {major}.{self._minor} is not known here")
+            raise UnreadableError(f"pg_dump: archive version {major}.{self._minor} is not supported")
         self._int_size, self._offset_size, form = source.take(3)
         if self._int_size != 4 or self._offset_size != 8 or form != _CUSTOM:
-            raise DamagedError("pg_dump: the header is broken")
+            raise DamagedError("pg_dump: the header is damaged")
         if self._minor >= 15:
             self.compression = source.byte()
         else:
@@ -96,7 +96,7 @@ class _Custom:
         return database, server
 
     def entry(self) -> Entry:
-        """Read one line of the table of contents."""
+        """Read one entry of the table of contents."""
         number = self.number(most=2**31)
         self.number(most=1)  # had a dumper
         self._text(), self._text()  # oids
@@ -110,16 +110,16 @@ class _Custom:
             self._signed()  # kind of relation
         self._text(), self._text()  # owner, with oids
         while self._text() is not None:
-            pass  # what it depends on
+            pass  # dependencies
         state = self._source.byte()
         offset = int.from_bytes(self._source.take(self._offset_size), "little")
         if state not in (1, 2, _NO_DATA):
-            raise DamagedError(f"pg_dump: the table of contents is broken near byte {self._source.offset}")
+            raise DamagedError(f"pg_dump: the table of contents is damaged near byte {self._source.offset}")
         full = f"{schema}.{name}" if schema else name
         return Entry(number, kind, full, has_data=state != _NO_DATA, offset=offset if state == 2 else 0, copied=copied)
 
     def blocks(self, entries: dict[int, Entry]) -> dict[int, int]:
-        """Read all data blocks up to the end; how many lines the data of each entry has."""
+        """Read all data blocks; return the number of lines by entry."""
         seen: dict[int, int] = {}
         while self._source.peek(1):
             begin = self._source.offset
@@ -127,7 +127,7 @@ class _Custom:
             number = self.number(most=2**31)
             entry = entries.get(number)
             if kind not in (_DATA, _BLOBS) or entry is None or number in seen or entry.offset not in (0, begin):
-                raise DamagedError(f"pg_dump: what stands at byte {begin} is no data block of this dump")
+                raise DamagedError(f"pg_dump: no data block of this dump at byte {begin}")
             seen[number] = 0
             if kind == _DATA:
                 seen[number] = self._data(entry.name)
@@ -138,11 +138,11 @@ class _Custom:
 
     def _data(self, name: str) -> int:
         if self.compression == _LZ4:
-            raise UnreadableError("pg_dump: data compressed with lz4 cannot be read here", "use --compress=zstd")
+            raise UnreadableError("pg_dump: data compressed with lz4 is not supported", "use --compress=zstd")
         if self.compression == _GZIP:
             plain = self._inflated(name)
         elif self.compression == _ZSTD:
-            plain = Unzstd(Reader(self._pieces(), f'the data of "{name}"')).chunks()
+            plain = ZstdReader(Reader(self._pieces(), f'the data of "{name}"')).chunks()
         else:
             plain = self._pieces()
         return sum(piece.count(b"\n") for piece in plain)
@@ -161,10 +161,10 @@ class _Custom:
         except zlib.error as error:
             raise DamagedError(f'pg_dump: the data of "{name}" is damaged: {error}') from error
         if not inflate.eof or inflate.unused_data:
-            raise DamagedError(f'pg_dump: the data of "{name}" does not end where it should')
+            raise DamagedError(f'pg_dump: the data of "{name}" has the wrong length')
 
     def number(self, *, most: int) -> int:
-        """A number from 0 to `most`."""
+        """Read a number from 0 to `most`."""
         value = self._signed()
         if not 0 <= value <= most:
             raise DamagedError(f"pg_dump: {value} near byte {self._source.offset} is out of range")
@@ -179,6 +179,6 @@ class _Custom:
         length = self._signed()
         if length < 0:
             return None
-        if length > _TEXT_MOST:
+        if length > _TEXT_MAX:
             raise DamagedError(f"pg_dump: a text of {length} bytes near byte {self._source.offset}")
         return self._source.take(length).decode("utf-8", "replace")

@@ -1,7 +1,6 @@
-"""Dumps of Postgres as plain SQL, read up to their closing line, with the rows of each COPY counted.
+"""pg_dump's plain SQL format, read up to its closing line, with the rows of each COPY counted.
 
-Plain SQL has no checksum: a flipped character is seen only by a sha256 kept beside the file, or by the compression
-around it.
+Plain SQL has no checksum: a changed character is detected only by a recorded sha256, or by the compression around it.
 """
 
 from __future__ import annotations
@@ -19,25 +18,25 @@ _STATEMENT = re.compile(
     rb"FROM stdin;(?=\n))"
 )
 _COPY_END = b"\n\\.\n"
-_LINE_MOST = 1 << 20  # a longer line is no statement that is looked for
+_LINE_MAX = 1 << 20  # a longer line is not a statement of interest
 _TAIL = 4096
 
 
 @dataclass
 class PlainDump:
-    """What reading a plain dump to its end showed. Names are `schema.table`; of several databases they are joined."""
+    """Contents of a plain dump. Names are `schema.table`, of all databases together."""
 
     names: dict[str, None] = field(default_factory=dict)
     rows: dict[str, int | None] = field(default_factory=dict)  # of the tables with a COPY
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """Names of the tables, in order."""
+        """Names of the tables, in the order of the dump."""
         return tuple(self.names)
 
 
 def walk_sql(source: Reader) -> PlainDump:
-    """Read a plain dump to its end. Raises DamagedError when its closing line is missing, or is not the last."""
+    """Read a plain dump to its end. Raises DamagedError when its closing line is missing or not the last one."""
     walk = _Walk()
     tail = b"\n"
     for piece in source.rest():
@@ -47,7 +46,7 @@ def walk_sql(source: Reader) -> PlainDump:
         raise DamagedError(f'SQL: ends within the rows of "{walk.copying}"')
     marked = max(tail.rfind(marker) for marker in COMPLETE)
     if marked < 0:
-        raise DamagedError("SQL: the dump's closing line is missing: it was cut, or is not of pg_dump")
+        raise DamagedError("SQL: the dump's closing line is missing: it was truncated, or not written by pg_dump")
     after = [line for line in tail[marked:].splitlines() if line and not line.startswith((b"--", b"\\unrestrict"))]
     if after:
         raise DamagedError("SQL: junk after the dump's closing line")
@@ -55,7 +54,7 @@ def walk_sql(source: Reader) -> PlainDump:
 
 
 class _Walk:
-    """Statements and rows from pieces that end anywhere."""
+    """Parses statements and rows in pieces of any length."""
 
     def __init__(self) -> None:
         self.found = PlainDump()
@@ -63,13 +62,13 @@ class _Walk:
         self._rest = b"\n"
 
     def feed(self, piece: bytes) -> None:
-        """Go on with these bytes."""
+        """Continue with these bytes."""
         text, at = self._rest + piece, 0
         while at >= 0:
             begin = at
             at = self._rows(text, at) if self.copying else self._statement(text, at)
-        keep = len(_COPY_END) - 1 if self.copying else min(len(text) - max(text.rfind(b"\n"), 0), _LINE_MOST)
-        # Rows up to what is kept were not counted yet: the end mark may lie across two pieces.
+        keep = len(_COPY_END) - 1 if self.copying else min(len(text) - max(text.rfind(b"\n"), 0), _LINE_MAX)
+        # Count the rows before the kept part, which may contain the beginning of the end marker.
         if self.copying:
             keep = min(keep, len(text) - begin)
             self._add(text.count(b"\n", begin + 1, len(text) - keep + 1))
@@ -85,7 +84,7 @@ class _Walk:
             return match.end()
         self.copying = name
         self._add(0)
-        return match.end()  # the newline before the first row, or before the end mark when there is none
+        return match.end()  # the newline before the first row, or before the end marker without rows
 
     def _rows(self, text: bytes, at: int) -> int:
         end = text.find(_COPY_END, at)

@@ -1,7 +1,7 @@
-"""Redis snapshots: every opcode and value is walked, and the CRC-64 at the end compared.
+"""Redis snapshots (RDB files): every opcode and value is parsed, and the CRC-64 at the end verified.
 
-Source: rdb.h and rdb.c of Redis 7.2, "Redis RDB file format" versions 5 to 12. Values that are stored as one text
-(ziplists, listpacks, intsets) are taken whole; the CRC covers their insides.
+Source: rdb.h and rdb.c of Redis 7.2, "Redis RDB file format" versions 5 to 12. Values stored as one string (ziplists,
+listpacks, intsets) are not parsed; the CRC covers them.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _STREAMS = frozenset({15, 19, 21})
 
 @dataclass
 class Snapshot:
-    """What walking a snapshot to its end showed."""
+    """Contents of a snapshot."""
 
     version: int
     keys: int = 0
     expiring: int = 0
     databases: dict[int, int] = field(default_factory=dict)  # keys by database number
     about: dict[str, str] = field(default_factory=dict)  # redis-ver, ctime, used-mem, …
-    sealed: bool = False  # it has a CRC; `rdbchecksum no` writes none
-    unknown: str = ""  # why the walk stopped early: a kind of value that is newer than this code
+    has_checksum: bool = False  # False with `rdbchecksum no`
+    unknown: str = ""  # why parsing stopped early: a version or type that is not supported
 
 
 def walk_rdb(source: Reader) -> Snapshot:
@@ -58,9 +58,9 @@ def walk_rdb(source: Reader) -> Snapshot:
     for _ in walk.source.rest():
         pass
     stored = int.from_bytes(tail[0], "little")
-    walk.found.sealed = stored != 0
+    walk.found.has_checksum = stored != 0
     if stored not in (0, crc.value):
-        raise DamagedError(f"RDB: the CRC is {crc.value:016x}, the file says {stored:016x}")
+        raise DamagedError(f"RDB: the CRC is {crc.value:016x}, in the file {stored:016x}")
     return walk.found
 
 
@@ -73,10 +73,10 @@ class _Walk:
     def all(self) -> None:
         head = self.source.take(9)
         if head[:5] != MAGIC or not head[5:].isdigit():
-            raise DamagedError("RDB: does not begin as a snapshot")
+            raise DamagedError("RDB: does not start as a snapshot")
         self.found.version = int(head[5:])
         if self.found.version > _NEWEST or self.found.version < 5:
-            raise UnreadableError(f"RDB: version {self.found.version} is not known here")
+            raise UnreadableError(f"RDB: version {self.found.version} is not supported")
         while (code := self.source.byte()) != _EOF:
             self._item(code)
         self.source.skip(8)
@@ -138,7 +138,7 @@ class _Walk:
             self._length()
             self._module()
         else:
-            raise UnreadableError(f"RDB: a value of type {kind} at byte {self.source.offset} is not known here")
+            raise UnreadableError(f"RDB: a value of type {kind} at byte {self.source.offset} is not supported")
 
     def _stream(self, kind: int) -> None:
         for _ in range(2 * self._length()):
@@ -167,12 +167,12 @@ class _Walk:
             elif code == 5:
                 self._skip_text()
             else:
-                raise DamagedError(f"RDB: a module's value is broken at byte {self.source.offset}")
+                raise DamagedError(f"RDB: the value of a module is damaged at byte {self.source.offset}")
 
     def _length(self) -> int:
         length, encoded = self._length_or_encoding()
         if encoded:
-            raise DamagedError(f"RDB: no length where one is due, at byte {self.source.offset}")
+            raise DamagedError(f"RDB: a length is missing at byte {self.source.offset}")
         return length
 
     def _length_or_encoding(self) -> tuple[int, bool]:
@@ -188,14 +188,14 @@ class _Walk:
             return int(struct.unpack(">I", self.source.take(4))[0]), False
         if first == 0x81:
             return int(struct.unpack(">Q", self.source.take(8))[0]), False
-        raise DamagedError(f"RDB: no length where one is due, at byte {self.source.offset}")
+        raise DamagedError(f"RDB: a length is missing at byte {self.source.offset}")
 
     def _skip_text(self) -> None:
         length, encoded = self._length_or_encoding()
         self.source.skip(self._encoded_length(length) if encoded else length)
 
     def _text(self) -> bytes:
-        """A short text that is wanted; a number is given as its digits, a compressed one as nothing."""
+        """Read a short string; a number is returned as its digits, a compressed string as empty."""
         length, encoded = self._length_or_encoding()
         if not encoded:
             return self.source.take(length)
@@ -207,6 +207,6 @@ class _Walk:
             return 1 << encoding  # 8, 16 or 32 bits
         if encoding == 3:
             stored = self._length()
-            self._length()  # what it inflates to
+            self._length()  # decompressed length
             return stored
-        raise DamagedError(f"RDB: an encoding that does not exist, at byte {self.source.offset}")
+        raise DamagedError(f"RDB: an unknown encoding at byte {self.source.offset}")

@@ -1,4 +1,4 @@
-"""Reading once, from the first byte to the last: the file and its sha256 together, and exact reads from chunks."""
+"""Streams: files hashed while they are read, exact reads from chunks, and gzip and zstd decompression."""
 
 from __future__ import annotations
 
@@ -22,41 +22,41 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 CHUNK = 1 << 20
-# A ratio below this much output says nothing: a small file of spaces is no attack.
+# The ratio is not checked below this much output: a small file of spaces is not an attack.
 RATIO_FROM = 64 << 20
 
 
 class DamagedError(TargetError):
-    """The bytes are not what the format demands: cut, flipped, or followed by what does not belong there."""
+    """The data violates its format: truncated, corrupted, or followed by junk."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message, hint, cause="malformed")
 
 
 class UnreadableError(TargetError):
-    """Nothing is known to be wrong, but these bytes cannot be read here: a key, a tool or a format is missing."""
+    """The data may be intact, but cannot be read: the key is missing, or the format is not supported."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message, hint, cause="partial")
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What an archive may expand to before it is taken for a bomb."""
+class ExpansionLimits:
+    """How far an archive may expand before it counts as a decompression bomb."""
 
     plain_bytes: int = 1 << 42
-    ratio: float = 300.0  # of a layer's output to the file; text and SQL stay below 30, zeros in gzip reach 1032
+    ratio: float = 300.0  # of a layer's output to the file; text and SQL are below 30, zeros in gzip reach 1032
     members: int = 5_000_000
 
 
 class HashedFile(io.RawIOBase):
-    """A file whose bytes are hashed by a thread as they are read. `finish` reads what is left.
+    """A file that a thread hashes while it is read. `finish` reads the rest.
 
-    hashlib lets go of the interpreter's lock, so that on a second core the sha256 costs no time of its own.
+    hashlib releases the GIL, so that with a second core hashing takes no extra time.
     """
 
     def __init__(self, path: Path, progress: Callable[[int], None] | None = None) -> None:
-        """progress: called with the number of bytes of each piece that was read."""
+        """progress: called with the number of bytes of each read."""
         super().__init__()
         self._progress = progress
         self._file = path.open("rb", buffering=0)
@@ -80,7 +80,7 @@ class HashedFile(io.RawIOBase):
         return count
 
     def finish(self) -> str:
-        """The sha256 of the whole file in hexadecimal, however much of it was read before."""
+        """Read the rest and return the sha256 of the whole file in hexadecimal."""
         while self.read(CHUNK):
             pass
         self.close()
@@ -99,60 +99,61 @@ class HashedFile(io.RawIOBase):
 
 
 def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:
-    """The sha256 of a whole file in hexadecimal."""
+    """Return the sha256 of a file in hexadecimal."""
     with HashedFile(path, progress) as file:
         return file.finish()
 
 
 def chunks_of(file: io.RawIOBase) -> Iterator[bytes]:
-    """The rest of a file, piece by piece."""
+    """Yield the rest of a file in chunks."""
     while chunk := file.read(CHUNK):
         yield chunk
 
 
-def limited(chunks: Iterator[bytes], file_bytes: int, limits: Limits) -> Iterator[bytes]:
-    """The same chunks. Raises DamagedError as soon as they are more than the limits allow for a file of this size."""
+def limited(chunks: Iterator[bytes], file_bytes: int, limits: ExpansionLimits) -> Iterator[bytes]:
+    """Yield the chunks. Raises DamagedError when they exceed the limits for a file of `file_bytes`."""
     total = 0
     for chunk in chunks:
         total += len(chunk)
         if total > limits.plain_bytes:
             raise DamagedError(
-                f"expands beyond {format_size(limits.plain_bytes)}", "raise max_plain if such a size is right"
+                f"expands beyond {format_size(limits.plain_bytes)}", "raise the param max_plain if this size is correct"
             )
         if total > RATIO_FROM and total > limits.ratio * file_bytes:
             raise DamagedError(
-                f"expands to more than {limits.ratio:g} times its size", "raise max_ratio if such a ratio is right"
+                f"expands to more than {limits.ratio:g} times its size",
+                "raise the param max_ratio if this ratio is correct",
             )
         yield chunk
 
 
 class Reader(io.RawIOBase):
-    """Exact reads from a stream of chunks. What ends too early is a DamagedError that says where."""
+    """Exact reads from an iterator of chunks. Raises DamagedError with the position when it ends too early."""
 
     def __init__(self, chunks: Iterator[bytes], what: str = "the file") -> None:
         super().__init__()
         self._chunks = chunks
         self._buffer = b""
         self._at = 0
-        self._before = 0  # bytes of the chunks that are gone
+        self._before = 0  # bytes of the chunks before the buffer
         self.what = what
 
     @property
     def offset(self) -> int:
-        """How many bytes were taken so far."""
+        """The number of bytes read so far."""
         return self._before + self._at
 
     def readable(self) -> bool:
         return True
 
     def peek(self, count: int) -> bytes:
-        """The next bytes without taking them; fewer at the end."""
+        """Return the next bytes without consuming them; fewer at the end."""
         while len(self._buffer) - self._at < count and self._fill():
             pass
         return self._buffer[self._at : self._at + count]
 
     def take(self, count: int) -> bytes:
-        """Exactly so many bytes."""
+        """Read exactly `count` bytes."""
         end = self._at + count
         if end <= len(self._buffer):
             taken = self._buffer[self._at : end]
@@ -161,14 +162,14 @@ class Reader(io.RawIOBase):
         return b"".join(self.pieces(count))
 
     def byte(self) -> int:
-        """One byte as a number."""
+        """Read one byte as a number."""
         if self._at < len(self._buffer):
             self._at += 1
             return self._buffer[self._at - 1]
         return self.take(1)[0]
 
     def skip(self, count: int) -> None:
-        """Pass over exactly so many bytes; they are decoded and so proven all the same."""
+        """Skip exactly `count` bytes; they are still decoded, and so verified."""
         if self._at + count <= len(self._buffer):
             self._at += count
             return
@@ -176,7 +177,7 @@ class Reader(io.RawIOBase):
             pass
 
     def pieces(self, count: int) -> Iterator[bytes]:
-        """Exactly so many bytes, as they come."""
+        """Yield exactly `count` bytes in pieces."""
         left = count
         while left > 0:
             if self._at == len(self._buffer) and not self._fill():
@@ -187,7 +188,7 @@ class Reader(io.RawIOBase):
             yield piece
 
     def rest(self) -> Iterator[bytes]:
-        """Everything up to the end."""
+        """Yield everything up to the end in pieces."""
         if self._at < len(self._buffer):
             yield self._buffer[self._at :]
         self._at = len(self._buffer)
@@ -196,7 +197,7 @@ class Reader(io.RawIOBase):
             self._at = len(self._buffer)
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """For those who want a file."""
+        """Read like a file."""
         view = memoryview(buffer).cast("B")
         if self._at == len(self._buffer) and not self._fill():
             return 0
@@ -219,15 +220,15 @@ class Reader(io.RawIOBase):
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
-_ISAL_ERROR = cast("type[Exception]", igzip_lib.IsalError)  # its stubs call the class an instance
+_ISAL_ERROR = cast("type[Exception]", igzip_lib.IsalError)  # its stubs declare an instance
 
-# RFC 8878: a block's output is at most 128 KiB; a window above 128 MiB needs --long, and bounds our memory.
+# RFC 8878: the output of a block is at most 128 KiB; windows above 128 MiB need --long and take that much memory.
 _MOST_WINDOW = 1 << 31
 _SKIPPABLE = range(0x184D2A50, 0x184D2A60)
 
 
 def gunzip(source: Reader) -> Iterator[bytes]:
-    """All members of a gzip stream one after the other. CRC and length of each are compared; zeros may follow."""
+    """Decompress all members of a gzip stream, and verify the CRC and length of each; zeros may follow."""
     file = igzip.IGzipFile(fileobj=source, mode="rb")  # type: ignore[no-untyped-call]
     try:
         while chunk := file.read(CHUNK):
@@ -238,15 +239,15 @@ def gunzip(source: Reader) -> Iterator[bytes]:
         raise DamagedError(f"gzip: {str(error).rstrip('.')}, near byte {source.offset}") from error
 
 
-class Unzstd:
-    """All frames of a zstd stream one after the other, block by block, so that a bomb fills no memory.
+class ZstdReader:
+    """Decompresses all frames of a zstd stream, block by block, so that a decompression bomb cannot fill the memory.
 
-    `sealed` is True while every frame so far had a checksum of its content.
+    `has_checksum` is True while every frame so far has a checksum of its content.
     """
 
     def __init__(self, source: Reader) -> None:
         self._source = source
-        self.sealed = True
+        self.has_checksum = True
 
     def chunks(self) -> Iterator[bytes]:
         """The decompressed bytes."""
@@ -271,12 +272,12 @@ class Unzstd:
                 header = self._source.take(3)
                 bits = int.from_bytes(header, "little")
                 last = bool(bits & 1)
-                stored = 1 if (bits >> 1) & 3 == 1 else bits >> 3  # a run of one byte stores only that byte
+                stored = 1 if (bits >> 1) & 3 == 1 else bits >> 3  # an RLE block stores one byte
                 yield decompressor.decompress(header + self._source.take(stored))
             if has_checksum:
                 yield decompressor.decompress(self._source.take(4))
         except zstandard.ZstdError as error:
             raise DamagedError(f"zstd: {error}, in the frame at byte {begin}") from error
         if not decompressor.eof:
-            raise DamagedError(f"zstd: the frame at byte {begin} does not end where it says")
-        self.sealed = self.sealed and has_checksum
+            raise DamagedError(f"zstd: the frame at byte {begin} has the wrong length")
+        self.has_checksum = self.has_checksum and has_checksum

@@ -1,7 +1,7 @@
-"""Tar archives by a walk over their headers; the data between is passed over, not copied.
+"""Tar archives: the headers are parsed, the data is skipped without copying.
 
-The standard library's tarfile is not used: iterating it does not read the compressed stream to its end, so that a bad
-CRC, a cut trailer and junk after the end go unseen.
+The standard library's tarfile is not used: it does not read the compressed stream to its end, and so does not detect a
+wrong CRC, a truncated end, or junk after the end.
 Source: POSIX.1-2001 pax interchange format, and "Basic Tar Format" of the GNU tar manual.
 """
 
@@ -11,18 +11,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from posixpath import normpath
 
-from maintd.checks.backups.stream import DamagedError, Limits, Reader
+from maintd.checks.backups.stream import DamagedError, ExpansionLimits, Reader
 
 _BLOCK = 512
 _END = bytes(_BLOCK)
-_LONG_MOST = 1 << 20  # a name or pax header longer than this is an attack
+_LONG_MAX = 1 << 20  # bytes of a name or pax header; longer ones are an attack
 _LINK_KINDS = {b"1": "hard link", b"2": "symbolic link"}
 _REGULAR = frozenset({b"0", b"\0", b"7", b"S"})
 
 
 @dataclass(frozen=True)
 class Member:
-    """One member as its headers tell."""
+    """One member of the archive."""
 
     name: str
     kind: bytes  # the type flag: b"0" file, b"5" folder, b"1" hard link, b"2" symbolic link
@@ -32,12 +32,12 @@ class Member:
 
     @property
     def regular(self) -> bool:
-        """A file with content."""
+        """Whether it is a file with content."""
         return self.kind in _REGULAR
 
     @property
     def escape(self) -> str:
-        """How unpacking it would reach outside of the folder; empty when it would not."""
+        """How it would be unpacked outside of the folder; empty when it would not."""
         if _leaves(self.name):
             return f'"{self.name}" leaves the folder'
         base = self.name.rpartition("/")[0] if self.kind == b"2" else ""
@@ -46,16 +46,18 @@ class Member:
         return ""
 
 
-def members(source: Reader, limits: Limits) -> Iterator[Member]:
-    """The members in order, up to the end of the stream. Between two members the caller may take the data by
-    `source.pieces(member.size_bytes)`; what was not taken is passed over. Raises DamagedError."""
+def members(source: Reader, limits: ExpansionLimits) -> Iterator[Member]:
+    """Yield the members, up to the end of the stream. Raises DamagedError.
+
+    After each member the caller may read its data by `source.pieces(member.size_bytes)`; the rest is skipped.
+    """
     count = 0
     extended: dict[str, str] = {}
     while (header := source.take(_BLOCK)) != _END:
         kind, size = header[156:157], _checked_size(header, source)
         begin = source.offset
         if kind in b"LKxg" and kind:
-            if size > _LONG_MOST:
+            if size > _LONG_MAX:
                 raise DamagedError(f"tar: a header of {size} bytes at byte {begin}")
             extended.update(_extension(kind, source.take(size)))
         else:
@@ -65,7 +67,9 @@ def members(source: Reader, limits: Limits) -> Iterator[Member]:
             extended = {}
             count += 1
             if count > limits.members:
-                raise DamagedError(f"tar: has more than {limits.members} members", "raise max_members if that is right")
+                raise DamagedError(
+                    f"tar: has more than {limits.members} members", "raise the param max_members if this is correct"
+                )
             yield member
             size = member.size_bytes
         source.skip(begin + -(-size // _BLOCK) * _BLOCK - source.offset)
@@ -74,18 +78,18 @@ def members(source: Reader, limits: Limits) -> Iterator[Member]:
 
 def _end(source: Reader) -> None:
     if source.take(_BLOCK) != _END:
-        raise DamagedError(f"tar: a lone block of zeros before byte {source.offset}")
+        raise DamagedError(f"tar: only one block of zeros at the end, before byte {source.offset}")
     for piece in source.rest():
         if piece.count(0) != len(piece):
             raise DamagedError(f"tar: junk after the end of the archive, near byte {source.offset}")
 
 
 def _checked_size(header: bytes, source: Reader) -> int:
-    """The size field of a header whose checksum is right."""
+    """Return the size of a member after verifying the header's checksum."""
     stored = _number(header[148:156], source)
     if stored != sum(header) - sum(header[148:156]) + 8 * 0x20:
         raise DamagedError(f"tar: the header at byte {source.offset - _BLOCK} has a wrong checksum")
-    # Links, folders and devices carry no data, whatever the field says; GNU and pax agree on that.
+    # Links, folders and devices have no data, whatever the field contains; GNU and pax agree on that.
     return 0 if header[156:157] in (b"1", b"2", b"3", b"4", b"5", b"6") else _number(header[124:136], source)
 
 
@@ -98,7 +102,7 @@ def _number(data: bytes, source: Reader) -> int:
     except ValueError:
         number = -1
     if number < 0:
-        raise DamagedError(f"tar: the header at byte {source.offset - _BLOCK} has a number that is none")
+        raise DamagedError(f"tar: the header at byte {source.offset - _BLOCK} has an invalid number")
     return number
 
 
@@ -123,7 +127,7 @@ def _skip_sparse_map(header: bytes, source: Reader) -> None:
 
 
 def _extension(kind: bytes, data: bytes) -> dict[str, str]:
-    """What a GNU long name or a pax header says about the member that follows."""
+    """Parse a GNU long name or a pax header: fields of the following member."""
     if kind in b"LK":
         return {"path" if kind == b"L" else "linkpath": _text(data)}
     fields = {}

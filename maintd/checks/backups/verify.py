@@ -1,0 +1,248 @@
+"""Verification of backups: by their metadata, their recorded checksums, and their contents."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from pyrage import x25519
+
+from maintd.checks.backups import evaluate
+from maintd.checks.backups.archive import Reading, read_archive
+from maintd.checks.backups.base_backup import verify_base_backup
+from maintd.checks.backups.catalog import Backup, checksum_file, compare_with_checksums, recorded_sha256
+from maintd.checks.backups.evaluate import BackupSet
+from maintd.checks.backups.pg_tools import pg_restore, pg_verifybackup
+from maintd.checks.backups.stream import DamagedError, ExpansionLimits, sha256_of
+from maintd.clients.files import shown
+from maintd.errors import JobError, TargetError
+from maintd.job.context import Context
+from maintd.model.evidence import CheckStatus
+
+Level = Literal["age", "checksum", "decode"]
+LEVELS: tuple[Level, ...] = ("age", "checksum", "decode")
+_NAMES = 1000  # of members or tables of one backup in its record
+
+
+def report_metadata(
+    ctx: Context,
+    backup_set: BackupSet,
+    *,
+    warn_age: timedelta,
+    max_age: timedelta,
+    private: bool,
+    data_devices: Sequence[int],
+) -> None:
+    """Level `age`: check the newest backup of a set without reading it."""
+    name, expected = backup_set.name, backup_set.expected
+    if not backup_set.backups:
+        ctx.check(f"{name}: backups", 0, at_least=1, hint="no file matches it: check the job that makes the backups")
+        return
+    newest = backup_set.backups[0]
+    count = len(backup_set.backups)
+    ctx.log(f"{name}: {count} backup{'' if count == 1 else 's'}, the newest is {shown(newest.relative)}")
+    if backup_set.recurring:
+        limits = expected.warn_age or warn_age, expected.max_age or max_age
+        ctx.report([evaluate.age_criterion(newest, ctx.now(), *limits)], name)
+    sizes = [point.value for point in ctx.series("backup_bytes", set=name)]
+    ctx.report(evaluate.metadata_criteria(backup_set, sizes, private=private, data=data_devices), name)
+    ctx.measure("backup_age_seconds", (ctx.now() - newest.created_at).total_seconds(), "s", set=name)
+    ctx.measure("backup_bytes", newest.size_bytes, "B", set=name)
+    ctx.measure("backup_count_kept", count, "backup", set=name)
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """What to read and how. pg_bin: folder with pg_restore and pg_verifybackup, to run them too."""
+
+    level: Level
+    newest: int
+    older: int
+    limits: ExpansionLimits
+    identities: Sequence[x25519.Identity]
+    pg_bin: Path | None
+
+
+class BackupVerifier:
+    """Levels `checksum` and `decode`: reads backups and checks them. Adds a record of each backup to `records`."""
+
+    def __init__(self, ctx: Context, options: VerifyOptions, root: Path, records: list[dict[str, Any]]) -> None:
+        self._ctx = ctx
+        self._options = options
+        self._root = root
+        self._decode = options.level == "decode"
+        self._started = time.monotonic()
+        self._total = self._done = 0
+        self._records = records
+        self._record: dict[str, Any] = {}  # of the backup that is being read
+
+    def verify(self, sets: Sequence[BackupSet]) -> None:
+        """Read the newest backups of each set, and some older ones in rotation."""
+        day = self._ctx.now().toordinal()
+        chosen = [(one, evaluate.select_to_read(one, self._options.newest, self._options.older, day)) for one in sets]
+        self._total = sum(backup.size_bytes for _, backups in chosen for backup in backups)
+        for backup_set, backups in chosen:
+            levels = [self._verify_and_record(backup_set, backup) for backup in backups]
+            if levels:
+                self._ctx.measure("backup_verified_level", levels[0], "level", set=backup_set.name)
+        seconds = max(time.monotonic() - self._started, 1e-3)
+        self._ctx.measure("backup_read_rate", self._done / seconds, "B/s")
+
+    def _progress(self, count: int) -> None:
+        self._done += count
+        rate = self._done / max(time.monotonic() - self._started, 1e-3)
+        self._ctx.progress(self._done, self._total, "B", rate=rate)
+
+    def _verify_and_record(self, backup_set: BackupSet, backup: Backup) -> int:
+        self._record = {}
+        level = self._verify(backup_set, backup)
+        about = {"set": backup_set.name, "path": shown(backup.path), "size_bytes": backup.size_bytes}
+        created_at = f"{backup.created_at:%Y-%m-%dT%H:%M:%SZ}"
+        self._records.append({**about, "made_at": created_at, "passed": LEVELS[level], **self._record})
+        return level
+
+    def _verify(self, backup_set: BackupSet, backup: Backup) -> int:
+        """Read one backup; return the index of the level that it passes."""
+        subject = shown(backup.relative)
+        with self._ctx.phase(f"{subject}: {'decode it' if self._decode else 'compare its checksum'}"):
+            try:
+                if backup.folder:
+                    passed = self._verify_base_backup(subject, backup)
+                else:
+                    passed = self._verify_file(subject, backup_set, backup)
+            except FileNotFoundError:
+                hint = "the next run searches again"
+                self._ctx.unknown(f"{subject}: readable", "it was deleted during the run", hint=hint)
+            except PermissionError as error:
+                self._ctx.unknown(f"{subject}: readable", str(error.strerror), hint="grant this process read access")
+            except OSError as error:
+                hint = "the disk may be failing: see dmesg" if error.errno == errno.EIO else "check the file system"
+                self._ctx.fail(f"{subject}: readable", str(error.strerror), expected="readable", hint=hint)
+            else:
+                return LEVELS.index(self._options.level) if passed else 0
+        return 0
+
+    def _verify_file(self, subject: str, backup_set: BackupSet, backup: Backup) -> bool:
+        path, reading = backup.path, None
+        before = path.stat()
+        if self._decode:
+            reading = read_archive(
+                path,
+                kind=backup_set.expected.kind,
+                identities=self._options.identities,
+                limits=self._options.limits,
+                progress=self._progress,
+            )
+            sha256 = reading.sha256
+        else:
+            sha256 = sha256_of(path, self._progress)
+        self._record = _record_of(sha256, reading)
+        after = path.stat()
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            hint = "verify it later, or write it under another name until it is complete"
+            self._ctx.unknown(f"{subject}: complete", "it is still being written", hint=hint)
+            return False
+        has_checksum = reading is not None and reading.has_checksum and not reading.damage
+        passed = self._compare_checksum(subject, backup, sha256, has_checksum=has_checksum)
+        return self._check_contents(subject, backup_set, backup, reading) and passed if reading is not None else passed
+
+    def _compare_checksum(self, subject: str, backup: Backup, sha256: str, *, has_checksum: bool) -> bool:
+        """Compare with the recorded checksum, and with the one of the first run that read the file."""
+        ctx, name = self._ctx, f"{subject}: sha256"
+        recorded = recorded_sha256(backup.path, self._root)
+        # A measure stores 48 bits of the digest exactly. A file that was replaced has another time or size.
+        file = f"{subject} {backup.size_bytes} {backup.written_at:%Y%m%dT%H%M%S.%f}"
+        first = next(iter(ctx.series("backup_fingerprint", file=file)), None)
+        fingerprint = int(sha256[:12], 16)
+        ctx.measure("backup_fingerprint", fingerprint, "", file=file)
+        if first is not None and first.value != fingerprint:
+            hint = f"its bytes have changed since {first.at:%Y-%m-%d}, its size and time have not: check the disk"
+            ctx.fail(f"{subject}: unchanged", "changed", expected="as first read", hint=hint)
+            return False
+        if recorded is not None and recorded.sha256 is not None:
+            hint = f"it does not match {shown(recorded.source.name)}: restore from another backup"
+            return ctx.check(name, sha256, equals=recorded.sha256, hint=hint).status is CheckStatus.OK
+        missing = f"{shown(recorded.source.name)} has no line for it" if recorded else "no recorded checksum"
+        if has_checksum:
+            ctx.log(f"{subject}: sha256 {sha256}; {missing}, the checksum inside of the format was verified")
+            return True
+        hint = f"when it is made, run: sha256sum {shown(backup.path.name)} > {shown(backup.path.name)}.sha256"
+        ctx.unknown(name, missing, expected="a checksum recorded when it was made", hint=hint)
+        return False
+
+    def _check_contents(self, subject: str, backup_set: BackupSet, backup: Backup, reading: Reading) -> bool:
+        ctx, name = self._ctx, f"{subject}: decoded"
+        if reading.damage:
+            hint = "restore from another backup; make a new one now"
+            ctx.fail(name, f"damaged: {reading.damage}", expected="sound", hint=hint)
+            return False
+        if reading.contents is None or reading.unread:
+            ctx.unknown(name, reading.unread, hint="until then it is not known whether it can be restored")
+            return False
+        contents = reading.contents
+        ctx.check(name, reading.kind, equals=reading.kind)
+        counts = [point.value for point in ctx.series("backup_entries", set=backup_set.name)][-evaluate.SIZES :]
+        typical = sorted(counts)[len(counts) // 2] if len(counts) >= evaluate.FEWEST_SIZES else None
+        if backup is backup_set.backups[0]:
+            ctx.measure("backup_entries", contents.count, "entry", set=backup_set.name)
+        ctx.report(evaluate.contents_criteria(contents, backup_set.expected, typical), subject)
+        ctx.log(f"{subject}: {reading.kind}, entries: {contents.count}, decoded bytes: {reading.plain_bytes}")
+        if reading.kind == "pgdump" and self._options.pg_bin:
+            return self._run_tool(f"{subject}: pg_restore", pg_restore, self._options.pg_bin, backup.path)
+        return True
+
+    def _verify_base_backup(self, subject: str, backup: Backup) -> bool:
+        """Compare a base backup with its manifest, which has the checksums, at both levels."""
+        ctx = self._ctx
+        try:
+            found = verify_base_backup(backup.path, self._options.limits, self._progress)
+        except DamagedError as error:
+            self._record = {"kind": "base backup", "damage": str(error)}
+            ctx.fail(f"{subject}: manifest", str(error), expected="sound", hint="restore from another backup")
+            return False
+        self._record = {"kind": "base backup", "files": found.files, "wal": found.wal, "problems": found.problems}
+        hint = f"restore from another backup: {shown('; '.join(found.problems[:3]))}" if found.problems else ""
+        ctx.check(f"{subject}: files unlike the manifest", len(found.problems), at_most=0, hint=hint)
+        ctx.check(f"{subject}: files", found.files, at_least=1)
+        hint = "make it with --manifest-checksums=CRC32C"
+        ctx.check(f"{subject}: files without a checksum", found.without_checksum, warn_above=0, hint=hint)
+        if checksum_file(backup.path).is_file():
+            different = compare_with_checksums(backup.path, lambda count: None)
+            hint = f"restore from another backup: {shown('; '.join(different[:3]))}" if different else ""
+            ctx.check(f"{subject}: files unlike their sha256", len(different), at_most=0, hint=hint)
+            found.problems += different
+        plain = not list(backup.path.glob("base.tar*"))
+        if self._decode and self._options.pg_bin and plain:
+            name = f"{subject}: pg_verifybackup"
+            return self._run_tool(name, pg_verifybackup, self._options.pg_bin, backup.path) and not found.problems
+        return not found.problems
+
+    def _run_tool(self, name: str, tool: Callable[[Path, Path, timedelta], str], pg_bin: Path, path: Path) -> bool:
+        """Run one of Postgres' own programs and check its result."""
+        try:
+            errors = tool(pg_bin, path, self._ctx.remaining * 0.9)
+        except (JobError, TargetError) as error:
+            self._ctx.unknown(name, error.message, hint=error.hint or "")
+            return False
+        hint = "restore from another backup"
+        return self._ctx.check(name, errors or "sound", equals="sound", hint=hint).status is CheckStatus.OK
+
+
+def _record_of(sha256: str, reading: Reading | None) -> dict[str, Any]:
+    """The result of reading a file, as plain data for the artifact."""
+    if reading is None:
+        return {"sha256": sha256}
+    record = {"sha256": sha256, "kind": reading.kind, "plain_bytes": reading.plain_bytes}
+    if reading.damage or reading.unread:
+        record |= {"damage": reading.damage, "unread": reading.unread}
+    if reading.contents is not None:
+        names = [shown(name) for name in reading.contents.names[:_NAMES]]
+        problems = [shown(problem) for problem in reading.contents.problems]
+        rows = dict(list(reading.contents.rows.items())[:_NAMES])
+        record |= {"entries": reading.contents.count, "names": names, "rows": rows, "problems": problems}
+    return record
