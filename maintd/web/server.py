@@ -45,9 +45,7 @@ def web_server(service: OperatorService) -> Iterator[None]:
             tcp = stack.enter_context(tcp_socket(service.settings.listen))
             loopback = is_loopback(parse_listen(service.settings.listen)[0])
             if not loopback:
-                log.warning(
-                    "page_open_to_network", listen=service.settings.listen, hint="anyone who can connect can read it"
-                )
+                log.warning("page_exposed", listen=service.settings.listen, hint="anyone who can connect can read it")
         server = WebServer(create_app(service), control, tcp, loopback_only=loopback)
         started: Future[asyncio.AbstractEventLoop] = Future()
         thread = threading.Thread(target=_run, args=(server, started), name="web", daemon=True)
