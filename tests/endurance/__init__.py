@@ -1,7 +1,7 @@
-"""Real daemons, an accelerated calendar and an adversary that strikes at random; afterwards the books must balance.
+"""Endurance test: real daemons, an accelerated calendar and random faults, followed by an audit.
 
     make endurance MINUTES=30 SEED=7
 
-Everything follows from the seed but the exact timing. What the daemons say they did is in the store; what really
-happened is in a journal that each job process appends to, out of maintd's reach. The two are compared at the end.
+The seed determines everything except the exact timing. What the daemons recorded is in the store. What really happened
+is in a journal to which each job process appends, outside of maintd. The audit compares the two.
 """

@@ -1,4 +1,4 @@
-"""`make endurance MINUTES=30 SEED=7`: rounds on Postgres and on SQLite in turn, until the time is over."""
+"""`make endurance MINUTES=30 SEED=7`: rounds on Postgres and SQLite in turn, until the time is over."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from endurance.driver import endure
+from endurance.driver import run_endurance
 from endurance.outcome import Outcome, table
 
 
 def main() -> int:
-    """Print what was done and found, a table at the end; 1 when an invariant was violated."""
+    """Print a report of each round and a table at the end; return 1 if an invariant was violated."""
     parser = argparse.ArgumentParser(prog="make endurance", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=1)
@@ -23,9 +23,13 @@ def main() -> int:
     parser.add_argument("--kind", choices=["sqlite", "postgres", "both"], default="both")
     parser.add_argument("--nodes", type=int, default=3, help="daemons on one Postgres")
     parser.add_argument("--entries", type=int, default=50)
-    parser.add_argument("--keep", type=Path, help="a folder for what every round leaves; else only a violated one's")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        help="keep the files of every round in this folder; default: only of rounds with violations",
+    )
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything is taken down
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that every process is stopped
     deadline = time.monotonic() + given.minutes * 60
     seed, outcomes, kinds = given.seed, [], ["postgres", "sqlite"] if given.kind == "both" else [given.kind]
     while time.monotonic() < deadline:
@@ -42,12 +46,12 @@ def main() -> int:
 def _round(seed: int, seconds: float, kind: str, nodes: int, entries: int, keep: Path | None) -> Outcome:
     parent = keep or Path(tempfile.mkdtemp(prefix="maintd-endurance-"))
     if keep is None:
-        parent.chmod(0o711)  # Postgres, which is not root, goes through it
+        parent.chmod(0o711)  # the user postgres must be able to enter it
     folder = parent / f"{seed}-{kind}"
-    outcome = endure(seed, seconds, kind=kind, nodes=nodes, entries=entries, keep=folder)
+    outcome = run_endurance(seed, seconds, kind=kind, nodes=nodes, entries=entries, keep=folder)
     print(outcome.text(), flush=True)
     if outcome.violations:
-        print(f"  again: make endurance SEED={seed}; journal, store and logs: {folder}", flush=True)
+        print(f"  to repeat: make endurance SEED={seed}; journal, store and logs: {folder}", flush=True)
     elif keep is None:
         shutil.rmtree(parent)
     return outcome

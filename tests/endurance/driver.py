@@ -1,4 +1,4 @@
-"""One endurance run: let it work and suffer, heal it, let it come to rest, check the books."""
+"""One endurance run: inject faults, end them, wait until all runs have ended, audit."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psycopg
 
-from endurance import audit, invariants, journal, leftovers, schedule, truth
-from endurance.adversary import WHY, Adversary
+from endurance import invariants, journal, leftovers, plan_audit, run_checks, schedule
+from endurance.cluster import Cluster, cluster
+from endurance.fault_injector import WHY, FaultInjector
 from endurance.outcome import Outcome
-from endurance.world import World, world
 from maintd.clock import SystemClock
 from maintd.errors import StoreError
 from maintd.model.entry import EntryState
@@ -25,13 +25,13 @@ from maintd.store import Store, read_store
 EMPTY = "timezone: UTC\nentries: {}\n"
 READY_WITHIN = 120.0
 REST_WITHIN = 180.0
-STRETCH = 8.0  # seconds in which nothing happens but what the calendar owes
+CALM = 8.0  # seconds without faults before the last reload
 QUEUE_ENDS_WITHIN = 30.0
-"""Seconds after which what is still queued is cancelled: a clock that was set forward may owe more than can be run."""
+"""Seconds after which queued runs are cancelled: a clock that was set forward may queue more than can run."""
 PAGE = 1000
 
 
-def endure(
+def run_endurance(
     seed: int,
     seconds: float,
     *,
@@ -39,20 +39,20 @@ def endure(
     nodes: int,
     entries: int = 50,
     keep: Path | None = None,
-    told: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
-    """Run daemons on a store of this kind under faults for so long, then check."""
+    """Run daemons on a store of this kind under faults for `seconds`, then audit."""
     outcome = Outcome(kind, seed, seconds)
-    with world(seed, kind=kind, nodes=nodes, entries=entries, keep=keep) as made:
+    with cluster(seed, kind=kind, nodes=nodes, entries=entries, keep=keep) as made:
         _wait(lambda: all(node.ask("GET", "/api/v1/version") for node in made.nodes), READY_WITHIN, "ready")
-        audit.install(made.store_url())
-        adversary = Adversary(made, seed, seconds)
-        adversary.strike(told)
+        plan_audit.install(made.store_url())
+        injector = FaultInjector(made, seed, seconds)
+        injector.inject(report)
         made.heal()
-        outcome.take(adversary.did)
-        _come_to_rest(made, adversary, outcome)
+        outcome.take(injector.did)
+        _come_to_rest(made, injector, outcome)
         outcome.starts = sum(node.starts for node in made.nodes)
-        outcome.violations += _check(made, adversary, outcome)
+        outcome.violations += _check(made, injector, outcome)
         outcome.integrity_checks = made.integrity_checks
         outcome.violations += made.damage
         if keep is not None:
@@ -60,21 +60,21 @@ def endure(
     return outcome
 
 
-def _come_to_rest(made: World, adversary: Adversary, outcome: Outcome) -> None:
-    """Whole again: plan what is owed to the end, then owe nothing more, then let what is queued finish."""
+def _come_to_rest(made: Cluster, injector: FaultInjector, outcome: Outcome) -> None:
+    """Plan all due times, load an empty calendar, and let queued runs finish."""
     _wait(lambda: all(node.ask("GET", "/readyz", timeout=2) for node in made.nodes), REST_WITHIN, "ready again")
-    adversary.did.changing.append(datetime.now(UTC))
+    injector.did.changing.append(datetime.now(UTC))
     confirmed = [node.ask("POST", "/api/v1/reload", {}, timeout=30) is not None for node in made.nodes]
     with_store = read_store(made.store_url(), clock=SystemClock())
     try:
         if all(confirmed):
-            adversary.did.confirmed.append((0, datetime.now(UTC)))
-        time.sleep(min(STRETCH, outcome.seconds / 4))
-        # Half a period of the sweep before now: everything up to here must be planned.
-        made.owed_until = with_store.now() - timedelta(seconds=2)
+            injector.did.confirmed.append((0, datetime.now(UTC)))
+        time.sleep(min(CALM, outcome.seconds / 4))
+        # Half a period of the sweep before now; everything up to here must be planned.
+        made.planned_until = with_store.now() - timedelta(seconds=2)
         if not _wait(lambda: _planned(with_store, made), REST_WITHIN, "planned", must=False):
-            outcome.violations.append("not everything that was owed was planned after healing")
-        adversary.did.changing.append(made.owed_until)
+            outcome.violations.append("not every due time was planned after the faults ended")
+        injector.did.changing.append(made.planned_until)
         for node in made.nodes:
             node.calendar.write_text(EMPTY)
             node.ask("POST", "/api/v1/reload", {}, timeout=30)
@@ -87,24 +87,24 @@ def _come_to_rest(made: World, adversary: Adversary, outcome: Outcome) -> None:
         with_store.close()
 
 
-def _cancel_queued(made: World) -> None:
+def _cancel_queued(made: Cluster) -> None:
     while listed := made.nodes[0].ask("GET", "/api/v1/runs?state=queued&limit=200"):
         for run in listed["runs"]:
-            made.nodes[0].ask("POST", f"/api/v1/runs/{run['id']}/cancel", {"by": "adversary", "why": WHY})
+            made.nodes[0].ask("POST", f"/api/v1/runs/{run['id']}/cancel", {"by": "fault-injector", "why": WHY})
         if not listed["runs"]:
             return
 
 
-def _planned(store: Store, made: World) -> bool:
+def _planned(store: Store, made: Cluster) -> bool:
     try:
         states = store.entries.states().values()
     except StoreError:
         return False
-    return all(_next(state) > made.owed_until for state in states if state.active)
+    return all(_next(state) > made.planned_until for state in states if state.active)
 
 
 def _next(state: EntryState) -> datetime:
-    """The first instant of an entry that is not planned."""
+    """Return the first due time of an entry that is not planned."""
     found = None if state.rule is None else compile_rule(state.rule).next_after(state.planned_through)
     return found or datetime.max.replace(tzinfo=UTC)
 
@@ -117,40 +117,40 @@ def _resting(store: Store) -> bool:
     return counts["running"] == counts["queued"] == 0
 
 
-def _check(made: World, adversary: Adversary, outcome: Outcome) -> Iterator[str]:
-    did = adversary.did
+def _check(made: Cluster, injector: FaultInjector, outcome: Outcome) -> Iterator[str]:
+    did = injector.did
     lines = journal.read(made.journal)
     store = read_store(made.store_url(), clock=SystemClock())
     try:
         runs = _all_runs(store)
         outcome.count(runs, lines)
         periods = schedule.periods(*made.calendars)
-        yield from (f"trigger {key}: two runs were named" for key in did.twofold)
-        yield from invariants.owed_once(store.entries.states(), runs, periods, made.owed_until)
-        planned = audit.read(made.store_url())
+        yield from (f"trigger {key}: two runs were returned" for key in did.duplicate_runs)
+        yield from invariants.one_row_per_due_time(store.entries.states(), runs, periods, made.planned_until)
+        planned = plan_audit.read(made.store_url())
         outcome.calendar_changes = sum(one.period != other.period for one, other in _successive(planned))
-        yield from invariants.moving(planned, runs)
-        if made.postgres is not None:  # one clock for all; on SQLite the daemon's own is stepped
-            found = adversary.stretches()
-            outcome.stretches = len(found)
+        yield from invariants.rows_follow_schedule(planned, runs)
+        if made.postgres is not None:  # all nodes use the server's clock; on SQLite the daemon's own clock is stepped
+            found = injector.confirmed_periods()
+            outcome.confirmed_periods = len(found)
             variants = [{name: min(step) for name, step in schedule.periods(text).items()} for text in made.calendars]
-            yield from invariants.stretches(found, variants, runs)
-        yield from invariants.started_once(lines)
-        yield from invariants.held_alone(lines)
-        yield from invariants.triggered_once(runs, did.accepted)
-        what = truth.Did(frozenset(did.killed), frozenset(did.paused), frozenset(did.steps))
-        yield from truth.endings(runs, what)
-        yield from truth.evidence(runs, lines, lambda run, step, number: _logged(store, run, step, number), what)
+            yield from invariants.rows_match_calendar(found, variants, runs)
+        yield from invariants.mutating_steps_start_once(lines)
+        yield from invariants.locks_are_exclusive(lines)
+        yield from invariants.one_run_per_trigger(runs, did.accepted)
+        what = run_checks.KnownFaults(frozenset(did.killed), frozenset(did.paused), frozenset(did.steps))
+        yield from run_checks.endings(runs, what)
+        yield from run_checks.evidence(runs, lines, lambda run, step, number: _logged(store, run, step, number), what)
         yield from leftovers.processes(made.folder)
         yield from leftovers.files([node.state_dir for node in made.nodes])
         yield from leftovers.claims(runs, store.locks.holders(store.now()), _leases(made))
     finally:
         store.close()
-    yield from _stopped_politely(made)
+    yield from _stop_daemons(made)
 
 
 def _all_runs(store: Store) -> list[Run]:
-    """Every run with its evidence, oldest first."""
+    """Return every run with its evidence, oldest first."""
     ids: list[int] = []
     before: int | None = None
     while page := store.history.runs(before_id=before, limit=PAGE):
@@ -164,15 +164,15 @@ def _logged(store: Store, run_id: int, step: int, attempt: int) -> list[str]:
     return [row.line.text for row in found if row.line.stream == "log"]
 
 
-def _successive(planned: list[audit.Planned]) -> Iterator[tuple[audit.Planned, audit.Planned]]:
-    last: dict[str, audit.Planned] = {}
+def _successive(planned: list[plan_audit.Planned]) -> Iterator[tuple[plan_audit.Planned, plan_audit.Planned]]:
+    last: dict[str, plan_audit.Planned] = {}
     for one in planned:
         if one.entry in last:
             yield last[one.entry], one
         last[one.entry] = one
 
 
-def _leases(made: World) -> list[int]:
+def _leases(made: Cluster) -> list[int]:
     query = "SELECT id FROM runs WHERE lease_until IS NOT NULL"
     if made.postgres is not None:
         with psycopg.connect(made.store_url(), autocommit=True) as conn:
@@ -181,8 +181,8 @@ def _leases(made: World) -> list[int]:
         return [row[0] for row in sqlite.execute(query)]
 
 
-def _stopped_politely(made: World) -> Iterator[str]:
-    """Stopped politely, the daemons leave a sound store and no session."""
+def _stop_daemons(made: Cluster) -> Iterator[str]:
+    """Stop the daemons with SIGTERM; they must leave an intact store and no session."""
     for node in made.nodes:
         node.wanted = False
         daemon = node.daemon()

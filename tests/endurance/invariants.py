@@ -1,6 +1,6 @@
-"""What must be true afterwards, by the store and the journal. Each function gives what it found wrong, a line each.
+"""What must be true afterwards, by the store and the journal. Each function yields a line per violation.
 
-They take values, so that a test can show each of them something that is wrong.
+They take values, so that a test can call each of them with faulty data.
 """
 
 from __future__ import annotations
@@ -11,33 +11,33 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import NamedTuple
 
-from endurance.audit import EPOCH, Planned, instants
 from endurance.journal import Line
+from endurance.plan_audit import EPOCH, Planned, instants
 from maintd.model.entry import EntryState
 from maintd.model.run import Run, RunSummary
 
 SET_BACK = timedelta(minutes=10)
-"""Clocks are set back by up to 90 s at a time, and then pass instants again."""
+"""Clocks are set back by up to 90 s at a time, and then pass the same instants again."""
 
 
-class Stretch(NamedTuple):
-    """All nodes had confirmed one calendar, and nothing happened until then that could have loaded another one."""
+class ConfirmedPeriod(NamedTuple):
+    """All nodes had confirmed one calendar, and until `until` no event could have loaded another one."""
 
     variant: int
     confirmed_at: datetime
     until: datetime
 
 
-def owed_once(
+def one_row_per_due_time(
     entries: Mapping[str, EntryState],
     runs: Sequence[RunSummary],
     periods: Mapping[str, set[int]],
     until: datetime,
 ) -> Iterator[str]:
-    """Each instant that was owed has one row, and no row stands for an instant that was not.
+    """Each due time has one row, and there is no row for any other time.
 
-    Of entries whose schedule was changed by reloads, only that no row stands for an instant of no calendar: `moving`
-    and `stretches` say what was owed.
+    For entries whose schedule was changed by reloads, this only checks that each row is for a due time of some
+    calendar; `rows_follow_schedule` and `rows_match_calendar` check the rest.
     """
     rows = _due(runs)
     for name, state in entries.items():
@@ -46,20 +46,20 @@ def owed_once(
             if count > 1:
                 yield f"{name}: {count} rows for {at.isoformat()}"
         steps = periods.get(name, set())
-        strange = [
+        unexpected = [
             at for at in due if not any((at - EPOCH) % timedelta(seconds=step) == timedelta(0) for step in steps)
         ]
-        if strange:
-            yield f"{name}: {len(strange)} rows for instants that no calendar has, the first {strange[0].isoformat()}"
+        if unexpected:
+            yield f"{name}: {len(unexpected)} rows for times that no calendar has, first {unexpected[0].isoformat()}"
         if any(at <= state.first_seen_at - SET_BACK for at in due):
             yield f"{name}: a row for an instant before the entry was first seen"
         if len(steps) == 1:
-            owed = set(instants(next(iter(steps)), state.first_seen_at, until))
-            yield from _missing(name, owed, due)
+            due_times = set(instants(next(iter(steps)), state.first_seen_at, until))
+            yield from _missing(name, due_times, due)
 
 
-def moving(planned: Sequence[Planned], runs: Sequence[RunSummary]) -> Iterator[str]:
-    """An entry whose schedule changes has exactly the rows of the rule in force at each time, as the database noted."""
+def rows_follow_schedule(planned: Sequence[Planned], runs: Sequence[RunSummary]) -> Iterator[str]:
+    """An entry whose schedule changes has the rows of its active schedule at each time, as the database recorded it."""
     rows = _due(runs)
     of_entry: dict[str, list[Planned]] = {}
     for one in planned:
@@ -69,38 +69,41 @@ def moving(planned: Sequence[Planned], runs: Sequence[RunSummary]) -> Iterator[s
             if before.through != after.seen:
                 yield f"{name}: planned through {before.through.isoformat()}, then from {after.seen.isoformat()}"
         begin = min(step.seen for step in steps)
-        owed = {at for step in steps for at in instants(step.period, step.seen, step.through)}
+        due_times = {at for step in steps for at in instants(step.period, step.seen, step.through)}
         due = [at for at in rows.get(name, []) if at > begin]
-        yield from _missing(name, owed, due)
-        # What was planned before anything was noted is not judged, also when a clock that was set back came by again.
-        if strange := {at for at in due if at > steps[0].seen} - owed:
-            yield f"{name}: {len(strange)} rows that the rule in force did not owe, the first {min(strange)}"
+        yield from _missing(name, due_times, due)
+        # Rows from before the first record are not checked, also when a clock that was set back passed them again.
+        if unexpected := {at for at in due if at > steps[0].seen} - due_times:
+            yield f"{name}: {len(unexpected)} rows which the active schedule does not have, first {min(unexpected)}"
 
 
-def stretches(
-    found: Sequence[Stretch], periods: Sequence[Mapping[str, int]], runs: Sequence[RunSummary]
+def rows_match_calendar(
+    found: Sequence[ConfirmedPeriod], periods: Sequence[Mapping[str, int]], runs: Sequence[RunSummary]
 ) -> Iterator[str]:
     """Between a reload that every node confirmed and the next change, the rows are those of that calendar."""
     rows = _due(runs)
-    for stretch in found:
-        for name, period in periods[stretch.variant].items():
-            owed = set(instants(period, stretch.confirmed_at, stretch.until))
-            due = [at for at in rows.get(name, []) if stretch.confirmed_at < at <= stretch.until]
-            yield from _missing(name, owed, due)
-            if strange := set(due) - owed:
-                yield f"{name}: {len(strange)} rows that calendar {stretch.variant} did not owe, first {min(strange)}"
+    for period in found:
+        for name, seconds in periods[period.variant].items():
+            due_times = set(instants(seconds, period.confirmed_at, period.until))
+            due = [at for at in rows.get(name, []) if period.confirmed_at < at <= period.until]
+            yield from _missing(name, due_times, due)
+            if unexpected := set(due) - due_times:
+                first = min(unexpected)
+                yield f"{name}: {len(unexpected)} rows which calendar {period.variant} does not have, first {first}"
 
 
-def started_once(journal: Sequence[Line], mutating: Sequence[str] = ("mutating", "holding")) -> Iterator[str]:
-    """No step that mutates was started twice for one run."""
+def mutating_steps_start_once(
+    journal: Sequence[Line], mutating: Sequence[str] = ("mutating", "holding")
+) -> Iterator[str]:
+    """No mutating step was started twice for one run."""
     begun = Counter((line.run, line.step) for line in journal if line.job in mutating and line.what == "began")
     for (run, step), count in begun.items():
         if count > 1:
             yield f"run {run}: its mutating step {step} was started {count} times"
 
 
-def held_alone(journal: Sequence[Line]) -> Iterator[str]:
-    """No two processes held one exclusive lock at one time."""
+def locks_are_exclusive(journal: Sequence[Line]) -> Iterator[str]:
+    """No two processes held one exclusive lock at the same time."""
     held: dict[str, dict[tuple[int, int], list[float]]] = {}
     for line in journal:
         if line.lock:
@@ -114,8 +117,8 @@ def held_alone(journal: Sequence[Line]) -> Iterator[str]:
             last = max(last or (end, holder), (end, holder))
 
 
-def triggered_once(runs: Sequence[Run], accepted: Mapping[str, int]) -> Iterator[str]:
-    """Each trigger that a daemon accepted has the one run that was named; no key has made two."""
+def one_run_per_trigger(runs: Sequence[Run], accepted: Mapping[str, int]) -> Iterator[str]:
+    """Each accepted trigger has the run that was returned; no key has two runs."""
     known = {run.id: run for run in runs}
     for key, run_id in accepted.items():
         if run_id not in known:
@@ -135,6 +138,6 @@ def _due(runs: Sequence[RunSummary]) -> dict[str, list[datetime]]:
     return rows
 
 
-def _missing(name: str, owed: set[datetime], due: Sequence[datetime]) -> Iterator[str]:
-    if missing := owed - set(due):
-        yield f"{name}: no row for {len(missing)} of {len(owed)} instants, the first {min(missing).isoformat()}"
+def _missing(name: str, due_times: set[datetime], due: Sequence[datetime]) -> Iterator[str]:
+    if missing := due_times - set(due):
+        yield f"{name}: no row for {len(missing)} of {len(due_times)} instants, the first {min(missing).isoformat()}"

@@ -1,7 +1,7 @@
-"""What job processes really did: one JSON object a line, appended and fsynced by the process itself.
+"""What job processes really did: one JSON object per line, appended and fsynced by the process itself.
 
-A holder of a lock writes a beat every BEAT seconds, so that a process that outlived its claim gives itself away. The
-last line of a process that came to its end tells everything that it had reported by then.
+A holder of a lock writes a beat every BEAT seconds, which reveals a process that outlives its claim. The last line of a
+process that ended by itself has everything that it had reported.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ VARIABLE = "ENDURANCE_JOURNAL"
 
 
 class Line(NamedTuple):
-    """One thing that a process did. `at` is CLOCK_MONOTONIC in seconds, which no fault touches."""
+    """One event of a process. `at` is CLOCK_MONOTONIC in seconds, which no fault changes."""
 
     what: str  # began | beat | ended
     run: int
@@ -32,14 +32,14 @@ class Line(NamedTuple):
     pid: int
     at: float
     lock: str = ""
-    returned: bool = False  # with `ended`: the job came to its end, and was not stopped or failing
+    returned: bool = False  # with `ended`: the job returned; it was not stopped and did not raise
     logs: tuple[str, ...] = ()  # with `ended`: what was reported
     checks: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass
-class Book:
-    """What one process does, to be noted."""
+class JobJournal:
+    """The journal of one process."""
 
     ctx: Any
     job: str
@@ -48,12 +48,12 @@ class Book:
     checks: list[tuple[str, int]] = field(default_factory=list)
 
     def log(self, text: str) -> None:
-        """Report a line of log."""
+        """Report a log line, and note it."""
         self.ctx.log(text)
         self.logs.append(text)
 
     def check(self, name: str, observed: int, equals: int = 1) -> None:
-        """Report a check."""
+        """Report a check, and note it."""
         self.ctx.check(name, observed, equals=equals)
         self.checks.append((name, observed))
 
@@ -79,14 +79,14 @@ class Book:
 
 
 def pause(seconds: float) -> None:
-    """Wait. Not time.sleep, which libfaketime breaks: it waits for an absolute time on a clock that is not faked."""
+    """Wait. time.sleep does not work with libfaketime: it waits for an absolute time on a clock that is not faked."""
     select.select([], [], [], seconds)
 
 
 @contextmanager
-def journaled(ctx: Any, job: str, lock: str = "") -> Iterator[Book]:
-    """Note the beginning, beats in between for a lock's holder, and the end; a process that is killed leaves no end."""
-    book = Book(ctx, job, lock)
+def journaled(ctx: Any, job: str, lock: str = "") -> Iterator[JobJournal]:
+    """Note the start, a beat every 0.1 s for the holder of a lock, and the end; a killed process leaves no end."""
+    book = JobJournal(ctx, job, lock)
     book.note("began")
     stop = threading.Event()
 
@@ -109,7 +109,7 @@ def journaled(ctx: Any, job: str, lock: str = "") -> Iterator[Book]:
 
 
 def read(path: Path) -> list[Line]:
-    """Every whole line, in the order in which they were appended."""
+    """Return every complete line in the order of writing."""
     if not path.exists():
         return []
     return [_line(json.loads(text)) for text in path.read_text(encoding="utf-8").splitlines() if text.endswith("}")]

@@ -1,6 +1,6 @@
-"""Does a daemon grow? `python -m endurance.leak --runs 10000`: memory, files, threads and processes as runs go by.
+"""Leak check: `python -m endurance.leak --runs 10000` measures memory, files, threads and processes of a daemon.
 
-Compared are two moments of rest, when the daemon has let its template go: one after WARM runs, one at the end.
+It compares the idle daemon, after its template process has ended, after WARM runs and at the end.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from typing import NamedTuple
 
 import psutil
 
-from endurance.world import TESTS, Node
+from endurance.cluster import TESTS, Node
 
 ENTRIES = 16
 BATCH = 250
 WARM = 4000
-"""Runs before the first look: until then SQLite's page caches fill (1.8 to 3.1 MB). From there on the number of live
-objects and of allocated bytes stays as it is, and only what the allocator keeps for later still grows a little."""
+"""Runs before the first measurement: until then SQLite's page caches fill (1.8 to 3.1 MB). After that the numbers of
+live objects and of allocated bytes are constant; only the free memory that the allocator keeps grows a little."""
 
 ALLOWED = 1.05
 REST_WITHIN = 90.0
 STORE_FILES = 24
-"""SQLite keeps the descriptor of a closed connection for the next one while others have locks on the file: as many
-as there ever were connections at one time."""
+"""SQLite keeps the descriptor of a closed connection while others hold locks on the file: at most as many as there were
+connections at the same time."""
 
 
-JOB = '''"""Do nothing, and say so."""
+JOB = '''"""Do nothing, with evidence."""
 
 from maintd.job import Context, job
 
@@ -46,17 +46,17 @@ def run(ctx: Context, params: object) -> None:
 
 
 class Size(NamedTuple):
-    """What a resting daemon has."""
+    """The resources of an idle daemon."""
 
-    memory: int  # bytes that are its own
+    memory: int  # bytes of unique memory (USS)
     store: int  # descriptors of the store's files
     files: int  # other descriptors
     threads: int
-    processes: int  # below it; a zombie is one too
+    processes: int  # below the daemon, zombies included
 
 
 def main() -> int:
-    """Print a line for each thousand runs; 1 when anything grew."""
+    """Print a line per thousand runs; return 1 if anything grew."""
     parser = argparse.ArgumentParser(prog="endurance.leak", description=__doc__)
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--warm", type=int, default=WARM)
@@ -69,13 +69,13 @@ def main() -> int:
 
 
 def is_as_before(first: Size, last: Size) -> bool:
-    """Whether there is nothing more but memory."""
+    """Return whether files, threads and processes have not grown."""
     return last.store <= STORE_FILES and last[2:] == first[2:]
 
 
 @contextmanager
 def daemon(folder: Path) -> Iterator[Node]:
-    """A daemon on SQLite that owes nothing by itself."""
+    """Start a daemon on SQLite with entries that run only on request."""
     (folder / "jobs").mkdir()
     (folder / "state").mkdir()
     (folder / "jobs/nothing.py").write_text(JOB)
@@ -101,23 +101,23 @@ def daemon(folder: Path) -> Iterator[Node]:
         node.process.wait(30)
 
 
-def watch(node: Node, runs: int, warm: int, told: Callable[[str], None]) -> tuple[Size, Size]:
-    """Its size at rest after `warm` runs, and after `runs` more."""
+def watch(node: Node, runs: int, warm: int, report: Callable[[str], None]) -> tuple[Size, Size]:
+    """Return the size of the idle daemon after `warm` runs, and after `runs` more."""
     process = node.daemon()
     assert process is not None
     done, first = 0, None
     while True:
         if done == warm or done == warm + runs:
-            _wait(lambda: not process.children(), "the template is let go")
+            _wait(lambda: not process.children(), "the template process has ended")
             size = _size(process)
-            told(f"{done:6} runs, at rest: {_text(size)}")
+            report(f"{done:6} runs, idle: {_text(size)}")
             if first is not None:
                 return first, size
             first = size
         elif done % 1000 == 0:
-            told(f"{done:6} runs: {_text(_size(process))}")
+            report(f"{done:6} runs: {_text(_size(process))}")
         batch = min(BATCH, warm - done if first is None else warm + runs - done)
-        _make(node, batch)
+        _run_jobs(node, batch)
         done += batch
 
 
@@ -130,7 +130,7 @@ def _size(process: psutil.Process) -> Size:
 
 def _targets(pid: int) -> Iterator[str]:
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(OSError):  # closed meanwhile
+        with suppress(OSError):  # closed since
             yield str(descriptor.readlink())
 
 
@@ -139,15 +139,15 @@ def _text(size: Size) -> str:
     return f"{size.memory / 2**20:6.1f} MiB, {files}, {size.threads} threads, {size.processes} processes"
 
 
-def _make(node: Node, count: int) -> None:
-    """So many runs, to their ends."""
+def _run_jobs(node: Node, count: int) -> None:
+    """Run `count` jobs to their ends."""
     for number in range(count):
         body = {"name": f"e{number % ENTRIES}", "by": "leak", "why": ""}
         _wait(lambda body=body: node.ask("POST", "/api/v1/runs", body) is not None, "a trigger is accepted")  # type: ignore[misc]
-    _wait(lambda: _rests(node), "the runs end")
+    _wait(lambda: _is_idle(node), "the runs end")
 
 
-def _rests(node: Node) -> bool:
+def _is_idle(node: Node) -> bool:
     listed = node.ask("GET", "/api/v1/runs?state=queued&state=running&limit=1")
     return listed is not None and not listed["runs"]
 

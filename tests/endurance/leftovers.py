@@ -1,4 +1,4 @@
-"""What must be gone when everything is at rest: processes, files, locks, leases, sessions."""
+"""What must not exist when all runs have ended: processes, files, locks, leases, sessions."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from maintd.model.run import Run
 from maintd.model.status import LockHolder
 
 KEPT = (".refused",)
-"""Spools that are set aside for a person: evidence of a claim that was over. They are counted, and no leftover."""
+"""Spools that are set aside for an operator: evidence of a claim that had ended. They are not leftovers."""
 
 
 def processes(folder: Path) -> Iterator[str]:
-    """Of jobs of the world in this folder."""
+    """Yield processes of jobs of the cluster in this folder."""
     for process in psutil.process_iter(["pid", "cmdline"]):
         try:
             environ = process.environ()
@@ -31,7 +31,7 @@ def processes(folder: Path) -> Iterator[str]:
 
 
 def files(state_dirs: Sequence[Path]) -> Iterator[str]:
-    """Of runs that are over, in the state directories."""
+    """Yield files of ended runs in the state directories."""
     for state_dir in state_dirs:
         for name in ("spool", "work"):
             found = [path for path in (state_dir / name).rglob("*") if path.suffix not in KEPT and path.is_file()]
@@ -40,7 +40,7 @@ def files(state_dirs: Sequence[Path]) -> Iterator[str]:
 
 
 def claims(runs: Sequence[Run], holders: Sequence[LockHolder], leases: Sequence[int]) -> Iterator[str]:
-    """Locks and leases; `leases` are ids of runs that have one."""
+    """Yield locks and leases; `leases` are ids of runs that have one."""
     for holder in holders:
         yield f"lock {holder.lock} is held by run {holder.run_id}"
     final = {run.id for run in runs if run.state.final}
@@ -49,6 +49,6 @@ def claims(runs: Sequence[Run], holders: Sequence[LockHolder], leases: Sequence[
 
 
 def sessions(count: int) -> Iterator[str]:
-    """Of Postgres, after all daemons were stopped politely."""
+    """Yield sessions on Postgres after all daemons have stopped."""
     if count:
         yield f"{count} Postgres sessions left"

@@ -1,4 +1,4 @@
-"""What an endurance run did and found, and the table of several."""
+"""The result of an endurance run, and the table of several."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from endurance.adversary import Deeds
+from endurance.fault_injector import InjectedFaults
 from endurance.journal import Line
 from maintd.model.run import Run
 
-SHOWN = 40  # violations of one run
+SHOWN = 40  # violations shown of one run
 
 LASTING = ("Postgres stopped", "network of one node cut")
 
 
 @dataclass
 class Outcome:
-    """Of one run on one kind of store."""
+    """The result of one run on one kind of store."""
 
     kind: str
     seed: int
     seconds: float
-    fires: int = 0  # rows of scheduled instants
+    fires: int = 0  # rows of due times
     rows: int = 0
     states: Counter[str] = field(default_factory=Counter)
     processes: int = 0
@@ -32,18 +32,18 @@ class Outcome:
     faults: Counter[str] = field(default_factory=Counter)
     lasted: dict[str, list[float]] = field(default_factory=dict)
     calendar_changes: int = 0
-    stretches: int = 0
+    confirmed_periods: int = 0
     integrity_checks: int = 0
     violations: list[str] = field(default_factory=list)
 
-    def take(self, did: Deeds) -> None:
-        """What the adversary did."""
+    def take(self, did: InjectedFaults) -> None:
+        """Add the injected faults."""
         self.faults = did.counts
         self.lasted = {name: did.lasted[name] for name in LASTING if name in did.lasted}
         self.triggers = len(did.accepted)
 
     def count(self, runs: Sequence[Run], journal: Sequence[Line]) -> None:
-        """What came of it."""
+        """Count rows and processes."""
         self.rows = len(runs)
         self.fires = sum(run.due_at is not None for run in runs)
         self.states = Counter(str(run.skip_reason or run.state) for run in runs)
@@ -51,7 +51,7 @@ class Outcome:
         self.ended = sum(line.what == "ended" for line in journal)
 
     def text(self) -> str:
-        """For a person."""
+        """Return a summary."""
         faults = sum(self.faults.values())
         did = f"{self.rows} rows, {self.processes} job processes, {self.starts} daemon starts, {faults} faults"
         lines = [
@@ -63,7 +63,7 @@ class Outcome:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Totals, as a table in Markdown: a column for each kind of store."""
+    """Return totals as a Markdown table with a column per kind of store."""
     kinds = list(dict.fromkeys(outcome.kind for outcome in outcomes))
     of = {kind: [outcome for outcome in outcomes if outcome.kind == kind] for kind in kinds}
 
@@ -80,14 +80,14 @@ def table(outcomes: Sequence[Outcome]) -> str:
         "|---" * (len(kinds) + 1) + "|",
         row("rounds", [len(of[kind]) for kind in kinds]),
         total("seconds of faults", "seconds"),
-        total("instants that fell due, each with one row", "fires"),
+        total("due times, each with one row", "fires"),
         total("rows in all", "rows"),
         total("job processes", "processes"),
-        total("job processes that came to their end", "ended"),
+        total("job processes that ended by themselves", "ended"),
         total("triggers accepted", "triggers"),
         total("daemon starts", "starts"),
-        total("changes of a schedule in force", "calendar_changes"),
-        total("stretches between confirmed reloads", "stretches"),
+        total("changes of an active schedule", "calendar_changes"),
+        total("periods between confirmed reloads", "confirmed_periods"),
         total("`integrity_check` of the store", "integrity_checks"),
     ]
     lines += [row(f"rows: {name}", [_sum(of[kind], "states", name) for kind in kinds]) for name in sorted(states)]

@@ -1,4 +1,4 @@
-"""The accelerated calendars: many entries that are due every second or so, all policies mixed, drawn from the seed."""
+"""The accelerated calendars: many entries that are due every few seconds, with all policies, drawn from the seed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ FIXED = "fixed"
 MOVING = "moving"
 MANY = 50
 HOLDING = 2
-"""Entries that hold one lock for longer than a lease, in turn; only beside many, since whoever waits for the end of all
-waits for them."""
+"""Number of entries that hold one lock for longer than a lease; only in large calendars, since every run waits for
+them."""
 
 _JOBS: list[dict[str, Any]] = [
     {"steady": {"work": "30ms"}},
@@ -22,19 +22,19 @@ _JOBS: list[dict[str, Any]] = [
     {"failing": {"how": "check"}},
     {"failing": {"how": "raise"}},
     {"hanging": {}},
-    {"hanging": {"deaf": True}},
+    {"hanging": {"ignore_term": True}},
     {"forking": {}},
     {"flooding": {}},
     {"crashing": {"how": "exit"}},
     {"crashing": {"how": "segfault"}},
     {"crashing": {"how": "kill"}},
 ]
-# How often each of them is drawn: most work is quick, so that the daemons keep up.
+# Weights of the jobs: most are quick, so that the daemons keep up.
 _WEIGHTS = [12, 8, 3, 8, 3, 2, 1, 1, 2, 1, 1, 1, 1]
 
 
 def calendar(seed: int, entries: int, *, variant: int = 0, seconds: tuple[int, int] = (2, 12)) -> str:
-    """A calendar as YAML. Entries called fixed-N are the same in every variant; of the others the schedule differs."""
+    """Return a calendar as YAML. Entries fixed-N are equal in every variant; the schedules of moving-N differ."""
     draw = random.Random(seed)
     found: dict[str, Any] = {}
     for number in range(entries):
@@ -63,7 +63,7 @@ def calendar(seed: int, entries: int, *, variant: int = 0, seconds: tuple[int, i
 
 
 def periods(*texts: str) -> dict[str, set[int]]:
-    """For each entry the seconds between its instants, in any of these calendars."""
+    """Entry → its intervals in seconds, in any of these calendars."""
     found: dict[str, set[int]] = {}
     for text in texts:
         for name, entry in yaml.safe_load(text)["entries"].items():

@@ -1,4 +1,4 @@
-"""The short form of the leak watcher: a few hundred runs leave nothing open, and hardly any memory."""
+"""The short form of the leak check: a few hundred runs leave nothing open, and hardly any memory."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def test_a_daemon_does_not_grow_with_what_it_runs(tmp_path: Path) -> None:
-    said: list[str] = []
+    lines: list[str] = []
 
     with leak.daemon(tmp_path) as node:
-        first, last = leak.watch(node, 300, 100, said.append)
+        first, last = leak.watch(node, 300, 100, lines.append)
 
-    assert leak.is_as_before(first, last), said
-    assert last.processes == 0, said
-    assert last.memory < first.memory * 1.15, said
+    assert leak.is_as_before(first, last), lines
+    assert last.processes == 0, lines
+    assert last.memory < first.memory * 1.15, lines

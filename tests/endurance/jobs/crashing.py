@@ -1,4 +1,4 @@
-"""End as no program should."""
+"""Exit, crash or be killed in the middle of the work."""
 
 from __future__ import annotations
 

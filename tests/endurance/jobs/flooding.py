@@ -1,4 +1,4 @@
-"""Print far more than is kept."""
+"""Print far more than the log limit."""
 
 from __future__ import annotations
 

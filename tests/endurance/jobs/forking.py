@@ -1,4 +1,4 @@
-"""Leave a grandchild in a session of its own, that would live for an hour."""
+"""Start a grandchild in its own session that would live for an hour."""
 
 from __future__ import annotations
 

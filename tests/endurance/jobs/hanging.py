@@ -1,4 +1,4 @@
-"""Never end, and ignore being asked to."""
+"""Never end, and if asked to, ignore SIGTERM."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from maintd.job import Context, JobParams, job
 
 
 class Params(JobParams):
-    deaf: bool = False
+    ignore_term: bool = False
 
 
 @job(timeout="2s", repeatable=True)
 def run(ctx: Context, params: Params) -> None:
-    if params.deaf:
+    if params.ignore_term:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with journaled(ctx, "hanging"), ctx.phase("hang"):
         while True:

@@ -1,4 +1,4 @@
-"""Hold a lock for longer than a lease, changing something all the while."""
+"""Hold a lock for longer than a lease while changing something."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Change something that only one may change at a time, and never twice for one run."""
+"""Change something that only one process may change at a time, and only once per run."""
 
 from __future__ import annotations
 

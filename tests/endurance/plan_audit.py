@@ -1,7 +1,7 @@
-"""A trigger of the database's own that notes how far entries were planned, and by which rule, step for step.
+"""A database trigger that records how far each entry was planned, and by which schedule.
 
-For an entry whose schedule is changed by reloads this says exactly which instants were owed: those of the old rule up
-to the moment of each change, those of the new one from there on.
+For an entry whose schedule is changed by reloads this determines the due times exactly: those of the old schedule up to
+each change, and those of the new one after it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _READ = "SELECT entry, rule, seen, through FROM endurance_plans ORDER BY id"
 
 
 class Planned(NamedTuple):
-    """An entry was planned from `seen` through `through` (earlier, when a clock was set back) by a rule in force."""
+    """An entry was planned from `seen` through `through` (earlier, if a clock was set back) by its active schedule."""
 
     entry: str
     period: int  # seconds between the rule's instants
@@ -53,7 +53,7 @@ class Planned(NamedTuple):
 
 
 def install(url: str) -> None:
-    """Begin to note. The tables of maintd must be there."""
+    """Install the trigger. The tables of maintd must exist."""
     if url.startswith("sqlite"):
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=30)) as conn:
             conn.executescript(_SQLITE)
@@ -63,7 +63,7 @@ def install(url: str) -> None:
 
 
 def read(url: str) -> list[Planned]:
-    """Everything that was noted, in order."""
+    """Return all records in order."""
     if url.startswith("sqlite"):
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=30)) as conn:
             rows = conn.execute(_READ).fetchall()
@@ -74,7 +74,7 @@ def read(url: str) -> list[Planned]:
 
 
 def instants(period: int, after: datetime, until: datetime) -> Iterator[datetime]:
-    """Those of `every: …s` in (after, until]: they count from 1970."""
+    """Yield the due times of `every: …s` in (after, until]; they count from 1970."""
     number = (after - EPOCH) // timedelta(seconds=period) + 1
     while (at := EPOCH + number * timedelta(seconds=period)) <= until:
         yield at

@@ -1,7 +1,7 @@
-"""Strikes at random instants. Every fault is counted, and ends by itself or by `World.heal`.
+"""Injects faults at random times. Every fault is counted, and ends by itself or by `Cluster.heal`.
 
-Two strike at the same time: one with what is over in a moment, one with what lasts (an outage, a full disk, a pause).
-So processes are killed during outages too.
+Two threads inject faults at the same time: short ones (a kill), and long ones (an outage, a full disk, a suspension).
+So processes are also killed during outages.
 """
 
 from __future__ import annotations
@@ -24,75 +24,74 @@ from pathlib import Path
 import psutil
 import psycopg
 
-from endurance.invariants import Stretch
-from endurance.world import LEASE, Node, World
+from endurance.cluster import LEASE, Cluster, Node
+from endurance.invariants import ConfirmedPeriod
 
 STOPPED = LEASE + 3  # longer than a lease
 WHY = "endurance"
-MID_WRITE = 2.0  # seconds that a write of the daemon is waited for
-UNKNOWN_FOR = 4.0  # seconds after a file was changed, in which a daemon may read it by itself
+MID_WRITE = 2.0  # seconds to wait for a write of the daemon
 
 Fault = Callable[[random.Random], str]
-"""Commits it; what it was called, empty when there was nothing to do it to."""
+"""Injects a fault; returns its name, or an empty string if it was not possible."""
 
 
 @dataclass
-class Deeds:
-    """What was done."""
+class InjectedFaults:
+    """The faults that were injected."""
 
     counts: Counter[str] = field(default_factory=Counter)
     lasted: dict[str, list[float]] = field(default_factory=dict)  # seconds of each outage, by fault
-    accepted: dict[str, int] = field(default_factory=dict)  # idempotency key → run, of triggers that got a yes
-    twofold: list[str] = field(default_factory=list)  # keys for which two runs were named
+    accepted: dict[str, int] = field(default_factory=dict)  # idempotency key → run, of accepted triggers
+    duplicate_runs: list[str] = field(default_factory=list)  # keys that were answered with two runs
     killed: set[int] = field(default_factory=set)  # pids of children
     paused: set[str] = field(default_factory=set)  # entries
-    steps: set[float] = field(default_factory=set)  # seconds by which a clock was set
-    confirmed: list[tuple[int, datetime]] = field(default_factory=list)  # calendar, and when all nodes had said yes
-    changing: list[datetime] = field(default_factory=list)  # when something began that may load another calendar
+    steps: set[float] = field(default_factory=set)  # seconds by which a clock was stepped
+    confirmed: list[tuple[int, datetime]] = field(default_factory=list)  # calendar, and when all nodes had confirmed it
+    changing: list[datetime] = field(default_factory=list)  # start of events that can load another calendar
 
 
-class Adversary:
-    """Draws faults from the seed and commits them."""
+class FaultInjector:
+    """Draws faults from the seed and injects them."""
 
-    def __init__(self, world: World, seed: int, seconds: float) -> None:
-        self._world = world
+    def __init__(self, cluster: Cluster, seed: int, seconds: float) -> None:
+        self._cluster = cluster
         self._seed = seed
         self._seconds = seconds
         self._lock = threading.Lock()
-        self._calendars = threading.Lock()  # who changes calendars does so alone
+        self._calendars = threading.Lock()  # one calendar change at a time
         self._offset = 0
-        self.did = Deeds()
+        self.did = InjectedFaults()
 
-    def strike(self, told: Callable[[str], None]) -> None:
-        """Both kinds of faults, until the time is over."""
+    def inject(self, report: Callable[[str], None]) -> None:
+        """Inject both kinds of faults until the time is over."""
         deadline = time.monotonic() + self._seconds
         with ThreadPoolExecutor(2) as pool:
-            # The pause between two: what lasts is rarer.
+            # The pause between two faults: long faults are rarer.
             found = [
-                pool.submit(self._strike, self._moments(), 0.1, 1.2, self._seed + 2, deadline, told),
-                pool.submit(self._strike, self._lasting(), 0.5, 4.0, self._seed + 3, deadline, told),
+                pool.submit(self._inject, self._short_faults(), 0.1, 1.2, self._seed + 2, deadline, report),
+                pool.submit(self._inject, self._long_faults(), 0.5, 4.0, self._seed + 3, deadline, report),
             ]
         for each in found:
             each.result()
 
-    def stretches(self) -> list[Stretch]:
-        """Where it is known which calendar was in force."""
-        changes = sorted([*self.did.changing, *(at for node in self._world.nodes for at in node.started_at)])
+    def confirmed_periods(self) -> list[ConfirmedPeriod]:
+        """Return the periods in which the active calendar is known."""
+        changes = sorted([*self.did.changing, *(at for node in self._cluster.nodes for at in node.started_at)])
         found = []
         for variant, at in self.did.confirmed:
             until = next((change for change in changes if change > at), None)
             if until is not None:
-                found.append(Stretch(variant, at, until))
+                found.append(ConfirmedPeriod(variant, at, until))
         return found
 
-    def _strike(
+    def _inject(
         self,
         faults: dict[Fault, int],
         shortest: float,
         longest: float,
         seed: int,
         deadline: float,
-        told: Callable[[str], None],
+        report: Callable[[str], None],
     ) -> None:
         draw = random.Random(seed)
         weights = list(faults.values())
@@ -105,10 +104,10 @@ class Adversary:
                     self.did.counts[name] += 1
                     if longest > 2:
                         self.did.lasted.setdefault(name, []).append(time.monotonic() - began)
-                told(name)
+                report(name)
             time.sleep(draw.uniform(shortest, longest))
 
-    def _moments(self) -> dict[Fault, int]:
+    def _short_faults(self) -> dict[Fault, int]:
         faults: dict[Fault, int] = {
             self.kill_daemon: 3,
             self.kill_mid_write: 3,
@@ -122,31 +121,31 @@ class Adversary:
             self.trigger: 8,
             self.cancel: 6,
         }
-        if (self._world.nodes[0].folder / "faketime").exists():
+        if (self._cluster.nodes[0].folder / "faketime").exists():
             faults[self.step_clock] = 4
-        if self._world.postgres is not None:
+        if self._cluster.postgres is not None:
             faults[self.kill_backends] = 4
-        if len(self._world.nodes) > 1:
-            faults[self.differ] = 2
+        if len(self._cluster.nodes) > 1:
+            faults[self.load_other_calendar] = 2
         return faults
 
-    def _lasting(self) -> dict[Fault, int]:
+    def _long_faults(self) -> dict[Fault, int]:
         faults: dict[Fault, int] = {self.freeze_daemon: 4, self.fill_state: 3, self.pause: 2}
-        if self._world.postgres is not None:
+        if self._cluster.postgres is not None:
             faults[self.stop_postgres] = 4
             faults[self.fill_store] = 3
-        if len(self._world.nodes) > 1 and self._world.nodes[1].prefix:
+        if len(self._cluster.nodes) > 1 and self._cluster.nodes[1].prefix:
             faults[self.cut_network] = 4
         return faults
 
     # --- processes ---
 
     def kill_daemon(self, draw: random.Random) -> str:
-        return _named("daemon killed", _signal(draw.choice(self._world.nodes).daemon(), signal.SIGKILL))
+        return _named("daemon killed", _signal(draw.choice(self._cluster.nodes).daemon(), signal.SIGKILL))
 
     def kill_mid_write(self, draw: random.Random) -> str:
-        """The threads that supervise and record live in the daemon: it is killed while it writes to the store."""
-        node = draw.choice(self._world.nodes)
+        """Kill the daemon, with its supervisor threads, while it writes to the store."""
+        node = draw.choice(self._cluster.nodes)
         deadline = time.monotonic() + MID_WRITE
         while time.monotonic() < deadline:
             if self._writes(node):
@@ -154,34 +153,34 @@ class Adversary:
         return ""
 
     def terminate_daemon(self, draw: random.Random) -> str:
-        return _named("daemon stopped politely", _signal(draw.choice(self._world.nodes).daemon(), signal.SIGTERM))
+        return _named("daemon stopped by SIGTERM", _signal(draw.choice(self._cluster.nodes).daemon(), signal.SIGTERM))
 
     def freeze_daemon(self, draw: random.Random) -> str:
-        daemon = draw.choice(self._world.nodes).daemon()
+        daemon = draw.choice(self._cluster.nodes).daemon()
         if not _signal(daemon, signal.SIGSTOP):
             return ""
         time.sleep(STOPPED)
-        return _named("daemon frozen for longer than its lease", _signal(daemon, signal.SIGCONT))
+        return _named("daemon suspended for longer than its lease", _signal(daemon, signal.SIGCONT))
 
     def kill_template(self, draw: random.Random) -> str:
-        found = draw.choice(self._world.nodes).templates()
+        found = draw.choice(self._cluster.nodes).templates()
         return _named("template killed", bool(found) and _signal(found[0], signal.SIGKILL))
 
     def kill_job_template(self, draw: random.Random) -> str:
-        """It takes its attempts with it."""
-        found = draw.choice(self._world.nodes).job_templates()
+        """Kill the template of a job; its attempts end with it."""
+        found = draw.choice(self._cluster.nodes).job_templates()
         return _named("job's template killed", bool(found) and _signal(draw.choice(found), signal.SIGKILL))
 
     def kill_template_and_daemon(self, draw: random.Random) -> str:
-        """Only the kernel is left to end the children then."""
-        node = draw.choice(self._world.nodes)
+        """Kill both; only the kernel can end the children then."""
+        node = draw.choice(self._cluster.nodes)
         found = node.templates()
         if not found or not _signal(found[0], signal.SIGKILL):
             return ""
         return _named("template and daemon killed", _signal(node.daemon(), signal.SIGKILL))
 
     def kill_child(self, draw: random.Random) -> str:
-        node = draw.choice(self._world.nodes)
+        node = draw.choice(self._cluster.nodes)
         of_jobs = node.job_templates()
         leaves = [child for one in (*node.templates(), *of_jobs) for child in _children(one) if child not in of_jobs]
         if not leaves:
@@ -193,15 +192,17 @@ class Adversary:
     # --- disk, clock, store, network ---
 
     def fill_state(self, draw: random.Random) -> str:
-        node = draw.choice(self._world.nodes)
+        node = draw.choice(self._cluster.nodes)
         _fill(node.state_dir / "filler", draw.uniform(1, 5))
-        return "disk of the state directory full" if self._world.postgres else "disk of state directory and store full"
+        return (
+            "disk of the state directory full" if self._cluster.postgres else "disk of state directory and store full"
+        )
 
     def fill_store(self, draw: random.Random) -> str:
-        assert self._world.postgres is not None
-        _fill(self._world.postgres.folder / "filler", draw.uniform(1, 5))
-        with self._world.server:
-            self._world.restart_postgres()  # a full disk may have ended it
+        assert self._cluster.postgres is not None
+        _fill(self._cluster.postgres.folder / "filler", draw.uniform(1, 5))
+        with self._cluster.server:
+            self._cluster.restart_postgres()  # a full disk may have stopped it
         return "disk of Postgres full"
 
     def step_clock(self, draw: random.Random) -> str:
@@ -209,24 +210,24 @@ class Adversary:
         way = "forward" if offset > self._offset else "back"
         self.did.steps.add(offset - self._offset)
         self._offset = offset
-        (self._world.nodes[0].folder / "faketime").write_text(f"{offset:+d}")
+        (self._cluster.nodes[0].folder / "faketime").write_text(f"{offset:+d}")
         return f"clock stepped {way}"
 
     def stop_postgres(self, draw: random.Random) -> str:
-        assert self._world.postgres is not None
+        assert self._cluster.postgres is not None
         longest = min(60.0, self._seconds * 0.4)
         seconds = draw.choice([s for s in (1, 2, 4, 8, 15, 30, 60) if s <= max(longest, 4)])
-        with self._world.server:
+        with self._cluster.server:
             with suppress(subprocess.CalledProcessError):
-                self._world.postgres.stop(draw.choice(["fast", "immediate"]))
+                self._cluster.postgres.stop(draw.choice(["fast", "immediate"]))
             time.sleep(seconds)
-            self._world.restart_postgres()
+            self._cluster.restart_postgres()
         return "Postgres stopped"
 
     def kill_backends(self, draw: random.Random) -> str:
-        assert self._world.postgres is not None
+        assert self._cluster.postgres is not None
         query = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = 'maintd'"
-        with suppress(psycopg.Error), psycopg.connect(self._world.postgres.url("postgres"), autocommit=True) as conn:
+        with suppress(psycopg.Error), psycopg.connect(self._cluster.postgres.url("postgres"), autocommit=True) as conn:
             conn.execute(query)
             return "Postgres backends killed"
         return ""
@@ -241,18 +242,18 @@ class Adversary:
     # --- operators ---
 
     def reload_good(self, draw: random.Random) -> str:
-        variant = draw.randrange(len(self._world.calendars))
+        variant = draw.randrange(len(self._cluster.calendars))
         with self._calendars:
             self.did.changing.append(datetime.now(UTC))
-            for node in self._world.nodes:
-                node.calendar.write_text(self._world.calendars[variant])
-            answers = [node.ask("POST", "/api/v1/reload", {}) for node in self._world.nodes]
+            for node in self._cluster.nodes:
+                node.calendar.write_text(self._cluster.calendars[variant])
+            answers = [node.ask("POST", "/api/v1/reload", {}) for node in self._cluster.nodes]
             if all(answer is not None and answer.get("ok") for answer in answers):
                 self.did.confirmed.append((variant, datetime.now(UTC)))
         return _named("calendar reloaded", any(answer is not None for answer in answers))
 
     def reload_bad(self, draw: random.Random) -> str:
-        node = draw.choice(self._world.nodes)
+        node = draw.choice(self._cluster.nodes)
         with self._calendars:
             before = node.calendar.read_text()
             node.calendar.write_text(before[: len(before) // 2] + "\n  : [oops")
@@ -260,54 +261,54 @@ class Adversary:
             node.calendar.write_text(before)
         return "bad calendar"
 
-    def differ(self, draw: random.Random) -> str:
-        node = draw.choice(self._world.nodes)
+    def load_other_calendar(self, draw: random.Random) -> str:
+        node = draw.choice(self._cluster.nodes)
         with self._calendars:
             self.did.changing.append(datetime.now(UTC))
-            node.calendar.write_text(draw.choice(self._world.calendars))
+            node.calendar.write_text(draw.choice(self._cluster.calendars))
             return _named("another calendar on one node", node.ask("POST", "/api/v1/reload", {}) is not None)
 
     def trigger(self, draw: random.Random) -> str:
-        """The same request, with one key, from several clients at once, to any of the nodes."""
+        """Send the same request, with one key, from four clients at once, to any of the nodes."""
         key = str(uuid.UUID(int=draw.getrandbits(128)))
         name = draw.choice(["steady", "mutating", "fixed-00", "fixed-01"])
-        body = {"name": name, "by": "adversary", "why": WHY, "idempotency_key": key}
-        nodes = [draw.choice(self._world.nodes) for _ in range(4)]
+        body = {"name": name, "by": "fault-injector", "why": WHY, "idempotency_key": key}
+        nodes = [draw.choice(self._cluster.nodes) for _ in range(4)]
         with ThreadPoolExecutor(4) as pool:
             answers = list(pool.map(lambda node: node.ask("POST", "/api/v1/runs", body), nodes))
         ids = {answer["id"] for answer in answers if answer is not None}
         if len(ids) > 1:
-            self.did.twofold.append(key)
+            self.did.duplicate_runs.append(key)
         if ids:
             self.did.accepted[key] = ids.pop()
         return _named("one trigger by several clients", key in self.did.accepted)
 
     def cancel(self, draw: random.Random) -> str:
-        node = draw.choice(self._world.nodes)
+        node = draw.choice(self._cluster.nodes)
         listed = node.ask("GET", "/api/v1/runs?state=running&state=queued&limit=20")
         if not listed or not listed["runs"]:
             return ""
         run = draw.choice(listed["runs"])
-        asked = node.ask("POST", f"/api/v1/runs/{run['id']}/cancel", {"by": "adversary", "why": WHY})
+        asked = node.ask("POST", f"/api/v1/runs/{run['id']}/cancel", {"by": "fault-injector", "why": WHY})
         return _named("cancel", asked is not None)
 
     def pause(self, draw: random.Random) -> str:
-        node = draw.choice(self._world.nodes)
+        node = draw.choice(self._cluster.nodes)
         name = f"fixed-{draw.randint(0, 8):02}"
         self.did.paused.add(name)
-        done = node.ask("POST", f"/api/v1/entries/{name}/pause", {"why": WHY, "by": "adversary"})
+        done = node.ask("POST", f"/api/v1/entries/{name}/pause", {"why": WHY, "by": "fault-injector"})
         time.sleep(draw.uniform(0.5, 3))
-        while node.ask("POST", f"/api/v1/entries/{name}/unpause", {"by": "adversary"}) is None:
-            node = draw.choice(self._world.nodes)
+        while node.ask("POST", f"/api/v1/entries/{name}/unpause", {"by": "fault-injector"}) is None:
+            node = draw.choice(self._cluster.nodes)
             time.sleep(0.5)
         return _named("pause and unpause", done is not None)
 
     def _writes(self, node: Node) -> bool:
-        """Whether the daemon is in the middle of a transaction that writes, as well as can be seen from outside."""
+        """Return whether the daemon is inside a writing transaction, as far as this is visible from outside."""
         daemon = node.daemon()
         if daemon is None:
             return False
-        if self._world.postgres is None:
+        if self._cluster.postgres is None:
             log = node.state_dir / "maintd.db-wal"
             with suppress(OSError):
                 before = log.stat()
@@ -321,7 +322,7 @@ class Adversary:
         )
         with (
             suppress(psycopg.Error, psutil.Error),
-            psycopg.connect(self._world.postgres.url("postgres"), autocommit=True) as conn,
+            psycopg.connect(self._cluster.postgres.url("postgres"), autocommit=True) as conn,
         ):
             ports = {connection.laddr.port for connection in daemon.net_connections() if connection.laddr}
             deadline = time.monotonic() + MID_WRITE

@@ -1,4 +1,4 @@
-"""The machines of an endurance run: daemons that are started again, their disks, clocks, network and store."""
+"""The nodes of an endurance run: daemons that are restarted, their disks, clocks, network and store."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ TEMPLATE = "maintd.executor.fork_server"
 
 @dataclass
 class Node:
-    """A daemon, started again a moment after it ended, as a container's restart policy does it."""
+    """A daemon that is restarted a moment after it ended, as by a container's restart policy."""
 
     name: str
     folder: Path
     environ: dict[str, str]
-    prefix: tuple[str, ...] = ()  # how to get into its network namespace
+    prefix: tuple[str, ...] = ()  # command that enters its network namespace
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
     wanted: bool = True
@@ -73,7 +73,7 @@ class Node:
         self.started_at.append(datetime.now(UTC))
 
     def daemon(self) -> psutil.Process | None:
-        """The daemon's process, below `ip netns exec` where there is one."""
+        """Return the daemon's process, or None."""
         if self.process is None or self.process.poll() is not None:
             return None
         with suppress(psutil.Error):
@@ -81,7 +81,7 @@ class Node:
         return None
 
     def templates(self) -> list[psutil.Process]:
-        """The template process, if it is there."""
+        """Return the template process, if it exists."""
         found = []
         daemon = self.daemon()
         with suppress(psutil.Error):
@@ -92,7 +92,7 @@ class Node:
         return found
 
     def job_templates(self) -> list[psutil.Process]:
-        """Templates of single jobs: below the template, and unlike attempts still in its session."""
+        """Return templates of single jobs: children of the template in its session; attempts have their own."""
         found = []
         for template in self.templates():
             with suppress(psutil.Error, ProcessLookupError):
@@ -101,22 +101,22 @@ class Node:
         return found
 
     def below(self) -> list[psutil.Process]:
-        """Template, keepers and children of the daemon."""
+        """Return all processes below the daemon."""
         daemon = self.daemon()
         with suppress(psutil.Error):
             return [] if daemon is None else daemon.children(recursive=True)
         return []
 
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout: float = 4.0) -> Any:
-        """The API's answer on the control socket, None when nobody answers or it was an error."""
+        """Return the API's response on the control socket, None for an error or without a daemon."""
         connection = _UnixConnection(str(self.state_dir / "maintd.sock"), timeout)
         try:
             connection.request(
                 method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"}
             )
             answer = connection.getresponse()
-            said = answer.read()
-            return json.loads(said) if answer.status < 300 else None
+            body_read = answer.read()
+            return json.loads(body_read) if answer.status < 300 else None
         except (OSError, http.client.HTTPException, ValueError):
             return None
         finally:
@@ -124,7 +124,7 @@ class Node:
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    """httpx leaves a socket open when nobody listens; this closes what it opened."""
+    """A connection that closes its socket when the server does not listen; httpx leaves it open."""
 
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__("maintd", timeout=timeout)
@@ -136,8 +136,8 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-class World:
-    """Everything of one run, taken down at its end."""
+class Cluster:
+    """All nodes and servers of one run, stopped at its end."""
 
     def __init__(self, seed: int, *, kind: str, nodes: int, entries: int, folder: Path, keep: bool = False) -> None:
         self.seed = seed
@@ -151,11 +151,11 @@ class World:
         self._stack = ExitStack()
         self._watch = threading.Thread(target=self._keep_up, daemon=True)
         self._over = threading.Event()
-        self.server = threading.RLock()  # who stops and starts Postgres
+        self.server = threading.RLock()  # held while Postgres is stopped or started
         self.integrity_checks = 0
         self.damage: list[str] = []
         self._count = nodes
-        self.owed_until = datetime.now(UTC)
+        self.planned_until = datetime.now(UTC)
 
     def __enter__(self) -> Self:
         self.folder.chmod(0o755)
@@ -185,19 +185,19 @@ class World:
                         process.kill()
                 assert node.process is not None
                 node.process.wait()
-            # The state directory is a file system of its own, which goes away: what is to be kept is copied.
+            # The state directory is a file system of its own that is unmounted: copy it first.
             if self.keep:
                 shutil.copytree(node.state_dir, node.folder / "kept", ignore=shutil.ignore_patterns("*.sock"))
         self._stack.close()
 
     def store_url(self) -> str:
-        """Of the store, as this process reaches it."""
+        """Return the URL of the store for this process."""
         if self.postgres is not None:
             return self.postgres.url("maintd")
         return f"sqlite:///{self.nodes[0].state_dir}/maintd.db"
 
     def heal(self) -> None:
-        """Undo every fault that lasts."""
+        """End every long fault."""
         for node in self.nodes:
             (node.state_dir / "filler").unlink(missing_ok=True)
             node.calendar.write_text(self.calendars[0])
@@ -214,7 +214,7 @@ class World:
                 self.restart_postgres()
 
     def restart_postgres(self) -> None:
-        """Have it running, whatever state it is in."""
+        """Make sure that Postgres runs."""
         assert self.postgres is not None
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
@@ -227,7 +227,7 @@ class World:
         raise AssertionError("Postgres does not start again")
 
     def _keep_server_small(self) -> None:
-        """Its log of writes is not to fill the disk by itself."""
+        """Limit the WAL, so that it does not fill the disk by itself."""
         assert self.postgres is not None
         with psycopg.connect(self.postgres.url("postgres"), autocommit=True) as conn:
             for line in ("max_wal_size = '96MB'", "min_wal_size = '32MB'"):
@@ -235,7 +235,7 @@ class World:
             conn.execute("SELECT pg_reload_conf()")
 
     def check_integrity(self, node: Node) -> None:
-        """Of a SQLite store whose daemon has just ended, on a copy: what the next daemon will find."""
+        """Check a copy of the SQLite store of a daemon that has just ended: what its successor will find."""
         store = node.state_dir / "maintd.db"
         if self.postgres is not None or not store.exists():
             return
@@ -295,7 +295,7 @@ class World:
         self._stack.callback(subprocess.run, ["umount", "-l", str(folder)], check=False)
 
     def _namespace(self, environ: dict[str, str]) -> tuple[str, ...]:
-        """A network of its own for one node, with a cable to the host that can be cut."""
+        """Create a network namespace for one node, with a link to the host that can be cut."""
         assert self.postgres is not None
         name = f"mt{os.getpid() % 100000}"
         subnet = f"10.213.{200 + os.getpid() % 50}"
@@ -337,13 +337,13 @@ class World:
 
 
 @contextmanager
-def world(seed: int, *, kind: str, nodes: int, entries: int, keep: Path | None = None) -> Iterator[World]:
-    """A world in a temporary folder, or in `keep`, which stays."""
+def cluster(seed: int, *, kind: str, nodes: int, entries: int, keep: Path | None = None) -> Iterator[Cluster]:
+    """Start a cluster in a temporary folder, or in `keep`, which is not deleted."""
     folder = keep or Path(tempfile.mkdtemp(prefix="maintd-endurance-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with World(seed, kind=kind, nodes=nodes, entries=entries, folder=folder, keep=keep is not None) as made:
-            yield made
+        with Cluster(seed, kind=kind, nodes=nodes, entries=entries, folder=folder, keep=keep is not None) as started:
+            yield started
     finally:
         if keep is None:
             shutil.rmtree(folder, ignore_errors=True)
