@@ -65,8 +65,8 @@ def diagnose(
 ) -> Diagnosis:
     """The diagnosis of an entry.
 
-    `worked` is `last.last_worked` with its evidence; it is not needed if that run succeeded. `pause` is the pause in
-    force now. `disabled` says why maintd disabled the entry.
+    `worked` is `last.last_worked` with its evidence; it is not needed if that run succeeded. `pause` is the active
+    pause. `disabled` is the reason why maintd disabled the entry.
     """
     found = _decide(entry, last, worked, now, pause, disabled)
     return found if last.active is None else found.model_copy(update={"state": last.active.state.value})

@@ -1,4 +1,4 @@
-"""A disk that is full, one that may not be written, a store that somebody else holds: what is wrong, and what to do."""
+"""A full disk, a read-only disk, a store locked by another process: what is reported, and the hint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def shell_on(folder: Path, state: Path) -> Shell:
     return Shell(folder, {"MAINTD_STATE_DIR": str(state), "MAINTD_LISTEN": ""})
 
 
-def test_a_full_disk_is_said_and_nothing_is_started(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_no_run_starts(tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", "300k") as state:
         (state / "filler").write_bytes(b"")
         with pytest.raises(OSError, match="No space"), (state / "filler").open("wb", buffering=0) as file:
@@ -34,7 +34,7 @@ def test_a_full_disk_is_said_and_nothing_is_started(tmp_path: Path) -> None:
     assert "the disk is full; make room" in upgraded.err
 
 
-def test_a_read_only_state_directory_is_refused_and_can_still_be_read(tmp_path: Path) -> None:
+def test_a_read_only_state_directory_is_refused_but_can_be_read(tmp_path: Path) -> None:
     with small_disk(tmp_path / "sealed", "8m") as state:
         typed = shell_on(tmp_path, state)
         assert typed.maintd("db", "upgrade").code == 0
@@ -50,7 +50,7 @@ def test_a_read_only_state_directory_is_refused_and_can_still_be_read(tmp_path: 
     assert listed.code == 0
 
 
-def test_a_locked_store_names_the_file_and_how_to_see_who_has_it(tmp_path: Path) -> None:
+def test_a_locked_store_names_the_file_and_how_to_find_the_holder(tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir()
     typed = shell_on(tmp_path, state)

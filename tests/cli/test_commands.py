@@ -51,7 +51,7 @@ def on_a_terminal(daemon: RunningDaemon, *words: str, **more: str) -> str:
     return received.decode()
 
 
-def test_the_shortcut_and_the_whole_program_say_the_same(daemon: RunningDaemon) -> None:
+def test_the_shortcut_prints_the_same_as_the_full_program(daemon: RunningDaemon) -> None:
     (daemon.cwd / "empty.yaml").write_text("")
 
     short = daemon.maintd("status")
@@ -70,7 +70,7 @@ def test_status_as_json_is_the_report(daemon: RunningDaemon) -> None:
     assert said["at"].endswith("Z")
 
 
-def test_quiet_status_is_the_daemons_health_and_says_nothing(daemon: RunningDaemon) -> None:
+def test_quiet_status_checks_the_health_of_the_daemon_and_prints_nothing(daemon: RunningDaemon) -> None:
     daemon.maintd("trigger", "stumbling", "--wait")
 
     typed = daemon.maintd("status", "--quiet")
@@ -79,7 +79,7 @@ def test_quiet_status_is_the_daemons_health_and_says_nothing(daemon: RunningDaem
     assert daemon.maintd("--config", "/dev/null", "status", "--quiet").code == 0
 
 
-def test_trigger_and_wait_shows_the_evidence_and_exits_as_the_run_did(daemon: RunningDaemon) -> None:
+def test_trigger_and_wait_shows_the_evidence_and_exits_with_the_result_of_the_run(daemon: RunningDaemon) -> None:
     typed = daemon.maintd("trigger", "greeting", "-p", "whom=ana", "--why", "she is here", "--wait")
 
     assert typed.code == 0, typed.err
@@ -111,7 +111,7 @@ def test_a_failed_run_exits_with_1_and_a_timed_out_one_with_124(daemon: RunningD
     assert late.json["state"] == "timed_out"
 
 
-def test_the_same_key_means_the_same_run(daemon: RunningDaemon) -> None:
+def test_the_same_idempotency_key_returns_the_same_run(daemon: RunningDaemon) -> None:
     key = uuid4().hex
 
     first = daemon.maintd("trigger", "greeting", "--idempotency-key", key, "--json").json
@@ -120,7 +120,7 @@ def test_the_same_key_means_the_same_run(daemon: RunningDaemon) -> None:
     assert first["id"] == second["id"]
 
 
-def test_a_run_can_be_asked_for_later_and_be_cancelled(daemon: RunningDaemon) -> None:
+def test_a_run_can_be_triggered_for_later_and_cancelled(daemon: RunningDaemon) -> None:
     asked = daemon.maintd("trigger", "greeting", "--at", "2h", "--json").json
 
     cancelled = daemon.maintd("cancel", str(asked["id"]), "--why", "a slip")
@@ -132,7 +132,7 @@ def test_a_run_can_be_asked_for_later_and_be_cancelled(daemon: RunningDaemon) ->
     assert (shown["state"], "a slip" in shown["reason"]) == ("cancelled", True)
 
 
-def test_an_unknown_name_is_told_with_the_near_one(daemon: RunningDaemon) -> None:
+def test_an_unknown_name_is_reported_with_a_similar_one(daemon: RunningDaemon) -> None:
     typed = daemon.maintd("trigger", "vacum")
     as_json = daemon.maintd("trigger", "vacum", "--json")
 
@@ -163,14 +163,14 @@ def test_an_unknown_name_is_told_with_the_near_one(daemon: RunningDaemon) -> Non
         (("--at", "2020-01-01T00:00Z"), "is in the past"),
     ],
 )
-def test_a_request_that_makes_no_sense_exits_with_2(daemon: RunningDaemon, words: tuple[str, ...], said: str) -> None:
+def test_an_invalid_request_exits_with_2(daemon: RunningDaemon, words: tuple[str, ...], said: str) -> None:
     typed = daemon.maintd("trigger", "greeting", *words)
 
     assert typed.code == 2
     assert said in typed.err
 
 
-def test_ctrl_c_stops_the_waiting_and_not_the_run(daemon: RunningDaemon) -> None:
+def test_ctrl_c_ends_the_waiting_but_not_the_run(daemon: RunningDaemon) -> None:
     waiting = daemon.start("trigger", "dawdle", "-p", "seconds=3", "--wait")
     run = wait_for(lambda: _running(daemon, "dawdle"), "the run")
 
@@ -201,7 +201,7 @@ def test_logs_as_json_is_one_object(daemon: RunningDaemon) -> None:
     assert [line["text"] for line in said["lines"]] == ["hello world, 1", "hello world, 2", "hello world, 3", "printed"]
 
 
-def test_a_run_is_found_by_its_number_by_name_and_as_the_last(daemon: RunningDaemon) -> None:
+def test_a_run_is_found_by_number_by_name_and_as_the_last(daemon: RunningDaemon) -> None:
     number = daemon.maintd("trigger", "night-round", "--wait", "--json").json["id"]
 
     by_entry = daemon.maintd("show", "night-round", "--json").json["id"]
@@ -212,7 +212,7 @@ def test_a_run_is_found_by_its_number_by_name_and_as_the_last(daemon: RunningDae
     assert daemon.maintd("show", "vacuum").err == '"vacuum" has not run yet; run it with: maintd trigger vacuum\n'
 
 
-def test_history_is_a_page_that_says_where_the_next_begins(daemon: RunningDaemon) -> None:
+def test_history_prints_a_page_and_where_the_next_begins(daemon: RunningDaemon) -> None:
     for _ in range(2):
         daemon.maintd("trigger", "greeting", "--wait")
 
@@ -236,7 +236,7 @@ def test_status_of_one_entry_shows_its_last_runs(daemon: RunningDaemon) -> None:
     assert len(daemon.maintd("status", "greeting", "--json").json["runs"]) <= 10
 
 
-def test_next_is_told_in_local_time_and_as_json(daemon: RunningDaemon) -> None:
+def test_next_lists_due_times_in_local_time_and_as_json(daemon: RunningDaemon) -> None:
     said = daemon.maintd("next", "--days", "2", "--json").json
 
     assert [due["entry"] for due in said["due"] if due["entry"] == "night-round"] == ["night-round"] * 2
@@ -271,7 +271,7 @@ def test_a_pause_is_shown_with_its_reason_and_ends(daemon: RunningDaemon) -> Non
     assert daemon.maintd("pause", "night-round", "--why", "x", "--for", "2h", "--until", "3h").code == 2
 
 
-def test_the_version_of_the_daemon_is_told(daemon: RunningDaemon) -> None:
+def test_the_version_of_the_daemon_is_shown(daemon: RunningDaemon) -> None:
     said = daemon.maintd("version", "--json").json
 
     assert said["daemon"]["pid"] == daemon.process.pid
@@ -292,7 +292,7 @@ def test_the_shell_completes_entries_jobs_and_runs(daemon: RunningDaemon) -> Non
     assert "last" in completed("maintd show l", 2)
 
 
-def test_the_end_of_a_pipe_is_no_error(daemon: RunningDaemon) -> None:
+def test_a_closed_pipe_is_not_an_error(daemon: RunningDaemon) -> None:
     for words in ("status", "history --limit 1000", "jobs --json"):
         done = subprocess.run(
             ["bash", "-c", f"set -o pipefail; {MAINTD} {words} | true"],
@@ -317,7 +317,7 @@ def own(tmp_path: Path, shell: Shell) -> Iterator[RunningDaemon]:
         yield daemon
 
 
-def test_reload_tells_what_changed_and_refuses_a_bad_calendar(own: RunningDaemon) -> None:
+def test_reload_reports_changes_and_rejects_a_bad_calendar(own: RunningDaemon) -> None:
     own.calendar.write_text(CALENDAR + "  another:\n    title: Another\n    steps: [greet]\n")
     changed = own.maintd("reload")
     own.calendar.write_text(CALENDAR + "  broken:\n    stepps: [greet]\n")
@@ -331,7 +331,7 @@ def test_reload_tells_what_changed_and_refuses_a_bad_calendar(own: RunningDaemon
     assert "another" in own.maintd("status").out
 
 
-def test_it_ends_with_0_on_sigterm_and_then_the_store_still_answers(own: RunningDaemon) -> None:
+def test_the_daemon_exits_with_0_on_sigterm_and_the_store_can_still_be_read(own: RunningDaemon) -> None:
     number = own.maintd("trigger", "greeting", "--wait", "--json").json["id"]
 
     own.process.send_signal(signal.SIGTERM)
@@ -349,7 +349,7 @@ def test_it_ends_with_0_on_sigterm_and_then_the_store_still_answers(own: Running
     assert own.maintd("next", "--json").json["due"]
 
 
-def test_a_socket_that_a_killed_daemon_left_is_no_daemon(own: RunningDaemon) -> None:
+def test_the_socket_of_a_killed_daemon_does_not_count_as_a_daemon(own: RunningDaemon) -> None:
     own.process.kill()
     own.process.wait(10)
 
@@ -366,7 +366,7 @@ def test_a_second_daemon_is_refused_with_the_pid_of_the_first(own: RunningDaemon
     assert f"pid {own.process.pid}" in typed.err
 
 
-def test_a_run_can_be_asked_for_at_the_start(tmp_path: Path, shell: Shell) -> None:
+def test_a_run_can_be_triggered_at_the_start_of_the_daemon(tmp_path: Path, shell: Shell) -> None:
     environ = clean_environ(MAINTD_STATE_DIR=str(tmp_path / "state"), MAINTD_LISTEN="")
     (tmp_path / "schedules.yaml").write_text(
         "timezone: UTC\nentries:\n  a: {title: A, steps: [command: {argv: ['true']}]}\n"
@@ -403,7 +403,7 @@ BARE = {
 
 
 @pytest.mark.parametrize("words", [["status"], ["status", "--quiet"]])
-def test_plain_status_imports_next_to_nothing(daemon: RunningDaemon, words: list[str]) -> None:
+def test_plain_status_imports_almost_nothing(daemon: RunningDaemon, words: list[str]) -> None:
     def imported(*argv: str) -> set[str]:
         done = subprocess.run(
             [sys.executable, "-X", "importtime", *argv],

@@ -1,4 +1,4 @@
-"""Where settings come from, and what is said about those that are wrong."""
+"""Where settings come from, and how invalid ones are reported."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_each_value_is_shown_with_the_source_that_won(shell: Shell) -> None:
     assert shown["config"] == ("config.yaml", "--config")
 
 
-def test_the_file_of_settings_can_be_named_by_the_environment_and_by_dotenv(shell: Shell) -> None:
+def test_the_settings_file_can_be_set_by_the_environment_and_by_dotenv(shell: Shell) -> None:
     (shell.cwd / "a.yaml").write_text("slots: 7\n")
     (shell.cwd / "b.yaml").write_text("slots: 8\n")
     (shell.cwd / ".env").write_text("MAINTD_CONFIG=a.yaml\n")
@@ -86,7 +86,7 @@ def test_no_secret_is_shown(shell: Shell) -> None:
         ("targets: &t\n  postgres: *t\n", 'the alias "*t" is inside the value that it refers to'),
     ],
 )
-def test_a_wrong_file_of_settings_is_told_with_its_line(shell: Shell, content: str, said: str) -> None:
+def test_an_invalid_settings_file_is_reported_with_its_line(shell: Shell, content: str, said: str) -> None:
     (shell.cwd / "config.yaml").write_text(content)
 
     typed = shell.maintd("--config", "config.yaml", "settings")
@@ -96,7 +96,7 @@ def test_a_wrong_file_of_settings_is_told_with_its_line(shell: Shell, content: s
 
 
 @pytest.mark.parametrize("laugh", [9])
-def test_a_file_of_aliases_of_aliases_does_not_fill_the_memory(shell: Shell, laugh: int) -> None:
+def test_nested_yaml_aliases_do_not_fill_the_memory(shell: Shell, laugh: int) -> None:
     lines = ["l0: &l0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, laugh)]
     (shell.cwd / "config.yaml").write_text("\n".join(lines))
@@ -107,7 +107,7 @@ def test_a_file_of_aliases_of_aliases_does_not_fill_the_memory(shell: Shell, lau
     assert "more than 500,000 values" in typed.err
 
 
-def test_files_that_cannot_be_read_are_named(shell: Shell) -> None:
+def test_unreadable_files_are_named(shell: Shell) -> None:
     (shell.cwd / "binary.yaml").write_bytes(b"slots: \xff\n")
     (shell.cwd / "big.yaml").write_bytes(b"#" * 5_100_000)
 
@@ -119,7 +119,7 @@ def test_files_that_cannot_be_read_are_named(shell: Shell) -> None:
     )
 
 
-def test_a_dotenv_that_is_not_text_is_named(shell: Shell) -> None:
+def test_a_binary_dotenv_is_named(shell: Shell) -> None:
     (shell.cwd / ".env").write_bytes(b"MAINTD_SLOTS=\xff\n")
 
     for words in (("status",), ("settings",)):
@@ -128,7 +128,7 @@ def test_a_dotenv_that_is_not_text_is_named(shell: Shell) -> None:
         assert ".env: byte 13 is not UTF-8" in typed.err
 
 
-def test_every_wrong_value_is_told_with_its_variable(shell: Shell) -> None:
+def test_every_invalid_value_is_reported_with_its_variable(shell: Shell) -> None:
     (shell.cwd / ".env").write_text("MAINTD_GRACE=soon\n")
 
     typed = shell.maintd("settings", MAINTD_SLOTS="many", MAINTD_LOG_FORMAT="xml")
@@ -139,7 +139,7 @@ def test_every_wrong_value_is_told_with_its_variable(shell: Shell) -> None:
     assert '.env: MAINTD_GRACE: grace: "soon" is not a duration' in typed.err
 
 
-def test_a_wrong_value_is_an_error_object_with_json(shell: Shell) -> None:
+def test_an_invalid_value_is_an_error_object_with_json(shell: Shell) -> None:
     typed = shell.maintd("history", "--json", MAINTD_SLOTS="many")
 
     assert typed.code == 2
@@ -147,7 +147,7 @@ def test_a_wrong_value_is_an_error_object_with_json(shell: Shell) -> None:
     assert "MAINTD_SLOTS" in typed.json["error"]["message"]
 
 
-def test_names_that_mean_nothing_are_warned_about_with_the_near_one(shell: Shell) -> None:
+def test_unknown_variables_are_reported_with_a_similar_name(shell: Shell) -> None:
     (shell.cwd / ".env").write_text("MAINTD_GRASE=3s\n")
 
     typed = shell.maintd(

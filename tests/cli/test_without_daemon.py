@@ -1,4 +1,4 @@
-"""What works with no daemon, and what is said about stores, calendars and jobs that cannot be used."""
+"""Commands without a daemon, and how broken stores, calendars and jobs are reported."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def store_of(shell: Shell) -> Path:
     return Path(shell.environ["MAINTD_STATE_DIR"]) / "maintd.db"
 
 
-def test_with_nothing_to_read_status_says_what_is_missing(here: Shell) -> None:
+def test_status_without_daemon_and_store_reports_what_is_missing(here: Shell) -> None:
     typed = here.maintd("status")
 
     assert typed.code == 6
@@ -38,7 +38,7 @@ def test_with_nothing_to_read_status_says_what_is_missing(here: Shell) -> None:
     assert here.maintd("status", "--quiet").code == 6
 
 
-def test_what_needs_a_daemon_says_so_and_exits_with_6(here: Shell) -> None:
+def test_commands_that_need_a_daemon_exit_with_6_without_one(here: Shell) -> None:
     for words in (("trigger", "greeting"), ("cancel", "1"), ("reload",), ("pause", "greeting", "--why", "x")):
         typed = here.maintd(*words)
         assert typed.code == 6, words
@@ -47,7 +47,7 @@ def test_what_needs_a_daemon_says_so_and_exits_with_6(here: Shell) -> None:
     assert here.maintd("trigger", "greeting", "--json").json["error"]["code"] == "no_daemon"
 
 
-def test_a_daemon_that_hangs_is_not_waited_for_by_the_health_check(here: Shell) -> None:
+def test_the_health_check_times_out_on_a_daemon_that_hangs(here: Shell) -> None:
     path = here.cwd / "m.sock"
     with socket.socket(socket.AF_UNIX) as deaf:
         deaf.bind(str(path))
@@ -67,7 +67,7 @@ def test_run_here_works_without_daemon_and_without_store(here: Shell) -> None:
     assert not store_of(here).exists()
 
 
-def test_run_here_is_recorded_where_the_store_can_be_written(here: Shell) -> None:
+def test_run_here_is_recorded_if_the_store_is_writable(here: Shell) -> None:
     run = here.maintd("run", "greeting", "--here", "--why", "on call", "--json")
 
     assert run.code == 0, run.err
@@ -77,7 +77,7 @@ def test_run_here_is_recorded_where_the_store_can_be_written(here: Shell) -> Non
     ]
 
 
-def test_run_here_goes_on_when_store_and_calendar_are_broken(here: Shell) -> None:
+def test_run_here_works_with_a_broken_store_and_a_broken_calendar(here: Shell) -> None:
     (here.cwd / "schedules.yaml").write_text("entries: [\n")
 
     typed = here.maintd("run", "greet", "--here", MAINTD_STORE_URL="postgresql://nobody@127.0.0.1:1/x")
@@ -87,7 +87,7 @@ def test_run_here_goes_on_when_store_and_calendar_are_broken(here: Shell) -> Non
     assert "not recorded, the store cannot be written" in typed.err
 
 
-def test_run_here_exits_as_the_run_did(here: Shell) -> None:
+def test_run_here_exits_with_the_result_of_the_run(here: Shell) -> None:
     assert here.maintd("run", "stumble", "--here", "--no-store").code == 1
     assert here.maintd("run", "gret", "--here").code == 3
     assert here.maintd("run", "greet").code == 2
@@ -115,7 +115,7 @@ def validated(shell: Shell, text: str | bytes, *words: str) -> CommandResult:
     return shell.maintd("validate", "c.yaml", *words)
 
 
-def test_a_good_calendar_is_told_in_plain_english_with_what_is_due(here: Shell) -> None:
+def test_validate_prints_a_valid_calendar_in_english_with_its_next_due_times(here: Shell) -> None:
     typed = here.maintd("validate")
 
     assert typed.code == 0, typed.err
@@ -127,14 +127,14 @@ def test_a_good_calendar_is_told_in_plain_english_with_what_is_due(here: Shell) 
     assert set(said["entries"][0]) >= {"entry", "schedule", "next_due_at", "next_due_local", "jobs"}
 
 
-def test_the_shipped_calendar_is_good(shell: Shell) -> None:
+def test_the_shipped_calendar_is_valid(shell: Shell) -> None:
     typed = shell.maintd("validate")
 
     assert typed.code == 0, typed.err
     assert "every day at 08:00" in typed.out
 
 
-def test_every_problem_is_told_with_its_place(here: Shell) -> None:
+def test_every_error_is_reported_with_its_position(here: Shell) -> None:
     typed = validated(
         here,
         "timezone: Europe/Berlim\nentries:\n"
@@ -177,7 +177,7 @@ NO_CALENDARS = {
 
 
 @pytest.mark.parametrize("text", NO_CALENDARS.values(), ids=NO_CALENDARS)
-def test_a_calendar_that_is_none_is_refused_at_once_and_named(here: Shell, text: bytes) -> None:
+def test_a_file_that_is_not_a_calendar_is_rejected_by_name(here: Shell, text: bytes) -> None:
     path = here.cwd / "c.yaml"
     path.write_bytes(text)
 
@@ -188,14 +188,14 @@ def test_a_calendar_that_is_none_is_refused_at_once_and_named(here: Shell, text:
     assert "Traceback" not in typed.err
 
 
-def test_a_calendar_that_is_not_there_is_named(here: Shell) -> None:
+def test_a_missing_calendar_is_named(here: Shell) -> None:
     typed = here.maintd("validate", "missing.yaml")
 
     assert typed.code == 2
     assert "missing.yaml" in typed.err
 
 
-def test_a_broken_job_module_is_told_by_validate_and_by_jobs(here: Shell) -> None:
+def test_a_broken_job_module_is_reported_by_validate_and_by_jobs(here: Shell) -> None:
     (here.cwd / "jobs").mkdir()
     (here.cwd / "jobs/broken.py").write_text('"""Broken."""\ndef run(:\n')
     environ = {"MAINTD_JOBS_PATH": str(here.cwd / "jobs")}
@@ -209,7 +209,7 @@ def test_a_broken_job_module_is_told_by_validate_and_by_jobs(here: Shell) -> Non
     assert here.maintd("jobs", "show", "broken", **environ).code == 1
 
 
-def test_a_jobs_folder_that_is_not_there_is_named(here: Shell) -> None:
+def test_a_missing_jobs_folder_is_named(here: Shell) -> None:
     typed = here.maintd("jobs", MAINTD_JOBS_PATH="/nowhere/jobs")
 
     assert typed.code == 1
@@ -219,7 +219,7 @@ def test_a_jobs_folder_that_is_not_there_is_named(here: Shell) -> None:
 # --- db ---------------------------------------------------------------------------------------------------------------
 
 
-def test_the_store_is_made_checked_pruned_and_copied(here: Shell) -> None:
+def test_the_store_is_created_checked_pruned_and_copied(here: Shell) -> None:
     made = here.maintd("db", "upgrade")
     here.maintd("run", "greet", "--here")
     checked = here.maintd("db", "check", "--json")
@@ -235,7 +235,7 @@ def test_the_store_is_made_checked_pruned_and_copied(here: Shell) -> None:
     copy.close()
 
 
-def test_a_corrupt_store_is_told_with_what_to_do(here: Shell) -> None:
+def test_a_corrupt_store_is_reported_with_a_hint(here: Shell) -> None:
     here.maintd("db", "upgrade")
     store_of(here).write_bytes(b"no database at all" * 1000)
 
@@ -267,7 +267,7 @@ def test_a_store_that_cannot_be_opened_is_named_without_its_password(here: Shell
     assert "geheim" not in typed.err
 
 
-def test_a_url_that_is_none_is_refused(here: Shell) -> None:
+def test_an_invalid_store_url_is_refused(here: Shell) -> None:
     typed = here.maintd("--store-url", "mysql://x/y", "db", "check")
 
     assert typed.code == 2
@@ -275,7 +275,7 @@ def test_a_url_that_is_none_is_refused(here: Shell) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="tries it as another user, which only root can")
-def test_a_folder_that_may_not_be_written_is_named(here: Shell) -> None:
+def test_a_read_only_folder_is_named(here: Shell) -> None:
     typed = here.maintd("--state-dir", "/proc/nowhere", "serve")
 
     assert typed.code == 2

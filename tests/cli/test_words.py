@@ -1,4 +1,4 @@
-"""What is typed: unknown words, params, instants; and the shortcut for a plain status."""
+"""Arguments: unknown words, params, times; and the shortcut for a plain status."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ def test_without_a_command_the_help_is_shown(shell: Shell) -> None:
     assert "Exit codes:" in typed.err
 
 
-def test_an_unknown_command_is_told_with_the_near_one(shell: Shell) -> None:
+def test_an_unknown_command_is_reported_with_a_similar_one(shell: Shell) -> None:
     typed = shell.maintd("stauts")
 
     assert (typed.code, typed.err) == (2, 'no command "stauts"; did you mean "status"?\n')
 
 
-def test_a_missing_argument_is_told_with_where_to_look(shell: Shell) -> None:
+def test_a_missing_argument_is_reported_with_the_help_command(shell: Shell) -> None:
     typed = shell.maintd("trigger")
 
     assert (typed.code, typed.err) == (2, "missing argument 'NAME'; see: maintd trigger --help\n")
 
 
-def test_a_global_option_after_the_command_is_told_where_it_belongs(shell: Shell) -> None:
+def test_a_global_option_after_the_command_is_reported_with_its_place(shell: Shell) -> None:
     typed = shell.maintd("history", "--state-dir", "x")
 
     assert typed.code == 2
     assert "write it before the command: maintd --state-dir" in typed.err
 
 
-def test_what_makes_no_sense_is_an_error_object_with_json(shell: Shell) -> None:
+def test_a_usage_error_is_an_error_object_with_json(shell: Shell) -> None:
     typed = shell.maintd("next", "--days", "0", "--json")
 
     assert typed.code == 2
@@ -65,14 +65,14 @@ def test_every_command_has_help_that_fits_a_terminal(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
-def test_the_shells_get_their_completion(shell: Shell, name: str) -> None:
+def test_completion_prints_a_script_for_each_shell(shell: Shell, name: str) -> None:
     typed = shell.maintd("completion", name)
 
     assert typed.code == 0
     assert "_MAINTD_COMPLETE" in typed.out
 
 
-def test_without_a_daemon_the_shell_completes_names_of_jobs(shell: Shell) -> None:
+def test_completion_without_a_daemon_lists_jobs(shell: Shell) -> None:
     typed = shell.maintd(COMP_WORDS="maintd trigger vac", COMP_CWORD="2", _MAINTD_COMPLETE="bash_complete")
 
     assert "plain,vacuum" in typed.out.split()
@@ -91,12 +91,12 @@ def test_without_a_daemon_the_shell_completes_names_of_jobs(shell: Shell) -> Non
         ("2026-12-06T02:00+01:00", "2026-12-06T01:00:00Z"),
     ],
 )
-def test_instants_ahead_are_read(text: str, at: str) -> None:
+def test_future_times_are_parsed(text: str, at: str) -> None:
     assert arguments.future_time(text, NOW) == at
 
 
 @pytest.mark.parametrize("text", ["2026-12-06T02:00", "tomorrow", "", "2026-12-06"])
-def test_an_instant_without_a_zone_or_sense_is_refused_with_an_example(text: str) -> None:
+def test_an_invalid_time_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError, match="write for example"):
         arguments.future_time(text, NOW)
 
@@ -110,11 +110,11 @@ def test_an_instant_without_a_zone_or_sense_is_refused_with_an_example(text: str
         ("2026-11-01T02:00+02:00", "2026-11-01T00:00:00Z"),
     ],
 )
-def test_instants_past_are_read(text: str, at: str) -> None:
+def test_past_times_are_parsed(text: str, at: str) -> None:
     assert arguments.past_time(text, NOW) == at
 
 
-def test_params_stay_texts_unless_they_are_json_or_given_twice() -> None:
+def test_params_stay_text_unless_they_are_json_or_repeated() -> None:
     given = [
         "keep=30d",
         "n=5",
@@ -140,7 +140,7 @@ def test_params_stay_texts_unless_they_are_json_or_given_twice() -> None:
 
 
 @pytest.mark.parametrize("pair", ["keep", "=3", "argv=[x"])
-def test_a_param_that_is_none_is_refused(pair: str) -> None:
+def test_an_invalid_param_is_refused(pair: str) -> None:
     with pytest.raises(UsageError):
         arguments.params([pair])
 
@@ -157,9 +157,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_shortcut_looks_for_the_socket_where_the_settings_say(
-    nowhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_shortcut_finds_the_socket_of_the_settings(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def both(*words: str, **flags: str) -> tuple[object, object]:
         return _plain_status([*words, "status"]), (str(Settings(**flags).socket_path), False)  # type: ignore[arg-type]
 
@@ -178,7 +176,7 @@ def test_the_shortcut_looks_for_the_socket_where_the_settings_say(
 
 
 @pytest.mark.parametrize("user", [0, 1000])
-def test_the_shortcut_knows_the_same_default_state_directory(
+def test_the_shortcut_has_the_same_default_state_directory(
     nowhere: Path, monkeypatch: pytest.MonkeyPatch, user: int
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: user)
@@ -206,7 +204,7 @@ def test_the_shortcut_is_for_plain_status_only(nowhere: Path, words: list[str]) 
 @pytest.mark.parametrize(
     "name", ["MAINTD_CONFIG", "MAINTD_SOCKET_FILE", "maintd_socket", "_MAINTD_COMPLETE", "maintd_state_dir"]
 )
-def test_the_shortcut_steps_aside_where_settings_must_be_read(
+def test_the_shortcut_is_not_taken_if_settings_must_be_read(
     nowhere: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "x")
@@ -214,7 +212,7 @@ def test_the_shortcut_steps_aside_where_settings_must_be_read(
     assert _plain_status(["status"]) is None
 
 
-def test_the_shortcut_steps_aside_for_a_dotenv_that_mentions_us_only(nowhere: Path) -> None:
+def test_the_shortcut_is_not_taken_for_a_dotenv_with_our_settings(nowhere: Path) -> None:
     (nowhere / ".env").write_text("COMPOSE_PROJECT_NAME=x\n")
     assert _plain_status(["status", "--quiet"]) is not None
     (nowhere / ".env").write_text("MAINTD_SOCKET=x\n")

@@ -1,4 +1,4 @@
-"""Why an entry is not green, and where params of one run go."""
+"""The diagnosis of an entry, and the assignment of params to its steps."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def severity(last: LastRuns) -> Severity:
     return diagnose(entry("nightly"), last, None, NOON).severity
 
 
-def test_an_entry_that_succeeded_or_never_ran_has_nothing_to_say() -> None:
+def test_an_entry_that_succeeded_or_never_ran_has_no_diagnosis() -> None:
     good = ended(RunState.SUCCEEDED)
 
     assert why(LastRuns(last_run=good, last_worked=good), good) == ("", "")
     assert why(LastRuns()) == ("", "")
 
 
-def test_a_failure_is_told_by_its_worst_check_with_what_was_seen_and_expected() -> None:
+def test_a_failure_is_explained_by_its_worst_check_with_observed_and_expected_value() -> None:
     bad = ended(
         RunState.FAILED,
         check("free space", CheckStatus.WARN, 18),
@@ -83,7 +83,7 @@ def test_a_failure_is_told_by_its_worst_check_with_what_was_seen_and_expected() 
     assert told == ("dead tuples: 31.25 %, expected at most 20", "maintd show 42")
 
 
-def test_what_could_not_be_observed_is_worse_than_a_warning() -> None:
+def test_a_check_that_was_not_observed_is_worse_than_a_warning() -> None:
     bad = ended(RunState.WARNED, check("a", CheckStatus.WARN), check("b", CheckStatus.UNKNOWN, None))
 
     told = why(LastRuns(last_run=bad, last_worked=bad), bad)
@@ -110,7 +110,7 @@ def test_only_the_last_attempt_of_a_step_counts() -> None:
         (RunState.FAILED, "", "failed: no reason was recorded"),
     ],
 )
-def test_an_end_without_a_failed_check_is_told_by_its_reason_and_leads_to_the_log(
+def test_a_failure_without_a_failed_check_is_explained_by_its_reason_and_leads_to_the_log(
     state: RunState, reason: str, told: str
 ) -> None:
     bad = ended(state, reason=reason)
@@ -118,7 +118,7 @@ def test_an_end_without_a_failed_check_is_told_by_its_reason_and_leads_to_the_lo
     assert why(LastRuns(last_run=bad, last_worked=bad), bad) == (told, "maintd logs 42")
 
 
-def test_a_cancelled_run_is_shown_by_who_cancelled_it() -> None:
+def test_a_cancelled_run_is_explained_by_who_cancelled_it() -> None:
     over = ended(RunState.CANCELLED, reason="cancelled by ada: wrong day")
 
     assert why(LastRuns(last_run=over, last_worked=over), over) == ("cancelled by ada: wrong day", "maintd show 42")
@@ -134,9 +134,7 @@ def test_a_cancelled_run_is_shown_by_who_cancelled_it() -> None:
         (SkipReason.NOT_CONFIGURED, "maintd show 42"),
     ],
 )
-def test_an_instant_that_was_not_worked_is_told_with_the_command_that_helps(
-    skipped: SkipReason, next_step: str
-) -> None:
+def test_a_skipped_due_time_is_explained_with_the_command_that_helps(skipped: SkipReason, next_step: str) -> None:
     policy = Policy(after=After(entry="daily-backup", within=timedelta(hours=26)))
     run = ended(RunState.SKIPPED, skip_reason=skipped, reason="for a reason")
     good = ended(RunState.SUCCEEDED)
@@ -147,7 +145,7 @@ def test_an_instant_that_was_not_worked_is_told_with_the_command_that_helps(
 
 
 @pytest.mark.parametrize("wanted", [SkipReason.PAUSED, SkipReason.BLACKOUT, SkipReason.FROZEN, SkipReason.COALESCED])
-def test_an_instant_that_somebody_wanted_skipped_leaves_the_last_work_to_speak(wanted: SkipReason) -> None:
+def test_a_due_time_skipped_on_purpose_does_not_hide_the_last_result(wanted: SkipReason) -> None:
     run = ended(RunState.SKIPPED, skip_reason=wanted)
     good, bad = ended(RunState.SUCCEEDED), ended(RunState.FAILED, check("lag", CheckStatus.FAIL))
 
@@ -155,7 +153,7 @@ def test_an_instant_that_somebody_wanted_skipped_leaves_the_last_work_to_speak(w
     assert why(LastRuns(last_run=run, last_worked=bad), bad)[0].startswith("lag: 3")
 
 
-def test_a_run_that_no_node_starts_is_told_before_anything_else() -> None:
+def test_a_run_that_no_node_starts_comes_before_any_other_reason() -> None:
     good = ended(RunState.SUCCEEDED)
 
     assert why(LastRuns(active=queued(10), last_worked=good), good) == (
@@ -166,7 +164,7 @@ def test_a_run_that_no_node_starts_is_told_before_anything_else() -> None:
     assert why(LastRuns(active=queued(-600), last_worked=good), good) == ("", "")
 
 
-def test_a_broken_job_disables_and_an_entry_switched_off_is_nobodys_trouble() -> None:
+def test_a_broken_job_needs_attention_but_an_entry_disabled_in_the_calendar_does_not() -> None:
     bad = ended(RunState.FAILED, check("lag", CheckStatus.FAIL))
     last = LastRuns(last_run=bad, last_worked=bad)
 
@@ -216,7 +214,7 @@ def test_a_warning_does_not_make_a_queued_run_look_stuck() -> None:
     assert (found.state, found.severity, found.needs_attention) == ("queued", Severity.WARNING, False)
 
 
-def test_a_paused_entry_says_by_whom_and_why_and_how_to_unpause_it() -> None:
+def test_a_pause_is_explained_with_operator_reason_and_the_command_that_ends_it() -> None:
     pause = Pause(entry="nightly", why="new disk", by="ada", since=at(-60), until=at(60))
 
     found = diagnose(entry("nightly"), LastRuns(), None, NOON, pause=pause)
@@ -247,7 +245,7 @@ def test_params_go_to_the_only_step_or_to_the_step_that_is_named() -> None:
     assert [step.params for step in two] == [{}, {"keep": 3}]
 
 
-def test_params_of_one_run_lie_over_those_of_the_calendar() -> None:
+def test_params_of_a_run_override_those_of_the_calendar() -> None:
     step = entry("x").steps[0].model_copy(update={"params": {"keep": 1, "tables": ["b"]}})
 
     made = with_params(entry("x", steps=(step,)), {"keep": 9}, MADE)  # type: ignore[arg-type]
@@ -265,7 +263,7 @@ def test_params_of_one_run_lie_over_those_of_the_calendar() -> None:
         (("vacuum",), {"qq.keep": 1}, 'x has no step "qq"; its steps are vacuum'),
     ],
 )
-def test_a_param_that_means_nothing_is_refused_with_the_near_name(
+def test_an_unknown_param_is_refused_with_a_similar_name(
     jobs: tuple[str, ...], given: dict[str, object], told: str
 ) -> None:
     with pytest.raises(UsageError) as refused:
@@ -274,7 +272,7 @@ def test_a_param_that_means_nothing_is_refused_with_the_near_name(
     assert told in str(refused.value)
 
 
-def test_every_param_that_means_nothing_is_named_at_once() -> None:
+def test_all_unknown_params_are_named_at_once() -> None:
     with pytest.raises(UsageError) as refused:
         with_params(entry("x"), {"kep": 1, "tabels": 2}, MADE)  # type: ignore[arg-type]
 
@@ -282,6 +280,6 @@ def test_every_param_that_means_nothing_is_named_at_once() -> None:
     assert "tabels" in str(refused.value)
 
 
-def test_a_job_without_params_says_that_it_takes_none() -> None:
+def test_an_unknown_param_of_a_job_without_params_is_refused() -> None:
     with pytest.raises(UsageError, match="it has none"):
         with_params(entry("x", "bare"), {"keep": 1}, {"bare": job("bare", params=())})

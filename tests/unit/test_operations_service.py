@@ -45,14 +45,14 @@ def ask(here: Harness, name: str, **fields: object) -> tuple[object, bool]:
 # --- names ---
 
 
-def test_a_name_is_an_entry_first_and_else_a_job(here: Harness) -> None:
+def test_a_name_is_looked_up_as_an_entry_then_as_a_job(here: Harness) -> None:
     here.use(entry("vacuum", "reindex"))
 
     assert find_entry(here.service(), "vacuum").jobs == ("reindex",)
     assert find_entry(here.service(), "reindex").rule is None
 
 
-def test_an_unknown_name_is_answered_with_the_near_one(here: Harness) -> None:
+def test_an_unknown_name_is_refused_with_a_similar_one(here: Harness) -> None:
     with pytest.raises(UnknownNameError) as unknown:
         find_entry(here.service(), "vacum")
 
@@ -60,7 +60,7 @@ def test_an_unknown_name_is_answered_with_the_near_one(here: Harness) -> None:
 
 
 @pytest.mark.parametrize("run_id", [0, -1, 99, 2**63, 10**30])
-def test_a_run_that_is_not_there_is_unknown_whatever_its_number(here: Harness, run_id: int) -> None:
+def test_an_unknown_run_id_is_refused_whatever_its_size(here: Harness, run_id: int) -> None:
     with pytest.raises(UnknownNameError):
         find_run(here.service(), run_id)
 
@@ -68,7 +68,7 @@ def test_a_run_that_is_not_there_is_unknown_whatever_its_number(here: Harness, r
 # --- asking for a run ---
 
 
-def test_a_run_that_is_asked_for_is_queued_audited_and_told_to_the_daemon(here: Harness) -> None:
+def test_a_triggered_run_is_queued_and_audited_and_wakes_the_daemon(here: Harness) -> None:
     run, created = trigger(here.service(), TriggerRequest(name="nightly-vacuum", by="ada", why="disk is full"))
 
     assert created
@@ -88,7 +88,7 @@ def test_a_run_that_is_asked_for_is_queued_audited_and_told_to_the_daemon(here: 
     )
 
 
-def test_a_job_runs_by_its_own_name_with_params(here: Harness) -> None:
+def test_a_job_can_be_triggered_by_its_name_with_params(here: Harness) -> None:
     run, _ = trigger(here.service(), TriggerRequest(name="vacuum", params={"keep": "7"}, dry_run=True))
 
     stored = find_run(here.service(), run.id)
@@ -104,7 +104,7 @@ def test_params_of_the_wrong_type_are_refused_by_step_and_name(here: Harness) ->
     assert here.store.history.runs() == []
 
 
-def test_a_run_can_be_asked_for_later_but_not_in_the_past_nor_in_years(here: Harness) -> None:
+def test_a_run_can_be_triggered_for_later_but_not_in_the_past_or_in_years(here: Harness) -> None:
     run, _ = trigger(here.service(), TriggerRequest(name="vacuum", at=at(90)))
 
     assert run.not_before == at(90)
@@ -113,7 +113,7 @@ def test_a_run_can_be_asked_for_later_but_not_in_the_past_nor_in_years(here: Har
             ask(here, "vacuum", at=moment)
 
 
-def test_the_same_key_means_the_same_run(here: Harness) -> None:
+def test_the_same_idempotency_key_returns_the_same_run(here: Harness) -> None:
     first, created = trigger(here.service(), TriggerRequest(name="vacuum", idempotency_key="k1"))
     again, created_again = trigger(here.service(), TriggerRequest(name="vacuum", idempotency_key="k1"))
 
@@ -124,7 +124,7 @@ def test_the_same_key_means_the_same_run(here: Harness) -> None:
         ask(here, "reindex", idempotency_key="k1")
 
 
-def test_a_paused_entry_runs_by_hand_and_the_run_says_so(here: Harness) -> None:
+def test_a_paused_entry_can_be_triggered_and_the_run_mentions_the_pause(here: Harness) -> None:
     pause(here.service(), "nightly-vacuum", "disk is being replaced", "bob", None)
 
     run, _ = trigger(here.service(), TriggerRequest(name="nightly-vacuum"))
@@ -140,7 +140,9 @@ def test_a_paused_entry_runs_by_hand_and_the_run_says_so(here: Harness) -> None:
         ("wrecked", 'job "wrecked" is broken: /jobs/wrecked.py:3: invalid syntax'),
     ],
 )
-def test_what_is_disabled_or_broken_is_refused_with_the_reason(here: Harness, name: str, told: str) -> None:
+def test_triggering_a_disabled_entry_or_a_broken_job_is_refused_with_the_reason(
+    here: Harness, name: str, told: str
+) -> None:
     with pytest.raises(RefusedError) as refused:
         ask(here, name)
 
@@ -148,7 +150,7 @@ def test_what_is_disabled_or_broken_is_refused_with_the_reason(here: Harness, na
     assert refused.value.hint
 
 
-def test_a_job_that_went_since_the_calendar_was_read_is_refused(here: Harness) -> None:
+def test_triggering_a_job_that_no_longer_exists_is_refused(here: Harness) -> None:
     del here.jobs["vacuum"]
 
     with pytest.raises(RefusedError, match='job "vacuum" no longer exists'):
@@ -158,7 +160,7 @@ def test_a_job_that_went_since_the_calendar_was_read_is_refused(here: Harness) -
 # --- cancel, pause ---
 
 
-def test_a_queued_run_is_cancelled_at_once_and_a_running_one_is_told(here: Harness) -> None:
+def test_a_queued_run_is_cancelled_at_once_and_the_stop_of_a_running_one_is_requested(here: Harness) -> None:
     waiting = queue(here.store, "nightly-vacuum")
     working = claim(here.store, queue(here.store, "probe")).id
 
@@ -173,7 +175,7 @@ def test_a_queued_run_is_cancelled_at_once_and_a_running_one_is_told(here: Harne
         cancel(here.service(), waiting, "ada", "")
 
 
-def test_a_pause_needs_a_reason_an_end_ahead_and_an_entry(here: Harness) -> None:
+def test_a_pause_needs_a_reason_a_future_end_and_an_entry(here: Harness) -> None:
     service = here.service()
 
     with pytest.raises(UsageError, match="no reason given"):
@@ -186,7 +188,7 @@ def test_a_pause_needs_a_reason_an_end_ahead_and_an_entry(here: Harness) -> None
         pause(service, "prob", "x", "ada", None)
 
 
-def test_a_pause_is_seen_in_the_status_until_it_ends_or_is_lifted(here: Harness) -> None:
+def test_a_pause_is_shown_in_the_status_until_it_ends(here: Harness) -> None:
     service = here.service()
     pause(service, "probe", "noise", "ada", at(60))
 
@@ -204,7 +206,7 @@ def test_a_pause_is_seen_in_the_status_until_it_ends_or_is_lifted(here: Harness)
 # --- status ---
 
 
-def test_the_status_tells_each_entry_in_the_order_of_the_calendar(here: Harness) -> None:
+def test_the_status_lists_the_entries_in_the_order_of_the_calendar(here: Harness) -> None:
     run_with(here.store, "nightly-vacuum", 0)
     failed = run_with(
         here.store, "nightly-vacuum", 10, RunState.FAILED, items=(check("dead tuples", CheckStatus.FAIL, 31),)
@@ -236,7 +238,7 @@ def test_the_status_tells_each_entry_in_the_order_of_the_calendar(here: Harness)
     assert (report.node, report.started_at) == ("n1", NOON - timedelta(hours=2))
 
 
-def test_the_status_names_what_is_the_matter_with_maintd_itself(here: Harness) -> None:
+def test_the_status_lists_the_problems_of_maintd_itself(here: Harness) -> None:
     here.use(*here.calendar.entries, warnings=("schedules.yaml:7: two entries hold postgres at 04:00",))
     here.health = Health(alive=True, ready=False, problems=("the clock jumped",))
 
@@ -250,7 +252,7 @@ def test_the_status_names_what_is_the_matter_with_maintd_itself(here: Harness) -
     assert report.remarks == ("schedules.yaml:7: two entries hold postgres at 04:00",)
 
 
-def test_a_remark_on_the_calendar_is_told_and_wakes_nobody(here: Harness) -> None:
+def test_a_calendar_warning_is_shown_but_does_not_need_attention(here: Harness) -> None:
     here.jobs = {name: job for name, job in here.jobs.items() if name != "wrecked"}
     here.use(entry("tidy", "vacuum"), disabled={}, warnings=("schedules.yaml:7: two entries hold postgres at 04:00",))
 
@@ -261,7 +263,7 @@ def test_a_remark_on_the_calendar_is_told_and_wakes_nobody(here: Harness) -> Non
     assert "remark: schedules.yaml:7: two entries hold postgres at 04:00" in status_text(report)
 
 
-def test_the_status_shows_unfinished_runs_of_jobs_that_are_in_no_calendar_with_locks_and_nodes(
+def test_the_status_shows_unfinished_runs_outside_the_calendar_with_locks_and_nodes(
     here: Harness,
 ) -> None:
     run = claim(here.store, queue(here.store, "reindex"), lease=60)
@@ -277,7 +279,7 @@ def test_the_status_shows_unfinished_runs_of_jobs_that_are_in_no_calendar_with_l
     assert [node.name for node in report.nodes] == ["n1"]
 
 
-def test_a_status_without_a_store_is_unknown_and_says_so(here: Harness) -> None:
+def test_the_status_is_unknown_while_the_store_does_not_answer(here: Harness) -> None:
     run_with(here.store, "probe", 0)
     here.store.close()
     (here.folder / "maintd.db").rename(here.folder / "gone.db")
@@ -291,7 +293,7 @@ def test_a_status_without_a_store_is_unknown_and_says_so(here: Harness) -> None:
     assert report.entries[0].next_due_at is not None
 
 
-def test_an_entry_that_left_the_calendar_is_still_told_from_the_store(here: Harness) -> None:
+def test_the_status_of_an_entry_removed_from_the_calendar_comes_from_the_store(here: Harness) -> None:
     run_with(here.store, "probe", 0)
     here.use(entry("nightly-vacuum"))
 
@@ -306,7 +308,7 @@ def test_an_entry_that_left_the_calendar_is_still_told_from_the_store(here: Harn
 # --- due ---
 
 
-def test_what_is_due_is_in_order_with_notes_for_what_will_be_skipped(here: Harness) -> None:
+def test_due_times_are_in_order_with_the_reason_of_a_coming_skip(here: Harness) -> None:
     here.use(entry("early", cron="0 4 * * *"), entry("late", cron="0 5 * * *"), entry("off", enabled=False))
     pause(here.service(), "late", "noise", "ada", NOON + timedelta(days=1, hours=12))
 
@@ -321,7 +323,7 @@ def test_what_is_due_is_in_order_with_notes_for_what_will_be_skipped(here: Harne
 
 
 @pytest.mark.parametrize("days", [0, -1, 367])
-def test_looking_ahead_has_bounds(here: Harness, days: int) -> None:
+def test_the_number_of_days_has_bounds(here: Harness, days: int) -> None:
     with pytest.raises(UsageError):
         due(here.service(), days)
 
@@ -334,7 +336,7 @@ def write_calendar(folder: Path, text: str) -> Settings:
     return Settings(state_dir=folder, calendar=folder / "schedules.yaml", _env_file=None)  # type: ignore[call-arg]
 
 
-def test_a_service_without_a_daemon_reads_calendar_and_history_and_says_that_nothing_starts(
+def test_a_service_without_a_daemon_reads_calendar_and_history_and_reports_the_missing_daemon(
     here: Harness,
 ) -> None:
     run_with(here.store, "probe", 0, RunState.FAILED, reason="no")
@@ -356,7 +358,7 @@ def test_a_service_without_a_daemon_reads_calendar_and_history_and_says_that_not
             act()
 
 
-def test_without_a_daemon_rows_are_written_all_the_same(here: Harness) -> None:
+def test_commands_write_rows_without_a_daemon(here: Harness) -> None:
     settings = write_calendar(
         here.folder, "timezone: UTC\nentries:\n  probe:\n    schedule: every day at 04:00\n    steps: [health_check]\n"
     )

@@ -1,4 +1,4 @@
-"""What people read: everything they need, within the width, without colour unless it is asked for."""
+"""Texts for terminals: complete, within the width, in colour only on request."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_status_shows_on_top_what_needs_attention_since_when_why_and_what_to_typ
     assert "✓ morning-health-check" in table
 
 
-def test_an_entry_stands_on_one_line_with_outcome_when_how_long_usual_and_next_due() -> None:
+def test_an_entry_is_one_line_with_state_time_duration_and_next_due_time() -> None:
     run = a_run()
 
     text = status_text(a_report(an_entry(last_run=run, last_worked=run)))
@@ -148,7 +148,7 @@ def test_an_entry_stands_on_one_line_with_outcome_when_how_long_usual_and_next_d
     ]
 
 
-def test_a_run_under_way_a_pause_and_an_entry_that_never_ran_are_words_too() -> None:
+def test_running_paused_disabled_and_never_run_entries_are_shown_as_words() -> None:
     entries = (
         an_entry(entry="now", active_run=a_run(9, state=RunState.RUNNING)),
         an_entry(entry="held", pause=Pause(entry="held", why="disk swap", by="ana", since=NOW - HOUR)),
@@ -165,7 +165,7 @@ def test_a_run_under_way_a_pause_and_an_entry_that_never_ran_are_words_too() -> 
     assert "needs attention" not in text
 
 
-def test_a_report_without_a_daemon_says_so_first() -> None:
+def test_a_report_without_a_daemon_starts_with_that() -> None:
     text = status_text(a_report(an_entry(), started_at=None, node="", version="", pid=None, page=None))
 
     assert text.startswith("maintd: no daemon answers")
@@ -206,7 +206,7 @@ def test_status_exits_with_1_exactly_when_something_needs_attention(
     assert ("needs attention" in status_text(report)) == bool(code)
 
 
-def test_a_run_that_warns_says_why_below_its_line() -> None:
+def test_the_reason_of_a_warning_is_below_its_line() -> None:
     entry = an_entry(last_worked=a_run(state=RunState.WARNED), why="backup age: could not be observed")
 
     text = status_text(a_report(entry))
@@ -238,7 +238,7 @@ def test_status_fits_the_width_even_with_long_names_and_texts(width: int, timezo
     assert "daily-backup-verification-of-everything" in text  # a name is to be typed, so it is never cut
 
 
-def test_colour_changes_nothing_but_escape_codes() -> None:
+def test_colour_only_adds_escape_codes() -> None:
     report = a_report(failing(), an_entry(entry="now", active_run=a_run(9, state=RunState.RUNNING)))
 
     assert "\x1b" not in status_text(report)
@@ -292,7 +292,7 @@ def full_run(**fields: Any) -> Run:
     return Run.model_validate(values)
 
 
-def test_a_run_shows_what_was_observed_against_what_was_expected_and_what_to_do() -> None:
+def test_a_run_shows_observed_and_expected_values_and_hints() -> None:
     text = run_text(full_run(reason="a check failed"), now=NOW)
 
     assert text.startswith("✗ run 1842 of weekly-cleanup: failed\n")
@@ -307,7 +307,7 @@ def test_a_run_shows_what_was_observed_against_what_was_expected_and_what_to_do(
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_a_change_of_a_dry_run_is_told_as_what_would_be_done() -> None:
+def test_a_change_of_a_dry_run_is_marked_as_not_done() -> None:
     run = full_run(dry_run=True)
     attempt = run.steps[0].attempts[0]
     change = attempt.changes[0].model_copy(update={"done": False})
@@ -319,7 +319,7 @@ def test_a_change_of_a_dry_run_is_told_as_what_would_be_done() -> None:
     assert "schedule, dry run" in text
 
 
-def test_a_page_of_history_says_why_a_run_was_skipped_and_who_asked() -> None:
+def test_history_shows_why_a_run_was_skipped_and_who_triggered_it() -> None:
     skipped = a_run(3, state=RunState.SKIPPED, skip_reason=SkipReason.OVERLAP, reason="run 2 was not finished")
     asked = a_run(2, trigger=Trigger.MANUAL, due_at=None, requested_by="ana", why="disk full", dry_run=True)
 
@@ -332,7 +332,7 @@ def test_a_page_of_history_says_why_a_run_was_skipped_and_who_asked() -> None:
     assert runs_text([], now=NOW) == "no runs\n"
 
 
-def test_a_live_run_tells_each_thing_once() -> None:
+def test_a_live_run_prints_each_report_once() -> None:
     live = LiveRun()
     running = full_run(state=RunState.RUNNING, finished_at=None)
     began = running.model_copy(update={"steps": (_unfinished(running, checks=1),)})
@@ -369,7 +369,7 @@ def _unfinished(run: Run, checks: int) -> Step:
     return run.steps[0].model_copy(update={"state": StepState.RUNNING, "finished_at": None, "attempts": (attempt,)})
 
 
-def test_due_instants_are_grouped_by_day_and_say_when_they_will_be_skipped() -> None:
+def test_due_times_are_grouped_by_day_with_the_reason_of_a_coming_skip() -> None:
     dues = [
         DueTime(entry="a", title="A", due_at=NOW + HOUR, local="Tue 2026-11-24 13:30 CET", jobs=("vacuum",)),
         DueTime(entry="b", title="B", due_at=NOW + 25 * HOUR, local="Wed 2026-11-25 12:30 UTC", jobs=(), note="paused"),
@@ -381,14 +381,14 @@ def test_due_instants_are_grouped_by_day_and_say_when_they_will_be_skipped() -> 
     assert "Wed 2026-11-25\n  12:30 UTC  b  in 25h\n    ! paused\n" in text
 
 
-def test_a_broken_job_says_what_is_wrong_with_it() -> None:
+def test_a_broken_job_shows_its_error() -> None:
     job = BrokenJob(name="bad", path="/jobs/bad.py", error="/jobs/bad.py:3: invalid syntax")  # type: ignore[arg-type]
 
     assert "broken" in jobs_text([job])
     assert "/jobs/bad.py:3: invalid syntax" in job_text(job)
 
 
-def test_what_a_job_prints_cannot_steer_the_terminal() -> None:
+def test_output_of_a_job_cannot_control_the_terminal() -> None:
     line = LogLine(seq=1, at=NOW, stream="stdout", text="\x1b[2Jgone\x07")
 
     shown = log_line_text(line, "vacuum")
@@ -398,7 +398,7 @@ def test_what_a_job_prints_cannot_steer_the_terminal() -> None:
     assert "gone" in shown
 
 
-def test_settings_stand_with_their_origin() -> None:
+def test_settings_are_listed_with_their_origin() -> None:
     assert settings_text([("slots", "4", "default"), ("listen", "", "MAINTD_LISTEN")]) == (
         "slots   4  (default)\nlisten  none  (MAINTD_LISTEN)\n"
     )
@@ -420,11 +420,11 @@ def test_settings_stand_with_their_origin() -> None:
         (-5, "-5s"),
     ],
 )
-def test_durations_are_told_with_two_figures(seconds: float, text: str) -> None:
+def test_durations_have_two_units(seconds: float, text: str) -> None:
     assert duration_text(timedelta(seconds=seconds)) == text
 
 
-def test_instants_are_told_from_now() -> None:
+def test_times_are_shown_relative_to_now() -> None:
     assert ago(NOW - timedelta(seconds=1), NOW) == "just now"
     assert ago(NOW - timedelta(minutes=3), NOW) == "3m ago"
     assert ago(NOW - timedelta(hours=47), NOW) == "47h ago"
@@ -434,7 +434,7 @@ def test_instants_are_told_from_now() -> None:
     assert from_now(NOW - timedelta(minutes=3), NOW) == "3m late"
 
 
-def test_a_due_time_is_told_as_short_as_it_can_be_understood() -> None:
+def test_a_due_time_is_shortened_as_far_as_it_is_unambiguous() -> None:
     assert short_local("Sun 2026-11-29 04:00 CET", NOW + timedelta(days=4), NOW) == "Sun 04:00 CET"
     assert short_local("Mon 2026-12-28 01:00 CET", NOW + timedelta(days=33), NOW) == "28 Dec 01:00 CET"
     assert short_local("Sat 2027-11-06 01:00 CET", NOW + timedelta(days=347), NOW) == "2027-11-06 01:00 CET"
@@ -453,7 +453,7 @@ def test_a_due_time_is_told_as_short_as_it_can_be_understood() -> None:
         ("ok", "", "ok"),
     ],
 )
-def test_observed_values_are_told_with_their_unit(value: Any, unit: str, text: str) -> None:
+def test_values_are_shown_with_their_unit(value: Any, unit: str, text: str) -> None:
     assert value_text(value, unit) == text
 
 
@@ -505,12 +505,12 @@ def test_seconds_are_shown_as_the_calendar_writes_durations(seconds: float, text
 
 
 @pytest.mark.parametrize("state", list(RunState))
-def test_only_a_run_in_which_nothing_failed_exits_with_0(state: RunState) -> None:
+def test_the_exit_code_is_0_only_if_nothing_failed(state: RunState) -> None:
     expected = 0 if state in (RunState.SUCCEEDED, RunState.WARNED) else 124 if state is RunState.TIMED_OUT else 1
 
     assert exit_code_of(state) == expected
 
 
 @given(seconds=st.floats(min_value=0, max_value=1e9))
-def test_no_duration_is_told_in_more_than_eight_characters(seconds: float) -> None:
+def test_no_duration_is_longer_than_eight_characters(seconds: float) -> None:
     assert len(duration_text(timedelta(seconds=seconds))) <= 8
