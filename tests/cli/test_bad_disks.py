@@ -30,8 +30,8 @@ def test_a_full_disk_is_reported_and_no_run_starts(tmp_path: Path) -> None:
         served, upgraded = typed.maintd("serve"), typed.maintd("db", "upgrade")
 
     assert (served.code, upgraded.code) == (2, 1)
-    assert f"state directory {state}: cannot write daemon.pid: No space left on device; make room" in served.err
-    assert "the disk is full; make room" in upgraded.err
+    assert f"state directory {state}: cannot write daemon.pid: No space left on device; free space" in served.err
+    assert "the disk is full; free some space" in upgraded.err
 
 
 def test_a_read_only_state_directory_is_refused_but_can_be_read(tmp_path: Path) -> None:
@@ -61,4 +61,4 @@ def test_a_locked_store_names_the_file_and_how_to_find_the_holder(tmp_path: Path
         pruned = typed.maintd("db", "prune")
 
     assert pruned.code == 1
-    assert f"{state}/maintd.db: locked by another process for over 5 s; see who has it open" in pruned.err
+    assert f"{state}/maintd.db: locked by another process for over 5 s; list the processes that use it" in pruned.err

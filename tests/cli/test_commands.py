@@ -57,9 +57,17 @@ def test_the_shortcut_prints_the_same_as_the_full_program(daemon: RunningDaemon)
     short = daemon.maintd("status")
     whole = daemon.maintd("--config", "empty.yaml", "status")
 
-    # Between two looks some seconds pass, which both tell in words.
+    # Ages and durations may differ by the seconds between the two.
     assert whole.out.splitlines()[1:4] == short.out.splitlines()[1:4]
     assert len(whole.out.splitlines()) == len(short.out.splitlines())
+
+
+def test_the_shortcut_replaces_characters_that_the_terminal_lacks(daemon: RunningDaemon) -> None:
+    typed = daemon.maintd("status", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+
+    assert typed.code in (0, 1)
+    assert typed.out.isascii()
+    assert "up " in typed.out
 
 
 def test_status_as_json_is_the_report(daemon: RunningDaemon) -> None:

@@ -271,7 +271,7 @@ def test_an_invalid_store_url_is_refused(here: Shell) -> None:
     typed = here.maintd("--store-url", "mysql://x/y", "db", "check")
 
     assert typed.code == 2
-    assert "is no store" in typed.err
+    assert "is not supported" in typed.err
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="tries it as another user, which only root can")

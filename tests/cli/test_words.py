@@ -225,3 +225,11 @@ def test_python_dash_m_is_the_same_command(shell: Shell) -> None:
     done = subprocess.run([sys.executable, "-m", "maintd", "--version"], capture_output=True, text=True, check=True)
 
     assert done.stdout == shell.maintd("--version").out
+
+
+@pytest.mark.parametrize("words", [("jobs", "show", "vacuum"), ("jobs", "--json"), ("stätus",)])
+def test_characters_that_the_terminal_lacks_are_replaced(shell: Shell, words: tuple[str, ...]) -> None:
+    typed = shell.maintd(*words, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+
+    assert "Traceback" not in typed.err
+    assert typed.code == (2 if words == ("stätus",) else 0)
