@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from maintd.checks.http import figures
 from maintd.checks.http.activity import ActivityLimits, compare, same_weekdays
-from maintd.checks.http.figures import FigureLimits, finite, shown
+from maintd.checks.http.figures import FigureLimits, as_text, finite
 from maintd.clients import postgres, prometheus, redis
 from maintd.job import Context, Duration, JobParams, TargetError, job
 from maintd.job.references import resolved
@@ -90,12 +90,12 @@ def _figures(ctx: Context, params: Params) -> Mapping[str, Any] | None:
     target = resolved(ctx.target("http", params.service))
     asked = target.model_copy(update={"url": str(httpx.URL(target.url).copy_with(path=params.path, query=None))})
     try:
-        found = figures.look(asked)
+        found = figures.collect(asked)
     except TargetError as error:
         ctx.report_error("figures: answer", error)
         return None
     ctx.check("figures: answer", "JSON", equals="JSON")
-    figures.judge(ctx, found, params.figures, ctx.now().date())
+    figures.report(ctx, found, params.figures, ctx.now().date())
     return found
 
 
@@ -139,7 +139,7 @@ def _reconcile(
         if ours is None or theirs is None:
             ctx.fail(
                 what,
-                f"{shown(reported.get(field))} against {shown(rows[0].get(column))}",
+                f"{as_text(reported.get(field))} against {as_text(rows[0].get(column))}",
                 expected="two numbers",
                 hint=f"correct the field or the column {column}",
             )

@@ -1,4 +1,4 @@
-"""Alertmanager's HTTP API, version 2: alerts and silences."""
+"""Alertmanager client on its HTTP API, version 2: alerts and silences."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Alertmanager:
         self.name = name
 
     def ready(self) -> None:
-        """Raises TargetError unless it serves."""
+        """Raise TargetError unless it is ready."""
         self._api.call("GET", "/-/ready")
 
     def alerts(self) -> list[Alert]:
@@ -67,7 +67,7 @@ class Alertmanager:
         ]
 
     def silences(self) -> list[Silence]:
-        """All silences, expired ones too."""
+        """All silences, also expired ones."""
         return [
             Silence(
                 id=item["id"],
@@ -82,7 +82,7 @@ class Alertmanager:
         ]
 
     def own_metrics(self) -> str:
-        """Its metrics of itself, as text."""
+        """The text of its own /metrics."""
         return self._api.call("GET", "/metrics").text
 
     def silence(
@@ -93,7 +93,7 @@ class Alertmanager:
         created_by: str,
         comment: str,
     ) -> str:
-        """Make a silence; its id. A matcher is `{name, value, isRegex, isEqual}`."""
+        """Create a silence; return its id. A matcher is `{name, value, isRegex, isEqual}`."""
         body = {
             "matchers": list(matchers),
             "startsAt": utc_text(starts_at),
@@ -103,7 +103,7 @@ class Alertmanager:
         }
         answer = self._api.call("POST", "/api/v2/silences", json_body=body).json()
         if not isinstance(answer, Mapping) or "silenceID" not in answer:
-            raise TargetError(f"{self.name}: no id for the new silence", cause="malformed")
+            raise TargetError(f"{self.name}: returned no id for the new silence", cause="malformed")
         return str(answer["silenceID"])
 
     def expire(self, silence_id: str) -> None:
@@ -113,13 +113,13 @@ class Alertmanager:
     def _list(self, path: str) -> list[dict[str, Any]]:
         answer = self._api.get(path)
         if not isinstance(answer, list):
-            raise TargetError(f"{self.name}: not an answer of Alertmanager", cause="malformed")
+            raise TargetError(f"{self.name}: unexpected answer", cause="malformed")
         return answer
 
 
 def connect(
     target: AlertmanagerTarget, *, name: str = "alertmanager", timeout: timedelta | None = None
 ) -> Alertmanager:
-    """A client; nothing is sent yet."""
+    """A client; sends nothing yet."""
     target = resolved(target)
     return Alertmanager(Api(target.url, target.headers, timeout or target.timeout), name)

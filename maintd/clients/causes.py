@@ -1,4 +1,4 @@
-"""Why something did not answer, in the words of `TargetError.cause`, read from the operating system's errors."""
+"""The `cause` of a TargetError, from the operating system's error behind a client library's exception."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _BROKEN = {errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED}
 
 
 def cause_of(error: BaseException) -> str | None:
-    """The cause behind a client library's error, or None when no operating system error is behind it."""
+    """The cause of an exception, or None without an operating system error in its chain."""
     for link in _chain(error):
         if isinstance(link, TimeoutError):
             return "timed_out"
         if isinstance(link, PermissionError):
             return "denied"
-        if isinstance(link, ConnectionRefusedError | FileNotFoundError):  # a socket file that is not there
+        if isinstance(link, ConnectionRefusedError | FileNotFoundError):  # a socket file that does not exist
             return "refused"
         if isinstance(link, socket.gaierror):
             return "unreachable"
@@ -29,7 +29,7 @@ def cause_of(error: BaseException) -> str | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and all that it came from. Libraries wrap by `raise … from`, by context or as the first argument."""
+    """The exception and all it originates from. Libraries chain by `raise … from`, by context or as an argument."""
     seen: set[int] = set()
     waiting: list[BaseException] = [error]
     while waiting:
@@ -38,5 +38,5 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(link))
         yield link
-        behind = (link.__cause__, link.__context__, getattr(link, "reason", None), *link.args)
-        waiting.extend(item for item in behind if isinstance(item, BaseException))
+        origins = (link.__cause__, link.__context__, getattr(link, "reason", None), *link.args)
+        waiting.extend(item for item in origins if isinstance(item, BaseException))

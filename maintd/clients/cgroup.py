@@ -1,4 +1,4 @@
-"""What this process' own control group may use, v1 and v2: inside a container the host's free memory is not its own."""
+"""Memory limit and usage of this process's own control group, v1 and v2."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_UNLIMITED = 1 << 60  # v1 writes "no limit" as the largest number of whole pages
+_UNLIMITED = 1 << 60  # v1 reports "no limit" as the largest number of whole pages
 
 
 @dataclass(frozen=True)
 class OwnLimit:
-    """Bytes. `used` is the working set: what the kernel cannot simply drop."""
+    """Bytes. `used`: the working set, which the kernel cannot simply reclaim."""
 
     used: int
     limit: int
@@ -23,7 +23,7 @@ class OwnLimit:
 
 
 def own_memory(proc: Path = Path("/proc"), root: Path = Path("/sys/fs/cgroup")) -> OwnLimit | None:
-    """The nearest memory limit that holds for this process, with its use; None where there is none."""
+    """The nearest memory limit of this process with its usage; None without a limit."""
     try:
         groups = (proc / "self/cgroup").read_text().splitlines()
     except OSError:
@@ -49,7 +49,7 @@ def _nearest(top: Path, path: str, limit_name: str, usage_name: str, cache_name:
 
 
 def _upwards(top: Path, path: str) -> Iterator[Path]:
-    """The group's folder and those above it. In a container its folder may be mounted as the top itself."""
+    """The group's folder and its parents; in a container the folder may be mounted as the top."""
     folder = top / path.lstrip("/")
     while folder != top and top in folder.parents:
         yield folder

@@ -1,7 +1,8 @@
-"""A Docker engine: the containers of a compose project, found by label and never by name."""
+"""Docker engine client on the SDK; containers of a compose project are found by label, never by name."""
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -25,12 +26,13 @@ PROJECT = "com.docker.compose.project"
 SERVICE = "com.docker.compose.service"
 NUMBER = "com.docker.compose.container-number"
 ONE_OFF = "com.docker.compose.oneoff"
-_ASKING = "1.24"  # the question for the version has none in its path; the SDK wants one all the same
+_FRACTION = re.compile(r"(\.\d{6})\d+")
+_VERSION_QUERY = "1.24"  # the SDK needs an API version even for asking the engine for its own
 
 
 @dataclass(frozen=True)
 class Container:
-    """What the engine knows of a container's state. Its environment, which holds secrets, is never read out."""
+    """State of a container. Its environment, which may hold secrets, is never read."""
 
     id: str
     name: str
@@ -52,7 +54,7 @@ class Container:
 
     @property
     def label(self) -> str:
-        """What a person calls it: the service, with its number when that is not the first."""
+        """Its name in checks: the service, with the container's number unless that is 1."""
         return self.service if self.number in ("", "1") else f"{self.service}-{self.number}"
 
     def evidence(self) -> dict[str, Scalar]:
@@ -63,7 +65,7 @@ class Container:
 
 
 class Docker:
-    """One client. Use it in a `with`."""
+    """One client; a context manager that closes it."""
 
     def __init__(self, client: DockerClient, name: str) -> None:
         self._client = client
@@ -78,11 +80,11 @@ class Docker:
 
     @property
     def client(self) -> DockerClient:
-        """The SDK's own client, for what is not covered here; wrap its use in `translated`."""
+        """The SDK's client, for what has no method here; wrap its use in `translated`."""
         return self._client
 
     def containers(self, project: str | None) -> list[Container]:
-        """All containers of a compose project, or of the engine; stopped ones too, those of `compose run` not."""
+        """All containers of a compose project, or of the engine: also stopped ones, but not those of `compose run`."""
         labels = {"label": f"{PROJECT}={project}"} if project else {}
         with translated(self.name):
             found = [self._inspect(item["Id"]) for item in self._client.api.containers(all=True, filters=labels)]
@@ -91,9 +93,9 @@ class Docker:
         )
 
     def stats(self, container_id: str) -> Mapping[str, Any] | None:
-        """One sample of a container's counters at once, as the engine has them; None when it is gone.
+        """The body of the engine's stats of a container; None when the container does not exist.
 
-        Without `one-shot` (API 1.41) the engine takes a second or two for a sample of its own before this one.
+        Before `one-shot` (API 1.41) the engine first takes a sample of its own, for a second or two.
         """
         one_shot = {} if version_lt(self._client.api.api_version, "1.41") else {"one_shot": True}
         with translated(self.name):
@@ -102,7 +104,7 @@ class Docker:
             except NotFound:
                 return None
         if not isinstance(found, Mapping):
-            raise TargetError(f"{self.name}: stats are not what an engine answers", cause="malformed")
+            raise TargetError(f"{self.name}: unexpected format of stats", cause="malformed")
         return found
 
     def _inspect(self, container_id: str) -> Container | None:
@@ -117,21 +119,23 @@ class Docker:
 def connect(target: DockerTarget, *, name: str = "docker", timeout: timedelta | None = None) -> Docker:
     """A client of the engine, with the API version agreed on. Raises TargetError."""
     target = resolved(target)
-    seconds: Any = (timeout or target.timeout).total_seconds()  # the SDK's types want whole ones, requests does not
+    seconds: Any = (
+        timeout or target.timeout
+    ).total_seconds()  # the SDK's types demand whole seconds, requests does not
     with translated(name):
-        _knock(target.url, seconds)
-        # The SDK's version="auto" asks while it is made, and leaves its connection open when that fails.
-        with closing(APIClient(base_url=target.url, version=_ASKING, timeout=seconds)) as asking:
-            version = str(asking.version(api_version=False)["ApiVersion"])
+        _check_socket(target.url, seconds)
+        # The SDK's version="auto" connects in its constructor, and leaves the connection open when that fails.
+        with closing(APIClient(base_url=target.url, version=_VERSION_QUERY, timeout=seconds)) as api:
+            version = str(api.version(api_version=False)["ApiVersion"])
         return Docker(DockerClient(base_url=target.url, version=version, timeout=seconds), name)
 
 
-def _knock(url: str, seconds: float) -> None:
-    """Where nobody listens on a Unix socket the SDK leaves its own socket open. Raises OSError."""
+def _check_socket(url: str, seconds: float) -> None:
+    """Connect to a Unix socket first: without a listener the SDK leaves its own socket open. Raises OSError."""
     if url.startswith("unix://"):
-        with closing(socket.socket(socket.AF_UNIX)) as knocking:
-            knocking.settimeout(seconds)
-            knocking.connect(f"/{url.removeprefix('unix://').lstrip('/')}")
+        with closing(socket.socket(socket.AF_UNIX)) as probe:
+            probe.settimeout(seconds)
+            probe.connect(f"/{url.removeprefix('unix://').lstrip('/')}")
 
 
 @contextmanager
@@ -142,9 +146,7 @@ def translated(name: str) -> Iterator[None]:
     except (DockerException, requests.RequestException, OSError) as error:
         raise _error(name, error) from error
     except (KeyError, TypeError, ValueError) as error:
-        raise TargetError(
-            f"{name}: does not answer as an engine does", "is the url right?", cause="malformed"
-        ) from error
+        raise TargetError(f"{name}: is not a Docker engine", "check the target's url", cause="malformed") from error
 
 
 def _error(name: str, error: Exception) -> TargetError:
@@ -152,15 +154,20 @@ def _error(name: str, error: Exception) -> TargetError:
         status = error.response.status_code if error.response is not None else 0
         denied = status in (401, 403)
         hint = "allow it in the socket proxy's rules" if denied else None
-        said = " ".join(str(error.explanation or error).split())[:300]
+        explanation = " ".join(str(error.explanation or error).split())[:300]
         return TargetError(
-            f"{name}: the engine answered {status}: {said}", hint, cause="denied" if denied else "failed"
+            f"{name}: the engine answered {status}: {explanation}", hint, cause="denied" if denied else "failed"
         )
     text = " ".join(str(error).split())[:300]
     if isinstance(error, requests.Timeout) or "timed out" in text.lower():
-        return TargetError(f"{name}: the engine did not answer in time", "is dockerd hung?", cause="timed_out")
+        return TargetError(
+            f"{name}: the engine did not answer in time", "check whether dockerd hangs", cause="timed_out"
+        )
     cause = cause_of(error) or "failed"
-    hints = {"denied": "give this process's group the socket, or use a socket proxy", "refused": "is dockerd running?"}
+    hints = {
+        "denied": "allow this process's group to use the socket, or use a socket proxy",
+        "refused": "start dockerd",
+    }
     return TargetError(f"{name}: {text}", hints.get(cause), cause=cause)
 
 
@@ -181,8 +188,8 @@ def _container(raw: Mapping[str, Any], labels: Mapping[str, str]) -> Container:
         oom_killed=bool(state.get("OOMKilled")),
         restart_count=int(raw.get("RestartCount") or 0),
         restart_policy=(host.get("RestartPolicy") or {}).get("Name", ""),
-        started_at=_instant(state.get("StartedAt")),
-        finished_at=_instant(state.get("FinishedAt")),
+        started_at=parse_instant(state.get("StartedAt")),
+        finished_at=parse_instant(state.get("FinishedAt")),
         memory_limit=int(host.get("Memory") or 0),
         cpu_limit=_cpus(host),
         pids_limit=max(0, int(host.get("PidsLimit") or 0)),
@@ -197,6 +204,12 @@ def _cpus(host: Mapping[str, Any]) -> float:
     return quota / (int(host.get("CpuPeriod") or 0) or 100_000) if quota > 0 else 0
 
 
-def _instant(text: str | None) -> datetime | None:
-    """The engine writes nine digits of a second, and the year 1 for never."""
-    return None if not text or text.startswith("0001") else datetime.fromisoformat(text)
+def parse_instant(text: str | None) -> datetime | None:
+    """An instant as the engine writes it, with up to nine digits of a second; None for never (the year 1)."""
+    if not text or text.startswith("0001"):
+        return None
+    try:
+        at = datetime.fromisoformat(_FRACTION.sub(r"\1", text))
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None else None

@@ -1,4 +1,4 @@
-"""Counters in the text format that Prometheus scrapes, read from a server's own `/metrics`."""
+"""Reads metrics in the text format of Prometheus, from a server's own `/metrics`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from maintd.errors import TargetError
 
 
-def counted(text: str, name: str, by: str = "") -> dict[str, float]:
-    """The values of a metric's samples, summed by a label's value; all under an empty text without one.
+def sums(text: str, name: str, by: str = "") -> dict[str, float]:
+    """The sums of a metric's samples by the value of label `by`; without a label, one sum under an empty text.
 
-    Raises TargetError: malformed when this is no such text, empty when it has no sample of this name.
+    Raises TargetError: `malformed` for another format, `empty` without a sample of this name.
     """
     found: dict[str, float] = {}
     try:

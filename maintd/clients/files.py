@@ -1,5 +1,7 @@
-"""A tree of files, reached by descriptors: only below its root, never through a link, on request never onto another
-device. Names may be any bytes; `shown` writes them for people."""
+"""A tree of files, accessed by descriptors: never outside its root or through a link, by default on one device.
+
+Names may be any bytes; `shown` makes text of them.
+"""
 
 from __future__ import annotations
 
@@ -16,62 +18,62 @@ from typing import Self
 from maintd.clients.causes import cause_of
 from maintd.errors import TargetError
 
-_BLOCK = 512  # bytes; st_blocks is in these whatever the file system's own are
+_BLOCK = 512  # bytes, the unit of st_blocks on every file system
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class ChangedError(TargetError):
-    """What was looked at is not what is there now; nothing was done."""
+    """A file has changed since it was listed; nothing was done."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, "the next run looks again", cause="partial")
+        super().__init__(message, "the next run checks it again", cause="partial")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A name in a tree that is no folder, with what `lstat` said of it."""
+    """A name in a tree that is not a folder, with its lstat."""
 
     parts: tuple[str, ...]
     status: os.stat_result = field(repr=False)
 
     @property
     def name(self) -> str:
-        """Without its folders."""
+        """The last part of its path."""
         return self.parts[-1]
 
     @property
     def relative(self) -> str:
-        """From the tree's root, with slashes."""
+        """Its path below the tree's root, with slashes."""
         return "/".join(self.parts)
 
     @property
     def regular(self) -> bool:
-        """A file with content: no link, pipe, socket or device."""
+        """Whether it is a regular file: not a link, pipe, socket or device."""
         return stat.S_ISREG(self.status.st_mode)
 
     @property
     def disk_bytes(self) -> int:
-        """What it takes on the disk, as `du` counts."""
+        """Allocated bytes, as counted by `du`."""
         return self.status.st_blocks * _BLOCK
 
     @property
     def modified_at(self) -> datetime:
-        """When its content was last written."""
+        """Time of the last write to its content."""
         return datetime.fromtimestamp(self.status.st_mtime, UTC)
 
 
 class Tree:
-    """A folder that was opened once. Use it in a `with`.
+    """An open folder; a context manager that closes it.
 
-    After a walk `unread` tells which folders could not be entered and why, and `foreign` which were left out for being
-    on another device. Raises TargetError when the root itself cannot be opened.
+    After a walk, `unread` lists the folders that could not be read and why, and `foreign` those that were skipped
+    because they are on another device. Raises TargetError when the root cannot be opened.
     """
 
     def __init__(self, root: Path, *, one_device: bool = True) -> None:
         self.root = root
         self._one_device = one_device
         try:
-            # The root may be a link: it is what the operator wrote.
+            # The root itself may be a link: it is the operator's setting.
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             cause = "empty" if isinstance(error, FileNotFoundError | NotADirectoryError) else cause_of(error)
@@ -88,7 +90,7 @@ class Tree:
         os.close(self._fd)
 
     def walk(self, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[Entry]:
-        """Every name below that is no folder; `wanted` says by name alone which are worth a look."""
+        """All names below that are not folders, and for which `wanted(name)` is true."""
         self.unread.clear()
         self.foreign.clear()
         waiting: list[tuple[str, ...]] = [()]
@@ -103,7 +105,7 @@ class Tree:
                             try:
                                 yield Entry((*parts, name.name), name.stat(follow_symlinks=False))
                             except FileNotFoundError:
-                                continue  # gone since it was listed
+                                continue  # removed since it was listed
             except FileNotFoundError:
                 continue
             except ChangedError:
@@ -112,32 +114,32 @@ class Tree:
                 self.unread.append(f"{shown('/'.join(parts) or '.')}: {error.strerror}")
 
     def remove(self, entry: Entry) -> None:
-        """Remove a name, if it is still the regular file that was looked at. Raises ChangedError and OSError."""
+        """Remove a regular file if it is unchanged since it was listed. Raises ChangedError and OSError."""
         with self._folder(entry.parts[:-1]) as folder:
             now = os.stat(entry.name, dir_fd=folder, follow_symlinks=False)
-            if _sign(now) != _sign(entry.status) or not stat.S_ISREG(now.st_mode):
-                raise ChangedError(f"{shown(entry.relative)}: has changed since it was looked at")
+            if _identity(now) != _identity(entry.status) or not stat.S_ISREG(now.st_mode):
+                raise ChangedError(f"{shown(entry.relative)}: has changed since it was listed")
             os.unlink(entry.name, dir_fd=folder)
 
     @contextmanager
     def _folder(self, parts: tuple[str, ...]) -> Iterator[int]:
-        """A descriptor of a folder below, opened step by step so that no link is followed on the way."""
-        found = os.dup(self._fd)
+        """A descriptor of a folder below, opened part by part, so that no link is followed."""
+        folder = os.dup(self._fd)
         try:
-            os.lseek(found, 0, os.SEEK_SET)  # a duplicate shares its place in the list of names
+            os.lseek(folder, 0, os.SEEK_SET)  # a duplicate shares the read position
             for part in parts:
-                below = os.open(part, _FOLDER, dir_fd=found)
-                os.close(found)
-                found = below
-                if self._one_device and os.fstat(found).st_dev != self.device:
+                below = os.open(part, _FOLDER, dir_fd=folder)
+                os.close(folder)
+                folder = below
+                if self._one_device and os.fstat(folder).st_dev != self.device:
                     raise ChangedError(f"{shown('/'.join(parts))}: is on another device")
-            yield found
+            yield folder
         finally:
-            os.close(found)
+            os.close(folder)
 
 
 def disk_bytes(entries: Iterable[Entry]) -> int:
-    """What they take on the disk together, a file with several names counted once, as `du` does."""
+    """Allocated bytes of all entries; a file with several names counts once, as in `du`."""
     seen: set[tuple[int, int]] = set()
     total = 0
     for entry in entries:
@@ -149,15 +151,15 @@ def disk_bytes(entries: Iterable[Entry]) -> int:
 
 
 def newest(entries: Iterable[Entry], count: int = 1) -> list[Entry]:
-    """The last written first."""
+    """The `count` most recently written entries, newest first."""
     return sorted(entries, key=lambda entry: (entry.status.st_mtime_ns, entry.parts), reverse=True)[:count]
 
 
 def shown(path: object) -> str:
-    """A path for a person, on one line: bytes that are no text as `\\xff`, control characters likewise."""
+    """A path as printable text: other bytes and control characters as `\\xff`."""
     text = str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
-def _sign(status: os.stat_result) -> tuple[int, ...]:
+def _identity(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_nlink, status.st_size, status.st_mtime_ns

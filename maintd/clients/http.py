@@ -1,4 +1,4 @@
-"""HTTP with a deadline and a bounded body: one health rule, and the JSON APIs of other services."""
+"""HTTP client on httpx with a deadline for the whole answer and a limit of its size; JSON APIs."""
 
 from __future__ import annotations
 
@@ -20,49 +20,49 @@ from maintd.job.references import resolved
 from maintd.model.evidence import Scalar
 from maintd.model.target import HttpTarget
 
-HEALTH_LIMIT = 64 * 1024  # bytes; a longer answer to a health question is not one
+HEALTH_LIMIT = 64 * 1024  # bytes of the answer of a health endpoint
 API_LIMIT = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A whole answer. `latency` runs from the request to the last byte."""
+    """A complete answer. `latency`: from the request to the last byte."""
 
     url: str
     status: int
     content_type: str
     body: bytes
     latency: timedelta
-    location: str = ""  # where a redirect leads; it is not followed
+    location: str = ""  # of a redirect, which is not followed
     headers: Mapping[str, str] = field(default_factory=dict)  # names in lower case
 
     @property
     def text(self) -> str:
-        """The body as UTF-8, with what is not replaced."""
+        """The body as UTF-8, with invalid bytes replaced."""
         return self.body.decode(errors="replace")
 
     def json(self) -> Any:
-        """The body as JSON. Raises TargetError(malformed), which says so when it is a web page."""
+        """The body as JSON. Raises TargetError(cause="malformed")."""
         try:
             return json.loads(self.body)
         except ValueError:
             page = "html" in self.content_type or self.body.lstrip()[:1] == b"<"
             kind = "a web page" if page else "something that is not JSON"
-            hint = "is there a login page or a proxy before it?" if page else f"it begins {self.text[:60]!r}"
+            hint = "check for a login page or a proxy in front of it" if page else f"it begins {self.text[:60]!r}"
             raise TargetError(f"{self.url} answered {kind}", hint, cause="malformed") from None
 
 
 @dataclass(frozen=True)
-class RuleResult:
-    """One value that the body should have. `observed` is None when the body has no such path."""
+class Field:
+    """A field of a body. `observed` is None when the body has no such path."""
 
     path: str
     observed: Scalar
     expected: Scalar
 
     @property
-    def met(self) -> bool:
-        """Equal, and of the same kind: true is not 1."""
+    def equal(self) -> bool:
+        """Whether observed and expected are equal and of the same type: true is not 1."""
         return self.observed == self.expected and isinstance(self.observed, bool) == isinstance(self.expected, bool)
 
 
@@ -79,11 +79,11 @@ def fetch(
     ca_file: Path | None = None,
     verify: bool = True,
 ) -> Answer:
-    """Ask and read the whole answer within `timeout` and `limit` bytes. Redirects are not followed.
+    """Send a request and read the whole answer, within `timeout` and `limit` bytes. Redirects are not followed.
 
-    Proxies of the environment are not used: targets are near. Raises TargetError.
+    Proxies of the environment are not used, because targets are in the local network. Raises TargetError.
     """
-    shown = _shown(url)
+    public_url = _without_secrets(url)
     seconds = timeout.total_seconds()
     started = time.monotonic()
     plain = {name: value.get_secret_value() for name, value in (headers or {}).items()}
@@ -96,27 +96,29 @@ def fetch(
             for chunk in response.iter_bytes():
                 body += chunk
                 if len(body) > limit:
-                    raise TargetError(f"{shown} answered more than {limit} bytes", cause="malformed")
+                    raise TargetError(f"{public_url} answered more than {limit} bytes", cause="malformed")
                 if time.monotonic() - started > seconds:
-                    raise TargetError(f"{shown} did not end its answer in {seconds:g} s", cause="timed_out")
+                    raise TargetError(
+                        f"{public_url} did not complete its answer within {seconds:g} s", cause="timed_out"
+                    )
     except httpx.HTTPError as error:
-        raise _error(shown, seconds, error) from error
+        raise _error(public_url, seconds, error) from error
     except (httpx.InvalidURL, ssl.SSLError, OSError) as error:
-        raise TargetError(f"{shown}: {error}", "correct the target's url or ca_file") from error
+        raise TargetError(f"{public_url}: {error}", "correct the target's url or ca_file") from error
     latency = timedelta(seconds=time.monotonic() - started)
     return Answer(
-        url=shown,
+        url=public_url,
         status=response.status_code,
         content_type=response.headers.get("content-type", ""),
         body=bytes(body),
         latency=latency,
-        location=_shown(response.headers["location"]) if "location" in response.headers else "",
+        location=_without_secrets(response.headers["location"]) if "location" in response.headers else "",
         headers=dict(response.headers),
     )
 
 
-def look(target: HttpTarget) -> Answer:
-    """One GET of a health address, of at most 64 KiB. Raises TargetError."""
+def get(target: HttpTarget) -> Answer:
+    """GET the target's URL; at most 64 KiB. Raises TargetError."""
     target = resolved(target)
     return fetch(
         "GET",
@@ -129,16 +131,16 @@ def look(target: HttpTarget) -> Answer:
     )
 
 
-def judge(answer: Answer, expect: Mapping[str, str | int | float | bool]) -> list[RuleResult]:
-    """What the body says where the health rule looks. A dotted path goes into objects; a number indexes a list."""
+def fields(answer: Answer, expect: Mapping[str, str | int | float | bool]) -> list[Field]:
+    """The body's fields at the dotted paths of `expect`; a number is an index of a list. Raises TargetError."""
     if not expect:
         return []
     body = answer.json()
-    return [RuleResult(path, _at(body, path), wanted) for path, wanted in expect.items()]
+    return [Field(path, _at(body, path), wanted) for path, wanted in expect.items()]
 
 
 class Api:
-    """A JSON API below a base URL. `url` may carry a path prefix, as behind a proxy."""
+    """A JSON API below a base URL, which may have a path."""
 
     def __init__(self, url: str, headers: Mapping[str, SecretStr], timeout: timedelta) -> None:
         self._url = url.rstrip("/")
@@ -146,8 +148,7 @@ class Api:
         self._timeout = timeout
 
     def call(self, method: str, path: str, **request: Any) -> Answer:
-        """Any answer below 300. Raises TargetError: denied for 401 and 403, malformed for a redirect, else failed with
-        the server's own words."""
+        """The answer, with a status below 300. Raises TargetError: denied for 401 and 403, malformed for a redirect."""
         answer = fetch(method, self._url + path, timeout=self._timeout, headers=self._headers, **request)
         if answer.status in (401, 403):
             raise TargetError(
@@ -157,13 +158,13 @@ class Api:
             )
         if 300 <= answer.status < 400:
             raise TargetError(
-                f"{answer.url} sends on to {answer.location or 'nowhere'}",
-                "is there a login page or a proxy before it?",
+                f"{answer.url} redirects to {answer.location or 'nowhere'}",
+                "check for a login page or a proxy in front of it",
                 cause="malformed",
             )
         if answer.status >= 300:
-            said = " ".join(answer.text[:200].split())
-            raise TargetError(f"{answer.url} answered {answer.status}: {said}", cause="failed")
+            excerpt = " ".join(answer.text[:200].split())
+            raise TargetError(f"{answer.url} answered {answer.status}: {excerpt}", cause="failed")
         return answer
 
     def get(self, path: str, **params: str) -> Any:
@@ -171,12 +172,12 @@ class Api:
         return self.call("GET", path, params=params).json()
 
     def post_form(self, path: str, **form: str) -> Any:
-        """The JSON answer to a form-encoded POST, in which a query may be long and hold any character."""
+        """The JSON of a form-encoded POST, whose parameters may be long."""
         return self.call("POST", path, form=form).json()
 
 
-def _shown(url: str) -> str:
-    """The URL without what may be secret in it."""
+def _without_secrets(url: str) -> str:
+    """The URL without user, password and query."""
     try:
         return str(httpx.URL(url).copy_with(userinfo=b"", query=None))
     except httpx.InvalidURL:
@@ -185,17 +186,21 @@ def _shown(url: str) -> str:
 
 def _verify(url: str, ca_file: Path | None, verify: bool) -> ssl.SSLContext | bool:
     if not url.startswith("https:") or not verify:
-        return False  # without TLS there is nothing to verify, and loading the system's authorities takes 20 ms
+        return False  # loading the system's certificates takes 20 ms
     return ssl.create_default_context(cafile=ca_file)
 
 
 def _error(url: str, seconds: float, error: httpx.HTTPError) -> TargetError:
     if isinstance(error, httpx.TimeoutException):
-        return TargetError(f"{url} did not answer in {seconds:g} s", cause="timed_out")
+        return TargetError(f"{url} did not answer within {seconds:g} s", cause="timed_out")
     if isinstance(error, httpx.RemoteProtocolError):
-        return TargetError(f"{url} broke off or does not speak HTTP: {error}", cause="partial")
+        return TargetError(f"{url} closed the connection or does not speak HTTP: {error}", cause="partial")
     cause = cause_of(error) or ("unreachable" if isinstance(error, httpx.ConnectError) else "failed")
-    words = {"refused": "refused the connection", "unreachable": "cannot be reached", "partial": "broke off"}
+    words = {
+        "refused": "refused the connection",
+        "unreachable": "cannot be reached",
+        "partial": "closed the connection",
+    }
     return TargetError(f"{url} {words.get(cause, 'failed')}: {error}", cause=cause)
 
 

@@ -1,4 +1,4 @@
-"""Which files the processes of a host hold open, by the descriptors in /proc."""
+"""Open files of a host's processes, by the descriptors in /proc."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from maintd.errors import TargetError
 
 _DELETED = " (deleted)"
-_IN_MEMORY = ("/memfd:", "/dev/", "/SYSV", "/[", "/i915", "/drm")  # no file system gets anything back from these
+_IN_MEMORY = ("/memfd:", "/dev/", "/SYSV", "/[", "/i915", "/drm")  # not files of a file system
 _BLOCK = 512
 
 Key = tuple[int, int]
@@ -29,8 +29,8 @@ class Holder:
 
 
 @dataclass(frozen=True)
-class Deleted:
-    """A file without a name whose space comes back only when its holder lets go of it."""
+class DeletedFile:
+    """A deleted file whose space is freed only when its holder closes it."""
 
     path: str
     size_bytes: int
@@ -39,42 +39,42 @@ class Deleted:
 
 @dataclass(frozen=True)
 class OpenFiles:
-    """Regular files that are open, those of them that are deleted, largest first, and how much was not seen."""
+    """Open regular files by key, and the deleted ones of them, largest first."""
 
     holders: dict[Key, Holder]
-    deleted: tuple[Deleted, ...]
+    deleted: tuple[DeletedFile, ...]
     processes: int
-    denied: int  # processes whose descriptors may not be read
+    denied: int  # processes whose descriptors this process may not read
 
 
 def open_files(proc: Path) -> OpenFiles:
-    """Look through all processes. Raises TargetError when `proc` is none."""
+    """Read the descriptors of all processes. Raises TargetError when `proc` is not a proc file system."""
     holders: dict[Key, Holder] = {}
-    deleted: dict[Key, Deleted] = {}
+    deleted: dict[Key, DeletedFile] = {}
     processes = denied = 0
     try:
         pids = sorted(int(folder.name) for folder in proc.iterdir() if folder.name.isdigit())
     except OSError as error:
         raise TargetError(f"{proc}: {error.strerror}", "mount the host's /proc there", cause="denied") from error
     if not pids:
-        raise TargetError(f"{proc}: shows no process", "mount the host's /proc there", cause="empty")
+        raise TargetError(f"{proc}: has no process", "mount the host's /proc there", cause="empty")
     for pid in pids:
         processes += 1
         try:
             for key, path, size in _descriptors(proc / str(pid) / "fd"):
                 holder = holders.setdefault(key, Holder(pid, _program(proc, pid)))
                 if path:
-                    deleted.setdefault(key, Deleted(path, size, holder))
+                    deleted.setdefault(key, DeletedFile(path, size, holder))
         except PermissionError:
             denied += not _zombie(proc, pid)
         except OSError:
             processes -= 1  # it has ended
-    found = sorted(deleted.values(), key=lambda one: -one.size_bytes)
+    found = sorted(deleted.values(), key=lambda file: -file.size_bytes)
     return OpenFiles(holders, tuple(found), processes, denied)
 
 
 def _descriptors(folder: Path) -> Iterator[tuple[Key, str, int]]:
-    """Each regular file: its key, its last path when it is deleted, and its size on the disk."""
+    """Each regular file: its key, its last path if it is deleted, and its size on the disk."""
     for descriptor in folder.iterdir():
         try:
             status = descriptor.stat()
@@ -83,12 +83,12 @@ def _descriptors(folder: Path) -> Iterator[tuple[Key, str, int]]:
             path = str(descriptor.readlink()) if status.st_nlink == 0 else ""
         except FileNotFoundError:
             continue
-        gone = path.endswith(_DELETED) and not path.startswith(_IN_MEMORY)
-        yield (status.st_dev, status.st_ino), path.removesuffix(_DELETED) if gone else "", status.st_blocks * _BLOCK
+        deleted = path.endswith(_DELETED) and not path.startswith(_IN_MEMORY)
+        yield (status.st_dev, status.st_ino), path.removesuffix(_DELETED) if deleted else "", status.st_blocks * _BLOCK
 
 
 def _zombie(proc: Path, pid: int) -> bool:
-    """It has ended and holds nothing; only its parent has not asked how."""
+    """Whether it has ended but was not reaped; it holds no files then."""
     try:
         return (proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()[:1] == ["Z"]
     except OSError:

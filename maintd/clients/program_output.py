@@ -1,4 +1,4 @@
-"""What is looked for in a program's output, line by line while it runs, and how much of it is logged."""
+"""Patterns and numbers in a program's output, and how much of the output is logged."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def _pattern(text: str) -> str:
 
 
 Pattern = Annotated[str, AfterValidator(_pattern)]
-"""A regular expression, searched in each line by itself."""
+"""A regular expression, searched in each line."""
 
 
 class Number(BaseModel):
-    """A number to find: the pattern's first group, in the last line that has it."""
+    """A number to extract: the pattern's first group, in the last line that matches."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,8 +41,8 @@ class Number(BaseModel):
         return value
 
 
-class Search:
-    """What was found so far. `patterns` are those of each stream; numbers are looked for in the standard output."""
+class OutputSearch:
+    """Searches the output line by line: `patterns` by stream, `numbers` in the standard output."""
 
     def __init__(self, patterns: Mapping[str, Sequence[str]], numbers: Mapping[str, Number]) -> None:
         self._patterns = patterns
@@ -52,7 +52,7 @@ class Search:
         self.last_error = ""
 
     def line(self, stream: str, text: str) -> None:
-        """Search one more line."""
+        """Search the next line."""
         for pattern in self._patterns.get(stream, ()):
             if (stream, pattern) not in self.found and re.search(pattern, text):
                 self.found.add((stream, pattern))
@@ -64,10 +64,10 @@ class Search:
                 self._texts[name] = match[1]
 
     def number(self, name: str) -> float | str:
-        """The number of this name, or in words why there is none."""
+        """The number of this name, or the reason why it is missing."""
         text = self._texts.get(name)
         if text is None:
-            return "no line of the standard output has it"
+            return "no line of the standard output matches"
         try:
             value = float(text.replace(",", ""))
         except ValueError:
@@ -75,33 +75,33 @@ class Search:
         return value if math.isfinite(value) else f'"{text}" is not a number'
 
 
-class Excerpt:
-    """Hands on the first lines of a long output as they come, and the last ones at its end."""
+class OutputExcerpt:
+    """Logs the first lines of a long output as they come, and the last ones at its end."""
 
-    def __init__(self, tell: Callable[[str], None], head_bytes: int, tail_bytes: int) -> None:
-        self._tell = tell
+    def __init__(self, log: Callable[[str], None], head_bytes: int, tail_bytes: int) -> None:
+        self._log = log
         self._head_left = head_bytes
         self._tail_bytes = tail_bytes
         self._tail: deque[str] = deque()
-        self._held = 0
-        self._left_out = 0
+        self._tail_size = 0
+        self._omitted = 0
 
     def line(self, text: str) -> None:
-        """One more line of the output."""
+        """Receive the next line of the output."""
         if self._head_left > 0:
             self._head_left -= len(text) + 1
-            self._tell(text)
+            self._log(text)
             return
         self._tail.append(text)
-        self._held += len(text) + 1
-        while self._held > self._tail_bytes:
-            self._held -= len(self._tail.popleft()) + 1
-            self._left_out += 1
+        self._tail_size += len(text) + 1
+        while self._tail_size > self._tail_bytes:
+            self._tail_size -= len(self._tail.popleft()) + 1
+            self._omitted += 1
 
     def end(self) -> None:
-        """The output is complete."""
-        if self._left_out:
-            self._tell(f"… {self._left_out} lines left out …")
+        """Log the last lines."""
+        if self._omitted:
+            self._log(f"… {self._omitted} lines omitted …")
         for text in self._tail:
-            self._tell(text)
+            self._log(text)
         self._tail.clear()

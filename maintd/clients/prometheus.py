@@ -1,4 +1,4 @@
-"""Prometheus' HTTP API. Queries go as form-encoded POST; an answer that proves nothing is an error, never a zero."""
+"""Prometheus client on its HTTP API. An answer without data is an error, never zero."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from maintd.model.target import PrometheusTarget
 
 @dataclass(frozen=True)
 class Sample:
-    """One series' value."""
+    """The value of one series."""
 
     labels: Mapping[str, str]
     value: float
@@ -24,7 +24,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Series:
-    """One series' values over time, oldest first, without those that are not numbers."""
+    """The values of one series over time, oldest first, without NaN."""
 
     labels: Mapping[str, str]
     points: tuple[tuple[datetime, float], ...]
@@ -32,7 +32,7 @@ class Series:
 
 @dataclass(frozen=True)
 class ScrapeTarget:
-    """What Prometheus scrapes; `health` is up, down or unknown (not scraped yet)."""
+    """A scrape target; `health` is up, down or unknown (not scraped yet)."""
 
     job: str
     instance: str
@@ -53,7 +53,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class FiringAlert:
-    """An alert that Prometheus counts as firing; `since` is when it began to, after the time its rule holds it back."""
+    """A firing alert; `since`: when it started firing, after the `for` of its rule."""
 
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
@@ -68,29 +68,27 @@ class Prometheus:
         self.name = name
 
     def ready(self) -> None:
-        """Raises TargetError unless it has replayed its log and serves."""
+        """Raise TargetError unless it is ready, with its WAL replayed."""
         self._api.call("GET", "/-/ready")
 
     def query(self, promql: str, at: datetime | None = None) -> list[Sample]:
-        """An instant query; NaN is left out.
+        """An instant query, without NaN.
 
-        Raises TargetError: empty when nothing is left, partial when Prometheus warns that its answer is not whole.
+        Raises TargetError: `empty` without any value, `partial` when Prometheus warns that the answer is incomplete.
         """
         form = {"query": promql} | ({"time": f"{at.timestamp():.3f}"} if at else {})
         data = self._data(self._api.post_form("/api/v1/query", **form), promql)
         if data["resultType"] == "scalar":
-            return self._proven([Sample({}, float(data["result"][1]))], promql)
+            return self._not_empty([Sample({}, float(data["result"][1]))], promql)
         if data["resultType"] != "vector":
-            raise TargetError(
-                f"{self.name}: a {data['resultType']} where a vector was asked: {promql}", cause="malformed"
-            )
-        return self._proven([Sample(item["metric"], float(item["value"][1])) for item in data["result"]], promql)
+            raise TargetError(f"{self.name}: a {data['resultType']} instead of a vector: {promql}", cause="malformed")
+        return self._not_empty([Sample(item["metric"], float(item["value"][1])) for item in data["result"]], promql)
 
     def number(self, promql: str, at: datetime | None = None) -> float:
-        """The value of a query that has one series. Raises TargetError, also when there are several."""
+        """The value of a query with one series. Raises TargetError, also for several."""
         found = self.query(promql, at)
         if len(found) > 1:
-            raise TargetError(f"{self.name}: {len(found)} series where one was asked: {promql}", cause="malformed")
+            raise TargetError(f"{self.name}: {len(found)} series instead of one: {promql}", cause="malformed")
         return found[0].value
 
     def query_range(self, promql: str, start: datetime, end: datetime, step: timedelta) -> list[Series]:
@@ -112,7 +110,7 @@ class Prometheus:
         return kept
 
     def targets(self) -> list[ScrapeTarget]:
-        """What is scraped now, without what relabelling dropped."""
+        """The active scrape targets."""
         data = self._data(self._api.get("/api/v1/targets", state="active"), "targets")
         return [
             ScrapeTarget(
@@ -138,7 +136,7 @@ class Prometheus:
         return list(self._data(self._api.get("/api/v1/alerts"), "alerts")["alerts"])
 
     def firing(self) -> list[FiringAlert]:
-        """What fires now. A rule's `for` is in its rule only, so alerts are read there."""
+        """The firing alerts, read from the rules, because only these have `for`."""
         data = self._data(self._api.get("/api/v1/rules", type="alert"), "rules")
         return [
             FiringAlert(
@@ -153,22 +151,22 @@ class Prometheus:
         ]
 
     def alertmanagers(self) -> list[str]:
-        """The addresses that it sends alerts to, whether or not they answer."""
+        """URLs of the Alertmanagers to which it sends alerts, whether or not they answer."""
         data = self._data(self._api.get("/api/v1/alertmanagers"), "alertmanagers")
         return [item["url"] for item in data["activeAlertmanagers"]]
 
     def own_metrics(self) -> str:
-        """Its metrics of itself, as text."""
+        """The text of its own /metrics."""
         return self._api.call("GET", "/metrics").text
 
     def _data(self, answer: Any, what: str) -> Any:
         if not isinstance(answer, Mapping) or answer.get("status") != "success" or "data" not in answer:
-            raise TargetError(f"{self.name}: not an answer of Prometheus to {what}", cause="malformed")
+            raise TargetError(f"{self.name}: unexpected answer to {what}", cause="malformed")
         if answer.get("warnings"):
             raise TargetError(f"{self.name}: {'; '.join(answer['warnings'])[:300]}: {what}", cause="partial")
         return answer["data"]
 
-    def _proven(self, samples: list[Sample], promql: str) -> list[Sample]:
+    def _not_empty(self, samples: list[Sample], promql: str) -> list[Sample]:
         kept = [sample for sample in samples if not math.isnan(sample.value)]
         if not kept:
             raise self._empty(promql)
@@ -177,13 +175,13 @@ class Prometheus:
     def _empty(self, promql: str) -> TargetError:
         return TargetError(
             f"{self.name}: no data for: {promql}",
-            "is the metric scraped under that name and those labels?",
+            "check the name and labels of the metric, and its scrape target",
             cause="empty",
         )
 
 
 def connect(target: PrometheusTarget, *, name: str = "prometheus", timeout: timedelta | None = None) -> Prometheus:
-    """A client; nothing is sent yet."""
+    """A client; sends nothing yet."""
     target = resolved(target)
     return Prometheus(Api(target.url, target.headers, timeout or target.timeout), name)
 

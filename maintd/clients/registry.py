@@ -1,6 +1,6 @@
-"""What an image registry has under a tag, without pulling it: through the engine, or by the registry's own API v2.
+"""Digests of tags in image registries without a pull: through the Docker engine, or by the registry's API v2.
 
-Source: OCI distribution specification 1.1; the token flow is that of Docker's registry. Asking for a manifest by HEAD
+Source: OCI distribution specification 1.1; the token flow is that of Docker's registry. A HEAD request for a manifest
 does not count against Docker Hub's limit of pulls.
 """
 
@@ -26,17 +26,17 @@ INDEXES = frozenset(
     {"application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"}
 )
 _MANIFESTS = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
-# Without the kinds of index first, a registry answers with the manifest of one platform, whose digest is another.
+# With indexes first: else a registry answers with the manifest of one platform, which has another digest.
 _ACCEPT = ", ".join((*sorted(INDEXES), *_MANIFESTS))
 _DIGEST = re.compile(r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[0-9a-fA-F]{32,}")
 _HUB = "docker.io"
 _HUB_HOST = "registry-1.docker.io"
-_PATIENCE = 5.0  # seconds that a registry may ask to wait before the one further try
+_MAX_RETRY_AFTER = 5.0  # seconds that a registry may ask to wait before the one retry
 _MANIFEST_LIMIT = 4 * 1024 * 1024  # bytes, as the specification allows
 
 
 class RateLimitedError(TargetError):
-    """The registry wants to be asked less often."""
+    """The registry has a rate limit and refuses more requests for now."""
 
 
 class Credentials(BaseModel):
@@ -50,17 +50,17 @@ class Credentials(BaseModel):
 
 @dataclass(frozen=True)
 class Reference:
-    """The name of an image, in full: `docker.io`, `library/redis`, `7-alpine`. `tag` is empty beside a digest alone."""
+    """The full name of an image: `docker.io`, `library/redis`, `7-alpine`. `tag` is empty with only a digest."""
 
     registry: str
     repository: str
     tag: str
     digest: str
-    explicit: bool  # the registry was written out
+    explicit: bool  # the name has a registry
 
     @property
     def familiar(self) -> str:
-        """Registry and repository as the engine writes them: without Docker Hub's own."""
+        """Registry and repository in the engine's short form, without `docker.io/library/`."""
         if self.registry != _HUB:
             return f"{self.registry}/{self.repository}"
         return self.repository.removeprefix("library/")
@@ -71,34 +71,34 @@ class Reference:
 
 @dataclass(frozen=True)
 class Remote:
-    """What a registry has: the digest under the tag, of an index of platforms or of one platform's manifest."""
+    """The digest of a tag: of an index of platforms, or of one platform's manifest."""
 
     digest: str
     media_type: str
 
     @property
     def is_index(self) -> bool:
-        """Whether several platforms are behind it."""
+        """Whether it is an index of platforms."""
         return self.media_type in INDEXES
 
 
-class Asking(Protocol):
-    """A way to ask registries."""
+class RegistryClient(Protocol):
+    """Access to registries."""
 
     def remote(self, reference: Reference) -> Remote:
-        """What is under the reference's tag. Raises TargetError."""
+        """The digest of the reference's tag. Raises TargetError."""
         ...
 
-    def holds(self, reference: Reference, remote: Remote, digest: str) -> bool:
-        """Whether this digest is one of the platforms of an index. Raises TargetError when it cannot be told."""
+    def contains(self, reference: Reference, remote: Remote, digest: str) -> bool:
+        """Whether an index contains this digest. Raises TargetError, also when that is not known."""
         ...
 
 
 def parse(text: str) -> Reference:
-    """Raises ValueError for what is no image's name, as an image's id is none."""
+    """Parse the name of an image. Raises ValueError for anything else, such as an image's id."""
     name, _, digest = text.partition("@")
     if digest and not _DIGEST.fullmatch(digest):
-        raise ValueError(f'"{text}" has no digest after its @')
+        raise ValueError(f'"{text}" has no valid digest after its @')
     first, slash, rest = name.partition("/")
     explicit = bool(slash) and ("." in first or ":" in first or first == "localhost")
     registry, path = (first, rest) if explicit else (_HUB, name)
@@ -111,46 +111,36 @@ def parse(text: str) -> Reference:
     return Reference(registry, repository, tag or ("" if digest else "latest"), digest, explicit)
 
 
-def floating(tag: str) -> str:
-    """Why a tag will mean another image one day by itself; empty when it names at least a minor version."""
-    match = re.match(r"v?(\d+)(\.\d+)?", tag)
-    if match is None:
-        return "it names no version"
-    if match[2] is None and not re.match(r"\d{8}", tag):
-        return "it names only a major version"
-    return ""
-
-
-class ThroughEngine:
-    """Asks by `GET /distribution/NAME/json`: with the engine's own network, proxy and trusted registries."""
+class EngineRegistryClient:
+    """Asks the engine (`GET /distribution/NAME/json`), which uses its own network, proxy and trusted registries."""
 
     def __init__(self, engine: Docker, credentials: Mapping[str, Credentials]) -> None:
         self._engine = engine
         self._credentials = credentials
 
     def remote(self, reference: Reference) -> Remote:
-        """What is under the tag."""
-        return self._ask(reference, f"{reference.familiar}:{reference.tag}")
+        """The digest of the tag."""
+        return self._inspect(reference, f"{reference.familiar}:{reference.tag}")
 
-    def holds(self, reference: Reference, remote: Remote, digest: str) -> bool:
-        """The engine does not tell the platforms' digests: it can only be seen that one is of a single platform."""
+    def contains(self, reference: Reference, remote: Remote, digest: str) -> bool:
+        """The engine does not show an index's digests; it only shows whether a digest is of an index itself."""
         try:
-            local = self._ask(reference, f"{reference.familiar}@{digest}")
+            local = self._inspect(reference, f"{reference.familiar}@{digest}")
         except RateLimitedError:
             raise
         except TargetError as error:
             if "not found" in error.message or "manifest unknown" in error.message:
-                return False  # the registry has forgotten it: there is something newer
+                return False  # the registry has removed it, so there is a newer one
             raise
         if local.is_index:
             return False
         raise TargetError(
-            f"{reference}: what is here is of one platform, what is there an index of several",
-            "set through: registry, which can compare them",
+            f"{reference}: the local digest is of one platform, the registry's is an index of several",
+            "set through: registry, to compare them",
             cause="partial",
         )
 
-    def _ask(self, reference: Reference, name: str) -> Remote:
+    def _inspect(self, reference: Reference, name: str) -> Remote:
         login = auth(self._credentials, reference)
         try:
             with translated(f"{self._engine.name}: {name}"):
@@ -159,20 +149,22 @@ class ThroughEngine:
         except TargetError as error:
             text = error.message.lower()
             if "toomanyrequests" in text or "too many requests" in text or "answered 429" in text:
-                raise RateLimitedError(error.message, "ask less often, or log in", cause="failed") from error
+                raise RateLimitedError(
+                    error.message, "run this less often, or set credentials", cause="failed"
+                ) from error
             if "unauthorized" in text or "authentication required" in text or "access denied" in text:
                 raise TargetError(error.message, f"set credentials for {reference.registry}", cause="denied") from error
             raise
 
 
 def auth(credentials: Mapping[str, Credentials], reference: Reference) -> dict[str, str] | None:
-    """The login for a reference's registry, as the SDK wants it."""
+    """The login for a reference's registry in the SDK's form."""
     found = credentials.get(reference.registry)
     return None if found is None else {"username": found.username, "password": found.password.get_secret_value()}
 
 
-class Registry:
-    """Asks registries themselves. Plain HTTP to this machine, as the engine does, and where it is allowed."""
+class HttpRegistryClient:
+    """Asks registries directly, by HTTPS; by plain HTTP on this machine, as the engine does, and where allowed."""
 
     def __init__(
         self, credentials: Mapping[str, Credentials], insecure: frozenset[str] = frozenset(), *, timeout: timedelta
@@ -182,54 +174,56 @@ class Registry:
         self._timeout = timeout
 
     def remote(self, reference: Reference) -> Remote:
-        """What is under the tag."""
+        """The digest of the tag."""
         answer = self._manifest(reference, reference.tag, "HEAD")
         digest = answer.headers.get("docker-content-digest", "")
-        if not digest:  # a registry need not say
+        if not digest:  # the header is optional
             answer = self._manifest(reference, reference.tag, "GET")
             digest = f"sha256:{hashlib.sha256(answer.body).hexdigest()}"
         if not _DIGEST.fullmatch(digest):
-            raise TargetError(f"{answer.url}: the digest is no digest", "is that a registry?", cause="malformed")
+            raise TargetError(f"{answer.url}: has no valid digest", "check whether it is a registry", cause="malformed")
         return Remote(digest, answer.content_type.partition(";")[0])
 
-    def holds(self, reference: Reference, remote: Remote, digest: str) -> bool:
+    def contains(self, reference: Reference, remote: Remote, digest: str) -> bool:
         """Whether the index lists this digest."""
         listed = self._manifest(reference, remote.digest, "GET").json()
         manifests = listed.get("manifests", []) if isinstance(listed, Mapping) else []
-        return any(isinstance(one, Mapping) and one.get("digest") == digest for one in manifests)
+        return any(isinstance(item, Mapping) and item.get("digest") == digest for item in manifests)
 
     def _manifest(self, reference: Reference, which: str, method: str) -> Answer:
         host = _HUB_HOST if reference.registry == _HUB else reference.registry
         url = f"{self._scheme(host)}://{host}/v2/{reference.repository}/manifests/{which}"
-        answer = self._asked(method, url, {})
+        answer = self._fetch(method, url, {})
         if answer.status == 401:
-            answer = self._asked(method, url, {"Authorization": self._authorization(reference, answer)})
+            answer = self._fetch(method, url, {"Authorization": self._authorization(reference, answer)})
         if answer.status in (401, 403):
             hint = f"set credentials for {reference.registry}"
             raise TargetError(f"{answer.url} answered {answer.status}", hint, cause="denied")
         if answer.status == 404:
-            hint = "was the tag removed, or the name misspelt?"
+            hint = "check the name and whether the tag was removed"
             raise TargetError(f"{reference}: not found in its registry", hint, cause="empty")
         if answer.status != 200:
-            raise TargetError(f"{answer.url} answered {answer.status}", "is that a registry?", cause="failed")
+            raise TargetError(
+                f"{answer.url} answered {answer.status}", "check whether it is a registry", cause="failed"
+            )
         return answer
 
-    def _asked(self, method: str, url: str, headers: Mapping[str, str]) -> Answer:
-        """One further try when the registry asks for a short pause."""
+    def _fetch(self, method: str, url: str, headers: Mapping[str, str]) -> Answer:
+        """The answer; retries once when the registry asks for a short pause."""
         secret = {name: SecretStr(value) for name, value in {"Accept": _ACCEPT, **headers}.items()}
         for last in (False, True):
             answer = fetch(method, url, timeout=self._timeout, limit=_MANIFEST_LIMIT, headers=secret)
             if answer.status != 429:
                 return answer
             pause = answer.headers.get("retry-after", "")
-            if last or not pause.isdigit() or int(pause) > _PATIENCE:
+            if last or not pause.isdigit() or int(pause) > _MAX_RETRY_AFTER:
                 break
             time.sleep(int(pause))
-        again = f"it can be asked again in {pause} s" if pause.isdigit() else "ask less often, or log in"
+        again = f"retry in {pause} s" if pause.isdigit() else "run this less often, or set credentials"
         raise RateLimitedError(f"{url} answered 429: too many requests", again, cause="failed")
 
     def _authorization(self, reference: Reference, refused: Answer) -> str:
-        """What the challenge asks for: a token from whoever issues them, or the login itself."""
+        """The header that the challenge demands: a token of its token server, or the login."""
         challenge = refused.headers.get("www-authenticate", "")
         scheme, _, rest = challenge.partition(" ")
         login = self._credentials.get(reference.registry)
@@ -241,32 +235,34 @@ class Registry:
             return basic
         if scheme.lower() != "bearer":
             hint = f"set credentials for {reference.registry}"
-            raise TargetError(f"{refused.url} wants a login", hint, cause="denied")
+            raise TargetError(f"{refused.url} requires a login", hint, cause="denied")
         fields = dict(re.findall(r'(\w+)="([^"]*)"', rest))
         realm = fields.get("realm", "")
         if not realm.startswith(("https://", f"{self._scheme(reference.registry)}://")):
-            raise TargetError(f"{refused.url}: its token would come from {realm!r}", cause="malformed")
-        asked = {name: fields[name] for name in ("service", "scope") if name in fields}
-        asked.setdefault("scope", f"repository:{reference.repository}:pull")
+            raise TargetError(f"{refused.url}: its token server {realm!r} has no TLS", cause="malformed")
+        query = {name: fields[name] for name in ("service", "scope") if name in fields}
+        query.setdefault("scope", f"repository:{reference.repository}:pull")
         headers = {"Authorization": SecretStr(basic)} if basic else {}
-        answer = fetch("GET", realm, timeout=self._timeout, headers=headers, params=asked)
+        answer = fetch("GET", realm, timeout=self._timeout, headers=headers, params=query)
         if answer.status == 429:
-            raise RateLimitedError(f"{answer.url} answered 429: too many requests", "ask less often", cause="failed")
+            raise RateLimitedError(
+                f"{answer.url} answered 429: too many requests", "run this less often", cause="failed"
+            )
         if answer.status != 200:
             hint = f"{'check the' if basic else 'set'} credentials for {reference.registry}"
             cause = "denied" if answer.status in (400, 401, 403) else "failed"
-            raise TargetError(f"{answer.url} gave no token: {answer.status}", hint, cause=cause)
+            raise TargetError(f"{answer.url} issued no token: {answer.status}", hint, cause=cause)
         body = answer.json()
         token = (body.get("token") or body.get("access_token")) if isinstance(body, Mapping) else None
         if not isinstance(token, str):
-            raise TargetError(f"{answer.url} gave no token", cause="malformed")
+            raise TargetError(f"{answer.url} issued no token", cause="malformed")
         return f"Bearer {token}"
 
     def _scheme(self, host: str) -> str:
-        """As the engine: no TLS for 127.0.0.0/8 and localhost."""
+        """Like the engine: no TLS for 127.0.0.0/8 and localhost."""
         name = host.rpartition(":")[0] or host
         try:
-            here = ip_address(name.strip("[]")).is_loopback
+            local = ip_address(name.strip("[]")).is_loopback
         except ValueError:
-            here = name == "localhost"
-        return "http" if here or host in self._insecure else "https"
+            local = name == "localhost"
+        return "http" if local or host in self._insecure else "https"

@@ -1,6 +1,6 @@
-"""Other programs: found before they are started, run without a shell, their output read live and in bounded memory.
+"""Run other programs, by default without a shell; their output is read as it comes, in bounded memory.
 
-A program stays in this process's group, so that whatever stops the attempt stops the program too.
+A program stays in this process's group, so that stopping the attempt stops the program, too.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from maintd.config.settings import PREFIX, Settings
 from maintd.errors import JobError
 
 Stream = Literal["stdout", "stderr"]
-Heard = Callable[[Stream, str], None]
+Receive = Callable[[Stream, str], None]
 
 LINE_LIMIT = 16_384
-"""Bytes; a longer line is handed on in pieces of this size, so that one without an end cannot fill the memory."""
-GRACE = 5.0  # seconds between TERM and KILL
-LINGER = 2.0  # seconds that output is still read after the program has ended
+"""Bytes; a longer line is split into parts of this size, so that an endless line cannot fill the memory."""
+GRACE_SECONDS = 5.0  # between TERM and KILL
+DRAIN_SECONDS = 2.0  # output is still read after the program has ended
 _CHUNK = 65_536
 _SHELL = "/bin/sh"
 
 
 @dataclass(frozen=True)
 class Command:
-    """What to run. `env` is added to the inherited environment; `stdin` is what the program reads, nothing by default.
+    """A program to run. `env` is added to the inherited environment; `stdin` is its standard input, empty by default.
 
-    With `shell` there is one word, the text for `/bin/sh -c`.
+    With `shell`, `argv` has one item, the text for `/bin/sh -c`.
     """
 
     argv: Sequence[str]
@@ -52,19 +52,19 @@ class Command:
         return self.argv[0] if self.shell else shlex.join(self.argv)
 
 
-class Ended(NamedTuple):
-    """How a program ended. `exit_code` is None when a signal ended it, whose name is then in `signal`."""
+class Result(NamedTuple):
+    """How a program ended. `exit_code` is None when a signal ended it; `signal` is its name."""
 
     exit_code: int | None
     signal: str
-    took: timedelta
+    duration: timedelta
     timed_out: bool
     output_bytes: int
-    left_behind: bool  # something it started still held its output open when reading stopped
+    output_held: bool  # a process that it started still holds its output open
 
 
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment without maintd's own settings, which hold the store's and the targets' secrets."""
+    """The environment without maintd's own settings, which contain the secrets of the store and the targets."""
     own = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {f"{PREFIX}CONFIG"}
     return {
         name: value
@@ -73,8 +73,8 @@ def inherited(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def words(command: Command) -> list[str]:
-    """The argv as it will be started, with the program's full path. Raises JobError when it could not be started."""
+def resolve_argv(command: Command) -> list[str]:
+    """The argv with the program's full path. Raises JobError when it cannot be started."""
     if command.cwd is not None and not command.cwd.is_dir():
         raise JobError(f'the working directory "{command.cwd}" does not exist', "create it or correct cwd")
     if command.shell:
@@ -86,9 +86,9 @@ def words(command: Command) -> list[str]:
         if not program.exists():
             raise JobError(f'the program "{name}" does not exist', "correct its path, or mount it into this container")
         if program.is_dir():
-            raise JobError(f'"{name}" is a folder, not a program', "name the program in it")
+            raise JobError(f'"{name}" is a folder, not a program', "write the path of a program in it")
         if not os.access(program, os.X_OK):
-            raise JobError(f'the program "{name}" may not be executed', f"run: chmod +x {shlex.quote(str(program))}")
+            raise JobError(f'the program "{name}" is not executable', f"run: chmod +x {shlex.quote(str(program))}")
         return [str(program), *command.argv[1:]]
     found = shutil.which(name, path=path)
     if found is None:
@@ -99,29 +99,29 @@ def words(command: Command) -> list[str]:
     return [found, *command.argv[1:]]
 
 
-def run(command: Command, timeout: timedelta, heard: Heard) -> Ended:
-    """Run to the end, handing on each line as it comes. At `timeout` it and its children get TERM, then KILL.
+def run(command: Command, timeout: timedelta, receive: Receive) -> Result:
+    """Run the program to its end; `receive` gets each line of output.
 
-    Raises JobError when it cannot be started.
+    At `timeout` the program and its children get TERM, then KILL. Raises JobError when it cannot be started.
     """
-    argv = words(command)
-    began = time.monotonic()
+    argv = resolve_argv(command)
+    started = time.monotonic()
     with _start(argv, command) as process:
         out, err = process.stdout, process.stderr
         assert out is not None and err is not None
-        lines = {out.fileno(): _Lines("stdout", heard), err.fileno(): _Lines("stderr", heard)}
+        lines = {out.fileno(): _Lines("stdout", receive), err.fileno(): _Lines("stderr", receive)}
         with selectors.DefaultSelector() as selector:
             for pipe in (out, err):
                 os.set_blocking(pipe.fileno(), False)
                 selector.register(pipe, selectors.EVENT_READ)
             try:
-                ended = _read_until(selector, lines, process, began + timeout.total_seconds())
+                ended = _read_until(selector, lines, process, started + timeout.total_seconds())
                 timed_out = not ended and process.poll() is None
                 if timed_out:
                     _stop(process)
-                # A child left behind may hold the pipes for ever; what the program itself wrote is here by now.
-                _read_until(selector, lines, process, time.monotonic() + LINGER, drain=True)
-                left_behind = bool(selector.get_map())
+                # A background child may hold the pipes forever; all of the program's own output is read by then.
+                _read_until(selector, lines, process, time.monotonic() + DRAIN_SECONDS, drain=True)
+                output_held = bool(selector.get_map())
             except BaseException:
                 _stop(process)
                 raise
@@ -129,22 +129,22 @@ def run(command: Command, timeout: timedelta, heard: Heard) -> Ended:
             reader.end()
         process.wait()
     code = process.returncode
-    return Ended(
+    return Result(
         exit_code=code if code >= 0 else None,
         signal=_signal_name(-code) if code < 0 else "",
-        took=timedelta(seconds=time.monotonic() - began),
+        duration=timedelta(seconds=time.monotonic() - started),
         timed_out=timed_out,
         output_bytes=sum(reader.size_bytes for reader in lines.values()),
-        left_behind=left_behind,
+        output_held=output_held,
     )
 
 
 class _Lines:
-    """Cuts one stream into lines of text."""
+    """Splits one stream into lines of text."""
 
-    def __init__(self, stream: Stream, heard: Heard) -> None:
+    def __init__(self, stream: Stream, receive: Receive) -> None:
         self._stream = stream
-        self._heard = heard
+        self._receive = receive
         self._rest = b""
         self.size_bytes = 0
 
@@ -152,26 +152,26 @@ class _Lines:
         self.size_bytes += len(chunk)
         *whole, self._rest = (self._rest + chunk).split(b"\n")
         for line in whole:
-            self._tell(line)
+            self._emit(line)
         while len(self._rest) > LINE_LIMIT:
-            self._tell(self._rest[:LINE_LIMIT])
+            self._emit(self._rest[:LINE_LIMIT])
             self._rest = self._rest[LINE_LIMIT:]
 
     def end(self) -> None:
         if self._rest:
-            self._tell(self._rest)
+            self._emit(self._rest)
             self._rest = b""
 
-    def _tell(self, line: bytes) -> None:
+    def _emit(self, line: bytes) -> None:
         text = line.decode("utf-8", errors="replace").rstrip("\r").replace("\0", "�")
         for start in range(0, max(len(text), 1), LINE_LIMIT):
-            self._heard(self._stream, text[start : start + LINE_LIMIT])
+            self._receive(self._stream, text[start : start + LINE_LIMIT])
 
 
 def _start(argv: Sequence[str], command: Command) -> subprocess.Popen[bytes]:
     stdin: int = subprocess.DEVNULL
     if command.stdin:
-        stdin = os.memfd_create("stdin")  # in memory: what a program is fed may be a secret
+        stdin = os.memfd_create("stdin")  # in memory: the input may be a secret
         with open(os.dup(stdin), "wb") as file:
             file.write(command.stdin.encode())
         os.lseek(stdin, 0, os.SEEK_SET)
@@ -196,11 +196,11 @@ def _start(argv: Sequence[str], command: Command) -> subprocess.Popen[bytes]:
 
 def _not_started(program: str, error: OSError) -> JobError:
     if error.errno == errno.ENOEXEC:
-        return JobError(f'"{program}" is not in a form that can be executed', "begin a script with #!/bin/sh")
+        return JobError(f'"{program}" is not in a form that can be executed', "start a script with #!/bin/sh")
     if error.errno == errno.ENOENT:
         return JobError(f'"{program}" cannot be started: its interpreter is missing', "correct the script's first line")
     if error.errno == errno.E2BIG:
-        return JobError(f'"{program}" cannot be started: its arguments are too long', "hand them over by stdin")
+        return JobError(f'"{program}" cannot be started: its arguments are too long', "pass them by stdin")
     return JobError(f'"{program}" cannot be started: {error.strerror or error}')
 
 
@@ -212,12 +212,12 @@ def _read_until(
     *,
     drain: bool = False,
 ) -> bool:
-    """Read until the program has ended (`drain`: until nobody holds its output) or the deadline; True if so."""
+    """Read until the program has ended (`drain`: until its output is closed) or the deadline; False at the deadline."""
     while (left := deadline - time.monotonic()) > 0:
         if not selector.get_map():
             if drain or process.poll() is not None:
                 return True
-            time.sleep(min(left, 0.02))  # it has closed its output and goes on working
+            time.sleep(min(left, 0.02))  # it has closed its output but still runs
             continue
         for key, _ in selector.select(min(left, 0.1)):
             try:
@@ -234,20 +234,20 @@ def _read_until(
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the program and all that it started, politely first."""
+    """Send TERM, then KILL, to the program and all its descendants."""
     try:
         top = psutil.Process(process.pid)
-        family = [*top.children(recursive=True), top]
+        processes = [*top.children(recursive=True), top]
     except psutil.NoSuchProcess:
         return
     for send in (psutil.Process.terminate, psutil.Process.kill):
-        for member in family:
+        for member in processes:
             try:
                 send(member)
             except psutil.NoSuchProcess:
                 continue
-        _, family = psutil.wait_procs(family, timeout=GRACE)
-        if not family:
+        _, processes = psutil.wait_procs(processes, timeout=GRACE_SECONDS)
+        if not processes:
             return
 
 

@@ -1,4 +1,4 @@
-"""Vulnerabilities as trivy tells them in its JSON: its exit code is 0 with and without any.
+"""Reports of trivy in JSON; its exit code is 0 with and without vulnerabilities.
 
 Source: trivy's report schema, version 2.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,16 @@ _HINT = "write it with: trivy image --format json --output FILE IMAGE"
 
 @dataclass(frozen=True)
 class Scan:
-    """One image's report. `ids` are the vulnerabilities that have a fix, each once, with its severity."""
+    """One image's report. `ids`: severity by id of each vulnerability that has a fix."""
 
     image: str
     image_id: str
     made_at: datetime
     ids: Mapping[str, str]
 
-    def unaccepted(self, accepted: Mapping[str, date], today: date) -> dict[str, str]:
-        """Those that nobody has accepted until today or later."""
-        return {name: severity for name, severity in self.ids.items() if accepted.get(name, date.min) < today}
-
 
 def read(path: Path) -> Scan:
-    """A report file. Raises TargetError."""
+    """Parse a report file. Raises TargetError."""
     try:
         if path.stat().st_size > _REPORT_LIMIT:
             raise TargetError(f"{path} is larger than {_REPORT_LIMIT} bytes", cause="malformed")
@@ -52,9 +48,9 @@ def read(path: Path) -> Scan:
 def _scan(body: Mapping[str, Any]) -> Scan:
     found: dict[str, str] = {}
     for result in body.get("Results") or ():
-        for one in result.get("Vulnerabilities") or ():
-            if one.get("FixedVersion"):
-                found[str(one["VulnerabilityID"])] = str(one.get("Severity", "UNKNOWN"))
+        for item in result.get("Vulnerabilities") or ():
+            if item.get("FixedVersion"):
+                found[str(item["VulnerabilityID"])] = str(item.get("Severity", "UNKNOWN"))
     made_at = datetime.fromisoformat(str(body["CreatedAt"]))
     return Scan(
         str(body["ArtifactName"]),
@@ -65,7 +61,7 @@ def _scan(body: Mapping[str, Any]) -> Scan:
 
 
 def reports(folder: Path) -> tuple[list[Scan], list[TargetError]]:
-    """All `*.json` of a folder: the reports, and why the others are none."""
+    """The reports among all `*.json` of a folder, and the errors of the other files."""
     scans, errors = [], []
     for path in sorted(folder.glob("*.json")):
         try:
@@ -76,25 +72,25 @@ def reports(folder: Path) -> tuple[list[Scan], list[TargetError]]:
 
 
 def report_of(scans: Iterable[Scan], name: str, image_id: str) -> Scan | None:
-    """The newest report of exactly this image; one by name alone may be of what the tag meant before."""
-    fitting = [one for one in scans if one.image_id == image_id or (not one.image_id and one.image == name)]
-    return max(fitting, key=lambda one: one.made_at, default=None)
+    """The newest report of this image by id; by name only for reports without an id, because a tag may move."""
+    matching = [scan for scan in scans if scan.image_id == image_id or (not scan.image_id and scan.image == name)]
+    return max(matching, key=lambda scan: scan.made_at, default=None)
 
 
 def database_made_at(binary: str, timeout: timedelta) -> datetime:
-    """When the database of vulnerabilities that is here was made. Raises TargetError."""
+    """When the local vulnerability database was built. Raises TargetError."""
     lines: list[str] = []
-    _started([binary, "version", "--format", "json"], timeout, lines)
+    _run([binary, "version", "--format", "json"], timeout, lines)
     try:
         made = json.loads("\n".join(lines))["VulnerabilityDB"]["UpdatedAt"]
         return datetime.fromisoformat(made)
     except (ValueError, KeyError, TypeError) as error:
         hint = "run: trivy image --download-db-only"
-        raise TargetError("trivy has no database of vulnerabilities", hint, cause="empty") from error
+        raise TargetError("trivy has no vulnerability database", hint, cause="empty") from error
 
 
 def scan(binary: str, name: str, docker_url: str, folder: Path, timeout: timedelta) -> Scan:
-    """Have trivy look at an image that is here, with the database that is here. Raises TargetError."""
+    """Scan a local image with the local database. Raises TargetError."""
     file = folder / "trivy.json"
     file.unlink(missing_ok=True)
     argv = [
@@ -113,18 +109,18 @@ def scan(binary: str, name: str, docker_url: str, folder: Path, timeout: timedel
         str(file),
         name,
     ]
-    _started(argv, timeout, [])
+    _run(argv, timeout, [])
     return read(file)
 
 
-def _started(argv: list[str], timeout: timedelta, lines: list[str]) -> None:
-    said: list[str] = []
+def _run(argv: list[str], timeout: timedelta, lines: list[str]) -> None:
+    errors: list[str] = []
     try:
-        ended = run(Command(argv), timeout, lambda stream, line: (lines if stream == "stdout" else said).append(line))
+        ended = run(Command(argv), timeout, lambda stream, line: (lines if stream == "stdout" else errors).append(line))
     except JobError as error:
         raise TargetError(error.message, error.hint, cause="not_configured") from error
     if ended.timed_out:
-        raise TargetError(f"trivy did not end in {timeout}", "raise trivy_timeout", cause="timed_out")
+        raise TargetError(f"trivy did not end within {timeout}", "raise trivy_timeout", cause="timed_out")
     if ended.exit_code != 0:
-        last = " ".join(said[-1:])[:300]
+        last = " ".join(errors[-1:])[:300]
         raise TargetError(f"trivy ended with {ended.exit_code or ended.signal}: {last}", cause="failed")

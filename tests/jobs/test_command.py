@@ -96,7 +96,7 @@ def test_a_program_that_is_not_there_is_named_with_the_path_that_was_searched() 
     assert result.changes == []
 
 
-def test_what_cannot_be_executed_says_why(tmp_path: Path) -> None:
+def test_the_error_names_why_a_program_cannot_be_executed(tmp_path: Path) -> None:
     script = tmp_path / "clean.sh"
     script.write_text("echo hello\n")
     refused = str(command(str(script)).error)
@@ -107,8 +107,8 @@ def test_what_cannot_be_executed_says_why(tmp_path: Path) -> None:
     missing = str(command(str(tmp_path / "none.sh")).error)
     folder = str(command(str(tmp_path)).error)
 
-    assert "may not be executed; run: chmod +x" in refused
-    assert "begin a script with #!/bin/sh" in formless
+    assert "is not executable; run: chmod +x" in refused
+    assert "start a script with #!/bin/sh" in formless
     assert "its interpreter is missing" in without
     assert "does not exist" in missing
     assert "is a folder" in folder
@@ -169,7 +169,7 @@ def test_it_reads_nothing_or_what_it_is_fed() -> None:
     assert command("cat", stdin="a secret\n").logs == ["a secret"]
 
 
-def test_a_dry_run_starts_nothing_and_says_what_it_would(tmp_path: Path) -> None:
+def test_a_dry_run_starts_nothing_and_logs_what_it_would(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
 
     result = run_job("command", {"argv": ["touch", str(mark)]}, dry_run=True)
@@ -215,7 +215,7 @@ def test_one_that_takes_too_long_is_stopped_with_its_children() -> None:
 
 
 def test_one_that_ignores_terminate_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shell, "GRACE", 0.3)
+    monkeypatch.setattr(shell, "GRACE_SECONDS", 0.3)
 
     result = python(
         """
@@ -238,7 +238,7 @@ def test_the_attempts_own_end_comes_before_the_programs() -> None:
 
 
 def test_a_child_that_keeps_the_output_open_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shell, "LINGER", 0.2)
+    monkeypatch.setattr(shell, "DRAIN_SECONDS", 0.2)
 
     result = run_job("command", {"argv": "sleep 60 & echo $!", "shell": True})
 
@@ -257,7 +257,7 @@ def test_a_flood_is_cut_to_its_head_and_its_end() -> None:
 
     assert sum(len(line) for line in result.logs) < 13_000
     assert (result.logs[0], result.logs[-1]) == ("line 0 of a flood", "rows=400000")
-    assert any("lines left out" in line for line in result.logs)
+    assert any("lines omitted" in line for line in result.logs)
     assert result.measure("rows") == 400_000
     assert result.measure("command_output_bytes") > 8_000_000
 
@@ -278,7 +278,7 @@ def test_output_that_is_not_text_is_still_logged() -> None:
     assert result.logs == ["caf� � end"]
 
 
-def test_output_is_held_to_what_it_must_and_must_not_say() -> None:
+def test_output_is_checked_for_patterns_it_must_and_must_not_have() -> None:
     result = run_job(
         "command",
         {
@@ -298,7 +298,7 @@ def test_output_is_held_to_what_it_must_and_must_not_say() -> None:
     }
 
 
-def test_a_number_in_the_output_becomes_a_measure_that_is_held_to_its_limits() -> None:
+def test_a_number_in_the_output_becomes_a_measure_with_limits() -> None:
     result = run_job(
         "command",
         {

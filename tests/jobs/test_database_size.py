@@ -73,7 +73,7 @@ def test_sizes_are_those_of_the_server_also_for_odd_names(db: Database) -> None:
 
 
 @pytest.mark.server
-def test_growth_is_judged_against_the_last_run_of_the_same_target(db: Database) -> None:
+def test_growth_is_compared_with_the_last_run_of_the_same_target(db: Database) -> None:
     size = db.ask("SELECT pg_database_size(current_database())")
     history = [Point(datetime.now(UTC), size / 3, {"target": "main"}), Point(datetime.now(UTC), 1.0, {"target": "x"})]
 
@@ -217,7 +217,7 @@ def test_without_pg_monitor_the_wal_is_unknown_and_the_grant_is_named(db: Databa
 
 
 @pytest.mark.server
-def test_looking_for_damage_that_was_asked_for_and_cannot_be_is_unknown(db: Database) -> None:
+def test_a_required_amcheck_that_is_not_available_is_unknown(db: Database) -> None:
     result = db.job("database_size", {"amcheck": "yes"})
 
     check = result.check("main: damaged relations")
@@ -314,7 +314,7 @@ def test_a_target_that_is_down_is_unknown_and_the_other_is_measured(db: Database
     assert result.measure("pg_database_bytes", target="main") > 0
 
 
-def test_a_server_that_accepts_and_says_nothing_is_unknown_in_time() -> None:
+def test_a_server_that_accepts_and_never_answers_is_unknown_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         target = {"dsn": f"postgresql://app@127.0.0.1:{silent.getsockname()[1]}/x", "timeout": "1s"}
         began = time.monotonic()

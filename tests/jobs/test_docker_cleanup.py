@@ -16,9 +16,8 @@ from support.servers.base import wait_for
 from support.servers.docker import DockerEngine, docker_engine
 from support.servers.registry import registry
 
-from maintd.checks.docker import cleanup as removing
-from maintd.checks.docker.cleanup import InUseError
-from maintd.checks.docker.unused import KeptContainer, Rules, StoredImage, judge_images
+from maintd.checks.docker import cleanup
+from maintd.checks.docker.cleanup import InUseError, Retention, StoredContainer, StoredImage, decide_images
 from maintd.clients.docker import PROJECT, SERVICE, Docker, connect
 from maintd.job.context import AttemptInfo, Context, Point
 from maintd.job.description import load_job
@@ -123,7 +122,7 @@ def test_the_build_before_the_last_stays_though_it_has_no_name_any_more(engine: 
 
 
 @pytest.mark.engine
-def test_tags_and_labels_for_going_back_are_kept(engine: DockerEngine, client: Any) -> None:
+def test_tags_and_labels_for_a_rollback_are_kept(engine: DockerEngine, client: Any) -> None:
     engine.busybox("maintd/rollback:web-20260101T000000Z")
     engine.busybox("app/z:rollback-1")
     client.images.build(fileobj=io.BytesIO(b"FROM app/z:rollback-1\nLABEL maintd.keep=yes\n"), tag="app/z:old", rm=True)
@@ -139,7 +138,7 @@ def test_tags_and_labels_for_going_back_are_kept(engine: DockerEngine, client: A
 
 
 @pytest.mark.engine
-def test_an_image_with_two_names_goes_only_when_both_are_old(engine: DockerEngine, client: Any) -> None:
+def test_an_image_with_two_names_is_removed_only_when_both_are_old(engine: DockerEngine, client: Any) -> None:
     for repository in ("one/a", "one/b"):
         engine.busybox(f"{repository}:1")
     client.images.get("one/a:1").tag("two/a", "1")
@@ -174,9 +173,9 @@ def test_an_unused_parent_with_a_label_to_keep_outlives_what_was_built_on_it(
     client.images.build(fileobj=io.BytesIO(b"FROM app/kept:1\nLABEL a=b\n"), tag="app/child:1", rm=True)
     parent = client.images.get("app/kept:1").id
     client.api.remove_image("app/kept:1", noprune=True)  # now it has no name
-    child = next(image for image in removing.stored_images(docker)[0] if "app/child:1" in image.tags)
+    child = next(image for image in cleanup.stored_images(docker)[0] if "app/child:1" in image.tags)
 
-    removing.remove_image(docker, child)
+    cleanup.remove_image(docker, child)
 
     # By default the engine prunes parents without a name along with an image, whatever their labels say.
     assert client.images.get(parent).tags == []
@@ -184,7 +183,9 @@ def test_an_unused_parent_with_a_label_to_keep_outlives_what_was_built_on_it(
 
 
 @pytest.mark.engine
-def test_a_pulled_image_goes_once_the_runs_have_found_it_unused_for_long(engine: DockerEngine, client: Any) -> None:
+def test_a_pulled_image_is_removed_once_the_runs_have_found_it_unused_for_long(
+    engine: DockerEngine, client: Any
+) -> None:
     now = datetime.now(UTC)
     with registry() as source:
         for number in range(1, 5):
@@ -212,7 +213,7 @@ def test_a_pulled_image_goes_once_the_runs_have_found_it_unused_for_long(engine:
 
 
 @pytest.mark.engine
-def test_ended_containers_go_after_their_last_lines_were_saved(engine: DockerEngine, client: Any) -> None:
+def test_stopped_containers_are_removed_after_their_last_lines_were_saved(engine: DockerEngine, client: Any) -> None:
     image = engine.busybox()
     project = {PROJECT: "cli-trading", SERVICE: "migrator"}
     ended(client, image, "crashed", "echo out; echo err >&2; exit 3")
@@ -292,8 +293,8 @@ def test_what_comes_into_use_between_plan_and_removal_survives(engine: DockerEng
     assert names(client) == {"idle", "late"}
     assert "app/x:1" in tags(client)
     assert "app/x:2" not in tags(client)
-    assert any("container idle stays: it was started meanwhile" in line for line in logs)
-    assert any("image app/x:1 stays: used by the created container late" in line for line in logs)
+    assert any("container idle kept: it was started again" in line for line in logs)
+    assert any("image app/x:1 kept: used by the created container late" in line for line in logs)
 
 
 def watched(engine: DockerEngine, meanwhile: Callable[[Change], None], **params: Any) -> list[str]:
@@ -329,11 +330,11 @@ def test_when_the_engine_declines_all_tags_are_as_before(engine: DockerEngine, c
     client.images.get("app/base:1").tag("app/base", "first")
     client.images.get("app/base:1").tag("other/base", "1")
     client.images.build(fileobj=io.BytesIO(b"FROM app/base:1\nLABEL a=b\n"), tag="app/child:1", rm=True)
-    images, parents = removing.stored_images(docker)
+    images, parents = cleanup.stored_images(docker)
     base = next(image for image in images if "app/base:1" in image.tags)
 
     with pytest.raises(InUseError, match="dependent child"):
-        removing.remove_image(docker, base)
+        cleanup.remove_image(docker, base)
 
     assert tags(client) == {"app/base:1", "app/base:first", "other/base:1", "app/child:1", "0 without a name"}
     assert base.id in parents
@@ -342,11 +343,11 @@ def test_when_the_engine_declines_all_tags_are_as_before(engine: DockerEngine, c
 @pytest.mark.engine
 def test_a_tag_that_moved_since_the_plan_saves_its_image(engine: DockerEngine, client: Any, docker: Docker) -> None:
     engine.busybox("app/x:1")
-    (planned,), _ = removing.stored_images(docker)
+    (planned,), _ = cleanup.stored_images(docker)
     engine.busybox("app/x:1")
 
     with pytest.raises(InUseError, match="tags have changed"):
-        removing.remove_image(docker, planned)
+        cleanup.remove_image(docker, planned)
 
     assert tags(client) == {"app/x:1", "1 without a name"}
 
@@ -411,11 +412,11 @@ def image(
     return StoredImage(f"sha256:{number:064x}", tags, digests, labels or {}, 1000, NOW, tagged)
 
 
-def container(text: str, image_id: str = "sha256:gone") -> KeptContainer:
-    return KeptContainer("c", "web", text, image_id, "exited", NOW, "", {}, False)
+def container(text: str, image_id: str = "sha256:gone") -> StoredContainer:
+    return StoredContainer("c", "web", text, image_id, "exited", NOW, "", {}, False)
 
 
-RULES = Rules(1, timedelta(days=14), timedelta(days=7), (), "maintd.keep")
+RULES = Retention(1, timedelta(days=14), timedelta(days=7), (), "maintd.keep")
 NEWER = image(99, "app/x:9", days=20)
 
 
@@ -432,7 +433,7 @@ NEWER = image(99, "app/x:9", days=20)
 def test_every_way_to_use_an_image_counts(text: str, image_id: str) -> None:
     old = image(1, "app/x:1", digests=("app/x@sha256:d1",))
 
-    decisions = judge_images([old, NEWER], [container(text, image_id)], frozenset(), RULES, NOW)
+    decisions = decide_images([old, NEWER], [container(text, image_id)], frozenset(), RULES, NOW)
 
     assert "used by" in next(one.kept for one in decisions if one.subject is old)
 
@@ -440,7 +441,7 @@ def test_every_way_to_use_an_image_counts(text: str, image_id: str) -> None:
 def test_an_image_without_a_known_time_here_stays() -> None:
     old = image(1, "app/x:1", days=None)
 
-    decisions = judge_images([old, NEWER], [], frozenset(), RULES, NOW)
+    decisions = decide_images([old, NEWER], [], frozenset(), RULES, NOW)
 
     assert "not known" in next(one.kept for one in decisions if one.subject is old)
 
@@ -448,17 +449,17 @@ def test_an_image_without_a_known_time_here_stays() -> None:
 def test_a_nameless_image_counts_with_its_compose_service() -> None:
     labels = {PROJECT: "cli-trading", SERVICE: "web"}
     now, before, old = (image(n, *t, days=20 + n, labels=labels) for n, t in ((1, ["w:1"]), (2, []), (3, [])))
-    rules = Rules(2, timedelta(days=14), timedelta(days=7), (), "maintd.keep")
+    rules = Retention(2, timedelta(days=14), timedelta(days=7), (), "maintd.keep")
 
-    decisions = judge_images([now, before, old], [], frozenset(), rules, NOW)
+    decisions = decide_images([now, before, old], [], frozenset(), rules, NOW)
 
-    assert [one.subject for one in decisions if one.goes] == [old]
+    assert [one.subject for one in decisions if one.removable] == [old]
 
 
 def test_a_name_without_a_tag_means_latest() -> None:
     old = image(1, "redis:latest", days=100)
     newer = image(2, "redis:8", days=20)
 
-    decisions = judge_images([old, newer], [container("redis")], frozenset(), RULES, NOW)
+    decisions = decide_images([old, newer], [container("redis")], frozenset(), RULES, NOW)
 
     assert "used by" in next(one.kept for one in decisions if one.subject is old)

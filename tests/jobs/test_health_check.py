@@ -175,7 +175,7 @@ def test_hung_services_fail_within_their_timeout_and_delay_no_other(service: str
     assert result.check("http orders: answers").status is CheckStatus.OK
 
 
-def test_what_is_down_says_why(free_port: int) -> None:
+def test_a_target_that_is_down_fails_with_the_cause(free_port: int) -> None:
     with (
         port_that_sends(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{") as half,
         port_that_sends(b"SSH-2.0-OpenSSH\r\n") as other,

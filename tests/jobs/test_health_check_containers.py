@@ -65,7 +65,7 @@ def until(container: Any, seen: Callable[[dict[str, Any]], bool], what: str) -> 
     wait_for(look, what)
 
 
-def test_running_ended_missing_and_one_shot_services_are_told_apart(project: Project) -> None:
+def test_running_stopped_missing_and_one_shot_services_differ(project: Project) -> None:
     project.start("web", "sleep", "600")
     crashed = project.start("worker", "sh", "-c", "exit 1")
     migrated = project.start("migrator", "true")
@@ -140,7 +140,7 @@ def test_a_container_killed_for_memory_fails(project: Project) -> None:
     assert "exit code 137" in str(result.check("docker main: web state").observed)
 
 
-def test_a_container_that_was_killed_by_nobody_knows_whom_is_not_said_to_have_had_memory(project: Project) -> None:
+def test_a_container_that_was_killed_for_an_unknown_reason_is_unknown_not_ok(project: Project) -> None:
     killed = project.start("web", "sleep", "600")
     killed.kill("SIGKILL")
     killed.wait()
@@ -158,7 +158,7 @@ def test_an_empty_project_fails_since_its_name_is_probably_wrong(project: Projec
     assert project.name in result.check("docker main: containers").hint
 
 
-def test_a_proxy_that_forbids_is_unknown_and_the_services_are_still_looked_at() -> None:
+def test_a_proxy_that_forbids_is_unknown_and_the_services_are_still_checked() -> None:
     with (
         http_service({"/health": json_reply({"redis": "error"})}) as service,
         http_service({"/version": json_reply({"message": "no"}, 403)}) as proxy,

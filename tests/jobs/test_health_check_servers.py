@@ -115,7 +115,7 @@ def test_a_session_that_waits_for_anothers_lock_names_who_holds_it(dsn: str) -> 
     assert result.measure("pg_blocked_sessions") == 1
 
 
-def test_a_login_that_cannot_see_others_sessions_is_told_the_grant_and_not_that_all_is_well(dsn: str) -> None:
+def test_a_login_that_cannot_see_other_sessions_is_unknown_with_the_missing_grant(dsn: str) -> None:
     login = f"blind_{uuid.uuid4().hex[:6]}"
     with psycopg.connect(dsn, autocommit=True) as session:
         session.execute(f"CREATE ROLE {login} LOGIN")
@@ -236,7 +236,7 @@ def _refused(dsn: str) -> bool:
     return False
 
 
-def test_postgres_that_is_down_hung_or_refuses_says_which(dsn: str, free_port: int) -> None:
+def test_postgres_that_is_down_hangs_or_refuses_fails_with_the_cause(dsn: str, free_port: int) -> None:
     with port_that_hangs() as hung:
         targets = {
             "down": {"dsn": f"postgresql://postgres@127.0.0.1:{free_port}/x"},
@@ -258,7 +258,7 @@ def test_postgres_that_is_down_hung_or_refuses_says_which(dsn: str, free_port: i
 # --- Redis ---
 
 
-def test_a_stream_that_nobody_is_given_warns_though_nothing_is_pending(redis_server: RedisServer, keys: str) -> None:
+def test_a_stream_without_deliveries_warns_though_nothing_is_pending(redis_server: RedisServer, keys: str) -> None:
     with closing(redis_server.client()) as client:
         long_ago = f"{int((time.time() - 600) * 1000)}-0"
         client.xgroup_create(f"{keys}orders", "readers", id="0", mkstream=True)
@@ -308,7 +308,7 @@ def test_a_lag_that_redis_does_not_know_is_counted(redis_server: RedisServer, ke
 
 
 @pytest.mark.parametrize(("before", "status"), [(None, "warn"), (1.0, "warn"), (0.0, "fail"), (6.0, "ok")])
-def test_dead_letters_are_judged_by_how_many_are_new(
+def test_dead_letters_are_evaluated_by_how_many_are_new(
     redis_server: RedisServer, keys: str, before: float | None, status: str
 ) -> None:
     stream = f"{keys}orders"
@@ -398,7 +398,9 @@ def test_redis_that_loads_its_data_is_not_ready(tmp_path: Any) -> None:
     assert "loaded" in loading.hint
 
 
-def test_redis_that_is_down_hung_or_something_else_says_which(redis_server: RedisServer, free_port: int) -> None:
+def test_redis_that_is_down_hangs_or_is_something_else_fails_with_the_cause(
+    redis_server: RedisServer, free_port: int
+) -> None:
     with port_that_hangs() as hung, port_that_sends(b"HTTP/1.1 400 Bad Request\r\n\r\n") as other:
         urls = {"down": free_port, "hung": hung, "other": other, "main": redis_server.port}
         targets = {name: {"url": f"redis://127.0.0.1:{port}/0", "timeout": "1s"} for name, port in urls.items()}

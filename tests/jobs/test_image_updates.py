@@ -19,8 +19,8 @@ from support.servers.docker import DockerEngine
 from support.servers.registry import Registry, registry
 
 from maintd.checks.docker.end_of_life import AS_OF, TABLE, Software, Support, software, support
-from maintd.clients.registry import Credentials, RateLimitedError, Remote, floating, parse
-from maintd.clients.registry import Registry as Asking
+from maintd.checks.docker.updates import floating
+from maintd.clients.registry import Credentials, HttpRegistryClient, RateLimitedError, Remote, parse
 from maintd.errors import TargetError
 from maintd.model.evidence import CheckStatus
 
@@ -99,7 +99,7 @@ def test_the_version_is_the_images_own_word_before_the_tags() -> None:
         ("redis", "", None),
     ],
 )
-def test_support_is_looked_up_by_whole_figures(product: str, version: str, expected: Support | None) -> None:
+def test_support_is_found_by_whole_version_numbers(product: str, version: str, expected: Support | None) -> None:
     assert support(Software(product, version)) == expected
 
 
@@ -126,9 +126,9 @@ def images() -> Iterator[Registry]:
         yield held
 
 
-def asking(**login: str) -> Asking:
+def asking(**login: str) -> HttpRegistryClient:
     logins = {host: Credentials(username="ci", password=password) for host, password in login.items()}  # type: ignore[arg-type]
-    return Asking(logins, timeout=timedelta(seconds=2))
+    return HttpRegistryClient(logins, timeout=timedelta(seconds=2))
 
 
 def test_an_index_is_asked_for_before_the_manifest_of_one_platform(images: Registry) -> None:
@@ -139,12 +139,12 @@ def test_an_index_is_asked_for_before_the_manifest_of_one_platform(images: Regis
 
     assert found.digest == pushed.digest != pushed.platform_digest
     assert found.is_index
-    assert asking().holds(reference, found, pushed.platform_digest)
-    assert not asking().holds(reference, found, DIGEST)
+    assert asking().contains(reference, found, pushed.platform_digest)
+    assert not asking().contains(reference, found, DIGEST)
     assert images.asked[0] == ("HEAD", "/v2/app/manifests/1.0")
 
 
-def test_a_digest_that_the_registry_does_not_tell_is_worked_out(images: Registry) -> None:
+def test_a_digest_that_the_registry_does_not_send_is_computed(images: Registry) -> None:
     pushed = images.push("app", "1.0", "one")
     images.omit_digest_header = True
 
@@ -186,14 +186,14 @@ def test_a_short_pause_is_kept_and_a_long_one_given_up(images: Registry) -> None
         (Reply(b"", 500), "failed"),
     ],
 )
-def test_what_is_no_registry_is_told_apart(head: Reply, cause: str) -> None:
+def test_what_is_not_a_registry_is_recognized(head: Reply, cause: str) -> None:
     with http_service({"/v2/app/manifests/1": head}) as url, pytest.raises(TargetError) as caught:
         asking().remote(parse(f"{url.removeprefix('http://')}/app:1"))
     assert caught.value.cause == cause
 
 
-def test_a_registry_that_hangs_or_is_not_there_is_told_apart(free_port: int) -> None:
-    quick = Asking({}, timeout=timedelta(milliseconds=200))
+def test_a_registry_that_hangs_and_one_that_does_not_exist_differ(free_port: int) -> None:
+    quick = HttpRegistryClient({}, timeout=timedelta(milliseconds=200))
     with port_that_hangs() as port, pytest.raises(TargetError) as caught:
         quick.remote(parse(f"127.0.0.1:{port}/app:1"))
     assert caught.value.cause == "timed_out"
@@ -391,7 +391,7 @@ def test_a_private_registry_needs_a_login_and_never_shows_it(project: Project, t
 
 @engine
 @THROUGH
-def test_offline_is_unknown_and_says_so(project: Project, through: str, free_port: int) -> None:
+def test_offline_is_unknown_with_its_cause(project: Project, through: str, free_port: int) -> None:
     project.images.push("app", "1.0", "one")
     project.pull("1.0")
     name = f"127.0.0.1:{free_port}/app"
@@ -407,7 +407,7 @@ def test_offline_is_unknown_and_says_so(project: Project, through: str, free_por
 
 
 @engine
-def test_age_and_end_of_support_are_judged_by_dates(project: Project) -> None:
+def test_age_and_end_of_support_are_evaluated_by_dates(project: Project) -> None:
     project.images.push("node", "20-alpine", "n", env={"NODE_VERSION": "20.18.3"}, created="2026-01-01T00:00:00Z")
     project.images.push("postgres", "17.4", "p", env={"PG_VERSION": "17.4-1"}, created="1980-01-01T00:00:00Z")
     project.images.push("redis", "latest", "r")
@@ -429,7 +429,7 @@ def test_age_and_end_of_support_are_judged_by_dates(project: Project) -> None:
 
 
 @engine
-def test_an_image_that_was_made_here_is_not_asked_for_anywhere(project: Project) -> None:
+def test_an_image_that_was_built_here_is_not_requested_from_any_registry(project: Project) -> None:
     with closing(project.engine.client()) as client:
         client.api.import_image_from_data(b"\0" * 1024, repository=project.name, tag="latest")
         project.create("agent", f"{project.name}:latest")
@@ -438,7 +438,7 @@ def test_an_image_that_was_made_here_is_not_asked_for_anywhere(project: Project)
 
         client.api.remove_image(f"{project.name}:latest", force=True)
     assert not result.named("agent: current")
-    assert any("was made here" in line for line in result.logs)
+    assert any("was built here" in line for line in result.logs)
     assert not project.images.asked
 
 
@@ -560,5 +560,5 @@ def test_a_project_without_containers_fails(project: Project) -> None:
     assert project.job().check("main: images in use").status is CheckStatus.FAIL
 
 
-def test_a_remote_that_is_no_index_is_told_by_its_media_type() -> None:
+def test_an_index_is_recognized_by_its_media_type() -> None:
     assert not Remote(DIGEST, "application/vnd.oci.image.manifest.v1+json").is_index

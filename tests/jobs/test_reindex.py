@@ -188,7 +188,7 @@ def test_a_disk_out_of_sight_allows_only_small_rebuilds() -> None:
     assert "not accessible from here" in disk_obstacle(None, 101 * MB, 100 * MB)
 
 
-def test_an_index_that_is_not_the_same_afterwards_is_told_so() -> None:
+def test_differences_after_a_rebuild_are_named() -> None:
     after = replace(INDEX, oid=20, valid=False, constraint_name=None)
 
     assert differences(INDEX, replace(INDEX, oid=20)) == []
@@ -237,7 +237,7 @@ def test_full_indexes_are_left_alone(db: Database) -> None:
 
 
 @pytest.mark.server
-def test_a_dry_run_says_what_it_would_gain_and_touches_nothing(db: Database) -> None:
+def test_a_dry_run_records_the_gain_and_changes_nothing(db: Database) -> None:
     before = bloated(db)
     oid = db.ask("SELECT 'events_pkey'::regclass::oid::bigint")
 
@@ -348,7 +348,7 @@ def test_an_old_transaction_puts_the_rebuild_off_and_is_named(db: Database) -> N
 
 
 @pytest.mark.server
-def test_work_on_the_table_and_a_slot_that_nobody_reads_put_it_off(own_postgres: PostgresServer) -> None:
+def test_a_locked_table_and_an_inactive_slot_postpone_a_rebuild(own_postgres: PostgresServer) -> None:
     own_postgres.create("app")
     db = Database(own_postgres, "app")
     db.run("CREATE EXTENSION pgstattuple")
@@ -397,7 +397,7 @@ def test_a_rebuild_that_waits_too_long_is_stopped_and_leaves_nothing(db: Databas
         ("READ COMMITTED", "events_pkey_ccold", "rebuilt"),  # its lock is waited for after it
     ],
 )
-def test_a_leftover_that_cannot_be_dropped_yet_fails_and_goes_at_the_next_run(
+def test_a_leftover_that_cannot_be_dropped_yet_fails_and_is_dropped_by_the_next_run(
     db: Database, isolation: str, leftover: str, told: str
 ) -> None:
     before = bloated(db)

@@ -72,7 +72,7 @@ def test_cpu_is_what_was_used_between_two_samples_against_the_limit() -> None:
     first = containers.sample(body(V2, cpu=10**9, throttling_data=before))
     second = containers.sample(body(V2, seconds=10, cpu=6 * 10**9, throttling_data=after))
 
-    use = containers.use(container(cpu_limit=1.0, memory_limit=800, pids_limit=14), first, second)
+    use = containers.usage(container(cpu_limit=1.0, memory_limit=800, pids_limit=14), first, second)
 
     assert use.cpus == 0.5  # 5 s of CPU in 10 s
     assert use.cpu_percent == 50.0
@@ -84,7 +84,7 @@ def test_cpu_is_what_was_used_between_two_samples_against_the_limit() -> None:
 def test_what_has_no_limit_has_no_percentage() -> None:
     first, second = containers.sample(body(V1)), containers.sample(body(V1, seconds=10, cpu=10**9))
 
-    use = containers.use(container(), first, second)
+    use = containers.usage(container(), first, second)
 
     assert (use.memory_percent, use.cpu_percent, use.throttled_percent, use.pids_percent) == (None, None, None, None)
 
@@ -93,7 +93,7 @@ def test_a_container_that_was_restarted_between_the_samples_is_unknown() -> None
     first, second = containers.sample(body(V1, cpu=10**9)), containers.sample(body(V1, seconds=10, cpu=5))
 
     with pytest.raises(TargetError) as caught:
-        containers.use(container(), first, second)
+        containers.usage(container(), first, second)
 
     assert caught.value.cause == "partial"
 

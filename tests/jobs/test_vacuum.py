@@ -288,7 +288,7 @@ def test_odd_names_are_vacuumed_and_partition_parents_and_temporary_tables_are_n
 
 
 @pytest.mark.server
-def test_only_the_chosen_tables_are_looked_at(db: Database) -> None:
+def test_only_the_included_tables_are_checked(db: Database) -> None:
     for name in ("a_one", "a_two", "b_one"):
         bloated(db, name, rows=2000)
 
@@ -366,14 +366,14 @@ def test_each_target_has_its_own_verdict_when_one_is_down_and_another_unknown(db
     assert result.check("main: vacuum of public.events").status is CheckStatus.OK
 
 
-def test_without_any_target_it_says_not_configured() -> None:
+def test_without_any_target_it_is_not_configured() -> None:
     result = run_job("vacuum")
 
     assert "no postgres target is configured" in str(result.error)
 
 
 @pytest.mark.server
-def test_a_wrong_password_is_told_without_telling_the_password(own_postgres: PostgresServer) -> None:
+def test_a_wrong_password_is_reported_without_the_password(own_postgres: PostgresServer) -> None:
     hba = own_postgres.folder / "data" / "pg_hba.conf"
     hba.write_text("host all app 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n")
     db = Database(own_postgres, "postgres")
@@ -393,7 +393,7 @@ def test_a_wrong_password_is_told_without_telling_the_password(own_postgres: Pos
 
 
 @pytest.mark.server
-def test_a_standby_is_refused_and_the_hint_says_what_to_use(own_postgres: PostgresServer) -> None:
+def test_a_standby_is_refused_and_the_hint_names_the_primary(own_postgres: PostgresServer) -> None:
     own_postgres.stop()
     signal = own_postgres.folder / "data" / "standby.signal"
     signal.touch()

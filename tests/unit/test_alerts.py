@@ -11,7 +11,7 @@ from maintd.checks.alerts import firing, silences
 from maintd.checks.alerts.firing import AlertLimits, Firing
 from maintd.checks.alerts.silences import SilenceLimits
 from maintd.clients.alertmanager import Silence
-from maintd.clients.exposition import counted
+from maintd.clients.exposition import sums
 from maintd.errors import TargetError
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -118,8 +118,8 @@ def test_an_alert_of_no_consequence_waits_for_nobody() -> None:
 def test_counters_are_summed_by_a_label() -> None:
     text = '# TYPE n counter\nn_total{integration="a",reason="x"} 2\nn_total{integration="a",reason="y"} 3\n'
 
-    assert counted(text, "n_total", "integration") == {"a": 5.0}
+    assert sums(text, "n_total", "integration") == {"a": 5.0}
     with pytest.raises(TargetError, match="no metric m_total"):
-        counted(text, "m_total")
+        sums(text, "m_total")
     with pytest.raises(TargetError, match="not in Prometheus' text format"):
-        counted("<html>Sign in {", "n_total")
+        sums("<html>Sign in {", "n_total")

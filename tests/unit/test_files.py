@@ -56,7 +56,7 @@ def test_a_tree_can_be_walked_twice(tmp_path: Path) -> None:
     assert seen == [["a"], ["a"]]
 
 
-def test_only_names_that_are_wanted_are_looked_at(tmp_path: Path) -> None:
+def test_only_names_that_are_wanted_are_read(tmp_path: Path) -> None:
     for name in ("a.log", "b.txt", "sub/c.log"):
         file(tmp_path / name)
 
@@ -66,7 +66,7 @@ def test_only_names_that_are_wanted_are_looked_at(tmp_path: Path) -> None:
     assert found == {"a.log", "sub/c.log"}
 
 
-def test_a_root_that_is_a_link_is_followed_since_somebody_wrote_it(tmp_path: Path) -> None:
+def test_a_root_that_is_a_link_is_followed_because_it_is_a_setting(tmp_path: Path) -> None:
     file(tmp_path / "real/a")
     (tmp_path / "link").symlink_to("real")
 
@@ -75,7 +75,7 @@ def test_a_root_that_is_a_link_is_followed_since_somebody_wrote_it(tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", ["missing", "file"])
-def test_a_root_that_is_no_folder_says_what_to_do(kind: str, tmp_path: Path) -> None:
+def test_a_root_that_is_not_a_folder_is_an_error_with_a_hint(kind: str, tmp_path: Path) -> None:
     root = tmp_path / "root"
     if kind == "file":
         file(root)
@@ -115,7 +115,7 @@ def test_a_file_is_not_removed_from_another_device_that_was_mounted_over_its_fol
         assert (root / "sub/b").exists()
 
 
-def test_a_file_as_it_was_looked_at_is_removed(tmp_path: Path) -> None:
+def test_an_unchanged_file_is_removed(tmp_path: Path) -> None:
     file(tmp_path / "sub/odd\nname")
     file(tmp_path / "sub/other")
 
@@ -126,7 +126,7 @@ def test_a_file_as_it_was_looked_at_is_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["grown", "touched", "replaced", "linked again", "a link now", "a pipe now"])
-def test_a_file_that_is_another_than_was_looked_at_stays(change: str, tmp_path: Path) -> None:
+def test_a_file_that_has_changed_since_it_was_listed_stays(change: str, tmp_path: Path) -> None:
     root, precious = tmp_path / "root", file(tmp_path / "precious", "p")
     path = file(root / "a", "x", at=1_700_000_000)
     with Tree(root) as tree:
@@ -145,7 +145,7 @@ def test_a_file_that_is_another_than_was_looked_at_stays(change: str, tmp_path: 
             path.unlink()
             path.symlink_to(precious) if change == "a link now" else os.mkfifo(path)
 
-        with pytest.raises(ChangedError, match="changed since it was looked at"):
+        with pytest.raises(ChangedError, match="changed since it was listed"):
             tree.remove(planned)
 
     assert os.path.lexists(path)
@@ -177,7 +177,7 @@ def test_a_folder_that_became_a_link_leads_nowhere(tmp_path: Path) -> None:
     assert (outside / "a").exists()
 
 
-def test_what_is_gone_already_is_said_so(tmp_path: Path) -> None:
+def test_removing_a_file_that_no_longer_exists_is_an_error(tmp_path: Path) -> None:
     path = file(tmp_path / "a")
 
     with Tree(tmp_path) as tree:

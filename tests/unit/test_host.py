@@ -10,7 +10,7 @@ import pytest
 from maintd.checks.collection import value_or_error
 from maintd.clients import host
 from maintd.clients.cgroup import own_memory
-from maintd.clients.clock_sync import time_sync
+from maintd.clients.host import time_sync
 from maintd.errors import TargetError
 from maintd.model.target import HostTarget
 
@@ -102,7 +102,7 @@ def test_a_container_whose_root_is_an_overlay_watches_that(tmp_path: Path) -> No
         ({"stat": "", "vmstat": ""}, "counters", "malformed"),
     ],
 )
-def test_a_proc_that_is_not_there_or_not_linux_says_so(
+def test_a_missing_or_foreign_proc_is_an_error_with_its_cause(
     tmp_path: Path, files: dict[str, str], act: str, cause: str
 ) -> None:
     machine = made(tmp_path, files)
@@ -114,7 +114,7 @@ def test_a_proc_that_is_not_there_or_not_linux_says_so(
     assert str(tmp_path) in caught.value.message
 
 
-def test_rates_are_between_two_looks() -> None:
+def test_rates_are_between_two_samples() -> None:
     first = host.Counters(at=10.0, cpu_busy=100, cpu_total=1000, swapped_in=0, swapped_out=5)
     second = host.Counters(at=12.0, cpu_busy=150, cpu_total=1200, swapped_in=10, swapped_out=5)
 

@@ -15,8 +15,7 @@ from support.job_runs import JOBS
 from support.servers.base import require_program
 from support.servers.disks import needs_root
 
-from maintd.clients.filesystems import usages
-from maintd.clients.host import Mount
+from maintd.clients.host import Mount, usages
 from maintd.errors import TargetError
 
 TESTS = JOBS.parent / "tests"
@@ -69,7 +68,7 @@ target = {"mounts": [folder + "/m"]}
 
 
 @pytest.mark.parametrize(("mib", "status"), [(7.5, "ok"), (8.5, "warn"), (9.5, "fail")])
-def test_a_small_file_system_is_judged_by_how_full_it_is(tmp_path: Path, mib: float, status: str) -> None:
+def test_a_small_file_system_is_evaluated_by_how_full_it_is(tmp_path: Path, mib: float, status: str) -> None:
     fill = f"Path(folder + '/m/file').write_bytes(b'x' * {int(mib * 1024 * 1024)})"
 
     found = inside(tmp_path, TMPFS + fill)
@@ -98,7 +97,7 @@ target = {"mounts": [folder + "/hung", folder + "/m"], "timeout": "1s"}
 
     judged, observed, hint = found["checks"][f"{tmp_path}/hung used"]
     assert judged == "fail", found["told"]
-    assert "no answer in 1 s" in observed
+    assert "no answer within 1 s" in observed
     assert "dead:/export" in hint
     assert found["checks"][f"{tmp_path}/m used"][0] == "ok"
 

@@ -14,7 +14,7 @@ from maintd.checks.alerts.history import Alerts, fired
 from maintd.checks.collection import value_or_error
 from maintd.clients import alertmanager, prometheus
 from maintd.clients.alertmanager import Alert, Silence
-from maintd.clients.exposition import counted
+from maintd.clients.exposition import sums
 from maintd.clients.http import fetch
 from maintd.clients.prometheus import FiringAlert, Rule
 from maintd.errors import TargetError
@@ -62,7 +62,7 @@ def collect_prometheus(target: PrometheusTarget, name: str, now: datetime) -> Pr
         rules=rules,
         firing=server.firing(),
         alertmanagers=server.alertmanagers(),
-        dropped=value_or_error(lambda: counted(server.own_metrics(), "prometheus_notifications_dropped_total")[""]),
+        dropped=value_or_error(lambda: sums(server.own_metrics(), "prometheus_notifications_dropped_total")[""]),
         day=value_or_error(lambda: fired(server, now - DAY, now)),
     )
 
@@ -74,7 +74,7 @@ def collect_alertmanager(target: AlertmanagerTarget, name: str) -> AlertmanagerF
     text = value_or_error(server.own_metrics)
 
     def of(metric: str) -> Mapping[str, float] | TargetError:
-        return text if isinstance(text, TargetError) else value_or_error(lambda: counted(text, metric, "integration"))
+        return text if isinstance(text, TargetError) else value_or_error(lambda: sums(text, metric, "integration"))
 
     return AlertmanagerFacts(
         alerts, silences, of("alertmanager_notifications_total"), of("alertmanager_notifications_failed_total")

@@ -1,4 +1,4 @@
-"""Where containers' logs go, and whether anything bounds them."""
+"""Log drivers of containers, and whether their logs have a size limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from maintd.clients.docker import SERVICE, Docker, translated
 
 @dataclass(frozen=True)
 class ContainerLog:
-    """A container's log. `size_bytes`: of its file with all that the engine rotated; None where it cannot be seen."""
+    """A container's log. `size_bytes`: of its file and the rotated ones; None when they are not accessible."""
 
     label: str
     driver: str
@@ -23,9 +23,9 @@ class ContainerLog:
 
 
 def container_logs(engine: Docker, root: Path) -> list[ContainerLog]:
-    """Those of all containers, of every project: they fill the same disk. Raises TargetError.
+    """The logs of all containers of the engine, of every project. Raises TargetError.
 
-    root: of the engine's host, as seen from here.
+    `root`: where the root directory of the engine's host is mounted.
     """
     found = []
     with translated(engine.name):
@@ -41,7 +41,7 @@ def _log(raw: Mapping[str, Any], root: Path) -> ContainerLog:
     config = (raw.get("HostConfig") or {}).get("LogConfig") or {}
     driver = str(config.get("Type") or "")
     labels = raw["Config"].get("Labels") or {}
-    # Only json-file grows without end by itself; `local` keeps 100 MB, the others send it elsewhere.
+    # Only json-file has no limit by default; `local` keeps 100 MB, other drivers store logs elsewhere.
     limited = driver != "json-file" or (config.get("Config") or {}).get("max-size") not in (None, "", "-1")
     label = labels.get(SERVICE) or str(raw["Name"]).removeprefix("/")
     return ContainerLog(label, driver, limited, _size(str(raw.get("LogPath") or ""), root))
@@ -52,6 +52,6 @@ def _size(path: str, root: Path) -> int | None:
         return None
     file = root / path.lstrip("/")
     try:
-        return sum(one.stat().st_size for one in file.parent.glob(f"{file.name}*"))
+        return sum(part.stat().st_size for part in file.parent.glob(f"{file.name}*"))
     except OSError:
         return None

@@ -1,4 +1,4 @@
-"""The containers of a compose project: whether each service runs, is healthy, and does so without restarts."""
+"""State, health and restarts of the containers of a compose project."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
 from maintd.model.target import DockerTarget
 
-# 128 and SIGKILL. Not every kill for memory is flagged as one: Engine 20.10 missed 8 of 40, when it saw the end of the
-# process before the kernel's message.
+# 128 + SIGKILL. The engine does not flag every OOM kill: 20.10 missed 8 of 40, when it noticed the end of the process
+# before the kernel's message.
 _KILLED = 137
 
 
 class ContainerLimits(Limits):
-    """When containers are not well."""
+    """Limits for containers."""
 
     restarts_fail: int = 3
-    """So many restarts since the last run fail; fewer warn."""
+    """Restarts since the last run that fail; fewer warn."""
 
 
 @dataclass(frozen=True)
@@ -30,37 +30,37 @@ class ContainerFacts:
     containers: tuple[Container, ...]
 
 
-def look(target: DockerTarget, name: str) -> ContainerFacts:
-    """Raises TargetError."""
+def collect(target: DockerTarget, name: str) -> ContainerFacts:
+    """List the project's containers. Raises TargetError."""
     with docker.connect(target, name=name) as engine:
         return ContainerFacts(tuple(engine.containers(target.project)))
 
 
-def judge(ctx: Context, name: str, facts: ContainerFacts, target: DockerTarget, limits: ContainerLimits) -> None:
-    """Checks and measures of one engine's containers. They are told apart by compose's labels, never by name."""
+def report(ctx: Context, name: str, facts: ContainerFacts, target: DockerTarget, limits: ContainerLimits) -> None:
+    """Report the checks and measures of one engine's containers, by compose's labels and never by name."""
     subject = f"docker {name}"
     ctx.check(
         f"{subject}: containers",
         len(facts.containers),
         at_least=1 if target.project or target.services else 0,
-        hint=f"is the project really called {target.project!r}? see: docker compose ls --all",
+        hint=f"check the name of the project {target.project!r}: docker compose ls --all",
     )
-    there = {container.service for container in facts.containers}
+    present = {container.service for container in facts.containers}
     for service in target.services:
-        if service not in there and service not in target.one_shot:
+        if service not in present and service not in target.one_shot:
             ctx.fail(
                 f"{subject}: {service} state", "missing", expected="running", hint=f"docker compose up -d {service}"
             )
             ctx.measure("container_running", 0, "", engine=name, service=service)
     for container in facts.containers:
-        if container.service in target.one_shot or _ended_by_design(container, target):
-            _judge_one_shot(ctx, subject, container)
+        if container.service in target.one_shot or _ended_as_expected(container, target):
+            _report_one_shot(ctx, subject, container)
         else:
-            _judge_lasting(ctx, subject, name, container, limits)
+            _report_service(ctx, subject, name, container, limits)
 
 
-def _ended_by_design(container: Container, target: DockerTarget) -> bool:
-    """A container that nobody asked to be kept running, that is not expected to, and that ended well."""
+def _ended_as_expected(container: Container, target: DockerTarget) -> bool:
+    """A container with exit code 0, no restart policy, and not of an expected service."""
     return (
         container.state == "exited"
         and container.exit_code == 0
@@ -69,16 +69,16 @@ def _ended_by_design(container: Container, target: DockerTarget) -> bool:
     )
 
 
-def _judge_one_shot(ctx: Context, subject: str, container: Container) -> None:
+def _report_one_shot(ctx: Context, subject: str, container: Container) -> None:
     what = f"{subject}: {container.label} ended"
     if container.state == "running":
-        ctx.log(f"{what}: not yet, it runs")
+        ctx.log(f"{what}: not yet, it is running")
         return
     observed = f"exit code {container.exit_code}" if container.state in ("exited", "dead") else container.state
     ctx.check(what, observed, equals="exit code 0", hint=f"docker logs {container.name}")
 
 
-def _judge_lasting(ctx: Context, subject: str, name: str, container: Container, limits: ContainerLimits) -> None:
+def _report_service(ctx: Context, subject: str, name: str, container: Container, limits: ContainerLimits) -> None:
     what = f"{subject}: {container.label}"
     logs = f"docker logs --tail 50 {container.name}"
     ended = container.state in ("exited", "dead")
@@ -97,30 +97,30 @@ def _judge_lasting(ctx: Context, subject: str, name: str, container: Container, 
             container.health,
             equals="healthy",
             severity=CheckStatus.WARN if starting else CheckStatus.FAIL,
-            hint="its health check has not passed yet: look again" if starting else logs,
+            hint="its health check has not passed yet: check again" if starting else logs,
         )
-    _judge_restarts(ctx, what, name, container, limits, logs)
+    _report_restarts(ctx, what, name, container, limits, logs)
     if ended and container.exit_code == _KILLED and not container.oom_killed:
         ctx.unknown(
             f"{what} killed for memory",
-            "it was killed, and the engine does not say by whom",
+            "it was killed, and the engine does not know by what",
             expected="False",
-            hint="look for it on the host: dmesg | grep -i 'killed process'",
+            hint="search the host's log: dmesg | grep -i 'killed process'",
         )
         return
     ctx.check(
         f"{what} killed for memory",
         container.oom_killed,
         equals=False,
-        hint="it reached its memory limit: raise the limit, or find its leak",
+        hint="it reached its memory limit: raise the limit, or find the leak",
     )
 
 
-def _judge_restarts(
+def _report_restarts(
     ctx: Context, what: str, name: str, container: Container, limits: ContainerLimits, hint: str
 ) -> None:
     new = ctx.increase("restarts_total", container.restart_count, engine=name, service=container.label)
-    if new is None:  # at first sight it is not known when they were
+    if new is None:  # the first run: their age is not known
         ctx.check(f"{what} new restarts", container.restart_count, warn_above=0, hint=hint)
     else:
         ctx.check(f"{what} new restarts", new, at_most=limits.restarts_fail - 1, warn_above=0, hint=hint)

@@ -1,7 +1,8 @@
-"""Until when versions of well-known software are supported, and which of it an image holds.
+"""End of support of well-known software, and which software an image contains.
 
-Vendored, since a maintenance host often has no way out. Source: https://endoflife.date/PRODUCT, whose data name the
-makers' own release policies. A release without a date was supported, with no end announced, when the table was made.
+The table is vendored, because maintenance hosts often have no internet access. Source: https://endoflife.date/PRODUCT,
+which refers to the vendors' release policies. A release without a date was supported, without an announced end, on the
+day of the table.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 from maintd.job.context import Context
+from maintd.job.criterion import Criterion
 
 AS_OF = date(2026, 9, 17)
-"""The day of the newest of the data."""
+"""The day of the newest data."""
 STALE_AFTER = timedelta(days=365)
-"""From then on a release without a date may well have ended."""
+"""After this time, a release without a date is unknown."""
 
 # endoflife.date's name of a product → its releases and the last day of support. A release is a prefix of a version.
 TABLE: Mapping[str, Mapping[str, date | None]] = {
@@ -154,7 +156,7 @@ TABLE: Mapping[str, Mapping[str, date | None]] = {
     },
 }
 
-# The last part of an image's repository → the product, and the variable in which the image itself keeps its version.
+# The last part of an image's repository → the product, and the image's environment variable with its version.
 _IMAGES: Mapping[str, tuple[str, str]] = {
     "node": ("nodejs", "NODE_VERSION"),
     "postgres": ("postgresql", "PG_VERSION"),
@@ -173,45 +175,45 @@ _VERSION = re.compile(r"v?(\d{1,3}(?:\.\d+){0,2})(?!\d)")
 
 @dataclass(frozen=True)
 class Software:
-    """What an image holds. `version` is empty when nothing tells it."""
+    """The software in an image. `version` is empty when it is not known."""
 
     product: str
     version: str
 
     @property
     def source(self) -> str:
-        """Where a person reads on."""
+        """URL of the release policy."""
         return f"https://endoflife.date/{self.product}"
 
 
 @dataclass(frozen=True)
 class Support:
-    """How long a release is supported: to `ends`, or without an end known on the day of the table."""
+    """The last day of support of a release; None: no end was announced on the day of the table."""
 
     release: str
     ends: date | None
 
 
 def software(repository: str, tag: str, environment: Mapping[str, str], labels: Mapping[str, str]) -> Software | None:
-    """What an image holds, by its repository; None when that is none of the table's.
+    """The software of an image by its repository; None when the table does not have it.
 
-    The version is the image's own word, by a variable or a label, and only then the tag's.
+    The version is that of the image's variable or label, else of its tag.
     """
     product, variable = _IMAGES.get(repository.rpartition("/")[2], ("", ""))
     if not product:
         return None
-    told = (environment.get(variable, ""), labels.get("org.opencontainers.image.version", ""), tag)
-    versions = [match[1] for text in told if (match := _VERSION.match(text))]
+    texts = (environment.get(variable, ""), labels.get("org.opencontainers.image.version", ""), tag)
+    versions = [match[1] for text in texts if (match := _VERSION.match(text))]
     return Software(product, versions[0] if versions else "")
 
 
-def support(found: Software, more: Mapping[str, Mapping[str, date]] | None = None) -> Support | None:
-    """The support of the release that a version belongs to; None when the table has none, or more than one.
+def support(found: Software, overrides: Mapping[str, Mapping[str, date]] | None = None) -> Support | None:
+    """The support of the release that a version belongs to; None when the table has no such release.
 
-    `more` is looked at first: what an operator knows better. A version of fewer figures than the releases have, `7` of
-    `7.0` and `7.2`, belongs to none of them.
+    `overrides`, the operator's dates, have precedence. A version that is less precise than the releases, `7` of `7.0`
+    and `7.2`, belongs to none of them.
     """
-    for table in ((more or {}).get(found.product, {}), TABLE.get(found.product, {})):
+    for table in ((overrides or {}).get(found.product, {}), TABLE.get(found.product, {})):
         releases = [name for name in table if f"{found.version}.".startswith(f"{name}.")]
         if releases and found.version:
             release = max(releases, key=len)
@@ -219,30 +221,39 @@ def support(found: Software, more: Mapping[str, Mapping[str, date]] | None = Non
     return None
 
 
-def judge(
-    ctx: Context,
-    service: str,
-    found: Software,
-    more: Mapping[str, Mapping[str, date]],
-    today: date,
-    within: timedelta,
-) -> None:
-    """Days of support left: none fails, fewer than `within` warn. What the table does not tell is unknown."""
+def support_criterion(
+    service: str, found: Software, overrides: Mapping[str, Mapping[str, date]], today: date, within: timedelta
+) -> Criterion | None:
+    """Days of support left: fewer than `within` warn, none fails.
+
+    Unknown for a release that is not in the table; None for one that was supported without an announced end.
+    """
     name = f"{service}: days of support left"
-    known = support(found, more)
+    known = support(found, overrides)
     if known is None:
-        told = f"version {found.version}" if found.version else "its version"
+        version = f"version {found.version}" if found.version else "its version"
+        cause = f"{version} of {found.product} is not in the table of {AS_OF}"
         hint = f"see {found.source}, and set end_of_life: {{{found.product}: …}}"
-        cause = f"{told} of {found.product} is not told apart by the table of {AS_OF}"
-        ctx.unknown(name, cause, expected="a date", hint=hint)
-        return
-    what = f"{found.product} {known.release}"
+        return Criterion(name, unknown=cause, equals="a date", hint=hint)
+    release = f"{found.product} {known.release}"
     if known.ends is not None:
+        hint = f"{release} is supported until {known.ends}: {found.source}, as of {AS_OF}"
         left = (known.ends - today).days
-        hint = f"{what} is supported until {known.ends}: {found.source}, as of {AS_OF}"
-        ctx.check(name, left, at_least=0, warn_below=within.days, unit="day", hint=hint)
-        ctx.measure("image_support_days", left, "day", service=service)
-    elif today - AS_OF > STALE_AFTER:
-        ctx.unknown(name, f"{what} was supported on {AS_OF}", expected="a date", hint=f"see {found.source}")
-    else:
-        ctx.log(f"{service}: {what} was supported on {AS_OF}, without an end known: {found.source}")
+        return Criterion(name, left, at_least=0, warn_below=within.days, unit="day", hint=hint)
+    if today - AS_OF > STALE_AFTER:
+        cause = f"{release} was supported on {AS_OF}"
+        return Criterion(name, unknown=cause, equals="a date", hint=f"see {found.source}")
+    return None
+
+
+def report(
+    ctx: Context, service: str, found: Software, overrides: Mapping[str, Mapping[str, date]], within: timedelta
+) -> None:
+    """Report the support of a service's software."""
+    criterion = support_criterion(service, found, overrides, ctx.now().date(), within)
+    if criterion is None:
+        ctx.log(f"{service}: {found.product} {found.version} was supported on {AS_OF}, without an announced end")
+        return
+    ctx.report([criterion])
+    if isinstance(criterion.observed, int):
+        ctx.measure("image_support_days", criterion.observed, "day", service=service)

@@ -1,4 +1,4 @@
-"""The images behind containers, as the engine keeps them: what they hold, under which digests they came, how old."""
+"""Images of containers: their digests, age, software, pull and tag."""
 
 from __future__ import annotations
 
@@ -11,47 +11,50 @@ from docker.errors import NotFound
 from maintd.clients.docker import Container, Docker, translated
 from maintd.clients.registry import Reference, Remote
 from maintd.errors import TargetError
+from maintd.job.context import Context
 
-_FIRST_IMAGES = datetime(2013, 3, 1, tzinfo=UTC)  # a reproducible build has the year 1970 or 1980 in place of a date
+_FIRST_IMAGES = datetime(2013, 3, 1, tzinfo=UTC)  # a reproducible build has the year 1970 or 1980
 _VERSION_VARIABLES = ("NODE_VERSION", "PG_VERSION", "REDIS_VERSION", "NGINX_VERSION", "PYTHON_VERSION")
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image that is here. Of its environment only the versions are kept. `digests`: repository → digests under
-    which it was pulled, or pushed."""
+    """An image of the engine; only the version variables of its environment are read.
+
+    `digests`: by repository, the digests under which it was pulled or pushed.
+    """
 
     id: str
     tags: tuple[str, ...]
     digests: Mapping[str, frozenset[str]]
-    created_at: datetime | None  # None: it does not say
+    created_at: datetime | None  # None: not known
     environment: Mapping[str, str]
     labels: Mapping[str, str]
 
     def digests_in(self, reference: Reference) -> frozenset[str]:
-        """Under which it came from the reference's repository; none when it was made here."""
+        """Its digests in the reference's repository; none when it was built locally."""
         return self.digests.get(reference.familiar, frozenset())
 
 
 @dataclass(frozen=True)
-class Used:
-    """One image of one service, as a container uses it."""
+class ImageInUse:
+    """An image that a container of a service uses; `name` is the one in the container's configuration."""
 
     service: str
     name: str
     image_id: str
 
 
-def used(containers: Iterable[Container]) -> list[Used]:
-    """Each image once per service."""
+def images_in_use(containers: Iterable[Container]) -> list[ImageInUse]:
+    """The images of containers, each once per service."""
     return sorted(
-        {Used(one.service, one.image, one.image_id) for one in containers},
-        key=lambda one: (one.service, one.name, one.image_id),
+        {ImageInUse(item.service, item.image, item.image_id) for item in containers},
+        key=lambda item: (item.service, item.name, item.image_id),
     )
 
 
-def find(engine: Docker, name: str) -> Image | None:
-    """An image by id or name; None when it is not here. Raises TargetError."""
+def find_image(engine: Docker, name: str) -> Image | None:
+    """An image by id or name; None when the engine does not have it. Raises TargetError."""
     with translated(engine.name):
         try:
             raw = engine.client.api.inspect_image(name)  # type: ignore[no-untyped-call]
@@ -82,9 +85,9 @@ def _created(text: str | None) -> datetime | None:
 
 
 def pull(engine: Docker, reference: Reference, remote: Remote, login: dict[str, str] | None) -> Image:
-    """Fetch exactly this digest; no tag is moved by it. Raises TargetError.
+    """Pull exactly this digest; no tag changes. Raises TargetError.
 
-    The engine answers 200 and tells a failure in the stream that follows.
+    The engine answers 200 and reports a failure in the stream that follows.
     """
     name = f"{reference.familiar}@{remote.digest}"
     with translated(engine.name):
@@ -93,20 +96,26 @@ def pull(engine: Docker, reference: Reference, remote: Remote, login: dict[str, 
         )
         for line in answer:
             if "error" in line:
-                raise TargetError(f"{engine.name}: pull of {name}: {line['error']}", "is there room for it?")
-    found = find(engine, name)
+                raise TargetError(f"{engine.name}: pull of {name}: {line['error']}", "check the free space")
+    found = find_image(engine, name)
     if found is None:
-        raise TargetError(f"{engine.name}: {name} is not here after it was pulled", cause="partial")
+        raise TargetError(f"{engine.name}: {name} does not exist after its pull", cause="partial")
     return found
 
 
 def tag(engine: Docker, image: Image, repository: str, name: str) -> None:
-    """Give an image a further name, so that it is not cleaned away. Raises TargetError."""
+    """Add a tag to an image, so that a cleanup does not remove it. Raises TargetError."""
     with translated(engine.name):
         if not engine.client.api.tag(image.id, repository, name):
             raise TargetError(f"{engine.name}: {repository}:{name} was not tagged")
 
 
-def age(image: Image, now: datetime) -> timedelta | None:
-    """Since it was built; None when it does not say."""
-    return None if image.created_at is None else now - image.created_at
+def report_age(ctx: Context, used: ImageInUse, image: Image, max_age: timedelta) -> None:
+    """Report how long ago an image was built."""
+    if image.created_at is None:
+        ctx.log(f"{used.service}: {used.name} has no build date")
+        return
+    age = ctx.now() - image.created_at
+    hint = "rebuild it, or use a newer one"
+    ctx.check(f"{used.service}: age of the image", age, warn_above=max_age, hint=hint)
+    ctx.measure("image_age_days", age / timedelta(days=1), "day", service=used.service)

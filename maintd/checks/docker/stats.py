@@ -1,7 +1,7 @@
-"""What containers use, from the engine's counters: memory as its working set, CPU between two samples.
+"""Resource usage of containers from the engine's counters: the working set of memory, CPU between two samples.
 
-The bodies differ between control groups v1 and v2; both are read. Source of the memory formula: docker stats, which
-takes the inactive file cache off the usage, since the kernel gives that up before it kills.
+Reads the stats of both cgroup v1 and v2. Source of the memory formula: docker stats, which subtracts the inactive file
+cache, because the kernel reclaims it before it kills.
 """
 
 from __future__ import annotations
@@ -15,44 +15,44 @@ from typing import Any
 from maintd.clients.docker import Container, Docker
 from maintd.errors import TargetError
 
-_UNLIMITED = 1 << 62  # v1 writes "no limit" as the largest number of whole pages
+_UNLIMITED = 1 << 62  # v1 reports "no limit" as the largest number of whole pages
 _PARALLEL = 8  # requests to the engine at once
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One container's counters at one moment, by the engine's clock."""
+    """One container's counters at one instant of the engine's clock."""
 
     at: datetime
     memory: int  # bytes of the working set
     cpu_nanoseconds: int
-    periods: int  # in which the CPU limit was looked at
-    throttled: int  # of these, in which the container had to wait
+    periods: int  # in which the CPU limit was enforced
+    throttled: int  # of these, with the container throttled
     pids: int
     pids_limit: int  # 0: none
 
 
 @dataclass(frozen=True)
-class Use:
-    """What a container uses of what it may. Percentages are None where there is no limit."""
+class Usage:
+    """A container's usage. Percentages are of its limits; None without a limit."""
 
     memory: int
     memory_percent: float | None
-    cpus: float  # as many CPUs kept busy between the samples
+    cpus: float  # CPU seconds per second between the samples
     cpu_percent: float | None
-    throttled_percent: float | None  # None without a CPU limit, or when it was idle all the time
+    throttled_percent: float | None  # None without a CPU limit, or without any period between the samples
     pids: int
     pids_percent: float | None
 
 
 def samples(engine: Docker, containers: Sequence[Container]) -> dict[str, Sample | TargetError]:
-    """One sample of each container, by its id. One that is gone, stopped or not readable has its own error."""
+    """One sample of each container by its id, or the error of one that is removed, stopped or not readable."""
 
     def take(container: Container) -> Sample | TargetError:
         try:
             body = engine.stats(container.id)
             if body is None:
-                return TargetError(f"{container.label}: is gone", "it was removed meanwhile", cause="empty")
+                return TargetError(f"{container.label}: no longer exists", "it was removed", cause="empty")
             return sample(body)
         except TargetError as error:
             return error
@@ -62,11 +62,11 @@ def samples(engine: Docker, containers: Sequence[Container]) -> dict[str, Sample
 
 
 def sample(body: Mapping[str, Any]) -> Sample:
-    """Read a stats body. Raises TargetError(empty) for that of a container which does not run, else malformed."""
+    """Parse a stats body. Raises TargetError: cause `empty` for a container that is not running, else `malformed`."""
     try:
         memory, cpu = body["memory_stats"], body["cpu_stats"]
         if "usage" not in memory:
-            raise TargetError("the engine has no counters of it", "does it run?", cause="empty")
+            raise TargetError("the engine has no counters of it", "check whether it is running", cause="empty")
         detail = memory.get("stats") or {}
         cache = int(detail.get("total_inactive_file", detail.get("inactive_file", 0)))
         usage = int(memory["usage"])
@@ -83,21 +83,21 @@ def sample(body: Mapping[str, Any]) -> Sample:
             pids_limit=0 if pids_limit >= _UNLIMITED else pids_limit,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise TargetError(f"stats are not what an engine answers: {error!r}", cause="malformed") from error
+        raise TargetError(f"unexpected format of stats: {error!r}", cause="malformed") from error
 
 
-def use(container: Container, first: Sample, second: Sample) -> Use:
-    """What it uses, against its own limits. Raises TargetError(partial) when it was restarted in between."""
+def usage(container: Container, first: Sample, second: Sample) -> Usage:
+    """Usage between two samples, against its limits. Raises TargetError(cause="partial") when it was restarted."""
     busy = second.cpu_nanoseconds - first.cpu_nanoseconds
     seconds = (second.at - first.at).total_seconds()
     if busy < 0 or seconds <= 0:
         raise TargetError(
-            f"{container.label}: its counters began anew between the samples", "it was restarted", cause="partial"
+            f"{container.label}: its counters were reset between the samples", "it was restarted", cause="partial"
         )
     cpus = busy / 1e9 / seconds
     periods = second.periods - first.periods
     pids_limit = container.pids_limit or second.pids_limit
-    return Use(
+    return Usage(
         memory=second.memory,
         memory_percent=_percent(second.memory, container.memory_limit),
         cpus=cpus,

@@ -1,4 +1,4 @@
-"""A host's file systems, memory and network cards."""
+"""Capacity figures of a host: file systems, memory, network interfaces."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ import re
 from collections.abc import Iterator
 from datetime import timedelta
 
-from maintd.clients.filesystems import Usage, usages
-from maintd.clients.host import Host, Mount, connect
+from maintd.clients.host import Host, Mount, Usage, connect, usages
 from maintd.errors import TargetError
 from maintd.model.target import HostTarget
 from maintd.reports.figure import Figure, unmeasured
 
-_MADE_UP = re.compile(r"lo|veth|br-|docker|virbr|ifb|tun|tap|cni|flannel|cali|dummy|wg|bond\d+\.|vlan")
-_PATIENCE = timedelta(seconds=5)
+_VIRTUAL = re.compile(r"lo|veth|br-|docker|virbr|ifb|tun|tap|cni|flannel|cali|dummy|wg|bond\d+\.|vlan")
+_TIMEOUT = timedelta(seconds=5)
 
 
 def figures(target: HostTarget, name: str) -> Iterator[Figure]:
-    """Every real file system with its inodes, memory and swap, and each physical network card's counters."""
+    """Every real file system with its inodes, memory and swap, and the counters of each physical network interface."""
     host = connect(target, name=name)
     try:
-        for mount, usage in usages(host.mounts(), _PATIENCE):
+        for mount, usage in usages(host.mounts(), _TIMEOUT):
             yield from _file_system(name, mount, usage)
     except TargetError as error:
         yield unmeasured("file system", name, "B", "statvfs", str(error))
     yield from _memory(host)
-    yield from _cards(host)
+    yield from _interfaces(host)
 
 
 def _file_system(host: str, mount: Mount, usage: Usage | TargetError) -> Iterator[Figure]:
@@ -60,7 +59,7 @@ def _file_system(host: str, mount: Mount, usage: Usage | TargetError) -> Iterato
 def _memory(host: Host) -> Iterator[Figure]:
     source = f"{host.target.proc}/meminfo"
     try:
-        seen = host.memory()
+        memory = host.memory()
     except TargetError as error:
         yield unmeasured("memory", host.name, "B", source, str(error))
         return
@@ -68,30 +67,30 @@ def _memory(host: Host) -> Iterator[Figure]:
     yield Figure(
         "memory",
         host.name,
-        seen.total - seen.available,
+        memory.total - memory.available,
         "B",
         source,
-        capacity=seen.total,
+        capacity=memory.total,
         measure="memory_used_bytes",
         labels=labels,
-        details={"available": seen.available},
+        details={"available": memory.available},
     )
-    if seen.swap_total:
+    if memory.swap_total:
         yield Figure(
             "swap",
             host.name,
-            seen.swap_total - seen.swap_free,
+            memory.swap_total - memory.swap_free,
             "B",
             source,
-            capacity=seen.swap_total,
+            capacity=memory.swap_total,
             measure="swap_used_bytes",
             labels=labels,
         )
 
 
-def _cards(host: Host) -> Iterator[Figure]:
+def _interfaces(host: Host) -> Iterator[Figure]:
     proc = host.target.proc
-    # In a sidecar net/dev is that of its own network; the host's is its first process'.
+    # In a sidecar, net/dev has the container's own interfaces; the host's are those of its process 1.
     path = proc / "net/dev" if host.local else proc / "1/net/dev"
     try:
         rows = [line.partition(":") for line in path.read_text().splitlines()[2:]]
@@ -99,24 +98,24 @@ def _cards(host: Host) -> Iterator[Figure]:
         yield unmeasured("network", host.name, "B", str(path), f"{path}: {error.strerror}")
         return
     devices = host.target.root / "sys/class/net"
-    for card, _, numbers in rows:
-        name, values = card.strip(), [int(word) for word in numbers.split()]
-        physical = (devices / name / "device").exists() if devices.is_dir() else not _MADE_UP.match(name)
+    for interface, _, numbers in rows:
+        name, values = interface.strip(), [int(word) for word in numbers.split()]
+        physical = (devices / name / "device").exists() if devices.is_dir() else not _VIRTUAL.match(name)
         if not physical or len(values) < 12:
             continue
-        for way, at, measure in (
+        for direction, column, measure in (
             ("received", 0, "network_received_bytes_total"),
             ("sent", 8, "network_sent_bytes_total"),
         ):
             yield Figure(
                 "network",
-                f"{name} {way}",
-                values[at],
+                f"{name} {direction}",
+                values[column],
                 "B",
                 str(path),
                 "since boot",
                 measure=measure,
                 labels={"host": host.name, "card": name},
                 counter=True,
-                details={"errors": values[at + 2], "drops": values[at + 3]},
+                details={"errors": values[column + 2], "drops": values[column + 3]},
             )

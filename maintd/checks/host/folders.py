@@ -1,4 +1,4 @@
-"""What folders take on the disk, as `du` counts it: allocated blocks, hard links once, one file system."""
+"""Sizes of folders, counted as by `du -x`: allocated blocks, hard links once, one file system."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from maintd.job.references import resolved
 from maintd.model.target import FolderTarget
 from maintd.reports.figure import Figure, unmeasured
 
-_BLOCK = 512  # bytes; st_blocks is in these whatever the file system's own are
+_BLOCK = 512  # bytes, the unit of st_blocks on every file system
 
 
 def figure(target: FolderTarget, name: str, limit: timedelta) -> Figure:
-    """The folder's bytes, with those of what lies directly in it as details. Not measured when it takes too long."""
+    """The size of the folder, with its direct children as details; not measured when that takes longer than `limit`."""
     path = resolved(target).path
     source = f"blocks of {path}"
     try:
         parts, files, skipped = sizes(path, limit)
     except TimeoutError as error:
-        return unmeasured("folder", name, "B", source, f"{error}; allow it more time by the param folder_time")
+        return unmeasured("folder", name, "B", source, f"{error}; raise the param folder_time")
     except OSError as error:
         return unmeasured("folder", name, "B", source, f"{path}: {error.strerror}")
     if skipped:
-        cause = f"{skipped} folders below {path} may not be read; let this process read them"
+        cause = f"{skipped} folders below {path} cannot be read; allow this process to read them"
         return unmeasured("folder", name, "B", source, cause)
     return Figure(
         "folder",
@@ -40,8 +40,10 @@ def figure(target: FolderTarget, name: str, limit: timedelta) -> Figure:
 
 
 def sizes(path: Path, limit: timedelta) -> tuple[dict[str, float], int, int]:
-    """Allocated bytes by the names directly below `path` ("." is the rest), the number of files, and of folders that
-    could not be read. Raises OSError for `path` itself, TimeoutError when it takes longer than `limit`."""
+    """Allocated bytes by direct child of `path` ("." is the rest), number of files, number of unreadable folders.
+
+    Raises OSError for `path` itself, TimeoutError after `limit`.
+    """
     top = path.stat()
     parts: dict[str, float] = {".": top.st_blocks * _BLOCK}
     seen: set[int] = set()

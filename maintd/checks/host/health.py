@@ -1,4 +1,4 @@
-"""A host's memory, swap, load, pressure and file systems."""
+"""Health of a host: memory, swap, load, pressure, file systems."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from maintd.checks.collection import value_or_error
 from maintd.checks.limits import Limits
 from maintd.clients import host
-from maintd.clients.filesystems import Usage, usages
+from maintd.clients.host import Usage, usages
 from maintd.errors import TargetError
 from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
@@ -15,25 +15,25 @@ from maintd.model.target import HostTarget
 
 
 class HostLimits(Limits):
-    """When a host is short of something. Percentages."""
+    """Limits for a host, in percent."""
 
     memory_warn: float = 20
-    """Warn when less of the memory than this is available."""
+    """Warn when less memory is available."""
     memory_fail: float = 10
-    """Fail when less of the memory than this is available."""
+    """Fail when less memory is available."""
     swap_warn: float = 80
-    """Warn when more of the swap space than this is used."""
+    """Warn when more of the swap space is used."""
     load_warn: float = 2
-    """Warn when the load of five minutes is above this for each CPU."""
+    """Warn when the load of five minutes per CPU is higher (not a percentage)."""
     memory_pressure_warn: float = 1
     memory_pressure_fail: float = 5
-    """Of the last five minutes, in which every task waited for memory."""
+    """Of the last five minutes, in which all tasks waited for memory."""
     io_pressure_warn: float = 10
     io_pressure_fail: float = 30
-    """Of the last five minutes, in which every task waited for disks."""
+    """Of the last five minutes, in which all tasks waited for disks."""
     used_warn: float = 80
     used_fail: float = 90
-    """Of a file system's bytes, as `df` counts them."""
+    """Of a file system's bytes, counted as by `df`."""
     inodes_warn: float = 80
     inodes_fail: float = 90
     """Of a file system's inodes."""
@@ -41,17 +41,17 @@ class HostLimits(Limits):
 
 @dataclass(frozen=True)
 class HostFacts:
-    """What a host says, or why not, each by itself."""
+    """The facts of a host, each with its own error."""
 
     memory: host.Memory | TargetError
     load: host.Load | TargetError
     pressure: list[host.Pressure]
     mounts: list[tuple[host.Mount, Usage | TargetError]] | TargetError
-    not_mounted: tuple[str, ...]  # named by the target
+    not_mounted: tuple[str, ...]  # mounts of the target that are not mounted
 
 
-def look(target: HostTarget, name: str) -> HostFacts:
-    """Read everything; only the file systems can take long, each the target's timeout at most."""
+def collect(target: HostTarget, name: str) -> HostFacts:
+    """Read everything. Only the file systems may be slow: each takes at most the target's timeout."""
     machine = host.connect(target, name=name)
     mounts = value_or_error(machine.mounts)
     points = set() if isinstance(mounts, TargetError) else {mount.point for mount in mounts}
@@ -66,12 +66,12 @@ def look(target: HostTarget, name: str) -> HostFacts:
     )
 
 
-def judge(ctx: Context, name: str, facts: HostFacts, limits: HostLimits) -> None:
-    """Checks and measures of one host."""
+def report(ctx: Context, name: str, facts: HostFacts, limits: HostLimits) -> None:
+    """Report the checks and measures of one host."""
     subject = f"host {name}"
-    _memory(ctx, subject, name, facts.memory, limits)
-    _load(ctx, subject, name, facts.load, limits)
-    _pressure(ctx, subject, name, facts.pressure, limits)
+    _report_memory(ctx, subject, name, facts.memory, limits)
+    _report_load(ctx, subject, name, facts.load, limits)
+    _report_pressure(ctx, subject, name, facts.pressure, limits)
     if isinstance(facts.mounts, TargetError):
         ctx.report_error(f"{subject}: file systems", facts.mounts)
         return
@@ -83,55 +83,61 @@ def judge(ctx: Context, name: str, facts: HostFacts, limits: HostLimits) -> None
             hint="mount it, or correct the target's mounts",
         )
     for mount, usage in facts.mounts:
-        _mount(ctx, subject, name, mount, usage, limits)
+        _report_mount(ctx, subject, name, mount, usage, limits)
 
 
-def _memory(ctx: Context, subject: str, name: str, seen: host.Memory | TargetError, limits: HostLimits) -> None:
-    if isinstance(seen, TargetError):
-        ctx.report_error(f"{subject}: memory available", seen)
+def _report_memory(
+    ctx: Context, subject: str, name: str, memory: host.Memory | TargetError, limits: HostLimits
+) -> None:
+    if isinstance(memory, TargetError):
+        ctx.report_error(f"{subject}: memory available", memory)
         return
     ctx.check(
         f"{subject}: memory available",
-        round(seen.available_percent, 1),
+        round(memory.available_percent, 1),
         at_least=limits.memory_fail,
         warn_below=limits.memory_warn,
         unit="%",
-        hint="find what grew: ps aux --sort=-rss | head",
+        hint="find the largest processes: ps aux --sort=-rss | head",
     )
-    ctx.measure("mem_available_bytes", seen.available, "B", host=name)
-    ctx.measure("mem_total_bytes", seen.total, "B", host=name)
-    if seen.swap_used_percent is not None:
+    ctx.measure("mem_available_bytes", memory.available, "B", host=name)
+    ctx.measure("mem_total_bytes", memory.total, "B", host=name)
+    if memory.swap_used_percent is not None:
         ctx.check(
             f"{subject}: swap used",
-            round(seen.swap_used_percent, 1),
+            round(memory.swap_used_percent, 1),
             warn_above=limits.swap_warn,
             unit="%",
-            hint="memory is or was short: see what was swapped out in /proc/*/status, VmSwap",
+            hint="memory is or was short: find what was swapped out: grep VmSwap /proc/*/status",
         )
-        ctx.measure("swap_used_bytes", seen.swap_total - seen.swap_free, "B", host=name)
+        ctx.measure("swap_used_bytes", memory.swap_total - memory.swap_free, "B", host=name)
 
 
-def _load(ctx: Context, subject: str, name: str, seen: host.Load | TargetError, limits: HostLimits) -> None:
-    if isinstance(seen, TargetError):
-        ctx.report_error(f"{subject}: load per CPU", seen)
+def _report_load(ctx: Context, subject: str, name: str, load: host.Load | TargetError, limits: HostLimits) -> None:
+    if isinstance(load, TargetError):
+        ctx.report_error(f"{subject}: load per CPU", load)
         return
     ctx.check(
         f"{subject}: load per CPU",
-        round(seen.five / seen.cpus, 2),
+        round(load.five / load.cpus, 2),
         warn_above=limits.load_warn,
-        hint=f"{seen.five:g} over five minutes on {seen.cpus} CPUs: see what runs or waits for a disk with top",
+        hint=f"{load.five:g} over five minutes on {load.cpus} CPUs: find the running or waiting processes with top",
     )
-    ctx.measure("load_5m", seen.five, host=name)
+    ctx.measure("load_5m", load.five, host=name)
 
 
-def _pressure(ctx: Context, subject: str, name: str, seen: list[host.Pressure], limits: HostLimits) -> None:
-    if not seen:
-        ctx.log(f"{subject}: this kernel does not tell its pressure (psi=1 at boot turns it on)")
+def _report_pressure(ctx: Context, subject: str, name: str, pressures: list[host.Pressure], limits: HostLimits) -> None:
+    if not pressures:
+        ctx.log(f"{subject}: this kernel has no pressure metrics (enable them with psi=1 at boot)")
     bounds = {
-        "memory": (limits.memory_pressure_warn, limits.memory_pressure_fail, "memory is short: find what grew"),
-        "io": (limits.io_pressure_warn, limits.io_pressure_fail, "disks are too slow for what is asked: iotop"),
+        "memory": (
+            limits.memory_pressure_warn,
+            limits.memory_pressure_fail,
+            "memory is short: find the process that grew",
+        ),
+        "io": (limits.io_pressure_warn, limits.io_pressure_fail, "disks are too slow for their load: see iotop"),
     }
-    for pressure in seen:
+    for pressure in pressures:
         ctx.measure(f"psi_{pressure.resource}_some_percent", pressure.some, "%", host=name)
         if pressure.full is None or pressure.resource not in bounds:
             continue
@@ -147,11 +153,11 @@ def _pressure(ctx: Context, subject: str, name: str, seen: list[host.Pressure], 
         ctx.measure(f"psi_{pressure.resource}_full_percent", pressure.full, "%", host=name)
 
 
-def _mount(
+def _report_mount(
     ctx: Context, subject: str, name: str, mount: host.Mount, usage: Usage | TargetError, limits: HostLimits
 ) -> None:
     if isinstance(usage, TargetError):
-        # Not to see through a mount, as in a sidecar without propagation, is not a fault of the file system.
+        # In a sidecar without mount propagation, a mount is not accessible though the file system is healthy.
         ctx.report_error(f"{subject}: {mount.point} used", usage, not_observed=frozenset({"denied", "partial"}))
         return
     ctx.check(
@@ -160,7 +166,7 @@ def _mount(
         at_most=limits.used_fail,
         warn_above=limits.used_warn,
         unit="%",
-        hint=f"find what grew: du -xh --max-depth=2 {mount.point} | sort -h | tail",
+        hint=f"find what uses it: du -xh --max-depth=2 {mount.point} | sort -h | tail",
     )
     ctx.measure("fs_used_bytes", usage.used, "B", host=name, mount=mount.point)
     ctx.measure("fs_avail_bytes", usage.available, "B", host=name, mount=mount.point)
@@ -180,5 +186,5 @@ def _mount(
             False,
             equals=True,
             severity=CheckStatus.WARN,
-            hint="after an error Linux mounts read-only: look at dmesg",
+            hint="Linux remounts read-only after an error: see dmesg",
         )

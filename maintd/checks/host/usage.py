@@ -1,4 +1,4 @@
-"""What hosts and containers use between two moments: what one look cannot tell."""
+"""Resource usage of hosts and containers between two samples."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from maintd.checks.docker import stats as containers
 from maintd.checks.limits import Limits
 from maintd.clients import docker, host
 from maintd.clients.cgroup import OwnLimit, own_memory
-from maintd.clients.clock_sync import TimeSync, time_sync
 from maintd.clients.docker import Container
+from maintd.clients.host import TimeSync, time_sync
 from maintd.errors import TargetError
 from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
@@ -21,43 +21,43 @@ from maintd.model.target import DockerTarget, HostTarget
 from maintd.units import Duration, Size
 
 
-class HostUseLimits(Limits):
-    """When a host is used too much."""
+class HostUsageLimits(Limits):
+    """Limits for the usage of a host."""
 
     cpu_warn: float = 80
     """Percent of all CPUs, between the two samples."""
     swap_warn: Size = 1024**2
-    """Bytes per second that are swapped in or out."""
+    """Bytes per second swapped in or out."""
     tables_warn: float = 80
     tables_fail: float = 90
     """Percent of the kernel's tables of open files and of tracked connections."""
     own_memory_warn: float = 80
     own_memory_fail: float = 90
-    """Percent of the memory that maintd itself may use, where its container or service has a limit."""
+    """Percent of maintd's own memory limit, when its container or service has one."""
     clock_warn: Duration = timedelta(milliseconds=500)
     clock_fail: Duration = timedelta(seconds=2)
-    """How far the clock is known to be off."""
+    """The kernel's estimate of the clock's offset."""
 
 
-class ContainerUseLimits(Limits):
-    """When a container is close to what it may use."""
+class ContainerUsageLimits(Limits):
+    """Limits for the usage of a container, relative to its own limits."""
 
     memory_warn: float = 80
     memory_fail: float = 90
-    """Percent of its memory limit, by its working set."""
+    """Percent of its memory limit used by its working set."""
     cpu_warn: float = 80
     """Percent of its CPU limit, between the two samples."""
     throttled_warn: float = 10
     throttled_fail: float = 25
-    """Percent of the periods in which it had to wait for its CPU limit."""
+    """Percent of the periods in which its CPU limit throttled it."""
     pids_warn: float = 80
     pids_fail: float = 90
-    """Percent of the processes and threads it may have."""
+    """Percent of its limit of processes and threads."""
 
 
 @dataclass(frozen=True)
-class HostUse:
-    """Rates between the samples, and what the kernel says once."""
+class HostUsage:
+    """Rates between the samples, and the kernel's present gauges, own memory limit and clock."""
 
     rates: Mapping[str, float] | TargetError
     gauges: list[host.Gauge]
@@ -66,14 +66,14 @@ class HostUse:
 
 
 @dataclass(frozen=True)
-class EngineUse:
-    """Each running container's use, or why it is not known."""
+class EngineUsage:
+    """The usage of each running container, or the error."""
 
-    uses: tuple[tuple[Container, containers.Use | TargetError], ...]
+    containers: tuple[tuple[Container, containers.Usage | TargetError], ...]
 
 
-def look_at_host(target: HostTarget, name: str, interval: timedelta) -> HostUse:
-    """Takes as long as the interval."""
+def collect_host(target: HostTarget, name: str, interval: timedelta) -> HostUsage:
+    """Sample a host twice, `interval` apart."""
     machine = host.connect(target, name=name)
     first = value_or_error(machine.counters)
     time.sleep(interval.total_seconds())
@@ -83,67 +83,67 @@ def look_at_host(target: HostTarget, name: str, interval: timedelta) -> HostUse:
         rates = first
     else:
         rates = second if isinstance(second, TargetError) else host.rates(first, second)
-    return HostUse(rates, machine.gauges(), own_memory() if machine.local else None, value_or_error(time_sync))
+    return HostUsage(rates, machine.gauges(), own_memory() if machine.local else None, value_or_error(time_sync))
 
 
-def look_at_engine(target: DockerTarget, name: str, interval: timedelta) -> EngineUse:
-    """Takes as long as the interval and two rounds of samples. Raises TargetError when the engine does not answer."""
+def collect_engine(target: DockerTarget, name: str, interval: timedelta) -> EngineUsage:
+    """Sample an engine's running containers twice, `interval` apart. Raises TargetError without an engine."""
     with docker.connect(target, name=name) as engine:
         running = [item for item in engine.containers(target.project) if item.state == "running"]
         first = containers.samples(engine, running)
         time.sleep(interval.total_seconds())
         second = containers.samples(engine, running)
-    return EngineUse(tuple((item, _use(item, first[item.id], second[item.id])) for item in running))
+    return EngineUsage(tuple((item, _usage(item, first[item.id], second[item.id])) for item in running))
 
 
-def _use(
+def _usage(
     container: Container, first: containers.Sample | TargetError, second: containers.Sample | TargetError
-) -> containers.Use | TargetError:
-    for taken in (first, second):
-        if isinstance(taken, TargetError):
-            return taken
+) -> containers.Usage | TargetError:
+    for sample in (first, second):
+        if isinstance(sample, TargetError):
+            return sample
     assert isinstance(first, containers.Sample)
     assert isinstance(second, containers.Sample)
-    return value_or_error(lambda: containers.use(container, first, second))
+    return value_or_error(lambda: containers.usage(container, first, second))
 
 
-def judge_host(ctx: Context, name: str, use: HostUse, limits: HostUseLimits) -> None:
-    """Checks and measures of what one host does."""
+def report_host(ctx: Context, name: str, usage: HostUsage, limits: HostUsageLimits) -> None:
+    """Report the checks and measures of a host's usage."""
     subject = f"host {name}"
-    if isinstance(use.rates, TargetError):
-        ctx.report_error(f"{subject}: CPU used", use.rates)
+    if isinstance(usage.rates, TargetError):
+        ctx.report_error(f"{subject}: CPU used", usage.rates)
     else:
-        cpu = use.rates["cpu"]
-        hint = "see what runs: top"
+        cpu = usage.rates["cpu"]
+        hint = "find the busy processes: top"
         ctx.check(f"{subject}: CPU used", round(cpu, 1), warn_above=limits.cpu_warn, unit="%", hint=hint)
         ctx.measure("cpu_used_percent", cpu, "%", host=name)
         for what, key in (("swapped in", "swap_in"), ("swapped out", "swap_out")):
-            rate = round(use.rates[key])
-            hint = "memory is short: vmstat 1 shows it live; find what grew"
+            rate = round(usage.rates[key])
+            hint = "memory is short: watch vmstat 1; find the process that grew"
             ctx.check(f"{subject}: {what} each second", rate, warn_above=limits.swap_warn, unit="B", hint=hint)
             ctx.measure(f"{key}_bytes_per_second", rate, "B/s", host=name)
-    for gauge in use.gauges:
+    for gauge in usage.gauges:
         ctx.check(
             f"{subject}: {gauge.name}",
             round(100 * gauge.used / max(gauge.limit, 1), 1),
             at_most=limits.tables_fail,
             warn_above=limits.tables_warn,
             unit="%",
-            hint=f"{gauge.used} of {gauge.limit}: find who holds them, or raise the kernel's limit",
+            hint=f"{gauge.used} of {gauge.limit}: find the processes, or raise the kernel's limit",
         )
-    if use.own is not None:
+    if usage.own is not None:
         ctx.check(
             f"{subject}: memory of maintd's own limit",
-            round(use.own.used_percent, 1),
+            round(usage.own.used_percent, 1),
             at_most=limits.own_memory_fail,
             warn_above=limits.own_memory_warn,
             unit="%",
             hint="raise its container's limit, or lower MAINTD_SLOTS",
         )
-    _clock(ctx, subject, use.clock, limits)
+    _report_clock(ctx, subject, usage.clock, limits)
 
 
-def _clock(ctx: Context, subject: str, clock: TimeSync | TargetError, limits: HostUseLimits) -> None:
+def _report_clock(ctx: Context, subject: str, clock: TimeSync | TargetError, limits: HostUsageLimits) -> None:
     if isinstance(clock, TargetError):
         ctx.report_error(f"{subject}: clock offset", clock)
         return
@@ -155,7 +155,7 @@ def _clock(ctx: Context, subject: str, clock: TimeSync | TargetError, limits: Ho
         hint="start chrony or systemd-timesyncd on the host",
     )
     if synchronised.status is CheckStatus.OK:
-        hint = "look with timedatectl or chronyc tracking"
+        hint = "see timedatectl or chronyc tracking"
         ctx.check(
             f"{subject}: clock offset",
             clock.offset,
@@ -165,39 +165,41 @@ def _clock(ctx: Context, subject: str, clock: TimeSync | TargetError, limits: Ho
         )
 
 
-def judge_engine(ctx: Context, name: str, use: EngineUse, limits: ContainerUseLimits) -> None:
-    """Checks and measures of what one engine's containers use. What has no limit has no percentage."""
+def report_engine(ctx: Context, name: str, usage: EngineUsage, limits: ContainerUsageLimits) -> None:
+    """Report the checks and measures of the usage of an engine's containers."""
     subject = f"docker {name}"
-    if not use.uses:
-        ctx.log(f"{subject}: no container runs")
-    for container, seen in use.uses:
+    if not usage.containers:
+        ctx.log(f"{subject}: no container is running")
+    for container, used in usage.containers:
         what = f"{subject}: {container.label}"
-        if isinstance(seen, TargetError):
-            ctx.unknown(f"{what} use", f"{seen.cause}: {seen.message}", hint=seen.hint or "")
+        if isinstance(used, TargetError):
+            ctx.unknown(f"{what} use", f"{used.cause}: {used.message}", hint=used.hint or "")
             continue
         labels = {"engine": name, "service": container.label}
-        ctx.measure("container_memory_working_set_bytes", seen.memory, "B", **labels)
-        ctx.measure("container_cpus", seen.cpus, "", **labels)
-        ctx.measure("container_pids", seen.pids, "", **labels)
-        _of_limits(ctx, what, container, seen, limits)
-        if seen.throttled_percent is not None:
-            ctx.measure("container_throttled_percent", seen.throttled_percent, "%", **labels)
+        ctx.measure("container_memory_working_set_bytes", used.memory, "B", **labels)
+        ctx.measure("container_cpus", used.cpus, "", **labels)
+        ctx.measure("container_pids", used.pids, "", **labels)
+        _report_limits(ctx, what, container, used, limits)
+        if used.throttled_percent is not None:
+            ctx.measure("container_throttled_percent", used.throttled_percent, "%", **labels)
 
 
-def _of_limits(ctx: Context, what: str, container: Container, seen: containers.Use, limits: ContainerUseLimits) -> None:
+def _report_limits(
+    ctx: Context, what: str, container: Container, used: containers.Usage, limits: ContainerUsageLimits
+) -> None:
     unlimited = [
         name for name, limit in (("memory", container.memory_limit), ("CPU", container.cpu_limit)) if not limit
     ]
     if unlimited:
         ctx.log(f"{what}: no limit of {' and '.join(unlimited)}")
-    memory_hint = "it will be killed at its limit: raise the limit, or find its leak"
-    cpu_hint = "raise its CPU limit, or find what it does"
-    pids_hint = "it cannot start more at its limit: find what it does not end"
+    memory_hint = "it is killed at its limit: raise the limit, or find the leak"
+    cpu_hint = "raise its CPU limit, or find what it computes"
+    pids_hint = "it cannot start processes at its limit: find those that do not end"
     rows = (
-        ("memory of its limit", seen.memory_percent, limits.memory_fail, limits.memory_warn, memory_hint),
-        ("CPU of its limit", seen.cpu_percent, None, limits.cpu_warn, cpu_hint),
-        ("CPU throttled", seen.throttled_percent, limits.throttled_fail, limits.throttled_warn, cpu_hint),
-        ("processes of its limit", seen.pids_percent, limits.pids_fail, limits.pids_warn, pids_hint),
+        ("memory of its limit", used.memory_percent, limits.memory_fail, limits.memory_warn, memory_hint),
+        ("CPU of its limit", used.cpu_percent, None, limits.cpu_warn, cpu_hint),
+        ("CPU throttled", used.throttled_percent, limits.throttled_fail, limits.throttled_warn, cpu_hint),
+        ("processes of its limit", used.pids_percent, limits.pids_fail, limits.pids_warn, pids_hint),
     )
     for part, percent, fail, warn, hint in rows:
         if percent is not None:

@@ -1,4 +1,4 @@
-"""How much happened, against the same hours of the same weekday in the weeks before."""
+"""Activity compared with the same hours of the same weekday in earlier weeks."""
 
 from __future__ import annotations
 
@@ -13,32 +13,31 @@ _WEEK = timedelta(days=7)
 
 
 class ActivityLimits(Limits):
-    """When activity is unusual."""
+    """Limits for unusual activity."""
 
     weeks: int = 4
-    """How many of the same weekday are looked at; their median is what is usual."""
+    """Number of earlier weeks; their median is the typical activity."""
     ratio: float = 3
-    """Warn when there is more than so many times, or less than such a part of, what is usual."""
+    """Warn when activity is more than this times the typical one, or less than the typical one divided by this."""
     least: int = 10
-    """Less usual activity than this is not compared: small numbers vary. None at all still warns."""
+    """Do not compare with less typical activity: small numbers vary. No activity at all still warns."""
 
 
 def same_weekdays(now: datetime, weeks: int) -> list[datetime]:
-    """This moment one week ago, two weeks ago and so on, in UTC."""
+    """The same instant one week ago, two weeks ago and so on, in UTC."""
     return [now - _WEEK * week for week in range(1, weeks + 1)]
 
 
 def compare(ctx: Context, limits: ActivityLimits, what: str, current: float, earlier: Sequence[float]) -> None:
-    """The check of one kind of activity. Without any earlier there is nothing to compare with, and it says so."""
-    usual = statistics.median(earlier) if earlier else 0
-    ctx.log(
-        f"{what}: {current:g}; the same weekday before: {', '.join(f'{value:g}' for value in earlier) or 'no data'}"
-    )
-    if usual >= limits.least:
-        low, high = usual / limits.ratio, usual * limits.ratio
+    """Report one kind of activity against its typical value; `earlier` has the values of earlier weeks."""
+    typical = statistics.median(earlier) if earlier else 0
+    values = ", ".join(f"{value:g}" for value in earlier) or "no data"
+    ctx.log(f"{what}: {current:g}; the same weekday in earlier weeks: {values}")
+    if typical >= limits.least:
+        low, high = typical / limits.ratio, typical * limits.ratio
         ctx.check(
-            f"activity: {what}", current, warn_below=low, warn_above=high, hint=f"usual on this weekday: {usual:g}"
+            f"activity: {what}", current, warn_below=low, warn_above=high, hint=f"typical on this weekday: {typical:g}"
         )
     else:
-        hint = f"usual on this weekday: {usual:g}, too little to compare"
-        ctx.check(f"activity: {what}", current, warn_below=1 if usual > 0 else 0, hint=hint)
+        hint = f"typical on this weekday: {typical:g}, too little to compare"
+        ctx.check(f"activity: {what}", current, warn_below=1 if typical > 0 else 0, hint=hint)

@@ -1,4 +1,4 @@
-"""Figures that a service reports about its day: finite, of today, and as they should be."""
+"""Figures that a service reports about its day: finite, of today, within limits."""
 
 from __future__ import annotations
 
@@ -15,52 +15,52 @@ from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
 from maintd.model.target import HttpTarget
 
-_EXACT = 2**53 / 100  # beyond this a double no longer holds cents: no such figure is meant
+_EXACT = 2**53 / 100  # a double cannot represent cents beyond this
 
 
 class FigureLimits(Limits):
-    """Which fields of the answer are looked at, and what is expected of them."""
+    """Fields of the answer and their limits."""
 
     numbers: tuple[str, ...] = ("realized", "percent")
     """Must be finite numbers; each is kept as a measure."""
     positive: tuple[str, ...] = ()
-    """Are above zero as soon as the day is initialised, such as the equity at its start."""
+    """Must be above zero once the day is initialised, such as the equity at its start."""
     date: str | None = "date"
-    """The day of the figures, in UTC; none: not looked at."""
+    """Field with the day of the figures, in UTC; null: not checked."""
     halted: str | None = "halted"
-    """Whether it is halted; none: not looked at."""
+    """Field that reports whether it is halted; null: not checked."""
     expect_halted: bool = False
-    """Whether it should be."""
+    """The expected value of `halted`."""
     percent: str | None = "percent"
-    """The day's result in percent; none: not looked at."""
+    """Field with the day's result in percent; null: not checked."""
     percent_warn: float = -1
     percent_fail: float = -2
-    """A result as low as this."""
+    """Fail when the result is as low as this; `percent_warn` warns."""
 
 
-def look(target: HttpTarget) -> Mapping[str, Any]:
-    """The service's answer. Raises TargetError unless it is an object of JSON with status 200."""
-    answer = http.look(target)
+def collect(target: HttpTarget) -> Mapping[str, Any]:
+    """The service's answer. Raises TargetError unless it is a JSON object with status 200."""
+    answer = http.get(target)
     if answer.status in (401, 403):
         raise TargetError(f"{answer.url} answered {answer.status}", "check the target's headers", cause="denied")
     if answer.status != 200:
-        raise TargetError(f"{answer.url} answered {answer.status}", "look at the service's log", cause="failed")
+        raise TargetError(f"{answer.url} answered {answer.status}", "see the service's log", cause="failed")
     figures = answer.json()
     if not isinstance(figures, Mapping):
-        raise TargetError(f"{answer.url} answered no object", "is the path right?", cause="malformed")
+        raise TargetError(f"{answer.url} did not answer a JSON object", "check the path", cause="malformed")
     return figures
 
 
-def judge(ctx: Context, figures: Mapping[str, Any], limits: FigureLimits, today: date) -> None:
-    """Checks and measures of one answer."""
+def report(ctx: Context, figures: Mapping[str, Any], limits: FigureLimits, today: date) -> None:
+    """Report the checks and measures of one answer."""
     for field in dict.fromkeys((*limits.numbers, *limits.positive)):
         value = finite(figures.get(field))
         positive = field in limits.positive
         if value is None or (positive and value <= 0):
-            uninitialised = "the day is not initialised: was it halted before the first question of the day?"
+            uninitialised = "the day is not initialised: it may have been halted before the first request of the day"
             ctx.fail(
                 f"figures: {field}",
-                shown(figures.get(field)),
+                as_text(figures.get(field)),
                 expected="above 0" if positive else "a finite number",
                 hint=uninitialised if positive else "the day's record is damaged",
             )
@@ -71,22 +71,25 @@ def judge(ctx: Context, figures: Mapping[str, Any], limits: FigureLimits, today:
     if limits.date is not None:
         ctx.check(
             "figures: day",
-            shown(figures.get(limits.date)),
+            as_text(figures.get(limits.date)),
             equals=today.isoformat(),
-            hint="figures of another day: is its clock right?",
+            hint="figures of another day: check its clock",
         )
     if limits.halted is not None:
-        hint = "find out who halted it and why" if not limits.expect_halted else "it should be halted now"
+        hint = "find out why it was halted" if not limits.expect_halted else "it should be halted now"
         halted = figures.get(limits.halted)
         if isinstance(halted, bool):
             ctx.check("figures: halted", halted, equals=limits.expect_halted, hint=hint)
         else:
             ctx.fail(
-                "figures: halted", shown(halted), expected=str(limits.expect_halted), hint="the answer does not say"
+                "figures: halted",
+                as_text(halted),
+                expected=str(limits.expect_halted),
+                hint="the answer has no such boolean field",
             )
         ctx.measure("halted", halted is True)
     if limits.percent is not None and (percent := finite(figures.get(limits.percent))) is not None:
-        hint = "a loss: look at what was traded"
+        hint = "a loss: review the trades"
         low = percent <= limits.percent_fail
         status = CheckStatus.FAIL if low else CheckStatus.WARN
         limit = limits.percent_fail if low else limits.percent_warn
@@ -101,7 +104,7 @@ def judge(ctx: Context, figures: Mapping[str, Any], limits: FigureLimits, today:
 
 
 def finite(value: object) -> float | None:
-    """A finite number, also written as text; true and false are none."""
+    """A finite number, also from text; None for anything else, also booleans."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
         return None
     try:
@@ -111,6 +114,6 @@ def finite(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def shown(value: object) -> str:
-    """A field for a person, cut to a hundred characters."""
+def as_text(value: object) -> str:
+    """A field as text of at most a hundred characters."""
     return "missing" if value is None else str(value)[:100]
