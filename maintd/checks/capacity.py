@@ -44,7 +44,9 @@ def evaluate(resources: Sequence[Resource]) -> list[Assessment]:
     """Compare every resource with its limits, now and by its forecast; a resource without a value is unknown."""
     largest_growth = fastest_growing(resources)
     assessments = [
-        made for item in resources for made in _evaluate(item, largest_growth if item.figure.unit == "B" else "")
+        assessment
+        for item in resources
+        for assessment in _evaluate(item, largest_growth if item.figure.unit == "B" else "")
     ]
     return assessments + [_not_measured(item) for item in resources if item.figure.value is None]
 

@@ -38,7 +38,7 @@ def columns(*titles: str) -> tuple[Column, ...]:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose rows are as long as its columns. `empty` is shown when there are no rows, and says why."""
+    """A table whose rows are as long as its columns. `empty` is shown when there are no rows, with the reason."""
 
     title: str
     columns: tuple[Column, ...]
@@ -114,8 +114,8 @@ class Document:
 
 def origin(figure: Figure) -> str:
     """Describe where a figure comes from: source, window and coverage."""
-    seen = "" if figure.coverage is None else f", {formatting.share(figure.coverage)} coverage"
-    return f"{figure.source}; {figure.window}{seen}"
+    coverage = "" if figure.coverage is None else f", {formatting.share(figure.coverage)} coverage"
+    return f"{figure.source}; {figure.window}{coverage}"
 
 
 def value_text(figure: Figure) -> str:

@@ -19,7 +19,7 @@ from maintd.model.evidence import CheckStatus
 from maintd.reports.formatting import instant
 from maintd.units import Duration
 
-# A log that cannot be read says nothing about the systems that write it.
+# A log that cannot be read gives no information about the systems that write it.
 LOG_NOT_OBSERVED = NOT_OBSERVED | {"malformed", "partial", "failed", "refused", "timed_out", "unreachable"}
 _NAMED = 10  # sources in a hint
 _MIN_DAYS = 3  # of a baseline

@@ -13,7 +13,7 @@ from maintd.checks.alerts.history import Alerts
 from maintd.checks.postgres.queries import Answer, Question, ask
 from maintd.checks.prometheus.histograms import added, quantile
 from maintd.checks.prometheus.promql_window import Coverage, Window
-from maintd.checks.prometheus.requests import MOST_PATHS, Metric, Paths, Service, Traffic, total, whole
+from maintd.checks.prometheus.requests import MAX_PATHS, Metric, Paths, Service, Traffic, total, whole
 from maintd.checks.prometheus.usage import Use
 from maintd.clients.postgres import connect
 from maintd.errors import TargetError
@@ -145,7 +145,7 @@ def path_figures(paths: Paths, metric: Metric, window: Window, server: str, most
     """The number of paths, and the `most` slowest paths with at least 20 requests."""
     source = f"{metric.source} in {server}"
     figures = [Figure("paths", "paths", paths.count, "", source, str(window))]
-    if paths.count > MOST_PATHS:
+    if paths.count > MAX_PATHS:
         return figures
     slow = []
     for path, buckets in paths.buckets.items():

@@ -1,1 +1,1 @@
-"""Prometheus: its own health, and what its series say over a window."""
+"""Prometheus: its health, and queries over a window for reports."""

@@ -1,4 +1,4 @@
-"""What Prometheus knows of the last weeks: memory of containers or processes, and requests."""
+"""Capacity figures from Prometheus: memory of containers or processes, and requests per second."""
 
 from __future__ import annotations
 
@@ -33,22 +33,24 @@ def figures(
     requests: str,
     patience: timedelta,
 ) -> Iterator[Figure]:
-    """Average, p95 and peak of each series over the last `days`. `memory` are gauges of which the first with data is
-    taken, `requests` is a query of requests per second."""
+    """Yield average, p95 and peak of each series over the last `days`.
+
+    memory: gauges, of which the first with data is used. requests: a query of requests per second.
+    """
     server = connect(target, name=name, timeout=patience)
     end = now.replace(minute=0, second=0, microsecond=0)
     window = Window(end - timedelta(days=days), end)
     try:
-        seen = coverage(server, window)
+        covered = coverage(server, window)
     except TargetError as error:
         for kind in _KINDS:
             yield unmeasured(kind, name, "B" if kind == "memory use" else "/s", name, str(error), str(window))
         return
-    yield from _memory(server, memory, window, seen)
-    yield from _requests(server, requests, window, seen)
+    yield from _memory(server, memory, window, covered)
+    yield from _requests(server, requests, window, covered)
 
 
-def _memory(server: Prometheus, selectors: Sequence[str], window: Window, seen: Coverage) -> Iterator[Figure]:
+def _memory(server: Prometheus, selectors: Sequence[str], window: Window, covered: Coverage) -> Iterator[Figure]:
     try:
         selector, averages = first_with_data(server, selectors, lambda s: f"avg_over_time({s}[$step])", window)
         peaks = {frozenset(s.labels.items()): s for s in ranged(server, f"max_over_time({selector}[$step])", window)}
@@ -57,21 +59,21 @@ def _memory(server: Prometheus, selectors: Sequence[str], window: Window, seen: 
         return
     for name, series in zip(names_of(averages), averages, strict=True):
         highest = peaks.get(frozenset(series.labels.items()), series)
-        yield _over_time("memory use", name, "B", f"{selector} in {server.name}", series, highest, window, seen)
+        yield _over_time("memory use", name, "B", f"{selector} in {server.name}", series, highest, window, covered)
 
 
-def _requests(server: Prometheus, promql: str, window: Window, seen: Coverage) -> Iterator[Figure]:
+def _requests(server: Prometheus, promql: str, window: Window, covered: Coverage) -> Iterator[Figure]:
     try:
         found = ranged(server, promql, window)
     except TargetError as error:
         yield unmeasured("requests", server.name, "/s", server.name, str(error), str(window))
         return
     for name, series in zip(names_of(found), found, strict=True):
-        yield _over_time("requests", name, "/s", f"{promql} in {server.name}", series, series, window, seen)
+        yield _over_time("requests", name, "/s", f"{promql} in {server.name}", series, series, window, covered)
 
 
 def _over_time(
-    kind: str, name: str, unit: str, source: str, series: Series, highest: Series, window: Window, seen: Coverage
+    kind: str, name: str, unit: str, source: str, series: Series, highest: Series, window: Window, covered: Coverage
 ) -> Figure:
     values = sorted(value for value in aligned(series, window.times) if value is not None)
     if not values:
@@ -83,7 +85,7 @@ def _over_time(
         unit,
         source,
         str(window),
-        coverage=seen.of(series.labels),
+        coverage=covered.of(series.labels),
         details={
             "p95": values[min(len(values) - 1, round(0.95 * (len(values) - 1)))],
             "peak": max(value for _, value in highest.points),

@@ -1,4 +1,4 @@
-"""Quantiles of Prometheus' histograms, with the case told in which the highest bucket hides the answer."""
+"""Quantiles of Prometheus histograms; a quantile above the highest finite bucket is marked as a lower bound."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ Buckets = Mapping[float, float]
 
 @dataclass(frozen=True)
 class Quantile:
-    """`at_least`: it lies above the highest finite bound, which is given."""
+    """A quantile. `at_least`: it is above the highest finite bound, which is `value`."""
 
     value: float
     at_least: bool = False
 
 
 def quantile(buckets: Buckets, part: float) -> Quantile | None:
-    """By linear interpolation within the bucket, as `histogram_quantile` does; None without observations.
+    """Interpolate a quantile linearly within its bucket, as `histogram_quantile` does; None without observations.
 
+    part: the quantile, 0 to 1.
     Source: prometheus/promql/quantile.go.
     """
     bounds = sorted(buckets)
@@ -28,7 +29,7 @@ def quantile(buckets: Buckets, part: float) -> Quantile | None:
     if not whole > 0 or not math.isinf(bounds[-1]):
         return None
     rank = part * whole
-    below, count_below, highest = 0.0, 0.0, 0.0  # rates may make a higher bucket smaller by a rounding error
+    below, count_below, highest = 0.0, 0.0, 0.0  # rounding errors of rates may make a higher bucket smaller
     for bound in bounds:
         count = max(buckets[bound], highest)
         if count >= rank:
@@ -42,7 +43,7 @@ def quantile(buckets: Buckets, part: float) -> Quantile | None:
 
 
 def added(several: Iterable[Buckets]) -> dict[float, float]:
-    """The sum of histograms with the same bounds."""
+    """Return the sum of histograms with the same bounds."""
     total: dict[float, float] = {}
     for buckets in several:
         for bound, count in buckets.items():

@@ -1,4 +1,4 @@
-"""PromQL over a window: in equal steps, with how much of it Prometheus really saw."""
+"""PromQL over a window in equal steps, and the coverage of the window by successful scrapes."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from maintd.errors import TargetError
 from maintd.units import format_duration
 
 HOUR = timedelta(hours=1)
-_MOST_STEPS = 11_000  # of a series, above which Prometheus refuses
+_MAX_STEPS = 11_000  # of a range query; Prometheus refuses more
 Values = tuple[float | None, ...]
 
 
 @dataclass(frozen=True)
 class Window:
-    """`count` steps that end at `end`. Each value stands for the step before its time, so a window is half open."""
+    """A window of `count` steps that ends at `end`. The value at a time covers the step before it."""
 
     start: datetime
     end: datetime
     step: timedelta = HOUR
 
     def __post_init__(self) -> None:
-        if not 1 <= self.count <= _MOST_STEPS:
-            raise ValueError(f"{self.count} steps; Prometheus answers at most {_MOST_STEPS}")
+        if not 1 <= self.count <= _MAX_STEPS:
+            raise ValueError(f"{self.count} steps; Prometheus returns at most {_MAX_STEPS}")
 
     @property
     def count(self) -> int:
-        """How many steps it has."""
+        """The number of steps."""
         return round((self.end - self.start) / self.step)
 
     @property
@@ -40,7 +40,7 @@ class Window:
 
     @property
     def before(self) -> Window:
-        """The one just before, as long as this."""
+        """The window just before, with the same length."""
         return Window(self.start - (self.end - self.start), self.start, self.step)
 
     def __str__(self) -> str:
@@ -53,61 +53,61 @@ class Window:
 
 
 def whole_days(now: datetime, days: int) -> Window:
-    """That many whole UTC days until the last midnight."""
+    """Return the window of `days` whole UTC days until the last midnight."""
     end = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     return Window(end - timedelta(days=days), end)
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """Which part of the samples that should be there are there, by (job, instance).
+    """The share of the expected samples that exist, 0 to 1, by (job, instance).
 
-    `present` is the part of the window in which Prometheus scraped at all, whether or not a target answered.
+    `present` is the share of the window in which Prometheus scraped, whether or not targets answered.
     """
 
-    seen: Mapping[tuple[str, str], float]
+    by_target: Mapping[tuple[str, str], float]
     present: float
 
     def of(self, labels: Mapping[str, str]) -> float | None:
-        """Of a series: of the scrape target it came from, or of all of them; None when nothing was scraped."""
+        """The coverage of a series: of its scrape target, or the mean of all of them; None when nothing was scraped."""
         wanted = [labels.get("job"), labels.get("instance")]
         found = [
             share
-            for key, share in self.seen.items()
+            for key, share in self.by_target.items()
             if all(value is None or value == own for value, own in zip(wanted, key, strict=True))
         ]
-        chosen = found or list(self.seen.values())
+        chosen = found or list(self.by_target.values())
         return mean(chosen) if chosen else None
 
 
 def coverage(server: Prometheus, window: Window) -> Coverage:
-    """From `up`: successful scrapes against the usual number in a step. Raises TargetError."""
+    """Compute the coverage from `up`: successful scrapes against the median number per step. Raises TargetError."""
     times = window.times
     by = "sum by (job, instance)"
     tried = {key(s.labels): aligned(s, times) for s in ranged(server, f"{by} (count_over_time(up[$step]))", window)}
     good = {key(s.labels): aligned(s, times) for s in ranged(server, f"{by} (sum_over_time(up[$step]))", window)}
-    seen, present = {}, 0.0
+    by_target, present = {}, 0.0
     for target, counts in tried.items():
-        usual = median(count for count in counts if count)
-        whole = usual * window.count
-        seen[target] = min(1.0, sum(min(value or 0.0, usual) for value in good.get(target, ())) / whole)
-        present = max(present, sum(min(value or 0.0, usual) for value in counts) / whole)
-    return Coverage(seen, min(1.0, present))
+        typical = median(count for count in counts if count)
+        expected = typical * window.count
+        by_target[target] = min(1.0, sum(min(value or 0.0, typical) for value in good.get(target, ())) / expected)
+        present = max(present, sum(min(value or 0.0, typical) for value in counts) / expected)
+    return Coverage(by_target, min(1.0, present))
 
 
 def key(labels: Mapping[str, str]) -> tuple[str, str]:
-    """The scrape target of a series."""
+    """Return the scrape target of a series: (job, instance)."""
     return labels.get("job", ""), labels.get("instance", "")
 
 
 def ranged(server: Prometheus, promql: str, window: Window) -> list[Series]:
-    """The series of a query, a value at the end of each step; `$step` is the step's length. Raises TargetError."""
+    """Run a range query with a value at the end of each step; `$step` is the length of a step. Raises TargetError."""
     text = promql.replace("$step", f"{window.step.total_seconds():.0f}s")
     return server.query_range(text, window.start + window.step, window.end, window.step)
 
 
 def aligned(series: Series, times: Sequence[datetime]) -> Values:
-    """Its values at these times; None where it has none."""
+    """Return the values of a series at these times; None where it has none."""
     found = {round(at.timestamp()): value for at, value in series.points}
     return tuple(found.get(round(at.timestamp())) for at in times)
 
@@ -115,7 +115,7 @@ def aligned(series: Series, times: Sequence[datetime]) -> Values:
 def first_with_data(
     server: Prometheus, selectors: Sequence[str], promql: Callable[[str], str], window: Window
 ) -> tuple[str, list[Series]]:
-    """The first of the selectors for which there is data, and the data. Raises TargetError(empty) that names all."""
+    """Return the first selector with data, and its series. Raises TargetError, `empty` when none has data."""
     for selector in selectors:
         try:
             return selector, ranged(server, promql(selector), window)
@@ -124,12 +124,14 @@ def first_with_data(
                 raise
     names = " or ".join(selectors) or "any metric"
     raise TargetError(
-        f"{server.name}: no data for {names}", "is it scraped under that name and those labels?", cause="empty"
+        f"{server.name}: no data for {names}",
+        "check that it is scraped, with this name and these labels",
+        cause="empty",
     )
 
 
 def names_of(found: Sequence[Series]) -> list[str]:
-    """What a person calls each series: its container, else its instance, with the job where that is not enough."""
+    """Name each series by its container, else its instance; by all labels where that is ambiguous."""
     short = [_short(series.labels) for series in found]
     return [
         name if short.count(name) == 1 else ", ".join(f"{k}={v}" for k, v in sorted(series.labels.items()))

@@ -1,4 +1,4 @@
-"""Requests as a histogram metric counts them: latency, traffic and errors, by hour and by service."""
+"""Requests from a histogram metric: traffic, errors and latency, by hour and by service."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from maintd.checks.prometheus.promql_window import Coverage, Window, aligned, co
 from maintd.clients.prometheus import Prometheus
 from maintd.errors import TargetError
 
-MOST_PATHS = 500
-"""Above this many values of the path label its quantiles are not asked for: it holds ids."""
+MAX_PATHS = 500
+"""With more values of the path label, latency by path is not queried: the label contains ids."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """Which metric counts requests. `by` are the labels that tell services apart; `errors` a pattern for `status`."""
+    """The metric of requests. `by` are the labels that identify a service; `errors` is a regex for the status label."""
 
     name: str = "http_request_duration_seconds"
     selector: str = ""
@@ -30,13 +30,13 @@ class Metric:
 
     @property
     def source(self) -> str:
-        """How a report names it."""
+        """Its name in a report."""
         return f"{self.name}{{{self.selector}}}" if self.selector else self.name
 
 
 @dataclass(frozen=True)
 class Service:
-    """One service's increments in each step of the window; None where Prometheus has none."""
+    """The increments of one service in each step; None where Prometheus has no value."""
 
     name: str
     labels: Mapping[str, str]
@@ -47,7 +47,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Traffic:
-    """All services over this window and the one before it, in steps of one hour."""
+    """All services over a window and the window before it, in steps of one hour."""
 
     window: Window
     before: Window
@@ -58,14 +58,14 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Paths:
-    """Latency by path over the window. `count` is how many paths there are; none are told when they are too many."""
+    """Latency by path over a window. `count` is the number of paths; `buckets` is empty when there are too many."""
 
     count: int
     buckets: Mapping[str, Buckets]
 
 
 def traffic(server: Prometheus, metric: Metric, window: Window) -> Traffic:
-    """Ask for the window and the one before at once. Raises TargetError when there is nothing at all."""
+    """Query the window and the window before it. Raises TargetError when there is no data at all."""
     both = Window(window.before.start, window.end, window.step)
     times = both.times
     by = ", ".join(metric.by)
@@ -106,20 +106,20 @@ def traffic(server: Prometheus, metric: Metric, window: Window) -> Traffic:
 
 
 def paths(server: Prometheus, metric: Metric, window: Window) -> Paths:
-    """Latency by path, in steps of a day. Raises TargetError."""
+    """Query latency by path, in steps of a day. Raises TargetError."""
     selector = f"{metric.name}_count{{{metric.selector}}}"
-    seen = f"count(count by ({metric.path}) (last_over_time({selector}[{_length(window)}])))"
-    count = round(server.number(seen, window.end))
-    if count > MOST_PATHS:
+    query = f"count(count by ({metric.path}) (last_over_time({selector}[{_length(window)}])))"
+    count = round(server.number(query, window.end))
+    if count > MAX_PATHS:
         return Paths(count, {})
     daily = (
         Window(window.start, window.end, timedelta(days=1))
         if window.end - window.start >= timedelta(days=1)
         else window
     )
-    query = f"sum by ({metric.path}, le) (increase({metric.name}_bucket{{{metric.selector}}}[$step]))"
+    histogram = f"sum by ({metric.path}, le) (increase({metric.name}_bucket{{{metric.selector}}}[$step]))"
     found: dict[str, dict[float, float]] = {}
-    for series in ranged(server, query, daily):
+    for series in ranged(server, histogram, daily):
         path, bound = series.labels.get(metric.path, ""), _bound(series.labels.get("le", ""))
         total = sum(value for _, value in series.points)
         of_path = found.setdefault(path, {})
@@ -128,12 +128,12 @@ def paths(server: Prometheus, metric: Metric, window: Window) -> Paths:
 
 
 def whole(service: Service, steps: slice) -> dict[float, float]:
-    """The histogram of all these steps."""
+    """Return the histogram of a service over some steps."""
     return added(buckets for buckets in service.buckets[steps] if buckets)
 
 
 def total(values: Sequence[float | None]) -> float | None:
-    """The sum; None when there is no value at all."""
+    """Return the sum of the values; None when all are None."""
     known = [value for value in values if value is not None]
     return sum(known) if known else None
 

@@ -1,4 +1,4 @@
-"""Memory and CPU of containers or processes by hour, from the first metric that has data."""
+"""Memory and CPU use of containers or processes by hour, from the first metric with data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from maintd.errors import TargetError
 
 @dataclass(frozen=True)
 class Use:
-    """One series: the mean of each hour and its highest value; `started` are hours in which it was started anew."""
+    """One series: mean and highest value of each hour; `started` marks the hours with a restart."""
 
     name: str
     source: str
@@ -32,40 +32,42 @@ class Use:
 
 
 def memory(server: Prometheus, gauges: Sequence[str], window: Window) -> list[Use]:
-    """Bytes. Raises TargetError."""
+    """Query memory in bytes. Raises TargetError."""
     selector, found = first_with_data(server, gauges, lambda text: f"avg_over_time({text}[$step])", window)
     highest = {
         frozenset(series.labels.items()): aligned(series, window.times)
         for series in ranged(server, f"max_over_time({selector}[$step])", window)
     }
     starts = _starts(server, window)
-    seen = coverage(server, window)
+    covered = coverage(server, window)
     uses = []
     for name, series in zip(names_of(found), found, strict=True):
         mean = aligned(series, window.times)
         started = starts.get((series.labels.get("job", ""), series.labels.get("instance", "")), ())
         top = highest.get(frozenset(series.labels.items()), mean)
-        uses.append(Use(name, f"{selector} in {server.name}", mean, top, _seen(seen, series.labels), started))
+        uses.append(Use(name, f"{selector} in {server.name}", mean, top, _coverage_of(covered, series.labels), started))
     return uses
 
 
 def cpu(server: Prometheus, counters: Sequence[str], window: Window) -> list[Use]:
-    """CPUs kept busy. Raises TargetError."""
+    """Query the number of busy CPUs. Raises TargetError."""
     selector, found = first_with_data(server, counters, lambda text: f"sum without (cpu) (rate({text}[$step]))", window)
-    seen = coverage(server, window)
+    covered = coverage(server, window)
     uses = []
     for name, series in zip(names_of(found), found, strict=True):
         values = aligned(series, window.times)
-        uses.append(Use(name, f"rate of {selector} in {server.name}", values, values, _seen(seen, series.labels)))
+        uses.append(
+            Use(name, f"rate of {selector} in {server.name}", values, values, _coverage_of(covered, series.labels))
+        )
     return uses
 
 
-def _seen(seen: Coverage, labels: object) -> float | None:
-    return seen.of(dict(labels)) if isinstance(labels, dict) else None
+def _coverage_of(covered: Coverage, labels: object) -> float | None:
+    return covered.of(dict(labels)) if isinstance(labels, dict) else None
 
 
 def _starts(server: Prometheus, window: Window) -> dict[tuple[str, str], tuple[bool, ...]]:
-    """The hours in which a process began, by its scrape target; nothing where that is not exported."""
+    """Return the hours with a start of the process, by scrape target; empty when that is not exported."""
     try:
         found = ranged(server, "changes(process_start_time_seconds[$step])", window)
     except TargetError as error:
