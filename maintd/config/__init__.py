@@ -1,1 +1,1 @@
-"""Settings, configuration files with line numbers, the origin of each value, the state directory and logging."""
+"""Settings, the YAML reader, the origin of each setting, the state directory and logging."""

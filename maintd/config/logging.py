@@ -1,4 +1,4 @@
-"""The daemon's own log: structlog on standard error, text on a terminal and one JSON object per line elsewhere."""
+"""The log of the daemon: structlog on standard error, as text on a terminal, otherwise as one JSON object per line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from maintd.model.target import secrets_of
 
 
 def configure(settings: Settings) -> None:
-    """Set up logging for this process; the libraries' own warnings come out in the same form."""
+    """Configure logging for this process. Warnings of libraries are logged in the same format."""
     text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[Any] = [
@@ -40,7 +40,7 @@ def configure(settings: Settings) -> None:
 
 
 def _redactor(secrets: frozenset[str]) -> Any:
-    """A processor that replaces known secrets in every text: the second net, after not logging them."""
+    """A processor that redacts known secrets in all strings, in case one is logged by mistake."""
 
     def redact(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         for key, value in event.items():

@@ -1,8 +1,7 @@
-"""Settings and targets: from flags, the environment (`MAINTD_…`), `.env`, a `--config` file and defaults.
+"""Settings and targets, from options, the environment (`MAINTD_…`), `.env`, a `--config` file and defaults.
 
-The first of these that has a value wins.
-
-A secret can also be given as a file: `MAINTD_STORE_URL_FILE=/run/secrets/store_url` reads the value from there.
+The first source that has a value wins. A secret can be in a file: `MAINTD_STORE_URL_FILE=/run/secrets/store_url` reads
+the value from there.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ PREFIX = "MAINTD_"
 
 
 class Retention(BaseModel):
-    """How much history is kept. The last success and the last failure of each entry always stay."""
+    """How long history is kept. The last success and the last failure of each entry are always kept."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,7 +43,7 @@ def default_state_dir() -> Path:
 
 
 class Settings(BaseSettings):
-    """Every setting; environment variables are its names in capitals after `MAINTD_`."""
+    """All settings. The environment variable of a setting is its name in capitals after `MAINTD_`."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -59,14 +58,14 @@ class Settings(BaseSettings):
     calendar: Path | None = Field(None, description="Calendar file; none: ./schedules.yaml, else the shipped calendar")
     state_dir: Path = Field(default_factory=default_state_dir, description="Folder of the store, artifacts and spool")
     store_url: SecretStr | None = Field(
-        None, description="sqlite:///path or postgresql://user@host/db; none: SQLite in the state directory"
+        None, description="sqlite:///path or postgresql://user@host/db; by default SQLite in the state directory"
     )
     socket: Path | None = Field(None, description="Control socket; none: maintd.sock in the state directory")
     listen: str = Field("127.0.0.1:8420", description="host:port of the read-only page and API; empty: disabled")
     jobs_path: str = Field("", description="Additional folders of job modules, separated by colons")
     node: str = Field(default_factory=gethostname, description="Name of this node; unique among the nodes of a store")
     slots: int = Field(4, ge=1, le=256, description="Maximum number of concurrent runs on this node")
-    log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text on a terminal, else json")
+    log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text on a terminal, otherwise json")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Minimum level of log messages")
     lease: Duration = Field(timedelta(minutes=5), description="Time without renewal after which a run is lost")
     heartbeat: Duration = Field(timedelta(seconds=15), description="Interval of lease renewals and clock checks")
@@ -82,39 +81,39 @@ class Settings(BaseSettings):
     @classmethod
     def _positive(cls, value: timedelta) -> timedelta:
         if value <= timedelta(0):
-            raise ValueError("must be longer than nothing")
+            raise ValueError("must be longer than zero")
         return value
 
     @property
     def store(self) -> str:
-        """The store's URL, the default filled in."""
+        """The URL of the store, or the default."""
         if self.store_url is not None:
             return self.store_url.get_secret_value()
         return f"sqlite:///{self.state_dir / 'maintd.db'}"
 
     @property
     def socket_path(self) -> Path:
-        """The control socket, the default filled in."""
+        """The control socket, or the default."""
         return self.socket or self.state_dir / "maintd.sock"
 
     @property
     def job_dirs(self) -> tuple[Path, ...]:
-        """The operator's own folders of job modules."""
+        """The operator's folders of job modules."""
         return tuple(Path(part) for part in self.jobs_path.split(":") if part)
 
     @property
     def job_cache_file(self) -> Path:
-        """Where descriptions of jobs are kept between starts."""
+        """The file in which descriptions of jobs are kept between starts."""
         return self.state_dir / "job_descriptions.json"
 
     @property
     def artifacts_dir(self) -> Path:
-        """Where files that runs leave are kept."""
+        """The folder of artifacts."""
         return self.state_dir / "artifacts"
 
     @property
     def spool_dir(self) -> Path:
-        """Where supervisors keep what they could not write to the store."""
+        """The folder for updates of runs that could not be written to the store yet."""
         return self.state_dir / "spool"
 
     @classmethod
@@ -136,7 +135,7 @@ class Settings(BaseSettings):
 
 
 class FileEnvSource(PydanticBaseSettingsSource):
-    """`MAINTD_NAME_FILE=/path`: the value of NAME is the content of the file, without the last newline."""
+    """`MAINTD_NAME_FILE=/path`: the value of NAME is the content of the file without the final newline."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
         path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
@@ -159,10 +158,10 @@ class FileEnvSource(PydanticBaseSettingsSource):
 
 
 class ConfigFileSource(PydanticBaseSettingsSource):
-    """The file that the `config` of an earlier source names; nothing when there is none."""
+    """The file that the setting `config` of an earlier source names."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        return None, field_name, False  # all fields are read at once
+        return None, field_name, False  # __call__ reads all fields at once
 
     def __call__(self) -> dict[str, Any]:
         path = self.current_state.get("config")
@@ -173,6 +172,6 @@ class ConfigFileSource(PydanticBaseSettingsSource):
             if name not in self.settings_cls.model_fields or name == "config":
                 near = nearest(name, self.settings_cls.model_fields)
                 raise SettingsError(
-                    f'{found.place(name)}: "{name}" is no setting', f'did you mean "{near}"?' if near else None
+                    f'{found.place(name)}: unknown setting "{name}"', f'did you mean "{near}"?' if near else None
                 )
         return found.values

@@ -1,4 +1,4 @@
-"""Loading the settings for a command: where each value came from, what is wrong with it, which names mean nothing."""
+"""Load the settings for a command; report the origin of each value, errors, and unknown names."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ DEFAULT = "default"
 DOTENV = ".env"
 
 OWN = frozenset({f"{PREFIX}OWNER"})
-"""Names that maintd itself gives to the processes it starts."""
+"""Environment variables that maintd sets for its own child processes."""
 
 _PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]*@|(\bpassword=)('[^']*'|\S+)", re.IGNORECASE)
 
 
 class Shown(NamedTuple):
-    """A setting for people: secrets are masked."""
+    """A setting as it is displayed: secrets are masked."""
 
     name: str
     value: str
@@ -38,9 +38,9 @@ class Shown(NamedTuple):
 
 
 def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
-    """The settings in force. `flags` are fields that the command line gives.
+    """Load the settings. `flags` are the fields that are options on the command line.
 
-    Raises SettingsError with one line per problem, each naming the source of the value.
+    Raises SettingsError with one line per error, each with the source of the value.
     """
     flags = dict(flags or {})
     try:
@@ -58,14 +58,14 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
 
 
 def shown(settings: Settings, flags: Mapping[str, Any] | None = None) -> Iterator[Shown]:
-    """Every setting with its value and where that came from, in the order of their definition."""
+    """Every setting with its value and origin, in the order of definition."""
     origins = _Origins(dict(flags or {}))
     for name, value in _leaves(settings, ""):
         yield Shown(name, value, origins.of(name))
 
 
 def warnings() -> list[str]:
-    """A line for each variable that looks like one of ours and is none."""
+    """A line for each variable that begins with MAINTD_ and is not a setting."""
     found = [(name, "the environment") for name in sorted(os.environ)]
     found += [(name, DOTENV) for name in _dotenv()]
     known = set(_known_names())
@@ -75,12 +75,14 @@ def warnings() -> list[str]:
         if not upper.startswith(PREFIX) or upper in OWN or _is_known(upper, known):
             continue
         near = nearest(upper, known)
-        lines.append(f'{where}: "{name}" is no setting' + (f'; did you mean "{near}"?' if near else "; it is ignored"))
+        lines.append(
+            f'{where}: unknown setting "{name}"' + (f'; did you mean "{near}"?' if near else "; it is ignored")
+        )
     return lines
 
 
 class _Origins:
-    """The first source that has a value, in the order in which they win. Asked only when somebody wants to know."""
+    """The source of each value. Computed only to display settings and errors."""
 
     def __init__(self, flags: Mapping[str, Any]) -> None:
         self._found: dict[str, str] = {}
@@ -107,14 +109,14 @@ class _Origins:
             self._found.setdefault(path, name(path))
 
     def of(self, path: str) -> str:
-        """Where the value at a dotted path, or the one around it, came from."""
+        """The source of the value at a dotted path, or of its nearest parent."""
         while path not in self._found and "." in path:
             path = path.rpartition(".")[0]
         return self._found.get(path, DEFAULT)
 
 
 def _variable(path: str, environ: Mapping[str, str]) -> str:
-    """The variable that a value came from: its own, or the one of a field around it."""
+    """The variable of a value: its own, or that of a parent field."""
     own = name = PREFIX + path.upper().replace(".", "__")
     while name not in environ and "__" in name:
         name = name.rpartition("__")[0]
@@ -140,7 +142,7 @@ def _problem(error: Any, origins: _Origins) -> str:
     message = str(error["msg"]).removeprefix("Value error, ").replace("Input should", "should")
     if error["type"] == "extra_forbidden":
         near = nearest(str(error["loc"][-1]), _siblings(error["loc"]))
-        return f'{origins.of(path)}: "{path}" is no setting' + (f'; did you mean "{near}"?' if near else "")
+        return f'{origins.of(path)}: unknown setting "{path}"' + (f'; did you mean "{near}"?' if near else "")
     value = error.get("input")
     plain = isinstance(value, str | int | float) and error["loc"][0] != "store_url" and "password" not in path
     given = f' "{value}"' if plain and str(value) not in message else ""
@@ -177,7 +179,7 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _effective(model: BaseModel, name: str) -> Any:
-    """The value, with defaults that depend on others filled in."""
+    """The value; for some settings the default that depends on other settings."""
     if isinstance(model, Settings) and name == "store_url":
         return model.store
     if isinstance(model, Settings) and name == "socket":

@@ -1,7 +1,7 @@
-"""The job contract: a module in a jobs folder with `run(ctx, params)`, decorated with `@job`.
+"""The job contract: a module in a folder of jobs, with a function `run(ctx, params)` decorated with `@job`.
 
-Returning is success, raising is failure. A module may have a class `Params(JobParams)` whose fields are the job's
-parameters. Nothing is registered; the module's file name is the job's name. Jobs import from this package.
+Returning is success, raising is failure. A module can have a class `Params(JobParams)`; its fields are the params of
+the job. The file name of the module is the name of the job; there is no registration. Jobs import from this package.
 """
 
 from maintd.errors import JobError, TargetError

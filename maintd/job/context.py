@@ -1,7 +1,7 @@
-"""What a job is handed: where it stands, how it reports what it sees, and leave to change things.
+"""The context of a job: what it runs for, how it reports evidence, and whether it may change something.
 
-Everything a job reports goes out at once as one item of evidence; nothing is kept here but counters. The context lives
-in the child process and never sees the store.
+Each report is sent at once as one item of evidence; the context itself keeps only counters. It exists in the child
+process, which has no access to the store.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from maintd.model.target import Target, Targets
 
 T = TypeVar("T")
-PROGRESS_EVERY = 0.2  # seconds; more often helps nobody and would flood the pipe
+PROGRESS_EVERY = 0.2  # seconds; a reader sees no more, and more would flood the pipe
 
 
 class CheckFailedError(JobError):
-    """A required check was not met; the job stops here and the attempt fails with the check's own words."""
+    """A required check failed or is unknown; the job stops and the attempt fails with the text of the check."""
 
     code = "check_failed"
 
 
 class BudgetSpentError(JobError):
-    """The job wanted to change more than its budget allows."""
+    """A change would exceed the budget of the job."""
 
     code = "budget_spent"
 
@@ -53,7 +53,7 @@ class Point:
 
 @dataclass(frozen=True)
 class AttemptInfo:
-    """Where an attempt stands: all that a context needs to know from outside."""
+    """The attempt that a context belongs to."""
 
     run_id: int
     entry: str
@@ -70,77 +70,77 @@ class AttemptInfo:
 
 
 class Context:
-    """Handed to `run(ctx, params)`. Safe to use from several threads of the job."""
+    """The first argument of `run(ctx, params)`. Safe to use from several threads of the job."""
 
     def __init__(
         self,
-        standing: AttemptInfo,
+        attempt: AttemptInfo,
         targets: Callable[[], Targets],
         send: Callable[[Report], None],
         log: Callable[[str], None],
     ) -> None:
-        self._standing = standing
+        self._attempt = attempt
         self._targets = targets
         self._send = send
         self._log = log
-        self._budget = dict(standing.budget)
+        self._budget = dict(attempt.budget)
         self._spent: dict[str, int] = {}
         self._phases: list[str] = []
         self._progress_at = -math.inf
         self.worst = CheckStatus.OK
         self.failed: list[Check] = []
 
-    # --- where the attempt stands ---
+    # --- the attempt ---
 
     @property
     def run_id(self) -> int:
-        """The run's number in the history; 0 in the foreground without a store."""
-        return self._standing.run_id
+        """The run's number; 0 in the foreground without a store."""
+        return self._attempt.run_id
 
     @property
     def entry(self) -> str:
-        """The calendar entry, or the job's name when it was triggered by itself."""
-        return self._standing.entry
+        """The name of the calendar entry, or of the job if it was triggered by its own name."""
+        return self._attempt.entry
 
     @property
     def due_at(self) -> datetime | None:
-        """The instant this run was owed for, UTC; None for one asked for by hand."""
-        return self._standing.due_at
+        """The due time of the run, UTC; None for a manual run."""
+        return self._attempt.due_at
 
     @property
     def dry_run(self) -> bool:
-        """True when nothing outside may change; `may` answers False then."""
-        return self._standing.dry_run
+        """True if the job must not change anything; `may` then returns False."""
+        return self._attempt.dry_run
 
     @property
     def targets(self) -> Targets:
-        """Every configured target; texts are resolved when a client is made from one."""
+        """All configured targets. References in them are resolved when a client is created."""
         return self._targets()
 
     @property
     def work_dir(self) -> Path:
-        """An empty folder of this attempt's own, deleted afterwards."""
-        self._standing.work_dir.mkdir(parents=True, exist_ok=True)
-        return self._standing.work_dir
+        """A folder for this attempt only, empty at first and deleted afterwards."""
+        self._attempt.work_dir.mkdir(parents=True, exist_ok=True)
+        return self._attempt.work_dir
 
     @property
     def reports_dir(self) -> Path | None:
-        """Where reports are also wanted, outside of the state directory; None: nowhere."""
-        return self._standing.reports_dir
+        """A folder outside of the state directory to which reports are also written; None: there is none."""
+        return self._attempt.reports_dir
 
     @property
     def remaining(self) -> timedelta:
-        """Until this attempt is stopped; not below zero."""
-        return max(self._standing.deadline_at - self.now(), timedelta(0))
+        """The time until this attempt is stopped, not negative."""
+        return max(self._attempt.deadline_at - self.now(), timedelta(0))
 
     def now(self) -> datetime:
-        """Wall time in UTC."""
+        """The current time in UTC."""
         return datetime.now(UTC)
 
     def target(self, kind: str, name: str | None = None) -> Any:
-        """The target of this kind and name; without a name the only one there is, or the one called `main`.
+        """The target of this kind and name; without a name the only one of the kind, or the one called `main`.
 
-        Raises UnknownNameError, and TargetError(cause="not_configured") when there is none of the kind.
+        Raises UnknownNameError, and TargetError(cause="not_configured") if there is none of the kind.
         """
         found = self.targets.of(kind)
         if not found:
@@ -154,19 +154,19 @@ class Context:
         return found[name]
 
     def chosen(self, kind: str, names: Sequence[str]) -> dict[str, Target]:
-        """The targets of a kind with these names, all of them when no name is given."""
+        """The targets of a kind with these names; all of them without names. Raises UnknownNameError."""
         found = self.targets.of(kind)
         return {name: self.target(kind, name) for name in names} if names else dict(found)
 
-    # --- what it is doing ---
+    # --- progress ---
 
     def log(self, text: str) -> None:
-        """A line for the person who reads along."""
+        """Write a line to the log of the attempt."""
         self._log(text)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """What the job is doing from here on, as a person would tell it; shown live and named when it stops here."""
+        """Name what the job does in this block; shown live, and in the reason if the job fails in it."""
         self._phases.append(name)
         self._send(Phase(name=name))
         yield
@@ -175,9 +175,9 @@ class Context:
             self._send(Phase(name=self._phases[-1]))
 
     def progress(self, done: float, total: float | None = None, unit: str = "", *, rate: float | None = None) -> None:
-        """How far the job is. May be called as often as it likes; sent at most five times a second.
+        """Report progress. Can be called at any rate; sent at most five times a second.
 
-        rate: units per second; with a total it tells the time left.
+        rate: units per second; with a total, the remaining time is computed from it.
         """
         now = time.monotonic()
         if now - self._progress_at < PROGRESS_EVERY and done != total:
@@ -187,7 +187,7 @@ class Context:
         self._send(Progress(done=done, total=total, unit=unit, rate=rate and round(rate, 3), left=left))
 
     def track(self, items: Iterable[T], unit: str = "", total: int | None = None) -> Iterator[T]:
-        """The items one by one, with progress, rate and time left."""
+        """Iterate over items and report progress, rate and remaining time."""
         if total is None and isinstance(items, Sequence):
             total = len(items)
         started = time.monotonic()
@@ -202,7 +202,7 @@ class Context:
                 left = timedelta(seconds=(total - done) / rate) if total is not None else None
                 self._send(Progress(done=done, total=total, unit=unit, rate=round(rate, 3), left=left))
 
-    # --- what it sees ---
+    # --- evidence ---
 
     def check(
         self,
@@ -271,13 +271,13 @@ class Context:
         return self._record(Check(name=name, observed=observed, expected=expected, status=CheckStatus.FAIL, hint=hint))
 
     def measure(self, name: str, value: float, unit: str = "", **labels: str) -> None:
-        """Keep a number for trends. A value that is not finite is not kept."""
+        """Record a number for trends. A value that is not finite is ignored."""
         if math.isfinite(value):
             self._send(Measure(name=name, value=float(value), unit=unit, labels=labels))
 
     def series(self, name: str, **labels: str) -> list[Point]:
         """Earlier values of a measure of this entry and job, oldest first, whose labels include these."""
-        points = self._standing.series.get(name, ())
+        points = self._attempt.series.get(name, ())
         return [point for point in points if labels.items() <= point.labels.items()]
 
     def last(self, name: str, default: float | None = None, **labels: str) -> float | None:
@@ -286,9 +286,9 @@ class Context:
         return points[-1].value if points else default
 
     def increase(self, name: str, count: int, unit: str = "", **labels: str) -> int | None:
-        """Keep a counter as a measure; return its growth since the last run, None at the first.
+        """Record a counter as a measure; return its increase since the last run, None in the first run.
 
-        A smaller count than before means that the counter was reset; then the growth is the count itself.
+        A count that is smaller than before means that the counter was reset; then the increase is the count itself.
         """
         before = self.last(name, None, **labels)
         self.measure(name, count, unit, **labels)
@@ -296,19 +296,19 @@ class Context:
             return None
         return count - round(before) if count >= before else count
 
-    # --- what it changes and leaves ---
+    # --- changes and artifacts ---
 
     def limit(self, action: str, count: int | None = None, *, size_bytes: int | None = None) -> None:
-        """Set this attempt's budget for an action from the job's own params."""
+        """Set this attempt's budget for an action, in changes or bytes, usually from the job's params."""
         if count is not None:
             self._budget[action] = count
         if size_bytes is not None:
             self._budget["bytes"] = size_bytes
 
     def may(self, action: str, target: object, *, bytes: int = 0, **details: Scalar) -> bool:  # noqa: A002 - reads well
-        """Declare an effect on the outside just before doing it. False in a dry run: then do not do it.
+        """Record a change just before making it. Returns False in a dry run: the job must not make the change.
 
-        Raises BudgetSpentError when this would be more than the budget allows; nothing is recorded then.
+        Raises BudgetSpentError, and records nothing, if the change would exceed the budget.
         """
         for key, amount in ((action, 1), ("bytes", bytes)):
             most = self._budget.get(key)
@@ -316,7 +316,7 @@ class Context:
                 limit = format_size(most) if key == "bytes" else f"{most}"
                 raise BudgetSpentError(
                     f'"{action}" of {target} would exceed the budget of {limit} {key if key == "bytes" else "changes"}',
-                    "look at the changes so far; raise the job's limit if they are right",
+                    "check the changes so far; if they are right, raise the limit in the params of the job",
                 )
         for key, amount in ((action, 1), ("bytes", bytes)):
             self._spent[key] = self._spent.get(key, 0) + amount
@@ -326,7 +326,7 @@ class Context:
         return not self.dry_run
 
     def save(self, name: str, content: str | bytes, media_type: str = "text/plain; charset=utf-8") -> Artifact:
-        """Keep a file with the run: written whole or not at all, with its sha256."""
+        """Keep content as an artifact of the run, with its sha256; written atomically."""
         data = content.encode() if isinstance(content, str) else content
         path = self._artifact_path(name)
         part = path.with_name(path.name + ".part")
@@ -338,7 +338,7 @@ class Context:
         return self._keep(name, path, media_type)
 
     def keep(self, source: Path, name: str | None = None, media_type: str = "application/octet-stream") -> Artifact:
-        """Keep a copy of a file that the job wrote."""
+        """Keep a copy of a file as an artifact of the run."""
         path = self._artifact_path(name or source.name)
         shutil.copyfile(source, path)
         return self._keep(name or source.name, path, media_type)
@@ -346,15 +346,16 @@ class Context:
     def _artifact_path(self, name: str) -> Path:
         if Path(name).name != name or name.startswith("."):
             raise JobError(f'artifact name "{name}" is not a plain file name')
-        self._standing.artifacts_dir.mkdir(parents=True, exist_ok=True)
-        return self._standing.artifacts_dir / name
+        self._attempt.artifacts_dir.mkdir(parents=True, exist_ok=True)
+        return self._attempt.artifacts_dir / name
 
     def _keep(self, name: str, path: Path, media_type: str) -> Artifact:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        made = Artifact(name=name, path=str(path), size_bytes=path.stat().st_size, sha256=digest, media_type=media_type)
-        self._send(made)
-        return made
+        size = path.stat().st_size
+        artifact = Artifact(name=name, path=str(path), size_bytes=size, sha256=digest, media_type=media_type)
+        self._send(artifact)
+        return artifact
 
     def _record(self, check: Check) -> Check:
         if _SEVERITY[check.status] > _SEVERITY[self.worst]:

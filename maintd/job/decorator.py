@@ -1,4 +1,4 @@
-"""The `@job` decorator and what it records about a job."""
+"""The `@job` decorator."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ F = TypeVar("F", bound=JobFunction)
 
 @dataclass(frozen=True)
 class JobTraits:
-    """What the decorator says about a job."""
+    """The arguments of the decorator; see `job`."""
 
     timeout: timedelta
     repeatable: bool
@@ -47,13 +47,16 @@ def job(
 ) -> Callable[[F], F]:
     """Make a function the job of its module.
 
-    timeout: of one attempt. repeatable: may be tried again after a failure. mutates: changes something outside.
-    locks: names held while it runs. needs: kinds of target without which the step is skipped as not configured.
-    budget: the most changes of each action in one attempt; `bytes` is the most bytes of all together.
-    history: how many earlier points of each measure `ctx.series` has. history_of: those of the same entry only, or of
-    the job under whatever entry, for measures whose labels say what they are of.
-    fresh: import the module anew in each attempt; for one whose import has side effects, such as reading the clock, a
-    file or the environment, opening a connection or starting a thread. Others are imported once, before the fork.
+    timeout: limit of one attempt, for example "30m".
+    repeatable: an attempt can be retried after a failure.
+    mutates: the job changes something outside of maintd.
+    locks: names of locks that are held while it runs, "shared" or "exclusive".
+    needs: kinds of target; without one of them the step is skipped as not configured.
+    budget: maximum number of changes per action in one attempt; "bytes" is the maximum of all actions together.
+    history: number of earlier points of each measure in `ctx.series`.
+    history_of: points of the same entry only, or of the job in any entry if the labels identify what was measured.
+    fresh: import the module in each attempt. For a module whose import has side effects: it reads the clock, a file or
+    the environment, opens a connection or starts a thread. Other modules are imported once, before the fork.
     """
     traits = JobTraits(
         timeout=parse_duration(timeout),

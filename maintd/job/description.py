@@ -1,4 +1,4 @@
-"""What is known about a job without running it: read from its decorator, its docstring and its `Params`."""
+"""Describe a job from its decorator, its docstring and its `Params`, and validate params."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from maintd.job.references import has_reference
 from maintd.model.job import JobDescription, ParamDescription
 from maintd.units import format_duration, format_size
 
-# Only here: what describes params to people is read from a module's source, which takes 20 ms that no attempt has.
+# Only set here: pydantic parses the source for these docstrings, 20 ms that an attempt must not spend.
 JobParams.model_config["use_attribute_docstrings"] = True
 
 LIBRARIES = sys.stdlib_module_names | {
@@ -36,11 +36,11 @@ LIBRARIES = sys.stdlib_module_names | {
     "redis",
     "yaml",
 }
-"""Packages that are known to be safe to load before a fork: they start no threads and hold nothing open."""
+"""Packages that are safe to import before a fork: they start no threads and keep no files open."""
 
 
 class LoadedJob(NamedTuple):
-    """A job module, imported."""
+    """An imported job module."""
 
     description: JobDescription
     run: JobFunction
@@ -48,24 +48,23 @@ class LoadedJob(NamedTuple):
 
 
 class ParamProblem(NamedTuple):
-    """What is wrong with a parameter: where within the params, and why."""
+    """An invalid param: its location within the params, and the error."""
 
     location: tuple[str | int, ...]
     message: str
 
 
 def load_job(path: Path) -> LoadedJob:
-    """Import a job module from its file. Raises JobError with file:line for whatever is wrong with it."""
+    """Import and describe a job module. Raises JobError with file:line."""
     module = open_module(path)
     params: type[JobParams] = getattr(module, "Params", JobParams)
     return LoadedJob(_describe(path.stem, path, module, traits_of(module), params), module.run, params)
 
 
 def imports_of(path: Path) -> tuple[str, ...]:
-    """What a job module imports from LIBRARIES when it is loaded; a process that has these already opens it in 2 ms.
+    """The imports of a job module from LIBRARIES. A process that has imported them loads the module in 2 ms.
 
-    `from a import b` counts as `a` and `a.b`, since only importing tells whether b is a module. Nothing for a module
-    that cannot be parsed.
+    `from a import b` counts as `a` and `a.b`, because b can be a module. Empty for a module that cannot be parsed.
     """
     try:
         tree = ast.parse(path.read_bytes())
@@ -82,19 +81,19 @@ def imports_of(path: Path) -> tuple[str, ...]:
 
 
 def validate_params(params: type[JobParams], raw: Mapping[str, Any]) -> list[ParamProblem]:
-    """What is wrong with these params. A text with a `${…}` reference is not judged: only the child resolves it."""
+    """The errors in these params. A string with a `${…}` reference is not checked: only the child resolves it."""
     try:
         params.model_validate(dict(raw))
     except ValidationError as error:
         return [
-            ParamProblem(tuple(problem["loc"]), _plain(problem["msg"]))
+            ParamProblem(tuple(problem["loc"]), _message(problem["msg"]))
             for problem in error.errors(include_url=False)
             if not has_reference(problem.get("input"))
         ]
     return []
 
 
-def _plain(message: str) -> str:
+def _message(message: str) -> str:
     return (
         message.removeprefix("Value error, ").replace("Input should", "should").replace("Field required", "is required")
     )
@@ -103,7 +102,7 @@ def _plain(message: str) -> str:
 def _describe(name: str, path: Path, module: ModuleType, traits: JobTraits, params: type[JobParams]) -> JobDescription:
     doc = (module.__doc__ or "").strip()
     if not doc:
-        raise JobError(f"{path}:1: has no docstring", "say in one line what the job does")
+        raise JobError(f"{path}:1: has no docstring", "describe in one line what the job does")
     runbook = re.search(r"^Runbook:\s*(.+?)(?:\n\s*\n|\Z)", doc, re.MULTILINE | re.DOTALL)
     return JobDescription(
         name=name,
@@ -129,7 +128,7 @@ def _describe(name: str, path: Path, module: ModuleType, traits: JobTraits, para
 def _param(name: str, info: Any, params: type[JobParams]) -> ParamDescription:
     whole = params.model_json_schema()
     choices, kind = _kind(whole.get("properties", {}).get(name, {}), whole.get("$defs", {}))
-    default = None if info.is_required() else _written(info.get_default(call_default_factory=True), kind)
+    default = None if info.is_required() else _default_text(info.get_default(call_default_factory=True), kind)
     return ParamDescription(
         name=name,
         type=kind,
@@ -141,7 +140,7 @@ def _param(name: str, info: Any, params: type[JobParams]) -> ParamDescription:
 
 
 def _kind(schema: Mapping[str, Any], named: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
-    """The choices there are, and how a person would call the type. `named` are the schemas that others refer to."""
+    """(choices, type in plain English) of a JSON schema. `named` has the schemas that others refer to."""
     if "$ref" in schema:
         return _kind(named.get(str(schema["$ref"]).rpartition("/")[2], {}), named)
     for several in ("anyOf", "oneOf", "allOf"):
@@ -161,7 +160,7 @@ def _kind(schema: Mapping[str, Any], named: Mapping[str, Any]) -> tuple[tuple[st
     return (), schema.get("format") or names.get(str(schema.get("type")), "value")
 
 
-def _written(value: Any, kind: str) -> Any:
+def _default_text(value: Any, kind: str) -> Any:
     if isinstance(value, timedelta):
         return format_duration(value)
     if kind == "size" and isinstance(value, int):
@@ -169,7 +168,7 @@ def _written(value: Any, kind: str) -> Any:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple | list | set | frozenset):
-        return [_written(item, "") for item in value]
+        return [_default_text(item, "") for item in value]
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     return value

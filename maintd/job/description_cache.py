@@ -41,11 +41,22 @@ def prebuilt_file() -> Path:
 
 
 def source_digest(path: Path) -> str:
-    """sha256 of a module's source, in hex. Raises OSError for anything but a regular file that can be read."""
+    """sha256 of a module's source, and of the private modules that it can share with others, in hex.
+
+    Raises OSError if the module is not a regular file or cannot be read.
+    """
     if path.exists() and not path.is_file():
         raise OSError(0, "not a regular file")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256(path.read_bytes())
+    for private in private_modules(path.parent):
+        with contextlib.suppress(OSError):
+            digest.update(b"\0" + private.read_bytes())
+    return digest.hexdigest()
+
+
+def private_modules(folder: Path) -> list[Path]:
+    """The modules in a folder of jobs whose names begin with _: they are not jobs, and jobs can import them."""
+    return sorted(path for path in folder.glob("_*.py") if path.is_file())
 
 
 @cache

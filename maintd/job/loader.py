@@ -19,24 +19,24 @@ _JOB_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def open_job(path: Path) -> tuple[JobFunction, type[JobParams]]:
-    """A job module's `run` and its `Params`. Raises JobError with file:line for whatever is wrong with it."""
+    """Import a job module; return its `run` and `Params`. Raises JobError with file:line."""
     module = open_module(path)
     return module.run, getattr(module, "Params", JobParams)
 
 
 def traits_of(module: ModuleType) -> JobTraits:
-    """What the decorator of an opened job module says."""
+    """The traits from the decorator of an imported job module."""
     return cast("JobTraits", getattr(module.run, MARK))
 
 
 def open_module(path: Path) -> ModuleType:
-    """Import a job module from its file and see that it is one. Raises JobError."""
+    """Import a job module and check that it is one. Raises JobError with file:line."""
     if not _JOB_NAME.fullmatch(path.stem):
         raise JobError(f"{path}: a job's file name is lower case letters, digits and _", f"rename {path.name}")
     module = _import(path)
     run = getattr(module, "run", None)
     if run is None or getattr(run, MARK, None) is None:
-        raise JobError(f"{path}: has no function `run` decorated with @job", "see: docs/writing-a-job.md")
+        raise JobError(f"{path}: has no function `run` decorated with @job", "see docs/writing-a-job.md")
     params = getattr(module, "Params", JobParams)
     if not (isinstance(params, type) and issubclass(params, JobParams)):
         raise JobError(f"{path}: Params is not a subclass of maintd.job.JobParams")
@@ -60,7 +60,7 @@ class SourceLoader(SourceFileLoader):
 def _import(path: Path) -> ModuleType:
     qualified = f"maintd_jobs.{path.stem}"
     folder = str(path.parent)
-    # Modules beside the job, which it imports by way of sys.path, are compiled from their source too.
+    # Modules in the same folder, which the job imports through sys.path, are compiled from their source too.
     sys.path_importer_cache[folder] = FileFinder(
         folder, (ExtensionFileLoader, EXTENSION_SUFFIXES), (SourceLoader, SOURCE_SUFFIXES)
     )
@@ -68,12 +68,12 @@ def _import(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise JobError(f"{path}: is not a Python module")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[qualified] = module  # so that its classes can be found by name, as pydantic does for annotations
+    sys.modules[qualified] = module  # pydantic resolves annotations through sys.modules
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise JobError(
-            f"{path}:{error.lineno}: {error.msg}", "correct the module; its entries are disabled until then"
+            f"{path}:{error.lineno}: {error.msg}", "correct the module; until then its entries are disabled"
         ) from error
     except Exception as error:
         line = next(

@@ -1,4 +1,4 @@
-"""Base class of a job's parameters."""
+"""The base class of the params of a job."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class JobParams(BaseModel):
-    """Base of a job's `Params`. A parameter that is not a field is an error."""
+    """Base class of `Params` in a job module. A param that is not a field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)

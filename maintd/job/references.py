@@ -1,4 +1,4 @@
-"""`${NAME}` and `${file:/run/secrets/x}` in the texts of params and targets, resolved in the child process only."""
+"""References `${NAME}` and `${file:/run/secrets/x}` in params and targets. Only the child process resolves them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def has_reference(value: Any) -> bool:
-    """Whether this is a text with a reference in it."""
+    """True for a string that contains a reference."""
     return isinstance(value, str) and _REFERENCE.search(value) is not None
 
 
 def resolve_references(value: Any, environ: Mapping[str, str]) -> Any:
-    """The same value with `${NAME}` and `${file:/path}` replaced in its texts. Raises JobError where that fails."""
+    """Replace references in all strings of a value. Raises JobError for a missing variable or an unreadable file."""
     if isinstance(value, str):
         return _REFERENCE.sub(lambda match: _resolve(match[0][2:-1], environ), value)
     if isinstance(value, SecretStr):
@@ -39,7 +39,7 @@ def resolve_references(value: Any, environ: Mapping[str, str]) -> Any:
 
 
 def referenced_values(value: Any, environ: Mapping[str, str]) -> set[str]:
-    """What the references in a value stand for: texts to keep out of logs. One that cannot be resolved has none."""
+    """The values of all references in a value, to be redacted in logs. Unresolvable ones are ignored."""
     if isinstance(value, str):
         found = set()
         for match in _REFERENCE.finditer(value):
@@ -56,7 +56,7 @@ def referenced_values(value: Any, environ: Mapping[str, str]) -> set[str]:
 
 
 def resolved(target: M) -> M:
-    """The target with its references replaced from this process's environment. Raises JobError."""
+    """The target with its references resolved from the environment of this process. Raises JobError."""
     fields = {name: getattr(target, name) for name in type(target).model_fields}
     return target.model_copy(update={name: resolve_references(value, os.environ) for name, value in fields.items()})
 
@@ -70,5 +70,5 @@ def _resolve(reference: str, environ: Mapping[str, str]) -> str:
                 f"${{{reference}}}: cannot be read: {error}", "mount the secret or correct the path"
             ) from error
     if reference not in environ:
-        raise JobError(f"${{{reference}}}: the environment has no {reference}", "set it where the daemon is started")
+        raise JobError(f"${{{reference}}}: the environment variable is not set", "set it for the daemon")
     return environ[reference]

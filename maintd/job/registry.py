@@ -20,7 +20,7 @@ import structlog
 import maintd
 from maintd.errors import JobError
 from maintd.job.description import ParamProblem
-from maintd.job.description_cache import DescriptionCache, cache_key, prebuilt_file, source_digest
+from maintd.job.description_cache import DescriptionCache, cache_key, prebuilt_file, private_modules, source_digest
 from maintd.job.import_process import ImportProcess
 from maintd.model.job import BrokenJob, JobDescription
 
@@ -39,7 +39,7 @@ def shipped(name: str) -> Path:
 
 
 class _Modules(NamedTuple):
-    """The files that have one job's name, usually one, and a text that changes when one of them is written."""
+    """The files with the name of one job, usually one, and a text that changes when one of them is written."""
 
     paths: tuple[Path, ...]
     stamp: str
@@ -84,7 +84,8 @@ class JobRegistry:
 
     def refresh(self) -> bool:
         """Find added, changed and removed modules; True when there are any. Raises JobError as `jobs` does."""
-        found = {name: _Modules(tuple(paths), _stamp(paths)) for name, paths in sorted(_find(self._folders).items())}
+        stamps = _Stamps()
+        found = {name: _Modules(tuple(paths), stamps.of(paths)) for name, paths in sorted(_find(self._folders).items())}
         if found == self._modules:
             return False
         self._modules = found
@@ -248,13 +249,24 @@ def _resolved(path: Path) -> Path:
         return path.absolute()
 
 
-def _stamp(paths: Iterable[Path]) -> str:
-    stamps = []
-    for path in paths:
-        try:
-            stat = path.stat()
-        except OSError:
-            stamps.append("unreadable")
-        else:
-            stamps.append(f"{stat.st_mtime_ns} {stat.st_size} {stat.st_ino}")
-    return ", ".join(stamps)
+class _Stamps:
+    """Texts that change when a module, or a private module in its folder, is written."""
+
+    def __init__(self) -> None:
+        self._private: dict[Path, str] = {}  # by folder
+
+    def of(self, paths: Iterable[Path]) -> str:
+        return " ".join(f"{_stamp(path)} {self._private_in(path.parent)}" for path in paths)
+
+    def _private_in(self, folder: Path) -> str:
+        if folder not in self._private:
+            self._private[folder] = " ".join(_stamp(path) for path in private_modules(folder))
+        return self._private[folder]
+
+
+def _stamp(path: Path) -> str:
+    try:
+        stat = path.stat()
+    except OSError:
+        return "unreadable"
+    return f"{stat.st_mtime_ns},{stat.st_size},{stat.st_ino}"

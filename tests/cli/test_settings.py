@@ -74,12 +74,12 @@ def test_no_secret_is_shown(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("slost: 3\n", 'config.yaml:1: "slost" is no setting; did you mean "slots"?'),
+        ("slost: 3\n", 'config.yaml:1: unknown setting "slost"; did you mean "slots"?'),
         ("# x\nslots: many\n", 'config.yaml:2: slots "many": should be a valid integer'),
         ("slots: 3\nslots: 4\n", 'config.yaml:2:1: duplicate key "slots", first on line 1'),
         ("slots:\n\t- 3\n", "config.yaml:2:1: a tab; indent with spaces"),
         ("- a\n", "config.yaml:1:1: settings must be a mapping"),
-        ("retention: {rnus: 3d}\n", 'config.yaml:1: "retention.rnus" is no setting; did you mean "runs"?'),
+        ("retention: {rnus: 3d}\n", 'config.yaml:1: unknown setting "retention.rnus"; did you mean "runs"?'),
         ("heartbeat: 5\n", "config.yaml:1: heartbeat"),
         ("slots: 0\ngrace: soon\n", 'config.yaml:2: grace: "soon" is not a duration'),
         ("a: &a [x, x]\nb: &b [*a, *a]\nslots: [*b\n", "config.yaml:4:1"),
@@ -157,8 +157,8 @@ def test_unknown_variables_are_reported_with_a_similar_name(shell: Shell) -> Non
     )
 
     assert typed.code == 0
-    assert 'the environment: "MAINTD_SLOT" is no setting; did you mean "MAINTD_SLOTS"?' in typed.err
-    assert '.env: "MAINTD_GRASE" is no setting; did you mean "MAINTD_GRACE"?' in typed.err
+    assert 'the environment: unknown setting "MAINTD_SLOT"; did you mean "MAINTD_SLOTS"?' in typed.err
+    assert '.env: unknown setting "MAINTD_GRASE"; did you mean "MAINTD_GRACE"?' in typed.err
     assert "MAINTD_TARGETS__POSTGRES" not in typed.err
 
 

@@ -95,6 +95,18 @@ def test_a_module_that_was_only_touched_is_not_imported_again(folder: Path, tmp_
     assert imported(folder) == ["tally"]
 
 
+def test_a_change_of_a_private_module_of_the_folder_describes_its_jobs_again(folder: Path, tmp_path: Path) -> None:
+    registry = JobRegistry((folder,), tmp_path / "kept.json")
+    assert registry.jobs["tally"]
+    (folder / "_shared.py").write_text("LIMIT = 3\n", encoding="utf-8")
+
+    assert registry.refresh()
+    assert registry.jobs["tally"]
+    assert "_shared" not in registry.jobs
+
+    assert imported(folder) == ["tally", "tally"]
+
+
 @pytest.mark.parametrize("computed", ["another maintd", None, 7])
 def test_answers_of_other_code_are_not_used(tmp_path: Path, computed: object) -> None:
     file = tmp_path / "kept.json"
