@@ -83,12 +83,14 @@ class AttemptEvidence:
     exit: Exit = Exit()
     worst: CheckStatus = CheckStatus.OK
     failed: Sequence[Check] = ()  # failed checks; the first ones are enough
-    doubtful: Sequence[str] = ()  # names of checks that warn or are unknown
+    warned: Sequence[str] = ()  # names of checks that warn; the first ones are enough
+    unknown: Sequence[str] = ()  # names of checks that were not observed; the first ones are enough
     stopped: Stopped | None = None
     protocol_error: str = ""  # the child sent what is no message
     phase: str = ""
     failed_count: int = 0
-    doubtful_count: int = 0
+    warned_count: int = 0
+    unknown_count: int = 0
 
 
 class AttemptVerdict(NamedTuple):
@@ -120,7 +122,7 @@ def evaluate_attempt(seen: AttemptEvidence) -> AttemptVerdict:
     if seen.worst is CheckStatus.FAIL:
         return AttemptVerdict(AttemptState.FAILED, _failed_checks(seen))
     if seen.worst in (CheckStatus.WARN, CheckStatus.UNKNOWN):
-        return AttemptVerdict(AttemptState.WARNED, _doubtful_checks(seen))
+        return AttemptVerdict(AttemptState.WARNED, _warnings(seen))
     return AttemptVerdict(AttemptState.SUCCEEDED, "")
 
 
@@ -184,12 +186,18 @@ def _failed_checks(seen: AttemptEvidence) -> str:
     return f"{text}; {first.hint}" if first.hint else text
 
 
-def _doubtful_checks(seen: AttemptEvidence) -> str:
-    count = max(seen.doubtful_count, len(seen.doubtful))
-    names = ", ".join(f'"{name}"' for name in seen.doubtful[:3]) + (", …" if count > 3 else "")
-    if count == 1:
-        return f"check {names} warns or could not be observed"
-    return f"{count} checks warn or could not be observed: {names}"
+def _warnings(seen: AttemptEvidence) -> str:
+    """`2 warnings: a, b; 1 check not observed: c`."""
+    parts = []
+    for names, counted, one, many in (
+        (seen.warned, seen.warned_count, "warning", "warnings"),
+        (seen.unknown, seen.unknown_count, "check not observed", "checks not observed"),
+    ):
+        count = max(counted, len(names))
+        if count:
+            listed = ", ".join(names[:3]) + (", …" if count > 3 else "")
+            parts.append(f"{count} {one if count == 1 else many}: {listed}")
+    return "; ".join(parts) or "a check warned or was not observed"
 
 
 # --- trying again -------------------------------------------------------------------------------------------------

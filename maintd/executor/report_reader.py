@@ -12,7 +12,7 @@ from maintd.executor.child_protocol import MAX_MESSAGE, Began, Ended, decode
 from maintd.model.evidence import Artifact, Change, Check, CheckStatus, LogLine, LogTrim, Phase, Report
 
 NAMED = 20
-"""Failed and doubtful checks that are kept for the verdict's words."""
+"""Checks of each status that are kept for the reason of the verdict."""
 
 MAINTDS_OWN = frozenset({"type", "status", "stream", "sha256"})
 """Fields whose words are not the job's: a secret that happens to be one of them is none there."""
@@ -37,8 +37,10 @@ class ReportReader:
         self.worst = CheckStatus.OK
         self.failed: list[Check] = []
         self.failed_count = 0
-        self.doubtful: list[str] = []
-        self.doubtful_count = 0
+        self.warned: list[str] = []
+        self.warned_count = 0
+        self.unknown: list[str] = []
+        self.unknown_count = 0
 
     def feed(self, data: bytes) -> Iterator[Report | Began | Ended]:
         """Bytes from the child's report; what they say."""
@@ -110,10 +112,14 @@ class ReportReader:
             self.failed_count += 1
             if len(self.failed) < NAMED:
                 self.failed.append(check)
-        elif check.status is not CheckStatus.OK:
-            self.doubtful_count += 1
-            if len(self.doubtful) < NAMED:
-                self.doubtful.append(check.name)
+        elif check.status is CheckStatus.WARN:
+            self.warned_count += 1
+            if len(self.warned) < NAMED:
+                self.warned.append(check.name)
+        elif check.status is CheckStatus.UNKNOWN:
+            self.unknown_count += 1
+            if len(self.unknown) < NAMED:
+                self.unknown.append(check.name)
 
     def _kept(self, artifact: Artifact) -> Artifact | None:
         """With its path made relative; None when that is no plain file of this attempt."""

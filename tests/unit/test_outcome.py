@@ -42,14 +42,16 @@ FAILED = Check(name="rows", observed=0, expected="at least 1", status=CheckStatu
             'check "rows": observed 0, expected at least 1 (and 2 more failed); look at the import',
         ),
         (
-            AttemptEvidence(returned=OK, exit=Exit(code=0), worst=CheckStatus.UNKNOWN, doubtful=["lag"]),
+            AttemptEvidence(returned=OK, exit=Exit(code=0), worst=CheckStatus.UNKNOWN, unknown=["lag"]),
             "warned",
-            'check "lag" warns or could not be observed',
+            "1 check not observed: lag",
         ),
         (
-            AttemptEvidence(returned=OK, exit=Exit(code=0), worst=CheckStatus.WARN, doubtful=["a", "b"]),
+            AttemptEvidence(
+                returned=OK, exit=Exit(code=0), worst=CheckStatus.WARN, warned=["a", "b"], unknown=list("cdef")
+            ),
             "warned",
-            '2 checks warn or could not be observed: "a", "b"',
+            "2 warnings: a, b; 4 checks not observed: c, d, e, …",
         ),
         (AttemptEvidence(returned=Returned(ok=False, reason="KeyError: 'x'")), "failed", "KeyError: 'x'"),
         (
@@ -103,7 +105,7 @@ EVIDENCE = st.builds(
     exit=st.builds(Exit, code=st.none() | st.integers(0, 255), signal=st.none() | st.integers(1, 64)),
     worst=st.sampled_from(CheckStatus),
     failed=st.sampled_from([(), (FAILED,)]),
-    doubtful=st.lists(st.text(max_size=5), max_size=3),
+    unknown=st.lists(st.text(max_size=5), max_size=3),
     stopped=st.none()
     | st.builds(Stopped, kind=st.sampled_from(StopKind), reason=st.just("a reason"), killed_after=st.none()),
     protocol_error=st.sampled_from(["", "not a message"]),
