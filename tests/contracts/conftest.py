@@ -44,7 +44,7 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def open_another(store_url: str, clock: ManualClock) -> Iterator[Callable[[], Store]]:
-    """Opens further stores on the same database, as other processes would."""
+    """Opens further stores on the same database, like other processes."""
     opened: list[Store] = []
 
     def open_one() -> Store:

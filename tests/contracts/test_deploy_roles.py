@@ -1,4 +1,4 @@
-"""deploy/roles.sql loads into a real server, and gives what it says and no more."""
+"""The roles of deploy/roles.sql have the permissions that they need, and no more."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROLES = Path(__file__).parents[2] / "deploy/roles.sql"
 pytestmark = pytest.mark.server
 
 
-def test_the_roles_look_and_work_and_nothing_else(own_postgres: PostgresServer) -> None:
+def test_each_role_can_do_its_work_and_nothing_else(own_postgres: PostgresServer) -> None:
     url = own_postgres.create("trading")
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute("CREATE ROLE trader LOGIN")

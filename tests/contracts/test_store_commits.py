@@ -1,4 +1,4 @@
-"""Who commits for whom, and what waits for the disk."""
+"""Group commit: which writes are committed together, and which wait for the disk."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def words(database: SqliteDatabase) -> set[str]:
 
 
 class Gate:
-    """An act that is under way until it is told to end, so that others wait for their turn."""
+    """A transaction that lasts until the test ends it, so that other writers wait."""
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._open = threading.Event()
@@ -70,20 +70,20 @@ class Gate:
 
 
 class Writers:
-    """Threads that write one act each, in order, behind a gate; and what became of it."""
+    """Threads that each write one transaction, in order, behind the gate; and their results."""
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
         self._threads: list[threading.Thread] = []
         self.results: dict[int, Any] = {}
 
-    def write(self, act: Any, *, synced: bool = True) -> None:
+    def write(self, call: Any, *, synced: bool = True) -> None:
         number = len(self._threads)
 
         def work() -> None:
             try:
-                self.results[number] = self._database.write(act, synced=synced)
-            except BaseException as error:  # noqa: BLE001 - what is looked at
+                self.results[number] = self._database.write(call, synced=synced)
+            except BaseException as error:  # noqa: BLE001 - the result to check
                 self.results[number] = error
 
         thread = threading.Thread(target=work)
@@ -97,14 +97,14 @@ class Writers:
             assert not thread.is_alive()
 
 
-def test_what_a_power_cut_may_undo_does_not_wait_for_the_disk(database: SqliteDatabase) -> None:
+def test_an_unsynced_write_does_not_wait_for_the_disk(database: SqliteDatabase) -> None:
     assert database.write(level, synced=False) == NORMAL
     assert database.write(level) == FULL
     assert database.write(level, synced=False) == NORMAL
     assert database.write(level, synced=False) == NORMAL
 
 
-def test_those_who_wait_are_committed_together_and_synced_if_one_must_be(database: SqliteDatabase) -> None:
+def test_waiting_writes_are_committed_together_and_synced_if_one_must_be(database: SqliteDatabase) -> None:
     gate, writers = Gate(database), Writers(database)
     writers.write(level, synced=False)
     writers.write(level)
@@ -113,7 +113,7 @@ def test_those_who_wait_are_committed_together_and_synced_if_one_must_be(databas
     assert writers.results == {0: FULL, 1: FULL}
 
 
-def test_one_that_fails_takes_nobody_with_it(database: SqliteDatabase) -> None:
+def test_a_failing_write_does_not_affect_the_others_of_its_batch(database: SqliteDatabase) -> None:
     gate, writers = Gate(database), Writers(database)
 
     def fail(conn: Connection) -> None:
@@ -129,7 +129,7 @@ def test_one_that_fails_takes_nobody_with_it(database: SqliteDatabase) -> None:
     assert words(database) == {("one",), ("two",)}
 
 
-def test_one_that_is_interrupted_leaves_the_others_with_an_error_they_know(database: SqliteDatabase) -> None:
+def test_after_an_interruption_the_other_writes_raise_a_store_error(database: SqliteDatabase) -> None:
     gate, writers = Gate(database), Writers(database)
 
     def interrupted(conn: Connection) -> None:
@@ -146,7 +146,7 @@ def test_one_that_is_interrupted_leaves_the_others_with_an_error_they_know(datab
     assert words(database) == {("later",)}
 
 
-def test_an_act_within_an_act_is_part_of_it(database: SqliteDatabase) -> None:
+def test_a_transaction_within_a_transaction_is_part_of_it(database: SqliteDatabase) -> None:
     def outer(conn: Connection) -> None:
         database.write(add("inner"))
         raise LookupError("no")
@@ -156,7 +156,7 @@ def test_an_act_within_an_act_is_part_of_it(database: SqliteDatabase) -> None:
     assert words(database) == set()
 
 
-def test_many_writers_lose_nothing(database: SqliteDatabase) -> None:
+def test_concurrent_writers_lose_no_write(database: SqliteDatabase) -> None:
     def work(name: int) -> None:
         for number in range(40):
             database.write(add(f"{name}.{number}"), synced=number % 2 == 0)
@@ -169,7 +169,7 @@ def test_many_writers_lose_nothing(database: SqliteDatabase) -> None:
     assert words(database) == {(f"{name}.{number}",) for name in range(12) for number in range(40)}
 
 
-def test_after_the_close_nobody_writes(database: SqliteDatabase) -> None:
+def test_a_closed_group_commit_refuses_writes(database: SqliteDatabase) -> None:
     gate, writers = Gate(database), Writers(database)
     writers.write(add("waits"))
     closing = threading.Thread(target=database.close)

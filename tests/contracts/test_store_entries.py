@@ -21,7 +21,7 @@ def test_a_new_entry_is_planned_from_the_moment_it_is_first_seen(store: Store) -
     assert state.rule == entry("vacuum").rule
 
 
-def test_an_edited_entry_keeps_how_far_it_is_planned(store: Store) -> None:
+def test_an_edited_entry_keeps_its_planned_through(store: Store) -> None:
     sync(store, entry("vacuum"), now=0)
 
     sync(store, entry("vacuum", timeout=5), now=9, fingerprint="2")
@@ -32,7 +32,7 @@ def test_an_edited_entry_keeps_how_far_it_is_planned(store: Store) -> None:
 
 
 @pytest.mark.parametrize("absent", [(), (entry("vacuum", enabled=False),)], ids=["not there", "disabled"])
-def test_an_entry_that_comes_back_is_planned_from_then_on(store: Store, absent: tuple) -> None:
+def test_an_entry_that_is_active_again_is_planned_from_then_on(store: Store, absent: tuple) -> None:
     sync(store, entry("vacuum"), now=0)
     sync(store, *absent, now=5)
     gone = store.entries.states()["vacuum"]
@@ -61,7 +61,7 @@ def test_a_renamed_entry_keeps_planning_pause_ledger_and_history(store: Store) -
     assert plan_runs(store, "new", 0, 2, due("new", 1)) == []
 
 
-def test_a_rename_does_not_take_the_row_of_an_entry_that_is_still_there(store: Store) -> None:
+def test_a_rename_leaves_the_row_of_an_entry_that_still_exists(store: Store) -> None:
     sync(store, entry("old"), now=0)
 
     sync(store, entry("old"), entry("new", formerly="old"), now=5)
@@ -70,7 +70,7 @@ def test_a_rename_does_not_take_the_row_of_an_entry_that_is_still_there(store: S
     assert (states["old"].planned_through, states["new"].planned_through) == (at(0), at(5))
 
 
-def test_a_renamed_entry_takes_over_runs_by_hand_under_its_new_name(store: Store) -> None:
+def test_a_renamed_entry_takes_over_manual_runs_under_its_new_name(store: Store) -> None:
     sync(store, entry("old"), now=0)
     before, manual_run = finished(store, "old", 1), finished(store, "new", 2)
 
@@ -79,13 +79,13 @@ def test_a_renamed_entry_takes_over_runs_by_hand_under_its_new_name(store: Store
     assert [run.id for run in store.history.runs(entry="new")] == [manual_run, before]
 
 
-def test_a_job_run_under_its_own_name_is_no_entry(store: Store) -> None:
+def test_a_job_run_under_its_own_name_is_not_an_entry(store: Store) -> None:
     queue(store, "vacuum")
 
     assert store.entries.states() == {}
 
 
-def test_a_job_run_by_hand_before_becomes_an_entry_when_the_calendar_names_it(store: Store) -> None:
+def test_a_manually_run_job_becomes_an_entry_when_the_calendar_has_it(store: Store) -> None:
     run_id = finished(store, "vacuum", 1)
 
     sync(store, entry("vacuum"), now=7)
@@ -94,7 +94,7 @@ def test_a_job_run_by_hand_before_becomes_an_entry_when_the_calendar_names_it(st
     assert [run.id for run in store.history.runs(entry="vacuum")] == [run_id]
 
 
-def test_planning_writes_rows_and_remembers_how_far_it_came(store: Store) -> None:
+def test_planning_inserts_runs_and_sets_planned_through(store: Store) -> None:
     sync(store, entry("vacuum"))
 
     ids = plan_runs(store, "vacuum", 0, 2, due("vacuum", 1, RunState.SKIPPED), due("vacuum", 2))
@@ -104,7 +104,7 @@ def test_planning_writes_rows_and_remembers_how_far_it_came(store: Store) -> Non
     assert store.entries.states()["vacuum"].planned_through == at(2)
 
 
-def test_planning_what_was_seen_too_long_ago_writes_nothing(store: Store) -> None:
+def test_planning_with_an_outdated_planned_through_writes_nothing(store: Store) -> None:
     sync(store, entry("vacuum"))
     plan_runs(store, "vacuum", 0, 1, due("vacuum", 1))
 
@@ -115,7 +115,7 @@ def test_planning_what_was_seen_too_long_ago_writes_nothing(store: Store) -> Non
     assert len(plan_runs(store, "vacuum", 1, 2, due("vacuum", 2))) == 1
 
 
-def test_an_instant_never_gets_a_second_row(store: Store) -> None:
+def test_a_due_time_never_gets_a_second_run(store: Store) -> None:
     sync(store, entry("vacuum"))
     plan_runs(store, "vacuum", 0, 2, due("vacuum", 1), due("vacuum", 2))
     store.entries.set_planned_through("vacuum", at(2), at(0), "the clock was set back")
@@ -126,7 +126,7 @@ def test_an_instant_never_gets_a_second_row(store: Store) -> None:
     assert len(store.history.runs(entry="vacuum")) == 3
 
 
-def test_planning_by_a_rule_that_was_replaced_meanwhile_writes_nothing(store: Store) -> None:
+def test_planning_by_a_replaced_rule_writes_nothing(store: Store) -> None:
     sync(store, entry("vacuum"), now=0)
     seen = store.entries.states()["vacuum"].rule
     changed = entry("vacuum").model_copy(update={"rule": entry("vacuum").rule.model_copy(update={"text": "7m"})})
@@ -139,7 +139,7 @@ def test_planning_by_a_rule_that_was_replaced_meanwhile_writes_nothing(store: St
     assert by_the_new == [[1]]
 
 
-def test_each_plan_of_many_is_conditional_by_itself(store: Store) -> None:
+def test_each_of_several_plans_has_its_own_condition(store: Store) -> None:
     sync(store, entry("a"), entry("b"), entry("c"))
     plan_runs(store, "b", 0, 1)
 
@@ -150,7 +150,7 @@ def test_each_plan_of_many_is_conditional_by_itself(store: Store) -> None:
     assert [store.history.run(run_id).entry for run_id in ids[0] + ids[2]] == ["c", "c", "a", "a"]
 
 
-def test_moving_planning_back_needs_what_was_seen(store: Store) -> None:
+def test_moving_planning_back_needs_the_current_planned_through(store: Store) -> None:
     sync(store, entry("vacuum"), now=5)
 
     assert not store.entries.set_planned_through("vacuum", at(4), at(1), "why")
@@ -158,7 +158,7 @@ def test_moving_planning_back_needs_what_was_seen(store: Store) -> None:
     assert store.audit.recent()[0].text == "was 4m ahead of the clock"
 
 
-def test_two_stores_that_plan_the_same_write_each_instant_once(open_another: Callable[[], Store]) -> None:
+def test_two_stores_that_plan_the_same_due_times_insert_each_once(open_another: Callable[[], Store]) -> None:
     one, other = open_another(), open_another()
     sync(one, *(entry(f"e{n}") for n in range(5)))
 
@@ -177,7 +177,7 @@ def test_two_stores_that_plan_the_same_write_each_instant_once(open_another: Cal
     assert len(runs) == len({(run.entry, run.due_at) for run in runs}) == 40
 
 
-def test_a_pause_is_kept_with_its_reason_until_it_is_lifted(store: Store) -> None:
+def test_a_pause_is_kept_with_its_reason_until_unpause(store: Store) -> None:
     sync(store, entry("vacuum"))
     pause = store.entries.pause("vacuum", why="disk", by="ada", until=at(60), now=at(1))
 
@@ -190,7 +190,7 @@ def test_a_pause_is_kept_with_its_reason_until_it_is_lifted(store: Store) -> Non
     assert [event.kind for event in store.audit.recent()] == ["entry_unpaused", "entry_paused"]
 
 
-def test_a_pause_of_an_unknown_entry_says_what_is_near(store: Store) -> None:
+def test_a_pause_of_an_unknown_entry_suggests_a_similar_name(store: Store) -> None:
     sync(store, entry("vacuum"))
 
     with pytest.raises(UnknownNameError, match='did you mean "vacuum"'):

@@ -1,4 +1,4 @@
-"""The read side, on both databases."""
+"""History queries, on both databases."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_pages_follow_each_other_without_gap_or_overlap(store: Store) -> None:
     assert [run_id for page in pages for run_id in page] == ids[::-1]
 
 
-def test_runs_are_found_by_any_mix_of_entry_state_job_and_time(store: Store) -> None:
+def test_runs_are_filtered_by_any_combination_of_entry_state_job_and_time(store: Store) -> None:
     a = finished(store, "a", 0, RunState.FAILED, plan=plan("vacuum", "reindex"))
     b = finished(store, "b", 5, RunState.SUCCEEDED, plan=plan("vacuum"))
     c = finished(store, "a", 9, RunState.SUCCEEDED, dry_run=True)
@@ -64,13 +64,13 @@ def test_runs_are_found_by_any_mix_of_entry_state_job_and_time(store: Store) -> 
     assert found(since=at(99)) == found(entry="unknown") == found(job="unknown") == found(states=[]) == []
 
 
-def test_an_entry_that_never_ran_has_nothing_to_tell(store: Store) -> None:
+def test_an_entry_without_runs_has_empty_last_runs(store: Store) -> None:
     sync(store, entry("vacuum"))
 
     assert store.history.last_per_entry(["vacuum", "unknown"]) == {"vacuum": LastRuns(), "unknown": LastRuns()}
 
 
-def test_the_last_runs_of_an_entry_are_told_apart(store: Store) -> None:
+def test_the_last_runs_of_an_entry_are_distinguished(store: Store) -> None:
     sync(store, entry("a"))
     success = finished(store, "a", 0, RunState.WARNED)
     finished(store, "a", 2, RunState.FAILED)
@@ -97,7 +97,7 @@ def test_a_success_ends_a_streak_of_failures(store: Store) -> None:
     assert last.last_failure is not None
 
 
-def test_an_entry_that_never_succeeded_fails_since_its_first_failure(store: Store) -> None:
+def test_an_entry_without_success_has_been_failing_since_its_first_failure(store: Store) -> None:
     sync(store, entry("a"), entry("b"))
     for minute in (0, 2, 4):
         finished(store, "a", minute, RunState.FAILED)
@@ -109,7 +109,7 @@ def test_an_entry_that_never_succeeded_fails_since_its_first_failure(store: Stor
     assert (last["b"].failing_since, last["b"].failures_in_a_row) == (at(7), 1)
 
 
-def test_dry_runs_are_no_outcome_but_are_seen_while_they_run(store: Store) -> None:
+def test_dry_runs_count_only_while_they_are_unfinished(store: Store) -> None:
     finished(store, "a", 0, RunState.SUCCEEDED, dry_run=True)
     running = claim(store, queue(store, "a", 3, dry_run=True), 3)
 
@@ -119,7 +119,7 @@ def test_dry_runs_are_no_outcome_but_are_seen_while_they_run(store: Store) -> No
     assert last.active.id == running.id
 
 
-def test_the_usual_duration_is_the_median_of_the_last_twenty_successes(store: Store) -> None:
+def test_the_typical_duration_is_the_median_of_the_last_twenty_successes(store: Store) -> None:
     for n in range(5):
         finished(store, "a", n, took=1000)
     # Of the last twenty, ten took 1 and ten took 3 minutes: the median is 2.
@@ -129,7 +129,7 @@ def test_the_usual_duration_is_the_median_of_the_last_twenty_successes(store: St
     assert store.history.last_per_entry(["a"])["a"].typical_duration == timedelta(minutes=2)
 
 
-def test_a_success_counts_only_when_it_is_recent_and_real(store: Store) -> None:
+def test_a_success_counts_only_when_it_is_recent_and_no_dry_run(store: Store) -> None:
     run_id = finished(store, "backup", 0, took=5)
     finished(store, "backup", 6, RunState.FAILED)
     finished(store, "dry", 0, dry_run=True)
@@ -140,7 +140,7 @@ def test_a_success_counts_only_when_it_is_recent_and_real(store: Store) -> None:
     assert store.history.last_success_since("unknown", at(0)) is None
 
 
-def test_log_lines_come_in_order_and_go_on_after_a_cursor(store: Store) -> None:
+def test_log_lines_are_ordered_and_continue_after_a_cursor(store: Store) -> None:
     run = claim(store, queue(store, "weekly", plan=plan("vacuum", "reindex")), 0)
     store.runs.apply(run.id, 1, 1, evidence(*lines(1, 2, 3)))
     store.runs.apply(run.id, 1, 6, evidence(*lines(1, 2), step=1))
@@ -155,7 +155,7 @@ def test_log_lines_come_in_order_and_go_on_after_a_cursor(store: Store) -> None:
     assert store.history.log(run.id, step="unknown") == store.history.log(run.id, attempt=2) == []
 
 
-def test_series_hold_the_last_points_of_ended_real_runs_oldest_first(store: Store) -> None:
+def test_series_have_the_last_points_of_finished_real_runs_oldest_first(store: Store) -> None:
     def run(name: str, minutes: float, value: float, **columns: object) -> int:
         measures = (Measure(name="bytes", value=value, unit="B", labels={"t": "x"}), Measure(name="rows", value=1))
         run = claim(store, queue(store, name, minutes, **columns), minutes)
@@ -190,7 +190,7 @@ def test_a_pruned_due_time_gets_no_second_run(store: Store) -> None:
     assert [store.history.run(run_id).due_at for run_id in again] == [at(3)]
 
 
-def test_counts_tell_how_much_is_unfinished(store: Store) -> None:
+def test_counts_have_the_unfinished_runs_by_state(store: Store) -> None:
     queue(store, "a")
     claim(store, queue(store, "b"), 0)
     finished(store, "c", 0)
@@ -198,7 +198,7 @@ def test_counts_tell_how_much_is_unfinished(store: Store) -> None:
     assert store.history.counts() == {"waiting": 0, "queued": 1, "running": 1, "runs": 3}
 
 
-def test_runs_by_hand_keep_who_asked_and_why(store: Store) -> None:
+def test_manual_runs_keep_who_requested_them_and_why(store: Store) -> None:
     run_id, new = store.runs.add(manual_run("a", why="disk is full", params={"keep": 3}), at(0))
 
     run = store.history.run(run_id)
@@ -206,5 +206,5 @@ def test_runs_by_hand_keep_who_asked_and_why(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["nodes", "events"])
-def test_an_empty_store_answers_everything(store: Store, name: str) -> None:
+def test_an_empty_store_answers_every_query(store: Store, name: str) -> None:
     assert {"nodes": store.nodes.all(), "events": store.audit.recent()}[name] == []

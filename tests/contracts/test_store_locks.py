@@ -1,4 +1,4 @@
-"""Locks: who may hold what beside whom, races, and holders that died, on both databases."""
+"""Locks: compatibility, races and expired holders, on both databases."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def other(store: Store) -> Run:
         ("exclusive", "exclusive", False),
     ],
 )
-def test_only_shared_locks_go_together(
+def test_only_shared_locks_are_compatible(
     store: Store, one: Run, other: Run, held: LockMode, wanted: LockMode, together: bool
 ) -> None:
     store.locks.acquire(one.id, 1, "vacuum", {"postgres": held}, at(1))
@@ -45,7 +45,7 @@ def test_only_shared_locks_go_together(
     assert len(store.locks.holders(at(2))) == 1 + together
 
 
-def test_whoever_is_in_the_way_is_named(store: Store, one: Run, other: Run) -> None:
+def test_the_blocking_holder_is_returned(store: Store, one: Run, other: Run) -> None:
     store.locks.acquire(one.id, 1, "vacuum", {"postgres": "exclusive"}, at(1))
 
     (holder,) = store.locks.acquire(other.id, 1, "reindex", {"redis": "shared", "postgres": "shared"}, at(2))
@@ -54,7 +54,7 @@ def test_whoever_is_in_the_way_is_named(store: Store, one: Run, other: Run) -> N
     assert (holder.entry, holder.step, holder.node, holder.since) == ("one", "vacuum", "n1", at(1))
 
 
-def test_of_several_locks_all_are_had_or_none(store: Store, one: Run, other: Run) -> None:
+def test_of_several_locks_all_are_acquired_or_none(store: Store, one: Run, other: Run) -> None:
     store.locks.acquire(one.id, 1, "vacuum", {"postgres": "exclusive"}, at(1))
 
     store.locks.acquire(other.id, 1, "x", {"docker": "exclusive", "postgres": "shared", "redis": "shared"}, at(1))
@@ -62,7 +62,7 @@ def test_of_several_locks_all_are_had_or_none(store: Store, one: Run, other: Run
     assert [holder.lock for holder in store.locks.holders(at(1))] == ["postgres"]
 
 
-def test_a_run_is_never_in_its_own_way(store: Store, one: Run) -> None:
+def test_a_run_never_blocks_itself(store: Store, one: Run) -> None:
     store.locks.acquire(one.id, 1, "first", {"postgres": "shared"}, at(1))
     store.locks.acquire(one.id, 1, "second", {"postgres": "exclusive"}, at(1))
 
@@ -71,7 +71,7 @@ def test_a_run_is_never_in_its_own_way(store: Store, one: Run) -> None:
     assert [(holder.step, holder.mode) for holder in store.locks.holders(at(1))] == [("second", "exclusive")]
 
 
-def test_released_locks_are_free_for_others(store: Store, one: Run, other: Run) -> None:
+def test_released_locks_can_be_acquired_by_others(store: Store, one: Run, other: Run) -> None:
     store.locks.acquire(one.id, 1, "vacuum", {"postgres": "exclusive", "redis": "shared"}, at(1))
 
     store.locks.release(one.id)
@@ -79,7 +79,7 @@ def test_released_locks_are_free_for_others(store: Store, one: Run, other: Run) 
     assert store.locks.acquire(other.id, 1, "x", {"postgres": "exclusive"}, at(1)) == []
 
 
-def test_a_holder_whose_lease_is_over_is_not_in_the_way(store: Store, one: Run) -> None:
+def test_a_holder_with_an_expired_lease_does_not_block(store: Store, one: Run) -> None:
     other = claim(store, queue(store, "other"), 0, node="n2")
     store.locks.acquire(one.id, 1, "vacuum", {"postgres": "exclusive"}, at(1))
     store.runs.renew(other.id, 1, at(60))
@@ -91,7 +91,7 @@ def test_a_holder_whose_lease_is_over_is_not_in_the_way(store: Store, one: Run) 
     assert [holder.run_id for holder in store.locks.holders(at(6))] == [other.id]
 
 
-def test_a_lock_is_taken_from_a_silent_node_only_with_the_whole_claim(store: Store, one: Run) -> None:
+def test_taking_a_lock_from_an_expired_holder_marks_its_run_lost(store: Store, one: Run) -> None:
     other = claim(store, queue(store, "other"), 0, node="n2", lease=60)
     store.locks.acquire(one.id, 1, "vacuum", {"postgres": "exclusive"}, at(1))
 
@@ -106,7 +106,7 @@ def test_a_lock_is_taken_from_a_silent_node_only_with_the_whole_claim(store: Sto
         store.locks.acquire(one.id, 1, "vacuum", {"redis": "shared"}, at(7))
 
 
-def test_a_clock_that_was_set_takes_no_lock_from_a_run_of_the_same_process(store: Store, one: Run, other: Run) -> None:
+def test_a_clock_step_takes_no_lock_from_a_run_of_the_same_process(store: Store, one: Run, other: Run) -> None:
     store.locks.acquire(one.id, 1, "vacuum", {"postgres": "exclusive"}, at(1))
 
     (holder,) = store.locks.acquire(other.id, 1, "x", {"postgres": "exclusive"}, at(1000))
@@ -114,7 +114,7 @@ def test_a_clock_that_was_set_takes_no_lock_from_a_run_of_the_same_process(store
     assert holder.run_id == one.id
 
 
-def test_the_end_of_a_run_frees_its_locks(store: Store, one: Run, other: Run) -> None:
+def test_the_end_of_a_run_releases_its_locks(store: Store, one: Run, other: Run) -> None:
     store.locks.acquire(one.id, 1, "vacuum", {"postgres": "exclusive"}, at(1))
 
     store.runs.apply(one.id, 1, 1, [ended(RunState.FAILED, 2)])
@@ -122,14 +122,14 @@ def test_the_end_of_a_run_frees_its_locks(store: Store, one: Run, other: Run) ->
     assert store.locks.acquire(other.id, 1, "x", {"postgres": "exclusive"}, at(2)) == []
 
 
-def test_a_run_that_is_no_longer_held_gets_no_locks(store: Store, one: Run) -> None:
+def test_a_run_whose_claim_is_over_cannot_acquire_locks(store: Store, one: Run) -> None:
     store.runs.mark_lost(one.id, 1, "silent", at(9))
 
     with pytest.raises(RefusedError, match="no longer runs under fence 1"):
         store.locks.acquire(one.id, 1, "vacuum", {"postgres": "shared"}, at(9))
 
 
-def test_of_eight_that_want_an_exclusive_lock_exactly_one_has_it(open_another: Callable[[], Store]) -> None:
+def test_of_eight_runs_exactly_one_acquires_an_exclusive_lock(open_another: Callable[[], Store]) -> None:
     stores = [open_another(), open_another()]
     runs = [claim(stores[0], queue(stores[0], f"e{n}"), 0, lease=600) for n in range(8)]
 
@@ -144,7 +144,7 @@ def test_of_eight_that_want_an_exclusive_lock_exactly_one_has_it(open_another: C
         assert sum(answer == [] for answer in answers) == 1
 
 
-def test_locks_asked_for_in_any_order_never_wait_for_each_other(open_another: Callable[[], Store]) -> None:
+def test_locks_requested_in_any_order_do_not_deadlock(open_another: Callable[[], Store]) -> None:
     stores = [open_another(), open_another()]
     runs = [claim(stores[0], queue(stores[0], f"e{n}"), 0, lease=600) for n in range(4)]
     names = ["a", "b", "c", "d"]

@@ -1,4 +1,4 @@
-"""Retention, checking, copies, on both databases."""
+"""Prune, check and backup, on both databases."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def replan(store: Store) -> list[int] | None:
     return plan_runs(store, "a", 0, 2, due("a", 1, RunState.SKIPPED), due("a", 2, RunState.SKIPPED))
 
 
-def test_old_runs_go_but_the_last_success_and_failure_of_each_entry_stay(store: Store) -> None:
+def test_prune_deletes_old_runs_but_keeps_the_last_success_and_failure(store: Store) -> None:
     states = [RunState.SUCCEEDED, RunState.FAILED, RunState.WARNED, RunState.LOST, RunState.CANCELLED]
     runs = {
         (name, state): finished(store, name, minute, state if state is not RunState.LOST else RunState.TIMED_OUT)
@@ -60,7 +60,7 @@ def test_old_runs_go_but_the_last_success_and_failure_of_each_entry_stay(store: 
     assert store.maintenance.check() == []
 
 
-def test_what_is_kept_is_kept_with_its_evidence(store: Store) -> None:
+def test_kept_runs_keep_their_evidence(store: Store) -> None:
     run_id = run_with_evidence(store, "a", 0, RunState.SUCCEEDED)
 
     store.maintenance.prune(KEEP_ALL, at(1000 * DAY))
@@ -69,7 +69,7 @@ def test_what_is_kept_is_kept_with_its_evidence(store: Store) -> None:
     assert (len(attempt.checks), len(attempt.measures), len(store.history.log(run_id))) == (1, 1, 3)
 
 
-def test_only_so_many_runs_of_an_entry_are_kept(store: Store) -> None:
+def test_prune_limits_the_number_of_runs_per_entry(store: Store) -> None:
     many = [finished(store, "a", minute) for minute in range(12)]
     few = [finished(store, "b", minute) for minute in range(3)]
     failure = finished(store, "c", 0, RunState.FAILED)
@@ -82,7 +82,7 @@ def test_only_so_many_runs_of_an_entry_are_kept(store: Store) -> None:
     assert ids(store, "c") == [*others[:-6:-1], failure]
 
 
-def test_logs_go_earlier_than_their_runs(store: Store) -> None:
+def test_logs_are_deleted_earlier_than_their_runs(store: Store) -> None:
     old = run_with_evidence(store, "a", 0, RunState.SUCCEEDED)
     new = run_with_evidence(store, "a", 50 * DAY, RunState.SUCCEEDED)
 
@@ -94,7 +94,7 @@ def test_logs_go_earlier_than_their_runs(store: Store) -> None:
     assert len(store.history.log(new)) == 3
 
 
-def test_files_of_artifacts_go_with_their_rows(store: Store, tmp_path: Path) -> None:
+def test_artifact_files_are_deleted_with_their_rows(store: Store, tmp_path: Path) -> None:
     folder = tmp_path / "artifacts"
     for name in ("1/old.md", "2/new.md"):
         (folder / name).parent.mkdir(parents=True)
@@ -111,7 +111,7 @@ def test_files_of_artifacts_go_with_their_rows(store: Store, tmp_path: Path) -> 
     assert (tmp_path / "precious").exists()
 
 
-def test_files_go_with_runs_that_are_pruned(store: Store, tmp_path: Path) -> None:
+def test_artifact_files_are_deleted_with_their_runs(store: Store, tmp_path: Path) -> None:
     (tmp_path / "1").mkdir()
     (tmp_path / "1/report.md").write_text("x")
     run_with_evidence(store, "a", 0, RunState.SUCCEEDED, "1/report.md")
@@ -123,7 +123,7 @@ def test_files_go_with_runs_that_are_pruned(store: Store, tmp_path: Path) -> Non
     assert not (tmp_path / "1").exists()
 
 
-def test_the_ledger_and_the_audit_outlive_runs_and_end_too(store: Store) -> None:
+def test_the_ledger_and_the_audit_outlive_runs_for_a_time(store: Store) -> None:
     sync(store, entry("a"))
     plan_runs(store, "a", 0, 2, due("a", 1, RunState.SKIPPED), due("a", 2, RunState.SKIPPED))
     store.audit.add("calendar_loaded", at=at(0))
@@ -137,7 +137,7 @@ def test_the_ledger_and_the_audit_outlive_runs_and_end_too(store: Store) -> None
     assert len(replan(store)) == 2
 
 
-def test_plans_that_no_run_refers_to_go(store: Store) -> None:
+def test_unused_plans_are_deleted(store: Store) -> None:
     for minute in range(4):
         finished(store, "a", minute, params={}, policy={"retries": minute})
 
@@ -147,7 +147,7 @@ def test_plans_that_no_run_refers_to_go(store: Store) -> None:
     assert store.history.run(ids(store)[0]).policy.retries == 3
 
 
-def test_pruning_goes_in_batches_that_hold_the_store_only_shortly(store: Store) -> None:
+def test_prune_works_in_short_batches(store: Store) -> None:
     sync(store, entry("a"))
     for start in range(0, 3000, 1000):
         rows = [due("a", minute, RunState.SKIPPED) for minute in range(start + 1, start + 1001)]
@@ -160,7 +160,7 @@ def test_pruning_goes_in_batches_that_hold_the_store_only_shortly(store: Store) 
     assert len(batches) > 2
 
 
-def test_pruning_again_finds_nothing(store: Store) -> None:
+def test_a_second_prune_deletes_nothing(store: Store) -> None:
     for minute in range(5):
         run_with_evidence(store, "a", minute, RunState.FAILED)
     store.maintenance.prune(KEEP_ALL, at(500 * DAY))
@@ -170,14 +170,14 @@ def test_pruning_again_finds_nothing(store: Store) -> None:
     assert (again.batches, again.runs) == (0, 0)
 
 
-def test_a_sound_store_has_nothing_to_complain_about(store: Store) -> None:
+def test_check_of_an_intact_store_finds_no_problem(store: Store) -> None:
     run_with_evidence(store, "a", 0, RunState.SUCCEEDED)
 
     assert store.maintenance.check() == []
     assert store.maintenance.size_bytes() > 10_000
 
 
-def test_a_backup_holds_what_the_store_held(store: Store, store_url: str, tmp_path: Path) -> None:
+def test_a_backup_has_the_content_of_the_store(store: Store, store_url: str, tmp_path: Path) -> None:
     run_id = run_with_evidence(store, "a", 0, RunState.SUCCEEDED)
     folder = tmp_path / "backups"
     folder.mkdir()
@@ -194,7 +194,7 @@ def test_a_backup_holds_what_the_store_held(store: Store, store_url: str, tmp_pa
         assert copy.read_bytes().startswith(b"PGDMP")
 
 
-def test_a_backup_replaces_an_older_one_only_when_it_is_whole(store: Store, tmp_path: Path) -> None:
+def test_a_backup_replaces_an_older_one_only_when_it_is_complete(store: Store, tmp_path: Path) -> None:
     target = tmp_path / "copy"
     target.write_text("older")
 
@@ -205,7 +205,7 @@ def test_a_backup_replaces_an_older_one_only_when_it_is_whole(store: Store, tmp_
         store.maintenance.backup(tmp_path / "missing" / "copy")
 
 
-def test_rows_that_belong_to_nothing_are_found(open_another: Callable[[], Store], store_url: str) -> None:
+def test_check_finds_rows_without_a_run(open_another: Callable[[], Store], store_url: str) -> None:
     store = open_another()
     if not store_url.startswith("sqlite"):
         assert store.maintenance.check() == []  # Postgres cannot have them: its foreign keys cannot be switched off
@@ -220,7 +220,7 @@ def test_rows_that_belong_to_nothing_are_found(open_another: Callable[[], Store]
     assert problem.startswith('table "steps"')
 
 
-def test_nodes_are_known_by_their_last_heartbeat(store: Store) -> None:
+def test_nodes_have_their_last_heartbeat(store: Store) -> None:
     def beat(name: str, seen: float) -> NodeState:
         columns = {"incarnation": "i", "pid": 7, "version": "1", "slots": 4}
         return NodeState(name=name, started_at=at(0), seen_at=at(seen), **columns)

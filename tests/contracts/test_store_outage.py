@@ -1,4 +1,4 @@
-"""The store goes away and comes back: nothing is half written, and calls work again."""
+"""The store fails and recovers: no write is applied in part, and calls succeed again."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from maintd.store import Store, open_store
 from maintd.store.postgres import PING_AFTER
 
 
-def eventually(act: Callable[[], object], seconds: float = 15) -> None:
-    """Until the act raises nothing."""
+def eventually(call: Callable[[], object], seconds: float = 15) -> None:
+    """Repeat the call until it raises nothing."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            act()
+            call()
             return
         except StoreUnavailableError:
             if time.monotonic() > deadline:
@@ -43,7 +43,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-def test_a_full_disk_is_told_and_what_was_written_is_whole_when_there_is_room_again(small_disk: Path) -> None:
+def test_a_full_disk_raises_and_the_store_is_intact_when_there_is_room_again(small_disk: Path) -> None:
     store = open_store(f"sqlite:///{small_disk}/maintd.db", clock=ManualClock(NOON), migrate=True)
     run = claim(store, queue(store, "vacuum"), 0)
     ballast = small_disk / "ballast"
@@ -67,10 +67,10 @@ def test_a_full_disk_is_told_and_what_was_written_is_whole_when_there_is_room_ag
     store.close()
 
 
-def test_writers_that_share_a_commit_each_get_their_own_answer(store: Store) -> None:
+def test_writers_that_share_a_commit_each_get_their_own_result(store: Store) -> None:
     names = [f"e{n}" for n in range(24)]
 
-    def act(name: str) -> object:
+    def call(name: str) -> object:
         if name == "e7":
             try:
                 return store.entries.pause("nobody", why="", by="", until=None, now=at(0))
@@ -78,7 +78,7 @@ def test_writers_that_share_a_commit_each_get_their_own_answer(store: Store) -> 
                 return error
         return queue(store, name)
 
-    answers = run_concurrently([lambda name=name: act(name) for name in names])
+    answers = run_concurrently([lambda name=name: call(name) for name in names])
 
     assert isinstance(answers.pop(7), MaintdError)
     assert len(set(answers)) == 23
@@ -95,7 +95,7 @@ def outlasting(own_postgres: PostgresServer) -> Iterator[Store]:
 
 @pytest.mark.server
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_a_stopped_postgres_is_told_at_once_and_used_again_when_it_is_back(
+def test_a_stopped_postgres_raises_at_once_and_is_used_again_after_its_restart(
     own_postgres: PostgresServer, outlasting: Store, mode: str
 ) -> None:
     run = claim(outlasting, queue(outlasting, "vacuum"), 0)
@@ -121,9 +121,7 @@ def test_a_stopped_postgres_is_told_at_once_and_used_again_when_it_is_back(
 
 
 @pytest.mark.server
-def test_an_outage_in_the_middle_of_many_writers_applies_each_write_once(
-    own_postgres: PostgresServer, outlasting: Store
-) -> None:
+def test_an_outage_during_many_writes_applies_each_write_once(own_postgres: PostgresServer, outlasting: Store) -> None:
     runs = [claim(outlasting, queue(outlasting, f"e{n}"), 0) for n in range(4)]
     reached = [0] * len(runs)
 
@@ -155,7 +153,7 @@ def test_an_outage_in_the_middle_of_many_writers_applies_each_write_once(
 
 
 @pytest.mark.server
-def test_a_postgres_that_hangs_is_given_up_on_connect(own_postgres: PostgresServer) -> None:
+def test_connecting_to_a_hanging_postgres_times_out(own_postgres: PostgresServer) -> None:
     url = own_postgres.create("maintd")
     open_store(url, clock=ManualClock(NOON), migrate=True).close()
     pid = int((own_postgres.folder / "data/postmaster.pid").read_text().split()[0])
@@ -173,7 +171,7 @@ def test_a_postgres_that_hangs_is_given_up_on_connect(own_postgres: PostgresServ
 
 @pytest.mark.server
 @pytest.mark.parametrize("idle", [0.0, PING_AFTER + 0.3], ids=["in the middle of work", "after a rest"])
-def test_connections_that_were_cut_are_replaced_without_a_word(
+def test_lost_connections_are_replaced_without_an_error(
     own_postgres: PostgresServer, outlasting: Store, idle: float
 ) -> None:
     cutter = psycopg.connect(own_postgres.url("maintd"), autocommit=True)

@@ -1,4 +1,4 @@
-"""A SQLite store whose log was cut off at any byte, as a loss of power may leave it, opens with all that was synced."""
+"""A SQLite store whose log is truncated at any byte, as after a power failure, opens with all synced writes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def wanted(number: int) -> NewRun:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_what_was_acknowledged_before_the_cut_is_there(tmp_path: Path, seed: int) -> None:
+def test_acknowledged_writes_survive_a_power_failure(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)
     live, wal = tmp_path / "live.db", tmp_path / "live.db-wal"
     store = open_store(f"sqlite:///{live}", clock=ManualClock(NOON), migrate=True)

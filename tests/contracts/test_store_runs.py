@@ -1,4 +1,4 @@
-"""Claims, leases, cancels and what supervisors record, on both databases."""
+"""Claims, leases, cancel requests and updates, on both databases."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from maintd.model.run_updates import AttemptReported, AttemptStarted, RunRequeue
 from maintd.store import EntryPlan, Store
 
 
-def test_only_runs_whose_time_has_come_can_be_claimed_longest_waiting_first(store: Store) -> None:
+def test_only_runs_that_can_start_are_claimable_longest_waiting_first(store: Store) -> None:
     ids = {minute: queue(store, f"e{minute}", minute) for minute in (3, 1, 2)}
 
     claimable = store.runs.claimable(at(2))
@@ -37,7 +37,7 @@ def test_only_runs_whose_time_has_come_can_be_claimed_longest_waiting_first(stor
     assert store.runs.claim(ids[3], "n1", "i", at(9), at(2)) is None
 
 
-def test_a_claim_gives_the_whole_run_with_its_steps_pending(store: Store) -> None:
+def test_a_claim_returns_the_run_with_pending_steps(store: Store) -> None:
     run_id = queue(store, "weekly", plan=plan("vacuum", "reindex"), params={"keep": "30d"}, why="asked")
 
     run = claim(store, run_id, 1, node="n1")
@@ -50,7 +50,7 @@ def test_a_claim_gives_the_whole_run_with_its_steps_pending(store: Store) -> Non
     ]
 
 
-def test_of_twelve_that_claim_one_run_exactly_one_gets_it(open_another: Callable[[], Store]) -> None:
+def test_of_twelve_claims_of_one_run_exactly_one_succeeds(open_another: Callable[[], Store]) -> None:
     stores = [open_another() for _ in range(3)]
     run_id = queue(stores[0], "vacuum")
 
@@ -90,7 +90,7 @@ def test_a_run_waits_while_another_of_its_entry_is_running(store: Store) -> None
     assert store.runs.next_not_before() == at(1)
 
 
-def test_a_renewed_lease_lasts_longer_and_tells_of_a_cancel(store: Store) -> None:
+def test_renewing_a_lease_extends_it_and_returns_a_cancel_request(store: Store) -> None:
     run = claim(store, queue(store, "vacuum"), 0, lease=5)
 
     first = store.runs.renew(run.id, run.fence, at(20))
@@ -143,7 +143,7 @@ def test_evidence_is_kept_in_order_with_its_attempt(store: Store) -> None:
 
 
 @pytest.mark.parametrize("text", ["nul \0 byte", "half \ud83d pair", "whole 🛠 sign", ""])
-def test_text_that_no_database_can_hold_is_kept_as_well_as_it_can_be(store: Store, text: str) -> None:
+def test_text_that_databases_reject_is_stored_with_replacement_characters(store: Store, text: str) -> None:
     run = claim(store, queue(store, "vacuum"), 0)
 
     store.runs.apply(run.id, 1, 1, evidence(LogLine(seq=1, at=at(1), stream="stdout", text=text)))
@@ -153,7 +153,7 @@ def test_text_that_no_database_can_hold_is_kept_as_well_as_it_can_be(store: Stor
 
 
 @pytest.mark.parametrize("observed", [True, 0, 2**70, -1.5, float("inf"), "text", "5", None])
-def test_whatever_a_check_observes_comes_back_as_it_was(store: Store, observed: object) -> None:
+def test_the_observed_value_of_a_check_is_read_back_unchanged(store: Store, observed: object) -> None:
     run = claim(store, queue(store, "vacuum"), 0)
 
     store.runs.apply(run.id, 1, 1, evidence(check("x").model_copy(update={"observed": observed})))
@@ -162,7 +162,7 @@ def test_whatever_a_check_observes_comes_back_as_it_was(store: Store, observed: 
     assert kept == observed and type(kept) is type(observed)
 
 
-def test_writes_that_arrive_twice_are_applied_once(store: Store) -> None:
+def test_updates_that_are_sent_twice_are_applied_once(store: Store) -> None:
     run = claim(store, queue(store, "vacuum"), 0)
     writes = evidence(check("one"), LogLine(seq=1, at=at(1), stream="log", text="x"))
     store.runs.apply(run.id, run.fence, 1, writes[:3])
@@ -175,7 +175,7 @@ def test_writes_that_arrive_twice_are_applied_once(store: Store) -> None:
     assert (len(attempt.checks), attempt.log_lines, attempt.state) == (1, 1, AttemptState.SUCCEEDED)
 
 
-def test_an_older_fence_is_refused_and_nothing_of_it_is_kept(store: Store) -> None:
+def test_updates_with_an_older_fence_are_refused_as_a_whole(store: Store) -> None:
     run = claim(store, queue(store, "vacuum"), 0)
     store.runs.apply(run.id, 1, 1, [RunRequeued(at=at(1), not_before=at(1), reason="shutting down")])
     second = claim(store, run.id, 2)
@@ -187,7 +187,7 @@ def test_an_older_fence_is_refused_and_nothing_of_it_is_kept(store: Store) -> No
     assert (kept.state, kept.steps[0].attempts) == (RunState.RUNNING, ())
 
 
-def test_evidence_of_a_step_that_the_plan_does_not_have_is_refused_whole(store: Store) -> None:
+def test_evidence_of_an_unknown_step_is_refused_as_a_whole(store: Store) -> None:
     run = claim(store, queue(store, "vacuum"), 0)
 
     refused = store.runs.apply(run.id, 1, 1, [StepStarted(step=0, at=at(1)), *evidence(check("whose?"), step=9)])
@@ -197,7 +197,7 @@ def test_evidence_of_a_step_that_the_plan_does_not_have_is_refused_whole(store: 
     assert store.runs.apply(run.id, 1, 1, evidence(check("its own")))
 
 
-def test_a_run_put_back_is_queued_again_and_keeps_when_it_first_started(store: Store) -> None:
+def test_a_requeued_run_keeps_its_first_started_at(store: Store) -> None:
     run = claim(store, queue(store, "vacuum"), 1)
     store.locks.acquire(run.id, 1, "vacuum", {"postgres": "exclusive"}, at(1))
     put_back = RunRequeued(at=at(2), not_before=at(4), reason="lock postgres is busy")
@@ -213,7 +213,7 @@ def test_a_run_put_back_is_queued_again_and_keeps_when_it_first_started(store: S
     assert store.runs.apply(run.id, 2, 1, evidence(check("now")))
 
 
-def test_a_run_that_was_to_be_cancelled_is_not_put_back(store: Store) -> None:
+def test_a_run_with_a_cancel_request_is_not_requeued(store: Store) -> None:
     run = claim(store, queue(store, "vacuum"), 0)
     store.runs.request_cancel(run.id, "ada", "enough", at(1))
 
@@ -223,7 +223,7 @@ def test_a_run_that_was_to_be_cancelled_is_not_put_back(store: Store) -> None:
     assert (kept.state, kept.reason) == (RunState.CANCELLED, "cancelled by ada: enough")
 
 
-def test_an_ended_run_takes_no_more_writes(store: Store) -> None:
+def test_a_finished_run_accepts_no_updates(store: Store) -> None:
     run = claim(store, queue(store, "vacuum"), 0)
     store.runs.apply(run.id, 1, 1, [ended(RunState.FAILED, 1, "no space")])
 
@@ -233,7 +233,7 @@ def test_an_ended_run_takes_no_more_writes(store: Store) -> None:
     assert (late, kept.state, kept.reason, kept.finished_at) == (False, RunState.FAILED, "no space", at(1))
 
 
-def test_a_lost_run_loses_its_steps_and_locks(store: Store) -> None:
+def test_a_lost_run_has_lost_steps_and_no_locks(store: Store) -> None:
     run = claim(store, queue(store, "vacuum"), 0)
     store.runs.apply(run.id, 1, 1, evidence(check("x"))[:3])
     store.locks.acquire(run.id, 1, "vacuum", {"postgres": "shared"}, at(1))
@@ -247,7 +247,7 @@ def test_a_lost_run_loses_its_steps_and_locks(store: Store) -> None:
     assert store.locks.holders(at(2)) == []
 
 
-def test_a_run_whose_lease_was_renewed_meanwhile_is_not_lost(store: Store) -> None:
+def test_a_run_with_a_renewed_lease_is_not_marked_lost(store: Store) -> None:
     run = claim(store, queue(store, "vacuum"), 0)
     assert [found.id for found in store.runs.expired(at(9))] == [run.id]
     store.runs.renew(run.id, 1, at(12))
@@ -258,7 +258,7 @@ def test_a_run_whose_lease_was_renewed_meanwhile_is_not_lost(store: Store) -> No
     assert store.runs.mark_lost(run.id, 1, "node n1 is silent", at(13), if_expired=True)
 
 
-def test_evidence_that_comes_late_settles_a_lost_run(store: Store) -> None:
+def test_late_evidence_finishes_a_lost_run(store: Store) -> None:
     run = claim(store, queue(store, "vacuum"), 0)
     writes = [*evidence(check("x")), ended(RunState.SUCCEEDED, 3)]
     store.runs.apply(run.id, 1, 1, writes[:2])
@@ -272,7 +272,7 @@ def test_evidence_that_comes_late_settles_a_lost_run(store: Store) -> None:
     assert kept.steps[0].attempts[0].state == AttemptState.SUCCEEDED
 
 
-def test_late_evidence_without_an_end_leaves_a_run_lost(store: Store) -> None:
+def test_late_evidence_without_an_outcome_leaves_a_run_lost(store: Store) -> None:
     run = claim(store, queue(store, "vacuum"), 0)
     store.runs.mark_lost(run.id, 1, "node n1 is silent", at(9))
 
@@ -283,7 +283,7 @@ def test_late_evidence_without_an_end_leaves_a_run_lost(store: Store) -> None:
     assert len(kept.steps[0].attempts[0].checks) == 1
 
 
-def test_a_step_that_never_began_can_be_skipped_with_a_reason(store: Store) -> None:
+def test_a_step_that_never_started_can_be_skipped_with_a_reason(store: Store) -> None:
     run = claim(store, queue(store, "vacuum"), 0)
 
     store.runs.apply(run.id, 1, 1, [StepFinished(step=0, state=StepState.SKIPPED, at=at(1), reason="no target")])
@@ -292,7 +292,7 @@ def test_a_step_that_never_began_can_be_skipped_with_a_reason(store: Store) -> N
     assert (step.state, step.reason, step.started_at) == (StepState.SKIPPED, "no target", None)
 
 
-def test_the_middle_of_a_long_log_is_forgotten_and_counted(store: Store) -> None:
+def test_the_trimmed_middle_of_a_log_is_deleted_and_counted(store: Store) -> None:
     run = claim(store, queue(store, "vacuum"), 0)
     lines = [LogLine(seq=seq, at=at(1), stream="log", text="12345") for seq in range(1, 9)]
     begun = [StepStarted(step=0, at=at(1)), AttemptStarted(step=0, attempt=1, at=at(1))]
@@ -306,7 +306,7 @@ def test_the_middle_of_a_long_log_is_forgotten_and_counted(store: Store) -> None
     assert (attempt.log_lines, attempt.log_bytes, attempt.log_lines_left_out) == (3, 15, 5)
 
 
-def test_the_same_idempotency_key_means_the_same_run(open_another: Callable[[], Store]) -> None:
+def test_the_same_idempotency_key_returns_the_same_run(open_another: Callable[[], Store]) -> None:
     stores = [open_another(), open_another()]
 
     added = run_concurrently(
@@ -318,7 +318,7 @@ def test_the_same_idempotency_key_means_the_same_run(open_another: Callable[[], 
     assert stores[0].history.run(added[0][0]).idempotency_key == "k1"
 
 
-def test_a_run_that_has_not_begun_is_cancelled_at_once(store: Store) -> None:
+def test_a_queued_run_is_cancelled_at_once(store: Store) -> None:
     queued, waiting = queue(store, "a"), queue(store, "b", 9)
 
     states = [store.runs.request_cancel(run_id, "ada", "not today", at(1)) for run_id in (queued, waiting, 999)]
@@ -329,13 +329,13 @@ def test_a_run_that_has_not_begun_is_cancelled_at_once(store: Store) -> None:
     assert store.runs.claim(queued, "n", "i", at(9), at(2)) is None
 
 
-def test_a_cancel_of_an_ended_run_says_how_it_ended(store: Store) -> None:
+def test_cancelling_a_finished_run_returns_its_state(store: Store) -> None:
     run_id = finished(store, "vacuum", 0, RunState.WARNED)
 
     assert store.runs.request_cancel(run_id, "ada", "", at(5)) == RunState.WARNED
 
 
-def test_only_runs_with_a_lease_that_is_over_are_expired(store: Store) -> None:
+def test_expired_runs_are_those_with_an_expired_lease(store: Store) -> None:
     silent, alive = (claim(store, queue(store, name), 0, lease=lease) for name, lease in (("a", 5), ("b", 50)))
 
     assert [run.id for run in store.runs.expired(at(10))] == [silent.id]
@@ -352,7 +352,7 @@ def test_runs_of_an_earlier_process_of_a_node_are_found(store: Store) -> None:
     assert old is not None and [(run.id, run.fence) for run in dead] == [(old.id, 1)]
 
 
-def test_unfinished_runs_of_an_entry_come_oldest_first(store: Store) -> None:
+def test_unfinished_runs_of_an_entry_are_ordered_by_age(store: Store) -> None:
     running = claim(store, queue(store, "a"), 0).id
     finished(store, "b", 0)
     queued, waiting = queue(store, "a", 1), queue(store, "a", 2)
@@ -361,7 +361,7 @@ def test_unfinished_runs_of_an_entry_come_oldest_first(store: Store) -> None:
     assert store.runs.unfinished(["b"]) == store.runs.unfinished(["unknown"]) == []
 
 
-def test_times_come_back_as_aware_utc(store: Store) -> None:
+def test_times_are_read_back_as_aware_utc(store: Store) -> None:
     moment = datetime(2026, 3, 29, 1, 30, 0, 123456, tzinfo=UTC)
     sync(store, entry("vacuum"))
 

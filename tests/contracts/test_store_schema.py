@@ -1,4 +1,4 @@
-"""Opening a database: made, migrated, refused."""
+"""Opening a database: it is created, migrated or refused."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def migrated(conn: Connection) -> None:
     conn.commit()
 
 
-def test_migrations_make_the_tables_that_the_code_describes(store_url: str, request: pytest.FixtureRequest) -> None:
+def test_migrations_create_the_tables_that_the_code_defines(store_url: str, request: pytest.FixtureRequest) -> None:
     if store_url.startswith("sqlite"):
         url = f"{store_url}.migrated"
     else:
@@ -105,7 +105,7 @@ def indexes_of(url: str) -> dict[str, str]:
         return dict(conn.execute(query).fetchall())
 
 
-def test_a_store_that_is_up_to_date_opens_without_alembic_or_orm(file: Path) -> None:
+def test_a_current_store_opens_without_alembic_or_orm(file: Path) -> None:
     program = (
         "import sys; from maintd.store import open_store; from maintd.clock import SystemClock\n"
         f"open_store('sqlite:///{file}', clock=SystemClock(), migrate=True).close()\n"
@@ -118,7 +118,7 @@ def test_a_store_that_is_up_to_date_opens_without_alembic_or_orm(file: Path) -> 
     assert said.stdout.strip() == "[]"
 
 
-def test_processes_that_make_the_same_store_at_once_all_find_it_made(file: Path) -> None:
+def test_processes_can_create_the_same_store_at_once(file: Path) -> None:
     stores = run_concurrently([lambda: open_file(file)] * 6)
 
     assert [store.maintenance.check() for store in stores] == [[]] * 6
@@ -126,7 +126,7 @@ def test_processes_that_make_the_same_store_at_once_all_find_it_made(file: Path)
         store.close()
 
 
-def test_a_store_that_another_process_migrates_is_waited_for(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_waits_while_another_process_migrates(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.2)
     open_file(file).close()
     other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
@@ -142,7 +142,7 @@ def test_a_store_that_another_process_migrates_is_waited_for(file: Path, monkeyp
     other.close()
 
 
-def test_an_older_revision_is_refused_unless_it_is_to_be_migrated(file: Path) -> None:
+def test_an_older_revision_is_refused_without_migrate(file: Path) -> None:
     open_file(file).close()
     conn = sqlite3.connect(file)
     conn.execute("DELETE FROM alembic_version")
@@ -163,14 +163,14 @@ def test_a_store_of_a_newer_maintd_is_refused(file: Path, migrate: bool) -> None
 
 
 @pytest.mark.parametrize("migrate", [True, False])
-def test_a_file_that_is_no_database_is_refused(file: Path, migrate: bool) -> None:
+def test_a_file_that_is_not_a_database_is_refused(file: Path, migrate: bool) -> None:
     file.write_text("not a database at all\n" * 500)
 
     with pytest.raises(StoreUnusableError, match=r"file is not a database; restore .* maintd db backup"):
         open_file(file, migrate=migrate)
 
 
-def test_a_damaged_database_is_refused_with_what_to_do(file: Path) -> None:
+def test_a_damaged_database_is_refused_with_a_hint(file: Path) -> None:
     store = open_file(file)
     for n in range(200):
         queue(store, f"entry number {n}")
@@ -187,7 +187,7 @@ def test_a_damaged_database_is_refused_with_what_to_do(file: Path) -> None:
             store.close()
 
 
-def test_a_store_that_is_not_there_is_not_made_by_looking(file: Path) -> None:
+def test_reading_does_not_create_a_missing_store(file: Path) -> None:
     for look in (lambda: open_file(file, migrate=False), lambda: read_store(f"sqlite:///{file}", clock=CLOCK)):
         with pytest.raises(StoreUnusableError, match=r"there is no store at .*maintd\.db; start the daemon"):
             look()
@@ -204,7 +204,7 @@ def test_a_missing_folder_is_refused_unless_it_is_the_state_directory(tmp_path: 
 
 
 def as_nobody(program: str) -> str:
-    """What a program says as a user who may write nothing."""
+    """The output of a program that runs as a user without write permission."""
     drop = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] if os.geteuid() == 0 else []
     done = subprocess.run([*drop, sys.executable, "-c", program], capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
@@ -212,7 +212,7 @@ def as_nobody(program: str) -> str:
 
 @pytest.fixture
 def public_folder() -> Iterator[Path]:
-    """A folder that every user may enter, unlike pytest's."""
+    """A folder that every user can enter, unlike pytest's."""
     folder = Path(tempfile.mkdtemp(prefix="maintd-store-"))
     folder.chmod(0o755)
     yield folder
@@ -220,7 +220,7 @@ def public_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def test_a_file_that_may_not_be_written_is_refused_by_name_and_user(public_folder: Path) -> None:
+def test_a_file_without_write_permission_is_refused_with_path_and_uid(public_folder: Path) -> None:
     file = public_folder / "maintd.db"
     open_file(file).close()
     file.chmod(0o444)
@@ -235,7 +235,7 @@ def test_a_file_that_may_not_be_written_is_refused_by_name_and_user(public_folde
     assert "(as uid " in said and "make the file and its directory writable" in said
 
 
-def test_a_store_can_be_read_by_somebody_who_may_not_write_it(public_folder: Path) -> None:
+def test_a_store_can_be_read_without_write_permission(public_folder: Path) -> None:
     file = public_folder / "maintd.db"
     store = open_file(file)
     run_id = queue(store, "vacuum")
@@ -251,7 +251,7 @@ def test_a_store_can_be_read_by_somebody_who_may_not_write_it(public_folder: Pat
     assert said == "vacuum\n"
 
 
-def test_a_reader_sees_what_the_daemon_writes_and_writes_nothing(file: Path) -> None:
+def test_a_reader_reads_what_the_daemon_writes_and_cannot_write(file: Path) -> None:
     store = open_file(file)
     reader = read_store(f"sqlite:///{file}", clock=CLOCK)
 
@@ -307,7 +307,7 @@ def test_no_message_contains_the_password(free_port: int) -> None:
 
 
 @pytest.mark.server
-def test_a_database_that_does_not_exist_needs_a_person(postgres_server: object, request: pytest.FixtureRequest) -> None:
+def test_a_database_that_does_not_exist_is_unusable(postgres_server: object, request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue("postgres_server").url("no_such_database")
 
     with pytest.raises(StoreUnusableError, match="does not exist"):
@@ -315,7 +315,7 @@ def test_a_database_that_does_not_exist_needs_a_person(postgres_server: object, 
 
 
 @pytest.mark.server
-def test_nodes_that_migrate_one_postgres_at_once_all_find_it_done(request: pytest.FixtureRequest) -> None:
+def test_nodes_can_migrate_the_same_postgres_at_once(request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue("postgres_server").create(f"m{os.urandom(6).hex()}")
 
     stores = run_concurrently([lambda: open_store(url, clock=CLOCK, migrate=True)] * 4)
@@ -325,14 +325,14 @@ def test_nodes_that_migrate_one_postgres_at_once_all_find_it_done(request: pytes
         store.close()
 
 
-def test_the_store_goes_by_its_own_clock(store: Store, store_url: str) -> None:
+def test_the_store_uses_its_own_clock(store: Store, store_url: str) -> None:
     now = store.now()
 
     assert (now == NOON) == store_url.startswith("sqlite")
     assert now.tzinfo is not None
 
 
-def test_a_closed_store_says_so(open_another: Callable[[], Store], store_url: str) -> None:
+def test_a_closed_store_raises(open_another: Callable[[], Store], store_url: str) -> None:
     store = open_another()
     store.ping()
     store.close()

@@ -1,4 +1,4 @@
-"""Random sequences of everything that changes a run's state, against the table of allowed transitions."""
+"""Random sequences of calls that change a run's state, against the table of allowed transitions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from maintd.store import Store, open_store
 
 
 class Runs(RuleBasedStateMachine):
-    """A few runs of two entries, and whatever may happen to them in any order, by nodes that know what they know."""
+    """A few runs of two entries, and the calls that change them, in any order."""
 
     ids = Bundle("ids")
 

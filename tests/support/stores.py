@@ -115,13 +115,13 @@ def check(name: str) -> Check:
     return Check(name=name, observed=3, expected="at least 1", status=CheckStatus.OK)
 
 
-def run_concurrently(acts: Sequence[Callable[[], T]]) -> list[T]:
+def run_concurrently(calls: Sequence[Callable[[], T]]) -> list[T]:
     """Call all functions at the same moment, each in a thread; return their results."""
-    start = Barrier(len(acts))
+    start = Barrier(len(calls))
 
-    def run(act: Callable[[], T]) -> T:
+    def run(call: Callable[[], T]) -> T:
         start.wait(timeout=10)
-        return act()
+        return call()
 
-    with ThreadPoolExecutor(len(acts)) as pool:
-        return list(pool.map(run, acts))
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))
