@@ -203,7 +203,7 @@ def test_a_missing_folder_is_refused_unless_it_is_the_state_directory(tmp_path: 
     open_store(url, clock=CLOCK, migrate=True, state_dir=tmp_path / "state").close()
 
 
-def as_nobody(program: str) -> str:
+def run_unprivileged(program: str) -> str:
     """The output of a program that runs as a user without write permission."""
     drop = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] if os.geteuid() == 0 else []
     done = subprocess.run([*drop, sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -226,7 +226,7 @@ def test_a_file_without_write_permission_is_refused_with_path_and_uid(public_fol
     file.chmod(0o444)
     public_folder.chmod(0o555)
 
-    said = as_nobody(
+    said = run_unprivileged(
         "from maintd.store import *; from maintd.clock import SystemClock\n"
         f"open_store('sqlite:///{file}', clock=SystemClock(), migrate=True)"
     )
@@ -243,7 +243,7 @@ def test_a_store_can_be_read_without_write_permission(public_folder: Path) -> No
     file.chmod(0o444)
     public_folder.chmod(0o555)
 
-    said = as_nobody(
+    said = run_unprivileged(
         "from maintd.store import *; from maintd.clock import SystemClock\n"
         f"print(read_store('sqlite:///{file}', clock=SystemClock()).history.run({run_id}).entry)"
     )

@@ -41,6 +41,7 @@ BANNED = {
 
 ALLOWED: dict[tuple[str, str], str] = {
     # (path, word as found): reason
+    ("maintd/model/run_updates.py", "put back"): "the tag `run_put_back`, in spools of earlier versions",
 }
 
 # Uses that are left in packages whose rewrite is under way. Only ever lowered.
@@ -59,13 +60,9 @@ LEFT: dict[str, int] = {
     "maintd/config": 10,
     "maintd/executor": 291,
     "maintd/job": 39,
-    "maintd/model": 21,
     "maintd/reports": 29,
     "maintd/schedule": 19,
-    "maintd/scheduler": 50,
-    "maintd/store": 69,
     "schedules.yaml": 3,
-    "tests/contracts": 25,
     "tests/docs": 3,
     "tests/endurance": 16,
     "tests/fuzz": 6,
