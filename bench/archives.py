@@ -32,7 +32,7 @@ MEMBER = 8 * MB
 
 
 def main() -> None:
-    """Make it, read it, print."""
+    """Create the archive, read it in each way, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=300)
     parser.add_argument("--repeat", type=int, default=3)
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def table(size: int, repeat: int, ways: dict[str, Callable[[], object]]) -> None:
-    """A line for each way, all within each round, so that a busy machine is busy for all."""
+    """Print a line per way; each round times all ways, so that a busy machine affects all."""
     took = {name: float("inf") for name in ways}
     for _ in range(repeat):
         for name, way in ways.items():
@@ -92,7 +92,7 @@ def job(folder: Path, level: str) -> None:
 
 
 def make(path: Path, size: int) -> Path:
-    """Dumps, logs and what does not compress, in equal parts: about half of it is left after gzip."""
+    """Write an archive of dumps, logs and incompressible data in equal parts; gzip halves its size."""
     draw = random.Random(1)
     words = [draw.randbytes(5).hex() for _ in range(4000)]
     with path.open("wb") as file, subprocess.Popen(["gzip", "-6"], stdin=subprocess.PIPE, stdout=file) as gzip:

@@ -1,11 +1,12 @@
-"""maintd beside what one could use instead, and beside the floors, in one run: a table for each question, ratios first.
+"""Compares maintd with other schedulers and with lower bounds in one run: a table per question, ratios first.
 
     python bench/compare.py [--only ROW,…] [--peers WORD,…] [--quick] [--repeat 3] [--json FILE]
 
 Contenders are installed into environments of their own below ~/.cache/maintd-bench, with the pins of
-bench/peers/requirements-*.txt; servers are started on loopback and stopped. One that cannot be installed, or does not
-start its jobs in time, has a row that says so. Runs take turns, never at once, but for the idle rows. The row `kill` is
-in words: it shows whose history is durable, which the verdicts of the others build upon. Exit code 0.
+bench/peers/requirements-*.txt; servers are started on loopback and stopped at the end. The row of a contender that
+cannot be installed, or does not start its jobs in time, has the reason. Runs take turns, except in the idle rows. The
+row `kill` has no numbers: it shows whose history is durable, which the verdicts of the other rows use. The exit code is
+0.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import psutil
 from peers import apscheduler, celery, cron, huey, maintd, prefect, procrastinate, yacron
 from peers.base import Peer, Recorder, UnavailableError
 from peers.servers import Servers
-from rows import calendar_year, due, killed, rate, standing, status
+from rows import calendar_year, due, idle, killed, rate, status
 from table import Row, text
 
 PEERS: list[type[Peer]] = [
@@ -48,10 +49,10 @@ PEERS: list[type[Peer]] = [
     prefect.Prefect,
 ]
 
-# Where a contender has several forms, the rows that are not about its store take the first.
+# Of a contender with several forms, rows that are not about its store use the first.
 ONE_FORM = (celery.CeleryOnSqlite, huey.HueySynced)
 OWN_ROWS = (apscheduler.InThreadRecorded, apscheduler.InProcess, apscheduler.InProcessRecorded)
-# Prefect needs minutes to register so many; when cron has read its tables cannot be seen.
+# Prefect needs minutes to register so many entries; cron does not show when it has read its tables.
 NO_LOAD = (prefect.Prefect, cron.Cron)
 ROWS = [
     *(shape.key for shape in due.SHAPES),
@@ -77,7 +78,7 @@ IN_POSTGRES = (maintd.MaintdOnPostgres, celery.Celery, procrastinate.Procrastina
 
 
 def matrix(peers: Sequence[Peer], asked: argparse.Namespace) -> dict[str, Callable[[], list[Row]]]:
-    """What can be measured, by the name of the row."""
+    """Return the measurements by the name of their row."""
     single = [peer for peer in peers if not isinstance(peer, ONE_FORM)]
     plain = [peer for peer in single if not isinstance(peer, OWN_ROWS)]
     repeat = 1 if asked.quick else asked.repeat
@@ -91,9 +92,9 @@ def matrix(peers: Sequence[Peer], asked: argparse.Namespace) -> dict[str, Callab
         rows[shape.key] = lambda shape=shape: [due.measure(shape, single, repeat)]
     rows["runs-sqlite"] = lambda: [rate.measure("SQLite", of(IN_SQLITE), repeat)]
     rows["runs-postgres"] = lambda: [rate.measure("Postgres", of(IN_POSTGRES), repeat)]
-    rows["idle"] = lambda: standing.idle(plain, 20 if asked.quick else asked.idle)
-    rows["start"] = lambda: [standing.start(plain, repeat)]
-    rows["load"] = lambda: [standing.load([peer for peer in plain if not isinstance(peer, NO_LOAD)])]
+    rows["idle"] = lambda: idle.idle(plain, 20 if asked.quick else asked.idle)
+    rows["start"] = lambda: [idle.start(plain, repeat)]
+    rows["load"] = lambda: [idle.load([peer for peer in plain if not isinstance(peer, NO_LOAD)])]
     rows["status"] = lambda: [
         status.measure(
             [peer for peer in plain if not isinstance(peer, maintd.MaintdOnPostgres)], sizes, 5 if asked.quick else 11
@@ -110,10 +111,10 @@ def main() -> None:
     parser.add_argument("--peers", help="parts of contenders' names, separated by commas; maintd always takes part")
     parser.add_argument("--quick", action="store_true", help="once each, shorter, up to 100,000 runs of history")
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--idle", type=float, default=60, help="seconds of idling that are looked at")
-    parser.add_argument("--json", type=Path, help="write what was seen there too")
+    parser.add_argument("--idle", type=float, default=60, help="seconds over which idle daemons are measured")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     asked = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that all that was started is stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that every started process is stopped
     began = time.monotonic()
     with ExitStack() as stack:
         peers, absent = take_part(Servers(stack), asked.peers)
@@ -137,7 +138,7 @@ def main() -> None:
             started = time.monotonic()
             try:
                 found = act()
-            except Exception as error:  # noqa: BLE001  one row that breaks must not take the others with it
+            except Exception as error:  # noqa: BLE001  a row that fails must not stop the others
                 print(f"### {key}\nnot measured: {type(error).__name__}: {error}\n", flush=True)
                 continue
             seen += found
@@ -148,7 +149,7 @@ def main() -> None:
 
 
 def take_part(servers: Servers, words: str | None) -> tuple[list[Peer], dict[str, str]]:
-    """Those that are asked for and can be installed; and why the others cannot."""
+    """Return the requested contenders that can be installed, and why the others cannot."""
     peers: list[Peer] = []
     absent: dict[str, str] = {}
     for kind in PEERS:
@@ -167,7 +168,7 @@ def take_part(servers: Servers, words: str | None) -> tuple[list[Peer], dict[str
 
 
 def about_the_machine() -> str:
-    """What the figures depend on."""
+    """Describe the machine."""
     busy = os.getloadavg()[0]
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
@@ -180,18 +181,18 @@ def about_the_machine() -> str:
         f"{time.strftime('%Y-%m-%d %H:%M')}, commit {commit}, {os.cpu_count()} cores, "
         f"{psutil.virtual_memory().total / 2**30:.0f} GiB, Linux {platform.release()}, "
         f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, load {busy:.1f} at the start"
-        + (" (others work here: read only the ratios)" if busy > 0.5 else "")
+        + (" (the machine is busy: compare only the ratios)" if busy > 0.5 else "")
     )
 
 
 def commands(rows: Sequence[Row]) -> str:
-    """How each contender was started."""
-    said = {figure.contender: figure.command for row in rows for figure in row.figures if figure.command}
-    return "\n".join(["Commands:", *(f"- {name}: `{command}`" for name, command in said.items())])
+    """List how each contender was started."""
+    started = {figure.contender: figure.command for row in rows for figure in row.figures if figure.command}
+    return "\n".join(["Commands:", *(f"- {name}: `{command}`" for name, command in started.items())])
 
 
 def write(path: Path, machine: str, peers: Sequence[Peer], absent: dict[str, str], rows: Sequence[Row]) -> None:
-    """So that results can be compared later; after each row, so that an interrupted run leaves what it saw."""
+    """Write all results so far as JSON; called after each row, so that an interrupted run keeps its results."""
     document = {
         "machine": machine,
         "versions": {peer.name: peer.version for peer in peers},

@@ -46,7 +46,7 @@ print(took, found.total, found.bytes_read, resource.getrusage(resource.RUSAGE_SE
 def fill(
     path: Path, size: int, since: datetime, until: datetime, seed: int, form: Callable[[str, datetime], str]
 ) -> int:
-    """A file of this size, its lines in order of their times; how many of them were denied."""
+    """Write a log of this size in order of time; return the number of denied requests."""
     rng = random.Random(seed)
     lines: list[tuple[str, bool]] = []
     made = 0
@@ -69,7 +69,7 @@ def fill(
 
 @contextmanager
 def logs(where: Path | None) -> Iterator[Path]:
-    """An empty folder, deleted at the end unless it is to be kept."""
+    """Yield an empty folder; delete it at the end unless `where` is given."""
     if where is not None:
         where.mkdir(parents=True)
         yield where
@@ -79,14 +79,14 @@ def logs(where: Path | None) -> Iterator[Path]:
 
 
 def grep(folder: Path) -> tuple[float, int]:
-    """The runbook's command: seconds, and lines shown."""
+    """Run the runbook's command; return seconds and lines shown."""
     began = time.perf_counter()
     done = subprocess.run(["grep", "-rhcE", "(401|403)", str(folder)], capture_output=True, text=True, check=True)
     return time.perf_counter() - began, sum(int(line) for line in done.stdout.split())
 
 
 def maintd(folder: Path, until: datetime, hours: float) -> tuple[float, int, int, int]:
-    """A process of its own: seconds, denied requests, bytes read, peak memory in KiB."""
+    """Count in another process; return seconds, denied requests, bytes read and peak memory in KiB."""
     argv = [sys.executable, "-c", COUNT, str(folder), str(until.timestamp()), str(hours)]
     words = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
     return float(words[0]), int(words[1]), int(words[2]), int(words[3])
@@ -125,7 +125,7 @@ def report(
     by_maintd: tuple[float, int, int, int],
     new: tuple[float, int, int, int],
 ) -> None:
-    """One form of logs, as a table."""
+    """Print the results for one form of logs."""
     seconds, lines = by_grep
     print(f"\n{title}: {format_size(size)}, {denied:,} denied requests")
     print(f"  {'':34}{'seconds':>9}{'MB/s':>8}{'x grep':>8}")

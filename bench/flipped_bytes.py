@@ -1,4 +1,4 @@
-"""Which damage each level of `backup_verify` catches: random flipped bytes in real backups of every format.
+"""Which damage each level of `backup_verify` detects: random flipped bytes in real backups of every format.
 
     python bench/flipped_bytes.py [--flips 20] [--seed 1] [--only tar.gz]
 
@@ -36,7 +36,7 @@ ROWS = 20_000
 
 @dataclass
 class Sample:
-    """A backup, and the program that people ask about it. `key`: whether its age identity is at hand."""
+    """A backup, and the common tool for its format. `key`: whether its age identity is available."""
 
     label: str
     path: Path
@@ -45,13 +45,13 @@ class Sample:
 
 
 def main() -> None:
-    """Make, damage, count."""
+    """Create, damage and check the backups; print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--flips", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="")
     options = parser.parse_args()
-    print("| format | L1 with sha256 | L2 without | otherwise used |\n|---|---|---|---|", flush=True)
+    print("| format | L1 with sha256 | L2 without sha256 | common tool |\n|---|---|---|---|", flush=True)
     with samples() as made_samples:
         for sample in made_samples:
             if options.only in sample.label:
@@ -78,7 +78,7 @@ def row(sample: Sample, draw: random.Random, flips: int) -> str:
 
 
 def damaged(sample: Sample) -> bool:
-    """Whether decoding shows it."""
+    """Return whether decoding detects the damage."""
     if sample.path.is_dir():
         try:
             return bool(verify_base_backup(sample.path).problems)
@@ -89,7 +89,7 @@ def damaged(sample: Sample) -> bool:
 
 
 def refused(sample: Sample) -> bool:
-    """Whether the usual program ends with an error."""
+    """Return whether the common tool ends with an error."""
     return subprocess.run([*sample.usual, sample.path], capture_output=True, check=False).returncode != 0
 
 

@@ -1,4 +1,4 @@
-"""How long the history takes to read as it grows: the same questions to a store with 1 k and with 1 M runs.
+"""How long reads of the history take as it grows: the same queries on a store with 1 k and with 1 M runs.
 
     python bench/history.py [--url postgresql://…] [runs …]
 
@@ -36,7 +36,7 @@ STATES = ["succeeded"] * 17 + ["warned", "failed", "skipped"]
 
 
 def fill(store: Store, count: int) -> None:
-    """Rows as three years of a calendar leave them: 30 entries, of which three run rarely, and one never succeeded."""
+    """Write rows as after three years: 30 entries, of which three run rarely and one never succeeded."""
     entries = [Entry(name=f"entry-{n}", title="t", steps=(StepPlan(name="job", job="job"),)) for n in range(ENTRIES)]
     store.entries.sync(entries, {entry.name: "1" for entry in entries}, START)
     for entry in entries:
@@ -53,7 +53,7 @@ def fill(store: Store, count: int) -> None:
 
 
 def fill_fast(path: Path, count: int) -> None:
-    """The same runs in a new SQLite file, by SQLite's own hand: ten millions in a minute or two, without evidence."""
+    """Write the same runs to a new SQLite file by SQL alone, without evidence: ten million in a minute or two."""
     store = open_store(f"sqlite:///{path}", clock=SystemClock(), migrate=True)
     fill(store, 1000)
     store.close()
@@ -128,7 +128,7 @@ def evidence(count: int) -> Iterator[dict[str, Any]]:
 
 
 def questions(store: Store, count: int) -> dict[str, Callable[[], object]]:
-    """What the page, the CLI and the planner ask."""
+    """Return the queries of the page, the CLI and the planner."""
     history, names = store.history, [f"entry-{n}" for n in range(ENTRIES)]
     now = START + timedelta(days=1095)
     return {

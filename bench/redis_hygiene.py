@@ -3,7 +3,7 @@
     python bench/redis_hygiene.py [--keys 1000000] [--match 250000] [--load 1 0.2]
 
 Each way gets a fresh server with the same keys. Another process sends PING each millisecond and keeps each answer's
-time; one more does the same to a server that nobody uses, in the same seconds: what that waits is this machine's
+time; one more does the same to an unused server, in the same seconds: what that waits is this machine's
 scheduler. Prints milliseconds and the ratio to the runbook's worst stall.
 """
 
@@ -57,7 +57,7 @@ def script(server: RedisServer) -> None:
 
 
 def job(server: RedisServer, load: float) -> None:
-    """The shipped job: all keys counted with their expiry, then those below the prefix looked at again and unlinked."""
+    """Run the shipped job: count all keys with their expiry, then check those with the prefix again and unlink them."""
     params = {
         "save": False,
         "load": load,
@@ -72,7 +72,7 @@ def job(server: RedisServer, load: float) -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """One way: how long it took, what other clients waited meanwhile (milliseconds), the keys that were left."""
+    """One way: how long it took, what other clients waited in that time (milliseconds), the remaining keys."""
 
     name: str
     seconds: float

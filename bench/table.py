@@ -35,7 +35,7 @@ class Figure:
 class Row:
     """One question. The first figure is maintd's; `more_is_better` for rates.
 
-    With `remarks` it is a row of words: figures have no values, and that stands below them instead of the verdicts.
+    With `remarks` the figures have no values, and the remarks are printed below them instead of the verdicts.
     """
 
     key: str
@@ -51,13 +51,13 @@ class Row:
         return self.figures[0]
 
     def ratio(self, figure: Figure) -> float | None:
-        """Ours divided by its own; None where there is nothing to divide."""
+        """Return maintd's value divided by the contender's; None if either is missing."""
         if not (figure.values and self.ours.values) or figure.value <= 0:
             return None
         return self.ours.value / figure.value
 
     def cost(self, figure: Figure) -> float:
-        """How many times it is better than we are: 1 for ourselves, above 1 where it is ahead."""
+        """Return how many times better than maintd the contender is; above 1 if it is ahead."""
         ratio = self.ratio(figure)
         assert ratio is not None
         return 1 / ratio if self.more_is_better else ratio
@@ -67,7 +67,7 @@ class Row:
 
 
 def text(row: Row) -> str:
-    """The row as a table in Markdown, and what it says about the goals."""
+    """Return the row as a Markdown table, with the verdicts on the goals."""
     names = list(dict.fromkeys(name for figure in row.figures for name in figure.more))
     if row.remarks is not None:
         return _in_words(row, names, row.remarks)
@@ -82,14 +82,14 @@ def _in_words(row: Row, names: Sequence[str], remarks: Sequence[str]) -> str:
     head = ["contender", *names, "what it does"]
     lines = [f"### {row.key}: {row.title}", "", _line(head), _line(["---"] * len(head))]
     lines += [
-        _line([figure.contender, *(str(figure.more.get(name, "-")) for name in names), _told(figure)])
+        _line([figure.contender, *(str(figure.more.get(name, "-")) for name in names), _description(figure)])
         for figure in row.figures
     ]
     return "\n".join([*lines, "", *(f"- {remark}" for remark in remarks), ""])
 
 
-def _told(figure: Figure) -> str:
-    promised = figure.promises.told if figure.promises else "floor"
+def _description(figure: Figure) -> str:
+    promised = figure.promises.description if figure.promises else "floor"
     return "; ".join(part for part in (figure.missing, promised, figure.note) if part)
 
 
@@ -107,20 +107,28 @@ def _cells(row: Row, figure: Figure, names: Sequence[str]) -> list[str]:
         else ["", "", ""]
     )
     extras = [short(extra) if isinstance(extra := figure.more.get(name, ""), float) else extra for name in names]
-    return [figure.contender, "-" if ratio is None else f"{ratio:.2f}", value, spread, *extras, *marks, _told(figure)]
+    return [
+        figure.contender,
+        "-" if ratio is None else f"{ratio:.2f}",
+        value,
+        spread,
+        *extras,
+        *marks,
+        _description(figure),
+    ]
 
 
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def tell(text: str) -> None:
-    """What is being done now, for who waits."""
+def log_progress(text: str) -> None:
+    """Print what is being measured now."""
     print(text, file=sys.stderr, flush=True)
 
 
 def short(value: float) -> str:
-    """Three digits that matter."""
+    """Format a number with three significant digits."""
     size = abs(value)
     return (
         f"{value:,.0f}"
@@ -134,9 +142,9 @@ def short(value: float) -> str:
 
 
 def _verdict(row: Row) -> list[str]:
-    """The two goals: first of those that record durably, and within twice the best of any kind but for a price.
+    """Return the verdicts on two goals: first of those that record durably, and within twice the best of any kind.
 
-    Which do is what the row `kill` saw of them, see `Promises`.
+    The row `kill` shows who records durably, see `Promises`.
     """
     if not row.ours.values:
         return [f"**maintd has no figure here**: {row.ours.missing}"]

@@ -1,6 +1,6 @@
-"""Raw APScheduler 3, as a program of one's own embeds it; then with a process for each run, and with rows of one's own.
+"""Plain APScheduler 3 embedded in a program; then with a process per run, and with rows written by that program.
 
-The four forms tell what isolation and a durable history cost, apart and together.
+The four forms show what isolation and a durable history cost, separately and together.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _Recorded(Recorder, _Form):
 
 
 class InThreadRecorded(_Recorded):
-    """The price of the rows."""
+    """In a thread, with two synced rows per run."""
 
     name = "APScheduler, thread + rows"
     promises = Promises(False, True, False, "a thread; own insert and update, each with fsync", own=True)
@@ -73,7 +73,7 @@ class InThreadRecorded(_Recorded):
 
 
 class InProcessRecorded(_Recorded):
-    """The price of both."""
+    """In a process, with two synced rows per run."""
 
     name = "APScheduler, process + rows"
     promises = Promises(

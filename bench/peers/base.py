@@ -1,4 +1,4 @@
-"""What every contender has in common: what it works on, what it promises, and how it is installed and started."""
+"""Base classes of contenders: the workload, what a run comes with, installation and start."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ HERE = Path(__file__).parent
 PROGRAMS = HERE / "programs"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "maintd-bench"
 
-# One shell word less than a Python body: the cheapest job that a scheduler of commands can be given.
+# The cheapest job for a scheduler that runs commands.
 SHELL_BODY = "echo {entry} $(date +%s%N) >> {journal}"
 
 
 class UnavailableError(Exception):
-    """A contender that cannot take part here; the text is the reason that the table prints."""
+    """The contender cannot take part; the text is the reason, which the table shows."""
 
 
 @dataclass(frozen=True)
@@ -59,34 +59,34 @@ class Workload:
         return self.rounds * self.burst
 
     def instant(self, entry: int) -> int | None:
-        """When that entry is due, in seconds since 1970; None: not while it is looked at."""
+        """Return when that entry is due, in seconds since 1970; None: not during the measurement."""
         return self.at + entry // self.burst * self.gap if entry < self.due else None
 
     def document(self) -> dict[str, object]:
-        """As the programs in `programs/` read it."""
+        """Return the workload as JSON for the programs in `programs/`."""
         instants = [self.instant(entry) for entry in range(self.entries)]
         return {"journal": str(self.journal), "folder": str(self.folder), "instants": instants, "hold": self.hold}
 
 
 @dataclass(frozen=True)
 class Promises:
-    """What a run of this contender comes with: it explains a price.
+    """What a run of this contender comes with, which explains its cost.
 
-    `durable` is what the row `kill` saw (`compare.py --only kill`, which warns where it sees something else): its start
-    is on record while it runs and still after a kill -9, and once it has ended both its times are. `own`: the rows were
-    written for this comparison, to show what they cost; there is nothing to install that writes them.
+    `durable` is the result of the row `kill` (`compare.py --only kill` warns of a difference): the start is on record
+    while the run is running and after a kill -9, and a finished run has both times. `own`: this comparison writes the
+    rows, to show their cost; there is no package that does.
     """
 
     isolates: bool
     durable: bool
     logs: bool
-    told: str
+    description: str
     own: bool = False
 
 
 @dataclass
 class Started:
-    """A contender at work. `shift` is how many seconds its clock is ahead of this machine's."""
+    """A running contender. `shift` is how many seconds its clock is ahead of this machine's."""
 
     daemons: list[Daemon]
     ready_seconds: float
@@ -99,7 +99,7 @@ class Started:
 
 
 class Peer(ABC):
-    """A contender. One instance lives for the whole run of the comparison."""
+    """A contender. One instance exists for the whole comparison."""
 
     name: ClassVar[str]
     promises: ClassVar[Promises]
@@ -121,7 +121,7 @@ class Peer(ABC):
         return str(self.venv / "bin" / "python")
 
     def install(self) -> None:
-        """Into its own environment below the cache folder, pinned; nothing to do when it is there."""
+        """Install its pinned packages into its own environment in the cache folder, unless they are there."""
         if self.requirements:
             make_venv(self.venv, HERE / f"requirements-{self.requirements}.txt")
 
@@ -131,36 +131,36 @@ class Peer(ABC):
         return f"{self.package} {output(self.python, '-c', code, self.package)}"
 
     def lead(self, work: Workload) -> float:
-        """Seconds that it needs from its start until it can be waiting for the first instant."""
+        """Return the seconds from its start until it can wait for the first instant."""
         return 2.0 + work.entries / 1000
 
     @abstractmethod
     @contextmanager
     def started(self, work: Workload) -> Iterator[Started]:
-        """At work on this calendar until the end of the `with`; ready when it is handed out."""
+        """Start it with this workload and wait until it is ready; stop it at the end."""
 
     def environment(self, **more: str) -> dict[str, str]:
-        """This process's, with the peer's own programs in front and nothing of maintd's."""
+        """Return the environment without variables of maintd, with the peer's programs first in PATH."""
         plain = {name: value for name, value in os.environ.items() if not name.startswith(("MAINTD_", "PYTHONDONT"))}
         path = f"{self.venv / 'bin'}:{plain.get('PATH', '')}" if self.requirements else plain.get("PATH", "")
         return plain | {"PATH": path, "PYTHONPATH": str(PROGRAMS)} | more
 
     def settings(self, work: Workload) -> dict[str, str]:
-        """The environment of its daemons and commands for this workload."""
+        """Return the environment of its daemons and commands for this workload."""
         return self.environment()
 
     status_words: ClassVar[str] = ""
 
     def status_argv(self, work: Workload) -> list[str] | None:
-        """The cheapest command by which it tells how things stand, once started; None: it has none."""
+        """Return its cheapest status command, once started; None: it has none."""
         return None
 
 
 class Recorder(Peer):
-    """A contender that leaves a row for each run, and so can be asked what it knows of them.
+    """A contender that writes a row per run, which can be queried.
 
-    `batch` is how many trivial runs it is given when runs per second are counted; `under_way` its own words for a run
-    that goes on; `keeps` tells how long its rows stay by its manual, and what else explains what the row `kill` shows.
+    `batch` is the number of trivial runs for the row of runs per second; `under_way` are its own states for a run
+    that is running; `keeps` is how long it keeps rows according to its manual, and what else explains the row `kill`.
     """
 
     batch: ClassVar[int] = 1000
@@ -169,31 +169,31 @@ class Recorder(Peer):
 
     @abstractmethod
     def finished(self, work: Workload) -> int:
-        """Runs whose end is durably recorded."""
+        """Return the number of runs whose end is durably recorded."""
 
     @abstractmethod
     def records(self, work: Workload) -> list[Record]:
-        """All runs in its store, whether it is up or not."""
+        """Return all runs in its store, also when it is not running."""
 
     def afterwards(self, work: Workload) -> Workload:
-        """The calendar for a start after the due instant: the same.
+        """Return the workload for a start after the due instant: the same by default.
 
-        Not so for those that are given an instant where a user has a rule: such a rule would be due in the future then,
-        an instant that has passed would be run at once.
+        Contenders that take an instant instead of a rule override it: they would run a past instant at once, while a
+        rule would be due in the future.
         """
         return work
 
 
 class Queue(Recorder):
-    """One that can also be handed runs without a calendar. The others are given them as entries due at one instant."""
+    """A contender that also accepts runs without a calendar; others get entries that are due at one instant."""
 
     @abstractmethod
     def enqueue(self, work: Workload, count: int) -> None:
-        """Ask for so many runs, from a process of its own."""
+        """Request `count` runs from another process."""
 
 
 def make_venv(venv: Path, pins: Path) -> None:
-    """The environment with exactly these pins and with its bytecode compiled."""
+    """Create an environment with exactly these pins and compiled bytecode."""
     stamp = venv / "pins.txt"
     if stamp.exists() and stamp.read_text() == pins.read_text():
         return
@@ -212,7 +212,7 @@ def make_venv(venv: Path, pins: Path) -> None:
 
 
 def output(*argv: str, env: Mapping[str, str] | None = None) -> str:
-    """What a command prints, without the line's end. Raises UnavailableError when it fails or is not there."""
+    """Return the output of a command, stripped. Raises UnavailableError if it fails or does not exist."""
     try:
         done = subprocess.run(argv, capture_output=True, text=True, check=False, env=env, timeout=120)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -223,5 +223,5 @@ def output(*argv: str, env: Mapping[str, str] | None = None) -> str:
 
 
 def next_year() -> datetime:
-    """When entries are due that are not to be due: the first hour of the year after this."""
+    """Return the due time of entries that must not be due: the first hour of next year."""
     return datetime(datetime.now(UTC).year + 1, 1, 1, tzinfo=UTC)

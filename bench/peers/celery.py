@@ -14,7 +14,7 @@ from peers.base import PROGRAMS, Promises, Queue, Started, Workload, output
 from peers.processes import Daemon
 from peers.stores import Record, in_postgres, in_sqlite
 
-# The row has one time, written anew at each change; in the state STARTED, which is off by default, it is the start's.
+# The row has one time, overwritten at each change; in the state STARTED, which is off by default, it is the start's.
 RECORDS = """SELECT status, CASE WHEN status = 'STARTED' THEN date_done END,
                     CASE WHEN status <> 'STARTED' THEN date_done END FROM celery_taskmeta"""
 FINISHED = "SELECT count(*) FROM celery_taskmeta WHERE status = 'SUCCESS'"

@@ -14,7 +14,7 @@ from peers.stores import Record, in_sqlite
 
 
 class Huey(Queue):
-    """As shipped: without fsync, idle workers look ever less often, up to each ten seconds."""
+    """As shipped: without fsync; idle workers poll less and less often, up to every ten seconds."""
 
     name = "Huey (SQLite)"
     requirements = "huey"

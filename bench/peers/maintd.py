@@ -1,4 +1,4 @@
-"""maintd as a user has it: a daemon, its calendar file, a job module of the operator's own."""
+"""maintd as a user runs it: a daemon, a calendar file, an operator's job module."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ class Maintd(Recorder):
         return output(COMMAND, "version").splitlines()[0]
 
     def lead(self, work: Workload) -> float:
-        # Loading and checking a large calendar; then the template, which is warm long before in a daemon's daily life.
+        # Time to load a large calendar and to start the template process, which a daemon in production has done long
+        # before.
         return 5.0 + work.entries / 500
 
     def store_url(self, work: Workload) -> str:
@@ -79,7 +80,7 @@ class Maintd(Recorder):
             "MAINTD_LISTEN": f"127.0.0.1:{_free_port()}",
             "MAINTD_STORE_URL": self.store_url(work),
             "MAINTD_LOG_FORMAT": "json",
-            # As many at once as are due, within reason: the others have ten threads, or no limit.
+            # As many slots as runs that are due at once, within limits: the others have ten threads, or no limit.
             "MAINTD_SLOTS": str(max(work.burst, 4) if work.burst <= MANY else SLOTS),
         }
 

@@ -1,4 +1,4 @@
-"""A daemon as a process: started until it is ready, weighed with all its children, stopped."""
+"""A daemon as a process: start it, wait until it is ready, measure it with all its children, stop it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAINTD = "import sys; sys.modules['rich'] = None; from maintd.__main__ import ma
 
 
 class Daemon:
-    """A process in its own group, its output in a file: started, waited for, weighed, stopped with all its children."""
+    """A process in its own group, with its output in a file; measured and stopped with all its children."""
 
     def __init__(
         self, argv: Sequence[str], log: Path, *, env: Mapping[str, str] | None = None, cwd: Path | None = None
@@ -33,7 +33,7 @@ class Daemon:
         self.root = psutil.Process(self.process.pid)
 
     def wait_for(self, ready: str | Callable[[], object], seconds: float = 60.0) -> float:
-        """Seconds since it was started, when its log has that word or the condition holds; a look each 2 ms."""
+        """Wait until the log has that word or the condition is true; return the seconds since the start (± 2 ms)."""
         deadline = self.began + seconds
         while not (ready in self.log_text() if isinstance(ready, str) else ready()):
             if self.process.poll() is not None:
@@ -47,7 +47,7 @@ class Daemon:
         return self.log.read_text(errors="replace")
 
     def stop(self, seconds: float = 8.0) -> None:
-        """TERM to it, and KILL to whatever of its group is left afterwards."""
+        """Send SIGTERM to the process, then SIGKILL to what is left of its group."""
         self.process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(seconds)
@@ -57,7 +57,7 @@ class Daemon:
 
 
 def kill_at_once(daemons: Sequence[Daemon]) -> None:
-    """KILL to all of them and all their children, stopped before, so that none sees another end and writes it down."""
+    """Stop all daemons and their children, then kill them, so that none records the end of another."""
     stopped: list[psutil.Process] = []
     while fresh := [one for one in _family(daemons) if one not in stopped]:  # what was forked while others were stopped
         stopped += fresh
@@ -87,23 +87,23 @@ def _works(process: psutil.Process) -> bool:
 
 
 def forget_logs(folder: Path) -> None:
-    """So that the word of readiness in a log is that of the next start."""
+    """Delete the logs, so that the next start is not taken for ready by an old log."""
     for log in [folder / "log", *folder.glob("*.log")]:
         log.unlink(missing_ok=True)
 
 
 class DaemonError(Exception):
-    """It did not start, or not in time."""
+    """The daemon did not start in time."""
 
 
 def pss_mib(process: psutil.Process) -> float:
-    """Of it and all its children."""
+    """Return the PSS in MiB of the process and all its children."""
     family = [process, *process.children(recursive=True)]
     return sum(one.memory_full_info().pss for one in family) / 2**20
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """Of it and all its children so far, to the nanosecond: the ticks of /proc/PID/stat are too coarse for an idler."""
+    """Return the CPU seconds of the process and its children so far; /proc/PID/stat is too coarse for an idle one."""
     total = 0
     for one in [process, *process.children(recursive=True)]:
         for task in Path(f"/proc/{one.pid}/task").iterdir():

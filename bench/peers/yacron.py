@@ -1,4 +1,4 @@
-"""yacron: crontabs in YAML, each run a shell command; it looks at its calendar each minute."""
+"""yacron: crontabs in YAML, each run a shell command; it checks its calendar each minute."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RUN = f"{FORGET}; from yacron.__main__ import main; main()"
 
 
 class Yacron(Peer):
-    """As shipped; the clock of the daemon alone is moved, so that nobody waits for a full minute."""
+    """As shipped; only the daemon's clock is shifted, so that no one waits for a full minute."""
 
     name = "yacron"
     requirements = "yacron"
@@ -37,7 +37,7 @@ class Yacron(Peer):
         daemon = Daemon([self.python, "-c", RUN, "-c", str(path), "-l", "INFO"], work.folder / "log", env=env)
         daemon.command = "yacron -c yacron.yaml"
         try:
-            # It tells nothing when it has read its calendar; its web server listens after that.
+            # It does not report when it has read its calendar; its web server listens after that.
             yield Started([daemon], daemon.wait_for("web: started listening", 240), shift)
         finally:
             daemon.stop(1)

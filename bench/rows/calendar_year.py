@@ -40,6 +40,6 @@ def _figure(name: str, python: str, repeat: int, promises: Promises) -> Figure:
         return Figure(name, promises=promises, missing="not within 60 s")
     if done.returncode:
         return Figure(name, promises=promises, missing=done.stderr.strip()[-300:])
-    said = json.loads(done.stdout)
-    more: dict[str, float | str] = {"due times": f"{said['found']:,}"}
-    return Figure(f"{name} {said['version']}", said["seconds"], promises, more, command=" ".join(argv[1:]))
+    result = json.loads(done.stdout)
+    more: dict[str, float | str] = {"due times": f"{result['found']:,}"}
+    return Figure(f"{name} {result['version']}", result["seconds"], promises, more, command=" ".join(argv[1:]))

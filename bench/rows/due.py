@@ -1,4 +1,4 @@
-"""From the instant at which entries are due to the first line of each job."""
+"""From the due time of entries to the first line of each job."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pathlib import Path
 from peers.base import Peer, Started, UnavailableError, Workload
 from peers.prefect import Prefect
 from peers.processes import DaemonError
-from table import Figure, Row, tell
+from table import Figure, Row, log_progress
 
 from rows import floors
 
 WINDOW = 60.0  # seconds after the last instant in which a start still counts
-BOUND = 300  # seconds for one contender in one row, whatever it waits for
+BOUND = 300  # seconds for one contender in one row
 REGISTERED = 100  # deployments that Prefect registers in reasonable time: some eight a second
 
 
@@ -46,7 +46,7 @@ SHAPES = [
 
 
 def measure(shape: Shape, peers: Sequence[Peer], repeat: int) -> Row:
-    """A row of this shape. Those that know only minutes are started anew for each round, at most `repeat` times."""
+    """Measure one shape. Contenders that know only minutes are restarted for each round, at most `repeat` times."""
     figures = [_figure(shape, peer, repeat) for peer in peers]
     if shape.burst > 1:
         for name, act in (("floor: fork", floors.fork_burst), ("floor: fork and exec", floors.exec_burst)):
@@ -57,11 +57,11 @@ def measure(shape: Shape, peers: Sequence[Peer], repeat: int) -> Row:
 
 def _figure(shape: Shape, peer: Peer, repeat: int) -> Figure:
     rounds, starts = (shape.rounds, 1) if peer.gap < 60 else (1, min(shape.rounds, repeat))
-    if isinstance(peer, Prefect):  # slow to start and slow to work: few rounds, in one start
+    if isinstance(peer, Prefect):  # slow: few rounds, in one start
         rounds, starts = (3, 1) if shape.burst == 1 else (1, 1)
     figure = Figure(peer.name, promises=peer.promises, note="; ".join(filter(None, [_resolution(peer), peer.note])))
     found: list[list[float]] = []
-    tell(f"{shape.key}: {peer.name}")
+    log_progress(f"{shape.key}: {peer.name}")
     try:
         with bounded(BOUND * starts):
             for _ in range(starts):
@@ -81,10 +81,10 @@ def _figure(shape: Shape, peer: Peer, repeat: int) -> Figure:
 
 @contextmanager
 def bounded(seconds: int) -> Iterator[None]:
-    """Raises DaemonError in whatever is waited for when the time is over: one that hangs must not take the others."""
+    """Raise DaemonError after this time, wherever the body waits: one that hangs must not stop the others."""
 
     def over(*_: object) -> None:
-        raise DaemonError(f"not measured: it had not done within {seconds} s")
+        raise DaemonError(f"not measured: not finished within {seconds} s")
 
     before = signal.signal(signal.SIGALRM, over)
     signal.alarm(seconds)
@@ -100,14 +100,14 @@ def _resolution(peer: Peer) -> str:
 
 
 def _columns(found: Sequence[Sequence[float]]) -> dict[str, float | str]:
-    """Over all rounds together."""
+    """Return median, p99 and last over all rounds together."""
     together = sorted(value for each in found for value in each)
     at = [min(len(together) - 1, int(len(together) * share)) for share in (0.5, 0.99)]
     return {"median": together[at[0]], "p99": together[at[1]], "last": together[-1]}
 
 
 def _bursts(shape: Shape, peer: Peer, rounds: int, figure: Figure) -> list[list[float]]:
-    """Milliseconds of each job in order, for each round. Raises DaemonError when it did not start in time."""
+    """Return the milliseconds of each job in order, per round. Raises DaemonError if it did not start in time."""
     if isinstance(peer, Prefect) and shape.entries > REGISTERED:
         raise UnavailableError(f"not tried: more than {REGISTERED} deployments; it registers some eight a second")
     lead = peer.lead(Workload(Path(), shape.entries))
@@ -124,7 +124,7 @@ def _bursts(shape: Shape, peer: Peer, rounds: int, figure: Figure) -> list[list[
 
 
 def _watch(work: Workload, started: Started, figure: Figure) -> list[list[float]]:
-    """Wait for all, looking seldom; what did not start within the window is said."""
+    """Wait for all starts, polling every 0.1 s; note how many did not start within the window."""
     last = work.at + (work.rounds - 1) * work.gap
     size, due = -1, work.due
     while time.time() < last + WINDOW:

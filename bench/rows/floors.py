@@ -46,7 +46,7 @@ def fork_burst(count: int) -> list[float]:
 
 
 def exec_burst(count: int) -> list[float]:
-    """The same with a program in each child: `date`, which tells the time and nothing else."""
+    """The same with a program in each child: `date`, which prints the time."""
     with tempfile.TemporaryFile() as out:
         began = time.time_ns()
         actions = [(os.POSIX_SPAWN_DUP2, out.fileno(), 1)]

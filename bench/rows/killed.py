@@ -1,7 +1,7 @@
-"""What stays on record of a run that is cut short: all of a contender is killed while a body works, then started again.
+"""The record of an interrupted run: all processes of a contender are killed while a job works, then started again.
 
-The servers are not killed, and the machine goes on: this tells a history that is written as runs go from one that is
-written at their end. It does not tell what is left after a loss of power, which is what fsync is for.
+The servers and the machine keep running: this distinguishes a history that is written during runs from one that is
+written at their end. It does not show what is left after a loss of power, which is what fsync is for.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from pathlib import Path
 from peers.base import Recorder, Started, UnavailableError, Workload
 from peers.processes import DaemonError, forget_logs, kill_at_once
 from peers.stores import Record
-from table import Figure, Row, tell
+from table import Figure, Row, log_progress
 
 from rows.due import bounded
 
-HOLD = 60  # seconds that the body works: longer than all that is looked at
+HOLD = 60  # seconds that the body works: longer than the measurement
 WINDOW = 60.0  # seconds after its instant in which a body must start, and a short run must have ended
 PATIENCE = 3.0  # seconds after the first line in which a start may still be written: some do it beside the body
-SPARE = 4.0  # seconds more than a contender usually needs until it waits for the instant
-AFTER = 15.0  # seconds after the restart: what has not been noticed by then is said to be as it was
-BOUND = 300  # seconds for one contender, whatever it waits for
+SPARE = 4.0  # seconds more than a contender typically needs until it waits for the instant
+AFTER = 15.0  # seconds after the restart in which a contender can notice the interrupted run
+BOUND = 300  # seconds for one contender
 TITLE = f"all of it killed (-9) while a run works for {HOLD} s, then started again"
 DURABLE = "durable history"
 
 
 @dataclass
 class Seen:
-    """What the store said: at work, dead, and again at work; how many bodies began; and of another run that ended."""
+    """Records while it worked, while it was dead and after the restart; bodies begun; the record of a finished run."""
 
     before: list[Record] = field(default_factory=list)
     dead: list[Record] = field(default_factory=list)
@@ -42,17 +42,17 @@ class Seen:
 
     @property
     def start_kept(self) -> bool | None:
-        """Whether the start that was on record was still there when all was dead; None: there was none."""
+        """Return whether the start on record was still there after the kill; None: there was none."""
         before, dead = ({record.started for record in found} - {None} for found in (self.before, self.dead))
         return before <= dead if before else None
 
     @property
     def durable(self) -> bool:
-        """The notion that the verdicts of all rows use; see `Promises`."""
+        """Return whether the history is durable as the verdicts of all rows define it; see `Promises`."""
         return bool(self.start_kept) and _times(self.finished) == "start and end"
 
     def columns(self, under_way: Sequence[str]) -> dict[str, float | str]:
-        """As the table has them."""
+        """Return the columns of the table."""
         return {
             "start on record": _start(self.before),
             "still when dead": {True: "yes", False: "no", None: "-"}[self.start_kept],
@@ -64,7 +64,7 @@ class Seen:
 
 
 def measure(peers: Sequence[Recorder]) -> Row:
-    """A row in words, with a warning for each contender of which something else is promised than was seen."""
+    """Measure all; the row has a warning for each contender whose `Promises` differ from the result."""
     figures = [_figure(peer) for peer in peers]
     seen = [figure for figure in figures if DURABLE in figure.more]
     remarks = [
@@ -85,7 +85,7 @@ def measure(peers: Sequence[Recorder]) -> Row:
 def _figure(peer: Recorder) -> Figure:
     figure = Figure(peer.name, promises=peer.promises, note=peer.keeps)
     seen = Seen()
-    tell(f"kill: {peer.name}")
+    log_progress(f"kill: {peer.name}")
     try:
         with bounded(BOUND):
             _finish(peer, seen)
@@ -125,7 +125,7 @@ def _cut_short(peer: Recorder, seen: Seen, figure: Figure) -> None:
 
 @contextmanager
 def _at_work(peer: Recorder, folder: Path, hold: int) -> Iterator[tuple[Workload, Started]]:
-    """With one entry, due in a moment, whose body works for `hold` seconds."""
+    """Start it with one entry that is due soon and whose body works for `hold` seconds."""
     plain = Workload(folder, 1, 1, hold=hold)
     work = replace(plain, at=int(time.time() + peer.lead(plain) + SPARE))
     with peer.started(work) as started:
@@ -158,7 +158,7 @@ def _start(records: Sequence[Record]) -> str:
 
 
 def _after(records: Sequence[Record], under_way: Sequence[str]) -> str:
-    """In the contender's own words, and whether those say that the run goes on, which it does not."""
+    """Return the states in the contender's own terms, and whether they claim that the run is still running."""
     goes_on = all(record.state in under_way for record in records)
     return f"{'still' if goes_on else 'ended:'} {_states(records)}" if records else "nothing"
 

@@ -1,4 +1,4 @@
-"""Recorded trivial runs a second: from the first line of the first job until the end of the last is recorded."""
+"""Recorded trivial runs per second: from the first line of the first job until the end of the last is recorded."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 from peers.base import Peer, Promises, Queue, Recorder, UnavailableError, Workload
 from peers.prefect import Prefect
 from peers.processes import DaemonError
-from table import Figure, Row, tell
+from table import Figure, Row, log_progress
 
 from rows import floors
 
 LONGEST = 120.0  # seconds
-LOOK = 0.05
+POLL = 0.05
 CALLS = Promises(False, True, True, "flows called one after the other in one process; rows of run and states")
 
 
 class LateError(DaemonError):
-    """It was due before it was ready."""
+    """The runs were due before the contender was ready."""
 
 
 def measure(store: str, peers: Sequence[Peer], repeat: int) -> Row:
@@ -46,7 +46,7 @@ def measure(store: str, peers: Sequence[Peer], repeat: int) -> Row:
 
 def _figure(peer: Peer, repeat: int) -> Figure:
     figure = Figure(peer.name, promises=peer.promises)
-    tell(f"runs: {peer.name}")
+    log_progress(f"runs: {peer.name}")
     try:
         if isinstance(peer, Prefect):  # too slow to be repeated
             figure.promises = CALLS
@@ -99,12 +99,12 @@ def _runs(peer: Recorder, folder: Path, figure: Figure, lead: float) -> float:
 
 
 def _seconds(peer: Recorder, work: Workload, count: int) -> float:
-    """Looks so seldom that the looking does not count, which is also how exact it is. Raises DaemonError in the end."""
+    """Return the seconds until all runs are recorded, ± 0.05 s. Raises DaemonError after LONGEST seconds."""
     deadline = time.time() + LONGEST
     while peer.finished(work) < count:
         if time.time() > deadline:
             raise DaemonError(f"{peer.finished(work)} of {count} runs recorded within {LONGEST:.0f} s")
-        time.sleep(LOOK)
+        time.sleep(POLL)
     ended = time.time_ns()
     stamps = [int(line.split()[1]) for line in work.journal.read_text().splitlines()]
     return (ended - min(stamps)) / 1e9

@@ -1,4 +1,4 @@
-"""The command that tells how things stand, from exec to exit, with a short and a very long history."""
+"""The status command, from exec to exit, with a short and a very long history."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import history
 from peers.base import Peer, Promises, Queue, Recorder, UnavailableError, Workload
 from peers.maintd import COMMAND, Maintd
 from peers.processes import DaemonError
-from table import Figure, Row, tell
+from table import Figure, Row, log_progress
 
 TRIVIAL = 200  # runs in a peer's history
-RUNS_MATTER = Promises(True, True, True, "all entries with their last outcome and what needs someone")
+RUNS_MATTER = Promises(True, True, True, "all entries with their last outcome and what needs attention")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Way:
 
 
 def measure(peers: Sequence[Peer], sizes: Sequence[int], repeat: int) -> Row:
-    """All commands in turns, while all daemons are up, so that a busy machine is busy for all."""
+    """Time all commands in turns, while all daemons are up, so that a busy machine affects all."""
     figures: dict[str, Figure] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="maintd-bench-", dir="/var/tmp")))
@@ -68,13 +68,13 @@ def measure(peers: Sequence[Peer], sizes: Sequence[int], repeat: int) -> Row:
 
 
 def _ours(peer: Maintd, size: int, folder: Path, stack: ExitStack) -> list[Way]:
-    """One daemon on a history of that size; retention would prune what was just written."""
+    """Start one daemon on a history of that size, without retention, which would prune it."""
     (folder / "state").mkdir(parents=True, mode=0o700)
     work = Workload(folder, history.ENTRIES)
     began = time.perf_counter()
     history.fill_fast(folder / "state/maintd.db", size)
     took, size_bytes = time.perf_counter() - began, (folder / "state/maintd.db").stat().st_size
-    tell(f"status: {size:,} runs written in {took:.0f} s, {size_bytes / size:.0f} bytes a run")
+    log_progress(f"status: {size:,} runs written in {took:.0f} s, {size_bytes / size:.0f} bytes a run")
     kept = {"MAINTD_RETENTION__RUNS_PER_ENTRY": "100000000", "MAINTD_RETENTION__RUNS": "20000d"}
     stack.enter_context(Kept(peer.servers, kept).started(work))
     argv = peer.status_argv(work)
@@ -86,7 +86,7 @@ def _ours(peer: Maintd, size: int, folder: Path, stack: ExitStack) -> list[Way]:
 
 
 class Kept(Maintd):
-    """With settings of its own besides."""
+    """maintd with further settings."""
 
     def __init__(self, servers: object, more: Mapping[str, str]) -> None:
         super().__init__(servers)
@@ -97,7 +97,7 @@ class Kept(Maintd):
 
 
 def _theirs(peer: Peer, folder: Path, stack: ExitStack, missing: dict[str, Figure]) -> list[Way]:
-    tell(f"status: {peer.name}")
+    log_progress(f"status: {peer.name}")
     folder.mkdir()
     work = Workload(folder, 20)
     argv = peer.status_argv(work)
@@ -141,7 +141,7 @@ def _milliseconds(way: Way) -> float:
     began = time.perf_counter()
     done = subprocess.run(way.argv, env=dict(way.env) or None, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     took = (time.perf_counter() - began) * 1000
-    # With 1 maintd says that an entry needs someone, which is part of the answer.
+    # maintd exits with 1 when an entry needs attention, which is a valid answer.
     if done.returncode not in ((0, 1) if way.argv[0] == COMMAND else (0,)):
         raise UnavailableError(f"{' '.join(way.argv)}: exit {done.returncode}: {done.stdout.decode()[-200:]}")
     return took

@@ -91,15 +91,6 @@ class Node:
                         found.append(process)
         return found
 
-    def job_templates(self) -> list[psutil.Process]:
-        """Return templates of single jobs: children of the template in its session; attempts have their own."""
-        found = []
-        for template in self.templates():
-            with suppress(psutil.Error, ProcessLookupError):
-                session = os.getsid(template.pid)
-                found += [child for child in template.children() if os.getsid(child.pid) == session]
-        return found
-
     def below(self) -> list[psutil.Process]:
         """Return all processes below the daemon."""
         daemon = self.daemon()

@@ -113,7 +113,6 @@ class FaultInjector:
             self.kill_mid_write: 3,
             self.terminate_daemon: 2,
             self.kill_template: 3,
-            self.kill_job_template: 3,
             self.kill_template_and_daemon: 1,
             self.kill_child: 6,
             self.reload_good: 3,
@@ -166,11 +165,6 @@ class FaultInjector:
         found = draw.choice(self._cluster.nodes).templates()
         return _named("template killed", bool(found) and _signal(found[0], signal.SIGKILL))
 
-    def kill_job_template(self, draw: random.Random) -> str:
-        """Kill the template of a job; its attempts end with it."""
-        found = draw.choice(self._cluster.nodes).job_templates()
-        return _named("job's template killed", bool(found) and _signal(draw.choice(found), signal.SIGKILL))
-
     def kill_template_and_daemon(self, draw: random.Random) -> str:
         """Kill both; only the kernel can end the children then."""
         node = draw.choice(self._cluster.nodes)
@@ -181,8 +175,7 @@ class FaultInjector:
 
     def kill_child(self, draw: random.Random) -> str:
         node = draw.choice(self._cluster.nodes)
-        of_jobs = node.job_templates()
-        leaves = [child for one in (*node.templates(), *of_jobs) for child in _children(one) if child not in of_jobs]
+        leaves = [child for template in node.templates() for child in _children(template)]
         if not leaves:
             return ""
         victim = draw.choice(leaves)

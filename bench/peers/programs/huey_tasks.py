@@ -1,6 +1,6 @@
 """A Huey application on SQLite; entries that are due are scheduled by eta, the others by its crontab.
 
-Its crontab is looked at once in a minute, counted from the start of the consumer, so it could be up to a minute late.
+It checks its crontab once a minute, counted from the start of the consumer, so a job may be a minute late.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A daemon that only stands there: start to ready with few and with many entries, memory and CPU while idle."""
+"""An idle daemon: time from start to ready with few and with many entries, memory and CPU while idle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from peers import maintd
 from peers.base import PROGRAMS, Peer, Started, UnavailableError, Workload, output
 from peers.celery import Celery
 from peers.processes import Daemon, DaemonError, cpu_seconds, forget_logs, pss_mib
-from table import Figure, Row, tell
+from table import Figure, Row, log_progress
 
 SETTLE = 20.0  # seconds after the last start, for what is done once
 ENTRIES = 20
@@ -24,14 +24,14 @@ SLEEPER = "import time; print('ready', flush=True); time.sleep(3600)"
 
 
 def start(peers: Sequence[Peer], repeat: int) -> Row:
-    """Seconds until it says that it is ready, at each start but the first, which makes the store."""
+    """Measure the seconds until it reports ready, at each start except the first, which creates the store."""
     figures = [_starts(peer, repeat, ENTRIES) for peer in peers]
     figures.append(Figure("floor: python -c pass", [_seconds([sys.executable, "-c", "pass"]) for _ in range(10)]))
     return Row("start", f"second start to ready, {ENTRIES} entries", "s", figures, per_run=False)
 
 
 def load(peers: Sequence[Peer]) -> Row:
-    """The same with a large calendar; Celery's beat says that it is ready before it has one, so it is asked."""
+    """The same with a large calendar. Celery's beat reports ready too early, so its scheduler is timed alone."""
     figures = [_scheduler_alone(peer) if isinstance(peer, Celery) else _starts(peer, 1, MANY) for peer in peers]
     text = maintd.calendar(Workload(Path("/tmp"), MANY))
     took = []
@@ -45,7 +45,7 @@ def load(peers: Sequence[Peer]) -> Row:
 
 def _starts(peer: Peer, repeat: int, entries: int) -> Figure:
     figure = Figure(peer.name, promises=peer.promises)
-    tell(f"start, {entries:,} entries: {peer.name}")
+    log_progress(f"start, {entries:,} entries: {peer.name}")
     try:
         with tempfile.TemporaryDirectory(prefix="maintd-bench-", dir="/var/tmp") as name:
             work = Workload(Path(name), entries)
@@ -76,12 +76,12 @@ def _scheduler_alone(peer: Celery) -> Figure:
 
 
 def idle(peers: Sequence[Peer], seconds: float) -> list[Row]:
-    """All of them at once, which is fair to all; their servers are told apart, since they may serve others too."""
+    """Measure all at the same time; their servers are listed separately, since several contenders may share one."""
     memory: list[Figure] = []
     share: list[Figure] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="maintd-bench-", dir="/var/tmp")))
-        standing: dict[str, Started] = {}
+        running: dict[str, Started] = {}
         for peer in peers:
             own = folder / peer.name.translate(str.maketrans(" ,()+/", "______"))
             own.mkdir()
@@ -89,21 +89,21 @@ def idle(peers: Sequence[Peer], seconds: float) -> list[Row]:
             memory.append(figures[0])
             share.append(figures[1])
             try:
-                standing[peer.name] = stack.enter_context(peer.started(Workload(own, ENTRIES)))
+                running[peer.name] = stack.enter_context(peer.started(Workload(own, ENTRIES)))
             except (UnavailableError, DaemonError) as error:
                 figures[0].missing = figures[1].missing = str(error)[:300]
         floor = Daemon([sys.executable, "-S", "-c", SLEEPER], folder / "log")
         stack.callback(floor.stop)
-        standing["floor: python -S, asleep"] = Started([floor], floor.wait_for("ready"))
+        running["floor: python -S, asleep"] = Started([floor], floor.wait_for("ready"))
         for figures in (memory, share):
             figures.append(Figure("floor: python -S, asleep"))
         time.sleep(SETTLE)
-        before = {name: _cpu(started) for name, started in standing.items()}
+        before = {name: _cpu(started) for name, started in running.items()}
         time.sleep(seconds)
         for heavy, busy in zip(memory, share, strict=True):
-            if heavy.contender not in standing:
+            if heavy.contender not in running:
                 continue
-            started = standing[heavy.contender]
+            started = running[heavy.contender]
             heavy.command = busy.command = "; ".join(started.commands)
             heavy.values = [sum(pss_mib(daemon.root) for daemon in started.daemons)]
             busy.values = [(_cpu(started) - before[heavy.contender]) / seconds * 100]
