@@ -55,12 +55,14 @@ class Settings(BaseSettings):
     )
 
     config: Path | None = Field(None, description="Settings file in YAML with these names; also --config FILE")
-    calendar: Path | None = Field(None, description="Calendar file; none: ./schedules.yaml, else the shipped calendar")
+    calendar: Path | None = Field(
+        None, description="Calendar file; by default ./schedules.yaml, else the shipped calendar"
+    )
     state_dir: Path = Field(default_factory=default_state_dir, description="Folder of the store, artifacts and spool")
     store_url: SecretStr | None = Field(
         None, description="sqlite:///path or postgresql://user@host/db; by default SQLite in the state directory"
     )
-    socket: Path | None = Field(None, description="Control socket; none: maintd.sock in the state directory")
+    socket: Path | None = Field(None, description="Control socket; by default maintd.sock in the state directory")
     listen: str = Field("127.0.0.1:8420", description="host:port of the read-only page and API; empty: disabled")
     jobs_path: str = Field("", description="Additional folders of job modules, separated by colons")
     node: str = Field(default_factory=gethostname, description="Name of this node; unique among the nodes of a store")
@@ -73,7 +75,7 @@ class Settings(BaseSettings):
     drain: Duration = Field(timedelta(seconds=60), description="Time that a shutdown waits for running runs")
     log_limit: Size = Field(10_000_000, description="Bytes kept of the start, and of the end, of an attempt's log")
     warm_before: Duration = Field(timedelta(seconds=30), description="Time before a due time at which libraries load")
-    reports_dir: Path | None = Field(None, description="Folder for copies of reports; none: artifacts only")
+    reports_dir: Path | None = Field(None, description="Folder for copies of reports; by default artifacts only")
     retention: Retention = Field(Retention(), description="How long runs, logs, artifacts and the ledger are kept")
     targets: Targets = Field(Targets(), description="Systems that jobs work on; usually defined in the calendar")
 
