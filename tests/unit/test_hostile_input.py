@@ -1,6 +1,6 @@
-"""Whatever a child or a file says, the answer is a value or one of our own errors; never a crash, never a hang.
+"""Any input from a child or a file gives a value or a MaintdError, without a crash or a hang.
 
-Here it is built from words that are near to right ones; bytes of any kind are the matter of tests/fuzz."""
+The inputs here are built from almost valid words; tests/fuzz has arbitrary bytes."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ WORDS = st.sampled_from(
     st.sampled_from(["phrase", "cron", "oncalendar", "every", "at"]),
     st.lists(WORDS, max_size=9).map(" ".join) | st.text(string.printable, max_size=30),
 )
-def test_any_rule_compiles_or_says_why_not_and_soon(kind: str, text: str) -> None:
+def test_any_rule_compiles_or_is_refused_quickly(kind: str, text: str) -> None:
     from datetime import UTC, datetime
 
     from maintd.model.entry import Rule, ScheduleKind

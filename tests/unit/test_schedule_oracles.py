@@ -1,4 +1,4 @@
-"""Due times against three that know nothing of this code: every minute looked at, systemd, and cronsim."""
+"""Due times compared with three independent implementations: a check of every minute, systemd, and cronsim."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Written:
 
 @st.composite
 def _field(draw: st.DrawFn, low: int, high: int, top: int | None = None) -> tuple[str, frozenset[int]]:
-    """A field of a cron expression, and the numbers that it stands for. `top` is the greatest that there is."""
+    """A field of a cron expression, and the numbers that it matches. `top` is the maximum of the field."""
     form = draw(st.sampled_from(["one", "list", "range", "range/step", "start/step"]))
     if form == "one":
         number = draw(st.integers(low, high))
