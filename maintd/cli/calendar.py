@@ -81,7 +81,7 @@ def _schedule(entry: Entry, app: App) -> tuple[str, Any, str]:
 
     if entry.rule is None:
         return describe(None), None, ""
-    due = compile_rule(entry.rule).next_after(app.now())
+    due = compile_rule(entry.rule).next_after(app.now()) if entry.enabled else None
     return describe(entry.rule), due, "" if due is None else local_text(due, entry.rule.timezone)
 
 

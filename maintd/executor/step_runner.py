@@ -27,7 +27,8 @@ from maintd.model.job import JobDescription
 from maintd.model.run import AttemptState, StepState
 from maintd.model.run_updates import AttemptFinished, StepFinished, StepStarted, StepWaiting
 from maintd.model.status import LockHolder
-from maintd.units import format_duration, utc_text
+from maintd.present.text import utc_second
+from maintd.units import format_duration
 
 log = structlog.get_logger()
 
@@ -187,7 +188,7 @@ class StepRunner:
             if self._ends_at is not None and time.monotonic() + delay.total_seconds() >= self._ends_at:
                 return self._finish(state, f"{reason}; no time is left for another attempt")
             at = (self._context.now() + delay).replace(microsecond=0)
-            self._record_waiting(f"attempt {made + 1} of {retries + 1} at {utc_text(at)}, after: {verdict.reason}")
+            self._record_waiting(f"attempt {made + 1} of {retries + 1} at {utc_second(at)}, after: {verdict.reason}")
             if self._cancel.wait(delay) is not None:
                 self.stopped = self._cancel.requested
                 stopped, why = evaluate_step(evaluate_attempt(AttemptEvidence(stopped=self.stopped)), 1)
@@ -259,6 +260,6 @@ def _holders_text(holders: Sequence[LockHolder]) -> str:
     """Return `lock "postgres" is held by run 12 (vacuum, step vacuum) since …`; empty when no run holds any."""
     return "; ".join(
         f'lock "{holder.lock}" is held by run {holder.run_id} ({holder.entry}, step {holder.step},'
-        f" node {holder.node}) since {utc_text(holder.since.replace(microsecond=0))}"
+        f" node {holder.node}) since {utc_second(holder.since)}"
         for holder in holders
     )

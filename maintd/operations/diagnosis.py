@@ -13,7 +13,7 @@ from maintd.model.entry import Entry, Pause
 from maintd.model.evidence import Check, CheckStatus
 from maintd.model.run import Run, RunState, RunSummary, SkipReason, StepState
 from maintd.model.status import Diagnosis, Severity
-from maintd.present import utc_minute, value_text
+from maintd.present import skip_text, utc_minute, value_text
 from maintd.store import LastRuns
 from maintd.units import format_duration
 
@@ -123,7 +123,6 @@ def _of_skipped(entry: Entry, run: RunSummary | None) -> Diagnosis | None:
     """The diagnosis of a due time that was skipped, if that is a problem."""
     if run is None or run.skip_reason is None or OF_SKIP_REASON[run.skip_reason] is Severity.OK:
         return None
-    word = run.skip_reason.replace("_", " ")
     next_step = f"maintd show {run.id}"
     if run.skip_reason in (SkipReason.MISSED, SkipReason.MISFIRE):
         next_step = f"maintd trigger {quote(entry.name)} --wait"
@@ -132,7 +131,7 @@ def _of_skipped(entry: Entry, run: RunSummary | None) -> Diagnosis | None:
     return Diagnosis(
         state=RunState.SKIPPED,
         severity=OF_SKIP_REASON[run.skip_reason],
-        why=f"{word}: {run.reason}" if run.reason else f"skipped: {word}",
+        why=skip_text(run.skip_reason, run.reason),
         since=run.due_at or run.queued_at,
         why_run_id=run.id,
         next_step=next_step,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from maintd.present.lists import due_text, job_text, jobs_text, log_line_text, settings_text
 from maintd.present.live import LiveRun, progress_text, report_lines
-from maintd.present.runs import exit_code_of, run_text, runs_text, start_text
+from maintd.present.runs import exit_code_of, run_text, runs_text, skip_text, start_text
 from maintd.present.status import entry_text, headline, status_text
 from maintd.present.text import ago, duration_text, from_now, utc_minute, value_text
 
@@ -28,6 +28,7 @@ __all__ = [
     "run_text",
     "runs_text",
     "settings_text",
+    "skip_text",
     "start_text",
     "status_text",
     "utc_minute",

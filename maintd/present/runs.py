@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from maintd.model.evidence import Artifact, Change, Check, CheckStatus, Measure
-from maintd.model.run import Attempt, Run, RunState, RunSummary, Step, Trigger
+from maintd.model.run import Attempt, Run, RunState, RunSummary, SkipReason, Step, Trigger
 from maintd.present.text import (
     WIDTH,
     Style,
@@ -66,7 +66,7 @@ def runs_lines(
 
 def _row(run: RunSummary, now: datetime, with_entry: bool) -> tuple[str, ...]:
     when = from_now(run.not_before, now) if run.state is RunState.QUEUED else ago(_at(run), now)
-    duration = "" if run.duration is None else f"took {duration_text(run.duration)}"
+    duration = "" if run.duration is None or run.skip_reason is not None else f"took {duration_text(run.duration)}"
     due = "" if run.due_at is None else f"due {run.due_at.astimezone(UTC):%Y-%m-%d %H:%M}Z"
     kind = "" if run.trigger is Trigger.SCHEDULE else run.trigger.replace("_", " ")
     kind += f" by {run.requested_by}" if run.requested_by else ""
@@ -88,13 +88,14 @@ def _at(run: RunSummary) -> datetime:
 
 
 def _why(run: RunSummary) -> str:
-    reason = run.reason
-    if run.skip_reason is not None:
-        word = run.skip_reason.replace("_", " ")
-        reason = f"{word}: {reason}" if reason else word
-    elif run.state is RunState.SUCCEEDED:
-        reason = ""
+    reason = "" if run.state is RunState.SUCCEEDED else skip_text(run.skip_reason, run.reason)
     return "; ".join(part for part in (reason, f"why: {run.why}" if run.why else "") if part)
+
+
+def skip_text(skip_reason: SkipReason | None, reason: str) -> str:
+    """`overlap: run 3 has been running since …`; the reason alone if it starts with the word, or without one."""
+    word = "" if skip_reason is None else skip_reason.replace("_", " ")
+    return reason if reason.startswith(word) and reason else ": ".join(part for part in (word, reason) if part)
 
 
 def run_text(run: Run, *, now: datetime, width: int = WIDTH, colour: bool = False) -> str:
@@ -123,9 +124,8 @@ def _facts(run: Run, now: datetime) -> Iterator[tuple[str, str]]:
         yield "starts", f"not before {utc_second(run.not_before)}, {ago(run.not_before, now)}"
     yield "duration", "" if run.duration is None else duration_text(run.duration)
     yield "node", run.node or ""
-    skipped = "" if run.skip_reason is None else run.skip_reason.replace("_", " ")
     shown_below = any(run.reason in (step.reason, *(tried.reason for tried in step.attempts)) for step in run.steps)
-    yield "reason", ": ".join(part for part in (skipped, "" if shown_below else run.reason) if part)
+    yield "reason", skip_text(run.skip_reason, "" if shown_below else run.reason)
     yield "cancelled by", "" if run.state.final else run.cancel_requested
     yield "params", ", ".join(f"{name}={value}" for name, value in run.params.items())
 

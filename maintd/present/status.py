@@ -166,7 +166,7 @@ def _row(entry: EntryStatus, now: datetime) -> tuple[str, ...]:
     if entry.active_run is not None:
         started = entry.active_run.started_at or entry.active_run.queued_at
         when = f"for {rough_text(now - started)}"
-    elif run is not None and run.duration is not None:
+    elif run is not None and run.duration is not None and run.skip_reason is None:
         duration = duration_text(run.duration)
     if entry.typical_duration is not None:
         duration = f"{duration} (~{duration_text(entry.typical_duration)})".strip()

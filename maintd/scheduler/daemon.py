@@ -36,6 +36,7 @@ from maintd.job.registry import JobRegistry
 from maintd.model.entry import Rule
 from maintd.model.status import NodeState
 from maintd.operations import Health, OperatorService, TriggerRequest, trigger
+from maintd.present.text import utc_second
 from maintd.scheduler.alarm import Alarm
 from maintd.scheduler.calendar_reload import CalendarReloader
 from maintd.scheduler.lease_expiry import mark_expired_lost, mark_interrupted_lost
@@ -161,7 +162,7 @@ class Daemon:
         if stalled > STALLED.total_seconds():
             problems.append(f"the daemon's loop has been blocked for {stalled:.0f} s")
         if self._store_unreachable_since is not None:
-            problems.append(f"the store has been unreachable since {utc_text(self._store_unreachable_since)}")
+            problems.append(f"the store has been unreachable since {utc_second(self._store_unreachable_since)}")
         if self.planner.suspended:
             problems.append("planning is suspended for some minutes: the clock jumped forward")
         if self.planner.overruled:

@@ -17,11 +17,12 @@ from maintd.calendar import fingerprint_of
 from maintd.clock import Clock, ClockStepDetector
 from maintd.model.entry import CatchUp, Entry, EntryState, Overlap, Pause, Policy, Rule
 from maintd.model.run import NewRun, RunState, RunSummary, SkipReason, Trigger
+from maintd.present.text import utc_second
 from maintd.schedule import blackout_covering, compile_rule, due_between, jitter_of
 from maintd.scheduler.due_queue import DueQueue
 from maintd.store import EntryPlan, Store
 from maintd.store.entries import EntryVersion
-from maintd.units import format_duration, utc_text
+from maintd.units import format_duration
 
 log = structlog.get_logger()
 
@@ -56,11 +57,11 @@ def decide(
     startable = [at for at in due if skips[at] is None]
     if policy.catch_up is CatchUp.LATEST and len(startable) > 1:
         for at in startable[:-1]:
-            skips[at] = (SkipReason.COALESCED, f"superseded by the run due at {utc_text(startable[-1])}")
+            skips[at] = (SkipReason.COALESCED, f"superseded by the run due at {utc_second(startable[-1])}")
         startable = startable[-1:]
     if startable and unfinished is not None and policy.overlap is Overlap.SKIP:
         since = unfinished.started_at or unfinished.queued_at
-        text = f"run {unfinished.id} has been {unfinished.state} since {utc_text(since)}"
+        text = f"run {unfinished.id} has been {unfinished.state} since {utc_second(since)}"
         skips.update(dict.fromkeys(startable, (SkipReason.OVERLAP, text)))
     return [_row(entry, rule, policy, at, now, skips[at]) for at in due]
 
@@ -282,7 +283,7 @@ class Planner:
             self._store.audit.add(
                 "due_times_omitted",
                 subject=entry.name,
-                text=f"{due.left_out} due times before {utc_text(due.times[0])} have no row: too many were missed",
+                text=f"{due.left_out} due times before {utc_second(due.times[0])} have no row: too many were missed",
                 at=now,
             )
         rows = decide(entry, state.rule, state.policy, due.times, now=now, pause=state.pause, unfinished=unfinished)

@@ -52,7 +52,7 @@ def test_after_downtime_the_latest_due_time_runs_and_the_others_are_coalesced(
 
         assert again.times() == ["12:10", "12:20", "12:30", "12:40", "12:50"]
         assert again.states() == ["queued", "coalesced", "coalesced", "coalesced", "queued"]
-        assert "2026-03-02T12:50:00Z" in again.rows()[NOON + 20 * MINUTE].reason
+        assert "2026-03-02 12:50:00 UTC" in again.rows()[NOON + 20 * MINUTE].reason
         assert again.rows()[NOON + 50 * MINUTE].trigger is Trigger.CATCH_UP
 
 
@@ -114,7 +114,7 @@ def test_an_entry_whose_run_is_unfinished_is_not_queued_again(tmp_path: Path, cl
 
         first, second = one.rows().values()
         assert (first.state, second.skip_reason) == (RunState.QUEUED, SkipReason.OVERLAP)
-        assert second.reason == f"run {first.id} has been queued since 2026-03-02T12:10:00Z"
+        assert second.reason == f"run {first.id} has been queued since 2026-03-02 12:10:00 UTC"
 
 
 def test_a_manual_run_queued_for_later_does_not_block_a_due_time(tmp_path: Path, clock: ManualClock) -> None:

@@ -31,6 +31,7 @@ from maintd.present import (
     run_text,
     runs_text,
     settings_text,
+    skip_text,
     start_text,
     status_text,
     value_text,
@@ -489,6 +490,25 @@ def test_a_queued_run_shows_when_it_starts_or_how_late_it_is(offset: timedelta, 
 
     assert start_text(run, NOW) == text
     assert text.removeprefix("starts ") in runs_text([run], now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("skip_reason", "reason", "text"),
+    [
+        (SkipReason.OVERLAP, "run 2 was running", "overlap: run 2 was running"),
+        (
+            SkipReason.NOT_CONFIGURED,
+            "not configured: it needs a redis target",
+            "not configured: it needs a redis target",
+        ),
+        (SkipReason.PAUSED, "paused by ada: noise", "paused by ada: noise"),
+        (SkipReason.MISSED, "", "missed"),
+        (None, "cancelled by ada", "cancelled by ada"),
+        (None, "", ""),
+    ],
+)
+def test_the_word_for_a_skip_is_not_repeated(skip_reason: SkipReason | None, reason: str, text: str) -> None:
+    assert skip_text(skip_reason, reason) == text
 
 
 def test_a_number_and_its_unit_stay_on_one_line() -> None:
