@@ -1,4 +1,4 @@
-"""Real rules that fire in a real Prometheus, wired to a real Alertmanager; Grafana by its answers over a socket."""
+"""Firing alerts of a real Prometheus with a real Alertmanager; Grafana as a stub with its responses."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def refusing() -> Iterator[str]:
 
 
 @pytest.mark.server
-def test_a_critical_alert_that_nobody_took_note_of_fails_and_is_named(wired: Wired) -> None:
+def test_an_unacknowledged_critical_alert_fails_and_is_named(wired: Wired) -> None:
     result = wired.review({"alerts": NOW, "watchdog": "Watchdog"})
 
     critical = result.check("alerts: unacknowledged critical")
@@ -159,7 +159,7 @@ def test_a_critical_alert_that_nobody_took_note_of_fails_and_is_named(wired: Wir
 
 
 @pytest.mark.server
-def test_a_young_alert_is_left_to_those_who_were_just_told(wired: Wired) -> None:
+def test_a_recent_alert_is_within_its_acknowledgement_time(wired: Wired) -> None:
     result = wired.review()
 
     assert result.outcome == "succeeded", result.text()
@@ -192,7 +192,7 @@ def test_a_silence_with_an_author_acknowledges(wired: Wired) -> None:
 
 
 @pytest.mark.server
-def test_a_silence_of_everything_acknowledges_nothing(wired: Wired) -> None:
+def test_a_silence_that_hides_everything_acknowledges_nothing(wired: Wired) -> None:
     with silenced(wired.alertmanager, is_("alertname", ".+", isRegex=True)):
         result = wired.review({"alerts": NOW})
 
@@ -245,7 +245,7 @@ def test_an_acknowledgement_in_the_calendar_counts_until_it_ends(wired: Wired) -
 
 
 @pytest.mark.server
-def test_an_alert_that_another_one_speaks_for_waits_for_nobody(tmp_path: Path) -> None:
+def test_an_inhibited_alert_needs_no_acknowledgement(tmp_path: Path) -> None:
     inhibit = "{source_matchers: [alertname=HostDown], target_matchers: [alertname=RedisDown]}"
     text = f"route: {{receiver: nobody}}\nreceivers: [{{name: nobody}}]\ninhibit_rules: [{inhibit}]\n"
     with alertmanager(text) as receiver:
@@ -262,7 +262,7 @@ def test_an_alert_that_another_one_speaks_for_waits_for_nobody(tmp_path: Path) -
 
 
 @pytest.mark.server
-def test_alerts_that_do_not_arrive_are_a_failure(tmp_path: Path) -> None:
+def test_alerts_that_are_not_delivered_fail(tmp_path: Path) -> None:
     with alertmanager() as receiver, prometheus(config(tmp_path, free_port())) as sender:
         pair = Wired(sender, receiver)
         url = f"{sender.url}/api/v1/alerts"
@@ -298,7 +298,7 @@ def test_an_alertmanager_that_is_down_is_never_no_alerts(wired: Wired) -> None:
 
 
 @pytest.mark.server
-def test_without_an_alertmanager_it_is_not_known_whether_alerts_arrive(wired: Wired) -> None:
+def test_without_an_alertmanager_delivery_is_unknown(wired: Wired) -> None:
     result = run_job("alert_review", {"alerts": NOW}, {"prometheus": wired.targets["prometheus"]})
 
     assert result.check("alertmanager: configured").status is CheckStatus.UNKNOWN, result.text()
@@ -409,7 +409,7 @@ def test_no_rules_at_all_is_not_no_alerts(prometheus_server: WebServer, alertman
 
 
 @pytest.mark.server
-def test_an_alert_that_comes_and_goes_is_named(tmp_path: Path) -> None:
+def test_a_flapping_alert_is_named(tmp_path: Path) -> None:
     now = int(datetime.now(UTC).timestamp())
     lines = ["# TYPE ALERTS gauge"]
     for episode in range(6):  # six times two minutes within the last day, an hour apart

@@ -1,4 +1,4 @@
-"""Backups of every format, made by the real programs, sound and damaged, as the job reports them."""
+"""Backups of every format, made by the real programs, intact and damaged, as the job reports them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_sound_backup_with_its_sha256_succeeds(name: str, backups: Made, key: 
 
 @pytest.mark.server
 @pytest.mark.parametrize("name", FORMATS)
-def test_twenty_flipped_bits_of_twenty_are_caught_by_the_sha256(name: str, backups: Made, tmp_path: Path) -> None:
+def test_the_sha256_detects_all_of_twenty_flipped_bits(name: str, backups: Made, tmp_path: Path) -> None:
     draw, data = random.Random(name), backups.files[name]
     made.write(tmp_path / name, data, summed=True)
 
@@ -96,7 +96,7 @@ def test_twenty_flipped_bits_of_twenty_are_caught_by_the_sha256(name: str, backu
 
 @pytest.mark.server
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_cut_backup_fails_without_any_sha256(name: str, backups: Made, key: Path, tmp_path: Path) -> None:
+def test_a_truncated_backup_fails_without_a_sha256(name: str, backups: Made, key: Path, tmp_path: Path) -> None:
     data = backups.files[name]
     made.write(tmp_path / "b" / name, data[: len(data) // 2])
 
@@ -119,7 +119,7 @@ def test_a_base_backup_is_compared_with_its_manifest(backups: Made, tmp_path: Pa
 
 
 @pytest.mark.server
-def test_a_flipped_byte_in_a_plain_base_backup_fails_here_and_for_pg_verifybackup(
+def test_a_flipped_byte_in_a_plain_base_backup_fails_as_with_pg_verifybackup(
     postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
     base = made.base_backup(postgres_server, tmp_path / "b" / "day1", "-Fp", "-X", "stream")
@@ -136,7 +136,7 @@ def test_a_flipped_byte_in_a_plain_base_backup_fails_here_and_for_pg_verifybacku
 
 
 @pytest.mark.server
-def test_a_list_of_sums_covers_the_wal_that_the_manifest_leaves_out(
+def test_a_checksum_file_covers_the_wal_that_the_manifest_excludes(
     postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
     root = tmp_path / "b"
@@ -178,7 +178,7 @@ def test_tables_and_rows_of_dumps_are_compared_with_what_is_expected(backups: Ma
 
 
 @pytest.mark.server
-def test_a_dump_of_the_schema_only_is_not_taken_for_a_backup(postgres_server: PostgresServer, tmp_path: Path) -> None:
+def test_a_schema_only_dump_is_not_a_backup(postgres_server: PostgresServer, tmp_path: Path) -> None:
     database = f"schema{os.getpid()}"
     made.trading(postgres_server, database, rows=5)
     try:
@@ -211,7 +211,7 @@ def test_the_members_of_a_secrets_archive_are_validated(tmp_path: Path) -> None:
     assert (mode.observed, mode.expected, mode.status) == ("644", "600", CheckStatus.WARN)
 
 
-def test_no_backup_at_all_is_a_failure(tmp_path: Path) -> None:
+def test_no_backup_at_all_fails(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not a backup")
 
     result = verify(tmp_path)
@@ -220,7 +220,7 @@ def test_no_backup_at_all_is_a_failure(tmp_path: Path) -> None:
     assert "check the job that makes the backups" in str(result.error)
 
 
-def test_a_promise_without_a_backup_is_a_failure(tmp_path: Path) -> None:
+def test_an_expected_pattern_without_a_backup_fails(tmp_path: Path) -> None:
     made.write(tmp_path / "secrets" / "secrets-20260301.tar.gz", made.gz(TAR), summed=True)
 
     result = verify(tmp_path, expect={"secrets-*.tar.gz": {}, "postgres-*.dump": {}})
@@ -229,7 +229,7 @@ def test_a_promise_without_a_backup_is_a_failure(tmp_path: Path) -> None:
     assert result.check("postgres-*.dump: backups").status is CheckStatus.FAIL
 
 
-def test_a_missing_folder_says_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_folder_fails_with_a_hint(tmp_path: Path) -> None:
     result = verify(tmp_path / "nowhere")
 
     assert "mount it into this container" in str(result.error)
@@ -249,7 +249,7 @@ def test_age_warns_after_26_hours_and_fails_after_50(hours: int, status: CheckSt
     assert result.check("a.tar.gz: age").status is status, result.text()
 
 
-def test_a_copy_does_not_look_fresh_and_is_named(tmp_path: Path) -> None:
+def test_an_old_backup_that_was_copied_is_not_recent(tmp_path: Path) -> None:
     now = datetime.now(UTC)
     made.write(tmp_path / f"pg-{now - timedelta(days=9):%Y%m%d-%H%M%S}.tar.gz", made.gz(TAR))
     old = now - timedelta(days=3)
@@ -262,7 +262,7 @@ def test_a_copy_does_not_look_fresh_and_is_named(tmp_path: Path) -> None:
     assert result.check("pg-#.tar.gz: names and times").status is CheckStatus.WARN
 
 
-def test_a_readable_backup_warns_with_the_command_to_close_it(tmp_path: Path) -> None:
+def test_a_backup_that_others_can_read_warns_with_the_chmod_command(tmp_path: Path) -> None:
     made.write(tmp_path / "a.tar.gz", made.gz(TAR)).chmod(0o644)
 
     mode = verify(tmp_path, level="age", data=[str(tmp_path)])
@@ -273,7 +273,7 @@ def test_a_readable_backup_warns_with_the_command_to_close_it(tmp_path: Path) ->
     assert mode.check("a.tar.gz: kept on").status is CheckStatus.WARN
 
 
-def test_without_a_sha256_only_a_format_that_seals_itself_is_proven(tmp_path: Path) -> None:
+def test_without_a_sha256_only_a_format_with_a_checksum_is_verified(tmp_path: Path) -> None:
     made.write(tmp_path / "sealed.tar.gz", made.gz(TAR))
     made.write(tmp_path / "open.tar", TAR)
     made.write(tmp_path / "open.tar.zst", made.zst(TAR, checksum=False))
@@ -287,7 +287,7 @@ def test_without_a_sha256_only_a_format_that_seals_itself_is_proven(tmp_path: Pa
     assert "sha256sum" in summed.check("sealed.tar.gz: sha256").hint
 
 
-def test_two_backups_that_were_swapped_are_caught_by_their_sha256(tmp_path: Path) -> None:
+def test_the_sha256_detects_two_swapped_backups(tmp_path: Path) -> None:
     one = made.write(tmp_path / "a.tar.gz", made.gz(TAR), summed=True)
     other = made.write(tmp_path / "b.tar.gz", made.gz(made.tar_of({"x": b"y"})), summed=True)
     one.rename(tmp_path / "c")
@@ -299,7 +299,7 @@ def test_two_backups_that_were_swapped_are_caught_by_their_sha256(tmp_path: Path
     assert [check.status for check in result.named("sha256")] == [CheckStatus.FAIL, CheckStatus.FAIL]
 
 
-def test_a_backup_that_rots_keeps_its_time_and_is_caught_without_a_sha256(tmp_path: Path) -> None:
+def test_bit_rot_is_detected_without_a_sha256(tmp_path: Path) -> None:
     path = made.write(tmp_path / "open.tar", TAR)
     first = verify(tmp_path, level="checksum")
     (seen,) = (item for item in first.measures if item.name == "backup_fingerprint")
@@ -346,7 +346,7 @@ def test_a_backup_much_smaller_than_before_warns(tmp_path: Path) -> None:
     assert verify(tmp_path, series=sizes).check("a.tar.gz: size").status is CheckStatus.WARN
 
 
-def test_progress_is_told_in_bytes_with_a_rate_and_the_time_left(tmp_path: Path) -> None:
+def test_progress_is_reported_in_bytes_with_rate_and_time_left(tmp_path: Path) -> None:
     made.write(tmp_path / "a.tar.gz", made.gz(made.noise(3_000_000)))
 
     result = verify(tmp_path, level="checksum")
@@ -358,7 +358,7 @@ def test_progress_is_told_in_bytes_with_a_rate_and_the_time_left(tmp_path: Path)
     assert last.left == timedelta(0)
 
 
-def test_folder_targets_are_looked_into_by_default(tmp_path: Path) -> None:
+def test_folder_targets_are_searched_by_default(tmp_path: Path) -> None:
     made.write(tmp_path / "a.tar.gz", made.gz(TAR), summed=True)
 
     result = run_job("backup_verify", {}, {"folders": {"backups": {"path": str(tmp_path)}}})
@@ -368,7 +368,7 @@ def test_folder_targets_are_looked_into_by_default(tmp_path: Path) -> None:
     assert "not_configured" in str(getattr(missing.error, "cause", ""))
 
 
-def test_what_was_read_is_kept_with_the_run(tmp_path: Path) -> None:
+def test_records_of_read_backups_are_saved(tmp_path: Path) -> None:
     digest = made.write(tmp_path / "sound.tar.gz", made.gz(TAR), summed=True).with_name("sound.tar.gz.sha256")
     made.write(tmp_path / "cut.tar.gz", made.gz(TAR)[:-9])
 
@@ -383,7 +383,7 @@ def test_what_was_read_is_kept_with_the_run(tmp_path: Path) -> None:
     assert (cut["passed"], bool(cut["damage"])) == ("age", True)
 
 
-def test_what_was_read_is_kept_although_the_next_folder_is_empty(tmp_path: Path) -> None:
+def test_records_are_saved_although_the_next_folder_is_empty(tmp_path: Path) -> None:
     made.write(tmp_path / "full" / "a.tar.gz", made.gz(TAR), summed=True)
     (tmp_path / "empty").mkdir()
     folders = {name: {"path": str(tmp_path / name)} for name in ("full", "empty")}

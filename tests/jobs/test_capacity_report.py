@@ -1,4 +1,4 @@
-"""The capacity report on real servers: what it measures, forecasts, warns of and writes."""
+"""The capacity report of real servers: measures, forecasts, warnings and files."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def figure(result: JobResult, kind: str, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.server
-def test_a_whole_report_is_made_of_what_real_servers_say(
+def test_a_report_of_real_servers_is_complete(
     shop: str, redis_server: RedisServer, two_weeks: WebServer, tmp_path: Path
 ) -> None:
     (tmp_path / "logs").mkdir()
@@ -131,7 +131,7 @@ def test_a_whole_report_is_made_of_what_real_servers_say(
 
 
 @pytest.mark.server
-def test_a_sequence_that_is_nearly_used_up_fails_by_the_type_of_its_column(shop: str) -> None:
+def test_a_nearly_exhausted_sequence_fails_by_the_type_of_its_column(shop: str) -> None:
     result = run_job("capacity_report", {"report": False}, {"postgres": {"main": {"dsn": shop}}})
 
     assert result.check("sequence public.orders_id_seq used").observed == 97.8
@@ -139,7 +139,7 @@ def test_a_sequence_that_is_nearly_used_up_fails_by_the_type_of_its_column(shop:
 
 
 @pytest.mark.parametrize(("left", "status"), [(9, "fail"), (30, "warn"), (80, "ok")])
-def test_a_disk_that_fills_up_is_told_before_it_is_full(left: int, status: str) -> None:
+def test_a_disk_that_fills_up_is_reported_before_it_is_full(left: int, status: str) -> None:
     used, available = disk()
     slope = available / left
 
@@ -167,7 +167,7 @@ def test_a_disk_that_does_not_grow_has_no_date() -> None:
     assert result.named("full in") == []
 
 
-def test_the_first_report_says_how_much_history_is_missing(tmp_path: Path) -> None:
+def test_the_first_report_states_how_much_history_is_missing(tmp_path: Path) -> None:
     result = run_job("capacity_report", {}, folder=tmp_path)
 
     assert result.outcome == "warned"
@@ -179,7 +179,7 @@ def test_the_first_report_says_how_much_history_is_missing(tmp_path: Path) -> No
     assert not PLACEHOLDER.search(text)
 
 
-def test_collecting_keeps_the_figures_and_writes_nothing(tmp_path: Path) -> None:
+def test_without_a_report_the_figures_are_recorded_and_nothing_is_written(tmp_path: Path) -> None:
     result = run_job("capacity_report", {"report": False}, folder=tmp_path, reports_dir=tmp_path / "reports")
 
     assert result.outcome == "succeeded"
@@ -192,7 +192,7 @@ def test_collecting_keeps_the_figures_and_writes_nothing(tmp_path: Path) -> None
     assert result.measure("memory_used_bytes", host="local") > 0
 
 
-def test_what_cannot_be_reached_is_unknown_and_hides_nothing_else(tmp_path: Path) -> None:
+def test_an_unreachable_target_is_unknown_and_does_not_affect_others(tmp_path: Path) -> None:
     result = run_job(
         "capacity_report",
         {},
@@ -216,7 +216,7 @@ def test_what_cannot_be_reached_is_unknown_and_hides_nothing_else(tmp_path: Path
     assert "is it running" in text
 
 
-def test_a_report_without_a_single_figure_is_a_failure(tmp_path: Path) -> None:
+def test_a_report_without_any_figure_fails(tmp_path: Path) -> None:
     nowhere = {"local": {"root": str(tmp_path / "no"), "proc": str(tmp_path / "no")}}
 
     result = run_job("capacity_report", {}, {"host": nowhere}, folder=tmp_path)
@@ -233,7 +233,7 @@ def test_a_dry_run_leaves_the_reports_folder_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.server
-def test_a_right_that_is_missing_is_named_and_costs_only_its_figure(shop: str, postgres_server: PostgresServer) -> None:
+def test_a_missing_privilege_is_named_and_affects_only_its_figure(shop: str, postgres_server: PostgresServer) -> None:
     with psycopg.connect(shop, autocommit=True) as conn:
         conn.execute("CREATE ROLE looker LOGIN")
         conn.execute("REVOKE CONNECT ON DATABASE postgres FROM public")
@@ -290,7 +290,7 @@ def test_an_engine_is_measured_by_its_disk_and_its_containers(docker_server: Doc
     assert figure(result, "container memory", "writer")["capacity"] == 64 << 20
 
 
-def test_a_folder_is_as_large_as_du_says(tmp_path: Path) -> None:
+def test_a_folder_has_the_size_that_du_prints(tmp_path: Path) -> None:
     (tmp_path / "a/b").mkdir(parents=True)
     for index in range(300):
         (tmp_path / "a/b" / str(index)).write_bytes(b"x" * index * 100)
@@ -314,7 +314,7 @@ def test_a_folder_that_takes_too_long_is_not_measured(tmp_path: Path) -> None:
     assert "stopped after 0 s" in str(result.check("folder x measured").observed)
 
 
-def test_earlier_forecasts_are_judged_and_told(tmp_path: Path) -> None:
+def test_earlier_forecasts_are_compared_with_the_actual_values(tmp_path: Path) -> None:
     """Five resources of which a month ago much more was expected than came."""
     used, _ = disk()
     labels = {"host": "local"}

@@ -1,4 +1,4 @@
-"""Real trees of logs, with everything that a clean-up must not follow or touch: exactly what survives."""
+"""Clean-up of real trees with everything that it must not follow or delete."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def test_only_rotated_files_that_are_old_go_and_never_the_newest(root: Path) -> None:
+def test_only_old_rotated_files_are_deleted_and_never_the_newest(root: Path) -> None:
     for day in range(1, 51):
         log(root, f"app.log-{stamp(day)}.gz", days=day)
     for number in range(1, 13):
@@ -80,7 +80,7 @@ def test_only_rotated_files_that_are_old_go_and_never_the_newest(root: Path) -> 
     assert result.measure("logs_deleted_bytes") == 25 * 4096
 
 
-def test_what_is_no_plain_file_of_this_tree_survives(root: Path, tmp_path: Path) -> None:
+def test_anything_but_regular_files_of_the_tree_survives(root: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     precious = log(outside, "precious.log.9", days=400)
     log(outside, "sub/other.log.9", days=400)
@@ -123,9 +123,7 @@ def test_what_is_no_plain_file_of_this_tree_survives(root: Path, tmp_path: Path)
     assert result.error is None, result.text()
 
 
-def test_without_a_floor_to_hide_behind_the_same_files_survive_for_their_own_reasons(
-    root: Path, tmp_path: Path
-) -> None:
+def test_protected_files_survive_without_the_floor(root: Path, tmp_path: Path) -> None:
     precious = log(tmp_path / "outside", "precious.log.9", days=400)
     for name in ("hard", "pipe", "link", "held", "audit", "ahead", "odd\nname", "plain"):
         log(root, f"{name}.log.1", days=50)  # the floor of 1 is this one
@@ -175,7 +173,7 @@ def held_open(path: Path) -> Iterator[int]:
         process.wait()
 
 
-def test_a_dry_run_says_what_would_go_and_leaves_it(root: Path) -> None:
+def test_a_dry_run_reports_deletions_without_making_them(root: Path) -> None:
     for number in range(1, 10):
         log(root, f"app.log.{number}", days=100)
 
@@ -260,7 +258,7 @@ def test_a_folder_without_write_access_fails_with_what_to_do(root: Path) -> None
         shutil.rmtree(place)
 
 
-def test_a_file_that_changes_between_plan_and_deletion_is_left(root: Path, tmp_path: Path) -> None:
+def test_a_file_that_changes_between_plan_and_deletion_is_kept(root: Path, tmp_path: Path) -> None:
     from maintd.clients.files import ChangedError, Tree
 
     log(root, "sub/app.log.1", days=100)
@@ -310,7 +308,7 @@ def state(host: Path, lines: Mapping[str, datetime]) -> None:
     path.write_text("logrotate state -- version 2\n" + text)
 
 
-def test_logs_that_logrotate_is_late_with_or_does_not_know_are_named(tmp_path: Path) -> None:
+def test_logs_that_logrotate_misses_or_rotates_late_are_named(tmp_path: Path) -> None:
     host, root = tmp_path / "host", tmp_path / "host/srv/logs"
     for name in ("fresh.log", "late.log", "never.log"):
         log(root, name)
@@ -336,7 +334,7 @@ def test_without_logrotate_rotation_is_unknown(tmp_path: Path) -> None:
     assert result.named("overdue")[0].status is CheckStatus.UNKNOWN
 
 
-def test_further_names_may_be_given(root: Path) -> None:
+def test_further_names_of_rotated_logs_can_be_configured(root: Path) -> None:
     for number in range(1, 10):
         log(root, f"syslog.{number}.gz", days=100 + number)
 

@@ -1,4 +1,4 @@
-"""The performance report on a real Prometheus with two made weeks, and on a real Postgres."""
+"""The performance report of a real Prometheus with two generated weeks, and of a real Postgres."""
 
 from __future__ import annotations
 
@@ -103,9 +103,7 @@ def figures(result: JobResult) -> dict[tuple[str, str], dict[str, Any]]:
     return {(item["kind"], item["name"]): item for item in json.loads(written(result, "json"))["figures"]}
 
 
-def test_a_whole_week_is_told_with_every_heading_of_the_runbook(
-    two_weeks: WebServer, trading: str, tmp_path: Path
-) -> None:
+def test_the_weekly_report_has_every_heading_of_the_runbook(two_weeks: WebServer, trading: str, tmp_path: Path) -> None:
     result = report(two_weeks, trading, tmp_path, title="Trading Metrics", queries=QUERIES)
 
     assert result.error is None, result.text()
@@ -133,7 +131,7 @@ def test_a_whole_week_is_told_with_every_heading_of_the_runbook(
         assert not PLACEHOLDER.search(written(result, form)), form
 
 
-def test_latency_errors_and_traffic_are_what_the_histogram_says(two_weeks: WebServer, tmp_path: Path) -> None:
+def test_latency_errors_and_traffic_come_from_the_histogram(two_weeks: WebServer, tmp_path: Path) -> None:
     result = report(two_weeks, None, tmp_path)
 
     # Worked out by hand where the history is made: tests/jobs/made_weeks.py.
@@ -150,7 +148,7 @@ def test_latency_errors_and_traffic_are_what_the_histogram_says(two_weeks: WebSe
     assert result.check("latency p95 of web:7001 against the week before").status is CheckStatus.WARN
 
 
-def test_above_the_highest_bucket_only_that_is_claimed_and_it_fails(two_weeks: WebServer, tmp_path: Path) -> None:
+def test_a_quantile_above_the_highest_bucket_is_a_lower_bound_and_fails(two_weeks: WebServer, tmp_path: Path) -> None:
     result = report(two_weeks, None, tmp_path)
 
     assert figures(result)["latency p95", "slow:7002"]["at_least"] is True
@@ -158,9 +156,7 @@ def test_above_the_highest_bucket_only_that_is_claimed_and_it_fails(two_weeks: W
     assert "≥ 5 s" in written(result, "md")
 
 
-def test_a_service_that_was_seen_too_little_is_not_known_whatever_its_numbers(
-    two_weeks: WebServer, tmp_path: Path
-) -> None:
+def test_a_service_with_low_coverage_is_unknown(two_weeks: WebServer, tmp_path: Path) -> None:
     result = report(two_weeks, None, tmp_path)
 
     check = result.check("requests of gone:7003")
@@ -192,7 +188,7 @@ def test_alerts_are_counted_with_their_time_to_resolution(two_weeks: WebServer, 
     assert result.check("critical alerts").status is CheckStatus.WARN
 
 
-def test_hostile_names_stay_text(two_weeks: WebServer, tmp_path: Path) -> None:
+def test_hostile_names_are_escaped(two_weeks: WebServer, tmp_path: Path) -> None:
     result = report(two_weeks, None, tmp_path)
 
     assert ("slow path", HOSTILE) in figures(result)
@@ -202,7 +198,7 @@ def test_hostile_names_stay_text(two_weeks: WebServer, tmp_path: Path) -> None:
     assert len(re.findall(r"(?<!\\)\|", row)) == 7  # six cells
 
 
-def test_sql_is_read_in_whole_utc_days_and_against_what_is_usual(trading: str, tmp_path: Path) -> None:
+def test_sql_is_read_in_whole_utc_days_and_compared_with_earlier_weeks(trading: str, tmp_path: Path) -> None:
     result = report(None, trading, tmp_path, queries=QUERIES)
 
     found = figures(result)
@@ -237,7 +233,7 @@ def test_a_relation_that_does_not_exist_is_a_source_that_is_missing(trading: str
     ],
     ids=["column", "writes", "two statements", "costly", "no rows", "syntax"],
 )
-def test_a_query_that_cannot_be_answered_harms_nothing(trading: str, tmp_path: Path, sql: str, cause: str) -> None:
+def test_a_failing_query_does_not_affect_the_others(trading: str, tmp_path: Path, sql: str, cause: str) -> None:
     queries = {"bad": {"title": "Bad", "sql": sql}, "orders": QUERIES["orders"]}
 
     result = report(None, trading, tmp_path, queries=queries, max_cost=100_000)
@@ -248,9 +244,7 @@ def test_a_query_that_cannot_be_answered_harms_nothing(trading: str, tmp_path: P
         assert conn.execute("SELECT count(*) FROM audit_events").fetchone() == (680,)  # 34 days of 20
 
 
-def test_a_week_in_which_nothing_is_known_is_a_report_and_a_failure(
-    prometheus_server: WebServer, tmp_path: Path
-) -> None:
+def test_a_week_without_any_figure_is_reported_and_fails(prometheus_server: WebServer, tmp_path: Path) -> None:
     result = report(prometheus_server, "postgresql://postgres@127.0.0.1:1/x", tmp_path, queries=QUERIES)
 
     assert result.error is None, result.text()
@@ -263,7 +257,7 @@ def test_a_week_in_which_nothing_is_known_is_a_report_and_a_failure(
     assert not re.search(r": \**0\b", text)  # never a zero where nothing was seen
 
 
-def test_without_alerting_rules_no_alert_is_not_good_news(tmp_path: Path) -> None:
+def test_without_alerting_rules_the_number_of_alerts_is_unknown(tmp_path: Path) -> None:
     only_up = "\n".join(line for line in history().splitlines() if line.startswith(("up{", "# EOF"))) + "\n"
 
     with prometheus(openmetrics=only_up) as server:
@@ -278,7 +272,7 @@ def test_without_prometheus_and_queries_it_is_not_configured(tmp_path: Path) -> 
     assert getattr(result.error, "cause", "") == "not_configured"
 
 
-def test_a_prometheus_that_does_not_answer_is_told_as_such(trading: str, tmp_path: Path) -> None:
+def test_a_prometheus_that_does_not_answer_is_reported(trading: str, tmp_path: Path) -> None:
     targets = {"prometheus": {"main": {"url": "http://127.0.0.1:1"}}, "postgres": {"main": {"dsn": trading}}}
 
     result = run_job("performance_report", {"queries": QUERIES}, targets, folder=tmp_path)
@@ -288,7 +282,7 @@ def test_a_prometheus_that_does_not_answer_is_told_as_such(trading: str, tmp_pat
     assert result.measure("query_value", query="orders", column="trades") == 60
 
 
-def test_a_metric_of_another_name_is_a_matter_of_params(two_weeks: WebServer, tmp_path: Path) -> None:
+def test_the_name_of_the_metric_can_be_configured(two_weeks: WebServer, tmp_path: Path) -> None:
     result = report(two_weeks, None, tmp_path, histogram="no_such_seconds", memory=["no_such_bytes"])
 
     assert "no data for" in str(result.check("requests of all").observed)

@@ -1,4 +1,4 @@
-"""Logins and denied requests as the daily review reads them: real files, a real journal, a real Docker engine."""
+"""Review of logins and denied requests from real files, a real journal and a real Docker engine."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def reviewed(ago: timedelta, source: str = "logins", **more: Any) -> dict[str, l
 # --- logins ---
 
 
-def test_a_day_without_attempts_is_green_with_numbers(root: Path) -> None:
+def test_a_day_without_attempts_succeeds_with_measures(root: Path) -> None:
     result = review_logins(root)
 
     assert result.outcome == "succeeded", result.text()
@@ -119,7 +119,7 @@ def test_root_by_password_fails_and_by_key_does_not(root: Path) -> None:
     assert by_password.check("logins: root by password").status is CheckStatus.FAIL
 
 
-def test_a_success_from_a_new_source_warns_once_others_are_known(root: Path) -> None:
+def test_a_success_from_a_new_source_warns_after_the_first_review(root: Path) -> None:
     write(root, accepted(NOW - HOUR, 1), accepted(NOW - HOUR, 2, "203.0.113.1"))
     first = review_logins(root)
     known = [Point(NOW - HOUR, 1, {"user": "al", "source": THEM, "key": ""})]
@@ -157,7 +157,7 @@ def test_failures_at_sudo_warn(root: Path) -> None:
     )
 
 
-def test_a_hostile_name_accuses_nobody_and_is_shown_as_it_is(root: Path) -> None:
+def test_a_hostile_user_name_blames_no_other_address_and_is_escaped(root: Path) -> None:
     name = "<script>|`x` \udcff\x1b[31m from 192.0.2.1 port 22 ssh2"
     line = failed(NOW - HOUR, 1, user=f"invalid user {name}").encode("utf-8", "surrogateescape")
     (root / "var/log/auth.log").write_bytes(line * 20)
@@ -205,7 +205,7 @@ def as_nobody(*folders: Path) -> Iterator[None]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
-def test_a_log_that_nobody_here_may_read_is_unknown(root: Path) -> None:
+def test_a_log_without_read_permission_is_unknown(root: Path) -> None:
     log = root / "var/log/auth.log"
     review_logins(root)  # nobody may not read Python's own modules, too, so they are loaded before
     log.chmod(0)
@@ -219,7 +219,7 @@ def test_a_log_that_nobody_here_may_read_is_unknown(root: Path) -> None:
     assert not [item for item in result.measures if item.name == "reviewed_until"]
 
 
-def test_what_was_missed_is_read_by_the_next_run(root: Path) -> None:
+def test_the_next_run_reads_what_was_missed(root: Path) -> None:
     write(root, *[failed(NOW - h * HOUR + HOUR / 2, h) for h in range(71, 0, -1)])
 
     daily = review_logins(root, series=reviewed(HOUR))
@@ -249,7 +249,7 @@ def test_rotation_between_two_runs_loses_nothing(root: Path) -> None:
     assert second.check("logins: what the log held").status is CheckStatus.OK
 
 
-def test_a_log_that_was_cut_fails(root: Path) -> None:
+def test_a_truncated_log_fails(root: Path) -> None:
     log = write(root, *[failed(NOW - HOUR, pid) for pid in range(30)])
     held = series_of(review_logins(root))
     with log.open("r+") as file:
@@ -271,7 +271,7 @@ def series_of(result: JobResult) -> dict[str, list[Point]]:
     return made
 
 
-def test_times_without_a_zone_are_of_the_host(root: Path) -> None:
+def test_times_without_a_zone_are_in_the_hosts_time_zone(root: Path) -> None:
     (root / "etc").mkdir()
     (root / "etc/localtime").symlink_to("/usr/share/zoneinfo/Pacific/Kiritimati")  # 14 hours ahead
     local = (NOW - HOUR).astimezone(UTC) + 14 * HOUR
@@ -299,7 +299,7 @@ def journals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.server
-def test_the_journal_tells_who_really_spoke(journals: Path, tmp_path: Path) -> None:
+def test_the_journal_identifies_the_sending_process(journals: Path, tmp_path: Path) -> None:
     result = review_logins(tmp_path, {"journal": str(journals)})
 
     failures = result.check("logins: failures from one address in a day")
@@ -313,7 +313,7 @@ def test_the_journal_tells_who_really_spoke(journals: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.server
-def test_a_file_of_journals_is_read_as_a_folder_of_them(journals: Path, tmp_path: Path) -> None:
+def test_a_journal_file_is_read_like_a_folder_of_journals(journals: Path, tmp_path: Path) -> None:
     file = next(journals.glob("*/*.journal"))
 
     result = review_logins(tmp_path, {"journal": str(file)})
@@ -332,7 +332,7 @@ def test_the_journal_of_a_host_is_found_below_its_root(journals: Path, root: Pat
 
 
 @pytest.mark.server
-def test_a_journal_that_cannot_be_read_is_unknown_or_the_file_beside_it_is_read(root: Path) -> None:
+def test_an_unreadable_journal_is_unknown_or_auth_log_is_read_instead(root: Path) -> None:
     folder = root / "var/log/journal/0123"
     folder.mkdir(parents=True)
     (folder / "system.journal").write_bytes(b"broken" * 1000)
@@ -398,7 +398,7 @@ def made(folder: Path, count: int, path: str = "/orders", status: int = 401) -> 
     (folder / "agent.log").write_text("\n".join(lines) + "\n")
 
 
-def test_more_denied_requests_than_five_times_the_usual_warn(tmp_path: Path) -> None:
+def test_more_denied_requests_than_five_times_the_typical_number_warn(tmp_path: Path) -> None:
     made(tmp_path, 501)
     more = of_folder(tmp_path, series={"api_denied_total_24h": USUAL})
     made(tmp_path, 500)
@@ -445,7 +445,7 @@ def test_logs_that_are_missing_or_silent_are_unknown(tmp_path: Path) -> None:
     assert str(unconfigured.check("requests: logs").observed).startswith("unknown: not_configured")
 
 
-def test_a_service_that_is_never_silent_and_now_is_unknown(tmp_path: Path) -> None:
+def test_a_listed_service_that_logs_nothing_is_unknown(tmp_path: Path) -> None:
     made(tmp_path, 1)
 
     result = of_folder(tmp_path, {"services": ["agent", "risk-manager"]})
@@ -485,7 +485,7 @@ def writes(engine: DockerEngine, project: str, service: str, script: str, **more
 
 
 @pytest.mark.engine
-def test_containers_logs_are_read_by_the_engine(docker_server: DockerEngine, project: str) -> None:
+def test_container_logs_are_read_by_the_docker_api(docker_server: DockerEngine, project: str) -> None:
     denied = '{"msg":"http_request","method":"GET","path":"/admin/x","status":401,"remote":"::ffff:10.0.0.1"}'
     other = '{"msg":"http_request","path":"/401","status":200,"durationMs":403}'
     long = '{"msg":"http_request","path":"/' + "a" * 16_340 + '","status":401}'

@@ -1,4 +1,4 @@
-"""DeniedRequest requests from Loki, which cannot be had here: its query API over a real socket, with its limits."""
+"""Denied requests from Loki, whose query API with its limits is stubbed over a real socket."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_lines_are_counted_by_their_fields_whether_or_not_promtail_unwraps_them(
     assert result.check("requests: last line of the logs").status is CheckStatus.OK
 
 
-def test_pages_lose_and_repeat_nothing_also_where_lines_share_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_lose_and_repeat_no_line_even_with_equal_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loki, "_PAGE", 10)
     rng = random.Random(1)
     begin = NOW - timedelta(hours=1)
@@ -124,7 +124,7 @@ def test_pages_lose_and_repeat_nothing_also_where_lines_share_their_time(monkeyp
     assert result.measure("api_denied_total_24h") == 49, result.text()
 
 
-def test_more_lines_of_one_instant_than_a_page_has_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_lines_with_one_time_than_a_page_holds_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loki, "_PAGE", 10)
     at = NOW - timedelta(hours=1)
     entries = [entry(at, request(random.Random(n), at, 401)) for n in range(30)]

@@ -1,4 +1,4 @@
-"""The review of a trading day: a service by HTTP, reconciled with a real Postgres, counted in Redis and Prometheus."""
+"""Review of a trading day: an HTTP service compared with a real Postgres; activity from Redis and Prometheus."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def review(
 # --- the figures ---
 
 
-def test_a_day_that_is_well_is_green() -> None:
+def test_a_sound_day_succeeds() -> None:
     result = review(figures(), {"figures": {"numbers": ["startEquity", "realized"], "positive": ["startEquity"]}})
 
     assert result.outcome == "succeeded", result.text()
@@ -69,14 +69,14 @@ def test_a_day_that_is_well_is_green() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "n/a", True, [1]])
-def test_a_figure_that_is_no_finite_number_fails(value: Any) -> None:
+def test_a_figure_that_is_not_a_finite_number_fails(value: Any) -> None:
     result = review(figures(realized=value))
 
     assert result.check("figures: realized").status is CheckStatus.FAIL
     assert not [measure for measure in result.measures if measure.name == "figure_realized"]
 
 
-def test_a_day_that_was_never_initialised_fails() -> None:
+def test_a_day_that_was_not_initialised_fails() -> None:
     result = review(figures(startEquity=0), {"figures": {"positive": ["startEquity"]}})
 
     assert result.check("figures: startEquity").status is CheckStatus.FAIL
@@ -118,7 +118,7 @@ def test_a_loss_warns_and_then_fails(percent: float, status: str) -> None:
         (Reply(b"{}", status=403), "unknown", "403"),
     ],
 )
-def test_an_answer_without_figures_says_what_it_was(reply: Reply, status: str, words: str) -> None:
+def test_a_response_without_figures_is_described(reply: Reply, status: str, words: str) -> None:
     result = review(reply)
 
     assert result.check("figures: answer").status.value == status
@@ -201,7 +201,7 @@ def test_a_day_without_a_row_is_unknown_and_not_zero(dsn: str) -> None:
 
 
 @pytest.mark.server
-def test_a_table_that_is_not_there_is_a_missing_source(dsn: str) -> None:
+def test_a_missing_table_is_a_missing_source(dsn: str) -> None:
     trades = {"table": "trades", "sql": "SELECT count(*) AS count FROM trades WHERE created_at >= %(since)s"}
 
     result = review(figures(), {"queries": {"trades": trades}}, postgres(dsn))
@@ -225,7 +225,7 @@ def test_activity_is_compared_with_the_same_weekday(dsn: str, today: int, status
 
 
 @pytest.mark.server
-def test_without_earlier_weeks_there_is_nothing_to_compare_with(dsn: str) -> None:
+def test_without_earlier_weeks_activity_is_not_compared(dsn: str) -> None:
     result = review(figures(), {"queries": {"audit": AUDIT}}, postgres(dsn))
 
     assert result.check("activity: audit").status is CheckStatus.OK
@@ -233,7 +233,7 @@ def test_without_earlier_weeks_there_is_nothing_to_compare_with(dsn: str) -> Non
 
 
 @pytest.mark.server
-def test_rows_of_the_future_warn(dsn: str) -> None:
+def test_rows_with_a_time_in_the_future_warn(dsn: str) -> None:
     write(dsn, events={-2: 3})
 
     result = review(figures(), {"queries": {"audit": AUDIT}}, postgres(dsn))
@@ -246,7 +246,7 @@ def test_rows_of_the_future_warn(dsn: str) -> None:
 @pytest.mark.parametrize(
     "sql", ["SELECT nonsense", "SELECT 1 AS other", "DELETE FROM audit_events RETURNING 1 AS count"]
 )
-def test_a_query_that_cannot_be_used_is_unknown_and_changes_nothing(dsn: str, sql: str) -> None:
+def test_an_unusable_query_is_unknown_and_changes_nothing(dsn: str, sql: str) -> None:
     write(dsn, events={0: 3})
 
     result = review(figures(), {"queries": {"audit": {"table": "audit_events", "sql": sql}}}, postgres(dsn))
@@ -306,7 +306,7 @@ def test_a_metric_is_compared_with_the_same_weekday_and_a_missing_one_is_unknown
     assert "source missing" in str(missing.observed)
 
 
-def test_the_figures_are_not_asked_with_a_secret_that_they_do_not_need() -> None:
+def test_the_figures_are_requested_without_secrets_of_other_targets() -> None:
     result = review(figures())
 
     assert "token" not in json.dumps([str(item) for item in result.items]).lower()

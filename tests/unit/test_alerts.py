@@ -1,4 +1,4 @@
-"""Which silences hide too much, and which alerts are the same one."""
+"""Silences that hide too much, and comparison of alerts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def alert(since: timedelta = timedelta(hours=1), **labels: str) -> Firing:
         [],
     ],
 )
-def test_a_silence_that_names_nothing_hides_too_much(matchers: list[tuple[str, str, str]]) -> None:
+def test_a_silence_that_selects_nothing_in_particular_hides_too_much(matchers: list[tuple[str, str, str]]) -> None:
     assert silences.hides_too_much(silence(*matchers), "severity")
 
 
@@ -59,7 +59,7 @@ def test_a_silence_that_names_nothing_hides_too_much(matchers: list[tuple[str, s
         [("alertname", "=~", r"\pL+\z")],  # of a dialect that is not Python's
     ],
 )
-def test_a_silence_that_names_something_does_not(matchers: list[tuple[str, str, str]]) -> None:
+def test_a_silence_that_selects_alerts_does_not(matchers: list[tuple[str, str, str]]) -> None:
     assert not silences.hides_too_much(silence(*matchers), "severity")
 
 
@@ -71,7 +71,7 @@ def test_a_silence_is_old_after_a_week() -> None:
     assert found.old == (old,)
 
 
-def test_what_arrives_may_have_more_labels_and_never_others() -> None:
+def test_delivered_alerts_may_have_more_labels_but_not_different_ones() -> None:
     sent = alert(alertname="Down", instance="a")
 
     def lost(**labels: str) -> bool:
@@ -92,7 +92,7 @@ def test_labels_that_are_changed_on_the_way_are_not_compared() -> None:
     assert not firing.undelivered([alert(alertname="Down", severity="critical")], arrived, limits, NOW)
 
 
-def test_nothing_is_lost_within_the_grace() -> None:
+def test_no_alert_is_undelivered_within_the_grace() -> None:
     assert not firing.undelivered([alert(timedelta(minutes=5), alertname="Down")], [], LIMITS, NOW)
     assert firing.undelivered([alert(timedelta(minutes=5, seconds=1), alertname="Down")], [], LIMITS, NOW)
 
@@ -105,13 +105,13 @@ def test_ten_thousand_alerts_are_compared_at_once() -> None:
 
 
 @pytest.mark.parametrize(("severity", "which"), [("critical", 0), ("PAGE", 0), ("warning", 1), ("odd", 1), ("", 1)])
-def test_whatever_is_not_known_to_be_harmless_waits_for_somebody(severity: str, which: int) -> None:
+def test_alerts_of_unknown_severity_need_attention(severity: str, which: int) -> None:
     waiting = firing.overdue([alert(timedelta(days=2), alertname="A", severity=severity)], LIMITS, NOW)
 
     assert [len(found) for found in waiting] == [1 - which, which]
 
 
-def test_an_alert_of_no_consequence_waits_for_nobody() -> None:
+def test_an_info_alert_needs_no_acknowledgement() -> None:
     assert firing.overdue([alert(timedelta(days=2), alertname="A", severity="info")], LIMITS, NOW) == ([], [])
 
 

@@ -1,4 +1,4 @@
-"""Files read to their last byte: damage is seen wherever the format can show it."""
+"""Reading backup files to the last byte: damage is detected wherever the format allows it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ COPY public.late (id, "b c") FROM stdin;
 
 
 @pytest.mark.parametrize("name", PACKED)
-def test_every_wrapping_is_taken_off_and_the_members_counted(name: str, tmp_path: Path) -> None:
+def test_every_layer_is_decoded_and_the_members_counted(name: str, tmp_path: Path) -> None:
     path = made.write(tmp_path / name, PACKED[name])
 
     reading = read_archive(path, identities=[made.IDENTITY])
@@ -74,7 +74,7 @@ def test_every_wrapping_is_taken_off_and_the_members_counted(name: str, tmp_path
 
 @pytest.mark.parametrize("name", [name for name in PACKED if name != "a.tar"])
 @pytest.mark.parametrize("cut", [1, 4, 9, 2000])
-def test_a_file_that_was_cut_is_damaged(name: str, cut: int, tmp_path: Path) -> None:
+def test_a_truncated_file_is_damaged(name: str, cut: int, tmp_path: Path) -> None:
     path = made.write(tmp_path / name, PACKED[name][:-cut])
 
     assert read_archive(path, identities=[made.IDENTITY]).damage
@@ -111,7 +111,7 @@ def test_an_encrypted_file_without_a_key_is_unread_and_not_damaged(tmp_path: Pat
     assert "identity" in reading.unread
 
 
-def test_a_wrong_key_is_said_to_be_wrong(tmp_path: Path) -> None:
+def test_a_wrong_key_is_reported(tmp_path: Path) -> None:
     import pyrage
 
     path = made.write(tmp_path / "a.tar.gz.age", PACKED["a.tar.gz.age"])
@@ -123,7 +123,7 @@ def test_a_wrong_key_is_said_to_be_wrong(tmp_path: Path) -> None:
     assert "encrypted for other identities" in reading.unread
 
 
-def test_an_encrypted_file_that_was_cut_is_damaged_even_without_a_key(tmp_path: Path) -> None:
+def test_a_truncated_encrypted_file_is_damaged_even_without_a_key(tmp_path: Path) -> None:
     data = PACKED["a.tar.gz.age"]
     begin = data.index(b"\n", data.index(b"\n--- ") + 1) + 1 + 16  # behind the header and the nonce
     path = made.write(tmp_path / "a.tar.gz.age", data[: begin + 65_552 + 5])
@@ -131,7 +131,7 @@ def test_an_encrypted_file_that_was_cut_is_damaged_even_without_a_key(tmp_path: 
     assert "chunk" in read_archive(path).damage
 
 
-def test_gpg_is_unread_with_the_way_out(tmp_path: Path) -> None:
+def test_gpg_is_not_supported_and_has_a_hint(tmp_path: Path) -> None:
     path = made.write(tmp_path / "secrets.tar.gz.gpg", b"\x8c\x0d\x04")
 
     assert "age" in read_archive(path).unread
@@ -153,7 +153,7 @@ def test_members_that_leave_the_folder_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 10_000])
-def test_rows_of_a_plain_dump_are_counted_however_it_is_cut_into_pieces(size: int) -> None:
+def test_rows_of_a_plain_dump_are_counted_in_pieces_of_any_length(size: int) -> None:
     pieces = [SQL[at : at + size] for at in range(0, len(SQL), size)]
 
     found = walk_sql(Reader(iter(pieces)))
@@ -164,7 +164,7 @@ def test_rows_of_a_plain_dump_are_counted_however_it_is_cut_into_pieces(size: in
 
 
 @pytest.mark.parametrize("end", ["3\n", "\\.\n", "complete\n--\n\nDROP TABLE x;\n"])
-def test_a_plain_dump_that_does_not_end_as_one_is_damaged(end: str) -> None:
+def test_a_plain_dump_without_its_closing_line_is_damaged(end: str) -> None:
     text = SQL + b"DROP TABLE x;\n" if "DROP" in end else SQL[: SQL.index(end.encode()) + len(end)]
 
     with pytest.raises(DamagedError):
@@ -182,11 +182,11 @@ def test_a_plain_dump_that_does_not_end_as_one_is_damaged(end: str) -> None:
         ("v1.2.tar.zst", "tar.zst"),
     ],
 )
-def test_a_name_promises_a_format(name: str, kind: str) -> None:
+def test_the_format_is_known_by_the_suffixes(name: str, kind: str) -> None:
     assert kind_by_name(Path(name)) == kind
 
 
-def test_checksums_are_those_of_the_catalogue() -> None:
+def test_checksums_equal_the_published_check_values() -> None:
     castagnoli, redis = crc32c(), crc64_redis()
     data = made.noise(700_001)
     whole, pieces = crc32c(), crc32c()

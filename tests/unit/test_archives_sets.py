@@ -1,4 +1,4 @@
-"""Which files are backups, which belong together, how old they are, and what is written down about them."""
+"""Finding backups, grouping them into sets, their age, and their recorded checksums."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def backup(name: str, *, written: datetime = NOW, size: int = 100) -> Backup:
     return Backup(Path("/b") / name, name, size, written, 0o100600, 1)
 
 
-def test_copies_that_follow_one_another_are_one_series(tmp_path: Path) -> None:
+def test_backups_with_different_dates_are_one_series(tmp_path: Path) -> None:
     for name in (
         "postgres/postgres-20260301-020000.dump",
         "postgres/postgres-20260302-020000.dump",
@@ -62,7 +62,7 @@ def test_a_base_backup_is_one_backup_whichever_pattern_finds_it(tmp_path: Path) 
         }
 
 
-def test_a_folder_that_cannot_be_entered_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_read_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made.write(tmp_path / "a.tar.gz", b"x")
     made.write(tmp_path / "closed/b.tar.gz", b"x")
     really = os.open
@@ -97,7 +97,7 @@ def test_a_pattern_is_over_the_whole_path(pattern: str, path: str, matches: bool
     assert bool(path_pattern(pattern).fullmatch(path)) is matches
 
 
-def test_a_copied_file_is_as_old_as_its_name_says() -> None:
+def test_a_copied_file_is_as_old_as_the_date_in_its_name() -> None:
     copied = backup("pg-20260201-020000.dump")
     fresh = backup("pg-20260302-020000.dump")
     nameless = backup("pg.dump")
@@ -107,7 +107,7 @@ def test_a_copied_file_is_as_old_as_its_name_says() -> None:
     assert (fresh.created_at, nameless.created_at, nonsense.created_at) == (NOW, NOW, NOW)
 
 
-def test_the_age_of_a_backup_from_the_future_is_unknown() -> None:
+def test_the_age_of_a_backup_with_a_future_time_is_unknown() -> None:
     criterion = evaluate.age_criterion(
         backup("a", written=NOW + timedelta(hours=3)), NOW, timedelta(hours=26), timedelta(hours=50)
     )
@@ -128,7 +128,7 @@ def test_each_expectation_has_its_set_even_when_nothing_matches_it() -> None:
     ]
 
 
-def test_every_older_backup_has_its_turn() -> None:
+def test_every_older_backup_is_read_in_rotation() -> None:
     one = evaluate.BackupSet("a", tuple(backup(f"a-{number}") for number in range(8)), Expected())
 
     read = [name.relative for day in range(100, 107) for name in evaluate.select_to_read(one, 1, 1, day)[1:]]
@@ -145,7 +145,7 @@ def test_a_size_is_compared_with_the_median_of_earlier_ones() -> None:
     assert (size.observed, size.warn_below, size.warn_above) == (40, 50, 200)  # the median of the others is 100
 
 
-def test_one_earlier_backup_says_nothing_about_what_is_usual_but_earlier_runs_do() -> None:
+def test_earlier_runs_give_a_typical_size_when_few_backups_are_kept() -> None:
     one = evaluate.BackupSet("a", (backup("a-2", size=40), backup("a-1", size=400)), Expected())
 
     first = evaluate.metadata_criteria(one, (), private=False, data=())[0]
@@ -154,7 +154,7 @@ def test_one_earlier_backup_says_nothing_about_what_is_usual_but_earlier_runs_do
     assert (first.warn_below, later.warn_below) == (None, 200)
 
 
-def test_a_sha256_is_found_beside_in_a_list_or_in_a_list_above(tmp_path: Path) -> None:
+def test_a_sha256_is_found_beside_the_file_or_in_a_list_of_a_parent_folder(tmp_path: Path) -> None:
     sums = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("a.gz", "b.gz", "sub/c.gz", "sub/d.gz")}
     for name in sums:
         made.write(tmp_path / name, name.encode())

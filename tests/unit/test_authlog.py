@@ -1,4 +1,4 @@
-"""What lines of sshd, sudo and su say, also when those who write them are hostile; and how they are added up."""
+"""Parsing of sshd, sudo and su messages, also hostile ones, and their summary."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_both_forms_of_a_time_are_read(text: str, at: datetime) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-- MARK --", "Foo  2 11:59:58 web sshd[7]: m", "Feb 30 01:00:00 web sshd: m"])
-def test_what_is_no_line_of_syslog_is_not_guessed_at(text: str) -> None:
+def test_a_line_that_is_not_syslog_is_not_parsed(text: str) -> None:
     assert auth_log.parse_syslog(text, UTC, NOW) is None
 
 
@@ -66,7 +66,7 @@ def test_a_message_that_was_repeated_counts_as_often() -> None:
     assert (line.times, line.message) == (4, f"Failed password for al from {THEM} port 2 ssh2")
 
 
-def test_the_old_form_of_a_repetition_is_of_the_line_before() -> None:
+def test_last_message_repeated_refers_to_the_line_before() -> None:
     lines = [
         auth_log.parse_syslog(f"Jan  2 11:00:0{second} web {message}", UTC, NOW)
         for second, message in enumerate(["sshd[7]: one", "last message repeated 3 times", "sshd[7]: two"])
@@ -108,7 +108,7 @@ def test_the_old_form_of_a_repetition_is_of_the_line_before() -> None:
         ),
     ],
 )
-def test_what_sshd_says_is_known(message: str, expected: tuple[str, str, str]) -> None:
+def test_messages_of_sshd_are_parsed(message: str, expected: tuple[str, str, str]) -> None:
     sign = logins.parse("sshd-session", message)
 
     assert sign is not None
@@ -127,7 +127,7 @@ def test_what_sshd_says_is_known(message: str, expected: tuple[str, str, str]) -
         f"Disconnected from user al {THEM} port 2",
     ],
 )
-def test_what_is_no_attempt_is_none(message: str) -> None:
+def test_other_messages_are_not_events(message: str) -> None:
     assert logins.parse("sshd", message) is None
 
 
@@ -159,7 +159,7 @@ SSHD_SAYS = [
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("says", SSHD_SAYS)
-def test_a_hostile_name_accuses_nobody_else(says: str, name: str) -> None:
+def test_a_hostile_user_name_blames_no_other_address(says: str, name: str) -> None:
     sign = logins.parse("sshd", says.format(name, THEM))
 
     assert sign is not None
@@ -168,7 +168,7 @@ def test_a_hostile_name_accuses_nobody_else(says: str, name: str) -> None:
 
 
 @given(st.lists(st.sampled_from([*NAMES, "root", " ", "from", "port", "ssh2", ":", "\xff"]), max_size=5).map(" ".join))
-def test_no_name_made_of_such_parts_accuses_anybody_else(name: str) -> None:
+def test_no_user_name_of_such_parts_blames_another_address(name: str) -> None:
     for says in SSHD_SAYS:
         sign = logins.parse("sshd", says.format(name, THEM))
         assert sign is not None, says.format(name, THEM)
@@ -176,7 +176,7 @@ def test_no_name_made_of_such_parts_accuses_anybody_else(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_hostile_name_in_words_of_pam_accuses_nobody_else(name: str) -> None:
+def test_a_hostile_user_name_in_a_pam_message_blames_no_other_address(name: str) -> None:
     line = "pam_unix(sshd:auth): authentication failure; logname= uid=0 euid=0 tty=ssh ruser= rhost={}  user={}"
 
     sign = logins.parse("sshd", line.format(THEM, name))
@@ -185,7 +185,7 @@ def test_a_hostile_name_in_words_of_pam_accuses_nobody_else(name: str) -> None:
     assert sign.source == THEM
 
 
-def test_the_id_of_a_hostile_certificate_accuses_nobody_else() -> None:
+def test_a_hostile_certificate_id_blames_no_other_address() -> None:
     bad = f"z from {NOT_THEM} port 22 ssh2: RSA SHA256:b ID q"
     said = "ED25519-CERT SHA256:x ID {} (serial 0) CA ED25519 SHA256:y"
 
@@ -225,7 +225,7 @@ def test_a_name_cannot_begin_another_message() -> None:
         ("pam_unix(sudo:session): session opened for user root(uid=0) by al(uid=1000)", None),
     ],
 )
-def test_what_sudo_and_su_say_is_known(message: str, expected: LoginEvent | None) -> None:
+def test_messages_of_sudo_and_su_are_parsed(message: str, expected: LoginEvent | None) -> None:
     assert logins.parse("sudo", message) == expected
 
 
@@ -239,7 +239,7 @@ def test_what_sudo_and_su_say_is_known(message: str, expected: LoginEvent | None
         ("<script>", "unreadable"),
     ],
 )
-def test_a_source_is_what_one_host_owns(address: str, source: str) -> None:
+def test_a_source_is_an_ipv4_address_or_an_ipv6_network(address: str, source: str) -> None:
     assert logins.source_of(address) == source
 
 
@@ -266,12 +266,12 @@ LEFT = LoginEvent("disconnected", "root", THEM)
         ([LEFT], 1),
     ],
 )
-def test_what_one_connection_tells_several_times_is_one_attempt(signs: list[LoginEvent], count: int) -> None:
+def test_several_messages_of_one_connection_are_one_attempt(signs: list[LoginEvent], count: int) -> None:
     assert reviewed(*[("7", sign) for sign in signs]).failures == count
     assert reviewed(*[(str(pid), sign) for pid in range(3) for sign in signs]).failures == 3 * count
 
 
-def test_a_success_knows_of_the_failures_before_it() -> None:
+def test_a_success_has_the_number_of_failures_before_it() -> None:
     accepted = LoginEvent("accepted", "root", THEM, "password")
 
     review = reviewed(*[(str(n), FAILED) for n in range(5)], ("9", accepted), ("10", FAILED))
@@ -279,7 +279,7 @@ def test_a_success_knows_of_the_failures_before_it() -> None:
     assert [success.failures for success in review.successes] == [5]
 
 
-def test_limits_of_a_day_hold_for_longer_times() -> None:
+def test_daily_limits_apply_to_longer_windows() -> None:
     review = LoginSummary(NOW)
     for hours in range(3 * 24):
         review.add(NOW - timedelta(hours=hours, minutes=1), str(hours), FAILED)
@@ -288,7 +288,7 @@ def test_limits_of_a_day_hold_for_longer_times() -> None:
     assert review.busiest_sources(5) == [(THEM, 24)]
 
 
-def test_sudo_and_pam_tell_of_the_same_wrong_passwords() -> None:
+def test_wrong_passwords_logged_by_sudo_and_pam_count_once() -> None:
     review = reviewed(
         ("1", LoginEvent("sudo_failed", "al")),
         ("1", LoginEvent("sudo_failed", "al", times=2)),
@@ -299,7 +299,7 @@ def test_sudo_and_pam_tell_of_the_same_wrong_passwords() -> None:
     assert review.sudo_failures() == [("al", 4)]
 
 
-def test_keys_that_strangers_make_up_are_bounded_and_still_counted() -> None:
+def test_the_number_of_keys_is_bounded_and_the_total_exact() -> None:
     tally: BoundedCounter[str] = BoundedCounter(most=3)
     for number in range(10):
         tally.add(str(number))
@@ -345,7 +345,7 @@ def test_rotated_and_compressed_files_are_read_in_order(tmp_path: Path) -> None:
     assert [extent.current for extent in found.states] == [False, False, True]
 
 
-def test_only_the_first_line_is_read_of_what_was_written_before(tmp_path: Path) -> None:
+def test_of_files_written_before_the_window_only_the_first_line_is_read(tmp_path: Path) -> None:
     log = put(tmp_path / "auth.log", failed(NOW - timedelta(hours=1), 1), NOW)
     put(tmp_path / "auth.log-20251201.gz", failed(NOW - timedelta(days=32), 1) * 1000, NOW - timedelta(days=31))
 
@@ -354,7 +354,7 @@ def test_only_the_first_line_is_read_of_what_was_written_before(tmp_path: Path) 
     assert [(extent.size == UNKNOWN_SIZE, extent.head > 0) for extent in found.states] == [(True, True), (False, True)]
 
 
-def test_lines_that_are_broken_hide_no_others(tmp_path: Path) -> None:
+def test_malformed_lines_do_not_hide_others(tmp_path: Path) -> None:
     at = NOW - timedelta(hours=1)
     text = (
         failed(at, 1)
@@ -372,7 +372,7 @@ def test_lines_that_are_broken_hide_no_others(tmp_path: Path) -> None:
     assert (found.lines, found.unparsed) == (5, 1)
 
 
-def test_a_bomb_is_named_and_hides_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decompression_bomb_is_named_and_hides_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "UNPACKED_LIMIT", 1 << 20)
     put(tmp_path / "auth.log.1.gz", "a" * (3 << 20), NOW)
     (tmp_path / "auth.log.2.gz").write_bytes(b"\x1f\x8b broken")
@@ -388,7 +388,7 @@ def test_a_bomb_is_named_and_hides_no_other_file(tmp_path: Path, monkeypatch: py
     assert len(found.unread) == 3
 
 
-def test_a_log_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_log_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TargetError) as raised:
         read(tmp_path / "auth.log")
 
@@ -424,9 +424,9 @@ BEFORE = LogFileState(inode=1, size=1000, head=77, current=True)
         ([], "gone"),
     ],
 )
-def test_a_log_is_known_by_its_first_line(now: list[LogFileState], expected: str) -> None:
+def test_a_log_is_identified_by_its_first_line(now: list[LogFileState], expected: str) -> None:
     assert compare(BEFORE, now) == expected
 
 
-def test_a_log_that_was_empty_held_nothing() -> None:
+def test_an_empty_log_had_nothing_to_lose() -> None:
     assert compare(LogFileState(1, 0, 0, True), []) == "kept"

@@ -1,4 +1,4 @@
-"""Which lines tell of a denied request, and that the search for them finds each, whatever surrounds it."""
+"""Parsing of denied requests, and the scanner that finds their lines."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_text_formats_are_read_by_their_columns(line: str, status: int | None, p
     assert (found.path if found else "") == path
 
 
-def test_a_deep_or_hostile_line_is_only_a_line() -> None:
+def test_a_deeply_nested_or_hostile_line_is_harmless() -> None:
     assert seen('{"a":' * 100_000) is None
     assert seen('{"status":401,"path":"\\ud800<script>\udcff"}') is not None
 
@@ -113,7 +113,7 @@ PARTS = st.sampled_from(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(PARTS, max_size=60).map("".join), st.sampled_from([7, 64, 200]))
-def test_the_search_finds_each_line_that_reading_all_of_them_finds(text: str, block: int) -> None:
+def test_the_scanner_finds_every_line_that_parsing_all_lines_finds(text: str, block: int) -> None:
     data = text.encode()
     expected = [line for line in data.split(b"\n") if access_log.parse_denied(access_log.unwrap(line), "a")]
     with pytest.MonkeyPatch.context() as patch:
@@ -162,7 +162,7 @@ def cut_apart(line: str, at: datetime) -> list[str]:
 
 
 @pytest.mark.parametrize("shift", range(-6, 12))
-def test_a_status_is_not_hidden_by_a_path_that_makes_the_engine_cut_at_it(tmp_path: Path, shift: int) -> None:
+def test_a_long_path_cannot_hide_a_status_at_a_split(tmp_path: Path, shift: int) -> None:
     def line(length: int) -> str:
         return request(random.Random(1), AT, 401, "/" + "a" * length)
 
@@ -179,7 +179,7 @@ def test_a_status_is_not_hidden_by_a_path_that_makes_the_engine_cut_at_it(tmp_pa
     assert (found.total, found.truncated) == (2, 0)
 
 
-def test_a_line_that_never_ends_is_named_and_hides_no_other(tmp_path: Path) -> None:
+def test_an_endless_line_is_counted_and_hides_no_other(tmp_path: Path) -> None:
     path = tmp_path / "agent.log"
     denied = request(random.Random(1), AT, 401)
     path.write_text(f"{denied}\n{'x' * (12 << 20)}\n{denied}\n")
@@ -207,7 +207,7 @@ def test_only_what_is_new_is_read(tmp_path: Path) -> None:
     assert found.bytes_read < 2_100_000  # a tenth of it is new; a megabyte before is read for clocks set back
 
 
-def test_times_out_of_their_order_are_each_judged_by_themselves(tmp_path: Path) -> None:
+def test_lines_out_of_order_are_selected_by_their_own_time(tmp_path: Path) -> None:
     path = tmp_path / "agent.log"
     rng = random.Random(1)
     instants = [NOW - DAY - timedelta(minutes=1), AT, NOW - DAY + timedelta(minutes=1), NOW + timedelta(minutes=1)]
@@ -217,7 +217,7 @@ def test_times_out_of_their_order_are_each_judged_by_themselves(tmp_path: Path) 
     assert found_in(tmp_path).total == 2
 
 
-def test_rotated_files_are_read_and_those_of_before_are_not(tmp_path: Path) -> None:
+def test_rotated_files_of_the_window_are_read_and_older_ones_are_not(tmp_path: Path) -> None:
     rng = random.Random(1)
 
     def text(count: int) -> bytes:
@@ -234,7 +234,7 @@ def test_rotated_files_are_read_and_those_of_before_are_not(tmp_path: Path) -> N
     assert found_in(tmp_path).total == 7
 
 
-def test_containers_are_called_by_their_service(tmp_path: Path) -> None:
+def test_containers_are_named_by_their_service(tmp_path: Path) -> None:
     container = tmp_path / ("ab" * 32)
     container.mkdir()
     log = container / f"{'ab' * 32}-json.log"
@@ -251,7 +251,7 @@ def test_containers_are_called_by_their_service(tmp_path: Path) -> None:
     assert named.by_service.get(("risk-manager", 401)) == 1
 
 
-def test_a_denied_request_at_an_unknown_time_is_not_passed_over(tmp_path: Path) -> None:
+def test_a_denied_request_without_a_time_is_counted(tmp_path: Path) -> None:
     path = tmp_path / "agent.log"
     path.write_text('{"status":401}\n{"status":200}\n')
     touch(path)

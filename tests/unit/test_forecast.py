@@ -1,4 +1,4 @@
-"""Forecasts of made histories whose truth is known."""
+"""Forecasts of generated histories with a known truth."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_true_date_is_inside_the_band_in_nine_of_ten_histories(shape: dict[s
 
 
 @pytest.mark.parametrize("days", [0, 1, 3, MIN_DAYS - 1])
-def test_less_than_two_weeks_are_no_history(days: int) -> None:
+def test_less_than_two_weeks_of_history_give_no_forecast(days: int) -> None:
     found = forecast(made(days=days) if days else [], NOW)
 
     assert isinstance(found, Insufficient)
@@ -102,21 +102,21 @@ def test_no_date_is_given_when_nothing_grows_significantly() -> None:
     assert all(item.reach(1000) is None for item in steady if item.trend != "growing")
 
 
-def test_what_shrinks_never_meets_a_limit_above_it() -> None:
+def test_a_shrinking_value_never_reaches_a_limit_above_it() -> None:
     found = fitted(made(slope=-1.0, level=500))
 
     assert found.trend == "shrinking"
     assert found.reach(600) is None
 
 
-def test_a_limit_that_is_met_already_is_met_now() -> None:
+def test_a_limit_that_is_already_reached_is_reached_now() -> None:
     reach = fitted(made()).reach(50)
 
     assert reach is not None
     assert (reach.earliest, reach.likely, reach.latest) == (0, 0, 0)
 
 
-def test_nothing_is_said_beyond_twice_the_history() -> None:
+def test_nothing_is_forecast_beyond_twice_the_history() -> None:
     found = fitted(made(days=20, noise=0.1))
 
     assert found.horizon == 40
@@ -124,7 +124,7 @@ def test_nothing_is_said_beyond_twice_the_history() -> None:
     assert found.reach(100 + 19 + 50) is None  # in 50
 
 
-def test_gaps_and_values_that_are_no_numbers_do_not_matter() -> None:
+def test_gaps_and_values_that_are_not_finite_do_not_matter() -> None:
     points = [
         (at, math.nan if index % 5 == 0 else math.inf if index % 7 == 0 else value)
         for index, (at, value) in enumerate(made(days=60, noise=0.1))
@@ -142,13 +142,13 @@ def test_order_and_duplicates_do_not_matter() -> None:
     assert fitted(mixed) == fitted(points)
 
 
-def test_readings_of_a_clock_that_was_wrong_are_left_out() -> None:
+def test_readings_with_a_future_time_are_ignored() -> None:
     jumped = [*made(), (NOW + timedelta(days=4000), 1e12), (datetime(1970, 1, 1, tzinfo=UTC), 1e12)]
 
     assert fitted(jumped) == fitted(made())
 
 
-def test_only_what_came_after_a_clean_up_is_fitted() -> None:
+def test_only_the_days_after_a_clean_up_are_fitted() -> None:
     found = fitted(made(reset=35, noise=0.5))
 
     assert found.changed_on == (NOW - timedelta(days=24)).date()
@@ -163,7 +163,7 @@ def test_soon_after_a_jump_there_is_no_forecast() -> None:
     assert found.reason == "5 of 7 days of history since the jump on 2026-11-20"
 
 
-def test_growth_once_a_week_is_growth_and_no_jump() -> None:
+def test_weekly_growth_is_not_a_jump() -> None:
     points = [(NOW - timedelta(days=69 - index), 100.0 + 16 * (index // 7)) for index in range(70)]
 
     found = fitted(points)
@@ -214,7 +214,7 @@ def test_the_slope_of_any_series_has_an_interval() -> None:
         max_size=60,
     )
 )
-def test_no_history_breaks_it_and_the_band_is_in_order(pairs: list[tuple[int, float]]) -> None:
+def test_any_history_gives_ordered_quantiles_or_a_reason(pairs: list[tuple[int, float]]) -> None:
     found = forecast([(NOW - timedelta(days=day), value) for day, value in pairs], NOW)
 
     if isinstance(found, Forecast):

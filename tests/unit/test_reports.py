@@ -1,4 +1,4 @@
-"""Reports as text: escaping, forms, numbers, charts, and the folder they are put into."""
+"""Rendering of reports: escaping, formats, numbers, charts, and the reports folder."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Tags(HTMLParser):
         self.texts.append(data)
 
 
-def test_no_text_becomes_markup_in_html() -> None:
+def test_text_is_escaped_in_html() -> None:
     page = Tags(rendering.as_html(document()))
 
     assert "script" not in page.tags
@@ -84,14 +84,14 @@ def test_no_text_becomes_markup_in_html() -> None:
     assert any("{{ l }} {% m %}" in text for text in page.texts)
 
 
-def test_the_html_needs_nothing_from_elsewhere() -> None:
+def test_the_html_is_self_contained() -> None:
     page = rendering.as_html(document("plain"))
 
     assert not re.search(r"(src|href)=|url\(|@import|https?://(?!www\.w3\.org)", page)
     assert "default-src 'none'" in page
 
 
-def test_no_text_becomes_markup_in_markdown() -> None:
+def test_text_is_escaped_in_markdown() -> None:
     text = rendering.as_markdown(document())
     html = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
     page = Tags(html)
@@ -120,19 +120,19 @@ def test_the_json_has_numbers_and_their_units() -> None:
     assert body["sections"][0]["tables"][0]["rows"] == [{HOSTILE: HOSTILE, "number": 5, "share": 0.5}]
 
 
-def test_an_area_without_findings_is_not_left_out() -> None:
+def test_an_area_without_findings_is_shown() -> None:
     for text in (rendering.as_markdown(document("plain")), rendering.as_html(document("plain"))):
         assert re.search(r"other[^\n]*\n?.*o recommendations", text, re.DOTALL)
 
 
-def test_what_was_not_measured_is_told_with_its_cause() -> None:
+def test_a_figure_without_a_value_is_shown_with_its_cause() -> None:
     made = figure_line("Disk", unmeasured("file system", "/", "B", "statvfs of /", "no answer in 5 s"))
 
     assert made.text == "not measured: no answer in 5 s"
     assert made.mark == "unknown"
 
 
-def test_a_number_is_told_with_its_source_window_and_coverage() -> None:
+def test_a_figure_is_shown_with_its_source_window_and_coverage() -> None:
     made = figure_line("P95", Figure("latency", "web", 5.0, "s", "x_bucket", "7 days until y", 0.9997, at_least=True))
 
     assert made.text == "≥ 5 s"
@@ -156,7 +156,7 @@ def test_a_number_is_told_with_its_source_window_and_coverage() -> None:
         (-12.0, "USD", "-12 USD"),
     ],
 )
-def test_numbers_read_as_a_person_writes_them(value: float, unit: str, text: str) -> None:
+def test_numbers_are_formatted_for_people(value: float, unit: str, text: str) -> None:
     assert formatting.amount(value, unit) == text
 
 
@@ -164,7 +164,7 @@ def test_numbers_read_as_a_person_writes_them(value: float, unit: str, text: str
     ("count", "text"),
     [(0.2, "less than a day"), (1, "1 day"), (13.6, "14 days"), (60, "9 weeks"), (365, "12 months")],
 )
-def test_days_ahead_are_told_in_fitting_units(count: float, text: str) -> None:
+def test_days_ahead_are_formatted_in_suitable_units(count: float, text: str) -> None:
     assert formatting.days(count) == text
 
 
@@ -215,7 +215,7 @@ def test_a_peak_survives_thinning() -> None:
 
 
 @pytest.mark.parametrize("points", [[], [(NOW, 1.0)], [(NOW, None), (NOW, None)]])
-def test_nothing_to_see_is_no_chart(points: list[tuple[datetime, float | None]]) -> None:
+def test_without_two_values_there_is_no_chart(points: list[tuple[datetime, float | None]]) -> None:
     assert charts.lines([charts.Trace("a", points)], "", alt="") == ""
     assert charts.bars([("a", None)], "", alt="") == ""
 
@@ -229,7 +229,7 @@ def test_an_assessment_has_the_mark_of_its_check(value: float | None, mark: str)
     assert Assessment("a", "b", criterion).finding.mark == mark
 
 
-def test_a_report_is_replaced_whole_and_old_ones_are_let_go(tmp_path: Path) -> None:
+def test_a_report_is_replaced_atomically_and_old_ones_are_deleted(tmp_path: Path) -> None:
     for stamp in ("202608", "202609", "202610"):
         (tmp_path / f"capacity-{stamp}.md").write_text("old")
     for other in ("capacity-202608.txt", "capacity-final.md", "performance-20260801.md"):
@@ -258,7 +258,7 @@ def test_a_report_is_replaced_whole_and_old_ones_are_let_go(tmp_path: Path) -> N
     ]
 
 
-def test_what_may_not_be_written_is_not_there(tmp_path: Path) -> None:
+def test_a_file_that_may_not_be_written_is_not_written(tmp_path: Path) -> None:
     publish.publish_files({"md": "new"}, "capacity-202611", tmp_path, kind="capacity", keep=2, may=lambda *_: False)
 
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Quantiles, episodes of alerts, rates of counters and judged forecasts, worked out by hand."""
+"""Quantiles, alert episodes, rates of counters and backtests, calculated by hand."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_quantile_is_interpolated_within_its_bucket(part: float, expected: flo
     assert not found.at_least
 
 
-def test_above_the_highest_bound_only_that_is_known() -> None:
+def test_a_quantile_above_the_highest_bound_is_a_lower_bound() -> None:
     assert quantile({1.0: 90, 5.0: 92, INF: 100}, 0.95) == Quantile(5.0, at_least=True)
 
 
@@ -85,7 +85,7 @@ def test_coverage_is_that_of_the_series_own_target() -> None:
     assert Coverage({}, 0.0).of({}) is None
 
 
-def test_series_with_the_same_instance_are_told_apart() -> None:
+def test_series_with_the_same_instance_have_different_names() -> None:
     same = [Series({"job": job, "instance": "x:1"}, ()) for job in ("a", "b")]
 
     assert names_of(same) == ["instance=x:1, job=a", "instance=x:1, job=b"]
@@ -114,7 +114,7 @@ def test_an_alert_that_goes_on_has_no_time_to_resolution() -> None:
     assert Alerts(tuple(found), 1, MINUTE).mean_time_to_resolution is None
 
 
-def test_one_missed_scrape_does_not_make_two_of_an_alert() -> None:
+def test_one_missed_scrape_does_not_split_an_alert() -> None:
     assert len(episodes_of(firing(10, 11, 13, 14), NOW, NOW + 60 * MINUTE, MINUTE)) == 1
 
 
@@ -138,7 +138,7 @@ def test_a_counter_becomes_a_rate_and_a_reboot_is_not_counted() -> None:
     assert [value for _, value in rates(resource(figure, earlier, NOW))] == [pytest.approx(1), None, pytest.approx(3)]
 
 
-def test_one_reading_of_a_counter_is_no_rate() -> None:
+def test_one_reading_of_a_counter_gives_no_rate() -> None:
     figure, earlier = counter((0, 5.0))
 
     found = rate(resource(figure, earlier, NOW), NOW)
@@ -147,7 +147,7 @@ def test_one_reading_of_a_counter_is_no_rate() -> None:
     assert "two readings" in found.cause
 
 
-def test_forecasts_of_a_month_ago_are_judged_by_what_came() -> None:
+def test_forecasts_of_a_month_ago_are_compared_with_actual_values() -> None:
     then = [(NOW - timedelta(days=30), 90.0)], [(NOW - timedelta(days=30), 100.0)], [(NOW - timedelta(days=30), 110.0)]
     young = tuple([(NOW - timedelta(days=3), 1.0)] for _ in range(3))
 
