@@ -130,11 +130,6 @@ class Entry(Model):
         """Names of the steps' jobs in order, each once."""
         return tuple(dict.fromkeys(step.job for step in self.steps))
 
-    @property
-    def mutates(self) -> bool:
-        """Whether any step changes the outside world."""
-        return any(step.mutates for step in self.steps)
-
 
 class Pause(Model):
     """An operator paused an entry: its due times in [since, until) are recorded as skipped."""

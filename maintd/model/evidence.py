@@ -1,6 +1,6 @@
 """Evidence: what a child process reports about its attempt.
 
-A child imports no other module of the model, so that it starts fast.
+A child imports no other module of the model but `base`, so that it starts fast.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The updates that a supervisor writes about a run, in order and each once, possibly after a time in the spool.
 
-A `type` of two words: the second is how maintd before this version spooled it; it is read, never written.
+Of the two values of a `type`, the second is read from spools of earlier versions and never written.
 """
 
 from __future__ import annotations

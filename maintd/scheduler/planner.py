@@ -300,7 +300,7 @@ class Planner:
     def _write(self, plans: Sequence[EntryPlan]) -> int:
         if not plans:
             return 0
-        results = list(zip(plans, self._store.entries.plan_many(plans), strict=True))
+        results = list(zip(plans, self._store.entries.plan(plans), strict=True))
         if any(ids for _, ids in results):
             self._on_planned()  # before the bookkeeping, which would delay the start
         written = 0

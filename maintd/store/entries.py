@@ -131,7 +131,7 @@ class Entries:
         enabled = {entry.name: entry for entry in wanted if entry.enabled}
         self._database.write(lambda conn: _sync(conn, enabled, fingerprints, now))
 
-    def plan_many(self, wanted: Sequence[EntryPlan]) -> list[list[int] | None]:
+    def plan(self, wanted: Sequence[EntryPlan]) -> list[list[int] | None]:
         """Write the plans in one transaction, each only if its entry's planned_through and rule have not changed.
 
         Returns for each plan the ids of its new runs in order, or None when another node planned the entry or loaded
@@ -140,7 +140,7 @@ class Entries:
         if not wanted:
             return []
         # After a power failure the due times are planned again; a claim, without which no run starts, syncs this too.
-        return self._database.write(lambda conn: self.plan_within(conn, wanted), synced=False)
+        return self._database.write(lambda conn: self._plan(conn, wanted), synced=False)
 
     def set_planned_through(self, name: str, seen: datetime, to: datetime, why: str) -> bool:
         """Set planned_through without planning, after the clock was set back. False: it was no longer `seen`."""
@@ -179,8 +179,8 @@ class Entries:
 
         return self._database.write(transaction)
 
-    def plan_within(self, conn: Connection, wanted: Sequence[EntryPlan]) -> list[list[int] | None]:
-        """Like `plan_many`, within a transaction."""
+    def _plan(self, conn: Connection, wanted: Sequence[EntryPlan]) -> list[list[int] | None]:
+        """Write the plans within a transaction."""
         won = _advance(conn, wanted)
         new = [(won[plan.name], run, plan.through) for plan in wanted if plan.name in won for run in plan.runs]
         taken = _add_to_ledger(conn, [(entry_id, run.due_at) for entry_id, run, _ in new if run.due_at is not None])

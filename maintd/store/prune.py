@@ -32,7 +32,7 @@ _FINAL = tuple(state.value for state in RunState if state.final)
 
 
 class PruneResult(Model):
-    """The numbers of deleted rows, and the longest time that one batch duration."""
+    """The numbers of deleted rows, and the longest time that one batch took."""
 
     runs: int = 0
     log_lines: int = 0

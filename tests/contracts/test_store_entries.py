@@ -132,8 +132,8 @@ def test_planning_by_a_replaced_rule_writes_nothing(store: Store) -> None:
     changed = entry("vacuum").model_copy(update={"rule": entry("vacuum").rule.model_copy(update={"text": "7m"})})
     sync(store, changed, now=1)
 
-    by_the_old = store.entries.plan_many([EntryPlan("vacuum", at(0), at(2), (due("vacuum", 1),), seen)])
-    by_the_new = store.entries.plan_many([EntryPlan("vacuum", at(0), at(2), (due("vacuum", 1),), changed.rule)])
+    by_the_old = store.entries.plan([EntryPlan("vacuum", at(0), at(2), (due("vacuum", 1),), seen)])
+    by_the_new = store.entries.plan([EntryPlan("vacuum", at(0), at(2), (due("vacuum", 1),), changed.rule)])
 
     assert by_the_old == [None]
     assert by_the_new == [[1]]
@@ -144,7 +144,7 @@ def test_each_of_several_plans_has_its_own_condition(store: Store) -> None:
     plan_runs(store, "b", 0, 1)
 
     wanted = [EntryPlan(name, at(0), at(2), (due(name, 1), due(name, 2))) for name in ("c", "b", "a")]
-    ids = store.entries.plan_many([*wanted, EntryPlan("unknown", at(0), at(2), ())])
+    ids = store.entries.plan([*wanted, EntryPlan("unknown", at(0), at(2), ())])
 
     assert ids[1] is None and ids[3] is None
     assert [store.history.run(run_id).entry for run_id in ids[0] + ids[2]] == ["c", "c", "a", "a"]
@@ -167,8 +167,8 @@ def test_two_stores_that_plan_the_same_due_times_insert_each_once(open_another: 
         wanted = [EntryPlan(f"e{n}", seen, through, (due(f"e{n}", step + 1),)) for n in range(5)]
         results = run_concurrently(
             [
-                lambda wanted=wanted: one.entries.plan_many(wanted),
-                lambda wanted=wanted: other.entries.plan_many(wanted[::-1])[::-1],
+                lambda wanted=wanted: one.entries.plan(wanted),
+                lambda wanted=wanted: other.entries.plan(wanted[::-1])[::-1],
             ]
         )
         assert all((first is None) != (second is None) for first, second in zip(*results, strict=True))

@@ -366,7 +366,7 @@ def test_times_are_read_back_as_aware_utc(store: Store) -> None:
     sync(store, entry("vacuum"))
 
     rows = (due("vacuum", 0, due_at=moment, not_before=moment),)
-    (ids,) = store.entries.plan_many([EntryPlan("vacuum", at(0), moment, rows)])
+    (ids,) = store.entries.plan([EntryPlan("vacuum", at(0), moment, rows)])
 
     run = store.history.run(ids[0])
     assert run.due_at == moment and run.due_at.tzinfo is UTC

@@ -69,7 +69,7 @@ def due(name: str, minutes: float, state: RunState = RunState.QUEUED, **columns:
 
 def plan_runs(store: Store, name: str, seen: float, through: float, *runs: NewRun) -> list[int] | None:
     """Plan one entry; return the ids of its new rows, or None if it was not planned through `seen`."""
-    return store.entries.plan_many([EntryPlan(name, at(seen), at(through), runs)])[0]
+    return store.entries.plan([EntryPlan(name, at(seen), at(through), runs)])[0]
 
 
 def manual_run(name: str, minutes: float = 0, **columns: object) -> NewRun:
