@@ -109,7 +109,7 @@ def _print(app: App, calendar: Calendar, problems: list[str]) -> None:
 
 @click.command("pause")
 @click.argument("name", shell_complete=completion.entries)
-@click.option("--why", required=True, help="The reason, shown in the status.")
+@click.option("--why", required=True, help="The reason; shown in the status.")
 @click.option("--until", metavar="WHEN", help="End of the pause, for example 2026-12-06T02:00Z.")
 @click.option("--for", "lasting", metavar="DURATION", help="Duration of the pause: 2h, 3d.")
 @json_option

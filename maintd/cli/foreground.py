@@ -1,8 +1,9 @@
-"""`run NAME --here`: in the foreground of this process, for when the daemon or its store is what is broken."""
+"""`run NAME --here`: runs in the foreground, for when the daemon or its store is broken."""
 
 from __future__ import annotations
 
 from contextlib import suppress
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 
 @click.command("run")
 @click.argument("name", shell_complete=completion.names)
-@click.option("--here", is_flag=True, help="In this process; needed, because `trigger` runs it in the daemon.")
-@click.option("-p", "pairs", multiple=True, metavar="PARAM=VALUE", help="A param; STEP.PARAM where there are steps.")
-@click.option("--why", default="", help="The reason, kept with the run.")
-@click.option("--dry-run", is_flag=True, help="Change nothing; show what would be changed.")
-@click.option("--no-store", is_flag=True, help="Do not even try to record it.")
+@click.option("--here", is_flag=True, help="Run in this process; required, since `trigger` runs it in the daemon.")
+@click.option("-p", "pairs", multiple=True, metavar="PARAM=VALUE", help="Set a param; with several steps STEP.PARAM.")
+@click.option("--why", default="", help="The reason; stored with the run.")
+@click.option("--dry-run", is_flag=True, help="Make no changes; list those that it would make.")
+@click.option("--no-store", is_flag=True, help="Do not record the run.")
 @json_option
 @click.pass_obj
 def run_command(
@@ -35,16 +36,17 @@ def run_command(
 ) -> int:
     """Run an entry or a job without a daemon.
 
-    In the foreground of this process, here and now; recorded where the store can be written. The exit code is the
-    run's, as with `trigger --wait`.
+    It runs in the foreground and is recorded if the store is writable. The exit code is that of the run, as with
+    `trigger --wait`. Ctrl-C cancels the run.
+
+    Example: maintd run backup_verify --here --no-store
     """
     if not here:
-        raise UsageError("`run` needs --here", f"or let the daemon run it: maintd trigger {name} --wait")
+        raise UsageError("`run` needs --here", f"to run it in the daemon: maintd trigger {quote(name)} --wait")
     from maintd.cli.arguments import params
     from maintd.clock import SystemClock
     from maintd.config import logging, sources
     from maintd.executor.foreground import run_here
-    from maintd.job.registry import JobRegistry
     from maintd.present import exit_code_of, report_lines, run_text
 
     settings = app.settings
@@ -54,11 +56,11 @@ def run_command(
     for line in sources.warnings():
         app.note(line)
     given = params(pairs)
-    registry = JobRegistry(settings.job_dirs, settings.job_cache_file)
+    registry = app.registry()
     entry, targets = _entry(app, registry, name, given)
     store = None if no_store else _open(app)
 
-    def tell(step: str, attempt: int, item: object) -> None:
+    def print_report(step: str, attempt: int, item: object) -> None:
         if not as_json:
             for line in report_lines(step, attempt, item, **app.terminal):
                 app.out(line)
@@ -75,7 +77,7 @@ def run_command(
             dry_run=dry_run,
             requested_by=current_user(),
             why=why,
-            on_report=tell,
+            on_report=print_report,
         )
     finally:
         if store is not None:
@@ -96,12 +98,12 @@ def _open(app: App) -> Store | None:
     try:
         return open_store(settings.store, clock=SystemClock(), migrate=True, state_dir=settings.state_dir)
     except (StoreError, OSError) as error:
-        app.note(f"not recorded, the store cannot be written: {error}")
+        app.note(f"the run is not recorded, because the store cannot be written: {error}")
         return None
 
 
 def _entry(app: App, registry: JobRegistry, name: str, given: Mapping[str, Any]) -> tuple[Entry, Targets]:
-    """The entry, for which the params were found good, and the targets. A broken calendar stops no job by its name."""
+    """The entry, whose params are valid, and the targets. With a broken calendar, only jobs are known."""
     from maintd.calendar import entry_for_job
     from maintd.model.job import BrokenJob, JobDescription
     from maintd.operations.params import with_params
@@ -114,7 +116,7 @@ def _entry(app: App, registry: JobRegistry, name: str, given: Mapping[str, Any])
         if job is None:
             raise UnknownNameError("entry or job", name, [*known, *registry.jobs])
         if isinstance(job, BrokenJob):
-            raise RefusedError(f'job "{name}" is broken: {job.error}', "correct the module")
+            raise RefusedError(f'job "{name}" is broken: {job.error}', "fix the module")
         entry = entry_for_job(job, {})
     found = {step.job: registry.jobs.get(step.job) for step in entry.steps}
     jobs = {key: job for key, job in found.items() if isinstance(job, JobDescription)}
@@ -137,7 +139,7 @@ def _calendar(app: App, registry: JobRegistry) -> Calendar | None:
         with registry.one_process():
             return load_calendar(calendar_path(app.settings), registry.jobs, registry.validate_all)
     except CalendarError as error:
-        app.note(f"{error}\nthe calendar cannot be used; only jobs by their names, and targets of the settings")
+        app.note(f"{error}\nthe calendar has errors; only jobs and the targets of the settings are available")
     except MaintdError as error:
-        app.note(f"{error}; only jobs by their names, and targets of the settings")
+        app.note(f"{error}; only jobs and the targets of the settings are available")
     return None

@@ -122,7 +122,7 @@ def _print(app: App, lines: list[dict[str, Any]]) -> None:
 
 @click.command("cancel")
 @click.argument("run", shell_complete=completion.runs)
-@click.option("--why", default="", help="The reason, kept with the run.")
+@click.option("--why", default="", help="The reason; stored with the run.")
 @json_option
 @click.pass_obj
 def cancel_command(app: App, run: str, why: str, as_json: bool) -> None:

@@ -84,7 +84,7 @@ def test_run_here_works_with_a_broken_store_and_a_broken_calendar(here: Shell) -
 
     assert typed.code == 0, typed.err
     assert "schedules.yaml:" in typed.err
-    assert "not recorded, the store cannot be written" in typed.err
+    assert "not recorded, because the store cannot be written" in typed.err
 
 
 def test_run_here_exits_with_the_result_of_the_run(here: Shell) -> None:

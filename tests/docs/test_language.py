@@ -54,7 +54,6 @@ LEFT: dict[str, int] = {
     "jobs": 254,
     "maintd": 8,
     "maintd/checks": 492,
-    "maintd/cli": 2,
     "maintd/clients": 76,
     "maintd/executor": 291,
     "maintd/job": 1,
