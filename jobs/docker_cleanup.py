@@ -102,7 +102,7 @@ def remove(
     limit: int,
     remove_one: Callable[[T], bool],
 ) -> None:
-    """Remove what the plan says, unless it is too much at once."""
+    """Remove what the plan lists, unless it is too much at once."""
     planned = [decision.subject for decision in decisions if decision.removable]
     allowed = min(limit, max(FEW, int(params.max_share * len(decisions))))
     hint = f"read the plan; if it is right, trigger this job once with a higher max_share or max_{kind}s"

@@ -1,1 +1,1 @@
-"""What is right and wrong with each kind of target: judgement, from what clients read to what a job checks."""
+"""Checks by subject: facts collected by clients, evaluated against limits and reported by jobs."""

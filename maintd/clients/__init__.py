@@ -1,1 +1,1 @@
-"""Thin typed clients without judgement. Each has explicit time-outs and bounded answers."""
+"""Thin typed clients of other systems, with timeouts and bounded answers. They evaluate nothing."""

@@ -15,7 +15,7 @@ from maintd.units import format_duration, format_size
 Number = int | float | timedelta | datetime
 Observed = Scalar | timedelta | datetime
 
-# Missing access or an empty answer says nothing about the target's health, so it is unknown and not failed.
+# Missing access or an empty answer does not prove the target unhealthy, so it is unknown and not failed.
 NOT_OBSERVED = frozenset({"denied", "not_configured", "empty"})
 
 

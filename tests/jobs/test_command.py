@@ -190,14 +190,14 @@ def test_output_is_seen_while_the_program_runs(tmp_path: Path) -> None:
     os.mkfifo(gate)
     seen: list[str] = []
 
-    def heard(stream: shell.Stream, line: str) -> None:
+    def receive(stream: shell.Stream, line: str) -> None:
         seen.append(line)
         if line == "ready":
             with gate.open("w") as fifo:  # the program goes on only now
                 fifo.write("go\n")
 
     ended = shell.run(
-        shell.Command([f"echo ready; read word < {gate}; echo $word"], shell=True), timedelta(seconds=20), heard
+        shell.Command([f"echo ready; read word < {gate}; echo $word"], shell=True), timedelta(seconds=20), receive
     )
 
     assert (seen, ended.exit_code) == (["ready", "go"], 0)

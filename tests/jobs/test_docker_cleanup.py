@@ -282,13 +282,13 @@ def test_what_comes_into_use_between_plan_and_removal_survives(engine: DockerEng
         engine.busybox(f"app/x:{number}")
     idle = ended(client, engine.busybox(), "idle", "test -e /tmp/again && sleep 600; touch /tmp/again")
 
-    def meanwhile(change: Change) -> None:
+    def interfere(change: Change) -> None:
         if change.action == "remove container":
             idle.start()
         elif "app/x:1" in change.target:
             client.containers.create("app/x:1", ["true"], name="late", network_mode="none")
 
-    logs = watched(engine, meanwhile, generations=1)
+    logs = run_with_hook(engine, interfere, generations=1)
 
     assert names(client) == {"idle", "late"}
     assert "app/x:1" in tags(client)
@@ -297,8 +297,8 @@ def test_what_comes_into_use_between_plan_and_removal_survives(engine: DockerEng
     assert any("image app/x:1 kept: used by the created container late" in line for line in logs)
 
 
-def watched(engine: DockerEngine, meanwhile: Callable[[Change], None], **params: Any) -> list[str]:
-    """Run the job; `meanwhile` is called when a change was declared and is not done yet."""
+def run_with_hook(engine: DockerEngine, hook: Callable[[Change], None], **params: Any) -> list[str]:
+    """Run the job; `hook` is called when a change was declared and is not done yet."""
     loaded, logs = load_job(JOBS / "docker_cleanup.py"), list[str]()
     folder = Path(tempfile.mkdtemp(prefix="maintd-job-"))
     standing = AttemptInfo(
@@ -316,7 +316,7 @@ def watched(engine: DockerEngine, meanwhile: Callable[[Change], None], **params:
 
     def report(item: Report) -> None:
         if isinstance(item, Change):
-            meanwhile(item)
+            hook(item)
 
     loaded.run(
         Context(standing, lambda: targets, report, logs.append), loaded.params.model_validate({**AT_ONCE, **params})

@@ -107,7 +107,7 @@ def test_a_field_that_is_expected_and_missing_fails(service: str) -> None:
     assert result.outcome == "failed"
 
 
-def test_without_a_body_rule_a_body_that_complains_fails_all_the_same(service: str) -> None:
+def test_without_a_body_rule_an_unhealthy_component_fails(service: str) -> None:
     result = check_services({"hub": {"url": f"{service}/parts"}})
 
     failed = result.check("http hub: body without complaint")

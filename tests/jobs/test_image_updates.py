@@ -516,7 +516,7 @@ def test_a_report_that_is_missing_or_old_is_unknown_and_without_trivy_nothing_is
 
 
 def scanner(path: Path, database: datetime, answer: Mapping[str, Any], exit_code: int = 0) -> Path:
-    """A program that answers as trivy does; trivy itself cannot be had here."""
+    """A program that answers as trivy does; trivy itself is not installed here."""
     (path.parent / "answer.json").write_text(json.dumps(answer))
     version = json.dumps({"Version": "0.58.0", "VulnerabilityDB": {"UpdatedAt": database.isoformat()}})
     path.write_text(

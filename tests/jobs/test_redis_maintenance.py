@@ -1,4 +1,4 @@
-"""`redis_maintenance` on a real Redis: proven saves, counted keys, trimming that loses nothing, nobody held up."""
+"""`redis_maintenance` on a real Redis: verified saves, counted keys, lossless trimming, no blocked client."""
 
 from __future__ import annotations
 

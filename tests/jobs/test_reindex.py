@@ -1,4 +1,4 @@
-"""`reindex` on a real Postgres: what is rebuilt, what stands in the way, and what an interruption leaves."""
+"""`reindex` on a real Postgres: what is rebuilt, what prevents it, and what an interruption leaves."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def comment(db: Database, index: str = "events_pkey") -> str | None:
 
 
 def interrupted(db: Database, index: str = "events_pkey") -> None:
-    """What somebody else's rebuild leaves when it runs into a lock timeout."""
+    """What another client's rebuild leaves when it runs into a lock timeout."""
     with (
         db.session("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "SELECT count(*) FROM pg_class"),
         psycopg.connect(db.url, autocommit=True) as conn,
@@ -422,7 +422,7 @@ def test_a_leftover_that_cannot_be_dropped_yet_fails_and_is_dropped_by_the_next_
 
 
 @pytest.mark.server
-def test_what_somebody_elses_rebuild_has_left_is_reported_and_never_dropped(db: Database) -> None:
+def test_the_leftovers_of_other_clients_are_reported_and_never_dropped(db: Database) -> None:
     bloated(db)
     interrupted(db)
 

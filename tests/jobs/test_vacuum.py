@@ -183,7 +183,7 @@ def test_a_dry_run_plans_and_touches_nothing(db: Database) -> None:
 
 
 @pytest.mark.server
-def test_a_vacuum_that_is_silently_skipped_for_want_of_ownership_fails(db: Database) -> None:
+def test_a_vacuum_that_is_silently_skipped_without_ownership_fails(db: Database) -> None:
     bloated(db, rows=5000)
     other = db.role("other", "pg_monitor")
 

@@ -1,4 +1,4 @@
-"""A Docker engine's images, volumes, writable layers and build cache; its containers' memory against their limits."""
+"""Capacity figures of a Docker engine: images, volumes, writable layers, build cache, memory of containers."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from maintd.reports.figure import Figure, unmeasured
 _SOURCE = "/system/df of {}"
 
 
-def figures(target: DockerTarget, name: str, patience: timedelta, most: int = 10) -> Iterator[Figure]:
-    """What the engine keeps on its disk and what its running containers hold in memory; `most` is how many volumes."""
+def figures(target: DockerTarget, name: str, timeout: timedelta, max_volumes: int = 10) -> Iterator[Figure]:
+    """Disk usage of the engine, with at most `max_volumes` volumes, and memory of its running containers."""
     try:
-        engine = connect(target, name=name, timeout=patience)  # the engine walks every volume: it may take minutes
+        engine = connect(target, name=name, timeout=timeout)  # the engine walks every volume, which may take minutes
     except TargetError as error:
         yield unmeasured("docker", name, "B", _SOURCE.format(name), str(error))
         yield unmeasured("container memory", name, "B", f"stats of {name}", str(error))
         return
     with engine:
-        yield from _disk(engine, most)
+        yield from _disk(engine, max_volumes)
         yield from _memory(engine, target.project)
 
 
-def _disk(engine: Docker, most: int) -> Iterator[Figure]:
+def _disk(engine: Docker, max_volumes: int) -> Iterator[Figure]:
     source = _SOURCE.format(engine.name)
     try:
         with translated(engine.name):
             found = engine.client.api.df()
             parts = dict(_parts(found))
-            volumes = sorted(_volumes(found), key=lambda item: (-item[1], item[0]))[:most]
+            volumes = sorted(_volumes(found), key=lambda item: (-item[1], item[0]))[:max_volumes]
     except TargetError as error:
         yield unmeasured("docker", engine.name, "B", source, str(error))
         return
@@ -48,9 +48,9 @@ def _disk(engine: Docker, most: int) -> Iterator[Figure]:
 
 
 def _parts(found: Mapping[str, Any]) -> Iterator[tuple[str, tuple[float, float]]]:
-    """Size of each part, and of what in it nothing uses. A size of −1 is one that the engine did not take."""
+    """By part, its size and the size of its unused objects. The engine reports −1 for a size that it did not measure."""
     images = found.get("Images") or []
-    # A layer that two images share is counted once in the whole; what only unused images have is a lower bound.
+    # A layer shared by images counts once in the total; the unused size is a lower bound.
     free = sum(max(0, i["Size"] - max(0, i.get("SharedSize", 0))) for i in images if not i.get("Containers"))
     yield "images", (float(found.get("LayersSize") or 0), float(free))
     containers = found.get("Containers") or []
@@ -75,12 +75,12 @@ def _memory(engine: Docker, project: str | None) -> Iterator[Figure]:
     source = f"stats of {engine.name}"
     try:
         running = [item for item in engine.containers(project) if item.state == "running"]
-        taken = samples(engine, running)
+        sampled = samples(engine, running)
     except TargetError as error:
         yield unmeasured("container memory", engine.name, "B", source, str(error))
         return
     for container in running:
-        sample = taken[container.id]
+        sample = sampled[container.id]
         if isinstance(sample, TargetError):
             yield unmeasured("container memory", container.label, "B", source, str(sample))
             continue

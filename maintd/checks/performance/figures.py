@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from maintd.checks.alerts.history import Alerts
-from maintd.checks.postgres.queries import Answer, Question, ask
+from maintd.checks.postgres.queries import Answer, SqlQuery, run_queries
 from maintd.checks.prometheus.histograms import added, quantile
 from maintd.checks.prometheus.promql_window import Coverage, Window
 from maintd.checks.prometheus.requests import MAX_PATHS, Metric, Paths, Service, Traffic, total, whole
@@ -221,14 +221,14 @@ def run_queries(
 
     A query that fails, or costs more than `max_cost` in EXPLAIN, has one figure with the cause.
     """
-    questions = {name: Question(query.sql, query.needs) for name, query in named.items()}
+    queries = {name: SqlQuery(query.sql, query.needs) for name, query in named.items()}
     try:
         if isinstance(target, TargetError):
             raise target
         with connect(target, "performance_report", timeout=timeout) as session:
-            answers = ask(session, questions, window.start, window.end, windows=weeks, most_cost=max_cost)
+            answers = run_queries(session, queries, window.start, window.end, windows=weeks, max_cost=max_cost)
     except TargetError as error:
-        answers = {name: Answer(cause=str(error)) for name in questions}
+        answers = {name: Answer(cause=str(error)) for name in queries}
     figures: list[Figure] = []
     series: list[TimeSeries] = []
     for name, query in named.items():

@@ -173,7 +173,7 @@ def snapshot_criteria(blockers: list[Blocker], *, visible: bool) -> list[Criteri
 def maintenance_lock(session: Postgres) -> Iterator[None]:
     """Hold the advisory lock that keeps every other maintd from maintaining the same database.
 
-    Raises TargetError(cause="refused") that names the holder, or says that the server is a standby.
+    Raises TargetError(cause="refused") that names the holder, or states that the server is a standby.
     """
     if session.one("SELECT pg_is_in_recovery() AS standby")["standby"]:
         raise TargetError(f"{session.name}: is a standby", "use its primary as the target", cause="refused")

@@ -1,4 +1,4 @@
-"""A Postgres server's databases, largest relations, write-ahead log, sequences and connections; relations by oid."""
+"""Capacity figures of a Postgres server: databases, largest relations, write-ahead log, sequences, connections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SELECT datname::text AS name,
             THEN pg_database_size(oid) END AS bytes
 FROM pg_database WHERE NOT datistemplate AND datallowconn ORDER BY 1
 """
-# A size of NULL is a relation that was dropped meanwhile. TOAST is in its table; a partition stands for itself.
+# A size of NULL is a relation that was dropped in the meantime. TOAST counts with its table, each partition by itself.
 _RELATIONS = """
 SELECT * FROM (
     SELECT format('%%I.%%I', n.nspname, c.relname) AS name, pg_total_relation_size(c.oid) AS bytes,
@@ -27,13 +27,13 @@ SELECT * FROM (
       AND n.nspname NOT LIKE 'pg\\_temp\\_%%' AND n.nspname NOT LIKE 'pg\\_toast%%') sizes
 WHERE bytes IS NOT NULL ORDER BY bytes DESC, name LIMIT %(most)s
 """
-_LOG = "SELECT coalesce(sum(size), 0)::bigint AS bytes, count(*) AS files FROM pg_ls_waldir()"
-_LOG_POSITION = """
+_WAL = "SELECT coalesce(sum(size), 0)::bigint AS bytes, count(*) AS files FROM pg_ls_waldir()"
+_WAL_POSITION = """
 SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END
         - '0/0'::pg_lsn)::float8 AS bytes
 """
 _ROWS = "SELECT tup_inserted AS rows FROM pg_stat_database WHERE datname = current_database()"
-# A sequence ends where its own maximum is, or earlier where its column's type ends.
+# A sequence ends at its own maximum or at that of its column's type, whichever is lower.
 _SEQUENCES = """
 SELECT name, used, most FROM (
     SELECT format('%I.%I', s.schemaname, s.sequencename) AS name, s.last_value AS used,
@@ -54,30 +54,30 @@ FROM pg_stat_activity WHERE backend_type = 'client backend'
 """
 
 
-def figures(target: PostgresTarget, name: str, most: int, patience: timedelta) -> Iterator[Figure]:
-    """All figures of the server and of the database that the target names; `most` is how many relations."""
+def figures(target: PostgresTarget, name: str, max_relations: int, timeout: timedelta) -> Iterator[Figure]:
+    """All figures of the server and of the target's database, with at most `max_relations` relations."""
     try:
-        session = connect(target, "capacity_report", name=name, timeout=patience)
+        session = connect(target, "capacity_report", name=name, timeout=timeout)
     except TargetError as error:
         yield unmeasured("database", name, "B", f"pg_database_size on {name}", str(error))
         return
     with session:
         for kind, unit, source, read in (
             ("database", "B", f"pg_database_size on {name}", _databases),
-            ("relation", "B", f"pg_total_relation_size on {name}", lambda s: _relations(s, most)),
-            ("write-ahead log", "B", f"pg_ls_waldir on {name}", _log),
-            ("write-ahead log written", "B", f"pg_current_wal_insert_lsn on {name}", _log_position),
+            ("relation", "B", f"pg_total_relation_size on {name}", lambda s: _relations(s, max_relations)),
+            ("write-ahead log", "B", f"pg_ls_waldir on {name}", _wal),
+            ("write-ahead log written", "B", f"pg_current_wal_insert_lsn on {name}", _wal_position),
             ("rows inserted", "", f"pg_stat_database on {name}", _rows),
             ("sequence", "", f"pg_sequences on {name}", _sequences),
             ("connections", "", f"pg_stat_activity on {name}", _connections),
         ):
-            yield from _asked(session, kind, unit, source, read)
+            yield from _read(session, kind, unit, source, read)
 
 
-def _asked(
+def _read(
     session: Postgres, kind: str, unit: str, source: str, read: Callable[[Postgres], Iterator[Figure]]
 ) -> Iterator[Figure]:
-    """The figures, each with where it comes from, or one that says why there are none."""
+    """The figures, or one without a value and with the cause."""
     try:
         yield from read(session)
     except TargetError as error:
@@ -88,16 +88,16 @@ def _databases(session: Postgres) -> Iterator[Figure]:
     source = f"pg_database_size on {session.name}"
     for row in session.rows(_DATABASES):
         if row["bytes"] is None:
-            cause = f"no CONNECT on it; GRANT CONNECT ON DATABASE {row['name']}, or pg_read_all_stats"
+            cause = f"no CONNECT privilege; GRANT CONNECT ON DATABASE {row['name']}, or pg_read_all_stats"
             yield unmeasured("database", row["name"], "B", source, cause)
             continue
         labels = {"server": session.name, "database": row["name"]}
         yield Figure("database", row["name"], row["bytes"], "B", source, measure="database_bytes", labels=labels)
 
 
-def _relations(session: Postgres, most: int) -> Iterator[Figure]:
+def _relations(session: Postgres, limit: int) -> Iterator[Figure]:
     source = f"pg_total_relation_size on {session.name}"
-    for row in session.rows(_RELATIONS, {"most": most}):
+    for row in session.rows(_RELATIONS, {"most": limit}):
         parts = {key: float(row[key]) for key in ("heap", "indexes", "toast")}
         labels = {"server": session.name, "relation": row["name"]}
         yield Figure(
@@ -105,18 +105,18 @@ def _relations(session: Postgres, most: int) -> Iterator[Figure]:
         )
 
 
-def _log(session: Postgres) -> Iterator[Figure]:
-    row = session.one(_LOG)
+def _wal(session: Postgres) -> Iterator[Figure]:
+    row = session.one(_WAL)
     source = f"pg_ls_waldir on {session.name}, segments: {row['files']}"
     labels = {"server": session.name}
     yield Figure("write-ahead log", session.name, row["bytes"], "B", source, measure="wal_bytes", labels=labels)
 
 
-def _log_position(session: Postgres) -> Iterator[Figure]:
+def _wal_position(session: Postgres) -> Iterator[Figure]:
     yield Figure(
         "write-ahead log written",
         session.name,
-        session.one(_LOG_POSITION)["bytes"],
+        session.one(_WAL_POSITION)["bytes"],
         "B",
         f"pg_current_wal_insert_lsn on {session.name}",
         "since initdb",
@@ -133,7 +133,7 @@ def _rows(session: Postgres) -> Iterator[Figure]:
         session.one(_ROWS)["rows"],
         "",
         f"pg_stat_database on {session.name}",
-        "since its statistics began",
+        "since the last reset of its statistics",
         measure="rows_inserted_total",
         labels={"server": session.name},
         counter=True,

@@ -1,4 +1,4 @@
-"""Named SQL queries over whole days, in one read-only snapshot, each judged before it is run."""
+"""Named SQL queries over whole days, in one read-only snapshot, each with a limit of its planned cost."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from maintd.errors import TargetError
 
 
 @dataclass(frozen=True)
-class Question:
+class SqlQuery:
     """SQL with `%(start)s` and `%(end)s`, a half-open interval of whole UTC days; any other `%` is written `%%`.
 
-    `needs` are relations that must exist. With a column `day` it has a row for each day, else one row.
+    `needs`: relations that must exist. The result has one row for each `day`, or one row without such a column.
     """
 
     sql: str
@@ -26,39 +26,39 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """The rows by window, the asked one first; or why there are none. Numbers are floats, NULL is None."""
+    """The rows by window, the requested one first, or the cause why there are none. Numbers are floats, NULL is None."""
 
     windows: tuple[tuple[Mapping[str, Any], ...], ...] = ()
     cause: str = ""
 
 
-def ask(
+def run_queries(
     session: Postgres,
-    questions: Mapping[str, Question],
+    queries: Mapping[str, SqlQuery],
     start: datetime,
     end: datetime,
     *,
     windows: int,
-    most_cost: float,
+    max_cost: float,
 ) -> dict[str, Answer]:
-    """Answer each for [start, end) and the `windows` − 1 ones before, all as of one instant. Raises TargetError when
-    the session itself fails; a question that does has its own cause."""
+    """Run each query for [start, end) and the `windows` − 1 windows before, all in one snapshot.
+
+    Raises TargetError when the session fails; a query that fails has its cause in its answer.
+    """
     session.rows("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     try:
         session.rows("SET LOCAL TimeZone = 'UTC'")
-        return {
-            name: _answer(session, question, start, end, windows, most_cost) for name, question in questions.items()
-        }
+        return {name: _answer(session, query, start, end, windows, max_cost) for name, query in queries.items()}
     finally:
         session.rows("ROLLBACK")
 
 
 def _answer(
-    session: Postgres, question: Question, start: datetime, end: datetime, windows: int, most_cost: float
+    session: Postgres, query: SqlQuery, start: datetime, end: datetime, windows: int, max_cost: float
 ) -> Answer:
-    session.rows("SAVEPOINT question")
+    session.rows("SAVEPOINT query")
     try:
-        for relation in question.needs:
+        for relation in query.needs:
             if session.one("SELECT to_regclass(%(name)s) IS NULL AS missing", {"name": relation})["missing"]:
                 return Answer(cause=f'source missing: there is no relation "{relation}" in {session.name}')
         found = []
@@ -66,17 +66,17 @@ def _answer(
         for index in range(windows):
             bounds = {"start": start - index * length, "end": end - index * length}
             if index == 0:
-                cost = _cost(session, question.sql, bounds)
-                if cost > most_cost:
-                    return Answer(cause=f"its cost of {cost:,.0f} by EXPLAIN is above the limit of {most_cost:,.0f}")
-            found.append(tuple(_plain(row) for row in session.rows(question.sql, bounds)))
+                cost = _cost(session, query.sql, bounds)
+                if cost > max_cost:
+                    return Answer(cause=f"its planned cost of {cost:,.0f} exceeds the limit of {max_cost:,.0f}")
+            found.append(tuple(_plain(row) for row in session.rows(query.sql, bounds)))
         return Answer(tuple(found))
     except TargetError as error:
         if error.cause == "partial" or (error.cause == "timed_out" and "stopped answering" in error.message):
-            raise  # the session is lost: the others cannot be answered either
+            raise  # the session is lost, also for the other queries
         return Answer(cause=str(error))
     finally:
-        session.rows("ROLLBACK TO SAVEPOINT question")
+        session.rows("ROLLBACK TO SAVEPOINT query")
 
 
 def _cost(session: Postgres, sql: str, bounds: Mapping[str, datetime]) -> float:
@@ -89,7 +89,7 @@ def _plain(row: Row) -> dict[str, Any]:
 
 
 def _value(value: Any) -> Any:
-    """Numbers as floats, intervals as seconds, instants as the day they are on; one that is no number is None."""
+    """Numbers as floats, intervals as seconds, instants as their day; NaN and infinity are None."""
     match value:
         case bool():
             return float(value)

@@ -1,4 +1,4 @@
-"""A Redis server's memory and keys."""
+"""Capacity figures of a Redis server: memory and keys."""
 
 from __future__ import annotations
 
