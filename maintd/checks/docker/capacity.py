@@ -48,7 +48,7 @@ def _disk(engine: Docker, max_volumes: int) -> Iterator[Figure]:
 
 
 def _parts(found: Mapping[str, Any]) -> Iterator[tuple[str, tuple[float, float]]]:
-    """By part, its size and the size of its unused objects. The engine reports −1 for a size that it did not measure."""
+    """By part, its size and that of its unused objects. The engine reports −1 for a size that it did not measure."""
     images = found.get("Images") or []
     # A layer shared by images counts once in the total; the unused size is a lower bound.
     free = sum(max(0, i["Size"] - max(0, i.get("SharedSize", 0))) for i in images if not i.get("Containers"))

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from maintd.checks.alerts.history import Alerts
-from maintd.checks.postgres.queries import Answer, SqlQuery, run_queries
+from maintd.checks.postgres.queries import Answer, SqlQuery, run_all
 from maintd.checks.prometheus.histograms import added, quantile
 from maintd.checks.prometheus.promql_window import Coverage, Window
 from maintd.checks.prometheus.requests import MAX_PATHS, Metric, Paths, Service, Traffic, total, whole
@@ -226,7 +226,7 @@ def run_queries(
         if isinstance(target, TargetError):
             raise target
         with connect(target, "performance_report", timeout=timeout) as session:
-            answers = run_queries(session, queries, window.start, window.end, windows=weeks, max_cost=max_cost)
+            answers = run_all(session, queries, window.start, window.end, windows=weeks, max_cost=max_cost)
     except TargetError as error:
         answers = {name: Answer(cause=str(error)) for name in queries}
     figures: list[Figure] = []

@@ -26,13 +26,13 @@ class SqlQuery:
 
 @dataclass(frozen=True)
 class Answer:
-    """The rows by window, the requested one first, or the cause why there are none. Numbers are floats, NULL is None."""
+    """The rows by window, the requested one first, or why there are none. Numbers are floats, NULL is None."""
 
     windows: tuple[tuple[Mapping[str, Any], ...], ...] = ()
     cause: str = ""
 
 
-def run_queries(
+def run_all(
     session: Postgres,
     queries: Mapping[str, SqlQuery],
     start: datetime,
