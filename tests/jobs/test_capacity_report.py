@@ -213,7 +213,7 @@ def test_an_unreachable_target_is_unknown_and_does_not_affect_others(tmp_path: P
     assert result.measure("fs_used_bytes", mount="/") > 0
     text = written(result, "md")
     assert "Database Size: not measured: main: " in text
-    assert "is it running" in text
+    assert "check that it is running" in text
 
 
 def test_a_report_without_any_figure_fails(tmp_path: Path) -> None:
