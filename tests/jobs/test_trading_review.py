@@ -113,7 +113,7 @@ def test_a_loss_warns_and_then_fails(percent: float, status: str) -> None:
     ("reply", "status", "words"),
     [
         (Reply(b"<html>Sign in", content_type="text/html"), "fail", "a web page"),
-        (Reply(b"[]"), "fail", "no object"),
+        (Reply(b"[]"), "fail", "did not answer a JSON object"),
         (Reply(b"{}", status=500), "fail", "500"),
         (Reply(b"{}", status=403), "unknown", "403"),
     ],
@@ -277,7 +277,7 @@ def test_new_entries_of_streams_are_counted_from_the_last_run(redis_server: Redi
             client.delete(stream)
 
     assert result.check(f"activity: stream {stream}").observed == 20  # 30 were added, 10 of them before the last run
-    assert "usual on this weekday: 25" in result.check(f"activity: stream {stream}").hint
+    assert "typical on this weekday: 25" in result.check(f"activity: stream {stream}").hint
     missing = result.check(f"activity: stream {stream}:none")
     assert missing.status is CheckStatus.UNKNOWN
     assert "source missing" in str(missing.observed)
@@ -300,7 +300,7 @@ def test_a_metric_is_compared_with_the_same_weekday_and_a_missing_one_is_unknown
 
     orders = result.check("activity: orders")
     assert (orders.status, orders.observed) == (CheckStatus.WARN, 10)  # usual is 42, a third of it 14
-    assert "usual on this weekday: 42" in orders.hint
+    assert "typical on this weekday: 42" in orders.hint
     missing = result.check("activity: ghosts")
     assert missing.status is CheckStatus.UNKNOWN
     assert "source missing" in str(missing.observed)
