@@ -56,6 +56,7 @@ class JobRegistry:
         self._cache = DescriptionCache(cache_file, prebuilt_file() if use_prebuilt else None)
         self._modules: dict[str, _Modules] = {}
         self._described: dict[str, tuple[_Modules, RegisteredJob]] = {}
+        self._digests: dict[str, tuple[_Modules, str]] = {}
         self._jobs = _Jobs(self)
         self._thread = threading.local()  # the process that this thread keeps open
         self._processes: set[ImportProcess] = set()
@@ -170,7 +171,7 @@ class JobRegistry:
 
     def _answer(self, question: str, name: str, path: Path, params: Mapping[str, Any] | None = None) -> Any:
         """From the cache, else from the process that imports the module. Raises OSError."""
-        digest = source_digest(path)
+        digest = self._digest(name, path)
         key = cache_key(question, name, digest, params)
         answer = self._cache.get(key)
         if answer is not None:
@@ -183,6 +184,15 @@ class JobRegistry:
             if "error" not in answer and source_digest(path) == digest:
                 self._cache.put(key, answer)
         return answer
+
+    def _digest(self, name: str, path: Path) -> str:
+        """The digest of the module as it was at the last refresh; a large calendar needs it for each entry."""
+        modules = self._modules[name]
+        known, digest = self._digests.get(name, (None, ""))
+        if known != modules:
+            digest = source_digest(path)
+            self._digests[name] = (modules, digest)
+        return digest
 
     def _describe_others(self) -> None:
         with self.one_process():
