@@ -60,7 +60,7 @@ def last_runs(conn: Connection, names: Sequence[str]) -> dict[str, LastRuns]:
 
 
 def last_success(conn: Connection, entry: str, since: datetime) -> RunSummary | None:
-    """See `History.has_success_since`."""
+    """See `History.last_success_since`."""
     row = conn.execute(select(*_LAST_IDS).select_from(entries).where(entries.c.name == entry)).one_or_none()
     run_id = None if row is None else _highest(_by_state(row), SUCCESSES)
     run = None if run_id is None else _summaries(conn, {run_id})[run_id]

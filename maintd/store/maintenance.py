@@ -100,7 +100,7 @@ def _check_postgres(conn: Connection) -> list[str]:
         orphans = select(func.count()).select_from(table.outerjoin(runs)).where(runs.c.id.is_(None))
         count = conn.execute(orphans).scalar_one()
         if count:
-            problems.append(f'table "{table.name}": {count} rows without a run')
+            problems.append(f'table "{table.name}" has rows without a run: {count}')
     return problems + _check_revision(conn)
 
 

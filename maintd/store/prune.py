@@ -45,7 +45,11 @@ class PruneResult(Model):
 
     def __str__(self) -> str:
         counted = ("runs", "log_lines", "artifacts", "due_times", "events", "plans")
-        return ", ".join(f"{getattr(self, name)} {name.replace('_', ' ')}" for name in counted)
+        return ", ".join(_counted(getattr(self, name), name.replace("_", " ")) for name in counted)
+
+
+def _counted(number: int, plural: str) -> str:
+    return f"{number} {plural.removesuffix('s') if number == 1 else plural}"
 
 
 @dataclass
