@@ -1,4 +1,4 @@
-"""The documentation says what is so: generated parts are fresh, links lead somewhere, nothing is left unsaid."""
+"""The documentation is correct and complete: generated parts are current, links work, every setting is described."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_generated_parts_are_up_to_date() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_to_files_that_are_there(page: Path) -> None:
+def test_links_lead_to_existing_files(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
 
     missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
@@ -41,14 +41,14 @@ def test_every_param_of_a_shipped_job_has_a_description() -> None:
     jobs = JobRegistry().jobs.values()
 
     assert all(isinstance(job, JobDescription) for job in jobs), [job for job in jobs if hasattr(job, "error")]
-    silent = [
+    undescribed = [
         f"{job.name}.{param.name}"
         for job in jobs
         if isinstance(job, JobDescription)
         for param in job.params
         if not param.description
     ]
-    assert silent == []
+    assert undescribed == []
 
 
 def test_every_shipped_job_is_in_the_coverage_table_and_names_its_part_of_the_runbook() -> None:
@@ -80,7 +80,7 @@ def test_the_calendars_in_the_documentation_are_valid() -> None:
     assert found
 
 
-def test_jobs_import_of_maintd_only_what_is_for_them() -> None:
+def test_jobs_import_only_the_public_packages_of_maintd() -> None:
     allowed = re.compile(r"maintd\.(job|clients|checks|reports)\b")
     for path in shipped("jobs").glob("*.py"):
         imported = re.findall(r"^\s*(?:from|import) (maintd[\w.]*)", path.read_text(encoding="utf-8"), re.MULTILINE)

@@ -41,30 +41,23 @@ BANNED = {
 
 ALLOWED: dict[tuple[str, str], str] = {
     # (path, word as found): reason
+    ("CHANGELOG.md", "says"): "the old name of a JSON field",
+    ("CHANGELOG.md", "told"): "the old name of a JSON field",
     ("maintd/model/run_updates.py", "put back"): "the tag `run_put_back`, in spools of earlier versions",
 }
 
 # Uses that are left in packages whose rewrite is under way. Only ever lowered.
 LEFT: dict[str, int] = {
-    "CHANGELOG.md": 3,
-    "README.md": 4,
-    "bench": 73,
-    "deploy": 3,
-    "docs": 162,
-    "jobs": 254,
-    "maintd": 8,
-    "maintd/checks": 492,
-    "maintd/clients": 76,
-    "maintd/executor": 291,
+    "docs": 15,
+    "jobs": 4,
+    "maintd/checks": 6,
+    "maintd/cli": 2,
+    "maintd/clients": 1,
+    "maintd/executor": 36,
     "maintd/job": 1,
-    "maintd/reports": 29,
-    "tests/docs": 3,
-    "tests/endurance": 16,
-    "tests/fuzz": 6,
-    "tests/jobs": 70,
-    "tests/processes": 23,
-    "tests/support": 18,
-    "tests/unit": 102,
+    "tests/jobs": 15,
+    "tests/processes": 13,
+    "tests/unit": 2,
 }
 
 _WORD = re.compile(

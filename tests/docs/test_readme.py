@@ -1,4 +1,4 @@
-"""What the README shows is what happens: its transcript is typed at a real daemon."""
+"""The README is correct: its transcript is run against a real daemon."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def transcript() -> list[tuple[str, str]]:
-    """Commands with what the README says they print; `…` stands for anything."""
+    """Return the commands of the README with their output; `…` matches any text."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     block = re.search(r"```console\n(.*?)```", text, re.DOTALL)
     assert block is not None
@@ -34,7 +34,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
         yield environ
 
 
-def test_the_transcript_is_what_happens(environment: dict[str, str]) -> None:
+def test_the_transcript_is_what_the_commands_print(environment: dict[str, str]) -> None:
     commands = transcript()
     assert len(commands) >= 5
     for command, shown in commands:
@@ -45,7 +45,7 @@ def test_the_transcript_is_what_happens(environment: dict[str, str]) -> None:
         )
         output = done.stdout + done.stderr
         assert "Traceback" not in output
-        # How wide a column is depends on how long it is till then.
+        # The width of a column depends on the time until the next due time.
         parts = re.split("(…| +)", shown.rstrip())
         pattern = "".join(".*?" if part == "…" else " +" if part.startswith(" ") else re.escape(part) for part in parts)
         assert re.fullmatch(pattern, output.rstrip(), re.DOTALL), f"$ {command}\n{output}\nthe README has:\n{shown}"

@@ -1,1 +1,1 @@
-"""Fuzzing: bytes that nobody would write, and what must hold whatever they are. See docs/fuzzing.md."""
+"""Fuzzing: hostile bytes, and the properties that must hold for all of them. See docs/fuzzing.md."""

@@ -1,8 +1,8 @@
 """Search with atheris: `python -m fuzz --target calendar --minutes 5`. See docs/fuzzing.md.
 
-1. A child of this process fuzzes one target, led by coverage, from its kept corpus, until the time is over or
-   something is found. 2. What was found is kept as `finding-…`. 3. Of the inputs that reach code which no named
-   one reaches, the smallest are kept, as long as the corpus stays small.
+1. A child process fuzzes one target, guided by coverage, from its corpus, until the time is over or it finds something.
+2. A finding is kept as `finding-…`. 3. Of the inputs that reach code which no named input reaches, the smallest are
+kept while the corpus stays small.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import tempfile
 from pathlib import Path
 
 LONGEST = 4096
-"""Bytes of one input; what needs more (an endless line, a bomb of aliases) is a test of its own."""
+"""Maximum bytes of one input; what needs more (an endless line, an alias bomb) has a test of its own."""
 
 _SEARCHED = re.compile(r"[0-9a-f]{16}")
 
 ROOM_FILES, ROOM_BYTES = 190, 250_000
-"""Of a corpus after a search: below what the tests allow, so that findings have room."""
+"""Maximum size of a corpus after a search: below what the tests allow, so that findings have room."""
 
 
 def main() -> int:
-    """0 when nothing was found, 1 otherwise, 2 when atheris is not there."""
+    """Return 0 when nothing was found, 1 otherwise, 2 without atheris."""
     parser = argparse.ArgumentParser(prog="fuzz", description="search for inputs that break a property")
     parser.add_argument("--target", default="all")
     parser.add_argument("--minutes", type=float, default=5.0)
@@ -41,7 +41,7 @@ def main() -> int:
 
     names = list(TARGETS) if asked.target == "all" else [asked.target]
     if unknown := set(names) - set(TARGETS):
-        parser.error(f"no target {', '.join(unknown)}; there are {', '.join(TARGETS)}")
+        parser.error(f"unknown target: {', '.join(unknown)}; targets are {', '.join(TARGETS)}")
     return max(_search(name, asked.minutes, asked.seed) for name in names)
 
 
@@ -66,11 +66,11 @@ def _search(target: str, minutes: float, seed: int) -> int:
         print(f"== {target}: {minutes:g} minutes", flush=True)
         status = _run(target, [*options, str(new), str(kept)], Path(folder))
         for path in found.iterdir():
-            if path.name.startswith("slow-unit"):  # in time by the property's own clock, which counts this process only
+            if path.name.startswith("slow-unit"):  # the property measures the time of this process only
                 continue
             name = f"finding-{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
             shutil.copy(path, kept / name)
-            print(f"found: {kept / name}; give it a name that says what it is")
+            print(f"found: {kept / name}; rename it after its content")
         best = Path(folder) / "best"
         best.mkdir()
         named = [path for path in kept.iterdir() if not _SEARCHED.fullmatch(path.name)]
@@ -83,7 +83,7 @@ def _search(target: str, minutes: float, seed: int) -> int:
 
 
 def _run(target: str, options: list[str], folder: Path) -> int:
-    """In a process whose temporary files go away with the folder: libFuzzer ends it without cleaning up."""
+    """Run in a process whose temporary files are deleted with the folder: libFuzzer exits without cleaning up."""
     return subprocess.run(
         [sys.executable, "-m", "fuzz", "--target", target, "--child", "--", *options],
         check=False,
@@ -92,7 +92,7 @@ def _run(target: str, options: list[str], folder: Path) -> int:
 
 
 def _keep(best: Path, named: list[Path], kept: Path) -> int:
-    """Replace the inputs that earlier searches left by those of `best`, the smallest first, while there is room."""
+    """Replace the inputs of earlier searches with those of `best`, smallest first, while there is room."""
     have = {path.read_bytes() for path in named}
     size, added = sum(map(len, have)), 0
     found = sorted({path.read_bytes() for path in best.iterdir()} - have, key=lambda data: (len(data), data))
@@ -108,14 +108,14 @@ def _keep(best: Path, named: list[Path], kept: Path) -> int:
 
 def _child(target: str, options: list[str]) -> int:
     try:
-        import atheris  # not locked with the other tools: it has no wheels for every Python
+        import atheris  # not in the lock file: it has no wheels for some Pythons
     except ImportError:
         print("atheris is not installed; run: make fuzz", file=sys.stderr)
         return 2
     with atheris.instrument_imports(include=["maintd", "cronsim", "oncalendar"]):
         from fuzz.targets import TARGETS
     with TARGETS[target]() as holds:
-        # libFuzzer starts itself again to merge, by a shell and by what it takes for the program's name.
+        # To merge, libFuzzer starts itself again in a shell, by what it takes for the name of the program.
         itself = shlex.join([sys.executable, "-m", "fuzz", "--target", target, "--child", "--"])
         atheris.Setup([itself, *options], holds)
         atheris.Fuzz()

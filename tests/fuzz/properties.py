@@ -1,7 +1,7 @@
-"""What must hold for any bytes, written once: `make test` replays the corpora with it, `make fuzz` searches with it.
+"""Properties that must hold for any bytes: `make test` runs them on the corpora, `make fuzz` searches with them.
 
-A property takes bytes and returns; whatever it raises is a finding. It is made by a context manager, since some need
-a folder, a store or a served daemon, which hundreds of thousands of inputs share.
+A property takes bytes and returns; an exception is a finding. It comes from a context manager, since some need a
+folder, a store or a served daemon that hundreds of thousands of inputs share.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from maintd.units import format_duration, parse_duration, parse_size
 Property = Callable[[bytes], None]
 Opened = Callable[[], AbstractContextManager[Property]]
 
-SOON = 5.0
-"""Seconds of processor time for one input; an honest one takes some milliseconds, also under coverage."""
+MAX_SECONDS = 5.0
+"""Seconds of processor time for one input; a normal one takes some milliseconds, also with coverage."""
 
 STARTS = (
     NOW,
@@ -49,42 +49,42 @@ _PLACE = re.compile(r"(\d+):(\d+): \S")
 
 
 @contextmanager
-def in_time() -> Iterator[None]:
-    """Fail when the body takes longer than SOON."""
+def within_time() -> Iterator[None]:
+    """Fail if the body takes longer than MAX_SECONDS."""
     began = time.process_time()
     yield
-    took = time.process_time() - began
-    assert took < SOON, f"took {took:.1f} s"
+    duration = time.process_time() - began
+    assert duration < MAX_SECONDS, f"took {duration:.1f} s"
 
 
 @contextmanager
 def calendars() -> Iterator[Property]:
-    """Any file is a calendar, or is refused with the place of each mistake; what is accepted can be worked out."""
+    """Any file is a calendar whose due times can be computed, or is rejected with the position of each error."""
     with tempfile.TemporaryDirectory(prefix="maintd-fuzz-") as folder:
         path = Path(folder) / "schedules.yaml"
 
         def holds(data: bytes) -> None:
             path.write_bytes(data)
-            with in_time():
+            with within_time():
                 try:
                     calendar = load_calendar(path, jobs(), validate_all, NOW)
                 except CalendarError as error:
-                    _told_with_its_place(error.problems, str(path), data)
+                    _check_errors_have_positions(error.problems, str(path), data)
                 else:
-                    _can_be_worked_out(calendar)
+                    _check_due_times(calendar)
 
         yield holds
 
 
 @contextmanager
 def settings_files() -> Iterator[Property]:
-    """Any file of settings is a mapping, or is refused by name."""
+    """Any settings file is a mapping, or is rejected with its name."""
     with tempfile.TemporaryDirectory(prefix="maintd-fuzz-") as folder:
         path = Path(folder) / "maintd.yaml"
 
         def holds(data: bytes) -> None:
             path.write_bytes(data)
-            with in_time():
+            with within_time():
                 try:
                     found = read_config(path)
                 except SettingsError as error:
@@ -97,39 +97,39 @@ def settings_files() -> Iterator[Property]:
 
 @contextmanager
 def rules() -> Iterator[Property]:
-    """Byte 0 is the kind, byte 1 the zone, the rest the rule: it is refused in words, or its due times grow."""
+    """Byte 0 is the kind, byte 1 the time zone, the rest the rule: it has an error, or increasing due times."""
     kinds = tuple(ScheduleKind)
 
     def holds(data: bytes) -> None:
         kind, zone = kinds[data[0] % len(kinds)] if data else kinds[0], ZONES[data[1] % len(ZONES)] if data[1:] else ""
         rule = Rule(kind=kind, text=data[2:].decode(errors="replace"), timezone=zone or "UTC")
-        with in_time():
+        with within_time():
             try:
                 schedule = compile_rule(rule)
             except ValueError as error:
                 assert str(error).strip()
                 return
-            said = describe(rule)
-            assert said
+            description = describe(rule)
+            assert description
             for start in STARTS:
                 due = [start, *islice(schedule.instants(start), 12)]
                 assert all(earlier < later for earlier, later in pairwise(due)), due
                 assert all(at.tzinfo is UTC for at in due[1:])
                 assert kind is ScheduleKind.EVERY or due[-1].year <= LAST_YEAR + 1  # in UTC
             if kind is ScheduleKind.PHRASE:
-                again = parse_phrase(said.removesuffix(f" ({rule.timezone})").replace("weekend day", "weekend"))
-                assert again == parse_phrase(rule.text), said
+                again = parse_phrase(description.removesuffix(f" ({rule.timezone})").replace("weekend day", "weekend"))
+                assert again == parse_phrase(rule.text), description
 
     yield holds
 
 
 @contextmanager
 def values() -> Iterator[Property]:
-    """Durations and sizes are values or refused in words; a duration that is written again is the same."""
+    """Durations and sizes are values or errors; a duration that is formatted and parsed is the same."""
 
     def holds(data: bytes) -> None:
         text = data.decode(errors="replace")
-        with in_time():
+        with within_time():
             try:
                 duration = parse_duration(text)
             except ValueError as error:
@@ -149,9 +149,9 @@ def values() -> Iterator[Property]:
 
 @contextmanager
 def reports() -> Iterator[Property]:
-    """What a hostile child writes, cut into pieces of any size: valid items of evidence and a verdict with a reason.
+    """What a hostile child writes, in chunks of any size: valid evidence, and an outcome with a reason.
 
-    Byte 0 says how long the pieces are. After each the memory held is at most one message and one piece.
+    Byte 0 gives the size of the chunks. After each chunk the buffer holds at most one message.
     """
     with tempfile.TemporaryDirectory(prefix="maintd-fuzz-") as folder:
         root = Path(folder)
@@ -161,19 +161,19 @@ def reports() -> Iterator[Property]:
         def holds(data: bytes) -> None:
             size = 1 + (data[0] if data else 0) ** 2
             seen = ReportReader(root, root / "own")
-            with in_time():
+            with within_time():
                 for start in range(1, len(data), size):
                     for item in seen.feed(data[start : start + size]):
-                        _can_be_kept(item)
+                        _check_can_be_stored(item)
                     assert len(seen._buffer) <= MAX_MESSAGE
                 seen.end()
                 assert not seen._buffer
-                _is_judged(seen)
+                _check_outcome(seen)
 
         yield holds
 
 
-def _told_with_its_place(problems: list[str], path: str, data: bytes) -> None:
+def _check_errors_have_positions(problems: list[str], path: str, data: bytes) -> None:
     assert problems
     lines = len(data.decode("utf-8", errors="replace").splitlines()) + 1
     for problem in problems:
@@ -187,7 +187,7 @@ def _told_with_its_place(problems: list[str], path: str, data: bytes) -> None:
         assert "Traceback" not in problem
 
 
-def _can_be_worked_out(calendar: Calendar) -> None:
+def _check_due_times(calendar: Calendar) -> None:
     for entry in calendar.entries:
         if entry.rule is None:
             continue
@@ -198,8 +198,8 @@ def _can_be_worked_out(calendar: Calendar) -> None:
         assert not past or any(f'entry "{entry.name}"' in warning for warning in calendar.warnings), entry.name
 
 
-def _can_be_kept(item: object) -> None:
-    """It can be written to a row and to the spool and read back."""
+def _check_can_be_stored(item: object) -> None:
+    """Check that the item can be written to a row and to the spool, and read back."""
     if isinstance(item, Began | Ended):
         return
     for kept in (item, redacted(item, ("hunter2",))):
@@ -211,7 +211,7 @@ def _can_be_kept(item: object) -> None:
         assert "\\u0000" not in written
 
 
-def _is_judged(seen: ReportReader) -> None:
+def _check_outcome(seen: ReportReader) -> None:
     verdict = evaluate_attempt(
         AttemptEvidence(
             returned=None if seen.ended is None else Returned(seen.ended.ok, seen.ended.reason),

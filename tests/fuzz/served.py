@@ -1,4 +1,4 @@
-"""Properties that need a store: bodies sent to the API over its real socket, and files that a crash leaves behind."""
+"""Properties that need a store: request bodies on the API's real socket, and files that a crash leaves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from support.stores import claim, queue
 from support.web_services import harness, on_socket
 
-from fuzz.properties import Property, in_time
+from fuzz.properties import Property, within_time
 from maintd.config.state_directory import LOCK, claim_state_dir
 from maintd.errors import RefusedError
 from maintd.executor.spool import replay
@@ -23,7 +23,7 @@ from maintd.model.run import Trigger
 from maintd.model.run_updates import RunUpdate
 from maintd.web.server import web_server
 
-ASKED = (
+PATHS = (
     "/api/v1/runs",
     "/api/v1/runs",
     "/api/v1/runs/1/cancel",
@@ -37,7 +37,7 @@ _WRITES: TypeAdapter[tuple[RunUpdate, ...]] = TypeAdapter(tuple[RunUpdate, ...])
 
 @contextmanager
 def bodies() -> Iterator[Property]:
-    """Byte 0 is the address, the rest the body of a POST: done, or refused with an error that says why."""
+    """Byte 0 is the path, the rest the body of a POST: success, or an error with a message."""
     with (
         tempfile.TemporaryDirectory(prefix="maintd-fz-") as folder,
         harness(Path(folder)) as made,
@@ -47,8 +47,8 @@ def bodies() -> Iterator[Property]:
         queue(made.store, "probe", 0)
 
         def holds(data: bytes) -> None:
-            with in_time():
-                answer = control.ask("POST", ASKED[data[0] % len(ASKED) if data else 0], data[1:])
+            with within_time():
+                answer = control.ask("POST", PATHS[data[0] % len(PATHS) if data else 0], data[1:])
             assert 200 <= answer.status < 500, (answer.status, answer.text)
             if answer.status >= 400:
                 assert answer.json["error"]["message"].strip()
@@ -60,8 +60,7 @@ def bodies() -> Iterator[Property]:
 
 @contextmanager
 def leftovers() -> Iterator[Property]:
-    """Byte 0 names a file of the state directory, the rest is what a crash, a disk or a person made of it: the start
-    of a daemon reads it without an error."""
+    """Byte 0 selects a file of the state directory, the rest is its content: a daemon must start with it."""
     with tempfile.TemporaryDirectory(prefix="maintd-fz-") as folder:
         state = Path(folder)
 
@@ -73,7 +72,7 @@ def leftovers() -> Iterator[Property]:
                         raise AssertionError("two daemons")
                 except RefusedError:
                     pass
-                (state / LOCK).write_bytes(data)  # by somebody else, while it runs
+                (state / LOCK).write_bytes(data)  # by another process, while it runs
 
         def descriptions(data: bytes) -> None:
             (state / "job_descriptions.json").write_bytes(data)
@@ -82,7 +81,7 @@ def leftovers() -> Iterator[Property]:
         kinds = (pid, descriptions)
 
         def holds(data: bytes) -> None:
-            with in_time():
+            with within_time():
                 kinds[data[0] % len(kinds) if data else 0](data[1:])
 
         yield holds
@@ -90,21 +89,21 @@ def leftovers() -> Iterator[Property]:
 
 @contextmanager
 def spools() -> Iterator[Property]:
-    """What is in the spool of a dead daemon is brought in, but for a record at its end that was being written; a
-    spool with anything else in it is set aside for a person, and never dropped."""
+    """The spool of a dead daemon is written to the store, except for an incomplete last record; a spool with other
+    content is set aside for an operator, and never dropped."""
     with tempfile.TemporaryDirectory(prefix="maintd-fz-") as folder, harness(Path(folder)) as made:
         spool_dir = made.settings.spool_dir
 
         numbers = count()
 
         def holds(data: bytes) -> None:
-            # An entry of its own, since runs of one do not overlap.
+            # A new entry each time, since runs of one entry do not overlap.
             name = f"probe-{next(numbers)}"
             run = claim(made.store, queue(made.store, name, 0, due_at=None, trigger=Trigger.MANUAL), 0)
             shutil.rmtree(spool_dir, ignore_errors=True)
             spool_dir.mkdir(parents=True)
             (spool_dir / f"{run.id}-{run.fence}.spool").write_bytes(data)
-            with in_time():
+            with within_time():
                 replay(spool_dir, made.store)
             left = {path.suffix for path in spool_dir.iterdir()}
             assert left <= {".refused"}

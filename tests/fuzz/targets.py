@@ -1,4 +1,4 @@
-"""What can be fuzzed, by name."""
+"""The fuzz targets by name."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ TARGETS: dict[str, Opened] = {
 
 
 def kept(target: str) -> Iterator[Path]:
-    """Files of a target's corpus, in order."""
+    """Return the files of a target's corpus, sorted."""
     return iter(sorted((CORPUS / target).iterdir()))

@@ -1,4 +1,4 @@
-"""Every kept input, and some hundred near ones, against the properties that `make fuzz` searches with."""
+"""Every input of the corpora, and 200 similar ones per target, against the properties of `make fuzz`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_every_kept_input_holds(target: str) -> None:
 def test_inputs_near_the_kept_ones_hold(target: str) -> None:
     seeds = [path.read_bytes()[:2000] for path in kept(target)]
     pieces = st.sampled_from(seeds).flatmap(lambda seed: st.integers(0, len(seed)).map(lambda at: (seed, at)))
-    # The head of one, any bytes, and the tail of another.
+    # The head of one input, any bytes, and the tail of another.
     spliced = st.builds(lambda a, mid, b: a[0][: a[1]] + mid + b[0][b[1] :], pieces, st.binary(max_size=8), pieces)
     with TARGETS[target]() as holds:
 

@@ -1,4 +1,4 @@
-"""Real children that write what the corpus of the pipe holds, and worse: the supervisor stands, the run ends."""
+"""Real children that write the corpus of the pipe, and worse: the supervisor survives, and the run ends."""
 
 from __future__ import annotations
 
