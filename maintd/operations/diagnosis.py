@@ -21,7 +21,7 @@ CHECK_ORDER = (CheckStatus.FAIL, CheckStatus.UNKNOWN, CheckStatus.WARN, CheckSta
 """Worst first. A value that was not observed is worse than one that is near its limit."""
 
 OF_STATE: Mapping[RunState, Severity] = {
-    RunState.WAITING: Severity.ERROR,
+    RunState.WAITING: Severity.ERROR,  # not used yet
     RunState.QUEUED: Severity.OK,  # an error once it is older than STUCK
     RunState.RUNNING: Severity.OK,
     RunState.SUCCEEDED: Severity.OK,
@@ -37,7 +37,7 @@ OF_STATE: Mapping[RunState, Severity] = {
 OF_SKIP_REASON: Mapping[SkipReason, Severity] = {
     # Skipped as an operator or the calendar wanted: the last run that was not skipped decides.
     SkipReason.PAUSED: Severity.OK,
-    SkipReason.FROZEN: Severity.OK,
+    SkipReason.FROZEN: Severity.OK,  # not used yet
     SkipReason.BLACKOUT: Severity.OK,
     SkipReason.COALESCED: Severity.OK,
     # Skipped by a rule of the calendar, but the work was not done.

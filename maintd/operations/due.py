@@ -19,7 +19,7 @@ MAX_DUE_TIMES = 20_000
 
 
 def due(service: OperatorService, days: int) -> list[DueTime]:
-    """The due times of the next days in order, at most the first MOST; `note` gives the reason of a coming skip.
+    """The due times of the next days in order, at most MAX_DUE_TIMES; `note` is the reason of a coming skip.
 
     Raises UsageError unless days is 1 to MAX_DAYS.
     """

@@ -71,11 +71,11 @@ def test_the_shortcut_replaces_characters_that_the_terminal_lacks(daemon: Runnin
 
 
 def test_status_as_json_is_the_report(daemon: RunningDaemon) -> None:
-    said = daemon.maintd("status", "--json").json
+    answer = daemon.maintd("status", "--json").json
 
-    assert {entry["entry"] for entry in said["entries"]} == {"greeting", "night-round", "stumbling", "hurried"}
-    assert said["pid"] == daemon.process.pid
-    assert said["at"].endswith("Z")
+    assert {entry["entry"] for entry in answer["entries"]} == {"greeting", "night-round", "stumbling", "hurried"}
+    assert answer["pid"] == daemon.process.pid
+    assert answer["at"].endswith("Z")
 
 
 def test_quiet_status_checks_the_health_of_the_daemon_and_prints_nothing(daemon: RunningDaemon) -> None:
@@ -162,7 +162,7 @@ def test_an_unknown_name_is_reported_with_a_similar_one(daemon: RunningDaemon) -
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "answer"),
     [
         (("-p", "whome=x"), 'did you mean "whom"?'),
         (("-p", "times=often"), "greet.times"),
@@ -171,11 +171,11 @@ def test_an_unknown_name_is_reported_with_a_similar_one(daemon: RunningDaemon) -
         (("--at", "2020-01-01T00:00Z"), "is in the past"),
     ],
 )
-def test_an_invalid_request_exits_with_2(daemon: RunningDaemon, words: tuple[str, ...], said: str) -> None:
+def test_an_invalid_request_exits_with_2(daemon: RunningDaemon, words: tuple[str, ...], answer: str) -> None:
     typed = daemon.maintd("trigger", "greeting", *words)
 
     assert typed.code == 2
-    assert said in typed.err
+    assert answer in typed.err
 
 
 def test_ctrl_c_ends_the_waiting_but_not_the_run(daemon: RunningDaemon) -> None:
@@ -203,10 +203,11 @@ def _running(daemon: RunningDaemon, entry: str) -> int | None:
 def test_logs_as_json_is_one_object(daemon: RunningDaemon) -> None:
     number = daemon.maintd("trigger", "greeting", "-p", "times=3", "--wait", "--json").json["id"]
 
-    said = daemon.maintd("logs", "-f", str(number), "--json").json
+    answer = daemon.maintd("logs", "-f", str(number), "--json").json
 
-    assert said["final"] is True
-    assert [line["text"] for line in said["lines"]] == ["hello world, 1", "hello world, 2", "hello world, 3", "printed"]
+    assert answer["final"] is True
+    texts = [line["text"] for line in answer["lines"]]
+    assert texts == ["hello world, 1", "hello world, 2", "hello world, 3", "printed"]
 
 
 def test_a_run_is_found_by_number_by_name_and_as_the_last(daemon: RunningDaemon) -> None:
@@ -245,11 +246,11 @@ def test_status_of_one_entry_shows_its_last_runs(daemon: RunningDaemon) -> None:
 
 
 def test_next_lists_due_times_in_local_time_and_as_json(daemon: RunningDaemon) -> None:
-    said = daemon.maintd("next", "--days", "2", "--json").json
+    answer = daemon.maintd("next", "--days", "2", "--json").json
 
-    assert [due["entry"] for due in said["due"] if due["entry"] == "night-round"] == ["night-round"] * 2
-    assert set(said["due"][0]) >= {"entry", "due_at", "local", "jobs"}
-    assert said["due"][0]["local"].partition(" ")[2].startswith("20")
+    assert [due["entry"] for due in answer["due"] if due["entry"] == "night-round"] == ["night-round"] * 2
+    assert set(answer["due"][0]) >= {"entry", "due_at", "local", "jobs"}
+    assert answer["due"][0]["local"].partition(" ")[2].startswith("20")
     text = daemon.maintd("next", "--days", "2").out
     assert "03:00 CE" in text
     assert max(map(len, text.splitlines())) <= 80
@@ -280,10 +281,10 @@ def test_a_pause_is_shown_with_its_reason_and_ends(daemon: RunningDaemon) -> Non
 
 
 def test_the_version_of_the_daemon_is_shown(daemon: RunningDaemon) -> None:
-    said = daemon.maintd("version", "--json").json
+    answer = daemon.maintd("version", "--json").json
 
-    assert said["daemon"]["pid"] == daemon.process.pid
-    assert said["version"] == said["daemon"]["version"]
+    assert answer["daemon"]["pid"] == daemon.process.pid
+    assert answer["version"] == answer["daemon"]["version"]
 
 
 def test_the_shell_completes_entries_jobs_and_runs(daemon: RunningDaemon) -> None:

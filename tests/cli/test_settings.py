@@ -72,7 +72,7 @@ def test_no_secret_is_shown(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "answer"),
     [
         ("slost: 3\n", 'config.yaml:1: unknown setting "slost"; did you mean "slots"?'),
         ("# x\nslots: many\n", 'config.yaml:2: slots "many": should be a valid integer'),
@@ -86,13 +86,13 @@ def test_no_secret_is_shown(shell: Shell) -> None:
         ("targets: &t\n  postgres: *t\n", 'the alias "*t" is inside the value that it refers to'),
     ],
 )
-def test_an_invalid_settings_file_is_reported_with_its_line(shell: Shell, content: str, said: str) -> None:
+def test_an_invalid_settings_file_is_reported_with_its_line(shell: Shell, content: str, answer: str) -> None:
     (shell.cwd / "config.yaml").write_text(content)
 
     typed = shell.maintd("--config", "config.yaml", "settings")
 
     assert typed.code == 2
-    assert said in typed.err
+    assert answer in typed.err
 
 
 @pytest.mark.parametrize("laugh", [9])

@@ -122,9 +122,9 @@ def test_validate_prints_a_valid_calendar_in_english_with_its_next_due_times(her
     assert "every Sunday at 02:30 (Europe/Berlin)" in typed.out
     assert " = Sun 20" in typed.out  # the same in UTC
     assert "no errors" in typed.err
-    said = here.maintd("validate", "--json").json
-    assert said["ok"] is True
-    assert set(said["entries"][0]) >= {"entry", "schedule", "next_due_at", "next_due_local", "jobs"}
+    answer = here.maintd("validate", "--json").json
+    assert answer["ok"] is True
+    assert set(answer["entries"][0]) >= {"entry", "schedule", "next_due_at", "next_due_local", "jobs"}
 
 
 def test_the_shipped_calendar_is_valid(shell: Shell) -> None:

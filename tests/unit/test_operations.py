@@ -78,17 +78,17 @@ def test_a_failure_is_explained_by_its_worst_check_with_observed_and_expected_va
         check("lag", CheckStatus.FAIL, 7),
     )
 
-    told = why(LastRuns(last_run=bad, last_worked=bad), bad)
+    result = why(LastRuns(last_run=bad, last_worked=bad), bad)
 
-    assert told == ("dead tuples: 31.25 %, expected at most 20", "maintd show 42")
+    assert result == ("dead tuples: 31.25 %, expected at most 20", "maintd show 42")
 
 
 def test_a_check_that_was_not_observed_is_worse_than_a_warning() -> None:
     bad = ended(RunState.WARNED, check("a", CheckStatus.WARN), check("b", CheckStatus.UNKNOWN, None))
 
-    told = why(LastRuns(last_run=bad, last_worked=bad), bad)
+    result = why(LastRuns(last_run=bad, last_worked=bad), bad)
 
-    assert told == ("b: not observed, expected at most 20", "maintd show 42")
+    assert result == ("b: not observed, expected at most 20", "maintd show 42")
 
 
 def test_only_the_last_attempt_of_a_step_counts() -> None:
@@ -102,7 +102,7 @@ def test_only_the_last_attempt_of_a_step_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "reason", "told"),
+    ("state", "reason", "result"),
     [
         (RunState.TIMED_OUT, "stopped after its 10m timeout", "timed out: stopped after its 10m timeout"),
         (RunState.LOST, "node n1 stopped renewing", "lost: node n1 stopped renewing"),
@@ -111,11 +111,11 @@ def test_only_the_last_attempt_of_a_step_counts() -> None:
     ],
 )
 def test_a_failure_without_a_failed_check_is_explained_by_its_reason_and_leads_to_the_log(
-    state: RunState, reason: str, told: str
+    state: RunState, reason: str, result: str
 ) -> None:
     bad = ended(state, reason=reason)
 
-    assert why(LastRuns(last_run=bad, last_worked=bad), bad) == (told, "maintd logs 42")
+    assert why(LastRuns(last_run=bad, last_worked=bad), bad) == (result, "maintd logs 42")
 
 
 def test_a_cancelled_run_is_explained_by_who_cancelled_it() -> None:
@@ -139,9 +139,9 @@ def test_a_skipped_due_time_is_explained_with_the_command_that_helps(skipped: Sk
     run = ended(RunState.SKIPPED, skip_reason=skipped, reason="for a reason")
     good = ended(RunState.SUCCEEDED)
 
-    told = why(LastRuns(last_run=run, last_worked=good), good, entry("two words", policy=policy))
+    result = why(LastRuns(last_run=run, last_worked=good), good, entry("two words", policy=policy))
 
-    assert told == (f"{skipped.value.replace('_', ' ')}: for a reason", next_step)
+    assert result == (f"{skipped.value.replace('_', ' ')}: for a reason", next_step)
 
 
 @pytest.mark.parametrize("wanted", [SkipReason.PAUSED, SkipReason.BLACKOUT, SkipReason.FROZEN, SkipReason.COALESCED])
@@ -254,7 +254,7 @@ def test_params_of_a_run_override_those_of_the_calendar() -> None:
 
 
 @pytest.mark.parametrize(
-    ("jobs", "given", "told"),
+    ("jobs", "given", "result"),
     [
         (("vacuum",), {"kep": 1}, 'job "vacuum" has no param "kep"; did you mean "keep"?'),
         (("vacuum",), {"zzz": 1}, 'job "vacuum" has no param "zzz"; it has keep, tables'),
@@ -264,12 +264,12 @@ def test_params_of_a_run_override_those_of_the_calendar() -> None:
     ],
 )
 def test_an_unknown_param_is_refused_with_a_similar_name(
-    jobs: tuple[str, ...], given: dict[str, object], told: str
+    jobs: tuple[str, ...], given: dict[str, object], result: str
 ) -> None:
     with pytest.raises(UsageError) as refused:
         with_params(entry("x", *jobs), given, MADE)  # type: ignore[arg-type]
 
-    assert told in str(refused.value)
+    assert result in str(refused.value)
 
 
 def test_all_unknown_params_are_named_at_once() -> None:

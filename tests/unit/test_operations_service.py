@@ -133,7 +133,7 @@ def test_a_paused_entry_can_be_triggered_and_the_run_mentions_the_pause(here: Ha
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "result"),
     [
         ("off", 'entry "off" is disabled in schedules.yaml:0'),
         ("broken-one", 'entry "broken-one" is disabled: /jobs/wrecked.py:3: invalid syntax'),
@@ -141,12 +141,12 @@ def test_a_paused_entry_can_be_triggered_and_the_run_mentions_the_pause(here: Ha
     ],
 )
 def test_triggering_a_disabled_entry_or_a_broken_job_is_refused_with_the_reason(
-    here: Harness, name: str, told: str
+    here: Harness, name: str, result: str
 ) -> None:
     with pytest.raises(RefusedError) as refused:
         ask(here, name)
 
-    assert refused.value.message == told
+    assert refused.value.message == result
     assert refused.value.hint
 
 
@@ -165,10 +165,10 @@ def test_a_queued_run_is_cancelled_at_once_and_the_stop_of_a_running_one_is_requ
     working = claim(here.store, queue(here.store, "probe")).id
 
     cancelled = cancel(here.service(), waiting, "ada", "wrong day")
-    told = cancel(here.service(), working, "ada", "")
+    result = cancel(here.service(), working, "ada", "")
 
     assert (cancelled.state, cancelled.reason) == (RunState.CANCELLED, "cancelled by ada: wrong day")
-    assert told.state is RunState.RUNNING
+    assert result.state is RunState.RUNNING
     assert find_run(here.service(), working).cancel_requested == "ada"
     assert [event.kind for event in here.store.audit.recent()] == ["run_cancelled", "run_cancelled"]
     with pytest.raises(RefusedError, match="has already ended: cancelled"):
