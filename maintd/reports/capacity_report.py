@@ -431,7 +431,7 @@ def rate_chart(items: Sequence[Resource], title: str, most: int = 6) -> Chart | 
     unit = f"{chosen[0][0].figure.unit}/s"
     traces = [charts.Trace(item.figure.name, points) for item, points in chosen]
     tops = [(item, max(value for _, value in points if value is not None)) for item, points in chosen]
-    words = ", ".join(f"{item.figure.name} at most {formatting.amount(top, unit)}" for item, top in tops)
+    words = "maximum: " + ", ".join(f"{item.figure.name} {formatting.amount(top, unit)}" for item, top in tops)
     return Chart(title, charts.lines(traces, unit, alt=f"{title}: {words}"), words)
 
 

@@ -222,7 +222,7 @@ def _lines(title: str, series: Sequence[TimeSeries]) -> Chart | None:
         return None
     unit = known[0].unit
     tops = [(one.name, max(value for _, value in one.points if value is not None)) for one in known]
-    words = "at most " + ", ".join(f"{name} {formatting.amount(top, unit)}" for name, top in tops)
+    words = "maximum: " + ", ".join(f"{name} {formatting.amount(top, unit)}" for name, top in tops)
     traces = [charts.Trace(one.name, one.points) for one in known]
     return Chart(title, charts.lines(traces, unit, alt=f"{title}: {words}"), words)
 

@@ -106,7 +106,7 @@ def is_(name: str, value: str, **more: bool) -> dict[str, Any]:
 
 
 def sent(server: WebServer, name: str, age: timedelta, severity: str = "critical") -> None:
-    """An alert that somebody else sent to Alertmanager, for ten minutes more."""
+    """Send an alert to Alertmanager from another sender; it ends in ten minutes."""
     now = datetime.now(UTC)
     alert = {
         "labels": {"alertname": name, "severity": severity},

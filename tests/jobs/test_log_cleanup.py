@@ -211,7 +211,7 @@ def test_a_folder_that_cannot_be_read_is_unknown_and_the_rest_is_cleaned() -> No
             log(root, f"app.log.{number}", days=100)
             log(root, f"closed/app.log.{number}", days=100)
         (root / "closed").chmod(0)
-        with as_nobody(root):
+        with as_unprivileged_user(root):
             result = clean(root)
         (root / "closed").chmod(0o755)
 
@@ -226,8 +226,8 @@ def test_a_folder_that_cannot_be_read_is_unknown_and_the_rest_is_cleaned() -> No
 
 
 @contextmanager
-def as_nobody(root: Path) -> Iterator[None]:
-    """Root may read everything; for a while this process is nobody."""
+def as_unprivileged_user(root: Path) -> Iterator[None]:
+    """Drop the privileges of root, which may read everything."""
     if os.geteuid() != 0:
         yield
         return
@@ -247,7 +247,7 @@ def test_a_folder_without_write_access_fails_with_what_to_do(root: Path) -> None
     place = Path(tempfile.mkdtemp(prefix="maintd-logs-", dir="/tmp"))
     try:
         shutil.copytree(root, place / "logs")
-        with as_nobody(place):
+        with as_unprivileged_user(place):
             (place / "logs").chmod(0o555)
             result = clean(place / "logs")
 

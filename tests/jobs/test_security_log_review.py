@@ -193,8 +193,8 @@ def test_a_log_that_is_silent_or_missing_is_unknown(root: Path) -> None:
 
 
 @contextmanager
-def as_nobody(*folders: Path) -> Iterator[None]:
-    """Without root's right to read everything, and with that to go through these folders."""
+def as_unprivileged_user(*folders: Path) -> Iterator[None]:
+    """Drop the privileges of root, and make these folders searchable."""
     for folder in folders:
         folder.chmod(0o755)
     os.seteuid(65534)
@@ -210,7 +210,7 @@ def test_a_log_without_read_permission_is_unknown(root: Path) -> None:
     review_logins(root)  # nobody may not read Python's own modules, too, so they are loaded before
     log.chmod(0)
 
-    with as_nobody(*root.parents[:3], root), tempfile.TemporaryDirectory() as folder:
+    with as_unprivileged_user(*root.parents[:3], root), tempfile.TemporaryDirectory() as folder:
         result = review_logins(root, folder=Path(folder))
 
     unread = result.check("logins: files that could not be read")

@@ -28,8 +28,8 @@ Entry = tuple[int, dict[str, str], str]  # nanoseconds, stream, line
 
 @contextmanager
 def serving(entries: Sequence[Entry]) -> Iterator[str]:
-    """The two questions that are asked: how many lines there are, and pages of those that match, oldest first.
-    `start` is included and `end` is not, and at most `limit` lines are given, as Loki's documentation says."""
+    """Serve the two queries in use: the number of lines, and pages of matching lines, oldest first.
+    `start` is included and `end` is not, and at most `limit` lines are returned, as documented for Loki."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -98,7 +98,7 @@ def test_a_flipped_bit_of_the_content_is_damage(name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("name", "data"), [("a.tar.gz", b""), ("a.tar.gz", PLAIN), ("a.rdb", b"REDIS0011x")])
-def test_a_file_that_is_not_what_its_name_says_is_damaged(name: str, data: bytes, tmp_path: Path) -> None:
+def test_a_file_whose_content_does_not_match_its_name_is_damaged(name: str, data: bytes, tmp_path: Path) -> None:
     assert read_archive(made.write(tmp_path / name, data)).damage
 
 
