@@ -216,9 +216,9 @@ class Host:
         if len(files) == 3:
             found.append(Gauge("open files", files[0] - files[1], files[2]))
         connections = self._numbers("sys/net/netfilter/nf_conntrack_count")
-        most = self._numbers("sys/net/netfilter/nf_conntrack_max")
-        if connections and most:
-            found.append(Gauge("tracked connections", connections[0], most[0]))
+        limits = self._numbers("sys/net/netfilter/nf_conntrack_max")
+        if connections and limits:
+            found.append(Gauge("tracked connections", connections[0], limits[0]))
         return found
 
     def mounts(self) -> list[Mount]:

@@ -82,8 +82,8 @@ def database_made_at(binary: str, timeout: timedelta) -> datetime:
     lines: list[str] = []
     _run([binary, "version", "--format", "json"], timeout, lines)
     try:
-        made = json.loads("\n".join(lines))["VulnerabilityDB"]["UpdatedAt"]
-        return datetime.fromisoformat(made)
+        updated_at = json.loads("\n".join(lines))["VulnerabilityDB"]["UpdatedAt"]
+        return datetime.fromisoformat(updated_at)
     except (ValueError, KeyError, TypeError) as error:
         hint = "run: trivy image --download-db-only"
         raise TargetError("trivy has no vulnerability database", hint, cause="empty") from error

@@ -25,7 +25,7 @@ SELECT * FROM (
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
       AND n.nspname NOT LIKE 'pg\\_temp\\_%%' AND n.nspname NOT LIKE 'pg\\_toast%%') sizes
-WHERE bytes IS NOT NULL ORDER BY bytes DESC, name LIMIT %(most)s
+WHERE bytes IS NOT NULL ORDER BY bytes DESC, name LIMIT %(limit)s
 """
 _WAL = "SELECT coalesce(sum(size), 0)::bigint AS bytes, count(*) AS files FROM pg_ls_waldir()"
 _WAL_POSITION = """
@@ -35,9 +35,9 @@ SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_curr
 _ROWS = "SELECT tup_inserted AS rows FROM pg_stat_database WHERE datname = current_database()"
 # A sequence ends at its own maximum or at that of its column's type, whichever is lower.
 _SEQUENCES = """
-SELECT name, used, most FROM (
+SELECT name, used, max_value FROM (
     SELECT format('%I.%I', s.schemaname, s.sequencename) AS name, s.last_value AS used,
-           least(s.max_value, CASE t.typname WHEN 'int2' THEN 32767 WHEN 'int4' THEN 2147483647 END) AS most
+           least(s.max_value, CASE t.typname WHEN 'int2' THEN 32767 WHEN 'int4' THEN 2147483647 END) AS max_value
     FROM pg_sequences s
     JOIN pg_namespace n ON n.nspname = s.schemaname
     JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = s.sequencename
@@ -46,10 +46,10 @@ SELECT name, used, most FROM (
     LEFT JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
     LEFT JOIN pg_type t ON t.oid = a.atttypid
     WHERE s.last_value IS NOT NULL AND s.increment_by > 0 AND NOT s.cycle) sequences
-ORDER BY used::float8 / most DESC, name LIMIT 5
+ORDER BY used::float8 / max_value DESC, name LIMIT 5
 """
 _CONNECTIONS = """
-SELECT count(*) AS used, current_setting('max_connections')::int AS most
+SELECT count(*) AS used, current_setting('max_connections')::int AS max_connections
 FROM pg_stat_activity WHERE backend_type = 'client backend'
 """
 
@@ -97,7 +97,7 @@ def _databases(session: Postgres) -> Iterator[Figure]:
 
 def _relations(session: Postgres, limit: int) -> Iterator[Figure]:
     source = f"pg_total_relation_size on {session.name}"
-    for row in session.rows(_RELATIONS, {"most": limit}):
+    for row in session.rows(_RELATIONS, {"limit": limit}):
         parts = {key: float(row[key]) for key in ("heap", "indexes", "toast")}
         labels = {"server": session.name, "relation": row["name"]}
         yield Figure(
@@ -149,7 +149,7 @@ def _sequences(session: Postgres) -> Iterator[Figure]:
             row["used"],
             "",
             source,
-            capacity=row["most"],
+            capacity=row["max_value"],
             measure="sequence_used",
             labels={"server": session.name, "sequence": row["name"]},
         )
@@ -163,7 +163,7 @@ def _connections(session: Postgres) -> Iterator[Figure]:
         row["used"],
         "",
         f"pg_stat_activity on {session.name}",
-        capacity=row["most"],
+        capacity=row["max_connections"],
         measure="connections_used",
         labels={"server": session.name},
     )

@@ -51,7 +51,7 @@ SELECT pg_database_size(d.oid) AS size_bytes, s.deadlocks, s.temp_bytes, s.temp_
 
 # The type of the column may end long before the sequence does.
 _SEQUENCES = """
-SELECT n.nspname AS schema, c.relname AS name, s.seqincrement AS step, s.seqmin AS least, s.seqmax AS most,
+SELECT n.nspname AS schema, c.relname AS name, s.seqincrement AS step, s.seqmin AS min_value, s.seqmax AS max_value,
        s.seqcycle AS cycles, a.atttypid::regtype::text AS column_type,
        has_sequence_privilege(c.oid, 'USAGE,SELECT') AS readable,
        CASE WHEN has_sequence_privilege(c.oid, 'USAGE,SELECT') THEN pg_sequence_last_value(c.oid::regclass) END AS last
@@ -142,8 +142,8 @@ class Sequence:
     schema: str
     name: str
     step: int
-    least: int
-    most: int
+    min_value: int
+    max_value: int
     cycles: bool
     column_type: str | None
     readable: bool
@@ -159,10 +159,10 @@ class Sequence:
         """The share of its values that is used up, 0 to 1; of the column type's values where those are fewer."""
         if self.last is None or self.cycles:
             return 0.0
-        most = min(self.most, _COLUMN_MAX.get(self.column_type or "", self.most))
+        maximum = min(self.max_value, _COLUMN_MAX.get(self.column_type or "", self.max_value))
         if self.step < 0:
-            return (most - self.last + 1) / (most - self.least + 1)
-        return (self.last - self.least + 1) / (most - self.least + 1)
+            return (maximum - self.last + 1) / (maximum - self.min_value + 1)
+        return (self.last - self.min_value + 1) / (maximum - self.min_value + 1)
 
 
 class ForeignKey(NamedTuple):

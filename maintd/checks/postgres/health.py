@@ -29,7 +29,7 @@ QUERIES: Mapping[str, str] = {
     "connections": """
         SELECT (SELECT sum(numbackends) FROM pg_stat_database)::int AS used,
                current_setting('max_connections')::int
-                   - current_setting('superuser_reserved_connections')::int AS most""",
+                   - current_setting('superuser_reserved_connections')::int AS available""",
     "sessions": """
         SELECT coalesce(max(extract(epoch FROM now() - xact_start)), 0)::float8 AS oldest,
                coalesce(max(extract(epoch FROM now() - state_change))
@@ -159,16 +159,16 @@ def report(ctx: Context, name: str, facts: PostgresFacts, limits: PostgresLimits
 
 
 def _connections(ctx: Context, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:
-    used, most = rows[0]["used"], max(rows[0]["most"], 1)
+    used, available = rows[0]["used"], max(rows[0]["available"], 1)
     ctx.check(
         f"{subject}: connections used",
-        round(100 * used / most, 1),
+        round(100 * used / available, 1),
         at_most=limits.connections_fail,
         warn_above=limits.connections_warn,
         unit="%",
-        hint=f"{used} of {most}: find the clients in pg_stat_activity",
+        hint=f"{used} of {available}: find the clients in pg_stat_activity",
     )
-    ctx.measure("pg_connections_ratio", used / most, "", server=name)
+    ctx.measure("pg_connections_ratio", used / available, "", server=name)
 
 
 def _sessions(ctx: Context, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:

@@ -251,11 +251,11 @@ class KeyCounter:
         self.census.largest = sorted(self.census.largest, key=lambda item: -item.bytes)[:20]
 
 
-def _add(kept: dict[str, None], totals: dict[str, int], name: str, key: str, most: int) -> None:
+def _add(kept: dict[str, None], totals: dict[str, int], name: str, key: str, limit: int) -> None:
     if key in kept:
         return  # SCAN may return a key twice
     totals[name] += 1
-    if len(kept) < most:
+    if len(kept) < limit:
         kept[key] = None
 
 

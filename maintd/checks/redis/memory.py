@@ -31,22 +31,22 @@ class SlowCommand:
 
 def memory_criteria(info: Info, limit_bytes: int | None, *, streams: bool) -> list[Criterion]:
     """`limit_bytes`: the limit of the server's container, None when not known. `streams`: the server is a queue."""
-    most = number(info, "maxmemory")
+    max_memory = number(info, "maxmemory")
     policy = str(info.get("maxmemory_policy", ""))
     criteria = [
         Criterion(
             "maxmemory",
-            int(most),
+            int(max_memory),
             at_least=1,
             severity=CheckStatus.WARN,
             unit="B",
             hint="without it, memory grows until the container is killed: CONFIG SET maxmemory to 3/4 of its limit",
         )
     ]
-    bound = min(value for value in (most, limit_bytes) if value) if most or limit_bytes else 0
+    bound = min(value for value in (max_memory, limit_bytes) if value) if max_memory or limit_bytes else 0
     if bound:
         criteria.append(used_criterion(info, bound, warn_percent=75, fail_percent=90))
-    if most and streams:
+    if max_memory and streams:
         hint = "eviction loses messages of streams: set noeviction, or move the cache to another server"
         wanted = policy if policy.startswith("volatile-") else "noeviction"  # streams have no expiry
         criteria.append(Criterion("eviction policy", policy, equals=wanted, severity=CheckStatus.WARN, hint=hint))
