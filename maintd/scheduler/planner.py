@@ -217,10 +217,11 @@ class Planner:
 
     def _move_back_planning(self, now: datetime) -> None:
         """After the clock was set back, plan from now on again. The ledger prevents a second row for a due time."""
+        latest = now + LATE
         ahead = [
-            (name, planned.planned_through)
+            (name, through)
             for name, planned in self._planned.items()
-            if planned.planned_through is not None and planned.planned_through > now + LATE
+            if (through := planned.planned_through) is not None and through > latest
         ]
         for name, through in ahead:
             why = f"was {format_duration(through - now)} ahead of the clock"
