@@ -29,6 +29,7 @@ BANNED = {
     r"judge|judges|judged|judging|judgement": "evaluate, check, rate",
     r"anew|lately|needy|heirs?|strangers?|errands?|knock(?:s|ing)?|culprit|deadest|honest(?:ly)?": "a plain term",
     r"crew|warmth|notebook|upkeep|forker|faces": "thread pool, fork server, run view, maintenance, health",
+    r"desks?|shelf|shelves|doors?|rehears(?:e|es|ed|als?)|reckon(?:s|ed)?|shall": "a term of the field",
     r"for want of": "because of missing …",
     r"all the same": "anyway, still",
     r"(?:is|are|was|were|be) away": "is unreachable, is unavailable",
@@ -43,17 +44,16 @@ ALLOWED: dict[tuple[str, str], str] = {
     # (path, word as found): reason
     ("CHANGELOG.md", "says"): "the old name of a JSON field",
     ("CHANGELOG.md", "told"): "the old name of a JSON field",
+    ("tests/jobs/test_log_cleanup.py", "nobody"): "the Unix user nobody",
+    ("tests/jobs/test_security_log_review.py", "nobody"): "the Unix user nobody",
     ("maintd/model/run_updates.py", "put back"): "the tag `run_put_back`, in spools of earlier versions",
 }
 
 # Uses that are left in packages whose rewrite is under way. Only ever lowered.
 LEFT: dict[str, int] = {
-    "docs": 15,
-    "jobs": 3,
+    "docs": 14,
     "maintd/executor": 36,
-    "tests/jobs": 5,
     "tests/processes": 13,
-    "tests/unit": 2,
 }
 
 _WORD = re.compile(

@@ -54,7 +54,9 @@ def test_opening_a_job_twice_reads_the_file_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("traits", "fresh"), [("", False), ("fresh=True", True)])
-def test_the_description_says_whether_each_attempt_imports_the_module(tmp_path: Path, traits: str, fresh: bool) -> None:
+def test_the_description_shows_whether_each_attempt_imports_the_module(
+    tmp_path: Path, traits: str, fresh: bool
+) -> None:
     path = tmp_path / "maybe_fresh.py"
     write(path, "1", traits=traits)
 
