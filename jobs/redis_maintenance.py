@@ -19,9 +19,7 @@ from maintd.checks.redis import keyspace, memory, persistence, streams
 from maintd.checks.redis.keyspace import Census, KeyCounter, Pace, printable
 from maintd.checks.redis.streams import TRIM_STEP, StreamLimits, StreamState
 from maintd.clients.redis import RedisServer, connect
-from maintd.job import Context, Duration, JobParams, Size, TargetError, format_duration, job
-
-BATCH = 500  # keys of one change
+from maintd.job import Context, Duration, JobParams, Size, TargetError, job
 
 
 def _literal(prefix: str) -> str:
@@ -149,11 +147,8 @@ def expire(ctx: Context, params: Params, server: RedisServer, pace: Pace, census
     for pattern, ttl in params.expire.items():
         due = list(census.due[pattern])[:left]
         left -= len(due)
-        changed = 0
         with ctx.phase(f"{server.name}: set an expiry on {pattern}"):
-            for batch in keyspace.batches(pace, ctx.track(due, unit="key"), BATCH):
-                if ctx.may("expire", f"{server.name}: {pattern}", keys=len(batch), ttl=format_duration(ttl)):
-                    changed += keyspace.set_expiry(server, batch, ttl)
+            changed = keyspace.expire_keys(ctx, server, pace, pattern, due, ttl)
         if not ctx.dry_run:
             ctx.check(
                 f"{server.name}: keys of {pattern} left without expiry",
@@ -166,12 +161,8 @@ def expire(ctx: Context, params: Params, server: RedisServer, pace: Pace, census
 def unlink(ctx: Context, params: Params, server: RedisServer, pace: Pace, census: Census) -> None:
     """Remove idle keys below the given prefixes, unless they are too many."""
     name = server.name
-    plan: dict[str, list[str]] = {}
     with ctx.phase(f"{name}: find keys to remove"):
-        for prefix, idle in params.unlink.items():
-            plan[prefix] = []
-            for batch in keyspace.batches(pace, census.stale[prefix], keyspace.WATCHED):
-                plan[prefix] += keyspace.stale(server, batch, idle)
+        plan = keyspace.find_stale(server, pace, census, params.unlink)
     if not plan:
         return
     total, limit = sum(map(len, plan.values())), int(min(params.max_keys, params.max_share * census.keys))
@@ -181,11 +172,9 @@ def unlink(ctx: Context, params: Params, server: RedisServer, pace: Pace, census
     if total > limit:
         return
     for prefix, keys in plan.items():
-        removed, label = 0, printable(prefix)
+        label = printable(prefix)
         with ctx.phase(f"{name}: remove {len(keys)} keys of {label}"):
-            for batch in keyspace.batches(pace, ctx.track(keys, unit="key"), BATCH):
-                if ctx.may("unlink", f"{name}: {label}*", keys=len(batch)):
-                    removed += len(keyspace.remove(server, batch, params.unlink[prefix]))
+            removed = keyspace.remove_keys(ctx, server, pace, prefix, keys, params.unlink[prefix])
         if not ctx.dry_run:
             ctx.log(f"{name}: removed {removed} keys of {label}; kept {len(keys) - removed} that were used since")
             ctx.measure("redis_keys_removed", removed, "", server=name, prefix=label)

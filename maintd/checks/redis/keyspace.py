@@ -11,7 +11,7 @@ import random
 import re
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
@@ -20,10 +20,12 @@ from typing import NamedTuple, TypeVar
 from maintd.clients.redis import Command, RedisServer
 from maintd.errors import TargetError
 from maintd.job.context import Context
+from maintd.units import format_duration
 
 T = TypeVar("T")
 
 SCAN_COUNT = 500  # keys per SCAN: a fraction of a millisecond of the server's time, also in a sparse table
+BATCH = 500  # keys of one change
 WATCHED = 200  # keys in one transaction
 _MAX_GROUPS = 500  # keys without a separator would otherwise be a group each
 _TRIES = 3
@@ -275,6 +277,38 @@ def count(ctx: Context, server: RedisServer, pace: Pace, counter: KeyCounter, de
         ctx.report_error(check, error)
         return None
     return counter.census
+
+
+def expire_keys(
+    ctx: Context, server: RedisServer, pace: Pace, pattern: str, keys: Sequence[str], ttl: timedelta
+) -> int:
+    """Set an expiry on keys of a pattern, in batches of one change each; return how many got it. Raises TargetError."""
+    changed = 0
+    for batch in batches(pace, ctx.track(keys, unit="key"), BATCH):
+        if ctx.may("expire", f"{server.name}: {pattern}", keys=len(batch), ttl=format_duration(ttl)):
+            changed += set_expiry(server, batch, ttl)
+    return changed
+
+
+def find_stale(server: RedisServer, pace: Pace, census: Census, idle: Mapping[str, timedelta]) -> dict[str, list[str]]:
+    """The keys to remove by prefix; `idle`: the minimum idle time by prefix. Raises TargetError."""
+    found: dict[str, list[str]] = {}
+    for prefix, minimum in idle.items():
+        found[prefix] = []
+        for batch in batches(pace, census.stale[prefix], WATCHED):
+            found[prefix] += stale(server, batch, minimum)
+    return found
+
+
+def remove_keys(
+    ctx: Context, server: RedisServer, pace: Pace, prefix: str, keys: Sequence[str], idle: timedelta
+) -> int:
+    """Remove keys of a prefix, in batches of one change each; return how many were removed. Raises TargetError."""
+    removed = 0
+    for batch in batches(pace, ctx.track(keys, unit="key"), BATCH):
+        if ctx.may("unlink", f"{server.name}: {printable(prefix)}*", keys=len(batch)):
+            removed += len(remove(server, batch, idle))
+    return removed
 
 
 def set_expiry(server: RedisServer, keys: Sequence[str], ttl: timedelta) -> int:
