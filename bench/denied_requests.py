@@ -38,8 +38,8 @@ until = datetime.fromtimestamp(float(sys.argv[2]), UTC)
 found = DeniedRequests(until - timedelta(hours=float(sys.argv[3])), until)
 began = time.perf_counter()
 folder.read(Path(sys.argv[1]), found)
-took = time.perf_counter() - began
-print(took, found.total, found.bytes_read, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+duration = time.perf_counter() - began
+print(duration, found.total, found.bytes_read, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
@@ -129,12 +129,12 @@ def report(
     seconds, lines = by_grep
     print(f"\n{title}: {format_size(size)}, {denied:,} denied requests")
     print(f"  {'':34}{'seconds':>9}{'MB/s':>8}{'x grep':>8}")
-    for name, took in (
+    for name, duration in (
         ("grep -cE (401|403)", seconds),
         ("maintd, all of it", by_maintd[0]),
         ("maintd, the last hour", new[0]),
     ):
-        print(f"  {name:34}{took:9.2f}{size / took / 1e6:8,.0f}{seconds / took:8.2f}")
+        print(f"  {name:34}{duration:9.2f}{size / duration / 1e6:8,.0f}{seconds / duration:8.2f}")
     print(f"  grep shows {lines:,} lines, of which {100 * denied / lines:.1f} % are denied requests")
     exact = "exact" if by_maintd[1] == denied else f"WRONG, {by_maintd[1]:,}"
     print(f"  maintd's count is {exact}; peak memory {format_size(by_maintd[3] * 1024)}")

@@ -77,7 +77,7 @@ def test_last_message_repeated_refers_to_the_line_before() -> None:
     assert found == [("one", 1), ("one", 3), ("two", 1)]
 
 
-# --- what a message says ---
+# --- messages ---
 
 
 @pytest.mark.parametrize(
@@ -109,11 +109,11 @@ def test_last_message_repeated_refers_to_the_line_before() -> None:
     ],
 )
 def test_messages_of_sshd_are_parsed(message: str, expected: tuple[str, str, str]) -> None:
-    sign = logins.parse("sshd-session", message)
+    event = logins.parse("sshd-session", message)
 
-    assert sign is not None
-    assert (sign.kind, sign.user, sign.method) == expected
-    assert sign.source == THEM
+    assert event is not None
+    assert (event.kind, event.user, event.method) == expected
+    assert event.source == THEM
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ NAMES = [
     f"a from {NOT_THEM} port 1 ssh2: RSA-CERT SHA256:k ID z CA RSA SHA256:c",
     f"x {NOT_THEM} port 22: Too many authentication failures [preauth]",
 ]
-SSHD_SAYS = [
+SSHD_MESSAGES = [
     "Failed password for invalid user {} from {} port 50000 ssh2",
     "Failed publickey for invalid user {} from {} port 50000 ssh2: ED25519 SHA256:abc",
     "Invalid user {} from {} port 50000",
@@ -158,31 +158,31 @@ SSHD_SAYS = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("says", SSHD_SAYS)
-def test_a_hostile_user_name_blames_no_other_address(says: str, name: str) -> None:
-    sign = logins.parse("sshd", says.format(name, THEM))
+@pytest.mark.parametrize("template", SSHD_MESSAGES)
+def test_a_hostile_user_name_blames_no_other_address(template: str, name: str) -> None:
+    event = logins.parse("sshd", template.format(name, THEM))
 
-    assert sign is not None
-    assert sign.source == THEM
-    assert sign.kind in ("failed", "disconnected")
+    assert event is not None
+    assert event.source == THEM
+    assert event.kind in ("failed", "disconnected")
 
 
 @given(st.lists(st.sampled_from([*NAMES, "root", " ", "from", "port", "ssh2", ":", "\xff"]), max_size=5).map(" ".join))
 def test_no_user_name_of_such_parts_blames_another_address(name: str) -> None:
-    for says in SSHD_SAYS:
-        sign = logins.parse("sshd", says.format(name, THEM))
-        assert sign is not None, says.format(name, THEM)
-        assert sign.source == THEM
+    for template in SSHD_MESSAGES:
+        event = logins.parse("sshd", template.format(name, THEM))
+        assert event is not None, template.format(name, THEM)
+        assert event.source == THEM
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_hostile_user_name_in_a_pam_message_blames_no_other_address(name: str) -> None:
     line = "pam_unix(sshd:auth): authentication failure; logname= uid=0 euid=0 tty=ssh ruser= rhost={}  user={}"
 
-    sign = logins.parse("sshd", line.format(THEM, name))
+    event = logins.parse("sshd", line.format(THEM, name))
 
-    assert sign is not None
-    assert sign.source == THEM
+    assert event is not None
+    assert event.source == THEM
 
 
 def test_a_hostile_certificate_id_blames_no_other_address() -> None:
@@ -246,10 +246,10 @@ def test_a_source_is_an_ipv4_address_or_an_ipv6_network(address: str, source: st
 # --- adding up ---
 
 
-def reviewed(*signs: tuple[str, LoginEvent], step: timedelta = timedelta(seconds=1)) -> LoginSummary:
+def reviewed(*events: tuple[str, LoginEvent], step: timedelta = timedelta(seconds=1)) -> LoginSummary:
     review = LoginSummary(NOW)
-    for number, (pid, sign) in enumerate(signs):
-        review.add(NOW - timedelta(hours=1) + number * step, pid, sign)
+    for number, (pid, event) in enumerate(events):
+        review.add(NOW - timedelta(hours=1) + number * step, pid, event)
     return review
 
 
@@ -258,17 +258,17 @@ LEFT = LoginEvent("disconnected", "root", THEM)
 
 
 @pytest.mark.parametrize(
-    ("signs", "count"),
+    ("events", "count"),
     [
         ([FAILED, FAILED, LEFT], 2),  # PAM and the end of the connection tell of the same attempts
         ([LEFT, FAILED, LEFT], 1),  # "Invalid user" comes first
-        ([LEFT, LEFT, LEFT], 1),  # all that a server with keys only says of a stranger
+        ([LEFT, LEFT, LEFT], 1),  # all that a server with keys only template of a stranger
         ([LEFT], 1),
     ],
 )
-def test_several_messages_of_one_connection_are_one_attempt(signs: list[LoginEvent], count: int) -> None:
-    assert reviewed(*[("7", sign) for sign in signs]).failures == count
-    assert reviewed(*[(str(pid), sign) for pid in range(3) for sign in signs]).failures == 3 * count
+def test_several_messages_of_one_connection_are_one_attempt(events: list[LoginEvent], count: int) -> None:
+    assert reviewed(*[("7", event) for event in events]).failures == count
+    assert reviewed(*[(str(pid), event) for pid in range(3) for event in events]).failures == 3 * count
 
 
 def test_a_success_has_the_number_of_failures_before_it() -> None:
