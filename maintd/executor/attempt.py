@@ -85,7 +85,7 @@ class AttemptSupervisor:
         self._pid: int | None = None
         self._exit: Exit | None = None
         self._ended_at = 0.0
-        self._oom_kills = OOM_KILLS.recent()
+        self._oom_kills = 0
 
     def run(self) -> AttemptEvidence:
         """Launch the process and supervise it to its end. Raises TemplateError when no process could be started."""
@@ -93,6 +93,7 @@ class AttemptSupervisor:
             lease = self._cancel.lease if self._holds_locks else None
             launched = self._context.fork_client.launch(self._order, None if lease is None else lease.kill_at)
             try:
+                self._oom_kills = OOM_KILLS.recent()
                 with _Poll(launched, self._cancel) as poll, self._renewals(launched):
                     self._supervise(launched, poll)
             finally:

@@ -10,10 +10,11 @@ import fcntl
 import os
 import pickle
 import signal
+import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -23,7 +24,9 @@ from typing import Any, NoReturn, TextIO
 
 from maintd.errors import JobError, MaintdError, TargetError
 from maintd.executor import process_tree
-from maintd.executor.child_protocol import MAX_MESSAGE, AttemptOrder, Began, Ended, encode
+from maintd.executor.child_protocol import MAX_MESSAGE, AttemptOrder, Began, Ended, encode, targets_of
+from maintd.executor.fork_protocol import MAX_MESSAGE as MAX_REQUEST
+from maintd.executor.fork_protocol import decode as decode_request
 from maintd.executor.preloading import PreloadedJob
 from maintd.job.context import Context
 from maintd.job.loader import open_job
@@ -43,26 +46,53 @@ class StopRequestedError(BaseException):
     """SIGTERM arrived: not an Exception, so a job's own handlers let it pass, while `finally` and `with` clean up."""
 
 
-def run(given: Sequence[int], lifeline: int, job: PreloadedJob | None) -> NoReturn:
+def run(given: Sequence[int], lifeline: int, jobs: Mapping[Path, PreloadedJob]) -> NoReturn:
     """Run one attempt in a process that was just forked, and exit.
 
     `given`: descriptors of the order, and of the pipes for report, standard output and standard error.
-    `job`: the module, where the template has imported it.
+    `jobs`: the modules that the template has imported and whose files are unchanged.
     """
     code = 1
     try:
-        order, report, out, err = _leave_template(lifeline, given)
-        for descriptor, number in ((out, 1), (err, 2)):
-            os.dup2(descriptor, number)
-            os.close(descriptor)
-        sys.stdin, sys.stdout, sys.stderr = _streams()
-        signal.signal(signal.SIGTERM, _stop)
-        code = 0 if _Attempt(order, report, job).run() else 1
+        code = _run(_leave_template(lifeline, given), jobs)
     finally:
-        with suppress(BaseException):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+        _exit(code)
+
+
+def wait(requests: int, lifeline: int, jobs: Mapping[Path, PreloadedJob]) -> NoReturn:
+    """Wait in a process that was forked in advance for the descriptors of an attempt, run it, and exit.
+
+    They come over the socket `requests`, with the path of the job whose files have changed, if they have.
+    """
+    code = 0
+    try:
+        (requests,) = _leave_template(lifeline, [requests])
+        with socket.socket(fileno=requests) as sock:
+            message, given, _, _ = socket.recv_fds(sock, MAX_REQUEST, 4)
+        if len(given) == 4:
+            code = 1
+            stale = decode_request(message)["stale"]
+            code = _run(given, {path: job for path, job in jobs.items() if str(path) != stale})
+    finally:
+        _exit(code)
+
+
+def _run(given: Sequence[int], jobs: Mapping[Path, PreloadedJob]) -> int:
+    """Run the attempt; return the exit code."""
+    order, report, out, err = given
+    for descriptor, number in ((out, 1), (err, 2)):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    sys.stdin, sys.stdout, sys.stderr = _streams()
+    signal.signal(signal.SIGTERM, _stop)
+    return 0 if _Attempt(order, report, jobs).run() else 1
+
+
+def _exit(code: int) -> NoReturn:
+    with suppress(BaseException):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _leave_template(lifeline: int, keep: Sequence[int]) -> list[int]:
@@ -114,15 +144,15 @@ def _stop(number: int, frame: FrameType | None) -> None:
 class _Attempt:
     """One attempt, in this process."""
 
-    def __init__(self, order: int, report: int, job: PreloadedJob | None) -> None:
+    def __init__(self, order: int, report: int, jobs: Mapping[Path, PreloadedJob]) -> None:
         self._report = report
-        self._job = job
         self._lock = threading.Lock()
         self._stopped = False
         self._unfinished_line = False  # SIGTERM interrupted the sending of a message
         pickled = os.read(order, os.fstat(order).st_size)
         os.close(order)
         self._order: AttemptOrder = pickle.loads(pickled)  # noqa: S301 - from the daemon that forked us
+        self._job = jobs.get(self._order.path)
 
     def run(self) -> bool:
         """Import the job, run it and report how it ended; whether it returned."""
@@ -146,7 +176,7 @@ class _Attempt:
             self._job.activate()
             function, params_type = self._job.run, self._job.params
         params = params_type.model_validate(resolve_references(order.params, os.environ))
-        function(Context(order.info, lambda: order.targets, self._send, self._log), params)
+        function(Context(order.info, cache(lambda: targets_of(order)), self._send, self._log), params)
 
     def _log(self, text: str) -> None:
         at = datetime.now(UTC)
@@ -190,7 +220,9 @@ class _Attempt:
 
 def _secrets(order: AttemptOrder) -> list[str]:
     """Return the texts to keep out of the log, the longest first."""
-    targets = order.targets
+    if not order.has_secrets:
+        return []
+    targets = targets_of(order)
     found = {*secrets_of(targets)} | referenced_values(order.params, os.environ)
     for kind in type(targets).model_fields:
         found |= referenced_values({n: dict(t) for n, t in targets.of(kind).items()}, os.environ)

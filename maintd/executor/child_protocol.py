@@ -6,6 +6,7 @@ the child are not trusted: each line is bounded and validated.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +33,15 @@ class AttemptOrder:
     path: Path  # of the job's module
     params: Mapping[str, Any]
     info: AttemptInfo
-    targets: Targets
+    targets: bytes  # pickled by themselves, since most jobs use none
+    has_secrets: bool  # the targets or the params hold secrets, or references to some
     environ: Mapping[str, str] = field(default_factory=dict)  # added to the child's: MAINTD_RUN_ID and the like
+
+
+def targets_of(order: AttemptOrder) -> Targets:
+    """Return the targets of an order, unpickled at each call."""
+    targets: Targets = pickle.loads(order.targets)  # noqa: S301 - from the daemon that forked us
+    return targets
 
 
 class Began(Model):

@@ -71,6 +71,7 @@ class ClaimedRuns:
         targets: Callable[[], Targets],
         incarnation: str,
         preload: Callable[[], Preload],
+        spares: int = 0,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_change` is called when a run is no longer supervised and when its end is recorded."""
@@ -81,7 +82,7 @@ class ClaimedRuns:
         self._targets = targets
         self._incarnation = incarnation
         self._on_change = on_change
-        self.fork_client = ForkClient(settings.state_dir, settings.grace, preload)
+        self.fork_client = ForkClient(settings.state_dir, settings.grace, preload, spares)
         self.draining = False  # whether this node is about to stop
         self.used_at = clock.elapsed()  # when a run was supervised last
         self._store_time = (clock.now(), clock.elapsed())  # the store's time, and when it was read
@@ -146,7 +147,6 @@ class ClaimedRuns:
     def supervise(self, claimed: ClaimedRun, folder: str = "") -> None:
         """Supervise a run to its end. `folder` names its folder of artifacts; empty: its id."""
         run = claimed.run
-        log.info("run_claimed", run=run.id, entry=run.entry, due_at=run.due_at)
         context = RunContext(
             run=run,
             updates=claimed,

@@ -30,6 +30,7 @@ log = structlog.get_logger()
 
 STORE_RETRY = 1.0  # seconds between two claims while the store cannot be reached
 CLAIM_INTERVAL = 0.02  # least seconds between two claims
+MOST_SPARES = 100  # children that are forked in advance; each takes about 1 MiB
 TEMPLATE_IDLE_SECONDS = 10.0  # that an unused template is kept for the next run
 
 
@@ -66,6 +67,7 @@ class LocalExecutor:
             targets=targets,
             incarnation=incarnation,
             preload=self._preload,
+            spares=min(settings.slots, MOST_SPARES),
             on_change=self._wake.set,
         )
         self._dispatcher = threading.Thread(target=self._dispatch, name="dispatcher", daemon=True)
@@ -157,12 +159,15 @@ class LocalExecutor:
         if found:
             lease_until = now + self._settings.lease
             node, incarnation = self._settings.node, self._incarnation
-            for run in self._store.runs.claim_many(found, node, incarnation, lease_until, now):
+            runs = self._store.runs.claim_many(found, node, incarnation, lease_until, now)
+            for run in runs:
                 claimed = self._runs.hold(run, requested_at)
                 # A daemon thread: `stop` waits for the runs, and a process that fails must not wait for them.
                 threading.Thread(
                     target=self._runs.supervise, args=(claimed,), name=f"run-{run.id}", daemon=True
                 ).start()
+            for run in runs:  # after the starts, which are urgent
+                log.info("run_claimed", run=run.id, entry=run.entry, due_at=run.due_at)
             return 0.0  # there may be more than the limit
         self._next_queued = self._store.runs.next_not_before()
         if self._next_queued is None:

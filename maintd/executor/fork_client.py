@@ -123,8 +123,11 @@ class Template:
 class ForkClient:
     """Keeps at most one template for new attempts. Thread-safe."""
 
-    def __init__(self, state_dir: Path, grace: timedelta, preload: Callable[[], Preload] = Preload) -> None:
-        """`preload` is called when a template is started."""
+    def __init__(
+        self, state_dir: Path, grace: timedelta, preload: Callable[[], Preload] = Preload, spares: int = 0
+    ) -> None:
+        """`preload` is called when a template is started; `spares`: children that it forks in advance."""
+        self._spares = spares
         self._state_dir = state_dir
         self._grace = grace
         self._preload = preload
@@ -366,6 +369,7 @@ class ForkClient:
             "grace": self._grace.total_seconds(),
             "imports": sorted(preload.imports),
             "jobs": sorted(map(str, preload.jobs)),
+            "spares": self._spares,
         }
         try:
             popen = subprocess.Popen(

@@ -31,12 +31,13 @@ from maintd.executor.preloading import PreloadedJob, preload_jobs, preload_libra
 REQUESTS_IN_A_ROW = 50  # are served before ended children are reaped: a start is urgent, an end is not
 LEFTOVER_SECONDS = 0.5  # that one pass waits for killed leftovers to end; the next SIGCHLD starts another pass
 LEFTOVERS_NAMED = 5
+SPARE_DELAY = 0.01  # seconds without an event after which a child is forked in advance: not amid a burst
 
 
 def main() -> NoReturn:
     """`python -c … SOCKET LIFELINE_READ LIFELINE_WRITE CONFIG`: three descriptors, and a JSON object.
 
-    The object has `grace` in seconds, `imports` (names of modules) and `jobs` (paths of job modules).
+    The object has `grace` in seconds, `imports` (names of modules), `jobs` (paths of job modules) and `spares`.
     """
     control, lifeline, lifeline_end = (int(word) for word in sys.argv[1:4])
     config = json.loads(sys.argv[4])
@@ -56,7 +57,7 @@ def main() -> NoReturn:
         child.prepare_streams()
         gc.collect()
         gc.freeze()  # a collection in a child would write to, and so copy, the pages of all these objects
-        ForkServer(sock, lifeline, config["grace"], jobs).serve()
+        ForkServer(sock, lifeline, config["grace"], jobs, config["spares"]).serve()
     os.close(lifeline_end)
     os._exit(0)
 
@@ -74,12 +75,20 @@ class ForkServer:
     """Forks a child for each request, reaps it, and reports how the attempt ended."""
 
     def __init__(
-        self, control: socket.socket, lifeline: int, grace_seconds: float, jobs: Mapping[Path, PreloadedJob]
+        self,
+        control: socket.socket,
+        lifeline: int,
+        grace_seconds: float,
+        jobs: Mapping[Path, PreloadedJob],
+        spares: int,
     ) -> None:
+        """`spares`: children that wait for an attempt, forked in advance while there is nothing else to do."""
         self._control = control
         self._lifeline = lifeline
         self._grace_seconds = grace_seconds
         self._jobs = jobs
+        self._most_spares = spares
+        self._spares: dict[int, socket.socket] = {}  # pid and the socket that the child waits at
         self._retiring = False
         self._attempts: dict[int, _Attempt] = {}
         self._selector = selectors.DefaultSelector()
@@ -97,8 +106,10 @@ class ForkServer:
         self._control.send(encode("ready"))
         in_a_row = 0
         while not (self._retiring and not self._attempts):
-            events = self._selector.select(self._seconds_to_next_kill())
+            events = self._selector.select(self._patience())
             self._kill_lapsed()
+            if not events and len(self._spares) < self._most_spares:
+                self._fork_spare()
             requested = any(key.fileobj is self._control for key, _ in events)
             if requested and not self._handle_request():
                 self._end_all()
@@ -111,10 +122,15 @@ class ForkServer:
                     self._reap()
                 elif key.fileobj is not self._control:
                     self._handle_message(key.data)
+        self._end_spares()
 
-    def _seconds_to_next_kill(self) -> float | None:
+    def _patience(self) -> float | None:
+        """Return the seconds to wait for events: until an attempt lapses, or a child may be forked in advance."""
+        waits = [SPARE_DELAY] if len(self._spares) < self._most_spares and not self._retiring else []
         ends = [a.until for a in self._attempts.values() if a.until is not None and not a.lapsed]
-        return max(0.0, min(ends) - since_boot()) if ends else None
+        if ends:
+            waits.append(max(0.0, min(ends) - since_boot()))
+        return min(waits, default=None)
 
     def _kill_lapsed(self) -> None:
         now = since_boot()
@@ -138,7 +154,9 @@ class ForkServer:
         if request["type"] == "start" and len(descriptors) == START_DESCRIPTORS:
             self._start(Path(request["path"]), request["until"], descriptors)
             return True
-        self._retiring = self._retiring or request["type"] == "retire"
+        if request["type"] == "retire":
+            self._retiring, self._most_spares = True, 0
+            self._end_spares()
         for descriptor in descriptors:
             os.close(descriptor)
         return True
@@ -151,10 +169,10 @@ class ForkServer:
                 attempt_socket.send(encode("ended", code=None, signal=None, leftovers=[], lapsed=True))
             pid = None
         else:
-            job = self._current_job(path)
-            pid = os.fork()
+            stale = self._is_stale(path)
+            pid = self._use_spare(given, path if stale else None) or os.fork()
             if pid == 0:
-                child.run(given, self._lifeline, job)
+                child.run(given, self._lifeline, {} if stale else self._jobs)
         for descriptor in given:
             os.close(descriptor)
         if pid is not None:
@@ -163,14 +181,40 @@ class ForkServer:
             self._attempts[pid] = attempt
             self._selector.register(attempt.socket, selectors.EVENT_READ, attempt)
 
-    def _current_job(self, path: Path) -> PreloadedJob | None:
-        """Return the job as it was imported; None when the child has to import it, since its files have changed."""
+    def _is_stale(self, path: Path) -> bool:
+        """Whether the child has to import this job, since its files have changed; the daemon is informed."""
         job = self._jobs.get(path)
         if job is None or job.is_current:
-            return job
+            return False
         with suppress(OSError):
             self._control.send(encode("stale", path=str(path)), socket.MSG_DONTWAIT)
-        return None
+        return True
+
+    # --- children that are forked in advance ---
+
+    def _use_spare(self, given: list[int], stale: Path | None) -> int:
+        """Give the attempt to a child that waits; return its pid, 0 when there is none."""
+        while self._spares:
+            pid, requests = self._spares.popitem()
+            with requests, suppress(OSError):
+                socket.send_fds(requests, [encode("start", stale=None if stale is None else str(stale))], given)
+                return pid
+        return 0
+
+    def _fork_spare(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            pid = os.fork()
+            if pid == 0:
+                child.wait(theirs.fileno(), self._lifeline, self._jobs)
+        self._spares[pid] = ours
+
+    def _end_spares(self) -> None:
+        process_tree.kill_all(list(self._spares))
+        for pid, requests in self._spares.items():
+            os.waitpid(pid, 0)  # else it becomes a zombie of the daemon, which adopts orphans
+            requests.close()
+        self._spares.clear()
 
     def _handle_message(self, attempt: _Attempt) -> None:
         kind = self._receive(attempt)
@@ -212,6 +256,9 @@ class ForkServer:
             if ended is None:
                 return
             attempt = self._attempts.get(ended.si_pid)
+            spare = self._spares.pop(ended.si_pid, None)
+            if spare is not None:
+                spare.close()
             if attempt is None:  # a process that an attempt left running
                 os.waitpid(ended.si_pid, 0)
                 self._kill_leftovers(None)
@@ -238,7 +285,11 @@ class ForkServer:
         deadline = time.monotonic() + LEFTOVER_SECONDS
         named: set[int] = set()
         while True:
-            left = [pid for pid in process_tree.children_of(os.getpid()) if pid not in self._attempts]
+            left = [
+                pid
+                for pid in process_tree.children_of(os.getpid())
+                if pid not in self._attempts and pid not in self._spares
+            ]
             alive = [pid for pid in left if not process_tree.is_zombie(pid)]
             for pid in left:
                 with suppress(ChildProcessError):
@@ -256,6 +307,7 @@ class ForkServer:
 
     def _end_all(self) -> None:
         """End every child after the daemon is gone: TERM, grace, KILL."""
+        self._end_spares()
         for pid in self._attempts:
             process_tree.signal_tree(pid, signal.SIGTERM)
         deadline = time.monotonic() + self._grace_seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -112,7 +113,9 @@ class RunContext:
             series=self._series(plan.name, job),
             reports_dir=settings.reports_dir,
         )
-        return AttemptOrder(job.path, plan.params, info, self.targets(), environ)
+        targets = self.targets()
+        has_secrets = targets != Targets() or "${" in str(plan.params)
+        return AttemptOrder(job.path, plan.params, info, pickle.dumps(targets), has_secrets, environ)
 
     def _series(self, step: str, job: JobDescription) -> dict[str, tuple[Point, ...]]:
         """Return the earlier measures that the job gets, by name, oldest first."""

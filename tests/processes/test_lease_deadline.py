@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import select
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,7 +35,7 @@ def order(made: Node, name: str, into: Path) -> AttemptOrder:
         artifacts_dir=made.folder / "artifacts",
         work_dir=made.folder / "work",
     )
-    return AttemptOrder(made.jobs[name].path, {"into": str(into)}, info, Targets())
+    return AttemptOrder(made.jobs[name].path, {"into": str(into)}, info, pickle.dumps(Targets()), False)
 
 
 def end_of(launched: Launched) -> dict[str, Any]:
