@@ -1,8 +1,8 @@
-"""The log of one attempt, bounded: what came first and what came last are kept, whatever came in between.
+"""The log of one attempt, bounded: the first and the last lines are kept, the ones in between are left out.
 
-Up to `limit` bytes every line is handed on as it comes. After that the newest `limit` bytes are kept here as raw
-chunks, so that a flood costs a count of its newlines and nothing else; while little comes, they are handed on too,
-and what has become too old in the store is trimmed there.
+Up to `limit` bytes every line is handed on as it arrives. After that the newest `limit` bytes are kept here as raw
+chunks, so that a flood costs a count of its newlines and nothing else; while few bytes arrive, they are handed on
+too, and what has become too old in the store is trimmed there.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from maintd.model.evidence import LogLine, LogTrim
 Stream = Literal["log", "stdout", "stderr", "maintd"]
 
 LINE_LIMIT = 64 * 1024
-"""Bytes of one line; what a longer one has beyond is left out and said so."""
+"""Most bytes of one line; a longer one is cut, and ends with the number of bytes that were left out."""
 
 LINE_COST = 100
 """A line counts so many bytes more than its text, since a row costs that much: ten million empty lines are no log."""
 
 CALM = 256 * 1024
-"""Newer lines beyond the head are handed on at once while no more than this many bytes of them wait."""
+"""Lines beyond the head are handed on at once while no more than this many bytes of them wait."""
 
 CHUNK = 64 * 1024
 
@@ -42,7 +42,7 @@ class _Chunk:
 
 
 class AttemptLog:
-    """Takes bytes of streams and lines of text, gives the log lines and trims to record. Not thread-safe."""
+    """Takes bytes of streams and lines of text; returns the log lines and trims to record. Not thread-safe."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -57,23 +57,23 @@ class AttemptLog:
         self._tail_cost = 0
         self._given: deque[_Chunk] = deque()  # of the tail, handed on; their text is not kept
         self._given_cost = 0
-        self._told = 0  # lines up to here are in the head, or were trimmed
-        self._gone = 0  # lines from `_told` to here are to be trimmed
+        self._handed_on = 0  # lines up to here are in the head, or were trimmed
+        self._gone = 0  # lines from `_handed_on` to here are to be trimmed
         self._gone_bytes = 0
 
     def hide(self, secrets: Sequence[str]) -> None:
-        """From now on these texts become `***` in every line."""
+        """Replace these texts by `***` in every line from now on."""
         self._secrets = tuple(secrets)
 
     def redacted(self, text: str) -> str:
-        """The text without known secrets."""
+        """Return the text without known secrets."""
         for secret in self._secrets:
             if secret in text:
                 text = text.replace(secret, "***")
         return text
 
     def feed(self, stream: Stream, data: bytes, at: datetime) -> None:
-        """Bytes as they were printed."""
+        """Add bytes as they were printed."""
         end = data.rfind(b"\n") + 1
         start = 0
         if end and self._open.get(stream):
@@ -85,24 +85,24 @@ class AttemptLog:
         self._extend(stream, data[end:])
 
     def line(self, stream: Stream, text: str, at: datetime) -> None:
-        """One line of text; newlines within become spaces."""
+        """Add one line of text; newlines within become spaces."""
         self._extend(stream, text.encode("utf-8", errors="replace").replace(b"\n", b" "))
         self._end_line(stream, at)
 
     def end(self, at: datetime) -> None:
-        """Nothing more will come: what has no newline is a line too."""
+        """End the streams: a last line without a newline is a line too."""
         for stream in list(self._open):
             if self._open[stream]:
                 self._end_line(stream, at)
 
     def take(self, *, final: bool = False) -> Iterator[LogLine | LogTrim]:
-        """What is to be recorded now; `final` gives everything that is kept."""
+        """Yield what is to be recorded now; with `final`, everything that is kept."""
         while self._head:
             yield from self._lines(self._head.popleft())
         calm = self._tail_cost <= CALM
-        if self._gone > self._told and (final or calm) and (final or self._gone_bytes > self._limit // 8):
-            yield LogTrim(first=self._told + 1, last=self._gone, size_bytes=self._gone_bytes)
-            self._told, self._gone_bytes = self._gone, 0
+        if self._gone > self._handed_on and (final or calm) and (final or self._gone_bytes > self._limit // 8):
+            yield LogTrim(first=self._handed_on + 1, last=self._gone, size_bytes=self._gone_bytes)
+            self._handed_on, self._gone_bytes = self._gone, 0
         while self._tail and (final or calm):
             chunk = self._tail.popleft()
             self._tail_cost -= chunk.cost
@@ -132,13 +132,13 @@ class AttemptLog:
         self._add(at, stream, data + b"\n")
 
     def _take(self, stream: Stream, data: bytes, at: datetime) -> None:
-        """Whole lines, in chunks; one line that is longer than a chunk is a chunk of its own."""
+        """Add whole lines in chunks; one line that is longer than a chunk is a chunk of its own."""
         start = 0
         while start < len(data):
             size = self._chunk
             end = data.rfind(b"\n", start, start + size) + 1
             while end and data.count(b"\n", start, end) * LINE_COST > 4 * self._chunk and size > 1:
-                size //= 2  # many short lines: what counts is what they cost
+                size //= 2  # many short lines: their cost as rows counts
                 end = data.rfind(b"\n", start, start + size) + 1
             if end:
                 self._add(at, stream, data[start:end])
@@ -155,7 +155,7 @@ class AttemptLog:
         if self._head_left > 0:
             self._head_left -= chunk.cost
             self._head.append(chunk)
-            self._told = self._gone = self._seq
+            self._handed_on = self._gone = self._seq
             return
         self._tail.append(chunk)
         self._tail_cost += chunk.cost

@@ -168,7 +168,7 @@ class ForkClient:
                 self._ensure()
 
     def launch(self, order: AttemptOrder, until: float | None = None) -> Launched:
-        """Request a child that runs this attempt; the caller then owes `began` and `finished`. Raises TemplateError.
+        """Request a child that runs this attempt; then call `began` and `finished`. Raises TemplateError.
 
         `until`: when the attempt is killed, on the clock since boot, unless a `renew` moves it.
 

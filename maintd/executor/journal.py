@@ -1,8 +1,8 @@
-"""Brings what supervisors see into the store, in order, each once, without ever keeping a supervisor waiting.
+"""Writes the updates of supervisors to the store, in order, each once, without blocking a supervisor.
 
-Each run has a journal. Writes are numbered there, collected for a moment, and applied by one of a few threads. While
-the store is away they go to the spool on disk, and from there to the store when it is back; when the disk is full too
-they stay in memory, the child is made to wait, and the log says so.
+Each run has a journal. Updates are numbered there, collected for a moment, and applied by one of a few threads. While
+the store is unreachable they go to the spool on disk, and from there to the store once it answers. When the disk is
+full too, they stay in memory, the child has to wait, and the log reports it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Journal", "Recorder", "replay"]
 log = structlog.get_logger()
 
 THREADS = 4
-SOON = 0.15  # seconds that evidence may wait for more of it
+SOON = 0.15  # seconds that evidence may wait for more
 TRY_AGAIN = 0.5  # seconds after the store was found away …
 TRY_AGAIN_AT_MOST = 5.0  # … doubled up to here
 MEMORY_LIMIT = 4_000_000  # bytes that wait in memory before the child has to
@@ -39,7 +39,7 @@ ITEMS = 2000  # items of evidence in one transaction
 
 
 class Journal:
-    """The writes of one claim of a run. `add` never blocks."""
+    """The updates of one claim of a run. `add` never blocks."""
 
     def __init__(
         self, recorder: Recorder, run_id: int, fence: int, spool: Spool, over: Callable[[Journal], None]
@@ -64,7 +64,7 @@ class Journal:
 
     @property
     def full(self) -> bool:
-        """So much waits that whoever adds should wait too."""
+        """Whether so much waits that the supervisor should wait too."""
         return self._waiting_bytes > MEMORY_LIMIT or self._spool.size_bytes > SPOOL_LIMIT
 
     def add(self, *writes: RunUpdate, soon: bool = True) -> None:
@@ -78,7 +78,7 @@ class Journal:
         self._recorder.schedule(self, 0.0 if soon else SOON)
 
     def abandon(self) -> None:
-        """There will be no end to record: somebody else settled the run. What was added is still brought in."""
+        """Record no end: another process has settled the run. What was added is still written."""
         with self._lock:
             self._ended = True
         self._recorder.schedule(self, 0.0)
@@ -86,7 +86,7 @@ class Journal:
     # --- called by one of the recorder's threads at a time ---
 
     def write(self, store: Store) -> float | None:
-        """Bring in what waits; seconds after which to try again, None when there is nothing left."""
+        """Write what waits; return the seconds until the next try, None when nothing is left."""
         if self.away and (left := self._try_at - time.monotonic()) > 0:
             self._spool_waiting()
             return left
@@ -114,7 +114,7 @@ class Journal:
         return None
 
     def leave(self) -> None:
-        """The recorder stops: what waits goes to the disk, for the next process."""
+        """Write what waits to the disk, for the next process: the recorder stops."""
         if not self.done and not self._spool_waiting():
             last = self._waiting[-1][0]
             log.error("evidence_lost", run=self.run_id, writes=len(self._waiting), last=last.model_dump(mode="json"))
@@ -135,11 +135,11 @@ class Journal:
         except StoreUnavailableError:
             raise
         except (StoreError, ValueError, TypeError, ArithmeticError) as error:
-            # The store is there and takes this for impossible: the same again would hold up the verdict for ever.
+            # The store answers and rejects this as invalid: to try the same again would delay the verdict for ever.
             self._apply_singly(store, seq, writes, error)
 
     def _apply_singly(self, store: Store, seq: int, writes: Sequence[RunUpdate], cause: Exception) -> None:
-        """Each by itself, so that what cannot be recorded takes nothing else with it, and the end tells of it."""
+        """Write each by itself, so that only what is invalid is lost, and the end of the run states it."""
         if len(writes) > 1:
             for number, write in enumerate(writes, seq):
                 self._apply(store, number, [self._marked(write)])
@@ -150,14 +150,14 @@ class Journal:
             raise StoreUnavailableError(f"run {self.run_id}: its end cannot be recorded: {cause}") from cause
 
     def _marked(self, write: RunUpdate) -> RunUpdate:
-        """A success with evidence missing is none."""
+        """Return the update; a success becomes a warning when evidence is missing."""
         if not self._damage or not isinstance(write, RunFinished) or write.state is not RunState.SUCCEEDED:
             return write
         reason = f"a part of the evidence could not be recorded: {self._damage}"
         return write.model_copy(update={"state": RunState.WARNED, "reason": reason})
 
     def _spool_waiting(self) -> bool:
-        """Keep on disk what waits; whether that is done."""
+        """Write what waits to the disk; whether that succeeded."""
         try:
             while batch := self._batch():
                 self._spool.append(self._next_seq, batch)
@@ -200,7 +200,7 @@ class Journal:
 
 
 class Recorder:
-    """The threads that write, and what they are to write when."""
+    """The threads that write, and the times at which each journal is to be written."""
 
     def __init__(self, store: Store, spool_dir: Path) -> None:
         self._store = store
@@ -221,7 +221,7 @@ class Recorder:
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start the threads."""
         for number in range(THREADS):
             thread = threading.Thread(target=self._work, name=f"recorder-{number}", daemon=True)
             thread.start()
@@ -229,18 +229,18 @@ class Recorder:
 
     @property
     def alive(self) -> bool:
-        """Every thread that writes still does."""
+        """Whether all threads are alive."""
         return all(thread.is_alive() for thread in self._threads)
 
     def open(self, run_id: int, fence: int, over: Callable[[Journal], None]) -> Journal:
-        """The journal of a claim. `over` is called once its end is recorded, or the claim was refused."""
+        """Return the journal of a claim. `over` is called once its end is recorded, or the claim was refused."""
         journal = Journal(self, run_id, fence, Spool(self._spool_dir, run_id, fence), over)
         with self._lock:
             self._open.add(journal)
         return journal
 
     def schedule(self, journal: Journal, seconds: float) -> None:
-        """Write this journal after so many seconds, or earlier when that was wanted before."""
+        """Write this journal after so many seconds, or earlier when that was scheduled before."""
         at = time.monotonic() + seconds
         with self._lock:
             if journal in self._busy:
@@ -253,13 +253,13 @@ class Recorder:
                     self._call(at_once=seconds <= 0)
 
     def flush(self, seconds: float) -> bool:
-        """Wait until every journal is done, at most that long; whether all are."""
+        """Wait until every journal is done, at most that long; return whether all are."""
         with self._finished:
             journals = set(self._open)
             return self._finished.wait_for(lambda: not journals & self._open, seconds)
 
     def stop(self) -> None:
-        """Write no more. What is not in the store is on disk, or the log says that it is lost."""
+        """Stop the threads. What is not in the store is on disk, or the log reports that it is lost."""
         with self._lock:
             self._stopping = True
             self._watch.notify_all()
@@ -291,13 +291,13 @@ class Recorder:
 
     def _next(self) -> Journal | None:
         while not self._stopping:
-            while self._due and self._at.get(self._due[0][2]) != self._due[0][0]:  # it was wanted earlier
+            while self._due and self._at.get(self._due[0][2]) != self._due[0][0]:  # it was rescheduled
                 heapq.heappop(self._due)
             now = time.monotonic()
             if self._due and self._due[0][0] <= now:
                 _, _, journal = heapq.heappop(self._due)
                 del self._at[journal]
-                if self._due:  # another thread is to see to the next one meanwhile
+                if self._due:  # another thread handles the next one at the same time
                     self._call(at_once=self._due[0][0] <= now)
                 return journal
             if self._due and not self._watched:
@@ -311,7 +311,7 @@ class Recorder:
         return None
 
     def _call(self, *, at_once: bool) -> None:
-        """Have a thread see to the first journal, or wait for its time. Where none is free, the next that is will."""
+        """Wake a thread for the first journal. If none is free, the next one that is takes it."""
         if self._resting and (at_once or not self._watched):
             self._rest.notify()
         elif self._watched:
@@ -319,7 +319,7 @@ class Recorder:
 
 
 def _size(write: RunUpdate) -> int:
-    """About how much memory and disk it takes."""
+    """Return about how many bytes it takes in memory and on disk."""
     if not isinstance(write, AttemptReported):
         return 300
     return 100 + sum(len(item.text) + 100 if isinstance(item, LogLine) else 400 for item in write.items)

@@ -1,4 +1,4 @@
-"""Whether the kernel killed for want of memory, as this process's control group counts it."""
+"""Whether the kernel killed processes because memory was short, as counted by this process's control group."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ RECENT_SECONDS = 0.1  # seconds
 
 
 class OomKills:
-    """The count, which many attempts that begin at once read once."""
+    """The count, which is read once for attempts that start at the same time."""
 
     def __init__(self) -> None:
         self._count = 0
         self._read_at = float("-inf")
 
     def recent(self) -> int:
-        """Processes of this control group that were killed up to a moment ago; 0 where that cannot be read."""
+        """Return how many processes of this control group were killed, as of RECENT_SECONDS ago; 0 if unreadable."""
         return self._count if time.monotonic() - self._read_at < RECENT_SECONDS else self.now()
 
     def now(self) -> int:
-        """As `recent`, up to now."""
+        """As `recent`, as of now."""
         file = _counter()
         self._read_at = time.monotonic()
         self._count = 0 if file is None else _read(file) or 0
@@ -32,7 +32,7 @@ class OomKills:
 
 
 OOM_KILLS = OomKills()
-"""Of this process, whoever asks."""
+"""Shared by all attempts of this process."""
 
 
 def _read(file: Path) -> int | None:
@@ -49,7 +49,7 @@ def _counter() -> Path | None:
 
 
 def _counters() -> list[Path]:
-    """Files that may hold the count: version 2, then version 1; in a container the group is its root."""
+    """Return files that may hold the count: version 2, then version 1; in a container the group is its root."""
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""Verdicts, decided from what was seen and nothing else: of an attempt, a step and a run; whether to try again; and
-what the end of a process means in words.
+"""Verdicts on an attempt, a step and a run, decided from the evidence alone; whether to retry; and what the end of a
+process means in words.
 
-The verdict is the evidence, not the exit code. What could not be observed is unknown, and unknown is never success.
+The verdict is the evidence, not the exit code. A check that could not be observed never counts as met.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ RETRIED = frozenset({AttemptState.FAILED, AttemptState.TIMED_OUT})
 _SIGNAL_MEANS = {
     signal.SIGSEGV: "a crash in native code",
     signal.SIGBUS: "a crash in native code, or a file that shrank while it was mapped",
-    signal.SIGILL: "native code that this processor does not know",
+    signal.SIGILL: "native code that this processor does not support",
     signal.SIGFPE: "a crash in native code",
     signal.SIGABRT: "native code gave up",
-    signal.SIGXCPU: "its limit of processor time was reached",
+    signal.SIGXCPU: "its limit of CPU time was reached",
     signal.SIGXFSZ: "its limit of file size was reached",
     signal.SIGTERM: "not sent by maintd",
     signal.SIGINT: "not sent by maintd",
@@ -47,7 +47,7 @@ class StopKind(StrEnum):
 
 @dataclass(frozen=True)
 class Stopped:
-    """That maintd stopped something, why, and whether it had to kill."""
+    """That maintd stopped an attempt, why, and whether it had to kill."""
 
     kind: StopKind
     reason: str  # "its 10m timeout", "ada: wrong database"
@@ -56,11 +56,11 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Exit:
-    """How a process ended. All None: nobody was there to see it."""
+    """How a process ended. All None: no process saw it."""
 
     code: int | None = None
     signal: int | None = None
-    out_of_memory: bool = False  # the kernel killed something of this control group meanwhile
+    out_of_memory: bool = False  # the kernel killed a process of this control group since the start
 
     @property
     def seen(self) -> bool:
@@ -69,7 +69,7 @@ class Exit:
 
 @dataclass(frozen=True)
 class Returned:
-    """What the child said last: that the job returned (`ok`), or why it did not."""
+    """The last message of the child: that the job returned (`ok`), or why it did not."""
 
     ok: bool
     reason: str = ""
@@ -77,16 +77,16 @@ class Returned:
 
 @dataclass(frozen=True)
 class AttemptEvidence:
-    """All that a verdict about an attempt rests on."""
+    """Everything that the verdict on an attempt depends on."""
 
-    returned: Returned | None = None  # None: the process ended without a word
+    returned: Returned | None = None  # None: the process ended without a last message
     exit: Exit = Exit()
     worst: CheckStatus = CheckStatus.OK
     failed: Sequence[Check] = ()  # failed checks; the first ones are enough
     warned: Sequence[str] = ()  # names of checks that warn; the first ones are enough
     unknown: Sequence[str] = ()  # names of checks that were not observed; the first ones are enough
     stopped: Stopped | None = None
-    protocol_error: str = ""  # the child sent what is no message
+    protocol_error: str = ""  # the child sent an invalid message
     phase: str = ""
     failed_count: int = 0
     warned_count: int = 0
@@ -101,11 +101,11 @@ class AttemptVerdict(NamedTuple):
 
 
 def evaluate_attempt(seen: AttemptEvidence) -> AttemptVerdict:
-    """The first of these that applies.
+    """Return the first of these that applies.
 
     1. maintd stopped it, and the job had not returned before that.
     2. The child broke the protocol: what it reported cannot be relied on.
-    3. The job raised, or the process ended without saying how the job did.
+    3. The job raised, or the process ended without a last message.
     4. A check failed.
     5. A check warns or could not be observed.
     """
@@ -147,12 +147,12 @@ def _evaluate_stopped(seen: AttemptEvidence, stopped: Stopped) -> AttemptVerdict
 
 
 def describe_exit(end: Exit) -> str:
-    """What happened to a process, as a clause: `the process was killed by signal 11 (SIGSEGV): …`."""
+    """Return what happened to a process, as a clause: `the process was killed by signal 11 (SIGSEGV): …`."""
     if end.signal is not None:
         return "the process was " + describe_signal(end.signal, out_of_memory=end.out_of_memory)
     if end.code is not None:
         return f"the process ended with exit code {end.code} before the job returned (something called exit)"
-    return "the process ended unseen, before the job returned"
+    return "the process ended before the job returned; its exit status is not known"
 
 
 def describe_signal(number: int, *, out_of_memory: bool = False) -> str:
@@ -206,9 +206,9 @@ def _warnings(seen: AttemptEvidence) -> str:
 def retry_delay(
     state: AttemptState, *, attempt: int, retries: int, backoff: timedelta, repeatable: bool
 ) -> timedelta | None:
-    """How long to wait before the next attempt; None: there is none.
+    """Return how long to wait before the next attempt; None: there is none.
 
-    `attempt` counts from 1 and is the one that just ended. The wait doubles each time, up to 15 min.
+    `attempt` counts from 1 and is the one that has ended. The delay doubles each time, up to 15 min.
     """
     if not repeatable or state not in RETRIED or attempt > retries:
         return None
@@ -229,7 +229,7 @@ class StepOutcome:
     name: str
     state: StepState
     reason: str = ""
-    not_configured: bool = False  # skipped, since the target it works on is not there
+    not_configured: bool = False  # skipped, since its target is not configured
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ _RUN_OF = {
 
 
 def evaluate_step(last: AttemptVerdict, attempts: int) -> tuple[StepState, str]:
-    """A step is what its last attempt was; more than one is mentioned."""
+    """Return the state of the last attempt, with the number of attempts if there was more than one."""
     state = _STEP_OF[last.state]
     if attempts > 1:
         tries = f"attempt {attempts}"
@@ -271,14 +271,14 @@ def evaluate_step(last: AttemptVerdict, attempts: int) -> tuple[StepState, str]:
 
 
 def evaluate_run(steps: Sequence[StepOutcome], stopped: Stopped | None = None) -> RunVerdict:
-    """What a run was, from its steps in order and from what stopped it.
+    """Evaluate a run from its steps in order and from what stopped it.
 
-    1. What stopped the run as a whole, unless every step had ended by itself and none was left out.
-    2. The first step that went wrong, or was not run to its end.
+    1. What stopped the run as a whole, unless every step had ended by itself and none was skipped.
+    2. The first step that failed, or was not run to its end.
     3. No step had its target: skipped as not configured.
     4. Any step that warned.
     """
-    # A step's own timeout is no sign of a cancel that was asked for when the step was over.
+    # A step's own timeout does not count as a cancel that was requested after the step had ended.
     ran_out = stopped is not None and stopped.kind is StopKind.TIMED_OUT
     hit = {StepState.TIMED_OUT if ran_out else StepState.CANCELLED}
     interrupted = stopped is not None and any(
@@ -290,26 +290,26 @@ def evaluate_run(steps: Sequence[StepOutcome], stopped: Stopped | None = None) -
     if stopped is not None and interrupted:
         state = RunState.TIMED_OUT if ran_out else RunState.CANCELLED
         cause = next((step for step in steps if step.state in hit and step.reason), None)
-        said = f"{cause.name}: {cause.reason}" if cause is not None and len(steps) > 1 else ""
+        in_step = f"{cause.name}: {cause.reason}" if cause is not None and len(steps) > 1 else ""
         alone = cause.reason if cause is not None else ""
         how = "stopped after" if state is RunState.TIMED_OUT else "cancelled by"
-        return RunVerdict(state, said or alone or f"{how} {stopped.reason}")
+        return RunVerdict(state, in_step or alone or f"{how} {stopped.reason}")
     if bad is not None:
-        return RunVerdict(_RUN_OF[bad.state], _told(bad, steps))
+        return RunVerdict(_RUN_OF[bad.state], _reason_of(bad, steps))
     unreached = next((step for step in steps if step.state in (StepState.PENDING, StepState.RUNNING)), None)
     if unreached is not None:
         return RunVerdict(RunState.FAILED, f"{unreached.name}: it was not run to its end")
     left_out = [step for step in steps if step.not_configured]
     if steps and len(left_out) == len(steps):
-        return RunVerdict(RunState.SKIPPED, _told(left_out[0], steps), SkipReason.NOT_CONFIGURED)
+        return RunVerdict(RunState.SKIPPED, _reason_of(left_out[0], steps), SkipReason.NOT_CONFIGURED)
     warned = next((step for step in steps if step.state is StepState.WARNED), None)
     if warned is not None:
-        return RunVerdict(RunState.WARNED, _told(warned, steps))
+        return RunVerdict(RunState.WARNED, _reason_of(warned, steps))
     if left_out:
         return RunVerdict(RunState.SUCCEEDED, "not configured: " + ", ".join(step.name for step in left_out))
     retried = next((step for step in steps if step.state is StepState.SUCCEEDED and step.reason), None)
-    return RunVerdict(RunState.SUCCEEDED, _told(retried, steps) if retried is not None else "")
+    return RunVerdict(RunState.SUCCEEDED, _reason_of(retried, steps) if retried is not None else "")
 
 
-def _told(step: StepOutcome, steps: Sequence[StepOutcome]) -> str:
+def _reason_of(step: StepOutcome, steps: Sequence[StepOutcome]) -> str:
     return step.reason if len(steps) == 1 else f"{step.name}: {step.reason}"

@@ -76,7 +76,7 @@ def preload_libraries(names: Iterable[str]) -> None:
 
 
 def preload_jobs(paths: Iterable[Path], importing: Callable[[Path], None]) -> dict[Path, PreloadedJob]:
-    """Import these job modules, and call `importing` before each. Ends the process as the module's docstring says.
+    """Import these job modules, and call `importing` before each. May end the process; see the module's docstring.
 
     Jobs do not see each other's modules or changes of `sys.path`: two folders may each have a module of one name.
     """

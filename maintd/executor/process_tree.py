@@ -1,8 +1,8 @@
-"""Process trees, as /proc shows them: who descends from whom, and how to end all of them.
+"""Process trees as /proc shows them: which process descends from which, and how to end a whole tree.
 
-A process whose parent ends is handed to its nearest ancestor that is a subreaper. The child of an attempt is one, and
-so is the template: while the child lives, nothing that it started can leave its tree, not even by setsid and a double
-fork; once it is dead, all that it left behind hangs below the template.
+When a parent ends, its children become children of the nearest ancestor that is a subreaper. The child of an attempt
+is one, and so is the template: while the child lives, no process that it started can leave its tree, not even by setsid
+and a double fork; once it is dead, the processes that it left behind are children of the template.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def become_subreaper() -> None:
-    """Orphans among this process's descendants become its children from now on. Raises OSError."""
+    """Have orphans among this process's descendants become its children. Raises OSError."""
     if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
 def die_with(lifeline: int) -> None:
-    """Have the kernel kill this process group as soon as nobody holds the writing end of this pipe any more.
+    """Have the kernel kill this process group as soon as no process holds the write end of this pipe any more.
 
     The signal comes from the kernel, so it works on a process that hangs, ignores signals or holds Python's lock.
     """
@@ -49,13 +49,13 @@ def die_with(lifeline: int) -> None:
 
 
 def start_time(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None when there is none. With the pid it names a process."""
+    """Return when a process started, in clock ticks since boot; None if it is gone. With the pid it names a process."""
     fields = _stat(pid)
     return None if fields is None else int(fields[19])
 
 
 def name_of(pid: int) -> str:
-    """The command name of a process, at most 15 characters; "?" when it is gone."""
+    """Return the command name of a process, at most 15 characters; "?" when it is gone."""
     try:
         return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     except OSError:
@@ -63,19 +63,19 @@ def name_of(pid: int) -> str:
 
 
 def is_zombie(pid: int) -> bool:
-    """Whether it has ended and only waits to be reaped; True also when it is gone."""
+    """Whether the process has ended and waits to be reaped; True also when it is gone."""
     fields = _stat(pid)
     return fields is None or fields[0] in ("Z", "X")
 
 
 def session_of(pid: int) -> int | None:
-    """The session that a process is in, also of a zombie; None when it is gone."""
+    """Return the session that a process is in, also of a zombie; None when it is gone."""
     fields = _stat(pid)
     return None if fields is None else int(fields[3])
 
 
 def children_of(pid: int) -> list[int]:
-    """Its children, zombies too."""
+    """Return the pids of its children, zombies included."""
     try:
         with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
             if len(list(os.scandir(f"/proc/{pid}/task"))) == 1:
@@ -86,7 +86,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def descendants_of(pid: int) -> list[int]:
-    """All below it, nearest first."""
+    """Return the pids of all its descendants, nearest first."""
     below: dict[int, list[int]] = {}
     for child, parent in _parents():
         below.setdefault(parent, []).append(child)
@@ -119,7 +119,7 @@ def kill_all(pids: list[int]) -> None:
 
 
 def wait_gone(pids: list[int], seconds: float) -> list[int]:
-    """Those that are still there (zombies do not count) after at most that long."""
+    """Wait at most that long for these to end; return those that are still alive (zombies are not)."""
     deadline = time.monotonic() + seconds
     left = pids
     while left := [pid for pid in left if not is_zombie(pid)]:
@@ -130,12 +130,12 @@ def wait_gone(pids: list[int], seconds: float) -> list[int]:
 
 
 def owner_mark(state_dir: Path) -> str:
-    """The value of OWNER for what this process starts."""
+    """Return the value of OWNER for what this process starts."""
     return f"{state_dir.absolute()}|{os.getpid()}|{start_time(os.getpid())}"
 
 
 def mark_of(pid: int) -> str | None:
-    """The value of OWNER in the environment that a process was started with."""
+    """Return the value of OWNER in the environment that a process was started with."""
     try:
         environ = Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
@@ -146,7 +146,7 @@ def mark_of(pid: int) -> str | None:
 
 
 def orphans_of(state_dir: Path) -> list[int]:
-    """Processes that carry the mark of this state directory, and whose owner is gone."""
+    """Return the pids of processes with the mark of this state directory whose owner is gone."""
     prefix = f"{state_dir.absolute()}|"
     found = []
     for pid in _pids():
@@ -190,7 +190,7 @@ def _parents() -> Iterator[tuple[int, int]]:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """Fields of /proc/PID/stat from the state on; see proc(5). The name before may hold anything, so cut after it."""
+    """Return the fields of /proc/PID/stat from the state on; see proc(5). The name may hold any text."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             return file.read().rpartition(")")[2].split()

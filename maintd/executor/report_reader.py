@@ -1,4 +1,4 @@
-"""What a child sends, read without trust: bytes in, valid items of evidence out, with a tally for the verdict."""
+"""Reads the messages of a child without trusting them: bytes in, valid evidence out, counts for the verdict."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from maintd.model.evidence import Artifact, Change, Check, CheckStatus, LogLine,
 NAMED = 20
 """Checks of each status that are kept for the reason of the verdict."""
 
-MAINTDS_OWN = frozenset({"type", "status", "stream", "sha256"})
-"""Fields whose words are not the job's: a secret that happens to be one of them is none there."""
+NOT_REDACTED = frozenset({"type", "status", "stream", "sha256"})
+"""Fields with values of maintd, not of the job: a secret that equals one of them is not replaced there."""
 
 _SEVERITY = {CheckStatus.OK: 0, CheckStatus.WARN: 1, CheckStatus.UNKNOWN: 2, CheckStatus.FAIL: 3}
 
 
 class ReportReader:
-    """Everything a child said so far. Nothing that it sends raises here."""
+    """Everything that a child has reported so far. No message raises an error here."""
 
     def __init__(self, artifacts_root: Path, artifacts_dir: Path) -> None:
         self._root = artifacts_root
@@ -43,8 +43,8 @@ class ReportReader:
         self.unknown_count = 0
 
     def feed(self, data: bytes) -> Iterator[Report | Began | Ended]:
-        """Bytes from the child's report; what they say."""
-        new = len(self._buffer)  # what lies before it has no end of a line
+        """Add bytes of the child's report; yield the valid messages in them."""
+        new = len(self._buffer)  # there is no newline before it
         self._buffer += data
         end = self._buffer.rfind(b"\n", new)
         lines = self._buffer[:end].split(b"\n") if end >= 0 else []
@@ -61,7 +61,7 @@ class ReportReader:
             self._buffer.clear()
 
     def end(self) -> None:
-        """The child closed its report."""
+        """Note that the child has closed its report."""
         if self._buffer and self.ended is None and not self._overlong:
             self._broken("it ended in the middle of a message")
         self._buffer.clear()
@@ -82,7 +82,7 @@ class ReportReader:
         match item:
             case Began():
                 if self.began is not None:
-                    self._broken("it said twice that it began")
+                    self._broken("it reported twice that it began")
                     return
                 self.began = item
             case Ended():
@@ -90,7 +90,7 @@ class ReportReader:
             case LogLine():
                 item = item.model_copy(update={"stream": "log"})
             case LogTrim():
-                self._broken("it wanted to trim the log")
+                self._broken("it sent a trim of the log")
                 return
             case Check():
                 self._tally(item)
@@ -99,7 +99,7 @@ class ReportReader:
             case Artifact():
                 kept = self._kept(item)
                 if kept is None:
-                    self._broken(f'the artifact "{item.name}" is no file in the folder of this attempt')
+                    self._broken(f'the artifact "{item.name}" is not a file in the folder of this attempt')
                     return
                 item = kept
         self.has_effects = self.has_effects or isinstance(item, Check | Change | Artifact)
@@ -122,7 +122,7 @@ class ReportReader:
                 self.unknown.append(check.name)
 
     def _kept(self, artifact: Artifact) -> Artifact | None:
-        """With its path made relative; None when that is no plain file of this attempt."""
+        """Return it with its path made relative; None when that is not a plain file of this attempt."""
         path = Path(os.path.realpath(artifact.path))
         folder = Path(os.path.realpath(self._folder))
         if path.parent != folder or not path.is_file():
@@ -132,10 +132,10 @@ class ReportReader:
 
 
 def redacted(item: Any, secrets: tuple[str, ...]) -> Any:
-    """An item with every secret in the job's texts replaced by `***`."""
+    """Return an item with every secret in the job's texts replaced by `***`."""
     values = item.model_dump()
-    told = {name: value if name in MAINTDS_OWN else _redacted(value, secrets) for name, value in values.items()}
-    return item if told == values else type(item).model_validate(told)
+    shown = {name: value if name in NOT_REDACTED else _redacted(value, secrets) for name, value in values.items()}
+    return item if shown == values else type(item).model_validate(shown)
 
 
 def _redacted(value: Any, secrets: tuple[str, ...]) -> Any:

@@ -1,6 +1,6 @@
-"""Writes that could not reach the store, kept on this node's own disk until they do: one file per claim of a run.
+"""Updates that could not reach the store, kept on this node's disk until they do: one file per claim of a run.
 
-A file is locked by the process that writes it, so that only what a dead one left is replayed by another. A record is a
+The process that writes a file locks it, so another process replays only the files of dead ones. A record is a
 line, `{"seq": first number, "writes": [...]}`, synced to the disk before it counts as kept.
 """
 
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 SUFFIX = ".spool"
 REFUSED = ".refused"
 RECORD_WRITES = 200
-"""Most writes of one record: as many go to the store in one transaction."""
+"""Most updates of one record; one transaction writes as many to the store."""
 
 _WRITES: TypeAdapter[tuple[RunUpdate, ...]] = TypeAdapter(tuple[RunUpdate, ...])
 
@@ -49,11 +49,11 @@ class Spool:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the store has all of it."""
+        """Whether the store has everything."""
         return self._read >= self._good
 
     def append(self, first_seq: int, writes: Sequence[RunUpdate]) -> None:
-        """Keep these. Raises OSError when the disk does not take them; nothing of them is kept then."""
+        """Append these. Raises OSError when the disk does not accept them; none of them is kept then."""
         file = self._opened()
         data = b"".join(
             b'{"seq":%d,"writes":%s}\n' % (first_seq + n, _WRITES.dump_json(tuple(writes[n : n + RECORD_WRITES])))
@@ -72,7 +72,7 @@ class Spool:
         self.size_bytes = self._good - self._read
 
     def records(self) -> Iterator[tuple[int, tuple[RunUpdate, ...]]]:
-        """What the store does not have yet, in order; what was yielded counts as stored when the next is asked for."""
+        """Yield what the store does not have yet, in order; a record counts as stored when the next is requested."""
         file = self._opened()
         while self._read < self._good:
             file.seek(self._read)
@@ -82,7 +82,7 @@ class Spool:
             self.size_bytes = self._good - self._read
 
     def remove(self) -> None:
-        """The store has all."""
+        """Remove the file: the store has everything."""
         if self._file is not None:
             self.path.unlink(missing_ok=True)
             self._file.close()
@@ -106,10 +106,10 @@ class Spool:
 
 
 def replay(spool_dir: Path, store: Store) -> int:
-    """Write what processes that are gone have left in their spools; how many runs that was.
+    """Write to the store what ended processes have left in their spools; return the number of runs.
 
-    A spool whose claim is over is set aside as `….refused`, for a person. A store that is away ends it: what is left
-    is replayed later.
+    A spool whose claim is over is renamed to `….refused`, for an operator. If the store becomes unreachable, the
+    rest is replayed later.
     """
     done = 0
     for path in sorted(spool_dir.glob(f"*{SUFFIX}")):
@@ -120,7 +120,7 @@ def replay(spool_dir: Path, store: Store) -> int:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                continue  # its writer lives, and brings it in by itself
+                continue  # its writer is alive and writes it itself
             try:
                 kept = _replay(file, store, int(run_id), int(fence))
             except StoreUnavailableError as error:

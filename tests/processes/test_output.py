@@ -111,11 +111,11 @@ REPORT = "fd = 5 if False else ctx._send.__self__._report\n"
         ('os.write(fd, b"no json at all\\n")', "not a message"),
         ('os.write(fd, b\'{"type":"check"}\\n\')', "not a message"),
         ('os.set_blocking(fd, True)\nfor _ in range(40):\n    os.write(fd, b"x" * 60_000)', "more than 1048576 bytes"),
-        ('os.write(fd, b\'{"type":"began","pid":1}\\n\')', "said twice that it began"),
-        ('os.write(fd, b\'{"type":"trim","first":1,"last":9,"size_bytes":1}\\n\')', "wanted to trim the log"),
+        ('os.write(fd, b\'{"type":"began","pid":1}\\n\')', "reported twice that it began"),
+        ('os.write(fd, b\'{"type":"trim","first":1,"last":9,"size_bytes":1}\\n\')', "sent a trim of the log"),
         (
             'os.write(fd, b\'{"type":"artifact","name":"x","path":"/etc/passwd","size_bytes":1,"sha256":"0"}\\n\')',
-            "is no file in the folder of this attempt",
+            "is not a file in the folder of this attempt",
         ),
     ],
 )

@@ -64,7 +64,7 @@ FAILED = Check(name="rows", observed=0, expected="at least 1", status=CheckStatu
             "failed",
             "the process was killed by signal 9 (SIGKILL): the kernel ran out of memory and chose it",
         ),
-        (AttemptEvidence(), "failed", "the process ended unseen, before the job returned"),
+        (AttemptEvidence(), "failed", "the process ended before the job returned; its exit status is not known"),
         (
             AttemptEvidence(returned=OK, exit=Exit(signal=11)),
             "failed",
