@@ -1,4 +1,4 @@
-"""The image as it is deployed: beside a stack on a real engine, read-only, not root, killed and started again."""
+"""The image as it is deployed: beside a stack on a real engine, read-only, without root, killed and restarted."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def image(engine: DockerEngine) -> str:
 
 
 class Sidecar:
-    """The composed sidecar; `maintd` types a command in its container."""
+    """The sidecar of the compose file; `maintd` runs a command in its container."""
 
     def __init__(self, engine: DockerEngine, environ: dict[str, str]) -> None:
         self._engine = engine
@@ -95,7 +95,7 @@ class Sidecar:
 
 @pytest.fixture
 def sidecar(composed: Sidecar) -> Sidecar:
-    """Up and healthy, whatever the test before did to it."""
+    """Return the sidecar, running and healthy after every test."""
     composed.compose("up", "-d")
     wait_for(lambda: composed.health() == "healthy", f"healthy\n{composed.logs()}", seconds=120, every=0.5)
     return composed
@@ -119,7 +119,7 @@ def composed(engine: DockerEngine, image: str, tmp_path_factory: pytest.TempPath
 
 
 def start_postgres(engine: DockerEngine, network: str) -> None:
-    """A real server in a container called `postgres`, with a table that has dead rows."""
+    """Start a Postgres container `postgres` with a table that has dead rows."""
     thin = images.thin_image(engine)
     docker(
         engine,
@@ -155,7 +155,7 @@ def psql(engine: DockerEngine, query: str, *, database: str = "trading", check: 
 
 
 def _let_others_read(path: Path) -> None:
-    """The container's user is neither root nor the test's."""
+    """Let the container's user, which is neither root nor the test's, read the file."""
     path.chmod(0o644)
     for parent in path.parents:
         if parent.owner() == path.owner() and parent != Path("/tmp"):

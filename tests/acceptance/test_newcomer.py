@@ -1,4 +1,4 @@
-"""What a newcomer does: clone it, type `make run`; or install the package without the source tree."""
+"""A newcomer's first steps: clone the repository and run `make run`, or install the package without the source tree."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This one without anything of maintd's."""
+    """Return the environment without variables of maintd."""
     return {key: value for key, value in os.environ.items() if not key.startswith("MAINTD_")} | more
 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """The files that git knows, as they are now, in a folder of their own."""
+    """Copy the files that git tracks, with uncommitted changes, to a new folder."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Signals that come in crowds: `make` passes on the one that the terminal or the service manager sent to all."""
+"""Several signals at once: `make` forwards a signal that the terminal or service manager has sent to the whole group."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ ROUNDS = 6
 
 
 @pytest.mark.parametrize("round_", range(ROUNDS))
-def test_a_volley_of_signals_stops_the_daemon_like_one(tmp_path: Path, round_: int) -> None:
-    # Answered in the handler, a volley hung the main thread one time in four.
+def test_several_signals_at_once_stop_the_daemon_like_one(tmp_path: Path, round_: int) -> None:
+    # Handled in the signal handler, several signals hung the main thread one time in four.
     with maintd_daemon(tmp_path) as daemon:
         with suppress(ProcessLookupError):
             for number in range(60):
@@ -28,7 +28,7 @@ def test_a_volley_of_signals_stops_the_daemon_like_one(tmp_path: Path, round_: i
         assert "daemon_stopped" in daemon.log_text()
 
 
-def test_hangups_reload_and_the_daemon_goes_on(tmp_path: Path) -> None:
+def test_sighup_reloads_and_the_daemon_continues(tmp_path: Path) -> None:
     with maintd_daemon(tmp_path) as daemon:
         daemon.calendar.write_text(daemon.calendar.read_text().replace("02:30", "02:40"))
         for _ in range(40):

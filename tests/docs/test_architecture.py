@@ -75,3 +75,10 @@ def test_every_top_folder_is_listed() -> None:
     }
 
     assert set(re.findall(r"`([\w/]+/)`", section)) == folders
+
+
+def test_every_decision_record_is_in_the_index() -> None:
+    folder = ROOT / "docs/decisions"
+    index = (folder / "README.md").read_text(encoding="utf-8")
+
+    assert [path.name for path in sorted(folder.glob("0*.md")) if f"({path.name})" not in index] == []

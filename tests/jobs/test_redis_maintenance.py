@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
 from redis.exceptions import ResponseError
@@ -58,7 +58,6 @@ def milliseconds_ago(**time_ago: float) -> int:
 
 
 @pytest.mark.server
-@settings(deadline=None)  # a real server on a busy machine
 @given(
     pattern=st.text(alphabet="ab*?[]^-\\c:", max_size=8),
     keys=st.lists(st.text(alphabet="abc:*?[]^-\\", min_size=1, max_size=6), min_size=1, max_size=10),
@@ -127,7 +126,6 @@ def test_growth_is_per_week_and_needs_a_day_of_history() -> None:
 ids = st.builds(lambda at, number: f"{at}-{number}", st.integers(0, int(NOW.timestamp() * 1000)), st.integers(0, 3))
 
 
-@settings(deadline=None)
 @given(
     first=ids,
     groups=st.lists(st.tuples(ids, st.none() | ids), max_size=4),

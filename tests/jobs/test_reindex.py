@@ -114,7 +114,7 @@ INDEX = Index(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.none() | st.text(min_size=1), st.frozensets(st.integers(1, 2**32 - 1)))
 def test_a_mark_is_read_back_and_gives_the_owners_comment_unchanged(own: str | None, before: frozenset[int]) -> None:
     text = marked_comment(Marker(own, before), datetime(2026, 11, 24, tzinfo=UTC))

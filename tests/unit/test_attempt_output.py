@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from maintd.executor.attempt_log import CALM, LINE_COST, LINE_LIMIT, AttemptLog
@@ -39,7 +39,6 @@ def recorded(output: AttemptLog, chunks: list[bytes], *, take_each: bool = True)
     return lines, left_out
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=300), max_size=20), st.booleans())
 def test_a_short_log_is_kept_whole_however_it_is_cut(chunks: list[bytes], take_each: bool) -> None:
     text = b"".join(chunks).decode("utf-8", errors="replace").replace("\0", "\ufffd")
@@ -56,7 +55,6 @@ def test_a_short_log_is_kept_whole_however_it_is_cut(chunks: list[bytes], take_e
     ]
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3000), st.integers(0, 200), st.integers(1, 400), st.booleans())
 def test_of_a_long_log_the_first_and_the_last_lines_are_kept(
     count: int, width: int, per_chunk: int, take_each: bool

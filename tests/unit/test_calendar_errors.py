@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.calendars import jobs, problems
 
@@ -292,7 +292,6 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(text=st.one_of(st.text(max_size=200), st.lists(PIECES, max_size=12).map("".join)))
 def test_any_text_is_a_calendar_or_a_list_of_problems(text: str) -> None:
     try:

@@ -111,7 +111,7 @@ PARTS = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(PARTS, max_size=60).map("".join), st.sampled_from([7, 64, 200]))
 def test_the_scanner_finds_every_line_that_parsing_all_lines_finds(text: str, block: int) -> None:
     data = text.encode()

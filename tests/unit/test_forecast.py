@@ -204,7 +204,7 @@ def test_the_slope_of_any_series_has_an_interval() -> None:
     assert slope == pytest.approx(2.0, abs=0.05)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from maintd.executor.outcome import (
@@ -113,7 +113,6 @@ EVIDENCE = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(EVIDENCE)
 def test_an_attempt_succeeds_only_on_complete_and_good_evidence(seen: AttemptEvidence) -> None:
     verdict = evaluate_attempt(seen)
@@ -147,7 +146,6 @@ def test_the_wait_doubles_up_to_a_quarter_of_an_hour() -> None:
     assert waits[20] is None
 
 
-@settings(deadline=None)
 @given(st.sampled_from(AttemptState), st.integers(1, 30), st.integers(0, 20), st.booleans())
 def test_only_failures_of_repeatable_jobs_are_tried_again(
     state: AttemptState, attempt: int, retries: int, repeatable: bool
@@ -233,7 +231,6 @@ STEPS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(STEPS, st.none() | st.builds(Stopped, kind=st.sampled_from(StopKind), reason=st.just("x")))
 def test_a_run_never_succeeds_with_a_step_that_did_not(steps: list[StepOutcome], stopped: Stopped | None) -> None:
     verdict = evaluate_run(steps, stopped)
@@ -245,7 +242,6 @@ def test_a_run_never_succeeds_with_a_step_that_did_not(steps: list[StepOutcome],
         assert not {item.state for item in steps} & (BAD | {StepState.PENDING, StepState.RUNNING})
 
 
-@settings(deadline=None)
 @given(st.sampled_from(AttemptState), st.integers(1, 5))
 def test_a_step_is_as_good_as_its_last_attempt(state: AttemptState, attempts: int) -> None:
     step_state, reason = evaluate_step(AttemptVerdict(state, "why"), attempts)

@@ -298,7 +298,7 @@ ACTS = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(acts=st.lists(ACTS, min_size=1, max_size=8))
 def test_whatever_the_clock_does_no_due_time_is_without_a_row(acts: list[tuple[str, int]]) -> None:
     clock = ManualClock(NOON)

@@ -158,7 +158,7 @@ def moments(draw: st.DrawFn, zone: str) -> datetime:
     return draw(st.one_of(anywhere, near, near))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(data=st.data(), zone=st.sampled_from(ZONES), written=st.one_of(crons(), phrases()), days=st.integers(1, 12))
 def test_due_times_equal_those_found_by_checking_every_minute(
     data: st.DataObject, zone: str, written: Written, days: int
@@ -171,7 +171,7 @@ def test_due_times_equal_those_found_by_checking_every_minute(
     assert due == written.naive.between(after, until, zone)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), zone=st.sampled_from(ZONES), written=st.one_of(crons(), phrases()))
 def test_due_times_increase_and_do_not_depend_on_the_start(data: st.DataObject, zone: str, written: Written) -> None:
     schedule = compile_rule(written.rule(zone))
@@ -190,7 +190,7 @@ def test_due_times_increase_and_do_not_depend_on_the_start(data: st.DataObject, 
     assert one_by_one == in_a_row
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), zone=st.sampled_from([zone for zone in ZONES if zone != "Australia/Lord_Howe"]), written=crons())
 def test_due_times_equal_those_of_cronsim(data: st.DataObject, zone: str, written: Written) -> None:
     # Not in Lord Howe, where cronsim leaves out part of "*/15 2 * * *"; and begun at midnight, as it gives an instant
@@ -263,7 +263,7 @@ def _systemd(expressions: list[str], base: datetime, iterations: int) -> list[li
 @pytest.mark.skipif(
     shutil.which("systemd-analyze") is None and "CI" not in os.environ, reason="systemd-analyze is not installed"
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data(), zone=st.sampled_from(ZONES), wanted=st.lists(elapsing(), min_size=10, max_size=25))
 def test_due_times_equal_those_of_systemd(data: st.DataObject, zone: str, wanted: list[Elapsing]) -> None:
     base = data.draw(moments(zone))
