@@ -1,4 +1,4 @@
-"""Several signals at once: `make` forwards a signal that the terminal or service manager has sent to the whole group."""
+"""Several signals at once: `make` forwards a signal that the terminal has sent to the whole group."""
 
 from __future__ import annotations
 
