@@ -35,12 +35,12 @@ def test_a_duration_longer_than_100_years_is_refused(policy: str, what: str) -> 
 
 @pytest.mark.parametrize("text", ["9999-12-31T23:59-23:59", "0001-01-01T00:00+23:59", "2200-01-01T00:00"])
 def test_a_time_without_an_equivalent_in_utc_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is not in the years 1970 to 2199"):
+    with pytest.raises(ValueError, match="is outside of the years 1970 to 2199"):
         compile_rule(Rule(kind=ScheduleKind.AT, text=text, timezone="Asia/Tokyo"))
 
 
 def test_a_digit_that_is_not_a_number_is_refused() -> None:
-    with pytest.raises(ValueError, match="write for example"):
+    with pytest.raises(ValueError, match="for example"):
         compile_rule(Rule(kind=ScheduleKind.PHRASE, text="every ² minutes", timezone="UTC"))
 
 
