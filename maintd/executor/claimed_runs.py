@@ -225,6 +225,8 @@ class ClaimedRuns:
                 self._renew_all()
             except StoreError as error:
                 log.debug("leases_wait", error=str(error))
+            except Exception:  # an end of this thread would end every run of this node as lost
+                log.exception("lease_renewal_failed")
             self._stopping.wait(max(0.0, RENEW_INTERVAL - (time.monotonic() - began)))
 
     def _renew_all(self) -> None:

@@ -141,11 +141,14 @@ class LocalExecutor:
             self._wake.clear()
             claimed_at = time.monotonic()
             try:
-                seconds = self._claim()
+                seconds = min(self._claim(), self._keep_template())
             except StoreError as error:
                 log.debug("claims_wait", error=str(error))
                 seconds = STORE_RETRY
-            seconds = min(seconds, self._keep_template())
+            except Exception:
+                # Too many open files, say: what is queued stays queued, and the next attempt may succeed.
+                log.exception("claim_failed")
+                seconds = STORE_RETRY
             self._wake.wait(max(0.0, min(seconds, self._settings.heartbeat.total_seconds())))
 
     def _claim(self) -> float:

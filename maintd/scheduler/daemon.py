@@ -15,7 +15,7 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -26,6 +26,7 @@ import maintd
 from maintd.calendar import Calendar
 from maintd.clock import Clock, SystemClock
 from maintd.config import logging
+from maintd.config.process_limits import restrict_process
 from maintd.config.settings import Settings
 from maintd.config.state_directory import claim_state_dir
 from maintd.errors import MaintdError, StoreUnavailableError
@@ -53,6 +54,10 @@ STALLED = timedelta(seconds=60)
 
 PRUNE_EVERY = timedelta(days=1)
 SWEEP_MARGIN = 0.02  # seconds before a due time in which no sweep starts, since it would delay the run
+PLANNING_RETRY_SECONDS = 1.0  # after an iteration of the loop failed unexpectedly
+PLANNING_FAILED_AFTER = timedelta(minutes=5)
+"""The daemon exits when it could not plan for so long, so that its service manager can restart it."""
+
 STORE_RETRY_SECONDS = 5.0  # between attempts to open an unreachable store
 STORE_CLOCK_POLL_SECONDS = 0.05  # between checks for a due time by the clock of a store that is behind
 
@@ -63,6 +68,7 @@ def serve(settings: Settings, run_first: Sequence[str] = ()) -> int:
     `run_first` are names of entries or jobs to trigger once, as soon as the daemon is ready.
     """
     logging.configure(settings)
+    restrict_process()
     with ExitStack() as stack:
         stack.enter_context(claim_state_dir(settings.state_dir))
         daemon = Daemon(settings, SystemClock())
@@ -95,6 +101,8 @@ class Daemon:
         self._iterated_at = clock.elapsed()
         self._pruned_at: float | None = None
         self._store_unreachable_since: datetime | None = None
+        self._failed_since: float | None = None  # when an iteration of the loop failed first, on the clock
+        self._failures: dict[str, str] = {}  # part of the loop → its error in the last iteration
 
     def start(self, stack: ExitStack) -> None:
         """Build and start all components; the stack stops them."""
@@ -122,7 +130,7 @@ class Daemon:
         self.reloader.on_reload(self._apply, self._audit)
         self.executor.start()
         stack.callback(self.executor.stop, settings.drain)
-        stack.enter_context(web_server(self.service()))
+        self.web = stack.enter_context(web_server(self.service()))
         self.alarm.start(_rules(self.reloader.calendar))
         stack.callback(self.alarm.stop)
         self.executor.expect(self.planner.next_due)
@@ -163,6 +171,8 @@ class Daemon:
             problems.append(f"the daemon's loop has been blocked for {stalled:.0f} s")
         if self._store_unreachable_since is not None:
             problems.append(f"the store has been unreachable since {utc_second(self._store_unreachable_since)}")
+        problems += [f"{part} failed: {error}; see the daemon's log" for part, error in self._failures.items()]
+        problems += [f"the thread of the {name} ended; restart the daemon" for name in self.web.failed]
         if self.planner.suspended:
             problems.append("planning is suspended for some minutes: the clock jumped forward")
         if self.planner.overruled:
@@ -174,7 +184,11 @@ class Daemon:
     # --- the loop ---
 
     def loop(self) -> None:
-        """Until `stop`: plan at each wake-up, sweep at each heartbeat, reload the calendar on request."""
+        """Until `stop`: plan at each wake-up, sweep at each heartbeat, reload the calendar on request.
+
+        An unexpected error is logged and reported as a problem, and the loop continues. Raises MaintdError when a
+        thread of the executor has ended, or when nothing could be planned for PLANNING_FAILED_AFTER.
+        """
         heartbeat = self.settings.heartbeat.total_seconds()
         next_sweep = self.clock.elapsed()
         while not self._stopping.is_set():
@@ -183,20 +197,55 @@ class Daemon:
             self._wakeup.clear()
             self._iterated_at = self.clock.elapsed()
             try:
-                self.reloader.handle_requests()
+                self._attempt("the reload of the calendar", self.reloader.handle_requests)
                 # A sweep is postponed for a run that is about to be due, but at most by one heartbeat.
                 if self._iterated_at >= next_sweep + (heartbeat if self._until_due() <= SWEEP_MARGIN else 0):
                     next_sweep = self._iterated_at + heartbeat
                     self._sweep()
                 else:
-                    self.planner.plan()
-                self.executor.expect(self.planner.next_due)
+                    self._plan(self.planner.plan)
                 self._note_store_reachable()
             except StoreUnavailableError as error:
                 self._note_store_unreachable(error)
                 next_sweep = self.clock.elapsed() + min(1.0, heartbeat)
+            if self._failed_since is not None:
+                next_sweep = self.clock.elapsed() + min(PLANNING_RETRY_SECONDS, heartbeat)
             self._wait(next_sweep)
         self.reloader.refuse_requests()
+
+    def _attempt(self, part: str, act: Callable[[], object]) -> bool:
+        """Carry out one part of an iteration; return whether it succeeded. Raises StoreUnavailableError only.
+
+        An unforeseen error, such as "too many open files", must neither end the daemon nor keep the other
+        parts from their work.
+        """
+        try:
+            act()
+        except StoreUnavailableError:
+            raise
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"[:300]
+            if self._failures.get(part) != text:
+                log.exception("daemon_loop_failed", part=part)
+            self._failures[part] = text
+            return False
+        self._failures.pop(part, None)
+        return True
+
+    def _plan(self, plan: Callable[[], object]) -> None:
+        """Plan what is due. Raises StoreUnavailableError, and MaintdError after PLANNING_FAILED_AFTER of failures."""
+
+        def plan_and_expect() -> None:
+            plan()
+            self.executor.expect(self.planner.next_due)
+
+        if self._attempt("planning", plan_and_expect):
+            self._failed_since = None
+            return
+        now = self.clock.elapsed()
+        self._failed_since = now if self._failed_since is None else self._failed_since
+        if now - self._failed_since > PLANNING_FAILED_AFTER.total_seconds():
+            raise MaintdError(f"planning failed for {now - self._failed_since:.0f} s", "see the log above; report it")
 
     def _wait(self, next_sweep: float) -> None:
         """Wait for the alarm, for the next sweep, or until another thread sets the event."""
@@ -211,14 +260,17 @@ class Daemon:
         return (due - self.clock.now()).total_seconds()
 
     def _sweep(self) -> None:
-        self.store.nodes.heartbeat(self._node_state())
-        self.reloader.reload_if_changed()
+        self._attempt("the record of this node", lambda: self.store.nodes.heartbeat(self._node_state()))
+        self._attempt("the check of the calendar file", self.reloader.reload_if_changed)
+        self._attempt("the search for lost runs", self._mark_expired_lost)
+        self._attempt("the replay of spooled evidence", lambda: replay(self.settings.spool_dir, self.store))
+        self._plan(self.planner.sweep)
+        self.executor.wake()
+        self._attempt("pruning", self._prune_daily)
+
+    def _mark_expired_lost(self) -> None:
         for run in mark_expired_lost(self.store, self.store.now(), self.executor.held):
             log.error("run_lost", run=run.id, entry=run.entry, node=run.node)
-        replay(self.settings.spool_dir, self.store)
-        self.planner.sweep()
-        self.executor.wake()
-        self._prune_daily()
 
     def _recover(self) -> None:
         """Write the evidence that an earlier daemon of this node spooled, then mark its unfinished runs as lost."""

@@ -121,7 +121,8 @@ def _finish(conn: Connection, run_id: int, claim: AnyRow, end: RunFinished | Run
         columns |= {"state": RunState.CANCELLED.value, "reason": reason, "finished_at": end.at, "recorded_seq": last}
     else:
         columns |= {"state": RunState.QUEUED.value, "not_before": end.not_before, "recorded_seq": 0}
-        columns |= {"node": None, "incarnation": None}
+        # Nothing has started: the next claim sets the start, and the time in the queue is no part of the duration.
+        columns |= {"node": None, "incarnation": None, "started_at": None}
         unfinished = (StepState.PENDING.value, StepState.RUNNING.value)
         conn.execute(delete(steps).where(steps.c.run_id == run_id, steps.c.state.in_(unfinished)))
     prepared.update_row(conn, runs, {"id": run_id}, columns)

@@ -236,7 +236,7 @@ def _ranges(
     conn: Connection, entry: str | None, states: Collection[RunState] | None, job: str | None
 ) -> Iterator[list[ColumnElement[bool]]]:
     """Conditions whose union selects the runs; each is one range of an index that is ordered by id."""
-    wanted = [None] if states is None else [RunState(state).value for state in states]
+    wanted = [None] if states is None else list(dict.fromkeys(RunState(state).value for state in states))
     if job is not None:
         plan_ids = conn.execute(select(plan_jobs.c.plan_id).where(plan_jobs.c.job == job)).scalars().all()
         narrower: list[ColumnElement[bool]] = [] if states is None else [runs.c.state.in_(wanted)]

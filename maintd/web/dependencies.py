@@ -40,15 +40,15 @@ def parse_run_id(text: str) -> int | None:
 
 
 def parse_states(text: str) -> list[RunState]:
-    """`failed,lost` → states. Raises UsageError with the closest state."""
-    states = []
+    """`failed,lost` → states, each once. Raises UsageError with the closest state."""
+    states: dict[RunState, None] = {}
     for word in filter(None, (part.strip() for part in text.split(","))):
         if word not in RunState.__members__.values():
-            closest = nearest(word, [state.value for state in RunState])
+            closest = nearest(word[:60], [state.value for state in RunState])
             hint = f'did you mean "{closest}"?' if closest else f"valid states: {', '.join(RunState)}"
             raise UsageError(f'unknown state "{word[:60]}"', hint)
-        states.append(RunState(word))
-    return states
+        states[RunState(word)] = None
+    return list(states)
 
 
 def parse_since(text: str, now: datetime) -> datetime:

@@ -16,7 +16,8 @@ from maintd.errors import RefusedError, SettingsError
 MAX_PATH_BYTES = 107
 """The longest path of a Unix socket; unix(7)."""
 
-BACKLOG = 128
+BACKLOG = 64
+"""Connections that wait to be accepted. All of them may be accepted at once, before any is closed as one too many."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""ASGI middleware in front of the app: access rules, a limit on request bodies, security headers, unhandled errors."""
+"""ASGI middleware in front of the app: access rules, size limits, security headers, unhandled errors."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ log = structlog.get_logger()
 
 MAX_BODY_BYTES = 64 * 1024
 """The largest request body; the params of a run, the largest in practice, take a few hundred bytes."""
+
+MAX_TARGET_BYTES = 4096
+"""Path and query of a request; the filters of the history take a few hundred bytes."""
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -58,6 +61,8 @@ class SecurityMiddleware:
 
         refusal = self._refusal(scope)
         status = 403
+        if refusal is None and len(scope["raw_path"]) + len(scope["query_string"]) > MAX_TARGET_BYTES:
+            refusal, status = UsageError(f"path and query are longer than {MAX_TARGET_BYTES} bytes"), 414
         if refusal is None:
             try:
                 body = await _read_body(scope, receive)
@@ -86,12 +91,33 @@ class SecurityMiddleware:
             return RefusedError(
                 f"{scope['method']} is not allowed: this port is read-only", "send the request to the control socket"
             )
+        if _is_cross_site(scope):
+            return RefusedError("another site's page may not send requests to this one", "open the address itself")
         return None
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    """The first header of that name; empty when there is none."""
+    value: bytes = next((value for key, value in scope["headers"] if key == name), b"")
+    return value.decode("latin-1")
+
+
+def _is_cross_site(scope: Scope) -> bool:
+    """Whether a browser sends this for a page of another site, other than by following a link.
+
+    Another site cannot read the response, but each request costs the daemon time: an image address is enough.
+    Source: https://www.w3.org/TR/fetch-metadata/; a browser without Sec-Fetch-Site sends Origin with scripted requests.
+    """
+    site = _header(scope, b"sec-fetch-site")
+    if site in ("cross-site", "same-site"):
+        return not (_header(scope, b"sec-fetch-mode") == "navigate" and _header(scope, b"sec-fetch-dest") == "document")
+    origin = _header(scope, b"origin")
+    return bool(origin) and origin.partition("://")[2].lower() != _header(scope, b"host").lower()
 
 
 def _host(scope: Scope) -> str:
     """The Host header without the port; empty when there is none."""
-    host: str = next((value for key, value in scope["headers"] if key == b"host"), b"").decode("latin-1")
+    host = _header(scope, b"host")
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0]

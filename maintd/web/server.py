@@ -1,4 +1,7 @@
-"""The HTTP server: one thread and one event loop serve the control socket and, when `listen` is set, a TCP port."""
+"""The HTTP server: a thread with an event loop for the control socket and, when `listen` is set, one for a TCP port.
+
+The listeners share nothing but the app: however many requests arrive over TCP, operators reach the control socket.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, cast
 
 import anyio.to_thread
 import structlog
@@ -17,7 +22,8 @@ from starlette.types import ASGIApp
 from maintd.errors import MaintdError
 from maintd.operations import OperatorService
 from maintd.web.app import create_app
-from maintd.web.listeners import control_socket, is_loopback, parse_listen, tcp_socket
+from maintd.web.connections import MAX_HEAD_BYTES, BoundedConnection, Limits, affordable
+from maintd.web.listeners import BACKLOG, control_socket, is_loopback, parse_listen, tcp_socket
 from maintd.web.middleware import SecurityMiddleware
 
 log = structlog.get_logger()
@@ -25,79 +31,117 @@ log = structlog.get_logger()
 START_TIMEOUT = 30.0  # seconds; the server starts in a fraction of one
 STOP_TIMEOUT = 2.0  # seconds; then the daemon stops without waiting for requests that still run
 
-THREADS = 8
-"""Requests handled at the same time; each may hold a connection to the store."""
+CONTROL_THREADS = 8
+TCP_THREADS = 4
+"""Requests of a listener handled at the same time; each may hold a connection to the store."""
 
-MAX_CONNECTIONS = 200
-"""Per listener; a request on one more is answered with 503."""
+MAX_CONNECTIONS = 100
+"""Per listener. One more takes the place of the one that has waited longest for a request."""
+
+
+class WebServer:
+    """The listeners that are being served."""
+
+    def __init__(self, listeners: list[_Listener]) -> None:
+        self._listeners = listeners
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Names of the listeners whose thread has ended on an unexpected error."""
+        return tuple(listener.name for listener in self._listeners if listener.failed)
 
 
 @contextmanager
-def web_server(service: OperatorService) -> Iterator[None]:
+def web_server(service: OperatorService) -> Iterator[WebServer]:
     """Serve on the control socket and, when `listen` is set, read-only on TCP, until the `with` block ends.
 
     Raises SettingsError or RefusedError with the address when maintd cannot listen on one of them.
     """
     with ExitStack() as stack:
+        app = create_app(service)
         control = stack.enter_context(control_socket(service.settings.socket_path))
-        tcp, loopback = None, True
+        middleware = SecurityMiddleware(app, read_only=False, loopback_only=False)
+        listeners = [_Listener("control socket", middleware, control, CONTROL_THREADS)]
         if service.settings.listen:
             tcp = stack.enter_context(tcp_socket(service.settings.listen))
             loopback = is_loopback(parse_listen(service.settings.listen)[0])
             if not loopback:
                 log.warning("page_exposed", listen=service.settings.listen, hint="anyone who can connect can read it")
-        server = WebServer(create_app(service), control, tcp, loopback_only=loopback)
-        started: Future[asyncio.AbstractEventLoop] = Future()
-        thread = threading.Thread(target=_run, args=(server, started), name="web", daemon=True)
-        thread.start()
-        loop = started.result(timeout=START_TIMEOUT)
+            middleware = SecurityMiddleware(app, read_only=True, loopback_only=loopback)
+            listeners.append(_Listener("page", middleware, tcp, TCP_THREADS))
         try:
-            yield
+            for listener in listeners:
+                listener.start()
+            yield WebServer(listeners)
         finally:
-            loop.call_soon_threadsafe(server.stop)
-            thread.join(STOP_TIMEOUT)
+            for listener in listeners:
+                listener.request_stop()
+            for listener in listeners:
+                listener.join()
 
 
-class WebServer:
-    """One Uvicorn server for the control socket and one for the TCP socket, if there is one."""
+class _Listener:
+    """One listening socket, served by a thread with its own event loop and its own threads for requests."""
 
-    def __init__(self, app: ASGIApp, control: socket.socket, tcp: socket.socket | None, *, loopback_only: bool) -> None:
-        self._servers = [(_UvicornServer(SecurityMiddleware(app, read_only=False, loopback_only=False)), control)]
-        if tcp is not None:
-            middleware = SecurityMiddleware(app, read_only=True, loopback_only=loopback_only)
-            self._servers.append((_UvicornServer(middleware), tcp))
+    def __init__(self, name: str, app: ASGIApp, sock: socket.socket, threads: int) -> None:
+        self.name = name
+        self.failed = False
+        self._app = app
+        self._sock = sock
+        self._threads = threads
+        self._started: Future[tuple[asyncio.AbstractEventLoop, _UvicornServer]] = Future()
+        self._thread = threading.Thread(target=self._run, name=f"web {name}", daemon=True)
 
-    async def run(self, started: Future[asyncio.AbstractEventLoop]) -> None:
-        """Serve until `stop` is called. `started` gets the event loop once all listeners accept connections."""
-        anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
-        serving = [asyncio.ensure_future(server.serve(sockets=[sock])) for server, sock in self._servers]
-        ready = asyncio.ensure_future(self._ready())
-        await asyncio.wait({ready, *serving}, return_when=asyncio.FIRST_COMPLETED)
+    def start(self) -> None:
+        """Start to accept connections. Raises MaintdError."""
+        self._thread.start()
+        self._started.result(timeout=START_TIMEOUT)
+
+    def request_stop(self) -> None:
+        """Stop after the requests in progress, or after one second. Returns at once."""
+        if self._started.done() and self._started.exception() is None and self._thread.is_alive():
+            loop, server = self._started.result()
+            loop.call_soon_threadsafe(server.stopping.set)
+
+    def join(self) -> None:
+        """Wait for the end of the thread, at most STOP_TIMEOUT."""
+        if self._thread.ident is not None:
+            self._thread.join(STOP_TIMEOUT)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except Exception as error:
+            if self._started.done():
+                self.failed = True
+                log.exception("web_server_failed", listener=self.name)
+            else:
+                self._started.set_exception(MaintdError(f"the web server did not start: {error!r}"))
+
+    async def _serve(self) -> None:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = self._threads
+        server = _UvicornServer(self._app, Limits(affordable(MAX_CONNECTIONS)))
+        serving = asyncio.ensure_future(server.serve(sockets=[self._sock]))
+        ready = asyncio.ensure_future(server.ready.wait())
+        await asyncio.wait({ready, serving}, return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
-            started.set_result(asyncio.get_running_loop())
+            self._started.set_result((asyncio.get_running_loop(), server))
         else:
             ready.cancel()
-        await asyncio.gather(*serving)
-
-    async def _ready(self) -> None:
-        for server, _ in self._servers:
-            await server.ready.wait()
-
-    def stop(self) -> None:
-        """Stop after the requests in progress, or after one second. Call it in the event loop's thread."""
-        for server, _ in self._servers:
-            server.stopping.set()
+        await serving
 
 
 class _UvicornServer(uvicorn.Server):
     """Uvicorn without its main loop, which wakes up ten times per second: an idle daemon must not use the CPU."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, limits: Limits) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
                 loop="asyncio",
-                http="h11",
+                http=cast("Any", partial(BoundedConnection, limits=limits)),
+                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+                backlog=BACKLOG,
                 ws="none",
                 lifespan="off",
                 interface="asgi3",
@@ -106,7 +150,6 @@ class _UvicornServer(uvicorn.Server):
                 server_header=False,
                 date_header=False,
                 proxy_headers=False,
-                limit_concurrency=MAX_CONNECTIONS,
                 timeout_graceful_shutdown=1,
             )
         )
@@ -116,13 +159,3 @@ class _UvicornServer(uvicorn.Server):
     async def main_loop(self) -> None:
         self.ready.set()
         await self.stopping.wait()
-
-
-def _run(server: WebServer, started: Future[asyncio.AbstractEventLoop]) -> None:
-    try:
-        asyncio.run(server.run(started))
-    except Exception as error:
-        if started.done():
-            log.exception("web_server_failed")
-        else:
-            started.set_exception(MaintdError(f"the web server did not start: {error!r}"))

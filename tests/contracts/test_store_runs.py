@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from support.stores import (
@@ -197,7 +197,7 @@ def test_evidence_of_an_unknown_step_is_refused_as_a_whole(store: Store) -> None
     assert store.runs.apply(run.id, 1, 1, evidence(check("its own")))
 
 
-def test_a_requeued_run_keeps_its_first_started_at(store: Store) -> None:
+def test_a_requeued_run_starts_when_it_is_claimed_again(store: Store) -> None:
     run = claim(store, queue(store, "vacuum"), 1)
     store.locks.acquire(run.id, 1, "vacuum", {"postgres": "exclusive"}, at(1))
     put_back = RunRequeued(at=at(2), not_before=at(4), reason="lock postgres is busy")
@@ -208,9 +208,23 @@ def test_a_requeued_run_keeps_its_first_started_at(store: Store) -> None:
 
     assert (queued.state, queued.not_before, queued.reason) == (RunState.QUEUED, at(4), "lock postgres is busy")
     assert (queued.node, queued.lease_until, queued.steps[0].state) == (None, None, StepState.PENDING)
-    assert (again.fence, again.started_at) == (2, at(1))
+    assert (queued.started_at, again.fence, again.started_at) == (None, 2, at(4))
     assert store.locks.holders(at(4)) == []
     assert store.runs.apply(run.id, 2, 1, evidence(check("now")))
+
+
+@pytest.mark.parametrize("shutdowns", [1, 2, 3])
+def test_time_in_the_queue_is_no_part_of_a_runs_duration(store: Store, shutdowns: int) -> None:
+    run = claim(store, queue(store, "vacuum"), 0)
+    for number in range(shutdowns):
+        later = at(60 * (number + 1))
+        put_back = RunRequeued(at=later, not_before=later, reason="shutting down")
+        assert store.runs.apply(run.id, run.fence, 1, [put_back])
+        run = claim(store, run.id, 60 * (number + 1))
+
+    store.runs.apply(run.id, run.fence, 1, [ended(RunState.SUCCEEDED, 60 * shutdowns + 2)])
+
+    assert store.history.run(run.id).duration == timedelta(minutes=2)
 
 
 def test_a_run_with_a_cancel_request_is_not_requeued(store: Store) -> None:

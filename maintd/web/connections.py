@@ -1,0 +1,113 @@
+"""Connections of one listener: a bounded number, each with limited time to send a request and to read its response.
+
+Without these bounds idle or half-sent connections use up the file descriptors of the daemon, which plans and supervises
+in the same process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from typing import Any, NamedTuple
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+REQUEST_SECONDS = 10.0
+"""Time to send a whole request; a client on the same host or network takes milliseconds."""
+
+WRITE_SECONDS = 30.0
+"""Time in which a client reads some of its response while more is waiting to be sent."""
+
+RESERVED_DESCRIPTORS = 256
+"""Descriptors that connections never use: runs with their pipes, the store, the spool, reloads of the calendar."""
+
+MAX_HEAD_BYTES = 16 * 1024
+"""Request line and headers. The longest request that maintd's clients send is below 1 KiB."""
+
+
+class Limits(NamedTuple):
+    """The limits of one listener."""
+
+    connections: int
+    request_seconds: float = REQUEST_SECONDS
+    write_seconds: float = WRITE_SECONDS
+
+
+def affordable(connections: int) -> int:
+    """The number of connections that the process's limit of open files allows, at most the given one, at least 8."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return connections
+    return max(8, min(connections, (soft - RESERVED_DESCRIPTORS) // 4))
+
+
+class BoundedConnection(H11Protocol):
+    """An HTTP connection that is closed when it takes too long, or when it is idle and a new one needs its place."""
+
+    def __init__(self, *args: Any, limits: Limits, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._limits = limits
+        self._request_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._waiting_since = 0.0  # on the event loop's clock, when it began to wait for a request
+
+    @property
+    def idle(self) -> bool:
+        """Whether no whole request is being answered."""
+        return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self._limits.connections:
+            self._make_room()
+        self._update_request_timer()
+
+    def _make_room(self) -> None:
+        """Close the connection that has waited longest for a request; this one if all others are being answered."""
+        others = (one for one in self.connections if isinstance(one, BoundedConnection) and one is not self)
+        oldest = min((one for one in others if one.idle), key=lambda one: one._waiting_since, default=self)  # noqa: SLF001
+        self.connections.discard(oldest)  # connection_lost comes later, and more may be accepted until then
+        oldest.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._update_request_timer()
+
+    def on_response_complete(self) -> None:
+        self._cancel_request_timer()
+        super().on_response_complete()
+        self._update_request_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel_request_timer()
+        self._cancel_write_timer()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Begin to wait for the client, which reads more slowly than the response is written."""
+        super().pause_writing()
+        self._cancel_write_timer()
+        self._write_timer = self.loop.call_later(self._limits.write_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        self._cancel_write_timer()
+        super().resume_writing()
+
+    def _update_request_timer(self) -> None:
+        """Limit the time until the whole request has arrived; data that drip in do not extend it."""
+        if not self.idle:
+            self._cancel_request_timer()
+        elif self._request_timer is None:
+            self._waiting_since = self.loop.time()
+            self._request_timer = self.loop.call_later(self._limits.request_seconds, self.transport.abort)
+
+    def _cancel_request_timer(self) -> None:
+        if self._request_timer is not None:
+            self._request_timer.cancel()
+            self._request_timer = None
+
+    def _cancel_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
