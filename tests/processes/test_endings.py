@@ -43,7 +43,7 @@ def test_what_could_not_be_observed_only_warns_and_is_named(here: Node) -> None:
     )
 
 
-def test_an_exception_is_told_with_the_line_that_raised_it(here: Node) -> None:
+def test_an_exception_is_reported_with_the_line_that_raised_it(here: Node) -> None:
     run = here.make('with ctx.phase("divide"):\n    print(1 / 0)')
 
     assert run.state is RunState.FAILED
@@ -51,7 +51,7 @@ def test_an_exception_is_told_with_the_line_that_raised_it(here: Node) -> None:
     assert any("print(1 / 0)" in line for line in here.log(run.id))
 
 
-def test_a_job_with_a_syntax_error_says_where(here: Node) -> None:
+def test_a_job_with_a_syntax_error_fails_with_its_line(here: Node) -> None:
     name = here.job("pass")
     here.jobs[name].path.write_text('"""Broken."""\ndef run(:\n', encoding="utf-8")
 
@@ -77,7 +77,7 @@ def test_an_attempt_that_takes_too_long_is_stopped_in_its_phase(here: Node) -> N
     assert run.reason == 'stopped after its 300ms timeout in phase "read backup.tar"'
 
 
-def test_the_runs_own_timeout_is_told_as_such(here: Node) -> None:
+def test_the_timeout_of_the_run_is_named_as_such(here: Node) -> None:
     step = here.step(here.job("time.sleep(60)"))
 
     run = here.ended(here.queue(step, policy=Policy(timeout=timedelta(milliseconds=300))))
@@ -157,7 +157,7 @@ def test_what_was_left_running_is_named_in_the_log(here: Node) -> None:
         ("os.kill(os.getpid(), 15)\ntime.sleep(9)", "stopped by SIGTERM", 1, None),
     ],
 )
-def test_a_process_that_ends_by_itself_is_told_as_it_ended(
+def test_the_reason_states_how_a_process_ended_by_itself(
     here: Node, body: str, reason: str, code: int | None, number: int | None
 ) -> None:
     run = here.make(f'with ctx.phase("on the way"):\n    {body.replace(chr(10), chr(10) + "    ")}')
@@ -167,7 +167,7 @@ def test_a_process_that_ends_by_itself_is_told_as_it_ended(
     assert (only(run).exit_code, only(run).signal) == (code, number)
 
 
-def test_a_job_that_runs_out_of_memory_says_so(here: Node) -> None:
+def test_a_job_that_runs_out_of_memory_fails_with_that_reason(here: Node) -> None:
     run = here.make(
         "import resource\n"
         "resource.setrlimit(resource.RLIMIT_AS, (400_000_000, 400_000_000))\n"

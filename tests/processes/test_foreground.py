@@ -22,10 +22,10 @@ from maintd.model.run_updates import AttemptFinished
 from maintd.model.target import Targets
 from maintd.store import Store
 
-Told = list[tuple[str, int, Any]]
+Reports = list[tuple[str, int, Any]]
 
 
-def run(made: Node, job: str, told: Told, store: Store | None = None, **arguments: Any) -> Run:
+def run(made: Node, job: str, reports: Reports, store: Store | None = None, **arguments: Any) -> Run:
     entry = Entry(name=job, title=job, steps=(made.step(job),))
     given: dict[str, Any] = {"params": {}, "dry_run": False, "requested_by": "ada", "why": "by hand"} | arguments
     return run_here(
@@ -35,7 +35,7 @@ def run(made: Node, job: str, told: Told, store: Store | None = None, **argument
         jobs=made.jobs,
         store=store,
         clock=made.clock,
-        on_report=lambda step, attempt, item: told.append((step, attempt, item)),
+        on_report=lambda step, attempt, item: reports.append((step, attempt, item)),
         **given,
     )
 
@@ -47,17 +47,17 @@ def made(tmp_path: Path) -> Any:
     node.store.close()
 
 
-def test_it_works_without_a_store_and_tells_all_as_it_happens(made: Node) -> None:
-    told: Told = []
+def test_it_works_without_a_store_and_reports_all_as_it_happens(made: Node) -> None:
+    reports: Reports = []
     job = made.job('ctx.check("there", params.number, equals=7)\nctx.log("seen")')
 
-    ended = run(made, job, told, params={"number": 7})
+    ended = run(made, job, reports, params={"number": 7})
 
     assert (ended.id, ended.state, ended.requested_by) == (0, RunState.SUCCEEDED, "ada")
     assert [check.observed for check in ended.steps[0].attempts[0].checks] == [7]
-    kinds = [type(item) for _, _, item in told]
+    kinds = [type(item) for _, _, item in reports]
     assert {Check, LogLine, AttemptFinished} <= set(kinds)
-    assert {step for step, _, _ in told} == {job}
+    assert {step for step, _, _ in reports} == {job}
 
 
 def test_with_a_store_it_is_in_the_history_like_any_other(made: Node) -> None:

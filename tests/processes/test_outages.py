@@ -121,7 +121,7 @@ def daemon_process(code: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_nothing_outlives_a_killed_daemon_and_its_run_is_told_as_lost(tmp_path: Path) -> None:
+def test_nothing_outlives_a_killed_daemon_and_its_run_is_lost(tmp_path: Path) -> None:
     from processes.test_endings import GRANDCHILDREN
 
     into = tmp_path / "pids"

@@ -66,7 +66,7 @@ def test_a_slow_stream_is_seen_while_it_goes_on(here: Node, tmp_path: Path) -> N
     here.ended(run_id)
 
 
-def test_secrets_are_blotted_out_wherever_the_job_tells_them(here: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_replaced_wherever_the_job_reports_them(here: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     here.targets = Targets(postgres={"main": PostgresTarget(dsn="postgresql://db", password="target-password")})
     secret = here.folder / "secret"
     secret.write_text("file-secret-1\n", encoding="utf-8")
@@ -79,9 +79,9 @@ def test_secrets_are_blotted_out_wherever_the_job_tells_them(here: Node, monkeyp
     run = here.make(body, {"text": f"${{file:{secret}}}"})
     here.targets = Targets()
 
-    told = run.model_dump_json() + "\n".join(here.log(run.id))
-    assert "file-secret-1" not in told
-    assert "target-password" not in told
+    shown = run.model_dump_json() + "\n".join(here.log(run.id))
+    assert "file-secret-1" not in shown
+    assert "target-password" not in shown
     assert "p=***" in here.log(run.id)
     assert "ValueError: ***" in run.reason
 
@@ -127,7 +127,7 @@ def test_a_child_that_breaks_the_protocol_fails_and_harms_nothing(here: Node, bo
     assert reason in run.reason
 
 
-def test_a_child_that_closes_its_report_is_judged_by_its_exit(here: Node) -> None:
+def test_a_child_that_closes_its_report_is_evaluated_by_its_exit(here: Node) -> None:
     run = here.make(REPORT + 'os.write(fd, b\'{"type":"ph\')\nos.close(fd)\nos._exit(0)')
 
     assert run.state is RunState.FAILED
@@ -159,7 +159,7 @@ def test_earlier_measures_are_handed_to_the_job(here: Node) -> None:
     assert (here.log(first.id), here.log(second.id)) == (["-1"], ["42.0"])
 
 
-def test_a_dry_run_changes_nothing_and_says_what_it_would(here: Node, tmp_path: Path) -> None:
+def test_a_dry_run_changes_nothing_and_records_what_it_would(here: Node, tmp_path: Path) -> None:
     body = 'if ctx.may("delete", params.into):\n    Path(params.into).unlink()'
     file = tmp_path / "kept"
     file.touch()

@@ -106,7 +106,7 @@ def takes_over(made: Node, into: Path, first: int) -> int:
 
 
 def test_a_daemon_alone_does_not_lose_what_outlived_its_pause(tmp_path: Path) -> None:
-    """As a suspended machine, or one whose clock was set: nobody else could have taken anything."""
+    """As a suspended machine, or one whose clock was set: no other node could have taken anything."""
     with maintd_daemon(tmp_path, MAINTD_LEASE="2s", MAINTD_HEARTBEAT="500ms") as daemon:
         assert daemon.maintd("trigger", "dawdle", "-p", "seconds=6").code == 0
         wait_for(lambda: "run_claimed" in daemon.log_text(), "it is claimed")

@@ -32,7 +32,7 @@ def test_steps_run_in_order_and_stop_at_the_first_that_fails(here: Node) -> None
     assert (run.state, run.reason) == (RunState.FAILED, f"{bad.name}: {run.steps[1].reason}")
 
 
-def test_a_failed_step_that_says_continue_lets_the_others_run(here: Node) -> None:
+def test_a_failed_step_with_on_failure_continue_lets_the_others_run(here: Node) -> None:
     bad = here.step(here.job("raise ValueError('no')"), on_failure=OnFailure.CONTINUE)
 
     run = here.ended(here.queue(bad, here.step(here.job("pass"))))
@@ -146,7 +146,7 @@ def test_a_lock_that_is_not_free_in_time_fails_the_step_and_names_its_holder(her
     assert here.ended(holder).state is RunState.SUCCEEDED
 
 
-def test_a_step_that_waits_for_a_lock_says_so_and_runs_when_it_is_free(here: Node, tmp_path: Path) -> None:
+def test_a_step_that_waits_for_a_lock_records_it_and_runs_when_it_is_free(here: Node, tmp_path: Path) -> None:
     go, lock = tmp_path / "go", f"lock-{uuid.uuid4().hex}"
     holding = here.job("while not Path(params.into).exists():\n    time.sleep(0.01)")
     holder = here.queue(here.step(holding, {"into": str(go)}, locks={lock: "exclusive"}))
@@ -233,7 +233,7 @@ def test_a_run_whose_claim_was_taken_away_is_stopped_and_not_called_a_success(he
     pid = here.running(run_id).pid
     assert pid is not None
 
-    here.store.runs.mark_lost(run_id, here.run(run_id).fence, "another node says so", here.store.now())
+    here.store.runs.mark_lost(run_id, here.run(run_id).fence, "settled by another node", here.store.now())
     here.executor.wake()
 
     from support.nodes import is_alive
