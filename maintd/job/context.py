@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from maintd.errors import JobError, MaintdError, TargetError, UnknownNameError
+from maintd.job.bounded import Bounded
 from maintd.job.criterion import NOT_OBSERVED, Criterion, Number, Observed
 from maintd.model.evidence import Artifact, Change, Check, CheckStatus, Measure, Phase, Progress, Report, Scalar
 from maintd.units import format_size
@@ -218,6 +219,8 @@ class Context:
         severity: CheckStatus = CheckStatus.FAIL,
         unit: str = "",
         hint: str = "",
+        optional: bool = False,
+        limited_by: Sequence[Bounded] = (),
     ) -> Check:
         """Record a success criterion and continue. The arguments are those of `Criterion`."""
         return self._record(
@@ -233,6 +236,8 @@ class Context:
                 severity=severity,
                 unit=unit,
                 hint=hint,
+                optional=optional,
+                limited_by=limited_by,
             ).evaluate()
         )
 
@@ -262,9 +267,14 @@ class Context:
         """Record the criterion of a target that raised an error, see `Criterion.from_error`."""
         return self._record(Criterion.from_error(name, error, expected=expected, not_observed=not_observed).evaluate())
 
-    def unknown(self, name: str, cause: str, *, expected: str = "an answer", hint: str = "") -> Check:
-        """Record that a criterion could not be observed, and why. It never counts as success."""
-        return self._record(Criterion(name, unknown=cause, equals=expected, hint=hint).evaluate())
+    def unknown(
+        self, name: str, cause: str, *, expected: str = "an answer", hint: str = "", optional: bool = False
+    ) -> Check:
+        """Record that a criterion could not be observed, and why.
+
+        The attempt cannot succeed any more, unless `optional` says that this site may go without the answer.
+        """
+        return self._record(Criterion(name, unknown=cause, equals=expected, hint=hint, optional=optional).evaluate())
 
     def fail(self, name: str, observed: Scalar, *, expected: str, hint: str = "") -> Check:
         """Record a failed criterion whose expectation is only text."""
@@ -358,7 +368,9 @@ class Context:
         return artifact
 
     def _record(self, check: Check) -> Check:
-        if _SEVERITY[check.status] > _SEVERITY[self.worst]:
+        if not (check.optional and check.status is CheckStatus.UNKNOWN) and (
+            _SEVERITY[check.status] > _SEVERITY[self.worst]
+        ):
             self.worst = check.status
         if check.status is CheckStatus.FAIL:
             self.failed.append(check)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from maintd.errors import JobError, MaintdError, TargetError
+from maintd.job.bounded import Bounded
 from maintd.model.evidence import Check, CheckStatus, Scalar
 from maintd.units import format_duration, format_size
 
@@ -25,7 +26,9 @@ class Criterion:
 
     `equals`, `one_of`, `at_most` and `at_least` must hold, else the status is `severity`; `warn_above` and
     `warn_below` only warn. `unknown` is the cause why the value could not be observed; None and NaN are unknown, too.
-    `unit="B"` formats limits as sizes.
+    `unit="B"` formats limits as sizes. An `optional` criterion may be unknown without an effect on the run's state: a
+    fact of the site, such as checksums that nobody writes. `limited_by` are the collections that the value comes from:
+    when one of them left something out, the criterion cannot be ok, and is unknown unless it fails anyway.
     """
 
     name: str
@@ -40,6 +43,8 @@ class Criterion:
     unit: str = ""
     hint: str = ""
     unknown: str = ""
+    optional: bool = False
+    limited_by: Sequence[Bounded] = ()
 
     @classmethod
     def from_error(
@@ -66,7 +71,7 @@ class Criterion:
         """The verdict."""
         if self._cause():
             return CheckStatus.UNKNOWN
-        for _, met, missed in self._limits():
+        for _, met, missed in self._limits(known=True):
             if not met:
                 return missed
         return CheckStatus.OK
@@ -74,7 +79,7 @@ class Criterion:
     @property
     def expected(self) -> str:
         """All limits in one line."""
-        return ", ".join(text for text, _, _ in self._limits())
+        return ", ".join(text for text, _, _ in self._limits(known=False))
 
     def evaluate(self) -> Check:
         """The check: durations are in seconds, instants in ISO 8601, UTC. Raises JobError without any limit."""
@@ -91,6 +96,7 @@ class Criterion:
                 expected=expected or "an answer",
                 status=CheckStatus.UNKNOWN,
                 hint=self.hint,
+                optional=self.optional,
             )
         observed, unit = _plain(self.observed, self.unit)
         return Check(
@@ -99,12 +105,17 @@ class Criterion:
 
     def _cause(self) -> str:
         missing = self.observed is None or (isinstance(self.observed, float) and math.isnan(self.observed))
-        return self.unknown or ("no value" if missing else "")
+        cause = self.unknown or ("no value" if missing else "")
+        if cause or not any(limited.overflowed for limited in self.limited_by):
+            return cause
+        if any(not met and missed is CheckStatus.FAIL for _, met, missed in self._limits(known=True)):
+            return ""
+        limit = min(limited.limit for limited in self.limited_by if limited.overflowed)
+        return f"only the first {limit} were counted; so far {_plain(self.observed, self.unit)[0]}"
 
-    def _limits(self) -> Iterator[tuple[str, bool, CheckStatus]]:
+    def _limits(self, *, known: bool) -> Iterator[tuple[str, bool, CheckStatus]]:
         """Each limit as text, whether it is met, and the status when it is not; those that only warn come last."""
         seen: Any = self.observed
-        known = not self._cause()
         if self.equals is not None:
             yield self._text(self.equals), seen == self.equals, self.severity
         if self.one_of is not None:

@@ -36,6 +36,7 @@ class Check(Model):
     unit: str = ""
     status: CheckStatus
     hint: str = ""
+    optional: bool = False  # may be unknown without an effect on the run's state
 
 
 class Measure(Model):
