@@ -336,6 +336,9 @@ class AttemptSupervisor:
         if seen.ignored:
             what = "message" if seen.ignored == 1 else "messages"
             self._log_line(f"ignored {seen.ignored} {what} that arrived after the last one")
+        secrets = seen.began.secrets if seen.began is not None else ()
+        left = seen.uncertain_changes("the process ended before it was known whether the change was made")
+        self._items += [redacted(change, secrets) if secrets else change for change in left]
         self.log.end(datetime.now(UTC))
         self._hand_on(full=False, final=True)
         hide = self.log.redacted
@@ -347,8 +350,8 @@ class AttemptSupervisor:
             failed_count=seen.failed_count,
             warned=tuple(hide(name) for name in seen.warned),
             warned_count=seen.warned_count,
-            unknown=tuple(hide(name) for name in seen.unknown),
-            unknown_count=seen.unknown_count,
+            unobserved=tuple(hide(name) for name in seen.unobserved),
+            unobserved_count=seen.unobserved_count,
             stopped=self._stopped,
             protocol_error=hide(seen.protocol_error),
             phase=hide(seen.phase),

@@ -150,11 +150,19 @@ class Journal:
             raise StoreUnavailableError(f"run {self.run_id}: its end cannot be recorded: {cause}") from cause
 
     def _marked(self, write: RunUpdate) -> RunUpdate:
-        """Return the update; a success becomes a warning when evidence is missing."""
-        if not self._damage or not isinstance(write, RunFinished) or write.state is not RunState.SUCCEEDED:
+        """Return the update; a success becomes unknown when evidence is missing."""
+        if (
+            not self._damage
+            or not isinstance(write, RunFinished)
+            or write.state
+            not in (
+                RunState.SUCCEEDED,
+                RunState.WARNED,
+            )
+        ):
             return write
         reason = f"a part of the evidence could not be recorded: {self._damage}"
-        return write.model_copy(update={"state": RunState.WARNED, "reason": reason})
+        return write.model_copy(update={"state": RunState.UNKNOWN, "reason": reason})
 
     def _spool_waiting(self) -> bool:
         """Write what waits to the disk; whether that succeeded."""

@@ -19,6 +19,9 @@ from maintd.units import format_duration
 
 LONGEST_BACKOFF = timedelta(minutes=15)
 
+LONGEST_REASON = 200
+"""Characters of each step's reason where a run names several."""
+
 RETRIED = frozenset({AttemptState.FAILED, AttemptState.TIMED_OUT})
 
 _SIGNAL_MEANS = {
@@ -83,14 +86,14 @@ class AttemptEvidence:
     exit: Exit = Exit()
     worst: CheckStatus = CheckStatus.OK
     failed: Sequence[Check] = ()  # failed checks; the first ones are enough
-    warned: Sequence[str] = ()  # names of checks that warn; the first ones are enough
-    unknown: Sequence[str] = ()  # names of checks that were not observed; the first ones are enough
+    warned: Sequence[str] = ()  # names of checks that warn
+    unobserved: Sequence[str] = ()  # names of required checks that are unknown
     stopped: Stopped | None = None
     protocol_error: str = ""  # the child sent an invalid message
     phase: str = ""
     failed_count: int = 0
     warned_count: int = 0
-    unknown_count: int = 0
+    unobserved_count: int = 0
 
 
 class AttemptVerdict(NamedTuple):
@@ -107,7 +110,8 @@ def evaluate_attempt(seen: AttemptEvidence) -> AttemptVerdict:
     2. The child broke the protocol: what it reported cannot be relied on.
     3. The job raised, or the process ended without a last message.
     4. A check failed.
-    5. A check warns or could not be observed.
+    5. A required check could not be observed.
+    6. A check warns.
     """
     if seen.stopped is not None and not (seen.returned is not None and seen.returned.ok):
         return _evaluate_stopped(seen, seen.stopped)
@@ -121,8 +125,10 @@ def evaluate_attempt(seen: AttemptEvidence) -> AttemptVerdict:
         return AttemptVerdict(AttemptState.FAILED, f"the job returned, but then {describe_exit(seen.exit)}")
     if seen.worst is CheckStatus.FAIL:
         return AttemptVerdict(AttemptState.FAILED, _failed_checks(seen))
-    if seen.worst in (CheckStatus.WARN, CheckStatus.UNKNOWN):
-        return AttemptVerdict(AttemptState.WARNED, _warnings(seen))
+    if seen.worst is CheckStatus.UNKNOWN:
+        return AttemptVerdict(AttemptState.UNKNOWN, _listed(seen.unobserved, seen.unobserved_count, "not observed"))
+    if seen.worst is CheckStatus.WARN:
+        return AttemptVerdict(AttemptState.WARNED, _listed(seen.warned, seen.warned_count))
     return AttemptVerdict(AttemptState.SUCCEEDED, "")
 
 
@@ -186,18 +192,12 @@ def _failed_checks(seen: AttemptEvidence) -> str:
     return f"{text}; {first.hint}" if first.hint else text
 
 
-def _warnings(seen: AttemptEvidence) -> str:
-    """`2 warnings: a, b; 1 check not observed: c`."""
-    parts = []
-    for names, counted, one, many in (
-        (seen.warned, seen.warned_count, "warning", "warnings"),
-        (seen.unknown, seen.unknown_count, "check not observed", "checks not observed"),
-    ):
-        count = max(counted, len(names))
-        if count:
-            listed = ", ".join(names[:3]) + (", …" if count > 3 else "")
-            parts.append(f"{count} {one if count == 1 else many}: {listed}")
-    return "; ".join(parts) or "a check warned or was not observed"
+def _listed(names: Sequence[str], count: int, what: str = "") -> str:
+    """`1 warning: x`, `2 checks not observed: x, y`."""
+    count = max(count, len(names))
+    shown = ", ".join(names[:3]) + (", …" if count > 3 else "")
+    kind = f"check{'s' if count > 1 else ''} {what}" if what else f"warning{'s' if count > 1 else ''}"
+    return f"{count} {kind}: {shown}" if shown else f"{count or 'some'} {kind}"
 
 
 # --- trying again -------------------------------------------------------------------------------------------------
@@ -244,6 +244,7 @@ class RunVerdict:
 _STEP_OF = {
     AttemptState.SUCCEEDED: StepState.SUCCEEDED,
     AttemptState.WARNED: StepState.WARNED,
+    AttemptState.UNKNOWN: StepState.UNKNOWN,
     AttemptState.FAILED: StepState.FAILED,
     AttemptState.TIMED_OUT: StepState.TIMED_OUT,
     AttemptState.CANCELLED: StepState.CANCELLED,
@@ -274,9 +275,9 @@ def evaluate_run(steps: Sequence[StepOutcome], stopped: Stopped | None = None) -
     """Evaluate a run from its steps in order and from what stopped it.
 
     1. What stopped the run as a whole, unless every step had ended by itself and none was skipped.
-    2. The first step that failed, or was not run to its end.
+    2. The first step that failed, or was not run to its end; the reason names all that failed.
     3. No step had its target: skipped as not configured.
-    4. Any step that warned.
+    4. Any step that observed too little, then any that warned.
     """
     # A step's own timeout does not count as a cancel that was requested after the step had ended.
     ran_out = stopped is not None and stopped.kind is StopKind.TIMED_OUT
@@ -295,16 +296,17 @@ def evaluate_run(steps: Sequence[StepOutcome], stopped: Stopped | None = None) -
         how = "stopped after" if state is RunState.TIMED_OUT else "cancelled by"
         return RunVerdict(state, in_step or alone or f"{how} {stopped.reason}")
     if bad is not None:
-        return RunVerdict(_RUN_OF[bad.state], _reason_of(bad, steps))
+        return RunVerdict(_RUN_OF[bad.state], _reasons([step for step in steps if step.state in BAD], steps))
     unreached = next((step for step in steps if step.state in (StepState.PENDING, StepState.RUNNING)), None)
     if unreached is not None:
         return RunVerdict(RunState.FAILED, f"{unreached.name}: it was not run to its end")
     left_out = [step for step in steps if step.not_configured]
     if steps and len(left_out) == len(steps):
         return RunVerdict(RunState.SKIPPED, _reason_of(left_out[0], steps), SkipReason.NOT_CONFIGURED)
-    warned = next((step for step in steps if step.state is StepState.WARNED), None)
-    if warned is not None:
-        return RunVerdict(RunState.WARNED, _reason_of(warned, steps))
+    for step_state, run_state in ((StepState.UNKNOWN, RunState.UNKNOWN), (StepState.WARNED, RunState.WARNED)):
+        found = [step for step in steps if step.state is step_state]
+        if found:
+            return RunVerdict(run_state, _reasons(found, steps))
     if left_out:
         return RunVerdict(RunState.SUCCEEDED, "not configured: " + ", ".join(step.name for step in left_out))
     retried = next((step for step in steps if step.state is StepState.SUCCEEDED and step.reason), None)
@@ -313,3 +315,14 @@ def evaluate_run(steps: Sequence[StepOutcome], stopped: Stopped | None = None) -
 
 def _reason_of(step: StepOutcome, steps: Sequence[StepOutcome]) -> str:
     return step.reason if len(steps) == 1 else f"{step.name}: {step.reason}"
+
+
+def _reasons(chosen: Sequence[StepOutcome], steps: Sequence[StepOutcome]) -> str:
+    """The reasons of these steps, each with the step's name; a long one is cut where there are several."""
+    if len(chosen) == 1:
+        return _reason_of(chosen[0], steps)
+    return " | ".join(f"{step.name}: {_cut(step.reason)}" for step in chosen)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_REASON else text[:LONGEST_REASON].rstrip() + "…"

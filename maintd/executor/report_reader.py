@@ -9,12 +9,12 @@ from typing import Any
 
 from maintd.errors import JobError
 from maintd.executor.child_protocol import MAX_MESSAGE, Began, Ended, decode
-from maintd.model.evidence import Artifact, Change, Check, CheckStatus, LogLine, LogTrim, Phase, Report
+from maintd.model.evidence import Artifact, Change, ChangeState, Check, CheckStatus, LogLine, LogTrim, Phase, Report
 
 NAMED = 20
 """Checks of each status that are kept for the reason of the verdict."""
 
-NOT_REDACTED = frozenset({"type", "status", "stream", "sha256"})
+NOT_REDACTED = frozenset({"type", "status", "state", "stream", "sha256"})
 """Fields with values of maintd, not of the job: a secret that equals one of them is not replaced there."""
 
 _SEVERITY = {CheckStatus.OK: 0, CheckStatus.WARN: 1, CheckStatus.UNKNOWN: 2, CheckStatus.FAIL: 3}
@@ -39,8 +39,9 @@ class ReportReader:
         self.failed_count = 0
         self.warned: list[str] = []
         self.warned_count = 0
-        self.unknown: list[str] = []
-        self.unknown_count = 0
+        self.unobserved: list[str] = []  # required checks that are unknown
+        self.unobserved_count = 0
+        self._intended: dict[int, Change] = {}  # by number; what became of them was not reported yet
 
     def feed(self, data: bytes) -> Iterator[Report | Began | Ended]:
         """Add bytes of the child's report; yield the valid messages in them."""
@@ -94,6 +95,10 @@ class ReportReader:
                 return
             case Check():
                 self._tally(item)
+            case Change(state=ChangeState.INTENDED):
+                self._intended[item.number] = item
+            case Change():
+                self._intended.pop(item.number, None)
             case Phase():
                 self.phase = item.name
             case Artifact():
@@ -106,20 +111,31 @@ class ReportReader:
         yield item
 
     def _tally(self, check: Check) -> None:
+        if check.optional and check.status is CheckStatus.UNKNOWN:
+            return
         if _SEVERITY[check.status] > _SEVERITY[self.worst]:
             self.worst = check.status
         if check.status is CheckStatus.FAIL:
             self.failed_count += 1
             if len(self.failed) < NAMED:
                 self.failed.append(check)
+        elif check.status is CheckStatus.UNKNOWN:
+            self.unobserved_count += 1
+            if len(self.unobserved) < NAMED:
+                self.unobserved.append(check.name)
         elif check.status is CheckStatus.WARN:
             self.warned_count += 1
             if len(self.warned) < NAMED:
                 self.warned.append(check.name)
-        elif check.status is CheckStatus.UNKNOWN:
-            self.unknown_count += 1
-            if len(self.unknown) < NAMED:
-                self.unknown.append(check.name)
+
+    def uncertain_changes(self, cause: str) -> list[Change]:
+        """Return the changes whose outcome was not reported, as uncertain, and forget them."""
+        left = [
+            change.model_copy(update={"state": ChangeState.UNCERTAIN, "cause": cause})
+            for change in self._intended.values()
+        ]
+        self._intended.clear()
+        return left
 
     def _kept(self, artifact: Artifact) -> Artifact | None:
         """Return it with its path made relative; None when that is not a plain file of this attempt."""

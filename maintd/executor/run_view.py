@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from maintd.model.evidence import Artifact, Change, Check, LogLine, LogTrim, Measure, Phase, Progress, Report
+from maintd.model.evidence import (
+    Artifact,
+    Change,
+    ChangeState,
+    Check,
+    LogLine,
+    LogTrim,
+    Measure,
+    Phase,
+    Progress,
+    Report,
+)
 from maintd.model.run import Attempt, AttemptState, Run, RunState, Step, StepState
 from maintd.model.run_updates import (
     AttemptFinished,
@@ -89,6 +100,8 @@ class RunView:
                     _count(attempt, "log_bytes", len(item.text.encode(errors="replace")))
                 case LogTrim():
                     _count(attempt, "log_lines_left_out", item.last - item.first + 1)
+                case Change() if item.number and item.state is not ChangeState.INTENDED:
+                    _resolve(attempt.setdefault("changes", []), item)
                 case _:
                     attempt.setdefault(_LISTS[type(item)], []).append(item)
             self._on_report(step, number, item)
@@ -107,6 +120,15 @@ class RunView:
             ),
             **known,
         )
+
+
+def _resolve(changes: list[Change], change: Change) -> None:
+    """Put what became of a change in the place of what was intended."""
+    for place in range(len(changes) - 1, -1, -1):
+        if changes[place].number == change.number:
+            changes[place] = change
+            return
+    changes.append(change)
 
 
 def _count(columns: dict[str, Any], name: str, by: int) -> None:

@@ -7,6 +7,7 @@ process, which has no access to the store.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
 import shutil
@@ -21,7 +22,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from maintd.errors import JobError, MaintdError, TargetError, UnknownNameError
 from maintd.job.bounded import Bounded
 from maintd.job.criterion import NOT_OBSERVED, Criterion, Number, Observed
-from maintd.model.evidence import Artifact, Change, Check, CheckStatus, Measure, Phase, Progress, Report, Scalar
+from maintd.model.evidence import (
+    Artifact,
+    Change,
+    ChangeState,
+    Check,
+    CheckStatus,
+    Measure,
+    Phase,
+    Progress,
+    Report,
+    Scalar,
+)
 from maintd.units import format_size
 
 if TYPE_CHECKING:
@@ -70,6 +82,34 @@ class AttemptInfo:
     reports_dir: Path | None = None
 
 
+class PendingChange:
+    """A change within its `with` block: true if it is to be made."""
+
+    def __init__(self, *, allowed: bool) -> None:
+        self._allowed = allowed
+        self.outcome: tuple[ChangeState, str] = (ChangeState.DONE, "")
+        self.facts: dict[str, Scalar] = {}
+
+    def __bool__(self) -> bool:
+        return self._allowed
+
+    def refused(self, cause: str) -> None:
+        """Record that the target declined: nothing was changed."""
+        self.outcome = (ChangeState.REFUSED, cause)
+
+    def failed(self, cause: str) -> None:
+        """Record that the target answered, and that the effect is not there."""
+        self.outcome = (ChangeState.FAILED, cause)
+
+    def uncertain(self, cause: str) -> None:
+        """Record that it is not known whether the effect is there."""
+        self.outcome = (ChangeState.UNCERTAIN, cause)
+
+    def observed(self, **facts: Scalar) -> None:
+        """Add what was seen of the effect to the record's details."""
+        self.facts.update(facts)
+
+
 class Context:
     """The first argument of `run(ctx, params)`. Safe to use from several threads of the job."""
 
@@ -86,6 +126,7 @@ class Context:
         self._log = log
         self._budget = dict(attempt.budget)
         self._spent: dict[str, int] = {}
+        self._change_numbers = itertools.count(1)
         self._phases: list[str] = []
         self._progress_at = -math.inf
         self.worst = CheckStatus.OK
@@ -110,7 +151,7 @@ class Context:
 
     @property
     def dry_run(self) -> bool:
-        """True if the job must not change anything; `may` then returns False."""
+        """True if the job must not change anything; `change` then yields a false value."""
         return self._attempt.dry_run
 
     @property
@@ -315,12 +356,56 @@ class Context:
         if size_bytes is not None:
             self._budget["bytes"] = size_bytes
 
-    def may(self, action: str, target: object, *, bytes: int = 0, **details: Scalar) -> bool:  # noqa: A002 - reads well
-        """Record a change just before making it. Returns False in a dry run: the job must not make the change.
+    @contextmanager
+    def change(
+        self,
+        action: str,
+        target: object,
+        *,
+        bytes: int = 0,  # noqa: A002 - reads well
+        **details: Scalar,
+    ) -> Iterator[PendingChange]:
+        """Make one change to the outside within the `with` block, if what it yields is true.
 
-        Raises BudgetSpentError, and records nothing, if the change would exceed the budget.
+        The change is recorded as intended before the block runs, and afterwards as what happened: done; refused, if
+        the block calls `refused`; failed with the cause, if it raises; uncertain, if the target did not answer in
+        time or the process ends within the block. In a dry run the change is recorded as planned, and what is yielded
+        is false: then do not make it. Raises BudgetSpentError, and records nothing, when the change would be more than
+        the budget allows.
         """
-        for key, amount in ((action, 1), ("bytes", bytes)):
+        self._spend(action, target, bytes)
+        if bytes:
+            details["bytes"] = bytes
+        change = Change(
+            number=next(self._change_numbers),
+            action=action,
+            target=str(target),
+            details=details,
+            state=ChangeState.PLANNED if self.dry_run else ChangeState.INTENDED,
+        )
+        self._send(change)
+        pending = PendingChange(allowed=not self.dry_run)
+        try:
+            yield pending
+        except Exception as error:
+            # Without an answer it is not known whether the target did what it was told to do.
+            unanswered = isinstance(error, TimeoutError) or (
+                isinstance(error, TargetError) and error.cause in ("timed_out", "partial")
+            )
+            self._resolve(change, pending, ChangeState.UNCERTAIN if unanswered else ChangeState.FAILED, _text_of(error))
+            raise
+        except BaseException:
+            self._resolve(change, pending, ChangeState.UNCERTAIN, "stopped before the end of the change")
+            raise
+        self._resolve(change, pending, *pending.outcome)
+
+    def _resolve(self, change: Change, pending: PendingChange, state: ChangeState, cause: str) -> None:
+        if pending:  # a planned change stays planned
+            details = {**change.details, **pending.facts}
+            self._send(change.model_copy(update={"state": state, "cause": cause, "details": details}))
+
+    def _spend(self, action: str, target: object, size_bytes: int) -> None:
+        for key, amount in ((action, 1), ("bytes", size_bytes)):
             most = self._budget.get(key)
             if most is not None and self._spent.get(key, 0) + amount > most:
                 limit = format_size(most) if key == "bytes" else f"{most}"
@@ -328,12 +413,8 @@ class Context:
                     f'"{action}" of {target} would exceed the budget of {limit} {key if key == "bytes" else "changes"}',
                     "check the changes so far; if they are right, raise the limit in the params of the job",
                 )
-        for key, amount in ((action, 1), ("bytes", bytes)):
+        for key, amount in ((action, 1), ("bytes", size_bytes)):
             self._spent[key] = self._spent.get(key, 0) + amount
-        if bytes:
-            details["bytes"] = bytes
-        self._send(Change(action=action, target=str(target), details=details, done=not self.dry_run))
-        return not self.dry_run
 
     def save(self, name: str, content: str | bytes, media_type: str = "text/plain; charset=utf-8") -> Artifact:
         """Keep content as an artifact of the run, with its sha256; written atomically."""
@@ -379,3 +460,7 @@ class Context:
 
 
 _SEVERITY = {CheckStatus.OK: 0, CheckStatus.WARN: 1, CheckStatus.UNKNOWN: 2, CheckStatus.FAIL: 3}
+
+
+def _text_of(error: Exception) -> str:
+    return error.message if isinstance(error, MaintdError) else f"{type(error).__name__}: {error}"

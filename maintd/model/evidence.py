@@ -6,9 +6,9 @@ A child imports no other module of the model but `base`, so that it starts fast.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, computed_field, model_validator
 
 from maintd.model.base import Model
 from maintd.units import Duration, Instant
@@ -49,14 +49,46 @@ class Measure(Model):
     labels: dict[str, str] = {}
 
 
+class ChangeState(StrEnum):
+    """What is known of a change."""
+
+    PLANNED = "planned"  # a dry run: not made
+    INTENDED = "intended"  # recorded just before it was made; the attempt goes on
+    DONE = "done"  # made, as far as the job could see
+    REFUSED = "refused"  # the target declined it
+    FAILED = "failed"  # it raised an error
+    UNCERTAIN = "uncertain"  # the attempt ended, or the answer stayed away, in between: look at the target
+
+
 class Change(Model):
-    """An effect on the outside world, declared before it is made. In a dry run `done` is False."""
+    """An effect on the outside: recorded as intended before it is made, then as what happened.
+
+    Both records have the same `number`, which counts from 1 within the attempt.
+    """
 
     type: Literal["change"] = "change"
+    number: int = 0
     action: str
     target: str
     details: dict[str, Scalar] = {}
-    done: bool = True
+    state: ChangeState = ChangeState.DONE
+    cause: str = ""  # why it was refused, failed or is uncertain
+
+    @computed_field  # type: ignore[prop-decorator]  # mypy does not support a property below it
+    @property
+    def done(self) -> bool:
+        """Whether it was made."""
+        return self.state is ChangeState.DONE
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_earlier_versions(cls, values: Any) -> Any:
+        """Read what says only whether it was done: spools of earlier versions, and answers of the API."""
+        if isinstance(values, dict) and "done" in values:
+            done = values["done"]
+            values = {key: value for key, value in values.items() if key != "done"}
+            values.setdefault("state", ChangeState.DONE if done else ChangeState.PLANNED)
+        return values
 
 
 class Artifact(Model):

@@ -21,7 +21,8 @@ class RunState(StrEnum):
     QUEUED = "queued"  # can be claimed once `not_before` has passed
     RUNNING = "running"  # claimed by a node that renews its lease
     SUCCEEDED = "succeeded"  # every criterion was observed and met
-    WARNED = "warned"  # nothing failed, but a check warned or could not be observed
+    WARNED = "warned"  # nothing failed and all was observed, but a check warned
+    UNKNOWN = "unknown"  # nothing failed, but a required check could not be observed; not a success
     FAILED = "failed"  # a check failed or a job raised an exception
     TIMED_OUT = "timed_out"  # stopped at its deadline
     CANCELLED = "cancelled"  # stopped by an operator or by a shutdown
@@ -34,7 +35,16 @@ class RunState(StrEnum):
         return self not in (RunState.WAITING, RunState.QUEUED, RunState.RUNNING)
 
 
-_FINISHED = frozenset({RunState.SUCCEEDED, RunState.WARNED, RunState.FAILED, RunState.TIMED_OUT, RunState.CANCELLED})
+_FINISHED = frozenset(
+    {
+        RunState.SUCCEEDED,
+        RunState.WARNED,
+        RunState.UNKNOWN,
+        RunState.FAILED,
+        RunState.TIMED_OUT,
+        RunState.CANCELLED,
+    }
+)
 
 TRANSITIONS: Mapping[RunState, frozenset[RunState]] = MappingProxyType(
     {
@@ -45,6 +55,7 @@ TRANSITIONS: Mapping[RunState, frozenset[RunState]] = MappingProxyType(
         RunState.LOST: _FINISHED,
         RunState.SUCCEEDED: frozenset(),
         RunState.WARNED: frozenset(),
+        RunState.UNKNOWN: frozenset(),
         RunState.FAILED: frozenset(),
         RunState.TIMED_OUT: frozenset(),
         RunState.CANCELLED: frozenset(),
@@ -75,6 +86,7 @@ class StepState(StrEnum):
     RUNNING = "running"  # an attempt is running, or waits for its retry
     SUCCEEDED = "succeeded"
     WARNED = "warned"
+    UNKNOWN = "unknown"
     FAILED = "failed"
     TIMED_OUT = "timed_out"
     CANCELLED = "cancelled"
@@ -88,6 +100,7 @@ class AttemptState(StrEnum):
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     WARNED = "warned"
+    UNKNOWN = "unknown"
     FAILED = "failed"
     TIMED_OUT = "timed_out"
     CANCELLED = "cancelled"

@@ -50,7 +50,7 @@ class Severity(StrEnum):
     OK = "ok"  # nothing to report
     WARNING = "warning"  # worth knowing; no action needed
     ERROR = "error"  # needs attention
-    UNKNOWN = "unknown"  # the store does not answer
+    UNKNOWN = "unknown"  # needs attention: it was not observed whether all is well, or the store does not answer
 
 
 class Diagnosis(Model):

@@ -26,6 +26,7 @@ OF_STATE: Mapping[RunState, Severity] = {
     RunState.RUNNING: Severity.OK,
     RunState.SUCCEEDED: Severity.OK,
     RunState.WARNED: Severity.WARNING,
+    RunState.UNKNOWN: Severity.UNKNOWN,
     RunState.FAILED: Severity.ERROR,
     RunState.TIMED_OUT: Severity.ERROR,
     RunState.LOST: Severity.ERROR,
@@ -173,11 +174,11 @@ def _paused(entry: Entry, found: Diagnosis, pause: Pause) -> Diagnosis:
 def _reason(run: Run | RunSummary) -> tuple[str, str]:
     """Why a run did not succeed, and the command that shows more."""
     check = worst_check(run) if isinstance(run, Run) else None
-    if run.state in (RunState.FAILED, RunState.WARNED) and check is not None:
+    if run.state in (RunState.FAILED, RunState.UNKNOWN, RunState.WARNED) and check is not None:
         return check_text(check), "show"
     reason = run.reason or _step_reason(run) or "no reason was recorded"
     word = run.state.replace("_", " ")
-    command = "show" if run.state in (RunState.CANCELLED, RunState.WARNED) else "logs"
+    command = "show" if run.state in (RunState.CANCELLED, RunState.UNKNOWN, RunState.WARNED) else "logs"
     return (reason if reason.startswith(word) else f"{word}: {reason}"), command
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from maintd.model.evidence import Artifact, Change, Check, LogLine, Phase, Progress
-from maintd.model.run import Attempt, Run, RunState, StepState
+from maintd.model.evidence import Artifact, Change, ChangeState, Check, LogLine, Phase, Progress
+from maintd.model.run import Attempt, AttemptState, Run, RunState, StepState
 from maintd.model.run_updates import AttemptFinished, AttemptStarted, StepFinished, StepStarted
 from maintd.present.runs import artifact_text, change_text, check_lines
 from maintd.present.text import (
@@ -68,10 +68,13 @@ class LiveRun:
         for check in attempt.checks[checks:]:
             yield from check_lines(check, self._width, self._ink)
         for change in attempt.changes[changes:]:
+            if change.state is ChangeState.INTENDED and attempt.state is AttemptState.RUNNING:
+                break  # shown once it is known what became of it
+            changes += 1
             yield from wrap(change_text(change), self._width, "    ", "      ")
         for artifact in attempt.artifacts[artifacts:]:
             yield from wrap(artifact_text(artifact), self._width, "    ", "      ")
-        self._shown[key] = (len(attempt.checks), len(attempt.changes), len(attempt.artifacts), attempt.phase)
+        self._shown[key] = (len(attempt.checks), changes, len(attempt.artifacts), attempt.phase)
 
 
 def report_lines(step: str, attempt: int, item: object, *, width: int = WIDTH, colour: bool = False) -> Iterator[str]:
@@ -86,7 +89,7 @@ def report_lines(step: str, attempt: int, item: object, *, width: int = WIDTH, c
             yield phase_text(item.name, style)
         case Check():
             yield from check_lines(item, width, style)
-        case Change():
+        case Change() if item.state is not ChangeState.INTENDED:
             yield from wrap(change_text(item), width, "    ", "      ")
         case Artifact():
             yield from wrap(artifact_text(item), width, "    ", "      ")

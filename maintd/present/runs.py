@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from maintd.model.evidence import Artifact, Change, Check, CheckStatus, Measure
-from maintd.model.run import Attempt, Run, RunState, RunSummary, SkipReason, Step, Trigger
+from maintd.model.evidence import Artifact, Change, ChangeState, Check, CheckStatus, Measure
+from maintd.model.run import Attempt, AttemptState, Run, RunState, RunSummary, SkipReason, Step, Trigger
 from maintd.present.text import (
     WIDTH,
     Style,
@@ -152,8 +153,8 @@ def attempt_lines(attempt: Attempt, width: int, style: Style) -> Iterator[str]:
     """The evidence of one attempt: its reason, checks, changes, measures, artifacts."""
     if attempt.reason:
         yield from wrap(attempt.reason, width, "    ", "    ")
-    ended_badly = attempt.state not in ("running", "succeeded", "warned")
-    if ended_badly and attempt.phase and attempt.phase not in attempt.reason:
+    stopped = attempt.state in (AttemptState.TIMED_OUT, AttemptState.CANCELLED, AttemptState.LOST)
+    if stopped and attempt.phase and attempt.phase not in attempt.reason:
         yield from wrap(f'stopped in phase "{attempt.phase}"', width, "    ", "    ")
     if attempt.state == "running" and attempt.phase:
         yield from wrap(f"now: {attempt.phase}", width, "    ", "    ")
@@ -163,8 +164,9 @@ def attempt_lines(attempt: Attempt, width: int, style: Style) -> Iterator[str]:
         for check in attempt.checks:
             yield from check_lines(check, width, style)
     if attempt.changes:
-        done = sum(change.done for change in attempt.changes)
-        yield f"    {plural(len(attempt.changes), 'change')}, {done} done"
+        counts = Counter(change.state for change in attempt.changes)
+        found = ", ".join(f"{counts[state]} {state.value}" for state in ChangeState if counts[state])
+        yield f"    {plural(len(attempt.changes), 'change')}: {found}"
         for change in attempt.changes[:MOST_SHOWN]:
             yield from wrap(change_text(change), width, "    ", "      ")
         if len(attempt.changes) > MOST_SHOWN:
@@ -196,11 +198,22 @@ def check_lines(check: Check, width: int, style: Style, indent: str = "    ") ->
 
 
 def change_text(change: Change) -> str:
-    """`deleted /var/log/x (bytes 1.2 MiB)`, or `would …` in a dry run."""
+    """`· delete /var/log/x (bytes 1.2 MiB)`; what was not done begins with its state and ends with the cause."""
     details = ", ".join(
         f"{name} {value_text(value, 'B' if name == 'bytes' else '')}" for name, value in change.details.items()
     )
-    return f"{'·' if change.done else '· would'} {change.action} {change.target}" + (f" ({details})" if details else "")
+    word = "" if change.done else f"{_CHANGE_WORDS[change.state]} "
+    text = f"· {word}{change.action} {change.target}" + (f" ({details})" if details else "")
+    return f"{text}: {change.cause}" if change.cause else text
+
+
+_CHANGE_WORDS = {
+    ChangeState.PLANNED: "would",
+    ChangeState.INTENDED: "under way:",
+    ChangeState.REFUSED: "✗ refused:",
+    ChangeState.FAILED: "✗ failed:",
+    ChangeState.UNCERTAIN: "? uncertain:",
+}
 
 
 def measure_text(measure: Measure) -> str:

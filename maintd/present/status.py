@@ -38,7 +38,8 @@ def status_text(report: StatusReport, *, width: int = WIDTH, colour: bool = Fals
         for problem in report.problems:
             lines += _coloured(wrap(f"! {problem}", width, hanging="  "), style, Tone.BAD)
         for entry in report.entries:
-            if entry.severity is Severity.ERROR:  # unknown is the store's problem, which is above
+            # Without a run it is the store that does not answer, which is a problem listed above.
+            if entry.severity is Severity.ERROR or (entry.severity is Severity.UNKNOWN and entry.why_run_id):
                 lines += _diagnosis_lines(entry, report.at, width, style)
     lines += ["", *_table(report, width, style)]
     if report.others:
@@ -153,7 +154,7 @@ def _entry_lines(
         yield f"  {' ' * names}{''.join(cells).rstrip()}"
     else:
         yield f"{symbol(word, style)} {name.ljust(names)}{''.join(cells).rstrip()}"
-    if entry.why and entry.severity is not Severity.ERROR:
+    if entry.why and not entry.needs_attention:
         yield from _coloured(wrap(entry.why, width, "    ", "    "), style, Tone.DIM)
     pause = _pause(entry, now)
     if pause and entry.pause is not None and entry.pause.why not in entry.why:

@@ -10,7 +10,18 @@ from typing import Any
 from sqlalchemy import Table, bindparam, delete, select, update
 from sqlalchemy.engine import Connection
 
-from maintd.model.evidence import Artifact, Change, Check, LogLine, LogTrim, Measure, Phase, Progress, Report
+from maintd.model.evidence import (
+    Artifact,
+    Change,
+    ChangeState,
+    Check,
+    LogLine,
+    LogTrim,
+    Measure,
+    Phase,
+    Progress,
+    Report,
+)
 from maintd.model.run import TRANSITIONS, AttemptState, RunState, StepState
 from maintd.model.run_updates import (
     AttemptFinished,
@@ -152,6 +163,8 @@ def mark_attempts_lost(conn: Connection, run_id: int, reason: str, at: datetime)
     ):
         unfinished = update(table).where(table.c.run_id == run_id, table.c.state == running.value)
         conn.execute(unfinished.values(state=lost.value, reason=reason, finished_at=at))
+    intended = update(changes).where(changes.c.run_id == run_id, changes.c.state == ChangeState.INTENDED.value)
+    conn.execute(intended.values(state=ChangeState.UNCERTAIN.value, cause=reason))
 
 
 class _UpdateBatch:
@@ -164,6 +177,7 @@ class _UpdateBatch:
         self._steps: dict[int, dict[str, Any]] = {}
         self._attempts: dict[tuple[int, int], dict[str, Any]] = {}
         self._lines: dict[tuple[int, int], dict[int, LogLine]] = {}
+        self._changes: dict[tuple[int, int, int], dict[str, Any]] = {}  # rows of this batch
         self._rows: dict[Table, list[dict[str, Any]]] = {checks: [], changes: [], artifacts: [], measures: []}
 
     def add(self, conn: Connection, update: RunUpdate) -> None:
@@ -213,7 +227,7 @@ class _UpdateBatch:
                 row = item.model_dump(exclude={"type", "status"})
                 self._rows[checks].append(where | row | {"status": item.status.value})
             case Change():
-                self._rows[changes].append(where | item.model_dump(exclude={"type"}))
+                self._change(conn, where, item)
             case Artifact():
                 self._rows[artifacts].append(where | item.model_dump(exclude={"type"}))
             case Measure():
@@ -226,6 +240,24 @@ class _UpdateBatch:
                 self._lines.setdefault((update.step, update.attempt), {})[item.seq] = item
             case LogTrim():
                 self._trim(conn, update, item)
+
+    def _change(self, conn: Connection, where: dict[str, Any], change: Change) -> None:
+        """Insert a change, or update one that was intended with what became of it."""
+        row = where | change.model_dump(exclude={"type", "state", "done"}) | {"state": change.state.value}
+        key = (row["step"], row["attempt"], change.number)
+        waiting = self._changes.get(key)
+        if change.number and change.state not in (ChangeState.PLANNED, ChangeState.INTENDED):
+            if waiting is not None:
+                waiting.update(row)
+                return
+            intended = update(changes).where(
+                *(changes.c[name] == row[name] for name in ("run_id", "step", "attempt", "number"))
+            )
+            outcome = {name: row[name] for name in ("state", "cause", "details")}
+            if conn.execute(intended.values(outcome)).rowcount:
+                return
+        self._changes[key] = row
+        self._rows[changes].append(row)
 
     def _trim(self, conn: Connection, update: AttemptReported, trim: LogTrim) -> None:
         waiting = self._lines.get((update.step, update.attempt), {})

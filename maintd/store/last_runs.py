@@ -23,7 +23,9 @@ from maintd.store.tables import entries, runs
 ACTIVE = (RunState.RUNNING, RunState.QUEUED, RunState.WAITING)
 SUCCESSES = (RunState.SUCCEEDED, RunState.WARNED)
 FAILURES = (RunState.FAILED, RunState.TIMED_OUT, RunState.LOST)
-WORKED = (*SUCCESSES, *FAILURES, RunState.CANCELLED)
+UNSUCCESSFUL = (*FAILURES, RunState.UNKNOWN)
+"""An unknown run neither ends a row of failures nor counts as one."""
+WORKED = (*SUCCESSES, *UNSUCCESSFUL, RunState.CANCELLED)
 
 MAX_COUNTED = 1000
 """Failures in a row are counted up to this number."""
@@ -33,14 +35,14 @@ TYPICAL_OF = 20
 
 
 class LastRuns(NamedTuple):
-    """The last runs of an entry. A run that warned counts as a success, since nothing failed."""
+    """The last runs of an entry. A run that warned counts as a success, an unknown one does not."""
 
     last_run: RunSummary | None = None  # that is over, skipped ones included
     last_worked: RunSummary | None = None  # that is over and was not skipped
     last_success: RunSummary | None = None
     active: RunSummary | None = None  # running, else queued, else waiting
     last_failure: RunSummary | None = None
-    failing_since: datetime | None = None  # end of the first failure after the last success
+    failing_since: datetime | None = None  # end of the first failed or unknown run after the last success
     failures_in_a_row: int = 0  # since the last success, at most MAX_COUNTED
     typical_duration: timedelta | None = None  # median of the last successes
 
@@ -70,7 +72,7 @@ def last_success(conn: Connection, entry: str, since: datetime) -> RunSummary | 
 def last_outcome_ids(conn: Connection) -> set[int]:
     """The ids of the last success and the last failure of every entry."""
     last = [_by_state(row) for row in conn.execute(select(*_LAST_IDS).select_from(entries))]
-    found = {_highest(of_entry, states) for of_entry in last for states in (SUCCESSES, FAILURES)}
+    found = {_highest(of_entry, states) for of_entry in last for states in (SUCCESSES, FAILURES, [RunState.UNKNOWN])}
     return {run_id for run_id in found if run_id is not None}
 
 
@@ -108,16 +110,16 @@ def _highest(ids: Mapping[RunState, int], states: Iterable[RunState]) -> int | N
 
 
 def _is_failing(ids: Mapping[RunState, int]) -> bool:
-    return (_highest(ids, FAILURES) or 0) > (_highest(ids, SUCCESSES) or 0)
+    return (_highest(ids, UNSUCCESSFUL) or 0) > (_highest(ids, SUCCESSES) or 0)
 
 
 def _streaks(conn: Connection, failing: Mapping[int, Mapping[RunState, int]]) -> dict[int, tuple[int, int]]:
-    """By entry id: the first failure after the last success, and the number of failures since then."""
+    """By entry id: the first failed or unknown run after the last success, and the number of failures since then."""
     if not failing:
         return {}
     success = case({entry_id: _highest(ids, SUCCESSES) or 0 for entry_id, ids in failing.items()}, value=entries.c.id)
     columns = []
-    for state in FAILURES:
+    for state in UNSUCCESSFUL:
         after = select(runs.c.id).where(*_in_state(state, dry=False), runs.c.id > success).correlate(entries)
         counted = after.limit(MAX_COUNTED).subquery()
         columns += [
@@ -128,7 +130,8 @@ def _streaks(conn: Connection, failing: Mapping[int, Mapping[RunState, int]]) ->
     streaks = {}
     for entry_id, *found in conn.execute(query):
         first = min(run_id for run_id in found[::2] if run_id is not None)
-        streaks[entry_id] = (first, min(MAX_COUNTED, sum(found[1::2])))
+        failed = sum(found[1 : 2 * len(FAILURES) : 2])
+        streaks[entry_id] = (first, min(MAX_COUNTED, failed))
     return streaks
 
 

@@ -106,7 +106,13 @@ def attempt(row: AnyRow, evidence: dict[str, list[Any]]) -> Attempt:
 def check(row: AnyRow) -> Check:
     """From a row of `checks`."""
     return Check(
-        name=row.name, observed=row.observed, expected=row.expected, unit=row.unit, status=row.status, hint=row.hint
+        name=row.name,
+        observed=row.observed,
+        expected=row.expected,
+        unit=row.unit,
+        status=row.status,
+        hint=row.hint,
+        optional=row.optional,
     )
 
 
@@ -118,7 +124,14 @@ def measure(row: AnyRow) -> Measure:
 
 def change(row: AnyRow) -> Change:
     """From a row of `changes`."""
-    return Change(action=row.action, target=row.target, details=row.details, done=row.done)
+    return Change(
+        number=row.number,
+        action=row.action,
+        target=row.target,
+        details=row.details,
+        state=row.state,
+        cause=row.cause,
+    )
 
 
 def artifact(row: AnyRow) -> Artifact:

@@ -21,7 +21,9 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     literal_column,
+    text,
 )
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.types import TIMESTAMP, TypeDecorator, TypeEngine
@@ -235,7 +237,7 @@ log_lines = Table(
 )
 
 
-def _evidence(name: str, *columns: Column[Any]) -> Table:
+def _evidence(name: str, *columns: Column[Any], indexed: tuple[str, ...] = ("run_id",)) -> Table:
     return Table(
         name,
         metadata,
@@ -244,7 +246,7 @@ def _evidence(name: str, *columns: Column[Any]) -> Table:
         Column("step", Integer, nullable=False),
         Column("attempt", Integer, nullable=False),
         *columns,
-        Index(f"ix_{name}_run", "run_id"),
+        Index(f"ix_{name}_run", *indexed),
     )
 
 
@@ -256,6 +258,7 @@ checks = _evidence(
     Column("unit", CleanText, nullable=False),
     Column("status", Text, nullable=False),
     Column("hint", CleanText, nullable=False),
+    Column("optional", Boolean, nullable=False, server_default=false()),
 )
 
 changes = _evidence(
@@ -263,7 +266,10 @@ changes = _evidence(
     Column("action", CleanText, nullable=False),
     Column("target", CleanText, nullable=False),
     Column("details", Json, nullable=False),
-    Column("done", Boolean, nullable=False),
+    Column("number", Integer, nullable=False, server_default=text("0")),
+    Column("state", Text, nullable=False, server_default=text("'done'")),
+    Column("cause", CleanText, nullable=False, server_default=text("''")),
+    indexed=("run_id", "step", "attempt", "number"),
 )
 
 artifacts = _evidence(
