@@ -80,15 +80,10 @@ def run(ctx: Context, params: Params) -> None:
     command = shell.Command(params.argv, params.cwd, {**variables, **params.env}, params.stdin, params.shell)
     with ctx.phase("find the program"):
         argv = shell.resolve_argv(command)
-    if not ctx.may("run", command, cwd=str(params.cwd or Path.cwd())):
-        ctx.log(f"would run: {command}" + (" (by /bin/sh)" if params.shell else f" (found as {argv[0]})"))
-        return
-
-    patterns = {
-        "stdout": params.stdout_has + params.stdout_lacks,
-        "stderr": params.stderr_has + params.stderr_lacks,
-    }
-    search = OutputSearch(patterns, params.numbers)
+    search = OutputSearch(
+        {"stdout": params.stdout_has + params.stdout_lacks, "stderr": params.stderr_has + params.stderr_lacks},
+        params.numbers,
+    )
     excerpt = OutputExcerpt(ctx.log, params.log_head, params.log_tail)
 
     def receive(stream: shell.Stream, line: str) -> None:
@@ -97,9 +92,16 @@ def run(ctx: Context, params: Params) -> None:
 
     limit = max(ctx.remaining - RESERVE, ctx.remaining / 2)
     timeout = min(params.timeout or limit, limit)
-    with ctx.phase(f"run {argv[0]}"):
-        result = shell.run(command, timeout, receive)
-    excerpt.end()
+    with ctx.change("run", command, cwd=str(params.cwd or Path.cwd())) as allowed:
+        if not allowed:
+            ctx.log(f"would run: {command}" + (" (by /bin/sh)" if params.shell else f" (found as {argv[0]})"))
+            return
+        with ctx.phase(f"run {argv[0]}"):
+            result = shell.run(command, timeout, receive)
+        excerpt.end()
+        if result.timed_out:
+            allowed.uncertain(f"stopped after {format_duration(timeout)}")
+        allowed.observed(exit_code=result.exit_code, signal=result.signal or None)
     ctx.measure("command_seconds", result.duration.total_seconds(), "s")
     ctx.measure("command_output_bytes", result.output_bytes, "B")
     if result.output_held:

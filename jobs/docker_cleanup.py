@@ -130,28 +130,31 @@ def remove_container(ctx: Context, params: Params, engine: Docker, container: St
     if not ctx.dry_run:
         lines = cleanup.last_lines(engine, container, params.log_lines)
         ctx.save(f"log-{engine.name}-{container.name}-{container.id[:12]}.txt", lines)
-    if not ctx.may("remove container", target, image=container.image, ended=str(container.finished_at)):
-        return False
-    cleanup.remove_container(engine, container)
-    return True
+    with ctx.change("remove container", target, image=container.image, ended=str(container.finished_at)) as allowed:
+        if allowed:
+            cleanup.remove_container(engine, container)
+    return bool(allowed)
 
 
 def remove_image(ctx: Context, engine: Docker, image: StoredImage) -> bool:
     """Remove the image with all its tags. False in a dry run."""
     target = f"{engine.name}: {image.label} ({image.id})"
     digests = ", ".join(image.digests)
-    if not ctx.may("remove image", target, bytes=image.size_bytes, tags=", ".join(image.tags), digests=digests):
-        return False
-    cleanup.remove_image(engine, image)
-    return True
+    tags = ", ".join(image.tags)
+    with ctx.change("remove image", target, bytes=image.size_bytes, tags=tags, digests=digests) as allowed:
+        if allowed:
+            cleanup.remove_image(engine, image)
+    return bool(allowed)
 
 
 def prune_build_cache(ctx: Context, params: Params, engine: Docker, unused_for: timedelta) -> None:
     """Remove old build cache; it is neither evidence nor needed for a rollback."""
-    if not ctx.may("prune build cache", engine.name, kept=params.build_cache_kept):
-        return
     try:
-        freed = cleanup.prune_build_cache(engine, unused_for, params.build_cache_kept)
+        with ctx.change("prune build cache", engine.name, kept=params.build_cache_kept) as allowed:
+            if not allowed:
+                return
+            freed = cleanup.prune_build_cache(engine, unused_for, params.build_cache_kept)
+            allowed.observed(freed=freed)
     except TargetError as error:
         ctx.report_error(f"{engine.name}: build cache dropped", error)
         return

@@ -110,15 +110,17 @@ def delete(ctx: Context, tree: Tree, subject: str, plan: Plan) -> int:
     freed, failed = 0, []
     for one in ctx.track(plan.delete, unit="file"):
         path = shown(tree.root.joinpath(*one.entry.parts))
-        if not ctx.may("delete", path, bytes=one.entry.disk_bytes, dated=f"{one.at:%Y-%m-%d}"):
-            continue
-        try:
-            tree.remove(one.entry)
-            freed += one.entry.disk_bytes
-        except (ChangedError, FileNotFoundError):
-            ctx.log(f"{path}: kept, it has changed since it was planned for deletion")
-        except OSError as error:
-            failed.append(f"{path}: {error.strerror}")
+        with ctx.change("delete", path, bytes=one.entry.disk_bytes, dated=f"{one.at:%Y-%m-%d}") as allowed:
+            if not allowed:
+                continue
+            try:
+                tree.remove(one.entry)
+                freed += one.entry.disk_bytes
+            except (ChangedError, FileNotFoundError):
+                allowed.refused("kept: it has changed since it was planned for deletion")
+            except OSError as error:
+                allowed.failed(error.strerror or str(error))
+                failed.append(f"{path}: {error.strerror}")
     hint = f"grant write access to its folder: {'; '.join(failed[:3])}" if failed else ""
     ctx.check(f"{subject}: files that could not be deleted", len(failed), at_most=0, hint=hint)
     return freed

@@ -8,6 +8,7 @@ latest by the next run, which recognizes them by a marker in the index's comment
 reported. Needs a login that is a member of the tables' owner, pg_monitor, and the extension pgstattuple.
 """
 
+from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -134,14 +135,19 @@ def rebuild(
         warn_postponed(ctx, check, f"postponed: {why}")
         return False
     saving = format_size(reindex.gain(index, density))
-    if not ctx.may("reindex", f"{name}: {index.label}", density=round(density.percent, 1), saves=saving):
-        return True
-    marker = reindex.new_marker(index, found)
-    result = reindex.rebuild(ctx, session, open_session, index, marker, timeout)
-    with open_session() as cleaner:  # the first session may be lost
+    target, shown_density = f"{name}: {index.label}", round(density.percent, 1)
+    with ExitStack() as stack:
+        with ctx.change("reindex", target, density=shown_density, saves=saving) as allowed:
+            if not allowed:
+                return True
+            marker = reindex.new_marker(index, found)
+            result = reindex.rebuild(ctx, session, open_session, index, marker, timeout)
+            cleaner = stack.enter_context(open_session())  # the first session may be lost
+            after = next((other for other in indexes(cleaner) if other.label == index.label), None)
+            swapped = after is not None and after.valid and after.oid != index.oid
+            if not swapped:
+                allowed.failed(result.problem or "the index is still the old one")
         reindex.drop_leftovers(ctx, cleaner, index, marker)
-        after = next((other for other in indexes(cleaner) if other.label == index.label), None)
-        swapped = after is not None and after.valid and after.oid != index.oid
         if not result.problem or swapped:  # an error after the swap leaves only a leftover, which is reported already
             reindex.verify(ctx, cleaner, check, index, after, timeout)
         elif result.timed_out:

@@ -123,14 +123,19 @@ def vacuum_table(
 ) -> bool:
     """Vacuum a table and report the result. True when its dead rows are reported here."""
     target, grant = session.name, GRANT.format(owner=table.owner)
-    if not ctx.may("vacuum" if due.vacuum else "analyze", f"{target}: {table.label}", why=due.why):
+    action = "vacuum" if due.vacuum else "analyze"
+    with ctx.change(action, f"{target}: {table.label}", why=due.why) as allowed:
+        if allowed:
+            with progress_reported(
+                monitor, PROGRESS, session.pid, lambda row: ctx.progress(row["done"], row["total"], "block")
+            ):
+                result = vacuum(session, table, due, timeout)
+            if result.problem:
+                allowed.refused(result.problem)
+    if not allowed:
         if not table.permitted:
             ctx.fail(f"{target}: vacuum of {table.label}", "not allowed", expected="done", hint=grant)
         return False
-    with progress_reported(
-        monitor, PROGRESS, session.pid, lambda row: ctx.progress(row["done"], row["total"], "block")
-    ):
-        result = vacuum(session, table, due, timeout)
     ctx.report([result.criterion(table, grant)], target)
     if result.problem or not due.vacuum:
         return False

@@ -107,7 +107,7 @@ class StoreUnusableError(StoreError):
 
 class TargetError(MaintdError):
     """A target failed. `cause` is one of: refused, timed_out, denied, malformed, unreachable, not_configured, empty,
-    partial, failed."""
+    partial, conflict, failed."""
 
     code = "target"
 

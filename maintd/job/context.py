@@ -392,7 +392,9 @@ class Context:
             unanswered = isinstance(error, TimeoutError) or (
                 isinstance(error, TargetError) and error.cause in ("timed_out", "partial")
             )
-            self._resolve(change, pending, ChangeState.UNCERTAIN if unanswered else ChangeState.FAILED, _text_of(error))
+            declined = isinstance(error, TargetError) and error.cause in ("denied", "conflict")
+            state = ChangeState.REFUSED if declined else ChangeState.FAILED
+            self._resolve(change, pending, ChangeState.UNCERTAIN if unanswered else state, _text_of(error))
             raise
         except BaseException:
             self._resolve(change, pending, ChangeState.UNCERTAIN, "stopped before the end of the change")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from maintd.job.context import Context
@@ -24,7 +25,7 @@ def publish_report(ctx: Context, report: Document, stamp: str, keep: int) -> Non
     for suffix, content in files.items():
         ctx.save(f"{name}.{suffix}", content, MEDIA_TYPES[suffix])
     if ctx.reports_dir is not None:
-        publish_files(files, name, ctx.reports_dir, kind=report.kind, keep=keep, may=ctx.may)
+        publish_files(files, name, ctx.reports_dir, kind=report.kind, keep=keep, change=ctx.change)
 
 
 def publish_files(
@@ -34,19 +35,21 @@ def publish_files(
     *,
     kind: str,
     keep: int,
-    may: Callable[[str, Path], bool],
+    change: Callable[[str, Path], AbstractContextManager[object]],
 ) -> None:
     """Write a report's files, given by suffix, to the folder, and delete all but the newest `keep` reports of its kind.
 
-    may: declares each effect, "write" or "delete"; False means that it must not happen.
+    change: records each effect, "write" or "delete", as `Context.change` does; a false value forbids it.
     """
     for suffix, content in files.items():
         path = folder / f"{name}.{suffix}"
-        if may("write", path):
-            write_atomically(path, content)
+        with change("write", path) as allowed:
+            if allowed:
+                write_atomically(path, content)
     for path in surplus(folder, kind, keep) if folder.is_dir() else ():
-        if may("delete", path):
-            path.unlink(missing_ok=True)
+        with change("delete", path) as allowed:
+            if allowed:
+                path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: str) -> None:

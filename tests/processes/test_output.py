@@ -160,7 +160,7 @@ def test_earlier_measures_are_handed_to_the_job(here: Node) -> None:
 
 
 def test_a_dry_run_changes_nothing_and_records_what_it_would(here: Node, tmp_path: Path) -> None:
-    body = 'if ctx.may("delete", params.into):\n    Path(params.into).unlink()'
+    body = 'with ctx.change("delete", params.into) as allowed:\n    if allowed:\n        Path(params.into).unlink()'
     file = tmp_path / "kept"
     file.touch()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -236,11 +238,14 @@ def test_a_report_is_replaced_atomically_and_old_ones_are_deleted(tmp_path: Path
         (tmp_path / other).write_text("not ours to delete")
     asked: list[tuple[str, str]] = []
 
-    def may(action: str, path: Path) -> bool:
+    @contextmanager
+    def change(action: str, path: Path) -> Iterator[bool]:
         asked.append((action, path.name))
-        return True
+        yield True
 
-    publish.publish_files({"md": "new", "json": "{}"}, "capacity-202611", tmp_path, kind="capacity", keep=2, may=may)
+    publish.publish_files(
+        {"md": "new", "json": "{}"}, "capacity-202611", tmp_path, kind="capacity", keep=2, change=change
+    )
 
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "capacity-202608.txt",
@@ -259,6 +264,8 @@ def test_a_report_is_replaced_atomically_and_old_ones_are_deleted(tmp_path: Path
 
 
 def test_a_file_that_may_not_be_written_is_not_written(tmp_path: Path) -> None:
-    publish.publish_files({"md": "new"}, "capacity-202611", tmp_path, kind="capacity", keep=2, may=lambda *_: False)
+    publish.publish_files(
+        {"md": "new"}, "capacity-202611", tmp_path, kind="capacity", keep=2, change=lambda *_: nullcontext(False)
+    )
 
     assert list(tmp_path.iterdir()) == []

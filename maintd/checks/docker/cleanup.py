@@ -27,7 +27,7 @@ class InUseError(TargetError):
     """It has changed or is in use since it was planned, so it was not removed."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, "the next run checks it again", cause="partial")
+        super().__init__(message, "the next run checks it again", cause="conflict")
 
 
 @dataclass(frozen=True)

@@ -129,14 +129,16 @@ class UpdateCheck:
             return None
         rollback = f"{used.service}-{ctx.now():%Y%m%dT%H%M%SZ}"
         try:
-            if not ctx.may("pull", name, service=used.service, tag=reference.tag, before=image.id):
-                return None
-            if ctx.may("tag", f"{ROLLBACK}:{rollback}", image=image.id):
-                tag(self._engine, image, ROLLBACK, rollback)
-            login = auth(self._credentials, reference)
-            target = ctx.target("docker", self._engine.name)
-            with connect(target, name=self._engine.name, timeout=timeout) as engine:
-                pulled = pull(engine, reference, remote, login)
+            with ctx.change("pull", name, service=used.service, tag=reference.tag, before=image.id) as allowed:
+                if not allowed:
+                    return None
+                with ctx.change("tag", f"{ROLLBACK}:{rollback}", image=image.id):
+                    tag(self._engine, image, ROLLBACK, rollback)
+                login = auth(self._credentials, reference)
+                target = ctx.target("docker", self._engine.name)
+                with connect(target, name=self._engine.name, timeout=timeout) as engine:
+                    pulled = pull(engine, reference, remote, login)
+                allowed.observed(after=pulled.id)
         except TargetError as error:
             ctx.report_error(check, error, expected=short(remote.digest))
             return None

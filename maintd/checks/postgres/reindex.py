@@ -239,8 +239,12 @@ def drop_leftovers(ctx: Context, session: Postgres, base: Index, marker: Marker)
     """Drop what maintd's rebuild of `base` has left, then remove the marker; it stays while a leftover does."""
     clean = not ctx.dry_run
     for leftover in own_leftovers(indexes(session), base, marker):
-        if ctx.may("drop index", f"{session.name}: {leftover.label}", why="left by an interrupted rebuild"):
-            problem = _drop(session, leftover)
+        why = "left by an interrupted rebuild"
+        with ctx.change("drop index", f"{session.name}: {leftover.label}", why=why) as allowed:
+            problem = _drop(session, leftover) if allowed else ""
+            if problem:
+                allowed.failed(problem)
+        if allowed:
             ctx.check(
                 f"{session.name}: leftover {leftover.label}",
                 problem or "dropped",

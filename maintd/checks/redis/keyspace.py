@@ -285,8 +285,12 @@ def expire_keys(
     """Set an expiry on keys of a pattern, in batches of one change each; return how many got it. Raises TargetError."""
     changed = 0
     for batch in batches(pace, ctx.track(keys, unit="key"), BATCH):
-        if ctx.may("expire", f"{server.name}: {pattern}", keys=len(batch), ttl=format_duration(ttl)):
-            changed += set_expiry(server, batch, ttl)
+        target = f"{server.name}: {pattern}"
+        with ctx.change("expire", target, keys=len(batch), ttl=format_duration(ttl)) as allowed:
+            if allowed:
+                count = set_expiry(server, batch, ttl)
+                allowed.observed(changed=count)
+                changed += count
     return changed
 
 
@@ -306,8 +310,11 @@ def remove_keys(
     """Remove keys of a prefix, in batches of one change each; return how many were removed. Raises TargetError."""
     removed = 0
     for batch in batches(pace, ctx.track(keys, unit="key"), BATCH):
-        if ctx.may("unlink", f"{server.name}: {printable(prefix)}*", keys=len(batch)):
-            removed += len(remove(server, batch, idle))
+        with ctx.change("unlink", f"{server.name}: {printable(prefix)}*", keys=len(batch)) as allowed:
+            if allowed:
+                count = len(remove(server, batch, idle))
+                allowed.observed(removed=count)
+                removed += count
     return removed
 
 

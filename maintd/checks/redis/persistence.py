@@ -101,14 +101,19 @@ def background_save(
         if headroom.status is CheckStatus.FAIL:
             ctx.fail(check, "not started: too little memory", expected="saved", hint=headroom.hint)
             return False
-        if not ctx.may("save", name, last_saved=before.saved_at.isoformat()):
-            return True
         started_at = ctx.now()
-        rejected = start(server)
-        after = wait_until_idle(server, timeout, lambda waited: ctx.progress(waited, None, "s"))
-        saved = saved_criterion(before, after)
-        if rejected and saved.status is not CheckStatus.OK:  # else another client's save was first, and counts
-            saved = replace(saved, observed=f"refused: {rejected}")
+        with ctx.change("save", name, last_saved=before.saved_at.isoformat()) as allowed:
+            if not allowed:
+                return True
+            rejected = start(server)
+            after = wait_until_idle(server, timeout, lambda waited: ctx.progress(waited, None, "s"))
+            saved = saved_criterion(before, after)
+            if rejected and saved.status is not CheckStatus.OK:  # else another client's save was first, and counts
+                saved = replace(saved, observed=f"refused: {rejected}")
+                allowed.refused(rejected)
+            elif saved.status is not CheckStatus.OK:
+                allowed.failed(f"{saved.name}: {saved.observed or saved.unknown}")
+            allowed.observed(saved=after.saved_at.isoformat())
         ctx.report([saved], name)
         if after.duration is not None:
             ctx.measure("redis_bgsave_duration_seconds", after.duration.total_seconds(), "s", server=name)

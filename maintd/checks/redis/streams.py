@@ -152,13 +152,15 @@ def trim(
         return stream
     dropped, label = 0, f"{server.name}: {printable(name)}"
     with ctx.phase(f"{server.name}: trim {printable(name)} before {keep}"):
-        if ctx.may("trim", label, before=keep, entries=stream.length):
-            for _ in batches(pace, range(max_entries // TRIM_STEP), 1):
+        with ctx.change("trim", label, before=keep, entries=stream.length) as allowed:
+            for _ in batches(pace, range(max_entries // TRIM_STEP if allowed else 0), 1):
                 count = int(server.command("XTRIM", name, "MINID", "~", keep, "LIMIT", TRIM_STEP))
                 dropped += count
                 ctx.progress(dropped, None, "entry")
                 if not count:
                     break
+            allowed.observed(dropped=dropped)
+        if allowed:
             ctx.log(f"{label}: {dropped} of {stream.length} entries dropped")
             ctx.measure("redis_stream_trimmed", dropped, "", server=server.name, stream=printable(name))
     return read_stream(server, name)

@@ -16,6 +16,6 @@ class Params(JobParams):
 @job(timeout="25s", mutates=True, locks={"press": "exclusive"})
 def run(ctx: Context, params: Params) -> None:
     with journaled(ctx, "holding", lock="press") as book:
-        if ctx.may("press", "it"):
+        with ctx.change("press", "it"):
             pause(params.work.total_seconds())
         book.check("pressed", 1)

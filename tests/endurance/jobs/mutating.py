@@ -16,6 +16,6 @@ class Params(JobParams):
 @job(timeout="20s", mutates=True, locks={"thing": "exclusive"})
 def run(ctx: Context, params: Params) -> None:
     with journaled(ctx, "mutating", lock="thing") as book:
-        if ctx.may("change", "thing"):
+        with ctx.change("change", "thing"):
             pause(params.work.total_seconds())
         book.check("thing changed", 1)

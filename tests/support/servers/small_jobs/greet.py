@@ -21,7 +21,8 @@ def run(ctx: Context, params: Params) -> None:
         for number in range(params.times):
             ctx.log(f"hello {params.whom}, {number + 1}")
         print("printed")
-    ctx.may("greet", params.whom, times=params.times)
+    with ctx.change("greet", params.whom, times=params.times):
+        pass
     ctx.check("greetings", params.times, at_least=1, hint="greet at least once: -p times=1")
     ctx.measure("greetings", params.times)
     ctx.save("card.txt", f"hello {params.whom}\n")
