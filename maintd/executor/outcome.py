@@ -126,7 +126,10 @@ def evaluate_attempt(seen: AttemptEvidence) -> AttemptVerdict:
     if seen.worst is CheckStatus.FAIL:
         return AttemptVerdict(AttemptState.FAILED, _failed_checks(seen))
     if seen.worst is CheckStatus.UNKNOWN:
-        return AttemptVerdict(AttemptState.UNKNOWN, _listed(seen.unobserved, seen.unobserved_count, "not observed"))
+        warnings = f"; {_listed(seen.warned, seen.warned_count)}" if seen.warned else ""
+        return AttemptVerdict(
+            AttemptState.UNKNOWN, _listed(seen.unobserved, seen.unobserved_count, "not observed") + warnings
+        )
     if seen.worst is CheckStatus.WARN:
         return AttemptVerdict(AttemptState.WARNED, _listed(seen.warned, seen.warned_count))
     return AttemptVerdict(AttemptState.SUCCEEDED, "")

@@ -47,11 +47,20 @@ def set_revision(path: Path, revision: str) -> None:
     conn.close()
 
 
-def schema_of(path: Path) -> set[str]:
+def schema_of(path: Path) -> set[tuple[object, ...]]:
+    """Columns of all tables with type, nullability, default and place in the key; indexes by their definition."""
     conn = sqlite3.connect(path)
-    found = {" ".join(row[0].split()) for row in conn.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
+    tables = [row[0] for row in conn.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    columns = {
+        (table, *column[1:])
+        for table in tables
+        if table != "alembic_version"
+        for column in conn.execute(f"PRAGMA table_info({table})")
+    }
+    definitions = conn.execute("SELECT sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")
+    indexes = {(" ".join(row[0].split()),) for row in definitions}
     conn.close()
-    return {text for text in found if "alembic_version" not in text}
+    return columns | indexes
 
 
 def migrated(conn: Connection) -> None:

@@ -39,7 +39,8 @@ class JobResult:
 
     @property
     def changes(self) -> list[Change]:
-        return [item for item in self.items if isinstance(item, Change)]
+        """What became of each change, in the order in which they were intended."""
+        return list({item.number: item for item in self.items if isinstance(item, Change)}.values())
 
     @property
     def artifacts(self) -> list[Artifact]:
@@ -55,10 +56,13 @@ class JobResult:
 
     @property
     def outcome(self) -> str:
-        """`succeeded`, `warned` or `failed`, by the rules for a run."""
-        statuses = {check.status for check in self.checks}
+        """`succeeded`, `warned`, `unknown` or `failed`, by the rules for a run."""
+        required = [check for check in self.checks if not (check.optional and check.status is CheckStatus.UNKNOWN)]
+        statuses = {check.status for check in required}
         if self.error is not None or CheckStatus.FAIL in statuses:
             return "failed"
+        if CheckStatus.UNKNOWN in statuses:
+            return "unknown"
         return "warned" if statuses - {CheckStatus.OK} else "succeeded"
 
     def check(self, name: str) -> Check:
@@ -83,7 +87,7 @@ class JobResult:
             f"{c.status:8} {c.name}: {c.observed!r}, expected {c.expected} {c.unit} ({c.hint})" for c in self.checks
         ]
         lines += [f"measure  {m.name} {m.labels}: {m.value} {m.unit}" for m in self.measures]
-        lines += [f"change   {c.action} {c.target} {c.details} done={c.done}" for c in self.changes]
+        lines += [f"change   {c.action} {c.target} {c.details} {c.state} {c.cause}" for c in self.changes]
         lines += [f"log      {line}" for line in self.logs]
         return "\n".join([*lines, self.traceback or "returned"])
 

@@ -42,16 +42,21 @@ FAILED = Check(name="rows", observed=0, expected="at least 1", status=CheckStatu
             'check "rows": observed 0, expected at least 1 (and 2 more failed); look at the import',
         ),
         (
-            AttemptEvidence(returned=OK, exit=Exit(code=0), worst=CheckStatus.UNKNOWN, unknown=["lag"]),
-            "warned",
+            AttemptEvidence(returned=OK, exit=Exit(code=0), worst=CheckStatus.UNKNOWN, unobserved=["lag"]),
+            "unknown",
             "1 check not observed: lag",
         ),
         (
-            AttemptEvidence(
-                returned=OK, exit=Exit(code=0), worst=CheckStatus.WARN, warned=["a", "b"], unknown=list("cdef")
-            ),
+            AttemptEvidence(returned=OK, exit=Exit(code=0), worst=CheckStatus.WARN, warned=["a", "b"]),
             "warned",
-            "2 warnings: a, b; 4 checks not observed: c, d, e, …",
+            "2 warnings: a, b",
+        ),
+        (
+            AttemptEvidence(
+                returned=OK, exit=Exit(code=0), worst=CheckStatus.UNKNOWN, warned=["a", "b"], unobserved=list("cdef")
+            ),
+            "unknown",
+            "4 checks not observed: c, d, e, …; 2 warnings: a, b",
         ),
         (AttemptEvidence(returned=Returned(ok=False, reason="KeyError: 'x'")), "failed", "KeyError: 'x'"),
         (
@@ -105,7 +110,8 @@ EVIDENCE = st.builds(
     exit=st.builds(Exit, code=st.none() | st.integers(0, 255), signal=st.none() | st.integers(1, 64)),
     worst=st.sampled_from(CheckStatus),
     failed=st.sampled_from([(), (FAILED,)]),
-    unknown=st.lists(st.text(max_size=5), max_size=3),
+    warned=st.lists(st.text(max_size=5), max_size=3),
+    unobserved=st.lists(st.text(max_size=5), max_size=3),
     stopped=st.none()
     | st.builds(Stopped, kind=st.sampled_from(StopKind), reason=st.just("a reason"), killed_after=st.none()),
     protocol_error=st.sampled_from(["", "not a message"]),
@@ -177,6 +183,19 @@ CANCELLED = Stopped(StopKind.CANCELLED, "ada")
         ([GOOD, step("bad", StepState.FAILED, "no")], None, "failed", "bad: no"),
         ([step("bad", StepState.FAILED, "no")], None, "failed", "no"),
         ([step("w", StepState.WARNED, "lag"), GOOD], None, "warned", "w: lag"),
+        ([step("w", StepState.WARNED, "lag"), step("u", StepState.UNKNOWN, "denied")], None, "unknown", "u: denied"),
+        (
+            [step("a", StepState.UNKNOWN, "denied"), step("b", StepState.UNKNOWN, "hung"), GOOD],
+            None,
+            "unknown",
+            "a: denied | b: hung",
+        ),
+        (
+            [step("a", StepState.FAILED, "damaged"), GOOD, step("b", StepState.FAILED, "x" * 300)],
+            None,
+            "failed",
+            f"a: damaged | b: {'x' * 200}…",
+        ),
         ([step("w", StepState.WARNED, "lag"), step("t", StepState.TIMED_OUT, "slow")], None, "timed_out", "t: slow"),
         (
             [step("c", StepState.CANCELLED, "cancelled by ada"), step("rest", StepState.SKIPPED)],
@@ -237,9 +256,11 @@ def test_a_run_never_succeeds_with_a_step_that_did_not(steps: list[StepOutcome],
 
     assert verdict.state.final
     if verdict.state is RunState.SUCCEEDED:
-        assert not {item.state for item in steps} & (BAD | {StepState.WARNED, StepState.PENDING, StepState.RUNNING})
+        assert not {item.state for item in steps} & (
+            BAD | {StepState.UNKNOWN, StepState.WARNED, StepState.PENDING, StepState.RUNNING}
+        )
     if verdict.state is RunState.WARNED:
-        assert not {item.state for item in steps} & (BAD | {StepState.PENDING, StepState.RUNNING})
+        assert not {item.state for item in steps} & (BAD | {StepState.UNKNOWN, StepState.PENDING, StepState.RUNNING})
 
 
 @given(st.sampled_from(AttemptState), st.integers(1, 5))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maintd.model.entry import Entry, Pause
-from maintd.model.evidence import Artifact, Change, Check, CheckStatus, LogLine, Measure, Progress
+from maintd.model.evidence import Artifact, Change, ChangeState, Check, CheckStatus, LogLine, Measure, Progress
 from maintd.model.job import BrokenJob
 from maintd.model.run import Attempt, AttemptState, Run, RunState, RunSummary, SkipReason, Step, StepState, Trigger
 from maintd.model.status import DueTime, EntryStatus, LockHolder, StatusReport
@@ -311,7 +311,7 @@ def test_a_run_shows_observed_and_expected_values_and_hints() -> None:
 def test_a_change_of_a_dry_run_is_marked_as_not_done() -> None:
     run = full_run(dry_run=True)
     attempt = run.steps[0].attempts[0]
-    change = attempt.changes[0].model_copy(update={"done": False})
+    change = attempt.changes[0].model_copy(update={"state": ChangeState.PLANNED})
     step = run.steps[0].model_copy(update={"attempts": (attempt.model_copy(update={"changes": (change,)}),)})
 
     text = run_text(run.model_copy(update={"steps": (step,)}), now=NOW)
