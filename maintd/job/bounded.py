@@ -1,6 +1,6 @@
 """Collections of bounded size that know when they left something out.
 
-What strangers choose (addresses, names, lines) must not fill the memory, so jobs keep a limited number of it. A limit
+What comes from outside (addresses, names, lines) must not fill the memory, so jobs keep a limited number of it. A limit
 that was reached is not an observation: a check that depends on such a collection names it in `limited_by`, and is then
 unknown instead of ok.
 """

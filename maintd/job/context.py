@@ -313,7 +313,7 @@ class Context:
     ) -> Check:
         """Record that a criterion could not be observed, and why.
 
-        The attempt cannot succeed any more, unless `optional` says that this site may go without the answer.
+        The attempt cannot succeed any more, unless `optional` marks an answer that this site can do without.
         """
         return self._record(Criterion(name, unknown=cause, equals=expected, hint=hint, optional=optional).evaluate())
 
@@ -388,7 +388,7 @@ class Context:
         try:
             yield pending
         except Exception as error:
-            # Without an answer it is not known whether the target did what it was told to do.
+            # Without an answer it is unknown whether the target carried out the request.
             unanswered = isinstance(error, TimeoutError) or (
                 isinstance(error, TargetError) and error.cause in ("timed_out", "partial")
             )

@@ -57,7 +57,7 @@ class ChangeState(StrEnum):
     DONE = "done"  # made, as far as the job could see
     REFUSED = "refused"  # the target declined it
     FAILED = "failed"  # it raised an error
-    UNCERTAIN = "uncertain"  # the attempt ended, or the answer stayed away, in between: look at the target
+    UNCERTAIN = "uncertain"  # the attempt ended, or the answer stayed away, in between: check the target
 
 
 class Change(Model):
@@ -83,7 +83,7 @@ class Change(Model):
     @model_validator(mode="before")
     @classmethod
     def _from_earlier_versions(cls, values: Any) -> Any:
-        """Read what says only whether it was done: spools of earlier versions, and answers of the API."""
+        """Read records with only a `done` flag: spools of earlier versions, and answers of the API."""
         if isinstance(values, dict) and "done" in values:
             done = values["done"]
             values = {key: value for key, value in values.items() if key != "done"}

@@ -140,7 +140,7 @@ def test_a_change_in_a_change_has_a_record_of_its_own(here: Node) -> None:
 def test_a_required_check_that_is_not_observed_makes_the_run_unknown(here: Node) -> None:
     run = here.make('ctx.check("a", 1, at_most=2)\nctx.check("b", 3, warn_above=2)\nctx.unknown("lag", "denied")')
 
-    assert (run.state, run.reason) == (RunState.UNKNOWN, "1 check not observed: lag")
+    assert (run.state, run.reason) == (RunState.UNKNOWN, "1 check not observed: lag; 1 warning: b")
 
 
 def test_an_optional_check_that_is_not_observed_does_not_change_the_state(here: Node) -> None:
