@@ -27,8 +27,8 @@ class Criterion:
     `equals`, `one_of`, `at_most` and `at_least` must hold, else the status is `severity`; `warn_above` and
     `warn_below` only warn. `unknown` is the cause why the value could not be observed; None and NaN are unknown, too.
     `unit="B"` formats limits as sizes. An `optional` criterion may be unknown without an effect on the run's state: a
-    fact of the site, such as checksums that are not written. `limited_by` are the collections that the value comes from:
-    when one of them left something out, the criterion cannot be ok, and is unknown unless it fails anyway.
+    fact of the site, such as checksums that are not written. `limited_by` are the collections that the value comes
+    from: when one of them left something out, the criterion cannot be ok, and is unknown unless it fails anyway.
     """
 
     name: str
