@@ -64,6 +64,6 @@ class ReadTally:
 
 
 def sample(text: str) -> str:
-    """The beginning of a text that strangers wrote, without control characters."""
+    """The beginning of a text from outside, without control characters."""
     cut = text[:SAMPLE_LENGTH] + ("…" if len(text) > SAMPLE_LENGTH else "")
     return "".join(character if character.isprintable() else "�" for character in cut)
