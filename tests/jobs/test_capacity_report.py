@@ -170,7 +170,7 @@ def test_a_disk_that_does_not_grow_has_no_date() -> None:
 def test_the_first_report_states_how_much_history_is_missing(tmp_path: Path) -> None:
     result = run_job("capacity_report", {}, folder=tmp_path)
 
-    assert result.outcome == "warned"
+    assert result.outcome == "unknown"
     assert result.check("forecasts").observed == "unknown: 1 of 14 days of history"
     text = written(result, "md")
     assert "not known yet: 1 of 14 days of history" in text
@@ -206,7 +206,7 @@ def test_an_unreachable_target_is_unknown_and_does_not_affect_others(tmp_path: P
         folder=tmp_path,
     )
 
-    assert result.outcome == "warned"
+    assert result.outcome == "unknown"
     for name in ("database main", "redis memory main", "docker main", "requests main", "folder gone"):
         assert result.check(f"{name} measured").status is CheckStatus.UNKNOWN
         assert "unknown: " in str(result.check(f"{name} measured").observed)
