@@ -21,7 +21,7 @@ from maintd.checks.docker.cleanup import InUseError, Retention, StoredContainer,
 from maintd.clients.docker import PROJECT, SERVICE, Docker, connect
 from maintd.job.context import AttemptInfo, Context, Point
 from maintd.job.description import load_job
-from maintd.model.evidence import Change, CheckStatus, Report
+from maintd.model.evidence import Change, ChangeState, CheckStatus, Report
 from maintd.model.target import DockerTarget, Targets
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -315,7 +315,7 @@ def run_with_hook(engine: DockerEngine, hook: Callable[[Change], None], **params
     targets = Targets.model_validate({"docker": {"main": {"url": engine.url}}})
 
     def report(item: Report) -> None:
-        if isinstance(item, Change):
+        if isinstance(item, Change) and item.state is ChangeState.INTENDED:
             hook(item)
 
     loaded.run(

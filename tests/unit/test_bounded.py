@@ -25,7 +25,7 @@ def test_a_counter_at_its_limit_has_not_overflowed() -> None:
     assert counter.top(5) == [("a", 2), ("b", 1)]
 
 
-def test_a_counter_counts_what_it_leaves_out_and_says_so() -> None:
+def test_a_counter_counts_what_it_leaves_out() -> None:
     counter = counter_of(2, "a", "b", "c", "c", "a")
 
     assert counter.overflowed
