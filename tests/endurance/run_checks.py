@@ -111,7 +111,7 @@ def _attempt(step: Step, attempt: Attempt, began: Line | None, ended: Line | Non
     if attempt.pid is not None and began is not None and attempt.pid != began.pid:
         yield f"the store has pid {attempt.pid}, the process was {began.pid}"
     was_killed = attempt.state is AttemptState.FAILED and attempt.pid in did.killed and ended is None
-    if was_killed and not re.search(r"SIGKILL|unseen|stopped, since the lease", attempt.reason):
+    if was_killed and not re.search(r"SIGKILL|exit status is not known|stopped, since the lease", attempt.reason):
         yield f"its process was killed, and the reason is: {attempt.reason}"
     if attempt.state is AttemptState.TIMED_OUT and attempt.finished_at is not None and "run's" not in attempt.reason:
         duration = (attempt.finished_at - attempt.started_at).total_seconds()
