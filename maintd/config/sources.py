@@ -18,6 +18,7 @@ from maintd.config.file import ConfigFile, read_config
 from maintd.config.settings import PREFIX, FileEnvSource, Settings
 from maintd.errors import SettingsError, nearest
 from maintd.model.target import Targets
+from maintd.redaction import MASK, is_secret_name, mask_text
 from maintd.units import format_duration
 
 DEFAULT = "default"
@@ -25,8 +26,6 @@ DOTENV = ".env"
 
 OWN = frozenset({f"{PREFIX}OWNER"})
 """Environment variables that maintd sets for its own child processes."""
-
-_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]*@|(\bpassword=)('[^']*'|\S+)", re.IGNORECASE)
 
 
 class Shown(NamedTuple):
@@ -144,8 +143,9 @@ def _problem(error: Any, origins: _Origins) -> str:
         near = nearest(str(error["loc"][-1]), _siblings(error["loc"]))
         return f'{origins.of(path)}: unknown setting "{path}"' + (f'; did you mean "{near}"?' if near else "")
     value = error.get("input")
-    plain = isinstance(value, str | int | float) and error["loc"][0] != "store_url" and "password" not in path
-    given = f' "{value}"' if plain and str(value) not in message else ""
+    secret = any(is_secret_name(str(part)) for part in error["loc"]) or error["loc"][0] == "store_url"
+    plain = isinstance(value, str | int | float) and not secret
+    given = f' "{mask_text(str(value))}"' if plain and str(value) not in message else ""
     return f"{origins.of(path)}: {path}{given}: {message}"
 
 
@@ -191,12 +191,12 @@ def _text(value: Any) -> str:
     if value is None or value in ((), [], ""):
         return ""
     if isinstance(value, SecretStr):
-        return "***"
+        return MASK
     if isinstance(value, timedelta):
         return format_duration(value)
     if isinstance(value, tuple | list):
         return ", ".join(_text(item) for item in value)
-    return _PASSWORD.sub(lambda match: f"{match[1]}***@" if match[1] else f"{match[2]}***", str(value))
+    return mask_text(str(value))
 
 
 def _known_names() -> Iterator[str]:

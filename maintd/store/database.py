@@ -12,6 +12,7 @@ from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError
 
 from maintd.errors import SettingsError, StoreError
+from maintd.redaction import is_secret_name
 
 T = TypeVar("T")
 
@@ -77,7 +78,7 @@ def parse_url(text: str) -> URL:
 def mask(url: URL) -> str:
     """The URL with its passwords masked."""
     shown = url.set(drivername=url.get_backend_name())
-    hidden = {key: "***" for key in shown.query if "password" in key}
+    hidden = {key: "***" for key in shown.query if is_secret_name(key)}
     return shown.update_query_dict(hidden).render_as_string(hide_password=True)
 
 

@@ -289,9 +289,15 @@ def test_settings_are_redacted(unserved: Harness) -> None:
             "postgres": {
                 "a": {"dsn": "postgresql://op:geheim@db/x", "password": "geheim"},
                 "b": {"dsn": "host=db user=op password='geh eim' dbname=x"},
+                "c": {"dsn": "host=db password = geheim dbname=x"},
+                "d": {"dsn": "postgresql://db/x?sslpassword=geheim"},
             },
             "redis": {"r": {"url": "redis://:geheim@r:6379/0"}},
-            "http": {"h": {"url": "https://h/?token=geheim&x=1", "headers": {"Authorization": "geheim"}}},
+            "http": {
+                "h": {"url": "https://h/?token=geheim&x=1", "headers": {"Authorization": "geheim"}},
+                "i": {"url": "https://geheim@h/?api_key=geheim&access_token=geheim&sig=geheim"},
+                "j": {"url": "HTTPS://op:a/geheim@b@h/x"},
+            },
         }
     )
     service = unserved.service()

@@ -1,0 +1,114 @@
+"""Secrets are masked by their place in a text, and known secrets in every form."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from urllib.parse import quote
+
+import pytest
+
+from maintd.redaction import forms_of, mask_text, mask_values, replace_secrets
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("postgres://op:hunter2@db/x", "postgres://op:***@db/x"),
+        ("postgresql://op:hun/te@r2@db:5432/x", "postgresql://op:***@db:5432/x"),
+        ("postgres://op:pa?ss#w@h/db", "postgres://op:***@h/db"),
+        ("redis://:12/34@h/0", "redis://:***@h/0"),
+        ("http://TOKEN@host/x", "http://***@host/x"),
+        ("HTTPS://TOKEN:@host/x", "HTTPS://***:@host/x"),
+        ("postgresql://db/x?sslpassword=abc&sslmode=require", "postgresql://db/x?sslpassword=***&sslmode=require"),
+        ("https://a.blob/x?sv=1&sig=AbC%2B&se=2", "https://a.blob/x?sv=1&sig=***&se=2"),
+        (
+            "https://h/x?X-Amz-Signature=0f&X%2DAmz%2DCredential=y",
+            "https://h/x?X-Amz-Signature=***&X%2DAmz%2DCredential=***",
+        ),
+        ("https://h/cb#access_token=abc&state=1", "https://h/cb#access_token=***&state=1"),
+        ("host=db password = hunter2 user=x", "host=db password = *** user=x"),
+        ("host=db password\t=\thunter2 user=x", "host=db password\t=\t*** user=x"),
+        ("password='a b\\'c d' user=x", "password=*** user=x"),
+        ("password=a,b;c&d user=x", "password=*** user=x"),
+        ('password=a"b user=x', "password=*** user=x"),
+        ("api_key=abc access_token=def x", "api_key=*** access_token=*** x"),
+        ("PGPASSWORD=abc awsSecretAccessKey=def", "PGPASSWORD=*** awsSecretAccessKey=***"),
+        ("Authorization: Bearer abc.def", "Authorization: Bearer ***"),
+        ('{"password": "hunter 2", "user": "x"}', '{"password": ***, "user": "x"}'),
+        ("cannot connect: redis://:a@b:1 and redis://:c@d:2", "cannot connect: redis://:***@b:1 and redis://:***@d:2"),
+        (
+            "-----BEGIN EC PRIVATE KEY-----\nabc\n-----END EC PRIVATE KEY-----",
+            "-----BEGIN EC PRIVATE KEY----- *** -----END EC PRIVATE KEY-----",
+        ),
+    ],
+)
+def test_a_secret_is_masked_wherever_it_stands(text: str, masked: str) -> None:
+    assert mask_text(text) == masked
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://host:8080/@scope/package",
+        "https://host/path@2x.png?size=2",
+        "postgresql://op@db/x",
+        "no such key: it was removed",
+        "password: authentication failed for user op",
+        "monkey=3 passed=4 author=joe keyspace=5 compass=n bypass=1 token_count=5",
+        "ghcr.io/x@sha256:abcd",
+        "password=${DB_PASSWORD} x",
+        "postgres://op:***@db/x",
+        "2026-11-29 03:00:00 INFO started in 3 s",
+    ],
+)
+def test_what_is_no_secret_stays_readable(text: str) -> None:
+    assert mask_text(text) == text
+
+
+def test_values_below_the_name_of_a_secret_are_masked_but_not_references() -> None:
+    settings = {"api_token": "abc", "nested": {"password": ["x", "y"]}, "secret": "${file:/run/secrets/x}", "name": "a"}
+
+    assert mask_values(settings) == {
+        "api_token": "***",
+        "nested": {"password": ["***", "***"]},
+        "secret": "${file:/run/secrets/x}",
+        "name": "a",
+    }
+
+
+SECRET = 'pä"ss/wörd+1'
+PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0\nBAQEFAASCBKcwggSjAgEAAo\n-----END PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"it is {SECRET}",
+        json.dumps({"a": SECRET}),
+        f"https://x/?q={quote(SECRET, safe='')}",
+        f"https://x/{quote(SECRET)}",
+        base64.b64encode(SECRET.encode()).decode(),
+        f"key:\n{PEM}",
+        json.dumps({"key": PEM}),
+        "unrelated\nMIIEvQIBADANBgkqhkiG9w0\nunrelated",
+    ],
+)
+def test_a_known_secret_is_found_in_every_form(text: str) -> None:
+    replaced = replace_secrets(text, forms_of([SECRET, PEM]))
+
+    assert "***" in replaced
+    assert not any(form in replaced for form in ("wörd", "MIIEvQ", "BAQEFA", quote(SECRET), json.dumps(SECRET)[1:-1]))
+
+
+def test_masking_takes_time_in_proportion_to_the_text() -> None:
+    def seconds(length: int) -> float:
+        texts = ["a.-_" * (length // 4), "a://" * (length // 4), "key: " * (length // 5), "password='" * (length // 10)]
+        started = time.process_time()
+        for text in texts:
+            mask_text(text)
+        return time.process_time() - started
+
+    seconds(2_000)  # the first use compiles
+    assert seconds(40_000) < 60 * max(seconds(4_000), 0.001)
