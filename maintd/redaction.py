@@ -47,7 +47,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def mask_text(text: str) -> str:
-    """The text with the secrets masked that can be told by their place.
+    """Return the text with those secrets masked that their position reveals.
 
     `postgres://op:a/b@c@db/x` → `postgres://op:***@db/x`; `password = 'a b'` → `password = ***`; also in queries of
     URLs, headers, JSON, and private keys.

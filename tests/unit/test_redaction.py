@@ -44,7 +44,7 @@ from maintd.redaction import forms_of, mask_text, mask_values, replace_secrets
         ),
     ],
 )
-def test_a_secret_is_masked_wherever_it_stands(text: str, masked: str) -> None:
+def test_a_secret_is_masked_in_every_position(text: str, masked: str) -> None:
     assert mask_text(text) == masked
 
 
