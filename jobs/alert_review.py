@@ -23,7 +23,6 @@ from maintd.checks.alerts.collect import (
     collect_grafana,
     collect_prometheus,
 )
-from maintd.checks.alerts.evaluate import NOT_OBSERVED_BEHIND_PROXY
 from maintd.checks.alerts.firing import Acknowledgement, AlertLimits, Firing
 from maintd.checks.alerts.silences import SilenceLimits
 from maintd.checks.collection import Probe, collect_all
@@ -108,7 +107,7 @@ def _report(ctx: Context, params: Params, probe: Probe, facts: Any) -> list[Firi
     if isinstance(facts, GrafanaFacts):
         evaluate.report_grafana(ctx, probe.name, facts)
         return facts.firing
-    ctx.report_error(f"{probe.subject}: answers", facts, not_observed=NOT_OBSERVED_BEHIND_PROXY)
+    ctx.report_error(f"{probe.subject}: answers", facts)
     return None
 
 
@@ -128,7 +127,7 @@ def _compare(ctx: Context, params: Params, probe: Probe, alerts: Alerts) -> None
         try:
             again = firing.from_prometheus(server.firing(), probe.subject, params.alerts)
         except TargetError as error:
-            ctx.report_error(what, error, expected="0", not_observed=NOT_OBSERVED_BEHIND_PROXY)
+            ctx.report_error(what, error, expected="0")
             return
         lost = [alert for alert in lost if any(alert.labels == other.labels for other in again)]
     evaluate.report_delivery(ctx, probe.name, lost, silent, ctx.now())

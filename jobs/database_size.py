@@ -17,7 +17,7 @@ from maintd.checks.postgres.amcheck import Amcheck
 from maintd.checks.postgres.database import STATISTICS_AGE, Counters, Relation
 from maintd.checks.postgres.indexes import Index, indexes, invalid
 from maintd.clients.postgres import Postgres, connect
-from maintd.job import CheckStatus, Context, Duration, JobParams, Size, TargetError, format_size, job
+from maintd.job import CheckStatus, Context, Duration, JobParams, Role, Size, TargetError, format_size, job
 
 LARGEST = 20  # relations whose sizes are kept as measures; the artifact has all
 LOCK_TIMEOUT = timedelta(seconds=1)
@@ -62,7 +62,7 @@ def run(ctx: Context, params: Params) -> None:
                     with ctx.phase(f"{name}: check for corruption"):
                         report_corruption(ctx, params, session, relations, found)
         except TargetError as error:
-            ctx.unknown(f"{name}: measured", f"{error.cause}: {error.message}", hint=error.hint or "")
+            ctx.report_error(f"{name}: measured", error, role=Role.SOURCE)
 
 
 def report_counters(ctx: Context, params: Params, name: str, now: Counters) -> None:

@@ -19,7 +19,7 @@ from maintd.checks.docker import cleanup
 from maintd.checks.docker.cleanup import Decision, InUseError, References, Retention, StoredContainer, StoredImage
 from maintd.clients import docker
 from maintd.clients.docker import Docker
-from maintd.job import CheckStatus, Context, Duration, JobParams, Size, TargetError, job
+from maintd.job import CheckStatus, Context, Duration, JobParams, Role, Size, TargetError, job
 
 T = TypeVar("T")
 FEW = 5  # may always be removed: a share of a small number means nothing
@@ -71,7 +71,7 @@ def run(ctx: Context, params: Params) -> None:
             with docker.connect(target, name=name, timeout=TIMEOUT) as engine:
                 clean(ctx, params, engine)
         except TargetError as error:
-            ctx.report_error(f"{name}: cleaned", error)
+            ctx.report_error(f"{name}: cleaned", error, role=Role.WORK)
 
 
 def clean(ctx: Context, params: Params, engine: Docker) -> None:
@@ -156,6 +156,6 @@ def prune_build_cache(ctx: Context, params: Params, engine: Docker, unused_for: 
             freed = cleanup.prune_build_cache(engine, unused_for, params.build_cache_kept)
             allowed.observed(freed=freed)
     except TargetError as error:
-        ctx.report_error(f"{engine.name}: build cache dropped", error)
+        ctx.report_error(f"{engine.name}: build cache dropped", error, role=Role.WORK)
         return
     ctx.measure("docker_build_cache_freed_bytes", freed, "B", engine=engine.name)

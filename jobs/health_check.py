@@ -105,7 +105,7 @@ def _report_no_answer(ctx: Context, probe: Probe, error: TargetError | JobError)
         services.report_no_answer(ctx, probe.name, error, ctx.target(probe.kind, probe.name))
     elif probe.kind == "docker":
         # An engine that is busy or hangs does not prove its containers unhealthy.
-        ctx.report_error(f"{probe.subject}: answers", error, not_observed=frozenset({"denied", "timed_out"}))
+        ctx.report_error(f"{probe.subject}: answers", error)
     else:
         ctx.report_error(f"{probe.subject}: answers", error)
 

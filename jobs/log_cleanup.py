@@ -21,7 +21,7 @@ from maintd.checks.logs.rotation import Plan
 from maintd.clients.files import ChangedError, Tree, disk_bytes, shown
 from maintd.clients.open_files import OpenFiles
 from maintd.clients.program_output import Pattern
-from maintd.job import Context, Duration, JobParams, Size, TargetError, job
+from maintd.job import Context, Duration, JobParams, Role, Size, TargetError, job
 
 
 class Params(JobParams):
@@ -66,7 +66,7 @@ def run(ctx: Context, params: Params) -> None:
             with Tree(root) as tree:
                 clean(ctx, params, tree, subject, held, host.root)
         except TargetError as error:
-            ctx.report_error(f"{subject}: cleaned", error, not_observed=frozenset())
+            ctx.report_error(f"{subject}: cleaned", error, role=Role.WORK)
     for name, target in ctx.targets.docker.items():
         with ctx.phase(f"{name}: check container logs"):
             cleanup.report_container_logs(ctx, name, target, host.root, params.max_active)

@@ -19,7 +19,7 @@ from maintd.checks.redis import keyspace, memory, persistence, streams
 from maintd.checks.redis.keyspace import Census, KeyCounter, Pace, printable
 from maintd.checks.redis.streams import TRIM_STEP, StreamLimits, StreamState
 from maintd.clients.redis import RedisServer, connect
-from maintd.job import Context, Duration, JobParams, Size, TargetError, job
+from maintd.job import Context, Duration, JobParams, Role, Size, TargetError, job
 
 
 def _literal(prefix: str) -> str:
@@ -93,7 +93,7 @@ def run(ctx: Context, params: Params) -> None:
             with connect(target, name=name) as server:
                 maintain(ctx, params, server, (*target.streams, *params.streams))
         except TargetError as error:
-            ctx.report_error(f"{name}: maintained", error)
+            ctx.report_error(f"{name}: maintained", error, role=Role.WORK)
 
 
 def maintain(ctx: Context, params: Params, server: RedisServer, required: tuple[str, ...]) -> None:

@@ -20,7 +20,7 @@ from maintd.checks.postgres.blockers import maintenance_lock
 from maintd.checks.postgres.database import invalid_criterion
 from maintd.checks.postgres.indexes import Density, Index, indexes, invalid
 from maintd.clients.postgres import Postgres, connect
-from maintd.job import CheckStatus, Context, Duration, JobParams, Size, TargetError, format_size, job
+from maintd.job import CheckStatus, Context, Duration, JobParams, Role, Size, TargetError, format_size, job
 
 
 class Params(JobParams):
@@ -58,8 +58,7 @@ def run(ctx: Context, params: Params) -> None:
             with open_session() as session, maintenance_lock(session):
                 maintain(ctx, params, session, open_session)
         except TargetError as error:
-            hint = error.hint or ""
-            ctx.fail(f"{name}: maintained", f"{error.cause}: {error.message}", expected="rebuilt", hint=hint)
+            ctx.report_error(f"{name}: maintained", error, expected="rebuilt", role=Role.WORK)
 
 
 def maintain(ctx: Context, params: Params, session: Postgres, open_session: reindex.Connect) -> None:

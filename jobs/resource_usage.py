@@ -71,7 +71,7 @@ def _probes(ctx: Context, params: Params) -> Iterator[Probe]:
 def _report(ctx: Context, params: Params, probe: Probe, facts: Any) -> None:
     if isinstance(facts, TargetError | JobError):
         # An engine that is busy or hangs does not prove its containers unhealthy.
-        ctx.report_error(f"{probe.subject}: answers", facts, not_observed=frozenset({"denied", "timed_out"}))
+        ctx.report_error(f"{probe.subject}: answers", facts)
     elif probe.kind == "host":
         health.report(ctx, probe.name, facts, params.host)
     elif probe.kind == "use of host":

@@ -20,11 +20,11 @@ from pydantic import Field, field_validator
 from maintd.checks.logs import containers, evaluate, folder, loki
 from maintd.checks.logs.access_log import STATUS_FIELDS, DeniedRequests
 from maintd.checks.logs.artifacts import logins_markdown, requests_markdown
-from maintd.checks.logs.evaluate import LOG_NOT_OBSERVED, LoginLimits, RequestLimits, window_start
+from maintd.checks.logs.evaluate import LoginLimits, RequestLimits, window_start
 from maintd.checks.logs.login_sources import read_logins
 from maintd.checks.logs.loki import SELECTOR
 from maintd.clients import host
-from maintd.job import Context, Duration, JobParams, TargetError, job
+from maintd.job import Context, Duration, JobParams, Role, TargetError, job
 from maintd.job.references import resolved
 
 
@@ -101,7 +101,7 @@ def review_logins(ctx: Context, params: Params) -> None:
             timezone=params.timezone,
         )
     except TargetError as error:
-        ctx.report_error("logins: log", error, expected="readable", not_observed=LOG_NOT_OBSERVED)
+        ctx.report_error("logins: log", error, expected="readable", role=Role.SOURCE)
         return
     evaluate.report_logins(ctx, summary, since, params.login_limits)
     ctx.save("logins.md", logins_markdown(summary, since))
@@ -117,7 +117,7 @@ def review_requests(ctx: Context, params: Params) -> None:
     try:
         source = read_requests(ctx, params, found)
     except TargetError as error:
-        ctx.report_error("requests: logs", error, expected="readable", not_observed=LOG_NOT_OBSERVED)
+        ctx.report_error("requests: logs", error, expected="readable", role=Role.SOURCE)
         return
     ctx.check("requests: logs", source, equals=source)
     evaluate.report_activity(ctx, found, params.services, now, params.request_limits)

@@ -25,7 +25,7 @@ from maintd.checks.postgres.tables import Table, bloat, bloat_criterion, tables
 from maintd.checks.postgres.vacuum import PROGRESS, VacuumSettings, kept_rows_criterion, vacuum
 from maintd.checks.postgres.wraparound import KINDS, age_criteria, databases
 from maintd.clients.postgres import Postgres, connect, progress_reported
-from maintd.job import Context, Duration, JobParams, Size, TargetError, job
+from maintd.job import Context, Duration, JobParams, Role, Size, TargetError, job
 
 MEASURE_TIMEOUT = timedelta(minutes=5)  # pgstattuple reads every page that is not all-visible
 GRANT = "GRANT {owner} TO the target's user (Postgres 17 and later: GRANT pg_maintain)"
@@ -70,8 +70,7 @@ def run(ctx: Context, params: Params) -> None:
                 with connect(target, "vacuum progress", name=name) as monitor:
                     maintain(ctx, params, session, monitor)
         except TargetError as error:
-            hint = error.hint or ""
-            ctx.fail(f"{name}: maintained", f"{error.cause}: {error.message}", expected="vacuumed", hint=hint)
+            ctx.report_error(f"{name}: maintained", error, expected="vacuumed", role=Role.WORK)
 
 
 def maintain(ctx: Context, params: Params, session: Postgres, monitor: Postgres) -> None:

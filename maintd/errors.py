@@ -106,8 +106,7 @@ class StoreUnusableError(StoreError):
 
 
 class TargetError(MaintdError):
-    """A target failed. `cause` is one of: refused, timed_out, denied, malformed, unreachable, not_configured, empty,
-    partial, conflict, failed."""
+    """A target failed. `maintd.job.causes` lists the values of `cause`."""
 
     code = "target"
 

@@ -14,6 +14,7 @@ from maintd.clients.postgres import Postgres
 from maintd.clients.prometheus import Prometheus
 from maintd.clients.redis import RedisServer
 from maintd.errors import TargetError
+from maintd.job.causes import Role
 from maintd.job.context import Context
 
 
@@ -49,7 +50,7 @@ def reconcile(ctx: Context, session: Postgres, day: Day, figures: Mapping[str, A
         rows = session.rows(day.sql, {"day": today})
         before = session.rows(day.sql, {"day": today - timedelta(days=1)})
     except TargetError as error:
-        ctx.unknown("the day's row", f"{error.cause}: {error.message}", hint=error.hint or "")
+        ctx.report_error("the day's row", error, role=Role.SOURCE)
         return
     hint = "check the service that writes it"
     if before:
@@ -93,7 +94,7 @@ def count_rows(
         future = {"since": now + timedelta(minutes=5), "until": now + timedelta(days=3650)}
         ahead = _total(session.rows(query.sql, future))
     except TargetError as error:
-        ctx.unknown(f"activity: {name}", f"{error.cause}: {error.message}", hint=error.hint or "")
+        ctx.report_error(f"activity: {name}", error, role=Role.SOURCE)
         return
     for row in rows:
         labels = {key: str(value) for key, value in row.items() if key != "count"}

@@ -5,6 +5,7 @@ the job. The file name of the module is the name of the job; there is no registr
 """
 
 from maintd.errors import JobError, TargetError
+from maintd.job.causes import Role
 from maintd.job.context import BudgetSpentError, CheckFailedError, Context, Point
 from maintd.job.criterion import Criterion
 from maintd.job.decorator import job
@@ -23,6 +24,7 @@ __all__ = [
     "JobError",
     "JobParams",
     "Point",
+    "Role",
     "Size",
     "TargetError",
     "format_duration",

@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from maintd.errors import JobError, MaintdError, TargetError, UnknownNameError
 from maintd.job.bounded import Bounded
-from maintd.job.criterion import NOT_OBSERVED, Criterion, Number, Observed
+from maintd.job.causes import Role
+from maintd.job.criterion import Criterion, Number, Observed
 from maintd.model.evidence import (
     Artifact,
     Change,
@@ -303,10 +304,10 @@ class Context:
         error: MaintdError,
         *,
         expected: str = "an answer",
-        not_observed: Collection[str] = NOT_OBSERVED,
+        role: Role = Role.SUBJECT,
     ) -> Check:
         """Record the criterion of a target that raised an error, see `Criterion.from_error`."""
-        return self._record(Criterion.from_error(name, error, expected=expected, not_observed=not_observed).evaluate())
+        return self._record(Criterion.from_error(name, error, expected=expected, role=role).evaluate())
 
     def unknown(
         self, name: str, cause: str, *, expected: str = "an answer", hint: str = "", optional: bool = False

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from maintd.errors import JobError, MaintdError, TargetError
 from maintd.job.bounded import Bounded
+from maintd.job.causes import Role, hint_for, status_of
 from maintd.model.evidence import Check, CheckStatus, Scalar
 from maintd.units import format_duration, format_size
 
 Number = int | float | timedelta | datetime
 Observed = Scalar | timedelta | datetime
-
-# Missing access or an empty answer does not prove the target unhealthy, so it is unknown and not failed.
-NOT_OBSERVED = frozenset({"denied", "not_configured", "empty"})
 
 
 @dataclass(frozen=True)
@@ -53,16 +51,13 @@ class Criterion:
         error: MaintdError,
         *,
         expected: str = "an answer",
-        not_observed: Collection[str] = NOT_OBSERVED,
+        role: Role = Role.SUBJECT,
     ) -> Self:
-        """The criterion of a target that raised an error instead of an answer.
-
-        Unknown when the error's cause is one of `not_observed`, else failed.
-        """
+        """The criterion of a target that raised an error instead of an answer; see `maintd.job.causes`."""
         cause = error.cause if isinstance(error, TargetError) else "not_configured"
         text = f"{cause}: {error.message}"
-        hint = error.hint or "see its log"
-        if cause in not_observed:
+        hint = error.hint or hint_for(cause)
+        if status_of(cause, role) is CheckStatus.UNKNOWN:
             return cls(name, unknown=text, equals=expected, hint=hint)
         return cls(name, text, equals=expected, hint=hint)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import pytest
 
 from maintd.errors import JobError, TargetError
-from maintd.job.context import AttemptInfo, CheckFailedError, Context, Point
+from maintd.job.causes import CAUSES, Role, hint_for
+from maintd.job.context import AttemptInfo, Context, Point
 from maintd.job.criterion import Criterion
-from maintd.model.evidence import Check, CheckStatus, Measure, Report
+from maintd.model.evidence import Check, CheckStatus, Report
 from maintd.model.target import Targets
 
+ROOT = Path(__file__).parents[2]
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
 
 
@@ -98,46 +101,42 @@ def test_a_criterion_without_a_limit_is_an_error() -> None:
         Criterion("x", 3).evaluate()
 
 
-@pytest.mark.parametrize(("cause", "status"), [("refused", "fail"), ("timed_out", "fail"), ("denied", "unknown")])
-def test_an_error_fails_the_check_unless_only_access_is_missing(cause: str, status: str) -> None:
+@pytest.mark.parametrize(
+    ("cause", "as_subject"),
+    [
+        ("refused", "fail"),
+        ("unreachable", "fail"),
+        ("timed_out", "fail"),
+        ("tls", "fail"),
+        ("denied", "unknown"),
+        ("malformed", "unknown"),
+        ("partial", "unknown"),
+        ("too_large", "unknown"),
+        ("unfamiliar", "unknown"),
+        ("not_configured", "unknown"),
+        ("a cause that is not listed", "unknown"),
+    ],
+)
+def test_what_an_error_means_depends_on_its_cause_and_on_the_role_of_the_target(cause: str, as_subject: str) -> None:
     ctx, reports = context()
+    error = TargetError("no", "grant it", cause=cause)
 
-    ctx.report_error("server: answers", TargetError("no", "grant it", cause=cause))
+    for role in (Role.SUBJECT, Role.SOURCE, Role.WORK):
+        ctx.report_error("server: answers", error, role=role)
 
-    (check,) = reports
-    assert isinstance(check, Check)
-    assert (check.status, check.expected, check.hint) == (status, "an answer", "grant it")
-    assert str(check.observed).endswith(f"{cause}: no")
-
-
-def test_criteria_are_reported_under_their_subject_and_the_worst_counts() -> None:
-    ctx, reports = context()
-
-    ctx.report([Criterion("free", 1, at_least=0), Criterion("used", 9, at_most=8)], "disk main")
-    ctx.report([Criterion("load", 9, warn_above=8)])
-
-    assert [item.name for item in reports if isinstance(item, Check)] == ["disk main: free", "disk main: used", "load"]
-    assert ctx.worst is CheckStatus.FAIL
-    assert [check.name for check in ctx.failed] == ["disk main: used"]
+    checks = [report for report in reports if isinstance(report, Check)]
+    assert [check.status for check in checks] == [as_subject, "unknown", "fail"]
+    assert {(check.expected, check.hint) for check in checks} == {("an answer", "grant it")}
+    assert all(str(check.observed).endswith(f"{cause}: no") for check in checks)
 
 
-def test_a_required_criterion_that_is_failed_or_unknown_stops_the_job() -> None:
-    ctx, reports = context()
+def test_every_cause_that_the_code_raises_is_listed_with_a_hint() -> None:
+    raised = {
+        cause
+        for folder in ("maintd", "jobs")
+        for path in (ROOT / folder).rglob("*.py")
+        for cause in re.findall(r'cause="([a-z_]+)"', path.read_text(encoding="utf-8"))
+    }
 
-    with pytest.raises(CheckFailedError, match="observed 0, expected at least 1"):
-        ctx.require("backups", 0, at_least=1)
-    with pytest.raises(CheckFailedError):
-        ctx.require("backups", None, at_least=1)
-
-    assert len(reports) == 2
-
-
-@pytest.mark.parametrize(("before", "now", "growth"), [([], 3, None), ([10.0], 12, 2), ([10.0], 3, 3)])
-def test_a_counter_grows_since_the_last_run_and_a_reset_counts_from_zero(
-    before: list[float], now: int, growth: int | None
-) -> None:
-    ctx, reports = context({"restarts": [Point(DAY, value, {"engine": "main"}) for value in before]})
-
-    assert ctx.increase("restarts", now, engine="main") == growth
-
-    assert reports == [Measure(name="restarts", value=now, unit="", labels={"engine": "main"})]
+    assert raised - set(CAUSES) == set()
+    assert all(hint_for(cause) for cause in CAUSES)

@@ -13,10 +13,8 @@ from maintd.checks.alerts.silences import SilenceLimits, silence_text
 from maintd.checks.hints import name_first
 from maintd.errors import TargetError
 from maintd.job.context import Context
-from maintd.job.criterion import NOT_OBSERVED
 
 # A login page instead of an answer does not show whether the server behind it is healthy.
-NOT_OBSERVED_BEHIND_PROXY = NOT_OBSERVED | {"malformed", "partial"}
 
 
 def report_prometheus(ctx: Context, name: str, facts: PrometheusFacts, limits: AlertLimits) -> None:
@@ -37,7 +35,7 @@ def report_prometheus(ctx: Context, name: str, facts: PrometheusFacts, limits: A
     _report_dropped(ctx, subject, name, facts.dropped)
     if isinstance(facts.day, TargetError):
         if alerting:
-            ctx.report_error(f"{subject}: alerts that flap", facts.day, not_observed=NOT_OBSERVED_BEHIND_PROXY)
+            ctx.report_error(f"{subject}: alerts that flap", facts.day)
         return
     times = Counter(tuple(sorted(episode.labels.items())) for episode in facts.day.episodes)
     flapping = [
@@ -58,7 +56,7 @@ def _report_dropped(ctx: Context, subject: str, server: str, dropped: float | Ta
     Alerts dropped at Prometheus' start are not counted: it discovers its Alertmanagers only after five seconds.
     """
     if isinstance(dropped, TargetError):
-        ctx.report_error(f"{subject}: alerts not sent", dropped, not_observed=NOT_OBSERVED_BEHIND_PROXY)
+        ctx.report_error(f"{subject}: alerts not sent", dropped)
         return
     before = ctx.last("prometheus_notifications_dropped", None, server=server)
     ctx.measure("prometheus_notifications_dropped", dropped, "", server=server)
@@ -92,7 +90,7 @@ def report_alertmanager(
         ctx.check(f"{subject}: {what}", len(matching), warn_above=0, hint=hint)
     for counts in (facts.failed, facts.tried):
         if isinstance(counts, TargetError):
-            ctx.report_error(f"{subject}: notifications", counts, not_observed=NOT_OBSERVED_BEHIND_PROXY)
+            ctx.report_error(f"{subject}: notifications", counts)
             return
     if not isinstance(facts.failed, TargetError) and not isinstance(facts.tried, TargetError):
         for integration, failed in sorted(facts.failed.items()):

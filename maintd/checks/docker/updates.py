@@ -10,6 +10,7 @@ from maintd.checks.docker.images import Image, ImageInUse, find_image, pull, tag
 from maintd.clients.docker import Docker, connect
 from maintd.clients.registry import Credentials, RateLimitedError, Reference, RegistryClient, Remote, auth
 from maintd.errors import TargetError
+from maintd.job.causes import Role
 from maintd.job.context import Context
 from maintd.job.criterion import Criterion
 from maintd.model.evidence import CheckStatus
@@ -76,7 +77,7 @@ class UpdateCheck:
             if isinstance(error, RateLimitedError):
                 self._limited.setdefault(reference.registry, error)
             hint = error.hint or "the next run tries again"
-            ctx.unknown(current, f"{error.cause}: {error.message}", expected="the registry's answer", hint=hint)
+            ctx.report_error(current, error, expected="the registry's answer", role=Role.SOURCE)
             self._report_deployed(used, reference, image)
             return
         ctx.measure("image_behind", int(behind), "", service=used.service)
@@ -140,7 +141,7 @@ class UpdateCheck:
                     pulled = pull(engine, reference, remote, login)
                 allowed.observed(after=pulled.id)
         except TargetError as error:
-            ctx.report_error(check, error, expected=short(remote.digest))
+            ctx.report_error(check, error, expected=short(remote.digest), role=Role.WORK)
             return None
         self._pulled[name] = pulled
         ctx.check(check, remote.digest in pulled.digests_in(reference), equals=True, hint="it is pulled, not started")

@@ -9,6 +9,7 @@ from pathlib import Path
 from maintd.checks.docker.images import Image, ImageInUse
 from maintd.clients import trivy
 from maintd.errors import TargetError
+from maintd.job.causes import Role
 from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
 from maintd.units import format_duration
@@ -38,7 +39,7 @@ class VulnerabilityCheck:
         if reports is not None:
             self._reports, errors = trivy.reports(reports)
             for error in errors:
-                ctx.unknown("trivy report", f"{error.cause}: {error.message}", hint=error.hint or "")
+                ctx.report_error("trivy report", error, role=Role.SOURCE)
         if program is not None:
             try:
                 age = ctx.now() - trivy.database_made_at(program, timedelta(seconds=30))
@@ -57,7 +58,7 @@ class VulnerabilityCheck:
             if found is None and self._program is not None and not self._unusable:
                 found = trivy.scan(self._program, image.id, self._docker_url, ctx.work_dir, self._timeout)
         except TargetError as error:
-            ctx.unknown(name, f"{error.cause}: {error.message}", hint=error.hint or "")
+            ctx.report_error(name, error, role=Role.SOURCE)
             return
         if found is None:
             cause = self._unusable or f"there is no report of {used.name} in {self._folder}"

@@ -158,7 +158,7 @@ def _report_mount(
 ) -> None:
     if isinstance(usage, TargetError):
         # In a sidecar without mount propagation, a mount is not accessible though the file system is healthy.
-        ctx.report_error(f"{subject}: {mount.point} used", usage, not_observed=frozenset({"denied", "partial"}))
+        ctx.report_error(f"{subject}: {mount.point} used", usage)
         return
     ctx.check(
         f"{subject}: {mount.point} used",

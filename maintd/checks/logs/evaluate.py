@@ -14,13 +14,10 @@ from maintd.checks.logs.access_log import DeniedRequests
 from maintd.checks.logs.files import LogChange, LogFileState, compare
 from maintd.checks.logs.logins import DAY, LoginSummary, Success
 from maintd.job.context import Context
-from maintd.job.criterion import NOT_OBSERVED
 from maintd.model.evidence import CheckStatus
 from maintd.reports.formatting import instant
 from maintd.units import Duration
 
-# A log that cannot be read gives no information about the systems that write it.
-LOG_NOT_OBSERVED = NOT_OBSERVED | {"malformed", "partial", "failed", "refused", "timed_out", "unreachable"}
 _NAMED = 10  # sources in a hint
 _MIN_DAYS = 3  # of a baseline
 _MAX_LEARNED = 100  # sources of successes remembered from one run

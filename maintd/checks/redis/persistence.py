@@ -17,6 +17,7 @@ from maintd.checks.backups.rdb import walk_rdb
 from maintd.checks.backups.stream import CHUNK, DamagedError, Reader
 from maintd.clients.redis import RedisServer
 from maintd.errors import TargetError
+from maintd.job.causes import Role
 from maintd.job.context import Context
 from maintd.job.criterion import Criterion
 from maintd.model.evidence import CheckStatus
@@ -123,7 +124,7 @@ def background_save(
             ctx.report([snapshot_criterion(snapshot, started_at)], name)
     except TargetError as error:
         hint = "allow +bgsave in the user's ACL" if error.cause == "denied" else error.hint
-        ctx.report_error(check, TargetError(error.message, hint, cause=error.cause), expected="saved")
+        ctx.report_error(check, TargetError(error.message, hint, cause=error.cause), expected="saved", role=Role.WORK)
         return False
     return saved.status is CheckStatus.OK
 

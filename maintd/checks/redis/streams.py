@@ -10,6 +10,7 @@ from typing import Any
 from maintd.checks.redis.keyspace import Pace, batches, printable, scan
 from maintd.clients.redis import RedisServer
 from maintd.errors import TargetError
+from maintd.job.causes import Role
 from maintd.job.context import Context
 from maintd.job.criterion import Criterion
 from maintd.model.evidence import CheckStatus
@@ -102,7 +103,7 @@ def find_streams(ctx: Context, server: RedisServer, pace: Pace | None, required:
         except TargetError as error:
             if name in required or error.cause != "empty":
                 check = f"{server.name}: stream {printable(name)}"
-                ctx.unknown(check, f"{error.cause}: {error.message}", hint=error.hint or "")
+                ctx.report_error(check, error, role=Role.SOURCE)
     return found
 
 

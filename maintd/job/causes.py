@@ -1,0 +1,61 @@
+"""Why a target did not answer as it should: every cause, what it means for a check, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from maintd.model.evidence import CheckStatus
+
+FAIL, UNKNOWN = CheckStatus.FAIL, CheckStatus.UNKNOWN
+
+
+class Role(StrEnum):
+    """What the target is to the job that reports its error."""
+
+    WORK = "work"  # the job was to change it: whatever the cause, the work is not done
+    SUBJECT = "subject"  # the job observes it: being down fails, not being able to look does not
+    SOURCE = "source"  # it would have told more about something else
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One value of `TargetError.cause`."""
+
+    as_subject: CheckStatus
+    """The status of a check on a target that is the job's subject."""
+    hint: str
+    """What to do, where the error does not know better."""
+
+
+CAUSES = {
+    "refused": Cause(FAIL, "check whether it runs, and whether address and port are right"),
+    "unreachable": Cause(FAIL, "check the address, the network and the name server"),
+    "timed_out": Cause(FAIL, "check whether it hangs or is overloaded; its log shows more"),
+    "tls": Cause(FAIL, "check its certificate, and the target's ca_file"),
+    "not_found": Cause(FAIL, "check the name or path in the target"),
+    "failed": Cause(FAIL, "see its log"),
+    "conflict": Cause(UNKNOWN, "the next run checks it again"),
+    "denied": Cause(UNKNOWN, "grant the access, or correct user and password"),
+    "not_configured": Cause(UNKNOWN, "configure it in the calendar's targets"),
+    "empty": Cause(UNKNOWN, "check whether the data is collected under this name"),
+    "malformed": Cause(UNKNOWN, "check what answers there: a login page, a proxy, another version"),
+    "partial": Cause(UNKNOWN, "check its log: the answer broke off"),
+    "too_large": Cause(UNKNOWN, "raise the limit, or ask for less"),
+    "unfamiliar": Cause(UNKNOWN, "check the format or version; this maintd does not know it"),
+}
+"""By the value of `TargetError.cause`."""
+
+_OTHER = Cause(UNKNOWN, "see its log")
+
+
+def status_of(cause: str, role: Role) -> CheckStatus:
+    """The status of a check on a target that failed with this cause; a cause that is not listed is unknown."""
+    if role is Role.WORK:
+        return FAIL
+    return CAUSES.get(cause, _OTHER).as_subject if role is Role.SUBJECT else UNKNOWN
+
+
+def hint_for(cause: str) -> str:
+    """What to do about the cause."""
+    return CAUSES.get(cause, _OTHER).hint
