@@ -107,7 +107,7 @@ def _report(ctx: Context, params: Params, probe: Probe, facts: Any) -> list[Firi
     if isinstance(facts, GrafanaFacts):
         evaluate.report_grafana(ctx, probe.name, facts)
         return facts.firing
-    ctx.report_error(f"{probe.subject}: answers", facts)
+    ctx.report_error(f"{probe.subject}: answers", facts, role=evaluate.role_of(facts))
     return None
 
 
@@ -127,7 +127,7 @@ def _compare(ctx: Context, params: Params, probe: Probe, alerts: Alerts) -> None
         try:
             again = firing.from_prometheus(server.firing(), probe.subject, params.alerts)
         except TargetError as error:
-            ctx.report_error(what, error, expected="0")
+            ctx.report_error(what, error, expected="0", role=evaluate.role_of(error))
             return
         lost = [alert for alert in lost if any(alert.labels == other.labels for other in again)]
     evaluate.report_delivery(ctx, probe.name, lost, silent, ctx.now())

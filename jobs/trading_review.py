@@ -20,7 +20,7 @@ from maintd.checks.http.activity import ActivityLimits
 from maintd.checks.http.figures import FigureLimits
 from maintd.checks.trading import Day, Query
 from maintd.clients import postgres, prometheus, redis
-from maintd.job import Context, Duration, JobParams, Role, TargetError, job
+from maintd.job import Context, Duration, JobParams, TargetError, job
 from maintd.job.references import resolved
 
 
@@ -90,7 +90,7 @@ def review_postgres(ctx: Context, params: Params, reported: Mapping[str, Any] | 
             for activity, query in params.queries.items():
                 trading.count_rows(ctx, session, activity, query, params.window, params.compare)
     except TargetError as error:
-        ctx.report_error("postgres: answers", error, role=Role.SOURCE)
+        ctx.report_error("postgres: answers", error)
 
 
 def review_redis(ctx: Context, params: Params) -> None:
@@ -101,7 +101,7 @@ def review_redis(ctx: Context, params: Params) -> None:
             for stream in params.streams:
                 trading.count_stream(ctx, server, stream, params.compare)
     except TargetError as error:
-        ctx.report_error("redis: answers", error, role=Role.SOURCE)
+        ctx.report_error("redis: answers", error)
 
 
 def review_prometheus(ctx: Context, params: Params) -> None:
@@ -109,7 +109,7 @@ def review_prometheus(ctx: Context, params: Params) -> None:
     try:
         server = prometheus.connect(ctx.target("prometheus"))
     except TargetError as error:
-        ctx.report_error("prometheus: answers", error, role=Role.SOURCE)
+        ctx.report_error("prometheus: answers", error)
         return
     for activity, promql in params.metrics.items():
         trading.count_metric(ctx, server, activity, promql, params.compare)

@@ -15,7 +15,7 @@ class Role(StrEnum):
 
     WORK = "work"  # the job was to change it: whatever the cause, the work is not done
     SUBJECT = "subject"  # the job observes it: being down fails, not being able to look does not
-    SOURCE = "source"  # it would have told more about something else
+    SOURCE = "source"  # a further source of information about something else
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ CAUSES = {
     "denied": Cause(UNKNOWN, "grant the access, or correct user and password"),
     "not_configured": Cause(UNKNOWN, "configure it in the calendar's targets"),
     "empty": Cause(UNKNOWN, "check whether the data is collected under this name"),
-    "malformed": Cause(UNKNOWN, "check what answers there: a login page, a proxy, another version"),
-    "partial": Cause(UNKNOWN, "check its log: the answer broke off"),
-    "too_large": Cause(UNKNOWN, "raise the limit, or ask for less"),
+    "malformed": Cause(FAIL, "check what answers there: a login page, a proxy, another version"),
+    "partial": Cause(FAIL, "check its log: the answer broke off"),
+    "too_large": Cause(FAIL, "raise the limit, or ask for less"),
     "unfamiliar": Cause(UNKNOWN, "check the format or version; this maintd does not know it"),
 }
 """By the value of `TargetError.cause`."""

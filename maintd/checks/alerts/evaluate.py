@@ -11,10 +11,17 @@ from maintd.checks.alerts.collect import AlertmanagerFacts, GrafanaFacts, Promet
 from maintd.checks.alerts.firing import Acknowledgement, AlertLimits, Firing, overdue
 from maintd.checks.alerts.silences import SilenceLimits, silence_text
 from maintd.checks.hints import name_first
-from maintd.errors import TargetError
+from maintd.errors import MaintdError, TargetError
+from maintd.job.causes import Role
 from maintd.job.context import Context
 
 # A login page instead of an answer does not show whether the server behind it is healthy.
+
+
+def role_of(error: MaintdError) -> Role:
+    """A login page or a proxy in front of a monitoring server answers in a foreign form: no evidence of its health."""
+    foreign = isinstance(error, TargetError) and error.cause in ("malformed", "partial")
+    return Role.SOURCE if foreign else Role.SUBJECT
 
 
 def report_prometheus(ctx: Context, name: str, facts: PrometheusFacts, limits: AlertLimits) -> None:
@@ -35,7 +42,7 @@ def report_prometheus(ctx: Context, name: str, facts: PrometheusFacts, limits: A
     _report_dropped(ctx, subject, name, facts.dropped)
     if isinstance(facts.day, TargetError):
         if alerting:
-            ctx.report_error(f"{subject}: alerts that flap", facts.day)
+            ctx.report_error(f"{subject}: alerts that flap", facts.day, role=role_of(facts.day))
         return
     times = Counter(tuple(sorted(episode.labels.items())) for episode in facts.day.episodes)
     flapping = [
@@ -56,7 +63,7 @@ def _report_dropped(ctx: Context, subject: str, server: str, dropped: float | Ta
     Alerts dropped at Prometheus' start are not counted: it discovers its Alertmanagers only after five seconds.
     """
     if isinstance(dropped, TargetError):
-        ctx.report_error(f"{subject}: alerts not sent", dropped)
+        ctx.report_error(f"{subject}: alerts not sent", dropped, role=role_of(dropped))
         return
     before = ctx.last("prometheus_notifications_dropped", None, server=server)
     ctx.measure("prometheus_notifications_dropped", dropped, "", server=server)
@@ -90,7 +97,7 @@ def report_alertmanager(
         ctx.check(f"{subject}: {what}", len(matching), warn_above=0, hint=hint)
     for counts in (facts.failed, facts.tried):
         if isinstance(counts, TargetError):
-            ctx.report_error(f"{subject}: notifications", counts)
+            ctx.report_error(f"{subject}: notifications", counts, role=role_of(counts))
             return
     if not isinstance(facts.failed, TargetError) and not isinstance(facts.tried, TargetError):
         for integration, failed in sorted(facts.failed.items()):

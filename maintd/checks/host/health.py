@@ -9,6 +9,7 @@ from maintd.checks.limits import Limits
 from maintd.clients import host
 from maintd.clients.host import Usage, usages
 from maintd.errors import TargetError
+from maintd.job.causes import Role
 from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
 from maintd.model.target import HostTarget
@@ -158,7 +159,8 @@ def _report_mount(
 ) -> None:
     if isinstance(usage, TargetError):
         # In a sidecar without mount propagation, a mount is not accessible though the file system is healthy.
-        ctx.report_error(f"{subject}: {mount.point} used", usage)
+        role = Role.SOURCE if usage.cause == "partial" else Role.SUBJECT
+        ctx.report_error(f"{subject}: {mount.point} used", usage, role=role)
         return
     ctx.check(
         f"{subject}: {mount.point} used",
