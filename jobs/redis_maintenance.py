@@ -2,7 +2,9 @@
 
 Runbook: Weekly Maintenance, System Cleanup, step 3 "Redis Maintenance"
 
-A save counts when the server's own number of saves has increased, not when BGSAVE replied OK. Expired keys need no
+A save counts when the server's own number of saves has increased, not when BGSAVE replied OK. It is not started without
+room on the disk, because a server that cannot save refuses writes; one that refuses them already is saved as soon as
+there is room. Expired keys need no
 cleaning: Redis deletes them. What grows are keys without expiry and streams without a limit; a paced SCAN counts them
 without blocking the server. `expire`, `unlink` and `trim` change data and are empty by default: they set an expiry on
 keys that have none, remove idle keys below a prefix, and drop stream entries that every group has acknowledged. Nothing
@@ -17,6 +19,7 @@ from pydantic import AfterValidator, Field
 
 from maintd.checks.redis import keyspace, memory, persistence, streams
 from maintd.checks.redis.keyspace import Census, KeyCounter, Pace, printable
+from maintd.checks.redis.persistence import SaveOptions
 from maintd.checks.redis.streams import TRIM_STEP, StreamLimits, StreamState
 from maintd.clients.redis import RedisServer, connect
 from maintd.job import Context, Duration, JobParams, Role, Size, TargetError, job
@@ -39,7 +42,9 @@ class Params(JobParams):
     save_timeout: Duration = timedelta(minutes=10)
     """Timeout of a save, and of waiting for one that is running."""
     snapshot: Path | None = None
-    """Path of the server's dump.rdb on this machine; it is read to its end after the save."""
+    """Path of the server's dump.rdb on this machine: for its disk's free space, and to read it after the save."""
+    keep_writes: bool = True
+    """After a failed save of this job, let the server accept writes as before, until a save succeeds."""
     memory_limit: Size | None = None
     """Memory limit of the server's container; Redis only knows the machine's memory."""
     scan: bool = True
@@ -107,7 +112,8 @@ def maintain(ctx: Context, params: Params, server: RedisServer, required: tuple[
     saved, census = True, None
     if params.save:
         with ctx.phase(f"{name}: save in the background"):
-            saved = persistence.background_save(ctx, server, params.save_timeout, params.memory_limit, params.snapshot)
+            options = SaveOptions(params.save_timeout, params.memory_limit, params.snapshot, params.keep_writes)
+            saved = persistence.background_save(ctx, server, options)
     if params.scan:
         with ctx.phase(f"{name}: count keys"):
             census = count(ctx, params, server, pace)

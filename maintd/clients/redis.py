@@ -68,6 +68,12 @@ class RedisServer:
         with suppress(RedisError, OSError):
             self._client.close()
 
+    @property
+    def is_local(self) -> bool:
+        """Whether its address is of this machine; it may be in a container nevertheless."""
+        address = self._client.connection_pool.connection_kwargs
+        return "path" in address or address.get("host", "localhost") in ("localhost", "127.0.0.1", "::1")
+
     def command(self, *words: str | int) -> Any:
         """The answer to one command. Raises TargetError."""
         with _translated(self.name):
@@ -104,8 +110,15 @@ class RedisServer:
                 return None
 
     def ping(self) -> None:
-        """Raise TargetError unless the server answers and has loaded its data."""
-        self.command("PING")
+        """Raise TargetError unless the server answers and has loaded its data.
+
+        After a failed save a server refuses PING like a write (MISCONF); it answers and can be read nevertheless.
+        """
+        try:
+            self.command("PING")
+        except TargetError as error:
+            if not refuses_writes(error):
+                raise
 
     def info(self, section: str = "everything") -> Info:
         """All of INFO, or one section. Raises TargetError."""
@@ -173,6 +186,11 @@ def connect(target: RedisTarget, *, name: str = "redis", timeout: timedelta | No
     except ValueError:
         raise TargetError(f"{name}: the url is not valid", "write redis://host:6379/0") from None
     return RedisServer(client, name)
+
+
+def refuses_writes(error: TargetError) -> bool:
+    """Whether the server refused a command because it cannot save."""
+    return str(error.__cause__).startswith("MISCONF")
 
 
 @contextmanager

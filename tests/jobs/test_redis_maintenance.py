@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import signal
 import sys
@@ -12,6 +13,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from os import kill
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any
 
 import pytest
@@ -22,14 +24,21 @@ from redis.exceptions import ResponseError
 from support.http_services import port_that_hangs
 from support.job_runs import JOBS, JobResult, run_job
 from support.servers.base import running, wait_for
+from support.servers.disks import small_disk
 from support.servers.redis import RedisServer
 from support.servers.redis import redis as own_redis
 
 from maintd.checks.redis.keyspace import glob, printable, weekly_growth
-from maintd.checks.redis.persistence import Persistence, headroom_criterion, saved_criterion
+from maintd.checks.redis.persistence import (
+    Persistence,
+    SnapshotDisk,
+    headroom_criterion,
+    room_criterion,
+    saved_criterion,
+)
 from maintd.checks.redis.streams import Consumer, ConsumerGroup, StreamState, id_order, keep_from
 from maintd.job.context import Point
-from maintd.model.evidence import CheckStatus
+from maintd.model.evidence import ChangeState, CheckStatus
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 FAST = {"load": 1, "save": False}  # without pauses, and without a save
@@ -168,22 +177,139 @@ def test_a_save_is_made_counted_and_its_file_read_to_the_end() -> None:
     assert result.measure("redis_last_cow_bytes") > 0
 
 
+@contextmanager
+def broken_snapshot(server: RedisServer) -> Iterator[None]:
+    """No save succeeds in the block: no file can take the snapshot's place."""
+    path = server.folder / "dump.rdb"
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    yield
+    path.rmdir()
+
+
 @pytest.mark.server
-def test_a_save_that_fails_is_a_failure_though_its_reply_was_ok_and_refused_writes_are_reported() -> None:
+def test_a_save_that_fails_is_a_failure_though_its_reply_was_ok_and_nothing_is_removed() -> None:
     with own_redis("--save", "3600 1") as server, closing(server.client()) as client:
         client.set("cache:old", 1)
-        (server.folder / "dump.rdb").mkdir()  # no file can take its place
 
-        result = look_after(server, {"load": 1, "unlink": {"cache:": "0s"}, "max_share": 1})
+        with broken_snapshot(server):
+            result = look_after(server, {"load": 1, "unlink": {"cache:": "0s"}, "max_share": 1, "keep_writes": False})
 
         with pytest.raises(ResponseError, match="MISCONF"):
             client.set("a", 1)
         assert client.exists("cache:old")
-        (server.folder / "dump.rdb").rmdir()  # else it would not stop when asked to
+        client.bgsave()  # else it would not stop when asked to
     assert result.check("main: background save").observed == "failed: last status err"
+    assert [(change.action, change.state) for change in result.changes] == [("save", ChangeState.FAILED)]
     assert result.check("main: writes").observed == "refused: MISCONF"
     assert result.check("main: cleaned").status is CheckStatus.FAIL
     assert result.outcome == "failed"
+
+
+@pytest.mark.server
+def test_writes_that_a_failed_save_has_ended_are_accepted_again_until_a_save_succeeds() -> None:
+    with own_redis("--save", "3600 1") as server, closing(server.client()) as client:
+        client.set("a", 1)
+
+        with broken_snapshot(server):
+            failed = look_after(server, {"scan": False})
+            client.set("a", 2)
+            also_failed = look_after(server, {"scan": False}, series={"redis_writes_without_saves": kept_writes(1)})
+        healed = look_after(server, {"scan": False}, series={"redis_writes_without_saves": kept_writes(1)})
+
+        after: Any = client.config_get("stop-writes-on-bgsave-error")
+    assert failed.check("main: background save").status is CheckStatus.FAIL
+    assert failed.check("main: writes").status is CheckStatus.OK
+    assert [(change.action, change.state) for change in failed.changes] == [
+        ("save", ChangeState.FAILED),
+        ("configure", ChangeState.DONE),
+    ]
+    assert also_failed.measure("redis_writes_without_saves") == 1
+    assert healed.check("main: background save").status is CheckStatus.OK
+    assert healed.measure("redis_writes_without_saves") == 0
+    assert after == {"stop-writes-on-bgsave-error": "yes"}
+
+
+def kept_writes(value: float) -> list[Point]:
+    return [Point(datetime.now(UTC) - timedelta(days=7), value, {"server": "main"})]
+
+
+@pytest.mark.server
+def test_a_setting_of_the_operator_is_left_as_it_is_after_a_save() -> None:
+    options = ("--save", "3600 1", "--stop-writes-on-bgsave-error", "no")
+    with own_redis(*options) as server, closing(server.client()) as client:
+        result = look_after(server, {"scan": False})
+
+        after: Any = client.config_get("stop-writes-on-bgsave-error")
+    assert after == {"stop-writes-on-bgsave-error": "no"}
+    assert [change.action for change in result.changes] == ["save"]
+
+
+@pytest.mark.server
+def test_a_server_that_refuses_writes_is_healed_by_a_save_as_soon_as_it_can_be_made() -> None:
+    with own_redis("--save", "3600 1") as server, closing(server.client()) as client:
+        client.set("a", 1)
+        with broken_snapshot(server):
+            client.bgsave()
+            wait_for(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", "the save to fail")  # type: ignore[index]
+        with pytest.raises(ResponseError, match="MISCONF"):
+            client.ping()
+
+        result = look_after(server, {"load": 1})
+
+        client.set("a", 2)
+    assert result.check("main: background save").status is CheckStatus.OK, result.text()
+    assert result.check("main: writes").status is CheckStatus.OK
+
+
+@contextmanager
+def full_disk(folder: Path) -> Iterator[tuple[Path, RedisServer]]:
+    """A server with save points, and its own disk of six megabytes."""
+    with small_disk(folder / "disk", "6m") as disk, own_redis("--save", "3600 1000000", "--dir", str(disk)) as server:
+        yield disk, server
+
+
+@pytest.mark.server
+def test_no_save_is_started_on_a_disk_without_room_for_twice_the_snapshot_and_writes_go_on(tmp_path: Path) -> None:
+    with full_disk(tmp_path) as (disk, server), closing(server.client()) as client:
+        client.mset({f"key:{n}": random.randbytes(1000) for n in range(2000)})  # two megabytes
+        client.save()
+        (disk / "filler").write_bytes(bytes(disk_usage(disk).free - 3_000_000))
+
+        full = look_after(server, {"load": 1})
+        client.set("a", 1)
+        (disk / "filler").unlink()
+        freed = look_after(server, {"load": 1})
+
+    assert full.check("main: background save").observed == "not started: too little disk space"
+    assert full.check("main: disk space for a save").status is CheckStatus.FAIL
+    assert not full.changes
+    assert freed.check("main: background save").status is CheckStatus.OK
+
+
+@pytest.mark.server
+def test_a_disk_that_fills_up_during_the_save_leaves_writes_as_they_were(tmp_path: Path) -> None:
+    with full_disk(tmp_path) as (disk, server), closing(server.client()) as client:
+        client.mset({f"key:{n}": random.randbytes(1000) for n in range(2000)})
+        (disk / "filler").write_bytes(bytes(disk_usage(disk).free - 1_000_000))
+
+        # A folder on another disk stands for space that another program takes after the check.
+        result = look_after(server, {"scan": False, "snapshot": str(tmp_path / "dump.rdb")})
+        client.set("a", 1)
+
+        (disk / "filler").unlink()
+    assert result.check("main: background save").observed == "failed: last status err"
+    assert result.check("main: writes").status is CheckStatus.OK
+
+
+def test_room_for_a_save_is_twice_the_old_snapshot_or_the_data_in_memory() -> None:
+    folder = Path("/data")
+
+    assert room_criterion(state(dataset_bytes=50), SnapshotDisk(folder, 99, 50)).status is CheckStatus.FAIL
+    assert room_criterion(state(dataset_bytes=50), SnapshotDisk(folder, 100, 50)).status is CheckStatus.OK
+    assert room_criterion(state(dataset_bytes=900), SnapshotDisk(folder, 800, 50)).status is CheckStatus.FAIL
+    unseen = room_criterion(state(dataset_bytes=50), None)
+    assert (unseen.status, unseen.optional) == (CheckStatus.UNKNOWN, True)
 
 
 @pytest.mark.server
