@@ -22,7 +22,7 @@ from maintd.clients import shell
 from maintd.clients.program_output import Number, OutputExcerpt, OutputSearch, Pattern
 from maintd.job import CheckStatus, Context, Duration, JobParams, Size, format_duration, job
 
-RESERVE = timedelta(seconds=10)  # of the attempt, for stopping the program and reporting
+NO_TIMEOUT = timedelta(days=365)  # the attempt's own comes first, and stops the program with the job
 
 
 class Params(JobParams):
@@ -41,7 +41,7 @@ class Params(JobParams):
     warn_exit_codes: tuple[int, ...] = ()
     """The exit codes that mean success with a warning, such as 1 of borg."""
     timeout: Duration | None = None
-    """Timeout of the program; by default all of the attempt's time."""
+    """Timeout of the program, after which the run fails; by default it has all of the attempt's time."""
     stdout_has: tuple[Pattern, ...] = ()
     """Patterns that must match a line of the standard output."""
     stdout_lacks: tuple[Pattern, ...] = ()
@@ -90,15 +90,16 @@ def run(ctx: Context, params: Params) -> None:
         search.line(stream, line)
         excerpt.line(line if stream == "stdout" else f"stderr: {line}")
 
-    limit = max(ctx.remaining - RESERVE, ctx.remaining / 2)
-    timeout = min(params.timeout or limit, limit)
+    timeout = params.timeout or NO_TIMEOUT
     with ctx.change("run", command, cwd=str(params.cwd or Path.cwd())) as allowed:
         if not allowed:
             ctx.log(f"would run: {command}" + (" (by /bin/sh)" if params.shell else f" (found as {argv[0]})"))
             return
-        with ctx.phase(f"run {argv[0]}"):
-            result = shell.run(command, timeout, receive)
-        excerpt.end()
+        try:
+            with ctx.phase(f"run {argv[0]}"):
+                result = shell.run(command, timeout, receive)
+        finally:
+            excerpt.end()  # also when the attempt is stopped
         if result.timed_out:
             allowed.uncertain(f"stopped after {format_duration(timeout)}")
         allowed.observed(exit_code=result.exit_code, signal=result.signal or None)

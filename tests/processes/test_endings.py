@@ -9,11 +9,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from support.job_runs import JOBS
 from support.nodes import Node, is_alive, only, read_pids
 from support.servers.base import wait_for
 
+from maintd.job.description import load_job
 from maintd.model.entry import Policy
-from maintd.model.evidence import CheckStatus
+from maintd.model.evidence import ChangeState, CheckStatus
 from maintd.model.run import AttemptState, RunState
 
 
@@ -34,11 +36,11 @@ def test_a_failed_check_fails_the_run_in_its_own_words(here: Node) -> None:
     assert run.reason == 'check "rows": observed 0, expected at least 1; look at the import'
 
 
-def test_what_could_not_be_observed_only_warns_and_is_named(here: Node) -> None:
+def test_what_could_not_be_observed_is_unknown_and_named(here: Node) -> None:
     run = here.make('ctx.unknown("replication lag", "timed out")')
 
     assert (run.state, run.reason) == (
-        RunState.WARNED,
+        RunState.UNKNOWN,
         "1 check not observed: replication lag",
     )
 
@@ -75,6 +77,24 @@ def test_an_attempt_that_takes_too_long_is_stopped_in_its_phase(here: Node) -> N
 
     assert run.state is RunState.TIMED_OUT
     assert run.reason == 'stopped after its 300ms timeout in phase "read backup.tar"'
+
+
+@pytest.mark.parametrize("own", [{}, {"timeout": "1h"}])
+def test_a_command_that_takes_too_long_has_timed_out_and_its_last_output_is_kept(
+    here: Node, own: dict[str, str]
+) -> None:
+    here.jobs["command"] = load_job(JOBS / "command.py").description
+    text = "for n in 1 2 3 4 5 6 7 8 9; do echo line $n; done; sleep 60"
+    params = {"argv": text, "shell": True, "log_head": "6B", **own}
+
+    run = here.ended(here.queue(here.step("command", params), policy=Policy(timeout=timedelta(seconds=3))))
+
+    assert (run.state, run.reason.partition(" in phase")[0]) == (
+        RunState.TIMED_OUT,
+        "stopped after the run's 3s timeout",
+    )
+    assert [change.state for change in only(run).changes] == [ChangeState.UNCERTAIN]
+    assert here.log(run.id)[-1] == "line 9"
 
 
 def test_the_timeout_of_the_run_is_named_as_such(here: Node) -> None:
