@@ -287,7 +287,7 @@ def test_without_a_sha256_only_a_format_with_a_checksum_is_verified(tmp_path: Pa
     assert "sha256sum" in summed.check("sealed.tar.gz: sha256").hint
 
 
-def test_the_sha256_detects_two_swapped_backups(tmp_path: Path) -> None:
+def test_a_checksum_detects_two_swapped_backups(tmp_path: Path) -> None:
     one = made.write(tmp_path / "a.tar.gz", made.gz(TAR), summed=True)
     other = made.write(tmp_path / "b.tar.gz", made.gz(made.tar_of({"x": b"y"})), summed=True)
     one.rename(tmp_path / "c")
