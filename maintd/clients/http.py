@@ -185,7 +185,8 @@ def _without_secrets(url: str) -> str:
 
 
 def _verify(url: str, ca_file: Path | None, verify: bool) -> ssl.SSLContext | bool:
-    if not url.startswith("https:") or not verify:
+    """The certificates to trust; False only where there are none to check: `verify: false`, or the scheme http."""
+    if not verify or httpx.URL(url).scheme == "http":  # in lower case, as httpx itself reads it
         return False  # loading the system's certificates takes 20 ms
     return ssl.create_default_context(cafile=ca_file)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import ip_address
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
@@ -238,7 +239,7 @@ class HttpRegistryClient:
             raise TargetError(f"{refused.url} requires a login", hint, cause="denied")
         fields = dict(re.findall(r'(\w+)="([^"]*)"', rest))
         realm = fields.get("realm", "")
-        if not realm.startswith(("https://", f"{self._scheme(reference.registry)}://")):
+        if urlsplit(realm).scheme not in ("https", self._scheme(reference.registry)):
             raise TargetError(f"{refused.url}: its token server {realm!r} has no TLS", cause="malformed")
         query = {name: fields[name] for name in ("service", "scope") if name in fields}
         query.setdefault("scope", f"repository:{reference.repository}:pull")
