@@ -1,4 +1,4 @@
-"""Certificates are verified unless `verify: false` says otherwise, whatever the case of the scheme."""
+"""Certificates are verified unless the target has `verify: false`, whatever the case of the scheme."""
 
 from __future__ import annotations
 
