@@ -10,6 +10,7 @@ Runbook: Daily Maintenance, Morning Health Check, 5 Alert Review
 """
 
 import json
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -25,7 +26,7 @@ from maintd.checks.alerts.collect import (
 )
 from maintd.checks.alerts.firing import Acknowledgement, AlertLimits, Firing
 from maintd.checks.alerts.silences import SilenceLimits
-from maintd.checks.collection import Probe, collect_all
+from maintd.checks.collection import Probe, by_itself, collect_all
 from maintd.clients import prometheus
 from maintd.job import Context, JobParams, TargetError, job
 
@@ -55,21 +56,22 @@ Alerts = dict[str, list[Firing] | None]
 """Alerts by source; None: it did not answer."""
 
 
-@job(timeout="5m", repeatable=True, needs=("prometheus",))
+@job(timeout="5m", repeatable=True, needs=("prometheus or alertmanager or http",))
 def run(ctx: Context, params: Params) -> None:
     with ctx.phase("collect alerts, rules and silences"):
         collected = list(collect_all(_probes(ctx, params)))
     alerts: Alerts = {}
     with ctx.phase("check each server"):
         for probe, facts in collected:
-            alerts[probe.subject] = _report(ctx, params, probe, facts)
-        if not ctx.targets.of("alertmanager"):
-            hint = "set targets.alertmanager: without it delivery cannot be checked"
-            ctx.unknown("alertmanager: configured", "not_configured: no target", hint=hint)
+            alerts[probe.subject] = None
+            with by_itself(ctx, f"{probe.subject}: evaluated"):
+                alerts[probe.subject] = _report(ctx, params, probe, facts)
+        _report_not_configured(ctx, collected)
     with ctx.phase("check delivery"):
         for probe, facts in collected:
             if isinstance(facts, PrometheusFacts):
-                _compare(ctx, params, probe, alerts)
+                with by_itself(ctx, f"{probe.subject}: delivery"):
+                    _compare(ctx, params, probe, alerts)
         if params.watchdog:
             senders = {source: found for source, found in alerts.items() if "grafana" not in source}
             evaluate.report_watchdog(ctx, params.watchdog, senders)
@@ -77,16 +79,28 @@ def run(ctx: Context, params: Params) -> None:
         _review(ctx, params, alerts)
 
 
+def _report_not_configured(ctx: Context, collected: Sequence[tuple[Probe, Any]]) -> None:
+    """Report what cannot be checked on this site; it has no effect on the run, which checks what there is."""
+    kinds = {probe.kind for probe, _ in collected}
+    for kind, missing in (
+        ("alertmanager", "without it delivery and silences cannot be checked"),
+        ("prometheus", "without it rules, delivery and flapping cannot be checked"),
+    ):
+        if kind not in kinds:
+            cause, hint = "not_configured: no target", f"set targets.{kind}: {missing}"
+            ctx.unknown(f"{kind}: configured", cause, hint=hint, optional=True)
+
+
 def _probes(ctx: Context, params: Params) -> list[Probe]:
     now, spare = ctx.now(), timedelta(seconds=2)
     alertmanagers: dict[str, Any] = dict(ctx.chosen("alertmanager", params.alertmanager))
     servers: dict[str, Any] = dict(ctx.chosen("prometheus", params.prometheus))
     probes = [
-        Probe("alertmanager", name, partial(collect_alertmanager, target, name), target.timeout * 3 + spare)
+        Probe("alertmanager", name, partial(collect_alertmanager, target, name), target.timeout * 4 + spare)
         for name, target in alertmanagers.items()
     ]
     probes += [
-        Probe("prometheus", name, partial(collect_prometheus, target, name, now), target.timeout * 5 + spare)
+        Probe("prometheus", name, partial(collect_prometheus, target, name, now), target.timeout * 7 + spare)
         for name, target in servers.items()
     ]
     if params.grafana is not None:
@@ -116,6 +130,9 @@ def _compare(ctx: Context, params: Params, probe: Probe, alerts: Alerts) -> None
     receivers = {source: found for source, found in alerts.items() if source.startswith("alertmanager ")}
     silent = [source for source, found in receivers.items() if found is None]
     what = f"prometheus {probe.name}: alerts that Alertmanager does not know"
+    if not receivers:
+        ctx.unknown(what, "no Alertmanager is configured", expected="0", optional=True)
+        return
     if len(silent) == len(receivers):
         ctx.unknown(what, "no Alertmanager answered", expected="0", hint="see its own check")
         return

@@ -14,7 +14,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Literal
 
-from maintd.checks.collection import Probe, collect_all
+from maintd.checks.collection import Probe, by_itself, collect_all
 from maintd.checks.docker import containers
 from maintd.checks.docker.containers import ContainerLimits
 from maintd.checks.host import health as host_health
@@ -26,7 +26,7 @@ from maintd.checks.postgres.health import PostgresLimits
 from maintd.checks.prometheus import health as prometheus_health
 from maintd.checks.redis import health as redis_health
 from maintd.checks.redis.health import RedisLimits
-from maintd.job import Context, JobError, JobParams, TargetError, job
+from maintd.job import Context, JobParams, MaintdError, job
 
 Kind = Literal["host", "http", "postgres", "redis", "docker", "prometheus", "alertmanager"]
 KINDS: tuple[Kind, ...] = ("host", "http", "postgres", "redis", "docker", "prometheus", "alertmanager")
@@ -56,8 +56,8 @@ def run(ctx: Context, params: Params) -> None:
         probes = [probe for kind in _kinds(ctx, params) for probe in _probes(ctx, params, kind)]
         results = list(ctx.track(collect_all(probes), unit="target", total=len(probes)))
     for probe, facts in results:
-        with ctx.phase(f"check {probe.subject}"):
-            if isinstance(facts, TargetError | JobError):
+        with ctx.phase(f"check {probe.subject}"), by_itself(ctx, f"{probe.subject}: evaluated"):
+            if isinstance(facts, MaintdError):
                 _report_no_answer(ctx, probe, facts)
             else:
                 _report(ctx, params, probe, facts)
@@ -90,8 +90,8 @@ def _probes(ctx: Context, params: Params, kind: Kind) -> list[Probe]:
         "postgres": (lambda target, name: postgres_health.collect(target, name, "health_check"), 4),
         "redis": (lambda target, name: redis_health.collect(target, name, params.redis), 4),
         "docker": (containers.collect, 4),
-        "prometheus": (prometheus_health.collect, 3),
-        "alertmanager": (prometheus_health.collect_alertmanager, 1),
+        "prometheus": (prometheus_health.collect, 4),
+        "alertmanager": (prometheus_health.collect_alertmanager, 2),
     }
     collect, timeouts = collectors[kind]
     return [
@@ -100,7 +100,7 @@ def _probes(ctx: Context, params: Params, kind: Kind) -> list[Probe]:
     ]
 
 
-def _report_no_answer(ctx: Context, probe: Probe, error: TargetError | JobError) -> None:
+def _report_no_answer(ctx: Context, probe: Probe, error: MaintdError) -> None:
     if probe.kind == "http":
         services.report_no_answer(ctx, probe.name, error, ctx.target(probe.kind, probe.name))
     elif probe.kind == "docker":
@@ -128,4 +128,4 @@ def _report(ctx: Context, params: Params, probe: Probe, facts: Any) -> None:
         case "prometheus":
             prometheus_health.report(ctx, probe.name, facts)
         case "alertmanager":
-            prometheus_health.report_alertmanager(ctx, probe.name)
+            prometheus_health.report_alertmanager(ctx, probe.name, facts)

@@ -16,11 +16,11 @@ from typing import Any
 
 from pydantic import field_validator
 
-from maintd.checks.collection import Probe, collect_all
+from maintd.checks.collection import Probe, by_itself, collect_all
 from maintd.checks.host import health, usage
 from maintd.checks.host.health import HostLimits
 from maintd.checks.host.usage import ContainerUsageLimits, HostUsageLimits
-from maintd.job import Context, Duration, JobError, JobParams, TargetError, job
+from maintd.job import Context, Duration, JobParams, MaintdError, job
 
 
 class Params(JobParams):
@@ -49,7 +49,7 @@ def run(ctx: Context, params: Params) -> None:
     with ctx.phase(f"sample twice, {params.interval.total_seconds():g} s apart"):
         results = list(collect_all(list(_probes(ctx, params))))
     for probe, facts in results:
-        with ctx.phase(f"check {probe.subject}"):
+        with ctx.phase(f"check {probe.subject}"), by_itself(ctx, f"{probe.subject}: evaluated"):
             _report(ctx, params, probe, facts)
     if not ctx.targets.docker:
         ctx.log("docker: not configured: set targets.docker")
@@ -69,7 +69,7 @@ def _probes(ctx: Context, params: Params) -> Iterator[Probe]:
 
 
 def _report(ctx: Context, params: Params, probe: Probe, facts: Any) -> None:
-    if isinstance(facts, TargetError | JobError):
+    if isinstance(facts, MaintdError):
         # An engine that is busy or hangs does not prove its containers unhealthy.
         ctx.report_error(f"{probe.subject}: answers", facts)
     elif probe.kind == "host":

@@ -5,12 +5,19 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
+from maintd.checks.hints import printable
+from maintd.checks.read_tally import ReadTally
+from maintd.clients.shapes import Listing
 from maintd.errors import MaintdError, TargetError
+from maintd.job.context import BudgetSpentError, CheckFailedError, Context
 
 T = TypeVar("T")
 
@@ -36,11 +43,10 @@ class Probe:
 def collect_all(probes: Sequence[Probe]) -> Iterator[tuple[Probe, Any | MaintdError]]:
     """Run all probes at once; yield each with its facts or its error, in the order given, as soon as it is known.
 
-    An exception that is not a MaintdError is a bug: it is raised after all other probes were yielded.
+    An exception that nobody foresaw is the error of its probe only, see `unforeseen`.
     """
     started = time.monotonic()
     results = [_start(probe) for probe in probes]
-    bugs: list[BaseException] = []
     for probe, result in zip(probes, results, strict=True):
         left = started + probe.timeout.total_seconds() - time.monotonic()
         try:
@@ -53,12 +59,51 @@ def collect_all(probes: Sequence[Probe]) -> Iterator[tuple[Probe, Any | MaintdEr
                 "check whether it hangs, or the name server does",
                 cause="timed_out",
             )
-        if isinstance(facts, BaseException) and not isinstance(facts, MaintdError):
-            bugs.append(facts)
-        else:
-            yield probe, facts
-    if bugs:
-        raise bugs[0]
+        if isinstance(facts, Exception) and not isinstance(facts, MaintdError):
+            facts = unforeseen(probe.subject, facts)
+        yield probe, facts
+
+
+def unforeseen(subject: str, error: Exception) -> TargetError:
+    """The error of a subject whose facts led to an exception that is not an error of a target: it is unknown.
+
+    It names the line, because it is a fault of maintd or an answer that it does not know.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return TargetError(
+        f"{subject}: {type(error).__name__}: {printable(str(error)[:200])}{where}",
+        "its answer has an unfamiliar form; the other targets are checked without it",
+        cause="unfamiliar",
+    )
+
+
+@contextmanager
+def by_itself(ctx: Context, name: str) -> Iterator[None]:
+    """Evaluate one target, folder or file in this block; what it raises is the check `name`, and the job continues.
+
+    A required check and a spent budget still end the job.
+    """
+    try:
+        yield
+    except (CheckFailedError, BudgetSpentError):
+        raise
+    except MaintdError as error:
+        ctx.report_error(name, error)
+    except Exception as error:  # noqa: BLE001 - a fault in one evaluation must not silence the others
+        ctx.log(traceback.format_exc())
+        ctx.report_error(name, unforeseen(name, error))
+
+
+def report_not_understood(ctx: Context, name: str, what: str, *listings: Listing[Any]) -> None:
+    """Report what of a server's lists was not understood as unknown; nothing when all was."""
+    tally = ReadTally(understood=sum(len(listing) for listing in listings))
+    for listing in listings:
+        for text in listing.not_understood:
+            tally.add_not_understood(text)
+    if tally.not_understood:
+        hint = "an unfamiliar form: compare the server's version with what this maintd knows"
+        ctx.report([tally.criterion(name, what, at_most_share=0, hint=hint)])
 
 
 def value_or_error(read: Callable[[], T]) -> T | TargetError:
@@ -75,7 +120,7 @@ def _start(probe: Probe) -> queue.Queue[Any]:
     def work() -> None:
         try:
             result.put(probe.collect())
-        except BaseException as error:  # noqa: BLE001 - `collect_all` raises it again
+        except Exception as error:  # noqa: BLE001 - `collect_all` yields it as the error of this probe
             result.put(error)
 
     threading.Thread(target=work, name=f"collect {probe.subject}", daemon=True).start()

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import AwareDatetime, Field
 
 from maintd.clients.http import Api
+from maintd.clients.shapes import Listing, Shape, read, read_each
 from maintd.errors import TargetError
 from maintd.job.references import resolved
 from maintd.model.target import AlertmanagerTarget
 from maintd.units import utc_text
+
+M = TypeVar("M", bound=Shape)
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,62 @@ class Silence:
     comment: str
 
 
+@dataclass(frozen=True)
+class Status:
+    """The server's state. `cluster` is ready, settling or disabled."""
+
+    version: str
+    cluster: str
+    peers: int
+
+
+# --- shapes of the answers ---
+
+_Labels = dict[str, str]
+
+
+class _AlertStatus(Shape):
+    state: str
+    silenced_by: tuple[str, ...] = Field((), alias="silencedBy")
+    inhibited_by: tuple[str, ...] = Field((), alias="inhibitedBy")
+
+
+class _Alert(Shape):
+    fingerprint: str = ""
+    labels: _Labels
+    annotations: _Labels = {}
+    starts_at: AwareDatetime = Field(alias="startsAt")
+    status: _AlertStatus
+
+
+class _SilenceStatus(Shape):
+    state: str
+
+
+class _Silence(Shape):
+    id: str
+    status: _SilenceStatus
+    matchers: tuple[dict[str, Any], ...] = ()
+    starts_at: AwareDatetime = Field(alias="startsAt")
+    ends_at: AwareDatetime = Field(alias="endsAt")
+    created_by: str = Field("", alias="createdBy")
+    comment: str = ""
+
+
+class _Version(Shape):
+    version: str = ""
+
+
+class _Cluster(Shape):
+    status: str = "disabled"
+    peers: tuple[Any, ...] = ()
+
+
+class _Status(Shape):
+    cluster: _Cluster = _Cluster()
+    version: _Version = Field(_Version(), alias="versionInfo")
+
+
 class Alertmanager:
     """The API of one server. Each call opens its own connection."""
 
@@ -51,35 +112,44 @@ class Alertmanager:
         """Raise TargetError unless it is ready."""
         self._api.call("GET", "/-/ready")
 
-    def alerts(self) -> list[Alert]:
-        """All alerts that have not ended."""
-        return [
-            Alert(
-                fingerprint=item["fingerprint"],
-                labels=item["labels"],
-                annotations=item["annotations"],
-                starts_at=datetime.fromisoformat(item["startsAt"]),
-                state=item["status"]["state"],
-                silenced_by=tuple(item["status"]["silencedBy"]),
-                inhibited_by=tuple(item["status"]["inhibitedBy"]),
-            )
-            for item in self._list("/api/v2/alerts")
-        ]
+    def status(self) -> Status:
+        """Its version, and the state of its cluster."""
+        found = read(_Status, self._api.get("/api/v2/status"), f"{self.name}: unexpected answer to status")
+        return Status(found.version.version, found.cluster.status, len(found.cluster.peers))
 
-    def silences(self) -> list[Silence]:
-        """All silences, also expired ones."""
-        return [
-            Silence(
-                id=item["id"],
-                state=item["status"]["state"],
-                matchers=tuple(item["matchers"]),
-                starts_at=datetime.fromisoformat(item["startsAt"]),
-                ends_at=datetime.fromisoformat(item["endsAt"]),
-                created_by=item["createdBy"],
-                comment=item["comment"],
+    def alerts(self) -> Listing[Alert]:
+        """All alerts that have not ended."""
+        found = self._list(_Alert, "/api/v2/alerts")
+        alerts = (
+            Alert(
+                fingerprint=item.fingerprint,
+                labels=item.labels,
+                annotations=item.annotations,
+                starts_at=item.starts_at,
+                state=item.status.state,
+                silenced_by=item.status.silenced_by,
+                inhibited_by=item.status.inhibited_by,
             )
-            for item in self._list("/api/v2/silences")
-        ]
+            for item in found
+        )
+        return Listing(tuple(alerts), found.not_understood)
+
+    def silences(self) -> Listing[Silence]:
+        """All silences, also expired ones."""
+        found = self._list(_Silence, "/api/v2/silences")
+        silences = (
+            Silence(
+                id=item.id,
+                state=item.status.state,
+                matchers=item.matchers,
+                starts_at=item.starts_at,
+                ends_at=item.ends_at,
+                created_by=item.created_by,
+                comment=item.comment,
+            )
+            for item in found
+        )
+        return Listing(tuple(silences), found.not_understood)
 
     def own_metrics(self) -> str:
         """The text of its own /metrics."""
@@ -110,11 +180,8 @@ class Alertmanager:
         """End a silence now."""
         self._api.call("DELETE", f"/api/v2/silence/{silence_id}")
 
-    def _list(self, path: str) -> list[dict[str, Any]]:
-        answer = self._api.get(path)
-        if not isinstance(answer, list):
-            raise TargetError(f"{self.name}: unexpected answer", cause="malformed")
-        return answer
+    def _list(self, shape: type[M], path: str) -> Listing[M]:
+        return read_each(shape, self._api.get(path), f"{self.name}: unexpected answer to {path}")
 
 
 def connect(

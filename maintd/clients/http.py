@@ -164,7 +164,8 @@ class Api:
             )
         if answer.status >= 300:
             excerpt = " ".join(answer.text[:200].split())
-            raise TargetError(f"{answer.url} answered {answer.status}: {excerpt}", cause="failed")
+            cause = "not_found" if answer.status == 404 else "failed"
+            raise TargetError(f"{answer.url} answered {answer.status}: {excerpt}", cause=cause)
         return answer
 
     def get(self, path: str, **params: str) -> Any:

@@ -82,13 +82,15 @@ class StepRunner:
 
     def _missing_target(self, job: JobDescription) -> str:
         """Return which target is missing, with the setting to set; empty when none is."""
-        for kind in job.needs:
+        for need in job.needs:
+            kinds = need.split(" or ")
             try:
-                found = self._context.targets().of(kind)
-            except KeyError:
-                return f'its job needs a target of the kind "{kind}", which does not exist'
+                found = [kind for kind in kinds if self._context.targets().of(kind)]
+            except KeyError as error:
+                return f'its job needs a target of the kind "{error.args[0]}", which does not exist'
             if not found:
-                return f"not configured: it needs a {kind} target; set targets.{kind} in the calendar"
+                settings = " or ".join(f"targets.{kind}" for kind in kinds)
+                return f"not configured: it needs a {need} target; set {settings} in the calendar"
         return ""
 
     def _acquire_locks(self) -> str | None:

@@ -51,7 +51,7 @@ def job(
     repeatable: an attempt can be retried after a failure.
     mutates: the job changes something outside of maintd.
     locks: names of locks that are held while it runs, "shared" or "exclusive".
-    needs: kinds of target; without one of them the step is skipped as not configured.
+    needs: kinds of target; without one of them the step is skipped as not configured. `a or b`: either will do.
     budget: maximum number of changes per action in one attempt; "bytes" is the maximum of all actions together.
     history: number of earlier points of each measure in `ctx.series`.
     history_of: points of the same entry only, or of the job in any entry if the labels identify what was measured.

@@ -36,7 +36,8 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        found = self.server.replies.get(self.path, Reply(b'{"error":"not_found"}', 404))
+        missing = Reply(b'{"error":"not_found"}', 404)
+        found = self.server.replies.get(self.path) or self.server.replies.get(self.path.partition("?")[0], missing)
         reply = found() if callable(found) else found
         self.send_response(reply.status)
         self.send_header("Content-Type", reply.content_type)
@@ -47,6 +48,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(reply.body)
 
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.do_GET()
+
     def do_HEAD(self) -> None:
         self.do_GET()
 
@@ -56,7 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def http_service(replies: Mapping[str, Reply | Callable[[], Reply]]) -> Iterator[str]:
-    """Serve these paths, and 404 for all others; yield the base URL."""
+    """Serve these paths, with or without their query, and 404 for all others; yield the base URL."""
     server = _Server(("127.0.0.1", 0), _Handler)
     server.replies = replies
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})

@@ -12,35 +12,41 @@ import httpx
 from maintd.checks.alerts.firing import AlertLimits, Firing
 from maintd.checks.alerts.history import Alerts, fired
 from maintd.checks.collection import value_or_error
+from maintd.checks.prometheus.health import Reload, reload_in, reload_of
 from maintd.clients import alertmanager, prometheus
-from maintd.clients.alertmanager import Alert, Silence
+from maintd.clients.alertmanager import Alert, Silence, Status
 from maintd.clients.exposition import sums
 from maintd.clients.http import fetch
 from maintd.clients.prometheus import FiringAlert, Rule
+from maintd.clients.shapes import Listing
 from maintd.errors import TargetError
 from maintd.job.references import resolved
 from maintd.model.target import AlertmanagerTarget, HttpTarget, PrometheusTarget
 
 DAY = timedelta(days=1)
+DROPPED = "prometheus_notifications_dropped_total"
 
 
 @dataclass(frozen=True)
 class PrometheusFacts:
     """Rules, firing alerts, Alertmanagers, dropped notifications, and the alerts of the last day."""
 
-    rules: list[Rule]
-    firing: list[FiringAlert]
-    alertmanagers: list[str]
+    rules: Listing[Rule]
+    firing: Listing[FiringAlert]
+    alertmanagers: Listing[str] | TargetError
     dropped: float | TargetError
     day: Alerts | TargetError
+    reload: Reload | TargetError
 
 
 @dataclass(frozen=True)
 class AlertmanagerFacts:
     """Alerts and silences; notifications tried and failed since its start, by integration."""
 
-    alerts: list[Alert]
-    silences: list[Silence]
+    alerts: Listing[Alert]
+    silences: Listing[Silence]
+    status: Status | TargetError
+    reload: Reload | TargetError
     tried: Mapping[str, float] | TargetError
     failed: Mapping[str, float] | TargetError
 
@@ -61,9 +67,12 @@ def collect_prometheus(target: PrometheusTarget, name: str, now: datetime) -> Pr
     return PrometheusFacts(
         rules=rules,
         firing=server.firing(),
-        alertmanagers=server.alertmanagers(),
-        dropped=value_or_error(lambda: sums(server.own_metrics(), "prometheus_notifications_dropped_total")[""]),
+        alertmanagers=value_or_error(server.alertmanagers),
+        dropped=value_or_error(
+            lambda: sum(sums(server.own_metrics(), "prometheus_notifications_dropped_total").values())
+        ),
         day=value_or_error(lambda: fired(server, now - DAY, now)),
+        reload=value_or_error(lambda: reload_of(server)),
     )
 
 
@@ -77,7 +86,12 @@ def collect_alertmanager(target: AlertmanagerTarget, name: str) -> AlertmanagerF
         return text if isinstance(text, TargetError) else value_or_error(lambda: sums(text, metric, "integration"))
 
     return AlertmanagerFacts(
-        alerts, silences, of("alertmanager_notifications_total"), of("alertmanager_notifications_failed_total")
+        alerts,
+        silences,
+        value_or_error(server.status),
+        text if isinstance(text, TargetError) else value_or_error(lambda: reload_in(text)),
+        of("alertmanager_notifications_total"),
+        of("alertmanager_notifications_failed_total"),
     )
 
 

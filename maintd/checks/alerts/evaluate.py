@@ -10,10 +10,14 @@ from maintd.checks.alerts import silences
 from maintd.checks.alerts.collect import AlertmanagerFacts, GrafanaFacts, PrometheusFacts
 from maintd.checks.alerts.firing import Acknowledgement, AlertLimits, Firing, overdue
 from maintd.checks.alerts.silences import SilenceLimits, silence_text
+from maintd.checks.collection import report_not_understood
 from maintd.checks.hints import name_first
+from maintd.checks.prometheus.health import report_reload
+from maintd.clients.alertmanager import Status
 from maintd.errors import MaintdError, TargetError
 from maintd.job.causes import Role
 from maintd.job.context import Context
+from maintd.model.evidence import CheckStatus
 
 # A login page instead of an answer does not show whether the server behind it is healthy.
 
@@ -28,17 +32,19 @@ def report_prometheus(ctx: Context, name: str, facts: PrometheusFacts, limits: A
     """Check the rules of one Prometheus, its Alertmanagers, dropped alerts, and flapping alerts."""
     subject = f"prometheus {name}"
     ctx.check(f"{subject}: answers", "alerts", equals="alerts")
+    report_reload(ctx, subject, facts.reload)
+    report_not_understood(ctx, f"{subject}: rules and alerts understood", "items", facts.rules, facts.firing)
     alerting = [rule for rule in facts.rules if rule.alerting]
     if not alerting:
         ctx.unknown(f"{subject}: alerting rules", "empty: no rule can fire", hint="load rules by rule_files")
     broken = [f"{rule.group} {rule.name}: {rule.last_error}" for rule in facts.rules if rule.health == "err"]
     ctx.check(f"{subject}: rules that fail", len(broken), equals=0, hint=name_first(broken))
-    ctx.check(
-        f"{subject}: Alertmanagers it sends to",
-        len(facts.alertmanagers),
-        at_least=1,
-        hint="add alerting.alertmanagers to its configuration: no notifications are sent",
-    )
+    what = f"{subject}: Alertmanagers it sends to"
+    if isinstance(facts.alertmanagers, TargetError):
+        ctx.report_error(what, facts.alertmanagers, expected="at least 1", role=role_of(facts.alertmanagers))
+    else:
+        hint = "add alerting.alertmanagers to its configuration: no notifications are sent"
+        ctx.check(what, len(facts.alertmanagers), at_least=1, hint=hint)
     _report_dropped(ctx, subject, name, facts.dropped)
     if isinstance(facts.day, TargetError):
         if alerting:
@@ -85,6 +91,9 @@ def report_alertmanager(
     """Check the silences of one Alertmanager and its notifications."""
     subject = f"alertmanager {name}"
     ctx.check(f"{subject}: answers", "alerts", equals="alerts")
+    _report_status(ctx, subject, facts.status)
+    report_reload(ctx, subject, facts.reload)
+    report_not_understood(ctx, f"{subject}: alerts and silences understood", "items", facts.alerts, facts.silences)
     found = silences.review(facts.silences, facts.alerts, limits.severity_label, silence_limits, now)
     ctx.measure("silences_active", len(silences.active(facts.silences)), "", server=name)
     for what, matching, advice in (
@@ -102,6 +111,17 @@ def report_alertmanager(
     if not isinstance(facts.failed, TargetError) and not isinstance(facts.tried, TargetError):
         for integration, failed in sorted(facts.failed.items()):
             _report_notifications(ctx, name, integration, int(failed), int(facts.tried.get(integration, 0)))
+
+
+def _report_status(ctx: Context, subject: str, status: Status | TargetError) -> None:
+    """Check the cluster of an Alertmanager: one that is still settling may notify late or twice."""
+    what = f"{subject}: cluster"
+    if isinstance(status, TargetError):
+        ctx.report_error(what, status, expected="ready", role=role_of(status))
+        return
+    ctx.log(f"{subject}: version {status.version or 'unknown'}, {status.peers} peers")
+    hint = "it waits for its peers: compare cluster.peer with what runs"
+    ctx.check(what, status.cluster, one_of=("ready", "disabled"), severity=CheckStatus.WARN, hint=hint)
 
 
 def _report_notifications(ctx: Context, server: str, integration: str, failed: int, tried: int) -> None:
