@@ -43,7 +43,7 @@ class Probe:
 def collect_all(probes: Sequence[Probe]) -> Iterator[tuple[Probe, Any | MaintdError]]:
     """Run all probes at once; yield each with its facts or its error, in the order given, as soon as it is known.
 
-    An exception that nobody foresaw is the error of its probe only, see `unforeseen`.
+    An unforeseen exception is the error of its probe only, see `unforeseen`.
     """
     started = time.monotonic()
     results = [_start(probe) for probe in probes]

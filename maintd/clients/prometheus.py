@@ -1,4 +1,4 @@
-"""Prometheus client on its HTTP API, as Prometheus, Thanos, Mimir and VictoriaMetrics speak it.
+"""Prometheus client on its HTTP API, as Prometheus, Thanos, Mimir and VictoriaMetrics implement it.
 
 An answer without data is an error, never zero.
 """
@@ -70,13 +70,13 @@ class FiringAlert:
 
 @dataclass(frozen=True)
 class RuntimeInfo:
-    """State of the process. `reload_succeeded` is None where the server does not tell."""
+    """State of the process. `reload_succeeded` is None where the server does not report it."""
 
     reload_succeeded: bool | None
     last_reload: str
 
 
-# --- shapes of the answers; servers that speak the same API leave out or null what they do not have ---
+# --- shapes of the answers; servers with the same API leave out or null what they do not have ---
 
 _Labels = dict[str, str]
 _Seconds = Annotated[float, Field(ge=0, le=253_402_300_799)]  # until the year 9999
@@ -175,7 +175,7 @@ class Prometheus:
     def query(self, promql: str, at: datetime | None = None) -> list[Sample]:
         """An instant query, without NaN.
 
-        Raises TargetError: `empty` without any value; `partial` when the server says that the answer is incomplete;
+        Raises TargetError: `empty` without any value; `partial` when the server reports an incomplete answer;
         `unfamiliar` for native histograms, which have no single value.
         """
         form = {"query": promql} | ({"time": f"{at.timestamp():.3f}"} if at else {})
@@ -230,7 +230,7 @@ class Prometheus:
     def firing(self) -> Listing[FiringAlert]:
         """The firing alerts, read from the rules, because only these have `for`.
 
-        An alert whose start is not told counts as firing since the epoch: it needs attention at once.
+        An alert without a start time counts as firing since the epoch: it needs attention at once.
         """
         groups = self._rules(type="alert")
         found, not_understood = [], list(groups.not_understood)
@@ -299,7 +299,7 @@ class Prometheus:
         if found.kind != kind:
             raise TargetError(f"{self.name}: a {found.kind[:40]} instead of a {kind}: {promql}", cause="malformed")
         series = read_each(shape, found.result, self._where(promql))
-        if series.not_understood:  # what a query leaves out cannot be told apart from what is not there
+        if series.not_understood:  # what a query leaves out cannot be distinguished from what is missing
             raise TargetError(f"{self._where(promql)}: {series.not_understood[0]}", cause="malformed")
         return list(series)
 

@@ -1,8 +1,8 @@
 """Foreign JSON read by declared shapes: what a server answers is checked before anything is taken from it.
 
-A shape is lenient where servers that speak the same API differ: further fields are ignored, and null stands for the
+A shape is lenient where servers with the same API differ: further fields are ignored, and null means the
 default. An answer of another shape is a TargetError with the cause `malformed`; an item of a list that has another
-shape is told as not understood, and does not hide the other items.
+shape is reported as not understood, and does not hide the other items.
 """
 
 from __future__ import annotations

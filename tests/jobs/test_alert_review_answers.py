@@ -150,7 +150,7 @@ def test_null_for_no_alerts_and_no_silences_is_read() -> None:
     assert result.check("alerts: unacknowledged critical").observed == 0
 
 
-def test_with_only_an_alertmanager_a_critical_alert_is_told() -> None:
+def test_with_only_an_alertmanager_a_critical_alert_is_reported() -> None:
     sound = {"labels": FIRING["labels"], "startsAt": SINCE, "status": {"state": "active"}}
     answers = {"/api/v2/alerts": json_reply([sound]), "/api/v2/silences": json_reply([])}
 

@@ -19,7 +19,7 @@ _RELOADED = "config_last_reload_successful"
 
 @dataclass(frozen=True)
 class Reload:
-    """The last reload of a configuration. After one that was refused, the configuration before stays in force."""
+    """The last reload of a configuration. After one that was refused, the earlier configuration is still used."""
 
     succeeded: bool
 
@@ -113,17 +113,17 @@ def reload_in(metrics: str) -> Reload:
 
 
 def report_reload(ctx: Context, subject: str, reload: Reload | TargetError) -> None:
-    """Check that the last reload succeeded: after one that was refused, new rules and receivers are not in force.
+    """Check that the last reload succeeded: after one that was refused, new rules and receivers are not used.
 
-    A server that does not tell, as some that speak the same API, is unknown without an effect on the run.
+    A server without this information, as some with the same API, is unknown without an effect on the run.
     """
     name = f"{subject}: last reload of its configuration"
     if not isinstance(reload, TargetError):
-        hint = "see its log, correct the file, and reload; what was in force before still is: promtool check config"
+        hint = "see its log, correct the file and reload; until then the earlier configuration is used: promtool check config"
         if subject.startswith("alertmanager"):
             hint = hint.replace("promtool check config", "amtool check-config")
         ctx.check(name, "accepted" if reload.succeeded else "refused", equals="accepted", hint=hint)
     elif reload.cause == "not_found":
-        ctx.unknown(name, "this server does not tell", expected="accepted", optional=True)
+        ctx.unknown(name, "this server does not report it", expected="accepted", optional=True)
     else:
         ctx.report_error(name, reload, expected="accepted")
