@@ -119,7 +119,7 @@ def report_reload(ctx: Context, subject: str, reload: Reload | TargetError) -> N
     """
     name = f"{subject}: last reload of its configuration"
     if not isinstance(reload, TargetError):
-        hint = "see its log, correct the file and reload; until then the earlier configuration is used: promtool check config"
+        hint = "see its log, correct the file and reload; the earlier one is still used: promtool check config"
         if subject.startswith("alertmanager"):
             hint = hint.replace("promtool check config", "amtool check-config")
         ctx.check(name, "accepted" if reload.succeeded else "refused", equals="accepted", hint=hint)
