@@ -18,6 +18,7 @@ LARGEST = 16_000_000  # bytes of an answer
 
 def main() -> int:
     """Run the command in sys.argv; return its exit code."""
+    _open_standard_streams()
     plain = _plain_status(sys.argv[1:])
     if plain is not None:
         socket_path, quiet = plain
@@ -27,6 +28,18 @@ def main() -> int:
     from maintd.cli.main import main as full
 
     return full()
+
+
+def _open_standard_streams() -> None:
+    """Open the null device for each of the first three descriptors that is closed.
+
+    Else the next file that is opened, such as the store, would get its number, and with it what is printed.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor
 
 
 def _plain_status(argv: list[str]) -> tuple[str, bool] | None:
@@ -81,7 +94,17 @@ def _print_status(socket_path: str) -> int | None:
             text = text[os.write(1, text) :]
     except BrokenPipeError:
         return code  # the reader has exited, as in `maintd status | head -1`
+    except OSError as error:
+        _note(f"cannot write the output: {error.strerror}\n")
+        return 1
     return code
+
+
+def _note(text: str) -> None:
+    try:
+        os.write(2, text.encode())
+    except OSError:
+        return
 
 
 def _encoded(text: bytes) -> bytes:

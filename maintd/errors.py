@@ -6,6 +6,7 @@ MaintdError                     1  an operation failed
 │   └── CalendarError           2  schedules.yaml has errors; lists all of them
 ├── UnknownNameError            3  no entry, job, run or target with that name; suggests a similar one
 ├── RefusedError                4  the request is valid, but not allowed now
+├── OutputError                 1  standard output cannot be written
 ├── DaemonUnavailableError      6  no daemon answers on the socket
 ├── StoreError                  1  the store failed
 │   ├── StoreUnavailableError   1  the store cannot be reached now; a retry can succeed
@@ -17,6 +18,8 @@ MaintdError                     1  an operation failed
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+
+from maintd.terminal import quotable
 
 
 class MaintdError(Exception):
@@ -69,7 +72,7 @@ class UnknownNameError(MaintdError):
 
     def __init__(self, what: str, name: str, known: Iterable[str] = ()) -> None:
         near = nearest(name, known)
-        super().__init__(f'no {what} named "{name}"', f'did you mean "{near}"?' if near else None)
+        super().__init__(f'no {what} named "{quotable(name)}"', f'did you mean "{near}"?' if near else None)
         self.name = name
 
 
@@ -78,6 +81,16 @@ class RefusedError(MaintdError):
 
     code = "refused"
     exit_code = 4
+
+
+class OutputError(MaintdError):
+    """Standard output cannot be written: its disk is full, or its reader, such as `head`, has exited."""
+
+    code = "output"
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"cannot write the output: {getattr(error, 'strerror', None) or error}")
+        self.reader_exited = isinstance(error, BrokenPipeError)
 
 
 class DaemonUnavailableError(MaintdError):
@@ -125,5 +138,5 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is most similar to `name`, or None when none is similar enough."""
     from difflib import get_close_matches  # a slow import that only a mistyped name needs
 
-    found = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    found = get_close_matches(name[:200], list(known), n=1, cutoff=0.6)  # the time grows with the product of lengths
     return found[0] if found else None

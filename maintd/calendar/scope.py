@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from maintd.config.yaml_tree import MappingNode, Node, ScalarNode, SequenceNode
 from maintd.errors import nearest
+from maintd.terminal import one_line
 from maintd.units import parse_duration
 
 MAX_SHOWN = 200
@@ -59,11 +60,11 @@ class Scope:
 
     def error(self, node: Node, text: str) -> None:
         """Add an error: the calendar cannot be used."""
-        self.problems.errors.append((node.line, node.column, self.about + text))
+        self.problems.errors.append((node.line, node.column, one_line(self.about + text)))
 
     def warn(self, node: Node, text: str) -> None:
         """Add a warning: the calendar can be used."""
-        self.problems.warnings.append((node.line, node.column, self.about + text))
+        self.problems.warnings.append((node.line, node.column, one_line(self.about + text)))
 
     # --- collections ---
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from maintd.cli.control_socket import plain_socket
-from maintd.errors import DaemonUnavailableError, MaintdError
+from maintd.errors import DaemonUnavailableError, MaintdError, OutputError
+from maintd.terminal import clip_lines, for_terminal
 
 if TYPE_CHECKING:
     from maintd.cli.client import Client, DaemonClient
@@ -107,29 +108,64 @@ class App:
         """This machine's time, which "3h ago" is relative to."""
         return datetime.now(UTC)
 
-    @staticmethod
-    def out(text: str) -> None:
-        """Print a text on standard output."""
-        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
-        sys.stdout.flush()
+    def out(self, text: str) -> None:
+        """Print a text on standard output. Raises OutputError."""
+        write_output(for_terminal(text if text.endswith("\n") else f"{text}\n", colour=self.colour))
+
+    def report(self, text: str) -> None:
+        """As `out`; output that cannot be written is noted once, and the command goes on, for it follows a run."""
+        try:
+            self.out(text)
+        except OutputError as error:
+            if not error.reader_exited:
+                self.note(str(error))
+
+    def report_json(self, value: Any) -> None:
+        """As `report`, with the one object of a command with `--json`."""
+        try:
+            self.out_json(value)
+        except OutputError as error:
+            if not error.reader_exited:
+                self.note(str(error))
 
     @staticmethod
     def out_json(value: Any) -> None:
         """Print the one object of a command with `--json`; indented on a terminal."""
-        indent = 2 if sys.stdout.isatty() else None
-        sys.stdout.write(json.dumps(value, ensure_ascii=not _is_unicode(sys.stdout), indent=indent) + "\n")
-        sys.stdout.flush()
+        terminal = sys.stdout.isatty()  # which C1 control characters would control; JSON escapes only those of ASCII
+        text = json.dumps(value, ensure_ascii=terminal or not _is_unicode(sys.stdout), indent=2 if terminal else None)
+        write_output(text + "\n")
 
     @staticmethod
     def note(text: str) -> None:
-        """Print a message on standard error."""
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
+        """Print a message on standard error, if that can be written."""
+        try:
+            sys.stderr.write(f"{clip_lines(for_terminal(text))}\n")
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            discard(sys.stderr)
 
 
 def json_option(function: F) -> F:
     """`--json`, as every command has it."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")(function)
+
+
+def write_output(text: str) -> None:
+    """Write to standard output; after OutputError was raised once, what follows is discarded."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        discard(sys.stdout)
+        raise OutputError(error) from error
+
+
+def discard(stream: Any) -> None:
+    """Let the rest of a stream vanish: Python flushes it at exit, and would fail again."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def current_user() -> str:
@@ -145,8 +181,15 @@ def current_user() -> str:
         return f"uid {os.getuid()}"
 
 
-def replace_unencodable() -> None:
-    """Print `?` for characters that the terminal's encoding lacks, instead of raising UnicodeEncodeError."""
+def prepare_streams() -> None:
+    """Print `?` for characters that the terminal's encoding lacks, instead of raising UnicodeEncodeError.
+
+    A stream that was closed when the process started is None in Python; what is printed to it is discarded.
+    """
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - it stays open until the end
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

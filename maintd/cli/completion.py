@@ -31,7 +31,7 @@ def completion_command(ctx: click.Context, shell: str) -> None:
 
     kind = get_completion_class(shell)
     assert kind is not None
-    App.out(kind(ctx.find_root().command, {}, "maintd", "_MAINTD_COMPLETE").source())
+    ctx.ensure_object(App).out(kind(ctx.find_root().command, {}, "maintd", "_MAINTD_COMPLETE").source())
 
 
 def names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

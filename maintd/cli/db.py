@@ -79,12 +79,13 @@ def prune(app: App, as_json: bool) -> None:
 
 @db_command.command()
 @click.argument("to", type=click.Path(path_type=Path), default=Path())
+@click.option("--force", is_flag=True, help="Replace an existing file.")
 @json_option
 @click.pass_obj
-def backup(app: App, to: Path, as_json: bool) -> None:
+def backup(app: App, to: Path, force: bool, as_json: bool) -> None:
     """Copy the store to a file or into a folder, by default the current one; it may be in use."""
     with _store(app, read_only=True) as store:
-        copy = store.maintenance.backup(to)
+        copy = store.maintenance.backup(to, replace=force)
     size = copy.stat().st_size
     if as_json:
         app.out_json({"backup": str(copy.absolute()), "size_bytes": size})

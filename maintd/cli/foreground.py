@@ -63,7 +63,7 @@ def run_command(
     def print_report(step: str, attempt: int, item: object) -> None:
         if not as_json:
             for line in report_lines(step, attempt, item, **app.terminal):
-                app.out(line)
+                app.report(line)
 
     try:
         run = run_here(
@@ -84,9 +84,9 @@ def run_command(
             with suppress(StoreError):
                 store.close()
     if as_json:
-        app.out_json(run.model_dump(mode="json"))
+        app.report_json(run.model_dump(mode="json"))
     else:
-        app.out("\n" + run_text(run, now=app.now(), **app.terminal))
+        app.report("\n" + run_text(run, now=app.now(), **app.terminal))
     return exit_code_of(run.state)
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import sys
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from typing import Any
 
 import click
 
 from maintd import __version__
-from maintd.cli.app import App, replace_unencodable
-from maintd.errors import MaintdError, UsageError
+from maintd.cli.app import App, discard, prepare_streams
+from maintd.errors import MaintdError, OutputError, UsageError
+from maintd.terminal import quotable
+
+_OUTPUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EIO)
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -61,7 +65,9 @@ class Commands(click.Group):
 
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             near = nearest(args[0], COMMANDS)
-            raise UsageError(f'no command "{args[0]}"', f'did you mean "{near}"?' if near else "see: maintd --help")
+            raise UsageError(
+                f'no command "{quotable(args[0])}"', f'did you mean "{near}"?' if near else "see: maintd --help"
+            )
         return super().resolve_command(ctx, args)
 
 
@@ -88,24 +94,47 @@ def cli(ctx: click.Context, /, **flags: str | None) -> None:
 def main() -> int:
     """Run the command in sys.argv; return its exit code."""
     as_json = "--json" in sys.argv
-    replace_unencodable()
+    prepare_streams()
     try:
+        _require_text(sys.argv)
         code = cli.main(prog_name="maintd", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
-        sys.stderr.write(f"{error.format_message()}\n")
+        App.note(error.format_message())
         return UsageError.exit_code
     except click.ClickException as error:
         return _report(_usage_error(error), as_json)
+    except OSError as error:
+        if error.filename is not None or error.errno not in _OUTPUT_ERRORS:
+            raise
+        return _report_output(OutputError(error))  # of a help text, which click writes
+    except OutputError as error:
+        return _report_output(error)
     except MaintdError as error:
         return _report(error, as_json)
     except (KeyboardInterrupt, click.Abort):
-        sys.stderr.write("\ninterrupted\n")
+        App.note("\ninterrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output, such as `head`, has exited; Python must not flush the rest at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _report_output(error: OutputError) -> int:
+    discard(sys.stdout)
+    if error.reader_exited:
         return 0
+    App.note(str(error))
+    return error.exit_code
+
+
+def _require_text(argv: Sequence[str]) -> None:
+    """Raise UsageError for an argument that is not text in the locale's encoding: it cannot be sent or stored."""
+    for word in argv[1:]:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f'an argument is not text in the encoding {sys.getfilesystemencoding()}: "{quotable(word)}"',
+                "use a UTF-8 locale, for example LC_ALL=C.UTF-8",
+            ) from None
 
 
 def _usage_error(error: click.ClickException) -> UsageError:
@@ -120,7 +149,8 @@ def _usage_error(error: click.ClickException) -> UsageError:
 
 def _report(error: MaintdError, as_json: bool) -> int:
     if as_json:
-        App.out_json({**error.as_json(), **_problems(error)})
+        with suppress(OutputError):
+            App.out_json({**error.as_json(), **_problems(error)})
     elif "\n" in error.message and error.hint:
         App.note(f"{error.message}\n{error.hint}")
     else:

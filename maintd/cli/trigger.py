@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from maintd.cli import completion
-from maintd.cli.app import App, current_user, json_option
-from maintd.errors import DaemonUnavailableError, MaintdError, UnknownNameError
+from maintd.cli.app import App, current_user, json_option, write_output
+from maintd.errors import DaemonUnavailableError, MaintdError, OutputError, UnknownNameError
+from maintd.terminal import for_terminal
 
 if TYPE_CHECKING:
     from maintd.model.run import Run
@@ -121,9 +123,9 @@ def _wait(app: App, number: int, as_json: bool) -> int:
             break
         time.sleep(POLL_INTERVAL)
     if as_json:
-        app.out_json(answer)
+        app.report_json(answer)
     else:
-        app.out("\n" + run_text(run, now=app.now(), **app.terminal))
+        app.report("\n" + run_text(run, now=app.now(), **app.terminal))
     return exit_code_of(run.state)
 
 
@@ -147,11 +149,9 @@ def _print_progress(app: App, live: LiveRun, run: Run) -> None:
     lines = list(live.new_lines(run))
     if not sys.stdout.isatty():
         if lines:
-            app.out("\n".join(lines))
+            app.report("\n".join(lines))
         return
-    clear = "\r\x1b[K"
-    sys.stdout.write(clear + "".join(f"{line}\n" for line in lines))
     activity = live.activity(run)
-    if activity and not run.state.final:
-        sys.stdout.write(f"  {activity}")
-    sys.stdout.flush()
+    shown = "".join(f"{line}\n" for line in lines) + (f"  {activity}" if activity and not run.state.final else "")
+    with suppress(OutputError):  # the terminal is gone, but the run goes on
+        write_output("\r\x1b[K" + for_terminal(shown, colour=app.colour))

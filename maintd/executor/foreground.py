@@ -7,7 +7,7 @@ import signal
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -105,7 +105,8 @@ def run_here(
 
 def _supervise(runs: ClaimedRuns, run: Run, requested_at: float, on_report: OnReport) -> Run:
     names = [step.name for step in run.plan]
-    view = RunView(run, lambda step, attempt, item: on_report(names[step], attempt, item))
+    reports = _Reports(names, on_report)
+    view = RunView(run, reports)
     folder = str(run.id) if run.id else f"here-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
     runs.start()
     try:
@@ -115,6 +116,23 @@ def _supervise(runs: ClaimedRuns, run: Run, requested_at: float, on_report: OnRe
     finally:
         runs.stop()
     return view.run()
+
+
+class _Reports:
+    """Passes updates on to be shown. A failure there must not reach the supervision of the run."""
+
+    def __init__(self, names: Sequence[str], on_report: OnReport) -> None:
+        self._names = names
+        self._on_report: OnReport | None = on_report
+
+    def __call__(self, step: int, attempt: int, item: Any) -> None:
+        if self._on_report is None:
+            return
+        try:
+            self._on_report(self._names[step], attempt, item)
+        except Exception:
+            self._on_report = None
+            log.exception("reports_not_shown")
 
 
 def _claim(store: Store, requested: NewRun, settings: Settings, incarnation: str, now: datetime) -> Run:

@@ -75,7 +75,7 @@ def job_text(job: JobDescription | BrokenJob, *, width: int = WIDTH, colour: boo
         ("budget", ", ".join(f"at most {most:,} × {action}" for action, most in sorted(job.budget.items()))),
     ]
     for name, text in facts:
-        if text:
+        if text := printable(text):
             lines += wrap(text, width, f"  {name:8} ", " " * 11)
     lines += ["", f"  {plural(len(job.params), 'param')}" + (", set with -p name=value" if job.params else "")]
     for param in job.params:
@@ -84,7 +84,7 @@ def job_text(job: JobDescription | BrokenJob, *, width: int = WIDTH, colour: boo
 
 
 def _param_lines(param: ParamDescription, width: int, style: Style) -> Iterator[str]:
-    default = style("required", Tone.WARN) if param.required else f"default {_default(param)}"
+    default = style("required", Tone.WARN) if param.required else f"default {printable(_default(param))}"
     yield f"    {style(param.name, Tone.STRONG)}: {param.type}, {default}"
     if param.description:
         yield from wrap(param.description, width, "      ", "      ")
@@ -112,6 +112,7 @@ def settings_text(rows: Sequence[tuple[str, str, str]], *, width: int = WIDTH, c
     size = max((len(name) for name, _, _ in rows), default=0) + 2
     lines: list[str] = []
     for name, value, origin in rows:
+        value, origin = printable(value), printable(origin)
         text = f"{value or 'none'}  ({origin})"
         if size + len(text) <= width:
             lines.append(f"{name.ljust(size)}{value or 'none'}  {style(f'({origin})', Tone.DIM)}")

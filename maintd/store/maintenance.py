@@ -14,7 +14,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.engine import Connection
 
 from maintd.config.settings import Retention
-from maintd.errors import StoreError, StoreUnusableError
+from maintd.errors import RefusedError, StoreError, StoreUnusableError
 from maintd.store import prune as pruning
 from maintd.store.database import Database
 from maintd.store.prune import PruneResult
@@ -50,15 +50,18 @@ class Maintenance:
         """The problems of the database, one line each; empty without any."""
         return self._database.read(_check_sqlite if self._database.kind == "sqlite" else _check_postgres)
 
-    def backup(self, to: Path) -> Path:
+    def backup(self, to: Path, *, replace: bool = False) -> Path:
         """Write a consistent copy of the store, which can be in use, and return its path.
 
-        `to` is a file or a folder. An existing file is replaced only when the copy is complete, and checked on SQLite.
-        On SQLite the copy is a database; on Postgres it has pg_dump's custom format.
+        `to` is a file or a folder. An existing file is replaced only with `replace`, and only when the copy is
+        complete, and checked on SQLite; without it, RefusedError is raised. On SQLite the copy is a database; on
+        Postgres it has pg_dump's custom format.
         """
         suffix = "db" if self._database.kind == "sqlite" else "dump"
         if to.is_dir():
             to = to / f"maintd-{self._database.now():%Y%m%dT%H%M%SZ}.{suffix}"
+        if not replace and os.path.lexists(to):
+            raise _exists(to)
         part = to.with_name(f".{to.name}.{os.getpid()}.part")
         try:
             part.touch(mode=0o600)
@@ -67,7 +70,10 @@ class Maintenance:
             else:
                 _dump_postgres(self._database, part)
             _sync(part)
-            part.replace(to)
+            if replace:
+                part.replace(to)
+            else:
+                _move_to_new(part, to)
             _sync(to.parent)
         except OSError as error:
             raise StoreError(f"cannot write the backup {to}: {error.strerror}") from error
@@ -83,6 +89,22 @@ class Maintenance:
             return sum(part.stat().st_size for part in parts if part.exists())
         query = text("SELECT pg_database_size(current_database())")
         return self._database.read(lambda conn: int(conn.execute(query).scalar_one()))
+
+
+def _exists(path: Path) -> RefusedError:
+    return RefusedError(f"{path} exists", "name another file, or replace it with --force")
+
+
+def _move_to_new(part: Path, to: Path) -> None:
+    """Rename a file, unless there is one of the new name. Raises RefusedError, OSError."""
+    try:
+        os.link(part, to)  # in contrast to rename(2), link(2) never replaces a file
+    except FileExistsError:
+        raise _exists(to) from None
+    except OSError:  # a file system without hard links
+        if os.path.lexists(to):
+            raise _exists(to) from None
+        part.replace(to)
 
 
 def _check_sqlite(conn: Connection) -> list[str]:

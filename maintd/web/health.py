@@ -10,6 +10,7 @@ from starlette.responses import Response
 from maintd.errors import StoreError
 from maintd.operations import status
 from maintd.present import status_text
+from maintd.terminal import for_terminal
 from maintd.web.dependencies import ServiceDep
 from maintd.web.schemas import HealthResponse, json_response
 
@@ -53,7 +54,7 @@ def get_status_text(
     """The status as text for a terminal; the header X-Exit-Code holds the exit code of `maintd status`."""
     report = status(service)
     return Response(
-        status_text(report, width=width, colour=colour),
+        for_terminal(status_text(report, width=width, colour=colour), colour=colour),
         headers={"X-Exit-Code": "1" if report.needs_attention else "0"},
         media_type="text/plain; charset=utf-8",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,7 +13,7 @@ from support.clock import ManualClock
 from support.stores import at, check, claim, due, ended, entry, evidence, finished, plan_runs, queue, sync
 
 from maintd.config.settings import Retention
-from maintd.errors import StoreError
+from maintd.errors import RefusedError, StoreError
 from maintd.model.evidence import Artifact, LogLine, Measure
 from maintd.model.run import RunState
 from maintd.model.status import AuditEvent, NodeState
@@ -198,11 +199,38 @@ def test_a_backup_replaces_an_older_one_only_when_it_is_complete(store: Store, t
     target = tmp_path / "copy"
     target.write_text("older")
 
-    store.maintenance.backup(target)
+    store.maintenance.backup(target, replace=True)
 
     assert target.stat().st_size > 1000
     with pytest.raises(StoreError, match="cannot write the backup"):
         store.maintenance.backup(tmp_path / "missing" / "copy")
+
+
+@pytest.mark.parametrize("kind", ["file", "the store itself", "link", "dangling link", "socket"])
+def test_a_backup_replaces_nothing_unless_that_is_requested(store: Store, tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "copy"
+    other = tmp_path / "other"
+    if kind == "file":
+        target.write_text("payroll")
+    elif kind == "the store itself":
+        found = sorted(tmp_path.glob("**/*.db"))
+        if not found:
+            pytest.skip("only a store on SQLite is a file")
+        target = found[0]
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(target))
+    else:
+        target.symlink_to(other)
+        if kind == "link":
+            other.write_text("payroll")
+    before = target.lstat()
+
+    with pytest.raises(RefusedError, match="exists; name another file, or replace it with --force"):
+        store.maintenance.backup(target)
+
+    assert (target.lstat().st_ino, target.lstat().st_size) == (before.st_ino, before.st_size)
+    assert not list(target.parent.glob(".*.part"))
 
 
 def test_check_finds_rows_without_a_run(open_another: Callable[[], Store], store_url: str) -> None:
