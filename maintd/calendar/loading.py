@@ -15,6 +15,7 @@ from maintd.calendar.scope import Problems, Scope, unknown
 from maintd.calendar.steps import Jobs, ParamsToValidate, StepReader, ValidateAll
 from maintd.calendar.targets import read_targets
 from maintd.config.settings import Settings
+from maintd.config.trust import require_trusted
 from maintd.config.yaml_tree import MappingNode, Node, ScalarNode, YamlError, parse_yaml, read_text
 from maintd.errors import CalendarError
 from maintd.model.entry import Entry, Policy, StepPlan
@@ -44,11 +45,15 @@ class Calendar:
 
 
 def calendar_path(settings: Settings) -> Path:
-    """The calendar that the settings name; by default ./schedules.yaml if it exists, else the shipped calendar."""
+    """The calendar that the settings name; by default ./schedules.yaml if it exists, else the shipped calendar.
+
+    Raises RefusedError if maintd runs as root and other users can write ./schedules.yaml.
+    """
     if settings.calendar is not None:
         return settings.calendar
     here = Path.cwd() / FILE_NAME
     if here.exists():
+        require_trusted(here)  # no setting names this file
         return here
     from maintd.job.registry import shipped  # not needed if the settings name the file
 

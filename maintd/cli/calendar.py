@@ -34,7 +34,7 @@ def validate_command(app: App, file: Path | None, as_json: bool) -> int:
     from maintd.model.job import BrokenJob
 
     settings = app.settings
-    for line in sources.warnings():
+    for line in sources.warnings(app.flags):
         app.note(line)
     registry = app.registry()
     path = file or calendar_path(settings)

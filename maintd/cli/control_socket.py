@@ -17,13 +17,14 @@ def plain_socket(socket_path: str | None, state_dir: str | None) -> str | None:
         upper = name.upper()
         if upper in _NEED_SETTINGS or (upper in ("MAINTD_SOCKET", "MAINTD_STATE_DIR") and name != upper):
             return None
-    if os.path.exists(".env") and _mentions_maintd(".env"):  # noqa: PTH110 - importing pathlib takes most of the time
+    state_dir = environ.get("MAINTD_STATE_DIR") if state_dir is None else state_dir
+    if state_dir is None:
+        state_dir = default_state_dir_text()
+    dotenv = state_dir + "/.env"
+    if os.path.exists(dotenv) and _mentions_maintd(dotenv):  # noqa: PTH110 - importing pathlib takes most of the time
         return None
     socket_path = environ.get("MAINTD_SOCKET") if socket_path is None else socket_path
     if socket_path is None:
-        state_dir = environ.get("MAINTD_STATE_DIR") if state_dir is None else state_dir
-        if state_dir is None:
-            state_dir = default_state_dir_text()
         socket_path = state_dir and state_dir + "/maintd.sock"
     return socket_path or None
 

@@ -35,7 +35,7 @@ def serve_command(app: App, run_first: tuple[str, ...]) -> int:
         from maintd.scheduler.daemon import serve
 
         settings = app.settings
-        for line in sources.warnings():
+        for line in sources.warnings(app.flags):
             app.note(line)
         return serve(settings, run_first)
     finally:
@@ -72,7 +72,7 @@ def settings_command(app: App, as_json: bool) -> None:
     from maintd.present import settings_text
 
     rows = list(sources.shown(app.settings, app.flags))
-    unknown = sources.warnings()
+    unknown = sources.warnings(app.flags)
     if as_json:
         app.out_json({"settings": [row._asdict() for row in rows], "warnings": unknown})
         return

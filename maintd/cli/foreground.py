@@ -53,7 +53,7 @@ def run_command(
     logging.configure(
         settings.model_copy(update={"log_level": "warning"}) if settings.log_level == "info" else settings
     )
-    for line in sources.warnings():
+    for line in sources.warnings(app.flags):
         app.note(line)
     given = params(pairs)
     registry = app.registry()

@@ -1,4 +1,4 @@
-"""Settings and targets, from options, the environment (`MAINTD_…`), `.env`, a `--config` file and defaults.
+"""Settings and targets, from options, the environment (`MAINTD_…`), a file `.env`, a `--config` file and defaults.
 
 The first source that has a value wins. A secret can be in a file: `MAINTD_STORE_URL_FILE=/run/secrets/store_url` reads
 the value from there.
@@ -48,7 +48,6 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_nested_delimiter="__",
-        env_file=".env",
         extra="ignore",
         frozen=True,
         validate_default=True,

@@ -15,7 +15,8 @@ from pydantic_settings import EnvSettingsSource
 from pydantic_settings.exceptions import SettingsError as SourceError
 
 from maintd.config.file import ConfigFile, read_config
-from maintd.config.settings import PREFIX, FileEnvSource, Settings
+from maintd.config.settings import PREFIX, FileEnvSource, Settings, default_state_dir
+from maintd.config.trust import require_trusted
 from maintd.errors import SettingsError, nearest
 from maintd.model.target import Targets
 from maintd.redaction import MASK, is_secret_name, mask_text
@@ -42,17 +43,20 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
     Raises SettingsError with one line per error, each with the source of the value.
     """
     flags = dict(flags or {})
+    dotenv = dotenv_path(flags)
+    if dotenv is not None:
+        require_trusted(dotenv)
     try:
-        settings = Settings(**flags)
+        settings = Settings(_env_file=dotenv, **flags)
     except ValidationError as error:
         origins = _Origins(flags)
         raise SettingsError("\n".join(_problem(item, origins) for item in error.errors())) from None
     except SourceError as error:
-        raise SettingsError(_unreadable(error), "write JSON there, or one variable per field") from None
+        raise SettingsError(_unreadable(error, dotenv), "write JSON there, or one variable per field") from None
     except UnicodeDecodeError as error:
-        raise SettingsError(f"{DOTENV}: byte {error.start} is not UTF-8", "save the file as UTF-8") from error
+        raise SettingsError(f"{dotenv}: byte {error.start} is not UTF-8", "save the file as UTF-8") from error
     except OSError as error:
-        raise SettingsError(f"{error.filename or DOTENV}: cannot be read: {error.strerror}") from error
+        raise SettingsError(f"{error.filename or dotenv}: cannot be read: {error.strerror}") from error
     return settings
 
 
@@ -63,10 +67,11 @@ def shown(settings: Settings, flags: Mapping[str, Any] | None = None) -> Iterato
         yield Shown(name, value, origins.of(name))
 
 
-def warnings() -> list[str]:
+def warnings(flags: Mapping[str, Any] | None = None) -> list[str]:
     """A line for each variable that begins with MAINTD_ and is not a setting."""
+    dotenv = dotenv_path(flags or {})
     found = [(name, "the environment") for name in sorted(os.environ)]
-    found += [(name, DOTENV) for name in _dotenv()]
+    found += [(name, str(dotenv)) for name in _values_of(dotenv)]
     known = set(_known_names())
     lines = []
     for name, where in found:
@@ -91,12 +96,13 @@ class _Origins:
         environ = {name.upper(): name for name in os.environ}
         self._add(EnvSettingsSource(Settings)(), lambda path: _variable(path, environ))
         self._add(FileEnvSource(Settings)(), lambda path: f"{_variable(path, {})}_FILE")
-        dotenv = _dotenv()
+        file = dotenv_path(flags)
+        dotenv = _values_of(file)
         upper = {name.upper(): name for name in dotenv}
         for name in upper:
             field = name.removeprefix(PREFIX).lower().replace("__", ".")
             if name.startswith(PREFIX):
-                self._found.setdefault(field, f"{DOTENV}: {name}")
+                self._found.setdefault(field, f"{file}: {name}")
         path = flags.get("config") or os.environ.get(f"{PREFIX}CONFIG") or dotenv.get(f"{PREFIX}CONFIG")
         if path:
             self._config = read_config(Path(path))
@@ -131,9 +137,19 @@ def _paths(values: Mapping[str, Any], before: str = "") -> Iterator[str]:
             yield path
 
 
-def _dotenv() -> dict[str, str | None]:
-    path = Path(DOTENV)
-    return dotenv_values(path) if path.is_file() else {}
+def dotenv_path(flags: Mapping[str, Any]) -> Path | None:
+    """The file `.env` beside the settings file, else in the state directory; None when there is none.
+
+    The working directory does not count: it may belong to another user, and settings name code to run.
+    """
+    config = flags.get("config") or os.environ.get(f"{PREFIX}CONFIG")
+    state = flags.get("state_dir") or os.environ.get(f"{PREFIX}STATE_DIR") or default_state_dir()
+    folders = [Path(config).parent] if config else []
+    return next((path for folder in (*folders, Path(state)) if (path := folder / DOTENV).is_file()), None)
+
+
+def _values_of(dotenv: Path | None) -> dict[str, str | None]:
+    return {} if dotenv is None else dotenv_values(dotenv)
 
 
 def _problem(error: Any, origins: _Origins) -> str:
@@ -159,11 +175,11 @@ def _siblings(location: tuple[Any, ...]) -> list[str]:
     return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
 
 
-def _unreadable(error: SourceError) -> str:
+def _unreadable(error: SourceError, dotenv: Path | None) -> str:
     found = re.search(r'field "(\w+)" from source "(\w+)"', str(error))
     if found is None:
         return str(error)
-    where = DOTENV if found[2].startswith("DotEnv") else "the environment"
+    where = str(dotenv) if found[2].startswith("DotEnv") else "the environment"
     return f"{where}: {PREFIX}{found[1].upper()}: not JSON"
 
 

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import structlog
 
 import maintd
-from maintd.errors import JobError
+from maintd.config.trust import require_trusted
+from maintd.errors import JobError, RefusedError
 from maintd.job.description import ParamProblem
 from maintd.job.description_cache import DescriptionCache, cache_key, prebuilt_file, private_modules, source_digest
 from maintd.job.import_process import ImportProcess
@@ -52,7 +53,7 @@ class JobRegistry:
         self, folders: Sequence[Path] = (), cache_file: Path | None = None, *, use_prebuilt: bool = True
     ) -> None:
         """`folders` are the operator's; `cache_file` keeps descriptions between starts."""
-        self._folders = (shipped("jobs"), *folders)
+        self._folders = (shipped("jobs").resolve(), *folders)
         self._cache = DescriptionCache(cache_file, prebuilt_file() if use_prebuilt else None)
         self._modules: dict[str, _Modules] = {}
         self._described: dict[str, tuple[_Modules, RegisteredJob]] = {}
@@ -150,7 +151,12 @@ class JobRegistry:
             others = " and ".join(str(path) for path in paths)
             return BrokenJob(name=name, path=path, error=f"two modules are called {name}: {others}; rename one of them")
         try:
+            if path.parent != self._folders[0]:
+                for module in (path, *private_modules(path.parent)):
+                    require_trusted(module)
             answer = self._answer("describe", name, path)
+        except RefusedError as error:
+            return BrokenJob(name=name, path=path, error=str(error))
         except OSError as error:
             return BrokenJob(name=name, path=path, error=f"{path}: cannot be read: {error.strerror or error}")
         if "error" in answer:
@@ -235,12 +241,14 @@ class _Jobs(Mapping[str, RegisteredJob]):
         return {name: job for name, job in found.items() if job is not None}
 
 
-def _find(folders: Iterable[Path]) -> dict[str, list[Path]]:
+def _find(folders: Sequence[Path]) -> dict[str, list[Path]]:
     """Module files by job name. A file whose name starts with _ is not a job."""
     files: dict[str, list[Path]] = {}
     for folder in folders:
         if not folder.is_dir():
             raise JobError(f"{folder} is not a folder of job modules", "correct MAINTD_JOBS_PATH")
+        if folder != folders[0]:  # the first is maintd's own
+            require_trusted(folder)
         for path in sorted(folder.glob("*.py")):
             if not path.name.startswith("_"):
                 files.setdefault(path.stem, []).append(_resolved(path))

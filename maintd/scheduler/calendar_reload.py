@@ -78,7 +78,7 @@ class CalendarReloader:
         try:
             if self._registry.refresh() or _stamp_of(calendar_path(self._settings)) != self._stamp:
                 self._reload()
-        except JobError as error:
+        except (JobError, RefusedError) as error:
             log.error("jobs_unreadable", error=str(error))
 
     def refuse_requests(self) -> None:

@@ -8,6 +8,13 @@ import pytest
 from support.servers.maintd import CommandResult, Shell
 
 
+def dotenv(shell: Shell) -> Path:
+    """The file `.env` in the state directory."""
+    path = Path(shell.environ["MAINTD_STATE_DIR"]) / ".env"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def rows(typed: CommandResult) -> dict[str, tuple[str, str]]:
     assert typed.code == 0, typed.err
     return {row["name"]: (row["value"], row["origin"]) for row in typed.json["settings"]}
@@ -18,7 +25,7 @@ def test_each_value_is_shown_with_the_source_that_won(shell: Shell) -> None:
         "# ours\nslots: 7\ngrace: 9s\nretention:\n  runs: 30d\n  logs: 3d\n"
         "targets: {postgres: {main: {dsn: host=db}}}\n"
     )
-    (shell.cwd / ".env").write_text("MAINTD_GRACE=3s\nMAINTD_DRAIN=5s\n")
+    dotenv(shell).write_text("MAINTD_GRACE=3s\nMAINTD_DRAIN=5s\n")
     (shell.cwd / "url").write_text("sqlite:////somewhere/else.db\n")
 
     shown = rows(
@@ -36,7 +43,7 @@ def test_each_value_is_shown_with_the_source_that_won(shell: Shell) -> None:
     )
 
     assert shown["slots"] == ("7", "config.yaml:2")
-    assert shown["grace"] == ("3s", ".env: MAINTD_GRACE")
+    assert shown["grace"] == ("3s", f"{dotenv(shell)}: MAINTD_GRACE")
     assert shown["drain"] == ("6s", "MAINTD_DRAIN")
     assert shown["retention.runs"] == ("30d", "config.yaml:5")
     assert shown["retention.logs"] == ("4d", "MAINTD_RETENTION__LOGS")
@@ -50,10 +57,30 @@ def test_each_value_is_shown_with_the_source_that_won(shell: Shell) -> None:
 def test_the_settings_file_can_be_set_by_the_environment_and_by_dotenv(shell: Shell) -> None:
     (shell.cwd / "a.yaml").write_text("slots: 7\n")
     (shell.cwd / "b.yaml").write_text("slots: 8\n")
-    (shell.cwd / ".env").write_text("MAINTD_CONFIG=a.yaml\n")
+    dotenv(shell).write_text("MAINTD_CONFIG=a.yaml\n")
 
     assert rows(shell.maintd("settings", "--json"))["slots"] == ("7", "a.yaml:1")
     assert rows(shell.maintd("settings", "--json", MAINTD_CONFIG="b.yaml"))["slots"] == ("8", "b.yaml:1")
+
+
+def test_a_dotenv_beside_the_settings_file_comes_before_that_of_the_state_directory(shell: Shell) -> None:
+    (shell.cwd / "etc").mkdir()
+    (shell.cwd / "etc/maintd.yaml").write_text("node: a\n")
+    (shell.cwd / "etc/.env").write_text("MAINTD_SLOTS=7\n")
+    dotenv(shell).write_text("MAINTD_SLOTS=8\n")
+
+    assert rows(shell.maintd("settings", "--json"))["slots"] == ("8", f"{dotenv(shell)}: MAINTD_SLOTS")
+    assert rows(shell.maintd("--config", "etc/maintd.yaml", "settings", "--json"))["slots"][0] == "7"
+
+
+@pytest.mark.parametrize(
+    "line", ["MAINTD_SLOTS=7", "MAINTD_JOBS_PATH=theirs", "MAINTD_CONFIG=theirs.yaml", "MAINTD_SOCKET=/tmp/theirs"]
+)
+def test_a_dotenv_in_the_working_directory_is_not_read(shell: Shell, line: str) -> None:
+    (shell.cwd / ".env").write_text(line + "\n")
+
+    before = rows(Shell(shell.cwd / "state", shell.environ).maintd("settings", "--json"))
+    assert rows(shell.maintd("settings", "--json")) == before
 
 
 def test_no_secret_is_shown(shell: Shell) -> None:
@@ -120,7 +147,7 @@ def test_unreadable_files_are_named(shell: Shell) -> None:
 
 
 def test_a_binary_dotenv_is_named(shell: Shell) -> None:
-    (shell.cwd / ".env").write_bytes(b"MAINTD_SLOTS=\xff\n")
+    dotenv(shell).write_bytes(b"MAINTD_SLOTS=\xff\n")
 
     for words in (("status",), ("settings",)):
         typed = shell.maintd(*words)
@@ -129,7 +156,7 @@ def test_a_binary_dotenv_is_named(shell: Shell) -> None:
 
 
 def test_every_invalid_value_is_reported_with_its_variable(shell: Shell) -> None:
-    (shell.cwd / ".env").write_text("MAINTD_GRACE=soon\n")
+    dotenv(shell).write_text("MAINTD_GRACE=soon\n")
 
     typed = shell.maintd("settings", MAINTD_SLOTS="many", MAINTD_LOG_FORMAT="xml")
 
@@ -148,7 +175,7 @@ def test_an_invalid_value_is_an_error_object_with_json(shell: Shell) -> None:
 
 
 def test_unknown_variables_are_reported_with_a_similar_name(shell: Shell) -> None:
-    (shell.cwd / ".env").write_text("MAINTD_GRASE=3s\n")
+    dotenv(shell).write_text("MAINTD_GRASE=3s\n")
 
     typed = shell.maintd(
         "settings",

@@ -213,10 +213,14 @@ def test_the_shortcut_is_not_taken_if_settings_must_be_read(
 
 
 def test_the_shortcut_is_not_taken_for_a_dotenv_with_our_settings(nowhere: Path) -> None:
-    (nowhere / ".env").write_text("COMPOSE_PROJECT_NAME=x\n")
-    assert _plain_status(["status", "--quiet"]) is not None
-    (nowhere / ".env").write_text("MAINTD_SOCKET=x\n")
-    assert _plain_status(["status", "--quiet"]) is None
+    state = nowhere / "state"
+    state.mkdir()
+    words = ["--state-dir", str(state), "status", "--quiet"]
+    (nowhere / ".env").write_text("MAINTD_SOCKET=x\n")  # the working directory does not count
+    (state / ".env").write_text("COMPOSE_PROJECT_NAME=x\n")
+    assert _plain_status(words) is not None
+    (state / ".env").write_text("MAINTD_SOCKET=x\n")
+    assert _plain_status(words) is None
 
 
 def test_python_dash_m_is_the_same_command(shell: Shell) -> None:
