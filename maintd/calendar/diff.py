@@ -44,9 +44,9 @@ def changes_between(old: Calendar, new: Calendar) -> list[str]:
         if was is None:
             changes.append(f'added "{name}": {_schedule(entry)}')
         else:
-            broken = was.name in old.disabled or name in new.disabled
+            broken = was.name in old.broken or name in new.broken
             changes += [f'"{name}": {change}' for change in _entry_changes(was, entry, broken)]
-            changes += _disabled_changes(name, old.disabled.get(was.name), new.disabled.get(name))
+            changes += _broken_changes(name, old.broken.get(was.name), new.broken.get(name))
     changes += [f'removed "{name}"' for name in before if name not in after and name not in renamed]
     return changes + list(_target_changes(old.targets, new.targets))
 
@@ -130,10 +130,10 @@ def _blackout(blackout: Blackout) -> str:
     return f"{blackout.name} ({text})" if blackout.name else text
 
 
-def _disabled_changes(name: str, before: str | None, after: str | None) -> list[str]:
+def _broken_changes(name: str, before: str | None, after: str | None) -> list[str]:
     if before == after:
         return []
-    return [f'"{name}": no longer disabled' if after is None else f'"{name}": disabled: {after}']
+    return [f'"{name}": can run again' if after is None else f'"{name}": cannot run: {after}']
 
 
 def _target_changes(old: Targets, new: Targets) -> Iterator[str]:

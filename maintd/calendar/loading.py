@@ -32,7 +32,7 @@ _TOP_KEYS = ("timezone", "defaults", "entries", "targets")
 class Calendar:
     """The content of a valid calendar file.
 
-    `disabled` maps an entry that cannot run to the reason, a broken job. In `entries` it is not enabled.
+    `broken` maps an entry whose job cannot be used to the reason. Its due times are planned, and its runs fail with it.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class Calendar:
     entries: tuple[Entry, ...]
     targets: Targets = field(default_factory=Targets)
     warnings: tuple[str, ...] = ()
-    disabled: dict[str, str] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
     digest: str = ""  # sha256 of the text, in hex
 
 
@@ -109,15 +109,14 @@ def parse_calendar(
     read = _entries(scope, root, fields.get("entries"), defaults, jobs, validate_all, now)
     if problems.errors:
         raise CalendarError(problems.lines())
-    disabled = {entry.name: why for entry in read if (why := _broken(entry, jobs))}
-    entries = tuple(entry.model_copy(update={"enabled": False}) if entry.name in disabled else entry for entry in read)
+    broken = {entry.name: why for entry in read if entry.enabled and (why := _broken(entry, jobs))}
     return Calendar(
         path=Path(name),
         timezone=timezone,
-        entries=entries,
+        entries=tuple(read),
         targets=targets,
         warnings=tuple(problems.warning_lines()),
-        disabled=disabled,
+        broken=broken,
         digest=hashlib.sha256(text.encode()).hexdigest(),
     )
 

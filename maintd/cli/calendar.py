@@ -41,7 +41,7 @@ def validate_command(app: App, file: Path | None, as_json: bool) -> int:
     with registry.one_process():
         calendar = load_calendar(path, registry.jobs, registry.validate_all)
         problems = [job.error for job in registry.jobs.values() if isinstance(job, BrokenJob)]
-    problems += [f'entry "{name}" is disabled: {why}' for name, why in calendar.disabled.items()]
+    problems += [f'entry "{name}" cannot run: {why}' for name, why in calendar.broken.items()]
     if as_json:
         error = CalendarError(problems).as_json() if problems else {}
         app.out_json({**error, **_as_json(calendar, problems, app)})

@@ -73,7 +73,7 @@ def _import(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise JobError(
-            f"{path}:{error.lineno}: {error.msg}", "correct the module; until then its entries are disabled"
+            f"{path}:{error.lineno}: {error.msg}", "correct the module; until then runs of its entries fail"
         ) from error
     except Exception as error:
         line = next(

@@ -44,7 +44,7 @@ class JobDescription(Model):
 
 
 class BrokenJob(Model):
-    """A job module that cannot be used; its entries are disabled."""
+    """A job module that cannot be used; runs of its entries fail."""
 
     name: str
     path: Path

@@ -132,8 +132,8 @@ def _scheduled(service: OperatorService, name: str) -> Entry:
 
 def _refuse_disabled(service: OperatorService, entry: Entry) -> None:
     calendar = service.calendar()
-    if entry.name in calendar.disabled:
-        raise RefusedError(f'entry "{entry.name}" is disabled: {calendar.disabled[entry.name]}', "run: maintd validate")
+    if entry.name in calendar.broken:
+        raise RefusedError(f'entry "{entry.name}" cannot run: {calendar.broken[entry.name]}', "run: maintd validate")
     if not entry.enabled:
         where = f"{calendar.path.name}:{entry.line}"
         raise RefusedError(f'entry "{entry.name}" is disabled in {where}', "remove `enabled: false` there")

@@ -62,14 +62,14 @@ def diagnose(
     now: datetime,
     *,
     pause: Pause | None = None,
-    disabled: str = "",
+    broken: str = "",
 ) -> Diagnosis:
     """The diagnosis of an entry.
 
     `worked` is `last.last_worked` with its evidence; it is not needed if that run succeeded. `pause` is the active
-    pause. `disabled` is the reason why maintd disabled the entry.
+    pause. `broken` is the reason why its runs fail: a job that cannot be used.
     """
-    found = _decide(entry, last, worked, now, pause, disabled)
+    found = _decide(entry, last, worked, now, pause, broken)
     return found if last.active is None else found.model_copy(update={"state": last.active.state.value})
 
 
@@ -87,13 +87,13 @@ def check_text(check: Check) -> str:
 
 
 def _decide(
-    entry: Entry, last: LastRuns, worked: Run | None, now: datetime, pause: Pause | None, disabled: str
+    entry: Entry, last: LastRuns, worked: Run | None, now: datetime, pause: Pause | None, broken: str
 ) -> Diagnosis:
-    if disabled:
-        why = f"disabled: {disabled}"
-        return Diagnosis(state="disabled", severity=Severity.ERROR, why=why, next_step="maintd validate")
     if not entry.enabled:
         return Diagnosis(state="disabled")
+    if broken:
+        state = Diagnosis().state if last.last_run is None else last.last_run.state
+        return Diagnosis(state=state, severity=Severity.ERROR, why=f"cannot run: {broken}", next_step="maintd validate")
     found = _of_active(last.active, now) or _of_skipped(entry, last.last_run) or _of_worked(last, worked)
     return found if pause is None or found.severity is Severity.ERROR else _paused(entry, found, pause)
 

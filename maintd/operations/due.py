@@ -31,7 +31,7 @@ def due(service: OperatorService, days: int) -> list[DueTime]:
     streams = [
         _due_times(entry, now, now + timedelta(days=days), pauses.get(entry.name))
         for entry in calendar.entries
-        if entry.enabled and entry.rule is not None and entry.name not in calendar.disabled
+        if entry.enabled and entry.rule is not None
     ]
     return list(islice(merge(*streams, key=lambda instant: instant.due_at), MAX_DUE_TIMES))
 

@@ -25,13 +25,16 @@ class Health(NamedTuple):
     """The health of the daemon.
 
     `alive`: the planning loop is running. `ready`: it plans and reaches the store, too. `problems` explains what is
-    wrong. `lag_seconds` is the time since the last iteration of the loop; None if there is no loop.
+    wrong. `lag_seconds` is the time since the last iteration of the loop; None if there is no loop. `reload_refused`:
+    the calendar or the jobs as they are on disk are not active. `loaded_at` is when the active calendar was loaded.
     """
 
     alive: bool
     ready: bool
     problems: tuple[str, ...] = ()
     lag_seconds: float | None = None
+    reload_refused: bool = False
+    loaded_at: datetime | None = None
 
 
 class ReloadResult(NamedTuple):

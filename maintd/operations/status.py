@@ -27,7 +27,7 @@ class CalendarView(NamedTuple):
     """The calendar as far as it can be read."""
 
     entries: tuple[Entry, ...]
-    disabled: dict[str, str]
+    broken: dict[str, str]
     problems: tuple[str, ...]
     path: str
     remarks: tuple[str, ...] = ()
@@ -61,7 +61,7 @@ def status(service: OperatorService) -> StatusReport:
         store=service.store.url_masked,
         problems=tuple(_problems(service, calendar, stored)),
         remarks=calendar.remarks,
-        entries=tuple(_status_of(service, entry, stored, now, calendar.disabled) for entry in calendar.entries),
+        entries=tuple(_status_of(service, entry, stored, now, calendar.broken) for entry in calendar.entries),
         others=tuple(others),
         locks=tuple(locks),
         nodes=tuple(nodes),
@@ -81,24 +81,23 @@ def entry_status(service: OperatorService, name: str) -> EntryStatus:
             if name not in gone:
                 raise
             entry = _entry_from_store(gone[name])  # no longer in the calendar, but it has a history
-    return _status_of(service, entry, stored, _now(service, stored), calendar.disabled)
+    return _status_of(service, entry, stored, _now(service, stored), calendar.broken)
 
 
 def _status_of(
-    service: OperatorService, entry: Entry, stored: StoredEntries, now: datetime, disabled: dict[str, str]
+    service: OperatorService, entry: Entry, stored: StoredEntries, now: datetime, broken: dict[str, str]
 ) -> EntryStatus:
     last = stored.last.get(entry.name, LastRuns())
     state = stored.states.get(entry.name)
     pause = state.pause if state is not None and is_active(state.pause, now) else None
-    works = entry.enabled and entry.name not in disabled
-    next_due = None if entry.rule is None or not works else compile_rule(entry.rule).next_after(now)
-    diagnosis = _diagnosis(service, entry, stored, now, pause, disabled.get(entry.name, ""))
+    next_due = None if entry.rule is None or not entry.enabled else compile_rule(entry.rule).next_after(now)
+    diagnosis = _diagnosis(service, entry, stored, now, pause, broken.get(entry.name, ""))
     return EntryStatus(
         entry=entry.name,
         title=entry.title,
         runbook=entry.runbook,
         schedule=describe(entry.rule),
-        enabled=works,
+        enabled=entry.enabled,
         jobs=entry.jobs,
         next_due_at=next_due,
         next_due_local="" if next_due is None or entry.rule is None else local_text(next_due, entry.rule.timezone),
@@ -115,7 +114,7 @@ def _status_of(
 
 
 def _diagnosis(
-    service: OperatorService, entry: Entry, stored: StoredEntries, now: datetime, pause: Pause | None, disabled: str
+    service: OperatorService, entry: Entry, stored: StoredEntries, now: datetime, pause: Pause | None, broken: str
 ) -> Diagnosis:
     if stored.unreachable:
         return _unknown(stored.unreachable)
@@ -126,7 +125,7 @@ def _diagnosis(
             worked = service.store.history.run(last.last_worked.id)
         except StoreError as error:
             return _unknown(error.message)
-    return diagnose(entry, last, worked, now, pause=pause, disabled=disabled)
+    return diagnose(entry, last, worked, now, pause=pause, broken=broken)
 
 
 def _unknown(why: str) -> Diagnosis:
@@ -146,7 +145,7 @@ def _calendar(service: OperatorService) -> CalendarView:
         return CalendarView(
             tuple(_entry_from_store(state) for state in states if state.active), {}, tuple(problems), ""
         )
-    return CalendarView(calendar.entries, dict(calendar.disabled), (), str(calendar.path), tuple(calendar.warnings))
+    return CalendarView(calendar.entries, dict(calendar.broken), (), str(calendar.path), tuple(calendar.warnings))
 
 
 def _entry_from_store(state: EntryState) -> Entry:
@@ -188,8 +187,8 @@ def _problems(service: OperatorService, calendar: CalendarView, stored: StoredEn
         broken = []
     for job in broken:
         yield f'job "{job.name}" is broken: {job.error}'
-    for name, why in calendar.disabled.items():
-        yield f'entry "{name}" is disabled: {why}'
+    for name, why in calendar.broken.items():
+        yield f'entry "{name}" cannot run: {why}'
     yield from calendar.problems
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable
 from concurrent.futures import Future
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
@@ -30,6 +31,8 @@ class CalendarReloader:
         self._wake = wake
         self._requests: queue.SimpleQueue[Future[ReloadResult]] = queue.SimpleQueue()
         self._stamp: tuple[int, int] | None = None  # of the calendar file when it was read last
+        self.refused: tuple[str, ...] = ()  # why the calendar or the jobs that were read last are not active
+        self.loaded_at: datetime | None = None  # of the active calendar
 
     def load_first(self, registry: JobRegistry) -> None:
         """Load the calendar for the first time. Raises CalendarError."""
@@ -71,6 +74,7 @@ class CalendarReloader:
                 request.set_exception(error)
                 if isinstance(error, StoreUnavailableError):
                     raise
+                self.refused = (str(error),)
                 log.error("reload_failed", error=str(error))
 
     def reload_if_changed(self) -> None:
@@ -79,7 +83,9 @@ class CalendarReloader:
             if self._registry.refresh() or _stamp_of(calendar_path(self._settings)) != self._stamp:
                 self._reload()
         except (JobError, RefusedError) as error:
-            log.error("jobs_unreadable", error=str(error))
+            if self.refused != (str(error),):
+                log.error("jobs_unreadable", error=str(error))
+            self.refused = (str(error),)
 
     def refuse_requests(self) -> None:
         """Fail the requests that are left when the loop ends."""
@@ -91,6 +97,7 @@ class CalendarReloader:
         try:
             loaded = self._read()
         except CalendarError as error:
+            self.refused = error.problems
             log.error("calendar_refused", problems=error.problems)
             self._audit("calendar_refused", str(error))
             return ReloadResult(ok=False, changes=(), problems=error.problems)
@@ -108,6 +115,8 @@ class CalendarReloader:
 
     def _activate(self, calendar: Calendar) -> None:
         self.calendar = calendar
+        self.refused = ()
+        self.loaded_at = datetime.now(UTC)
         self.targets: Targets = calendar.targets.merged(self._settings.targets)  # on equal names, the settings win
         self._registry.describe_in_background()
 
@@ -118,8 +127,8 @@ class CalendarReloader:
             calendar = load_calendar(path, self._registry.jobs, self._registry.validate_all)
         for warning in calendar.warnings:
             log.warning("calendar_warning", text=warning)
-        for name, reason in calendar.disabled.items():
-            log.error("entry_disabled", entry=name, reason=reason)
+        for name, reason in calendar.broken.items():
+            log.error("entry_broken", entry=name, reason=reason)
         return calendar
 
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -44,13 +45,17 @@ from maintd.scheduler.lease_expiry import mark_expired_lost, mark_interrupted_lo
 from maintd.scheduler.planner import Planner
 from maintd.scheduler.signals import install_signal_handlers
 from maintd.store import Store, open_store
-from maintd.units import utc_text
+from maintd.units import format_size, utc_text
 from maintd.web.server import web_server
 
 log = structlog.get_logger()
 
 STALLED = timedelta(seconds=60)
 """The daemon is unhealthy when one iteration of its loop takes longer than this."""
+
+LEAST_FREE_BYTES = 64 * 1024 * 1024
+"""Free space of the state directory below which the disk is reported as full: room for the evidence of
+some busy runs, each of which may log twice the setting `log_limit`. A tenth of the disk, if that is less."""
 
 PRUNE_EVERY = timedelta(days=1)
 SWEEP_MARGIN = 0.02  # seconds before a due time in which no sweep starts, since it would delay the run
@@ -101,6 +106,7 @@ class Daemon:
         self._iterated_at = clock.elapsed()
         self._pruned_at: float | None = None
         self._store_unreachable_since: datetime | None = None
+        self._store_error = ""
         self._failed_since: float | None = None  # when an iteration of the loop failed first, on the clock
         self._failures: dict[str, str] = {}  # part of the loop → its error in the last iteration
 
@@ -170,7 +176,8 @@ class Daemon:
         if stalled > STALLED.total_seconds():
             problems.append(f"the daemon's loop has been blocked for {stalled:.0f} s")
         if self._store_unreachable_since is not None:
-            problems.append(f"the store has been unreachable since {utc_second(self._store_unreachable_since)}")
+            since = utc_second(self._store_unreachable_since)
+            problems.append(f"the store has been unreachable since {since}: {self._store_error}")
         problems += [f"{part} failed: {error}; see the daemon's log" for part, error in self._failures.items()]
         problems += [f"the thread of the {name} ended; restart the daemon" for name in self.web.failed]
         if self.planner.suspended:
@@ -178,8 +185,35 @@ class Daemon:
         if self.planner.overruled:
             names = ", ".join(sorted(self.planner.overruled))
             notes.append(f"another node loaded a different calendar later; its schedule is active for {names}")
+        notes += self._calendar_problems()
+        notes += self._disk_problems()
         alive = stalled <= STALLED.total_seconds()
-        return Health(alive=alive, ready=not problems, problems=(*problems, *notes), lag_seconds=stalled)
+        return Health(
+            alive=alive,
+            ready=not problems,
+            problems=(*problems, *notes),
+            lag_seconds=stalled,
+            reload_refused=bool(self.reloader.refused),
+            loaded_at=self.reloader.loaded_at,
+        )
+
+    def _calendar_problems(self) -> Iterator[str]:
+        """Why the calendar on disk is not active, the first reason in full."""
+        refused, loaded_at = self.reloader.refused, self.reloader.loaded_at
+        if refused and loaded_at is not None:
+            more = f" (and {len(refused) - 1} more; see: maintd validate)" if len(refused) > 1 else ""
+            yield f"the calendar was refused, and the one of {utc_second(loaded_at)} is active: {refused[0]}{more}"
+
+    def _disk_problems(self) -> Iterator[str]:
+        """Whether the state directory is about to be full, which ends planning and the record of runs."""
+        folder = self.settings.state_dir
+        try:
+            disk = shutil.disk_usage(folder)
+        except OSError as error:
+            yield f"the state directory {folder} cannot be read: {error.strerror}"
+            return
+        if disk.free < min(LEAST_FREE_BYTES, disk.total // 10):
+            yield f"the disk of the state directory {folder} is full: {format_size(disk.free)} free"
 
     # --- the loop ---
 
@@ -324,6 +358,7 @@ class Daemon:
     def _note_store_unreachable(self, error: StoreUnavailableError) -> None:
         if self._store_unreachable_since is None:
             self._store_unreachable_since = self.clock.now()
+            self._store_error = error.message
             log.error("store_unavailable", error=str(error))
 
     def _note_store_reachable(self) -> None:

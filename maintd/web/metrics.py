@@ -88,6 +88,11 @@ def _process(service: OperatorService, report: StatusReport, up: bool) -> Iterat
     yield _single("maintd_ready", "Whether maintd plans runs and its store answers", health.ready)
     yield _single("maintd_store_up", "Whether the store answers", up)
     yield _single("maintd_problems", "Problems of maintd itself", len(report.problems))
+    reloaded = not health.reload_refused
+    yield _single("maintd_calendar_last_reload_successful", "Whether the calendar on disk is active", reloaded)
+    if health.loaded_at is not None:
+        loaded_at = health.loaded_at.timestamp()
+        yield _single("maintd_calendar_loaded_timestamp_seconds", "When the active calendar was loaded", loaded_at)
     yield _single("maintd_slots", "Runs that this node executes at the same time", service.settings.slots)
     if health.lag_seconds is not None:
         yield _single("maintd_loop_lag_seconds", "Time since the scheduler loop last iterated", health.lag_seconds)
@@ -100,7 +105,7 @@ def _schedule(entries: Iterable[EntryStatus]) -> Iterator[Metric]:
     due = {entry.entry: entry.next_due_at.timestamp() for entry in entries if entry.next_due_at is not None}
     yield _gauge("maintd_entry_next_due_timestamp_seconds", "Next due time of the entry", "entry", due)
     enabled = {entry.entry: entry.enabled for entry in entries}
-    yield _gauge("maintd_entry_enabled", "Whether the entry is enabled and its jobs can be imported", "entry", enabled)
+    yield _gauge("maintd_entry_enabled", "Whether the entry is enabled in the calendar", "entry", enabled)
 
 
 def _outcomes(entries: Iterable[EntryStatus]) -> Iterator[Metric]:

@@ -88,7 +88,7 @@ ENTRIES = (
     entry("probe", "reindex", cron="*/15 * * * *"),
     entry("by-hand", cron=None),
     entry("off", enabled=False),
-    entry("broken-one", "wrecked", enabled=False),
+    entry("broken-one", "wrecked"),
 )
 
 
@@ -143,7 +143,7 @@ def harness(folder: Path, *, listen: str = "", now: datetime = NOON, store_url: 
         entries=ENTRIES,
         targets=Targets(),
         warnings=(),
-        disabled={"broken-one": "/jobs/wrecked.py:3: invalid syntax"},
+        broken={"broken-one": "/jobs/wrecked.py:3: invalid syntax"},
         digest="1",
     )
     try:

@@ -184,16 +184,16 @@ def test_anchors_and_merge_keys_are_supported() -> None:
     )
 
 
-def test_a_broken_job_disables_only_its_own_entries_with_a_reason() -> None:
+def test_a_broken_job_is_the_reason_why_its_own_entries_cannot_run() -> None:
     calendar = read("""
         entries:
           a: {schedule: every day at 02:00, steps: [look, torn]}
           b: {schedule: every day at 02:00, job: look}
     """)
 
-    assert list(calendar.disabled) == ["a"]
-    assert 'job "torn" is broken: torn.py:1: ' in calendar.disabled["a"]
-    assert [(each.name, each.enabled) for each in calendar.entries] == [("a", False), ("b", True)]
+    assert list(calendar.broken) == ["a"]
+    assert 'job "torn" is broken: torn.py:1: ' in calendar.broken["a"]
+    assert [(each.name, each.enabled) for each in calendar.entries] == [("a", True), ("b", True)]
 
 
 def test_a_job_run_by_its_own_name_is_an_entry_of_one_step() -> None:
@@ -318,7 +318,7 @@ def test_changes_are_described_in_english() -> None:
         '"daily": step vacuum: param full: true → false',
         '"daily": step vacuum: param patience: default → "1m"',
         '"breaks": steps: look → torn',
-        f'"breaks": disabled: {new.disabled["breaks"]}',
+        f'"breaks": cannot run: {new.broken["breaks"]}',
         'added "fresh": the last Saturday of the month at 01:00 (UTC)',
         'removed "gone"',
         'targets: redis "main" changed',
@@ -372,7 +372,7 @@ def test_the_registry_validates_the_params_of_all_steps_at_once(tmp_path: Path) 
 
     (problem,) = caught.value.problems
     assert problem.startswith('s.yaml:3:42: entry "a": step "sweep": param "rooms": ')
-    assert "split.py:1" in good.disabled["b"]
+    assert "split.py:1" in good.broken["b"]
 
 
 def test_ten_thousand_entries_are_read_in_seconds() -> None:

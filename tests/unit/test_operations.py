@@ -168,11 +168,11 @@ def test_a_broken_job_needs_attention_but_an_entry_disabled_in_the_calendar_does
     bad = ended(RunState.FAILED, check("lag", CheckStatus.FAIL))
     last = LastRuns(last_run=bad, last_worked=bad)
 
-    broken = diagnose(entry("x"), last, bad, NOON, disabled="x.py:3: invalid syntax")
+    broken = diagnose(entry("x"), last, bad, NOON, broken="x.py:3: invalid syntax")
     off = diagnose(entry("x", enabled=False), last, bad, NOON)
 
     assert (broken.why, broken.next_step, broken.severity) == (
-        "disabled: x.py:3: invalid syntax",
+        "cannot run: x.py:3: invalid syntax",
         "maintd validate",
         Severity.ERROR,
     )

@@ -136,7 +136,7 @@ def test_a_paused_entry_can_be_triggered_and_the_run_mentions_the_pause(here: Ha
     ("name", "result"),
     [
         ("off", 'entry "off" is disabled in schedules.yaml:0'),
-        ("broken-one", 'entry "broken-one" is disabled: /jobs/wrecked.py:3: invalid syntax'),
+        ("broken-one", 'entry "broken-one" cannot run: /jobs/wrecked.py:3: invalid syntax'),
         ("wrecked", 'job "wrecked" is broken: /jobs/wrecked.py:3: invalid syntax'),
     ],
 )
@@ -247,14 +247,14 @@ def test_the_status_lists_the_problems_of_maintd_itself(here: Harness) -> None:
     assert report.problems == (
         "the clock jumped",
         'job "wrecked" is broken: /jobs/wrecked.py:3: invalid syntax',
-        'entry "broken-one" is disabled: /jobs/wrecked.py:3: invalid syntax',
+        'entry "broken-one" cannot run: /jobs/wrecked.py:3: invalid syntax',
     )
     assert report.remarks == ("schedules.yaml:7: two entries hold postgres at 04:00",)
 
 
 def test_a_calendar_warning_is_shown_but_does_not_need_attention(here: Harness) -> None:
     here.jobs = {name: job for name, job in here.jobs.items() if name != "wrecked"}
-    here.use(entry("tidy", "vacuum"), disabled={}, warnings=("schedules.yaml:7: two entries hold postgres at 04:00",))
+    here.use(entry("tidy", "vacuum"), broken={}, warnings=("schedules.yaml:7: two entries hold postgres at 04:00",))
 
     report = status(here.service())
 

@@ -72,11 +72,11 @@ def an_entry(**fields: Any) -> EntryStatus:
         "next_due_local": "Sun 2026-11-29 04:00 UTC",
         "typical_duration": timedelta(minutes=58),
     }
-    disabled = fields.pop("disabled", "")
+    broken = fields.pop("broken", "")
     of = Entry(name="weekly-cleanup", title="", rule=None, steps=(), enabled=fields.get("enabled", True))
     active = fields.get("active_run")
     known = {name: fields[name] for name in LastRuns._fields if name in fields}
-    found = diagnose(of, LastRuns(active=active, **known), None, NOW, pause=fields.get("pause"), disabled=disabled)
+    found = diagnose(of, LastRuns(active=active, **known), None, NOW, pause=fields.get("pause"), broken=broken)
     return EntryStatus.model_validate(own | dict(found) | fields)
 
 
@@ -195,7 +195,7 @@ def test_locks_are_shown_with_their_holder() -> None:
         (an_entry(last_worked=a_run(state=RunState.LOST)), (), 1),
         (an_entry(active_run=a_run(state=RunState.WAITING)), (), 1),
         (an_entry(last_run=a_run(state=RunState.SKIPPED, skip_reason=SkipReason.MISSED)), (), 1),
-        (an_entry(enabled=False, disabled="broken"), (), 1),
+        (an_entry(broken="x.py:3: invalid syntax"), (), 1),
     ],
 )
 def test_status_exits_with_1_exactly_when_something_needs_attention(

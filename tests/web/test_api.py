@@ -269,7 +269,7 @@ def test_an_unreachable_store_is_503_and_the_daemon_stays_alive(served: Harness,
 def test_the_status_text_has_the_exit_code_in_a_header(served: Harness, control: Client) -> None:
     good = control.get("/text/status?width=60")
     served.jobs.pop("wrecked")
-    served.use(*served.calendar.entries[:4], disabled={})
+    served.use(*served.calendar.entries[:4], broken={})
     well = control.get("/text/status")
     run_with(served.store, "probe", 0, RunState.FAILED, items=(check("lag", CheckStatus.FAIL),))
     bad = control.get("/text/status?colour=1")

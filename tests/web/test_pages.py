@@ -16,7 +16,7 @@ def words(html: str) -> str:
 
 def test_the_status_page_shows_when_nothing_needs_attention(served: Harness, page: Client) -> None:
     served.jobs.pop("wrecked")
-    served.use(*served.calendar.entries[:4], disabled={})
+    served.use(*served.calendar.entries[:4], broken={})
 
     assert "Nothing needs attention" in page.get("/").text
 
@@ -110,7 +110,7 @@ def test_unknown_pages_are_not_found(page: Client) -> None:
 
 def test_a_warning_is_shown_but_does_not_need_attention(served: Harness, page: Client) -> None:
     served.jobs.pop("wrecked")
-    served.use(*served.calendar.entries[:4], disabled={})
+    served.use(*served.calendar.entries[:4], broken={})
     run_with(served.store, "probe", 0, RunState.WARNED, items=(check("free space", CheckStatus.WARN, 18),))
 
     text = words(page.get("/").text)
