@@ -354,6 +354,7 @@ class AttemptSupervisor:
             unobserved_count=seen.unobserved_count,
             stopped=self._stopped,
             protocol_error=hide(seen.protocol_error),
+            left_out=seen.left_out,
             phase=hide(seen.phase),
         )
 

@@ -90,6 +90,7 @@ class AttemptEvidence:
     unobserved: Sequence[str] = ()  # names of required checks that are unknown
     stopped: Stopped | None = None
     protocol_error: str = ""  # the child sent an invalid message
+    left_out: str = ""  # what of its evidence was over a limit, as a clause
     phase: str = ""
     failed_count: int = 0
     warned_count: int = 0
@@ -110,7 +111,7 @@ def evaluate_attempt(seen: AttemptEvidence) -> AttemptVerdict:
     2. The child broke the protocol: what it reported cannot be relied on.
     3. The job raised, or the process ended without a last message.
     4. A check failed.
-    5. A required check could not be observed.
+    5. A required check could not be observed, or evidence was left out: what is missing may have been bad.
     6. A check warns.
     """
     if seen.stopped is not None and not (seen.returned is not None and seen.returned.ok):
@@ -125,11 +126,13 @@ def evaluate_attempt(seen: AttemptEvidence) -> AttemptVerdict:
         return AttemptVerdict(AttemptState.FAILED, f"the job returned, but then {describe_exit(seen.exit)}")
     if seen.worst is CheckStatus.FAIL:
         return AttemptVerdict(AttemptState.FAILED, _failed_checks(seen))
-    if seen.worst is CheckStatus.UNKNOWN:
-        warnings = f"; {_listed(seen.warned, seen.warned_count)}" if seen.warned else ""
-        return AttemptVerdict(
-            AttemptState.UNKNOWN, _listed(seen.unobserved, seen.unobserved_count, "not observed") + warnings
-        )
+    if seen.worst is CheckStatus.UNKNOWN or seen.left_out:
+        parts = []
+        if seen.worst is CheckStatus.UNKNOWN:
+            parts.append(_listed(seen.unobserved, seen.unobserved_count, "not observed"))
+        parts += [seen.left_out] if seen.left_out else []
+        parts += [_listed(seen.warned, seen.warned_count)] if seen.warned else []
+        return AttemptVerdict(AttemptState.UNKNOWN, "; ".join(parts))
     if seen.worst is CheckStatus.WARN:
         return AttemptVerdict(AttemptState.WARNED, _listed(seen.warned, seen.warned_count))
     return AttemptVerdict(AttemptState.SUCCEEDED, "")

@@ -7,15 +7,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from maintd.config.artifact_files import LONGEST_PATH, open_artifact
 from maintd.errors import JobError
 from maintd.executor.child_protocol import MAX_MESSAGE, Began, Ended, decode
+from maintd.executor.evidence_limits import MAX_ITEM_BYTES, EvidenceLimits, shortened
 from maintd.model.evidence import Artifact, Change, ChangeState, Check, CheckStatus, LogLine, LogTrim, Phase, Report
+
+LONGEST_PHASE = 500
+LONGEST_IN_REASON = 300
+"""Characters of each text of a check in the reason of the verdict."""
 
 NAMED = 20
 """Checks of each status that are kept for the reason of the verdict."""
 
 NOT_REDACTED = frozenset({"type", "status", "state", "stream", "sha256"})
 """Fields with values of maintd, not of the job: a secret that equals one of them is not replaced there."""
+
+_OUTCOMES = frozenset(ChangeState) - {ChangeState.INTENDED, ChangeState.PLANNED}
 
 _SEVERITY = {CheckStatus.OK: 0, CheckStatus.WARN: 1, CheckStatus.UNKNOWN: 2, CheckStatus.FAIL: 3}
 
@@ -41,6 +49,8 @@ class ReportReader:
         self.warned_count = 0
         self.unobserved: list[str] = []  # required checks that are unknown
         self.unobserved_count = 0
+        self._limits = EvidenceLimits()
+        self._changes_left_out = False
         self._intended: dict[int, Change] = {}  # by number; what became of them was not reported yet
 
     def feed(self, data: bytes) -> Iterator[Report | Began | Ended]:
@@ -95,12 +105,9 @@ class ReportReader:
                 return
             case Check():
                 self._tally(item)
-            case Change(state=ChangeState.INTENDED):
-                self._intended[item.number] = item
-            case Change():
-                self._intended.pop(item.number, None)
             case Phase():
-                self.phase = item.name
+                self.phase = item.name[:LONGEST_PHASE]
+                item = item.model_copy(update={"name": self.phase})
             case Artifact():
                 kept = self._kept(item)
                 if kept is None:
@@ -108,9 +115,30 @@ class ReportReader:
                     return
                 item = kept
         self.has_effects = self.has_effects or isinstance(item, Check | Change | Artifact)
-        yield item
+        if isinstance(item, Change) and item.number in self._intended and item.state is not ChangeState.INTENDED:
+            if len(line) <= MAX_ITEM_BYTES:  # else it remains uncertain
+                del self._intended[item.number]
+                yield item
+            return
+        if self._changes_left_out and isinstance(item, Change) and item.state in _OUTCOMES:
+            return  # of a change that was left out and counted when it was intended
+        admitted = self._limits.admit(item, len(line))
+        if isinstance(item, Change) and item.state is ChangeState.INTENDED:
+            if admitted is None:
+                self._changes_left_out = True
+            else:
+                self._intended[item.number] = item
+        if admitted is not None:
+            yield admitted
+
+    @property
+    def left_out(self) -> str:
+        """What of the evidence was over a limit, as a clause; empty when nothing was."""
+        return self._limits.left_out
 
     def _tally(self, check: Check) -> None:
+        """Count a check, whether it is stored or not. What is kept for the reason is short."""
+        check = shortened(check, LONGEST_IN_REASON)
         if check.optional and check.status is CheckStatus.UNKNOWN:
             return
         if _SEVERITY[check.status] > _SEVERITY[self.worst]:
@@ -139,12 +167,17 @@ class ReportReader:
 
     def _kept(self, artifact: Artifact) -> Artifact | None:
         """Return it with its path made relative; None when that is not a plain file of this attempt."""
-        path = Path(os.path.realpath(artifact.path))
-        folder = Path(os.path.realpath(self._folder))
-        if path.parent != folder or not path.is_file():
+        folder, name = os.path.split(artifact.path)
+        if len(artifact.path) > LONGEST_PATH or os.path.normpath(folder) != os.path.normpath(self._folder):
             return None
-        relative = path.relative_to(os.path.realpath(self._root))
-        return artifact.model_copy(update={"path": str(relative), "size_bytes": path.stat().st_size})
+        relative = str(self._folder.relative_to(self._root) / name)
+        try:
+            file = open_artifact(self._root, relative)
+        except OSError:  # also: deleted since it was reported
+            return None
+        size = os.fstat(file).st_size
+        os.close(file)
+        return artifact.model_copy(update={"path": relative, "size_bytes": size})
 
 
 def redacted(item: Any, secrets: tuple[str, ...]) -> Any:
