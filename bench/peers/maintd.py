@@ -76,6 +76,7 @@ class Maintd(Recorder):
         return self.environment() | {
             "MAINTD_CALENDAR": str(work.folder / "schedules.yaml"),
             "MAINTD_STATE_DIR": str(work.folder / "state"),
+            "MAINTD_DEBUGGABLE": "1",  # its memory and descriptors are measured
             "MAINTD_JOBS_PATH": str(work.folder / "jobs"),
             "MAINTD_LISTEN": f"127.0.0.1:{_free_port()}",
             "MAINTD_STORE_URL": self.store_url(work),

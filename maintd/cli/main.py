@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -13,6 +14,7 @@ import click
 
 from maintd import __version__
 from maintd.cli.app import App, discard, prepare_streams
+from maintd.config.process_limits import UMASK
 from maintd.errors import MaintdError, OutputError, UsageError
 from maintd.terminal import quotable
 
@@ -94,6 +96,7 @@ def cli(ctx: click.Context, /, **flags: str | None) -> None:
 def main() -> int:
     """Run the command in sys.argv; return its exit code."""
     as_json = "--json" in sys.argv
+    os.umask(UMASK)
     prepare_streams()
     try:
         _require_text(sys.argv)

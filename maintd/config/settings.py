@@ -74,6 +74,7 @@ class Settings(BaseSettings):
     drain: Duration = Field(timedelta(seconds=60), description="Time that a shutdown waits for running runs")
     log_limit: Size = Field(10_000_000, description="Bytes kept of the start, and of the end, of an attempt's log")
     warm_before: Duration = Field(timedelta(seconds=30), description="Time before a due time at which libraries load")
+    debuggable: bool = Field(False, description="Let processes of the daemon's user trace it and read its memory")
     reports_dir: Path | None = Field(None, description="Folder for copies of reports; by default artifacts only")
     retention: Retention = Field(Retention(), description="How long runs, logs, artifacts and the ledger are kept")
     targets: Targets = Field(Targets(), description="Systems that jobs work on; usually defined in the calendar")

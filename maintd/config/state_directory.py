@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from maintd.errors import RefusedError, SettingsError
 
 LOCK = "daemon.pid"
+
+OWN = (LOCK, "maintd.db", "maintd.db-wal", "maintd.db-shm", "job_descriptions.json", "artifacts", "spool", "work")
+"""What maintd creates in the folder. Other files in it belong to the operator."""
 
 
 @contextmanager
@@ -45,7 +49,21 @@ def claim_state_dir(folder: Path) -> Iterator[Path]:
                 f"state directory {folder}: cannot write {LOCK}: {error.strerror}",
                 "free space on its disk, or set MAINTD_STATE_DIR to a folder on another disk",
             ) from error
+        _restrict_existing(folder)
         yield folder
         os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def _restrict_existing(folder: Path) -> None:
+    """Take all permissions of others from what an earlier version, or a process with another umask, has created."""
+    for name in OWN:
+        with suppress(OSError):  # it does not exist, or belongs to another user
+            descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+                if mode & stat.S_IRWXO:
+                    os.fchmod(descriptor, mode & ~stat.S_IRWXO)
+            finally:
+                os.close(descriptor)

@@ -27,7 +27,7 @@ import maintd
 from maintd.calendar import Calendar
 from maintd.clock import Clock, SystemClock
 from maintd.config import logging
-from maintd.config.process_limits import restrict_process
+from maintd.config.process_limits import UMASK, forget_credentials, hide_memory, raise_descriptor_limit
 from maintd.config.settings import Settings
 from maintd.config.state_directory import claim_state_dir
 from maintd.errors import MaintdError, StoreUnavailableError
@@ -73,7 +73,11 @@ def serve(settings: Settings, run_first: Sequence[str] = ()) -> int:
     `run_first` are names of entries or jobs to trigger once, as soon as the daemon is ready.
     """
     logging.configure(settings)
-    restrict_process()
+    os.umask(UMASK)
+    raise_descriptor_limit()
+    forget_credentials()
+    if not settings.debuggable:
+        hide_memory()
     with ExitStack() as stack:
         stack.enter_context(claim_state_dir(settings.state_dir))
         daemon = Daemon(settings, SystemClock())

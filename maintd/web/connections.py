@@ -7,7 +7,10 @@ in the same process.
 from __future__ import annotations
 
 import asyncio
+import pwd
 import resource
+import socket
+import struct
 from typing import Any, NamedTuple
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -23,6 +26,24 @@ RESERVED_DESCRIPTORS = 256
 
 MAX_HEAD_BYTES = 16 * 1024
 """Request line and headers. The longest request that maintd's clients send is below 1 KiB."""
+
+
+PEER = "peer"
+"""The key of the user at the other end of the control socket, in the state of an ASGI scope."""
+
+
+def peer_user(sock: Any) -> str | None:
+    """The name of the user at the other end of a Unix socket, as the kernel knows it; None for another socket.
+
+    Source: SO_PEERCRED in unix(7): pid, uid and gid at the time of connect(2).
+    """
+    if sock is None or sock.family != socket.AF_UNIX:
+        return None
+    _, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII")))
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:  # a uid that this machine or container has no name for
+        return f"uid {uid}"
 
 
 class Limits(NamedTuple):
@@ -58,6 +79,9 @@ class BoundedConnection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        peer = peer_user(transport.get_extra_info("socket"))
+        if peer is not None:
+            self.app_state = {**self.app_state, PEER: peer}
         if len(self.connections) > self._limits.connections:
             self._make_room()
         self._update_request_timer()

@@ -13,6 +13,7 @@ from maintd.model.run import RunState
 from maintd.operations import OperatorService
 from maintd.operations.lookup import LARGEST_ID
 from maintd.units import parse_duration
+from maintd.web.connections import PEER
 
 _CURSOR = re.compile(r"(\d{1,6})\.(\d{1,6})\.(\d{1,18})", re.ASCII)
 
@@ -24,6 +25,16 @@ async def _service(request: Request) -> OperatorService:
 
 ServiceDep = Annotated[OperatorService, Depends(_service)]
 """The operator service that the app was built on."""
+
+
+def caller(request: Request, claimed: str) -> str:
+    """Who sends a request: the user at the other end of the control socket; with another name in the
+    request, as under sudo, `ada (as root)`. Without a socket, as in tests of the app, only the claimed name."""
+    peer = getattr(request.state, PEER, None)
+    if not isinstance(peer, str):
+        return claimed
+    return peer if claimed in ("", peer) else f"{claimed} (as {peer})"
+
 
 RunId = Annotated[int, Path(ge=1, le=LARGEST_ID)]
 Before = Annotated[int | None, Query(ge=1, le=LARGEST_ID)]

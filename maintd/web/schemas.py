@@ -40,9 +40,9 @@ class TriggerBody(Model):
     dry_run: bool = False
     idempotency_key: Key | None = None
 
-    def to_request(self) -> TriggerRequest:
-        """Convert to the request that the operator service takes."""
-        return TriggerRequest(**{name: getattr(self, name) for name in type(self).model_fields})
+    def to_request(self, by: str) -> TriggerRequest:
+        """Convert to the request that the operator service takes; `by` is who sent it."""
+        return TriggerRequest(**{name: getattr(self, name) for name in type(self).model_fields} | {"by": by})
 
 
 class CancelBody(Model):

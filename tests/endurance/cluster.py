@@ -250,6 +250,7 @@ class Cluster:
         environ = {key: value for key, value in os.environ.items() if not key.startswith(("MAINTD_", "PYTEST_"))}
         environ |= {
             "MAINTD_STATE_DIR": str(folder / "state"),
+            "MAINTD_DEBUGGABLE": "1",  # its memory and descriptors are measured
             "MAINTD_NODE": name,
             "MAINTD_LISTEN": "",
             "MAINTD_CALENDAR": str(folder / "schedules.yaml"),

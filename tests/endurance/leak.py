@@ -83,6 +83,7 @@ def daemon(folder: Path) -> Iterator[Node]:
     (folder / "schedules.yaml").write_text(f"timezone: UTC\nentries:\n{entries}")
     environ = {key: value for key, value in os.environ.items() if not key.startswith("MAINTD_")} | {
         "MAINTD_STATE_DIR": str(folder / "state"),
+        "MAINTD_DEBUGGABLE": "1",  # its memory and descriptors are measured
         "MAINTD_CALENDAR": str(folder / "schedules.yaml"),
         "MAINTD_JOBS_PATH": str(folder / "jobs"),
         "MAINTD_LISTEN": "",

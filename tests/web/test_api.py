@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import os
+import pwd
 from datetime import timedelta
 
 import pytest
@@ -162,7 +164,8 @@ def test_an_idempotency_key_triggers_one_run(served: Harness, control: Client) -
 
     assert (first.status, again.status) == (201, 200)
     assert first.json["id"] == again.json["id"]
-    assert (first.json["state"], first.json["requested_by"], first.json["why"]) == ("queued", "ada", "full")
+    requested_by = f"ada (as {pwd.getpwuid(os.getuid()).pw_name})"
+    assert (first.json["state"], first.json["requested_by"], first.json["why"]) == ("queued", requested_by, "full")
     assert served.woken == 1
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from maintd.model.entry import Pause
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.operations import due, entry_status, find_job, pause, unpause
-from maintd.web.dependencies import ServiceDep
+from maintd.web.dependencies import ServiceDep, caller
 from maintd.web.schemas import DueList, EntryDetail, JobList, PauseBody, UnpauseBody, UnpauseResponse, json_response
 
 router = APIRouter(prefix="/api/v1")
@@ -28,15 +28,16 @@ def get_entry(service: ServiceDep, name: str) -> Response:
 
 
 @router.post("/entries/{name}/pause", response_model=Pause)
-def pause_entry(service: ServiceDep, name: str, body: PauseBody) -> Response:
+def pause_entry(service: ServiceDep, request: Request, name: str, body: PauseBody) -> Response:
     """Pause an entry, until a time or until it is unpaused; its due times are recorded as skipped."""
-    return json_response(pause(service, name, body.why, body.by, body.until))
+    return json_response(pause(service, name, body.why, caller(request, body.by), body.until))
 
 
 @router.post("/entries/{name}/unpause", response_model=UnpauseResponse)
-def unpause_entry(service: ServiceDep, name: str, body: UnpauseBody | None = None) -> Response:
+def unpause_entry(service: ServiceDep, request: Request, name: str, body: UnpauseBody | None = None) -> Response:
     """Unpause an entry."""
-    return json_response(UnpauseResponse(unpaused=unpause(service, name, "" if body is None else body.by)))
+    by = caller(request, "" if body is None else body.by)
+    return json_response(UnpauseResponse(unpaused=unpause(service, name, by)))
 
 
 @router.get("/due", response_model=DueList)

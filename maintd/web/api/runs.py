@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from maintd.errors import UnknownNameError
@@ -16,6 +16,7 @@ from maintd.web.dependencies import (
     Before,
     RunId,
     ServiceDep,
+    caller,
     log_cursor,
     parse_log_cursor,
     parse_since,
@@ -46,9 +47,9 @@ def get_runs(
     status_code=201,
     responses={200: {"description": "The idempotency key was used before; this is its run"}},
 )
-def post_run(service: ServiceDep, body: TriggerBody) -> Response:
+def post_run(service: ServiceDep, request: Request, body: TriggerBody) -> Response:
     """Trigger a run of an entry, or of a job by its name."""
-    run, created = trigger(service, body.to_request())
+    run, created = trigger(service, body.to_request(caller(request, body.by)))
     return json_response(run, 201 if created else 200)
 
 
@@ -59,10 +60,10 @@ def get_run(service: ServiceDep, run_id: RunId) -> Response:
 
 
 @router.post("/{run_id}/cancel", response_model=RunSummary)
-def cancel_run(service: ServiceDep, run_id: RunId, body: CancelBody | None = None) -> Response:
+def cancel_run(service: ServiceDep, request: Request, run_id: RunId, body: CancelBody | None = None) -> Response:
     """Cancel a queued run, or request that a running one stops."""
     body = body or CancelBody()
-    return json_response(cancel(service, run_id, body.by, body.why))
+    return json_response(cancel(service, run_id, caller(request, body.by), body.why))
 
 
 @router.get("/{run_id}/log", response_model=LogPage)
