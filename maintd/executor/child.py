@@ -46,27 +46,16 @@ class StopRequestedError(BaseException):
     """SIGTERM arrived: not an Exception, so a job's own handlers let it pass, while `finally` and `with` clean up."""
 
 
-def run(given: Sequence[int], lifeline: int, jobs: Mapping[Path, PreloadedJob]) -> NoReturn:
-    """Run one attempt in a process that was just forked, and exit.
-
-    `given`: descriptors of the order, and of the pipes for report, standard output and standard error.
-    `jobs`: the modules that the template has imported and whose files are unchanged.
-    """
-    code = 1
-    try:
-        code = _run(_leave_template(lifeline, given), jobs)
-    finally:
-        _exit(code)
-
-
 def wait(requests: int, lifeline: int, jobs: Mapping[Path, PreloadedJob]) -> NoReturn:
-    """Wait in a process that was forked in advance for the descriptors of an attempt, run it, and exit.
+    """Wait in a process that was just forked for the descriptors of an attempt, run it, and exit.
 
-    They come over the socket `requests`, with the path of the job whose files have changed, if they have.
+    They come over the socket `requests`: descriptors of the order, and of the pipes for report, standard output and
+    standard error. The message has the path of the job if its files have changed since the template imported it.
+    `jobs`: the modules that the template has imported.
     """
     code = 0
     try:
-        (requests,) = _leave_template(lifeline, [requests])
+        requests = _leave_template(lifeline, requests)
         with socket.socket(fileno=requests) as sock:
             message, given, _, _ = socket.recv_fds(sock, MAX_REQUEST, 4)
         if len(given) == 4:
@@ -95,21 +84,21 @@ def _exit(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _leave_template(lifeline: int, keep: Sequence[int]) -> list[int]:
-    """Get a session and signals of our own; keep only descriptors 0 to 2 and these, and return their new numbers."""
+def _leave_template(lifeline: int, requests: int) -> int:
+    """Get a session and signals of our own; keep only descriptors 0 to 2 and `requests`, and return its new number."""
     os.setsid()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    kept = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH) for fd in (lifeline, *keep)]
+    kept = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH) for fd in (lifeline, requests)]
     os.closerange(3, _HIGH)
-    for n, fd in enumerate(kept):
-        os.dup2(fd, 3 + n, inheritable=False)
-    os.closerange(3 + len(kept), 1 << 20)
+    for fd, kept_at in zip(kept, (3, 4), strict=True):
+        os.dup2(fd, kept_at, inheritable=False)
+    os.closerange(5, 1 << 20)
     process_tree.die_with(3)
     os.close(3)
     process_tree.become_subreaper()
-    return list(range(4, 4 + len(keep)))
+    return 4
 
 
 @cache

@@ -31,6 +31,7 @@ from maintd.executor.preloading import PreloadedJob, preload_jobs, preload_libra
 REQUESTS_IN_A_ROW = 50  # are served before ended children are reaped: a start is urgent, an end is not
 LEFTOVER_SECONDS = 0.5  # that one pass waits for killed leftovers to end; the next SIGCHLD starts another pass
 LEFTOVERS_NAMED = 5
+FORKS_IN_A_ROW = 4  # children that are forked when one is needed and none waits, while attempts are under way
 SPARE_DELAY = 0.01  # seconds without an event after which a child is forked in advance: not amid a burst
 
 
@@ -169,10 +170,7 @@ class ForkServer:
                 attempt_socket.send(encode("ended", code=None, signal=None, leftovers=[], lapsed=True))
             pid = None
         else:
-            stale = self._is_stale(path)
-            pid = self._use_spare(given, path if stale else None) or os.fork()
-            if pid == 0:
-                child.run(given, self._lifeline, {} if stale else self._jobs)
+            pid = self._use_spare(given, path if self._is_stale(path) else None)
         for descriptor in given:
             os.close(descriptor)
         if pid is not None:
@@ -193,13 +191,16 @@ class ForkServer:
     # --- children that are forked in advance ---
 
     def _use_spare(self, given: list[int], stale: Path | None) -> int:
-        """Give the attempt to a child that waits; return its pid, 0 when there is none."""
-        while self._spares:
-            pid, requests = self._spares.popitem()
-            with requests, suppress(OSError):
+        """Give the attempt to the child that has waited longest, forked now if there is none; return its pid."""
+        while True:
+            if not self._spares:
+                # After a fork, the first write to each page of this process copies it: fork several in a row.
+                for _ in range(min(FORKS_IN_A_ROW, max(1, self._most_spares)) if self._attempts else 1):
+                    self._fork_spare()
+            pid = next(iter(self._spares))
+            with self._spares.pop(pid) as requests, suppress(OSError):
                 socket.send_fds(requests, [encode("start", stale=None if stale is None else str(stale))], given)
                 return pid
-        return 0
 
     def _fork_spare(self) -> None:
         ours, theirs = socket.socketpair()
