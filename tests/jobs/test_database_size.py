@@ -323,3 +323,19 @@ def test_a_server_that_accepts_and_never_answers_is_unknown_in_time() -> None:
 
     assert str(result.check("main: measured").observed).startswith("unknown: timed_out: main:")
     assert time.monotonic() - began < 4  # libpq waits for two seconds at least
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("limited", ["ROLE", "DATABASE"])
+def test_a_connection_limit_is_named_by_what_has_it(db: Database, limited: str) -> None:
+    db.run("CREATE ROLE limited LOGIN CONNECTION LIMIT 0" if limited == "ROLE" else "CREATE ROLE limited LOGIN")
+    try:
+        if limited == "DATABASE":
+            name = db.ask("SELECT current_database()")
+            db.run(f'ALTER DATABASE "{name}" CONNECTION LIMIT 0')
+
+        result = run_job("database_size", {}, {"postgres": {"main": {"dsn": db.url.replace("postgres@", "limited@")}}})
+    finally:
+        db.run("DROP ROLE limited")
+
+    assert f"ALTER {limited} … CONNECTION LIMIT" in result.check("main: measured").hint
