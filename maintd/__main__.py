@@ -22,7 +22,10 @@ def main() -> int:
     plain = _plain_status(sys.argv[1:])
     if plain is not None:
         socket_path, quiet = plain
-        code = _check_health(socket_path) if quiet else _print_status(socket_path)
+        try:
+            code = _check_health(socket_path) if quiet else _print_status(socket_path)
+        except PermissionError:
+            code = None  # the full program names the group that may open the socket
         if code is not None:
             return code
     from maintd.cli.main import main as full
@@ -121,7 +124,7 @@ def _columns() -> int:
 
 
 def _get(socket_path: str, target: str) -> tuple[int, dict[bytes, bytes], bytes] | None:
-    """(status, headers, body) of a GET over the socket; None without a complete answer."""
+    """(status, headers, body) of a GET over the socket; None without a complete answer. Raises PermissionError."""
     import _socket
 
     try:
@@ -144,6 +147,8 @@ def _get(socket_path: str, target: str) -> tuple[int, dict[bytes, bytes], bytes]
         if not blank or int(headers.get(b"content-length", -1)) != len(body):
             return None
         return int(first.split(b" ")[1]), headers, body
+    except PermissionError:
+        raise
     except (OSError, ValueError, IndexError):
         return None
 

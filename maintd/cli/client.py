@@ -7,13 +7,14 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlencode
 
-from maintd.errors import DaemonUnavailableError, MaintdError
+from maintd.errors import DaemonUnavailableError, MaintdError, RefusedError
 
 if TYPE_CHECKING:
     from maintd.config.settings import Settings
@@ -43,7 +44,10 @@ class Client:
 
 
 class DaemonClient(Client):
-    """A client of the daemon behind a Unix socket. Raises DaemonUnavailableError if none answers."""
+    """A client of the daemon behind a Unix socket.
+
+    Raises DaemonUnavailableError if none answers, RefusedError if this user may not open the socket.
+    """
 
     def __init__(self, path: Path, timeout: float = TIMEOUT) -> None:
         self.path = path
@@ -60,12 +64,10 @@ class DaemonClient(Client):
         finally:
             connection.close()
 
-    def _unavailable(self, error: Exception) -> DaemonUnavailableError:
+    def _unavailable(self, error: Exception) -> MaintdError:
         number = getattr(error, "errno", None)
-        if number == errno.EACCES:
-            return DaemonUnavailableError(
-                f"{self.path}: permission denied for uid {os.geteuid()}", "run it as the daemon's user, or as root"
-            )
+        if number in (errno.EACCES, errno.EPERM):
+            return _denied(self.path)
         if isinstance(error, TimeoutError):
             return DaemonUnavailableError(
                 f"the daemon on {self.path} did not answer within {self._timeout:.0f} s", "see the daemon's log"
@@ -74,6 +76,40 @@ class DaemonClient(Client):
         if number in (errno.ENOENT, errno.ECONNREFUSED):
             return DaemonUnavailableError(f"no daemon answers on {self.path}", hint)
         return DaemonUnavailableError(f"no daemon answers on {self.path}: {error or type(error).__name__}", hint)
+
+
+def _denied(path: Path) -> RefusedError:
+    """The error for a socket that this user may not open: which file or folder denies it, and whose group may."""
+    import grp
+    import pwd
+
+    def name_of(find: Callable[[int], Any], number: int) -> str:
+        try:
+            return str(find(number)[0])
+        except KeyError:
+            return str(number)
+
+    user = name_of(pwd.getpwuid, os.geteuid())
+    denied = path
+    for folder in reversed(path.absolute().parents):  # from the root down: the first that may not be entered
+        if not os.access(folder, os.X_OK, effective_ids=True):
+            denied = folder
+            break
+    message = f"{user} may not open the control socket {path}"
+    try:
+        status = denied.stat()
+    except OSError:
+        return RefusedError(message, "run this as the daemon's user, or as root")
+    group, owner = name_of(grp.getgrgid, status.st_gid), name_of(pwd.getpwuid, status.st_uid)
+    what = "" if denied == path else f": the folder {denied} is closed to it"
+    needed = stat.S_IXGRP if stat.S_ISDIR(status.st_mode) else stat.S_IWGRP
+    if status.st_mode & needed:
+        hint = f"join the group {group} (usermod -aG {group} {user}) and log in again, or run this as {owner}"
+    else:
+        hint = (
+            f"run this as {owner}, or let the group {group} use it: chmod g+{'x' if denied != path else 'rw'} {denied}"
+        )
+    return RefusedError(f"{message}{what}", hint)
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -1,0 +1,80 @@
+"""A socket that may not be opened is not a daemon that does not run: the message names the group that may."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from maintd.__main__ import _get
+from maintd.cli.client import DaemonClient, is_ready
+from maintd.errors import RefusedError
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="root becomes another user for a moment")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that every user can reach."""
+    with tempfile.TemporaryDirectory(prefix="maintd-denied-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@contextmanager
+def as_another_user() -> Iterator[None]:
+    nobody = pwd.getpwnam("nobody")
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(nobody.pw_gid)
+    os.seteuid(nobody.pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
+@pytest.mark.parametrize(
+    ("folder_mode", "socket_mode", "texts"),
+    [
+        (0o755, 0o660, ("join the group daemon (usermod -aG daemon nobody)",)),
+        (0o755, 0o600, ("run this as root", "chmod g+rw")),
+        (0o750, 0o660, ("the folder", "state is closed to it", "join the group daemon")),
+        (0o700, 0o666, ("the folder", "state is closed to it", "chmod g+x")),
+    ],
+)
+def test_a_socket_that_may_not_be_opened_names_the_group_and_the_folder(
+    folder: Path, folder_mode: int, socket_mode: int, texts: tuple[str, ...]
+) -> None:
+    group = grp.getgrnam("daemon").gr_gid
+    state = folder / "state"
+    state.mkdir()
+    path = state / "maintd.sock"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        sock.listen()
+        for item, mode in ((path, socket_mode), (state, folder_mode)):
+            os.chown(item, 0, group)
+            item.chmod(mode)
+        client = DaemonClient(path)
+
+        with as_another_user(), pytest.raises(RefusedError) as read:
+            client.get("/status")
+        with as_another_user(), pytest.raises(RefusedError) as checked:
+            is_ready(path)
+        with as_another_user(), pytest.raises(PermissionError):
+            _get(str(path), "/readyz")  # so that the full program explains it
+
+    for text in (f"nobody may not open the control socket {path}", *texts):
+        assert text in str(read.value)
+        assert text in str(checked.value)
+    assert read.value.exit_code == 4
