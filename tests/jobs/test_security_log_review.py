@@ -71,6 +71,112 @@ def reviewed(ago: timedelta, source: str = "logins", **more: Any) -> dict[str, l
 # --- logins ---
 
 
+def spread(count: int, since: datetime, user: str = "root") -> list[str]:
+    """One failure from each of this many IPv6 networks, or of IPv4 addresses while they suffice."""
+    return [
+        failed(since + timedelta(milliseconds=20 * n), n, f"2001:db8:{n >> 16:x}:{n & 0xFFFF:x}::1", user)
+        for n in range(count)
+    ]
+
+
+def test_a_success_after_failures_is_unknown_when_not_every_address_was_counted(root: Path) -> None:
+    one_address = [failed(NOW - HOUR / 2, pid, user="al") for pid in range(50_001, 55_001)]
+    write(root, *spread(50_001, NOW - HOUR), *one_address, accepted(NOW - HOUR / 3, 60_000))
+
+    result = review_logins(root)
+
+    assert result.outcome == "unknown", result.text()
+    for name in ("logins: success after failures", "logins: failures from one address in a day"):
+        assert result.check(name).status is CheckStatus.UNKNOWN, result.text()
+        assert "only the first 50000" in str(result.check(name).observed)
+    assert result.check("logins: failures in a day").observed == 55_001
+
+
+def test_many_ordinary_logins_hide_no_suspicious_one(root: Path) -> None:
+    ordinary = [accepted(NOW - 2 * HOUR, pid, "203.0.113.9", method="publickey") for pid in range(1_001)]
+    guessed = [failed(NOW - HOUR, pid, user="bo") for pid in range(2_000, 2_005)] + [accepted(NOW - HOUR, 2_006)]
+    by_root = accepted(NOW - HOUR, 3_000, "192.0.2.9", "root")
+    hour = (NOW - HOUR / 2).hour
+    at_night = accepted(NOW - HOUR / 2, 3_001, "192.0.2.10", method="publickey")
+    write(root, *ordinary, *guessed, by_root, at_night)
+
+    result = review_logins(
+        root,
+        {"login_limits": {"hours": [(hour + 1) % 24, hour]}},
+        series=reviewed(HOUR, login_source=[Point(NOW - HOUR, 1, {"user": "x", "source": "y", "key": ""})]),
+    )
+
+    for name, count in (("success after failures", 1), ("root by password", 1), ("from new sources", 4)):
+        assert result.check(f"logins: {name}").observed == count, result.text()
+    assert int(str(result.check("logins: at odd hours").observed)) >= 1, result.text()
+
+
+def test_logins_of_too_many_users_make_new_sources_unknown(root: Path) -> None:
+    write(root, *[accepted(NOW - HOUR, n, user=f"user{n}", method="publickey") for n in range(5_001)])
+    known = [Point(NOW - HOUR, 1, {"user": f"user{n}", "source": THEM, "key": ""}) for n in range(5_001)]
+
+    result = review_logins(root, series=reviewed(HOUR, login_source=known))
+
+    assert result.check("logins: from new sources").status is CheckStatus.UNKNOWN, result.text()
+
+
+def test_sudo_failures_of_too_many_users_are_unknown(root: Path) -> None:
+    write(
+        root,
+        *[
+            syslog(NOW - HOUR, n, f"user{n} : 1 incorrect password attempt ; TTY=x ; COMMAND=/bin/ls", "sudo")
+            for n in range(1_001)
+        ],
+    )
+
+    result = review_logins(root)
+
+    assert result.check("logins: sudo and su failures of one user").status is CheckStatus.UNKNOWN, result.text()
+
+
+@pytest.mark.parametrize(
+    ("count", "usual", "status"),
+    [
+        (500, None, CheckStatus.OK),
+        (600, None, CheckStatus.WARN),
+        (99, 2, CheckStatus.OK),
+        (100, 2, CheckStatus.WARN),
+        (4_000, 1_000, CheckStatus.OK),
+        (5_001, 1_000, CheckStatus.WARN),
+    ],
+)
+def test_failures_from_many_addresses_are_compared_with_the_typical_number(
+    root: Path, count: int, usual: int | None, status: CheckStatus
+) -> None:
+    write(root, *spread(count, NOW - HOUR))
+    days = [] if usual is None else [Point(NOW - timedelta(days=day), usual) for day in range(1, 6)]
+
+    result = review_logins(root, series={"auth_failures_total_24h": days})
+
+    check = result.check("logins: failures in a day")
+    assert (check.observed, check.status) == (count, status), result.text()
+    assert result.measure("auth_failures_total_24h") == count
+
+
+def test_a_quiet_run_forgets_no_login(root: Path) -> None:
+    long_ago = {"user": "al", "source": THEM, "key": ""}
+    too_long_ago = {"user": "bo", "source": THEM, "key": ""}
+    known = [
+        Point(NOW - HOUR, (NOW - timedelta(days=360)).timestamp(), long_ago),
+        Point(NOW - HOUR, (NOW - timedelta(days=401)).timestamp(), too_long_ago),
+    ]
+
+    quiet = review_logins(root, series=reviewed(HOUR, login_source=known))
+    left = [Point(NOW, item.value, item.labels) for item in quiet.measures if item.name == "login_source"]
+    write(root, accepted(NOW - HOUR / 2, 1), accepted(NOW - HOUR / 2, 2, user="bo"))
+    again = review_logins(root, series=reviewed(HOUR, login_source=left))
+
+    assert [(point.labels, point.value) for point in left] == [(long_ago, known[0].value)]
+    assert again.check("logins: from new sources").observed == 1, again.text()
+    assert "bo from" in again.check("logins: from new sources").hint
+    assert again.measure("login_source", user="al") > known[0].value
+
+
 def test_a_day_without_attempts_succeeds_with_measures(root: Path) -> None:
     result = review_logins(root)
 

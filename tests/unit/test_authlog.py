@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maintd.checks.logs import auth_log, files, logins
-from maintd.checks.logs.bounded_counter import BoundedCounter
 from maintd.checks.logs.files import UNKNOWN_SIZE, LogFileState, compare
 from maintd.checks.logs.logins import LoginEvent, LoginSummary
 from maintd.errors import TargetError
@@ -276,7 +275,8 @@ def test_a_success_has_the_number_of_failures_before_it() -> None:
 
     review = reviewed(*[(str(n), FAILED) for n in range(5)], ("9", accepted), ("10", FAILED))
 
-    assert [success.failures for success in review.successes] == [5]
+    assert [success.failures for success in review.latest] == [5]
+    assert [success.failures for success in review.after_failures] == [5]
 
 
 def test_daily_limits_apply_to_longer_windows() -> None:
@@ -297,14 +297,6 @@ def test_wrong_passwords_logged_by_sudo_and_pam_count_once() -> None:
     )
 
     assert review.sudo_failures() == [("al", 4)]
-
-
-def test_the_number_of_keys_is_bounded_and_the_total_exact() -> None:
-    tally: BoundedCounter[str] = BoundedCounter(most=3)
-    for number in range(10):
-        tally.add(str(number))
-
-    assert (tally.total, tally.distinct, tally.others) == (10, 3, 7)
 
 
 # --- files, rotated ---

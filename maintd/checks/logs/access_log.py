@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from maintd.checks.logs.bounded_counter import BoundedCounter
+from maintd.job.bounded import BoundedCounter
 
 DENIED = (401, 403)
 STATUS_FIELDS = ("status", "statusCode", "status_code", "res.statusCode", "DownstreamStatus")

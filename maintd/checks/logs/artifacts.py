@@ -16,12 +16,9 @@ _ROWS = 20
 def logins_markdown(summary: LoginSummary, since: datetime) -> str:
     """The most frequent failures, the latest successes, and failures at sudo and su."""
     failed = [(source, user, method, str(count)) for (source, user, method), count in summary.by_attempt.top(_ROWS)]
-    succeeded = [
-        (instant(item.at), item.user, item.source, item.method, str(item.failures))
-        for item in summary.successes[-_ROWS:]
-    ]
+    succeeded = [(instant(item.at), item.user, item.source, item.method, str(item.failures)) for item in summary.latest]
     sudo = [(user, str(count)) for user, count in summary.sudo_failures()[:_ROWS]]
-    sources = summary.by_source.distinct
+    sources = f"{'more than ' if summary.by_source.overflowed else ''}{summary.by_source.distinct}"
     return "\n".join(
         [
             f"# Logins from {instant(since)} until {instant(summary.until)}\n",

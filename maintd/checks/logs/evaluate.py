@@ -13,14 +13,16 @@ from maintd.checks.limits import Limits
 from maintd.checks.logs.access_log import DeniedRequests
 from maintd.checks.logs.files import LogChange, LogFileState, compare
 from maintd.checks.logs.logins import DAY, LoginSummary, Success
-from maintd.job.context import Context
+from maintd.job.context import Context, Point
 from maintd.model.evidence import CheckStatus
 from maintd.reports.formatting import instant
 from maintd.units import Duration
 
 _NAMED = 10  # sources in a hint
+_MANY_SOURCES = "see logins.md for the most frequent; allow logins only from known networks, and only by key"
 _MIN_DAYS = 3  # of a baseline
-_MAX_LEARNED = 100  # sources of successes remembered from one run
+_MOST_KNOWN = 1_000  # logins remembered; the longest unused are forgotten first, and are new when they come back
+_KNOWN_FOR = timedelta(days=400)  # a yearly review sees who has logged in since the last one
 
 
 class LoginLimits(Limits):
@@ -30,6 +32,12 @@ class LoginLimits(Limits):
     """This many failures from one address in a day warn."""
     failures_fail: int = Field(100, ge=1)
     """This many failures from one address in a day fail."""
+    total_warn: int = Field(100, ge=1)
+    """Fewer failures from all addresses in a day never warn."""
+    times_usual: float = 5
+    """This many times the typical number of failures a day warns; before there is one, this many times `total_warn`."""
+    usual_days: int = Field(14, ge=_MIN_DAYS)
+    """The typical number is the median of this many days."""
     failures_before_success: int = Field(5, ge=1)
     """A success after this many failures from the same address fails: a password may have been guessed."""
     sudo_failures: int = Field(5, ge=1)
@@ -86,19 +94,36 @@ def report_logins(ctx: Context, summary: LoginSummary, since: datetime, limits: 
         busiest[0][1] if busiest else 0,
         at_most=limits.failures_fail - 1,
         warn_above=limits.failures_warn - 1,
-        hint=f"block it, and disable password logins: {sources}" if sources else "",
+        hint=f"block it, and disable password logins: {sources}" if sources else _MANY_SOURCES,
+        limited_by=(summary.by_source_and_day,),
     )
-    guessed = [item for item in summary.successes if item.failures >= limits.failures_before_success]
-    hint = _hint("ask whether it was them", guessed)
-    ctx.check("logins: success after failures", len(guessed), equals=0, hint=hint)
-    by_root = [item for item in summary.successes if item.user == "root" and item.method != "publickey"]
-    hint = _hint("set PermitRootLogin prohibit-password", by_root)
-    ctx.check("logins: root by password", len(by_root), equals=0, hint=hint)
-    _report_sources(ctx, summary.successes)
+    earlier = ctx.series("auth_failures_total_24h")
+    now = summary.until
+    days = (now - since) / DAY
+    ctx.check(
+        "logins: failures in a day",
+        summary.busiest_day,
+        warn_above=_usual_limit(earlier, now, limits.usual_days, limits.total_warn, limits.times_usual),
+        hint=_MANY_SOURCES,
+    )
+    guessed = summary.after_failures
+    ctx.check(
+        "logins: success after failures",
+        guessed.total,
+        equals=0,
+        hint=_hint("ask whether it was them", list(guessed)) if len(guessed) else _MANY_SOURCES,
+        limited_by=(summary.by_source,),
+    )
+    by_root = summary.root_without_key
+    hint = _hint("set PermitRootLogin prohibit-password", list(by_root))
+    ctx.check("logins: root by password", by_root.total, equals=0, hint=hint)
+    _report_sources(ctx, summary)
     if limits.hours is not None:
         first, last = limits.hours
-        odd = [item for item in summary.successes if not _within(item.at.hour, first, last)]
-        ctx.check("logins: at odd hours", len(odd), warn_above=0, hint=_hint("ask whether it was them", odd))
+        odd_hours = [hour for hour in sorted(summary.count_by_hour) if not _within(hour, first, last)]
+        odd = [item for hour in odd_hours for item in summary.by_hour[hour]]
+        count = sum(summary.count_by_hour[hour] for hour in odd_hours)
+        ctx.check("logins: at odd hours", count, warn_above=0, hint=_hint("ask whether it was them", odd))
     sudo = summary.sudo_failures()
     users = ", ".join(f"{printable(user)} {count}" for user, count in sudo[:_NAMED] if count >= limits.sudo_failures)
     ctx.check(
@@ -106,30 +131,55 @@ def report_logins(ctx: Context, summary: LoginSummary, since: datetime, limits: 
         sudo[0][1] if sudo else 0,
         warn_above=limits.sudo_failures - 1,
         hint=f"ask whether it was them: {users}" if users else "",
+        limited_by=(summary.pam_failures, summary.sudo_attempts, summary.not_allowed),
     )
-    days = (summary.until - since) / DAY
     for method, count in summary.by_method.top(20):
         ctx.measure("auth_failures_24h", count / days, "", method=printable(method)[:40])
+    ctx.measure("auth_failures_total_24h", summary.failures / days)
     ctx.measure("auth_success_24h", summary.success_count / days)
     ctx.measure("auth_distinct_source_ips", summary.by_source.distinct)
 
 
-def _report_sources(ctx: Context, successes: Sequence[Success]) -> None:
-    """Check for successes from sources that are new; the first complete review only remembers them."""
-    labels = [point.labels for point in ctx.series("login_source")]
-    known = {(found["user"], found["source"], found["key"]) for found in labels}
+def _report_sources(ctx: Context, summary: LoginSummary) -> None:
+    """Check for successes from sources that are new; the first complete review only remembers them.
+
+    Every run records all known logins again, with the time when each was last seen (seconds since 1970), so that a run
+    without logins does not forget them.
+    """
+    known: dict[tuple[str, str, str], float] = {}
+    for point in ctx.series("login_source"):
+        last_seen = point.value if point.value > 1 else point.at.timestamp()  # earlier versions recorded 1
+        identity = (point.labels["user"], point.labels["source"], point.labels["key"])
+        known[identity] = max(known.get(identity, 0.0), last_seen)
     first_review = not ctx.series("reviewed_until", source="logins")
     seen: dict[tuple[str, str, str], Success] = {}
-    for item in successes:
-        user, source, key = item.identity
+    for (user, source, key), item in summary.identities.items():
         seen.setdefault((printable(user), source, key), item)
-    for user, source, key in list(seen)[:_MAX_LEARNED]:
-        ctx.measure("login_source", 1, "", user=user, source=source, key=key)
+    now = summary.until.timestamp()
+    remembered = known | dict.fromkeys(seen, now)
+    recent = sorted(remembered.items(), key=lambda item: (-item[1], item[0]))[:_MOST_KNOWN]
+    for (user, source, key), last_seen in recent:
+        if now - last_seen <= _KNOWN_FOR.total_seconds():
+            ctx.measure("login_source", last_seen, "s", user=user, source=source, key=key)
     if first_review:
         ctx.log(f"logins: {len(seen)} sources of logins remembered; new ones are checked from the next run on")
         return
     new = [item for identity, item in seen.items() if identity not in known]
-    ctx.check("logins: from new sources", len(new), warn_above=0, hint=_hint("ask whether it was them", new))
+    ctx.check(
+        "logins: from new sources",
+        len(new),
+        warn_above=0,
+        hint=_hint("ask whether it was them", new),
+        limited_by=(summary.identities,),
+    )
+
+
+def _usual_limit(earlier: Sequence[Point], now: datetime, usual_days: int, floor: int, times: float) -> float:
+    """Return the highest number a day that does not warn: a multiple of the median, or of the floor without one."""
+    typical = [point.value for point in earlier if now - point.at < timedelta(days=usual_days)]
+    if len(typical) < _MIN_DAYS:
+        return times * floor
+    return max(floor - 1, times * median(typical))
 
 
 def report_log(

@@ -46,7 +46,7 @@ def read_logins(
             "mount the host's /var/log and set targets.host.root, or set the param journal or auth_log",
             cause="not_configured",
         )
-    summary = LoginSummary(now)
+    summary = LoginSummary(now, limits.failures_before_success)
     zone = ZoneInfo(timezone) if timezone else auth_log.zone_of(root)
     found = auth_log.read(path, since, summary, zone)
     ctx.check("logins: log", str(path), equals=str(path))
@@ -61,7 +61,7 @@ def read_logins(
 def _read_journal(
     ctx: Context, places: Sequence[Path], since: datetime, now: datetime, limits: LoginLimits
 ) -> LoginSummary:
-    summary = LoginSummary(now)
+    summary = LoginSummary(now, limits.failures_before_success)
     found = journal.read(places, since, summary, min(ctx.remaining / 2, timedelta(minutes=5)))
     log = ", ".join(str(place) for place in places)
     ctx.check("logins: log", log, equals=log)

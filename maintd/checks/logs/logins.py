@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
-from maintd.checks.logs.bounded_counter import BoundedCounter
+from maintd.job.bounded import BoundedCounter, BoundedDict, BoundedList
 
 SSHD = frozenset({"sshd", "sshd-session", "sshd-auth"})
 """Names of sshd's processes: since OpenSSH 9.8, sshd-session serves a connection."""
@@ -141,7 +141,9 @@ def _name(text: str) -> str:
 
 DAY = timedelta(days=1)
 _CONNECTIONS = 20_000  # remembered, to recognize events of the same connection
-_MOST_SUCCESSES = 1_000
+_LATEST = 20  # successes that are shown
+_SUSPICIOUS = 1_000  # successes that are kept for hints, of each kind
+_IDENTITIES = 5_000  # of different logins in one review
 
 
 @dataclass(frozen=True)
@@ -163,15 +165,26 @@ class Success:
 
 @dataclass
 class LoginSummary:
-    """Counts of login events before `until`, by day, so that limits for a day also apply to longer windows."""
+    """Counts of login events before `until`, by day, so that limits for a day also apply to longer windows.
+
+    Successes are kept by what is checked, so that many ordinary ones do not displace a suspicious one: those after at
+    least `failures_before_success` failures, those of root without a key, and the first of each user, source and key.
+    """
 
     until: datetime
+    failures_before_success: int = 5
     by_source_and_day: BoundedCounter[tuple[str, int]] = field(default_factory=BoundedCounter)  # source, days ago
     by_method: BoundedCounter[str] = field(default_factory=lambda: BoundedCounter(100))
     by_attempt: BoundedCounter[tuple[str, str, str]] = field(default_factory=BoundedCounter)  # source, user, method
     by_source: BoundedCounter[str] = field(default_factory=BoundedCounter)
-    successes: list[Success] = field(default_factory=list)
+    by_day: Counter[int] = field(default_factory=Counter)  # days ago
     success_count: int = 0
+    latest: deque[Success] = field(default_factory=lambda: deque(maxlen=_LATEST))
+    after_failures: BoundedList[Success] = field(default_factory=lambda: BoundedList(_SUSPICIOUS))
+    root_without_key: BoundedList[Success] = field(default_factory=lambda: BoundedList(_SUSPICIOUS))
+    by_hour: dict[int, list[Success]] = field(default_factory=dict)  # hour in UTC; the first few of each
+    count_by_hour: Counter[int] = field(default_factory=Counter)
+    identities: BoundedDict[tuple[str, str, str], Success] = field(default_factory=lambda: BoundedDict(_IDENTITIES))
     # PAM and sudo both log the wrong passwords at sudo and su.
     pam_failures: BoundedCounter[str] = field(default_factory=lambda: BoundedCounter(1000))
     sudo_attempts: BoundedCounter[str] = field(default_factory=lambda: BoundedCounter(1000))
@@ -208,10 +221,15 @@ class LoginSummary:
             for user, _ in counter.top(1000)
         }
         found = [
-            (user, max(self.pam_failures.get(user), self.sudo_attempts.get(user)) + self.not_allowed.get(user))
+            (user, max(self.pam_failures.count(user), self.sudo_attempts.count(user)) + self.not_allowed.count(user))
             for user in users
         ]
         return sorted(found, key=lambda item: (-item[1], item[0]))
+
+    @property
+    def busiest_day(self) -> int:
+        """The number of failures from all sources in the day that has the most."""
+        return max(self.by_day.values(), default=0)
 
     def busiest_sources(self, count: int) -> list[tuple[str, int]]:
         """Return the sources with the most failures in any one day."""
@@ -236,14 +254,26 @@ class LoginSummary:
             self._count(at, attempt, 1)
 
     def _success(self, at: datetime, event: LoginEvent) -> None:
+        failures = self.by_source.count(event.source)
+        success = Success(at, event.user, event.source, event.method, event.key, failures)
         self.success_count += 1
-        if len(self.successes) < _MOST_SUCCESSES:
-            failures = self.by_source.get(event.source)
-            self.successes.append(Success(at, event.user, event.source, event.method, event.key, failures))
+        self.latest.append(success)
+        if failures >= self.failures_before_success:
+            self.after_failures.append(success)
+        if event.user == "root" and event.method != "publickey":
+            self.root_without_key.append(success)
+        self.count_by_hour[at.hour] += 1
+        of_hour = self.by_hour.setdefault(at.hour, [])
+        if len(of_hour) < _LATEST:
+            of_hour.append(success)
+        if success.identity not in self.identities:
+            self.identities.set(success.identity, success)
 
     def _count(self, at: datetime, attempt: tuple[str, str, str], count: int) -> None:
         source, _, method = attempt
-        self.by_source_and_day.add((source, max(0, (self.until - at) // DAY)), count)
+        day = max(0, (self.until - at) // DAY)
+        self.by_day[day] += count
+        self.by_source_and_day.add((source, day), count)
         self.by_source.add(source, count)
         self.by_attempt.add(attempt, count)
         self.by_method.add(method, count)
