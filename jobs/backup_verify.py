@@ -10,7 +10,9 @@ Read-only; nothing is unpacked.
 """
 
 import json
+from collections.abc import Sequence
 from datetime import timedelta
+from os.path import realpath
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +24,7 @@ from maintd.checks.backups.evaluate import BackupSet, Expected, group
 from maintd.checks.backups.stream import ExpansionLimits
 from maintd.checks.backups.verify import BackupVerifier, VerifyOptions, report_metadata
 from maintd.clients.files import shown
-from maintd.job import Context, Duration, JobParams, Size, job
+from maintd.job import Context, Duration, JobParams, Size, TargetError, UnknownNameError, job
 
 
 class Params(JobParams):
@@ -64,35 +66,54 @@ class Params(JobParams):
 
 @job(timeout="2h", repeatable=True, locks={"backups": "shared"}, history_of="job")
 def run(ctx: Context, params: Params) -> None:
-    roots = {"": params.root} if params.root else {name: ctx.target("folders", name).path for name in params.folders}
-    data_devices = [folder.stat().st_dev for folder in params.data]
+    data_devices = devices_of(ctx, params.data)
+    options = verify_options(ctx, params)
     records: list[dict[str, Any]] = []
     try:
-        for name, root in roots.items():
-            with ctx.phase(f"find backups in {shown(root)}"):
-                sets = find_sets(ctx, params, root, name)
-            for backup_set in sets:
-                with ctx.phase(f"{backup_set.name}: check age, size and mode"):
-                    report_metadata(
-                        ctx,
-                        backup_set,
-                        warn_age=params.warn_age,
-                        max_age=params.max_age,
-                        private=params.private,
-                        data_devices=data_devices,
-                    )
-            if params.level != "age":
-                BackupVerifier(ctx, verify_options(params), root.resolve(), records).verify(sets)
+        for name in ("",) if params.root else params.folders:
+            # Each folder is checked by itself: one that is missing does not hide what is in the next.
+            try:
+                root = params.root or ctx.target("folders", name).path
+                verify_folder(ctx, params, options, root, name, data_devices, records)
+            except (TargetError, UnknownNameError) as error:
+                subject = f"backups in {name or shown(params.root)}"
+                ctx.report_error(subject, error, expected="readable")
     finally:
         # Reading takes long: what was read before a failure is kept.
         if records:
             ctx.save("backups-read.json", json.dumps({"backups": records}, indent=1), "application/json")
 
 
+def verify_folder(
+    ctx: Context,
+    params: Params,
+    options: VerifyOptions,
+    root: Path,
+    name: str,
+    data_devices: Sequence[int],
+    records: list[dict[str, Any]],
+) -> None:
+    """Check the backups in one folder. Raises TargetError when the folder cannot be opened."""
+    with ctx.phase(f"find backups in {shown(root)}"):
+        sets = find_sets(ctx, params, root, name)
+    for backup_set in sets:
+        with ctx.phase(f"{backup_set.name}: check age, size and mode"):
+            report_metadata(
+                ctx,
+                backup_set,
+                warn_age=params.warn_age,
+                max_age=params.max_age,
+                private=params.private,
+                data_devices=data_devices,
+            )
+    if params.level != "age":
+        BackupVerifier(ctx, options, Path(realpath(root)), records).verify(sets)
+
+
 def find_sets(ctx: Context, params: Params, root: Path, name: str) -> list[BackupSet]:
     """Find the backups below a folder and group them into sets."""
     subject = f"backups in {name or shown(root)}"
-    found = find_backups(root.resolve(), params.patterns, params.exclude)
+    found = find_backups(Path(realpath(root)), params.patterns, params.exclude, now=ctx.now())
     if found.unread:
         hint = "grant read access, or exclude them by the patterns"
         ctx.unknown(f"{subject}: folders read", f"{len(found.unread)} not: {'; '.join(found.unread[:3])}", hint=hint)
@@ -100,17 +121,34 @@ def find_sets(ctx: Context, params: Params, root: Path, name: str) -> list[Backu
         f"no file in {shown(root)} matches {', '.join(params.patterns)}: "
         "correct the param patterns, or check the job that makes the backups"
     )
-    ctx.require(subject, len(found.backups), at_least=1, hint=hint)
+    ctx.check(subject, len(found.backups), at_least=1, hint=hint)
     return group(found.backups, params.expect)
 
 
-def verify_options(params: Params) -> VerifyOptions:
-    """The options of the verifier. Raises TargetError when the key file cannot be read."""
+def devices_of(ctx: Context, folders: Sequence[Path]) -> list[int]:
+    """The devices of the folders with live data; one that cannot be accessed is unknown."""
+    devices = []
+    for folder in folders:
+        try:
+            devices.append(folder.stat().st_dev)
+        except OSError as error:
+            ctx.unknown(f"data in {shown(folder)}", str(error.strerror), hint="correct the param data")
+    return devices
+
+
+def verify_options(ctx: Context, params: Params) -> VerifyOptions:
+    """The options of the verifier. A key file that cannot be read is unknown, and the rest is verified without it."""
+    identities: tuple[Any, ...] = ()
+    if params.identity:
+        try:
+            identities = read_identities(params.identity)
+        except (TargetError, UnknownNameError) as error:
+            ctx.report_error("identity", error)
     return VerifyOptions(
         level=params.level,
         newest=params.newest,
         older=params.older,
         limits=ExpansionLimits(params.max_plain, params.max_ratio, params.max_members),
-        identities=read_identities(params.identity) if params.identity else (),
+        identities=identities,
         pg_bin=params.pg_bin,
     )

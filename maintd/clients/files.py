@@ -76,8 +76,12 @@ class Tree:
             # The root itself may be a link: it is the operator's setting.
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            cause = "empty" if isinstance(error, FileNotFoundError | NotADirectoryError) else cause_of(error)
-            hint = "correct the path, or mount it into this container" if cause == "empty" else "give read access to it"
+            cause = "not_found" if isinstance(error, FileNotFoundError | NotADirectoryError) else cause_of(error)
+            hint = (
+                "correct the path, or mount it into this container"
+                if cause == "not_found"
+                else "give read access to it"
+            )
             raise TargetError(f"{shown(root)}: {error.strerror}", hint, cause=cause or "failed") from error
         self.device = os.fstat(self._fd).st_dev
         self.unread: list[str] = []

@@ -4,7 +4,7 @@ Returning is success, raising is failure. A module can have a class `Params(JobP
 the job. The file name of the module is the name of the job; there is no registration. Jobs import from this package.
 """
 
-from maintd.errors import JobError, MaintdError, TargetError
+from maintd.errors import JobError, MaintdError, TargetError, UnknownNameError
 from maintd.job.causes import Role
 from maintd.job.context import BudgetSpentError, CheckFailedError, Context, Point
 from maintd.job.criterion import Criterion
@@ -28,6 +28,7 @@ __all__ = [
     "Role",
     "Size",
     "TargetError",
+    "UnknownNameError",
     "format_duration",
     "format_size",
     "job",

@@ -155,7 +155,7 @@ def test_a_checksum_file_covers_the_wal_that_the_manifest_excludes(
     assert sound.check("day1: files unlike their sha256").observed == 0, sound.text()
     check = result.check("day1: files unlike their sha256")
     assert (check.observed, check.status) == (3, CheckStatus.FAIL)  # the WAL, one that is new, one that is missing
-    assert result.measure("backup_verified_level", set="day#") == 0
+    assert result.measure("backup_verified_level", set="day1") == 0
 
 
 @pytest.mark.server
@@ -217,7 +217,9 @@ def test_no_backup_at_all_fails(tmp_path: Path) -> None:
     result = verify(tmp_path)
 
     assert result.outcome == "failed"
-    assert "check the job that makes the backups" in str(result.error)
+    (check,) = result.named("backups in")
+    assert (check.observed, check.status) == (0, CheckStatus.FAIL)
+    assert "check the job that makes the backups" in check.hint
 
 
 def test_an_expected_pattern_without_a_backup_fails(tmp_path: Path) -> None:
@@ -232,7 +234,73 @@ def test_an_expected_pattern_without_a_backup_fails(tmp_path: Path) -> None:
 def test_a_missing_folder_fails_with_a_hint(tmp_path: Path) -> None:
     result = verify(tmp_path / "nowhere")
 
-    assert "mount it into this container" in str(result.error)
+    (check,) = result.named("backups in")
+    assert check.status is CheckStatus.FAIL
+    assert "mount it into this container" in check.hint
+
+
+@pytest.mark.parametrize("first", ["missing", "a file", "a loop", "empty", "not configured", "a link to nothing"])
+def test_a_folder_without_backups_does_not_hide_a_damaged_one_in_the_next(first: str, tmp_path: Path) -> None:
+    a = tmp_path / "a"
+    if first == "a file":
+        a.write_text("x")
+    elif first in ("a loop", "a link to nothing"):
+        a.symlink_to(a if first == "a loop" else tmp_path / "nothing")
+    elif first == "empty":
+        a.mkdir()
+    made.write(tmp_path / "b" / "cut.tar.gz", made.gz(TAR)[:-9])
+    names = ["b"] if first == "not configured" else ["a", "b"]
+    folders = {name: {"path": str(tmp_path / name)} for name in names}
+
+    result = run_job("backup_verify", {"folders": ["a", "b"]}, {"folders": folders})
+
+    assert result.error is None, result.text()
+    assert result.check("backups in a").status in (CheckStatus.FAIL, CheckStatus.UNKNOWN)
+    assert "damaged" in str(result.check("cut.tar.gz: decoded").observed)
+
+
+def test_an_unforeseen_error_in_one_backup_does_not_hide_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maintd.checks.backups import verify as verifying
+
+    really = verifying.read_archive
+
+    def broken(path: Path, **options: Any) -> Any:
+        if path.name == "a.tar.gz":
+            raise ZeroDivisionError("odd")
+        return really(path, **options)
+
+    monkeypatch.setattr(verifying, "read_archive", broken)
+    made.write(tmp_path / "a.tar.gz", made.gz(TAR))
+    made.write(tmp_path / "z.tar.gz", made.gz(TAR)[:-9])
+
+    result = verify(tmp_path)
+
+    assert result.check("a.tar.gz: readable").status is CheckStatus.UNKNOWN
+    assert "damaged" in str(result.check("z.tar.gz: decoded").observed)
+
+
+def test_a_key_or_data_folder_that_cannot_be_read_is_unknown_and_the_rest_is_verified(tmp_path: Path) -> None:
+    made.write(tmp_path / "b" / "a.tar.gz", made.gz(TAR))
+
+    result = verify(tmp_path / "b", identity=str(tmp_path / "nokey"), data=[str(tmp_path / "nodata")])
+
+    assert result.check("identity").status is CheckStatus.UNKNOWN
+    assert result.named("data in")[0].status is CheckStatus.UNKNOWN
+    assert result.check("a.tar.gz: decoded").status is CheckStatus.OK
+
+
+def test_a_guest_whose_backups_ended_fails_beside_one_that_continues(tmp_path: Path) -> None:
+    for guest, days in (("101", 0), ("102", 40)):
+        at = datetime.now(UTC) - timedelta(days=days, hours=1)
+        path = made.write(tmp_path / f"vzdump-lxc-{guest}-{at:%Y_%m_%d-%H_%M_%S}.tar.gz", made.gz(TAR))
+        os.utime(path, (at.timestamp(), at.timestamp()))
+
+    result = verify(tmp_path, level="age")
+
+    assert result.check("vzdump-lxc-101-#.tar.gz: age").status is CheckStatus.OK
+    assert result.check("vzdump-lxc-102-#.tar.gz: age").status is CheckStatus.FAIL
 
 
 @pytest.mark.parametrize(
@@ -296,7 +364,7 @@ def test_a_checksum_detects_two_swapped_backups(tmp_path: Path) -> None:
 
     result = verify(tmp_path)
 
-    assert [check.status for check in result.named("sha256")] == [CheckStatus.FAIL, CheckStatus.FAIL]
+    assert [check.status for check in result.named(": sha256")] == [CheckStatus.FAIL, CheckStatus.FAIL]
 
 
 def test_bit_rot_is_detected_without_a_sha256(tmp_path: Path) -> None:
@@ -365,7 +433,8 @@ def test_folder_targets_are_searched_by_default(tmp_path: Path) -> None:
     missing = run_job("backup_verify", {})
 
     assert result.outcome == "succeeded", result.text()
-    assert "not_configured" in str(getattr(missing.error, "cause", ""))
+    assert (missing.error, missing.outcome) == (None, "unknown")
+    assert "not_configured" in str(missing.check("backups in backups").observed)
 
 
 def test_records_of_read_backups_are_saved(tmp_path: Path) -> None:

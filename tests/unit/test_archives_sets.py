@@ -11,8 +11,16 @@ import pytest
 from support import sample_backups as made
 
 from maintd.checks.backups import evaluate
-from maintd.checks.backups.catalog import Backup, find_backups, path_pattern, recorded_sha256
+from maintd.checks.backups.catalog import (
+    Backup,
+    find_backups,
+    newest_first,
+    path_pattern,
+    recorded_sha256,
+)
 from maintd.checks.backups.evaluate import Expected
+from maintd.job.criterion import Criterion
+from maintd.model.evidence import CheckStatus
 
 NOW = datetime(2026, 3, 2, 3, 0, tzinfo=UTC)
 
@@ -107,12 +115,83 @@ def test_a_copied_file_is_as_old_as_the_date_in_its_name() -> None:
     assert (fresh.created_at, nameless.created_at, nonsense.created_at) == (NOW, NOW, NOW)
 
 
+def age(*backups: Backup) -> list[Criterion]:
+    found = evaluate.BackupSet("a", tuple(newest_first(backups, NOW)), Expected())
+    return evaluate.age_criteria(found, NOW, timedelta(hours=26), timedelta(hours=50))
+
+
 def test_the_age_of_a_backup_with_a_future_time_is_unknown() -> None:
-    criterion = evaluate.age_criterion(
-        backup("a", written=NOW + timedelta(hours=3)), NOW, timedelta(hours=26), timedelta(hours=50)
-    )
+    (criterion,) = age(backup("a", written=NOW + timedelta(hours=3)))
 
     assert "3.0 h in the future" in criterion.unknown
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=6), timedelta(hours=2), timedelta(days=365), timedelta(days=9000)])
+@pytest.mark.parametrize("count", [1, 3])
+def test_backups_from_the_future_do_not_hide_how_old_the_newest_real_one_is(ahead: timedelta, count: int) -> None:
+    real = backup("pg-a.dump", written=NOW - timedelta(days=25))
+    future = [backup(f"pg-{n}.dump", written=NOW + ahead) for n in range(count)]
+
+    real_age, times = age(*future, real)
+
+    assert (real_age.observed, real_age.status) == (timedelta(days=25), CheckStatus.FAIL)
+    assert (times.name, times.status) == ("times", CheckStatus.UNKNOWN)
+    assert "in the future" in times.unknown
+
+
+def test_a_file_with_a_time_in_the_future_is_as_old_as_the_date_in_its_name() -> None:
+    (criterion,) = age(backup("pg-20260301-020000.dump", written=NOW + timedelta(days=300)))
+
+    assert criterion.observed == timedelta(days=1, hours=1)
+
+
+@pytest.mark.parametrize(
+    ("names", "series"),
+    [
+        # a guest's number, an address, a port, a database: names
+        (["vzdump-lxc-101-2026_03_01-02_00_00.tar.gz", "vzdump-lxc-102-2026_03_01-02_00_00.tar.gz"], 2),
+        (["host1001/0200.dump", "host1002/0200.dump"], 2),
+        (["db-10.0.0.11-20260301.sql.gz", "db-10.0.0.12-20260301.sql.gz"], 2),
+        (["shop_5432_20260301.dump", "shop_5433_20260301.dump"], 2),
+        (["mon-server-20260301.tar", "sun-server-20260301.tar"], 2),
+        (["pg-20261399.dump", "pg-20261398.dump"], 2),
+        # dates and times
+        (["shop_2026-03-01_02h00m.Sunday.sql.gz", "shop_2026-02-28_02h01m.Saturday.sql.gz"], 1),
+        (["WeeklyBackup_Monday_February_19_2024.tar", "WeeklyBackup_Sunday_March_1_2026.tar"], 1),
+        (["db_week.09.2026-02-28_06h25m.sql.gz", "db_week.10.2026-03-07_06h25m.sql.gz"], 1),
+        (["dump-1790000000.zip", "dump-1790086400.zip"], 1),
+        (["dump-1790000000123.tar", "dump-1790086400456.tar"], 1),
+        (["shop-Mon.sql.gz", "shop-Tue.sql.gz"], 1),
+        (["shop.2026-03-01T02:00:00Z.tar", "shop.2026-02-28T02:00:00Z.tar"], 1),
+        (["01.03.2026/shop.tar", "28.02.2026/shop.tar"], 1),
+        (["2026-03-01/0200.dump", "2026-03-01/1400.dump"], 1),
+        (["1-Mar-2026.dump", "28-Feb-2026.dump"], 1),
+        (["shop-2026-W09.tar", "shop-2026-W10.tar"], 1),
+        (["shop-2026-02.tar", "shop-2026-03.tar"], 1),
+    ],
+)
+def test_only_dates_and_times_vary_within_a_series(names: list[str], series: int) -> None:
+    assert len({backup(name).series for name in names}) == series
+
+
+@pytest.mark.parametrize(
+    ("name", "at"),
+    [
+        ("vzdump-lxc-101-2026_02_01-02_00_00.tar.gz", (2026, 2, 1, 2, 0, 0)),
+        ("Backup_February_19_2024.tar", (2024, 2, 19, 0, 0, 0)),
+        ("19-Feb-2024.tar", (2024, 2, 19, 0, 0, 0)),
+        ("01.02.2026/shop.tar", (2026, 2, 1, 0, 0, 0)),
+        ("shop-1769911200.tar", (2026, 2, 1, 2, 0, 0)),
+        ("shop-20260101-20260201.tar", (2026, 2, 1, 0, 0, 0)),
+    ],
+)
+def test_the_date_in_a_name_is_read_in_many_forms(name: str, at: tuple[int, ...]) -> None:
+    assert backup(name).named_at == datetime(*at, tzinfo=UTC)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["shop-2026-02.tar", "shop-2026-W05.tar", "shop-Sunday.tar", "shop-101.tar"])
+def test_a_month_a_week_or_a_weekday_is_not_an_age(name: str) -> None:
+    assert backup(name).named_at is None
 
 
 def test_each_expectation_has_its_set_even_when_nothing_matches_it() -> None:
@@ -124,7 +203,7 @@ def test_each_expectation_has_its_set_even_when_nothing_matches_it() -> None:
     assert [(one.name, len(one.backups), one.recurring) for one in found] == [
         ("secrets-*", 1, True),
         ("postgres-*.dump", 0, True),
-        ("pre-rotation-#.tar.gz", 1, False),
+        ("pre-rotation-1.tar.gz", 1, False),
     ]
 
 

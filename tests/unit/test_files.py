@@ -83,7 +83,7 @@ def test_a_root_that_is_not_a_folder_is_an_error_with_a_hint(kind: str, tmp_path
     with pytest.raises(TargetError, match="root") as caught:
         Tree(root)
 
-    assert caught.value.cause == "empty"
+    assert caught.value.cause == "not_found"
     assert "correct the path" in (caught.value.hint or "")
 
 

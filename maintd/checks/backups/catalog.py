@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from maintd.checks.backups.archive import kind_by_name
 from maintd.checks.backups.base_backup import MANIFEST
+from maintd.checks.backups.names import instants, series_of
 from maintd.checks.backups.stream import sha256_of
 from maintd.clients.files import Entry, Tree
 
@@ -17,11 +18,10 @@ _LISTS = ("SHA256SUMS", "SHA256SUMS.txt", "sha256sums.txt", "sha256sum.txt", "ma
 _GNU_LINE = re.compile(r"\\?([0-9a-fA-F]{64})(?: [ *](.+))?")
 _BSD_LINE = re.compile(r"SHA256 \((.+)\) = ([0-9a-fA-F]{64})")
 _LIST_MAX = 16 << 20
-_STAMP = re.compile(r"\d+(?:[-_.:T]*\d+)*Z?")
-_DATE = re.compile(r"(?<!\d)(20\d\d)-?(\d\d)-?(\d\d)(?:[-_T.]?(\d\d)[-:]?(\d\d)[-:]?(\d\d))?(?!\d)")
 
 # The date in a name may be in any time zone, without a time, and hours before the last byte is written.
 _NAME_SLACK = timedelta(hours=36)
+CLOCKS = timedelta(minutes=5)  # tolerated difference between the clocks of two machines
 
 
 @dataclass(frozen=True)
@@ -38,26 +38,28 @@ class Backup:
 
     @property
     def series(self) -> str:
-        """Its path with dates and numbers replaced; equal for all backups of one series."""
-        return _STAMP.sub("#", self.relative)
+        """Its path with dates and times replaced; equal for all backups of one series."""
+        return series_of(self.relative)
 
     @property
     def named_at(self) -> datetime | None:
         """The time in its name, or else in the names of its folders, read as UTC; None without one."""
-        for part in reversed(PurePosixPath(self.relative).parts):
-            for found in _DATE.finditer(part):
-                year, month, day, hour, minute, second = (int(text or 0) for text in found.groups())
-                try:
-                    return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
-                except ValueError:
-                    continue
-        return None
+        return next(instants(self.relative), None)
 
     @property
     def created_at(self) -> datetime:
         """When it was written; or the time in its name when that is much earlier, since then it was copied later."""
         named = self.named_at
         return named if named is not None and named < self.written_at - _NAME_SLACK else self.written_at
+
+    def in_future(self, now: datetime) -> bool:
+        """Whether its time is later than now, so that its age is not known."""
+        return self.created_at > now + CLOCKS
+
+
+def newest_first(backups: Iterable[Backup], now: datetime) -> list[Backup]:
+    """Sort backups by age. Those with a time in the future come last: they must not hide how old the others are."""
+    return sorted(backups, key=lambda one: (not one.in_future(now), one.created_at, one.relative), reverse=True)
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ class Catalog:
     unread: tuple[str, ...]
 
 
-def find_backups(root: Path, patterns: Sequence[str], exclude: Sequence[str] = ()) -> Catalog:
+def find_backups(
+    root: Path, patterns: Sequence[str], exclude: Sequence[str] = (), *, now: datetime | None = None
+) -> Catalog:
     """Find the backups below a folder whose relative path matches a pattern and none of `exclude`.
 
     A base backup is one backup; its files are not found again. Checksum files and links are not backups. patterns: `*`
@@ -98,8 +102,7 @@ def find_backups(root: Path, patterns: Sequence[str], exclude: Sequence[str] = (
     for base, members in inside.items():
         if chosen("/".join(base), base=True) or any(chosen(member.relative, base=True) for member in members):
             backups.append(_folder(root, base, members))
-    backups.sort(key=lambda backup: (backup.created_at, backup.relative), reverse=True)
-    return Catalog(tuple(backups), unread)
+    return Catalog(tuple(newest_first(backups, now or datetime.now(UTC))), unread)
 
 
 def path_pattern(pattern: str) -> re.Pattern[str]:

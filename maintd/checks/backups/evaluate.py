@@ -21,7 +21,6 @@ from maintd.units import Duration, Size
 
 SIZES = 7  # earlier backups whose median size is typical
 FEWEST_SIZES = 3  # earlier backups needed for a typical size
-CLOCKS = timedelta(minutes=5)  # tolerated difference between the clocks of two machines
 
 
 class Expected(BaseModel):
@@ -82,14 +81,25 @@ def select_to_read(found: BackupSet, newest: int, older: int, day: int) -> list[
     return [*found.backups[:newest], *(rest[turn] for turn in turns)]
 
 
-def age_criterion(newest: Backup, now: datetime, warn_age: timedelta, max_age: timedelta) -> Criterion:
-    """Check the age of the newest backup."""
-    age = now - newest.created_at
+def age_criteria(found: BackupSet, now: datetime, warn_age: timedelta, max_age: timedelta) -> list[Criterion]:
+    """Check the age of the newest backup, and that no backup has a time in the future.
+
+    A backup from the future proves nothing about the age, so the newest of the others counts.
+    """
+    newest = found.backups[0]
     hint = f"the newest is {shown(newest.relative)}; check the job that makes the backups"
-    if age < -CLOCKS:
-        ahead = f"the time of {shown(newest.relative)} is {-age.total_seconds() / 3600:.1f} h in the future"
-        return Criterion("age", unknown=ahead, hint="check the clock of the machine that makes the backups")
-    return Criterion("age", max(age, timedelta(0)), at_most=max_age, warn_above=min(warn_age, max_age), hint=hint)
+    criteria = []
+    ahead = [backup for backup in found.backups if backup.in_future(now)]
+    if ahead:
+        hours = max((backup.created_at - now).total_seconds() for backup in ahead) / 3600
+        cause = f"the time of {shown(ahead[0].relative)} is {hours:.1f} h in the future"
+        others = f", and of {len(ahead) - 1} more" if len(ahead) > 1 else ""
+        clock = "check the clock of the machine that makes the backups, then correct the file's time with touch"
+        criteria.append(Criterion("age" if newest in ahead else "times", unknown=cause + others, hint=clock))
+    if newest not in ahead:
+        age = max(now - newest.created_at, timedelta(0))
+        criteria.insert(0, Criterion("age", age, at_most=max_age, warn_above=min(warn_age, max_age), hint=hint))
+    return criteria
 
 
 def metadata_criteria(

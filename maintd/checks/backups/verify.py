@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +21,7 @@ from maintd.checks.backups.evaluate import BackupSet
 from maintd.checks.backups.pg_tools import pg_restore, pg_verifybackup
 from maintd.checks.backups.stream import DamagedError, ExpansionLimits, sha256_of
 from maintd.clients.files import shown
-from maintd.errors import JobError, TargetError
+from maintd.errors import JobError, MaintdError, TargetError
 from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
 
@@ -48,7 +49,7 @@ def report_metadata(
     ctx.log(f"{name}: {count} backup{'' if count == 1 else 's'}, the newest is {shown(newest.relative)}")
     if backup_set.recurring:
         limits = expected.warn_age or warn_age, expected.max_age or max_age
-        ctx.report([evaluate.age_criterion(newest, ctx.now(), *limits)], name)
+        ctx.report(evaluate.age_criteria(backup_set, ctx.now(), *limits), name)
     sizes = [point.value for point in ctx.series("backup_bytes", set=name)]
     ctx.report(evaluate.metadata_criteria(backup_set, sizes, private=private, data=data_devices), name)
     ctx.measure("backup_age_seconds", (ctx.now() - newest.created_at).total_seconds(), "s", set=name)
@@ -120,9 +121,16 @@ class BackupVerifier:
                 self._ctx.unknown(f"{subject}: readable", "it was deleted during the run", hint=hint)
             except PermissionError as error:
                 self._ctx.unknown(f"{subject}: readable", str(error.strerror), hint="grant this process read access")
+            except MaintdError as error:
+                self._ctx.unknown(f"{subject}: readable", error.message, hint=error.hint or "see its log")
             except OSError as error:
                 hint = "the disk may be failing: see dmesg" if error.errno == errno.EIO else "check the file system"
                 self._ctx.fail(f"{subject}: readable", str(error.strerror), expected="readable", hint=hint)
+            except Exception as error:  # noqa: BLE001 - one backup must not keep the next ones from being read
+                cause = f"{type(error).__name__}: {error}"[:300]
+                hint = "this is an error in maintd: report it, and verify the backup with its own tool"
+                self._ctx.unknown(f"{subject}: readable", shown(cause), hint=hint)
+                self._ctx.log(traceback.format_exc())
             else:
                 return LEVELS.index(self._options.level) if passed else 0
         return 0
