@@ -63,6 +63,7 @@ check: $(VENV)/dev $(DESCRIPTIONS) ## check formatting, lint rules, types, impor
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/mypy --explicit-package-bases jobs
+	@$(BIN)/mypy tests/endurance
 	@$(BIN)/lint-imports
 	@$(BIN)/pytest -q tests/docs
 

@@ -31,7 +31,9 @@ def main() -> int:
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that every process is stopped
     deadline = time.monotonic() + given.minutes * 60
-    seed, outcomes, kinds = given.seed, [], ["postgres", "sqlite"] if given.kind == "both" else [given.kind]
+    seed = given.seed
+    outcomes: list[Outcome] = []
+    kinds = ["postgres", "sqlite"] if given.kind == "both" else [given.kind]
     while time.monotonic() < deadline:
         kind = kinds[len(outcomes) % len(kinds)]
         seconds = min(given.round, max(10.0, deadline - time.monotonic()))

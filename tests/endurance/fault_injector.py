@@ -226,7 +226,7 @@ class FaultInjector:
         return ""
 
     def cut_network(self, draw: random.Random) -> str:
-        cable = f"v{self._world.nodes[1].prefix[3]}"
+        cable = f"v{self._cluster.nodes[1].prefix[3]}"
         subprocess.run(["ip", "link", "set", cable, "down"], check=True)
         time.sleep(draw.choice([1, 3, STOPPED, STOPPED]))
         subprocess.run(["ip", "link", "set", cable, "up"], check=True)
