@@ -9,14 +9,15 @@ are regular expressions, searched in each line.
 
 maintd does not know what the program does, so a run is never retried automatically (`retries` has no effect). Write a
 job of ten lines for a program that may be repeated, with `@job(repeatable=True)` and `maintd.clients.shell`. Pass
-secrets by `env` or `stdin`: every user of the machine can read the arguments of a running program.
+secrets by `env` or `stdin`, which are never recorded or shown, and hidden in the output if they are 8 characters or
+longer: every user of the machine can read the arguments of a running program.
 """
 
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from maintd.clients import shell
 from maintd.clients.program_output import Number, OutputExcerpt, OutputSearch, Pattern
@@ -30,9 +31,9 @@ class Params(JobParams):
     """The program and its arguments, as a list. With `shell`, one text for `/bin/sh -c`."""
     shell: bool = False
     """Run the text by /bin/sh, for pipes, redirections and variables."""
-    env: dict[str, str] = {}
+    env: dict[str, SecretStr] = {}
     """Added to the environment. `${NAME}` and `${file:/run/secrets/x}` are resolved when the job runs."""
-    stdin: str = ""
+    stdin: SecretStr = SecretStr("")
     """The program's standard input; empty by default."""
     cwd: Path | None = None
     """Working directory; by default maintd's."""
@@ -77,7 +78,8 @@ def run(ctx: Context, params: Params) -> None:
     variables = {"MAINTD_RUN_ID": str(ctx.run_id), "MAINTD_ENTRY": ctx.entry}
     if ctx.due_at is not None:
         variables["MAINTD_DUE_AT"] = ctx.due_at.isoformat()
-    command = shell.Command(params.argv, params.cwd, {**variables, **params.env}, params.stdin, params.shell)
+    variables |= {name: value.get_secret_value() for name, value in params.env.items()}
+    command = shell.Command(params.argv, params.cwd, variables, params.stdin.get_secret_value(), params.shell)
     with ctx.phase("find the program"):
         argv = shell.resolve_argv(command)
     search = OutputSearch(

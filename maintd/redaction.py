@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
-from urllib.parse import quote, unquote_plus
+from urllib.parse import quote, unquote, unquote_plus
 
 MASK = "***"
 
@@ -16,6 +16,9 @@ SHORTEST = 4
 
 SHORTEST_LINE = 8
 """Characters of one line of a secret of several lines, for the same reason."""
+
+LONGEST_WHOLE = 16_384
+"""Characters; of a longer secret the escaped and encoded forms are not searched for, only its lines."""
 
 MAX_LINES = 2000
 """Lines of one secret that are searched for one by one."""
@@ -37,8 +40,11 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 _ASSIGNMENT = re.compile(r"[ \t]*(=|:)[ \t]*")
 _AFTER_NAME = re.compile(r"(?:\\?[\"'])?(?=[ \t]*[=:])")
 _PLAIN_VALUE = re.compile(r"[^\s\"']+(?:[\"'](?![,}\])\s]|$)[^\s\"']*)*")
+_DOUBLE_QUOTE = re.compile(r"\\?\"")
 _SCHEME = re.compile(r"(?i)(?:bearer|basic|token|digest|negotiate)[ \t]+")
-_PEM = re.compile(r"(-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----).*?(?:(-----END [A-Z0-9 ]*PRIVATE KEY-----)|\Z)", re.DOTALL)
+_PEM = re.compile(
+    r"(-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----)(.*?)(?:(-----END [A-Z0-9 ]*PRIVATE KEY-----)|\Z)", re.DOTALL
+)
 
 
 def is_secret_name(name: str) -> bool:
@@ -52,16 +58,19 @@ def mask_text(text: str) -> str:
     `postgres://op:a/b@c@db/x` → `postgres://op:***@db/x`; `password = 'a b'` → `password = ***`; also in queries of
     URLs, headers, JSON, and private keys.
     """
-    if "PRIVATE KEY" in text:
-        text = _PEM.sub(lambda found: f"{found[1]} {MASK} {found[2] or ''}".rstrip(), text)
-    parts, at = [], 0
-    while (found := _URL.search(text, at)) is not None:
-        ending = _URL_END.search(text, found.end())
-        end = len(text) if ending is None else ending.start()
-        url = found[0] + _mask_url(found[0][:-3].lower(), text[found.end() : end])
-        parts += [_mask_named(text[at : found.start()]), url]
-        at = end
-    return "".join([*parts, _mask_named(text[at:])])
+    return _Masker().text(text)
+
+
+def secrets_in(text: str) -> set[str]:
+    """The secrets that `mask_text` masks in a text, as they are and with their quotes and escapes removed."""
+    masker = _Masker()
+    masker.text(text)
+    found = set(masker.found)
+    for secret in masker.found:
+        found.add(unquote(secret))
+        if secret.lstrip("\\")[:1] in ("'", '"'):
+            found.add(re.sub(r"\\(.)", r"\1", secret.strip("\\'\"")))
+    return found
 
 
 def mask_values(value: Any, name: str = "") -> Any:
@@ -98,39 +107,94 @@ def _forms(secret: str) -> Iterator[str]:
     stripped = secret.strip()
     if len(stripped) < SHORTEST:
         return
-    yield from (secret, stripped)
-    yield json.dumps(stripped)[1:-1]
-    yield json.dumps(stripped, ensure_ascii=False)[1:-1]
-    if len(stripped) >= SHORTEST_LINE:
-        yield from (quote(stripped), quote(stripped, safe=""))
-        yield base64.b64encode(secret.encode()).decode().rstrip("=")
+    yield stripped
     if "\n" in stripped:
         for line in stripped.splitlines()[:MAX_LINES]:
             line = line.strip()
             if len(line) >= SHORTEST_LINE and not line.startswith("-----"):
                 yield line
+    if len(stripped) > LONGEST_WHOLE:
+        return
+    yield json.dumps(stripped)[1:-1]
+    yield json.dumps(stripped, ensure_ascii=False)[1:-1]
+    if len(stripped) >= SHORTEST_LINE:
+        yield from (quote(stripped), quote(stripped, safe=""))
+        yield base64.b64encode(secret.encode()).decode().rstrip("=")
 
 
 def _is_reference(text: str) -> bool:
     return re.fullmatch(r"(?:\$\{[^}]+\})+", text) is not None
 
 
-# --- URLs ---
+class _Masker:
+    """Masks one text; `found` are the secrets that were in it."""
 
+    def __init__(self) -> None:
+        self.found: list[str] = []
 
-def _mask_url(scheme: str, rest: str) -> str:
-    """What follows `scheme://`, with its user information and its query masked."""
-    before = ""
-    end = _userinfo_end(rest)
-    if end >= 0:
-        user, colon, password = rest[:end].partition(":")
-        if colon and (password or user):
-            before = f"{user}:{MASK}@" if password else f"{MASK}:@"
-        elif user:
-            before = f"{user}@" if scheme.startswith(_USER_IS_NO_SECRET) else f"{MASK}@"
-        rest = rest[end + 1 :]
-    head, mark, query = _split_first(rest, "?#")
-    return before + head + mark + re.sub(r"[^&;#?]+", lambda pair: _mask_pair(pair[0]), query)
+    def text(self, text: str) -> str:
+        if "PRIVATE KEY" in text:
+            text = _PEM.sub(self._key, text)
+        parts, at = [], 0
+        while (found := _URL.search(text, at)) is not None:
+            ending = _URL_END.search(text, found.end())
+            end = len(text) if ending is None else ending.start()
+            url = found[0] + self._url(found[0][:-3].lower(), text[found.end() : end])
+            parts += [self._named(text[at : found.start()]), url]
+            at = end
+        return "".join([*parts, self._named(text[at:])])
+
+    def _mask(self, secret: str) -> str:
+        if secret.strip("\\'\"") != MASK:
+            self.found.append(secret)
+        return MASK
+
+    def _key(self, found: re.Match[str]) -> str:
+        return f"{found[1]} {self._mask(found[2].strip())} {found[3] or ''}".rstrip()
+
+    def _url(self, scheme: str, rest: str) -> str:
+        """What follows `scheme://`, with its user information and its query masked."""
+        before = ""
+        end = _userinfo_end(rest)
+        if end >= 0:
+            user, _, password = rest[:end].partition(":")
+            if password:
+                before = f"{user}:{self._mask(password)}@"
+            elif user and not scheme.startswith(_USER_IS_NO_SECRET):
+                before = f"{self._mask(user)}{':' if ':' in rest[:end] else ''}@"
+            else:
+                before = rest[: end + 1]
+            rest = rest[end + 1 :]
+        head, mark, query = _split_first(rest, "?#")
+        return before + head + mark + re.sub(r"[^&;#?]+", lambda pair: self._pair(pair[0]), query)
+
+    def _pair(self, pair: str) -> str:
+        name, equals, value = pair.partition("=")
+        return f"{name}={self._mask(value)}" if equals and value and is_secret_name(unquote_plus(name)) else pair
+
+    def _named(self, text: str) -> str:
+        """`name = value`, `name: value` and `"name": "value"` with the values of secret names masked."""
+        if "=" not in text and ":" not in text:
+            return text
+        parts, at = [], 0
+        for name in _NAME.finditer(text):
+            if name.start() < at or not is_secret_name(name[0]):
+                continue
+            quoted = _AFTER_NAME.match(text, name.end())
+            assigned = _ASSIGNMENT.match(text, name.end() if quoted is None else quoted.end())
+            if assigned is None or text.startswith("//", assigned.end()):
+                continue
+            start, end = _value(text, assigned.end())
+            if assigned[1] == ":" and not _is_field(text, name, quoted, assigned, start):
+                continue
+            if end > start and not text.startswith("${", start):
+                mark = _DOUBLE_QUOTE.match(text, start)  # JSON stays JSON
+                if mark is None and quoted is not None and quoted[0]:
+                    continue  # a number, true, a list
+                masked = self._mask(text[start:end])
+                parts += [text[at:start], masked if mark is None else mark[0] + masked + mark[0]]
+                at = end
+        return "".join([*parts, text[at:]])
 
 
 def _userinfo_end(rest: str) -> int:
@@ -147,38 +211,9 @@ def _userinfo_end(rest: str) -> int:
     return host_and_path.rfind("@") if "@" in host_and_path else rest.rfind("@")
 
 
-def _mask_pair(pair: str) -> str:
-    name, equals, value = pair.partition("=")
-    return f"{name}={MASK}" if equals and value and is_secret_name(unquote_plus(name)) else pair
-
-
 def _split_first(text: str, marks: str) -> tuple[str, str, str]:
     found = re.search(f"[{re.escape(marks)}]", text)
     return (text, "", "") if found is None else (text[: found.start()], found[0], text[found.end() :])
-
-
-# --- names and values ---
-
-
-def _mask_named(text: str) -> str:
-    """`name = value`, `name: value` and `"name": "value"` with the values of secret names masked."""
-    if "=" not in text and ":" not in text:
-        return text
-    parts, at = [], 0
-    for name in _NAME.finditer(text):
-        if name.start() < at or not is_secret_name(name[0]):
-            continue
-        quoted = _AFTER_NAME.match(text, name.end())
-        assigned = _ASSIGNMENT.match(text, name.end() if quoted is None else quoted.end())
-        if assigned is None or text.startswith("//", assigned.end()):
-            continue
-        start, end = _value(text, assigned.end())
-        if assigned[1] == ":" and not _is_field(text, name, quoted, assigned, start):
-            continue
-        if end > start and text[start:end] != MASK and not text.startswith("${", start):
-            parts += [text[at:start], MASK]
-            at = end
-    return "".join([*parts, text[at:]])
 
 
 def _is_field(

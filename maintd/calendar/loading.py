@@ -18,6 +18,7 @@ from maintd.config.settings import Settings
 from maintd.config.trust import require_trusted
 from maintd.config.yaml_tree import MappingNode, Node, ScalarNode, YamlError, parse_yaml, read_text
 from maintd.errors import CalendarError
+from maintd.job.secret_params import ALL_SECRET, collect_into, without_secrets
 from maintd.model.entry import Entry, Policy, StepPlan
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.target import Targets
@@ -42,6 +43,7 @@ class Calendar:
     warnings: tuple[str, ...] = ()
     broken: dict[str, str] = field(default_factory=dict)
     digest: str = ""  # sha256 of the text, in hex
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)  # of params, by reference
 
 
 def calendar_path(settings: Settings) -> Path:
@@ -109,6 +111,8 @@ def parse_calendar(
     read = _entries(scope, root, fields.get("entries"), defaults, jobs, validate_all, now)
     if problems.errors:
         raise CalendarError(problems.lines())
+    secrets: dict[str, str] = {}
+    read = [_without_secrets(entry, jobs, secrets) for entry in read]
     broken = {entry.name: why for entry in read if entry.enabled and (why := _broken(entry, jobs))}
     return Calendar(
         path=Path(name),
@@ -118,6 +122,7 @@ def parse_calendar(
         warnings=tuple(problems.warning_lines()),
         broken=broken,
         digest=hashlib.sha256(text.encode()).hexdigest(),
+        secrets=secrets,
     )
 
 
@@ -180,6 +185,19 @@ def _entries(
         params.validate(validate_all)
     check_entries(scope, read, now)
     return [each.entry for each in read if each.entry is not None]
+
+
+def _without_secrets(entry: Entry, jobs: Jobs, secrets: dict[str, str]) -> Entry:
+    steps = []
+    for step in entry.steps:
+        job = jobs[step.job]
+        if step.params:
+            # Which params of a broken job are secret is not known.
+            schema = job.params_schema if isinstance(job, JobDescription) else ALL_SECRET
+            reference = collect_into(secrets, f"{entry.name}.{step.name}")
+            step = step.model_copy(update={"params": without_secrets(step.params, schema, reference)})
+        steps.append(step)
+    return entry.model_copy(update={"steps": tuple(steps)})
 
 
 def _broken(entry: Entry, jobs: Jobs) -> str:

@@ -57,7 +57,7 @@ def run_command(
         app.note(line)
     given = params(pairs)
     registry = app.registry()
-    entry, targets = _entry(app, registry, name, given)
+    entry, targets, secrets = _entry(app, registry, name, given)
     store = None if no_store else _open(app)
 
     def print_report(step: str, attempt: int, item: object) -> None:
@@ -74,6 +74,7 @@ def run_command(
             store=store,
             clock=SystemClock(),
             params=given,
+            secrets=secrets,
             dry_run=dry_run,
             requested_by=current_user(),
             why=why,
@@ -102,8 +103,13 @@ def _open(app: App) -> Store | None:
         return None
 
 
-def _entry(app: App, registry: JobRegistry, name: str, given: Mapping[str, Any]) -> tuple[Entry, Targets]:
-    """The entry, whose params are valid, and the targets. With a broken calendar, only jobs are known."""
+def _entry(
+    app: App, registry: JobRegistry, name: str, given: Mapping[str, Any]
+) -> tuple[Entry, Targets, Mapping[str, str]]:
+    """The entry, whose params are valid, the targets, and the calendar's secrets.
+
+    With a broken calendar, only jobs are known.
+    """
     from maintd.calendar import entry_for_job
     from maintd.model.job import BrokenJob, JobDescription
     from maintd.operations.params import with_params
@@ -129,7 +135,7 @@ def _entry(app: App, registry: JobRegistry, name: str, given: Mapping[str, Any])
     if problems:
         raise UsageError("\n".join(problems), f"see: maintd jobs show {steps[0].job}")
     targets = app.settings.targets if calendar is None else calendar.targets.merged(app.settings.targets)
-    return entry, targets
+    return entry, targets, {} if calendar is None else calendar.secrets
 
 
 def _calendar(app: App, registry: JobRegistry) -> Calendar | None:

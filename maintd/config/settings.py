@@ -114,6 +114,11 @@ class Settings(BaseSettings):
         return self.state_dir / "artifacts"
 
     @property
+    def secrets_dir(self) -> Path:
+        """The folder for secrets that were given for one run, until it has ended."""
+        return self.state_dir / "secrets"
+
+    @property
     def spool_dir(self) -> Path:
         """The folder for updates of runs that could not be written to the store yet."""
         return self.state_dir / "spool"

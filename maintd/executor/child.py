@@ -33,9 +33,7 @@ from maintd.job.loader import open_job
 from maintd.job.references import referenced_values, resolve_references
 from maintd.model.evidence import LogLine
 from maintd.model.target import secrets_of
-
-SECRET_LENGTH = 4
-"""A shorter text is not hidden in the log: it occurs in too many other words."""
+from maintd.redaction import SHORTEST_LINE, forms_of, is_secret_name
 
 TRACEBACK_LENGTH = 20_000
 
@@ -147,7 +145,8 @@ class _Attempt:
         """Import the job, run it and report how it ended; whether it returned."""
         order = self._order
         os.environ.update(order.environ)
-        self._send(Began(pid=os.getpid(), secrets=tuple(_secrets(order))))
+        self._secrets = tuple(_secrets(order))
+        self._send(Began(pid=os.getpid(), secrets=self._secrets))
         try:
             self._run_job(order)
         except BaseException as error:  # noqa: BLE001 - the border: whatever the job raises becomes the outcome
@@ -164,8 +163,8 @@ class _Attempt:
         else:
             self._job.activate()
             function, params_type = self._job.run, self._job.params
-        params = params_type.model_validate(resolve_references(order.params, os.environ))
-        function(Context(order.info, cache(lambda: targets_of(order)), self._send, self._log), params)
+        params = params_type.model_validate(resolve_references(order.params, os.environ, order.secrets))
+        function(Context(order.info, cache(lambda: targets_of(order)), self._send, self._log, self._secrets), params)
 
     def _log(self, text: str) -> None:
         at = datetime.now(UTC)
@@ -209,13 +208,22 @@ class _Attempt:
 
 def _secrets(order: AttemptOrder) -> list[str]:
     """Return the texts to keep out of the log, the longest first."""
-    if not order.has_secrets:
-        return []
-    targets = targets_of(order)
-    found = {*secrets_of(targets)} | referenced_values(order.params, os.environ)
-    for kind in type(targets).model_fields:
-        found |= referenced_values({n: dict(t) for n, t in targets.of(kind).items()}, os.environ)
-    return sorted((text for text in found if len(text) >= SECRET_LENGTH), key=len, reverse=True)
+    found = {value for name, value in os.environ.items() if is_secret_name(name)}
+    if order.has_secrets:
+        targets = targets_of(order)
+        found |= {*secrets_of(targets)} | referenced_values(order.params, os.environ, _to_hide(order.secrets))
+        for kind in type(targets).model_fields:
+            found |= referenced_values({n: dict(t) for n, t in targets.of(kind).items()}, os.environ)
+    return forms_of(found)
+
+
+def _to_hide(secrets: Mapping[str, str]) -> dict[str, str]:
+    """Leave out words such as `prod`: a short value is hidden only if it has the name of a secret."""
+    return {
+        name: secret
+        for name, secret in secrets.items()
+        if len(secret) >= SHORTEST_LINE or is_secret_name(name.rpartition(".")[2])
+    }
 
 
 def _reason(error: BaseException, path: Path) -> str:

@@ -36,6 +36,7 @@ class AttemptOrder:
     targets: bytes  # pickled by themselves, since most jobs use none
     has_secrets: bool  # the targets or the params hold secrets, or references to some
     environ: Mapping[str, str] = field(default_factory=dict)  # added to the child's: MAINTD_RUN_ID and the like
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)  # of the calendar, by name
 
 
 def targets_of(order: AttemptOrder) -> Targets:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -23,6 +23,7 @@ from maintd.executor.outcome import StopKind
 from maintd.executor.run_context import Jobs, RunContext
 from maintd.executor.run_supervisor import RunSupervisor
 from maintd.executor.run_view import RunView
+from maintd.job.secret_params import discard
 from maintd.model.run import Run
 from maintd.model.run_updates import RunRequeued, RunUpdate
 from maintd.model.target import Targets
@@ -69,6 +70,7 @@ class ClaimedRuns:
         *,
         jobs: Callable[[], Jobs],
         targets: Callable[[], Targets],
+        secrets: Callable[[], Mapping[str, str]] = dict,
         incarnation: str,
         preload: Callable[[], Preload],
         spares: int = 0,
@@ -80,6 +82,7 @@ class ClaimedRuns:
         self._clock = clock
         self._jobs = jobs
         self._targets = targets
+        self._secrets = secrets
         self._incarnation = incarnation
         self._on_change = on_change
         self.fork_client = ForkClient(settings.state_dir, settings.grace, preload, spares)
@@ -158,6 +161,7 @@ class ClaimedRuns:
             now=self.now,
             jobs=self._jobs,
             targets=self._targets,
+            secrets=self._secrets,
             draining=lambda: self.draining,
         )
         try:
@@ -169,6 +173,8 @@ class ClaimedRuns:
             elif isinstance(end, RunRequeued):
                 log.info("run_requeued", run=run.id, entry=run.entry, reason=end.reason)
             else:
+                for step in run.plan:
+                    discard(step.params, self._settings.secrets_dir)
                 log.info("run_ended", run=run.id, entry=run.entry, state=end.state, reason=end.reason or None)
         finally:
             claimed.cancel.close()

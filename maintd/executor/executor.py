@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 
 import structlog
@@ -45,6 +45,7 @@ class LocalExecutor:
         *,
         jobs: Callable[[], Jobs],
         targets: Callable[[], Targets],
+        secrets: Callable[[], Mapping[str, str]] = dict,
         incarnation: str,
         calendar_jobs: Callable[[], Iterable[str]] = tuple,
     ) -> None:
@@ -65,6 +66,7 @@ class LocalExecutor:
             clock,
             jobs=jobs,
             targets=targets,
+            secrets=secrets,
             incarnation=incarnation,
             preload=self._preload,
             spares=min(settings.slots, MOST_SPARES),

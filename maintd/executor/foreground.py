@@ -25,11 +25,12 @@ from maintd.executor.fork_client import Preload
 from maintd.executor.outcome import StopKind
 from maintd.executor.run_context import Jobs, imports_of
 from maintd.executor.run_view import RunView
+from maintd.job.secret_params import collect_into
 from maintd.model.entry import Entry
 from maintd.model.job import JobDescription
 from maintd.model.run import NewRun, Run, RunState, Trigger
 from maintd.model.target import Targets
-from maintd.operations.params import with_params
+from maintd.operations.params import plan_with_params
 from maintd.store import Store
 
 log = structlog.get_logger()
@@ -46,6 +47,7 @@ def run_here(
     store: Store | None,
     clock: Clock,
     params: Mapping[str, Any],
+    secrets: Mapping[str, str] | None = None,
     dry_run: bool,
     requested_by: str,
     why: str,
@@ -57,18 +59,22 @@ def run_here(
     and the update or item of evidence. Ctrl-C or SIGTERM cancels, a second one kills at once. Without a store that can
     be reached, the run is not recorded.
 
+    `secrets` are those of the calendar.
+
     Raises UsageError for params that are invalid, RefusedError when a run of the entry is under way.
     """
+    known: dict[str, str] = dict(secrets or {})
     described = {name: job for name, job in jobs.items() if isinstance(job, JobDescription)}
+    plan, given = plan_with_params(entry, params, described, collect_into(known, f"here.{entry.name}"))
     requested = NewRun(
         entry=entry.name,
         title=entry.title,
         trigger=Trigger.MANUAL,
         state=RunState.QUEUED,
         not_before=clock.now(),
-        plan=with_params(entry, params, described),
+        plan=plan,
         policy=entry.policy,
-        params=dict(params),
+        params=given,
         requested_by=requested_by,
         why=why,
         dry_run=dry_run,
@@ -85,6 +91,7 @@ def run_here(
             clock,
             jobs=lambda: jobs,
             targets=lambda: targets,
+            secrets=lambda: known,
             incarnation=incarnation,
             preload=lambda: Preload(imports),
         )

@@ -16,6 +16,7 @@ from maintd.executor.cancellation import CancelToken
 from maintd.executor.child_protocol import AttemptOrder
 from maintd.executor.fork_client import ForkClient
 from maintd.job.context import AttemptInfo, Point
+from maintd.job.secret_params import used_secrets
 from maintd.model.entry import LockMode
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.run import Run, RunSummary
@@ -67,6 +68,7 @@ class RunContext:
     jobs: Callable[[], Jobs]
     targets: Callable[[], Targets]
     draining: Callable[[], bool]  # whether this node is about to stop
+    secrets: Callable[[], Mapping[str, str]] = dict  # of the active calendar, by name
 
     def acquire_locks(self, step: str, wanted: Mapping[str, LockMode]) -> list[LockHolder]:
         """Acquire all or none; return the holders that prevent it. Raises RefusedError when the claim is over."""
@@ -115,7 +117,15 @@ class RunContext:
         )
         targets = self.targets()
         has_secrets = targets != Targets() or "${" in str(plan.params)
-        return AttemptOrder(job.path, plan.params, info, pickle.dumps(targets), has_secrets, environ)
+        return AttemptOrder(
+            job.path,
+            plan.params,
+            info,
+            pickle.dumps(targets),
+            has_secrets,
+            environ,
+            used_secrets(plan.params, self.secrets()),
+        )
 
     def _series(self, step: str, job: JobDescription) -> dict[str, tuple[Point, ...]]:
         """Return the earlier measures that the job gets, by name, oldest first."""

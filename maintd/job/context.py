@@ -10,14 +10,13 @@ import hashlib
 import itertools
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from maintd.errors import JobError, MaintdError, TargetError, UnknownNameError
 from maintd.job.bounded import Bounded
@@ -35,12 +34,14 @@ from maintd.model.evidence import (
     Report,
     Scalar,
 )
+from maintd.redaction import MASK
 from maintd.units import format_size
 
 if TYPE_CHECKING:
     from maintd.model.target import Target, Targets
 
 T = TypeVar("T")
+_CHUNK = 1 << 20
 PROGRESS_EVERY = 0.2  # seconds; a reader sees no more, and more would flood the pipe
 
 
@@ -120,11 +121,14 @@ class Context:
         targets: Callable[[], Targets],
         send: Callable[[Report], None],
         log: Callable[[str], None],
+        secrets: Sequence[str] = (),
     ) -> None:
+        """`secrets` are redacted in artifacts, see `maintd.redaction.forms_of`."""
         self._attempt = attempt
         self._targets = targets
         self._send = send
         self._log = log
+        self._secrets = [secret.encode() for secret in secrets]
         self._budget = dict(attempt.budget)
         self._spent: dict[str, int] = {}
         self._change_numbers = itertools.count(1)
@@ -420,11 +424,14 @@ class Context:
             self._spent[key] = self._spent.get(key, 0) + amount
 
     def save(self, name: str, content: str | bytes, media_type: str = "text/plain; charset=utf-8") -> Artifact:
-        """Keep content as an artifact of the run, with its sha256; written atomically."""
-        data = content.encode() if isinstance(content, str) else content
+        """Keep content as an artifact of the run, with its sha256; written atomically.
+
+        Known secrets in it are redacted.
+        """
+        data = self._redacted(content.encode() if isinstance(content, str) else content)
         path = self._artifact_path(name)
         part = path.with_name(path.name + ".part")
-        with part.open("wb") as file:
+        with _create(part) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -432,15 +439,29 @@ class Context:
         return self._keep(name, path, media_type)
 
     def keep(self, source: Path, name: str | None = None, media_type: str = "application/octet-stream") -> Artifact:
-        """Keep a copy of a file as an artifact of the run."""
+        """Keep a copy of a file as an artifact of the run; known secrets in it are redacted."""
         path = self._artifact_path(name or source.name)
-        shutil.copyfile(source, path)
+        longest = max((len(secret) for secret in self._secrets), default=0)
+        with source.open("rb") as original, _create(path) as copy:
+            rest = b""
+            while chunk := original.read(_CHUNK):
+                data = self._redacted(rest + chunk)
+                cut = max(len(data) - longest, 0)  # a secret can continue in the next chunk
+                copy.write(data[:cut])
+                rest = data[cut:]
+            copy.write(self._redacted(rest))
         return self._keep(name or source.name, path, media_type)
+
+    def _redacted(self, data: bytes) -> bytes:
+        for secret in self._secrets:
+            if secret in data:
+                data = data.replace(secret, MASK.encode())
+        return data
 
     def _artifact_path(self, name: str) -> Path:
         if Path(name).name != name or name.startswith("."):
             raise JobError(f'artifact name "{name}" is not a plain file name')
-        self._attempt.artifacts_dir.mkdir(parents=True, exist_ok=True)
+        self._attempt.artifacts_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
         return self._attempt.artifacts_dir / name
 
     def _keep(self, name: str, path: Path, media_type: str) -> Artifact:
@@ -467,3 +488,11 @@ _SEVERITY = {CheckStatus.OK: 0, CheckStatus.WARN: 1, CheckStatus.UNKNOWN: 2, Che
 
 def _text_of(error: Exception) -> str:
     return error.message if isinstance(error, MaintdError) else f"{type(error).__name__}: {error}"
+
+
+def _create(path: Path) -> BinaryIO:
+    """A new file that its owner can write and its group can read."""
+    path.unlink(missing_ok=True)
+    file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640), "wb")
+    os.fchmod(file.fileno(), 0o640)
+    return file

@@ -1,4 +1,8 @@
-"""References `${NAME}` and `${file:/run/secrets/x}` in params and targets. Only the child process resolves them."""
+"""References `${NAME}` and `${file:/run/secrets/x}` in params and targets. Only the child process resolves them.
+
+A third kind, `${secret:ENTRY.STEP.PARAM}`, refers to a secret that the calendar has in plain text, see
+`maintd.job.secret_params`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from pydantic import BaseModel, SecretStr
 
 from maintd.errors import JobError
 
-_REFERENCE = re.compile(r"\$\{(?:file:[^}]+|[A-Za-z_][A-Za-z0-9_]*)\}")
+_REFERENCE = re.compile(r"\$\{(?:(?:file|secret):[^}]+|[A-Za-z_][A-Za-z0-9_]*)\}")
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -23,35 +27,38 @@ def has_reference(value: Any) -> bool:
     return isinstance(value, str) and _REFERENCE.search(value) is not None
 
 
-def resolve_references(value: Any, environ: Mapping[str, str]) -> Any:
-    """Replace references in all strings of a value. Raises JobError for a missing variable or an unreadable file."""
+def resolve_references(value: Any, environ: Mapping[str, str], secrets: Mapping[str, str] | None = None) -> Any:
+    """Replace references in all strings of a value; `secrets` are those of the calendar by name.
+
+    Raises JobError for a missing variable or secret, or an unreadable file.
+    """
     if isinstance(value, str):
-        return _REFERENCE.sub(lambda match: _resolve(match[0][2:-1], environ), value)
+        return _REFERENCE.sub(lambda match: _resolve(match[0][2:-1], environ, secrets), value)
     if isinstance(value, SecretStr):
-        return SecretStr(resolve_references(value.get_secret_value(), environ))
+        return SecretStr(resolve_references(value.get_secret_value(), environ, secrets))
     if isinstance(value, Mapping):
-        return {key: resolve_references(item, environ) for key, item in value.items()}
+        return {key: resolve_references(item, environ, secrets) for key, item in value.items()}
     if isinstance(value, tuple):
-        return tuple(resolve_references(item, environ) for item in value)
+        return tuple(resolve_references(item, environ, secrets) for item in value)
     if isinstance(value, list):
-        return [resolve_references(item, environ) for item in value]
+        return [resolve_references(item, environ, secrets) for item in value]
     return value
 
 
-def referenced_values(value: Any, environ: Mapping[str, str]) -> set[str]:
+def referenced_values(value: Any, environ: Mapping[str, str], secrets: Mapping[str, str] | None = None) -> set[str]:
     """The values of all references in a value, to be redacted in logs. Unresolvable ones are ignored."""
     if isinstance(value, str):
         found = set()
         for match in _REFERENCE.finditer(value):
             with suppress(JobError):
-                found.add(_resolve(match[0][2:-1], environ))
+                found.add(_resolve(match[0][2:-1], environ, secrets))
         return found
     if isinstance(value, SecretStr):
-        return referenced_values(value.get_secret_value(), environ)
+        return referenced_values(value.get_secret_value(), environ, secrets)
     if isinstance(value, Mapping):
-        return set().union(*(referenced_values(item, environ) for item in value.values()))
+        return set().union(*(referenced_values(item, environ, secrets) for item in value.values()))
     if isinstance(value, tuple | list):
-        return set().union(*(referenced_values(item, environ) for item in value))
+        return set().union(*(referenced_values(item, environ, secrets) for item in value))
     return set()
 
 
@@ -61,7 +68,15 @@ def resolved(target: M) -> M:
     return target.model_copy(update={name: resolve_references(value, os.environ) for name, value in fields.items()})
 
 
-def _resolve(reference: str, environ: Mapping[str, str]) -> str:
+def _resolve(reference: str, environ: Mapping[str, str], secrets: Mapping[str, str] | None) -> str:
+    if reference.startswith("secret:"):
+        name = reference.removeprefix("secret:")
+        if secrets is None or name not in secrets:
+            raise JobError(
+                f"the secret {name} is not in the calendar of this node",
+                "write it as ${file:/run/secrets/NAME}, or use the same calendar on every node",
+            )
+        return str(resolve_references(secrets[name], environ))  # it can contain the other kinds of reference
     if reference.startswith("file:"):
         try:
             return Path(reference[5:]).read_text(encoding="utf-8").rstrip("\n")

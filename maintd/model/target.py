@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
+from maintd.redaction import secrets_in
 from maintd.units import Duration
 
 
@@ -123,7 +124,7 @@ class Targets(BaseModel):
 
 
 def secrets_of(model: BaseModel) -> Iterator[str]:
-    """Yield every secret in a settings or target model, for redaction."""
+    """Yield every secret in a settings or target model, also those within URLs and connection strings."""
     for name in type(model).model_fields:
         yield from _secrets(getattr(model, name))
 
@@ -131,6 +132,8 @@ def secrets_of(model: BaseModel) -> Iterator[str]:
 def _secrets(value: Any) -> Iterator[str]:
     if isinstance(value, SecretStr):
         yield value.get_secret_value()
+    elif isinstance(value, str):
+        yield from secrets_in(value)
     elif isinstance(value, BaseModel):
         yield from secrets_of(value)
     elif isinstance(value, dict):

@@ -9,12 +9,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from maintd.errors import DaemonUnavailableError, RefusedError, UnknownNameError, UsageError
+from maintd.job.secret_params import keep_in
 from maintd.model.base import Model
 from maintd.model.entry import Entry, Pause, StepPlan
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.run import NewRun, Run, RunState, RunSummary, Trigger
 from maintd.operations.lookup import find_entry, find_run
-from maintd.operations.params import with_params
+from maintd.operations.params import plan_with_params, with_params
 from maintd.operations.service import OperatorService
 from maintd.present import utc_minute
 from maintd.units import Instant
@@ -46,7 +47,7 @@ def trigger(service: OperatorService, request: TriggerRequest) -> tuple[RunSumma
     """
     entry = find_entry(service, request.name)
     _refuse_disabled(service, entry)
-    steps = _steps(service, entry, request.params)
+    steps, params = _steps(service, entry, request.params)
     now = service.store.now()
     requested = NewRun(
         entry=entry.name,
@@ -57,7 +58,7 @@ def trigger(service: OperatorService, request: TriggerRequest) -> tuple[RunSumma
         not_before=now if request.at is None else _start(request.at, now),
         plan=steps,
         policy=entry.policy,
-        params=request.params,
+        params=params,
         requested_by=request.by,
         why=request.why,
         dry_run=request.dry_run,
@@ -149,7 +150,9 @@ def _refuse_disabled(service: OperatorService, entry: Entry) -> None:
             )
 
 
-def _steps(service: OperatorService, entry: Entry, given: Mapping[str, Any]) -> tuple[StepPlan, ...]:
+def _steps(
+    service: OperatorService, entry: Entry, given: Mapping[str, Any]
+) -> tuple[tuple[StepPlan, ...], dict[str, Any]]:
     found = {step.job: service.jobs().get(step.job) for step in entry.steps}
     jobs = {name: job for name, job in found.items() if isinstance(job, JobDescription)}
     steps = with_params(entry, given, jobs)
@@ -162,7 +165,7 @@ def _steps(service: OperatorService, entry: Entry, given: Mapping[str, Any]) -> 
     ]
     if problems:
         raise UsageError("\n".join(problems), f"see: maintd jobs show {steps[0].job}")
-    return steps
+    return plan_with_params(entry, given, jobs, keep_in(service.settings.secrets_dir))
 
 
 def _start(at: datetime, now: datetime) -> datetime:

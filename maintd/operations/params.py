@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from maintd.errors import UsageError, nearest
+from maintd.job.secret_params import Reference, without_secrets
 from maintd.model.entry import Entry, StepPlan
 from maintd.model.job import JobDescription
 
@@ -32,6 +33,21 @@ def with_params(entry: Entry, given: Mapping[str, Any], jobs: Mapping[str, JobDe
         step.model_copy(update={"params": {**step.params, **overrides[step.name]}}) if overrides[step.name] else step
         for step in entry.steps
     )
+
+
+def plan_with_params(
+    entry: Entry, given: Mapping[str, Any], jobs: Mapping[str, JobDescription], reference: Reference
+) -> tuple[tuple[StepPlan, ...], dict[str, Any]]:
+    """The steps as `with_params`, and the given params, both with the secrets in them replaced by references."""
+    steps = []
+    for step in with_params(entry, given, jobs):
+        job = jobs.get(step.job)
+        if job is not None and step.params:
+            step = step.model_copy(update={"params": without_secrets(step.params, job.params_schema, reference)})
+        steps.append(step)
+    by_name = {step.name: step for step in steps}
+    places = {key: _place(entry, by_name, key) for key in given}
+    return tuple(steps), {key: by_name[name].params[param] for key, (name, param, _) in places.items()}
 
 
 def _place(entry: Entry, steps: Mapping[str, StepPlan], key: str) -> tuple[str, str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from maintd.calendar import Calendar, calendar_path, changes_between, load_calen
 from maintd.config.settings import Settings
 from maintd.errors import CalendarError, JobError, MaintdError, RefusedError, StoreUnavailableError
 from maintd.job.registry import JobRegistry
-from maintd.model.target import Targets
+from maintd.model.target import Targets, secrets_of
 from maintd.operations import ReloadResult
 
 log = structlog.get_logger()
@@ -25,10 +25,13 @@ RELOAD_TIMEOUT = 30  # seconds that `reload` waits for the daemon's loop
 class CalendarReloader:
     """Holds the active calendar and targets. Any thread requests a reload; the daemon's loop carries it out."""
 
-    def __init__(self, settings: Settings, wake: Callable[[], None]) -> None:
-        """`wake` makes the loop call `handle_requests` soon."""
+    def __init__(
+        self, settings: Settings, wake: Callable[[], None], hide: Callable[[Iterable[str]], None] = lambda secrets: None
+    ) -> None:
+        """`wake` makes the loop call `handle_requests` soon; `hide` redacts secrets in the log."""
         self._settings = settings
         self._wake = wake
+        self._hide = hide
         self._requests: queue.SimpleQueue[Future[ReloadResult]] = queue.SimpleQueue()
         self._stamp: tuple[int, int] | None = None  # of the calendar file when it was read last
         self.refused: tuple[str, ...] = ()  # why the calendar or the jobs that were read last are not active
@@ -114,6 +117,7 @@ class CalendarReloader:
         return ReloadResult(ok=True, changes=tuple(changes), problems=())
 
     def _activate(self, calendar: Calendar) -> None:
+        self._hide({*calendar.secrets.values(), *secrets_of(calendar.targets)})
         self.calendar = calendar
         self.refused = ()
         self.loaded_at = datetime.now(UTC)

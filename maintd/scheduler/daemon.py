@@ -16,7 +16,7 @@ import shutil
 import signal
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -35,9 +35,11 @@ from maintd.executor.executor import LocalExecutor
 from maintd.executor.journal import replay
 from maintd.executor.process_tree import kill_orphans
 from maintd.job.registry import JobRegistry
+from maintd.job.secret_params import discard_old
 from maintd.model.entry import Rule
 from maintd.model.status import NodeState
 from maintd.operations import Health, OperatorService, TriggerRequest, trigger
+from maintd.operations.commands import LATEST_START
 from maintd.present.text import utc_second
 from maintd.scheduler.alarm import Alarm
 from maintd.scheduler.calendar_reload import CalendarReloader
@@ -72,7 +74,7 @@ def serve(settings: Settings, run_first: Sequence[str] = ()) -> int:
 
     `run_first` are names of entries or jobs to trigger once, as soon as the daemon is ready.
     """
-    logging.configure(settings)
+    redactor = logging.configure(settings)
     os.umask(UMASK)
     raise_descriptor_limit()
     forget_credentials()
@@ -80,7 +82,7 @@ def serve(settings: Settings, run_first: Sequence[str] = ()) -> int:
         hide_memory()
     with ExitStack() as stack:
         stack.enter_context(claim_state_dir(settings.state_dir))
-        daemon = Daemon(settings, SystemClock())
+        daemon = Daemon(settings, SystemClock(), hide=redactor.hide)
         install_signal_handlers(
             {signal.SIGTERM: daemon.stop, signal.SIGINT: daemon.stop, signal.SIGHUP: daemon.request_reload}
         )
@@ -99,14 +101,17 @@ def serve(settings: Settings, run_first: Sequence[str] = ()) -> int:
 class Daemon:
     """One node: its components and the loop."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, hide: Callable[[Iterable[str]], None] = lambda secrets: None
+    ) -> None:
+        """`hide` redacts secrets in the log of this process."""
         self.settings = settings
         self.clock = clock
         self.incarnation = uuid.uuid4().hex
         self.started_at = clock.now()
         self._stopping = threading.Event()
         self._wakeup = threading.Event()
-        self.reloader = CalendarReloader(settings, wake=self._wakeup.set)
+        self.reloader = CalendarReloader(settings, wake=self._wakeup.set, hide=hide)
         self._iterated_at = clock.elapsed()
         self._pruned_at: float | None = None
         self._store_unreachable_since: datetime | None = None
@@ -131,6 +136,7 @@ class Daemon:
             self.clock,
             jobs=lambda: self.registry.jobs,
             targets=lambda: self.reloader.targets,
+            secrets=lambda: self.reloader.calendar.secrets,
             incarnation=self.incarnation,
             calendar_jobs=lambda: {step.job for entry in self.reloader.calendar.entries for step in entry.steps},
         )
@@ -324,6 +330,7 @@ class Daemon:
         self._pruned_at = now
 
         def prune() -> None:
+            discard_old(self.settings.secrets_dir, LATEST_START + timedelta(days=1))
             try:
                 done = self.store.maintenance.prune(
                     self.settings.retention, self.store.now(), artifacts_dir=self.settings.artifacts_dir

@@ -36,7 +36,7 @@ from maintd.redaction import forms_of, mask_text, mask_values, replace_secrets
         ("api_key=abc access_token=def x", "api_key=*** access_token=*** x"),
         ("PGPASSWORD=abc awsSecretAccessKey=def", "PGPASSWORD=*** awsSecretAccessKey=***"),
         ("Authorization: Bearer abc.def", "Authorization: Bearer ***"),
-        ('{"password": "hunter 2", "user": "x"}', '{"password": ***, "user": "x"}'),
+        ('{"password": "hunter 2", "user": "x"}', '{"password": "***", "user": "x"}'),
         ("cannot connect: redis://:a@b:1 and redis://:c@d:2", "cannot connect: redis://:***@b:1 and redis://:***@d:2"),
         (
             "-----BEGIN EC PRIVATE KEY-----\nabc\n-----END EC PRIVATE KEY-----",
@@ -56,6 +56,7 @@ def test_a_secret_is_masked_in_every_position(text: str, masked: str) -> None:
         "postgresql://op@db/x",
         "no such key: it was removed",
         "password: authentication failed for user op",
+        '{"key": 3, "token": null, "password": "***"}',
         "monkey=3 passed=4 author=joe keyspace=5 compass=n bypass=1 token_count=5",
         "ghcr.io/x@sha256:abcd",
         "password=${DB_PASSWORD} x",

@@ -19,6 +19,7 @@ from docker.errors import APIError, NotFound
 from maintd.clients.docker import ONE_OFF, PROJECT, SERVICE, Docker, parse_instant, translated
 from maintd.errors import TargetError
 from maintd.job.context import Context
+from maintd.redaction import mask_text
 
 T = TypeVar("T")
 
@@ -339,12 +340,12 @@ def _remove(engine: Docker, name: str) -> None:
 
 
 def last_lines(engine: Docker, container: StoredContainer, count: int) -> bytes:
-    """The last lines of a container's log, with their times. Raises TargetError."""
+    """The last lines of a container's log, with their times and passwords masked. Raises TargetError."""
     with translated(engine.name):
         found = engine.client.api.logs(container.id, stdout=True, stderr=True, timestamps=True, tail=count)
     if not isinstance(found, bytes):
         raise TargetError(f"{engine.name}: the log of {container.name} has an unexpected format", cause="malformed")
-    return found
+    return mask_text(found.decode(errors="replace")).encode()
 
 
 def remove_container(engine: Docker, planned: StoredContainer) -> None:
