@@ -33,7 +33,7 @@ import resource, sys, time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from maintd.checks.logs import folder
-from maintd.checks.logs.access_log import DeniedRequests
+from maintd.checks.logs.denied_requests import DeniedRequests
 until = datetime.fromtimestamp(float(sys.argv[2]), UTC)
 found = DeniedRequests(until - timedelta(hours=float(sys.argv[3])), until)
 began = time.perf_counter()

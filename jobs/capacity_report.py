@@ -14,7 +14,7 @@ from datetime import timedelta
 from maintd.checks.capacity import evaluate, evaluate_backtest, evaluate_history, fullness, opportunities
 from maintd.checks.docker import capacity as docker_capacity
 from maintd.checks.host import capacity as host_capacity
-from maintd.checks.host import folders
+from maintd.checks.host import folder_sizes
 from maintd.checks.postgres import capacity as postgres_capacity
 from maintd.checks.prometheus import capacity as prometheus_capacity
 from maintd.checks.redis import capacity as redis_capacity
@@ -84,7 +84,7 @@ def collect(ctx: Context, params: Params) -> Iterator[Figure]:
             yield from host_capacity.figures(host, name)
     for name, folder in ctx.targets.folders.items():
         with ctx.phase(f'measure the folder "{name}"'):
-            yield folders.figure(folder, name, min(params.folder_time, ctx.remaining / 2))
+            yield folder_sizes.figure(folder, name, min(params.folder_time, ctx.remaining / 2))
     for name, server in ctx.targets.postgres.items():
         with ctx.phase(f'query the database "{name}"'):
             yield from postgres_capacity.figures(server, name, params.relations, params.patience)

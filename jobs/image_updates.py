@@ -14,8 +14,8 @@ from typing import Literal
 from pydantic import Field
 
 from maintd.checks.docker import end_of_life
+from maintd.checks.docker.image_updates import UpdateCheck
 from maintd.checks.docker.images import ImageInUse, find_image, images_in_use, report_age
-from maintd.checks.docker.updates import UpdateCheck
 from maintd.checks.docker.vulnerabilities import VulnerabilityCheck
 from maintd.clients.docker import Docker, connect
 from maintd.clients.registry import (

@@ -18,7 +18,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from maintd.checks.redis import keyspace, memory, persistence, streams
-from maintd.checks.redis.keyspace import Census, KeyCounter, Pace, printable
+from maintd.checks.redis.keyspace import KeyCounter, KeyStatistics, Throttle, printable
 from maintd.checks.redis.persistence import SaveOptions
 from maintd.checks.redis.streams import TRIM_STEP, StreamLimits, StreamState
 from maintd.clients.redis import RedisServer, connect
@@ -103,7 +103,7 @@ def run(ctx: Context, params: Params) -> None:
 
 def maintain(ctx: Context, params: Params, server: RedisServer, required: tuple[str, ...]) -> None:
     """Check memory, save, count keys, change what the params ask for, check streams."""
-    name, pace = server.name, Pace(params.load)
+    name, pace = server.name, Throttle(params.load)
     with ctx.phase(f"{name}: find streams"):
         server.ping()
         found = streams.find_streams(ctx, server, pace if params.scan else None, required)
@@ -130,7 +130,7 @@ def maintain(ctx: Context, params: Params, server: RedisServer, required: tuple[
             streams.report(ctx, name, stream, limits)
 
 
-def count(ctx: Context, params: Params, server: RedisServer, pace: Pace) -> Census | None:
+def count(ctx: Context, params: Params, server: RedisServer, pace: Throttle) -> KeyStatistics | None:
     """Count keys by pattern and report them; None without the time or the permission for all."""
     expiring = tuple(dict.fromkeys((*params.expiring, *params.expire)))
     counter = KeyCounter(
@@ -147,7 +147,7 @@ def count(ctx: Context, params: Params, server: RedisServer, pace: Pace) -> Cens
     return census
 
 
-def expire(ctx: Context, params: Params, server: RedisServer, pace: Pace, census: Census) -> None:
+def expire(ctx: Context, params: Params, server: RedisServer, pace: Throttle, census: KeyStatistics) -> None:
     """Set an expiry on keys without one."""
     left = params.max_keys
     for pattern, ttl in params.expire.items():
@@ -164,7 +164,7 @@ def expire(ctx: Context, params: Params, server: RedisServer, pace: Pace, census
             )
 
 
-def unlink(ctx: Context, params: Params, server: RedisServer, pace: Pace, census: Census) -> None:
+def unlink(ctx: Context, params: Params, server: RedisServer, pace: Throttle, census: KeyStatistics) -> None:
     """Remove idle keys below the given prefixes, unless they are too many."""
     name = server.name
     with ctx.phase(f"{name}: find keys to remove"):
@@ -186,7 +186,7 @@ def unlink(ctx: Context, params: Params, server: RedisServer, pace: Pace, census
             ctx.measure("redis_keys_removed", removed, "", server=name, prefix=label)
 
 
-def trim(ctx: Context, params: Params, server: RedisServer, pace: Pace, stream: StreamState) -> StreamState:
+def trim(ctx: Context, params: Params, server: RedisServer, pace: Throttle, stream: StreamState) -> StreamState:
     """Trim a stream for which the params have a retention; return its new state."""
     retentions = [age for pattern, age in params.trim.items() if keyspace.glob(pattern).fullmatch(stream.name)]
     if not retentions:

@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 
 from maintd.checks import trading
-from maintd.checks.http import figures
+from maintd.checks.http import daily_results
 from maintd.checks.http.activity import ActivityLimits
-from maintd.checks.http.figures import FigureLimits
+from maintd.checks.http.daily_results import FigureLimits
 from maintd.checks.trading import Day, Query
 from maintd.clients import postgres, prometheus, redis
 from maintd.job import Context, Duration, JobParams, TargetError, job
@@ -71,12 +71,12 @@ def review_figures(ctx: Context, params: Params) -> Mapping[str, Any] | None:
     target = resolved(ctx.target("http", params.service))
     url = str(httpx.URL(target.url).copy_with(path=params.path, query=None))
     try:
-        found = figures.collect(target.model_copy(update={"url": url}))
+        found = daily_results.collect(target.model_copy(update={"url": url}))
     except TargetError as error:
         ctx.report_error("figures: answer", error)
         return None
     ctx.check("figures: answer", "JSON", equals="JSON")
-    figures.report(ctx, found, params.figures, ctx.now().date())
+    daily_results.report(ctx, found, params.figures, ctx.now().date())
     return found
 
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from itertools import combinations, islice
 
 from maintd.calendar.entries import ReadEntry, schedule_node
-from maintd.calendar.scope import Scope, unknown
+from maintd.calendar.value_readers import Scope, unknown
 from maintd.config.yaml_tree import Node
 from maintd.model.entry import Entry, LockMode, Rule
 from maintd.schedule import Schedule, compile_rule, first_outside, local_text, upcoming

@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from maintd.calendar.policies import POLICY_KEYS, read_after, read_locks, read_policy
-from maintd.calendar.scope import Scope
 from maintd.calendar.steps import StepReader, with_unique_names
+from maintd.calendar.value_readers import Scope
 from maintd.config.yaml_tree import Node, ScalarNode
 from maintd.model.entry import After, Entry, Policy, Rule, ScheduleKind, StepPlan
 from maintd.schedule import compile_rule, zone_problem

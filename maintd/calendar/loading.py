@@ -11,9 +11,9 @@ from typing import Any
 
 from maintd.calendar.cross_checks import check_entries
 from maintd.calendar.entries import Defaults, read_defaults, read_entry, title_of
-from maintd.calendar.scope import Problems, Scope, unknown
 from maintd.calendar.steps import Jobs, ParamsToValidate, StepReader, ValidateAll
 from maintd.calendar.targets import read_targets
+from maintd.calendar.value_readers import Problems, Scope, unknown
 from maintd.config.settings import Settings
 from maintd.config.trust import require_trusted
 from maintd.config.yaml_tree import MappingNode, Node, ScalarNode, YamlError, parse_yaml, read_text

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from maintd.calendar.scope import Scope, kind
+from maintd.calendar.value_readers import Scope, kind
 from maintd.config.yaml_tree import Node, ScalarNode, SequenceNode
 from maintd.model.entry import After, Blackout, CatchUp, LockMode, OnFailure, Overlap
 from maintd.schedule import blackout_problem

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from maintd.calendar.policies import MAX_RETRIES, read_locks, read_positive
-from maintd.calendar.scope import Scope, kind, unknown
+from maintd.calendar.value_readers import Scope, kind, unknown
 from maintd.config.yaml_tree import MappingNode, Node, ScalarNode, key_at, value_of
 from maintd.model.entry import LockMode, OnFailure, StepPlan
 from maintd.model.job import BrokenJob, JobDescription

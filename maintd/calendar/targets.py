@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from maintd.calendar.scope import Scope, unknown
+from maintd.calendar.value_readers import Scope, unknown
 from maintd.config.yaml_tree import Node, key_at, value_of
 from maintd.model.target import Targets
 

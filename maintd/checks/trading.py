@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from maintd.checks.http.activity import ActivityLimits, compare, same_weekdays
-from maintd.checks.http.figures import as_text, finite
+from maintd.checks.http.daily_results import as_text, finite
 from maintd.clients.postgres import Postgres
 from maintd.clients.prometheus import Prometheus
 from maintd.clients.redis import RedisServer

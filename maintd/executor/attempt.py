@@ -16,7 +16,7 @@ from maintd.clock import since_boot
 from maintd.executor import process_tree
 from maintd.executor.attempt_log import AttemptLog, Stream
 from maintd.executor.cancellation import CancelToken, LeaseDeadline
-from maintd.executor.child_protocol import AttemptOrder, Began, Ended
+from maintd.executor.child_protocol import AttemptRequest, Began, Ended
 from maintd.executor.fork_client import Launched, TemplateError
 from maintd.executor.fork_protocol import MAX_MESSAGE, decode, encode
 from maintd.executor.oom import OOM_KILLS
@@ -54,7 +54,7 @@ class AttemptSupervisor:
     def __init__(
         self,
         context: RunContext,
-        order: AttemptOrder,
+        order: AttemptRequest,
         *,
         step: int,
         started_at: datetime,

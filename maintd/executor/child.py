@@ -24,7 +24,7 @@ from typing import Any, NoReturn, TextIO
 
 from maintd.errors import JobError, MaintdError, TargetError
 from maintd.executor import process_tree
-from maintd.executor.child_protocol import MAX_MESSAGE, AttemptOrder, Began, Ended, encode, targets_of
+from maintd.executor.child_protocol import MAX_MESSAGE, AttemptRequest, Began, Ended, encode, targets_of
 from maintd.executor.fork_protocol import MAX_MESSAGE as MAX_REQUEST
 from maintd.executor.fork_protocol import decode as decode_request
 from maintd.executor.preloading import PreloadedJob
@@ -138,7 +138,7 @@ class _Attempt:
         self._unfinished_line = False  # SIGTERM interrupted the sending of a message
         pickled = os.read(order, os.fstat(order).st_size)
         os.close(order)
-        self._order: AttemptOrder = pickle.loads(pickled)  # noqa: S301 - from the daemon that forked us
+        self._order: AttemptRequest = pickle.loads(pickled)  # noqa: S301 - from the daemon that forked us
         self._job = jobs.get(self._order.path)
 
     def run(self) -> bool:
@@ -157,7 +157,7 @@ class _Attempt:
         self._send(Ended(ok=True))
         return True
 
-    def _run_job(self, order: AttemptOrder) -> None:
+    def _run_job(self, order: AttemptRequest) -> None:
         if self._job is None:
             function, params_type = open_job(order.path)
         else:
@@ -206,7 +206,7 @@ class _Attempt:
                 self._lock.release()
 
 
-def _secrets(order: AttemptOrder) -> list[str]:
+def _secrets(order: AttemptRequest) -> list[str]:
     """Return the texts to keep out of the log, the longest first."""
     found = {value for name, value in os.environ.items() if is_secret_name(name)}
     if order.has_secrets:

@@ -27,7 +27,7 @@ MAX_MESSAGE = 1 << 20
 
 
 @dataclass(frozen=True)
-class AttemptOrder:
+class AttemptRequest:
     """All that a child needs to run one attempt."""
 
     path: Path  # of the job's module
@@ -39,7 +39,7 @@ class AttemptOrder:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)  # of the calendar, by name
 
 
-def targets_of(order: AttemptOrder) -> Targets:
+def targets_of(order: AttemptRequest) -> Targets:
     """Return the targets of an order, unpickled at each call."""
     targets: Targets = pickle.loads(order.targets)  # noqa: S301 - from the daemon that forked us
     return targets

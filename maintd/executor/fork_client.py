@@ -21,7 +21,7 @@ import structlog
 
 from maintd.errors import MaintdError
 from maintd.executor import process_tree
-from maintd.executor.child_protocol import AttemptOrder
+from maintd.executor.child_protocol import AttemptRequest
 from maintd.executor.fork_protocol import MAX_MESSAGE, decode, encode, encode_start
 from maintd.executor.preloading import Stamp, stamp_of
 
@@ -167,7 +167,7 @@ class ForkClient:
                 self._retire()
                 self._ensure()
 
-    def launch(self, order: AttemptOrder, until: float | None = None) -> Launched:
+    def launch(self, order: AttemptRequest, until: float | None = None) -> Launched:
         """Request a child that runs this attempt; then call `began` and `finished`. Raises TemplateError.
 
         `until`: when the attempt is killed, on the clock since boot, unless a `renew` moves it.
@@ -400,7 +400,7 @@ def _no_process(error: OSError) -> TemplateError:
     return TemplateError(f"no process for the attempt: {error}", "see the limit of open files")
 
 
-def _order_file(order: AttemptOrder) -> int:
+def _order_file(order: AttemptRequest) -> int:
     """Return the descriptor of a nameless file with the order, pickled: as JSON its secrets would be masked."""
     descriptor = os.memfd_create("order")
     data = memoryview(pickle.dumps(order))

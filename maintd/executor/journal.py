@@ -135,7 +135,7 @@ class Journal:
         except StoreUnavailableError:
             raise
         except (StoreError, ValueError, TypeError, ArithmeticError) as error:
-            # The store answers and rejects this as invalid: to try the same again would delay the verdict for ever.
+            # The store answers and rejects this as invalid: to try the same again would delay the outcome for ever.
             self._apply_singly(store, seq, writes, error)
 
     def _apply_singly(self, store: Store, seq: int, writes: Sequence[RunUpdate], cause: Exception) -> None:

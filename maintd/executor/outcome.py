@@ -1,7 +1,7 @@
-"""Verdicts on an attempt, a step and a run, decided from the evidence alone; whether to retry; and what the end of a
+"""Outcomes on an attempt, a step and a run, decided from the evidence alone; whether to retry; and what the end of a
 process means in words.
 
-The verdict is the evidence, not the exit code. A check that could not be observed never counts as met.
+The outcome is the evidence, not the exit code. A check that could not be observed never counts as met.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Returned:
 
 @dataclass(frozen=True)
 class AttemptEvidence:
-    """Everything that the verdict on an attempt depends on."""
+    """Everything that the outcome on an attempt depends on."""
 
     returned: Returned | None = None  # None: the process ended without a last message
     exit: Exit = Exit()
@@ -97,14 +97,14 @@ class AttemptEvidence:
     unobserved_count: int = 0
 
 
-class AttemptVerdict(NamedTuple):
+class AttemptOutcome(NamedTuple):
     """How an attempt ended, and why in a sentence; a plain success needs none."""
 
     state: AttemptState
     reason: str
 
 
-def evaluate_attempt(seen: AttemptEvidence) -> AttemptVerdict:
+def evaluate_attempt(seen: AttemptEvidence) -> AttemptOutcome:
     """Return the first of these that applies.
 
     1. maintd stopped it, and the job had not returned before that.
@@ -117,28 +117,28 @@ def evaluate_attempt(seen: AttemptEvidence) -> AttemptVerdict:
     if seen.stopped is not None and not (seen.returned is not None and seen.returned.ok):
         return _evaluate_stopped(seen, seen.stopped)
     if seen.protocol_error:
-        return AttemptVerdict(AttemptState.FAILED, f"its report cannot be relied on: {seen.protocol_error}")
+        return AttemptOutcome(AttemptState.FAILED, f"its report cannot be relied on: {seen.protocol_error}")
     if seen.returned is None:
-        return AttemptVerdict(AttemptState.FAILED, describe_exit(seen.exit) + _in_phase(seen.phase))
+        return AttemptOutcome(AttemptState.FAILED, describe_exit(seen.exit) + _in_phase(seen.phase))
     if not seen.returned.ok:
-        return AttemptVerdict(AttemptState.FAILED, seen.returned.reason or "the job raised an exception")
+        return AttemptOutcome(AttemptState.FAILED, seen.returned.reason or "the job raised an exception")
     if seen.stopped is None and (seen.exit.signal is not None or seen.exit.code not in (None, 0)):
-        return AttemptVerdict(AttemptState.FAILED, f"the job returned, but then {describe_exit(seen.exit)}")
+        return AttemptOutcome(AttemptState.FAILED, f"the job returned, but then {describe_exit(seen.exit)}")
     if seen.worst is CheckStatus.FAIL:
-        return AttemptVerdict(AttemptState.FAILED, _failed_checks(seen))
+        return AttemptOutcome(AttemptState.FAILED, _failed_checks(seen))
     if seen.worst is CheckStatus.UNKNOWN or seen.left_out:
         parts = []
         if seen.worst is CheckStatus.UNKNOWN:
             parts.append(_listed(seen.unobserved, seen.unobserved_count, "not observed"))
         parts += [seen.left_out] if seen.left_out else []
         parts += [_listed(seen.warned, seen.warned_count)] if seen.warned else []
-        return AttemptVerdict(AttemptState.UNKNOWN, "; ".join(parts))
+        return AttemptOutcome(AttemptState.UNKNOWN, "; ".join(parts))
     if seen.worst is CheckStatus.WARN:
-        return AttemptVerdict(AttemptState.WARNED, _listed(seen.warned, seen.warned_count))
-    return AttemptVerdict(AttemptState.SUCCEEDED, "")
+        return AttemptOutcome(AttemptState.WARNED, _listed(seen.warned, seen.warned_count))
+    return AttemptOutcome(AttemptState.SUCCEEDED, "")
 
 
-def _evaluate_stopped(seen: AttemptEvidence, stopped: Stopped) -> AttemptVerdict:
+def _evaluate_stopped(seen: AttemptEvidence, stopped: Stopped) -> AttemptOutcome:
     where = _in_phase(seen.phase)
     killed = (
         ""
@@ -147,15 +147,15 @@ def _evaluate_stopped(seen: AttemptEvidence, stopped: Stopped) -> AttemptVerdict
     )
     match stopped.kind:
         case StopKind.TIMED_OUT:
-            return AttemptVerdict(AttemptState.TIMED_OUT, f"stopped after {stopped.reason}{where}{killed}")
+            return AttemptOutcome(AttemptState.TIMED_OUT, f"stopped after {stopped.reason}{where}{killed}")
         case StopKind.CANCELLED:
-            return AttemptVerdict(AttemptState.CANCELLED, f"cancelled by {stopped.reason}{where}{killed}")
+            return AttemptOutcome(AttemptState.CANCELLED, f"cancelled by {stopped.reason}{where}{killed}")
         case StopKind.SHUTDOWN:
-            return AttemptVerdict(AttemptState.CANCELLED, f"cancelled by {stopped.reason}{where}{killed}")
+            return AttemptOutcome(AttemptState.CANCELLED, f"cancelled by {stopped.reason}{where}{killed}")
         case StopKind.LAPSED:
-            return AttemptVerdict(AttemptState.FAILED, f"stopped, since {stopped.reason}{where}{killed}")
+            return AttemptOutcome(AttemptState.FAILED, f"stopped, since {stopped.reason}{where}{killed}")
         case StopKind.LOST:
-            return AttemptVerdict(AttemptState.LOST, f"{stopped.reason}; it was stopped{where}{killed}")
+            return AttemptOutcome(AttemptState.LOST, f"{stopped.reason}; it was stopped{where}{killed}")
 
 
 def describe_exit(end: Exit) -> str:
@@ -239,7 +239,7 @@ class StepOutcome:
 
 
 @dataclass(frozen=True)
-class RunVerdict:
+class RunOutcome:
     """How a run ended."""
 
     state: RunState
@@ -268,7 +268,7 @@ _RUN_OF = {
 }
 
 
-def evaluate_step(last: AttemptVerdict, attempts: int) -> tuple[StepState, str]:
+def evaluate_step(last: AttemptOutcome, attempts: int) -> tuple[StepState, str]:
     """Return the state of the last attempt, with the number of attempts if there was more than one."""
     state = _STEP_OF[last.state]
     if attempts > 1:
@@ -277,7 +277,7 @@ def evaluate_step(last: AttemptVerdict, attempts: int) -> tuple[StepState, str]:
     return state, last.reason
 
 
-def evaluate_run(steps: Sequence[StepOutcome], stopped: Stopped | None = None) -> RunVerdict:
+def evaluate_run(steps: Sequence[StepOutcome], stopped: Stopped | None = None) -> RunOutcome:
     """Evaluate a run from its steps in order and from what stopped it.
 
     1. What stopped the run as a whole, unless every step had ended by itself and none was skipped.
@@ -300,23 +300,23 @@ def evaluate_run(steps: Sequence[StepOutcome], stopped: Stopped | None = None) -
         in_step = f"{cause.name}: {cause.reason}" if cause is not None and len(steps) > 1 else ""
         alone = cause.reason if cause is not None else ""
         how = "stopped after" if state is RunState.TIMED_OUT else "cancelled by"
-        return RunVerdict(state, in_step or alone or f"{how} {stopped.reason}")
+        return RunOutcome(state, in_step or alone or f"{how} {stopped.reason}")
     if bad is not None:
-        return RunVerdict(_RUN_OF[bad.state], _reasons([step for step in steps if step.state in BAD], steps))
+        return RunOutcome(_RUN_OF[bad.state], _reasons([step for step in steps if step.state in BAD], steps))
     unreached = next((step for step in steps if step.state in (StepState.PENDING, StepState.RUNNING)), None)
     if unreached is not None:
-        return RunVerdict(RunState.FAILED, f"{unreached.name}: it was not run to its end")
+        return RunOutcome(RunState.FAILED, f"{unreached.name}: it was not run to its end")
     left_out = [step for step in steps if step.not_configured]
     if steps and len(left_out) == len(steps):
-        return RunVerdict(RunState.SKIPPED, _reason_of(left_out[0], steps), SkipReason.NOT_CONFIGURED)
+        return RunOutcome(RunState.SKIPPED, _reason_of(left_out[0], steps), SkipReason.NOT_CONFIGURED)
     for step_state, run_state in ((StepState.UNKNOWN, RunState.UNKNOWN), (StepState.WARNED, RunState.WARNED)):
         found = [step for step in steps if step.state is step_state]
         if found:
-            return RunVerdict(run_state, _reasons(found, steps))
+            return RunOutcome(run_state, _reasons(found, steps))
     if left_out:
-        return RunVerdict(RunState.SUCCEEDED, "not configured: " + ", ".join(step.name for step in left_out))
+        return RunOutcome(RunState.SUCCEEDED, "not configured: " + ", ".join(step.name for step in left_out))
     retried = next((step for step in steps if step.state is StepState.SUCCEEDED and step.reason), None)
-    return RunVerdict(RunState.SUCCEEDED, _reason_of(retried, steps) if retried is not None else "")
+    return RunOutcome(RunState.SUCCEEDED, _reason_of(retried, steps) if retried is not None else "")
 
 
 def _reason_of(step: StepOutcome, steps: Sequence[StepOutcome]) -> str:

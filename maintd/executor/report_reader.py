@@ -1,4 +1,4 @@
-"""Reads the messages of a child without trusting them: bytes in, valid evidence out, counts for the verdict."""
+"""Reads the messages of a child without trusting them: bytes in, valid evidence out, counts for the outcome."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from maintd.model.evidence import Artifact, Change, ChangeState, Check, CheckSta
 
 LONGEST_PHASE = 500
 LONGEST_IN_REASON = 300
-"""Characters of each text of a check in the reason of the verdict."""
+"""Characters of each text of a check in the reason of the outcome."""
 
 NAMED = 20
-"""Checks of each status that are kept for the reason of the verdict."""
+"""Checks of each status that are kept for the reason of the outcome."""
 
 NOT_REDACTED = frozenset({"type", "status", "state", "stream", "sha256"})
 """Fields with values of maintd, not of the job: a secret that equals one of them is not replaced there."""

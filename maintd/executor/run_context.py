@@ -13,7 +13,7 @@ import structlog
 from maintd.config.settings import Settings
 from maintd.errors import StoreError
 from maintd.executor.cancellation import CancelToken
-from maintd.executor.child_protocol import AttemptOrder
+from maintd.executor.child_protocol import AttemptRequest
 from maintd.executor.fork_client import ForkClient
 from maintd.job.context import AttemptInfo, Point
 from maintd.job.secret_params import used_secrets
@@ -90,7 +90,7 @@ class RunContext:
             return recent, recent
         return None, self.store.history.last_per_entry([entry])[entry].last_success
 
-    def order(self, index: int, job: JobDescription, *, attempt: int, deadline_at: datetime) -> AttemptOrder:
+    def order(self, index: int, job: JobDescription, *, attempt: int, deadline_at: datetime) -> AttemptRequest:
         """Return the order for an attempt at the step with this index."""
         run, settings, plan = self.run, self.settings, self.run.plan[index]
         environ = {
@@ -117,7 +117,7 @@ class RunContext:
         )
         targets = self.targets()
         has_secrets = targets != Targets() or "${" in str(plan.params)
-        return AttemptOrder(
+        return AttemptRequest(
             job.path,
             plan.params,
             info,

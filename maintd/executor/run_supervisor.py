@@ -3,7 +3,7 @@
 1. Started too late, or what it depends on has not succeeded: skipped.
 2. The steps in order, until one fails (`on_failure`), the run's own time is over or a stop is requested.
 3. The steps that always run, with their own time, whatever happened before.
-4. The verdict.
+4. The outcome.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import timedelta
 import structlog
 
 from maintd.errors import StoreError
-from maintd.executor.outcome import BAD, RunVerdict, StepOutcome, StopKind, Stopped, evaluate_run
+from maintd.executor.outcome import BAD, RunOutcome, StepOutcome, StopKind, Stopped, evaluate_run
 from maintd.executor.run_context import RunContext
 from maintd.executor.step_runner import StepRunner
 from maintd.model.entry import OnFailure, StepPlan
@@ -73,14 +73,14 @@ class RunSupervisor:
             return None
         return self._finished(evaluate_run([self._outcomes[index] for index, _ in plan], self._stopped))
 
-    def _finished(self, verdict: RunVerdict) -> RunFinished:
+    def _finished(self, outcome: RunOutcome) -> RunFinished:
         return RunFinished(
-            state=verdict.state, at=self._context.now(), reason=verdict.reason, skip_reason=verdict.skip_reason
+            state=outcome.state, at=self._context.now(), reason=outcome.reason, skip_reason=outcome.skip_reason
         )
 
     # --- before the first step ---
 
-    def _too_late(self) -> RunVerdict | None:
+    def _too_late(self) -> RunOutcome | None:
         run, most = self._run, self._run.policy.misfire
         if most is None or run.due_at is None or self._has_started_before():
             return None
@@ -90,9 +90,9 @@ class RunSupervisor:
         if late <= most:
             return None
         text = f"could not be started until {_rough(late)} after it was due; misfire is {format_duration(most)}"
-        return RunVerdict(RunState.SKIPPED, text, SkipReason.MISFIRE)
+        return RunOutcome(RunState.SKIPPED, text, SkipReason.MISFIRE)
 
-    def _without_dependency(self) -> RunVerdict | None:
+    def _without_dependency(self) -> RunOutcome | None:
         after = self._run.policy.after
         if after is None or self._context.store is None or self._has_started_before():
             return None
@@ -100,14 +100,14 @@ class RunSupervisor:
             recent, last = self._context.success_within(after.entry, after.within)
         except StoreError as error:
             text = f'whether "{after.entry}" succeeded within {format_duration(after.within)} is unknown: {error}'
-            return RunVerdict(RunState.SKIPPED, text, SkipReason.DEPENDENCY)
+            return RunOutcome(RunState.SKIPPED, text, SkipReason.DEPENDENCY)
         if recent is not None:
             return None
         when = "it never succeeded"
         if last is not None and last.finished_at is not None:
             when = f"its last success is run {last.id}, {_rough(self._context.now() - last.finished_at)} ago"
         text = f'needs a success of "{after.entry}" within {format_duration(after.within)}; {when}'
-        return RunVerdict(RunState.SKIPPED, text, SkipReason.DEPENDENCY)
+        return RunOutcome(RunState.SKIPPED, text, SkipReason.DEPENDENCY)
 
     def _has_started_before(self) -> bool:
         return any(step.state is not StepState.PENDING for step in self._run.steps)

@@ -14,7 +14,7 @@ from maintd.executor.attempt import AttemptSupervisor, TimeLimit
 from maintd.executor.fork_client import TemplateError
 from maintd.executor.outcome import (
     AttemptEvidence,
-    AttemptVerdict,
+    AttemptOutcome,
     StepOutcome,
     StopKind,
     Stopped,
@@ -158,8 +158,8 @@ class StepRunner:
     def _stopped_or_failed(self, why: str) -> tuple[StepState, str]:
         if self.stopped is None:
             return StepState.FAILED, why
-        verdict = evaluate_attempt(AttemptEvidence(stopped=self.stopped))
-        state, reason = evaluate_step(verdict, 1)
+        outcome = evaluate_attempt(AttemptEvidence(stopped=self.stopped))
+        state, reason = evaluate_step(outcome, 1)
         return state, f"{reason}; until then: {why}"
 
     # --- attempts ---
@@ -173,13 +173,13 @@ class StepRunner:
         while True:
             if not self.started and self._is_to_requeue():
                 return None
-            verdict = self._run_attempt(job, number)
+            outcome = self._run_attempt(job, number)
             if self._not_configured:
-                return self._finish(StepState.SKIPPED, verdict.reason)
+                return self._finish(StepState.SKIPPED, outcome.reason)
             made = number - first + 1
-            state, reason = evaluate_step(verdict, made)
+            state, reason = evaluate_step(outcome, made)
             delay = retry_delay(
-                verdict.state,
+                outcome.state,
                 attempt=made,
                 retries=retries,
                 backoff=policy.retry_backoff,
@@ -190,11 +190,11 @@ class StepRunner:
             if self._ends_at is not None and time.monotonic() + delay.total_seconds() >= self._ends_at:
                 return self._finish(state, f"{reason}; no time is left for another attempt")
             at = (self._context.now() + delay).replace(microsecond=0)
-            self._record_waiting(f"attempt {made + 1} of {retries + 1} at {utc_second(at)}, after: {verdict.reason}")
+            self._record_waiting(f"attempt {made + 1} of {retries + 1} at {utc_second(at)}, after: {outcome.reason}")
             if self._cancel.wait(delay) is not None:
                 self.stopped = self._cancel.requested
                 stopped, why = evaluate_step(evaluate_attempt(AttemptEvidence(stopped=self.stopped)), 1)
-                return self._finish(stopped, f"{why}, while it waited for another attempt after: {verdict.reason}")
+                return self._finish(stopped, f"{why}, while it waited for another attempt after: {outcome.reason}")
             self._record_waiting("")
             number += 1
 
@@ -207,7 +207,7 @@ class StepRunner:
                 return TimeLimit(left, self._run_timeout_name())
         return TimeLimit(own, f"its {format_duration(own)} timeout")
 
-    def _run_attempt(self, job: JobDescription, number: int) -> AttemptVerdict:
+    def _run_attempt(self, job: JobDescription, number: int) -> AttemptOutcome:
         self.started = True
         limit, now = self._time_limit(job), self._context.now()
         order = self._context.order(self._index, job, attempt=number, deadline_at=now + limit.duration)
@@ -221,10 +221,10 @@ class StepRunner:
         )
         try:
             seen = attempt.run()
-            verdict = evaluate_attempt(seen)
+            outcome = evaluate_attempt(seen)
         except TemplateError as error:
             seen = AttemptEvidence()
-            verdict = AttemptVerdict(AttemptState.FAILED, str(error))
+            outcome = AttemptOutcome(AttemptState.FAILED, str(error))
         finally:
             shutil.rmtree(order.info.work_dir, ignore_errors=True)
         self._lapsed = seen.stopped is not None and seen.stopped.kind is StopKind.LAPSED
@@ -242,15 +242,15 @@ class StepRunner:
             AttemptFinished(
                 step=self._index,
                 attempt=number,
-                state=verdict.state,
+                state=outcome.state,
                 at=self._context.now(),
-                reason=verdict.reason,
+                reason=outcome.reason,
                 exit_code=seen.exit.code,
                 signal=seen.exit.signal,
             ),
             soon=False,
         )
-        return verdict
+        return outcome
 
     def _finish(self, state: StepState, reason: str) -> StepOutcome:
         finished = StepFinished(step=self._index, state=state, at=self._context.now(), reason=reason)

@@ -63,7 +63,7 @@ class Criterion:
 
     @property
     def status(self) -> CheckStatus:
-        """The verdict."""
+        """The outcome."""
         if self._cause():
             return CheckStatus.UNKNOWN
         for _, met, missed in self._limits(known=True):

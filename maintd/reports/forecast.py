@@ -45,7 +45,7 @@ class Insufficient:
 
 
 @dataclass(frozen=True)
-class Reach:
+class DaysToLimit:
     """Days from the last day of the history until a limit is reached: P10, P50 and P90. None: beyond the horizon."""
 
     earliest: float
@@ -84,17 +84,17 @@ class Forecast:
         """growing, shrinking, or steady when the 95 % interval of the slope contains zero."""
         return "growing" if self.low > 0 else "shrinking" if self.high < 0 else "steady"
 
-    def reach(self, limit: float) -> Reach | None:
+    def reach(self, limit: float) -> DaysToLimit | None:
         """When the limit is reached; None when the value does not grow, or P10 is beyond the horizon."""
         room = limit - self.peak
         if self.level >= room:
-            return Reach(0.0, 0.0, 0.0)
+            return DaysToLimit(0.0, 0.0, 0.0)
         if self.trend != "growing":
             return None
         pairs = zip(self.levels, self.slopes, strict=True)
         times = sorted(max((room - level) / slope, 0.0) if slope > 0 else math.inf for level, slope in pairs)
         earliest, likely, latest = (_within(_quantile(times, part), self.horizon) for part in (0.1, 0.5, 0.9))
-        return None if earliest is None else Reach(earliest, likely, latest)
+        return None if earliest is None else DaysToLimit(earliest, likely, latest)
 
     def at(self, days: float, part: float = 0.5) -> float:
         """The level `days` after the last day of the history. part: the quantile, 0.1, 0.5 or 0.9."""

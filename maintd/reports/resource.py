@@ -11,7 +11,7 @@ from statistics import mean
 from maintd.reports import formatting
 from maintd.reports.document import Mark
 from maintd.reports.figure import Figure
-from maintd.reports.forecast import Forecast, Insufficient, Reach, forecast
+from maintd.reports.forecast import DaysToLimit, Forecast, Insufficient, forecast
 
 MONTH = 30
 """Days: growth is reported for a month, and forecasts a month ahead are kept for the backtest."""
@@ -77,7 +77,7 @@ def rates(counter: Resource) -> list[tuple[datetime, float | None]]:
     return [(b, (d - c) / (b - a).total_seconds() if d >= c else None) for (a, c), (b, d) in pairwise(ordered) if b > a]
 
 
-def reach_text(reach: Reach) -> str:
+def reach_text(reach: DaysToLimit) -> str:
     """Format P10 to P90: `5 weeks to 9 weeks`, or `5 weeks or later` when P90 is beyond the horizon."""
     earliest = formatting.days(reach.earliest)
     if reach.latest is None:

@@ -21,7 +21,7 @@ from support.servers.postgres import PostgresServer
 from support.servers.prometheus import WebServer, prometheus
 from support.servers.redis import RedisServer
 
-from maintd.checks.host import folders
+from maintd.checks.host import folder_sizes
 from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus
 
@@ -299,7 +299,7 @@ def test_a_folder_has_the_size_that_du_prints(tmp_path: Path) -> None:
     with (tmp_path / "sparse").open("wb") as file:
         file.truncate(1 << 30)
 
-    parts, files, skipped = folders.sizes(tmp_path, timedelta(minutes=1))
+    parts, files, skipped = folder_sizes.sizes(tmp_path, timedelta(minutes=1))
 
     told = subprocess.run(["du", "-s", "-B1", "-x", tmp_path], capture_output=True, text=True, check=True).stdout
     assert sum(parts.values()) == int(told.split()[0])

@@ -19,7 +19,7 @@ from support.servers.docker import DockerEngine
 from support.servers.registry import Registry, registry
 
 from maintd.checks.docker.end_of_life import AS_OF, TABLE, Software, Support, software, support
-from maintd.checks.docker.updates import floating
+from maintd.checks.docker.image_updates import floating
 from maintd.clients.registry import Credentials, HttpRegistryClient, RateLimitedError, Remote, parse
 from maintd.errors import TargetError
 from maintd.model.evidence import CheckStatus

@@ -13,7 +13,7 @@ from support.nodes import Node, node
 
 from maintd.clock import since_boot
 from maintd.executor.cancellation import CancelToken, LeaseDeadline
-from maintd.executor.child_protocol import AttemptOrder
+from maintd.executor.child_protocol import AttemptRequest
 from maintd.executor.fork_client import ForkClient, Launched, Preload
 from maintd.executor.fork_protocol import decode
 from maintd.job.context import AttemptInfo
@@ -23,7 +23,7 @@ from maintd.model.target import Targets
 pytestmark = pytest.mark.slow
 
 
-def order(made: Node, name: str, into: Path) -> AttemptOrder:
+def order(made: Node, name: str, into: Path) -> AttemptRequest:
     info = AttemptInfo(
         run_id=1,
         entry=name,
@@ -35,7 +35,7 @@ def order(made: Node, name: str, into: Path) -> AttemptOrder:
         artifacts_dir=made.folder / "artifacts",
         work_dir=made.folder / "work",
     )
-    return AttemptOrder(made.jobs[name].path, {"into": str(into)}, info, pickle.dumps(Targets()), False)
+    return AttemptRequest(made.jobs[name].path, {"into": str(into)}, info, pickle.dumps(Targets()), False)
 
 
 def end_of(launched: Launched) -> dict[str, Any]:

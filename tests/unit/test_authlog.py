@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maintd.checks.logs import auth_log, files, logins
-from maintd.checks.logs.files import UNKNOWN_SIZE, LogFileState, compare
+from maintd.checks.logs import auth_log, log_files, logins
+from maintd.checks.logs.log_files import UNKNOWN_SIZE, LogFileState, compare
 from maintd.checks.logs.logins import LoginEvent, LoginSummary
 from maintd.errors import TargetError
 
@@ -365,7 +365,7 @@ def test_malformed_lines_do_not_hide_others(tmp_path: Path) -> None:
 
 
 def test_a_decompression_bomb_is_named_and_hides_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "UNPACKED_LIMIT", 1 << 20)
+    monkeypatch.setattr(log_files, "UNPACKED_LIMIT", 1 << 20)
     put(tmp_path / "auth.log.1.gz", "a" * (3 << 20), NOW)
     (tmp_path / "auth.log.2.gz").write_bytes(b"\x1f\x8b broken")
     (tmp_path / "auth.log.3.xz").write_bytes(b"?")

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.sample_logs import corpus, minutes, request, stamp, wrapped
 
-from maintd.checks.logs import access_log, folder, scanner
-from maintd.checks.logs.access_log import STATUS_FIELDS, DeniedRequests
+from maintd.checks.logs import denied_requests, folder, scanner
+from maintd.checks.logs.denied_requests import STATUS_FIELDS, DeniedRequests
 from maintd.errors import TargetError
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -26,8 +26,8 @@ DAY = timedelta(days=1)
 AT = NOW - timedelta(hours=1)
 
 
-def seen(line: str) -> access_log.DeniedRequest | None:
-    return access_log.parse_denied(access_log.unwrap(line.encode("utf-8", "surrogateescape")), "agent")
+def seen(line: str) -> denied_requests.DeniedRequest | None:
+    return denied_requests.parse_denied(denied_requests.unwrap(line.encode("utf-8", "surrogateescape")), "agent")
 
 
 def found_in(path: Path, since: datetime = NOW - DAY, until: datetime = NOW) -> DeniedRequests:
@@ -115,12 +115,12 @@ PARTS = st.sampled_from(
 @given(st.lists(PARTS, max_size=60).map("".join), st.sampled_from([7, 64, 200]))
 def test_the_scanner_finds_every_line_that_parsing_all_lines_finds(text: str, block: int) -> None:
     data = text.encode()
-    expected = [line for line in data.split(b"\n") if access_log.parse_denied(access_log.unwrap(line), "a")]
+    expected = [line for line in data.split(b"\n") if denied_requests.parse_denied(denied_requests.unwrap(line), "a")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scanner, "BLOCK", block)
         found = list(scanner.Scanner().lines(io.BytesIO(data).readinto))
 
-    assert [line for line in found if access_log.parse_denied(access_log.unwrap(line), "a")] == expected
+    assert [line for line in found if denied_requests.parse_denied(denied_requests.unwrap(line), "a")] == expected
 
 
 @pytest.mark.parametrize("compact", [True, False], ids=["compact", "spaced"])

@@ -13,7 +13,7 @@ from maintd.executor.outcome import (
     BAD,
     LONGEST_BACKOFF,
     AttemptEvidence,
-    AttemptVerdict,
+    AttemptOutcome,
     Exit,
     Returned,
     StepOutcome,
@@ -101,7 +101,7 @@ FAILED = Check(name="rows", observed=0, expected="at least 1", status=CheckStatu
     ],
 )
 def test_an_attempt_is_what_was_seen_of_it(seen: AttemptEvidence, state: str, reason: str) -> None:
-    assert evaluate_attempt(seen) == AttemptVerdict(AttemptState(state), reason)
+    assert evaluate_attempt(seen) == AttemptOutcome(AttemptState(state), reason)
 
 
 EVIDENCE = st.builds(
@@ -265,7 +265,7 @@ def test_a_run_never_succeeds_with_a_step_that_did_not(steps: list[StepOutcome],
 
 @given(st.sampled_from(AttemptState), st.integers(1, 5))
 def test_a_step_is_as_good_as_its_last_attempt(state: AttemptState, attempts: int) -> None:
-    step_state, reason = evaluate_step(AttemptVerdict(state, "why"), attempts)
+    step_state, reason = evaluate_step(AttemptOutcome(state, "why"), attempts)
 
     assert (step_state is StepState.SUCCEEDED) == (state is AttemptState.SUCCEEDED)
     assert "why" in reason

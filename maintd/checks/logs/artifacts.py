@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from maintd.checks.hints import printable
-from maintd.checks.logs.access_log import DeniedRequests
+from maintd.checks.logs.denied_requests import DeniedRequests
 from maintd.checks.logs.logins import LoginSummary
 from maintd.reports.formatting import instant, markdown
 

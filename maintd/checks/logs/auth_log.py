@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from maintd.checks.logs import files, logins
-from maintd.checks.logs.files import UNKNOWN_SIZE, LineReader, LogFile, LogFileState, head_of
+from maintd.checks.logs import log_files, logins
+from maintd.checks.logs.log_files import UNKNOWN_SIZE, LineReader, LogFile, LogFileState, head_of
 from maintd.checks.logs.logins import LoginSummary
 from maintd.errors import TargetError
 
@@ -58,9 +58,9 @@ def read(path: Path, since: datetime, summary: LoginSummary, zone: tzinfo) -> Au
     rotated, truncated or compressed between two runs. Of files last written before `since` only the first line is read.
     """
     found = AuthLog(path)
-    for file in files.log_files(path):
+    for file in log_files.log_files(path):
         try:
-            with files.open_log(file) as stream:
+            with log_files.open_log(file) as stream:
                 _read_file(file, stream, since, summary, zone, found)
         except TargetError as error:
             if file.written_at >= since:

@@ -9,7 +9,7 @@ from contextlib import closing
 from datetime import datetime, timedelta
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 
-from maintd.checks.logs.access_log import DeniedRequests
+from maintd.checks.logs.denied_requests import DeniedRequests
 from maintd.checks.logs.scanner import BLOCK, Scanner
 from maintd.clients import docker
 from maintd.clients.docker import Container, Docker

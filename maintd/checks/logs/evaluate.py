@@ -10,8 +10,8 @@ from pydantic import Field
 
 from maintd.checks.hints import name_first, printable
 from maintd.checks.limits import Limits
-from maintd.checks.logs.access_log import DeniedRequests
-from maintd.checks.logs.files import LogChange, LogFileState, compare
+from maintd.checks.logs.denied_requests import DeniedRequests
+from maintd.checks.logs.log_files import LogChange, LogFileState, compare
 from maintd.checks.logs.logins import DAY, LoginSummary, Success
 from maintd.job.context import Context, Point
 from maintd.model.evidence import CheckStatus

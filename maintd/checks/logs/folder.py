@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from maintd.checks.logs import access_log, files
-from maintd.checks.logs.access_log import DeniedRequests
-from maintd.checks.logs.files import LogFile
+from maintd.checks.logs import denied_requests, log_files
+from maintd.checks.logs.denied_requests import DeniedRequests
+from maintd.checks.logs.log_files import LogFile
 from maintd.checks.logs.scanner import STATUS_CODES, Scanner, search_patterns
 from maintd.clients.docker import SERVICE
 from maintd.errors import TargetError
@@ -34,7 +34,7 @@ def read(folder: Path, requests: DeniedRequests) -> None:
         raise TargetError(f"{folder}: no logs", "files are named *.log, *.jsonl or *-json.log", cause="empty")
     for path in logs:
         service = _service(path)
-        for file in files.log_files(path):
+        for file in log_files.log_files(path):
             if file.written_at < requests.since:
                 continue
             if file.size:
@@ -77,7 +77,7 @@ def _service(path: Path) -> str:
 
 
 def _read_file(file: LogFile, service: str, requests: DeniedRequests) -> None:
-    with files.open_log(file) as stream:
+    with log_files.open_log(file) as stream:
         if file.packed:
             scan = Scanner(STATUS_CODES)
             readinto = _LimitedReader(stream)
@@ -130,7 +130,7 @@ def _offset(stream: BinaryIO, size: int, since: datetime) -> int:
 def _first_time(chunk: bytes) -> datetime | None:
     """The time of the first complete line that has one."""
     for line in chunk.split(b"\n")[1:-1]:
-        at = access_log.unwrap(line).at
+        at = denied_requests.unwrap(line).at
         if at is not None:
             return at.astimezone(UTC)
     return None

@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 
-from maintd.checks.logs import access_log
-from maintd.checks.logs.access_log import DeniedRequests
+from maintd.checks.logs import denied_requests
+from maintd.checks.logs.denied_requests import DeniedRequests
 from maintd.clients.http import Api
 from maintd.errors import TargetError
 from maintd.job.references import resolved
@@ -35,9 +35,9 @@ def read(target: HttpTarget, name: str, selector: str, requests: DeniedRequests)
     requests.record_activity(selector, requests.until)
     for at, stream, line in _matching_lines(api, name, selector, requests):
         requests.bytes_read += len(line)
-        parsed = access_log.unwrap(line.encode("utf-8", "surrogateescape"))
+        parsed = denied_requests.unwrap(line.encode("utf-8", "surrogateescape"))
         service = next((stream[label] for label in _LABELS if stream.get(label)), selector)
-        found = access_log.parse_denied(parsed, service, requests.fields)
+        found = denied_requests.parse_denied(parsed, service, requests.fields)
         if found is not None:
             requests.add(replace(found, at=found.at or at))
 

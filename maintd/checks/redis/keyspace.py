@@ -85,7 +85,7 @@ def printable(key: str) -> str:
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)[:200]
 
 
-class Pace:
+class Throttle:
     """Limits the load: `load` is the share of the time with a request under way, above 0 and up to 1.
 
     The server works during a part of it only: most of a batch's time is spent on this side.
@@ -99,7 +99,7 @@ class Pace:
         time.sleep(min(1.0, seconds * (1 / self._load - 1)))
 
 
-def batches(pace: Pace, items: Iterable[T], size: int) -> Iterator[list[T]]:
+def batches(pace: Throttle, items: Iterable[T], size: int) -> Iterator[list[T]]:
     """The items in batches, with a pause after each in proportion to the time the caller has used for it."""
     rest = iter(items)
     while batch := list(islice(rest, size)):
@@ -108,7 +108,7 @@ def batches(pace: Pace, items: Iterable[T], size: int) -> Iterator[list[T]]:
         pace.pause(time.monotonic() - started)
 
 
-def scan(server: RedisServer, pace: Pace, kind: str = "") -> Iterator[list[str]]:
+def scan(server: RedisServer, pace: Throttle, kind: str = "") -> Iterator[list[str]]:
     """Batches of all keys that exist throughout the scan, some perhaps twice; `kind`: a TYPE. Raises TargetError."""
     cursor = "0"
     only = ("TYPE", kind) if kind else ()
@@ -122,7 +122,7 @@ def scan(server: RedisServer, pace: Pace, kind: str = "") -> Iterator[list[str]]
 
 
 @dataclass
-class Tally:
+class PatternCounts:
     """Keys of one pattern or prefix; the memory of a random sample of them."""
 
     keys: int = 0
@@ -144,14 +144,14 @@ class KeySize(NamedTuple):
 
 
 @dataclass
-class Census:
+class KeyStatistics:
     """The keys counted.
 
     `due`: keys without expiry that should have one, by pattern. `stale`: keys without expiry that may be removed, by
     prefix. Both keep a limited number of keys; `due_total` and `stale_total` count all.
     """
 
-    tallies: dict[str, Tally] = field(default_factory=dict)
+    tallies: dict[str, PatternCounts] = field(default_factory=dict)
     due: dict[str, dict[str, None]] = field(default_factory=dict)
     stale: dict[str, dict[str, None]] = field(default_factory=dict)
     due_total: dict[str, int] = field(default_factory=dict)
@@ -160,7 +160,7 @@ class Census:
     keys: int = 0
     without_expiry: int = 0
 
-    def ranked(self) -> list[tuple[str, Tally]]:
+    def ranked(self) -> list[tuple[str, PatternCounts]]:
         """The groups, largest number of keys first."""
         return sorted(self.tallies.items(), key=lambda item: -item[1].keys)
 
@@ -188,8 +188,8 @@ class KeyCounter:
         self._keep = keep
         self._sample = sample
         self._sampled: list[tuple[str, str]] = []  # key and group
-        self.census = Census(
-            tallies={pattern: Tally() for pattern in patterns},
+        self.census = KeyStatistics(
+            tallies={pattern: PatternCounts() for pattern in patterns},
             due={pattern: {} for pattern in expiring},
             stale={prefix: {} for prefix in prefixes},
             due_total=dict.fromkeys(expiring, 0),
@@ -236,10 +236,10 @@ class KeyCounter:
         if group not in tallies:
             if len(tallies) >= _MAX_GROUPS:
                 group = "(other)"
-            tallies.setdefault(group, Tally())
+            tallies.setdefault(group, PatternCounts())
         return group
 
-    def measure_sample(self, server: RedisServer, pace: Pace) -> None:
+    def measure_sample(self, server: RedisServer, pace: Throttle) -> None:
         """Ask for the memory of the sampled keys. Raises TargetError."""
         for batch in batches(pace, self._sampled, 20):
             sizes = server.many(("MEMORY", "USAGE", key, "SAMPLES", 5) for key, _ in batch)
@@ -261,7 +261,9 @@ def _add(kept: dict[str, None], totals: dict[str, int], name: str, key: str, lim
         kept[key] = None
 
 
-def count(ctx: Context, server: RedisServer, pace: Pace, counter: KeyCounter, deadline: datetime) -> Census | None:
+def count(
+    ctx: Context, server: RedisServer, pace: Throttle, counter: KeyCounter, deadline: datetime
+) -> KeyStatistics | None:
     """Count all keys and measure the sample; None, and reported as unknown, without the time or the permission."""
     check = f"{server.name}: keys counted"
     try:
@@ -280,7 +282,7 @@ def count(ctx: Context, server: RedisServer, pace: Pace, counter: KeyCounter, de
 
 
 def expire_keys(
-    ctx: Context, server: RedisServer, pace: Pace, pattern: str, keys: Sequence[str], ttl: timedelta
+    ctx: Context, server: RedisServer, pace: Throttle, pattern: str, keys: Sequence[str], ttl: timedelta
 ) -> int:
     """Set an expiry on keys of a pattern, in batches of one change each; return how many got it. Raises TargetError."""
     changed = 0
@@ -294,7 +296,9 @@ def expire_keys(
     return changed
 
 
-def find_stale(server: RedisServer, pace: Pace, census: Census, idle: Mapping[str, timedelta]) -> dict[str, list[str]]:
+def find_stale(
+    server: RedisServer, pace: Throttle, census: KeyStatistics, idle: Mapping[str, timedelta]
+) -> dict[str, list[str]]:
     """The keys to remove by prefix; `idle`: the minimum idle time by prefix. Raises TargetError."""
     found: dict[str, list[str]] = {}
     for prefix, minimum in idle.items():
@@ -305,7 +309,7 @@ def find_stale(server: RedisServer, pace: Pace, census: Census, idle: Mapping[st
 
 
 def remove_keys(
-    ctx: Context, server: RedisServer, pace: Pace, prefix: str, keys: Sequence[str], idle: timedelta
+    ctx: Context, server: RedisServer, pace: Throttle, prefix: str, keys: Sequence[str], idle: timedelta
 ) -> int:
     """Remove keys of a prefix, in batches of one change each; return how many were removed. Raises TargetError."""
     removed = 0
@@ -382,7 +386,7 @@ def weekly_growth(earlier: Sequence[tuple[datetime, float]], now: datetime, coun
     return (count / value - 1) * (_WEEK / (now - at))
 
 
-def report(ctx: Context, name: str, census: Census, big_key: int) -> None:
+def report(ctx: Context, name: str, census: KeyStatistics, big_key: int) -> None:
     """Report the checks and measures of a census, and save it as an artifact."""
     for pattern, total in census.due_total.items():
         hint = "set one where they are written, or let this job do it (expire)"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from maintd.checks.redis.keyspace import Pace, batches, printable, scan
+from maintd.checks.redis.keyspace import Throttle, batches, printable, scan
 from maintd.clients.redis import RedisServer
 from maintd.errors import TargetError
 from maintd.job.causes import Role
@@ -90,7 +90,9 @@ def _consumer(item: Any) -> Consumer:
     return Consumer(str(fields["name"]), int(fields["pending"]), timedelta(milliseconds=int(fields["idle"])))
 
 
-def find_streams(ctx: Context, server: RedisServer, pace: Pace | None, required: Collection[str]) -> list[StreamState]:
+def find_streams(
+    ctx: Context, server: RedisServer, pace: Throttle | None, required: Collection[str]
+) -> list[StreamState]:
     """The required streams and, with a pace to scan by, all others; a required one without an answer is unknown."""
     names = dict.fromkeys(required)
     if pace is not None:
@@ -141,7 +143,7 @@ def keep_from(stream: StreamState, retention: timedelta, now: datetime) -> str |
 
 
 def trim(
-    ctx: Context, server: RedisServer, pace: Pace, name: str, retention: timedelta, max_entries: int
+    ctx: Context, server: RedisServer, pace: Throttle, name: str, retention: timedelta, max_entries: int
 ) -> StreamState:
     """Drop entries older than the retention that no group needs, at most `max_entries`; return the stream's new state.
 
