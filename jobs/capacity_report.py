@@ -2,14 +2,17 @@
 
 Runbook: Monthly Maintenance, Capacity Planning
 
-Read-only. Run it every day with `report: false`: then it only measures, and warns of a disk that is full soon. The
-forecasts need 14 such days of history. With `report: true` it also writes the report, as Markdown, HTML and JSON.
+Read-only, except for its own files in the reports folder. Run it every day with `report: false`: then it only
+measures, and warns of a disk that is full soon. The forecasts need 14 such days of history. With `report: true` it
+also writes the report, as Markdown, HTML and JSON.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+
+from pydantic import Field
 
 from maintd.checks.capacity import evaluate, evaluate_backtest, evaluate_history, fullness, opportunities
 from maintd.checks.docker import capacity as docker_capacity
@@ -44,8 +47,8 @@ class Params(JobParams):
     """Time limit for the size of one folder."""
     patience: Duration = timedelta(seconds=60)
     """Timeout of one query to a database, a Docker engine or Prometheus."""
-    keep: int = 36
-    """Number of reports to keep in the reports folder."""
+    keep: int = Field(36, ge=1)
+    """Number of reports to keep in the reports folder; files that this job did not write, or that were edited, stay."""
 
 
 @job(timeout="1h", repeatable=True, history=400, history_of="job")

@@ -2,8 +2,8 @@
 
 Runbook: Weekly Maintenance, Performance Analysis
 
-Read-only. Prometheus and SQL are queried for whole UTC days; SQL in one read-only snapshot. Each week is compared with
-the week before, and SQL with the median of several earlier weeks.
+Read-only, except for its own files in the reports folder. Prometheus and SQL are queried for whole UTC days; SQL in
+one read-only snapshot. Each week is compared with the week before, and SQL with the median of several earlier weeks.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ class Params(JobParams):
     """Percentage of expected scrapes below which a figure is unknown."""
     patience: Duration = timedelta(seconds=60)
     """Timeout of one query."""
-    keep: int = 104
-    """Number of reports to keep in the reports folder."""
+    keep: int = Field(104, ge=1)
+    """Number of reports to keep in the reports folder; files that this job did not write, or that were edited, stay."""
 
 
 @job(timeout="30m", repeatable=True)

@@ -110,7 +110,7 @@ def test_the_weekly_report_has_every_heading_of_the_runbook(two_weeks: WebServer
     stamp = f"{end():%Y%m%d}"
     names = [f"performance-{stamp}.{ending}" for ending in ("md", "html", "json")]
     assert [item.name for item in result.artifacts] == names
-    assert sorted(path.name for path in (tmp_path / "reports").iterdir()) == sorted(names)
+    assert sorted(path.name for path in (tmp_path / "reports").glob("performance-*")) == sorted(names)
     text = written(result, "md")
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == HEADINGS
     assert text.startswith(f"# Weekly Performance Report - {end():%Y-%m-%d}\n")
@@ -288,3 +288,30 @@ def test_the_name_of_the_metric_can_be_configured(two_weeks: WebServer, tmp_path
     assert "no data for" in str(result.check("requests of all").observed)
     assert "no_such_bytes" in str(result.check("memory of all").observed)
     assert figures(result)["cpu", "web:7001"]["value"] == pytest.approx(0.25)
+
+
+def test_reports_of_a_day_stay_and_a_dry_run_plans_what_the_run_does(
+    prometheus_server: WebServer, tmp_path: Path
+) -> None:
+    targets = {"prometheus": {"main": {"url": prometheus_server.url}}}
+    folder = tmp_path / "reports"
+    folder.mkdir()
+    (folder / "performance-20200101.md").write_text("of an operator")
+
+    def changes(*, dry_run: bool) -> list[tuple[str, str]]:
+        result = run_job(
+            "performance_report", {"keep": 1}, targets, folder=tmp_path, reports_dir=folder, dry_run=dry_run
+        )
+        return [(change.action, Path(change.target).name) for change in result.changes]
+
+    first = changes(dry_run=False)
+    content = {path: path.read_bytes() for path in folder.glob("performance-*")}
+    planned = changes(dry_run=True)
+    assert {path: path.read_bytes() for path in folder.glob("performance-*")} == content
+    second = changes(dry_run=False)
+
+    assert len(first) == 3
+    assert planned == second
+    assert sorted(action for action, _ in second) == ["delete"] * 3 + ["write"] * 3
+    assert {name for action, name in second if action == "delete"} == {name for _, name in first}
+    assert (folder / "performance-20200101.md").exists()

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -16,7 +13,7 @@ from markdown_it import MarkdownIt
 
 from maintd.checks.assessment import Assessment
 from maintd.job.criterion import Criterion
-from maintd.reports import charts, formatting, publish, rendering
+from maintd.reports import charts, formatting, rendering
 from maintd.reports.document import (
     Cell,
     Chart,
@@ -229,43 +226,3 @@ def test_an_assessment_has_the_mark_of_its_check(value: float | None, mark: str)
     criterion = Criterion("c", value, at_most=90, warn_above=80, unknown="d" if value is None else "")
 
     assert Assessment("a", "b", criterion).finding.mark == mark
-
-
-def test_a_report_is_replaced_atomically_and_old_ones_are_deleted(tmp_path: Path) -> None:
-    for stamp in ("202608", "202609", "202610"):
-        (tmp_path / f"capacity-{stamp}.md").write_text("old")
-    for other in ("capacity-202608.txt", "capacity-final.md", "performance-20260801.md"):
-        (tmp_path / other).write_text("not ours to delete")
-    asked: list[tuple[str, str]] = []
-
-    @contextmanager
-    def change(action: str, path: Path) -> Iterator[bool]:
-        asked.append((action, path.name))
-        yield True
-
-    publish.publish_files(
-        {"md": "new", "json": "{}"}, "capacity-202611", tmp_path, kind="capacity", keep=2, change=change
-    )
-
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "capacity-202608.txt",
-        "capacity-202610.md",
-        "capacity-202611.json",
-        "capacity-202611.md",
-        "capacity-final.md",
-        "performance-20260801.md",
-    ]
-    assert asked == [
-        ("write", "capacity-202611.md"),
-        ("write", "capacity-202611.json"),
-        ("delete", "capacity-202609.md"),
-        ("delete", "capacity-202608.md"),
-    ]
-
-
-def test_a_file_that_may_not_be_written_is_not_written(tmp_path: Path) -> None:
-    publish.publish_files(
-        {"md": "new"}, "capacity-202611", tmp_path, kind="capacity", keep=2, change=lambda *_: nullcontext(False)
-    )
-
-    assert list(tmp_path.iterdir()) == []
