@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import json
+import math
 import os
 import re
 import selectors
@@ -81,12 +82,13 @@ _SUBVOLUME_DEVICES = {"btrfs"}  # each of its subvolumes has its own device numb
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes. `available`: MemAvailable, the memory for new processes without swapping."""
+    """Bytes. `available`: the memory for new processes without swapping."""
 
     total: int
     available: int
-    swap_total: int
+    swap_total: int  # 0: the kernel has no swap, or reports none
     swap_free: int
+    estimated: bool = False  # the kernel does not report MemAvailable
 
     @property
     def available_percent(self) -> float:
@@ -166,14 +168,39 @@ class Host:
     def memory(self) -> Memory:
         """Memory and swap, from meminfo. Raises TargetError."""
         fields = {
-            key: int(value.split()[0]) * _KIB
+            key.strip(): int(value.split()[0]) * _KIB
             for key, _, value in (line.partition(":") for line in self._lines("meminfo"))
-            if value.split()[:1] and value.split()[0].isdigit()
+            if re.fullmatch(r"[0-9]{1,18}", value.split()[0] if value.split() else "")
         }
-        try:
-            return Memory(fields["MemTotal"], fields["MemAvailable"], fields["SwapTotal"], fields["SwapFree"])
-        except KeyError as error:
-            raise self._malformed("meminfo") from error
+        total = fields.get("MemTotal", 0)
+        if total <= 0:
+            raise self._malformed("meminfo")
+        swap = fields.get("SwapTotal", 0), fields.get("SwapFree", 0)
+        if "MemAvailable" in fields:
+            return Memory(total, fields["MemAvailable"], *swap)
+        return Memory(total, self._estimated_available(fields), *swap, estimated=True)
+
+    def _estimated_available(self, fields: Mapping[str, int]) -> int:
+        """MemAvailable where the kernel does not report it: Linux before 3.14, some containers and sandboxes.
+
+        Source: the kernel's si_mem_available: free memory and what it can reclaim of page cache and slabs, each less
+        than a half of it or the low watermark. Raises TargetError when the fields for it are missing too.
+        """
+        files = [fields[name] for name in ("Active(file)", "Inactive(file)") if name in fields]
+        cache = sum(files) if len(files) == 2 else fields.get("Cached", -1) - fields.get("Shmem", 0)
+        if "MemFree" not in fields or cache < 0:
+            raise TargetError(
+                f"{self.name}: {self.target.proc / 'meminfo'} has no MemAvailable, and not the fields to estimate it",
+                "check it with: free -m",
+                cause="unfamiliar",
+            )
+        least = self._numbers("sys/vm/min_free_kbytes")
+        # The kernel's default for the zones together: 4 * sqrt(16 * KiB of memory).
+        kib = least[0] if least else 4 * math.isqrt(16 * (fields["MemTotal"] // _KIB))
+        low = kib * _KIB * 5 // 4
+        slabs = fields.get("SReclaimable", 0)
+        found = fields["MemFree"] - low + sum(part - min(part // 2, low) for part in (cache, slabs))
+        return min(max(found, 0), fields["MemTotal"])
 
     def load(self) -> Load:
         """Load averages, from loadavg and stat. Raises TargetError."""

@@ -55,6 +55,72 @@ def test_a_host_without_swap_has_no_percentage_of_it(tmp_path: Path) -> None:
     assert memory.swap_used_percent is None
 
 
+OLD_KERNEL = """MemTotal:       16000000 kB
+MemFree:         1000000 kB
+Cached:          4200000 kB
+SwapTotal:       2000000 kB
+SwapFree:        1500000 kB
+Active(file):    2000000 kB
+Inactive(file):  2000000 kB
+Shmem:            200000 kB
+SReclaimable:     400000 kB
+"""
+
+
+def without(meminfo: str, *names: str) -> str:
+    return "".join(line for line in meminfo.splitlines(keepends=True) if line.partition(":")[0] not in names)
+
+
+@pytest.mark.parametrize(
+    ("meminfo", "kib"),
+    [
+        # low watermark 67584 * 5 / 4 = 84480: 1,000,000 - 84,480 + (4,000,000 - 84,480) + (400,000 - 84,480)
+        (OLD_KERNEL, 5_146_560),
+        (without(OLD_KERNEL, "Active(file)", "Inactive(file)"), 5_146_560),  # 4,200,000 of cache less 200,000
+        (without(OLD_KERNEL, "SReclaimable"), 4_831_040),
+        (without(OLD_KERNEL, "SwapTotal", "SwapFree"), 5_146_560),
+        (OLD_KERNEL.replace("1000000", "0").replace("2000000", "0").replace("400000", "0"), 0),
+    ],
+    ids=["2.6.32", "no lists of file pages", "no slabs", "no swap", "nothing free"],
+)
+def test_without_memavailable_it_is_estimated_as_the_kernel_does(tmp_path: Path, meminfo: str, kib: int) -> None:
+    memory = made(tmp_path, {"meminfo": meminfo, "sys/vm/min_free_kbytes": "67584\n"}).memory()
+
+    assert memory.estimated
+    assert memory.available == kib * 1024
+
+
+def test_the_estimate_is_near_the_kernels_own_figure(tmp_path: Path) -> None:
+    real = Path("/proc/meminfo").read_text()
+
+    memory = made(tmp_path, {"meminfo": real}).memory()
+    estimate = made(tmp_path, {"meminfo": without(real, "MemAvailable")}).memory()
+
+    assert estimate.available == pytest.approx(memory.available, abs=0.05 * memory.total)
+
+
+@pytest.mark.parametrize(
+    "names", [("MemFree",), ("Cached", "Active(file)"), ("Cached", "Inactive(file)"), ("MemFree", "Cached")]
+)
+def test_without_the_fields_for_an_estimate_available_memory_is_unknown(tmp_path: Path, names: tuple[str, ...]) -> None:
+    machine = made(tmp_path, {"meminfo": without(OLD_KERNEL, *names)})
+
+    with pytest.raises(TargetError, match="no MemAvailable") as caught:
+        machine.memory()
+
+    assert caught.value.cause == "unfamiliar"
+
+
+@pytest.mark.parametrize("meminfo", ["", "MemTotal: 0 kB\n", "MemTotal: ² kB\n", "MemTotal:\n", "<html>"])
+def test_a_meminfo_without_a_total_is_malformed(tmp_path: Path, meminfo: str) -> None:
+    machine = made(tmp_path, {"meminfo": meminfo})
+
+    with pytest.raises(TargetError) as caught:
+        machine.memory()
+
+    assert caught.value.cause == "malformed"
+
+
 def test_load_knows_the_number_of_cpus(tmp_path: Path) -> None:
     stat = "cpu  1 2 3 4 5 6 7 8 9 0\ncpu0 1 2 3\ncpu1 1 2 3\ncpu10 1 2 3\nintr 5\n"
 

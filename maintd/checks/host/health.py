@@ -93,6 +93,8 @@ def _report_memory(
     if isinstance(memory, TargetError):
         ctx.report_error(f"{subject}: memory available", memory)
         return
+    if memory.estimated:
+        ctx.log(f"{subject}: no MemAvailable in meminfo; estimated from free memory, page cache and slabs")
     ctx.check(
         f"{subject}: memory available",
         round(memory.available_percent, 1),
