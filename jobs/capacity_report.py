@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from pydantic import Field
 
-from maintd.checks.capacity import evaluate, evaluate_backtest, evaluate_history, fullness, opportunities
+from maintd.checks.capacity import evaluate, evaluate_backtest, evaluate_history, savings, usage_mark
 from maintd.checks.docker import capacity as docker_capacity
 from maintd.checks.host import capacity as host_capacity
 from maintd.checks.host import folder_sizes
@@ -60,7 +60,7 @@ def run(ctx: Context, params: Params) -> None:
         earlier = [(point.at, point.value) for point in ctx.series(figure.measure, **figure.labels)]
         # Without a report only disks are forecast: a full disk must not wait for the next report.
         ahead = params.report or figure.kind in ("file system", "inodes")
-        resources.append(resource(figure, earlier, now, ahead=ahead, mark=fullness(figure.percent)))
+        resources.append(resource(figure, earlier, now, ahead=ahead, mark=usage_mark(figure.percent)))
     ctx.check(
         "figures measured",
         sum(item.figure.value is not None for item in resources),
@@ -76,7 +76,7 @@ def run(ctx: Context, params: Params) -> None:
         with ctx.phase("write the report"):
             record_forecasts(ctx, resources)
             findings = [item.finding for item in assessments if item.status is not CheckStatus.OK]
-            report = build(resources, findings + opportunities(resources), past, now)
+            report = build(resources, findings + savings(resources), past, now)
             publish_report(ctx, report, f"{now:%Y%m}", params.keep)
 
 

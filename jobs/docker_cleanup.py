@@ -16,7 +16,7 @@ from typing import TypeVar
 from pydantic import Field
 
 from maintd.checks.docker import cleanup
-from maintd.checks.docker.cleanup import Decision, InUseError, References, Retention, StoredContainer, StoredImage
+from maintd.checks.docker.cleanup import Decision, ImageUsers, InUseError, Retention, StoredContainer, StoredImage
 from maintd.clients import docker
 from maintd.clients.docker import Docker
 from maintd.job import CheckStatus, Context, Duration, JobParams, Role, Size, TargetError, job
@@ -83,7 +83,7 @@ def clean(ctx: Context, params: Params, engine: Docker) -> None:
         images, parents = cleanup.stored_images(engine)
         cleanup.report_disk_use(ctx, engine, params.unused_from, params.max_dangling, params.volume_age)
     old = cleanup.decide_containers(containers, retention, ctx.now())
-    unused_since = cleanup.record_unused(ctx, name, images, References(containers))
+    unused_since = cleanup.record_unused(ctx, name, images, ImageUsers(containers))
     unused = cleanup.decide_images(images, containers, parents, retention, ctx.now(), unused_since)
     ctx.save(f"plan-{name}.json", cleanup.plan_text(old, unused), "application/json")
     remove(ctx, params, name, "container", old, params.max_containers, partial(remove_container, ctx, params, engine))

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 
 from pydantic import Field
 
-from maintd.checks.postgres.autovacuum import Need, autovacuum, autovacuum_criteria, need, table_criteria
+from maintd.checks.postgres.autovacuum import VacuumNeed, autovacuum, autovacuum_criteria, need, table_criteria
 from maintd.checks.postgres.blockers import (
     can_see_other_sessions,
     maintenance_lock,
@@ -118,7 +118,7 @@ def report_server(ctx: Context, session: Postgres, freeze_max_ages: dict[str, fl
 
 
 def vacuum_table(
-    ctx: Context, session: Postgres, monitor: Postgres, table: Table, due: Need, timeout: timedelta
+    ctx: Context, session: Postgres, monitor: Postgres, table: Table, due: VacuumNeed, timeout: timedelta
 ) -> bool:
     """Vacuum a table and report the result. True when its dead rows are reported here."""
     target, grant = session.name, GRANT.format(owner=table.owner)

@@ -19,7 +19,7 @@ _GIB = 1024**3
 _OWNER = "SELECT refobjid::regclass, refobjsubid FROM pg_depend WHERE objid = '{}'::regclass AND deptype IN ('a', 'i')"
 
 # Used percent that warns and that fails, by kind.
-_FULL: dict[str, tuple[float, float | None]] = {
+_USAGE_LIMITS: dict[str, tuple[float, float | None]] = {
     "file system": (80, 90),
     "inodes": (80, 90),
     "memory": (80, 90),
@@ -29,7 +29,7 @@ _FULL: dict[str, tuple[float, float | None]] = {
     "sequence": (75, 90),
 }
 # By kind: a share of the capacity, and how many days before it is reached warn and fail.
-_SOON: dict[str, tuple[float, float, float | None]] = {
+_FORECAST_LIMITS: dict[str, tuple[float, float, float | None]] = {
     "file system": (1.0, 45, 14),
     "inodes": (1.0, 45, 14),
     "memory": (0.9, 30, None),
@@ -54,8 +54,8 @@ def evaluate(resources: Sequence[Resource]) -> list[Assessment]:
 def _evaluate(item: Resource, largest_growth: str) -> Iterator[Assessment]:
     figure = item.figure
     area = _AREA.get(figure.kind, STORAGE)
-    if figure.kind in _FULL and figure.percent is not None:
-        warn, fail = _FULL[figure.kind]
+    if figure.kind in _USAGE_LIMITS and figure.percent is not None:
+        warn, fail = _USAGE_LIMITS[figure.kind]
         yield Assessment(
             area,
             item.key,
@@ -63,8 +63,8 @@ def _evaluate(item: Resource, largest_growth: str) -> Iterator[Assessment]:
             meaning=f"{formatting.amount(figure.percent, '%')} of {_capacity(figure)} used",
             command=_command(item),
         )
-    if figure.kind in _SOON and isinstance(item.outlook, Forecast) and figure.capacity:
-        part, warn_days, fail_days = _SOON[figure.kind]
+    if figure.kind in _FORECAST_LIMITS and isinstance(item.outlook, Forecast) and figure.capacity:
+        part, warn_days, fail_days = _FORECAST_LIMITS[figure.kind]
         reach = item.outlook.reach(part * figure.capacity)
         if reach is not None:
             what = "full" if part == 1 else f"{part:.0%} full"
@@ -103,7 +103,7 @@ def evaluate_backtest(past: Backtest) -> list[Assessment]:
     return [Assessment(MEASURING, "forecasts", inside, meaning)]
 
 
-def fullness(percent: float | None) -> Mark:
+def usage_mark(percent: float | None) -> Mark:
     """Mark how full something is: above 80 % warns and above 90 % fails, as in the runbook."""
     if percent is None:
         return ""
@@ -124,7 +124,7 @@ def fastest_growing(resources: Sequence[Resource]) -> str:
     return f"{key} grows fastest, by {formatting.amount(slope * 30, 'B')} a month"
 
 
-def opportunities(resources: Sequence[Resource]) -> list[Finding]:
+def savings(resources: Sequence[Resource]) -> list[Finding]:
     """Find what can be freed: unused data of a Docker engine, and memory limits far above the use."""
     found = []
     for item in resources:

@@ -71,7 +71,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemoteImage:
     """The digest of a tag: of an index of platforms, or of one platform's manifest."""
 
     digest: str
@@ -86,11 +86,11 @@ class Remote:
 class RegistryClient(Protocol):
     """Access to registries."""
 
-    def remote(self, reference: Reference) -> Remote:
+    def remote(self, reference: Reference) -> RemoteImage:
         """The digest of the reference's tag. Raises TargetError."""
         ...
 
-    def contains(self, reference: Reference, remote: Remote, digest: str) -> bool:
+    def contains(self, reference: Reference, remote: RemoteImage, digest: str) -> bool:
         """Whether an index contains this digest. Raises TargetError, also when that is not known."""
         ...
 
@@ -119,11 +119,11 @@ class EngineRegistryClient:
         self._engine = engine
         self._credentials = credentials
 
-    def remote(self, reference: Reference) -> Remote:
+    def remote(self, reference: Reference) -> RemoteImage:
         """The digest of the tag."""
         return self._inspect(reference, f"{reference.familiar}:{reference.tag}")
 
-    def contains(self, reference: Reference, remote: Remote, digest: str) -> bool:
+    def contains(self, reference: Reference, remote: RemoteImage, digest: str) -> bool:
         """The engine does not show an index's digests; it only shows whether a digest is of an index itself."""
         try:
             local = self._inspect(reference, f"{reference.familiar}@{digest}")
@@ -141,12 +141,12 @@ class EngineRegistryClient:
             cause="partial",
         )
 
-    def _inspect(self, reference: Reference, name: str) -> Remote:
+    def _inspect(self, reference: Reference, name: str) -> RemoteImage:
         login = auth(self._credentials, reference)
         try:
             with translated(f"{self._engine.name}: {name}"):
                 found = self._engine.client.api.inspect_distribution(name, auth_config=login)  # type: ignore[no-untyped-call]
-                return Remote(str(found["Descriptor"]["digest"]), str(found["Descriptor"]["mediaType"]))
+                return RemoteImage(str(found["Descriptor"]["digest"]), str(found["Descriptor"]["mediaType"]))
         except TargetError as error:
             text = error.message.lower()
             if "toomanyrequests" in text or "too many requests" in text or "answered 429" in text:
@@ -174,7 +174,7 @@ class HttpRegistryClient:
         self._insecure = insecure
         self._timeout = timeout
 
-    def remote(self, reference: Reference) -> Remote:
+    def remote(self, reference: Reference) -> RemoteImage:
         """The digest of the tag."""
         answer = self._manifest(reference, reference.tag, "HEAD")
         digest = answer.headers.get("docker-content-digest", "")
@@ -183,9 +183,9 @@ class HttpRegistryClient:
             digest = f"sha256:{hashlib.sha256(answer.body).hexdigest()}"
         if not _DIGEST.fullmatch(digest):
             raise TargetError(f"{answer.url}: has no valid digest", "check whether it is a registry", cause="malformed")
-        return Remote(digest, answer.content_type.partition(";")[0])
+        return RemoteImage(digest, answer.content_type.partition(";")[0])
 
-    def contains(self, reference: Reference, remote: Remote, digest: str) -> bool:
+    def contains(self, reference: Reference, remote: RemoteImage, digest: str) -> bool:
         """Whether the index lists this digest."""
         listed = self._manifest(reference, remote.digest, "GET").json()
         manifests = listed.get("manifests", []) if isinstance(listed, Mapping) else []

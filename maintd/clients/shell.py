@@ -63,7 +63,7 @@ class Result(NamedTuple):
     output_held: bool  # a process that it started still holds its output open
 
 
-def inherited(environ: Mapping[str, str]) -> dict[str, str]:
+def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment without maintd's own settings, which contain the secrets of the store and the targets."""
     own = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {f"{PREFIX}CONFIG"}
     return {
@@ -182,7 +182,7 @@ def _start(argv: Sequence[str], command: Command) -> subprocess.Popen[bytes]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=command.cwd,
-            env={**inherited(os.environ), **command.env},
+            env={**child_environment(os.environ), **command.env},
             bufsize=0,
         )
     except OSError as error:

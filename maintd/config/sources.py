@@ -29,7 +29,7 @@ OWN = frozenset({f"{PREFIX}OWNER"})
 """Environment variables that maintd sets for its own child processes."""
 
 
-class Shown(NamedTuple):
+class DisplayedSetting(NamedTuple):
     """A setting as it is displayed: secrets are masked."""
 
     name: str
@@ -60,11 +60,11 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
     return settings
 
 
-def shown(settings: Settings, flags: Mapping[str, Any] | None = None) -> Iterator[Shown]:
+def shown(settings: Settings, flags: Mapping[str, Any] | None = None) -> Iterator[DisplayedSetting]:
     """Every setting with its value and origin, in the order of definition."""
     origins = _Origins(dict(flags or {}))
     for name, value in _leaves(settings, ""):
-        yield Shown(name, value, origins.of(name))
+        yield DisplayedSetting(name, value, origins.of(name))
 
 
 def warnings(flags: Mapping[str, Any] | None = None) -> list[str]:

@@ -16,11 +16,11 @@ from maintd.clock import since_boot
 from maintd.executor import process_tree
 from maintd.executor.attempt_log import AttemptLog, Stream
 from maintd.executor.cancellation import CancelToken, LeaseDeadline
-from maintd.executor.child_protocol import AttemptRequest, Began, Ended
+from maintd.executor.child_protocol import AttemptRequest, ChildStarted, JobEnded
 from maintd.executor.fork_client import Launched, TemplateError
 from maintd.executor.fork_protocol import MAX_MESSAGE, decode, encode
 from maintd.executor.oom import OOM_KILLS
-from maintd.executor.outcome import AttemptEvidence, Exit, Returned, StopKind, Stopped
+from maintd.executor.outcome import AttemptEvidence, JobResult, ProcessExit, StopKind, Stopped
 from maintd.executor.report_reader import ReportReader, redacted
 from maintd.executor.run_context import RunContext
 from maintd.model.evidence import LogLine, Progress, Report
@@ -83,7 +83,7 @@ class AttemptSupervisor:
         self._kill_at: float | None = None
         self._unresponsive_at: float | None = None
         self._pid: int | None = None
-        self._exit: Exit | None = None
+        self._exit: ProcessExit | None = None
         self._ended_at = 0.0
         self._oom_kills = 0
 
@@ -182,16 +182,16 @@ class AttemptSupervisor:
             self.log.feed(stream, data, datetime.now(UTC))
             self._note_items()
 
-    def _handle_item(self, item: Report | Began | Ended) -> None:
+    def _handle_item(self, item: Report | ChildStarted | JobEnded) -> None:
         match item:
-            case Began():
+            case ChildStarted():
                 # Only the first one gets here, and it was sent before any line of the job ran.
                 self._pid = item.pid
                 self._deadline = time.monotonic() + self._limit.duration.total_seconds()
                 self.log.hide(item.secrets)
                 self._context.fork_client.began(item.pid)
                 self.record_start(item.pid)
-            case Ended():
+            case JobEnded():
                 pass
             case LogLine():
                 self.log.line("log", item.text, datetime.now(UTC))
@@ -237,7 +237,7 @@ class AttemptSupervisor:
             ended = decode(message)
             if ended["lapsed"] and self._stopped is None:
                 self._stopped = Stopped(StopKind.LAPSED, LAPSED)
-            self._end(Exit(ended["code"], ended["signal"]))
+            self._end(ProcessExit(ended["code"], ended["signal"]))
             if ended["leftovers"]:
                 self._log_line(f"killed what it left running: {', '.join(ended['leftovers'])}")
             return
@@ -252,7 +252,7 @@ class AttemptSupervisor:
         try:
             poll.watch_process(pid)
         except ProcessLookupError:
-            self._end(Exit())
+            self._end(ProcessExit())
 
     def _reap(self, poll: _Poll) -> None:
         assert self._pid is not None
@@ -266,15 +266,15 @@ class AttemptSupervisor:
         except ChildProcessError:  # the template reaped it before it died
             found = None
         if found is None:
-            self._end(Exit())
+            self._end(ProcessExit())
         elif found.si_code == os.CLD_EXITED:
-            self._end(Exit(code=found.si_status))
+            self._end(ProcessExit(code=found.si_status))
         else:
-            self._end(Exit(signal=found.si_status))
+            self._end(ProcessExit(signal=found.si_status))
 
-    def _end(self, end: Exit) -> None:
+    def _end(self, end: ProcessExit) -> None:
         out_of_memory = end.signal == signal.SIGKILL and self._term_at is None and OOM_KILLS.now() > self._oom_kills
-        self._exit = Exit(end.code, end.signal, out_of_memory=out_of_memory)
+        self._exit = ProcessExit(end.code, end.signal, out_of_memory=out_of_memory)
         self._ended_at = time.monotonic()
 
     def _stop_if_requested(self, launched: Launched, poll: _Poll, now: float) -> None:
@@ -343,8 +343,8 @@ class AttemptSupervisor:
         self._hand_on(full=False, final=True)
         hide = self.log.redacted
         return AttemptEvidence(
-            returned=None if seen.ended is None else Returned(seen.ended.ok, hide(seen.ended.reason)),
-            exit=self._exit or Exit(),
+            returned=None if seen.ended is None else JobResult(seen.ended.ok, hide(seen.ended.reason)),
+            exit=self._exit or ProcessExit(),
             worst=seen.worst,
             failed=tuple(redacted(check, seen.began.secrets) if seen.began else check for check in seen.failed),
             failed_count=seen.failed_count,

@@ -23,7 +23,7 @@ LINE_LIMIT = 64 * 1024
 LINE_COST = 100
 """A line counts so many bytes more than its text, since a row costs that much: ten million empty lines are no log."""
 
-CALM = 256 * 1024
+TAIL_BACKLOG_LIMIT = 256 * 1024
 """Lines beyond the head are handed on at once while no more than this many bytes of them wait."""
 
 CHUNK = 64 * 1024
@@ -55,11 +55,11 @@ class AttemptLog:
         self._head: deque[_Chunk] = deque()  # to be handed on
         self._tail: deque[_Chunk] = deque()  # to be handed on while it is calm, or at the end
         self._tail_cost = 0
-        self._given: deque[_Chunk] = deque()  # of the tail, handed on; their text is not kept
-        self._given_cost = 0
+        self._emitted: deque[_Chunk] = deque()  # of the tail, handed on; their text is not kept
+        self._emitted_cost = 0
         self._handed_on = 0  # lines up to here are in the head, or were trimmed
-        self._gone = 0  # lines from `_handed_on` to here are to be trimmed
-        self._gone_bytes = 0
+        self._trim_end = 0  # lines from `_handed_on` to here are to be trimmed
+        self._trim_bytes = 0
 
     def hide(self, secrets: Sequence[str]) -> None:
         """Replace these texts by `***` in every line from now on."""
@@ -99,16 +99,16 @@ class AttemptLog:
         """Yield what is to be recorded now; with `final`, everything that is kept."""
         while self._head:
             yield from self._lines(self._head.popleft())
-        calm = self._tail_cost <= CALM
-        if self._gone > self._handed_on and (final or calm) and (final or self._gone_bytes > self._limit // 8):
-            yield LogTrim(first=self._handed_on + 1, last=self._gone, size_bytes=self._gone_bytes)
-            self._handed_on, self._gone_bytes = self._gone, 0
+        calm = self._tail_cost <= TAIL_BACKLOG_LIMIT
+        if self._trim_end > self._handed_on and (final or calm) and (final or self._trim_bytes > self._limit // 8):
+            yield LogTrim(first=self._handed_on + 1, last=self._trim_end, size_bytes=self._trim_bytes)
+            self._handed_on, self._trim_bytes = self._trim_end, 0
         while self._tail and (final or calm):
             chunk = self._tail.popleft()
             self._tail_cost -= chunk.cost
             yield from self._lines(chunk)
-            self._given_cost += chunk.cost
-            self._given.append(replace(chunk, data=b""))
+            self._emitted_cost += chunk.cost
+            self._emitted.append(replace(chunk, data=b""))
 
     def _lines(self, chunk: _Chunk) -> Iterator[LogLine]:
         texts = chunk.data.decode("utf-8", errors="replace").replace("\0", "\ufffd").split("\n")[:-1]
@@ -155,16 +155,16 @@ class AttemptLog:
         if self._head_left > 0:
             self._head_left -= chunk.cost
             self._head.append(chunk)
-            self._handed_on = self._gone = self._seq
+            self._handed_on = self._trim_end = self._seq
             return
         self._tail.append(chunk)
         self._tail_cost += chunk.cost
-        while self._given_cost + self._tail_cost > self._limit and len(self._given) + len(self._tail) > 1:
-            if self._given:
-                old = self._given.popleft()
-                self._given_cost -= old.cost
+        while self._emitted_cost + self._tail_cost > self._limit and len(self._emitted) + len(self._tail) > 1:
+            if self._emitted:
+                old = self._emitted.popleft()
+                self._emitted_cost -= old.cost
             else:
                 old = self._tail.popleft()
                 self._tail_cost -= old.cost
-            self._gone = old.first + old.lines - 1
-            self._gone_bytes += old.cost - old.lines * LINE_COST
+            self._trim_end = old.first + old.lines - 1
+            self._trim_bytes += old.cost - old.lines * LINE_COST

@@ -24,7 +24,7 @@ from typing import Any, NoReturn, TextIO
 
 from maintd.errors import JobError, MaintdError, TargetError
 from maintd.executor import process_tree
-from maintd.executor.child_protocol import MAX_MESSAGE, AttemptRequest, Began, Ended, encode, targets_of
+from maintd.executor.child_protocol import MAX_MESSAGE, AttemptRequest, ChildStarted, JobEnded, encode, targets_of
 from maintd.executor.fork_protocol import MAX_MESSAGE as MAX_REQUEST
 from maintd.executor.fork_protocol import decode as decode_request
 from maintd.executor.preloading import PreloadedJob
@@ -146,7 +146,7 @@ class _Attempt:
         order = self._order
         os.environ.update(order.environ)
         self._secrets = tuple(_secrets(order))
-        self._send(Began(pid=os.getpid(), secrets=self._secrets))
+        self._send(ChildStarted(pid=os.getpid(), secrets=self._secrets))
         try:
             self._run_job(order)
         except BaseException as error:  # noqa: BLE001 - the border: whatever the job raises becomes the outcome
@@ -154,7 +154,7 @@ class _Attempt:
             self._report_error(error)
             return False
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        self._send(Ended(ok=True))
+        self._send(JobEnded(ok=True))
         return True
 
     def _run_job(self, order: AttemptRequest) -> None:
@@ -175,14 +175,14 @@ class _Attempt:
     def _report_error(self, error: BaseException) -> None:
         self._stopped = isinstance(error, StopRequestedError)
         try:
-            ended = Ended(
+            ended = JobEnded(
                 ok=False,
                 reason=_reason(error, self._order.path)[:4000],
                 traceback=_trace(error, self._order.path),
                 not_configured=isinstance(error, TargetError) and error.cause == "not_configured",
             )
         except MemoryError:
-            ended = Ended(ok=False, reason="MemoryError: too little memory was left to report where")
+            ended = JobEnded(ok=False, reason="MemoryError: too little memory was left to report where")
         self._send(ended)
 
     def _send(self, message: Any) -> None:

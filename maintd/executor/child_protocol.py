@@ -45,7 +45,7 @@ def targets_of(order: AttemptRequest) -> Targets:
     return targets
 
 
-class Began(Model):
+class ChildStarted(Model):
     """The first message: the process exists and is about to import the job.
 
     `secrets` are texts to keep out of the log; they stay in the supervisor's memory.
@@ -56,7 +56,7 @@ class Began(Model):
     secrets: tuple[str, ...] = ()
 
 
-class Ended(Model):
+class JobEnded(Model):
     """The last message: how the job's code ended. The process ends after it."""
 
     type: Literal["ended"] = "ended"
@@ -66,7 +66,7 @@ class Ended(Model):
     not_configured: bool = False  # the reason is a missing target
 
 
-ChildMessage = Annotated[Report | Began | Ended, Field(discriminator="type")]
+ChildMessage = Annotated[Report | ChildStarted | JobEnded, Field(discriminator="type")]
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(ChildMessage)
 
 

@@ -58,7 +58,7 @@ class Stopped:
 
 
 @dataclass(frozen=True)
-class Exit:
+class ProcessExit:
     """How a process ended. All None: no process saw it."""
 
     code: int | None = None
@@ -71,7 +71,7 @@ class Exit:
 
 
 @dataclass(frozen=True)
-class Returned:
+class JobResult:
     """The last message of the child: that the job returned (`ok`), or why it did not."""
 
     ok: bool
@@ -82,8 +82,8 @@ class Returned:
 class AttemptEvidence:
     """Everything that the outcome on an attempt depends on."""
 
-    returned: Returned | None = None  # None: the process ended without a last message
-    exit: Exit = Exit()
+    returned: JobResult | None = None  # None: the process ended without a last message
+    exit: ProcessExit = ProcessExit()
     worst: CheckStatus = CheckStatus.OK
     failed: Sequence[Check] = ()  # failed checks; the first ones are enough
     warned: Sequence[str] = ()  # names of checks that warn
@@ -158,7 +158,7 @@ def _evaluate_stopped(seen: AttemptEvidence, stopped: Stopped) -> AttemptOutcome
             return AttemptOutcome(AttemptState.LOST, f"{stopped.reason}; it was stopped{where}{killed}")
 
 
-def describe_exit(end: Exit) -> str:
+def describe_exit(end: ProcessExit) -> str:
     """Return what happened to a process, as a clause: `the process was killed by signal 11 (SIGSEGV): …`."""
     if end.signal is not None:
         return "the process was " + describe_signal(end.signal, out_of_memory=end.out_of_memory)

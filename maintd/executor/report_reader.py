@@ -9,7 +9,7 @@ from typing import Any
 
 from maintd.config.artifact_files import LONGEST_PATH, open_artifact
 from maintd.errors import JobError
-from maintd.executor.child_protocol import MAX_MESSAGE, Began, Ended, decode
+from maintd.executor.child_protocol import MAX_MESSAGE, ChildStarted, JobEnded, decode
 from maintd.executor.evidence_limits import MAX_ITEM_BYTES, EvidenceLimits, shortened
 from maintd.model.evidence import Artifact, Change, ChangeState, Check, CheckStatus, LogLine, LogTrim, Phase, Report
 
@@ -36,8 +36,8 @@ class ReportReader:
         self._folder = artifacts_dir
         self._buffer = bytearray()
         self._overlong = False
-        self.began: Began | None = None
-        self.ended: Ended | None = None
+        self.began: ChildStarted | None = None
+        self.ended: JobEnded | None = None
         self.protocol_error = ""
         self.ignored = 0  # messages after the last one
         self.phase = ""
@@ -53,7 +53,7 @@ class ReportReader:
         self._changes_left_out = False
         self._intended: dict[int, Change] = {}  # by number; what became of them was not reported yet
 
-    def feed(self, data: bytes) -> Iterator[Report | Began | Ended]:
+    def feed(self, data: bytes) -> Iterator[Report | ChildStarted | JobEnded]:
         """Add bytes of the child's report; yield the valid messages in them."""
         new = len(self._buffer)  # there is no newline before it
         self._buffer += data
@@ -81,7 +81,7 @@ class ReportReader:
         if not self.protocol_error:
             self.protocol_error = what
 
-    def _message(self, line: bytes) -> Iterator[Report | Began | Ended]:
+    def _message(self, line: bytes) -> Iterator[Report | ChildStarted | JobEnded]:
         if self.ended is not None:
             self.ignored += 1
             return
@@ -91,12 +91,12 @@ class ReportReader:
             self._broken(error.message)
             return
         match item:
-            case Began():
+            case ChildStarted():
                 if self.began is not None:
                     self._broken("it reported twice that it began")
                     return
                 self.began = item
-            case Ended():
+            case JobEnded():
                 self.ended = item
             case LogLine():
                 item = item.model_copy(update={"stream": "log"})

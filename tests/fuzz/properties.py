@@ -20,8 +20,8 @@ from support.calendars import NOW, jobs, validate_all
 from maintd.calendar import Calendar, load_calendar
 from maintd.config.file import read_config
 from maintd.errors import CalendarError, SettingsError
-from maintd.executor.child_protocol import MAX_MESSAGE, Began, Ended
-from maintd.executor.outcome import AttemptEvidence, Exit, Returned, evaluate_attempt
+from maintd.executor.child_protocol import MAX_MESSAGE, ChildStarted, JobEnded
+from maintd.executor.outcome import AttemptEvidence, JobResult, ProcessExit, evaluate_attempt
 from maintd.executor.report_reader import ReportReader, redacted
 from maintd.model.entry import Rule, ScheduleKind
 from maintd.model.evidence import LogLine
@@ -200,7 +200,7 @@ def _check_due_times(calendar: Calendar) -> None:
 
 def _check_can_be_stored(item: object) -> None:
     """Check that the item can be written to a row and to the spool, and read back."""
-    if isinstance(item, Began | Ended):
+    if isinstance(item, ChildStarted | JobEnded):
         return
     for kept in (item, redacted(item, ("hunter2",))):
         if isinstance(kept, LogLine):
@@ -214,8 +214,8 @@ def _check_can_be_stored(item: object) -> None:
 def _check_outcome(seen: ReportReader) -> None:
     verdict = evaluate_attempt(
         AttemptEvidence(
-            returned=None if seen.ended is None else Returned(seen.ended.ok, seen.ended.reason),
-            exit=Exit(code=0),
+            returned=None if seen.ended is None else JobResult(seen.ended.ok, seen.ended.reason),
+            exit=ProcessExit(code=0),
             worst=seen.worst,
             failed=tuple(seen.failed),
             failed_count=seen.failed_count,

@@ -19,8 +19,8 @@ from support.servers.docker import DockerEngine
 from support.servers.registry import Registry, registry
 
 from maintd.checks.docker.end_of_life import AS_OF, TABLE, Software, Support, software, support
-from maintd.checks.docker.image_updates import floating
-from maintd.clients.registry import Credentials, HttpRegistryClient, RateLimitedError, Remote, parse
+from maintd.checks.docker.image_updates import floating_reason
+from maintd.clients.registry import Credentials, HttpRegistryClient, RateLimitedError, RemoteImage, parse
 from maintd.errors import TargetError
 from maintd.model.evidence import CheckStatus
 
@@ -71,7 +71,7 @@ def test_what_is_no_name_is_refused(text: str) -> None:
     ],
 )
 def test_a_tag_floats_unless_it_names_a_minor_version(tag: str, why: str) -> None:
-    assert floating(tag) == why
+    assert floating_reason(tag) == why
 
 
 def test_the_version_is_the_images_own_word_before_the_tags() -> None:
@@ -561,4 +561,4 @@ def test_a_project_without_containers_fails(project: Project) -> None:
 
 
 def test_an_index_is_recognized_by_its_media_type() -> None:
-    assert not Remote(DIGEST, "application/vnd.oci.image.manifest.v1+json").is_index
+    assert not RemoteImage(DIGEST, "application/vnd.oci.image.manifest.v1+json").is_index

@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maintd.executor.attempt_log import CALM, LINE_COST, LINE_LIMIT, AttemptLog
+from maintd.executor.attempt_log import LINE_COST, LINE_LIMIT, TAIL_BACKLOG_LIMIT, AttemptLog
 from maintd.model.evidence import LogLine, LogTrim
 
 AT = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
@@ -97,7 +97,7 @@ def test_a_flood_is_held_back_until_the_end() -> None:
 
     later = list(output.take())
 
-    assert CALM < 10_000_000
+    assert TAIL_BACKLOG_LIMIT < 10_000_000
     assert 50_000 <= len(head) <= 51_000
     assert later == []
 

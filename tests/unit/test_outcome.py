@@ -1,4 +1,4 @@
-"""Verdicts as tables, and what must hold for every combination of evidence."""
+"""Outcomes as tables, and what must hold for every combination of evidence."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from maintd.executor.outcome import (
     LONGEST_BACKOFF,
     AttemptEvidence,
     AttemptOutcome,
-    Exit,
-    Returned,
+    JobResult,
+    ProcessExit,
     StepOutcome,
     StopKind,
     Stopped,
@@ -28,56 +28,62 @@ from maintd.executor.outcome import (
 from maintd.model.evidence import Check, CheckStatus
 from maintd.model.run import AttemptState, RunState, SkipReason, StepState
 
-OK = Returned(ok=True)
+OK = JobResult(ok=True)
 FAILED = Check(name="rows", observed=0, expected="at least 1", status=CheckStatus.FAIL, hint="look at the import")
 
 
 @pytest.mark.parametrize(
     ("seen", "state", "reason"),
     [
-        (AttemptEvidence(returned=OK, exit=Exit(code=0)), "succeeded", ""),
+        (AttemptEvidence(returned=OK, exit=ProcessExit(code=0)), "succeeded", ""),
         (
-            AttemptEvidence(returned=OK, exit=Exit(code=0), worst=CheckStatus.FAIL, failed=[FAILED], failed_count=3),
+            AttemptEvidence(
+                returned=OK, exit=ProcessExit(code=0), worst=CheckStatus.FAIL, failed=[FAILED], failed_count=3
+            ),
             "failed",
             'check "rows": observed 0, expected at least 1 (and 2 more failed); look at the import',
         ),
         (
-            AttemptEvidence(returned=OK, exit=Exit(code=0), worst=CheckStatus.UNKNOWN, unobserved=["lag"]),
+            AttemptEvidence(returned=OK, exit=ProcessExit(code=0), worst=CheckStatus.UNKNOWN, unobserved=["lag"]),
             "unknown",
             "1 check not observed: lag",
         ),
         (
-            AttemptEvidence(returned=OK, exit=Exit(code=0), worst=CheckStatus.WARN, warned=["a", "b"]),
+            AttemptEvidence(returned=OK, exit=ProcessExit(code=0), worst=CheckStatus.WARN, warned=["a", "b"]),
             "warned",
             "2 warnings: a, b",
         ),
         (
             AttemptEvidence(
-                returned=OK, exit=Exit(code=0), worst=CheckStatus.UNKNOWN, warned=["a", "b"], unobserved=list("cdef")
+                returned=OK,
+                exit=ProcessExit(code=0),
+                worst=CheckStatus.UNKNOWN,
+                warned=["a", "b"],
+                unobserved=list("cdef"),
             ),
             "unknown",
             "4 checks not observed: c, d, e, …; 2 warnings: a, b",
         ),
-        (AttemptEvidence(returned=Returned(ok=False, reason="KeyError: 'x'")), "failed", "KeyError: 'x'"),
+        (AttemptEvidence(returned=JobResult(ok=False, reason="KeyError: 'x'")), "failed", "KeyError: 'x'"),
         (
-            AttemptEvidence(exit=Exit(code=3), phase="copy"),
+            AttemptEvidence(exit=ProcessExit(code=3), phase="copy"),
             "failed",
             'the process ended with exit code 3 before the job returned (something called exit) in phase "copy"',
         ),
         (
-            AttemptEvidence(exit=Exit(signal=9, out_of_memory=True)),
+            AttemptEvidence(exit=ProcessExit(signal=9, out_of_memory=True)),
             "failed",
             "the process was killed by signal 9 (SIGKILL): the kernel ran out of memory and chose it",
         ),
         (AttemptEvidence(), "failed", "the process ended before the job returned; its exit status is not known"),
         (
-            AttemptEvidence(returned=OK, exit=Exit(signal=11)),
+            AttemptEvidence(returned=OK, exit=ProcessExit(signal=11)),
             "failed",
             "the job returned, but then the process was killed by signal 11 (SIGSEGV): a crash in native code",
         ),
         (
             AttemptEvidence(
-                exit=Exit(signal=9), stopped=Stopped(StopKind.TIMED_OUT, "its 10m timeout"), phase="read x"
+                exit=ProcessExit(signal=9), stopped=Stopped(StopKind.TIMED_OUT, "its 10m timeout"), phase="read x"
             ),
             "timed_out",
             'stopped after its 10m timeout in phase "read x"',
@@ -89,7 +95,7 @@ FAILED = Check(name="rows", observed=0, expected="at least 1", status=CheckStatu
         ),
         # It had returned before it was told to stop: what it did is done and proven.
         (
-            AttemptEvidence(returned=OK, exit=Exit(code=0), stopped=Stopped(StopKind.CANCELLED, "ada")),
+            AttemptEvidence(returned=OK, exit=ProcessExit(code=0), stopped=Stopped(StopKind.CANCELLED, "ada")),
             "succeeded",
             "",
         ),
@@ -106,8 +112,8 @@ def test_an_attempt_is_what_was_seen_of_it(seen: AttemptEvidence, state: str, re
 
 EVIDENCE = st.builds(
     AttemptEvidence,
-    returned=st.none() | st.builds(Returned, ok=st.booleans(), reason=st.sampled_from(["", "ValueError: x"])),
-    exit=st.builds(Exit, code=st.none() | st.integers(0, 255), signal=st.none() | st.integers(1, 64)),
+    returned=st.none() | st.builds(JobResult, ok=st.booleans(), reason=st.sampled_from(["", "ValueError: x"])),
+    exit=st.builds(ProcessExit, code=st.none() | st.integers(0, 255), signal=st.none() | st.integers(1, 64)),
     worst=st.sampled_from(CheckStatus),
     failed=st.sampled_from([(), (FAILED,)]),
     warned=st.lists(st.text(max_size=5), max_size=3),

@@ -201,24 +201,24 @@ def decide_images(
     engine sets when an image is tagged, but not when it is pulled.
     """
     newer = _newer_images(images)
-    references = References(containers)
+    references = ImageUsers(containers)
     decisions = []
     for image in images:
-        kept = references.of(image) or _protection(image, retention)
-        if not kept and image.id in parents:
-            kept = "it is the parent of another image"
+        keep_reason = references.of(image) or _protection(image, retention)
+        if not keep_reason and image.id in parents:
+            keep_reason = "it is the parent of another image"
         present_since = image.tagged_at or (unused_since or {}).get(image.id)
-        if not kept and present_since is None:
-            kept = "it is not known since when it is unused"
-        if not kept and present_since is not None and now - present_since < retention.image_age:
-            kept = "too new"
-        if not kept and newer[image.id] < retention.generations:
-            kept = f"among the {retention.generations} newest of its repository"
-        decisions.append(Decision(image, kept))
-    return sorted(decisions, key=lambda decision: (_since(decision.subject), decision.subject.id))
+        if not keep_reason and present_since is None:
+            keep_reason = "it is not known since when it is unused"
+        if not keep_reason and present_since is not None and now - present_since < retention.image_age:
+            keep_reason = "too new"
+        if not keep_reason and newer[image.id] < retention.generations:
+            keep_reason = f"among the {retention.generations} newest of its repository"
+        decisions.append(Decision(image, keep_reason))
+    return sorted(decisions, key=lambda decision: (_age_key(decision.subject), decision.subject.id))
 
 
-class References:
+class ImageUsers:
     """Finds the container, running or stopped, that uses an image.
 
     Containers refer to an image by its id (in a containerd store the digest of its manifest), by a digest under which
@@ -264,13 +264,13 @@ def _newer_images(images: Sequence[StoredImage]) -> dict[str, int]:
             groups.setdefault(key, []).append(image)
     ranks: dict[str, int] = {}
     for members in groups.values():
-        members.sort(key=lambda image: (_since(image), image.id), reverse=True)
+        members.sort(key=lambda image: (_age_key(image), image.id), reverse=True)
         for rank, image in enumerate(members):
             ranks[image.id] = min(rank, ranks.get(image.id, rank))
     return ranks
 
 
-def _since(image: StoredImage) -> float:
+def _age_key(image: StoredImage) -> float:
     at = image.tagged_at or image.created_at
     return at.timestamp() if at else 0.0
 
@@ -307,7 +307,7 @@ def remove_image(engine: Docker, planned: StoredImage) -> None:
     now = _read_image(engine, planned.id)
     if set(now.tags) != set(planned.tags):
         raise InUseError(f"its tags have changed to {', '.join(now.tags) or 'none'}")
-    if use := References(stored_containers(engine)).of(now):
+    if use := ImageUsers(stored_containers(engine)).of(now):
         raise InUseError(use)
     removed: list[str] = []
     try:
@@ -408,7 +408,7 @@ def report_disk_use(ctx: Context, engine: Docker, max_unused: int, max_volumes: 
 
 
 def record_unused(
-    ctx: Context, name: str, images: Iterable[StoredImage], references: References
+    ctx: Context, name: str, images: Iterable[StoredImage], references: ImageUsers
 ) -> dict[str, datetime]:
     """By id of a pulled image, since when all runs up to now found it unused; keeps a measure for the next run."""
     since: dict[str, datetime] = {}

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from maintd.checks.docker.images import Image, ImageInUse, find_image, pull, tag
 from maintd.clients.docker import Docker, connect
-from maintd.clients.registry import Credentials, RateLimitedError, Reference, RegistryClient, Remote, auth
+from maintd.clients.registry import Credentials, RateLimitedError, Reference, RegistryClient, RemoteImage, auth
 from maintd.errors import TargetError
 from maintd.job.causes import Role
 from maintd.job.context import Context
@@ -19,7 +19,7 @@ ROLLBACK = "maintd/rollback"
 """Repository of the tags that keep an image in use before a newer one was pulled."""
 
 
-def floating(tag: str) -> str:
+def floating_reason(tag: str) -> str:
     """Why a tag may refer to another major version one day; empty when it names at least a minor version."""
     match = re.match(r"v?(\d+)(\.\d+)?", tag)
     if match is None:
@@ -45,7 +45,7 @@ class UpdateCheck:
         """`pull_timeout`: None to pull nothing, else how long a pull may be silent."""
         self._ctx, self._engine, self._registry = ctx, engine, registry
         self._pull_timeout, self._max_pulls, self._credentials = pull_timeout, max_pulls, credentials
-        self._answers: dict[str, Remote | TargetError] = {}
+        self._answers: dict[str, RemoteImage | TargetError] = {}
         self._limited: dict[str, TargetError] = {}  # registries with a rate limit that was reached
         self._pulled: dict[str, Image] = {}
 
@@ -90,7 +90,7 @@ class UpdateCheck:
             newer = self._pull(used, reference, image, remote, self._pull_timeout)
         self._report_deployed(used, reference, image, newer)
 
-    def _remote(self, reference: Reference) -> Remote:
+    def _remote(self, reference: Reference) -> RemoteImage:
         if reference.registry in self._limited:
             raise self._limited[reference.registry]
         name = f"{reference.familiar}:{reference.tag}"
@@ -119,7 +119,7 @@ class UpdateCheck:
         )
 
     def _pull(
-        self, used: ImageInUse, reference: Reference, image: Image, remote: Remote, timeout: timedelta
+        self, used: ImageInUse, reference: Reference, image: Image, remote: RemoteImage, timeout: timedelta
     ) -> Image | None:
         ctx, name, check = self._ctx, f"{reference.familiar}@{remote.digest}", f"{used.service}: pulled"
         if name in self._pulled:
@@ -151,7 +151,7 @@ class UpdateCheck:
 def _tag_criterion(used: ImageInUse, reference: Reference) -> Criterion:
     return Criterion(
         f"{used.service}: tag",
-        floating(reference.tag) or "names a version",
+        floating_reason(reference.tag) or "names a version",
         equals="names a version",
         severity=CheckStatus.WARN,
         hint="a pull may bring a new major version: use a tag with the minor version, or a digest",

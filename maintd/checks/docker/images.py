@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from docker.errors import NotFound
 
 from maintd.clients.docker import Container, Docker, translated
-from maintd.clients.registry import Reference, Remote
+from maintd.clients.registry import Reference, RemoteImage
 from maintd.errors import TargetError
 from maintd.job.context import Context
 
@@ -84,7 +84,7 @@ def _created(text: str | None) -> datetime | None:
     return at if at is not None and at.tzinfo is not None and at >= _FIRST_IMAGES else None
 
 
-def pull(engine: Docker, reference: Reference, remote: Remote, login: dict[str, str] | None) -> Image:
+def pull(engine: Docker, reference: Reference, remote: RemoteImage, login: dict[str, str] | None) -> Image:
     """Pull exactly this digest; no tag changes. Raises TargetError.
 
     The engine answers 200 and reports a failure in the stream that follows.

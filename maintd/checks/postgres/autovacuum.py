@@ -42,7 +42,7 @@ class Autovacuum:
         return float(own if own is not None else self.settings.get(name, "-1"))
 
 
-class Need(NamedTuple):
+class VacuumNeed(NamedTuple):
     """What a table needs and why.
 
     `gain` orders tables: the bytes to be freed; more than any size when its age is the reason.
@@ -65,7 +65,7 @@ def autovacuum(session: Postgres) -> Autovacuum:
     return Autovacuum({row["name"]: row["setting"] for row in rows}, workers)
 
 
-def need(table: Table, server: Autovacuum, now: datetime, factor: float = 1.0) -> Need:
+def need(table: Table, server: Autovacuum, now: datetime, factor: float = 1.0) -> VacuumNeed:
     """What the table needs by autovacuum's own rules, with its thresholds multiplied by `factor`."""
     rows = max(table.rows, 0.0)
 
@@ -93,7 +93,7 @@ def need(table: Table, server: Autovacuum, now: datetime, factor: float = 1.0) -
         since = f"since the last analyze on {table.analyzed_at:%Y-%m-%d}" if table.analyzed_at else "and never analyzed"
         reasons.append(f"{table.mods:,} rows changed {since}")
     gain = max(table.size_bytes, table.dead) * table.dead_share + (1e15 + table.xid_age if freeze else 0)
-    return Need(vacuum or inserted or freeze, analyze, freeze, "; ".join(reasons), gain)
+    return VacuumNeed(vacuum or inserted or freeze, analyze, freeze, "; ".join(reasons), gain)
 
 
 def autovacuum_criteria(server: Autovacuum, tables: Sequence[Table]) -> list[Criterion]:

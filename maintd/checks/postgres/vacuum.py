@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from psycopg import sql
 
-from maintd.checks.postgres.autovacuum import Need
+from maintd.checks.postgres.autovacuum import VacuumNeed
 from maintd.checks.postgres.blockers import lock_holders, snapshot_holders
 from maintd.checks.postgres.tables import Table, tables
 from maintd.clients.postgres import Notice, Postgres, lock_timed_out
@@ -68,7 +68,7 @@ class VacuumResult:
         return Criterion(name, self.problem or "done", equals="done", hint=hint)
 
 
-def statement(table: Table, need: Need, version: int) -> sql.Composed:
+def statement(table: Table, need: VacuumNeed, version: int) -> sql.Composed:
     """The VACUUM or ANALYZE that the table needs. Never FULL: that locks the table exclusively."""
     if not need.vacuum:
         return sql.SQL("ANALYZE (VERBOSE, SKIP_LOCKED) {}").format(table.identifier)
@@ -82,7 +82,7 @@ def statement(table: Table, need: Need, version: int) -> sql.Composed:
     return sql.SQL("VACUUM (" + ", ".join(options) + ") {}").format(table.identifier)
 
 
-def vacuum(session: Postgres, before: Table, need: Need, timeout: timedelta) -> VacuumResult:
+def vacuum(session: Postgres, before: Table, need: VacuumNeed, timeout: timedelta) -> VacuumResult:
     """Run it and read the result. Raises TargetError only when the session is lost."""
     requested_at: datetime = session.one("SELECT clock_timestamp() AS now")["now"]
     started = time.monotonic()
@@ -131,14 +131,14 @@ def _read(session: Postgres, before: Table) -> Table | None:
     return next(iter(tables(session, before.oid)), None)
 
 
-def _done(after: Table | None, need: Need, requested_at: datetime) -> bool:
+def _done(after: Table | None, need: VacuumNeed, requested_at: datetime) -> bool:
     if after is None:
         return False
     done_at = after.vacuumed_at if need.vacuum else after.analyzed_at
     return done_at is not None and done_at >= requested_at
 
 
-def _read_when_done(session: Postgres, before: Table, need: Need, requested_at: datetime) -> Table | None:
+def _read_when_done(session: Postgres, before: Table, need: VacuumNeed, requested_at: datetime) -> Table | None:
     """The table after the statistics have caught up, where they are collected by a separate process."""
     deadline = time.monotonic() + (_STATISTICS_DELAY if session.version < 15 else 0)
     while True:
