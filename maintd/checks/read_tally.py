@@ -41,12 +41,16 @@ class ReadTally:
         in_scope = self.understood + self.not_understood
         return self.not_understood / in_scope if in_scope else 0.0
 
-    def criterion(self, name: str, what: str, *, at_most_share: float = 0.05, hint: str = "") -> Criterion:
+    def criterion(
+        self, name: str, what: str, *, at_most_share: float = 0.05, at_least: int = 1, hint: str = ""
+    ) -> Criterion:
         """Unknown when more than the share was not understood, with samples; else ok, with the share in percent.
 
-        `what` is a plural noun: "lines", "files".
+        `what` is a plural noun: "lines", "files". Fewer than `at_least` could not change what the job checks.
         """
         share = round(100 * self.share_not_understood, 1)
+        if 0 < self.not_understood < at_least:
+            return Criterion(name, self.not_understood, unit=what, at_most=at_least - 1, hint=hint)
         if self.share_not_understood > at_most_share:
             shown = "; ".join(f'"{one}"' for one in self.samples)
             cause = f"{self.not_understood} {what} not understood ({share:g} %)"

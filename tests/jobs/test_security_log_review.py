@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -156,6 +156,81 @@ def test_failures_from_many_addresses_are_compared_with_the_typical_number(
     check = result.check("logins: failures in a day")
     assert (check.observed, check.status) == (count, status), result.text()
     assert result.measure("auth_failures_total_24h") == count
+
+
+def bsd(at: datetime) -> str:
+    return f"{at:%b} {at.day:2d} {at:%H:%M:%S}"
+
+
+FORMS: dict[str, Callable[[datetime, int], str]] = {
+    "busybox": lambda at, n: f"{bsd(at)} box auth.info sshd[{n}]: Failed password for root from {THEM} port 2 ssh2",
+    "freebsd": lambda at, n: f"{bsd(at)} box <auth.info> sshd[{n}]: Failed password for root from {THEM} port 2 ssh2",
+    "rfc5424": lambda at, n: (
+        f"<38>1 {at:%Y-%m-%dT%H:%M:%SZ} box sshd {n} - - Failed password for root from {THEM} port 2 ssh2"
+    ),
+    "dropbear": lambda at, n: (
+        f"{bsd(at)} box authpriv.warn dropbear[{n}]: Bad password attempt for 'root' from {THEM}:5"
+    ),
+    "vsftpd": lambda at, n: (
+        f"{bsd(at)} mx vsftpd: pam_unix(vsftpd:auth): authentication failure; logname= uid=0 euid=0 tty=ftp "
+        f"ruser=admin rhost={THEM}"
+    ),
+    "proxmox": lambda at, n: f"{bsd(at)} pve pvedaemon[9]: authentication failure; rhost={THEM} user=root@pam msg=bad",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_failures_are_counted_in_every_framing_and_of_every_service(root: Path, form: str) -> None:
+    write(root, *[FORMS[form](NOW - timedelta(minutes=160 - n), n) + "\n" for n in range(150)])
+
+    result = review_logins(root, {"timezone": "UTC"})
+
+    check = result.check("logins: failures from one address in a day")
+    assert (check.observed, check.status) == (150, CheckStatus.FAIL), result.text()
+    assert result.check("logins: lines not understood").observed == 0
+
+
+UNKNOWN_FORMS: dict[str, Callable[[datetime, int], str]] = {
+    "json": lambda at, n: f'{{"at":"{at.isoformat()}","program":"sshd","text":"Failed password for root from {THEM}"}}',
+    "tai64n": lambda at, n: f"@4000000067{n:06x}00000000 sshd[{n}]: Failed password for root from {THEM} port 2 ssh2",
+    "an unknown service": lambda at, n: syslog(at, n, f"login failed for root, peer {THEM}", "charon").rstrip(),
+    "sshd in other words": lambda at, n: syslog(at, n, f"Rejected password of root, peer {THEM}").rstrip(),
+}
+
+
+@pytest.mark.parametrize("form", UNKNOWN_FORMS)
+def test_lines_that_may_be_failed_logins_and_are_not_understood_are_unknown(root: Path, form: str) -> None:
+    lines = [UNKNOWN_FORMS[form](NOW - timedelta(minutes=160 - n), n) + "\n" for n in range(150)]
+    write(root, *lines)
+
+    result = review_logins(root)
+
+    check = result.check("logins: lines not understood")
+    assert check.status is CheckStatus.UNKNOWN, result.text()
+    assert "150 lines not understood (100 %), such as" in str(check.observed)
+    assert result.outcome == "unknown"
+
+
+def test_a_few_lines_that_are_not_understood_change_no_outcome(root: Path) -> None:
+    write(root, *[syslog(NOW - HOUR, n, f"Rejected password of root, peer {THEM}") for n in range(19)])
+
+    result = review_logins(root)
+
+    check = result.check("logins: lines not understood")
+    assert (check.observed, check.status, check.expected) == (19, CheckStatus.OK, "at most 19 lines"), result.text()
+
+
+def test_a_log_that_is_a_link_to_itself_is_unknown(root: Path) -> None:
+    (root / "var/log/auth.log").unlink()
+    (root / "var/log/auth.log").symlink_to("auth.log")
+    (root / "var/log/auth.log.1").write_text(failed(NOW - HOUR, 1))
+
+    result = review_logins(root)
+
+    check = result.check("logins: files that could not be read")
+    assert (check.status, result.outcome) == (CheckStatus.UNKNOWN, "unknown"), result.text()
+    assert "auth.log: Too many levels of symbolic links" in check.hint
+    assert result.measure("auth_failures_total_24h") == 1
 
 
 def test_a_quiet_run_forgets_no_login(root: Path) -> None:

@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maintd.checks.logs import auth_log, log_files, logins
+from maintd.checks.logs import auth_log, log_files, login_messages
 from maintd.checks.logs.log_files import UNKNOWN_SIZE, LogFileState, compare
-from maintd.checks.logs.logins import LoginEvent, LoginSummary
+from maintd.checks.logs.login_messages import LoginEvent
+from maintd.checks.logs.logins import LoginSummary
+from maintd.checks.logs.syslog import expand_repeated, parse_syslog
 from maintd.errors import TargetError
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -43,7 +45,7 @@ TOO_MANY = "Too many authentication failures"
     ],
 )
 def test_both_forms_of_a_time_are_read(text: str, at: datetime) -> None:
-    line = auth_log.parse_syslog(text, BERLIN, NOW)
+    line = parse_syslog(text, BERLIN, NOW)
 
     assert line is not None
     assert (line.at, line.program, line.pid, line.message) == (at, "sshd", "7", "m")
@@ -51,11 +53,11 @@ def test_both_forms_of_a_time_are_read(text: str, at: datetime) -> None:
 
 @pytest.mark.parametrize("text", ["", "-- MARK --", "Foo  2 11:59:58 web sshd[7]: m", "Feb 30 01:00:00 web sshd: m"])
 def test_a_line_that_is_not_syslog_is_not_parsed(text: str) -> None:
-    assert auth_log.parse_syslog(text, UTC, NOW) is None
+    assert parse_syslog(text, UTC, NOW) is None
 
 
 def test_a_message_that_was_repeated_counts_as_often() -> None:
-    line = auth_log.parse_syslog(
+    line = parse_syslog(
         f"Jan  2 11:00:00 web sshd[7]: message repeated 4 times: [ Failed password for al from {THEM} port 2 ssh2]",
         UTC,
         NOW,
@@ -67,11 +69,11 @@ def test_a_message_that_was_repeated_counts_as_often() -> None:
 
 def test_last_message_repeated_refers_to_the_line_before() -> None:
     lines = [
-        auth_log.parse_syslog(f"Jan  2 11:00:0{second} web {message}", UTC, NOW)
+        parse_syslog(f"Jan  2 11:00:0{second} web {message}", UTC, NOW)
         for second, message in enumerate(["sshd[7]: one", "last message repeated 3 times", "sshd[7]: two"])
     ]
 
-    found = [(line.message, line.times) for line in auth_log.expand_repeated(line for line in lines if line)]
+    found = [(line.message, line.times) for line in expand_repeated(line for line in lines if line)]
 
     assert found == [("one", 1), ("one", 3), ("two", 1)]
 
@@ -108,7 +110,7 @@ def test_last_message_repeated_refers_to_the_line_before() -> None:
     ],
 )
 def test_messages_of_sshd_are_parsed(message: str, expected: tuple[str, str, str]) -> None:
-    event = logins.parse("sshd-session", message)
+    event = login_messages.parse("sshd-session", message)
 
     assert event is not None
     assert (event.kind, event.user, event.method) == expected
@@ -127,7 +129,7 @@ def test_messages_of_sshd_are_parsed(message: str, expected: tuple[str, str, str
     ],
 )
 def test_other_messages_are_not_events(message: str) -> None:
-    assert logins.parse("sshd", message) is None
+    assert login_messages.parse("sshd", message) is None
 
 
 # Each of these names has the address of somebody else in it, in the words of sshd.
@@ -159,7 +161,7 @@ SSHD_MESSAGES = [
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("template", SSHD_MESSAGES)
 def test_a_hostile_user_name_blames_no_other_address(template: str, name: str) -> None:
-    event = logins.parse("sshd", template.format(name, THEM))
+    event = login_messages.parse("sshd", template.format(name, THEM))
 
     assert event is not None
     assert event.source == THEM
@@ -169,7 +171,7 @@ def test_a_hostile_user_name_blames_no_other_address(template: str, name: str) -
 @given(st.lists(st.sampled_from([*NAMES, "root", " ", "from", "port", "ssh2", ":", "\xff"]), max_size=5).map(" ".join))
 def test_no_user_name_of_such_parts_blames_another_address(name: str) -> None:
     for template in SSHD_MESSAGES:
-        event = logins.parse("sshd", template.format(name, THEM))
+        event = login_messages.parse("sshd", template.format(name, THEM))
         assert event is not None, template.format(name, THEM)
         assert event.source == THEM
 
@@ -178,7 +180,7 @@ def test_no_user_name_of_such_parts_blames_another_address(name: str) -> None:
 def test_a_hostile_user_name_in_a_pam_message_blames_no_other_address(name: str) -> None:
     line = "pam_unix(sshd:auth): authentication failure; logname= uid=0 euid=0 tty=ssh ruser= rhost={}  user={}"
 
-    event = logins.parse("sshd", line.format(THEM, name))
+    event = login_messages.parse("sshd", line.format(THEM, name))
 
     assert event is not None
     assert event.source == THEM
@@ -188,8 +190,10 @@ def test_a_hostile_certificate_id_blames_no_other_address() -> None:
     bad = f"z from {NOT_THEM} port 22 ssh2: RSA SHA256:b ID q"
     said = "ED25519-CERT SHA256:x ID {} (serial 0) CA ED25519 SHA256:y"
 
-    known = logins.parse("sshd", f"Failed publickey for root from {THEM} port 2 ssh2: {said.format(bad)}")
-    spaced = logins.parse("sshd", f"Failed publickey for invalid user a b from {THEM} port 2 ssh2: {said.format(bad)}")
+    known = login_messages.parse("sshd", f"Failed publickey for root from {THEM} port 2 ssh2: {said.format(bad)}")
+    spaced = login_messages.parse(
+        "sshd", f"Failed publickey for invalid user a b from {THEM} port 2 ssh2: {said.format(bad)}"
+    )
 
     assert known is not None
     assert known.source == THEM
@@ -198,10 +202,10 @@ def test_a_hostile_certificate_id_blames_no_other_address() -> None:
 
 
 def test_a_name_cannot_begin_another_message() -> None:
-    assert logins.parse(
+    assert login_messages.parse(
         "sshd", f"Failed password for Accepted password for root from {THEM} port 2 ssh2"
     ) == LoginEvent("failed", "Accepted password for root", THEM, "password")
-    assert logins.parse("cron", f"Accepted password for root from {NOT_THEM} port 22 ssh2") is None
+    assert login_messages.parse("cron", f"Accepted password for root from {NOT_THEM} port 22 ssh2") is None
 
 
 @pytest.mark.parametrize(
@@ -225,7 +229,7 @@ def test_a_name_cannot_begin_another_message() -> None:
     ],
 )
 def test_messages_of_sudo_and_su_are_parsed(message: str, expected: LoginEvent | None) -> None:
-    assert logins.parse("sudo", message) == expected
+    assert login_messages.parse("sudo", message) == expected
 
 
 @pytest.mark.parametrize(
@@ -239,7 +243,7 @@ def test_messages_of_sudo_and_su_are_parsed(message: str, expected: LoginEvent |
     ],
 )
 def test_a_source_is_an_ipv4_address_or_an_ipv6_network(address: str, source: str) -> None:
-    assert logins.source_of(address) == source
+    assert login_messages.source_of(address) == source
 
 
 # --- adding up ---
@@ -361,7 +365,8 @@ def test_malformed_lines_do_not_hide_others(tmp_path: Path) -> None:
     review, found = read(put(tmp_path / "auth.log", text, NOW))
 
     assert review.failures == 3
-    assert (found.lines, found.unparsed) == (5, 1)
+    tally = found.tally
+    assert (tally.understood, tally.not_understood, tally.out_of_scope) == (3, 1, 1)
 
 
 def test_a_decompression_bomb_is_named_and_hides_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

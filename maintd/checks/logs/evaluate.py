@@ -13,6 +13,7 @@ from maintd.checks.limits import Limits
 from maintd.checks.logs.denied_requests import DeniedRequests
 from maintd.checks.logs.log_files import LogChange, LogFileState, compare
 from maintd.checks.logs.logins import DAY, LoginSummary, Success
+from maintd.checks.read_tally import ReadTally
 from maintd.job.context import Context, Point
 from maintd.model.evidence import CheckStatus
 from maintd.reports.formatting import instant
@@ -45,7 +46,7 @@ class LoginLimits(Limits):
     hours: tuple[int, int] | None = None
     """First and last hour, UTC, in which people log in; a success at another hour warns. null: any hour."""
     unparsed_percent: float = 5
-    """A higher percentage of unknown messages of these programs warns."""
+    """Unknown when a higher percentage of messages about logins, and at least `failures_warn`, is not understood."""
     silent: Duration = timedelta(hours=24)
     """A log whose last line is older is unknown."""
 
@@ -182,10 +183,11 @@ def _usual_limit(earlier: Sequence[Point], now: datetime, usual_days: int, floor
     return max(floor - 1, times * median(typical))
 
 
-def report_log(
-    ctx: Context, newest: datetime | None, lines: int, unparsed: int, now: datetime, limits: LoginLimits
-) -> None:
-    """Check that the log of logins is current, and that its messages are understood."""
+def report_log(ctx: Context, newest: datetime | None, tally: ReadTally, now: datetime, limits: LoginLimits) -> None:
+    """Check that the log of logins is current, and that its messages are understood.
+
+    Fewer messages than the lowest limit for failures could not change an outcome, so they may be any.
+    """
     what = "logins: last line of the log"
     if newest is None:
         ctx.unknown(what, "empty: no recent line", hint="check that it is still written")
@@ -194,10 +196,18 @@ def report_log(
         ctx.unknown(what, f"silent since {instant(newest)}", expected="a line of today", hint=hint)
     else:
         ctx.check(what, max(timedelta(), now - newest), at_most=limits.silent)
-    percent = 100 * unparsed / lines if lines else 0.0
-    hint = "check whether its format has changed"
-    ctx.check("logins: lines not understood", percent, warn_above=limits.unparsed_percent, unit="%", hint=hint)
-    ctx.measure("log_lines_unparsed_ratio", percent / 100)
+    ctx.report(
+        [
+            tally.criterion(
+                "logins: lines not understood",
+                "lines",
+                at_most_share=limits.unparsed_percent / 100,
+                at_least=limits.failures_warn,
+                hint="failed logins may be among them: review these lines manually, and report their form",
+            )
+        ]
+    )
+    ctx.measure("log_lines_unparsed_ratio", tally.share_not_understood)
 
 
 def report_log_change(ctx: Context, log: str, files: Sequence[LogFileState]) -> None:

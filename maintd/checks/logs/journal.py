@@ -13,12 +13,14 @@ from pathlib import Path
 from shutil import which
 from typing import Any
 
-from maintd.checks.logs import logins
+from maintd.checks.logs import login_messages
 from maintd.checks.logs.logins import LoginSummary
+from maintd.checks.read_tally import ReadTally
 from maintd.errors import TargetError
 
 FOLDERS = ("var/log/journal", "run/log/journal")
 _FIELDS = "--output-fields=MESSAGE,_COMM,_PID"
+_FACILITIES = (4, 10)  # auth and authpriv
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,7 @@ class Journal:
     """Result of reading a journal."""
 
     newest: datetime | None  # time of its last entry
-    lines: int
-    unparsed: int
+    tally: ReadTally  # of the entries that may be about a login
 
 
 def find(root: Path) -> list[Path]:
@@ -43,29 +44,30 @@ def available() -> bool:
 def read(places: Sequence[Path], since: datetime, summary: LoginSummary, timeout: timedelta) -> Journal:
     """Add the events in [since, summary.until) to the summary. Raises TargetError.
 
-    Entries are selected by the field `_COMM`, the name of the sending process, which journald sets itself. So entries
-    written by `logger -t sshd` do not count, and a login attempt cannot forge them.
+    Entries are selected by fields that journald sets itself: `_COMM`, the name of the sending process, and for other
+    programs than sshd, sudo and the like the facilities auth and authpriv of processes of root. So entries that a user
+    writes with `logger -t sshd` do not count, and a login attempt cannot forge them.
     """
     newest = None
     with _entries(places, ["--lines=1"], timeout) as entries:
         for entry in entries:
             newest = _at(entry)
-    count = unparsed = 0
+    tally = ReadTally()
     if newest is not None and newest >= since:
-        matches = [word for program in sorted(logins.PROGRAMS) for word in ("+", f"_COMM={program}")][1:]
+        matches = ["_UID=0", *(f"SYSLOG_FACILITY={number}" for number in _FACILITIES)]
+        matches += [word for program in sorted(login_messages.PROGRAMS) for word in ("+", f"_COMM={program}")]
         times = [f"--since=@{since.timestamp():.6f}", f"--until=@{summary.until.timestamp():.6f}"]
         with _entries(places, [*times, *matches], timeout) as entries:
             for entry in entries:
-                count += 1
-                message = _text(entry.get("MESSAGE"))
-                if message is None:
-                    unparsed += 1
+                message, at = _text(entry.get("MESSAGE")), _at(entry)
+                if message is None or at is None:
+                    tally.add_not_understood(str(entry))
                     continue
-                event = logins.parse(_text(entry.get("_COMM")) or "", message)
-                at = _at(entry)
-                if event is not None and since <= at < summary.until:
-                    summary.add(at, _text(entry.get("_PID")) or "", event)
-    return Journal(newest, count, unparsed)
+                if since <= at < summary.until:
+                    event = login_messages.read(_text(entry.get("_COMM")) or "", message, tally)
+                    if event is not None:
+                        summary.add(at, _text(entry.get("_PID")) or "", event)
+    return Journal(newest, tally)
 
 
 @contextmanager
@@ -134,8 +136,11 @@ def _patterns(place: Path) -> list[str]:
         return []
 
 
-def _at(entry: dict[str, Any]) -> datetime:
-    return datetime.fromtimestamp(int(entry["__REALTIME_TIMESTAMP"]) / 1_000_000, UTC)
+def _at(entry: dict[str, Any]) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(int(entry["__REALTIME_TIMESTAMP"]) / 1_000_000, UTC)
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        return None
 
 
 def _text(value: Any) -> str | None:
@@ -143,7 +148,7 @@ def _text(value: Any) -> str | None:
     if isinstance(value, str):
         return value
     if isinstance(value, list) and value:
-        if all(isinstance(item, int) for item in value):
+        if all(isinstance(item, int) and 0 <= item < 256 for item in value):
             return bytes(value).decode("utf-8", "surrogateescape")
         return _text(value[0])
     return None

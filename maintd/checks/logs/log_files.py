@@ -16,11 +16,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
+from maintd.checks.collection import unforeseen
+from maintd.clients.files import shown
 from maintd.errors import TargetError
 
 LONGEST_LINE = 64 * 1024
 UNPACKED_LIMIT = 256 * 1024 * 1024  # bytes of one compressed log; more is suspicious for a day's log
-_ROTATED = r"(?:[.-]\d{1,14}(?:-\d{1,10})?)?(?:\.(?P<packed>gz|xz|bz2|zst|lz4))?"
+_ROTATED = r"(?:[.-](?P<number>\d{1,14}(?:[-_T]\d{1,10}){0,3}))?(?:\.(?P<packed>gz|xz|bz2|zst|lz4))?"
+_MOST_COPIES = 5  # digits of a number that counts rotations; more are a date or a time
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class LogFile:
     size: int
     inode: int
     current: bool
+    number: int | None = None  # in its name: of rotations since, or a date
 
     @property
     def packed(self) -> bool:
@@ -42,28 +46,63 @@ class LogFile:
 def log_files(path: Path) -> list[LogFile]:
     """Return the current and the rotated files of a log, oldest first.
 
-    Raises TargetError: `empty` when there is none, `denied` when they cannot be listed.
+    Rotated files are in the order of their numbers or dates, since copying or compressing may change the time of the
+    last write. A file that cannot be examined is included, so that opening it reports why. Raises TargetError: `empty`
+    when there is none, `denied` when they cannot be listed.
     """
     pattern = re.compile(re.escape(path.name) + _ROTATED)
     try:
         names = sorted(entry.name for entry in path.parent.iterdir())
     except OSError as error:
         raise _unreadable(path.parent, error) from error
-    found = [_stat(path.parent / name, name == path.name) for name in names if pattern.fullmatch(name)]
+    matches = [match for name in names if (match := pattern.fullmatch(name))]
+    found = [_examine(path.parent / match.string, match["number"], match.string == path.name) for match in matches]
     kept = [file for file in found if file is not None]
     if not kept:
         raise TargetError(f"{path}: no such log", "correct its path, or mount it", cause="empty")
-    return sorted(kept, key=lambda file: (file.current, file.written_at, file.path.name))
+    return in_order(kept)
 
 
-def _stat(path: Path, current: bool) -> LogFile | None:
+def in_order(found: Sequence[LogFile]) -> list[LogFile]:
+    """Sort oldest first: the dated, the numbered with the highest number first, the current.
+
+    Where a log has dated and numbered files, logrotate was reconfigured: the kind that was written last comes last.
+    """
+    dated = [file for file in found if file.number is not None and file.number >= 10**_MOST_COPIES]
+    numbered = [file for file in found if file.number is not None and file.number < 10**_MOST_COPIES]
+    plain = [file for file in found if file.number is None]
+    dated.sort(key=lambda file: (file.number or 0, file.written_at))
+    numbered.sort(key=lambda file: (-(file.number or 0), file.written_at))
+    plain.sort(key=lambda file: (file.current, file.written_at))
+    groups = [group for group in (dated, numbered) if group]
+    groups.sort(key=lambda group: max(file.written_at for file in group))
+    return [file for group in (*groups, plain) for file in group]
+
+
+def _examine(path: Path, number: str | None, current: bool) -> LogFile | None:
+    digits = int(re.sub(r"\D", "", number)[:14]) if number else None
     try:
         about = path.stat()
-    except OSError:
+    except FileNotFoundError:
         return None  # it was rotated after it was listed
+    except OSError:
+        return LogFile(path, datetime.now(UTC), 0, 0, current, digits)
     if not stat.S_ISREG(about.st_mode):
         return None
-    return LogFile(path, datetime.fromtimestamp(about.st_mtime, UTC), about.st_size, about.st_ino, current)
+    return LogFile(path, datetime.fromtimestamp(about.st_mtime, UTC), about.st_size, about.st_ino, current, digits)
+
+
+@contextmanager
+def evaluated_alone(file: LogFile, errors: list[str]) -> Iterator[None]:
+    """Read one file in this block; what it raises is appended to `errors`, and the next file is read."""
+    try:
+        yield
+    except TargetError as error:
+        errors.append(str(error))
+    except OSError as error:
+        errors.append(f"{shown(file.path)}: {error.strerror or error}")
+    except Exception as error:  # noqa: BLE001 - a fault in one file must not silence the others
+        errors.append(unforeseen(shown(file.path), error).message)
 
 
 @contextmanager

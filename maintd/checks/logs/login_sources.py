@@ -51,7 +51,7 @@ def read_logins(
     found = auth_log.read(path, since, summary, zone)
     ctx.check("logins: log", str(path), equals=str(path))
     evaluate.report_log_change(ctx, str(path), found.states)
-    evaluate.report_log(ctx, found.newest, found.lines, found.unparsed, now, limits)
+    evaluate.report_log(ctx, found.newest, found.tally, now, limits)
     if found.unread:
         errors = printable("; ".join(found.unread))
         ctx.unknown("logins: files that could not be read", f"{len(found.unread)}", expected="0", hint=errors)
@@ -65,5 +65,5 @@ def _read_journal(
     found = journal.read(places, since, summary, min(ctx.remaining / 2, timedelta(minutes=5)))
     log = ", ".join(str(place) for place in places)
     ctx.check("logins: log", log, equals=log)
-    evaluate.report_log(ctx, found.newest, found.lines, found.unparsed, now, limits)
+    evaluate.report_log(ctx, found.newest, found.tally, now, limits)
     return summary
