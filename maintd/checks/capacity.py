@@ -88,7 +88,7 @@ def evaluate_history(resources: Sequence[Resource]) -> list[Assessment]:
     days = [item.outlook.days for item in resources if item.figure.kind == "file system" and item.outlook is not None]
     if not days or max(days) >= MIN_DAYS:
         return []
-    missing = Criterion("forecasts", unknown=f"{max(days)} of {MIN_DAYS} days of history")
+    missing = Criterion("forecasts", unknown=f"{max(days)} of {MIN_DAYS} days of history", optional=True)
     return [Assessment(MEASURING, "forecasts", missing, command="maintd next --days 1")]
 
 

@@ -127,6 +127,11 @@ class StatusReport(Model):
     nodes: tuple[NodeState, ...] = ()
 
     @property
+    def not_run(self) -> int:
+        """How many enabled entries have not run yet: nothing is known about them."""
+        return sum(entry.enabled and entry.last_worked is None for entry in self.entries)
+
+    @property
     def needs_attention(self) -> bool:
         """Whether maintd itself or an entry needs attention."""
         return bool(self.problems) or any(entry.needs_attention for entry in self.entries)

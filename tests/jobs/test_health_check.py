@@ -33,7 +33,7 @@ def service() -> Iterator[str]:
         "/login": Reply(b"<!DOCTYPE html><html>Sign in</html>", content_type="text/html"),
         "/huge": json_reply({"redis": "ok", "db": "ok", "filler": "x" * 70_000}),
         "/away": json_reply({"error": "unavailable"}, 503),
-        "/moved": Reply(status=302, headers={"Location": "http://login.example/?token=s3cret"}),
+        "/moved": Reply(status=302, headers={"Location": "http://elsewhere.example/?token=s3cret"}),
         "/forbidden": json_reply({"error": "forbidden"}, 403),
         "/ready": Reply(b"ready\n", content_type="text/plain"),
         "/cut": Reply(b'{"redis": "ok", "db":'),
@@ -146,6 +146,79 @@ def test_a_service_that_may_not_be_asked_is_unknown(service: str) -> None:
 
     assert result.check("http orders: answers").status is CheckStatus.UNKNOWN
     assert result.outcome == "unknown"
+
+
+FORM = b'<form action="/session"><input name="p" type="password"></form>'
+
+
+@pytest.mark.parametrize(
+    ("path", "reply", "cause"),
+    [
+        ("/", Reply(b"<html><title>Sign in - SSO</title></html>", content_type="text/html"), "denied: a login page"),
+        ("/shop", Reply(b"<html><body>" + FORM, content_type="text/html; charset=utf-8"), "denied: a login page"),
+        ("/health", Reply(b"<!DOCTYPE html><div id=root></div>", content_type="text/html"), "unfamiliar: a web page"),
+        ("/api/v1/ready", Reply(b"\n<html>Welcome to nginx!</html>", content_type="text/plain"), "unfamiliar: a web"),
+        ("/health", Reply(b"\xef\xbb\xbf<html>" + FORM, content_type=""), "denied: a login page"),
+        ("/health", Reply(b'{"status": "ok"', content_type="application/json"), "malformed: its content type is JSON"),
+        ("/healthz", Reply(b"OK then", content_type="application/json; charset=utf-8"), "malformed"),
+    ],
+)
+def test_a_page_that_the_service_may_not_have_sent_is_unknown(path: str, reply: Reply, cause: str) -> None:
+    with http_service({path: reply}) as url:
+        result = check_services({"orders": {"url": f"{url}{path}"}})
+
+    assert result.check("http orders: body").status is CheckStatus.UNKNOWN
+    assert cause in str(result.check("http orders: body").observed)
+    assert "expect_text" in result.check("http orders: body").hint
+    assert not [item for item in result.measures if item.name == "service_up"]
+
+
+@pytest.mark.parametrize(
+    ("path", "reply"),
+    [
+        ("/health", Reply(b"ok", content_type="text/plain")),
+        ("/health", Reply(b"", content_type="application/json")),
+        ("/health", Reply(b'{"status":"ok","errors":0,"error":null,"ready":true}')),
+        ("/-/ready", Reply(b"Prometheus Server is Ready.\n", content_type="text/plain")),
+        ("/shop", Reply(b"<html><title>Shop</title><input type=text></html>", content_type="text/html")),
+        ("/", Reply(b"<html><title>Dashboard</title></html>", content_type="text/html")),
+    ],
+)
+def test_an_answer_that_a_service_sends_is_ok_without_expectations(path: str, reply: Reply) -> None:
+    with http_service({path: reply}) as url:
+        result = check_services({"orders": {"url": f"{url}{path}"}})
+
+    assert result.outcome == "succeeded", result.text()
+    assert result.measure("service_up", service="orders") == 1
+
+
+@pytest.mark.parametrize(
+    "location", ["/login", "/users/sign_in?next=/", "https://sso.example/x", "/oauth2/start", "/auth/realms/main"]
+)
+def test_a_redirect_to_a_login_is_denied_and_unknown(location: str) -> None:
+    with http_service({"/health": Reply(status=302, headers={"Location": location})}) as url:
+        result = check_services({"orders": {"url": f"{url}/health", "expect": EXPECT}})
+
+    assert result.outcome == "unknown", result.text()
+    assert "denied" in str(result.check("http orders: answers").observed)
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        ({"healthy": False}, "healthy: false"),
+        ({"status": "ok", "checks": [{"name": "db", "status": "down"}]}, "checks.0.status: down"),
+        ([{"name": "db", "ok": False}], "0.ok: false"),
+        ({"error": "login required"}, "error: login required"),
+        ({"db": {"connected": False}}, "db.connected: false"),
+    ],
+)
+def test_a_complaint_in_a_body_without_expectations_fails(body: Any, complaint: str) -> None:
+    with http_service({"/health": json_reply(body)}) as url:
+        result = check_services({"orders": {"url": f"{url}/health"}})
+
+    assert result.check("http orders: body without complaint").observed == complaint
+    assert result.outcome == "failed"
 
 
 def test_a_text_can_be_expected(service: str) -> None:

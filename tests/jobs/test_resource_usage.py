@@ -81,6 +81,22 @@ def test_cpu_is_what_was_used_between_two_samples_against_the_limit() -> None:
     assert use.pids_percent == 50.0
 
 
+@pytest.mark.parametrize(
+    ("periods", "throttled", "percent"),
+    [(0, 0, None), (1, 1, None), (12, 12, None), (39, 39, None), (40, 40, 100.0), (40, 0, 0.0)],
+)
+def test_throttling_is_not_measured_of_a_container_that_hardly_ran(
+    periods: int, throttled: int, percent: float | None
+) -> None:
+    counters = {"periods": periods, "throttled_periods": throttled}
+    first = containers.sample(body(V2, throttling_data={"periods": 0, "throttled_periods": 0}))
+    second = containers.sample(body(V2, seconds=10, cpu=10**9, throttling_data=counters))
+
+    use = containers.usage(container(cpu_limit=1.0), first, second)
+
+    assert use.throttled_percent == percent
+
+
 def test_what_has_no_limit_has_no_percentage() -> None:
     first, second = containers.sample(body(V1)), containers.sample(body(V1, seconds=10, cpu=10**9))
 

@@ -99,6 +99,31 @@ def test_the_halt_must_be_as_expected(halted: Any, expected: bool, status: str) 
     assert result.check("figures: halted").status.value == status
 
 
+@pytest.mark.parametrize(
+    ("percent", "target", "status"),
+    [
+        (1.2, 1, "ok"),
+        (1, 1, "ok"),
+        (0.99, 1, "fail"),
+        (-1.5, 1, "fail"),
+        (0, 0, "fail"),
+        (5, None, "fail"),
+        (5, "n/a", "fail"),
+    ],
+)
+def test_a_halt_because_the_daily_target_is_reached_is_no_failure(percent: float, target: Any, status: str) -> None:
+    result = review(figures(halted=True, percent=percent, dailyTargetPct=target))
+
+    assert result.check("figures: halted").status.value == status
+    assert result.measure("halted") == 1
+
+
+def test_a_halt_that_is_expected_stays_expected_on_a_day_with_its_target() -> None:
+    result = review(figures(halted=True, percent=2, dailyTargetPct=1), {"figures": {"expect_halted": True}})
+
+    assert result.check("figures: halted").observed is True
+
+
 # The limits themselves count: -1 % warns, -2 % fails.
 @pytest.mark.parametrize(
     ("percent", "status"), [(0.4, "ok"), (-0.99, "ok"), (-1, "warn"), (-1.99, "warn"), (-2, "fail"), (-7, "fail")]
@@ -228,8 +253,42 @@ def test_activity_is_compared_with_the_same_weekday(dsn: str, today: int, status
 def test_without_earlier_weeks_activity_is_not_compared(dsn: str) -> None:
     result = review(figures(), {"queries": {"audit": AUDIT}}, postgres(dsn))
 
-    assert result.check("activity: audit").status is CheckStatus.OK
-    assert "too little to compare" in result.check("activity: audit").hint
+    check = result.check("activity: audit")
+    assert (check.status, check.optional) == (CheckStatus.UNKNOWN, True)
+    assert "no data in earlier weeks to compare with; now 0" in str(check.observed)
+    assert result.outcome == "succeeded"
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    ("events", "status"),
+    [
+        ({0: 0, 7: 186}, "warn"),  # the only week there is had 186
+        ({0: 150, 7: 186}, "ok"),
+        ({0: 0, 7: 186, 14: 170}, "warn"),
+        ({0: 0, 7: 0, 14: 186, 21: 100, 28: 100}, "warn"),  # a week without any, after the first data, counts
+        ({0: 40, 7: 3}, "ok"),  # too little to compare, but not none
+        ({0: 0, 7: 3}, "warn"),
+    ],
+)
+def test_weeks_before_the_first_data_are_not_weeks_without_activity(
+    dsn: str, events: dict[int, int], status: str
+) -> None:
+    write(dsn, events=events)
+
+    result = review(figures(), {"queries": {"audit": AUDIT}}, postgres(dsn))
+
+    assert result.check("activity: audit").status.value == status, result.text()
+
+
+@pytest.mark.server
+def test_a_number_that_may_be_anything_is_not_compared(dsn: str) -> None:
+    write(dsn, events={0: 7, 28: 20})  # the median of 0, 0, 0 and 20 is none
+
+    result = review(figures(), {"queries": {"audit": AUDIT}}, postgres(dsn))
+
+    assert result.check("activity: audit").observed == "unknown: no activity in earlier weeks to compare with; now 7"
+    assert all("at least 0" not in check.expected.split(", ") for check in result.checks if "activity" in check.name)
 
 
 @pytest.mark.server

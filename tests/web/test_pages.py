@@ -21,6 +21,22 @@ def test_the_status_page_shows_when_nothing_needs_attention(served: Harness, pag
     assert "Nothing needs attention" in page.get("/").text
 
 
+def test_the_status_page_does_not_praise_what_has_not_run(served: Harness, page: Client) -> None:
+    served.jobs.pop("wrecked")
+    served.use(*[entry for entry in served.calendar.entries if entry.name in ("probe", "nightly-vacuum")], broken={})
+
+    before = words(page.get("/").text)
+    run_with(served.store, "probe", 0)
+    half = words(page.get("/").text)
+    run_with(served.store, "nightly-vacuum", 0)
+    after = words(page.get("/").text)
+
+    assert "2 entries have not run yet" in before
+    assert "1 entry has not run yet" in half
+    assert "No entry is failing" not in before + half
+    assert "No entry is failing" in after
+
+
 def test_the_status_page_starts_with_what_needs_attention_and_the_next_step(served: Harness, page: Client) -> None:
     run = run_with(served.store, "nightly-vacuum", 0, RunState.FAILED, items=FULL)
 

@@ -17,6 +17,9 @@ from maintd.errors import TargetError
 
 _UNLIMITED = 1 << 62  # v1 reports "no limit" as the largest number of whole pages
 _PARALLEL = 8  # requests to the engine at once
+# Per second between the samples. The kernel counts periods in which the container had something to run, 10 a second
+# by default: a short burst of an idle container is throttled in one of one, which does not make its limit too low.
+_LEAST_PERIODS = 4
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Usage:
     memory_percent: float | None
     cpus: float  # CPU seconds per second between the samples
     cpu_percent: float | None
-    throttled_percent: float | None  # None without a CPU limit, or without any period between the samples
+    throttled_percent: float | None  # None without a CPU limit, or with too few periods between the samples
     pids: int
     pids_percent: float | None
 
@@ -102,7 +105,9 @@ def usage(container: Container, first: Sample, second: Sample) -> Usage:
         memory_percent=_percent(second.memory, container.memory_limit),
         cpus=cpus,
         cpu_percent=_percent(cpus, container.cpu_limit),
-        throttled_percent=_percent(second.throttled - first.throttled, periods) if container.cpu_limit else None,
+        throttled_percent=_percent(second.throttled - first.throttled, periods)
+        if container.cpu_limit and periods >= _LEAST_PERIODS * seconds
+        else None,
         pids=second.pids,
         pids_percent=_percent(second.pids, pids_limit),
     )

@@ -28,16 +28,42 @@ def same_weekdays(now: datetime, weeks: int) -> list[datetime]:
     return [now - _WEEK * week for week in range(1, weeks + 1)]
 
 
+def since_first_data(earlier: Sequence[float]) -> list[float]:
+    """The earlier weeks, latest first, without those before the first data: their zeros were not observed."""
+    found = list(earlier)
+    while found and found[-1] == 0:
+        found.pop()
+    return found
+
+
 def compare(ctx: Context, limits: ActivityLimits, what: str, current: float, earlier: Sequence[float]) -> None:
-    """Report one kind of activity against its typical value; `earlier` has the values of earlier weeks."""
-    typical = statistics.median(earlier) if earlier else 0
-    values = ", ".join(f"{value:g}" for value in earlier) or "no data"
+    """Report one kind of activity against its typical value; `earlier` has the values of earlier weeks, latest first.
+
+    Without earlier activity to compare with, the check is unknown and optional: a number that may be anything is not
+    evidence that all is well.
+    """
+    known = since_first_data(earlier)
+    values = ", ".join(f"{value:g}" for value in known) or "no data"
     ctx.log(f"{what}: {current:g}; the same weekday in earlier weeks: {values}")
+    typical = statistics.median(known) if known else 0
     if typical >= limits.least:
         low, high = typical / limits.ratio, typical * limits.ratio
+        weeks = f"{len(known)} earlier week{'s' if len(known) > 1 else ''}"
         ctx.check(
-            f"activity: {what}", current, warn_below=low, warn_above=high, hint=f"typical on this weekday: {typical:g}"
+            f"activity: {what}",
+            current,
+            warn_below=low,
+            warn_above=high,
+            hint=f"typical on this weekday: {typical:g}, by {weeks}",
         )
-    else:
+    elif typical > 0:
         hint = f"typical on this weekday: {typical:g}, too little to compare"
-        ctx.check(f"activity: {what}", current, warn_below=1 if typical > 0 else 0, hint=hint)
+        ctx.check(f"activity: {what}", current, warn_below=1, hint=hint)
+    else:
+        cause = "no activity" if known else "no data"
+        ctx.unknown(
+            f"activity: {what}",
+            f"{cause} in earlier weeks to compare with; now {current:g}",
+            expected="activity as on the same weekday",
+            optional=True,
+        )

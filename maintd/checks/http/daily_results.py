@@ -31,6 +31,8 @@ class FigureLimits(Limits):
     """Field that reports whether it is halted; null: not checked."""
     expect_halted: bool = False
     """The expected value of `halted`."""
+    target: str | None = "dailyTargetPct"
+    """Field with the result in percent at which the service halts for the rest of the day: then it may be halted."""
     percent: str | None = "percent"
     """Field with the day's result in percent; null: not checked."""
     percent_warn: float = -1
@@ -78,7 +80,10 @@ def report(ctx: Context, figures: Mapping[str, Any], limits: FigureLimits, today
     if limits.halted is not None:
         hint = "find out why it was halted" if not limits.expect_halted else "it should be halted now"
         halted = figures.get(limits.halted)
-        if isinstance(halted, bool):
+        reached = halted is True and _target_reached(figures, limits)
+        if reached and not limits.expect_halted:
+            ctx.check("figures: halted", "the daily target is reached", one_of=("the daily target is reached", False))
+        elif isinstance(halted, bool):
             ctx.check("figures: halted", halted, equals=limits.expect_halted, hint=hint)
         else:
             ctx.fail(
@@ -101,6 +106,13 @@ def report(ctx: Context, figures: Mapping[str, Any], limits: FigureLimits, today
             unit="%",
             hint=hint,
         )
+
+
+def _target_reached(figures: Mapping[str, Any], limits: FigureLimits) -> bool:
+    if limits.target is None or limits.percent is None:
+        return False
+    target, percent = finite(figures.get(limits.target)), finite(figures.get(limits.percent))
+    return target is not None and percent is not None and 0 < target <= percent
 
 
 def finite(value: object) -> float | None:

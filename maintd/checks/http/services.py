@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 from maintd.checks.limits import Limits
 from maintd.clients import http
@@ -19,6 +20,20 @@ from maintd.model.target import HttpTarget
 # Values of fields in a JSON body by which services report that a component is unhealthy.
 _UNHEALTHY = frozenset(
     {"error", "down", "unhealthy", "degraded", "fail", "failed", "failing", "critical", "disconnected", "unavailable"}
+)
+# Fields that are false when a service or component is unhealthy.
+_HEALTHY = frozenset({"healthy", "ok", "ready", "up", "alive", "success", "available", "connected"})
+# A path at which programs ask: a web page there comes from something in front of the service, or is its catch-all page.
+_MACHINE_PATH = re.compile(
+    r"(^|[/_.-])(health[a-z]*|ready[a-z]*|live[a-z]*|ping|status|metrics|api|v\d+|version|info)([/_.-]|$)",
+    re.IGNORECASE,
+)
+_LOGIN_PATH = re.compile(
+    r"(^|[/_.-])(log[-_]?in|sign[-_]?in|sso|auth[a-z0-9]*|oauth2?|saml2?|oidc|cas|realms|accounts?)([/_.?-]|$)",
+    re.IGNORECASE,
+)
+_LOGIN_FORM = re.compile(
+    r"""<input[^>]*type\s*=\s*["']?password|<title>[^<]*\b(log ?in|sign ?in|anmeld|authenticat)""", re.IGNORECASE
 )
 _MAX_DEPTH = 4  # of nested objects
 _KEPT = 2000  # characters of a body
@@ -67,6 +82,14 @@ def report(ctx: Context, name: str, facts: ServiceFacts, target: HttpTarget) -> 
             hint="check the target's headers or the proxy's rules",
         )
         return
+    if answer.status != target.status and _is_login(answer.location):
+        ctx.unknown(
+            f"{subject}: answers",
+            f"denied: {answer.url} redirects to a login page, {answer.location}",
+            expected=f"{target.status}",
+            hint="set the target's headers, or request a path that needs no login",
+        )
+        return
     redirect = f"; it redirects to {answer.location}" if answer.location else ""
     check = ctx.check(
         f"{subject}: answers",
@@ -76,12 +99,21 @@ def report(ctx: Context, name: str, facts: ServiceFacts, target: HttpTarget) -> 
     )
     expected = check.status is CheckStatus.OK
     healthy = _report_body(ctx, name, answer, target, must_be_json=expected) and expected
+    page = "" if target.expect or target.expect_text is not None or not expected else _page(answer)
+    if page:
+        ctx.unknown(
+            f"{subject}: body",
+            page,
+            expected="an answer of the service itself",
+            hint=f"set what it answers in targets.http.{name}: expect for JSON, or expect_text",
+        )
     latency = timedelta(seconds=statistics.median(item.total_seconds() for item in facts.latencies))
     ctx.check(
         f"{subject}: latency", latency, warn_above=target.max_latency, hint="check its load and what it waits for"
     )
     ctx.measure("http_health_latency_seconds", latency.total_seconds(), "s", service=name)
-    ctx.measure("service_up", healthy, service=name)
+    if not page:
+        ctx.measure("service_up", healthy, service=name)
 
 
 def report_no_answer(ctx: Context, name: str, error: MaintdError, target: HttpTarget) -> None:
@@ -127,6 +159,26 @@ def _report_body(ctx: Context, name: str, answer: http.Answer, target: HttpTarge
     return healthy
 
 
+def _page(answer: http.Answer) -> str:
+    """Why the body of a successful answer may not come from the service itself; empty if nothing suggests that."""
+    start = answer.text.lstrip("\ufeff \t\r\n")[:1000].lower()
+    html = "html" in answer.content_type.lower() or re.match(r"<(!doctype|html|head|body|meta|title)\b", start)
+    if html and _LOGIN_FORM.search(answer.text):
+        return "denied: a login page"
+    path = urlsplit(answer.url).path
+    if html and _MACHINE_PATH.search(path):
+        return f"unfamiliar: a web page from {path}, where services answer JSON or plain text"
+    if "json" in answer.content_type.lower() and answer.body.strip() and _json_or_none(answer) is None:
+        return "malformed: its content type is JSON, its body is not"
+    return ""
+
+
+def _is_login(location: str) -> bool:
+    parts = urlsplit(location)
+    host = parts.hostname or ""
+    return bool(_LOGIN_PATH.search(parts.path) or (_LOGIN_PATH.search(host.partition(".")[0]) if host else None))
+
+
 def _json_or_none(answer: http.Answer) -> Any:
     try:
         return answer.json()
@@ -140,7 +192,16 @@ def _unhealthy_fields(body: Any, path: str = "", depth: int = 0) -> Iterator[str
         return
     if isinstance(body, dict):
         for key, value in body.items():
-            yield from _unhealthy_fields(value, f"{path}.{key}" if path else str(key), depth + 1)
+            inner = f"{path}.{key}" if path else str(key)
+            if (value is False and str(key).lower() in _HEALTHY) or (
+                isinstance(value, str) and value and str(key).lower() == "error"
+            ):
+                yield f"{inner}: {str(value).lower() if value is False else value[:100]}"
+            else:
+                yield from _unhealthy_fields(value, inner, depth + 1)
+    elif isinstance(body, list):
+        for index, value in enumerate(body):
+            yield from _unhealthy_fields(value, f"{path}.{index}" if path else str(index), depth + 1)
     elif isinstance(body, str) and path and body.lower() in _UNHEALTHY:
         yield f"{path}: {body}"
 
