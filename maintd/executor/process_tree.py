@@ -77,8 +77,9 @@ def session_of(pid: int) -> int | None:
 def children_of(pid: int) -> list[int]:
     """Return the pids of its children, zombies included."""
     try:
-        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
-            if len(list(os.scandir(f"/proc/{pid}/task"))) == 1:
+        if len(list(os.scandir(f"/proc/{pid}/task"))) == 1:
+            # Unbuffered: a template reads it after each attempt, and this takes four system calls less.
+            with open(f"/proc/{pid}/task/{pid}/children", "rb", buffering=0) as file:
                 return [int(word) for word in file.read().split()]
     except OSError:
         pass  # gone, or a kernel without that file
