@@ -1,12 +1,14 @@
 """The child's side of an attempt: what runs in the forked process, from its first instruction to its last.
 
+Until the job runs, this code uses as few objects as it can: each page that a child writes to first, if only to count a
+reference, is copied, which takes 2 to 4 µs; so a function of the standard library is as dear as the system call in it.
+
 The child has no access to the store. It reports over one pipe (see `child_protocol`); what the job prints goes to two
 others. What a job does here reaches no further than its own process group and the processes that it starts.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pickle
 import signal
@@ -15,7 +17,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -25,46 +26,44 @@ from typing import Any, NoReturn, TextIO
 from maintd.errors import JobError, MaintdError, TargetError
 from maintd.executor import process_tree
 from maintd.executor.child_protocol import MAX_MESSAGE, AttemptRequest, ChildStarted, JobEnded, encode, targets_of
-from maintd.executor.fork_protocol import MAX_MESSAGE as MAX_REQUEST
-from maintd.executor.fork_protocol import decode as decode_request
+from maintd.executor.fork_protocol import STALE, receive
 from maintd.executor.preloading import PreloadedJob
 from maintd.job.context import Context
 from maintd.job.loader import open_job
 from maintd.job.references import referenced_values, resolve_references
 from maintd.model.evidence import LogLine
-from maintd.model.target import secrets_of
+from maintd.model.target import Targets, secrets_of
 from maintd.redaction import SHORTEST_LINE, forms_of, is_secret_name
 
 TRACEBACK_LENGTH = 20_000
 
-_HIGH = 512  # descriptors are moved here while those below are put in order
+_RETURNED = encode(JobEnded(ok=True))
 
 
 class StopRequestedError(BaseException):
     """SIGTERM arrived: not an Exception, so a job's own handlers let it pass, while `finally` and `with` clean up."""
 
 
-def wait(requests: int, lifeline: int, jobs: Mapping[Path, PreloadedJob]) -> NoReturn:
+def wait(requests: socket.socket, lifeline: int, jobs: Mapping[str, PreloadedJob]) -> NoReturn:
     """Wait in a process that was just forked for the descriptors of an attempt, run it, and exit.
 
-    They come over the socket `requests`: descriptors of the order, and of the pipes for report, standard output and
-    standard error. The message has the path of the job if its files have changed since the template imported it.
+    They come over the socket: descriptors of the order, and of the pipes for report, standard output and standard
+    error. The message is STALE if the job's files have changed since the template imported it.
     `jobs`: the modules that the template has imported.
     """
     code = 0
     try:
-        requests = _leave_template(lifeline, requests)
-        with socket.socket(fileno=requests) as sock:
-            message, given, _, _ = socket.recv_fds(sock, MAX_REQUEST, 4)
+        _leave_template(lifeline, requests.fileno())
+        message, given = receive(requests)
+        requests.close()
         if len(given) == 4:
             code = 1
-            stale = decode_request(message)["stale"]
-            code = _run(given, {path: job for path, job in jobs.items() if str(path) != stale})
+            code = _run(given, {} if message == STALE else jobs)
     finally:
         _exit(code)
 
 
-def _run(given: Sequence[int], jobs: Mapping[Path, PreloadedJob]) -> int:
+def _run(given: Sequence[int], jobs: Mapping[str, PreloadedJob]) -> int:
     """Run the attempt; return the exit code."""
     order, report, out, err = given
     for descriptor, number in ((out, 1), (err, 2)):
@@ -76,27 +75,26 @@ def _run(given: Sequence[int], jobs: Mapping[Path, PreloadedJob]) -> int:
 
 
 def _exit(code: int) -> NoReturn:
-    with suppress(BaseException):
+    try:
         sys.stdout.flush()
         sys.stderr.flush()
+    except BaseException:  # noqa: BLE001, S110 - nothing can be done about lost output
+        pass
     os._exit(code)
 
 
-def _leave_template(lifeline: int, requests: int) -> int:
-    """Get a session and signals of our own; keep only descriptors 0 to 2 and `requests`, and return its new number."""
+def _leave_template(lifeline: int, requests: int) -> None:
+    """Get a session and signals of our own, die with the lifeline, and keep only descriptors 0 to 2 and `requests`."""
     os.setsid()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    kept = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH) for fd in (lifeline, requests)]
-    os.closerange(3, _HIGH)
-    for fd, kept_at in zip(kept, (3, 4), strict=True):
-        os.dup2(fd, kept_at, inheritable=False)
-    os.closerange(5, 1 << 20)
-    process_tree.die_with(3)
-    os.close(3)
+    os.closerange(3, min(lifeline, requests))
+    os.closerange(min(lifeline, requests) + 1, max(lifeline, requests))
+    os.closerange(max(lifeline, requests) + 1, 1 << 20)
+    process_tree.die_with(lifeline)
+    os.close(lifeline)
     process_tree.become_subreaper()
-    return 4
 
 
 @cache
@@ -131,7 +129,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 class _Attempt:
     """One attempt, in this process."""
 
-    def __init__(self, order: int, report: int, jobs: Mapping[Path, PreloadedJob]) -> None:
+    def __init__(self, order: int, report: int, jobs: Mapping[str, PreloadedJob]) -> None:
         self._report = report
         self._lock = threading.Lock()
         self._stopped = False
@@ -140,13 +138,15 @@ class _Attempt:
         os.close(order)
         self._order: AttemptRequest = pickle.loads(pickled)  # noqa: S301 - from the daemon that forked us
         self._job = jobs.get(self._order.path)
+        self._targets: Targets | None = None
 
     def run(self) -> bool:
         """Import the job, run it and report how it ended; whether it returned."""
         order = self._order
-        os.environ.update(order.environ)
+        for name, value in order.environ.items():
+            os.environ[name] = value
         self._secrets = tuple(_secrets(order))
-        self._send(ChildStarted(pid=os.getpid(), secrets=self._secrets))
+        self._write(_started(self._secrets))
         try:
             self._run_job(order)
         except BaseException as error:  # noqa: BLE001 - the border: whatever the job raises becomes the outcome
@@ -154,17 +154,22 @@ class _Attempt:
             self._report_error(error)
             return False
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        self._send(JobEnded(ok=True))
+        self._write(_RETURNED)
         return True
 
     def _run_job(self, order: AttemptRequest) -> None:
         if self._job is None:
-            function, params_type = open_job(order.path)
+            function, params_type = open_job(Path(order.path))
         else:
             self._job.activate()
             function, params_type = self._job.run, self._job.params
         params = params_type.model_validate(resolve_references(order.params, os.environ, order.secrets))
-        function(Context(order.info, cache(lambda: targets_of(order)), self._send, self._log, self._secrets), params)
+        function(Context(order.info, self._targets_of_order, self._send, self._log, self._secrets), params)
+
+    def _targets_of_order(self) -> Targets:
+        if self._targets is None:
+            self._targets = targets_of(self._order)
+        return self._targets
 
     def _log(self, text: str) -> None:
         at = datetime.now(UTC)
@@ -177,8 +182,8 @@ class _Attempt:
         try:
             ended = JobEnded(
                 ok=False,
-                reason=_reason(error, self._order.path)[:4000],
-                traceback=_trace(error, self._order.path),
+                reason=_reason(error, Path(self._order.path))[:4000],
+                traceback=_trace(error, Path(self._order.path)),
                 not_configured=isinstance(error, TargetError) and error.cause == "not_configured",
             )
         except MemoryError:
@@ -192,6 +197,9 @@ class _Attempt:
                 f"a {message.type} of {len(line)} bytes is longer than the limit of {MAX_MESSAGE}",
                 "save long texts with ctx.save",
             )
+        self._write(line)
+
+    def _write(self, line: bytes) -> None:
         # A time limit, since SIGTERM may have interrupted this very function.
         held = self._lock.acquire(timeout=1 if self._stopped else -1)
         try:
@@ -206,15 +214,27 @@ class _Attempt:
                 self._lock.release()
 
 
-def _secrets(order: AttemptRequest) -> list[str]:
+def _started(secrets: tuple[str, ...]) -> bytes:
+    """Return the first message."""
+    pid = os.getpid()
+    return encode(ChildStarted(pid=pid, secrets=secrets)) if secrets else b'{"type":"began","pid":%d}\n' % pid
+
+
+@cache
+def environment_secrets() -> frozenset[str]:
+    """Return the secrets in the environment of the template, which calls this first, so that each child has them."""
+    return frozenset(value for name, value in os.environ.items() if is_secret_name(name))
+
+
+def _secrets(order: AttemptRequest) -> Sequence[str]:
     """Return the texts to keep out of the log, the longest first."""
-    found = {value for name, value in os.environ.items() if is_secret_name(name)}
+    found = {*environment_secrets()}
     if order.has_secrets:
         targets = targets_of(order)
         found |= {*secrets_of(targets)} | referenced_values(order.params, os.environ, _to_hide(order.secrets))
         for kind in type(targets).model_fields:
             found |= referenced_values({n: dict(t) for n, t in targets.of(kind).items()}, os.environ)
-    return forms_of(found)
+    return forms_of(found) if found else ()
 
 
 def _to_hide(secrets: Mapping[str, str]) -> dict[str, str]:

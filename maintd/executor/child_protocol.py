@@ -9,7 +9,6 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -30,7 +29,7 @@ MAX_MESSAGE = 1 << 20
 class AttemptRequest:
     """All that a child needs to run one attempt."""
 
-    path: Path  # of the job's module
+    path: str  # of the job's module
     params: Mapping[str, Any]
     info: AttemptInfo
     targets: bytes  # pickled by themselves, since most jobs use none

@@ -12,6 +12,9 @@ On an attempt's own socket:
 - daemon → template: `term`, `kill`, and `renew` with a new end of the lease.
 - template → daemon: `ended`, once no process of the attempt is alive any more.
 
+From the template to a child that waits: `current` or `stale`, which is whether the module of the job is imported again,
+with the descriptors of `start` but the first.
+
 `start` and `renew` carry `until`, in seconds on the clock since boot, for an attempt that holds a lock. The template
 kills the attempt at that time and never starts it later. So its locks are unused before other nodes may take them, even
 when the daemon is paused or hangs.
@@ -21,10 +24,11 @@ from __future__ import annotations
 
 import array
 import json
-import os
 import socket
-from pathlib import Path
 from typing import Any
+
+CURRENT, STALE = b"current", b"stale"
+"""The messages to a child that waits. They are no JSON, since its decoder would cost the child 43 page faults."""
 
 MAX_MESSAGE = 8192  # bytes
 START_DESCRIPTORS = 5
@@ -35,9 +39,9 @@ def encode(kind: str, **fields: Any) -> bytes:
     return json.dumps({"type": kind, **fields}).encode()
 
 
-def encode_start(path: Path, until: float | None) -> bytes:
+def encode_start(path: str, until: float | None) -> bytes:
     """Return the request for an attempt at the job in this file, which may live until then."""
-    return encode("start", path=os.fspath(path), until=until)
+    return encode("start", path=path, until=until)
 
 
 def decode(message: bytes) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from typing import NoReturn
 
 from maintd.clock import since_boot
 from maintd.executor import child, process_tree
-from maintd.executor.fork_protocol import START_DESCRIPTORS, decode, encode, receive
+from maintd.executor.fork_protocol import CURRENT, STALE, START_DESCRIPTORS, decode, encode, receive
 from maintd.executor.preloading import PreloadedJob, preload_jobs, preload_libraries, single_threaded_blas
 
 REQUESTS_IN_A_ROW = 50  # are served before ended children are reaped: a start is urgent, an end is not
@@ -56,6 +56,7 @@ def main() -> NoReturn:
         jobs = preload_jobs([Path(path) for path in config["jobs"]], report_import)
         restore()
         child.prepare_streams()
+        child.environment_secrets()
         gc.collect()
         gc.freeze()  # a collection in a child would write to, and so copy, the pages of all these objects
         ForkServer(sock, lifeline, config["grace"], jobs, config["spares"]).serve()
@@ -80,7 +81,7 @@ class ForkServer:
         control: socket.socket,
         lifeline: int,
         grace_seconds: float,
-        jobs: Mapping[Path, PreloadedJob],
+        jobs: Mapping[str, PreloadedJob],
         spares: int,
     ) -> None:
         """`spares`: children that wait for an attempt, forked in advance while there is nothing else to do."""
@@ -153,7 +154,7 @@ class ForkServer:
             return False
         request = decode(message)
         if request["type"] == "start" and len(descriptors) == START_DESCRIPTORS:
-            self._start(Path(request["path"]), request["until"], descriptors)
+            self._start(request["path"], request["until"], descriptors)
             return True
         if request["type"] == "retire":
             self._retiring, self._most_spares = True, 0
@@ -162,7 +163,7 @@ class ForkServer:
             os.close(descriptor)
         return True
 
-    def _start(self, path: Path, until: float | None, descriptors: list[int]) -> None:
+    def _start(self, path: str, until: float | None, descriptors: list[int]) -> None:
         own, *given = descriptors
         attempt_socket = socket.socket(fileno=own)
         if until is not None and since_boot() >= until:
@@ -170,7 +171,7 @@ class ForkServer:
                 attempt_socket.send(encode("ended", code=None, signal=None, leftovers=[], lapsed=True))
             pid = None
         else:
-            pid = self._use_spare(given, path if self._is_stale(path) else None)
+            pid = self._use_spare(given, STALE if self._is_stale(path) else CURRENT)
         for descriptor in given:
             os.close(descriptor)
         if pid is not None:
@@ -179,18 +180,18 @@ class ForkServer:
             self._attempts[pid] = attempt
             self._selector.register(attempt.socket, selectors.EVENT_READ, attempt)
 
-    def _is_stale(self, path: Path) -> bool:
+    def _is_stale(self, path: str) -> bool:
         """Whether the child has to import this job, since its files have changed; the daemon is informed."""
         job = self._jobs.get(path)
         if job is None or job.is_current:
             return False
         with suppress(OSError):
-            self._control.send(encode("stale", path=str(path)), socket.MSG_DONTWAIT)
+            self._control.send(encode("stale", path=path), socket.MSG_DONTWAIT)
         return True
 
     # --- children that are forked in advance ---
 
-    def _use_spare(self, given: list[int], stale: Path | None) -> int:
+    def _use_spare(self, given: list[int], message: bytes) -> int:
         """Give the attempt to the child that has waited longest, forked now if there is none; return its pid."""
         while True:
             if not self._spares:
@@ -199,7 +200,7 @@ class ForkServer:
                     self._fork_spare()
             pid = next(iter(self._spares))
             with self._spares.pop(pid) as requests, suppress(OSError):
-                socket.send_fds(requests, [encode("start", stale=None if stale is None else str(stale))], given)
+                socket.send_fds(requests, [message], given)
                 return pid
 
     def _fork_spare(self) -> None:
@@ -207,7 +208,7 @@ class ForkServer:
         with theirs:
             pid = os.fork()
             if pid == 0:
-                child.wait(theirs.fileno(), self._lifeline, self._jobs)
+                child.wait(theirs, self._lifeline, self._jobs)
         self._spares[pid] = ours
 
     def _end_spares(self) -> None:

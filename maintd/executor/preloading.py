@@ -55,7 +55,7 @@ class PreloadedJob(NamedTuple):
     params: type[JobParams]
     files: dict[str, Stamp | None]
     modules: dict[str, ModuleType]
-    sys_path: list[str]
+    sys_path: list[str] | None  # None: it did not change it
 
     @property
     def is_current(self) -> bool:
@@ -65,7 +65,8 @@ class PreloadedJob(NamedTuple):
     def activate(self) -> None:
         """Give this process the job's own modules and its `sys.path`."""
         sys.modules.update(self.modules)
-        sys.path[:] = self.sys_path
+        if self.sys_path is not None:
+            sys.path[:] = self.sys_path
 
 
 def preload_libraries(names: Iterable[str]) -> None:
@@ -75,8 +76,10 @@ def preload_libraries(names: Iterable[str]) -> None:
             import_module(name)
 
 
-def preload_jobs(paths: Iterable[Path], importing: Callable[[Path], None]) -> dict[Path, PreloadedJob]:
-    """Import these job modules, and call `importing` before each. May end the process; see the module's docstring.
+def preload_jobs(paths: Iterable[Path], importing: Callable[[Path], None]) -> dict[str, PreloadedJob]:
+    """Import these job modules, and call `importing` before each; returns them by their path.
+
+    May end the process; see the module's docstring.
 
     Jobs do not see each other's modules or changes of `sys.path`: two folders may each have a module of one name.
     """
@@ -91,7 +94,7 @@ def preload_jobs(paths: Iterable[Path], importing: Callable[[Path], None]) -> di
         if (_threads(), _descriptors()) != before:
             os._exit(1)
         if job is not None:
-            jobs[path] = job
+            jobs[str(path)] = job
     return jobs
 
 
@@ -126,7 +129,7 @@ def _preload(path: Path) -> PreloadedJob | None:
     if run is None:
         return None
     files = {str(module.__file__): stamp_of(str(module.__file__)) for module in own.values()}
-    return PreloadedJob(run, params, {**files, str(path): stamp}, own, own_path)
+    return PreloadedJob(run, params, {**files, str(path): stamp}, own, None if own_path == sys_path else own_path)
 
 
 def _threads() -> int:

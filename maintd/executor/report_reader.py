@@ -31,7 +31,7 @@ _SEVERITY = {CheckStatus.OK: 0, CheckStatus.WARN: 1, CheckStatus.UNKNOWN: 2, Che
 class ReportReader:
     """Everything that a child has reported so far. No message raises an error here."""
 
-    def __init__(self, artifacts_root: Path, artifacts_dir: Path) -> None:
+    def __init__(self, artifacts_root: Path, artifacts_dir: Path | str) -> None:
         self._root = artifacts_root
         self._folder = artifacts_dir
         self._buffer = bytearray()
@@ -170,7 +170,7 @@ class ReportReader:
         folder, name = os.path.split(artifact.path)
         if len(artifact.path) > LONGEST_PATH or os.path.normpath(folder) != os.path.normpath(self._folder):
             return None
-        relative = str(self._folder.relative_to(self._root) / name)
+        relative = str(Path(self._folder).relative_to(self._root) / name)
         try:
             file = open_artifact(self._root, relative)
         except OSError:  # also: deleted since it was reported

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -109,16 +110,16 @@ class RunContext:
             due_at=run.due_at,
             deadline_at=deadline_at,
             dry_run=run.dry_run,
-            artifacts_dir=settings.artifacts_dir.absolute().joinpath(self.folder, plan.name, str(attempt)),
-            work_dir=settings.state_dir.absolute().joinpath("work", f"{self.folder}.{index}.{attempt}"),
+            artifacts_dir=f"{settings.artifacts_dir.absolute()}/{self.folder}/{plan.name}/{attempt}",
+            work_dir=f"{settings.state_dir.absolute()}/work/{self.folder}.{index}.{attempt}",
             budget=job.budget,
             series=self._series(plan.name, job),
-            reports_dir=settings.reports_dir,
+            reports_dir=None if settings.reports_dir is None else os.fspath(settings.reports_dir),
         )
         targets = self.targets()
         has_secrets = targets != Targets() or "${" in str(plan.params)
         return AttemptRequest(
-            job.path,
+            os.fspath(job.path),
             plan.params,
             info,
             pickle.dumps(targets),

@@ -68,7 +68,7 @@ class Point:
 
 @dataclass(frozen=True)
 class AttemptInfo:
-    """The attempt that a context belongs to."""
+    """The attempt that a context belongs to. Folders may be text, since a child seldom needs them as paths."""
 
     run_id: int
     entry: str
@@ -77,11 +77,11 @@ class AttemptInfo:
     due_at: datetime | None
     deadline_at: datetime
     dry_run: bool
-    artifacts_dir: Path
-    work_dir: Path
+    artifacts_dir: Path | str
+    work_dir: Path | str
     budget: Mapping[str, int] = field(default_factory=dict)
     series: Mapping[str, Sequence[Point]] = field(default_factory=dict)
-    reports_dir: Path | None = None
+    reports_dir: Path | str | None = None
 
 
 class PendingChange:
@@ -167,13 +167,14 @@ class Context:
     @property
     def work_dir(self) -> Path:
         """A folder for this attempt only, empty at first and deleted afterwards."""
-        self._attempt.work_dir.mkdir(parents=True, exist_ok=True)
-        return self._attempt.work_dir
+        folder = Path(self._attempt.work_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     @property
     def reports_dir(self) -> Path | None:
         """A folder outside of the state directory to which reports are also written; None: there is none."""
-        return self._attempt.reports_dir
+        return None if self._attempt.reports_dir is None else Path(self._attempt.reports_dir)
 
     @property
     def remaining(self) -> timedelta:
@@ -461,8 +462,9 @@ class Context:
     def _artifact_path(self, name: str) -> Path:
         if Path(name).name != name or name.startswith("."):
             raise JobError(f'artifact name "{name}" is not a plain file name')
-        self._attempt.artifacts_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
-        return self._attempt.artifacts_dir / name
+        folder = Path(self._attempt.artifacts_dir)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        return folder / name
 
     def _keep(self, name: str, path: Path, media_type: str) -> Artifact:
         with path.open("rb") as file:

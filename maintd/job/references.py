@@ -33,15 +33,19 @@ def resolve_references(value: Any, environ: Mapping[str, str], secrets: Mapping[
     Raises JobError for a missing variable or secret, or an unreadable file.
     """
     if isinstance(value, str):
+        if "${" not in value:
+            return value
         return _REFERENCE.sub(lambda match: _resolve(match[0][2:-1], environ, secrets), value)
-    if isinstance(value, SecretStr):
-        return SecretStr(resolve_references(value.get_secret_value(), environ, secrets))
-    if isinstance(value, Mapping):
-        return {key: resolve_references(item, environ, secrets) for key, item in value.items()}
+    if value is None or isinstance(value, int | float):  # before the search for abstract classes, which is slow
+        return value
     if isinstance(value, tuple):
         return tuple(resolve_references(item, environ, secrets) for item in value)
     if isinstance(value, list):
         return [resolve_references(item, environ, secrets) for item in value]
+    if isinstance(value, dict | Mapping):
+        return {key: resolve_references(item, environ, secrets) for key, item in value.items()}
+    if isinstance(value, SecretStr):
+        return SecretStr(resolve_references(value.get_secret_value(), environ, secrets))
     return value
 
 

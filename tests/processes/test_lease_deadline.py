@@ -35,7 +35,7 @@ def order(made: Node, name: str, into: Path) -> AttemptRequest:
         artifacts_dir=made.folder / "artifacts",
         work_dir=made.folder / "work",
     )
-    return AttemptRequest(made.jobs[name].path, {"into": str(into)}, info, pickle.dumps(Targets()), False)
+    return AttemptRequest(str(made.jobs[name].path), {"into": str(into)}, info, pickle.dumps(Targets()), False)
 
 
 def end_of(launched: Launched) -> dict[str, Any]:

@@ -308,7 +308,8 @@ def test_the_shipped_jobs_can_all_be_preloaded(tmp_path: Path) -> None:
     preloaded = preloading.preload_jobs([job.path for job in jobs], imported.append)
 
     assert len(jobs) >= 15
-    assert set(preloaded) == set(imported) == {job.path for job in jobs}
+    assert set(preloaded) == {str(job.path) for job in jobs}
+    assert set(imported) == {job.path for job in jobs}
 
 
 def test_for_jobs_that_need_nothing_the_template_imports_nothing(tmp_path: Path) -> None:
