@@ -37,6 +37,9 @@ from maintd.redaction import SHORTEST_LINE, forms_of, is_secret_name
 
 TRACEBACK_LENGTH = 20_000
 
+WORKING_DIRECTORY = ("PWD", "OLDPWD")
+"""Variables of every environment whose names look like those of passwords."""
+
 _RETURNED = encode(JobEnded(ok=True))
 
 
@@ -145,7 +148,7 @@ class _Attempt:
         order = self._order
         for name, value in order.environ.items():
             os.environ[name] = value
-        self._secrets = tuple(_secrets(order))
+        self._secrets = _secrets(order)
         self._write(_started(self._secrets))
         try:
             self._run_job(order)
@@ -221,20 +224,24 @@ def _started(secrets: tuple[str, ...]) -> bytes:
 
 
 @cache
-def environment_secrets() -> frozenset[str]:
-    """Return the secrets in the environment of the template, which calls this first, so that each child has them."""
-    return frozenset(value for name, value in os.environ.items() if is_secret_name(name))
+def environment_secrets() -> tuple[str, ...]:
+    """Return the forms of the secrets in the environment. The template calls this first, so its children need not."""
+    return tuple(forms_of(_of_environment()))
 
 
-def _secrets(order: AttemptRequest) -> Sequence[str]:
+def _of_environment() -> set[str]:
+    return {value for name, value in os.environ.items() if name not in WORKING_DIRECTORY and is_secret_name(name)}
+
+
+def _secrets(order: AttemptRequest) -> tuple[str, ...]:
     """Return the texts to keep out of the log, the longest first."""
-    found = {*environment_secrets()}
-    if order.has_secrets:
-        targets = targets_of(order)
-        found |= {*secrets_of(targets)} | referenced_values(order.params, os.environ, _to_hide(order.secrets))
-        for kind in type(targets).model_fields:
-            found |= referenced_values({n: dict(t) for n, t in targets.of(kind).items()}, os.environ)
-    return forms_of(found) if found else ()
+    if not order.has_secrets:
+        return environment_secrets()
+    targets = targets_of(order)
+    found = {*secrets_of(targets)} | referenced_values(order.params, os.environ, _to_hide(order.secrets))
+    for kind in type(targets).model_fields:
+        found |= referenced_values({n: dict(t) for n, t in targets.of(kind).items()}, os.environ)
+    return tuple(forms_of(_of_environment() | found))
 
 
 def _to_hide(secrets: Mapping[str, str]) -> dict[str, str]:

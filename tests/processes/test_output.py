@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from support.nodes import Node, only
+from support.nodes import Node, node, only
 
 from maintd.model.run import RunState
 from maintd.model.target import PostgresTarget, Targets
@@ -84,6 +84,19 @@ def test_secrets_are_replaced_wherever_the_job_reports_them(here: Node, monkeypa
     assert "target-password" not in shown
     assert "p=***" in here.log(run.id)
     assert "ValueError: ***" in run.reason
+
+
+def test_secrets_of_the_environment_are_replaced_but_not_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTHER_PASSWORD", "from-the-environment")
+    monkeypatch.setenv("PWD", "/srv/maintd")
+    monkeypatch.setenv("OLDPWD", "/home/operator")
+
+    with node(tmp_path) as here:
+        run = here.make("ctx.log(f\"{os.environ['OTHER_PASSWORD']} {os.environ['PWD']} {os.environ['OLDPWD']}\")")
+
+        assert here.log(run.id) == ["*** /srv/maintd /home/operator"]
 
 
 def test_the_child_does_not_see_the_stores_credentials(here: Node) -> None:
