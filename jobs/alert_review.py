@@ -24,11 +24,11 @@ from maintd.checks.alerts.collect import (
     collect_grafana,
     collect_prometheus,
 )
-from maintd.checks.alerts.firing import Acknowledgement, AlertLimits, Firing
+from maintd.checks.alerts.firing import Acknowledgement, AlertLimits, Alerts, Firing
 from maintd.checks.alerts.silences import SilenceLimits
 from maintd.checks.collection import Probe, by_itself, collect_all
 from maintd.clients import prometheus
-from maintd.job import Context, JobParams, TargetError, job
+from maintd.job import Context, JobParams, job
 
 MAX_SAVED = 10_000  # alerts in the artifact
 
@@ -52,15 +52,11 @@ class Params(JobParams):
     """When silences need attention."""
 
 
-Alerts = dict[str, list[Firing] | None]
-"""Alerts by source; None: it did not answer."""
-
-
 @job(timeout="5m", repeatable=True, needs=("prometheus or alertmanager or http",))
 def run(ctx: Context, params: Params) -> None:
     with ctx.phase("collect alerts, rules and silences"):
         collected = list(collect_all(_probes(ctx, params)))
-    alerts: Alerts = {}
+    alerts: dict[str, Sequence[Firing] | None] = {}
     with ctx.phase("check each server"):
         for probe, facts in collected:
             alerts[probe.subject] = None
@@ -71,7 +67,8 @@ def run(ctx: Context, params: Params) -> None:
         for probe, facts in collected:
             if isinstance(facts, PrometheusFacts):
                 with by_itself(ctx, f"{probe.subject}: delivery"):
-                    _compare(ctx, params, probe, alerts)
+                    server = prometheus.connect(ctx.target("prometheus", probe.name), name=probe.name)
+                    evaluate.report_undelivered(ctx, server, probe, alerts, params.alerts)
         if params.watchdog:
             senders = {source: found for source, found in alerts.items() if "grafana" not in source}
             evaluate.report_watchdog(ctx, params.watchdog, senders)
@@ -123,31 +120,6 @@ def _report(ctx: Context, params: Params, probe: Probe, facts: Any) -> list[Firi
         return facts.firing
     ctx.report_error(f"{probe.subject}: answers", facts, role=evaluate.role_of(facts))
     return None
-
-
-def _compare(ctx: Context, params: Params, probe: Probe, alerts: Alerts) -> None:
-    """Compare the alerts of one Prometheus with those of all Alertmanagers, since it may send to any of them."""
-    receivers = {source: found for source, found in alerts.items() if source.startswith("alertmanager ")}
-    silent = [source for source, found in receivers.items() if found is None]
-    what = f"prometheus {probe.name}: alerts that Alertmanager does not know"
-    if not receivers:
-        ctx.unknown(what, "no Alertmanager is configured", expected="0", optional=True)
-        return
-    if len(silent) == len(receivers):
-        ctx.unknown(what, "no Alertmanager answered", expected="0", hint="see its own check")
-        return
-    arrived = [alert for found in receivers.values() for alert in found or ()]
-    lost = firing.undelivered(alerts[probe.subject] or (), arrived, params.alerts, ctx.now())
-    if lost:
-        # An alert may have ended between the two queries: only what still fires is lost.
-        server = prometheus.connect(ctx.target("prometheus", probe.name), name=probe.name)
-        try:
-            again = firing.from_prometheus(server.firing(), probe.subject, params.alerts)
-        except TargetError as error:
-            ctx.report_error(what, error, expected="0", role=evaluate.role_of(error))
-            return
-        lost = [alert for alert in lost if any(alert.labels == other.labels for other in again)]
-    evaluate.report_delivery(ctx, probe.name, lost, silent, ctx.now())
 
 
 def _review(ctx: Context, params: Params, alerts: Alerts) -> None:

@@ -13,11 +13,11 @@ from datetime import timedelta
 from typing import Literal
 
 from maintd.checks.postgres import database
-from maintd.checks.postgres.amcheck import Amcheck
+from maintd.checks.postgres.amcheck import report_corruption
 from maintd.checks.postgres.database import STATISTICS_AGE, Counters, Relation
 from maintd.checks.postgres.indexes import Index, indexes, invalid
 from maintd.clients.postgres import Postgres, connect
-from maintd.job import CheckStatus, Context, Duration, JobParams, Role, Size, TargetError, format_size, job
+from maintd.job import Context, Duration, JobParams, Role, Size, TargetError, format_size, job
 
 LARGEST = 20  # relations whose sizes are kept as measures; the artifact has all
 LOCK_TIMEOUT = timedelta(seconds=1)
@@ -60,7 +60,9 @@ def run(ctx: Context, params: Params) -> None:
                     report_catalog(ctx, params, session, counters, found)
                 if params.amcheck != "no":
                     with ctx.phase(f"{name}: check for corruption"):
-                        report_corruption(ctx, params, session, relations, found)
+                        budget = min(params.amcheck_budget, ctx.remaining * 0.8)
+                        required = params.amcheck == "yes"
+                        report_corruption(ctx, session, relations, found, budget, required=required)
         except TargetError as error:
             ctx.report_error(f"{name}: measured", error, role=Role.SOURCE)
 
@@ -125,37 +127,3 @@ def report_catalog(ctx: Context, params: Params, session: Postgres, now: Counter
     keys = database.unindexed_foreign_keys(session)
     ctx.report([database.foreign_key_criterion(keys, params.foreign_key_from)], session.name)
     ctx.report([database.collation_criterion(database.changed_collations(session))], session.name)
-
-
-def report_corruption(
-    ctx: Context, params: Params, session: Postgres, relations: list[Relation], found: list[Index]
-) -> None:
-    """Check indexes and heaps within the budget, and report what is corrupt and what was not checked."""
-    name = f"{session.name}: damaged relations"
-    amcheck = Amcheck(session)
-    if amcheck.missing:
-        if params.amcheck == "yes":
-            ctx.unknown(name, amcheck.missing, hint="CREATE EXTENSION amcheck; GRANT EXECUTE ON its functions")
-        else:
-            ctx.log(f"{session.name}: not checked for corruption: {amcheck.missing}")
-        return
-    budget = min(params.amcheck_budget, ctx.remaining * 0.8)
-    for done, _ in enumerate(amcheck.check_all(relations, found, budget), start=1):
-        ctx.progress(done, unit="relation")
-    if amcheck.locked:
-        ctx.log(f"{session.name}: not checked, locked by another session: {', '.join(amcheck.locked)}")
-    for damage in amcheck.damage:
-        ctx.log(f"{session.name}: DAMAGED {damage.label}: {damage.message}")
-    if amcheck.checked or not amcheck.unfinished:
-        first = "; ".join(f"{damage.label}: {damage.message}" for damage in amcheck.damage[:3])
-        hint = f"stop writing, copy the disk, restore or REINDEX: {first}" if first else ""
-        ctx.check(name, len(amcheck.damage), at_most=0, hint=hint)
-    ctx.measure("pg_relations_checked", amcheck.checked, target=session.name)
-    if amcheck.unfinished:
-        ctx.check(
-            f"{name}, unfinished",
-            amcheck.unfinished,
-            equals="all checked",
-            severity=CheckStatus.WARN,
-            hint="raise amcheck_budget",
-        )

@@ -90,7 +90,7 @@ def clean(ctx: Context, params: Params, engine: Docker) -> None:
     remove(ctx, params, name, "image", unused, params.max_images, partial(remove_image, ctx, engine))
     if params.build_cache is not None:
         with ctx.phase(f"{name}: remove build cache"):
-            prune_build_cache(ctx, params, engine, params.build_cache)
+            cleanup.report_build_cache_pruned(ctx, engine, params.build_cache, params.build_cache_kept)
 
 
 def remove(
@@ -145,17 +145,3 @@ def remove_image(ctx: Context, engine: Docker, image: StoredImage) -> bool:
         if allowed:
             cleanup.remove_image(engine, image)
     return bool(allowed)
-
-
-def prune_build_cache(ctx: Context, params: Params, engine: Docker, unused_for: timedelta) -> None:
-    """Remove old build cache; it is neither evidence nor needed for a rollback."""
-    try:
-        with ctx.change("prune build cache", engine.name, kept=params.build_cache_kept) as allowed:
-            if not allowed:
-                return
-            freed = cleanup.prune_build_cache(engine, unused_for, params.build_cache_kept)
-            allowed.observed(freed=freed)
-    except TargetError as error:
-        ctx.report_error(f"{engine.name}: build cache dropped", error, role=Role.WORK)
-        return
-    ctx.measure("docker_build_cache_freed_bytes", freed, "B", engine=engine.name)

@@ -8,28 +8,20 @@ one read-only snapshot. Each week is compared with the week before, and SQL with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import timedelta
 
 from pydantic import Field
 
-from maintd.checks.alerts.history import fired
 from maintd.checks.collection import value_or_error
+from maintd.checks.performance.collect import Collected, collect_from_prometheus
 from maintd.checks.performance.evaluate import Limits, evaluate
-from maintd.checks.performance.figures import (
-    Query,
-    alert_figures,
-    path_figures,
-    run_queries,
-    traffic_figures,
-    usage_figures,
-)
-from maintd.checks.prometheus import requests, usage
-from maintd.checks.prometheus.promql_window import Window, coverage, whole_days
+from maintd.checks.performance.figures import Query, run_queries
+from maintd.checks.prometheus.promql_window import Window, whole_days
 from maintd.checks.prometheus.requests import Metric
 from maintd.clients import prometheus
-from maintd.job import CheckStatus, Context, Duration, JobParams, TargetError, job
-from maintd.reports.figure import Figure, TimeSeries, unmeasured
+from maintd.job import CheckStatus, Context, Duration, JobParams, job
+from maintd.reports.figure import Figure, TimeSeries
 from maintd.reports.performance_report import build
 from maintd.reports.publish import publish_report
 
@@ -116,9 +108,6 @@ def run(ctx: Context, params: Params) -> None:
         publish_report(ctx, report, f"{window.end:%Y%m%d}", params.keep)
 
 
-Collected = tuple[Sequence[Figure], Sequence[TimeSeries]]
-
-
 def collect(ctx: Context, params: Params, window: Window) -> Iterator[Collected]:
     """Collect all figures and series; a figure that cannot be measured has its cause instead of a value."""
     if params.queries:
@@ -132,44 +121,14 @@ def collect(ctx: Context, params: Params, window: Window) -> Iterator[Collected]
                 timeout=params.patience,
                 source=params.postgres or "postgres",
             )
-    if not ctx.targets.prometheus:
-        return
-    server = prometheus.connect(ctx.target("prometheus", params.prometheus), timeout=params.patience)
-    metric = Metric(
-        name=params.histogram,
-        selector=params.selector,
-        by=params.by,
-        status=params.status_label,
-        errors=params.error_status,
-        path=params.path_label,
-    )
-    with ctx.phase("query requests, errors and latency"):
-        try:
-            yield traffic_figures(requests.traffic(server, metric, window), metric, server.name)
-        except TargetError as error:
-            yield missing(("requests", "errors", "latency p95"), metric.source, error, window), ()
-    with ctx.phase("query the slowest paths"):
-        try:
-            yield path_figures(requests.paths(server, metric, window), metric, window, server.name), ()
-        except TargetError as error:
-            yield missing(("paths",), metric.source, error, window), ()
-    for kind, unit, read, selectors in (
-        ("memory", "B", usage.memory, params.memory),
-        ("cpu", "CPUs", usage.cpu, params.cpu),
-    ):
-        with ctx.phase(f"query {kind}"):
-            try:
-                yield usage_figures(kind, unit, read(server, selectors, window), window)
-            except TargetError as error:
-                yield missing((kind,), " or ".join(selectors), error, window), ()
-    with ctx.phase("query alerts"):
-        try:
-            present = coverage(server, window).present
-            yield alert_figures(fired(server, window.start, window.end), window, server.name, present), ()
-        except TargetError as error:
-            yield missing(("alerts", "resolution"), "ALERTS", error, window), ()
-
-
-def missing(kinds: Sequence[str], source: str, error: TargetError, window: Window) -> list[Figure]:
-    """One figure without a value for each kind, with the error as its cause."""
-    return [unmeasured(kind, "all", "", source, str(error), str(window)) for kind in kinds]
+    if ctx.targets.prometheus:
+        server = prometheus.connect(ctx.target("prometheus", params.prometheus), timeout=params.patience)
+        metric = Metric(
+            name=params.histogram,
+            selector=params.selector,
+            by=params.by,
+            status=params.status_label,
+            errors=params.error_status,
+            path=params.path_label,
+        )
+        yield from collect_from_prometheus(ctx, server, metric, window, memory=params.memory, cpu=params.cpu)

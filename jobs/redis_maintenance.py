@@ -13,25 +13,16 @@ is changed without a verified save.
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from maintd.checks.redis import keyspace, memory, persistence, streams
-from maintd.checks.redis.keyspace import KeyCounter, KeyStatistics, Throttle, printable
+from maintd.checks.redis.key_cleanup import Prefix, remove_idle_keys, set_expiries
+from maintd.checks.redis.keyspace import KeyCounter, KeyStatistics, Throttle
 from maintd.checks.redis.persistence import SaveOptions
 from maintd.checks.redis.streams import TRIM_STEP, StreamLimits, StreamState
 from maintd.clients.redis import RedisServer, connect
 from maintd.job import Context, Duration, JobParams, Role, Size, TargetError, job
-
-
-def _literal(prefix: str) -> str:
-    if len(prefix) < 3 or set(prefix) & set("*?[]\\"):
-        raise ValueError(f'"{prefix}" is not a prefix of at least three plain characters, such as cache:tmp:')
-    return prefix
-
-
-Prefix = Annotated[str, AfterValidator(_literal)]
 
 
 class Params(JobParams):
@@ -109,20 +100,20 @@ def maintain(ctx: Context, params: Params, server: RedisServer, required: tuple[
         found = streams.find_streams(ctx, server, pace if params.scan else None, required)
     with ctx.phase(f"{name}: check memory"):
         memory.report(ctx, server, params.memory_limit, params.slower_than, streams=bool(found))
-    saved, census = True, None
+    saved, statistics = True, None
     if params.save:
         with ctx.phase(f"{name}: save in the background"):
             options = SaveOptions(params.save_timeout, params.memory_limit, params.snapshot, params.keep_writes)
             saved = persistence.background_save(ctx, server, options)
     if params.scan:
         with ctx.phase(f"{name}: count keys"):
-            census = count(ctx, params, server, pace)
+            statistics = count(ctx, params, server, pace)
     if not saved and (params.expire or params.unlink or params.trim):
         ctx.fail(f"{name}: cleaned", "not started: there is no verified save", expected="a verified save")
     elif saved:
-        if census is not None:
-            expire(ctx, params, server, pace, census)
-            unlink(ctx, params, server, pace, census)
+        if statistics is not None:
+            set_expiries(ctx, server, pace, statistics, params.expire, params.max_keys)
+            remove_idle_keys(ctx, server, pace, statistics, params.unlink, params.max_keys, params.max_share)
         found = [trim(ctx, params, server, pace, stream) for stream in found]
     with ctx.phase(f"{name}: check streams"):
         limits = StreamLimits(params.max_length, params.max_age, params.max_lag, params.stuck_after, params.idle_after)
@@ -141,49 +132,10 @@ def count(ctx: Context, params: Params, server: RedisServer, pace: Throttle) -> 
         sample=params.sample,
     )
     deadline = ctx.now() + min(params.scan_budget, ctx.remaining * 0.7)
-    census = keyspace.count(ctx, server, pace, counter, deadline)
-    if census is not None:
-        keyspace.report(ctx, server.name, census, params.big_key)
-    return census
-
-
-def expire(ctx: Context, params: Params, server: RedisServer, pace: Throttle, census: KeyStatistics) -> None:
-    """Set an expiry on keys without one."""
-    left = params.max_keys
-    for pattern, ttl in params.expire.items():
-        due = list(census.due[pattern])[:left]
-        left -= len(due)
-        with ctx.phase(f"{server.name}: set an expiry on {pattern}"):
-            changed = keyspace.expire_keys(ctx, server, pace, pattern, due, ttl)
-        if not ctx.dry_run:
-            ctx.check(
-                f"{server.name}: keys of {pattern} left without expiry",
-                census.due_total[pattern] - changed,
-                warn_above=0,
-                hint="the next run continues with them; or raise max_keys",
-            )
-
-
-def unlink(ctx: Context, params: Params, server: RedisServer, pace: Throttle, census: KeyStatistics) -> None:
-    """Remove idle keys below the given prefixes, unless they are too many."""
-    name = server.name
-    with ctx.phase(f"{name}: find keys to remove"):
-        plan = keyspace.find_stale(server, pace, census, params.unlink)
-    if not plan:
-        return
-    total, limit = sum(map(len, plan.values())), int(min(params.max_keys, params.max_share * census.keys))
-    hint = f"nothing was removed: read to-remove-{name}.txt; correct the prefixes, or raise max_share or max_keys"
-    ctx.save(f"to-remove-{name}.txt", "".join(f"{printable(key)}\n" for keys in plan.values() for key in keys))
-    ctx.check(f"{name}: keys to remove", total, at_most=limit, hint=hint)
-    if total > limit:
-        return
-    for prefix, keys in plan.items():
-        label = printable(prefix)
-        with ctx.phase(f"{name}: remove {len(keys)} keys of {label}"):
-            removed = keyspace.remove_keys(ctx, server, pace, prefix, keys, params.unlink[prefix])
-        if not ctx.dry_run:
-            ctx.log(f"{name}: removed {removed} keys of {label}; kept {len(keys) - removed} that were used since")
-            ctx.measure("redis_keys_removed", removed, "", server=name, prefix=label)
+    statistics = keyspace.count(ctx, server, pace, counter, deadline)
+    if statistics is not None:
+        keyspace.report(ctx, server.name, statistics, params.big_key)
+    return statistics
 
 
 def trim(ctx: Context, params: Params, server: RedisServer, pace: Throttle, stream: StreamState) -> StreamState:

@@ -8,7 +8,6 @@ latest by the next run, which recognizes them by a marker in the index's comment
 reported. Needs a login that is a member of the tables' owner, pg_monitor, and the extension pgstattuple.
 """
 
-from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from maintd.checks.postgres.blockers import maintenance_lock
 from maintd.checks.postgres.database import invalid_criterion
 from maintd.checks.postgres.indexes import Density, Index, indexes, invalid
 from maintd.clients.postgres import Postgres, connect
-from maintd.job import CheckStatus, Context, Duration, JobParams, Role, Size, TargetError, format_size, job
+from maintd.job import Context, Duration, JobParams, Role, Size, TargetError, format_size, job
 
 
 class Params(JobParams):
@@ -70,6 +69,7 @@ def maintain(ctx: Context, params: Params, session: Postgres, open_session: rein
     with ctx.phase(f"{name}: measure the density of indexes"):
         bloated = find_bloated(ctx, params, session)
     deadline = ctx.now() + min(params.budget, ctx.remaining * 0.8)
+    conditions = reindex.Conditions(params.old_transaction, params.disk, params.unseen_up_to)
     rebuilt = 0
     for number, (index, density) in enumerate(bloated):
         if rebuilt == params.max_indexes or deadline - ctx.now() < timedelta(seconds=1):
@@ -79,7 +79,8 @@ def maintain(ctx: Context, params: Params, session: Postgres, open_session: rein
             )
             break
         with ctx.phase(f"{name}: rebuild {index.label}, {format_size(index.size_bytes)}, {density.percent:.0f} % full"):
-            rebuilt += rebuild(ctx, params, session, open_session, index, density, deadline - ctx.now())
+            timeout = deadline - ctx.now()
+            rebuilt += reindex.rebuild_and_verify(ctx, session, open_session, index, density, conditions, timeout)
     remaining = indexes(session)
     ctx.report([invalid_criterion(remaining)], name)
     ctx.measure("pg_invalid_indexes", len(invalid(remaining)), target=name)
@@ -110,52 +111,3 @@ def find_bloated(ctx: Context, params: Params, session: Postgres) -> list[tuple[
     hint = f"CREATE EXTENSION pgstattuple to measure them, or set trust_estimate: {', '.join(estimated[:5])}"
     ctx.check(f"{name}: indexes that seem bloated", len(estimated), warn_above=0, hint=hint if estimated else "")
     return sorted(bloated, key=lambda item: -reindex.gain(*item))
-
-
-def rebuild(
-    ctx: Context,
-    params: Params,
-    session: Postgres,
-    open_session: reindex.Connect,
-    index: Index,
-    density: Density,
-    timeout: timedelta,
-) -> bool:
-    """Rebuild an index unless something prevents it, drop leftovers, verify it. True when a rebuild was started."""
-    name, check, found = session.name, f"{session.name}: rebuild of {index.label}", indexes(session)
-    index = next((other for other in found if other.oid == index.oid), index)  # its present state
-    if not index.permitted:
-        hint = f"GRANT {index.owner} TO the target's user"
-        ctx.fail(check, f"not allowed: the owner is {index.owner}", expected="rebuilt", hint=hint)
-        return False
-    why = reindex.obstacle(session, index, found, params.old_transaction)
-    why = why or reindex.disk_obstacle(reindex.disk_space(session, params.disk), index.size_bytes, params.unseen_up_to)
-    if why:
-        warn_postponed(ctx, check, f"postponed: {why}")
-        return False
-    saving = format_size(reindex.gain(index, density))
-    target, shown_density = f"{name}: {index.label}", round(density.percent, 1)
-    with ExitStack() as stack:
-        with ctx.change("reindex", target, density=shown_density, saves=saving) as allowed:
-            if not allowed:
-                return True
-            marker = reindex.new_marker(index, found)
-            result = reindex.rebuild(ctx, session, open_session, index, marker, timeout)
-            cleaner = stack.enter_context(open_session())  # the first session may be lost
-            after = next((other for other in indexes(cleaner) if other.label == index.label), None)
-            swapped = after is not None and after.valid and after.oid != index.oid
-            if not swapped:
-                allowed.failed(result.problem or "the index is still the old one")
-        reindex.drop_leftovers(ctx, cleaner, index, marker)
-        if not result.problem or swapped:  # an error after the swap leaves only a leftover, which is reported already
-            reindex.verify(ctx, cleaner, check, index, after, timeout)
-        elif result.timed_out:
-            warn_postponed(ctx, check, f"stopped: {result.problem}")
-        else:
-            ctx.fail(check, result.problem, expected="rebuilt", hint="see the server's log")
-    return True
-
-
-def warn_postponed(ctx: Context, check: str, why: str) -> None:
-    """Warn that an index was not rebuilt; nothing is broken."""
-    ctx.check(check, why, equals="rebuilt", severity=CheckStatus.WARN, hint="the next run tries again")

@@ -10,7 +10,6 @@ users' sessions.
 """
 
 from datetime import timedelta
-from fnmatch import fnmatchcase
 
 from pydantic import Field
 
@@ -21,13 +20,12 @@ from maintd.checks.postgres.blockers import (
     snapshot_criteria,
     snapshot_holders,
 )
-from maintd.checks.postgres.tables import Table, bloat, bloat_criterion, tables
+from maintd.checks.postgres.tables import Table, report_bloat, selected, tables
 from maintd.checks.postgres.vacuum import PROGRESS, VacuumSettings, kept_rows_criterion, vacuum
 from maintd.checks.postgres.wraparound import KINDS, age_criteria, databases
 from maintd.clients.postgres import Postgres, connect, progress_reported
 from maintd.job import Context, Duration, JobParams, Role, Size, TargetError, job
 
-MEASURE_TIMEOUT = timedelta(minutes=5)  # pgstattuple reads every page that is not all-visible
 GRANT = "GRANT {owner} TO the target's user (Postgres 17 and later: GRANT pg_maintain)"
 
 
@@ -78,7 +76,7 @@ def maintain(ctx: Context, params: Params, session: Postgres, monitor: Postgres)
     target = session.name
     with ctx.phase(f"{target}: find tables that autovacuum has left behind"):
         server, now = autovacuum(session), session.one("SELECT clock_timestamp() AS now")["now"]
-        before = [table for table in tables(session) if included(params, table)]
+        before = selected(tables(session), params.tables, params.exclude)
         plan = [(table, due) for table in before if (due := need(table, server, now, params.threshold))]
         plan.sort(key=lambda item: -item[1].gain)
         report_server(ctx, session, {setting: server.number(setting) for _, _, setting in KINDS})
@@ -95,14 +93,14 @@ def maintain(ctx: Context, params: Params, session: Postgres, monitor: Postgres)
     hint = f"raise budget or max_tables; next: {', '.join(left[:5])}" if left else ""
     ctx.check(f"{target}: tables left for the next run", len(left), warn_above=0, hint=hint)
     with ctx.phase(f"{target}: report dead rows, ages and empty space"):
-        after = [table for table in tables(session) if included(params, table)]
+        after = selected(tables(session), params.tables, params.exclude)
         if not ctx.dry_run:
             ctx.report(table_criteria(server, after, reported), target)
         for table in sorted(after, key=lambda table: -table.dead)[:20]:
             ctx.measure("pg_dead_tuples", table.dead, "row", target=target, table=table.label)
         for table in sorted(after, key=lambda table: -table.size_bytes)[:10]:
             if table.size_bytes >= params.bloat_from:
-                report_empty_space(ctx, session, table)
+                report_bloat(ctx, session, table)
 
 
 def report_server(ctx: Context, session: Postgres, freeze_max_ages: dict[str, float]) -> None:
@@ -142,28 +140,3 @@ def vacuum_table(
     ctx.measure("pg_vacuum_tuples_removed", result.removed, "row", target=target, table=table.label)
     ctx.report([kept_rows_criterion(session, table, result)], target)
     return True
-
-
-def report_empty_space(ctx: Context, session: Postgres, table: Table) -> None:
-    """Measure a table's bloat and report it."""
-    name = f"{session.name}: empty space in {table.label}"
-    hint = "CREATE EXTENSION pgstattuple, or GRANT pg_read_all_data TO the target's user"
-    try:
-        with session.statement_timeout(min(MEASURE_TIMEOUT, ctx.remaining * 0.5)):
-            found = bloat(session, table)
-    except TargetError as error:
-        ctx.unknown(name, error.message, hint=error.hint or hint)
-        return
-    if found is None:
-        ctx.unknown(name, "neither pgstattuple nor the table's statistics can be read", hint=hint)
-        return
-    ctx.measure("pg_table_free_ratio", found.share, target=session.name, table=table.label, source=found.source)
-    ctx.report([bloat_criterion(table, found)], session.name)
-
-
-def included(params: Params, table: Table) -> bool:
-    """Whether the params include the table."""
-    names = (table.label, table.name)
-    return any(fnmatchcase(name, pattern) for name in names for pattern in params.tables) and not any(
-        fnmatchcase(name, pattern) for name in names for pattern in params.exclude
-    )

@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from maintd.checks.alerts import silences
+from maintd.checks.alerts import firing, silences
 from maintd.checks.alerts.collect import AlertmanagerFacts, GrafanaFacts, PrometheusFacts
-from maintd.checks.alerts.firing import Acknowledgement, AlertLimits, Firing, overdue
+from maintd.checks.alerts.firing import Acknowledgement, AlertLimits, Alerts, Firing, overdue
 from maintd.checks.alerts.silences import SilenceLimits, silence_text
-from maintd.checks.collection import report_not_understood
+from maintd.checks.collection import Probe, report_not_understood
 from maintd.checks.hints import name_first
 from maintd.checks.prometheus.health import report_reload
 from maintd.clients.alertmanager import Status
+from maintd.clients.prometheus import Prometheus
 from maintd.errors import MaintdError, TargetError
 from maintd.job.causes import Role
 from maintd.job.context import Context
@@ -164,12 +165,12 @@ def report_delivery(ctx: Context, name: str, lost: Sequence[Firing], silent: Seq
 
 def report_watchdog(ctx: Context, watchdog: str, alerts: Mapping[str, Sequence[Firing] | None]) -> None:
     """Check that every source reports the alert that always fires; None: the source did not answer."""
-    for source, firing in alerts.items():
+    for source, found in alerts.items():
         what = f"{source}: {watchdog}"
-        if firing is None:
+        if found is None:
             ctx.unknown(what, "no answer", expected="firing")
             continue
-        present = any(alert.name == watchdog for alert in firing)
+        present = any(alert.name == watchdog for alert in found)
         hint = "the alert that always fires does not: check that its rule is loaded and evaluated"
         ctx.check(what, "firing" if present else "absent", equals="firing", hint=hint)
 
@@ -216,3 +217,27 @@ def _by_severity(alerts: Sequence[Firing], limits: AlertLimits) -> dict[str, int
     counts = Counter({limits.critical[0] if limits.critical else "critical": 0, "warning": 0})
     counts.update(alert.severity for alert in alerts)
     return dict(counts)
+
+
+def report_undelivered(ctx: Context, server: Prometheus, probe: Probe, alerts: Alerts, limits: AlertLimits) -> None:
+    """Compare the alerts of one Prometheus with those of all Alertmanagers, since it may send to any of them."""
+    receivers = {source: found for source, found in alerts.items() if source.startswith("alertmanager ")}
+    silent = [source for source, found in receivers.items() if found is None]
+    what = f"prometheus {probe.name}: alerts that Alertmanager does not know"
+    if not receivers:
+        ctx.unknown(what, "no Alertmanager is configured", expected="0", optional=True)
+        return
+    if len(silent) == len(receivers):
+        ctx.unknown(what, "no Alertmanager answered", expected="0", hint="see its own check")
+        return
+    arrived = [alert for found in receivers.values() for alert in found or ()]
+    lost = firing.undelivered(alerts[probe.subject] or (), arrived, limits, ctx.now())
+    if lost:
+        # An alert may have ended between the two queries: only what still fires is lost.
+        try:
+            again = firing.from_prometheus(server.firing(), probe.subject, limits)
+        except TargetError as error:
+            ctx.report_error(what, error, expected="0", role=role_of(error))
+            return
+        lost = [alert for alert in lost if any(alert.labels == other.labels for other in again)]
+    report_delivery(ctx, probe.name, lost, silent, ctx.now())

@@ -106,6 +106,10 @@ class Firing:
         }
 
 
+Alerts = Mapping[str, Sequence[Firing] | None]
+"""Alerts by source; None: it did not answer."""
+
+
 def from_alertmanager(
     alerts: Iterable[Alert], silences: Iterable[Silence], source: str, limits: AlertLimits
 ) -> list[Firing]:

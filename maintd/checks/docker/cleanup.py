@@ -18,6 +18,7 @@ from docker.errors import APIError, NotFound
 
 from maintd.clients.docker import ONE_OFF, PROJECT, SERVICE, Docker, parse_instant, translated
 from maintd.errors import TargetError
+from maintd.job.causes import Role
 from maintd.job.context import Context
 from maintd.redaction import mask_text
 
@@ -452,3 +453,17 @@ def plan_text(containers: Iterable[Decision[StoredContainer]], images: Iterable[
         ],
     }
     return json.dumps(plan, indent=1)
+
+
+def report_build_cache_pruned(ctx: Context, engine: Docker, unused_for: timedelta, kept_bytes: int) -> None:
+    """Remove old build cache, and report it; it is neither evidence nor needed for a rollback."""
+    try:
+        with ctx.change("prune build cache", engine.name, kept=kept_bytes) as allowed:
+            if not allowed:
+                return
+            freed = prune_build_cache(engine, unused_for, kept_bytes)
+            allowed.observed(freed=freed)
+    except TargetError as error:
+        ctx.report_error(f"{engine.name}: build cache dropped", error, role=Role.WORK)
+        return
+    ctx.measure("docker_build_cache_freed_bytes", freed, "B", engine=engine.name)

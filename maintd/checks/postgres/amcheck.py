@@ -13,6 +13,8 @@ from maintd.checks.postgres.database import Relation
 from maintd.checks.postgres.indexes import Index
 from maintd.clients.postgres import Postgres, lock_timed_out
 from maintd.errors import TargetError
+from maintd.job.context import Context
+from maintd.model.evidence import CheckStatus
 
 _INDEX = "bt_index_check(regclass, boolean)"
 _HEAP = "verify_heapam(regclass, boolean, boolean, text, bigint, bigint)"
@@ -104,3 +106,45 @@ class Amcheck:
     def _messages(self, call: sql.Composed, oid: int) -> str:
         rows = self._session.rows(call, (oid,))
         return "; ".join(f"block {row['blkno']}: {row['msg']}" for row in rows)
+
+
+def report_corruption(
+    ctx: Context,
+    session: Postgres,
+    relations: Sequence[Relation],
+    found: Sequence[Index],
+    budget: timedelta,
+    *,
+    required: bool,
+) -> None:
+    """Check indexes and heaps within the budget; report what is corrupt and what was not checked.
+
+    required: without amcheck the check is unknown; otherwise it is only logged.
+    """
+    name = f"{session.name}: damaged relations"
+    amcheck = Amcheck(session)
+    if amcheck.missing:
+        if required:
+            ctx.unknown(name, amcheck.missing, hint="CREATE EXTENSION amcheck; GRANT EXECUTE ON its functions")
+        else:
+            ctx.log(f"{session.name}: not checked for corruption: {amcheck.missing}")
+        return
+    for done, _ in enumerate(amcheck.check_all(relations, found, budget), start=1):
+        ctx.progress(done, unit="relation")
+    if amcheck.locked:
+        ctx.log(f"{session.name}: not checked, locked by another session: {', '.join(amcheck.locked)}")
+    for damage in amcheck.damage:
+        ctx.log(f"{session.name}: DAMAGED {damage.label}: {damage.message}")
+    if amcheck.checked or not amcheck.unfinished:
+        first = "; ".join(f"{damage.label}: {damage.message}" for damage in amcheck.damage[:3])
+        hint = f"stop writing, copy the disk, restore or REINDEX: {first}" if first else ""
+        ctx.check(name, len(amcheck.damage), at_most=0, hint=hint)
+    ctx.measure("pg_relations_checked", amcheck.checked, target=session.name)
+    if amcheck.unfinished:
+        ctx.check(
+            f"{name}, unfinished",
+            amcheck.unfinished,
+            equals="all checked",
+            severity=CheckStatus.WARN,
+            hint="raise amcheck_budget",
+        )

@@ -13,7 +13,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +32,7 @@ from maintd.checks.postgres.indexes import Density, Index, density, indexes, is_
 from maintd.clients.postgres import Postgres, Row, progress_reported
 from maintd.errors import TargetError
 from maintd.job.context import Context
+from maintd.model.evidence import CheckStatus
 from maintd.units import format_size
 
 PROGRESS = """
@@ -75,6 +76,14 @@ class DiskSpace(NamedTuple):
 
     free_bytes: int
     total_bytes: int
+
+
+class Conditions(NamedTuple):
+    """When an index may be rebuilt."""
+
+    old_transaction: timedelta  # postponed while a transaction is older
+    disk: Path | None  # a folder on the server's data disk; None: looked up for a local server
+    unseen_up_to: int  # bytes: the largest index to rebuild when the server's disk is not accessible
 
 
 def marked_comment(marker: Marker, at: datetime) -> str:
@@ -310,3 +319,52 @@ def verify(ctx: Context, session: Postgres, check: str, before: Index, after: In
         ctx.check(f"{check}, whole", wrong or "whole", equals="whole", hint=hint)
     else:
         ctx.log(f"{before.label}: not compared with its table: {amcheck.missing or 'it is too large'}")
+
+
+def rebuild_and_verify(
+    ctx: Context,
+    session: Postgres,
+    open_session: Connect,
+    index: Index,
+    density: Density,
+    conditions: Conditions,
+    timeout: timedelta,
+) -> bool:
+    """Rebuild an index unless something prevents it, drop leftovers, verify it. True when a rebuild was started."""
+    name, check, found = session.name, f"{session.name}: rebuild of {index.label}", indexes(session)
+    index = next((other for other in found if other.oid == index.oid), index)  # its present state
+    if not index.permitted:
+        hint = f"GRANT {index.owner} TO the target's user"
+        ctx.fail(check, f"not allowed: the owner is {index.owner}", expected="rebuilt", hint=hint)
+        return False
+    why = obstacle(session, index, found, conditions.old_transaction)
+    why = why or disk_obstacle(disk_space(session, conditions.disk), index.size_bytes, conditions.unseen_up_to)
+    if why:
+        _warn_postponed(ctx, check, f"postponed: {why}")
+        return False
+    saving = format_size(gain(index, density))
+    target, shown_density = f"{name}: {index.label}", round(density.percent, 1)
+    with ExitStack() as stack:
+        with ctx.change("reindex", target, density=shown_density, saves=saving) as allowed:
+            if not allowed:
+                return True
+            marker = new_marker(index, found)
+            result = rebuild(ctx, session, open_session, index, marker, timeout)
+            cleaner = stack.enter_context(open_session())  # the first session may be lost
+            after = next((other for other in indexes(cleaner) if other.label == index.label), None)
+            swapped = after is not None and after.valid and after.oid != index.oid
+            if not swapped:
+                allowed.failed(result.problem or "the index is still the old one")
+        drop_leftovers(ctx, cleaner, index, marker)
+        if not result.problem or swapped:  # an error after the swap leaves only a leftover, which is reported already
+            verify(ctx, cleaner, check, index, after, timeout)
+        elif result.timed_out:
+            _warn_postponed(ctx, check, f"stopped: {result.problem}")
+        else:
+            ctx.fail(check, result.problem, expected="rebuilt", hint="see the server's log")
+    return True
+
+
+def _warn_postponed(ctx: Context, check: str, why: str) -> None:
+    """Warn that an index was not rebuilt; nothing is broken."""
+    ctx.check(check, why, equals="rebuilt", severity=CheckStatus.WARN, hint="the next run tries again")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from psycopg import sql
 
 from maintd.clients.postgres import Postgres
+from maintd.errors import TargetError
+from maintd.job.context import Context
 from maintd.job.criterion import Criterion
+
+MEASURE_TIMEOUT = timedelta(minutes=5)  # pgstattuple reads every page that is not all-visible
 
 LOCKED_RELATIONS = """
 WITH locked AS (
@@ -99,6 +104,15 @@ def tables(session: Postgres, oid: int | None = None) -> list[Table]:
     return [Table(**row) for row in session.rows(_TABLES.format(maintain=maintain), {"oid": oid})]
 
 
+def selected(found: Sequence[Table], include: Sequence[str], exclude: Sequence[str]) -> list[Table]:
+    """The tables whose name or `schema.name` matches a pattern of `include` and none of `exclude`."""
+
+    def matches(table: Table, patterns: Sequence[str]) -> bool:
+        return any(fnmatchcase(name, pattern) for name in (table.label, table.name) for pattern in patterns)
+
+    return [table for table in found if matches(table, include) and not matches(table, exclude)]
+
+
 class Bloat(NamedTuple):
     """The free space within a table's file."""
 
@@ -147,3 +161,20 @@ def bloat_criterion(table: Table, bloat: Bloat) -> Criterion:
         unit="B",
         hint=f"{bloat.source}: {bloat.share:.0%} empty; rebuild it with pg_repack in a maintenance window",
     )
+
+
+def report_bloat(ctx: Context, session: Postgres, table: Table) -> None:
+    """Measure a table's bloat and report it."""
+    name = f"{session.name}: empty space in {table.label}"
+    hint = "CREATE EXTENSION pgstattuple, or GRANT pg_read_all_data TO the target's user"
+    try:
+        with session.statement_timeout(min(MEASURE_TIMEOUT, ctx.remaining * 0.5)):
+            found = bloat(session, table)
+    except TargetError as error:
+        ctx.unknown(name, error.message, hint=error.hint or hint)
+        return
+    if found is None:
+        ctx.unknown(name, "neither pgstattuple nor the table's statistics can be read", hint=hint)
+        return
+    ctx.measure("pg_table_free_ratio", found.share, target=session.name, table=table.label, source=found.source)
+    ctx.report([bloat_criterion(table, found)], session.name)

@@ -1,0 +1,62 @@
+"""Figures of a window from Prometheus: requests, latency, memory, CPU, alerts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from maintd.checks.alerts.history import fired
+from maintd.checks.performance.figures import alert_figures, path_figures, traffic_figures, usage_figures
+from maintd.checks.prometheus import requests, usage
+from maintd.checks.prometheus.promql_window import Window, coverage
+from maintd.checks.prometheus.requests import Metric
+from maintd.clients.prometheus import Prometheus
+from maintd.errors import TargetError
+from maintd.job.context import Context
+from maintd.reports.figure import Figure, TimeSeries, unmeasured
+
+Collected = tuple[Sequence[Figure], Sequence[TimeSeries]]
+
+
+def collect_from_prometheus(
+    ctx: Context,
+    server: Prometheus,
+    metric: Metric,
+    window: Window,
+    *,
+    memory: Sequence[str],
+    cpu: Sequence[str],
+) -> Iterator[Collected]:
+    """Query one subject after the other; of one that does not answer, the figures have the cause instead of a value.
+
+    memory, cpu: selectors of a gauge and of a counter; the first one with data is used.
+    """
+    with ctx.phase("query requests, errors and latency"):
+        try:
+            yield traffic_figures(requests.traffic(server, metric, window), metric, server.name)
+        except TargetError as error:
+            yield _missing(("requests", "errors", "latency p95"), metric.source, error, window), ()
+    with ctx.phase("query the slowest paths"):
+        try:
+            yield path_figures(requests.paths(server, metric, window), metric, window, server.name), ()
+        except TargetError as error:
+            yield _missing(("paths",), metric.source, error, window), ()
+    for kind, unit, read, selectors in (
+        ("memory", "B", usage.memory, memory),
+        ("cpu", "CPUs", usage.cpu, cpu),
+    ):
+        with ctx.phase(f"query {kind}"):
+            try:
+                yield usage_figures(kind, unit, read(server, selectors, window), window)
+            except TargetError as error:
+                yield _missing((kind,), " or ".join(selectors), error, window), ()
+    with ctx.phase("query alerts"):
+        try:
+            present = coverage(server, window).present
+            yield alert_figures(fired(server, window.start, window.end), window, server.name, present), ()
+        except TargetError as error:
+            yield _missing(("alerts", "resolution"), "ALERTS", error, window), ()
+
+
+def _missing(kinds: Sequence[str], source: str, error: TargetError, window: Window) -> list[Figure]:
+    """One figure without a value for each kind, with the error as its cause."""
+    return [unmeasured(kind, "all", "", source, str(error), str(window)) for kind in kinds]
