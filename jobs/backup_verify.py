@@ -4,9 +4,9 @@ Runbook: Weekly Maintenance, System Cleanup, step 5 "Backup Verification"
 
 `level: age` checks backups without reading them: present, recent, of typical size, private. `level: checksum` also
 compares the sha256 that was recorded when the backup was made. `level: decode` also decrypts, decompresses and parses
-everything inside, and compares tables, rows and members with what is expected. Supports tar, pg_dump's custom and plain
-formats, base backups and Redis snapshots, inside of gzip, zstd and age. A pattern in `expect` without any file fails.
-Read-only; nothing is unpacked.
+everything inside, and compares tables, rows and members with what is expected. Supports tar, pg_dump's formats, SQL of
+mysqldump and sqlite3, base backups and snapshots of Redis and Valkey, inside of gzip, zstd, xz, bzip2 and age. What is
+not supported is named and unknown. A pattern in `expect` without any file fails. Read-only; nothing is unpacked.
 """
 
 import json
@@ -105,6 +105,7 @@ def verify_folder(
                 max_age=params.max_age,
                 private=params.private,
                 data_devices=data_devices,
+                decode=params.level == "decode",
             )
     if params.level != "age":
         BackupVerifier(ctx, options, Path(realpath(root)), records).verify(sets)
@@ -113,7 +114,7 @@ def verify_folder(
 def find_sets(ctx: Context, params: Params, root: Path, name: str) -> list[BackupSet]:
     """Find the backups below a folder and group them into sets."""
     subject = f"backups in {name or shown(root)}"
-    found = find_backups(Path(realpath(root)), params.patterns, params.exclude, now=ctx.now())
+    found = find_backups(Path(realpath(root)), params.patterns, params.exclude, params.expect, now=ctx.now())
     if found.unread:
         hint = "grant read access, or exclude them by the patterns"
         ctx.unknown(f"{subject}: folders read", f"{len(found.unread)} not: {'; '.join(found.unread[:3])}", hint=hint)
@@ -122,6 +123,11 @@ def find_sets(ctx: Context, params: Params, root: Path, name: str) -> list[Backu
         "correct the param patterns, or check the job that makes the backups"
     )
     ctx.check(subject, len(found.backups), at_least=1, hint=hint)
+    if found.tally.not_understood:
+        hint = (
+            "verify them by other means and name them in the param exclude, or add a pattern with kind: data to expect"
+        )
+        ctx.report([found.tally.criterion(f"{subject}: kinds of files", "files", at_most_share=0, hint=hint)])
     return group(found.backups, params.expect)
 
 

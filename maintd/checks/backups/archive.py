@@ -26,6 +26,10 @@ _SUFFIXES = {
     ".tgz": "tar.gz",
     ".zst": "zst",
     ".tzst": "tar.zst",
+    ".xz": "xz",
+    ".txz": "tar.xz",
+    ".bz2": "bz2",
+    ".tbz2": "tar.bz2",
     ".tar": "tar",
     ".sql": "sql",
     ".dump": "pgdump",
@@ -37,13 +41,21 @@ _SUFFIXES = {
 _MAGICS = (
     (stream.GZIP_MAGIC, "gz"),
     (stream.ZSTD_MAGIC, "zst"),
+    (stream.XZ_MAGIC, "xz"),
+    (stream.BZIP2_MAGIC, "bz2"),
     (age.MAGIC, "age"),
     (age.ARMOR, "age-armor"),
     (pgdump_custom.MAGIC, "pgdump"),
     (rdb.MAGIC, "rdb"),
+    (rdb.MAGIC_VALKEY, "rdb"),
     (b"--\n-- PostgreSQL database", "sql"),
+    (b"-- MySQL dump ", "sql"),
+    (b"-- MariaDB dump ", "sql"),
+    (b"/*M!999999", "sql"),
+    (b"PRAGMA foreign_keys=OFF;", "sql"),
 )
-_LAYERS = frozenset({"gz", "zst", "age"})
+EMPTY = "is empty"
+_LAYERS = frozenset({"gz", "zst", "xz", "bz2", "age"})
 _SQL_SIGN = b"-- PostgreSQL database"
 _NAMES_KEPT = 20_000
 _PROBLEMS_KEPT = 50
@@ -151,9 +163,11 @@ class _Decoder:
         """Decode the layers in `wanted`, or detect them by their first bytes, then read the contents."""
         remaining = list(wanted)
         if not self._reader.peek(1):
-            raise DamagedError("is empty")
+            raise DamagedError(EMPTY)
         while (kind := remaining.pop() if remaining else _detect(self._reader)) in _LAYERS:
             self._decode_layer(kind, identities)
+            if not self._reader.peek(1):
+                raise DamagedError(f"{EMPTY}: there is nothing in the {kind}; the program that was to fill it failed")
         found = _read_contents(kind, self._reader, self._limits)
         for _ in self._reader.rest():
             pass
@@ -172,6 +186,8 @@ class _Decoder:
         elif kind == "zst":
             self._zstd = stream.ZstdReader(self._reader)
             chunks = self._zstd.chunks()
+        elif kind in ("xz", "bz2"):
+            chunks, self._sealed = (stream.unxz if kind == "xz" else stream.bunzip2)(self._reader), True
         else:
             chunks, self._sealed = age.decrypt(self._reader, identities), True
         self._found.append(kind)
@@ -198,10 +214,10 @@ def _read_contents(kind: str, reader: Reader, limits: ExpansionLimits) -> Conten
     if kind == "pgdump":
         dump = pgdump_custom.walk_custom(reader)
         # Compressed data has checksums, but the table of contents with all definitions has none.
-        return Contents(kind, len(dump.entries), dump.tables[:_NAMES_KEPT], rows=dump.rows)
+        return Contents(kind, dump.count, dump.tables, rows=dump.rows)
     if kind == "sql":
         plain = pgdump_plain.walk_sql(reader)
-        return Contents(kind, len(plain.tables), plain.tables[:_NAMES_KEPT], rows=plain.rows)
+        return Contents(kind, plain.count, plain.tables, rows=plain.rows)
     if kind == "rdb":
         found = rdb.walk_rdb(reader)
         names = tuple(f"db{number}" for number in found.databases)

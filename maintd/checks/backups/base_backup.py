@@ -1,25 +1,46 @@
 """Base backups of Postgres: every file is compared with the backup_manifest, in plain or tar format.
 
+An incremental backup (Postgres 17) can only be restored with the backup that it builds on, whose WAL begins where the
+label of the incremental one points to. Links are not followed: a backup is what is in its folder.
 Source: "Backup Manifest Format" in the Postgres documentation; ignores the same files as pg_verifybackup.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Protocol
+
+from pydantic import Field
 
 from maintd.checks.backups import stream, tar
 from maintd.checks.backups.crc import crc32c
-from maintd.checks.backups.stream import CHUNK, DamagedError, ExpansionLimits, HashedFile, Reader, chunks_of, limited
+from maintd.checks.backups.stream import (
+    DamagedError,
+    ExpansionLimits,
+    HashedFile,
+    Reader,
+    UnreadableError,
+    chunks_of,
+    limited,
+    open_regular,
+)
+from maintd.clients import shapes
+from maintd.clients.bounded import JsonLimits, parse_json
+from maintd.clients.files import Tree
+from maintd.errors import TargetError
 
 MANIFEST = "backup_manifest"
 
 _NOT_LISTED = frozenset({MANIFEST, "postgresql.auto.conf", "recovery.signal", "standby.signal"})
-_MANIFEST_MAX = 1 << 30
+_VERSIONS = (1, 2)
+_MANIFEST_LIMITS = JsonLimits(size_bytes=128 << 20, depth=10, members=4_000_000)  # of about 800,000 files
+_LABEL, _LABEL_MAX = "backup_label", 64 << 10
+_FROM = re.compile(rb"^INCREMENTAL FROM LSN: ([0-9A-F]{1,8}/[0-9A-F]{1,8})\s*$", re.MULTILINE)
 _PROBLEMS_KEPT = 20
 _HASHES = {"SHA224": "sha224", "SHA256": "sha256", "SHA384": "sha384", "SHA512": "sha512"}
 
@@ -28,11 +49,30 @@ class _Digest(Protocol):
     def update(self, data: bytes, /) -> None: ...
 
 
-@dataclass(frozen=True)
-class _Listed:
-    size_bytes: int
-    algorithm: str
-    checksum: str
+class _Listed(shapes.Shape):
+    path: str = Field("", alias="Path")
+    encoded_path: str = Field("", alias="Encoded-Path", pattern=r"^([0-9a-fA-F]{2})*$")
+    size_bytes: Annotated[int, Field(ge=0)] = Field(alias="Size")
+    algorithm: str = Field("", alias="Checksum-Algorithm")
+    checksum: str = Field("", alias="Checksum")
+
+    @property
+    def name(self) -> str:
+        return self.path or bytes.fromhex(self.encoded_path).decode("utf-8", "surrogateescape")
+
+
+class _WalRange(shapes.Shape):
+    timeline: int = Field(alias="Timeline")
+    start: str = Field(alias="Start-LSN")
+    end: str = Field(alias="End-LSN")
+
+
+class _Manifest(shapes.Shape):
+    version: int = Field(alias="PostgreSQL-Backup-Manifest-Version")
+    system: int | str = Field("", alias="System-Identifier")
+    files: tuple[_Listed, ...] = Field(alias="Files")
+    wal: tuple[_WalRange, ...] = Field(alias="WAL-Ranges")
+    checksum: str = Field(alias="Manifest-Checksum")
 
 
 @dataclass
@@ -44,6 +84,10 @@ class BaseBackup:
     without_checksum: int = 0  # files without a checksum in the manifest
     problems: list[str] = field(default_factory=list)  # at most 20
     wal: tuple[str, ...] = ()  # ranges needed to start it: timeline, start and end
+    starts_at: str = ""  # the LSN where its WAL begins
+    system: str = ""  # identifier of the cluster
+    builds_on: str = ""  # the LSN where the backup before begins, of an incremental backup
+    links: list[str] = field(default_factory=list)  # at most 20; not followed
 
     def problem(self, text: str) -> None:
         """Add a problem; only the first 20 are kept."""
@@ -60,9 +104,25 @@ def verify_base_backup(
     """
     listed, found = _manifest(path / MANIFEST)
     missing = set(listed)
-    packed = sorted(file for file in path.iterdir() if ".tar" in file.suffixes)
-    content = _packed(packed, limits or ExpansionLimits(), progress) if packed else _plain(path, progress)
-    for name, size, chunks in content:
+    with Tree(path, one_device=False) as tree:
+        entries = sorted(tree.walk(), key=lambda entry: entry.parts)
+        for unread in tree.unread:
+            found.problem(f"cannot be read: {unread}")
+    for entry in entries:
+        if not entry.regular and len(found.links) < _PROBLEMS_KEPT:
+            found.links.append(entry.relative)
+    regular = [entry.relative for entry in entries if entry.regular]
+    packed = [path / name for name in regular if "/" not in name and ".tar" in Path(name).suffixes]
+    content = _packed(packed, limits or ExpansionLimits(), progress) if packed else _plain(path, regular, progress)
+    incremental = False
+    for name, size, read in content:
+        chunks = read
+        incremental = incremental or name.rpartition("/")[2].startswith("INCREMENTAL.")
+        if name == _LABEL and size <= _LABEL_MAX:
+            label = b"".join(read)
+            match = _FROM.search(label)
+            found.builds_on = match[1].decode() if match else ""
+            chunks = iter([label])
         if _ignored(name):
             continue
         missing.discard(name)
@@ -75,10 +135,12 @@ def verify_base_backup(
             _compare(name, expected, chunks, found)
         found.files += 1
         found.size_bytes += size
-    for name in sorted(name for name in missing if not _ignored(name)):
+    for name in sorted(name for name in missing if not _ignored(name) and not _below(name, found.links)):
         found.problem(f'"{name}" is missing')
-    wal = [*path.glob("pg_wal.tar*"), *path.glob("pg_wal/[0-9A-F]*")]
-    if found.wal and not wal:
+    if incremental and not found.builds_on:
+        found.problem(f"it is incremental, and its {_LABEL} does not say on which backup it builds")
+    has_wal = any(re.match(r"pg_wal(\.tar|/[0-9A-F])", name) for name in regular) or "pg_wal" in found.links
+    if found.wal and not has_wal:
         found.problem("it has no WAL, and cannot be started without a WAL archive")
     return found
 
@@ -99,38 +161,64 @@ def _compare(name: str, expected: _Listed, chunks: Iterator[bytes], found: BaseB
     # Postgres prints the CRC's four bytes in memory order, little-endian on all common machines.
     actual = digest.hexdigest() if digest else crc.value.to_bytes(4, "little").hex()
     if actual != expected.checksum.lower():
-        found.problem(f'"{name}" has the {expected.algorithm} {actual}, in the manifest {expected.checksum}')
+        found.problem(f'"{name}" is unlike its {expected.algorithm} in the manifest')
+
+
+def _below(name: str, links: list[str]) -> bool:
+    """Whether a file is behind a link that was not followed, such as that of a tablespace."""
+    return any(name.startswith(link + "/") for link in links)
+
+
+def read_start(path: Path) -> tuple[str, str]:
+    """The cluster and the LSN where a base backup begins, from its manifest. Raises TargetError and OSError."""
+    _, found = _manifest(path / MANIFEST)
+    return found.system, found.starts_at
+
+
+def read_builds_on(path: Path, limits: ExpansionLimits | None = None) -> str:
+    """The LSN of the backup that a base backup builds on, from its label; empty for a full one.
+
+    Raises TargetError and OSError.
+    """
+    label = path / _LABEL
+    content: Iterator[tuple[str, int, Iterator[bytes]]] = iter(())
+    if label.is_file():
+        content = _plain(path, [_LABEL], lambda count: None)
+    else:
+        packed = sorted(file for file in path.iterdir() if file.name.startswith("base.tar") and file.is_file())
+        content = _packed(packed, limits or ExpansionLimits(), lambda count: None)
+    for name, size, read in content:
+        if name == _LABEL and size <= _LABEL_MAX:
+            match = _FROM.search(b"".join(read))
+            return match[1].decode() if match else ""
+    raise DamagedError(f"has no {_LABEL}")
 
 
 def _manifest(path: Path) -> tuple[dict[str, _Listed], BaseBackup]:
-    if path.stat().st_size > _MANIFEST_MAX:
-        raise DamagedError(f"{MANIFEST}: is too large for a manifest")
-    data = path.read_bytes()
+    with open_regular(path) as file:
+        data = file.read(_MANIFEST_LIMITS.size_bytes + 1) or b""
+        while len(data) <= _MANIFEST_LIMITS.size_bytes and (more := file.read(_MANIFEST_LIMITS.size_bytes)):
+            data += more
     body, _, last = data.rstrip(b"\n").rpartition(b"\n")
     try:
-        parsed: dict[str, Any] = json.loads(data)
-        claimed = str(parsed["Manifest-Checksum"])
-        listed = {
-            _name(file): _Listed(
-                int(file["Size"]), str(file.get("Checksum-Algorithm", "")), str(file.get("Checksum", ""))
-            )
-            for file in parsed["Files"]
-        }
-        wal = tuple(f"{part['Timeline']}:{part['Start-LSN']}-{part['End-LSN']}" for part in parsed["WAL-Ranges"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"{MANIFEST}: cannot be parsed: {type(error).__name__}: {error}") from error
-    if hashlib.sha256(body + b"\n").hexdigest() != claimed or b"Manifest-Checksum" not in last:
+        parsed = shapes.read(_Manifest, parse_json(data, MANIFEST, _MANIFEST_LIMITS), MANIFEST)
+    except TargetError as error:
+        if error.cause == "too_large":
+            raise UnreadableError(error.message, "verify it with pg_verifybackup") from None
+        raise DamagedError(f"cannot be parsed: {error.message}") from None
+    if parsed.version not in _VERSIONS:
+        raise UnreadableError(
+            f"{MANIFEST}: version {parsed.version} is not supported", "verify it with pg_verifybackup"
+        )
+    if hashlib.sha256(body + b"\n").hexdigest() != parsed.checksum or b"Manifest-Checksum" not in last:
         raise DamagedError(f"{MANIFEST}: its own checksum is wrong")
+    listed = {file.name: file for file in parsed.files}
     unknown = {entry.algorithm for entry in listed.values()} - {"", "CRC32C", *_HASHES}
     if unknown:
-        raise DamagedError(f"{MANIFEST}: checksums by {', '.join(sorted(unknown))} are not supported")
-    return listed, BaseBackup(wal=wal)
-
-
-def _name(file: dict[str, Any]) -> str:
-    if "Path" in file:
-        return str(file["Path"])
-    return bytes.fromhex(file["Encoded-Path"]).decode("utf-8", "surrogateescape")
+        raise UnreadableError(f"{MANIFEST}: checksums by {', '.join(sorted(unknown))[:100]} are not supported")
+    wal = tuple(f"{part.timeline}:{part.start}-{part.end}" for part in parsed.wal)
+    starts_at = parsed.wal[-1].start if parsed.wal else ""
+    return listed, BaseBackup(wal=wal, starts_at=starts_at, system=str(parsed.system))
 
 
 def _folder_of(archive: Path) -> str:
@@ -141,13 +229,12 @@ def _folder_of(archive: Path) -> str:
     return "pg_wal/" if stem == "pg_wal" else f"pg_tblspc/{stem}/"
 
 
-def _plain(path: Path, progress: Callable[[int], None]) -> Iterator[tuple[str, int, Iterator[bytes]]]:
-    for file in sorted(path.rglob("*")):
-        if file.is_file():
-            size = file.stat().st_size
-            with file.open("rb", buffering=0) as opened:
-                yield file.relative_to(path).as_posix(), size, iter(lambda: opened.read(CHUNK), b"")
-            progress(size)
+def _plain(path: Path, names: list[str], progress: Callable[[int], None]) -> Iterator[tuple[str, int, Iterator[bytes]]]:
+    for name in names:
+        with open_regular(path / name) as file:
+            size = os.fstat(file.fileno()).st_size
+            yield name, size, chunks_of(file)
+        progress(size)
 
 
 def _packed(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from maintd.checks.backups import folders
 from maintd.checks.backups.archive import kind_by_name
-from maintd.checks.backups.base_backup import MANIFEST
 from maintd.checks.backups.names import instants, series_of
 from maintd.checks.backups.stream import sha256_of
-from maintd.clients.files import Entry, Tree
+from maintd.checks.read_tally import ReadTally
+from maintd.clients.files import Entry, Tree, shown
 
 _LISTS = ("SHA256SUMS", "SHA256SUMS.txt", "sha256sums.txt", "sha256sum.txt", "manifest.sha256")
 _GNU_LINE = re.compile(r"\\?([0-9a-fA-F]{64})(?: [ *](.+))?")
@@ -26,7 +27,7 @@ CLOCKS = timedelta(minutes=5)  # tolerated difference between the clocks of two 
 
 @dataclass(frozen=True)
 class Backup:
-    """One backup: a file, or the folder of a base backup, whose `size_bytes` is the sum of its files."""
+    """One backup: a file, or a folder that is one backup, whose `size_bytes` is the sum of its files."""
 
     path: Path
     relative: str
@@ -34,7 +35,12 @@ class Backup:
     written_at: datetime
     mode: int
     device: int
-    folder: bool = False
+    kind: str = ""  # of a folder, see `maintd.checks.backups.folders`
+
+    @property
+    def folder(self) -> bool:
+        """Whether it is a folder."""
+        return self.kind != ""
 
     @property
     def series(self) -> str:
@@ -64,45 +70,78 @@ def newest_first(backups: Iterable[Backup], now: datetime) -> list[Backup]:
 
 @dataclass(frozen=True)
 class Catalog:
-    """The backups in a folder, newest first, and the errors of folders that could not be read."""
+    """The backups in a folder, newest first, the errors of folders that could not be read, and the other files.
+
+    `tally` counts the backups as understood. Files of a kind that is not read here are not understood: they may be
+    backups. Notes, logs, checksums and what `exclude` names are out of scope.
+    """
 
     backups: tuple[Backup, ...]
     unread: tuple[str, ...]
+    tally: ReadTally = field(default_factory=ReadTally)
+
+
+# Files beside backups that are none. A backup in one of these formats is found by a pattern for it.
+_NO_BACKUP = re.compile(
+    r"\..*|.*\.(?:txt|md|rst|log|pid|lock|html?|css|sh|py|ya?ml|toml|ini|cfg|conf|env|sig|asc|minisig|md5|sha\d+|crc|par2"
+    r"|sha256sums?|notes|metadata|service|timer)|README|LICENSE|Makefile|lost\+found|[A-Z0-9]*SUMS?(?:\.txt)?",
+    re.IGNORECASE,
+)
 
 
 def find_backups(
-    root: Path, patterns: Sequence[str], exclude: Sequence[str] = (), *, now: datetime | None = None
+    root: Path,
+    patterns: Sequence[str],
+    exclude: Sequence[str] = (),
+    expect: Iterable[str] = (),
+    *,
+    now: datetime | None = None,
 ) -> Catalog:
     """Find the backups below a folder whose relative path matches a pattern and none of `exclude`.
 
-    A base backup is one backup; its files are not found again. Checksum files and links are not backups. patterns: `*`
-    matches within a name, `**/` any folders; when the last part is only `*`, the suffix must be of a known format.
-    Raises TargetError when the folder cannot be opened.
+    A folder that is one backup is found once, its files are not. Checksum files and links are not backups. patterns:
+    `*` matches within a name, `**/` any folders; when the last part is only `*`, the suffix must be of a known format,
+    and other files are counted. expect: patterns of the path or name of further backups. Raises TargetError when the
+    folder cannot be opened.
     """
     wanted = [(path_pattern(pattern), pattern.rpartition("/")[2] == "*") for pattern in patterns]
     unwanted = [path_pattern(pattern) for pattern in exclude]
+    expected = [path_pattern(pattern) for pattern in expect]
+    tally = ReadTally()
 
-    def chosen(relative: str, *, base: bool = False) -> bool:
-        known = base or bool(kind_by_name(Path(relative)))
-        matched = any(pattern.fullmatch(relative) and (known or not any_name) for pattern, any_name in wanted)
-        return matched and not any(pattern.fullmatch(relative) for pattern in unwanted)
+    def chosen(relative: str, *, known: bool = True, count: bool = False) -> bool:
+        if any(pattern.fullmatch(relative) for pattern in unwanted):
+            tally.out_of_scope += count
+            return False
+        name = relative.rpartition("/")[2]
+        if any(pattern.fullmatch(relative) or pattern.fullmatch(name) for pattern in expected):
+            return True
+        matching = [any_name for pattern, any_name in wanted if pattern.fullmatch(relative)]
+        if not matching or known or not all(matching):
+            return bool(matching)
+        if count and _NO_BACKUP.fullmatch(name):
+            tally.out_of_scope += 1
+        elif count:
+            tally.add_not_understood(shown(relative))
+        return False
 
     with Tree(root, one_device=False) as tree:
         entries = [entry for entry in tree.walk() if entry.regular]
         unread = tuple(tree.unread)
-    bases = {entry.parts[:-1] for entry in entries if entry.name == MANIFEST}
-    inside: dict[tuple[str, ...], list[Entry]] = {base: [] for base in bases}
-    backups = []
-    for entry in entries:
-        base = next((entry.parts[:n] for n in range(len(entry.parts)) if entry.parts[:n] in bases), None)
-        if base is not None:
-            inside[base].append(entry)
-        elif chosen(entry.relative) and not is_checksum(entry.name):
-            backups.append(_file(root, entry))
-    for base, members in inside.items():
-        if chosen("/".join(base), base=True) or any(chosen(member.relative, base=True) for member in members):
-            backups.append(_folder(root, base, members))
-    return Catalog(tuple(newest_first(backups, now or datetime.now(UTC))), unread)
+    found, files = folders.split(entries)
+    backups = [
+        _file(root, entry)
+        for entry in files
+        if not is_checksum(entry.name)
+        and chosen(entry.relative, known=bool(kind_by_name(Path(entry.relative))), count=True)
+    ]
+    backups += [
+        _folder(root, folder)
+        for folder in found
+        if chosen("/".join(folder.parts)) or any(chosen(entry.relative) for entry in folder.entries)
+    ]
+    tally.understood = len(backups)
+    return Catalog(tuple(newest_first(backups, now or datetime.now(UTC))), unread, tally)
 
 
 def path_pattern(pattern: str) -> re.Pattern[str]:
@@ -148,9 +187,9 @@ def recorded_sha256(path: Path, root: Path) -> RecordedChecksum | None:
             sha256 for name, sha256 in read_checksums(beside) if name in ("", path.name) or Path(name).name == path.name
         ]
         return RecordedChecksum(beside, lines[-1] if lines else None)
-    folders = [path.parent, *(folder for folder in path.parent.parents if folder.is_relative_to(root))]
+    parents = [path.parent, *(folder for folder in path.parent.parents if folder.is_relative_to(root))]
     found = None
-    for folder in folders if path.is_relative_to(root) else folders[:1]:
+    for folder in parents if path.is_relative_to(root) else parents[:1]:
         own = path.relative_to(folder).as_posix()
         for source in (folder / name for name in _LISTS):
             if source.is_file():
@@ -183,14 +222,13 @@ def _file(root: Path, entry: Entry) -> Backup:
     return Backup(path, entry.relative, status.st_size, entry.modified_at, status.st_mode, status.st_dev)
 
 
-def _folder(root: Path, base: tuple[str, ...], members: list[Entry]) -> Backup:
-    # The manifest is written last, so its time is the time of the backup.
-    manifest = next(member for member in members if member.parts == (*base, MANIFEST))
-    path = root.joinpath(*base)
-    mode = path.stat().st_mode
-    size = sum(member.status.st_size for member in members)
-    relative = "/".join(base) or root.name
-    return Backup(path, relative, size, manifest.modified_at, mode, manifest.status.st_dev, folder=True)
+def _folder(root: Path, folder: folders.FolderBackup) -> Backup:
+    path = root.joinpath(*folder.parts)
+    entries = folder.entries
+    written_at = max(entry.modified_at for entry in folder.dated())
+    size = sum(entry.status.st_size for entry in entries)
+    relative = "/".join(folder.parts) or root.name
+    return Backup(path, relative, size, written_at, path.stat().st_mode, entries[0].status.st_dev, folder.kind)
 
 
 _PROBLEMS_KEPT = 20
@@ -208,15 +246,14 @@ def compare_with_checksums(path: Path, progress: Callable[[int], None]) -> list[
         for name, sha256 in read_checksums(checksum_file(path))
     }
     problems: list[str] = []
-    for file in sorted(path.rglob("*")):
+    with Tree(path, one_device=False) as tree:
+        names = sorted(entry.relative for entry in tree.walk() if entry.regular)
+    for name in names:
         if len(problems) == _PROBLEMS_KEPT:
             return problems
-        name = file.relative_to(path).as_posix()
-        if not file.is_file() or file.is_symlink():
-            continue
         expected = wanted.pop(name, None)
         if expected is None:
             problems.append(f'"{name}" is not in the list')
-        elif sha256_of(file, progress) != expected:
+        elif sha256_of(path / name, progress) != expected:
             problems.append(f'"{name}" has changed')
     return (problems + [f'"{name}" is missing' for name in sorted(wanted)])[:_PROBLEMS_KEPT]

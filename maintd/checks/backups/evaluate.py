@@ -11,7 +11,7 @@ from statistics import median
 
 from pydantic import BaseModel, ConfigDict
 
-from maintd.checks.backups.archive import Contents
+from maintd.checks.backups.archive import EMPTY, Contents
 from maintd.checks.backups.catalog import Backup, path_pattern
 from maintd.checks.backups.tar import Member
 from maintd.clients.files import shown
@@ -155,6 +155,13 @@ def metadata_criteria(
             ),
         )
     return criteria
+
+
+def empty_criteria(contents: Contents | None, damage: str) -> list[Criterion]:
+    """Check that a small file has any content: not compressed nothing, nor an archive without members."""
+    empty = damage.startswith(EMPTY) or (contents is not None and contents.kind != "data" and not contents.count)
+    hint = "check the log of the job that makes it: its program failed, and the empty output was kept"
+    return [Criterion("content", "nothing" if empty else "something", equals="something", hint=hint)]
 
 
 def _private(mode: int) -> str:

@@ -1,11 +1,13 @@
 """Redis snapshots (RDB files): every opcode and value is parsed, and the CRC-64 at the end verified.
 
-Source: rdb.h and rdb.c of Redis 7.2, "Redis RDB file format" versions 5 to 12. Values stored as one string (ziplists,
-listpacks, intsets) are not parsed; the CRC covers them.
+Source: rdb.h and rdb.c of Redis 7.2, "Redis RDB file format" versions 5 to 12, and of Valkey 9, version 80. Values
+stored as one string (ziplists, listpacks, intsets) are not parsed; the CRC covers them. Servers of the same family
+differ in their types, so a snapshot whose CRC is right is never damaged: what could not be parsed of it is unknown.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,8 +16,13 @@ from maintd.checks.backups.crc import crc64_redis
 from maintd.checks.backups.stream import DamagedError, Reader, UnreadableError
 
 MAGIC = b"REDIS"
+MAGIC_VALKEY = b"VALKEY"
 
-_NEWEST = 12
+_HEAD = re.compile(rb"REDIS(\d{4})|VALKEY(\d{3})")
+_KNOWN = {"Redis": range(5, 13), "Valkey": range(80, 81)}
+_TEXT_MAX = 1 << 20  # bytes of a value of the header, such as the server's version
+_ABOUT_MAX = 100  # values of the header
+_DATABASES_MAX = 100_000
 _EOF, _SELECT, _EXPIRE_S, _EXPIRE_MS, _RESIZE, _AUX, _FREQUENCY, _IDLE = 0xFF, 0xFE, 0xFD, 0xFC, 0xFB, 0xFA, 0xF9, 0xF8
 _MODULE_AUX, _FUNCTION = 0xF7, 0xF5
 _ONE_TEXT = frozenset({0, 9, 10, 11, 12, 13, 16, 17, 20})  # string; ziplist, intset, listpack encodings
@@ -30,6 +37,7 @@ class Snapshot:
     """Contents of a snapshot."""
 
     version: int
+    server: str = ""  # Redis or Valkey, by its first bytes
     keys: int = 0
     expiring: int = 0
     databases: dict[int, int] = field(default_factory=dict)  # keys by database number
@@ -51,16 +59,24 @@ def walk_rdb(source: Reader) -> Snapshot:
             yield piece
 
     walk = _Walk(Reader(all_but_the_last_8(), "the snapshot"))
+    broken: DamagedError | None = None
     try:
         walk.all()
     except UnreadableError as error:
         walk.found.unknown = error.message
+    except DamagedError as error:
+        broken = error
     for _ in walk.source.rest():
         pass
     stored = int.from_bytes(tail[0], "little")
-    walk.found.has_checksum = stored != 0
-    if stored not in (0, crc.value):
+    right = stored == crc.value
+    walk.found.has_checksum = right and stored != 0
+    if broken is not None and not walk.found.has_checksum:
+        raise broken
+    if not right and stored != 0:
         raise DamagedError(f"RDB: the CRC is {crc.value:016x}, in the file {stored:016x}")
+    if broken is not None:
+        walk.found.unknown = f"its CRC is right, but not all of it is understood: {broken.message}"
     return walk.found
 
 
@@ -71,12 +87,13 @@ class _Walk:
         self._database = 0
 
     def all(self) -> None:
-        head = self.source.take(9)
-        if head[:5] != MAGIC or not head[5:].isdigit():
+        match = _HEAD.fullmatch(self.source.take(9))
+        if match is None:
             raise DamagedError("RDB: does not start as a snapshot")
-        self.found.version = int(head[5:])
-        if self.found.version > _NEWEST or self.found.version < 5:
-            raise UnreadableError(f"RDB: version {self.found.version} is not supported")
+        self.found.server = "Redis" if match[1] else "Valkey"
+        self.found.version = int(match[1] or match[2])
+        if self.found.version not in _KNOWN[self.found.server]:
+            raise UnreadableError(f"RDB: version {self.found.version} of {self.found.server} is not supported")
         while (code := self.source.byte()) != _EOF:
             self._item(code)
         self.source.skip(8)
@@ -87,7 +104,8 @@ class _Walk:
         source = self.source
         if code == _AUX:
             key, value = self._text(), self._text()
-            self.found.about[key.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
+            if len(self.found.about) < _ABOUT_MAX:
+                self.found.about[key.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
         elif code == _SELECT:
             self._database = self._length()
         elif code == _RESIZE:
@@ -108,7 +126,8 @@ class _Walk:
             self._skip_text()
             self._value(code)
             self.found.keys += 1
-            self.found.databases[self._database] = self.found.databases.get(self._database, 0) + 1
+            if self._database in self.found.databases or len(self.found.databases) < _DATABASES_MAX:
+                self.found.databases[self._database] = self.found.databases.get(self._database, 0) + 1
 
     def _value(self, kind: int) -> None:
         if kind in _ONE_TEXT:
@@ -197,9 +216,12 @@ class _Walk:
     def _text(self) -> bytes:
         """Read a short string; a number is returned as its digits, a compressed string as empty."""
         length, encoded = self._length_or_encoding()
+        size = self._encoded_length(length) if encoded else length
+        if size > _TEXT_MAX:
+            raise DamagedError(f"RDB: a value of the header has {size} bytes at byte {self.source.offset}")
+        stored = self.source.take(size)
         if not encoded:
-            return self.source.take(length)
-        stored = self.source.take(self._encoded_length(length))
+            return stored
         return str(int.from_bytes(stored, "little", signed=True)).encode() if length < 3 else b""
 
     def _encoded_length(self, encoding: int) -> int:

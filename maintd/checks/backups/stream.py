@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import hashlib
 import io
+import lzma
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 CHUNK = 1 << 20
+MOST_TAKEN = 64 << 20
 # The ratio is not checked below this much output: a small file of spaces is not an attack.
 RATIO_FROM = 64 << 20
 
@@ -59,7 +63,7 @@ class HashedFile(io.RawIOBase):
         """progress: called with the number of bytes of each read."""
         super().__init__()
         self._progress = progress
-        self._file = path.open("rb", buffering=0)
+        self._file = open_regular(path)
         self._hash = hashlib.sha256()
         self._pieces: queue.Queue[bytes] = queue.Queue(maxsize=8)
         self._thread = threading.Thread(target=self._hash_pieces, name=f"sha256 {path.name}", daemon=True)
@@ -96,6 +100,15 @@ class HashedFile(io.RawIOBase):
     def _hash_pieces(self) -> None:
         while piece := self._pieces.get():
             self._hash.update(piece)
+
+
+def open_regular(path: Path) -> io.FileIO:
+    """Open a file that was listed as a regular one: a link in its place is not followed, a pipe not waited for.
+
+    Raises OSError.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    return io.FileIO(descriptor, "rb")
 
 
 def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:
@@ -153,7 +166,9 @@ class Reader(io.RawIOBase):
         return self._buffer[self._at : self._at + count]
 
     def take(self, count: int) -> bytes:
-        """Read exactly `count` bytes."""
+        """Read exactly `count` bytes into memory; a length of more than 64 MiB, which the data declares, is damage."""
+        if count > MOST_TAKEN:
+            raise DamagedError(f"{self.what} declares {count} bytes at byte {self.offset}, where a short value belongs")
         end = self._at + count
         if end <= len(self._buffer):
             taken = self._buffer[self._at : end]
@@ -219,11 +234,14 @@ class Reader(io.RawIOBase):
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+XZ_MAGIC = b"\xfd7zXZ\0"
+BZIP2_MAGIC = b"BZh"
 
 _ISAL_ERROR = cast("type[Exception]", igzip_lib.IsalError)  # its stubs declare an instance
 
-# RFC 8878: the output of a block is at most 128 KiB; windows above 128 MiB need --long and take that much memory.
-_MOST_WINDOW = 1 << 31
+# RFC 8878: the output of a block is at most 128 KiB. Windows above 128 MiB need zstd's --long=28 to 31 at both ends,
+# and that much memory.
+_MOST_WINDOW = 1 << 27
 _SKIPPABLE = range(0x184D2A50, 0x184D2A60)
 
 
@@ -237,6 +255,51 @@ def gunzip(source: Reader) -> Iterator[bytes]:
         raise DamagedError(f"gzip: ends too early or is followed by junk, near byte {source.offset}") from error
     except (BadGzipFile, _ISAL_ERROR) as error:
         raise DamagedError(f"gzip: {str(error).rstrip('.')}, near byte {source.offset}") from error
+
+
+def unxz(source: Reader) -> Iterator[bytes]:
+    """Decompress all streams of an xz file, and verify the check of each. At most 128 MiB of memory."""
+
+    def make() -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_MOST_WINDOW)
+
+    return _decompress(source, make, "xz", padding=True)
+
+
+def bunzip2(source: Reader) -> Iterator[bytes]:
+    """Decompress all streams of a bzip2 file, and verify the CRC of each."""
+    return _decompress(source, bz2.BZ2Decompressor, "bzip2", padding=False)
+
+
+def _decompress(
+    source: Reader,
+    make: Callable[[], lzma.LZMADecompressor | bz2.BZ2Decompressor],
+    name: str,
+    *,
+    padding: bool,
+) -> Iterator[bytes]:
+    """Decompress concatenated streams in pieces of at most 1 MiB. padding: zeros may follow a stream, in fours."""
+    pieces = source.rest()
+    rest = next(pieces, b"")
+    try:
+        while rest:
+            decompressor = make()
+            while not decompressor.eof:
+                if decompressor.needs_input and not rest:
+                    rest = next(pieces, b"")
+                    if not rest:
+                        raise DamagedError(f"{name}: ends too early")
+                yield decompressor.decompress(rest, CHUNK)
+                rest = b""
+            rest = decompressor.unused_data or next(pieces, b"")
+            while padding and rest and not rest.strip(b"\0"):
+                rest = next(pieces, b"")
+            if padding:
+                rest = rest.lstrip(b"\0")
+    except (OSError, lzma.LZMAError, EOFError) as error:
+        if "emory" in str(error):
+            raise UnreadableError(f"{name}: {error}", "compress with a smaller dictionary") from error
+        raise DamagedError(f"{name}: {error}") from error
 
 
 class ZstdReader:
@@ -264,7 +327,11 @@ class ZstdReader:
         begin = self._source.offset
         try:
             size = zstandard.frame_header_size(head)
-            has_checksum = zstandard.get_frame_parameters(head).has_checksum
+            parameters = zstandard.get_frame_parameters(head)
+            has_checksum = parameters.has_checksum
+            if parameters.window_size > _MOST_WINDOW:
+                needed, most = format_size(parameters.window_size), format_size(_MOST_WINDOW)
+                raise UnreadableError(f"zstd: needs {needed} of memory, {most} at most", "compress with --long=27")
             decompressor = zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW).decompressobj()
             decompressor.decompress(self._source.take(size))
             last = False

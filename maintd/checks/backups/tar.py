@@ -7,15 +7,23 @@ Source: POSIX.1-2001 pax interchange format, and "Basic Tar Format" of the GNU t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from posixpath import normpath
 
 from maintd.checks.backups.stream import DamagedError, ExpansionLimits, Reader
+from maintd.clients.bounded import decimal
+from maintd.errors import TargetError
 
 _BLOCK = 512
 _END = bytes(_BLOCK)
 _LONG_MAX = 1 << 20  # bytes of a name or pax header; longer ones are an attack
+_RECORDS_MAX = 1000  # records of a pax header; GNU tar and star write a dozen, and one for each extended attribute
+_EXTENSIONS_MAX = 100  # headers before one member
+_USED = frozenset({b"path", b"linkpath", b"size"})
+_OCTAL = re.compile(rb"[0-7]*")
+_RECORD_LENGTH = re.compile(rb"(\d{1,7}) ")
 _LINK_KINDS = {b"1": "hard link", b"2": "symbolic link"}
 _REGULAR = frozenset({b"0", b"\0", b"7", b"S"})
 
@@ -51,7 +59,7 @@ def members(source: Reader, limits: ExpansionLimits) -> Iterator[Member]:
 
     After each member the caller may read its data by `source.pieces(member.size_bytes)`; the rest is skipped.
     """
-    count = 0
+    count = extensions = 0
     extended: dict[str, str] = {}
     while (header := source.take(_BLOCK)) != _END:
         kind, size = header[156:157], _checked_size(header, source)
@@ -59,12 +67,15 @@ def members(source: Reader, limits: ExpansionLimits) -> Iterator[Member]:
         if kind in b"LKxg" and kind:
             if size > _LONG_MAX:
                 raise DamagedError(f"tar: a header of {size} bytes at byte {begin}")
+            extensions += 1
+            if extensions > _EXTENSIONS_MAX:
+                raise DamagedError(f"tar: more than {_EXTENSIONS_MAX} headers for one member, at byte {begin}")
             extended.update(_extension(kind, source.take(size)))
         else:
-            member = _member(header, kind, size, extended)
+            member = _member(header, kind, size, extended, source)
             _skip_sparse_map(header, source)
             begin = source.offset
-            extended = {}
+            extended, extensions = {}, 0
             count += 1
             if count > limits.members:
                 raise DamagedError(
@@ -97,25 +108,23 @@ def _number(data: bytes, source: Reader) -> int:
     if data[0] & 0x80:
         return int.from_bytes(bytes([data[0] & 0x7F]) + data[1:], "big")
     text = data.strip(b" \0")
-    try:
-        number = int(text, 8) if text else 0
-    except ValueError:
-        number = -1
+    number = int(text, 8) if _OCTAL.fullmatch(text) else -1
     if number < 0:
         raise DamagedError(f"tar: the header at byte {source.offset - _BLOCK} has an invalid number")
     return number
 
 
-def _member(header: bytes, kind: bytes, size: int, extended: dict[str, str]) -> Member:
+def _member(header: bytes, kind: bytes, size: int, extended: dict[str, str], source: Reader) -> Member:
     name = _text(header[:100])
     if header[257:263] == b"ustar\0" and header[345]:
         name = f"{_text(header[345:500])}/{name}"
-    mode = header[100:108].strip(b" \0")
+    if kind in _REGULAR and "size" in extended:
+        size = _decimal(extended["size"])
     return Member(
         name=extended.get("path", name),
         kind=kind,
-        size_bytes=int(extended["size"]) if kind in _REGULAR and extended.get("size", "").isdigit() else size,
-        mode=int(mode, 8) if mode.isdigit() else 0,
+        size_bytes=size,
+        mode=_number(header[100:108], source),
         link=extended.get("linkpath", _text(header[157:257])),
     )
 
@@ -130,15 +139,28 @@ def _extension(kind: bytes, data: bytes) -> dict[str, str]:
     """Parse a GNU long name or a pax header: fields of the following member."""
     if kind in b"LK":
         return {"path" if kind == b"L" else "linkpath": _text(data)}
-    fields = {}
-    while data and kind == b"x":
-        length, _, _ = data.partition(b" ")
-        if not length.isdigit() or not len(length) < int(length) <= len(data):
+    fields: dict[str, str] = {}
+    at = records = 0
+    while at < len(data) and kind == b"x":
+        match = _RECORD_LENGTH.match(data, at)
+        end = at + int(match[1]) if match else 0
+        if match is None or not match.end() < end <= len(data):
             raise DamagedError("tar: a pax header with a wrong length")
-        key, _, value = data[len(length) + 1 : int(length)].rstrip(b"\n").partition(b"=")
-        fields[key.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
-        data = data[int(length) :]
+        records += 1
+        if records > _RECORDS_MAX:
+            raise DamagedError(f"tar: a pax header with more than {_RECORDS_MAX} records")
+        key, _, value = data[match.end() : end].rstrip(b"\n").partition(b"=")
+        if key in _USED:
+            fields[key.decode("ascii")] = value.decode("utf-8", "replace")
+        at = end
     return fields
+
+
+def _decimal(text: str) -> int:
+    try:
+        return decimal(text, 1 << 62, "tar: a size in a pax header")
+    except TargetError as error:
+        raise DamagedError(error.message) from None
 
 
 def _text(data: bytes) -> str:

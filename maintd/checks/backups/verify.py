@@ -6,6 +6,7 @@ import errno
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import Any, Literal
 
 from pyrage import x25519
 
-from maintd.checks.backups import evaluate
-from maintd.checks.backups.archive import Reading, read_archive
-from maintd.checks.backups.base_backup import verify_base_backup
+from maintd.checks.backups import evaluate, folders
+from maintd.checks.backups.archive import Contents, Reading, read_archive
+from maintd.checks.backups.base_backup import BaseBackup, read_builds_on, read_start, verify_base_backup
 from maintd.checks.backups.catalog import Backup, checksum_file, compare_with_checksums, recorded_sha256
 from maintd.checks.backups.evaluate import BackupSet
 from maintd.checks.backups.pg_tools import pg_restore, pg_verifybackup
-from maintd.checks.backups.stream import DamagedError, ExpansionLimits, sha256_of
+from maintd.checks.backups.pgdump_directory import walk_directory
+from maintd.checks.backups.stream import DamagedError, ExpansionLimits, UnreadableError, sha256_of
 from maintd.clients.files import shown
 from maintd.errors import JobError, MaintdError, TargetError
 from maintd.job.context import Context
@@ -27,6 +29,8 @@ from maintd.model.evidence import CheckStatus
 
 Level = Literal["age", "checksum", "decode"]
 LEVELS: tuple[Level, ...] = ("age", "checksum", "decode")
+_SMALL = 64 << 10
+_CHAIN_MAX = 1000  # incremental backups that build on each other
 _NAMES = 1000  # of members or tables of one backup in its record
 
 
@@ -38,8 +42,12 @@ def report_metadata(
     max_age: timedelta,
     private: bool,
     data_devices: Sequence[int],
+    decode: bool,
 ) -> None:
-    """Level `age`: check the newest backup of a set without reading it."""
+    """Level `age`: check the newest backup of a set without reading it, unless it is so small that it may be empty.
+
+    decode: whether it is decoded afterwards anyway.
+    """
     name, expected = backup_set.name, backup_set.expected
     if not backup_set.backups:
         ctx.check(f"{name}: backups", 0, at_least=1, hint="no file matches it: check the job that makes the backups")
@@ -52,6 +60,10 @@ def report_metadata(
         ctx.report(evaluate.age_criteria(backup_set, ctx.now(), *limits), name)
     sizes = [point.value for point in ctx.series("backup_bytes", set=name)]
     ctx.report(evaluate.metadata_criteria(backup_set, sizes, private=private, data=data_devices), name)
+    if not decode and not newest.folder and 0 < newest.size_bytes <= _SMALL:
+        with suppress(OSError):  # reading it is not what this level promises
+            reading = read_archive(newest.path, kind=expected.kind)
+            ctx.report(evaluate.empty_criteria(reading.contents, reading.damage), name)
     ctx.measure("backup_age_seconds", (ctx.now() - newest.created_at).total_seconds(), "s", set=name)
     ctx.measure("backup_bytes", newest.size_bytes, "B", set=name)
     ctx.measure("backup_count_kept", count, "backup", set=name)
@@ -81,10 +93,16 @@ class BackupVerifier:
         self._total = self._done = 0
         self._records = records
         self._record: dict[str, Any] = {}  # of the backup that is being read
+        self._bases: list[Backup] = []
+        self._sums_are_made = False
 
     def verify(self, sets: Sequence[BackupSet]) -> None:
         """Read the newest backups of each set, and some older ones in rotation."""
         day = self._ctx.now().toordinal()
+        backups = [backup for one in sets for backup in one.backups]
+        self._bases = [backup for backup in backups if backup.kind == folders.BASE_BACKUP]
+        # Where no backup has a recorded checksum, the site does not make them; where some have, one is missing.
+        self._sums_are_made = any(self._has_sum(backup) for backup in backups if not backup.folder)
         chosen = [(one, evaluate.select_to_read(one, self._options.newest, self._options.older, day)) for one in sets]
         self._total = sum(backup.size_bytes for _, backups in chosen for backup in backups)
         for backup_set, backups in chosen:
@@ -112,8 +130,12 @@ class BackupVerifier:
         subject = shown(backup.relative)
         with self._ctx.phase(f"{subject}: {'decode it' if self._decode else 'compare its checksum'}"):
             try:
-                if backup.folder:
+                if backup.kind == folders.BASE_BACKUP:
                     passed = self._verify_base_backup(subject, backup)
+                elif backup.kind == folders.DIRECTORY_DUMP:
+                    passed = self._verify_directory_dump(subject, backup_set, backup)
+                elif backup.folder:
+                    passed = self._cannot_read(subject, backup)
                 else:
                     passed = self._verify_file(subject, backup_set, backup)
             except FileNotFoundError:
@@ -180,8 +202,15 @@ class BackupVerifier:
             ctx.log(f"{subject}: sha256 {sha256}; {missing}, the checksum inside of the format was verified")
             return True
         hint = f"when it is made, run: sha256sum {shown(backup.path.name)} > {shown(backup.path.name)}.sha256"
-        ctx.unknown(name, missing, expected="a checksum recorded when it was made", hint=hint)
+        expected = "a checksum recorded when it was made"
+        ctx.unknown(name, missing, expected=expected, hint=hint, optional=not self._sums_are_made)
         return False
+
+    def _has_sum(self, backup: Backup) -> bool:
+        try:
+            return recorded_sha256(backup.path, self._root) is not None
+        except OSError:
+            return False
 
     def _check_contents(self, subject: str, backup_set: BackupSet, backup: Backup, reading: Reading) -> bool:
         ctx, name = self._ctx, f"{subject}: decoded"
@@ -193,15 +222,89 @@ class BackupVerifier:
             ctx.unknown(name, reading.unread, hint="until then it is not known whether it can be restored")
             return False
         contents = reading.contents
+        if contents.kind == "data" and not backup_set.expected.kind:
+            cause = f"{reading.kind}: read to its last byte, but what is in it has no format that is known here"
+            hint = f"if it needs none, set kind: {reading.kind} for it in the param expect"
+            ctx.unknown(name, cause, expected="a known format", hint=hint)
+            return False
         ctx.check(name, reading.kind, equals=reading.kind)
+        self._report_contents(subject, backup_set, backup, contents)
+        ctx.log(f"{subject}: {reading.kind}, entries: {contents.count}, decoded bytes: {reading.plain_bytes}")
+        if reading.kind == "pgdump" and self._options.pg_bin:
+            return self._run_tool(f"{subject}: pg_restore", pg_restore, self._options.pg_bin, backup.path)
+        return True
+
+    def _report_contents(self, subject: str, backup_set: BackupSet, backup: Backup, contents: Contents) -> None:
+        ctx = self._ctx
         counts = [point.value for point in ctx.series("backup_entries", set=backup_set.name)][-evaluate.SIZES :]
         typical = sorted(counts)[len(counts) // 2] if len(counts) >= evaluate.FEWEST_SIZES else None
         if backup is backup_set.backups[0]:
             ctx.measure("backup_entries", contents.count, "entry", set=backup_set.name)
         ctx.report(evaluate.contents_criteria(contents, backup_set.expected, typical), subject)
-        ctx.log(f"{subject}: {reading.kind}, entries: {contents.count}, decoded bytes: {reading.plain_bytes}")
-        if reading.kind == "pgdump" and self._options.pg_bin:
+
+    def _cannot_read(self, subject: str, backup: Backup) -> bool:
+        """A repository of another program: only that program can verify it."""
+        program = folders.PROGRAMS[backup.kind]
+        self._record = {"kind": program.name, "unread": "not read"}
+        hint = f"run {program.verify}, for example by the job command, and name it in the param exclude here"
+        self._ctx.unknown(f"{subject}: decoded", f"is a {program.name} repository, which is not read here", hint=hint)
+        return False
+
+    def _verify_directory_dump(self, subject: str, backup_set: BackupSet, backup: Backup) -> bool:
+        """Read all files of a dump in pg_dump's directory format; both levels, since it has no checksum of its own."""
+        ctx, name = self._ctx, f"{subject}: decoded"
+        listed = self._compare_folder(subject, backup)
+        if not self._decode:
+            if listed is None:
+                hint = f"when it is made, run: find {shown(backup.path.name)} -type f -exec sha256sum {{}} +"
+                ctx.unknown(f"{subject}: sha256", "no recorded checksums", hint=hint, optional=not self._sums_are_made)
+            return bool(listed)
+        try:
+            dump = walk_directory(backup.path, self._options.limits, self._progress)
+        except DamagedError as error:
+            self._record = {"kind": "pg_dump directory", "damage": str(error)}
+            hint = "restore from another backup; make a new one now"
+            ctx.fail(name, f"damaged: {error}", expected="sound", hint=hint)
+            return False
+        except UnreadableError as error:
+            self._record = {"kind": "pg_dump directory", "unread": str(error)}
+            hint = error.hint or "until then it is not known whether it can be restored"
+            ctx.unknown(name, error.message, hint=hint)
+            return False
+        self._record = {"kind": "pg_dump directory", "entries": dump.count, "names": list(dump.tables[:_NAMES])}
+        ctx.check(name, "pgdump", equals="pgdump")
+        contents = Contents("pgdump", dump.count, dump.tables, rows=dump.rows)
+        self._report_contents(subject, backup_set, backup, contents)
+        if self._options.pg_bin:
             return self._run_tool(f"{subject}: pg_restore", pg_restore, self._options.pg_bin, backup.path)
+        return listed is not False
+
+    def _compare_folder(self, subject: str, backup: Backup) -> bool | None:
+        """Compare a folder with its checksum file; None without one."""
+        if not checksum_file(backup.path).is_file():
+            return None
+        different = compare_with_checksums(backup.path, lambda count: None)
+        hint = f"restore from another backup: {shown('; '.join(different[:3]))}" if different else ""
+        self._ctx.check(f"{subject}: files unlike their sha256", len(different), at_most=0, hint=hint)
+        return not different
+
+    def _check_chain(self, subject: str, found: BaseBackup) -> bool:
+        """Check that every backup that an incremental one builds on is in the folder, back to a full one."""
+        starts = {}
+        for base in self._bases:
+            with suppress(TargetError, OSError):  # what is wrong with it is reported where it is read itself
+                starts[read_start(base.path)] = base
+        needed, seen = found.builds_on, 0
+        while needed:
+            before = starts.get((found.system, needed))
+            if before is None or seen == _CHAIN_MAX:
+                hint = "keep a full backup as long as the incremental ones that build on it; make a full one now"
+                observed = f"the backup at LSN {needed} is not in the folder"
+                self._ctx.fail(f"{subject}: builds on", observed, expected="all back to a full backup", hint=hint)
+                return False
+            seen += 1
+            needed = read_builds_on(before.path, self._options.limits)
+        self._ctx.check(f"{subject}: builds on", seen, at_least=1, unit="backup")
         return True
 
     def _verify_base_backup(self, subject: str, backup: Backup) -> bool:
@@ -219,16 +322,18 @@ class BackupVerifier:
         ctx.check(f"{subject}: files", found.files, at_least=1)
         hint = "make it with --manifest-checksums=CRC32C"
         ctx.check(f"{subject}: files without a checksum", found.without_checksum, warn_above=0, hint=hint)
-        if checksum_file(backup.path).is_file():
-            different = compare_with_checksums(backup.path, lambda count: None)
-            hint = f"restore from another backup: {shown('; '.join(different[:3]))}" if different else ""
-            ctx.check(f"{subject}: files unlike their sha256", len(different), at_most=0, hint=hint)
-            found.problems += different
+        if found.links:
+            hint = "verify it with pg_verifybackup; for a restore, what the links point to is needed as well"
+            links = f"{', '.join(found.links[:3])}{' …' if len(found.links) > 3 else ''}: not followed"
+            ctx.unknown(f"{subject}: links", shown(links), expected="none", hint=hint)
+        sound = self._compare_folder(subject, backup) is not False and not found.problems
+        if found.builds_on:
+            sound = self._check_chain(subject, found) and sound
         plain = not list(backup.path.glob("base.tar*"))
         if self._decode and self._options.pg_bin and plain:
             name = f"{subject}: pg_verifybackup"
-            return self._run_tool(name, pg_verifybackup, self._options.pg_bin, backup.path) and not found.problems
-        return not found.problems
+            return self._run_tool(name, pg_verifybackup, self._options.pg_bin, backup.path) and sound
+        return sound and not found.links
 
     def _run_tool(self, name: str, tool: Callable[[Path, Path, timedelta], str], pg_bin: Path, path: Path) -> bool:
         """Run one of Postgres' own programs and check its result."""

@@ -1,0 +1,338 @@
+"""Formats beside tar and pg_dump's: what is read, what is unknown, and what is never sound."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import json
+import lzma
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import psycopg
+import pytest
+import zstandard
+from support import sample_backups as made
+from support.job_runs import JobResult, run_job
+from support.servers.postgres import BIN, PostgresServer
+
+from maintd.model.evidence import CheckStatus
+
+OK, FAIL, UNKNOWN = CheckStatus.OK, CheckStatus.FAIL, CheckStatus.UNKNOWN
+TAR = made.tar_of(made.SECRETS)
+
+
+def verify(root: Path, **params: object) -> JobResult:
+    return run_job("backup_verify", {"root": str(root), **params})
+
+
+NOTHING = {
+    "a.gz": gzip.compress(b""),
+    "a.sql.gz": gzip.compress(b""),
+    "a.sql.zst": zstandard.ZstdCompressor().compress(b""),
+    "a.tar.xz": lzma.compress(b""),
+    "a.tar.bz2": bz2.compress(b""),
+    "a.tar.gz": gzip.compress(made.tar_of({})),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+@pytest.mark.parametrize("level", ["age", "checksum", "decode"])
+def test_a_compressed_nothing_fails_at_every_level(name: str, level: str, tmp_path: Path) -> None:
+    made.write(tmp_path / name, NOTHING[name], summed=True)
+
+    result = verify(tmp_path, level=level)
+
+    assert result.outcome == "failed", result.text()
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [("xz", lzma.compress), ("bz2", bz2.compress)])
+def test_xz_and_bzip2_are_read_to_their_end(suffix: str, pack: object, tmp_path: Path) -> None:
+    data = pack(TAR)  # type: ignore[operator]
+    made.write(tmp_path / f"sound.tar.{suffix}", data + data[:0])
+    made.write(tmp_path / f"cut.tar.{suffix}", data[:-9])
+    made.write(tmp_path / f"junk.tar.{suffix}", data + b"junk")
+    made.write(tmp_path / f"flipped.tar.{suffix}", made.flipped(data, len(data) // 2))
+
+    result = verify(tmp_path)
+
+    assert result.check(f"sound.tar.{suffix}: decoded").status is OK
+    for name in ("cut", "junk", "flipped"):
+        assert "damaged" in str(result.check(f"{name}.tar.{suffix}: decoded").observed)
+
+
+@pytest.mark.parametrize("content", [b"pg_dump: error: connection refused\n", b"<html>503</html>", os.urandom(3000)])
+def test_content_of_no_known_format_is_unknown_unless_it_is_expected(content: bytes, tmp_path: Path) -> None:
+    made.write(tmp_path / "db.gz", gzip.compress(content), summed=True)
+
+    unasked, expected = verify(tmp_path), verify(tmp_path, expect={"db.gz": {"kind": "data.gz"}})
+
+    assert unasked.check("db.gz: decoded").status is UNKNOWN
+    assert expected.outcome == "succeeded", expected.text()
+
+
+@pytest.mark.parametrize("name", ["gitea.zip", "vault.sqlite3", "vm.qcow2", "home.7z", "mail", "db.bak", "x.lzo"])
+def test_files_of_a_kind_that_is_not_read_are_named_and_unknown(name: str, tmp_path: Path) -> None:
+    made.write(tmp_path / "a.tar.gz", made.gz(TAR), summed=True)
+    made.write(tmp_path / name, b"x" * 100)
+
+    found, excluded = verify(tmp_path), verify(tmp_path, exclude=[name])
+
+    (check,) = found.named("kinds of files")
+    assert (check.status, found.outcome) == (UNKNOWN, "unknown")
+    assert name in str(check.observed)
+    assert excluded.outcome == "succeeded", excluded.text()
+
+
+def test_notes_checksums_and_files_outside_of_the_patterns_are_no_backups(tmp_path: Path) -> None:
+    made.write(tmp_path / "a.tar.gz", made.gz(TAR), summed=True)
+    for name in ("README", "notes.txt", "backup.log", ".lock", "a.tar.gz.sig"):
+        made.write(tmp_path / name, b"x")
+    made.write(tmp_path / "other.zip", b"x")
+
+    result = verify(tmp_path, patterns=["*.tar.gz"])
+
+    assert result.outcome == "succeeded", result.text()
+
+
+def test_an_expected_file_of_another_kind_is_found_and_its_age_and_checksum_are_verified(tmp_path: Path) -> None:
+    made.write(tmp_path / "vault.sqlite3", b"SQLite format 3\0" * 9, summed=True)
+
+    result = verify(tmp_path, expect={"vault*.sqlite3": {"kind": "data"}})
+
+    assert result.outcome == "succeeded", result.text()
+    assert result.check("vault.sqlite3: sha256").status is OK
+
+
+REPOSITORIES = {
+    "pgBackRest": ["backup/demo/backup.info", "backup/demo/20261129-020000F/pg_data/base/5/2600.gz", "archive/x.gz"],
+    "restic": ["config", "keys/ab", "data/00/11", "index/aa", "snapshots/bb"],
+    "Borg": ["config", "README", "data/0/1", "index.5", "hints.5"],
+    "Barman": ["base/20261129T020000/backup.info", "base/20261129T020000/data.tar.gz", "wals/0000/x.gz"],
+    "Kopia": ["kopia.repository.f", "p12/x.f"],
+    "duplicity": ["duplicity-full.20261129T020000Z.vol1.difftar.gz", "duplicity-full.20261129T020000Z.manifest"],
+    "WAL archive": ["000000010000000000000007.gz", "000000010000000000000008.gz", "00000002.history"],
+    "mongodump": ["shop/orders.bson.gz", "shop/orders.metadata.json.gz", "admin/x.bson.gz"],
+    "XtraBackup or mariabackup": ["xtrabackup_checkpoints", "ibdata1", "shop/a.ibd"],
+}
+
+
+@pytest.mark.parametrize("program", REPOSITORIES)
+@pytest.mark.parametrize("below", ["", "repo/"])
+def test_the_repository_of_another_program_is_one_backup_and_unknown(program: str, below: str, tmp_path: Path) -> None:
+    root = tmp_path / "b"
+    root.mkdir(mode=0o700)
+    for name in REPOSITORIES[program]:
+        made.write(root / f"{below}{name}", made.gz(b"x"))
+
+    result = verify(root)
+
+    (found,) = result.named("backups in")
+    assert found.observed == 1, result.text()
+    (check,) = result.named(": decoded")
+    assert (check.status, result.outcome) == (UNKNOWN, "unknown")
+    assert program in str(check.observed)
+
+
+def test_a_repository_in_the_root_does_not_hide_the_files_beside_it(tmp_path: Path) -> None:
+    for name in REPOSITORIES["restic"]:
+        made.write(tmp_path / name, b"x")
+    made.write(tmp_path / "cut.tar.gz", made.gz(TAR)[:-9])
+
+    result = verify(tmp_path)
+
+    assert result.check("cut.tar.gz: decoded").status is FAIL
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("options", [(), ("-Z0",), ("--inserts",)])
+def test_a_directory_dump_is_one_backup_and_read_file_by_file(
+    options: tuple[str, ...], postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    database = f"folder{os.getpid()}"
+    made.trading(postgres_server, database)
+    folder = tmp_path / "b" / "shop"
+    folder.parent.mkdir()
+    try:
+        with psycopg.connect(postgres_server.url(database), autocommit=True) as conn:
+            conn.execute("SELECT lo_from_bytea(0, repeat('large object', 1000)::bytea)")
+        made.dump(postgres_server, database, "-Fd", "-f", str(folder), *options)
+    finally:
+        postgres_server.drop(database)
+    rows = {} if options == ("--inserts",) else {"tables": {"audit_events": 2000, "pnl_days": 30}}
+    expect = {"shop": rows}
+
+    sound = verify(folder.parent, expect=expect, pg_bin=str(BIN))
+    table = max(folder.glob("*.dat*"), key=lambda path: path.stat().st_size)
+    data = table.read_bytes()
+    table.write_bytes(data[: len(data) // 2])
+    cut = verify(folder.parent)
+    table.unlink()
+    missing = verify(folder.parent)
+    table.write_bytes(data)
+    (folder / "toc.dat").unlink()
+    stopped = verify(folder.parent)
+
+    assert sound.check("shop: decoded").status is OK, sound.text()
+    assert not [check for check in sound.checks if check.status is FAIL], sound.text()
+    assert cut.check("shop: decoded").status is FAIL
+    assert "missing" in str(missing.check("shop: decoded").observed)
+    assert "toc.dat" in str(stopped.check("shop: decoded").observed)
+    assert stopped.named("backups in")[0].observed == 1
+
+
+@pytest.mark.server
+def test_a_dump_of_an_empty_database_is_not_a_backup(postgres_server: PostgresServer, tmp_path: Path) -> None:
+    database = f"empty{os.getpid()}"
+    postgres_server.create(database)
+    try:
+        for name, options in {"a.dump": ("-Fc",), "b.dump": ("-Fc", "-C"), "c.sql": ()}.items():
+            made.write(tmp_path / name, made.dump(postgres_server, database, *options), summed=True)
+    finally:
+        postgres_server.drop(database)
+
+    result = verify(tmp_path)
+
+    for name in ("a.dump", "b.dump", "c.sql"):
+        assert result.check(f"{name}: entries").status is FAIL, result.text()
+
+
+@pytest.mark.server
+def test_a_dump_of_the_roles_is_a_backup_and_one_cut_between_two_databases_is_damaged(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    whole = made.dump_all(postgres_server)
+    roles = subprocess.run(
+        [BIN / "pg_dumpall", "--globals-only", "-d", postgres_server.url("postgres")], check=True, capture_output=True
+    ).stdout
+    end = whole.index(b"-- PostgreSQL database dump complete") + len(b"-- PostgreSQL database dump complete\n")
+    made.write(tmp_path / "globals.sql", roles, summed=True)
+    made.write(tmp_path / "cut.sql", whole[:end] + b"--\n")
+
+    result = verify(tmp_path)
+
+    assert result.check("globals.sql: entries").status is OK
+    assert result.check("cut.sql: decoded").status is FAIL
+
+
+MYSQL = b"-- MySQL dump 10.13  Distrib 8.0.40, for Linux (x86_64)\n--\nCREATE TABLE `a` (\n);\nINSERT INTO `a` VALUES"
+MARIADB = b"/*M!999999\\- enable the sandbox mode */ \n-- MariaDB dump 10.19  Distrib 11.4.2\nCREATE TABLE `a` (\n);\n"
+SQLITE = b"PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;\nCREATE TABLE a (x int);\nINSERT INTO a VALUES(1);\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        (MYSQL + b" (1),(2);\n-- Dump completed on 2026-11-28  2:00:05\n", OK),
+        (MYSQL + b" (1),(2);\n-- Dump completed\n", OK),
+        (MYSQL + b" (1),(2", FAIL),
+        (MARIADB + b"-- Dump completed on 2026-11-28  2:00:05\n", OK),
+        (MARIADB, FAIL),
+        (SQLITE + b"COMMIT;\n", OK),
+        (SQLITE + b"ROLLBACK; -- due to errors\n", FAIL),
+        (SQLITE, FAIL),
+        (b"CREATE TABLE a (x int);\nINSERT INTO a VALUES (1);\n", UNKNOWN),
+        (b"-- phpMyAdmin SQL Dump\nCREATE TABLE `a` (x int);\n", UNKNOWN),
+        (b"mysqldump: Got error: 2002: Can't connect\n", UNKNOWN),
+    ],
+)
+def test_sql_of_other_programs_is_verified_by_their_own_closing_line_or_unknown(
+    text: bytes, status: CheckStatus, tmp_path: Path
+) -> None:
+    made.write(tmp_path / "a.sql.gz", made.gz(text))
+
+    result = verify(tmp_path)
+
+    assert result.check("a.sql.gz: decoded").status is status, result.text()
+
+
+def base(folder: Path, start: str, files: Mapping[str, bytes], since: str = "") -> Path:
+    """Write a base backup in plain format with its manifest."""
+    label = f"START WAL LOCATION: {start} (file 000000010000000000000007)\n"
+    label += f"INCREMENTAL FROM LSN: {since}\nINCREMENTAL FROM TLI: 1\n" if since else ""
+    rows = []
+    for name, data in {"backup_label": label.encode(), **files}.items():
+        made.write(folder / name, data)
+        listed = {"Path": name, "Size": len(data), "Checksum-Algorithm": "SHA256"}
+        rows.append(json.dumps(listed | {"Checksum": hashlib.sha256(data).hexdigest()}))
+    ranges = f'{{"Timeline": 1, "Start-LSN": "{start}", "End-LSN": "{start}0"}}'
+    body = '{ "PostgreSQL-Backup-Manifest-Version": 2,\n"System-Identifier": 77,\n"Files": [\n' + ",\n".join(rows)
+    body += f'\n],\n"WAL-Ranges": [\n{ranges}\n],\n'
+    made.write(folder / "pg_wal" / "000000010000000000000007", b"w")
+    made.write(
+        folder / "backup_manifest",
+        f'{body}"Manifest-Checksum": "{hashlib.sha256(body.encode()).hexdigest()}"}}\n'.encode(),
+    )
+    return folder
+
+
+CHAINS = {
+    "complete": (
+        [("full", "0/2000028", ""), ("incr", "0/4000028", "0/2000028"), ("last", "0/6000028", "0/4000028")],
+        OK,
+    ),
+    "alone": ([("last", "0/6000028", "0/4000028")], FAIL),
+    "a gap": ([("full", "0/2000028", ""), ("last", "0/6000028", "0/4000028")], FAIL),
+    "no full one": ([("incr", "0/4000028", "0/2000028"), ("last", "0/6000028", "0/4000028")], FAIL),
+    "a circle": ([("incr", "0/4000028", "0/6000028"), ("last", "0/6000028", "0/4000028")], FAIL),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_an_incremental_base_backup_needs_all_that_it_builds_on(name: str, tmp_path: Path) -> None:
+    chain, status = CHAINS[name]
+    for folder, start, since in chain:
+        base(tmp_path / folder, start, {"base/5/INCREMENTAL.1": b"x"} if since else {"base/5/1": b"x"}, since)
+
+    result = verify(tmp_path)
+
+    assert result.check("last: builds on").status is status, result.text()
+
+
+def test_an_incremental_base_backup_without_its_origin_in_the_label_fails(tmp_path: Path) -> None:
+    base(tmp_path / "last", "0/6000028", {"base/5/INCREMENTAL.1": b"x"})
+
+    assert verify(tmp_path).check("last: files unlike the manifest").status is FAIL
+
+
+@pytest.mark.parametrize("link", ["extra", "base/5/1", "base.tar", "pg_tblspc/16384"])
+def test_a_link_in_a_base_backup_is_not_followed_and_nothing_of_its_target_is_shown(link: str, tmp_path: Path) -> None:
+    secret = made.write(tmp_path / "elsewhere" / "secret", b"password of somebody else")
+    folder = base(tmp_path / "b" / "day1", "0/2000028", {"base/5/1": secret.read_bytes(), "base/5/2": b"x"})
+    path = folder / link
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.symlink_to(secret.parent if link.startswith("pg_tblspc") else secret)
+
+    result = verify(tmp_path / "b")
+
+    assert result.check("day1: links").status is UNKNOWN, result.text()
+    assert result.outcome in ("failed", "unknown")
+    assert hashlib.sha256(secret.read_bytes()).hexdigest() not in result.text()
+    assert result.check("day1: files").observed == (3 if link != "base/5/1" else 2)
+
+
+def test_a_changed_file_is_named_without_its_hash(tmp_path: Path) -> None:
+    folder = base(tmp_path / "b" / "day1", "0/2000028", {"base/5/1": b"x"})
+    (folder / "base/5/1").write_bytes(b"y")
+
+    result = verify(tmp_path / "b")
+
+    assert result.check("day1: files unlike the manifest").status is FAIL
+    assert hashlib.sha256(b"y").hexdigest() not in result.text()
+
+
+def test_a_site_that_writes_no_checksums_is_not_unknown_for_it(tmp_path: Path) -> None:
+    made.write(tmp_path / "a" / "one.tar.gz", made.gz(TAR))
+    made.write(tmp_path / "a" / "two.tar", TAR)
+    made.write(tmp_path / "b" / "one.tar.gz", made.gz(TAR), summed=True)
+    made.write(tmp_path / "b" / "two.tar", TAR)
+
+    nowhere, beside = verify(tmp_path / "a", level="checksum"), verify(tmp_path / "b", level="checksum")
+
+    assert nowhere.outcome == "succeeded", nowhere.text()
+    assert nowhere.check("two.tar: sha256").status is UNKNOWN
+    assert (beside.outcome, beside.check("two.tar: sha256").status) == ("unknown", UNKNOWN)
