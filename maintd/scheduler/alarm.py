@@ -1,4 +1,4 @@
-"""An alarm that wakes the daemon's loop at each due time, by APScheduler.
+"""An alarm that wakes the daemon's loop shortly before each due time, by APScheduler.
 
 APScheduler's own triggers, job stores and pools are not used. It has one job, which runs in the scheduler's thread and
 only calls a function. The planner handles lateness, catch-up and history, so a late or repeated call does no harm.
@@ -19,14 +19,22 @@ from apscheduler.triggers.base import BaseTrigger
 from maintd.model.entry import Rule
 from maintd.schedule import Schedule, compile_rule
 
+EARLY = timedelta(milliseconds=10)
+"""How long before a due time the alarm wakes the loop, which waits for the rest itself: APScheduler's thread has then
+finished its own work, which at the due time would delay the loop by half a millisecond."""
+
 MAX_INTERVAL = timedelta(minutes=1)
 """The longest time between two calls, and so the longest delay after a suspend or a step of the clock."""
 
 
 class NextDueTrigger(BaseTrigger):  # type: ignore[misc]
-    """Fires at the next due time of any rule, at the latest after MAX_INTERVAL. Fire times are UTC and increase."""
+    """Fires `early` before the next due time of any rule, at the latest after MAX_INTERVAL.
 
-    def __init__(self, rules: Iterable[Rule], now: datetime) -> None:
+    Fire times are UTC and increase.
+    """
+
+    def __init__(self, rules: Iterable[Rule], now: datetime, early: timedelta = timedelta(0)) -> None:
+        self._early = early
         self._heap: list[tuple[datetime, int, Schedule]] = []
         for number, rule in enumerate(rules):
             schedule = compile_rule(rule)
@@ -40,20 +48,21 @@ class NextDueTrigger(BaseTrigger):  # type: ignore[misc]
         now = now.astimezone(UTC)
         if previous_fire_time is not None:
             now = max(now, previous_fire_time.astimezone(UTC))
-        while self._heap and self._heap[0][0] <= now:
+        after = now + self._early
+        while self._heap and self._heap[0][0] <= after:
             _, number, schedule = self._heap[0]
-            at = schedule.next_after(now)
+            at = schedule.next_after(after)
             if at is None:
                 heapq.heappop(self._heap)
             else:
-                assert at > now, "due times must increase"
+                assert at > after, "due times must increase"
                 heapq.heapreplace(self._heap, (at, number, schedule))
         latest = now + MAX_INTERVAL
-        return min(self._heap[0][0], latest) if self._heap else latest
+        return min(self._heap[0][0] - self._early, latest) if self._heap else latest
 
 
 class Alarm:
-    """Calls `wake` at every due time, in APScheduler's thread. `wake` must return at once."""
+    """Calls `wake` EARLY before every due time, in APScheduler's thread. `wake` must return at once."""
 
     _JOB = "next due"
 
@@ -76,7 +85,7 @@ class Alarm:
         # Late calls must happen too: APScheduler may not drop or merge any.
         self._scheduler.add_job(
             self._wake,
-            NextDueTrigger(rules, datetime.now(UTC)),
+            NextDueTrigger(rules, datetime.now(UTC), EARLY),
             id=self._JOB,
             replace_existing=True,
             misfire_grace_time=None,

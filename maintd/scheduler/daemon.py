@@ -292,9 +292,11 @@ class Daemon:
             raise MaintdError(f"planning failed for {now - self._failed_since:.0f} s", "see the log above; report it")
 
     def _wait(self, next_sweep: float) -> None:
-        """Wait for the alarm, for the next sweep, or until another thread sets the event."""
-        poll = STORE_CLOCK_POLL_SECONDS if self._until_due() <= 0 else float("inf")
-        self.clock.wait(self._wakeup, max(0.0, min(next_sweep - self.clock.elapsed(), poll)))
+        """Wait for the next due time, for the next sweep, or until the alarm or another thread sets the event."""
+        due = self._until_due()
+        if due <= 0:  # not yet by the store's clock
+            due = STORE_CLOCK_POLL_SECONDS
+        self.clock.wait(self._wakeup, max(0.0, min(next_sweep - self.clock.elapsed(), due)))
 
     def _until_due(self) -> float:
         """Seconds to the next due time by this machine's clock; the store's clock decides when it is due."""

@@ -1,4 +1,4 @@
-"""The alarm fires at each due time, and its fire times increase."""
+"""The alarm fires shortly before each due time, and its fire times increase."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 from maintd.model.entry import Rule, ScheduleKind
-from maintd.scheduler.alarm import MAX_INTERVAL, Alarm, NextDueTrigger
+from maintd.scheduler.alarm import EARLY, MAX_INTERVAL, Alarm, NextDueTrigger
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 
@@ -44,7 +44,13 @@ def test_with_nothing_due_soon_the_trigger_fires_every_minute() -> None:
     assert [later - earlier for earlier, later in pairwise(found)] == [MAX_INTERVAL, MAX_INTERVAL]
 
 
-def test_the_alarm_wakes_every_second_and_not_early() -> None:
+def test_the_trigger_fires_early_and_once_for_each_due_time() -> None:
+    early = timedelta(milliseconds=10)
+    trigger = NextDueTrigger([rule("* * * * *"), rule("*/2 * * * *")], NOON, early)
+    assert fire_times(trigger, NOON, 3) == [NOON + timedelta(minutes=n) - early for n in (1, 2, 3)]
+
+
+def test_the_alarm_wakes_shortly_before_every_second() -> None:
     woken_at: list[float] = []
     enough = threading.Event()
 
@@ -60,5 +66,6 @@ def test_the_alarm_wakes_every_second_and_not_early() -> None:
         assert enough.wait(30)
     finally:
         alarm.stop()
-    assert int(woken_at[0]) > int(started_at)
-    assert len({int(at) for at in woken_at}) == 3
+    early = EARLY.total_seconds() + 0.001  # the operating system's timers are exact to less than that
+    assert int(woken_at[0] + early) > int(started_at)
+    assert len({int(at + early) for at in woken_at}) == 3
