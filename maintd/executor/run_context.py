@@ -29,6 +29,9 @@ from maintd.units import utc_text
 
 log = structlog.get_logger()
 
+_NO_TARGETS = Targets()
+_NO_TARGETS_PICKLED = pickle.dumps(_NO_TARGETS)
+
 Jobs = Mapping[str, JobDescription | BrokenJob]
 
 
@@ -117,12 +120,13 @@ class RunContext:
             reports_dir=None if settings.reports_dir is None else os.fspath(settings.reports_dir),
         )
         targets = self.targets()
-        has_secrets = targets != Targets() or "${" in str(plan.params)
+        none = targets == _NO_TARGETS
+        has_secrets = not none or "${" in str(plan.params)
         return AttemptRequest(
             os.fspath(job.path),
             plan.params,
             info,
-            pickle.dumps(targets),
+            _NO_TARGETS_PICKLED if none else pickle.dumps(targets),
             has_secrets,
             environ,
             used_secrets(plan.params, self.secrets()),

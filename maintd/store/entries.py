@@ -216,7 +216,7 @@ def _is_unchanged(row: Any, plan: EntryPlan) -> bool:
     # Otherwise due times of the old rule would get runs, and those of the new rule never.
     if plan.rule is None:
         return True
-    return row.active and row.rule is not None and Rule.model_validate_json(row.rule) == plan.rule
+    return row.active and row.rule is not None and mapping.rule(row.rule) == plan.rule
 
 
 def _add_to_ledger(conn: Connection, due_times: Sequence[tuple[int, datetime]]) -> set[tuple[int, datetime]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Row, Select, select
@@ -58,14 +59,26 @@ def entry_state(row: AnyRow) -> EntryState:
     return EntryState(
         name=row.name,
         title=row.title,
-        rule=None if row.rule is None else Rule.model_validate_json(row.rule),
-        policy=Policy.model_validate_json(row.policy),
+        rule=None if row.rule is None else rule(row.rule),
+        policy=policy(row.policy),
         fingerprint=row.fingerprint,
         planned_through=row.planned_through,
         first_seen_at=row.first_seen_at,
         active=row.active,
         pause=pause(row),
     )
+
+
+@lru_cache(maxsize=4096)
+def rule(text: str) -> Rule:
+    """From its JSON. Cached, since an entry that is due often is read as often."""
+    return Rule.model_validate_json(text)
+
+
+@lru_cache(maxsize=256)
+def policy(text: str) -> Policy:
+    """From its JSON. Cached, since most entries share a few policies."""
+    return Policy.model_validate_json(text)
 
 
 def pause(row: AnyRow) -> Pause | None:

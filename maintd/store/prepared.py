@@ -61,7 +61,8 @@ class Prepared:
         """Execute the statement with each of the parameter sets; all rows it returns, in their order."""
         if conn.dialect.name != "sqlite":
             return list(conn.execute(self.statement, many).all())
-        return [row for parameters in many for row in self.rows(conn, parameters)]
+        compiled, connection = self._begin(conn), driver(conn)
+        return [row for parameters in many for row in compiled.rows(connection, parameters)]
 
     def execute(self, conn: Connection, parameters: Mapping[str, Any]) -> int:
         """Execute the statement; the number of changed rows."""
@@ -126,7 +127,7 @@ class _Compiled(NamedTuple):
     text: str
     parameters: tuple[_Parameter, ...]
     make_row: Callable[[Iterable[Any]], Any]
-    from_driver: tuple[Callable[[Any], Any] | None, ...]  # for each column
+    from_driver: tuple[tuple[int, Callable[[Any], Any]], ...]  # of the columns whose values need it, by index
 
     def indexed_by(self, name: str) -> _Compiled:
         text, times = re.subn(r"(\bFROM \w+) ", rf"\1 INDEXED BY {name} ", self.text, count=1)
@@ -144,8 +145,10 @@ class _Compiled(NamedTuple):
         return [self.row(row) for row in conn.execute(self.text, self.values(parameters)).fetchall()]
 
     def row(self, values: Iterable[Any]) -> Any:
-        columns = zip(values, self.from_driver, strict=True)
-        return self.make_row(value if convert is None else convert(value) for value, convert in columns)
+        columns = list(values)
+        for index, convert in self.from_driver:
+            columns[index] = convert(columns[index])
+        return self.make_row(columns)
 
 
 def _compile(statement: Any, dialect: Dialect, names: Sequence[str] | None) -> _Compiled:
@@ -157,7 +160,8 @@ def _compile(statement: Any, dialect: Dialect, names: Sequence[str] | None) -> _
         parameters.append(_Parameter(name, bind.required, compiled.params[name], to_driver))
     columns = list(statement.exported_columns) if getattr(statement, "exported_columns", None) is not None else []
     row: Any = namedtuple("Row", [column.key for column in columns])  # type: ignore[misc]  # noqa: PYI024 - known only here
-    from_driver = tuple(column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns)
+    convert = [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns]
+    from_driver = tuple((index, each) for index, each in enumerate(convert) if each is not None)
     return _Compiled(compiled.string, tuple(parameters), row._make, from_driver)
 
 

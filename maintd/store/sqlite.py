@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
@@ -14,7 +15,7 @@ from urllib.parse import quote
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.pool import NullPool, QueuePool
+from sqlalchemy.pool import NullPool
 
 from maintd.clock import Clock
 from maintd.errors import StoreError, StoreUnavailableError, StoreUnusableError
@@ -25,6 +26,9 @@ T = TypeVar("T")
 
 BUSY_SECONDS = 5.0
 """How long to wait while another process writes."""
+
+IDLE_READERS = 4
+"""Connections kept for the next reads; more are opened on demand."""
 
 MIGRATION_TRIES = 12
 """How many times that long to wait while another process migrates."""
@@ -54,6 +58,7 @@ class SqliteDatabase:
         self._access = access
         self._check_file()
         self._readers = self._engine(writes=False)
+        self._idle_readers: deque[Connection] = deque()
         self._group_commit: GroupCommit | None = None
         if access != "read":
             self._write_engine = self._engine(writes=True)
@@ -61,10 +66,26 @@ class SqliteDatabase:
 
     def read(self, transaction: Callable[[Connection], T]) -> T:
         try:
-            with self._readers.connect() as conn:
-                return transaction(conn)
+            conn = self._reader()
+            try:
+                result = transaction(conn)
+                conn.rollback()
+            except BaseException:
+                conn.close()
+                raise
         except (DBAPIError, sqlite3.Error) as error:
             raise self.store_error(error) from error
+        if len(self._idle_readers) < IDLE_READERS:
+            self._idle_readers.append(conn)
+        else:
+            conn.close()
+        return result
+
+    def _reader(self) -> Connection:
+        """Return a connection without a transaction; SQLAlchemy's pool would take longer than most queries."""
+        with suppress(IndexError):
+            return self._idle_readers.pop()
+        return self._readers.connect()
 
     def write(self, transaction: Callable[[Connection], T], *, synced: bool = True) -> T:
         if self._group_commit is None:
@@ -90,7 +111,8 @@ class SqliteDatabase:
         if self._group_commit is not None:
             self._group_commit.close()
             self._write_engine.dispose()
-        self._readers.dispose()
+        while self._idle_readers:
+            self._idle_readers.pop().close()
 
     def raw(self) -> sqlite3.Connection:
         """Open a connection in autocommit mode that can only read; the caller closes it."""
@@ -148,11 +170,7 @@ class SqliteDatabase:
         def connect(*_: Any) -> sqlite3.Connection:
             return self._connect(writes=writes)
 
-        # The pool keeps four idle readers; more are opened on demand.
-        pool: dict[str, Any] = (
-            {"poolclass": NullPool} if writes else {"poolclass": QueuePool, "pool_size": 4, "max_overflow": -1}
-        )
-        engine = create_engine("sqlite://", creator=connect, **pool)
+        engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
         begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
         event.listen(engine, "begin", lambda conn: driver(conn).execute(begin))
         return engine
