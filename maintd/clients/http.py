@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import httpx
 from pydantic import SecretStr
 
+from maintd.clients.bounded import inflate, parse_json
 from maintd.clients.causes import cause_of
 from maintd.errors import TargetError
 from maintd.job.references import resolved
@@ -44,8 +49,10 @@ class Answer:
     def json(self) -> Any:
         """The body as JSON. Raises TargetError(cause="malformed")."""
         try:
-            return json.loads(self.body)
-        except ValueError:
+            return parse_json(self.body, self.url)
+        except TargetError as error:
+            if error.cause != "malformed":
+                raise
             page = "html" in self.content_type or self.body.lstrip()[:1] == b"<"
             kind = "a web page" if page else "something that is not JSON"
             hint = "check for a login page or a proxy in front of it" if page else f"it begins {self.text[:60]!r}"
@@ -81,27 +88,41 @@ def fetch(
 ) -> Answer:
     """Send a request and read the whole answer, within `timeout` and `limit` bytes. Redirects are not followed.
 
-    Proxies of the environment are not used, because targets are in the local network. Raises TargetError.
+    The limits hold while the answer arrives, before it is decompressed and parsed; the deadline also ends a server that
+    sends its headers byte by byte. Proxies of the environment are not used, because targets are in the local network.
+    Raises TargetError.
     """
     public_url = _without_secrets(url)
     seconds = timeout.total_seconds()
     started = time.monotonic()
-    plain = {name: value.get_secret_value() for name, value in (headers or {}).items()}
+    plain = {"Accept-Encoding": "identity"}
+    plain |= {name: value.get_secret_value() for name, value in (headers or {}).items()}
+    deadline = _Deadline(seconds)
     try:
         with (
+            deadline,
             httpx.Client(verify=_verify(url, ca_file, verify), timeout=seconds, trust_env=False) as client,
-            client.stream(method, url, headers=plain, params=params, data=form, json=json_body) as response,
+            client.stream(
+                method,
+                url,
+                headers=plain,
+                params=params,
+                data=form,
+                json=json_body,
+                extensions={"trace": deadline.trace},
+            ) as response,
         ):
             body = bytearray()
-            for chunk in response.iter_bytes():
+            encoding = response.headers.get("content-encoding", "")
+            for chunk in inflate(_limited(response.iter_raw(), limit, public_url), encoding, public_url):
                 body += chunk
                 if len(body) > limit:
-                    raise TargetError(f"{public_url} answered more than {limit} bytes", cause="malformed")
-                if time.monotonic() - started > seconds:
-                    raise TargetError(
-                        f"{public_url} did not complete its answer within {seconds:g} s", cause="timed_out"
-                    )
+                    raise _too_large(public_url, limit)
+        if deadline.over:  # an answer without a length seems to be complete when its connection ends
+            raise _incomplete(public_url, seconds)
     except httpx.HTTPError as error:
+        if deadline.over:
+            raise _incomplete(public_url, seconds) from error
         raise _error(public_url, seconds, error) from error
     except (httpx.InvalidURL, ssl.SSLError, OSError) as error:
         raise TargetError(f"{public_url}: {error}", "correct the target's url or ca_file") from error
@@ -115,6 +136,60 @@ def fetch(
         location=_without_secrets(response.headers["location"]) if "location" in response.headers else "",
         headers=dict(response.headers),
     )
+
+
+def _limited(chunks: Iterator[bytes], limit: int, url: str) -> Iterator[bytes]:
+    """The chunks as they are sent, within the limit: compressed nothing can be endless, too."""
+    total = 0
+    for chunk in chunks:
+        total += len(chunk)
+        if total > limit:
+            raise _too_large(url, limit)
+        yield chunk
+
+
+def _too_large(url: str, limit: int) -> TargetError:
+    return TargetError(f"{url} answered more than {limit} bytes", cause="too_large")
+
+
+def _incomplete(url: str, seconds: float) -> TargetError:
+    return TargetError(f"{url} did not complete its answer within {seconds:g} s", cause="timed_out")
+
+
+class _Deadline:
+    """Ends a request after some seconds, whatever it waits for, by shutting its connection down.
+
+    httpx has a time-out for each read only, which a server evades that sends one byte at a time.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.over = False
+        self._socket: socket.socket | None = None
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        self._timer.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._timer.cancel()
+
+    def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """Called by httpx' transport with each of its steps; keeps the connection's socket."""
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            self._socket = info["return_value"].get_extra_info("socket")
+            if self.over:
+                self._shut_down()
+
+    def _end(self) -> None:
+        self.over = True
+        self._shut_down()
+
+    def _shut_down(self) -> None:
+        if self._socket is not None:
+            with suppress(OSError):  # it has ended by itself
+                self._socket.shutdown(socket.SHUT_RDWR)
 
 
 def get(target: HttpTarget) -> Answer:

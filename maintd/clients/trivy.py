@@ -5,17 +5,17 @@ Source: trivy's report schema, version 2.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from maintd.clients.bounded import JsonLimits, parse_json
 from maintd.clients.shell import Command, run
 from maintd.errors import JobError, TargetError
 
-_REPORT_LIMIT = 256 * 1024 * 1024  # bytes
+_REPORT_LIMITS = JsonLimits(size_bytes=256 << 20, members=5_000_000)
 _HINT = "write it with: trivy image --format json --output FILE IMAGE"
 
 
@@ -32,13 +32,12 @@ class Scan:
 def read(path: Path) -> Scan:
     """Parse a report file. Raises TargetError."""
     try:
-        if path.stat().st_size > _REPORT_LIMIT:
-            raise TargetError(f"{path} is larger than {_REPORT_LIMIT} bytes", cause="malformed")
-        body = json.loads(path.read_bytes())
+        with path.open("rb") as file:
+            body = parse_json(file.read(_REPORT_LIMITS.size_bytes + 1), str(path), _REPORT_LIMITS)
     except OSError as error:
         raise TargetError(f"{path}: {error.strerror}", _HINT, cause="empty") from error
-    except ValueError as error:
-        raise TargetError(f"{path} is not JSON: {error}", _HINT, cause="malformed") from error
+    except TargetError as error:
+        raise TargetError(error.message, _HINT, cause=error.cause) from error
     try:
         return _scan(body)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -82,9 +81,9 @@ def database_made_at(binary: str, timeout: timedelta) -> datetime:
     lines: list[str] = []
     _run([binary, "version", "--format", "json"], timeout, lines)
     try:
-        updated_at = json.loads("\n".join(lines))["VulnerabilityDB"]["UpdatedAt"]
+        updated_at = parse_json("\n".join(lines), "trivy version")["VulnerabilityDB"]["UpdatedAt"]
         return datetime.fromisoformat(updated_at)
-    except (ValueError, KeyError, TypeError) as error:
+    except (TargetError, ValueError, KeyError, TypeError) as error:
         hint = "run: trivy image --download-db-only"
         raise TargetError("trivy has no vulnerability database", hint, cause="empty") from error
 

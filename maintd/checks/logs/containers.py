@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,6 +11,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse
 from maintd.checks.logs.denied_requests import DeniedRequests
 from maintd.checks.logs.scanner import BLOCK, Scanner
 from maintd.clients import docker
+from maintd.clients.bounded import parse_json
 from maintd.clients.docker import Container, Docker
 from maintd.errors import TargetError
 from maintd.job.references import resolved
@@ -97,8 +97,8 @@ def _connection(target: DockerTarget) -> _Connection:
 
 def _refusal(answer: HTTPResponse, what: str) -> TargetError:
     try:
-        message = str(json.loads(answer.read(4096))["message"])
-    except (ValueError, KeyError, TypeError):
+        message = str(parse_json(answer.read(4096), what)["message"])
+    except (TargetError, KeyError, TypeError):
         message = answer.reason
     denied = answer.status in (401, 403)
     hint = "allow it in the socket proxy's rules" if denied else "use the json-file or local driver, or Loki"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -13,10 +12,12 @@ from maintd.checks.logs import denied_requests, log_files
 from maintd.checks.logs.denied_requests import DeniedRequests
 from maintd.checks.logs.log_files import LogFile
 from maintd.checks.logs.scanner import STATUS_CODES, Scanner, search_patterns
+from maintd.clients.bounded import JsonLimits, parse_json
 from maintd.clients.docker import SERVICE
 from maintd.errors import TargetError
 
 MOST_FILES = 20_000
+_CONFIG_LIMITS = JsonLimits(size_bytes=4 << 20)
 _LOG = re.compile(r"(?P<name>.+?)(?:-json)?\.(?:log|jsonl|ndjson)")
 _CONTAINER = re.compile(r"[0-9a-f]{64}")
 _PROBE = 64 << 10
@@ -70,9 +71,10 @@ def _service(path: Path) -> str:
     if not _CONTAINER.fullmatch(name):
         return name
     try:
-        about = json.loads((path.parent / "config.v2.json").read_bytes())
+        with (path.parent / "config.v2.json").open("rb") as file:
+            about = parse_json(file.read(_CONFIG_LIMITS.size_bytes + 1), "config.v2.json", _CONFIG_LIMITS)
         return str(about["Config"]["Labels"][SERVICE])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, TargetError, KeyError, TypeError):
         return name[:12]
 
 

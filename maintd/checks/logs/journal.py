@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 from maintd.checks.logs import login_messages
 from maintd.checks.logs.logins import LoginSummary
 from maintd.checks.read_tally import ReadTally
+from maintd.clients.bounded import parse_json
 from maintd.errors import TargetError
 
 FOLDERS = ("var/log/journal", "run/log/journal")
@@ -119,8 +119,8 @@ def _decoded(stream: Any, place: str) -> Iterator[dict[str, Any]]:
         if line.startswith(b"-"):
             continue  # "-- No entries --"
         try:
-            found = json.loads(line)
-        except ValueError as error:
+            found = parse_json(line, place)
+        except TargetError as error:
             raise TargetError(f"{place}: journalctl did not write JSON", cause="malformed") from error
         if isinstance(found, dict):
             yield found
