@@ -83,12 +83,12 @@ def run(ctx: Context, params: Params) -> None:
     for more_figures, more_series in collect(ctx, params, window):
         figures += more_figures
         series += more_series
-    ctx.check(
-        "figures measured",
-        sum(figure.value is not None for figure in figures),
-        at_least=1,
-        hint="see the causes of the checks that are unknown",
-    )
+    measured = sum(figure.value is not None for figure in figures)
+    if not measured and all(figure.new_since is not None for figure in figures):
+        ctx.unknown("figures measured", f"no data yet in {window}", expected="at least 1", optional=True)
+    else:
+        hint = "see the causes of the checks that are unknown"
+        ctx.check("figures measured", measured, at_least=1, hint=hint)
     for figure in figures:
         if figure.measure and figure.value is not None:
             ctx.measure(figure.measure, figure.value, figure.unit, **figure.labels)

@@ -115,7 +115,8 @@ class Document:
 def origin(figure: Figure) -> str:
     """Describe where a figure comes from: source, window and coverage."""
     coverage = "" if figure.coverage is None else f", {formatting.share(figure.coverage)} coverage"
-    return f"{figure.source}; {figure.window}{coverage}"
+    new = f", new since {figure.new_since:%Y-%m-%d %H:%M}" if figure.new_since else ""
+    return f"{figure.source}; {figure.window}{coverage}{new}"
 
 
 def value_text(figure: Figure) -> str:

@@ -31,6 +31,7 @@ class Figure:
         default_factory=dict
     )  # parts and related numbers, in the same unit unless named otherwise
     before: float | None = None  # the value of the previous window; None: unknown
+    new_since: datetime | None = None  # there are no earlier data: the coverage is low only because it is new
     at_least: bool = False  # a lower bound, as for a quantile above the highest bucket
 
     @property
@@ -49,6 +50,15 @@ class TimeSeries:
     points: tuple[tuple[datetime, float | None], ...]
 
 
-def unmeasured(kind: str, name: str, unit: str, source: str, cause: str, window: str = "now") -> Figure:
+def unmeasured(
+    kind: str,
+    name: str,
+    unit: str,
+    source: str,
+    cause: str,
+    window: str = "now",
+    *,
+    new_since: datetime | None = None,
+) -> Figure:
     """Make a figure without a value. What could not be measured is never reported as zero."""
-    return Figure(kind, name, None, unit, source, window, cause=cause)
+    return Figure(kind, name, None, unit, source, window, cause=cause, new_since=new_since)

@@ -91,8 +91,10 @@ def _one(figures: Sequence[Figure], kind: str, name: str, unit: str = "") -> Fig
     found = next((figure for figure in figures if figure.kind == kind and figure.name == name), None)
     if found is not None:
         return found
-    cause = next((figure.cause for figure in figures if figure.kind == kind and figure.cause), "")
-    return unmeasured(kind, name, unit, "prometheus", cause or _NO_PROMETHEUS)
+    causes = [figure.cause for figure in figures if figure.kind == kind and figure.cause]
+    asked = any(not figure.kind.startswith("query ") for figure in figures)
+    cause = causes[0] if causes else "no value in this window" if asked else _NO_PROMETHEUS
+    return unmeasured(kind, name, unit, "prometheus", cause)
 
 
 def _headlines(figures: Sequence[Figure]) -> tuple[Line, ...]:
@@ -203,8 +205,8 @@ def _system(figures: Sequence[Figure], series: Sequence[TimeSeries]) -> Section:
     tables = (
         _services(figures),
         _paths(figures),
-        _use("Memory", _of(figures, "memory")),
-        _use("CPU", _of(figures, "cpu")),
+        _use("Memory", _of(figures, "memory"), value_text(_one(figures, "memory", "all"))),
+        _use("CPU", _of(figures, "cpu"), value_text(_one(figures, "cpu", "all"))),
     )
     return Section("System Performance", tuple(lines), _charts(drawn), tables)
 
@@ -278,7 +280,7 @@ def _paths(figures: Sequence[Figure]) -> Table:
     return Table("Slowest paths", heads, tuple(rows), empty)
 
 
-def _use(title: str, figures: Sequence[Figure]) -> Table:
+def _use(title: str, figures: Sequence[Figure], empty: str) -> Table:
     rows = [
         (
             Cell(figure.name),
@@ -290,7 +292,7 @@ def _use(title: str, figures: Sequence[Figure]) -> Table:
         for figure in figures
     ]
     heads = columns("what", "average>", "p95 of hours>", "peak>", "origin")
-    return Table(title, heads, tuple(rows), f"not measured: {_NO_PROMETHEUS}")
+    return Table(title, heads, tuple(rows), empty)
 
 
 def _alerts(figures: Sequence[Figure]) -> Section:

@@ -228,10 +228,11 @@ def test_a_relation_that_does_not_exist_is_a_source_that_is_missing(trading: str
         ("DELETE FROM audit_events WHERE ts > %(start)s RETURNING 1 AS gone", "read-only transaction"),
         ("SELECT 1 AS n WHERE %(start)s < now(); DROP TABLE audit_events", "multiple commands"),
         ("SELECT count(*) AS n FROM generate_series(1, 100000000) WHERE %(start)s < now()", "its planned cost of"),
-        ("SELECT 1 AS n WHERE %(start)s > now()", "no rows in this window"),
+        ("SELECT 1 AS n WHERE %(start)s < now() - interval '10 days'", "no rows in this window"),
+        ("SELECT 1 AS n WHERE %(start)s > now()", "no data yet"),
         ("SELEC 1", "syntax error"),
     ],
-    ids=["column", "writes", "two statements", "costly", "no rows", "syntax"],
+    ids=["column", "writes", "two statements", "costly", "no rows", "never any rows", "syntax"],
 )
 def test_a_failing_query_does_not_affect_the_others(trading: str, tmp_path: Path, sql: str, cause: str) -> None:
     queries = {"bad": {"title": "Bad", "sql": sql}, "orders": QUERIES["orders"]}

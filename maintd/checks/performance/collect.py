@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from maintd.checks.alerts.history import fired
 from maintd.checks.performance.figures import alert_figures, path_figures, traffic_figures, usage_figures
 from maintd.checks.prometheus import requests, usage
-from maintd.checks.prometheus.promql_window import Window, coverage
+from maintd.checks.prometheus.promql_window import Window, begins_after, coverage
 from maintd.checks.prometheus.requests import Metric
 from maintd.clients.prometheus import Prometheus
 from maintd.errors import TargetError
@@ -15,6 +15,8 @@ from maintd.job.context import Context
 from maintd.reports.figure import Figure, TimeSeries, unmeasured
 
 Collected = tuple[Sequence[Figure], Sequence[TimeSeries]]
+_TRAFFIC = ("requests", "errors", "latency p50", "latency p95", "latency p99")
+_KINDS = (*_TRAFFIC, "paths", "memory", "cpu", "alerts", "resolution")
 
 
 def collect_from_prometheus(
@@ -30,11 +32,20 @@ def collect_from_prometheus(
 
     memory, cpu: selectors of a gauge and of a counter; the first one with data is used.
     """
+    with ctx.phase("query the time since its first scrape"):
+        try:
+            new = begins_after(server, window)
+        except TargetError:
+            new = False  # the queries below report it
+    if new:
+        cause = TargetError(f"no data yet: {server.name} has no scrape until {window.end:%Y-%m-%d}", cause="empty")
+        yield _missing(_KINDS, server.name, cause, window, new=True), ()
+        return
     with ctx.phase("query requests, errors and latency"):
         try:
             yield traffic_figures(requests.traffic(server, metric, window), metric, server.name)
         except TargetError as error:
-            yield _missing(("requests", "errors", "latency p95"), metric.source, error, window), ()
+            yield _missing(_TRAFFIC, metric.source, error, window), ()
     with ctx.phase("query the slowest paths"):
         try:
             yield path_figures(requests.paths(server, metric, window), metric, window, server.name), ()
@@ -51,12 +62,15 @@ def collect_from_prometheus(
                 yield _missing((kind,), " or ".join(selectors), error, window), ()
     with ctx.phase("query alerts"):
         try:
-            present = coverage(server, window).present
-            yield alert_figures(fired(server, window.start, window.end), window, server.name, present), ()
+            covered = coverage(server, window)
+            yield alert_figures(fired(server, window.start, window.end), window, server.name, covered), ()
         except TargetError as error:
             yield _missing(("alerts", "resolution"), "ALERTS", error, window), ()
 
 
-def _missing(kinds: Sequence[str], source: str, error: TargetError, window: Window) -> list[Figure]:
-    """One figure without a value for each kind, with the error as its cause."""
-    return [unmeasured(kind, "all", "", source, str(error), str(window)) for kind in kinds]
+def _missing(
+    kinds: Sequence[str], source: str, error: TargetError, window: Window, *, new: bool = False
+) -> list[Figure]:
+    """One figure without a value for each kind, with the error as its cause. new: there are no data yet."""
+    since = window.end if new else None
+    return [unmeasured(kind, "all", "", source, str(error), str(window), new_since=since) for kind in kinds]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from maintd.reports import formatting
 from maintd.reports.document import poorly_covered
 from maintd.reports.figure import Figure, TimeSeries
 from maintd.reports.forecast import slope_interval
-from maintd.reports.performance_report import CAPACITY, MONITORING, OPTIMIZATION
+from maintd.reports.performance_report import ALL, CAPACITY, MONITORING, OPTIMIZATION
 
 _LEAK_HOURS = 72  # after the start; before that, caches fill
 _LEAK_PERCENT = 1.0  # of the mean, a day
@@ -37,14 +38,17 @@ def evaluate(figures: Sequence[Figure], series: Sequence[TimeSeries], limits: Li
     """Compare every figure with its limits. A figure with too little coverage is unknown, whatever its value."""
     queries: set[str] = set()
     for figure in figures:
+        poorly = figure.kind in _FROM_PROMETHEUS and poorly_covered(figure, limits.coverage / 100)
+        # One assessment for each service: errors and latency have the coverage of its requests.
+        if poorly and (figure.kind in ("requests", "memory", "cpu") or (figure.kind, figure.name) == ("alerts", "all")):
+            coverage = formatting.share(figure.coverage)
+            yield _unknown(figure, f"only {coverage} of its window is covered, {limits.coverage:g} % are needed")
         if figure.value is None:
-            if figure.kind != "resolution" and not figure.cause.startswith("no requests"):
+            of_latency = figure.kind in ("latency p50", "latency p99")  # shown, and not checked
+            if figure.kind != "resolution" and not of_latency and not figure.cause.startswith("no requests"):
                 yield _unknown(figure, figure.cause)
-        elif figure.kind in _FROM_PROMETHEUS and poorly_covered(figure, limits.coverage / 100):
-            # One assessment for each service: errors and latency have the coverage of its requests.
-            if figure.kind in ("requests", "memory", "cpu") or (figure.kind, figure.name) == ("alerts", "all"):
-                coverage = formatting.share(figure.coverage)
-                yield _unknown(figure, f"only {coverage} of its window is covered, {limits.coverage:g} % are needed")
+        elif poorly and figure.new_since is None:
+            continue
         elif figure.kind == "latency p95":
             yield from _latency(figure, limits)
         elif figure.kind == "errors":
@@ -69,6 +73,9 @@ def evaluate(figures: Sequence[Figure], series: Sequence[TimeSeries], limits: Li
 
 def _unknown(figure: Figure, cause: str) -> Assessment:
     subject = f"{figure.kind} of {figure.name}"
+    if figure.new_since is not None:
+        more = "" if figure.value is None else f"new since {figure.new_since:%Y-%m-%d %H:%M}: "
+        return Assessment(MONITORING, subject, Criterion(subject, unknown=more + cause, optional=True))
     of_sql = figure.kind.startswith("query ")
     meaning = "correct the query or its `needs`" if of_sql else "check on /targets that its targets are up"
     return Assessment(MONITORING, subject, Criterion(subject, unknown=cause), meaning)
@@ -118,7 +125,7 @@ def _errors(figure: Figure, limits: Limits) -> Assessment:
             warn_above=limits.errors_warn,
         ),
         meaning=f"{formatting.amount(value, '%')} of requests failed",
-        command=f"docker logs --since 24h {figure.name.partition(':')[0]}",
+        command="" if figure.name == ALL else f"docker logs --since 24h {shlex.quote(figure.name.partition(':')[0])}",
     )
 
 

@@ -59,6 +59,7 @@ def _service_figures(
     count = traffic.window.count
     now, then = slice(count, None), slice(0, count)
     covered, compared = traffic.coverage.of(labels), _comparable(traffic.coverage_before, labels)
+    new_since = traffic.coverage.new_since(labels)
     own = {"service": name}
 
     def figure(kind: str, value: float, unit: str, before: float | None, **more: Any) -> Figure:
@@ -70,6 +71,7 @@ def _service_figures(
             source,
             window,
             coverage=covered,
+            new_since=new_since,
             labels=own,
             before=before if compared else None,
             **more,
@@ -90,6 +92,8 @@ def _service_figures(
         errors_then = total([total(errors[then]) for errors in known])
         before = 100 * (errors_then or 0.0) / requests_then if requests_then else None
         figures.append(figure("errors", 100 * errors / requests, "%", before, measure="http_error_percent"))
+    else:
+        figures.append(unmeasured("errors", name, "%", source, "no requests in this window", window))
     histogram, histogram_then = (added(whole(service, steps) for service in services) for steps in (now, then))
     for text, part in QUANTILES.items():
         kind, found = f"latency {text}", quantile(histogram, part)
@@ -172,18 +176,31 @@ def usage_figures(kind: str, unit: str, uses: Iterable[Use], window: Window) -> 
         peak = max(value for value in use.highest if value is not None)
         details = {"p95": values[round(0.95 * (len(values) - 1))], "peak": peak, "hours since start": float(since)}
         figures.append(
-            Figure(kind, use.name, mean(values), unit, use.source, str(window), coverage=use.coverage, details=details)
+            Figure(
+                kind,
+                use.name,
+                mean(values),
+                unit,
+                use.source,
+                str(window),
+                coverage=use.coverage,
+                new_since=use.new_since,
+                details=details,
+            )
         )
         series.append(TimeSeries(kind, use.name, unit, tuple(zip(window.times, use.mean, strict=True))))
     return figures, series
 
 
-def alert_figures(alerts: Alerts, window: Window, server: str, coverage: float | None) -> list[Figure]:
+def alert_figures(alerts: Alerts, window: Window, server: str, covered: Coverage) -> list[Figure]:
     """How many alerts fired, how many of them critical, the mean time to resolution, and each alert by name."""
     source = f"ALERTS in {server}, every {alerts.step.total_seconds():g} s"
 
     def figure(kind: str, name: str, value: float | None, unit: str, cause: str = "", **more: Any) -> Figure:
-        return Figure(kind, name, value, unit, source, str(window), coverage=coverage, cause=cause, **more)
+        coverage, begun = covered.present, covered.begun
+        return Figure(
+            kind, name, value, unit, source, str(window), coverage=coverage, new_since=begun, cause=cause, **more
+        )
 
     episodes = alerts.episodes
     critical = [episode for episode in episodes if episode.severity == "critical"]
@@ -252,15 +269,23 @@ def query_figures(
     if answer.cause:
         return [unmeasured(kind, name, "", source, answer.cause, window)], []
     rows = answer.windows[0]
+    if not any(_observed(rows) for rows in answer.windows):
+        cause = f"no data yet: none in this window and {len(answer.windows) - 1} before"
+        return [unmeasured(kind, name, "", source, cause, window, new_since=end)], []
     if not rows:
         return [unmeasured(kind, name, "", source, "no rows in this window", window)], []
     columns = [column for column in rows[0] if column != "day"]
     figures, series = [], []
     wanted = [(start + timedelta(days=index)).date() for index in range((end - start).days)]
     by_day = {_day(row["day"]): row for row in rows} if "day" in rows[0] else None
+    earlier_windows = answer.windows[1 : _comparable_windows(answer.windows, len(wanted))]
+    # The days before the first data were not without data: they were not observed.
+    first = min((day for day in by_day if day is not None), default=None) if by_day else None
+    new = bool(by_day) and not any(_has_data(rows) for rows in answer.windows[1:])
+    expected = [day for day in wanted if not new or first is None or day >= first]
     for column in columns:
         unit = query.units.get(column, "")
-        values = [_total(rows, column, column in query.means) for rows in answer.windows]
+        values = [_total(rows, column, column in query.means) for rows in (rows, *earlier_windows)]
         if values[0] is None:
             figures.append(unmeasured(kind, column, unit, source, "NULL in all rows", window))
         else:
@@ -273,7 +298,7 @@ def query_figures(
                     unit,
                     source,
                     window,
-                    coverage=None if by_day is None else sum(day in by_day for day in wanted) / len(wanted),
+                    coverage=None if by_day is None else sum(day in by_day for day in expected) / len(expected),
                     measure="query_value",
                     labels={"query": name, "column": column},
                     details=_typical(earlier),
@@ -284,6 +309,32 @@ def query_figures(
             noon = [(datetime.combine(day, time(12), UTC), _number(by_day.get(day), column)) for day in wanted]
             series.append(TimeSeries(kind, column, unit, tuple(noon)))
     return figures, series
+
+
+def _observed(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a window has any value but NULL."""
+    return any(value is not None for row in rows for column, value in row.items() if column != "day")
+
+
+def _has_data(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a window has days, or, without days, a value other than zero, which may mean that there were no data."""
+    return any("day" in row or any(row.values()) for row in rows)
+
+
+def _comparable_windows(windows: Sequence[Sequence[Mapping[str, Any]]], days: int) -> int:
+    """How many windows, latest first, can be compared with the latest.
+
+    Those before the first data cannot, and neither can the one in which data began, unless most of its days have data.
+    """
+    count = len(windows)
+    while count > 1 and not _has_data(windows[count - 1]):
+        count -= 1
+    if count == 1:
+        return 1
+    oldest = windows[count - 1]
+    if "day" in oldest[0]:
+        return count if len(oldest) >= min(len(windows[0]), 0.9 * days) else count - 1
+    return count if count == len(windows) else count - 1  # without days it may be a part of a window
 
 
 def _typical(values: Sequence[float]) -> dict[str, float]:

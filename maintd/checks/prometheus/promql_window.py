@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from statistics import mean, median
 
@@ -59,6 +59,14 @@ def whole_days(now: datetime, days: int) -> Window:
 
 
 @dataclass(frozen=True)
+class New:
+    """A scrape target without data before the step that begins at `since`. `share`: its coverage from then on."""
+
+    since: datetime
+    share: float
+
+
+@dataclass(frozen=True)
 class Coverage:
     """The share of the expected samples that exist, 0 to 1, by (job, instance).
 
@@ -67,32 +75,80 @@ class Coverage:
 
     by_target: Mapping[tuple[str, str], float]
     present: float
+    new: Mapping[tuple[str, str], New] = field(default_factory=dict)
 
     def of(self, labels: Mapping[str, str]) -> float | None:
         """The coverage of a series: of its scrape target, or the mean of all of them; None when nothing was scraped."""
+        chosen = [self.by_target[key] for key in self._chosen(labels)]
+        return mean(chosen) if chosen else None
+
+    def new_since(self, labels: Mapping[str, str], least: float = 0.9) -> datetime | None:
+        """Since when a series has been complete, if only the time before its first data is missing; else None."""
+        chosen = self._chosen(labels)
+        since = [self.new[key].since for key in chosen if key in self.new]
+        shares = [self.new[key].share if key in self.new else self.by_target[key] for key in chosen]
+        return max(since) if since and min(shares) >= least else None
+
+    @property
+    def begun(self) -> datetime | None:
+        """The first scrape, if Prometheus has none before the window either."""
+        return min(new.since for new in self.new.values()) if len(self.new) == len(self.by_target) > 0 else None
+
+    def _chosen(self, labels: Mapping[str, str]) -> list[tuple[str, str]]:
         wanted = [labels.get("job"), labels.get("instance")]
         found = [
-            share
-            for key, share in self.by_target.items()
+            key
+            for key in self.by_target
             if all(value is None or value == own for value, own in zip(wanted, key, strict=True))
         ]
-        chosen = found or list(self.by_target.values())
-        return mean(chosen) if chosen else None
+        return found or list(self.by_target)
 
 
 def coverage(server: Prometheus, window: Window) -> Coverage:
-    """Compute the coverage from `up`: successful scrapes against the median number per step. Raises TargetError."""
-    times = window.times
-    by = "sum by (job, instance)"
-    tried = {key(s.labels): aligned(s, times) for s in ranged(server, f"{by} (count_over_time(up[$step]))", window)}
-    good = {key(s.labels): aligned(s, times) for s in ranged(server, f"{by} (sum_over_time(up[$step]))", window)}
-    by_target, present = {}, 0.0
-    for target, counts in tried.items():
-        typical = median(count for count in counts if count)
-        expected = typical * window.count
-        by_target[target] = min(1.0, sum(min(value or 0.0, typical) for value in good.get(target, ())) / expected)
+    """Compute the coverage from `up`: successful scrapes against the median number per step. Raises TargetError.
+
+    A target with no scrape in the first step and in all of the window before is new.
+    """
+    both = Window(window.before.start, window.end, window.step)
+    by, count = "sum by (job, instance)", window.count
+    tried = {key(s.labels): aligned(s, both.times) for s in ranged(server, f"{by} (count_over_time(up[$step]))", both)}
+    good = {key(s.labels): aligned(s, window.times) for s in ranged(server, f"{by} (sum_over_time(up[$step]))", window)}
+    by_target, new, present = {}, {}, 0.0
+    for target, values in tried.items():
+        earlier, counts = values[:count], values[count:]
+        if not any(counts):
+            continue
+        typical = median(value for value in counts if value)
+        expected = typical * count
+        scraped = sum(min(value or 0.0, typical) for value in good.get(target, ()))
+        by_target[target] = min(1.0, scraped / expected)
         present = max(present, sum(min(value or 0.0, typical) for value in counts) / expected)
-    return Coverage(by_target, min(1.0, present))
+        first = next(index for index, value in enumerate(counts) if value)
+        if first > 0 and not any(earlier):
+            since = min(counts[first] or 0.0, typical) + typical * (count - first - 1)
+            new[target] = New(window.start + window.step * first, min(1.0, scraped / since))
+    if not by_target:
+        raise TargetError(f"{server.name}: no scrape in {window}", "check its scrape configuration", cause="empty")
+    return Coverage(by_target, min(1.0, present), new)
+
+
+def begins_after(server: Prometheus, window: Window) -> bool:
+    """Whether Prometheus scrapes now, and has no scrape in the window or in the one before. Raises TargetError."""
+    length = (window.end - window.before.start).total_seconds()
+    try:
+        server.query(f"count(count_over_time(up[{length:.0f}s]))", window.end)
+    except TargetError as error:
+        if error.cause != "empty":
+            raise
+    else:
+        return False
+    try:
+        server.query("count(up)")
+    except TargetError as error:
+        if error.cause != "empty":
+            raise
+        return False
+    return True
 
 
 def key(labels: Mapping[str, str]) -> tuple[str, str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from maintd.checks.prometheus.promql_window import (
-    Coverage,
     Values,
     Window,
     aligned,
@@ -28,6 +28,7 @@ class Use:
     mean: Values
     highest: Values
     coverage: float | None
+    new_since: datetime | None = None
     started: tuple[bool, ...] = ()
 
 
@@ -45,7 +46,9 @@ def memory(server: Prometheus, gauges: Sequence[str], window: Window) -> list[Us
         mean = aligned(series, window.times)
         started = starts.get((series.labels.get("job", ""), series.labels.get("instance", "")), ())
         top = highest.get(frozenset(series.labels.items()), mean)
-        uses.append(Use(name, f"{selector} in {server.name}", mean, top, _coverage_of(covered, series.labels), started))
+        labels = dict(series.labels)
+        source = f"{selector} in {server.name}"
+        uses.append(Use(name, source, mean, top, covered.of(labels), covered.new_since(labels), started))
     return uses
 
 
@@ -56,14 +59,10 @@ def cpu(server: Prometheus, counters: Sequence[str], window: Window) -> list[Use
     uses = []
     for name, series in zip(names_of(found), found, strict=True):
         values = aligned(series, window.times)
-        uses.append(
-            Use(name, f"rate of {selector} in {server.name}", values, values, _coverage_of(covered, series.labels))
-        )
+        labels = dict(series.labels)
+        source = f"rate of {selector} in {server.name}"
+        uses.append(Use(name, source, values, values, covered.of(labels), covered.new_since(labels)))
     return uses
-
-
-def _coverage_of(covered: Coverage, labels: object) -> float | None:
-    return covered.of(dict(labels)) if isinstance(labels, dict) else None
 
 
 def _starts(server: Prometheus, window: Window) -> dict[tuple[str, str], tuple[bool, ...]]:
