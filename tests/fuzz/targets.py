@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fuzz.properties import Opened, calendars, reports, rules, settings_files, values
+from fuzz.readers import answers, archives, folders
 from fuzz.served import bodies, leftovers, spools
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -19,6 +20,9 @@ TARGETS: dict[str, Opened] = {
     "api": bodies,
     "state": leftovers,
     "spool": spools,
+    "archive": archives,
+    "folder": folders,
+    "answer": answers,
 }
 
 

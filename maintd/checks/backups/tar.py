@@ -108,7 +108,7 @@ def _number(data: bytes, source: Reader) -> int:
     if data[0] & 0x80:
         return int.from_bytes(bytes([data[0] & 0x7F]) + data[1:], "big")
     text = data.strip(b" \0")
-    number = int(text, 8) if _OCTAL.fullmatch(text) else -1
+    number = int(text or b"0", 8) if _OCTAL.fullmatch(text) else -1
     if number < 0:
         raise DamagedError(f"tar: the header at byte {source.offset - _BLOCK} has an invalid number")
     return number
