@@ -15,6 +15,7 @@ from datetime import timedelta
 from pydantic import Field
 
 from maintd.checks.capacity import evaluate, evaluate_backtest, evaluate_history, savings, usage_mark
+from maintd.checks.collection import figures_or_cause
 from maintd.checks.docker import capacity as docker_capacity
 from maintd.checks.host import capacity as host_capacity
 from maintd.checks.host import folder_sizes
@@ -84,22 +85,27 @@ def collect(ctx: Context, params: Params) -> Iterator[Figure]:
     """Collect the figures of every configured target."""
     with ctx.phase("measure file systems, memory and network interfaces"):
         for name, host in ctx.targets.host.items():
-            yield from host_capacity.figures(host, name)
+            yield from figures_or_cause("host", name, host_capacity.figures, host, name)
     for name, folder in ctx.targets.folders.items():
         with ctx.phase(f'measure the folder "{name}"'):
-            yield folder_sizes.figure(folder, name, min(params.folder_time, ctx.remaining / 2))
+            limit = min(params.folder_time, ctx.remaining / 2)
+            yield from figures_or_cause("folder", name, folder_sizes.figures, folder, name, limit)
     for name, server in ctx.targets.postgres.items():
         with ctx.phase(f'query the database "{name}"'):
-            yield from postgres_capacity.figures(server, name, params.relations, params.patience)
+            read = postgres_capacity.figures
+            yield from figures_or_cause("database", name, read, server, name, params.relations, params.patience)
     for name, store in ctx.targets.redis.items():
         with ctx.phase(f'query Redis "{name}"'):
-            yield from redis_capacity.figures(store, name)
+            yield from figures_or_cause("redis memory", name, redis_capacity.figures, store, name)
     for name, engine in ctx.targets.docker.items():
         with ctx.phase(f'query the Docker engine "{name}"'):
-            yield from docker_capacity.figures(engine, name, params.patience)
+            yield from figures_or_cause("docker", name, docker_capacity.figures, engine, name, params.patience)
     for name, prometheus in ctx.targets.prometheus.items() if params.report else ():
         with ctx.phase(f'query Prometheus "{name}"'):
-            yield from prometheus_capacity.figures(
+            yield from figures_or_cause(
+                "requests",
+                name,
+                prometheus_capacity.figures,
                 prometheus,
                 name,
                 now=ctx.now(),

@@ -24,7 +24,7 @@ from maintd.checks.logs.evaluate import LoginLimits, RequestLimits, window_start
 from maintd.checks.logs.login_sources import read_logins
 from maintd.checks.logs.loki import SELECTOR
 from maintd.clients import host
-from maintd.job import Context, Duration, JobParams, Role, TargetError, job
+from maintd.job import Context, Duration, JobParams, MaintdError, Role, TargetError, job
 from maintd.job.references import resolved
 
 
@@ -100,7 +100,7 @@ def review_logins(ctx: Context, params: Params) -> None:
             auth_log_path=params.auth_log,
             timezone=params.timezone,
         )
-    except TargetError as error:
+    except MaintdError as error:
         ctx.report_error("logins: log", error, expected="readable", role=Role.SOURCE)
         return
     evaluate.report_logins(ctx, summary, since, params.login_limits)
@@ -116,7 +116,7 @@ def review_requests(ctx: Context, params: Params) -> None:
     found = DeniedRequests(since, now, params.status_fields, params.admin_paths)
     try:
         source = read_requests(ctx, params, found)
-    except TargetError as error:
+    except MaintdError as error:
         ctx.report_error("requests: logs", error, expected="readable", role=Role.SOURCE)
         return
     ctx.check("requests: logs", source, equals=source)
@@ -142,6 +142,5 @@ def read_requests(ctx: Context, params: Params, found: DeniedRequests) -> str:
             "set the param folder or loki, or targets.docker",
             cause="not_configured",
         )
-    for name in ctx.track(list(engines), unit="engine"):
-        containers.read(ctx.target("docker", name), name, found)
+    containers.read_all(engines, found)
     return f"docker {', '.join(engines)}"

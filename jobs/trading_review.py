@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 
 from maintd.checks import trading
+from maintd.checks.collection import by_itself
 from maintd.checks.http import daily_results
 from maintd.checks.http.activity import ActivityLimits
 from maintd.checks.http.daily_results import FigureLimits
@@ -53,16 +54,17 @@ class Params(JobParams):
 
 @job(timeout="5m", repeatable=True, needs=("http",))
 def run(ctx: Context, params: Params) -> None:
-    with ctx.phase("request the figures"):
+    reported = None
+    with ctx.phase("request the figures"), by_itself(ctx, "figures: evaluated"):
         reported = review_figures(ctx, params)
     if params.day is not None or params.queries:
-        with ctx.phase("compare with Postgres"):
+        with ctx.phase("compare with Postgres"), by_itself(ctx, "postgres: evaluated"):
             review_postgres(ctx, params, reported)
     if params.streams:
-        with ctx.phase("count new entries of streams"):
+        with ctx.phase("count new entries of streams"), by_itself(ctx, "redis: evaluated"):
             review_redis(ctx, params)
     if params.metrics:
-        with ctx.phase("query Prometheus"):
+        with ctx.phase("query Prometheus"), by_itself(ctx, "prometheus: evaluated"):
             review_prometheus(ctx, params)
 
 
@@ -86,9 +88,11 @@ def review_postgres(ctx: Context, params: Params, reported: Mapping[str, Any] | 
     try:
         with postgres.connect(ctx.target("postgres", params.database), "trading_review", name=name) as session:
             if params.day is not None:
-                trading.reconcile(ctx, session, params.day, reported, params.tolerance)
+                with by_itself(ctx, "the day's row: evaluated"):
+                    trading.reconcile(ctx, session, params.day, reported, params.tolerance)
             for activity, query in params.queries.items():
-                trading.count_rows(ctx, session, activity, query, params.window, params.compare)
+                with by_itself(ctx, f"activity: {activity}"):
+                    trading.count_rows(ctx, session, activity, query, params.window, params.compare)
     except TargetError as error:
         ctx.report_error("postgres: answers", error)
 
@@ -99,7 +103,8 @@ def review_redis(ctx: Context, params: Params) -> None:
         with redis.connect(ctx.target("redis", params.cache), name=params.cache or "main") as server:
             server.ping()
             for stream in params.streams:
-                trading.count_stream(ctx, server, stream, params.compare)
+                with by_itself(ctx, f"activity: stream {stream}"):
+                    trading.count_stream(ctx, server, stream, params.compare)
     except TargetError as error:
         ctx.report_error("redis: answers", error)
 
@@ -112,4 +117,5 @@ def review_prometheus(ctx: Context, params: Params) -> None:
         ctx.report_error("prometheus: answers", error)
         return
     for activity, promql in params.metrics.items():
-        trading.count_metric(ctx, server, activity, promql, params.compare)
+        with by_itself(ctx, f"activity: {activity}"):
+            trading.count_metric(ctx, server, activity, promql, params.compare)

@@ -11,15 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from maintd.checks.hints import printable
 from maintd.checks.read_tally import ReadTally
 from maintd.clients.shapes import Listing
 from maintd.errors import MaintdError, TargetError
 from maintd.job.context import BudgetSpentError, CheckFailedError, Context
+from maintd.reports.figure import Figure, unmeasured
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,21 @@ def by_itself(ctx: Context, name: str) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - a fault in one evaluation must not silence the others
         ctx.log(traceback.format_exc())
         ctx.report_error(name, unforeseen(name, error))
+
+
+def figures_or_cause(
+    kind: str, name: str, read: Callable[P, Iterator[Figure]], *args: P.args, **more: P.kwargs
+) -> Iterator[Figure]:
+    """The figures of one target; after an error that `read` does not turn into a figure, one with the cause.
+
+    kind, name: of that figure.
+    """
+    try:
+        yield from read(*args, **more)
+    except MaintdError as error:
+        yield unmeasured(kind, name, "", name, str(error))
+    except Exception as error:  # noqa: BLE001 - a fault with one target must not silence the others
+        yield unmeasured(kind, name, "", name, str(unforeseen(f"{kind} {name}", error)))
 
 
 def report_not_understood(ctx: Context, name: str, what: str, *listings: Listing[Any]) -> None:

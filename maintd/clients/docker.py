@@ -145,7 +145,7 @@ def translated(name: str) -> Iterator[None]:
         yield
     except (DockerException, requests.RequestException, OSError) as error:
         raise _error(name, error) from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise TargetError(f"{name}: is not a Docker engine", "check the target's url", cause="malformed") from error
 
 

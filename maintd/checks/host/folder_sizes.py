@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from maintd.model.target import FolderTarget
 from maintd.reports.figure import Figure, unmeasured
 
 _BLOCK = 512  # bytes, the unit of st_blocks on every file system
+
+
+def figures(target: FolderTarget, name: str, limit: timedelta) -> Iterator[Figure]:
+    """Yield `figure`."""
+    yield figure(target, name, limit)
 
 
 def figure(target: FolderTarget, name: str, limit: timedelta) -> Figure:

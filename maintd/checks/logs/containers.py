@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import datetime, timedelta
 from http.client import HTTPConnection, HTTPException, HTTPResponse
+from typing import Any
 
+from maintd.checks.collection import unforeseen
 from maintd.checks.logs.denied_requests import DeniedRequests
 from maintd.checks.logs.scanner import BLOCK, Scanner
 from maintd.clients import docker
 from maintd.clients.bounded import parse_json
 from maintd.clients.docker import Container, Docker
-from maintd.errors import TargetError
+from maintd.errors import MaintdError, TargetError
 from maintd.job.references import resolved
 from maintd.model.target import DockerTarget
 
 _HEADER = 8  # bytes before each frame of a log: stream, three zeros, length
 _MIN_TIMEOUT = timedelta(seconds=60)
 _STAMP = 40  # maximum length of a timestamp with the space after it
+
+
+def read_all(targets: Mapping[str, Any], requests: DeniedRequests) -> None:
+    """Add the denied requests of several engines. Raises TargetError when none of them can be read.
+
+    An error of one engine is added to `unread`, and the others are still read.
+    """
+    errors = []
+    for name, target in targets.items():
+        try:
+            read(target, name, requests)
+        except MaintdError as error:
+            errors.append(error)
+        except Exception as error:  # noqa: BLE001 - a fault with one engine must not silence the others
+            errors.append(unforeseen(f"docker {name}", error))
+    if errors and len(errors) == len(targets):
+        raise errors[0]
+    requests.unread += [str(error) for error in errors]
 
 
 def read(target: DockerTarget, name: str, requests: DeniedRequests) -> None:

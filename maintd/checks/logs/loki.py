@@ -6,13 +6,16 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import httpx
+from pydantic import Field
 
 from maintd.checks.logs import denied_requests
 from maintd.checks.logs.denied_requests import DeniedRequests
 from maintd.clients.http import Api
+from maintd.clients.shapes import Listing, Shape, read_each
+from maintd.clients.shapes import read as read_shape
 from maintd.errors import TargetError
 from maintd.job.references import resolved
 from maintd.model.target import HttpTarget
@@ -21,6 +24,32 @@ SELECTOR = '{job="docker"}'
 _CANDIDATES = "40[13]"
 _PAGE = 5000  # lines of a response: Loki's default limit
 _LABELS = ("service", "compose_service", "container", "container_name", "app", "job")
+
+
+# --- shapes of the answers ---
+
+S = TypeVar("S", bound=Shape)
+_Nanoseconds = Annotated[str, Field(pattern=r"^[0-9]{1,19}$")]  # until the year 2286
+
+
+class _Data(Shape):
+    kind: str = Field("", alias="resultType")
+    result: Any = None
+
+
+class _Envelope(Shape):
+    status: str
+    data: _Data
+
+
+class _Count(Shape):
+    value: tuple[float, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+
+
+class _Stream(Shape):
+    stream: dict[str, str] = {}
+    # Since Loki 3 a line may have structured metadata.
+    values: tuple[tuple[_Nanoseconds, str] | tuple[_Nanoseconds, str, Any], ...] = ()
 
 
 def read(target: HttpTarget, name: str, selector: str, requests: DeniedRequests) -> None:
@@ -46,7 +75,7 @@ def _count_lines(api: Api, name: str, selector: str, requests: DeniedRequests) -
     seconds = round((requests.until - requests.since).total_seconds())
     query = f"sum(count_over_time({selector}[{seconds}s]))"
     answer = api.get("/loki/api/v1/query", query=query, time=_nanoseconds(requests.until))
-    return sum(float(item["value"][1]) for item in _result(answer, name, "vector"))
+    return sum(item.value[1] for item in _result(answer, name, "vector", _Count))
 
 
 def _matching_lines(
@@ -69,9 +98,9 @@ def _matching_lines(
             direction="forward",
         )
         rows = [
-            (int(at), str(sorted(stream["stream"].items())), line, stream["stream"])
-            for stream in _result(answer, name, "streams")
-            for at, line in stream["values"]
+            (int(at), str(sorted(found.stream.items())), line, found.stream)
+            for found in _result(answer, name, "streams", _Stream)
+            for at, line, *_ in found.values
         ]
         page = sorted(rows, key=lambda row: row[:3])
         again = Counter(seen)
@@ -91,14 +120,15 @@ def _matching_lines(
         seen = Counter((key, line) for at, key, line, _ in page if at == last)
 
 
-def _result(answer: Any, name: str, kind: str) -> list[Any]:
-    try:
-        data = answer["data"]
-        if answer["status"] == "success" and data["resultType"] == kind and isinstance(data["result"], list):
-            return list(data["result"])
-    except (KeyError, TypeError):
-        pass
-    raise TargetError(f"{name}: not a response of Loki", "check its url", cause="malformed")
+def _result(answer: Any, name: str, kind: str, shape: type[S]) -> Listing[S]:
+    """The items of a result. An item of another shape makes the whole unusable, since what it hides is not known."""
+    envelope = read_shape(_Envelope, answer, f"{name}: not a response of Loki")
+    if envelope.status != "success" or envelope.data.kind != kind:
+        raise TargetError(f"{name}: not a response of Loki", "check its url", cause="malformed")
+    found = read_each(shape, envelope.data.result, f"{name}: {kind}")
+    if found.not_understood:
+        raise TargetError(f"{name}: {kind}: {found.not_understood[0]}", cause="malformed")
+    return found
 
 
 def _nanoseconds(at: datetime) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from maintd.checks.alerts.history import fired
+from maintd.checks.collection import unforeseen
 from maintd.checks.performance.figures import alert_figures, path_figures, traffic_figures, usage_figures
 from maintd.checks.prometheus import requests, usage
 from maintd.checks.prometheus.promql_window import Window, begins_after, coverage
 from maintd.checks.prometheus.requests import Metric
+from maintd.checks.prometheus.usage import Use
 from maintd.clients.prometheus import Prometheus
 from maintd.errors import TargetError
 from maintd.job.context import Context
@@ -35,37 +38,51 @@ def collect_from_prometheus(
     with ctx.phase("query the time since its first scrape"):
         try:
             new = begins_after(server, window)
-        except TargetError:
-            new = False  # the queries below report it
+        except Exception:  # noqa: BLE001 - the queries below report it
+            new = False
     if new:
         cause = TargetError(f"no data yet: {server.name} has no scrape until {window.end:%Y-%m-%d}", cause="empty")
         yield _missing(_KINDS, server.name, cause, window, new=True), ()
         return
-    with ctx.phase("query requests, errors and latency"):
-        try:
-            yield traffic_figures(requests.traffic(server, metric, window), metric, server.name)
-        except TargetError as error:
-            yield _missing(_TRAFFIC, metric.source, error, window), ()
-    with ctx.phase("query the slowest paths"):
-        try:
-            yield path_figures(requests.paths(server, metric, window), metric, window, server.name), ()
-        except TargetError as error:
-            yield _missing(("paths",), metric.source, error, window), ()
-    for kind, unit, read, selectors in (
-        ("memory", "B", usage.memory, memory),
-        ("cpu", "CPUs", usage.cpu, cpu),
-    ):
-        with ctx.phase(f"query {kind}"):
+    use = (("memory", "B", usage.memory, memory), ("cpu", "CPUs", usage.cpu, cpu))
+    subjects: list[tuple[str, Sequence[str], str, Callable[[], Collected]]] = [
+        (
+            "requests, errors and latency",
+            _TRAFFIC,
+            metric.source,
+            lambda: traffic_figures(requests.traffic(server, metric, window), metric, server.name),
+        ),
+        (
+            "the slowest paths",
+            ("paths",),
+            metric.source,
+            lambda: (path_figures(requests.paths(server, metric, window), metric, window, server.name), ()),
+        ),
+        *(
+            (kind, (kind,), " or ".join(selectors), partial(_usage, kind, unit, read, server, selectors, window))
+            for kind, unit, read, selectors in use
+        ),
+        ("alerts", ("alerts", "resolution"), "ALERTS", lambda: (_alerts(server, window), ())),
+    ]
+    for subject, kinds, source, collect in subjects:
+        with ctx.phase(f"query {subject}"):
             try:
-                yield usage_figures(kind, unit, read(server, selectors, window), window)
+                yield collect()
             except TargetError as error:
-                yield _missing((kind,), " or ".join(selectors), error, window), ()
-    with ctx.phase("query alerts"):
-        try:
-            covered = coverage(server, window)
-            yield alert_figures(fired(server, window.start, window.end), window, server.name, covered), ()
-        except TargetError as error:
-            yield _missing(("alerts", "resolution"), "ALERTS", error, window), ()
+                yield _missing(kinds, source, error, window), ()
+            except Exception as error:  # noqa: BLE001 - a fault with one subject must not silence the others
+                yield _missing(kinds, source, unforeseen(server.name, error), window), ()
+
+
+def _usage(
+    kind: str, unit: str, read: Callable[..., list[Use]], server: Prometheus, selectors: Sequence[str], window: Window
+) -> Collected:
+    return usage_figures(kind, unit, read(server, selectors, window), window)
+
+
+def _alerts(server: Prometheus, window: Window) -> list[Figure]:
+    covered = coverage(server, window)
+    return alert_figures(fired(server, window.start, window.end), window, server.name, covered)
 
 
 def _missing(
