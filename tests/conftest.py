@@ -1,11 +1,16 @@
-"""Real servers as fixtures, and the Hypothesis profile of the whole suite.
+"""Real servers as fixtures, the temporary folder and the Hypothesis profile of the whole suite.
 
 Fixtures named `…_server` live as long as the session. A test that stops a server starts one of its own.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,6 +20,42 @@ from support.servers.base import free_port as _free_port
 # A slow machine is not a failure: no deadline per example, no limit on how long generating inputs takes.
 settings.register_profile("maintd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("maintd")
+
+KEEP = "MAINTD_TESTS_KEEP"
+"""A variable: if it is set, the temporary folder of the session is not deleted."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have one temporary folder for everything that the session and its processes write, deleted at its end.
+
+    The servers of the tests run as other users, so each of them can enter it. Workers of xdist inherit it.
+    """
+    if os.environ.get("PYTEST_XDIST_WORKER") is not None:
+        return
+    usual = Path(tempfile.gettempdir()).resolve()
+    is_public = all(path.stat().st_mode & 0o001 for path in (usual, *usual.parents))
+    folder = Path(tempfile.mkdtemp(prefix="maintd-", dir=usual if is_public else "/tmp"))
+    folder.chmod(0o1777)
+    tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
+    if config.option.basetemp is None:
+        config.option.basetemp = str(folder / "t")  # paths of Unix sockets are short
+
+    def delete() -> None:
+        if KEEP in os.environ:
+            print(f"kept: {folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    config.add_cleanup(delete)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line per cause what this machine does not have."""
+    skipped = Counter(
+        report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", [])
+    )
+    for needed, count in skipped.most_common():
+        terminalreporter.write_line(f"{count} skipped, which CI would fail: this machine {needed}")
 
 
 @pytest.fixture(scope="session")

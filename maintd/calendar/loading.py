@@ -18,11 +18,11 @@ from maintd.config.settings import Settings
 from maintd.config.trust import require_trusted
 from maintd.config.yaml_tree import MappingNode, Node, ScalarNode, YamlError, parse_yaml, read_text
 from maintd.errors import CalendarError
-from maintd.job.secret_params import ALL_SECRET, collect_into, without_secrets
 from maintd.model.entry import Entry, Policy, StepPlan
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.target import Targets
 from maintd.schedule import zone_problem
+from maintd.secret_params import ALL_SECRET, collect_into, without_secrets
 
 FILE_NAME = "schedules.yaml"
 

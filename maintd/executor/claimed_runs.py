@@ -23,10 +23,10 @@ from maintd.executor.outcome import StopKind
 from maintd.executor.run_context import Jobs, RunContext
 from maintd.executor.run_supervisor import RunSupervisor
 from maintd.executor.run_view import RunView
-from maintd.job.secret_params import discard
 from maintd.model.run import Run
 from maintd.model.run_updates import RunRequeued, RunUpdate
 from maintd.model.target import Targets
+from maintd.secret_params import discard
 from maintd.store import Store
 
 log = structlog.get_logger()

@@ -25,12 +25,12 @@ from maintd.executor.fork_client import Preload
 from maintd.executor.outcome import StopKind
 from maintd.executor.run_context import Jobs, imports_of
 from maintd.executor.run_view import RunView
-from maintd.job.secret_params import collect_into
 from maintd.model.entry import Entry
 from maintd.model.job import JobDescription
 from maintd.model.run import NewRun, Run, RunState, Trigger
 from maintd.model.target import Targets
 from maintd.operations.params import plan_with_params
+from maintd.secret_params import collect_into
 from maintd.store import Store
 
 log = structlog.get_logger()

@@ -17,13 +17,13 @@ from maintd.executor.cancellation import CancelToken
 from maintd.executor.child_protocol import AttemptRequest
 from maintd.executor.fork_client import ForkClient
 from maintd.job.context import AttemptInfo, Point
-from maintd.job.secret_params import used_secrets
 from maintd.model.entry import LockMode
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.run import Run, RunSummary
 from maintd.model.run_updates import RunUpdate
 from maintd.model.status import LockHolder
 from maintd.model.target import Targets
+from maintd.secret_params import used_secrets
 from maintd.store import Store
 from maintd.units import utc_text
 

@@ -1,7 +1,7 @@
 """References `${NAME}` and `${file:/run/secrets/x}` in params and targets. Only the child process resolves them.
 
 A third kind, `${secret:ENTRY.STEP.PARAM}`, refers to a secret that the calendar has in plain text, see
-`maintd.job.secret_params`.
+`maintd.secret_params`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from maintd.errors import DaemonUnavailableError, RefusedError, UnknownNameError, UsageError
-from maintd.job.secret_params import keep_in
 from maintd.model.base import Model
 from maintd.model.entry import Entry, Pause, StepPlan
 from maintd.model.job import BrokenJob, JobDescription
@@ -18,6 +17,7 @@ from maintd.operations.lookup import find_entry, find_run
 from maintd.operations.params import plan_with_params, with_params
 from maintd.operations.service import OperatorService
 from maintd.present import utc_minute
+from maintd.secret_params import keep_in
 from maintd.units import Instant
 
 LATEST_START = timedelta(days=366)

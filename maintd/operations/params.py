@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from maintd.errors import UsageError, nearest
-from maintd.job.secret_params import Reference, without_secrets
 from maintd.model.entry import Entry, StepPlan
 from maintd.model.job import JobDescription
+from maintd.secret_params import Reference, without_secrets
 
 
 def with_params(entry: Entry, given: Mapping[str, Any], jobs: Mapping[str, JobDescription]) -> tuple[StepPlan, ...]:

@@ -35,7 +35,6 @@ from maintd.executor.executor import LocalExecutor
 from maintd.executor.journal import replay
 from maintd.executor.process_tree import kill_orphans
 from maintd.job.registry import JobRegistry
-from maintd.job.secret_params import discard_old
 from maintd.model.entry import Rule
 from maintd.model.status import NodeState
 from maintd.operations import Health, OperatorService, TriggerRequest, trigger
@@ -46,6 +45,7 @@ from maintd.scheduler.calendar_reload import CalendarReloader
 from maintd.scheduler.lease_expiry import mark_expired_lost, mark_interrupted_lost
 from maintd.scheduler.planner import Planner
 from maintd.scheduler.signals import install_signal_handlers
+from maintd.secret_params import discard_old
 from maintd.store import Store, open_store
 from maintd.units import format_size, utc_text
 from maintd.web.server import web_server

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from support.servers import images
 from support.servers.base import require_program, wait_for
 from support.servers.docker import DockerEngine, docker_engine
 from support.servers.images import docker
+from support.servers.postgres import BIN
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -30,11 +32,11 @@ entries:
     steps: [vacuum]
 """
 
-POSTGRES = """
+POSTGRES = f"""
 set -e
-/usr/lib/postgresql/15/bin/initdb -D /data/pg -A trust -U postgres --no-sync >/dev/null
+{BIN}/initdb -D /data/pg -A trust -U postgres --no-sync >/dev/null
 echo "host all all all trust" >> /data/pg/pg_hba.conf
-exec /usr/lib/postgresql/15/bin/postgres -D /data/pg -c listen_addresses='*' -c unix_socket_directories=/tmp
+exec {BIN}/postgres -D /data/pg -c listen_addresses='*' -c unix_socket_directories=/tmp
 """
 
 
@@ -147,7 +149,7 @@ def start_postgres(engine: DockerEngine, network: str) -> None:
 
 
 def psql(engine: DockerEngine, query: str, *, database: str = "trading", check: bool = True) -> str:
-    argv = [require_program("docker", "docker.io"), "exec", "postgres", "/usr/lib/postgresql/15/bin/psql", "-h", "/tmp"]
+    argv = [require_program("docker", "docker.io"), "exec", "postgres", f"{BIN}/psql", "-h", "/tmp"]
     argv += ["-U", "postgres", "-At", "-d", database, "-c", query]
     done = subprocess.run(argv, env={**os.environ, "DOCKER_HOST": engine.url}, capture_output=True, text=True)
     assert done.returncode == 0 or not check, done.stderr
@@ -158,8 +160,10 @@ def _let_others_read(path: Path) -> None:
     """Let the container's user, which is neither root nor the test's, read the file."""
     path.chmod(0o644)
     for parent in path.parents:
-        if parent.owner() == path.owner() and parent != Path("/tmp"):
-            parent.chmod(parent.stat().st_mode | 0o055)
+        if parent == Path(tempfile.gettempdir()):
+            return
+        parent.chmod(parent.stat().st_mode | 0o055)
+    raise AssertionError(f"{path} is not in the session's folder")
 
 
 def test_the_sidecar_becomes_healthy_and_is_locked_down(sidecar: Sidecar) -> None:

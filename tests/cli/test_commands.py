@@ -179,13 +179,14 @@ def test_an_invalid_request_exits_with_2(daemon: RunningDaemon, words: tuple[str
 
 
 def test_ctrl_c_ends_the_waiting_but_not_the_run(daemon: RunningDaemon) -> None:
+    wait_for(lambda: _running(daemon, "dawdle") is None, "the runs of other tests to end")
     waiting = daemon.start("trigger", "dawdle", "-p", "seconds=3", "--wait")
     run = wait_for(lambda: _running(daemon, "dawdle"), "the run")
 
     waiting.send_signal(signal.SIGINT)
     _, err = waiting.communicate(timeout=20)
 
-    assert waiting.returncode == 130
+    assert waiting.returncode == 130, err
     assert f"run {run} continues" in err
     assert f"maintd cancel {run}" in err
     assert daemon.maintd("show", str(run), "--json").json["state"] == "running"

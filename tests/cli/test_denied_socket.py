@@ -4,43 +4,25 @@ from __future__ import annotations
 
 import grp
 import os
-import pwd
 import socket
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.servers.base import needs_root
+from support.users import as_unprivileged_user, folder_for_all
 
 from maintd.__main__ import _get
 from maintd.cli.client import DaemonClient, is_ready
 from maintd.errors import RefusedError
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="root becomes another user for a moment")
-
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that every user can reach."""
-    with tempfile.TemporaryDirectory(prefix="maintd-denied-") as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
-
-
-@contextmanager
-def as_another_user() -> Iterator[None]:
-    nobody = pwd.getpwnam("nobody")
-    groups = os.getgroups()
-    os.setgroups([])
-    os.setegid(nobody.pw_gid)
-    os.seteuid(nobody.pw_uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups(groups)
+    """A folder that every user can enter."""
+    needs_root("becomes another user for a moment")
+    with folder_for_all() as folder:
+        yield folder
 
 
 @pytest.mark.parametrize(
@@ -67,11 +49,11 @@ def test_a_socket_that_may_not_be_opened_names_the_group_and_the_folder(
             item.chmod(mode)
         client = DaemonClient(path)
 
-        with as_another_user(), pytest.raises(RefusedError) as read:
+        with as_unprivileged_user(), pytest.raises(RefusedError) as read:
             client.get("/status")
-        with as_another_user(), pytest.raises(RefusedError) as checked:
+        with as_unprivileged_user(), pytest.raises(RefusedError) as checked:
             is_ready(path)
-        with as_another_user(), pytest.raises(PermissionError):
+        with as_unprivileged_user(), pytest.raises(PermissionError):
             _get(str(path), "/readyz")  # so that the full program explains it
 
     for text in (f"nobody may not open the control socket {path}", *texts):

@@ -7,9 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support.servers.base import needs_root
 from support.servers.maintd import JOBS, Shell
-
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 OTHER = 12345
 
@@ -25,6 +24,11 @@ Path("{mark}").write_text("it ran")
 def run(ctx: Context, params: JobParams) -> None:
     pass
 '''
+
+
+@pytest.fixture(autouse=True)
+def as_root() -> None:
+    needs_root("gives files to another user")
 
 
 @pytest.fixture

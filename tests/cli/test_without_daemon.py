@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import sqlite3
@@ -274,7 +273,6 @@ def test_an_invalid_store_url_is_refused(here: Shell) -> None:
     assert "is not supported" in typed.err
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="tries it as another user, which only root can")
 def test_a_read_only_folder_is_named(here: Shell) -> None:
     typed = here.maintd("--state-dir", "/proc/nowhere", "serve")
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from sqlalchemy.engine import Connection
 from support.clock import ManualClock
 from support.servers.postgres import PostgresServer
 from support.stores import NOON, queue, run_concurrently
+from support.users import folder_for_all, output_without_write_access
 
 from maintd.errors import SettingsError, StoreUnavailableError, StoreUnusableError
 from maintd.store import Store, open_store, read_store, sqlite
@@ -212,21 +211,11 @@ def test_a_missing_folder_is_refused_unless_it_is_the_state_directory(tmp_path: 
     open_store(url, clock=CLOCK, migrate=True, state_dir=tmp_path / "state").close()
 
 
-def run_unprivileged(program: str) -> str:
-    """The output of a program that runs as a user without write permission."""
-    drop = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] if os.geteuid() == 0 else []
-    done = subprocess.run([*drop, sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    return done.stdout + done.stderr
-
-
 @pytest.fixture
 def public_folder() -> Iterator[Path]:
-    """A folder that every user can enter, unlike pytest's."""
-    folder = Path(tempfile.mkdtemp(prefix="maintd-store-"))
-    folder.chmod(0o755)
-    yield folder
-    folder.chmod(0o755)
-    shutil.rmtree(folder)
+    with folder_for_all() as folder:
+        yield folder
+        folder.chmod(0o755)
 
 
 def test_a_file_without_write_permission_is_refused_with_path_and_uid(public_folder: Path) -> None:
@@ -235,7 +224,7 @@ def test_a_file_without_write_permission_is_refused_with_path_and_uid(public_fol
     file.chmod(0o444)
     public_folder.chmod(0o555)
 
-    said = run_unprivileged(
+    said = output_without_write_access(
         "from maintd.store import *; from maintd.clock import SystemClock\n"
         f"open_store('sqlite:///{file}', clock=SystemClock(), migrate=True)"
     )
@@ -252,7 +241,7 @@ def test_a_store_can_be_read_without_write_permission(public_folder: Path) -> No
     file.chmod(0o444)
     public_folder.chmod(0o555)
 
-    said = run_unprivileged(
+    said = output_without_write_access(
         "from maintd.store import *; from maintd.clock import SystemClock\n"
         f"print(read_store('sqlite:///{file}', clock=SystemClock()).history.run({run_id}).entry)"
     )

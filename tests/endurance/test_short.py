@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.servers.disks import needs_root
+from support.servers.base import needs_root
 
 from endurance.driver import run_endurance
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import pytest
 from support.job_runs import JobResult, run_job
 from support.servers.base import wait_for
 from support.servers.docker import DockerEngine
+from support.users import as_unprivileged_user, folder_for_all
 
 from maintd.model.evidence import CheckStatus
 
@@ -37,9 +36,16 @@ def stamp(days: float) -> str:
     return f"{NOW - timedelta(days=days):%Y%m%d}"
 
 
-def clean(root: Path, targets: Mapping[str, Any] | None = None, *, dry_run: bool = False, **params: Any) -> JobResult:
+def clean(
+    root: Path,
+    targets: Mapping[str, Any] | None = None,
+    *,
+    dry_run: bool = False,
+    around: AbstractContextManager[object] | None = None,
+    **params: Any,
+) -> JobResult:
     given = {"root": str(root), "rotation": None, "max_share": 1.0, **params}
-    return run_job("log_cleanup", given, targets, dry_run=dry_run)
+    return run_job("log_cleanup", given, targets, dry_run=dry_run, around=around)
 
 
 def names(root: Path) -> set[str]:
@@ -204,58 +210,43 @@ def test_a_plan_beyond_a_limit_deletes_nothing(limit: dict[str, Any], check: str
     assert not result.changes
 
 
-def test_a_folder_that_cannot_be_read_is_unknown_and_the_rest_is_cleaned() -> None:
-    root = Path(tempfile.mkdtemp(prefix="maintd-logs-", dir="/tmp"))
-    try:
-        for number in range(1, 10):
-            log(root, f"app.log.{number}", days=100)
-            log(root, f"closed/app.log.{number}", days=100)
-        (root / "closed").chmod(0)
-        with as_unprivileged_user(root):
-            result = clean(root)
-        (root / "closed").chmod(0o755)
-
-        assert names(root) == {f"app.log.{n}" for n in range(1, 8)} | {f"closed/app.log.{n}" for n in range(1, 10)}
-        check = result.check(f"{root}: folders read")
-        assert check.status is CheckStatus.UNKNOWN
-        assert "closed: Permission denied" in str(check.observed)
-        if os.geteuid() == 0:  # nobody may not see what root's processes hold
-            assert result.check("local: files held open").status is CheckStatus.UNKNOWN
-    finally:
-        shutil.rmtree(root)
+@pytest.fixture
+def for_all() -> Iterator[Path]:
+    with folder_for_all() as folder:
+        yield folder
 
 
-@contextmanager
-def as_unprivileged_user(root: Path) -> Iterator[None]:
-    """Drop the privileges of root, which may read everything."""
-    if os.geteuid() != 0:
-        yield
-        return
-    for folder, _, files in os.walk(root):
-        for path in (folder, *(f"{folder}/{name}" for name in files)):
-            os.chown(path, 65534, 65534)
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-def test_a_folder_without_write_access_fails_with_what_to_do(root: Path) -> None:
+def test_a_folder_that_cannot_be_read_is_unknown_and_the_rest_is_cleaned(for_all: Path) -> None:
+    root = for_all / "logs"
     for number in range(1, 10):
         log(root, f"app.log.{number}", days=100)
-    place = Path(tempfile.mkdtemp(prefix="maintd-logs-", dir="/tmp"))
-    try:
-        shutil.copytree(root, place / "logs")
-        with as_unprivileged_user(place):
-            (place / "logs").chmod(0o555)
-            result = clean(place / "logs")
+        log(root, f"closed/app.log.{number}", days=100)
+    clean(root, dry_run=True)  # so that every module is loaded
+    (root / "closed").chmod(0)
 
-        assert result.check(f"{place}/logs: files that could not be deleted").observed == 2
-        assert len(names(place)) == 9
-    finally:
-        (place / "logs").chmod(0o755)
-        shutil.rmtree(place)
+    result = clean(root, around=as_unprivileged_user(root))
+
+    (root / "closed").chmod(0o755)
+    assert names(root) == {f"app.log.{n}" for n in range(1, 8)} | {f"closed/app.log.{n}" for n in range(1, 10)}
+    check = result.check(f"{root}: folders read")
+    assert check.status is CheckStatus.UNKNOWN
+    assert "closed: Permission denied" in str(check.observed)
+    if os.geteuid() == 0:  # the user nobody may not see what root's processes hold
+        assert result.check("local: files held open").status is CheckStatus.UNKNOWN
+
+
+def test_a_folder_without_write_access_fails_with_what_to_do(for_all: Path) -> None:
+    root = for_all / "logs"
+    for number in range(1, 10):
+        log(root, f"app.log.{number}", days=100)
+    clean(root, dry_run=True)  # so that every module is loaded
+    root.chmod(0o555)
+
+    result = clean(root, around=as_unprivileged_user(root))
+
+    root.chmod(0o755)
+    assert result.check(f"{root}: files that could not be deleted").observed == 2
+    assert len(names(root)) == 9
 
 
 def test_a_file_that_changes_between_plan_and_deletion_is_kept(root: Path, tmp_path: Path) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from support.job_runs import JobResult, run_job
 from support.sample_logs import corpus, minutes, request, wrapped
 from support.servers.docker import DockerEngine
 from support.servers.journal import JournalMessage, journal
+from support.users import as_unprivileged_user, folder_for_all
 
 from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus
@@ -373,26 +373,15 @@ def test_a_log_that_is_silent_or_missing_is_unknown(root: Path) -> None:
     assert not [item for item in missing.measures if item.name == "reviewed_until"]
 
 
-@contextmanager
-def as_unprivileged_user(*folders: Path) -> Iterator[None]:
-    """Drop the privileges of root, and make these folders searchable."""
-    for folder in folders:
-        folder.chmod(0o755)
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
 def test_a_log_without_read_permission_is_unknown(root: Path) -> None:
-    log = root / "var/log/auth.log"
-    review_logins(root)  # nobody may not read Python's own modules, too, so they are loaded before
-    log.chmod(0)
+    with folder_for_all() as folder:
+        host = folder / "host"
+        shutil.copytree(root, host)
+        log = host / "var/log/auth.log"
+        review_logins(host)  # so that every module is loaded: the user nobody may be unable to read Python's
+        log.chmod(0)
 
-    with as_unprivileged_user(*root.parents[:3], root), tempfile.TemporaryDirectory() as folder:
-        result = review_logins(root, folder=Path(folder))
+        result = review_logins(host, folder=folder / "attempt", around=as_unprivileged_user(folder))
 
     unread = result.check("logins: files that could not be read")
     assert unread.status is CheckStatus.UNKNOWN, result.text()

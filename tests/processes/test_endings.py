@@ -243,7 +243,7 @@ def test_a_child_whose_template_is_gone_is_still_stopped_with_all_it_started(her
     run = here.ended(run_id)
 
     assert (run.state, only(run).signal) == (RunState.CANCELLED, signal.SIGKILL)
-    wait_for(lambda: not [pid for pid in pids if is_alive(pid)], "all are gone", 5)
+    wait_for(lambda: not [pid for pid in pids if is_alive(pid)], "all are gone")
 
 
 def test_a_template_that_hangs_is_replaced(here: Node) -> None:

@@ -160,7 +160,7 @@ def test_nothing_outlives_a_daemon_that_is_killed_with_its_template(tmp_path: Pa
         os.kill(template, signal.SIGKILL)
         os.kill(daemon.pid, signal.SIGKILL)
         # By the kernel, through the lifeline, though the child never looks.
-        wait_for(lambda: not is_alive(child) and not is_alive(plain), "the group is gone", 5)
+        wait_for(lambda: not is_alive(child) and not is_alive(plain), "the group is gone")
         killed = kill_orphans(tmp_path / "node" / "state")
 
     assert away in killed

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,9 +98,9 @@ def takes_over(made: Node, into: Path, first: int) -> int:
     second = made.queue(
         made.step(name, {"into": str(into), "number": 1}),
         entry="second",
-        policy=Policy.model_validate({"lock_wait": "40s"}),
+        policy=Policy.model_validate({"lock_wait": "4m"}),
     )
-    assert made.ended(second, 40).state is RunState.SUCCEEDED
+    assert made.ended(second, 250).state is RunState.SUCCEEDED
     assert beats(into, first)
     return second
 
@@ -114,7 +114,7 @@ def test_a_daemon_alone_does_not_lose_what_outlived_its_pause(tmp_path: Path) ->
         threading.Event().wait(3)
         daemon.process.send_signal(signal.SIGCONT)
 
-        wait_for(lambda: "run_ended" in daemon.log_text(), "it ends", 30)
+        wait_for(lambda: "run_ended" in daemon.log_text(), "it ends")
 
         assert daemon.maintd("show", "1", "--json").json["state"] == "succeeded"
         assert "run_lost" not in daemon.log_text()
@@ -148,26 +148,47 @@ def test_a_node_that_is_cut_off_from_the_store_stops_what_holds_a_lock(
         wait_for(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) - max(beats(into, first)) > 1, "the holder dead")
         own_postgres.start()
 
-        stopped = made.ended(first, 60)
+        stopped = made.ended(first)
         assert max(beats(into, first)) - cut_at < LEASE
         assert stopped.state is RunState.FAILED
         assert only(stopped).state is AttemptState.FAILED
         assert stopped.reason.startswith("stopped, since the lease of the run could not be renewed in time")
-        assert made.ended(second, 30).state is RunState.SUCCEEDED
+        assert made.ended(second).state is RunState.SUCCEEDED
+
+
+BEATS_OF_A_MINUTE = 60 / 0.02
+
+
+def frozen_tree(daemon: psutil.Process) -> list[psutil.Process]:
+    """Stop a process and all below it, from the top, so that no process starts another; return them, in order."""
+    daemon.send_signal(signal.SIGSTOP)
+    frozen = [daemon]
+    for process in daemon.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it ended by itself
+            process.send_signal(signal.SIGSTOP)
+            frozen.append(process)
+    return frozen
+
+
+def has_ended(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_a_daemon_that_is_thawed_with_all_its_processes_kills_what_outlived_its_lease(two: Two) -> None:
     """As by `docker pause`: until the thaw nothing of it works, and after it hardly anything."""
     made, daemon, first, into = two
-    frozen = [daemon, *daemon.children(recursive=True)]
-    for process in frozen:
-        process.send_signal(signal.SIGSTOP)
+    frozen = frozen_tree(daemon)
 
     second = takes_over(made, into, first)
     thawed_at = time.clock_gettime(time.CLOCK_BOOTTIME)
     for process in frozen:
-        process.send_signal(signal.SIGCONT)
-    wait_for(lambda: not frozen[-1].is_running() or frozen[-1].status() == psutil.STATUS_ZOMBIE, "the holder dead")
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGCONT)
+    wait_for(lambda: has_ended(frozen[-1]), "the holder dead")
 
-    assert max(beats(into, first)) < thawed_at + 0.5
+    # Without its end, the holder works until a minute after its begin. It ends as soon as the thawed daemon looks.
+    assert len([at for at in beats(into, first) if at >= thawed_at]) < BEATS_OF_A_MINUTE / 2
     assert [at for at in beats(into, first) if min(beats(into, second)) < at < thawed_at] == []

@@ -238,7 +238,7 @@ def test_a_run_whose_claim_was_taken_away_is_stopped_and_not_called_a_success(he
 
     from support.nodes import is_alive
 
-    wait_for(lambda: not is_alive(pid), "it is stopped", 5)
+    wait_for(lambda: not is_alive(pid), "it is stopped")
     wait_for(lambda: run_id not in here.executor.running, "it is let go")
     assert here.run(run_id).state is RunState.LOST
     assert only(here.run(run_id)).state.value == "lost"

@@ -6,6 +6,7 @@ import os
 import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -102,11 +103,13 @@ def run_job(
     folder: Path | None = None,
     timeout: timedelta = timedelta(minutes=5),
     reports_dir: Path | None = None,
+    around: AbstractContextManager[object] | None = None,
 ) -> JobResult:
     """Run a shipped job by name, or a job file by path, with params as in a calendar.
 
     Numbers in `series` are daily points, the last of them yesterday's. Artifacts and work folder are in `folder`, by
-    default a new one in the temporary directory.
+    default a new one in the temporary directory. `around` is entered for the call of the job alone: its module has been
+    imported before.
     """
     path = job if isinstance(job, Path) else JOBS / f"{job}.py"
     loaded = load_job(path)
@@ -129,7 +132,9 @@ def run_job(
     known = targets if isinstance(targets, Targets) else Targets.model_validate(dict(targets or {}))
     ctx = Context(info, lambda: known, result.items.append, result.logs.append)
     try:
-        loaded.run(ctx, loaded.params.model_validate(resolve_references(dict(params or {}), os.environ)))
+        given = loaded.params.model_validate(resolve_references(dict(params or {}), os.environ))
+        with around or nullcontext():
+            loaded.run(ctx, given)
     except Exception as error:  # noqa: BLE001 - as the child does at its border
         result.error = error
         result.traceback = traceback.format_exc()

@@ -116,7 +116,7 @@ class Node:
         assert found is not None
         return found
 
-    def ended(self, run_id: int, seconds: float = 20) -> Run:
+    def ended(self, run_id: int, seconds: float = 120) -> Run:
         """Wait for the end of a run; return it."""
 
         def is_over() -> Run | None:

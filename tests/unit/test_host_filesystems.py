@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 from support.job_runs import JOBS
-from support.servers.base import require_program
-from support.servers.disks import needs_root
+from support.servers.base import needs_root, require_program
 
 from maintd.clients.host import Mount, usages
 from maintd.errors import TargetError

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import pytest
 
@@ -25,8 +25,8 @@ def free_port() -> int:
         return port
 
 
-def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 20.0, every: float = 0.02) -> T:
-    """Wait until the condition is true; return its value. Fail the test after `seconds`."""
+def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 120.0, every: float = 0.02) -> T:
+    """Wait until the condition is true; return its value. Fail the test after `seconds`, many for a busy machine."""
     deadline = time.monotonic() + seconds
     while True:
         value = condition()
@@ -44,13 +44,23 @@ def is_listening(port: int) -> bool:
         return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
+def unavailable(needed: str) -> NoReturn:
+    """Skip the test on a laptop and fail it in CI, since this machine does not have what it needs."""
+    if os.environ.get("CI"):
+        pytest.fail(f"needs {needed}")
+    pytest.skip(f"needs {needed}")
+
+
 def require_program(program: str | Path, package: str) -> str:
-    """Return the program's path. If it is missing, skip the test on a laptop and fail it in CI."""
-    found = shutil.which(str(program))
-    if found is None:
-        message = f"needs {program}: apt-get install {package}"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    return str(found)
+    """Return the program's path, also of one that only root has in its PATH."""
+    found = shutil.which(str(program)) or shutil.which(str(program), path="/usr/sbin:/sbin")
+    return found or unavailable(f"{Path(program).name}: apt-get install {package}")
+
+
+def needs_root(why: str) -> None:
+    """Only root can run this test."""
+    if os.geteuid() != 0:
+        unavailable(f"root: {why}")
 
 
 @contextmanager

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
-
-def needs_root(why: str) -> None:
-    """Without root, skip the test on a laptop and fail it in CI."""
-    if os.geteuid() != 0:
-        message = f"needs root: {why}"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+from support.servers.base import needs_root
 
 
 @contextmanager

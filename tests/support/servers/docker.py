@@ -18,7 +18,7 @@ from typing import Any
 
 import docker as sdk
 
-from support.servers.base import require_program, running, wait_for
+from support.servers.base import needs_root, require_program, running, unavailable, wait_for
 
 BUSYBOX = "maintd-test/busybox:1"
 
@@ -97,7 +97,8 @@ class DockerEngine:
 def docker_engine() -> Iterator[DockerEngine]:
     """Start an engine; stop it at the end."""
     program = require_program("dockerd", "docker.io iptables")
-    folder = Path(tempfile.mkdtemp(prefix="maintd-eng-", dir="/tmp"))
+    needs_root("starts a Docker engine")
+    folder = Path(tempfile.mkdtemp(prefix="eng-"))
     argv = [
         "unshare",
         "--mount",
@@ -121,7 +122,10 @@ def docker_engine() -> Iterator[DockerEngine]:
     try:
         with running(argv, folder / "log") as process:
             engine = DockerEngine(folder, process.pid)
-            wait_for(engine.answers, "dockerd", seconds=30)
+            wait_for(lambda: engine.answers() or process.poll() is not None, "dockerd", seconds=120)
+            if process.poll() is not None:
+                last = (folder / "log").read_text(errors="replace").strip().rpartition("\n")[2]
+                unavailable(f"a Docker engine that starts here; dockerd ended: {last[-200:]}")
             try:
                 yield engine
             finally:

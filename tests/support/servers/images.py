@@ -9,7 +9,6 @@ import io
 import os
 import subprocess
 import tarfile
-import tempfile
 from pathlib import Path
 
 from support.servers.base import require_program
@@ -25,7 +24,8 @@ PACKAGES = "python3,python3-venv,ca-certificates"
 
 def python_base(engine: DockerEngine) -> str:
     """Import an image of Debian with Python and this machine's certificates, as a substitute for python:3.12-slim."""
-    kept = Path(tempfile.gettempdir()) / f"maintd-base-{os.getuid()}.tar"
+    kept = ROOT / ".venv/share/maintd-tests/python-bookworm.tar"
+    kept.parent.mkdir(parents=True, exist_ok=True)
     if not kept.exists():
         part = kept.with_suffix(f".{os.getpid()}.tar")
         argv = [require_program("mmdebstrap", "mmdebstrap"), "--quiet", "--variant=minbase", f"--include={PACKAGES}"]

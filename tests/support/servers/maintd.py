@@ -44,7 +44,7 @@ class Shell:
     cwd: Path
     environ: Mapping[str, str] = field(default_factory=dict)
 
-    def maintd(self, *words: str | Path, seconds: float = 60, **more: str) -> CommandResult:
+    def maintd(self, *words: str | Path, seconds: float = 200, **more: str) -> CommandResult:
         """Run `maintd WORDS` to its end."""
         done = subprocess.run(
             [str(MAINTD), *map(str, words)],

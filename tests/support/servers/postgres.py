@@ -1,4 +1,4 @@
-"""PostgreSQL 15 from the Debian package. As root, its commands run as the user postgres."""
+"""PostgreSQL from the Debian package, in the version of the release. As root, its commands run as the user postgres."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ import psycopg
 
 from support.servers.base import free_port, require_program
 
-BIN = Path("/usr/lib/postgresql/15/bin")
+BIN = max(
+    Path("/usr/lib/postgresql").glob("[0-9]*/bin"),
+    key=lambda path: int(path.parent.name),
+    default=Path("/usr/lib/postgresql/bin"),
+)
 
 
 @dataclass
@@ -65,8 +69,8 @@ class PostgresServer:
 
 def start_postgres(within: Path | None = None) -> PostgresServer:
     """Start a server in a new folder. The folder is not below pytest's, which the user postgres cannot enter."""
-    require_program(BIN / "initdb", "postgresql-15")
-    folder = Path(tempfile.mkdtemp(prefix="maintd-pg-", dir=within))
+    require_program(BIN / "initdb", "postgresql")
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir=within))
     folder.chmod(0o755)
     if os.geteuid() == 0:
         shutil.chown(folder, "postgres", "postgres")
