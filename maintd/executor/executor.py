@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 
@@ -22,6 +23,7 @@ from maintd.executor.claimed_runs import ClaimedRuns
 from maintd.executor.fork_client import Preload, TemplateError
 from maintd.executor.outcome import StopKind
 from maintd.executor.run_context import Jobs, imports_of
+from maintd.executor.thread_pool import ThreadPool
 from maintd.model.job import JobDescription
 from maintd.model.target import Targets
 from maintd.store import Store
@@ -72,6 +74,7 @@ class LocalExecutor:
             spares=min(settings.slots, MOST_SPARES),
             on_change=self._wake.set,
         )
+        self._threads = ThreadPool("run")
         self._dispatcher = threading.Thread(target=self._dispatch, name="dispatcher", daemon=True)
 
     def start(self) -> None:
@@ -167,10 +170,7 @@ class LocalExecutor:
             runs = self._store.runs.claim_many(found, node, incarnation, lease_until, now)
             for run in runs:
                 claimed = self._runs.hold(run, requested_at)
-                # A daemon thread: `stop` waits for the runs, and a process that fails must not wait for them.
-                threading.Thread(
-                    target=self._runs.supervise, args=(claimed,), name=f"run-{run.id}", daemon=True
-                ).start()
+                self._threads.run(partial(self._runs.supervise, claimed))
             for run in runs:  # after the starts, which are urgent
                 log.info("run_claimed", run=run.id, entry=run.entry, due_at=run.due_at)
             return 0.0  # there may be more than the limit

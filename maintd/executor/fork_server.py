@@ -165,20 +165,21 @@ class ForkServer:
 
     def _start(self, path: str, until: float | None, descriptors: list[int]) -> None:
         own, *given = descriptors
-        attempt_socket = socket.socket(fileno=own)
-        if until is not None and since_boot() >= until:
-            with attempt_socket, suppress(OSError):
-                attempt_socket.send(encode("ended", code=None, signal=None, leftovers=[], lapsed=True))
-            pid = None
-        else:
+        pid = None
+        if until is None or since_boot() < until:
             pid = self._use_spare(given, STALE if self._is_stale(path) else CURRENT)
+        # From here on the child runs. With its family and type given, a socket does not ask the kernel for them.
+        attempt_socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, own)
         for descriptor in given:
             os.close(descriptor)
-        if pid is not None:
-            attempt = _Attempt(pid, attempt_socket, until=until)
-            attempt.socket.setblocking(False)
-            self._attempts[pid] = attempt
-            self._selector.register(attempt.socket, selectors.EVENT_READ, attempt)
+        if pid is None:
+            with attempt_socket, suppress(OSError):
+                attempt_socket.send(encode("ended", code=None, signal=None, leftovers=[], lapsed=True))
+            return
+        attempt = _Attempt(pid, attempt_socket, until=until)
+        attempt.socket.setblocking(False)
+        self._attempts[pid] = attempt
+        self._selector.register(attempt.socket, selectors.EVENT_READ, attempt)
 
     def _is_stale(self, path: str) -> bool:
         """Whether the child has to import this job, since its files have changed; the daemon is informed."""
