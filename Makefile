@@ -15,7 +15,7 @@ SYNC := $(UV) sync --frozen --inexact --compile-bytecode --quiet
 DESCRIPTIONS := $(VENV)/share/maintd/job_descriptions.json
 SOURCES := $(wildcard jobs/*.py maintd/*.py) $(shell find maintd -mindepth 2 -name '*.py') schedules.yaml
 
-.PHONY: help run test test-fast check servers docs bench bench-parts endurance fuzz clean
+.PHONY: help run test test-fast check servers docs data bench bench-parts endurance fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -65,10 +65,14 @@ check: $(VENV)/dev $(DESCRIPTIONS) ## check formatting, lint rules, types, impor
 	@$(BIN)/mypy --explicit-package-bases jobs
 	@$(BIN)/mypy tests/endurance
 	@$(BIN)/lint-imports
+	@$(BIN)/python data/generate.py --check
 	@$(BIN)/pytest -q tests/docs
 
 docs: $(VENV)/dev $(DESCRIPTIONS) ## regenerate the generated parts of docs/
 	@$(BIN)/python docs/generate.py
+
+data: $(VENV)/dev ## regenerate the modules that are made from data/, and show how old the data are
+	@$(BIN)/python data/generate.py
 
 bench: $(VENV)/dev $(DESCRIPTIONS) servers ## compare with other schedulers and print tables; never fails (ARGS=--quick)
 	@$(BIN)/python bench/compare.py $(ARGS) || true

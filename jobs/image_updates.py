@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from maintd.checks.docker import end_of_life
+from maintd.checks.docker.end_of_life import SupportCheck
 from maintd.checks.docker.image_updates import UpdateCheck
 from maintd.checks.docker.images import ImageInUse, find_image, images_in_use, report_age
 from maintd.checks.docker.vulnerabilities import VulnerabilityCheck
@@ -47,7 +47,9 @@ class Params(JobParams):
     end_of_life_within: Duration = timedelta(days=90)
     """Warn about software whose support ends within this time; after its end it fails."""
     end_of_life: dict[str, dict[str, date]] = {}
-    """Dates by product and release that override the built-in table: `nodejs: {"26": 2029-04-30}`."""
+    """Dates by product and release that override the built-in table: `postgresql: {"19": 2031-11-13}`."""
+    end_of_life_max_age: Duration = timedelta(days=365)
+    """Warn when the built-in table is older; then, what it has without a date is unknown."""
     trivy_reports: Path | None = None
     """Folder with trivy's JSON reports."""
     trivy: str | None = None
@@ -70,21 +72,26 @@ class Params(JobParams):
 def run(ctx: Context, params: Params) -> None:
     """Check each engine in turn; an engine that fails does not stop the others."""
     ctx.limit("pull", params.max_pulls)
+    support = SupportCheck(ctx, params.end_of_life, params.end_of_life_within, params.end_of_life_max_age)
     for name in params.targets or tuple(ctx.targets.docker) or ("main",):
         target = ctx.target("docker", name)
         try:
             with connect(target, name=name, timeout=max(target.timeout, params.registry_timeout)) as engine:
-                check_engine(ctx, params, engine, target.project, target.url)
+                check_engine(ctx, params, engine, target.project, target.url, support)
         except TargetError as error:
             ctx.report_error(f"{name}: images compared", error)
+    support.report_age()
 
 
-def check_engine(ctx: Context, params: Params, engine: Docker, project: str | None, url: str) -> None:
+def check_engine(
+    ctx: Context, params: Params, engine: Docker, project: str | None, url: str, support: SupportCheck
+) -> None:
     """Check all images that the project's containers use."""
     with ctx.phase(f"{engine.name}: list the containers"):
         in_use = [used for used in images_in_use(engine.containers(project)) if used.service not in params.skip]
-        hint = "start the project, or correct the target's project"
-        ctx.check(f"{engine.name}: images in use", len(in_use), at_least=1, hint=hint)
+        ctx.check(
+            f"{engine.name}: images in use", len(in_use), at_least=1, hint="start the project, or correct its name"
+        )
     registry: RegistryClient = (
         EngineRegistryClient(engine, params.credentials)
         if params.through == "engine"
@@ -109,7 +116,7 @@ def check_engine(ctx: Context, params: Params, engine: Docker, project: str | No
     )
     for used in ctx.track(in_use, unit="image"):
         with ctx.phase(f"check {used.service}, {used.name}"):
-            check_image(ctx, params, engine, used, updates, vulnerabilities)
+            check_image(ctx, params, engine, used, support, updates, vulnerabilities)
 
 
 def check_image(
@@ -117,6 +124,7 @@ def check_image(
     params: Params,
     engine: Docker,
     used: ImageInUse,
+    support: SupportCheck,
     updates: UpdateCheck,
     vulnerabilities: VulnerabilityCheck,
 ) -> None:
@@ -131,11 +139,7 @@ def check_image(
     if reference is None:
         ctx.unknown(f"{used.service}: current", f"{used.name} is an id, not a name", hint="name its image")
     else:
-        software = end_of_life.software(reference.repository, reference.tag, image.environment, image.labels)
-        if software is None:
-            ctx.log(f"{used.service}: the support of {reference.repository} is not in the table")
-        else:
-            end_of_life.report(ctx, used.service, software, params.end_of_life, params.end_of_life_within)
+        support.report(used.service, reference, image)
         updates.report(used, reference, image)
     vulnerabilities.report(used, image)
 

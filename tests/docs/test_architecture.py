@@ -69,7 +69,7 @@ def test_every_layer_is_drawn_in_its_order() -> None:
 
 def test_every_top_folder_is_listed() -> None:
     section = TEXT.split("## Other folders\n")[1]
-    folders = {f"{name}/" for name in ("jobs", "docs", "deploy", "bench") if (ROOT / name).is_dir()}
+    folders = {f"{name}/" for name in ("jobs", "docs", "data", "deploy", "bench") if (ROOT / name).is_dir()}
     folders |= {
         f"tests/{path.name}/" for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"
     }

@@ -1,160 +1,21 @@
 """End of support of well-known software, and which software an image contains.
 
-The table is vendored, because maintenance hosts often have no internet access. Source: https://endoflife.date/PRODUCT,
-which refers to the vendors' release policies. A release without a date was supported, without an announced end, on the
-day of the table.
+The table is part of maintd, because maintenance hosts often have no internet access. It has the dates that the projects
+publish, with the page and the day of each product's data; see data/end_of_life.toml. What is not published is unknown.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 
+from maintd.checks.docker.end_of_life_table import AS_OF, ENDS, SOURCES, SUPPORTED
+from maintd.checks.docker.images import Image
+from maintd.clients.registry import Reference
 from maintd.job.context import Context
 from maintd.job.criterion import Criterion
-
-AS_OF = date(2026, 9, 17)
-"""The day of the newest data."""
-STALE_AFTER = timedelta(days=365)
-"""After this time, a release without a date is unknown."""
-
-# endoflife.date's name of a product → its releases and the last day of support. A release is a prefix of a version.
-TABLE: Mapping[str, Mapping[str, date | None]] = {
-    "nodejs": {
-        "14": date(2023, 4, 30),
-        "16": date(2023, 9, 11),
-        "17": date(2022, 6, 1),
-        "18": date(2025, 4, 30),
-        "19": date(2023, 6, 1),
-        "20": date(2026, 4, 30),
-        "21": date(2024, 6, 1),
-        "22": date(2027, 4, 30),
-        "23": date(2025, 6, 1),
-    },
-    "postgresql": {
-        "9.6": date(2021, 11, 11),
-        "10": date(2022, 11, 10),
-        "11": date(2023, 11, 9),
-        "12": date(2024, 11, 21),
-        "13": date(2025, 11, 13),
-        "14": date(2026, 11, 12),
-        "15": date(2027, 11, 11),
-        "16": date(2028, 11, 9),
-        "17": date(2029, 11, 8),
-    },
-    "redis": {
-        "5.0": date(2022, 4, 27),
-        "6.0": date(2022, 5, 31),
-        "6.2": None,
-        "7.0": date(2024, 7, 29),
-        "7.2": None,
-        "7.4": None,
-        "8.0": date(2026, 2, 11),
-        "8.2": None,
-        "8.4": None,
-        "8.6": None,
-    },
-    "traefik": {
-        "1.7": date(2021, 12, 31),
-        "2.8": date(2022, 10, 3),
-        "2.9": date(2023, 4, 24),
-        "2.10": date(2024, 2, 12),
-        "2.11": date(2026, 2, 1),
-        "3.0": date(2024, 7, 15),
-        "3.1": date(2024, 10, 28),
-        "3.2": date(2025, 1, 6),
-        "3.3": date(2025, 5, 5),
-        "3.4": date(2025, 7, 23),
-        "3.5": date(2025, 11, 7),
-        "3.6": date(2026, 8, 16),
-        "3.7": None,
-    },
-    "grafana": {
-        "8": date(2023, 6, 9),
-        "9.5": date(2024, 5, 14),
-        "10.0": date(2023, 10, 24),
-        "10.1": date(2024, 1, 23),
-        "10.2": date(2024, 7, 24),
-        "10.3": date(2024, 10, 23),
-        "10.4": date(2025, 6, 5),
-        "11.0": date(2025, 2, 14),
-        "11.1": date(2025, 4, 23),
-        "11.2": date(2025, 5, 27),
-        "11.3": date(2025, 7, 22),
-        "11.4": date(2025, 9, 5),
-        "11.5": date(2025, 10, 28),
-        "11.6": date(2026, 6, 25),
-        "12.0": date(2026, 2, 5),
-        "12.1": date(2026, 4, 22),
-        "12.2": date(2026, 6, 23),
-        "12.3": date(2026, 8, 19),
-        "12.4": date(2027, 5, 24),
-        "13.0": date(2027, 1, 9),
-        "13.1": date(2027, 3, 20),
-        "13.2": date(2027, 5, 18),
-    },
-    "prometheus": {
-        "2.37": date(2023, 7, 31),
-        "2.42": date(2023, 3, 14),
-        "2.45": date(2024, 7, 31),
-        "2.53": date(2025, 7, 31),
-        "2.54": date(2024, 9, 20),
-        "2.55": date(2024, 12, 3),
-        "3.0": date(2024, 12, 26),
-        "3.1": date(2025, 2, 13),
-        "3.2": date(2025, 3, 31),
-        "3.3": date(2025, 5, 27),
-        "3.4": date(2025, 6, 28),
-        "3.5": date(2026, 7, 31),
-        "3.6": date(2025, 11, 2),
-        "3.7": date(2025, 11, 26),
-        "3.8": date(2026, 1, 9),
-        "3.9": date(2026, 2, 17),
-        "3.10": date(2026, 4, 8),
-    },
-    "grafana-loki": {
-        "2.7": date(2023, 9, 6),
-        "2.8": date(2024, 4, 8),
-        "2.9": None,
-        "3.0": date(2024, 9, 18),
-        "3.1": date(2024, 11, 19),
-        "3.2": date(2025, 2, 12),
-        "3.3": date(2025, 4, 17),
-        "3.4": date(2025, 11, 17),
-        "3.5": date(2026, 3, 26),
-        "3.6": None,
-        "3.7": None,
-    },
-    "nginx": {
-        "1.22": date(2023, 4, 11),
-        "1.23": date(2023, 5, 23),
-        "1.24": date(2024, 4, 23),
-        "1.25": date(2024, 5, 29),
-        "1.26": date(2025, 4, 23),
-        "1.27": date(2025, 6, 24),
-        "1.28": None,
-        "1.29": None,
-    },
-    "alpine-linux": {
-        "3.16": date(2024, 5, 23),
-        "3.17": date(2024, 11, 22),
-        "3.18": date(2025, 5, 9),
-        "3.19": date(2025, 11, 1),
-        "3.20": date(2026, 4, 1),
-        "3.21": date(2026, 11, 1),
-        "3.22": date(2027, 5, 1),
-        "3.23": date(2027, 11, 1),
-    },
-    "python": {
-        "3.7": date(2023, 6, 27),
-        "3.8": date(2024, 10, 14),
-        "3.9": date(2025, 10, 5),
-        "3.10": date(2026, 10, 4),
-        "3.11": date(2027, 10, 24),
-    },
-}
 
 # The last part of an image's repository → the product, and the image's environment variable with its version.
 _IMAGES: Mapping[str, tuple[str, str]] = {
@@ -164,12 +25,16 @@ _IMAGES: Mapping[str, tuple[str, str]] = {
     "traefik": ("traefik", ""),
     "grafana": ("grafana", ""),
     "prometheus": ("prometheus", ""),
+    "alertmanager": ("alertmanager", ""),
     "loki": ("grafana-loki", ""),
-    "promtail": ("grafana-loki", ""),
+    "promtail": ("promtail", ""),
     "nginx": ("nginx", "NGINX_VERSION"),
     "alpine": ("alpine-linux", ""),
+    "debian": ("debian", ""),
     "python": ("python", "PYTHON_VERSION"),
 }
+# Names of releases that tags use instead of numbers. Source: https://wiki.debian.org/DebianReleases
+_CODE_NAMES: Mapping[str, str] = {"buster": "10", "bullseye": "11", "bookworm": "12", "trixie": "13"}
 _VERSION = re.compile(r"v?(\d{1,3}(?:\.\d+){0,2})(?!\d)")
 
 
@@ -182,16 +47,26 @@ class Software:
 
     @property
     def source(self) -> str:
-        """URL of the release policy."""
-        return f"https://endoflife.date/{self.product}"
+        """The page on which its project publishes the dates."""
+        return SOURCES.get(self.product, f"the project of {self.product}")
+
+    @property
+    def newer(self) -> bool:
+        """Whether its version is newer than all that the table has."""
+        releases = [_figures(release) for release in ENDS.get(self.product, {})]
+        return bool(self.version and releases) and _figures(self.version)[: len(releases[-1])] > releases[-1]
 
 
 @dataclass(frozen=True)
 class Support:
-    """The last day of support of a release; None: no end was announced on the day of the table."""
+    """The support of a release, until its last day or, without a published end, on the day of the table.
+
+    `unknown` is the reason why the end is not known.
+    """
 
     release: str
-    ends: date | None
+    ends: date | None = None
+    unknown: str = ""
 
 
 def software(repository: str, tag: str, environment: Mapping[str, str], labels: Mapping[str, str]) -> Software | None:
@@ -202,7 +77,8 @@ def software(repository: str, tag: str, environment: Mapping[str, str], labels: 
     product, variable = _IMAGES.get(repository.rpartition("/")[2], ("", ""))
     if not product:
         return None
-    texts = (environment.get(variable, ""), labels.get("org.opencontainers.image.version", ""), tag)
+    named = _CODE_NAMES.get(tag.partition("-")[0], tag) if product == "debian" else tag
+    texts = (environment.get(variable, ""), labels.get("org.opencontainers.image.version", ""), named)
     versions = [match[1] for text in texts if (match := _VERSION.match(text))]
     return Software(product, versions[0] if versions else "")
 
@@ -213,47 +89,101 @@ def support(found: Software, overrides: Mapping[str, Mapping[str, date]] | None 
     `overrides`, the operator's dates, have precedence. A version that is less precise than the releases, `7` of `7.0`
     and `7.2`, belongs to none of them.
     """
-    for table in ((overrides or {}).get(found.product, {}), TABLE.get(found.product, {})):
+    for table in ((overrides or {}).get(found.product, {}), ENDS.get(found.product, {})):
         releases = [name for name in table if f"{found.version}.".startswith(f"{name}.")]
         if releases and found.version:
             release = max(releases, key=len)
-            return Support(release, table[release])
+            end = table[release]
+            if isinstance(end, date):
+                return Support(release, end)
+            return Support(release, unknown="" if end == SUPPORTED else end)
     return None
 
 
 def support_criterion(
-    service: str, found: Software, overrides: Mapping[str, Mapping[str, date]], today: date, within: timedelta
+    service: str,
+    found: Software,
+    overrides: Mapping[str, Mapping[str, date]],
+    today: date,
+    within: timedelta,
+    max_age: timedelta,
 ) -> Criterion | None:
     """Days of support left: fewer than `within` warn, none fails.
 
-    Unknown for a release that is not in the table; None for one that was supported without an announced end.
+    Unknown for a release that the table has without a date, or does not have; optional for what is as new as that, as
+    the end of its support is far. None for one that was supported without a published end, unless the table is older
+    than `max_age`.
     """
     name = f"{service}: days of support left"
     known = support(found, overrides)
+    day = AS_OF.get(found.product, date.min)
+    hint = f"see {found.source}, and set end_of_life: {{{found.product}: {{RELEASE: DATE}}}}"
     if known is None:
         version = f"version {found.version}" if found.version else "its version"
-        cause = f"{version} of {found.product} is not in the table of {AS_OF}"
-        hint = f"see {found.source}, and set end_of_life: {{{found.product}: …}}"
-        return Criterion(name, unknown=cause, equals="a date", hint=hint)
+        cause = f"{version} of {found.product} is not in the table of {day}"
+        return Criterion(name, unknown=cause, equals="a date", hint=hint, optional=found.newer)
     release = f"{found.product} {known.release}"
+    if known.unknown:
+        cause = f"{release}: {known.unknown}"
+        return Criterion(name, unknown=cause, equals="a date", hint=hint, optional=True)
     if known.ends is not None:
-        hint = f"{release} is supported until {known.ends}: {found.source}, as of {AS_OF}"
+        hint = f"{release} is supported until {known.ends}: {found.source}, as of {day}"
         left = (known.ends - today).days
         return Criterion(name, left, at_least=0, warn_below=within.days, unit="day", hint=hint)
-    if today - AS_OF > STALE_AFTER:
-        cause = f"{release} was supported on {AS_OF}"
-        return Criterion(name, unknown=cause, equals="a date", hint=f"see {found.source}")
+    if today - day > max_age:
+        cause = f"{release} was supported on {day}, which is {(today - day).days} days ago"
+        return Criterion(name, unknown=cause, equals="a date", hint=hint)
     return None
 
 
-def report(
-    ctx: Context, service: str, found: Software, overrides: Mapping[str, Mapping[str, date]], within: timedelta
-) -> None:
-    """Report the support of a service's software."""
-    criterion = support_criterion(service, found, overrides, ctx.now().date(), within)
-    if criterion is None:
-        ctx.log(f"{service}: {found.product} {found.version} was supported on {AS_OF}, without an announced end")
-        return
-    ctx.report([criterion])
-    if isinstance(criterion.observed, int):
-        ctx.measure("image_support_days", criterion.observed, "day", service=service)
+def age_criterion(products: Collection[str], today: date, max_age: timedelta) -> Criterion | None:
+    """The age of the table's oldest data about these products: more than `max_age` warns. None without any of them."""
+    days = {product: AS_OF[product] for product in products if product in AS_OF}
+    if not days:
+        return None
+    oldest = min(days, key=lambda product: days[product])
+    hint = f"{oldest}: recorded on {days[oldest]}; install a newer maintd, or set end_of_life from {SOURCES[oldest]}"
+    age = (today - days[oldest]).days
+    return Criterion("age of the end-of-life dates", age, warn_above=max_age.days, unit="day", hint=hint)
+
+
+class SupportCheck:
+    """Reports the support of the software of one run's services."""
+
+    def __init__(
+        self, ctx: Context, overrides: Mapping[str, Mapping[str, date]], within: timedelta, max_age: timedelta
+    ) -> None:
+        self._ctx = ctx
+        self._overrides = overrides
+        self._within = within
+        self._max_age = max_age
+        self._products: set[str] = set()
+
+    def report(self, service: str, reference: Reference, image: Image) -> None:
+        """Report the support of a service's software, if the table has it."""
+        ctx = self._ctx
+        found = software(reference.repository, reference.tag, image.environment, image.labels)
+        if found is None:
+            ctx.log(f"{service}: the support of {reference.repository} is not in the table")
+            return
+        self._products.add(found.product)
+        today = ctx.now().date()
+        criterion = support_criterion(service, found, self._overrides, today, self._within, self._max_age)
+        if criterion is None:
+            ctx.log(
+                f"{service}: {found.product} {found.version} was supported on {AS_OF[found.product]}, without an end"
+            )
+            return
+        ctx.report([criterion])
+        if isinstance(criterion.observed, int):
+            ctx.measure("image_support_days", criterion.observed, "day", service=service)
+
+    def report_age(self) -> None:
+        """Report the age of the dates that were used."""
+        criterion = age_criterion(self._products, self._ctx.now().date(), self._max_age)
+        if criterion is not None:
+            self._ctx.report([criterion])
+
+
+def _figures(version: str) -> tuple[int, ...]:
+    return tuple(int(figure) for figure in version.split("."))
