@@ -4,11 +4,10 @@ Runbook: Weekly Maintenance, System Cleanup, step 3 "Redis Maintenance"
 
 A save counts when the server's own number of saves has increased, not when BGSAVE replied OK. It is not started without
 room on the disk, because a server that cannot save refuses writes; one that refuses them already is saved as soon as
-there is room. Expired keys need no
-cleaning: Redis deletes them. What grows are keys without expiry and streams without a limit; a paced SCAN counts them
-without blocking the server. `expire`, `unlink` and `trim` change data and are empty by default: they set an expiry on
-keys that have none, remove idle keys below a prefix, and drop stream entries that every group has acknowledged. Nothing
-is changed without a verified save.
+there is room. Expired keys need no cleaning: Redis deletes them. What grows are keys without expiry and streams without
+a limit; a paced SCAN counts them without blocking the server. `expire`, `unlink` and `trim` change data and are empty
+by default: they set an expiry on keys that have none, remove idle keys below a prefix, and drop stream entries that
+every group has acknowledged. Nothing is changed without a verified save.
 """
 
 from datetime import timedelta
@@ -60,6 +59,8 @@ class Params(JobParams):
     """Warn when a stream's oldest entry is older."""
     max_lag: int = 50
     """Warn when a group has more undelivered entries."""
+    lag_fail: int = 1000
+    """Fail when a group has more undelivered entries."""
     stuck_after: Duration = timedelta(hours=1)
     """Fail when a consumer with pending entries was idle for longer."""
     idle_after: Duration = timedelta(days=7)
@@ -116,7 +117,8 @@ def maintain(ctx: Context, params: Params, server: RedisServer, required: tuple[
             remove_idle_keys(ctx, server, pace, statistics, params.unlink, params.max_keys, params.max_share)
         found = [trim(ctx, params, server, pace, stream) for stream in found]
     with ctx.phase(f"{name}: check streams"):
-        limits = StreamLimits(params.max_length, params.max_age, params.max_lag, params.stuck_after, params.idle_after)
+        lag = params.max_lag, params.lag_fail
+        limits = StreamLimits(params.max_length, params.max_age, *lag, params.stuck_after, params.idle_after)
         for stream in found:
             streams.report(ctx, name, stream, limits)
 

@@ -307,6 +307,53 @@ def test_a_lag_that_redis_does_not_know_is_counted(redis_server: RedisServer, ke
     assert (lag.status, lag.observed) == (CheckStatus.WARN, 66)
 
 
+@pytest.mark.parametrize("deleted", [False, True], ids=["known to Redis", "counted"])
+@pytest.mark.parametrize(("undelivered", "status"), [(999, CheckStatus.WARN), (1002, CheckStatus.FAIL)])
+def test_a_group_that_is_far_behind_fails(
+    redis_server: RedisServer, keys: str, undelivered: int, status: CheckStatus, *, deleted: bool
+) -> None:
+    stream = f"{keys}orders"
+    with closing(redis_server.client()) as client:
+        ids = [client.xadd(stream, {"n": n}) for n in range(undelivered + deleted)]
+        client.xgroup_create(stream, "readers", id="0")
+        if deleted:  # from here on, Redis does not know the lag
+            client.xdel(stream, ids[10])
+
+        result = check_redis(redis_server.url, [stream])
+
+    lag = result.check(f"redis main: stream {stream} group readers lag")
+    assert lag.status is status
+    assert int(str(lag.observed)) == (1001 if deleted and status is CheckStatus.FAIL else undelivered)
+
+
+@pytest.mark.parametrize(("minutes", "status"), [(4, "ok"), (30, "warn"), (61, "fail"), (100_000, "fail")])
+def test_an_entry_that_no_consumer_fetches_for_an_hour_fails(
+    redis_server: RedisServer, keys: str, minutes: int, status: str
+) -> None:
+    stream = f"{keys}orders"
+    with closing(redis_server.client()) as client:
+        client.xgroup_create(stream, "readers", id="0", mkstream=True)
+        client.xadd(stream, {"data": "{}"}, id=f"{int((time.time() - 60 * minutes) * 1000)}-0")
+
+        result = check_redis(redis_server.url, [stream])
+
+    assert result.check(f"redis main: stream {stream} group readers oldest undelivered").status == status
+
+
+def test_too_many_entries_without_an_acknowledgement_fail(redis_server: RedisServer, keys: str) -> None:
+    stream = f"{keys}orders"
+    with closing(redis_server.client()) as client:
+        client.xgroup_create(stream, "readers", id="0", mkstream=True)
+        for n in range(1001):
+            client.xadd(stream, {"n": n})
+        client.xreadgroup("readers", "one", {stream: ">"})
+
+        result = check_redis(redis_server.url, [stream])
+
+    pending = result.check(f"redis main: stream {stream} group readers pending")
+    assert (pending.status, pending.observed) == (CheckStatus.FAIL, 1001)
+
+
 @pytest.mark.parametrize(("before", "status"), [(None, "warn"), (1.0, "warn"), (0.0, "fail"), (6.0, "ok")])
 def test_dead_letters_are_evaluated_by_how_many_are_new(
     redis_server: RedisServer, keys: str, before: float | None, status: str

@@ -514,6 +514,23 @@ def test_a_group_without_any_delivery_keeps_the_whole_stream(db: Redis, redis_se
 
 
 @pytest.mark.server
+@pytest.mark.parametrize(
+    ("undelivered", "status"),
+    [(1000, CheckStatus.WARN), (1001, CheckStatus.FAIL), (3000, CheckStatus.FAIL), (50, CheckStatus.OK)],
+)
+def test_a_group_that_is_far_behind_fails(
+    db: Redis, redis_server: RedisServer, undelivered: int, status: CheckStatus
+) -> None:
+    fill(db, "orders", undelivered, minutes=1)
+    db.xgroup_create("orders", "stuck", id="0")
+
+    result = look_after(redis_server, FAST)
+
+    lag = result.check("main: stream orders group stuck: lag")
+    assert (lag.status, lag.observed) == (status, undelivered)
+
+
+@pytest.mark.server
 def test_a_stream_without_limit_is_found_and_its_consumers_are_checked(db: Redis, redis_server: RedisServer) -> None:
     entries = fill(db, "events", 60, days=8)
     db.xgroup_create("events", "readers", id="0")

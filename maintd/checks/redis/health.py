@@ -16,7 +16,7 @@ from maintd.job.context import Context
 from maintd.model.target import RedisTarget
 from maintd.units import Duration
 
-_MAX_COUNTED = 1000  # undelivered entries, when Redis does not know the lag
+_MAX_COUNTED = 100_000  # ids of undelivered entries to read, when Redis does not know the lag
 
 
 class RedisLimits(Limits):
@@ -29,10 +29,13 @@ class RedisLimits(Limits):
     clients_fail: float = 90
     """Percent of maxclients."""
     lag_warn: int = 50
+    lag_fail: int = 1000
     """Entries of a stream not yet delivered to a group."""
     lag_age_warn: Duration = timedelta(minutes=5)
+    lag_age_fail: Duration = timedelta(hours=1)
     """How long an entry waits for its delivery to a group."""
     pending_warn: int = 50
+    pending_fail: int = 1000
     """Entries delivered to a group and not acknowledged."""
     dead_letter_suffix: str = ".dlq"
     """Suffix of the name of a stream's dead-letter stream."""
@@ -45,12 +48,13 @@ class Backlog:
     """The undelivered entries of a group.
 
     `lag`: their number, None when not known. `waited`: the minimum age of the oldest one; None without one, or when the
-    stream's ids are not timestamps.
+    stream's ids are not timestamps. `counted_all`: `lag` is not a part of them that is below the limit.
     """
 
     group: redis.Group
     lag: int | None
     waited: timedelta | TargetError | None
+    counted_all: bool = True
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def collect(target: RedisTarget, name: str, limits: RedisLimits) -> RedisFacts:
 def _stream(server: redis.RedisServer, name: str, limits: RedisLimits) -> StreamFacts | TargetError:
     try:
         stream = server.stream(name)
-        backlogs = tuple(_backlog(server, stream, group) for group in stream.groups)
+        backlogs = tuple(_backlog(server, stream, group, limits) for group in stream.groups)
     except TargetError as error:
         return error
     try:
@@ -94,18 +98,20 @@ def _stream(server: redis.RedisServer, name: str, limits: RedisLimits) -> Stream
     return StreamFacts(stream, backlogs, dead)
 
 
-def _backlog(server: redis.RedisServer, stream: redis.Stream, group: redis.Group) -> Backlog:
-    """Redis does not know the lag before version 7 and after entries were deleted: then count up to _MAX_COUNTED."""
+def _backlog(server: redis.RedisServer, stream: redis.Stream, group: redis.Group, limits: RedisLimits) -> Backlog:
+    """Redis does not know the lag before version 7 and after entries were deleted: then count until it fails."""
     if group.lag == 0:
         return Backlog(group, 0, None)
+    at_most = min(max(limits.lag_warn, limits.lag_fail) + 1, _MAX_COUNTED)
     try:
-        waiting = server.after(stream.name, group.delivered, 1 if group.lag is not None else _MAX_COUNTED)
+        waiting = server.after(stream.name, group.delivered, 1 if group.lag is not None else at_most)
     except TargetError as error:
         if error.cause != "denied":
             raise
         return _estimate(server, stream, group)
     lag = len(waiting) if group.lag is None else group.lag
-    return Backlog(group, lag, _age(waiting[0]) if waiting else None)
+    counted_all = group.lag is not None or len(waiting) < at_most or lag > limits.lag_fail
+    return Backlog(group, lag, _age(waiting[0]) if waiting else None, counted_all)
 
 
 def _estimate(server: redis.RedisServer, stream: redis.Stream, group: redis.Group) -> Backlog:
@@ -195,6 +201,7 @@ def _report_backlog(ctx: Context, subject: str, backlog: Backlog, limits: RedisL
     ctx.check(
         f"{subject} pending",
         backlog.group.pending,
+        at_most=limits.pending_fail,
         warn_above=limits.pending_warn,
         hint="delivered and not acknowledged: list them with XPENDING",
     )
@@ -202,16 +209,15 @@ def _report_backlog(ctx: Context, subject: str, backlog: Backlog, limits: RedisL
         ctx.unknown(
             f"{subject} lag", "denied: entries were deleted, and counting needs XRANGE", hint="allow XRANGE in its ACL"
         )
+    elif not backlog.counted_all:
+        ctx.unknown(f"{subject} lag", f"only the first {backlog.lag} entries were counted", hint=hint)
     else:
-        ctx.check(f"{subject} lag", backlog.lag, warn_above=limits.lag_warn, hint=hint)
-    if backlog.lag == 0:
-        ctx.check(f"{subject} oldest undelivered", timedelta(0), warn_above=limits.lag_age_warn)
-    elif isinstance(backlog.waited, TargetError):
-        ctx.unknown(
-            f"{subject} oldest undelivered", f"denied: {backlog.waited.message}", hint=backlog.waited.hint or ""
-        )
-    elif backlog.waited is not None:
-        ctx.check(f"{subject} oldest undelivered", backlog.waited, warn_above=limits.lag_age_warn, hint=hint)
+        ctx.check(f"{subject} lag", backlog.lag, at_most=limits.lag_fail, warn_above=limits.lag_warn, hint=hint)
+    oldest, waited = f"{subject} oldest undelivered", timedelta(0) if backlog.lag == 0 else backlog.waited
+    if isinstance(waited, TargetError):
+        ctx.unknown(oldest, f"denied: {waited.message}", hint=waited.hint or "")
+    elif waited is not None:
+        ctx.check(oldest, waited, at_most=limits.lag_age_fail, warn_above=limits.lag_age_warn, hint=hint)
 
 
 def _report_dead_letters(ctx: Context, subject: str, name: str, state: StreamFacts, limits: RedisLimits) -> None:

@@ -58,6 +58,7 @@ class StreamLimits:
     max_length: int
     max_age: timedelta
     max_lag: int
+    lag_fail: int
     stuck_after: timedelta
     idle_after: timedelta
 
@@ -192,7 +193,7 @@ def _group_criteria(what: str, stream: StreamState, group: ConsumerGroup, limits
         )
     else:
         hint = lag_hint(len(group.consumers))
-        lag = Criterion(f"{named}: lag", group.lag, warn_above=limits.max_lag, hint=hint)
+        lag = Criterion(f"{named}: lag", group.lag, at_most=limits.lag_fail, warn_above=limits.max_lag, hint=hint)
     lost = "none"
     if group.oldest_pending is not None and (
         stream.first is None or id_order(group.oldest_pending) < id_order(stream.first)
