@@ -2,15 +2,14 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
-PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3; do \
-	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 STATE ?= .state
 WORKERS ?= 2
 UV := $(BIN)/python -m uv
 # Without compiled bytecode the first start of each command takes twice as long.
-SYNC := $(UV) sync --frozen --inexact --compile-bytecode --quiet
+# On a terminal uv shows its progress.
+SYNC = UV_PROJECT_ENVIRONMENT='$(abspath $(VENV))' $(UV) sync --frozen --inexact --compile-bytecode $$([ -t 2 ] || echo --quiet)
 # Descriptions of the shipped jobs: without them the daemon imports every job module at its first start.
 DESCRIPTIONS := $(VENV)/share/maintd/job_descriptions.json
 SOURCES := $(wildcard jobs/*.py maintd/*.py) $(shell find maintd -mindepth 2 -name '*.py') schedules.yaml
@@ -20,23 +19,20 @@ SOURCES := $(wildcard jobs/*.py maintd/*.py) $(shell find maintd -mindepth 2 -na
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
-$(VENV)/made:
-	@echo 'Creating the Python environment in $(VENV)'
-	@[ -n "$(PYTHON)" ] || { echo 'maintd needs Python 3.11 or later; install it (Debian 12: apt-get install python3)' >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { rm -rf $(VENV); \
-	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv >/dev/null && $(PYTHON) -m venv $(VENV); \
-	  else echo 'this Python has no venv module; run: apt-get install python3-venv' >&2; exit 1; fi; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
-	@touch $@
+# Before anything else: an environment that was moved, or whose Python is gone, must not look up to date.
+ifneq ($(filter-out help clean servers,$(MAKECMDGOALS)),)
+ifneq ($(shell tools/make-venv $(VENV) && echo made),made)
+$(error no Python environment in $(VENV); see above)
+endif
+endif
 
-$(VENV)/runtime: $(VENV)/made uv.lock pyproject.toml
-	@echo 'Installing the runtime dependencies (about a minute)'
+$(VENV)/runtime: uv.lock pyproject.toml
+	@echo 'Installing the packages that maintd needs in $(VENV), from uv.lock (half a minute to three)'
 	@$(SYNC) --no-dev
 	@touch $@
 
-$(VENV)/dev: $(VENV)/made uv.lock pyproject.toml
-	@echo 'Installing the runtime and development dependencies (about a minute)'
+$(VENV)/dev: uv.lock pyproject.toml
+	@echo 'Installing the packages that maintd and its tests need in $(VENV), from uv.lock (half a minute to three)'
 	@$(SYNC)
 	@touch $@ $(VENV)/runtime
 
@@ -91,4 +87,5 @@ fuzz: $(VENV)/dev $(DESCRIPTIONS) ## fuzz TARGET (default all) for MINUTES each;
 	@PYTHONPATH=tests $(BIN)/python -m fuzz --minutes $(or $(MINUTES),5) --target $(or $(TARGET),all) --seed $(or $(SEED),1)
 
 clean: ## remove the environment and caches, not the state directory
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	@if [ -e $(VENV)/made ]; then rm -rf $(VENV); elif [ -e $(VENV) ]; then echo '$(VENV) was not made by make, and is kept'; fi
+	@rm -rf .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
