@@ -95,7 +95,7 @@ def test_what_is_no_working_environment_of_make_is_kept_and_named(folder: Path, 
 
 
 @pytest.mark.parametrize("how", ["interpreter gone", "moved"])
-def test_an_environment_of_make_that_no_longer_works_is_made_anew(folder: Path, how: str) -> None:
+def test_an_environment_of_make_that_no_longer_works_is_made_again(folder: Path, how: str) -> None:
     venv = own_environment(folder)
     (venv / "made").touch()
     if how == "moved":
@@ -108,7 +108,7 @@ def test_an_environment_of_make_that_no_longer_works_is_made_anew(folder: Path, 
     done = make(folder, venv)
 
     assert done.returncode == 0, done.stderr
-    assert "making it anew" in done.stderr
+    assert "making it again" in done.stderr
     assert subprocess.run([venv / "bin/python", "-c", "import uv"], check=False).returncode == 0
 
 
