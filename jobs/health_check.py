@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Literal
 
 from maintd.checks.collection import Probe, by_itself, collect_all
+from maintd.checks.dependencies import Dependencies
 from maintd.checks.docker import containers
 from maintd.checks.docker.containers import ContainerLimits
 from maintd.checks.host import health as host_health
@@ -55,12 +56,22 @@ def run(ctx: Context, params: Params) -> None:
     with ctx.phase("collect facts from all targets"):
         probes = [probe for kind in _kinds(ctx, params) for probe in _probes(ctx, params, kind)]
         results = list(ctx.track(collect_all(probes), unit="target", total=len(probes)))
-    for probe, facts in results:
-        with ctx.phase(f"check {probe.subject}"), by_itself(ctx, f"{probe.subject}: evaluated"):
+    answers = dict(results)
+    dependencies = Dependencies(ctx.targets)
+    for probe in dependencies.order(probes):
+        facts, before = answers[probe], len(ctx.failed)
+        with (
+            ctx.phase(f"check {probe.subject}"),
+            ctx.symptoms(partial(dependencies.cause, probe)),
+            by_itself(ctx, f"{probe.subject}: evaluated"),
+        ):
+            for name in dependencies.missing(probe):
+                ctx.unknown(f"{probe.subject}: depends on {name}", "not_configured: there is no such target")
             if isinstance(facts, MaintdError):
                 _report_no_answer(ctx, probe, facts)
             else:
                 _report(ctx, params, probe, facts)
+        dependencies.note(probe, ctx.failed[before:])
     bodies = {probe.name: facts.evidence() for probe, facts in results if isinstance(facts, services.ServiceFacts)}
     if bodies:
         ctx.save("services.json", json.dumps(bodies, indent=1), "application/json")
@@ -103,9 +114,6 @@ def _probes(ctx: Context, params: Params, kind: Kind) -> list[Probe]:
 def _report_no_answer(ctx: Context, probe: Probe, error: MaintdError) -> None:
     if probe.kind == "http":
         services.report_no_answer(ctx, probe.name, error, ctx.target(probe.kind, probe.name))
-    elif probe.kind == "docker":
-        # An engine that is busy or hangs does not prove its containers unhealthy.
-        ctx.report_error(f"{probe.subject}: answers", error)
     else:
         ctx.report_error(f"{probe.subject}: answers", error)
 

@@ -145,8 +145,8 @@ class ReportReader:
             self.worst = check.status
         if check.status is CheckStatus.FAIL:
             self.failed_count += 1
-            if len(self.failed) < NAMED:
-                self.failed.append(check)
+            # A cause before what follows from it, and otherwise in their order.
+            self.failed = sorted([*self.failed, check], key=lambda item: bool(item.because))[:NAMED]
         elif check.status is CheckStatus.UNKNOWN:
             self.unobserved_count += 1
             if len(self.unobserved) < NAMED:

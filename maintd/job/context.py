@@ -136,6 +136,7 @@ class Context:
         self._progress_at = -math.inf
         self.worst = CheckStatus.OK
         self.failed: list[Check] = []
+        self._cause_of: Callable[[Check], str] | None = None
 
     # --- the attempt ---
 
@@ -327,6 +328,15 @@ class Context:
         """Record a failed criterion whose expectation is only text."""
         return self._record(Check(name=name, observed=observed, expected=expected, status=CheckStatus.FAIL, hint=hint))
 
+    @contextmanager
+    def symptoms(self, cause_of: Callable[[Check], str]) -> Iterator[None]:
+        """Within this block, a check that is not ok follows from the failed check that `cause_of` names, if any."""
+        self._cause_of = cause_of
+        try:
+            yield
+        finally:
+            self._cause_of = None
+
     def measure(self, name: str, value: float, unit: str = "", **labels: str) -> None:
         """Record a number for trends. A value that is not finite is ignored."""
         if math.isfinite(value):
@@ -475,6 +485,8 @@ class Context:
         return artifact
 
     def _record(self, check: Check) -> Check:
+        if self._cause_of is not None and check.status is not CheckStatus.OK:
+            check = check.model_copy(update={"because": self._cause_of(check)})
         if not (check.optional and check.status is CheckStatus.UNKNOWN) and (
             _SEVERITY[check.status] > _SEVERITY[self.worst]
         ):

@@ -37,6 +37,7 @@ class Check(Model):
     status: CheckStatus
     hint: str = ""
     optional: bool = False  # may be unknown without an effect on the run's state
+    because: str = ""  # name of the failed check of the same attempt that this one follows from
 
 
 class Measure(Model):

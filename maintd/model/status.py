@@ -59,6 +59,7 @@ class Diagnosis(Model):
     state: str = "never_ran"  # of the unfinished run, else of the last run; or disabled, paused, never_ran
     severity: Severity = Severity.OK
     why: str = ""  # empty if there is nothing to report
+    hint: str = ""  # what to do about it, if the check knows
     since: Instant | None = None  # when that began
     why_run_id: int | None = None  # the run that `why` is about
     next_step: str = ""  # a command to type

@@ -23,6 +23,9 @@ class Target(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     timeout: Duration = timedelta(seconds=5)  # of one request; jobs allow more for long operations
+    # Targets that this one needs: `postgres`, `redis main`, `container db`. In a health check what follows from one
+    # that is down is shown below it. For a service also by field of its body: `{db: postgres, redis: redis}`.
+    depends_on: tuple[str, ...] | dict[str, str] = ()
 
 
 class PostgresTarget(Target):

@@ -5,13 +5,14 @@ This is the only place that decides it. Exit codes, `maintd status`, the page an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from shlex import quote
+from typing import NamedTuple
 
 from maintd.model.entry import Entry, Pause
 from maintd.model.evidence import Check, CheckStatus
-from maintd.model.run import Run, RunState, RunSummary, SkipReason, StepState
+from maintd.model.run import Run, RunState, RunSummary, SkipReason, Step, StepState
 from maintd.model.status import Diagnosis, Severity
 from maintd.present import skip_text, utc_minute, value_text
 from maintd.store import LastRuns
@@ -73,11 +74,27 @@ def diagnose(
     return found if last.active is None else found.model_copy(update={"state": last.active.state.value})
 
 
+MOST_PROBLEMS = 5
+"""Steps that `why` names."""
+
+
 def worst_check(run: Run) -> Check | None:
     """The worst check of the last attempts of all steps, the first of several; None if all passed."""
-    checks = [check for step in run.steps if step.attempts for check in step.attempts[-1].checks]
-    bad = [check for check in checks if check.status is not CheckStatus.OK]
-    return min(bad, key=lambda check: CHECK_ORDER.index(check.status), default=None)
+    return _worst(check for step in run.steps for check in _last_checks(step))
+
+
+def _last_checks(step: Step) -> tuple[Check, ...]:
+    return step.attempts[-1].checks if step.attempts else ()
+
+
+def _worst(checks: Iterable[Check]) -> Check | None:
+    """The worst one, and of several a cause before what follows from it. An optional one that is unknown is none."""
+    bad = [
+        check
+        for check in checks
+        if check.status is not CheckStatus.OK and not (check.optional and check.status is CheckStatus.UNKNOWN)
+    ]
+    return min(bad, key=lambda check: (CHECK_ORDER.index(check.status), bool(check.because)), default=None)
 
 
 def check_text(check: Check) -> str:
@@ -147,11 +164,12 @@ def _of_worked(last: LastRuns, worked: Run | None) -> Diagnosis:
     severity = Severity.ERROR if last.failures_in_a_row else OF_STATE[run.state]
     if severity is Severity.OK:
         return Diagnosis(state=run.state)
-    why, command = _reason(run)
+    why, hint, command = _reason(run)
     return Diagnosis(
         state=run.state,
         severity=severity,
         why=why,
+        hint=hint,
         since=last.failing_since or run.finished_at,
         why_run_id=run.id,
         next_step=f"maintd {command} {run.id}",
@@ -171,15 +189,47 @@ def _paused(entry: Entry, found: Diagnosis, pause: Pause) -> Diagnosis:
     )
 
 
-def _reason(run: Run | RunSummary) -> tuple[str, str]:
-    """Why a run did not succeed, and the command that shows more."""
-    check = worst_check(run) if isinstance(run, Run) else None
-    if run.state in (RunState.FAILED, RunState.UNKNOWN, RunState.WARNED) and check is not None:
-        return check_text(check), "show"
+class _Problem(NamedTuple):
+    """Why one step did not succeed."""
+
+    rank: int  # in CHECK_ORDER
+    text: str
+    hint: str
+    command: str  # that shows more
+
+
+def _reason(run: Run | RunSummary) -> tuple[str, str, str]:
+    """Why a run did not succeed, by all its steps that did not, the worst first; a hint, and the command to type."""
+    found = [problem for step in run.steps if (problem := _problem(run, step))] if isinstance(run, Run) else []
+    if run.state in (RunState.FAILED, RunState.UNKNOWN, RunState.WARNED) and found:
+        found.sort(key=lambda problem: problem.rank)
+        texts = [problem.text for problem in found[:MOST_PROBLEMS]]
+        if len(found) > MOST_PROBLEMS:
+            texts.append(f"and {len(found) - MOST_PROBLEMS} more steps")
+        return "; ".join(texts), found[0].hint, found[0].command
     reason = run.reason or _step_reason(run) or "no reason was recorded"
     word = run.state.replace("_", " ")
     command = "show" if run.state in (RunState.CANCELLED, RunState.UNKNOWN, RunState.WARNED) else "logs"
-    return (reason if reason.startswith(word) else f"{word}: {reason}"), command
+    return (reason if reason.startswith(word) else f"{word}: {reason}"), "", command
+
+
+def _problem(run: Run, step: Step) -> _Problem | None:
+    """What was wrong in a step, by its worst check, or by its reason when it did not end by its checks."""
+    name = "" if step.name == run.entry else f"{step.name}: "
+    checks = _last_checks(step)
+    worst = _worst(checks)
+    failed = step.state in (StepState.FAILED, StepState.TIMED_OUT, StepState.LOST, StepState.CANCELLED)
+    if failed and step.reason and (worst is None or worst.status is not CheckStatus.FAIL):
+        return _Problem(0, f"{name}{step.reason}", "", "logs")
+    if worst is None:
+        return None
+    alike = sum(check.status is worst.status and not check.because for check in checks) - 1
+    symptoms = sum(check.because == worst.name for check in checks)
+    more = [f"{alike} more" if alike > 0 and worst.status is CheckStatus.FAIL else ""]
+    more.append(f"{symptoms} that follow from it" if symptoms else "")
+    listed = " and ".join(filter(None, more))
+    text = f"{name}{check_text(worst)}" + (f" (and {listed})" if listed else "")
+    return _Problem(CHECK_ORDER.index(worst.status), text, worst.hint, "show")
 
 
 def _step_reason(run: Run | RunSummary) -> str:

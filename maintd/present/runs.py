@@ -161,8 +161,8 @@ def attempt_lines(attempt: Attempt, width: int, style: Style) -> Iterator[str]:
     if attempt.checks:
         passed = sum(check.status is CheckStatus.OK for check in attempt.checks)
         yield f"    {plural(len(attempt.checks), 'check')}, {passed} passed"
-        for check in attempt.checks:
-            yield from check_lines(check, width, style)
+        for check in causes_first(attempt.checks):
+            yield from check_lines(check, width, style, "      " if check.because else "    ")
     if attempt.changes:
         counts = Counter(change.state for change in attempt.changes)
         found = ", ".join(f"{counts[state]} {state.value}" for state in ChangeState if counts[state])
@@ -184,6 +184,26 @@ def attempt_lines(attempt: Attempt, width: int, style: Style) -> Iterator[str]:
         yield style(f"    {plural(attempt.log_lines, 'log line')}{dropped}", Tone.DIM)
 
 
+def causes_first(checks: Sequence[Check]) -> list[Check]:
+    """The checks in their order, each that follows from another one below it."""
+    names = {check.name for check in checks}
+    below: dict[str, list[Check]] = {}
+    for check in checks:
+        if check.because in names and check.because != check.name:
+            below.setdefault(check.because, []).append(check)
+    ordered: list[Check] = []
+
+    def add(check: Check) -> None:
+        ordered.append(check)
+        for symptom in below.pop(check.name, ()):
+            add(symptom)
+
+    for check in checks:
+        if check.because not in names or check.because == check.name:
+            add(check)
+    return ordered + [check for left in below.values() for check in left]
+
+
 def check_lines(check: Check, width: int, style: Style, indent: str = "    ") -> Iterator[str]:
     """A check: observed and expected value, and the hint unless it passed."""
     word = "" if check.status is CheckStatus.OK else f"{check.status.value}: "
@@ -193,7 +213,9 @@ def check_lines(check: Check, width: int, style: Style, indent: str = "    ") ->
     first, *more = wrap(text, width - len(indent) - 2)
     yield f"{indent}{symbol(check.status.value, style)} {first}"
     yield from (f"{indent}  {line}" for line in more)
-    if check.hint and check.status is not CheckStatus.OK:
+    if check.because:
+        yield from wrap(f"follows from: {check.because}", width, f"{indent}  ", f"{indent}    ")
+    elif check.hint and check.status is not CheckStatus.OK:
         yield from wrap(check.hint, width, f"{indent}  → ", f"{indent}    ")
 
 

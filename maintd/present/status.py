@@ -72,7 +72,7 @@ def entry_text(
         since = f"since {utc_minute(entry.failing_since)}, {entry.failures_in_a_row} in a row"
         facts.append(("failing", since))
     paused = "" if entry.pause is None or entry.pause.why in entry.why else _pause(entry, now)
-    facts += [("paused", paused), ("why", entry.why), ("next step", entry.next_step)]
+    facts += [("paused", paused), ("why", entry.why), ("hint", entry.hint), ("next step", entry.next_step)]
     for name, text in facts:
         if text:
             lines += wrap(text, width, f"  {name:9} ", " " * 12)
@@ -115,6 +115,8 @@ def _diagnosis_lines(entry: EntryStatus, now: datetime, width: int, style: Style
     yield from (f"  {line}" for line in more)
     if entry.why:
         yield from wrap(entry.why, width, "  why:  ", "        ")
+    if entry.hint:
+        yield from wrap(entry.hint, width, "  hint: ", "        ")
     if entry.next_step:
         yield from wrap(entry.next_step, width, "  next: ", "        ")
 

@@ -126,6 +126,7 @@ def check(row: AnyRow) -> Check:
         status=row.status,
         hint=row.hint,
         optional=row.optional,
+        because=row.because,
     )
 
 

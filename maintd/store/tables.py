@@ -259,6 +259,7 @@ checks = _evidence(
     Column("status", Text, nullable=False),
     Column("hint", CleanText, nullable=False),
     Column("optional", Boolean, nullable=False, server_default=false()),
+    Column("because", CleanText, nullable=False, server_default=text("''")),
 )
 
 changes = _evidence(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import maintd
 from maintd.present import ago, duration_text, from_now, headline, progress_text, start_text, utc_minute, value_text
+from maintd.present.runs import causes_first
 from maintd.present.text import SYMBOLS, plural, utc_second
 from maintd.units import format_size, utc_text
 
@@ -56,6 +57,7 @@ def _environment() -> Environment:
         words=lambda text: str(text).replace("_", " "),
         symbol=lambda word: SYMBOLS.get(str(word), ("·", None))[0],
         tone=_tone,
+        causes_first=causes_first,
         clock=_clock,
     )
     environment.globals.update(version=maintd.__version__, static=static_url)

@@ -80,7 +80,7 @@ def test_a_failure_is_explained_by_its_worst_check_with_observed_and_expected_va
 
     result = why(LastRuns(last_run=bad, last_worked=bad), bad)
 
-    assert result == ("dead tuples: 31.25 %, expected at most 20", "maintd show 42")
+    assert result == ("vacuum: dead tuples: 31.25 %, expected at most 20 (and 1 more)", "maintd show 42")
 
 
 def test_a_check_that_was_not_observed_is_worse_than_a_warning() -> None:
@@ -88,7 +88,59 @@ def test_a_check_that_was_not_observed_is_worse_than_a_warning() -> None:
 
     result = why(LastRuns(last_run=bad, last_worked=bad), bad)
 
-    assert result == ("b: not observed, expected at most 20", "maintd show 42")
+    assert result == ("vacuum: b: not observed, expected at most 20", "maintd show 42")
+
+
+def step_with(name: str, state: StepState, *checks: Check, reason: str = "") -> Step:
+    tried = Attempt(number=1, state=AttemptState.FAILED, started_at=NOON, checks=checks)
+    return Step(index=0, name=name, job=name, state=state, attempts=(tried,), reason=reason)
+
+
+def test_every_step_that_did_not_succeed_is_named_the_worst_first() -> None:
+    steps = (
+        step_with("log_cleanup", StepState.WARNED, check("age", CheckStatus.WARN, 31)),
+        step_with("reindex", StepState.UNKNOWN, check("bloat", CheckStatus.UNKNOWN, None)),
+        step_with("image_updates", StepState.FAILED, check("updates", CheckStatus.FAIL, 21)),
+        step_with("redis_maintenance", StepState.FAILED, reason="ValueError: no"),
+        step_with("backup_verify", StepState.FAILED, check("readable", CheckStatus.FAIL, "no")),
+        step_with("vacuum", StepState.SUCCEEDED, check("dead", CheckStatus.OK, 1)),
+    )
+    bad = ended(RunState.FAILED, steps=steps)
+
+    found = diagnose(entry("weekly"), LastRuns(last_run=bad, last_worked=bad), bad, NOON)
+
+    names = [part.split(": ")[0] for part in found.why.split("; ")]
+    assert names == ["image_updates", "redis_maintenance", "backup_verify", "reindex", "log_cleanup"]
+    assert "redis_maintenance: ValueError: no" in found.why
+
+
+def test_the_hint_of_the_worst_check_is_part_of_the_diagnosis() -> None:
+    worst = check("readable", CheckStatus.FAIL, "no").model_copy(update={"hint": "make a new backup"})
+    bad = ended(RunState.FAILED, steps=(step_with("backup_verify", StepState.FAILED, worst),))
+
+    assert diagnose(entry("weekly"), LastRuns(last_run=bad, last_worked=bad), bad, NOON).hint == "make a new backup"
+
+
+def test_a_cause_is_named_before_what_follows_from_it() -> None:
+    symptoms = [
+        check(name, CheckStatus.FAIL, "error").model_copy(update={"because": "postgres main: answers"})
+        for name in ("http orders: db", "http risk: db")
+    ]
+    cause = check("postgres main: answers", CheckStatus.FAIL, "refused")
+    bad = ended(RunState.FAILED, steps=(step_with("health_check", StepState.FAILED, *symptoms, cause),))
+
+    text = why(LastRuns(last_run=bad, last_worked=bad), bad)[0]
+
+    assert text.startswith("health_check: postgres main: answers: refused")
+    assert text.endswith("(and 2 that follow from it)")
+    assert worst_check(bad) == cause
+
+
+def test_an_optional_check_that_is_unknown_is_not_the_reason() -> None:
+    optional = check("history", CheckStatus.UNKNOWN, None).model_copy(update={"optional": True})
+    bad = ended(RunState.WARNED, steps=(step_with("vacuum", StepState.WARNED, optional, check("a", CheckStatus.WARN)),))
+
+    assert why(LastRuns(last_run=bad, last_worked=bad), bad)[0].startswith("vacuum: a:")
 
 
 def test_only_the_last_attempt_of_a_step_counts() -> None:
@@ -150,7 +202,7 @@ def test_a_due_time_skipped_on_purpose_does_not_hide_the_last_result(wanted: Ski
     good, bad = ended(RunState.SUCCEEDED), ended(RunState.FAILED, check("lag", CheckStatus.FAIL))
 
     assert why(LastRuns(last_run=run, last_worked=good), good) == ("", "")
-    assert why(LastRuns(last_run=run, last_worked=bad), bad)[0].startswith("lag: 3")
+    assert why(LastRuns(last_run=run, last_worked=bad), bad)[0].startswith("vacuum: lag: 3")
 
 
 def test_a_run_that_no_node_starts_comes_before_any_other_reason() -> None:

@@ -226,7 +226,7 @@ def test_the_status_lists_the_entries_in_the_order_of_the_calendar(here: Harness
     first = report.entries[0]
     assert first.last_run is not None
     assert first.last_run.id == failed
-    assert (first.why, first.next_step) == ("dead tuples: 31, expected at most 20", f"maintd show {failed}")
+    assert (first.why, first.next_step) == ("vacuum: dead tuples: 31, expected at most 20", f"maintd show {failed}")
     assert (first.last_success_at, first.failing_since, first.failures_in_a_row) == (at(2), at(12), 1)
     assert first.typical_duration == timedelta(minutes=2)
     # 04:00 in Berlin in winter is 03:00 UTC.

@@ -31,7 +31,7 @@ def test_the_status_is_the_model_that_the_command_line_parses(served: Harness, p
 
     report = StatusReport.model_validate_json(page.get("/api/v1/status").body)
 
-    assert report.entries[0].why == "dead tuples: 31.25 %, expected at most 20"
+    assert report.entries[0].why == "vacuum: dead tuples: 31.25 %, expected at most 20"
     assert report.page == f"http://{served.settings.listen}/"
 
 
