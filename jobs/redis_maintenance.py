@@ -1,4 +1,4 @@
-"""Check Redis memory, make a verified background save, count keys without expiry, check and trim streams.
+"""Check Redis memory and latency, make a verified background save, count keys without expiry, check and trim streams.
 
 Runbook: Weekly Maintenance, System Cleanup, step 3 "Redis Maintenance"
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from maintd.checks.redis import latency
 from maintd.clients.redis import Info, RedisServer
 from maintd.errors import TargetError
 from maintd.job.context import Context
@@ -118,6 +119,7 @@ def report(
     else:
         if advice:
             ctx.save(f"memory-doctor-{name}.txt", advice)
+    latency.report(ctx, server, str(info.get("run_id", "")))
 
 
 def _report_slow_commands(ctx: Context, server: RedisServer, instance: str, slower_than: timedelta) -> None:
