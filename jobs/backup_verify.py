@@ -5,12 +5,14 @@ Runbook: Weekly Maintenance, System Cleanup, step 5 "Backup Verification"
 `level: age` checks backups without reading them: present, recent, of typical size, private. `level: checksum` also
 compares the sha256 that was recorded when the backup was made. `level: decode` also decrypts, decompresses and parses
 everything inside, and compares tables, rows and members with what is expected. Supports tar, pg_dump's formats, SQL of
-mysqldump and sqlite3, base backups and snapshots of Redis and Valkey, inside of gzip, zstd, xz, bzip2 and age. What is
-not supported is named and unknown. A pattern in `expect` without any file fails. Read-only; nothing is unpacked.
+mysqldump and sqlite3, base backups, snapshots and append-only files of Redis and Valkey, inside of gzip, zstd, xz,
+bzip2, age and gpg. What is not supported is named and unknown. A pattern in `expect` without any file fails. Read-only;
+nothing is unpacked.
 """
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from os.path import realpath
 from pathlib import Path
@@ -21,6 +23,7 @@ from pydantic import Field
 from maintd.checks.backups.age import read_identities
 from maintd.checks.backups.catalog import find_backups
 from maintd.checks.backups.evaluate import BackupSet, Expected, group
+from maintd.checks.backups.gpg import Gpg
 from maintd.checks.backups.stream import ExpansionLimits
 from maintd.checks.backups.verify import BackupVerifier, VerifyOptions, report_metadata
 from maintd.clients.files import shown
@@ -54,6 +57,10 @@ class Params(JobParams):
     """Folders with live data; a backup on the same device warns."""
     identity: Path | None = None
     """age key file, for encrypted backups."""
+    gpg_key: Path | None = None
+    """File with a secret key, written by `gpg --export-secret-keys`, for backups that gpg encrypted."""
+    gpg_passphrase: Path | None = None
+    """File with the passphrase of `gpg_key`, or of backups that were encrypted by `gpg --symmetric`."""
     pg_bin: Path | None = None
     """Folder with pg_restore and pg_verifybackup of the server's version, to run them too."""
     max_plain: Size = 4 * 2**40
@@ -67,9 +74,11 @@ class Params(JobParams):
 @job(timeout="2h", repeatable=True, locks={"backups": "shared"}, history_of="job")
 def run(ctx: Context, params: Params) -> None:
     data_devices = devices_of(ctx, params.data)
-    options = verify_options(ctx, params)
     records: list[dict[str, Any]] = []
-    try:
+    with ExitStack() as stack:
+        options = verify_options(ctx, params, stack)
+        # Reading takes long: what was read before a failure is kept.
+        stack.callback(save_records, ctx, records)
         for name in ("",) if params.root else params.folders:
             # Each folder is checked by itself: one that is missing does not hide what is in the next.
             try:
@@ -78,10 +87,12 @@ def run(ctx: Context, params: Params) -> None:
             except (TargetError, UnknownNameError) as error:
                 subject = f"backups in {name or shown(params.root)}"
                 ctx.report_error(subject, error, expected="readable")
-    finally:
-        # Reading takes long: what was read before a failure is kept.
-        if records:
-            ctx.save("backups-read.json", json.dumps({"backups": records}, indent=1), "application/json")
+
+
+def save_records(ctx: Context, records: list[dict[str, Any]]) -> None:
+    """Save what was read of each backup as an artifact."""
+    if records:
+        ctx.save("backups-read.json", json.dumps({"backups": records}, indent=1), "application/json")
 
 
 def verify_folder(
@@ -142,8 +153,14 @@ def devices_of(ctx: Context, folders: Sequence[Path]) -> list[int]:
     return devices
 
 
-def verify_options(ctx: Context, params: Params) -> VerifyOptions:
+def verify_options(ctx: Context, params: Params, stack: ExitStack) -> VerifyOptions:
     """The options of the verifier. A key file that cannot be read is unknown, and the rest is verified without it."""
+    gpg: Gpg | None = None
+    if params.level == "decode" and (params.gpg_key or params.gpg_passphrase):
+        try:
+            gpg = stack.enter_context(Gpg(params.gpg_key, params.gpg_passphrase))
+        except TargetError as error:
+            ctx.report_error("gpg key", error)
     identities: tuple[Any, ...] = ()
     if params.identity:
         try:
@@ -156,5 +173,6 @@ def verify_options(ctx: Context, params: Params) -> VerifyOptions:
         older=params.older,
         limits=ExpansionLimits(params.max_plain, params.max_ratio, params.max_members),
         identities=identities,
+        gpg=gpg,
         pg_bin=params.pg_bin,
     )

@@ -34,6 +34,7 @@ KINDS = (
     "tar.xz",
     "tar.bz2",
     "tar.gz.age",
+    "aof",
 )
 """By byte 0 of an input of the target `archive`; empty: detected."""
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pyrage import x25519
 
-from maintd.checks.backups import age, pgdump_custom, pgdump_plain, rdb, stream, tar
+from maintd.checks.backups import age, aof, pgdump_custom, pgdump_plain, rdb, stream, tar
+from maintd.checks.backups.gpg import ARMOR, Gpg, looks_encrypted
 from maintd.checks.backups.stream import (
     DamagedError,
     ExpansionLimits,
@@ -35,6 +36,7 @@ _SUFFIXES = {
     ".dump": "pgdump",
     ".pgdump": "pgdump",
     ".rdb": "rdb",
+    ".aof": "aof",
     ".gpg": "gpg",
     ".pgp": "gpg",
 }
@@ -55,7 +57,7 @@ _MAGICS = (
     (b"PRAGMA foreign_keys=OFF;", "sql"),
 )
 EMPTY = "is empty"
-_LAYERS = frozenset({"gz", "zst", "xz", "bz2", "age"})
+_LAYERS = frozenset({"gz", "zst", "xz", "bz2", "age", "gpg"})
 _SQL_SIGN = b"-- PostgreSQL database"
 _NAMES_KEPT = 20_000
 _PROBLEMS_KEPT = 50
@@ -101,7 +103,7 @@ def kind_by_name(path: Path) -> str:
         if kind is None:
             break
         found.insert(0, kind)
-        if kind not in _LAYERS and kind != "gpg":
+        if kind not in _LAYERS:
             break
     return ".".join(found)
 
@@ -111,6 +113,7 @@ def read_archive(
     *,
     kind: str = "",
     identities: Sequence[x25519.Identity] = (),
+    gpg: Gpg | None = None,
     limits: ExpansionLimits | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Reading:
@@ -124,9 +127,9 @@ def read_archive(
     reading = Reading(kind=".".join(wanted) or "unknown", size_bytes=0, sha256="")
     try:
         with ExitStack() as stack:
-            decoder = _Decoder(file, path.stat().st_size, limits or ExpansionLimits(), stack)
+            decoder = _Decoder(file, path.stat().st_size, limits or ExpansionLimits(), stack, identities, gpg)
             try:
-                contents = decoder.contents(wanted, identities)
+                contents = decoder.contents(wanted)
                 reading = replace(reading, kind=decoder.kind(contents.kind), contents=contents, unread=contents.unread)
             except DamagedError as error:
                 reading = replace(reading, damage=str(error))
@@ -142,7 +145,17 @@ def read_archive(
 class _Decoder:
     """Decodes the layers of a file one by one."""
 
-    def __init__(self, file: HashedFile, size: int, limits: ExpansionLimits, stack: ExitStack) -> None:
+    def __init__(
+        self,
+        file: HashedFile,
+        size: int,
+        limits: ExpansionLimits,
+        stack: ExitStack,
+        identities: Sequence[x25519.Identity],
+        gpg: Gpg | None,
+    ) -> None:
+        self._identities = identities
+        self._gpg = gpg
         self._limits = limits
         self._size = size
         self._stack = stack
@@ -159,13 +172,13 @@ class _Decoder:
     def kind(self, inner: str) -> str:
         return ".".join((inner, *reversed(self._found)))
 
-    def contents(self, wanted: list[str], identities: Sequence[x25519.Identity]) -> Contents:
+    def contents(self, wanted: list[str]) -> Contents:
         """Decode the layers in `wanted`, or detect them by their first bytes, then read the contents."""
         remaining = list(wanted)
         if not self._reader.peek(1):
             raise DamagedError(EMPTY)
         while (kind := remaining.pop() if remaining else _detect(self._reader)) in _LAYERS:
-            self._decode_layer(kind, identities)
+            self._decode_layer(kind)
             if not self._reader.peek(1):
                 raise DamagedError(f"{EMPTY}: there is nothing in the {kind}; the program that was to fill it failed")
         found = _read_contents(kind, self._reader, self._limits)
@@ -174,11 +187,11 @@ class _Decoder:
         zstd_sealed = self._zstd is not None and self._zstd.has_checksum
         return replace(found, has_checksum=found.has_checksum or self._sealed or zstd_sealed)
 
-    def _decode_layer(self, kind: str, identities: Sequence[x25519.Identity]) -> None:
+    def _decode_layer(self, kind: str) -> None:
         detected = _detect(self._reader)
         if detected == "age-armor":
             raise UnreadableError("is armored age, which is not supported", "encrypt without --armor")
-        if detected != kind:
+        if detected != kind and not (kind == "gpg" and looks_encrypted(self._reader.peek(64))):
             raise DamagedError(f"does not start as {kind}")
         chunks: Iterator[bytes]
         if kind == "gz":
@@ -188,8 +201,14 @@ class _Decoder:
             chunks = self._zstd.chunks()
         elif kind in ("xz", "bz2"):
             chunks, self._sealed = (stream.unxz if kind == "xz" else stream.bunzip2)(self._reader), True
+        elif kind == "gpg":
+            if self._gpg is None:
+                raise UnreadableError(
+                    "is encrypted with OpenPGP, and no key is set", "set the param gpg_key or gpg_passphrase"
+                )
+            chunks, self._sealed = self._gpg.decrypt(self._reader), True
         else:
-            chunks, self._sealed = age.decrypt(self._reader, identities), True
+            chunks, self._sealed = age.decrypt(self._reader, self._identities), True
         self._found.append(kind)
         bounded = limited(chunks, self._size, self._limits)
         self._stack.enter_context(closing(chunks))  # type: ignore[type-var]
@@ -198,6 +217,8 @@ class _Decoder:
 
 def _detect(reader: Reader) -> str:
     head = reader.peek(512)
+    if head.startswith(ARMOR):
+        return "gpg"
     for magic, kind in _MAGICS:
         if head.startswith(magic):
             return kind
@@ -222,8 +243,11 @@ def _read_contents(kind: str, reader: Reader, limits: ExpansionLimits) -> Conten
         found = rdb.walk_rdb(reader)
         names = tuple(f"db{number}" for number in found.databases)
         return Contents(kind, found.keys, names, has_checksum=found.has_checksum, unread=found.unknown)
-    if kind == "gpg":
-        raise UnreadableError("is encrypted with OpenPGP, which is not supported", "encrypt backups with age")
+    if kind == "aof":
+        commands = aof.AppendOnly()
+        aof.walk_commands(reader, commands, may_be_cut=True)
+        cut = f"{commands.cut_bytes} bytes after the last whole command" if commands.cut_bytes else ""
+        return Contents(kind, commands.count, unread=cut)
     return Contents(kind)
 
 

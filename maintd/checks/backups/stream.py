@@ -37,6 +37,14 @@ class DamagedError(TargetError):
         super().__init__(message, hint, cause="malformed")
 
 
+class EndedError(DamagedError):
+    """A Reader ends too early."""
+
+    def __init__(self, message: str, reader: Reader) -> None:
+        super().__init__(message)
+        self.reader = reader
+
+
 class UnreadableError(TargetError):
     """The data may be intact, but cannot be read: the key is missing, or the format is not supported."""
 
@@ -196,7 +204,7 @@ class Reader(io.RawIOBase):
         left = count
         while left > 0:
             if self._at == len(self._buffer) and not self._fill():
-                raise DamagedError(f"{self.what} ends at byte {self.offset}, {left} bytes too early")
+                raise EndedError(f"{self.what} ends at byte {self.offset}, {left} bytes too early", self)
             piece = self._buffer[self._at : self._at + left]
             self._at += len(piece)
             left -= len(piece)

@@ -10,15 +10,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pyrage import x25519
 
-from maintd.checks.backups import evaluate, folders
+from maintd.checks.backups import aof, evaluate, folders
 from maintd.checks.backups.archive import Contents, Reading, read_archive
 from maintd.checks.backups.base_backup import BaseBackup, read_builds_on, read_start, verify_base_backup
 from maintd.checks.backups.catalog import Backup, checksum_file, compare_with_checksums, recorded_sha256
 from maintd.checks.backups.evaluate import BackupSet
+from maintd.checks.backups.gpg import Gpg
 from maintd.checks.backups.pg_tools import pg_restore, pg_verifybackup
 from maintd.checks.backups.pgdump_directory import walk_directory
 from maintd.checks.backups.stream import DamagedError, ExpansionLimits, UnreadableError, sha256_of
@@ -27,6 +28,7 @@ from maintd.errors import JobError, MaintdError, TargetError
 from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
 
+T = TypeVar("T")
 Level = Literal["age", "checksum", "decode"]
 LEVELS: tuple[Level, ...] = ("age", "checksum", "decode")
 _SMALL = 64 << 10
@@ -78,6 +80,7 @@ class VerifyOptions:
     older: int
     limits: ExpansionLimits
     identities: Sequence[x25519.Identity]
+    gpg: Gpg | None
     pg_bin: Path | None
 
 
@@ -134,6 +137,8 @@ class BackupVerifier:
                     passed = self._verify_base_backup(subject, backup)
                 elif backup.kind == folders.DIRECTORY_DUMP:
                     passed = self._verify_directory_dump(subject, backup_set, backup)
+                elif backup.kind == folders.APPEND_ONLY:
+                    passed = self._verify_append_only(subject, backup_set, backup)
                 elif backup.folder:
                     passed = self._cannot_read(subject, backup)
                 else:
@@ -165,6 +170,7 @@ class BackupVerifier:
                 path,
                 kind=backup_set.expected.kind,
                 identities=self._options.identities,
+                gpg=self._options.gpg,
                 limits=self._options.limits,
                 progress=self._progress,
             )
@@ -252,36 +258,60 @@ class BackupVerifier:
 
     def _verify_directory_dump(self, subject: str, backup_set: BackupSet, backup: Backup) -> bool:
         """Read all files of a dump in pg_dump's directory format; both levels, since it has no checksum of its own."""
-        ctx, name = self._ctx, f"{subject}: decoded"
         listed = self._compare_folder(subject, backup)
         if not self._decode:
-            if listed is None:
-                hint = f"when it is made, run: find {shown(backup.path.name)} -type f -exec sha256sum {{}} +"
-                ctx.unknown(f"{subject}: sha256", "no recorded checksums", hint=hint, optional=not self._sums_are_made)
             return bool(listed)
-        try:
-            dump = walk_directory(backup.path, self._options.limits, self._progress)
-        except DamagedError as error:
-            self._record = {"kind": "pg_dump directory", "damage": str(error)}
-            hint = "restore from another backup; make a new one now"
-            ctx.fail(name, f"damaged: {error}", expected="sound", hint=hint)
+        dump = self._walk(subject, backup, lambda: walk_directory(backup.path, self._options.limits, self._progress))
+        if dump is None:
             return False
-        except UnreadableError as error:
-            self._record = {"kind": "pg_dump directory", "unread": str(error)}
-            hint = error.hint or "until then it is not known whether it can be restored"
-            ctx.unknown(name, error.message, hint=hint)
-            return False
-        self._record = {"kind": "pg_dump directory", "entries": dump.count, "names": list(dump.tables[:_NAMES])}
-        ctx.check(name, "pgdump", equals="pgdump")
+        self._record |= {"entries": dump.count, "names": list(dump.tables[:_NAMES])}
         contents = Contents("pgdump", dump.count, dump.tables, rows=dump.rows)
         self._report_contents(subject, backup_set, backup, contents)
         if self._options.pg_bin:
             return self._run_tool(f"{subject}: pg_restore", pg_restore, self._options.pg_bin, backup.path)
         return listed is not False
 
+    def _verify_append_only(self, subject: str, backup_set: BackupSet, backup: Backup) -> bool:
+        """Read the append-only files of Redis, which have no checksum but that of the snapshot at their begin."""
+        ctx = self._ctx
+        listed = self._compare_folder(subject, backup)
+        if not self._decode:
+            return bool(listed)
+        found = self._walk(subject, backup, lambda: aof.walk_folder(backup.path, self._progress))
+        if found is None:
+            return False
+        self._record |= {"files": found.files, "keys": found.keys, "commands": found.commands}
+        hint = "a server drops them when it loads the files; copy them while no command is written"
+        ctx.check(f"{subject}: bytes after the last whole command", found.cut_bytes, warn_above=0, unit="B", hint=hint)
+        self._report_contents(subject, backup_set, backup, Contents("aof", found.count))
+        return listed is not False
+
+    def _walk(self, subject: str, backup: Backup, read: Callable[[], T]) -> T | None:
+        """Read a folder, and report the check "decoded"; None when it is damaged or cannot be read."""
+        name = f"{subject}: decoded"
+        try:
+            found = read()
+        except DamagedError as error:
+            self._record = {"kind": backup.kind, "damage": str(error)}
+            hint = "restore from another backup; make a new one now"
+            self._ctx.fail(name, f"damaged: {error}", expected="sound", hint=hint)
+            return None
+        except UnreadableError as error:
+            self._record = {"kind": backup.kind, "unread": str(error)}
+            hint = error.hint or "until then it is not known whether it can be restored"
+            self._ctx.unknown(name, error.message, hint=hint)
+            return None
+        self._record = {"kind": backup.kind}
+        self._ctx.check(name, backup.kind, equals=backup.kind)
+        return found
+
     def _compare_folder(self, subject: str, backup: Backup) -> bool | None:
         """Compare a folder with its checksum file; None without one."""
         if not checksum_file(backup.path).is_file():
+            if backup.kind != folders.BASE_BACKUP and not self._decode:
+                hint = f"when it is made, run: find {shown(backup.path.name)} -type f -exec sha256sum {{}} +"
+                optional = not self._sums_are_made
+                self._ctx.unknown(f"{subject}: sha256", "no recorded checksums", hint=hint, optional=optional)
             return None
         different = compare_with_checksums(backup.path, lambda count: None)
         hint = f"restore from another backup: {shown('; '.join(different[:3]))}" if different else ""
