@@ -1,11 +1,12 @@
-"""Remove unused images and stopped containers, each by its id from a plan that is saved with the run.
+"""Remove unused images, stopped containers and, if asked for, unused networks, by id from a plan that is saved.
 
 Runbook: Weekly Maintenance, System Cleanup, step 1 "Log Rotation and Cleanup"
 
 `docker system prune` would also remove stopped containers with the evidence in their logs, and the previous build. This
 job keeps an image while any container uses it, also a stopped one, while it is one of the newest `generations` of its
 repository, and when a tag or label protects it. A stopped container is removed after its last log lines are saved.
-Each is checked again just before its removal. Volumes and networks are never removed.
+Each is checked again just before its removal. Networks that no container uses are reported, and removed only where
+`networks` is set. Volumes are never removed.
 """
 
 from collections.abc import Callable
@@ -15,8 +16,8 @@ from typing import TypeVar
 
 from pydantic import Field
 
-from maintd.checks.docker import cleanup
-from maintd.checks.docker.cleanup import Decision, ImageUsers, InUseError, Retention, StoredContainer, StoredImage
+from maintd.checks.docker import cleanup, networks
+from maintd.checks.docker.cleanup import Decision, ImageUsers, InUseError, Retention, StoredContainer
 from maintd.clients import docker
 from maintd.clients.docker import Docker
 from maintd.job import CheckStatus, Context, Duration, JobParams, Role, Size, TargetError, job
@@ -41,6 +42,8 @@ class Params(JobParams):
     """Keep images and containers with this label."""
     log_lines: int = Field(default=500, ge=1, le=10_000)
     """Log lines of a container to save before it is removed."""
+    networks: Duration | None = None
+    """Remove networks that all runs found unused for this long; null: only report them."""
     build_cache: Duration | None = timedelta(days=14)
     """Remove build cache that was not used for this long; null: never."""
     build_cache_kept: Size = 2 * 2**30
@@ -49,8 +52,10 @@ class Params(JobParams):
     """Remove no image when more would be removed."""
     max_containers: int = Field(default=50, ge=1)
     """Remove no container when more would be removed."""
+    max_networks: int = Field(default=10, ge=1)
+    """Remove no network when more would be removed."""
     max_share: float = Field(default=0.3, gt=0, le=1)
-    """Remove none when more than five and more than this share of all images or containers would be removed."""
+    """Remove none when more than five and more than this share of all of a kind would be removed."""
     unused_from: Size = 10 * 2**30
     """Warn when images without a container take more than this and more than 30 % of all."""
     max_dangling: Size = 10 * 2**30
@@ -65,6 +70,7 @@ def run(ctx: Context, params: Params) -> None:
     names = params.targets or tuple(ctx.targets.docker)
     ctx.limit("remove container", params.max_containers * len(names))
     ctx.limit("remove image", params.max_images * len(names))
+    ctx.limit("remove network", params.max_networks * len(names))
     for name in names:
         target = ctx.target("docker", name)
         try:
@@ -85,9 +91,13 @@ def clean(ctx: Context, params: Params, engine: Docker) -> None:
     old = cleanup.decide_containers(containers, retention, ctx.now())
     unused_since = cleanup.record_unused(ctx, name, images, ImageUsers(containers))
     unused = cleanup.decide_images(images, containers, parents, retention, ctx.now(), unused_since)
-    ctx.save(f"plan-{name}.json", cleanup.plan_text(old, unused), "application/json")
+    left_over = networks.plan(ctx, engine, containers, params.networks, params.keep_label)
+    ctx.save(f"plan-{name}.json", cleanup.plan_text(old, unused, left_over), "application/json")
     remove(ctx, params, name, "container", old, params.max_containers, partial(remove_container, ctx, params, engine))
-    remove(ctx, params, name, "image", unused, params.max_images, partial(remove_image, ctx, engine))
+    remove(ctx, params, name, "image", unused, params.max_images, partial(cleanup.report_image_removed, ctx, engine))
+    if params.networks is not None:
+        remove_one = partial(networks.remove_network, ctx, engine)
+        remove(ctx, params, name, "network", left_over, params.max_networks, remove_one)
     if params.build_cache is not None:
         with ctx.phase(f"{name}: remove build cache"):
             cleanup.report_build_cache_pruned(ctx, engine, params.build_cache, params.build_cache_kept)
@@ -133,15 +143,4 @@ def remove_container(ctx: Context, params: Params, engine: Docker, container: St
     with ctx.change("remove container", target, image=container.image, ended=str(container.finished_at)) as allowed:
         if allowed:
             cleanup.remove_container(engine, container)
-    return bool(allowed)
-
-
-def remove_image(ctx: Context, engine: Docker, image: StoredImage) -> bool:
-    """Remove the image with all its tags. False in a dry run."""
-    target = f"{engine.name}: {image.label} ({image.id})"
-    digests = ", ".join(image.digests)
-    tags = ", ".join(image.tags)
-    with ctx.change("remove image", target, bytes=image.size_bytes, tags=tags, digests=digests) as allowed:
-        if allowed:
-            cleanup.remove_image(engine, image)
     return bool(allowed)

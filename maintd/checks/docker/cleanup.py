@@ -73,6 +73,7 @@ class StoredContainer:
     restart_policy: str
     labels: Mapping[str, str]
     one_off: bool
+    networks: frozenset[str] = frozenset()  # names, and ids where the engine knows them
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,10 @@ def stored_containers(engine: Docker) -> list[StoredContainer]:
 
 def _container(raw: Mapping[str, Any]) -> StoredContainer:
     labels = raw["Config"].get("Labels") or {}
-    policy = ((raw.get("HostConfig") or {}).get("RestartPolicy") or {}).get("Name", "")
+    host = raw.get("HostConfig") or {}
+    policy = (host.get("RestartPolicy") or {}).get("Name", "")
+    attached = (raw.get("NetworkSettings") or {}).get("Networks") or {}
+    ids = [str((item or {}).get("NetworkID") or "") for item in attached.values()]
     return StoredContainer(
         raw["Id"],
         str(raw["Name"]).removeprefix("/"),
@@ -185,6 +189,7 @@ def _container(raw: Mapping[str, Any]) -> StoredContainer:
         policy,
         labels,
         labels.get(ONE_OFF) == "True",
+        frozenset(name for name in (*attached, *ids, str(host.get("NetworkMode") or "")) if name),
     )
 
 
@@ -296,6 +301,17 @@ def _kept(container: StoredContainer, retention: Retention, now: datetime) -> st
     if container.finished_at is None:
         return "it is not known when it ended"
     return "ended too recently" if now - container.finished_at < retention.container_age else ""
+
+
+def report_image_removed(ctx: Context, engine: Docker, image: StoredImage) -> bool:
+    """Remove the image with all its tags. False in a dry run. Raises InUseError, and TargetError."""
+    target = f"{engine.name}: {image.label} ({image.id})"
+    digests = ", ".join(image.digests)
+    tags = ", ".join(image.tags)
+    with ctx.change("remove image", target, bytes=image.size_bytes, tags=tags, digests=digests) as allowed:
+        if allowed:
+            remove_image(engine, image)
+    return bool(allowed)
 
 
 def remove_image(engine: Docker, planned: StoredImage) -> None:
@@ -426,8 +442,10 @@ def record_unused(
     return since
 
 
-def plan_text(containers: Iterable[Decision[StoredContainer]], images: Iterable[Decision[StoredImage]]) -> str:
-    """The plan as JSON: every container and image, and why it is kept; with the digests to pull an image again."""
+def plan_text(
+    containers: Iterable[Decision[StoredContainer]], images: Iterable[Decision[StoredImage]], networks: Iterable[Any]
+) -> str:
+    """The plan as JSON: all objects, and why each is kept; with the digests to pull an image again."""
     plan: dict[str, list[dict[str, Any]]] = {
         "containers": [
             {
@@ -450,6 +468,15 @@ def plan_text(containers: Iterable[Decision[StoredContainer]], images: Iterable[
                 "kept": decision.kept or None,
             }
             for decision in images
+        ],
+        "networks": [
+            {
+                "id": decision.subject.id,
+                "name": decision.subject.name,
+                "created": str(decision.subject.created_at),
+                "kept": decision.kept or None,
+            }
+            for decision in networks
         ],
     }
     return json.dumps(plan, indent=1)
