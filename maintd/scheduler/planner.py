@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import structlog
 
@@ -28,6 +29,9 @@ log = structlog.get_logger()
 
 LATE = timedelta(seconds=90)
 """A due time that is planned later than this was missed and is caught up; a slow store alone does not cause that."""
+
+READ_AHEAD = timedelta(milliseconds=50)
+"""How long before a due time the row of its entry may be read. A plan by a row that changed since is not written."""
 
 LARGE_STEP = timedelta(hours=1)
 """After a step of the clock this far forward, planning is suspended for SETTLING_TIME: if the clock is set back, rows
@@ -124,6 +128,13 @@ class PlannedEntry:
         return compile_rule(self.rule).next_after(self.planned_through)
 
 
+class _RowsAhead(NamedTuple):
+    """Rows of entries that are about to be due."""
+
+    read_at: datetime
+    states: dict[str, EntryState]
+
+
 class Planner:
     """Writes the rows of due times. Not thread-safe: the daemon's loop calls all methods."""
 
@@ -144,6 +155,7 @@ class Planner:
         self._planned: dict[str, PlannedEntry] = {}
         self._queue = DueQueue()
         self._versions: frozenset[str] = frozenset()  # of all rows when they were last read
+        self._ahead: _RowsAhead | None = None
 
     @property
     def next_due(self) -> datetime | None:
@@ -171,7 +183,7 @@ class Planner:
         self._write(self._plans_of(self._edited({**renamed, **wanted}, fingerprints), now))
         self._store.entries.sync(list(wanted.values()), fingerprints, now)
         self._planned = {name: PlannedEntry(entry, fingerprints[name]) for name, entry in wanted.items()}
-        self._queue, self._versions = DueQueue(), frozenset()
+        self._queue, self._versions, self._ahead = DueQueue(), frozenset(), None
         self._refresh()
 
     def _edited(self, wanted: Mapping[str, Entry], fingerprints: Mapping[str, str]) -> list[tuple[Entry, EntryState]]:
@@ -197,8 +209,9 @@ class Planner:
             return 0
         due = self._queue.due(now)
         if not due:
+            self._read_ahead(now)
             return 0
-        states = self._store.entries.states(due)
+        states = self._states_of(due, now)
         for state in states.values():
             self._update(state)
         still_due = set(self._queue.due(now))  # another node can have planned some, or changed their rules
@@ -206,6 +219,18 @@ class Planner:
             (self._planned[name].entry, states[name]) for name in due if name in still_due and name in states
         ]
         return self._write(self._plans_of(due_entries, now))
+
+    def _read_ahead(self, now: datetime) -> None:
+        """Read the rows of the entries that are about to be due, so that the plan need not wait for them."""
+        names = self._queue.due(now + READ_AHEAD)
+        self._ahead = _RowsAhead(now, self._store.entries.states(names)) if names else None
+
+    def _states_of(self, names: Sequence[str], now: datetime) -> dict[str, EntryState]:
+        """Return rows of entries that are due, as read ahead if that was just now."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or abs(now - ahead.read_at) > READ_AHEAD or not ahead.states.keys() >= set(names):
+            return self._store.entries.states(names)
+        return {name: ahead.states[name] for name in names}
 
     def sweep(self) -> int:
         """Read what other nodes changed, correct entries that are planned ahead of the clock, then `plan`."""
@@ -288,7 +313,14 @@ class Planner:
                 at=now,
             )
         rows = decide(entry, state.rule, state.policy, due.times, now=now, pause=state.pause, unfinished=unfinished)
-        return EntryPlan(name=state.name, seen=state.planned_through, through=now, runs=tuple(rows), rule=state.rule)
+        return EntryPlan(
+            name=state.name,
+            seen=state.planned_through,
+            through=now,
+            runs=tuple(rows),
+            rule=state.rule,
+            paused_since=None if state.pause is None else state.pause.since,
+        )
 
     def _unfinished(self, names: Sequence[str], now: datetime) -> dict[str, RunSummary]:
         """The oldest unfinished run of each entry; manual runs that are queued for later do not count."""

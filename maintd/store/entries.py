@@ -48,7 +48,14 @@ _CALENDAR_ENTRIES_BY_NAME = PreparedForValues(_CALENDAR_ENTRIES, entries.c.name)
 
 # Ordered by name, so that two nodes cannot deadlock.
 _FOR_PLANNING = PreparedForValues(
-    select(entries.c.id, entries.c.name, entries.c.planned_through, entries.c.rule, entries.c.active)
+    select(
+        entries.c.id,
+        entries.c.name,
+        entries.c.planned_through,
+        entries.c.rule,
+        entries.c.active,
+        entries.c.pause_since,
+    )
     .order_by(entries.c.name)
     .with_for_update(),
     entries.c.name,
@@ -83,7 +90,8 @@ class EntryPlan(NamedTuple):
     seen: datetime  # planned_through as the planner read it
     through: datetime
     runs: tuple[NewRun, ...]
-    rule: Rule | None = None  # as the planner read it; None: not compared
+    rule: Rule | None = None  # as the planner read it; None: neither it nor the pause is compared
+    paused_since: datetime | None = None  # as the planner read it
 
 
 class Entries:
@@ -132,10 +140,10 @@ class Entries:
         self._database.write(lambda conn: _sync(conn, enabled, fingerprints, now))
 
     def plan(self, wanted: Sequence[EntryPlan]) -> list[list[int] | None]:
-        """Write the plans in one transaction, each only if its entry's planned_through and rule have not changed.
+        """Write the plans in one transaction, each only if its entry's planned_through, rule and pause are unchanged.
 
         Returns for each plan the ids of its new runs in order, or None when another node planned the entry or loaded
-        another calendar. A due time that is already in the ledger gets no second run.
+        another calendar, or an operator paused or unpaused it. A due time in the ledger gets no second run.
         """
         if not wanted:
             return []
@@ -216,7 +224,9 @@ def _is_unchanged(row: Any, plan: EntryPlan) -> bool:
     # Otherwise due times of the old rule would get runs, and those of the new rule never.
     if plan.rule is None:
         return True
-    return row.active and row.rule is not None and mapping.rule(row.rule) == plan.rule
+    if not row.active or row.rule is None or row.pause_since != plan.paused_since:
+        return False
+    return mapping.rule(row.rule) == plan.rule
 
 
 def _add_to_ledger(conn: Connection, due_times: Sequence[tuple[int, datetime]]) -> set[tuple[int, datetime]]:

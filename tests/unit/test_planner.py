@@ -108,6 +108,62 @@ def test_a_paused_entry_has_a_row_for_each_due_time_and_continues_afterwards(
         assert one.rows()[NOON + 10 * MINUTE].reason == "paused by ada: restoring"
 
 
+SHORTLY = timedelta(milliseconds=10)
+
+
+def test_a_pause_that_begins_shortly_before_a_due_time_is_in_force(tmp_path: Path, clock: ManualClock) -> None:
+    with node(tmp_path, clock, entry()) as one:
+        clock.advance(10 * MINUTE - SHORTLY)
+        one.planner.plan()  # the alarm wakes the loop so early
+        one.store.entries.pause("tidy", why="restoring", by="ada", until=None, now=clock.now())
+        clock.advance(SHORTLY)
+
+        one.planner.plan()
+        one.planner.plan()
+
+        assert one.states() == ["paused"]
+
+
+def test_a_pause_that_ends_shortly_before_a_due_time_is_over(tmp_path: Path, clock: ManualClock) -> None:
+    with node(tmp_path, clock, entry()) as one:
+        one.store.entries.pause("tidy", why="restoring", by="ada", until=None, now=clock.now())
+        clock.advance(10 * MINUTE - SHORTLY)
+        one.planner.plan()
+        one.store.entries.unpause("tidy", by="ada", now=clock.now())
+        clock.advance(SHORTLY)
+
+        one.planner.plan()
+        one.planner.plan()
+
+        assert one.states() == ["queued"]
+
+
+def test_another_nodes_plan_and_calendar_shortly_before_a_due_time_are_in_force(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    with node(tmp_path, clock, entry(), entry("other")) as one, node(tmp_path, clock, entry(), entry("other")) as two:
+        clock.advance(10 * MINUTE - SHORTLY)
+        one.planner.plan()
+        two.planner.load([entry(), entry("other", cron="5 * * * *")])
+        clock.advance(SHORTLY)
+        two.planner.plan()
+
+        one.planner.plan()
+        one.planner.plan()
+
+        assert (one.times(), one.times("other")) == (["12:10"], [])
+
+
+def test_a_row_that_was_read_ahead_is_used_for_one_due_time_only(tmp_path: Path, clock: ManualClock) -> None:
+    with node(tmp_path, clock, entry()) as one:
+        clock.advance(10 * MINUTE - SHORTLY)
+        one.planner.plan()
+        one.pass_time(30 * MINUTE)
+
+        assert one.states() == ["queued"] * 3
+        assert one.times() == ["12:10", "12:20", "12:30"]
+
+
 def test_an_entry_whose_run_is_unfinished_is_not_queued_again(tmp_path: Path, clock: ManualClock) -> None:
     with node(tmp_path, clock, entry(overlap=Overlap.SKIP)) as one:
         one.pass_time(20 * MINUTE)
