@@ -17,7 +17,7 @@ from maintd.checks.postgres.amcheck import report_corruption
 from maintd.checks.postgres.database import STATISTICS_AGE, Counters, Relation
 from maintd.checks.postgres.indexes import Index, indexes, invalid
 from maintd.clients.postgres import Postgres, connect
-from maintd.job import Context, Duration, JobParams, Role, Size, TargetError, format_size, job
+from maintd.job import Context, Duration, JobParams, Size, TargetError, format_size, job
 
 LARGEST = 20  # relations whose sizes are kept as measures; the artifact has all
 LOCK_TIMEOUT = timedelta(seconds=1)
@@ -64,7 +64,7 @@ def run(ctx: Context, params: Params) -> None:
                         required = params.amcheck == "yes"
                         report_corruption(ctx, session, relations, found, budget, required=required)
         except TargetError as error:
-            ctx.report_error(f"{name}: measured", error, role=Role.SOURCE)
+            ctx.report_error(f"{name}: measured", error)
 
 
 def report_counters(ctx: Context, params: Params, name: str, now: Counters) -> None:

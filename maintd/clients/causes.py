@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterator
+from http.client import IncompleteRead
 
 _UNREACHABLE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EADDRNOTAVAIL}
 _BROKEN = {errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED}
@@ -24,6 +25,8 @@ def cause_of(error: BaseException) -> str | None:
         if isinstance(link, OSError) and link.errno in _UNREACHABLE:
             return "unreachable"
         if isinstance(link, OSError) and link.errno in _BROKEN:
+            return "partial"
+        if isinstance(link, ConnectionResetError | IncompleteRead):  # by http.client, without a number
             return "partial"
     return None
 

@@ -122,10 +122,12 @@ def connect(target: DockerTarget, *, name: str = "docker", timeout: timedelta | 
     seconds: Any = (
         timeout or target.timeout
     ).total_seconds()  # the SDK's types demand whole seconds, requests does not
+    # The first answer comes at once, whatever the later requests need: an engine that hangs costs no long timeout.
+    first: Any = target.timeout.total_seconds()
     with translated(name):
-        _check_socket(target.url, seconds)
+        _check_socket(target.url, first)
         # The SDK's version="auto" connects in its constructor, and leaves the connection open when that fails.
-        with closing(APIClient(base_url=target.url, version=_VERSION_QUERY, timeout=seconds)) as api:
+        with closing(APIClient(base_url=target.url, version=_VERSION_QUERY, timeout=first)) as api:
             version = str(api.version(api_version=False)["ApiVersion"])
         return Docker(DockerClient(base_url=target.url, version=version, timeout=seconds), name)
 
