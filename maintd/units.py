@@ -106,7 +106,10 @@ Duration = Annotated[
     timedelta,
     BeforeValidator(_read_duration),
     PlainSerializer(format_duration, return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "format": "duration", "examples": ["30m", "2h", "7d"]}),
+    # Not "format: duration", which is that of ISO 8601.
+    WithJsonSchema(
+        {"type": "string", "format": "time-span", "pattern": f"^{_DURATION.pattern}$", "examples": ["30m", "2h", "7d"]}
+    ),
 ]
 """A timedelta, written as `90s`, `30m`, `2h` or `7d` in YAML, on the command line and in JSON."""
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import quote
 
 import click
 
 from maintd.cli import completion
 from maintd.cli.app import App, json_option
-from maintd.errors import DaemonUnavailableError
+from maintd.errors import DaemonUnavailableError, MaintdError, UsageError
+
+MAX_DAYS = 3_660  # of operations.due, which is imported only when it is needed
 
 
 @click.command("status")
@@ -26,6 +29,8 @@ def status_command(app: App, name: str | None, quiet: bool, as_json: bool) -> in
     check: 0 the daemon plans and reaches its store, 1 it does not, 6 it does not answer; failed runs do not count.
     """
     if quiet:
+        if name is not None or as_json:
+            raise UsageError("--quiet checks the daemon itself, without NAME and --json", "omit --quiet")
         return _check_health(app)
     from maintd.model.run import RunSummary
     from maintd.model.status import EntryStatus, StatusReport
@@ -61,19 +66,46 @@ def _check_health(app: App) -> int:
 
 
 @click.command("next")
-@click.option("--days", type=click.IntRange(1, 366), default=7, show_default=True, help="Number of days to list.")
+@click.option("--days", type=click.IntRange(1, MAX_DAYS), default=7, show_default=True, help="Number of days to list.")
 @json_option
 @click.pass_obj
 def next_command(app: App, days: int, as_json: bool) -> None:
     """List the next due times.
 
-    Times are in the time zone of each entry.
+    Times are in the time zone of each entry. With --calendar, or without a daemon and a store, those of the calendar
+    file, whose pauses are not known.
     """
-    from maintd.model.status import DueTime
+    from maintd.model.status import DueLimit, DueTime
     from maintd.present import due_text
 
-    answer = app.read("/due", days=days)
+    answer = _due_times_of_file(app, days) if "calendar" in app.flags else _due_times(app, days)
     if as_json:
         app.out_json(answer)
-    else:
-        app.out(due_text([DueTime.model_validate(due) for due in answer["due"]], now=app.now(), **app.terminal))
+        return
+    due = [DueTime.model_validate(item) for item in answer["due"]]
+    limited = [DueLimit.model_validate(item) for item in answer.get("limited", ())]
+    app.out(due_text(due, limited=limited, now=app.now(), **app.terminal))
+
+
+def _due_times(app: App, days: int) -> Any:
+    try:
+        return app.read("/due", days=days)
+    except DaemonUnavailableError as unavailable:
+        try:
+            found = _due_times_of_file(app, days)
+        except MaintdError:
+            raise unavailable from None
+        app.note(f"{unavailable.message}\nread from the calendar:")
+        return found
+
+
+def _due_times_of_file(app: App, days: int) -> dict[str, Any]:
+    from maintd.calendar import calendar_path, load_calendar
+    from maintd.operations.due import due_times
+
+    calendar = load_calendar(calendar_path(app.settings), app.registry().jobs)
+    due, limited = due_times(calendar.entries, app.now(), days, {})
+    return {
+        "due": [item.model_dump(mode="json") for item in due],
+        "limited": [item.model_dump(mode="json") for item in limited],
+    }

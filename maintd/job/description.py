@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
+from pydantic.json_schema import GenerateJsonSchema
 
 from maintd.errors import JobError
 from maintd.job.decorator import JobFunction, JobTraits
@@ -120,9 +121,28 @@ def _describe(name: str, path: Path, module: ModuleType, traits: JobTraits, para
         history_of=traits.history_of,
         fresh=traits.fresh,
         params=tuple(_param(key, field_info, params) for key, field_info in params.model_fields.items()),
-        params_schema=params.model_json_schema(),
+        params_schema=params.model_json_schema(schema_generator=_ParamsSchema),
         imports=imports_of(path),
     )
+
+
+class _ParamsSchema(GenerateJsonSchema):
+    """Writes default values as the calendar does: durations as `1d`, also below other values."""
+
+    def encode_default(self, dft: Any) -> Any:
+        return super().encode_default(_written(dft))
+
+
+def _written(value: Any) -> Any:
+    if isinstance(value, timedelta):
+        return format_duration(value)
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {key: _written(item) for key, item in value.items()}
+    if isinstance(value, tuple | list | set | frozenset):
+        return [_written(item) for item in value]
+    return value
 
 
 def _param(name: str, info: Any, params: type[JobParams]) -> ParamDescription:
@@ -157,6 +177,8 @@ def _kind(schema: Mapping[str, Any], named: Mapping[str, Any]) -> tuple[tuple[st
     if isinstance(schema.get("additionalProperties"), dict):
         return (), f"mapping of names to {_kind(schema['additionalProperties'], named)[1]}"
     names = {"string": "text", "integer": "number", "number": "number", "boolean": "true or false", "object": "mapping"}
+    if schema.get("format") == "time-span":
+        return (), "duration"
     return (), schema.get("format") or names.get(str(schema.get("type")), "value")
 
 

@@ -98,6 +98,14 @@ class EntryStatus(Diagnosis):
         return self.last_worked or self.last_run
 
 
+class DueLimit(Model):
+    """An entry with more due times than a list shows of it: the number of those listed, and the last of them."""
+
+    entry: str
+    listed: int
+    listed_until: Instant
+
+
 class DueTime(Model):
     """A future due time of an entry."""
 

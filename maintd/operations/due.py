@@ -2,38 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from heapq import merge
 from itertools import islice
 
 from maintd.errors import StoreError, UsageError
 from maintd.model.entry import Entry, Pause
-from maintd.model.status import DueTime
+from maintd.model.status import DueLimit, DueTime
 from maintd.operations.service import OperatorService
 from maintd.schedule import blackout_covering, compile_rule, local_text, upcoming
 
-MAX_DAYS = 366
-MAX_DUE_TIMES = 20_000
-"""Due times in one answer; an entry that is due every minute has 10,080 in a week."""
+MAX_DAYS = 3_660
+"""Ten years: the next 29 February may be eight years away."""
+
+MAX_PER_ENTRY = 1_000
+"""Due times of one entry in one answer; one that is due every minute has 10,080 in a week."""
 
 
-def due(service: OperatorService, days: int) -> list[DueTime]:
-    """The due times of the next days in order, at most MAX_DUE_TIMES; `note` is the reason of a coming skip.
+def due(service: OperatorService, days: int) -> tuple[list[DueTime], list[DueLimit]]:
+    """The due times of the next days, as `due_times` has them, by the active calendar and pauses."""
+    now = service.clock.now()
+    return due_times(service.calendar().entries, now, days, active_pauses(service, now))
 
-    Raises UsageError unless days is 1 to MAX_DAYS.
+
+def due_times(
+    entries: Sequence[Entry], now: datetime, days: int, pauses: Mapping[str, Pause]
+) -> tuple[list[DueTime], list[DueLimit]]:
+    """The due times of the next days in order, and which entries have more than their first MAX_PER_ENTRY.
+
+    `note` of a due time is the reason of a coming skip. Raises UsageError unless days is 1 to MAX_DAYS.
     """
     if not 1 <= days <= MAX_DAYS:
         raise UsageError(f"cannot list due times for {days} days", f"give a number from 1 to {MAX_DAYS}")
-    now = service.clock.now()
-    calendar = service.calendar()
-    pauses = active_pauses(service, now)
-    streams = [
-        _due_times(entry, now, now + timedelta(days=days), pauses.get(entry.name))
-        for entry in calendar.entries
-        if entry.enabled and entry.rule is not None
-    ]
-    return list(islice(merge(*streams, key=lambda instant: instant.due_at), MAX_DUE_TIMES))
+    lists, limits = [], []
+    for entry in entries:
+        if not entry.enabled or entry.rule is None:
+            continue
+        stream = _due_times(entry, now, now + timedelta(days=days), pauses.get(entry.name))
+        found = list(islice(stream, MAX_PER_ENTRY))
+        if next(stream, None) is not None:
+            limits.append(DueLimit(entry=entry.name, listed=len(found), listed_until=found[-1].due_at))
+        lists.append(found)
+    return list(merge(*lists, key=lambda instant: instant.due_at)), limits
 
 
 def active_pauses(service: OperatorService, now: datetime) -> dict[str, Pause]:

@@ -7,13 +7,20 @@ from datetime import UTC, datetime
 
 from maintd.model.evidence import LogLine
 from maintd.model.job import BrokenJob, JobDescription, ParamDescription
-from maintd.model.status import DueTime
-from maintd.present.text import WIDTH, Style, Tone, column_widths, from_now, plural, printable, symbol, wrap
+from maintd.model.status import DueLimit, DueTime
+from maintd.present.text import WIDTH, Style, Tone, column_widths, from_now, plural, printable, symbol, utc_minute, wrap
 from maintd.units import format_duration
 
 
-def due_text(dues: Sequence[DueTime], *, now: datetime, width: int = WIDTH, colour: bool = False) -> str:
-    """Due times, grouped by day in the time zones of the entries."""
+def due_text(
+    dues: Sequence[DueTime],
+    *,
+    now: datetime,
+    limited: Sequence[DueLimit] = (),
+    width: int = WIDTH,
+    colour: bool = False,
+) -> str:
+    """Due times, grouped by day in the time zones of the entries; then the entries that have more than those."""
     if not dues:
         return "no due times\n"
     style = Style(colour)
@@ -35,6 +42,9 @@ def due_text(dues: Sequence[DueTime], *, now: datetime, width: int = WIDTH, colo
             lines += [style(line, Tone.DIM) for line in wrap(jobs, width, " " * (2 + sizes[0]), " " * (2 + sizes[0]))]
         if due.note:
             lines += [style(line, Tone.WARN) for line in wrap(due.note, width, "    ! ", "      ")]
+    for limit in limited:
+        text = f"only the first {limit.listed} due times of {limit.entry}, until {utc_minute(limit.listed_until)}"
+        lines += [style(line, Tone.WARN) for line in wrap(text, width, "! ", "  ")]
     return "\n".join(lines) + "\n"
 
 

@@ -19,6 +19,11 @@ from maintd.web.errors import error_response, internal_error
 from maintd.web.evidence_cache import EvidenceCache
 from maintd.web.schemas import ErrorResponse
 
+_FORBIDDEN = {
+    True: "Another web site sent the request, or its Host is not this server's",
+    False: "The TCP port is read-only: send it to the control socket; or it was refused, for example while paused",
+}
+
 DESCRIPTION = (
     "The API that maintd's command line and web page use. The control socket accepts every request; the TCP port is "
     "read-only. Times are ISO 8601 in UTC. An error is {error: {code, message, hint}}."
@@ -39,9 +44,26 @@ def create_app(service: OperatorService) -> FastAPI:
 
 def openapi_schema() -> dict[str, Any]:
     """The API as an OpenAPI 3.1 document."""
-    return get_openapi(
+    schema = get_openapi(
         title="maintd", version=maintd.__version__, description=DESCRIPTION, routes=_with_routes().routes
     )
+    for path, operations in schema["paths"].items():
+        for method, operation in operations.items():
+            _add_errors(path, method, operation)
+    for unused in ("HTTPValidationError", "ValidationError"):  # this app answers with its own errors
+        schema["components"]["schemas"].pop(unused, None)
+    return schema
+
+
+def _add_errors(path: str, method: str, operation: dict[str, Any]) -> None:
+    """State what an operation answers besides success; every error has the same body."""
+    responses = operation["responses"]
+    error = responses["default"]
+    if responses.pop("422", None) or operation.get("parameters") or "requestBody" in operation:
+        responses["400"] = {**error, "description": "The request has an invalid value; nothing was done"}
+    responses["403"] = {**error, "description": _FORBIDDEN[method == "get"]}
+    if "{" in path or (method == "post" and "requestBody" in operation):
+        responses["404"] = {**error, "description": "There is nothing of this name; `hint` may have a similar one"}
 
 
 def _with_routes() -> FastAPI:

@@ -13,9 +13,8 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from maintd.errors import UnknownNameError
 from maintd.model.job import BrokenJob
 from maintd.model.run import RunState
-from maintd.operations import due, entry_status, find_entry, find_job, find_run, status
+from maintd.operations import MAX_DAYS, due, entry_status, find_entry, find_job, find_run, status
 from maintd.operations.diagnosis import worst_check
-from maintd.operations.due import MAX_DUE_TIMES
 from maintd.web.api.runs import log_page, runs_page
 from maintd.web.dependencies import RunId, ServiceDep, parse_run_id
 from maintd.web.templates import STATIC, render
@@ -43,7 +42,7 @@ def index(service: ServiceDep) -> HTMLResponse:
     """What needs attention, all entries, the next seven days."""
     report = status(service)
     calendar = service.calendar()
-    week = due_by_day(due(service, 8), report.at, calendar.timezone)
+    week = due_by_day(due(service, 8)[0], report.at, calendar.timezone)
     return _html("index.html", report=report, week=week, timezone=calendar.timezone, now=report.at)
 
 
@@ -121,15 +120,12 @@ def job(service: ServiceDep, name: str) -> HTMLResponse:
 
 
 @router.get("/due")
-def due_page(service: ServiceDep, days: Annotated[int, Query(ge=1, le=366)] = 14) -> HTMLResponse:
+def due_page(service: ServiceDep, days: Annotated[int, Query(ge=1, le=MAX_DAYS)] = 14) -> HTMLResponse:
     """Due times by day, in the calendar's time zone."""
-    found = due(service, days)
+    found, limited = due(service, days)
     timezone = service.calendar().timezone
     by_day = due_by_day(found, service.clock.now(), timezone, days + 1)
-    last = found[-1].due_at if len(found) == MAX_DUE_TIMES else None
-    return _html(
-        "due.html", by_day=[day for day in by_day if day.items], days=days, timezone=timezone, truncated_at=last
-    )
+    return _html("due.html", by_day=[day for day in by_day if day.items], days=days, timezone=timezone, limited=limited)
 
 
 @router.get("/static/{name}")

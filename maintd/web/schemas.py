@@ -11,7 +11,7 @@ from starlette.responses import Response
 from maintd.model.base import Model
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.run import RunSummary
-from maintd.model.status import AuditEvent, DueTime, EntryStatus
+from maintd.model.status import AuditEvent, DueLimit, DueTime, EntryStatus
 from maintd.operations import TriggerRequest
 from maintd.units import Instant
 
@@ -123,9 +123,10 @@ class ReloadResponse(Model):
 
 
 class DueList(Model):
-    """Future due times, oldest first."""
+    """Future due times, oldest first. `limited` names the entries that have more than those in the list."""
 
     due: tuple[DueTime, ...]
+    limited: tuple[DueLimit, ...] = ()
 
 
 class JobList(Model):

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from maintd.model.entry import Pause
 from maintd.model.job import BrokenJob, JobDescription
-from maintd.operations import due, entry_status, find_job, pause, unpause
+from maintd.operations import MAX_DAYS, due, entry_status, find_job, pause, unpause
 from maintd.web.dependencies import ServiceDep, caller
 from maintd.web.schemas import DueList, EntryDetail, JobList, PauseBody, UnpauseBody, UnpauseResponse, json_response
 
@@ -41,9 +41,10 @@ def unpause_entry(service: ServiceDep, request: Request, name: str, body: Unpaus
 
 
 @router.get("/due", response_model=DueList)
-def get_due(service: ServiceDep, days: Annotated[int, Query(ge=1, le=366)] = 7) -> Response:
+def get_due(service: ServiceDep, days: Annotated[int, Query(ge=1, le=MAX_DAYS)] = 7) -> Response:
     """List the due times of the next days, oldest first."""
-    return json_response(DueList(due=tuple(due(service, days))))
+    found, limited = due(service, days)
+    return json_response(DueList(due=tuple(found), limited=tuple(limited)))
 
 
 @router.get("/jobs", response_model=JobList)
