@@ -22,10 +22,11 @@ from pydantic import Field
 
 from maintd.checks.backups.age import read_identities
 from maintd.checks.backups.catalog import find_backups
-from maintd.checks.backups.evaluate import BackupSet, Expected, group
+from maintd.checks.backups.evaluate import BackupSet, Expected, copy_criteria, group
 from maintd.checks.backups.gpg import Gpg
 from maintd.checks.backups.stream import ExpansionLimits
 from maintd.checks.backups.verify import BackupVerifier, VerifyOptions, report_metadata
+from maintd.checks.collection import by_itself
 from maintd.clients.files import shown
 from maintd.job import Context, Duration, JobParams, Size, TargetError, UnknownNameError, job
 
@@ -43,6 +44,12 @@ class Params(JobParams):
     """How thoroughly to verify; each level includes those before."""
     expect: dict[str, Expected] = {}
     """Expectations by pattern of the path or name; default: a new backup of each series."""
+    others: Literal["once", "recurring"] = "once"
+    """Whether new backups of the series outside of `expect` are needed, too; without `expect` they always are."""
+    offsite: tuple[str, ...] = ()
+    """Folder targets with copies of the same files in another place; each set needs a recent copy of the same size."""
+    offsite_within: Duration = timedelta(hours=26)
+    """Time in which a backup is copied: added to the maximum age of the copies."""
     warn_age: Duration = timedelta(hours=26)
     """A newest backup older than this warns."""
     max_age: Duration = timedelta(hours=50)
@@ -118,6 +125,7 @@ def verify_folder(
                 data_devices=data_devices,
                 decode=params.level == "decode",
             )
+    check_copies(ctx, params, sets)
     if params.level != "age":
         BackupVerifier(ctx, options, Path(realpath(root)), records).verify(sets)
 
@@ -139,7 +147,24 @@ def find_sets(ctx: Context, params: Params, root: Path, name: str) -> list[Backu
             "verify them by other means and name them in the param exclude, or add a pattern with kind: data to expect"
         )
         ctx.report([found.tally.criterion(f"{subject}: kinds of files", "files", at_most_share=0, hint=hint)])
-    return group(found.backups, params.expect)
+    return group(found.backups, params.expect, others_recur=params.others == "recurring")
+
+
+def check_copies(ctx: Context, params: Params, sets: Sequence[BackupSet]) -> None:
+    """Compare the sets with their copies in the offsite folders."""
+    for name in params.offsite:
+        with ctx.phase(f"compare with the copies in {name}"), by_itself(ctx, f"copies in {name}"):
+            root = Path(realpath(ctx.target("folders", name).path))
+            found = find_backups(root, params.patterns, params.exclude, params.expect, now=ctx.now())
+            if found.unread:
+                hint = "grant read access, or exclude them by the patterns"
+                ctx.unknown(f"copies in {name}: folders read", "; ".join(found.unread[:3]), hint=hint)
+            copies = {one.name: one for one in group(found.backups, params.expect)}
+            for one in sets:
+                if one.backups:
+                    max_age = (one.expected.max_age or params.max_age) + params.offsite_within
+                    criteria = copy_criteria(one, copies.get(one.name), ctx.now(), max_age)
+                    ctx.report(criteria, f"{one.name} in {name}")
 
 
 def devices_of(ctx: Context, folders: Sequence[Path]) -> list[int]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import yaml
 import zstandard
 from support import sample_backups as made
 from support.job_runs import JobResult, run_job
@@ -21,7 +22,7 @@ from support.servers.postgres import BIN, PostgresServer
 
 from maintd.model.evidence import CheckStatus
 
-OK, FAIL, UNKNOWN = CheckStatus.OK, CheckStatus.FAIL, CheckStatus.UNKNOWN
+OK, FAIL, UNKNOWN, WARN = CheckStatus.OK, CheckStatus.FAIL, CheckStatus.UNKNOWN, CheckStatus.WARN
 TAR = made.tar_of(made.SECRETS)
 
 
@@ -336,3 +337,102 @@ def test_a_site_that_writes_no_checksums_is_not_unknown_for_it(tmp_path: Path) -
     assert nowhere.outcome == "succeeded", nowhere.text()
     assert nowhere.check("two.tar: sha256").status is UNKNOWN
     assert (beside.outcome, beside.check("two.tar: sha256").status) == ("unknown", UNKNOWN)
+
+
+def aged(path: Path, days: float) -> Path:
+    at = path.stat().st_mtime - days * 86_400
+    os.utime(path, (at, at))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("copies", "statuses"),
+    [
+        ({"a.tar.gz": 1.0}, {"age of the newest copy": OK, "copies of another size": OK}),
+        ({"a.tar.gz": 4.0}, {"age of the newest copy": FAIL, "copies of another size": OK}),
+        ({"a.tar.gz": -1.0}, {"age of the newest copy": UNKNOWN, "copies of another size": OK}),
+        ({"b.tar.gz": 0.0}, {"copies": FAIL}),
+        ({}, {"copies": FAIL}),
+    ],
+)
+def test_each_set_needs_a_recent_copy_in_another_place(
+    copies: Mapping[str, float], statuses: Mapping[str, CheckStatus], tmp_path: Path
+) -> None:
+    made.write(tmp_path / "own" / "a.tar.gz", made.gz(TAR))
+    (tmp_path / "far").mkdir()
+    for name, days in copies.items():
+        aged(made.write(tmp_path / "far" / name, made.gz(TAR)), days)
+    folders = {name: {"path": str(tmp_path / name)} for name in ("own", "far")}
+
+    params = {"folders": ["own"], "offsite": ["far"], "level": "age"}
+    result = run_job("backup_verify", params, {"folders": folders})
+
+    assert {check.name.partition(": ")[2]: check.status for check in result.named("a.tar.gz in far")} == statuses
+
+
+def test_a_copy_that_is_cut_fails_and_a_place_that_is_missing_does_not_hide_the_next(tmp_path: Path) -> None:
+    made.write(tmp_path / "own" / "a.tar.gz", made.gz(TAR))
+    made.write(tmp_path / "far" / "a.tar.gz", made.gz(TAR)[:-1])
+    folders = {name: {"path": str(tmp_path / name)} for name in ("own", "gone", "far")}
+
+    params = {"folders": ["own"], "offsite": ["gone", "unnamed", "far"]}
+    result = run_job("backup_verify", params, {"folders": folders})
+
+    assert result.check("a.tar.gz in far: copies of another size").status is FAIL, result.text()
+    assert result.check("copies in gone").status is FAIL
+    assert result.check("copies in unnamed").status is UNKNOWN
+    assert result.check("a.tar.gz: decoded").status is OK
+
+
+def test_too_few_or_too_young_backups_warn_where_more_are_expected(tmp_path: Path) -> None:
+    for day in range(3):
+        aged(made.write(tmp_path / f"pg-2026-03-0{3 - day}.tar.gz", made.gz(TAR)), day)
+    wide, narrow = {"kept": 3, "max_age": "1000d"}, {"kept": 7, "max_age": "1000d", "reach": "1000d"}
+
+    enough = verify(tmp_path, level="age", expect={"pg-*": wide})
+    less = verify(tmp_path, level="age", expect={"pg-*": narrow})
+
+    assert enough.check("pg-*: kept").status is OK, enough.text()
+    assert not enough.named("pg-*: age of the oldest")
+    assert [less.check(f"pg-*: {name}").status for name in ("kept", "age of the oldest")] == [WARN, WARN]
+
+
+def test_patterns_may_be_optional_or_made_once_while_the_others_recur(tmp_path: Path) -> None:
+    for name in ("pre-rotation-1.tar.gz", "secrets.tar.gz", "daily.tar.gz"):
+        aged(made.write(tmp_path / name, made.gz(TAR)), 10)
+    expect = {
+        "pre-*": {"recurring": False},
+        "secrets*": {"max_age": "35d", "warn_age": "32d"},
+        "x*": {"required": False},
+    }
+
+    others, alone = verify(tmp_path, expect=expect, others="recurring"), verify(tmp_path, expect=expect)
+
+    assert others.check("daily.tar.gz: age").status is FAIL
+    assert others.check("secrets*: age").status is OK
+    assert not others.named("pre-*: age") + others.named("x*")
+    assert alone.outcome == "succeeded", alone.text()
+
+
+def test_the_shipped_calendar_fails_without_a_backup_of_the_secrets(tmp_path: Path) -> None:
+    shipped = yaml.safe_load((Path(__file__).parents[2] / "schedules.yaml").read_text())
+    steps = [
+        step["backup_verify"]
+        for entry in shipped["entries"].values()
+        for step in entry.get("steps", ())
+        if isinstance(step, dict) and "backup_verify" in step
+    ]
+    members = {"secrets/admin_token": b"a" * 40, "secrets/postgres_password": b"b" * 16}
+    made.write(tmp_path / "postgres/postgres-1.sql", b"x")
+    made.write(tmp_path / "secrets/pre-rotation-20260101_000000.tar.gz", made.gz(made.tar_of(members)))
+
+    assert len(steps) == 2
+    for params in steps:
+        without = verify(tmp_path, **params)
+        made.write(tmp_path / "secrets/secrets-x.tar.gz", made.gz(made.tar_of(members)))
+        beside = verify(tmp_path, **params)
+        (tmp_path / "secrets/secrets-x.tar.gz").unlink()
+        pattern = "**/secrets[-_]*.tar.gz*"
+        assert without.check(f"{pattern}: backups").status is FAIL
+        assert beside.check(f"{pattern}: age").status is OK, beside.text()
+        assert not [check for check in beside.named("secrets/") if check.status is FAIL]

@@ -44,6 +44,14 @@ class Expected(BaseModel):
     """Files in a tar archive with their minimum size in bytes: `{admin_token: 32}`."""
     private_members: bool = True
     """Only the owner may read the files in `members`."""
+    required: bool = True
+    """A pattern without any backup fails."""
+    recurring: bool = True
+    """A new one is needed within `max_age`; false for copies that are made once, as before a change."""
+    kept: int = 1
+    """Minimum number of backups that are kept; fewer warn."""
+    reach: Duration | None = None
+    """Minimum age of the oldest backup that is kept; a younger one warns."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +64,24 @@ class BackupSet:
     recurring: bool = True
 
 
-def group(backups: Sequence[Backup], expect: Mapping[str, Expected]) -> list[BackupSet]:
-    """Return one set for each expected pattern, also without any backup, and one for each other series.
+def group(backups: Sequence[Backup], expect: Mapping[str, Expected], *, others_recur: bool = False) -> list[BackupSet]:
+    """Return one set for each expected pattern, also without any backup if required, and one for each other series.
 
-    If there are expectations, the other series are read but not recurring: they may be one-time copies.
+    If there are expectations, the other series are read but recur only with `others_recur`: they may be one-time
+    copies.
     """
     sets, left = [], list(backups)
     for pattern, expected in expect.items():
         matching = path_pattern(pattern)
         mine = [b for b in left if matching.fullmatch(b.relative) or matching.fullmatch(b.path.name)]
         left = [backup for backup in left if backup not in mine]
-        sets.append(BackupSet(pattern, tuple(mine), expected))
+        if mine or expected.required:
+            sets.append(BackupSet(pattern, tuple(mine), expected, recurring=expected.recurring))
     series: dict[str, list[Backup]] = {}
     for backup in left:
         series.setdefault(backup.series, []).append(backup)
-    sets += [BackupSet(shown(name), tuple(found), Expected(), recurring=not expect) for name, found in series.items()]
+    recurring = others_recur or not expect
+    sets += [BackupSet(shown(name), tuple(found), Expected(), recurring=recurring) for name, found in series.items()]
     return sets
 
 
@@ -99,6 +110,39 @@ def age_criteria(found: BackupSet, now: datetime, warn_age: timedelta, max_age: 
     if newest not in ahead:
         age = max(now - newest.created_at, timedelta(0))
         criteria.insert(0, Criterion("age", age, at_most=max_age, warn_above=min(warn_age, max_age), hint=hint))
+    return criteria
+
+
+def retention_criteria(found: BackupSet, now: datetime) -> list[Criterion]:
+    """Check that enough backups are kept, and that they reach back far enough; both only where it is expected."""
+    expected, criteria = found.expected, []
+    hint = "check what removes old backups; it may be too eager, or the backups fail now and then"
+    if expected.kept > 1:
+        criteria.append(Criterion("kept", len(found.backups), warn_below=expected.kept, unit="backup", hint=hint))
+    if expected.reach is not None:
+        oldest = max(now - found.backups[-1].created_at, timedelta(0))
+        criteria.append(Criterion("age of the oldest", oldest, warn_below=expected.reach, hint=hint))
+    return criteria
+
+
+def copy_criteria(found: BackupSet, copies: BackupSet | None, now: datetime, max_age: timedelta) -> list[Criterion]:
+    """Compare a set with its copies in another place: age and size. max_age: of the newest copy."""
+    hint = "check the job that copies the backups"
+    if copies is None or not copies.backups:
+        return [Criterion("copies", 0, at_least=1, hint=hint)]
+    newest, criteria = copies.backups[0], []
+    if newest.in_future(now):
+        cause = f"the time of {shown(newest.relative)} is in the future"
+        criteria.append(Criterion("age of the newest copy", unknown=cause, hint="check the clock there"))
+    elif found.recurring:
+        criteria.append(Criterion("age of the newest copy", now - newest.created_at, at_most=max_age, hint=hint))
+    else:
+        criteria.append(Criterion("copies", len(copies.backups), at_least=1, hint=hint))
+    own = {backup.relative: backup for backup in found.backups}
+    both = [(copy, own[copy.relative]) for copy in copies.backups if copy.relative in own]
+    unlike = [copy for copy, original in both if copy.size_bytes != original.size_bytes]
+    hint = f"copy it again: {shown(unlike[0].relative)}" if unlike else ""
+    criteria.append(Criterion("copies of another size", len(unlike), at_most=0, hint=hint))
     return criteria
 
 

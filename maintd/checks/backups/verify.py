@@ -60,6 +60,7 @@ def report_metadata(
     if backup_set.recurring:
         limits = expected.warn_age or warn_age, expected.max_age or max_age
         ctx.report(evaluate.age_criteria(backup_set, ctx.now(), *limits), name)
+    ctx.report(evaluate.retention_criteria(backup_set, ctx.now()), name)
     sizes = [point.value for point in ctx.series("backup_bytes", set=name)]
     ctx.report(evaluate.metadata_criteria(backup_set, sizes, private=private, data=data_devices), name)
     if not decode and not newest.folder and 0 < newest.size_bytes <= _SMALL:
