@@ -17,7 +17,7 @@ import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from maintd.config import logging
 from maintd.config.process_limits import UMASK, forget_credentials, hide_memory, raise_descriptor_limit
 from maintd.config.settings import Settings
 from maintd.config.state_directory import claim_state_dir
-from maintd.errors import MaintdError, StoreUnavailableError
+from maintd.errors import MaintdError, StoreError, StoreUnavailableError
 from maintd.executor.executor import LocalExecutor
 from maintd.executor.journal import replay
 from maintd.executor.process_tree import kill_orphans
@@ -87,6 +87,8 @@ def serve(settings: Settings, run_first: Sequence[str] = ()) -> int:
             {signal.SIGTERM: daemon.stop, signal.SIGINT: daemon.stop, signal.SIGHUP: daemon.request_reload}
         )
         daemon.start(stack)
+        with suppress(StoreError):  # then the first run takes longer
+            daemon.store.prepare()
         gc.collect()
         gc.freeze()  # these objects live until the end, so later collections can leave them out
         gc.enable()

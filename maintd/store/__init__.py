@@ -12,16 +12,18 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
+from sqlalchemy.engine import Connection
+
 from maintd.clock import Clock
 from maintd.store.audit import Audit
 from maintd.store.database import Database, mask, parse_url
-from maintd.store.entries import Entries, EntryPlan
-from maintd.store.history import History, LastRuns, LogRow, MeasurePoint
+from maintd.store.entries import Entries, EntryPlan, planning_statements
+from maintd.store.history import START_STATEMENTS, History, LastRuns, LogRow, MeasurePoint
 from maintd.store.locks import Locks
 from maintd.store.maintenance import Maintenance, PruneResult
 from maintd.store.nodes import Nodes
-from maintd.store.run_plans import RunPlans
-from maintd.store.runs import Runs
+from maintd.store.run_plans import RunPlans, plan_statements
+from maintd.store.runs import CLAIM_STATEMENTS, Runs
 from maintd.store.schema import current_revision, require_current, upgrade
 
 __all__ = [
@@ -56,6 +58,11 @@ class Store:
         """The time that all nodes of this store use: this machine's on SQLite, the server's on Postgres."""
         return self._database.now()
 
+    def prepare(self) -> None:
+        """On SQLite, compile what a due run waits for; otherwise the first one waits 8 ms longer than later ones."""
+        if not self.shared:
+            self._database.read(_prepare)
+
     def ping(self) -> None:
         """Raises StoreUnavailableError when the database does not answer."""
         self._database.read(current_revision)
@@ -63,6 +70,11 @@ class Store:
     def close(self) -> None:
         """Finish pending writes and close all connections."""
         self._database.close()
+
+
+def _prepare(conn: Connection) -> None:
+    for statement in (*planning_statements(conn), *plan_statements(conn), *CLAIM_STATEMENTS, *START_STATEMENTS):
+        statement.prepare(conn)
 
 
 def open_store(url: str, *, clock: Clock, migrate: bool, state_dir: Path | None = None) -> Store:

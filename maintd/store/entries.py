@@ -68,6 +68,12 @@ _SET_PLANNED_THROUGH = Prepared(
 _ID = Prepared(select(entries.c.id).where(entries.c.name == bindparam("of_name")))
 
 
+def planning_statements(conn: Connection) -> list[Prepared | PreparedForValues]:
+    """Return what every plan executes."""
+    into_ledger = _insert_due_time(conn.dialect.name)
+    return [_CALENDAR_ENTRIES_BY_NAME, _FOR_PLANNING, _SET_PLANNED_THROUGH, into_ledger, _SET_LEDGER_RUN]
+
+
 class EntryVersion(NamedTuple):
     """The values of an entry's row that change when a node loads a calendar or plans."""
 

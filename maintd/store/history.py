@@ -42,6 +42,9 @@ _SERIES_OF_ENTRY = Prepared(_of_job.join(entries).where(entries.c.name == bindpa
 
 _RUNS = PreparedForValues(mapping.select_runs(*mapping.FULL).order_by(runs.c.id), runs.c.id)
 
+START_STATEMENTS = (_RUNS, _SERIES_OF_ENTRY)
+"""What every start of a run executes."""
+
 # The number of points that the newest run has in a series: one for each combination of labels.
 _LABEL_SETS = select(func.count()).where(
     measures.c.series_id == bindparam("of_series"),

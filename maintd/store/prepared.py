@@ -79,6 +79,10 @@ class Prepared:
         compiled = self._begin(conn)
         driver(conn).executemany(compiled.text, map(compiled.values, many))
 
+    def prepare(self, conn: Connection) -> None:
+        """Compile it for SQLite now, not when it is first executed."""
+        self._compile(conn)
+
     def _begin(self, conn: Connection) -> _Compiled:
         if not conn.in_transaction():  # the driver begins none by itself
             conn.begin()
@@ -104,6 +108,10 @@ class PreparedForValues:
     def __init__(self, statement: Select[Any] | ReturningUpdate[Any], column: ColumnElement[Any]) -> None:
         self._one = Prepared(statement.where(column == bindparam("of_value")))
         self._many = statement.where(column.in_(bindparam("of_values", expanding=True)))
+
+    def prepare(self, conn: Connection) -> None:
+        """Compile it for SQLite now, not when it is first executed."""
+        self._one.prepare(conn)
 
     def rows(self, conn: Connection, values: Iterable[Any], parameters: Mapping[str, Any] = NO_PARAMETERS) -> list[Any]:
         """The rows of all values; in the values' order if the statement orders by the column first."""

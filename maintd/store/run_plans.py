@@ -28,6 +28,11 @@ CACHE_SIZE = 2048
 _PLANS = PreparedForValues(select(plans.c.id, plans.c.steps, plans.c.policy).order_by(plans.c.id), plans.c.id)
 
 
+def plan_statements(conn: Connection) -> list[Prepared | PreparedForValues]:
+    """Return what writes and reads the plans of runs."""
+    return [_upsert_plan(conn.dialect.name), _PLANS]
+
+
 @dataclass(frozen=True)
 class RunPlan:
     """The steps and the policy of a run."""

@@ -73,6 +73,10 @@ _UNFINISHED = PreparedForValues(
 """Not ordered by id: SQLite would then read the entry's whole history, which has that order."""
 
 
+CLAIM_STATEMENTS = (_UNFINISHED, _CLAIMABLE, _CLAIM, _NEXT_NOT_BEFORE)
+"""What every plan and every claim executes."""
+
+
 class Runs:
     """The queue of runs."""
 

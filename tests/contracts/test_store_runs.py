@@ -50,6 +50,14 @@ def test_a_claim_returns_the_run_with_pending_steps(store: Store) -> None:
     ]
 
 
+def test_a_store_that_prepared_its_statements_claims_as_before(store: Store) -> None:
+    store.prepare()
+    run_id = queue(store, "weekly")
+
+    assert store.runs.claimable(at(1)) == [run_id]
+    assert claim(store, run_id, 1, node="n1").node == "n1"
+
+
 def test_of_twelve_claims_of_one_run_exactly_one_succeeds(open_another: Callable[[], Store]) -> None:
     stores = [open_another() for _ in range(3)]
     run_id = queue(stores[0], "vacuum")
