@@ -27,7 +27,7 @@ from maintd.checks.postgres.health import PostgresLimits
 from maintd.checks.prometheus import health as prometheus_health
 from maintd.checks.redis import health as redis_health
 from maintd.checks.redis.health import RedisLimits
-from maintd.job import Context, JobParams, MaintdError, job
+from maintd.job import Context, Duration, JobParams, MaintdError, job
 
 Kind = Literal["host", "http", "postgres", "redis", "docker", "prometheus", "alertmanager"]
 KINDS: tuple[Kind, ...] = ("host", "http", "postgres", "redis", "docker", "prometheus", "alertmanager")
@@ -38,6 +38,8 @@ class Params(JobParams):
     """Kinds of targets to check; by default all that are configured."""
     skip: tuple[Kind, ...] = ()
     """Kinds of targets to exclude."""
+    first_answer: Duration = timedelta(seconds=4)
+    """Time until the first answer of a target that has no `timeout` of its own; later ones may take longer."""
     host: HostLimits = HostLimits()
     """Limits for hosts."""
     http: HttpLimits = HttpLimits()
@@ -106,9 +108,21 @@ def _probes(ctx: Context, params: Params, kind: Kind) -> list[Probe]:
     }
     collect, timeouts = collectors[kind]
     return [
-        Probe(kind, name, partial(collect, target, name), target.timeout * timeouts + timedelta(seconds=2))
+        Probe(
+            kind,
+            name,
+            partial(collect, target, name),
+            target.timeout * timeouts + timedelta(seconds=2),
+            first=None if kind == "host" else _first_answer(target, params),
+        )
         for name, target in ctx.targets.of(kind).items()
     ]
+
+
+def _first_answer(target: Any, params: Params) -> timedelta:
+    """A timeout that is written at the target counts, also when it is longer."""
+    own: timedelta = target.timeout
+    return own if "timeout" in target.model_fields_set else min(params.first_answer, own)
 
 
 def _report_no_answer(ctx: Context, probe: Probe, error: MaintdError) -> None:

@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -29,12 +29,14 @@ class Probe:
     """One target to collect facts from.
 
     `timeout` bounds all of it, also what the timeouts of a client library do not cover, such as name resolution.
+    `first` bounds the time until `collect` calls `answered`: a target that hangs is known long before one that is slow.
     """
 
     kind: str
     name: str
     collect: Callable[[], Any]
     timeout: timedelta
+    first: timedelta | None = None
 
     @property
     def subject(self) -> str:
@@ -50,20 +52,38 @@ def collect_all(probes: Sequence[Probe]) -> Iterator[tuple[Probe, Any | MaintdEr
     started = time.monotonic()
     results = [_start(probe) for probe in probes]
     for probe, result in zip(probes, results, strict=True):
-        left = started + probe.timeout.total_seconds() - time.monotonic()
         try:
-            facts = result.get(timeout=max(left, 0.001))
+            facts = _facts(probe, result, started)
         except queue.Empty:
             # The thread continues: it is a daemon thread, and this process ends with the job.
-            seconds = probe.timeout.total_seconds()
+            silent = probe.first is not None and not result.answered.is_set()
+            seconds = (probe.first if silent and probe.first else probe.timeout).total_seconds()
             facts = TargetError(
-                f"{probe.name}: no complete answer within {seconds:g} s",
+                f"{probe.name}: no {'' if silent else 'complete '}answer within {seconds:g} s",
                 "check whether it hangs, or the name server does",
                 cause="timed_out",
             )
         if isinstance(facts, Exception) and not isinstance(facts, MaintdError):
             facts = unforeseen(probe.subject, facts)
         yield probe, facts
+
+
+def answered() -> None:
+    """Note, in a probe's `collect`, that its target has answered for the first time."""
+    event = getattr(_of_thread, "answered", None)
+    if event is not None:
+        event.set()
+
+
+def _facts(probe: Probe, result: _Result, started: float) -> Any:
+    """What the probe has put. Raises queue.Empty at the end of its time."""
+    if probe.first is not None:
+        until = started + probe.first.total_seconds()
+        # An answer, or a failure, which ends the wait as well, see `work` in `_start`.
+        if not result.answered.wait(max(until - time.monotonic(), 0.0)):
+            raise queue.Empty
+    left = started + probe.timeout.total_seconds() - time.monotonic()
+    return result.facts.get(timeout=max(left, 0.001))
 
 
 def unforeseen(subject: str, error: Exception) -> TargetError:
@@ -131,14 +151,28 @@ def value_or_error(read: Callable[[], T]) -> T | TargetError:
         return error
 
 
-def _start(probe: Probe) -> queue.Queue[Any]:
-    result: queue.Queue[Any] = queue.Queue(1)
+_of_thread = threading.local()
+
+
+@dataclass
+class _Result:
+    """What a probe's thread hands over: that the target has answered, and then the facts or an exception."""
+
+    facts: queue.Queue[Any] = field(default_factory=lambda: queue.Queue(1))
+    answered: threading.Event = field(default_factory=threading.Event)
+
+
+def _start(probe: Probe) -> _Result:
+    result = _Result()
 
     def work() -> None:
+        _of_thread.answered = result.answered
         try:
-            result.put(probe.collect())
+            result.facts.put(probe.collect())
         except Exception as error:  # noqa: BLE001 - `collect_all` yields it as the error of this probe
-            result.put(error)
+            result.facts.put(error)
+        finally:
+            result.answered.set()
 
     threading.Thread(target=work, name=f"collect {probe.subject}", daemon=True).start()
     return result

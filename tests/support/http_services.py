@@ -29,6 +29,7 @@ def json_reply(body: Any, status: int = 200) -> Reply:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128
     replies: Mapping[str, Reply | Callable[[], Reply]]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from maintd.checks.collection import answered
 from maintd.checks.limits import Limits
 from maintd.clients import docker
 from maintd.clients.docker import Container
@@ -33,6 +34,7 @@ class ContainerFacts:
 def collect(target: DockerTarget, name: str) -> ContainerFacts:
     """List the project's containers. Raises TargetError."""
     with docker.connect(target, name=name) as engine:
+        answered()
         return ContainerFacts(tuple(engine.containers(target.project)))
 
 

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
+from maintd.checks.collection import answered
 from maintd.checks.limits import Limits
 from maintd.clients import http
 from maintd.errors import MaintdError, TargetError
@@ -66,6 +67,7 @@ class ServiceFacts:
 def collect(target: HttpTarget, limits: HttpLimits) -> ServiceFacts:
     """Send the requests. Raises TargetError when one has no answer."""
     answer = http.get(target)
+    answered()
     more = [http.get(target).latency for _ in range(limits.tries - 1)]
     return ServiceFacts(answer, (answer.latency, *more))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
+from maintd.checks.collection import answered
 from maintd.checks.limits import Limits
 from maintd.checks.postgres import wraparound
 from maintd.checks.postgres.blockers import OLD_TRANSACTION
@@ -99,6 +100,7 @@ def collect(target: PostgresTarget, name: str, job: str) -> PostgresFacts:
     answers: dict[str, Rows | TargetError] = {}
     offset = None
     with postgres.connect(target, job, name=name) as session:
+        answered()
         fatal: TargetError | None = None
         for key, query in QUERIES.items():
             if fatal is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from maintd.checks.collection import report_not_understood, value_or_error
+from maintd.checks.collection import answered, report_not_understood, value_or_error
 from maintd.checks.hints import name_first
 from maintd.clients import alertmanager, prometheus
 from maintd.clients.prometheus import Prometheus
@@ -44,6 +44,7 @@ def collect(target: PrometheusTarget, name: str) -> PrometheusFacts:
     """Raises TargetError unless Prometheus is ready."""
     server = prometheus.connect(target, name=name)
     server.ready()
+    answered()
     return PrometheusFacts(
         value_or_error(server.targets), value_or_error(server.rules), value_or_error(lambda: reload_of(server))
     )
@@ -53,6 +54,7 @@ def collect_alertmanager(target: AlertmanagerTarget, name: str) -> AlertmanagerF
     """Raises TargetError unless Alertmanager is ready."""
     server = alertmanager.connect(target, name=name)
     server.ready()
+    answered()
     return AlertmanagerFacts(value_or_error(lambda: reload_in(server.own_metrics())))
 
 

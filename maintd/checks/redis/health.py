@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from maintd.checks.collection import answered
 from maintd.checks.limits import Limits
 from maintd.checks.redis.memory import number, report_counters, used_criterion
 from maintd.checks.redis.streams import added_at, id_order, lag_hint
@@ -78,6 +79,7 @@ def collect(target: RedisTarget, name: str, limits: RedisLimits) -> RedisFacts:
     """Read INFO and the target's streams. Raises TargetError when PING has no answer."""
     with redis.connect(target, name=name) as server:
         server.ping()
+        answered()
         try:
             info: Info | TargetError = server.info()
         except TargetError as error:
