@@ -13,7 +13,7 @@ from maintd.calendar.steps import StepReader, with_unique_names
 from maintd.calendar.value_readers import Scope
 from maintd.config.yaml_tree import Node, ScalarNode
 from maintd.model.entry import After, Entry, Policy, Rule, ScheduleKind, StepPlan
-from maintd.schedule import compile_rule, zone_problem
+from maintd.schedule import compile_rule, describe, uneven_steps, zone_problem
 
 DEFAULT_KEYS = (*POLICY_KEYS, "jitter")
 SCHEDULE_KEYS = ("schedule", "cron", "oncalendar", "every", "at")
@@ -186,6 +186,13 @@ def _steps(scope: Scope, key: ScalarNode, fields: _Fields, steps: StepReader) ->
 
 
 def _warn(scope: Scope, entry: Entry, fields: _Fields, now: datetime) -> None:
+    if entry.rule is not None and entry.rule.kind is ScheduleKind.CRON:
+        for field in uneven_steps(entry.rule.text):
+            scope.warn(
+                fields["cron"][1],
+                f'"{field}" is not an interval, for it begins again at 0: due {describe(entry.rule)}; '
+                "for an interval use the key `every`",
+            )
     if "retries" in fields and entry.policy.retries and not any(step.repeatable for step in entry.steps):
         scope.warn(fields["retries"][1], "retries has no effect: none of its jobs is repeatable")
     if entry.enabled and entry.rule is not None and compile_rule(entry.rule).next_after(now) is None:

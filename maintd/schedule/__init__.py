@@ -4,6 +4,7 @@ All functions are pure. `maintd.schedule.wall_time` documents what a schedule me
 """
 
 from maintd.schedule.blackouts import blackout_covering, blackout_problem, first_outside
+from maintd.schedule.cron import uneven_steps
 from maintd.schedule.description import describe, local_text
 from maintd.schedule.schedule import (
     MAX_DUE,
@@ -28,6 +29,7 @@ __all__ = [
     "first_outside",
     "jitter_of",
     "local_text",
+    "uneven_steps",
     "upcoming",
     "zone_problem",
 ]

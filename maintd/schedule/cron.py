@@ -39,6 +39,9 @@ def read_cron(text: str) -> Any:
     fields = expression.split()
     if expression.strip().startswith("@"):
         raise ValueError(f'"{text}" is not supported; write five fields, or one of {", ".join(MACROS)}')
+    if fields and (named := re.fullmatch(r"(?:CRON_)?TZ=(\S*)", fields[0])):
+        zone = named[1].strip("\"'") or "UTC"
+        raise ValueError(f'"{fields[0]}" is no part of an expression; write `timezone: {zone}` beside `cron`')
     if len(fields) != 5:
         advice = "for seconds use `every: 30s`" if len(fields) == 6 else 'for example "0 2 * * 0"'
         raise ValueError(f'"{text}" has {len(fields)} fields, a cron expression has five ({_ORDER}); {advice}')
@@ -48,6 +51,16 @@ def read_cron(text: str) -> Any:
         if _day_never_comes(fields):
             raise ValueError(f'"{text}" can never be due: there is no such day') from None
         raise ValueError(f'"{text}": {_message(str(error), fields)}') from None
+
+
+def uneven_steps(text: str) -> list[str]:
+    """Steps of minutes or hours that are no interval: */45 is due at :00 and :45, since each hour begins at 0."""
+    fields = MACROS.get(text.strip().lower(), text).split()[:2]
+    found = []
+    for field, size in zip(fields, (60, 24), strict=False):
+        steps = re.findall(r"(?:\*|\d+)/(\d+)", field)
+        found += [field for step in steps if int(step) > 0 and size % int(step) and int(step) < size]
+    return found
 
 
 def cron_wall_times(text: str, zone: ZoneInfo) -> WallTimes:

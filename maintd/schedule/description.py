@@ -9,7 +9,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from maintd.model.entry import MANUAL, Rule, ScheduleKind
-from maintd.schedule.cron import read_cron
+from maintd.schedule.cron import read_cron, uneven_steps
 from maintd.schedule.oncalendar import read_oncalendar
 from maintd.schedule.phrases import EVERY_DAY, MONTHS, WEEKDAYS, WEEKEND, WORKING, Days, Phrase, parse_phrase
 from maintd.schedule.wall_time import EVERY_MONTH
@@ -17,6 +17,7 @@ from maintd.units import format_duration, parse_duration
 
 _ORDINALS = {1: "first", 2: "second", 3: "third", 4: "fourth", 5: "fifth", -1: "last"}
 _MAX_TIMES = 8  # more times of day than this are described as ranges of minutes and hours
+_MAX_MINUTES = 30  # as many as of */2, the shortest step of minutes that is described by its minutes
 _SHORT_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
@@ -58,14 +59,24 @@ def _cron(rule: Rule) -> str:
     all_day = days == Days(EVERY_DAY) and len(read.hours) == 24 and len(read.months) == 12
     if days is not None and len(times) <= _MAX_TIMES:
         text = phrase_text(Phrase(days, at=tuple(times), months=tuple(sorted(read.months))))
-    elif all_day and step and minutes == list(range(0, 60, step)):
+    elif all_day and step and 60 % step == 0 and minutes == list(range(0, 60, step)):
         text = phrase_text(Phrase(Days(EVERY_DAY), every=(step, "minute")))
-    elif all_day and len(minutes) <= _MAX_TIMES:
+    elif all_day and len(minutes) <= _MAX_MINUTES:
         text = phrase_text(Phrase(Days(EVERY_DAY), every=(1, "hour"), past=tuple(minutes)))
+    elif uneven_steps(rule.text):
+        # cronsim describes */45 as "every 45th minute".
+        when = f"at {_values_text(read.minutes, 60, 'minute')} of {_values_text(read.hours, 24, 'hour')}"
+        on = "every day" if days == Days(EVERY_DAY) and len(read.months) == 12 else _explained_days(read)
+        text = f"{when}, {on}"
     else:
         text = read.explain()
         text = text[0].lower() + text[1:]
     return f"{text} ({rule.timezone})"
+
+
+def _explained_days(read: Any) -> str:
+    explained: str = read_cron(f"0 0 {' '.join(read.parts[3:])}").explain()
+    return explained.removeprefix("At 00:00 ")
 
 
 def _cron_days(read: Any) -> Days | None:
@@ -175,7 +186,7 @@ def _values_text(values: set[int], size: int, unit: str) -> str:
         return f"every {unit}"
     ordered = sorted(values)
     step = ordered[1] - ordered[0] if len(ordered) > 1 else 0
-    if step and ordered == list(range(0, size, step)):
+    if step and size % step == 0 and ordered == list(range(0, size, step)):
         return f"every {step} {unit}s"
     return f"{unit} {_list(_ranges(ordered))}"
 
