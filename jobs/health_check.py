@@ -1,9 +1,9 @@
 """Check the health of all configured targets at the same time.
 
 Hosts: memory, swap, load, pressure, file systems, inodes. HTTP services: status and body. Postgres. Redis with the
-consumer groups of its streams. The containers of a compose project. Prometheus with its scrape targets and rules.
-Alertmanager. Read-only. A target that is down fails without affecting the others; one that this process may not access
-is unknown; kinds of targets that are not configured are left out.
+consumer groups of its streams. The containers of a compose project, with open inspectors of Node. Prometheus with its
+scrape targets and rules. Alertmanager. Read-only. A target that is down fails without affecting the others; one that
+this process may not access is unknown; kinds of targets that are not configured are left out.
 
 Runbook: Daily Maintenance, Morning Health Check, 1 System Health Verification and 3 Resource Utilization Check
 """
@@ -88,8 +88,7 @@ def _kinds(ctx: Context, params: Params) -> list[Kind]:
         if ctx.targets.of(kind):
             kinds.append(kind)
         elif kind in params.include:
-            hint = f"set targets.{kind}, or remove it from include"
-            ctx.unknown(f"{kind}: configured", "not_configured: there is no such target", hint=hint)
+            ctx.unknown(f"{kind}: configured", "not_configured: no such target", hint=f"set targets.{kind}")
         else:
             ctx.log(f"{kind}: not configured: set targets.{kind}")
     return kinds
@@ -102,7 +101,7 @@ def _probes(ctx: Context, params: Params, kind: Kind) -> list[Probe]:
         "http": (lambda target, name: services.collect(target, params.http), params.http.tries),
         "postgres": (lambda target, name: postgres_health.collect(target, name, "health_check"), 4),
         "redis": (lambda target, name: redis_health.collect(target, name, params.redis), 4),
-        "docker": (containers.collect, 4),
+        "docker": (lambda target, name: containers.collect(target, name, ctx.targets.host), 4),
         "prometheus": (prometheus_health.collect, 4),
         "alertmanager": (prometheus_health.collect_alertmanager, 2),
     }
@@ -145,8 +144,6 @@ def _report(ctx: Context, params: Params, probe: Probe, facts: Any) -> None:
             redis_health.report(ctx, probe.name, facts, params.redis)
         case "docker":
             containers.report(ctx, probe.name, facts, target, params.docker)
-            evidence = [container.evidence() for container in facts.containers]
-            ctx.save(f"containers-{probe.name}.json", json.dumps(evidence, indent=1), "application/json")
         case "prometheus":
             prometheus_health.report(ctx, probe.name, facts)
         case "alertmanager":

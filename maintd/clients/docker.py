@@ -51,6 +51,8 @@ class Container:
     memory_limit: int = 0  # bytes; 0: none
     cpu_limit: float = 0  # CPUs; 0: none
     pids_limit: int = 0  # 0: none
+    pid: int = 0  # of its first process, on the engine's host; 0: not running
+    inspector_ports: tuple[str, ...] = ()  # addresses of the host that lead to its port 9229, of Node's inspector
 
     @property
     def label(self) -> str:
@@ -195,6 +197,11 @@ def _container(raw: Mapping[str, Any], labels: Mapping[str, str]) -> Container:
         memory_limit=int(host.get("Memory") or 0),
         cpu_limit=_cpus(host),
         pids_limit=max(0, int(host.get("PidsLimit") or 0)),
+        pid=int(state.get("Pid") or 0),
+        inspector_ports=tuple(
+            f"{item.get('HostIp') or '0.0.0.0'}:{item.get('HostPort')}"
+            for item in ((raw.get("NetworkSettings") or {}).get("Ports") or {}).get("9229/tcp") or ()
+        ),
     )
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from maintd.checks.collection import answered
+from maintd.checks.docker import inspector
+from maintd.checks.docker.inspector import Inspector
 from maintd.checks.limits import Limits
 from maintd.clients import docker
 from maintd.clients.docker import Container
 from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
-from maintd.model.target import DockerTarget
+from maintd.model.target import DockerTarget, HostTarget
 
 # 128 + SIGKILL. The engine does not flag every OOM kill: 20.10 missed 8 of 40, when it noticed the end of the process
 # before the kernel's message.
@@ -26,20 +30,22 @@ class ContainerLimits(Limits):
 
 @dataclass(frozen=True)
 class ContainerFacts:
-    """All containers of the project."""
+    """All containers of the project, and the inspectors of Node in those that run."""
 
     containers: tuple[Container, ...]
+    inspectors: tuple[Inspector, ...] = ()
 
 
-def collect(target: DockerTarget, name: str) -> ContainerFacts:
-    """List the project's containers. Raises TargetError."""
+def collect(target: DockerTarget, name: str, hosts: Mapping[str, HostTarget]) -> ContainerFacts:
+    """List the project's containers. `hosts`: the engine's may be among them. Raises TargetError."""
     with docker.connect(target, name=name) as engine:
         answered()
-        return ContainerFacts(tuple(engine.containers(target.project)))
+        containers = tuple(engine.containers(target.project))
+        return ContainerFacts(containers, inspector.collect(engine, containers, [host.proc for host in hosts.values()]))
 
 
 def report(ctx: Context, name: str, facts: ContainerFacts, target: DockerTarget, limits: ContainerLimits) -> None:
-    """Report the checks and measures of one engine's containers, by compose's labels and never by name."""
+    """Report the checks and measures of one engine's containers, by compose's labels and never by name; save them."""
     subject = f"docker {name}"
     ctx.check(
         f"{subject}: containers",
@@ -59,6 +65,9 @@ def report(ctx: Context, name: str, facts: ContainerFacts, target: DockerTarget,
             _report_one_shot(ctx, subject, container)
         else:
             _report_service(ctx, subject, name, container, limits)
+    inspector.report(ctx, subject, facts.inspectors)
+    evidence = [container.evidence() for container in facts.containers]
+    ctx.save(f"containers-{name}.json", json.dumps(evidence, indent=1), "application/json")
 
 
 def _ended_as_expected(container: Container, target: DockerTarget) -> bool:
