@@ -8,6 +8,7 @@ import hashlib
 import json
 import lzma
 import os
+import shlex
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from support import sample_backups as made
 from support.job_runs import JobResult, run_job
 from support.servers.postgres import BIN, PostgresServer
 
+from maintd.checks.backups.crc import crc64_redis
 from maintd.model.evidence import CheckStatus
 
 OK, FAIL, UNKNOWN, WARN = CheckStatus.OK, CheckStatus.FAIL, CheckStatus.UNKNOWN, CheckStatus.WARN
@@ -436,3 +438,54 @@ def test_the_shipped_calendar_fails_without_a_backup_of_the_secrets(tmp_path: Pa
         assert without.check(f"{pattern}: backups").status is FAIL
         assert beside.check(f"{pattern}: age").status is OK, beside.text()
         assert not [check for check in beside.named("secrets/") if check.status is FAIL]
+
+
+def rdb(head: bytes, body: bytes, *, sealed: bool = True) -> bytes:
+    """A snapshot with its CRC, or zeros as with `rdbchecksum no`."""
+    data = head + body + b"\xff"
+    crc = crc64_redis()
+    crc.update(data)
+    return data + (crc.value.to_bytes(8, "little") if sealed else bytes(8))
+
+
+KEY = b"\0\1a\1b"  # a string "a" with the value "b"
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (rdb(b"REDIS0011", KEY), OK),
+        (rdb(b"VALKEY080", KEY), OK),
+        (rdb(b"VALKEY080", KEY, sealed=False), OK),
+        (rdb(b"VALKEY080", b"\x16\1h\1\1f\1v" + bytes(8)), UNKNOWN),  # a hash with fields that expire
+        (rdb(b"VALKEY081", KEY), UNKNOWN),
+        (rdb(b"VALKEY081", KEY, sealed=False), UNKNOWN),
+        (rdb(b"REDIS0099", KEY), UNKNOWN),
+        (rdb(b"KEYDB0011", KEY), UNKNOWN),
+        (rdb(b"REDIS0011", b"\xc9\1a\1b"), UNKNOWN),  # a type of another server
+        (rdb(b"REDIS0011", b"\1\1a\x7f\xff" + KEY), UNKNOWN),  # a list that reaches beyond the end
+        (rdb(b"REDIS0011", b"\1\1a\x7f\xff" + KEY, sealed=False), FAIL),
+        (made.flipped(rdb(b"VALKEY080", KEY), 11), FAIL),
+        (rdb(b"VALKEY080", KEY)[:-3], FAIL),
+        (b"nothing of the kind" * 9, FAIL),
+    ],
+)
+def test_a_snapshot_whose_crc_is_right_is_never_damaged(data: bytes, status: CheckStatus, tmp_path: Path) -> None:
+    made.write(tmp_path / "a.rdb", data)
+
+    assert verify(tmp_path).check("a.rdb: decoded").status is status
+
+
+@pytest.mark.parametrize("name", ["a; touch PWNED;.tar", "$(touch PWNED).tar", "-rf.tar", "it's `x`.tar", "a\nb.tar"])
+def test_a_command_in_a_hint_quotes_the_name_of_a_backup(name: str, tmp_path: Path) -> None:
+    made.write(tmp_path / "b" / name, TAR).chmod(0o644)
+
+    result = verify(tmp_path / "b")
+
+    for text in (result.named(": sha256")[0].hint, result.named(": mode")[0].hint):
+        command = text.partition("run: ")[2].partition(" > ")[0]
+        subprocess.run(["sh", "-c", command], cwd=tmp_path / "b", check=False, capture_output=True)
+        words = shlex.split(command)
+        assert words[-1].endswith(".tar")
+        assert len(words) == 3
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -176,7 +177,7 @@ def metadata_criteria(
                 f"{stat.S_IMODE(exposed.mode):o}",
                 equals=_private(exposed.mode),
                 severity=CheckStatus.WARN,
-                hint=f"run: chmod go= {shown(exposed.path)}",
+                hint=f"run: chmod go= {shlex.quote(shown(exposed.path))}",
             ),
         )
     devices = set(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -208,7 +209,8 @@ class BackupVerifier:
         if has_checksum:
             ctx.log(f"{subject}: sha256 {sha256}; {missing}, the checksum inside of the format was verified")
             return True
-        hint = f"when it is made, run: sha256sum {shown(backup.path.name)} > {shown(backup.path.name)}.sha256"
+        made = shlex.quote(shown(backup.path.name))
+        hint = f"when it is made, run: sha256sum -- {made} > {made}.sha256"
         expected = "a checksum recorded when it was made"
         ctx.unknown(name, missing, expected=expected, hint=hint, optional=not self._sums_are_made)
         return False
@@ -310,7 +312,8 @@ class BackupVerifier:
         """Compare a folder with its checksum file; None without one."""
         if not checksum_file(backup.path).is_file():
             if backup.kind != folders.BASE_BACKUP and not self._decode:
-                hint = f"when it is made, run: find {shown(backup.path.name)} -type f -exec sha256sum {{}} +"
+                made = shlex.quote(f"./{shown(backup.path.name)}")
+                hint = f"when it is made, run: find {made} -type f -exec sha256sum {{}} + > {made}.sha256"
                 optional = not self._sums_are_made
                 self._ctx.unknown(f"{subject}: sha256", "no recorded checksums", hint=hint, optional=optional)
             return None
