@@ -18,8 +18,9 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, field_validator
 
 from maintd.checks.logs import containers, evaluate, folder, loki
+from maintd.checks.logs.access_log import STATUS_FIELDS
 from maintd.checks.logs.artifacts import logins_markdown, requests_markdown
-from maintd.checks.logs.denied_requests import STATUS_FIELDS, DeniedRequests
+from maintd.checks.logs.denied_requests import DeniedRequests
 from maintd.checks.logs.evaluate import LoginLimits, RequestLimits, window_start
 from maintd.checks.logs.login_sources import read_logins
 from maintd.checks.logs.loki import SELECTOR

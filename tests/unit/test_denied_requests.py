@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from support.sample_logs import corpus, minutes, request, stamp, wrapped
 
 from maintd.checks.logs import denied_requests, folder, scanner
-from maintd.checks.logs.denied_requests import STATUS_FIELDS, DeniedRequests
+from maintd.checks.logs.access_log import STATUS_FIELDS
+from maintd.checks.logs.denied_requests import DeniedRequests
 from maintd.errors import TargetError
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -71,7 +72,8 @@ def test_a_line_of_the_stack_is_read_as_it_is_and_as_the_engine_keeps_it() -> No
         ({"status": [401]}, None),
         ({"status": None, "path": '{"status":401}'}, None),
         ({"nested": {"status": 401}}, None),
-        ({"http_status": 401}, None),
+        ({"http_status": 401}, 401),
+        ({"nested": {"http_status": 401}}, None),
     ],
 )
 def test_the_field_decides_and_not_the_digits(body: dict[str, Any], status: int | None) -> None:

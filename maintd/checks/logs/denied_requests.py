@@ -5,28 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from maintd.job.bounded import BoundedCounter
+from maintd.checks.logs import access_log
+from maintd.checks.logs.access_log import STATUS_FIELDS
+from maintd.checks.read_tally import ReadTally
+from maintd.job.bounded import BoundedCounter, BoundedDict
 
 DENIED = (401, 403)
-STATUS_FIELDS = ("status", "statusCode", "status_code", "res.statusCode", "DownstreamStatus")
-"""Fields with the status in JSON logs of common loggers: Node's and Python's, pino's, Traefik's."""
-_PATHS = ("path", "url", "req.url", "uri", "RequestPath")
-_METHODS = ("method", "req.method", "RequestMethod")
-_REMOTES = ("remote", "remoteAddress", "remote_addr", "req.remoteAddress", "ip", "ClientHost")
-_TIMES = ("time", "timestamp", "@timestamp", "ts", "StartUTC")
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_MORGAN = re.compile(r"(?P<method>[A-Z]{3,10}) (?P<path>\S+) (?P<status>\d{3}) [\d.]+ ms - \S+")
-_COMMON = re.compile(
-    r'(?P<remote>\S+) \S+ \S+ \[(?P<time>[^\]]{20,40})\] "(?P<method>[A-Z]{3,10}) (?P<path>\S+) HTTP/[\d.]+" '
-    r"(?P<status>\d{3}) (?:\d+|-)(?: .*)?"
-)
-_STAMPED = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z) ")
+_STAMPED = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)) ")
+_CRI = re.compile(rb"(?:stdout|stderr) ([FP]) ")  # after the time; P: a part of a line
 _ENGINE_LINE = 16 * 1024  # the Docker engine splits longer lines, and gives each part its own time
-_LONGEST = 200
 
 
 @dataclass(frozen=True)
@@ -42,7 +33,8 @@ class LogLine:
 
 @dataclass(frozen=True)
 class DeniedRequest:
-    """A request with the response 401 or 403. `path` has no query string, which may contain a secret."""
+    """A request with the response 401 or 403. `path` has no query string, which may contain a secret; it is empty when
+    the log does not have it."""
 
     at: datetime | None
     status: int
@@ -55,14 +47,21 @@ class DeniedRequest:
 def unwrap(line: bytes) -> LogLine:
     """Remove the wrapper of the json-file driver, or the timestamp of the Docker API."""
     if (stamped := _STAMPED.match(line)) is not None:
-        text = _without_stamps(line[stamped.end() :]).decode("utf-8", "surrogateescape")
-        return LogLine(text.rstrip("\r"), datetime.fromisoformat(stamped[1].decode()))
+        try:
+            at = datetime.fromisoformat(stamped[1].decode()).astimezone(UTC)
+        except (ValueError, OverflowError):
+            return LogLine(line.decode("utf-8", "surrogateescape"), None)
+        rest = line[stamped.end() :]
+        if (container := _CRI.match(rest)) is not None:
+            text = rest[container.end() :].decode("utf-8", "surrogateescape")
+            return LogLine(text, at, complete=container[1] == b"F")
+        return LogLine(_without_stamps(rest).decode("utf-8", "surrogateescape").rstrip("\r"), at)
     text = line.decode("utf-8", "surrogateescape")
     body = _object(text)
     if body is None or not isinstance(body.get("log"), str) or "time" not in body:
-        return LogLine(text, None if body is None else _instant(_first(body, _TIMES)), body=body)
+        return LogLine(text, None if body is None else access_log.first_time(body), body=body)
     inner = body["log"]
-    return LogLine(inner.rstrip("\r\n"), _instant(body["time"]), inner.endswith("\n"))
+    return LogLine(inner.rstrip("\r\n"), access_log.parse_time(body["time"]), inner.endswith("\n"))
 
 
 def _without_stamps(line: bytes) -> bytes:
@@ -76,45 +75,40 @@ def _without_stamps(line: bytes) -> bytes:
 
 def parse_denied(line: LogLine, service: str, fields: Sequence[str] = STATUS_FIELDS) -> DeniedRequest | None:
     """Parse a denied request from a line; None when it has none."""
+    return read(line, service, fields, ReadTally())
+
+
+def read(line: LogLine, service: str, fields: Sequence[str], tally: ReadTally) -> DeniedRequest | None:
+    """Parse a denied request from a line that has 401 or 403 in it, and count the line: understood, about something
+    else, or maybe a denied request and not understood."""
     body = _object(line.text) if line.body is None else line.body
-    return _from_text(line, service) if body is None else _from_json(body, line, service, fields)
+    if body is None and (start := line.text.find("{")) > 0 and line.text.rstrip().endswith("}"):
+        body = _object(line.text[start:])  # after a prefix such as a time or a name
+    request = None if body is None else access_log.from_fields(body, fields)
+    if request is None and (body is None or not line.text.lstrip().startswith("{")):
+        request = access_log.from_text(line.text, fields)
+    if request is not None:
+        tally.understood += 1
+        if request.status not in DENIED:
+            return None
+        return DeniedRequest(
+            at=line.at or request.at,
+            status=request.status,
+            service=request.service or service,
+            method=request.method,
+            path=request.path,
+            remote=request.remote,
+        )
+    if access_log.may_be_denied(line.text, body):
+        tally.add_not_understood(line.text)
+    else:
+        tally.out_of_scope += 1
+    return None
 
 
 def is_complete(text: str) -> bool:
     """Whether a line that starts as JSON is valid JSON."""
     return text.lstrip()[:1] != "{" or _object(text) is not None
-
-
-def _from_json(body: Mapping[str, Any], line: LogLine, service: str, fields: Sequence[str]) -> DeniedRequest | None:
-    status = next((number for number in (_status(_at(body, field)) for field in fields) if number in DENIED), None)
-    if status is None:
-        return None
-    named = body.get("service")
-    return DeniedRequest(
-        at=line.at or _instant(_first(body, _TIMES)),
-        status=status,
-        service=_short(named) if isinstance(named, str) and named else service,
-        method=_short(_first(body, _METHODS)),
-        path=_path(_first(body, _PATHS)),
-        remote=_remote(_first(body, _REMOTES)),
-    )
-
-
-def _from_text(line: LogLine, service: str) -> DeniedRequest | None:
-    """Parse morgan's `dev` format and the common log format of web servers."""
-    text = _COLOURS.sub("", line.text).strip()
-    match = _MORGAN.fullmatch(text) or _COMMON.fullmatch(text)
-    if match is None or int(match["status"]) not in DENIED:
-        return None
-    found = match.groupdict()
-    at = line.at
-    if at is None and "time" in found:
-        try:
-            at = datetime.strptime(found["time"], "%d/%b/%Y:%H:%M:%S %z")
-        except ValueError:
-            at = None
-    path, remote = _path(found["path"]), _remote(found.get("remote"))
-    return DeniedRequest(at, int(found["status"]), service, found["method"], path, remote)
 
 
 def _object(text: str) -> Mapping[str, Any] | None:
@@ -127,68 +121,12 @@ def _object(text: str) -> Mapping[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _at(body: Mapping[str, Any], field: str) -> Any:
-    """Return a field by its name, or by a dotted path into objects."""
-    if field in body or "." not in field:
-        return body.get(field)
-    found: Any = body
-    for part in field.split("."):
-        if not isinstance(found, Mapping) or part not in found:
-            return None
-        found = found[part]
-    return found
-
-
-def _first(body: Mapping[str, Any], fields: Sequence[str]) -> Any:
-    for name in fields:
-        found = _at(body, name)
-        if found is not None:
-            return found
-    return None
-
-
-def _status(value: Any) -> int | None:
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int):
-        return value
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else None
-    return int(value) if isinstance(value, str) and value in ("401", "403") else None
-
-
-def _instant(value: Any) -> datetime | None:
-    """Parse ISO 8601, or seconds, milliseconds or nanoseconds since 1970."""
-    try:
-        if isinstance(value, str):
-            at = datetime.fromisoformat(value)
-            return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            scale = 1e9 if value > 1e17 else 1e3 if value > 1e11 else 1
-            return datetime.fromtimestamp(value / scale, UTC)
-    except (ValueError, OverflowError, OSError):
-        pass
-    return None
-
-
-def _path(value: Any) -> str:
-    return _short(value if not isinstance(value, str) else value.split("?", 1)[0].split("#", 1)[0])
-
-
-def _remote(value: Any) -> str:
-    return _short(value).removeprefix("::ffff:")
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else ""
-    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
-
-
 @dataclass
 class DeniedRequests:
     """Denied requests in [since, until).
 
-    `undated` requests have no time. `truncated` counts lines whose parts could not be joined. `unread` has the errors
+    `undated` requests have no time, those `without_path` no path. `tallies` count the lines with 401 or 403 by service.
+    `truncated` counts lines whose parts could not be joined. `unread` has the errors
     of logs that could not be read. `active_services` are the services that wrote any line.
     """
 
@@ -201,12 +139,15 @@ class DeniedRequests:
         default_factory=BoundedCounter
     )  # service, status, path, remote
     admin: int = 0
+    without_path: int = 0
+    tallies: BoundedDict[str, ReadTally] = field(default_factory=lambda: BoundedDict(1000))
     undated: int = 0
     truncated: int = 0
     bytes_read: int = 0
     unread: list[str] = field(default_factory=list)
     active_services: set[str] = field(default_factory=set)
     newest: datetime | None = None
+    tally_of_others: ReadTally = field(default_factory=ReadTally)
     _parts: dict[str, LogLine] = field(default_factory=dict)
 
     def add_line(self, line: bytes, service: str) -> None:
@@ -220,9 +161,24 @@ class DeniedRequests:
             return
         if before is not None and not is_complete(parsed.text):
             self.truncated += 1  # other lines are between its parts, or it is longer than MAX_JOINED
-        found = parse_denied(parsed, service, self.fields)
+        self.add_parsed(parsed, service)
+
+    def add_parsed(self, line: LogLine, service: str, at: datetime | None = None) -> None:
+        """Count the denied request in a complete line, if any. at: the time of a line without one."""
+        if line.at is not None and not self.since <= line.at < self.until:
+            return
+        found = read(line, service, self.fields, self.tally_of(service))
         if found is not None:
-            self.add(found)
+            self.add(replace(found, at=found.at or at))
+
+    def tally_of(self, service: str) -> ReadTally:
+        """The tally of a service; that of all others when there are too many."""
+        tally = self.tallies.get(service)
+        if tally is None:
+            tally = ReadTally()
+            if not self.tallies.set(service, tally):
+                return self.tally_of_others
+        return tally
 
     def add(self, found: DeniedRequest) -> None:
         """Count a denied request if it is in the window."""
@@ -235,6 +191,8 @@ class DeniedRequests:
         self.by_request.add((found.service, found.status, found.path, found.remote))
         if self.of_admin(found.path):
             self.admin += 1
+        elif not found.path:
+            self.without_path += 1
 
     def of_admin(self, path: str) -> bool:
         """Whether a path is one of `admin_paths`, or below one."""

@@ -61,7 +61,10 @@ class RequestLimits(Limits):
     usual_days: int = Field(14, ge=_MIN_DAYS)
     """The typical number is the median of this many days."""
     admin_fail: int = Field(5, ge=1)
-    """This many denied requests on administrators' paths fail."""
+    """This many denied requests on administrators' paths fail; unknown when it may be as many, without a known path."""
+    not_understood_percent: float = 5
+    """Unknown when a higher percentage of a service's lines with 401 or 403, and at least `admin_fail`, has no known
+    form."""
     silent: Duration = timedelta(hours=24)
     """Logs whose last line is older are unknown."""
 
@@ -248,22 +251,63 @@ def report_requests(ctx: Context, found: DeniedRequests, now: datetime, limits: 
     else:
         most = max(limits.denied_warn - 1, limits.times_usual * median(typical))
         ctx.check(what, round(per_day, 1), warn_above=most, hint=f"find out who sends them: {top}" if top else "")
-    admin = [item for item in found.by_request.top(1000) if found.of_admin(item[0][2])][:5]
-    ctx.check(
-        "requests: denied on administrators' paths",
-        found.admin,
-        at_most=limits.admin_fail - 1,
-        hint=f"keys are being guessed, or a client has an old key: {_request_list(admin)}" if admin else "",
-    )
+    _report_admin(ctx, found, limits)
     if found.undated:
         hint = "configure the service to log a time with each line"
         ctx.unknown("requests: denied at an unknown time", f"{found.undated} without a time", expected="0", hint=hint)
     if found.truncated:
         hint = "the log has lines longer than 16 KiB, which may contain denied requests"
-        ctx.unknown("requests: lines not understood", f"{found.truncated} too long", expected="0", hint=hint)
+        ctx.unknown("requests: lines too long", f"{found.truncated} too long", expected="0", hint=hint)
+    _report_not_understood(ctx, found, limits)
     for (service, status), count in found.by_service.top(100):
         ctx.measure("api_denied_24h", count / days, "", service=printable(service)[:60], status=str(status))
     ctx.measure("api_denied_total_24h", per_day)
+
+
+def _report_admin(ctx: Context, found: DeniedRequests, limits: RequestLimits) -> None:
+    what = "requests: denied on administrators' paths"
+    admin = [item for item in found.by_request.top(1000) if found.of_admin(item[0][2])][:5]
+    if found.admin < limits.admin_fail <= found.admin + found.without_path:
+        ctx.unknown(
+            what,
+            f"{found.admin}, and {found.without_path} without a path",
+            expected=f"at most {limits.admin_fail - 1}",
+            hint="configure the service to log the path in the line with the status",
+        )
+        return
+    ctx.check(
+        what,
+        found.admin,
+        at_most=limits.admin_fail - 1,
+        hint=f"keys are being guessed, or a client has an old key: {_request_list(admin)}" if admin else "",
+    )
+
+
+def _report_not_understood(ctx: Context, found: DeniedRequests, limits: RequestLimits) -> None:
+    """Check that the lines with 401 or 403 of each service are understood; one check together where all are.
+
+    Fewer lines than the lowest limit for denied requests could not change an outcome.
+    """
+    what = "requests: lines not understood"
+    together = ReadTally()
+    not_understood = []
+    for service, tally in (*found.tallies.items(), ("other services", found.tally_of_others)):
+        together.merge(tally)
+        criterion = tally.criterion(
+            f"{what} of {printable(service)[:60]}",
+            "lines with 401 or 403",
+            at_most_share=limits.not_understood_percent / 100,
+            at_least=limits.admin_fail,
+            hint="denied requests may be among them: name the field with the status in `status_fields`, or log in JSON",
+        )
+        if criterion.status is not CheckStatus.OK:
+            not_understood.append(criterion)
+    ctx.report(not_understood[:_NAMED])
+    if len(not_understood) > _NAMED:
+        others = len(not_understood) - _NAMED
+        ctx.unknown(what, f"and those of {others} more services", expected="0")
+    if not not_understood:
+        ctx.check(what, together.not_understood, at_most=max(together.not_understood, limits.admin_fail - 1))
 
 
 def report_activity(

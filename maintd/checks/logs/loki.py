@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
@@ -64,11 +63,8 @@ def read(target: HttpTarget, name: str, selector: str, requests: DeniedRequests)
     requests.record_activity(selector, requests.until)
     for at, stream, line in _matching_lines(api, name, selector, requests):
         requests.bytes_read += len(line)
-        parsed = denied_requests.unwrap(line.encode("utf-8", "surrogateescape"))
         service = next((stream[label] for label in _LABELS if stream.get(label)), selector)
-        found = denied_requests.parse_denied(parsed, service, requests.fields)
-        if found is not None:
-            requests.add(replace(found, at=found.at or at))
+        requests.add_parsed(denied_requests.unwrap(line.encode("utf-8", "surrogateescape")), service, at)
 
 
 def _count_lines(api: Api, name: str, selector: str, requests: DeniedRequests) -> float:
