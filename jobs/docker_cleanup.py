@@ -23,8 +23,7 @@ from maintd.clients.docker import Docker
 from maintd.job import CheckStatus, Context, Duration, JobParams, Role, Size, TargetError, job
 
 T = TypeVar("T")
-FEW = 5  # may always be removed: a share of a small number means nothing
-TIMEOUT = timedelta(minutes=2)  # the engine adds up sizes for its disk usage
+FEW = 5  # to remove are no reason to stop: a share of a small number means nothing
 
 
 class Params(JobParams):
@@ -55,7 +54,7 @@ class Params(JobParams):
     max_networks: int = Field(default=10, ge=1)
     """Remove no network when more would be removed."""
     max_share: float = Field(default=0.3, gt=0, le=1)
-    """Remove none when more than five and more than this share of all of a kind would be removed."""
+    """Remove at most this share of all of a kind, the oldest first; none when it would be more than five and more."""
     unused_from: Size = 10 * 2**30
     """Warn when images without a container take more than this and more than 30 % of all."""
     max_dangling: Size = 10 * 2**30
@@ -74,7 +73,7 @@ def run(ctx: Context, params: Params) -> None:
     for name in names:
         target = ctx.target("docker", name)
         try:
-            with docker.connect(target, name=name, timeout=TIMEOUT) as engine:
+            with docker.connect(target, name=name) as engine:
                 clean(ctx, params, engine)
         except TargetError as error:
             ctx.report_error(f"{name}: cleaned", error, role=Role.WORK)
@@ -112,14 +111,18 @@ def remove(
     limit: int,
     remove_one: Callable[[T], bool],
 ) -> None:
-    """Remove what the plan lists, unless it is too much at once."""
+    """Remove what the plan lists, at most the share of all and the oldest first, unless it is too much at once."""
     planned = [decision.subject for decision in decisions if decision.removable]
-    allowed = min(limit, max(FEW, int(params.max_share * len(decisions))))
+    share = int(params.max_share * len(decisions) + 1e-9)
+    allowed = min(limit, max(FEW, share))
     hint = f"read the plan; if it is right, trigger this job once with a higher max_share or max_{kind}s"
     check = ctx.check(f"{name}: {kind}s to remove", len(planned), at_most=allowed, hint=hint)
     ctx.measure(f"docker_{kind}s", len(decisions), kind, engine=name)
     if check.status is not CheckStatus.OK or not planned:
         return
+    if len(planned) > share:
+        ctx.log(f"{name}: {len(planned) - share} {kind}s stay for the next run, because of max_share")
+        planned = planned[:share]
     failed, removed = [], 0
     with ctx.phase(f"{name}: remove {len(planned)} {kind}s"):
         for subject in ctx.track(planned, unit=kind):

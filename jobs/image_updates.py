@@ -76,7 +76,8 @@ def run(ctx: Context, params: Params) -> None:
     for name in params.targets or tuple(ctx.targets.docker) or ("main",):
         target = ctx.target("docker", name)
         try:
-            with connect(target, name=name, timeout=max(target.timeout, params.registry_timeout)) as engine:
+            patience = max(target.timeout, params.registry_timeout)  # the engine asks the registry
+            with connect(target, name=name) as engine, engine.api.each_within(patience):
                 check_engine(ctx, params, engine, target.project, target.url, support)
         except TargetError as error:
             ctx.report_error(f"{name}: images compared", error)

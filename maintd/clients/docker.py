@@ -12,11 +12,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import requests
-from docker import APIClient, DockerClient
 from docker.errors import APIError, DockerException, NotFound
 from docker.utils import version_lt
 
 from maintd.clients.causes import cause_of
+from maintd.clients.docker_api import BoundedClient
 from maintd.errors import TargetError
 from maintd.job.references import resolved
 from maintd.model.evidence import Scalar
@@ -27,6 +27,7 @@ SERVICE = "com.docker.compose.service"
 NUMBER = "com.docker.compose.container-number"
 ONE_OFF = "com.docker.compose.oneoff"
 _FRACTION = re.compile(r"(\.\d{6})\d+")
+_LISTING = 3  # times the target's time-out, for a list of containers with the state of each
 _VERSION_QUERY = "1.24"  # the SDK needs an API version even for asking the engine for its own
 
 
@@ -69,8 +70,8 @@ class Container:
 class Docker:
     """One client; a context manager that closes it."""
 
-    def __init__(self, client: DockerClient, name: str) -> None:
-        self._client = client
+    def __init__(self, api: BoundedClient, name: str) -> None:
+        self.api = api  # for what has no method here; wrap its use in `translated`
         self.name = name
 
     def __enter__(self) -> Self:
@@ -78,18 +79,14 @@ class Docker:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         with suppress(DockerException, OSError):
-            self._client.close()
-
-    @property
-    def client(self) -> DockerClient:
-        """The SDK's client, for what has no method here; wrap its use in `translated`."""
-        return self._client
+            self.api.close()
 
     def containers(self, project: str | None) -> list[Container]:
         """All containers of a compose project, or of the engine: also stopped ones, but not those of `compose run`."""
         labels = {"label": f"{PROJECT}={project}"} if project else {}
-        with translated(self.name):
-            found = [self._inspect(item["Id"]) for item in self._client.api.containers(all=True, filters=labels)]
+        api = self.api
+        with translated(self.name), api.all_within(_LISTING * timedelta(seconds=float(api.timeout))):
+            found = [self._inspect(item["Id"]) for item in api.containers(all=True, filters=labels)]
         return sorted(
             (item for item in found if item is not None), key=lambda item: (item.service, item.number, item.name)
         )
@@ -99,10 +96,10 @@ class Docker:
 
         Before `one-shot` (API 1.41) the engine first takes a sample of its own, for a second or two.
         """
-        one_shot = {} if version_lt(self._client.api.api_version, "1.41") else {"one_shot": True}
+        one_shot = {} if version_lt(self.api.api_version, "1.41") else {"one_shot": True}
         with translated(self.name):
             try:
-                found = self._client.api.stats(container_id, stream=False, **one_shot)
+                found = self.api.stats(container_id, stream=False, **one_shot)
             except NotFound:
                 return None
         if not isinstance(found, Mapping):
@@ -111,27 +108,29 @@ class Docker:
 
     def _inspect(self, container_id: str) -> Container | None:
         try:
-            raw = self._client.api.inspect_container(container_id)
+            raw = self.api.inspect_container(container_id)
         except NotFound:
             return None  # removed since it was listed
         labels = raw["Config"].get("Labels") or {}
         return None if labels.get(ONE_OFF) == "True" else _container(raw, labels)
 
 
-def connect(target: DockerTarget, *, name: str = "docker", timeout: timedelta | None = None) -> Docker:
-    """A client of the engine, with the API version agreed on. Raises TargetError."""
+def connect(target: DockerTarget, *, name: str = "docker") -> Docker:
+    """A client of the engine, with the API version agreed on; each answer within the target's time-out.
+
+    Raises TargetError.
+    """
     target = resolved(target)
-    seconds: Any = (
-        timeout or target.timeout
-    ).total_seconds()  # the SDK's types demand whole seconds, requests does not
-    # The first answer comes at once, whatever the later requests need: an engine that hangs costs no long timeout.
-    first: Any = target.timeout.total_seconds()
     with translated(name):
-        _check_socket(target.url, first)
+        _check_socket(target.url, target.timeout.total_seconds())
         # The SDK's version="auto" connects in its constructor, and leaves the connection open when that fails.
-        with closing(APIClient(base_url=target.url, version=_VERSION_QUERY, timeout=first)) as api:
+        with closing(_client(target, _VERSION_QUERY)) as api:
             version = str(api.version(api_version=False)["ApiVersion"])
-        return Docker(DockerClient(base_url=target.url, version=version, timeout=seconds), name)
+        return Docker(_client(target, version), name)
+
+
+def _client(target: DockerTarget, version: str) -> BoundedClient:
+    return BoundedClient(target.url, version, target.timeout, ca_file=target.ca_file, verify=target.verify)
 
 
 def _check_socket(url: str, seconds: float) -> None:
@@ -147,6 +146,10 @@ def translated(name: str) -> Iterator[None]:
     """Turn the SDK's errors into TargetError."""
     try:
         yield
+    except TargetError as error:
+        if type(error) is not TargetError or error.message.startswith(f"{name}: "):
+            raise  # a more exact class, or named already
+        raise TargetError(f"{name}: {error.message}", error.hint, cause=error.cause) from error.__cause__
     except (DockerException, requests.RequestException, OSError) as error:
         raise _error(name, error) from error
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import socket
 import ssl
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
 from pydantic import SecretStr
 
 from maintd.clients.bounded import inflate, parse_json
 from maintd.clients.causes import cause_of
+from maintd.clients.deadline import Deadline
 from maintd.errors import TargetError
 from maintd.job.references import resolved
 from maintd.model.evidence import Scalar
@@ -156,40 +153,11 @@ def _incomplete(url: str, seconds: float) -> TargetError:
     return TargetError(f"{url} did not complete its answer within {seconds:g} s", cause="timed_out")
 
 
-class _Deadline:
-    """Ends a request after some seconds, whatever it waits for, by shutting its connection down.
-
-    httpx has a time-out for each read only, which a server evades that sends one byte at a time.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.over = False
-        self._socket: socket.socket | None = None
-        self._timer = threading.Timer(seconds, self._end)
-        self._timer.daemon = True
-
-    def __enter__(self) -> Self:
-        self._timer.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._timer.cancel()
-
+class _Deadline(Deadline):
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
         """Called by httpx' transport with each of its steps; keeps the connection's socket."""
         if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
-            self._socket = info["return_value"].get_extra_info("socket")
-            if self.over:
-                self._shut_down()
-
-    def _end(self) -> None:
-        self.over = True
-        self._shut_down()
-
-    def _shut_down(self) -> None:
-        if self._socket is not None:
-            with suppress(OSError):  # it has ended by itself
-                self._socket.shutdown(socket.SHUT_RDWR)
+            self.watch(info["return_value"].get_extra_info("socket"))
 
 
 def get(target: HttpTarget) -> Answer:

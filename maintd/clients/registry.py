@@ -145,7 +145,7 @@ class EngineRegistryClient:
         login = auth(self._credentials, reference)
         try:
             with translated(f"{self._engine.name}: {name}"):
-                found = self._engine.client.api.inspect_distribution(name, auth_config=login)  # type: ignore[no-untyped-call]
+                found = self._engine.api.inspect_distribution(name, auth_config=login)  # type: ignore[no-untyped-call]
                 return RemoteImage(str(found["Descriptor"]["digest"]), str(found["Descriptor"]["mediaType"]))
         except TargetError as error:
             text = error.message.lower()

@@ -53,7 +53,9 @@ class DockerTarget(Target):
     project: str | None = None
     services: tuple[str, ...] = ()  # expected to run; empty: all that exist
     one_shot: tuple[str, ...] = ()  # services that are expected to exit with code 0
-    timeout: Duration = timedelta(seconds=10)
+    timeout: Duration = timedelta(seconds=10)  # of each answer
+    ca_file: Path | None = None  # of an engine or proxy that speaks TLS
+    verify: bool = True
 
 
 class HttpTarget(Target):

@@ -29,9 +29,9 @@ def container_logs(engine: Docker, root: Path) -> list[ContainerLog]:
     """
     found = []
     with translated(engine.name):
-        for item in engine.client.api.containers(all=True):
+        for item in engine.api.containers(all=True):
             try:
-                found.append(_log(engine.client.api.inspect_container(item["Id"]), root))
+                found.append(_log(engine.api.inspect_container(item["Id"]), root))
             except NotFound:
                 continue  # removed since it was listed
     return sorted(found, key=lambda log: log.label)

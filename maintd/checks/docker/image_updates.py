@@ -137,7 +137,7 @@ class UpdateCheck:
                     tag(self._engine, image, ROLLBACK, rollback)
                 login = auth(self._credentials, reference)
                 target = ctx.target("docker", self._engine.name)
-                with connect(target, name=self._engine.name, timeout=timeout) as engine:
+                with connect(target, name=self._engine.name) as engine, engine.api.each_within(timeout):
                     pulled = pull(engine, reference, remote, login)
                 allowed.observed(after=pulled.id)
         except TargetError as error:

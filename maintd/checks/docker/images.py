@@ -57,7 +57,7 @@ def find_image(engine: Docker, name: str) -> Image | None:
     """An image by id or name; None when the engine does not have it. Raises TargetError."""
     with translated(engine.name):
         try:
-            raw = engine.client.api.inspect_image(name)  # type: ignore[no-untyped-call]
+            raw = engine.api.inspect_image(name)  # type: ignore[no-untyped-call]
         except NotFound:
             return None
         config = raw.get("Config") or {}
@@ -91,9 +91,7 @@ def pull(engine: Docker, reference: Reference, remote: RemoteImage, login: dict[
     """
     name = f"{reference.familiar}@{remote.digest}"
     with translated(engine.name):
-        answer = engine.client.api.pull(
-            reference.familiar, tag=remote.digest, stream=True, decode=True, auth_config=login
-        )
+        answer = engine.api.pull(reference.familiar, tag=remote.digest, stream=True, decode=True, auth_config=login)
         for line in answer:
             if "error" in line:
                 raise TargetError(f"{engine.name}: pull of {name}: {line['error']}", "check the free space")
@@ -106,7 +104,7 @@ def pull(engine: Docker, reference: Reference, remote: RemoteImage, login: dict[
 def tag(engine: Docker, image: Image, repository: str, name: str) -> None:
     """Add a tag to an image, so that a cleanup does not remove it. Raises TargetError."""
     with translated(engine.name):
-        if not engine.client.api.tag(image.id, repository, name):
+        if not engine.api.tag(image.id, repository, name):
             raise TargetError(f"{engine.name}: {repository}:{name} was not tagged")
 
 

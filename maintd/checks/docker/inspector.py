@@ -96,7 +96,7 @@ def _look(engine: Docker | None, procs: Sequence[Path], container: Container) ->
 
 def _processes(engine: Docker, container: Container) -> list[str]:
     """The command lines of its processes, whole where the engine's ps can do that: else it may cut them at 80."""
-    api = engine.client.api
+    api = engine.api
     with translated(engine.name):
         try:
             answer = api.top(container.id, "-eo pid,args -ww")

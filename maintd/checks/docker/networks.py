@@ -42,7 +42,7 @@ def read_networks(engine: Docker) -> list[Network]:
     """All networks of the engine but the predefined ones. Raises TargetError."""
     found = []
     with translated(engine.name):
-        for item in engine.client.api.networks():
+        for item in engine.api.networks():
             if item["Name"] not in _PREDEFINED:
                 with suppress(NotFound):  # removed since it was listed
                     found.append(_read(engine, item["Id"]))
@@ -50,7 +50,7 @@ def read_networks(engine: Docker) -> list[Network]:
 
 
 def _read(engine: Docker, network_id: str) -> Network:
-    raw: Mapping[str, Any] = engine.client.api.inspect_network(network_id)
+    raw: Mapping[str, Any] = engine.api.inspect_network(network_id)
     users = [str(item.get("Name", "")) for item in (raw.get("Containers") or {}).values()]
     return Network(
         str(raw["Id"]),
@@ -169,7 +169,7 @@ def _remove(engine: Docker, planned: Network) -> None:
             now = _read(engine, planned.id)
             if use := use_of(now, stored_containers(engine)):
                 raise InUseError(use)
-            engine.client.api.remove_network(planned.id)
+            engine.api.remove_network(planned.id)
     except TargetError as error:
         origin = error.__cause__
         if isinstance(origin, APIError) and _is_conflict(origin):

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Any
 
@@ -14,13 +15,16 @@ from maintd.checks.logs.denied_requests import DeniedRequests
 from maintd.checks.logs.scanner import BLOCK, Scanner
 from maintd.clients import docker
 from maintd.clients.bounded import parse_json
+from maintd.clients.deadline import Deadline
 from maintd.clients.docker import Container, Docker
 from maintd.errors import MaintdError, TargetError
 from maintd.job.references import resolved
 from maintd.model.target import DockerTarget
+from maintd.units import format_duration
 
 _HEADER = 8  # bytes before each frame of a log: stream, three zeros, length
 _MIN_TIMEOUT = timedelta(seconds=60)
+_MAX_TIME = timedelta(minutes=5)  # of one log: the engine sends about 7 GB in it
 _STAMP = 40  # maximum length of a timestamp with the space after it
 
 
@@ -55,6 +59,9 @@ def read(target: DockerTarget, name: str, requests: DeniedRequests) -> None:
                 _read_container(engine, container, requests, target)
             except TargetError as error:
                 requests.unread.append(str(error))
+                if error.cause == "timed_out":  # it hangs; the others would cost as much time each
+                    requests.unread.append(f"docker {name}: the logs of further containers, for the same reason")
+                    return
 
 
 def _ended_before(container: Container, since: datetime) -> bool:
@@ -64,18 +71,23 @@ def _ended_before(container: Container, since: datetime) -> bool:
 
 def _read_container(engine: Docker, container: Container, requests: DeniedRequests, target: DockerTarget) -> None:
     with docker.translated(f"{engine.name}: {container.label}"):
-        api = engine.client.api
+        api = engine.api
         terminal = bool(api.inspect_container(container.id)["Config"].get("Tty"))
         since, until = requests.since.timestamp(), requests.until.timestamp()
         wanted = f"stdout=1&stderr=1&timestamps=1&since={since:.6f}&until={until:.6f}"
-        with closing(_connection(target)) as connection:
+        with closing(_connection(target)) as connection, Deadline(_MAX_TIME.total_seconds()) as deadline:
+            connection.connect()
+            deadline.watch(connection.sock)
             connection.request("GET", f"/v{api.api_version}/containers/{container.id}/logs?{wanted}")
             with closing(connection.getresponse()) as answer:
-                if answer.status >= 400:
+                if answer.status != HTTPStatus.OK:
                     raise _refusal(answer, f"{engine.name}: {container.label}")
                 scan = Scanner()
                 for line in scan.lines(_Demultiplexed(answer, terminal).readinto):
                     requests.add_line(line, container.label)
+            if deadline.over:  # the end of the connection looks like the end of the log
+                text = f"{engine.name}: {container.label}: the log did not arrive within {format_duration(_MAX_TIME)}"
+                raise TargetError(text, "read a shorter window, or use Loki", cause="timed_out")
     if scan.bytes_read:
         requests.record_activity(container.label, requests.until)  # the engine returns only lines of the window
     requests.bytes_read += scan.bytes_read
