@@ -140,14 +140,26 @@ def test_the_repository_of_another_program_is_one_backup_and_unknown(program: st
     assert program in str(check.observed)
 
 
-def test_a_repository_in_the_root_does_not_hide_the_files_beside_it(tmp_path: Path) -> None:
-    for name in REPOSITORIES["restic"]:
+@pytest.mark.parametrize("program", [name for name in REPOSITORIES if not name.startswith("XtraBackup")])
+def test_a_repository_in_the_root_does_not_hide_the_backups_beside_it(program: str, tmp_path: Path) -> None:
+    for name in REPOSITORIES[program]:
         made.write(tmp_path / name, b"x")
-    made.write(tmp_path / "cut.tar.gz", made.gz(TAR)[:-9])
+    made.write(tmp_path / "postgres" / "cut.tar.gz", made.gz(TAR)[:-9])
 
     result = verify(tmp_path)
 
-    assert result.check("cut.tar.gz: decoded").status is FAIL
+    assert result.check("postgres/cut.tar.gz: decoded").status is FAIL, result.text()
+
+
+def test_numbered_data_files_are_no_dump_unless_they_look_like_one(tmp_path: Path) -> None:
+    made.write(tmp_path / "one" / "1.dat", b"x")
+    made.write(tmp_path / "two" / "3374.dat.gz", made.gz(b"x"))
+    made.write(tmp_path / "three" / "blobs.toc", b"")
+
+    result = verify(tmp_path)
+
+    assert "one/1.dat" in str(result.named("kinds of files")[0].observed)
+    assert [result.check(f"{name}: decoded").status for name in ("two", "three")] == [FAIL, FAIL]
 
 
 @pytest.mark.server

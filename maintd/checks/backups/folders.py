@@ -18,6 +18,10 @@ BASE_BACKUP, DIRECTORY_DUMP, APPEND_ONLY = "base backup", "pg_dump directory", "
 
 _PACKED = r"(?:\.(?:gz|zst|lz4|lzo|xz|bz2|br|age|gpg))*"
 _WAL = re.compile(r"[0-9A-F]{24}(?:\.[0-9A-F]{8}\.backup|\.partial)?" + _PACKED + r"|[0-9A-F]{8}\.history" + _PACKED)
+_BORG_STATE = re.compile(r"README|(?:hints|index|integrity|nonce|lock)(?:\..*)?")
+_MONGODUMP = re.compile(r".*\.(?:bson|metadata\.json)(?:\.gz)?|prelude\.json(?:\.gz)?")
+# Without a table of contents: names that other programs do not have.
+_DUMPED = re.compile(r"\d+\.dat\.(?:gz|lz4|zst)|blob_\d+\.dat(?:\..+)?|blobs(?:_\d+)?\.toc")
 _AOF_MANIFEST = re.compile(r".+\.aof\.manifest")
 
 
@@ -40,8 +44,18 @@ PROGRAMS = {
             frozenset({"backup", "archive"}),
             re.compile(r".*/backup\.(info|manifest)"),
         ),
-        Program("Barman", "barman check-backup SERVER latest", dated_by=re.compile(r"base/.*")),
-        Program("WAL-G", "wal-g wal-verify integrity timeline", dated_by=re.compile(r"basebackups_005/.*")),
+        Program(
+            "Barman",
+            "barman check-backup SERVER latest",
+            frozenset({"base", "wals", "incoming", "streaming", "errors", "identity.json", "meta"}),
+            re.compile(r"base/.*"),
+        ),
+        Program(
+            "WAL-G",
+            "wal-g wal-verify integrity timeline",
+            frozenset({"basebackups_005", "wal_005"}),
+            re.compile(r"basebackups_005/.*"),
+        ),
         Program(
             "restic",
             "restic check --read-data-subset=1/7",
@@ -52,11 +66,19 @@ PROGRAMS = {
         Program("Kopia", "kopia snapshot verify"),
         Program("duplicity", "duplicity verify"),
         Program("rdiff-backup", "rdiff-backup verify", dated_by=re.compile(r"rdiff-backup-data/.*")),
-        Program("Proxmox Backup Server", "proxmox-backup-manager verify"),
+        Program(
+            "Proxmox Backup Server", "proxmox-backup-manager verify", frozenset({".chunks", "vm", "ct", "host", "ns"})
+        ),
         Program("XtraBackup or mariabackup", "xtrabackup --prepare on a copy"),
         Program("mydumper", "myloader into a scratch server"),
         Program("mongodump", "mongorestore --dryRun"),
-        Program("git", "git fsck --full"),
+        Program(
+            "git",
+            "git fsck --full",
+            frozenset(
+                {"HEAD", "objects", "refs", "config", "hooks", "info", "logs", "packed-refs", "index", "branches"}
+            ),
+        ),
         Program("WAL archive", "pg_waldump or the restore of a base backup with it", dated_by=_WAL),
     )
 }
@@ -129,7 +151,9 @@ def _named(test: Callable[[str], object]) -> _Owns:
     return lambda parts: len(parts) == 1 and bool(test(parts[0]))
 
 
-def _below(names: frozenset[str]) -> _Owns:
+def _below(program: str) -> _Owns:
+    """What is in the folders of a program's repository: other files beside them are backups of their own."""
+    names = PROGRAMS[program].owns or frozenset()
     return lambda parts: parts[0] in names
 
 
@@ -138,7 +162,7 @@ def _recognize(parts: Parts, files: set[str], folders: set[str], every: Mapping[
     found: list[_Found] = []
     if MANIFEST in files:
         found.append((parts, BASE_BACKUP, _all))
-    if TOC in files or any(is_data_file(name) for name in files):
+    if TOC in files or any(map(_DUMPED.fullmatch, files)):
         found.append((parts, DIRECTORY_DUMP, _named(is_data_file)))
     if any(map(_AOF_MANIFEST.fullmatch, files)):
         found.append((parts, APPEND_ONLY, _named(lambda name: ".aof" in name)))
@@ -149,29 +173,24 @@ def _recognize(parts: Parts, files: set[str], folders: set[str], every: Mapping[
 
 
 def _of_programs(parts: Parts, files: set[str], folders: set[str], every: Mapping[Parts, set[str]]) -> Iterable[_Found]:
-    own = PROGRAMS["pgBackRest"].owns or frozenset()
-    if len(parts) >= 2 and parts[-2] in own and files & {"backup.info", "archive.info", "backup.info.copy"}:
-        yield parts[:-2], "pgBackRest", _below(own)
+    if len(parts) >= 2 and parts[-2] in ("backup", "archive") and files & {"backup.info", "archive.info"}:
+        yield parts[:-2], "pgBackRest", _below("pgBackRest")
     elif len(parts) >= 2 and parts[-2] == "base" and "backup.info" in files:
-        yield parts[:-2], "Barman", _all
+        yield parts[:-2], "Barman", _below("Barman")
     if "basebackups_005" in folders:
-        yield parts, "WAL-G", _below(frozenset({"basebackups_005", "wal_005"}))
+        yield parts, "WAL-G", _below("WAL-G")
     if {"keys", "data"} <= folders and ("config" in files or "snapshots" in folders):
-        yield parts, "restic", _below(PROGRAMS["restic"].owns or frozenset())
-    elif (
-        "data" in folders
-        and "config" in files
-        and any(re.match(r"README|(hints|index|integrity)\.\d", n) for n in files)
-    ):
-        yield parts, "Borg", _all
+        yield parts, "restic", _below("restic")
+    elif "data" in folders and "config" in files and any(map(_BORG_STATE.fullmatch, files)):
+        yield parts, "Borg", lambda below: below[0] in ("config", "data") or bool(_BORG_STATE.fullmatch(below[0]))
     if any(name.startswith("kopia.repository") for name in files):
-        yield parts, "Kopia", _all
+        yield parts, "Kopia", lambda below: below[0].startswith("kopia.") or below[-1].endswith(".f")
     if any(name.startswith("duplicity-full") for name in files):
         yield parts, "duplicity", _named(lambda name: name.startswith("duplicity-"))
     if "rdiff-backup-data" in folders:
         yield parts, "rdiff-backup", _all
     if ".chunks" in folders:
-        yield parts, "Proxmox Backup Server", _all
+        yield parts, "Proxmox Backup Server", _below("Proxmox Backup Server")
     if files & {"xtrabackup_checkpoints", "xtrabackup_info", "mariadb_backup_checkpoints", "mariadb_backup_info"}:
         yield parts, "XtraBackup or mariabackup", _all
     if "metadata" in files and any(re.search(r"-schema(-create)?\.sql", name) for name in files):
@@ -179,6 +198,6 @@ def _of_programs(parts: Parts, files: set[str], folders: set[str], every: Mappin
     if any(re.search(r"\.bson(\.gz)?$", name) for name in files):
         # mongodump writes one folder for each database.
         whole = parts[:-1] if parts and not every.get(parts[:-1]) else parts
-        yield whole, "mongodump", _all
+        yield whole, "mongodump", lambda below: bool(_MONGODUMP.fullmatch(below[-1]))
     if {"objects", "refs"} <= folders and "HEAD" in files:
-        yield parts, "git", _all
+        yield parts, "git", _below("git")
