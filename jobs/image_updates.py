@@ -1,10 +1,12 @@
-"""Compare the images in use with their registries; report old, unsupported and vulnerable ones.
+"""Compare the images in use with their registries; report newer versions, and old, unsupported and vulnerable ones.
 
 Runbook: Weekly Maintenance, System Cleanup, step 4 "Container Image Updates"
 
 By default registries are only asked for digests: no tag changes, and no limit of pulls is touched. With `pull: true`,
-newer images are pulled by digest, and the image in use gets a tag for a rollback; no container is recreated.
-Vulnerabilities are read from trivy's reports, or found by trivy, when one of them is configured.
+newer images are pulled by digest, and the image in use gets a tag for a rollback; no container is recreated. Newer
+versions are looked for among a repository's tags with `through: registry`, as the engine cannot list them.
+Vulnerabilities, and which of them are new since the last run, are read from trivy's reports, or found by trivy, when
+one of them is configured.
 """
 
 from datetime import date, timedelta
@@ -22,9 +24,8 @@ from maintd.clients.registry import (
     Credentials,
     EngineRegistryClient,
     HttpRegistryClient,
-    Reference,
     RegistryClient,
-    parse,
+    parse_or_none,
 )
 from maintd.job import Context, Duration, JobParams, TargetError, job
 
@@ -136,18 +137,10 @@ def check_image(
         ctx.unknown(f"{used.service}: image", f"{used.name} no longer exists", hint=hint)
         return
     report_age(ctx, used, image, params.max_age)
-    reference = parsed(used.name)
+    reference = parse_or_none(used.name)
     if reference is None:
         ctx.unknown(f"{used.service}: current", f"{used.name} is an id, not a name", hint="name its image")
     else:
         support.report(used.service, reference, image)
         updates.report(used, reference, image)
     vulnerabilities.report(used, image)
-
-
-def parsed(name: str) -> Reference | None:
-    """The reference of an image's name; None for an id."""
-    try:
-        return parse(name)
-    except ValueError:
-        return None

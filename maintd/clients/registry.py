@@ -34,6 +34,8 @@ _HUB = "docker.io"
 _HUB_HOST = "registry-1.docker.io"
 _MAX_RETRY_AFTER = 5.0  # seconds that a registry may ask to wait before the one retry
 _MANIFEST_LIMIT = 4 * 1024 * 1024  # bytes, as the specification allows
+_TAGS_PER_PAGE, _MAX_PAGES = 1000, 20
+_NEXT = re.compile(r'<([^>]+)>\s*;[^,]*rel="?next"?')
 
 
 class RateLimitedError(TargetError):
@@ -83,8 +85,20 @@ class RemoteImage:
         return self.media_type in INDEXES
 
 
+@dataclass(frozen=True)
+class Tags:
+    """The tags of a repository; not `complete` when the registry has more than were read."""
+
+    names: tuple[str, ...]
+    complete: bool
+
+
 class RegistryClient(Protocol):
     """Access to registries."""
+
+    def tags(self, reference: Reference) -> Tags:
+        """The tags of the reference's repository. Raises TargetError; `not_configured` without a way to list them."""
+        ...
 
     def remote(self, reference: Reference) -> RemoteImage:
         """The digest of the reference's tag. Raises TargetError."""
@@ -112,6 +126,14 @@ def parse(text: str) -> Reference:
     return Reference(registry, repository, tag or ("" if digest else "latest"), digest, explicit)
 
 
+def parse_or_none(text: str) -> Reference | None:
+    """The reference of an image's name; None for an id."""
+    try:
+        return parse(text)
+    except ValueError:
+        return None
+
+
 class EngineRegistryClient:
     """Asks the engine (`GET /distribution/NAME/json`), which uses its own network, proxy and trusted registries."""
 
@@ -122,6 +144,12 @@ class EngineRegistryClient:
     def remote(self, reference: Reference) -> RemoteImage:
         """The digest of the tag."""
         return self._inspect(reference, f"{reference.familiar}:{reference.tag}")
+
+    def tags(self, reference: Reference) -> Tags:
+        """The engine has no request for them."""
+        raise TargetError(
+            f"{self._engine.name} does not list the tags of registries", "set through: registry", cause="not_configured"
+        )
 
     def contains(self, reference: Reference, remote: RemoteImage, digest: str) -> bool:
         """The engine does not show an index's digests; it only shows whether a digest is of an index itself."""
@@ -191,9 +219,39 @@ class HttpRegistryClient:
         manifests = listed.get("manifests", []) if isinstance(listed, Mapping) else []
         return any(isinstance(item, Mapping) and item.get("digest") == digest for item in manifests)
 
+    def tags(self, reference: Reference) -> Tags:
+        """The tags, page by page and at most 20,000. Raises TargetError when a page is not a registry's."""
+        names: dict[str, None] = {}
+        path: str | None = f"/v2/{reference.repository}/tags/list?n={_TAGS_PER_PAGE}"
+        for _ in range(_MAX_PAGES):
+            answer = self._request(reference, path or "", "GET")
+            listed = answer.json()
+            found = listed.get("tags", "") if isinstance(listed, Mapping) else ""
+            if found is not None and not (isinstance(found, list) and all(isinstance(item, str) for item in found)):
+                raise TargetError(f"{answer.url} has no list of tags", "check the registry", cause="malformed")
+            names |= dict.fromkeys(found or ())
+            path = self._next_page(reference, answer)
+            if path is None:
+                return Tags(tuple(names), complete=True)
+        return Tags(tuple(names), complete=False)
+
+    def _next_page(self, reference: Reference, answer: Answer) -> str | None:
+        """The path of the next page, which must be of the same repository; None after the last page."""
+        link = answer.headers.get("link", "")
+        match = _NEXT.search(link)
+        if match is None:
+            return None
+        parts = urlsplit(match[1])
+        if parts.path != f"/v2/{reference.repository}/tags/list":
+            raise TargetError(f"{answer.url} continues elsewhere: {match[1][:100]!r}", cause="malformed")
+        return f"{parts.path}?{parts.query}"
+
     def _manifest(self, reference: Reference, which: str, method: str) -> Answer:
+        return self._request(reference, f"/v2/{reference.repository}/manifests/{which}", method)
+
+    def _request(self, reference: Reference, path: str, method: str) -> Answer:
         host = _HUB_HOST if reference.registry == _HUB else reference.registry
-        url = f"{self._scheme(host)}://{host}/v2/{reference.repository}/manifests/{which}"
+        url = f"{self._scheme(host)}://{host}{path}"
         answer = self._fetch(method, url, {})
         if answer.status == 401:
             answer = self._fetch(method, url, {"Authorization": self._authorization(reference, answer)})

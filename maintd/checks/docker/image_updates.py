@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from maintd.checks.docker.images import Image, ImageInUse, find_image, pull, tag
+from maintd.checks.docker.versions import VersionCheck
 from maintd.clients.docker import Docker, connect
 from maintd.clients.registry import Credentials, RateLimitedError, Reference, RegistryClient, RemoteImage, auth
 from maintd.errors import TargetError
@@ -47,6 +48,7 @@ class UpdateCheck:
         self._pull_timeout, self._max_pulls, self._credentials = pull_timeout, max_pulls, credentials
         self._answers: dict[str, RemoteImage | TargetError] = {}
         self._limited: dict[str, TargetError] = {}  # registries with a rate limit that was reached
+        self._versions = VersionCheck(ctx, registry, engine.name, self._limited)
         self._pulled: dict[str, Image] = {}
 
     def report(self, used: ImageInUse, reference: Reference, image: Image) -> None:
@@ -68,6 +70,7 @@ class UpdateCheck:
             return
         if not reference.digest:
             ctx.report([_tag_criterion(used, reference)])
+        self._versions.report(used.service, reference)
         try:
             remote = self._remote(reference)
             behind = remote.digest not in local and not (

@@ -46,6 +46,7 @@ class Registry:
     limited: int = 0  # number of further responses that are 429
     retry_after: str = "600"
     omit_digest_header: bool = False
+    tags_per_page: int = 1000
     asked: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -153,14 +154,26 @@ class _Handler(BaseHTTPRequestHandler):
         elif url.path == "/v2/":
             self._answer(200, {}, "application/json", b"{}")
         else:
-            self._content(registry, url.path)
+            self._content(registry, url.path, parse_qs(url.query))
 
     def do_HEAD(self) -> None:
         self.do_GET()
 
-    def _content(self, registry: Registry, path: str) -> None:
+    def _tags(self, registry: Registry, name: str, query: Mapping[str, list[str]]) -> None:
+        names = sorted(tag for repository, tag in registry.tags if repository == name)
+        rest = [tag for tag in names if tag > query.get("last", [""])[0]]
+        page = rest[: registry.tags_per_page]
+        link = {"Link": f'</v2/{name}/tags/list?last={page[-1]}&n=9>; rel="next"'} if len(page) < len(rest) else {}
+        if names:
+            self._answer(200, link, "application/json", json.dumps({"name": name, "tags": page}).encode())
+        else:
+            self._error(404, "NAME_UNKNOWN", {})
+
+    def _content(self, registry: Registry, path: str, query: Mapping[str, list[str]]) -> None:
         name, kind, reference = path.removeprefix("/v2/").rsplit("/", 2)
-        if kind == "blobs" and reference in registry.blobs:
+        if (kind, reference) == ("tags", "list"):
+            self._tags(registry, name, query)
+        elif kind == "blobs" and reference in registry.blobs:
             self._answer(200, {}, "application/octet-stream", registry.blobs[reference])
         elif kind == "manifests" and (
             found := registry.found(name, reference, ",".join(self.headers.get_all("Accept", ["*/*"])))
