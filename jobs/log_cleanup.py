@@ -4,7 +4,8 @@ Runbook: Weekly Maintenance, System Cleanup, step 1 "Log Rotation and Cleanup"
 
 Deletes regular files that have the name of a rotated log and are older than `keep`, by the date in the name or else by
 their modification time. Never deletes the newest `floor` of a log or a file that a process has open, and never follows
-links or enters another device. A plan that exceeds a limit deletes nothing. Rotation itself is left to logrotate:
+links or enters another device. A plan that exceeds a limit deletes nothing; a dry run lists it. Old files that look
+rotated and have no known name are kept and named. Rotation itself is left to logrotate:
 forcing it shortens the history. Also checks for logs that are overdue for rotation or too large, deleted files that are
 still open, and containers without a log limit.
 """
@@ -57,7 +58,8 @@ class Params(JobParams):
 def run(ctx: Context, params: Params) -> None:
     roots = {"": params.root} if params.root else {name: ctx.target("folders", name).path for name in params.folders}
     host = ctx.target("host", params.host)
-    ctx.limit("delete", params.max_deletes * len(roots))
+    if not ctx.dry_run:  # a dry run also lists a plan that exceeds the limits
+        ctx.limit("delete", params.max_deletes * len(roots))
     with ctx.phase("find files held open"):
         held = cleanup.collect_open_files(ctx, params.host, host.proc, params.max_held)
     for name, root in roots.items():
@@ -76,19 +78,20 @@ def clean(ctx: Context, params: Params, tree: Tree, subject: str, held: OpenFile
     """Plan and execute the deletions in one folder; delete nothing when the plan exceeds a limit."""
     with ctx.phase(f"{subject}: find rotated logs"):
         entries = list(tree.walk())
-        names = [re.compile(pattern, re.DOTALL) for pattern in (*rotation.NAMES, *params.names)]
+        names = [re.compile(pattern, re.DOTALL) for pattern in (*params.names, *rotation.NAMES)]
         rotated = [one for entry in entries if (one := rotation.parse_rotated(entry, names)) is not None]
         protected = partial(cleanup.protection, hold=params.hold, held=held)
         plan = rotation.plan(rotated, ctx.now(), params.keep, params.floor, protected)
         total = disk_bytes(entries)
         active = cleanup.active_logs(entries, rotated)
         cleanup.report_folder(ctx, subject, tree, active, params.max_active)
+        cleanup.report_names(ctx, subject, entries, rotated, ctx.now() - params.keep, protected)
         if params.rotation:
             cleanup.report_rotation(ctx, subject, tree.root, active, params.rotation, host_root)
     for one, reason in plan.kept[:50]:
         ctx.log(f"{subject}: {shown(one.entry.relative)} is kept: {reason}")
     freed = 0
-    if cleanup.within_limits(
+    within = cleanup.within_limits(
         ctx,
         subject,
         plan,
@@ -96,7 +99,8 @@ def clean(ctx: Context, params: Params, tree: Tree, subject: str, held: OpenFile
         max_deletes=params.max_deletes,
         max_bytes=params.max_bytes,
         max_share=params.max_share,
-    ):
+    )
+    if within or ctx.dry_run:
         with ctx.phase(f"{subject}: delete {len(plan.delete)} rotated logs"):
             freed = delete(ctx, tree, subject, plan)
     ctx.measure("logs_bytes", total - freed, "B", dir=subject)

@@ -193,6 +193,78 @@ def test_a_dry_run_reports_deletions_without_making_them(root: Path) -> None:
     assert result.measure("logs_deleted_bytes") == 0
 
 
+SERIES = {
+    "winston": "app-%Y-%m-%d.log.gz",
+    "winston, hourly": "app-%Y-%m-%d-13.log.gz",
+    "postgres": "postgresql-%Y-%m-%d_000000.log.gz",
+    "lumberjack": "access-%Y-%m-%dT13-14-15.000.log.gz",
+    "logback": "app-%Y-%m-%d.0.log.gz",
+    "pm2": "api-out__%Y-%m-%d_13-14-15.log.gz",
+    "loguru": "app.%Y-%m-%d_13-14-15_123456.log",
+    "python": "app.log.%Y-%m-%d_13-14",
+    "apache": "access_log-%Y%m%d.gz",
+    "a date alone": "%Y-%m-%d.log.gz",
+    "several on a day": "%Y-%m-%d-1.log.gz",
+    "a kind after the date": "app.%Y.%m.%d.error.log.gz",
+}
+
+
+@pytest.mark.parametrize("form", SERIES)
+def test_old_logs_of_each_form_are_deleted_but_the_newest(root: Path, form: str) -> None:
+    for day in range(0, 80, 2):
+        log(root, (datetime.now(UTC) - timedelta(days=day)).strftime(SERIES[form]), days=day)
+
+    result = clean(root, max_share=1, rotation=None)
+
+    assert len(names(root)) in (15, 16), result.text()  # of the last 30 days
+    assert result.check(f"{root}: old files with unfamiliar names").status is CheckStatus.OK
+
+
+def test_series_that_differ_in_more_than_their_date_keep_their_newest_each(root: Path) -> None:
+    for kind in ("a-%Y-%m-%d.log.gz", "b-%Y-%m-%d.log.gz", "node1-%Y-%m-%d.log.gz", "node2-%Y-%m-%d.log.gz"):
+        for day in range(100, 110):
+            log(root, (datetime.now(UTC) - timedelta(days=day)).strftime(kind), days=day)
+
+    clean(root, max_share=1, rotation=None)
+
+    assert len(names(root)) == 4 * 7
+
+
+def test_numbered_logs_are_kept_by_their_number_whatever_their_times(root: Path) -> None:
+    for number in range(1, 13):
+        log(root, f"app.log.{number}", days=200 - number)  # restored by a copy: the oldest look newest
+
+    clean(root, rotation=None)
+
+    assert names(root) == {f"app.log.{number}" for number in range(1, 8)}
+
+
+def test_old_files_that_look_rotated_and_have_no_known_name_are_named(root: Path) -> None:
+    for name in ("audit.csv.1", "trace-2020-01-02.bin", "dump.tar.gz"):
+        log(root, name, days=100)
+    log(root, "held.tar.gz", days=100)
+
+    result = clean(root, rotation=None, hold=["held.*"])
+
+    check = result.check(f"{root}: old files with unfamiliar names")
+    assert (check.status, check.optional) == (CheckStatus.UNKNOWN, True), result.text()
+    assert "3 files not understood" in str(check.observed)
+    assert "held" not in str(check.observed)
+    assert len(names(root)) == 4
+
+
+@pytest.mark.parametrize("limit", [{"max_deletes": 1}, {"max_bytes": "4KiB"}, {"max_share": 0.1}])
+def test_a_dry_run_lists_a_plan_beyond_a_limit(root: Path, limit: dict[str, Any]) -> None:
+    for number in range(1, 10):
+        log(root, f"app.log.{number}", days=100)
+
+    result = clean(root, dry_run=True, **limit)
+
+    assert [Path(change.target).name for change in result.changes] == ["app.log.9", "app.log.8"]
+    assert result.outcome == "failed"
+    assert len(names(root)) == 9
+
+
 @pytest.mark.parametrize(
     ("limit", "check"),
     [({"max_deletes": 1}, "files"), ({"max_bytes": "4KiB"}, "bytes"), ({"max_share": 0.1}, "share")],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 from maintd.checks.docker.container_logs import container_logs
 from maintd.checks.logs import rotation
 from maintd.checks.logs.rotation import CLOCKS, Plan, Rotated
+from maintd.checks.read_tally import ReadTally
 from maintd.clients import docker
 from maintd.clients.files import Entry, Tree, shown
 from maintd.clients.open_files import OpenFiles, open_files
@@ -18,6 +21,8 @@ from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
 from maintd.model.target import DockerTarget
 from maintd.units import format_size
+
+_LOOKS_ROTATED = re.compile(r"\.(?:gz|xz|zst|bz2|lz4)$|[-_.]\d{1,14}$|(?<!\d)(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d(?!\d)")
 
 
 def collect_open_files(ctx: Context, host: str, proc: Path, max_held: int) -> OpenFiles | None:
@@ -80,6 +85,29 @@ def report_folder(ctx: Context, subject: str, tree: Tree, active: Sequence[Entry
     if ahead:
         hint = f"{shown(ahead[0].relative)}: check the clock of its writer"
         ctx.check(f"{subject}: logs written in the future", len(ahead), warn_above=0, hint=hint)
+
+
+def report_names(
+    ctx: Context,
+    subject: str,
+    entries: Sequence[Entry],
+    rotated: Sequence[Rotated],
+    before: datetime,
+    protected: Callable[[Entry], str],
+) -> None:
+    """Name the files last written before a time that look rotated or compressed, but have no known name: they are kept.
+
+    It is optional, since a folder of logs may have other files on purpose; `hold` leaves them out.
+    """
+    known = {one.entry.parts for one in rotated}
+    tally = ReadTally(understood=len(known))
+    for entry in entries:
+        unfamiliar = entry.regular and entry.parts not in known and _LOOKS_ROTATED.search(entry.name)
+        if unfamiliar and entry.modified_at < before and not protected(entry):
+            tally.add_not_understood(entry.relative)
+    hint = "add their names to the param `names`, or to `hold`"
+    name = f"{subject}: old files with unfamiliar names"
+    ctx.report([replace(tally.criterion(name, "files", at_most_share=0, hint=hint), optional=True)])
 
 
 def report_rotation(

@@ -14,14 +14,21 @@ from pathlib import Path
 from maintd.clients.files import Entry
 from maintd.errors import TargetError
 
-_PACKED = r"\.(?:gz|xz|zst|bz2)"
-_DATE = r"(?P<date>\d{4}-?\d\d-?\d\d)(?:[-_.T]?\d{2,6})?"
+_PACKED = r"(?:\.(?:gz|xz|zst|bz2|lz4))?"
+_TIME = r"(?:[-_.T ]{1,2}\d{2}(?:[-_.:]?\d{2}){0,2}(?:[.,]\d{1,9})?Z?)?"
+_DATE = rf"(?P<date>(?:19|20)\d\d(?P<joined>[-_.]?)(?:0[1-9]|1[0-2])(?P=joined)(?:0[1-9]|[12]\d|3[01])){_TIME}(?!\d)"
+_INDEX = r"(?:[-_.]\d{1,6})?"
 NAMES = (
-    rf"(?P<base>.+\.log)(?:[-.]{_DATE}|\.(?P<number>\d{{1,4}}))(?:{_PACKED})?",
-    rf"(?P<base>.+\.log){_PACKED}",
-    rf"(?P<base>.+)[-.]{_DATE}\.log(?:{_PACKED})?",
+    rf"(?P<base>.*[^\d]|)[-_.]*{_DATE}{_INDEX}(?P<rest>[-_.][A-Za-z]\w{{0,30}})??(?P<ending>\.log){_INDEX}{_PACKED}",
+    rf"(?P<base>.+(?:\.|_)log)[-_.]+{_DATE}{_INDEX}{_PACKED}",
+    rf"(?P<base>.+\.log)\.(?P<number>\d{{1,4}}){_PACKED}",
+    rf"(?P<base>.+\.log){_PACKED.rstrip('?')}",
 )
-"""Names of rotated logs: `app.log.1`, `app.log-20260301.gz`, `app-2026-03-01.log`."""
+"""Names of rotated logs: `app-2026-03-01.log`, `access.log-20260301.gz`, `app.log.1`, `app.log.gz`.
+
+A name with a date is one of a series whatever else applies: the date, a time and an index after it vary within it. So
+these forms come before that of a compressed log, where each name is a series of its own.
+"""
 
 CLOCKS = timedelta(minutes=5)
 """Tolerated difference between the clocks of two machines."""
@@ -63,11 +70,13 @@ def parse_rotated(entry: Entry, names: Sequence[re.Pattern[str]]) -> Rotated | N
         at = entry.modified_at
         if found.get("date"):
             try:
-                day = datetime.strptime(found["date"].replace("-", ""), "%Y%m%d").replace(tzinfo=UTC)
+                day = datetime.strptime(re.sub(r"\D", "", found["date"]), "%Y%m%d").replace(tzinfo=UTC)
             except ValueError:
                 continue
             at = day + _DAY
         base = found.get("base") or entry.name
+        if found.get("ending"):
+            base = (found["base"] or "").rstrip("-_. ") + (found.get("rest") or "") + found["ending"]
         return Rotated(entry, "/".join((*entry.parts[:-1], base)), at, int(found.get("number") or 0))
     return None
 
@@ -86,7 +95,9 @@ def plan(
             series.setdefault(one.base, []).append(one)
     delete, kept = [], []
     for copies in series.values():
-        copies.sort(key=lambda one: (-one.at.timestamp(), one.number, one.entry.name))
+        # Numbers say which is newer: copying and compressing may change the time of the last write.
+        numbered = all(one.number for one in copies)
+        copies.sort(key=lambda one: (one.number if numbered else 0, -one.at.timestamp(), one.number, one.entry.name))
         for one in copies[floor:]:
             if now - one.at <= keep and one.entry.modified_at <= now + CLOCKS:
                 continue
