@@ -13,6 +13,8 @@ RUN python3 -m venv /opt/uv && /opt/uv/bin/pip install --quiet "uv>=0.5" && pyth
 COPY pyproject.toml uv.lock README.md CHANGELOG.md ./
 RUN /opt/uv/bin/uv sync --frozen --no-dev --no-install-project --inexact --compile-bytecode --no-cache
 COPY build_backend.py schedules.yaml LICENSE ./
+COPY deploy ./deploy
+COPY docs ./docs
 COPY jobs ./jobs
 COPY maintd ./maintd
 # The build describes the shipped jobs, so that the first start of a container is as fast as later ones. It runs without

@@ -146,11 +146,16 @@ def step_lines(step: Step, now: datetime, width: int, style: Style) -> Iterator[
     for attempt in step.attempts:
         if len(step.attempts) > 1:
             yield f"  attempt {attempt.number}: {state_text(attempt.state, style)}"
-        yield from attempt_lines(attempt, width, style)
+        yield from attempt_lines(
+            attempt, width, style, after=None if attempt is step.attempts[-1] else step.attempts[-1]
+        )
 
 
-def attempt_lines(attempt: Attempt, width: int, style: Style) -> Iterator[str]:
-    """The evidence of one attempt: its reason, checks, changes, measures, artifacts."""
+def attempt_lines(attempt: Attempt, width: int, style: Style, after: Attempt | None = None) -> Iterator[str]:
+    """The evidence of one attempt: its reason, checks, changes, measures, artifacts.
+
+    Of an attempt with another one after it, only the checks that the last one does not repeat, and no measures.
+    """
     if attempt.reason:
         yield from wrap(attempt.reason, width, "    ", "    ")
     stopped = attempt.state in (AttemptState.TIMED_OUT, AttemptState.CANCELLED, AttemptState.LOST)
@@ -161,7 +166,12 @@ def attempt_lines(attempt: Attempt, width: int, style: Style) -> Iterator[str]:
     if attempt.checks:
         passed = sum(check.status is CheckStatus.OK for check in attempt.checks)
         yield f"    {plural(len(attempt.checks), 'check')}, {passed} passed"
-        for check in causes_first(attempt.checks):
+        repeated = set() if after is None else {(check.name, check.status) for check in after.checks}
+        shown = [check for check in causes_first(attempt.checks) if (check.name, check.status) not in repeated]
+        if after is not None and len(shown) < len(attempt.checks):
+            text = f"{len(attempt.checks) - len(shown)} as in attempt {after.number}; all are in --json"
+            yield from wrap(text, width, "    ", "    ")
+        for check in shown:
             yield from check_lines(check, width, style, "      " if check.because else "    ")
     if attempt.changes:
         counts = Counter(change.state for change in attempt.changes)
@@ -171,7 +181,7 @@ def attempt_lines(attempt: Attempt, width: int, style: Style) -> Iterator[str]:
             yield from wrap(change_text(change), width, "    ", "      ")
         if len(attempt.changes) > MOST_SHOWN:
             yield f"    … and {len(attempt.changes) - MOST_SHOWN} more, see --json"
-    if attempt.measures:
+    if attempt.measures and after is None:
         yield f"    {plural(len(attempt.measures), 'measure')}"
         for measure in attempt.measures[:MOST_SHOWN]:
             yield from wrap(measure_text(measure), width, "      ", "        ")

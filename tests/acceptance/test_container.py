@@ -111,7 +111,7 @@ def composed(engine: DockerEngine, image: str, tmp_path_factory: pytest.TempPath
     calendar.write_text(CALENDAR)
     _let_others_read(calendar)
     start_postgres(engine, network)
-    sidecar = Sidecar(engine, {"MAINTD_IMAGE": image, "MAINTD_CALENDAR_FILE": str(calendar), "MAINTD_NETWORK": network})
+    sidecar = Sidecar(engine, {"MAINTD_IMAGE": image, "MAINTD_ETC": str(calendar.parent), "MAINTD_NETWORK": network})
     sidecar.compose("up", "-d")
     try:
         yield sidecar
@@ -223,3 +223,18 @@ def test_it_stops_within_its_grace_and_exits_with_0(engine: DockerEngine, sideca
     docker(engine, "stop", "-t", "30", sidecar.container)
 
     assert sidecar.inspect()["State"]["ExitCode"] == 0, sidecar.logs()
+
+
+def test_a_calendar_that_an_editor_replaced_is_active_in_the_container(sidecar: Sidecar) -> None:
+    folder = next(
+        Path(mount["Source"]) for mount in sidecar.inspect()["Mounts"] if mount["Destination"] == "/etc/maintd"
+    )
+    new = folder / "schedules.yaml.new"
+    new.write_text(CALENDAR.replace("nightly-vacuum", "edited-vacuum"))
+    new.chmod(0o644)
+
+    new.replace(folder / "schedules.yaml")
+
+    wait_for(lambda: "edited-vacuum" in sidecar.maintd("next"), "the edited calendar")
+    (folder / "schedules.yaml").write_text(CALENDAR)
+    wait_for(lambda: "nightly-vacuum" in sidecar.maintd("next"), "the calendar of the other tests")

@@ -16,6 +16,7 @@ from maintd.store.database import parse_url
 # What the second migration does, backwards.
 AS_OF_REVISION_1 = (
     "ALTER TABLE checks DROP COLUMN optional",
+    "ALTER TABLE checks DROP COLUMN because",
     "ALTER TABLE changes ADD COLUMN done BOOLEAN DEFAULT true NOT NULL",
     "UPDATE changes SET done = false WHERE state = 'planned'",
     "DROP INDEX ix_changes_run",

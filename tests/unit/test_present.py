@@ -36,8 +36,9 @@ from maintd.present import (
     status_text,
     value_text,
 )
+from maintd.present.runs import attempt_lines, step_lines
 from maintd.present.status import short_local
-from maintd.present.text import plural, wrap
+from maintd.present.text import Style, plural, wrap
 from maintd.store import LastRuns
 
 NOW = datetime(2026, 11, 24, 11, 30, tzinfo=UTC)  # a Tuesday
@@ -534,3 +535,36 @@ def test_the_exit_code_is_0_only_if_nothing_failed(state: RunState) -> None:
 @given(seconds=st.floats(min_value=0, max_value=1e9))
 def test_no_duration_is_longer_than_eight_characters(seconds: float) -> None:
     assert len(duration_text(timedelta(seconds=seconds))) <= 8
+
+
+@pytest.mark.parametrize("tries", [2, 3, 5])
+def test_checks_that_a_later_attempt_repeats_are_shown_once(tries: int) -> None:
+    same = [Check(name=f"same {n}", observed=n, expected="1", status=CheckStatus.FAIL) for n in range(100)]
+    attempts = tuple(
+        Attempt(
+            number=number,
+            state=AttemptState.FAILED,
+            started_at=NOW,
+            checks=(*same, Check(name=f"only in {number}", observed=0, expected="1", status=CheckStatus.FAIL)),
+        )
+        for number in range(1, tries + 1)
+    )
+    step = Step(index=0, name="s", job="j", state=StepState.FAILED, attempts=attempts)
+
+    lines = list(step_lines(step, NOW, 100, Style(False)))
+
+    assert sum("same 7:" in line for line in lines) == 1
+    assert sum("only in" in line for line in lines) == tries
+    assert sum(f"100 as in attempt {tries}" in line for line in lines) == tries - 1
+
+
+@pytest.mark.parametrize(
+    "state", [AttemptState.FAILED, AttemptState.UNKNOWN, AttemptState.WARNED, AttemptState.SUCCEEDED]
+)
+def test_an_attempt_that_ended_by_itself_was_not_stopped_in_its_phase(state: AttemptState) -> None:
+    attempt = Attempt(number=1, state=state, started_at=NOW, phase="look at main", exit_code=0)
+
+    text = "\n".join(attempt_lines(attempt, 80, Style(False)))
+
+    assert "stopped" not in text
+    assert "exit code" not in text
