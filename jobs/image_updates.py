@@ -18,7 +18,7 @@ from pydantic import Field
 from maintd.checks.docker.end_of_life import SupportCheck
 from maintd.checks.docker.image_updates import UpdateCheck
 from maintd.checks.docker.images import ImageInUse, find_image, images_in_use, report_age
-from maintd.checks.docker.vulnerabilities import VulnerabilityCheck
+from maintd.checks.docker.vulnerabilities import VulnerabilityCheck, report_without_scanner
 from maintd.clients.docker import Docker, connect
 from maintd.clients.registry import (
     Credentials,
@@ -83,6 +83,8 @@ def run(ctx: Context, params: Params) -> None:
         except TargetError as error:
             ctx.report_error(f"{name}: images compared", error)
     support.report_age()
+    if params.trivy is None and params.trivy_reports is None:
+        report_without_scanner(ctx)
 
 
 def check_engine(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -15,6 +15,14 @@ from maintd.model.evidence import CheckStatus
 from maintd.units import format_duration
 
 SEVERITIES = ("CRITICAL", "HIGH", "MEDIUM", "LOW")
+_COMPARED = ("CRITICAL", "HIGH")
+_MAX_COMPARED = 500  # vulnerabilities of one service that are kept for the next run
+
+
+def report_without_scanner(ctx: Context) -> None:
+    """Report that vulnerabilities are not known: without an alarm, as a site may scan elsewhere."""
+    hint = "set trivy, or trivy_reports"
+    ctx.unknown("vulnerabilities", "not_configured: no scanner is set", hint=hint, optional=True)
 
 
 class VulnerabilityCheck:
@@ -69,7 +77,12 @@ class VulnerabilityCheck:
             return
         today = ctx.now().date()
         open_ids = {key: level for key, level in found.ids.items() if self._accepted.get(key, date.min) < today}
-        self._report_severities(used.service, open_ids)
+        self.report_found(used.service, open_ids)
+
+    def report_found(self, service: str, ids: Mapping[str, str]) -> None:
+        """Report the vulnerabilities that a scan of a service found, severity by id, and which are new."""
+        self._report_severities(service, ids)
+        self._report_new(service, sorted(key for key, level in ids.items() if level in _COMPARED))
 
     def _report_severities(self, service: str, ids: Mapping[str, str]) -> None:
         by_severity = {level: [key for key, its in sorted(ids.items()) if its == level] for level in SEVERITIES}
@@ -80,3 +93,34 @@ class VulnerabilityCheck:
             hint = f"{', '.join(names[:5])}: use a newer image, or accept them until a day" if names else ""
             check = f"{service}: {severity.lower()} vulnerabilities with a fix"
             self._ctx.check(check, len(names), at_most=0, severity=status, hint=hint)
+
+    def _report_new(self, service: str, ids: Sequence[str]) -> None:
+        """Report critical and high vulnerabilities that the last scan of this service did not find.
+
+        Each is kept as a measure, and their number, by which a record with gaps is recognised.
+        """
+        ctx, check = self._ctx, f"{service}: new vulnerabilities with a fix"
+        kept = ids[:_MAX_COMPARED]
+        for key in kept:
+            ctx.measure("image_vulnerability", 1, "", service=service, id=key)
+        ctx.measure("image_vulnerabilities_compared", len(kept), "", service=service)
+        scans = ctx.series("image_vulnerabilities_compared", service=service)
+        if not scans:
+            ctx.log(f"{check}: there is no earlier scan to compare with")
+            return
+        last = scans[-1]
+        before = {
+            point.labels.get("id", "")
+            for point in ctx.series("image_vulnerability", service=service)
+            if point.at == last.at
+        }
+        if len(before) != last.value:
+            ctx.unknown(check, f"only {len(before)} of {last.value:g} of the last scan are recorded", optional=True)
+            return
+        if len(ids) > _MAX_COMPARED or last.value >= _MAX_COMPARED:
+            cause = f"only the first {_MAX_COMPARED} are compared with the last scan"
+            ctx.unknown(check, cause, hint="use a newer image", optional=True)
+            return
+        new = [key for key in ids if key not in before]
+        hint = f"{', '.join(new[:5])}: not found by the scan of {last.at:%F}" if new else ""
+        ctx.check(check, len(new), warn_above=0, hint=hint)
