@@ -21,9 +21,9 @@ from maintd.checks.postgres.blockers import (
     snapshot_holders,
 )
 from maintd.checks.postgres.tables import Table, report_bloat, selected, tables
-from maintd.checks.postgres.vacuum import PROGRESS, VacuumSettings, kept_rows_criterion, vacuum
+from maintd.checks.postgres.vacuum import PROGRESS, PinWatch, VacuumSettings, kept_rows_criterion, vacuum
 from maintd.checks.postgres.wraparound import KINDS, age_criteria, databases
-from maintd.clients.postgres import Postgres, connect, progress_reported
+from maintd.clients.postgres import Postgres, Row, connect, progress_reported
 from maintd.job import Context, Duration, JobParams, Role, Size, TargetError, job
 
 GRANT = "GRANT {owner} TO the target's user (Postgres 17 and later: GRANT pg_maintain)"
@@ -44,6 +44,8 @@ class Params(JobParams):
     """Tables vacuumed in one run at most, those with the largest gain first."""
     lock_timeout: Duration = timedelta(seconds=5)
     """How long to wait for a lock."""
+    pin_timeout: Duration = timedelta(seconds=30)
+    """How long to wait for a page that another session holds, such as by an open cursor; then the next table."""
     cost_delay: Duration = timedelta(milliseconds=2)
     """vacuum_cost_delay of the session: the pause after each `cost_limit` of work."""
     cost_limit: int = Field(default=1000, ge=1, le=10_000)
@@ -88,7 +90,7 @@ def maintain(ctx: Context, params: Params, session: Postgres, monitor: Postgres)
             left.append(table.label)
             continue
         with ctx.phase(f"{target}: {'vacuum' if due.vacuum else 'analyze'} {table.label}, {due.why}"):
-            if vacuum_table(ctx, session, monitor, table, due, deadline - ctx.now()):
+            if vacuum_table(ctx, session, monitor, table, due, deadline - ctx.now(), params.pin_timeout):
                 reported.add(table.oid)
     hint = f"raise budget or max_tables; next: {', '.join(left[:5])}" if left else ""
     ctx.check(f"{target}: tables left for the next run", len(left), warn_above=0, hint=hint)
@@ -116,19 +118,29 @@ def report_server(ctx: Context, session: Postgres, freeze_max_ages: dict[str, fl
 
 
 def vacuum_table(
-    ctx: Context, session: Postgres, monitor: Postgres, table: Table, due: VacuumNeed, timeout: timedelta
+    ctx: Context,
+    session: Postgres,
+    monitor: Postgres,
+    table: Table,
+    due: VacuumNeed,
+    timeout: timedelta,
+    pin_timeout: timedelta,
 ) -> bool:
     """Vacuum a table and report the result. True when its dead rows are reported here."""
     target, grant = session.name, GRANT.format(owner=table.owner)
     action = "vacuum" if due.vacuum else "analyze"
     with ctx.change(action, f"{target}: {table.label}", why=due.why) as allowed:
         if allowed:
-            with progress_reported(
-                monitor, PROGRESS, session.pid, lambda row: ctx.progress(row["done"], row["total"], "block")
-            ):
-                result = vacuum(session, table, due, timeout)
+            watch = PinWatch(monitor, session.pid, table, pin_timeout)
+
+            def report(row: Row) -> None:
+                ctx.progress(row["done"], row["total"], "block")
+                watch.look(row)
+
+            with progress_reported(monitor, PROGRESS, session.pid, report):
+                result = vacuum(session, table, due, timeout, watch)
             if result.problem:
-                allowed.refused(result.problem)
+                (allowed.refused if result.skipped else allowed.failed)(result.problem)
     if not allowed:
         if not table.permitted:
             ctx.fail(f"{target}: vacuum of {table.label}", "not allowed", expected="done", hint=grant)

@@ -18,7 +18,7 @@ from support.servers.postgres import PostgresServer
 from maintd.checks.postgres.autovacuum import Autovacuum, need
 from maintd.checks.postgres.tables import Bloat, Table
 from maintd.checks.postgres.wraparound import age_limits
-from maintd.model.evidence import CheckStatus
+from maintd.model.evidence import ChangeState, CheckStatus
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 PLAIN = "WITH (autovacuum_enabled = false)"  # so that only the job vacuums it
@@ -265,7 +265,7 @@ def test_a_locked_table_is_skipped_and_the_others_are_done(db: Database, mode: s
 
 
 @pytest.mark.server
-def test_odd_names_are_vacuumed_and_partition_parents_and_temporary_tables_are_not(db: Database) -> None:
+def test_odd_names_are_vacuumed_partition_parents_analyzed_and_temporary_tables_left(db: Database) -> None:
     db.run(
         'CREATE SCHEMA "Odd.Schema"',
         f'CREATE TABLE "Odd.Schema"."Select ""it"" %s" (n int) {PLAIN}',
@@ -283,8 +283,76 @@ def test_odd_names_are_vacuumed_and_partition_parents_and_temporary_tables_are_n
 
         result = db.job("vacuum")
 
-    assert {c.target for c in result.changes} == {'main: Odd.Schema.Select "it" %s', "main: public.parts_1"}
+    assert {c.target for c in result.changes} == {
+        'main: Odd.Schema.Select "it" %s',
+        "main: public.parts",
+        "main: public.parts_1",
+    }
+    assert [c.action for c in result.changes if c.target == "main: public.parts"] == ["analyze"]
     assert {c.status for c in result.named("vacuum of")} == {CheckStatus.OK}, result.text()
+
+
+PARTS = "CREATE TABLE log (id bigint, at date) PARTITION BY RANGE (at)"
+HALVES = (
+    "CREATE TABLE log_a PARTITION OF log FOR VALUES FROM ('2026-01-01') TO ('2026-07-01')",
+    "CREATE TABLE log_b PARTITION OF log FOR VALUES FROM ('2026-07-01') TO ('2027-01-01')",
+)
+ROWS = "INSERT INTO log SELECT n, date '2026-01-01' + n % 365 FROM generate_series(1, 5000) n"
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    "made",
+    [
+        (PARTS, *HALVES, ROWS),
+        (PARTS, *HALVES, ROWS, "ANALYZE log_a", "ANALYZE log_b"),
+        (
+            PARTS,
+            HALVES[0],
+            f"{HALVES[1]} PARTITION BY HASH (id)",
+            "CREATE TABLE log_b1 PARTITION OF log_b FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+            ROWS,
+        ),
+        (PARTS, *HALVES, ROWS, "ANALYZE log", ROWS, ROWS),
+    ],
+    ids=["new", "its partitions analyzed", "two levels", "grown"],
+)
+def test_a_partitioned_table_has_statistics_of_its_own_afterwards_and_is_then_left_alone(
+    db: Database, made: tuple[str, ...]
+) -> None:
+    db.run(*made)
+
+    result = db.job("vacuum")
+    again = db.job("vacuum")
+
+    assert ("analyze", "main: public.log") in {(c.action, c.target) for c in result.changes}, result.text()
+    assert {c.state for c in result.changes} == {ChangeState.DONE}
+    assert db.ask("SELECT count(*) FROM pg_stats WHERE tablename = 'log' AND inherited") == 2
+    assert again.changes == []
+
+
+@pytest.mark.server
+def test_an_empty_partitioned_table_needs_nothing(db: Database) -> None:
+    db.run(PARTS, *HALVES)
+
+    assert db.job("vacuum").changes == []
+
+
+@pytest.mark.server
+def test_a_vacuum_that_waits_for_a_pinned_page_is_stopped_and_the_next_table_goes_on(db: Database) -> None:
+    bloated(db, "pinned", rows=20_000)
+    bloated(db, "other", rows=2_000)
+    scan = "DECLARE c CURSOR FOR SELECT id FROM pinned ORDER BY id"
+    off = ("SET enable_seqscan = off", "SET enable_bitmapscan = off")
+
+    with db.session(*off, scan, "FETCH 1 FROM c", name="left open"):
+        result = db.job("vacuum", {"pin_timeout": "1s"})
+
+    states = {change.target: change.state for change in result.changes}
+    assert states == {"main: public.pinned": ChangeState.FAILED, "main: public.other": ChangeState.DONE}, result.text()
+    check = result.check("main: vacuum of public.pinned")
+    assert check.status is CheckStatus.WARN
+    assert "left open" in str(check.observed)
 
 
 @pytest.mark.server
@@ -320,6 +388,7 @@ def test_a_vacuum_that_outlasts_the_budget_is_stopped_and_fails(db: Database) ->
     check = result.check("main: vacuum of public.events")
     assert check.status is CheckStatus.FAIL
     assert "stopped after" in str(check.observed)
+    assert [change.state for change in result.changes] == [ChangeState.FAILED]
     assert result.progress
     assert db.ask("SELECT count(*) FROM pg_stat_progress_vacuum") == 0
 

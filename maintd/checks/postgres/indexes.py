@@ -22,15 +22,14 @@ SELECT i.indexrelid::bigint AS oid, i.indrelid::bigint AS table_oid, n.nspname A
        c.reltuples AS rows, i.indisvalid AS valid, i.indisunique AS is_unique, i.indisprimary AS is_primary,
        i.indisexclusion AS is_exclusion, c.relispartition AS is_part, c.relpersistence = 't' AS temporary,
        i.indnatts::int AS columns,
-       (SELECT conname FROM pg_constraint WHERE conindid = i.indexrelid AND contype IN ('p', 'u', 'x') LIMIT 1)
-           AS constraint_name,
+       k.conname AS constraint_name,
        CASE WHEN b.oid IS NULL THEN pg_get_indexdef(i.indexrelid) ELSE 'not readable while locked' END AS definition,
        coalesce(s.idx_scan, 0) AS scans,
        CASE WHEN b.oid IS NOT NULL THEN 'locked ' || i.indexrelid ELSE
        concat_ws('|', i.indrelid, m.amname, i.indkey::text, i.indclass::text, i.indcollation::text, i.indoption::text,
                  coalesce(pg_get_expr(i.indexprs, i.indrelid), ''), coalesce(pg_get_expr(i.indpred, i.indrelid), ''))
        END AS signature,
-       EXISTS (SELECT 1 FROM pg_stat_progress_create_index p WHERE p.relid = i.indrelid) AS building,
+       i.indrelid IN (SELECT relid FROM pg_stat_progress_create_index) AS building,
        pg_has_role(t.relowner, 'USAGE') AS permitted, obj_description(i.indexrelid, 'pg_class') AS comment,
        coalesce((SELECT option_value::int FROM pg_options_to_table(c.reloptions) WHERE option_name = 'fillfactor'), 90)
            AS fillfactor
@@ -39,6 +38,8 @@ SELECT i.indexrelid::bigint AS oid, i.indrelid::bigint AS table_oid, n.nspname A
   JOIN pg_class t ON t.oid = i.indrelid
   JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_am m ON m.oid = c.relam
+  LEFT JOIN (SELECT conindid, min(conname) AS conname FROM pg_constraint WHERE contype IN ('p', 'u', 'x')
+              GROUP BY conindid) k ON k.conindid = i.indexrelid  -- no index of the catalog is on conindid
   LEFT JOIN busy b ON b.oid = i.indexrelid
   LEFT JOIN pg_stat_all_indexes s ON s.indexrelid = i.indexrelid
  WHERE n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'

@@ -33,13 +33,15 @@ WITH locked AS (
 _TABLES = """
 SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, pg_get_userbyid(c.relowner) AS owner,
        pg_has_role(c.relowner, 'USAGE') OR pg_has_role(d.datdba, 'USAGE') {maintain} AS permitted,
-       c.reltuples AS rows, c.relpages * current_setting('block_size')::bigint AS size_bytes,
+       c.reltuples AS rows, greatest(c.relpages, 0) * current_setting('block_size')::bigint AS size_bytes,
        coalesce(s.n_dead_tup, 0) AS dead, coalesce(s.n_live_tup, 0) AS live,
-       coalesce(s.n_mod_since_analyze, 0) AS mods, coalesce(s.n_ins_since_vacuum, 0) AS inserts,
+       coalesce(parts.changed, s.n_mod_since_analyze, 0) AS mods, coalesce(s.n_ins_since_vacuum, 0) AS inserts,
        greatest(s.last_vacuum, s.last_autovacuum) AS vacuumed_at,
        greatest(s.last_analyze, s.last_autoanalyze) AS analyzed_at,
-       greatest(age(c.relfrozenxid), age(nullif(t.relfrozenxid, '0'::xid))) AS xid_age,
-       greatest(mxid_age(c.relminmxid), mxid_age(nullif(t.relminmxid, '0'::xid))) AS mxid_age,
+       coalesce(greatest(age(nullif(c.relfrozenxid, '0'::xid)), age(nullif(t.relfrozenxid, '0'::xid))), 0) AS xid_age,
+       coalesce(greatest(mxid_age(nullif(c.relminmxid, '0'::xid)), mxid_age(nullif(t.relminmxid, '0'::xid))), 0)
+           AS mxid_age,
+       c.relkind = 'p' AS partitioned,
        coalesce((SELECT jsonb_object_agg(option_name, option_value) FROM pg_options_to_table(c.reloptions)), '{{}}')
            AS options
   FROM pg_class c
@@ -47,12 +49,20 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, pg_get_user
   JOIN pg_database d ON d.datname = current_database()
   LEFT JOIN pg_class t ON t.oid = c.reltoastrelid
   LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
- WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't'
+  LEFT JOIN LATERAL (
+       SELECT coalesce(sum(p.n_mod_since_analyze + CASE WHEN s.last_analyze IS NULL
+              OR greatest(p.last_analyze, p.last_autoanalyze) > s.last_analyze + interval '1 hour'
+              THEN p.n_live_tup ELSE 0 END), 0)::bigint AS changed
+         FROM pg_partition_tree(c.oid) leaf JOIN pg_stat_all_tables p ON p.relid = leaf.relid WHERE leaf.isleaf
+       ) parts ON c.relkind = 'p'
+ WHERE (c.relkind IN ('r', 'm') OR {parents} AND c.relkind = 'p' AND NOT c.relispartition) AND c.relpersistence <> 't'
    AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
    AND (%(oid)s::oid IS NULL OR c.oid = %(oid)s::oid)
  ORDER BY c.oid
 """
-# Partition parents have no rows of their own and temporary tables belong to another session: neither is listed.
+# Temporary tables belong to another session and are not listed. Autovacuum never analyzes a partitioned table, and the
+# server counts no changes of it: they are its partitions' changes, and all rows of a partition that was analyzed later.
+# Up to Postgres 13 the server does not record when it was analyzed either, so it is not listed there.
 # The size is that of the last VACUUM or ANALYZE: pg_relation_size would wait for a lock.
 
 _ESTIMATE = """
@@ -80,6 +90,7 @@ class Table:
     analyzed_at: datetime | None
     xid_age: int
     mxid_age: int
+    partitioned: bool = False  # has no rows of its own; ANALYZE collects the statistics of all its partitions
     options: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
@@ -101,7 +112,8 @@ class Table:
 def tables(session: Postgres, oid: int | None = None) -> list[Table]:
     """All tables and materialized views of user schemas, or only that of `oid`. Raises TargetError."""
     maintain = "OR has_table_privilege(c.oid, 'MAINTAIN')" if session.version >= 17 else ""
-    return [Table(**row) for row in session.rows(_TABLES.format(maintain=maintain), {"oid": oid})]
+    query = _TABLES.format(maintain=maintain, parents=str(session.version >= 14).lower())
+    return [Table(**row) for row in session.rows(query, {"oid": oid})]
 
 
 def selected(found: Sequence[Table], include: Sequence[str], exclude: Sequence[str]) -> list[Table]:

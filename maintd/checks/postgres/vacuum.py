@@ -14,15 +14,27 @@ from datetime import datetime, timedelta
 from psycopg import sql
 
 from maintd.checks.postgres.autovacuum import VacuumNeed
-from maintd.checks.postgres.blockers import lock_holders, snapshot_holders
+from maintd.checks.postgres.blockers import Blocker, lock_holders, snapshot_holders
 from maintd.checks.postgres.tables import Table, tables
-from maintd.clients.postgres import Notice, Postgres, lock_timed_out
+from maintd.clients.postgres import Notice, Postgres, Row, lock_timed_out
 from maintd.errors import TargetError
 from maintd.job.criterion import Criterion
 from maintd.model.evidence import CheckStatus
 
 PROGRESS = """
-SELECT phase, heap_blks_scanned AS done, heap_blks_total AS total FROM pg_stat_progress_vacuum WHERE pid = %s
+SELECT p.phase, p.heap_blks_scanned AS done, p.heap_blks_total AS total, a.wait_event_type = 'BufferPin' AS pinned
+  FROM pg_stat_progress_vacuum p LEFT JOIN pg_stat_activity a USING (pid) WHERE p.pid = %s
+"""
+# A pin has no record of its own: a session that holds one has a lock on the table or on its index, too.
+_PIN_HOLDERS = """
+SELECT DISTINCT 'session' AS kind, l.pid, coalesce(nullif(a.application_name, ''), a.backend_type) AS name,
+       a.usename AS owner, a.state || ', open cursor or scan' AS state, NULL::int AS xids, a.xact_start AS since,
+       clock_timestamp() AS now
+  FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+ WHERE l.locktype = 'relation' AND l.granted AND l.pid <> %(pid)s AND l.pid <> pg_backend_pid()
+   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+   AND (l.relation = %(oid)s::oid OR l.relation IN (SELECT indexrelid FROM pg_index WHERE indrelid = %(oid)s::oid))
+ ORDER BY since
 """
 _LOCK_NOT_AVAILABLE = "55P03"
 _NOT_REMOVABLE = re.compile(r"(\d+) are dead but not yet removable")
@@ -52,11 +64,12 @@ class VacuumResult:
     """`problem` is empty when the server's statistics prove that the table was vacuumed or analyzed."""
 
     problem: str
-    locked: bool  # another session's lock was the cause
+    locked: bool  # another session's lock or pin was the cause
     duration: timedelta
     removed: int
     not_removable: int  # dead rows that a snapshot may still see
     after: Table | None  # None: the table was dropped
+    skipped: bool = False  # the server did not begin it: a lock or a missing permission
 
     def criterion(self, table: Table, grant: str) -> Criterion:
         """Whether it was done; a lock only warns. `grant` is the hint when the session may not vacuum the table."""
@@ -66,6 +79,29 @@ class VacuumResult:
             return Criterion(name, f"skipped: {self.problem}", equals="done", severity=CheckStatus.WARN, hint=hint)
         hint = "see the server's log" if table.permitted else grant
         return Criterion(name, self.problem or "done", equals="done", hint=hint)
+
+
+class PinWatch:
+    """Ends a VACUUM that waits for a page which another session keeps pinned; lock_timeout does not end that wait.
+
+    Without it, a cursor that a client left open would take the time of all other tables.
+    """
+
+    def __init__(self, monitor: Postgres, pid: int, table: Table, timeout: timedelta) -> None:
+        self._monitor, self._pid, self._table, self._timeout = monitor, pid, table, timeout
+        self._since: float | None = None
+        self.holder = ""  # set when it was ended
+
+    def look(self, row: Row) -> None:
+        """Evaluate one row of PROGRESS. Raises TargetError when the monitor fails."""
+        if not row["pinned"]:
+            self._since = None
+            return
+        self._since = self._since or time.monotonic()
+        if not self.holder and time.monotonic() - self._since >= self._timeout.total_seconds():
+            found = self._monitor.rows(_PIN_HOLDERS, {"pid": self._pid, "oid": self._table.oid})
+            self.holder = str(Blocker(**found[0])) if found else "a session that has ended"
+            self._monitor.rows("SELECT pg_cancel_backend(%s)", (self._pid,))
 
 
 def statement(table: Table, need: VacuumNeed, version: int) -> sql.Composed:
@@ -82,16 +118,21 @@ def statement(table: Table, need: VacuumNeed, version: int) -> sql.Composed:
     return sql.SQL("VACUUM (" + ", ".join(options) + ") {}").format(table.identifier)
 
 
-def vacuum(session: Postgres, before: Table, need: VacuumNeed, timeout: timedelta) -> VacuumResult:
+def vacuum(
+    session: Postgres, before: Table, need: VacuumNeed, timeout: timedelta, watch: PinWatch | None = None
+) -> VacuumResult:
     """Run it and read the result. Raises TargetError only when the session is lost."""
     requested_at: datetime = session.one("SELECT clock_timestamp() AS now")["now"]
     started = time.monotonic()
-    problem, locked, notices = "", False, list[Notice]()
+    problem, locked, skipped, notices = "", False, False, list[Notice]()
     try:
         notices = session.run(statement(before, need, session.version), timeout)
     except TargetError as error:
         problem, locked = error.message, lock_timed_out(error)
-        if error.cause == "timed_out" and not locked:
+        skipped = locked or error.cause == "denied"
+        if watch is not None and watch.holder:
+            problem, locked = f"stopped: it waited for a page that another session holds: {watch.holder}", True
+        elif error.cause == "timed_out" and not locked:
             problem = f"stopped after {time.monotonic() - started:.0f} s: {error.message}"
     duration = timedelta(seconds=time.monotonic() - started)
     after = _read(session, before) if problem else _read_when_done(session, before, need, requested_at)
@@ -99,6 +140,7 @@ def vacuum(session: Postgres, before: Table, need: VacuumNeed, timeout: timedelt
     if not problem and after is None:
         problem = "the table was dropped"
     elif not problem and not _done(after, need, requested_at):
+        skipped = bool(warnings)
         locked = any(notice.sqlstate == _LOCK_NOT_AVAILABLE for notice in warnings)
         problem = "; ".join(notice.message for notice in warnings) or "the statistics show no vacuum since the request"
         if locked and (holders := lock_holders(session, before.oid)):
@@ -114,6 +156,7 @@ def vacuum(session: Postgres, before: Table, need: VacuumNeed, timeout: timedelt
         # Other languages and older servers word it differently; the statistics count the same rows as dead.
         not_removable=int(kept[1]) if kept else dead,
         after=after,
+        skipped=skipped,
     )
 
 
