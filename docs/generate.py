@@ -165,7 +165,10 @@ def _command(command: click.Command, name: str, parent: click.Context | None) ->
     # With the settings of the running program, since they affect the help text.
     settings = command.context_settings | {"terminal_width": 100}
     context = click.Context(command, info_name=name, parent=parent, **settings)
-    if parent is not None:
+    if parent is None:
+        usage = command.get_help(context).partition("\nCommands:\n")[0]
+        yield f"## Global options and exit codes\n\n```text\n{usage.rstrip()}\n```\n"
+    else:
         yield f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"
     if isinstance(command, click.Group):
         for child in command.list_commands(context):

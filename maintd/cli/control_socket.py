@@ -33,7 +33,8 @@ def default_state_dir_text() -> str:
     """The same as `settings.default_state_dir`; a test compares them."""
     if os.geteuid() == 0:
         return "/var/lib/maintd"
-    return (os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")) + "/maintd"  # noqa: PTH111
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111
+    return "/var/lib/maintd" if state.startswith("~") else state + "/maintd"  # "~" stays where there is no home
 
 
 def _mentions_maintd(path: str) -> bool:

@@ -36,10 +36,11 @@ class Retention(BaseModel):
 
 
 def default_state_dir() -> Path:
-    """`/var/lib/maintd` for root, else the XDG state directory."""
+    """`/var/lib/maintd` for root and for a user without a home, else the XDG state directory."""
     if os.geteuid() == 0:
         return Path("/var/lib/maintd")
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "maintd"
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111 - keeps "~" without a home
+    return Path("/var/lib/maintd") if state.startswith("~") else Path(state) / "maintd"
 
 
 class Settings(BaseSettings):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,6 +36,9 @@ from maintd.secret_params import collect_into
 from maintd.store import Store
 
 log = structlog.get_logger()
+
+UNRECORDED = "here-"
+"""How the folders of runs begin that no store knows."""
 
 OnReport = Callable[[str, int, Any], None]
 
@@ -107,6 +112,7 @@ def run_here(
             runs = claimed_runs(None)
     if run is None:
         run = _unrecorded(requested, settings, clock.now())
+        discard_unrecorded(settings.artifacts_dir, settings.retention.artifacts)
     return _supervise(runs, run, requested_at, on_report)
 
 
@@ -114,7 +120,7 @@ def _supervise(runs: ClaimedRuns, run: Run, requested_at: float, on_report: OnRe
     names = [step.name for step in run.plan]
     reports = _Reports(names, on_report)
     view = RunView(run, reports)
-    folder = str(run.id) if run.id else f"here-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+    folder = str(run.id) if run.id else f"{UNRECORDED}{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
     runs.start()
     try:
         claimed = runs.hold(run, requested_at, view)
@@ -123,6 +129,26 @@ def _supervise(runs: ClaimedRuns, run: Run, requested_at: float, on_report: OnRe
     finally:
         runs.stop()
     return view.run()
+
+
+def discard_unrecorded(artifacts_dir: Path, older_than: timedelta, keep: int = 100) -> list[str]:
+    """Delete the artifacts of runs that no store knows: those that are too old, and all but the newest `keep`.
+
+    Return the names of the folders that were deleted. One that another process deletes first is no error.
+    """
+    found: list[tuple[float, str]] = []
+    with suppress(OSError), os.scandir(artifacts_dir) as items:
+        found.extend(
+            (item.stat(follow_symlinks=False).st_mtime, item.name)
+            for item in items
+            if item.name.startswith(UNRECORDED) and item.is_dir(follow_symlinks=False)
+        )
+    found.sort(reverse=True)
+    oldest = time.time() - older_than.total_seconds()
+    old = [name for place, (at, name) in enumerate(found) if place >= keep or at < oldest]
+    for name in old:
+        shutil.rmtree(artifacts_dir / name, ignore_errors=True)
+    return old
 
 
 class _Reports:

@@ -32,6 +32,7 @@ from maintd.config.settings import Settings
 from maintd.config.state_directory import claim_state_dir
 from maintd.errors import MaintdError, StoreError, StoreUnavailableError
 from maintd.executor.executor import LocalExecutor
+from maintd.executor.foreground import discard_unrecorded
 from maintd.executor.journal import replay
 from maintd.executor.process_tree import kill_orphans
 from maintd.job.registry import JobRegistry
@@ -335,6 +336,7 @@ class Daemon:
 
         def prune() -> None:
             discard_old(self.settings.secrets_dir, LATEST_START + timedelta(days=1))
+            discard_unrecorded(self.settings.artifacts_dir, self.settings.retention.artifacts)
             try:
                 done = self.store.maintenance.prune(
                     self.settings.retention, self.store.now(), artifacts_dir=self.settings.artifacts_dir
