@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -38,6 +39,9 @@ class RedisLimits(Limits):
     pending_warn: int = 50
     pending_fail: int = 1000
     """Entries delivered to a group and not acknowledged."""
+    clock_warn: Duration = timedelta(milliseconds=500)
+    clock_fail: Duration = timedelta(seconds=2)
+    """Difference between the server's clock and this machine's."""
     dead_letter_suffix: str = ".dlq"
     """Suffix of the name of a stream's dead-letter stream."""
     dead_letters_fail: int = 5
@@ -69,10 +73,11 @@ class StreamFacts:
 
 @dataclass(frozen=True)
 class RedisFacts:
-    """INFO and each stream, or the error."""
+    """INFO and each stream, or the error. `clock_offset`: the server's clock minus this machine's; None: not known."""
 
     info: Info | TargetError
     streams: Mapping[str, StreamFacts | TargetError]
+    clock_offset: timedelta | None = None
 
 
 def collect(target: RedisTarget, name: str, limits: RedisLimits) -> RedisFacts:
@@ -80,11 +85,25 @@ def collect(target: RedisTarget, name: str, limits: RedisLimits) -> RedisFacts:
     with redis.connect(target, name=name) as server:
         server.ping()
         answered()
+        before = time.time()
         try:
             info: Info | TargetError = server.info()
         except TargetError as error:
             info = error
-        return RedisFacts(info, {stream: _stream(server, stream, limits) for stream in target.streams})
+        offset = None if isinstance(info, TargetError) else clock_offset(info, before, time.time())
+        return RedisFacts(info, {stream: _stream(server, stream, limits) for stream in target.streams}, offset)
+
+
+def clock_offset(info: Info, before: float, after: float) -> timedelta | None:
+    """By how much the server's clock must differ from this machine's, by which INFO was sent and answered.
+
+    Zero when it may be equal; None for a server without the field (before Redis 6.2). A busy machine is no skew.
+    """
+    micros = number(info, "server_time_usec")
+    if micros <= 0:
+        return None
+    at = micros / 1e6
+    return timedelta(seconds=min(at - before, 0) + max(at - after, 0))
 
 
 def _stream(server: redis.RedisServer, name: str, limits: RedisLimits) -> StreamFacts | TargetError:
@@ -143,6 +162,14 @@ def report(ctx: Context, name: str, facts: RedisFacts, limits: RedisLimits) -> N
     else:
         _report_persistence(ctx, subject, facts.info)
         _report_usage(ctx, subject, name, facts.info, limits)
+    if facts.clock_offset is not None:
+        ctx.check(
+            f"{subject}: clock offset",
+            abs(facts.clock_offset),
+            at_most=limits.clock_fail,
+            warn_above=limits.clock_warn,
+            hint="check time synchronization on both hosts: timedatectl",
+        )
     for stream, state in facts.streams.items():
         if isinstance(state, TargetError):
             ctx.unknown(f"{subject}: stream {stream}", f"{state.cause}: {state.message}", hint=state.hint or "")
