@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from fuzz.log_readers import logs
 from fuzz.properties import Opened, calendars, reports, rules, settings_files, values
 from fuzz.readers import answers, archives, folders
 from fuzz.served import bodies, leftovers, spools
@@ -23,6 +24,7 @@ TARGETS: dict[str, Opened] = {
     "archive": archives,
     "folder": folders,
     "answer": answers,
+    "log": logs,
 }
 
 

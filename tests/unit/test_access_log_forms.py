@@ -262,3 +262,45 @@ def test_a_hostile_line_of_250_kilobytes_costs_seconds_at_most(part: str) -> Non
     denied_requests.read(denied_requests.unwrap(line), "web", STATUS_FIELDS, ReadTally())
 
     assert time.process_time() - before < 10
+
+
+def test_a_log_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
+    line = wrapped(text_of(WITH_PATH["caddy"]), NOW - timedelta(hours=1)) + "\n"
+    (tmp_path / "a.log").symlink_to("a.log")
+    (tmp_path / "b.log").symlink_to("nowhere")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/loop").symlink_to(tmp_path)
+    (tmp_path / "d.log.1.gz").write_bytes(b"\x1f\x8b broken")
+    (tmp_path / "d.log.2.xz").write_bytes(b"?")
+    for name in ("c/c.log", "d.log", "e.log"):
+        (tmp_path / name).write_text(line)
+    found = DeniedRequests(NOW - timedelta(days=1), NOW)
+
+    folder.read(tmp_path, found)
+
+    assert found.total == 3
+    unread = sorted(text.split(":")[0].rsplit("/", 1)[1] for text in found.unread)
+    assert unread == [
+        "a.log",
+        "d.log.1.gz",
+        "d.log.2.xz",
+    ]
+
+
+def test_an_unforeseen_error_in_one_log_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.log", "b.log", "c.log"):
+        (tmp_path / name).write_text(wrapped(text_of(WITH_PATH["caddy"]), NOW - timedelta(hours=1)) + "\n")
+    original = DeniedRequests.add_line
+
+    def add_line(self: DeniedRequests, line: bytes, service: str) -> None:
+        if service == "b":
+            raise KeyError("x")
+        original(self, line, service)
+
+    monkeypatch.setattr(DeniedRequests, "add_line", add_line)
+    found = DeniedRequests(NOW - timedelta(days=1), NOW)
+
+    folder.read(tmp_path, found)
+
+    assert found.total == 2
+    assert [("b.log" in text, "KeyError" in text) for text in found.unread] == [(True, True)]

@@ -62,6 +62,8 @@ def read(target: DockerTarget, name: str, requests: DeniedRequests) -> None:
                 if error.cause == "timed_out":  # it hangs; the others would cost as much time each
                     requests.unread.append(f"docker {name}: the logs of further containers, for the same reason")
                     return
+            except Exception as error:  # noqa: BLE001 - a fault in one log must not silence the others
+                requests.unread.append(unforeseen(container.label, error).message)
 
 
 def _ended_before(container: Container, since: datetime) -> bool:

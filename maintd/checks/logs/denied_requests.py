@@ -17,6 +17,7 @@ from maintd.job.bounded import BoundedCounter, BoundedDict
 DENIED = (401, 403)
 _STAMPED = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)) ")
 _CRI = re.compile(rb"(?:stdout|stderr) ([FP]) ")  # after the time; P: a part of a line
+_SHORTEST_PART = 4000  # characters: engines split at 16 KiB
 _ENGINE_LINE = 16 * 1024  # the Docker engine splits longer lines, and gives each part its own time
 
 
@@ -154,12 +155,15 @@ class DeniedRequests:
         """Parse a line of a service's log and count the denied request in it, if any; joins split lines."""
         parsed = unwrap(line)
         before = self._parts.pop(service, None)
-        if before is not None:
+        if before is not None and len(before.text) < _SHORTEST_PART:
+            self.add_parsed(before, service)  # its end is on another line, or was never written
+        elif before is not None:
             parsed = LogLine(before.text + parsed.text, before.at, parsed.complete)
         if not parsed.complete and len(parsed.text) <= MAX_JOINED:
             self._parts[service] = parsed
             return
-        if before is not None and not is_complete(parsed.text):
+        joined = before is not None and len(before.text) >= _SHORTEST_PART
+        if joined and not is_complete(parsed.text):
             self.truncated += 1  # other lines are between its parts, or it is longer than MAX_JOINED
         self.add_parsed(parsed, service)
 

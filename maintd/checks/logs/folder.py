@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,10 +12,11 @@ from typing import BinaryIO, cast
 
 from maintd.checks.logs import denied_requests, log_files
 from maintd.checks.logs.denied_requests import DeniedRequests
-from maintd.checks.logs.log_files import LogFile
+from maintd.checks.logs.log_files import LogFile, evaluated_alone
 from maintd.checks.logs.scanner import STATUS_CODES, Scanner, search_patterns
 from maintd.clients.bounded import JsonLimits, parse_json
 from maintd.clients.docker import SERVICE
+from maintd.clients.files import shown
 from maintd.errors import TargetError
 
 MOST_FILES = 20_000
@@ -30,34 +33,59 @@ def read(folder: Path, requests: DeniedRequests) -> None:
 
     Raises TargetError when the folder cannot be listed or has no logs.
     """
-    logs = list(_logs(folder))
-    if not logs:
+    logs = list(_logs(folder, requests.unread))
+    if not logs and not requests.unread:
         raise TargetError(f"{folder}: no logs", "files are named *.log, *.jsonl or *-json.log", cause="empty")
     for path in logs:
         service = _service(path)
-        for file in log_files.log_files(path):
+        try:
+            found = log_files.log_files(path)
+        except TargetError as error:
+            requests.unread.append(str(error))
+            continue
+        for file in found:
             if file.written_at < requests.since:
                 continue
             if file.size:
                 requests.record_activity(service, file.written_at)
-            try:
+            with evaluated_alone(file, requests.unread):
                 _read_file(file, service, requests)
-            except TargetError as error:
-                requests.unread.append(str(error))
 
 
-def _logs(folder: Path) -> Iterator[Path]:
-    """Return the current files of all logs; symbolic links to folders are not followed."""
-    try:
-        found = sorted(path for path, _ in zip(folder.rglob("*"), range(MOST_FILES), strict=False))
-    except OSError as error:
-        denied = isinstance(error, PermissionError)
-        raise TargetError(
-            f"{folder}: {error.strerror}", "mount it with read access", cause="denied" if denied else "empty"
-        ) from error
-    if len(found) == MOST_FILES:
-        raise TargetError(f"{folder}: more than {MOST_FILES} files", "set a folder that has only logs", cause="partial")
-    return iter([path for path in found if _LOG.fullmatch(path.name) and path.is_file()])
+def _logs(folder: Path, unread: list[str]) -> Iterator[Path]:
+    """Yield the current files of all logs, sorted in each folder; symbolic links to folders are not followed.
+
+    What cannot be listed or examined below the folder is added to `unread`.
+    """
+
+    def fail(error: OSError) -> None:
+        if Path(error.filename) == folder:
+            denied = isinstance(error, PermissionError)
+            raise TargetError(
+                f"{folder}: {error.strerror}", "mount it with read access", cause="denied" if denied else "empty"
+            ) from error
+        unread.append(f"{shown(error.filename)}: {error.strerror}")
+
+    seen = 0
+    for place, folders, names in os.walk(folder, onerror=fail):
+        folders.sort()
+        for name in sorted(names):
+            seen += 1
+            if seen > MOST_FILES:
+                message = f"{folder}: more than {MOST_FILES} files"
+                raise TargetError(message, "set a folder that has only logs", cause="partial")
+            path = Path(place, name)
+            if not _LOG.fullmatch(name):
+                continue
+            try:
+                regular = stat.S_ISREG(path.stat().st_mode)
+            except FileNotFoundError:
+                continue  # it was rotated after it was listed
+            except OSError as error:
+                unread.append(f"{shown(path)}: {error.strerror}")
+                continue
+            if regular:
+                yield path
 
 
 def _service(path: Path) -> str:
