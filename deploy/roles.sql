@@ -9,15 +9,25 @@
 CREATE EXTENSION IF NOT EXISTS pgstattuple;  -- exact bloat; without it vacuum and reindex estimate
 CREATE EXTENSION IF NOT EXISTS amcheck;      -- damaged indexes and tables, for database_size
 
-CREATE ROLE maintd_ro LOGIN PASSWORD :ro_password CONNECTION LIMIT 8;
+-- A role belongs to the whole server: in a further database it exists already, and only gets its rights there.
+SELECT 'CREATE ROLE maintd_ro LOGIN CONNECTION LIMIT 8'
+WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'maintd_ro') \gexec
+ALTER ROLE maintd_ro PASSWORD :ro_password;
 ALTER ROLE maintd_ro SET default_transaction_read_only = on;
 ALTER ROLE maintd_ro SET statement_timeout = '30s';
 GRANT pg_monitor TO maintd_ro;
 -- The tables that trading_review and performance_report query, and sequences near their end.
 GRANT pg_read_all_data TO maintd_ro;
-GRANT EXECUTE ON FUNCTION bt_index_check(regclass, boolean) TO maintd_ro;
-GRANT EXECUTE ON FUNCTION verify_heapam(regclass, boolean, boolean, text, bigint, bigint) TO maintd_ro;
 
-CREATE ROLE maintd_op LOGIN PASSWORD :op_password CONNECTION LIMIT 4;
+SELECT 'CREATE ROLE maintd_op LOGIN CONNECTION LIMIT 4'
+WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'maintd_op') \gexec
+ALTER ROLE maintd_op PASSWORD :op_password;
 GRANT pg_monitor TO maintd_op;
 GRANT :"owner" TO maintd_op;
+
+-- database_size checks for damage with the login of the target that it is given, which may be either.
+SELECT format('GRANT EXECUTE ON FUNCTION %s TO maintd_ro, maintd_op', p.oid::regprocedure)
+FROM pg_proc AS p
+JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+JOIN pg_extension AS e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+WHERE e.extname = 'amcheck' AND p.proname IN ('bt_index_check', 'verify_heapam') \gexec

@@ -34,3 +34,25 @@ def test_each_role_can_do_its_work_and_nothing_else(own_postgres: PostgresServer
         assert ro.execute("SELECT count(*) FROM orders").fetchone() == (0,)
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
             ro.execute("INSERT INTO orders VALUES (1)")
+
+
+def test_a_further_database_gets_the_same_rights_and_both_roles_can_check_for_damage(
+    own_postgres: PostgresServer,
+) -> None:
+    variables = ["-v", "owner=trader", "-v", "ro_password='a'", "-v", "op_password='b'", "-v", "ON_ERROR_STOP=1"]
+    for number, name in enumerate(("first", "second", "third")):
+        url = own_postgres.create(name)
+        with psycopg.connect(url, autocommit=True) as conn:
+            if number == 0:
+                conn.execute("CREATE ROLE trader LOGIN")
+            conn.execute("GRANT CREATE ON SCHEMA public TO trader")
+            conn.execute("SET ROLE trader")
+            conn.execute("CREATE TABLE orders (id int PRIMARY KEY)")
+
+        for _ in range(2):
+            subprocess.run([BIN / "psql", url, *variables, "-f", ROLES], check=True, capture_output=True)
+
+        for role in ("maintd_ro", "maintd_op"):
+            with psycopg.connect(url.replace("postgres@", f"{role}@"), autocommit=True) as conn:
+                conn.execute("SELECT bt_index_check('orders_pkey', true)")
+                assert conn.execute("SELECT count(*) FROM verify_heapam('orders')").fetchone() == (0,)
