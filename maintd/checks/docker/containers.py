@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from maintd.checks.collection import answered
 from maintd.checks.docker import inspector
 from maintd.checks.docker.inspector import Inspector
+from maintd.checks.hints import command
 from maintd.checks.limits import Limits
 from maintd.clients import docker
 from maintd.clients.docker import Container
@@ -57,7 +58,10 @@ def report(ctx: Context, name: str, facts: ContainerFacts, target: DockerTarget,
     for service in target.services:
         if service not in present and service not in target.one_shot:
             ctx.fail(
-                f"{subject}: {service} state", "missing", expected="running", hint=f"docker compose up -d {service}"
+                f"{subject}: {service} state",
+                "missing",
+                expected="running",
+                hint=command("docker", "compose", "up", "-d", service),
             )
             ctx.measure("container_running", 0, "", engine=name, service=service)
     for container in facts.containers:
@@ -86,12 +90,12 @@ def _report_one_shot(ctx: Context, subject: str, container: Container) -> None:
         ctx.log(f"{what}: not yet, it is running")
         return
     observed = f"exit code {container.exit_code}" if container.state in ("exited", "dead") else container.state
-    ctx.check(what, observed, equals="exit code 0", hint=f"docker logs {container.name}")
+    ctx.check(what, observed, equals="exit code 0", hint=command("docker", "logs", container.name))
 
 
 def _report_service(ctx: Context, subject: str, name: str, container: Container, limits: ContainerLimits) -> None:
     what = f"{subject}: {container.label}"
-    logs = f"docker logs --tail 50 {container.name}"
+    logs = command("docker", "logs", "--tail", "50", container.name)
     ended = container.state in ("exited", "dead")
     ctx.check(
         f"{what} state",
