@@ -25,6 +25,9 @@ ALTER ROLE maintd_op PASSWORD :op_password;
 GRANT pg_monitor TO maintd_op;
 GRANT :"owner" TO maintd_op;
 
+SELECT format('GRANT USAGE ON SCHEMA %I TO maintd_ro, maintd_op', n.nspname)
+FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
+WHERE e.extname IN ('amcheck', 'pgstattuple') \gexec
 -- database_size checks for damage with the login of the target that it is given, which may be either.
 SELECT format('GRANT EXECUTE ON FUNCTION %s TO maintd_ro, maintd_op', p.oid::regprocedure)
 FROM pg_proc AS p

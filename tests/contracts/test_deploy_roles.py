@@ -7,7 +7,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from support.job_runs import run_job
 from support.servers.postgres import BIN, PostgresServer
+
+from maintd.model.evidence import CheckStatus
 
 ROLES = Path(__file__).parents[2] / "deploy/roles.sql"
 
@@ -21,9 +24,7 @@ def test_each_role_can_do_its_work_and_nothing_else(own_postgres: PostgresServer
         conn.execute("GRANT CREATE ON SCHEMA public TO trader")
         conn.execute("SET ROLE trader")
         conn.execute("CREATE TABLE orders (id int)")
-    variables = ["-v", "owner=trader", "-v", "ro_password='a'", "-v", "op_password='b'", "-v", "ON_ERROR_STOP=1"]
-
-    subprocess.run([BIN / "psql", url, *variables, "-f", ROLES], check=True, capture_output=True)
+    install(url)
 
     with psycopg.connect(url.replace("postgres@", "maintd_op@"), autocommit=True) as op:
         notices: list[str] = []
@@ -56,3 +57,35 @@ def test_a_further_database_gets_the_same_rights_and_both_roles_can_check_for_da
             with psycopg.connect(url.replace("postgres@", f"{role}@"), autocommit=True) as conn:
                 conn.execute("SELECT bt_index_check('orders_pkey', true)")
                 assert conn.execute("SELECT count(*) FROM verify_heapam('orders')").fetchone() == (0,)
+
+
+def with_roles(server: PostgresServer, name: str, *before: str) -> str:
+    """A database with a table, after the statements `before` and roles.sql."""
+    url = server.create(name)
+    with psycopg.connect(url, autocommit=True) as conn:
+        for statement in ("CREATE TABLE orders (id int PRIMARY KEY)", "INSERT INTO orders VALUES (1)", *before):
+            conn.execute(statement.encode())
+    install(url)
+    return url
+
+
+def install(url: str) -> None:
+    """Run roles.sql as superuser, with the owner trader."""
+    variables = ["-v", "owner=trader", "-v", "ro_password='a'", "-v", "op_password='b'", "-v", "ON_ERROR_STOP=1"]
+    subprocess.run([BIN / "psql", url, *variables, "-f", ROLES], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("role", ["maintd_ro", "maintd_op"])
+def test_amcheck_works_with_both_roles_in_every_database_and_schema(own_postgres: PostgresServer, role: str) -> None:
+    with psycopg.connect(own_postgres.create("before"), autocommit=True) as conn:
+        conn.execute("CREATE ROLE trader LOGIN")
+    first = with_roles(own_postgres, "first")
+    second = with_roles(own_postgres, "second", "CREATE SCHEMA ext", "CREATE EXTENSION amcheck SCHEMA ext")
+    third = with_roles(own_postgres, "third", "GRANT USAGE ON SCHEMA public TO trader")
+    install(first)  # again
+
+    for url in (first, second, third):
+        dsn = url.replace("postgres@", f"{role}@")
+        result = run_job("database_size", {"amcheck": "yes"}, {"postgres": {"main": {"dsn": dsn}}})
+        check = result.check("main: damaged relations")
+        assert (check.status, check.observed) == (CheckStatus.OK, 0), result.text()

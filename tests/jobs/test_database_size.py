@@ -18,9 +18,13 @@ from support.job_runs import run_job
 from support.servers.base import free_port
 from support.servers.postgres import PostgresServer
 
+from maintd.checks.postgres.amcheck import Amcheck, compares_with_heap
 from maintd.checks.postgres.database import Sequence
+from maintd.checks.postgres.indexes import indexes
+from maintd.clients.postgres import connect
 from maintd.job import Point
 from maintd.model.evidence import CheckStatus
+from maintd.model.target import PostgresTarget
 
 
 @pytest.fixture
@@ -340,3 +344,32 @@ def test_a_connection_limit_is_named_by_what_has_it(db: Database, limited: str) 
         db.run("DROP ROLE limited")
 
     assert f"ALTER {limited} … CONNECTION LIMIT" in result.check("main: measured").hint
+
+
+@pytest.mark.server
+def test_every_index_is_compared_with_its_table_in_one_of_four_weeks(db: Database) -> None:
+    db.run(*(f"CREATE TABLE t{number} (id int PRIMARY KEY, name text UNIQUE)" for number in range(5)))
+    with connect(PostgresTarget(dsn=db.url), "test") as session:
+        found = indexes(session)
+
+    weeks = [[week for week in range(20, 24) if compares_with_heap(index, week)] for index in found]
+
+    assert len(found) == 10
+    assert {len(of_index) for of_index in weeks} == {1}
+
+
+@pytest.mark.server
+def test_a_row_that_an_index_lacks_is_found_in_the_index_week(db: Database) -> None:
+    db.run("CREATE EXTENSION amcheck", "CREATE TABLE t (id int)", "CREATE INDEX t_id ON t (id)")
+    # The index is not updated while the catalog says that it is not ready for writes.
+    ready = "UPDATE pg_index SET indisready = {0}, indisvalid = {0} WHERE indexrelid = 't_id'::regclass"
+    db.run(ready.format("false"), "INSERT INTO t SELECT generate_series(1, 100)", ready.format("true"))
+
+    with connect(PostgresTarget(dsn=db.url), "test") as session:
+        damage = {}
+        for week in range(4):
+            amcheck = Amcheck(session)
+            list(amcheck.check_all([], indexes(session), timedelta(minutes=1), week))
+            damage[week] = [item.label for item in amcheck.damage]
+
+    assert sorted(damage.values()) == [[], [], [], ["public.t_id"]]

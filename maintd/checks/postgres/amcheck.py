@@ -20,6 +20,14 @@ _INDEX = "bt_index_check(regclass, boolean)"
 _HEAP = "verify_heapam(regclass, boolean, boolean, text, bigint, bigint)"
 
 
+_ROTATION = 4  # weeks; to look up each row of a table in its index takes many times as long as to check the index
+
+
+def compares_with_heap(index: Index, week: int) -> bool:
+    """Whether it is this index' week to be compared with its table, row by row."""
+    return (index.oid + week) % _ROTATION == 0
+
+
 class Damage(NamedTuple):
     """A corrupt relation, and the server's message."""
 
@@ -63,8 +71,13 @@ class Amcheck:
         )
         self._check(relation.label, timeout, lambda: self._messages(call, relation.oid))
 
-    def check_all(self, tables: Sequence[Relation], indexes: Sequence[Index], budget: timedelta) -> Iterator[None]:
-        """Check every table and valid B-tree, smallest first, until the budget is spent; yield after each."""
+    def check_all(
+        self, tables: Sequence[Relation], indexes: Sequence[Index], budget: timedelta, week: int = 0
+    ) -> Iterator[None]:
+        """Check every table and valid B-tree, smallest first, until the budget is spent; yield after each.
+
+        A quarter of the indexes, another one each `week`, is compared with its table, too.
+        """
         deadline = time.monotonic() + budget.total_seconds()
         work: list[Relation | Index] = list(tables) if self.can_check_heaps else []
         if self.can_check_indexes:
@@ -78,7 +91,7 @@ class Amcheck:
             if isinstance(item, Relation):
                 self.check_heap(item, left)
             else:
-                self.check_index(item, left)
+                self.check_index(item, left, heap_too=compares_with_heap(item, week))
             yield
 
     def _check(self, label: str, timeout: timedelta, call: Callable[[], str]) -> None:
@@ -129,7 +142,7 @@ def report_corruption(
         else:
             ctx.log(f"{session.name}: not checked for corruption: {amcheck.missing}")
         return
-    for done, _ in enumerate(amcheck.check_all(relations, found, budget), start=1):
+    for done, _ in enumerate(amcheck.check_all(relations, found, budget, ctx.now().toordinal() // 7), start=1):
         ctx.progress(done, unit="relation")
     if amcheck.locked:
         ctx.log(f"{session.name}: not checked, locked by another session: {', '.join(amcheck.locked)}")
