@@ -80,7 +80,8 @@ def _evaluate(item: Resource, largest_growth: str) -> Iterator[Assessment]:
 
 
 def _not_measured(item: Resource) -> Assessment:
-    return Assessment(MEASURING, item.key, Criterion(f"{item.key} measured", unknown=item.figure.cause))
+    new = item.figure.new_since is not None
+    return Assessment(MEASURING, item.key, Criterion(f"{item.key} measured", unknown=item.figure.cause, optional=new))
 
 
 def evaluate_history(resources: Sequence[Resource]) -> list[Assessment]:

@@ -58,6 +58,7 @@ def open_files(proc: Path) -> OpenFiles:
         raise TargetError(f"{proc}: {error.strerror}", "mount the host's /proc there", cause="denied") from error
     if not pids:
         raise TargetError(f"{proc}: has no process", "mount the host's /proc there", cause="empty")
+    own = ancestors(proc)
     for pid in pids:
         processes += 1
         try:
@@ -66,7 +67,8 @@ def open_files(proc: Path) -> OpenFiles:
                 if path:
                     deleted.setdefault(key, DeletedFile(path, size, holder))
         except PermissionError:
-            denied += not _zombie(proc, pid)
+            # The daemon protects its own memory and descriptors from its jobs; it has no log of a service open.
+            denied += pid not in own and not _zombie(proc, pid)
         except OSError:
             processes -= 1  # it has ended
     found = sorted(deleted.values(), key=lambda file: -file.size_bytes)
@@ -85,6 +87,19 @@ def _descriptors(folder: Path) -> Iterator[tuple[Key, str, int]]:
             continue
         deleted = path.endswith(_DELETED) and not path.startswith(_IN_MEMORY)
         yield (status.st_dev, status.st_ino), path.removesuffix(_DELETED) if deleted else "", status.st_blocks * _BLOCK
+
+
+def ancestors(proc: Path) -> set[int]:
+    """The process ids of this process and those that it descends from, as that proc file system numbers them."""
+    found: set[int] = set()
+    try:
+        pid = int((proc / "self").readlink().name)
+        while pid > 1 and pid not in found:
+            found.add(pid)
+            pid = int((proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        pass
+    return found
 
 
 def _zombie(proc: Path, pid: int) -> bool:

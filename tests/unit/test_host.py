@@ -11,6 +11,7 @@ from maintd.checks.collection import value_or_error
 from maintd.clients import host
 from maintd.clients.cgroup import own_memory
 from maintd.clients.host import time_sync
+from maintd.clients.open_files import ancestors
 from maintd.errors import TargetError
 from maintd.model.target import HostTarget
 
@@ -263,3 +264,17 @@ def test_no_limit_is_none(groups: tuple[Path, Path]) -> None:
 
     assert own_memory(proc, root) is None
     assert own_memory(proc / "none", root) is None
+
+
+def test_the_daemon_that_a_job_descends_from_is_not_counted_as_not_inspected(tmp_path: Path) -> None:
+    folders = {"7": "1", "20": "7", "30": "20", "40": "1"}  # by their parents
+    for pid, parent in folders.items():
+        folder = tmp_path / pid
+        folder.mkdir()
+        (folder / "stat").write_text(f"{pid} (a program) S {parent} 1 1")
+        (folder / "comm").write_text("program\n")
+        if pid != "7":
+            (folder / "fd").mkdir()
+    (tmp_path / "self").symlink_to("30")
+
+    assert ancestors(tmp_path) == {7, 20, 30}

@@ -10,6 +10,7 @@ from maintd.checks.prometheus.promql_window import (
     Coverage,
     Window,
     aligned,
+    begins_after,
     coverage,
     first_with_data,
     names_of,
@@ -43,8 +44,11 @@ def figures(
     try:
         covered = coverage(server, window)
     except TargetError as error:
+        new_since = end if error.cause == "empty" and begins_after(server, window) else None
+        cause = f"no data yet: {name} has no scrape until {end:%Y-%m-%d %H:%M}" if new_since else str(error)
         for kind in _KINDS:
-            yield unmeasured(kind, name, "B" if kind == "memory use" else "/s", name, str(error), str(window))
+            unit = "B" if kind == "memory use" else "/s"
+            yield unmeasured(kind, name, unit, name, cause, str(window), new_since=new_since)
         return
     yield from _memory(server, memory, window, covered)
     yield from _requests(server, requests, window, covered)

@@ -1,0 +1,193 @@
+"""The first stack, small and in order, on real servers, for the shipped calendar; each part can be made faulty."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import yaml
+
+from support.http_services import Reply, http_service, json_reply
+from support.sample_backups import gz, tar_of, write
+from support.sample_logs import request
+from support.servers.postgres import PostgresServer, postgres
+from support.servers.prometheus import WebServer, alertmanager, prometheus
+from support.servers.redis import RedisServer, redis
+
+SHIPPED = Path(__file__).parents[2] / "schedules.yaml"
+SCHEMA = """
+CREATE TABLE audit_events (id bigserial PRIMARY KEY, ts timestamptz NOT NULL DEFAULT now(), type text NOT NULL,
+  severity text NOT NULL DEFAULT 'info', payload jsonb NOT NULL DEFAULT '{}', request_id text);
+CREATE TABLE pnl_days (date date PRIMARY KEY, realized numeric NOT NULL, percent numeric NOT NULL, halted boolean);
+INSERT INTO pnl_days SELECT (now() AT TIME ZONE 'UTC')::date - age, 12.5, 0.4, false FROM generate_series(0, 40) age;
+"""
+RULES = "groups: [{name: g, rules: [{alert: ServiceDown, expr: 'vector(0) > 1', labels: {severity: critical}}]}]"
+SECRETS = ("postgres_password", "admin_token", "slack_token")
+STREAMS = ("exec.orders", "exec.status")
+
+
+@dataclass
+class Stack:
+    """The running stack. `pages` are the answers of the orchestrator by path."""
+
+    folder: Path
+    database: PostgresServer
+    cache: RedisServer
+    metrics: WebServer
+    alerts: WebServer
+    service: str
+    pages: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def backups(self) -> Path:
+        return self.folder / "backups"
+
+    @property
+    def auth_log(self) -> Path:
+        return self.folder / "auth.log"
+
+    @property
+    def service_log(self) -> Path:
+        return self.folder / "services/orchestrator.log"
+
+    @property
+    def rules(self) -> Path:
+        return self.folder / "rules.yml"
+
+    def sql(self, text: str) -> None:
+        with psycopg.connect(self.database.url("trading"), autocommit=True) as conn:
+            conn.execute(text)  # type: ignore[call-overload]
+
+    def figures(self, **changes: Any) -> None:
+        """Let the orchestrator answer today's figures with these changes."""
+        today = datetime.now(UTC).date().isoformat()
+        usual = {"date": today, "startEquity": 1000, "realized": 12.5, "percent": 0.4, "dailyTargetPct": 1}
+        self.pages["/pnl/status"] = json_reply({**usual, "halted": False, **changes})
+
+    def health(self, **changes: Any) -> None:
+        """Let the orchestrator answer a health report with these changes."""
+        self.pages["/health"] = json_reply({"status": "ok", "redis": "ok", "db": "ok", **changes})
+
+    def calendar(self, interval: str = "200ms") -> str:
+        """The shipped calendar with this stack's targets; its jobs read the logs of this stack."""
+        found = yaml.safe_load(SHIPPED.read_text())
+        found["targets"] = self.targets()
+        for entry in found["entries"].values():
+            entry["steps"] = [self._step(step, interval) for step in entry["steps"]]
+        found["defaults"]["retries"] = 0
+        return str(yaml.safe_dump(found, sort_keys=False))
+
+    def targets(self) -> dict[str, Any]:
+        """All targets of the stack; there is no Docker engine, and the jobs about it are left out as not configured."""
+        return {
+            "postgres": {"main": {"dsn": self.database.url("trading"), "timeout": "3s"}},
+            "redis": {"main": {"url": self.cache.url, "streams": list(STREAMS), "timeout": "3s"}},
+            "http": {
+                "orchestrator": {
+                    "url": f"{self.service}/health",
+                    "timeout": "2s",
+                    "expect": {"redis": "ok", "db": "ok"},
+                    "depends_on": {"redis": "redis", "db": "postgres"},
+                }
+            },
+            "prometheus": {"main": {"url": self.metrics.url, "timeout": "3s"}},
+            "alertmanager": {"main": {"url": self.alerts.url, "timeout": "3s"}},
+            "folders": {"backups": {"path": str(self.backups)}, "logs": {"path": str(self.folder / "services")}},
+        }
+
+    def _step(self, step: Any, interval: str) -> Any:
+        more: dict[str, dict[str, Any]] = {
+            "resource_usage": {"interval": interval},
+            "log_cleanup": {"rotation": None},
+            "security_log_review": {"folder": "logs", "auth_log": str(self.auth_log), "timezone": "UTC"},
+        }
+        name = step if isinstance(step, str) else next(iter(step))
+        params = {} if isinstance(step, str) else step[name] or {}
+        return {name: {**params, **more[name]}} if name in more else step
+
+
+@contextmanager
+def stack(folder: Path) -> Iterator[Stack]:
+    """Start the stack in this folder."""
+    with ExitStack() as running:
+        database, cache = running.enter_context(postgres()), running.enter_context(redis("--maxmemory", "200mb"))
+        alerts = running.enter_context(alertmanager())
+        pages: dict[str, Any] = {}
+        service = running.enter_context(http_service(_Live(pages)))
+        (folder / "rules.yml").write_text(RULES)
+        config = (
+            "global: {scrape_interval: 200ms, evaluation_interval: 200ms}\n"
+            f"rule_files: [{folder}/rules.yml]\n"
+            f"alerting: {{alertmanagers: [{{static_configs: [{{targets: ['127.0.0.1:{alerts.port}']}}]}}]}}\n"
+            f"scrape_configs: [{{job_name: agents, static_configs: [{{targets: ['{service.removeprefix('http://')}']}}]}}]\n"
+        )
+        metrics = running.enter_context(prometheus(config))
+        made = Stack(folder, database, cache, metrics, alerts, service, pages)
+        database.create("trading")
+        made.sql(SCHEMA)
+        with_streams(made)
+        restore(made)
+        yield made
+
+
+class _Live(dict[str, Any]):
+    """Pages that may change while they are served."""
+
+    def __init__(self, pages: dict[str, Any]) -> None:
+        super().__init__()
+        self._pages = pages
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._pages.get(key, default)
+
+
+def with_streams(made: Stack) -> None:
+    """Add a few entries to the streams of orders."""
+    client = made.cache.client()
+    for stream in STREAMS:
+        client.xadd(stream, {"data": "{}"})
+    client.close()
+
+
+def restore(made: Stack) -> None:
+    """Put pages, logs and backups in order."""
+    made.health()
+    made.figures()
+    requests = 'http_request_duration_seconds_bucket{path="/run",status="200",le="%s"} 5\n'
+    text = "".join(requests % bound for bound in ("0.1", "+Inf"))
+    text += 'http_request_duration_seconds_count{path="/run",status="200"} 5\nprocess_resident_memory_bytes 5e7\n'
+    made.pages["/metrics"] = Reply(text.encode(), content_type="text/plain; version=0.0.4")
+    now = datetime.now(UTC)
+    made.service_log.parent.mkdir(exist_ok=True)
+    rng = random.Random(1)
+    lines = [request(rng, now - timedelta(minutes=minute), 200) for minute in range(300, 0, -10)]
+    made.service_log.write_text("\n".join(lines) + "\n")
+    accepted = "sshd[812]: Accepted publickey for ada from 10.0.0.7 port 52222 ssh2: ED25519 SHA256:x"
+    made.auth_log.write_text(
+        "".join(f"{_syslog(now - timedelta(hours=hours))} host {accepted}\n" for hours in (30, 20, 2))
+    )
+    for path in sorted(made.backups.rglob("*"), reverse=True) if made.backups.exists() else ():
+        path.unlink() if path.is_file() else path.rmdir()
+    for age in range(3):
+        day = now - timedelta(days=age, hours=3)
+        files = {
+            f"config-{day:%Y%m%d}.tar.gz": gz(tar_of({"config/app.yml": b"a: 1\n" * 50})),
+            f"secrets/secrets-{day:%Y%m%d}.tar.gz": gz(tar_of({f"secrets/{name}": os.urandom(64) for name in SECRETS})),
+        }
+        for name, data in files.items():
+            path = write(made.backups / name, data, summed=True)
+            for file in (path, *path.parent.glob(f"{path.name}.*")):
+                file.chmod(0o600)
+                os.utime(file, (day.timestamp(), day.timestamp()))
+
+
+def _syslog(at: datetime) -> str:
+    return re.sub(r" 0(\d) ", r"  \1 ", f"{at:%b %d %H:%M:%S}")
