@@ -45,6 +45,7 @@ class Stack:
     alerts: WebServer
     service: str
     pages: dict[str, Any] = field(default_factory=dict)
+    logs: tuple[str, str] | None = None
 
     @property
     def backups(self) -> Path:
@@ -129,7 +130,7 @@ def stack(folder: Path) -> Iterator[Stack]:
             f"alerting: {{alertmanagers: [{{static_configs: [{{targets: ['127.0.0.1:{alerts.port}']}}]}}]}}\n"
             f"scrape_configs: [{{job_name: agents, static_configs: [{{targets: ['{service.removeprefix('http://')}']}}]}}]\n"
         )
-        metrics = running.enter_context(prometheus(config))
+        metrics = running.enter_context(prometheus(config, flags=["--rules.alert.resend-delay=1s"]))
         made = Stack(folder, database, cache, metrics, alerts, service, pages)
         database.create("trading")
         made.sql(SCHEMA)
@@ -166,14 +167,11 @@ def restore(made: Stack) -> None:
     text += 'http_request_duration_seconds_count{path="/run",status="200"} 5\nprocess_resident_memory_bytes 5e7\n'
     made.pages["/metrics"] = Reply(text.encode(), content_type="text/plain; version=0.0.4")
     now = datetime.now(UTC)
+    if made.logs is None:  # written once: a log that is shorter than before was tampered with
+        made.logs = _logs(now)
     made.service_log.parent.mkdir(exist_ok=True)
-    rng = random.Random(1)
-    lines = [request(rng, now - timedelta(minutes=minute), 200) for minute in range(300, 0, -10)]
-    made.service_log.write_text("\n".join(lines) + "\n")
-    accepted = "sshd[812]: Accepted publickey for ada from 10.0.0.7 port 52222 ssh2: ED25519 SHA256:x"
-    made.auth_log.write_text(
-        "".join(f"{_syslog(now - timedelta(hours=hours))} host {accepted}\n" for hours in (30, 20, 2))
-    )
+    made.auth_log.write_text(made.logs[0])
+    made.service_log.write_text(made.logs[1])
     for path in sorted(made.backups.rglob("*"), reverse=True) if made.backups.exists() else ():
         path.unlink() if path.is_file() else path.rmdir()
     for age in range(3):
@@ -191,3 +189,12 @@ def restore(made: Stack) -> None:
 
 def _syslog(at: datetime) -> str:
     return re.sub(r" 0(\d) ", r"  \1 ", f"{at:%b %d %H:%M:%S}")
+
+
+def _logs(now: datetime) -> tuple[str, str]:
+    """The text of auth.log and of the log of a service, without anything unusual."""
+    accepted = "sshd[812]: Accepted publickey for ada from 10.0.0.7 port 52222 ssh2: ED25519 SHA256:x"
+    times = (_syslog(now - timedelta(hours=hours)) for hours in (30, 20, 2))
+    rng = random.Random(1)
+    lines = [request(rng, now - timedelta(minutes=minute), 200) for minute in range(300, 0, -10)]
+    return "".join(f"{at} host {accepted}\n" for at in times), "\n".join(lines) + "\n"
