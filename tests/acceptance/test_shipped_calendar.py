@@ -243,7 +243,7 @@ FAULTS = (
 
 
 def settle(daemon: RunningDaemon, entry: str) -> None:
-    """Run an entry until it is green: a log that was put back is shorter than the run before had seen."""
+    """Run an entry until it is green: a log that was restored is shorter than the run before had seen."""
     for _ in range(3):
         ended = daemon.maintd("trigger", entry, "--wait")
         if ended.code == 0:
