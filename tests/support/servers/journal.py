@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.servers.base import require_program
+from support.servers.base import needs_root, require_program
 
 JOURNALD = "/lib/systemd/systemd-journald"
 # Starts journald, runs the sender, stops journald and copies its files.
@@ -68,6 +68,7 @@ def journal(folder: Path, messages: Sequence[JournalMessage]) -> Path:
     """Return a folder of journals written by a real journald, with entries of the last seconds."""
     require_program(JOURNALD, "systemd")
     require_program("journalctl", "systemd")
+    needs_root("starts a journald with a /run of its own")
     script, send, out = folder / "journald.sh", folder / "send.py", folder / "journal"
     script.write_text(_SCRIPT)
     send.write_text(f"MESSAGES = {[(one.program, one.message) for one in messages]!r}\n{_SEND}")
