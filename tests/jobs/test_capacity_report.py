@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from support.databases import database
 from support.job_runs import JobResult, run_job
 from support.sample_weeks import history
 from support.servers.docker import BUSYBOX, DockerEngine
@@ -22,8 +23,10 @@ from support.servers.prometheus import WebServer, prometheus
 from support.servers.redis import RedisServer
 
 from maintd.checks.host import folder_sizes
+from maintd.checks.postgres.capacity import figures
 from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus
+from maintd.model.target import PostgresTarget
 
 NOW = datetime.now(UTC)
 HEADINGS = ["Storage", "Memory", "Network", "Forecasts", "Recommendations", "Method"]
@@ -331,3 +334,18 @@ def test_earlier_forecasts_are_compared_with_the_actual_values(tmp_path: Path) -
 
     assert result.check("forecasts that held").status is CheckStatus.WARN
     assert "forecasts made a month ago" in written(result, "md")
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("lock", ["LOCK TABLE held", "ALTER TABLE held ADD b int", "DROP INDEX held_a"])
+def test_a_locked_table_loses_only_its_own_size(postgres_server: PostgresServer, lock: str) -> None:
+    with database(postgres_server) as db:
+        db.run("CREATE TABLE held (a int)", "CREATE INDEX held_a ON held (a)", "CREATE TABLE free (a int)")
+
+        with db.session(lock):
+            found = list(figures(PostgresTarget(dsn=db.url), "main", 10, timedelta(seconds=20)))
+
+    by_name = {figure.name: figure for figure in found if figure.kind == "relation"}
+    assert by_name["public.free"].value == 0
+    assert by_name["public.held"].value is None
+    assert all(figure.value is not None for figure in found if figure.kind == "database")

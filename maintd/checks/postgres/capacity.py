@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
+from maintd.checks.postgres.tables import LOCKED_RELATIONS
 from maintd.clients.postgres import Postgres, connect
 from maintd.errors import TargetError
 from maintd.model.target import PostgresTarget
@@ -23,9 +24,14 @@ SELECT * FROM (
            pg_relation_size(c.oid) AS heap, pg_indexes_size(c.oid) AS indexes,
            coalesce(pg_total_relation_size(nullif(c.reltoastrelid, 0)), 0) AS toast
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+    WHERE c.oid NOT IN (SELECT oid FROM busy) AND c.relkind IN ('r', 'm')
+      AND n.nspname NOT IN ('pg_catalog', 'information_schema')
       AND n.nspname NOT LIKE 'pg\\_temp\\_%%' AND n.nspname NOT LIKE 'pg\\_toast%%') sizes
 WHERE bytes IS NOT NULL ORDER BY bytes DESC, name LIMIT %(limit)s
+"""
+_LOCKED = """
+SELECT format('%I.%I', n.nspname, c.relname) AS name FROM busy JOIN pg_class c ON c.oid = busy.oid
+  JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'm') ORDER BY 1 LIMIT 20
 """
 _WAL = "SELECT coalesce(sum(size), 0)::bigint AS bytes, count(*) AS files FROM pg_ls_waldir()"
 _WAL_POSITION = """
@@ -97,12 +103,14 @@ def _databases(session: Postgres) -> Iterator[Figure]:
 
 def _relations(session: Postgres, limit: int) -> Iterator[Figure]:
     source = f"pg_total_relation_size on {session.name}"
-    for row in session.rows(_RELATIONS, {"limit": limit}):
+    for row in session.rows(LOCKED_RELATIONS + _RELATIONS, {"limit": limit}):
         parts = {key: float(row[key]) for key in ("heap", "indexes", "toast")}
         labels = {"server": session.name, "relation": row["name"]}
         yield Figure(
             "relation", row["name"], row["bytes"], "B", source, measure="relation_bytes", labels=labels, details=parts
         )
+    for row in session.rows(LOCKED_RELATIONS + _LOCKED):
+        yield unmeasured("relation", row["name"], "B", source, "locked by another session: see pg_locks")
 
 
 def _wal(session: Postgres) -> Iterator[Figure]:
