@@ -20,10 +20,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from maintd.checks.backups.age import read_identities
-from maintd.checks.backups.catalog import find_backups
-from maintd.checks.backups.evaluate import BackupSet, Expected, copy_criteria, group
-from maintd.checks.backups.gpg import Gpg
+from maintd.checks.backups.discovery import Selection, compare_with_copies, devices_of, find_sets
+from maintd.checks.backups.evaluate import Expected
+from maintd.checks.backups.keys import load_identities, open_gpg
 from maintd.checks.backups.stream import ExpansionLimits
 from maintd.checks.backups.verify import BackupVerifier, VerifyOptions, report_metadata
 from maintd.checks.collection import by_itself
@@ -112,8 +111,9 @@ def verify_folder(
     records: list[dict[str, Any]],
 ) -> None:
     """Check the backups in one folder. Raises TargetError when the folder cannot be opened."""
+    selection = Selection(params.patterns, params.exclude, params.expect, others_recur=params.others == "recurring")
     with ctx.phase(f"find backups in {shown(root)}"):
-        sets = find_sets(ctx, params, root, name)
+        sets = find_sets(ctx, selection, root, name)
     for backup_set in sets:
         with ctx.phase(f"{backup_set.name}: check age, size and mode"):
             report_metadata(
@@ -125,79 +125,23 @@ def verify_folder(
                 data_devices=data_devices,
                 decode=params.level == "decode",
             )
-    check_copies(ctx, params, sets)
+    for copies in params.offsite:
+        with ctx.phase(f"compare with the copies in {copies}"), by_itself(ctx, f"copies in {copies}"):
+            place = ctx.target("folders", copies).path
+            compare_with_copies(ctx, selection, sets, place, copies, params.max_age, params.offsite_within)
     if params.level != "age":
         BackupVerifier(ctx, options, Path(realpath(root)), records).verify(sets)
 
 
-def find_sets(ctx: Context, params: Params, root: Path, name: str) -> list[BackupSet]:
-    """Find the backups below a folder and group them into sets."""
-    subject = f"backups in {name or shown(root)}"
-    found = find_backups(Path(realpath(root)), params.patterns, params.exclude, params.expect, now=ctx.now())
-    if found.unread:
-        hint = "grant read access, or exclude them by the patterns"
-        ctx.unknown(f"{subject}: folders read", f"{len(found.unread)} not: {'; '.join(found.unread[:3])}", hint=hint)
-    hint = (
-        f"no file in {shown(root)} matches {', '.join(params.patterns)}: "
-        "correct the param patterns, or check the job that makes the backups"
-    )
-    ctx.check(subject, len(found.backups), at_least=1, hint=hint)
-    if found.tally.not_understood:
-        hint = (
-            "verify them by other means and name them in the param exclude, or add a pattern with kind: data to expect"
-        )
-        ctx.report([found.tally.criterion(f"{subject}: kinds of files", "files", at_most_share=0, hint=hint)])
-    return group(found.backups, params.expect, others_recur=params.others == "recurring")
-
-
-def check_copies(ctx: Context, params: Params, sets: Sequence[BackupSet]) -> None:
-    """Compare the sets with their copies in the offsite folders."""
-    for name in params.offsite:
-        with ctx.phase(f"compare with the copies in {name}"), by_itself(ctx, f"copies in {name}"):
-            root = Path(realpath(ctx.target("folders", name).path))
-            found = find_backups(root, params.patterns, params.exclude, params.expect, now=ctx.now())
-            if found.unread:
-                hint = "grant read access, or exclude them by the patterns"
-                ctx.unknown(f"copies in {name}: folders read", "; ".join(found.unread[:3]), hint=hint)
-            copies = {one.name: one for one in group(found.backups, params.expect)}
-            for one in sets:
-                if one.backups:
-                    max_age = (one.expected.max_age or params.max_age) + params.offsite_within
-                    criteria = copy_criteria(one, copies.get(one.name), ctx.now(), max_age)
-                    ctx.report(criteria, f"{one.name} in {name}")
-
-
-def devices_of(ctx: Context, folders: Sequence[Path]) -> list[int]:
-    """The devices of the folders with live data; one that cannot be accessed is unknown."""
-    devices = []
-    for folder in folders:
-        try:
-            devices.append(folder.stat().st_dev)
-        except OSError as error:
-            ctx.unknown(f"data in {shown(folder)}", str(error.strerror), hint="correct the param data")
-    return devices
-
-
 def verify_options(ctx: Context, params: Params, stack: ExitStack) -> VerifyOptions:
     """The options of the verifier. A key file that cannot be read is unknown, and the rest is verified without it."""
-    gpg: Gpg | None = None
-    if params.level == "decode" and (params.gpg_key or params.gpg_passphrase):
-        try:
-            gpg = stack.enter_context(Gpg(params.gpg_key, params.gpg_passphrase))
-        except TargetError as error:
-            ctx.report_error("gpg key", error)
-    identities: tuple[Any, ...] = ()
-    if params.identity:
-        try:
-            identities = read_identities(params.identity)
-        except (TargetError, UnknownNameError) as error:
-            ctx.report_error("identity", error)
+    decode = params.level == "decode"
     return VerifyOptions(
         level=params.level,
         newest=params.newest,
         older=params.older,
         limits=ExpansionLimits(params.max_plain, params.max_ratio, params.max_members),
-        identities=identities,
-        gpg=gpg,
+        identities=load_identities(ctx, params.identity) if params.identity else (),
+        gpg=open_gpg(ctx, stack, params.gpg_key, params.gpg_passphrase) if decode else None,
         pg_bin=params.pg_bin,
     )

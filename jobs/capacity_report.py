@@ -15,6 +15,7 @@ from datetime import timedelta
 from pydantic import Field
 
 from maintd.checks.capacity import evaluate, evaluate_backtest, evaluate_history, savings, usage_mark
+from maintd.checks.capacity_history import compare_with_last_month, record_forecasts
 from maintd.checks.collection import figures_or_cause
 from maintd.checks.docker import capacity as docker_capacity
 from maintd.checks.host import capacity as host_capacity
@@ -25,12 +26,8 @@ from maintd.checks.redis import capacity as redis_capacity
 from maintd.job import CheckStatus, Context, Duration, JobParams, job
 from maintd.reports.capacity_report import build
 from maintd.reports.figure import Figure
-from maintd.reports.forecast import Forecast
 from maintd.reports.publish import publish_report
-from maintd.reports.resource import MONTH, Backtest, Resource, backtest, resource
-
-LEVELS = ("forecast_level_low", "forecast_level", "forecast_level_high")
-QUANTILES = (0.1, 0.5, 0.9)
+from maintd.reports.resource import Backtest, Resource, resource
 
 
 class Params(JobParams):
@@ -122,33 +119,3 @@ def record(ctx: Context, figure: Figure) -> None:
         ctx.measure(figure.measure, figure.value, figure.unit, **figure.labels)
         if figure.kind == "file system":
             ctx.measure("fs_avail_bytes", figure.details["available"], "B", **figure.labels)
-
-
-def compare_with_last_month(ctx: Context, resources: list[Resource]) -> Backtest:
-    """Compare last month's forecasts with the current values."""
-    forecasts, actual = {}, {}
-    for item in resources:
-        if item.figure.measure and item.figure.value is not None:
-            low, likely, high = (
-                [(p.at, p.value) for p in ctx.series(name, of=item.figure.measure, **item.figure.labels)]
-                for name in LEVELS
-            )
-            forecasts[item.key], actual[item.key] = (low, likely, high), item.figure.value
-    return backtest(forecasts, actual, ctx.now())
-
-
-def record_forecasts(ctx: Context, resources: list[Resource]) -> None:
-    """Record the forecasts as measures, to compare them with the actual values in a month."""
-    for item in resources:
-        if not isinstance(item.outlook, Forecast):
-            continue
-        figure, outlook = item.figure, item.outlook
-        labels = {"of": figure.measure, **figure.labels}
-        if figure.kind in ("file system", "folder", "database", "memory"):
-            for name, part in zip(LEVELS, QUANTILES, strict=True):
-                ctx.measure(name, outlook.at(MONTH, part), figure.unit, **labels)
-        reach = outlook.reach(figure.capacity) if figure.capacity else None
-        if reach is not None:
-            for quantile, days in (("p10", reach.earliest), ("p50", reach.likely), ("p90", reach.latest)):
-                if days is not None:
-                    ctx.measure("forecast_days_until_full", days, "days", quantile=quantile, **labels)
