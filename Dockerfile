@@ -12,7 +12,7 @@ RUN python3 -m venv /opt/uv && /opt/uv/bin/pip install --quiet "uv>=0.5" && pyth
 # The dependencies change less often than maintd, so they have a layer of their own.
 COPY pyproject.toml uv.lock README.md CHANGELOG.md ./
 RUN /opt/uv/bin/uv sync --frozen --no-dev --no-install-project --inexact --compile-bytecode --no-cache
-COPY build_backend.py schedules.yaml LICENSE ./
+COPY schedules.yaml LICENSE ./
 COPY deploy ./deploy
 COPY docs ./docs
 COPY jobs ./jobs

@@ -21,7 +21,7 @@ help: ## list the targets
 
 # Before anything else: an environment that was moved, or whose Python is gone, must not look up to date.
 ifneq ($(filter-out help clean servers,$(MAKECMDGOALS)),)
-ifneq ($(shell tools/make-venv $(VENV) && echo made),made)
+ifneq ($(shell .ci/make-venv $(VENV) && echo made),made)
 $(error no Python environment in $(VENV); see above)
 endif
 endif
@@ -61,14 +61,14 @@ check: $(VENV)/dev $(DESCRIPTIONS) ## check formatting, lint rules, types, impor
 	@$(BIN)/mypy --explicit-package-bases jobs
 	@$(BIN)/mypy tests/endurance
 	@$(BIN)/lint-imports
-	@$(BIN)/python data/generate.py --check
+	@$(BIN)/python docs/data/generate.py --check
 	@$(BIN)/pytest -q tests/docs
 
 docs: $(VENV)/dev $(DESCRIPTIONS) ## regenerate the generated parts of docs/
 	@$(BIN)/python docs/generate.py
 
 data: $(VENV)/dev ## regenerate the modules that are made from data/, and show how old the data are
-	@$(BIN)/python data/generate.py
+	@$(BIN)/python docs/data/generate.py
 
 bench: $(VENV)/dev $(DESCRIPTIONS) servers ## compare with other schedulers and print tables; never fails (ARGS=--quick)
 	@$(BIN)/python bench/compare.py $(ARGS) || true

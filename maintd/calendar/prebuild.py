@@ -1,7 +1,7 @@
 """Describe the shipped jobs and validate the shipped calendar in advance: `python -m maintd.calendar.prebuild FILE`.
 
-The build of a wheel runs it (see build_backend.py), and `make` for a source tree. A daemon that finds the file imports
-no job module at its first start (see `maintd.job.description_cache`).
+The build of a wheel runs it (see deploy/build_backend.py), and `make` for a source tree. A daemon that finds the file
+imports no job module at its first start (see `maintd.job.description_cache`).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import pytest
 from support.servers.disks import small_disk
 from support.users import folder_for_all
 
-SCRIPT = Path(__file__).parents[2] / "tools/make-venv"
+SCRIPT = Path(__file__).parents[2] / ".ci/make-venv"
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def test_every_layer_is_drawn_in_its_order() -> None:
 
 def test_every_top_folder_is_listed() -> None:
     section = TEXT.split("## Other folders\n")[1]
-    folders = {f"{name}/" for name in ("jobs", "docs", "data", "deploy", "bench") if (ROOT / name).is_dir()}
+    folders = {f"{name}/" for name in ("jobs", "docs", "docs/data", "deploy", "bench") if (ROOT / name).is_dir()}
     folders |= {
         f"tests/{path.name}/" for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"
     }
@@ -82,3 +83,14 @@ def test_every_decision_record_is_in_the_index() -> None:
     index = (folder / "README.md").read_text(encoding="utf-8")
 
     assert [path.name for path in sorted(folder.glob("0*.md")) if f"({path.name})" not in index] == []
+
+
+def test_the_top_level_holds_only_what_belongs_there() -> None:
+    """The top level is agreed with the customer; a new file belongs into one of its folders."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    top = {path.split("/")[0] for path in tracked}
+    files = {"pyproject.toml", "schedules.yaml", "Dockerfile", "Makefile", "uv.lock", ".gitignore", ".dockerignore"}
+    files |= {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"}
+    folders = {"maintd", "jobs", "deploy", "tests", "docs", "bench", ".ci"}
+
+    assert sorted(top - files - folders) == []

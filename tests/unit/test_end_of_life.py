@@ -26,7 +26,7 @@ def criterion(product: str, version: str, today: date = TODAY) -> Criterion | No
 
 
 def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("data_generate", ROOT / "data/generate.py")
+    spec = importlib.util.spec_from_file_location("data_generate", ROOT / "docs/data/generate.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -39,7 +39,7 @@ def generator() -> ModuleType:
 
 def test_the_table_is_up_to_date_with_its_data_and_the_age_of_each_product_is_printed() -> None:
     checked = subprocess.run(
-        [sys.executable, ROOT / "data/generate.py", "--check"], capture_output=True, text=True, check=False
+        [sys.executable, ROOT / "docs/data/generate.py", "--check"], capture_output=True, text=True, check=False
     )
 
     assert checked.returncode == 0, checked.stdout + checked.stderr
@@ -87,7 +87,7 @@ def test_wrong_data_are_refused_with_the_product(text: str, message: str) -> Non
 @pytest.mark.parametrize(
     ("product", "version", "ends"),
     [
-        # As the projects publish them; the pages are named in data/end_of_life.toml
+        # As the projects publish them; the pages are named in docs/data/end_of_life.toml
         ("nodejs", "24.11.0", date(2028, 4, 30)),
         ("nodejs", "26.1.0", date(2029, 4, 30)),
         ("postgresql", "18.1", date(2030, 11, 14)),

@@ -1,7 +1,8 @@
 """End of support of well-known software, and which software an image contains.
 
 The table is part of maintd, because maintenance hosts often have no internet access. It has the dates that the projects
-publish, with the page and the day of each product's data; see data/end_of_life.toml. What is not published is unknown.
+publish, with the page and the day of each product's data; see docs/data/end_of_life.toml. What is not published is
+unknown.
 """
 
 from __future__ import annotations

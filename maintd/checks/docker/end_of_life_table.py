@@ -1,4 +1,4 @@
-"""Last days of support, by product and release. Generated; edit data/end_of_life.toml and run: make data."""
+"""Last days of support, by product and release. Generated from docs/data/end_of_life.toml by make data."""
 
 from collections.abc import Mapping
 from datetime import date

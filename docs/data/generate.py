@@ -1,4 +1,4 @@
-"""Write the modules that are generated from the data files of this folder: python data/generate.py [--check].
+"""Write the modules that are generated from the data files of this folder: python docs/data/generate.py [--check].
 
 `--check` writes nothing, and exits with 1 when a module is out of date with its data file. Both print how old the data
 of each product are. Age is no error: a checkout of any age passes its tests, and `image_updates` warns at run time.
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 DATA = Path(__file__).parent / "end_of_life.toml"
-MODULE = Path(__file__).parents[1] / "maintd/checks/docker/end_of_life_table.py"
+MODULE = Path(__file__).parents[2] / "maintd/checks/docker/end_of_life_table.py"
 RELEASE = re.compile(r"\d+(\.\d+)*")
 
-HEAD = '''"""Last days of support, by product and release. Generated; edit data/end_of_life.toml and run: make data."""
+HEAD = '''"""Last days of support, by product and release. Generated from docs/data/end_of_life.toml by make data."""
 
 from collections.abc import Mapping
 from datetime import date
