@@ -26,7 +26,8 @@ from maintd.model.evidence import Artifact, Change, Check, LogLine, Measure
 from maintd.model.job import JobDescription, ParamDescription
 from maintd.model.run import TRANSITIONS, RunState, SkipReason
 from maintd.model.target import Targets
-from maintd.units import format_duration
+from maintd.present.lists import budget_text
+from maintd.units import format_duration, is_size, written_size
 
 DOCS = Path(__file__).parent
 UNUSED = "not used yet"
@@ -48,11 +49,11 @@ def _job(job: JobDescription) -> Iterator[str]:
     traits = [
         f"timeout {format_duration(job.timeout)}",
         "makes changes" if job.mutates else "read-only",
-        "repeatable" if job.repeatable else "never repeated automatically",
+        "repeatable" if job.repeatable else "no automatic retries",
     ]
     traits += [f"holds the lock `{name}` ({mode})" for name, mode in sorted(job.locks.items())]
     traits += [f"skipped without a `{kind}` target" for kind in job.needs]
-    traits += [f"at most {most} × {action}" for action, most in sorted(job.budget.items()) if action != "bytes"]
+    traits += [budget_text({action: most}) for action, most in sorted(job.budget.items()) if action != "bytes"]
     yield "*" + "; ".join(traits) + "*\n"
     if job.params:
         yield "| param | type | default | meaning |"
@@ -99,6 +100,10 @@ def settings() -> str:
         )
         if isinstance(default, Retention | Targets):
             default = "see below"
+        elif isinstance(default, bool):
+            default = str(default).lower()
+        elif is_size(field.metadata):
+            default = written_size(default)
         elif hasattr(default, "total_seconds"):
             default = format_duration(default)
         lines.append(f"| `{name}` | `MAINTD_{name.upper()}` | {_code(default)} | {_cell(field.description or '')} |")

@@ -1,8 +1,9 @@
-"""Durations, sizes and times as text, parsed and formatted: `90s`, `30m`, `2h`, `7d`; `500MB`, `20GiB`."""
+"""Durations, sizes, times and counts as text, parsed and formatted: `90s`, `2h`, `7d`; `500MB`, `20GiB`; `3 rows`."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -23,6 +24,8 @@ _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhdw]))+")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]i?B?|B)?")
 _SIZE_UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
+_COUNTABLE = re.compile(r"(?:[a-z]+ )?[a-z]{2,}[a-rt-z]")
+_UNCHANGED = frozenset({"min", "sec", "rpm", "percent"})  # abbreviations
 _SIZE_BINARY = {"k": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
@@ -74,6 +77,89 @@ def format_size(size_bytes: float) -> str:
         amount /= 1024
         unit = larger
     return f"{amount:.0f} {unit}" if unit == "B" or abs(amount) >= 100 else f"{amount:.1f} {unit}"
+
+
+def written_size(size_bytes: int) -> str:
+    """The shortest text that `parse_size` parses to the same value: `10MB`, `2GiB`, `1234567B`."""
+    for factors, suffix in ((_SIZE_BINARY, "iB"), (_SIZE_UNITS, "B")):
+        for prefix, factor in reversed(factors.items()):
+            if prefix and size_bytes and size_bytes % factor == 0:
+                return f"{size_bytes // factor}{prefix.upper() if suffix == 'iB' else prefix}{suffix}"
+    return f"{size_bytes}B"
+
+
+def is_size(metadata: Iterable[object]) -> bool:
+    """Whether a field with this metadata was declared as `Size`."""
+    return any(
+        isinstance(item, WithJsonSchema) and (item.json_schema or {}).get("format") == "size" for item in metadata
+    )
+
+
+def duration_text(value: timedelta) -> str:
+    """Two significant units, as the calendar writes them: `400ms`, `12s`, `3m20s`, `2h5m`, `3d4h`."""
+    seconds = value.total_seconds()
+    if seconds < 0:
+        return f"-{duration_text(-value)}"
+    if seconds < 0.0005:
+        return "0s"
+    if seconds < 0.995:
+        return f"{seconds * 1000:.0f}ms"
+    if seconds < 9.95:
+        return f"{seconds:.1f}".removesuffix(".0") + "s"
+    whole = round(seconds)
+    for size, unit, small, small_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            count, rest = divmod(whole, size)
+            rest //= small
+            return f"{count}{unit}{rest}{small_unit}" if rest and count < 100 else f"{count}{unit}"
+    return f"{whole}s"
+
+
+def value_text(value: bool | float | str | None, unit: str = "", *, exact: bool = False) -> str:
+    """A value with its unit, observed or expected: `31.25 %`, `1.4 GiB`, `1h30m`, `1,204 rows`, `yes`; `not observed`
+    for None. A unit that is a noun in the singular, such as `row`, gets its plural. `exact` is for limits.
+    """
+    if value is None:
+        return "not observed"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return f"{value} {unit}".strip()
+    if unit == "B":
+        return format_size(value)
+    if unit == "s":
+        return _seconds_text(value, exact=exact)
+    if exact or isinstance(value, int):
+        number = f"{value:,}".removesuffix(".0")
+    else:
+        number = f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+    noun = plural_noun(unit) if abs(value) != 1 and _COUNTABLE.fullmatch(unit) and unit not in _UNCHANGED else unit
+    return f"{number} {noun}".strip()
+
+
+def _seconds_text(seconds: float, *, exact: bool = False) -> str:
+    """Seconds as a duration; more exact than `duration_text` below a minute, where limits are close."""
+    if 1 <= abs(seconds) < 60:
+        return f"{seconds:.4g}s"
+    if 0 < abs(seconds) < 1:
+        return f"{seconds * 1000:.4g}ms"
+    try:
+        value = timedelta(seconds=seconds)
+        return format_duration(value) if exact and seconds > 0 else duration_text(value)
+    except (OverflowError, ValueError):  # longer than a timedelta, or not a number
+        return f"{seconds:,.4g}s"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 check`, `3 checks`, `1,204 entries`."""
+    return f"{count:,} {noun if count == 1 else plural_noun(noun)}"
+
+
+def plural_noun(noun: str) -> str:
+    """`checks`, `entries`, `indexes`."""
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return f"{noun}es" if noun.endswith(("s", "x", "ch")) else f"{noun}s"
 
 
 def utc_text(at: datetime) -> str:

@@ -11,7 +11,7 @@ from typing import TypeVar
 from maintd.config.yaml_tree import MappingNode, Node, ScalarNode, SequenceNode
 from maintd.errors import nearest
 from maintd.terminal import one_line
-from maintd.units import parse_duration
+from maintd.units import parse_duration, plural
 
 MAX_SHOWN = 200
 """Problems of a calendar that are listed; the others are counted."""
@@ -34,17 +34,17 @@ class Problems:
 
     def lines(self) -> list[str]:
         """The errors as `file:line:column: text`, in the order of the file; the first MAX_SHOWN and how many follow."""
-        return self._lines(self.errors, "errors")
+        return self._lines(self.errors, "more error")
 
     def warning_lines(self) -> list[str]:
         """As `lines`, for warnings."""
-        return self._lines(self.warnings, "warnings")
+        return self._lines(self.warnings, "more warning")
 
     def _lines(self, found: list[tuple[int, int, str]], what: str) -> list[str]:
         ordered = sorted(dict.fromkeys(found))
         shown = [f"{self.file}:{line}:{column}: {text}" for line, column, text in ordered[:MAX_SHOWN]]
         left = len(ordered) - len(shown)
-        return [*shown, f"{self.file}: and {left} more {what}"] if left else shown
+        return [*shown, f"{self.file}: and {plural(left, what)}"] if left else shown
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,8 @@ def _schedule(entry: Entry, app: App) -> tuple[str, Any, str]:
 
 def _print(app: App, calendar: Calendar, problems: list[str]) -> None:
     from maintd.present import from_now, utc_minute
-    from maintd.present.text import Style, Tone, plural, wrap
+    from maintd.present.text import Style, Tone, wrap
+    from maintd.units import plural
 
     style, lines = Style(app.colour), []
     for entry in calendar.entries:

@@ -138,7 +138,7 @@ def _get_run(app: App, number: int) -> Any:
         except DaemonUnavailableError as error:
             if time.monotonic() > until:
                 raise DaemonUnavailableError(
-                    f"{error.message} any more; the state of run {number} is unknown",
+                    f"lost contact with the daemon: {error.message}; the state of run {number} is unknown",
                     f"when it answers again: maintd show {number}",
                 ) from error
             time.sleep(POLL_INTERVAL)

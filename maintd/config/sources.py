@@ -20,7 +20,7 @@ from maintd.config.trust import require_trusted
 from maintd.errors import SettingsError, nearest
 from maintd.model.target import Targets
 from maintd.redaction import MASK, is_secret_name, mask_text
-from maintd.units import format_duration
+from maintd.units import format_duration, is_size, written_size
 
 DEFAULT = "default"
 DOTENV = ".env"
@@ -186,7 +186,11 @@ def _unreadable(error: SourceError, dotenv: Path | None) -> str:
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, BaseModel):
         for name in type(value).model_fields:
-            yield from _leaves(_effective(value, name), f"{path}.{name}" if path else name)
+            here, item = f"{path}.{name}" if path else name, _effective(value, name)
+            if isinstance(item, int) and is_size(type(value).model_fields[name].metadata):
+                yield here, written_size(item)
+            else:
+                yield from _leaves(item, here)
     elif isinstance(value, dict) and value:
         for key, item in value.items():
             yield from _leaves(item, f"{path}.{key}")
@@ -210,6 +214,8 @@ def _text(value: Any) -> str:
         return MASK
     if isinstance(value, timedelta):
         return format_duration(value)
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, tuple | list):
         return ", ".join(_text(item) for item in value)
     return mask_text(str(value))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from maintd.model.evidence import Check, CheckStatus
 from maintd.model.run import AttemptState, RunState, SkipReason, StepState
-from maintd.units import format_duration
+from maintd.units import format_duration, value_text
 
 LONGEST_BACKOFF = timedelta(minutes=15)
 
@@ -190,8 +190,8 @@ def _failed_checks(seen: AttemptEvidence) -> str:
     if not seen.failed:
         return "a check failed"
     first = seen.failed[0]
-    unit = f" {first.unit}" if first.unit else ""
-    text = f'check "{first.name}": observed {first.observed}{unit}, expected {first.expected}'
+    observed = value_text(first.observed, first.unit)
+    text = f'check "{first.name}": observed {observed}, expected {first.expected}'
     more = max(seen.failed_count, len(seen.failed)) - 1
     if more:
         text += f" (and {more} more failed)"

@@ -12,7 +12,7 @@ from maintd.errors import JobError, MaintdError, TargetError
 from maintd.job.bounded import Bounded
 from maintd.job.causes import Role, hint_for, status_of
 from maintd.model.evidence import Check, CheckStatus, Scalar
-from maintd.units import format_duration, format_size
+from maintd.units import value_text
 
 Number = int | float | timedelta | datetime
 Observed = Scalar | timedelta | datetime
@@ -106,7 +106,7 @@ class Criterion:
         if any(not met and missed is CheckStatus.FAIL for _, met, missed in self._limits(known=True)):
             return ""
         limit = min(limited.limit for limited in self.limited_by if limited.overflowed)
-        return f"only the first {limit} were counted; so far {_plain(self.observed, self.unit)[0]}"
+        return f"only the first {limit:,} were counted; so far {self._text(self.observed)}"
 
     def _limits(self, *, known: bool) -> Iterator[tuple[str, bool, CheckStatus]]:
         """Each limit as text, whether it is met, and the status when it is not; those that only warn come last."""
@@ -127,14 +127,7 @@ class Criterion:
             yield f"normally at least {self._text(self.warn_below)}", within, CheckStatus.WARN
 
     def _text(self, value: Observed) -> str:
-        if isinstance(value, timedelta):
-            return format_duration(value)
-        if self.unit == "B" and isinstance(value, int | float):
-            return format_size(value)
-        plain, unit = _plain(value, self.unit)
-        if isinstance(plain, float) and plain.is_integer():
-            plain = int(plain)
-        return f"{plain} {unit}".rstrip()
+        return value_text(*_plain(value, self.unit), exact=True)
 
 
 def _plain(value: Observed, unit: str) -> tuple[Scalar, str]:

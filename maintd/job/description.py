@@ -20,7 +20,7 @@ from maintd.job.loader import open_module, traits_of
 from maintd.job.params import JobParams
 from maintd.job.references import has_reference
 from maintd.model.job import JobDescription, ParamDescription
-from maintd.units import format_duration, format_size
+from maintd.units import format_duration, format_size, is_size
 
 # Only set here: pydantic parses the source for these docstrings, 20 ms that an attempt must not spend.
 JobParams.model_config["use_attribute_docstrings"] = True
@@ -192,5 +192,10 @@ def _default_text(value: Any, kind: str) -> Any:
     if isinstance(value, tuple | list | set | frozenset):
         return [_default_text(item, "") for item in value]
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
+        plain = value.model_dump(mode="json")
+        for name, info in type(value).model_fields.items():
+            item = getattr(value, name)
+            if is_size(info.metadata) or isinstance(item, BaseModel):
+                plain[name] = _default_text(item, "size")
+        return plain
     return value

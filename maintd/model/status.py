@@ -91,6 +91,12 @@ class EntryStatus(Diagnosis):
     typical_duration: Duration | None = None  # median of the last successes
 
     @property
+    def urgent(self) -> bool:
+        """Whether it needs attention by itself. Without a run it is the store that does not answer, which is a problem
+        of the whole report."""
+        return self.severity is Severity.ERROR or (self.severity is Severity.UNKNOWN and self.why_run_id is not None)
+
+    @property
     def shown_run(self) -> RunSummary | None:
         """The ended run that the status shows: the one that `why` is about, else the last that was not skipped."""
         if self.last_run is not None and self.last_run.id == self.why_run_id:

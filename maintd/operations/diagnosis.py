@@ -14,9 +14,9 @@ from maintd.model.entry import Entry, Pause
 from maintd.model.evidence import Check, CheckStatus
 from maintd.model.run import Run, RunState, RunSummary, SkipReason, Step, StepState
 from maintd.model.status import Diagnosis, Severity
-from maintd.present import skip_text, utc_minute, value_text
+from maintd.present import skip_text, utc_minute
 from maintd.store import LastRuns
-from maintd.units import format_duration
+from maintd.units import format_duration, plural, value_text
 
 CHECK_ORDER = (CheckStatus.FAIL, CheckStatus.UNKNOWN, CheckStatus.WARN, CheckStatus.OK)
 """Worst first. A value that was not observed is worse than one that is near its limit."""
@@ -126,7 +126,7 @@ def _of_active(active: RunSummary | None, now: datetime) -> Diagnosis | None:
         return None
     late = format_duration(timedelta(seconds=max(0, int((now - active.not_before).total_seconds()))))
     reason = active.reason or ("no node has started it" if active.state is RunState.QUEUED else "")
-    why = f"run {active.id} has been {active.state} for {late}{f': {reason}' if reason else ''}"
+    why = f"run {active.id} should have started {late} ago{f': {reason}' if reason else ''}"
     return Diagnosis(
         state=active.state,
         severity=severity,
@@ -205,7 +205,7 @@ def _reason(run: Run | RunSummary) -> tuple[str, str, str]:
         found.sort(key=lambda problem: problem.rank)
         texts = [problem.text for problem in found[:MOST_PROBLEMS]]
         if len(found) > MOST_PROBLEMS:
-            texts.append(f"and {len(found) - MOST_PROBLEMS} more steps")
+            texts.append(f"and {plural(len(found) - MOST_PROBLEMS, 'more step')}")
         return "; ".join(texts), found[0].hint, found[0].command
     reason = run.reason or _step_reason(run) or "no reason was recorded"
     word = run.state.replace("_", " ")
@@ -226,7 +226,7 @@ def _problem(run: Run, step: Step) -> _Problem | None:
     alike = sum(check.status is worst.status and not check.because for check in checks) - 1
     symptoms = sum(check.because == worst.name for check in checks)
     more = [f"{alike} more" if alike > 0 and worst.status is CheckStatus.FAIL else ""]
-    more.append(f"{symptoms} that follow from it" if symptoms else "")
+    more.append(f"{symptoms} that follow{'s' if symptoms == 1 else ''} from it" if symptoms else "")
     listed = " and ".join(filter(None, more))
     text = f"{name}{check_text(worst)}" + (f" (and {listed})" if listed else "")
     return _Problem(CHECK_ORDER.index(worst.status), text, worst.hint, "show")

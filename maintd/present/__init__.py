@@ -9,13 +9,12 @@ from maintd.present.lists import due_text, job_text, jobs_text, log_line_text, s
 from maintd.present.live import LiveRun, progress_text, report_lines
 from maintd.present.runs import exit_code_of, run_text, runs_text, skip_text, start_text
 from maintd.present.status import entry_text, headline, status_text
-from maintd.present.text import ago, duration_text, from_now, utc_minute, value_text
+from maintd.present.text import ago, from_now, utc_minute
 
 __all__ = [
     "LiveRun",
     "ago",
     "due_text",
-    "duration_text",
     "entry_text",
     "exit_code_of",
     "from_now",
@@ -32,5 +31,4 @@ __all__ = [
     "start_text",
     "status_text",
     "utc_minute",
-    "value_text",
 ]

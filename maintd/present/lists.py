@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from maintd.model.evidence import LogLine
 from maintd.model.job import BrokenJob, JobDescription, ParamDescription
 from maintd.model.status import DueLimit, DueTime
-from maintd.present.text import WIDTH, Style, Tone, column_widths, from_now, plural, printable, symbol, utc_minute, wrap
-from maintd.units import format_duration
+from maintd.present.text import WIDTH, Style, Tone, column_widths, from_now, printable, symbol, utc_minute, wrap
+from maintd.units import format_duration, plural, value_text
 
 
 def due_text(
@@ -79,10 +80,10 @@ def job_text(job: JobDescription | BrokenJob, *, width: int = WIDTH, colour: boo
         ("file", str(job.path)),
         ("timeout", f"{format_duration(job.timeout)} per attempt"),
         ("effect", "makes changes" if job.mutates else "read-only"),
-        ("retries", "allowed" if job.repeatable else "never"),
+        ("retries", "allowed" if job.repeatable else "no automatic retries"),
         ("locks", ", ".join(f"{name} ({mode})" for name, mode in sorted(job.locks.items()))),
         ("targets", ", ".join(job.needs)),
-        ("budget", ", ".join(f"at most {most:,} × {action}" for action, most in sorted(job.budget.items()))),
+        ("budget", budget_text(job.budget)),
     ]
     for name, text in facts:
         if text := printable(text):
@@ -93,9 +94,29 @@ def job_text(job: JobDescription | BrokenJob, *, width: int = WIDTH, colour: boo
     return "\n".join(lines) + "\n"
 
 
+def budget_text(budget: Mapping[str, int]) -> str:
+    """What one attempt may change at most: `bytes: at most 1.0 GiB, remove image: at most 50`."""
+    return ", ".join(
+        f"{action}: at most {value_text(most, 'B' if action == 'bytes' else '')}"
+        for action, most in sorted(budget.items())
+    )
+
+
 def _param_lines(param: ParamDescription, width: int, style: Style) -> Iterator[str]:
-    default = style("required", Tone.WARN) if param.required else f"default {printable(_default(param))}"
-    yield f"    {style(param.name, Tone.STRONG)}: {param.type}, {default}"
+    head = f"    {style(param.name, Tone.STRONG)}: "
+    if isinstance(param.default, dict) and (lines := list(_mapping_lines(param.default))):
+        first, *more = wrap(f"{param.name}: {param.type}, default", width - 6)
+        yield head + first.removeprefix(f"{param.name}: ")
+        yield from (f"      {line}" for line in more)
+        for line in lines:
+            yield from wrap(line.strip(), width, " " * (len(line) - len(line.lstrip()) + 8), " " * 12)
+    else:
+        if param.required:
+            yield f"{head}{param.type}, {style('required', Tone.WARN)}"
+        else:
+            first, *more = wrap(f"{param.name}: {param.type}, default {_default(param)}", width - 4)
+            yield head + first.removeprefix(f"{param.name}: ")
+            yield from (f"      {line}" for line in more)
     if param.description:
         yield from wrap(param.description, width, "      ", "      ")
 
@@ -103,9 +124,23 @@ def _param_lines(param: ParamDescription, width: int, style: Style) -> Iterator[
 def _default(param: ParamDescription) -> str:
     if param.default is None or param.default in ("", [], {}):
         return "none"
-    if isinstance(param.default, bool):
-        return str(param.default).lower()
-    return ", ".join(map(str, param.default)) if isinstance(param.default, list | tuple) else str(param.default)
+    return _plain(param.default)
+
+
+def _mapping_lines(values: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """A mapping as in YAML, one line for each field that has a value."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            below = list(_mapping_lines(value, indent + "  "))
+            yield from [f"{indent}{name}:", *below] if below else []
+        elif value not in (None, "", [], ()):
+            yield f"{indent}{name}: {_plain(value)}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ", ".join(map(_plain, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def log_line_text(line: LogLine, step: str, *, colour: bool = False) -> str:

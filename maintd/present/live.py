@@ -8,18 +8,8 @@ from maintd.model.evidence import Artifact, Change, ChangeState, Check, LogLine,
 from maintd.model.run import Attempt, AttemptState, Run, RunState, StepState
 from maintd.model.run_updates import AttemptFinished, AttemptStarted, StepFinished, StepStarted
 from maintd.present.runs import artifact_text, change_text, check_lines
-from maintd.present.text import (
-    WIDTH,
-    Style,
-    Tone,
-    duration_text,
-    plural_noun,
-    printable,
-    state_text,
-    symbol,
-    value_text,
-    wrap,
-)
+from maintd.present.text import WIDTH, Style, Tone, printable, state_text, symbol, wrap
+from maintd.units import duration_text, plural_noun, value_text
 
 
 class LiveRun:

@@ -14,17 +14,14 @@ from maintd.present.text import (
     Tone,
     ago,
     column_widths,
-    duration_text,
     from_now,
-    plural,
     state_text,
     symbol,
     utc_minute,
     utc_second,
-    value_text,
     wrap,
 )
-from maintd.units import format_size
+from maintd.units import duration_text, format_size, plural, value_text
 
 MOST_SHOWN = 20
 """Changes and measures shown for one attempt; `--json` prints all."""
@@ -127,7 +124,7 @@ def _facts(run: Run, now: datetime) -> Iterator[tuple[str, str]]:
     yield "node", run.node or ""
     shown_below = any(run.reason in (step.reason, *(tried.reason for tried in step.attempts)) for step in run.steps)
     yield "reason", skip_text(run.skip_reason, "" if shown_below else run.reason)
-    yield "cancelled by", "" if run.state.final else run.cancel_requested
+    yield "cancel", "" if run.state.final or not run.cancel_requested else f"requested by {run.cancel_requested}"
     yield "params", ", ".join(f"{name}={value}" for name, value in run.params.items())
 
 
@@ -217,7 +214,8 @@ def causes_first(checks: Sequence[Check]) -> list[Check]:
 def check_lines(check: Check, width: int, style: Style, indent: str = "    ") -> Iterator[str]:
     """A check: observed and expected value, and the hint unless it passed."""
     word = "" if check.status is CheckStatus.OK else f"{check.status.value}: "
-    text = f"{word}{check.name}: {value_text(check.observed, check.unit)}"
+    observed = value_text(check.observed, check.unit)
+    text = f"{word}{check.name}: {observed.removeprefix(word) or observed}"
     if check.expected:
         text += f" (expected {check.expected})"
     first, *more = wrap(text, width - len(indent) - 2)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from maintd.model.entry import MANUAL
 from maintd.model.run import RunState, RunSummary
-from maintd.model.status import EntryStatus, Severity, StatusReport
+from maintd.model.status import EntryStatus, StatusReport
 from maintd.present.runs import runs_lines
 from maintd.present.text import (
     WIDTH,
@@ -15,15 +15,14 @@ from maintd.present.text import (
     Tone,
     ago,
     column_widths,
-    duration_text,
     from_now,
-    plural,
     rough_text,
     state_text,
     symbol,
     utc_minute,
     wrap,
 )
+from maintd.units import duration_text, plural
 
 SLOW = 2.0
 """A run is marked as slow from this multiple of the typical duration."""
@@ -38,8 +37,7 @@ def status_text(report: StatusReport, *, width: int = WIDTH, colour: bool = Fals
         for problem in report.problems:
             lines += _coloured(wrap(f"! {problem}", width, hanging="  "), style, Tone.BAD)
         for entry in report.entries:
-            # Without a run it is the store that does not answer, which is a problem listed above.
-            if entry.severity is Severity.ERROR or (entry.severity is Severity.UNKNOWN and entry.why_run_id):
+            if entry.urgent:
                 lines += _diagnosis_lines(entry, report.at, width, style)
     lines += ["", *_table(report, width, style)]
     if report.others:

@@ -8,9 +8,6 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-from maintd.model.evidence import Scalar
-from maintd.units import format_size
-
 WIDTH = 80
 
 
@@ -70,26 +67,6 @@ def state_text(word: str, style: Style, width: int = 0) -> str:
     return style(word.replace("_", " ").ljust(width), SYMBOLS.get(word, ("", Tone.PLAIN))[1])
 
 
-def duration_text(value: timedelta) -> str:
-    """Two significant units, as the calendar writes them: `400ms`, `12s`, `3m20s`, `2h5m`, `3d4h`."""
-    seconds = value.total_seconds()
-    if seconds < 0:
-        return f"-{duration_text(-value)}"
-    if seconds < 0.0005:
-        return "0s"
-    if seconds < 0.995:
-        return f"{seconds * 1000:.0f}ms"
-    if seconds < 9.95:
-        return f"{seconds:.1f}".removesuffix(".0") + "s"
-    whole = round(seconds)
-    for size, unit, small, small_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= size:
-            count, rest = divmod(whole, size)
-            rest //= small
-            return f"{count}{unit}{rest}{small_unit}" if rest and count < 100 else f"{count}{unit}"
-    return f"{whole}s"
-
-
 def rough_text(value: timedelta) -> str:
     """One unit: `12s`, `3m`, `2h`, `3d`."""
     seconds = max(0, int(value.total_seconds()))
@@ -123,46 +100,6 @@ def utc_minute(at: datetime) -> str:
 def utc_second(at: datetime) -> str:
     """`2026-11-29 04:00:07 UTC`."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def value_text(value: Scalar, unit: str = "") -> str:
-    """A value with its unit: `31.25 %`, `1.4 GiB`, `1h30m`, `1,204 rows`; `not observed` for None."""
-    if value is None:
-        return "not observed"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, str):
-        return f"{value} {unit}".strip()
-    if unit == "B":
-        return format_size(value)
-    if unit == "s":
-        return _seconds_text(value)
-    number = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
-    return f"{number} {unit}".strip()
-
-
-def _seconds_text(seconds: float) -> str:
-    """Seconds as a duration; more exact than `duration_text` below a minute, where limits are close."""
-    if 1 <= abs(seconds) < 60:
-        return f"{seconds:.4g}s"
-    if 0 < abs(seconds) < 1:
-        return f"{seconds * 1000:.4g}ms"
-    try:
-        return duration_text(timedelta(seconds=seconds))
-    except (OverflowError, ValueError):  # longer than a timedelta, or not a number
-        return f"{seconds:,.4g}s"
-
-
-def plural(count: int, noun: str) -> str:
-    """`1 check`, `3 checks`, `1,204 entries`."""
-    return f"{count:,} {noun if count == 1 else plural_noun(noun)}"
-
-
-def plural_noun(noun: str) -> str:
-    """`checks`, `entries`, `indexes`."""
-    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
-        return f"{noun[:-1]}ies"
-    return f"{noun}es" if noun.endswith(("s", "x", "ch")) else f"{noun}s"
 
 
 def wrap(text: str, width: int, indent: str = "", hanging: str | None = None) -> Iterator[str]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import maintd
-from maintd.present import ago, duration_text, from_now, headline, progress_text, start_text, utc_minute, value_text
+from maintd.present import ago, from_now, headline, progress_text, start_text, utc_minute
+from maintd.present.lists import budget_text
 from maintd.present.runs import causes_first
-from maintd.present.text import SYMBOLS, plural, utc_second
-from maintd.units import format_size, utc_text
+from maintd.present.text import SYMBOLS, utc_second
+from maintd.units import duration_text, format_size, plural, utc_text, value_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -49,6 +50,7 @@ def _environment() -> Environment:
         duration=duration_text,
         size=format_size,
         observed=value_text,
+        budget=budget_text,
         utc=utc_text,
         minute=utc_minute,
         second=utc_second,

@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo
 from maintd.model.run import Run, RunState, RunSummary
 from maintd.model.status import DueTime
 from maintd.operations import OperatorService
-from maintd.present import duration_text, value_text
 from maintd.store import MeasurePoint
+from maintd.units import duration_text, value_text
 from maintd.web.charts import Chart, ChartPoint, line_chart
 from maintd.web.dependencies import log_cursor
 

@@ -209,7 +209,7 @@ def test_a_run_that_no_node_starts_comes_before_any_other_reason() -> None:
     good = ended(RunState.SUCCEEDED)
 
     assert why(LastRuns(active=queued(10), last_worked=good), good) == (
-        "run 43 has been queued for 10m: no node has started it",
+        "run 43 should have started 10m ago: no node has started it",
         "maintd show 43",
     )
     assert why(LastRuns(active=queued(4), last_worked=good), good) == ("", "")

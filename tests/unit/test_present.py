@@ -20,7 +20,6 @@ from maintd.present import (
     LiveRun,
     ago,
     due_text,
-    duration_text,
     entry_text,
     exit_code_of,
     from_now,
@@ -34,12 +33,12 @@ from maintd.present import (
     skip_text,
     start_text,
     status_text,
-    value_text,
 )
 from maintd.present.runs import attempt_lines, step_lines
 from maintd.present.status import short_local
-from maintd.present.text import Style, plural, wrap
+from maintd.present.text import Style, wrap
 from maintd.store import LastRuns
+from maintd.units import duration_text, plural, value_text
 
 NOW = datetime(2026, 11, 24, 11, 30, tzinfo=UTC)  # a Tuesday
 HOUR = timedelta(hours=1)

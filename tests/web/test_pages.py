@@ -46,6 +46,15 @@ def test_the_status_page_starts_with_what_needs_attention_and_the_next_step(serv
     assert text.index(f"maintd show {run}") < text.index("Next seven days")
 
 
+def test_an_entry_of_an_unknown_state_needs_attention_on_the_status_page(served: Harness, page: Client) -> None:
+    run = run_with(served.store, "nightly-vacuum", 0, RunState.UNKNOWN)
+
+    text = words(page.get("/").text)
+
+    assert "No entry is failing" not in text
+    assert text.index(f"maintd show {run}") < text.index("Next seven days")
+
+
 def test_the_history_can_be_filtered_and_paged_without_javascript(served: Harness, page: Client) -> None:
     runs = [run_with(served.store, "probe", minute) for minute in range(52)]
     run_with(served.store, "nightly-vacuum", 60, RunState.FAILED)
