@@ -22,7 +22,7 @@ from maintd.units import parse_size, value_text, written_size
     [
         (Criterion("x", 1610612736, at_most=2**30, unit="B"), "1.5 GiB", "at most 1.0 GiB"),
         (Criterion("x", timedelta(seconds=90), at_most=timedelta(seconds=45)), "1m30s", "at most 45s"),
-        (Criterion("x", timedelta(seconds=90), at_most=timedelta(seconds=3723)), "1m30s", "at most 1h2m3s"),
+        (Criterion("x", timedelta(seconds=5400), at_most=timedelta(seconds=3723)), "1h30m", "at most 1h2m3s"),
         (Criterion("x", 90.0, at_most=45, unit="s"), "1m30s", "at most 45s"),
         (Criterion("x", False, equals=True), "no", "yes"),
         (Criterion("x", 3204, at_most=2500), "3,204", "at most 2,500"),
