@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support import sample_backups as made
 
-from maintd.checks.backups.age import read_identities
+from maintd.checks.backups.age_encryption import read_identities
 from maintd.checks.backups.archive import kind_by_name, read_archive
 from maintd.checks.backups.crc import crc32c, crc64_redis
 from maintd.checks.backups.pgdump_plain import PlainDump, walk_sql

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pyrage import x25519
 
-from maintd.checks.backups import age, aof, pgdump_custom, pgdump_plain, rdb, stream, tar
+from maintd.checks.backups import age_encryption, aof, pgdump_custom, pgdump_plain, rdb, stream, tar
 from maintd.checks.backups.gpg import ARMOR, Gpg, looks_encrypted
 from maintd.checks.backups.stream import (
     DamagedError,
@@ -45,8 +45,8 @@ _MAGICS = (
     (stream.ZSTD_MAGIC, "zst"),
     (stream.XZ_MAGIC, "xz"),
     (stream.BZIP2_MAGIC, "bz2"),
-    (age.MAGIC, "age"),
-    (age.ARMOR, "age-armor"),
+    (age_encryption.MAGIC, "age"),
+    (age_encryption.ARMOR, "age-armor"),
     (pgdump_custom.MAGIC, "pgdump"),
     (rdb.MAGIC, "rdb"),
     (rdb.MAGIC_VALKEY, "rdb"),
@@ -208,7 +208,7 @@ class _Decoder:
                 )
             chunks, self._sealed = self._gpg.decrypt(self._reader), True
         else:
-            chunks, self._sealed = age.decrypt(self._reader, self._identities), True
+            chunks, self._sealed = age_encryption.decrypt(self._reader, self._identities), True
         self._found.append(kind)
         bounded = limited(chunks, self._size, self._limits)
         self._stack.enter_context(closing(chunks))  # type: ignore[type-var]
