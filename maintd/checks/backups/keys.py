@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from maintd.checks.backups.age import read_identities
+from maintd.checks.backups.age_encryption import read_identities
 from maintd.checks.backups.gpg import Gpg
 from maintd.errors import TargetError, UnknownNameError
 from maintd.job.context import Context
