@@ -32,9 +32,9 @@ class Params(JobParams):
     generations: int = Field(default=3, ge=1)
     """Images to keep of each repository, the newest by the time of their tag on this engine."""
     image_age: Duration = timedelta(days=14)
-    """Keep images tagged on this engine more recently."""
+    """Keep images tagged on this engine more recently than this."""
     container_age: Duration = timedelta(days=7)
-    """Keep containers that ended more recently."""
+    """Keep containers that ended more recently than this."""
     keep: tuple[str, ...] = ("maintd/rollback:*", "*:rollback*", "*:previous*")
     """Patterns of `repository:tag` to keep."""
     keep_label: str = "maintd.keep"
@@ -48,11 +48,11 @@ class Params(JobParams):
     build_cache_kept: Size = 2 * 2**30
     """Build cache to keep in any case."""
     max_images: int = Field(default=50, ge=1)
-    """Remove no image when more would be removed."""
+    """Remove no image at all if more than this would be removed."""
     max_containers: int = Field(default=50, ge=1)
-    """Remove no container when more would be removed."""
+    """Remove no container at all if more than this would be removed."""
     max_networks: int = Field(default=10, ge=1)
-    """Remove no network when more would be removed."""
+    """Remove no network at all if more than this would be removed."""
     max_share: float = Field(default=0.3, gt=0, le=1)
     """Remove at most this share of all of a kind, the oldest first; none when it would be more than five and more."""
     unused_from: Size = 10 * 2**30
@@ -60,7 +60,7 @@ class Params(JobParams):
     max_dangling: Size = 10 * 2**30
     """Warn when volumes without a container take more than this."""
     volume_age: Duration = timedelta(days=30)
-    """Ignore newer volumes."""
+    """Ignore volumes newer than this."""
 
 
 @job(timeout="1h", mutates=True, repeatable=True, locks={"docker": "exclusive"}, needs=("docker",), history_of="job")

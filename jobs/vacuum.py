@@ -1,4 +1,4 @@
-"""Vacuum and analyze the tables that autovacuum has left behind, and verify it in the server's statistics.
+"""Vacuum and analyze the tables that autovacuum has not kept up with, and verify the result in the server's statistics.
 
 Runbook: Weekly Maintenance, System Cleanup, step 2 "Database Maintenance"
 

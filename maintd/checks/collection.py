@@ -60,7 +60,7 @@ def collect_all(probes: Sequence[Probe]) -> Iterator[tuple[Probe, Any | MaintdEr
             seconds = (probe.first if silent and probe.first else probe.timeout).total_seconds()
             facts = TargetError(
                 f"{probe.name}: no {'' if silent else 'complete '}answer within {seconds:g} s",
-                "check whether it hangs, or the name server does",
+                "check whether the target or the DNS server hangs",
                 cause="timed_out",
             )
         if isinstance(facts, Exception) and not isinstance(facts, MaintdError):
@@ -95,7 +95,7 @@ def unforeseen(subject: str, error: Exception) -> TargetError:
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return TargetError(
         f"{subject}: {type(error).__name__}: {printable(str(error)[:200])}{where}",
-        "its answer has an unfamiliar form; the other targets are checked without it",
+        "the answer could not be parsed; the other targets are checked without it",
         cause="unfamiliar",
     )
 
@@ -139,7 +139,7 @@ def report_not_understood(ctx: Context, name: str, what: str, *listings: Listing
         for text in listing.not_understood:
             tally.add_not_understood(text)
     if tally.not_understood:
-        hint = "an unfamiliar form: compare the server's version with what this maintd knows"
+        hint = "the answer could not be parsed; this server version may be unsupported"
         ctx.report([tally.criterion(name, what, at_most_share=0, hint=hint)])
 
 

@@ -84,7 +84,7 @@ class App:
                 f"{unavailable.message}, and the store cannot be read: {error.message}",
                 error.hint or unavailable.hint,
             ) from error
-        self.note(f"{unavailable.message} ({unavailable.hint})\nread from the store:")
+        self.note(f"{unavailable.message} ({unavailable.hint})\nshowing what the store has recorded:")
         return client
 
     @property

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 @click.command("run")
 @click.argument("name", shell_complete=completion.names)
 @click.option("--here", is_flag=True, help="Run in this process; required, since `trigger` runs it in the daemon.")
-@click.option("-p", "pairs", multiple=True, metavar="PARAM=VALUE", help="Set a param; with several steps STEP.PARAM.")
+@click.option(
+    "-p",
+    "pairs",
+    multiple=True,
+    metavar="PARAM=VALUE",
+    help="Set a param; repeatable. For an entry with several steps: STEP.PARAM=VALUE.",
+)
 @click.option("--why", default="", help="The reason; stored with the run.")
 @click.option("--dry-run", is_flag=True, help="Make no changes; list those that it would make.")
 @click.option("--no-store", is_flag=True, help="Do not record the run.")

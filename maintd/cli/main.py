@@ -87,7 +87,7 @@ def cli(ctx: click.Context, /, **flags: str | None) -> None:
     NAME is an entry of the calendar or a job. RUN is a run's number, the name of an entry or job for its last run, or
     `last`. With --json a command prints one object, for an error too: {"error": {"code", "message", "hint"}}.
 
-    Exit codes: 0 success; 1 a run or check failed, or something needs attention; 2 a wrong request or file; 3 unknown
+    Exit codes: 0 success; 1 a run or check failed, or something needs attention; 2 invalid request or file; 3 unknown
     name; 4 refused; 6 no daemon answers; 124 the run timed out; 130 interrupted.
     """
     ctx.obj = App({name: value for name, value in flags.items() if value is not None}, ctx.with_resource(ExitStack()))

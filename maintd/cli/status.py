@@ -20,7 +20,7 @@ MAX_DAYS = 3_660  # of operations.due, which is imported only when it is needed
 @json_option
 @click.pass_obj
 def status_command(app: App, name: str | None, quiet: bool, as_json: bool) -> int:
-    """Show status.
+    """Show what needs attention, and all entries.
 
     First what needs attention, with the command to type, then all entries. With NAME: one entry and its last ten runs.
     Without a daemon the status is read from the store.

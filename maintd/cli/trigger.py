@@ -31,7 +31,7 @@ INTERRUPTED = 130
     "pairs",
     multiple=True,
     metavar="PARAM=VALUE",
-    help="Set a param; with several steps STEP.PARAM.",
+    help="Set a param; repeatable. For an entry with several steps: STEP.PARAM=VALUE.",
 )
 @click.option("--at", metavar="WHEN", help="Start time: 30m (from now), 2026-12-06T02:00Z.")
 @click.option("--why", default="", help="The reason; stored with the run.")

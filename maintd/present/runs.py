@@ -157,7 +157,7 @@ def attempt_lines(attempt: Attempt, width: int, style: Style, after: Attempt | N
         yield from wrap(attempt.reason, width, "    ", "    ")
     stopped = attempt.state in (AttemptState.TIMED_OUT, AttemptState.CANCELLED, AttemptState.LOST)
     if stopped and attempt.phase and attempt.phase not in attempt.reason:
-        yield from wrap(f'stopped in phase "{attempt.phase}"', width, "    ", "    ")
+        yield from wrap(f'ended in phase "{attempt.phase}"', width, "    ", "    ")
     if attempt.state == "running" and attempt.phase:
         yield from wrap(f"now: {attempt.phase}", width, "    ", "    ")
     if attempt.checks:
@@ -187,7 +187,7 @@ def attempt_lines(attempt: Attempt, width: int, style: Style, after: Attempt | N
     for artifact in attempt.artifacts:
         yield from wrap(artifact_text(artifact), width, "    ", "      ")
     if attempt.log_lines:
-        dropped = f", {attempt.log_lines_left_out:,} dropped" if attempt.log_lines_left_out else ""
+        dropped = f", {attempt.log_lines_left_out:,} omitted" if attempt.log_lines_left_out else ""
         yield style(f"    {plural(attempt.log_lines, 'log line')}{dropped}", Tone.DIM)
 
 

@@ -161,7 +161,7 @@ def _compare(name: str, expected: _Listed, chunks: Iterator[bytes], found: BaseB
     # Postgres prints the CRC's four bytes in memory order, little-endian on all common machines.
     actual = digest.hexdigest() if digest else crc.value.to_bytes(4, "little").hex()
     if actual != expected.checksum.lower():
-        found.problem(f'"{name}" is unlike its {expected.algorithm} in the manifest')
+        found.problem(f'"{name}" does not match its {expected.algorithm} in the manifest')
 
 
 def _below(name: str, links: list[str]) -> bool:

@@ -129,7 +129,7 @@ class UpdateCheck:
             return self._pulled[name]
         if len(self._pulled) >= self._max_pulls:
             hint = "raise max_pulls"
-            ctx.check(check, "left for the next run", equals="pulled", severity=CheckStatus.WARN, hint=hint)
+            ctx.check(check, "postponed to the next run", equals="pulled", severity=CheckStatus.WARN, hint=hint)
             return None
         rollback = f"{used.service}-{ctx.now():%Y%m%dT%H%M%SZ}"
         try:
@@ -147,7 +147,12 @@ class UpdateCheck:
             ctx.report_error(check, error, expected=short(remote.digest), role=Role.WORK)
             return None
         self._pulled[name] = pulled
-        ctx.check(check, remote.digest in pulled.digests_in(reference), equals=True, hint="it is pulled, not started")
+        ctx.check(
+            check,
+            remote.digest in pulled.digests_in(reference),
+            equals=True,
+            hint="the image is pulled; recreate the container to use it",
+        )
         return pulled
 
 
