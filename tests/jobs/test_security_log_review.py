@@ -88,7 +88,7 @@ def test_a_success_after_failures_is_unknown_when_not_every_address_was_counted(
     assert result.outcome == "unknown", result.text()
     for name in ("logins: success after failures", "logins: failures from one address in a day"):
         assert result.check(name).status is CheckStatus.UNKNOWN, result.text()
-        assert "only the first 50000" in str(result.check(name).observed)
+        assert "only the first 50,000" in str(result.check(name).observed)
     assert result.check("logins: failures in a day").observed == 55_001
 
 
