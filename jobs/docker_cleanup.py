@@ -54,7 +54,7 @@ class Params(JobParams):
     max_networks: int = Field(default=10, ge=1)
     """Remove no network at all if more than this would be removed."""
     max_share: float = Field(default=0.3, gt=0, le=1)
-    """Remove at most this share of all of a kind, the oldest first; none when it would be more than five and more."""
+    """Remove at most this share of all of a kind, the oldest first, but always one; none if more than it and five."""
     unused_from: Size = 10 * 2**30
     """Warn when images without a container take more than this and more than 30 % of all."""
     max_dangling: Size = 10 * 2**30
@@ -113,7 +113,7 @@ def remove(
 ) -> None:
     """Remove what the plan lists, at most the share of all and the oldest first, unless it is too much at once."""
     planned = [decision.subject for decision in decisions if decision.removable]
-    share = int(params.max_share * len(decisions) + 1e-9)
+    share = max(1, int(params.max_share * len(decisions) + 1e-9))
     allowed = min(limit, max(FEW, share))
     hint = f"read the plan; if it is right, trigger this job once with a higher max_share or max_{kind}s"
     check = ctx.check(f"{name}: {kind}s to remove", len(planned), at_most=allowed, hint=hint)

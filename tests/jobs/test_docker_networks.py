@@ -133,7 +133,7 @@ def test_a_dry_run_plans_and_a_limit_stops_the_removal(engine: DockerEngine, cli
         engine.network(f"n{number}", number)
     known = dict.fromkeys(ids(client).values(), 31.0)
 
-    planned = clean(engine, unused=known, networks="30d", dry_run=True)
+    planned = clean(engine, unused=known, networks="30d", max_share=1, dry_run=True)
     limited = clean(engine, unused=known, networks="30d", max_networks=2)
 
     assert [(change.action, change.state) for change in planned.changes] == [

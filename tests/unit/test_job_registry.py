@@ -131,9 +131,9 @@ def test_what_the_build_writes_answers_for_the_shipped_jobs_and_their_calendar(t
     for path in shipped("jobs").glob("[a-z]*.py"):
         answer = cache.get(cache_key("describe", path.stem, source_digest(path)))
         assert answer["job"]["name"] == path.stem
-    verify = shipped("jobs") / "backup_verify.py"
-    params = {"level": "decode"}  # of the shipped calendar
-    assert cache.get(cache_key("validate", "backup_verify", source_digest(verify), params)) == {"problems": []}
+    collect = shipped("jobs") / "capacity_report.py"
+    params = {"report": False}  # of the shipped calendar
+    assert cache.get(cache_key("validate", "capacity_report", source_digest(collect), params)) == {"problems": []}
 
 
 def test_all_that_shipped_jobs_import_of_maintd_counts_for_the_cache() -> None:
