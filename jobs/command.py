@@ -21,7 +21,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from maintd.clients import shell
 from maintd.clients.program_output import Number, OutputExcerpt, OutputSearch, Pattern
-from maintd.job import CheckStatus, Context, Duration, JobParams, Size, format_duration, job
+from maintd.job import CheckStatus, Context, Duration, JobParams, Size, duration_text, format_duration, job
 
 NO_TIMEOUT = timedelta(days=365)  # the attempt's own comes first, and stops the program with the job
 
@@ -116,7 +116,7 @@ def run(ctx: Context, params: Params) -> None:
 def report(ctx: Context, params: Params, result: shell.Result, search: OutputSearch, timeout: timedelta) -> None:
     """Report the exit code, then the patterns and numbers of the output."""
     if result.timed_out:
-        observed = f"stopped after {result.duration.total_seconds():.1f} s"
+        observed = f"stopped after {duration_text(result.duration)}"
         hint = "find out what it waited for, or raise timeout"
         ctx.fail("duration", observed, expected=f"at most {format_duration(timeout)}", hint=hint)
         return

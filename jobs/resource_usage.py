@@ -20,7 +20,7 @@ from maintd.checks.collection import Probe, by_itself, collect_all
 from maintd.checks.host import health, usage
 from maintd.checks.host.health import HostLimits
 from maintd.checks.host.usage import ContainerUsageLimits, HostUsageLimits
-from maintd.job import Context, Duration, JobParams, MaintdError, job
+from maintd.job import Context, Duration, JobParams, MaintdError, duration_text, job
 
 
 class Params(JobParams):
@@ -46,7 +46,7 @@ class Params(JobParams):
 @job(timeout="10m", repeatable=True, history_of="job")
 def run(ctx: Context, params: Params) -> None:
     """Sample everything at once, then report each target."""
-    with ctx.phase(f"sample twice, {params.interval.total_seconds():g} s apart"):
+    with ctx.phase(f"sample twice, {duration_text(params.interval)} apart"):
         results = list(collect_all(list(_probes(ctx, params))))
     for probe, facts in results:
         with ctx.phase(f"check {probe.subject}"), by_itself(ctx, f"{probe.subject}: evaluated"):
@@ -62,7 +62,7 @@ def _probes(ctx: Context, params: Params) -> Iterator[Probe]:
     for name, target in ctx.targets.host.items():
         yield Probe("host", name, partial(health.collect, target, name), target.timeout * 10 + timedelta(seconds=2))
         collect_usage = partial(usage.collect_host, target, name, params.interval)
-        yield Probe("use of host", name, collect_usage, target.timeout + params.interval)
+        yield Probe("host usage", name, collect_usage, target.timeout + params.interval)
     for name, engine in ctx.targets.docker.items():
         collect_engine = partial(usage.collect_engine, engine, name, params.interval)
         yield Probe("docker", name, collect_engine, engine.timeout * 6 + params.interval)
@@ -74,7 +74,7 @@ def _report(ctx: Context, params: Params, probe: Probe, facts: Any) -> None:
         ctx.report_error(f"{probe.subject}: answers", facts)
     elif probe.kind == "host":
         health.report(ctx, probe.name, facts, params.host)
-    elif probe.kind == "use of host":
+    elif probe.kind == "host usage":
         usage.report_host(ctx, probe.name, facts, params.host_use)
     else:
         usage.report_engine(ctx, probe.name, facts, params.containers)

@@ -14,15 +14,10 @@ from datetime import timedelta
 from pydantic import Field
 
 from maintd.checks.postgres.autovacuum import VacuumNeed, autovacuum, autovacuum_criteria, need, table_criteria
-from maintd.checks.postgres.blockers import (
-    can_see_other_sessions,
-    maintenance_lock,
-    snapshot_criteria,
-    snapshot_holders,
-)
+from maintd.checks.postgres.blockers import maintenance_lock
 from maintd.checks.postgres.tables import Table, report_bloat, selected, tables
-from maintd.checks.postgres.vacuum import PROGRESS, PinWatch, VacuumSettings, kept_rows_criterion, vacuum
-from maintd.checks.postgres.wraparound import KINDS, age_criteria, databases
+from maintd.checks.postgres.vacuum import PROGRESS, PinWatch, VacuumSettings, kept_rows_criterion, report_ages, vacuum
+from maintd.checks.postgres.wraparound import KINDS
 from maintd.clients.postgres import Postgres, Row, connect, progress_reported
 from maintd.job import Context, Duration, JobParams, Role, Size, TargetError, job
 
@@ -81,7 +76,7 @@ def maintain(ctx: Context, params: Params, session: Postgres, monitor: Postgres)
         before = selected(tables(session), params.tables, params.exclude)
         plan = [(table, due) for table in before if (due := need(table, server, now, params.threshold))]
         plan.sort(key=lambda item: -item[1].gain)
-        report_server(ctx, session, {setting: server.number(setting) for _, _, setting in KINDS})
+        report_ages(ctx, session, {setting: server.number(setting) for _, _, setting in KINDS})
         ctx.report(autovacuum_criteria(server, before), target)
     deadline = ctx.now() + min(params.budget, ctx.remaining * 0.9)
     reported, left = set[int](), [table.label for table, _ in plan[params.max_tables :]]
@@ -103,18 +98,6 @@ def maintain(ctx: Context, params: Params, session: Postgres, monitor: Postgres)
         for table in sorted(after, key=lambda table: -table.size_bytes)[:10]:
             if table.size_bytes >= params.bloat_from:
                 report_bloat(ctx, session, table)
-
-
-def report_server(ctx: Context, session: Postgres, freeze_max_ages: dict[str, float]) -> None:
-    """Report ages of databases and the oldest snapshot."""
-    target, ages, holders = session.name, databases(session), snapshot_holders(session)
-    ctx.report(age_criteria(ages, freeze_max_ages), target)
-    ctx.report(snapshot_criteria(holders, visible=can_see_other_sessions(session)), target)
-    oldest = max((holder.age.total_seconds() for holder in holders if holder.age), default=0.0)
-    ctx.measure("pg_oldest_xmin_age_seconds", oldest, "s", target=target)
-    for row in ages:
-        ctx.measure("pg_xid_age", row["xid_age"], "transaction", target=target, database=row["name"])
-        ctx.measure("pg_mxid_age", row["mxid_age"], "multixact", target=target, database=row["name"])
 
 
 def vacuum_table(

@@ -95,6 +95,11 @@ def is_size(metadata: Iterable[object]) -> bool:
     )
 
 
+def seconds_text(seconds: float) -> str:
+    """Seconds as `duration_text`."""
+    return duration_text(timedelta(seconds=seconds))
+
+
 def duration_text(value: timedelta) -> str:
     """Two significant units, as the calendar writes them: `400ms`, `12s`, `3m20s`, `2h5m`, `3d4h`."""
     seconds = value.total_seconds()

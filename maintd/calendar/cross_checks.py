@@ -86,7 +86,7 @@ def _after(scope: Scope, read: Sequence[ReadEntry], names: list[str]) -> None:
         if needs[name] not in entries:
             within.error(node, f"after: {unknown('entry', needs[name], names, 'name an entry of this calendar')}")
         elif needed is not None and not needed.enabled:
-            within.warn(node, f'after: entry "{needed.name}" is not enabled, so this one is always skipped')
+            within.warn(node, f'after: entry "{needed.name}" is disabled, so this one is always skipped')
         cycle = _find_cycle(name, needs)
         if cycle and not reported & set(cycle):
             reported.update(cycle)

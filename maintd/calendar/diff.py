@@ -53,12 +53,12 @@ def changes_between(old: Calendar, new: Calendar) -> list[str]:
 
 def _schedule(entry: Entry) -> str:
     schedule = describe(entry.rule)
-    return schedule if entry.enabled else f"{schedule}, not enabled"
+    return schedule if entry.enabled else f"{schedule}, disabled"
 
 
 def _entry_changes(old: Entry, new: Entry, broken: bool) -> Iterator[str]:
     if old.enabled != new.enabled and not broken:  # a broken job has a line of its own
-        yield "enabled" if new.enabled else "no longer enabled"
+        yield "enabled" if new.enabled else "disabled"
     if old.rule != new.rule:
         before, after = (describe(entry.rule) for entry in (old, new))
         if before == after and old.rule is not None and new.rule is not None:

@@ -19,6 +19,7 @@ from maintd.clients.shapes import Listing
 from maintd.errors import MaintdError, TargetError
 from maintd.job.context import BudgetSpentError, CheckFailedError, Context
 from maintd.reports.figure import Figure, unmeasured
+from maintd.units import seconds_text
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -59,7 +60,7 @@ def collect_all(probes: Sequence[Probe]) -> Iterator[tuple[Probe, Any | MaintdEr
             silent = probe.first is not None and not result.answered.is_set()
             seconds = (probe.first if silent and probe.first else probe.timeout).total_seconds()
             facts = TargetError(
-                f"{probe.name}: no {'' if silent else 'complete '}answer within {seconds:g} s",
+                f"{probe.name}: no {'' if silent else 'complete '}answer within {seconds_text(seconds)}",
                 "check whether the target or the DNS server hangs",
                 cause="timed_out",
             )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlencode
 
 from maintd.errors import DaemonUnavailableError, MaintdError, RefusedError
+from maintd.units import seconds_text
 
 if TYPE_CHECKING:
     from maintd.config.settings import Settings
@@ -70,7 +71,8 @@ class DaemonClient(Client):
             return _denied(self.path)
         if isinstance(error, TimeoutError):
             return DaemonUnavailableError(
-                f"the daemon on {self.path} did not answer within {self._timeout:.0f} s", "see the daemon's log"
+                f"the daemon on {self.path} did not answer within {seconds_text(self._timeout)}",
+                "see the daemon's log",
             )
         hint = "start it with: maintd serve"
         if number in (errno.ENOENT, errno.ECONNREFUSED):
@@ -101,7 +103,7 @@ def _denied(path: Path) -> RefusedError:
     except OSError:
         return RefusedError(message, "run this as the daemon's user, or as root")
     group, owner = name_of(grp.getgrgid, status.st_gid), name_of(pwd.getpwuid, status.st_uid)
-    what = "" if denied == path else f": the folder {denied} is closed to it"
+    what = "" if denied == path else f": no permission to enter the folder {denied}"
     needed = stat.S_IXGRP if stat.S_ISDIR(status.st_mode) else stat.S_IWGRP
     if status.st_mode & needed:
         hint = f"join the group {group} (usermod -aG {group} {user}) and log in again, or run this as {owner}"

@@ -25,6 +25,7 @@ from pathlib import Path
 from maintd.errors import TargetError
 from maintd.job.references import resolved
 from maintd.model.target import HostTarget
+from maintd.units import duration_text
 
 # Not storage that can fill up: virtual, in memory, read-only by design, or a view of another mount.
 VIRTUAL_FILE_SYSTEMS = frozenset(
@@ -386,7 +387,7 @@ def usages(mounts: Sequence[Mount], timeout: timedelta) -> Iterator[tuple[Mount,
             yield (
                 mount,
                 TargetError(
-                    f"{mount.point}: no answer within {timeout.total_seconds():g} s",
+                    f"{mount.point}: no answer within {duration_text(timeout)}",
                     f"{mount.device} ({mount.kind}) hangs: check its server; umount -l {mount.point} detaches it",
                     cause="timed_out",
                 ),

@@ -21,6 +21,7 @@ from maintd.errors import TargetError
 from maintd.job.references import resolved
 from maintd.model.evidence import Scalar
 from maintd.model.target import HttpTarget
+from maintd.units import seconds_text
 
 HEALTH_LIMIT = 64 * 1024  # bytes of the answer of a health endpoint
 API_LIMIT = 8 * 1024 * 1024
@@ -150,7 +151,7 @@ def _too_large(url: str, limit: int) -> TargetError:
 
 
 def _incomplete(url: str, seconds: float) -> TargetError:
-    return TargetError(f"{url} did not complete its answer within {seconds:g} s", cause="timed_out")
+    return TargetError(f"{url} did not complete its answer within {seconds_text(seconds)}", cause="timed_out")
 
 
 class _Deadline(Deadline):
@@ -237,7 +238,7 @@ def _verify(url: str, ca_file: Path | None, verify: bool) -> ssl.SSLContext | bo
 
 def _error(url: str, seconds: float, error: httpx.HTTPError) -> TargetError:
     if isinstance(error, httpx.TimeoutException):
-        return TargetError(f"{url} did not answer within {seconds:g} s", cause="timed_out")
+        return TargetError(f"{url} did not answer within {seconds_text(seconds)}", cause="timed_out")
     if isinstance(error, httpx.RemoteProtocolError):
         return TargetError(f"{url} closed the connection or does not speak HTTP: {error}", cause="partial")
     cause = cause_of(error) or ("unreachable" if isinstance(error, httpx.ConnectError) else "failed")

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 from maintd.clients.docker import Docker, translated
 from maintd.clients.http import Answer, fetch
 from maintd.errors import TargetError
+from maintd.units import seconds_text
 
 INDEXES = frozenset(
     {"application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"}
@@ -278,7 +279,7 @@ class HttpRegistryClient:
             if last or not pause.isdigit() or int(pause) > _MAX_RETRY_AFTER:
                 break
             time.sleep(int(pause))
-        again = f"retry in {pause} s" if pause.isdigit() else "run this less often, or set credentials"
+        again = f"retry in {seconds_text(int(pause))}" if pause.isdigit() else "run this less often, or set credentials"
         raise RateLimitedError(f"{url} answered 429: too many requests", again, cause="failed")
 
     def _authorization(self, reference: Reference, refused: Answer) -> str:

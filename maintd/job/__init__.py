@@ -12,7 +12,7 @@ from maintd.job.decorator import job
 from maintd.job.params import JobParams
 from maintd.job.references import resolve_references
 from maintd.model.evidence import CheckStatus
-from maintd.units import Duration, Size, format_duration, format_size, parse_duration, parse_size
+from maintd.units import Duration, Size, duration_text, format_duration, format_size, parse_duration, parse_size
 
 __all__ = [
     "BudgetSpentError",
@@ -29,6 +29,7 @@ __all__ = [
     "Size",
     "TargetError",
     "UnknownNameError",
+    "duration_text",
     "format_duration",
     "format_size",
     "job",

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from maintd.errors import JobError
+from maintd.units import seconds_text
 
 ANSWER_SECONDS = 30
 """Importing the heaviest library takes about one second."""
@@ -77,7 +78,7 @@ class ImportProcess:
         if line:
             return json.loads(line)
         self.stop()
-        what = f"takes longer than {ANSWER_SECONDS} s" if timed_out else "ends the process"
+        what = f"takes longer than {seconds_text(ANSWER_SECONDS)}" if timed_out else "ends the process"
         return {"error": f"{question['path']}: importing it {what}"}
 
     def _start(self) -> subprocess.Popen[bytes]:

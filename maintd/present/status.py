@@ -67,7 +67,7 @@ def entry_text(
     if entry.last_success_at is not None:
         facts.append(("succeeded", f"{utc_minute(entry.last_success_at)}, {ago(entry.last_success_at, now)}"))
     if entry.failing_since is not None:
-        since = f"since {utc_minute(entry.failing_since)}, {entry.failures_in_a_row} in a row"
+        since = f"since {utc_minute(entry.failing_since)}, {plural(entry.failures_in_a_row, 'failure')} in a row"
         facts.append(("failing", since))
     paused = "" if entry.pause is None or entry.pause.why in entry.why else _pause(entry, now)
     facts += [("paused", paused), ("why", entry.why), ("hint", entry.hint), ("next step", entry.next_step)]

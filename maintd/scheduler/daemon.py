@@ -48,7 +48,7 @@ from maintd.scheduler.planner import Planner
 from maintd.scheduler.signals import install_signal_handlers
 from maintd.secret_params import discard_old
 from maintd.store import Store, open_store
-from maintd.units import format_size, utc_text
+from maintd.units import format_size, seconds_text, utc_text
 from maintd.web.server import web_server
 
 log = structlog.get_logger()
@@ -187,7 +187,7 @@ class Daemon:
         notes: list[str] = []
         stalled = self.clock.elapsed() - self._iterated_at
         if stalled > STALLED.total_seconds():
-            problems.append(f"the daemon's loop has been blocked for {stalled:.0f} s")
+            problems.append(f"the daemon's loop has been blocked for {seconds_text(stalled)}")
         if self._store_unreachable_since is not None:
             since = utc_second(self._store_unreachable_since)
             problems.append(f"the store has been unreachable since {since}: {self._store_error}")
@@ -292,7 +292,10 @@ class Daemon:
         now = self.clock.elapsed()
         self._failed_since = now if self._failed_since is None else self._failed_since
         if now - self._failed_since > PLANNING_FAILED_AFTER.total_seconds():
-            raise MaintdError(f"planning failed for {now - self._failed_since:.0f} s", "see the log above; report it")
+            raise MaintdError(
+                f"planning failed for {seconds_text(now - self._failed_since)}",
+                "see the log above; report it",
+            )
 
     def _wait(self, next_sweep: float) -> None:
         """Wait for the next due time, for the next sweep, or until the alarm or another thread sets the event."""

@@ -21,6 +21,7 @@ from maintd.clock import Clock
 from maintd.errors import StoreError, StoreUnavailableError, StoreUnusableError
 from maintd.store.database import ConflictError, driver
 from maintd.store.group_commit import GroupCommit
+from maintd.units import seconds_text
 
 T = TypeVar("T")
 
@@ -127,7 +128,10 @@ class SqliteDatabase:
             return ConflictError(f"{self.path}: {text}")
         if primary in _LOCKED:
             hint = "list the processes that use it with: fuser " + str(self.path)
-            return _LockedError(f"{self.path}: locked by another process for over {BUSY_SECONDS:.0f} s", hint)
+            return _LockedError(
+                f"{self.path}: locked by another process for over {seconds_text(BUSY_SECONDS)}",
+                hint,
+            )
         if primary == sqlite3.SQLITE_FULL:
             return StoreUnavailableError(f"{self.path}: the disk is full", "free some space; maintd loses no records")
         if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):

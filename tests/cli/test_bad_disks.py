@@ -61,4 +61,4 @@ def test_a_locked_store_names_the_file_and_how_to_find_the_holder(tmp_path: Path
         pruned = typed.maintd("db", "prune")
 
     assert pruned.code == 1
-    assert f"{state}/maintd.db: locked by another process for over 5 s; list the processes that use it" in pruned.err
+    assert f"{state}/maintd.db: locked by another process for over 5s; list the processes that use it" in pruned.err

@@ -30,8 +30,8 @@ def folder() -> Iterator[Path]:
     [
         (0o755, 0o660, ("join the group daemon (usermod -aG daemon nobody)",)),
         (0o755, 0o600, ("run this as root", "chmod g+rw")),
-        (0o750, 0o660, ("the folder", "state is closed to it", "join the group daemon")),
-        (0o700, 0o666, ("the folder", "state is closed to it", "chmod g+x")),
+        (0o750, 0o660, ("no permission to enter the folder", "state", "join the group daemon")),
+        (0o700, 0o666, ("no permission to enter the folder", "state", "chmod g+x")),
     ],
 )
 def test_a_socket_that_may_not_be_opened_names_the_group_and_the_folder(

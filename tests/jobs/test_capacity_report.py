@@ -315,7 +315,7 @@ def test_a_folder_that_takes_too_long_is_not_measured(tmp_path: Path) -> None:
         "capacity_report", {"report": False, "folder_time": "0s"}, {"folders": {"x": {"path": str(tmp_path)}}}
     )
 
-    assert "stopped after 0 s" in str(result.check("folder x measured").observed)
+    assert "stopped after 0s" in str(result.check("folder x measured").observed)
 
 
 def test_earlier_forecasts_are_compared_with_the_actual_values(tmp_path: Path) -> None:

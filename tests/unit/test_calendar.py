@@ -244,7 +244,7 @@ def test_only_entries_that_need_one_lock_exclusively_at_the_same_time_are_warned
         ("entries: {a: {steps: [{job: look, retries: 2}]}}", 'job "look" is not repeatable'),
         (
             "entries: {a: {job: look, after: {entry: b, within: 1h}}, b: {job: look, enabled: false}}",
-            'entry "b" is not enabled',
+            'entry "b" is disabled',
         ),
         ("targets: {}", "the calendar has no entries"),
     ],
@@ -308,7 +308,7 @@ def test_changes_are_described_in_english() -> None:
 
     assert changes_between(old, new) == [
         'renamed "sunday" to "weekly"',
-        '"weekly": no longer enabled',
+        '"weekly": disabled',
         '"weekly": title: Sunday → Weekly',
         '"daily": schedule: every day at 08:00 (UTC) → every day at 09:00 (UTC)',
         '"daily": timeout: 30m → 1h',

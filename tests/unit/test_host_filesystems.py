@@ -96,7 +96,7 @@ target = {"mounts": [folder + "/hung", folder + "/m"], "timeout": "1s"}
 
     judged, observed, hint = found["checks"][f"{tmp_path}/hung used"]
     assert judged == "fail", found["told"]
-    assert "no answer within 1 s" in observed
+    assert "no answer within 1s" in observed
     assert "dead:/export" in hint
     assert found["checks"][f"{tmp_path}/m used"][0] == "ok"
 

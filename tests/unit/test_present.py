@@ -255,7 +255,7 @@ def test_one_entry_shows_its_facts_and_its_last_runs() -> None:
     assert text.startswith("✗ weekly-cleanup: failed\n")
     assert "  schedule  every Sunday at 04:00 (UTC)\n" in text
     assert "  next due  Sun 2026-11-29 04:00 UTC, in 4d\n" in text
-    assert "  failing   since Tue 2026-11-17 11:30 UTC, 2 in a row\n" in text
+    assert "  failing   since Tue 2026-11-17 11:30 UTC, 2 failures in a row\n" in text
     assert "✗ 1842  failed" in text
     assert "    vacuum: dead rows\n" in text
     assert "✓ 1841  succeeded" in text

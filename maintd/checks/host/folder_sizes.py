@@ -11,6 +11,7 @@ from pathlib import Path
 from maintd.job.references import resolved
 from maintd.model.target import FolderTarget
 from maintd.reports.figure import Figure, unmeasured
+from maintd.units import duration_text
 
 _BLOCK = 512  # bytes, the unit of st_blocks on every file system
 
@@ -59,7 +60,7 @@ def sizes(path: Path, limit: timedelta) -> tuple[dict[str, float], int, int]:
     while waiting:
         folder, part = waiting.pop()
         if time.monotonic() > deadline:
-            raise TimeoutError(f"stopped after {limit.total_seconds():g} s at {files:,} files")
+            raise TimeoutError(f"stopped after {duration_text(limit)} at {files:,} files")
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:

@@ -17,6 +17,7 @@ from maintd.checks.logs.logins import LoginSummary
 from maintd.checks.read_tally import ReadTally
 from maintd.clients.bounded import parse_json
 from maintd.errors import TargetError
+from maintd.units import duration_text
 
 FOLDERS = ("var/log/journal", "run/log/journal")
 _FIELDS = "--output-fields=MESSAGE,_COMM,_PID"
@@ -105,7 +106,7 @@ def _entries(places: Sequence[Path], words: Sequence[str], timeout: timedelta) -
         errors.seek(0)
         stderr = " ".join(errors.read(2000).decode(errors="replace").split())
     if code == 124:
-        raise TargetError(f"{place}: journalctl did not end in {timeout.total_seconds():.0f} s", cause="timed_out")
+        raise TargetError(f"{place}: journalctl did not end in {duration_text(timeout)}", cause="timed_out")
     # It exits with 0 when it may not open some of the files, and with 1 when nothing matches.
     if "ermission" in stderr:
         raise TargetError(f"{place}: {stderr}", "add this process' user to the group systemd-journal", cause="denied")

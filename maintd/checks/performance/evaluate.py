@@ -18,7 +18,7 @@ _LEAK_HOURS = 72  # after the start; before that, caches fill
 _LEAK_PERCENT = 1.0  # of the mean, a day
 _WORSE = 1.5  # times last week's p95, and …
 _WORSE_SECONDS = 0.05  # … at least this much slower: from 2 ms to 4 ms is not a finding
-_UNUSUAL = 5.0  # scatters away from the median of the earlier weeks
+_UNUSUAL = 5.0  # scaled median absolute deviations away from the median of the earlier weeks
 _FROM_PROMETHEUS = ("requests", "errors", "latency p50", "latency p95", "latency p99", "memory", "cpu", "alerts")
 _FLAPS = 5  # times that the same alert fired
 
@@ -172,7 +172,7 @@ def _query(figure: Figure, *, days: bool) -> Iterator[Assessment]:
             Criterion(
                 f"{title} against earlier weeks",
                 round(abs(value - typical) / (1.4826 * scatter), 1),
-                unit="scatters",
+                unit="σ",
                 warn_above=_UNUSUAL,
             ),
             meaning=f"{formatting.amount(value, figure.unit)}; {formatting.amount(typical, figure.unit)} is typical",

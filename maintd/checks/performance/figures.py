@@ -19,6 +19,7 @@ from maintd.clients.postgres import connect
 from maintd.errors import TargetError
 from maintd.model.target import PostgresTarget
 from maintd.reports.figure import Figure, TimeSeries, unmeasured
+from maintd.units import duration_text
 
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 ALL = "all services"
@@ -194,7 +195,7 @@ def usage_figures(kind: str, unit: str, uses: Iterable[Use], window: Window) -> 
 
 def alert_figures(alerts: Alerts, window: Window, server: str, covered: Coverage) -> list[Figure]:
     """How many alerts fired, how many of them critical, the mean time to resolution, and each alert by name."""
-    source = f"ALERTS in {server}, every {alerts.step.total_seconds():g} s"
+    source = f"ALERTS in {server}, every {duration_text(alerts.step)}"
 
     def figure(kind: str, name: str, value: float | None, unit: str, cause: str = "", **more: Any) -> Figure:
         coverage, begun = covered.present, covered.begun

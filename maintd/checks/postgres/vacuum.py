@@ -14,12 +14,21 @@ from datetime import datetime, timedelta
 from psycopg import sql
 
 from maintd.checks.postgres.autovacuum import VacuumNeed
-from maintd.checks.postgres.blockers import Blocker, lock_holders, snapshot_holders
+from maintd.checks.postgres.blockers import (
+    Blocker,
+    can_see_other_sessions,
+    lock_holders,
+    snapshot_criteria,
+    snapshot_holders,
+)
 from maintd.checks.postgres.tables import Table, tables
+from maintd.checks.postgres.wraparound import age_criteria, databases
 from maintd.clients.postgres import Notice, Postgres, Row, lock_timed_out
 from maintd.errors import TargetError
+from maintd.job.context import Context
 from maintd.job.criterion import Criterion
 from maintd.model.evidence import CheckStatus
+from maintd.units import seconds_text
 
 PROGRESS = """
 SELECT p.phase, p.heap_blks_scanned AS done, p.heap_blks_total AS total, a.wait_event_type = 'BufferPin' AS pinned
@@ -133,7 +142,7 @@ def vacuum(
         if watch is not None and watch.holder:
             problem, locked = f"stopped: it waited for a page that another session holds: {watch.holder}", True
         elif error.cause == "timed_out" and not locked:
-            problem = f"stopped after {time.monotonic() - started:.0f} s: {error.message}"
+            problem = f"stopped after {seconds_text(time.monotonic() - started)}: {error.message}"
     duration = timedelta(seconds=time.monotonic() - started)
     after = _read(session, before) if problem else _read_when_done(session, before, need, requested_at)
     warnings = [notice for notice in notices if notice.severity == "WARNING"]
@@ -189,3 +198,15 @@ def _read_when_done(session: Postgres, before: Table, need: VacuumNeed, requeste
         if after is None or _done(after, need, requested_at) or time.monotonic() >= deadline:
             return after
         time.sleep(0.1)
+
+
+def report_ages(ctx: Context, session: Postgres, freeze_max_ages: dict[str, float]) -> None:
+    """Report ages of databases and the oldest snapshot."""
+    target, ages, holders = session.name, databases(session), snapshot_holders(session)
+    ctx.report(age_criteria(ages, freeze_max_ages), target)
+    ctx.report(snapshot_criteria(holders, visible=can_see_other_sessions(session)), target)
+    oldest = max((holder.age.total_seconds() for holder in holders if holder.age), default=0.0)
+    ctx.measure("pg_oldest_xmin_age_seconds", oldest, "s", target=target)
+    for row in ages:
+        ctx.measure("pg_xid_age", row["xid_age"], "transaction", target=target, database=row["name"])
+        ctx.measure("pg_mxid_age", row["mxid_age"], "multixact", target=target, database=row["name"])
