@@ -26,7 +26,7 @@ from maintd.checks.alerts.collect import (
 )
 from maintd.checks.alerts.firing import Acknowledgement, AlertLimits, Alerts, Firing
 from maintd.checks.alerts.silences import SilenceLimits
-from maintd.checks.collection import Probe, by_itself, collect_all
+from maintd.checks.probes import Probe, collect_all, isolate_errors
 from maintd.clients import prometheus
 from maintd.job import Context, JobParams, job
 
@@ -60,13 +60,13 @@ def run(ctx: Context, params: Params) -> None:
     with ctx.phase("check each server"):
         for probe, facts in collected:
             alerts[probe.subject] = None
-            with by_itself(ctx, f"{probe.subject}: evaluated"):
+            with isolate_errors(ctx, f"{probe.subject}: evaluated"):
                 alerts[probe.subject] = _report(ctx, params, probe, facts)
         _report_not_configured(ctx, collected)
     with ctx.phase("check delivery"):
         for probe, facts in collected:
             if isinstance(facts, PrometheusFacts):
-                with by_itself(ctx, f"{probe.subject}: delivery"):
+                with isolate_errors(ctx, f"{probe.subject}: delivery"):
                     server = prometheus.connect(ctx.target("prometheus", probe.name), name=probe.name)
                     evaluate.report_undelivered(ctx, server, probe, alerts, params.alerts)
         if params.watchdog:

@@ -25,7 +25,7 @@ from maintd.checks.backups.evaluate import Expected
 from maintd.checks.backups.keys import load_identities, open_gpg
 from maintd.checks.backups.stream import ExpansionLimits
 from maintd.checks.backups.verify import BackupVerifier, VerifyOptions, report_metadata
-from maintd.checks.collection import by_itself
+from maintd.checks.probes import isolate_errors
 from maintd.clients.files import shown
 from maintd.job import Context, Duration, JobParams, Size, TargetError, UnknownNameError, job
 
@@ -126,7 +126,7 @@ def verify_folder(
                 decode=params.level == "decode",
             )
     for copies in params.offsite:
-        with ctx.phase(f"compare with the copies in {copies}"), by_itself(ctx, f"copies in {copies}"):
+        with ctx.phase(f"compare with the copies in {copies}"), isolate_errors(ctx, f"copies in {copies}"):
             place = ctx.target("folders", copies).path
             compare_with_copies(ctx, selection, sets, place, copies, params.max_age, params.offsite_within)
     if params.level != "age":

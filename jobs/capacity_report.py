@@ -16,11 +16,11 @@ from pydantic import Field
 
 from maintd.checks.capacity import evaluate, evaluate_backtest, evaluate_history, savings, usage_mark
 from maintd.checks.capacity_history import compare_with_last_month, record_forecasts
-from maintd.checks.collection import figures_or_cause
 from maintd.checks.docker import capacity as docker_capacity
 from maintd.checks.host import capacity as host_capacity
 from maintd.checks.host import folder_sizes
 from maintd.checks.postgres import capacity as postgres_capacity
+from maintd.checks.probes import figures_or_cause
 from maintd.checks.prometheus import capacity as prometheus_capacity
 from maintd.checks.redis import capacity as redis_capacity
 from maintd.job import CheckStatus, Context, Duration, JobParams, job

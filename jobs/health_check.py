@@ -14,7 +14,6 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Literal
 
-from maintd.checks.collection import Probe, by_itself, collect_all
 from maintd.checks.dependencies import Dependencies
 from maintd.checks.docker import containers
 from maintd.checks.docker.containers import ContainerLimits
@@ -24,6 +23,7 @@ from maintd.checks.http import services
 from maintd.checks.http.services import HttpLimits
 from maintd.checks.postgres import health as postgres_health
 from maintd.checks.postgres.health import PostgresLimits
+from maintd.checks.probes import Probe, collect_all, isolate_errors
 from maintd.checks.prometheus import health as prometheus_health
 from maintd.checks.redis import health as redis_health
 from maintd.checks.redis.health import RedisLimits
@@ -65,7 +65,7 @@ def run(ctx: Context, params: Params) -> None:
         with (
             ctx.phase(f"check {probe.subject}"),
             ctx.symptoms(partial(dependencies.cause, probe)),
-            by_itself(ctx, f"{probe.subject}: evaluated"),
+            isolate_errors(ctx, f"{probe.subject}: evaluated"),
         ):
             for name in dependencies.missing(probe):
                 ctx.unknown(f"{probe.subject}: depends on {name}", "not_configured: there is no such target")

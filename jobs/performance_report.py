@@ -13,10 +13,10 @@ from datetime import timedelta
 
 from pydantic import Field
 
-from maintd.checks.collection import value_or_error
 from maintd.checks.performance.collect import Collected, collect_from_prometheus
 from maintd.checks.performance.evaluate import Limits, evaluate
 from maintd.checks.performance.figures import Query, run_queries
+from maintd.checks.probes import value_or_error
 from maintd.checks.prometheus.promql_window import Window, whole_days
 from maintd.checks.prometheus.requests import Metric
 from maintd.clients import prometheus

@@ -16,10 +16,10 @@ from typing import Any
 
 from pydantic import field_validator
 
-from maintd.checks.collection import Probe, by_itself, collect_all
 from maintd.checks.host import health, usage
 from maintd.checks.host.health import HostLimits
 from maintd.checks.host.usage import ContainerUsageLimits, HostUsageLimits
+from maintd.checks.probes import Probe, collect_all, isolate_errors
 from maintd.job import Context, Duration, JobParams, MaintdError, duration_text, job
 
 
@@ -49,7 +49,7 @@ def run(ctx: Context, params: Params) -> None:
     with ctx.phase(f"sample twice, {duration_text(params.interval)} apart"):
         results = list(collect_all(list(_probes(ctx, params))))
     for probe, facts in results:
-        with ctx.phase(f"check {probe.subject}"), by_itself(ctx, f"{probe.subject}: evaluated"):
+        with ctx.phase(f"check {probe.subject}"), isolate_errors(ctx, f"{probe.subject}: evaluated"):
             _report(ctx, params, probe, facts)
     if not ctx.targets.docker:
         ctx.log("docker: not configured: set targets.docker")

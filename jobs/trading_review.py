@@ -15,10 +15,10 @@ from typing import Any
 import httpx
 
 from maintd.checks import trading
-from maintd.checks.collection import by_itself
 from maintd.checks.http import daily_results
 from maintd.checks.http.activity import ActivityLimits
 from maintd.checks.http.daily_results import FigureLimits
+from maintd.checks.probes import isolate_errors
 from maintd.checks.trading import Day, Query
 from maintd.clients import postgres, prometheus, redis
 from maintd.job import Context, Duration, JobParams, TargetError, job
@@ -55,16 +55,16 @@ class Params(JobParams):
 @job(timeout="5m", repeatable=True, needs=("http",))
 def run(ctx: Context, params: Params) -> None:
     reported = None
-    with ctx.phase("request the figures"), by_itself(ctx, "figures: evaluated"):
+    with ctx.phase("request the figures"), isolate_errors(ctx, "figures: evaluated"):
         reported = review_figures(ctx, params)
     if params.day is not None or params.queries:
-        with ctx.phase("compare with Postgres"), by_itself(ctx, "postgres: evaluated"):
+        with ctx.phase("compare with Postgres"), isolate_errors(ctx, "postgres: evaluated"):
             review_postgres(ctx, params, reported)
     if params.streams:
-        with ctx.phase("count new entries of streams"), by_itself(ctx, "redis: evaluated"):
+        with ctx.phase("count new entries of streams"), isolate_errors(ctx, "redis: evaluated"):
             review_redis(ctx, params)
     if params.metrics:
-        with ctx.phase("query Prometheus"), by_itself(ctx, "prometheus: evaluated"):
+        with ctx.phase("query Prometheus"), isolate_errors(ctx, "prometheus: evaluated"):
             review_prometheus(ctx, params)
 
 
@@ -88,10 +88,10 @@ def review_postgres(ctx: Context, params: Params, reported: Mapping[str, Any] | 
     try:
         with postgres.connect(ctx.target("postgres", params.database), "trading_review", name=name) as session:
             if params.day is not None:
-                with by_itself(ctx, "the day's row: evaluated"):
+                with isolate_errors(ctx, "the day's row: evaluated"):
                     trading.reconcile(ctx, session, params.day, reported, params.tolerance)
             for activity, query in params.queries.items():
-                with by_itself(ctx, f"activity: {activity}"):
+                with isolate_errors(ctx, f"activity: {activity}"):
                     trading.count_rows(ctx, session, activity, query, params.window, params.compare)
     except TargetError as error:
         ctx.report_error("postgres: answers", error)
@@ -103,7 +103,7 @@ def review_redis(ctx: Context, params: Params) -> None:
         with redis.connect(ctx.target("redis", params.cache), name=params.cache or "main") as server:
             server.ping()
             for stream in params.streams:
-                with by_itself(ctx, f"activity: stream {stream}"):
+                with isolate_errors(ctx, f"activity: stream {stream}"):
                     trading.count_stream(ctx, server, stream, params.compare)
     except TargetError as error:
         ctx.report_error("redis: answers", error)
@@ -117,5 +117,5 @@ def review_prometheus(ctx: Context, params: Params) -> None:
         ctx.report_error("prometheus: answers", error)
         return
     for activity, promql in params.metrics.items():
-        with by_itself(ctx, f"activity: {activity}"):
+        with isolate_errors(ctx, f"activity: {activity}"):
             trading.count_metric(ctx, server, activity, promql, params.compare)

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from itertools import combinations, islice
 
 from maintd.calendar.entries import ReadEntry, schedule_node
-from maintd.calendar.value_readers import Scope, unknown
+from maintd.calendar.value_readers import NodeReader, unknown
 from maintd.config.yaml_tree import Node
 from maintd.model.entry import Entry, LockMode, Rule
 from maintd.schedule import Schedule, compile_rule, first_outside, local_text, upcoming
@@ -28,7 +28,7 @@ MAX_PAIRS = 20
 """Conflicts that are reported."""
 
 
-def check_entries(scope: Scope, read: Sequence[ReadEntry], now: datetime) -> None:
+def check_entries(scope: NodeReader, read: Sequence[ReadEntry], now: datetime) -> None:
     """Add errors and warnings about entries that do not fit together. Entries with errors of their own are left out."""
     names = [each.key.text for each in read]
     _formerly(scope, read, set(names))
@@ -57,7 +57,7 @@ class _Timed:
         return schedule_node(self.read)
 
 
-def _formerly(scope: Scope, read: Sequence[ReadEntry], names: set[str]) -> None:
+def _formerly(scope: NodeReader, read: Sequence[ReadEntry], names: set[str]) -> None:
     successors: dict[str, str] = {}
     for each in read:
         old = each.formerly
@@ -73,7 +73,7 @@ def _formerly(scope: Scope, read: Sequence[ReadEntry], names: set[str]) -> None:
         successors.setdefault(old, each.key.text)
 
 
-def _after(scope: Scope, read: Sequence[ReadEntry], names: list[str]) -> None:
+def _after(scope: NodeReader, read: Sequence[ReadEntry], names: list[str]) -> None:
     needs = {each.key.text: each.after.entry for each in read if each.after}
     entries = {each.key.text: each.entry for each in read}
     reported: set[str] = set()
@@ -108,7 +108,7 @@ def _find_cycle(start: str, needs: Mapping[str, str]) -> list[str] | None:
     return None
 
 
-def _blackout(scope: Scope, each: _Timed, now: datetime) -> None:
+def _blackout(scope: NodeReader, each: _Timed, now: datetime) -> None:
     blackouts = each.entry.policy.blackout
     if not blackouts or each.schedule.next_after(now) is None:
         return
@@ -119,7 +119,7 @@ def _blackout(scope: Scope, each: _Timed, now: datetime) -> None:
         )
 
 
-def _lock_conflicts(scope: Scope, timed: Sequence[_Timed], now: datetime) -> None:
+def _lock_conflicts(scope: NodeReader, timed: Sequence[_Timed], now: datetime) -> None:
     """Warn about entries that are due at the same time and need the same lock, at least one of them exclusively."""
     holders: dict[str, dict[Schedule, list[tuple[_Timed, LockMode]]]] = defaultdict(lambda: defaultdict(list))
     for each in timed:
@@ -164,7 +164,7 @@ def _add_pairs(
                 locks.append(lock)
 
 
-def _warn(scope: Scope, first: _Timed, second: _Timed, at: datetime, locks: Sequence[str]) -> None:
+def _warn(scope: NodeReader, first: _Timed, second: _Timed, at: datetime, locks: Sequence[str]) -> None:
     wait = format_duration(second.entry.policy.lock_wait)
     named = ", ".join(f'"{lock}"' for lock in locks)
     scope.within(f'entry "{second.entry.name}"').warn(

@@ -10,7 +10,7 @@ from typing import Any
 
 from maintd.calendar.policies import POLICY_KEYS, read_after, read_locks, read_policy
 from maintd.calendar.steps import StepReader, with_unique_names
-from maintd.calendar.value_readers import Scope
+from maintd.calendar.value_readers import NodeReader
 from maintd.config.yaml_tree import Node, ScalarNode
 from maintd.model.entry import After, Entry, Policy, Rule, ScheduleKind, StepPlan
 from maintd.schedule import compile_rule, describe, uneven_steps, zone_problem
@@ -66,7 +66,7 @@ class ReadEntry:
     formerly: str | None
 
 
-def read_defaults(scope: Scope, node: Node | None, timezone: str) -> Defaults:
+def read_defaults(scope: NodeReader, node: Node | None, timezone: str) -> Defaults:
     """The calendar's `defaults`."""
     if node is None:
         return Defaults(timezone, {})
@@ -76,7 +76,7 @@ def read_defaults(scope: Scope, node: Node | None, timezone: str) -> Defaults:
 
 
 def read_entry(
-    scope: Scope, key: ScalarNode, node: Node, defaults: Defaults, steps: StepReader, now: datetime
+    scope: NodeReader, key: ScalarNode, node: Node, defaults: Defaults, steps: StepReader, now: datetime
 ) -> ReadEntry:
     """Read an entry; adds its errors and warnings to the scope."""
     name = key.text
@@ -127,7 +127,7 @@ def schedule_node(read: ReadEntry) -> Node:
     return next((read.fields[key][1] for key in SCHEDULE_KEYS if key in read.fields), read.key)
 
 
-def _timezone(scope: Scope, fields: _Fields) -> str | None:
+def _timezone(scope: NodeReader, fields: _Fields) -> str | None:
     if "timezone" not in fields:
         return None
     name = scope.text(fields["timezone"][1], "timezone")
@@ -138,11 +138,11 @@ def _timezone(scope: Scope, fields: _Fields) -> str | None:
     return name
 
 
-def _jitter(scope: Scope, fields: _Fields) -> timedelta | None:
+def _jitter(scope: NodeReader, fields: _Fields) -> timedelta | None:
     return scope.duration(fields["jitter"][1], "jitter") if "jitter" in fields else None
 
 
-def _rule(scope: Scope, fields: _Fields, timezone: str, jitter: timedelta) -> Rule | None:
+def _rule(scope: NodeReader, fields: _Fields, timezone: str, jitter: timedelta) -> Rule | None:
     own = _jitter(scope, fields)
     given = [key for key in SCHEDULE_KEYS if key in fields]
     if len(given) > 1:
@@ -163,7 +163,7 @@ def _rule(scope: Scope, fields: _Fields, timezone: str, jitter: timedelta) -> Ru
     return rule
 
 
-def _steps(scope: Scope, key: ScalarNode, fields: _Fields, steps: StepReader) -> tuple[StepPlan, ...]:
+def _steps(scope: NodeReader, key: ScalarNode, fields: _Fields, steps: StepReader) -> tuple[StepPlan, ...]:
     locks = read_locks(scope, fields["locks"][1]) if "locks" in fields else {}
     found: list[StepPlan] = []
     if "job" in fields and "steps" in fields:
@@ -185,7 +185,7 @@ def _steps(scope: Scope, key: ScalarNode, fields: _Fields, steps: StepReader) ->
     return with_unique_names(found)
 
 
-def _warn(scope: Scope, entry: Entry, fields: _Fields, now: datetime) -> None:
+def _warn(scope: NodeReader, entry: Entry, fields: _Fields, now: datetime) -> None:
     if entry.rule is not None and entry.rule.kind is ScheduleKind.CRON:
         for field in uneven_steps(entry.rule.text):
             scope.warn(

@@ -13,7 +13,7 @@ from maintd.calendar.cross_checks import check_entries
 from maintd.calendar.entries import Defaults, read_defaults, read_entry, title_of
 from maintd.calendar.steps import Jobs, ParamsToValidate, StepReader, ValidateAll
 from maintd.calendar.targets import read_targets
-from maintd.calendar.value_readers import Problems, Scope, unknown
+from maintd.calendar.value_readers import NodeReader, Problems, unknown
 from maintd.config.settings import Settings
 from maintd.config.trust import require_trusted
 from maintd.config.yaml_tree import MappingNode, Node, ScalarNode, YamlError, parse_yaml, read_text
@@ -94,7 +94,7 @@ def parse_calendar(
 ) -> Calendar:
     """As `load_calendar`, from text; problems name the file `name`."""
     problems = Problems(name)
-    scope = Scope(problems)
+    scope = NodeReader(problems)
     try:
         root = parse_yaml(text)
     except YamlError as error:
@@ -141,7 +141,7 @@ def entry_for_job(job: JobDescription, params: Mapping[str, Any]) -> Entry:
     return Entry(name=job.name, title=title_of(job.name), runbook=job.runbook, steps=(step,), policy=policy)
 
 
-def _top_fields(scope: Scope, root: Node) -> dict[str, Node]:
+def _top_fields(scope: NodeReader, root: Node) -> dict[str, Node]:
     """The values of the known keys. Keys that begin with x- are ignored: a calendar can keep its anchors there."""
     found: dict[str, Node] = {}
     for key, value in scope.pairs(root, "a calendar"):
@@ -154,7 +154,7 @@ def _top_fields(scope: Scope, root: Node) -> dict[str, Node]:
     return found
 
 
-def _timezone(scope: Scope, root: Node, node: Node | None) -> str:
+def _timezone(scope: NodeReader, root: Node, node: Node | None) -> str:
     if node is None:
         scope.error(root, '"timezone" is required, the time zone of the host is not used; for example timezone: UTC')
         return "UTC"
@@ -166,7 +166,7 @@ def _timezone(scope: Scope, root: Node, node: Node | None) -> str:
 
 
 def _entries(
-    scope: Scope,
+    scope: NodeReader,
     root: Node,
     node: Node | None,
     defaults: Defaults,

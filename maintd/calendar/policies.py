@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from maintd.calendar.value_readers import Scope, kind
+from maintd.calendar.value_readers import NodeReader, kind
 from maintd.config.yaml_tree import Node, ScalarNode, SequenceNode
 from maintd.model.entry import After, Blackout, CatchUp, LockMode, OnFailure, Overlap
 from maintd.schedule import blackout_problem
@@ -33,7 +33,7 @@ _BLACKOUT_KEYS = ("name", "date", "first", "last", "holidays", "cron", "lasting"
 _LOCK_MODES: tuple[LockMode, ...] = ("shared", "exclusive")
 
 
-def read_policy(scope: Scope, fields: Mapping[str, tuple[ScalarNode, Node]], timezone: str) -> dict[str, Any]:
+def read_policy(scope: NodeReader, fields: Mapping[str, tuple[ScalarNode, Node]], timezone: str) -> dict[str, Any]:
     """The valid values of the policy's keys."""
     found: dict[str, Any] = {}
     for key in POLICY_KEYS:
@@ -44,7 +44,7 @@ def read_policy(scope: Scope, fields: Mapping[str, tuple[ScalarNode, Node]], tim
     return found
 
 
-def read_positive(scope: Scope, node: Node, what: str) -> timedelta | None:
+def read_positive(scope: NodeReader, node: Node, what: str) -> timedelta | None:
     """A duration longer than zero."""
     value = scope.duration(node, what)
     if value is not None and value <= timedelta(0):
@@ -53,7 +53,7 @@ def read_positive(scope: Scope, node: Node, what: str) -> timedelta | None:
     return value
 
 
-def read_after(scope: Scope, node: Node) -> After | None:
+def read_after(scope: NodeReader, node: Node) -> After | None:
     """`after: {entry: NAME, within: DURATION}`."""
     if isinstance(node, ScalarNode):
         scope.error(node, f"after has no maximum age; write after: {{entry: {node.text}, within: 26h}}")
@@ -69,7 +69,7 @@ def read_after(scope: Scope, node: Node) -> After | None:
     return None if entry is None or within is None else After(entry=entry, within=within)
 
 
-def read_locks(scope: Scope, node: Node) -> dict[str, LockMode]:
+def read_locks(scope: NodeReader, node: Node) -> dict[str, LockMode]:
     """`locks: [postgres]`, which is exclusive, or `locks: {postgres: shared}`."""
     if not isinstance(node, SequenceNode) and not isinstance(node, ScalarNode):
         found: dict[str, LockMode] = {}
@@ -84,13 +84,13 @@ def read_locks(scope: Scope, node: Node) -> dict[str, LockMode]:
     return {name: "exclusive" for name in names if name is not None}
 
 
-def read_blackouts(scope: Scope, node: Node, timezone: str) -> tuple[Blackout, ...]:
+def read_blackouts(scope: NodeReader, node: Node, timezone: str) -> tuple[Blackout, ...]:
     """A list of blackouts; a date is a blackout of one day."""
     read = [_blackout(scope, item, timezone) for item in scope.items(node)]
     return tuple(blackout for blackout in read if blackout is not None)
 
 
-def _read(scope: Scope, key: str, node: Node, timezone: str) -> Any:
+def _read(scope: NodeReader, key: str, node: Node, timezone: str) -> Any:
     if key in _DURATIONS:
         return scope.duration(node, key) if key in _MAY_BE_ZERO else read_positive(scope, node, key)
     if key == "retries":
@@ -100,7 +100,7 @@ def _read(scope: Scope, key: str, node: Node, timezone: str) -> Any:
     return scope.choice(node, key, {"on_failure": OnFailure, "overlap": Overlap, "catch_up": CatchUp}[key])
 
 
-def _blackout(scope: Scope, node: Node, timezone: str) -> Blackout | None:
+def _blackout(scope: NodeReader, node: Node, timezone: str) -> Blackout | None:
     within = scope.within("blackout")
     if isinstance(node, ScalarNode):
         day = within.day(node, "date")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from maintd.calendar.policies import MAX_RETRIES, read_locks, read_positive
-from maintd.calendar.value_readers import Scope, kind, unknown
+from maintd.calendar.value_readers import NodeReader, kind, unknown
 from maintd.config.yaml_tree import MappingNode, Node, ScalarNode, key_at, value_of
 from maintd.model.entry import LockMode, OnFailure, StepPlan
 from maintd.model.job import BrokenJob, JobDescription
@@ -28,7 +28,7 @@ _NOT_SUPPORTED = "gates and approvals are not supported; remove it, and trigger 
 class ParamsToValidate:
     """Params with known names, collected so that one process validates them all."""
 
-    found: list[tuple[Scope, Node | None, str, dict[str, Any]]] = field(default_factory=list)
+    found: list[tuple[NodeReader, Node | None, str, dict[str, Any]]] = field(default_factory=list)
 
     def validate(self, validate_all: ValidateAll) -> None:
         """Add an error for each invalid param."""
@@ -51,13 +51,13 @@ class StepReader:
     jobs: Jobs
     params: ParamsToValidate
 
-    def steps(self, scope: Scope, node: Node, locks: Mapping[str, LockMode], *, always: bool) -> list[StepPlan]:
+    def steps(self, scope: NodeReader, node: Node, locks: Mapping[str, LockMode], *, always: bool) -> list[StepPlan]:
         """The valid steps of a list, named after their jobs; see `with_unique_names`."""
         read = [self._step(scope, item, locks, always) for item in scope.items(node)]
         return [step for step in read if step is not None]
 
     def one(
-        self, scope: Scope, job: Node, params: Node | None, locks: Mapping[str, LockMode], **options: Any
+        self, scope: NodeReader, job: Node, params: Node | None, locks: Mapping[str, LockMode], **options: Any
     ) -> StepPlan | None:
         """A step that runs a job with params; None if there is an error."""
         name = scope.text(job, "job")
@@ -80,7 +80,7 @@ class StepReader:
             **options,
         )
 
-    def _step(self, scope: Scope, node: Node, locks: Mapping[str, LockMode], always: bool) -> StepPlan | None:
+    def _step(self, scope: NodeReader, node: Node, locks: Mapping[str, LockMode], always: bool) -> StepPlan | None:
         if isinstance(node, ScalarNode):
             return self.one(scope, node, None, locks, always=always)
         if not isinstance(node, MappingNode) or not node.items:
@@ -119,7 +119,9 @@ class StepReader:
             within.warn(fields["retries"], f'retries has no effect: job "{step.job}" is not repeatable')
         return step
 
-    def _params(self, scope: Scope, job: Node, node: Node | None, known: JobDescription | BrokenJob) -> dict[str, Any]:
+    def _params(
+        self, scope: NodeReader, job: Node, node: Node | None, known: JobDescription | BrokenJob
+    ) -> dict[str, Any]:
         pairs = [] if node is None else scope.pairs(node, "params", "param")
         values = {key.text: value_of(value) for key, value in pairs}
         if isinstance(known, BrokenJob):

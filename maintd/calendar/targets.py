@@ -6,12 +6,12 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from maintd.calendar.value_readers import Scope, unknown
+from maintd.calendar.value_readers import NodeReader, unknown
 from maintd.config.yaml_tree import Node, key_at, value_of
 from maintd.model.target import Targets
 
 
-def read_targets(scope: Scope, node: Node | None) -> Targets:
+def read_targets(scope: NodeReader, node: Node | None) -> Targets:
     """Read the targets; after an error, which is added to the scope, the defaults."""
     if node is None:
         return Targets()

@@ -48,15 +48,15 @@ class Problems:
 
 
 @dataclass(frozen=True)
-class Scope:
+class NodeReader:
     """Collects problems. `about` begins the text of each: `entry "x": `."""
 
     problems: Problems
     about: str = ""
 
-    def within(self, about: str) -> Scope:
+    def within(self, about: str) -> NodeReader:
         """A scope for a part of this one."""
-        return Scope(self.problems, f"{self.about}{about}: ")
+        return NodeReader(self.problems, f"{self.about}{about}: ")
 
     def error(self, node: Node, text: str) -> None:
         """Add an error: the calendar cannot be used."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from maintd.checks.collection import Probe
+from maintd.checks.probes import Probe
 from maintd.model.evidence import Check
 from maintd.model.target import Target, Targets
 

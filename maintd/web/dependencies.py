@@ -13,7 +13,7 @@ from maintd.model.run import RunState
 from maintd.operations import OperatorService
 from maintd.operations.lookup import LARGEST_ID
 from maintd.units import parse_duration
-from maintd.web.connections import PEER
+from maintd.web.connection_limits import PEER
 
 _CURSOR = re.compile(r"(\d{1,6})\.(\d{1,6})\.(\d{1,18})", re.ASCII)
 

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 from maintd.errors import MaintdError
 from maintd.operations import OperatorService
 from maintd.web.app import create_app
-from maintd.web.connections import MAX_HEAD_BYTES, BoundedConnection, Limits, affordable
+from maintd.web.connection_limits import MAX_HEAD_BYTES, BoundedConnection, Limits, max_connections
 from maintd.web.listeners import BACKLOG, control_socket, is_loopback, parse_listen, tcp_socket
 from maintd.web.middleware import SecurityMiddleware
 
@@ -120,7 +120,7 @@ class _Listener:
 
     async def _serve(self) -> None:
         anyio.to_thread.current_default_thread_limiter().total_tokens = self._threads
-        server = _UvicornServer(self._app, Limits(affordable(MAX_CONNECTIONS)))
+        server = _UvicornServer(self._app, Limits(max_connections(MAX_CONNECTIONS)))
         serving = asyncio.ensure_future(server.serve(sockets=[self._sock]))
         ready = asyncio.ensure_future(server.ready.wait())
         await asyncio.wait({ready, serving}, return_when=asyncio.FIRST_COMPLETED)

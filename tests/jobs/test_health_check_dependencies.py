@@ -9,8 +9,8 @@ import pytest
 from support.http_services import http_service, json_reply, port_that_hangs
 from support.job_runs import JobResult, run_job
 
-from maintd.checks.collection import Probe
 from maintd.checks.dependencies import Dependencies
+from maintd.checks.probes import Probe
 from maintd.model.evidence import Check, CheckStatus
 from maintd.model.target import Targets
 from maintd.units import parse_duration

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from maintd.checks.collection import value_or_error
+from maintd.checks.probes import value_or_error
 from maintd.clients import host
 from maintd.clients.cgroup import own_memory
 from maintd.clients.host import time_sync

@@ -21,7 +21,7 @@ from support.web_services import Client, Harness, on_port, on_socket
 from maintd.errors import RefusedError, SettingsError
 from maintd.model.run import RunState
 from maintd.operations import Health, ReloadResult
-from maintd.web.connections import Limits
+from maintd.web.connection_limits import Limits
 from maintd.web.dependencies import parse_states
 from maintd.web.listeners import control_socket, is_loopback, parse_listen
 from maintd.web.middleware import MAX_BODY_BYTES

@@ -11,7 +11,7 @@ import httpx
 
 from maintd.checks.alerts.firing import AlertLimits, Firing
 from maintd.checks.alerts.history import Alerts, fired
-from maintd.checks.collection import value_or_error
+from maintd.checks.probes import value_or_error
 from maintd.checks.prometheus.health import Reload, reload_in, reload_of
 from maintd.clients import alertmanager, prometheus
 from maintd.clients.alertmanager import Alert, Silence, Status

@@ -10,8 +10,8 @@ from maintd.checks.alerts import firing, silences
 from maintd.checks.alerts.collect import AlertmanagerFacts, GrafanaFacts, PrometheusFacts
 from maintd.checks.alerts.firing import Acknowledgement, AlertLimits, Alerts, Firing, overdue
 from maintd.checks.alerts.silences import SilenceLimits, silence_text
-from maintd.checks.collection import Probe, report_not_understood
 from maintd.checks.hints import name_first
+from maintd.checks.probes import Probe, report_not_understood
 from maintd.checks.prometheus.health import report_reload
 from maintd.clients.alertmanager import Status
 from maintd.clients.prometheus import Prometheus

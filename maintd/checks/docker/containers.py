@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from maintd.checks.collection import answered
 from maintd.checks.docker import inspector
 from maintd.checks.docker.inspector import Inspector
 from maintd.checks.hints import command
 from maintd.checks.limits import Limits
+from maintd.checks.probes import answered
 from maintd.clients import docker
 from maintd.clients.docker import Container
 from maintd.job.context import Context

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from maintd.checks.collection import value_or_error
 from maintd.checks.limits import Limits
+from maintd.checks.probes import value_or_error
 from maintd.clients import host
 from maintd.clients.host import Usage, usages
 from maintd.errors import TargetError

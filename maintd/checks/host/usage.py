@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from maintd.checks.collection import value_or_error
 from maintd.checks.docker import stats as containers
 from maintd.checks.limits import Limits
+from maintd.checks.probes import value_or_error
 from maintd.clients import docker, host
 from maintd.clients.cgroup import OwnLimit, own_memory
 from maintd.clients.docker import Container

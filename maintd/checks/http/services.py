@@ -10,8 +10,8 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-from maintd.checks.collection import answered
 from maintd.checks.limits import Limits
+from maintd.checks.probes import answered
 from maintd.clients import http
 from maintd.errors import MaintdError, TargetError
 from maintd.job.context import Context

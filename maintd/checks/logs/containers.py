@@ -10,9 +10,9 @@ from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Any
 
-from maintd.checks.collection import unforeseen
 from maintd.checks.logs.denied_requests import DeniedRequests
 from maintd.checks.logs.scanner import BLOCK, Scanner
+from maintd.checks.probes import unforeseen
 from maintd.clients import docker
 from maintd.clients.bounded import parse_json
 from maintd.clients.deadline import Deadline

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
-from maintd.checks.collection import unforeseen
+from maintd.checks.probes import unforeseen
 from maintd.clients.files import shown
 from maintd.errors import TargetError
 

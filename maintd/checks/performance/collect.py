@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from maintd.checks.alerts.history import fired
-from maintd.checks.collection import unforeseen
 from maintd.checks.performance.figures import alert_figures, path_figures, traffic_figures, usage_figures
+from maintd.checks.probes import unforeseen
 from maintd.checks.prometheus import requests, usage
 from maintd.checks.prometheus.promql_window import Window, begins_after, coverage
 from maintd.checks.prometheus.requests import Metric

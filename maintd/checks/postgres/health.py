@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from maintd.checks.collection import answered
 from maintd.checks.limits import Limits
 from maintd.checks.postgres import wraparound
 from maintd.checks.postgres.blockers import OLD_TRANSACTION
 from maintd.checks.postgres.database import checksum_criterion
+from maintd.checks.probes import answered
 from maintd.clients import postgres
 from maintd.errors import TargetError
 from maintd.job.context import Context

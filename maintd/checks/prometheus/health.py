@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from maintd.checks.collection import answered, report_not_understood, value_or_error
 from maintd.checks.hints import name_first
+from maintd.checks.probes import answered, report_not_understood, value_or_error
 from maintd.clients import alertmanager, prometheus
 from maintd.clients.prometheus import Prometheus
 from maintd.clients.shapes import Listing

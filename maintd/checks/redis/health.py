@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from maintd.checks.collection import answered
 from maintd.checks.limits import Limits
+from maintd.checks.probes import answered
 from maintd.checks.redis.memory import number, report_counters, used_criterion
 from maintd.checks.redis.streams import added_at, id_order, lag_hint
 from maintd.clients import redis

@@ -102,7 +102,7 @@ def unforeseen(subject: str, error: Exception) -> TargetError:
 
 
 @contextmanager
-def by_itself(ctx: Context, name: str) -> Iterator[None]:
+def isolate_errors(ctx: Context, name: str) -> Iterator[None]:
     """Evaluate one target, folder or file in this block; what it raises is the check `name`, and the job continues.
 
     A required check and a spent budget still end the job.

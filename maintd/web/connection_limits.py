@@ -54,7 +54,7 @@ class Limits(NamedTuple):
     write_seconds: float = WRITE_SECONDS
 
 
-def affordable(connections: int) -> int:
+def max_connections(connections: int) -> int:
     """The number of connections that the process's limit of open files allows, at most the given one, at least 8."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
@@ -83,10 +83,10 @@ class BoundedConnection(H11Protocol):
         if peer is not None:
             self.app_state = {**self.app_state, PEER: peer}
         if len(self.connections) > self._limits.connections:
-            self._make_room()
+            self._evict_idle()
         self._update_request_timer()
 
-    def _make_room(self) -> None:
+    def _evict_idle(self) -> None:
         """Close the connection that has waited longest for a request; this one if all others are being answered."""
         others = (one for one in self.connections if isinstance(one, BoundedConnection) and one is not self)
         oldest = min((one for one in others if one.idle), key=lambda one: one._waiting_since, default=self)  # noqa: SLF001
