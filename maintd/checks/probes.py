@@ -48,7 +48,7 @@ class Probe:
 def collect_all(probes: Sequence[Probe]) -> Iterator[tuple[Probe, Any | MaintdError]]:
     """Run all probes at once; yield each with its facts or its error, in the order given, as soon as it is known.
 
-    An unforeseen exception is the error of its probe only, see `unforeseen`.
+    An unforeseen exception is the error of its probe only, see `as_target_error`.
     """
     started = time.monotonic()
     results = [_start(probe) for probe in probes]
@@ -64,8 +64,6 @@ def collect_all(probes: Sequence[Probe]) -> Iterator[tuple[Probe, Any | MaintdEr
                 "check whether the target or the DNS server hangs",
                 cause="timed_out",
             )
-        if isinstance(facts, Exception) and not isinstance(facts, MaintdError):
-            facts = unforeseen(probe.subject, facts)
         yield probe, facts
 
 
@@ -87,18 +85,28 @@ def _facts(probe: Probe, result: _Result, started: float) -> Any:
     return result.facts.get(timeout=max(left, 0.001))
 
 
-def unforeseen(subject: str, error: Exception) -> TargetError:
-    """The error of a subject whose facts led to an exception that is not an error of a target: it is unknown.
+class UnforeseenError(TargetError):
+    """A fault of maintd, or an answer that it does not know; `__cause__` is the original exception."""
 
-    It names the line, because it is a fault of maintd or an answer that it does not know.
+
+@contextmanager
+def as_target_error(subject: str, *expected: type[Exception]) -> Iterator[None]:
+    """Raise what is unforeseen in this block as the UnforeseenError of one subject: a fault in it must not silence
+    the others. Errors of maintd and the `expected` ones pass.
     """
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return TargetError(
-        f"{subject}: {type(error).__name__}: {printable(str(error)[:200])}{where}",
-        "the answer could not be parsed; the other targets are checked without it",
-        cause="unfamiliar",
-    )
+    passing: tuple[type[Exception], ...] = (MaintdError, *expected)
+    try:
+        yield
+    except passing:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+        raise UnforeseenError(
+            f"{subject}: {type(error).__name__}: {printable(str(error)[:200])}{where}",
+            "the answer could not be parsed; the other targets are checked without it",
+            cause="unfamiliar",
+        ) from error
 
 
 @contextmanager
@@ -108,14 +116,14 @@ def isolate_errors(ctx: Context, name: str) -> Iterator[None]:
     A required check and a spent budget still end the job.
     """
     try:
-        yield
+        with as_target_error(name):
+            yield
     except (CheckFailedError, BudgetSpentError):
         raise
     except MaintdError as error:
+        if isinstance(error, UnforeseenError):
+            ctx.log("".join(traceback.format_exception(error.__cause__)))
         ctx.report_error(name, error)
-    except Exception as error:  # noqa: BLE001 - a fault in one evaluation must not silence the others
-        ctx.log(traceback.format_exc())
-        ctx.report_error(name, unforeseen(name, error))
 
 
 def figures_or_cause(
@@ -126,11 +134,10 @@ def figures_or_cause(
     kind, name: of that figure.
     """
     try:
-        yield from read(*args, **more)
+        with as_target_error(f"{kind} {name}"):
+            yield from read(*args, **more)
     except MaintdError as error:
         yield unmeasured(kind, name, "", name, str(error))
-    except Exception as error:  # noqa: BLE001 - a fault with one target must not silence the others
-        yield unmeasured(kind, name, "", name, str(unforeseen(f"{kind} {name}", error)))
 
 
 def report_not_understood(ctx: Context, name: str, what: str, *listings: Listing[Any]) -> None:
@@ -169,8 +176,9 @@ def _start(probe: Probe) -> _Result:
     def work() -> None:
         _of_thread.answered = result.answered
         try:
-            result.facts.put(probe.collect())
-        except Exception as error:  # noqa: BLE001 - `collect_all` yields it as the error of this probe
+            with as_target_error(probe.subject):
+                result.facts.put(probe.collect())
+        except MaintdError as error:
             result.facts.put(error)
         finally:
             result.answered.set()

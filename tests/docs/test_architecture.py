@@ -68,6 +68,19 @@ def test_every_layer_is_drawn_in_its_order() -> None:
     assert rows == [layer.replace("maintd.", "") for layer in layers]
 
 
+def test_every_part_of_maintd_has_a_layer() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    named = {part.removeprefix("maintd.") for row in layers for part in row.split(" | ")}
+    parts = {
+        path.stem for path in (ROOT / "maintd").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+
+    assert parts - named == {"__init__", "__main__"}
+
+
 def test_every_top_folder_is_listed() -> None:
     section = TEXT.split("## Other folders\n")[1]
     folders = {f"{name}/" for name in ("jobs", "docs", "docs/data", "deploy", "bench") if (ROOT / name).is_dir()}

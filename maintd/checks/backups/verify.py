@@ -24,6 +24,7 @@ from maintd.checks.backups.gpg import Gpg
 from maintd.checks.backups.pg_tools import pg_restore, pg_verifybackup
 from maintd.checks.backups.pgdump_directory import walk_directory
 from maintd.checks.backups.stream import DamagedError, ExpansionLimits, UnreadableError, sha256_of
+from maintd.checks.probes import UnforeseenError, as_target_error
 from maintd.clients.files import shown
 from maintd.errors import JobError, MaintdError, TargetError
 from maintd.job.context import Context
@@ -135,34 +136,36 @@ class BackupVerifier:
         subject = shown(backup.relative)
         with self._ctx.phase(f"{subject}: {'decode it' if self._decode else 'compare its checksum'}"):
             try:
-                if backup.kind == folders.BASE_BACKUP:
-                    passed = self._verify_base_backup(subject, backup)
-                elif backup.kind == folders.DIRECTORY_DUMP:
-                    passed = self._verify_directory_dump(subject, backup_set, backup)
-                elif backup.kind == folders.APPEND_ONLY:
-                    passed = self._verify_append_only(subject, backup_set, backup)
-                elif backup.folder:
-                    passed = self._cannot_read(subject, backup)
-                else:
-                    passed = self._verify_file(subject, backup_set, backup)
+                with as_target_error(subject, OSError):
+                    passed = self._verify_kind(subject, backup_set, backup)
             except FileNotFoundError:
                 hint = "the next run searches again"
                 self._ctx.unknown(f"{subject}: readable", "it was deleted during the run", hint=hint)
             except PermissionError as error:
                 self._ctx.unknown(f"{subject}: readable", str(error.strerror), hint="grant this process read access")
+            except UnforeseenError as error:
+                hint = "this is an error in maintd: report it, and verify the backup with its own tool"
+                self._ctx.unknown(f"{subject}: readable", error.message, hint=hint)
+                self._ctx.log("".join(traceback.format_exception(error.__cause__)))
             except MaintdError as error:
                 self._ctx.unknown(f"{subject}: readable", error.message, hint=error.hint or "see its log")
             except OSError as error:
                 hint = "the disk may be failing: see dmesg" if error.errno == errno.EIO else "check the file system"
                 self._ctx.fail(f"{subject}: readable", str(error.strerror), expected="readable", hint=hint)
-            except Exception as error:  # noqa: BLE001 - one backup must not keep the next ones from being read
-                cause = f"{type(error).__name__}: {error}"[:300]
-                hint = "this is an error in maintd: report it, and verify the backup with its own tool"
-                self._ctx.unknown(f"{subject}: readable", shown(cause), hint=hint)
-                self._ctx.log(traceback.format_exc())
             else:
                 return LEVELS.index(self._options.level) if passed else 0
         return 0
+
+    def _verify_kind(self, subject: str, backup_set: BackupSet, backup: Backup) -> bool:
+        if backup.kind == folders.BASE_BACKUP:
+            return self._verify_base_backup(subject, backup)
+        if backup.kind == folders.DIRECTORY_DUMP:
+            return self._verify_directory_dump(subject, backup_set, backup)
+        if backup.kind == folders.APPEND_ONLY:
+            return self._verify_append_only(subject, backup_set, backup)
+        if backup.folder:
+            return self._cannot_read(subject, backup)
+        return self._verify_file(subject, backup_set, backup)
 
     def _verify_file(self, subject: str, backup_set: BackupSet, backup: Backup) -> bool:
         path, reading = backup.path, None

@@ -12,7 +12,7 @@ from typing import Any
 
 from maintd.checks.logs.denied_requests import DeniedRequests
 from maintd.checks.logs.scanner import BLOCK, Scanner
-from maintd.checks.probes import unforeseen
+from maintd.checks.probes import as_target_error
 from maintd.clients import docker
 from maintd.clients.bounded import parse_json
 from maintd.clients.deadline import Deadline
@@ -36,11 +36,10 @@ def read_all(targets: Mapping[str, Any], requests: DeniedRequests) -> None:
     errors = []
     for name, target in targets.items():
         try:
-            read(target, name, requests)
+            with as_target_error(f"docker {name}"):
+                read(target, name, requests)
         except MaintdError as error:
             errors.append(error)
-        except Exception as error:  # noqa: BLE001 - a fault with one engine must not silence the others
-            errors.append(unforeseen(f"docker {name}", error))
     if errors and len(errors) == len(targets):
         raise errors[0]
     requests.unread += [str(error) for error in errors]
@@ -56,14 +55,13 @@ def read(target: DockerTarget, name: str, requests: DeniedRequests) -> None:
             if container.started_at is None or _ended_before(container, requests.since):
                 continue
             try:
-                _read_container(engine, container, requests, target)
+                with as_target_error(container.label):
+                    _read_container(engine, container, requests, target)
             except TargetError as error:
                 requests.unread.append(str(error))
                 if error.cause == "timed_out":  # it hangs; the others would cost as much time each
                     requests.unread.append(f"docker {name}: the logs of further containers, for the same reason")
                     return
-            except Exception as error:  # noqa: BLE001 - a fault in one log must not silence the others
-                requests.unread.append(unforeseen(container.label, error).message)
 
 
 def _ended_before(container: Container, since: datetime) -> bool:

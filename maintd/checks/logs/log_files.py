@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
-from maintd.checks.probes import unforeseen
+from maintd.checks.probes import as_target_error
 from maintd.clients.files import shown
 from maintd.errors import TargetError
 
@@ -96,13 +96,12 @@ def _examine(path: Path, number: str | None, current: bool) -> LogFile | None:
 def evaluated_alone(file: LogFile, errors: list[str]) -> Iterator[None]:
     """Read one file in this block; what it raises is appended to `errors`, and the next file is read."""
     try:
-        yield
+        with as_target_error(shown(file.path), OSError):
+            yield
     except TargetError as error:
         errors.append(str(error))
     except OSError as error:
         errors.append(f"{shown(file.path)}: {error.strerror or error}")
-    except Exception as error:  # noqa: BLE001 - a fault in one file must not silence the others
-        errors.append(unforeseen(shown(file.path), error).message)
 
 
 @contextmanager

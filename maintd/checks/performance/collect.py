@@ -7,7 +7,7 @@ from functools import partial
 
 from maintd.checks.alerts.history import fired
 from maintd.checks.performance.figures import alert_figures, path_figures, traffic_figures, usage_figures
-from maintd.checks.probes import unforeseen
+from maintd.checks.probes import as_target_error
 from maintd.checks.prometheus import requests, usage
 from maintd.checks.prometheus.promql_window import Window, begins_after, coverage
 from maintd.checks.prometheus.requests import Metric
@@ -37,8 +37,10 @@ def collect_from_prometheus(
     """
     with ctx.phase("query the time since its first scrape"):
         try:
-            new = begins_after(server, window)
-        except Exception:  # noqa: BLE001 - the queries below report it
+            with as_target_error(server.name):
+                new = begins_after(server, window)
+        except TargetError as error:
+            ctx.log(f"it is not known since when {server.name} has data: {error}")
             new = False
     if new:
         cause = TargetError(f"no data yet: {server.name} has no scrape until {window.end:%Y-%m-%d}", cause="empty")
@@ -67,11 +69,11 @@ def collect_from_prometheus(
     for subject, kinds, source, collect in subjects:
         with ctx.phase(f"query {subject}"):
             try:
-                yield collect()
+                with as_target_error(server.name):
+                    collected = collect()
             except TargetError as error:
-                yield _missing(kinds, source, error, window), ()
-            except Exception as error:  # noqa: BLE001 - a fault with one subject must not silence the others
-                yield _missing(kinds, source, unforeseen(server.name, error), window), ()
+                collected = _missing(kinds, source, error, window), ()
+            yield collected
 
 
 def _usage(
