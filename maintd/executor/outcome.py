@@ -1,4 +1,4 @@
-"""Outcomes on an attempt, a step and a run, decided from the evidence alone; whether to retry; and what the end of a
+"""Outcomes of an attempt, a step and a run, decided from the evidence alone; whether to retry; and what the end of a
 process means in words.
 
 The outcome is the evidence, not the exit code. A check that could not be observed never counts as met.
@@ -80,7 +80,7 @@ class JobResult:
 
 @dataclass(frozen=True)
 class AttemptEvidence:
-    """Everything that the outcome on an attempt depends on."""
+    """Everything that the outcome of an attempt depends on."""
 
     returned: JobResult | None = None  # None: the process ended without a last message
     exit: ProcessExit = ProcessExit()

@@ -121,9 +121,9 @@ def test_a_current_store_opens_without_alembic_or_orm(file: Path) -> None:
         "print(sorted(unwanted & sys.modules.keys()))"
     )
 
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
-    assert said.stdout.strip() == "[]"
+    assert output.stdout.strip() == "[]"
 
 
 def test_processes_can_create_the_same_store_at_once(file: Path) -> None:
@@ -224,13 +224,13 @@ def test_a_file_without_write_permission_is_refused_with_path_and_uid(public_fol
     file.chmod(0o444)
     public_folder.chmod(0o555)
 
-    said = output_without_write_access(
+    output = output_without_write_access(
         "from maintd.store import *; from maintd.clock import SystemClock\n"
         f"open_store('sqlite:///{file}', clock=SystemClock(), migrate=True)"
     )
 
-    assert f"StoreUnusableError: {file}: " in said
-    assert "(as uid " in said and "make the file and its directory writable" in said
+    assert f"StoreUnusableError: {file}: " in output
+    assert "(as uid " in output and "make the file and its directory writable" in output
 
 
 def test_a_store_can_be_read_without_write_permission(public_folder: Path) -> None:
@@ -241,12 +241,12 @@ def test_a_store_can_be_read_without_write_permission(public_folder: Path) -> No
     file.chmod(0o444)
     public_folder.chmod(0o555)
 
-    said = output_without_write_access(
+    output = output_without_write_access(
         "from maintd.store import *; from maintd.clock import SystemClock\n"
         f"print(read_store('sqlite:///{file}', clock=SystemClock()).history.run({run_id}).entry)"
     )
 
-    assert said == "vacuum\n"
+    assert output == "vacuum\n"
 
 
 def test_a_reader_reads_what_the_daemon_writes_and_cannot_write(file: Path) -> None:

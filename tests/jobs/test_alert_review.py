@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from support.http_services import Reply, http_service, json_reply, port_that_hangs
+from support.http_services import Reply, http_service, json_reply, port_that_hangs, served
 from support.job_runs import JobResult, run_job
 from support.servers.base import free_port, wait_for
 from support.servers.prometheus import WebServer, alertmanager, prometheus
@@ -130,13 +129,8 @@ def refusing() -> Iterator[str]:
         def log_message(self, *words: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join()
+    with served(Handler) as url:
+        yield f"{url}/"
 
 
 # --- what fires ---

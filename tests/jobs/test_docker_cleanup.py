@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.job_runs import JOBS, JobResult, run_job
+from support.job_runs import JobResult, run_job, run_with_hook
 from support.servers.base import wait_for
 from support.servers.docker import DockerEngine, docker_engine
 from support.servers.registry import registry
@@ -19,10 +18,9 @@ from support.servers.registry import registry
 from maintd.checks.docker import cleanup
 from maintd.checks.docker.cleanup import InUseError, Retention, StoredContainer, StoredImage, decide_images
 from maintd.clients.docker import PROJECT, SERVICE, Docker, connect
-from maintd.job.context import AttemptInfo, Context, Point
-from maintd.job.description import load_job
-from maintd.model.evidence import Change, ChangeState, CheckStatus, Report
-from maintd.model.target import DockerTarget, Targets
+from maintd.job.context import Point
+from maintd.model.evidence import Change, CheckStatus
+from maintd.model.target import DockerTarget
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 AT_ONCE = {"image_age": "0s", "container_age": "0s", "build_cache": None, "max_share": 1.0}
@@ -288,7 +286,7 @@ def test_what_comes_into_use_between_plan_and_removal_survives(engine: DockerEng
         elif "app/x:1" in change.target:
             client.containers.create("app/x:1", ["true"], name="late", network_mode="none")
 
-    logs = run_with_hook(engine, interfere, generations=1)
+    logs = interfered(engine, interfere, generations=1)
 
     assert names(client) == {"idle", "late"}
     assert "app/x:1" in tags(client)
@@ -297,31 +295,9 @@ def test_what_comes_into_use_between_plan_and_removal_survives(engine: DockerEng
     assert any("image app/x:1 kept: used by the created container late" in line for line in logs)
 
 
-def run_with_hook(engine: DockerEngine, hook: Callable[[Change], None], **params: Any) -> list[str]:
-    """Run the job; `hook` is called when a change was declared and is not done yet."""
-    loaded, logs = load_job(JOBS / "docker_cleanup.py"), list[str]()
-    folder = Path(tempfile.mkdtemp(prefix="maintd-job-"))
-    standing = AttemptInfo(
-        1,
-        "docker_cleanup",
-        "docker_cleanup",
-        1,
-        None,
-        datetime.now(UTC) + timedelta(minutes=5),
-        False,
-        folder / "artifacts",
-        folder / "work",
-    )
-    targets = Targets.model_validate({"docker": {"main": {"url": engine.url}}})
-
-    def report(item: Report) -> None:
-        if isinstance(item, Change) and item.state is ChangeState.INTENDED:
-            hook(item)
-
-    loaded.run(
-        Context(standing, lambda: targets, report, logs.append), loaded.params.model_validate({**AT_ONCE, **params})
-    )
-    return logs
+def interfered(engine: DockerEngine, hook: Callable[[Change], None], **params: Any) -> list[str]:
+    """The log of a run in which `hook` is called when a change was declared and is not done yet."""
+    return run_with_hook("docker_cleanup", {**AT_ONCE, **params}, {"docker": {"main": {"url": engine.url}}}, hook)
 
 
 @pytest.mark.engine

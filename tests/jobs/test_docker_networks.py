@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from docker.types import IPAMConfig, IPAMPool
 from support.http_services import http_service, json_reply
-from support.job_runs import JOBS, JobResult, run_job
+from support.job_runs import JobResult, run_job, run_with_hook
 from support.servers.docker import DockerEngine, docker_engine
 
 from maintd.checks.docker.cleanup import StoredContainer
 from maintd.checks.docker.networks import Network, decide_networks
 from maintd.clients.docker import PROJECT
-from maintd.job.context import AttemptInfo, Context, Point
-from maintd.job.description import load_job
-from maintd.model.evidence import Change, ChangeState, CheckStatus, Report
-from maintd.model.target import Targets
+from maintd.job.context import Point
+from maintd.model.evidence import Change, ChangeState, CheckStatus
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
 UNUSED = "main: networks without a container"
@@ -109,7 +105,7 @@ def test_a_network_that_comes_into_use_after_the_plan_stays(engine: DockerEngine
         if start:
             late.start()
 
-    logs = run_with_hook(engine, interfere, points({ids(client)["left-over"]: 31}))
+    logs = interfered(engine, interfere, points({ids(client)["left-over"]: 31}))
 
     assert names(client) == {"left-over"}
     assert any("network left-over kept: used by" in line for line in logs), logs
@@ -122,7 +118,7 @@ def test_a_network_that_another_client_removed_after_the_plan_is_no_failure(engi
     def interfere(change: Change) -> None:
         client.networks.get("left-over").remove()
 
-    logs = run_with_hook(engine, interfere, points({ids(client)["left-over"]: 31}))
+    logs = interfered(engine, interfere, points({ids(client)["left-over"]: 31}))
 
     assert any("network left-over kept:" in line for line in logs), logs
 
@@ -147,31 +143,11 @@ def pool(number: int) -> Any:
     return IPAMConfig(pool_configs=[IPAMPool(subnet=f"10.213.{number}.0/24")])
 
 
-def run_with_hook(engine: DockerEngine, hook: Callable[[Change], None], unused: Iterator[Point]) -> list[str]:
-    """Run the job; `hook` is called when the removal was declared and is not done yet."""
-    loaded, logs = load_job(JOBS / "docker_cleanup.py"), list[str]()
-    folder = Path(tempfile.mkdtemp(prefix="maintd-job-"))
-    info = AttemptInfo(
-        1,
-        "docker_cleanup",
-        "docker_cleanup",
-        1,
-        None,
-        datetime.now(UTC) + timedelta(minutes=5),
-        False,
-        folder / "artifacts",
-        folder / "work",
-        series={"docker_network_unused": list(unused)},
-    )
-    targets = Targets.model_validate({"docker": {"main": {"url": engine.url}}})
-
-    def report(item: Report) -> None:
-        if isinstance(item, Change) and item.state is ChangeState.INTENDED:
-            hook(item)
-
-    params = loaded.params.model_validate({"build_cache": None, "networks": "30d"})
-    loaded.run(Context(info, lambda: targets, report, logs.append), params)
-    return logs
+def interfered(engine: DockerEngine, hook: Callable[[Change], None], unused: Iterator[Point]) -> list[str]:
+    """The log of a run in which `hook` is called when the removal was declared and is not done yet."""
+    params = {"build_cache": None, "networks": "30d"}
+    targets = {"docker": {"main": {"url": engine.url}}}
+    return run_with_hook("docker_cleanup", params, targets, hook, {"docker_network_unused": list(unused)})
 
 
 # --- decisions ----------------------------------------------------------------------------------------------------

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.http_services import Reply, http_service, json_reply
+from support.http_services import Reply, http_service, json_reply, served
 from support.job_runs import JobResult, run_job
 
 from maintd.model.evidence import CheckStatus
@@ -72,13 +71,8 @@ def answering(body: bytes) -> Iterator[str]:
         def log_message(self, *words: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with served(Handler) as url:
+        yield url
 
 
 def not_ok(result: JobResult) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,7 @@ from typing import Any
 from maintd.job import resolve_references
 from maintd.job.context import AttemptInfo, Context, Point
 from maintd.job.description import load_job
-from maintd.model.evidence import Artifact, Change, Check, CheckStatus, Measure, Phase, Progress, Report
+from maintd.model.evidence import Artifact, Change, ChangeState, Check, CheckStatus, Measure, Phase, Progress, Report
 from maintd.model.target import Targets
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -139,6 +139,29 @@ def run_job(
         result.error = error
         result.traceback = traceback.format_exc()
     return result
+
+
+def run_with_hook(
+    job: str,
+    params: Mapping[str, Any],
+    targets: Mapping[str, Any],
+    hook: Callable[[Change], None],
+    series: Mapping[str, Sequence[Point]] | None = None,
+) -> list[str]:
+    """Run a job in this process and return its log; `hook` is called when a change was declared and is not done yet."""
+    loaded, logs = load_job(JOBS / f"{job}.py"), list[str]()
+    folder = Path(tempfile.mkdtemp(prefix="maintd-job-"))
+    deadline = datetime.now(UTC) + timedelta(minutes=5)
+    places = folder / "artifacts", folder / "work"
+    info = AttemptInfo(1, job, job, 1, None, deadline, False, *places, series=series or {})
+    known = Targets.model_validate(targets)
+
+    def report(item: Report) -> None:
+        if isinstance(item, Change) and item.state is ChangeState.INTENDED:
+            hook(item)
+
+    loaded.run(Context(info, lambda: known, report, logs.append), loaded.params.model_validate(params))
+    return logs
 
 
 def _points(values: Sequence[Point | float]) -> list[Point]:
