@@ -189,7 +189,8 @@ def _usual_limit(earlier: Sequence[Point], now: datetime, usual_days: int, floor
 def report_log(ctx: Context, newest: datetime | None, tally: ReadTally, now: datetime, limits: LoginLimits) -> None:
     """Check that the log of logins is current, and that its messages are understood.
 
-    Fewer messages than the lowest limit for failures could not change an outcome, so they may be any.
+    Fewer messages than the lowest limit for failures could not change a count of failures, so they are no alarm. A
+    successful login in a form that is not known may still be among them: the check has their number.
     """
     what = "logins: last line of the log"
     if newest is None:
