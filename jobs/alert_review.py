@@ -3,8 +3,8 @@
 Compares the alerts of Prometheus with those of Alertmanager: an alert that fires and is not known there is not
 delivered. An Alertmanager that does not answer is unknown, never "no alerts". An alert is acknowledged by a silence
 that has an author and selects particular alerts, or by the param `acknowledged`. Also checks silences that hide
-everything, end soon, are old or have no author; failed notifications; failing rules; flapping alerts; and Grafana's own
-rules, if it is named. Read-only.
+everything, end soon, have no end in sight, are old, or have no author or comment; failed notifications; failing rules;
+flapping alerts; and the rules and silences of Grafana, if it is named. Read-only.
 
 Runbook: Daily Maintenance, Morning Health Check, 5 Alert Review
 """
@@ -18,13 +18,12 @@ from typing import Any
 from maintd.checks.alerts import evaluate, firing
 from maintd.checks.alerts.collect import (
     AlertmanagerFacts,
-    GrafanaFacts,
     PrometheusFacts,
     collect_alertmanager,
-    collect_grafana,
     collect_prometheus,
 )
 from maintd.checks.alerts.firing import Acknowledgement, AlertLimits, Alerts, Firing
+from maintd.checks.alerts.grafana import ALERTMANAGER_PATH, RULES_PATH, GrafanaFacts, collect_grafana
 from maintd.checks.alerts.silences import SilenceLimits
 from maintd.checks.probes import Probe, collect_all, isolate_errors
 from maintd.clients import prometheus
@@ -39,9 +38,11 @@ class Params(JobParams):
     alertmanager: tuple[str, ...] = ()
     """Alertmanager targets; default: all."""
     grafana: str | None = None
-    """HTTP target of Grafana; default: its rules are not reviewed."""
-    grafana_path: str = "/api/prometheus/grafana/api/v1/rules"
+    """HTTP target of Grafana; default: its rules and silences are not reviewed."""
+    grafana_path: str = RULES_PATH
     """Path of Grafana's rules in the format of Prometheus."""
+    grafana_alertmanager: str = ALERTMANAGER_PATH
+    """Path of the Alertmanager that Grafana contains, which has its silences."""
     acknowledged: tuple[Acknowledgement, ...] = ()
     """Acknowledged alerts: alert, labels, by, why, until."""
     watchdog: str | None = None
@@ -86,6 +87,8 @@ def _report_not_configured(ctx: Context, collected: Sequence[tuple[Probe, Any]])
         if kind not in kinds:
             cause, hint = "not_configured: no target", f"set targets.{kind}: {missing}"
             ctx.unknown(f"{kind}: configured", cause, hint=hint, optional=True)
+    if "grafana" not in kinds:
+        ctx.log("grafana: not configured: its rules and silences are not reviewed; set the param grafana")
 
 
 def _probes(ctx: Context, params: Params) -> list[Probe]:
@@ -102,8 +105,9 @@ def _probes(ctx: Context, params: Params) -> list[Probe]:
     ]
     if params.grafana is not None:
         target = ctx.target("http", params.grafana)
-        collect = partial(collect_grafana, target, params.grafana, params.grafana_path, params.alerts)
-        probes.append(Probe("grafana", params.grafana, collect, target.timeout + spare))
+        paths = params.grafana_path, params.grafana_alertmanager
+        collect = partial(collect_grafana, target, params.grafana, *paths)
+        probes.append(Probe("grafana", params.grafana, collect, target.timeout * 3 + spare))
     return probes
 
 
@@ -116,8 +120,8 @@ def _report(ctx: Context, params: Params, probe: Probe, facts: Any) -> list[Firi
         evaluate.report_alertmanager(ctx, probe.name, facts, params.alerts, params.silences, ctx.now())
         return firing.from_alertmanager(facts.alerts, facts.silences, probe.subject, params.alerts)
     if isinstance(facts, GrafanaFacts):
-        evaluate.report_grafana(ctx, probe.name, facts)
-        return facts.firing
+        evaluate.report_grafana(ctx, probe.name, facts, params.alerts, params.silences, ctx.now())
+        return facts.firing(probe.subject, params.alerts)
     ctx.report_error(f"{probe.subject}: answers", facts, role=evaluate.role_of(facts))
     return None
 

@@ -186,14 +186,32 @@ def fields(answer: Answer, expect: Mapping[str, str | int | float | bool]) -> li
 class Api:
     """A JSON API below a base URL, which may have a path."""
 
-    def __init__(self, url: str, headers: Mapping[str, SecretStr], timeout: timedelta) -> None:
+    def __init__(
+        self,
+        url: str,
+        headers: Mapping[str, SecretStr],
+        timeout: timedelta,
+        *,
+        ca_file: Path | None = None,
+        verify: bool = True,
+    ) -> None:
         self._url = url.rstrip("/")
         self._headers = headers
         self._timeout = timeout
+        self._ca_file = ca_file
+        self._verify = verify
 
     def call(self, method: str, path: str, **request: Any) -> Answer:
         """The answer, with a status below 300. Raises TargetError: denied for 401 and 403, malformed for a redirect."""
-        answer = fetch(method, self._url + path, timeout=self._timeout, headers=self._headers, **request)
+        answer = fetch(
+            method,
+            self._url + path,
+            timeout=self._timeout,
+            headers=self._headers,
+            ca_file=self._ca_file,
+            verify=self._verify,
+            **request,
+        )
         if answer.status in (401, 403):
             raise TargetError(
                 f"{answer.url} answered {answer.status}",

@@ -26,6 +26,7 @@ from support.servers.maintd import RunningDaemon, maintd_daemon
 from support.stack import RULES, SHIPPED, Stack, restore, stack
 
 from maintd.job.context import Point
+from maintd.model.evidence import CheckStatus
 
 pytestmark = [pytest.mark.slow, pytest.mark.server]
 
@@ -93,10 +94,14 @@ def test_it_stays_green_while_its_history_grows(sound: Stack, tmp_path: Path) ->
                 result = run_job(job, {} if isinstance(step, str) else step[job], targets, series=series, folder=folder)
                 for measure in result.measures:
                     points.setdefault((job, measure.name), []).append((day, measure.value, dict(measure.labels)))
-                if result.outcome not in ("succeeded", "warned"):
-                    bad.append(f"day {day}: {job}: {result.outcome}\n{result.text()[-2000:]}")
+                bad += [
+                    f"day {day}: {job}: {check.name}: {check.observed}, expected {check.expected}: {check.hint}"
+                    for check in result.checks
+                    if check.status is CheckStatus.FAIL or (check.status is CheckStatus.UNKNOWN and not check.optional)
+                ]
+                bad += [f"day {day}: {job}: {result.traceback}"] if result.error is not None else []
 
-    assert bad == []
+    assert not bad, "\n".join(bad)
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------

@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from maintd.checks.alerts import firing, silences
-from maintd.checks.alerts.collect import AlertmanagerFacts, GrafanaFacts, PrometheusFacts
+from maintd.checks.alerts.collect import AlertmanagerFacts, PrometheusFacts
 from maintd.checks.alerts.firing import Acknowledgement, AlertLimits, Alerts, Firing, overdue
+from maintd.checks.alerts.grafana import GrafanaFacts
 from maintd.checks.alerts.silences import SilenceLimits, silence_text
 from maintd.checks.hints import name_first
 from maintd.checks.probes import Probe, report_not_understood
 from maintd.checks.prometheus.health import report_reload
-from maintd.clients.alertmanager import Status
+from maintd.clients.alertmanager import Alert, Silence, Status
 from maintd.clients.prometheus import Prometheus
+from maintd.clients.shapes import Listing
 from maintd.errors import MaintdError, TargetError
 from maintd.job.causes import Role
 from maintd.job.context import Context
@@ -94,17 +96,7 @@ def report_alertmanager(
     ctx.check(f"{subject}: answers", "alerts", equals="alerts")
     _report_status(ctx, subject, facts.status)
     report_reload(ctx, subject, facts.reload)
-    report_not_understood(ctx, f"{subject}: alerts and silences understood", "items", facts.alerts, facts.silences)
-    found = silences.review(facts.silences, facts.alerts, limits.severity_label, silence_limits, now)
-    ctx.measure("silences_active", len(silences.active(facts.silences)), "", server=name)
-    for what, matching, advice in (
-        ("silences that hide everything", found.hides_too_much, "add matchers that select alerts, or expire them"),
-        ("silences that end soon", found.ends_soon, "fix the cause, or extend them: the alerts come back"),
-        ("silences that are old", found.old, "fix the cause, or correct the rule"),
-        ("silences without an author", found.without_author, "expire them, or create them again with an author"),
-    ):
-        hint = f"{advice}: {name_first([silence_text(silence) for silence in matching])}" if matching else ""
-        ctx.check(f"{subject}: {what}", len(matching), warn_above=0, hint=hint)
+    report_silences(ctx, subject, facts.alerts, facts.silences, limits, silence_limits, now)
     for counts in (facts.failed, facts.tried):
         if isinstance(counts, TargetError):
             ctx.report_error(f"{subject}: notifications", counts, role=role_of(counts))
@@ -112,6 +104,31 @@ def report_alertmanager(
     if not isinstance(facts.failed, TargetError) and not isinstance(facts.tried, TargetError):
         for integration, failed in sorted(facts.failed.items()):
             _report_notifications(ctx, name, integration, int(failed), int(facts.tried.get(integration, 0)))
+
+
+def report_silences(
+    ctx: Context,
+    subject: str,
+    alerts: Listing[Alert],
+    found: Listing[Silence],
+    limits: AlertLimits,
+    silence_limits: SilenceLimits,
+    now: datetime,
+) -> None:
+    """Check the silences of one Alertmanager, or of the one in Grafana."""
+    report_not_understood(ctx, f"{subject}: alerts and silences understood", "items", alerts, found)
+    review = silences.review(found, alerts, limits.severity_label, silence_limits, now)
+    ctx.measure("silences_active", len(silences.active(found)), "", server=subject.removeprefix("alertmanager "))
+    for what, matching, advice in (
+        ("silences that hide everything", review.hides_too_much, "add matchers that select alerts, or expire them"),
+        ("silences that end soon", review.ends_soon, "fix the cause, or extend them: the alerts come back"),
+        ("silences without an end in sight", review.endless, "set an earlier end, or correct the rule"),
+        ("silences that are old", review.old, "fix the cause, or correct the rule"),
+        ("silences without an author", review.without_author, "expire them, or create them again with an author"),
+        ("silences without a comment", review.without_comment, "add the reason, or expire them"),
+    ):
+        hint = f"{advice}: {name_first([silence_text(silence) for silence in matching])}" if matching else ""
+        ctx.check(f"{subject}: {what}", len(matching), warn_above=0, hint=hint)
 
 
 def _report_status(ctx: Context, subject: str, status: Status | TargetError) -> None:
@@ -142,12 +159,22 @@ def _report_notifications(ctx: Context, server: str, integration: str, failed: i
         ctx.check(f"{what} that failed", lost, warn_above=0, hint=hint)
 
 
-def report_grafana(ctx: Context, name: str, facts: GrafanaFacts) -> None:
-    """Check Grafana's own rules."""
-    ctx.check(f"grafana {name}: answers", "rules", equals="rules")
-    ctx.check(f"grafana {name}: rules that fail", len(facts.broken), equals=0, hint=name_first(facts.broken))
-    if not facts.rules:
-        ctx.log(f"grafana {name}: has no alerting rules of its own")
+def report_grafana(
+    ctx: Context, name: str, facts: GrafanaFacts, limits: AlertLimits, silence_limits: SilenceLimits, now: datetime
+) -> None:
+    """Check Grafana's own rules, and the silences of its Alertmanager."""
+    subject = f"grafana {name}"
+    ctx.check(f"{subject}: answers", "rules", equals="rules")
+    report_not_understood(ctx, f"{subject}: rules understood", "rules", facts.rules)
+    ctx.check(f"{subject}: rules that fail", len(facts.broken), equals=0, hint=name_first(facts.broken))
+    if not facts.rules and not facts.rules.not_understood:
+        ctx.log(f"{subject}: has no alerting rules of its own")
+    for found in (facts.silences, facts.alerts):
+        if isinstance(found, TargetError):
+            ctx.report_error(f"{subject}: silences", found, role=Role.SOURCE)
+            return
+    if not isinstance(facts.silences, TargetError) and not isinstance(facts.alerts, TargetError):
+        report_silences(ctx, subject, facts.alerts, facts.silences, limits, silence_limits, now)
 
 
 def report_delivery(ctx: Context, name: str, lost: Sequence[Firing], silent: Sequence[str], now: datetime) -> None:

@@ -1,4 +1,4 @@
-"""Silences of Alertmanager that need attention."""
+"""Silences of Alertmanager and Grafana that need attention."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ class SilenceLimits(Limits):
     """A silence that hides an alert and ends this soon warns: the alert comes back."""
     old: Duration = timedelta(days=7)
     """A silence older than this warns: correct the rule instead."""
+    longest: Duration = timedelta(days=90)
+    """A silence that ends later than this has no end in sight and warns."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,10 @@ class SilenceReview:
 
     hides_too_much: tuple[Silence, ...]
     ends_soon: tuple[Silence, ...]  # and hides an alert now
+    endless: tuple[Silence, ...]
     old: tuple[Silence, ...]
     without_author: tuple[Silence, ...]
+    without_comment: tuple[Silence, ...]
 
 
 def active(silences: Iterable[Silence]) -> list[Silence]:
@@ -50,8 +54,10 @@ def review(
     return SilenceReview(
         hides_too_much=tuple(silence for silence in kept if hides_too_much(silence, severity_label)),
         ends_soon=tuple(s for s in kept if s.id in hiding and s.ends_at - now < limits.ends_within),
+        endless=tuple(silence for silence in kept if silence.ends_at - now > limits.longest),
         old=tuple(silence for silence in kept if now - silence.starts_at > limits.old),
         without_author=tuple(silence for silence in kept if not silence.created_by.strip()),
+        without_comment=tuple(silence for silence in kept if not silence.comment.strip()),
     )
 
 
