@@ -1,5 +1,5 @@
-"""Grafana's own alerting. Grafana itself cannot be had here: a real Alertmanager, whose API version 2 Grafana contains,
-answers below Grafana's path; the answers of Grafana's rules follow its documentation.
+"""Grafana's own alerting, without Grafana: no package registry has it. A real Alertmanager, whose API version 2 Grafana
+contains, answers below Grafana's path; the answers of Grafana's rules follow its documentation.
 """
 
 from __future__ import annotations

@@ -12,12 +12,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import yaml
 
 from support.http_services import Reply, http_service, json_reply
 from support.sample_backups import gz, tar_of, write
 from support.sample_logs import request
+from support.servers.base import wait_for
 from support.servers.postgres import PostgresServer, postgres
 from support.servers.prometheus import WebServer, alertmanager, prometheus
 from support.servers.redis import RedisServer, redis
@@ -136,7 +138,16 @@ def stack(folder: Path) -> Iterator[Stack]:
         made.sql(SCHEMA)
         with_streams(made)
         restore(made)
+        wait_for(lambda: _observed(metrics), "the first scrapes of Prometheus, and its Alertmanager")
         yield made
+
+
+def _observed(server: WebServer) -> bool:
+    """Whether Prometheus has found its targets, which takes it five seconds, and scraped them twice."""
+    query = "min(count_over_time(http_request_duration_seconds_count[1m]))"
+    scraped = httpx.get(f"{server.url}/api/v1/query", params={"query": query}, timeout=5).json()["data"]["result"]
+    found = httpx.get(f"{server.url}/api/v1/alertmanagers", timeout=5).json()["data"]["activeAlertmanagers"]
+    return bool(found and scraped and float(scraped[0]["value"][1]) >= 2)
 
 
 class _Live(dict[str, Any]):
