@@ -22,7 +22,12 @@ def fingerprint_of(entry: Entry) -> str:
 
     Values that are the default are left out, so that a new key in a later version does not change the fingerprint.
     """
-    content = entry.model_dump(mode="json", include={"rule", "policy", "steps"}, exclude_defaults=True)
+    content = entry.model_dump(
+        mode="json",
+        include={"rule", "policy", "steps"},
+        exclude={"steps": {"__all__": {"overlaid"}}},  # a moved line of the overlay is no edit of the entry
+        exclude_defaults=True,
+    )
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from maintd.calendar.policies import POLICY_KEYS, read_after, read_locks, read_policy
 from maintd.calendar.steps import StepReader, with_unique_names
-from maintd.calendar.value_readers import NodeReader
+from maintd.calendar.value_readers import NodeReader, overlaid
 from maintd.config.yaml_tree import Node, ScalarNode
 from maintd.model.entry import After, Entry, Policy, Rule, ScheduleKind, StepPlan
 from maintd.schedule import compile_rule, describe, uneven_steps, zone_problem
@@ -111,6 +111,7 @@ def read_entry(
         enabled=bool(enabled),
         formerly=formerly,
         line=key.line,
+        overlaid=overlaid(pair for name, pair in fields.items() if name != "params"),
     )
     _warn(within, entry, fields, now)
     return ReadEntry(key, fields, entry, after, formerly)

@@ -11,6 +11,7 @@ from typing import Any
 
 from maintd.calendar.cross_checks import check_entries
 from maintd.calendar.entries import Defaults, read_defaults, read_entry, title_of
+from maintd.calendar.overlay import TOP_KEYS, OverlayText, with_overlay
 from maintd.calendar.steps import Jobs, ParamsToValidate, StepReader, ValidateAll
 from maintd.calendar.targets import read_targets
 from maintd.calendar.value_readers import NodeReader, Problems, unknown
@@ -25,8 +26,7 @@ from maintd.schedule import zone_problem
 from maintd.secret_params import ALL_SECRET, collect_into, without_secrets
 
 FILE_NAME = "schedules.yaml"
-
-_TOP_KEYS = ("timezone", "defaults", "entries", "targets")
+OVERLAY_NAME = "schedules.local.yaml"
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,14 @@ class Calendar:
     targets: Targets = field(default_factory=Targets)
     warnings: tuple[str, ...] = ()
     broken: dict[str, str] = field(default_factory=dict)
-    digest: str = ""  # sha256 of the text, in hex
+    digest: str = ""  # sha256 of the text and that of the overlay, in hex
+    overlay: Path | None = None
     secrets: dict[str, str] = field(default_factory=dict, repr=False)  # of params, by reference
+
+    @property
+    def place(self) -> str:
+        """The file, and its overlay if it has one."""
+        return str(self.path) if self.overlay is None else f"{self.path} with {self.overlay}"
 
 
 def calendar_path(settings: Settings) -> Path:
@@ -62,27 +68,45 @@ def calendar_path(settings: Settings) -> Path:
     return shipped(FILE_NAME)
 
 
+def overlay_path(settings: Settings) -> Path | None:
+    """The overlay that the settings name; by default `overlay_beside` the calendar. None if there is none.
+
+    Raises RefusedError if maintd runs as root and other users can write a file that no setting names.
+    """
+    if settings.calendar_overlay is not None:
+        return settings.calendar_overlay
+    path = settings.calendar or Path.cwd() / FILE_NAME
+    found = overlay_beside(path)
+    if found is not None:
+        require_trusted(found)
+    return found
+
+
+def overlay_beside(path: Path) -> Path | None:
+    """`schedules.local.yaml` in the folder of `schedules.yaml`, if it exists."""
+    found = path.with_name(f"{path.stem}.local{path.suffix}")
+    return found if found.exists() else None
+
+
+def load_configured(settings: Settings, jobs: Jobs, validate_all: ValidateAll | None = None) -> Calendar:
+    """Read the calendar of the settings with its overlay, as `load_calendar` does."""
+    return load_calendar(calendar_path(settings), jobs, validate_all, overlay=overlay_path(settings))
+
+
 def load_calendar(
     path: Path,
     jobs: Jobs,
     validate_all: ValidateAll | None = None,
     now: datetime | None = None,
+    overlay: Path | None = None,
 ) -> Calendar:
-    """Read a calendar file. Raises CalendarError with all its problems.
+    """Read a calendar file, and its overlay. Raises CalendarError with all their problems.
 
     Without `validate_all` the types of params are not checked. `now` is the current time by default.
     """
-    try:
-        text = read_text(path)
-    except FileNotFoundError:
-        raise CalendarError([f"{path}: the file does not exist; create it, or correct MAINTD_CALENDAR"]) from None
-    except IsADirectoryError:
-        raise CalendarError([f"{path}: is a folder; set MAINTD_CALENDAR to the file in it"]) from None
-    except OSError as error:
-        raise CalendarError([f"{path}: cannot be read: {error.strerror or error}"]) from error
-    except YamlError as error:
-        raise CalendarError([f"{path}:{error.line}:{error.column}: {error}"]) from None
-    return parse_calendar(text, str(path), jobs, validate_all, now)
+    text = _read(path, "MAINTD_CALENDAR")
+    above = None if overlay is None else OverlayText(str(overlay), _read(overlay, "MAINTD_CALENDAR_OVERLAY"))
+    return parse_calendar(text, str(path), jobs, validate_all, now, above)
 
 
 def parse_calendar(
@@ -91,16 +115,17 @@ def parse_calendar(
     jobs: Jobs,
     validate_all: ValidateAll | None = None,
     now: datetime | None = None,
+    overlay: OverlayText | None = None,
 ) -> Calendar:
     """As `load_calendar`, from text; problems name the file `name`."""
     problems = Problems(name)
     scope = NodeReader(problems)
-    try:
-        root = parse_yaml(text)
-    except YamlError as error:
-        raise CalendarError([f"{name}:{error.line}:{error.column}: {error}"]) from None
+    root = _parsed(text, name)
     if root is None:
         raise CalendarError([f'{name}:1:1: the calendar is empty; begin with "timezone: UTC" and "entries:"'])
+    above = None if overlay is None else _parsed(overlay.text, overlay.name, overlay.name)
+    if above is not None:
+        root = with_overlay(scope, root, above)
     fields = _top_fields(scope, root)
     if not isinstance(root, MappingNode):
         raise CalendarError(problems.lines())
@@ -121,7 +146,8 @@ def parse_calendar(
         targets=targets,
         warnings=tuple(problems.warning_lines()),
         broken=broken,
-        digest=hashlib.sha256(text.encode()).hexdigest(),
+        digest=hashlib.sha256((text if overlay is None else f"{text}\0{overlay.text}").encode()).hexdigest(),
+        overlay=None if overlay is None else Path(overlay.name),
         secrets=secrets,
     )
 
@@ -141,14 +167,34 @@ def entry_for_job(job: JobDescription, params: Mapping[str, Any]) -> Entry:
     return Entry(name=job.name, title=title_of(job.name), runbook=job.runbook, steps=(step,), policy=policy)
 
 
+def _read(path: Path, setting: str) -> str:
+    try:
+        return read_text(path)
+    except FileNotFoundError:
+        raise CalendarError([f"{path}: the file does not exist; create it, or correct {setting}"]) from None
+    except IsADirectoryError:
+        raise CalendarError([f"{path}: is a folder; set {setting} to the file in it"]) from None
+    except OSError as error:
+        raise CalendarError([f"{path}: cannot be read: {error.strerror or error}"]) from error
+    except YamlError as error:
+        raise CalendarError([f"{path}:{error.line}:{error.column}: {error}"]) from None
+
+
+def _parsed(text: str, name: str, file: str = "") -> Node | None:
+    try:
+        return parse_yaml(text, file)
+    except YamlError as error:
+        raise CalendarError([f"{name}:{error.line}:{error.column}: {error}"]) from None
+
+
 def _top_fields(scope: NodeReader, root: Node) -> dict[str, Node]:
     """The values of the known keys. Keys that begin with x- are ignored: a calendar can keep its anchors there."""
     found: dict[str, Node] = {}
     for key, value in scope.pairs(root, "a calendar"):
         if key.text.startswith("x-"):
             continue
-        if key.text not in _TOP_KEYS:
-            scope.error(key, unknown("key", key.text, _TOP_KEYS, f"write one of {', '.join(_TOP_KEYS)}"))
+        if key.text not in TOP_KEYS:
+            scope.error(key, unknown("key", key.text, TOP_KEYS, f"write one of {', '.join(TOP_KEYS)}"))
         elif not (isinstance(value, ScalarNode) and value.empty):
             found[key.text] = value
     return found

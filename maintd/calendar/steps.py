@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from maintd.calendar.policies import MAX_RETRIES, read_locks, read_positive
-from maintd.calendar.value_readers import NodeReader, kind, unknown
+from maintd.calendar.value_readers import NodeReader, kind, overlaid, unknown
 from maintd.config.yaml_tree import MappingNode, Node, ScalarNode, key_at, value_of
 from maintd.model.entry import LockMode, OnFailure, StepPlan
 from maintd.model.job import BrokenJob, JobDescription
@@ -74,6 +74,7 @@ class StepReader:
             name=name,
             job=name,
             params=values,
+            overlaid=overlaid(params.items) if isinstance(params, MappingNode) else {},
             locks=_merge_locks(own, locks),
             mutates=True if isinstance(known, BrokenJob) else known.mutates,
             repeatable=False if isinstance(known, BrokenJob) else known.repeatable,

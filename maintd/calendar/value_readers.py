@@ -26,11 +26,11 @@ _FLAGS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "o
 
 @dataclass
 class Problems:
-    """Errors and warnings as (line, column, text)."""
+    """Errors and warnings as (name of the overlay or empty, line, column, text)."""
 
     file: str
-    errors: list[tuple[int, int, str]] = field(default_factory=list)
-    warnings: list[tuple[int, int, str]] = field(default_factory=list)
+    errors: list[tuple[str, int, int, str]] = field(default_factory=list)
+    warnings: list[tuple[str, int, int, str]] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """The errors as `file:line:column: text`, in the order of the file; the first MAX_SHOWN and how many follow."""
@@ -40,9 +40,9 @@ class Problems:
         """As `lines`, for warnings."""
         return self._lines(self.warnings, "more warning")
 
-    def _lines(self, found: list[tuple[int, int, str]], what: str) -> list[str]:
+    def _lines(self, found: list[tuple[str, int, int, str]], what: str) -> list[str]:
         ordered = sorted(dict.fromkeys(found))
-        shown = [f"{self.file}:{line}:{column}: {text}" for line, column, text in ordered[:MAX_SHOWN]]
+        shown = [f"{file or self.file}:{line}:{column}: {text}" for file, line, column, text in ordered[:MAX_SHOWN]]
         left = len(ordered) - len(shown)
         return [*shown, f"{self.file}: and {plural(left, what)}"] if left else shown
 
@@ -60,11 +60,11 @@ class NodeReader:
 
     def error(self, node: Node, text: str) -> None:
         """Add an error: the calendar cannot be used."""
-        self.problems.errors.append((node.line, node.column, one_line(self.about + text)))
+        self.problems.errors.append((node.file, node.line, node.column, one_line(self.about + text)))
 
     def warn(self, node: Node, text: str) -> None:
         """Add a warning: the calendar can be used."""
-        self.problems.warnings.append((node.line, node.column, one_line(self.about + text)))
+        self.problems.warnings.append((node.file, node.line, node.column, one_line(self.about + text)))
 
     # --- collections ---
 
@@ -170,6 +170,11 @@ class NodeReader:
         except ValueError as error:
             self.error(node, f"{what}: {error}")
             return None
+
+
+def overlaid(fields: Iterable[tuple[ScalarNode, Node]]) -> dict[str, str]:
+    """Of the pairs with something from an overlay in them, the key and `file:line`."""
+    return {key.text: f"{node.file}:{node.line}" for key, value in fields if (node := key if key.file else value).file}
 
 
 def _bounded(text: str) -> timedelta:

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 def validate_command(app: App, file: Path | None, as_json: bool) -> int:
     """Check a calendar and print it in plain English.
 
-    By default the calendar of the settings. Errors are printed with file:line:column.
+    By default the calendar of the settings, with its overlay. Errors are printed with file:line:column.
 
     Exit code 2 if the calendar or a job module has an error.
     """
-    from maintd.calendar import calendar_path, load_calendar
+    from maintd.calendar import load_calendar, load_configured, overlay_beside
     from maintd.config import sources
     from maintd.model.job import BrokenJob
 
@@ -37,9 +37,12 @@ def validate_command(app: App, file: Path | None, as_json: bool) -> int:
     for line in sources.warnings(app.flags):
         app.note(line)
     registry = app.registry()
-    path = file or calendar_path(settings)
     with registry.one_process():
-        calendar = load_calendar(path, registry.jobs, registry.validate_all)
+        if file is None:
+            calendar = load_configured(settings, registry.jobs, registry.validate_all)
+        else:
+            overlay = settings.calendar_overlay or overlay_beside(file)
+            calendar = load_calendar(file, registry.jobs, registry.validate_all, overlay=overlay)
         problems = [job.error for job in registry.jobs.values() if isinstance(job, BrokenJob)]
     problems += [f'entry "{name}" cannot run: {why}' for name, why in calendar.broken.items()]
     if as_json:
@@ -54,6 +57,7 @@ def _as_json(calendar: Calendar, problems: list[str], app: App) -> dict[str, Any
     return {
         "ok": not problems,
         "calendar": str(calendar.path),
+        "overlay": None if calendar.overlay is None else str(calendar.overlay),
         "timezone": calendar.timezone,
         "problems": problems,
         "warnings": list(calendar.warnings),
@@ -73,6 +77,7 @@ def _entry_as_json(entry: Entry, app: App) -> dict[str, Any]:
         "next_due_at": None if due is None else utc_text(due),
         "next_due_local": local,
         "jobs": list(entry.jobs),
+        "overlay": list(entry.overlay),
     }
 
 
@@ -99,13 +104,15 @@ def _print(app: App, calendar: Calendar, problems: list[str]) -> None:
             utc = "" if local.endswith(" UTC") else f" = {utc_minute(due)}"
             lines += wrap(f"next due {local}{utc}, {from_now(due, app.now())}", app.width, "  ", "    ")
         lines += wrap("jobs: " + ", ".join(entry.jobs), app.width, "  ", "    ")
+        for text in entry.overlay:
+            lines += wrap(f"overlay: {text}", app.width, "  ", "    ")
     app.out("\n".join(lines))
     for warning in calendar.warnings:
         app.note("\n".join(wrap(f"warning: {warning}", app.width, "", "  ")))
     for problem in problems:
         app.note(problem)
     result = plural(len(problems), "error") if problems else "no errors"
-    app.note(f"{calendar.path}: {plural(len(calendar.entries), 'entry')}, time zone {calendar.timezone}, {result}")
+    app.note(f"{calendar.place}: {plural(len(calendar.entries), 'entry')}, time zone {calendar.timezone}, {result}")
 
 
 @click.command("pause")

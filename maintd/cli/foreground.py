@@ -145,11 +145,11 @@ def _entry(
 
 
 def _calendar(app: App, registry: JobRegistry) -> Calendar | None:
-    from maintd.calendar import calendar_path, load_calendar
+    from maintd.calendar import load_configured
 
     try:
         with registry.one_process():
-            return load_calendar(calendar_path(app.settings), registry.jobs, registry.validate_all)
+            return load_configured(app.settings, registry.jobs, registry.validate_all)
     except CalendarError as error:
         app.note(f"{error}\nthe calendar has errors; only jobs and the targets of the settings are available")
     except MaintdError as error:

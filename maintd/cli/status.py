@@ -100,10 +100,10 @@ def _due_times(app: App, days: int) -> Any:
 
 
 def _due_times_of_file(app: App, days: int) -> dict[str, Any]:
-    from maintd.calendar import calendar_path, load_calendar
+    from maintd.calendar import load_configured
     from maintd.operations.due import due_times
 
-    calendar = load_calendar(calendar_path(app.settings), app.registry().jobs)
+    calendar = load_configured(app.settings, app.registry().jobs)
     due, limited = due_times(calendar.entries, app.now(), days, {})
     return {
         "due": [item.model_dump(mode="json") for item in due],

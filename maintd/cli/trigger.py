@@ -90,11 +90,11 @@ def _queue(app: App, name: str, body: dict[str, Any]) -> Any:
 
 def _refuse_unknown(app: App, name: str) -> None:
     """Report a misspelt name now rather than when the daemon runs again. A broken calendar is not reported here."""
-    from maintd.calendar import calendar_path, load_calendar
+    from maintd.calendar import load_configured
 
     try:
         jobs = app.registry().jobs
-        entries = [entry.name for entry in load_calendar(calendar_path(app.settings), jobs).entries]
+        entries = [entry.name for entry in load_configured(app.settings, jobs).entries]
     except MaintdError:
         return
     if name not in jobs and name not in entries:

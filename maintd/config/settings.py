@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     calendar: Path | None = Field(
         None, description="Calendar file; by default ./schedules.yaml, else the shipped calendar"
     )
+    calendar_overlay: Path | None = Field(
+        None, description="Overlay of the calendar; by default schedules.local.yaml in its folder, if it exists"
+    )
     state_dir: Path = Field(default_factory=default_state_dir, description="Folder of the store, artifacts and spool")
     store_url: SecretStr | None = Field(
         None, description="sqlite:///path or postgresql://user@host/db; by default SQLite in the state directory"
@@ -79,6 +82,12 @@ class Settings(BaseSettings):
     reports_dir: Path | None = Field(None, description="Folder for copies of reports; by default artifacts only")
     retention: Retention = Field(Retention(), description="How long runs, logs, artifacts and the ledger are kept")
     targets: Targets = Field(Targets(), description="Systems that jobs work on; usually defined in the calendar")
+
+    @field_validator("config", "calendar", "calendar_overlay", "store_url", "socket", "reports_dir", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: Any) -> Any:
+        """An empty variable takes back a value of a source below it, for example of a systemd unit."""
+        return None if value == "" else value
 
     @field_validator("heartbeat")
     @classmethod

@@ -42,10 +42,14 @@ class YamlError(Exception):
 
 @dataclass(slots=True)  # not frozen, which would cost 0.15 s for the nodes of 10,000 entries; no code changes a node
 class Node:
-    """A scalar, sequence or mapping. `size` counts it and everything in it, `depth` its levels."""
+    """A scalar, sequence or mapping. `size` counts it and everything in it, `depth` its levels.
+
+    `file` is the name of the file if it is another one than that of the tree, else empty.
+    """
 
     line: int
     column: int
+    file: str = field(default="", kw_only=True)
     size: int = field(default=1, kw_only=True)
     depth: int = field(default=1, kw_only=True)
 
@@ -95,10 +99,10 @@ def read_text(path: Path) -> str:
         ) from None
 
 
-def parse_yaml(text: str) -> Node | None:
-    """The root of the tree; None for a text without a value. Raises YamlError."""
+def parse_yaml(text: str, file: str = "") -> Node | None:
+    """The root of the tree; None for a text without a value. Raises YamlError. Each node has `file` as its own."""
     try:
-        return _Builder(text).build()
+        return _Builder(text, file).build()
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(text, error) from None
     except yaml.reader.ReaderError as error:
@@ -170,8 +174,9 @@ class _OpenCollection:
 class _Builder:
     """Builds nodes from events, with an explicit stack instead of recursion."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, file: str) -> None:
         self._events: Iterator[Any] = yaml.parse(text, Loader=_LOADER)
+        self._file = file
         self._stack: list[_OpenCollection] = []
         self._anchors: dict[str, Node | None] = {}  # None: its end has not been read yet
         self._total = 0
@@ -188,7 +193,7 @@ class _Builder:
             if kind is yaml.ScalarEvent:
                 self._refuse_tag(event, line, column)
                 quoted = event.style not in (None, "") or event.tag == _TEXT_TAG  # plain: "" from libyaml
-                self._add(ScalarNode(line, column, event.value, quoted), event.anchor)
+                self._add(ScalarNode(line, column, event.value, quoted, file=self._file), event.anchor)
             elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
                 self._refuse_tag(event, line, column)
                 if len(self._stack) >= MAX_DEPTH:
@@ -224,9 +229,9 @@ class _Builder:
                 if not isinstance(key, ScalarNode):
                     raise YamlError(key.line, key.column, "a key must be plain text; quote it if it begins with {")
             items, merged = _merge(cast("list[tuple[ScalarNode, Node]]", pairs))
-            node: Node = MappingNode(opened.line, opened.column, items, merged, size=size, depth=depth)
+            node: Node = MappingNode(opened.line, opened.column, items, merged, size=size, depth=depth, file=self._file)
         else:
-            node = SequenceNode(opened.line, opened.column, tuple(children), size=size, depth=depth)
+            node = SequenceNode(opened.line, opened.column, tuple(children), size=size, depth=depth, file=self._file)
         self._total -= size - 1  # its children are counted already
         self._add(node, opened.anchor)
 

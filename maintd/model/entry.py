@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from datetime import date as Day  # noqa: N812 - "date" is a field below
 from datetime import timedelta
 from enum import StrEnum
@@ -103,6 +105,7 @@ class StepPlan(Model):
     name: str
     job: str
     params: dict[str, Any] = {}
+    overlaid: dict[str, str] = {}  # params from the overlay of the calendar, with `file:line`
     locks: dict[str, LockMode] = {}  # those of the job and those of the calendar
     timeout: Duration | None = None  # of one attempt; None: the job's
     retries: int | None = None  # None: the policy's
@@ -110,6 +113,20 @@ class StepPlan(Model):
     always: bool = False  # runs at the end, whatever the outcome of earlier steps
     mutates: bool = True
     repeatable: bool = False
+
+
+def overlay_texts(steps: Sequence[StepPlan], keys: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """What is from the overlay, with its place: `vacuum: threshold=0.5 (schedules.local.yaml:4)`.
+
+    `keys` are those of the entry. Secrets in params must be references already.
+    """
+    found = [f"{key} ({place})" for key, place in (keys or {}).items()]
+    for step in steps:
+        for param, place in step.overlaid.items():
+            value = step.params.get(param)
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+            found.append(f"{step.name}: {param}={text} ({place})")
+    return tuple(found)
 
 
 class Entry(Model):
@@ -124,11 +141,17 @@ class Entry(Model):
     enabled: bool = True
     formerly: str | None = None  # its earlier name: history and planning continue
     line: int = 0  # in the calendar file
+    overlaid: dict[str, str] = {}  # keys from the overlay of the calendar, with `file:line`
 
     @property
     def jobs(self) -> tuple[str, ...]:
         """Names of the steps' jobs in order, each once."""
         return tuple(dict.fromkeys(step.job for step in self.steps))
+
+    @property
+    def overlay(self) -> tuple[str, ...]:
+        """What is from the overlay, see `overlay_texts`."""
+        return overlay_texts(self.steps, self.overlaid)
 
 
 class Pause(Model):

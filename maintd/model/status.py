@@ -79,6 +79,7 @@ class EntryStatus(Diagnosis):
     schedule: str  # plain English
     enabled: bool
     jobs: tuple[str, ...] = ()
+    overlay: tuple[str, ...] = ()  # what the overlay of the calendar changes, with file and line
     next_due_at: Instant | None = None
     next_due_local: str = ""
     pause: Pause | None = None

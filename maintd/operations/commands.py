@@ -136,7 +136,7 @@ def _refuse_disabled(service: OperatorService, entry: Entry) -> None:
     if entry.name in calendar.broken:
         raise RefusedError(f'entry "{entry.name}" cannot run: {calendar.broken[entry.name]}', "run: maintd validate")
     if not entry.enabled:
-        where = f"{calendar.path.name}:{entry.line}"
+        where = entry.overlaid.get("enabled", f"{calendar.path.name}:{entry.line}")
         raise RefusedError(f'entry "{entry.name}" is disabled in {where}', "remove `enabled: false` there")
     jobs = service.jobs()
     for step in entry.steps:

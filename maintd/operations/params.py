@@ -29,10 +29,12 @@ def with_params(entry: Entry, given: Mapping[str, Any], jobs: Mapping[str, JobDe
             overrides[name][param] = value
     if problems:
         raise UsageError("\n".join(problems))
-    return tuple(
-        step.model_copy(update={"params": {**step.params, **overrides[step.name]}}) if overrides[step.name] else step
-        for step in entry.steps
-    )
+    return tuple(_with(step, own) if (own := overrides[step.name]) else step for step in entry.steps)
+
+
+def _with(step: StepPlan, params: Mapping[str, Any]) -> StepPlan:
+    overlaid = {name: place for name, place in step.overlaid.items() if name not in params}
+    return step.model_copy(update={"params": {**step.params, **params}, "overlaid": overlaid})
 
 
 def plan_with_params(

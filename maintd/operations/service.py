@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, NamedTuple, NoReturn
 
-from maintd.calendar import Calendar, calendar_path, load_calendar
+from maintd.calendar import Calendar, load_configured
 from maintd.clock import Clock, SystemClock
 from maintd.config.settings import Settings
 from maintd.errors import DaemonUnavailableError
@@ -78,7 +78,7 @@ def open_service(settings: Settings, *, write: bool) -> OperatorService:
     @cache
     def calendar() -> Calendar:
         with registry.one_process():
-            return load_calendar(calendar_path(settings), registry.jobs, registry.validate_all)
+            return load_configured(settings, registry.jobs, registry.validate_all)
 
     def unavailable() -> NoReturn:
         raise DaemonUnavailableError(f"no daemon answers on {settings.socket_path}", "start it with: maintd serve")

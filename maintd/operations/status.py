@@ -99,6 +99,7 @@ def _status_of(
         schedule=describe(entry.rule),
         enabled=entry.enabled,
         jobs=entry.jobs,
+        overlay=entry.overlay,
         next_due_at=next_due,
         next_due_local="" if next_due is None or entry.rule is None else local_text(next_due, entry.rule.timezone),
         pause=pause,
@@ -145,7 +146,7 @@ def _calendar(service: OperatorService) -> CalendarView:
         return CalendarView(
             tuple(_entry_from_store(state) for state in states if state.active), {}, tuple(problems), ""
         )
-    return CalendarView(calendar.entries, dict(calendar.broken), (), str(calendar.path), tuple(calendar.warnings))
+    return CalendarView(calendar.entries, dict(calendar.broken), (), calendar.place, tuple(calendar.warnings))
 
 
 def _entry_from_store(state: EntryState) -> Entry:

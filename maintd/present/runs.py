@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
+from maintd.model.entry import overlay_texts
 from maintd.model.evidence import Artifact, Change, ChangeState, Check, CheckStatus, Measure
 from maintd.model.run import Attempt, AttemptState, Run, RunState, RunSummary, SkipReason, Step, Trigger
 from maintd.present.text import (
@@ -126,6 +127,8 @@ def _facts(run: Run, now: datetime) -> Iterator[tuple[str, str]]:
     yield "reason", skip_text(run.skip_reason, "" if shown_below else run.reason)
     yield "cancel", "" if run.state.final or not run.cancel_requested else f"requested by {run.cancel_requested}"
     yield "params", ", ".join(f"{name}={value}" for name, value in run.params.items())
+    for text in overlay_texts(run.plan):
+        yield "overlay", text
 
 
 def step_lines(step: Step, now: datetime, width: int, style: Style) -> Iterator[str]:

@@ -62,6 +62,7 @@ def entry_text(
         utc = utc_minute(entry.next_due_at)
         facts.append(("next due", due if entry.next_due_local.endswith(" UTC") else f"{due} ({utc})"))
     facts.append(("jobs", ", ".join(entry.jobs)))
+    facts += [("overlay", text) for text in entry.overlay]
     if entry.typical_duration is not None:
         facts.append(("duration", f"typically {duration_text(entry.typical_duration)} (median of the last successes)"))
     if entry.last_success_at is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from maintd.calendar import Calendar, calendar_path, changes_between, load_calendar
+from maintd.calendar import Calendar, calendar_path, changes_between, load_configured, overlay_path
 from maintd.config.settings import Settings
 from maintd.errors import CalendarError, JobError, MaintdError, RefusedError, StoreUnavailableError
 from maintd.job.registry import JobRegistry
@@ -33,7 +33,7 @@ class CalendarReloader:
         self._wake = wake
         self._hide = hide
         self._requests: queue.SimpleQueue[Future[ReloadResult]] = queue.SimpleQueue()
-        self._stamp: tuple[int, int] | None = None  # of the calendar file when it was read last
+        self._stamps: _Stamps | None = None  # of the calendar and its overlay when they were read last
         self.refused: tuple[str, ...] = ()  # why the calendar or the jobs that were read last are not active
         self.loaded_at: datetime | None = None  # of the active calendar
 
@@ -81,9 +81,9 @@ class CalendarReloader:
                 log.error("reload_failed", error=str(error))
 
     def reload_if_changed(self) -> None:
-        """Reload if the calendar file or a job has changed. Raises StoreUnavailableError."""
+        """Reload if the calendar, its overlay or a job has changed. Raises StoreUnavailableError."""
         try:
-            if self._registry.refresh() or _stamp_of(calendar_path(self._settings)) != self._stamp:
+            if self._registry.refresh() or _stamps_of(self._settings) != self._stamps:
                 self._reload()
         except (JobError, RefusedError) as error:
             if self.refused != (str(error),):
@@ -108,7 +108,7 @@ class CalendarReloader:
         try:
             self._apply(loaded)
         except StoreUnavailableError:
-            self._stamp = None  # so that the next sweep reloads it
+            self._stamps = None  # so that the next sweep reloads it
             raise
         self._activate(loaded)
         log.info("calendar_loaded", entries=len(loaded.entries), changes=changes)
@@ -125,15 +125,22 @@ class CalendarReloader:
         self._registry.describe_in_background()
 
     def _read(self) -> Calendar:
-        path = calendar_path(self._settings)
-        self._stamp = _stamp_of(path)
+        self._stamps = _stamps_of(self._settings)
         with self._registry.one_process():
-            calendar = load_calendar(path, self._registry.jobs, self._registry.validate_all)
+            calendar = load_configured(self._settings, self._registry.jobs, self._registry.validate_all)
         for warning in calendar.warnings:
             log.warning("calendar_warning", text=warning)
         for name, reason in calendar.broken.items():
             log.error("entry_broken", entry=name, reason=reason)
         return calendar
+
+
+_Stamps = tuple[tuple[Path | None, tuple[int, int] | None], ...]
+
+
+def _stamps_of(settings: Settings) -> _Stamps:
+    files = (calendar_path(settings), overlay_path(settings))
+    return tuple((path, None if path is None else _stamp_of(path)) for path in files)
 
 
 def _stamp_of(path: Path) -> tuple[int, int] | None:

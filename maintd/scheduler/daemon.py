@@ -410,7 +410,7 @@ class Daemon:
         log.info(
             "daemon_ready",
             startup_seconds=round(self.clock.elapsed() - _started_at_elapsed(), 2),
-            calendar=str(self.reloader.calendar.path),
+            calendar=self.reloader.calendar.place,
             entries=len(self.reloader.calendar.entries),
             store=self.store.url_masked,
             socket=str(settings.socket_path),

@@ -195,3 +195,23 @@ def test_the_settings_of_the_first_stack_can_be_read(shell: Shell) -> None:
     shown = rows(shell.maintd("--config", example, "settings", "--json"))
 
     assert any(name.startswith("targets.postgres.") for name in shown)
+
+
+def test_an_empty_variable_is_no_value(shell: Shell) -> None:
+    (shell.cwd / "config.yaml").write_text("slots: 7\n")
+
+    shown = rows(
+        shell.maintd(
+            "--config",
+            "config.yaml",
+            "settings",
+            "--json",
+            MAINTD_CALENDAR="",
+            MAINTD_CALENDAR_OVERLAY="",
+            MAINTD_REPORTS_DIR="",
+            MAINTD_SOCKET="",
+        )
+    )
+
+    assert shown["calendar"][0] == shown["calendar_overlay"][0] == shown["reports_dir"][0] == ""
+    assert shown["socket"][0].endswith("/maintd.sock")
