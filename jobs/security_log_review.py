@@ -2,8 +2,7 @@
 
 Logins, sudo and su are read from systemd's journal, or from auth.log with its rotated files. Denied requests (401 and
 403) are read from the logs of services, in a folder, Loki or the Docker engine, by the field with the status, never by
-digits in a line. A log that is missing or silent is unknown, and one that was truncated fails; neither ever counts as
-"no attempts". Read-only.
+digits. A log that is missing or silent is unknown, one that was truncated fails. Read-only.
 
 A run reviews the last day, or everything since the last complete review when that is longer ago. Lines are selected by
 their time, not by a position in a file, so a restart, a rotation or a missed day loses nothing.
@@ -24,6 +23,7 @@ from maintd.checks.logs.denied_requests import DeniedRequests
 from maintd.checks.logs.evaluate import LoginLimits, RequestLimits, window_start
 from maintd.checks.logs.login_sources import read_logins
 from maintd.checks.logs.loki import SELECTOR
+from maintd.checks.logs.unfamiliar_logins import LoginForms
 from maintd.clients import host
 from maintd.job import Context, Duration, JobParams, MaintdError, Role, TargetError, job
 from maintd.job.references import resolved
@@ -60,6 +60,8 @@ class Params(JobParams):
     """Time to review, at least."""
     longest: Duration = timedelta(days=7)
     """Time to review, at most, after a time without runs."""
+    login_forms: LoginForms = LoginForms()
+    """Further forms of messages about logins; a message of unknown form that may be a success is unknown."""
     login_limits: LoginLimits = LoginLimits()
     """When login attempts need attention."""
     request_limits: RequestLimits = RequestLimits()
@@ -100,6 +102,7 @@ def review_logins(ctx: Context, params: Params) -> None:
             journal_path=params.journal,
             auth_log_path=params.auth_log,
             timezone=params.timezone,
+            forms=params.login_forms,
         )
     except MaintdError as error:
         ctx.report_error("logins: log", error, expected="readable", role=Role.SOURCE)

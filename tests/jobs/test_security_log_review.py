@@ -71,6 +71,32 @@ def reviewed(ago: timedelta, source: str = "logins", **more: Any) -> dict[str, l
 # --- logins ---
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"Jan  2 login granted to root ({THEM})",
+        f"Accepted password for root from {THEM}",
+        f"Angenommenes Kennwort für root von {THEM}",
+        f"user root came from {THEM}",
+    ],
+)
+def test_one_line_that_may_be_a_login_is_unknown_until_its_form_is_described(root: Path, line: str) -> None:
+    known = [accepted(NOW - HOUR, n, method="publickey") for n in range(1000)]
+    write(root, *known, syslog(NOW - HOUR, 2000, line))
+    address = r".*?(?P<user>root).*?(?P<address>[\d.]+)\)?"
+
+    unknown = review_logins(root)
+    described = review_logins(root, {"login_forms": {"accepted": [address]}})
+    ignored = review_logins(root, {"login_forms": {"ignored": [".*root.*"]}})
+
+    found = unknown.check("logins: possible successes not understood")
+    assert (unknown.outcome, found.status) == ("unknown", CheckStatus.UNKNOWN), unknown.text()
+    assert "root" in str(found.observed)
+    assert "login_forms" in found.hint
+    assert described.check("logins: root by password").observed == 1, described.text()
+    assert ignored.outcome == "succeeded", ignored.text()
+
+
 def spread(count: int, since: datetime, user: str = "root") -> list[str]:
     """One failure from each of this many IPv6 networks, or of IPv4 addresses while they suffice."""
     return [

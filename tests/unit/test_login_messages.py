@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from maintd.checks.logs import log_files, login_messages
 from maintd.checks.logs.login_messages import LoginEvent
 from maintd.checks.logs.syslog import parse_syslog
-from maintd.checks.read_tally import ReadTally
+from maintd.checks.logs.unfamiliar_logins import LoginForms, LoginTally
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 AT = datetime(2026, 1, 2, 11, 59, 58, tzinfo=UTC)
@@ -161,7 +162,7 @@ def test_a_name_with_an_address_blames_no_other_address_where_the_service_passes
     ],
 )
 def test_a_message_that_may_be_about_a_login_is_not_understood(program: str, message: str) -> None:
-    tally = ReadTally()
+    tally = LoginTally()
 
     event = login_messages.read(program, message, tally)
 
@@ -191,7 +192,7 @@ def test_a_message_that_may_be_about_a_login_is_not_understood(program: str, mes
     ],
 )
 def test_other_messages_are_out_of_scope(program: str, message: str) -> None:
-    tally = ReadTally()
+    tally = LoginTally()
 
     assert login_messages.read(program, message, tally) is None
     assert (tally.not_understood, tally.out_of_scope) == (0, 1)
@@ -199,7 +200,7 @@ def test_other_messages_are_out_of_scope(program: str, message: str) -> None:
 
 @given(st.sampled_from(["sshd", "dropbear", "sudo", "vsftpd", "proftpd"]), st.text(max_size=200))
 def test_any_message_is_read_without_an_error(program: str, message: str) -> None:
-    tally = ReadTally()
+    tally = LoginTally()
 
     login_messages.read(program, message, tally)
 
@@ -218,8 +219,8 @@ def test_a_long_hostile_message_costs_no_more_than_a_fraction_of_a_second(start:
 
     before = time.process_time()
     for program in ("sshd", "vsftpd"):
-        login_messages.read(program, message, ReadTally())
-        login_messages.read(program, message[:8_000], ReadTally())
+        login_messages.read(program, message, LoginTally())
+        login_messages.read(program, message[:8_000], LoginTally())
 
     assert time.process_time() - before < 5
 
@@ -245,3 +246,202 @@ def test_rotated_files_are_in_the_order_of_their_names(
     found = log_files.log_files(tmp_path / "auth.log")
 
     assert [file.path.name for file in found] == names
+
+
+# What OpenSSH 9.2 (Debian 12) and 10 (Debian 13), sudo, logind and others write on an ordinary day, beside events.
+ORDINARY = [
+    ("sshd", "Server listening on 0.0.0.0 port 22."),
+    ("sshd", "Server listening on :: port 22."),
+    ("sshd", "Received signal 15; terminating."),
+    ("sshd", "Received SIGHUP; restarting."),
+    ("sshd", f'Connection from {THEM} port 40022 on 10.0.0.1 port 22 rdomain ""'),
+    ("sshd", f"Connection closed by {THEM} port 40022 [preauth]"),
+    ("sshd", f"Connection closed by authenticating user root {THEM} port 40022 [preauth]"),
+    ("sshd", f"Connection reset by {THEM} port 40022 [preauth]"),
+    ("sshd", f"Disconnected from user al {THEM} port 40022"),
+    ("sshd", f"Received disconnect from {THEM} port 40022:11: disconnected by user"),
+    (
+        "sshd",
+        f"Disconnecting authenticating user al {THEM} port 2: Change of username not allowed",
+    ),
+    ("sshd", f"Postponed publickey for al from {THEM} port 40022 ssh2 [preauth]"),
+    ("sshd", f"Partial publickey for al from {THEM} port 40022 ssh2: ED25519 SHA256:x"),
+    ("sshd", "Accepted key ED25519 SHA256:x found at /home/al/.ssh/authorized_keys:1"),
+    ("sshd", 'Accepted certificate ID "al" (serial 7) signed by ED25519 CA SHA256:x via /etc/ssh/ca.pub'),
+    ("sshd", "Accepted ED25519 public key SHA256:x from al@box.example"),
+    ("sshd", "Authorized to al, krb5 principal al@EXAMPLE.COM (krb5_kuserok)"),
+    ("sshd", "Root login accepted for forced command."),
+    ("sshd", "User child is on pid 4711"),
+    ("sshd", f"Starting session: shell on pts/0 for al from {THEM} port 40022 id 0"),
+    ("sshd", f"Starting session: subsystem 'sftp' for al from {THEM} port 40022 id 0"),
+    ("sshd", f"Close session: user al from {THEM} port 40022 id 0"),
+    ("sshd", "subsystem request for sftp by user al"),
+    ("sshd", 'Changed root directory to "/srv/al"'),
+    ("sshd", "Transferred: sent 4096, received 2048 bytes"),
+    ("sshd", f"Closing connection to {THEM} port 40022"),
+    ("sshd", f"Timeout before authentication for connection from {THEM} to 10.0.0.1, pid = 4711"),
+    ("sshd", f"Timeout, client not responding from user al {THEM} port 40022"),
+    ("sshd", f"terminating inactive connection from user al {THEM} port 40022"),
+    ("sshd", f"Read error from remote host {THEM} port 40022: Connection timed out"),
+    ("sshd", 'error: kex_exchange_identification: client sent invalid protocol identifier "GET / HTTP/1.1"'),
+    ("sshd", f"banner exchange: Connection from {THEM} port 2: could not read protocol version"),
+    (
+        "sshd",
+        f"Unable to negotiate with {THEM} port 2: no matching host key type found. Their offer: x",
+    ),
+    ("sshd", f"ssh_dispatch_run_fatal: Connection from {THEM} port 2: Connection corrupted [preauth]"),
+    ("sshd", f"drop connection #10 from [{THEM}]:2 on [10.0.0.1]:22 past MaxStartups"),
+    ("sshd", f"drop connection #0 from [{THEM}]:2 on [10.0.0.1]:22 penalty: failed authentication"),
+    (
+        "sshd",
+        f"srclimit_penalise: ipv4: new {THEM}/32 deferred penalty of 5 seconds for penalty: x",
+    ),
+    ("sshd", "exited MaxStartups throttling after 00:01:12, 5 connections dropped"),
+    ("sshd", "beginning MaxStartups throttling"),
+    ("sshd", f"Session process 4711 unpriv child crash for connection from {THEM} to 10.0.0.1"),
+    ("sshd", f"scanned from {THEM} port 2 with SSH-1.5-NmapNSE_1.0.  Don't panic."),
+    ("sshd", f"probed from {THEM} port 2 with SSH-1.5-Server_1.0.  Don't panic."),
+    ("sshd", f"reverse mapping checking getaddrinfo for box.example [{THEM}] failed."),
+    ("sshd", f"Address {THEM} maps to box.example, but this does not map back to the address."),
+    ("sshd", f'Nasty PTR record "box" is set up for {THEM}, ignoring'),
+    ("sshd", f"refused local port forward: originator {THEM} port 2, target 10.0.0.9 port 5432"),
+    ("sshd", f"Received request from {THEM} port 2 to connect to host 10.0.0.9 port 22, but the request was denied."),
+    ("sshd", "bind [127.0.0.1]:8080: Address already in use"),
+    ("sshd", f"User root from {THEM} not allowed because not listed in AllowUsers"),
+    ("sshd", "User al password has expired (password aged)"),
+    ("sshd", "Account al has expired"),
+    ("sshd", "Could not open user 'al' authorized keys '/home/al/.ssh/authorized_keys': Permission denied"),
+    (
+        "sshd",
+        f"/home/al/.ssh/authorized_keys:3: Authentication tried for al from a host not permitted ({THEM}).",
+    ),
+    ("sshd", f"administratively prohibited connection for al from {THEM} port 2"),
+    ("sshd", "debug1: userauth-request for user al service ssh-connection method none [preauth]"),
+    ("sshd", "rexec line 12: Deprecated option UsePrivilegeSeparation"),
+    ("sshd", "pam_unix(sshd:session): session opened for user al(uid=1000) by (uid=0)"),
+    ("sshd", "pam_unix(sshd:session): session closed for user al"),
+    ("sshd", f"pam_sss(sshd:auth): authentication success; logname= uid=0 euid=0 tty=ssh ruser= rhost={THEM} user=al"),
+    ("sshd", "pam_env(sshd:session): deprecated reading of user environment enabled"),
+    ("sshd", "pam_systemd(sshd:session): New sd-bus connection (system-bus-pam-systemd-1) opened."),
+    ("sshd", "Accepted google_authenticator for al"),
+    ("sftp-server", f"session opened for local user al from [{THEM}]"),
+    ("internal-sftp", f'open "/srv/a" flags READ mode 0666 from {THEM}'),
+    ("dropbear", f"Child connection from {THEM}:40022"),
+    ("dropbear", f"Exit (al) from <{THEM}:40022>: Disconnect received"),
+    ("dropbear", f"Exit before auth from <{THEM}:40022>: (user 'al', 0 fails): Exited normally"),
+    ("sudo", "      al : TTY=pts/0 ; PWD=/home/al ; USER=root ; COMMAND=/usr/bin/apt update"),
+    ("sudo", "pam_unix(sudo:session): session opened for user root(uid=0) by al(uid=1000)"),
+    ("sudo", f"      al : HOST=box ; TTY=pts/0 ; PWD=/ ; USER=root ; COMMAND=/usr/bin/ssh accepted@{THEM}"),
+    ("su", "(to root) al on pts/0"),
+    ("su", "pam_unix(su-l:session): session opened for user root(uid=0) by al(uid=1000)"),
+    ("systemd-logind", "New session 7 of user al."),
+    ("systemd-logind", "New session '7' of user 'al' with class 'user' and type 'tty'."),
+    ("systemd-logind", "Session 7 logged out. Waiting for processes to exit."),
+    ("systemd-logind", "Removed session 7."),
+    ("systemd-logind", "Watching system buttons on /dev/input/event0 (Power Button)"),
+    ("systemd", "pam_unix(systemd-user:session): session opened for user al(uid=1000) by al(uid=0)"),
+    ("CRON", "pam_unix(cron:session): session opened for user root(uid=0) by root(uid=0)"),
+    ("login", "ROOT LOGIN  on '/dev/tty1'"),
+    (
+        "polkitd",
+        "Operator of unix-session:1 successfully authenticated as unix-user:root to gain authorization",
+    ),
+    ("polkitd", "Registered Authentication Agent for unix-session:1 (system bus name :1.42 [/usr/bin/gnome-shell])"),
+    ("useradd", "new user: name=bo, UID=1001, GID=1001, home=/home/bo, shell=/bin/bash, from=/dev/pts/0"),
+    ("passwd", "pam_unix(passwd:chauthtok): password changed for bo"),
+    ("sshguard", f'Attack from "{THEM}" on service SSH with danger 10.'),
+    ("sshguard", f'Blocking "{THEM}/32" for 120 secs (3 attacks in 5 secs, after 1 abuses over 5 secs.)'),
+    ("dovecot", f"imap-login: Login: user=<al>, method=PLAIN, rip={THEM}, lip=10.0.0.1, mpid=7, TLS, session=<x>"),
+    ("proftpd", f"box ({THEM}[{THEM}]) - USER al: Login successful."),
+    ("webmin", f"Successful login as al from {THEM}"),
+    ("openvpn", f"{THEM}:1194 TLS: Initial packet from [AF_INET]{THEM}:1194, sid=12345678 90abcdef"),
+]
+
+
+@pytest.mark.parametrize(("program", "message"), ORDINARY)
+def test_no_ordinary_message_is_taken_for_an_unknown_success(program: str, message: str) -> None:
+    tally = LoginTally()
+
+    event = login_messages.read(program, message, tally)
+
+    assert event is None or event.kind != "accepted"
+    assert tally.possible_successes == 0
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("sshd", f"Angenommenes Kennwort für root von {THEM}"),
+        ("sshd", f"Login granted: root via password, {THEM}"),
+        ("sshd", f"Accepted password for root from {THEM}"),
+        ("sshd-session", f"User root authenticated by password from {THEM} port 2"),
+        ("sshd-session", "Session of user root begins (2001:db8::7)"),
+        ("gitlab-sshd", f"connection authenticated for git, {THEM}"),
+        ("tinysshd", f"root from {THEM}: welcome"),
+        ("dropbear", f"One-time code of 'root' accepted, {THEM}:40022"),
+        ("dropbear", f"Keyboard auth succeeded for 'root' via {THEM}:40022"),
+        ("sshd", f"Accepted password for failed from {THEM}"),  # a name is no word of a failure where success is one
+        ("remoted", f"Accepted password for root from {THEM} port 2 ssh2"),
+        ("in.telnetd", f"root logged in from {THEM}"),
+        ("", f"@400000006755d2f0 sshd[7]: Accepted password for root from {THEM} port 2 ssh2"),
+    ],
+)
+def test_one_message_of_unknown_form_may_be_a_success(program: str, message: str) -> None:
+    tally = LoginTally()
+
+    event = login_messages.read(program, message, tally)
+
+    assert event is None
+    assert (tally.possible_successes, tally.not_understood) == (1, 1)
+    assert message[:20] in tally.success_samples[0]
+
+
+@pytest.mark.parametrize(
+    ("message", "method", "key"),
+    [
+        (f"Accepted gssapi-with-mic for al from {THEM} port 2 ssh2: al@EXAMPLE.COM", "gssapi-with-mic", ""),
+        (
+            f'Accepted hostbased for al from {THEM} port 2 ssh2: ED25519 SHA256:x, client user " from {NOT_THEM}"',
+            "hostbased",
+            "ED25519 SHA256:x",
+        ),
+        (f"Accepted publickey for al from {THEM} port 2 ssh2: ED25519-SK SHA256:x", "publickey", "ED25519-SK SHA256:x"),
+        (f"Accepted keyboard-interactive/pam for al from {THEM} port 2 ssh2", "keyboard-interactive/pam", ""),
+    ],
+)
+def test_a_success_is_read_with_whatever_follows_the_address(message: str, method: str, key: str) -> None:
+    assert login_messages.parse("sshd", message) == LoginEvent("accepted", "al", THEM, method, key)
+
+
+def test_a_refused_login_of_root_is_counted() -> None:
+    event = login_messages.parse("sshd", f"ROOT LOGIN REFUSED FROM {THEM} port 40022 [preauth]")
+
+    assert event == LoginEvent("disconnected", "", THEM)
+
+
+def test_the_operator_describes_forms_of_logins() -> None:
+    forms = LoginForms(
+        accepted=(r"welcome (?P<user>\S+) from (?P<address>\S+)",),
+        failed=(r"go away (?P<user>.*) from (?P<address>\S+)",),
+        ignored=(r"user \S+ has mail from \S+",),
+    )
+    tally = LoginTally(forms=forms)
+
+    found = [
+        login_messages.read("sshd", message, tally)
+        for message in (
+            f"welcome al from {THEM}",
+            f"go away x from {NOT_THEM} from {THEM}",
+            f"user al has mail from {THEM}",
+            f"and welcome al from {THEM}",
+        )
+    ]
+
+    assert found == [LoginEvent("accepted", "al", THEM), LoginEvent("failed", f"x from {NOT_THEM}", THEM), None, None]
+    assert (tally.understood, tally.out_of_scope, tally.possible_successes) == (2, 1, 1)
+
+
+@pytest.mark.parametrize("forms", [{"accepted": ["welcome (.*)"]}, {"ignored": ["("]}, {"failed": ["x"]}, {"more": []}])
+def test_a_form_that_cannot_be_used_is_an_error(forms: dict[str, list[str]]) -> None:
+    with pytest.raises(ValidationError):
+        LoginForms.model_validate(forms)

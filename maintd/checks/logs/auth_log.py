@@ -14,23 +14,15 @@ from maintd.checks.logs import log_files, login_messages
 from maintd.checks.logs.log_files import UNKNOWN_SIZE, LineReader, LogFile, LogFileState, evaluated_alone, head_of
 from maintd.checks.logs.logins import LoginSummary
 from maintd.checks.logs.syslog import SyslogLine, expand_repeated, parse_syslog
-from maintd.checks.read_tally import ReadTally
+from maintd.checks.logs.unfamiliar_logins import LoginForms, LoginTally, may_be_success
 
 NAMES = ("auth.log", "secure")
 # In lower case. A line without any of these is not about a login; parsing only the others takes a fifth of the time.
-_MARKERS: tuple[bytes, ...] = (
-    b"sshd",
-    b"sudo",
-    b"su[",
-    b"su:",
-    b"su(",
-    b"dropbear",
-    b"repeated",
-    b"fail",
-    b"invalid",
-    b"illegal",
+_MARKERS = tuple(
+    b"sshd,sudo,su[,su:,su(,dropbear,repeated,fail,invalid,illegal,incorrect,denied,refused,password,unknown user,"
+    b"login,logged,accept,succe,granted,authenticated,authorized".split(b",")
 )
-_MARKERS += (b"incorrect", b"denied", b"refused", b"password", b"unknown user", b"login")
+NO_FORMS = LoginForms()
 
 
 @dataclass
@@ -42,7 +34,7 @@ class AuthLog:
 
     path: Path
     newest: datetime | None = None
-    tally: ReadTally = field(default_factory=ReadTally)
+    tally: LoginTally = field(default_factory=LoginTally)
     states: list[LogFileState] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
 
@@ -66,13 +58,13 @@ def zone_of(root: Path) -> tzinfo:
     return UTC
 
 
-def read(path: Path, since: datetime, summary: LoginSummary, zone: tzinfo) -> AuthLog:
+def read(path: Path, since: datetime, summary: LoginSummary, zone: tzinfo, forms: LoginForms = NO_FORMS) -> AuthLog:
     """Add the events in [since, summary.until) to the summary. Raises TargetError when there is no log.
 
     Lines are selected by their time, not by a position in the file. So nothing is lost or counted twice when the log is
     rotated, truncated or compressed between two runs. Of files last written before `since` only the first line is read.
     """
-    found = AuthLog(path)
+    found = AuthLog(path, tally=LoginTally(forms=forms))
     for file in log_files.log_files(path):
         errors: list[str] = []
         with evaluated_alone(file, errors), log_files.open_log(file) as stream:
@@ -109,7 +101,11 @@ def _parsed(lines: LineReader, file: LogFile, zone: tzinfo, found: AuthLog) -> I
             continue
         parsed = _parse(line, file, zone)
         if parsed is None:
-            found.tally.add_not_understood(line.decode("utf-8", "surrogateescape"))
+            text = line.decode("utf-8", "surrogateescape")
+            if may_be_success("", text):
+                found.tally.add_possible_success(text)
+            else:
+                found.tally.add_not_understood(text)
         else:
             yield parsed
 

@@ -13,6 +13,7 @@ from maintd.checks.limits import Limits
 from maintd.checks.logs.denied_requests import DeniedRequests
 from maintd.checks.logs.log_files import LogChange, LogFileState, compare
 from maintd.checks.logs.logins import DAY, LoginSummary, Success
+from maintd.checks.logs.unfamiliar_logins import LoginTally
 from maintd.checks.read_tally import ReadTally
 from maintd.job.context import Context, Point
 from maintd.model.evidence import CheckStatus
@@ -186,11 +187,11 @@ def _usual_limit(earlier: Sequence[Point], now: datetime, usual_days: int, floor
     return max(floor - 1, times * median(typical))
 
 
-def report_log(ctx: Context, newest: datetime | None, tally: ReadTally, now: datetime, limits: LoginLimits) -> None:
+def report_log(ctx: Context, newest: datetime | None, tally: LoginTally, now: datetime, limits: LoginLimits) -> None:
     """Check that the log of logins is current, and that its messages are understood.
 
-    Fewer messages than the lowest limit for failures could not change a count of failures, so they are no alarm. A
-    successful login in a form that is not known may still be among them: the check has their number.
+    Fewer messages than the lowest limit for failures could not change a count of failures, so they are no alarm. One
+    that may be a successful login is: it is checked by itself.
     """
     what = "logins: last line of the log"
     if newest is None:
@@ -211,6 +212,16 @@ def report_log(ctx: Context, newest: datetime | None, tally: ReadTally, now: dat
             )
         ]
     )
+    what = "logins: possible successes not understood"
+    hint = (
+        "find out whether it was a login, and by whom; then describe its form in the param login_forms: under "
+        "`accepted` with groups user and address, or under `ignored` when it is no login"
+    )
+    if tally.possible_successes:
+        shown = "; ".join(f'"{one}"' for one in tally.success_samples)
+        ctx.unknown(what, f"{tally.possible_successes}, such as {shown}", expected="0", hint=hint)
+    else:
+        ctx.check(what, 0, at_most=0, hint=hint)
     ctx.measure("log_lines_unparsed_ratio", tally.share_not_understood)
 
 

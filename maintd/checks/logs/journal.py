@@ -14,7 +14,7 @@ from typing import Any
 
 from maintd.checks.logs import login_messages
 from maintd.checks.logs.logins import LoginSummary
-from maintd.checks.read_tally import ReadTally
+from maintd.checks.logs.unfamiliar_logins import LoginForms, LoginTally
 from maintd.clients.bounded import parse_json
 from maintd.errors import TargetError
 from maintd.units import duration_text
@@ -29,7 +29,7 @@ class Journal:
     """Result of reading a journal."""
 
     newest: datetime | None  # time of its last entry
-    tally: ReadTally  # of the entries that may be about a login
+    tally: LoginTally  # of the entries that may be about a login
 
 
 def find(root: Path) -> list[Path]:
@@ -42,7 +42,9 @@ def available() -> bool:
     return which("journalctl") is not None
 
 
-def read(places: Sequence[Path], since: datetime, summary: LoginSummary, timeout: timedelta) -> Journal:
+def read(
+    places: Sequence[Path], since: datetime, summary: LoginSummary, timeout: timedelta, forms: LoginForms
+) -> Journal:
     """Add the events in [since, summary.until) to the summary. Raises TargetError.
 
     Entries are selected by fields that journald sets itself: `_COMM`, the name of the sending process, and for other
@@ -53,7 +55,7 @@ def read(places: Sequence[Path], since: datetime, summary: LoginSummary, timeout
     with _entries(places, ["--lines=1"], timeout) as entries:
         for entry in entries:
             newest = _at(entry)
-    tally = ReadTally()
+    tally = LoginTally(forms=forms)
     if newest is not None and newest >= since:
         matches = ["_UID=0", *(f"SYSLOG_FACILITY={number}" for number in _FACILITIES)]
         matches += [word for program in sorted(login_messages.PROGRAMS) for word in ("+", f"_COMM={program}")]

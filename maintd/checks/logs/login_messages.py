@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from maintd.checks.read_tally import ReadTally
+from maintd.checks.logs.unfamiliar_logins import OF_DROPBEAR, OF_SSHD, LoginForms, LoginTally, may_be_success
 
 SSHD = frozenset({"sshd", "sshd-session", "sshd-auth"})
 """Names of sshd's processes: since OpenSSH 9.8, sshd-session serves a connection."""
@@ -49,6 +49,14 @@ _SSHD = _compiled(
     ("failed", rf"Failed (?P<method>publickey) for (?P<user>).*{_CERTIFICATE}"),
     ("accepted", rf"Accepted (?P<method>\S+) for (?P<user>.*){_FROM}{_PORT}(?: ssh2)?{_KEY}"),
     ("accepted", rf"Accepted (?P<method>publickey) for (?P<user>\S+){_FROM}{_PORT} ssh2{_CERTIFICATE}"),
+    # With more after the key, or a Kerberos principal. A user who logs in exists, and has no spaces in the name.
+    (
+        "accepted",
+        (
+            rf"Accepted (?P<method>\S+) for (?P<user>\S+){_FROM}{_PORT} ssh2: "
+            r"(?:(?P<key>[A-Z0-9-]+ (?:SHA256|MD5):[^\s,]+)(?:[, ].*)?|\S+)"
+        ),
+    ),
     ("disconnected", rf"(?:Invalid|Illegal) user (?P<user>.*){_FROM}(?:{_PORT})?"),
     ("disconnected", rf"(?:error: )?{_MOST} for (?:invalid user )?(?P<user>.*){_FROM}{_PORT}(?: ssh2)?{_PREAUTH}"),
     (
@@ -60,7 +68,7 @@ _SSHD = _compiled(
         rf"Disconnecting (?:authenticating|invalid) user {_WHO}: Too many authentication failures{_PREAUTH}",
     ),
     ("disconnected", rf"User (?P<user>.*){_FROM} not allowed because .{{1,200}}"),
-    ("disconnected", rf"(?P<user>)ROOT LOGIN REFUSED{_FROM}(?:{_PORT})?{_PREAUTH}"),
+    ("disconnected", rf"(?P<user>)ROOT LOGIN REFUSED (?:FROM|from) (?P<address>\S+)(?:{_PORT})?{_PREAUTH}"),
     # FreeBSD
     (
         "disconnected",
@@ -131,17 +139,6 @@ _METHODS = {"Password": "password", "Pubkey": "publickey"}  # dropbear's words f
 _FREE_ADDRESS = re.compile(r"\brhost=")
 
 # Messages with words of a failure or a success that are not about a login, or accompany an event of the same login.
-_OF_SSHD = re.compile(
-    r"(?:error: |fatal: |rexec |warning: |userauth_|ssh_|kex_|input_|auth_|mm_|srclimit|banner exchange: |"
-    r"PAM service\(|Received disconnect |Accepted key |reverse mapping |Address |Postponed |Connection |Disconnect|"
-    r"Unable to negotiate |Bad (?:protocol|packet|remote)|Did not receive |Protocol major |Timeout|drop connection |"
-    r"refused connect |Authentication refused: bad ownership|Certificate |Could not |Cannot |Nasty |Server |Exiting |"
-    r"Received signal |Starting session|Close session|beginning MaxStartups|exited MaxStartups).*",
-    re.DOTALL,
-)
-_OF_DROPBEAR = re.compile(
-    r"(?:Exit |Early exit|Child connection|Failed (?:listening|loading|reading)|Not backgrounding).*", re.DOTALL
-)
 _OF_SUDO = re.compile(r"\s*\S+ : (?:\(command continued\)|(?:TTY|HOST|PWD|USER|GROUP|TSID)=).*", re.DOTALL)
 _OF_PAM = re.compile(
     r"pam_\w+\([\w.-]+:(?:session|account|setcred|chauthtok)\): .*|"
@@ -179,11 +176,15 @@ class LoginEvent:
     times: int = 1
 
 
-def read(program: str, message: str, tally: ReadTally, times: int = 1) -> LoginEvent | None:
+def read(program: str, message: str, tally: LoginTally, times: int = 1) -> LoginEvent | None:
     """Parse a message and count it: understood, about something else, or maybe about a login and not understood."""
-    event = parse(program, message)
+    event = parse(program, message) or _of_forms(tally.forms, message)
     if event is not None:
         tally.understood += times
+    elif any(re.fullmatch(form, message.rstrip(), re.DOTALL) for form in tally.forms.ignored):
+        tally.out_of_scope += times
+    elif may_be_success(program, message):
+        tally.add_possible_success(f"{program}: {message}" if program else message, times)
     elif may_concern_login(program, message):
         tally.add_not_understood(f"{program}: {message}" if program else message, times)
     else:
@@ -205,15 +206,22 @@ def parse(program: str, message: str) -> LoginEvent | None:
     return _of_pam(message, program) or _first(_SERVICES, message)
 
 
+def _of_forms(forms: LoginForms, message: str) -> LoginEvent | None:
+    """Parse a message by the forms that the operator describes."""
+    kinds: tuple[tuple[Kind, Sequence[str]], ...] = (("accepted", forms.accepted), ("failed", forms.failed))
+    patterns = [(kind, re.compile(pattern, re.DOTALL)) for kind, some in kinds for pattern in some]
+    return _first(patterns, message.rstrip()[:_LONGEST_MESSAGE]) if patterns else None
+
+
 def may_concern_login(program: str, message: str) -> bool:
     """Whether a message that is not an event has words of a failed or successful login."""
     message = message.strip()
     if _OF_PAM.fullmatch(message):
         return False
     if program in SSHD:
-        return bool(_OF_LOGIN_PROGRAMS.search(message)) and not _OF_SSHD.fullmatch(message)
+        return bool(_OF_LOGIN_PROGRAMS.search(message)) and not OF_SSHD.fullmatch(message)
     if program == "dropbear":
-        return bool(_OF_LOGIN_PROGRAMS.search(message)) and not _OF_DROPBEAR.fullmatch(message)
+        return bool(_OF_LOGIN_PROGRAMS.search(message)) and not OF_DROPBEAR.fullmatch(message)
     if program in ("sudo", "su"):
         return bool(_OF_LOGIN_PROGRAMS.search(message)) and not _OF_SUDO.fullmatch(message)
     return bool(_OF_OTHERS.search(message))

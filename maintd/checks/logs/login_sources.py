@@ -11,6 +11,7 @@ from maintd.checks.hints import printable
 from maintd.checks.logs import auth_log, evaluate, journal
 from maintd.checks.logs.evaluate import LoginLimits
 from maintd.checks.logs.logins import LoginSummary
+from maintd.checks.logs.unfamiliar_logins import LoginForms
 from maintd.errors import TargetError
 from maintd.job.context import Context
 
@@ -25,6 +26,7 @@ def read_logins(
     journal_path: Path | None,
     auth_log_path: Path | None,
     timezone: str | None,
+    forms: LoginForms,
 ) -> tuple[LoginSummary, bool]:
     """Read and check the log of logins; return its summary and whether all of it could be read.
 
@@ -35,7 +37,7 @@ def read_logins(
     path = auth_log_path or (None if configured else auth_log.find(root))
     if places and (journal.available() or path is None):
         try:
-            return _read_journal(ctx, places, since, now, limits), True
+            return _read_journal(ctx, places, since, now, limits, forms), True
         except TargetError as error:
             if path is None:
                 raise
@@ -48,7 +50,7 @@ def read_logins(
         )
     summary = LoginSummary(now, limits.failures_before_success)
     zone = ZoneInfo(timezone) if timezone else auth_log.zone_of(root)
-    found = auth_log.read(path, since, summary, zone)
+    found = auth_log.read(path, since, summary, zone, forms)
     ctx.check("logins: log", str(path), equals=str(path))
     evaluate.report_log_change(ctx, str(path), found.states)
     evaluate.report_log(ctx, found.newest, found.tally, now, limits)
@@ -59,10 +61,10 @@ def read_logins(
 
 
 def _read_journal(
-    ctx: Context, places: Sequence[Path], since: datetime, now: datetime, limits: LoginLimits
+    ctx: Context, places: Sequence[Path], since: datetime, now: datetime, limits: LoginLimits, forms: LoginForms
 ) -> LoginSummary:
     summary = LoginSummary(now, limits.failures_before_success)
-    found = journal.read(places, since, summary, min(ctx.remaining / 2, timedelta(minutes=5)))
+    found = journal.read(places, since, summary, min(ctx.remaining / 2, timedelta(minutes=5)), forms)
     log = ", ".join(str(place) for place in places)
     ctx.check("logins: log", log, equals=log)
     evaluate.report_log(ctx, found.newest, found.tally, now, limits)
