@@ -119,8 +119,8 @@ _LONGEST = 8192  # characters
 def may_be_success(program: str, message: str) -> bool:
     """Whether a message that is no known event may be about a successful login.
 
-    Of the ssh daemons, whatever they are called: each message that names a user or an address, and neither has a known form nor a
-    word of a failure. Of other programs: those with an address and words of a success.
+    Of the ssh daemons, whatever they are called: each message that names a user or an address, and neither has a known
+    form nor a word of a failure. Of other programs: those with an address and words of a success.
     """
     text = message.strip()[:_LONGEST]
     if program in _LOCAL or _OF_OTHERS.fullmatch(text):
