@@ -103,8 +103,11 @@ def run(ctx: Context, params: Params) -> None:
         finally:
             excerpt.end()  # also when the attempt is stopped
         if result.timed_out:
-            allowed.uncertain(f"stopped after {format_duration(timeout)}")
-        allowed.observed(exit_code=result.exit_code, signal=result.signal or None)
+            allowed.uncertain(f"stopped after {duration_text(result.duration)}")
+        else:
+            allowed.observed(exit_code=result.exit_code, signal=result.signal or None)
+            if result.signal or result.exit_code not in params.exit_codes + params.warn_exit_codes:
+                allowed.failed(f"killed by {result.signal}" if result.signal else f"exit code: {result.exit_code}")
     ctx.measure("command_seconds", result.duration.total_seconds(), "s")
     ctx.measure("command_output_bytes", result.output_bytes, "B")
     if result.output_held:

@@ -17,7 +17,7 @@ from typing import TypeVar
 from pydantic import Field
 
 from maintd.checks.docker import cleanup, networks
-from maintd.checks.docker.cleanup import Decision, ImageUsers, InUseError, Retention, StoredContainer
+from maintd.checks.docker.cleanup import Decision, ImageUsers, InUseError, Retention
 from maintd.clients import docker
 from maintd.clients.docker import Docker
 from maintd.job import CheckStatus, Context, Duration, JobParams, Role, Size, TargetError, job
@@ -92,7 +92,8 @@ def clean(ctx: Context, params: Params, engine: Docker) -> None:
     unused = cleanup.decide_images(images, containers, parents, retention, ctx.now(), unused_since)
     left_over = networks.plan(ctx, engine, containers, params.networks, params.keep_label)
     ctx.save(f"plan-{name}.json", cleanup.plan_text(old, unused, left_over), "application/json")
-    remove(ctx, params, name, "container", old, params.max_containers, partial(remove_container, ctx, params, engine))
+    remove_old = partial(cleanup.report_container_removed, ctx, engine, params.log_lines)
+    remove(ctx, params, name, "container", old, params.max_containers, remove_old)
     remove(ctx, params, name, "image", unused, params.max_images, partial(cleanup.report_image_removed, ctx, engine))
     if params.networks is not None:
         remove_one = partial(networks.remove_network, ctx, engine)
@@ -123,7 +124,7 @@ def remove(
     if len(planned) > share:
         ctx.log(f"{name}: {len(planned) - share} {kind}s stay for the next run, because of max_share")
         planned = planned[:share]
-    failed, removed = [], 0
+    failed, kept, removed = list[str](), list[str](), 0
     with ctx.phase(f"{name}: remove {len(planned)} {kind}s"):
         for subject in ctx.track(planned, unit=kind):
             label = f"{getattr(subject, 'label', '') or getattr(subject, 'name', '')}"
@@ -131,19 +132,9 @@ def remove(
                 removed += remove_one(subject)
             except InUseError as error:
                 ctx.log(f"{name}: {kind} {label} kept: {error.message}")
+                kept.append(f"{label}: {error.message}")
             except TargetError as error:
                 failed.append(f"{label}: {error.message}")
     ctx.measure(f"docker_{kind}s_removed", removed, kind, engine=name)
     ctx.check(f"{name}: {kind}s that could not be removed", len(failed), at_most=0, hint="; ".join(failed[:3]))
-
-
-def remove_container(ctx: Context, params: Params, engine: Docker, container: StoredContainer) -> bool:
-    """Save the container's last log lines, then remove it. False in a dry run."""
-    target = f"{engine.name}: {container.name} ({container.id[:12]})"
-    if not ctx.dry_run:
-        lines = cleanup.last_lines(engine, container, params.log_lines)
-        ctx.save(f"log-{engine.name}-{container.name}-{container.id[:12]}.txt", lines)
-    with ctx.change("remove container", target, image=container.image, ended=str(container.finished_at)) as allowed:
-        if allowed:
-            cleanup.remove_container(engine, container)
-    return bool(allowed)
+    ctx.check(f"{name}: {kind}s kept, in use since the plan", len(kept), warn_above=0, hint="; ".join(kept[:3]))

@@ -111,7 +111,7 @@ def clean(ctx: Context, params: Params, tree: Tree, subject: str, held: OpenFile
 
 def delete(ctx: Context, tree: Tree, subject: str, plan: Plan) -> int:
     """Delete the planned files that have not changed since; return the freed bytes."""
-    freed, failed = 0, []
+    freed, failed, changed = 0, list[str](), list[str]()
     for one in ctx.track(plan.delete, unit="file"):
         path = shown(tree.root.joinpath(*one.entry.parts))
         with ctx.change("delete", path, bytes=one.entry.disk_bytes, dated=f"{one.at:%Y-%m-%d}") as allowed:
@@ -120,11 +120,16 @@ def delete(ctx: Context, tree: Tree, subject: str, plan: Plan) -> int:
             try:
                 tree.remove(one.entry)
                 freed += one.entry.disk_bytes
-            except (ChangedError, FileNotFoundError):
-                allowed.refused("kept: it has changed since it was planned for deletion")
+            except (ChangedError, FileNotFoundError) as error:
+                gone = isinstance(error, FileNotFoundError)
+                cause = "it no longer exists" if gone else "kept: it has changed since it was planned for deletion"
+                allowed.refused(cause)
+                changed.append(f"{path}: {cause}")
             except OSError as error:
                 allowed.failed(error.strerror or str(error))
                 failed.append(f"{path}: {error.strerror}")
     hint = f"grant write access to its folder: {'; '.join(failed[:3])}" if failed else ""
     ctx.check(f"{subject}: files that could not be deleted", len(failed), at_most=0, hint=hint)
+    hint = f"the next run checks them again: {'; '.join(changed[:3])}" if changed else ""
+    ctx.check(f"{subject}: files that changed since the plan", len(changed), warn_above=0, hint=hint)
     return freed

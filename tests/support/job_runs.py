@@ -104,12 +104,13 @@ def run_job(
     timeout: timedelta = timedelta(minutes=5),
     reports_dir: Path | None = None,
     around: AbstractContextManager[object] | None = None,
+    at_intent: Callable[[Change], None] | None = None,
 ) -> JobResult:
     """Run a shipped job by name, or a job file by path, with params as in a calendar.
 
     Numbers in `series` are daily points, the last of them yesterday's. Artifacts and work folder are in `folder`, by
     default a new one in the temporary directory. `around` is entered for the call of the job alone: its module has been
-    imported before.
+    imported before. `at_intent` is called when a change was declared and is not done yet.
     """
     path = job if isinstance(job, Path) else JOBS / f"{job}.py"
     loaded = load_job(path)
@@ -130,7 +131,13 @@ def run_job(
         reports_dir=reports_dir,
     )
     known = targets if isinstance(targets, Targets) else Targets.model_validate(dict(targets or {}))
-    ctx = Context(info, lambda: known, result.items.append, result.logs.append)
+
+    def receive(item: Report) -> None:
+        result.items.append(item)
+        if at_intent is not None and isinstance(item, Change) and item.state is ChangeState.INTENDED:
+            at_intent(item)
+
+    ctx = Context(info, lambda: known, receive, result.logs.append)
     try:
         given = loaded.params.model_validate(resolve_references(dict(params or {}), os.environ))
         with around or nullcontext():
@@ -149,19 +156,10 @@ def run_with_hook(
     series: Mapping[str, Sequence[Point]] | None = None,
 ) -> list[str]:
     """Run a job in this process and return its log; `hook` is called when a change was declared and is not done yet."""
-    loaded, logs = load_job(JOBS / f"{job}.py"), list[str]()
-    folder = Path(tempfile.mkdtemp(prefix="maintd-job-"))
-    deadline = datetime.now(UTC) + timedelta(minutes=5)
-    places = folder / "artifacts", folder / "work"
-    info = AttemptInfo(1, job, job, 1, None, deadline, False, *places, series=series or {})
-    known = Targets.model_validate(targets)
-
-    def report(item: Report) -> None:
-        if isinstance(item, Change) and item.state is ChangeState.INTENDED:
-            hook(item)
-
-    loaded.run(Context(info, lambda: known, report, logs.append), loaded.params.model_validate(params))
-    return logs
+    result = run_job(job, params, targets, series=series, at_intent=hook)
+    if result.error is not None:
+        raise result.error
+    return result.logs
 
 
 def _points(values: Sequence[Point | float]) -> list[Point]:

@@ -305,6 +305,18 @@ def _kept(container: StoredContainer, retention: Retention, now: datetime) -> st
     return "ended too recently" if now - container.finished_at < retention.container_age else ""
 
 
+def report_container_removed(ctx: Context, engine: Docker, log_lines: int, container: StoredContainer) -> bool:
+    """Save the container's last log lines, then remove it. False in a dry run. Raises InUseError, and TargetError."""
+    target = f"{engine.name}: {container.name} ({container.id[:12]})"
+    if not ctx.dry_run:
+        lines = last_lines(engine, container, log_lines)
+        ctx.save(f"log-{engine.name}-{container.name}-{container.id[:12]}.txt", lines)
+    with ctx.change("remove container", target, image=container.image, ended=str(container.finished_at)) as allowed:
+        if allowed:
+            remove_container(engine, container)
+    return bool(allowed)
+
+
 def report_image_removed(ctx: Context, engine: Docker, image: StoredImage) -> bool:
     """Remove the image with all its tags. False in a dry run. Raises InUseError, and TargetError."""
     target = f"{engine.name}: {image.label} ({image.id})"

@@ -143,6 +143,8 @@ class UpdateCheck:
                 with connect(target, name=self._engine.name) as engine, engine.api.each_within(timeout):
                     pulled = pull(engine, reference, remote, login)
                 allowed.observed(after=pulled.id)
+                if remote.digest not in pulled.digests_in(reference):
+                    allowed.failed("the image here has another digest")
         except TargetError as error:
             ctx.report_error(check, error, expected=short(remote.digest), role=Role.WORK)
             return None

@@ -65,10 +65,15 @@ class Marker(NamedTuple):
 
 
 class RebuildResult(NamedTuple):
-    """`problem`: the server's message, empty after success. `timed_out`: it waited or ran for too long."""
+    """`problem`: the server's message, empty after success. `cause`: as of TargetError."""
 
     problem: str
-    timed_out: bool
+    cause: str = ""
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether it waited or ran for too long."""
+        return self.cause == "timed_out"
 
 
 class DiskSpace(NamedTuple):
@@ -235,13 +240,13 @@ def rebuild(
             session.run(sql.SQL("REINDEX (VERBOSE) INDEX CONCURRENTLY {}").format(index.identifier), timeout)
     except TargetError as error:
         waits = ", ".join(f"pid {pid}" for pid in sorted(waited_for))
-        return RebuildResult(error.message + (f"; it waited for {waits}" if waits else ""), error.cause == "timed_out")
+        return RebuildResult(error.message + (f"; it waited for {waits}" if waits else ""), error.cause)
     except BaseException:
         session.close()
         with open_session() as cleaner:
             drop_leftovers(ctx, cleaner, index, marker)
         raise
-    return RebuildResult("", timed_out=False)
+    return RebuildResult("")
 
 
 def drop_leftovers(ctx: Context, session: Postgres, base: Index, marker: Marker) -> None:
@@ -354,7 +359,8 @@ def rebuild_and_verify(
             after = next((other for other in indexes(cleaner) if other.label == index.label), None)
             swapped = after is not None and after.valid and after.oid != index.oid
             if not swapped:
-                allowed.failed(result.problem or "the index is still the old one")
+                not_made = allowed.refused if result.cause == "denied" else allowed.failed
+                not_made(result.problem or "the index is still the old one")
         drop_leftovers(ctx, cleaner, index, marker)
         if not result.problem or swapped:  # an error after the swap leaves only a leftover, which is reported already
             verify(ctx, cleaner, check, index, after, timeout)

@@ -290,9 +290,15 @@ def expire_keys(
         target = f"{server.name}: {pattern}"
         with ctx.change("expire", target, keys=len(batch), ttl=format_duration(ttl)) as allowed:
             if allowed:
-                count = set_expiry(server, batch, ttl)
+                count, error = set_expiry(server, batch, ttl)
                 allowed.observed(changed=count)
                 changed += count
+                if error is not None:
+                    (allowed.failed if count else allowed.refused)(error.message)
+                elif not count:
+                    allowed.refused("each key has an expiry by now, or no longer exists")
+        if allowed and error is not None:
+            raise error
     return changed
 
 
@@ -319,11 +325,15 @@ def remove_keys(
                 count = len(remove(server, batch, idle))
                 allowed.observed(removed=count)
                 removed += count
+                if not count:
+                    allowed.refused("each key was used or changed since it was listed")
     return removed
 
 
-def set_expiry(server: RedisServer, keys: Sequence[str], ttl: timedelta) -> int:
-    """Set an expiry on keys without one; return how many got it. Raises TargetError.
+def set_expiry(server: RedisServer, keys: Sequence[str], ttl: timedelta) -> tuple[int, TargetError | None]:
+    """Set an expiry on keys without one; return how many got it, and why the first of the others was refused.
+
+    Raises TargetError when the server does not answer.
 
     Up to a tenth is added, by the key's checksum, so that the keys do not all expire at the same moment.
     """
@@ -333,12 +343,9 @@ def set_expiry(server: RedisServer, keys: Sequence[str], ttl: timedelta) -> int:
         spread = zlib.crc32(key.encode(errors="surrogateescape")) % (base // 10 + 1)
         return ("PEXPIRE", key, base + spread, "NX")
 
-    changed = 0
-    for answer in server.many(words(key) for key in keys):
-        if isinstance(answer, TargetError):
-            raise answer
-        changed += int(answer)
-    return changed
+    answers = server.many(words(key) for key in keys)
+    refused = next((answer for answer in answers if isinstance(answer, TargetError)), None)
+    return sum(int(answer) for answer in answers if not isinstance(answer, TargetError)), refused
 
 
 def remove(server: RedisServer, keys: Sequence[str], idle: timedelta) -> list[str]:

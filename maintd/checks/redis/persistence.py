@@ -160,7 +160,9 @@ def background_save(ctx: Context, server: RedisServer, options: SaveOptions) -> 
                 saved = replace(saved, observed=f"refused: {rejected}")
                 allowed.refused(rejected)
             elif saved.status is not CheckStatus.OK:
-                allowed.failed(f"{saved.name}: {saved.observed or saved.unknown}")
+                (allowed.uncertain if after.busy else allowed.failed)(
+                    f"{saved.name}: {saved.observed or saved.unknown}"
+                )
             allowed.observed(saved=after.saved_at.isoformat())
         ctx.report([saved], name)
         if after.duration is not None:
@@ -244,13 +246,16 @@ def restore_writes(
         setting = f"{server.name}: stop-writes-on-bgsave-error"
         try:
             with ctx.change("configure", setting, value=wanted, before=settings.stop_writes, why=why) as allowed:
-                server.command("CONFIG", "SET", "stop-writes-on-bgsave-error", wanted)
-                seen = write_settings(server).stop_writes
-                if seen != wanted:
-                    allowed.failed(f"it is {seen}")
-                ours = seen == "no"
+                if allowed:
+                    server.command("CONFIG", "SET", "stop-writes-on-bgsave-error", wanted)
+                    seen = write_settings(server).stop_writes
+                    if seen != wanted:
+                        allowed.failed(f"it is {seen}")
+                    ours = seen == "no"
+            if allowed:
+                ctx.check(setting, seen, equals=wanted, hint=f"CONFIG SET stop-writes-on-bgsave-error {wanted}")
         except TargetError as error:
-            ctx.log(f"{server.name}: stop-writes-on-bgsave-error cannot be set: {error.message}")
+            ctx.report_error(setting, error, expected=wanted, role=Role.WORK)
     ctx.measure("redis_writes_without_saves", int(ours), "", **label)
 
 

@@ -160,10 +160,12 @@ def trim(
             for _ in batches(pace, range(max_entries // TRIM_STEP if allowed else 0), 1):
                 count = int(server.command("XTRIM", name, "MINID", "~", keep, "LIMIT", TRIM_STEP))
                 dropped += count
+                allowed.observed(dropped=dropped)
                 ctx.progress(dropped, None, "entry")
                 if not count:
                     break
-            allowed.observed(dropped=dropped)
+            if not dropped:
+                allowed.refused("no whole block of entries is older")
         if allowed:
             ctx.log(f"{label}: {dropped} of {stream.length} entries dropped")
             ctx.measure("redis_stream_trimmed", dropped, "", server=server.name, stream=printable(name))

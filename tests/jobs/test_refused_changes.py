@@ -1,0 +1,463 @@
+"""Every change that a job can make, refused by a real server: it is recorded as not made, and the run is not ok.
+
+`SCENARIOS` has at least one refusal or failure for each action in the jobs; a new action without one fails here.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from support.databases import Database, database
+from support.job_runs import JOBS, JobResult, run_job
+from support.servers.base import wait_for
+from support.servers.docker import DockerEngine, docker_engine
+from support.servers.postgres import PostgresServer
+from support.servers.redis import RedisServer
+from support.servers.redis import redis as own_redis
+from support.servers.refusing_engine import refusing_engine
+from support.servers.registry import Registry, registry
+from support.users import as_unprivileged_user, folder_for_all
+
+from maintd.checks.postgres.reindex import Marker, marked_comment
+from maintd.job.context import Point
+from maintd.model.evidence import Change, ChangeState, Check, CheckStatus
+
+Scenario = Callable[[pytest.FixtureRequest], JobResult]
+
+SCENARIOS: dict[str, dict[str, Scenario]] = {}
+"""By action, by what prevents it."""
+
+NOT_MADE = {ChangeState.REFUSED, ChangeState.FAILED, ChangeState.UNCERTAIN}
+
+
+def scenario(action: str, cause: str) -> Callable[[Scenario], Scenario]:
+    def add(function: Scenario) -> Scenario:
+        SCENARIOS.setdefault(action, {})[cause] = function
+        return function
+
+    return add
+
+
+# --- Postgres -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def bloated(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A database with a table of dead rows whose primary key is a tenth full."""
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    with database(server) as db:
+        db.run(
+            "CREATE EXTENSION pgstattuple",
+            "CREATE TABLE events (id bigint PRIMARY KEY, note text) WITH (autovacuum_enabled = false)",
+            "INSERT INTO events SELECT n, 'x' FROM generate_series(1, 40000) n",
+            "DELETE FROM events WHERE id % 10 <> 0",
+        )
+        yield db
+
+
+@scenario("vacuum", "a role without rights, which Postgres only warns about")
+def vacuum_without_rights(request: pytest.FixtureRequest) -> JobResult:
+    with bloated(request) as db:
+        return db.job("vacuum", as_role=db.role("ro", "pg_monitor", "pg_read_all_data"))
+
+
+@scenario("vacuum", "a lock")
+def vacuum_of_a_locked_table(request: pytest.FixtureRequest) -> JobResult:
+    with bloated(request) as db, db.session("LOCK TABLE events IN ACCESS EXCLUSIVE MODE"):
+        return db.job("vacuum", {"lock_timeout": "200ms"})
+
+
+@scenario("analyze", "a role without rights, which Postgres only warns about")
+def analyze_without_rights(request: pytest.FixtureRequest) -> JobResult:
+    with bloated(request) as db:
+        db.run("VACUUM ANALYZE events", "INSERT INTO events SELECT n, 'y' FROM generate_series(90001, 90800) n")
+        return db.job("vacuum", as_role=db.role("ro", "pg_monitor", "pg_read_all_data"))
+
+
+@contextmanager
+def forbidding(db: Database, tag: str) -> Iterator[None]:
+    """No session may run this command: a rule of the site, which no grant shows."""
+    raised = "RAISE 'not here' USING ERRCODE = 'insufficient_privilege'"
+    body = f"BEGIN IF current_setting('application_name') LIKE 'maintd%' THEN {raised}; END IF; END"
+    db.run(
+        f"CREATE FUNCTION forbid() RETURNS event_trigger LANGUAGE plpgsql AS $${body}$$",
+        f"CREATE EVENT TRIGGER forbid ON ddl_command_start WHEN TAG IN ('{tag}') EXECUTE FUNCTION forbid()",
+    )
+    yield
+    db.run("DROP EVENT TRIGGER forbid")
+
+
+@scenario("reindex", "a rule of the site")
+def reindex_denied(request: pytest.FixtureRequest) -> JobResult:
+    with bloated(request) as db:
+        db.run("VACUUM ANALYZE events")
+        with forbidding(db, "COMMENT"):
+            return db.job("reindex", {"min_size": "500kB"})
+
+
+@scenario("reindex", "an open writer")
+def reindex_beside_an_open_writer(request: pytest.FixtureRequest) -> JobResult:
+    with bloated(request) as db:
+        db.run("VACUUM ANALYZE events")
+        with db.session("INSERT INTO events VALUES (-1, 'open')"):
+            return db.job("reindex", {"min_size": "500kB", "lock_timeout": "300ms"})
+
+
+@contextmanager
+def leftover(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """An invalid index that a rebuild of maintd has left."""
+    with bloated(request) as db:
+        db.run("VACUUM ANALYZE events")
+        with (
+            db.session("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "SELECT count(*) FROM pg_class"),
+            psycopg.connect(db.url, autocommit=True) as conn,
+            pytest.raises(psycopg.errors.LockNotAvailable),
+        ):
+            conn.execute("SET lock_timeout = '200ms'")
+            conn.execute("REINDEX INDEX CONCURRENTLY events_pkey")
+        mark = marked_comment(Marker(None, frozenset()), datetime.now(UTC))
+        db.run(f"COMMENT ON INDEX events_pkey IS '{mark}'")
+        yield db
+
+
+@scenario("drop index", "a rule of the site")
+def drop_denied(request: pytest.FixtureRequest) -> JobResult:
+    with leftover(request) as db, forbidding(db, "DROP INDEX"):
+        return db.job("reindex", {"min_size": "1GB"})
+
+
+@scenario("drop index", "an open writer")
+def drop_beside_an_open_writer(request: pytest.FixtureRequest) -> JobResult:
+    with leftover(request) as db, db.session("INSERT INTO events VALUES (-1, 'open')"):
+        return db.job("reindex", {"min_size": "1GB", "lock_timeout": "300ms"})
+
+
+# --- Redis --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def redis_user(*rules: str, options: tuple[str, ...] = ()) -> Iterator[tuple[RedisServer, Mapping[str, str]]]:
+    """A server, and a login that may do everything but what the rules take away."""
+    with own_redis(*options) as server, closing(server.client()) as client:
+        client.execute_command("ACL", "SETUSER", "op", "on", ">secret", "~*", "&*", "+@all", *rules)
+        client.mset({f"idem:{name}": 1 for name in "ab"} | {f"user:{number}": 1 for number in range(50)})
+        yield server, {"username": "op", "password": "secret"}
+
+
+def look_after(server: RedisServer, login: Mapping[str, str], **params: Any) -> JobResult:
+    return run_job("redis_maintenance", {"load": 1, **params}, {"redis": {"main": {"url": server.url, **login}}})
+
+
+@contextmanager
+def broken_snapshot(server: RedisServer) -> Iterator[None]:
+    """No save succeeds in the block: no file can take the snapshot's place."""
+    path = server.folder / "dump.rdb"
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    yield
+    path.rmdir()
+
+
+@scenario("save", "the users file")
+def save_denied(request: pytest.FixtureRequest) -> JobResult:
+    with redis_user("-bgsave") as (server, login):
+        return look_after(server, login)
+
+
+@scenario("save", "a snapshot that cannot be written")
+def save_that_fails(request: pytest.FixtureRequest) -> JobResult:
+    with redis_user() as (server, login), broken_snapshot(server):
+        return look_after(server, login)
+
+
+@scenario("configure", "the users file")
+def configure_denied(request: pytest.FixtureRequest) -> JobResult:
+    with redis_user("-config|set", options=("--save", "3600 1")) as (server, login), broken_snapshot(server):
+        result = look_after(server, login)
+        with closing(server.client()) as client:
+            client.config_set("save", "")  # else it would not stop when asked to
+        return result
+
+
+@scenario("configure", "the users file, when what maintd had set is to be undone")
+def undo_denied(request: pytest.FixtureRequest) -> JobResult:
+    with redis_user("-config|set", options=("--stop-writes-on-bgsave-error", "no")) as (server, login):
+        ours = {"redis_writes_without_saves": [Point(datetime.now(UTC) - timedelta(days=1), 1, {"server": "main"})]}
+        targets = {"redis": {"main": {"url": server.url, **login}}}
+        return run_job("redis_maintenance", {"load": 1}, targets, series=ours)
+
+
+@scenario("expire", "the users file")
+def expire_denied(request: pytest.FixtureRequest) -> JobResult:
+    with redis_user("-pexpire") as (server, login):
+        return look_after(server, login, save=False, expire={"idem:*": "1h"})
+
+
+@scenario("expire", "the users file, for one of the keys")
+def expire_denied_in_part(request: pytest.FixtureRequest) -> JobResult:
+    with redis_user("-pexpire", "(~idem:a +pexpire)") as (server, login):
+        result = look_after(server, login, save=False, expire={"idem:*": "1h"})
+        with closing(server.client()) as client:
+            seen = sum(int(client.ttl(f"idem:{name}")) > 0 for name in "ab")
+    recorded = sum(int(change.details.get("changed") or 0) for change in result.changes)
+    assert (seen, recorded) == (1, 1), result.text()
+    return result
+
+
+@scenario("unlink", "the users file")
+def unlink_denied(request: pytest.FixtureRequest) -> JobResult:
+    with redis_user("-unlink") as (server, login):
+        return look_after(server, login, save=False, unlink={"idem:": "0s"})
+
+
+@scenario("trim", "the users file")
+def trim_denied(request: pytest.FixtureRequest) -> JobResult:
+    with redis_user("-xtrim") as (server, login), closing(server.client()) as client:
+        for number in range(250):
+            client.xadd("events", {"n": number}, id=f"{int(time.time() * 1000) - 9 * 86_400_000 + number}-0")
+        return look_after(server, login, save=False, trim={"events": "7d"})
+
+
+# --- Docker -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[DockerEngine]:
+    """What is to be removed here must not be that of other tests."""
+    with docker_engine() as started:
+        yield started
+
+
+@dataclass
+class Stack:
+    """An engine with an old container, three old images and an unused network, and a registry with a newer image."""
+
+    engine: DockerEngine
+    images: Registry
+    network: str = ""
+
+    def clean(self, request: str, status: int) -> JobResult:
+        """Run the clean-up while the engine answers these requests with this status."""
+        params = {"image_age": "0s", "container_age": "0s", "generations": 1, "max_share": 1.0, "networks": "30d"}
+        labels = {"engine": "main", "network": self.network[:24]}
+        series = {"docker_network_unused": [Point(datetime.now(UTC) - timedelta(days=40), 1, labels)]}
+        with refusing_engine(self.engine, request, status) as url:
+            return run_job("docker_cleanup", params, {"docker": {"main": {"url": url}}}, series=series)
+
+    def update(self, url: str) -> JobResult:
+        targets = {"docker": {"main": {"url": url, "project": "shop"}}}
+        return run_job("image_updates", {"pull": True, "through": "registry"}, targets)
+
+
+@contextmanager
+def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
+    engine: DockerEngine = request.getfixturevalue("engine")
+    with registry() as images, closing(engine.client()) as client:
+        made = Stack(engine, images)
+        try:
+            for number in range(1, 4):
+                engine.busybox(f"app/x:{number}")
+            ended = client.containers.create("app/x:3", ["true"], name="ended", network_mode="none")
+            ended.start()
+            wait_for(lambda: client.containers.get(ended.id).status == "exited", "the container to end")
+            engine.network("left-over", 1)
+            made.network = client.networks.get("left-over").id
+            images.push("app", "1.0", "one")
+            client.api.pull(f"{images.host}/app", tag="1.0")
+            labels = {"com.docker.compose.project": "shop", "com.docker.compose.service": "shop"}
+            client.containers.create(f"{images.host}/app:1.0", command=["/none"], labels=labels)
+            images.push("app", "1.0", "two")
+            yield made
+        finally:
+            engine.remove_all()
+            for image in client.images.list():
+                client.images.remove(image.id, force=True)
+
+
+def cleaning(request: str, status: int) -> Scenario:
+    def run(fixtures: pytest.FixtureRequest) -> JobResult:
+        with stack(fixtures) as made:
+            return made.clean(request, status)
+
+    return run
+
+
+for _action, _request in {
+    "remove container": r"DELETE /v[\d.]+/containers/.*",
+    "remove image": r"DELETE /v[\d.]+/images/.*",
+    "remove network": r"DELETE /v[\d.]+/networks/.*",
+    "prune build cache": r"POST /v[\d.]+/build/prune",
+}.items():
+    for _cause, _status in {"a proxy": 403, "a conflict": 409, "an error of the engine": 500}.items():
+        scenario(_action, _cause)(cleaning(_request, _status))
+
+
+@scenario("pull", "a registry that requires a login")
+def pull_denied(request: pytest.FixtureRequest) -> JobResult:
+    path, text = r"POST /v[\d.]+/images/create", "pull access denied for app"
+    with stack(request) as made, refusing_engine(made.engine, path, 404, text) as url:
+        return made.update(url)
+
+
+@scenario("pull", "a registry without the layers")
+def pull_not_found(request: pytest.FixtureRequest) -> JobResult:
+    with stack(request) as made:
+        made.images.blobs.clear()
+        return made.update(made.engine.url)
+
+
+@scenario("pull", "an error of the engine")
+def pull_that_fails(request: pytest.FixtureRequest) -> JobResult:
+    with stack(request) as made, refusing_engine(made.engine, r"POST /v[\d.]+/images/create", 500) as url:
+        return made.update(url)
+
+
+def tagging(status: int) -> Scenario:
+    def run(fixtures: pytest.FixtureRequest) -> JobResult:
+        with stack(fixtures) as made, refusing_engine(made.engine, r"POST /v[\d.]+/images/.*/tag", status) as url:
+            return made.update(url)
+
+    return run
+
+
+for _cause, _status in {"a proxy": 403, "a conflict": 409}.items():
+    scenario("tag", _cause)(tagging(_status))
+
+
+# --- files and programs -------------------------------------------------------------------------------------------
+
+
+@scenario("delete", "a folder without write access")
+def delete_denied(request: pytest.FixtureRequest) -> JobResult:
+    with folder_for_all() as folder:
+        root = folder / "logs"
+        root.mkdir()
+        for number in range(1, 10):
+            path = root / f"app.log.{number}"
+            path.write_bytes(b"x")
+            os.utime(path, (time.time() - 100 * 86_400,) * 2)
+        params = {"root": str(root), "rotation": None, "max_share": 1.0}
+        run_job("log_cleanup", params, dry_run=True)  # so that every module is loaded
+        root.chmod(0o555)
+        try:
+            return run_job("log_cleanup", params, around=as_unprivileged_user(root))
+        finally:
+            root.chmod(0o755)
+
+
+@scenario("delete", "another program that writes to the file, or renames it")
+def delete_of_what_changes(request: pytest.FixtureRequest) -> JobResult:
+    with folder_for_all() as folder:
+        for number in range(1, 10):
+            path = folder / f"app.log.{number}"
+            path.write_bytes(b"x")
+            os.utime(path, (time.time() - 100 * 86_400,) * 2)
+
+        def interfere(change: Change) -> None:
+            path = Path(change.target)
+            if path.name.endswith("8"):
+                path.write_bytes(b"written again")
+            else:
+                path.rename(folder / "renamed")
+
+        params = {"root": str(folder), "rotation": None, "max_share": 1.0}
+        return run_job("log_cleanup", params, at_intent=interfere)
+
+
+def command(*argv: str, **params: Any) -> Scenario:
+    return lambda request: run_job("command", {"argv": list(argv), **params})
+
+
+for _cause, _program in {
+    "its own exit code": command("sh", "-c", "exit 3"),
+    "a signal": command("sh", "-c", "kill -9 $$"),
+    "its timeout": command("sleep", "60", timeout="200ms"),
+    "no right to execute it": command("/etc/passwd"),
+}.items():
+    scenario("run", _cause)(_program)
+
+
+# --- the contract -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.server
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("action", "cause"), [(action, cause) for action, causes in SCENARIOS.items() for cause in causes]
+)
+def test_a_change_that_is_refused_is_recorded_with_its_cause_and_the_run_is_not_ok(
+    request: pytest.FixtureRequest, action: str, cause: str
+) -> None:
+    result = SCENARIOS[action][cause](request)
+
+    found = [change for change in result.changes if change.action == action]
+    if not found:  # it was not even begun
+        assert result.error is not None, result.text()
+        return
+    assert {change.state for change in found} <= NOT_MADE, result.text()
+    for change in found:
+        assert any(explains(check, change) for check in result.checks), f"{change.cause}\n{result.text()}"
+    assert result.outcome != "succeeded"
+
+
+def explains(check: Check, change: Change) -> bool:
+    """Whether a check is not ok, and has the reason why the change was not made."""
+    if check.status is CheckStatus.OK or check.optional:
+        return False
+    text = f"{check.name} {check.observed} {check.hint}"
+    return any(len(part) > 5 and part in text for part in re.split(r"[:;] ", change.cause))
+
+
+def test_every_action_of_a_job_has_a_refusal_here() -> None:
+    package = JOBS.parent / "maintd"
+    found = {
+        action for folder in (JOBS, package) for path in folder.rglob("*.py") for action in actions(path.read_text())
+    }
+
+    assert len(found) >= 15
+    assert found == set(SCENARIOS)
+
+
+def test_the_search_for_actions_sees_names_as_well_as_texts() -> None:
+    assert actions("def f(ctx):\n with ctx.change('cut', 1):\n  pass") == {"cut"}
+    assert actions("def f(self):\n a = 'x' if b else 'y'\n with self._ctx.change(a, 1):\n  pass") == {"x", "y"}
+    assert actions("def f(ctx, a):\n with ctx.change(a, 1):\n  pass") == {"(not a constant)"}
+
+
+def actions(source: str) -> set[str]:
+    """The first arguments of all calls of `change`; of a variable, the texts that its function assigns to it."""
+    found = set[str]()
+    tree = ast.parse(source)
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        assigned = {
+            target.id: {c.value for c in ast.walk(node.value) if isinstance(c, ast.Constant)}
+            for node in ast.walk(function)
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        for node in ast.walk(function):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
+                continue
+            if node.func.attr != "change" or "ctx" not in ast.unparse(node.func.value):
+                continue
+            first = node.args[0]
+            if isinstance(first, ast.Constant):
+                found.add(str(first.value))
+            else:
+                texts = assigned.get(first.id, set()) if isinstance(first, ast.Name) else set()
+                found |= {str(text) for text in texts if isinstance(text, str)} or {"(not a constant)"}
+    return found
