@@ -115,6 +115,16 @@ class Trigger(StrEnum):
     MANUAL = "manual"  # an operator's request
 
 
+class RunEvent(Model):
+    """A run got a state. Ids increase in the order of the changes and are never reused."""
+
+    id: int
+    run_id: int
+    entry: str
+    state: RunState
+    at: Instant
+
+
 class Attempt(Model):
     """One try of a step in its own process, with its evidence; log lines are read separately."""
 

@@ -22,6 +22,7 @@ from maintd.store.history import START_STATEMENTS, History, LastRuns, LogRow, Me
 from maintd.store.locks import Locks
 from maintd.store.maintenance import Maintenance, PruneResult
 from maintd.store.nodes import Nodes
+from maintd.store.run_events import RunEvents
 from maintd.store.run_plans import RunPlans, plan_statements
 from maintd.store.runs import CLAIM_STATEMENTS, Runs
 from maintd.store.schema import current_revision, require_current, upgrade
@@ -51,6 +52,7 @@ class Store:
         self.locks = Locks(database)
         self.nodes = Nodes(database)
         self.audit = Audit(database)
+        self.run_events = RunEvents(database)
         self.history = History(database, plans)
         self.maintenance = Maintenance(database)
 

@@ -37,6 +37,7 @@ from maintd.model.run_updates import (
 from maintd.store import prepared
 from maintd.store.mapping import AnyRow
 from maintd.store.prepared import COUNTERS, Prepared
+from maintd.store.run_events import RunChanged, add_run_events
 from maintd.store.run_plans import RunPlans
 from maintd.store.tables import (
     IS_RUNNING,
@@ -137,6 +138,7 @@ def _finish(conn: Connection, run_id: int, claim: AnyRow, end: RunFinished | Run
         unfinished = (StepState.PENDING.value, StepState.RUNNING.value)
         conn.execute(delete(steps).where(steps.c.run_id == run_id, steps.c.state.in_(unfinished)))
     prepared.update_row(conn, runs, {"id": run_id}, columns)
+    add_run_events(conn, [RunChanged(run_id, RunState(columns["state"]), end.at)])
 
 
 def mark_run_lost(conn: Connection, run_id: int, fence: int, reason: str, now: datetime, *, if_expired: bool) -> bool:
@@ -150,6 +152,7 @@ def mark_run_lost(conn: Connection, run_id: int, fence: int, reason: str, now: d
     lost = claim.values(state=RunState.LOST.value, reason=reason, finished_at=now, lease_until=None)
     if conn.execute(lost).rowcount != 1:
         return False
+    add_run_events(conn, [RunChanged(run_id, RunState.LOST, now)])
     mark_attempts_lost(conn, run_id, reason, now)
     prepared.delete_rows_of_run(conn, locks, run_id)
     return True

@@ -15,6 +15,7 @@ from sqlalchemy import (
     bindparam,
     cast,
     delete,
+    exists,
     extract,
     func,
     insert,
@@ -32,8 +33,9 @@ from maintd.store import mapping
 from maintd.store.audit import add_event
 from maintd.store.database import Database, dialect_insert, insert_into
 from maintd.store.prepared import Prepared, PreparedForValues
+from maintd.store.run_events import RunChanged, add_run_events
 from maintd.store.run_plans import RunPlans
-from maintd.store.tables import EPOCH, MICROSECOND, entries, ledger, measures, runs, series
+from maintd.store.tables import EPOCH, MICROSECOND, entries, findings, ledger, measures, runs, series
 
 IS_MANUAL_ONLY = entries.c.fingerprint.is_(None)  # a job that was run under its own name
 
@@ -268,6 +270,8 @@ def insert_runs(conn: Connection, plans: RunPlans, new: Sequence[tuple[int, NewR
     ]
     if ledger_rows:
         _SET_LEDGER_RUN.execute_many(conn, ledger_rows)
+    changed = [RunChanged(run_id, run.state, queued_at) for (_, run, queued_at), run_id in zip(new, ids, strict=True)]
+    add_run_events(conn, changed)
     return ids
 
 
@@ -345,10 +349,19 @@ def _columns(entry: Entry, fingerprint: str, policies: dict[Policy, str]) -> dic
 def _rename(conn: Connection, old: Any, manual: Any | None, name: str, now: datetime) -> None:
     if manual is not None:  # a job that was run under the new name
         _merge_series(conn, manual.id, old.id)
+        _merge_findings(conn, manual.id, old.id)
         conn.execute(update(runs).where(runs.c.entry_id == manual.id).values(entry_id=old.id))
         conn.execute(delete(entries).where(entries.c.id == manual.id))
     conn.execute(update(entries).where(entries.c.id == old.id).values(name=name))
     add_event(conn, "entry_renamed", subject=name, text=f"was {old.name}", at=now)
+
+
+def _merge_findings(conn: Connection, source: int, target: int) -> None:
+    """Give one entry the findings of another; of a check that both have, those of the target stay."""
+    same = findings.alias("same")
+    both = exists().where(same.c.entry_id == target, same.c.step == findings.c.step, same.c.check == findings.c.check)
+    conn.execute(delete(findings).where(findings.c.entry_id == source, both))
+    conn.execute(update(findings).where(findings.c.entry_id == source).values(entry_id=target))
 
 
 def _merge_series(conn: Connection, source: int, target: int) -> None:

@@ -18,8 +18,9 @@ from maintd.store.database import ConflictError, Database, insert_into
 from maintd.store.entries import entry_id_of, insert_runs, run_row
 from maintd.store.history import load_runs
 from maintd.store.prepared import Prepared, PreparedForValues
+from maintd.store.run_events import RunChanged, add_run_events
 from maintd.store.run_plans import RunPlans
-from maintd.store.tables import HAS_KEY, IS_QUEUED, IS_RUNNING, UtcDateTime, entries, runs
+from maintd.store.tables import HAS_KEY, IS_QUEUED, IS_RUNNING, UtcDateTime, entries, run_events, runs
 
 IS_UNFINISHED = or_(*(runs.c.state == state.value for state in RunState if not state.final))
 
@@ -99,6 +100,7 @@ class Runs:
             statement = statement.on_conflict_do_nothing(index_elements=["idempotency_key"], index_where=HAS_KEY)
             new = conn.execute(statement.returning(runs.c.id)).scalar_one_or_none()
             if new is not None:
+                add_run_events(conn, [RunChanged(new, run.state, now)])
                 return new, True
             same = select(runs.c.id).where(runs.c.idempotency_key == run.idempotency_key)
             return conn.execute(same).scalar_one(), False
@@ -113,6 +115,7 @@ class Runs:
             run_id = insert_runs(conn, self._plans, [(entry_id, run, now)])[0]
             claimed = _claim(conn, self._plans, [run_id], _Claim(node, incarnation, lease_until, now))
             if not claimed:
+                conn.execute(delete(run_events).where(run_events.c.run_id == run_id))
                 conn.execute(delete(runs).where(runs.c.id == run_id))
             return claimed.get(run_id)
 
@@ -206,7 +209,9 @@ class Runs:
         request = update(runs).where(runs.c.id == run_id, IS_RUNNING).values(cancel_requested=text)
 
         def transaction(conn: Connection) -> RunState | None:
-            if conn.execute(at_once).rowcount != 1:
+            if conn.execute(at_once).rowcount == 1:
+                add_run_events(conn, [RunChanged(run_id, RunState.CANCELLED, now)])
+            else:
                 conn.execute(request)
             state = conn.execute(select(runs.c.state).where(runs.c.id == run_id)).scalar_one_or_none()
             return None if state is None else RunState(state)
@@ -245,6 +250,7 @@ class _Claim(NamedTuple):
 def _claim(conn: Connection, plans: RunPlans, run_ids: Sequence[int], by: _Claim) -> dict[int, Run]:
     wanted = {"now": by.now, "by_node": by.node, "by_incarnation": by.incarnation, "until": by.lease_until}
     claimed = _CLAIM.rows(conn, run_ids, wanted)
+    add_run_events(conn, [RunChanged(row.id, RunState.RUNNING, by.now) for row in claimed])
     return load_runs(conn, plans, {row.id: row.fence > 1 for row in claimed})
 
 

@@ -335,9 +335,146 @@ events = Table(
     Column("subject", CleanText, nullable=False),
     Column("by", CleanText, nullable=False),
     Column("text", CleanText, nullable=False),
+    Column("origin", CleanText, nullable=False, server_default=text("''")),  # where the request came from
+    Column("why", CleanText, nullable=False, server_default=text("''")),
 )
 
-RUN_TABLES = (log_lines, checks, measures, changes, artifacts, attempts, steps, locks)
+run_events = Table(
+    "run_events",  # each change of a run's state; followers resume by id, and the reviewer handles the ends
+    metadata,
+    Column("id", Id, primary_key=True),
+    _of_run(),
+    Column("state", Text, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("reviewed", Boolean, nullable=False),  # true from the start for states that are not final
+    Index("ix_run_events_run", "run_id"),
+    sqlite_autoincrement=True,  # ids are never reused, so a follower can resume after pruning
+)
+NOT_REVIEWED = run_events.c.reviewed.is_(literal_column("false"))
+Index("ix_run_events_not_reviewed", run_events.c.id, sqlite_where=NOT_REVIEWED)
+
+findings = Table(
+    "findings",  # checks that were not ok, followed across runs
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("key", Text, nullable=False, unique=True),  # the public id, derived from entry, step, job and check
+    Column("entry_id", Id, ForeignKey("entries.id"), nullable=False),
+    Column("step", CleanText, nullable=False),
+    Column("job", CleanText, nullable=False),
+    Column("check", CleanText, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("observed", Json, nullable=False),
+    Column("expected", CleanText, nullable=False),
+    Column("unit", CleanText, nullable=False),
+    Column("hint", CleanText, nullable=False),
+    Column("because", CleanText, nullable=False),
+    Column("first_seen_at", UtcDateTime, nullable=False),  # since it was last gone
+    Column("last_seen_at", UtcDateTime, nullable=False),
+    Column("gone_at", UtcDateTime),  # null: open
+    Column("first_run_id", Id, nullable=False),
+    Column("last_run_id", Id, nullable=False),
+    Column("seen_count", Integer, nullable=False),
+    UniqueConstraint("entry_id", "step", "check"),
+    Index("ix_findings_last_seen", "last_seen_at"),
+)
+IS_OPEN = findings.c.gone_at.is_(None)
+Index("ix_findings_open", findings.c.entry_id, findings.c.id, sqlite_where=IS_OPEN)
+
+acknowledgements = Table(
+    "acknowledgements",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("finding_id", Id, ForeignKey("findings.id", ondelete="CASCADE"), nullable=False),
+    Column("status", Text, nullable=False),  # of the finding when it was acknowledged
+    Column("why", CleanText, nullable=False),
+    Column("by", CleanText, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("until", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    Column("ended_why", CleanText, nullable=False, server_default=text("''")),
+    Index("ix_acknowledgements_finding", "finding_id", "id"),
+)
+
+mutes = Table(
+    "mutes",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("entries", CleanText, nullable=False),  # a name or a pattern such as backup-*
+    Column("why", CleanText, nullable=False),
+    Column("by", CleanText, nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+    Column("until", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),  # before `until`, by an operator
+    Column("ended_by", CleanText, nullable=False, server_default=text("''")),
+)
+
+incidents = Table(
+    "incidents",  # something that needs attention, from its start to its end
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("subject", CleanText, nullable=False),  # an entry's name, or maintd
+    Column("kind", Text, nullable=False),
+    Column("critical", Boolean, nullable=False),
+    Column("opened_at", UtcDateTime, nullable=False),
+    Column("closed_at", UtcDateTime),
+    Column("run_id", Id),  # the run that opened it
+    Column("last_run_id", Id),
+    Column("why", CleanText, nullable=False),
+    Column("details", Json, nullable=False),
+    Column("reminders", Integer, nullable=False),
+    Column("remind_at", UtcDateTime),  # null: no further reminder
+    Index("ix_incidents_opened_at", "opened_at"),
+)
+IS_OPEN_INCIDENT = incidents.c.closed_at.is_(None)
+# At most one open incident of a kind for each subject, whichever node opens it.
+Index("uq_incidents_open", incidents.c.subject, incidents.c.kind, unique=True, sqlite_where=IS_OPEN_INCIDENT)
+
+notices = Table(
+    "notices",  # messages to a channel, delivered or not
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("key", Text, nullable=False, unique=True),  # what it is about and its channel: no notice is queued twice
+    Column("incident_id", Id, ForeignKey("incidents.id", ondelete="CASCADE")),
+    Column("kind", Text, nullable=False),
+    Column("channel", CleanText, nullable=False),
+    Column("critical", Boolean, nullable=False),
+    Column("title", CleanText, nullable=False),
+    Column("body", CleanText, nullable=False),
+    Column("details", Json, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("not_before", UtcDateTime, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("error", CleanText, nullable=False),  # of the last attempt
+    Column("group_key", Text),  # notices of one group were delivered as one message
+    Column("node", CleanText),
+    Column("fence", Integer, nullable=False),
+    Column("lease_until", UtcDateTime),
+    Column("sent_at", UtcDateTime),
+    Index("ix_notices_created_at", "created_at"),
+    Index("ix_notices_incident", "incident_id"),
+)
+IS_PENDING = notices.c.state.in_((literal_column("'waiting'"), literal_column("'sending'")))
+Index("ix_notices_pending", notices.c.not_before, notices.c.id, sqlite_where=IS_PENDING)
+
+tokens = Table(
+    "tokens",  # of the API; the token itself is never stored
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", CleanText, nullable=False, unique=True),
+    Column("digest", Text, nullable=False, unique=True),  # SHA-256 in hex
+    Column("role", Text, nullable=False),
+    Column("entries", Json, nullable=False),  # patterns of the names it may act on
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("created_by", CleanText, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Column("revoked_at", UtcDateTime),
+    Column("revoked_by", CleanText, nullable=False, server_default=text("''")),
+    Column("last_used_at", UtcDateTime),
+    Column("last_used_from", CleanText, nullable=False, server_default=text("''")),
+)
+
+RUN_TABLES = (log_lines, checks, measures, changes, artifacts, attempts, steps, locks, run_events)
 """Tables whose rows belong to a run and are deleted with it."""
 
 

@@ -13,8 +13,14 @@ from maintd.model.run_updates import AttemptFinished, AttemptReported, AttemptSt
 from maintd.store import Store, open_store
 from maintd.store.database import parse_url
 
-# What the second migration does, backwards.
+# What the later migrations do, backwards.
 AS_OF_REVISION_1 = (
+    *(
+        f"DROP TABLE {name}"
+        for name in ("acknowledgements", "findings", "notices", "incidents", "mutes", "tokens", "run_events")
+    ),
+    "ALTER TABLE events DROP COLUMN origin",
+    "ALTER TABLE events DROP COLUMN why",
     "ALTER TABLE checks DROP COLUMN optional",
     "ALTER TABLE checks DROP COLUMN because",
     "ALTER TABLE changes ADD COLUMN done BOOLEAN DEFAULT true NOT NULL",

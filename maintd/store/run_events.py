@@ -1,0 +1,90 @@
+"""The events of runs: a row for each change of a run's state, in the transaction that changes it.
+
+Followers read them in the order of their ids and resume after the last one they saw. The ends of runs wait there until
+they were reviewed: for findings, incidents and notices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.engine import Connection
+
+from maintd.model.run import RunEvent, RunState
+from maintd.store import prepared
+from maintd.store.database import Database
+from maintd.store.tables import NOT_REVIEWED, entries, run_events, runs
+
+_EVENTS = (
+    select(run_events.c.id, run_events.c.run_id, entries.c.name.label("entry"), run_events.c.state, run_events.c.at)
+    .join(runs, runs.c.id == run_events.c.run_id)
+    .join(entries, entries.c.id == runs.c.entry_id)
+)
+
+# On Postgres: written by a transaction older than any open one. Transaction ids wrap around, their ages do not.
+_OLDER_THAN_OPEN_TRANSACTIONS = text(
+    "age(run_events.xmin) > age((pg_snapshot_xmin(pg_current_snapshot())::text::bigint % 4294967296)::text::xid)"
+)
+
+
+class RunEvents:
+    """Read the events of runs, and mark ends as reviewed."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def after(self, event_id: int, limit: int = 500, entry: str | None = None) -> list[RunEvent]:
+        """Events with a larger id, oldest first.
+
+        On Postgres those of transactions that may still commit an event with a smaller id are left out until then, so
+        that a follower misses none.
+        """
+        query = _EVENTS.where(run_events.c.id > event_id)
+        if entry is not None:
+            query = query.where(entries.c.name == entry)
+        if self._database.kind == "postgres":
+            query = query.where(_OLDER_THAN_OPEN_TRANSACTIONS)
+        return self._read(query.order_by(run_events.c.id).limit(limit))
+
+    def bounds(self) -> tuple[int, int]:
+        """The ids of the oldest and the newest event; (0, 0) without any."""
+        query = select(func.min(run_events.c.id), func.max(run_events.c.id))
+        first, last = self._database.read(lambda conn: conn.execute(query).one())
+        return first or 0, last or 0
+
+    def not_reviewed(self, limit: int = 100) -> list[RunEvent]:
+        """Ends of runs that were not reviewed yet, oldest first."""
+        return self._read(_EVENTS.where(NOT_REVIEWED).order_by(run_events.c.id).limit(limit))
+
+    def _read(self, query: Any) -> list[RunEvent]:
+        return self._database.read(
+            lambda conn: [
+                RunEvent(id=row.id, run_id=row.run_id, entry=row.entry, state=RunState(row.state), at=row.at)
+                for row in conn.execute(query)
+            ]
+        )
+
+
+class RunChanged(NamedTuple):
+    """A run got a state."""
+
+    run_id: int
+    state: RunState
+    at: datetime
+
+
+def add_run_events(conn: Connection, changed: Iterable[RunChanged]) -> None:
+    """Add an event for each change, within the transaction that makes it."""
+    rows = [change._asdict() | {"state": change.state.value, "reviewed": not change.state.final} for change in changed]
+    if rows:
+        prepared.insert_rows(conn, run_events, rows)
+
+
+def mark_reviewed(conn: Connection, event_ids: Sequence[int]) -> list[int]:
+    """Mark ends as reviewed, within the transaction that records what follows from them; those that no other node
+    marked before."""
+    marked = update(run_events).where(run_events.c.id.in_(event_ids), NOT_REVIEWED).values(reviewed=True)
+    return list(conn.execute(marked.returning(run_events.c.id)).scalars())
