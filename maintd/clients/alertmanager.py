@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -47,11 +48,13 @@ class Silence:
 
 @dataclass(frozen=True)
 class Status:
-    """The server's state. `cluster` is ready, settling or disabled."""
+    """The server's state. `cluster` is ready, settling or disabled; `config_hash` is empty without a configuration."""
 
     version: str
     cluster: str
     peers: int
+    started_at: datetime | None = None
+    config_hash: str = ""
 
 
 # --- shapes of the answers ---
@@ -92,13 +95,19 @@ class _Version(Shape):
 
 
 class _Cluster(Shape):
-    status: str = "disabled"
+    status: str
     peers: tuple[Any, ...] = ()
 
 
+class _Config(Shape):
+    original: str = ""  # secrets are masked in it
+
+
 class _Status(Shape):
-    cluster: _Cluster = _Cluster()
+    cluster: _Cluster
     version: _Version = Field(_Version(), alias="versionInfo")
+    started_at: AwareDatetime | None = Field(None, alias="uptime")
+    config: _Config = _Config()
 
 
 class Alertmanager:
@@ -113,9 +122,16 @@ class Alertmanager:
         self._api.call("GET", "/-/ready")
 
     def status(self) -> Status:
-        """Its version, and the state of its cluster."""
+        """Its version, the state of its cluster, its start, and the configuration that it uses."""
         found = read(_Status, self._api.get("/api/v2/status"), f"{self.name}: unexpected answer to status")
-        return Status(found.version.version, found.cluster.status, len(found.cluster.peers))
+        config = found.config.original
+        return Status(
+            version=found.version.version,
+            cluster=found.cluster.status,
+            peers=len(found.cluster.peers),
+            started_at=found.started_at,
+            config_hash=hashlib.sha256(config.encode(errors="replace")).hexdigest() if config else "",
+        )
 
     def alerts(self) -> Listing[Alert]:
         """All alerts that have not ended."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from maintd.checks.alerts import firing, silences
 from maintd.checks.alerts.collect import AlertmanagerFacts, PrometheusFacts
 from maintd.checks.alerts.firing import Acknowledgement, AlertLimits, Alerts, Firing, overdue
 from maintd.checks.alerts.grafana import GrafanaFacts
 from maintd.checks.alerts.silences import SilenceLimits, silence_text
-from maintd.checks.hints import name_first
+from maintd.checks.hints import name_first, printable
 from maintd.checks.probes import Probe, report_not_understood
 from maintd.checks.prometheus.health import report_reload
 from maintd.clients.alertmanager import Alert, Silence, Status
@@ -21,6 +21,7 @@ from maintd.errors import MaintdError, TargetError
 from maintd.job.causes import Role
 from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
+from maintd.units import format_duration, plural
 
 # A login page instead of an answer does not show whether the server behind it is healthy.
 
@@ -94,7 +95,7 @@ def report_alertmanager(
     """Check the silences of one Alertmanager and its notifications."""
     subject = f"alertmanager {name}"
     ctx.check(f"{subject}: answers", "alerts", equals="alerts")
-    _report_status(ctx, subject, facts.status)
+    _report_status(ctx, subject, name, facts.status, now)
     report_reload(ctx, subject, facts.reload)
     report_silences(ctx, subject, facts.alerts, facts.silences, limits, silence_limits, now)
     for counts in (facts.failed, facts.tried):
@@ -131,15 +132,34 @@ def report_silences(
         ctx.check(f"{subject}: {what}", len(matching), warn_above=0, hint=hint)
 
 
-def _report_status(ctx: Context, subject: str, status: Status | TargetError) -> None:
-    """Check the cluster of an Alertmanager: one that is still settling may notify late or twice."""
+def _report_status(ctx: Context, subject: str, name: str, status: Status | TargetError, now: datetime) -> None:
+    """Check the cluster of an Alertmanager: one that is still settling may notify late or twice.
+
+    Log a restart and another configuration since the last run.
+    """
     what = f"{subject}: cluster"
     if isinstance(status, TargetError):
         ctx.report_error(what, status, expected="ready", role=role_of(status))
         return
-    ctx.log(f"{subject}: version {status.version or 'unknown'}, {status.peers} peers")
-    hint = "it waits for its peers: compare cluster.peer with what runs"
-    ctx.check(what, status.cluster, one_of=("ready", "disabled"), severity=CheckStatus.WARN, hint=hint)
+    ctx.log(f"{subject}: version {printable(status.version) or 'unknown'}, {plural(status.peers, 'peer')}")
+    if status.cluster in ("ready", "disabled", "settling"):
+        hint = "it waits for its peers: compare cluster.peer with what runs"
+        ctx.check(what, status.cluster, one_of=("ready", "disabled"), severity=CheckStatus.WARN, hint=hint)
+    else:
+        cause = f"unfamiliar: {printable(status.cluster[:40])!r}"
+        ctx.unknown(what, cause, expected="ready", hint="this version of Alertmanager may be unsupported")
+    if status.started_at is not None:
+        before = ctx.last("alertmanager_started", None, server=name)
+        ctx.measure("alertmanager_started", status.started_at.timestamp(), "s", server=name)
+        if before is not None and status.started_at.timestamp() > before:
+            up = format_duration(timedelta(seconds=max(0, round((now - status.started_at).total_seconds()))))
+            ctx.log(f"{subject}: restarted since the last run, {up} ago")
+    if status.config_hash:
+        number = float(int(status.config_hash[:12], 16))  # 48 bits: exact as a float
+        before = ctx.last("alertmanager_config", None, server=name)
+        ctx.measure("alertmanager_config", number, "", server=name)
+        if before is not None and before != number:
+            ctx.log(f"{subject}: its configuration is another than in the last run")
 
 
 def _report_notifications(ctx: Context, server: str, integration: str, failed: int, tried: int) -> None:

@@ -69,8 +69,10 @@ def prometheus(config: str = CONFIG, openmetrics: str | None = None, flags: Sequ
 
 
 @contextmanager
-def alertmanager(config: str = ALERTMANAGER) -> Iterator[WebServer]:
-    """Start a server that sends no notifications."""
+def alertmanager(
+    config: str = ALERTMANAGER, cluster: Sequence[str] = ("--cluster.listen-address=",)
+) -> Iterator[WebServer]:
+    """Start a server that sends no notifications. `cluster`: flags of its cluster, disabled by default."""
     program = require_program("prometheus-alertmanager", "prometheus-alertmanager")
     with tempfile.TemporaryDirectory(prefix="maintd-am-") as name:
         folder, port = Path(name), free_port()
@@ -80,7 +82,7 @@ def alertmanager(config: str = ALERTMANAGER) -> Iterator[WebServer]:
             f"--config.file={folder}/am.yml",
             f"--storage.path={folder}/data",
             f"--web.listen-address=127.0.0.1:{port}",
-            "--cluster.listen-address=",
+            *cluster,
         ]
         with running(argv, folder / "log") as process:
             server = WebServer(port, folder / "am.yml", process.pid)
