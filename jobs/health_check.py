@@ -43,7 +43,7 @@ class Params(JobParams):
     host: HostLimits = HostLimits()
     """Limits for hosts."""
     http: HttpLimits = HttpLimits()
-    """How HTTP services are requested; what they should answer is set at each target."""
+    """How HTTP services are requested and limits for their clocks; the expected answer is set at each target."""
     postgres: PostgresLimits = PostgresLimits()
     """Limits for Postgres servers."""
     redis: RedisLimits = RedisLimits()
@@ -137,7 +137,7 @@ def _report(ctx: Context, params: Params, probe: Probe, facts: Any) -> None:
         case "host":
             host_health.report(ctx, probe.name, facts, params.host)
         case "http":
-            services.report(ctx, probe.name, facts, target)
+            services.report(ctx, probe.name, facts, target, params.http)
         case "postgres":
             postgres_health.report(ctx, probe.name, facts, params.postgres)
         case "redis":

@@ -91,6 +91,17 @@ class Docker:
             (item for item in found if item is not None), key=lambda item: (item.service, item.number, item.name)
         )
 
+    def system_time(self) -> datetime:
+        """The time by the clock of the engine's host. Raises TargetError."""
+        with translated(self.name):
+            answer = self.api.info()
+        text = answer.get("SystemTime") if isinstance(answer, Mapping) else None
+        at = parse_instant(text) if isinstance(text, str) else None
+        if at is None:
+            hint = "allow /info in the socket proxy"
+            raise TargetError(f"{self.name}: no time in the answer to /info", hint, cause="malformed")
+        return at
+
     def stats(self, container_id: str) -> Mapping[str, Any] | None:
         """The body of the engine's stats of a container; None when the container does not exist.
 

@@ -7,7 +7,7 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Answer:
     latency: timedelta
     location: str = ""  # of a redirect, which is not followed
     headers: Mapping[str, str] = field(default_factory=dict)  # names in lower case
+    received_at: datetime = field(default_factory=lambda: datetime.now(UTC))  # its last byte, by this machine's clock
 
     @property
     def text(self) -> str:
@@ -124,7 +125,7 @@ def fetch(
         raise _error(public_url, seconds, error) from error
     except (httpx.InvalidURL, ssl.SSLError, OSError) as error:
         raise TargetError(f"{public_url}: {error}", "correct the target's url or ca_file") from error
-    latency = timedelta(seconds=time.monotonic() - started)
+    latency, received_at = timedelta(seconds=time.monotonic() - started), datetime.now(UTC)
     return Answer(
         url=public_url,
         status=response.status_code,
@@ -133,6 +134,7 @@ def fetch(
         latency=latency,
         location=_without_secrets(response.headers["location"]) if "location" in response.headers else "",
         headers=dict(response.headers),
+        received_at=received_at,
     )
 
 

@@ -1,4 +1,4 @@
-"""What Alertmanager says about itself, `/api/v2/status`: its cluster, version, start and configuration."""
+"""Alertmanager's `/api/v2/status`: its cluster, version, start and configuration."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_restart_and_another_configuration_are_logged() -> None:
     ],
     ids=lambda reply: f"{reply.status} {reply.body[:40].decode()}",
 )
-def test_a_status_that_does_not_tell_the_cluster_is_unknown(status: Reply) -> None:
+def test_a_status_without_a_known_state_of_the_cluster_is_unknown(status: Reply) -> None:
     result = answering(status)
 
     assert result.check(CLUSTER).status in (CheckStatus.UNKNOWN, CheckStatus.FAIL), result.text()

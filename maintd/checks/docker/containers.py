@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from maintd.checks.clock_offset import ClockLimits, ClockOffset, clock_offset, report_clock
 from maintd.checks.docker import inspector
 from maintd.checks.docker.inspector import Inspector
 from maintd.checks.hints import command
-from maintd.checks.limits import Limits
-from maintd.checks.probes import answered
+from maintd.checks.probes import answered, value_or_error
 from maintd.clients import docker
 from maintd.clients.docker import Container
+from maintd.errors import TargetError
 from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
 from maintd.model.target import DockerTarget, HostTarget
@@ -22,8 +24,8 @@ from maintd.model.target import DockerTarget, HostTarget
 _KILLED = 137
 
 
-class ContainerLimits(Limits):
-    """Limits for containers."""
+class ContainerLimits(ClockLimits):
+    """Limits for containers, and for the clock of their engine."""
 
     restarts_fail: int = 3
     """Restarts since the last run that fail; fewer warn."""
@@ -31,9 +33,10 @@ class ContainerLimits(Limits):
 
 @dataclass(frozen=True)
 class ContainerFacts:
-    """All containers of the project, and the inspectors of Node in those that run."""
+    """All containers of the project, the engine's clock, and the inspectors of Node in those that run."""
 
     containers: tuple[Container, ...]
+    clock: ClockOffset | TargetError
     inspectors: tuple[Inspector, ...] = ()
 
 
@@ -42,7 +45,15 @@ def collect(target: DockerTarget, name: str, hosts: Mapping[str, HostTarget]) ->
     with docker.connect(target, name=name) as engine:
         answered()
         containers = tuple(engine.containers(target.project))
-        return ContainerFacts(containers, inspector.collect(engine, containers, [host.proc for host in hosts.values()]))
+        clock = value_or_error(lambda: _clock(engine))
+        found = inspector.collect(engine, containers, [host.proc for host in hosts.values()])
+        return ContainerFacts(containers, clock, found)
+
+
+def _clock(engine: docker.Docker) -> ClockOffset:
+    sent = time.time()
+    at = engine.system_time()
+    return clock_offset(at.timestamp(), sent, time.time())
 
 
 def report(ctx: Context, name: str, facts: ContainerFacts, target: DockerTarget, limits: ContainerLimits) -> None:
@@ -69,6 +80,7 @@ def report(ctx: Context, name: str, facts: ContainerFacts, target: DockerTarget,
             _report_one_shot(ctx, subject, container)
         else:
             _report_service(ctx, subject, name, container, limits)
+    report_clock(ctx, subject, facts.clock, limits)
     inspector.report(ctx, subject, facts.inspectors)
     evidence = [container.evidence() for container in facts.containers]
     ctx.save(f"containers-{name}.json", json.dumps(evidence, indent=1), "application/json")

@@ -10,8 +10,8 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-from maintd.checks.limits import Limits
-from maintd.checks.probes import answered
+from maintd.checks.clock_offset import ClockLimits, ClockOffset, clock_of_answer, report_clock
+from maintd.checks.probes import answered, value_or_error
 from maintd.clients import http
 from maintd.errors import MaintdError, TargetError
 from maintd.job.context import Context
@@ -44,8 +44,8 @@ _SECRET = re.compile(
 )
 
 
-class HttpLimits(Limits):
-    """How services are requested."""
+class HttpLimits(ClockLimits):
+    """How services are requested, and limits for the clocks of their hosts."""
 
     tries: int = 3
     """Requests to each service; its latency is their median."""
@@ -53,10 +53,11 @@ class HttpLimits(Limits):
 
 @dataclass(frozen=True)
 class ServiceFacts:
-    """The first answer, and the latency of each."""
+    """The first answer, the latency of each, and the clock by the fastest of them."""
 
     answer: http.Answer
     latencies: tuple[timedelta, ...]
+    clock: ClockOffset | TargetError
 
     def evidence(self) -> dict[str, Scalar]:
         """Plain data for an artifact: the beginning of the body, without the values of secret fields."""
@@ -68,11 +69,13 @@ def collect(target: HttpTarget, limits: HttpLimits) -> ServiceFacts:
     """Send the requests. Raises TargetError when one has no answer."""
     answer = http.get(target)
     answered()
-    more = [http.get(target).latency for _ in range(limits.tries - 1)]
-    return ServiceFacts(answer, (answer.latency, *more))
+    answers = [answer, *(http.get(target) for _ in range(limits.tries - 1))]
+    fastest = min(answers, key=lambda item: item.latency)
+    clock = value_or_error(lambda: clock_of_answer(fastest))
+    return ServiceFacts(answer, tuple(item.latency for item in answers), clock)
 
 
-def report(ctx: Context, name: str, facts: ServiceFacts, target: HttpTarget) -> None:
+def report(ctx: Context, name: str, facts: ServiceFacts, target: HttpTarget, limits: HttpLimits) -> None:
     """Report the checks and measures of one service: it is up when both its status and its body are as expected."""
     subject = f"http {name}"
     answer = facts.answer
@@ -113,6 +116,7 @@ def report(ctx: Context, name: str, facts: ServiceFacts, target: HttpTarget) -> 
     ctx.check(
         f"{subject}: latency", latency, warn_above=target.max_latency, hint="check its load and what it waits for"
     )
+    report_clock(ctx, subject, facts.clock, limits, optional=True)
     ctx.measure("http_health_latency_seconds", latency.total_seconds(), "s", service=name)
     if not page:
         ctx.measure("service_up", healthy, service=name)

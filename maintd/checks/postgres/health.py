@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from maintd.checks.limits import Limits
+from maintd.checks.clock_offset import ClockLimits, ClockOffset, clock_offset, report_clock
 from maintd.checks.postgres import wraparound
 from maintd.checks.postgres.blockers import OLD_TRANSACTION
 from maintd.checks.postgres.database import checksum_criterion
@@ -62,7 +62,7 @@ QUERIES: Mapping[str, str] = {
 }
 
 
-class PostgresLimits(Limits):
+class PostgresLimits(ClockLimits):
     """Limits for a Postgres server."""
 
     connections_warn: float = 75
@@ -77,9 +77,6 @@ class PostgresLimits(Limits):
     blocked_warn: Duration = timedelta(minutes=1)
     blocked_fail: Duration = timedelta(minutes=5)
     """How long a session waits for a lock of another."""
-    clock_warn: Duration = timedelta(milliseconds=500)
-    clock_fail: Duration = timedelta(seconds=2)
-    """Difference between the server's clock and this machine's."""
     slot_wal: Size = 10 * 1024**3
     """Warn when a replication slot retains more WAL than this."""
     wraparound_warn: float = 50
@@ -89,16 +86,16 @@ class PostgresLimits(Limits):
 
 @dataclass(frozen=True)
 class PostgresFacts:
-    """The rows of each query, or its error. `clock_offset`: the server's clock minus this machine's, seconds."""
+    """The rows of each query, or its error. `clock`: None when the server did not answer."""
 
     answers: Mapping[str, Rows | TargetError]
-    clock_offset: float | None
+    clock: ClockOffset | None
 
 
 def collect(target: PostgresTarget, name: str, job: str) -> PostgresFacts:
     """Connect and run all queries. Raises TargetError without a session; a failed query is an error in the facts."""
     answers: dict[str, Rows | TargetError] = {}
-    offset = None
+    clock = None
     with postgres.connect(target, job, name=name) as session:
         answered()
         fatal: TargetError | None = None
@@ -116,8 +113,8 @@ def collect(target: PostgresTarget, name: str, job: str) -> PostgresFacts:
                 continue
             answers[key] = rows
             if key == "server":
-                offset = rows[0]["clock"] - (before + time.time()) / 2
-    return PostgresFacts(answers, offset)
+                clock = clock_offset(rows[0]["clock"], before, time.time())
+    return PostgresFacts(answers, clock)
 
 
 def report(ctx: Context, name: str, facts: PostgresFacts, limits: PostgresLimits) -> None:
@@ -130,14 +127,8 @@ def report(ctx: Context, name: str, facts: PostgresFacts, limits: PostgresLimits
     state = server[0]
     ctx.check(f"{subject}: answers", "standby" if state["standby"] else "primary", one_of=("primary", "standby"))
     ctx.measure("pg_uptime_seconds", state["uptime"], "s", server=name)
-    if facts.clock_offset is not None:
-        ctx.check(
-            f"{subject}: clock offset",
-            timedelta(seconds=abs(facts.clock_offset)),
-            at_most=limits.clock_fail,
-            warn_above=limits.clock_warn,
-            hint="check time synchronization on both hosts: timedatectl",
-        )
+    if facts.clock is not None:
+        report_clock(ctx, subject, facts.clock, limits)
     reports: Mapping[str, tuple[str, Callable[[Context, str, str, Rows, PostgresLimits], None]]] = {
         "connections": ("connections used", _connections),
         "sessions": ("oldest transaction", _sessions),

@@ -7,21 +7,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from maintd.checks.limits import Limits
-from maintd.checks.probes import answered
+from pydantic import TypeAdapter
+
+from maintd.checks.clock_offset import ClockLimits, ClockOffset, clock_offset, report_clock
+from maintd.checks.probes import answered, value_or_error
 from maintd.checks.redis.memory import number, report_counters, used_criterion
 from maintd.checks.redis.streams import added_at, id_order, lag_hint
 from maintd.clients import redis
 from maintd.clients.redis import Info
+from maintd.clients.shapes import read
 from maintd.errors import TargetError
 from maintd.job.context import Context
 from maintd.model.target import RedisTarget
 from maintd.units import Duration
 
+_TIME = TypeAdapter(tuple[int, int])  # seconds and microseconds
 _MAX_COUNTED = 100_000  # ids of undelivered entries to read, when Redis does not know the lag
 
 
-class RedisLimits(Limits):
+class RedisLimits(ClockLimits):
     """Limits for a Redis server and the consumer groups of its streams."""
 
     memory_warn: float = 80
@@ -39,9 +43,6 @@ class RedisLimits(Limits):
     pending_warn: int = 50
     pending_fail: int = 1000
     """Entries delivered to a group and not acknowledged."""
-    clock_warn: Duration = timedelta(milliseconds=500)
-    clock_fail: Duration = timedelta(seconds=2)
-    """Difference between the server's clock and this machine's."""
     dead_letter_suffix: str = ".dlq"
     """Suffix of the name of a stream's dead-letter stream."""
     dead_letters_fail: int = 5
@@ -73,11 +74,11 @@ class StreamFacts:
 
 @dataclass(frozen=True)
 class RedisFacts:
-    """INFO and each stream, or the error. `clock_offset`: the server's clock minus this machine's; None: not known."""
+    """INFO, each stream and the clock, or the error."""
 
     info: Info | TargetError
     streams: Mapping[str, StreamFacts | TargetError]
-    clock_offset: timedelta | None = None
+    clock: ClockOffset | TargetError
 
 
 def collect(target: RedisTarget, name: str, limits: RedisLimits) -> RedisFacts:
@@ -90,20 +91,20 @@ def collect(target: RedisTarget, name: str, limits: RedisLimits) -> RedisFacts:
             info: Info | TargetError = server.info()
         except TargetError as error:
             info = error
-        offset = None if isinstance(info, TargetError) else clock_offset(info, before, time.time())
-        return RedisFacts(info, {stream: _stream(server, stream, limits) for stream in target.streams}, offset)
+        received = time.time()
+        known = {} if isinstance(info, TargetError) else info
+        clock = value_or_error(lambda: _clock(server, known, before, received))
+        return RedisFacts(info, {stream: _stream(server, stream, limits) for stream in target.streams}, clock)
 
 
-def clock_offset(info: Info, before: float, after: float) -> timedelta | None:
-    """By how much the server's clock must differ from this machine's, by which INFO was sent and answered.
-
-    Zero when it may be equal; None for a server without the field (before Redis 6.2). A busy machine is no skew.
-    """
+def _clock(server: redis.RedisServer, info: Info, sent: float, received: float) -> ClockOffset:
+    """By the time in INFO, which was asked for at `sent`; of a server before Redis 6.2 by TIME. Raises TargetError."""
     micros = number(info, "server_time_usec")
     if micros <= 0:
-        return None
-    at = micros / 1e6
-    return timedelta(seconds=min(at - before, 0) + max(at - after, 0))
+        sent = time.time()
+        seconds, rest = read(_TIME, server.command("TIME"), f"{server.name}: unexpected answer to TIME")
+        micros, received = seconds * 1_000_000 + rest, time.time()
+    return clock_offset(micros / 1e6, sent, received)
 
 
 def _stream(server: redis.RedisServer, name: str, limits: RedisLimits) -> StreamFacts | TargetError:
@@ -162,14 +163,7 @@ def report(ctx: Context, name: str, facts: RedisFacts, limits: RedisLimits) -> N
     else:
         _report_persistence(ctx, subject, facts.info)
         _report_usage(ctx, subject, name, facts.info, limits)
-    if facts.clock_offset is not None:
-        ctx.check(
-            f"{subject}: clock offset",
-            abs(facts.clock_offset),
-            at_most=limits.clock_fail,
-            warn_above=limits.clock_warn,
-            hint="check time synchronization on both hosts: timedatectl",
-        )
+    report_clock(ctx, subject, facts.clock, limits)
     for stream, state in facts.streams.items():
         if isinstance(state, TargetError):
             ctx.unknown(f"{subject}: stream {stream}", f"{state.cause}: {state.message}", hint=state.hint or "")
