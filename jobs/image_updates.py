@@ -16,7 +16,7 @@ from typing import Literal
 from pydantic import Field
 
 from maintd.checks.docker.end_of_life import SupportCheck
-from maintd.checks.docker.image_updates import UpdateCheck
+from maintd.checks.docker.image_updates import PullLimits, UpdateCheck
 from maintd.checks.docker.images import ImageInUse, find_image, images_in_use, report_age
 from maintd.checks.docker.vulnerabilities import VulnerabilityCheck, report_without_scanner
 from maintd.clients.docker import Docker, connect
@@ -65,6 +65,8 @@ class Params(JobParams):
     """Pull newer images."""
     pull_timeout: Duration = timedelta(minutes=5)
     """How long a pull may be silent."""
+    pull_limit: Duration = timedelta(minutes=30)
+    """How long one pull may take."""
     max_pulls: int = Field(default=10, ge=1)
     """Images pulled in one run at most."""
 
@@ -105,8 +107,7 @@ def check_engine(
         ctx,
         engine,
         registry,
-        pull_timeout=params.pull_timeout if params.pull else None,
-        max_pulls=params.max_pulls,
+        pulls=PullLimits(params.pull_timeout, params.pull_limit, params.max_pulls) if params.pull else None,
         credentials=params.credentials,
     )
     vulnerabilities = VulnerabilityCheck(

@@ -75,6 +75,25 @@ class BoundedClient(APIClient):
         finally:
             self._until = before
 
+    @contextmanager
+    def stream_within(self, timeout: timedelta) -> Iterator[None]:
+        """Allow the stream that is read within the block this much time in total. Raises TargetError when it is over.
+
+        Without it, a stream has a time-out for each read only.
+        """
+        with Deadline(timeout.total_seconds()) as deadline:
+            self._of_thread.stream_deadline = deadline
+            try:
+                yield
+            except (requests.RequestException, TargetError, OSError) as error:
+                if deadline.over:
+                    raise _late() from error
+                raise
+            finally:
+                self._of_thread.stream_deadline = None
+            if deadline.over:  # a stream without a length seems to be complete when its connection ends
+                raise _late()
+
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
         """Send a request and read the answer within the limits; of a stream only its headers. Raises TargetError."""
         streamed = bool(options.get("stream"))
@@ -101,9 +120,10 @@ class BoundedClient(APIClient):
         return response
 
     def _watch(self, connection: socket.socket | None) -> None:
-        deadline: Deadline | None = getattr(self._of_thread, "deadline", None)
-        if deadline is not None:
-            deadline.watch(connection)
+        for name in ("deadline", "stream_deadline"):
+            deadline: Deadline | None = getattr(self._of_thread, name, None)
+            if deadline is not None:
+                deadline.watch(connection)
 
     def _result(self, response: requests.Response, json: bool = False, binary: bool = False) -> Any:
         if not json:

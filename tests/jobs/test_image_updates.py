@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import stat
+import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -16,13 +18,14 @@ import pytest
 from support.http_services import Reply, http_service, port_that_hangs
 from support.job_runs import JobResult, run_job
 from support.servers.docker import DockerEngine
+from support.servers.refusing_engine import replaced_answers
 from support.servers.registry import Registry, registry
 
 from maintd.checks.docker.end_of_life import Software, Support, software, support
 from maintd.checks.docker.image_updates import floating_reason
 from maintd.clients.registry import Credentials, HttpRegistryClient, RateLimitedError, RemoteImage, parse
 from maintd.errors import TargetError
-from maintd.model.evidence import CheckStatus
+from maintd.model.evidence import ChangeState, CheckStatus
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -343,6 +346,90 @@ def test_a_pull_that_breaks_off_fails_and_the_image_in_use_stays(project: Projec
     with closing(project.engine.client()) as client:
         assert client.api.inspect_image(project.reference("1.0"))["Id"] == old
         client.api.remove_image(result.changes[1].target)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+LAYER = b'{"status":"Downloading","progressDetail":{"current":1048576,"total":4194304},"id":"a1"}\n'
+TRICKLES = {
+    "lines of the same progress": (CHUNKED, b"%x\r\n%s\r\n" % (len(LAYER), LAYER)),
+    "a line without an end": (CHUNKED, b"1\r\n{\r\n"),
+    "spaces in a body without a length": (HEAD + b"\r\n", b" "),
+    "lines in a body without a length": (HEAD + b"\r\n", LAYER),
+    "a body of a declared length": (HEAD + b"Content-Length: 99999999\r\n\r\n", b'{"status":"Waiting"}\n'),
+}
+
+
+@engine
+@pytest.mark.parametrize("trickle", TRICKLES)
+def test_a_pull_that_trickles_on_ends_at_its_limit_and_the_image_in_use_stays(project: Project, trickle: str) -> None:
+    project.images.push("app", "1.0", "one")
+    old = project.pull("1.0")
+    project.create("shop", project.reference("1.0"))
+    project.images.push("app", "1.0", "two")
+    ended = threading.Event()
+
+    def send(client: socket.socket) -> None:
+        head, piece = TRICKLES[trickle]
+        client.sendall(head)
+        while not ended.wait(0.02):  # until the client has closed the connection, or for as long as the test
+            client.sendall(piece)
+
+    with replaced_answers(project.engine, r"POST /v[\d.]+/images/create", send) as url:
+        try:
+            target = {"url": url, "project": project.name}
+            params = {"pull": True, "through": "registry", "pull_limit": "1s"}
+            result = run_job("image_updates", params, {"docker": {"main": target}}, timeout=timedelta(hours=1))
+        finally:
+            ended.set()
+
+    check = result.check("shop: pulled")
+    assert (check.status, str(check.observed).partition(":")[0]) == (CheckStatus.FAIL, "timed_out"), result.text()
+    assert "pull_limit" in check.hint
+    pull = next(change for change in result.changes if change.action == "pull")
+    assert pull.state is ChangeState.UNCERTAIN
+    assert "stopped after" in pull.cause
+    if b"Downloading" in TRICKLES[trickle][1]:
+        assert any("pull of" in line and "Downloading, 1.0 MiB of 4.0 MiB" in line for line in result.logs), result.logs
+        assert 1048576 in {progress.done for progress in result.progress}
+    with closing(project.engine.client()) as client:
+        assert client.api.inspect_image(project.reference("1.0"))["Id"] == old
+        client.api.remove_image(result.changes[-1].target)
+
+
+@engine
+@pytest.mark.parametrize(
+    ("message", "cause"),
+    [
+        ("pull access denied for app, repository does not exist or may require 'docker login'", "denied"),
+        ("Get https://registry/v2/: unauthorized: incorrect username or password", "denied"),
+        ("manifest for app@sha256:00 not found: manifest unknown", "not_found"),
+        ("failed to register layer: write /x: no space left on device", "failed"),
+        ("Get https://registry/v2/: net/http: TLS handshake timeout", "timed_out"),
+        ("something else", "failed"),
+    ],
+)
+@pytest.mark.parametrize("status", [404, 500, 200])
+def test_why_a_pull_fails_is_read_from_the_engines_words(
+    project: Project, message: str, cause: str, status: int
+) -> None:
+    project.images.push("app", "1.0", "one")
+    project.pull("1.0")
+    project.create("shop", project.reference("1.0"))
+    project.images.push("app", "1.0", "two")
+    body = json.dumps({"error" if status == 200 else "message": message}).encode()
+    head = f"HTTP/1.1 {status} Some\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+
+    def send(client: socket.socket) -> None:
+        client.sendall(f"{head}Connection: close\r\n\r\n".encode() + body)
+
+    with replaced_answers(project.engine, r"POST /v[\d.]+/images/create", send) as url:
+        target = {"url": url, "project": project.name}
+        result = run_job("image_updates", {"pull": True, "through": "registry"}, {"docker": {"main": target}})
+
+    check = result.check("shop: pulled")
+    assert (check.status, str(check.observed).partition(":")[0]) == (CheckStatus.FAIL, cause), result.text()
+    assert message[:40] in str(check.observed)
 
 
 @engine

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import NamedTuple
 
-from maintd.checks.docker.images import Image, ImageInUse, find_image, pull, tag
+from maintd.checks.docker.images import Image, ImageInUse, PullProgress, find_image, pull, tag
 from maintd.checks.docker.versions import VersionCheck
 from maintd.clients.docker import Docker, connect
 from maintd.clients.registry import Credentials, RateLimitedError, Reference, RegistryClient, RemoteImage, auth
@@ -30,6 +31,14 @@ def floating_reason(tag: str) -> str:
     return ""
 
 
+class PullLimits(NamedTuple):
+    """`silence`: how long a pull may be silent; `duration`: how long it may take; `most`: pulls in one run."""
+
+    silence: timedelta
+    duration: timedelta
+    most: int
+
+
 class UpdateCheck:
     """Compares images with their registries; each tag is requested once."""
 
@@ -39,13 +48,12 @@ class UpdateCheck:
         engine: Docker,
         registry: RegistryClient,
         *,
-        pull_timeout: timedelta | None,
-        max_pulls: int,
+        pulls: PullLimits | None,
         credentials: Mapping[str, Credentials],
     ) -> None:
-        """`pull_timeout`: None to pull nothing, else how long a pull may be silent."""
+        """`pulls`: None to pull nothing."""
         self._ctx, self._engine, self._registry = ctx, engine, registry
-        self._pull_timeout, self._max_pulls, self._credentials = pull_timeout, max_pulls, credentials
+        self._pulls, self._credentials = pulls, credentials
         self._answers: dict[str, RemoteImage | TargetError] = {}
         self._limited: dict[str, TargetError] = {}  # registries with a rate limit that was reached
         self._versions = VersionCheck(ctx, registry, engine.name, self._limited)
@@ -89,8 +97,8 @@ class UpdateCheck:
         hint = f"has {running}: read the release notes, then pull and recreate it in a maintenance window"
         ctx.check(current, observed, equals="current", severity=CheckStatus.WARN, hint=hint)
         newer = find_image(self._engine, f"{reference.familiar}@{remote.digest}") if behind else None
-        if behind and newer is None and self._pull_timeout is not None:
-            newer = self._pull(used, reference, image, remote, self._pull_timeout)
+        if behind and newer is None and self._pulls is not None:
+            newer = self._pull(used, reference, image, remote, self._pulls)
         self._report_deployed(used, reference, image, newer)
 
     def _remote(self, reference: Reference) -> RemoteImage:
@@ -122,12 +130,12 @@ class UpdateCheck:
         )
 
     def _pull(
-        self, used: ImageInUse, reference: Reference, image: Image, remote: RemoteImage, timeout: timedelta
+        self, used: ImageInUse, reference: Reference, image: Image, remote: RemoteImage, limits: PullLimits
     ) -> Image | None:
         ctx, name, check = self._ctx, f"{reference.familiar}@{remote.digest}", f"{used.service}: pulled"
         if name in self._pulled:
             return self._pulled[name]
-        if len(self._pulled) >= self._max_pulls:
+        if len(self._pulled) >= limits.most:
             hint = "raise max_pulls"
             ctx.check(check, "postponed to the next run", equals="pulled", severity=CheckStatus.WARN, hint=hint)
             return None
@@ -140,8 +148,10 @@ class UpdateCheck:
                     tag(self._engine, image, ROLLBACK, rollback)
                 login = auth(self._credentials, reference)
                 target = ctx.target("docker", self._engine.name)
-                with connect(target, name=self._engine.name) as engine, engine.api.each_within(timeout):
-                    pulled = pull(engine, reference, remote, login)
+                with connect(target, name=self._engine.name) as engine, engine.api.each_within(limits.silence):
+                    limit = min(limits.duration, ctx.remaining * 0.9)
+                    progress = PullProgress(ctx, name)
+                    pulled = pull(engine, reference, remote, login, limit, progress.receive)
                 allowed.observed(after=pulled.id)
                 if remote.digest not in pulled.digests_in(reference):
                     allowed.failed("the image here has another digest")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -19,15 +20,20 @@ def refusing_engine(engine: DockerEngine, request: str, status: int, message: st
 
     All others are passed on to the real engine, one per connection.
     """
+    body = json.dumps({"message": message})
+    head = f"HTTP/1.1 {status} Refused\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    refusal = f"{head}Connection: close\r\n\r\n{body}".encode()
+    with replaced_answers(engine, request, lambda client: client.sendall(refusal)) as url:
+        yield url
+
+
+@contextmanager
+def replaced_answers(engine: DockerEngine, request: str, send: Callable[[socket.socket], None]) -> Iterator[str]:
+    """As `refusing_engine`, with any answer: `send` writes it to the connection, which is closed when it returns."""
     with tempfile.TemporaryDirectory(prefix="refusing-") as name, closing(socket.socket(socket.AF_UNIX)) as listener:
         path = Path(name) / "d.sock"
         listener.bind(str(path))
         listener.listen(64)
-        body = f'{{"message": "{message}"}}'.encode()
-        refusal = (
-            f"HTTP/1.1 {status} Refused\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-            "Connection: close\r\n\r\n"
-        ).encode() + body
 
         def serve() -> None:
             while True:
@@ -44,7 +50,7 @@ def refusing_engine(engine: DockerEngine, request: str, status: int, message: st
                     data += piece
                 line, _, rest = data.partition(b"\r\n")
                 if re.match(rf"(?:{request})(?:\?\S*)? HTTP", line.decode()):
-                    client.sendall(refusal)
+                    send(client)
                     return
                 with socket.socket(socket.AF_UNIX) as real:
                     real.connect(f"{engine.folder}/d.sock")
