@@ -78,6 +78,11 @@ class Settings(BaseSettings):
     drain: Duration = Field(timedelta(seconds=60), description="Time that a shutdown waits for running runs")
     log_limit: Size = Field(10_000_000, description="Bytes kept of the start, and of the end, of an attempt's log")
     warm_before: Duration = Field(timedelta(seconds=30), description="Time before a due time at which libraries load")
+    job_user: str = Field(
+        "", description="User whose rights jobs have when the daemon is root: name, uid or uid:gid; empty: root"
+    )
+    job_groups: str = Field("", description="Further groups of job_user, separated by commas: docker, adm")
+    root_jobs: str = Field("", description="Jobs, separated by commas, that keep the rights of root beside job_user")
     debuggable: bool = Field(False, description="Let processes of the daemon's user trace it and read its memory")
     reports_dir: Path | None = Field(None, description="Folder for copies of reports; by default artifacts only")
     retention: Retention = Field(Retention(), description="How long runs, logs, artifacts and the ledger are kept")
@@ -102,6 +107,12 @@ class Settings(BaseSettings):
         if self.store_url is not None:
             return self.store_url.get_secret_value()
         return f"sqlite:///{self.state_dir / 'maintd.db'}"
+
+    @property
+    def store_file(self) -> Path | None:
+        """The file of a store on SQLite; None for one on a server."""
+        name = self.store.partition("?")[0].removeprefix("sqlite:///")
+        return None if "://" in name else Path(name)
 
     @property
     def socket_path(self) -> Path:

@@ -27,6 +27,7 @@ from maintd.errors import JobError, MaintdError, TargetError
 from maintd.executor import process_tree
 from maintd.executor.child_protocol import MAX_MESSAGE, AttemptRequest, ChildStarted, JobEnded, encode, targets_of
 from maintd.executor.fork_protocol import STALE, receive
+from maintd.executor.job_user import JobUser, become
 from maintd.executor.preloading import PreloadedJob
 from maintd.job.context import Context
 from maintd.job.loader import open_job
@@ -148,6 +149,8 @@ class _Attempt:
         order = self._order
         for name, value in order.environ.items():
             os.environ[name] = value
+        if order.user is not None and not self._become(order.user):
+            return False
         self._secrets = _secrets(order)
         self._write(_started(self._secrets))
         try:
@@ -158,6 +161,15 @@ class _Attempt:
             return False
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._write(_RETURNED)
+        return True
+
+    def _become(self, user: JobUser) -> bool:
+        try:
+            become(user)
+        except OSError as error:
+            self._write(_started(()))
+            self._report_error(JobError(f"cannot take on the rights of {user.name}: {error}", "see MAINTD_JOB_USER"))
+            return False
         return True
 
     def _run_job(self, order: AttemptRequest) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from maintd.errors import JobError
+from maintd.executor.job_user import JobUser
 from maintd.job.context import AttemptInfo
 from maintd.model.base import Model
 from maintd.model.evidence import Report
@@ -36,6 +37,7 @@ class AttemptRequest:
     has_secrets: bool  # the targets or the params hold secrets, or references to some
     environ: Mapping[str, str] = field(default_factory=dict)  # added to the child's: MAINTD_RUN_ID and the like
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)  # of the calendar, by name
+    user: JobUser | None = None  # whose rights the child takes on
 
 
 def targets_of(order: AttemptRequest) -> Targets:

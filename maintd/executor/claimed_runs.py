@@ -18,6 +18,7 @@ from maintd.config.settings import Settings
 from maintd.errors import StoreError
 from maintd.executor.cancellation import CancelToken, LeaseDeadline
 from maintd.executor.fork_client import ForkClient, Preload
+from maintd.executor.job_user import job_user_of
 from maintd.executor.journal import Journal, Recorder
 from maintd.executor.outcome import StopKind
 from maintd.executor.run_context import Jobs, RunContext
@@ -85,6 +86,7 @@ class ClaimedRuns:
         self._secrets = secrets
         self._incarnation = incarnation
         self._on_change = on_change
+        self.job_user = job_user_of(settings)
         self.fork_client = ForkClient(settings.state_dir, settings.grace, preload, spares)
         self.draining = False  # whether this node is about to stop
         self.used_at = clock.elapsed()  # when a run was supervised last
@@ -163,6 +165,7 @@ class ClaimedRuns:
             targets=self._targets,
             secrets=self._secrets,
             draining=lambda: self.draining,
+            job_user=self.job_user,
         )
         try:
             end = RunSupervisor(context).supervise()

@@ -18,9 +18,10 @@ import structlog
 
 from maintd.clock import Clock, since_boot
 from maintd.config.settings import Settings
-from maintd.errors import StoreError
+from maintd.errors import SettingsError, StoreError
 from maintd.executor.claimed_runs import ClaimedRuns
 from maintd.executor.fork_client import Preload, TemplateError
+from maintd.executor.job_user import check_access, root_jobs_of
 from maintd.executor.outcome import StopKind
 from maintd.executor.run_context import Jobs, imports_of
 from maintd.executor.thread_pool import ThreadPool
@@ -78,7 +79,12 @@ class LocalExecutor:
         self._dispatcher = threading.Thread(target=self._dispatch, name="dispatcher", daemon=True)
 
     def start(self) -> None:
-        """Start to claim runs."""
+        """Start to claim runs. Raises SettingsError when the settings of `job_user` cannot be applied."""
+        if self._runs.job_user is not None:
+            check_access(self._runs.job_user, self._settings)
+        unknown = root_jobs_of(self._settings) - set(self._jobs())
+        if unknown:
+            raise SettingsError(f'root_jobs: there is no job "{min(unknown)}"', "see: maintd jobs")
         shutil.rmtree(self._settings.state_dir / "work", ignore_errors=True)  # of attempts that were killed
         self._runs.start()
         self._dispatcher.start()

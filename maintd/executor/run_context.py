@@ -16,6 +16,7 @@ from maintd.errors import StoreError
 from maintd.executor.cancellation import CancelToken
 from maintd.executor.child_protocol import AttemptRequest
 from maintd.executor.fork_client import ForkClient
+from maintd.executor.job_user import JobUser, root_jobs_of
 from maintd.job.context import AttemptInfo, Point
 from maintd.model.entry import LockMode
 from maintd.model.job import BrokenJob, JobDescription
@@ -73,6 +74,7 @@ class RunContext:
     targets: Callable[[], Targets]
     draining: Callable[[], bool]  # whether this node is about to stop
     secrets: Callable[[], Mapping[str, str]] = dict  # of the active calendar, by name
+    job_user: JobUser | None = None  # whose rights the children take on
 
     def acquire_locks(self, step: str, wanted: Mapping[str, LockMode]) -> list[LockHolder]:
         """Acquire all or none; return the holders that prevent it. Raises RefusedError when the claim is over."""
@@ -130,6 +132,7 @@ class RunContext:
             has_secrets,
             environ,
             used_secrets(plan.params, self.secrets()),
+            None if job.name in root_jobs_of(settings) else self.job_user,
         )
 
     def _series(self, step: str, job: JobDescription) -> dict[str, tuple[Point, ...]]:

@@ -11,7 +11,9 @@ import structlog
 
 from maintd.errors import RefusedError, StoreError
 from maintd.executor.attempt import AttemptSupervisor, TimeLimit
+from maintd.executor.child_protocol import AttemptRequest
 from maintd.executor.fork_client import TemplateError
+from maintd.executor.job_user import provide_folders, remove_if_empty
 from maintd.executor.outcome import (
     AttemptEvidence,
     AttemptOutcome,
@@ -207,6 +209,15 @@ class StepRunner:
                 return TimeLimit(left, self._run_timeout_name())
         return TimeLimit(own, f"its {format_duration(own)} timeout")
 
+    def _provide_folders(self, order: AttemptRequest) -> None:
+        if order.user is None:
+            return
+        info = order.info
+        try:
+            provide_folders(order.user, self._context.settings.state_dir, info.artifacts_dir, info.work_dir)
+        except OSError as error:  # on a full disk, say; a job that leaves no file does not need them
+            log.warning("job_folders_not_created", run=self._run.id, step=self._plan.name, error=str(error))
+
     def _run_attempt(self, job: JobDescription, number: int) -> AttemptOutcome:
         self.started = True
         limit, now = self._time_limit(job), self._context.now()
@@ -220,6 +231,7 @@ class StepRunner:
             holds_locks=bool(self._plan.locks),
         )
         try:
+            self._provide_folders(order)
             seen = attempt.run()
             outcome = evaluate_attempt(seen)
         except TemplateError as error:
@@ -227,6 +239,8 @@ class StepRunner:
             outcome = AttemptOutcome(AttemptState.FAILED, str(error))
         finally:
             shutil.rmtree(order.info.work_dir, ignore_errors=True)
+            if order.user is not None:
+                remove_if_empty(order.info.artifacts_dir, self._context.settings.state_dir)
         self._lapsed = seen.stopped is not None and seen.stopped.kind is StopKind.LAPSED
         if (
             seen.stopped is not None

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import maintd
 from support.servers.base import require_program
 
 
@@ -65,3 +68,38 @@ def output_without_write_access(program: str) -> str:
         ]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
+
+
+def environ_for_all(folder: Path) -> dict[str, str]:
+    """Return the environment in which every user can run the Python and the maintd in this folder.
+
+    They are links to the ones that run here, which another user may be unable to reach: below a home of mode 0700.
+    """
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:  # on another file system
+            shutil.copy2(source, target)
+
+    unused = shutil.ignore_patterns("test", "tests", "idlelib", "site-packages", "*.pth")
+    version = f"python{sysconfig.get_python_version()}"
+    program = folder / "bin" / version
+    for name in ("bin", "lib"):
+        (folder / name).mkdir()
+    link(os.path.realpath(sys.executable), str(program))
+    shutil.copytree(sysconfig.get_path("stdlib"), folder / "lib" / version, copy_function=link, ignore=unused)
+    for library in Path(sysconfig.get_config_var("LIBDIR") or "/nowhere").glob("libpython3*.so*"):
+        link(os.path.realpath(library), str(folder / "lib" / library.name))
+    shutil.copytree(sysconfig.get_path("purelib"), folder / "site", copy_function=link, ignore=unused)
+    source = Path(maintd.__file__).parents[1]
+    shutil.copytree(source / "maintd", folder / "source/maintd", ignore=unused)
+    shutil.copytree(source / "jobs", folder / "source/jobs", ignore=unused)
+    script = folder / "bin/maintd"
+    script.write_text(f"#!{program}\nimport sys\nfrom maintd.__main__ import main\nsys.exit(main())\n")
+    script.chmod(0o755)
+    return {
+        "PYTHONPATH": f"{folder}/source:{folder}/site",
+        "PYTHONHOME": str(folder),
+        "LD_LIBRARY_PATH": f"{folder}/lib",
+    }

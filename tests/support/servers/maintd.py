@@ -119,7 +119,9 @@ class RunningDaemon(Shell):
 
 
 @contextmanager
-def maintd_daemon(folder: Path, calendar: str = CALENDAR, jobs: Path = JOBS, **more: str) -> Iterator[RunningDaemon]:
+def maintd_daemon(
+    folder: Path, calendar: str = CALENDAR, jobs: Path = JOBS, program: Path = MAINTD, **more: str
+) -> Iterator[RunningDaemon]:
     """Start `maintd serve` in this folder and wait until it is ready; stop it at the end."""
     path = folder / "schedules.yaml"
     path.write_text(calendar)
@@ -132,7 +134,7 @@ def maintd_daemon(folder: Path, calendar: str = CALENDAR, jobs: Path = JOBS, **m
         "MAINTD_LOG_FORMAT": "json",
     } | more
     log = folder / "daemon.log"
-    with running([MAINTD, "serve"], log, env=clean_environ(**environ), cwd=folder) as process:
+    with running([program, "serve"], log, env=clean_environ(**environ), cwd=folder) as process:
         daemon = RunningDaemon(
             folder,
             environ,
