@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import sys
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,6 @@ from hypothesis import strategies as st
 from support.sample_logs import corpus, minutes, request, stamp, wrapped
 
 from maintd.checks.logs import denied_requests, folder, scanner
-from maintd.checks.logs.access_log import STATUS_FIELDS
 from maintd.checks.logs.denied_requests import DeniedRequests
 from maintd.errors import TargetError
 
@@ -109,17 +109,23 @@ def test_a_deeply_nested_or_hostile_line_is_harmless() -> None:
 # --- the search ---
 
 PARTS = st.sampled_from(
-    ['{"status":401}', '{"status": 403}', '{"status":"401"}', '{"x":401}', "401", " 403", ":4010", "\n", "a", "é"]
+    [
+        *('{"status":401}', '{"status": 403}', '{"status":"401"}', '{"x":401}', "401", " 403", ":4010", "\n", "a", "é"),
+        *("GET /api/401 ", "GET /a?x=403&y=401 ", " status=401", "TCP_DENIED/403", "/401", "\x1b[31m401\x1b[0m", "40"),
+    ]
 )
 
 
 @settings(max_examples=300)
-@given(st.lists(PARTS, max_size=60).map("".join), st.sampled_from([7, 64, 200]))
-def test_the_scanner_finds_every_line_that_parsing_all_lines_finds(text: str, block: int) -> None:
+@given(st.lists(PARTS, max_size=60).map("".join), st.sampled_from([7, 64, 200]), st.sampled_from([-1, 1 << 30]))
+def test_the_scanner_finds_every_line_that_parsing_all_lines_finds(text: str, block: int, small: int) -> None:
     data = text.encode()
     expected = [line for line in data.split(b"\n") if denied_requests.parse_denied(denied_requests.unwrap(line), "a")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scanner, "BLOCK", block)
+        patch.setattr(scanner, "SMALL", small)
+        if small > 0:
+            patch.delitem(sys.modules, "numpy", raising=False)
         found = list(scanner.Scanner().lines(io.BytesIO(data).readinto))
 
     assert [line for line in found if denied_requests.parse_denied(denied_requests.unwrap(line), "a")] == expected
@@ -127,34 +133,40 @@ def test_the_scanner_finds_every_line_that_parsing_all_lines_finds(text: str, bl
 
 @pytest.mark.parametrize("compact", [True, False], ids=["compact", "spaced"])
 @pytest.mark.parametrize("form", [lambda line, _: line, wrapped], ids=["plain", "wrapped"])
-def test_large_parts_are_searched_by_the_spelling_of_the_field(
+def test_large_logs_are_searched_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Any, compact: bool
 ) -> None:
-    monkeypatch.setattr(scanner, "EXACT_BELOW", 1 << 20)
+    monkeypatch.setattr(scanner, "SMALL", 1 << 20)
     path = tmp_path / "agent.log"
     counts = corpus(path, 2_500_000, since=NOW - DAY, until=NOW, form=form, compact=compact)
     touch(path)
 
-    with path.open("rb") as file:
-        needles = scanner.search_patterns(file, 0, path.stat().st_size, STATUS_FIELDS)
     found = found_in(tmp_path)
 
-    assert len(needles) == 1
-    assert needles[0].endswith(b"40")
-    assert needles[0].startswith(b"status")
     assert Counter({status: number for (_, status), number in found.by_service.top(9)}) == counts
 
 
-def test_a_large_part_with_lines_of_text_is_searched_for_the_digits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scanner, "EXACT_BELOW", 1 << 20)
+@pytest.mark.parametrize(
+    "line",
+    [
+        f'203.0.113.7 - - [{AT:%d/%b/%Y:%H:%M:%S} +0000] "GET /admin HTTP/1.1" 401 5 "-" "curl"',
+        f'{{"time":"{stamp(AT)}","req":{{"url":"/admin"}},"res":{{"statusCode":401}}}}',
+        f"time={stamp(AT)} method=GET path=/admin status=403 took=1",
+        f"{AT.timestamp():.3f}      1 203.0.113.7 TCP_DENIED/403 3900 GET http://shop.example/admin - HIER_NONE/- text",
+        wrapped("\x1b[0mGET /admin \x1b[33m401\x1b[0m 1.812 ms - -\x1b[0m", AT),
+    ],
+)
+def test_one_line_of_another_form_in_the_middle_of_a_large_log_is_found(tmp_path: Path, line: str) -> None:
     path = tmp_path / "agent.log"
-    line = "\x1b[0mGET /metrics \x1b[32m200\x1b[0m 1.812 ms - -\x1b[0m"
-    path.write_text("".join(wrapped(line, AT) + "\n" for _ in range(20_000)))
+    other = request(random.Random(1), AT, 200, "/api/orders/401?token=403") + "\n"
+    half = other * (20_000_000 // len(other))
+    path.write_text(f"{half}{line}\n{half}")
+    touch(path)
 
-    with path.open("rb") as file:
-        assert scanner.search_patterns(file, 0, path.stat().st_size, STATUS_FIELDS) == scanner.STATUS_CODES
+    found = found_in(tmp_path)
+
+    assert path.stat().st_size > scanner.SMALL
+    assert (found.total, found.admin) == (1, 1)
 
 
 def cut_apart(line: str, at: datetime) -> list[str]:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 STATUS_FIELDS = (
@@ -126,8 +127,8 @@ _IIS = re.compile(
     r"\d{1,5} \S+ (?P<remote>\S+) .*?(?P<status>[1-5]\d\d) \d{1,3} \d{1,10}(?: \d{1,10}){1,3}"
 )
 _SQUID = re.compile(
-    r"\d{9,10}\.\d{3} +\d{1,9} (?P<remote>\S+) [A-Z_]{3,40}/(?P<status>\d{3}) \d{1,15} (?P<method>[A-Z]{3,10}) "
-    r"(?P<path>\S+) .*",
+    r"(?P<time>\d{9,10}\.\d{3}) +\d{1,9} (?P<remote>\S+) [A-Z_]{3,40}/(?P<status>\d{3}) \d{1,15} "
+    r"(?P<method>[A-Z]{3,10}) (?P<path>\S+) .*",
     re.DOTALL,
 )
 # Rails and Phoenix log the path with the start of the request, in a line of its own.
@@ -189,7 +190,8 @@ def from_text(text: str, fields: Sequence[str] = STATUS_FIELDS) -> Request | Non
     for form in (_MORGAN, _COMMON, _IIS, _SQUID):
         if (match := form.fullmatch(text)) is not None:
             found = match.groupdict()
-            at = parse_time(found["time"]) if found.get("time") else None
+            written = found.get("time")
+            at = parse_time(float(written) if form is _SQUID else written) if written else None
             return Request(
                 int(found["status"]), found["method"], path_of(found["path"]), _remote(found.get("remote")), at
             )
@@ -232,7 +234,8 @@ def from_fields(body: Mapping[str, Any], fields: Sequence[str] = STATUS_FIELDS) 
 
     With several fields for a status, one of 401 or 403 counts.
     """
-    found = [status for field in fields if (status := _status(value_at(body, field))) is not None]
+    present = (field for field, first in _with_first_parts(tuple(fields)) if first in body or field in body)
+    found = [status for field in present if (status := _status(value_at(body, field))) is not None]
     if not found:
         messages = (body.get(name) for name in _MESSAGES)
         request = next((parsed for text in messages if isinstance(text, str) and (parsed := from_text(text))), None)
@@ -300,12 +303,19 @@ def first_time(body: Mapping[str, Any]) -> datetime | None:
     return parse_time(_first(body, TIMES))
 
 
-def _first(body: Mapping[str, Any], fields: Sequence[str]) -> Any:
-    for name in fields:
-        found = value_at(body, name)
-        if found is not None and not isinstance(found, Mapping):
-            return found
+def _first(body: Mapping[str, Any], fields: tuple[str, ...]) -> Any:
+    for name, first in _with_first_parts(fields):
+        if first in body or name in body:
+            found = value_at(body, name)
+            if found is not None and not isinstance(found, Mapping):
+                return found
     return None
+
+
+@lru_cache(maxsize=20)
+def _with_first_parts(fields: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Field names with the part before the first dot, by which an absent field is recognized quickly."""
+    return tuple((field, field.partition(".")[0]) for field in fields)
 
 
 def _status(value: Any) -> int | None:

@@ -13,7 +13,7 @@ from typing import BinaryIO, cast
 from maintd.checks.logs import denied_requests, log_files
 from maintd.checks.logs.denied_requests import DeniedRequests
 from maintd.checks.logs.log_files import LogFile, evaluated_alone
-from maintd.checks.logs.scanner import STATUS_CODES, Scanner, search_patterns
+from maintd.checks.logs.scanner import Scanner
 from maintd.clients.bounded import JsonLimits, parse_json
 from maintd.clients.docker import SERVICE
 from maintd.clients.files import shown
@@ -107,13 +107,12 @@ def _service(path: Path) -> str:
 
 
 def _read_file(file: LogFile, service: str, requests: DeniedRequests) -> None:
+    scan = Scanner()
     with log_files.open_log(file) as stream:
         if file.packed:
-            scan = Scanner(STATUS_CODES)
             readinto = _LimitedReader(stream)
         else:
             start = _offset(stream, file.size, requests.since)
-            scan = Scanner(search_patterns(stream, start, file.size, requests.fields))
             stream.seek(start)
             readinto = _LimitedReader(stream, file.size - start)
         for line in scan.lines(readinto):
