@@ -4,7 +4,8 @@ Runbook: Weekly Maintenance, System Cleanup, step 4 "Container Image Updates"
 
 By default registries are only asked for digests: no tag changes, and no limit of pulls is touched. With `pull: true`,
 newer images are pulled by digest, and the image in use gets a tag for a rollback; no container is recreated. Newer
-versions are looked for among a repository's tags with `through: registry`, as the engine cannot list them.
+versions, and whether the last run had found them, are looked for among a repository's tags with `through: registry`,
+as the engine cannot list them.
 Vulnerabilities, and which of them are new since the last run, are read from trivy's reports, or found by trivy, when
 one of them is configured.
 """

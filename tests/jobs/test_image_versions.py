@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from support.servers.registry import Registry, registry
 from maintd.checks.docker.versions import newer, version
 from maintd.clients.registry import Credentials, HttpRegistryClient, parse
 from maintd.errors import TargetError
+from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus
 
 
@@ -105,8 +106,10 @@ def test_an_answer_of_another_shape_is_an_error(reply: Reply, cause: str) -> Non
     assert raised.value.cause == cause
 
 
-def check(images: Registry, tag: str, through: str, tmp_path: Path) -> JobResult:
-    """The job, with an engine that has one container of the image."""
+def check(
+    images: Registry, tag: str, through: str, tmp_path: Path, series: Mapping[str, Sequence[Point]] | None = None
+) -> JobResult:
+    """The job, with an engine that has one container of the image. `series`: measures of earlier runs."""
     name, digest = f"{images.host}/app", images.tags[("app", tag)]
     container = {
         "Id": "c",
@@ -128,7 +131,7 @@ def check(images: Registry, tag: str, through: str, tmp_path: Path) -> JobResult
     }
     with http_service(replies) as url:
         targets = {"docker": {"main": {"url": url.replace("http://", "tcp://")}}}
-        return run_job("image_updates", {"through": through}, targets, folder=tmp_path)
+        return run_job("image_updates", {"through": through}, targets, folder=tmp_path, series=series)
 
 
 def test_a_newer_version_warns_and_a_newer_major_version_is_logged(images: Registry, tmp_path: Path) -> None:
@@ -139,9 +142,50 @@ def test_a_newer_version_warns_and_a_newer_major_version_is_logged(images: Regis
 
     found = result.check("shop: newer version")
     assert found.status is CheckStatus.WARN, result.text()
-    assert found.hint.startswith("1.4.1:")
+    assert found.hint.startswith("1.4.1, found by the first comparison:")
     assert any("2.0.0 is a newer major version" in line for line in result.logs)
     assert result.check("shop: current").status is CheckStatus.OK
+
+
+@pytest.mark.parametrize(
+    ("before", "since"),
+    [
+        ([("2026-11-15", "1.3.0"), ("2026-11-22", "1.3.0")], "new since the run of 2026-11-22"),
+        ([("2026-11-22", "")], "new since the run of 2026-11-22"),
+        ([("2026-11-08", ""), ("2026-11-15", "1.4.1"), ("2026-11-22", "1.4.1")], "known since 2026-11-15"),
+        # withdrawn for a week
+        ([("2026-11-08", "1.4.1"), ("2026-11-15", "1.3.0"), ("2026-11-22", "1.4.1")], "known since 2026-11-22"),
+        ([("2026-11-15", "1.4.1"), ("2026-11-22", "1.3.0")], "new since the run of 2026-11-22"),
+    ],
+)
+def test_a_newer_version_is_new_when_the_last_run_did_not_have_it(
+    images: Registry, tmp_path: Path, before: list[tuple[str, str]], since: str
+) -> None:
+    for tag in ("1.2.0", "1.4.1"):
+        images.push("app", tag, tag)
+    points = [
+        Point(
+            datetime.fromisoformat(f"{day}T00:00Z"),
+            int(bool(tag)),
+            {"service": "shop"} | ({"version": tag} if tag else {}),
+        )
+        for day, tag in before
+    ]
+    others = [Point(points[-1].at, 1, {"service": "other", "version": "1.4.1"})]
+
+    result = check(images, "1.2.0", "registry", tmp_path, {"image_newer_version": [*points, *others]})
+
+    assert result.check("shop: newer version").hint.startswith(f"1.4.1, {since}: "), result.text()
+
+
+def test_the_version_that_was_found_is_kept_for_the_next_run(images: Registry, tmp_path: Path) -> None:
+    for tag in ("1.2.0", "1.4.1"):
+        images.push("app", tag, tag)
+
+    assert (
+        check(images, "1.2.0", "registry", tmp_path).measure("image_newer_version", service="shop", version="1.4.1")
+        == 1
+    )
 
 
 def test_the_newest_version_is_ok(images: Registry, tmp_path: Path) -> None:

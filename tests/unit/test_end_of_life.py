@@ -106,6 +106,29 @@ def test_current_releases_have_their_published_dates(product: str, version: str,
     assert found.ends == ends
 
 
+@pytest.mark.parametrize(
+    ("product", "version"),
+    [
+        ("nodejs", "8.17.0"),
+        ("nodejs", "15.14.0"),
+        ("postgresql", "9.5.25"),
+        ("python", "2.7.18"),
+        ("python", "3.6.15"),
+        ("alpine-linux", "3.9.6"),
+        ("debian", "8"),
+        ("grafana", "7.5.17"),
+        ("nginx", "1.18.0"),
+        ("traefik", "2.4.14"),
+        ("prometheus", "2.50.0"),
+    ],
+)
+def test_releases_that_ended_years_ago_fail(product: str, version: str) -> None:
+    found = criterion(product, version)
+
+    assert found is not None
+    assert found.status is CheckStatus.FAIL, found
+
+
 def test_what_is_not_published_is_unknown_with_the_reason_and_no_alarm() -> None:
     for product, version, reason in (
         ("postgresql", "19.1", "no date was published"),
@@ -127,9 +150,9 @@ def test_what_is_not_published_is_unknown_with_the_reason_and_no_alarm() -> None
         ("python", "4.0", True),
         ("redis", "9", True),
         # older than the table, between its releases, or not known: it may well be out of support
-        ("postgresql", "9.5.1", False),
-        ("python", "2.7.18", False),
-        ("prometheus", "2.50.0", False),
+        ("postgresql", "7.4.1", False),
+        ("python", "2.6.9", False),
+        ("redis", "6.1.240", False),
         ("redis", "8", False),
         ("redis", "", False),
     ],

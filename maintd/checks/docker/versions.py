@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, MutableMapping
 from dataclasses import dataclass
+from itertools import takewhile
 
 from maintd.clients.registry import RateLimitedError, Reference, RegistryClient, Tags
 from maintd.errors import TargetError
@@ -83,9 +84,18 @@ class VersionCheck:
             return
         hint = "read the release notes, then set the new tag and recreate it in a maintenance window"
         known = 0 if update is None else 1
-        text = f"{update.tag}: {hint}" if update else ""
+        text = f"{update.tag}, {self._first_seen(service, update.tag)}: {hint}" if update else ""
         self._ctx.check(check, known, warn_above=0, hint=text)
-        self._ctx.measure("image_newer_version", known, "", service=service)
+        labels = {"version": update.tag} if update else {}
+        self._ctx.measure("image_newer_version", known, "", service=service, **labels)
+
+    def _first_seen(self, service: str, tag: str) -> str:
+        """Whether the last run that compared versions had this one as well, and since when it is known."""
+        runs = self._ctx.series("image_newer_version", service=service)
+        if not runs:
+            return "found by the first comparison"
+        known = list(takewhile(lambda point: point.labels.get("version") == tag, reversed(runs)))
+        return f"known since {known[-1].at:%F}" if known else f"new since the run of {runs[-1].at:%F}"
 
     def _tags(self, reference: Reference) -> Tags | TargetError:
         name = reference.familiar
