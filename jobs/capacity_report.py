@@ -17,6 +17,7 @@ from pydantic import Field
 from maintd.checks.capacity import evaluate, evaluate_backtest, evaluate_history, savings, usage_mark
 from maintd.checks.capacity_history import compare_with_last_month, record_forecasts
 from maintd.checks.docker import capacity as docker_capacity
+from maintd.checks.hints import name_first
 from maintd.checks.host import capacity as host_capacity
 from maintd.checks.host import folder_sizes
 from maintd.checks.postgres import capacity as postgres_capacity
@@ -63,7 +64,8 @@ def run(ctx: Context, params: Params) -> None:
         "figures measured",
         sum(item.figure.value is not None for item in resources),
         at_least=1,
-        hint="see the causes of the checks that are unknown",
+        hint="nothing could be measured: "
+        + name_first([f"{item.figure.name}: {item.figure.cause}" for item in resources]),
     )
     assessments = evaluate(resources)
     past = compare_with_last_month(ctx, resources) if params.report else Backtest(0, 0.0, 0.0)

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from maintd.checks.hints import command
 from maintd.clients import shell
 from maintd.clients.program_output import Number, OutputExcerpt, OutputSearch, Pattern
 from maintd.job import CheckStatus, Context, Duration, JobParams, Size, duration_text, format_duration, job
@@ -123,7 +124,8 @@ def report(ctx: Context, params: Params, result: shell.Result, search: OutputSea
         hint = "find out what it waited for, or raise timeout"
         ctx.fail("duration", observed, expected=f"at most {format_duration(timeout)}", hint=hint)
         return
-    hint = f'its standard error ended with "{search.last_error}"' if search.last_error else "see its log"
+    output = f"see what it printed: {command('maintd', 'logs', str(ctx.run_id))}"
+    hint = f'its standard error ended with "{search.last_error}"' if search.last_error else output
     if result.signal:
         expected = " or ".join(str(code) for code in params.exit_codes)
         ctx.fail("exit code", f"killed by {result.signal}", expected=expected, hint=hint)
@@ -138,11 +140,11 @@ def report(ctx: Context, params: Params, result: shell.Result, search: OutputSea
     ):
         for pattern in dict.fromkeys(wanted + unwanted):
             found = (stream, pattern) in search.found
-            ctx.check(f'{stream} has "{pattern}"', found, equals=pattern in wanted, hint="see its log")
+            ctx.check(f'{stream} has "{pattern}"', found, equals=pattern in wanted, hint=output)
     for name, number in params.numbers.items():
         value = search.number(name)
         if isinstance(value, str):
-            ctx.unknown(name, value, expected="a number", hint=f'correct the pattern "{number.pattern}"')
+            ctx.unknown(name, value, expected="a number", hint=f'the pattern is "{number.pattern}"; {output}')
             continue
         ctx.measure(name, value, number.unit)
         if number.at_most is not None or number.at_least is not None:

@@ -13,6 +13,7 @@ from datetime import timedelta
 
 from pydantic import Field
 
+from maintd.checks.hints import name_first
 from maintd.checks.performance.collect import Collected, collect_from_prometheus
 from maintd.checks.performance.evaluate import Limits, evaluate
 from maintd.checks.performance.figures import Query, run_queries
@@ -87,7 +88,8 @@ def run(ctx: Context, params: Params) -> None:
     if not measured and all(figure.new_since is not None for figure in figures):
         ctx.unknown("figures measured", f"no data yet in {window}", expected="at least 1", optional=True)
     else:
-        hint = "see the causes of the checks that are unknown"
+        missing = [f"{figure.kind} of {figure.name}: {figure.cause}" for figure in figures if figure.value is None]
+        hint = f"nothing could be measured: {name_first(missing)}"
         ctx.check("figures measured", measured, at_least=1, hint=hint)
     for figure in figures:
         if figure.measure and figure.value is not None:

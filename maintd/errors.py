@@ -21,6 +21,9 @@ from collections.abc import Iterable, Sequence
 
 from maintd.terminal import quotable
 
+DAEMON_LOG = "see the daemon's log: journalctl -u maintd, or docker compose logs maintd"
+"""Where the log of a daemon is."""
+
 
 class MaintdError(Exception):
     """An error for people: `message` states what happened and where, `hint` what to do."""

@@ -17,6 +17,8 @@ from maintd.errors import TargetError
 from maintd.job.causes import Role
 from maintd.job.context import Context
 
+_NO_TABLE = "run the migrations of the database, or name another table than {} in the params of this step"
+
 
 class Query(BaseModel):
     """A count in Postgres.
@@ -71,7 +73,7 @@ def reconcile(ctx: Context, session: Postgres, day: Day, figures: Mapping[str, A
                 what,
                 f"{as_text(figures.get(field))} against {as_text(rows[0].get(column))}",
                 expected="two numbers",
-                hint=f"correct the field, or the column {column}",
+                hint=f"the param day compares {field} of the service with {day.table}.{column}: both must be numbers",
             )
         else:
             hint = f"find out which one is wrong: {reported:g} in the service, {stored:g} in {day.table}.{column}"
@@ -116,7 +118,11 @@ def count_stream(ctx: Context, server: RedisServer, stream: str, limits: Activit
     try:
         added = server.entries_added(stream)
     except TargetError as error:
-        ctx.unknown(f"activity: {what}", f"source missing: {error.message}", hint="correct the param streams")
+        if error.cause == "empty":
+            hint = f"check that the service writes {stream}; else correct the param streams"
+            ctx.unknown(f"activity: {what}", f"source missing: {error.message}", hint=hint)
+        else:
+            ctx.report_error(f"activity: {what}", error, role=Role.SOURCE)
         return
     new = ctx.increase("stream_entries_added", added, stream=stream)
     if new is None:
@@ -151,7 +157,7 @@ def count_metric(ctx: Context, server: Prometheus, name: str, promql: str, limit
 def _table_exists(ctx: Context, session: Postgres, table: str, what: str) -> bool:
     if session.one("SELECT to_regclass(%(table)s) IS NOT NULL AS there", {"table": table})["there"]:
         return True
-    ctx.unknown(what, f"source missing: no table {table}", hint="run its migrations, or correct the param")
+    ctx.unknown(what, f"source missing: no table {table}", hint=_NO_TABLE.format(table))
     return False
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlencode
 
-from maintd.errors import DaemonUnavailableError, MaintdError, RefusedError
+from maintd.errors import DAEMON_LOG, DaemonUnavailableError, MaintdError, RefusedError
 from maintd.units import seconds_text
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class DaemonClient(Client):
         if isinstance(error, TimeoutError):
             return DaemonUnavailableError(
                 f"the daemon on {self.path} did not answer within {seconds_text(self._timeout)}",
-                "see the daemon's log",
+                DAEMON_LOG,
             )
         hint = "start it with: maintd serve"
         if number in (errno.ENOENT, errno.ECONNREFUSED):

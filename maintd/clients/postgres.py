@@ -31,6 +31,8 @@ GRACE_SECONDS = 2.0
 PROGRESS_INTERVAL = 0.5  # seconds
 
 # libpq reports why a connection was refused only as text, without an SQLSTATE.
+SERVER_LOG = "look for the error in the server's log: SHOW log_directory, or docker logs of its container"
+
 _CONNECT_CAUSES = (
     ("password authentication failed", "denied", "check the target's user and password"),
     ("no password supplied", "denied", "give the target a password"),
@@ -49,7 +51,7 @@ _CONNECT_CAUSES = (
     ("Name or service not known", "unreachable", "correct the host name or the network"),
     ("failed to resolve", "unreachable", "correct the host name or the network"),
     ("No route to host", "unreachable", "correct the host name or the network"),
-    ("server closed the connection", "partial", "see the server's log"),
+    ("server closed the connection", "partial", SERVER_LOG),
     ("does not exist", "failed", "correct the target's dsn"),
 )
 
@@ -162,7 +164,7 @@ class Postgres:
         """Close the connection when the server does not answer at all; its own statement_timeout cannot help then."""
         descriptor = os.dup(self._connection.fileno()) if not self._connection.closed else None
         if descriptor is None:
-            raise TargetError(f"{self.name}: the connection is lost", "see the server's log", cause="partial")
+            raise TargetError(f"{self.name}: the connection is lost", SERVER_LOG, cause="partial")
         connection = socket.socket(fileno=descriptor)
         expired = threading.Event()
 
@@ -278,7 +280,7 @@ def _connect_error(name: str, error: psycopg.OperationalError) -> TargetError:
     for part, cause, hint in _CONNECT_CAUSES:
         if part.lower() in text.lower():
             return TargetError(f"{name}: {text}", hint, cause=cause)
-    return TargetError(f"{name}: {text}", "see the server's log", cause="failed")
+    return TargetError(f"{name}: {text}", SERVER_LOG, cause="failed")
 
 
 def _query_error(name: str, error: psycopg.Error) -> TargetError:
@@ -291,10 +293,14 @@ def _query_error(name: str, error: psycopg.Error) -> TargetError:
         case psycopg.errors.InsufficientPrivilege():
             return TargetError(f"{name}: {text}", "grant it, or see deploy/roles.sql", cause="denied")
         case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedColumn():
-            return TargetError(f"{name}: {text}", "the source is missing in this database", cause="empty")
+            return TargetError(
+                f"{name}: {text}",
+                "it does not exist in this database: run its migrations, or correct the query or the database",
+                cause="empty",
+            )
         case psycopg.errors.DiskFull():
             return TargetError(f"{name}: {text}", "free space on the server's disk", cause="failed")
         case psycopg.OperationalError() if error.sqlstate is None or error.sqlstate.startswith(("08", "57P")):
-            return TargetError(f"{name}: {text}", "see the server's log", cause="partial")
+            return TargetError(f"{name}: {text}", SERVER_LOG, cause="partial")
         case _:
             return TargetError(f"{name}: {text}", error.diag.message_hint)

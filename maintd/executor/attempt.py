@@ -13,6 +13,7 @@ from typing import NamedTuple, Self
 import structlog
 
 from maintd.clock import since_boot
+from maintd.errors import DAEMON_LOG
 from maintd.executor import process_tree
 from maintd.executor.attempt_log import AttemptLog, Stream
 from maintd.executor.cancellation import CancelToken, LeaseDeadline
@@ -102,7 +103,7 @@ class AttemptSupervisor:
             if self._pid is not None or self._stopped is not None:
                 break
         else:
-            raise TemplateError("the template process died each time before it forked", "see the daemon's log")
+            raise TemplateError("the template process died each time before it forked", DAEMON_LOG)
         return self._conclude()
 
     def record_start(self, pid: int | None = None) -> None:

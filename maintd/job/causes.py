@@ -34,19 +34,19 @@ CAUSES = {
     "timed_out": Cause(FAIL, "check whether it hangs or is overloaded; its log shows more"),
     "tls": Cause(FAIL, "check its certificate, and the target's ca_file"),
     "not_found": Cause(FAIL, "check the name or path in the target"),
-    "failed": Cause(FAIL, "see its log"),
+    "failed": Cause(FAIL, "look for the error in its own log; of a container: docker logs NAME"),
     "conflict": Cause(UNKNOWN, "the next run checks it again"),
     "denied": Cause(UNKNOWN, "grant the access, or correct user and password"),
     "not_configured": Cause(UNKNOWN, "configure it in the calendar's targets"),
     "empty": Cause(UNKNOWN, "check whether the data is collected under this name"),
     "malformed": Cause(FAIL, "check what answers there: a login page, a proxy, another version"),
-    "partial": Cause(FAIL, "check its log: the answer broke off"),
+    "partial": Cause(FAIL, "the answer broke off: look for a restart or an error in its own log"),
     "too_large": Cause(FAIL, "raise the limit, or ask for less"),
     "unfamiliar": Cause(UNKNOWN, "check the format or version; this maintd does not know it"),
 }
 """By the value of `TargetError.cause`."""
 
-_OTHER = Cause(UNKNOWN, "see its log")
+_OTHER = Cause(UNKNOWN, "look for the error in its own log; of a container: docker logs NAME")
 
 
 def status_of(cause: str, role: Role) -> CheckStatus:

@@ -122,7 +122,7 @@ def origin(figure: Figure) -> str:
 def value_text(figure: Figure) -> str:
     """The figure's number with its unit, or "not measured" and the cause."""
     if figure.value is None:
-        return f"not measured: {figure.cause}"
+        return f"not measured: {figure.cause_and_hint}"
     return f"{'≥ ' if figure.at_least else ''}{formatting.amount(figure.value, figure.unit)}"
 
 

@@ -24,6 +24,7 @@ class Figure:
     coverage: float | None = None  # share of the expected samples, 0 to 1; None: a single reading
     capacity: float | None = None  # the limit of the value, in the same unit; None: unknown, or none
     cause: str = ""
+    hint: str = ""  # what to do about the cause
     measure: str = ""  # name of the measure that keeps its history; empty: none
     labels: Mapping[str, str] = field(default_factory=dict)
     counter: bool = False  # monotonic; a smaller value means that it was reset
@@ -33,6 +34,11 @@ class Figure:
     before: float | None = None  # the value of the previous window; None: unknown
     new_since: datetime | None = None  # there are no earlier data: the coverage is low only because it is new
     at_least: bool = False  # a lower bound, as for a quantile above the highest bucket
+
+    @property
+    def cause_and_hint(self) -> str:
+        """Why it could not be measured, and what to do about it."""
+        return f"{self.cause}; {self.hint}" if self.hint else self.cause
 
     @property
     def percent(self) -> float | None:
@@ -58,7 +64,8 @@ def unmeasured(
     cause: str,
     window: str = "now",
     *,
+    hint: str = "",
     new_since: datetime | None = None,
 ) -> Figure:
     """Make a figure without a value. What could not be measured is never reported as zero."""
-    return Figure(kind, name, None, unit, source, window, cause=cause, new_since=new_since)
+    return Figure(kind, name, None, unit, source, window, cause=cause, hint=hint, new_since=new_since)

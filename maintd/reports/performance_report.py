@@ -91,7 +91,7 @@ def _one(figures: Sequence[Figure], kind: str, name: str, unit: str = "") -> Fig
     found = next((figure for figure in figures if figure.kind == kind and figure.name == name), None)
     if found is not None:
         return found
-    causes = [figure.cause for figure in figures if figure.kind == kind and figure.cause]
+    causes = [figure.cause_and_hint for figure in figures if figure.kind == kind and figure.cause]
     asked = any(not figure.kind.startswith("query ") for figure in figures)
     cause = causes[0] if causes else "no value in this window" if asked else _NO_PROMETHEUS
     return unmeasured(kind, name, unit, "prometheus", cause)
@@ -338,6 +338,7 @@ def _data(figure: Figure) -> dict[str, object]:
         "window": figure.window,
         "coverage": figure.coverage,
         "cause": figure.cause,
+        "hint": figure.hint,
         "labels": dict(figure.labels),
         "details": dict(figure.details),
     }

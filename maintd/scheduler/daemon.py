@@ -66,6 +66,8 @@ PLANNING_RETRY_SECONDS = 1.0  # after an iteration of the loop failed unexpected
 PLANNING_FAILED_AFTER = timedelta(minutes=5)
 """The daemon exits when it could not plan for so long, so that its service manager can restart it."""
 
+_REPORT = "its service manager restarts the daemon; report the error that is logged before this"
+
 STORE_RETRY_SECONDS = 5.0  # between attempts to open an unreachable store
 STORE_CLOCK_POLL_SECONDS = 0.05  # between checks for a due time by the clock of a store that is behind
 
@@ -240,7 +242,7 @@ class Daemon:
         next_sweep = self.clock.elapsed()
         while not self._stopping.is_set():
             if not self.executor.alive:  # only a restart of the daemon helps
-                raise MaintdError("a thread of the executor failed, see the log above", "report it")
+                raise MaintdError("a thread of the executor failed", _REPORT)
             self._wakeup.clear()
             self._iterated_at = self.clock.elapsed()
             try:
@@ -294,7 +296,7 @@ class Daemon:
         if now - self._failed_since > PLANNING_FAILED_AFTER.total_seconds():
             raise MaintdError(
                 f"planning failed for {seconds_text(now - self._failed_since)}",
-                "see the log above; report it",
+                _REPORT,
             )
 
     def _wait(self, next_sweep: float) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from maintd.errors import (
+    DAEMON_LOG,
     CalendarError,
     DaemonUnavailableError,
     JobError,
@@ -49,4 +50,4 @@ def error_response(scope: Mapping[str, Any], error: MaintdError, status: int | N
 
 def internal_error(error: Exception) -> MaintdError:
     """What a client sees of an unexpected error: its type only, because the message may hold secrets."""
-    return MaintdError(f"internal error: {type(error).__name__}", "see the daemon's log")
+    return MaintdError(f"internal error: {type(error).__name__}", DAEMON_LOG)

@@ -166,3 +166,81 @@ def test_a_wrong_command_is_found(text: str, problem: str) -> None:
 
 def test_every_command_of_the_table_is_a_command() -> None:
     assert all(cli.get_command(click.Context(cli), name) is not None for name in COMMANDS)
+
+
+# --- hints that help ---
+
+_SAYS_NOTHING = re.compile(
+    r"(?:please )?(?:see|check|read|look at|inspect) (?:its|the|their)(?: server's| service's| daemon's| own)? "
+    r"(?:log|logs|check|output|causes?|causes of the checks that are unknown)"
+    r"|(?:correct|fix) (?:it|the (?:param|field|query|value|setting|file)s?)(?: [a-z_]+)?(?: or its `\w+`)?"
+    r"|(?:check|try|run|restart)(?: it)?(?: again)?(?: later)?"
+    r"|(?:it|they) (?:was|were|is|are|should be) \w+(?: now)?"
+    r"|generate a new one|report it|.* as (?:usual|appropriate|needed)",
+    re.IGNORECASE,
+)
+
+
+def _hints() -> Iterator[tuple[str, str]]:
+    """The texts of arguments and variables that are hints, and of the second argument of errors, with their places."""
+    for folder in ("maintd", "jobs"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            found: list[ast.expr] = []
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call):
+                    found += [word.value for word in node.keywords if word.arg in ("hint", "advice")]
+                    name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+                    found += node.args[1:2] if name.endswith("Error") or name == "Cause" else []
+                elif isinstance(node, ast.Assign) and "hint" in ast.unparse(node.targets[0]).lower():
+                    found.append(node.value)
+            for expression in found:
+                for text in _literals(expression):
+                    yield f"{path.relative_to(ROOT)}:{expression.lineno}", text
+
+
+def _literals(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    elif isinstance(node, ast.JoinedStr):
+        yield "".join(str(part.value) if isinstance(part, ast.Constant) else PLACEHOLDER for part in node.values)
+    else:
+        for child in ast.iter_child_nodes(node):
+            yield from _literals(child)
+
+
+def test_no_hint_leaves_the_reader_where_the_check_left_him() -> None:
+    hints = list(_hints())
+
+    assert len(hints) > 300  # 500 when this was written
+    assert [f"{where}: {text}" for where, text in hints if _SAYS_NOTHING.fullmatch(text.strip())] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "see its log",
+        "see the server's log",
+        "correct the query",
+        "correct the query or its `needs`",
+        "correct the param expect",
+        "see the causes of the checks that are unknown",
+        "check again",
+        "it was restarted",
+        "generate a new one",
+    ],
+)
+def test_a_hint_without_anything_to_do_is_found(text: str) -> None:
+    assert _SAYS_NOTHING.fullmatch(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "see the daemon's log: journalctl -u maintd",
+        "correct the target's dsn",
+        "restart it in the next window",
+        "start it",
+    ],
+)
+def test_a_hint_with_something_to_do_is_accepted(text: str) -> None:
+    assert not _SAYS_NOTHING.fullmatch(text)

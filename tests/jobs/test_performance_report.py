@@ -222,24 +222,35 @@ def test_a_relation_that_does_not_exist_is_a_source_that_is_missing(trading: str
 
 
 @pytest.mark.parametrize(
-    ("sql", "cause"),
+    ("sql", "cause", "hint"),
     [
-        ("SELECT no_such_column FROM audit_events WHERE ts > %(start)s", "does not exist"),
-        ("DELETE FROM audit_events WHERE ts > %(start)s RETURNING 1 AS gone", "read-only transaction"),
-        ("SELECT 1 AS n WHERE %(start)s < now(); DROP TABLE audit_events", "multiple commands"),
-        ("SELECT count(*) AS n FROM generate_series(1, 100000000) WHERE %(start)s < now()", "its planned cost of"),
-        ("SELECT 1 AS n WHERE %(start)s < now() - interval '10 days'", "no rows in this window"),
-        ("SELECT 1 AS n WHERE %(start)s > now()", "no data yet"),
-        ("SELEC 1", "syntax error"),
+        ("SELECT no_such_column FROM audit_events WHERE ts > %(start)s", "does not exist", "correct the query"),
+        (
+            "DELETE FROM audit_events WHERE ts > %(start)s RETURNING 1 AS gone",
+            "read-only transaction",
+            "correct the SQL",
+        ),
+        ("SELECT 1 AS n WHERE %(start)s < now(); DROP TABLE audit_events", "multiple commands", "correct the SQL"),
+        (
+            "SELECT count(*) AS n FROM generate_series(1, 100000000) WHERE %(start)s < now()",
+            "its planned cost of",
+            "raise the param max_cost",
+        ),
+        ("SELECT 1 AS n WHERE %(start)s < now() - interval '10 days'", "no rows in this window", "wrote rows"),
+        ("SELECT 1 AS n WHERE %(start)s > now()", "no data yet", ""),
+        ("SELEC 1", "syntax error", "correct the SQL"),
     ],
     ids=["column", "writes", "two statements", "costly", "no rows", "never any rows", "syntax"],
 )
-def test_a_failing_query_does_not_affect_the_others(trading: str, tmp_path: Path, sql: str, cause: str) -> None:
+def test_a_failing_query_does_not_affect_the_others(
+    trading: str, tmp_path: Path, sql: str, cause: str, hint: str
+) -> None:
     queries = {"bad": {"title": "Bad", "sql": sql}, "orders": QUERIES["orders"]}
 
     result = report(None, trading, tmp_path, queries=queries, max_cost=100_000)
 
     assert cause in str(result.check("query bad of bad").observed)
+    assert hint in (result.check("query bad of bad").hint or "")
     assert result.measure("query_value", query="orders", column="trades") == 60
     with psycopg.connect(trading) as conn:
         assert conn.execute("SELECT count(*) FROM audit_events").fetchone() == (680,)  # 34 days of 20
@@ -250,6 +261,9 @@ def test_a_week_without_any_figure_is_reported_and_fails(prometheus_server: WebS
 
     assert result.error is None, result.text()
     assert result.check("figures measured").status is CheckStatus.FAIL
+    down = [check.hint or "" for check in result.checks if check.name.startswith("query ")]
+    assert down
+    assert all("check that it is running" in hint and "query" not in hint for hint in down)
     text = written(result, "md")
     assert text.count("not measured: ") > 10
     assert "no data for" in text

@@ -80,7 +80,7 @@ def _report_dropped(ctx: Context, subject: str, server: str, dropped: float | Ta
     if before is None or dropped < before:
         ctx.log(f"{subject}: {dropped:.0f} alerts not sent so far; new ones are checked from the next run on")
         return
-    hint = "it could not reach Alertmanager in time: see its log"
+    hint = "it could not reach Alertmanager in time: look for notifier errors in the log of Prometheus"
     ctx.check(f"{subject}: alerts not sent", round(dropped) - round(before), warn_above=0, hint=hint)
 
 
@@ -275,7 +275,9 @@ def report_undelivered(ctx: Context, server: Prometheus, probe: Probe, alerts: A
         ctx.unknown(what, "no Alertmanager is configured", expected="0", optional=True)
         return
     if len(silent) == len(receivers):
-        ctx.unknown(what, "no Alertmanager answered", expected="0", hint="see its own check")
+        ctx.unknown(
+            what, "no Alertmanager answered", expected="0", hint=f"first make one of them answer: {name_first(silent)}"
+        )
         return
     arrived = [alert for found in receivers.values() for alert in found or ()]
     lost = firing.undelivered(alerts[probe.subject] or (), arrived, limits, ctx.now())

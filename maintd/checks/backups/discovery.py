@@ -74,5 +74,9 @@ def devices_of(ctx: Context, folders: Sequence[Path]) -> list[int]:
         try:
             devices.append(folder.stat().st_dev)
         except OSError as error:
-            ctx.unknown(f"data in {shown(folder)}", str(error.strerror), hint="correct the param data")
+            ctx.unknown(
+                f"data in {shown(folder)}",
+                str(error.strerror),
+                hint="mount it here, or remove it from the param data: whether copies are on its disk is not known",
+            )
     return devices

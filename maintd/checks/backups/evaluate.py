@@ -24,6 +24,9 @@ SIZES = 7  # earlier backups whose median size is typical
 FEWEST_SIZES = 3  # earlier backups needed for a typical size
 
 
+_REMOVE = "remove {} from the param expect for this pattern, or let the pattern match other files"
+
+
 class Expected(BaseModel):
     """What is expected of one kind of backup; null means the job's own param applies."""
 
@@ -247,7 +250,7 @@ def _table(name: str, least: int, contents: Contents) -> Criterion:
     label, hint = f"rows of {name}", "check the database that was dumped, and the privileges of the login"
     matching = [table for table in contents.names if name in (table, table.rpartition(".")[2])]
     if contents.kind not in ("pgdump", "sql"):
-        return Criterion(label, unknown=f"a {contents.kind} has no tables", hint="correct the param expect")
+        return Criterion(label, unknown=f"a {contents.kind} has no tables", hint=_REMOVE.format("tables"))
     if not matching:
         return Criterion(label, "not in the dump", equals=f"at least {least}", hint=hint)
     counts = [contents.rows[table] for table in matching if table in contents.rows]
@@ -265,14 +268,25 @@ def _table(name: str, least: int, contents: Contents) -> Criterion:
 def _member(name: str, least: int, contents: Contents, *, private: bool) -> list[Criterion]:
     if contents.kind != "tar":
         return [
-            Criterion(f"member {name}", unknown=f"a {contents.kind} has no members", hint="correct the param expect")
+            Criterion(f"member {name}", unknown=f"a {contents.kind} has no members", hint=_REMOVE.format("members"))
         ]
     matching = [member for member in contents.members if member.regular and _named(member, name)]
     if not matching and contents.count > len(contents.members):
         cause = f"not among the first {len(contents.members)} members"
-        return [Criterion(f"member {name}", unknown=cause, hint="archive it first")]
+        return [
+            Criterion(
+                f"member {name}", unknown=cause, hint="only these are searched: add it first when the archive is made"
+            )
+        ]
     if not matching:
-        return [Criterion(f"member {name}", "missing", equals="there", hint="check what the backup includes")]
+        return [
+            Criterion(
+                f"member {name}",
+                "missing",
+                equals="there",
+                hint="compare the list of files in the backup script with what a restore needs",
+            )
+        ]
     smallest = min(matching, key=lambda member: member.size_bytes)
     criteria = [
         Criterion(

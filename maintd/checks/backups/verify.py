@@ -27,6 +27,7 @@ from maintd.checks.backups.stream import DamagedError, ExpansionLimits, Unreadab
 from maintd.checks.probes import UnforeseenError, as_target_error
 from maintd.clients.files import shown
 from maintd.errors import JobError, MaintdError, TargetError
+from maintd.job.causes import hint_for
 from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
 
@@ -148,7 +149,9 @@ class BackupVerifier:
                 self._ctx.unknown(f"{subject}: readable", error.message, hint=hint)
                 self._ctx.log("".join(traceback.format_exception(error.__cause__)))
             except MaintdError as error:
-                self._ctx.unknown(f"{subject}: readable", error.message, hint=error.hint or "see its log")
+                self._ctx.unknown(
+                    f"{subject}: readable", error.message, hint=error.hint or hint_for(getattr(error, "cause", ""))
+                )
             except OSError as error:
                 hint = "the disk may be failing: see dmesg" if error.errno == errno.EIO else "check the file system"
                 self._ctx.fail(f"{subject}: readable", str(error.strerror), expected="readable", hint=hint)

@@ -124,7 +124,9 @@ def _report_service(ctx: Context, subject: str, name: str, container: Container,
             container.health,
             equals="healthy",
             severity=CheckStatus.WARN if starting else CheckStatus.FAIL,
-            hint="its health check has not passed yet: check again" if starting else logs,
+            hint=command("docker", "inspect", "--format", "{{json .State.Health}}", container.name)
+            if starting
+            else logs,
         )
     _report_restarts(ctx, what, name, container, limits, logs)
     if ended and container.exit_code == _KILLED and not container.oom_killed:

@@ -55,7 +55,11 @@ def samples(engine: Docker, containers: Sequence[Container]) -> dict[str, Sample
         try:
             body = engine.stats(container.id)
             if body is None:
-                return TargetError(f"{container.label}: no longer exists", "it was removed", cause="empty")
+                return TargetError(
+                    f"{container.label}: no longer exists",
+                    "it was removed after it was listed; the next run measures what then runs",
+                    cause="empty",
+                )
             return sample(body)
         except TargetError as error:
             return error
@@ -95,7 +99,9 @@ def usage(container: Container, first: Sample, second: Sample) -> Usage:
     seconds = (second.at - first.at).total_seconds()
     if busy < 0 or seconds <= 0:
         raise TargetError(
-            f"{container.label}: its counters were reset between the samples", "it was restarted", cause="partial"
+            f"{container.label}: its counters were reset between the samples",
+            "it was restarted between the samples; the next run measures it again",
+            cause="partial",
         )
     cpus = busy / 1e9 / seconds
     periods = second.periods - first.periods

@@ -73,7 +73,11 @@ class VulnerabilityCheck:
             ctx.unknown(name, cause, hint="update trivy's database, or write a report of this image")
             return
         if ctx.now() - found.made_at > self._max_age:
-            ctx.unknown(name, f"the report is from {found.made_at:%F}", hint="generate a new one")
+            ctx.unknown(
+                name,
+                f"the report is from {found.made_at:%F}",
+                hint="write it again, before each run of this job: trivy image --format json --output FILE IMAGE",
+            )
             return
         today = ctx.now().date()
         open_ids = {key: level for key, level in found.ids.items() if self._accepted.get(key, date.min) < today}

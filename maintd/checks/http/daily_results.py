@@ -18,6 +18,9 @@ from maintd.model.target import HttpTarget
 _EXACT = 2**53 / 100  # a double cannot represent cents beyond this
 
 
+_NOT_HALTED = "halt it, or set the param figures.expect_halted to false"
+
+
 class FigureLimits(Limits):
     """Fields of the answer and their limits."""
 
@@ -46,7 +49,11 @@ def collect(target: HttpTarget) -> Mapping[str, Any]:
     if answer.status in (401, 403):
         raise TargetError(f"{answer.url} answered {answer.status}", "check the target's headers", cause="denied")
     if answer.status != 200:
-        raise TargetError(f"{answer.url} answered {answer.status}", "see the service's log", cause="failed")
+        raise TargetError(
+            f"{answer.url} answered {answer.status}",
+            "look for the error of this request in the service's log",
+            cause="failed",
+        )
     figures = answer.json()
     if not isinstance(figures, Mapping):
         raise TargetError(f"{answer.url} did not answer a JSON object", "check the path", cause="malformed")
@@ -64,7 +71,9 @@ def report(ctx: Context, figures: Mapping[str, Any], limits: FigureLimits, today
                 f"figures: {field}",
                 as_text(figures.get(field)),
                 expected="above 0" if positive else "a finite number",
-                hint=uninitialised if positive else "the day's record is damaged",
+                hint=uninitialised
+                if positive
+                else f"the service did not compute {field} of the day: see its log, and the row of the day",
             )
             continue
         ctx.check(f"figures: {field}", value, at_least=0 if positive else -_EXACT, at_most=_EXACT)
@@ -75,10 +84,10 @@ def report(ctx: Context, figures: Mapping[str, Any], limits: FigureLimits, today
             "figures: day",
             as_text(figures.get(limits.date)),
             equals=today.isoformat(),
-            hint="figures of another day: check its clock",
+            hint="the service has not begun the day, or its clock is wrong: compare it with date -u",
         )
     if limits.halted is not None:
-        hint = "find out why it was halted" if not limits.expect_halted else "it should be halted now"
+        hint = "find out why it was halted before it is resumed" if not limits.expect_halted else _NOT_HALTED
         halted = figures.get(limits.halted)
         reached = halted is True and _target_reached(figures, limits)
         if reached and not limits.expect_halted:
@@ -90,7 +99,7 @@ def report(ctx: Context, figures: Mapping[str, Any], limits: FigureLimits, today
                 "figures: halted",
                 as_text(halted),
                 expected=str(limits.expect_halted),
-                hint="the answer has no such boolean field",
+                hint=f"the answer has no boolean field {limits.halted}: correct figures.halted in the params",
             )
         ctx.measure("halted", halted is True)
     if limits.percent is not None and (percent := finite(figures.get(limits.percent))) is not None:

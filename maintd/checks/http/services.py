@@ -148,7 +148,12 @@ def _report_body(ctx: Context, name: str, answer: http.Answer, target: HttpTarge
         healthy = healthy and field.equal
         check = f"{subject}: {field.path}"
         if field.observed is None:
-            ctx.fail(check, "missing", expected=f"{field.expected}", hint="the body has no such field")
+            ctx.fail(
+                check,
+                "missing",
+                expected=f"{field.expected}",
+                hint=f"name a field of the answer in targets.http.{name}.expect",
+            )
         elif field.equal:
             ctx.check(check, field.observed, equals=field.expected)
         else:

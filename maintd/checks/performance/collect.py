@@ -14,6 +14,7 @@ from maintd.checks.prometheus.requests import Metric
 from maintd.checks.prometheus.usage import Use
 from maintd.clients.prometheus import Prometheus
 from maintd.errors import TargetError
+from maintd.job.causes import hint_for
 from maintd.job.context import Context
 from maintd.reports.figure import Figure, TimeSeries, unmeasured
 
@@ -92,4 +93,7 @@ def _missing(
 ) -> list[Figure]:
     """One figure without a value for each kind, with the error as its cause. new: there are no data yet."""
     since = window.end if new else None
-    return [unmeasured(kind, "all", "", source, str(error), str(window), new_since=since) for kind in kinds]
+    hint = error.hint or hint_for(error.cause)
+    return [
+        unmeasured(kind, "all", "", source, error.message, str(window), hint=hint, new_since=since) for kind in kinds
+    ]

@@ -76,8 +76,7 @@ def _unknown(figure: Figure, cause: str) -> Assessment:
     if figure.new_since is not None:
         more = "" if figure.value is None else f"new since {figure.new_since:%Y-%m-%d %H:%M}: "
         return Assessment(MONITORING, subject, Criterion(subject, unknown=more + cause, optional=True))
-    of_sql = figure.kind.startswith("query ")
-    meaning = "correct the query or its `needs`" if of_sql else "check on /targets that its targets are up"
+    meaning = figure.hint or "check on /targets of Prometheus that its targets are up"
     return Assessment(MONITORING, subject, Criterion(subject, unknown=cause), meaning)
 
 

@@ -17,6 +17,7 @@ from maintd.checks.prometheus.requests import MAX_PATHS, Metric, Paths, Service,
 from maintd.checks.prometheus.usage import Use
 from maintd.clients.postgres import connect
 from maintd.errors import TargetError
+from maintd.job.causes import hint_for
 from maintd.model.target import PostgresTarget
 from maintd.reports.figure import Figure, TimeSeries, unmeasured
 from maintd.units import duration_text
@@ -25,6 +26,9 @@ QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 ALL = "all services"
 _MIN_COVERAGE = 0.9  # of the window before, to compare with it
 _MIN_REQUESTS = 20  # of a path, to report its quantiles
+
+
+_NO_DATA = "check that the application wrote rows in this window, and that the query finds them"
 
 
 class Query(BaseModel):
@@ -246,7 +250,7 @@ def run_queries(
         with connect(target, "performance_report", timeout=timeout) as session:
             answers = run_all(session, queries, window.start, window.end, windows=weeks, max_cost=max_cost)
     except TargetError as error:
-        answers = {name: Answer(cause=str(error)) for name in queries}
+        answers = {name: Answer(cause=error.message, hint=error.hint or hint_for(error.cause)) for name in queries}
     figures: list[Figure] = []
     series: list[TimeSeries] = []
     for name, query in named.items():
@@ -268,13 +272,13 @@ def query_figures(
     """
     window, kind = str(Window(start, end)), f"query {name}"
     if answer.cause:
-        return [unmeasured(kind, name, "", source, answer.cause, window)], []
+        return [unmeasured(kind, name, "", source, answer.cause, window, hint=answer.hint)], []
     rows = answer.windows[0]
     if not any(_observed(rows) for rows in answer.windows):
         cause = f"no data yet: none in this window and {len(answer.windows) - 1} before"
         return [unmeasured(kind, name, "", source, cause, window, new_since=end)], []
     if not rows:
-        return [unmeasured(kind, name, "", source, "no rows in this window", window)], []
+        return [unmeasured(kind, name, "", source, "no rows in this window", window, hint=_NO_DATA)], []
     columns = [column for column in rows[0] if column != "day"]
     figures, series = [], []
     wanted = [(start + timedelta(days=index)).date() for index in range((end - start).days)]
@@ -288,7 +292,7 @@ def query_figures(
         unit = query.units.get(column, "")
         values = [_total(rows, column, column in query.means) for rows in (rows, *earlier_windows)]
         if values[0] is None:
-            figures.append(unmeasured(kind, column, unit, source, "NULL in all rows", window))
+            figures.append(unmeasured(kind, column, unit, source, "NULL in all rows", window, hint=_NO_DATA))
         else:
             earlier = [value for value in values[1:] if value is not None]
             figures.append(

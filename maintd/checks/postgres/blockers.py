@@ -182,7 +182,9 @@ def maintenance_lock(session: Postgres) -> Iterator[None]:
         if time.monotonic() > deadline:
             holder = _lock_holder(session)
             raise TargetError(
-                f"{session.name}: {holder} maintains this database now", "try again later", cause="refused"
+                f"{session.name}: {holder} maintains this database now",
+                "trigger this job when that session has ended",
+                cause="refused",
             )
         time.sleep(0.2)
     try:

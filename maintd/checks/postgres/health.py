@@ -209,11 +209,13 @@ def _archiver(ctx: Context, subject: str, name: str, rows: Rows, limits: Postgre
         f"{subject}: archiving",
         f"fails at {archiver['last_failed_wal']}" if archiver["failing"] else "works",
         equals="works",
-        hint="WAL accumulates until the disk is full: see the server's log, run archive_command by hand",
+        hint="WAL accumulates until the disk is full: as the server's user, run archive_command to see why it fails",
     )
     new = ctx.increase("pg_archive_failures", archiver["failed_count"], server=name)
     if new is not None:
-        ctx.check(f"{subject}: new archive failures", new, warn_above=0, hint="see the server's log")
+        ctx.check(
+            f"{subject}: new archive failures", new, warn_above=0, hint=f"archive_command failed: {postgres.SERVER_LOG}"
+        )
 
 
 def _slots(ctx: Context, subject: str, name: str, rows: Rows, limits: PostgresLimits) -> None:

@@ -26,10 +26,12 @@ class SqlQuery:
 
 @dataclass(frozen=True)
 class Answer:
-    """The rows by window, the requested one first, or why there are none. Numbers are floats, NULL is None."""
+    """The rows by window, the requested one first, or why there are none and what to do. Numbers are floats, NULL is
+    None."""
 
     windows: tuple[tuple[Mapping[str, Any], ...], ...] = ()
     cause: str = ""
+    hint: str = ""
 
 
 def run_all(
@@ -60,7 +62,10 @@ def _answer(
     try:
         for relation in query.needs:
             if session.one("SELECT to_regclass(%(name)s) IS NULL AS missing", {"name": relation})["missing"]:
-                return Answer(cause=f'source missing: there is no relation "{relation}" in {session.name}')
+                return Answer(
+                    cause=f'source missing: there is no relation "{relation}" in {session.name}',
+                    hint="check that the application's migrations have run there; else correct `needs` of the query",
+                )
         found = []
         length = end - start
         for index in range(windows):
@@ -68,13 +73,18 @@ def _answer(
             if index == 0:
                 cost = _cost(session, query.sql, bounds)
                 if cost > max_cost:
-                    return Answer(cause=f"its planned cost of {cost:,.0f} exceeds the limit of {max_cost:,.0f}")
+                    return Answer(
+                        cause=f"its planned cost of {cost:,.0f} exceeds the limit of {max_cost:,.0f}",
+                        hint="add an index for the query, or raise the param max_cost",
+                    )
             found.append(tuple(_plain(row) for row in session.rows(query.sql, bounds)))
         return Answer(tuple(found))
     except TargetError as error:
         if error.cause == "partial" or (error.cause == "timed_out" and "stopped answering" in error.message):
             raise  # the session is lost, also for the other queries
-        return Answer(cause=str(error))
+        return Answer(
+            cause=error.message, hint=error.hint or "the server does not accept it: correct the SQL of the query"
+        )
     finally:
         session.rows("ROLLBACK TO SAVEPOINT query")
 

@@ -29,7 +29,7 @@ from maintd.checks.postgres.blockers import (
     running_backups,
 )
 from maintd.checks.postgres.indexes import Density, Index, density, indexes, is_leftover_of
-from maintd.clients.postgres import Postgres, Row, progress_reported
+from maintd.clients.postgres import SERVER_LOG, Postgres, Row, progress_reported
 from maintd.errors import TargetError
 from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
@@ -367,7 +367,7 @@ def rebuild_and_verify(
         elif result.timed_out:
             _warn_postponed(ctx, check, f"stopped: {result.problem}")
         else:
-            ctx.fail(check, result.problem, expected="rebuilt", hint="see the server's log")
+            ctx.fail(check, result.problem, expected="rebuilt", hint=SERVER_LOG)
     return True
 
 

@@ -23,7 +23,7 @@ from maintd.checks.postgres.blockers import (
 )
 from maintd.checks.postgres.tables import Table, tables
 from maintd.checks.postgres.wraparound import age_criteria, databases
-from maintd.clients.postgres import Notice, Postgres, Row, lock_timed_out
+from maintd.clients.postgres import SERVER_LOG, Notice, Postgres, Row, lock_timed_out
 from maintd.errors import TargetError
 from maintd.job.context import Context
 from maintd.job.criterion import Criterion
@@ -86,7 +86,7 @@ class VacuumResult:
         if self.locked:
             hint = "the next run tries again; find out why the lock is held for so long"
             return Criterion(name, f"skipped: {self.problem}", equals="done", severity=CheckStatus.WARN, hint=hint)
-        hint = "see the server's log" if table.permitted else grant
+        hint = SERVER_LOG if table.permitted else grant
         return Criterion(name, self.problem or "done", equals="done", hint=hint)
 
 

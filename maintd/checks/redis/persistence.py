@@ -139,7 +139,8 @@ def background_save(ctx: Context, server: RedisServer, options: SaveOptions) -> 
         before = wait_until_idle(server, options.timeout, lambda waited: ctx.progress(waited, None, "s"))
         if before.busy:
             observed = f"not started: {before.busy} has not ended within {format_duration(options.timeout)}"
-            ctx.fail(check, observed, expected="saved", hint="see the server's log")
+            busy_hint = "INFO persistence shows how far it is; raise the param timeout if it makes progress"
+            ctx.fail(check, observed, expected="saved", hint=busy_hint)
             return False
         headroom = headroom_criterion(before, options.limit_bytes)
         room = room_criterion(before, snapshot_disk(server, before, options.snapshot))
@@ -310,7 +311,7 @@ def saved_criterion(before: Persistence, after: Persistence) -> Criterion:
         observed = (
             "saved" if after.saved_at > before.saved_at else "nothing was saved: the time of the last save is unchanged"
         )
-    hint = "see its log; check free space and permissions of its folder (CONFIG GET dir)"
+    hint = "check free space and permissions of its folder (CONFIG GET dir); its log (CONFIG GET logfile) has the error"
     return Criterion("background save", observed, equals="saved", hint=hint)
 
 
@@ -355,5 +356,10 @@ def snapshot_criterion(path: Path, since: datetime) -> Criterion:
     if found.unknown:
         return Criterion(name, unknown=found.unknown, hint=hint)
     if written_at < since - timedelta(seconds=2):  # the server's clock may differ
-        return Criterion(name, f"old: of {written_at:%F %T}Z", equals="whole", hint="check the param snapshot")
+        return Criterion(
+            name,
+            f"old: of {written_at:%F %T}Z",
+            equals="whole",
+            hint="name the server's dump file in the param snapshot: CONFIG GET dir and dbfilename, as mounted here",
+        )
     return Criterion(name, "whole", equals="whole", hint=hint)
