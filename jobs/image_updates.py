@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import Field
 
 from maintd.checks.docker.end_of_life import SupportCheck
-from maintd.checks.docker.image_updates import PullLimits, UpdateCheck
+from maintd.checks.docker.image_updates import ImageUpdater, PullLimits
 from maintd.checks.docker.images import ImageInUse, find_image, images_in_use, report_age
 from maintd.checks.docker.vulnerabilities import VulnerabilityCheck, report_without_scanner
 from maintd.clients.docker import Docker, connect
@@ -104,7 +104,7 @@ def check_engine(
         if params.through == "engine"
         else HttpRegistryClient(params.credentials, params.insecure, timeout=params.registry_timeout)
     )
-    updates = UpdateCheck(
+    updates = ImageUpdater(
         ctx,
         engine,
         registry,
@@ -131,7 +131,7 @@ def check_image(
     engine: Docker,
     used: ImageInUse,
     support: SupportCheck,
-    updates: UpdateCheck,
+    updates: ImageUpdater,
     vulnerabilities: VulnerabilityCheck,
 ) -> None:
     """Report age, support, updates and vulnerabilities of one image."""

@@ -1,6 +1,7 @@
 """The calendar: reads schedules.yaml as a whole into entries, or reports every error with its line and a correction."""
 
-from maintd.calendar.diff import changes_between, fingerprint_of
+from maintd.calendar.diff import changes_between
+from maintd.calendar.fingerprint import fingerprint_of
 from maintd.calendar.loading import (
     Calendar,
     calendar_path,

@@ -1,8 +1,7 @@
-"""The differences between two calendars, and the fingerprint by which the store detects that an entry was edited."""
+"""The differences between two calendars."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -15,20 +14,6 @@ from maintd.units import format_duration
 
 if TYPE_CHECKING:
     from maintd.calendar.loading import Calendar
-
-
-def fingerprint_of(entry: Entry) -> str:
-    """sha256 over rule, policy and steps, in hex; title, name and line do not count.
-
-    Values that are the default are left out, so that a new key in a later version does not change the fingerprint.
-    """
-    content = entry.model_dump(
-        mode="json",
-        include={"rule", "policy", "steps"},
-        exclude={"steps": {"__all__": {"overlaid"}}},  # a moved line of the overlay is no edit of the entry
-        exclude_defaults=True,
-    )
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def changes_between(old: Calendar, new: Calendar) -> list[str]:

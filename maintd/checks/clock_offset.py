@@ -76,7 +76,7 @@ def report_clock(
     ctx: Context, subject: str, found: ClockOffset | TargetError, limits: ClockLimits, *, optional: bool = False
 ) -> None:
     """Check a server's clock. It is unknown when the answer took so long that it may be within the limits or beyond."""
-    name, expected = f"{subject}: clock offset", f"normally at most {format_duration(limits.clock_warn)}"
+    name, expected = f"{subject}: clock offset", f"warns above {format_duration(limits.clock_warn)}"
     if isinstance(found, TargetError):
         cause = f"{found.cause}: {found.message}"
         ctx.unknown(name, cause, expected=expected, hint=found.hint or "", optional=optional)

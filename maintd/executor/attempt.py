@@ -20,9 +20,9 @@ from maintd.executor.cancellation import CancelToken, LeaseDeadline
 from maintd.executor.child_protocol import AttemptRequest, ChildStarted, JobEnded
 from maintd.executor.fork_client import Launched, TemplateError
 from maintd.executor.fork_protocol import MAX_MESSAGE, decode, encode
+from maintd.executor.message_reader import MessageReader, redacted
 from maintd.executor.oom import OOM_KILLS
 from maintd.executor.outcome import AttemptEvidence, JobResult, ProcessExit, StopKind, Stopped
-from maintd.executor.report_reader import ReportReader, redacted
 from maintd.executor.run_context import RunContext
 from maintd.model.evidence import LogLine, Progress, Report
 from maintd.model.run_updates import AttemptReported, AttemptStarted
@@ -76,7 +76,7 @@ class AttemptSupervisor:
         self._deadline = time.monotonic() + 2 * BEGIN_SECONDS + limit.duration.total_seconds()
         self._holds_locks = holds_locks
         self.log = AttemptLog(context.settings.log_limit)
-        self.reports = ReportReader(context.settings.artifacts_dir, order.info.artifacts_dir)
+        self.reports = MessageReader(context.settings.artifacts_dir, order.info.artifacts_dir)
         self._items: list[Report] = []
         self._items_since: float | None = None
         self._stopped: Stopped | None = None
@@ -330,33 +330,35 @@ class AttemptSupervisor:
         self._note_items()
 
     def _conclude(self) -> AttemptEvidence:
-        seen = self.reports
-        if seen.ended is not None:
-            for line in seen.ended.traceback.splitlines():
+        reports = self.reports
+        if reports.ended is not None:
+            for line in reports.ended.traceback.splitlines():
                 self._log_line(line)
-        if seen.ignored:
-            what = "message" if seen.ignored == 1 else "messages"
-            self._log_line(f"ignored {seen.ignored} {what} that arrived after the last one")
-        secrets = seen.began.secrets if seen.began is not None else ()
-        left = seen.uncertain_changes("the process ended before it was known whether the change was made")
+        if reports.ignored:
+            what = "message" if reports.ignored == 1 else "messages"
+            self._log_line(f"ignored {reports.ignored} {what} that arrived after the last one")
+        secrets = reports.began.secrets if reports.began is not None else ()
+        left = reports.uncertain_changes("the process ended before it was known whether the change was made")
         self._items += [redacted(change, secrets) if secrets else change for change in left]
         self.log.end(datetime.now(UTC))
         self._hand_on(full=False, final=True)
         hide = self.log.redacted
         return AttemptEvidence(
-            returned=None if seen.ended is None else JobResult(seen.ended.ok, hide(seen.ended.reason)),
+            returned=None if reports.ended is None else JobResult(reports.ended.ok, hide(reports.ended.reason)),
             exit=self._exit or ProcessExit(),
-            worst=seen.worst,
-            failed=tuple(redacted(check, seen.began.secrets) if seen.began else check for check in seen.failed),
-            failed_count=seen.failed_count,
-            warned=tuple(hide(name) for name in seen.warned),
-            warned_count=seen.warned_count,
-            unobserved=tuple(hide(name) for name in seen.unobserved),
-            unobserved_count=seen.unobserved_count,
+            worst=reports.worst,
+            failed=tuple(
+                redacted(check, reports.began.secrets) if reports.began else check for check in reports.failed
+            ),
+            failed_count=reports.failed_count,
+            warned=tuple(hide(name) for name in reports.warned),
+            warned_count=reports.warned_count,
+            unobserved=tuple(hide(name) for name in reports.unobserved),
+            unobserved_count=reports.unobserved_count,
             stopped=self._stopped,
-            protocol_error=hide(seen.protocol_error),
-            left_out=seen.left_out,
-            phase=hide(seen.phase),
+            protocol_error=hide(reports.protocol_error),
+            left_out=reports.left_out,
+            phase=hide(reports.phase),
         )
 
 

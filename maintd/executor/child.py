@@ -58,18 +58,18 @@ def wait(requests: socket.socket, lifeline: int, jobs: Mapping[str, PreloadedJob
     code = 0
     try:
         _leave_template(lifeline, requests.fileno())
-        message, given = receive(requests)
+        message, descriptors = receive(requests)
         requests.close()
-        if len(given) == 4:
+        if len(descriptors) == 4:
             code = 1
-            code = _run(given, {} if message == STALE else jobs)
+            code = _run(descriptors, {} if message == STALE else jobs)
     finally:
         _exit(code)
 
 
-def _run(given: Sequence[int], jobs: Mapping[str, PreloadedJob]) -> int:
+def _run(descriptors: Sequence[int], jobs: Mapping[str, PreloadedJob]) -> int:
     """Run the attempt; return the exit code."""
-    order, report, out, err = given
+    order, report, out, err = descriptors
     for descriptor, number in ((out, 1), (err, 2)):
         os.dup2(descriptor, number)
         os.close(descriptor)

@@ -22,8 +22,8 @@ from maintd.executor.job_user import job_user_of
 from maintd.executor.journal import Journal, Recorder
 from maintd.executor.outcome import StopKind
 from maintd.executor.run_context import Jobs, RunContext
+from maintd.executor.run_projection import RunProjection
 from maintd.executor.run_supervisor import RunSupervisor
-from maintd.executor.run_view import RunView
 from maintd.model.run import Run
 from maintd.model.run_updates import RunRequeued, RunUpdate
 from maintd.model.target import Targets
@@ -43,7 +43,7 @@ class ClaimedRun:
     run: Run
     cancel: CancelToken
     journal: Journal | None  # None: there is no store
-    view: RunView | None
+    projection: RunProjection | None
     supervised: bool = True  # False: only its end is still to be recorded
 
     @property
@@ -55,9 +55,9 @@ class ClaimedRun:
         """Record these after all earlier ones; with `soon` False they may wait a moment for more."""
         if self.journal is not None:
             self.journal.add(*updates, soon=soon)
-        if self.view is not None:
+        if self.projection is not None:
             for update in updates:
-                self.view.apply(update)
+                self.projection.apply(update)
 
 
 class ClaimedRuns:
@@ -138,12 +138,12 @@ class ClaimedRuns:
             self._store_time = (self._store.now(), (before + self._clock.elapsed()) / 2)
         return self.now()
 
-    def hold(self, run: Run, requested_at: float, view: RunView | None = None) -> ClaimedRun:
+    def hold(self, run: Run, requested_at: float, projection: RunProjection | None = None) -> ClaimedRun:
         """Take a run whose claim was requested at that time on the clock since boot; `supervise` it next."""
         journal = None
         if self._recorder is not None:
             journal = self._recorder.open(run.id, run.fence, self._handle_recorded)
-        claimed = ClaimedRun(run, CancelToken(), journal, view)
+        claimed = ClaimedRun(run, CancelToken(), journal, projection)
         self._note_lease(claimed, requested_at)
         with self._lock:
             self._claimed[run.id] = claimed

@@ -26,7 +26,7 @@ from maintd.executor.claimed_runs import ClaimedRuns
 from maintd.executor.fork_client import Preload
 from maintd.executor.outcome import StopKind
 from maintd.executor.run_context import Jobs, imports_of
-from maintd.executor.run_view import RunView
+from maintd.executor.run_projection import RunProjection
 from maintd.model.entry import Entry
 from maintd.model.job import JobDescription
 from maintd.model.run import NewRun, Run, RunState, Trigger
@@ -70,7 +70,7 @@ def run_here(
     """
     known: dict[str, str] = dict(secrets or {})
     described = {name: job for name, job in jobs.items() if isinstance(job, JobDescription)}
-    plan, given = plan_with_params(entry, params, described, collect_into(known, f"here.{entry.name}"))
+    plan, recorded_params = plan_with_params(entry, params, described, collect_into(known, f"here.{entry.name}"))
     requested = NewRun(
         entry=entry.name,
         title=entry.title,
@@ -79,7 +79,7 @@ def run_here(
         not_before=clock.now(),
         plan=plan,
         policy=entry.policy,
-        params=given,
+        params=recorded_params,
         requested_by=requested_by,
         why=why,
         dry_run=dry_run,
@@ -119,16 +119,16 @@ def run_here(
 def _supervise(runs: ClaimedRuns, run: Run, requested_at: float, on_report: OnReport) -> Run:
     names = [step.name for step in run.plan]
     reports = _Reports(names, on_report)
-    view = RunView(run, reports)
+    projection = RunProjection(run, reports)
     folder = str(run.id) if run.id else f"{UNRECORDED}{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
     runs.start()
     try:
-        claimed = runs.hold(run, requested_at, view)
+        claimed = runs.hold(run, requested_at, projection)
         with _cancelled_by_signals(claimed.cancel):
             runs.supervise(claimed, folder)
     finally:
         runs.stop()
-    return view.run()
+    return projection.run()
 
 
 def discard_unrecorded(artifacts_dir: Path, older_than: timedelta, keep: int = 100) -> list[str]:

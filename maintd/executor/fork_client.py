@@ -174,21 +174,21 @@ class ForkClient:
 
         When the template dies before it forks, the socket and the report close without a message: launch again then.
         """
-        given: list[int] = []
+        descriptors: list[int] = []
         ends: list[int] = []
         try:
             ours, template_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         except OSError as error:
             raise _no_process(error) from error
         try:
-            given.append(_order_file(order))
+            descriptors.append(_order_file(order))
             for _ in range(3):
                 mine, theirs = os.pipe()
                 ends.append(mine)
-                given.append(theirs)
+                descriptors.append(theirs)
                 os.set_blocking(mine, False)
             ours.setblocking(False)
-            template = self._request(encode_start(order.path, until), [template_end.fileno(), *given])
+            template = self._request(encode_start(order.path, until), [template_end.fileno(), *descriptors])
         except (OSError, TemplateError) as error:
             ours.close()
             for descriptor in ends:
@@ -198,7 +198,7 @@ class ForkClient:
             raise _no_process(error) from error
         finally:
             template_end.close()
-            for descriptor in given:
+            for descriptor in descriptors:
                 os.close(descriptor)
         return Launched(template, ours, *ends)
 

@@ -164,13 +164,13 @@ class ForkServer:
         return True
 
     def _start(self, path: str, until: float | None, descriptors: list[int]) -> None:
-        own, *given = descriptors
+        own, *child_descriptors = descriptors
         pid = None
         if until is None or since_boot() < until:
-            pid = self._use_spare(given, STALE if self._is_stale(path) else CURRENT)
+            pid = self._use_spare(child_descriptors, STALE if self._is_stale(path) else CURRENT)
         # From here on the child runs. With its family and type given, a socket does not ask the kernel for them.
         attempt_socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, own)
-        for descriptor in given:
+        for descriptor in child_descriptors:
             os.close(descriptor)
         if pid is None:
             with attempt_socket, suppress(OSError):
@@ -192,7 +192,7 @@ class ForkServer:
 
     # --- children that are forked in advance ---
 
-    def _use_spare(self, given: list[int], message: bytes) -> int:
+    def _use_spare(self, child_descriptors: list[int], message: bytes) -> int:
         """Give the attempt to the child that has waited longest, forked now if there is none; return its pid."""
         while True:
             if not self._spares:
@@ -201,7 +201,7 @@ class ForkServer:
                     self._fork_spare()
             pid = next(iter(self._spares))
             with self._spares.pop(pid) as requests, suppress(OSError):
-                socket.send_fds(requests, [message], given)
+                socket.send_fds(requests, [message], child_descriptors)
                 return pid
 
     def _fork_spare(self) -> None:

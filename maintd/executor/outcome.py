@@ -66,7 +66,7 @@ class ProcessExit:
     out_of_memory: bool = False  # the kernel killed a process of this control group since the start
 
     @property
-    def seen(self) -> bool:
+    def observed(self) -> bool:
         return self.code is not None or self.signal is not None
 
 
@@ -104,7 +104,7 @@ class AttemptOutcome(NamedTuple):
     reason: str
 
 
-def evaluate_attempt(seen: AttemptEvidence) -> AttemptOutcome:
+def evaluate_attempt(evidence: AttemptEvidence) -> AttemptOutcome:
     """Return the first of these that applies.
 
     1. maintd stopped it, and the job had not returned before that.
@@ -114,32 +114,32 @@ def evaluate_attempt(seen: AttemptEvidence) -> AttemptOutcome:
     5. A required check could not be observed, or evidence was left out: what is missing may have been bad.
     6. A check warns.
     """
-    if seen.stopped is not None and not (seen.returned is not None and seen.returned.ok):
-        return _evaluate_stopped(seen, seen.stopped)
-    if seen.protocol_error:
-        return AttemptOutcome(AttemptState.FAILED, f"its report cannot be relied on: {seen.protocol_error}")
-    if seen.returned is None:
-        return AttemptOutcome(AttemptState.FAILED, describe_exit(seen.exit) + _in_phase(seen.phase))
-    if not seen.returned.ok:
-        return AttemptOutcome(AttemptState.FAILED, seen.returned.reason or "the job raised an exception")
-    if seen.stopped is None and (seen.exit.signal is not None or seen.exit.code not in (None, 0)):
-        return AttemptOutcome(AttemptState.FAILED, f"the job returned, but then {describe_exit(seen.exit)}")
-    if seen.worst is CheckStatus.FAIL:
-        return AttemptOutcome(AttemptState.FAILED, _failed_checks(seen))
-    if seen.worst is CheckStatus.UNKNOWN or seen.left_out:
+    if evidence.stopped is not None and not (evidence.returned is not None and evidence.returned.ok):
+        return _evaluate_stopped(evidence, evidence.stopped)
+    if evidence.protocol_error:
+        return AttemptOutcome(AttemptState.FAILED, f"its report cannot be relied on: {evidence.protocol_error}")
+    if evidence.returned is None:
+        return AttemptOutcome(AttemptState.FAILED, describe_exit(evidence.exit) + _in_phase(evidence.phase))
+    if not evidence.returned.ok:
+        return AttemptOutcome(AttemptState.FAILED, evidence.returned.reason or "the job raised an exception")
+    if evidence.stopped is None and (evidence.exit.signal is not None or evidence.exit.code not in (None, 0)):
+        return AttemptOutcome(AttemptState.FAILED, f"the job returned, but then {describe_exit(evidence.exit)}")
+    if evidence.worst is CheckStatus.FAIL:
+        return AttemptOutcome(AttemptState.FAILED, _failed_checks(evidence))
+    if evidence.worst is CheckStatus.UNKNOWN or evidence.left_out:
         parts = []
-        if seen.worst is CheckStatus.UNKNOWN:
-            parts.append(_listed(seen.unobserved, seen.unobserved_count, "not observed"))
-        parts += [seen.left_out] if seen.left_out else []
-        parts += [_listed(seen.warned, seen.warned_count)] if seen.warned else []
+        if evidence.worst is CheckStatus.UNKNOWN:
+            parts.append(_listed(evidence.unobserved, evidence.unobserved_count, "not observed"))
+        parts += [evidence.left_out] if evidence.left_out else []
+        parts += [_listed(evidence.warned, evidence.warned_count)] if evidence.warned else []
         return AttemptOutcome(AttemptState.UNKNOWN, "; ".join(parts))
-    if seen.worst is CheckStatus.WARN:
-        return AttemptOutcome(AttemptState.WARNED, _listed(seen.warned, seen.warned_count))
+    if evidence.worst is CheckStatus.WARN:
+        return AttemptOutcome(AttemptState.WARNED, _listed(evidence.warned, evidence.warned_count))
     return AttemptOutcome(AttemptState.SUCCEEDED, "")
 
 
-def _evaluate_stopped(seen: AttemptEvidence, stopped: Stopped) -> AttemptOutcome:
-    where = _in_phase(seen.phase)
+def _evaluate_stopped(evidence: AttemptEvidence, stopped: Stopped) -> AttemptOutcome:
+    where = _in_phase(evidence.phase)
     killed = (
         ""
         if stopped.killed_after is None
@@ -186,13 +186,13 @@ def _in_phase(phase: str) -> str:
     return f' in phase "{phase}"' if phase else ""
 
 
-def _failed_checks(seen: AttemptEvidence) -> str:
-    if not seen.failed:
+def _failed_checks(evidence: AttemptEvidence) -> str:
+    if not evidence.failed:
         return "a check failed"
-    first = seen.failed[0]
+    first = evidence.failed[0]
     observed = value_text(first.observed, first.unit)
-    text = f'check "{first.name}": observed {observed}, expected {first.expected}'
-    more = max(seen.failed_count, len(seen.failed)) - 1
+    text = f'check "{first.name}": observed {observed}, {first.expectation}'
+    more = max(evidence.failed_count, len(evidence.failed)) - 1
     if more:
         text += f" (and {more} more failed)"
     return f"{text}; {first.hint}" if first.hint else text

@@ -232,22 +232,22 @@ class StepRunner:
         )
         try:
             self._provide_folders(order)
-            seen = attempt.run()
-            outcome = evaluate_attempt(seen)
+            evidence = attempt.run()
+            outcome = evaluate_attempt(evidence)
         except TemplateError as error:
-            seen = AttemptEvidence()
+            evidence = AttemptEvidence()
             outcome = AttemptOutcome(AttemptState.FAILED, str(error))
         finally:
             shutil.rmtree(order.info.work_dir, ignore_errors=True)
             if order.user is not None:
                 remove_if_empty(order.info.artifacts_dir, self._context.settings.state_dir)
-        self._lapsed = seen.stopped is not None and seen.stopped.kind is StopKind.LAPSED
+        self._lapsed = evidence.stopped is not None and evidence.stopped.kind is StopKind.LAPSED
         if (
-            seen.stopped is not None
+            evidence.stopped is not None
             and not self._lapsed
-            and (seen.stopped.kind is not StopKind.TIMED_OUT or limit.name == self._run_timeout_name())
+            and (evidence.stopped.kind is not StopKind.TIMED_OUT or limit.name == self._run_timeout_name())
         ):
-            self.stopped = seen.stopped
+            self.stopped = evidence.stopped
         ended = attempt.reports.ended
         if ended is not None and ended.not_configured and not attempt.reports.has_effects:
             self._not_configured = True
@@ -259,8 +259,8 @@ class StepRunner:
                 state=outcome.state,
                 at=self._context.now(),
                 reason=outcome.reason,
-                exit_code=seen.exit.code,
-                signal=seen.exit.signal,
+                exit_code=evidence.exit.code,
+                signal=evidence.exit.signal,
             ),
             soon=False,
         )

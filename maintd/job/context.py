@@ -294,7 +294,7 @@ class Context:
         check = self.check(name, observed, **limits)
         if check.status in (CheckStatus.FAIL, CheckStatus.UNKNOWN):
             raise CheckFailedError(
-                f'check "{name}": observed {check.observed}, expected {check.expected}', check.hint or None
+                f'check "{name}": observed {check.observed}, {check.expectation}', check.hint or None
             )
         return check
 

@@ -110,21 +110,28 @@ class Criterion:
 
     def _limits(self, *, known: bool) -> Iterator[tuple[str, bool, CheckStatus]]:
         """Each limit as text, whether it is met, and the status when it is not; those that only warn come last."""
-        seen: Any = self.observed
+        observed: Any = self.observed
+        # Of two limits each states what happens beyond it; a single one that fails is what is expected.
+        most = "at most" if self.warn_above is None else "fails above"
+        least = "at least" if self.warn_below is None else "fails below"
         if self.equals is not None:
-            yield self._text(self.equals), seen == self.equals, self.severity
+            yield self._text(self.equals), observed == self.equals, self.severity
         if self.one_of is not None:
-            yield "one of " + ", ".join(self._text(value) for value in self.one_of), seen in self.one_of, self.severity
+            yield (
+                "one of " + ", ".join(self._text(value) for value in self.one_of),
+                observed in self.one_of,
+                self.severity,
+            )
         if self.at_most is not None:
-            yield f"at most {self._text(self.at_most)}", known and seen <= self.at_most, self.severity
+            yield f"{most} {self._text(self.at_most)}", known and observed <= self.at_most, self.severity
         if self.at_least is not None:
-            yield f"at least {self._text(self.at_least)}", known and seen >= self.at_least, self.severity
+            yield f"{least} {self._text(self.at_least)}", known and observed >= self.at_least, self.severity
         if self.warn_above is not None:
-            within = known and seen <= self.warn_above
-            yield f"normally at most {self._text(self.warn_above)}", within, CheckStatus.WARN
+            within = known and observed <= self.warn_above
+            yield f"warns above {self._text(self.warn_above)}", within, CheckStatus.WARN
         if self.warn_below is not None:
-            within = known and seen >= self.warn_below
-            yield f"normally at least {self._text(self.warn_below)}", within, CheckStatus.WARN
+            within = known and observed >= self.warn_below
+            yield f"warns below {self._text(self.warn_below)}", within, CheckStatus.WARN
 
     def _text(self, value: Observed) -> str:
         return value_text(*_plain(value, self.unit), exact=True)

@@ -39,6 +39,12 @@ class Check(Model):
     optional: bool = False  # may be unknown without an effect on the run's state
     because: str = ""  # name of the failed check of the same attempt that this one follows from
 
+    @property
+    def expectation(self) -> str:
+        """`expected at most 20 %`, or the two limits: `fails above 20 %, warns above 10 %`."""
+        own = self.expected.startswith(("fails ", "warns "))
+        return self.expected if own or not self.expected else f"expected {self.expected}"
+
 
 class Measure(Model):
     """A number with a unit, kept for trends. Series of one name differ in their `labels`."""

@@ -85,7 +85,7 @@ class EntryStatus(Diagnosis):
     pause: Pause | None = None
     active_run: RunSummary | None = None  # queued or running
     last_run: RunSummary | None = None  # the last that is over, skipped ones included
-    last_worked: RunSummary | None = None  # the last that is over and was not skipped
+    last_finished: RunSummary | None = None  # the last that is over and was not skipped
     last_success_at: Instant | None = None
     failing_since: Instant | None = None
     failures_in_a_row: int = 0
@@ -102,7 +102,7 @@ class EntryStatus(Diagnosis):
         """The ended run that the status shows: the one that `why` is about, else the last that was not skipped."""
         if self.last_run is not None and self.last_run.id == self.why_run_id:
             return self.last_run
-        return self.last_worked or self.last_run
+        return self.last_finished or self.last_run
 
 
 class DueLimit(Model):
@@ -145,7 +145,7 @@ class StatusReport(Model):
     @property
     def not_run(self) -> int:
         """How many enabled entries have not run yet: nothing is known about them."""
-        return sum(entry.enabled and entry.last_worked is None for entry in self.entries)
+        return sum(entry.enabled and entry.last_finished is None for entry in self.entries)
 
     @property
     def needs_attention(self) -> bool:

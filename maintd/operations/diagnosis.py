@@ -59,7 +59,7 @@ STUCK = timedelta(minutes=5)
 def diagnose(
     entry: Entry,
     last: LastRuns,
-    worked: Run | None,
+    finished: Run | None,
     now: datetime,
     *,
     pause: Pause | None = None,
@@ -67,10 +67,10 @@ def diagnose(
 ) -> Diagnosis:
     """The diagnosis of an entry.
 
-    `worked` is `last.last_worked` with its evidence; it is not needed if that run succeeded. `pause` is the active
+    `finished` is `last.last_finished` with its evidence; it is not needed if that run succeeded. `pause` is the active
     pause. `broken` is the reason why its runs fail: a job that cannot be used.
     """
-    found = _decide(entry, last, worked, now, pause, broken)
+    found = _decide(entry, last, finished, now, pause, broken)
     return found if last.active is None else found.model_copy(update={"state": last.active.state.value})
 
 
@@ -99,19 +99,19 @@ def _worst(checks: Iterable[Check]) -> Check | None:
 
 def check_text(check: Check) -> str:
     """`dead tuples: 31 %, expected at most 20 %`."""
-    expected = f", expected {check.expected}" if check.expected else ""
+    expected = f", {check.expectation}" if check.expected else ""
     return f"{check.name}: {value_text(check.observed, check.unit)}{expected}"
 
 
 def _decide(
-    entry: Entry, last: LastRuns, worked: Run | None, now: datetime, pause: Pause | None, broken: str
+    entry: Entry, last: LastRuns, finished: Run | None, now: datetime, pause: Pause | None, broken: str
 ) -> Diagnosis:
     if not entry.enabled:
         return Diagnosis(state="disabled")
     if broken:
         state = Diagnosis().state if last.last_run is None else last.last_run.state
         return Diagnosis(state=state, severity=Severity.ERROR, why=f"cannot run: {broken}", next_step="maintd validate")
-    found = _of_active(last.active, now) or _of_skipped(entry, last.last_run) or _of_worked(last, worked)
+    found = _of_active(last.active, now) or _of_skipped(entry, last.last_run) or _of_finished(last, finished)
     return found if pause is None or found.severity is Severity.ERROR else _paused(entry, found, pause)
 
 
@@ -156,9 +156,9 @@ def _of_skipped(entry: Entry, run: RunSummary | None) -> Diagnosis | None:
     )
 
 
-def _of_worked(last: LastRuns, worked: Run | None) -> Diagnosis:
+def _of_finished(last: LastRuns, finished: Run | None) -> Diagnosis:
     """The diagnosis of the last run that was not skipped."""
-    run = worked or last.last_worked
+    run = finished or last.last_finished
     if run is None:
         return Diagnosis() if last.last_run is None else Diagnosis(state=last.last_run.state)
     severity = Severity.ERROR if last.failures_in_a_row else OF_STATE[run.state]

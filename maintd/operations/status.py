@@ -105,7 +105,7 @@ def _status_of(
         pause=pause,
         active_run=last.active,
         last_run=last.last_run,
-        last_worked=last.last_worked,
+        last_finished=last.last_finished,
         last_success_at=None if last.last_success is None else last.last_success.finished_at,
         failing_since=last.failing_since,
         failures_in_a_row=last.failures_in_a_row,
@@ -120,13 +120,13 @@ def _diagnosis(
     if stored.unreachable:
         return _unknown(stored.unreachable)
     last = stored.last.get(entry.name, LastRuns())
-    worked: Run | None = None
-    if last.last_worked is not None and last.last_worked.state is not RunState.SUCCEEDED:
+    finished: Run | None = None
+    if last.last_finished is not None and last.last_finished.state is not RunState.SUCCEEDED:
         try:
-            worked = service.store.history.run(last.last_worked.id)
+            finished = service.store.history.run(last.last_finished.id)
         except StoreError as error:
             return _unknown(error.message)
-    return diagnose(entry, last, worked, now, pause=pause, broken=broken)
+    return diagnose(entry, last, finished, now, pause=pause, broken=broken)
 
 
 def _unknown(why: str) -> Diagnosis:

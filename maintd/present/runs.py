@@ -220,7 +220,7 @@ def check_lines(check: Check, width: int, style: Style, indent: str = "    ") ->
     observed = value_text(check.observed, check.unit)
     text = f"{word}{check.name}: {observed.removeprefix(word) or observed}"
     if check.expected:
-        text += f" (expected {check.expected})"
+        text += f" ({check.expectation})"
     first, *more = wrap(text, width - len(indent) - 2)
     yield f"{indent}{symbol(check.status.value, style)} {first}"
     yield from (f"{indent}  {line}" for line in more)

@@ -201,7 +201,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 def _is_slow(entry: EntryStatus) -> bool:
-    run = entry.last_worked
+    run = entry.last_finished
     if run is None or run.duration is None or entry.typical_duration is None or entry.active_run is not None:
         return False
     return run.duration > max(entry.typical_duration * SLOW, timedelta(seconds=5))

@@ -315,7 +315,7 @@ class Planner:
         rows = decide(entry, state.rule, state.policy, due.times, now=now, pause=state.pause, unfinished=unfinished)
         return EntryPlan(
             name=state.name,
-            seen=state.planned_through,
+            planned_after=state.planned_through,
             through=now,
             runs=tuple(rows),
             rule=state.rule,

@@ -92,10 +92,10 @@ class EntryVersion(NamedTuple):
 
 
 class EntryPlan(NamedTuple):
-    """New runs of an entry for its due times in (seen, through]."""
+    """New runs of an entry for its due times in (planned_after, through]."""
 
     name: str
-    seen: datetime  # planned_through as the planner read it
+    planned_after: datetime  # planned_through as the planner read it
     through: datetime
     runs: tuple[NewRun, ...]
     rule: Rule | None = None  # as the planner read it; None: neither it nor the pause is compared
@@ -158,11 +158,11 @@ class Entries:
         # After a power failure the due times are planned again; a claim, without which no run starts, syncs this too.
         return self._database.write(lambda conn: self._plan(conn, wanted), synced=False)
 
-    def set_planned_through(self, name: str, seen: datetime, to: datetime, why: str) -> bool:
-        """Set planned_through without planning, after the clock was set back. False: it was no longer `seen`."""
+    def set_planned_through(self, name: str, planned_after: datetime, to: datetime, why: str) -> bool:
+        """Set planned_through without planning, after the clock was set back. False: another node changed it."""
 
         def transaction(conn: Connection) -> bool:
-            moved = update(entries).where(entries.c.name == name, entries.c.planned_through == seen)
+            moved = update(entries).where(entries.c.name == name, entries.c.planned_through == planned_after)
             if conn.execute(moved.values(planned_through=to)).rowcount != 1:
                 return False
             add_event(conn, "planning_moved", subject=name, text=why, at=to)
@@ -227,7 +227,7 @@ def _advance(conn: Connection, wanted: Sequence[EntryPlan]) -> dict[str, int]:
 
 
 def _is_unchanged(row: Any, plan: EntryPlan) -> bool:
-    if row is None or row.planned_through != plan.seen:
+    if row is None or row.planned_through != plan.planned_after:
         return False
     # Otherwise due times of the old rule would get runs, and those of the new rule never.
     if plan.rule is None:

@@ -25,7 +25,7 @@ SUCCESSES = (RunState.SUCCEEDED, RunState.WARNED)
 FAILURES = (RunState.FAILED, RunState.TIMED_OUT, RunState.LOST)
 UNSUCCESSFUL = (*FAILURES, RunState.UNKNOWN)
 """An unknown run neither ends a row of failures nor counts as one."""
-WORKED = (*SUCCESSES, *UNSUCCESSFUL, RunState.CANCELLED)
+FINISHED = (*SUCCESSES, *UNSUCCESSFUL, RunState.CANCELLED)
 
 MAX_COUNTED = 1000
 """Failures in a row are counted up to this number."""
@@ -38,7 +38,7 @@ class LastRuns(NamedTuple):
     """The last runs of an entry. A run that warned counts as a success, an unknown one does not."""
 
     last_run: RunSummary | None = None  # that is over, skipped ones included
-    last_worked: RunSummary | None = None  # that is over and was not skipped
+    last_finished: RunSummary | None = None  # that is over and was not skipped
     last_success: RunSummary | None = None
     active: RunSummary | None = None  # running, else queued, else waiting
     last_failure: RunSummary | None = None
@@ -177,8 +177,8 @@ def _last_runs_of(
     first, count = streaks.get(row.id, (None, 0))
     first_failure = run(first)
     return LastRuns(
-        last_run=run(_highest(last, (*WORKED, RunState.SKIPPED))),
-        last_worked=run(_highest(last, WORKED)),
+        last_run=run(_highest(last, (*FINISHED, RunState.SKIPPED))),
+        last_finished=run(_highest(last, FINISHED)),
         last_success=run(_highest(last, SUCCESSES)),
         active=run(next((last[state] for state in ACTIVE if state in last), None)),
         last_failure=run(_highest(last, FAILURES)),

@@ -71,8 +71,8 @@ def _stored(
 ) -> tuple[bool, dict[str, int], dict[int, Evidence]]:
     try:
         service.store.ping()
-        worked = [entry.last_worked.id for entry in report.entries if entry.last_worked is not None]
-        return True, service.store.history.counts(), evidence.get(service, worked)
+        finished = [entry.last_finished.id for entry in report.entries if entry.last_finished is not None]
+        return True, service.store.history.counts(), evidence.get(service, finished)
     except StoreError:
         return False, {}, {}
 
@@ -110,7 +110,7 @@ def _schedule(entries: Iterable[EntryStatus]) -> Iterator[Metric]:
 
 def _outcomes(entries: Iterable[EntryStatus]) -> Iterator[Metric]:
     entries = list(entries)
-    worked = [(entry.entry, entry.last_worked) for entry in entries if entry.last_worked is not None]
+    finished = [(entry.entry, entry.last_finished) for entry in entries if entry.last_finished is not None]
     yield _gauge(
         "maintd_job_last_success_timestamp_seconds",
         "End of the entry's last successful run",
@@ -121,20 +121,20 @@ def _outcomes(entries: Iterable[EntryStatus]) -> Iterator[Metric]:
         "maintd_job_last_end_timestamp_seconds",
         "End of the entry's last run that was not skipped",
         "entry",
-        {name: run.finished_at.timestamp() for name, run in worked if run.finished_at is not None},
+        {name: run.finished_at.timestamp() for name, run in finished if run.finished_at is not None},
     )
     yield _gauge(
         "maintd_job_duration_seconds",
         "Duration of the entry's last run",
         "entry",
-        {name: run.duration.total_seconds() for name, run in worked if run.duration is not None},
+        {name: run.duration.total_seconds() for name, run in finished if run.duration is not None},
     )
     result = GaugeMetricFamily(
         "maintd_job_result",
         "1 for the final state of the entry's last run, 0 for the others",
         labels=("entry", "status"),
     )
-    for name, run in worked:
+    for name, run in finished:
         for state in FINAL_STATES:
             if state is not RunState.SKIPPED:
                 result.add_metric((name, state.value), run.state is state)
@@ -152,7 +152,7 @@ def _findings(entries: Iterable[EntryStatus], found: dict[int, Evidence]) -> Met
         "maintd_job_findings", "Checks of the entry's last run by status", labels=("entry", "severity")
     )
     for entry in entries:
-        of_run = found.get(entry.last_worked.id) if entry.last_worked is not None else None
+        of_run = found.get(entry.last_finished.id) if entry.last_finished is not None else None
         for severity, count in of_run.findings.items() if of_run is not None else ():
             family.add_metric((entry.entry, severity.value), count)
     return family
@@ -162,7 +162,7 @@ def _measures(entries: Iterable[EntryStatus], found: dict[int, Evidence]) -> Ite
     family = Metric("maintd_measure", "Measures of the entry's last run", "gauge")
     series: dict[tuple[tuple[str, str], ...], float] = {}
     for entry in entries:
-        of_run = found.get(entry.last_worked.id) if entry.last_worked is not None else None
+        of_run = found.get(entry.last_finished.id) if entry.last_finished is not None else None
         for job, measure in of_run.measures if of_run is not None else ():
             own = {"entry": entry.entry, "job": job, "name": measure.name, "unit": measure.unit}
             labels = {_label(key): value for key, value in measure.labels.items()} | own

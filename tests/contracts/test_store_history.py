@@ -82,7 +82,7 @@ def test_the_last_runs_of_an_entry_are_distinguished(store: Store) -> None:
 
     last = store.history.last_per_entry(["a"])["a"]
 
-    assert (last.last_success.id, last.last_failure.id, last.last_worked.id) == (success, failure, cancelled)
+    assert (last.last_success.id, last.last_failure.id, last.last_finished.id) == (success, failure, cancelled)
     assert (last.last_run.id, last.active.id) == (skipped_id, active)
     assert (last.failing_since, last.failures_in_a_row) == (at(3), 2)
 

@@ -72,8 +72,8 @@ def test_an_unknown_run_is_no_success(store: Store) -> None:
 
     assert last.last_success is not None
     assert last.last_success.state is RunState.WARNED
-    assert last.last_worked is not None
-    assert last.last_worked.state is RunState.UNKNOWN
+    assert last.last_finished is not None
+    assert last.last_finished.state is RunState.UNKNOWN
     assert (last.failures_in_a_row, last.last_failure) == (0, None)
     assert last.failing_since == at(4)
     assert store.history.last_success_since("a", at(3)) is None

@@ -21,8 +21,8 @@ from maintd.calendar import Calendar, load_calendar
 from maintd.config.file import read_config
 from maintd.errors import CalendarError, SettingsError
 from maintd.executor.child_protocol import MAX_MESSAGE, ChildStarted, JobEnded
+from maintd.executor.message_reader import MessageReader, redacted
 from maintd.executor.outcome import AttemptEvidence, JobResult, ProcessExit, evaluate_attempt
-from maintd.executor.report_reader import ReportReader, redacted
 from maintd.model.entry import Rule, ScheduleKind
 from maintd.model.evidence import LogLine
 from maintd.model.run_updates import AttemptReported
@@ -160,7 +160,7 @@ def reports() -> Iterator[Property]:
 
         def holds(data: bytes) -> None:
             size = 1 + (data[0] if data else 0) ** 2
-            seen = ReportReader(root, root / "own")
+            seen = MessageReader(root, root / "own")
             with within_time():
                 for start in range(1, len(data), size):
                     for item in seen.feed(data[start : start + size]):
@@ -211,7 +211,7 @@ def _check_can_be_stored(item: object) -> None:
         assert "\\u0000" not in written
 
 
-def _check_outcome(seen: ReportReader) -> None:
+def _check_outcome(seen: MessageReader) -> None:
     verdict = evaluate_attempt(
         AttemptEvidence(
             returned=None if seen.ended is None else JobResult(seen.ended.ok, seen.ended.reason),

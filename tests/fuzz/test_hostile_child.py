@@ -10,7 +10,7 @@ import pytest
 from support.nodes import Node, node
 
 from fuzz.targets import kept
-from maintd.executor.report_reader import ReportReader, redacted
+from maintd.executor.message_reader import MessageReader, redacted
 from maintd.model.evidence import Check, CheckStatus
 from maintd.model.run import RunState
 
@@ -63,11 +63,11 @@ def test_a_line_of_256_megabytes_costs_no_memory(made: Node) -> None:
 
 
 def test_messages_after_the_end_of_a_long_line_are_read_again(tmp_path: Path) -> None:
-    seen = ReportReader(tmp_path, tmp_path)
-    said = b'{"type":"phase","name":"look"}\n'
+    seen = MessageReader(tmp_path, tmp_path)
+    message = b'{"type":"phase","name":"look"}\n'
 
     items = [item for _ in range(20) for item in seen.feed(b"x" * 100_000)]
-    items += seen.feed(b"\n" + said)
+    items += seen.feed(b"\n" + message)
 
     assert [item.type for item in items] == ["phase"]
     assert seen.protocol_error

@@ -49,7 +49,7 @@ def test_a_shell_reads_the_text_when_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "said"),
+    ("params", "message"),
     [
         ({"argv": "ls -l /"}, "set shell: true"),
         ({"argv": ["echo", "a"], "shell": True}, "one text for /bin/sh"),
@@ -58,11 +58,11 @@ def test_a_shell_reads_the_text_when_asked() -> None:
         ({"argv": ["true"], "numbers": {"n": {"pattern": r"\d+"}}}, "in parentheses"),
     ],
 )
-def test_params_that_cannot_mean_anything_are_refused(params: dict[str, Any], said: str) -> None:
+def test_params_that_cannot_mean_anything_are_refused(params: dict[str, Any], message: str) -> None:
     result = run_job("command", params)
 
     assert isinstance(result.error, ValidationError)
-    assert said in str(result.error)
+    assert message in str(result.error)
 
 
 def test_another_exit_code_fails_and_the_last_words_are_in_the_hint() -> None:

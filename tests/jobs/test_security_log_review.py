@@ -471,8 +471,8 @@ def test_times_without_a_zone_are_in_the_hosts_time_zone(root: Path) -> None:
     (root / "etc").mkdir()
     (root / "etc/localtime").symlink_to("/usr/share/zoneinfo/Pacific/Kiritimati")  # 14 hours ahead
     local = (NOW - HOUR).astimezone(UTC) + 14 * HOUR
-    said = f"message repeated 3 times: [ Failed password for a from {THEM} port 2 ssh2]"
-    (root / "var/log/auth.log").write_text(f"{local:%b %e %H:%M:%S} web sshd[1]: {said}\n")
+    line = f"message repeated 3 times: [ Failed password for a from {THEM} port 2 ssh2]"
+    (root / "var/log/auth.log").write_text(f"{local:%b %e %H:%M:%S} web sshd[1]: {line}\n")
 
     result = review_logins(root)
 
@@ -487,11 +487,13 @@ def journals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hostile = (
         b"Failed password for invalid user \xff\n from 192.0.2.1 port 22 ssh2 from " + THEM.encode() + b" port 2 ssh2"
     )
-    said = [JournalMessage("sshd-session", hostile) for _ in range(20)]
-    said += [JournalMessage("logger", b"Accepted password for root from 192.0.2.1 port 22 ssh2")]
-    said += [JournalMessage("sudo", b"  al : user NOT in sudoers ; TTY=pts/0 ; PWD=/ ; USER=root ; COMMAND=/bin/ls")]
-    said += [JournalMessage("sshd", b"Accepted publickey for al from 203.0.113.1 port 2 ssh2: ED25519 SHA256:abc")]
-    return journal(tmp_path_factory.mktemp("journald"), said)
+    messages = [JournalMessage("sshd-session", hostile) for _ in range(20)]
+    messages += [JournalMessage("logger", b"Accepted password for root from 192.0.2.1 port 22 ssh2")]
+    messages += [
+        JournalMessage("sudo", b"  al : user NOT in sudoers ; TTY=pts/0 ; PWD=/ ; USER=root ; COMMAND=/bin/ls")
+    ]
+    messages += [JournalMessage("sshd", b"Accepted publickey for al from 203.0.113.1 port 2 ssh2: ED25519 SHA256:abc")]
+    return journal(tmp_path_factory.mktemp("journald"), messages)
 
 
 @pytest.mark.server

@@ -188,11 +188,13 @@ def test_a_hostile_user_name_in_a_pam_message_blames_no_other_address(name: str)
 
 def test_a_hostile_certificate_id_blames_no_other_address() -> None:
     bad = f"z from {NOT_THEM} port 22 ssh2: RSA SHA256:b ID q"
-    said = "ED25519-CERT SHA256:x ID {} (serial 0) CA ED25519 SHA256:y"
+    certificate = "ED25519-CERT SHA256:x ID {} (serial 0) CA ED25519 SHA256:y"
 
-    known = login_messages.parse("sshd", f"Failed publickey for root from {THEM} port 2 ssh2: {said.format(bad)}")
+    known = login_messages.parse(
+        "sshd", f"Failed publickey for root from {THEM} port 2 ssh2: {certificate.format(bad)}"
+    )
     spaced = login_messages.parse(
-        "sshd", f"Failed publickey for invalid user a b from {THEM} port 2 ssh2: {said.format(bad)}"
+        "sshd", f"Failed publickey for invalid user a b from {THEM} port 2 ssh2: {certificate.format(bad)}"
     )
 
     assert known is not None

@@ -66,7 +66,7 @@ def severity(last: LastRuns) -> Severity:
 def test_an_entry_that_succeeded_or_never_ran_has_no_diagnosis() -> None:
     good = ended(RunState.SUCCEEDED)
 
-    assert why(LastRuns(last_run=good, last_worked=good), good) == ("", "")
+    assert why(LastRuns(last_run=good, last_finished=good), good) == ("", "")
     assert why(LastRuns()) == ("", "")
 
 
@@ -78,7 +78,7 @@ def test_a_failure_is_explained_by_its_worst_check_with_observed_and_expected_va
         check("lag", CheckStatus.FAIL, 7),
     )
 
-    result = why(LastRuns(last_run=bad, last_worked=bad), bad)
+    result = why(LastRuns(last_run=bad, last_finished=bad), bad)
 
     assert result == ("vacuum: dead tuples: 31.25 %, expected at most 20 (and 1 more)", "maintd show 42")
 
@@ -86,7 +86,7 @@ def test_a_failure_is_explained_by_its_worst_check_with_observed_and_expected_va
 def test_a_check_that_was_not_observed_is_worse_than_a_warning() -> None:
     bad = ended(RunState.WARNED, check("a", CheckStatus.WARN), check("b", CheckStatus.UNKNOWN, None))
 
-    result = why(LastRuns(last_run=bad, last_worked=bad), bad)
+    result = why(LastRuns(last_run=bad, last_finished=bad), bad)
 
     assert result == ("vacuum: b: not observed, expected at most 20", "maintd show 42")
 
@@ -107,7 +107,7 @@ def test_every_step_that_did_not_succeed_is_named_the_worst_first() -> None:
     )
     bad = ended(RunState.FAILED, steps=steps)
 
-    found = diagnose(entry("weekly"), LastRuns(last_run=bad, last_worked=bad), bad, NOON)
+    found = diagnose(entry("weekly"), LastRuns(last_run=bad, last_finished=bad), bad, NOON)
 
     names = [part.split(": ")[0] for part in found.why.split("; ")]
     assert names == ["image_updates", "redis_maintenance", "backup_verify", "reindex", "log_cleanup"]
@@ -118,7 +118,7 @@ def test_the_hint_of_the_worst_check_is_part_of_the_diagnosis() -> None:
     worst = check("readable", CheckStatus.FAIL, "no").model_copy(update={"hint": "make a new backup"})
     bad = ended(RunState.FAILED, steps=(step_with("backup_verify", StepState.FAILED, worst),))
 
-    assert diagnose(entry("weekly"), LastRuns(last_run=bad, last_worked=bad), bad, NOON).hint == "make a new backup"
+    assert diagnose(entry("weekly"), LastRuns(last_run=bad, last_finished=bad), bad, NOON).hint == "make a new backup"
 
 
 def test_a_cause_is_named_before_what_follows_from_it() -> None:
@@ -129,7 +129,7 @@ def test_a_cause_is_named_before_what_follows_from_it() -> None:
     cause = check("postgres main: answers", CheckStatus.FAIL, "refused")
     bad = ended(RunState.FAILED, steps=(step_with("health_check", StepState.FAILED, *symptoms, cause),))
 
-    text = why(LastRuns(last_run=bad, last_worked=bad), bad)[0]
+    text = why(LastRuns(last_run=bad, last_finished=bad), bad)[0]
 
     assert text.startswith("health_check: postgres main: answers: refused")
     assert text.endswith("(and 2 that follow from it)")
@@ -140,7 +140,7 @@ def test_an_optional_check_that_is_unknown_is_not_the_reason() -> None:
     optional = check("history", CheckStatus.UNKNOWN, None).model_copy(update={"optional": True})
     bad = ended(RunState.WARNED, steps=(step_with("vacuum", StepState.WARNED, optional, check("a", CheckStatus.WARN)),))
 
-    assert why(LastRuns(last_run=bad, last_worked=bad), bad)[0].startswith("vacuum: a:")
+    assert why(LastRuns(last_run=bad, last_finished=bad), bad)[0].startswith("vacuum: a:")
 
 
 def test_only_the_last_attempt_of_a_step_counts() -> None:
@@ -167,13 +167,13 @@ def test_a_failure_without_a_failed_check_is_explained_by_its_reason_and_leads_t
 ) -> None:
     bad = ended(state, reason=reason)
 
-    assert why(LastRuns(last_run=bad, last_worked=bad), bad) == (result, "maintd logs 42")
+    assert why(LastRuns(last_run=bad, last_finished=bad), bad) == (result, "maintd logs 42")
 
 
 def test_a_cancelled_run_is_explained_by_who_cancelled_it() -> None:
     over = ended(RunState.CANCELLED, reason="cancelled by ada: wrong day")
 
-    assert why(LastRuns(last_run=over, last_worked=over), over) == ("cancelled by ada: wrong day", "maintd show 42")
+    assert why(LastRuns(last_run=over, last_finished=over), over) == ("cancelled by ada: wrong day", "maintd show 42")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_skipped_due_time_is_explained_with_the_command_that_helps(skipped: Sk
     run = ended(RunState.SKIPPED, skip_reason=skipped, reason="for a reason")
     good = ended(RunState.SUCCEEDED)
 
-    result = why(LastRuns(last_run=run, last_worked=good), good, entry("two words", policy=policy))
+    result = why(LastRuns(last_run=run, last_finished=good), good, entry("two words", policy=policy))
 
     assert result == (f"{skipped.value.replace('_', ' ')}: for a reason", next_step)
 
@@ -201,24 +201,24 @@ def test_a_due_time_skipped_on_purpose_does_not_hide_the_last_result(wanted: Ski
     run = ended(RunState.SKIPPED, skip_reason=wanted)
     good, bad = ended(RunState.SUCCEEDED), ended(RunState.FAILED, check("lag", CheckStatus.FAIL))
 
-    assert why(LastRuns(last_run=run, last_worked=good), good) == ("", "")
-    assert why(LastRuns(last_run=run, last_worked=bad), bad)[0].startswith("vacuum: lag: 3")
+    assert why(LastRuns(last_run=run, last_finished=good), good) == ("", "")
+    assert why(LastRuns(last_run=run, last_finished=bad), bad)[0].startswith("vacuum: lag: 3")
 
 
 def test_a_run_that_no_node_starts_comes_before_any_other_reason() -> None:
     good = ended(RunState.SUCCEEDED)
 
-    assert why(LastRuns(active=queued(10), last_worked=good), good) == (
+    assert why(LastRuns(active=queued(10), last_finished=good), good) == (
         "run 43 should have started 10m ago: no node has started it",
         "maintd show 43",
     )
-    assert why(LastRuns(active=queued(4), last_worked=good), good) == ("", "")
-    assert why(LastRuns(active=queued(-600), last_worked=good), good) == ("", "")
+    assert why(LastRuns(active=queued(4), last_finished=good), good) == ("", "")
+    assert why(LastRuns(active=queued(-600), last_finished=good), good) == ("", "")
 
 
 def test_a_broken_job_needs_attention_but_an_entry_disabled_in_the_calendar_does_not() -> None:
     bad = ended(RunState.FAILED, check("lag", CheckStatus.FAIL))
-    last = LastRuns(last_run=bad, last_worked=bad)
+    last = LastRuns(last_run=bad, last_finished=bad)
 
     broken = diagnose(entry("x"), last, bad, NOON, broken="x.py:3: invalid syntax")
     off = diagnose(entry("x", enabled=False), last, bad, NOON)
@@ -235,7 +235,7 @@ def test_a_broken_job_needs_attention_but_an_entry_disabled_in_the_calendar_does
 def test_every_run_state_has_one_severity(state: RunState) -> None:
     reason = SkipReason.MISSED if state is RunState.SKIPPED else None
     run = ended(state, skip_reason=reason)
-    last = LastRuns(last_run=run, last_worked=run) if state.final else LastRuns(active=run)
+    last = LastRuns(last_run=run, last_finished=run) if state.final else LastRuns(active=run)
 
     expected = Severity.ERROR if reason else OF_STATE[state]
 
@@ -251,7 +251,7 @@ def test_every_skip_reason_has_one_severity(reason: SkipReason) -> None:
 
 def test_an_entry_that_failed_needs_attention_until_it_succeeds_even_if_a_run_was_cancelled_since() -> None:
     over = ended(RunState.CANCELLED, reason="cancelled by ada")
-    failing = LastRuns(last_run=over, last_worked=over, failing_since=at(-90), failures_in_a_row=2)
+    failing = LastRuns(last_run=over, last_finished=over, failing_since=at(-90), failures_in_a_row=2)
 
     found = diagnose(entry("nightly"), failing, over, NOON)
 
@@ -261,7 +261,7 @@ def test_an_entry_that_failed_needs_attention_until_it_succeeds_even_if_a_run_wa
 def test_a_warning_does_not_make_a_queued_run_look_stuck() -> None:
     warned = ended(RunState.WARNED, check("lag", CheckStatus.WARN))
 
-    found = diagnose(entry("nightly"), LastRuns(last_run=warned, last_worked=warned, active=queued(1)), warned, NOON)
+    found = diagnose(entry("nightly"), LastRuns(last_run=warned, last_finished=warned, active=queued(1)), warned, NOON)
 
     assert (found.state, found.severity, found.needs_attention) == ("queued", Severity.WARNING, False)
 
@@ -284,7 +284,7 @@ def test_a_pause_does_not_hide_a_failure() -> None:
     pause = Pause(entry="nightly", why="new disk", by="ada", since=at(-60))
     bad = ended(RunState.FAILED, check("lag", CheckStatus.FAIL))
 
-    found = diagnose(entry("nightly"), LastRuns(last_run=bad, last_worked=bad), bad, NOON, pause=pause)
+    found = diagnose(entry("nightly"), LastRuns(last_run=bad, last_finished=bad), bad, NOON, pause=pause)
 
     assert (found.state, found.severity, found.next_step) == ("failed", Severity.ERROR, "maintd show 42")
 

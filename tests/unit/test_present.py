@@ -84,7 +84,7 @@ def failing() -> EntryStatus:
     run = a_run(state=RunState.FAILED)
     return an_entry(
         last_run=run,
-        last_worked=run,
+        last_finished=run,
         failing_since=NOW - timedelta(days=7),
         failures_in_a_row=2,
         why="dead rows: 31 %, expected at most 20 %",
@@ -113,7 +113,7 @@ def plain(text: str) -> str:
 
 def test_status_shows_on_top_what_needs_attention_since_when_why_and_what_to_type() -> None:
     fine = a_run(1840, entry="morning-health-check")
-    report = a_report(an_entry(entry="morning-health-check", last_run=fine, last_worked=fine), failing())
+    report = a_report(an_entry(entry="morning-health-check", last_run=fine, last_finished=fine), failing())
 
     text = status_text(report)
 
@@ -131,7 +131,7 @@ def test_status_shows_on_top_what_needs_attention_since_when_why_and_what_to_typ
 def test_an_entry_is_one_line_with_state_time_duration_and_next_due_time() -> None:
     run = a_run()
 
-    text = status_text(a_report(an_entry(last_run=run, last_worked=run)))
+    text = status_text(a_report(an_entry(last_run=run, last_finished=run)))
 
     line = next(line for line in text.splitlines() if line.startswith("✓"))
     assert line.split() == [
@@ -187,12 +187,12 @@ def test_locks_are_shown_with_their_holder() -> None:
     ("entry", "problems", "code"),
     [
         (an_entry(), (), 0),
-        (an_entry(last_worked=a_run(state=RunState.WARNED)), (), 0),
+        (an_entry(last_finished=a_run(state=RunState.WARNED)), (), 0),
         (an_entry(last_run=a_run(state=RunState.SKIPPED, skip_reason=SkipReason.NOT_CONFIGURED)), (), 0),
         (an_entry(), ("the store is away",), 1),
         (failing(), (), 1),
-        (an_entry(last_worked=a_run(state=RunState.TIMED_OUT)), (), 1),
-        (an_entry(last_worked=a_run(state=RunState.LOST)), (), 1),
+        (an_entry(last_finished=a_run(state=RunState.TIMED_OUT)), (), 1),
+        (an_entry(last_finished=a_run(state=RunState.LOST)), (), 1),
         (an_entry(active_run=a_run(state=RunState.WAITING)), (), 1),
         (an_entry(last_run=a_run(state=RunState.SKIPPED, skip_reason=SkipReason.MISSED)), (), 1),
         (an_entry(broken="x.py:3: invalid syntax"), (), 1),
@@ -208,7 +208,7 @@ def test_status_exits_with_1_exactly_when_something_needs_attention(
 
 
 def test_the_reason_of_a_warning_is_below_its_line() -> None:
-    entry = an_entry(last_worked=a_run(state=RunState.WARNED), why="backup age: could not be observed")
+    entry = an_entry(last_finished=a_run(state=RunState.WARNED), why="backup age: could not be observed")
 
     text = status_text(a_report(entry))
 
@@ -228,7 +228,7 @@ def test_status_fits_the_width_even_with_long_names_and_texts(width: int, timezo
             entry="daily-backup-verification-of-everything",
             next_due_local=timezone,
             next_due_at=due,
-            last_worked=a_run(state=RunState.TIMED_OUT),
+            last_finished=a_run(state=RunState.TIMED_OUT),
             failures_in_a_row=1,
         ),
     ]

@@ -39,7 +39,7 @@ class PullLimits(NamedTuple):
     most: int
 
 
-class UpdateCheck:
+class ImageUpdater:
     """Compares images with their registries; each tag is requested once."""
 
     def __init__(

@@ -28,7 +28,7 @@ _OUTCOMES = frozenset(ChangeState) - {ChangeState.INTENDED, ChangeState.PLANNED}
 _SEVERITY = {CheckStatus.OK: 0, CheckStatus.WARN: 1, CheckStatus.UNKNOWN: 2, CheckStatus.FAIL: 3}
 
 
-class ReportReader:
+class MessageReader:
     """Everything that a child has reported so far. No message raises an error here."""
 
     def __init__(self, artifacts_root: Path, artifacts_dir: Path | str) -> None:

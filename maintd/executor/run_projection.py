@@ -35,7 +35,7 @@ OnReport = Callable[[int, int, Any], None]
 _LISTS: dict[type[Any], str] = {Check: "checks", Measure: "measures", Change: "changes", Artifact: "artifacts"}
 
 
-class RunView:
+class RunProjection:
     """Applies updates in order; `run` is the result. Used by one thread."""
 
     def __init__(self, run: Run, on_report: OnReport) -> None:
