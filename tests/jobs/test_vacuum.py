@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,9 +17,12 @@ from support.servers.base import free_port, wait_for
 from support.servers.postgres import PostgresServer
 
 from maintd.checks.postgres.autovacuum import Autovacuum, need
-from maintd.checks.postgres.tables import Bloat, Table
+from maintd.checks.postgres.indexes import indexes
+from maintd.checks.postgres.tables import Bloat, Table, tables
 from maintd.checks.postgres.wraparound import age_limits
+from maintd.clients.postgres import Postgres, connect
 from maintd.model.evidence import ChangeState, CheckStatus
+from maintd.model.target import PostgresTarget
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 PLAIN = "WITH (autovacuum_enabled = false)"  # so that only the job vacuums it
@@ -329,6 +333,39 @@ def test_a_partitioned_table_has_statistics_of_its_own_afterwards_and_is_then_le
     assert {c.state for c in result.changes} == {ChangeState.DONE}
     assert db.ask("SELECT count(*) FROM pg_stats WHERE tablename = 'log' AND inherited") == 2
     assert again.changes == []
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("read", [tables, indexes], ids=["tables", "indexes"])
+def test_what_a_list_costs_grows_with_the_number_of_tables_and_no_faster(
+    db: Database, read: Callable[[Postgres], Sequence[object]]
+) -> None:
+    def add(first: int, after: int) -> None:
+        for start in range(first, after, 50):
+            db.run(
+                "".join(
+                    f"CREATE TABLE p{n} (id int PRIMARY KEY) PARTITION BY RANGE (id);"
+                    f"CREATE TABLE p{n}_1 PARTITION OF p{n} FOR VALUES FROM (0) TO (9);"
+                    for n in range(start, start + 50)
+                )
+            )
+        db.run("ANALYZE")
+
+    def fastest() -> float:
+        took = []
+        with connect(PostgresTarget(dsn=db.url), "test", name="main") as session:
+            for _ in range(5):
+                began = time.perf_counter()
+                assert read(session)
+                took.append(time.perf_counter() - began)
+        return min(took)
+
+    add(0, 50)
+    few = fastest()
+    add(50, 800)
+    many = fastest()
+
+    assert many < 16 * few * 5  # 16 times as many; what is quadratic takes 256 times as long
 
 
 @pytest.mark.server

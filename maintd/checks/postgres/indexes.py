@@ -24,7 +24,7 @@ SELECT i.indexrelid::bigint AS oid, i.indrelid::bigint AS table_oid, n.nspname A
        i.indnatts::int AS columns,
        k.conname AS constraint_name,
        CASE WHEN b.oid IS NULL THEN pg_get_indexdef(i.indexrelid) ELSE 'not readable while locked' END AS definition,
-       coalesce(s.idx_scan, 0) AS scans,
+       coalesce(pg_stat_get_numscans(i.indexrelid), 0) AS scans,
        CASE WHEN b.oid IS NOT NULL THEN 'locked ' || i.indexrelid ELSE
        concat_ws('|', i.indrelid, m.amname, i.indkey::text, i.indclass::text, i.indcollation::text, i.indoption::text,
                  coalesce(pg_get_expr(i.indexprs, i.indrelid), ''), coalesce(pg_get_expr(i.indpred, i.indrelid), ''))
@@ -41,7 +41,6 @@ SELECT i.indexrelid::bigint AS oid, i.indrelid::bigint AS table_oid, n.nspname A
   LEFT JOIN (SELECT conindid, min(conname) AS conname FROM pg_constraint WHERE contype IN ('p', 'u', 'x')
               GROUP BY conindid) k ON k.conindid = i.indexrelid  -- no index of the catalog is on conindid
   LEFT JOIN busy b ON b.oid = i.indexrelid
-  LEFT JOIN pg_stat_all_indexes s ON s.indexrelid = i.indexrelid
  WHERE n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
  ORDER BY i.indexrelid
 """

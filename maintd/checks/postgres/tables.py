@@ -34,10 +34,11 @@ _TABLES = """
 SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, pg_get_userbyid(c.relowner) AS owner,
        pg_has_role(c.relowner, 'USAGE') OR pg_has_role(d.datdba, 'USAGE') {maintain} AS permitted,
        c.reltuples AS rows, greatest(c.relpages, 0) * current_setting('block_size')::bigint AS size_bytes,
-       coalesce(s.n_dead_tup, 0) AS dead, coalesce(s.n_live_tup, 0) AS live,
-       coalesce(parts.changed, s.n_mod_since_analyze, 0) AS mods, coalesce(s.n_ins_since_vacuum, 0) AS inserts,
-       greatest(s.last_vacuum, s.last_autovacuum) AS vacuumed_at,
-       greatest(s.last_analyze, s.last_autoanalyze) AS analyzed_at,
+       coalesce(pg_stat_get_dead_tuples(c.oid), 0) AS dead, coalesce(pg_stat_get_live_tuples(c.oid), 0) AS live,
+       coalesce(parts.changed, pg_stat_get_mod_since_analyze(c.oid), 0) AS mods,
+       coalesce(pg_stat_get_ins_since_vacuum(c.oid), 0) AS inserts,
+       greatest(pg_stat_get_last_vacuum_time(c.oid), pg_stat_get_last_autovacuum_time(c.oid)) AS vacuumed_at,
+       greatest(pg_stat_get_last_analyze_time(c.oid), pg_stat_get_last_autoanalyze_time(c.oid)) AS analyzed_at,
        coalesce(greatest(age(nullif(c.relfrozenxid, '0'::xid)), age(nullif(t.relfrozenxid, '0'::xid))), 0) AS xid_age,
        coalesce(greatest(mxid_age(nullif(c.relminmxid, '0'::xid)), mxid_age(nullif(t.relminmxid, '0'::xid))), 0)
            AS mxid_age,
@@ -48,12 +49,14 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, pg_get_user
   JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_database d ON d.datname = current_database()
   LEFT JOIN pg_class t ON t.oid = c.reltoastrelid
-  LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
   LEFT JOIN LATERAL (
-       SELECT coalesce(sum(p.n_mod_since_analyze + CASE WHEN s.last_analyze IS NULL
-              OR greatest(p.last_analyze, p.last_autoanalyze) > s.last_analyze + interval '1 hour'
-              THEN p.n_live_tup ELSE 0 END), 0)::bigint AS changed
-         FROM pg_partition_tree(c.oid) leaf JOIN pg_stat_all_tables p ON p.relid = leaf.relid WHERE leaf.isleaf
+       SELECT coalesce(sum(pg_stat_get_mod_since_analyze(leaf.relid)
+              + CASE WHEN pg_stat_get_last_analyze_time(c.oid) IS NULL
+                       OR greatest(pg_stat_get_last_analyze_time(leaf.relid),
+                                   pg_stat_get_last_autoanalyze_time(leaf.relid))
+                          > pg_stat_get_last_analyze_time(c.oid) + interval '1 hour'
+                     THEN pg_stat_get_live_tuples(leaf.relid) ELSE 0 END), 0)::bigint AS changed
+         FROM pg_partition_tree(c.oid) leaf WHERE leaf.isleaf
        ) parts ON c.relkind = 'p'
  WHERE (c.relkind IN ('r', 'm') OR {parents} AND c.relkind = 'p' AND NOT c.relispartition) AND c.relpersistence <> 't'
    AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
@@ -63,6 +66,7 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, pg_get_user
 # Temporary tables belong to another session and are not listed. Autovacuum never analyzes a partitioned table, and the
 # server counts no changes of it: they are its partitions' changes, and all rows of a partition that was analyzed later.
 # Up to Postgres 13 the server does not record when it was analyzed either, so it is not listed there.
+# The view pg_stat_all_tables groups all tables by all their indexes each time that it is asked for one.
 # The size is that of the last VACUUM or ANALYZE: pg_relation_size would wait for a lock.
 
 _ESTIMATE = """
