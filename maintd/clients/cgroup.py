@@ -25,11 +25,12 @@ class OwnLimit:
 def own_memory(proc: Path = Path("/proc"), root: Path = Path("/sys/fs/cgroup")) -> OwnLimit | None:
     """The nearest memory limit of this process with its usage; None without a limit."""
     try:
-        groups = (proc / "self/cgroup").read_text().splitlines()
+        groups = (proc / "self/cgroup").read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
         return None
     for line in groups:
-        _, controllers, path = line.split(":", 2)
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
         if "memory" in controllers.split(","):
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
             return _nearest(root / "memory", path, *names)
@@ -42,7 +43,7 @@ def own_memory(proc: Path = Path("/proc"), root: Path = Path("/sys/fs/cgroup")) 
 def _nearest(top: Path, path: str, limit_name: str, usage_name: str, cache_name: str) -> OwnLimit | None:
     for folder in _upwards(top, path):
         limit, usage = _number(folder / limit_name), _number(folder / usage_name)
-        if limit is not None and usage is not None and limit < _UNLIMITED:
+        if limit is not None and usage is not None and 0 < limit < _UNLIMITED:
             cache = _of_stat(folder / "memory.stat", cache_name)
             return OwnLimit(usage - cache if cache < usage else usage, limit)
     return None

@@ -217,10 +217,11 @@ class Host:
         found = []
         for resource in ("cpu", "memory", "io"):
             try:
-                text = (self.target.proc / "pressure" / resource).read_text()
+                text = _text_of(self.target.proc / "pressure" / resource)
             except OSError:
                 continue
-            average = {kind: float(value) for kind, value in re.findall(r"(some|full) .*?avg300=([\d.]+)", text)}
+            found_averages = re.findall(r"(some|full) .*?avg300=([0-9]{1,6}(?:\.[0-9]{1,6})?)", text)
+            average = {kind: float(value) for kind, value in found_averages}
             if "some" in average:
                 found.append(Pressure(resource, average["some"], average.get("full")))
         return found
@@ -261,7 +262,7 @@ class Host:
         # In a sidecar, the host's mounts are those of its process 1; if that is hidden, use this process's.
         if not self.local:
             try:
-                return (self.target.proc / "1/mountinfo").read_text()
+                return _text_of(self.target.proc / "1/mountinfo")
             except OSError:
                 pass
         return self._text("self/mountinfo")
@@ -278,7 +279,7 @@ class Host:
     def _text(self, name: str) -> str:
         path = self.target.proc / name
         try:
-            return path.read_text()
+            return _text_of(path)
         except OSError as error:
             raise TargetError(
                 f"{self.name}: {path}: {error.strerror}",
@@ -288,6 +289,11 @@ class Host:
 
     def _malformed(self, name: str) -> TargetError:
         return TargetError(f"{self.name}: {self.target.proc / name} has an unexpected format", cause="malformed")
+
+
+def _text_of(path: Path) -> str:
+    """The text of a file; a mount point may have any bytes in its name."""
+    return path.read_text("utf-8", "surrogateescape")
 
 
 def connect(target: HostTarget, *, name: str = "local") -> Host:

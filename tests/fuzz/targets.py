@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from fuzz.clients import host_files, servers
 from fuzz.log_readers import logs
 from fuzz.properties import Opened, calendars, reports, rules, settings_files, values
 from fuzz.readers import answers, archives, folders
@@ -25,7 +26,57 @@ TARGETS: dict[str, Opened] = {
     "folder": folders,
     "answer": answers,
     "log": logs,
+    "server": servers,
+    "host": host_files,
 }
+
+
+READERS: dict[str, str] = {
+    "calendar": "calendar/loading config/yaml_tree schedule/schedule",
+    "settings": "config/file",
+    "pipe": "executor/child_protocol executor/report_reader",
+    "state": "job/description_cache",
+    "spool": "executor/spool",
+    "archive": (
+        "checks/backups/archive checks/backups/aof checks/backups/age_encryption checks/backups/crc "
+        "checks/backups/pgdump_custom checks/backups/pgdump_plain checks/backups/rdb checks/backups/stream "
+        "checks/backups/tar"
+    ),
+    "folder": "checks/backups/base_backup checks/backups/catalog checks/backups/pgdump_directory",
+    "answer": "clients/bounded",
+    "log": (
+        "checks/logs/access_log checks/logs/auth_log checks/logs/denied_requests checks/logs/folder "
+        "checks/logs/log_files checks/logs/login_messages checks/logs/scanner checks/logs/syslog "
+        "checks/logs/unfamiliar_logins"
+    ),
+    "server": (
+        "checks/alerts/grafana checks/logs/containers checks/logs/loki clients/alertmanager clients/docker "
+        "clients/docker_api clients/exposition clients/http clients/prometheus clients/registry clients/shapes"
+    ),
+    "host": "checks/docker/inspector checks/logs/rotation clients/cgroup clients/host clients/open_files clients/trivy",
+}
+"""The modules with the readers of each target, below `maintd`."""
+
+NO_TARGET: dict[str, str] = {
+    "checks/backups/gpg": "the output of gpg, a program of this machine; the bytes inside go through `archive`",
+    "checks/logs/journal": "the JSON of journalctl, a program of this machine; messages go through `log`",
+    "checks/logs/cleanup": "the JSON of an engine, by the client of `server`",
+    "checks/probes": "turns errors of readers into evidence, and reads nothing",
+    "checks/read_tally": "counts, and reads nothing",
+    "checks/logs/evaluate": "evaluates counts, and reads nothing",
+    "cli/arguments": "the operator's own command line",
+    "cli/client": "the answers of the daemon on its own socket",
+    "executor/fork_protocol": "messages between processes of the daemon",
+    "executor/fork_server": "messages between processes of the daemon",
+    "executor/job_user": "the credentials of a socket, from the kernel",
+    "job/import_process": "the answer of a process of the daemon",
+    "store/mapping": "the store's own rows",
+    "store/postgres": "the operator's own DSN",
+    "store/run_plans": "the store's own rows",
+    "store/tables": "the store's own rows",
+    "web/connection_limits": "the credentials of a socket, from the kernel",
+}
+"""Modules that decode something and need no target, each with the reason."""
 
 
 def kept(target: str) -> Iterator[Path]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuzz.targets import CORPUS, TARGETS, kept
+import maintd
+from fuzz.targets import CORPUS, NO_TARGET, READERS, TARGETS, kept
 
 MOST_FILES = 200
 MOST_BYTES = 300_000
@@ -45,6 +49,26 @@ def test_a_corpus_stays_small(target: str) -> None:
 
     assert 0 < len(sizes) <= MOST_FILES
     assert sum(sizes) <= MOST_BYTES
+
+
+_DECODES = re.compile(
+    r"\b(?:json\.loads?|parse_json|model_validate_json|validate_json|inflate|read_each|fromhex|literal_eval|"
+    r"int\.from_bytes|struct\.(?:unpack\w*|iter_unpack|Struct)|yaml\.\w+|tomllib|text_string_to_metric_families|"
+    r"ReadTally|LoginTally)\b"
+)
+_FOREIGN = ("calendar/", "checks/", "cli/", "clients/", "config/", "executor/", "job/", "schedule/", "store/", "web/")
+
+
+def test_every_module_that_decodes_foreign_bytes_has_a_target() -> None:
+    package = Path(maintd.__file__).parent
+    modules = {str(path.relative_to(package).with_suffix("")): path.read_text() for path in package.rglob("*.py")}
+    covered = {module for names in READERS.values() for module in names.split()}
+    decoding = {name for name, text in modules.items() if name.startswith(_FOREIGN) and _DECODES.search(text)}
+
+    assert decoding - covered - set(NO_TARGET) == set(), "name its target in READERS, or the reason in NO_TARGET"
+    assert (covered | set(NO_TARGET)) - set(modules) == set(), "there is no such module"
+    assert covered & set(NO_TARGET) == set()
+    assert set(READERS) <= set(TARGETS)
 
 
 def test_every_corpus_has_a_target() -> None:

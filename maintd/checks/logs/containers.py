@@ -8,7 +8,7 @@ from contextlib import closing
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse
-from typing import Any
+from typing import Any, BinaryIO
 
 from maintd.checks.logs.denied_requests import DeniedRequests
 from maintd.checks.logs.scanner import BLOCK, Scanner
@@ -25,6 +25,7 @@ from maintd.units import format_duration
 _HEADER = 8  # bytes before each frame of a log: stream, three zeros, length
 _MIN_TIMEOUT = timedelta(seconds=60)
 _MAX_TIME = timedelta(minutes=5)  # of one log: the engine sends about 7 GB in it
+_LONGEST_FRAME = 4 << 20  # bytes; drivers split lines at 16 KiB to 1 MiB
 _STAMP = 40  # maximum length of a timestamp with the space after it
 
 
@@ -83,7 +84,7 @@ def _read_container(engine: Docker, container: Container, requests: DeniedReques
                 if answer.status != HTTPStatus.OK:
                     raise _refusal(answer, f"{engine.name}: {container.label}")
                 scan = Scanner()
-                for line in scan.lines(_Demultiplexed(answer, terminal).readinto):
+                for line in scan.lines(Demultiplexed(answer, terminal).readinto):
                     requests.add_line(line, container.label)
             if deadline.over:  # the end of the connection looks like the end of the log
                 text = f"{engine.name}: {container.label}: the log did not arrive within {format_duration(_MAX_TIME)}"
@@ -138,10 +139,10 @@ def _refusal(answer: HTTPResponse, what: str) -> TargetError:
     return TargetError(text, hint, cause="denied" if denied else "failed")
 
 
-class _Demultiplexed:
+class Demultiplexed:
     """Joins the frames of the engine's stream to text; lines that the engine split are joined again, by stream."""
 
-    def __init__(self, answer: HTTPResponse, terminal: bool) -> None:
+    def __init__(self, answer: HTTPResponse | BinaryIO, terminal: bool) -> None:
         self._answer, self._terminal = answer, terminal
         self._ready = bytearray()
         self._left = b""
@@ -186,6 +187,8 @@ class _Demultiplexed:
             if data[at] > 3 or data[at + 1 : at + 4] != b"\0\0\0":
                 raise TargetError("the engine's log stream has no frames", cause="malformed")
             length = int.from_bytes(data[at + 4 : at + _HEADER], "big")
+            if length > _LONGEST_FRAME:
+                raise TargetError(f"the engine's log stream has a frame of {length} bytes", cause="malformed")
             if at + _HEADER + length > end:
                 break
             yield data[at], data[at + _HEADER : at + _HEADER + length]

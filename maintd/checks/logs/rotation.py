@@ -153,6 +153,6 @@ def _read(text: str) -> dict[Path, datetime]:
         name = re.sub(r"\\(.)", r"\1", match[1])
         try:
             found[Path(name)] = datetime(*(int(number or 0) for number in match.groups()[1:]))  # type: ignore[arg-type]  # noqa: DTZ001
-        except ValueError:
+        except (ValueError, OverflowError):
             continue
     return found
