@@ -34,7 +34,7 @@ TARGETS: dict[str, Opened] = {
 READERS: dict[str, str] = {
     "calendar": "calendar/loading config/yaml_tree schedule/schedule",
     "settings": "config/file",
-    "pipe": "executor/child_protocol executor/report_reader",
+    "pipe": "executor/child_protocol executor/message_reader",
     "state": "job/description_cache",
     "spool": "executor/spool",
     "archive": (
