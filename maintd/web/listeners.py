@@ -96,6 +96,9 @@ def tcp_socket(listen: str) -> Iterator[socket.socket]:
         raise SettingsError(f'MAINTD_LISTEN "{listen}": cannot resolve host "{host}": {error.strerror}') from error
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted connections inherit it (tcp(7)). Without it the body of a response waits for the client's delayed
+        # acknowledgement of its head, 40 ms: asyncio sets it only on sockets whose protocol is given by number.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             sock.bind(address)
             sock.listen(BACKLOG)
