@@ -24,6 +24,8 @@ from support.servers.postgres import PostgresServer
 
 from maintd.checks.postgres.indexes import Density, Index, duplicates, is_leftover_of
 from maintd.checks.postgres.reindex import (
+    DROP_TRIES,
+    STOPPED_LOCK_TIMEOUT,
     DiskSpace,
     Marker,
     candidates,
@@ -34,6 +36,7 @@ from maintd.checks.postgres.reindex import (
     own_leftovers,
     parse_marker,
 )
+from maintd.config.settings import Settings
 from maintd.model.evidence import CheckStatus
 
 MB = 1024 * 1024
@@ -391,19 +394,31 @@ def test_a_rebuild_that_waits_too_long_is_stopped_and_leaves_nothing(db: Databas
 
 @pytest.mark.server
 @pytest.mark.parametrize(
-    ("isolation", "leftover", "told"),
+    ("isolation", "statement", "limits", "leftover", "told"),
     [
-        ("REPEATABLE READ", "events_pkey_ccnew", "stopped: "),  # its snapshot is waited for before the swap
-        ("READ COMMITTED", "events_pkey_ccold", "rebuilt"),  # its lock is waited for after it
+        # A snapshot is waited for before the swap, a lock of a reader after it, that of a writer before anything.
+        ("REPEATABLE READ", "SELECT count(*) FROM events", {}, "events_pkey_ccnew", "stopped: "),
+        ("READ COMMITTED", "SELECT count(*) FROM events", {}, "events_pkey_ccold", "rebuilt"),
+        ("READ COMMITTED", "INSERT INTO events VALUES (-1, 'open')", {}, "events_pkey_ccnew", "stopped: "),
+        ("READ COMMITTED", "UPDATE events SET note = 'y' WHERE id = 10", {}, "events_pkey_ccnew", "stopped: "),
+        ("READ COMMITTED", "SELECT * FROM events WHERE id = 10 FOR UPDATE", {}, "events_pkey_ccold", "rebuilt"),
+        (
+            "READ COMMITTED",
+            "DELETE FROM events WHERE id = 10",
+            {"budget": "2s", "lock_timeout": "4s"},
+            "events_pkey_ccnew",
+            "stopped: ",
+        ),
     ],
 )
 def test_a_leftover_that_cannot_be_dropped_yet_fails_and_is_dropped_by_the_next_run(
-    db: Database, isolation: str, leftover: str, told: str
+    db: Database, isolation: str, statement: str, limits: dict[str, str], leftover: str, told: str
 ) -> None:
     before = bloated(db)
     db.run("COMMENT ON INDEX events_pkey IS 'mine'")
-    with db.session(f"SET TRANSACTION ISOLATION LEVEL {isolation}", "SELECT count(*) FROM events"):
-        first = db.job("reindex", SMALL)
+    with db.session(f"SET TRANSACTION ISOLATION LEVEL {isolation}", statement) as user:
+        first = db.job("reindex", {**SMALL, **limits})
+        pid = user.info.backend_pid
         kept = invalid(db)
         marked = comment(db)
 
@@ -412,6 +427,7 @@ def test_a_leftover_that_cannot_be_dropped_yet_fails_and_is_dropped_by_the_next_
     check = first.check(f"main: leftover public.{leftover}")
     assert check.status is CheckStatus.FAIL
     assert f'DROP INDEX CONCURRENTLY "public"."{leftover}"' in check.hint
+    assert f"in use by pid {pid} (app, user postgres, idle in transaction" in str(check.observed)
     assert str(first.check("main: rebuild of public.events_pkey").observed).startswith(told), first.text()
     assert kept == {leftover}
     assert str(marked).startswith("mine\n[maintd rebuilds this index since ")
@@ -467,27 +483,33 @@ def stop(number, frame):
     raise Stopped
 
 signal.signal(signal.SIGTERM, stop)  # as in an attempt's process
-run_job("reindex", *json.loads(sys.argv[1]))
+run_job("reindex", *json.loads(sys.argv[1]), at_report=lambda item: print(item, flush=True))
 """
 
 
 @contextmanager
-def waiting_rebuild(db: Database, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in the middle of a rebuild, which waits for a snapshot that is held until the end of the `with`."""
+def waiting_rebuild(
+    db: Database, folder: Path, holding: str = "SELECT count(*) FROM elsewhere"
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in the middle of a rebuild, which waits for a transaction that is open until the end of the `with`."""
     db.run("CREATE TABLE elsewhere (n int)")
     order = json.dumps([{"min_size": "500kB", "lock_timeout": "60s"}, {"postgres": {"main": {"dsn": db.url}}}])
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     waiting = "SELECT current_locker_pid FROM pg_stat_progress_create_index WHERE datname = current_database()"
-    with db.session("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "SELECT count(*) FROM elsewhere"):
+    with db.session("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", holding):
         process = subprocess.Popen(
-            [sys.executable, "-c", RUN, order], env=environ, cwd=folder, stderr=subprocess.DEVNULL
+            [sys.executable, "-c", RUN, order],
+            env=environ,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
         try:
             wait_for(lambda: db.ask(waiting), "the rebuild to wait for the snapshot")
             yield process
         finally:
             process.kill()
-            process.wait()
+            process.communicate()
         gone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'maintd:reindex'"
         wait_for(lambda: db.ask(f"{gone} AND datname = current_database()"), "the server to notice the end")
 
@@ -522,6 +544,25 @@ def test_a_rebuild_that_is_stopped_from_outside_leaves_nothing(db: Database, tmp
         process.wait(10)
 
         assert (invalid(db), comment(db)) == (set(), "mine")
+
+
+@pytest.mark.server
+def test_a_rebuild_that_is_stopped_beside_a_writer_names_what_it_leaves_within_the_grace_period(
+    db: Database, tmp_path: Path
+) -> None:
+    bloated(db)
+    with waiting_rebuild(db, tmp_path, "INSERT INTO events VALUES (-1, 'open')") as process:
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=100)  # less than the tries of a rebuild that is not stopped
+        left = invalid(db)
+
+    second = db.job("reindex", SMALL)
+
+    assert left == {"events_pkey_ccnew"}
+    assert 'DROP INDEX CONCURRENTLY "public"."events_pkey_ccnew"' in out.decode()
+    assert Settings.model_fields["grace"].default > DROP_TRIES * STOPPED_LOCK_TIMEOUT
+    assert second.check("main: leftover public.events_pkey_ccnew").observed == "dropped"
+    assert (invalid(db), comment(db)) == (set(), None)
 
 
 @pytest.mark.server

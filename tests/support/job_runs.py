@@ -105,12 +105,14 @@ def run_job(
     reports_dir: Path | None = None,
     around: AbstractContextManager[object] | None = None,
     at_intent: Callable[[Change], None] | None = None,
+    at_report: Callable[[Report], object] | None = None,
 ) -> JobResult:
     """Run a shipped job by name, or a job file by path, with params as in a calendar.
 
     Numbers in `series` are daily points, the last of them yesterday's. Artifacts and work folder are in `folder`, by
     default a new one in the temporary directory. `around` is entered for the call of the job alone: its module has been
-    imported before. `at_intent` is called when a change was declared and is not done yet.
+    imported before. `at_intent` is called when a change was declared and is not done yet,
+    `at_report` with each item.
     """
     path = job if isinstance(job, Path) else JOBS / f"{job}.py"
     loaded = load_job(path)
@@ -134,6 +136,8 @@ def run_job(
 
     def receive(item: Report) -> None:
         result.items.append(item)
+        if at_report is not None:
+            at_report(item)
         if at_intent is not None and isinstance(item, Change) and item.state is ChangeState.INTENDED:
             at_intent(item)
 

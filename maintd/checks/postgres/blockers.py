@@ -78,9 +78,17 @@ SELECT DISTINCT 'session' AS kind, l.pid, coalesce(nullif(a.application_name, ''
   FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
  WHERE l.locktype = 'relation' AND l.relation = %(oid)s::oid AND l.granted AND l.pid <> pg_backend_pid()
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-   AND l.mode IN ('ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock',
-                  'AccessExclusiveLock')
+   AND l.mode = ANY (%(modes)s)
+ ORDER BY since
 """
+_MAINTENANCE_LOCKS = (
+    "ShareUpdateExclusiveLock",
+    "ShareLock",
+    "ShareRowExclusiveLock",
+    "ExclusiveLock",
+    "AccessExclusiveLock",
+)
+_ALL_LOCKS = ("AccessShareLock", "RowShareLock", "RowExclusiveLock", *_MAINTENANCE_LOCKS)
 
 
 @dataclass(frozen=True)
@@ -140,7 +148,15 @@ def inactive_slots(session: Postgres) -> list[Blocker]:
 
 def lock_holders(session: Postgres, oid: int) -> list[Blocker]:
     """Sessions with a lock on this table or index that conflicts with maintenance. Raises TargetError."""
-    return [Blocker(**row) for row in session.rows(_LOCK_HOLDERS, {"oid": oid})]
+    return [Blocker(**row) for row in session.rows(_LOCK_HOLDERS, {"oid": oid, "modes": list(_MAINTENANCE_LOCKS)})]
+
+
+def table_users(session: Postgres, oid: int) -> list[Blocker]:
+    """Sessions with any lock on this table, longest transaction first: what a concurrent drop waits for.
+
+    Raises TargetError.
+    """
+    return [Blocker(**row) for row in session.rows(_LOCK_HOLDERS, {"oid": oid, "modes": list(_ALL_LOCKS)})]
 
 
 def snapshot_criteria(blockers: list[Blocker], *, visible: bool) -> list[Criterion]:

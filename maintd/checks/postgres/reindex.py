@@ -27,6 +27,7 @@ from maintd.checks.postgres.blockers import (
     lock_holders,
     old_transactions,
     running_backups,
+    table_users,
 )
 from maintd.checks.postgres.indexes import Density, Index, density, indexes, is_leftover_of
 from maintd.clients.postgres import SERVER_LOG, Postgres, Row, progress_reported
@@ -45,6 +46,8 @@ MIN_FREE_SHARE = 0.10
 """Of the server's disk, after the rebuild."""
 DROP_TRIES = 3
 DROP_TIMEOUT = timedelta(minutes=1)
+STOPPED_LOCK_TIMEOUT = timedelta(seconds=2)
+"""Of each try when the attempt is stopped: all of them end within its grace period, so that what is left is known."""
 MEASURE_TIMEOUT = timedelta(minutes=5)  # pgstatindex reads the whole index
 MAX_VERIFIED_BYTES = 5 * 1024**3
 """Comparing a larger index with its table takes too long."""
@@ -244,6 +247,7 @@ def rebuild(
     except BaseException:
         session.close()
         with open_session() as cleaner:
+            cleaner.set_lock_timeout(STOPPED_LOCK_TIMEOUT)
             drop_leftovers(ctx, cleaner, index, marker)
         raise
     return RebuildResult("")
@@ -259,11 +263,12 @@ def drop_leftovers(ctx: Context, session: Postgres, base: Index, marker: Marker)
             if problem:
                 allowed.failed(problem)
         if allowed:
+            hint = "every write updates it: end the session that blocks this, then the next run drops it; or: "
             ctx.check(
                 f"{session.name}: leftover {leftover.label}",
                 problem or "dropped",
                 equals="dropped",
-                hint=f"the next run tries again; or: DROP INDEX CONCURRENTLY {leftover.quoted}",
+                hint=f"{hint}DROP INDEX CONCURRENTLY {leftover.quoted}" if problem else "",
             )
             clean = clean and not problem
     if clean:
@@ -284,6 +289,8 @@ def _drop(session: Postgres, index: Index) -> str:
             problem = error.message
             if error.cause != "timed_out":
                 return problem
+            with suppress(TargetError):
+                problem += "".join(f"; in use by {user}" for user in table_users(session, index.table_oid)[:1])
             time.sleep(0.2 * attempt)
         else:
             return ""
