@@ -6,6 +6,8 @@ MaintdError                     1  an operation failed
 │   └── CalendarError           2  schedules.yaml has errors; lists all of them
 ├── UnknownNameError            3  no entry, job, run or target with that name; suggests a similar one
 ├── RefusedError                4  the request is valid, but not allowed now
+│   ├── UnauthorizedError       4  the request has no token, or one that is not valid
+│   └── ForbiddenError          4  the caller's token or role does not have the right
 ├── OutputError                 1  standard output cannot be written
 ├── DaemonUnavailableError      6  no daemon answers on the socket
 ├── StoreError                  1  the store failed
@@ -84,6 +86,18 @@ class RefusedError(MaintdError):
 
     code = "refused"
     exit_code = 4
+
+
+class UnauthorizedError(RefusedError):
+    """The request needs a token and has none, or one that is unknown, expired or revoked."""
+
+    code = "unauthorized"
+
+
+class ForbiddenError(RefusedError):
+    """The caller does not have the right; the hint names the roles or entries that have it."""
+
+    code = "forbidden"
 
 
 class OutputError(MaintdError):

@@ -49,6 +49,14 @@ def jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Co
     return _items(_jobs(ctx), incomplete)
 
 
+def tokens(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Tokens that are valid."""
+    answer = _get(ctx, "/tokens")
+    return _items(
+        [(token["name"], token["role"]) for token in answer.get("tokens", ()) if token["state"] == "valid"], incomplete
+    )
+
+
 def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The last runs by number, `last`, and names of entries."""
     answer = _get(ctx, "/runs", limit=30)

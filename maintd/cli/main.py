@@ -40,6 +40,7 @@ COMMANDS = {
     "jobs": "jobs",
     "settings": "daemon",
     "db": "db",
+    "token": "token",
     "version": "daemon",
     "completion": "completion",
 }

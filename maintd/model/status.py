@@ -41,6 +41,8 @@ class AuditEvent(Model):
     kind: str  # noun_verbed: calendar_loaded, entry_paused, clock_stepped, run_triggered
     subject: str = ""
     by: str = ""
+    origin: str = ""  # where the request came from: an address, or the process at the control socket
+    why: str = ""  # the reason that was given
     text: str = ""
 
 

@@ -35,6 +35,7 @@ class TriggerRequest(Model):
     at: Instant | None = None
     why: str = ""
     by: str = ""
+    origin: str = ""  # where it came from, for the audit log
     dry_run: bool = False
     idempotency_key: str | None = None
 
@@ -71,15 +72,21 @@ def trigger(service: OperatorService, request: TriggerRequest) -> tuple[RunSumma
             f'idempotency key "{request.idempotency_key}" belongs to run {run_id} of {run.entry}', "use another key"
         )
     if created:
-        text = "; ".join(
-            filter(None, (f"run {run_id}", "dry run" if requested.dry_run else "", requested.why, requested.reason))
+        text = "; ".join(filter(None, (f"run {run_id}", "dry run" if requested.dry_run else "", requested.reason)))
+        service.store.audit.add(
+            "run_triggered",
+            subject=entry.name,
+            by=request.by,
+            origin=request.origin,
+            why=requested.why,
+            text=text,
+            at=now,
         )
-        service.store.audit.add("run_triggered", subject=entry.name, by=request.by, text=text, at=now)
         _wake(service)
     return _summary(run), created
 
 
-def cancel(service: OperatorService, run_id: int, by: str, why: str) -> RunSummary:
+def cancel(service: OperatorService, run_id: int, by: str, why: str, *, origin: str = "") -> RunSummary:
     """Cancel a queued run, or request the stop of a running one, which ends soon after. Returns the run as it is then.
 
     Raises UnknownNameError, and RefusedError if the run has ended.
@@ -91,12 +98,14 @@ def cancel(service: OperatorService, run_id: int, by: str, why: str) -> RunSumma
     state = service.store.runs.request_cancel(run_id, by or "an operator", why, now)
     if state is not None and state.final and state is not RunState.CANCELLED:
         raise RefusedError(f"run {run_id} has already ended: {state}", f"see: maintd show {run_id}")
-    service.store.audit.add("run_cancelled", subject=run.entry, by=by, text=f"run {run_id}: {why}".rstrip(": "), at=now)
+    service.store.audit.add(
+        "run_cancelled", subject=run.entry, by=by, origin=origin, why=why, text=f"run {run_id}", at=now
+    )
     _wake(service)
     return _summary(find_run(service, run_id))
 
 
-def pause(service: OperatorService, name: str, why: str, by: str, until: datetime | None) -> Pause:
+def pause(service: OperatorService, name: str, why: str, by: str, until: datetime | None, *, origin: str = "") -> Pause:
     """Pause an entry. Raises UnknownNameError, and UsageError if the reason is missing or the end is in the past."""
     entry = _scheduled(service, name)
     now = service.store.now()
@@ -108,15 +117,15 @@ def pause(service: OperatorService, name: str, why: str, by: str, until: datetim
         raise RefusedError(
             f'no daemon has loaded "{name}" yet', "run: maintd reload, or start the daemon with: maintd serve"
         )
-    paused = service.store.entries.pause(name, why=why, by=by, until=until, now=now)
+    paused = service.store.entries.pause(name, why=why, by=by, origin=origin, until=until, now=now)
     _wake(service)
     return paused
 
 
-def unpause(service: OperatorService, name: str, by: str) -> bool:
+def unpause(service: OperatorService, name: str, by: str, *, origin: str = "") -> bool:
     """End the pause of an entry; False if it was not paused. Raises UnknownNameError."""
     _scheduled(service, name)
-    done = service.store.entries.unpause(name, by=by, now=service.store.now())
+    done = service.store.entries.unpause(name, by=by, origin=origin, now=service.store.now())
     _wake(service)
     return done
 

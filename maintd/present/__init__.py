@@ -5,7 +5,7 @@ Pure. The daemon renders `maintd status` with it; the commands render everything
 
 from __future__ import annotations
 
-from maintd.present.lists import due_text, job_text, jobs_text, log_line_text, settings_text
+from maintd.present.lists import due_text, job_text, jobs_text, log_line_text, settings_text, tokens_text
 from maintd.present.live import LiveRun, progress_text, report_lines
 from maintd.present.runs import exit_code_of, run_text, runs_text, skip_text, start_text
 from maintd.present.status import entry_text, headline, status_text
@@ -30,5 +30,6 @@ __all__ = [
     "skip_text",
     "start_text",
     "status_text",
+    "tokens_text",
     "utc_minute",
 ]

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from maintd.model.access import ListedToken, TokenState
 from maintd.model.evidence import LogLine
 from maintd.model.job import BrokenJob, JobDescription, ParamDescription
 from maintd.model.status import DueLimit, DueTime
-from maintd.present.text import WIDTH, Style, Tone, column_widths, from_now, printable, symbol, utc_minute, wrap
+from maintd.present.text import WIDTH, Style, Tone, ago, column_widths, from_now, printable, symbol, utc_minute, wrap
 from maintd.units import format_duration, plural, value_text
 
 
@@ -164,4 +165,32 @@ def settings_text(rows: Sequence[tuple[str, str, str]], *, width: int = WIDTH, c
         else:
             lines.append(f"{name.ljust(size)}{value or 'none'}")
             lines += [style(line, Tone.DIM) for line in wrap(f"({origin})", width, " " * size, " " * size)]
+    return "\n".join(lines) + "\n"
+
+
+def tokens_text(tokens: Sequence[ListedToken], *, now: datetime, width: int = WIDTH, colour: bool = False) -> str:
+    """Tokens with role, limits, expiry or end, and last use."""
+    if not tokens:
+        return "no tokens; create one with: maintd token create --role viewer NAME\n"
+    style = Style(colour)
+    sizes = column_widths([(token.name, token.role.value) for token in tokens], gap=2)
+    lines: list[str] = []
+    for token in tokens:
+        match token.state:
+            case TokenState.REVOKED:
+                assert token.revoked_at is not None
+                facts = [f"revoked {ago(token.revoked_at, now)} by {printable(token.revoked_by) or 'an operator'}"]
+            case TokenState.EXPIRED:
+                facts = [f"expired {ago(token.expires_at, now)}"]
+            case TokenState.VALID:
+                facts = [f"expires {utc_minute(token.expires_at)}"]
+        if token.last_used_at is None:
+            facts.append("never used")
+        else:
+            facts.append(f"last used {ago(token.last_used_at, now)} from {printable(token.last_used_from)}")
+        if token.entries:
+            facts.insert(0, f"for {printable(', '.join(token.entries))}")
+        head = f"{token.name.ljust(sizes[0])}{token.role.value.ljust(sizes[1])}"
+        shown = wrap("; ".join(facts), width, head, " " * len(head))
+        lines += shown if token.state is TokenState.VALID else [style(line, Tone.DIM) for line in shown]
     return "\n".join(lines) + "\n"

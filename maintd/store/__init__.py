@@ -26,6 +26,7 @@ from maintd.store.run_events import RunEvents
 from maintd.store.run_plans import RunPlans, plan_statements
 from maintd.store.runs import CLAIM_STATEMENTS, Runs
 from maintd.store.schema import current_revision, require_current, upgrade
+from maintd.store.tokens import Tokens
 
 __all__ = [
     "EntryPlan",
@@ -53,6 +54,7 @@ class Store:
         self.nodes = Nodes(database)
         self.audit = Audit(database)
         self.run_events = RunEvents(database)
+        self.tokens = Tokens(database)
         self.history = History(database, plans)
         self.maintenance = Maintenance(database)
 

@@ -170,19 +170,20 @@ class Entries:
 
         return self._database.write(transaction)
 
-    def pause(self, name: str, *, why: str, by: str, until: datetime | None, now: datetime) -> Pause:
+    def pause(self, name: str, *, why: str, by: str, until: datetime | None, now: datetime, origin: str = "") -> Pause:
         """Pause an entry from now on, replacing an earlier pause. Raises UnknownNameError."""
 
         def transaction(conn: Connection) -> None:
             columns = {"pause_why": why, "pause_by": by, "pause_since": now, "pause_until": until}
             if conn.execute(update(entries).where(entries.c.name == name).values(**columns)).rowcount != 1:
                 raise UnknownNameError("entry", name, conn.execute(select(entries.c.name)).scalars())
-            add_event(conn, "entry_paused", subject=name, by=by, text=why, at=now)
+            text = "" if until is None else f"until {until:%Y-%m-%d %H:%MZ}"
+            add_event(conn, "entry_paused", subject=name, by=by, origin=origin, why=why, text=text, at=now)
 
         self._database.write(transaction)
         return Pause(entry=name, why=why, by=by, since=now, until=until)
 
-    def unpause(self, name: str, *, by: str, now: datetime) -> bool:
+    def unpause(self, name: str, *, by: str, now: datetime, origin: str = "") -> bool:
         """End an entry's pause; False when it was not paused."""
 
         def transaction(conn: Connection) -> bool:
@@ -190,7 +191,7 @@ class Entries:
             paused = update(entries).where(entries.c.name == name, entries.c.pause_since.is_not(None))
             if conn.execute(paused.values(**columns)).rowcount != 1:
                 return False
-            add_event(conn, "entry_unpaused", subject=name, by=by, at=now)
+            add_event(conn, "entry_unpaused", subject=name, by=by, origin=origin, at=now)
             return True
 
         return self._database.write(transaction)

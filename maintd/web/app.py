@@ -14,7 +14,7 @@ import maintd
 from maintd.errors import MaintdError, UnknownNameError, UsageError
 from maintd.operations import OperatorService
 from maintd.web import health, pages
-from maintd.web.api import daemon, entries, runs
+from maintd.web.api import daemon, entries, runs, tokens
 from maintd.web.errors import error_response, internal_error
 from maintd.web.evidence_cache import EvidenceCache
 from maintd.web.schemas import ErrorResponse
@@ -68,7 +68,7 @@ def _add_errors(path: str, method: str, operation: dict[str, Any]) -> None:
 
 def _with_routes() -> FastAPI:
     app = FastAPI(title="maintd", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    for router in (daemon.router, entries.router, runs.router, health.router):
+    for router in (daemon.router, entries.router, runs.router, tokens.router, health.router):
         app.include_router(router, responses={"default": {"description": "An error", "model": ErrorResponse}})
     app.include_router(pages.router)
     app.add_api_route("/api/v1/openapi.json", _openapi, include_in_schema=False)

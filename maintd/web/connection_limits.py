@@ -29,21 +29,30 @@ MAX_HEAD_BYTES = 16 * 1024
 
 
 PEER = "peer"
-"""The key of the user at the other end of the control socket, in the state of an ASGI scope."""
+"""The key of the process at the other end of the control socket, in the state of an ASGI scope."""
 
 
-def peer_user(sock: Any) -> str | None:
-    """The name of the user at the other end of a Unix socket, as the kernel knows it; None for another socket.
+class SocketPeer(NamedTuple):
+    """The process at the other end of a Unix socket. `pid` is 0 for one of another PID namespace."""
+
+    user: str
+    uid: int
+    pid: int
+
+
+def socket_peer(sock: Any) -> SocketPeer | None:
+    """The process at the other end of a Unix socket, as the kernel knows it; None for another socket.
 
     Source: SO_PEERCRED in unix(7): pid, uid and gid at the time of connect(2).
     """
     if sock is None or sock.family != socket.AF_UNIX:
         return None
-    _, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII")))
+    pid, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII")))
     try:
-        return pwd.getpwuid(uid).pw_name
+        user = pwd.getpwuid(uid).pw_name
     except KeyError:  # a uid that this machine or container has no name for
-        return f"uid {uid}"
+        user = f"uid {uid}"
+    return SocketPeer(user, uid, pid)
 
 
 class Limits(NamedTuple):
@@ -79,7 +88,7 @@ class BoundedConnection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        peer = peer_user(transport.get_extra_info("socket"))
+        peer = socket_peer(transport.get_extra_info("socket"))
         if peer is not None:
             self.app_state = {**self.app_state, PEER: peer}
         if len(self.connections) > self._limits.connections:

@@ -9,13 +9,20 @@ from typing import Annotated
 from fastapi import Depends, Path, Query, Request
 
 from maintd.errors import UsageError, nearest
+from maintd.model.access import Caller, Role
 from maintd.model.run import RunState
 from maintd.operations import OperatorService
 from maintd.operations.lookup import LARGEST_ID
 from maintd.units import parse_duration
-from maintd.web.connection_limits import PEER
 
 _CURSOR = re.compile(r"(\d{1,6})\.(\d{1,6})\.(\d{1,18})", re.ASCII)
+
+
+CALLER = "caller"
+"""The key of the caller in the state of an ASGI scope."""
+
+IN_PROCESS = Caller(role=Role.ADMIN, origin="in process")
+"""The caller of a request that came through no listener."""
 
 
 async def _service(request: Request) -> OperatorService:
@@ -27,13 +34,15 @@ ServiceDep = Annotated[OperatorService, Depends(_service)]
 """The operator service that the app was built on."""
 
 
-def caller(request: Request, claimed: str) -> str:
-    """Who sends a request: the user at the other end of the control socket; with another name in the
-    request, as under sudo, `ada (as root)`. Without a socket, as in tests of the app, only the claimed name."""
-    peer = getattr(request.state, PEER, None)
-    if not isinstance(peer, str):
-        return claimed
-    return peer if claimed in ("", peer) else f"{claimed} (as {peer})"
+def caller(request: Request, claimed: str = "") -> Caller:
+    """Who sends a request. With another name in the request, as under sudo, the name is `ada (as root)`.
+
+    A request that came through no listener, as from a command without a daemon, is one of an administrator.
+    """
+    found: Caller = getattr(request.state, CALLER, IN_PROCESS)
+    if claimed in ("", found.name):
+        return found
+    return found._replace(name=f"{claimed} (as {found.name})" if found.name else claimed)
 
 
 RunId = Annotated[int, Path(ge=1, le=LARGEST_ID)]

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field
 from starlette.responses import Response
 
+from maintd.model.access import Caller, ListedToken, Role
 from maintd.model.base import Model
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.run import RunSummary
@@ -40,9 +41,10 @@ class TriggerBody(Model):
     dry_run: bool = False
     idempotency_key: Key | None = None
 
-    def to_request(self, by: str) -> TriggerRequest:
+    def to_request(self, by: Caller) -> TriggerRequest:
         """Convert to the request that the operator service takes; `by` is who sent it."""
-        return TriggerRequest(**{name: getattr(self, name) for name in type(self).model_fields} | {"by": by})
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return TriggerRequest(**fields | {"by": by.name, "origin": by.origin})
 
 
 class CancelBody(Model):
@@ -64,6 +66,29 @@ class UnpauseBody(Model):
     """Who unpauses an entry."""
 
     by: Text = ""
+
+
+class TokenBody(Model):
+    """A token to create; without `expires_at` it expires after 90 days."""
+
+    name: Name
+    role: Role
+    expires_at: Instant | None = None
+    entries: Annotated[tuple[Name, ...], Field(max_length=100)] = ()
+    by: Text = ""
+
+
+class RevokeBody(Model):
+    """Who revokes a token, and why."""
+
+    by: Text = ""
+    why: Text = ""
+
+
+class TokenList(Model):
+    """All tokens in the order of their creation, also expired and revoked ones."""
+
+    tokens: tuple[ListedToken, ...]
 
 
 class Version(Model):

@@ -80,11 +80,12 @@ def test_a_triggered_run_is_queued_and_audited_and_wakes_the_daemon(here: Harnes
     )
     assert here.woken == 1
     event = here.store.audit.recent(1)[0]
-    assert (event.kind, event.subject, event.by, event.text) == (
+    assert (event.kind, event.subject, event.by, event.why, event.text) == (
         "run_triggered",
         "nightly-vacuum",
         "ada",
-        f"run {run.id}; disk is full",
+        "disk is full",
+        f"run {run.id}",
     )
 
 

@@ -30,14 +30,15 @@ def get_entry(service: ServiceDep, name: str) -> Response:
 @router.post("/entries/{name}/pause", response_model=Pause)
 def pause_entry(service: ServiceDep, request: Request, name: str, body: PauseBody) -> Response:
     """Pause an entry, until a time or until it is unpaused; its due times are recorded as skipped."""
-    return json_response(pause(service, name, body.why, caller(request, body.by), body.until))
+    by = caller(request, body.by)
+    return json_response(pause(service, name, body.why, by.name, body.until, origin=by.origin))
 
 
 @router.post("/entries/{name}/unpause", response_model=UnpauseResponse)
 def unpause_entry(service: ServiceDep, request: Request, name: str, body: UnpauseBody | None = None) -> Response:
     """Unpause an entry."""
     by = caller(request, "" if body is None else body.by)
-    return json_response(UnpauseResponse(unpaused=unpause(service, name, by)))
+    return json_response(UnpauseResponse(unpaused=unpause(service, name, by.name, origin=by.origin)))
 
 
 @router.get("/due", response_model=DueList)

@@ -63,7 +63,8 @@ def get_run(service: ServiceDep, run_id: RunId) -> Response:
 def cancel_run(service: ServiceDep, request: Request, run_id: RunId, body: CancelBody | None = None) -> Response:
     """Cancel a queued run, or request that a running one stops."""
     body = body or CancelBody()
-    return json_response(cancel(service, run_id, caller(request, body.by), body.why))
+    by = caller(request, body.by)
+    return json_response(cancel(service, run_id, by.name, body.why, origin=by.origin))
 
 
 @router.get("/{run_id}/log", response_model=LogPage)

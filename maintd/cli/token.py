@@ -1,0 +1,159 @@
+"""`token create`, `list` and `revoke`: the tokens of the API, with or without a daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import click
+
+from maintd.cli import completion
+from maintd.cli.app import App, current_user, json_option
+from maintd.errors import DaemonUnavailableError
+
+if TYPE_CHECKING:
+    from maintd.store import Store
+
+ROLES = ("viewer", "operator", "approver", "admin")
+"""The values of `model.access.Role`, which takes longer to import than a command that only prints its help."""
+
+
+@click.group("token")
+def token_command() -> None:
+    """Create, list and revoke tokens for the API on the TCP port.
+
+    The roles are in docs/operations.md. The control socket needs no token.
+    """
+
+
+@token_command.command("create")
+@click.argument("name")
+@click.option("--role", type=click.Choice(ROLES), required=True, help="What the token may do.")
+@click.option(
+    "--expires",
+    metavar="WHEN",
+    default="90d",
+    show_default=True,
+    help="End of the token: 90d, 2026-12-06; at most 366d.",
+)
+@click.option(
+    "--entries", multiple=True, metavar="GLOB", help="Only for entries whose name matches, as backup-*; repeatable."
+)
+@json_option
+@click.pass_obj
+def create(app: App, name: str, role: str, expires: str, entries: tuple[str, ...], as_json: bool) -> None:
+    """Create a token and print it, this once.
+
+    Example: maintd token create --role operator --expires 30d --entries "backup-*" ci
+    """
+    from maintd.cli import arguments
+
+    expires_at = arguments.future_time(f"{expires}T00:00Z" if _is_day(expires) else expires, app.now())
+    body: dict[str, Any] = {"name": name, "role": role, "expires_at": expires_at, "by": current_user()}
+    try:
+        created = app.daemon.post("/tokens", {**body, "entries": entries})
+    except DaemonUnavailableError:
+        with _store(app, create=True) as store:
+            created = _create(store, body, entries)
+    if as_json:
+        app.out_json(created)
+        return
+    app.out(created["token"])
+    limits = f", for {', '.join(created['entries'])}" if created["entries"] else ""
+    app.note(
+        f'token "{name}": {role}{limits}, expires {created["expires_at"]}; it is not stored and cannot be shown again'
+    )
+
+
+@token_command.command("list")
+@json_option
+@click.pass_obj
+def list_command(app: App, as_json: bool) -> None:
+    """List the tokens with role, expiry and last use, also those that are expired or revoked."""
+    try:
+        found = app.daemon.get("/tokens")["tokens"]
+    except DaemonUnavailableError:
+        from maintd.operations.tokens import list_tokens
+
+        with _store(app, read_only=True) as store:
+            found = [token.model_dump(mode="json") for token in list_tokens(store)]
+    if as_json:
+        app.out_json({"tokens": found})
+        return
+    from maintd.model.access import ListedToken
+    from maintd.present import tokens_text
+
+    app.out(tokens_text([ListedToken.model_validate(token) for token in found], now=app.now(), **app.terminal))
+
+
+@token_command.command("revoke")
+@click.argument("name", shell_complete=completion.tokens)
+@click.option("--why", default="", help="The reason, for the audit log.")
+@json_option
+@click.pass_obj
+def revoke(app: App, name: str, why: str, as_json: bool) -> None:
+    """Revoke a token: no request with it is accepted from now on."""
+    try:
+        revoked = app.daemon.post(f"/tokens/{quote(name, safe='')}/revoke", {"by": current_user(), "why": why})
+    except DaemonUnavailableError:
+        from maintd.operations.tokens import revoke_token
+
+        with _store(app) as store:
+            revoked = revoke_token(store, name, by=current_user(), origin=ORIGIN, why=why).model_dump(mode="json")
+    if as_json:
+        app.out_json(revoked)
+    else:
+        app.out(f'token "{name}" is revoked')
+
+
+ORIGIN = "command without a daemon"
+
+
+def _create(store: Store, body: dict[str, Any], entries: tuple[str, ...]) -> dict[str, Any]:
+    from maintd.model.access import Role
+    from maintd.operations.tokens import create_token
+
+    created = create_token(
+        store,
+        body["name"],
+        Role(body["role"]),
+        expires_at=datetime.fromisoformat(body["expires_at"]),
+        entries=entries,
+        by=body["by"],
+        origin=ORIGIN,
+    )
+    return created.model_dump(mode="json")
+
+
+def _is_day(text: str) -> bool:
+    return len(text) == len("2026-12-06") and text.count("-") == 2
+
+
+@contextmanager
+def _store(app: App, *, read_only: bool = False, create: bool = False) -> Iterator[Store]:
+    """The store, without a daemon. With `create`, a SQLite file that does not exist is created: the first token is needed
+    before the first start of a daemon that listens beyond loopback."""
+    from maintd.clock import SystemClock
+    from maintd.store import open_store, read_store
+    from maintd.store.database import parse_url
+
+    settings = app.settings
+    if read_only:
+        store = read_store(settings.store, clock=SystemClock())
+    else:
+        url = parse_url(settings.store)
+        missing = (
+            create
+            and url.get_backend_name() == "sqlite"
+            and url.database is not None
+            and not Path(url.database).exists()
+        )
+        store = open_store(settings.store, clock=SystemClock(), migrate=missing, state_dir=settings.state_dir)
+    try:
+        yield store
+    finally:
+        store.close()

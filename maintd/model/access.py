@@ -1,0 +1,130 @@
+"""Who may do what: rights, the roles that have them, tokens, and the caller of a request."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from pydantic import Field
+
+from maintd.errors import ForbiddenError
+from maintd.model.base import Model
+from maintd.units import Instant
+
+
+class Role(StrEnum):
+    """What a caller may do. Each role has the rights of those before it, too."""
+
+    VIEWER = "viewer"  # sees everything except secrets
+    OPERATOR = "operator"  # triggers and cancels runs, pauses entries, acknowledges findings, mutes notices
+    APPROVER = "approver"  # puts a changed calendar into force
+    ADMIN = "admin"  # creates and revokes tokens
+
+    def has(self, right: Right) -> bool:
+        """Whether this role has the right."""
+        return right is Right.PROBE or _RANK[self] >= _RANK[LEAST_ROLES[right]]
+
+
+class Right(StrEnum):
+    """What a request needs. `web.access` has the right of each route."""
+
+    PROBE = "probe"  # ask whether maintd is alive; everyone may, without a token
+    READ = "read"
+    TRIGGER = "trigger"
+    CANCEL = "cancel"
+    PAUSE = "pause"
+    ACKNOWLEDGE = "acknowledge"
+    MUTE = "mute"
+    TEST_NOTICES = "test_notices"
+    RELOAD = "reload"
+    MANAGE_TOKENS = "manage_tokens"
+
+
+LEAST_ROLES = {
+    Right.READ: Role.VIEWER,
+    Right.TRIGGER: Role.OPERATOR,
+    Right.CANCEL: Role.OPERATOR,
+    Right.PAUSE: Role.OPERATOR,
+    Right.ACKNOWLEDGE: Role.OPERATOR,
+    Right.MUTE: Role.OPERATOR,
+    Right.TEST_NOTICES: Role.OPERATOR,
+    Right.RELOAD: Role.APPROVER,
+    Right.MANAGE_TOKENS: Role.ADMIN,
+}
+"""The first role that has a right; the roles after it have it, too."""
+
+_RANK = {role: rank for rank, role in enumerate(Role)}
+
+
+def roles_with(right: Right) -> tuple[Role, ...]:
+    """The roles that have a right, in order."""
+    return tuple(role for role in Role if role.has(right))
+
+
+class TokenState(StrEnum):
+    """Whether a token can be used."""
+
+    VALID = "valid"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+
+
+class Token(Model):
+    """A token of the API, without the token itself, of which the store has only a digest.
+
+    `entries` are patterns such as `backup-*`; the token is limited to entries whose name matches one. Empty: all.
+    """
+
+    name: str
+    role: Role
+    entries: tuple[str, ...] = ()
+    created_at: Instant
+    created_by: str
+    expires_at: Instant
+    revoked_at: Instant | None = None
+    revoked_by: str = ""
+    last_used_at: Instant | None = None  # to the minute
+    last_used_from: str = ""
+
+    def state_at(self, now: Instant) -> TokenState:
+        """Whether it can be used at a time."""
+        if self.revoked_at is not None:
+            return TokenState.REVOKED
+        return TokenState.VALID if now < self.expires_at else TokenState.EXPIRED
+
+
+class CreatedToken(Token):
+    """A new token. `token` is the token itself, which is not stored and cannot be shown again."""
+
+    token: str = Field(repr=False)
+
+
+class ListedToken(Token):
+    """A token with its state: valid, expired or revoked."""
+
+    state: TokenState
+
+
+class Caller(NamedTuple):
+    """Who sends a request, from where, and what they may do."""
+
+    name: str = ""  # of the user or token; empty: unknown
+    role: Role | None = Role.VIEWER  # None: nothing but probes
+    origin: str = ""  # for example `socket, uid 1000, pid 4711` or `10.0.0.7`
+    entries: tuple[str, ...] = ()  # patterns of entry names that a token is limited to; empty: all
+
+    def may(self, right: Right) -> bool:
+        """Whether the caller's role has a right."""
+        return right is Right.PROBE or (self.role is not None and self.role.has(right))
+
+    def covers(self, entry: str) -> bool:
+        """Whether the caller's token is for this entry (or job, by its name)."""
+        return not self.entries or any(fnmatchcase(entry, pattern) for pattern in self.entries)
+
+    def require(self, entry: str) -> None:
+        """Raise ForbiddenError unless the caller's token is for this entry."""
+        if not self.covers(entry):
+            raise ForbiddenError(
+                f'token "{self.name}" is not for the entry "{entry}"', f"it is for: {', '.join(self.entries)}"
+            )

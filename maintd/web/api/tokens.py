@@ -1,0 +1,43 @@
+"""Tokens: list, create, revoke."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from maintd.model.access import CreatedToken, ListedToken
+from maintd.operations.tokens import create_token, list_tokens, revoke_token
+from maintd.web.dependencies import ServiceDep, caller
+from maintd.web.schemas import RevokeBody, TokenBody, TokenList, json_response
+
+router = APIRouter(prefix="/api/v1/tokens")
+
+
+@router.get("", response_model=TokenList)
+def get_tokens(service: ServiceDep) -> Response:
+    """List the tokens of the API with role, expiry and last use; the tokens themselves are not stored."""
+    return json_response(TokenList(tokens=list_tokens(service.store)))
+
+
+@router.post("", response_model=CreatedToken, status_code=201)
+def post_token(service: ServiceDep, request: Request, body: TokenBody) -> Response:
+    """Create a token. The response is the only place that shows it."""
+    by = caller(request, body.by)
+    created = create_token(
+        service.store,
+        body.name,
+        body.role,
+        expires_at=body.expires_at,
+        entries=body.entries,
+        by=by.name,
+        origin=by.origin,
+    )
+    return json_response(created, 201)
+
+
+@router.post("/{name}/revoke", response_model=ListedToken)
+def revoke(service: ServiceDep, request: Request, name: str, body: RevokeBody | None = None) -> Response:
+    """Revoke a token: no request with it is accepted from then on."""
+    body = body or RevokeBody()
+    by = caller(request, body.by)
+    return json_response(revoke_token(service.store, name, by=by.name, origin=by.origin, why=body.why))
