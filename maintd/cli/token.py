@@ -135,8 +135,10 @@ def _is_day(text: str) -> bool:
 
 @contextmanager
 def _store(app: App, *, read_only: bool = False, create: bool = False) -> Iterator[Store]:
-    """The store, without a daemon. With `create`, a SQLite file that does not exist is created: the first token is needed
-    before the first start of a daemon that listens beyond loopback."""
+    """The store, without a daemon.
+
+    With `create`, a missing SQLite file is created: a daemon that listens beyond loopback needs a token at its start.
+    """
     from maintd.clock import SystemClock
     from maintd.store import open_store, read_store
     from maintd.store.database import parse_url
