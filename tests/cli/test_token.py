@@ -59,7 +59,7 @@ def test_a_token_is_revoked_with_a_reason(shell: Shell) -> None:
         (["revoke", "nobody"], 1, "there is no store"),
     ],
 )
-def test_a_wrong_request_says_what_is_wrong(shell: Shell, words: list[str], code: int, message: str) -> None:
+def test_a_wrong_request_is_refused_with_the_reason(shell: Shell, words: list[str], code: int, message: str) -> None:
     done = shell.maintd("token", *words)
 
     assert done.code == code
