@@ -26,6 +26,7 @@ from maintd.checks.alerts.firing import Acknowledgement, AlertLimits, Alerts, Fi
 from maintd.checks.alerts.grafana import ALERTMANAGER_PATH, RULES_PATH, GrafanaFacts, collect_grafana
 from maintd.checks.alerts.silences import SilenceLimits
 from maintd.checks.probes import Probe, collect_all, isolate_errors
+from maintd.checks.requirements.of_jobs import alert_review as requirements
 from maintd.clients import prometheus
 from maintd.job import Context, JobParams, job
 
@@ -53,7 +54,7 @@ class Params(JobParams):
     """When silences need attention."""
 
 
-@job(timeout="5m", repeatable=True, needs=("prometheus or alertmanager or http",))
+@job(timeout="5m", repeatable=True, needs=("prometheus or alertmanager or http",), requires=requirements)
 def run(ctx: Context, params: Params) -> None:
     with ctx.phase("collect alerts, rules and silences"):
         collected = list(collect_all(_probes(ctx, params)))

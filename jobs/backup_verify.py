@@ -26,6 +26,7 @@ from maintd.checks.backups.keys import load_identities, open_gpg
 from maintd.checks.backups.stream import ExpansionLimits
 from maintd.checks.backups.verify import BackupVerifier, VerifyOptions, report_metadata
 from maintd.checks.probes import isolate_errors
+from maintd.checks.requirements.of_jobs import backup_verify as requirements
 from maintd.clients.files import shown
 from maintd.job import Context, Duration, JobParams, Size, TargetError, UnknownNameError, job
 
@@ -77,7 +78,7 @@ class Params(JobParams):
     """A tar archive with more members counts as damaged."""
 
 
-@job(timeout="2h", repeatable=True, locks={"backups": "shared"}, history_of="job")
+@job(timeout="2h", repeatable=True, locks={"backups": "shared"}, history_of="job", requires=requirements)
 def run(ctx: Context, params: Params) -> None:
     data_devices = devices_of(ctx, params.data)
     records: list[dict[str, Any]] = []

@@ -24,6 +24,7 @@ from maintd.checks.postgres import capacity as postgres_capacity
 from maintd.checks.probes import figures_or_cause
 from maintd.checks.prometheus import capacity as prometheus_capacity
 from maintd.checks.redis import capacity as redis_capacity
+from maintd.checks.requirements.of_jobs import capacity_report as requirements
 from maintd.job import CheckStatus, Context, Duration, JobParams, job
 from maintd.reports.capacity_report import build
 from maintd.reports.figure import Figure
@@ -50,7 +51,7 @@ class Params(JobParams):
     """Number of reports to keep in the reports folder; files that this job did not write, or that were edited, stay."""
 
 
-@job(timeout="1h", repeatable=True, history=400, history_of="job")
+@job(timeout="1h", repeatable=True, history=400, history_of="job", requires=requirements)
 def run(ctx: Context, params: Params) -> None:
     now = ctx.now()
     resources: list[Resource] = []

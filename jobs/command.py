@@ -20,6 +20,7 @@ from typing import Any, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from maintd.checks.hints import command
+from maintd.checks.requirements.of_jobs import command as requirements
 from maintd.clients import shell
 from maintd.clients.program_output import Number, OutputExcerpt, OutputSearch, Pattern
 from maintd.job import CheckStatus, Context, Duration, JobParams, Size, duration_text, format_duration, job
@@ -73,7 +74,7 @@ class Params(JobParams):
         return self
 
 
-@job(timeout="1h", mutates=True)
+@job(timeout="1h", mutates=True, requires=requirements)
 def run(ctx: Context, params: Params) -> None:
     """Find the program, run it, report its result."""
     variables = {"MAINTD_RUN_ID": str(ctx.run_id), "MAINTD_ENTRY": ctx.entry}

@@ -16,6 +16,7 @@ from maintd.checks.postgres import database
 from maintd.checks.postgres.amcheck import report_corruption
 from maintd.checks.postgres.database import STATISTICS_AGE, Counters, Relation
 from maintd.checks.postgres.indexes import Index, indexes, invalid
+from maintd.checks.requirements.of_jobs import database_size as requirements
 from maintd.clients.postgres import Postgres, connect
 from maintd.job import Context, Duration, JobParams, Size, TargetError, format_size, job
 
@@ -43,7 +44,14 @@ class Params(JobParams):
     """Warn when the server has no data checksums."""
 
 
-@job(timeout="45m", repeatable=True, locks={"postgres": "shared"}, needs=("postgres",), history_of="job")
+@job(
+    timeout="45m",
+    repeatable=True,
+    locks={"postgres": "shared"},
+    needs=("postgres",),
+    history_of="job",
+    requires=requirements,
+)
 def run(ctx: Context, params: Params) -> None:
     """Measure each target in turn; a target that cannot be reached is unknown and does not stop the others."""
     for name in params.targets or tuple(ctx.targets.postgres) or ("main",):

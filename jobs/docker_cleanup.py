@@ -18,6 +18,7 @@ from pydantic import Field
 
 from maintd.checks.docker import cleanup, networks
 from maintd.checks.docker.cleanup import Decision, ImageUsers, InUseError, Retention
+from maintd.checks.requirements.of_jobs import docker_cleanup as requirements
 from maintd.clients import docker
 from maintd.clients.docker import Docker
 from maintd.job import CheckStatus, Context, Duration, JobParams, Role, Size, TargetError, job
@@ -63,7 +64,15 @@ class Params(JobParams):
     """Ignore volumes newer than this."""
 
 
-@job(timeout="1h", mutates=True, repeatable=True, locks={"docker": "exclusive"}, needs=("docker",), history_of="job")
+@job(
+    timeout="1h",
+    mutates=True,
+    repeatable=True,
+    locks={"docker": "exclusive"},
+    needs=("docker",),
+    history_of="job",
+    requires=requirements,
+)
 def run(ctx: Context, params: Params) -> None:
     """Clean each engine in turn; an engine that fails does not stop the others."""
     names = params.targets or tuple(ctx.targets.docker)

@@ -27,6 +27,7 @@ from maintd.checks.probes import Probe, collect_all, isolate_errors
 from maintd.checks.prometheus import health as prometheus_health
 from maintd.checks.redis import health as redis_health
 from maintd.checks.redis.health import RedisLimits
+from maintd.checks.requirements.of_jobs import health_check as requirements
 from maintd.job import Context, Duration, JobParams, MaintdError, job
 
 Kind = Literal["host", "http", "postgres", "redis", "docker", "prometheus", "alertmanager"]
@@ -52,7 +53,7 @@ class Params(JobParams):
     """Limits for containers."""
 
 
-@job(timeout="10m", repeatable=True, history_of="job")
+@job(timeout="10m", repeatable=True, history_of="job", requires=requirements)
 def run(ctx: Context, params: Params) -> None:
     """Collect the facts of all targets at once, then report each target."""
     with ctx.phase("collect facts from all targets"):

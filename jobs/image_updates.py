@@ -20,6 +20,7 @@ from maintd.checks.docker.end_of_life import SupportCheck
 from maintd.checks.docker.image_updates import ImageUpdater, PullLimits
 from maintd.checks.docker.images import ImageInUse, find_image, images_in_use, report_age
 from maintd.checks.docker.vulnerabilities import VulnerabilityCheck, report_without_scanner
+from maintd.checks.requirements.of_jobs import image_updates as requirements
 from maintd.clients.docker import Docker, connect
 from maintd.clients.registry import (
     Credentials,
@@ -72,7 +73,7 @@ class Params(JobParams):
     """Images pulled in one run at most."""
 
 
-@job(timeout="1h", mutates=True, repeatable=True, locks={"docker": "shared"}, needs=("docker",))
+@job(timeout="1h", mutates=True, repeatable=True, locks={"docker": "shared"}, needs=("docker",), requires=requirements)
 def run(ctx: Context, params: Params) -> None:
     """Check each engine in turn; an engine that fails does not stop the others."""
     ctx.limit("pull", params.max_pulls)

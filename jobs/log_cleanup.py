@@ -19,6 +19,7 @@ from pydantic import Field
 
 from maintd.checks.logs import cleanup, rotation
 from maintd.checks.logs.rotation import Plan
+from maintd.checks.requirements.of_jobs import log_cleanup as requirements
 from maintd.clients.files import ChangedError, Tree, disk_bytes, shown
 from maintd.clients.open_files import OpenFiles
 from maintd.clients.program_output import Pattern
@@ -54,7 +55,7 @@ class Params(JobParams):
     """Host target with the logs."""
 
 
-@job(timeout="1h", mutates=True, repeatable=True, locks={"logs": "exclusive"})
+@job(timeout="1h", mutates=True, repeatable=True, locks={"logs": "exclusive"}, requires=requirements)
 def run(ctx: Context, params: Params) -> None:
     roots = {"": params.root} if params.root else {name: ctx.target("folders", name).path for name in params.folders}
     host = ctx.target("host", params.host)

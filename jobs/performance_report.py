@@ -20,6 +20,7 @@ from maintd.checks.performance.figures import Query, run_queries
 from maintd.checks.probes import value_or_error
 from maintd.checks.prometheus.promql_window import Window, whole_days
 from maintd.checks.prometheus.requests import Metric
+from maintd.checks.requirements.of_jobs import performance_report as requirements
 from maintd.clients import prometheus
 from maintd.job import CheckStatus, Context, Duration, JobParams, job
 from maintd.reports.figure import Figure, TimeSeries
@@ -74,7 +75,7 @@ class Params(JobParams):
     """Number of reports to keep in the reports folder; files that this job did not write, or that were edited, stay."""
 
 
-@job(timeout="30m", repeatable=True)
+@job(timeout="30m", repeatable=True, requires=requirements)
 def run(ctx: Context, params: Params) -> None:
     if not ctx.targets.prometheus and not params.queries:
         ctx.target("prometheus")  # raises the error that it is not configured

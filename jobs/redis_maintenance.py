@@ -20,6 +20,7 @@ from maintd.checks.redis.key_cleanup import Prefix, remove_idle_keys, set_expiri
 from maintd.checks.redis.keyspace import KeyCounter, KeyStatistics, Throttle
 from maintd.checks.redis.persistence import SaveOptions
 from maintd.checks.redis.streams import TRIM_STEP, StreamLimits, StreamState
+from maintd.checks.requirements.of_jobs import redis_maintenance as requirements
 from maintd.clients.redis import RedisServer, connect
 from maintd.job import Context, Duration, JobParams, Role, Size, TargetError, job
 
@@ -81,7 +82,7 @@ class Params(JobParams):
     """Entries dropped from one stream in one run at most."""
 
 
-@job(timeout="1h", mutates=True, repeatable=True, locks={"redis": "exclusive"}, needs=("redis",))
+@job(timeout="1h", mutates=True, repeatable=True, locks={"redis": "exclusive"}, needs=("redis",), requires=requirements)
 def run(ctx: Context, params: Params) -> None:
     """Maintain each target in turn; a target that fails does not stop the others."""
     for name in params.targets or tuple(ctx.targets.redis) or ("main",):

@@ -18,6 +18,7 @@ from maintd.checks.postgres import reindex
 from maintd.checks.postgres.blockers import maintenance_lock
 from maintd.checks.postgres.database import invalid_criterion
 from maintd.checks.postgres.indexes import Density, Index, indexes, invalid
+from maintd.checks.requirements.of_jobs import reindex as requirements
 from maintd.clients.postgres import Postgres, connect
 from maintd.job import Context, Duration, JobParams, Role, Size, TargetError, format_size, job
 
@@ -47,7 +48,14 @@ class Params(JobParams):
     """Largest index to rebuild when the server's disk is not accessible."""
 
 
-@job(timeout="2h", mutates=True, repeatable=True, locks={"postgres": "exclusive"}, needs=("postgres",))
+@job(
+    timeout="2h",
+    mutates=True,
+    repeatable=True,
+    locks={"postgres": "exclusive"},
+    needs=("postgres",),
+    requires=requirements,
+)
 def run(ctx: Context, params: Params) -> None:
     """Maintain each target in turn; a target that fails does not stop the others."""
     for name in params.targets or tuple(ctx.targets.postgres) or ("main",):

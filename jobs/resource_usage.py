@@ -20,6 +20,7 @@ from maintd.checks.host import health, usage
 from maintd.checks.host.health import HostLimits
 from maintd.checks.host.usage import ContainerUsageLimits, HostUsageLimits
 from maintd.checks.probes import Probe, collect_all, isolate_errors
+from maintd.checks.requirements.of_jobs import resource_usage as requirements
 from maintd.job import Context, Duration, JobParams, MaintdError, duration_text, job
 
 
@@ -43,7 +44,7 @@ class Params(JobParams):
         return value
 
 
-@job(timeout="10m", repeatable=True, history_of="job")
+@job(timeout="10m", repeatable=True, history_of="job", requires=requirements)
 def run(ctx: Context, params: Params) -> None:
     """Sample everything at once, then report each target."""
     with ctx.phase(f"sample twice, {duration_text(params.interval)} apart"):

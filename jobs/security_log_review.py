@@ -24,6 +24,7 @@ from maintd.checks.logs.evaluate import LoginLimits, RequestLimits, window_start
 from maintd.checks.logs.login_sources import read_logins
 from maintd.checks.logs.loki import SELECTOR
 from maintd.checks.logs.unfamiliar_logins import LoginForms
+from maintd.checks.requirements.of_jobs import security_log_review as requirements
 from maintd.clients import host
 from maintd.job import Context, Duration, JobParams, MaintdError, Role, TargetError, job
 from maintd.job.references import resolved
@@ -78,7 +79,7 @@ class Params(JobParams):
         return value
 
 
-@job(timeout="15m", repeatable=True)
+@job(timeout="15m", repeatable=True, requires=requirements)
 def run(ctx: Context, params: Params) -> None:
     if params.logins:
         with ctx.phase("review logins"):

@@ -19,6 +19,7 @@ from maintd.checks.http import daily_results
 from maintd.checks.http.activity import ActivityLimits
 from maintd.checks.http.daily_results import FigureLimits
 from maintd.checks.probes import isolate_errors
+from maintd.checks.requirements.of_jobs import trading_review as requirements
 from maintd.checks.trading import Day, Query
 from maintd.clients import postgres, prometheus, redis
 from maintd.job import Context, Duration, JobParams, TargetError, job
@@ -52,7 +53,7 @@ class Params(JobParams):
     """Comparison with the same weekday in earlier weeks."""
 
 
-@job(timeout="5m", repeatable=True, needs=("http",))
+@job(timeout="5m", repeatable=True, needs=("http",), requires=requirements)
 def run(ctx: Context, params: Params) -> None:
     reported = None
     with ctx.phase("request the figures"), isolate_errors(ctx, "figures: evaluated"):

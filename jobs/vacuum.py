@@ -18,6 +18,7 @@ from maintd.checks.postgres.blockers import maintenance_lock
 from maintd.checks.postgres.tables import Table, report_bloat, selected, tables
 from maintd.checks.postgres.vacuum import PROGRESS, PinWatch, VacuumSettings, kept_rows_criterion, report_ages, vacuum
 from maintd.checks.postgres.wraparound import KINDS
+from maintd.checks.requirements.of_jobs import vacuum as requirements
 from maintd.clients.postgres import Postgres, Row, connect, progress_reported
 from maintd.job import Context, Duration, JobParams, Role, Size, TargetError, job
 
@@ -52,7 +53,13 @@ class Params(JobParams):
 
 
 @job(
-    timeout="2h", mutates=True, repeatable=True, locks={"postgres": "exclusive"}, needs=("postgres",), history_of="job"
+    timeout="2h",
+    mutates=True,
+    repeatable=True,
+    locks={"postgres": "exclusive"},
+    needs=("postgres",),
+    history_of="job",
+    requires=requirements,
 )
 def run(ctx: Context, params: Params) -> None:
     """Maintain each target in turn; a target that fails does not stop the others."""

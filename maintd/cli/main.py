@@ -33,6 +33,7 @@ COMMANDS = {
     "logs": "runs",
     "cancel": "runs",
     "next": "status",
+    "doctor": "doctor",
     "validate": "calendar",
     "reload": "daemon",
     "pause": "calendar",

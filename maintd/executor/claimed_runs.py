@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 
@@ -72,6 +73,7 @@ class ClaimedRuns:
         jobs: Callable[[], Jobs],
         targets: Callable[[], Targets],
         secrets: Callable[[], Mapping[str, str]] = dict,
+        calendar: Callable[[], Mapping[str, Any]] = dict,
         incarnation: str,
         preload: Callable[[], Preload],
         spares: int = 0,
@@ -84,6 +86,7 @@ class ClaimedRuns:
         self._jobs = jobs
         self._targets = targets
         self._secrets = secrets
+        self._calendar = calendar
         self._incarnation = incarnation
         self._on_change = on_change
         self.job_user = job_user_of(settings)
@@ -164,6 +167,7 @@ class ClaimedRuns:
             jobs=self._jobs,
             targets=self._targets,
             secrets=self._secrets,
+            calendar=self._calendar,
             draining=lambda: self.draining,
             job_user=self.job_user,
         )

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 import structlog
 
@@ -49,6 +50,7 @@ class LocalExecutor:
         jobs: Callable[[], Jobs],
         targets: Callable[[], Targets],
         secrets: Callable[[], Mapping[str, str]] = dict,
+        calendar: Callable[[], Mapping[str, Any]] = dict,
         incarnation: str,
         calendar_jobs: Callable[[], Iterable[str]] = tuple,
     ) -> None:
@@ -70,6 +72,7 @@ class LocalExecutor:
             jobs=jobs,
             targets=targets,
             secrets=secrets,
+            calendar=calendar,
             incarnation=incarnation,
             preload=self._preload,
             spares=min(settings.slots, MOST_SPARES),

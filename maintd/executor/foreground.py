@@ -53,6 +53,7 @@ def run_here(
     clock: Clock,
     params: Mapping[str, Any],
     secrets: Mapping[str, str] | None = None,
+    calendar: Callable[[], Mapping[str, Any]] = dict,
     dry_run: bool,
     requested_by: str,
     why: str,
@@ -64,7 +65,7 @@ def run_here(
     and the update or item of evidence. Ctrl-C or SIGTERM cancels, a second one kills at once. Without a store that can
     be reached, the run is not recorded.
 
-    `secrets` are those of the calendar.
+    `secrets` are those of the calendar; `calendar` returns what a job that reads the calendar is given.
 
     Raises UsageError for params that are invalid, RefusedError when a run of the entry is under way.
     """
@@ -97,6 +98,7 @@ def run_here(
             jobs=lambda: jobs,
             targets=lambda: targets,
             secrets=lambda: known,
+            calendar=calendar,
             incarnation=incarnation,
             preload=lambda: Preload(imports),
         )

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -74,6 +74,7 @@ class RunContext:
     targets: Callable[[], Targets]
     draining: Callable[[], bool]  # whether this node is about to stop
     secrets: Callable[[], Mapping[str, str]] = dict  # of the active calendar, by name
+    calendar: Callable[[], Mapping[str, Any]] = dict  # for a job that reads it
     job_user: JobUser | None = None  # whose rights the children take on
 
     def acquire_locks(self, step: str, wanted: Mapping[str, LockMode]) -> list[LockHolder]:
@@ -124,9 +125,10 @@ class RunContext:
         targets = self.targets()
         none = targets == _NO_TARGETS
         has_secrets = not none or "${" in str(plan.params)
+        params = {**plan.params, "calendar": self.calendar()} if job.reads_calendar else plan.params
         return AttemptRequest(
             os.fspath(job.path),
-            plan.params,
+            params,
             info,
             _NO_TARGETS_PICKLED if none else pickle.dumps(targets),
             has_secrets,

@@ -324,6 +324,10 @@ class Context:
         """
         return self._record(Criterion(name, unknown=cause, equals=expected, hint=hint, optional=optional).evaluate())
 
+    def passed(self, name: str, observed: Scalar, *, expected: str) -> Check:
+        """Record a criterion that was observed and met, whose expectation is only text."""
+        return self._record(Check(name=name, observed=observed, expected=expected, status=CheckStatus.OK))
+
     def fail(self, name: str, observed: Scalar, *, expected: str, hint: str = "") -> Check:
         """Record a failed criterion whose expectation is only text."""
         return self._record(Check(name=name, observed=observed, expected=expected, status=CheckStatus.FAIL, hint=hint))

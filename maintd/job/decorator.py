@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from maintd.units import parse_duration, parse_size
 
@@ -31,6 +31,8 @@ class JobTraits:
     history: int = 60
     history_of: Literal["entry", "job"] = "entry"
     fresh: bool = False
+    requires: Callable[..., Iterable[Any]] | None = None
+    reads_calendar: bool = False
 
 
 def job(
@@ -44,6 +46,8 @@ def job(
     history: int = 60,
     history_of: Literal["entry", "job"] = "entry",
     fresh: bool = False,
+    requires: Callable[..., Iterable[Any]] | None = None,
+    reads_calendar: bool = False,
 ) -> Callable[[F], F]:
     """Make a function the job of its module.
 
@@ -57,6 +61,9 @@ def job(
     history_of: points of the same entry only, or of the job in any entry if the labels identify what was measured.
     fresh: import the module in each attempt. For a module whose import has side effects: it reads the clock, a file or
     the environment, opens a connection or starts a thread. Other modules are imported once, before the fork.
+    requires: the job's requirements by targets and params, see `maintd.checks.requirements`; `maintd doctor` exercises
+    them. By default, the targets that it needs answer.
+    reads_calendar: the job has a param `calendar`, which maintd sets to the steps of the active calendar.
     """
     traits = JobTraits(
         timeout=parse_duration(timeout),
@@ -68,6 +75,8 @@ def job(
         history=history,
         history_of=history_of,
         fresh=fresh,
+        requires=requires,
+        reads_calendar=reads_calendar,
     )
 
     def mark(function: F) -> F:

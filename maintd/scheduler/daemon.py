@@ -40,6 +40,7 @@ from maintd.model.entry import Rule
 from maintd.model.status import NodeState
 from maintd.operations import Health, OperatorService, TriggerRequest, trigger
 from maintd.operations.commands import LATEST_START
+from maintd.operations.examination import calendar_for_jobs
 from maintd.present.text import utc_second
 from maintd.scheduler.alarm import Alarm
 from maintd.scheduler.calendar_reload import CalendarReloader
@@ -142,6 +143,7 @@ class Daemon:
             jobs=lambda: self.registry.jobs,
             targets=lambda: self.reloader.targets,
             secrets=lambda: self.reloader.calendar.secrets,
+            calendar=lambda: calendar_for_jobs(self.reloader.calendar, self.registry.jobs, settings),
             incarnation=self.incarnation,
             calendar_jobs=lambda: {step.job for entry in self.reloader.calendar.entries for step in entry.steps},
         )

@@ -1,0 +1,201 @@
+"""Exercise the requirements of many steps: all targets at once, each requirement once, whoever has it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from maintd.checks.clock_offset import ClockLimits, ClockOffset, clock_of_answer, clock_offset, report_clock
+from maintd.checks.probes import Probe, answered, as_target_error, collect_all
+from maintd.checks.requirements.connections import LOCAL_KINDS, Service, opened
+from maintd.checks.requirements.requirement import Requirement, default_requirements
+from maintd.clients.docker import Docker
+from maintd.clients.postgres import Postgres
+from maintd.clients.redis import RedisServer
+from maintd.errors import JobError, MaintdError, TargetError
+from maintd.job.causes import Role, hint_for
+from maintd.job.context import Context
+from maintd.job.loader import open_module, traits_of
+from maintd.job.params import JobParams
+from maintd.job.references import resolve_references
+from maintd.model.target import Targets
+from maintd.redaction import MASK
+
+Place = tuple[str, str]
+"""Kind and name of a target."""
+
+_SHOWN_USERS = 4
+_NOT_TRIED = TargetError("not tried, since an earlier exercise timed out", cause="timed_out")
+
+
+class ExaminedStep(BaseModel):
+    """A step of a calendar entry, with the path of its job's module. `params` is JSON, with references."""
+
+    model_config = ConfigDict(frozen=True)
+
+    entry: str
+    step: str
+    job: str
+    path: Path
+    params: str = "{}"
+
+
+@dataclass
+class Wanted:
+    """The requirements of one target, each with the entries that have it."""
+
+    users: dict[Requirement, list[str]] = field(default_factory=dict)
+
+    def add(self, requirement: Requirement, entry: str) -> None:
+        """Add a requirement of an entry."""
+        entries = self.users.setdefault(requirement, [])
+        if entry not in entries:
+            entries.append(entry)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a target answered: to the first request, and to each exercise, a text or the error."""
+
+    first: str
+    seen: Mapping[Requirement, str | MaintdError]
+    clock: ClockOffset | TargetError | None
+
+
+def collect_requirements(ctx: Context, steps: Sequence[ExaminedStep]) -> dict[Place, Wanted]:
+    """The requirements of all steps by target. A step whose job or params cannot be used is a failed check."""
+    found: dict[Place, Wanted] = {}
+    for step in steps:
+        subject = f"entry {step.entry}: {step.step}"
+        try:
+            with as_target_error(subject):
+                requirements = list(_requirements(step, ctx.targets))
+        except MaintdError as error:
+            ctx.fail(subject, error.message, expected="a job that can run", hint=error.hint or "run: maintd validate")
+            continue
+        for requirement in requirements:
+            found.setdefault(requirement.place, Wanted()).add(requirement, step.entry)
+    return found
+
+
+def examine(ctx: Context, found: Mapping[Place, Wanted], time_limit: timedelta) -> None:
+    """Exercise the requirements of all targets at once, each target within the time limit, and report them."""
+    probes = [
+        Probe(kind, name, partial(_examine_target, ctx.targets, kind, name, tuple(wanted.users)), time_limit)
+        for (kind, name), wanted in sorted(found.items())
+    ]
+    for probe, result in ctx.track(collect_all(probes), unit="target", total=len(probes)):
+        _report(ctx, probe, found[probe.kind, probe.name], result)
+
+
+def _requirements(step: ExaminedStep, targets: Targets) -> Iterable[Requirement]:
+    module = open_module(step.path)
+    traits = traits_of(module)
+    params_type: type[JobParams] = getattr(module, "Params", JobParams)
+    given = resolve_references(_without_secrets(json.loads(step.params)), os.environ)
+    try:
+        params = params_type.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise JobError(f"params: {where}: {first['msg']}", "correct the params of the entry") from None
+    if traits.requires is None:
+        return default_requirements(traits.needs, targets, params)
+    return traits.requires(targets, params)
+
+
+def _without_secrets(value: Any) -> Any:
+    """The params without the secrets of the calendar, which no requirement uses."""
+    if isinstance(value, str):
+        return MASK if "${secret:" in value else value
+    if isinstance(value, list):
+        return [_without_secrets(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _without_secrets(item) for key, item in value.items()}
+    return value
+
+
+def _examine_target(targets: Targets, kind: str, name: str, requirements: Sequence[Requirement]) -> Examined:
+    with opened(targets, kind, name) as (connection, first):
+        answered()
+        seen: dict[Requirement, str | MaintdError] = {}
+        for requirement in requirements:
+            try:
+                with as_target_error(requirement.name):
+                    seen[requirement] = requirement.exercise(connection)
+            except MaintdError as error:
+                seen[requirement] = error
+                if isinstance(error, TargetError) and error.cause in ("timed_out", "partial"):
+                    break  # every other exercise would wait as long
+        return Examined(first, seen, _clock(connection))
+
+
+def _clock(connection: Any) -> ClockOffset | TargetError | None:
+    """The clock of a server that tells its time; None for others."""
+    try:
+        with as_target_error("clock"):
+            sent = time.time()
+            match connection:
+                case Postgres():
+                    row = connection.one("SELECT extract(epoch FROM clock_timestamp())::float8 AS now")
+                    return clock_offset(row["now"], sent, time.time())
+                case RedisServer():
+                    micros = connection.info("server").get("server_time_usec", 0)
+                    return clock_offset(float(micros) / 1e6, sent, time.time()) if micros else None
+                case Docker():
+                    at = connection.system_time()
+                    return clock_offset(at.timestamp(), sent, time.time())
+                case Service():
+                    return clock_of_answer(connection.answer) if "date" in connection.answer.headers else None
+                case _:
+                    return None
+    except TargetError as error:
+        return error
+
+
+def _report(ctx: Context, probe: Probe, wanted: Wanted, result: Examined | MaintdError) -> None:
+    if isinstance(result, MaintdError):
+        entries = list(dict.fromkeys(entry for users in wanted.users.values() for entry in users))
+        if probe.kind not in LOCAL_KINDS and not ctx.targets.of(probe.kind):
+            text = f"not_configured: the steps of {', '.join(entries)} that need it are skipped"
+            hint = f"set targets.{probe.kind} in the calendar"
+            ctx.unknown(f"{probe.kind}: configured", text, expected="a target", hint=hint, optional=True)
+            return
+        name = f"{probe.subject}: {'found' if probe.kind in LOCAL_KINDS else 'answers'}"
+        _report_failure(ctx, name, result, entries)
+        return
+    if probe.kind not in LOCAL_KINDS:
+        ctx.passed(f"{probe.subject}: answers", result.first, expected="an answer")
+    for requirement, entries in wanted.users.items():
+        if requirement.need == "answers":
+            continue
+        seen = result.seen.get(requirement, _NOT_TRIED)
+        if isinstance(seen, str):
+            ctx.passed(requirement.name, seen, expected=_users(entries))
+        elif requirement.optional:
+            cause = seen.cause if isinstance(seen, TargetError) else "failed"
+            text, hint = f"{cause}: {seen.message}", seen.hint or hint_for(cause)
+            ctx.unknown(requirement.name, text, expected=_users(entries), hint=hint, optional=True)
+        else:
+            _report_failure(ctx, requirement.name, seen, entries)
+    if result.clock is not None:
+        report_clock(ctx, probe.subject, result.clock, ClockLimits(), optional=isinstance(result.clock, TargetError))
+
+
+def _report_failure(ctx: Context, name: str, error: MaintdError, entries: Sequence[str]) -> None:
+    """What a job needs and does not have fails: its run would not do what it should."""
+    ctx.report_error(name, error, expected=_users(entries), role=Role.WORK)
+
+
+def _users(entries: Sequence[str]) -> str:
+    more = f" and {len(entries) - _SHOWN_USERS} more" if len(entries) > _SHOWN_USERS else ""
+    return f"works, for {', '.join(entries[:_SHOWN_USERS])}{more}"

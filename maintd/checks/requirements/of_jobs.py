@@ -1,0 +1,265 @@
+"""The requirements of each shipped job, from its params: what the job's decorator names and `doctor` exercises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from maintd.checks.postgres import autovacuum, blockers, database, indexes, tables, wraparound
+from maintd.checks.postgres.health import QUERIES
+from maintd.checks.requirements import docker, local, postgres, redis, services
+from maintd.checks.requirements.requirement import Requirement, answers
+from maintd.clients.redis import Command
+from maintd.model.target import Targets
+
+_READS_REDIS: tuple[Command, ...] = (("INFO",), ("DBSIZE",), ("CONFIG", "GET", "save"), ("LASTSAVE",))
+_SCANS_REDIS: tuple[Command, ...] = (
+    ("SCAN", 0, "COUNT", 1),
+    ("TYPE", redis.NO_SUCH_KEY),
+    ("PTTL", redis.NO_SUCH_KEY),
+    ("MEMORY", "USAGE", redis.NO_SUCH_KEY),
+    ("SLOWLOG", "GET", 1),
+    ("LATENCY", "LATEST"),
+)
+HEALTH_KINDS = ("host", "http", "postgres", "redis", "docker", "prometheus", "alertmanager")
+
+
+def health_check(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Every target answers; the queries of its checks work."""
+    for kind in params.include or HEALTH_KINDS:
+        for name in () if kind in params.skip else targets.of(kind):
+            yield Requirement(kind, name, "answers", answers)
+            match kind:
+                case "postgres":
+                    statements = {key: (query, ()) for key, query in QUERIES.items()}
+                    yield Requirement(kind, name, "check its health", postgres.queries(statements))
+                    yield Requirement(kind, name, "see all sessions", postgres.sees_sessions)
+                case "redis":
+                    yield Requirement(kind, name, "read its state", redis.may_run(("INFO",)))
+                    if targets.redis[name].streams:
+                        exercise = redis.streams_exist(targets.redis[name].streams)
+                        yield Requirement(kind, name, "read its streams", exercise)
+                case "docker":
+                    yield from _containers(targets, name)
+
+
+def vacuum(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Statistics can be read, and the selected tables maintained."""
+    for name in params.targets or targets.postgres:
+        readers = postgres.reads(tables.tables, autovacuum.autovacuum, wraparound.databases, blockers.snapshot_holders)
+        yield Requirement("postgres", name, "read statistics of tables", readers)
+        exercise = postgres.maintains(params.tables, params.exclude, analyze=True)
+        yield Requirement("postgres", name, "vacuum and analyze tables", exercise)
+        yield Requirement("postgres", name, "see all sessions", postgres.sees_sessions)
+
+
+def reindex(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Indexes can be listed, their density measured, and their tables maintained."""
+    for name in params.targets or targets.postgres:
+        yield Requirement("postgres", name, "read statistics of indexes", postgres.reads(indexes.indexes))
+        exercise = postgres.maintains(("*",), (), analyze=False)
+        yield Requirement("postgres", name, "rebuild indexes of all tables", exercise)
+        density = postgres.extension("pgstattuple", "pgstatindex(regclass)")
+        yield Requirement(
+            "postgres", name, "measure the density of indexes", density, optional=bool(params.trust_estimate)
+        )
+        yield Requirement("postgres", name, "see all sessions", postgres.sees_sessions)
+
+
+def database_size(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Sizes and the catalog can be read; amcheck can be called where it is wanted."""
+    for name in params.targets or targets.postgres:
+        readers = postgres.reads(
+            database.counters, database.relations, database.sequences, database.unindexed_foreign_keys, indexes.indexes
+        )
+        yield Requirement("postgres", name, "read sizes and the catalog", readers)
+        if params.amcheck != "no":
+            exercise = postgres.extension("amcheck", "bt_index_check(regclass, boolean)")
+            optional = params.amcheck == "auto"
+            yield Requirement("postgres", name, "check for corruption with amcheck", exercise, optional=optional)
+
+
+def redis_maintenance(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """The user may run the commands of the parts that are enabled; required streams exist."""
+    for name in params.targets or targets.redis:
+        yield Requirement("redis", name, "read its state", redis.may_run(*_READS_REDIS))
+        if params.scan:
+            yield Requirement("redis", name, "count and measure keys", redis.may_run(*_SCANS_REDIS))
+        if params.save:
+            yield Requirement("redis", name, "make a background save", redis.may_run(("BGSAVE", "NOTHING")))
+        if params.expire:
+            exercise = redis.may_run(("EXPIRE", redis.NO_SUCH_KEY, 1))
+            yield Requirement("redis", name, "set expiries", exercise)
+        if params.unlink:
+            yield Requirement("redis", name, "remove keys", redis.may_run(("UNLINK", redis.NO_SUCH_KEY)))
+        if params.trim:
+            exercise = redis.may_run(("XTRIM", redis.NO_SUCH_KEY, "NOTHING", 1))
+            yield Requirement("redis", name, "trim streams", exercise)
+        streams = (*(targets.redis[name].streams if name in targets.redis else ()), *params.streams)
+        if streams:
+            yield Requirement("redis", name, "read its streams", redis.streams_exist(streams))
+
+
+def docker_cleanup(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """The engine lets every request of the cleanup through."""
+    for name in params.targets or targets.docker:
+        exercise = docker.allows(*docker.LISTS, *docker.IMAGES, *docker.NETWORKS)
+        yield Requirement("docker", name, "list containers, images and networks", exercise)
+        removes = [*docker.REMOVES_CONTAINERS, *docker.REMOVES_IMAGES]
+        removes += docker.REMOVES_NETWORKS if params.networks is not None else ()
+        yield Requirement("docker", name, "remove what is unused", docker.allows(*removes))
+        if params.build_cache is not None:
+            exercise = docker.allows(*docker.PRUNES_BUILD_CACHE)
+            yield Requirement("docker", name, "prune the build cache", exercise)
+
+
+def image_updates(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Images can be listed; the scanner and its reports are there."""
+    for name in params.targets or targets.docker:
+        yield Requirement("docker", name, "list containers and images", docker.allows(*docker.LISTS, *docker.IMAGES))
+    if params.trivy is not None:
+        yield local.program(params.trivy, "scan images")
+    if params.trivy_reports is not None:
+        yield local.readable_folder(params.trivy_reports, "read trivy's reports")
+
+
+def trading_review(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """The service answers; the queries of the params work and have data."""
+    service = _only(targets.http, params.service)
+    if service:
+        yield Requirement("http", service, f"read {params.path}", services.has_path(params.path))
+    if params.day is not None or params.queries:
+        statements = {name: (query.sql, (query.table,)) for name, query in params.queries.items()}
+        if params.day is not None:
+            statements["day"] = (params.day.sql, (params.day.table,))
+        yield Requirement(
+            "postgres", _only(targets.postgres, params.database), "count activity", postgres.queries(statements)
+        )
+    if params.streams:
+        yield Requirement(
+            "redis", _only(targets.redis, params.cache), "count stream entries", redis.streams_exist(params.streams)
+        )
+    for name in targets.prometheus if params.metrics else ():
+        yield Requirement("prometheus", name, "count activity", services.has_series(params.metrics))
+
+
+def performance_report(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Prometheus has the metrics; the SQL queries work."""
+    server = _only(targets.prometheus, params.prometheus)
+    if server:
+        selector = f"{{{params.selector}}}" if params.selector else ""
+        histogram = {params.histogram: f"{params.histogram}_bucket{selector}"}
+        yield Requirement("prometheus", server, "query request durations", services.has_series(histogram))
+        for what, selectors in (("memory", params.memory), ("CPU", params.cpu)):
+            exercise = services.has_one_of({item: item for item in selectors})
+            yield Requirement("prometheus", server, f"query {what} usage", exercise, optional=True)
+    if params.queries:
+        statements = {name: (query.sql, query.needs) for name, query in params.queries.items()}
+        yield Requirement(
+            "postgres", _only(targets.postgres, params.postgres), "run the queries", postgres.queries(statements)
+        )
+
+
+def capacity_report(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Every target whose capacity is measured answers, and its sizes can be read."""
+    for kind in ("host", "redis", "docker", "prometheus"):
+        for name in targets.of(kind):
+            yield Requirement(kind, name, "answers", answers)
+    for name in targets.postgres:
+        exercise = postgres.reads(database.relations, database.counters)
+        yield Requirement("postgres", name, "read sizes", exercise)
+    yield from _folders(targets, targets.folders)
+
+
+def resource_usage(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Hosts and engines answer."""
+    for name in targets.host:
+        yield Requirement("host", name, "answers", answers)
+    for name in targets.docker:
+        yield from _containers(targets, name)
+    yield from _folders(targets, [name for name in params.backups if name in targets.folders])
+
+
+def backup_verify(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """The folders can be read; keys and programs are there."""
+    if params.root is not None:
+        yield local.readable_folder(params.root, "read backups")
+    else:
+        yield from _folders(targets, (*params.folders, *params.offsite))
+    for path, need in (
+        (params.identity, "decrypt backups of age"),
+        (params.gpg_key, "decrypt backups of gpg"),
+        (params.gpg_passphrase, "decrypt backups of gpg"),
+    ):
+        if path is not None:
+            yield local.readable_file(path, need)
+    if params.gpg_key is not None or params.gpg_passphrase is not None:
+        yield local.program("gpg", "decrypt backups")
+    for name in ("pg_restore", "pg_verifybackup") if params.pg_bin is not None else ():
+        yield local.program(name, "verify backups of Postgres", folder=params.pg_bin)
+
+
+def log_cleanup(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Files in the folders may be deleted."""
+    if params.root is not None:
+        yield Requirement("folder", str(params.root), "delete old logs", local.writes)
+        return
+    for name in params.folders:
+        yield Requirement("folders", name, "delete old logs", local.writes)
+
+
+def security_log_review(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Login events can be read; the source of the services' logs answers."""
+    if params.logins and params.auth_log is not None:
+        yield local.readable_file(params.auth_log, "review logins")
+    if params.logins and params.auth_log is None:
+        yield local.program("journalctl", "review logins", optional=True)
+    if not params.requests:
+        return
+    if params.folder is not None:
+        yield from _folders(targets, (params.folder,))
+    elif params.loki is not None:
+        yield Requirement("http", params.loki, "answers", answers)
+    else:
+        for name in params.docker or targets.docker:
+            yield from _containers(targets, name)
+
+
+def alert_review(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Prometheus, Alertmanager and Grafana answer."""
+    for name in params.prometheus or targets.prometheus:
+        yield Requirement("prometheus", name, "answers", answers)
+    for name in params.alertmanager or targets.alertmanager:
+        yield Requirement("alertmanager", name, "answers", answers)
+    if params.grafana is not None:
+        exercise = services.has_path(params.grafana_path)
+        yield Requirement("http", params.grafana, f"read {params.grafana_path}", exercise)
+
+
+def command(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """The program is there."""
+    program = "/bin/sh" if params.shell else params.argv[0]
+    yield Requirement("program", program, "run it", local.is_executable)
+    if params.cwd is not None:
+        yield local.readable_folder(Path(params.cwd), "run a program in it")
+
+
+def _containers(targets: Targets, name: str) -> Iterator[Requirement]:
+    yield Requirement("docker", name, "list containers", docker.allows(*docker.LISTS))
+    target = targets.docker.get(name)
+    if target is not None and target.services:
+        exercise = docker.has_services(target.services, target.project)
+        yield Requirement("docker", name, "find the expected services", exercise)
+
+
+def _folders(targets: Targets, names: Iterable[str]) -> Iterator[Requirement]:
+    for name in names:
+        yield Requirement("folders", name, "list its files", local.lists)
+
+
+def _only(targets: dict[str, Any], name: str | None) -> str:
+    """The name that a job uses without a param: the only target, or `main`."""
+    if name is not None:
+        return name
+    return next(iter(targets)) if len(targets) == 1 else "main" if targets else ""

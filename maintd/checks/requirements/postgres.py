@@ -1,0 +1,186 @@
+"""What jobs need of a Postgres server: their queries, rights, extensions and settings, exercised without an effect."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+from psycopg import sql
+
+from maintd.checks.postgres.blockers import can_see_other_sessions
+from maintd.checks.postgres.tables import Table, selected, tables
+from maintd.checks.requirements.requirement import Exercise
+from maintd.clients.postgres import Postgres, Row
+from maintd.errors import TargetError
+
+Reader = Callable[[Postgres], object]
+"""A function of `maintd.checks.postgres` that reads the server with a session."""
+
+_PARAMETER = re.compile(r"(?<!%)%\((\w+)\)s")
+_NO_PLAN = re.compile(r"\s*(SET|RESET|SHOW)\s", re.IGNORECASE)
+_SHOWN = 3
+
+
+def reads(*readers: Reader) -> Exercise:
+    """Plan the very queries of these readers on this server, without executing them.
+
+    Planning fails for a table, column or function that this version does not have, and for a right that is missing.
+    """
+
+    def exercise(session: Postgres) -> str:
+        planner = _Planner(session)
+        for reader in readers:
+            try:
+                reader(cast("Postgres", planner))
+            except _EndOfReaderError:
+                continue
+        return f"{planner.planned} {'query' if planner.planned == 1 else 'queries'} planned"
+
+    return exercise
+
+
+def queries(statements: Mapping[str, tuple[str, Sequence[str]]]) -> Exercise:
+    """Plan statements from the params of a job, given by name with the tables that must exist."""
+
+    def exercise(session: Postgres) -> str:
+        for name, (statement, relations) in statements.items():
+            for relation in relations:
+                if session.one("SELECT to_regclass(%s) IS NULL AS missing", (relation,))["missing"]:
+                    raise TargetError(
+                        f'{session.name}: query "{name}": there is no table {relation}',
+                        "correct the query in the params of the entry",
+                        cause="not_found",
+                    )
+            try:
+                _plan(session, statement, None)
+            except TargetError as error:
+                raise TargetError(
+                    f'{error.message} (query "{name}")', error.hint, cause=error.cause
+                ) from error.__cause__
+        return f"{len(statements)} {'query' if len(statements) == 1 else 'queries'} planned"
+
+    return exercise
+
+
+def sees_sessions(session: Postgres) -> str:
+    """Exercise: see the queries of other users' sessions."""
+    if not can_see_other_sessions(session):
+        raise TargetError(
+            f"{session.name}: the queries of other users are hidden",
+            "GRANT pg_monitor TO the target's user",
+            cause="denied",
+        )
+    return "may read all statistics"
+
+
+def maintains(patterns: Sequence[str], exclude: Sequence[str], *, analyze: bool) -> Exercise:
+    """Exercise: maintain the tables that the job selects. With `analyze`, one table of each owner is analyzed in a
+    transaction that is rolled back."""
+
+    def exercise(session: Postgres) -> str:
+        chosen = selected(tables(session), patterns, exclude)
+        if not chosen:
+            raise TargetError(
+                f"{session.name}: the params select no table", "correct `tables` and `exclude`", cause="empty"
+            )
+        refused = [table for table in chosen if not table.permitted]
+        if refused:
+            owners = sorted({table.owner for table in refused})
+            raise TargetError(
+                f"{session.name}: {len(refused)} of {len(chosen)} tables belong to others: {_shown(refused)}",
+                f"GRANT {', '.join(owners[:_SHOWN])} TO the target's user (Postgres 17 and later: GRANT pg_maintain)",
+                cause="denied",
+            )
+        if analyze:
+            smallest = {table.owner: table for table in sorted(chosen, key=lambda item: -item.size_bytes)}
+            for table in smallest.values():
+                _analyze(session, table)
+        return f"{len(chosen)} tables"
+
+    return exercise
+
+
+def extension(name: str, function: str) -> Exercise:
+    """Exercise: call a function of an extension, named with its arguments: `bt_index_check(regclass, boolean)`."""
+
+    def exercise(session: Postgres) -> str:
+        schema = session.extension_schema(name)
+        if schema is None:
+            raise TargetError(
+                f"{session.name}: the extension {name} is not installed",
+                f"CREATE EXTENSION {name}",
+                cause="not_configured",
+            )
+        if not session.can_execute(schema, function):
+            raise TargetError(
+                f"{session.name}: may not execute {function}",
+                f"GRANT EXECUTE ON FUNCTION {schema}.{function} TO the target's user",
+                cause="denied",
+            )
+        return f"installed in {schema}"
+
+    return exercise
+
+
+def _analyze(session: Postgres, table: Table) -> None:
+    statement = sql.SQL("ANALYZE {}").format(sql.Identifier(table.schema, table.name))
+    first = len(session.notices)
+    session.rows("BEGIN READ WRITE")
+    try:
+        session.rows("SET LOCAL lock_timeout = '1s'")
+        session.rows(statement)
+    finally:
+        session.rows("ROLLBACK")
+    for notice in session.notices[first:]:
+        if notice.severity == "WARNING":
+            raise TargetError(
+                f"{session.name}: ANALYZE of {table.schema}.{table.name}: {notice.message}",
+                f"GRANT {table.owner} TO the target's user",
+                cause="denied",
+            )
+
+
+def _shown(chosen: Iterable[Table]) -> str:
+    names = [f"{table.schema}.{table.name}" for table in chosen]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+class _EndOfReaderError(Exception):
+    """A reader needs a row to continue, and planning a query returns none."""
+
+
+class _Planner:
+    """Stands for a session: what is queried is planned on the real one, and has no rows."""
+
+    def __init__(self, session: Postgres) -> None:
+        self._session = session
+        self.name = session.name
+        self.version = session.version
+        self.notices = session.notices
+        self.planned = 0
+
+    def rows(self, query: Any, params: Any = ()) -> list[Row]:
+        _plan(self._session, query, params)
+        self.planned += 1
+        return []
+
+    def one(self, query: Any, params: Any = ()) -> Row:
+        self.rows(query, params)
+        raise _EndOfReaderError
+
+    @contextmanager
+    def statement_timeout(self, timeout: object) -> Iterator[None]:
+        yield
+
+
+def _plan(session: Postgres, query: Any, params: Any) -> None:
+    """EXPLAIN a query. `params` None: each parameter that it names is null. Raises TargetError."""
+    if _NO_PLAN.match(str(query)):
+        return
+    if params is None:
+        params = dict.fromkeys(_PARAMETER.findall(str(query)))
+    explained = sql.SQL("EXPLAIN ") + query if isinstance(query, sql.Composable) else f"EXPLAIN {query}"
+    session.rows(cast("Any", explained), params or ())
