@@ -1,9 +1,11 @@
 """Examine, before it is needed, whether the entries of the calendar have all that their jobs need.
 
+Runbook: Planned Maintenance Window, Pre-Maintenance Checklist
+
 Exercises what each job declares, without an effect: targets answer, queries can be planned on this server's version,
 tables may be maintained, commands may be run, PromQL has series, programs, keys and folders are there, clocks agree.
-Also whether the store is outside of the servers that it maintains, and whether the end-of-life data is fresh. It says
-nothing about a job that declares no more than the kinds of its targets but that they answer.
+Also whether the store is outside of the servers that it maintains, and whether the end-of-life data is fresh. Of a job
+that declares only kinds of targets, nothing is examined but that they answer.
 """
 
 from datetime import timedelta

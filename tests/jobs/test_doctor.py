@@ -107,7 +107,7 @@ def test_an_extension_that_is_missing_is_named_with_the_statement(db: Database) 
     assert result.check("postgres main: check for corruption with amcheck").status is CheckStatus.FAIL
 
 
-def test_what_a_job_can_do_without_is_told_without_an_alarm(db: Database) -> None:
+def test_what_a_job_can_do_without_is_shown_without_an_alarm(db: Database) -> None:
     result = examine(postgres(db), ("reindex", {"trust_estimate": True}), ("database_size", {}))
 
     assert result.outcome == "succeeded", result.text()
@@ -157,7 +157,7 @@ def test_the_store_within_a_maintained_server_warns(db: Database) -> None:
 # --- Redis, Docker, HTTP, Prometheus ------------------------------------------------------------------------------
 
 
-def test_a_redis_user_without_bgsave_is_told_what_to_grant(tmp_path: Path) -> None:
+def test_a_redis_user_without_bgsave_gets_the_rule_to_add(tmp_path: Path) -> None:
     acl = tmp_path / "users.acl"
     rights = "~* -@all +ping +info +dbsize +config|get +lastsave +scan +type +pttl +memory|usage +slowlog|get"
     acl.write_text(f"user default off\nuser reader on nopass {rights}\n")

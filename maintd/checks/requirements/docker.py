@@ -17,7 +17,7 @@ USAGE = ("GET /info",)
 REMOVES_CONTAINERS = (f"DELETE /containers/{_NOTHING}",)
 REMOVES_IMAGES = (f"DELETE /images/{_NOTHING}",)
 REMOVES_NETWORKS = (f"DELETE /networks/{_NOTHING}",)
-# The engine rejects these filters; a proxy that forbids the request does not look at them.
+# The engine rejects these filters; a proxy that forbids the request does not read them.
 PRUNES_BUILD_CACHE = ("POST /build/prune?filters=%5B",)
 
 

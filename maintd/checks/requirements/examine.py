@@ -1,4 +1,4 @@
-"""Exercise the requirements of many steps: all targets at once, each requirement once, whoever has it."""
+"""Exercise the requirements of many steps: all targets at once, each requirement once, for all steps that have it."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _examine_target(targets: Targets, kind: str, name: str, requirements: Sequen
 
 
 def _clock(connection: Any) -> ClockOffset | TargetError | None:
-    """The clock of a server that tells its time; None for others."""
+    """The clock of a server whose answers have its time; None for others."""
     try:
         with as_target_error("clock"):
             sent = time.time()

@@ -153,7 +153,7 @@ class _EndOfReaderError(Exception):
 
 
 class _Planner:
-    """Stands for a session: what is queried is planned on the real one, and has no rows."""
+    """In place of a session: what is queried is planned on the real one, and has no rows."""
 
     def __init__(self, session: Postgres) -> None:
         self._session = session

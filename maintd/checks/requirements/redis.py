@@ -14,7 +14,7 @@ NO_SUCH_KEY = "maintd:doctor:no-such-key"
 def may_run(*commands: Command) -> Exercise:
     """Run commands that change nothing. An answer, or an error about the argument, shows that the user may run them.
 
-    Redis checks the user's rights before a command looks at its arguments: `BGSAVE NOTHING` is a syntax error for a
+    Redis checks the user's rights before a command reads its arguments: `BGSAVE NOTHING` is a syntax error for a
     user who may save, and is denied to others.
     """
 

@@ -20,7 +20,7 @@ class Requirement:
     """One thing that a job needs.
 
     kind, target: of a target in the calendar; or `program`, `file` or `folder` with its name or path. `need` completes
-    "maintd can …". An `optional` one improves the job, which also works without it. Requirements of the same target
+    "the job can …". An `optional` one improves the job, which also works without it. Requirements of the same target
     and need are the same, whichever job has them.
     """
 
