@@ -111,7 +111,7 @@ LOCAL_KINDS = ("program", "file", "folder")
 
 @contextmanager
 def opened(targets: Targets, kind: str, name: str) -> Iterator[tuple[Any, str]]:
-    """Yield the connection, and what its target answered first. Raises TargetError, also for a target that is missing."""
+    """Yield the connection, and its first answer as text. Raises TargetError, also for a target that is missing."""
     if kind in LOCAL_KINDS:
         with _local(name, name) as found:
             yield found
