@@ -80,6 +80,9 @@ class Params(JobParams):
 
 @job(timeout="2h", repeatable=True, locks={"backups": "shared"}, history_of="job", requires=requirements)
 def run(ctx: Context, params: Params) -> None:
+    if params.root is None and "folders" not in params.model_fields_set and "backups" not in ctx.targets.folders:
+        hint = "set targets.folders.backups in the calendar, or the param root"
+        raise TargetError('no folder "backups" is configured', hint, cause="not_configured")
     data_devices = devices_of(ctx, params.data)
     records: list[dict[str, Any]] = []
     with ExitStack() as stack:

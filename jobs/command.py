@@ -7,10 +7,9 @@ Runbook: everything that has no job of its own yet.
 MAINTD_RUN_ID, MAINTD_ENTRY and, for a run with a due time, MAINTD_DUE_AT. Its output is logged line by line. Patterns
 are regular expressions, searched in each line.
 
-maintd does not know what the program does, so a run is never retried automatically (`retries` has no effect). Write a
-job of ten lines for a program that may be repeated, with `@job(repeatable=True)` and `maintd.clients.shell`. Pass
-secrets by `env` or `stdin`, which are never recorded or shown, and hidden in the output if they are 8 characters or
-longer: every user of the machine can read the arguments of a running program.
+maintd does not know what the program does, so a run is never retried automatically (`retries` has no effect). For a
+program that may be repeated, write a job with `@job(repeatable=True)` and `maintd.clients.shell`. Pass secrets by `env`
+or `stdin`: they are never recorded, and hidden in the output if they are 8 characters or longer; arguments are not.
 """
 
 from datetime import timedelta

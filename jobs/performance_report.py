@@ -77,7 +77,7 @@ class Params(JobParams):
 
 @job(timeout="30m", repeatable=True, requires=requirements)
 def run(ctx: Context, params: Params) -> None:
-    if not ctx.targets.prometheus and not params.queries:
+    if not ctx.targets.prometheus and not (params.queries and ctx.targets.postgres):
         ctx.target("prometheus")  # raises the error that it is not configured
     window = whole_days(ctx.due_at or ctx.now(), params.days)
     figures: list[Figure] = []
@@ -113,7 +113,10 @@ def run(ctx: Context, params: Params) -> None:
 
 def collect(ctx: Context, params: Params, window: Window) -> Iterator[Collected]:
     """Collect all figures and series; a figure that cannot be measured has its cause instead of a value."""
-    if params.queries:
+    if params.queries and not ctx.targets.postgres:
+        cause, hint = "not_configured: no postgres target", "set targets.postgres in the calendar"
+        ctx.unknown("queries", cause, hint=hint, optional=True)
+    elif params.queries:
         with ctx.phase("query the database"):
             yield run_queries(
                 value_or_error(lambda: ctx.target("postgres", params.postgres)),

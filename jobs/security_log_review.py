@@ -26,7 +26,7 @@ from maintd.checks.logs.loki import SELECTOR
 from maintd.checks.logs.unfamiliar_logins import LoginForms
 from maintd.checks.requirements.of_jobs import security_log_review as requirements
 from maintd.clients import host
-from maintd.job import Context, Duration, JobParams, MaintdError, Role, TargetError, job
+from maintd.job import Context, Duration, JobParams, MaintdError, TargetError, job
 from maintd.job.references import resolved
 
 
@@ -106,7 +106,7 @@ def review_logins(ctx: Context, params: Params) -> None:
             forms=params.login_forms,
         )
     except MaintdError as error:
-        ctx.report_error("logins: log", error, expected="readable", role=Role.SOURCE)
+        evaluate.report_unread(ctx, "logins: log", error, "logins")
         return
     evaluate.report_logins(ctx, summary, since, params.login_limits)
     ctx.save("logins.md", logins_markdown(summary, since))
@@ -122,7 +122,7 @@ def review_requests(ctx: Context, params: Params) -> None:
     try:
         source = read_requests(ctx, params, found)
     except MaintdError as error:
-        ctx.report_error("requests: logs", error, expected="readable", role=Role.SOURCE)
+        evaluate.report_unread(ctx, "requests: logs", error, "requests")
         return
     ctx.check("requests: logs", source, equals=source)
     evaluate.report_activity(ctx, found, params.services, now, params.request_limits)

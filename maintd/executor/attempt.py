@@ -76,7 +76,7 @@ class AttemptSupervisor:
         self._deadline = time.monotonic() + 2 * BEGIN_SECONDS + limit.duration.total_seconds()
         self._holds_locks = holds_locks
         self.log = AttemptLog(context.settings.log_limit)
-        self.reports = MessageReader(context.settings.artifacts_dir, order.info.artifacts_dir)
+        self.reports = MessageReader(context.settings.artifacts_dir.absolute(), order.info.artifacts_dir)
         self._items: list[Report] = []
         self._items_since: float | None = None
         self._stopped: Stopped | None = None

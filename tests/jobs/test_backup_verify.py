@@ -430,11 +430,13 @@ def test_folder_targets_are_searched_by_default(tmp_path: Path) -> None:
     made.write(tmp_path / "a.tar.gz", made.gz(TAR), summed=True)
 
     result = run_job("backup_verify", {}, {"folders": {"backups": {"path": str(tmp_path)}}})
-    missing = run_job("backup_verify", {})
+    never = [run_job("backup_verify", {}, targets) for targets in ({}, {"folders": {"logs": {"path": str(tmp_path)}}})]
+    named = run_job("backup_verify", {"folders": ["backup"]}, {"folders": {"backups": {"path": str(tmp_path)}}})
 
     assert result.outcome == "succeeded", result.text()
-    assert (missing.error, missing.outcome) == (None, "unknown")
-    assert "not_configured" in str(missing.check("backups in backups").observed)
+    assert [getattr(missing.error, "cause", "") for missing in never] == ["not_configured"] * 2
+    assert (named.error, named.outcome) == (None, "unknown")
+    assert "not_configured" in str(named.check("backups in backup").observed)
 
 
 def test_records_of_read_backups_are_saved(tmp_path: Path) -> None:

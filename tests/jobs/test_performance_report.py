@@ -281,10 +281,20 @@ def test_without_alerting_rules_the_number_of_alerts_is_unknown(tmp_path: Path) 
     assert "no alerting rules" in str(result.check("alerts of all").observed)
 
 
-def test_without_prometheus_and_queries_it_is_not_configured(tmp_path: Path) -> None:
-    result = report(None, None, tmp_path)
+@pytest.mark.parametrize("queries", [{}, QUERIES], ids=["no queries", "queries without a database"])
+def test_without_prometheus_and_queries_it_is_not_configured(tmp_path: Path, queries: dict[str, Any]) -> None:
+    result = report(None, None, tmp_path, queries=queries)
 
     assert getattr(result.error, "cause", "") == "not_configured"
+
+
+def test_queries_without_a_database_are_optional_beside_prometheus(
+    prometheus_server: WebServer, tmp_path: Path
+) -> None:
+    result = report(prometheus_server, None, tmp_path, queries=QUERIES)
+
+    check = result.check("queries")
+    assert (str(check.observed).partition(": ")[2], check.optional) == ("not_configured: no postgres target", True)
 
 
 def test_a_prometheus_that_does_not_answer_is_reported(trading: str, tmp_path: Path) -> None:

@@ -641,6 +641,7 @@ def test_logs_that_are_missing_or_silent_are_unknown(tmp_path: Path) -> None:
     assert nothing.check("requests: logs").status is CheckStatus.UNKNOWN, nothing.text()
     assert silent.check("requests: last line of the logs").status is CheckStatus.UNKNOWN, silent.text()
     assert str(unconfigured.check("requests: logs").observed).startswith("unknown: not_configured")
+    assert unconfigured.check("requests: logs").optional
 
 
 def test_a_listed_service_that_logs_nothing_is_unknown(tmp_path: Path) -> None:

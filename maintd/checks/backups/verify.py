@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shlex
 import time
 import traceback
@@ -55,7 +56,9 @@ def report_metadata(
     """
     name, expected = backup_set.name, backup_set.expected
     if not backup_set.backups:
-        ctx.check(f"{name}: backups", 0, at_least=1, hint="no file matches it: check the job that makes the backups")
+        unwanted = f"expect: {{{json.dumps(name)}: null}} in an overlay"
+        hint = f"check the job that makes them; if this site makes none: {unwanted}"
+        ctx.check(f"{name}: backups", 0, at_least=1, hint=hint)
         return
     newest = backup_set.backups[0]
     count = len(backup_set.backups)

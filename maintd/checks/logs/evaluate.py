@@ -15,6 +15,8 @@ from maintd.checks.logs.log_files import LogChange, LogFileState, compare
 from maintd.checks.logs.logins import DAY, LoginSummary, Success
 from maintd.checks.logs.unfamiliar_logins import LoginTally
 from maintd.checks.read_tally import ReadTally
+from maintd.errors import MaintdError
+from maintd.job.causes import Role
 from maintd.job.context import Context, Point
 from maintd.model.evidence import CheckStatus
 from maintd.reports.formatting import instant
@@ -68,6 +70,17 @@ class RequestLimits(Limits):
     form."""
     silent: Duration = timedelta(hours=24)
     """Logs whose last line is older are unknown."""
+
+
+def report_unread(ctx: Context, check: str, error: MaintdError, source: str) -> None:
+    """A log that this site never had is optional; one that was read before is not."""
+    optional = getattr(error, "cause", "") == "not_configured" and ctx.last("reviewed_until", source=source) is None
+    if optional:
+        ctx.unknown(
+            check, f"not_configured: {error.message}", expected="readable", hint=error.hint or "", optional=True
+        )
+    else:
+        ctx.report_error(check, error, expected="readable", role=Role.SOURCE)
 
 
 def window_start(ctx: Context, source: str, now: datetime, window: timedelta, longest: timedelta) -> datetime:
