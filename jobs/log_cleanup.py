@@ -18,7 +18,10 @@ from pathlib import Path
 from pydantic import Field
 
 from maintd.checks.logs import cleanup, rotation
+from maintd.checks.logs.journal_size import JournalLimits, report_journal
+from maintd.checks.logs.loki_retention import LokiLimits, report_retention
 from maintd.checks.logs.rotation import Plan
+from maintd.checks.probes import isolate_errors
 from maintd.checks.requirements.of_jobs import log_cleanup as requirements
 from maintd.clients.files import ChangedError, Tree, disk_bytes, shown
 from maintd.clients.open_files import OpenFiles
@@ -51,6 +54,12 @@ class Params(JobParams):
     """How often logrotate rotates these logs; 1.5 times that without a rotation warns. null: logrotate is not used."""
     max_held: Size = 2**30
     """Deleted files that processes hold open warn when they are larger than this in total."""
+    journal: JournalLimits = JournalLimits()
+    """What the host's journal may take; by default nothing of it is deleted."""
+    loki: str | None = None
+    """HTTP target of Loki, whose retention is checked; Loki itself deletes."""
+    loki_limits: LokiLimits = LokiLimits()
+    """How long Loki keeps logs."""
     host: str = "local"
     """Host target with the logs."""
 
@@ -70,6 +79,11 @@ def run(ctx: Context, params: Params) -> None:
                 clean(ctx, params, tree, subject, held, host.root)
         except TargetError as error:
             ctx.report_error(f"{subject}: cleaned", error, role=Role.WORK)
+    with ctx.phase("check the journal"), isolate_errors(ctx, f"{params.host}: journal"):
+        report_journal(ctx, params.host, host.root, params.journal)
+    if params.loki:
+        with ctx.phase("check the retention of Loki"), isolate_errors(ctx, f"loki {params.loki}: retention"):
+            report_retention(ctx, params.loki, ctx.target("http", params.loki), params.loki_limits)
     for name, target in ctx.targets.docker.items():
         with ctx.phase(f"{name}: check container logs"):
             cleanup.report_container_logs(ctx, name, target, host.root, params.max_active)

@@ -16,7 +16,7 @@ from fuzz.properties import Property, within_time
 from maintd.checks.alerts.grafana import collect_grafana
 from maintd.checks.backups.age_encryption import read_identities
 from maintd.checks.docker.inspector import inspect_options
-from maintd.checks.logs import loki, rotation
+from maintd.checks.logs import journal_size, loki, loki_retention, rotation
 from maintd.checks.logs.containers import Demultiplexed
 from maintd.checks.logs.denied_requests import DeniedRequests
 from maintd.checks.logs.scanner import Scanner
@@ -58,6 +58,7 @@ def _calls(url: str) -> tuple[Callable[[], Any], ...]:
         lambda: _docker(url),
         lambda: _log_stream(url, terminal=False),
         lambda: _log_stream(url, terminal=True),
+        lambda: loki_retention.read_period(target, "main"),
     )
 
 
@@ -120,6 +121,7 @@ def host_files() -> Iterator[Property]:
             (root / "trivy.json", lambda: trivy.read(root / "trivy.json")),
             (root / "key", lambda: read_identities(root / "key")),
             (root / "cmdline", lambda: list(inspect_options((root / "cmdline").read_bytes().decode(errors="replace")))),
+            (root / "etc/systemd/journald.conf", lambda: journal_size.read_settings(root)),
         )
 
         def holds(data: bytes) -> None:

@@ -50,10 +50,14 @@ READERS: dict[str, str] = {
         "checks/logs/unfamiliar_logins"
     ),
     "server": (
-        "checks/alerts/grafana checks/logs/containers checks/logs/loki clients/alertmanager clients/docker "
+        "checks/alerts/grafana checks/logs/containers checks/logs/loki checks/logs/loki_retention "
+        "clients/alertmanager clients/docker "
         "clients/docker_api clients/exposition clients/http clients/prometheus clients/registry clients/shapes"
     ),
-    "host": "checks/docker/inspector checks/logs/rotation clients/cgroup clients/host clients/open_files clients/trivy",
+    "host": (
+        "checks/docker/inspector checks/logs/journal_size checks/logs/rotation clients/cgroup clients/host "
+        "clients/open_files clients/trivy"
+    ),
 }
 """The modules with the readers of each target, below `maintd`."""
 

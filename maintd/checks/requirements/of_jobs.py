@@ -201,7 +201,9 @@ def backup_verify(targets: Targets, params: Any) -> Iterator[Requirement]:
 
 
 def log_cleanup(targets: Targets, params: Any) -> Iterator[Requirement]:
-    """Files in the folders may be deleted."""
+    """Files in the folders may be deleted; Loki answers."""
+    if params.loki is not None:
+        yield Requirement("http", params.loki, "answers", answers)
     if params.root is not None:
         yield Requirement("folder", str(params.root), "delete old logs", local.writes)
         return
