@@ -78,8 +78,9 @@ class ClaimedRuns:
         preload: Callable[[], Preload],
         spares: int = 0,
         on_change: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_change` is called when a run is no longer supervised and when its end is recorded."""
+        """`on_change` is called when a run is no longer supervised and when its end is recorded, `on_end` then too."""
         self._store = store
         self._settings = settings
         self._clock = clock
@@ -89,6 +90,7 @@ class ClaimedRuns:
         self._calendar = calendar
         self._incarnation = incarnation
         self._on_change = on_change
+        self._on_end = on_end
         self.job_user = job_user_of(settings)
         self.fork_client = ForkClient(settings.state_dir, settings.grace, preload, spares)
         self.draining = False  # whether this node is about to stop
@@ -223,6 +225,7 @@ class ClaimedRuns:
                 if not claimed.supervised:
                     del self._claimed[journal.run_id]
         self._on_change()  # its entry and its locks are free
+        self._on_end()
 
     # --- leases ---
 

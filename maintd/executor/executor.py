@@ -53,8 +53,10 @@ class LocalExecutor:
         calendar: Callable[[], Mapping[str, Any]] = dict,
         incarnation: str,
         calendar_jobs: Callable[[], Iterable[str]] = tuple,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
-        """`calendar_jobs` returns the names of the jobs whose modules the template preloads."""
+        """`calendar_jobs` returns the names of the jobs whose modules the template preloads; `on_end` is called when
+        the end of a run is recorded."""
         self._store = store
         self._settings = settings
         self._clock = clock
@@ -77,6 +79,7 @@ class LocalExecutor:
             preload=self._preload,
             spares=min(settings.slots, MOST_SPARES),
             on_change=self._wake.set,
+            on_end=on_end,
         )
         self._threads = ThreadPool("run")
         self._dispatcher = threading.Thread(target=self._dispatch, name="dispatcher", daemon=True)

@@ -46,6 +46,7 @@ from maintd.scheduler.alarm import Alarm
 from maintd.scheduler.calendar_reload import CalendarReloader
 from maintd.scheduler.lease_expiry import mark_expired_lost, mark_interrupted_lost
 from maintd.scheduler.planner import Planner
+from maintd.scheduler.reviewer import Reviewer
 from maintd.scheduler.signals import install_signal_handlers
 from maintd.secret_params import discard_old
 from maintd.store import Store, open_store
@@ -136,6 +137,7 @@ class Daemon:
         self.store = self._open_store()
         stack.callback(self.store.close)
         self._recover()
+        self.reviewer = Reviewer(self.store, self.clock, self._wakeup.set)
         self.executor = LocalExecutor(
             self.store,
             settings,
@@ -145,6 +147,7 @@ class Daemon:
             secrets=lambda: self.reloader.calendar.secrets,
             calendar=lambda: calendar_for_jobs(self.reloader.calendar, self.registry.jobs, settings),
             incarnation=self.incarnation,
+            on_end=self.reviewer.note_end,
             calendar_jobs=lambda: {step.job for entry in self.reloader.calendar.entries for step in entry.steps},
         )
         self.alarm = Alarm(self._wakeup.set)
@@ -255,6 +258,7 @@ class Daemon:
                     self._sweep()
                 else:
                     self._plan(self.planner.plan)
+                self._review()
                 self._note_store_reachable()
             except StoreUnavailableError as error:
                 self._note_store_unreachable(error)
@@ -301,12 +305,18 @@ class Daemon:
                 _REPORT,
             )
 
+    def _review(self) -> None:
+        """Review ended runs, unless a run is about to be due."""
+        if self.reviewer.seconds_left <= 0 and self._until_due() > SWEEP_MARGIN:
+            self._attempt("the review of ended runs", self.reviewer.review)
+
     def _wait(self, next_sweep: float) -> None:
-        """Wait for the next due time, for the next sweep, or until the alarm or another thread sets the event."""
+        """Wait for the next due time, review or sweep, or until the alarm or another thread sets the event."""
         due = self._until_due()
         if due <= 0:  # not yet by the store's clock
             due = STORE_CLOCK_POLL_SECONDS
-        self.clock.wait(self._wakeup, max(0.0, min(next_sweep - self.clock.elapsed(), due)))
+        review = self.reviewer.seconds_left if due > SWEEP_MARGIN else due
+        self.clock.wait(self._wakeup, max(0.0, min(next_sweep - self.clock.elapsed(), due, review)))
 
     def _until_due(self) -> float:
         """Seconds to the next due time by this machine's clock; the store's clock decides when it is due."""
@@ -322,6 +332,7 @@ class Daemon:
         self._attempt("the replay of spooled evidence", lambda: replay(self.settings.spool_dir, self.store))
         self._plan(self.planner.sweep)
         self.executor.wake()
+        self.reviewer.note_end()  # of a run that was lost, skipped or cancelled, or of another node that is gone
         self._attempt("pruning", self._prune_daily)
 
     def _mark_expired_lost(self) -> None:

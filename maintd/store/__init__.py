@@ -18,6 +18,7 @@ from maintd.clock import Clock
 from maintd.store.audit import Audit
 from maintd.store.database import Database, mask, parse_url
 from maintd.store.entries import Entries, EntryPlan, planning_statements
+from maintd.store.findings import Findings
 from maintd.store.history import START_STATEMENTS, History, LastRuns, LogRow, MeasurePoint
 from maintd.store.locks import Locks
 from maintd.store.maintenance import Maintenance, PruneResult
@@ -45,7 +46,7 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        plans = RunPlans()
+        plans = self.plans = RunPlans()
         self.url_masked = mask(database.url)
         self.shared = database.kind == "postgres"  # whether several nodes can use it
         self.entries = Entries(database, plans)
@@ -54,6 +55,7 @@ class Store:
         self.nodes = Nodes(database)
         self.audit = Audit(database)
         self.run_events = RunEvents(database)
+        self.findings = Findings(database)
         self.tokens = Tokens(database)
         self.history = History(database, plans)
         self.maintenance = Maintenance(database)

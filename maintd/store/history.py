@@ -52,6 +52,10 @@ _LABEL_SETS = select(func.count()).where(
     == select(func.max(measures.c.run_id)).where(measures.c.series_id == bindparam("of_series")).scalar_subquery(),
 )
 
+_SUMMARIES = PreparedForValues(mapping.select_runs(*mapping.SUMMARY).order_by(runs.c.id), runs.c.id)
+
+_LAST_RUNS = 20
+
 MAX_POINTS = 20_000
 """Most points of one name that are read, of all labels together."""
 
@@ -192,6 +196,22 @@ def load_runs(conn: Connection, plans: RunPlans, started: Mapping[int, bool]) ->
     found = _RUNS.rows(conn, started)
     known = plans.load(conn, {row.plan_id for row in found})
     return {row.id: _run(conn, row, known[row.plan_id], started=started[row.id]) for row in found}
+
+
+def summaries(conn: Connection, run_ids: Collection[int]) -> dict[int, RunSummary]:
+    """Runs without their steps, by id; those that were deleted are left out."""
+    return {row.id: mapping.summary(row) for row in _SUMMARIES.rows(conn, run_ids)} if run_ids else {}
+
+
+def runs_that_ended_after(conn: Connection, plans: RunPlans, run: Run, after: datetime) -> list[Run]:
+    """Other runs of the entry that ended after that time, of its last ones. One run at a time of an entry is running,
+    so there are some only where a lost run came back late."""
+    entry_id = _id_of(run.entry)
+    newest = select(runs.c.id, runs.c.finished_at).where(runs.c.entry_id == entry_id, runs.c.started_at.is_not(None))
+    last = newest.order_by(runs.c.id.desc()).limit(_LAST_RUNS).subquery()
+    query = select(last.c.id).where(last.c.finished_at > after, last.c.id != run.id)
+    ids = conn.execute(query).scalars().all()
+    return list(load_runs(conn, plans, dict.fromkeys(ids, True)).values()) if ids else []
 
 
 def _run(conn: Connection, row: AnyRow, plan: RunPlan, *, started: bool) -> Run:

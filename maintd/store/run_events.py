@@ -6,9 +6,9 @@ they were reviewed: for findings, incidents and notices.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import func, select, text, update
 from sqlalchemy.engine import Connection
@@ -17,6 +17,11 @@ from maintd.model.run import RunEvent, RunState
 from maintd.store import prepared
 from maintd.store.database import Database
 from maintd.store.tables import NOT_REVIEWED, entries, run_events, runs
+
+T = TypeVar("T")
+
+REVIEW = "review of ended runs"
+"""The name that whoever changes findings, acknowledgements or incidents locks: one of them after another."""
 
 _EVENTS = (
     select(run_events.c.id, run_events.c.run_id, entries.c.name.label("entry"), run_events.c.state, run_events.c.at)
@@ -59,13 +64,30 @@ class RunEvents:
         """Ends of runs that were not reviewed yet, oldest first."""
         return self._read(_EVENTS.where(NOT_REVIEWED).order_by(run_events.c.id).limit(limit))
 
+    def review(self, transaction: Callable[[Connection, list[RunEvent]], T], limit: int = 100) -> T:
+        """Commit what follows from the oldest ends that were not reviewed together with the mark that they were.
+
+        `transaction(conn, ends)` writes it; an exception leaves all as it was. One node at a time reviews.
+        """
+
+        def locked(conn: Connection) -> T:
+            self._database.lock_names(conn, [REVIEW])
+            waiting = _events(conn, _EVENTS.where(NOT_REVIEWED).order_by(run_events.c.id).limit(limit))
+            marked = set(mark_reviewed(conn, [event.id for event in waiting])) if waiting else set()
+            return transaction(conn, [event for event in waiting if event.id in marked])
+
+        # Whatever is done about it in the outside world begins with a synced commit.
+        return self._database.write(locked, synced=False)
+
     def _read(self, query: Any) -> list[RunEvent]:
-        return self._database.read(
-            lambda conn: [
-                RunEvent(id=row.id, run_id=row.run_id, entry=row.entry, state=RunState(row.state), at=row.at)
-                for row in conn.execute(query)
-            ]
-        )
+        return self._database.read(lambda conn: _events(conn, query))
+
+
+def _events(conn: Connection, query: Any) -> list[RunEvent]:
+    return [
+        RunEvent(id=row.id, run_id=row.run_id, entry=row.entry, state=RunState(row.state), at=row.at)
+        for row in conn.execute(query)
+    ]
 
 
 class RunChanged(NamedTuple):

@@ -374,7 +374,7 @@ findings = Table(
     Column("first_run_id", Id, nullable=False),
     Column("last_run_id", Id, nullable=False),
     Column("seen_count", Integer, nullable=False),
-    UniqueConstraint("entry_id", "step", "check"),
+    UniqueConstraint("entry_id", "step", "job", "check"),
     Index("ix_findings_last_seen", "last_seen_at"),
 )
 IS_OPEN = findings.c.gone_at.is_(None)
@@ -394,6 +394,9 @@ acknowledgements = Table(
     Column("ended_why", CleanText, nullable=False, server_default=text("''")),
     Index("ix_acknowledgements_finding", "finding_id", "id"),
 )
+IS_NOT_ENDED = acknowledgements.c.ended_at.is_(None)
+# At most one of a finding that has not ended.
+Index("uq_acknowledgements_not_ended", acknowledgements.c.finding_id, unique=True, sqlite_where=IS_NOT_ENDED)
 
 mutes = Table(
     "mutes",

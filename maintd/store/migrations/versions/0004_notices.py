@@ -90,7 +90,7 @@ def upgrade() -> None:
         sa.Column("seen_count", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(["entry_id"], ["entries.id"], name=op.f("fk_findings_entry_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_findings")),
-        sa.UniqueConstraint("entry_id", "step", "check", name=op.f("uq_findings_entry_id_step_check")),
+        sa.UniqueConstraint("entry_id", "step", "job", "check", name=op.f("uq_findings_entry_id_step_job_check")),
         sa.UniqueConstraint("key", name=op.f("uq_findings_key")),
     )
     op.create_index("ix_findings_last_seen", "findings", ["last_seen_at"], unique=False)
@@ -156,6 +156,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_acknowledgements")),
     )
     op.create_index("ix_acknowledgements_finding", "acknowledgements", ["finding_id", "id"], unique=False)
+    op.create_index(
+        "uq_acknowledgements_not_ended",
+        "acknowledgements",
+        ["finding_id"],
+        unique=True,
+        sqlite_where=sa.text("ended_at IS NULL"),
+        postgresql_where=sa.text("ended_at IS NULL"),
+    )
     op.create_table(
         "run_events",
         sa.Column("id", _id, nullable=False),

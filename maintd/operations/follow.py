@@ -1,0 +1,236 @@
+"""What the end of a run changes about the findings of its entry, and what of a run is acknowledged. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from maintd.model.evidence import Check, CheckStatus
+from maintd.model.finding import (
+    RANK,
+    Acknowledgement,
+    ChangeKind,
+    Finding,
+    FindingChange,
+    finding_key,
+    is_finding,
+)
+from maintd.model.run import Attempt, AttemptState, Run, RunState, Step, StepState
+
+MOST_OPEN = 200
+"""Open findings of one entry. Further ones are not followed; they are still checks of their runs."""
+
+_JUDGED_STEPS = frozenset(
+    {StepState.SUCCEEDED, StepState.WARNED, StepState.UNKNOWN, StepState.FAILED, StepState.TIMED_OUT}
+)
+_NOT_JUDGED_ATTEMPTS = frozenset({AttemptState.RUNNING, AttemptState.CANCELLED, AttemptState.LOST})
+
+
+class Place(NamedTuple):
+    """What identifies a finding within its entry."""
+
+    step: str
+    job: str
+    check: str
+
+
+class Observation(NamedTuple):
+    """What a run observed of one check, and when."""
+
+    check: Check
+    at: datetime
+
+
+class Followed(NamedTuple):
+    """Changes in the order of the run's checks. `left_out` counts new findings beyond MOST_OPEN."""
+
+    changes: tuple[FindingChange, ...]
+    left_out: int = 0
+
+
+NEVER: Mapping[str, datetime] = {}
+
+
+def follow(known: Sequence[Finding], run: Run, now: datetime, judged_at: Mapping[str, datetime] = NEVER) -> Followed:
+    """The changes that an ended run makes to the findings of its entry.
+
+    `known` are all open findings of the entry, and those that are gone of the checks that this run reports.
+    `judged_at` has when other runs checked each step last. Rules:
+
+    1. Only checks of the last attempt of a step that ran to an end decide: nothing follows from a check that is
+       missing, from a step that was skipped, cancelled or lost, or from a dry run.
+    2. A check that is ok ends the finding, unless the run was cancelled. An optional check that is unknown, and one
+       that is unknown because of another, decide nothing about a finding that was observed.
+    3. An observation that is older than what was seen changes nothing: a lost run can come back late.
+    4. An acknowledgement ends when the finding becomes worse than it was when it was acknowledged, and when it is gone.
+    """
+    if run.dry_run:
+        return Followed(())
+    found = {Place(finding.step, finding.job, finding.check): finding for finding in known}
+    room = MOST_OPEN - sum(finding.open for finding in known)
+    changes, left_out = list[FindingChange](), 0
+    for place, seen in observations(run).items():
+        before = found.get(place)
+        if before is None and (not is_finding(seen.check) or judged_at.get(place.step, seen.at) > seen.at):
+            continue
+        if before is not None and (seen.at, run.id) <= (before.gone_at or before.last_seen_at, before.last_run_id):
+            continue
+        change = _new(run, place, seen) if before is None else _change(before, run, seen, now)
+        if change is None:
+            continue
+        if change.kind in (ChangeKind.NEW, ChangeKind.RETURNED):
+            if room <= 0:
+                left_out += 1
+                continue
+            room -= 1
+        changes.append(change)
+    return Followed(tuple(changes), left_out)
+
+
+def observations(run: Run) -> Mapping[Place, Observation]:
+    """What the run observed, the worst of several checks with one name."""
+    found: dict[Place, Observation] = {}
+    for step in run.steps:
+        for check, at in _judged(run, step):
+            place = Place(step.name, step.job, check.name)
+            other = found.get(place)
+            if other is None or _badness(check) > _badness(other.check):
+                found[place] = Observation(check, at)
+    return found
+
+
+def last_judged(runs: Iterable[Run]) -> dict[str, datetime]:
+    """By the name of a step, when these runs checked it last. Dry runs do not count."""
+    found: dict[str, datetime] = {}
+    for run in runs:
+        for step in () if run.dry_run else run.steps:
+            at = max((at for _, at in _judged(run, step)), default=None)
+            if at is not None:
+                found[step.name] = max(at, found.get(step.name, at))
+    return found
+
+
+def problems(run: Run, step: Step, findings: Iterable[Finding], now: datetime) -> tuple[Check, ...]:
+    """The checks of a step's last attempt that are findings and that nobody has acknowledged, nor what they follow
+    from."""
+    last = step.attempts[-1] if step.attempts else None
+    bad = [check for check in last.checks if is_finding(check)] if last is not None else []
+    of_step = {
+        finding.check: finding.acknowledgement
+        for finding in findings
+        if (finding.entry, finding.step, finding.job) == (run.entry, step.name, step.job)
+    }
+    if not of_step:
+        return tuple(bad)
+    covered = {
+        check.name
+        for check in bad
+        if (acknowledgement := of_step.get(check.name)) is not None and acknowledgement.covers(check.status, now)
+    }
+    return tuple(check for check in bad if check.name not in covered and check.because not in covered)
+
+
+def is_acknowledged(run: Run, findings: Sequence[Finding], now: datetime) -> bool:
+    """Whether a run was not a success, and all that was wrong with it are findings that are acknowledged."""
+    if run.state not in (RunState.FAILED, RunState.UNKNOWN, RunState.WARNED):
+        return False
+    if all(finding.acknowledgement is None for finding in findings):
+        return False
+    return all(_is_explained(step) and not problems(run, step, findings, now) for step in run.steps)
+
+
+def _is_explained(step: Step) -> bool:
+    """Whether a step ended as its checks require: not by an error, nor without some of its evidence."""
+    if step.state in (StepState.SUCCEEDED, StepState.SKIPPED, StepState.WARNED):
+        return True
+    if step.state not in (StepState.FAILED, StepState.UNKNOWN) or not step.attempts:
+        return False
+    return _ended_by_checks(step.attempts[-1])
+
+
+def _ended_by_checks(attempt: Attempt) -> bool:
+    if attempt.state is AttemptState.UNKNOWN:
+        return "left out" not in attempt.reason
+    return attempt.state is AttemptState.FAILED and attempt.reason.startswith(('check "', "a check failed"))
+
+
+def _judged(run: Run, step: Step) -> Iterator[tuple[Check, datetime]]:
+    if step.state not in _JUDGED_STEPS or not step.attempts:
+        return
+    last = step.attempts[-1]
+    at = last.finished_at or step.finished_at or run.finished_at
+    if last.state in _NOT_JUDGED_ATTEMPTS or at is None:
+        return
+    for check in last.checks:
+        yield check, at
+
+
+def _badness(check: Check) -> tuple[int, bool]:
+    """Of several checks with one name, an optional one that is unknown counts as less than one that is ok."""
+    return (RANK[check.status] if is_finding(check) or check.status is CheckStatus.OK else -1), not check.because
+
+
+def _new(run: Run, place: Place, seen: Observation) -> FindingChange:
+    finding = Finding(
+        key=finding_key(run.entry, *place),
+        entry=run.entry,
+        **place._asdict(),
+        **_observed(seen.check),
+        first_seen_at=seen.at,
+        last_seen_at=seen.at,
+        first_run_id=run.id,
+        last_run_id=run.id,
+        seen_count=1,
+    )
+    return FindingChange(kind=ChangeKind.NEW, finding=finding)
+
+
+def _change(before: Finding, run: Run, seen: Observation, now: datetime) -> FindingChange | None:
+    check = seen.check
+    if check.status is CheckStatus.OK:
+        return _gone(before, run, seen, now) if before.open and run.state is not RunState.CANCELLED else None
+    if not is_finding(check):
+        return None
+    if not before.open:
+        returned = before.model_copy(
+            update=_observed(check)
+            | {"first_seen_at": seen.at, "last_seen_at": seen.at, "gone_at": None, "acknowledgement": None}
+            | {"first_run_id": run.id, "last_run_id": run.id, "seen_count": 1}
+        )
+        return FindingChange(kind=ChangeKind.RETURNED, finding=returned)
+    if check.because and check.status is CheckStatus.UNKNOWN and not before.because:
+        return None
+    count = before.seen_count + (run.id != before.last_run_id)
+    after = before.model_copy(
+        update=_observed(check) | {"last_seen_at": seen.at, "last_run_id": run.id, "seen_count": count}
+    )
+    acknowledgement = before.acknowledgement
+    ended = None
+    if acknowledgement is not None and RANK[check.status] > RANK[acknowledgement.status]:
+        ended = _ended(acknowledgement, f"worse: {check.status}, acknowledged as {acknowledgement.status}", now)
+        after = after.model_copy(update={"acknowledgement": None})
+    return FindingChange(kind=_kind(before, check), finding=after, before=before.status, ended=ended)
+
+
+def _gone(before: Finding, run: Run, seen: Observation, now: datetime) -> FindingChange:
+    ended = None if before.acknowledgement is None else _ended(before.acknowledgement, "gone", now)
+    after = before.model_copy(update={"gone_at": seen.at, "last_run_id": run.id, "acknowledgement": None})
+    return FindingChange(kind=ChangeKind.GONE, finding=after, before=before.status, ended=ended)
+
+
+def _kind(before: Finding, check: Check) -> ChangeKind:
+    if RANK[check.status] > RANK[before.status] or (before.because and not check.because):
+        return ChangeKind.WORSE
+    # What is no longer observed is not better.
+    if RANK[check.status] < RANK[before.status] and check.status is not CheckStatus.UNKNOWN:
+        return ChangeKind.BETTER
+    return ChangeKind.SAME
+
+
+def _observed(check: Check) -> dict[str, object]:
+    return {name: getattr(check, name) for name in ("status", "observed", "expected", "unit", "hint", "because")}
+
+
+def _ended(acknowledgement: Acknowledgement, why: str, now: datetime) -> Acknowledgement:
+    return acknowledgement.model_copy(update={"ended_at": min(now, acknowledgement.until), "ended_why": why})

@@ -1,0 +1,114 @@
+"""The review of ended runs: what follows from each end, in the transaction that marks it as reviewed.
+
+It may be killed at any time, and several nodes may review: an end is either reviewed, with all that follows from it
+committed, or it waits for the next review.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import structlog
+from sqlalchemy.engine import Connection
+
+from maintd.model.finding import Finding, FindingChange
+from maintd.model.run import Run, RunEvent, RunState, RunSummary
+from maintd.operations.follow import follow, is_acknowledged, last_judged, observations
+from maintd.store import Store
+from maintd.store.findings import (
+    end_lapsed,
+    gone_findings,
+    has_lapsed,
+    open_findings,
+    record_changes,
+)
+from maintd.store.history import load_runs, runs_that_ended_after, summaries
+
+log = structlog.get_logger()
+
+BATCH = 100
+"""Ends of one transaction."""
+
+_WITHOUT_CHECKS = frozenset({RunState.SKIPPED})
+
+
+class ReviewedEnd(NamedTuple):
+    """The end of a run, and what it changed about the findings of its entry.
+
+    `evidence` is the whole run; it is left out for a success of an entry without open findings, and for a run that
+    never started. `acknowledged`: the run was not a success, and all that was wrong has been acknowledged.
+    """
+
+    event: RunEvent
+    run: RunSummary
+    evidence: Run | None = None
+    changes: tuple[FindingChange, ...] = ()
+    acknowledged: bool = False
+
+
+class Review(NamedTuple):
+    """What one transaction reviews: ends, oldest first, and open findings whose acknowledgement is over."""
+
+    ends: tuple[ReviewedEnd, ...]
+    lapsed: tuple[Finding, ...]
+    at: datetime
+
+
+Hook = Callable[[Connection, Review], None]
+"""Writes what else follows from a review, within its transaction."""
+
+
+def review_ends(store: Store, *hooks: Hook, limit: int = BATCH) -> int:
+    """Review the oldest ends that wait for it, at most `limit`; return their number.
+
+    Raises StoreError, and whatever a hook raises: then nothing was reviewed.
+    """
+    now = store.now()
+
+    def transaction(conn: Connection, events: list[RunEvent]) -> int:
+        lapsed = tuple(end_lapsed(conn, now)) if has_lapsed(conn, now) else ()
+        if not events and not lapsed:
+            return 0
+        review = Review(tuple(_review(conn, store, events, now)), lapsed, now)
+        for hook in hooks:
+            hook(conn, review)
+        return len(events)
+
+    return store.run_events.review(transaction, limit)
+
+
+def _review(conn: Connection, store: Store, events: Sequence[RunEvent], now: datetime) -> Iterable[ReviewedEnd]:
+    runs = summaries(conn, {event.run_id for event in events})
+    known = open_findings(conn, {event.entry for event in events}) if events else {}
+    for event in events:
+        run = runs.get(event.run_id)
+        if run is None:  # pruned: its events are about to be deleted
+            continue
+        yield _review_end(conn, store, event, run, known, now)
+
+
+def _review_end(
+    conn: Connection, store: Store, event: RunEvent, run: RunSummary, known: dict[str, list[Finding]], now: datetime
+) -> ReviewedEnd:
+    """Review one end; `known` has the open findings by entry, as the ends before it left them."""
+    of_entry = known.get(run.entry, [])
+    if run.started_at is None or run.state in _WITHOUT_CHECKS:
+        return ReviewedEnd(event, run)
+    if run.state is RunState.SUCCEEDED and not of_entry:
+        return ReviewedEnd(event, run)
+    evidence = load_runs(conn, store.plans, {run.id: True})[run.id]
+    seen = observations(evidence)
+    gone = gone_findings(conn, run.entry, {place.check for place in seen}) if seen else []
+    first = min((found.at for found in seen.values()), default=now)
+    later = last_judged(runs_that_ended_after(conn, store.plans, evidence, first)) if seen else {}
+    followed = follow([*of_entry, *gone], evidence, now, later)
+    changes = record_changes(conn, run.entry, followed.changes, now)
+    if followed.left_out:
+        log.warning("findings_left_out", entry=run.entry, run=run.id, count=followed.left_out)
+    after = {finding.key: finding for finding in of_entry}
+    for change in changes:
+        after[change.finding.key] = change.finding
+    known[run.entry] = [finding for finding in after.values() if finding.open]
+    return ReviewedEnd(event, run, evidence, tuple(changes), is_acknowledged(evidence, known[run.entry], now))
