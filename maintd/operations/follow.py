@@ -19,7 +19,7 @@ from maintd.model.finding import (
 from maintd.model.run import Attempt, AttemptState, Run, RunState, Step, StepState
 
 MOST_OPEN = 200
-"""Open findings of one entry. Further ones are not followed; they are still checks of their runs."""
+"""Open findings of one entry. A further one is followed in place of one that was not checked for the longest time."""
 
 _JUDGED_STEPS = frozenset(
     {StepState.SUCCEEDED, StepState.WARNED, StepState.UNKNOWN, StepState.FAILED, StepState.TIMED_OUT}
@@ -43,10 +43,15 @@ class Observation(NamedTuple):
 
 
 class Followed(NamedTuple):
-    """Changes in the order of the run's checks. `left_out` counts new findings beyond MOST_OPEN."""
+    """Changes in the order of the run's checks.
+
+    Beyond MOST_OPEN, `forgotten` are earlier findings that the run did not check, and `left_out` counts new ones that
+    are not followed. They are still checks of their runs.
+    """
 
     changes: tuple[FindingChange, ...]
     left_out: int = 0
+    forgotten: tuple[Finding, ...] = ()
 
 
 NEVER: Mapping[str, datetime] = {}
@@ -68,8 +73,7 @@ def follow(known: Sequence[Finding], run: Run, now: datetime, judged_at: Mapping
     if run.dry_run:
         return Followed(())
     found = {Place(finding.step, finding.job, finding.check): finding for finding in known}
-    room = MOST_OPEN - sum(finding.open for finding in known)
-    changes, left_out = list[FindingChange](), 0
+    changes = list[FindingChange]()
     for place, seen in observations(run).items():
         before = found.get(place)
         if before is None and (not is_finding(seen.check) or judged_at.get(place.step, seen.at) > seen.at):
@@ -77,15 +81,23 @@ def follow(known: Sequence[Finding], run: Run, now: datetime, judged_at: Mapping
         if before is not None and (seen.at, run.id) <= (before.gone_at or before.last_seen_at, before.last_run_id):
             continue
         change = _new(run, place, seen) if before is None else _change(before, run, seen, now)
-        if change is None:
-            continue
-        if change.kind in (ChangeKind.NEW, ChangeKind.RETURNED):
-            if room <= 0:
-                left_out += 1
-                continue
-            room -= 1
-        changes.append(change)
-    return Followed(tuple(changes), left_out)
+        if change is not None:
+            changes.append(change)
+    return _bounded(known, changes)
+
+
+def _bounded(known: Sequence[Finding], changes: Sequence[FindingChange]) -> Followed:
+    """Keep the number of open findings at MOST_OPEN; those that the run checked, or are acknowledged, come first."""
+    opened = [change for change in changes if change.kind in (ChangeKind.NEW, ChangeKind.RETURNED)]
+    ended = sum(change.kind is ChangeKind.GONE for change in changes)
+    over = sum(finding.open for finding in known) - ended + len(opened) - MOST_OPEN
+    if over <= 0:
+        return Followed(tuple(changes))
+    checked = {change.finding.key for change in changes}
+    idle = [finding for finding in known if finding.open and finding.key not in checked and not finding.acknowledgement]
+    forgotten = sorted(idle, key=lambda finding: finding.last_seen_at)[:over]
+    left_out = opened[len(opened) - (over - len(forgotten)) :] if over > len(forgotten) else []
+    return Followed(tuple(change for change in changes if change not in left_out), len(left_out), tuple(forgotten))
 
 
 def observations(run: Run) -> Mapping[Place, Observation]:

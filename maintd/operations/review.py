@@ -15,16 +15,17 @@ from sqlalchemy.engine import Connection
 
 from maintd.model.finding import Finding, FindingChange
 from maintd.model.run import Run, RunEvent, RunState, RunSummary
-from maintd.operations.follow import follow, is_acknowledged, last_judged, observations
+from maintd.operations.follow import MOST_OPEN, follow, is_acknowledged, last_judged, observations
 from maintd.store import Store
 from maintd.store.findings import (
     end_lapsed,
+    forget,
     gone_findings,
     has_lapsed,
     open_findings,
     record_changes,
 )
-from maintd.store.history import load_runs, runs_that_ended_after, summaries
+from maintd.store.history import load_runs, runs_that_ended_between, summaries
 
 log = structlog.get_logger()
 
@@ -102,12 +103,15 @@ def _review_end(
     seen = observations(evidence)
     gone = gone_findings(conn, run.entry, {place.check for place in seen}) if seen else []
     first = min((found.at for found in seen.values()), default=now)
-    later = last_judged(runs_that_ended_after(conn, store.plans, evidence, first)) if seen else {}
+    later = last_judged(runs_that_ended_between(conn, store.plans, evidence, first, event.id)) if seen else {}
     followed = follow([*of_entry, *gone], evidence, now, later)
     changes = record_changes(conn, run.entry, followed.changes, now)
-    if followed.left_out:
-        log.warning("findings_left_out", entry=run.entry, run=run.id, count=followed.left_out)
-    after = {finding.key: finding for finding in of_entry}
+    forgotten = {finding.key for finding in followed.forgotten}
+    if followed.left_out or forgotten:
+        forget(conn, forgotten)
+        counts = {"left_out": followed.left_out, "forgotten": len(forgotten)}
+        log.warning("findings_limited", entry=run.entry, run=run.id, most=MOST_OPEN, **counts)
+    after = {finding.key: finding for finding in of_entry if finding.key not in forgotten}
     for change in changes:
         after[change.finding.key] = change.finding
     known[run.entry] = [finding for finding in after.values() if finding.open]

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, case, delete, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from maintd.model.finding import RANK, Acknowledgement, Finding, FindingChange, FindingCounts, finding_key
@@ -200,6 +200,12 @@ def record_changes(
             _end(conn, [row.id], change.ended.ended_why, now)
         recorded.append(change.model_copy(update={"finding": finding}))
     return recorded
+
+
+def forget(conn: Connection, keys: Collection[str]) -> None:
+    """Delete these findings."""
+    if keys:
+        conn.execute(delete(findings).where(findings.c.key.in_(list(keys))))
 
 
 def end_lapsed(conn: Connection, now: datetime) -> list[Finding]:

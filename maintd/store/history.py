@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, bindparam, func, select, tuple_, union_all
+from sqlalchemy import Select, bindparam, exists, func, select, tuple_, union_all
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
@@ -29,6 +29,7 @@ from maintd.store.tables import (
     log_lines,
     measures,
     plan_jobs,
+    run_events,
     runs,
     series,
     steps,
@@ -203,13 +204,19 @@ def summaries(conn: Connection, run_ids: Collection[int]) -> dict[int, RunSummar
     return {row.id: mapping.summary(row) for row in _SUMMARIES.rows(conn, run_ids)} if run_ids else {}
 
 
-def runs_that_ended_after(conn: Connection, plans: RunPlans, run: Run, after: datetime) -> list[Run]:
-    """Other runs of the entry that ended after that time, of its last ones. One run at a time of an entry is running,
-    so there are some only where a lost run came back late."""
+def runs_that_ended_between(conn: Connection, plans: RunPlans, run: Run, after: datetime, event_id: int) -> list[Run]:
+    """Other runs of the entry that ended after that time, but before that event, of the entry's last ones.
+
+    One run at a time of an entry is running, so there are some only where a lost run came back late.
+    """
     entry_id = _id_of(run.entry)
     newest = select(runs.c.id, runs.c.finished_at).where(runs.c.entry_id == entry_id, runs.c.started_at.is_not(None))
     last = newest.order_by(runs.c.id.desc()).limit(_LAST_RUNS).subquery()
-    query = select(last.c.id).where(last.c.finished_at > after, last.c.id != run.id)
+    unfinished = [state.value for state in RunState if not state.final]
+    end = exists().where(
+        run_events.c.run_id == last.c.id, run_events.c.id < event_id, run_events.c.state.not_in(unfinished)
+    )
+    query = select(last.c.id).where(last.c.finished_at > after, last.c.id != run.id, end)
     ids = conn.execute(query).scalars().all()
     return list(load_runs(conn, plans, dict.fromkeys(ids, True)).values()) if ids else []
 

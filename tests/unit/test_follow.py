@@ -1,0 +1,396 @@
+"""What ended runs change about findings: tables and properties."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.stores import NOON, at
+
+from maintd.model.evidence import Check, CheckStatus
+from maintd.model.finding import RANK, Acknowledgement, ChangeKind, Finding, FindingChange, finding_key
+from maintd.model.run import Attempt, AttemptState, Run, RunState, Step, StepState, Trigger
+from maintd.operations.follow import MOST_OPEN, follow, is_acknowledged, last_judged, problems
+
+OK, WARN, FAIL, UNKNOWN = CheckStatus.OK, CheckStatus.WARN, CheckStatus.FAIL, CheckStatus.UNKNOWN
+
+
+def seen(name: str, status: CheckStatus, *, optional: bool = False, because: str = "") -> Check:
+    return Check(
+        name=name, observed=3, expected="at most 2", status=status, optional=optional, because=because, hint="look"
+    )
+
+
+def step(
+    *checks: Check,
+    name: str = "vacuum",
+    state: StepState = StepState.FAILED,
+    attempt: AttemptState = AttemptState.FAILED,
+    reason: str = 'check "x": observed 3',
+    minutes: float = 1,
+) -> Step:
+    tried = Attempt(
+        number=1, state=attempt, reason=reason, started_at=at(0), finished_at=at(minutes), checks=tuple(checks)
+    )
+    return Step(index=0, name=name, job=name, state=state, reason=reason, attempts=(tried,))
+
+
+def run(*steps: Step, id: int = 1, state: RunState = RunState.FAILED, dry_run: bool = False) -> Run:  # noqa: A002
+    return Run(
+        id=id,
+        entry="cleanup",
+        title="Cleanup",
+        trigger=Trigger.SCHEDULE,
+        state=state,
+        queued_at=at(0),
+        not_before=at(0),
+        started_at=at(0),
+        finished_at=at(100),
+        dry_run=dry_run,
+        steps=steps,
+    )
+
+
+def finding(
+    status: CheckStatus = FAIL,
+    *,
+    check: str = "x",
+    gone: float | None = None,
+    because: str = "",
+    acknowledged: CheckStatus | None = None,
+    until: float = 1000,
+) -> Finding:
+    acknowledgement = None
+    if acknowledged is not None:
+        acknowledgement = Acknowledgement(id=1, status=acknowledged, why="known", by="ada", at=at(-5), until=at(until))
+    return Finding(
+        key=finding_key("cleanup", "vacuum", "vacuum", check),
+        entry="cleanup",
+        step="vacuum",
+        job="vacuum",
+        check=check,
+        status=status,
+        observed=3,
+        expected="at most 2",
+        because=because,
+        first_seen_at=at(-10),
+        last_seen_at=at(-9),
+        gone_at=None if gone is None else at(gone),
+        first_run_id=-2,
+        last_run_id=-1,
+        seen_count=4,
+        acknowledgement=acknowledgement,
+    )
+
+
+def changes(known: list[Finding], ended: Run, now: datetime = NOON) -> list[FindingChange]:
+    return list(follow(known, ended, now).changes)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kind"),
+    [
+        (None, FAIL, ChangeKind.NEW),
+        (None, WARN, ChangeKind.NEW),
+        (None, UNKNOWN, ChangeKind.NEW),
+        (None, OK, None),
+        (WARN, FAIL, ChangeKind.WORSE),
+        (WARN, UNKNOWN, ChangeKind.WORSE),
+        (UNKNOWN, FAIL, ChangeKind.WORSE),
+        (FAIL, FAIL, ChangeKind.SAME),
+        (FAIL, UNKNOWN, ChangeKind.SAME),  # what is no longer observed is not better
+        (FAIL, WARN, ChangeKind.BETTER),
+        (UNKNOWN, WARN, ChangeKind.BETTER),
+        (FAIL, OK, ChangeKind.GONE),
+        (UNKNOWN, OK, ChangeKind.GONE),
+    ],
+)
+def test_a_check_changes_its_finding(before: CheckStatus | None, after: CheckStatus, kind: ChangeKind | None) -> None:
+    known = [] if before is None else [finding(before)]
+
+    found = changes(known, run(step(seen("x", after))))
+
+    assert [change.kind for change in found] == ([] if kind is None else [kind])
+
+
+def test_a_finding_that_was_gone_returns_without_its_acknowledgement() -> None:
+    (change,) = changes([finding(gone=-3, acknowledged=FAIL)], run(step(seen("x", FAIL))))
+
+    assert change.kind is ChangeKind.RETURNED
+    assert change.finding.first_seen_at == at(1)
+    assert change.finding.seen_count == 1
+    assert change.finding.open
+    assert change.finding.acknowledgement is None
+    assert change.notifies(NOON)
+
+
+def test_a_finding_keeps_when_it_was_first_seen_and_counts_its_runs() -> None:
+    (change,) = changes([finding()], run(step(seen("x", FAIL))))
+
+    assert change.finding.first_seen_at == at(-10)
+    assert change.finding.last_seen_at == at(1)
+    assert change.finding.seen_count == 5
+    assert change.finding.last_run_id == 1
+    assert not change.notifies(NOON)
+
+
+@pytest.mark.parametrize(
+    ("ended", "why"),
+    [
+        (run(step(state=StepState.SUCCEEDED)), "the check is missing"),
+        (run(Step(index=0, name="vacuum", job="vacuum", state=StepState.SKIPPED)), "the step was skipped"),
+        (run(Step(index=0, name="vacuum", job="vacuum", state=StepState.PENDING)), "the step did not start"),
+        (run(step(seen("x", OK), state=StepState.LOST), state=RunState.LOST), "the step was lost"),
+        (run(step(seen("x", OK), attempt=AttemptState.LOST)), "the attempt was lost"),
+        (run(step(seen("x", OK), state=StepState.CANCELLED), state=RunState.CANCELLED), "the step was cancelled"),
+        (run(step(seen("x", OK)), state=RunState.CANCELLED), "the run was cancelled"),
+        (run(step(seen("x", OK)), dry_run=True), "a dry run"),
+        (run(step(seen("x", UNKNOWN, optional=True))), "an optional check was not observed"),
+        (run(step(seen("y", FAIL), seen("x", UNKNOWN, because="y"))), "it was not observed because of another"),
+        (run(step(seen("x", OK), minutes=-20)), "an earlier observation came late"),
+        (run(step(seen("x", OK), name="other")), "another step has a check of that name"),
+    ],
+)
+def test_a_finding_stays_as_it_is_when(ended: Run, why: str) -> None:
+    assert [change for change in changes([finding()], ended) if change.finding.check == "x"] == [], why
+
+
+def test_a_check_that_was_ok_in_a_step_before_the_run_was_lost_ends_the_finding() -> None:
+    lost = run(step(seen("x", OK), state=StepState.SUCCEEDED, attempt=AttemptState.SUCCEEDED), state=RunState.LOST)
+
+    assert [change.kind for change in changes([finding()], lost)] == [ChangeKind.GONE]
+
+
+def test_only_the_last_attempt_of_a_step_counts() -> None:
+    tried = step(seen("x", FAIL))
+    again = tried.attempts[0].model_copy(update={"number": 2, "checks": (seen("x", OK),)})
+
+    assert changes([], run(tried.model_copy(update={"attempts": (*tried.attempts, again)}))) == []
+
+
+def test_the_worst_of_several_checks_with_one_name_counts() -> None:
+    (change,) = changes([], run(step(seen("x", OK), seen("x", FAIL), seen("x", WARN))))
+
+    assert change.finding.status is FAIL
+
+
+def test_what_follows_from_another_check_is_a_finding_that_does_not_notify() -> None:
+    found = changes([], run(step(seen("y", FAIL), seen("x", UNKNOWN, because="y"))))
+
+    assert [(change.finding.check, change.notifies(NOON)) for change in found] == [("y", True), ("x", False)]
+
+
+def test_a_finding_that_no_longer_follows_from_another_check_is_news() -> None:
+    (change,) = changes([finding(UNKNOWN, because="y")], run(step(seen("x", UNKNOWN))))
+
+    assert change.kind is ChangeKind.WORSE
+    assert change.notifies(NOON)
+
+
+@pytest.mark.parametrize("by", [WARN, UNKNOWN])
+def test_an_acknowledgement_ends_when_the_finding_becomes_worse_than_it_was(by: CheckStatus) -> None:
+    (change,) = changes([finding(by, acknowledged=by)], run(step(seen("x", FAIL))))
+
+    assert change.ended is not None
+    assert change.ended.ended_why == f"worse: fail, acknowledged as {by}"
+    assert change.finding.acknowledgement is None
+    assert change.notifies(NOON)
+
+
+def test_a_finding_that_was_better_meanwhile_is_as_bad_as_when_it_was_acknowledged() -> None:
+    (change,) = changes([finding(WARN, acknowledged=FAIL)], run(step(seen("x", FAIL))))
+
+    assert change.kind is ChangeKind.WORSE
+    assert change.ended is None
+    assert not change.notifies(NOON)
+
+
+def test_an_acknowledgement_ends_when_the_finding_is_gone() -> None:
+    (change,) = changes([finding(acknowledged=FAIL)], run(step(seen("x", OK))))
+
+    assert change.ended is not None
+    assert change.ended.ended_why == "gone"
+
+
+def test_after_its_time_an_acknowledgement_covers_nothing() -> None:
+    known = finding(acknowledged=FAIL, until=-1)
+
+    assert not known.acknowledged(NOON)
+    assert known.acknowledged(at(-2))
+
+
+def test_a_new_finding_of_a_late_run_is_left_out_when_the_step_was_checked_since() -> None:
+    late, later = run(step(seen("x", FAIL), minutes=1)), run(step(minutes=5), step(seen("z", OK), minutes=5), id=2)
+
+    assert last_judged([later]) == {"vacuum": at(5)}
+    assert follow([], late, NOON, last_judged([later])).changes == ()
+    assert follow([], late, NOON, {"other": at(5)}).changes != ()
+
+
+def test_an_entry_has_a_most_number_of_open_findings() -> None:
+    checks = [seen(f"c{number}", FAIL) for number in range(MOST_OPEN + 3)]
+
+    followed = follow([], run(step(*checks)), NOON)
+
+    assert len(followed.changes) == MOST_OPEN
+    assert followed.left_out == 3
+    assert followed.forgotten == ()
+
+
+def test_a_new_finding_takes_the_place_of_one_that_is_no_longer_checked() -> None:
+    known = [finding(check=f"c{number}") for number in range(MOST_OPEN - 1)] + [finding(check="k", acknowledged=FAIL)]
+
+    followed = follow(known, run(step(seen("c0", FAIL), seen("new", FAIL))), NOON)
+
+    assert [change.finding.check for change in followed.changes] == ["c0", "new"]
+    assert [forgotten.check for forgotten in followed.forgotten] == ["c1"]
+    assert followed.left_out == 0
+
+
+def test_a_finding_that_is_gone_makes_room_for_another() -> None:
+    known = [finding(check=f"c{number}") for number in range(MOST_OPEN)]
+    ended = run(step(seen("c0", OK), seen("new", FAIL)))
+
+    assert [change.kind for change in follow(known, ended, NOON).changes] == [ChangeKind.GONE, ChangeKind.NEW]
+
+
+# --- what of a run is acknowledged ----------------------------------------------------------------------------------
+
+
+def test_a_run_is_acknowledged_when_all_its_findings_are() -> None:
+    ended = run(step(seen("x", FAIL), seen("y", UNKNOWN, because="x"), seen("z", OK)))
+
+    assert is_acknowledged(ended, [finding(acknowledged=FAIL)], NOON)
+    assert not is_acknowledged(ended, [finding(acknowledged=WARN)], NOON)
+    assert not is_acknowledged(ended, [finding(acknowledged=FAIL, until=-1)], NOON)
+    assert not is_acknowledged(ended, [finding()], NOON)
+    assert not is_acknowledged(run(step(seen("x", FAIL), seen("y", FAIL))), [finding(acknowledged=FAIL)], NOON)
+
+
+@pytest.mark.parametrize(
+    "ended",
+    [
+        run(step(seen("x", FAIL), reason="KeyError: 'a' (vacuum.py:3)")),
+        run(step(seen("x", FAIL), state=StepState.TIMED_OUT, attempt=AttemptState.TIMED_OUT), state=RunState.TIMED_OUT),
+        run(step(seen("x", FAIL)), step(name="other", reason="the process was killed by signal 9")),
+        run(step(seen("x", FAIL)), state=RunState.LOST),
+    ],
+)
+def test_an_error_of_a_job_is_not_acknowledged_by_its_checks(ended: Run) -> None:
+    assert not is_acknowledged(ended, [finding(acknowledged=FAIL)], NOON)
+
+
+def test_problems_are_what_nobody_acknowledged() -> None:
+    tried = step(seen("x", FAIL), seen("y", WARN), seen("z", OK), seen("o", UNKNOWN, optional=True))
+
+    found = problems(run(tried), tried, [finding(acknowledged=FAIL)], NOON)
+
+    assert [check.name for check in found] == ["y"]
+
+
+# --- properties -----------------------------------------------------------------------------------------------------
+
+statuses = st.sampled_from(list(CheckStatus))
+checks = st.builds(
+    seen,
+    st.sampled_from(["a", "b", "c"]),
+    statuses,
+    optional=st.booleans(),
+    because=st.sampled_from(["", "", "a"]),
+)
+steps = st.builds(
+    step,
+    checks,
+    checks,
+    name=st.sampled_from(["vacuum", "other"]),
+    state=st.sampled_from(list(StepState)),
+    attempt=st.sampled_from(list(AttemptState)),
+    minutes=st.integers(0, 60),
+)
+runs = st.builds(
+    run,
+    steps,
+    steps,
+    id=st.integers(1, 50),
+    state=st.sampled_from([state for state in RunState if state.final]),
+    dry_run=st.booleans(),
+)
+
+
+def apply(known: dict[str, Finding], ended: Run, now: datetime = NOON) -> list[FindingChange]:
+    found = follow(list(known.values()), ended, now).changes
+    for change in found:
+        known[change.finding.key] = change.finding
+    return list(found)
+
+
+@settings(max_examples=60)
+@given(st.lists(runs, max_size=6))
+def test_findings_are_consistent_after_any_runs(ended: list[Run]) -> None:
+    known: dict[str, Finding] = {}
+    for one in ended:
+        before = dict(known)
+        for change in apply(known, one):
+            was = before.get(change.finding.key)
+            assert (was is None) == (change.kind is ChangeKind.NEW)
+            assert change.finding.open == (change.kind is not ChangeKind.GONE)
+            if was is not None and was.open and change.kind is not ChangeKind.GONE:
+                assert change.finding.first_seen_at == was.first_seen_at
+                worse = RANK[change.finding.status] > RANK[was.status]
+                assert not worse or change.kind is ChangeKind.WORSE
+            assert change.finding.status is not OK
+            assert not one.dry_run
+
+
+@settings(max_examples=60)
+@given(st.lists(runs, max_size=4), runs)
+def test_reviewing_the_same_end_again_changes_nothing(ended: list[Run], last: Run) -> None:
+    known: dict[str, Finding] = {}
+    for one in (*ended, last):
+        apply(known, one)
+    before = dict(known)
+
+    again = apply(known, last)
+
+    assert again == [] or {change.kind for change in again} == {ChangeKind.NEW}
+    assert {key: known[key] for key in before} == before
+
+
+@settings(max_examples=60)
+@given(st.lists(runs, max_size=4), runs, st.integers(1, 500))
+def test_an_older_observation_never_changes_a_finding(ended: list[Run], late: Run, minutes: int) -> None:
+    known: dict[str, Finding] = {}
+    for one in ended:
+        apply(known, one)
+    before = dict(known)
+    shifted = tuple(
+        each.model_copy(
+            update={
+                "attempts": tuple(
+                    tried.model_copy(update={"finished_at": at(-1) - timedelta(minutes=minutes)})
+                    for tried in each.attempts
+                )
+            }
+        )
+        for each in late.steps
+    )
+
+    apply(known, late.model_copy(update={"steps": shifted}))
+
+    assert {key: known[key] for key in before} == before
+
+
+@settings(max_examples=60)
+@given(st.lists(runs, max_size=5), statuses.filter(lambda status: status is not OK))
+def test_a_finding_that_notifies_is_never_acknowledged_and_a_worse_one_loses_its_acknowledgement(
+    ended: list[Run], status: CheckStatus
+) -> None:
+    acknowledged = finding(status, check="a", acknowledged=status)
+    known = {acknowledged.key: acknowledged}
+    for one in ended:
+        for change in apply(known, one):
+            assert not (change.notifies(NOON) and change.finding.acknowledged(NOON))
+            acknowledgement = change.finding.acknowledgement
+            assert acknowledgement is None or RANK[change.finding.status] <= RANK[acknowledgement.status]
