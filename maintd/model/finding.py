@@ -24,7 +24,7 @@ _KEY_DIGITS = 12
 
 
 class Acknowledgement(Model):
-    """Somebody knows of a finding: until when it needs no attention, and why."""
+    """A person knows of a finding: until when it needs no attention, and why."""
 
     id: int
     status: CheckStatus  # of the finding when it was acknowledged; a worse one ends the acknowledgement
@@ -92,7 +92,7 @@ class FindingChange(Model):
     ended: Acknowledgement | None = None  # the acknowledgement that this change ended
 
     def notifies(self, now: datetime) -> bool:
-        """Whether it is news to somebody: not acknowledged, and not what follows from another check."""
+        """Whether it is news: not acknowledged, and not what follows from another check."""
         news = self.kind in (ChangeKind.NEW, ChangeKind.RETURNED, ChangeKind.WORSE)
         return news and not self.finding.because and not self.finding.acknowledged(now)
 

@@ -21,10 +21,10 @@ from maintd.model.run import Attempt, AttemptState, Run, RunState, Step, StepSta
 MOST_OPEN = 200
 """Open findings of one entry. A further one is followed in place of one that was not checked for the longest time."""
 
-_JUDGED_STEPS = frozenset(
+_CHECKED_STEPS = frozenset(
     {StepState.SUCCEEDED, StepState.WARNED, StepState.UNKNOWN, StepState.FAILED, StepState.TIMED_OUT}
 )
-_NOT_JUDGED_ATTEMPTS = frozenset({AttemptState.RUNNING, AttemptState.CANCELLED, AttemptState.LOST})
+_NOT_CHECKED_ATTEMPTS = frozenset({AttemptState.RUNNING, AttemptState.CANCELLED, AttemptState.LOST})
 
 
 class Place(NamedTuple):
@@ -57,11 +57,11 @@ class Followed(NamedTuple):
 NEVER: Mapping[str, datetime] = {}
 
 
-def follow(known: Sequence[Finding], run: Run, now: datetime, judged_at: Mapping[str, datetime] = NEVER) -> Followed:
+def follow(known: Sequence[Finding], run: Run, now: datetime, checked_at: Mapping[str, datetime] = NEVER) -> Followed:
     """The changes that an ended run makes to the findings of its entry.
 
     `known` are all open findings of the entry, and those that are gone of the checks that this run reports.
-    `judged_at` has when other runs checked each step last. Rules:
+    `checked_at` has when other runs checked each step last. Rules:
 
     1. Only checks of the last attempt of a step that ran to an end decide: nothing follows from a check that is
        missing, from a step that was skipped, cancelled or lost, or from a dry run.
@@ -76,7 +76,7 @@ def follow(known: Sequence[Finding], run: Run, now: datetime, judged_at: Mapping
     changes = list[FindingChange]()
     for place, seen in observations(run).items():
         before = found.get(place)
-        if before is None and (not is_finding(seen.check) or judged_at.get(place.step, seen.at) > seen.at):
+        if before is None and (not is_finding(seen.check) or checked_at.get(place.step, seen.at) > seen.at):
             continue
         if before is not None and (seen.at, run.id) <= (before.gone_at or before.last_seen_at, before.last_run_id):
             continue
@@ -104,7 +104,7 @@ def observations(run: Run) -> Mapping[Place, Observation]:
     """What the run observed, the worst of several checks with one name."""
     found: dict[Place, Observation] = {}
     for step in run.steps:
-        for check, at in _judged(run, step):
+        for check, at in _checked(run, step):
             place = Place(step.name, step.job, check.name)
             other = found.get(place)
             if other is None or _badness(check) > _badness(other.check):
@@ -112,19 +112,19 @@ def observations(run: Run) -> Mapping[Place, Observation]:
     return found
 
 
-def last_judged(runs: Iterable[Run]) -> dict[str, datetime]:
+def last_checked(runs: Iterable[Run]) -> dict[str, datetime]:
     """By the name of a step, when these runs checked it last. Dry runs do not count."""
     found: dict[str, datetime] = {}
     for run in runs:
         for step in () if run.dry_run else run.steps:
-            at = max((at for _, at in _judged(run, step)), default=None)
+            at = max((at for _, at in _checked(run, step)), default=None)
             if at is not None:
                 found[step.name] = max(at, found.get(step.name, at))
     return found
 
 
 def problems(run: Run, step: Step, findings: Iterable[Finding], now: datetime) -> tuple[Check, ...]:
-    """The checks of a step's last attempt that are findings and that nobody has acknowledged, nor what they follow
+    """The checks of a step's last attempt that are findings and that are not acknowledged, nor what they follow
     from."""
     last = step.attempts[-1] if step.attempts else None
     bad = [check for check in last.checks if is_finding(check)] if last is not None else []
@@ -167,12 +167,12 @@ def _ended_by_checks(attempt: Attempt) -> bool:
     return attempt.state is AttemptState.FAILED and attempt.reason.startswith(('check "', "a check failed"))
 
 
-def _judged(run: Run, step: Step) -> Iterator[tuple[Check, datetime]]:
-    if step.state not in _JUDGED_STEPS or not step.attempts:
+def _checked(run: Run, step: Step) -> Iterator[tuple[Check, datetime]]:
+    if step.state not in _CHECKED_STEPS or not step.attempts:
         return
     last = step.attempts[-1]
     at = last.finished_at or step.finished_at or run.finished_at
-    if last.state in _NOT_JUDGED_ATTEMPTS or at is None:
+    if last.state in _NOT_CHECKED_ATTEMPTS or at is None:
         return
     for check in last.checks:
         yield check, at

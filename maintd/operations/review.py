@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from maintd.model.finding import Finding, FindingChange
 from maintd.model.run import Run, RunEvent, RunState, RunSummary
-from maintd.operations.follow import MOST_OPEN, follow, is_acknowledged, last_judged, observations
+from maintd.operations.follow import MOST_OPEN, follow, is_acknowledged, last_checked, observations
 from maintd.store import Store
 from maintd.store.findings import (
     end_lapsed,
@@ -103,7 +103,7 @@ def _review_end(
     seen = observations(evidence)
     gone = gone_findings(conn, run.entry, {place.check for place in seen}) if seen else []
     first = min((found.at for found in seen.values()), default=now)
-    later = last_judged(runs_that_ended_between(conn, store.plans, evidence, first, event.id)) if seen else {}
+    later = last_checked(runs_that_ended_between(conn, store.plans, evidence, first, event.id)) if seen else {}
     followed = follow([*of_entry, *gone], evidence, now, later)
     changes = record_changes(conn, run.entry, followed.changes, now)
     forgotten = {finding.key for finding in followed.forgotten}

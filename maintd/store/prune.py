@@ -18,7 +18,19 @@ from maintd.model.base import Model
 from maintd.model.run import RunState
 from maintd.store.database import Database
 from maintd.store.last_runs import last_outcome_ids
-from maintd.store.tables import RUN_TABLES, artifacts, attempts, entries, events, ledger, log_lines, plans, runs
+from maintd.store.tables import (
+    RUN_TABLES,
+    artifacts,
+    attempts,
+    entries,
+    events,
+    findings,
+    ledger,
+    log_lines,
+    plans,
+    run_events,
+    runs,
+)
 
 MAX_BATCH = 5000
 """Most rows of a batch."""
@@ -27,6 +39,9 @@ BATCH_DURATION = timedelta(milliseconds=20)
 """How long a batch should take; the size of the next batch is adjusted to it."""
 
 UNUSED_PLANS_KEPT = timedelta(days=1)
+
+RUN_EVENTS_KEPT = timedelta(days=7)
+"""How long events of runs are kept, for followers that resume; those that wait for their review are kept until then."""
 
 _FINAL = tuple(state.value for state in RunState if state.final)
 
@@ -40,11 +55,13 @@ class PruneResult(Model):
     due_times: int = 0  # of the ledger
     events: int = 0
     plans: int = 0
+    run_events: int = 0
+    findings: int = 0  # gone, or not checked any more
     batches: int = 0
     longest_batch: timedelta = timedelta(0)
 
     def __str__(self) -> str:
-        counted = ("runs", "log_lines", "artifacts", "due_times", "events", "plans")
+        counted = ("runs", "log_lines", "artifacts", "due_times", "events", "plans", "run_events", "findings")
         return ", ".join(_counted(getattr(self, name), name.replace("_", " ")) for name in counted)
 
 
@@ -93,7 +110,9 @@ def prune(
     on_batch: Callable[[int], None] | None = None,
     artifacts_dir: Path | None = None,
 ) -> PruneResult:
-    """See `Maintenance.prune`. The order is logs, artifacts, runs by age, runs by number, ledger, events, plans."""
+    """See `Maintenance.prune`. The order is logs, artifacts, runs by age, runs by number, ledger, events, plans,
+    events of runs, findings.
+    """
     batches = _Batches(database, on_batch)
     kept = database.read(last_outcome_ids)
     lines = sum(batches.run(transaction) for transaction in _logs(database, now - retention.logs, kept))
@@ -111,6 +130,8 @@ def prune(
     )
     old_events = batches.run(_events_before(now - retention.ledger))
     unused = batches.run(_plans_unused_since(now - UNUSED_PLANS_KEPT))
+    old_run_events = batches.run(_reviewed_events_before(now - RUN_EVENTS_KEPT))
+    old_findings = batches.run(_findings_checked_before(now - retention.runs))
     return PruneResult(
         runs=pruned,
         log_lines=lines,
@@ -118,6 +139,8 @@ def prune(
         due_times=due_times,
         events=old_events,
         plans=unused,
+        run_events=old_run_events,
+        findings=old_findings,
         batches=batches.count,
         longest_batch=timedelta(seconds=batches.longest),
     )
@@ -279,6 +302,34 @@ def _events_before(before: datetime) -> Callable[[Connection, int], int]:
     def transaction(conn: Connection, most: int) -> int:
         ids = conn.execute(select(events.c.id).order_by(events.c.id).where(events.c.at < before).limit(most)).scalars()
         return _delete_by_id(conn, events, ids.all())
+
+    return transaction
+
+
+def _reviewed_events_before(before: datetime) -> Callable[[Connection, int], int]:
+    last = 0  # events up to here are deleted or wait for their review
+
+    def transaction(conn: Connection, most: int) -> int:
+        nonlocal last
+        query = select(run_events.c.id, run_events.c.at, run_events.c.reviewed).order_by(run_events.c.id).limit(most)
+        while found := conn.execute(query.where(run_events.c.id > last)).all():
+            old = [row for row in found if row.at < before]
+            ids = [row.id for row in old if row.reviewed]
+            if ids or not old:
+                return _delete_by_id(conn, run_events, ids)
+            last = old[-1].id
+        return 0
+
+    return transaction
+
+
+def _findings_checked_before(before: datetime) -> Callable[[Connection, int], int]:
+    """Of runs that are deleted by now, whether they were gone or never checked again."""
+
+    def transaction(conn: Connection, most: int) -> int:
+        last = func.coalesce(findings.c.gone_at, findings.c.last_seen_at)
+        old = select(findings.c.id).where(findings.c.last_seen_at < before, last < before).limit(most)
+        return _delete_by_id(conn, findings, conn.execute(old).scalars().all())
 
     return transaction
 

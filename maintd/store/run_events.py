@@ -21,7 +21,7 @@ from maintd.store.tables import NOT_REVIEWED, entries, run_events, runs
 T = TypeVar("T")
 
 REVIEW = "review of ended runs"
-"""The name that whoever changes findings, acknowledgements or incidents locks: one of them after another."""
+"""The name that a transaction locks before it changes findings, acknowledgements or incidents: one after another."""
 
 _EVENTS = (
     select(run_events.c.id, run_events.c.run_id, entries.c.name.label("entry"), run_events.c.state, run_events.c.at)

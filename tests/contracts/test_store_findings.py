@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 from support.clock import ManualClock
 from support.stores import at, claim, ended, evidence, finished, plan, queue, run_concurrently
 
+from maintd.config.settings import Retention
 from maintd.model.evidence import Check, CheckStatus, Report
 from maintd.model.finding import ChangeKind, Finding
 from maintd.model.run import RunState
@@ -330,6 +331,26 @@ def test_more_findings_than_an_entry_may_have_do_not_stop_the_review(store: Stor
 
     assert len(found) == 200
     assert {finding.check[0] for finding in found} == {"d"}
+
+
+def test_reviewed_events_of_runs_and_old_findings_are_pruned(store: Store) -> None:
+    day = 24 * 60
+    ran(store, 1, observed("disk", FAIL), observed("load", FAIL))
+    reviewed(store)
+    waiting = finished(store, "a", 5)
+    ran(store, 6 * day, observed("disk", FAIL))
+    before = {event.run_id for event in store.run_events.after(0)}
+
+    first = store.maintenance.prune(Retention(), at(8 * day))
+    kept = store.run_events.after(0)
+    reviewed(store)
+    second = store.maintenance.prune(Retention(runs=timedelta(days=1)), at(6.5 * day))
+
+    assert len(before) == 3
+    assert [event.state for event in kept if event.run_id == waiting] == [RunState.SUCCEEDED]
+    assert {event.run_id for event in kept} == before - {1}
+    assert (first.run_events, first.findings) == (5, 0)
+    assert second.findings == 1  # load was checked more than a day ago
 
 
 def test_dry_runs_leave_no_findings(store: Store) -> None:

@@ -12,7 +12,7 @@ from support.stores import NOON, at
 from maintd.model.evidence import Check, CheckStatus
 from maintd.model.finding import RANK, Acknowledgement, ChangeKind, Finding, FindingChange, finding_key
 from maintd.model.run import Attempt, AttemptState, Run, RunState, Step, StepState, Trigger
-from maintd.operations.follow import MOST_OPEN, follow, is_acknowledged, last_judged, problems
+from maintd.operations.follow import MOST_OPEN, follow, is_acknowledged, last_checked, problems
 
 OK, WARN, FAIL, UNKNOWN = CheckStatus.OK, CheckStatus.WARN, CheckStatus.FAIL, CheckStatus.UNKNOWN
 
@@ -199,7 +199,7 @@ def test_an_acknowledgement_ends_when_the_finding_becomes_worse_than_it_was(by: 
     assert change.notifies(NOON)
 
 
-def test_a_finding_that_was_better_meanwhile_is_as_bad_as_when_it_was_acknowledged() -> None:
+def test_a_finding_that_was_better_in_between_is_as_bad_as_when_it_was_acknowledged() -> None:
     (change,) = changes([finding(WARN, acknowledged=FAIL)], run(step(seen("x", FAIL))))
 
     assert change.kind is ChangeKind.WORSE
@@ -224,8 +224,8 @@ def test_after_its_time_an_acknowledgement_covers_nothing() -> None:
 def test_a_new_finding_of_a_late_run_is_left_out_when_the_step_was_checked_since() -> None:
     late, later = run(step(seen("x", FAIL), minutes=1)), run(step(minutes=5), step(seen("z", OK), minutes=5), id=2)
 
-    assert last_judged([later]) == {"vacuum": at(5)}
-    assert follow([], late, NOON, last_judged([later])).changes == ()
+    assert last_checked([later]) == {"vacuum": at(5)}
+    assert follow([], late, NOON, last_checked([later])).changes == ()
     assert follow([], late, NOON, {"other": at(5)}).changes != ()
 
 
@@ -282,7 +282,7 @@ def test_an_error_of_a_job_is_not_acknowledged_by_its_checks(ended: Run) -> None
     assert not is_acknowledged(ended, [finding(acknowledged=FAIL)], NOON)
 
 
-def test_problems_are_what_nobody_acknowledged() -> None:
+def test_problems_are_what_is_not_acknowledged() -> None:
     tried = step(seen("x", FAIL), seen("y", WARN), seen("z", OK), seen("o", UNKNOWN, optional=True))
 
     found = problems(run(tried), tried, [finding(acknowledged=FAIL)], NOON)
