@@ -446,25 +446,32 @@ class Context:
         data = self._redacted(content.encode() if isinstance(content, str) else content)
         path = self._artifact_path(name)
         part = path.with_name(path.name + ".part")
-        with _create(part) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        try:
+            with _create(part) as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)  # of a full disk: nobody would delete it
         return self._keep(name, path, media_type)
 
     def keep(self, source: Path, name: str | None = None, media_type: str = "application/octet-stream") -> Artifact:
         """Keep a copy of a file as an artifact of the run; known secrets in it are redacted."""
         path = self._artifact_path(name or source.name)
         longest = max((len(secret) for secret in self._secrets), default=0)
-        with source.open("rb") as original, _create(path) as copy:
-            rest = b""
-            while chunk := original.read(_CHUNK):
-                data = self._redacted(rest + chunk)
-                cut = max(len(data) - longest, 0)  # a secret can continue in the next chunk
-                copy.write(data[:cut])
-                rest = data[cut:]
-            copy.write(self._redacted(rest))
+        try:
+            with source.open("rb") as original, _create(path) as copy:
+                rest = b""
+                while chunk := original.read(_CHUNK):
+                    data = self._redacted(rest + chunk)
+                    cut = max(len(data) - longest, 0)  # a secret can continue in the next chunk
+                    copy.write(data[:cut])
+                    rest = data[cut:]
+                copy.write(self._redacted(rest))
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
         return self._keep(name or source.name, path, media_type)
 
     def _redacted(self, data: bytes) -> bytes:

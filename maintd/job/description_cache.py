@@ -113,8 +113,11 @@ class DescriptionCache:
             kept = dict([*self._answers.items()][-MAX_ANSWERS:])
         part = self._file.with_suffix(f".{os.getpid()}.part")
         with contextlib.suppress(OSError):
-            part.write_text(json.dumps({"computed_by": computed_by(), "answers": kept}), encoding="utf-8")
-            part.replace(self._file)
+            try:
+                part.write_text(json.dumps({"computed_by": computed_by(), "answers": kept}), encoding="utf-8")
+                part.replace(self._file)
+            finally:
+                part.unlink(missing_ok=True)  # of a full disk
 
 
 def cache_key(question: str, name: str, digest: str, params: Mapping[str, Any] | None = None) -> str:
