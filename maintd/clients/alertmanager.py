@@ -205,4 +205,4 @@ def connect(
 ) -> Alertmanager:
     """A client; sends nothing yet."""
     target = resolved(target)
-    return Alertmanager(Api(target.url, target.headers, timeout or target.timeout), name)
+    return Alertmanager(Api.of(target, timeout=timeout), name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
 from collections.abc import Iterator
 from http.client import IncompleteRead
 
@@ -16,6 +17,10 @@ def cause_of(error: BaseException) -> str | None:
     for link in _chain(error):
         if isinstance(link, TimeoutError):
             return "timed_out"
+        if isinstance(link, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            return "partial"
+        if isinstance(link, ssl.SSLError):  # a certificate that is not trusted, or no TLS at all
+            return "tls"
         if isinstance(link, PermissionError):
             return "denied"
         if isinstance(link, ConnectionRefusedError | FileNotFoundError):  # a socket file that does not exist

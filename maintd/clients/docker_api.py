@@ -50,6 +50,8 @@ class BoundedClient(APIClient):
         self.trust_env = False  # an engine is never behind a proxy of the environment
         self.headers["Accept-Encoding"] = "identity"
         self.verify = str(ca_file) if verify and ca_file is not None else verify
+        if not verify:  # it was asked for, so there is nothing to warn about with each request
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         if url.startswith("unix://"):
             path = f"/{url.removeprefix('unix://').lstrip('/')}"
             self.mount("http+docker://", _UnixAdapter(f"http+unix://{path}", seconds, self._watch))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 from pydantic import SecretStr
@@ -20,7 +20,7 @@ from maintd.clients.deadline import Deadline
 from maintd.errors import TargetError
 from maintd.job.references import resolved
 from maintd.model.evidence import Scalar
-from maintd.model.target import HttpTarget
+from maintd.model.target import AlertmanagerTarget, HttpTarget, PrometheusTarget
 from maintd.units import seconds_text
 
 HEALTH_LIMIT = 64 * 1024  # bytes of the answer of a health endpoint
@@ -185,6 +185,10 @@ def fields(answer: Answer, expect: Mapping[str, str | int | float | bool]) -> li
     return [Field(path, _at(body, path), wanted) for path, wanted in expect.items()]
 
 
+ApiTarget = HttpTarget | PrometheusTarget | AlertmanagerTarget
+"""What has a URL, headers and certificates to trust."""
+
+
 class Api:
     """A JSON API below a base URL, which may have a path."""
 
@@ -202,6 +206,17 @@ class Api:
         self._timeout = timeout
         self._ca_file = ca_file
         self._verify = verify
+
+    @classmethod
+    def of(cls, target: ApiTarget, *, url: str | None = None, timeout: timedelta | None = None) -> Self:
+        """The API of a resolved target; `url` and `timeout` replace the target's own."""
+        return cls(
+            url or target.url,
+            target.headers,
+            timeout or target.timeout,
+            ca_file=target.ca_file,
+            verify=target.verify,
+        )
 
     def call(self, method: str, path: str, **request: Any) -> Answer:
         """The answer, with a status below 300. Raises TargetError: denied for 401 and 403, malformed for a redirect."""
@@ -266,6 +281,7 @@ def _error(url: str, seconds: float, error: httpx.HTTPError) -> TargetError:
         "refused": "refused the connection",
         "unreachable": "cannot be reached",
         "partial": "closed the connection",
+        "tls": "failed the TLS handshake",
     }
     return TargetError(f"{url} {words.get(cause, 'failed')}: {error}", cause=cause)
 

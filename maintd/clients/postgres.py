@@ -38,6 +38,8 @@ _CONNECT_CAUSES = (
     ("no password supplied", "denied", "give the target a password"),
     ("no pg_hba.conf entry", "denied", "allow this host in pg_hba.conf"),
     ("permission denied", "denied", "grant CONNECT on the database"),
+    ("certificate", "tls", "check the server's certificate, and sslrootcert and sslmode in the dsn"),
+    ("SSL", "tls", "check whether the server speaks TLS, and sslmode in the dsn"),
     ("too many connections for role", "refused", "raise the role's limit: ALTER ROLE … CONNECTION LIMIT"),
     ("too many connections for database", "refused", "raise the database's limit: ALTER DATABASE … CONNECTION LIMIT"),
     ("too many", "refused", "raise max_connections, or find the clients in pg_stat_activity"),

@@ -332,7 +332,7 @@ class Prometheus:
 def connect(target: PrometheusTarget, *, name: str = "prometheus", timeout: timedelta | None = None) -> Prometheus:
     """A client; sends nothing yet."""
     target = resolved(target)
-    return Prometheus(Api(target.url, target.headers, timeout or target.timeout), name)
+    return Prometheus(Api.of(target, timeout=timeout), name)
 
 
 def _points(values: Sequence[_Value]) -> tuple[tuple[datetime, float], ...]:

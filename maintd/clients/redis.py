@@ -172,6 +172,7 @@ def connect(target: RedisTarget, *, name: str = "redis", timeout: timedelta | No
     try:
         client = Redis.from_url(
             target.url,
+            **_certificates(target),
             **({"username": target.username} if target.username else {}),
             **({"password": password} if password else {}),
             socket_timeout=seconds,
@@ -186,6 +187,14 @@ def connect(target: RedisTarget, *, name: str = "redis", timeout: timedelta | No
     except ValueError:
         raise TargetError(f"{name}: the url is not valid", "write redis://host:6379/0") from None
     return RedisServer(client, name)
+
+
+def _certificates(target: RedisTarget) -> dict[str, Any]:
+    """What to trust, for a URL that says TLS: other connections do not take these options."""
+    if not target.url.lower().startswith("rediss:"):
+        return {}
+    trusted = {"ssl_ca_certs": str(target.ca_file)} if target.ca_file else {}
+    return trusted if target.verify else {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
 
 
 def refuses_writes(error: TargetError) -> bool:

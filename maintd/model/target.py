@@ -37,16 +37,19 @@ class PostgresTarget(Target):
 
 
 class RedisTarget(Target):
-    """A Redis server, `redis://host:6379/0`. Jobs check the consumer lag of its `streams`."""
+    """A Redis server, `redis://host:6379/0`, or `rediss://…` over TLS. Jobs check the consumer lag of its `streams`."""
 
     url: str
     username: str | None = None
     password: SecretStr | None = None
     streams: tuple[str, ...] = ()
+    ca_file: Path | None = None
+    verify: bool = True
 
 
 class DockerTarget(Target):
-    """A Docker engine by socket, TCP or proxy: `unix:///var/run/docker.sock`, `tcp://docker-proxy:2375`.
+    """A Docker engine by socket, TCP, TLS or proxy: `unix:///var/run/docker.sock`, `tcp://docker-proxy:2375`,
+    `https://engine:2376`; `tcp` with a `ca_file` is TLS, too.
     `project` is the value of the containers' `com.docker.compose.project` label."""
 
     url: str = "unix:///var/run/docker.sock"
@@ -77,6 +80,8 @@ class PrometheusTarget(Target):
 
     url: str
     headers: dict[str, SecretStr] = {}
+    ca_file: Path | None = None
+    verify: bool = True
 
 
 class AlertmanagerTarget(Target):
@@ -84,6 +89,8 @@ class AlertmanagerTarget(Target):
 
     url: str
     headers: dict[str, SecretStr] = {}
+    ca_file: Path | None = None
+    verify: bool = True
 
 
 class HostTarget(Target):

@@ -107,7 +107,7 @@ def _with_access(read_from: Callable[[], T]) -> T:
 
 def _api(target: HttpTarget, path: str) -> Api:
     url = str(httpx.URL(target.url).copy_with(path=path, query=None))
-    return Api(url, target.headers, target.timeout, ca_file=target.ca_file, verify=target.verify)
+    return Api.of(target, url=url)
 
 
 def _rules(target: HttpTarget, path: str) -> Listing[_Rule]:

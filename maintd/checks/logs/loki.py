@@ -57,7 +57,7 @@ def read(target: HttpTarget, name: str, selector: str, requests: DeniedRequests)
     First counts all lines of the selector: without any line, finding no denied request means nothing.
     """
     target = resolved(target)
-    api = Api(str(httpx.URL(target.url).copy_with(path="/", query=None)), target.headers, target.timeout)
+    api = Api.of(target, url=str(httpx.URL(target.url).copy_with(path="/", query=None)))
     if not _count_lines(api, name, selector, requests):
         return
     requests.record_activity(selector, requests.until)

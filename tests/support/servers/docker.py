@@ -94,8 +94,8 @@ class DockerEngine:
 
 
 @contextmanager
-def docker_engine() -> Iterator[DockerEngine]:
-    """Start an engine; stop it at the end."""
+def docker_engine(*options: str | Path) -> Iterator[DockerEngine]:
+    """Start an engine, with further arguments of dockerd; stop it at the end."""
     program = require_program("dockerd", "docker.io iptables")
     needs_root("starts a Docker engine")
     folder = Path(tempfile.mkdtemp(prefix="eng-"))
@@ -118,6 +118,7 @@ def docker_engine() -> Iterator[DockerEngine]:
         "--ip-forward=false",
         "--ip-masq=false",
         "--bridge=none",
+        *options,
     ]
     try:
         with running(argv, folder / "log") as process:
