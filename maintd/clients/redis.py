@@ -190,7 +190,7 @@ def connect(target: RedisTarget, *, name: str = "redis", timeout: timedelta | No
 
 
 def _certificates(target: RedisTarget) -> dict[str, Any]:
-    """What to trust, for a URL that says TLS: other connections do not take these options."""
+    """What to trust; only a connection over TLS takes these options."""
     if not target.url.lower().startswith("rediss:"):
         return {}
     trusted = {"ssl_ca_certs": str(target.ca_file)} if target.ca_file else {}
