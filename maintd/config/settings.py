@@ -8,19 +8,44 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from socket import gethostname
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from maintd.config.file import read_config
 from maintd.errors import SettingsError, nearest
+from maintd.model.access import Role
 from maintd.model.target import Targets
 from maintd.units import Duration, Size
 
 PREFIX = "MAINTD_"
+
+
+def _words(value: Any) -> Any:
+    return [word for part in value.split(",") if (word := part.strip())] if isinstance(value, str) else value
+
+
+def _pairs(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    pairs = {}
+    for word in _words(value):
+        group, equals, role = word.partition("=")
+        if not equals:
+            raise ValueError(f'"{word}" is not GROUP=ROLE; write for example ops=operator')
+        pairs[group.strip()] = role.strip()
+    return pairs
+
+
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
+"""Words, in the environment separated by commas."""
+
+Roles = Annotated[dict[str, Role], NoDecode, BeforeValidator(_pairs)]
+"""Roles by group, in the environment as `ops=operator, *=viewer`."""
 
 
 class Retention(BaseModel):
@@ -66,7 +91,13 @@ class Settings(BaseSettings):
         None, description="sqlite:///path or postgresql://user@host/db; by default SQLite in the state directory"
     )
     socket: Path | None = Field(None, description="Control socket; by default maintd.sock in the state directory")
-    listen: str = Field("127.0.0.1:8420", description="host:port of the read-only page and API; empty: disabled")
+    listen: str = Field("127.0.0.1:8420", description="host:port of the page and the API; empty: disabled")
+    anonymous_read: bool = Field(True, description="Let clients on this machine read without a token, if on loopback")
+    allowed_hosts: Words = Field((), description="Further host names of the page, for example of a proxy; *: all")
+    trusted_proxies: Words = Field((), description="Addresses and networks of proxies whose user headers are believed")
+    proxy_user_header: str = Field("X-Forwarded-User", description="Header in which a trusted proxy names the user")
+    proxy_groups_header: str = Field("X-Forwarded-Groups", description="Header with the user's groups, with commas")
+    proxy_roles: Roles = Field({}, description="Roles by group: ops=operator, *=viewer; * is everybody's")
     jobs_path: str = Field("", description="Additional folders of job modules, separated by colons")
     node: str = Field(default_factory=gethostname, description="Name of this node; unique among the nodes of a store")
     slots: int = Field(4, ge=1, le=256, description="Maximum number of concurrent runs on this node")
@@ -99,6 +130,18 @@ class Settings(BaseSettings):
     def _positive(cls, value: timedelta) -> timedelta:
         if value <= timedelta(0):
             raise ValueError("must be longer than zero")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            try:
+                ip_network(text, strict=False)
+            except ValueError:
+                raise ValueError(
+                    f'"{text}" is neither an address nor a network; write for example 172.18.0.0/16'
+                ) from None
         return value
 
     @property

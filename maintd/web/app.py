@@ -4,30 +4,39 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 import maintd
-from maintd.errors import MaintdError, UnknownNameError, UsageError
+from maintd.errors import MaintdError, RefusedError, UnknownNameError, UsageError
 from maintd.operations import OperatorService
 from maintd.web import health, pages
 from maintd.web.api import daemon, entries, runs, tokens
+from maintd.web.dependencies import caller
 from maintd.web.errors import error_response, internal_error
 from maintd.web.evidence_cache import EvidenceCache
+from maintd.web.refusals import Refusals
 from maintd.web.schemas import ErrorResponse
 
-_FORBIDDEN = {
-    True: "Another web site sent the request, or its Host is not this server's",
-    False: "The TCP port is read-only: send it to the control socket; or it was refused, for example while paused",
-}
+_FORBIDDEN = (
+    "The caller's role or token does not have the right; or the request is not allowed now; or another site sent it"
+)
 
 DESCRIPTION = (
-    "The API that maintd's command line and web page use. The control socket accepts every request; the TCP port is "
-    "read-only. Times are ISO 8601 in UTC. An error is {error: {code, message, hint}}."
+    "The API that maintd's command line and web page use. The control socket needs no token; on the TCP port a request "
+    "has a token, as `Authorization: Bearer TOKEN`, except that a local client may read without one. Times are ISO 8601 "
+    "in UTC. An error is {error: {code, message, hint}}."
 )
+
+
+_schema_router = APIRouter(include_in_schema=False)
+
+_API_ROUTERS = (daemon.router, entries.router, runs.router, tokens.router, health.router)
+_OTHER_ROUTERS = (pages.router, _schema_router)
 
 
 def create_app(service: OperatorService) -> FastAPI:
@@ -35,6 +44,8 @@ def create_app(service: OperatorService) -> FastAPI:
     app = _with_routes()
     app.state.service = service
     app.state.evidence = EvidenceCache()
+    app.state.refusals = Refusals(service.store, service.clock)
+    app.state.routes = routes()
     app.add_exception_handler(MaintdError, _maintd_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -61,26 +72,38 @@ def _add_errors(path: str, method: str, operation: dict[str, Any]) -> None:
     error = responses["default"]
     if responses.pop("422", None) or operation.get("parameters") or "requestBody" in operation:
         responses["400"] = {**error, "description": "The request has an invalid value; nothing was done"}
-    responses["403"] = {**error, "description": _FORBIDDEN[method == "get"]}
+    responses["401"] = {**error, "description": "A token is needed, or the token is unknown, expired or revoked"}
+    responses["403"] = {**error, "description": _FORBIDDEN}
+    responses["429"] = {**error, "description": "Too many wrong tokens; `Retry-After` has the seconds to wait"}
     if "{" in path or (method == "post" and "requestBody" in operation):
         responses["404"] = {**error, "description": "There is nothing of this name; `hint` may have a similar one"}
 
 
 def _with_routes() -> FastAPI:
     app = FastAPI(title="maintd", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    for router in (daemon.router, entries.router, runs.router, tokens.router, health.router):
+    for router in _API_ROUTERS:
         app.include_router(router, responses={"default": {"description": "An error", "model": ErrorResponse}})
-    app.include_router(pages.router)
-    app.add_api_route("/api/v1/openapi.json", _openapi, include_in_schema=False)
+    for router in _OTHER_ROUTERS:
+        app.include_router(router)
     return app
 
 
+def routes() -> list[APIRoute]:
+    """All routes in the order in which the app tries them."""
+    return [
+        route for router in (*_API_ROUTERS, *_OTHER_ROUTERS) for route in router.routes if isinstance(route, APIRoute)
+    ]
+
+
+@_schema_router.get("/api/v1/openapi.json")
 def _openapi() -> Response:
     return JSONResponse(openapi_schema())
 
 
 def _maintd_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, MaintdError)
+    if isinstance(error, RefusedError) and request.method not in ("GET", "HEAD"):
+        request.app.state.refusals.record(caller(request), request.method, request.url.path, error)
     return error_response(request.scope, error)
 
 

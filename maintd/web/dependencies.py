@@ -14,7 +14,7 @@ from maintd.model.run import RunState
 from maintd.operations import OperatorService
 from maintd.operations.lookup import LARGEST_ID
 from maintd.units import parse_duration
-from maintd.web.connection_limits import PEER, SocketPeer
+from maintd.web.access import CALLER
 
 _CURSOR = re.compile(r"(\d{1,6})\.(\d{1,6})\.(\d{1,18})", re.ASCII)
 
@@ -37,10 +37,7 @@ def caller(request: Request, claimed: str = "") -> Caller:
 
     A request that came through no listener, as from a command without a daemon, is one of an administrator.
     """
-    peer = getattr(request.state, PEER, None)
-    found = IN_PROCESS
-    if isinstance(peer, SocketPeer):
-        found = Caller(peer.user, Role.ADMIN, f"socket, uid {peer.uid}, pid {peer.pid or 'unknown'}")
+    found: Caller = getattr(request.state, CALLER, IN_PROCESS)
     if claimed in ("", found.name):
         return found
     return found._replace(name=f"{claimed} (as {found.name})" if found.name else claimed)

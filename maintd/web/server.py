@@ -19,12 +19,13 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from maintd.errors import MaintdError
+from maintd.errors import MaintdError, SettingsError
 from maintd.operations import OperatorService
 from maintd.web.app import create_app
+from maintd.web.authentication import Authenticator
 from maintd.web.connection_limits import MAX_HEAD_BYTES, BoundedConnection, Limits, max_connections
 from maintd.web.listeners import BACKLOG, control_socket, is_loopback, parse_listen, tcp_socket
-from maintd.web.middleware import SecurityMiddleware
+from maintd.web.middleware import AllowedHosts, SecurityMiddleware
 
 log = structlog.get_logger()
 
@@ -53,21 +54,22 @@ class WebServer:
 
 @contextmanager
 def web_server(service: OperatorService) -> Iterator[WebServer]:
-    """Serve on the control socket and, when `listen` is set, read-only on TCP, until the `with` block ends.
+    """Serve on the control socket and, when `listen` is set, on TCP, until the `with` block ends.
 
-    Raises SettingsError or RefusedError with the address when maintd cannot listen on one of them.
+    Raises SettingsError or RefusedError with the address when maintd cannot listen on one of them, or when nobody could
+    use it: beyond loopback every request needs a token or a trusted proxy.
     """
     with ExitStack() as stack:
         app = create_app(service)
         control = stack.enter_context(control_socket(service.settings.socket_path))
-        middleware = SecurityMiddleware(app, read_only=False, loopback_only=False)
-        listeners = [_Listener("control socket", middleware, control, CONTROL_THREADS)]
+        listeners = [_Listener("control socket", SecurityMiddleware(app), control, CONTROL_THREADS)]
         if service.settings.listen:
-            tcp = stack.enter_context(tcp_socket(service.settings.listen))
             loopback = is_loopback(parse_listen(service.settings.listen)[0])
             if not loopback:
-                log.warning("page_exposed", listen=service.settings.listen, hint="anyone who can connect can read it")
-            middleware = SecurityMiddleware(app, read_only=True, loopback_only=loopback)
+                _require_access(service)
+            tcp = stack.enter_context(tcp_socket(service.settings.listen))
+            hosts = AllowedHosts(service.settings.allowed_hosts, loopback=loopback)
+            middleware = SecurityMiddleware(app, Authenticator(service, loopback=loopback), hosts)
             listeners.append(_Listener("page", middleware, tcp, TCP_THREADS))
         try:
             for listener in listeners:
@@ -78,6 +80,21 @@ def web_server(service: OperatorService) -> Iterator[WebServer]:
                 listener.request_stop()
             for listener in listeners:
                 listener.join()
+
+
+def _require_access(service: OperatorService) -> None:
+    """Raise SettingsError when a listener beyond loopback would refuse everybody."""
+    settings = service.settings
+    if not (settings.trusted_proxies and settings.proxy_roles) and not service.store.tokens.any_valid(
+        service.store.now()
+    ):
+        raise SettingsError(
+            f"other machines can reach MAINTD_LISTEN {settings.listen}, and there is no valid token",
+            "create one with: maintd token create --role viewer NAME; or set MAINTD_LISTEN=127.0.0.1:8420",
+        )
+    log.warning(
+        "listening_without_tls", listen=settings.listen, hint="put a proxy with TLS in front, tokens are secret"
+    )
 
 
 class _Listener:

@@ -1,0 +1,117 @@
+"""The table of rights: what each route needs. `maintd.model.access` has the role that each right needs.
+
+A test compares the table with the app's routes in both directions. A route without a row is refused to everybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi.routing import APIRoute
+from starlette.routing import Match
+
+from maintd.errors import ForbiddenError, RefusedError, UnauthorizedError
+from maintd.model.access import Caller, Right, roles_with
+
+CALLER = "caller"
+"""The key of the caller in the state of an ASGI scope."""
+
+RIGHTS: dict[tuple[str, str], Right] = {
+    ("GET", "/"): Right.READ,
+    ("GET", "/due"): Right.READ,
+    ("GET", "/entries/{name}"): Right.READ,
+    ("GET", "/healthz"): Right.PROBE,
+    ("GET", "/jobs"): Right.READ,
+    ("GET", "/jobs/{name}"): Right.READ,
+    ("GET", "/metrics"): Right.READ,
+    ("GET", "/readyz"): Right.PROBE,
+    ("GET", "/runs"): Right.READ,
+    ("GET", "/runs/{run_id}"): Right.READ,
+    ("GET", "/static/{name}"): Right.PROBE,
+    ("GET", "/text/status"): Right.READ,
+    ("GET", "/api/v1/due"): Right.READ,
+    ("GET", "/api/v1/entries/{name}"): Right.READ,
+    ("POST", "/api/v1/entries/{name}/pause"): Right.PAUSE,
+    ("POST", "/api/v1/entries/{name}/unpause"): Right.PAUSE,
+    ("GET", "/api/v1/events"): Right.READ,
+    ("GET", "/api/v1/jobs"): Right.READ,
+    ("GET", "/api/v1/jobs/{name}"): Right.READ,
+    ("GET", "/api/v1/openapi.json"): Right.READ,
+    ("POST", "/api/v1/reload"): Right.RELOAD,
+    ("GET", "/api/v1/runs"): Right.READ,
+    ("POST", "/api/v1/runs"): Right.TRIGGER,
+    ("GET", "/api/v1/runs/{run_id}"): Right.READ,
+    ("GET", "/api/v1/runs/{run_id}/artifacts/{step}/{attempt}/{name}"): Right.READ,
+    ("POST", "/api/v1/runs/{run_id}/cancel"): Right.CANCEL,
+    ("GET", "/api/v1/runs/{run_id}/log"): Right.READ,
+    ("GET", "/api/v1/settings"): Right.READ,
+    ("GET", "/api/v1/status"): Right.READ,
+    ("GET", "/api/v1/tokens"): Right.MANAGE_TOKENS,
+    ("POST", "/api/v1/tokens"): Right.MANAGE_TOKENS,
+    ("POST", "/api/v1/tokens/{name}/revoke"): Right.MANAGE_TOKENS,
+    ("GET", "/api/v1/version"): Right.READ,
+}
+"""(method, path) → right. HEAD needs what GET needs."""
+
+BY_ENTRY = frozenset(
+    {
+        ("GET", "/api/v1/due"),
+        ("GET", "/api/v1/entries/{name}"),
+        ("POST", "/api/v1/entries/{name}/pause"),
+        ("POST", "/api/v1/entries/{name}/unpause"),
+        ("GET", "/api/v1/jobs"),
+        ("GET", "/api/v1/jobs/{name}"),
+        ("GET", "/api/v1/openapi.json"),
+        ("GET", "/api/v1/runs"),
+        ("POST", "/api/v1/runs"),
+        ("GET", "/api/v1/runs/{run_id}"),
+        ("GET", "/api/v1/runs/{run_id}/artifacts/{step}/{attempt}/{name}"),
+        ("POST", "/api/v1/runs/{run_id}/cancel"),
+        ("GET", "/api/v1/runs/{run_id}/log"),
+        ("GET", "/api/v1/status"),
+        ("GET", "/api/v1/version"),
+    }
+)
+"""Routes for tokens that are limited to entries: each shows and changes only the caller's, or none at all. All other
+routes but probes are refused to such a token."""
+
+
+def find_route(routes: Sequence[APIRoute], scope: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Method and path of the route that will answer a request; None when none will. HEAD counts as GET."""
+    method = "GET" if scope["method"] == "HEAD" else scope["method"]
+    asked = {**scope, "method": method}
+    return next(((method, route.path) for route in routes if route.matches(asked)[0] is Match.FULL), None)
+
+
+def require_right(caller: Caller, route: tuple[str, str] | None) -> None:
+    """Raise unless the caller may use a route: UnauthorizedError when a token is needed, else ForbiddenError.
+
+    What is no route needs the right to read, so that a stranger learns nothing of what exists.
+    """
+    right = Right.READ if route is None else RIGHTS.get(route)
+    if right is None:
+        raise RefusedError(f"{' '.join(route or ())} has no right in the table of rights", "report this as a bug")
+    if not caller.may(right):
+        _refuse(caller, right)
+    if caller.entries and route is not None and right is not Right.PROBE and route not in BY_ENTRY:
+        raise ForbiddenError(
+            f'token "{caller.name}" is limited to {", ".join(caller.entries)}, but this is about all entries',
+            "use a token without that limit",
+        )
+
+
+def _refuse(caller: Caller, right: Right) -> None:
+    roles = roles_with(right)
+    if not caller.name:
+        what = "this" if right is Right.READ else f"to {right.replace('_', ' ')}, a request"
+        raise UnauthorizedError(
+            f"{what} needs a token of the role {_either(roles)}",
+            f'send it as "Authorization: Bearer TOKEN"; create one with: maintd token create --role {roles[0]} NAME',
+        )
+    role = "no role" if caller.role is None else f"the role {caller.role}"
+    raise ForbiddenError(f'"{caller.name}" has {role}, which lacks the right "{right}"', f"it needs {_either(roles)}")
+
+
+def _either(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
