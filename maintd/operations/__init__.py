@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maintd.operations.commands import TriggerRequest, cancel, pause, trigger, unpause
+from maintd.operations.commands import TriggerRequest, cancel, pause, reload, trigger, unpause
 from maintd.operations.due import MAX_DAYS, due
 from maintd.operations.lookup import find_entry, find_job, find_run, known_names
 from maintd.operations.service import Health, OperatorService, ReloadResult, open_service
@@ -23,6 +23,7 @@ __all__ = [
     "known_names",
     "open_service",
     "pause",
+    "reload",
     "status",
     "trigger",
     "unpause",

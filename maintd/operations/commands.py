@@ -1,5 +1,7 @@
-"""The commands of an operator: trigger, cancel, pause, unpause. Each writes rows and an audit event, then wakes the
-daemon."""
+"""The commands of an operator: trigger, cancel, pause, unpause, reload.
+
+Each writes rows and an audit event, then wakes the daemon.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +10,14 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from maintd.errors import DaemonUnavailableError, RefusedError, UnknownNameError, UsageError
+from maintd.errors import DaemonUnavailableError, RefusedError, StoreUnavailableError, UnknownNameError, UsageError
 from maintd.model.base import Model
 from maintd.model.entry import Entry, Pause, StepPlan
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.run import NewRun, Run, RunState, RunSummary, Trigger
 from maintd.operations.lookup import find_entry, find_run
 from maintd.operations.params import plan_with_params, with_params
-from maintd.operations.service import OperatorService
+from maintd.operations.service import OperatorService, ReloadResult
 from maintd.present import utc_minute
 from maintd.secret_params import keep_in
 from maintd.units import Instant
@@ -25,6 +27,10 @@ LATEST_START = timedelta(days=366)
 
 PAST_TOLERANCE = timedelta(minutes=1)
 """A start time this little in the past means now: clocks differ, and typing takes time."""
+
+
+MAX_AUDIT_TEXT = 2000
+"""Characters of an audit event about a reload, which can change every entry."""
 
 
 class TriggerRequest(Model):
@@ -128,6 +134,17 @@ def unpause(service: OperatorService, name: str, by: str, *, origin: str = "") -
     done = service.store.entries.unpause(name, by=by, origin=origin, now=service.store.now())
     _wake(service)
     return done
+
+
+def reload(service: OperatorService, by: str, *, origin: str = "") -> ReloadResult:
+    """Reload the calendar and the jobs. Raises DaemonUnavailableError without a daemon."""
+    result = service.reload()
+    text = "; ".join(result.changes or ("no changes",)) if result.ok else "refused: " + "; ".join(result.problems)
+    with contextlib.suppress(StoreUnavailableError):  # the calendar is active already, and the daemon's log has it
+        service.store.audit.add(
+            "reload_requested", by=by, origin=origin, text=text[:MAX_AUDIT_TEXT], at=service.store.now()
+        )
+    return result
 
 
 def _scheduled(service: OperatorService, name: str) -> Entry:

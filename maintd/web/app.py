@@ -28,8 +28,8 @@ _FORBIDDEN = (
 
 DESCRIPTION = (
     "The API that maintd's command line and web page use. The control socket needs no token; on the TCP port a request "
-    "has a token, as `Authorization: Bearer TOKEN`, except that a local client may read without one. Times are ISO 8601 "
-    "in UTC. An error is {error: {code, message, hint}}."
+    "has a token, as `Authorization: Bearer TOKEN`, unless a local client reads. Times are ISO 8601 in "
+    "UTC. An error is {error: {code, message, hint}}."
 )
 
 

@@ -100,7 +100,7 @@ class Authenticator:
     async def _refuse(self, address: str, reason: str, name: str) -> NoReturn:
         failure = self._wrong_tokens.failed(address, self._clock.elapsed())
         if failure.noteworthy:
-            log.warning("token_refused", address=address, reason=reason, token=name or None, failures=failure.count)
+            log.warning("token_refused", address=address, reason=reason, token=name or None, failures=failure.number)
         if failure.delay:
             if self._waiting >= MAX_WAITING:
                 raise TooManyFailuresError(math.ceil(failure.delay))
@@ -144,7 +144,7 @@ class Authenticator:
             log.warning(
                 "proxy_headers_ignored",
                 address=address,
-                requests=seen.count,
+                requests=seen.number,
                 hint="only addresses in MAINTD_TRUSTED_PROXIES may name users",
             )
 

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from maintd.errors import StoreError
+from maintd.model.access import Right
 from maintd.operations import status
 from maintd.present import status_text
 from maintd.terminal import for_terminal
-from maintd.web.dependencies import ServiceDep
+from maintd.web.dependencies import ServiceDep, caller
 from maintd.web.schemas import HealthResponse, json_response
 
 router = APIRouter()
 
 
 @router.get("/healthz", response_model=HealthResponse)
-def get_health(service: ServiceDep) -> Response:
+def get_health(service: ServiceDep, request: Request) -> Response:
     """Liveness: 200 while the scheduler loop runs, else 503."""
     health = service.health()
-    return json_response(HealthResponse(ok=health.alive, problems=health.problems), 200 if health.alive else 503)
+    return json_response(
+        HealthResponse(ok=health.alive, problems=_shown(request, health.problems)), 200 if health.alive else 503
+    )
 
 
 @router.get("/readyz", response_model=HealthResponse)
-def get_readiness(service: ServiceDep) -> Response:
+def get_readiness(service: ServiceDep, request: Request) -> Response:
     """Readiness: 200 while maintd plans runs and its store answers, else 503."""
     health = service.health()
     problems = list(health.problems)
@@ -35,7 +39,12 @@ def get_readiness(service: ServiceDep) -> Response:
     except StoreError as error:
         ready = False
         problems.append(f"the store does not answer: {error.message}")
-    return json_response(HealthResponse(ok=ready, problems=tuple(problems)), 200 if ready else 503)
+    return json_response(HealthResponse(ok=ready, problems=_shown(request, problems)), 200 if ready else 503)
+
+
+def _shown(request: Request, problems: Sequence[str]) -> tuple[str, ...]:
+    """The problems, for callers who may read; a stranger learns only whether there are some."""
+    return tuple(problems) if caller(request).may(Right.READ) else ()
 
 
 @router.get("/metrics", response_class=Response)

@@ -151,8 +151,7 @@ class SecurityMiddleware:
         if self._authenticator is not None:
             return await self._authenticator.caller(scope)
         peer = scope.get("state", {}).get(PEER)
-        if not isinstance(peer, SocketPeer):
-            raise RuntimeError("a request came through no socket")
+        assert isinstance(peer, SocketPeer), "the control socket is a Unix socket"
         return Caller(peer.user, Role.ADMIN, f"socket, uid {peer.uid}" + (f", pid {peer.pid}" if peer.pid else ""))
 
     def _is_cross_site(self, scope: Scope) -> bool:

@@ -22,7 +22,7 @@ FORGOTTEN_AFTER = 600.0
 class Failure(NamedTuple):
     """A failure of an address: how many there were, how long to wait, and whether to log this one."""
 
-    count: int
+    number: int
     delay: float  # seconds
     noteworthy: bool  # the 1st, 2nd, 4th, 8th, …: a stream of failures leaves few lines
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
 import maintd
 from maintd.model.status import StatusReport
-from maintd.operations import status
-from maintd.web.dependencies import ServiceDep
+from maintd.operations import reload, status
+from maintd.web.dependencies import ServiceDep, caller
 from maintd.web.redaction import redacted_settings
 from maintd.web.schemas import EventList, ReloadResponse, Version, json_response
 
@@ -27,9 +27,15 @@ def get_version(service: ServiceDep) -> Response:
 
 
 @router.get("/status", response_model=StatusReport)
-def get_status(service: ServiceDep) -> Response:
+def get_status(service: ServiceDep, request: Request) -> Response:
     """Show every entry with its last outcome, the reason when it is not a success, and its next due time."""
-    return json_response(status(service))
+    report, covers = status(service), caller(request).covers
+    if caller(request).entries:
+        fields = ("entries", "others", "locks")
+        report = report.model_copy(
+            update={name: tuple(item for item in getattr(report, name) if covers(item.entry)) for name in fields}
+        )
+    return json_response(report)
 
 
 @router.get("/settings", response_model=dict[str, Any])
@@ -45,7 +51,8 @@ def get_events(service: ServiceDep, limit: Annotated[int, Query(ge=1, le=1000)] 
 
 
 @router.post("/reload", response_model=ReloadResponse)
-def post_reload(service: ServiceDep) -> Response:
+def post_reload(service: ServiceDep, request: Request) -> Response:
     """Reload the calendar and the jobs. When the calendar has errors, the old one remains active."""
-    result = service.reload()
+    by = caller(request)
+    result = reload(service, by.name, origin=by.origin)
     return json_response(ReloadResponse(ok=result.ok, changes=result.changes, problems=result.problems))

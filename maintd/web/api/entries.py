@@ -19,8 +19,9 @@ LAST_RUNS = 10
 
 
 @router.get("/entries/{name}", response_model=EntryDetail)
-def get_entry(service: ServiceDep, name: str) -> Response:
+def get_entry(service: ServiceDep, request: Request, name: str) -> Response:
     """Show the status of an entry, or of a job by its name, with its last ten runs."""
+    caller(request).require(name)
     found = entry_status(service, name)
     runs = service.store.history.runs(entry=name, limit=LAST_RUNS)
     fields = {key: getattr(found, key) for key in type(found).model_fields}
@@ -31,6 +32,7 @@ def get_entry(service: ServiceDep, name: str) -> Response:
 def pause_entry(service: ServiceDep, request: Request, name: str, body: PauseBody) -> Response:
     """Pause an entry, until a time or until it is unpaused; its due times are recorded as skipped."""
     by = caller(request, body.by)
+    by.require(name)
     return json_response(pause(service, name, body.why, by.name, body.until, origin=by.origin))
 
 
@@ -38,14 +40,21 @@ def pause_entry(service: ServiceDep, request: Request, name: str, body: PauseBod
 def unpause_entry(service: ServiceDep, request: Request, name: str, body: UnpauseBody | None = None) -> Response:
     """Unpause an entry."""
     by = caller(request, "" if body is None else body.by)
+    by.require(name)
     return json_response(UnpauseResponse(unpaused=unpause(service, name, by.name, origin=by.origin)))
 
 
 @router.get("/due", response_model=DueList)
-def get_due(service: ServiceDep, days: Annotated[int, Query(ge=1, le=MAX_DAYS)] = 7) -> Response:
+def get_due(service: ServiceDep, request: Request, days: Annotated[int, Query(ge=1, le=MAX_DAYS)] = 7) -> Response:
     """List the due times of the next days, oldest first."""
     found, limited = due(service, days)
-    return json_response(DueList(due=tuple(found), limited=tuple(limited)))
+    covers = caller(request).covers
+    return json_response(
+        DueList(
+            due=tuple(item for item in found if covers(item.entry)),
+            limited=tuple(item for item in limited if covers(item.entry)),
+        )
+    )
 
 
 @router.get("/jobs", response_model=JobList)

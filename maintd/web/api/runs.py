@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from maintd.errors import UnknownNameError
+from maintd.model.access import Caller
 from maintd.model.run import Run, RunSummary
 from maintd.operations import OperatorService, cancel, find_run, known_names, trigger
 from maintd.web.artifacts import artifact_response, find_artifact
@@ -26,10 +27,13 @@ from maintd.web.schemas import CancelBody, LogEntry, LogPage, RunsPage, TriggerB
 
 router = APIRouter(prefix="/api/v1/runs")
 
+ALL_ENTRIES = Caller()
+
 
 @router.get("", response_model=RunsPage)
 def get_runs(
     service: ServiceDep,
+    request: Request,
     entry: str | None = None,
     job: str | None = None,
     state: Annotated[list[str] | None, Query()] = None,
@@ -38,7 +42,9 @@ def get_runs(
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
 ) -> Response:
     """List runs, newest first. `state` takes several states separated by commas; `since` a time or a duration (7d)."""
-    return json_response(runs_page(service, entry, job, ",".join(state or ()), since, before, limit))
+    found = caller(request)
+    page = runs_page(service, entry, job, ",".join(state or ()), since, before, limit, only=found)
+    return json_response(page)
 
 
 @router.post(
@@ -49,20 +55,23 @@ def get_runs(
 )
 def post_run(service: ServiceDep, request: Request, body: TriggerBody) -> Response:
     """Trigger a run of an entry, or of a job by its name."""
-    run, created = trigger(service, body.to_request(caller(request, body.by)))
+    by = caller(request, body.by)
+    by.require(body.name)
+    run, created = trigger(service, body.to_request(by))
     return json_response(run, 201 if created else 200)
 
 
 @router.get("/{run_id}", response_model=Run)
-def get_run(service: ServiceDep, run_id: RunId) -> Response:
+def get_run(service: ServiceDep, request: Request, run_id: RunId) -> Response:
     """Show a run with its steps, attempts, checks, measures, changes and artifacts."""
-    return json_response(find_run(service, run_id))
+    return json_response(_run_for(service, request, run_id))
 
 
 @router.post("/{run_id}/cancel", response_model=RunSummary)
 def cancel_run(service: ServiceDep, request: Request, run_id: RunId, body: CancelBody | None = None) -> Response:
     """Cancel a queued run, or request that a running one stops."""
     body = body or CancelBody()
+    _run_for(service, request, run_id)
     by = caller(request, body.by)
     return json_response(cancel(service, run_id, by.name, body.why, origin=by.origin))
 
@@ -70,6 +79,7 @@ def cancel_run(service: ServiceDep, request: Request, run_id: RunId, body: Cance
 @router.get("/{run_id}/log", response_model=LogPage)
 def get_log(
     service: ServiceDep,
+    request: Request,
     run_id: RunId,
     after: str | None = None,
     step: str | None = None,
@@ -77,14 +87,24 @@ def get_log(
     limit: Annotated[int, Query(ge=1, le=5000)] = 1000,
 ) -> Response:
     """Read lines of a run's log after a cursor, until `final` is true. `step` is a name or an index."""
+    _run_for(service, request, run_id)
     return json_response(log_page(service, run_id, after, step, attempt, limit))
 
 
 @router.get("/{run_id}/artifacts/{step}/{attempt}/{name}", response_class=Response)
-def get_artifact(service: ServiceDep, run_id: RunId, step: str, attempt: AttemptNumber, name: str) -> Response:
+def get_artifact(
+    service: ServiceDep, request: Request, run_id: RunId, step: str, attempt: AttemptNumber, name: str
+) -> Response:
     """Download a file that an attempt saved."""
-    artifact = find_artifact(find_run(service, run_id), step, attempt, name)
+    artifact = find_artifact(_run_for(service, request, run_id), step, attempt, name)
     return artifact_response(service.settings.artifacts_dir, artifact)
+
+
+def _run_for(service: OperatorService, request: Request, run_id: int) -> Run:
+    """The run, if the caller's token is for its entry. Raises UnknownNameError, ForbiddenError."""
+    run = find_run(service, run_id)
+    caller(request).require(run.entry)
+    return run
 
 
 def runs_page(
@@ -95,19 +115,29 @@ def runs_page(
     since: str | None,
     before: int | None,
     limit: int,
+    only: Caller = ALL_ENTRIES,
 ) -> RunsPage:
-    """The page of runs for `get_runs`. An empty text means no filter, because a form sends empty texts.
+    """The page of runs for `get_runs`, only of the caller's entries. An empty text means no filter, because a form
+    sends empty texts.
 
-    Raises UnknownNameError, UsageError.
+    Raises UnknownNameError, UsageError, ForbiddenError.
     """
-    runs = service.store.history.runs(
-        entry=entry or None,
-        job=job or None,
-        states=parse_states(state or "") or None,
-        since=parse_since(since, service.store.now()) if since else None,
-        before_id=before,
-        limit=limit + 1,
-    )
+    if entry:
+        only.require(entry)
+    names: list[str | None] = [entry or None]
+    if only.entries and not entry:
+        names = [name for name in service.store.entries.states() if only.covers(name)]
+    states = parse_states(state or "") or None
+    from_time = parse_since(since, service.store.now()) if since else None
+    runs = [
+        run
+        for name in names
+        for run in service.store.history.runs(
+            entry=name, job=job or None, states=states, since=from_time, before_id=before, limit=limit + 1
+        )
+    ]
+    runs.sort(key=lambda run: run.id, reverse=True)
+    del runs[limit + 1 :]
     if not runs and before is None:
         _require_known(service, entry, job)
     page = runs[:limit]
