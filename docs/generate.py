@@ -189,6 +189,36 @@ def errors() -> str:
     return "```text\n" + inspect.cleandoc(module.__doc__ or "").partition("\n\n")[2].strip() + "\n```\n"
 
 
+def roles() -> str:
+    """Every role with its meaning."""
+    from maintd.model.access import Role
+
+    lines = ["| role | may, beside what the roles before it may |", "|---|---|"]
+    lines += [f"| `{role}` | {_cell(meaning)} |" for role, meaning in _meanings(Role).items()]
+    return "\n".join(lines) + "\n"
+
+
+def rights() -> str:
+    """Every right with the roles that have it and the endpoints that need it."""
+    from maintd.model.access import Right, Role
+    from maintd.web.access import RIGHTS
+
+    lines = [f"| right | {' | '.join(Role)} | endpoints |", f"|---|{'---|' * len(Role)}---|"]
+    for right in Right:
+        paths = [f"`{method} {path}`" for (method, path), needed in RIGHTS.items() if needed is right]
+        if not paths:
+            continue
+        if right is Right.READ:
+            shown = "every other `GET`"
+        elif right is Right.PROBE:
+            shown = ", ".join(paths) + "; also without a token"
+        else:
+            shown = ", ".join(paths)
+        marks = " | ".join("yes" if role.has(right) else "" for role in Role)
+        lines.append(f"| `{right}` | {marks} | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
 def endpoints() -> str:
     """Every endpoint of the API."""
     from maintd.web.app import openapi_schema
@@ -234,6 +264,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "transitions": transitions,
     "commands": commands,
     "errors": errors,
+    "rights": rights,
+    "roles": roles,
     "endpoints": endpoints,
     "fields": fields,
 }

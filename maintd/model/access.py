@@ -16,10 +16,10 @@ from maintd.units import Instant
 class Role(StrEnum):
     """What a caller may do. Each role has the rights of those before it, too."""
 
-    VIEWER = "viewer"  # sees everything except secrets
-    OPERATOR = "operator"  # triggers and cancels runs, pauses entries, acknowledges findings, mutes notices
-    APPROVER = "approver"  # puts a changed calendar into force
-    ADMIN = "admin"  # creates and revokes tokens
+    VIEWER = "viewer"  # see everything except secrets
+    OPERATOR = "operator"  # trigger and cancel runs, pause entries, acknowledge findings, mute notices
+    APPROVER = "approver"  # put a changed calendar into force
+    ADMIN = "admin"  # create and revoke tokens
 
     def has(self, right: Right) -> bool:
         """Whether this role has the right."""
