@@ -97,7 +97,7 @@ class Settings(BaseSettings):
     trusted_proxies: Words = Field((), description="Addresses and networks of proxies whose user headers are believed")
     proxy_user_header: str = Field("X-Forwarded-User", description="Header in which a trusted proxy names the user")
     proxy_groups_header: str = Field("X-Forwarded-Groups", description="Header with the user's groups, with commas")
-    proxy_roles: Roles = Field({}, description="Roles by group: ops=operator, *=viewer; * is everybody's")
+    proxy_roles: Roles = Field({}, description="Roles by group: ops=operator, *=viewer; * is for every user")
     jobs_path: str = Field("", description="Additional folders of job modules, separated by colons")
     node: str = Field(default_factory=gethostname, description="Name of this node; unique among the nodes of a store")
     slots: int = Field(4, ge=1, le=256, description="Maximum number of concurrent runs on this node")

@@ -1,6 +1,6 @@
 """The table of rights: what each route needs. `maintd.model.access` has the role that each right needs.
 
-A test compares the table with the app's routes in both directions. A route without a row is refused to everybody.
+A test compares the table with the app's routes in both directions. A route without a row is refused to every caller.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def find_route(routes: Sequence[APIRoute], scope: Mapping[str, Any]) -> tuple[st
 def require_right(caller: Caller, route: tuple[str, str] | None) -> None:
     """Raise unless the caller may use a route: UnauthorizedError when a token is needed, else ForbiddenError.
 
-    What is no route needs the right to read, so that a stranger learns nothing of what exists.
+    What is no route needs the right to read, so that a caller without it learns nothing of what exists.
     """
     right = Right.READ if route is None else RIGHTS.get(route)
     if right is None:

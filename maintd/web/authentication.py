@@ -150,7 +150,7 @@ class Authenticator:
 
 
 def role_of(groups: set[str], roles: Mapping[str, Role]) -> Role | None:
-    """The highest role of these groups; `*` is everybody's. None when they have none."""
+    """The highest role of these groups; `*` is for every user. None when they have none."""
     found = {roles[group] for group in (groups | {"*"}) & set(roles)}
     return max(found, key=list(Role).index, default=None)
 

@@ -43,7 +43,7 @@ def get_readiness(service: ServiceDep, request: Request) -> Response:
 
 
 def _shown(request: Request, problems: Sequence[str]) -> tuple[str, ...]:
-    """The problems, for callers who may read; a stranger learns only whether there are some."""
+    """The problems, for callers who may read; others see only whether there are some."""
     return tuple(problems) if caller(request).may(Right.READ) else ()
 
 

@@ -34,7 +34,7 @@ class Refusals:
         self._omitted = 0
 
     def record(self, caller: Caller, method: str, path: str, error: MaintdError) -> None:
-        """Add an audit event for a request that was refused, unless there were too many lately."""
+        """Add an audit event for a request that was refused, unless there were too many before it."""
         omitted = self._take()
         if omitted is None:
             return

@@ -56,7 +56,7 @@ class WebServer:
 def web_server(service: OperatorService) -> Iterator[WebServer]:
     """Serve on the control socket and, when `listen` is set, on TCP, until the `with` block ends.
 
-    Raises SettingsError or RefusedError with the address when maintd cannot listen on one of them, or when nobody could
+    Raises SettingsError or RefusedError with the address when maintd cannot listen on one of them, or when no client could
     use it: beyond loopback every request needs a token or a trusted proxy.
     """
     with ExitStack() as stack:
@@ -83,7 +83,7 @@ def web_server(service: OperatorService) -> Iterator[WebServer]:
 
 
 def _require_access(service: OperatorService) -> None:
-    """Raise SettingsError when a listener beyond loopback would refuse everybody."""
+    """Raise SettingsError when a listener beyond loopback would refuse every request."""
     settings = service.settings
     if not (settings.trusted_proxies and settings.proxy_roles) and not service.store.tokens.any_valid(
         service.store.now()

@@ -10,13 +10,13 @@ MAX_ADDRESSES = 1024
 """The address that failed longest ago is forgotten when there are more."""
 
 FREE_FAILURES = 3
-"""Failures without a delay: somebody pastes the wrong token."""
+"""Failures without a delay: the wrong token was pasted."""
 
 FIRST_DELAY = 0.5  # seconds; doubles with each failure
 LONGEST_DELAY = 8.0
 
 FORGOTTEN_AFTER = 600.0
-"""Seconds without a failure after which an address starts anew."""
+"""Seconds without a failure after which the count of an address starts again."""
 
 
 class Failure(NamedTuple):

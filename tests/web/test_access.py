@@ -208,7 +208,7 @@ def test_credentials_of_another_kind_are_refused(page: Client, header: str) -> N
     assert page.get("/api/v1/status", Authorization=header).status == 401
 
 
-def test_without_a_token_the_answer_tells_how_to_get_one(page: Client) -> None:
+def test_without_a_token_the_hint_is_how_to_get_one(page: Client) -> None:
     answer = page.post("/api/v1/runs", {"name": "vacuum"})
 
     assert answer.status == 401
@@ -422,7 +422,7 @@ def test_beyond_loopback_nothing_is_read_without_a_token(unserved: Harness, port
         assert page.get("/readyz").json == {"ok": True, "problems": []}
 
 
-def test_a_stranger_learns_no_problems_from_a_probe(unserved: Harness, port: int) -> None:
+def test_a_probe_without_a_token_shows_no_problems(unserved: Harness, port: int) -> None:
     unserved.health = unserved.health._replace(ready=False, problems=("the store is down: password of ada",))
     headers = bearer(token(unserved, Role.VIEWER))
     with listening(unserved, port, "0.0.0.0") as page:
@@ -541,7 +541,7 @@ def test_what_a_trusted_proxy_does_not_say_is_not_assumed(
         assert page.post("/api/v1/runs", {"name": "vacuum"}, **headers).status == acts
 
 
-def test_everybody_can_have_a_role(unserved: Harness, port: int) -> None:
+def test_every_user_can_have_a_role(unserved: Harness, port: int) -> None:
     with listening(unserved, port, trusted_proxies=("127.0.0.1",), proxy_roles={"*": Role.VIEWER}) as page:
         assert page.get("/api/v1/status", **{"X-Forwarded-User": "eve"}).status == 200
 
