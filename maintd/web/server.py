@@ -56,8 +56,8 @@ class WebServer:
 def web_server(service: OperatorService) -> Iterator[WebServer]:
     """Serve on the control socket and, when `listen` is set, on TCP, until the `with` block ends.
 
-    Raises SettingsError or RefusedError with the address when maintd cannot listen on one of them, or when no client could
-    use it: beyond loopback every request needs a token or a trusted proxy.
+    Raises SettingsError or RefusedError with the address when maintd cannot listen on one of them, or when every
+    request would be refused: beyond loopback each needs a token or a trusted proxy.
     """
     with ExitStack() as stack:
         app = create_app(service)
