@@ -7,6 +7,10 @@ BIN := $(VENV)/bin
 STATE ?= .state
 WORKERS ?= 2
 UV := $(BIN)/python -m uv
+# uv has a list of certificate authorities of its own; that of the system also has those of a company's proxy.
+ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
+export UV_SYSTEM_CERTS ?= true
+endif
 # Without compiled bytecode the first start of each command takes twice as long.
 # On a terminal uv shows its progress.
 SYNC = UV_PROJECT_ENVIRONMENT='$(abspath $(VENV))' $(UV) sync --frozen --inexact --compile-bytecode $$([ -t 2 ] || echo --quiet)
