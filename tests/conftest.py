@@ -5,11 +5,13 @@ Fixtures named `…_server` live as long as the session. A test that stops a ser
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,19 @@ KEEP = "MAINTD_TESTS_KEEP"
 """A variable: if it is set, the temporary folder of the session is not deleted."""
 
 
+SESSION = "pytest-session"
+"""A file in the temporary folder of a session, locked by it: without the lock, the session was killed."""
+
+
+def delete_abandoned_folders(above: Path) -> None:
+    """Delete the temporary folders of killed sessions: those of this user with an unlocked SESSION in them."""
+    for path in above.glob(f"maintd-*/{SESSION}"):
+        with suppress(OSError), os.fdopen(os.open(path, os.O_RDWR | os.O_NOFOLLOW)) as file:
+            if os.fstat(file.fileno()).st_uid == path.parent.lstat().st_uid == os.geteuid():
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path.parent, ignore_errors=True)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Have one temporary folder for everything that the session and its processes write, deleted at its end.
 
@@ -34,7 +49,11 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     usual = Path(tempfile.gettempdir()).resolve()
     is_public = all(path.stat().st_mode & 0o001 for path in (usual, *usual.parents))
-    folder = Path(tempfile.mkdtemp(prefix="maintd-", dir=usual if is_public else "/tmp"))
+    above = usual if is_public else Path("/tmp")
+    delete_abandoned_folders(above)
+    folder = Path(tempfile.mkdtemp(prefix="maintd-", dir=above))
+    session = (folder / SESSION).open("w")
+    fcntl.flock(session, fcntl.LOCK_EX)
     folder.chmod(0o1777)
     tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
     if config.option.basetemp is None:
@@ -45,6 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
             print(f"kept: {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
+        session.close()
 
     config.add_cleanup(delete)
 

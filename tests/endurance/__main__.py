@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import signal
 import sys
@@ -29,6 +30,12 @@ def main() -> int:
         help="keep the files of every round in this folder; default: only of rounds with violations",
     )
     given = parser.parse_args()
+    if os.geteuid() != 0:
+        print(
+            "This mounts file systems and cuts networks of its own: run it as root, sudo make endurance",
+            file=sys.stderr,
+        )
+        return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that every process is stopped
     deadline = time.monotonic() + given.minutes * 60
     seed = given.seed

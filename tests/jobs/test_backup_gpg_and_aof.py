@@ -79,6 +79,27 @@ def test_a_backup_that_gpg_encrypted_is_read_with_its_key(form: str, keys: Keys,
 
 
 @pytest.mark.server
+@pytest.mark.parametrize("deep", [0, 60, 120])
+def test_the_secret_key_is_only_in_the_work_folder_of_the_run(deep: int, keys: Keys, tmp_path: Path) -> None:
+    made.write(tmp_path / "a.tar.gz.gpg", keys.public)
+    homes: set[Path] = set()
+    with tempfile.TemporaryDirectory(prefix="w-") as name:
+        folder = Path(name, "d" * deep) if deep else Path(name)
+
+        result = run_job(
+            "backup_verify",
+            {"root": str(tmp_path), "gpg_key": str(keys.key), "gpg_passphrase": str(keys.passphrase)},
+            folder=folder,
+            at_report=lambda item: homes.update((folder / "work").glob("gpg-*")),
+        )
+
+        assert result.outcome == "succeeded", result.text()
+        assert len(homes) == 1
+        assert not any(home.exists() for home in homes)
+        assert [link for link in Path("/tmp").glob("gpg-*") if link.is_symlink() and name in str(link.readlink())] == []
+
+
+@pytest.mark.server
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty inside", "another format"])
 def test_a_damaged_backup_of_gpg_fails(damage: str, keys: Keys, tmp_path: Path) -> None:
     data = keys.symmetric

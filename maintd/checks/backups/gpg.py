@@ -7,7 +7,9 @@ Source: doc/DETAILS of GnuPG, "Format of the --status-fd output".
 
 from __future__ import annotations
 
+import os
 import re
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -31,6 +33,9 @@ _STATUS = "[GNUPG:] "
 # In any place of a line: gpg reports a wrong passphrase as an ERROR, and asks for one that it does not have.
 _NO_KEY = re.compile("NO_SECKEY|MISSING_PASSPHRASE|BAD_PASSPHRASE|INQUIRE_MAXLEN")
 
+# gpg's agent has sockets in its home, S.gpg-agent.browser for one; a path of a socket may have 107 bytes.
+_LONGEST_HOME = 80
+
 
 def looks_encrypted(head: bytes) -> bool:
     """Whether a file begins as an encrypted OpenPGP message."""
@@ -44,7 +49,7 @@ class Gpg:
     that were encrypted by `gpg --symmetric`. Raises TargetError when gpg is missing or the key cannot be imported.
     """
 
-    def __init__(self, key: Path | None, passphrase: Path | None) -> None:
+    def __init__(self, key: Path | None, passphrase: Path | None, work_dir: Path) -> None:
         self._program = shutil.which("gpg") or ""
         if not self._program:
             raise TargetError("gpg is not installed", "install the package gnupg", cause="not_configured")
@@ -54,9 +59,13 @@ class Gpg:
                     path.open("rb").close()
                 except OSError as error:
                     raise TargetError(f"{path}: {error.strerror}", cause="denied") from error
-        # gpg's agent has a socket in it, whose path may have 107 bytes.
-        short = len(tempfile.gettempdir()) < 60
-        self._home = tempfile.mkdtemp(prefix="gpg-", dir=None if short else "/tmp")
+        # In the work folder, which the daemon deletes also when this process is killed: the home holds the secret key.
+        self._home = tempfile.mkdtemp(prefix="gpg-", dir=work_dir)
+        self._link: Path | None = None
+        if len(self._home) > _LONGEST_HOME:
+            self._link = Path(f"/tmp/gpg-{os.getpid()}-{secrets.token_hex(4)}")
+            self._link.symlink_to(self._home)
+            self._home = str(self._link)
         self._options = ["--batch", "--no-tty", "--homedir", self._home, "--pinentry-mode", "loopback"]
         if passphrase is not None:
             self._options += ["--passphrase-file", str(passphrase)]
@@ -82,7 +91,9 @@ class Gpg:
                 capture_output=True,
                 timeout=_KEY_TIMEOUT,
             )
-        shutil.rmtree(self._home, ignore_errors=True)
+        shutil.rmtree(os.path.realpath(self._home), ignore_errors=True)
+        if self._link is not None:
+            self._link.unlink(missing_ok=True)
 
     def decrypt(self, source: Reader) -> Iterator[bytes]:
         """Yield the decrypted bytes. Raises DamagedError, or UnreadableError without the key for it."""

@@ -26,7 +26,7 @@ def open_gpg(ctx: Context, stack: ExitStack, key: Path | None, passphrase: Path 
     if key is None and passphrase is None:
         return None
     try:
-        return stack.enter_context(Gpg(key, passphrase))
+        return stack.enter_context(Gpg(key, passphrase, ctx.work_dir))
     except TargetError as error:
         ctx.report_error("gpg key", error)
         return None
