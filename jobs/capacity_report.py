@@ -90,10 +90,13 @@ def collect(ctx: Context, params: Params) -> Iterator[Figure]:
         with ctx.phase(f'measure the folder "{name}"'):
             limit = min(params.folder_time, ctx.remaining / 2)
             yield from figures_or_cause("folder", name, folder_sizes.figures, folder, name, limit)
+    measured = postgres_capacity.MeasuredServers(ctx.log)
     for name, server in ctx.targets.postgres.items():
         with ctx.phase(f'query the database "{name}"'):
             read = postgres_capacity.figures
-            yield from figures_or_cause("database", name, read, server, name, params.relations, params.patience)
+            yield from figures_or_cause(
+                "database", name, read, server, name, params.relations, params.patience, measured
+            )
     for name, store in ctx.targets.redis.items():
         with ctx.phase(f'query Redis "{name}"'):
             yield from figures_or_cause("redis memory", name, redis_capacity.figures, store, name)

@@ -121,7 +121,7 @@ def clean(ctx: Context, params: Params, tree: Tree, subject: str, held: OpenFile
     ctx.measure("logs_bytes", total - freed, "B", dir=subject)
     ctx.measure("logs_deleted_bytes", freed, "B", dir=subject)
     if plan.oldest_at:
-        ctx.measure("log_file_oldest_age_days", (ctx.now() - plan.oldest_at) / timedelta(days=1), "d", dir=subject)
+        ctx.measure("log_file_oldest_age_days", (ctx.now() - plan.oldest_at) / timedelta(days=1), "day", dir=subject)
 
 
 def delete(ctx: Context, tree: Tree, subject: str, plan: Plan) -> int:

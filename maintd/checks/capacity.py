@@ -72,7 +72,7 @@ def _evaluate(item: Resource, largest_growth: str) -> Iterator[Assessment]:
             yield Assessment(
                 area,
                 item.key,
-                Criterion(f"{item.key} {what} in", days, unit="days", at_least=fail_days, warn_below=warn_days),
+                Criterion(f"{item.key} {what} in", days, unit="day", at_least=fail_days, warn_below=warn_days),
                 meaning=f"{what} in {reach_text(reach)} at the current growth"
                 + (f"; {largest_growth}" if largest_growth else ""),
                 command=_command(item),

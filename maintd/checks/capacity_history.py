@@ -37,4 +37,4 @@ def record_forecasts(ctx: Context, resources: list[Resource]) -> None:
         if reach is not None:
             for quantile, days in (("p10", reach.earliest), ("p50", reach.likely), ("p90", reach.latest)):
                 if days is not None:
-                    ctx.measure("forecast_days_until_full", days, "days", quantile=quantile, **labels)
+                    ctx.measure("forecast_days_until_full", days, "day", quantile=quantile, **labels)

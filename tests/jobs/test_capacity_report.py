@@ -23,7 +23,7 @@ from support.servers.prometheus import WebServer, prometheus
 from support.servers.redis import RedisServer
 
 from maintd.checks.host import folder_sizes
-from maintd.checks.postgres.capacity import figures
+from maintd.checks.postgres.capacity import MeasuredServers, figures
 from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus
 from maintd.model.target import PostgresTarget
@@ -254,7 +254,7 @@ def test_a_missing_privilege_is_named_and_affects_only_its_figure(shop: str, pos
 
     assert "permission denied" in str(result.check("write-ahead log main measured").observed)
     assert "pg_read_all_stats" in str(result.check("database postgres measured").observed)
-    assert result.measure("database_bytes", database="shop") > 0
+    assert result.measure("pg_database_bytes", database="shop") > 0
 
 
 @pytest.mark.engine
@@ -290,7 +290,7 @@ def test_an_engine_is_measured_by_its_disk_and_its_containers(docker_server: Doc
     assert result.measure("docker_bytes", part="containers") >= 3 << 20
     assert result.measure("docker_bytes", part="images") > 1 << 20
     assert result.measure("volume_bytes", volume="capacity-data") >= 5 << 20
-    assert 0 < result.measure("container_memory_bytes", container="writer") < 64 << 20
+    assert 0 < result.measure("container_memory_working_set_bytes", container="writer") < 64 << 20
     assert figure(result, "container memory", "writer")["capacity"] == 64 << 20
 
 
@@ -343,9 +343,40 @@ def test_a_locked_table_loses_only_its_own_size(postgres_server: PostgresServer,
         db.run("CREATE TABLE held (a int)", "CREATE INDEX held_a ON held (a)", "CREATE TABLE free (a int)")
 
         with db.session(lock):
-            found = list(figures(PostgresTarget(dsn=db.url), "main", 10, timedelta(seconds=20)))
+            measured = MeasuredServers([].append)
+            found = list(figures(PostgresTarget(dsn=db.url), "main", 10, timedelta(seconds=20), measured))
 
     by_name = {figure.name: figure for figure in found if figure.kind == "relation"}
     assert by_name["public.free"].value == 0
     assert by_name["public.held"].value is None
     assert all(figure.value is not None for figure in found if figure.kind == "database")
+
+
+@pytest.mark.server
+def test_several_logins_to_one_server_measure_it_once(
+    postgres_server: PostgresServer, own_postgres: PostgresServer, tmp_path: Path
+) -> None:
+    elsewhere = own_postgres.create("elsewhere")
+    with database(postgres_server) as db:
+        db.run("CREATE TABLE orders (id bigserial PRIMARY KEY)", "INSERT INTO orders DEFAULT VALUES")
+        by_socket = f"postgresql://postgres@/{db.name}?host={postgres_server.folder}&port={postgres_server.port}"
+        targets = {
+            "owner": {"dsn": db.url},
+            "monitor": {"dsn": db.url_of(db.role("other", "pg_monitor")).replace("127.0.0.1", "localhost")},
+            "socket": {"dsn": by_socket},
+            "second": {"dsn": postgres_server.url("postgres")},
+            "another": {"dsn": elsewhere},
+        }
+
+        result = run_job("capacity_report", {}, {"postgres": targets}, folder=tmp_path / "run")
+
+    def servers(measure: str, **labels: str) -> list[str]:
+        found = [item for item in result.measures if item.name == measure and labels.items() <= item.labels.items()]
+        return [item.labels["server"] for item in found]
+
+    assert servers("pg_database_bytes", database=db.name) == ["owner"], result.text()
+    assert servers("pg_database_bytes", database="elsewhere") == ["another"]
+    assert servers("pg_relation_total_bytes", relation="public.orders") == ["owner"]
+    assert servers("pg_wal_bytes") == servers("pg_connections_used") == ["owner", "another"]
+    assert servers("pg_rows_inserted") == ["owner", "second", "another"]  # one for each database
+    assert any("are those of owner, another login to the same server" in line for line in result.logs)

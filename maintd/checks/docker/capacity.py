@@ -84,6 +84,6 @@ def _memory(engine: Docker, project: str | None) -> Iterator[Figure]:
             "B",
             f"{source}, working set",
             capacity=float(container.memory_limit) or None,
-            measure="container_memory_bytes",
+            measure="container_memory_working_set_bytes",
             labels={"engine": engine.name, "container": container.label},
         )

@@ -98,7 +98,7 @@ def report_retention(ctx: Context, name: str, target: HttpTarget, limits: LokiLi
         hint = "set limits_config.retention_period, or the param loki_limits"
         ctx.check(check, period, warn_above=limits.at_most or _LONGEST, hint=hint)
         ctx.check(f"{check}, at least", period, warn_below=limits.at_least, hint=hint)
-        ctx.measure("loki_retention_days", period / timedelta(days=1), "d", loki=name)
+        ctx.measure("loki_retention_days", period / timedelta(days=1), "day", loki=name)
     if config.runtime_config.file:
         hint = "see the overrides in its runtime_config, which the HTTP API does not show as a whole"
         ctx.unknown(f"loki {name}: retention of each tenant", "not read", hint=hint, optional=True)

@@ -214,7 +214,7 @@ def alert_figures(alerts: Alerts, window: Window, server: str, covered: Coverage
     figures = [
         figure("alerts", "all", float(len(episodes)), "", measure="alerts_fired"),
         figure("alerts", "critical", float(len(critical)), "", measure="alerts_fired_critical"),
-        figure("resolution", "mean", resolution.total_seconds(), "s", measure="alerts_resolution_seconds")
+        figure("resolution", "mean", resolution.total_seconds(), "s", measure="alert_mttr_seconds")
         if resolution
         else figure("resolution", "mean", None, "s", none),
     ]

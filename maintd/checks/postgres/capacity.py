@@ -54,30 +54,79 @@ SELECT name, used, max_value FROM (
     WHERE s.last_value IS NOT NULL AND s.increment_by > 0 AND NOT s.cycle) sequences
 ORDER BY used::float8 / max_value DESC, name LIMIT 5
 """
+_IDENTITY = """
+SELECT to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') AS started,
+       current_setting('port') AS port
+"""
+_OF_SERVER = ("database", "write-ahead log", "write-ahead log written", "connections")
 _CONNECTIONS = """
 SELECT count(*) AS used, current_setting('max_connections')::int AS max_connections
 FROM pg_stat_activity WHERE backend_type = 'client backend'
 """
 
 
-def figures(target: PostgresTarget, name: str, max_relations: int, timeout: timedelta) -> Iterator[Figure]:
-    """All figures of the server and of the target's database, with at most `max_relations` relations."""
+class MeasuredServers:
+    """What was measured by which target, so that two logins to one server do not count its figures twice."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self._log = log
+        self._targets: dict[tuple[str, ...], str] = {}
+
+    def once(self, session: Postgres, found: Iterator[Figure]) -> Iterator[Figure]:
+        """The figures of a session but those that an earlier target has measured. Raises TargetError."""
+        server = server_identity(session)
+        database = str(session.one("SELECT current_database()::text AS name")["name"])
+        others: dict[str, int] = {}
+        for figure in found:
+            name = figure.name if figure.kind in ("database", "relation", "sequence") else ""
+            key = (*server, "" if figure.kind in _OF_SERVER else database, figure.kind, name)
+            if key in self._targets:
+                others[self._targets[key]] = others.get(self._targets[key], 0) + 1
+                continue
+            if figure.value is not None:
+                self._targets[key] = session.name
+            yield figure
+        for other, count in others.items():
+            self._log(f"{session.name}: {count} figures are those of {other}, another login to the same server")
+
+
+def server_identity(session: Postgres) -> tuple[str, str]:
+    """What tells a running server from all others, whatever address, socket, login or database leads to it.
+
+    Every login may read its start, in microseconds, and its port. The system identifier would not do: standbys and
+    copies of the data share it, and a login may be denied it. Raises TargetError.
+    """
+    row = session.one(_IDENTITY)
+    return str(row["started"]), str(row["port"])
+
+
+def figures(
+    target: PostgresTarget, name: str, max_relations: int, timeout: timedelta, measured: MeasuredServers
+) -> Iterator[Figure]:
+    """All figures of the server and of the target's database, with at most `max_relations` relations.
+
+    Those that another target has measured already are left out.
+    """
     try:
         session = connect(target, "capacity_report", name=name, timeout=timeout)
     except TargetError as error:
         yield unmeasured("database", name, "B", f"pg_database_size on {name}", str(error))
         return
     with session:
-        for kind, unit, source, read in (
-            ("database", "B", f"pg_database_size on {name}", _databases),
-            ("relation", "B", f"pg_total_relation_size on {name}", lambda s: _relations(s, max_relations)),
-            ("write-ahead log", "B", f"pg_ls_waldir on {name}", _wal),
-            ("write-ahead log written", "B", f"pg_current_wal_insert_lsn on {name}", _wal_position),
-            ("rows inserted", "", f"pg_stat_database on {name}", _rows),
-            ("sequence", "", f"pg_sequences on {name}", _sequences),
-            ("connections", "", f"pg_stat_activity on {name}", _connections),
-        ):
-            yield from _read(session, kind, unit, source, read)
+        yield from measured.once(session, _figures(session, name, max_relations))
+
+
+def _figures(session: Postgres, name: str, max_relations: int) -> Iterator[Figure]:
+    for kind, unit, source, read in (
+        ("database", "B", f"pg_database_size on {name}", _databases),
+        ("relation", "B", f"pg_total_relation_size on {name}", lambda s: _relations(s, max_relations)),
+        ("write-ahead log", "B", f"pg_ls_waldir on {name}", _wal),
+        ("write-ahead log written", "B", f"pg_current_wal_insert_lsn on {name}", _wal_position),
+        ("rows inserted", "", f"pg_stat_database on {name}", _rows),
+        ("sequence", "", f"pg_sequences on {name}", _sequences),
+        ("connections", "", f"pg_stat_activity on {name}", _connections),
+    ):
+        yield from _read(session, kind, unit, source, read)
 
 
 def _read(
@@ -98,7 +147,7 @@ def _databases(session: Postgres) -> Iterator[Figure]:
             yield unmeasured("database", row["name"], "B", source, cause)
             continue
         labels = {"server": session.name, "database": row["name"]}
-        yield Figure("database", row["name"], row["bytes"], "B", source, measure="database_bytes", labels=labels)
+        yield Figure("database", row["name"], row["bytes"], "B", source, measure="pg_database_bytes", labels=labels)
 
 
 def _relations(session: Postgres, limit: int) -> Iterator[Figure]:
@@ -107,7 +156,14 @@ def _relations(session: Postgres, limit: int) -> Iterator[Figure]:
         parts = {key: float(row[key]) for key in ("heap", "indexes", "toast")}
         labels = {"server": session.name, "relation": row["name"]}
         yield Figure(
-            "relation", row["name"], row["bytes"], "B", source, measure="relation_bytes", labels=labels, details=parts
+            "relation",
+            row["name"],
+            row["bytes"],
+            "B",
+            source,
+            measure="pg_relation_total_bytes",
+            labels=labels,
+            details=parts,
         )
     for row in session.rows(LOCKED_RELATIONS + _LOCKED):
         yield unmeasured("relation", row["name"], "B", source, "locked by another session: see pg_locks")
@@ -117,7 +173,7 @@ def _wal(session: Postgres) -> Iterator[Figure]:
     row = session.one(_WAL)
     source = f"pg_ls_waldir on {session.name}, segments: {row['files']}"
     labels = {"server": session.name}
-    yield Figure("write-ahead log", session.name, row["bytes"], "B", source, measure="wal_bytes", labels=labels)
+    yield Figure("write-ahead log", session.name, row["bytes"], "B", source, measure="pg_wal_bytes", labels=labels)
 
 
 def _wal_position(session: Postgres) -> Iterator[Figure]:
@@ -128,7 +184,7 @@ def _wal_position(session: Postgres) -> Iterator[Figure]:
         "B",
         f"pg_current_wal_insert_lsn on {session.name}",
         "since initdb",
-        measure="wal_written_bytes_total",
+        measure="pg_wal_written_bytes",
         labels={"server": session.name},
         counter=True,
     )
@@ -142,7 +198,7 @@ def _rows(session: Postgres) -> Iterator[Figure]:
         "",
         f"pg_stat_database on {session.name}",
         "since the last reset of its statistics",
-        measure="rows_inserted_total",
+        measure="pg_rows_inserted",
         labels={"server": session.name},
         counter=True,
     )
@@ -158,7 +214,7 @@ def _sequences(session: Postgres) -> Iterator[Figure]:
             "",
             source,
             capacity=row["max_value"],
-            measure="sequence_used",
+            measure="pg_sequence_used",
             labels={"server": session.name, "sequence": row["name"]},
         )
 
@@ -172,6 +228,6 @@ def _connections(session: Postgres) -> Iterator[Figure]:
         "",
         f"pg_stat_activity on {session.name}",
         capacity=row["max_connections"],
-        measure="connections_used",
+        measure="pg_connections_used",
         labels={"server": session.name},
     )

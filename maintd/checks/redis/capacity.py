@@ -31,7 +31,7 @@ def figures(target: RedisTarget, name: str) -> Iterator[Figure]:
         "B",
         source,
         capacity=limit or None,
-        measure="redis_used_bytes",
+        measure="redis_used_memory_bytes",
         labels=labels,
         details={"peak": peak},
     )
