@@ -39,6 +39,7 @@ class Answer:
     location: str = ""  # of a redirect, which is not followed
     headers: Mapping[str, str] = field(default_factory=dict)  # names in lower case
     received_at: datetime = field(default_factory=lambda: datetime.now(UTC))  # its last byte, by this machine's clock
+    certificate_expires_at: datetime | None = None  # None: without TLS, or the certificate was not verified
 
     @property
     def text(self) -> str:
@@ -135,7 +136,12 @@ def fetch(
         location=_without_secrets(response.headers["location"]) if "location" in response.headers else "",
         headers=dict(response.headers),
         received_at=received_at,
+        certificate_expires_at=_instant(deadline.expires) if deadline.expires else None,
     )
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(text), UTC)
 
 
 def _limited(chunks: Iterator[bytes], limit: int, url: str) -> Iterator[bytes]:
@@ -157,10 +163,15 @@ def _incomplete(url: str, seconds: float) -> TargetError:
 
 
 class _Deadline(Deadline):
+    expires = ""  # notAfter of the server's certificate
+
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
         """Called by httpx' transport with each of its steps; keeps the connection's socket."""
         if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
             self.watch(info["return_value"].get_extra_info("socket"))
+        if event == "connection.start_tls.complete":
+            certificate = info["return_value"].get_extra_info("ssl_object").getpeercert()
+            self.expires = certificate.get("notAfter", "") if certificate else ""
 
 
 def get(target: HttpTarget) -> Answer:

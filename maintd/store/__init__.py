@@ -60,6 +60,11 @@ class Store:
         self.history = History(database, plans)
         self.maintenance = Maintenance(database)
 
+    @property
+    def error_count(self) -> int:
+        """How many reads and writes of this process have failed so far."""
+        return self._database.error_count
+
     def now(self) -> datetime:
         """The time that all nodes of this store use: this machine's on SQLite, the server's on Postgres."""
         return self._database.now()

@@ -32,6 +32,11 @@ class Database(Protocol):
     @property
     def url(self) -> URL: ...
 
+    @property
+    def error_count(self) -> int:
+        """How many reads and writes have failed so far, conflicts left out."""
+        ...
+
     def read(self, transaction: Callable[[Connection], T]) -> T:
         """Return the transaction's result. It must not write."""
         ...

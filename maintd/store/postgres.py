@@ -60,6 +60,7 @@ class PostgresDatabase:
 
     def __init__(self, url: URL, *, read_only: bool = False) -> None:
         self.url = url
+        self.error_count = 0
         settings = _SESSION | ({"default_transaction_read_only": "on"} if read_only else {})
         options = " ".join(f"-c {name}={value}" for name, value in settings.items())
         self._engine = create_engine(
@@ -135,6 +136,11 @@ class PostgresDatabase:
             raise InvalidatePoolError from error
 
     def _store_error(self, error: DBAPIError | PoolTimeoutError) -> StoreError:
+        found = self._translated(error)
+        self.error_count += not isinstance(found, ConflictError)
+        return found
+
+    def _translated(self, error: DBAPIError | PoolTimeoutError) -> StoreError:
         where = mask(self.url)
         if isinstance(error, PoolTimeoutError):
             return StoreUnavailableError(f"{where}: all connections are in use")

@@ -7,16 +7,16 @@ they were reviewed: for findings, incidents and notices.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import func, select, text, update
 from sqlalchemy.engine import Connection
 
-from maintd.model.run import RunEvent, RunState
+from maintd.model.run import RunEvent, RunState, SkipReason
 from maintd.store import prepared
 from maintd.store.database import Database
-from maintd.store.tables import NOT_REVIEWED, entries, run_events, runs
+from maintd.store.tables import NOT_REVIEWED, attempts, entries, run_events, runs, steps
 
 T = TypeVar("T")
 
@@ -28,6 +28,8 @@ _EVENTS = (
     .join(runs, runs.c.id == run_events.c.run_id)
     .join(entries, entries.c.id == runs.c.entry_id)
 )
+
+_FINAL = tuple(state.value for state in RunState if state.final)
 
 # On Postgres: written by a transaction older than any open one. Transaction ids wrap around, their ages do not.
 _OLDER_THAN_OPEN_TRANSACTIONS = text(
@@ -60,6 +62,28 @@ class RunEvents:
         first, last = self._database.read(lambda conn: conn.execute(query).one())
         return first or 0, last or 0
 
+    def ends_after(self, event_id: int, limit: int = 500) -> tuple[int, list[EndedRun]]:
+        """Ends of runs with a larger event id, oldest first, and the id after which to continue."""
+        columns = (run_events.c.id, run_events.c.run_id, entries.c.name.label("entry"), run_events.c.state)
+        more = (runs.c.skip_reason, runs.c.due_at, runs.c.started_at, runs.c.finished_at, runs.c.dry_run)
+        query = (
+            select(*columns, *more)
+            .join(runs, runs.c.id == run_events.c.run_id)
+            .join(entries, entries.c.id == runs.c.entry_id)
+            .where(run_events.c.id > event_id, run_events.c.state.in_(_FINAL))
+        )
+        if self._database.kind == "postgres":
+            query = query.where(_OLDER_THAN_OPEN_TRANSACTIONS)
+        query = query.order_by(run_events.c.id).limit(limit)
+
+        def transaction(conn: Connection) -> tuple[int, list[EndedRun]]:
+            rows = conn.execute(query).all()
+            waits = _lock_waits(conn, [row.run_id for row in rows])
+            last = rows[-1].id if rows else event_id
+            return last, [_ended_run(row, waits.get(row.run_id)) for row in rows]
+
+        return self._database.read(transaction)
+
     def not_reviewed(self, limit: int = 100) -> list[RunEvent]:
         """Ends of runs that were not reviewed yet, oldest first."""
         return self._read(_EVENTS.where(NOT_REVIEWED).order_by(run_events.c.id).limit(limit))
@@ -88,6 +112,49 @@ def _events(conn: Connection, query: Any) -> list[RunEvent]:
         RunEvent(id=row.id, run_id=row.run_id, entry=row.entry, state=RunState(row.state), at=row.at)
         for row in conn.execute(query)
     ]
+
+
+class EndedRun(NamedTuple):
+    """The end of a run, with what is measured of it. Each duration is None when it does not apply."""
+
+    run_id: int
+    entry: str
+    state: RunState
+    skip_reason: SkipReason | None
+    duration: timedelta | None
+    lateness: timedelta | None  # from the due time to the start
+    lock_wait: timedelta | None  # of all steps with locks together
+    dry_run: bool
+
+
+def _ended_run(row: Any, lock_wait: timedelta | None) -> EndedRun:
+    started, finished, due = row.started_at, row.finished_at, row.due_at
+    return EndedRun(
+        run_id=row.run_id,
+        entry=row.entry,
+        state=RunState(row.state),
+        skip_reason=None if row.skip_reason is None else SkipReason(row.skip_reason),
+        duration=None if started is None or finished is None else finished - started,
+        lateness=None if started is None or due is None else started - due,
+        lock_wait=lock_wait,
+        dry_run=row.dry_run,
+    )
+
+
+def _lock_waits(conn: Connection, run_ids: Sequence[int]) -> dict[int, timedelta]:
+    """By run: the time from the start of its steps to their first attempts, of steps that got one."""
+    if not run_ids:
+        return {}
+    query = (
+        select(steps.c.run_id, steps.c.started_at, attempts.c.started_at.label("first"))
+        .join(attempts, (attempts.c.run_id == steps.c.run_id) & (attempts.c.step == steps.c.step))
+        .where(steps.c.run_id.in_(run_ids), attempts.c.number == 1)
+    )
+    found: dict[int, timedelta] = {}
+    for row in conn.execute(query):
+        if row.started_at is not None:
+            found[row.run_id] = found.get(row.run_id, timedelta()) + (row.first - row.started_at)
+    return found
 
 
 class RunChanged(NamedTuple):

@@ -57,6 +57,7 @@ class SqliteDatabase:
         self.path = Path(url.database).absolute()
         self._clock = clock
         self._access = access
+        self.error_count = 0
         self._check_file()
         self._readers = self._engine(writes=False)
         self._idle_readers: deque[Connection] = deque()
@@ -121,6 +122,11 @@ class SqliteDatabase:
 
     def store_error(self, error: Exception) -> StoreError:
         """The StoreError for an error of the driver or of SQLAlchemy."""
+        found = self._translated(error)
+        self.error_count += not isinstance(found, ConflictError)
+        return found
+
+    def _translated(self, error: Exception) -> StoreError:
         cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
         code = getattr(cause, "sqlite_errorcode", None) or 0
         primary, text, uid = code & 0xFF, str(cause), os.geteuid()

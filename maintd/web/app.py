@@ -18,7 +18,6 @@ from maintd.web import health, pages
 from maintd.web.api import daemon, entries, runs, tokens
 from maintd.web.dependencies import caller
 from maintd.web.errors import error_response, internal_error
-from maintd.web.evidence_cache import EvidenceCache
 from maintd.web.refusals import Refusals
 from maintd.web.schemas import ErrorResponse
 
@@ -43,9 +42,9 @@ def create_app(service: OperatorService) -> FastAPI:
     """Build the app on an operator service."""
     app = _with_routes()
     app.state.service = service
-    app.state.evidence = EvidenceCache()
     app.state.refusals = Refusals(service.store, service.clock)
     app.state.routes = routes()
+    app.state.scraper = None  # made by the first scrape
     app.add_exception_handler(MaintdError, _maintd_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)

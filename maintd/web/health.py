@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -17,6 +18,8 @@ from maintd.web.dependencies import ServiceDep, caller
 from maintd.web.schemas import HealthResponse, json_response
 
 router = APIRouter()
+
+_first_scrape = threading.Lock()
 
 
 @router.get("/healthz", response_model=HealthResponse)
@@ -50,9 +53,13 @@ def _shown(request: Request, problems: Sequence[str]) -> tuple[str, ...]:
 @router.get("/metrics", response_class=Response)
 def get_metrics(service: ServiceDep, request: Request) -> Response:
     """Metrics of the entries, the queue and the daemon in Prometheus' text format."""
-    from maintd.web.metrics import scrape  # a daemon that is never scraped saves the memory of prometheus_client
+    from maintd.web.metrics import Scraper  # a daemon that is never scraped saves the memory of prometheus_client
 
-    text, media_type = scrape(service, request.app.state.evidence, request.headers.get("accept", ""))
+    state = request.app.state
+    with _first_scrape:
+        if state.scraper is None:
+            state.scraper = Scraper(service)
+    text, media_type = state.scraper.scrape(request.headers.get("accept", ""))
     return Response(text, media_type=media_type)
 
 

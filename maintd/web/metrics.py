@@ -1,4 +1,4 @@
-"""Metrics for Prometheus, computed from the store and this process at each scrape; there are no counters in memory.
+"""Metrics for Prometheus, computed from the store and this process at each scrape; only ends of runs are counted here.
 
 A value that cannot be read is omitted, not zero: while the store is unreachable, `maintd_store_up` is 0 and the
 metrics of the entries' history are missing.
@@ -8,36 +8,54 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 import maintd
-from maintd.errors import StoreError
+from maintd.errors import MaintdError, StoreError
 from maintd.model.run import RunState
 from maintd.model.status import EntryStatus, StatusReport
 from maintd.operations import OperatorService, status
 from maintd.web.evidence_cache import Evidence, EvidenceCache
+from maintd.web.run_counters import RunCounters
 
 MAX_MEASURES = 1000
 """Series of measures in one scrape; maintd_measures_left_out counts the others."""
 
 MAX_LABEL_LENGTH = 200  # characters of a label's value
 
+OWN_NAMES = {
+    "backup_last_success_timestamp": ("When the newest verified backup of the set was made", "set"),
+    "ssl_certificate_expiry_days": ("Days until the certificate of the service expires", "service"),
+}
+"""Measures that are exported under their own name, too: their text, and the label that identifies what was measured."""
+
 FINAL_STATES = tuple(state for state in RunState if state.final)
 UNFINISHED = tuple(state.value for state in RunState if not state.final)
 
 
-def scrape(service: OperatorService, evidence: EvidenceCache, accept: str) -> tuple[bytes, str]:
-    """Return the metrics in the format that the Accept header asks for, and its media type."""
-    registry = CollectorRegistry()
-    registry.register(_Snapshot(list(_families(service, evidence))))
-    encode, media_type = choose_encoder(accept)
-    text: bytes = encode(registry)
-    return text, media_type
+class Scraper:
+    """Computes the metrics of one service. Thread-safe. The counters begin with it."""
+
+    def __init__(self, service: OperatorService) -> None:
+        self._service = service
+        self._evidence = EvidenceCache()
+        self._counters = RunCounters()
+        with suppress(StoreError):  # then the first scrape that reaches the store sets the start
+            self._counters.update(service)
+
+    def scrape(self, accept: str) -> tuple[bytes, str]:
+        """Return the metrics in the format that the Accept header asks for, and its media type."""
+        registry = CollectorRegistry()
+        registry.register(_Snapshot(list(_families(self._service, self._evidence, self._counters))))
+        encode, media_type = choose_encoder(accept)
+        text: bytes = encode(registry)
+        return text, media_type
 
 
 class _Snapshot(Collector):
@@ -50,20 +68,26 @@ class _Snapshot(Collector):
         return self._families
 
 
-def _families(service: OperatorService, evidence: EvidenceCache) -> Iterator[Metric]:
+def _families(service: OperatorService, evidence: EvidenceCache, counters: RunCounters) -> Iterator[Metric]:
     report = status(service)
     up, counts, found = _stored(service, evidence, report)
     yield from _process(service, report, up)
+    yield from _calendar(service)
     if up:
         yield _gauge("maintd_runs", "Unfinished runs by state", "state", {key: counts[key] for key in UNFINISHED})
         yield _single("maintd_queue_depth", "Queued runs", counts[RunState.QUEUED])
         yield _single("maintd_running", "Running runs, on all nodes", counts[RunState.RUNNING])
+        yield from _queue_age(service)
         yield _single("maintd_history_runs", "Approximate number of runs in the history", counts["runs"])
     yield from _schedule(report.entries)
     if up:
+        with suppress(StoreError):
+            counters.update(service)
+        yield from counters.families()
         yield from _outcomes(report.entries)
         yield _findings(report.entries, found)
         yield from _measures(report.entries, found)
+        yield from _own_names(report.entries, found)
 
 
 def _stored(
@@ -93,11 +117,30 @@ def _process(service: OperatorService, report: StatusReport, up: bool) -> Iterat
     if health.loaded_at is not None:
         loaded_at = health.loaded_at.timestamp()
         yield _single("maintd_calendar_loaded_timestamp_seconds", "When the active calendar was loaded", loaded_at)
+    errors = CounterMetricFamily("maintd_store_errors", "Failed reads and writes of the store by this process")
+    errors.add_metric((), float(service.store.error_count))
+    yield errors
     yield _single("maintd_slots", "Runs that this node executes at the same time", service.settings.slots)
     if health.lag_seconds is not None:
         yield _single("maintd_loop_lag_seconds", "Time since the scheduler loop last iterated", health.lag_seconds)
     if service.started_at is not None:
         yield _single("maintd_start_time_seconds", "Start time of this process", service.started_at.timestamp())
+
+
+def _calendar(service: OperatorService) -> Iterator[Metric]:
+    try:
+        calendar = service.calendar()
+    except MaintdError:
+        return
+    yield InfoMetricFamily("maintd_calendar", "The active calendar, by its hash", value={"digest": calendar.digest})
+
+
+def _queue_age(service: OperatorService) -> Iterator[Metric]:
+    """How long the run that can start next has waited; zero without one."""
+    with suppress(StoreError):
+        first = service.store.runs.next_not_before()
+        age = (service.store.now() - first).total_seconds() if first is not None else 0.0
+        yield _single("maintd_queue_age_seconds", "Time that the next run to start has waited", max(age, 0.0))
 
 
 def _schedule(entries: Iterable[EntryStatus]) -> Iterator[Metric]:
@@ -128,6 +171,16 @@ def _outcomes(entries: Iterable[EntryStatus]) -> Iterator[Metric]:
         "Duration of the entry's last run",
         "entry",
         {name: run.duration.total_seconds() for name, run in finished if run.duration is not None},
+    )
+    yield _gauge(
+        "maintd_entry_lateness_seconds",
+        "Time from due time to start of the entry's last run",
+        "entry",
+        {
+            name: (run.started_at - run.due_at).total_seconds()
+            for name, run in finished
+            if run.started_at is not None and run.due_at is not None
+        },
     )
     result = GaugeMetricFamily(
         "maintd_job_result",
@@ -172,6 +225,21 @@ def _measures(entries: Iterable[EntryStatus], found: dict[int, Evidence]) -> Ite
     yield family
     left_out = max(0, len(series) - MAX_MEASURES)
     yield _single("maintd_measures_left_out", "Series of measures above the limit of a scrape", left_out)
+
+
+def _own_names(entries: Iterable[EntryStatus], found: dict[int, Evidence]) -> Iterator[Metric]:
+    """Measures that alert rules know under a name of their own."""
+    families = {name: GaugeMetricFamily(name, text, labels=(label,)) for name, (text, label) in OWN_NAMES.items()}
+    seen: dict[tuple[str, str], float] = {}
+    for entry in entries:
+        of_run = found.get(entry.last_finished.id) if entry.last_finished is not None else None
+        for _, measure in of_run.measures if of_run is not None else ():
+            if measure.name in OWN_NAMES:
+                key = (measure.name, measure.labels.get(OWN_NAMES[measure.name][1], "")[:MAX_LABEL_LENGTH])
+                seen[key] = max(measure.value, seen.get(key, measure.value))
+    for (name, label), value in list(seen.items())[:MAX_MEASURES]:
+        families[name].add_metric((label,), value)
+    yield from (family for family in families.values() if family.samples)
 
 
 def _label(name: str) -> str:

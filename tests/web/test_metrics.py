@@ -11,7 +11,9 @@ from support.web_services import FULL, NOON, Client, Harness, run_with
 from maintd.model.evidence import Measure
 from maintd.model.run import RunState
 from maintd.operations import Health
+from maintd.store.run_events import EndedRun
 from maintd.web.metrics import MAX_MEASURES
+from maintd.web.run_counters import MAX_ENTRIES, OTHER, RunCounters
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -130,3 +132,55 @@ def test_openmetrics_is_returned_when_the_client_accepts_it(page: Client) -> Non
 
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     assert answer.text.endswith("# EOF\n")
+
+
+def test_ends_of_runs_are_counted_from_the_first_scrape_on(served: Harness, page: Client) -> None:
+    run_with(served.store, "probe", 0)
+    scraped(page)
+    run_with(served.store, "probe", 10, took=3)
+    run_with(served.store, "probe", 20, RunState.FAILED, took=120)
+
+    found = scraped(page)
+    again = scraped(page)
+
+    assert of(found, "maintd_entry_runs_total", entry="probe", state="succeeded") == 1
+    assert of(found, "maintd_entry_runs_total", entry="probe", state="failed") == 1
+    assert of(found, "maintd_run_duration_seconds_count", entry="probe") == 2
+    assert of(found, "maintd_run_duration_seconds_sum", entry="probe") == 180 + 7200
+    assert of(found, "maintd_run_duration_seconds_bucket", entry="probe", le="300.0") == 1
+    assert of(found, "maintd_run_duration_seconds_bucket", entry="probe", le="+Inf") == 2
+    assert of(again, "maintd_entry_runs_total", entry="probe", state="failed") == 1
+
+
+def test_queue_age_store_errors_and_calendar_are_exported(served: Harness, page: Client) -> None:
+    found = scraped(page)
+    queue(served.store, "probe")
+    served.clock.advance(timedelta(seconds=90))
+    later = scraped(page)
+
+    assert of(found, "maintd_queue_age_seconds") == 0
+    assert of(later, "maintd_queue_age_seconds") == 90
+    assert of(found, "maintd_store_errors_total") == 0
+    assert of(found, "maintd_calendar_info", digest=served.calendar.digest) == 1
+
+
+def test_measures_that_alert_rules_know_have_their_own_names(served: Harness, page: Client) -> None:
+    made = Measure(name="backup_last_success_timestamp", value=1_772_000_000.0, unit="s", labels={"set": "trading"})
+    left = Measure(name="ssl_certificate_expiry_days", value=12.5, unit="day", labels={"service": "api"})
+    run_with(served.store, "nightly-vacuum", 0, items=(made, left))
+
+    found = scraped(page)
+
+    assert of(found, "backup_last_success_timestamp", set="trading") == 1_772_000_000.0
+    assert of(found, "ssl_certificate_expiry_days", service="api") == 12.5
+
+
+def test_entries_above_the_limit_are_counted_together() -> None:
+    counters = RunCounters()
+    for number in range(MAX_ENTRIES + 5):
+        counters._count(EndedRun(number, f"e{number}", RunState.SUCCEEDED, None, None, None, None, False))
+
+    (runs, *_) = counters.families()
+
+    assert len(runs.samples) == MAX_ENTRIES + 1
+    assert {sample.labels["entry"]: sample.value for sample in runs.samples}[OTHER] == 5

@@ -119,6 +119,9 @@ class BackupVerifier:
             levels = [self._verify_and_record(backup_set, backup) for backup in backups]
             if levels:
                 self._ctx.measure("backup_verified_level", levels[0], "level", set=backup_set.name)
+                if levels[0]:
+                    made = backup_set.backups[0].created_at.timestamp()
+                    self._ctx.measure("backup_last_success_timestamp", made, "s", set=backup_set.name)
         seconds = max(time.monotonic() - self._started, 1e-3)
         self._ctx.measure("backup_read_rate", self._done / seconds, "B/s")
 

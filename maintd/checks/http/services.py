@@ -17,6 +17,7 @@ from maintd.errors import MaintdError, TargetError
 from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus, Scalar
 from maintd.model.target import HttpTarget
+from maintd.units import Duration
 
 # Values of fields in a JSON body by which services report that a component is unhealthy.
 _UNHEALTHY = frozenset(
@@ -49,6 +50,9 @@ class HttpLimits(ClockLimits):
 
     tries: int = 3
     """Requests to each service; its latency is their median."""
+    certificate_warn: Duration = timedelta(days=21)
+    certificate_fail: Duration = timedelta(days=7)
+    """Remaining validity of a service's certificate below which it warns, or fails."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +121,23 @@ def report(ctx: Context, name: str, facts: ServiceFacts, target: HttpTarget, lim
         f"{subject}: latency", latency, warn_above=target.max_latency, hint="check its load and what it waits for"
     )
     report_clock(ctx, subject, facts.clock, limits, optional=True)
+    if answer.certificate_expires_at is not None:
+        _report_certificate(ctx, name, answer.certificate_expires_at - ctx.now(), limits)
     ctx.measure("http_health_latency_seconds", latency.total_seconds(), "s", service=name)
     if not page:
         ctx.measure("service_up", healthy, service=name)
+
+
+def _report_certificate(ctx: Context, name: str, left: timedelta, limits: HttpLimits) -> None:
+    hint = "renew it, and check why its renewal did not run"
+    ctx.check(
+        f"http {name}: certificate is valid for",
+        left,
+        at_least=limits.certificate_fail,
+        warn_below=limits.certificate_warn,
+        hint=hint,
+    )
+    ctx.measure("ssl_certificate_expiry_days", left / timedelta(days=1), "day", service=name)
 
 
 def report_no_answer(ctx: Context, name: str, error: MaintdError, target: HttpTarget) -> None:
