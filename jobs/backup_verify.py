@@ -5,9 +5,9 @@ Runbook: Weekly Maintenance, System Cleanup, step 5 "Backup Verification"
 `level: age` checks backups without reading them: present, recent, of typical size, private. `level: checksum` also
 compares the sha256 that was recorded when the backup was made. `level: decode` also decrypts, decompresses and parses
 everything inside, and compares tables, rows and members with what is expected. Supports tar, pg_dump's formats, SQL of
-mysqldump and sqlite3, base backups, snapshots and append-only files of Redis and Valkey, inside of gzip, zstd, xz,
-bzip2, age and gpg. What is not supported is named and unknown. A pattern in `expect` without any file fails. Read-only;
-nothing is unpacked.
+mysqldump and sqlite3, base backups, snapshots and append-only files of Redis and Valkey, zip, SQLite, inside of gzip,
+zstd, xz, bzip2, age and gpg. What is not supported is named and unknown. A pattern in `expect` without any file fails.
+Read-only; nothing is unpacked beside the backups.
 """
 
 import json

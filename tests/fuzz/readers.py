@@ -35,6 +35,8 @@ KINDS = (
     "tar.bz2",
     "tar.gz.age",
     "aof",
+    "zip",
+    "sqlite",
 )
 """By byte 0 of an input of the target `archive`; empty: detected."""
 

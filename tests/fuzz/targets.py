@@ -39,8 +39,8 @@ READERS: dict[str, str] = {
     "spool": "executor/spool",
     "archive": (
         "checks/backups/archive checks/backups/aof checks/backups/age_encryption checks/backups/crc "
-        "checks/backups/pgdump_custom checks/backups/pgdump_plain checks/backups/rdb checks/backups/stream "
-        "checks/backups/tar"
+        "checks/backups/pgdump_custom checks/backups/pgdump_plain checks/backups/rdb "
+        "checks/backups/seekable checks/backups/stream checks/backups/tar"
     ),
     "folder": "checks/backups/base_backup checks/backups/catalog checks/backups/pgdump_directory",
     "answer": "clients/bounded",

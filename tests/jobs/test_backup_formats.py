@@ -77,7 +77,7 @@ def test_content_of_no_known_format_is_unknown_unless_it_is_expected(content: by
     assert expected.outcome == "succeeded", expected.text()
 
 
-@pytest.mark.parametrize("name", ["gitea.zip", "vault.sqlite3", "vm.qcow2", "home.7z", "mail", "db.bak", "x.lzo"])
+@pytest.mark.parametrize("name", ["gitea.rar", "vault.kdbx", "vm.qcow2", "home.7z", "mail", "db.bak", "x.lzo"])
 def test_files_of_a_kind_that_is_not_read_are_named_and_unknown(name: str, tmp_path: Path) -> None:
     made.write(tmp_path / "a.tar.gz", made.gz(TAR), summed=True)
     made.write(tmp_path / name, b"x" * 100)

@@ -230,7 +230,7 @@ def test_an_increment_that_ends_within_a_command_or_transaction_warns(
 
 
 @pytest.mark.server
-def test_a_file_of_commands_is_read_and_one_that_begins_with_a_snapshot_is_unknown(
+def test_a_file_of_commands_is_read_also_after_a_snapshot_at_its_start(
     append_only: dict[str, bytes], tmp_path: Path
 ) -> None:
     commands = next(data for name, data in append_only.items() if name.endswith(".incr.aof"))
@@ -240,11 +240,30 @@ def test_a_file_of_commands_is_read_and_one_that_begins_with_a_snapshot_is_unkno
     made.write(tmp_path / "cut.aof", commands[:-5])
     made.write(tmp_path / "cut.aof.gz", made.gz(commands)[:-9])
     made.write(tmp_path / "mixed.aof", base + commands)
+    made.write(tmp_path / "mixed.aof.gz", made.gz(base + commands))
+    made.write(tmp_path / "snapshot.aof", base)
+    made.write(tmp_path / "cut-after-a-snapshot.aof", base + commands[:-5])
+    made.write(tmp_path / "cut-within-a-snapshot.aof", base[: len(base) // 2])
+    made.write(tmp_path / "flipped.aof", made.flipped(base, len(base) // 2) + commands)
+    made.write(tmp_path / "newer.aof", b"REDIS9999" + base[9:] + commands)
+    made.write(tmp_path / "junk.aof", base + b"junk" + commands)
 
     result = verify(tmp_path)
 
-    statuses = {name: result.check(f"{name}: decoded").status for name in ("commands.aof", "commands.aof.gz")}
-    assert set(statuses.values()) == {OK}, result.text()
-    assert result.check("cut.aof: decoded").status is UNKNOWN
-    assert result.check("cut.aof.gz: decoded").status is FAIL
-    assert result.check("mixed.aof: decoded").status is UNKNOWN
+    statuses = {path.name: result.check(f"{path.name}: decoded").status for path in tmp_path.iterdir()}
+    assert statuses == {
+        "commands.aof": OK,
+        "commands.aof.gz": OK,
+        "cut.aof": UNKNOWN,
+        "cut.aof.gz": FAIL,
+        "mixed.aof": OK,
+        "mixed.aof.gz": OK,
+        "snapshot.aof": OK,
+        "cut-after-a-snapshot.aof": UNKNOWN,
+        "cut-within-a-snapshot.aof": FAIL,
+        "flipped.aof": FAIL,
+        "newer.aof": UNKNOWN,
+        "junk.aof": FAIL,
+    }, result.text()
+    # 300 keys and 6 commands, as in the folder
+    assert {result.check(f"{name}: entries").observed for name in ("mixed.aof", "mixed.aof.gz")} == {306}

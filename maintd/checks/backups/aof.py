@@ -69,8 +69,9 @@ def walk_folder(path: Path, progress: Callable[[int], None] = lambda count: None
 
 def walk_commands(source: Reader, found: AppendOnly, *, may_be_cut: bool) -> None:
     """Read commands to the end of a file."""
-    if source.peek(6).startswith((rdb.MAGIC, rdb.MAGIC_VALKEY)):
-        raise UnreadableError("AOF: begins with a snapshot, which is not read within one file", "use redis-check-aof")
+    if source.peek(6).startswith((rdb.MAGIC, rdb.MAGIC_VALKEY)):  # Redis before 7 with aof-use-rdb-preamble
+        snapshot, source = rdb.walk_prefix(source)
+        found.keys += snapshot.keys
     whole = source.offset
     in_transaction = False
     try:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from pyrage import x25519
 
-from maintd.checks.backups import age_encryption, aof, pgdump_custom, pgdump_plain, rdb, stream, tar
+from maintd.checks.backups import age_encryption, aof, pgdump_custom, pgdump_plain, rdb, seekable, stream, tar
 from maintd.checks.backups.gpg import ARMOR, Gpg, looks_encrypted
 from maintd.checks.backups.stream import (
     DamagedError,
@@ -19,7 +22,9 @@ from maintd.checks.backups.stream import (
     UnreadableError,
     chunks_of,
     limited,
+    open_regular,
 )
+from maintd.units import format_size
 
 _SUFFIXES = {
     ".age": "age",
@@ -37,6 +42,9 @@ _SUFFIXES = {
     ".pgdump": "pgdump",
     ".rdb": "rdb",
     ".aof": "aof",
+    ".zip": "zip",
+    ".sqlite": "sqlite",
+    ".sqlite3": "sqlite",
     ".gpg": "gpg",
     ".pgp": "gpg",
 }
@@ -50,6 +58,8 @@ _MAGICS = (
     (pgdump_custom.MAGIC, "pgdump"),
     (rdb.MAGIC, "rdb"),
     (rdb.MAGIC_VALKEY, "rdb"),
+    *((magic, "zip") for magic in seekable.ZIP_MAGICS),
+    (seekable.SQLITE_MAGIC, "sqlite"),
     (b"--\n-- PostgreSQL database", "sql"),
     (b"-- MySQL dump ", "sql"),
     (b"-- MariaDB dump ", "sql"),
@@ -127,7 +137,7 @@ def read_archive(
     reading = Reading(kind=".".join(wanted) or "unknown", size_bytes=0, sha256="")
     try:
         with ExitStack() as stack:
-            decoder = _Decoder(file, path.stat().st_size, limits or ExpansionLimits(), stack, identities, gpg)
+            decoder = _Decoder(file, path, path.stat().st_size, limits or ExpansionLimits(), stack, identities, gpg)
             try:
                 contents = decoder.contents(wanted)
                 reading = replace(reading, kind=decoder.kind(contents.kind), contents=contents, unread=contents.unread)
@@ -148,6 +158,7 @@ class _Decoder:
     def __init__(
         self,
         file: HashedFile,
+        path: Path,
         size: int,
         limits: ExpansionLimits,
         stack: ExitStack,
@@ -157,6 +168,7 @@ class _Decoder:
         self._identities = identities
         self._gpg = gpg
         self._limits = limits
+        self._path = path
         self._size = size
         self._stack = stack
         self._reader = Reader(chunks_of(file))
@@ -181,11 +193,47 @@ class _Decoder:
             self._decode_layer(kind)
             if not self._reader.peek(1):
                 raise DamagedError(f"{EMPTY}: there is nothing in the {kind}; the program that was to fill it failed")
-        found = _read_contents(kind, self._reader, self._limits)
+        if kind in ("zip", "sqlite"):
+            found = self._seekable_contents(kind)
+        else:
+            found = _read_contents(kind, self._reader, self._limits)
         for _ in self._reader.rest():
             pass
         zstd_sealed = self._zstd is not None and self._zstd.has_checksum
         return replace(found, has_checksum=found.has_checksum or self._sealed or zstd_sealed)
+
+    def _seekable_contents(self, kind: str) -> Contents:
+        """Read from the file itself, or from a copy of what is in its layers."""
+        if {"age", "gpg"} & set(self._found):
+            hint = "verify it with its own program; what is encrypted is not copied to a disk"
+            raise UnreadableError(f"{kind} inside of {' and '.join(self._found)} is not read", hint)
+        with ExitStack() as stack:
+            if self._found:
+                file = cast("BinaryIO", stack.enter_context(tempfile.NamedTemporaryFile()))
+                copied = 0
+                for piece in self._reader.rest():
+                    copied += len(piece)
+                    if copied > seekable.MOST_COPIED:
+                        most = format_size(seekable.MOST_COPIED)
+                        raise UnreadableError(f"{kind}: is larger than {most} unpacked", "keep it without compression")
+                    file.write(piece)
+                file.flush()
+            else:
+                file = cast("BinaryIO", stack.enter_context(io.BufferedReader(open_regular(self._path))))
+            found = seekable.walk_zip(file, self._limits) if kind == "zip" else seekable.check_sqlite(file)
+            unread = ""
+            log = self._path.with_name(f"{self._path.name}-wal")
+            if kind == "sqlite" and not self._found and log.is_file() and log.stat().st_size:
+                unread = f"SQLite: what is in {log.name} beside it is missing in it; back up by: sqlite3 DB .backup"
+        return Contents(
+            kind,
+            found.count,
+            found.names,
+            has_checksum=kind == "zip",
+            problems=found.problems,
+            rows=found.rows,
+            unread=unread,
+        )
 
     def _decode_layer(self, kind: str) -> None:
         detected = _detect(self._reader)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -80,13 +81,52 @@ def walk_rdb(source: Reader) -> Snapshot:
     return walk.found
 
 
+def walk_prefix(source: Reader) -> tuple[Snapshot, Reader]:
+    """Read the snapshot at the start of a file; return it, and a reader of what follows.
+
+    Raises DamagedError, and UnreadableError for a version that is not supported, as its end is not known then.
+    """
+    crc = crc64_redis()
+    fetched: deque[tuple[int, bytes]] = deque()  # with the offset of each; hashed when they have been read
+
+    def hash_until(end: int) -> None:
+        while fetched and fetched[0][0] < end:
+            start, piece = fetched.popleft()
+            crc.update(piece[: end - start])
+            if start + len(piece) > end:
+                fetched.appendleft((end, piece[end - start :]))
+
+    def pieces() -> Iterator[bytes]:
+        offset = 0
+        for piece in source.rest():
+            if not done:
+                hash_until(rest.offset)
+                fetched.append((offset, piece))
+                offset += len(piece)
+            yield piece
+
+    done = False
+    rest = Reader(pieces(), source.what)
+    walk = _Walk(rest)
+    walk.items()
+    hash_until(rest.offset)
+    stored = int.from_bytes(rest.take(8), "little")
+    done = True
+    fetched.clear()
+    if stored not in (0, crc.value):
+        raise DamagedError(f"RDB: the CRC is {crc.value:016x}, in the file {stored:016x}")
+    walk.found.has_checksum = stored != 0
+    return walk.found, rest
+
+
 class _Walk:
     def __init__(self, source: Reader) -> None:
         self.source = source
         self.found = Snapshot(version=0)
         self._database = 0
 
-    def all(self) -> None:
+    def items(self) -> None:
+        """Read up to the mark of the end, before the CRC."""
         match = _HEAD.fullmatch(self.source.take(9))
         if match is None:
             raise DamagedError("RDB: does not start as a snapshot")
@@ -96,6 +136,10 @@ class _Walk:
             raise UnreadableError(f"RDB: version {self.found.version} of {self.found.server} is not supported")
         while (code := self.source.byte()) != _EOF:
             self._item(code)
+
+    def all(self) -> None:
+        """Read a file that is a snapshot."""
+        self.items()
         self.source.skip(8)
         if self.source.peek(1):
             raise DamagedError(f"RDB: junk after the end at byte {self.source.offset}")
