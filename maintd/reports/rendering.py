@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from maintd.reports import formatting
-from maintd.reports.document import Cell, Document, Finding, Line, Table
+from maintd.reports.document import Cell, Document, Finding, Line, Mark, Table
 from maintd.units import utc_text
 
-WORDS = {"ok": "ok", "warn": "warning", "fail": "needs action", "unknown": "unknown"}
+WORDS: Mapping[Mark, str] = {
+    "": "advice",
+    "ok": "ok",
+    "warn": "warning",
+    "fail": "needs action",
+    "unknown": "unknown",
+}
 """The word for each mark in Markdown and HTML."""
 
 

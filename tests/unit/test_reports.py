@@ -6,11 +6,13 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from typing import get_args
 from xml.etree import ElementTree
 
 import pytest
 from markdown_it import MarkdownIt
 
+from maintd.checks import capacity
 from maintd.checks.assessment import Assessment
 from maintd.job.criterion import Criterion
 from maintd.reports import charts, formatting, rendering
@@ -20,6 +22,7 @@ from maintd.reports.document import (
     Document,
     Finding,
     Line,
+    Mark,
     Section,
     Table,
     columns,
@@ -27,6 +30,7 @@ from maintd.reports.document import (
     number_cell,
 )
 from maintd.reports.figure import Figure, unmeasured
+from maintd.reports.resource import resource
 
 NOW = datetime(2026, 11, 24, 3, 30, tzinfo=UTC)
 HOSTILE = "a|b`c``d <script>alert(1)</script> *e* _f_ [g](javascript:h) \\i\n# j &amp; ${k} {{ l }} {% m %}"
@@ -122,6 +126,39 @@ def test_the_json_has_numbers_and_their_units() -> None:
 def test_an_area_without_findings_is_shown() -> None:
     for text in (rendering.as_markdown(document("plain")), rendering.as_html(document("plain"))):
         assert re.search(r"other[^\n]*\n?.*o recommendations", text, re.DOTALL)
+
+
+@pytest.mark.parametrize("mark", get_args(Mark))
+def test_every_mark_of_a_finding_a_line_and_a_cell_is_rendered(mark: Mark) -> None:
+    table = Table("t", columns("a"), ((Cell("x", 1, mark),),))
+    section = Section("s", (Line("l", "1", mark=mark),), tables=(table,))
+    found = Finding(mark, "area", "subject of the finding", "meaning", "du -sh /")
+    report = Document("kind", "t", "s", NOW, (Line("l", "1", mark=mark),), (section,), (found,), ("area",))
+
+    files = rendering.as_files(report)
+
+    assert {form: "subject of the finding" in text for form, text in files.items()} == dict.fromkeys(files, True)
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        Figure("docker", "images", 9e9, "B", "engine", details={"unused": 5e9}),
+        Figure("docker", "build cache", 2**31, "B", "engine", details={"unused": 2**31}),
+        Figure("container memory", "shop", 1e6, "B", "engine", capacity=64e6, measure="container_memory_bytes"),
+    ],
+    ids=["images", "build cache", "memory limit"],
+)
+def test_what_can_be_saved_is_part_of_a_report(figure: Figure) -> None:
+    earlier = [(NOW - timedelta(days=day), 1e6) for day in range(30, 0, -1)]
+    found = capacity.savings([resource(figure, earlier, NOW)])
+    report = Document("kind", "t", "s", NOW, (), (), tuple(found), (capacity.COST,))
+
+    files = rendering.as_files(report)
+
+    assert len(found) == 1
+    assert all(figure.name in text for text in files.values())
+    assert report.mark == "ok"  # no alarm
 
 
 def test_a_figure_without_a_value_is_shown_with_its_cause() -> None:
