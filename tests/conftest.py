@@ -70,12 +70,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say in one line per cause what this machine does not have."""
+    """Say in one line per cause what this machine does not have, for tests that were skipped or that do without it."""
     skipped = Counter(
         report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", [])
     )
     for needed, count in skipped.most_common():
         terminalreporter.write_line(f"{count} skipped, which CI would fail: this machine {needed}")
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in getattr(report, "user_properties", ()):
+            if name == "without" and report.when == "call":
+                terminalreporter.write_line(f"{report.nodeid} passed without {value}")
 
 
 @pytest.fixture(scope="session")

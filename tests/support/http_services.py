@@ -40,7 +40,10 @@ class _Handler(BaseHTTPRequestHandler):
         missing = Reply(b'{"error":"not_found"}', 404)
         found = self.server.replies.get(self.path) or self.server.replies.get(self.path.partition("?")[0], missing)
         reply = found() if callable(found) else found
-        self.send_response(reply.status)
+        if "Date" in reply.headers:
+            self.send_response_only(reply.status)
+        else:
+            self.send_response(reply.status)
         self.send_header("Content-Type", reply.content_type)
         self.send_header("Content-Length", str(len(reply.body)))
         for name, value in reply.headers.items():

@@ -6,7 +6,7 @@ import os
 import random
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,10 +19,12 @@ import yaml
 from support.http_services import Reply, http_service, json_reply
 from support.sample_backups import gz, tar_of, write
 from support.sample_logs import request
-from support.servers.base import wait_for
+from support.servers.base import require_program, wait_for
+from support.servers.docker import DockerEngine, NoEngineError, engine_if_possible
 from support.servers.postgres import PostgresServer, postgres
 from support.servers.prometheus import WebServer, alertmanager, prometheus
 from support.servers.redis import RedisServer, redis
+from support.servers.registry import Registry, registry
 
 SHIPPED = Path(__file__).parents[2] / "schedules.yaml"
 SCHEMA = """
@@ -34,11 +36,15 @@ INSERT INTO pnl_days SELECT (now() AT TIME ZONE 'UTC')::date - age, 12.5, 0.4, f
 RULES = "groups: [{name: g, rules: [{alert: ServiceDown, expr: 'vector(0) > 1', labels: {severity: critical}}]}]"
 SECRETS = ("postgres_password", "admin_token", "slack_token")
 STREAMS = ("exec.orders", "exec.status")
+PROJECT, SERVICES = "cli-trading", ("orchestrator", "risk-manager")
 
 
 @dataclass
 class Stack:
-    """The running stack. `pages` are the answers of the orchestrator by path."""
+    """The running stack. `pages` are the answers of the orchestrator by path.
+
+    `engine` runs its containers; it is None, and `without` has the reason, where none can be started.
+    """
 
     folder: Path
     database: PostgresServer
@@ -48,6 +54,8 @@ class Stack:
     service: str
     pages: dict[str, Any] = field(default_factory=dict)
     logs: tuple[str, str] | None = None
+    engine: DockerEngine | None = None
+    without: str = ""
 
     @property
     def backups(self) -> Path:
@@ -89,8 +97,12 @@ class Stack:
         return str(yaml.safe_dump(found, sort_keys=False))
 
     def targets(self) -> dict[str, Any]:
-        """All targets of the stack; there is no Docker engine, and the jobs about it are left out as not configured."""
+        """All targets of the stack; without an engine, the jobs about it are left out as not configured."""
+        docker = (
+            {"docker": {"main": {"url": self.engine.url, "project": PROJECT, "timeout": "5s"}}} if self.engine else {}
+        )
         return {
+            **docker,
             "postgres": {"main": {"dsn": self.database.url("trading"), "timeout": "3s"}},
             "redis": {"main": {"url": self.cache.url, "streams": list(STREAMS), "timeout": "3s"}},
             "http": {
@@ -127,13 +139,19 @@ def stack(folder: Path) -> Iterator[Stack]:
         service = running.enter_context(http_service(_Live(pages)))
         (folder / "rules.yml").write_text(RULES)
         config = (
-            "global: {scrape_interval: 200ms, evaluation_interval: 200ms}\n"
+            "global: {scrape_interval: 2s, scrape_timeout: 2s, evaluation_interval: 200ms}\n"
             f"rule_files: [{folder}/rules.yml]\n"
             f"alerting: {{alertmanagers: [{{static_configs: [{{targets: ['127.0.0.1:{alerts.port}']}}]}}]}}\n"
             f"scrape_configs: [{{job_name: agents, static_configs: [{{targets: ['{service.removeprefix('http://')}']}}]}}]\n"
         )
         metrics = running.enter_context(prometheus(config, flags=["--rules.alert.resend-delay=1s"]))
         made = Stack(folder, database, cache, metrics, alerts, service, pages)
+        try:
+            made.engine = running.enter_context(engine_if_possible())
+        except NoEngineError as error:
+            made.without = f"a Docker engine: {error}"
+        else:
+            _with_containers(made.engine, running.enter_context(registry()))
         database.create("trading")
         made.sql(SCHEMA)
         with_streams(made)
@@ -148,6 +166,27 @@ def _observed(server: WebServer) -> bool:
     scraped = httpx.get(f"{server.url}/api/v1/query", params={"query": query}, timeout=5).json()["data"]["result"]
     found = httpx.get(f"{server.url}/api/v1/alertmanagers", timeout=5).json()["data"]["activeAlertmanagers"]
     return bool(found and scraped and float(scraped[0]["value"][1]) >= 2)
+
+
+def _with_containers(engine: DockerEngine, images: Registry) -> None:
+    """Run the containers of the project, from an image of a registry of its own."""
+    created = f"{datetime.now(UTC) - timedelta(days=3):%Y-%m-%dT%H:%M:%SZ}"
+    program = Path(require_program("busybox", "busybox-static"))
+    images.push("shop/agent", "1.4.2", "agent", created=created, index=True, program=program)
+    with closing(engine.client()) as client:
+        image = client.images.pull(f"{images.host}/shop/agent", tag="1.4.2")
+        for service in SERVICES:
+            labels = {"com.docker.compose.project": PROJECT, "com.docker.compose.service": service}
+            client.containers.run(
+                image.tags[0],
+                ["/busybox", "sleep", "100000"],
+                name=f"{PROJECT}-{service}-1",
+                labels={**labels, "com.docker.compose.container-number": "1"},
+                network_mode="none",
+                stop_signal="SIGKILL",
+                mem_limit="64m",
+                detach=True,
+            )
 
 
 class _Live(dict[str, Any]):

@@ -51,10 +51,14 @@ def unavailable(needed: str) -> NoReturn:
     pytest.skip(f"needs {needed}")
 
 
+def find_program(program: str | Path) -> str | None:
+    """Return the program's path, also of one that only root has in its PATH; None without it."""
+    return shutil.which(str(program)) or shutil.which(str(program), path="/usr/sbin:/sbin")
+
+
 def require_program(program: str | Path, package: str) -> str:
-    """Return the program's path, also of one that only root has in its PATH."""
-    found = shutil.which(str(program)) or shutil.which(str(program), path="/usr/sbin:/sbin")
-    return found or unavailable(f"{Path(program).name}: apt-get install {package}")
+    """Return the program's path, see `find_program`."""
+    return find_program(program) or unavailable(f"{Path(program).name}: apt-get install {package}")
 
 
 def needs_root(why: str) -> None:

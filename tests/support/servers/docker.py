@@ -6,19 +6,20 @@ There is no registry: images are imported from a folder. Containers and networks
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import socket
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import docker as sdk
 
-from support.servers.base import needs_root, require_program, running, unavailable, wait_for
+from support.servers.base import find_program, needs_root, require_program, running, unavailable, wait_for
 
 BUSYBOX = "maintd-test/busybox:1"
 
@@ -96,8 +97,26 @@ class DockerEngine:
 @contextmanager
 def docker_engine(*options: str | Path) -> Iterator[DockerEngine]:
     """Start an engine, with further arguments of dockerd; stop it at the end."""
-    program = require_program("dockerd", "docker.io iptables")
+    require_program("dockerd", "docker.io iptables")
     needs_root("starts a Docker engine")
+    with ExitStack() as running_engine:
+        try:
+            engine = running_engine.enter_context(engine_if_possible(*options))
+        except NoEngineError as error:
+            unavailable(f"a Docker engine that starts here; {error}")
+        yield engine
+
+
+class NoEngineError(Exception):
+    """Why no Docker engine can be started here."""
+
+
+@contextmanager
+def engine_if_possible(*options: str | Path) -> Iterator[DockerEngine]:
+    """Start an engine; stop it at the end. Raises NoEngineError, for tests that can do without one."""
+    program = find_program("dockerd")
+    if program is None or os.geteuid() != 0:
+        raise NoEngineError("dockerd is not installed" if program is None else "only root can start one")
     folder = Path(tempfile.mkdtemp(prefix="eng-"))
     argv = [
         "unshare",
@@ -126,7 +145,7 @@ def docker_engine(*options: str | Path) -> Iterator[DockerEngine]:
             wait_for(lambda: engine.answers() or process.poll() is not None, "dockerd", seconds=120)
             if process.poll() is not None:
                 last = (folder / "log").read_text(errors="replace").strip().rpartition("\n")[2]
-                unavailable(f"a Docker engine that starts here; dockerd ended: {last[-200:]}")
+                raise NoEngineError(f"dockerd ended: {last[-200:]}")
             try:
                 yield engine
             finally:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -63,9 +64,10 @@ class Registry:
         env: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         index: bool = False,
+        program: Path | None = None,
     ) -> Pushed:
-        """Store an image of one file under a tag; with `index`, as one of two platforms."""
-        mine = self._image(content, ARCHITECTURE, created, env or {}, labels or {})
+        """Store an image of one file under a tag, also of a program; with `index`, as one of two platforms."""
+        mine = self._image(content, ARCHITECTURE, created, env or {}, labels or {}, program)
         digest = mine
         if index:
             other = self._image(content, "riscv64", created, env or {}, labels or {})
@@ -83,13 +85,21 @@ class Registry:
         return Pushed(digest, mine)
 
     def _image(
-        self, content: str, architecture: str, created: str, env: Mapping[str, str], labels: Mapping[str, str]
+        self,
+        content: str,
+        architecture: str,
+        created: str,
+        env: Mapping[str, str],
+        labels: Mapping[str, str],
+        program: Path | None = None,
     ) -> str:
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as tar:
             entry = tarfile.TarInfo("content")
             entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content.encode()))
+            if program is not None:
+                tar.add(program.resolve(), program.name)
         plain = packed.getvalue()
         config = {
             "architecture": architecture,
