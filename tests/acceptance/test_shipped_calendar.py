@@ -5,6 +5,7 @@ Where no Docker engine can be started, its jobs are left out as not configured, 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -24,7 +25,7 @@ import pytest
 import yaml
 from redis import Redis
 from support.http_services import Reply
-from support.job_runs import run_job
+from support.job_runs import JOBS, run_job
 from support.servers.base import wait_for
 from support.servers.maintd import RunningDaemon, maintd_daemon
 from support.stack import PROJECT, RULES, SHIPPED, Stack, restore, stack
@@ -85,7 +86,8 @@ def test_on_its_first_day_every_entry_is_green(
 def due_on(day: int) -> list[str]:
     """The entries of one day of a made month, which begins on a Monday and ends with the monthly report."""
     weekly = ["weekly-cleanup", "weekly-performance-analysis"] if day % 7 == 6 else []
-    return [MORNING, BACKUPS, "capacity-collection", *weekly, *(["capacity-planning"] if day == DAYS - 1 else [])]
+    daily = [MORNING, BACKUPS, "capacity-collection", "noon-examination"]
+    return [*daily, *weekly, *(["capacity-planning"] if day == DAYS - 1 else [])]
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,20 @@ def queues(calendar: dict[str, Any], left_out: Collection[str]) -> list[list[Due
     for day in range(DAYS):
         for entry in due_on(day):
             for job, params in map(step_of, calendar["entries"][entry]["steps"]):
+                if job == "doctor":
+                    params = {**params, "calendar": {"steps": examined(calendar)}}
                 if job not in left_out:
                     found.setdefault("clean-up" if job in cleanup else job, []).append(Due(day, job, params))
     return list(found.values())
+
+
+def examined(calendar: dict[str, Any]) -> list[dict[str, str]]:
+    """The steps of the calendar, as maintd hands them to a job that examines them."""
+    return [
+        {"entry": entry, "step": job, "job": job, "path": str(JOBS / f"{job}.py"), "params": json.dumps(params)}
+        for entry, plan in calendar["entries"].items()
+        for job, params in map(step_of, plan["steps"])
+    ]
 
 
 def step_of(step: Any) -> tuple[str, dict[str, Any]]:
@@ -140,6 +153,7 @@ def run_in_order(queue: list[Due], targets: dict[str, Any], folder: Path) -> lis
 def test_it_stays_green_while_its_history_grows_for_a_month(sound: Stack, tmp_path: Path) -> None:
     calendar = yaml.safe_load(sound.calendar())
     left_out = () if sound.engine else ("docker_cleanup", "image_updates")
+    assert {entry for day in range(DAYS) for entry in due_on(day)} == set(calendar["entries"])
 
     with ThreadPoolExecutor(4) as pool:  # jobs wait for servers and for their samples most of the time
         bad = list(
