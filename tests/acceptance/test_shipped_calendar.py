@@ -11,11 +11,13 @@ import re
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +157,10 @@ def test_it_stays_green_while_its_history_grows_for_a_month(sound: Stack, tmp_pa
     left_out = () if sound.engine else ("docker_cleanup", "image_updates")
     assert {entry for day in range(DAYS) for entry in due_on(day)} == set(calendar["entries"])
 
-    with ThreadPoolExecutor(4) as pool:  # jobs wait for servers and for their samples most of the time
+    # Jobs wait for servers and for their samples most of the time. Processes, as for jobs of the daemon.
+    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
         bad = list(
-            pool.map(lambda queue: run_in_order(queue, calendar["targets"], tmp_path), queues(calendar, left_out))
+            pool.map(partial(run_in_order, targets=calendar["targets"], folder=tmp_path), queues(calendar, left_out))
         )
 
     assert not any(bad), "\n".join(line for lines in bad for line in lines)
