@@ -362,6 +362,35 @@ def test_a_plan_beyond_a_limit_removes_nothing_of_its_kind(engine: DockerEngine,
 
 
 @pytest.mark.engine
+@pytest.mark.parametrize(
+    ("max_share", "at_once", "then"),
+    [
+        (0.01, 1, 1),  # of 5 images, then of the rest; and never none
+        (0.4, 2, 1),
+        (0.6, 3, 1),
+        (0.79, 3, 1),
+        (1.0, 4, 0),
+    ],
+)
+def test_of_a_short_plan_the_share_is_removed_oldest_first_and_the_next_run_goes_on(
+    engine: DockerEngine, client: Any, max_share: float, at_once: int, then: int
+) -> None:
+    for number in range(1, 6):
+        engine.busybox(f"app/x:{number}")
+
+    first = clean(engine, generations=1, max_share=max_share)
+    after_first = tags(client)
+    second = clean(engine, generations=1, max_share=max_share)
+
+    left = [f"app/x:{number}" for number in range(1 + at_once, 6)]
+    assert after_first == {*left, "0 without a name"}, first.text()
+    assert first.check("main: images to remove").status is CheckStatus.OK
+    assert first.measure("docker_images_removed") == at_once
+    assert any("because of max_share" in line for line in first.logs) == (at_once < 4)
+    assert tags(client) == {*left[then:], "0 without a name"}, second.text()
+
+
+@pytest.mark.engine
 def test_the_build_cache_is_dropped_where_that_is_asked_for(engine: DockerEngine) -> None:
     result = clean(engine, build_cache="14d")
 
