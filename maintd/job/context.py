@@ -453,7 +453,7 @@ class Context:
                 os.fsync(file.fileno())
             part.replace(path)
         finally:
-            part.unlink(missing_ok=True)  # of a full disk: nobody would delete it
+            part.unlink(missing_ok=True)  # of a full disk: nothing else deletes it
         return self._keep(name, path, media_type)
 
     def keep(self, source: Path, name: str | None = None, media_type: str = "application/octet-stream") -> Artifact:
