@@ -91,7 +91,7 @@ class MeasuredServers:
 
 
 def server_identity(session: Postgres) -> tuple[str, str]:
-    """What tells a running server from all others, whatever address, socket, login or database leads to it.
+    """What distinguishes a running server from all others, whatever address, socket, login or database leads to it.
 
     Every login may read its start, in microseconds, and its port. The system identifier would not do: standbys and
     copies of the data share it, and a login may be denied it. Raises TargetError.
