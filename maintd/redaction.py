@@ -42,6 +42,7 @@ _AFTER_NAME = re.compile(r"(?:\\?[\"'])?(?=[ \t]*[=:])")
 _PLAIN_VALUE = re.compile(r"[^\s\"']+(?:[\"'](?![,}\])\s]|$)[^\s\"']*)*")
 _DOUBLE_QUOTE = re.compile(r"\\?\"")
 _SCHEME = re.compile(r"(?i)(?:bearer|basic|token|digest|negotiate)[ \t]+")
+_TOKEN = re.compile(r"\bmaintd_(?=[a-z0-9_-]*[A-Z])[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])")
 _PEM = re.compile(
     r"(-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----)(.*?)(?:(-----END [A-Z0-9 ]*PRIVATE KEY-----)|\Z)", re.DOTALL
 )
@@ -126,6 +127,11 @@ def _is_reference(text: str) -> bool:
     return re.fullmatch(r"(?:\$\{[^}]+\})+", text) is not None
 
 
+def mask_tokens(text: str) -> str:
+    """The text with tokens of maintd's API masked; by their capital letters they differ from names of metrics."""
+    return _TOKEN.sub(MASK, text) if "maintd_" in text else text
+
+
 class _Masker:
     """Masks one text; `found` are the secrets that were in it."""
 
@@ -133,6 +139,8 @@ class _Masker:
         self.found: list[str] = []
 
     def text(self, text: str) -> str:
+        if "maintd_" in text:
+            text = _TOKEN.sub(lambda found: self._mask(found[0]), text)
         if "PRIVATE KEY" in text:
             text = _PEM.sub(self._key, text)
         parts, at = [], 0

@@ -6,7 +6,7 @@ Each writes rows and an audit event, then wakes the daemon.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,7 +19,7 @@ from maintd.operations.lookup import find_entry, find_run
 from maintd.operations.params import plan_with_params, with_params
 from maintd.operations.service import OperatorService, ReloadResult
 from maintd.present import utc_minute
-from maintd.secret_params import keep_in
+from maintd.secret_params import discard, keep_in
 from maintd.units import Instant
 
 LATEST_START = timedelta(days=366)
@@ -54,15 +54,16 @@ def trigger(service: OperatorService, request: TriggerRequest) -> tuple[RunSumma
     """
     entry = find_entry(service, request.name)
     _refuse_disabled(service, entry)
-    steps, params = _steps(service, entry, request.params)
     now = service.store.now()
+    not_before = now if request.at is None else _start(request.at, now)
+    steps, params = _steps(service, entry, request.params)
     requested = NewRun(
         entry=entry.name,
         title=entry.title,
         trigger=Trigger.MANUAL,
         state=RunState.QUEUED,
         reason=_pause_note(service, entry.name, now),
-        not_before=now if request.at is None else _start(request.at, now),
+        not_before=not_before,
         plan=steps,
         policy=entry.policy,
         params=params,
@@ -73,6 +74,8 @@ def trigger(service: OperatorService, request: TriggerRequest) -> tuple[RunSumma
     )
     run_id, created = service.store.runs.add(requested, now)
     run = find_run(service, run_id)
+    if not created:
+        _discard_secrets(service, steps)  # the run that has the key has its own
     if not created and run.entry != entry.name:
         raise RefusedError(
             f'idempotency key "{request.idempotency_key}" belongs to run {run_id} of {run.entry}', "use another key"
@@ -104,6 +107,8 @@ def cancel(service: OperatorService, run_id: int, by: str, why: str, *, origin: 
     state = service.store.runs.request_cancel(run_id, by or "an operator", why, now)
     if state is not None and state.final and state is not RunState.CANCELLED:
         raise RefusedError(f"run {run_id} has already ended: {state}", f"see: maintd show {run_id}")
+    if state is not None and state.final:
+        _discard_secrets(service, run.plan)  # it never started; an executor does this for one that did
     service.store.audit.add(
         "run_cancelled", subject=run.entry, by=by, origin=origin, why=why, text=f"run {run_id}", at=now
     )
@@ -192,6 +197,11 @@ def _steps(
     if problems:
         raise UsageError("\n".join(problems), f"see: maintd jobs show {steps[0].job}")
     return plan_with_params(entry, given, jobs, keep_in(service.settings.secrets_dir))
+
+
+def _discard_secrets(service: OperatorService, steps: Sequence[StepPlan]) -> None:
+    for step in steps:
+        discard(step.params, service.settings.secrets_dir)
 
 
 def _start(at: datetime, now: datetime) -> datetime:

@@ -14,6 +14,7 @@ from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.run import RunSummary
 from maintd.model.status import AuditEvent, DueLimit, DueTime, EntryStatus
 from maintd.operations import TriggerRequest
+from maintd.redaction import mask_tokens
 from maintd.units import Instant
 
 
@@ -26,7 +27,7 @@ def _encodable(value: dict[str, Any]) -> dict[str, Any]:
 
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-Text = Annotated[str, Field(max_length=2000)]
+Text = Annotated[str, Field(max_length=2000), AfterValidator(mask_tokens)]
 Key = Annotated[str, Field(min_length=1, max_length=200)]
 
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from maintd.redaction import forms_of, mask_text, mask_values, replace_secrets
+from maintd.redaction import forms_of, mask_text, mask_tokens, mask_values, replace_secrets
 
 
 @pytest.mark.parametrize(
@@ -113,3 +113,12 @@ def test_masking_takes_time_in_proportion_to_the_text() -> None:
 
     seconds(2_000)  # the first use compiles
     assert seconds(40_000) < 60 * max(seconds(4_000), 0.001)
+
+
+def test_a_token_of_the_api_is_masked_wherever_it_is() -> None:
+    token = "maintd_NX3bWxuMewyhbA3WbR0uvq7V_iUNw_Dm4C4KydgLA8M"
+
+    assert mask_text(f"curl -H {token}, then") == "curl -H ***, then"
+    assert mask_tokens(f"used {token}") == "used ***"
+    for other in (token[:-1], token + "x", "maintd_entry_last_success_timestamp_seconds_of_each_x"):
+        assert mask_tokens(other) == other
