@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from maintd.model.entry import After, Blackout, Entry, Policy, StepPlan
+from maintd.model.notice import NotifyConfig
 from maintd.model.target import Targets
 from maintd.schedule import describe
 from maintd.units import format_duration
@@ -38,7 +39,8 @@ def changes_between(old: Calendar, new: Calendar) -> list[str]:
             changes += [f'"{name}": {change}' for change in _entry_changes(was, entry, broken)]
             changes += _broken_changes(name, old.broken.get(was.name), new.broken.get(name))
     changes += [f'removed "{name}"' for name in before if name not in after and name not in renamed]
-    return changes + list(_target_changes(old.targets, new.targets))
+    changes += _target_changes(old.targets, new.targets)
+    return changes + list(_notify_changes(old.notify, new.notify))
 
 
 def _schedule(entry: Entry) -> str:
@@ -137,3 +139,20 @@ def _target_changes(old: Targets, new: Targets) -> Iterator[str]:
                 yield f'targets: added {kind} "{name}"'
             elif before[name] != after[name]:
                 yield f'targets: {kind} "{name}" changed'
+
+
+def _notify_changes(old: NotifyConfig, new: NotifyConfig) -> Iterator[str]:
+    """Only names, because URLs of channels have secrets."""
+    for name in dict.fromkeys([*old.channels, *new.channels]):
+        if name not in new.channels:
+            yield f'notify: removed channel "{name}"'
+        elif name not in old.channels:
+            yield f'notify: added channel "{name}"'
+        elif old.channels[name] != new.channels[name]:
+            yield f'notify: channel "{name}" changed'
+    for name in dict.fromkeys([*old.entries, *new.entries]):
+        if old.rules_of(name) != new.rules_of(name):
+            yield f'notify: the rules of "{name}" changed'
+    for field in ("rules", "quiet", "digest", "page"):
+        if getattr(old, field) != getattr(new, field) and (old.channels or new.channels):
+            yield f"notify: {field} changed"

@@ -30,6 +30,7 @@ ENTRY_KEYS = (
     "after",
     "locks",
     "jitter",
+    "notify",
     "enabled",
     "formerly",
 )

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from maintd.calendar.cross_checks import check_entries
-from maintd.calendar.entries import Defaults, read_defaults, read_entry, title_of
+from maintd.calendar.entries import Defaults, ReadEntry, read_defaults, read_entry, title_of
+from maintd.calendar.notify import read_notify
 from maintd.calendar.overlay import TOP_KEYS, OverlayText, with_overlay
 from maintd.calendar.steps import Jobs, ParamsToValidate, StepReader, ValidateAll
 from maintd.calendar.targets import read_targets
@@ -21,6 +22,7 @@ from maintd.config.yaml_tree import MappingNode, Node, ScalarNode, YamlError, pa
 from maintd.errors import CalendarError
 from maintd.model.entry import Entry, Policy, StepPlan
 from maintd.model.job import BrokenJob, JobDescription
+from maintd.model.notice import NotifyConfig
 from maintd.model.target import Targets
 from maintd.schedule import zone_problem
 from maintd.secret_params import ALL_SECRET, collect_into, without_secrets
@@ -45,6 +47,7 @@ class Calendar:
     digest: str = ""  # sha256 of the text and that of the overlay, in hex
     overlay: Path | None = None
     secrets: dict[str, str] = field(default_factory=dict, repr=False)  # of params, by reference
+    notify: NotifyConfig = field(default_factory=NotifyConfig)
 
     @property
     def place(self) -> str:
@@ -133,11 +136,12 @@ def parse_calendar(
     defaults = read_defaults(scope, fields.get("defaults"), timezone)
     targets = read_targets(scope, fields.get("targets"))
     now = now or datetime.now(UTC)
-    read = _entries(scope, root, fields.get("entries"), defaults, jobs, validate_all, now)
+    with_nodes = _entries(scope, root, fields.get("entries"), defaults, jobs, validate_all, now)
+    notify = read_notify(scope, fields.get("notify"), with_nodes, timezone)
     if problems.errors:
         raise CalendarError(problems.lines())
     secrets: dict[str, str] = {}
-    read = [_without_secrets(entry, jobs, secrets) for entry in read]
+    read = [_without_secrets(each.entry, jobs, secrets) for each in with_nodes if each.entry is not None]
     broken = {entry.name: why for entry in read if entry.enabled and (why := _broken(entry, jobs))}
     return Calendar(
         path=Path(name),
@@ -149,6 +153,7 @@ def parse_calendar(
         digest=hashlib.sha256((text if overlay is None else f"{text}\0{overlay.text}").encode()).hexdigest(),
         overlay=None if overlay is None else Path(overlay.name),
         secrets=secrets,
+        notify=notify,
     )
 
 
@@ -219,7 +224,7 @@ def _entries(
     jobs: Jobs,
     validate_all: ValidateAll | None,
     now: datetime,
-) -> list[Entry]:
+) -> list[ReadEntry]:
     if node is None:
         scope.warn(root, "the calendar has no entries")
         return []
@@ -230,7 +235,7 @@ def _entries(
     if validate_all is not None:
         params.validate(validate_all)
     check_entries(scope, read, now)
-    return [each.entry for each in read if each.entry is not None]
+    return read
 
 
 def _without_secrets(entry: Entry, jobs: Jobs, secrets: dict[str, str]) -> Entry:

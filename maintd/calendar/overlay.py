@@ -13,7 +13,7 @@ from maintd.calendar.entries import SCHEDULE_KEYS
 from maintd.calendar.value_readers import NodeReader, kind, unknown
 from maintd.config.yaml_tree import MappingNode, Node, ScalarNode, SequenceNode
 
-TOP_KEYS = ("timezone", "defaults", "entries", "targets")
+TOP_KEYS = ("timezone", "defaults", "entries", "targets", "notify")
 
 _Pairs = list[tuple[ScalarNode, Node]]
 
@@ -28,7 +28,8 @@ class OverlayText(NamedTuple):
 def with_overlay(scope: NodeReader, root: Node, above: Node) -> Node:
     """The calendar's tree with the overlay's changes in it. Adds an error for a name that the calendar does not have.
 
-    1. `timezone`, each key of `defaults` and each target replace that of the calendar, or are added.
+    1. `timezone`, each key of `defaults` and `notify`, each target and each channel replace that of the calendar, or
+       are added.
     2. Each key of an entry replaces that of the entry; any kind of schedule replaces any other.
     3. `steps` as a mapping changes params of single steps, which keep their other params; as a list it replaces them.
     4. In a param that is a mapping, each key replaces that of the calendar, and null removes it.
@@ -44,7 +45,7 @@ def with_overlay(scope: NodeReader, root: Node, above: Node) -> Node:
             scope.error(key, unknown("key", key.text, TOP_KEYS, f"write one of {', '.join(TOP_KEYS)}"))
         elif key.text == "entries":
             changes.append((key, _entries(scope, base, value)))
-        elif key.text == "targets":
+        elif key.text in ("targets", "notify"):
             changes.append((key, _merged(scope, base, value, levels=2)))
         else:
             changes.append((key, _merged(scope, base, value, levels=1)))

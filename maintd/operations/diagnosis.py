@@ -164,7 +164,7 @@ def _of_finished(last: LastRuns, finished: Run | None) -> Diagnosis:
     severity = Severity.ERROR if last.failures_in_a_row else OF_STATE[run.state]
     if severity is Severity.OK:
         return Diagnosis(state=run.state)
-    why, hint, command = _reason(run)
+    why, hint, command = run_reason(run)
     return Diagnosis(
         state=run.state,
         severity=severity,
@@ -198,7 +198,7 @@ class _Problem(NamedTuple):
     command: str  # that shows more
 
 
-def _reason(run: Run | RunSummary) -> tuple[str, str, str]:
+def run_reason(run: Run | RunSummary) -> tuple[str, str, str]:
     """Why a run did not succeed, by all its steps that did not, the worst first; a hint, and the command to type."""
     found = [problem for step in run.steps if (problem := _problem(run, step))] if isinstance(run, Run) else []
     if run.state in (RunState.FAILED, RunState.UNKNOWN, RunState.WARNED) and found:

@@ -14,6 +14,7 @@ from maintd.calendar import Calendar, calendar_path, changes_between, load_confi
 from maintd.config.settings import Settings
 from maintd.errors import CalendarError, JobError, MaintdError, RefusedError, StoreUnavailableError
 from maintd.job.registry import JobRegistry
+from maintd.model.notice import channel_secrets
 from maintd.model.target import Targets, secrets_of
 from maintd.operations import ReloadResult
 
@@ -117,7 +118,7 @@ class CalendarReloader:
         return ReloadResult(ok=True, changes=tuple(changes), problems=())
 
     def _activate(self, calendar: Calendar) -> None:
-        self._hide({*calendar.secrets.values(), *secrets_of(calendar.targets)})
+        self._hide({*calendar.secrets.values(), *secrets_of(calendar.targets), *channel_secrets(calendar.notify)})
         self.calendar = calendar
         self.refused = ()
         self.loaded_at = datetime.now(UTC)

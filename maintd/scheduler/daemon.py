@@ -34,10 +34,15 @@ from maintd.errors import MaintdError, StoreError, StoreUnavailableError
 from maintd.executor.executor import LocalExecutor
 from maintd.executor.foreground import discard_unrecorded
 from maintd.executor.journal import replay
-from maintd.executor.process_tree import kill_orphans
+from maintd.executor.process_tree import OWNER, kill_orphans, owner_mark
 from maintd.job.registry import JobRegistry
 from maintd.model.entry import Rule
+from maintd.model.notice import NoticeKind
 from maintd.model.status import NodeState
+from maintd.notify.delivery import Sender
+from maintd.notify.incidents import IncidentRecorder
+from maintd.notify.notifier import Notifier
+from maintd.notify.selection import OwnProblem
 from maintd.operations import Health, OperatorService, TriggerRequest, trigger
 from maintd.operations.commands import LATEST_START
 from maintd.operations.examination import calendar_for_jobs
@@ -156,7 +161,10 @@ class Daemon:
         self.reloader.on_reload(self._apply, self._audit)
         self.executor.start()
         stack.callback(self.executor.stop, settings.drain)
+        self.notifier = self._notifier()
         self.web = stack.enter_context(web_server(self.service()))
+        self.notifier.start()
+        stack.callback(self.notifier.stop)
         self.alarm.start(_rules(self.reloader.calendar))
         stack.callback(self.alarm.stop)
         self.executor.expect(self.planner.next_due)
@@ -200,6 +208,8 @@ class Daemon:
             problems.append(f"the store has been unreachable since {since}: {self._store_error}")
         problems += [f"{part} failed: {error}; see the daemon's log" for part, error in self._failures.items()]
         problems += [f"the thread of the {name} ended; restart the daemon" for name in self.web.failed]
+        if self.notifier.failure:
+            notes.append(f"notices cannot be sent: {self.notifier.failure}; see the daemon's log")
         if self.planner.suspended:
             problems.append("planning is suspended for some minutes: the clock jumped forward")
         if self.planner.overruled:
@@ -234,6 +244,42 @@ class Daemon:
             return
         if disk.free < min(LEAST_FREE_BYTES, disk.total // 10):
             yield f"the disk of the state directory {folder} is full: {format_size(disk.free)} free"
+
+    def _own_problems(self) -> list[OwnProblem]:
+        """What notices are sent about: the calendar, the disk, and all that keeps maintd from its work."""
+        found = [OwnProblem(NoticeKind.CALENDAR_REFUSED, "calendar", text) for text in self._calendar_problems()]
+        found += [OwnProblem(NoticeKind.MAINTD, "disk", text) for text in self._disk_problems()]
+        found += [
+            OwnProblem(NoticeKind.MAINTD, part, f"{part} failed: {text}") for part, text in self._failures.items()
+        ]
+        found += [OwnProblem(NoticeKind.MAINTD, name, f"the thread of the {name} ended") for name in self.web.failed]
+        stalled = self.clock.elapsed() - self._iterated_at
+        if stalled > STALLED.total_seconds():
+            found.append(
+                OwnProblem(NoticeKind.MAINTD, "loop", f"the daemon's loop is blocked for {seconds_text(stalled)}")
+            )
+        return found
+
+    def _notifier(self) -> Notifier:
+        settings = self.settings
+        page = f"http://{settings.listen}" if settings.listen else ""
+        recorder = IncidentRecorder(
+            self.store,
+            config=lambda: self.reloader.calendar.notify,
+            entries=lambda: {entry.name for entry in self.reloader.calendar.entries if entry.enabled},
+            node=settings.node,
+            page=page,
+        )
+        return Notifier(
+            self.store,
+            self.clock,
+            recorder,
+            config=lambda: self.reloader.calendar.notify,
+            problems=self._own_problems,
+            node=settings.node,
+            sender=Sender({OWNER: owner_mark(settings.state_dir)}),
+            sweep_every=settings.heartbeat,
+        )
 
     # --- the loop ---
 
@@ -415,9 +461,10 @@ class Daemon:
         self.alarm.set_rules(_rules(self.reloader.calendar))
 
     def _wake_all(self) -> None:
-        """Wake the loop and the executor after an operator changed rows."""
+        """Wake the loop, the executor and the notifier after an operator changed rows."""
         self._wakeup.set()
         self.executor.wake()
+        self.notifier.wake()
 
     def _log_ready(self) -> None:
         settings = self.settings

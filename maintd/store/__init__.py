@@ -9,8 +9,10 @@ can succeed, StoreUnusableError when an operator must act.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy.engine import Connection
 
@@ -22,7 +24,9 @@ from maintd.store.findings import Findings
 from maintd.store.history import START_STATEMENTS, History, LastRuns, LogRow, MeasurePoint
 from maintd.store.locks import Locks
 from maintd.store.maintenance import Maintenance, PruneResult
+from maintd.store.mutes import Mutes
 from maintd.store.nodes import Nodes
+from maintd.store.notices import Notices
 from maintd.store.run_events import RunEvents
 from maintd.store.run_plans import RunPlans, plan_statements
 from maintd.store.runs import CLAIM_STATEMENTS, Runs
@@ -41,6 +45,9 @@ __all__ = [
 ]
 
 
+T = TypeVar("T")
+
+
 class Store:
     """One database; an attribute for each aggregate."""
 
@@ -57,6 +64,8 @@ class Store:
         self.run_events = RunEvents(database)
         self.findings = Findings(database)
         self.tokens = Tokens(database)
+        self.notices = Notices(database)
+        self.mutes = Mutes(database)
         self.history = History(database, plans)
         self.maintenance = Maintenance(database)
 
@@ -68,6 +77,14 @@ class Store:
     def now(self) -> datetime:
         """The time that all nodes of this store use: this machine's on SQLite, the server's on Postgres."""
         return self._database.now()
+
+    def read(self, transaction: Callable[[Connection], T]) -> T:
+        """The result of a transaction that only reads, for queries of several aggregates at one moment."""
+        return self._database.read(transaction)
+
+    def write(self, transaction: Callable[[Connection], T]) -> T:
+        """Commit a transaction over several aggregates and return its result. It can be executed repeatedly."""
+        return self._database.write(transaction)
 
     def prepare(self) -> None:
         """On SQLite, compile what a due run waits for; otherwise the first one waits 8 ms longer than later ones."""

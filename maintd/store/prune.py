@@ -18,6 +18,8 @@ from maintd.model.base import Model
 from maintd.model.run import RunState
 from maintd.store.database import Database
 from maintd.store.last_runs import last_outcome_ids
+from maintd.store.mutes import delete_mutes_before
+from maintd.store.notices import delete_incidents_before, delete_notices_before
 from maintd.store.tables import (
     RUN_TABLES,
     artifacts,
@@ -57,11 +59,12 @@ class PruneResult(Model):
     plans: int = 0
     run_events: int = 0
     findings: int = 0  # gone, or not checked any more
+    notices: int = 0  # with their incidents, and mutes
     batches: int = 0
     longest_batch: timedelta = timedelta(0)
 
     def __str__(self) -> str:
-        counted = ("runs", "log_lines", "artifacts", "due_times", "events", "plans", "run_events", "findings")
+        counted = ("runs", "log_lines", "artifacts", "due_times", "events", "plans", "run_events", "findings", "notices")
         return ", ".join(_counted(getattr(self, name), name.replace("_", " ")) for name in counted)
 
 
@@ -111,7 +114,7 @@ def prune(
     artifacts_dir: Path | None = None,
 ) -> PruneResult:
     """See `Maintenance.prune`. The order is logs, artifacts, runs by age, runs by number, ledger, events, plans,
-    events of runs, findings.
+    events of runs, findings, notices.
     """
     batches = _Batches(database, on_batch)
     kept = database.read(last_outcome_ids)
@@ -132,6 +135,10 @@ def prune(
     unused = batches.run(_plans_unused_since(now - UNUSED_PLANS_KEPT))
     old_run_events = batches.run(_reviewed_events_before(now - RUN_EVENTS_KEPT))
     old_findings = batches.run(_findings_checked_before(now - retention.runs))
+    old_notices = sum(
+        batches.run(partial(_before, delete, now - retention.runs))
+        for delete in (delete_notices_before, delete_incidents_before, delete_mutes_before)
+    )
     return PruneResult(
         runs=pruned,
         log_lines=lines,
@@ -141,6 +148,7 @@ def prune(
         plans=unused,
         run_events=old_run_events,
         findings=old_findings,
+        notices=old_notices,
         batches=batches.count,
         longest_batch=timedelta(seconds=batches.longest),
     )
@@ -332,6 +340,10 @@ def _findings_checked_before(before: datetime) -> Callable[[Connection, int], in
         return _delete_by_id(conn, findings, conn.execute(old).scalars().all())
 
     return transaction
+
+
+def _before(delete: Callable[[Connection, datetime, int], int], before: datetime, conn: Connection, most: int) -> int:
+    return delete(conn, before, most)
 
 
 def _plans_unused_since(before: datetime) -> Callable[[Connection, int], int]:

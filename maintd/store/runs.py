@@ -260,3 +260,15 @@ def _transition(run_id: int, to: RunState, *, only_from: Iterable[RunState]) -> 
     assert all(to in TRANSITIONS[state] for state in origins), f"{origins} → {to} is not an allowed transition"
     allowed: ColumnElement[bool] = runs.c.state.in_([state.value for state in origins])
     return update(runs).where(runs.c.id == run_id, allowed).values(state=to.value)
+
+
+def overdue_runs(conn: Connection, before: datetime, limit: int) -> list[RunSummary]:
+    """Queued runs that could have started before that time, longest waiting first."""
+    query = mapping.select_runs(*mapping.SUMMARY).where(IS_QUEUED, runs.c.not_before <= before)
+    return [mapping.summary(row) for row in conn.execute(query.order_by(runs.c.not_before, runs.c.id).limit(limit))]
+
+
+def running_runs(conn: Connection, limit: int) -> list[RunSummary]:
+    """Running runs, oldest first."""
+    query = mapping.select_runs(*mapping.SUMMARY).where(IS_RUNNING).order_by(runs.c.id).limit(limit)
+    return [mapping.summary(row) for row in conn.execute(query)]

@@ -449,13 +449,15 @@ notices = Table(
     Column("not_before", UtcDateTime, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("error", CleanText, nullable=False),  # of the last attempt
-    Column("group_key", Text),  # notices of one group were delivered as one message
+    Column("channel_down", Boolean, nullable=False),  # at the last attempt: the channel's other notices wait, too
+    Column("group_key", Text),  # notices of one group are one message
     Column("node", CleanText),
     Column("fence", Integer, nullable=False),
     Column("lease_until", UtcDateTime),
     Column("sent_at", UtcDateTime),
     Index("ix_notices_created_at", "created_at"),
     Index("ix_notices_incident", "incident_id"),
+    Index("ix_notices_sent_at", "sent_at"),
 )
 IS_PENDING = notices.c.state.in_((literal_column("'waiting'"), literal_column("'sending'")))
 Index("ix_notices_pending", notices.c.not_before, notices.c.id, sqlite_where=IS_PENDING)

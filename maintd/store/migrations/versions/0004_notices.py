@@ -118,6 +118,7 @@ def upgrade() -> None:
         sa.Column("not_before", _moment, nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("error", sa.Text(), nullable=False),
+        sa.Column("channel_down", sa.Boolean(), nullable=False),
         sa.Column("group_key", sa.Text(), nullable=True),
         sa.Column("node", sa.Text(), nullable=True),
         sa.Column("fence", sa.Integer(), nullable=False),
@@ -131,6 +132,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_notices_created_at", "notices", ["created_at"], unique=False)
     op.create_index("ix_notices_incident", "notices", ["incident_id"], unique=False)
+    op.create_index("ix_notices_sent_at", "notices", ["sent_at"], unique=False)
     op.create_index(
         "ix_notices_pending",
         "notices",

@@ -1,0 +1,176 @@
+"""The notifier: a thread of the daemon that reviews, sweeps, and delivers what waits.
+
+It begins nothing that it has no row for, so it can be killed at any time. Whatever fails is tried again at its next
+iteration, and no failure of a channel, of the store or of its own ends it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+
+import structlog
+
+from maintd.clock import Clock
+from maintd.errors import StoreError, StoreUnavailableError
+from maintd.model.notice import NotifyConfig
+from maintd.notify.delivery import LEASE, Sender, deliver, log_outcome, settle_failure, unexpected
+from maintd.notify.incidents import IncidentRecorder
+from maintd.notify.selection import OwnProblem
+from maintd.notify.sender import Outcome
+from maintd.store import Store
+from maintd.store.notices import ClaimedGroup
+
+log = structlog.get_logger()
+
+CONCURRENT = 4
+"""Messages that are delivered at once, each to another channel."""
+
+STORE_RETRY_SECONDS = 5.0
+LEAST_WAIT_SECONDS = 0.2
+
+UNDELIVERED_AFTER = timedelta(days=3)
+"""Given-up notices are a problem for that long."""
+
+
+class Notifier:
+    """Delivers notices, and finds what no run reports: runs that are late or too long, and problems of maintd."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        recorder: IncidentRecorder,
+        config: Callable[[], NotifyConfig],
+        problems: Callable[[], Iterable[OwnProblem]],
+        node: str,
+        *,
+        sender: Sender,
+        sweep_every: timedelta,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._recorder = recorder
+        self._config = config
+        self._problems = problems
+        self._node = node
+        self._sender = sender
+        self._sweep_every = sweep_every.total_seconds()
+        self._next_sweep = clock.elapsed()
+        self._wakeup = threading.Event()
+        self._stopping = threading.Event()
+        self._slots = threading.Semaphore(CONCURRENT)
+        self._deliveries: set[threading.Thread] = set()
+        self._failure = ""  # of the last iteration
+        self._released = False
+        self._thread = threading.Thread(target=self._run, name="notifier", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, seconds: float = 10.0) -> None:
+        """Stop; deliveries under way are ended, and their messages are sent again later."""
+        self._stopping.set()
+        self._sender.stop()
+        self._wakeup.set()
+        self._thread.join(seconds)
+        for thread in list(self._deliveries):
+            thread.join(seconds)
+
+    def wake(self) -> None:
+        """Look for notices now. Any thread can call this."""
+        self._wakeup.set()
+
+    @property
+    def failure(self) -> str:
+        """Why the last iteration failed; empty if it did not."""
+        return self._failure
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._wakeup.clear()
+            try:
+                wait = self._iterate()
+                self._failure = ""
+            except StoreUnavailableError:
+                wait = STORE_RETRY_SECONDS  # the daemon's loop reports it
+            except Exception as error:
+                text = f"{type(error).__name__}: {error}"[:300]
+                if self._failure != text:
+                    log.exception("notifier_failed")
+                self._failure, wait = text, STORE_RETRY_SECONDS
+            self._clock.wait(self._wakeup, wait)
+
+    def _iterate(self) -> float:
+        """Sweep if that is due, and start the deliveries that are; return the seconds until the next iteration."""
+        if not self._config().channels:
+            return self._sweep_every
+        if not self._released:
+            self._store.notices.release(self._node)
+            self._released = True
+        if self._clock.elapsed() >= self._next_sweep:
+            self._next_sweep = self._clock.elapsed() + self._sweep_every
+            while self._recorder.review():
+                pass
+            self._recorder.sweep(self._problems(), self._clock.elapsed())
+        while self._slots.acquire(blocking=False):
+            try:
+                now = self._store.now()
+                group = self._store.notices.claim(self._node, now, now + LEASE)
+            except BaseException:
+                self._slots.release()
+                raise
+            if group is None:
+                self._slots.release()
+                break
+            self._start(group)
+        else:
+            return self._until_sweep()  # a delivery that ends wakes this thread
+        at = self._store.notices.next_attempt(self._store.now())
+        until = self._until_sweep()
+        if at is None:
+            return until
+        return max(LEAST_WAIT_SECONDS, min(until, (at - self._store.now()).total_seconds()))
+
+    def _until_sweep(self) -> float:
+        return max(LEAST_WAIT_SECONDS, self._next_sweep - self._clock.elapsed())
+
+    def _start(self, group: ClaimedGroup) -> None:
+        thread = threading.Thread(target=self._deliver, args=(group,), name="notice", daemon=True)
+        self._deliveries.add(thread)
+        thread.start()
+
+    def _deliver(self, group: ClaimedGroup) -> None:
+        try:
+            outcome = self._attempt(group)
+            log_outcome(group, outcome)
+        except StoreError as error:  # the lease expires, and the message is sent again with the same id
+            log.error("notice_not_recorded", channel=group.channel, error=str(error))
+        except Exception:
+            log.exception("notice_failed", channel=group.channel)
+        finally:
+            self._deliveries.discard(threading.current_thread())
+            self._slots.release()
+            self._wakeup.set()
+
+    def _attempt(self, group: ClaimedGroup) -> Outcome:
+        try:
+            return deliver(self._store, self._sender, self._config().channels, group, self._node)
+        except StoreError:
+            raise
+        except Exception as error:  # one message must not be tried forever at once
+            log.exception("notice_failed", channel=group.channel)
+            outcome = unexpected(error)
+            settle_failure(self._store, group, outcome, self._store.now())
+            return outcome
+
+
+def undelivered_problems(store: Store) -> list[str]:
+    """What could not be delivered, as problems for the status."""
+    found = store.notices.undelivered(store.now() - UNDELIVERED_AFTER)
+    return [
+        f'channel "{channel}": {count} notice{"" if count == 1 else "s"} could not be delivered: {error}'
+        for channel, (count, error, _) in sorted(found.items())
+    ]

@@ -1,0 +1,170 @@
+"""Notices of a real daemon: they arrive once, with what one needs to know, whatever is down or killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.receivers import Answer, Hook, smtp_server, webhook
+from support.servers.base import free_port, wait_for
+from support.servers.maintd import RunningDaemon, maintd_daemon
+
+from maintd.notify.webhook import verify
+
+pytestmark = pytest.mark.slow
+
+SECRET = "canary-signing-secret-0815"
+SETTINGS = {"MAINTD_HEARTBEAT": "500ms", "HOOK_SECRET": SECRET}
+
+CALENDAR = """
+timezone: UTC
+notify:
+  channels:
+{channels}
+entries:
+  stumbling: {{title: Fails with a reason, steps: [stumble]}}
+  greeting: {{title: Greet a person, steps: [greet]}}
+"""
+
+
+def calendar(hook: Hook | None = None, mail: str = "") -> str:
+    lines = []
+    if hook is not None:
+        lines.append(f'    pager: {{webhook: "{hook.url}", secret: "${{HOOK_SECRET}}"}}')
+    if mail:
+        lines.append(f'    mail: {{url: "{mail}"}}')
+    return CALENDAR.format(channels="\n".join(lines))
+
+
+def states(daemon: RunningDaemon) -> dict[str, str]:
+    """The states of all notices by key."""
+    with sqlite3.connect(f"file:{daemon.state_dir}/maintd.db?mode=ro", uri=True) as conn:
+        return dict(conn.execute("SELECT key, state FROM notices"))
+
+
+def fail(daemon: RunningDaemon) -> None:
+    assert daemon.maintd("trigger", "stumbling", "--wait").code == 1
+
+
+def kill(daemon: RunningDaemon) -> None:
+    os.kill(daemon.process.pid, signal.SIGKILL)
+    daemon.process.wait(30)
+
+
+def content(hook: Hook, number: int = 0) -> Any:
+    return json.loads(hook.accepted[number].body)
+
+
+def test_a_failure_is_sent_by_mail_and_signed_webhook(tmp_path: Path) -> None:
+    with (
+        smtp_server() as mailbox,
+        webhook() as hook,
+        maintd_daemon(tmp_path, calendar(hook, mailbox.url), **SETTINGS) as daemon,
+    ):
+        fail(daemon)
+
+        wait_for(lambda: mailbox.mails and hook.accepted, "the notices arrive")
+
+        post, sent = hook.accepted[0], content(hook)["notices"][0]
+        assert verify(post.headers, post.body, SECRET, int(post.headers["webhook-timestamp"]))
+        assert not verify(post.headers, post.body + b" ", SECRET, int(post.headers["webhook-timestamp"]))
+        assert (sent["kind"], sent["entry"], sent["state"], sent["run_id"]) == ("failed", "stumbling", "failed", 1)
+        assert (sent["next_step"], sent["hint"]) == ("maintd show 1", "pick them up")
+        assert sent["checks"][0]["name"] == "stones"
+        text = mailbox.texts()[0]
+        assert str(mailbox.mails[0]["Subject"]).startswith("stumbling failed: ")
+        for part in (
+            "Fails with a reason",
+            "stones: 3, expected at most 0",
+            "why",
+            "since",
+            "type    maintd show 1",
+            f"page    {daemon.page}/runs/1",
+        ):
+            assert part in text
+        wait_for(lambda: set(states(daemon).values()) == {"sent"}, "the notices are recorded as sent")
+        assert SECRET not in daemon.log_text() + json.dumps(daemon.maintd("history", "--json").json)
+
+
+def test_a_second_failure_is_no_news_and_a_success_is(tmp_path: Path) -> None:
+    with smtp_server() as mailbox, maintd_daemon(tmp_path, calendar(mail=mailbox.url), **SETTINGS) as daemon:
+        fail(daemon)
+        fail(daemon)
+        wait_for(lambda: mailbox.mails, "the notice of the failure arrives")
+        daemon.calendar.write_text(daemon.calendar.read_text().replace("[stumble]", "[greet]"))
+        assert daemon.maintd("reload").code == 0
+        assert daemon.maintd("trigger", "stumbling", "--wait").code == 0
+
+        wait_for(lambda: len(mailbox.mails) == 2, "the notice of the recovery arrives")
+
+        subjects = [str(mail["Subject"]) for mail in mailbox.mails]
+        assert subjects[0].startswith("stumbling failed")
+        assert subjects[1].startswith("stumbling recovered after ")
+
+
+def test_a_notice_whose_daemon_is_killed_before_the_delivery_arrives_once(tmp_path: Path) -> None:
+    with webhook() as hook:
+        with maintd_daemon(tmp_path, calendar(hook), **SETTINGS) as daemon:
+            fail(daemon)
+            wait_for(lambda: "waiting" in states(daemon).values(), "the row is written", every=0.005)
+            kill(daemon)
+            assert hook.posts == []
+        with maintd_daemon(tmp_path, calendar(hook), **SETTINGS) as daemon:
+            wait_for(lambda: "sent" in states(daemon).values(), "the notice is recorded as sent")
+
+        assert len(hook.posts) == 1
+
+
+def test_a_message_whose_daemon_is_killed_during_the_delivery_is_sent_again_with_its_id(tmp_path: Path) -> None:
+    with webhook(Answer(hang=True), Answer()) as hook:
+        with maintd_daemon(tmp_path, calendar(hook), **SETTINGS) as daemon:
+            fail(daemon)
+            wait_for(lambda: hook.posts, "the delivery has begun")
+            kill(daemon)
+        with maintd_daemon(tmp_path, calendar(hook), **SETTINGS) as daemon:
+            wait_for(lambda: "sent" in states(daemon).values(), "the notice is recorded as sent")
+
+        assert len(hook.accepted) == 1
+        assert {post.headers["webhook-id"] for post in hook.posts} == {hook.accepted[0].headers["idempotency-key"]}
+
+
+def test_nothing_is_lost_while_a_channel_is_down(tmp_path: Path) -> None:
+    port = free_port()
+    mail = f"mailto://127.0.0.1:{port}?from=maintd@example.com&to=ops@example.com&mode=insecure"
+    with maintd_daemon(tmp_path, calendar(mail=mail), **SETTINGS) as daemon:
+        fail(daemon)
+        wait_for(lambda: "notice_not_sent" in daemon.log_text(), "the delivery fails")
+
+        with smtp_server(port) as mailbox:
+            wait_for(lambda: mailbox.mails, "the notice arrives later")
+
+        assert str(mailbox.mails[0]["Subject"]).startswith("stumbling failed")
+
+
+def test_a_calendar_that_is_refused_is_reported_and_so_is_its_correction(tmp_path: Path) -> None:
+    with webhook() as hook, maintd_daemon(tmp_path, calendar(hook), **SETTINGS) as daemon:
+        good = daemon.calendar.read_text()
+        daemon.calendar.write_text(good.replace("[greet]", "[gret]"))
+
+        wait_for(lambda: hook.accepted, "the refusal is reported")
+        daemon.calendar.write_text(good)
+        wait_for(lambda: len(hook.accepted) == 2, "the correction is reported")
+
+        first, second = content(hook)["notices"][0], content(hook, 1)["notices"][0]
+        assert (first["kind"], second["kind"]) == ("calendar_refused", "recovered")
+        assert 'unknown job "gret"; did you mean "greet"?' in first["why"]
+
+
+def test_without_channels_nothing_is_written(tmp_path: Path) -> None:
+    text = "timezone: UTC\nentries:\n  stumbling: {steps: [stumble]}\n"
+    with maintd_daemon(tmp_path, text, **SETTINGS) as daemon:
+        fail(daemon)
+        status = daemon.maintd("status").out
+
+        assert states(daemon) == {}
+        assert "notice" not in status

@@ -1,0 +1,155 @@
+"""Receivers of notices on real sockets: an SMTP server, and webhooks that answer as a test sets."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email.message import EmailMessage
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from support.servers.base import free_port
+
+
+@dataclass
+class Mailbox:
+    """The mails that a server accepted; it answers with `refuse` instead while that is set."""
+
+    port: int = 0
+    mails: list[EmailMessage] = field(default_factory=list)
+    refuse: str = ""
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        if self.refuse:
+            return self.refuse
+        content = envelope.content
+        assert isinstance(content, bytes)
+        message = email.message_from_bytes(content, policy=email.policy.default)
+        assert isinstance(message, EmailMessage)
+        self.mails.append(message)
+        return "250 accepted"
+
+    def texts(self) -> list[str]:
+        """The text of each mail."""
+        parts = [mail.get_body(("plain",)) for mail in self.mails]
+        return [part.get_content().replace("\r\n", "\n") for part in parts if part is not None]
+
+    @property
+    def url(self) -> str:
+        """The channel's URL."""
+        return f"mailto://127.0.0.1:{self.port}?from=maintd@example.com&to=ops@example.com&mode=insecure"
+
+
+@contextmanager
+def smtp_server(port: int = 0) -> Iterator[Mailbox]:
+    """A real SMTP server, on a free port by default."""
+    mailbox = Mailbox(port or free_port())
+    controller = Controller(mailbox, hostname="127.0.0.1", port=mailbox.port, ready_timeout=60)
+    controller.start()
+    try:
+        yield mailbox
+    finally:
+        controller.stop()
+
+
+@dataclass
+class Answer:
+    """How a webhook answers one request. With `hang` it does not, until the test ends."""
+
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b"ok"
+    hang: bool = False
+
+
+@dataclass
+class Post:
+    """A request that a webhook got."""
+
+    headers: dict[str, str]
+    body: bytes
+    answer: Answer
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+    hook: Hook
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        hook = self.server.hook
+        answer = hook.take()
+        hook.posts.append(Post({name.lower(): value for name, value in self.headers.items()}, body, answer))
+        hook.received.set()
+        if answer.hang:
+            hook.released.wait(600)
+            return
+        self.send_response(answer.status)
+        self.send_header("Content-Length", str(len(answer.body)))
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+class Hook:
+    """A webhook. It gives the answers in turn, and the last one from then on."""
+
+    def __init__(self, answers: Sequence[Answer]) -> None:
+        self.posts: list[Post] = []
+        self.received = threading.Event()
+        self.released = threading.Event()
+        self.port = 0
+        self._answers = list(answers) or [Answer()]
+        self._lock = threading.Lock()
+
+    def take(self) -> Answer:
+        """The answer to the next request."""
+        with self._lock:
+            return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+
+    def answer(self, *answers: Answer) -> None:
+        """Answer so from now on."""
+        with self._lock:
+            self._answers = list(answers)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/hook"
+
+    @property
+    def accepted(self) -> list[Post]:
+        """The requests that were answered with success."""
+        return [post for post in self.posts if post.answer.status < 300 and not post.answer.hang]
+
+
+@contextmanager
+def webhook(*answers: Answer, port: int = 0) -> Iterator[Hook]:
+    """A webhook on a free port."""
+    hook = Hook(answers)
+    server = _Server(("127.0.0.1", port), _Handler)
+    server.hook = hook
+    hook.port = server.server_port
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield hook
+    finally:
+        hook.released.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
