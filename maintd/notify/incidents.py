@@ -27,9 +27,11 @@ from maintd.notify.selection import (
     reminder_channels,
     send_at,
 )
+from maintd.operations.review import Review
 from maintd.present import utc_minute
 from maintd.schedule import compile_rule, due_between
 from maintd.store import LastRuns, Store
+from maintd.store.history import load_runs
 from maintd.store.last_runs import last_runs
 from maintd.store.mutes import active_mutes
 from maintd.store.notices import (
@@ -42,8 +44,7 @@ from maintd.store.notices import (
     open_incidents,
     set_reminder,
 )
-from maintd.store.period import PeriodSummary, period_summary
-from maintd.store.run_events import mark_reviewed
+from maintd.store.period import FindingSummary, PeriodSummary, finding_summary, period_summary
 from maintd.store.runs import overdue_runs, running_runs
 from maintd.units import duration_text, format_duration, plural, utc_text
 
@@ -87,6 +88,14 @@ class IncidentRecorder:
         self._gone_since: dict[str, float] = {}
 
     # --- the end of a run ---
+
+    def record_review(self, conn: Connection, review: Review) -> None:
+        """Record what follows from a review of ended runs, within its transaction."""
+        ends = [EndedRun(end.evidence or end.run, end.acknowledged) for end in review.ends]
+        self.record_ends(conn, ends, review.at)
+        if self._config().channels:
+            for entry in sorted({finding.entry for finding in review.lapsed} & set(self._entries())):
+                self._record_lapse(conn, entry, review.at)
 
     def record_ends(self, conn: Connection, ends: Sequence[EndedRun], now: datetime) -> int:
         """Open and close incidents for the ends of runs, oldest first, within the transaction that reviews them.
@@ -137,24 +146,17 @@ class IncidentRecorder:
         elif not acknowledged and incident.remind_at is None and next_reminder(rules, 0, now) is not None:
             set_reminder(conn, incident, now, reminded=False)
 
-    def remind(self, conn: Connection, entries: Iterable[str], now: datetime) -> None:
-        """What was acknowledged about these entries is not any more: remind of their open incidents at once."""
-        for entry in set(entries):
-            for incident in open_incidents(conn, entry):
-                self._adjust_reminder(conn, incident, now, acknowledged=False)
-
-    def review(self, limit: int = 100) -> int:
-        """Record the ends of runs that were not reviewed yet; return their number."""
-        events = self._store.run_events.not_reviewed(limit)
-        found = {event.id: self._store.history.run(event.run_id) for event in events}
-
-        def transaction(conn: Connection) -> int:
-            won = mark_reviewed(conn, [event.id for event in events])
-            ends = [EndedRun(run) for number in sorted(won) if (run := found[number]) is not None]
-            self.record_ends(conn, ends, self._store.now())
-            return len(won)
-
-        return self._store.write(transaction) if events else 0
+    def _record_lapse(self, conn: Connection, entry: str, now: datetime) -> None:
+        """What was acknowledged about an entry is not any more: remind of its incidents, or open the one that it has
+        now."""
+        opened = open_incidents(conn, entry)
+        for incident in opened:
+            self._adjust_reminder(conn, incident, now, acknowledged=False)
+        if not any(incident.kind in (NoticeKind.FAILED, NoticeKind.UNKNOWN) for incident in opened):
+            last = last_runs(conn, [entry]).get(entry, LastRuns()).last_worked
+            run = None if last is None else load_runs(conn, self._store.plans, {last.id: True}).get(last.id)
+            if run is not None and run.state not in (RunState.SUCCEEDED, RunState.WARNED):
+                self.record_ends(conn, [EndedRun(run)], now)
 
     # --- sweeps ---
 
@@ -329,8 +331,9 @@ class IncidentRecorder:
             return 0
 
         def transaction(conn: Connection) -> int:
-            summary = period_summary(conn, at - timedelta(days=1), at)
-            text = digest_text(summary, open_incidents(conn), at, self._around(conn))
+            since = at - timedelta(days=1)
+            summary, findings = period_summary(conn, since, at), finding_summary(conn, since, at)
+            text = digest_text(summary, findings, open_incidents(conn), at, self._around(conn))
             new = _notices(config, NoticeKind.DIGEST, missing, key, text, None, now, critical=True)
             return add_notices(conn, [notice.model_copy(update={"critical": False}) for notice in new], now)
 
@@ -434,8 +437,10 @@ def _notices(
     ]
 
 
-def digest_text(summary: PeriodSummary, opened: Sequence[Incident], at: datetime, around: Around) -> Text:
-    """`23 ran, 21 ok, 1 warned, 1 failed, 0 late, 0 missed`, and what is not over yet."""
+def digest_text(
+    summary: PeriodSummary, findings: FindingSummary, opened: Sequence[Incident], at: datetime, around: Around
+) -> Text:
+    """`23 ran, 21 ok, 1 warned, 1 failed, 0 late, 0 missed`, the findings, and what is not over yet."""
     counts = [f"{summary.ran:,} ran", f"{summary.ok:,} ok", f"{summary.warned:,} warned"]
     counts += [f"{summary.unknown:,} unknown"] if summary.unknown else []
     counts += [f"{summary.failed:,} failed"]
@@ -443,6 +448,7 @@ def digest_text(summary: PeriodSummary, opened: Sequence[Incident], at: datetime
     counts += [f"{summary.late:,} late", f"{summary.missed:,} missed"]
     title = ", ".join(counts)
     lines = [f"The day until {utc_minute(at)}: {title}."]
+    lines.append(f"Findings: {findings.new:,} new, {findings.old:,} old, {findings.gone:,} gone.")
     if opened:
         lines += ["", f"{plural(len(opened), 'open incident')}:"]
         lines += [
@@ -454,4 +460,5 @@ def digest_text(summary: PeriodSummary, opened: Sequence[Incident], at: datetime
     if around.page:
         lines.append(f"page    {around.page}/")
     details = {"entry": None, "page": around.page or None, "until": utc_text(at), "summary": summary._asdict()}
+    details["findings"] = findings._asdict()
     return Text(title, "\n".join(lines), details)

@@ -1,4 +1,4 @@
-"""The notifier: a thread of the daemon that reviews, sweeps, and delivers what waits.
+"""The notifier: a thread of the daemon that sweeps, and delivers what waits.
 
 It begins nothing that it has no row for, so it can be killed at any time. Whatever fails is tried again at its next
 iteration, and no failure of a channel, of the store or of its own ends it.
@@ -51,7 +51,7 @@ class Notifier:
     ) -> None:
         self._store = store
         self._clock = clock
-        self._recorder = recorder
+        self.recorder = recorder
         self._config = config
         self._problems = problems
         self._node = node
@@ -112,9 +112,7 @@ class Notifier:
             self._released = True
         if self._clock.elapsed() >= self._next_sweep:
             self._next_sweep = self._clock.elapsed() + self._sweep_every
-            while self._recorder.review():
-                pass
-            self._recorder.sweep(self._problems(), self._clock.elapsed())
+            self.recorder.sweep(self._problems(), self._clock.elapsed())
         while self._slots.acquire(blocking=False):
             try:
                 now = self._store.now()

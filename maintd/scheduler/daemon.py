@@ -142,7 +142,8 @@ class Daemon:
         self.store = self._open_store()
         stack.callback(self.store.close)
         self._recover()
-        self.reviewer = Reviewer(self.store, self.clock, self._wakeup.set)
+        self.notifier = self._notifier()
+        self.reviewer = Reviewer(self.store, self.clock, self._wakeup.set, (self.notifier.recorder.record_review,))
         self.executor = LocalExecutor(
             self.store,
             settings,
@@ -161,7 +162,6 @@ class Daemon:
         self.reloader.on_reload(self._apply, self._audit)
         self.executor.start()
         stack.callback(self.executor.stop, settings.drain)
-        self.notifier = self._notifier()
         self.web = stack.enter_context(web_server(self.service()))
         self.notifier.start()
         stack.callback(self.notifier.stop)
@@ -355,6 +355,7 @@ class Daemon:
         """Review ended runs, unless a run is about to be due."""
         if self.reviewer.seconds_left <= 0 and self._until_due() > SWEEP_MARGIN:
             self._attempt("the review of ended runs", self.reviewer.review)
+            self.notifier.wake()
 
     def _wait(self, next_sweep: float) -> None:
         """Wait for the next due time, review or sweep, or until the alarm or another thread sets the event."""

@@ -1,4 +1,4 @@
-"""What a period of time brought: how many runs ended how."""
+"""What a period of time brought: how many runs ended how, and how many findings there were."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from maintd.model.notice import NoticeKind
 from maintd.model.run import RunState, SkipReason
-from maintd.store.tables import incidents, runs
+from maintd.store.tables import IS_OPEN, findings, incidents, runs
 
 NOT_DONE = (SkipReason.MISSED, SkipReason.MISFIRE, SkipReason.DEPENDENCY)
 """Reasons for which a due time was skipped although its work had to be done."""
@@ -28,6 +28,27 @@ class PeriodSummary(NamedTuple):
     late: int
     missed: int
     unfinished: int
+
+
+class FindingSummary(NamedTuple):
+    """Counts of findings, apart from those that follow from another one. `new` and `old` are open at the end of the
+    period; `old` ones were seen before it."""
+
+    new: int
+    old: int
+    gone: int
+
+
+def finding_summary(conn: Connection, since: datetime, until: datetime) -> FindingSummary:
+    """The findings of [since, until)."""
+    causes = select(func.count()).where(findings.c.because == "")
+    still = causes.where(IS_OPEN)
+    counted = [
+        still.where(findings.c.first_seen_at >= since, findings.c.first_seen_at < until),
+        still.where(findings.c.first_seen_at < since),
+        causes.where(findings.c.gone_at >= since, findings.c.gone_at < until),
+    ]
+    return FindingSummary(*(conn.execute(query).scalar_one() for query in counted))
 
 
 def period_summary(conn: Connection, since: datetime, until: datetime) -> PeriodSummary:

@@ -64,7 +64,17 @@ class PruneResult(Model):
     longest_batch: timedelta = timedelta(0)
 
     def __str__(self) -> str:
-        counted = ("runs", "log_lines", "artifacts", "due_times", "events", "plans", "run_events", "findings", "notices")
+        counted = (
+            "runs",
+            "log_lines",
+            "artifacts",
+            "due_times",
+            "events",
+            "plans",
+            "run_events",
+            "findings",
+            "notices",
+        )
         return ", ".join(_counted(getattr(self, name), name.replace("_", " ")) for name in counted)
 
 
