@@ -153,7 +153,7 @@ class IncidentRecorder:
         for incident in opened:
             self._adjust_reminder(conn, incident, now, acknowledged=False)
         if not any(incident.kind in (NoticeKind.FAILED, NoticeKind.UNKNOWN) for incident in opened):
-            last = last_runs(conn, [entry]).get(entry, LastRuns()).last_worked
+            last = last_runs(conn, [entry]).get(entry, LastRuns()).last_finished
             run = None if last is None else load_runs(conn, self._store.plans, {last.id: True}).get(last.id)
             if run is not None and run.state not in (RunState.SUCCEEDED, RunState.WARNED):
                 self.record_ends(conn, [EndedRun(run)], now)
