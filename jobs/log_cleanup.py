@@ -21,7 +21,7 @@ from maintd.checks.logs import cleanup, rotation
 from maintd.checks.logs.journal_size import JournalLimits, report_journal
 from maintd.checks.logs.loki_retention import LokiLimits, report_retention
 from maintd.checks.logs.rotation import Plan
-from maintd.checks.probes import isolate_errors
+from maintd.checks.probes import as_target_error, isolate_errors
 from maintd.checks.requirements.of_jobs import log_cleanup as requirements
 from maintd.clients.files import ChangedError, Tree, disk_bytes, shown
 from maintd.clients.open_files import OpenFiles
@@ -75,7 +75,7 @@ def run(ctx: Context, params: Params) -> None:
     for name, root in roots.items():
         subject = name or shown(root)
         try:
-            with Tree(root) as tree:
+            with as_target_error(f"{subject}: cleaned"), Tree(root) as tree:
                 clean(ctx, params, tree, subject, held, host.root)
         except TargetError as error:
             ctx.report_error(f"{subject}: cleaned", error, role=Role.WORK)
@@ -85,7 +85,7 @@ def run(ctx: Context, params: Params) -> None:
         with ctx.phase("check the retention of Loki"), isolate_errors(ctx, f"loki {params.loki}: retention"):
             report_retention(ctx, params.loki, ctx.target("http", params.loki), params.loki_limits)
     for name, target in ctx.targets.docker.items():
-        with ctx.phase(f"{name}: check container logs"):
+        with ctx.phase(f"{name}: check container logs"), isolate_errors(ctx, f"{name}: container logs"):
             cleanup.report_container_logs(ctx, name, target, host.root, params.max_active)
 
 

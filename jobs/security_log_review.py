@@ -24,6 +24,7 @@ from maintd.checks.logs.evaluate import LoginLimits, RequestLimits, window_start
 from maintd.checks.logs.login_sources import read_logins
 from maintd.checks.logs.loki import SELECTOR
 from maintd.checks.logs.unfamiliar_logins import LoginForms
+from maintd.checks.probes import isolate_errors
 from maintd.checks.requirements.of_jobs import security_log_review as requirements
 from maintd.clients import host
 from maintd.job import Context, Duration, JobParams, MaintdError, TargetError, job
@@ -82,10 +83,10 @@ class Params(JobParams):
 @job(timeout="15m", repeatable=True, requires=requirements)
 def run(ctx: Context, params: Params) -> None:
     if params.logins:
-        with ctx.phase("review logins"):
+        with ctx.phase("review logins"), isolate_errors(ctx, "logins: log"):
             review_logins(ctx, params)
     if params.requests:
-        with ctx.phase("review denied requests"):
+        with ctx.phase("review denied requests"), isolate_errors(ctx, "requests: logs"):
             review_requests(ctx, params)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from maintd.checks.docker.container_logs import container_logs
 from maintd.checks.logs import rotation
 from maintd.checks.logs.rotation import CLOCKS, Plan, Rotated
+from maintd.checks.probes import as_target_error
 from maintd.checks.read_tally import ReadTally
 from maintd.clients import docker
 from maintd.clients.files import Entry, Tree, shown
@@ -29,7 +30,8 @@ def collect_open_files(ctx: Context, host: str, proc: Path, max_held: int) -> Op
     """Check deleted files that processes hold open; return all open files, None when they cannot be read."""
     check = f"{host}: deleted files held open"
     try:
-        found = open_files(proc)
+        with as_target_error(check):
+            found = open_files(proc)
     except TargetError as error:
         ctx.report_error(check, error)
         return None
