@@ -25,6 +25,7 @@ from maintd.web.app import create_app
 from maintd.web.authentication import Authenticator
 from maintd.web.connection_limits import MAX_HEAD_BYTES, BoundedConnection, Limits, max_connections
 from maintd.web.listeners import BACKLOG, control_socket, is_loopback, parse_listen, tcp_socket
+from maintd.web.log_limit import limited_log
 from maintd.web.middleware import AllowedHosts, SecurityMiddleware
 
 log = structlog.get_logger()
@@ -60,6 +61,7 @@ def web_server(service: OperatorService) -> Iterator[WebServer]:
     request would be refused: beyond loopback each needs a token or a trusted proxy.
     """
     with ExitStack() as stack:
+        stack.enter_context(limited_log())
         app = create_app(service)
         control = stack.enter_context(control_socket(service.settings.socket_path))
         listeners = [_Listener("control socket", SecurityMiddleware(app), control, CONTROL_THREADS)]
