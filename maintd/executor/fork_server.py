@@ -49,7 +49,10 @@ def main() -> NoReturn:
     with socket.socket(fileno=control) as sock:
 
         def report_import(path: Path) -> None:
-            sock.send(encode("importing", path=str(path)))
+            try:
+                sock.send(encode("importing", path=str(path)))
+            except ConnectionError:
+                os._exit(0)  # the daemon was killed
 
         restore = single_threaded_blas()
         preload_libraries(config["imports"])
@@ -105,7 +108,8 @@ class ForkServer:
 
     def serve(self) -> None:
         """Serve until the daemon closes its end, or retires this process and its last attempt has ended."""
-        self._control.send(encode("ready"))
+        with suppress(ConnectionError):  # the daemon was killed, which the next request shows
+            self._control.send(encode("ready"))
         in_a_row = 0
         while not (self._retiring and not self._attempts):
             events = self._selector.select(self._patience())

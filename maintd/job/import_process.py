@@ -114,4 +114,7 @@ def answer_questions() -> None:
         except JobError as error:
             answer = {"error": str(error)}
         signal.alarm(0)
-        out.write(json.dumps(answer, default=str).encode() + b"\n")
+        try:
+            out.write(json.dumps(answer, default=str).encode() + b"\n")
+        except BrokenPipeError:
+            return  # the daemon was killed
