@@ -13,8 +13,10 @@ from starlette.exceptions import HTTPException
 
 import maintd
 from maintd.errors import MaintdError, RefusedError, UnknownNameError, UsageError
+from maintd.model.access import Right, roles_with
 from maintd.operations import OperatorService
 from maintd.web import health, pages
+from maintd.web.access import RIGHTS
 from maintd.web.api import daemon, entries, runs, tokens
 from maintd.web.dependencies import caller
 from maintd.web.errors import error_response, internal_error
@@ -60,6 +62,10 @@ def openapi_schema() -> dict[str, Any]:
     for path, operations in schema["paths"].items():
         for method, operation in operations.items():
             _add_errors(path, method, operation)
+            _add_security(RIGHTS[method.upper(), path], operation)
+    schema["components"]["securitySchemes"] = {
+        "token": {"type": "http", "scheme": "bearer", "description": "A token of `maintd token create`."}
+    }
     for unused in ("HTTPValidationError", "ValidationError"):  # this app answers with its own errors
         schema["components"]["schemas"].pop(unused, None)
     return schema
@@ -76,6 +82,15 @@ def _add_errors(path: str, method: str, operation: dict[str, Any]) -> None:
     responses["429"] = {**error, "description": "Too many wrong tokens; `Retry-After` has the seconds to wait"}
     if "{" in path or (method == "post" and "requestBody" in operation):
         responses["404"] = {**error, "description": "There is nothing of this name; `hint` may have a similar one"}
+
+
+def _add_security(right: Right, operation: dict[str, Any]) -> None:
+    """State the right that an operation needs, the roles that have it, and whether a token is needed."""
+    operation["x-right"] = right.value
+    operation["x-roles"] = [role.value for role in roles_with(right)]
+    without: list[dict[str, list[str]]] = [{}]  # a local client may read without a token
+    token: list[dict[str, list[str]]] = [{"token": []}]
+    operation["security"] = [] if right is Right.PROBE else token + without if right is Right.READ else token
 
 
 def _with_routes() -> FastAPI:

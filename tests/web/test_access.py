@@ -17,12 +17,12 @@ from structlog.testing import capture_logs
 from support.servers.base import wait_for
 from support.web_services import Client, Harness, line, on_port, on_socket, run_with
 
-from maintd.errors import SettingsError
-from maintd.model.access import LEAST_ROLES, Right, Role
+from maintd.errors import RefusedError, SettingsError
+from maintd.model.access import LEAST_ROLES, Caller, Right, Role
 from maintd.model.run import RunState
 from maintd.operations.tokens import create_token, revoke_token
-from maintd.web.access import BY_ENTRY, RIGHTS
-from maintd.web.app import create_app
+from maintd.web.access import BY_ENTRY, RIGHTS, find_route, require_right
+from maintd.web.app import create_app, openapi_schema
 from maintd.web.refusals import BURST
 from maintd.web.server import web_server
 from maintd.web.throttle import FORGOTTEN_AFTER, FREE_FAILURES, LONGEST_DELAY, MAX_ADDRESSES, Throttle, network_of
@@ -65,6 +65,40 @@ def test_every_route_has_a_right_and_every_right_a_route(unserved: Harness) -> N
     assert routes_of(app) == set(RIGHTS)
     assert {(method, route.path) for route in app.state.routes for method in route.methods - {"HEAD"}} == set(RIGHTS)
     assert set(RIGHTS) >= BY_ENTRY
+
+
+def test_the_openapi_document_states_the_right_of_each_operation() -> None:
+    schema = openapi_schema()
+    stated = {
+        (method.upper(), path): operation
+        for path, operations in schema["paths"].items()
+        for method, operation in operations.items()
+    }
+
+    assert {key: operation["x-right"] for key, operation in stated.items()} == {key: RIGHTS[key] for key in stated}
+    assert stated["POST", "/api/v1/runs"]["x-roles"] == ["operator", "approver", "admin"]
+    assert stated["POST", "/api/v1/runs"]["security"] == [{"token": []}]
+    assert stated["GET", "/api/v1/status"]["security"] == [{"token": []}, {}]
+    assert stated["GET", "/healthz"]["security"] == []
+    assert set(schema["components"]["securitySchemes"]) == {"token"}
+
+
+def test_a_route_without_a_right_is_refused_to_an_administrator() -> None:
+    with pytest.raises(RefusedError, match="has no right in the table of rights"):
+        require_right(Caller("ada", Role.ADMIN), ("POST", "/api/v1/forgotten"))
+
+
+def test_the_right_is_that_of_the_route_that_answers(unserved: Harness) -> None:
+    known = create_app(unserved.service()).state.routes
+
+    def asked(method: str, path: str) -> tuple[str, str] | None:
+        return find_route(known, {"type": "http", "method": method, "path": path, "headers": [], "root_path": ""})
+
+    assert asked("HEAD", "/api/v1/status") == ("GET", "/api/v1/status")
+    assert asked("POST", "/api/v1/runs/7/cancel") == ("POST", "/api/v1/runs/{run_id}/cancel")
+    assert asked("DELETE", "/api/v1/runs") is None
+    assert asked("POST", "/api/v1/runs/") is None
+    assert asked("POST", "//api/v1/runs") is None
 
 
 def test_only_reading_routes_are_free_of_an_acting_right() -> None:
