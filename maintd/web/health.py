@@ -11,11 +11,12 @@ from starlette.responses import Response
 
 from maintd.errors import StoreError
 from maintd.model.access import Right
+from maintd.model.responses import HealthResponse
 from maintd.operations import status
 from maintd.present import status_text
 from maintd.terminal import for_terminal
 from maintd.web.dependencies import ServiceDep, caller
-from maintd.web.schemas import HealthResponse, json_response
+from maintd.web.schemas import json_response
 
 router = APIRouter()
 

@@ -9,11 +9,12 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
 import maintd
+from maintd.model.responses import EventList, ReloadResponse, Version
 from maintd.model.status import StatusReport
 from maintd.operations import reload, status
 from maintd.web.dependencies import ServiceDep, caller
 from maintd.web.redaction import redacted_settings
-from maintd.web.schemas import EventList, ReloadResponse, Version, json_response
+from maintd.web.schemas import json_response
 
 router = APIRouter(prefix="/api/v1")
 

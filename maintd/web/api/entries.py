@@ -9,9 +9,10 @@ from starlette.responses import Response
 
 from maintd.model.entry import Pause
 from maintd.model.job import BrokenJob, JobDescription
+from maintd.model.responses import DueList, EntryDetail, JobList, UnpauseResponse
 from maintd.operations import MAX_DAYS, due, entry_status, find_job, pause, unpause
 from maintd.web.dependencies import ServiceDep, caller
-from maintd.web.schemas import DueList, EntryDetail, JobList, PauseBody, UnpauseBody, UnpauseResponse, json_response
+from maintd.web.schemas import PauseBody, UnpauseBody, json_response
 
 router = APIRouter(prefix="/api/v1")
 

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from maintd.errors import UnknownNameError
 from maintd.model.access import Caller
+from maintd.model.responses import LogEntry, LogPage, RunsPage
 from maintd.model.run import Run, RunSummary
 from maintd.operations import OperatorService, cancel, find_run, known_names, trigger
 from maintd.web.artifacts import artifact_response, find_artifact
@@ -23,7 +24,7 @@ from maintd.web.dependencies import (
     parse_since,
     parse_states,
 )
-from maintd.web.schemas import CancelBody, LogEntry, LogPage, RunsPage, TriggerBody, json_response
+from maintd.web.schemas import CancelBody, TriggerBody, json_response
 
 router = APIRouter(prefix="/api/v1/runs")
 

@@ -6,9 +6,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from maintd.model.access import CreatedToken, ListedToken
+from maintd.model.responses import TokenList
 from maintd.operations.tokens import create_token, list_tokens, revoke_token
 from maintd.web.dependencies import ServiceDep, caller
-from maintd.web.schemas import RevokeBody, TokenBody, TokenList, json_response
+from maintd.web.schemas import RevokeBody, TokenBody, json_response
 
 router = APIRouter(prefix="/api/v1/tokens")
 

@@ -1,0 +1,100 @@
+"""Responses of the API that are lists, pages or results; single things have their own types in the other modules."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from maintd.model.access import ListedToken
+from maintd.model.base import Model
+from maintd.model.job import BrokenJob, JobDescription
+from maintd.model.run import RunSummary
+from maintd.model.status import AuditEvent, DueLimit, DueTime, EntryStatus
+from maintd.units import Instant
+
+
+class TokenList(Model):
+    """All tokens in the order of their creation, also expired and revoked ones."""
+
+    tokens: tuple[ListedToken, ...]
+
+
+class Version(Model):
+    """Version, node and process of the maintd that answers."""
+
+    version: str
+    api: Literal[1] = 1
+    node: str
+    pid: int
+    started_at: Instant | None
+
+
+class EntryDetail(EntryStatus):
+    """The status of an entry with its last ten runs."""
+
+    runs: tuple[RunSummary, ...] = ()
+
+
+class RunsPage(Model):
+    """A page of the history. `next_before` is the `before` of the next page; null on the last one."""
+
+    runs: tuple[RunSummary, ...]
+    next_before: int | None
+
+
+class LogEntry(Model):
+    """One line of a run's log."""
+
+    step: str
+    attempt: int
+    seq: int
+    at: Instant
+    stream: str
+    text: str
+
+
+class LogPage(Model):
+    """Lines of a log. `cursor` is the `after` of the next request; `final` means that no more lines will follow."""
+
+    lines: tuple[LogEntry, ...]
+    cursor: str | None
+    final: bool
+
+
+class UnpauseResponse(Model):
+    """Whether the entry was paused before."""
+
+    unpaused: bool
+
+
+class ReloadResponse(Model):
+    """The result of a reload. When `ok` is false, the old calendar remains active."""
+
+    ok: bool
+    changes: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+class DueList(Model):
+    """Future due times, oldest first. `limited` names the entries that have more than those in the list."""
+
+    due: tuple[DueTime, ...]
+    limited: tuple[DueLimit, ...] = ()
+
+
+class JobList(Model):
+    """All jobs. One that cannot be imported has `error` instead of a description."""
+
+    jobs: tuple[JobDescription | BrokenJob, ...]
+
+
+class EventList(Model):
+    """Audit events, newest first."""
+
+    events: tuple[AuditEvent, ...]
+
+
+class HealthResponse(Model):
+    """Whether the probe passed, and the problems that maintd knows of."""
+
+    ok: bool
+    problems: tuple[str, ...] = ()
