@@ -84,17 +84,17 @@ class Authenticator:
     async def _holder(self, credentials: list[str], address: str) -> Caller:
         """The holder of the token in the Authorization header."""
         scheme, _, text = credentials[0].partition(" ")
-        reason, name = "it is no bearer token", ""
+        reason, name = "the Authorization header has no bearer token", ""
         if len(credentials) == 1 and scheme.lower() == "bearer":
             found = await anyio.to_thread.run_sync(find_token, self._store, text.strip())
             if found is None:
-                reason = "it is unknown"
+                reason = "the token is unknown"
             else:
                 token, state = found.token, found.token.state_at(self._clock.now())
                 if state is TokenState.VALID:
                     self._start_recording(found, address)
                     return Caller(token.name, token.role, f"token from {address}", token.entries)
-                reason, name = f"it is {state}", token.name
+                reason, name = f'token "{token.name}" is {state}', token.name
         return await self._refuse(address, reason, name)
 
     async def _refuse(self, address: str, reason: str, name: str) -> NoReturn:
@@ -109,9 +109,7 @@ class Authenticator:
                 await anyio.sleep(failure.delay)
             finally:
                 self._waiting -= 1
-        raise WrongTokenError(
-            f"the token is not accepted: {reason}", "an administrator creates one with: maintd token create"
-        )
+        raise WrongTokenError(reason, "an administrator creates one with: maintd token create --role ROLE NAME")
 
     def _is_proxy(self, address: str) -> bool:
         if not self._proxies:
@@ -172,4 +170,12 @@ def _as_address(text: str) -> str:
 
 
 def _headers(scope: Mapping[str, Any], name: bytes) -> list[str]:
-    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+    return [_text(value) for key, value in scope["headers"] if key == name]
+
+
+def _text(value: bytes) -> str:
+    """The value of a header: UTF-8, as proxies write names today, else Latin-1, which HTTP once prescribed."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")

@@ -7,7 +7,9 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from support.servers.maintd import Shell, maintd_daemon
+from support.servers.base import free_port, wait_for
+from support.servers.maintd import CALENDAR, JOBS, Shell, maintd_daemon
+from support.web_services import on_port
 
 
 def test_a_token_can_be_created_before_the_first_start(shell: Shell) -> None:
@@ -87,3 +89,35 @@ def test_a_daemon_creates_lists_and_revokes_tokens(tmp_path: Path) -> None:
         assert [token["name"] for token in listed] == ["dashboards"]
         assert revoked["state"] == "revoked"
         assert created.json["token"] not in daemon.log_text()
+
+
+def test_a_daemon_for_other_machines_starts_once_there_is_a_token(shell: Shell, tmp_path: Path) -> None:
+    listen = f"0.0.0.0:{free_port()}"
+    open_to_all = Shell(shell.cwd, {**shell.environ, "MAINTD_LISTEN": listen, "MAINTD_JOBS_PATH": str(JOBS)})
+    (shell.cwd / "schedules.yaml").write_text(CALENDAR)
+
+    refused = open_to_all.maintd("serve")
+    token = open_to_all.maintd("token", "create", "--role", "operator", "ci").out.strip()
+
+    assert refused.code == 2
+    assert f"other machines can reach MAINTD_LISTEN {listen}, and there is no valid token" in refused.err
+    with maintd_daemon(tmp_path, MAINTD_LISTEN=listen, MAINTD_STATE_DIR=shell.environ["MAINTD_STATE_DIR"]) as daemon:
+        port = int(listen.rpartition(":")[2])
+        sent = {"Authorization": f"Bearer {token}"}
+        assert on_port(port).get("/api/v1/status").status == 401
+        queued = on_port(port).post("/api/v1/runs", {"name": "greeting", "why": "by hand"}, **sent)
+        assert queued.status == 201
+        wait_for(
+            lambda: on_port(port).get(f"/api/v1/runs/{queued.json['id']}", **sent).json["state"] == "succeeded",
+            "the run succeeds",
+        )
+        used = wait_for(
+            lambda: daemon.maintd("token", "list", "--json").json["tokens"][0]["last_used_from"], "its use is recorded"
+        )
+        daemon.maintd("token", "revoke", "ci")
+        after = on_port(port).get("/api/v1/status", **sent)
+
+        assert used == "127.0.0.1"
+        assert (after.status, after.json["error"]["message"]) == (401, 'token "ci" is revoked')
+        assert daemon.maintd("status").code in (0, 1), "the control socket needs no token"
+        assert token not in daemon.log_text()
