@@ -66,6 +66,21 @@ def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Co
     return _items(found, incomplete)
 
 
+def findings(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The keys of open findings."""
+    return _items(_findings(ctx), incomplete)
+
+
+def acknowledged(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The keys of findings that are acknowledged."""
+    return _items(_findings(ctx, acknowledged=True), incomplete)
+
+
+def _findings(ctx: click.Context, **query: Any) -> list[tuple[str, str]]:
+    answer = _get(ctx, "/findings", **query)
+    return [(one["key"], f"{one['entry']}, {one['check']}") for one in answer.get("findings", ())]
+
+
 def _entries(ctx: click.Context) -> list[tuple[str, str]]:
     return [(entry["entry"], entry["title"]) for entry in _get(ctx, "/status").get("entries", ())]
 

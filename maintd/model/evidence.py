@@ -42,8 +42,13 @@ class Check(Model):
     @property
     def expectation(self) -> str:
         """`expected at most 20 %`, or the two limits: `fails above 20 %, warns above 10 %`."""
-        own = self.expected.startswith(("fails ", "warns "))
-        return self.expected if own or not self.expected else f"expected {self.expected}"
+        return expectation(self.expected)
+
+
+def expectation(expected: str) -> str:
+    """What was expected of a check, with the word where it has none of its own."""
+    own = expected.startswith(("fails ", "warns "))
+    return expected if own or not expected else f"expected {expected}"
 
 
 class Measure(Model):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -72,6 +71,29 @@ class Finding(Model):
         return self.acknowledgement is not None and self.acknowledgement.covers(self.status, now)
 
 
+class FindingState(StrEnum):
+    """Whether a finding needs attention."""
+
+    OPEN = "open"
+    ACKNOWLEDGED = "acknowledged"  # open, and a person knows of it
+    GONE = "gone"
+
+
+class ListedFinding(Finding):
+    """A finding with its state: open, acknowledged or gone."""
+
+    state: FindingState
+
+
+class FindingsSummary(Model):
+    """The findings of a period, without those that follow from another check."""
+
+    since: Instant
+    new: tuple[ListedFinding, ...] = ()  # open, first seen since then
+    old: tuple[ListedFinding, ...] = ()  # open, first seen before
+    gone: tuple[ListedFinding, ...] = ()  # since then
+
+
 class ChangeKind(StrEnum):
     """What a run changed about a finding."""
 
@@ -111,6 +133,8 @@ def finding_key(entry: str, step: str, job: str, check: str, salt: str = "") -> 
 
     `salt` is for one whose key is taken: its entry has the former name of another one.
     """
+    import hashlib  # 5 ms, and commands that only read need none
+
     text = "\0".join((entry, step, job, check, salt))
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:_KEY_DIGITS]
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from maintd.model.access import ListedToken
 from maintd.model.base import Model
+from maintd.model.finding import Acknowledgement, ListedFinding
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.run import RunSummary
 from maintd.model.status import AuditEvent, DueLimit, DueTime, EntryStatus
@@ -16,6 +17,20 @@ class TokenList(Model):
     """All tokens in the order of their creation, also expired and revoked ones."""
 
     tokens: tuple[ListedToken, ...]
+
+
+class FindingList(Model):
+    """Findings. `limited` means that there are more than one answer has."""
+
+    findings: tuple[ListedFinding, ...]
+    limited: bool = False
+
+
+class FindingDetail(ListedFinding):
+    """A finding with all its acknowledgements, newest first, and what to type about it."""
+
+    acknowledgements: tuple[Acknowledgement, ...]
+    next_step: str = ""
 
 
 class Version(Model):

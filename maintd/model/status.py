@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from maintd.model.base import Model
 from maintd.model.entry import LockMode, Pause
+from maintd.model.finding import Finding
 from maintd.model.run import RunSummary
 from maintd.units import Duration, Instant
 
@@ -65,6 +66,7 @@ class Diagnosis(Model):
     since: Instant | None = None  # when that began
     why_run_id: int | None = None  # the run that `why` is about
     next_step: str = ""  # a command to type
+    acknowledged: tuple[Finding, ...] = ()  # of the last run that was not skipped
 
     @property
     def needs_attention(self) -> bool:

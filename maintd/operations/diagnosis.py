@@ -5,16 +5,18 @@ This is the only place that decides it. Exit codes, `maintd status`, the page an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from shlex import quote
 from typing import NamedTuple
 
 from maintd.model.entry import Entry, Pause
 from maintd.model.evidence import Check, CheckStatus
+from maintd.model.finding import Finding, is_finding
 from maintd.model.run import Run, RunState, RunSummary, SkipReason, Step, StepState
 from maintd.model.status import Diagnosis, Severity
-from maintd.present import skip_text, utc_minute
+from maintd.operations.follow import acknowledged_in, is_explained, problems, worst_left
+from maintd.present import acknowledgement_text, skip_text, utc_minute
 from maintd.store import LastRuns
 from maintd.units import format_duration, plural, value_text
 
@@ -64,15 +66,18 @@ def diagnose(
     *,
     pause: Pause | None = None,
     broken: str = "",
+    findings: Sequence[Finding] = (),
 ) -> Diagnosis:
     """The diagnosis of an entry.
 
     `finished` is `last.last_finished` with its evidence; it is not needed if that run succeeded. `pause` is the active
-    pause. `broken` is the reason why its runs fail: a job that cannot be used.
+    pause. `broken` is the reason why its runs fail: a job that cannot be used. `findings` are its acknowledged ones.
     """
-    found = _decide(entry, last, finished, now, pause, broken)
+    found = _decide(entry, last, finished, now, pause, broken, findings)
     return found if last.active is None else found.model_copy(update={"state": last.active.state.value})
 
+
+NEVER = datetime.min.replace(tzinfo=UTC)
 
 MOST_PROBLEMS = 5
 """Steps that `why` names."""
@@ -89,11 +94,7 @@ def _last_checks(step: Step) -> tuple[Check, ...]:
 
 def _worst(checks: Iterable[Check]) -> Check | None:
     """The worst one, and of several a cause before what follows from it. An optional one that is unknown is none."""
-    bad = [
-        check
-        for check in checks
-        if check.status is not CheckStatus.OK and not (check.optional and check.status is CheckStatus.UNKNOWN)
-    ]
+    bad = [check for check in checks if is_finding(check)]
     return min(bad, key=lambda check: (CHECK_ORDER.index(check.status), bool(check.because)), default=None)
 
 
@@ -104,14 +105,22 @@ def check_text(check: Check) -> str:
 
 
 def _decide(
-    entry: Entry, last: LastRuns, finished: Run | None, now: datetime, pause: Pause | None, broken: str
+    entry: Entry,
+    last: LastRuns,
+    finished: Run | None,
+    now: datetime,
+    pause: Pause | None,
+    broken: str,
+    findings: Sequence[Finding],
 ) -> Diagnosis:
     if not entry.enabled:
         return Diagnosis(state="disabled")
     if broken:
         state = Diagnosis().state if last.last_run is None else last.last_run.state
         return Diagnosis(state=state, severity=Severity.ERROR, why=f"cannot run: {broken}", next_step="maintd validate")
-    found = _of_active(last.active, now) or _of_skipped(entry, last.last_run) or _of_finished(last, finished)
+    found = (
+        _of_active(last.active, now) or _of_skipped(entry, last.last_run) or _of_finished(last, finished, findings, now)
+    )
     return found if pause is None or found.severity is Severity.ERROR else _paused(entry, found, pause)
 
 
@@ -156,7 +165,16 @@ def _of_skipped(entry: Entry, run: RunSummary | None) -> Diagnosis | None:
     )
 
 
-def _of_finished(last: LastRuns, finished: Run | None) -> Diagnosis:
+OF_STATUS: Mapping[CheckStatus, Severity] = {
+    CheckStatus.FAIL: Severity.ERROR,
+    CheckStatus.UNKNOWN: Severity.UNKNOWN,
+    CheckStatus.WARN: Severity.WARNING,
+    CheckStatus.OK: Severity.WARNING,  # all that was wrong has been acknowledged
+}
+"""How severe the worst check is that is not acknowledged."""
+
+
+def _of_finished(last: LastRuns, finished: Run | None, findings: Sequence[Finding], now: datetime) -> Diagnosis:
     """The diagnosis of the last run that was not skipped."""
     run = finished or last.last_finished
     if run is None:
@@ -164,7 +182,14 @@ def _of_finished(last: LastRuns, finished: Run | None) -> Diagnosis:
     severity = Severity.ERROR if last.failures_in_a_row else OF_STATE[run.state]
     if severity is Severity.OK:
         return Diagnosis(state=run.state)
-    why, hint, command = run_reason(run)
+    acknowledged = acknowledged_in(run, findings, now) if isinstance(run, Run) and findings else ()
+    left = worst_left(run, acknowledged, now) if isinstance(run, Run) and acknowledged else None
+    if left is not None and (left is not CheckStatus.UNKNOWN or not last.failures_in_a_row):
+        severity = OF_STATUS[left]
+    if left is CheckStatus.OK:
+        why, hint, command = _acknowledged_text(acknowledged), "", "show"
+    else:
+        why, hint, command = run_reason(run, acknowledged, now)
     return Diagnosis(
         state=run.state,
         severity=severity,
@@ -173,7 +198,18 @@ def _of_finished(last: LastRuns, finished: Run | None) -> Diagnosis:
         since=last.failing_since or run.finished_at,
         why_run_id=run.id,
         next_step=f"maintd {command} {run.id}",
+        acknowledged=acknowledged,
     )
+
+
+def _acknowledged_text(findings: Sequence[Finding]) -> str:
+    """`health_check: disk: 91 %, acknowledged by ada until …: a disk is ordered (and 2 more)`."""
+    first = next((finding for finding in findings if not finding.because), findings[0])
+    name = "" if first.step == first.entry else f"{first.step}: "
+    more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+    assert first.acknowledgement is not None
+    observed = value_text(first.observed, first.unit)
+    return f"{name}{first.check}: {observed}, {acknowledgement_text(first.acknowledgement)}{more}"
 
 
 def _paused(entry: Entry, found: Diagnosis, pause: Pause) -> Diagnosis:
@@ -198,9 +234,15 @@ class _Problem(NamedTuple):
     command: str  # that shows more
 
 
-def run_reason(run: Run | RunSummary) -> tuple[str, str, str]:
-    """Why a run did not succeed, by all its steps that did not, the worst first; a hint, and the command to type."""
-    found = [problem for step in run.steps if (problem := _problem(run, step))] if isinstance(run, Run) else []
+def run_reason(
+    run: Run | RunSummary, acknowledged: Sequence[Finding] = (), now: datetime = NEVER
+) -> tuple[str, str, str]:
+    """Why a run did not succeed, by all its steps that did not, the worst first; a hint, and the command to type.
+
+    What is `acknowledged` at the time `now` is left out.
+    """
+    steps = run.steps if isinstance(run, Run) else ()
+    found = [problem for step in steps if isinstance(run, Run) and (problem := _problem(run, step, acknowledged, now))]
     if run.state in (RunState.FAILED, RunState.UNKNOWN, RunState.WARNED) and found:
         found.sort(key=lambda problem: problem.rank)
         texts = [problem.text for problem in found[:MOST_PROBLEMS]]
@@ -213,13 +255,14 @@ def run_reason(run: Run | RunSummary) -> tuple[str, str, str]:
     return (reason if reason.startswith(word) else f"{word}: {reason}"), "", command
 
 
-def _problem(run: Run, step: Step) -> _Problem | None:
+def _problem(run: Run, step: Step, acknowledged: Sequence[Finding], now: datetime) -> _Problem | None:
     """What was wrong in a step, by its worst check, or by its reason when it did not end by its checks."""
     name = "" if step.name == run.entry else f"{step.name}: "
-    checks = _last_checks(step)
-    worst = _worst(checks)
+    checks = problems(run, step, acknowledged, now)
+    worst, of_all = _worst(checks), _worst(_last_checks(step))
+    by_checks = of_all is not None and of_all.status is CheckStatus.FAIL and (worst is not None or is_explained(step))
     failed = step.state in (StepState.FAILED, StepState.TIMED_OUT, StepState.LOST, StepState.CANCELLED)
-    if failed and step.reason and (worst is None or worst.status is not CheckStatus.FAIL):
+    if failed and step.reason and not by_checks:
         return _Problem(0, f"{name}{step.reason}", "", "logs")
     if worst is None:
         return None

@@ -143,16 +143,38 @@ def problems(run: Run, step: Step, findings: Iterable[Finding], now: datetime) -
     return tuple(check for check in bad if check.name not in covered and check.because not in covered)
 
 
+def acknowledged_in(run: Run, findings: Iterable[Finding], now: datetime) -> tuple[Finding, ...]:
+    """The findings of a run's last attempts that are acknowledged."""
+    seen = observations(run)
+    return tuple(
+        finding
+        for finding in findings
+        if finding.acknowledgement is not None
+        and (found := seen.get(Place(finding.step, finding.job, finding.check))) is not None
+        and is_finding(found.check)
+        and finding.acknowledgement.covers(found.check.status, now)
+    )
+
+
+def worst_left(run: Run, findings: Sequence[Finding], now: datetime) -> CheckStatus | None:
+    """The worst status of a run's checks that are not acknowledged; OK when all that was wrong has been acknowledged.
+
+    None: acknowledgements change nothing, since the run did not end by its checks, or none of them is acknowledged.
+    """
+    if run.state not in (RunState.FAILED, RunState.UNKNOWN, RunState.WARNED):
+        return None
+    if not acknowledged_in(run, findings, now) or not all(map(is_explained, run.steps)):
+        return None
+    left = [check.status for step in run.steps for check in problems(run, step, findings, now)]
+    return max(left, key=RANK.__getitem__, default=CheckStatus.OK)
+
+
 def is_acknowledged(run: Run, findings: Sequence[Finding], now: datetime) -> bool:
     """Whether a run was not a success, and all that was wrong with it are findings that are acknowledged."""
-    if run.state not in (RunState.FAILED, RunState.UNKNOWN, RunState.WARNED):
-        return False
-    if all(finding.acknowledgement is None for finding in findings):
-        return False
-    return all(_is_explained(step) and not problems(run, step, findings, now) for step in run.steps)
+    return worst_left(run, findings, now) is CheckStatus.OK
 
 
-def _is_explained(step: Step) -> bool:
+def is_explained(step: Step) -> bool:
     """Whether a step ended as its checks require: not by an error, nor without some of its evidence."""
     if step.state in (StepState.SUCCEEDED, StepState.SKIPPED, StepState.WARNED):
         return True

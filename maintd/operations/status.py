@@ -10,6 +10,7 @@ from typing import NamedTuple
 import maintd
 from maintd.errors import CalendarError, MaintdError, StoreError, UnknownNameError
 from maintd.model.entry import Entry, EntryState, Pause
+from maintd.model.finding import Finding
 from maintd.model.run import Run, RunState, RunSummary
 from maintd.model.status import Diagnosis, EntryStatus, LockHolder, NodeState, Severity, StatusReport
 from maintd.operations.diagnosis import diagnose
@@ -39,6 +40,7 @@ class StoredEntries(NamedTuple):
     states: dict[str, EntryState]
     last: dict[str, LastRuns]
     unreachable: str = ""
+    acknowledged: Sequence[Finding] = ()
 
 
 def status(service: OperatorService) -> StatusReport:
@@ -126,7 +128,8 @@ def _diagnosis(
             finished = service.store.history.run(last.last_finished.id)
         except StoreError as error:
             return _unknown(error.message)
-    return diagnose(entry, last, finished, now, pause=pause, broken=broken)
+    findings = [finding for finding in stored.acknowledged if finding.entry == entry.name]
+    return diagnose(entry, last, finished, now, pause=pause, broken=broken, findings=findings)
 
 
 def _unknown(why: str) -> Diagnosis:
@@ -157,7 +160,11 @@ def _entry_from_store(state: EntryState) -> Entry:
 
 def _stored(service: OperatorService, names: Sequence[str]) -> StoredEntries:
     try:
-        return StoredEntries(service.store.entries.states(names), service.store.history.last_per_entry(names))
+        return StoredEntries(
+            service.store.entries.states(names),
+            service.store.history.last_per_entry(names),
+            acknowledged=service.store.findings.acknowledged(),
+        )
     except StoreError as error:
         return StoredEntries({}, {}, error.message)
 

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from maintd.model.entry import MANUAL
+from maintd.model.finding import Finding
 from maintd.model.run import RunState, RunSummary
 from maintd.model.status import EntryStatus, StatusReport
+from maintd.present.findings import acknowledgement_text
 from maintd.present.runs import runs_lines
 from maintd.present.text import (
     WIDTH,
@@ -22,7 +24,7 @@ from maintd.present.text import (
     utc_minute,
     wrap,
 )
-from maintd.units import duration_text, plural
+from maintd.units import duration_text, plural, value_text
 
 SLOW = 2.0
 """A run is marked as slow from this multiple of the typical duration."""
@@ -70,6 +72,7 @@ def entry_text(
     if entry.failing_since is not None:
         since = f"since {utc_minute(entry.failing_since)}, {plural(entry.failures_in_a_row, 'failure')} in a row"
         facts.append(("failing", since))
+    facts += [("known", _known(finding)) for finding in entry.acknowledged if finding.check not in entry.why]
     paused = "" if entry.pause is None or entry.pause.why in entry.why else _pause(entry, now)
     facts += [("paused", paused), ("why", entry.why), ("hint", entry.hint), ("next step", entry.next_step)]
     for name, text in facts:
@@ -78,6 +81,11 @@ def entry_text(
     lines += ["", style("last runs", Tone.STRONG) if runs else "no runs yet"]
     lines += runs_lines(runs, now, width, style, with_entry=False)
     return "\n".join(lines) + "\n"
+
+
+def _known(finding: Finding) -> str:
+    known = "" if finding.acknowledgement is None else f", {acknowledgement_text(finding.acknowledgement)}"
+    return f"{finding.step}: {finding.check}: {value_text(finding.observed, finding.unit)}{known}"
 
 
 def _head(report: StatusReport, width: int, style: Style) -> Iterator[str]:

@@ -71,13 +71,13 @@ class Findings:
         prefix = "".join(digit for digit in key.lower() if digit.isalnum())
         return self._read(_FINDINGS.where(findings.c.key.startswith(prefix)).order_by(findings.c.key).limit(limit))
 
-    def of_entry(self, entry: str) -> list[Finding]:
-        """The open findings of an entry."""
-        return self._read(_FINDINGS.where(IS_OPEN, entries.c.name == entry).order_by(findings.c.id).limit(MOST))
+    def of_checks(self, entry: str, checks: Collection[str]) -> list[Finding]:
+        """The findings of an entry, open or gone, of checks with these names."""
+        return self._database.read(lambda conn: _of_checks(conn, entry, checks))
 
-    def acknowledged(self, now: datetime) -> list[Finding]:
-        """The open findings with an acknowledgement that has not ended, soonest end first."""
-        return self._database.read(lambda conn: acknowledged_findings(conn, now))
+    def acknowledged(self) -> list[Finding]:
+        """The open findings with an acknowledgement that was not ended, soonest end first; its time may be over."""
+        return self._database.read(acknowledged_findings)
 
     def history(self, key: str) -> list[Acknowledgement]:
         """All acknowledgements of a finding, newest first."""
@@ -148,14 +148,14 @@ class Findings:
         return self._database.read(lambda conn: [_finding(row) for row in conn.execute(query)])
 
 
-def acknowledged_findings(conn: Connection, now: datetime) -> list[Finding]:
+def acknowledged_findings(conn: Connection) -> list[Finding]:
     """See `Findings.acknowledged`."""
     # From the acknowledgements, of which there are few.
     query = (
         select(*_COLUMNS)
         .join_from(acknowledgements, findings, findings.c.id == acknowledgements.c.finding_id)
         .join(entries, entries.c.id == findings.c.entry_id)
-        .where(IS_NOT_ENDED, acknowledgements.c.until > now, IS_OPEN)
+        .where(IS_NOT_ENDED, IS_OPEN)
         .order_by(acknowledgements.c.until, acknowledgements.c.id)
     )
     return [_finding(row) for row in conn.execute(query)]
@@ -172,7 +172,11 @@ def open_findings(conn: Connection, names: Collection[str]) -> dict[str, list[Fi
 
 def gone_findings(conn: Connection, entry: str, checks: Collection[str]) -> list[Finding]:
     """The findings of an entry that are gone, of checks with these names."""
-    wanted, query = list(checks), _FINDINGS.where(~IS_OPEN, entries.c.name == entry)
+    return [finding for finding in _of_checks(conn, entry, checks) if not finding.open]
+
+
+def _of_checks(conn: Connection, entry: str, checks: Collection[str]) -> list[Finding]:
+    wanted, query = list(checks), _FINDINGS.where(entries.c.name == entry)
     return [
         _finding(row)
         for start in range(0, len(wanted), MOST)

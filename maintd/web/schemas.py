@@ -83,6 +83,21 @@ class RevokeBody(Model):
     why: Text = ""
 
 
+class AcknowledgeBody(Model):
+    """Who acknowledges a finding, why, and until when."""
+
+    why: Text
+    until: Instant
+    by: Text = ""
+
+
+class WithdrawBody(Model):
+    """Who withdraws an acknowledgement, and why."""
+
+    by: Text = ""
+    why: Text = ""
+
+
 class ErrorDetail(Model):
     """`code` names the kind of error; `hint` is what to do, or null."""
 

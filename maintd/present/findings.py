@@ -1,0 +1,84 @@
+"""Findings as text: a list of them, or one with its acknowledgements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from maintd.model.evidence import expectation
+from maintd.model.finding import Acknowledgement, FindingState, ListedFinding
+from maintd.present.text import WIDTH, Style, Tone, ago, printable, state_text, symbol, utc_minute, wrap
+from maintd.units import plural, value_text
+
+
+def findings_text(findings: Sequence[ListedFinding], *, now: datetime, width: int = WIDTH, colour: bool = False) -> str:
+    """Findings, each with its key, since when it is there, and who acknowledged it."""
+    if not findings:
+        return "no findings\n"
+    style = Style(colour)
+    lines: list[str] = []
+    for finding in findings:
+        lines += _lines(finding, now, width, style)
+    return "\n".join(lines) + "\n"
+
+
+def finding_text(
+    finding: ListedFinding,
+    acknowledgements: Sequence[Acknowledgement],
+    *,
+    next_step: str,
+    now: datetime,
+    width: int = WIDTH,
+    colour: bool = False,
+) -> str:
+    """One finding with all its acknowledgements, newest first."""
+    style = Style(colour)
+    lines = [*_lines(finding, now, width, style), ""]
+    facts = [
+        ("entry", finding.entry),
+        ("step", finding.step if finding.step == finding.job else f"{finding.step} (job {finding.job})"),
+        ("check", finding.check),
+        ("first seen", f"{utc_minute(finding.first_seen_at)}, run {finding.first_run_id}"),
+        ("last seen", f"{utc_minute(finding.last_seen_at)}, {ago(finding.last_seen_at, now)}"),
+        ("gone", "" if finding.gone_at is None else f"{utc_minute(finding.gone_at)}, {ago(finding.gone_at, now)}"),
+        ("last run", f"maintd show {finding.last_run_id}"),
+        ("next step", next_step),
+    ]
+    for name, text in facts:
+        if text:
+            lines += wrap(text, width, f"  {name:11} ", " " * 14)
+    if acknowledgements:
+        lines += ["", style("acknowledgements", Tone.STRONG)]
+    for one in acknowledgements:
+        text = f"{one.at:%Y-%m-%d} {acknowledgement_text(one)}"
+        if one.ended_at is not None:
+            text += f"; ended {utc_minute(one.ended_at)}: {one.ended_why}"
+        lines += wrap(text, width, "  ", "    ")
+    return "\n".join(lines) + "\n"
+
+
+def acknowledgement_text(acknowledgement: Acknowledgement) -> str:
+    """`acknowledged by ada until Sun 2026-12-06 02:00 UTC: a disk is ordered`."""
+    until = utc_minute(acknowledgement.until)
+    return printable(f"acknowledged by {acknowledgement.by} until {until}: {acknowledgement.why}")
+
+
+def _lines(finding: ListedFinding, now: datetime, width: int, style: Style) -> Iterator[str]:
+    status = finding.status.value
+    observed = value_text(finding.observed, finding.unit).removeprefix(f"{status}: ")
+    expected = f", {expectation(finding.expected)}" if finding.expected else ""
+    where = finding.entry if finding.step == finding.entry else f"{finding.entry}, {finding.step}"
+    gone = finding.state is FindingState.GONE
+    word = "ok" if gone else status
+    yield f"{symbol(word, style)} {style(finding.key, Tone.STRONG)} {state_text('gone' if gone else status, style)}"
+    yield from wrap(f"{where}: {finding.check}: {observed}{expected}", width, "  ", "    ")
+    seen = f"in {plural(finding.seen_count, 'run')} since {utc_minute(finding.first_seen_at)}"
+    last = ago(finding.gone_at or finding.last_seen_at, now)
+    text = f"{seen}, {'gone' if gone else 'last'} {last} (run {finding.last_run_id})"
+    yield from (style(line, Tone.DIM) for line in wrap(text, width, "  ", "    "))
+    if finding.state is FindingState.ACKNOWLEDGED and finding.acknowledgement is not None:
+        yield from wrap(acknowledgement_text(finding.acknowledgement), width, "  ", "    ")
+    elif finding.because:
+        yield from wrap(f"follows from: {finding.because}", width, "  ", "    ")
+    elif finding.hint and not gone:
+        yield from wrap(finding.hint, width, "  → ", "    ")
