@@ -1,0 +1,90 @@
+"""Findings in the API: with tokens, roles and entries."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from support.web_services import Client, Harness, check, run_with
+
+from maintd.model.access import Role
+from maintd.model.evidence import CheckStatus
+from maintd.model.run import RunState
+from maintd.operations.review import review_ends
+from maintd.operations.tokens import create_token
+from maintd.units import utc_text
+
+FAIL = CheckStatus.FAIL
+
+
+def bearer(served: Harness, role: Role = Role.OPERATOR, *entries: str) -> dict[str, str]:
+    token = create_token(served.store, f"{role}{len(entries)}", role, entries=entries, by="ada").token
+    return {"Authorization": f"Bearer {token}"}
+
+
+def failed(served: Harness, entry: str = "nightly") -> int:
+    run_id = run_with(served.store, entry, 1, RunState.FAILED, items=(check("disk", FAIL), check("load")))
+    review_ends(served.store)
+    return run_id
+
+
+def body(served: Harness, **fields: str) -> dict[str, str]:
+    return {"why": "a disk is ordered", "until": utc_text(served.store.now() + timedelta(days=7)), **fields}
+
+
+def test_findings_are_listed_and_acknowledged_with_a_token(served: Harness, page: Client) -> None:
+    run_id = failed(served)
+    listed = page.get("/api/v1/findings").json
+    key = listed["findings"][0]["key"]
+    operator = bearer(served)
+
+    done = page.post(f"/api/v1/findings/{key}/acknowledge", body(served), **operator)
+    detail = page.get(f"/api/v1/findings/{key[:6]}").json
+    of_run = page.get(f"/api/v1/runs/{run_id}/findings").json["findings"]
+    acknowledged = page.get("/api/v1/findings?acknowledged=true").json["findings"]
+
+    assert [(one["entry"], one["check"], one["state"]) for one in listed["findings"]] == [("nightly", "disk", "open")]
+    assert listed["limited"] is False
+    assert (done.status, done.json["state"], done.json["acknowledgement"]["by"]) == (200, "acknowledged", "operator0")
+    assert [one["why"] for one in detail["acknowledgements"]] == ["a disk is ordered"]
+    assert [one["key"] for one in of_run] == [one["key"] for one in acknowledged] == [key]
+    event = served.store.audit.recent(1)[0]
+    assert (event.kind, event.subject, event.by) == ("finding_acknowledged", "nightly", "operator0")
+    assert (event.why, event.origin) == ("a disk is ordered", "token from 127.0.0.1")
+
+    withdrawn = page.post(f"/api/v1/findings/{key}/withdraw", {"why": "not ordered"}, **operator)
+    again = page.post(f"/api/v1/findings/{key}/withdraw", **operator)
+    assert (withdrawn.status, withdrawn.json["state"]) == (200, "open")
+    assert (again.status, again.json["error"]["code"]) == (403, "refused")
+
+
+def test_a_viewer_and_a_token_for_other_entries_cannot_acknowledge(served: Harness, page: Client) -> None:
+    failed(served)
+    key = page.get("/api/v1/findings").json["findings"][0]["key"]
+    other = bearer(served, Role.OPERATOR, "backup-*")
+
+    answers = [
+        page.post(f"/api/v1/findings/{key}/acknowledge", body(served), **headers).status
+        for headers in ({}, bearer(served, Role.VIEWER), other)
+    ]
+
+    assert answers == [401, 403, 403]
+    assert page.get("/api/v1/findings", **other).json["findings"] == []
+    assert page.get(f"/api/v1/findings/{key}", **other).status == 403
+
+
+def test_wrong_requests_are_refused_with_the_reason(served: Harness, page: Client) -> None:
+    failed(served)
+    key = page.get("/api/v1/findings").json["findings"][0]["key"]
+    operator = bearer(served)
+    late = utc_text(served.store.now() + timedelta(days=91))
+
+    def post(path: str, **fields: str) -> int:
+        return page.post(f"/api/v1/findings/{path}/acknowledge", body(served, **fields), **operator).status
+
+    assert post(key, until=late) == 400
+    assert post(key, why=" ") == 400
+    assert post("abc") == 400
+    assert post("abcdef012345") == 404
+    assert page.get("/api/v1/findings?area=nothing").status == 404
+    assert page.get("/api/v1/findings?since=yesterday").status == 400
+    assert page.get("/api/v1/runs/99/findings").status == 404
