@@ -8,12 +8,16 @@ import json
 import sqlite3
 import textwrap
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
+from support.receivers import Answer as HookAnswer
+from support.receivers import webhook
+from support.servers.base import wait_for
 from support.servers.maintd import RunningDaemon, maintd_daemon
 
 from maintd.web.access import RIGHTS
@@ -29,6 +33,9 @@ CANARIES = {
     "a variable of the daemon": "cnry-daemon-env-66309",
     "a variable of a command": "cnry-command-env-30942",
     "standard input of a command": "cnry-stdin-81526",
+    "a password in the URL of a channel": "cnry-channel-password-58206",
+    "a secret path of a webhook": "cnryT0B1xW2yZ3qR4sV5channel",
+    "the secret of a webhook": "cnry-signing-secret-93371",
     "the first line of a key file": "MIIEcnryBADANBgkqhkiG9w0BAQEFAASCBKcw",
     "the last line of a key file": "ggSjAgEAAoIBAQcnryC7VJTUt9Us8cKjMzE",
 }
@@ -91,7 +98,11 @@ def run(ctx: Context, params: Params) -> None:
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
     """A daemon that has run jobs with secrets, some of them over the network, some refused."""
-    folder = tmp_path_factory.mktemp("canary")
+    with ExitStack() as stack:
+        yield from _daemon(tmp_path_factory.mktemp("canary"), stack)
+
+
+def _daemon(folder: Path, stack: ExitStack) -> Iterator[RunningDaemon]:
     jobs = folder / "jobs"
     jobs.mkdir()
     (jobs / "spill.py").write_text(SPILL.lstrip())
@@ -100,8 +111,18 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
         f"{CANARIES['the first line of a key file']}\n{CANARIES['the last line of a key file']}\n"
         "-----END PRIVATE KEY-----\n"
     )
+    # A server that repeats what it was sent in its errors, before it accepts.
+    said = f"cannot post to {CANARIES['a secret path of a webhook']} of {CANARIES['the secret of a webhook']}".encode()
+    hook = stack.enter_context(webhook(HookAnswer(400, body=said), HookAnswer(500, body=said), HookAnswer()))
     calendar = f"""
         timezone: UTC
+        notify:
+          channels:
+            hook:
+              webhook: "http://127.0.0.1:{hook.port}/{CANARIES["a secret path of a webhook"]}"
+              secret: {CANARIES["the secret of a webhook"]}
+            mail:
+              url: "mailto://op:{CANARIES["a password in the URL of a channel"]}@127.0.0.1:1?to=a@b.example"
         targets:
           postgres:
             main: {{dsn: "host=127.0.0.1 port=1 dbname=x password='{CANARIES["a password in a connection string"]}'"}}
@@ -153,7 +174,15 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
         assert [run.status for run in runs] == [201, 200]
         ask(started, "POST", f"/api/v1/runs/{json.loads(runs[0].body)['id']}/cancel", {"why": "not needed"})
         ask(started, "POST", "/api/v1/reload")
+        posts = wait_for(lambda: hook.accepted and hook.posts, "the webhook accepts a notice", seconds=120)
+        wait_for(lambda: any(error for error in errors_of_notices(started)), "a notice has an error", seconds=120)
+        assert [post for post in posts if leaks(post.body.decode())] == []
         yield started
+
+
+def errors_of_notices(daemon: RunningDaemon) -> list[str]:
+    with closing(sqlite3.connect(f"file:{daemon.state_dir}/maintd.db?mode=ro", uri=True)) as store:
+        return [row[0] for row in store.execute("SELECT error FROM notices WHERE channel = 'mail'")]
 
 
 def soon() -> str:
