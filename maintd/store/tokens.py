@@ -5,17 +5,21 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import exists, insert, or_, select, update
+from sqlalchemy import bindparam, exists, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from maintd.errors import RefusedError
 from maintd.model.access import Role, Token
 from maintd.store.audit import add_event
 from maintd.store.database import ConflictError, Database
+from maintd.store.prepared import Prepared
 from maintd.store.tables import tokens
 
 USE_RESOLUTION = timedelta(minutes=1)
 """The last use of a token is recorded at most this often."""
+
+
+_BY_DIGEST = Prepared(select(tokens).where(tokens.c.digest == bindparam("of_digest")))
 
 
 class StoredToken(NamedTuple):
@@ -65,11 +69,10 @@ class Tokens:
 
     def find(self, digest: str) -> StoredToken | None:
         """The token with this digest, valid or not."""
-        query = select(tokens).where(tokens.c.digest == digest)
 
         def transaction(conn: Connection) -> StoredToken | None:
-            row = conn.execute(query).one_or_none()
-            return None if row is None else StoredToken(row.id, row.digest, _token(row))
+            rows = _BY_DIGEST.rows_without_transaction(conn, {"of_digest": digest})
+            return StoredToken(rows[0].id, rows[0].digest, _token(rows[0])) if rows else None
 
         return self._database.read(transaction)
 
