@@ -8,6 +8,7 @@ from maintd.model.access import ListedToken
 from maintd.model.base import Model
 from maintd.model.finding import Acknowledgement, ListedFinding
 from maintd.model.job import BrokenJob, JobDescription
+from maintd.model.notice import Incident, Mute, Notice
 from maintd.model.run import RunSummary
 from maintd.model.status import AuditEvent, DueLimit, DueTime, EntryStatus
 from maintd.units import Instant
@@ -113,3 +114,28 @@ class HealthResponse(Model):
 
     ok: bool
     problems: tuple[str, ...] = ()
+
+
+class UnmuteResponse(Model):
+    """Whether there was an active mute."""
+
+    unmuted: bool
+
+
+class MuteList(Model):
+    """Mutes, oldest first."""
+
+    mutes: tuple[Mute, ...]
+
+
+class NoticeList(Model):
+    """A page of notices. `next_before` is the `before` of the next page; null on the last one."""
+
+    notices: tuple[Notice, ...]
+    next_before: int | None
+
+
+class IncidentList(Model):
+    """Incidents."""
+
+    incidents: tuple[Incident, ...]

@@ -7,6 +7,7 @@ from enum import StrEnum
 from maintd.model.base import Model
 from maintd.model.entry import LockMode, Pause
 from maintd.model.finding import Finding
+from maintd.model.notice import Mute
 from maintd.model.run import RunSummary
 from maintd.units import Duration, Instant
 
@@ -87,6 +88,7 @@ class EntryStatus(Diagnosis):
     next_due_at: Instant | None = None
     next_due_local: str = ""
     pause: Pause | None = None
+    mute: Mute | None = None  # no notices of it are sent
     active_run: RunSummary | None = None  # queued or running
     last_run: RunSummary | None = None  # the last that is over, skipped ones included
     last_finished: RunSummary | None = None  # the last that is over and was not skipped

@@ -29,6 +29,7 @@ from maintd.notify.selection import (
 )
 from maintd.operations.review import Review
 from maintd.present import utc_minute
+from maintd.present.notices import OWN, subject_text
 from maintd.schedule import compile_rule, due_between
 from maintd.store import LastRuns, Store
 from maintd.store.history import load_runs
@@ -192,7 +193,7 @@ class IncidentRecorder:
             incident
             for incident in opened
             if (incident.kind is NoticeKind.LATE and incident.run_id not in waiting)
-            or (not incident.subject.startswith(messages.OWN) and incident.subject not in known)
+            or (not incident.subject.startswith(OWN) and incident.subject not in known)
         ]
         if not (late or slow or over):
             return 0
@@ -243,7 +244,7 @@ class IncidentRecorder:
 
     def _sweep_own(self, config: NotifyConfig, problems: Sequence[OwnProblem], now: datetime, elapsed: float) -> int:
         """Problems of this node."""
-        prefix = f"{messages.OWN}{self._node}:"
+        prefix = f"{OWN}{self._node}:"
         there = {f"{prefix}{problem.key}": problem for problem in problems}
         for subject in there:
             self._problem_since.setdefault(subject, elapsed)
@@ -452,7 +453,7 @@ def digest_text(
     if opened:
         lines += ["", f"{plural(len(opened), 'open incident')}:"]
         lines += [
-            f"  {messages.subject_text(incident.subject)}, {incident.kind.replace('_', ' ')} since "
+            f"  {subject_text(incident.subject)}, {incident.kind.replace('_', ' ')} since "
             f"{utc_minute(incident.opened_at)}: {incident.why.splitlines()[0] if incident.why else ''}"
             for incident in opened[: messages.MOST_LINES]
         ]

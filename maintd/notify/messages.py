@@ -13,6 +13,7 @@ from maintd.model.notice import Incident, Notice, NoticeKind
 from maintd.model.run import Run, RunState, RunSummary
 from maintd.operations.diagnosis import run_reason
 from maintd.present import utc_minute
+from maintd.present.notices import OWN, subject_text
 from maintd.present.text import rough_text
 from maintd.redaction import mask_text
 from maintd.store import LastRuns
@@ -29,9 +30,6 @@ WHOLE = 5
 
 MOST_LINES = 50
 """Lines of a message of many notices."""
-
-OWN = "maintd@"
-"""Begins the subject of an incident of maintd itself: `maintd@NODE:PROBLEM`."""
 
 LONGEST_TITLE = 160
 LONGEST_WHY = 1500
@@ -150,11 +148,6 @@ def why_of(run: RunSummary) -> tuple[str, str, str]:
     return why[:LONGEST_WHY], hint, f"maintd {command} {run.id}"
 
 
-def subject_text(subject: str) -> str:
-    """An entry's name, or `node NAME`, of which maintd itself has an incident."""
-    return f"node {subject.removeprefix(OWN).partition(':')[0]}" if subject.startswith(OWN) else subject
-
-
 # --- messages of several notices ---
 
 
@@ -172,7 +165,7 @@ def message_of(notices: Sequence[Notice]) -> tuple[str, str]:
         return title, "\n\n".join(f"{notice.title}\n{notice.body}" for notice in shown)
     lines = [f"{utc_minute(notice.created_at)}  {notice.title}" for notice in shown[:MOST_LINES]]
     if len(shown) > MOST_LINES:
-        lines.append(f"and {plural(len(shown) - MOST_LINES, 'more notice')}")
+        lines.append(f"and {plural(len(shown) - MOST_LINES, 'more notice')}; list them with: maintd notices")
     return title, "\n".join([f"{plural(len(shown), 'notice')}: {summary}.", "", *lines, "", "type    maintd status"])
 
 

@@ -30,9 +30,6 @@ CONCURRENT = 4
 STORE_RETRY_SECONDS = 5.0
 LEAST_WAIT_SECONDS = 0.2
 
-UNDELIVERED_AFTER = timedelta(days=3)
-"""Given-up notices are a problem for that long."""
-
 
 class Notifier:
     """Delivers notices, and finds what no run reports: runs that are late or too long, and problems of maintd."""
@@ -163,12 +160,3 @@ class Notifier:
             outcome = unexpected(error)
             settle_failure(self._store, group, outcome, self._store.now())
             return outcome
-
-
-def undelivered_problems(store: Store) -> list[str]:
-    """What could not be delivered, as problems for the status."""
-    found = store.notices.undelivered(store.now() - UNDELIVERED_AFTER)
-    return [
-        f'channel "{channel}": {count} notice{"" if count == 1 else "s"} could not be delivered: {error}'
-        for channel, (count, error, _) in sorted(found.items())
-    ]

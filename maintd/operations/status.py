@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import maintd
 from maintd.errors import CalendarError, MaintdError, StoreError, UnknownNameError
 from maintd.model.entry import Entry, EntryState, Pause
 from maintd.model.finding import Finding
+from maintd.model.notice import Mute
 from maintd.model.run import Run, RunState, RunSummary
 from maintd.model.status import Diagnosis, EntryStatus, LockHolder, NodeState, Severity, StatusReport
 from maintd.operations.diagnosis import diagnose
 from maintd.operations.due import is_active
 from maintd.operations.lookup import find_entry
+from maintd.operations.notices import undelivered
 from maintd.operations.service import OperatorService
 from maintd.schedule import compile_rule, describe, local_text
 from maintd.store import LastRuns
@@ -32,6 +35,7 @@ class CalendarView(NamedTuple):
     problems: tuple[str, ...]
     path: str
     remarks: tuple[str, ...] = ()
+    notifies: bool = False
 
 
 class StoredEntries(NamedTuple):
@@ -41,6 +45,7 @@ class StoredEntries(NamedTuple):
     last: dict[str, LastRuns]
     unreachable: str = ""
     acknowledged: Sequence[Finding] = ()
+    mutes: tuple[Mute, ...] = ()
 
 
 def status(service: OperatorService) -> StatusReport:
@@ -105,6 +110,7 @@ def _status_of(
         next_due_at=next_due,
         next_due_local="" if next_due is None or entry.rule is None else local_text(next_due, entry.rule.timezone),
         pause=pause,
+        mute=next((mute for mute in stored.mutes if fnmatchcase(entry.name, mute.entries)), None),
         active_run=last.active,
         last_run=last.last_run,
         last_finished=last.last_finished,
@@ -149,7 +155,14 @@ def _calendar(service: OperatorService) -> CalendarView:
         return CalendarView(
             tuple(_entry_from_store(state) for state in states if state.active), {}, tuple(problems), ""
         )
-    return CalendarView(calendar.entries, dict(calendar.broken), (), calendar.place, tuple(calendar.warnings))
+    return CalendarView(
+        calendar.entries,
+        dict(calendar.broken),
+        (),
+        calendar.place,
+        tuple(calendar.warnings),
+        bool(calendar.notify.channels),
+    )
 
 
 def _entry_from_store(state: EntryState) -> Entry:
@@ -164,6 +177,7 @@ def _stored(service: OperatorService, names: Sequence[str]) -> StoredEntries:
             service.store.entries.states(names),
             service.store.history.last_per_entry(names),
             acknowledged=service.store.findings.acknowledged(),
+            mutes=tuple(service.store.mutes.active(service.store.now())),
         )
     except StoreError as error:
         return StoredEntries({}, {}, error.message)
@@ -186,6 +200,8 @@ def _others(
 
 def _problems(service: OperatorService, calendar: CalendarView, stored: StoredEntries) -> Iterable[str]:
     yield from service.health().problems
+    if calendar.notifies and not stored.unreachable:
+        yield from undelivered(service)
     if stored.unreachable:
         yield f"the store does not answer: {stored.unreachable}"
     try:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from maintd.model.entry import MANUAL
 from maintd.model.finding import Finding
+from maintd.model.notice import Mute
 from maintd.model.run import RunState, RunSummary
 from maintd.model.status import EntryStatus, StatusReport
 from maintd.present.findings import acknowledgement_text
@@ -74,7 +75,14 @@ def entry_text(
         facts.append(("failing", since))
     facts += [("known", _known(finding)) for finding in entry.acknowledged if finding.check not in entry.why]
     paused = "" if entry.pause is None or entry.pause.why in entry.why else _pause(entry, now)
-    facts += [("paused", paused), ("why", entry.why), ("hint", entry.hint), ("next step", entry.next_step)]
+    muted = "" if entry.mute is None else _mute(entry.mute)
+    facts += [
+        ("muted", muted),
+        ("paused", paused),
+        ("why", entry.why),
+        ("hint", entry.hint),
+        ("next step", entry.next_step),
+    ]
     for name, text in facts:
         if text:
             lines += wrap(text, width, f"  {name:9} ", " " * 12)
@@ -168,6 +176,8 @@ def _entry_lines(
     pause = _pause(entry, now)
     if pause and entry.pause is not None and entry.pause.why not in entry.why:
         yield from _coloured(wrap(f"paused {pause}", width, "    ", "    "), style, Tone.WARN)
+    if entry.mute is not None:
+        yield from _coloured(wrap(f"muted {_mute(entry.mute)}", width, "    ", "    "), style, Tone.WARN)
 
 
 def _row(entry: EntryStatus, now: datetime) -> tuple[str, ...]:
@@ -213,6 +223,10 @@ def _is_slow(entry: EntryStatus) -> bool:
     if run is None or run.duration is None or entry.typical_duration is None or entry.active_run is not None:
         return False
     return run.duration > max(entry.typical_duration * SLOW, timedelta(seconds=5))
+
+
+def _mute(mute: Mute) -> str:
+    return f"by {mute.by or 'an operator'} until {utc_minute(mute.until)}: {mute.why}"
 
 
 def _pause(entry: EntryStatus, now: datetime) -> str:

@@ -24,22 +24,23 @@ class Mutes:
         """The mutes that silence at this time, oldest first."""
         return self._database.read(lambda conn: active_mutes(conn, now))
 
-    def add(self, entries: str, *, why: str, by: str, until: datetime, now: datetime) -> Mute:
+    def add(self, entries: str, *, why: str, by: str, until: datetime, now: datetime, origin: str = "") -> Mute:
         """Silence entries by name or pattern, with an audit event; an active mute of the same ones ends."""
 
         def transaction(conn: Connection) -> Mute:
-            add_event(conn, "entry_muted", subject=entries, by=by, text=f"until {utc_text(until)}: {why}", at=now)
+            text = f"until {utc_text(until)}"
+            add_event(conn, "entry_muted", subject=entries, by=by, origin=origin, why=why, text=text, at=now)
             return add_mute(conn, entries, why=why, by=by, since=now, until=until)
 
         return self._database.write(transaction)
 
-    def end(self, entries: str, *, by: str, now: datetime) -> bool:
+    def end(self, entries: str, *, by: str, now: datetime, origin: str = "") -> bool:
         """End the mute of these entries, as they were written, with an audit event. False: there is none."""
 
         def transaction(conn: Connection) -> bool:
             if not end_mutes(conn, entries, by=by, at=now):
                 return False
-            add_event(conn, "entry_unmuted", subject=entries, by=by, at=now)
+            add_event(conn, "entry_unmuted", subject=entries, by=by, origin=origin, at=now)
             return True
 
         return self._database.write(transaction)

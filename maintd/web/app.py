@@ -17,7 +17,7 @@ from maintd.model.access import Right, roles_with
 from maintd.operations import OperatorService
 from maintd.web import health, pages
 from maintd.web.access import RIGHTS
-from maintd.web.api import daemon, entries, findings, runs, tokens
+from maintd.web.api import daemon, entries, findings, notices, runs, tokens
 from maintd.web.dependencies import caller
 from maintd.web.errors import error_response, internal_error
 from maintd.web.refusals import Refusals
@@ -36,7 +36,15 @@ DESCRIPTION = (
 
 _schema_router = APIRouter(include_in_schema=False)
 
-_API_ROUTERS = (daemon.router, entries.router, findings.router, runs.router, tokens.router, health.router)
+_API_ROUTERS = (
+    daemon.router,
+    entries.router,
+    findings.router,
+    runs.router,
+    notices.router,
+    tokens.router,
+    health.router,
+)
 _OTHER_ROUTERS = (pages.router, _schema_router)
 
 

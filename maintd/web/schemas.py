@@ -76,6 +76,29 @@ class TokenBody(Model):
     by: Text = ""
 
 
+class MuteBody(Model):
+    """Which entries to silence, by name or pattern; who, why, and until when."""
+
+    entries: Name
+    why: Text
+    until: Instant
+    by: Text = ""
+
+
+class UnmuteBody(Model):
+    """Which mute to end, as it was written, and who does it."""
+
+    entries: Name
+    by: Text = ""
+
+
+class ChannelTestBody(Model):
+    """The channel to try, and who does it."""
+
+    channel: Name
+    by: Text = ""
+
+
 class RevokeBody(Model):
     """Who revokes a token, and why."""
 

@@ -1,0 +1,110 @@
+"""Notices and mutes as an operator sees and changes them."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import uuid
+from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
+
+from sqlalchemy.engine import Connection
+
+from maintd.errors import DaemonUnavailableError, StoreError, UnknownNameError, UsageError
+from maintd.model.notice import Mute, NewNotice, Notice, NoticeKind
+from maintd.operations.service import OperatorService
+from maintd.present import utc_minute
+from maintd.store.audit import add_event
+from maintd.store.notices import add_notices
+
+LONGEST_MUTE = timedelta(days=90)
+"""A mute that lasts longer would be forgotten; it can be renewed."""
+
+UNDELIVERED_FOR = timedelta(days=3)
+"""A notice that was given up is a problem for so long."""
+
+
+def request_test(service: OperatorService, channel: str, by: str, *, origin: str = "") -> Notice:
+    """Send a test to a channel; the notifier delivers it at once, and it is not tried again.
+
+    Raises UnknownNameError for a channel that the calendar does not have.
+    """
+    known = service.calendar().notify.channels
+    if channel not in known:
+        raise UnknownNameError("channel", channel, known)
+    now = service.store.now()
+    key = f"test:{uuid.uuid4().hex}:{channel}"
+    who = by or "an operator"
+    notice = NewNotice(
+        key=key,
+        kind=NoticeKind.TEST,
+        channel=channel,
+        title=f"maintd: test of the channel {channel}",
+        body=f"{who} requested this test at {utc_minute(now)} on node {service.settings.node}. Nothing is wrong.",
+        details={"entry": None, "why": "test", "requested_by": by},
+        not_before=now,
+    )
+
+    def transaction(conn: Connection) -> None:
+        add_notices(conn, [notice], now)
+        add_event(conn, "channel_tested", subject=channel, by=by, origin=origin, at=now)
+
+    service.store.write(transaction)
+    _wake(service)
+    found = service.store.notices.notice(key)
+    assert found is not None
+    return found
+
+
+def mute(service: OperatorService, entries: str, why: str, by: str, until: datetime, *, origin: str = "") -> Mute:
+    """Silence the notices of the entries that match a name or a pattern; their runs are recorded as always.
+
+    Raises UnknownNameError if none matches, UsageError for a missing reason or a bad end.
+    """
+    names = [entry.name for entry in service.calendar().entries]
+    if not any(fnmatchcase(name, entries) for name in names):
+        what = "entry that matches the pattern" if re.search(r"[*?\[]", entries) else "entry"
+        raise UnknownNameError(what, entries, names)
+    if not why.strip():
+        raise UsageError(f"no reason given for muting {entries}", 'add for example --why "disk is being replaced"')
+    now = service.store.now()
+    if until <= now:
+        raise UsageError(f"the end of the mute, {utc_minute(until)}, is in the past", "give an end in the future")
+    if until > now + LONGEST_MUTE + timedelta(minutes=1):
+        raise UsageError(f"a mute lasts at most {LONGEST_MUTE.days}d", "mute again before it ends")
+    muted = service.store.mutes.add(entries, why=why, by=by, origin=origin, until=until, now=now)
+    _wake(service)
+    return muted
+
+
+def unmute(service: OperatorService, entries: str, by: str, *, origin: str = "") -> bool:
+    """End a mute, by the name or the pattern that it was written with. False: there is none.
+
+    Raises UnknownNameError for what is neither muted nor an entry.
+    """
+    active = [found.entries for found in service.store.mutes.active(service.store.now())]
+    names = [entry.name for entry in service.calendar().entries]
+    if entries not in active and entries not in names:
+        raise UnknownNameError("muted entry", entries, active or names)
+    done = service.store.mutes.end(entries, by=by, origin=origin, now=service.store.now())
+    _wake(service)
+    return done
+
+
+def undelivered(service: OperatorService) -> list[str]:
+    """What could not be delivered, as problems; empty if all was, or if the store does not answer."""
+    try:
+        found = service.store.notices.undelivered(service.store.now() - UNDELIVERED_FOR)
+    except StoreError:
+        return []
+    return [
+        f'channel "{channel}": {count} {"notice" if count == 1 else "notices"} not delivered since '
+        f"{utc_minute(since)}: {error}"
+        for channel, (count, error, since) in sorted(found.items())
+    ]
+
+
+def _wake(service: OperatorService) -> None:
+    # Without a daemon here, the next one or another node finds the rows.
+    with contextlib.suppress(DaemonUnavailableError):
+        service.wake()
