@@ -128,7 +128,7 @@ def test_a_channel_that_hangs_is_left_after_the_limit() -> None:
     assert "5s" in outcome.error or hook.posts == []
 
 
-def test_nobody_listening_is_certainly_not_delivered() -> None:
+def test_a_refused_connection_is_certainly_not_delivered() -> None:
     channel = Channel(name="pager", webhook=SecretStr(f"http://127.0.0.1:{free_port()}/"), secret=SecretStr(SECRET))
 
     assert send(channel).result is Result.DOWN
