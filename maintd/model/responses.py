@@ -6,7 +6,7 @@ from typing import Literal
 
 from maintd.model.access import ListedToken
 from maintd.model.base import Model
-from maintd.model.finding import Acknowledgement, ListedFinding
+from maintd.model.finding import Acknowledgement, FindingsSummary, ListedFinding
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.notice import Incident, Mute, Notice
 from maintd.model.run import RunSummary
@@ -32,6 +32,27 @@ class FindingDetail(ListedFinding):
 
     acknowledgements: tuple[Acknowledgement, ...]
     next_step: str = ""
+
+
+class Summary(Model):
+    """The runs that were queued in a period, without dry runs, and the findings since its start.
+
+    `ran` are those that ended; `failed` includes timed out and lost. `late` started later than their entry allows, if
+    notices are configured. `missed` were skipped although their work had to be done.
+    """
+
+    since: Instant
+    until: Instant
+    ran: int
+    ok: int
+    warned: int
+    unknown: int
+    failed: int
+    cancelled: int
+    late: int
+    missed: int
+    unfinished: int
+    findings: FindingsSummary
 
 
 class Version(Model):

@@ -59,6 +59,7 @@ RIGHTS: dict[tuple[str, str], Right] = {
     ("GET", "/api/v1/runs/{run_id}/log"): Right.READ,
     ("GET", "/api/v1/settings"): Right.READ,
     ("GET", "/api/v1/status"): Right.READ,
+    ("GET", "/api/v1/summary"): Right.READ,
     ("GET", "/api/v1/tokens"): Right.MANAGE_TOKENS,
     ("POST", "/api/v1/tokens"): Right.MANAGE_TOKENS,
     ("POST", "/api/v1/tokens/{name}/revoke"): Right.MANAGE_TOKENS,

@@ -86,6 +86,8 @@ def _families(service: OperatorService, evidence: EvidenceCache, counters: RunCo
         yield from counters.families()
         yield from _outcomes(report.entries)
         yield _findings(report.entries, found)
+        with suppress(StoreError):
+            yield _open_findings(service)
         yield from _measures(report.entries, found)
         yield from _own_names(report.entries, found)
 
@@ -208,6 +210,14 @@ def _findings(entries: Iterable[EntryStatus], found: dict[int, Evidence]) -> Met
         of_run = found.get(entry.last_finished.id) if entry.last_finished is not None else None
         for severity, count in of_run.findings.items() if of_run is not None else ():
             family.add_metric((entry.entry, severity.value), count)
+    return family
+
+
+def _open_findings(service: OperatorService) -> Metric:
+    labels = ("entry", "status", "acknowledged")
+    family = GaugeMetricFamily("maintd_findings_open", "Open findings, by whether they are acknowledged", labels=labels)
+    for each in service.store.findings.counts(service.store.now()):
+        family.add_metric((each.entry, each.status.value, "true" if each.acknowledged else "false"), each.count)
     return family
 
 

@@ -5,16 +5,19 @@ It shows the commands to type; there are no buttons that act.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 from starlette.responses import FileResponse, HTMLResponse, Response
 
-from maintd.errors import UnknownNameError
+from maintd.errors import StoreError, UnknownNameError
+from maintd.model.finding import Finding
 from maintd.model.job import BrokenJob
 from maintd.model.run import RunState
 from maintd.operations import MAX_DAYS, due, entry_status, find_entry, find_job, find_run, status
 from maintd.operations.diagnosis import worst_check
+from maintd.operations.findings import listed_finding
 from maintd.web.api.runs import log_page, runs_page
 from maintd.web.dependencies import RunId, ServiceDep, parse_run_id
 from maintd.web.templates import STATIC, render
@@ -34,6 +37,9 @@ LOG_LINES = 500
 RUNS = 50
 """Runs on a page of the history."""
 
+MOST_FINDINGS = 50
+"""Open findings on the first page."""
+
 LAST_RUNS = 10
 
 
@@ -43,7 +49,18 @@ def index(service: ServiceDep) -> HTMLResponse:
     report = status(service)
     calendar = service.calendar()
     week = due_by_day(due(service, 8)[0], report.at, calendar.timezone)
-    return _html("index.html", report=report, week=week, timezone=calendar.timezone, now=report.at)
+    found: list[Finding] = []
+    with suppress(StoreError):  # the report has that the store does not answer
+        found = service.store.findings.all(limit=MOST_FINDINGS + 1)
+    return _html(
+        "index.html",
+        report=report,
+        week=week,
+        timezone=calendar.timezone,
+        findings=[listed_finding(finding, report.at) for finding in found[:MOST_FINDINGS]],
+        more_findings=len(found) > MOST_FINDINGS,
+        now=report.at,
+    )
 
 
 @router.get("/runs")
@@ -93,6 +110,8 @@ def entry(service: ServiceDep, name: str) -> HTMLResponse:
     last = service.store.history.runs(entry=name, limit=CHART_RUNS)
     jobs = found.jobs or tuple(sorted(_jobs_of(service, name)))
     charts, left_out = measure_charts(service, name, jobs)
+    now = service.store.now()
+    open_ones = service.store.findings.all(area=name)
     return _html(
         "entry.html",
         entry=found,
@@ -101,7 +120,8 @@ def entry(service: ServiceDep, name: str) -> HTMLResponse:
         duration=duration_chart(last),
         charts=charts,
         left_out=left_out,
-        now=service.store.now(),
+        findings=[listed_finding(found, now) for found in open_ones if found.entry == name],
+        now=now,
     )
 
 

@@ -21,8 +21,8 @@ def bearer(served: Harness, role: Role = Role.OPERATOR, *entries: str) -> dict[s
     return {"Authorization": f"Bearer {token}"}
 
 
-def failed(served: Harness, entry: str = "nightly") -> int:
-    run_id = run_with(served.store, entry, 1, RunState.FAILED, items=(check("disk", FAIL), check("load")))
+def failed(served: Harness, entry: str = "nightly-vacuum") -> int:
+    run_id = run_with(served.store, entry, -30, RunState.FAILED, items=(check("disk", FAIL), check("load")))
     review_ends(served.store)
     return run_id
 
@@ -42,13 +42,15 @@ def test_findings_are_listed_and_acknowledged_with_a_token(served: Harness, page
     of_run = page.get(f"/api/v1/runs/{run_id}/findings").json["findings"]
     acknowledged = page.get("/api/v1/findings?acknowledged=true").json["findings"]
 
-    assert [(one["entry"], one["check"], one["state"]) for one in listed["findings"]] == [("nightly", "disk", "open")]
+    assert [(one["entry"], one["check"], one["state"]) for one in listed["findings"]] == [
+        ("nightly-vacuum", "disk", "open")
+    ]
     assert listed["limited"] is False
     assert (done.status, done.json["state"], done.json["acknowledgement"]["by"]) == (200, "acknowledged", "operator0")
     assert [one["why"] for one in detail["acknowledgements"]] == ["a disk is ordered"]
     assert [one["key"] for one in of_run] == [one["key"] for one in acknowledged] == [key]
     event = served.store.audit.recent(1)[0]
-    assert (event.kind, event.subject, event.by) == ("finding_acknowledged", "nightly", "operator0")
+    assert (event.kind, event.subject, event.by) == ("finding_acknowledged", "nightly-vacuum", "operator0")
     assert (event.why, event.origin) == ("a disk is ordered", "token from 127.0.0.1")
 
     withdrawn = page.post(f"/api/v1/findings/{key}/withdraw", {"why": "not ordered"}, **operator)
@@ -88,3 +90,35 @@ def test_wrong_requests_are_refused_with_the_reason(served: Harness, page: Clien
     assert page.get("/api/v1/findings?area=nothing").status == 404
     assert page.get("/api/v1/findings?since=yesterday").status == 400
     assert page.get("/api/v1/runs/99/findings").status == 404
+
+
+def test_the_summary_counts_runs_and_lists_findings(served: Harness, page: Client) -> None:
+    failed(served)
+    run_with(served.store, "nightly-vacuum", -20, RunState.SUCCEEDED)
+    run_with(served.store, "probe", -10, RunState.WARNED)
+    review_ends(served.store)
+
+    answer = page.get("/api/v1/summary?since=2020-01-01T00:00Z&until=2100-01-01T00:00Z").json
+    empty = page.get("/api/v1/summary?since=2100-01-01T00:00Z")
+
+    counts = {name: answer[name] for name in ("ran", "ok", "warned", "failed", "missed", "unfinished")}
+    assert counts == {"ran": 3, "ok": 1, "warned": 1, "failed": 1, "missed": 0, "unfinished": 0}
+    assert [one["check"] for one in answer["findings"]["new"]] == ["disk"]
+    assert answer["findings"]["old"] == answer["findings"]["gone"] == []
+    assert empty.status == 400
+
+
+def test_pages_and_metrics_show_findings_and_who_acknowledged_them(served: Harness, page: Client) -> None:
+    failed(served)
+    key = page.get("/api/v1/findings").json["findings"][0]["key"]
+    before = [page.get(path).text for path in ("/", "/entries/nightly-vacuum")]
+    counted = page.get("/metrics").text
+
+    page.post(f"/api/v1/findings/{key}/acknowledge", body(served), **bearer(served))
+    after = [page.get(path).text for path in ("/", "/entries/nightly-vacuum")]
+
+    assert all(f"<code>{key}</code>" in text for text in before)
+    assert all("by operator0 until" in text and "a disk is ordered" in text for text in after)
+    assert 'maintd_findings_open{acknowledged="false",entry="nightly-vacuum",status="fail"} 1.0' in counted
+    metrics = page.get("/metrics").text
+    assert 'maintd_findings_open{acknowledged="true",entry="nightly-vacuum",status="fail"} 1.0' in metrics

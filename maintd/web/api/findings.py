@@ -1,4 +1,4 @@
-"""Findings: list, show, acknowledge."""
+"""Findings: list, show, acknowledge; and the summary of a period."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from maintd.model.finding import ListedFinding
-from maintd.model.responses import FindingDetail, FindingList
+from maintd.model.responses import FindingDetail, FindingList, Summary
 from maintd.operations.findings import (
     acknowledge,
     acknowledgements,
@@ -18,6 +18,7 @@ from maintd.operations.findings import (
     withdraw,
 )
 from maintd.operations.lookup import find_run
+from maintd.operations.period import period
 from maintd.store.findings import MOST
 from maintd.web.dependencies import RunId, ServiceDep, caller, parse_since
 from maintd.web.schemas import AcknowledgeBody, WithdrawBody, json_response
@@ -81,3 +82,11 @@ def get_findings_of_run(service: ServiceDep, request: Request, run_id: RunId) ->
     """List the findings that a run reported, as they are now."""
     caller(request).require(find_run(service, run_id).entry)
     return json_response(FindingList(findings=tuple(findings_of_run(service, run_id))))
+
+
+@router.get("/summary", response_model=Summary)
+def get_summary(service: ServiceDep, since: str = "1d", until: str | None = None) -> Response:
+    """Count the runs of a period by how they ended, and list its findings: new, old and gone."""
+    now = service.store.now()
+    end = parse_since(until, now) if until else None
+    return json_response(period(service, parse_since(since, now), end))
