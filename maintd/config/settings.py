@@ -137,11 +137,13 @@ class Settings(BaseSettings):
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for text in value:
             try:
-                ip_network(text, strict=False)
+                network = ip_network(text, strict=False)
             except ValueError:
                 raise ValueError(
                     f'"{text}" is neither an address nor a network; write for example 172.18.0.0/16'
                 ) from None
+            if network.prefixlen == 0:
+                raise ValueError(f'"{text}" is every address, so any client could name a user')
         return value
 
     @property

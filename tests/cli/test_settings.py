@@ -215,3 +215,38 @@ def test_an_empty_variable_is_no_value(shell: Shell) -> None:
 
     assert shown["calendar"][0] == shown["calendar_overlay"][0] == shown["reports_dir"][0] == ""
     assert shown["socket"][0].endswith("/maintd.sock")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("MAINTD_TRUSTED_PROXIES", "10.0.0.0/8, proxy", '"proxy" is neither an address nor a network'),
+        ("MAINTD_TRUSTED_PROXIES", "0.0.0.0/0", '"0.0.0.0/0" is every address'),
+        ("MAINTD_PROXY_ROLES", "ops", '"ops" is not GROUP=ROLE; write for example ops=operator'),
+        ("MAINTD_PROXY_ROLES", "ops=root", "should be 'viewer', 'operator', 'approver' or 'admin'"),
+    ],
+)
+def test_a_wrong_setting_of_a_proxy_is_refused(shell: Shell, variable: str, value: str, message: str) -> None:
+    done = shell.maintd("settings", **{variable: value})
+
+    assert done.code == 2
+    assert f"{variable}: " in done.err
+    assert message in done.err
+
+
+def test_lists_and_roles_are_written_with_commas(shell: Shell) -> None:
+    values = {"MAINTD_ALLOWED_HOSTS": "a.example, b.example", "MAINTD_PROXY_ROLES": "ops=operator, *=viewer"}
+    shown = {row["name"]: row["value"] for row in shell.maintd("settings", "--json", **values).json["settings"]}
+
+    assert shown["allowed_hosts"] == "a.example, b.example"
+    assert (shown["proxy_roles.ops"], shown["proxy_roles.*"]) == ("operator", "viewer")
+
+
+def test_lists_and_roles_can_be_yaml(shell: Shell) -> None:
+    config = shell.cwd / "config.yaml"
+    config.write_text("trusted_proxies: [10.0.0.0/8]\nproxy_roles: {ops: operator}\n")
+    shown = {row["name"]: row for row in shell.maintd("--config", config, "settings", "--json").json["settings"]}
+
+    assert shown["trusted_proxies"]["value"] == "10.0.0.0/8"
+    assert shown["proxy_roles.ops"]["value"] == "operator"
+    assert "config.yaml:2" in shown["proxy_roles.ops"]["origin"]

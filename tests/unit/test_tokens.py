@@ -8,6 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support.web_services import NOON, Harness, at, harness
 
 from maintd.errors import ForbiddenError, RefusedError, UnknownNameError, UsageError
@@ -81,6 +83,12 @@ def test_a_text_that_is_not_the_token_is_not_found(store: Store, change: object)
 
 @pytest.mark.parametrize("text", ["", "maintd_", "é" * 43, "maintd_" + "=" * 43, "maintd_" + "A" * 100_000, "\0"])
 def test_any_text_can_be_looked_up(store: Store, text: str) -> None:
+    assert find_token(store, text) is None
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(max_size=60) | st.text(max_size=60).map(PREFIX.__add__))
+def test_no_text_is_an_error(store: Store, text: str) -> None:
     assert find_token(store, text) is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +14,11 @@ from typing import Any
 import pytest
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
-from support.servers.base import wait_for
-from support.web_services import Client, Harness, line, on_port, on_socket, run_with
+from support.servers.base import free_port, wait_for
+from support.web_services import Client, Harness, harness, line, on_port, on_socket, run_with
 
 from maintd.errors import RefusedError, SettingsError
 from maintd.model.access import LEAST_ROLES, Caller, Right, Role
@@ -39,8 +42,8 @@ def bearer(text: str) -> dict[str, str]:
 
 
 @contextmanager
-def listening(unserved: Harness, port: int, host: str = "127.0.0.1", **settings: Any) -> Iterator[Client]:
-    unserved.settings = unserved.settings.model_copy(update={"listen": f"{host}:{port}", **settings})
+def listening(unserved: Harness, port: int, host: str = "127.0.0.1", **changed: Any) -> Iterator[Client]:
+    unserved.settings = unserved.settings.model_copy(update={"listen": f"{host}:{port}", **changed})
     with web_server(unserved.service()):
         yield on_port(port)
 
@@ -644,3 +647,24 @@ def test_no_token_is_in_the_store(served: Harness, state_dir: Path) -> None:
     assert text.removeprefix("maintd_").encode() not in b"".join(
         path.read_bytes() for path in state_dir.glob("maintd.db*")
     )
+
+
+HEADER_NAMES = ("Host", "Origin", "Sec-Fetch-Site", "X-Forwarded-User", "X-Forwarded-Groups", "X-Forwarded-For")
+HEADER_VALUES = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f"), max_size=300)
+
+
+@pytest.fixture(scope="module")
+def behind_proxy() -> Iterator[Client]:
+    """A server that trusts a proxy; only one group, which cannot be in a header, has a role."""
+    with tempfile.TemporaryDirectory(prefix="maintd-web-") as folder, harness(Path(folder)) as unserved:
+        roles = {"ops\n": Role.ADMIN}
+        with listening(unserved, free_port(), trusted_proxies=("127.0.0.1",), proxy_roles=roles) as page:
+            yield page
+
+
+@settings(max_examples=60, deadline=None)
+@given(headers=st.dictionaries(st.sampled_from(HEADER_NAMES), HEADER_VALUES, max_size=4))
+def test_no_header_gives_a_right_or_an_error_of_the_server(behind_proxy: Client, headers: dict[str, str]) -> None:
+    answer = behind_proxy.post("/api/v1/reload", None, **headers)
+
+    assert answer.status in (400, 401, 403)
