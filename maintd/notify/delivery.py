@@ -200,6 +200,11 @@ def log_outcome(group: ClaimedGroup, outcome: Outcome) -> None:
         log.warning("notice_not_sent", result=outcome.result.value, error=outcome.error, **facts)
 
 
+def log_direct(channel: str, outcome: Outcome) -> None:
+    """Log what became of a message that has no rows."""
+    log.info("notice_sent_without_store", channel=channel, result=outcome.result.value, error=outcome.error or None)
+
+
 def unexpected(error: Exception) -> Outcome:
     """The outcome of a delivery that failed in this process."""
     text = error.message if isinstance(error, MaintdError) else type(error).__name__

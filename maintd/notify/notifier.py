@@ -17,6 +17,7 @@ from maintd.errors import StoreError, StoreUnavailableError
 from maintd.model.notice import NotifyConfig
 from maintd.notify.delivery import LEASE, Sender, deliver, log_outcome, settle_failure, unexpected
 from maintd.notify.incidents import IncidentRecorder
+from maintd.notify.outage import StoreOutage
 from maintd.notify.selection import OwnProblem
 from maintd.notify.sender import Outcome
 from maintd.store import Store
@@ -44,6 +45,7 @@ class Notifier:
         node: str,
         *,
         sender: Sender,
+        outage: StoreOutage,
         sweep_every: timedelta,
     ) -> None:
         self._store = store
@@ -55,6 +57,7 @@ class Notifier:
         self._sender = sender
         self._sweep_every = sweep_every.total_seconds()
         self._next_sweep = clock.elapsed()
+        self._outage = outage
         self._wakeup = threading.Event()
         self._stopping = threading.Event()
         self._slots = threading.Semaphore(CONCURRENT)
@@ -91,8 +94,8 @@ class Notifier:
             try:
                 wait = self._iterate()
                 self._failure = ""
-            except StoreUnavailableError:
-                wait = STORE_RETRY_SECONDS  # the daemon's loop reports it
+            except StoreUnavailableError as error:
+                wait = self._note_outage(error)
             except Exception as error:
                 text = f"{type(error).__name__}: {error}"[:300]
                 if self._failure != text:
@@ -110,6 +113,7 @@ class Notifier:
         if self._clock.elapsed() >= self._next_sweep:
             self._next_sweep = self._clock.elapsed() + self._sweep_every
             self.recorder.sweep(self._problems(), self._clock.elapsed())
+            self._outage.over(self._store)
         while self._slots.acquire(blocking=False):
             try:
                 now = self._store.now()
@@ -128,6 +132,14 @@ class Notifier:
         if at is None:
             return until
         return max(LEAST_WAIT_SECONDS, min(until, (at - self._store.now()).total_seconds()))
+
+    def _note_outage(self, error: StoreUnavailableError) -> float:
+        """Report the outage if it lasts; return the seconds until the next iteration."""
+        try:
+            self._outage.note(self._config(), error.message, self._clock.now(), self._clock.elapsed())
+        except Exception:
+            log.exception("notifier_failed")
+        return STORE_RETRY_SECONDS
 
     def _until_sweep(self) -> float:
         return max(LEAST_WAIT_SECONDS, self._next_sweep - self._clock.elapsed())

@@ -42,6 +42,7 @@ from maintd.model.status import NodeState
 from maintd.notify.delivery import Sender
 from maintd.notify.incidents import IncidentRecorder
 from maintd.notify.notifier import Notifier
+from maintd.notify.outage import StoreOutage
 from maintd.notify.selection import OwnProblem
 from maintd.operations import Health, OperatorService, TriggerRequest, trigger
 from maintd.operations.commands import LATEST_START
@@ -270,6 +271,7 @@ class Daemon:
             node=settings.node,
             page=page,
         )
+        sender = Sender({OWNER: owner_mark(settings.state_dir)})
         return Notifier(
             self.store,
             self.clock,
@@ -277,7 +279,8 @@ class Daemon:
             config=lambda: self.reloader.calendar.notify,
             problems=self._own_problems,
             node=settings.node,
-            sender=Sender({OWNER: owner_mark(settings.state_dir)}),
+            sender=sender,
+            outage=StoreOutage(sender, settings.node, page),
             sweep_every=settings.heartbeat,
         )
 

@@ -9,6 +9,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from support.receivers import Answer, Hook, smtp_server, webhook
 from support.servers.base import free_port, wait_for
@@ -168,3 +169,44 @@ def test_without_channels_nothing_is_written(tmp_path: Path) -> None:
 
         assert states(daemon) == {}
         assert "notice" not in status
+
+
+def test_secrets_of_channels_are_in_no_row_log_answer_or_output(tmp_path: Path) -> None:
+    signing, token, password = "canary-signing-0815-4711", "canary-path-token-4711", "canary-password-4711"
+    text = """
+timezone: UTC
+notify:
+  channels:
+    hook: {{webhook: "http://127.0.0.1:{port}/services/{token}", secret: "{signing}"}}
+    post: {{url: "json://me:{password}@127.0.0.1:{port}/{token}"}}
+    mail: {{url: "mailto://me:{password}@127.0.0.1:1?to=ops@example.com"}}
+entries:
+  stumbling: {{title: Fails with a reason, steps: [stumble]}}
+"""
+    with webhook(Answer(400, body=f"no {signing} {token} {password}".encode())) as hook:
+        calendar_text = text.format(port=hook.port, token=token, signing=signing, password=password)
+        with maintd_daemon(tmp_path, calendar_text, **SETTINGS) as daemon:
+            fail(daemon)
+            wait_for(lambda: daemon.log_text().count("notice_not_sent") >= 3, "the deliveries fail")
+            seen = [
+                daemon.maintd(*words, "--json").out
+                for words in (
+                    ["notices"],
+                    ["status"],
+                    ["validate"],
+                    ["settings"],
+                    ["notify", "test", "hook"],
+                    ["notify", "test", "post"],
+                    ["notify", "test", "mail"],
+                )
+            ]
+            seen.append(httpx.get(f"{daemon.page}/metrics").text)
+            daemon.calendar.write_text(calendar_text.replace("{title", "{titel"))
+            seen += [(result := daemon.maintd("validate")).out + result.err, daemon.maintd("reload").err]
+        seen.append(daemon.log_text())
+        stored = b"".join(path.read_bytes() for path in daemon.state_dir.rglob("*") if path.is_file())
+
+    for secret in (signing, token, password):
+        assert [text for text in seen if secret in text] == []
+        assert secret.encode() not in stored
+    assert "HTTP 400" in seen[0]

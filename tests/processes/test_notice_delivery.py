@@ -21,6 +21,7 @@ from maintd.model.notice import Channel, NewNotice, Notice, NoticeKind, NoticeRu
 from maintd.notify.delivery import GIVE_UP, LEASE, Sender, message_for, retry_after, settle_failure
 from maintd.notify.incidents import IncidentRecorder
 from maintd.notify.notifier import Notifier
+from maintd.notify.outage import StoreOutage
 from maintd.notify.sender import Outcome, Result, retry_seconds
 from maintd.notify.webhook import signature, verify
 from maintd.store import Store, open_store
@@ -257,6 +258,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def notifier(store: Store, *channels: Channel, node: str = "n1") -> Iterator[Notifier]:
     config = NotifyConfig(channels={channel.name: channel for channel in channels}, rules=NoticeRules())
     recorder = IncidentRecorder(store, lambda: config, set, node)
+    sender = Sender({})
     found = Notifier(
         store,
         SystemClock(),
@@ -264,7 +266,8 @@ def notifier(store: Store, *channels: Channel, node: str = "n1") -> Iterator[Not
         lambda: config,
         list,
         node,
-        sender=Sender({}),
+        sender=sender,
+        outage=StoreOutage(sender, node),
         sweep_every=timedelta(milliseconds=500),
     )
     found.start()
@@ -358,3 +361,37 @@ def test_stopping_ends_a_delivery_and_keeps_its_message(store: Store) -> None:
         with notifier(store, hooked(hook)) as found:
             wait_for(lambda: state(store, "a").state is NoticeState.SENT, "it is sent at the next start")
         assert len({post.headers["webhook-id"] for post in hook.posts}) == 1
+
+
+def test_a_store_that_stays_unreachable_is_reported_without_it_and_its_return_by_rows(store: Store) -> None:
+    with webhook(Answer(500), Answer()) as hook:
+        outage = StoreOutage(Sender({}), "n1")
+        config = NotifyConfig(channels={"pager": hooked(hook)}, rules=NoticeRules(to=("pager",)))
+        now = store.now()
+        outage.note(config, "connection refused", now, 0)
+        outage.note(config, "connection refused", now, 59)
+        assert hook.posts == []
+
+        for seconds in (61, 66, 71):  # the first attempt fails, the second succeeds, and there is no third
+            outage.note(config, "connection refused", now, seconds)
+        outage.over(store)
+        outage.over(store)
+
+        assert [post.answer.status for post in hook.posts] == [500, 200]
+        assert len({post.headers["webhook-id"] for post in hook.posts}) == 1
+        sent = json.loads(hook.accepted[0].body)
+        assert sent["title"] == "node n1: the store has been unreachable: connection refused"
+        assert [found.kind for found in store.notices.recent()] == [NoticeKind.RECOVERED]
+
+
+def test_a_short_outage_is_not_reported(store: Store) -> None:
+    with webhook() as hook:
+        outage = StoreOutage(Sender({}), "n1")
+        config = NotifyConfig(channels={"pager": hooked(hook)}, rules=NoticeRules(to=("pager",)))
+        outage.note(config, "connection refused", store.now(), 0)
+        outage.over(store)
+        outage.note(config, "connection refused", store.now(), 100)
+        outage.over(store)
+
+        assert hook.posts == []
+        assert store.notices.recent() == []
