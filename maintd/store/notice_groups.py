@@ -15,7 +15,7 @@ from maintd.model.notice import NoticeKind, NoticeState
 GROUP_WAIT = timedelta(seconds=3)
 """How long a notice waits for others."""
 
-GROUP_INTERVAL = timedelta(seconds=30)
+GROUP_INTERVAL = timedelta(seconds=20)
 """The shortest time between two messages to a channel, unless one of the notices is critical."""
 
 MAX_GROUP = 1000

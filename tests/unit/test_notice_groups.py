@@ -38,8 +38,8 @@ def test_nothing_is_sent_before_the_first_is_due() -> None:
 
 
 def test_the_next_message_waits_after_the_last_one() -> None:
-    assert ids([pending(1)], last_sent=45) is None
-    assert ids([pending(1)], last_sent=30) == (1,)
+    assert ids([pending(1)], last_sent=41) is None
+    assert ids([pending(1)], last_sent=40) == (1,)
 
 
 def test_a_critical_notice_does_not_wait_and_takes_the_others_with_it() -> None:
