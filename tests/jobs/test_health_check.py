@@ -203,6 +203,12 @@ def test_a_redirect_to_a_login_is_denied_and_unknown(location: str) -> None:
     assert "denied" in str(result.check("http orders: answers").observed)
 
 
+def deep(depth: int, inner: Any) -> Any:
+    for _ in range(depth):
+        inner = {"in": inner}
+    return inner
+
+
 @pytest.mark.parametrize(
     ("body", "complaint"),
     [
@@ -211,6 +217,17 @@ def test_a_redirect_to_a_login_is_denied_and_unknown(location: str) -> None:
         ([{"name": "db", "ok": False}], "0.ok: false"),
         ({"error": "login required"}, "error: login required"),
         ({"db": {"connected": False}}, "db.connected: false"),
+        # deep, as of composite indicators
+        (
+            {"status": "UP", "components": {"db": {"components": {"main": {"details": {"pool": {"status": "DOWN"}}}}}}},
+            "components.db.components.main.details.pool.status: DOWN",
+        ),
+        ({"a": [{"b": [{"c": [{"d": [{"healthy": False}]}]}]}]}, "a.0.b.0.c.0.d.0.healthy: false"),
+        (deep(30, {"state": "error"}), ".".join(["in"] * 30) + ".state: error"),
+        (
+            {"checks": [{"status": "down"}] * 25},
+            ", ".join(f"checks.{number}.status: down" for number in range(20)) + ", and 5 more",
+        ),
     ],
 )
 def test_a_complaint_in_a_body_without_expectations_fails(body: Any, complaint: str) -> None:

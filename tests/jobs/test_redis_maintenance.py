@@ -413,6 +413,26 @@ def test_keys_without_expiry_that_grow_by_more_than_a_tenth_in_a_week_warn(
 
 
 @pytest.mark.server
+@pytest.mark.parametrize(("larger", "growing"), [(19, 1), (20, 1), (25, 1), (20, 3)])
+def test_a_kind_that_grows_is_found_among_many_larger_ones(
+    db: Redis, redis_server: RedisServer, larger: int, growing: int
+) -> None:
+    for kind in range(larger):
+        db.mset({f"large{kind}:{n}": 1 for n in range(1300)})
+    for kind in range(growing):
+        db.mset({f"grows{kind}:{n}": 1 for n in range(1200)})
+    week_ago = datetime.now(UTC) - timedelta(days=7)
+    before = {f"large{kind}:*": 1300 for kind in range(larger)} | {f"grows{kind}:*": 1000 for kind in range(growing)}
+    series = [Point(week_ago, number, {"server": "main", "pattern": name}) for name, number in before.items()]
+
+    result = look_after(redis_server, FAST, series={"redis_keys_without_expiry": series})
+
+    check = result.check("main: kinds of keys without expiry that grow")
+    assert (check.observed, check.status) == (growing, CheckStatus.WARN)
+    assert "grows0:* +20%" in check.hint
+
+
+@pytest.mark.server
 def test_an_expiry_is_set_only_on_keys_that_match_and_have_none(db: Redis, redis_server: RedisServer) -> None:
     db.mset({"idem:[a]*": 1, "idem:b": 1, "idem:[c]": 1, "other:[a]": 1})
     db.expire("idem:[c]", 50)

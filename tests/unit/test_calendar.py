@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from datetime import UTC, date, datetime, timedelta
+import time
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -378,10 +379,10 @@ def test_the_registry_validates_the_params_of_all_steps_at_once(tmp_path: Path) 
 def test_ten_thousand_entries_are_read_in_seconds() -> None:
     lines = [f"  e{n}: {{schedule: every day at {n % 24:02}:{n % 60:02}, job: vacuum}}\n" for n in range(10_000)]
 
-    began = datetime.now(UTC)
+    began = time.process_time()  # not the clock's: on a busy machine others take most of it
     calendar = parse_calendar("timezone: UTC\nentries:\n" + "".join(lines), "s.yaml", jobs(), now=NOW)
 
     assert len(calendar.entries) == 10_000
     assert 0 < len(calendar.warnings) <= 20
-    assert datetime.now(UTC) - began < timedelta(seconds=20)  # about 2 s on an idle machine
+    assert time.process_time() - began < 20  # about 2 s on an idle machine
     assert loaded()

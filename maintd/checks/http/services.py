@@ -37,7 +37,7 @@ _LOGIN_PATH = re.compile(
 _LOGIN_FORM = re.compile(
     r"""<input[^>]*type\s*=\s*["']?password|<title>[^<]*\b(log ?in|sign ?in|anmeld|authenticat)""", re.IGNORECASE
 )
-_MAX_DEPTH = 4  # of nested objects
+_NAMED = 20  # complaints of one body
 _KEPT = 2000  # characters of a body
 _SECRET = re.compile(
     r"""("[^"]*(?:secret|token|passw|api_?key|authorization)[^"]*"\s*:\s*)("(?:[^"\\]|\\.)*"?|[^,}\s]+)""",
@@ -179,9 +179,10 @@ def _report_body(ctx: Context, name: str, answer: http.Answer, target: HttpTarge
             ctx.fail(check, field.observed, expected=f"{field.expected}", hint=hint)
     if not target.expect and _json_or_none(answer) is not None:
         healthy = healthy and not unhealthy
+        more = f", and {len(unhealthy) - _NAMED} more" if len(unhealthy) > _NAMED else ""
         ctx.check(
             f"{subject}: body without complaint",
-            ", ".join(unhealthy) or "none",
+            ", ".join(unhealthy[:_NAMED]) + more or "none",
             equals="none",
             hint=f"check that component, or set the fields that count in targets.http.{name}.expect",
         )
@@ -215,10 +216,11 @@ def _json_or_none(answer: http.Answer) -> Any:
         return None
 
 
-def _unhealthy_fields(body: Any, path: str = "", depth: int = 0) -> Iterator[str]:
-    """Paths and values of fields that report an unhealthy component: `checks.db: error`."""
-    if depth > _MAX_DEPTH:
-        return
+def _unhealthy_fields(body: Any, path: str = "") -> Iterator[str]:
+    """Paths and values of fields that report an unhealthy component: `checks.db: error`.
+
+    At every depth: a body that is nested too deeply is refused before it is decoded.
+    """
     if isinstance(body, dict):
         for key, value in body.items():
             inner = f"{path}.{key}" if path else str(key)
@@ -227,10 +229,10 @@ def _unhealthy_fields(body: Any, path: str = "", depth: int = 0) -> Iterator[str
             ):
                 yield f"{inner}: {str(value).lower() if value is False else value[:100]}"
             else:
-                yield from _unhealthy_fields(value, inner, depth + 1)
+                yield from _unhealthy_fields(value, inner)
     elif isinstance(body, list):
         for index, value in enumerate(body):
-            yield from _unhealthy_fields(value, f"{path}.{index}" if path else str(index), depth + 1)
+            yield from _unhealthy_fields(value, f"{path}.{index}" if path else str(index))
     elif isinstance(body, str) and path and body.lower() in _UNHEALTHY:
         yield f"{path}: {body}"
 

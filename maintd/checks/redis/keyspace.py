@@ -31,7 +31,7 @@ _MAX_GROUPS = 500  # keys without a separator would otherwise be a group each
 _TRIES = 3
 _GROWTH_PER_WEEK = 0.10  # of the keys without expiry in a group of at least:
 _MIN_GROWING = 1000
-_MEASURED_GROUPS = 20
+_MEASURED_GROUPS = 20  # the largest; and every other one that is large enough to count as growing
 _WEEK = timedelta(days=7)
 
 
@@ -399,7 +399,9 @@ def report(ctx: Context, name: str, census: KeyStatistics, big_key: int) -> None
         hint = "set one where they are written, or let this job do it (expire)"
         ctx.check(f"{name}: keys without expiry in {pattern}", total, warn_above=0, hint=hint)
     growing = []
-    for group, tally in census.ranked()[:_MEASURED_GROUPS]:
+    for number, (group, tally) in enumerate(census.ranked()):
+        if number >= _MEASURED_GROUPS and tally.without_expiry < _MIN_GROWING:
+            continue
         labels = {"server": name, "pattern": group}
         history = [(point.at, point.value) for point in ctx.series("redis_keys_without_expiry", **labels)]
         growth = weekly_growth(history, ctx.now(), tally.without_expiry)
