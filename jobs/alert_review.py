@@ -2,9 +2,10 @@
 
 Compares the alerts of Prometheus with those of Alertmanager: an alert that fires and is not known there is not
 delivered. An Alertmanager that does not answer is unknown, never "no alerts". An alert is acknowledged by a silence
-that has an author and selects particular alerts, or by the param `acknowledged`. Also checks silences that hide
-everything, end soon, have no end in sight, are old, or have no author or comment; failed notifications; failing rules;
-flapping alerts; and the rules and silences of Grafana, if it is named. Read-only.
+that has an author and selects particular alerts, by the param `acknowledged`, or by `maintd ack`; then it
+is logged and counted, but does not fail the run. Also checks silences that hide everything, end soon, have no end in
+sight, are old, or have no author or comment; failed notifications; failing rules; flapping alerts; and the rules and
+silences of Grafana, if it is named. Read-only.
 
 Runbook: Daily Maintenance, Morning Health Check, 5 Alert Review
 """
@@ -54,7 +55,13 @@ class Params(JobParams):
     """When silences need attention."""
 
 
-@job(timeout="5m", repeatable=True, needs=("prometheus or alertmanager or http",), requires=requirements)
+@job(
+    timeout="5m",
+    repeatable=True,
+    reads_findings=True,
+    needs=("prometheus or alertmanager or http",),
+    requires=requirements,
+)
 def run(ctx: Context, params: Params) -> None:
     with ctx.phase("collect alerts, rules and silences"):
         collected = list(collect_all(_probes(ctx, params)))
@@ -134,8 +141,10 @@ def _review(ctx: Context, params: Params, alerts: Alerts) -> None:
     merged = firing.merge([found or () for found in alerts.values()], params.alerts)
     relevant = [alert for alert in merged if alert.name != params.watchdog]
     reviewed = firing.acknowledge(relevant, params.acknowledged, now)
+    reviewed = firing.acknowledge_by_findings(reviewed, ctx.findings, now)
     silent = [source for source, found in alerts.items() if found is None]
     evaluate.report_alerts(ctx, reviewed, silent, params.alerts, now)
+    evaluate.report_over(ctx, reviewed, silent)
     for alert in reviewed[:50]:
         acknowledged = f"acknowledged by {alert.acknowledged_by}" if alert.acknowledged_by else "unacknowledged"
         ctx.log(f"{alert.severity}: {alert.text(now)}: {'inhibited' if alert.inhibited else acknowledged}")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from maintd.cli import completion
 from maintd.cli.app import App, current_user, json_option
 from maintd.errors import MaintdError, UnknownNameError
+
+if TYPE_CHECKING:
+    from maintd.model.run import Run
 
 PAGE = 1000  # lines of a log in one request
 POLL_INTERVAL = 0.3  # seconds between two requests for a growing log
@@ -71,7 +74,18 @@ def show_command(app: App, run: str, as_json: bool) -> None:
     from maintd.model.run import Run
     from maintd.present import run_text
 
-    app.out(run_text(Run.model_validate(found), now=app.now(), **app.terminal))
+    run = Run.model_validate(found)
+    app.out(run_text(run, now=app.now(), **app.terminal) + _findings_text(app, run))
+
+
+def _findings_text(app: App, run: Run) -> str:
+    if not any(check.status != "ok" for step in run.steps for tried in step.attempts for check in tried.checks):
+        return ""
+    from maintd.model.finding import ListedFinding
+    from maintd.present.findings import run_findings_text
+
+    found = [ListedFinding.model_validate(one) for one in app.read(f"/runs/{run.id}/findings")["findings"]]
+    return run_findings_text(found, now=app.now(), **app.terminal) if found else ""
 
 
 @click.command("logs")

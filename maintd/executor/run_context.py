@@ -17,8 +17,9 @@ from maintd.executor.cancellation import CancelToken
 from maintd.executor.child_protocol import AttemptRequest
 from maintd.executor.fork_client import ForkClient
 from maintd.executor.job_user import JobUser, root_jobs_of
-from maintd.job.context import AttemptInfo, Point
+from maintd.job.context import AttemptInfo, KnownFinding, Point
 from maintd.model.entry import LockMode
+from maintd.model.finding import Finding
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.run import Run, RunSummary
 from maintd.model.run_updates import RunUpdate
@@ -120,6 +121,7 @@ class RunContext:
             work_dir=f"{settings.state_dir.absolute()}/work/{self.folder}.{index}.{attempt}",
             budget=job.budget,
             series=self._series(plan.name, job),
+            findings=self._findings(plan.name, job),
             reports_dir=None if settings.reports_dir is None else os.fspath(settings.reports_dir),
         )
         targets = self.targets()
@@ -137,6 +139,18 @@ class RunContext:
             None if job.name in root_jobs_of(settings) else self.job_user,
         )
 
+    def _findings(self, step: str, job: JobDescription) -> dict[str, KnownFinding]:
+        """Return the open findings of the step, if the job reads them."""
+        if self.store is None or not job.reads_findings:
+            return {}
+        try:
+            found, now = self.store.findings.all(area=self.run.entry), self.now()
+        except StoreError as error:
+            log.warning("findings_unknown", run=self.run.id, step=step, error=str(error))
+            return {}
+        own = [each for each in found if (each.entry, each.step, each.job) == (self.run.entry, step, job.name)]
+        return {each.check: _known_finding(each, now) for each in own}
+
     def _series(self, step: str, job: JobDescription) -> dict[str, tuple[Point, ...]]:
         """Return the earlier measures that the job gets, by name, oldest first."""
         if self.store is None:
@@ -151,3 +165,9 @@ class RunContext:
         for point in found:
             points.setdefault(point.name, []).append(Point(point.at, point.value, point.labels))
         return {name: tuple(of_name) for name, of_name in points.items()}
+
+
+def _known_finding(finding: Finding, now: datetime) -> KnownFinding:
+    if finding.acknowledgement is None or not finding.acknowledged(now):
+        return KnownFinding()
+    return KnownFinding(finding.acknowledgement.by, finding.acknowledgement.why, finding.acknowledgement.until)

@@ -67,6 +67,16 @@ class Point:
 
 
 @dataclass(frozen=True)
+class KnownFinding:
+    """An open finding of this step. `by`, `why` and `until` are those of its acknowledgement; `by` is empty without
+    one."""
+
+    by: str = ""
+    why: str = ""
+    until: datetime | None = None
+
+
+@dataclass(frozen=True)
 class AttemptInfo:
     """The attempt that a context belongs to. Folders may be text, since a child seldom needs them as paths."""
 
@@ -82,6 +92,7 @@ class AttemptInfo:
     budget: Mapping[str, int] = field(default_factory=dict)
     series: Mapping[str, Sequence[Point]] = field(default_factory=dict)
     reports_dir: Path | str | None = None
+    findings: Mapping[str, KnownFinding] = field(default_factory=dict)  # by the name of the check
 
 
 class PendingChange:
@@ -350,6 +361,11 @@ class Context:
         """Earlier values of a measure of this entry and job, oldest first, whose labels include these."""
         points = self._attempt.series.get(name, ())
         return [point for point in points if labels.items() <= point.labels.items()]
+
+    @property
+    def findings(self) -> Mapping[str, KnownFinding]:
+        """The open findings of this step by the name of the check, for a job with `reads_findings`."""
+        return self._attempt.findings
 
     def last(self, name: str, default: float | None = None, **labels: str) -> float | None:
         """The latest earlier value of a measure."""

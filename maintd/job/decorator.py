@@ -33,6 +33,7 @@ class JobTraits:
     fresh: bool = False
     requires: Callable[..., Iterable[Any]] | None = None
     reads_calendar: bool = False
+    reads_findings: bool = False
 
 
 def job(
@@ -48,6 +49,7 @@ def job(
     fresh: bool = False,
     requires: Callable[..., Iterable[Any]] | None = None,
     reads_calendar: bool = False,
+    reads_findings: bool = False,
 ) -> Callable[[F], F]:
     """Make a function the job of its module.
 
@@ -64,6 +66,7 @@ def job(
     requires: the job's requirements by targets and params, see `maintd.checks.requirements`; `maintd doctor` exercises
     them. By default, the targets that it needs answer.
     reads_calendar: the job has a param `calendar`, which maintd sets to the steps of the active calendar.
+    reads_findings: `ctx.findings` has the open findings of this step.
     """
     traits = JobTraits(
         timeout=parse_duration(timeout),
@@ -77,6 +80,7 @@ def job(
         fresh=fresh,
         requires=requires,
         reads_calendar=reads_calendar,
+        reads_findings=reads_findings,
     )
 
     def mark(function: F) -> F:

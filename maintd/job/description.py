@@ -119,6 +119,7 @@ def _describe(name: str, path: Path, module: ModuleType, traits: JobTraits, para
         budget=dict(traits.budget),
         history=traits.history,
         reads_calendar=traits.reads_calendar,
+        reads_findings=traits.reads_findings,
         history_of=traits.history_of,
         fresh=traits.fresh,
         params=tuple(_param(key, field_info, params) for key, field_info in params.model_fields.items()),

@@ -38,6 +38,7 @@ class JobDescription(Model):
     history: int = 60  # how many earlier points of each measure the job can read
     fresh: bool = False  # import it in each attempt, since its import has side effects
     reads_calendar: bool = False  # it is given the steps of the active calendar
+    reads_findings: bool = False  # it is given the open findings of its step
     history_of: Literal["entry", "job"] = "entry"  # measures of the same entry only, or of the job in any entry
     params: tuple[ParamDescription, ...] = ()
     params_schema: dict[str, Any] = {}

@@ -57,6 +57,24 @@ def finding_text(
     return "\n".join(lines) + "\n"
 
 
+def run_findings_text(
+    findings: Sequence[ListedFinding], *, now: datetime, width: int = WIDTH, colour: bool = False
+) -> str:
+    """The findings that a run reported, for the end of its text: key, since when, who acknowledged it."""
+    style = Style(colour)
+    lines = ["", style(plural(len(findings), "finding"), Tone.STRONG)]
+    for finding in findings:
+        text = f"{finding.key} {finding.check}, {finding.state}"
+        if finding.state is FindingState.ACKNOWLEDGED and finding.acknowledgement is not None:
+            text = f"{finding.key} {finding.check}, {acknowledgement_text(finding.acknowledgement)}"
+        elif finding.open:
+            text += f" since {utc_minute(finding.first_seen_at)}, {ago(finding.first_seen_at, now)}"
+        lines += wrap(text, width, "  ", " " * 15)
+    if any(finding.state is FindingState.OPEN for finding in findings):
+        lines += wrap("acknowledge one with: maintd ack KEY --why REASON --until 7d", width, "  ", "  ")
+    return "\n".join(lines) + "\n"
+
+
 def acknowledgement_text(acknowledgement: Acknowledgement) -> str:
     """`acknowledged by ada until Sun 2026-12-06 02:00 UTC: a disk is ordered`."""
     until = utc_minute(acknowledgement.until)

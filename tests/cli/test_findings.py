@@ -35,9 +35,11 @@ class Params(JobParams):
     file: Path
 
 
-@job(timeout="20s")
+@job(timeout="20s", reads_findings=True)
 def run(ctx: Context, params: Params) -> None:
     """Check each line: name, value and limits."""
+    for name, known in ctx.findings.items():
+        ctx.log(f"known: {name} by {known.by}: {known.why}")
     for line in params.file.read_text().splitlines():
         name, value = line.split(":")
         ctx.check(name, int(value), at_most=90, warn_above=80, unit="%", hint="free some space")
@@ -114,6 +116,13 @@ def test_an_acknowledged_failure_does_not_make_the_status_red(daemon: RunningDae
     after = daemon.maintd("status")
     assert after.code == 0
     assert "acknowledged by ada" in " ".join(after.out.split())
+
+    shown = " ".join(daemon.maintd("show", "last").out.split())
+    assert f"{found['key']} disk /, acknowledged by ada" in shown
+
+    measure(daemon, "disk /: 96")
+    assert ": a disk is ordered" in daemon.maintd("logs", "last").out  # the job is told
+    assert daemon.maintd("status").code == 0
 
     withdrawn = daemon.maintd("unack", found["key"])
     assert withdrawn.out == f"{found['key']} (disks: disk /) is no longer acknowledged\n"

@@ -17,7 +17,7 @@ from support.job_runs import JobResult, run_job
 from support.servers.base import free_port, wait_for
 from support.servers.prometheus import WebServer, alertmanager, prometheus
 
-from maintd.job.context import Point
+from maintd.job.context import KnownFinding, Point
 from maintd.model.evidence import CheckStatus
 from maintd.units import utc_text
 
@@ -217,6 +217,42 @@ def test_a_silence_that_ends_soon_is_named_when_it_hides_an_alert(wired: Wired) 
     ending = result.check("alertmanager main: silences that end soon")
     assert (ending.observed, ending.status) == (1, CheckStatus.WARN), result.text()
     assert "DiskFull" in ending.hint
+
+
+REDIS_DOWN = "alert RedisDown (cluster=one, instance=redis:6379)"
+
+
+@pytest.mark.server
+def test_an_alert_that_is_acknowledged_as_a_finding_is_logged_and_does_not_fail(wired: Wired) -> None:
+    until = datetime.now(UTC) + timedelta(days=2)
+    known = KnownFinding("ada", "new server on Monday", until)
+    over = KnownFinding("ada", "new server on Monday", datetime.now(UTC) - timedelta(days=1))
+
+    unknown = wired.review({"alerts": NOW})
+    holds = wired.review({"alerts": NOW}, findings={REDIS_DOWN: known})
+    again = wired.review({"alerts": NOW}, findings={REDIS_DOWN: over})
+    of_another = wired.review({"alerts": NOW}, findings={"alert Other": known})
+
+    assert unknown.check(REDIS_DOWN).status is CheckStatus.FAIL, unknown.text()
+    assert unknown.check("alerts: unacknowledged critical").because == REDIS_DOWN
+    assert holds.named(REDIS_DOWN) == [], holds.text()
+    assert holds.check("alerts: unacknowledged critical").status is CheckStatus.OK
+    assert holds.measure("alerts_firing", severity="critical") == 1  # it still counts as firing
+    assert holds.measure("alerts_unacked", severity="critical") == 0
+    assert any("RedisDown" in line and "acknowledged by ada: new server on Monday" in line for line in holds.logs)
+    assert again.check(REDIS_DOWN).status is CheckStatus.FAIL
+    assert of_another.check(REDIS_DOWN).status is CheckStatus.FAIL
+
+
+@pytest.mark.server
+def test_a_finding_is_over_when_its_alert_no_longer_fires_or_is_silenced(wired: Wired) -> None:
+    open_ones = {"alert Gone (instance=a)": KnownFinding(), REDIS_DOWN: KnownFinding(), "other": KnownFinding()}
+    with silenced(wired.alertmanager, is_("alertname", "RedisDown"), is_("instance", "redis:6379")):
+        result = wired.review({"alerts": NOW}, findings=open_ones)
+
+    assert result.check("alert Gone (instance=a)").status is CheckStatus.OK, result.text()
+    assert result.check(REDIS_DOWN).status is CheckStatus.OK
+    assert result.named("other") == result.named("alerts: unacknowledged others")
 
 
 @pytest.mark.server

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from maintd.job import resolve_references
-from maintd.job.context import AttemptInfo, Context, Point
+from maintd.job.context import AttemptInfo, Context, KnownFinding, Point
 from maintd.job.description import load_job
 from maintd.model.evidence import Artifact, Change, ChangeState, Check, CheckStatus, Measure, Phase, Progress, Report
 from maintd.model.target import Targets
@@ -106,13 +106,14 @@ def run_job(
     around: AbstractContextManager[object] | None = None,
     at_intent: Callable[[Change], None] | None = None,
     at_report: Callable[[Report], object] | None = None,
+    findings: Mapping[str, KnownFinding] | None = None,
 ) -> JobResult:
     """Run a shipped job by name, or a job file by path, with params as in a calendar.
 
     Numbers in `series` are daily points, the last of them yesterday's. Artifacts and work folder are in `folder`, by
     default a new one in the temporary directory. `around` is entered for the call of the job alone: its module has been
     imported before. `at_intent` is called when a change was declared and is not done yet,
-    `at_report` with each item.
+    `at_report` with each item. `findings` are open ones by the name of the check.
     """
     path = job if isinstance(job, Path) else JOBS / f"{job}.py"
     loaded = load_job(path)
@@ -131,6 +132,7 @@ def run_job(
         budget=loaded.description.budget,
         series={name: _points(values) for name, values in (series or {}).items()},
         reports_dir=reports_dir,
+        findings=findings or {},
     )
     known = targets if isinstance(targets, Targets) else Targets.model_validate(dict(targets or {}))
 

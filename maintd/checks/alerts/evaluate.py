@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from maintd.checks.alerts import firing, silences
 from maintd.checks.alerts.collect import AlertmanagerFacts, PrometheusFacts
-from maintd.checks.alerts.firing import Acknowledgement, AlertLimits, Alerts, Firing, overdue
+from maintd.checks.alerts.firing import PREFIX, Acknowledgement, AlertLimits, Alerts, Firing, overdue
 from maintd.checks.alerts.grafana import GrafanaFacts
 from maintd.checks.alerts.silences import SilenceLimits, silence_text
 from maintd.checks.hints import name_first, printable
@@ -22,6 +22,11 @@ from maintd.job.causes import Role
 from maintd.job.context import Context
 from maintd.model.evidence import CheckStatus
 from maintd.units import format_duration, plural
+
+MOST_CHECKED = 50
+"""Unacknowledged alerts of one severity that have a check of their own."""
+
+ACKNOWLEDGE = "fix the cause, silence it with your name, or acknowledge this finding: maintd findings"
 
 # A login page instead of an answer does not show whether the server behind it is healthy.
 
@@ -238,13 +243,37 @@ def report_alerts(
     ):
         texts = name_first([alert.text(now) for alert in found])
         hint = f"fix the cause, silence it with your name, or acknowledge it: {texts}" if found else ""
+        for alert in found[:MOST_CHECKED]:
+            status = CheckStatus.FAIL if strict else CheckStatus.WARN
+            lasted = f"unacknowledged for {alert.lasted(now)}"
+            ctx.check(alert.check, lasted, equals="acknowledged", severity=status, hint=ACKNOWLEDGE)
+        # The number follows from the alerts, unless some have no check of their own.
+        cause = found[0].check if 0 < len(found) <= MOST_CHECKED else ""
         if silent and not found:
             hint = "without an answer it is not known whether alerts fire"
             ctx.unknown(what, f"{', '.join(silent)} did not answer", expected="0", hint=hint)
-        elif strict:
-            ctx.check(what, len(found), equals=0, hint=hint)
         else:
-            ctx.check(what, len(found), warn_above=0, hint=hint)
+            with ctx.symptoms(lambda check, cause=cause: cause):  # type: ignore[misc]
+                if strict:
+                    ctx.check(what, len(found), equals=0, hint=hint)
+                else:
+                    ctx.check(what, len(found), warn_above=0, hint=hint)
+
+
+def report_over(ctx: Context, alerts: Sequence[Firing], silent: Sequence[str]) -> None:
+    """Report that findings are over: of alerts that no longer fire, or that are acknowledged elsewhere.
+
+    Without an answer of every source it is not known.
+    """
+    firing = {alert.check: alert for alert in alerts}
+    for name in ctx.findings:
+        alert = firing.get(name)
+        if not name.startswith(PREFIX) or silent:
+            continue
+        if alert is None:
+            ctx.passed(name, "not firing", expected="not firing")
+        elif not alert.unacknowledged and not alert.by_finding:
+            ctx.passed(name, "acknowledged", expected="acknowledged")
 
 
 def report_acknowledgements(

@@ -12,10 +12,13 @@ from maintd.checks.alerts.silences import hides_too_much
 from maintd.checks.limits import Limits
 from maintd.clients.alertmanager import Alert, Silence
 from maintd.clients.prometheus import FiringAlert
+from maintd.job.context import KnownFinding
 from maintd.model.evidence import Scalar
 from maintd.units import Duration, Instant, format_duration, utc_text
 
 NO_SEVERITY = "none"
+PREFIX = "alert "
+LONGEST_NAME = 200  # characters of the name of a check
 _MINUTE = timedelta(minutes=1)
 
 
@@ -72,6 +75,7 @@ class Firing:
     source: str
     acknowledged_by: str = ""
     inhibited: bool = False  # by another firing alert
+    by_finding: bool = False  # acknowledged as a finding of an earlier run
     annotations: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -80,17 +84,29 @@ class Firing:
         return self.labels.get("alertname", "")
 
     @property
+    def check(self) -> str:
+        """The name of its own check: `alert RedisDown (instance=redis:6379)`."""
+        return f"{PREFIX}{self.name}{self._labels}"[:LONGEST_NAME]
+
+    @property
+    def _labels(self) -> str:
+        others = {key: value for key, value in sorted(self.labels.items()) if key not in ("alertname", "severity")}
+        labels = ", ".join(f"{key}={value}" for key, value in others.items())
+        return f" ({labels})" if labels else ""
+
+    @property
     def unacknowledged(self) -> bool:
         """Neither acknowledged nor inhibited."""
         return not self.acknowledged_by and not self.inhibited
 
     def text(self, now: datetime) -> str:
         """Format as `RedisDown (instance=redis:6379) for 2h`."""
-        others = {key: value for key, value in sorted(self.labels.items()) if key not in ("alertname", "severity")}
-        labels = ", ".join(f"{key}={value}" for key, value in others.items())
+        return f"{self.name}{self._labels} for {self.lasted(now)}"
+
+    def lasted(self, now: datetime) -> str:
+        """For how long it has fired: `2h`."""
         age = max(timedelta(), now - self.since)
-        lasted = format_duration(timedelta(seconds=age.total_seconds() // 60 * 60)) if age >= _MINUTE else "under 1m"
-        return f"{self.name}{f' ({labels})' if labels else ''} for {lasted}"
+        return format_duration(timedelta(seconds=age.total_seconds() // 60 * 60)) if age >= _MINUTE else "under 1m"
 
     def evidence(self) -> dict[str, Scalar | dict[str, str]]:
         """Plain data for the artifact."""
@@ -177,6 +193,19 @@ def acknowledge(alerts: Iterable[Firing], acknowledgements: Sequence[Acknowledge
     for alert in alerts:
         own = [f"{one.by}: {one.why}" for one in acknowledgements if one.covers(alert.labels, now)]
         found.append(replace(alert, acknowledged_by="; ".join(filter(None, [alert.acknowledged_by, *own]))))
+    return found
+
+
+def acknowledge_by_findings(
+    alerts: Iterable[Firing], findings: Mapping[str, KnownFinding], now: datetime
+) -> list[Firing]:
+    """Return the alerts with the acknowledgements of the findings that their own checks were."""
+    found = []
+    for alert in alerts:
+        known = findings.get(alert.check)
+        if alert.unacknowledged and known is not None and known.until is not None and now < known.until:
+            alert = replace(alert, acknowledged_by=f"{known.by}: {known.why}", by_finding=True)
+        found.append(alert)
     return found
 
 
