@@ -74,8 +74,8 @@ def show_command(app: App, run: str, as_json: bool) -> None:
     from maintd.model.run import Run
     from maintd.present import run_text
 
-    run = Run.model_validate(found)
-    app.out(run_text(run, now=app.now(), **app.terminal) + _findings_text(app, run))
+    shown = Run.model_validate(found)
+    app.out(run_text(shown, now=app.now(), **app.terminal) + _findings_text(app, shown))
 
 
 def _findings_text(app: App, run: Run) -> str:
