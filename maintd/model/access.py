@@ -113,6 +113,7 @@ class Caller(NamedTuple):
     role: Role | None = Role.VIEWER  # None: nothing but probes
     origin: str = ""  # for example `socket, uid 1000, pid 4711` or `10.0.0.7`
     entries: tuple[str, ...] = ()  # patterns of entry names that a token is limited to; empty: all
+    token_id: int = 0  # of the token's row in the store; 0 without a token
 
     def may(self, right: Right) -> bool:
         """Whether the caller's role has a right."""

@@ -9,7 +9,7 @@ from maintd.model.base import Model
 from maintd.model.finding import Acknowledgement, FindingsSummary, ListedFinding
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.notice import Incident, Mute, Notice
-from maintd.model.run import RunSummary
+from maintd.model.run import RunState, RunSummary
 from maintd.model.status import AuditEvent, DueLimit, DueTime, EntryStatus
 from maintd.units import Instant
 
@@ -87,6 +87,22 @@ class LogEntry(Model):
     at: Instant
     stream: str
     text: str
+
+
+class LogEnd(Model):
+    """The last event of a log's stream: the state in which the run ended; null when the run was deleted."""
+
+    state: RunState | None
+
+
+class StreamPosition(Model):
+    """Where a stream of events begins or, after `reset`, continues: at the event after `after`.
+
+    A client reads what it shows anew after `reset`: events from before `oldest` are deleted.
+    """
+
+    oldest: int
+    after: int
 
 
 class LogPage(Model):

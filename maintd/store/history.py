@@ -95,6 +95,12 @@ class History:
         """A run with its steps, attempts and evidence, but without log lines."""
         return self._database.read(lambda conn: load_runs(conn, self._plans, {run_id: True}).get(run_id))
 
+    def state(self, run_id: int) -> RunState | None:
+        """The state of a run; None if there is none with this id."""
+        query = select(runs.c.state).where(runs.c.id == run_id)
+        found = self._database.read(lambda conn: conn.execute(query).scalar_one_or_none())
+        return None if found is None else RunState(found)
+
     def runs(
         self,
         *,
@@ -156,6 +162,13 @@ class History:
             ]
 
         return self._database.read(transaction)
+
+    def log_end(self, run_id: int) -> tuple[int, ...]:
+        """The position (step, attempt, seq) of the last line of a run's log; empty without a line."""
+        place = (log_lines.c.step, log_lines.c.attempt, log_lines.c.seq)
+        query = select(*place).where(log_lines.c.run_id == run_id).order_by(*(column.desc() for column in place))
+        row = self._database.read(lambda conn: conn.execute(query.limit(1)).one_or_none())
+        return () if row is None else tuple(row)
 
     def series(
         self, entry: str | None, job: str, names: Sequence[str] | None = None, limit: int = 400

@@ -62,6 +62,13 @@ class RunEvents:
         first, last = self._database.read(lambda conn: conn.execute(query).one())
         return first or 0, last or 0
 
+    def newest(self) -> int:
+        """The id of the newest event after which a follower that begins there misses none; 0 without any."""
+        query = select(run_events.c.id).order_by(run_events.c.id.desc()).limit(1)
+        if self._database.kind == "postgres":
+            query = query.where(_OLDER_THAN_OPEN_TRANSACTIONS)
+        return self._database.read(lambda conn: conn.execute(query).scalar_one_or_none()) or 0
+
     def ends_after(self, event_id: int, limit: int = 500) -> tuple[int, list[EndedRun]]:
         """Ends of runs with a larger event id, oldest first, and the id after which to continue."""
         columns = (run_events.c.id, run_events.c.run_id, entries.c.name.label("entry"), run_events.c.state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -80,6 +81,13 @@ class Tokens:
         """Whether a token can be used at this time."""
         query = select(exists().where(tokens.c.revoked_at.is_(None), tokens.c.expires_at > now))
         return self._database.read(lambda conn: bool(conn.execute(query).scalar()))
+
+    def valid(self, ids: Collection[int], now: datetime) -> set[int]:
+        """The row ids of those of these tokens that can be used at this time."""
+        query = select(tokens.c.id).where(
+            tokens.c.id.in_(ids), tokens.c.revoked_at.is_(None), tokens.c.expires_at > now
+        )
+        return self._database.read(lambda conn: set(conn.execute(query).scalars()))
 
     def revoke(self, name: str, *, by: str, origin: str = "", why: str = "", now: datetime) -> bool:
         """Revoke a token, with an audit event. False if there is none of this name or it was revoked before."""

@@ -17,7 +17,7 @@ from maintd.model.access import Right, roles_with
 from maintd.operations import OperatorService
 from maintd.web import health, pages
 from maintd.web.access import RIGHTS
-from maintd.web.api import daemon, entries, findings, notices, runs, tokens
+from maintd.web.api import daemon, entries, findings, notices, runs, streams, tokens
 from maintd.web.dependencies import caller
 from maintd.web.errors import error_response, internal_error
 from maintd.web.refusals import Refusals
@@ -26,6 +26,8 @@ from maintd.web.schemas import ErrorResponse
 _FORBIDDEN = (
     "The caller's role or token does not have the right; or the request is not allowed now; or another site sent it"
 )
+
+_TOO_MANY = "Too many wrong tokens, or followers of a stream; `Retry-After` has the seconds to wait"
 
 DESCRIPTION = (
     "The API that maintd's command line and web page use. The control socket needs no token; on the TCP port a request "
@@ -42,6 +44,7 @@ _API_ROUTERS = (
     findings.router,
     runs.router,
     notices.router,
+    streams.router,
     tokens.router,
     health.router,
 )
@@ -87,7 +90,7 @@ def _add_errors(path: str, method: str, operation: dict[str, Any]) -> None:
         responses["400"] = {**error, "description": "The request has an invalid value; nothing was done"}
     responses["401"] = {**error, "description": "A token is needed, or the token is unknown, expired or revoked"}
     responses["403"] = {**error, "description": _FORBIDDEN}
-    responses["429"] = {**error, "description": "Too many wrong tokens; `Retry-After` has the seconds to wait"}
+    responses["429"] = {**error, "description": _TOO_MANY}
     if "{" in path or (method == "post" and "requestBody" in operation):
         responses["404"] = {**error, "description": "There is nothing of this name; `hint` may have a similar one"}
 

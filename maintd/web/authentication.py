@@ -93,7 +93,7 @@ class Authenticator:
                 token, state = found.token, found.token.state_at(self._clock.now())
                 if state is TokenState.VALID:
                     self._start_recording(found, address)
-                    return Caller(token.name, token.role, f"token from {address}", token.entries)
+                    return Caller(token.name, token.role, f"token from {address}", token.entries, found.id)
                 reason, name = f'token "{token.name}" is {state}', token.name
         return await self._refuse(address, reason, name)
 

@@ -35,9 +35,17 @@ class TooManyFailuresError(UnauthorizedError):
         self.retry_after = retry_after
 
 
+class TooManyFollowersError(RefusedError):
+    """As many streams are followed as may be."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "end one of them, or try again later")
+
+
 STATUS_CODES: tuple[tuple[type[MaintdError], int], ...] = (
     (UnknownNameError, 404),
     (TooManyFailuresError, 429),
+    (TooManyFollowersError, 429),
     (UnauthorizedError, 401),
     (RefusedError, 403),
     (DaemonUnavailableError, 503),
@@ -74,7 +82,7 @@ def _headers(error: MaintdError, status: int) -> dict[str, str]:
         return {"WWW-Authenticate": f'Bearer realm="maintd"{wrong}'}
     if isinstance(error, ForbiddenError):
         return {"WWW-Authenticate": 'Bearer realm="maintd", error="insufficient_scope"'}
-    return {"Retry-After": "5"} if status == 503 else {}
+    return {"Retry-After": "5"} if status in (429, 503) else {}
 
 
 def internal_error(error: Exception) -> MaintdError:

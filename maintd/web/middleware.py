@@ -23,6 +23,7 @@ from maintd.web.connection_limits import PEER, SocketPeer
 from maintd.web.errors import error_response, internal_error
 from maintd.web.listeners import is_loopback
 from maintd.web.refusals import Refusals
+from maintd.web.streams import STREAMS, Streams
 
 log = structlog.get_logger()
 
@@ -77,9 +78,14 @@ class SecurityMiddleware:
     """
 
     def __init__(
-        self, app: FastAPI, authenticator: Authenticator | None = None, hosts: AllowedHosts | None = None
+        self,
+        app: FastAPI,
+        authenticator: Authenticator | None = None,
+        hosts: AllowedHosts | None = None,
+        streams: Streams | None = None,
     ) -> None:
         self._app = app
+        self._streams = streams
         self._authenticator = authenticator
         self._hosts = hosts
         self._routes: Sequence[APIRoute] = app.state.routes
@@ -88,6 +94,8 @@ class SecurityMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"{scope['type']} is not supported")
+        if scope["method"] == "HEAD":
+            scope, send = _as_get(scope, send)
         started = False
 
         async def send_with_headers(message: Message) -> None:
@@ -144,7 +152,7 @@ class SecurityMiddleware:
             if route is not None and RIGHTS.get(route) not in (Right.READ, Right.PROBE):
                 await to_thread.run_sync(self._refusals.record, caller, scope["method"], scope["path"], error)
             return error
-        scope.setdefault("state", {})[CALLER] = caller
+        scope.setdefault("state", {}).update({CALLER: caller, STREAMS: self._streams})
         return None
 
     async def _caller(self, scope: Scope) -> Caller:
@@ -217,6 +225,17 @@ async def _read_body(scope: Scope, receive: Receive) -> bytes | None:
             return None
         if not message.get("more_body"):
             return body
+
+
+def _as_get(scope: Scope, send: Send) -> tuple[Scope, Send]:
+    """A HEAD as the GET whose head it asks for. The client has gone, for the app, as soon as the head is sent."""
+
+    async def send_head(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await send(message)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    return {**scope, "method": "GET"}, send_head
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

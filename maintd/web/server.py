@@ -27,6 +27,7 @@ from maintd.web.connection_limits import MAX_HEAD_BYTES, BoundedConnection, Limi
 from maintd.web.listeners import BACKLOG, control_socket, is_loopback, parse_listen, tcp_socket
 from maintd.web.log_limit import limited_log
 from maintd.web.middleware import AllowedHosts, SecurityMiddleware
+from maintd.web.streams import MAX_FOLLOWERS, Streams
 
 log = structlog.get_logger()
 
@@ -64,15 +65,19 @@ def web_server(service: OperatorService) -> Iterator[WebServer]:
         stack.enter_context(limited_log())
         app = create_app(service)
         control = stack.enter_context(control_socket(service.settings.socket_path))
-        listeners = [_Listener("control socket", SecurityMiddleware(app), control, CONTROL_THREADS)]
+        streams = _streams(service)
+        listeners = [
+            _Listener("control socket", SecurityMiddleware(app, streams=streams), control, CONTROL_THREADS, streams)
+        ]
         if service.settings.listen:
             loopback = is_loopback(parse_listen(service.settings.listen)[0])
             if not loopback:
                 _require_access(service)
             tcp = stack.enter_context(tcp_socket(service.settings.listen))
             hosts = AllowedHosts(service.settings.allowed_hosts, loopback=loopback)
-            middleware = SecurityMiddleware(app, Authenticator(service, loopback=loopback), hosts)
-            listeners.append(_Listener("page", middleware, tcp, TCP_THREADS))
+            streams = _streams(service)
+            middleware = SecurityMiddleware(app, Authenticator(service, loopback=loopback), hosts, streams)
+            listeners.append(_Listener("page", middleware, tcp, TCP_THREADS, streams))
         try:
             for listener in listeners:
                 listener.start()
@@ -82,6 +87,15 @@ def web_server(service: OperatorService) -> Iterator[WebServer]:
                 listener.request_stop()
             for listener in listeners:
                 listener.join()
+
+
+def _streams(service: OperatorService) -> Streams:
+    """Streams of one listener, which leave a third of its connections to other requests."""
+
+    def valid_tokens(ids: set[int]) -> set[int]:
+        return service.store.tokens.valid(ids, service.clock.now())
+
+    return Streams(valid_tokens, followers=min(MAX_FOLLOWERS, max_connections(MAX_CONNECTIONS) * 2 // 3))
 
 
 def _require_access(service: OperatorService) -> None:
@@ -102,12 +116,13 @@ def _require_access(service: OperatorService) -> None:
 class _Listener:
     """One listening socket, served by a thread with its own event loop and its own threads for requests."""
 
-    def __init__(self, name: str, app: ASGIApp, sock: socket.socket, threads: int) -> None:
+    def __init__(self, name: str, app: ASGIApp, sock: socket.socket, threads: int, streams: Streams) -> None:
         self.name = name
         self.failed = False
         self._app = app
         self._sock = sock
         self._threads = threads
+        self._streams = streams
         self._started: Future[tuple[asyncio.AbstractEventLoop, _UvicornServer]] = Future()
         self._thread = threading.Thread(target=self._run, name=f"web {name}", daemon=True)
 
@@ -120,6 +135,7 @@ class _Listener:
         """Stop after the requests in progress, or after one second. Returns at once."""
         if self._started.done() and self._started.exception() is None and self._thread.is_alive():
             loop, server = self._started.result()
+            loop.call_soon_threadsafe(self._streams.close)
             loop.call_soon_threadsafe(server.stopping.set)
 
     def join(self) -> None:

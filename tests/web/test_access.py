@@ -127,10 +127,12 @@ def test_a_role_can_use_exactly_the_routes_of_its_rights(served: Harness, page: 
         if path.startswith("/api/v1/tokens/"):
             target = target.replace("probe", "missing")
 
-        answer = page.ask(method, target, _body(path), **headers)
+        # A stream of events has no end.
+        answer = page.ask("HEAD" if path.endswith("/events/stream") else method, target, _body(path), **headers)
 
         allowed = right is Right.PROBE or (role or Role.VIEWER).has(right)
-        refused = answer.status in (401, 403) and answer.json["error"]["code"] in ("unauthorized", "forbidden")
+        code = answer.json["error"]["code"] if answer.body and answer.status in (401, 403) else "forbidden"
+        refused = answer.status in (401, 403) and code in ("unauthorized", "forbidden")
         assert refused is not allowed, (method, target, answer.status, answer.text[:200])
 
 
@@ -416,7 +418,7 @@ def test_no_answer_to_a_limited_token_names_another_entry(
 ) -> None:
     run_with(served.store, "weekly-cleanup", 20, RunState.FAILED, items=(line(1, "theirs"),))
     for method, path in BY_ENTRY:
-        if method == "GET" and "{" not in path and not path.endswith("/openapi.json"):
+        if method == "GET" and "{" not in path and not path.endswith(("/openapi.json", "/stream")):
             assert "weekly-cleanup" not in page.get(path, **limited).text, path
 
 

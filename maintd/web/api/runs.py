@@ -140,7 +140,7 @@ def runs_page(
     runs.sort(key=lambda run: run.id, reverse=True)
     del runs[limit + 1 :]
     if not runs and before is None:
-        _require_known(service, entry, job)
+        require_known(service, entry, job)
     page = runs[:limit]
     return RunsPage(runs=tuple(page), next_before=page[-1].id if len(runs) > limit else None)
 
@@ -180,7 +180,7 @@ def _step_index(names: list[str], step: str) -> int:
     raise UnknownNameError("step", step, names)
 
 
-def _require_known(service: OperatorService, entry: str | None, job: str | None) -> None:
+def require_known(service: OperatorService, entry: str | None, job: str | None) -> None:
     """Raise UnknownNameError for a name without history that is not in the calendar either: it is misspelled."""
     if entry and entry not in known_names(service) and not service.store.entries.states([entry]):
         raise UnknownNameError("entry or job", entry, known_names(service))
