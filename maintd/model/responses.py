@@ -98,7 +98,7 @@ class LogEnd(Model):
 class StreamPosition(Model):
     """Where a stream of events begins or, after `reset`, continues: at the event after `after`.
 
-    A client reads what it shows anew after `reset`: events from before `oldest` are deleted.
+    A client reads all that it shows after `reset`: events from before `oldest` are deleted.
     """
 
     oldest: int

@@ -230,7 +230,7 @@ class Streams:
             await feed.wanted.wait()
             after = feed.end
             page = await self._read(read, after)
-            if feed.end != after:  # it skipped meanwhile
+            if feed.end != after:  # it skipped during the read
                 continue
             if page is not None and (page.events or page.end is not None):
                 feed.wanted.clear()
@@ -313,7 +313,7 @@ class _Feed:
 
 
 class EventStream(StreamingResponse):
-    """Encoded events. FastAPI's EventSourceResponse is for generators whose events it encodes for each client anew."""
+    """Encoded events. FastAPI's EventSourceResponse is for generators whose events it encodes for each client."""
 
     media_type = "text/event-stream"
 

@@ -199,7 +199,7 @@ def test_events_resume_after_a_restart_of_the_daemon(unserved: Harness, port: in
 
 
 @pytest.mark.parametrize("seen", ["1", "987654321"])
-def test_a_client_is_told_when_what_it_missed_is_deleted(served: Harness, port: int, seen: str) -> None:
+def test_a_client_gets_a_reset_when_what_it_missed_is_deleted(served: Harness, port: int, seen: str) -> None:
     run_with(served.store, "probe", 0)
     served.store.run_events.review(lambda conn, events: None)
     served.store.maintenance.prune(served.settings.retention, at(0) + timedelta(days=30))
