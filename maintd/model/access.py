@@ -123,9 +123,14 @@ class Caller(NamedTuple):
         """Whether the caller's token is for this entry (or job, by its name)."""
         return not self.entries or any(fnmatchcase(entry, pattern) for pattern in self.entries)
 
+    def covers_pattern(self, pattern: str) -> bool:
+        """Whether the caller's token is for all entries that match a pattern: it has the same pattern, or the pattern
+        is the name of one entry that it covers."""
+        return not self.entries or pattern in self.entries or (not set("*?[") & set(pattern) and self.covers(pattern))
+
     def require(self, entry: str) -> None:
-        """Raise ForbiddenError unless the caller's token is for this entry."""
-        if not self.covers(entry):
+        """Raise ForbiddenError unless the caller's token is for this entry, or all entries of this pattern."""
+        if not self.covers_pattern(entry):
             raise ForbiddenError(
                 f'token "{self.name}" is not for the entry "{entry}"', f"it is for: {', '.join(self.entries)}"
             )

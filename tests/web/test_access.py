@@ -393,6 +393,19 @@ def test_a_limited_token_acts_on_its_entries_only(served: Harness, page: Client,
     assert page.post("/api/v1/entries/probe/pause", {"why": "x"}, **limited).status == 200
 
 
+def test_a_limited_token_mutes_its_entries_only(served: Harness, page: Client, limited: dict[str, str]) -> None:
+    body = {"why": "migration", "until": "2026-03-03T00:00:00Z"}
+    asked = ("probe", "nightly-*", "nightly-vacuum", "*", "weekly-cleanup", "nightly-?", "prob[e]")
+
+    statuses = [page.post("/api/v1/mutes", body | {"entries": pattern}, **limited).status for pattern in asked]
+    page.post("/api/v1/mutes", body | {"entries": "weekly-*"}, **bearer(token(served, name="all")))
+
+    assert statuses == [200, 200, 200, 403, 403, 403, 403]
+    assert {mute["entries"] for mute in page.get("/api/v1/mutes", **limited).json["mutes"]} == set(asked[:3])
+    assert page.post("/api/v1/mutes/end", {"entries": "weekly-*"}, **limited).status == 403
+    assert page.post("/api/v1/mutes/end", {"entries": "probe"}, **limited).json == {"unmuted": True}
+
+
 def test_a_limited_token_reads_its_entries_only(served: Harness, page: Client, limited: dict[str, str]) -> None:
     own = [run_with(served.store, "probe", 0, items=(line(1, "mine"),)), run_with(served.store, "nightly-vacuum", 10)]
     other = run_with(served.store, "weekly-cleanup", 20, items=(line(1, "theirs"),))

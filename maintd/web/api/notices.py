@@ -59,15 +59,17 @@ def post_test(service: ServiceDep, request: Request, body: ChannelTestBody) -> R
 
 
 @router.get("/mutes", response_model=MuteList)
-def get_mutes(service: ServiceDep) -> Response:
+def get_mutes(service: ServiceDep, request: Request) -> Response:
     """List the mutes that are active, oldest first."""
-    return json_response(MuteList(mutes=tuple(service.store.mutes.active(service.store.now()))))
+    active, covers = service.store.mutes.active(service.store.now()), caller(request).covers_pattern
+    return json_response(MuteList(mutes=tuple(mute for mute in active if covers(mute.entries))))
 
 
 @router.post("/mutes", response_model=Mute)
 def post_mute(service: ServiceDep, request: Request, body: MuteBody) -> Response:
     """Silence the notices of entries until a time, at most 90 days; their runs are recorded as always."""
     by = caller(request, body.by)
+    by.require(body.entries)
     return json_response(mute(service, body.entries, body.why, by.name, body.until, origin=by.origin))
 
 
@@ -75,4 +77,5 @@ def post_mute(service: ServiceDep, request: Request, body: MuteBody) -> Response
 def post_unmute(service: ServiceDep, request: Request, body: UnmuteBody) -> Response:
     """End a mute, by the name or pattern that it was written with."""
     by = caller(request, body.by)
+    by.require(body.entries)
     return json_response(UnmuteResponse(unmuted=unmute(service, body.entries, by.name, origin=by.origin)))
