@@ -47,6 +47,8 @@ def _open_standard_streams() -> None:
 
 def _plain_status(argv: list[str]) -> tuple[str, bool] | None:
     """(socket, quiet) of `maintd [--socket S] [--state-dir D] status [--quiet]`; None for anything else."""
+    if os.environ.get("MAINTD_URL"):
+        return None
     socket_path: str | None = None
     state_dir: str | None = None
     quiet = False

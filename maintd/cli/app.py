@@ -20,9 +20,13 @@ from maintd.errors import DaemonUnavailableError, MaintdError, OutputError
 from maintd.terminal import clip_lines, for_terminal
 
 if TYPE_CHECKING:
-    from maintd.cli.client import Client, DaemonClient
+    from maintd.cli.connection import Remote
+    from maintd.client import Client
     from maintd.config.settings import Settings
     from maintd.job.registry import JobRegistry
+
+CONNECTION_FLAGS = frozenset({"url", "token_file", "ca_file", "insecure"})
+"""Options of `maintd` that say which daemon to use, and are not settings."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,7 +35,8 @@ class App:
     """One invocation of the command line. Settings and clients are loaded when a command first uses them."""
 
     def __init__(self, flags: dict[str, Any], stack: ExitStack) -> None:
-        self.flags = flags
+        self.options = flags
+        self.flags = {name: value for name, value in flags.items() if name not in CONNECTION_FLAGS}
         self.daemon_answers = True
         self._stack = stack
         self._store_client: Client | None = None
@@ -44,18 +49,35 @@ class App:
         return load_settings(self.flags)
 
     @cached_property
-    def daemon(self) -> DaemonClient:
-        """A client of the daemon, whether it answers or not.
+    def remote(self) -> Remote | None:
+        """The daemon at a URL that the command connects to; None for that of this machine. Raises UsageError."""
+        from maintd.cli.connection import find_remote
 
-        The socket is found without loading the settings where possible: loading them would dominate the duration of a
-        command that only reads.
+        return find_remote(self.options, self.note)
+
+    @cached_property
+    def daemon(self) -> Client:
+        """A client of the daemon, whether it answers or not. Raises UsageError."""
+        return self.client()
+
+    def client(self, timeout: float | None = None) -> Client:
+        """A client with another time for a request, in seconds."""
+        from maintd.cli.connection import TIMEOUT, local_client
+
+        seconds = TIMEOUT if timeout is None else timeout
+        return local_client(self._socket, seconds) if self.remote is None else self.remote.client(seconds)
+
+    @property
+    def _socket(self) -> Path:
+        """The control socket.
+
+        It is found without loading the settings where possible: loading them would dominate the duration of a command
+        that only reads.
         """
-        from maintd.cli.client import DaemonClient
-
         plain = None
         if "config" not in self.flags:
             plain = plain_socket(self.flags.get("socket"), self.flags.get("state_dir"))
-        return DaemonClient(self.settings.socket_path if plain is None else Path(plain))
+        return self.settings.socket_path if plain is None else Path(plain)
 
     def registry(self) -> JobRegistry:
         """The jobs as this process finds them."""
@@ -64,11 +86,16 @@ class App:
         return JobRegistry(self.settings.job_dirs, self.settings.job_cache_file)
 
     def read(self, path: str, **query: Any) -> Any:
-        """GET from the daemon; from the store if no daemon answers, with one note on standard error."""
+        """GET from the daemon; from the store if no daemon answers, with one note on standard error.
+
+        A daemon at a URL has a store of its own: when it does not answer, that is the error.
+        """
         if self._store_client is None:
             try:
                 return self.daemon.get(path, **query)
             except DaemonUnavailableError as error:
+                if self.remote is not None:
+                    raise
                 self._store_client = self._open_store_client(error)
         return self._store_client.get(path, **query)
 

@@ -98,11 +98,10 @@ def _jobs(ctx: click.Context) -> list[tuple[str, str]]:
 
 def _get(ctx: click.Context, path: str, **query: Any) -> dict[str, Any]:
     """The daemon's answer; empty without one."""
-    from maintd.cli.client import DaemonClient
     from maintd.errors import MaintdError
 
     try:
-        answer: dict[str, Any] = DaemonClient(_app(ctx).daemon.path, TIMEOUT).get(path, **query)
+        answer: dict[str, Any] = _app(ctx).client(TIMEOUT).get(path, **query)
     except MaintdError:
         return {}
     return answer
@@ -111,7 +110,7 @@ def _get(ctx: click.Context, path: str, **query: Any) -> dict[str, Any]:
 def _app(ctx: click.Context) -> App:
     """The app of this invocation, which click does not create while it completes."""
     root = ctx.find_root()
-    flags = {name: value for name, value in root.params.items() if value is not None}
+    flags = {name: value for name, value in root.params.items() if value not in (None, False)}
     return App({name: value for name, value in flags.items() if name != "version"}, root.with_resource(ExitStack()))
 
 

@@ -90,6 +90,8 @@ def version_command(app: App, as_json: bool) -> None:
     try:
         daemon = app.daemon.get("/version")
     except MaintdError:
+        if app.remote is not None:
+            raise
         daemon = None
     if as_json:
         app.out_json({"version": __version__, "python": platform.python_version(), "daemon": daemon})

@@ -57,4 +57,6 @@ def _jobs(app: App) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = app.daemon.get("/jobs")["jobs"]
         return found
     except DaemonUnavailableError:
+        if app.remote is not None:
+            raise
         return [job.model_dump(mode="json") for job in app.registry().jobs.values()]

@@ -53,7 +53,17 @@ COMMANDS = {
     "completion": "completion",
 }
 
-GLOBAL = ("--config", "--state-dir", "--socket", "--store-url", "--calendar")
+GLOBAL = (
+    "--config",
+    "--state-dir",
+    "--socket",
+    "--store-url",
+    "--calendar",
+    "--url",
+    "--token-file",
+    "--ca-file",
+    "--insecure",
+)
 
 
 class Commands(click.Group):
@@ -88,9 +98,15 @@ class Commands(click.Group):
 @click.option("--socket", metavar="PATH", help="The daemon's control socket (MAINTD_SOCKET).")
 @click.option("--store-url", metavar="URL", help="The store (MAINTD_STORE_URL); keep a password in a file instead.")
 @click.option("--calendar", metavar="FILE", help="The calendar (MAINTD_CALENDAR).")
+@click.option("--url", metavar="URL", help="A daemon elsewhere, as https://maintd.example:8420 (MAINTD_URL).")
+@click.option(
+    "--token-file", metavar="FILE", help="The token for it (MAINTD_TOKEN_FILE, or the token in MAINTD_TOKEN)."
+)
+@click.option("--ca-file", metavar="FILE", help="Certificates to trust instead of the system's (MAINTD_CA_FILE).")
+@click.option("--insecure", is_flag=True, help="Do not verify its certificate: others can then read the token.")
 @click.version_option(__version__, "--version", message="maintd %(version)s")
 @click.pass_context
-def cli(ctx: click.Context, /, **flags: str | None) -> None:
+def cli(ctx: click.Context, /, **flags: str | bool | None) -> None:
     """Run the maintenance runbook on schedule, record the evidence, keep the history.
 
     NAME is an entry of the calendar or a job. RUN is a run's number, the name of an entry or job for its last run, or
@@ -99,7 +115,19 @@ def cli(ctx: click.Context, /, **flags: str | None) -> None:
     Exit codes: 0 success; 1 a run or check failed, or something needs attention; 2 invalid request or file; 3 unknown
     name; 4 refused; 6 no daemon answers; 124 the run timed out; 130 interrupted.
     """
-    ctx.obj = App({name: value for name, value in flags.items() if value is not None}, ctx.with_resource(ExitStack()))
+    given = {name: value for name, value in flags.items() if value not in (None, False)}
+    ctx.obj = App(given, ctx.with_resource(ExitStack()))
+    if "url" in given and ctx.invoked_subcommand is not None:
+        _refuse_local(ctx.invoked_subcommand)
+
+
+def _refuse_local(command: str) -> None:
+    """Raise UsageError for a command that cannot work on a daemon elsewhere."""
+    from maintd.cli.connection import LOCAL_COMMANDS
+
+    if command in LOCAL_COMMANDS:
+        does, _, instead = LOCAL_COMMANDS[command].partition("; ")
+        raise UsageError(f"--url is not for maintd {command}, which {does}", instead or "omit --url")
 
 
 def main() -> int:

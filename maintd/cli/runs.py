@@ -159,7 +159,7 @@ def run_id_of(app: App, text: str, *, daemon: bool = False) -> int:
 
     Raises a MaintdError with UnknownNameError's code if there is none.
     """
-    from maintd.cli.client import coded_error
+    from maintd.client import coded_error
 
     if text.isascii() and text.isdigit():
         return int(text)

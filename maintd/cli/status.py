@@ -11,6 +11,7 @@ from maintd.cli import completion
 from maintd.cli.app import App, json_option
 from maintd.errors import DaemonUnavailableError, MaintdError, UsageError
 
+PROBE_TIMEOUT = 4.0  # seconds; the container's health check has a timeout of five
 MAX_DAYS = 3_660  # of operations.due, which is imported only when it is needed
 
 
@@ -57,10 +58,8 @@ def status_command(app: App, name: str | None, quiet: bool, as_json: bool) -> in
 
 
 def _check_health(app: App) -> int:
-    from maintd.cli.client import is_ready
-
     try:
-        return 0 if is_ready(app.daemon.path) else 1
+        return 0 if app.client(PROBE_TIMEOUT).is_ready() else 1
     except DaemonUnavailableError as error:
         return error.exit_code
 
@@ -91,6 +90,8 @@ def _due_times(app: App, days: int) -> Any:
     try:
         return app.read("/due", days=days)
     except DaemonUnavailableError as unavailable:
+        if app.remote is not None:
+            raise
         try:
             found = _due_times_of_file(app, days)
         except MaintdError:

@@ -57,6 +57,8 @@ def create(app: App, name: str, role: str, expires: str, entries: tuple[str, ...
     try:
         created = app.daemon.post("/tokens", {**body, "entries": entries})
     except DaemonUnavailableError:
+        if app.remote is not None:
+            raise
         with _store(app, create=True) as store:
             created = _create(store, body, entries)
     if as_json:
@@ -77,6 +79,8 @@ def list_command(app: App, as_json: bool) -> None:
     try:
         found = app.daemon.get("/tokens")["tokens"]
     except DaemonUnavailableError:
+        if app.remote is not None:
+            raise
         from maintd.operations.tokens import list_tokens
 
         with _store(app, read_only=True) as store:
@@ -100,6 +104,8 @@ def revoke(app: App, name: str, why: str, as_json: bool) -> None:
     try:
         revoked = app.daemon.post(f"/tokens/{quote(name, safe='')}/revoke", {"by": current_user(), "why": why})
     except DaemonUnavailableError:
+        if app.remote is not None:
+            raise
         from maintd.operations.tokens import revoke_token
 
         with _store(app) as store:

@@ -83,6 +83,8 @@ def _queue(app: App, name: str, body: dict[str, Any]) -> Any:
     try:
         return app.daemon.post("/runs", body)
     except DaemonUnavailableError as error:
+        if app.remote is not None:
+            raise
         _refuse_unknown(app, name)
         hint = f"start it with: maintd serve, or run without a daemon: maintd run {quote(name)} --here"
         raise DaemonUnavailableError(error.message, hint) from error

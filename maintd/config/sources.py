@@ -25,7 +25,7 @@ from maintd.units import format_duration, is_size, written_size
 DEFAULT = "default"
 DOTENV = ".env"
 
-OWN = frozenset({f"{PREFIX}OWNER"})
+OWN = frozenset({f"{PREFIX}{name}" for name in ("OWNER", "URL", "TOKEN", "TOKEN_FILE", "CA_FILE")})
 """Environment variables that maintd sets for its own child processes."""
 
 

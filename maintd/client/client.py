@@ -1,0 +1,482 @@
+"""The client: a method for each operation of the API."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, urlencode
+
+from maintd.client.address import Address, parse_address
+from maintd.client.errors import api_error
+from maintd.client.tokens import check_token
+from maintd.client.transport import API_HEADER, Answer, Transport
+from maintd.errors import DaemonUnavailableError, MaintdError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from maintd.model.access import CreatedToken, ListedToken, Role
+    from maintd.model.entry import Pause
+    from maintd.model.job import BrokenJob, JobDescription
+    from maintd.model.responses import (
+        DueList,
+        EntryDetail,
+        HealthResponse,
+        LogEntry,
+        LogPage,
+        ReloadResponse,
+        RunsPage,
+        Version,
+    )
+    from maintd.model.run import Run, RunSummary
+    from maintd.model.status import AuditEvent, StatusReport
+
+    M = TypeVar("M", bound=BaseModel)
+
+API = "/api/v1"
+TIMEOUT = 45.0
+"""Seconds that a request has by default; the longest answer, to a reload, may take 30."""
+
+RETRIES = 2
+PAUSES = (0.2, 1.0, 3.0)  # seconds before the first, the second, … repetition without Retry-After
+LONGEST_PAUSE = 30.0  # seconds; what Retry-After may ask for
+POLL_INTERVAL = 0.3  # seconds between two requests for a growing log
+
+_RETRIED = frozenset({429, 502, 503, 504})
+
+
+class Client:
+    """A client of one daemon. Threads may share it; it holds no connection between requests.
+
+    `address` is a URL (`https://maintd.example:8420`, also with the path of a reverse proxy) or the path of the control
+    socket. `token` is needed for all but reading from the same machine. `ca_file` has the certificates of the
+    authorities to trust instead of the system's. `verify=False` accepts every certificate: whoever is on the way can
+    then read the token. `timeout` is in seconds and for a whole request.
+
+    A GET, and a `trigger` with an idempotency key, is sent again up to `retries` times if no daemon answers or the
+    answer is 429, 502, 503 or 504, after the seconds of `Retry-After` (at most 30) or 0.2, 1 and 3 s. Other requests are
+    sent once. Redirects are not followed. Proxies of the environment are not used.
+
+    Methods return the frozen types of `maintd.model`; fields of a newer daemon that this version does not know are left
+    out. `get` and `post` return JSON as it is. Times are aware datetimes in UTC, durations timedeltas.
+
+    Every method raises DaemonUnavailableError if no maintd answers, UnauthorizedError without a valid token,
+    ForbiddenError if the role lacks the right, UnknownNameError for an unknown name, UsageError for a value that is not
+    valid, StoreError while the daemon cannot use its store. Each has `code`, `message` and `hint`.
+    """
+
+    def __init__(
+        self,
+        address: str | os.PathLike[str],
+        *,
+        token: str | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+        verify: bool = True,
+        timeout: float = TIMEOUT,
+        retries: int = RETRIES,
+    ) -> None:
+        self.address: Address = parse_address(address)
+        self.timeout = timeout
+        self._retries = retries
+        self._transport = Transport(
+            self.address,
+            timeout=timeout,
+            token=None if token is None else check_token(token, "the value"),
+            ca_file=None if ca_file is None else os.fspath(ca_file),
+            verify=verify,
+        )
+
+    # --- any request ---
+
+    def get(self, path: str, **query: Any) -> Any:
+        """The JSON that a GET of a quoted path below /api/v1 returns. Query arguments that are None are left out."""
+        return self._json(self.request("GET", _target(path, query)))
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """The JSON that a POST returns. Fields of the body that are None are left out."""
+        sent = {name: value for name, value in body.items() if value is not None}
+        repeatable = path == "/runs" and bool(sent.get("idempotency_key"))
+        return self._json(self.request("POST", _target(path, {}), json.dumps(sent).encode(), repeatable=repeatable))
+
+    def request(self, method: str, target: str, body: bytes | None = None, *, repeatable: bool = False) -> Answer:
+        """The answer of maintd to any request, whatever its status. `target` is a quoted path with its query.
+
+        A GET, and what is `repeatable`, is sent again as the class describes.
+        """
+        pauses = list(PAUSES[: self._retries]) if repeatable or method == "GET" else []
+        pauses += [PAUSES[-1]] * (self._retries - len(PAUSES)) if pauses else []
+        while True:
+            try:
+                answer = self._transport.send(method, target, body, {}, self.timeout)
+                self._require_maintd(answer, target)
+            except DaemonUnavailableError:
+                if not pauses:
+                    raise
+                time.sleep(pauses.pop(0))
+                continue
+            if answer.status not in _RETRIED or not pauses or target.startswith(("/healthz", "/readyz")):
+                return answer
+            pause = pauses.pop(0)
+            time.sleep(min(max(_seconds(answer.headers.get("retry-after"), pause), 0.0), LONGEST_PAUSE))
+
+    def _require_maintd(self, answer: Answer, target: str) -> None:
+        """Raise DaemonUnavailableError unless the answer is one of maintd."""
+        if API_HEADER.lower() in answer.headers or _is_error(answer.body):
+            return
+        kind = answer.headers.get("content-type", "no content type").partition(";")[0]
+        what = f"{answer.status} with {kind}"
+        if "location" in answer.headers:
+            what = f"{answer.status}, a redirect to {answer.headers['location'][:200]}"
+        raise DaemonUnavailableError(
+            f"no maintd answers on {self.address}: {target.partition('?')[0]} is answered by another server or a "
+            f"proxy ({what})",
+            "check the URL; a proxy must pass on the answers of maintd with their headers",
+        )
+
+    def _json(self, answer: Answer) -> Any:
+        try:
+            found = json.loads(answer.body)
+        except (ValueError, RecursionError) as error:
+            raise MaintdError(
+                f"the daemon on {self.address} answered {answer.status} without JSON",
+                "compare the versions with: maintd version",
+            ) from error
+        if answer.status >= 400:
+            raise api_error(found if isinstance(found, dict) else {}, answer.status)
+        return found
+
+    def _parsed(self, kind: type[M], found: Any) -> M:
+        from pydantic import ValidationError
+
+        try:
+            return kind.model_validate(found, extra="ignore")
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise MaintdError(
+                f"the daemon on {self.address} answered a {kind.__name__} that this version cannot read: "
+                f"{where}: {first['msg']}",
+                "compare the versions with: maintd version",
+            ) from error
+
+    # --- the daemon ---
+
+    def version(self) -> Version:
+        """Version, node, process and start of the daemon that answers."""
+        from maintd.model.responses import Version
+
+        return self._parsed(Version, self.get("/version"))
+
+    def health(self) -> HealthResponse:
+        """Liveness: `ok` is true while the scheduler's loop runs. Needs no token; without one, `problems` is empty."""
+        return self._probe("/healthz")
+
+    def readiness(self) -> HealthResponse:
+        """Readiness: `ok` is true while maintd plans runs and reaches its store. Needs no token."""
+        return self._probe("/readyz")
+
+    def _probe(self, target: str) -> HealthResponse:
+        from maintd.model.responses import HealthResponse
+
+        return self._parsed(HealthResponse, self._probed(target)[1])
+
+    def is_ready(self) -> bool:
+        """Whether maintd plans runs and reaches its store; without the libraries that types need."""
+        return self._probed("/readyz")[0] == 200
+
+    def _probed(self, target: str) -> tuple[int, Any]:
+        answer = self.request("GET", target)
+        if answer.status not in (200, 503) or _is_error(answer.body):
+            self._json(answer._replace(status=max(answer.status, 400)))
+        return answer.status, self._json(answer._replace(status=200))
+
+    def status(self) -> StatusReport:
+        """The status of the daemon and of all entries, as `maintd status` shows it."""
+        from maintd.model.status import StatusReport
+
+        return self._parsed(StatusReport, self.get("/status"))
+
+    def status_text(self, *, width: int = 80, colour: bool = False) -> str:
+        """The status as text for a terminal of `width` columns, 20 to 500."""
+        return self._text("/text/status", width=width, colour=str(colour).lower())
+
+    def metrics(self) -> str:
+        """The metrics in Prometheus' text format."""
+        return self._text("/metrics")
+
+    def _text(self, path: str, **query: Any) -> str:
+        answer = self.request("GET", path + (f"?{urlencode(query)}" if query else ""))
+        if answer.status != 200:
+            self._json(answer)
+        return answer.body.decode("utf-8", "replace")
+
+    def settings(self) -> dict[str, Any]:
+        """The daemon's settings by name, secrets masked."""
+        found: dict[str, Any] = self.get("/settings")
+        return found
+
+    def events(self, *, limit: int = 50) -> tuple[AuditEvent, ...]:
+        """The last audit events, newest first; `limit` is 1 to 1000."""
+        from maintd.model.responses import EventList
+
+        return self._parsed(EventList, self.get("/events", limit=limit)).events
+
+    def reload(self) -> ReloadResponse:
+        """Reload calendar and jobs. With errors in the calendar, `ok` is false and the loaded one stays active."""
+        from maintd.model.responses import ReloadResponse
+
+        return self._parsed(ReloadResponse, self.post("/reload", {}))
+
+    # --- entries and jobs ---
+
+    def entry(self, name: str) -> EntryDetail:
+        """The status of an entry, or of a job by its name, with its last ten runs."""
+        from maintd.model.responses import EntryDetail
+
+        return self._parsed(EntryDetail, self.get(f"/entries/{_quoted(name)}"))
+
+    def due(self, *, days: int = 7) -> DueList:
+        """The due times of the next days, oldest first; `days` is 1 to 3660."""
+        from maintd.model.responses import DueList
+
+        return self._parsed(DueList, self.get("/due", days=days))
+
+    def jobs(self) -> tuple[JobDescription | BrokenJob, ...]:
+        """All jobs; one that cannot be imported is a BrokenJob with its error."""
+        from maintd.model.responses import JobList
+
+        return self._parsed(JobList, self.get("/jobs")).jobs
+
+    def job(self, name: str) -> JobDescription | BrokenJob:
+        """A job with its params."""
+        from maintd.model.responses import JobList
+
+        return self._parsed(JobList, {"jobs": [self.get(f"/jobs/{_quoted(name)}")]}).jobs[0]
+
+    def pause(self, name: str, why: str, *, until: datetime | None = None, by: str = "") -> Pause:
+        """Pause an entry until a time or until `unpause`; its due times are recorded as skipped."""
+        from maintd.model.entry import Pause
+
+        body = {"why": why, "until": _time(until), "by": by}
+        return self._parsed(Pause, self.post(f"/entries/{_quoted(name)}/pause", body))
+
+    def unpause(self, name: str, *, by: str = "") -> bool:
+        """End the pause of an entry; whether it was paused."""
+        return bool(self.post(f"/entries/{_quoted(name)}/unpause", {"by": by})["unpaused"])
+
+    # --- runs ---
+
+    def runs(
+        self,
+        *,
+        entry: str | None = None,
+        job: str | None = None,
+        states: Iterable[str] = (),
+        since: datetime | str | None = None,
+        before: int | None = None,
+        limit: int = 50,
+    ) -> RunsPage:
+        """A page of runs, newest first; `limit` is 1 to 1000. The next page has its `next_before` as `before`.
+
+        `states` are values of `model.run.RunState`; `since` is a time, or a duration before now such as `7d`.
+        """
+        from maintd.model.responses import RunsPage
+
+        after = _time(since) if isinstance(since, datetime) else since
+        query = {"entry": entry, "job": job, "state": tuple(states), "since": after, "before": before, "limit": limit}
+        return self._parsed(RunsPage, self.get("/runs", **query))
+
+    def iter_runs(
+        self,
+        *,
+        entry: str | None = None,
+        job: str | None = None,
+        states: Iterable[str] = (),
+        since: datetime | str | None = None,
+        page_size: int = 200,
+    ) -> Iterator[RunSummary]:
+        """All runs that match, newest first; a page is requested when it is needed."""
+        wanted, before = tuple(states), None
+        while True:
+            page = self.runs(entry=entry, job=job, states=wanted, since=since, before=before, limit=page_size)
+            yield from page.runs
+            before = page.next_before
+            if before is None:
+                return
+
+    def run(self, run_id: int) -> Run:
+        """A run with its steps, attempts, checks, measures, changes and artifacts."""
+        from maintd.model.run import Run
+
+        return self._parsed(Run, self.get(f"/runs/{run_id:d}"))
+
+    def trigger(
+        self,
+        name: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        at: datetime | None = None,
+        why: str = "",
+        dry_run: bool = False,
+        idempotency_key: str | None = None,
+        by: str = "",
+    ) -> RunSummary:
+        """Queue a run of an entry, or of a job by its name, now or at a time.
+
+        With an idempotency key that was used before, the run that has it is returned, and none is queued.
+        """
+        from maintd.model.run import RunSummary
+
+        body = {
+            "name": name,
+            "params": dict(params or {}),
+            "at": _time(at),
+            "why": why,
+            "dry_run": dry_run,
+            "idempotency_key": idempotency_key,
+            "by": by,
+        }
+        return self._parsed(RunSummary, self.post("/runs", body))
+
+    def cancel(self, run_id: int, *, why: str = "", by: str = "") -> RunSummary:
+        """Cancel a queued run, or request that a running one stops: it is still `running` until it did."""
+        from maintd.model.run import RunSummary
+
+        return self._parsed(RunSummary, self.post(f"/runs/{run_id:d}/cancel", {"why": why, "by": by}))
+
+    def wait(self, run_id: int, *, timeout: float | None = None, interval: float = 0.5) -> Run:
+        """The run when it has ended. Raises TimeoutError if that is not within `timeout` seconds."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            run = self.run(run_id)
+            if run.state.final:
+                return run
+            if until is not None and time.monotonic() > until:
+                raise TimeoutError(f"run {run_id} is still {run.state} after {timeout:g} s")
+            time.sleep(interval)
+
+    # --- logs and artifacts ---
+
+    def log(
+        self,
+        run_id: int,
+        *,
+        after: str | None = None,
+        step: str | None = None,
+        attempt: int | None = None,
+        limit: int = 1000,
+    ) -> LogPage:
+        """Lines of a run's log after a cursor; `limit` is 1 to 5000. `final`: no more lines will follow."""
+        from maintd.model.responses import LogPage
+
+        query = {"after": after, "step": step, "attempt": attempt, "limit": limit}
+        return self._parsed(LogPage, self.get(f"/runs/{run_id:d}/log", **query))
+
+    def iter_log(self, run_id: int, *, step: str | None = None, attempt: int | None = None) -> Iterator[LogEntry]:
+        """The lines of a run's log that exist now, oldest first."""
+        return self._log_lines(run_id, step, attempt, None, follow=False)
+
+    def follow(self, run_id: int, *, step: str | None = None, after: str | None = None) -> Iterator[LogEntry]:
+        """The lines of a run's log, oldest first, and new ones as they come, until the run ends.
+
+        `after` is the cursor of a `LogPage`: only later lines.
+        """
+        return self._log_lines(run_id, step, None, after, follow=True)
+
+    def _log_lines(
+        self, run_id: int, step: str | None, attempt: int | None, after: str | None, *, follow: bool
+    ) -> Iterator[LogEntry]:
+        while True:
+            page = self.log(run_id, after=after, step=step, attempt=attempt)
+            yield from page.lines
+            after = page.cursor or after
+            if page.final or not (page.lines or follow):
+                return
+            if not page.lines:
+                time.sleep(POLL_INTERVAL)
+
+    def artifact(self, run_id: int, step: str, attempt: int, name: str) -> bytes:
+        """The content of a file that an attempt saved; at most 64 MB."""
+        path = f"{API}/runs/{run_id:d}/artifacts/{_quoted(step)}/{attempt:d}/{_quoted(name)}"
+        answer = self.request("GET", path)
+        if answer.status != 200:
+            self._json(answer)
+        return answer.body
+
+    # --- tokens ---
+
+    def tokens(self) -> tuple[ListedToken, ...]:
+        """All tokens with role, expiry and last use, also expired and revoked ones."""
+        from maintd.model.responses import TokenList
+
+        return self._parsed(TokenList, self.get("/tokens")).tokens
+
+    def create_token(
+        self,
+        name: str,
+        role: Role | str,
+        *,
+        expires_at: datetime | None = None,
+        entries: Iterable[str] = (),
+        by: str = "",
+    ) -> CreatedToken:
+        """Create a token, which only this answer has; it expires after 90 days by default, 366 at most.
+
+        `entries` are patterns such as `backup-*` of the entries that it is limited to.
+        """
+        from maintd.model.access import CreatedToken
+
+        body = {"name": name, "role": str(role), "expires_at": _time(expires_at), "entries": list(entries), "by": by}
+        return self._parsed(CreatedToken, self.post("/tokens", body))
+
+    def revoke_token(self, name: str, *, why: str = "", by: str = "") -> ListedToken:
+        """Revoke a token: no request with it is accepted from then on."""
+        from maintd.model.access import ListedToken
+
+        return self._parsed(ListedToken, self.post(f"/tokens/{_quoted(name)}/revoke", {"why": why, "by": by}))
+
+    def openapi(self) -> dict[str, Any]:
+        """The API as an OpenAPI 3.1 document."""
+        found: dict[str, Any] = self.get("/openapi.json")
+        return found
+
+
+def _target(path: str, query: Mapping[str, Any]) -> str:
+    given = {name: value for name, value in query.items() if value is not None and value != ()}
+    given = {name: str(value).lower() if isinstance(value, bool) else value for name, value in given.items()}
+    return f"{API}{path}?{urlencode(given, doseq=True)}" if given else f"{API}{path}"
+
+
+def _quoted(name: str) -> str:
+    return quote(name, safe="")
+
+
+def _time(at: datetime | None) -> str | None:
+    """A time as the API takes it. Raises UsageError without a UTC offset: it would mean another time elsewhere."""
+    if at is None:
+        return None
+    if at.tzinfo is None:
+        from maintd.errors import UsageError
+
+        raise UsageError(f"the time {at.isoformat()} has no UTC offset", "use datetime.now(UTC), for example")
+    return at.isoformat()
+
+
+def _seconds(text: str | None, default: float) -> float:
+    """Retry-After as seconds; its other form, a date, counts as absent."""
+    return float(text) if text is not None and text.isascii() and text.isdigit() else default
+
+
+def _is_error(body: bytes) -> bool:
+    """Whether a body has the shape of maintd's errors: the server's own limits answer without its headers."""
+    if not body.startswith(b'{"error":') or len(body) > 1_000_000:
+        return False
+    try:
+        error = json.loads(body)["error"]
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(error, dict) and error.keys() == {"code", "message", "hint"} and isinstance(error["code"], str)
