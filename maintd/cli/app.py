@@ -62,7 +62,8 @@ class App:
 
     def client(self, timeout: float | None = None) -> Client:
         """A client with another time for a request, in seconds."""
-        from maintd.cli.connection import TIMEOUT, local_client
+        from maintd.cli.connection import local_client
+        from maintd.client.client import TIMEOUT
 
         seconds = TIMEOUT if timeout is None else timeout
         return local_client(self._socket, seconds) if self.remote is None else self.remote.client(seconds)

@@ -12,8 +12,6 @@ from maintd.client.client import TIMEOUT
 from maintd.client.tokens import check_token
 from maintd.errors import UsageError
 
-VARIABLES = frozenset({"MAINTD_URL", "MAINTD_TOKEN", "MAINTD_TOKEN_FILE", "MAINTD_CA_FILE"})
-
 _LOCAL_FLAGS = ("socket", "state_dir", "store_url")
 
 LOCAL_COMMANDS = {

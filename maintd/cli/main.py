@@ -99,9 +99,7 @@ class Commands(click.Group):
 @click.option("--store-url", metavar="URL", help="The store (MAINTD_STORE_URL); keep a password in a file instead.")
 @click.option("--calendar", metavar="FILE", help="The calendar (MAINTD_CALENDAR).")
 @click.option("--url", metavar="URL", help="A daemon elsewhere, as https://maintd.example:8420 (MAINTD_URL).")
-@click.option(
-    "--token-file", metavar="FILE", help="The token for it (MAINTD_TOKEN_FILE, or the token in MAINTD_TOKEN)."
-)
+@click.option("--token-file", metavar="FILE", help="Its token (MAINTD_TOKEN_FILE; MAINTD_TOKEN has the token itself).")
 @click.option("--ca-file", metavar="FILE", help="Certificates to trust instead of the system's (MAINTD_CA_FILE).")
 @click.option("--insecure", is_flag=True, help="Do not verify its certificate: others can then read the token.")
 @click.version_option(__version__, "--version", message="maintd %(version)s")

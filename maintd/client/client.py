@@ -58,8 +58,8 @@ class Client:
     then read the token. `timeout` is in seconds and for a whole request.
 
     A GET, and a `trigger` with an idempotency key, is sent again up to `retries` times if no daemon answers or the
-    answer is 429, 502, 503 or 504, after the seconds of `Retry-After` (at most 30) or 0.2, 1 and 3 s. Other requests are
-    sent once. Redirects are not followed. Proxies of the environment are not used.
+    answer is 429, 502, 503 or 504, after the seconds of `Retry-After` (at most 30) or 0.2, 1 and 3 s. Other requests
+    are sent once. Redirects are not followed. Proxies of the environment are not used.
 
     Methods return the frozen types of `maintd.model`; fields of a newer daemon that this version does not know are left
     out. `get` and `post` return JSON as it is. Times are aware datetimes in UTC, durations timedeltas.

@@ -25,8 +25,9 @@ from maintd.units import format_duration, is_size, written_size
 DEFAULT = "default"
 DOTENV = ".env"
 
-OWN = frozenset({f"{PREFIX}{name}" for name in ("OWNER", "URL", "TOKEN", "TOKEN_FILE", "CA_FILE")})
-"""Environment variables that maintd sets for its own child processes."""
+OWN = frozenset({f"{PREFIX}OWNER", *(f"{PREFIX}{name}" for name in ("URL", "TOKEN", "TOKEN_FILE", "CA_FILE"))})
+"""Environment variables that are no settings: what maintd sets for its own child processes, and which daemon a command
+connects to."""
 
 
 class DisplayedSetting(NamedTuple):

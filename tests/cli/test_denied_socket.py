@@ -13,7 +13,7 @@ from support.servers.base import needs_root
 from support.users import as_unprivileged_user, folder_for_all
 
 from maintd.__main__ import _get
-from maintd.cli.client import DaemonClient, is_ready
+from maintd.client import Client
 from maintd.errors import RefusedError
 
 
@@ -47,12 +47,12 @@ def test_a_socket_that_may_not_be_opened_names_the_group_and_the_folder(
         for item, mode in ((path, socket_mode), (state, folder_mode)):
             os.chown(item, 0, group)
             item.chmod(mode)
-        client = DaemonClient(path)
+        client = Client(path)
 
         with as_unprivileged_user(), pytest.raises(RefusedError) as read:
             client.get("/status")
         with as_unprivileged_user(), pytest.raises(RefusedError) as checked:
-            is_ready(path)
+            client.is_ready()
         with as_unprivileged_user(), pytest.raises(PermissionError):
             _get(str(path), "/readyz")  # so that the full program explains it
 

@@ -70,7 +70,6 @@ NO_TARGET: dict[str, str] = {
     "checks/read_tally": "counts, and reads nothing",
     "checks/logs/evaluate": "evaluates counts, and reads nothing",
     "cli/arguments": "the operator's own command line",
-    "cli/client": "the answers of the daemon on its own socket",
     "executor/fork_protocol": "messages between processes of the daemon",
     "executor/fork_server": "messages between processes of the daemon",
     "executor/job_user": "the credentials of a socket, from the kernel",
