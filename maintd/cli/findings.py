@@ -191,7 +191,7 @@ def _is_reported(app: App, number: int, check: str) -> bool:
 
 
 def _no_finding(number: int, check: str, names: list[str]) -> Exception:
-    from maintd.cli.client import coded_error
+    from maintd.client import coded_error
 
     closest = nearest(check[:200], names)
     hint = f"did you mean {shell_quote(f'{number}/{closest}')}?" if closest else f"see: maintd show {number}"
