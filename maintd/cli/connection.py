@@ -69,7 +69,7 @@ def find_remote(flags: Mapping[str, object], note: Callable[[str], None]) -> Rem
         return None  # the command line names the daemon of this machine
     remote = Remote(str(url), _token(flags, note), _ca_file(flags), bool(flags.get("insecure")))
     if remote.insecure:
-        note("warning: --insecure: the server's certificate is not verified; whoever is on the way can read the token")
+        note("warning: --insecure: the server's certificate is not verified; others on the network can read the token")
     return remote
 
 

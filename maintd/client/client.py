@@ -54,7 +54,7 @@ class Client:
 
     `address` is a URL (`https://maintd.example:8420`, also with the path of a reverse proxy) or the path of the control
     socket. `token` is needed for all but reading from the same machine. `ca_file` has the certificates of the
-    authorities to trust instead of the system's. `verify=False` accepts every certificate: whoever is on the way can
+    authorities to trust instead of the system's. `verify=False` accepts every certificate: others on the network can
     then read the token. `timeout` is in seconds and for a whole request.
 
     A GET, and a `trigger` with an idempotency key, is sent again up to `retries` times if no daemon answers or the

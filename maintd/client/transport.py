@@ -27,7 +27,7 @@ LARGEST = 64_000_000  # bytes of an answer; the status of 10,000 entries has a t
 LONGEST_LINE = 4_000_000  # bytes of a line of a stream; a log line has at most some KiB
 
 API_HEADER = "Maintd-Api"
-"""The header that tells an answer of maintd from one of another server or of a proxy. The web server sends it."""
+"""The header that an answer of maintd has, and one of another server or of a proxy has not."""
 
 
 class Answer(NamedTuple):

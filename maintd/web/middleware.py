@@ -45,7 +45,7 @@ HEADERS = {
     b"cross-origin-resource-policy": b"same-origin",
     b"cross-origin-opener-policy": b"same-origin",
     b"cache-control": b"no-store",
-    b"maintd-api": b"1",  # so that a client tells an answer of maintd from one of a proxy
+    b"maintd-api": b"1",  # so that a client does not take a proxy's answer for one of maintd
 }
 
 

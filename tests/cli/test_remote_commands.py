@@ -19,7 +19,7 @@ def daemon() -> Iterator[RunningDaemon]:
 
 
 def token_file(daemon: RunningDaemon, role: str, *options: str) -> Path:
-    path = daemon.cwd / f"{role}-{'-'.join(options).strip('-') or 'all'}"
+    path = daemon.cwd / (re.sub(r"\W+", "-", " ".join([role, *options])).strip("-") if options else f"{role}-all")
     if not path.exists():
         created = daemon.maintd("token", "create", "--role", role, *options, path.name)
         path.touch(mode=0o600)
@@ -106,7 +106,7 @@ def test_a_wrong_a_revoked_and_no_token_are_exit_code_4(daemon: RunningDaemon) -
     wrong = daemon.maintd("status", MAINTD_URL=daemon.page, MAINTD_TOKEN="maintd_" + "A" * 43)
     done = daemon.maintd("--url", daemon.page, "--token-file", revoked, "status", "--json")
 
-    assert (wrong.code, "not accepted: it is unknown" in wrong.err) == (4, True), wrong.err
+    assert (wrong.code, "the token is unknown" in wrong.err) == (4, True), wrong.err
     assert (done.code, done.json["error"]["code"]) == (4, "unauthorized")
     assert "maintd token create" in done.json["error"]["hint"]
 
