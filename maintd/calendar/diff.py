@@ -153,6 +153,11 @@ def _notify_changes(old: NotifyConfig, new: NotifyConfig) -> Iterator[str]:
     for name in dict.fromkeys([*old.entries, *new.entries]):
         if old.rules_of(name) != new.rules_of(name):
             yield f'notify: the rules of "{name}" changed'
+    for name in dict.fromkeys([*old.pings, *new.pings]):
+        if old.pings.get(name) != new.pings.get(name):
+            yield f'notify: the ping of "{name}" changed'
+    if old.own_ping != new.own_ping:
+        yield "notify: the ping of maintd changed"
     for field in ("rules", "quiet", "digest", "page"):
         if getattr(old, field) != getattr(new, field) and (old.channels or new.channels):
             yield f"notify: {field} changed"

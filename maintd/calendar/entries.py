@@ -31,6 +31,7 @@ ENTRY_KEYS = (
     "locks",
     "jitter",
     "notify",
+    "ping",
     "enabled",
     "formerly",
 )

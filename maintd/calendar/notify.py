@@ -1,4 +1,4 @@
-"""The section `notify` of a calendar: channels, rules, quiet hours and the digest."""
+"""The section `notify` of a calendar: channels, rules, quiet hours, the digest and pings."""
 
 from __future__ import annotations
 
@@ -17,14 +17,25 @@ from maintd.calendar.policies import read_positive
 from maintd.calendar.value_readers import NodeReader, kind, unknown
 from maintd.config.yaml_tree import Node, ScalarNode, SequenceNode
 from maintd.model.entry import Rule, ScheduleKind
-from maintd.model.notice import ROUTED_KINDS, Channel, Digest, NoticeKind, NoticeRules, NotifyConfig, QuietHours
+from maintd.model.notice import (
+    OWN_PING,
+    ROUTED_KINDS,
+    Channel,
+    Digest,
+    NoticeKind,
+    NoticeRules,
+    NotifyConfig,
+    OwnPing,
+    QuietHours,
+    ping_name,
+)
 from maintd.schedule import compile_rule, zone_problem
 
 _KINDS = tuple(kind.value for kind in ROUTED_KINDS)
 RULE_KEYS = ("to", "critical", *_KINDS)
 """Keys of the rules: in `notify`, below `notify: entries`, and in the `notify` of an entry."""
 
-NOTIFY_KEYS = ("channels", *RULE_KEYS, "quiet", "digest", "page", "entries")
+NOTIFY_KEYS = ("channels", *RULE_KEYS, "quiet", "digest", "page", "ping", "entries")
 CHANNEL_KEYS = ("url", "webhook", "secret")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -33,6 +44,7 @@ _REFERENCE = re.compile(r"\$\{[^}]*\}")
 _FACTOR = re.compile(r"(\d+(?:\.\d+)?)x")
 _TIME = re.compile(r"([01]?\d|2[0-3]):[0-5]\d")
 _SHORTEST_SECRET = 16
+_SHORTEST_PING = timedelta(seconds=10)
 
 _Fields = Mapping[str, tuple[ScalarNode, Node]]
 
@@ -49,7 +61,7 @@ class _Scope:
 
 
 def read_notify(scope: NodeReader, node: Node | None, entries: Iterable[ReadEntry], timezone: str) -> NotifyConfig:
-    """The section `notify`, and the key `notify` of entries; adds errors to the scope."""
+    """The section `notify`, and the keys `notify` and `ping` of entries; adds errors to the scope."""
     entries = list(entries)
     fields: _Fields = {} if node is None else scope.within("notify").fields(node, "notify", NOTIFY_KEYS)
     channels = _channels(scope.within("notify"), fields)
@@ -71,6 +83,8 @@ def read_notify(scope: NodeReader, node: Node | None, entries: Iterable[ReadEntr
         quiet=_quiet(within.read, fields["quiet"][1], timezone) if "quiet" in fields else None,
         digest=_digest(within, fields["digest"][1], timezone, given) if "digest" in fields else None,
         page=_page(within.read, fields["page"][1]) if "page" in fields else "",
+        pings=_pings(scope, entries),
+        own_ping=_own_ping(within.read, fields["ping"][1]) if "ping" in fields else None,
     )
 
 
@@ -161,6 +175,50 @@ def _webhook_problem(text: str) -> str:
         return "not a URL; write https://host/path"
     port = found[1].rpartition("@")[2].rpartition("]")[2].partition(":")[2]
     return f'"{port}" is not a port' if port and not (port.isdecimal() and 0 < int(port) < 65536) else ""
+
+
+# --- pings ---
+
+
+def _pings(scope: NodeReader, entries: Iterable[ReadEntry]) -> dict[str, Channel]:
+    found = {}
+    for entry in entries:
+        name = entry.key.text
+        if "ping" in entry.fields:
+            channel = _ping(scope.within(f'entry "{name}"'), entry.fields["ping"][1], ping_name(name))
+            if channel is not None:
+                found[name] = channel
+    return found
+
+
+def _own_ping(scope: NodeReader, node: Node) -> OwnPing | None:
+    """`ping: URL`, or `{url: URL, every: 1m}`."""
+    if isinstance(node, ScalarNode):
+        channel = _ping(scope, node, OWN_PING)
+        return None if channel is None else OwnPing(channel=channel)
+    fields = scope.fields(node, "ping", ("url", "every"))
+    if "url" not in fields:
+        scope.error(node, 'ping has no "url"; for example ping: {url: "https://hc-ping.com/${PING_KEY}/maintd"}')
+        return None
+    channel = _ping(scope, fields["url"][1], OWN_PING)
+    every = OwnPing.model_fields["every"].default
+    if "every" in fields:
+        every = read_positive(scope, fields["every"][1], "ping: every") or every
+        if every < _SHORTEST_PING:
+            scope.error(fields["every"][1], f"ping: every is shorter than {_SHORTEST_PING.total_seconds():.0f}s")
+    return None if channel is None else OwnPing(channel=channel, every=every)
+
+
+def _ping(scope: NodeReader, node: Node, name: str) -> Channel | None:
+    text = scope.text(node, "ping")
+    if text is None:
+        return None
+    problem = _webhook_problem(text)
+    if not problem and "#" in text:
+        problem = "it has a fragment, which no server gets"
+    if problem:
+        scope.error(node, f"ping: {problem}")
+    return Channel(name=name, ping=SecretStr(text))
 
 
 # --- rules ---

@@ -63,6 +63,8 @@ def notify_command() -> None:
 def test_command(app: App, channel: str, as_json: bool) -> int:
     """Send a test to a channel, and wait for the result.
 
+    The monitor of an entry is the channel ping:ENTRY, that of maintd itself maintd:ping.
+
     Exit code 1 if it could not be delivered.
     """
     from maintd.model.notice import Notice

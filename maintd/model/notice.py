@@ -47,6 +47,15 @@ ROUTED_KINDS = (*INCIDENT_KINDS, NoticeKind.RECOVERED, NoticeKind.STILL_FAILING)
 """Kinds that a rule sends to its channels, to others, or not at all."""
 
 
+OWN_PING = "maintd:ping"
+"""The name of the channel for pings of maintd itself; no other channel can have it."""
+
+
+def ping_name(entry: str) -> str:
+    """The name of the channel for the pings of an entry; no other channel can have it."""
+    return f"ping:{entry}"
+
+
 class NoticeState(StrEnum):
     """The state of a notice."""
 
@@ -57,15 +66,24 @@ class NoticeState(StrEnum):
 
 
 class Channel(Model):
-    """Where notices are sent: a URL of apprise, or a webhook with the secret that signs its body.
+    """Where notices are sent: a URL of apprise, a webhook with the secret that signs its body, or the URL of a monitor
+    that expects pings.
 
-    All three can contain references `${NAME}` and `${file:/run/secrets/x}`, which are resolved when a notice is sent.
+    All can contain references `${NAME}` and `${file:/run/secrets/x}`, which are resolved when a notice is sent.
     """
 
     name: str
     url: SecretStr | None = None
     webhook: SecretStr | None = None
     secret: SecretStr | None = None
+    ping: SecretStr | None = None
+
+
+class OwnPing(Model):
+    """The monitor that expects pings of maintd itself, and how often it gets them."""
+
+    channel: Channel
+    every: Duration = timedelta(minutes=1)
 
 
 class NoticeRules(Model):
@@ -100,7 +118,7 @@ class Digest(Model):
 
 
 class NotifyConfig(Model):
-    """The section `notify` of the calendar. Without channels nothing is sent."""
+    """The section `notify` of the calendar, and the pings of its entries. Without both nothing is sent."""
 
     channels: dict[str, Channel] = {}
     rules: NoticeRules = NoticeRules()
@@ -108,6 +126,14 @@ class NotifyConfig(Model):
     quiet: QuietHours | None = None
     digest: Digest | None = None
     page: str = ""  # URL under which people reach maintd's page
+    pings: dict[str, Channel] = {}  # by entry: the monitors that expect its runs
+    own_ping: OwnPing | None = None
+
+    @property
+    def destinations(self) -> dict[str, Channel]:
+        """All that notices can be sent to, by the name in their rows: channels, and monitors that expect pings."""
+        pings = [*self.pings.values(), *([] if self.own_ping is None else [self.own_ping.channel])]
+        return {**self.channels, **{channel.name: channel for channel in pings}}
 
     def rules_of(self, entry: str) -> NoticeRules:
         """The rules of an entry; of maintd itself for any other name."""
@@ -184,7 +210,7 @@ class Mute(Model):
 
 def channel_secrets(config: NotifyConfig) -> set[str]:
     """Every text of the channels that is secret, or may be: signing secrets, and the parts of URLs."""
-    return {text for channel in config.channels.values() for text in secrets_of_channel(channel)}
+    return {text for channel in config.destinations.values() for text in secrets_of_channel(channel)}
 
 
 _NO_SECRETS = ("mailto", "mailtos", "json", "jsons", "xml", "xmls", "form", "forms", "http", "https", "syslog")
@@ -196,7 +222,7 @@ _LONG_SEGMENT = 16
 def secrets_of_channel(channel: Channel) -> set[str]:
     """As `channel_secrets`, of one channel."""
     found = {channel.secret.get_secret_value()} if channel.secret is not None else set()
-    for url in filter(None, (channel.url, channel.webhook)):
+    for url in filter(None, (channel.url, channel.webhook, channel.ping)):
         text = url.get_secret_value()
         found |= secrets_in(text)
         scheme, _, rest = text.partition("://")

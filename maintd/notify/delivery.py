@@ -17,6 +17,7 @@ import structlog
 from maintd.errors import MaintdError
 from maintd.model.notice import Channel, Notice, NoticeKind
 from maintd.notify.messages import message_of, payload_of
+from maintd.notify.pings import is_stale, ping_message
 from maintd.notify.sender import LONGEST_ERROR, Outcome, Result
 from maintd.store import Store
 from maintd.store.notices import ClaimedGroup
@@ -69,7 +70,7 @@ class Sender:
     def send(self, channel: Channel, message: Mapping[str, Any], limit: timedelta = TIME_LIMIT) -> Outcome:
         """Deliver a message within the limit."""
         environ = {name: value for name, value in os.environ.items() if not name.startswith(SCRUBBED)}
-        fields = {name: getattr(channel, name) for name in ("url", "webhook", "secret")}
+        fields = {name: getattr(channel, name) for name in ("url", "webhook", "secret", "ping")}
         given = {name: None if value is None else value.get_secret_value() for name, value in fields.items()}
         try:
             process = subprocess.Popen(
@@ -130,18 +131,28 @@ def _read_outcome(code: int, out: bytes, err: bytes) -> Outcome:
 def deliver(store: Store, sender: Sender, channels: Mapping[str, Channel], group: ClaimedGroup, node: str) -> Outcome:
     """Deliver claimed notices as one message, and write what became of it. Raises StoreError.
 
-    1. Renew the lease: a claim that another node took over is not delivered.
-    2. Send.
-    3. Mark the notices as sent; or requeue them, or give up.
+    1. Leave out a ping that is not true any more.
+    2. Renew the lease: a claim that another node took over is not delivered.
+    3. Send.
+    4. Mark the notices as sent; or requeue them, or give up.
     """
     channel = channels.get(group.channel)
     if channel is None:
         outcome = Outcome(Result.REFUSED, f'the calendar has no channel "{group.channel}" any more')
-        store.notices.give_up(group, outcome.error)
+        if group.notices[0].kind is NoticeKind.PING:
+            store.notices.discard(group)
+        else:
+            store.notices.give_up(group, outcome.error)
         return outcome
+    if is_stale(group.notices[0], store.now()):
+        store.notices.discard(group)
+        return Outcome(Result.DOWN, "it is not true any more")
     if not store.notices.renew(group, store.now() + LEASE):
         return Outcome(Result.DOWN, "another node took it over")
-    outcome = sender.send(channel, message_for(group.key, group.notices, node))
+    message = message_for(group.key, group.notices, node)
+    if channel.ping is not None:
+        message["ping"] = ping_message(store, group.notices[0])
+    outcome = sender.send(channel, message)
     now = store.now()
     if outcome.result is Result.SENT:
         store.notices.mark_sent(group, now)

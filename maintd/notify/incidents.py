@@ -28,6 +28,7 @@ from maintd.notify.selection import (
     send_at,
 )
 from maintd.operations.review import Review
+from maintd.operations.watchdog import Missing, MissingKind
 from maintd.present import utc_minute
 from maintd.present.notices import OWN, subject_text
 from maintd.schedule import compile_rule, due_between
@@ -174,6 +175,28 @@ class IncidentRecorder:
         count += self._sweep_runs(config, now)
         count += self._sweep_reminders(config, now)
         return count + self._digest(config, now)
+
+    def record_missing(self, missing: Iterable[Missing]) -> int:
+        """Open an incident for each entry with a due time that was not planned; return the number of new notices."""
+        config, known = self._config(), self._entries()
+        unplanned = [each for each in missing if each.kind is MissingKind.UNPLANNED and each.subject in known]
+        if not config.channels or not unplanned:
+            return 0
+        have = {(incident.subject, incident.kind) for incident in self._store.notices.open_incidents()}
+        new_ones = [each for each in unplanned if (each.subject, NoticeKind.MISSED) not in have]
+        if not new_ones:
+            return 0
+        now = self._store.now()
+
+        def transaction(conn: Connection) -> int:
+            mutes, around = active_mutes(conn, now), self._around(conn)
+            new: list[NewNotice] = []
+            for each in new_ones:
+                text = messages.unplanned(each.subject, each.since, now, around)
+                new += self._open(conn, config, each.subject, NoticeKind.MISSED, text, None, mutes, now)
+            return add_notices(conn, new, now) if new else 0
+
+        return self._store.write(transaction)
 
     def _sweep_runs(self, config: NotifyConfig, now: datetime) -> int:
         known = self._entries()

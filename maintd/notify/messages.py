@@ -86,6 +86,15 @@ def late(run: RunSummary, now: datetime, around: Around) -> Text:
     return _text(f"{run.entry} is late by {by}", head, {"why": why, "type": step}, details, around, run.id)
 
 
+def unplanned(entry: str, due_at: datetime, now: datetime, around: Around) -> Text:
+    """A due time that no node planned."""
+    why = f"it was due {utc_minute(due_at)}, and {rough_text(now - due_at)} later no node had planned it"
+    step = "maintd status"
+    details = {"entry": entry, "why": why, "since": utc_text(due_at), "next_step": step, "node": around.node}
+    facts = {"why": why, "since": utc_minute(due_at), "type": step}
+    return _text(f"{entry} was not planned", f"{entry} was due and was not planned.", facts, details, around)
+
+
 def too_long(run: RunSummary, limit: str, now: datetime, around: Around) -> Text:
     """A run takes longer than it should; `limit` is how long that is and why."""
     started = run.started_at or run.queued_at

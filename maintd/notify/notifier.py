@@ -7,19 +7,21 @@ iteration, and no failure of a channel, of the store or of its own ends it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 
 import structlog
 
 from maintd.clock import Clock
 from maintd.errors import StoreError, StoreUnavailableError
-from maintd.model.notice import NotifyConfig
+from maintd.model.notice import NoticeKind, NotifyConfig
 from maintd.notify.delivery import LEASE, Sender, deliver, log_outcome, settle_failure, unexpected
 from maintd.notify.incidents import IncidentRecorder
 from maintd.notify.outage import StoreOutage
+from maintd.notify.pings import PingRecorder
 from maintd.notify.selection import OwnProblem
 from maintd.notify.sender import Outcome
+from maintd.operations.watchdog import Missing
 from maintd.store import Store
 from maintd.store.notices import ClaimedGroup
 
@@ -28,8 +30,14 @@ log = structlog.get_logger()
 CONCURRENT = 4
 """Messages that are delivered at once, each to another channel."""
 
+CONCURRENT_PINGS = 2
+"""Of them at most so many are pings: monitors that do not answer must not delay what people wait for."""
+
 STORE_RETRY_SECONDS = 5.0
 LEAST_WAIT_SECONDS = 0.2
+
+START_SECONDS = 0.5
+"""From the time that a run is planned, to the look whether it has started."""
 
 
 class Notifier:
@@ -47,10 +55,20 @@ class Notifier:
         sender: Sender,
         outage: StoreOutage,
         sweep_every: timedelta,
+        well: Callable[[], bool] = lambda: True,
+        watch: Callable[[], Sequence[Missing]] = tuple,
     ) -> None:
+        """`problems` are those of maintd itself, and `well` returns whether its monitor may get a ping.
+
+        `watch` finds what is missing; it is called at each sweep, also when nothing is sent.
+        """
         self._store = store
         self._clock = clock
         self.recorder = recorder
+        self.pings = PingRecorder(store, config, node)
+        self._well = well
+        self._watch = watch
+        self._starts_at: float | None = None  # when to look for runs that have started, on the clock
         self._config = config
         self._problems = problems
         self._node = node
@@ -62,6 +80,7 @@ class Notifier:
         self._stopping = threading.Event()
         self._slots = threading.Semaphore(CONCURRENT)
         self._deliveries: set[threading.Thread] = set()
+        self._pings_under_way: set[threading.Thread] = set()
         self._failure = ""  # of the last iteration
         self._released = False
         self._thread = threading.Thread(target=self._run, name="notifier", daemon=True)
@@ -82,6 +101,12 @@ class Notifier:
     def wake(self) -> None:
         """Look for notices now. Any thread can call this."""
         self._wakeup.set()
+
+    def expect_start(self) -> None:
+        """Runs may start in a moment: look for them then. Any thread can call this; it returns at once."""
+        if self._starts_at is None and self._config().pings:
+            self._starts_at = self._clock.elapsed() + START_SECONDS
+            self._wakeup.set()
 
     @property
     def failure(self) -> str:
@@ -105,19 +130,29 @@ class Notifier:
 
     def _iterate(self) -> float:
         """Sweep if that is due, and start the deliveries that are; return the seconds until the next iteration."""
-        if not self._config().channels:
-            return self._sweep_every
+        is_sweep = self._clock.elapsed() >= self._next_sweep
+        missing: Sequence[Missing] = ()
+        if is_sweep:
+            self._next_sweep = self._clock.elapsed() + self._sweep_every
+            missing = self._watch()
+        if not self._config().destinations:
+            return self._until_sweep()
         if not self._released:
             self._store.notices.release(self._node)
             self._released = True
-        if self._clock.elapsed() >= self._next_sweep:
-            self._next_sweep = self._clock.elapsed() + self._sweep_every
+        if is_sweep:
+            self._starts_at = None
             self.recorder.sweep(self._problems(), self._clock.elapsed())
             self._outage.over(self._store)
+            self.recorder.record_missing(missing)
+            self.pings.sweep(self._store.now(), own=self._well())
+        elif self._starts_at is not None and self._clock.elapsed() >= self._starts_at:
+            self._starts_at = None
+            self.pings.sweep_starts(self._store.now())
         while self._slots.acquire(blocking=False):
             try:
                 now = self._store.now()
-                group = self._store.notices.claim(self._node, now, now + LEASE)
+                group = self._store.notices.claim(self._node, now, now + LEASE, pings=self._takes_pings)
             except BaseException:
                 self._slots.release()
                 raise
@@ -127,7 +162,7 @@ class Notifier:
             self._start(group)
         else:
             return self._until_sweep()  # a delivery that ends wakes this thread
-        at = self._store.notices.next_attempt(self._store.now())
+        at = self._store.notices.next_attempt(self._store.now(), pings=self._takes_pings)
         until = self._until_sweep()
         if at is None:
             return until
@@ -141,12 +176,19 @@ class Notifier:
             log.exception("notifier_failed")
         return STORE_RETRY_SECONDS
 
+    @property
+    def _takes_pings(self) -> bool:
+        return len(self._pings_under_way) < CONCURRENT_PINGS
+
     def _until_sweep(self) -> float:
-        return max(LEAST_WAIT_SECONDS, self._next_sweep - self._clock.elapsed())
+        at = self._next_sweep if self._starts_at is None else min(self._next_sweep, self._starts_at)
+        return max(LEAST_WAIT_SECONDS, at - self._clock.elapsed())
 
     def _start(self, group: ClaimedGroup) -> None:
         thread = threading.Thread(target=self._deliver, args=(group,), name="notice", daemon=True)
         self._deliveries.add(thread)
+        if group.notices[0].kind is NoticeKind.PING:
+            self._pings_under_way.add(thread)
         thread.start()
 
     def _deliver(self, group: ClaimedGroup) -> None:
@@ -159,12 +201,13 @@ class Notifier:
             log.exception("notice_failed", channel=group.channel)
         finally:
             self._deliveries.discard(threading.current_thread())
+            self._pings_under_way.discard(threading.current_thread())
             self._slots.release()
             self._wakeup.set()
 
     def _attempt(self, group: ClaimedGroup) -> Outcome:
         try:
-            return deliver(self._store, self._sender, self._config().channels, group, self._node)
+            return deliver(self._store, self._sender, self._config().destinations, group, self._node)
         except StoreError:
             raise
         except Exception as error:  # one message must not be tried forever at once

@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 
 from pydantic import SecretStr
 
+import maintd
 from maintd.errors import JobError
 from maintd.job.references import resolve_references
 from maintd.model.notice import Channel, secrets_of_channel
@@ -67,7 +69,7 @@ def deliver(channel: Channel, message: dict[str, Any]) -> Outcome:
     try:
         resolved = _resolved(channel)
         secrets |= secrets_of_channel(resolved)
-        outcome = _post(resolved, message) if resolved.webhook is not None else _notify(resolved, message)
+        outcome = _send(resolved, message)
     except JobError as error:
         outcome = Outcome(Result.DOWN, str(error))
     except Exception as error:  # noqa: BLE001 - the border to other people's code
@@ -76,18 +78,34 @@ def deliver(channel: Channel, message: dict[str, Any]) -> Outcome:
     return outcome._replace(error=text[:LONGEST_ERROR])
 
 
+def _send(channel: Channel, message: dict[str, Any]) -> Outcome:
+    if channel.ping is not None:
+        return _ping(channel.ping.get_secret_value(), message["ping"])
+    return _post(channel, message) if channel.webhook is not None else _notify(channel, message)
+
+
 def _resolved(channel: Channel) -> Channel:
-    fields = ("url", "webhook", "secret")
+    fields = ("url", "webhook", "secret", "ping")
     values = {name: resolve_references(getattr(channel, name), os.environ) for name in fields}
     return channel.model_copy(update=values)
+
+
+# --- ping ---
+
+
+def _ping(url: str, ping: dict[str, Any]) -> Outcome:
+    """Send a ping with `signal`, `rid`, and a `body` for POST."""
+    from maintd.notify.ping_protocol import ping_url, refusal_in
+
+    target = ping_url(url, ping["signal"], ping["rid"])
+    headers = {"Content-Type": "text/plain; charset=utf-8", "User-Agent": f"maintd/{maintd.__version__}"}
+    return _request(target, ping["body"].encode(), headers, refusal_in)
 
 
 # --- webhook ---
 
 
 def _post(channel: Channel, message: dict[str, Any]) -> Outcome:
-    import httpx
-
     from maintd.notify.webhook import signed_headers
 
     assert channel.webhook is not None
@@ -97,13 +115,28 @@ def _post(channel: Channel, message: dict[str, Any]) -> Outcome:
         headers = signed_headers(message["key"], int(time.time()), body, secret)
     except ValueError as error:
         return Outcome(Result.DOWN, str(error))
+    return _request(channel.webhook.get_secret_value(), body, headers)
+
+
+def _request(
+    url: str,
+    body: bytes,
+    headers: dict[str, str],
+    refusal_in: Callable[[str], str] | None = None,
+) -> Outcome:
+    """POST. `refusal_in` returns why an answer with a successful status is a refusal nevertheless, or nothing."""
+    import httpx
+
     timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
     try:
         with (
             httpx.Client(timeout=timeout, follow_redirects=False) as client,
-            client.stream("POST", channel.webhook.get_secret_value(), content=body, headers=headers) as answer,
+            client.stream("POST", url, content=body, headers=headers) as answer,
         ):
-            return _outcome_of(answer.status_code, answer.headers.get("Retry-After"), _text_of(answer))
+            text = _text_of(answer) if answer.status_code >= 300 or refusal_in is not None else ""
+            outcome = _outcome_of(answer.status_code, answer.headers.get("Retry-After"), text)
+            refusal = refusal_in(text) if refusal_in is not None and outcome.result is Result.SENT else ""
+            return Outcome(Result.REFUSED, refusal) if refusal else outcome
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         return Outcome(Result.DOWN, f"the URL cannot be parsed: {error}")
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
@@ -113,9 +146,7 @@ def _post(channel: Channel, message: dict[str, Any]) -> Outcome:
 
 
 def _text_of(answer: Any) -> str:
-    """The start of an error's body, as far as it comes in one piece."""
-    if answer.status_code < 300:
-        return ""
+    """The start of an answer's body."""
     read = bytearray()
     for part in answer.iter_bytes():
         read += part

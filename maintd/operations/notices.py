@@ -29,7 +29,7 @@ def request_test(service: OperatorService, channel: str, by: str, *, origin: str
 
     Raises UnknownNameError for a channel that the calendar does not have.
     """
-    known = service.calendar().notify.channels
+    known = service.calendar().notify.destinations
     if channel not in known:
         raise UnknownNameError("channel", channel, known)
     now = service.store.now()

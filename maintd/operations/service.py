@@ -16,6 +16,7 @@ from maintd.job.description import ParamProblem
 from maintd.job.registry import JobRegistry, RegisteredJob
 from maintd.model.job import BrokenJob
 from maintd.model.target import Targets
+from maintd.operations.watchdog import Missing
 from maintd.store import Store, open_store, read_store
 
 NO_DAEMON = "no daemon answers, so no runs start; start it with: maintd serve"
@@ -27,6 +28,7 @@ class Health(NamedTuple):
     `alive`: the planning loop is running. `ready`: it plans and reaches the store, too. `problems` explains what is
     wrong. `lag_seconds` is the time since the last iteration of the loop; None if there is no loop. `reload_refused`:
     the calendar or the jobs as they are on disk are not active. `loaded_at` is when the active calendar was loaded.
+    `missing` is what the watchdog found.
     """
 
     alive: bool
@@ -35,6 +37,7 @@ class Health(NamedTuple):
     lag_seconds: float | None = None
     reload_refused: bool = False
     loaded_at: datetime | None = None
+    missing: tuple[Missing, ...] = ()
 
 
 class ReloadResult(NamedTuple):

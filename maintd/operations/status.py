@@ -161,7 +161,7 @@ def _calendar(service: OperatorService) -> CalendarView:
         (),
         calendar.place,
         tuple(calendar.warnings),
-        bool(calendar.notify.channels),
+        bool(calendar.notify.destinations),
     )
 
 

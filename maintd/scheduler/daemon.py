@@ -47,6 +47,7 @@ from maintd.notify.selection import OwnProblem
 from maintd.operations import Health, OperatorService, TriggerRequest, trigger
 from maintd.operations.commands import LATEST_START
 from maintd.operations.examination import calendar_for_jobs
+from maintd.operations.watchdog import Missing, MissingKind, Watchdog, problems_of
 from maintd.present.text import utc_second
 from maintd.scheduler.alarm import Alarm
 from maintd.scheduler.calendar_reload import CalendarReloader
@@ -60,6 +61,9 @@ from maintd.units import format_size, seconds_text, utc_text
 from maintd.web.server import web_server
 
 log = structlog.get_logger()
+
+LATE_AFTER = timedelta(minutes=10)
+"""A run that starts so long after it could have is missing, unless the rules of notices say otherwise."""
 
 STALLED = timedelta(seconds=60)
 """The daemon is unhealthy when one iteration of its loop takes longer than this."""
@@ -143,8 +147,15 @@ class Daemon:
         self.store = self._open_store()
         stack.callback(self.store.close)
         self._recover()
+        stack.callback(self._forget_node)
+        self.watchdog = Watchdog(self.store, self._lateness_allowed)
         self.notifier = self._notifier()
-        self.reviewer = Reviewer(self.store, self.clock, self._wakeup.set, (self.notifier.recorder.record_review,))
+        self.reviewer = Reviewer(
+            self.store,
+            self.clock,
+            self._wakeup.set,
+            (self.notifier.recorder.record_review, self.notifier.pings.record_review),
+        )
         self.executor = LocalExecutor(
             self.store,
             settings,
@@ -158,7 +169,7 @@ class Daemon:
             calendar_jobs=lambda: {step.job for entry in self.reloader.calendar.entries for step in entry.steps},
         )
         self.alarm = Alarm(self._wakeup.set)
-        self.planner = Planner(self.store, self.clock, on_planned=self.executor.wake, on_clock_step=self._set_alarm)
+        self.planner = Planner(self.store, self.clock, on_planned=self._wake_executor, on_clock_step=self._set_alarm)
         self.planner.load(self.reloader.calendar.entries)
         self.reloader.on_reload(self._apply, self._audit)
         self.executor.start()
@@ -218,6 +229,7 @@ class Daemon:
             notes.append(f"another node loaded a different calendar later; its schedule is active for {names}")
         notes += self._calendar_problems()
         notes += self._disk_problems()
+        notes += problems_of(self.watchdog.found)
         alive = stalled <= STALLED.total_seconds()
         return Health(
             alive=alive,
@@ -226,6 +238,7 @@ class Daemon:
             lag_seconds=stalled,
             reload_refused=bool(self.reloader.refused),
             loaded_at=self.reloader.loaded_at,
+            missing=self.watchdog.found,
         )
 
     def _calendar_problems(self) -> Iterator[str]:
@@ -254,12 +267,27 @@ class Daemon:
             OwnProblem(NoticeKind.MAINTD, part, f"{part} failed: {text}") for part, text in self._failures.items()
         ]
         found += [OwnProblem(NoticeKind.MAINTD, name, f"the thread of the {name} ended") for name in self.web.failed]
+        found += [
+            OwnProblem(NoticeKind.MAINTD, f"{each.kind} {each.subject}", each.text)
+            for each in self.watchdog.found
+            if each.kind in (MissingKind.SILENT_NODE, MissingKind.WITHOUT_LEASE)
+        ]
         stalled = self.clock.elapsed() - self._iterated_at
         if stalled > STALLED.total_seconds():
             found.append(
                 OwnProblem(NoticeKind.MAINTD, "loop", f"the daemon's loop is blocked for {seconds_text(stalled)}")
             )
         return found
+
+    def _is_well(self) -> bool:
+        """Whether a monitor may get a ping of maintd: it plans, the store answers, and nothing is missing."""
+        return self.health().ready and not self.watchdog.found
+
+    def _watch(self) -> Sequence[Missing]:
+        return self.watchdog.check(self.store.now())
+
+    def _lateness_allowed(self, entry: str) -> timedelta:
+        return self.reloader.calendar.notify.rules_of(entry).late or LATE_AFTER
 
     def _notifier(self) -> Notifier:
         settings = self.settings
@@ -282,6 +310,8 @@ class Daemon:
             sender=sender,
             outage=StoreOutage(sender, settings.node, page),
             sweep_every=settings.heartbeat,
+            well=self._is_well,
+            watch=self._watch,
         )
 
     # --- the loop ---
@@ -359,6 +389,7 @@ class Daemon:
         if self.reviewer.seconds_left <= 0 and self._until_due() > SWEEP_MARGIN:
             self._attempt("the review of ended runs", self.reviewer.review)
             self.notifier.wake()
+            self.notifier.expect_start()  # of what waited for them
 
     def _wait(self, next_sweep: float) -> None:
         """Wait for the next due time, review or sweep, or until the alarm or another thread sets the event."""
@@ -395,6 +426,10 @@ class Daemon:
         for run in mark_interrupted_lost(self.store, self.settings.node, self.incarnation, self.store.now()):
             log.error("run_lost", run=run.id, entry=run.entry, node=run.node)
         self.store.nodes.heartbeat(self._node_state())
+
+    def _forget_node(self) -> None:
+        with suppress(StoreError):  # then it is missing for a while
+            self.store.nodes.remove(self.settings.node, self.incarnation)
 
     def _prune_daily(self) -> None:
         now = self.clock.elapsed()
@@ -467,8 +502,12 @@ class Daemon:
     def _wake_all(self) -> None:
         """Wake the loop, the executor and the notifier after an operator changed rows."""
         self._wakeup.set()
-        self.executor.wake()
+        self._wake_executor()
         self.notifier.wake()
+
+    def _wake_executor(self) -> None:
+        self.executor.wake()
+        self.notifier.expect_start()
 
     def _log_ready(self) -> None:
         settings = self.settings

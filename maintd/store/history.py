@@ -170,6 +170,12 @@ class History:
         row = self._database.read(lambda conn: conn.execute(query.limit(1)).one_or_none())
         return () if row is None else tuple(row)
 
+    def last_log_lines(self, run_id: int, limit: int) -> list[str]:
+        """The texts of a run's last log lines, oldest first."""
+        place = (log_lines.c.step.desc(), log_lines.c.attempt.desc(), log_lines.c.seq.desc())
+        query = select(log_lines).where(log_lines.c.run_id == run_id).order_by(*place).limit(limit)
+        return self._database.read(lambda conn: [mapping.log_line(row).text for row in conn.execute(query)][::-1])
+
     def series(
         self, entry: str | None, job: str, names: Sequence[str] | None = None, limit: int = 400
     ) -> list[MeasurePoint]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.engine import Connection
 
 from maintd.model.status import NodeState
@@ -27,8 +27,13 @@ class Nodes:
 
         self._database.write(transaction, synced=False)
 
+    def remove(self, name: str, incarnation: str) -> None:
+        """Remove a node that stops; one that was killed stays, with the time of its last heartbeat."""
+        gone = delete(nodes).where(nodes.c.name == name, nodes.c.incarnation == incarnation)
+        self._database.write(lambda conn: conn.execute(gone), synced=False)
+
     def all(self) -> list[NodeState]:
-        """All nodes that ever sent a heartbeat, by name; `seen_at` is the time of the last one."""
+        """All nodes that sent a heartbeat and did not stop, by name; `seen_at` is the time of the last one."""
         query = select(nodes).order_by(nodes.c.name)
         return self._database.read(
             lambda conn: [NodeState.model_validate(dict(row)) for row in conn.execute(query).mappings()]

@@ -9,12 +9,13 @@ which a receiver can recognize it.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import delete, func, select, tuple_, update
 from sqlalchemy.engine import Connection
+from sqlalchemy.sql import ColumnElement
 
 from maintd.model.base import Model
 from maintd.model.notice import Incident, NewNotice, Notice, NoticeKind, NoticeState
@@ -60,16 +61,17 @@ class Notices:
 
     # --- delivery ---
 
-    def next_attempt(self, now: datetime) -> datetime | None:
+    def next_attempt(self, now: datetime, *, pings: bool = True) -> datetime | None:
         """When a notice may be ready to be sent, by this store's rows; None: none is pending."""
-        return self._database.read(lambda conn: next_attempt(*_pending(conn, now), now))
+        return self._database.read(lambda conn: next_attempt(*_pending(conn, now, pings=pings), now))
 
-    def claim(self, node: str, now: datetime, lease_until: datetime) -> ClaimedGroup | None:
-        """Claim the notices that are sent next. None: all wait, or another node was first."""
+    def claim(self, node: str, now: datetime, lease_until: datetime, *, pings: bool = True) -> ClaimedGroup | None:
+        """Claim the notices that are sent next; without `pings`, of others. None: all wait, or another node was
+        first."""
 
         def transaction(conn: Connection) -> ClaimedGroup | None:
             self._database.lock_names(conn, [_LOCK])
-            group = next_group(*_pending(conn, now), now)
+            group = next_group(*_pending(conn, now, pings=pings), now)
             if group is None:
                 return None
             key = group.key or uuid.uuid4().hex
@@ -90,7 +92,7 @@ class Notices:
             found = sorted((_notice(row) for row in conn.execute(claimed)), key=lambda notice: notice.id)
             return ClaimedGroup(key, found[0].channel, tuple(found)) if found else None
 
-        if self._database.read(lambda conn: next_group(*_pending(conn, now), now)) is None:
+        if self._database.read(lambda conn: next_group(*_pending(conn, now, pings=pings), now)) is None:
             return None
         return self._database.write(transaction)
 
@@ -127,12 +129,7 @@ class Notices:
         return self._database.write(lambda conn: conn.execute(released).rowcount)
 
     def _settle(self, group: ClaimedGroup, **columns: Any) -> int:
-        pairs = [(notice.id, notice.fence) for notice in group.notices]
-        held = update(notices).where(
-            notices.c.group_key == group.key,
-            notices.c.state == NoticeState.SENDING.value,
-            tuple_(notices.c.id, notices.c.fence).in_(pairs),
-        )
+        held = update(notices).where(*_held(group))
         return self._database.write(lambda conn: conn.execute(held.values(columns)).rowcount)
 
     # --- writing ---
@@ -140,6 +137,11 @@ class Notices:
     def add(self, new: Sequence[NewNotice], now: datetime) -> int:
         """As `add_notices`, in a transaction of its own."""
         return self._database.write(lambda conn: add_notices(conn, new, now)) if new else 0
+
+    def discard(self, group: ClaimedGroup) -> bool:
+        """Delete notices that are not true any more. False: the claim is over."""
+        held = delete(notices).where(*_held(group))
+        return self._database.write(lambda conn: conn.execute(held).rowcount) == len(group.notices)
 
     # --- reading ---
 
@@ -151,11 +153,14 @@ class Notices:
         before_id: int | None = None,
         limit: int = 50,
     ) -> list[Notice]:
-        """A page of notices, newest first."""
+        """A page of notices, newest first; without `channel`, pings that were sent are left out."""
         query = select(notices).order_by(notices.c.id.desc()).limit(limit)
         if states is not None:
             query = query.where(notices.c.state.in_([state.value for state in states]))
-        if channel is not None:
+        if channel is None:
+            is_ping, is_sent = notices.c.kind == NoticeKind.PING.value, notices.c.state == NoticeState.SENT.value
+            query = query.where(~(is_ping & is_sent))
+        else:
             query = query.where(notices.c.channel == channel)
         if before_id is not None:
             query = query.where(notices.c.id < before_id)
@@ -166,6 +171,13 @@ class Notices:
         query = select(notices).where(notices.c.key == key)
         row = self._database.read(lambda conn: conn.execute(query).one_or_none())
         return None if row is None else _notice(row)
+
+    def known(self, keys: Collection[str]) -> set[str]:
+        """Those of the keys that notices have."""
+        if not keys:
+            return set()
+        query = select(notices.c.key).where(notices.c.key.in_(list(keys)))
+        return self._database.read(lambda conn: set(conn.execute(query).scalars()))
 
     def undelivered(self, since: datetime) -> dict[str, tuple[int, str, datetime]]:
         """Channels with notices that could not be delivered: how many, the last error, and since when.
@@ -182,6 +194,22 @@ class Notices:
                 for row in conn.execute(select(*columns).where(which).order_by(notices.c.id).limit(MAX_PENDING)):
                     count, _, first = found.get(row.channel, (0, "", row.created_at))
                     found[row.channel] = (count + 1, row.error, min(first, row.created_at))
+            return found
+
+        return self._database.read(transaction)
+
+    def counts(self, since: datetime) -> dict[tuple[str, NoticeState], int]:
+        """By channel: how many notices wait or are being sent, and how many were given up since that time."""
+        given_up = (notices.c.state == NoticeState.FAILED.value) & (notices.c.created_at >= since)
+        columns = (notices.c.channel, notices.c.state, func.count())
+        found: dict[tuple[str, NoticeState], int] = {}
+
+        def transaction(conn: Connection) -> dict[tuple[str, NoticeState], int]:
+            for which in (IS_PENDING, given_up):
+                for row in conn.execute(select(*columns).where(which).group_by(notices.c.channel, notices.c.state)):
+                    failed = row.state == NoticeState.FAILED.value
+                    key = (row.channel, NoticeState.FAILED if failed else NoticeState.WAITING)
+                    found[key] = found.get(key, 0) + row[2]
             return found
 
         return self._database.read(transaction)
@@ -220,6 +248,17 @@ def add_notices(conn: Connection, new: Sequence[NewNotice], now: datetime) -> in
         statement = statement.on_conflict_do_nothing(index_elements=["key"])
         count += len(conn.execute(statement.returning(notices.c.id)).all())
     return count
+
+
+def discard_waiting(conn: Connection, channel: str, before: datetime) -> int:
+    """Delete what waits for a channel and was created earlier; return the number of notices."""
+    waiting = delete(notices).where(
+        notices.c.channel == channel,
+        IS_PENDING,
+        notices.c.state == NoticeState.WAITING.value,
+        notices.c.created_at < before,
+    )
+    return conn.execute(waiting).rowcount
 
 
 def open_incidents(conn: Connection, subject: str | None = None) -> list[Incident]:
@@ -291,10 +330,19 @@ def delete_incidents_before(conn: Connection, before: datetime, most: int) -> in
     return conn.execute(delete(incidents).where(incidents.c.id.in_(ids))).rowcount if ids else 0
 
 
-def _pending(conn: Connection, now: datetime) -> tuple[list[PendingNotice], dict[str, datetime]]:
+def _held(group: ClaimedGroup) -> Iterable[ColumnElement[bool]]:
+    """Conditions that hold for the rows of a claim that is not over."""
+    yield notices.c.group_key == group.key
+    yield notices.c.state == NoticeState.SENDING.value
+    yield tuple_(notices.c.id, notices.c.fence).in_([(notice.id, notice.fence) for notice in group.notices])
+
+
+def _pending(conn: Connection, now: datetime, *, pings: bool) -> tuple[list[PendingNotice], dict[str, datetime]]:
     """The pending notices, and when each channel got its last message, if that was within GROUP_INTERVAL."""
     columns = [notices.c[name] for name in PendingNotice._fields]
     query = select(*columns).where(IS_PENDING).order_by(notices.c.id).limit(MAX_PENDING)
+    if not pings:
+        query = query.where(notices.c.kind != NoticeKind.PING.value)
     found = [
         PendingNotice(*row)._replace(kind=NoticeKind(row.kind), state=NoticeState(row.state))
         for row in conn.execute(query)

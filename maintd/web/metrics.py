@@ -7,6 +7,7 @@ metrics of the entries' history are missing.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -18,14 +19,20 @@ from prometheus_client.registry import Collector
 
 import maintd
 from maintd.errors import MaintdError, StoreError
+from maintd.model.notice import INCIDENT_KINDS, NoticeState
 from maintd.model.run import RunState
 from maintd.model.status import EntryStatus, StatusReport
 from maintd.operations import OperatorService, status
+from maintd.operations.notices import UNDELIVERED_FOR
+from maintd.operations.watchdog import MissingKind
 from maintd.web.evidence_cache import Evidence, EvidenceCache
 from maintd.web.run_counters import RunCounters
 
 MAX_MEASURES = 1000
 """Series of measures in one scrape; maintd_measures_left_out counts the others."""
+
+MAX_CHANNELS = 1000
+"""Channels and monitors in one scrape."""
 
 MAX_LABEL_LENGTH = 200  # characters of a label's value
 
@@ -90,6 +97,8 @@ def _families(service: OperatorService, evidence: EvidenceCache, counters: RunCo
             yield _open_findings(service)
         yield from _measures(report.entries, found)
         yield from _own_names(report.entries, found)
+        with suppress(MaintdError):
+            yield from _notices(service)
 
 
 def _stored(
@@ -126,6 +135,9 @@ def _process(service: OperatorService, report: StatusReport, up: bool) -> Iterat
     if health.lag_seconds is not None:
         yield _single("maintd_loop_lag_seconds", "Time since the scheduler loop last iterated", health.lag_seconds)
     if service.started_at is not None:
+        missing = Counter(each.kind for each in health.missing)
+        by_kind = {kind.value: missing[kind] for kind in MissingKind}
+        yield _gauge("maintd_watchdog_missing", "What should have happened and did not", "kind", by_kind)
         yield _single("maintd_start_time_seconds", "Start time of this process", service.started_at.timestamp())
 
 
@@ -250,6 +262,24 @@ def _own_names(entries: Iterable[EntryStatus], found: dict[int, Evidence]) -> It
     for (name, label), value in list(seen.items())[:MAX_MEASURES]:
         families[name].add_metric((label,), value)
     yield from (family for family in families.values() if family.samples)
+
+
+def _notices(service: OperatorService) -> list[Metric]:
+    """What waits to be sent and what people were told of. Raises MaintdError."""
+    now = service.store.now()
+    counts = service.store.notices.counts(now - UNDELIVERED_FOR)
+    notices = GaugeMetricFamily("maintd_notices", "Notices that wait, or were given up", labels=("channel", "state"))
+    channels = {*service.calendar().notify.destinations, *(channel for channel, _ in counts)}
+    for channel in sorted(channels)[:MAX_CHANNELS]:
+        for state in (NoticeState.WAITING, NoticeState.FAILED):
+            notices.add_metric((channel[:MAX_LABEL_LENGTH], state.value), counts.get((channel, state), 0))
+    opened = Counter(incident.kind for incident in service.store.notices.open_incidents())
+    incidents = {kind.value: opened[kind] for kind in INCIDENT_KINDS}
+    return [
+        notices,
+        _gauge("maintd_incidents_open", "Incidents that are not over", "kind", incidents),
+        _single("maintd_mutes", "Mutes that silence now", len(service.store.mutes.active(now))),
+    ]
 
 
 def _label(name: str) -> str:

@@ -22,16 +22,18 @@ DASHBOARD = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
 
 JOB = '''"""Record what the alert rules are about."""
 import time
-from maintd.job import job
+from maintd.job import CheckStatus, job
 
 @job(locks={"thing": "exclusive"})
 def run(ctx, params):
     ctx.check("answers", "yes", equals="yes")
+    ctx.check("spare disks", 1, at_least=2, severity=CheckStatus.WARN)
     ctx.measure("backup_last_success_timestamp", time.time(), "s", set="trading")
     ctx.measure("ssl_certificate_expiry_days", 40, "day", service="api")
 '''
 CALENDAR = """
 timezone: UTC
+notify: {channels: {mail: {url: "mailto://127.0.0.1:9?to=ops@example.com"}}}
 entries:
   figures:
     every: 10s

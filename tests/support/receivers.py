@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import email.policy
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -75,6 +76,8 @@ class Post:
     headers: dict[str, str]
     body: bytes
     answer: Answer
+    path: str = ""
+    at: float = 0.0  # seconds since 1970
 
 
 class _Server(ThreadingHTTPServer):
@@ -90,7 +93,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         hook = self.server.hook
         answer = hook.take()
-        hook.posts.append(Post({name.lower(): value for name, value in self.headers.items()}, body, answer))
+        hook.posts.append(
+            Post({name.lower(): value for name, value in self.headers.items()}, body, answer, self.path, time.time())
+        )
         hook.received.set()
         if answer.hang:
             hook.released.wait(600)
