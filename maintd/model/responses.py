@@ -106,11 +106,45 @@ class StreamPosition(Model):
 
 
 class LogPage(Model):
-    """Lines of a log. `cursor` is the `after` of the next request; `final` means that no more lines will follow."""
+    """Lines of a log. `cursor` is the `after` of the next request; `final` means that no more lines will follow.
+
+    `more`: there are further lines after the cursor now; of a search, they were not searched yet. `searched` is the
+    number of lines that were searched; null without a search.
+    """
 
     lines: tuple[LogEntry, ...]
     cursor: str | None
     final: bool
+    more: bool = False
+    searched: int | None = None
+
+
+class EntryList(Model):
+    """The entries of the calendar, in its order."""
+
+    entries: tuple[EntryStatus, ...]
+
+
+class SeriesPoint(Model):
+    """A measure of a run, as a point of its series. `value` is in `unit`; `at` is when the run finished."""
+
+    id: int
+    at: Instant
+    run_id: int
+    entry: str
+    job: str
+    value: float
+    unit: str
+    labels: dict[str, str] = {}
+
+
+class SeriesPage(Model):
+    """Points of the measures of one name, oldest first. `next_after` is the `after` of the next page; null on the last
+    one. A point with other labels, of another entry or job, is of another series."""
+
+    name: str
+    points: tuple[SeriesPoint, ...]
+    next_after: int | None
 
 
 class UnpauseResponse(Model):

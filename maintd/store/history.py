@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
 from maintd.model.evidence import LogLine
+from maintd.model.responses import SeriesPoint
 from maintd.model.run import Run, RunState, RunSummary
 from maintd.store import mapping
 from maintd.store.database import Database
@@ -159,6 +160,57 @@ class History:
                 query = query.where(log_lines.c.attempt == attempt)
             return [
                 LogRow(row.step, names[row.step], row.attempt, mapping.log_line(row)) for row in conn.execute(query)
+            ]
+
+        return self._database.read(transaction)
+
+    def points(
+        self,
+        name: str,
+        *,
+        entry: str | None = None,
+        job: str | None = None,
+        since: datetime | None = None,
+        after: int = 0,
+        limit: int = 1000,
+    ) -> list[SeriesPoint]:
+        """Measures of a name, oldest first, after the id of a point; dry runs do not count. `since` limits when their
+        runs were queued."""
+
+        def transaction(conn: Connection) -> list[SeriesPoint]:
+            of_name = select(series.c.id, series.c.job, entries.c.name).join(entries).where(series.c.name == name)
+            if entry is not None:
+                of_name = of_name.where(entries.c.name == entry)
+            if job is not None:
+                of_name = of_name.where(series.c.job == job)
+            known = {row.id: row for row in conn.execute(of_name)}
+            bounds: list[ColumnElement[bool]] = [measures.c.id > after]
+            if since is not None:
+                first = select(runs.c.id).where(runs.c.queued_at >= since).order_by(runs.c.queued_at, runs.c.id)
+                bounds += [measures.c.run_id >= first.limit(1).scalar_subquery(), runs.c.queued_at >= since]
+            found: list[AnyRow] = []
+            for series_id in known:  # each seeks in its index
+                query = (
+                    select(measures, runs.c.finished_at)
+                    .join(runs)
+                    .where(measures.c.series_id == series_id, *bounds)
+                    .where(runs.c.finished_at.is_not(None), runs.c.dry_run.is_(False))
+                    .order_by(measures.c.id)
+                    .limit(limit)
+                )
+                found += conn.execute(query)
+            return [
+                SeriesPoint(
+                    id=row.id,
+                    at=row.finished_at,
+                    run_id=row.run_id,
+                    entry=known[row.series_id].name,
+                    job=known[row.series_id].job,
+                    value=float("nan") if row.value is None else row.value,
+                    unit=row.unit,
+                    labels=row.labels,
+                )
+                for row in sorted(found, key=lambda row: row.id)[:limit]
             ]
 
         return self._database.read(transaction)

@@ -31,6 +31,7 @@ RIGHTS: dict[tuple[str, str], Right] = {
     ("GET", "/static/{name}"): Right.PROBE,
     ("GET", "/text/status"): Right.READ,
     ("GET", "/api/v1/due"): Right.READ,
+    ("GET", "/api/v1/entries"): Right.READ,
     ("GET", "/api/v1/entries/{name}"): Right.READ,
     ("POST", "/api/v1/entries/{name}/pause"): Right.PAUSE,
     ("POST", "/api/v1/entries/{name}/unpause"): Right.PAUSE,
@@ -58,7 +59,9 @@ RIGHTS: dict[tuple[str, str], Right] = {
     ("POST", "/api/v1/runs/{run_id}/cancel"): Right.CANCEL,
     ("GET", "/api/v1/runs/{run_id}/findings"): Right.READ,
     ("GET", "/api/v1/runs/{run_id}/log"): Right.READ,
+    ("GET", "/api/v1/runs/{run_id}/log.txt"): Right.READ,
     ("GET", "/api/v1/runs/{run_id}/log/stream"): Right.READ,
+    ("GET", "/api/v1/series"): Right.READ,
     ("GET", "/api/v1/settings"): Right.READ,
     ("GET", "/api/v1/status"): Right.READ,
     ("GET", "/api/v1/summary"): Right.READ,
@@ -72,6 +75,7 @@ RIGHTS: dict[tuple[str, str], Right] = {
 BY_ENTRY = frozenset(
     {
         ("GET", "/api/v1/due"),
+        ("GET", "/api/v1/entries"),
         ("GET", "/api/v1/entries/{name}"),
         ("POST", "/api/v1/entries/{name}/pause"),
         ("POST", "/api/v1/entries/{name}/unpause"),
@@ -93,7 +97,9 @@ BY_ENTRY = frozenset(
         ("POST", "/api/v1/runs/{run_id}/cancel"),
         ("GET", "/api/v1/runs/{run_id}/findings"),
         ("GET", "/api/v1/runs/{run_id}/log"),
+        ("GET", "/api/v1/runs/{run_id}/log.txt"),
         ("GET", "/api/v1/runs/{run_id}/log/stream"),
+        ("GET", "/api/v1/series"),
         ("GET", "/api/v1/status"),
         ("GET", "/api/v1/version"),
     }

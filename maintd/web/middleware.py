@@ -21,6 +21,7 @@ from maintd.web.access import CALLER, RIGHTS, find_route, require_right
 from maintd.web.authentication import Authenticator, client_address
 from maintd.web.connection_limits import PEER, SocketPeer
 from maintd.web.errors import error_response, internal_error
+from maintd.web.etags import with_etag
 from maintd.web.listeners import is_loopback
 from maintd.web.refusals import Refusals
 from maintd.web.streams import STREAMS, Streams
@@ -125,7 +126,7 @@ class SecurityMiddleware:
             await error_response(scope, refusal, status or None)(scope, receive, send_with_headers)
             return
         try:
-            await self._app(scope, _replay(body or b"", receive), send_with_headers)
+            await self._app(scope, _replay(body or b"", receive), with_etag(scope, send_with_headers))
         except Exception as error:
             # The outermost handler: a request that fails must not stop the server.
             log.exception("request_failed", path=scope["path"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, Field
@@ -135,6 +136,6 @@ class ErrorResponse(Model):
     error: ErrorDetail
 
 
-def json_response(model: BaseModel, status: int = 200) -> Response:
+def json_response(model: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A model as a response, serialized once; FastAPI would validate and serialize it again."""
-    return Response(model.model_dump_json(), status, media_type="application/json")
+    return Response(model.model_dump_json(), status, headers, media_type="application/json")

@@ -13,6 +13,7 @@ from maintd.model.responses import EventList, ReloadResponse, Version
 from maintd.model.status import StatusReport
 from maintd.operations import reload, status
 from maintd.web.dependencies import ServiceDep, caller
+from maintd.web.etags import model_etag
 from maintd.web.redaction import redacted_settings
 from maintd.web.schemas import json_response
 
@@ -36,7 +37,9 @@ def get_status(service: ServiceDep, request: Request) -> Response:
         report = report.model_copy(
             update={name: tuple(item for item in getattr(report, name) if covers(item.entry)) for name in fields}
         )
-    return json_response(report)
+    seen = tuple(node.model_copy(update={"seen_at": node.started_at}) for node in report.nodes)
+    same = report.model_copy(update={"at": report.started_at, "nodes": seen})
+    return json_response(report, headers=model_etag(same))
 
 
 @router.get("/settings", response_model=dict[str, Any])

@@ -9,14 +9,54 @@ from starlette.responses import Response
 
 from maintd.model.entry import Pause
 from maintd.model.job import BrokenJob, JobDescription
-from maintd.model.responses import DueList, EntryDetail, JobList, UnpauseResponse
-from maintd.operations import MAX_DAYS, due, entry_status, find_job, pause, unpause
-from maintd.web.dependencies import ServiceDep, caller
+from maintd.model.responses import DueList, EntryDetail, EntryList, JobList, SeriesPage, UnpauseResponse
+from maintd.operations import MAX_DAYS, due, entry_status, find_job, pause, status, unpause
+from maintd.operations.lookup import LARGEST_ID
+from maintd.web.api.runs import require_known
+from maintd.web.dependencies import ServiceDep, caller, parse_since
 from maintd.web.schemas import PauseBody, UnpauseBody, json_response
 
 router = APIRouter(prefix="/api/v1")
 
 LAST_RUNS = 10
+
+
+@router.get("/entries", response_model=EntryList)
+def get_entries(service: ServiceDep, request: Request) -> Response:
+    """List the entries with their last outcomes and next due times, without what `status` has about maintd itself."""
+    covers = caller(request).covers
+    return json_response(EntryList(entries=tuple(entry for entry in status(service).entries if covers(entry.entry))))
+
+
+@router.get("/series", response_model=SeriesPage)
+def get_series(
+    service: ServiceDep,
+    request: Request,
+    name: Annotated[str, Query(min_length=1, max_length=200)],
+    entry: Annotated[str | None, Query(max_length=200)] = None,
+    job: Annotated[str | None, Query(max_length=200)] = None,
+    since: Annotated[str | None, Query(max_length=64)] = None,
+    after: Annotated[int | None, Query(ge=1, le=LARGEST_ID)] = None,
+    limit: Annotated[int, Query(ge=1, le=5000)] = 1000,
+) -> Response:
+    """Read the points of a measure, oldest first, with unit and labels. `since` limits when the runs were queued."""
+    by = caller(request)
+    if entry:
+        by.require(entry)
+    from_time = parse_since(since, service.store.now()) if since else None
+    points = service.store.history.points(
+        name, entry=entry or None, job=job or None, since=from_time, after=after or 0, limit=limit + 1
+    )
+    if not points and after is None:
+        require_known(service, entry, job)
+    page = points[:limit]
+    return json_response(
+        SeriesPage(
+            name=name,
+            points=tuple(point for point in page if by.covers(point.entry)),
+            next_after=page[-1].id if len(points) > limit else None,
+        )
+    )
 
 
 @router.get("/entries/{name}", response_model=EntryDetail)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from maintd.errors import UnknownNameError
 from maintd.model.access import Caller
 from maintd.model.responses import LogEntry, LogPage, RunsPage
 from maintd.model.run import Run, RunSummary
 from maintd.operations import OperatorService, cancel, find_run, known_names, trigger
+from maintd.store.history import LogRow
+from maintd.units import utc_text
 from maintd.web.artifacts import artifact_response, find_artifact
 from maintd.web.dependencies import (
     AttemptNumber,
@@ -29,6 +32,14 @@ from maintd.web.schemas import CancelBody, TriggerBody, json_response
 router = APIRouter(prefix="/api/v1/runs")
 
 ALL_ENTRIES = Caller()
+
+TEXT_LINES = 2000
+"""Lines of a log that are in memory while it is downloaded."""
+
+SEARCHED_LINES = 50_000
+"""Lines that one request searches; it takes a fraction of a second."""
+
+SEARCH_PAGE = 2000
 
 
 @router.get("", response_model=RunsPage)
@@ -86,10 +97,31 @@ def get_log(
     step: str | None = None,
     attempt: Annotated[int | None, Query(ge=1, le=1_000_000)] = None,
     limit: Annotated[int, Query(ge=1, le=5000)] = 1000,
+    search: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:
-    """Read lines of a run's log after a cursor, until `final` is true. `step` is a name or an index."""
+    """Read lines of a run's log after a cursor, until `final` is true; with `search`, those that contain a text.
+
+    `step` is a name or an index. Case does not matter to a search. It stops at 50,000 lines: while `more` is true, only
+    the lines up to the cursor were searched.
+    """
     _run_for(service, request, run_id)
-    return json_response(log_page(service, run_id, after, step, attempt, limit))
+    return json_response(log_page(service, run_id, after, step, attempt, limit, search or ""))
+
+
+@router.get("/{run_id}/log.txt", response_class=PlainTextResponse)
+def get_log_text(service: ServiceDep, request: Request, run_id: RunId) -> Response:
+    """Download the whole log of a run as text, one line each: time, step, stream and text, separated by spaces."""
+    run = _run_for(service, request, run_id)
+    headers = {"Content-Disposition": f'attachment; filename="run-{run.id}.log"'}
+    return StreamingResponse(_log_text(service, run), headers=headers, media_type="text/plain; charset=utf-8")
+
+
+def _log_text(service: OperatorService, run: Run) -> Iterator[str]:
+    """The log in parts, each of a page of lines."""
+    after = None
+    while rows := service.store.history.log(run.id, after=after, limit=TEXT_LINES):
+        yield "".join(f"{utc_text(row.line.at)} {row.step_name} {row.line.stream} {row.line.text}\n" for row in rows)
+        after = (rows[-1].step, rows[-1].attempt, rows[-1].line.seq)
 
 
 @router.get("/{run_id}/artifacts/{step}/{attempt}/{name}", response_class=Response)
@@ -146,15 +178,33 @@ def runs_page(
 
 
 def log_page(
-    service: OperatorService, run_id: int, after: str | None, step: str | None, attempt: int | None, limit: int
+    service: OperatorService,
+    run_id: int,
+    after: str | None,
+    step: str | None,
+    attempt: int | None,
+    limit: int,
+    search: str = "",
 ) -> LogPage:
     """The page of lines for `get_log`. Raises UnknownNameError, UsageError."""
     run = find_run(service, run_id)  # read before the lines: when this run has ended, all its lines are stored
     names = [item.name for item in run.steps]
     index = _step_index(names, step) if step else None
-    rows = service.store.history.log(
-        run_id, after=parse_log_cursor(after) if after else None, step=index, attempt=attempt, limit=limit
-    )
+    place = parse_log_cursor(after) if after else None
+    rows: list[LogRow] = []
+    read, more = 0, True
+    while more and len(rows) < limit and read < (SEARCHED_LINES if search else limit):
+        page_size = SEARCH_PAGE if search else limit
+        page = service.store.history.log(run_id, after=place, step=index, attempt=attempt, limit=page_size + 1)
+        more = len(page) > page_size
+        for number, row in enumerate(page[:page_size], 1):
+            place = (row.step, row.attempt, row.line.seq)
+            read += 1
+            if not search or search.casefold() in row.line.text.casefold():
+                rows.append(row)
+                if len(rows) == limit:
+                    more = number < len(page)
+                    break
     return LogPage(
         lines=tuple(
             LogEntry(
@@ -167,8 +217,10 @@ def log_page(
             )
             for row in rows
         ),
-        cursor=log_cursor(rows[-1].step, rows[-1].attempt, rows[-1].line.seq) if rows else after or None,
-        final=run.state.final and len(rows) < limit,
+        cursor=log_cursor(*place) if place else None,
+        final=run.state.final and not more,
+        more=more,
+        searched=read if search else None,
     )
 
 
