@@ -13,7 +13,7 @@ from typing import NamedTuple
 import structlog
 from sqlalchemy.engine import Connection
 
-from maintd.model.finding import Finding, FindingChange
+from maintd.model.finding import Finding, FindingChange, is_finding
 from maintd.model.run import Run, RunEvent, RunState, RunSummary
 from maintd.operations.follow import MOST_OPEN, follow, is_acknowledged, last_checked, observations
 from maintd.store import Store
@@ -29,8 +29,8 @@ from maintd.store.history import load_runs, runs_that_ended_between, summaries
 
 log = structlog.get_logger()
 
-BATCH = 100
-"""Ends of one transaction."""
+BATCH = 50
+"""Ends of one transaction: 5 ms of CPU time for successes, up to 0.4 s for failures with findings."""
 
 _WITHOUT_CHECKS = frozenset({RunState.SKIPPED})
 
@@ -101,7 +101,9 @@ def _review_end(
         return ReviewedEnd(event, run)
     evidence = load_runs(conn, store.plans, {run.id: True})[run.id]
     seen = observations(evidence)
-    gone = gone_findings(conn, run.entry, {place.check for place in seen}) if seen else []
+    opened = {(finding.step, finding.job, finding.check) for finding in of_entry}
+    new = {place.check for place, found in seen.items() if place not in opened and is_finding(found.check)}
+    gone = gone_findings(conn, run.entry, new) if new else []
     first = min((found.at for found in seen.values()), default=now)
     later = last_checked(runs_that_ended_between(conn, store.plans, evidence, first, event.id)) if seen else {}
     followed = follow([*of_entry, *gone], evidence, now, later)

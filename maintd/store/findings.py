@@ -6,13 +6,14 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, case, delete, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from maintd.model.finding import RANK, Acknowledgement, Finding, FindingChange, FindingCounts, finding_key
 from maintd.store.audit import add_event
 from maintd.store.database import Database
 from maintd.store.mapping import AnyRow
+from maintd.store.prepared import Prepared, insert_rows
 from maintd.store.run_events import REVIEW
 from maintd.store.tables import IS_NOT_ENDED, IS_OPEN, acknowledgements, entries, findings
 
@@ -32,6 +33,18 @@ _FINDINGS = (
     .join_from(findings, entries, entries.c.id == findings.c.entry_id)
     .outerjoin(acknowledgements, _WITH_ACKNOWLEDGEMENT)
 )
+
+
+_ENTRY_ID = Prepared(select(entries.c.id).where(entries.c.name == bindparam("of_name")))
+
+_CHANGED = tuple(column.name for column in findings.c if column.name not in ("id", "key", "entry_id"))
+_KNOWN = Prepared(
+    update(findings)
+    .where(*(findings.c[name] == bindparam(f"of_{name}") for name in ("entry_id", "step", "job", "check")))
+    .values({name: bindparam(f"new_{name}") for name in _CHANGED})
+    .returning(findings.c.id, findings.c.key)
+)
+"""Updates a finding, if there is a row of it."""
 
 
 class Findings:
@@ -189,16 +202,16 @@ def record_changes(
 ) -> list[FindingChange]:
     """Write what an ended run changed about the findings of its entry; return it with the keys that are stored."""
     recorded = []
-    entry_id = conn.execute(select(entries.c.id).where(entries.c.name == entry)).scalar_one()
+    entry_id = _ENTRY_ID.rows(conn, {"of_name": entry})[0].id
     for change in changes:
         finding = change.finding
-        columns = finding.model_dump(exclude={"entry", "acknowledgement", "key"}) | {"status": finding.status.value}
-        same = (findings.c.entry_id == entry_id, findings.c.step == finding.step, findings.c.job == finding.job)
-        known = update(findings).where(*same, findings.c.check == finding.check).values(columns)
-        row = conn.execute(known.returning(findings.c.id, findings.c.key)).one_or_none()
+        columns = {name: getattr(finding, name) for name in _CHANGED} | {"status": finding.status.value}
+        place = {f"of_{name}": columns[name] for name in ("step", "job", "check")}
+        new = {f"new_{name}": value for name, value in columns.items()}
+        row = _KNOWN.one_or_none(conn, {"of_entry_id": entry_id, **place, **new})
         if row is None:
             key = _free_key(conn, finding, entry_id)
-            conn.execute(insert(findings).values(columns | {"key": key, "entry_id": entry_id}))
+            insert_rows(conn, findings, [columns | {"key": key, "entry_id": entry_id}])
             finding = finding.model_copy(update={"key": key})
         elif change.ended is not None:
             _end(conn, [row.id], change.ended.ended_why, now)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, bindparam, exists, func, select, tuple_, union_all
+from sqlalchemy import Select, bindparam, exists, func, literal_column, select, tuple_, union_all
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
@@ -57,6 +57,22 @@ _LABEL_SETS = select(func.count()).where(
 _SUMMARIES = PreparedForValues(mapping.select_runs(*mapping.SUMMARY).order_by(runs.c.id), runs.c.id)
 
 _LAST_RUNS = 20
+
+
+def _ended_between() -> Select[Any]:
+    of_entry = select(entries.c.id).where(entries.c.name == bindparam("of_entry")).scalar_subquery()
+    newest = select(runs.c.id, runs.c.finished_at).where(runs.c.entry_id == of_entry, runs.c.started_at.is_not(None))
+    last = newest.order_by(runs.c.id.desc()).limit(literal_column(str(_LAST_RUNS))).subquery()
+    unfinished: list[ColumnElement[str]] = [literal_column(f"'{state.value}'") for state in RunState if not state.final]
+    end = exists().where(
+        run_events.c.run_id == last.c.id,
+        run_events.c.id < bindparam("of_event"),
+        run_events.c.state.not_in(unfinished),
+    )
+    return select(last.c.id).where(last.c.finished_at > bindparam("ended_after"), last.c.id != bindparam("of_run"), end)
+
+
+_ENDED_BETWEEN = Prepared(_ended_between())
 
 MAX_POINTS = 20_000
 """Most points of one name that are read, of all labels together."""
@@ -280,15 +296,8 @@ def runs_that_ended_between(conn: Connection, plans: RunPlans, run: Run, after: 
 
     One run at a time of an entry is running, so there are some only where a lost run came back late.
     """
-    entry_id = _id_of(run.entry)
-    newest = select(runs.c.id, runs.c.finished_at).where(runs.c.entry_id == entry_id, runs.c.started_at.is_not(None))
-    last = newest.order_by(runs.c.id.desc()).limit(_LAST_RUNS).subquery()
-    unfinished = [state.value for state in RunState if not state.final]
-    end = exists().where(
-        run_events.c.run_id == last.c.id, run_events.c.id < event_id, run_events.c.state.not_in(unfinished)
-    )
-    query = select(last.c.id).where(last.c.finished_at > after, last.c.id != run.id, end)
-    ids = conn.execute(query).scalars().all()
+    place = {"of_entry": run.entry, "of_run": run.id, "of_event": event_id, "ended_after": after}
+    ids = [row.id for row in _ENDED_BETWEEN.rows(conn, place)]
     return list(load_runs(conn, plans, dict.fromkeys(ids, True)).values()) if ids else []
 
 
