@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -22,6 +23,7 @@ from support.databases import Database, database
 from support.job_runs import JOBS, JobResult, run_job
 from support.servers.base import wait_for
 from support.servers.docker import DockerEngine, docker_engine
+from support.servers.journal import JournalMessage, journal
 from support.servers.postgres import PostgresServer
 from support.servers.redis import RedisServer
 from support.servers.redis import redis as own_redis
@@ -373,6 +375,54 @@ def delete_of_what_changes(request: pytest.FixtureRequest) -> JobResult:
 
         params = {"root": str(folder), "rotation": None, "max_share": 1.0}
         return run_job("log_cleanup", params, at_intent=interfere)
+
+
+@contextmanager
+def host_with_a_journal(archived: int) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The root of a host with a current file of the journal and some archived ones, and the targets of it."""
+    with folder_for_all() as folder:
+        (folder / "journald").mkdir()
+        written = next(journal(folder / "journald", [JournalMessage("sshd", b"hello")]).glob("*/*.journal"))
+        name = "0123456789abcdef0123456789abcdef"
+        place = folder / "host/var/log/journal" / name
+        place.mkdir(parents=True)
+        shutil.copy(written, place / "system.journal")
+        for number in range(1, archived + 1):
+            at = int((time.time() - number * 864_000) * 1_000_000)
+            shutil.copy(written, place / f"system@{name}-{number:016x}-{at:016x}.journal")
+        (folder / "logs").mkdir()
+        yield folder, {"host": {"local": {"root": str(folder / "host")}}}
+
+
+@scenario("vacuum journal", "the current file, which journald keeps")
+def vacuum_of_the_current_file(request: pytest.FixtureRequest) -> JobResult:
+    with host_with_a_journal(0) as (folder, targets):
+        params = {"root": str(folder / "logs"), "rotation": None, "journal": {"keep_bytes": "1B"}}
+        return run_job("log_cleanup", params, targets)
+
+
+def vacuum_that_ends_with(program: str, **limits: str) -> Scenario:
+    """Runs with another program in the place of journalctl."""
+
+    def run(request: pytest.FixtureRequest) -> JobResult:
+        monkeypatch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
+        with host_with_a_journal(3) as (folder, targets):
+            (folder / "bin").mkdir()
+            (folder / "bin/journalctl").write_text(f"#!/bin/sh\n{program}\n")
+            (folder / "bin/journalctl").chmod(0o755)
+            monkeypatch.setenv("PATH", str(folder / "bin"), prepend=":")
+            params = {"root": str(folder / "logs"), "rotation": None, "journal": limits}
+            return run_job("log_cleanup", params, targets)
+
+    return run
+
+
+for _cause, _scenario in {
+    "a journalctl that fails, by size": vacuum_that_ends_with("exit 1", keep_bytes="1B"),
+    "a journalctl that fails, by age": vacuum_that_ends_with("echo no access; exit 1", keep="1d"),
+    "a journalctl that is killed": vacuum_that_ends_with("kill -9 $$", keep="1d"),
+}.items():
+    scenario("vacuum journal", _cause)(_scenario)
 
 
 def command(*argv: str, **params: Any) -> Scenario:

@@ -134,7 +134,7 @@ def _vacuum(ctx: Context, check: str, place: Path, size: int, limits: JournalLim
     argv += [f"--vacuum-time={limits.keep.total_seconds():.0f}s"] if limits.keep is not None else []
     wanted = [format_size(limits.keep_bytes)] if limits.keep_bytes is not None else []
     wanted += [duration_text(limits.keep)] if limits.keep is not None else []
-    after = size
+    after, cause = size, ""
     with ctx.change("vacuum journal", shown(place), keep=", ".join(wanted)) as allowed:
         if not allowed:
             return size
@@ -144,10 +144,14 @@ def _vacuum(ctx: Context, check: str, place: Path, size: int, limits: JournalLim
         after = size_of(place)
         allowed.observed(bytes_before=size, bytes_after=after)
         if result.exit_code != 0:
-            allowed.failed(f"exit code {result.exit_code} of journalctl: {'; '.join(lines[-3:])[:300]}")
+            cause = f"exit code {result.exit_code} of journalctl: {'; '.join(lines[-3:])[:300]}"
+            allowed.failed(cause)
         elif after >= size:
             allowed.refused("no archived file that may be deleted; run: journalctl --rotate")
-    if limits.keep_bytes is not None:
+    if cause:
+        hint = f"as the daemon's user, run: {command(*argv)}"
+        ctx.fail(f"{check} made smaller", cause, expected="exit code 0", hint=hint)
+    elif limits.keep_bytes is not None:
         hint = f"only archived files are deleted; run {command('journalctl', '--rotate')} and this job again"
         ctx.check(f"{check} made smaller", after, warn_above=limits.keep_bytes, unit="B", hint=hint)
     return after
