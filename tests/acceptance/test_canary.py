@@ -263,20 +263,25 @@ def test_no_line_of_the_daemons_log_has_a_secret(daemon: RunningDaemon) -> None:
 
 def test_no_answer_to_a_get_has_a_secret(daemon: RunningDaemon) -> None:
     runs = run_ids(daemon)
-    names = {"{step}": ["spill", "0"], "{attempt}": ["1"], "{run_id}": [str(run) for run in runs]}
+    findings = [found["key"] for found in json.loads(ask(daemon, "GET", "/api/v1/findings").body)["findings"]]
+    notices = [str(notice["id"]) for notice in json.loads(ask(daemon, "GET", "/api/v1/notices").body)["notices"]]
+    names = {
+        "{key}": findings,
+        "{notice_id}": notices,
+        "{step}": ["spill"],
+        "{attempt}": ["1"],
+        "{run_id}": [str(run) for run in runs],
+    }
     found: dict[str, list[str]] = {}
     answered = set()
     for method, path in RIGHTS:
         if method != "GET" or path.endswith("/stream"):
             continue
-        targets = [path]
+        names["{name}"] = ["report.html"] if "artifacts" in path else ["spilling", "commanding", "spill", "command"]
+        targets = {path}
         for name, values in names.items():
-            targets = [target.replace(name, value) for target in targets for value in values]
-        filled = ["report.html"] if "artifacts" in path else ["spilling", "commanding", "spill", "command", "ci"]
-        targets = [
-            target.replace("{name}", value) for target in targets for value in filled if "{name}" in target
-        ] or targets
-        for target in targets:
+            targets = {target.replace(name, value) for target in targets for value in values}
+        for target in sorted(targets):
             answer = ask(daemon, "GET", target)
             if answer.status == 200:
                 answered.add(path)
@@ -284,7 +289,14 @@ def test_no_answer_to_a_get_has_a_secret(daemon: RunningDaemon) -> None:
                 found[target] = where
 
     read = {path for method, path in RIGHTS if method == "GET"}
-    assert {"/metrics", "/runs/{run_id}", "/api/v1/settings", "/api/v1/events", "/api/v1/tokens"} <= answered
+    assert {
+        "/metrics",
+        "/runs/{run_id}",
+        "/api/v1/settings",
+        "/api/v1/events",
+        "/api/v1/tokens",
+        "/api/v1/notices/{notice_id}",
+    } <= answered
     assert any("artifacts" in path for path in answered)
     assert len(answered) >= len(read) * 3 / 4, read - answered
     assert found == {}
