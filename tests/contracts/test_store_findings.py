@@ -15,6 +15,7 @@ from maintd.model.evidence import Check, CheckStatus, Report
 from maintd.model.finding import ChangeKind, Finding
 from maintd.model.run import RunState
 from maintd.operations.review import Review, review_ends
+from maintd.scheduler.reviewer import Reviewer
 from maintd.store import Store
 
 OK, WARN, FAIL, UNKNOWN = CheckStatus.OK, CheckStatus.WARN, CheckStatus.FAIL, CheckStatus.UNKNOWN
@@ -361,3 +362,19 @@ def test_dry_runs_leave_no_findings(store: Store) -> None:
 
     assert end.changes == ()
     assert store.findings.all() == []
+
+
+def test_an_end_that_cannot_be_reviewed_does_not_keep_the_others_waiting(store: Store, clock: ManualClock) -> None:
+    ids = [ran(store, minutes, observed("disk", FAIL), entry=f"e{minutes}") for minutes in (1, 5, 9)]
+
+    def fail(conn: Connection, review: Review) -> None:
+        if any(end.run.id == ids[1] for end in review.ends):
+            raise RuntimeError("a fault in what follows")
+
+    reviewer = Reviewer(store, clock, lambda: None, (fail,))
+    with pytest.raises(RuntimeError):
+        reviewer.review()
+
+    assert sorted(finding.entry for finding in store.findings.all()) == ["e1", "e9"]
+    assert store.run_events.not_reviewed() == []
+    reviewer.review()
