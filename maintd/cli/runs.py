@@ -114,6 +114,10 @@ def logs_command(app: App, run: str, follow: bool, step: str | None, as_json: bo
         if page["final"] or (len(page["lines"]) < PAGE and not (follow and app.daemon_answers)):
             break
         if len(page["lines"]) < PAGE:
+            if not as_json and step is None:
+                for line in app.daemon.follow(number, after=cursor):
+                    _print(app, [line.model_dump(mode="json")])
+                break
             time.sleep(POLL_INTERVAL)
     if as_json:
         app.out_json({"lines": lines, "cursor": cursor, "final": page["final"]})

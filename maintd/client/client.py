@@ -14,26 +14,35 @@ from maintd.client.address import Address, parse_address
 from maintd.client.errors import api_error
 from maintd.client.tokens import check_token
 from maintd.client.transport import API_HEADER, Answer, Transport
-from maintd.errors import DaemonUnavailableError, MaintdError
+from maintd.errors import DaemonUnavailableError, MaintdError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from maintd.client.sse import ServerEvent
     from maintd.model.access import CreatedToken, ListedToken, Role
     from maintd.model.entry import Pause
+    from maintd.model.finding import ListedFinding
     from maintd.model.job import BrokenJob, JobDescription
+    from maintd.model.notice import Incident, Mute, Notice
     from maintd.model.responses import (
         DueList,
         EntryDetail,
+        FindingDetail,
+        FindingList,
         HealthResponse,
         LogEntry,
         LogPage,
+        NoticeList,
         ReloadResponse,
         RunsPage,
+        SeriesPage,
+        StreamPosition,
+        Summary,
         Version,
     )
-    from maintd.model.run import Run, RunSummary
-    from maintd.model.status import AuditEvent, StatusReport
+    from maintd.model.run import Run, RunEvent, RunSummary
+    from maintd.model.status import AuditEvent, EntryStatus, StatusReport
 
     M = TypeVar("M", bound=BaseModel)
 
@@ -44,7 +53,9 @@ TIMEOUT = 45.0
 RETRIES = 2
 PAUSES = (0.2, 1.0, 3.0)  # seconds before the first, the second, … repetition without Retry-After
 LONGEST_PAUSE = 30.0  # seconds; what Retry-After may ask for
-POLL_INTERVAL = 0.3  # seconds between two requests for a growing log
+RECONNECT_SECONDS = 60.0
+"""How long a stream waits for a daemon that does not answer, such as one that is being restarted."""
+RECONNECT_PAUSE = 0.5  # seconds before a stream is opened again
 
 _RETRIED = frozenset({429, 502, 503, 504})
 
@@ -122,6 +133,34 @@ class Client:
                 return answer
             pause = pauses.pop(0)
             time.sleep(min(max(_seconds(answer.headers.get("retry-after"), pause), 0.0), LONGEST_PAUSE))
+
+    def stream(self, path: str, last_id: str | None = None) -> Iterator[ServerEvent]:
+        """The events of a stream below /api/v1; opened again after the last event when its connection ends.
+
+        Raises DaemonUnavailableError when no daemon answers for 60 s.
+        """
+        from maintd.client.sse import server_events
+
+        lost_at: float | None = None
+        while True:
+            headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
+            lost: MaintdError | None = None
+            try:
+                with self._transport.stream(API + path, headers) as (answer, lines):
+                    self._require_maintd(answer, path)
+                    if answer.status != 200:
+                        self._json(answer)
+                    for event in server_events(lines):
+                        lost_at = None
+                        last_id = event.id or last_id
+                        yield event
+            except (DaemonUnavailableError, StoreUnavailableError) as error:
+                lost = error
+            now = time.monotonic()
+            lost_at = now if lost_at is None else lost_at
+            if lost is not None and now - lost_at > RECONNECT_SECONDS:
+                raise lost
+            time.sleep(RECONNECT_PAUSE)
 
     def _require_maintd(self, answer: Answer, target: str) -> None:
         """Raise DaemonUnavailableError unless the answer is one of maintd."""
@@ -233,6 +272,28 @@ class Client:
 
     # --- entries and jobs ---
 
+    def entries(self) -> tuple[EntryStatus, ...]:
+        """The entries of the calendar, in its order, each with its last outcome and next due time."""
+        from maintd.model.responses import EntryList
+
+        return self._parsed(EntryList, self.get("/entries")).entries
+
+    def series(
+        self,
+        name: str,
+        *,
+        entry: str | None = None,
+        job: str | None = None,
+        since: datetime | str | None = None,
+        after: int | None = None,
+        limit: int = 1000,
+    ) -> SeriesPage:
+        """Points of a measure, oldest first; `limit` is 1 to 5000. The next page has its `next_after` as `after`."""
+        from maintd.model.responses import SeriesPage
+
+        query = {"name": name, "entry": entry, "job": job, "since": _moment(since), "after": after, "limit": limit}
+        return self._parsed(SeriesPage, self.get("/series", **query))
+
     def entry(self, name: str) -> EntryDetail:
         """The status of an entry, or of a job by its name, with its last ten runs."""
         from maintd.model.responses import EntryDetail
@@ -286,9 +347,8 @@ class Client:
         """
         from maintd.model.responses import RunsPage
 
-        after = _time(since) if isinstance(since, datetime) else since
-        query = {"entry": entry, "job": job, "state": tuple(states), "since": after, "before": before, "limit": limit}
-        return self._parsed(RunsPage, self.get("/runs", **query))
+        wanted = {"entry": entry, "job": job, "state": tuple(states), "since": _moment(since)}
+        return self._parsed(RunsPage, self.get("/runs", **wanted, before=before, limit=limit))
 
     def iter_runs(
         self,
@@ -368,36 +428,73 @@ class Client:
         after: str | None = None,
         step: str | None = None,
         attempt: int | None = None,
+        search: str | None = None,
         limit: int = 1000,
     ) -> LogPage:
-        """Lines of a run's log after a cursor; `limit` is 1 to 5000. `final`: no more lines will follow."""
+        """Lines of a run's log after a cursor; `limit` is 1 to 5000. `final`: no more lines will follow.
+
+        With `search`, lines that contain this text in any case. While `more` is true, only the lines up to the cursor
+        were searched.
+        """
         from maintd.model.responses import LogPage
 
-        query = {"after": after, "step": step, "attempt": attempt, "limit": limit}
+        query = {"after": after, "step": step, "attempt": attempt, "search": search, "limit": limit}
         return self._parsed(LogPage, self.get(f"/runs/{run_id:d}/log", **query))
 
     def iter_log(self, run_id: int, *, step: str | None = None, attempt: int | None = None) -> Iterator[LogEntry]:
         """The lines of a run's log that exist now, oldest first."""
-        return self._log_lines(run_id, step, attempt, None, follow=False)
+        after = None
+        while True:
+            page = self.log(run_id, after=after, step=step, attempt=attempt)
+            yield from page.lines
+            if page.final or not page.lines:
+                return
+            after = page.cursor
 
     def follow(self, run_id: int, *, step: str | None = None, after: str | None = None) -> Iterator[LogEntry]:
         """The lines of a run's log, oldest first, and new ones as they come, until the run ends.
 
-        `after` is the cursor of a `LogPage`: only later lines.
+        `step` is the name of a step: only its lines. `after` is the cursor of a `LogPage`: only later lines. After a
+        lost connection, or a restart of the daemon that takes no longer than 60 s, it continues with the next line.
         """
-        return self._log_lines(run_id, step, None, after, follow=True)
+        from maintd.model.responses import LogEntry
 
-    def _log_lines(
-        self, run_id: int, step: str | None, attempt: int | None, after: str | None, *, follow: bool
-    ) -> Iterator[LogEntry]:
-        while True:
-            page = self.log(run_id, after=after, step=step, attempt=attempt)
-            yield from page.lines
-            after = page.cursor or after
-            if page.final or not (page.lines or follow):
+        for event in self.stream(f"/runs/{run_id:d}/log/stream", after):
+            if event.type == "end":
                 return
-            if not page.lines:
-                time.sleep(POLL_INTERVAL)
+            if event.type == "line":
+                line = self._parsed(LogEntry, self._event_data(event))
+                if step in (None, line.step):
+                    yield line
+
+    def follow_events(
+        self, *, entry: str | None = None, after: int | None = None
+    ) -> Iterator[RunEvent | StreamPosition]:
+        """The changes of runs' states as they come, of all entries or one; it does not end by itself.
+
+        `after` is the id of an event: also those since then. Without it the first item is the position where the stream
+        begins: what is read after that is not older. A later position means that events were deleted before they were
+        read: read again what you show. It reconnects as `follow` does.
+        """
+        from maintd.model.responses import StreamPosition
+        from maintd.model.run import RunEvent
+
+        path = "/events/stream" + (f"?{urlencode({'entry': entry})}" if entry is not None else "")
+        for event in self.stream(path, None if after is None else str(after)):
+            if event.type == "run":
+                yield self._parsed(RunEvent, self._event_data(event))
+            elif event.type in ("start", "reset"):
+                yield self._parsed(StreamPosition, self._event_data(event))
+
+    def _event_data(self, event: ServerEvent) -> Any:
+        try:
+            return json.loads(event.data)
+        except (ValueError, RecursionError) as error:
+            raise MaintdError(f"the stream of {self.address} has an event without JSON") from error
+
+    def log_text(self, run_id: int) -> str:
+        """The whole log of a run as text, one line each: time, step, stream and text; at most 64 MB."""
+        return self._text(f"{API}/runs/{run_id:d}/log.txt")
 
     def artifact(self, run_id: int, step: str, attempt: int, name: str) -> bytes:
         """The content of a file that an attempt saved; at most 64 MB."""
@@ -406,6 +503,100 @@ class Client:
         if answer.status != 200:
             self._json(answer)
         return answer.body
+
+    # --- findings ---
+
+    def findings(
+        self,
+        *,
+        area: str | None = None,
+        since: datetime | str | None = None,
+        gone: bool = False,
+        acknowledged: bool = False,
+    ) -> FindingList:
+        """The open findings, the worst first; with `gone` also those that are gone, with `acknowledged` only
+        those that are acknowledged. `area` is an entry or a job. `limited`: there are more than the list has."""
+        from maintd.model.responses import FindingList
+
+        query = {"area": area, "since": _moment(since), "gone": gone, "acknowledged": acknowledged}
+        return self._parsed(FindingList, self.get("/findings", **query))
+
+    def finding(self, key: str) -> FindingDetail:
+        """A finding with its acknowledgements. The first digits of a key are enough if no other begins with them."""
+        from maintd.model.responses import FindingDetail
+
+        return self._parsed(FindingDetail, self.get(f"/findings/{_quoted(key)}"))
+
+    def findings_of_run(self, run_id: int) -> FindingList:
+        """The findings that a run reported, as they are now."""
+        from maintd.model.responses import FindingList
+
+        return self._parsed(FindingList, self.get(f"/runs/{run_id:d}/findings"))
+
+    def acknowledge(self, key: str, why: str, *, until: datetime, by: str = "") -> ListedFinding:
+        """Acknowledge a finding for at most 90 days: it needs no attention then, unless it becomes worse or returns."""
+        from maintd.model.finding import ListedFinding
+
+        body = {"why": why, "until": _time(until), "by": by}
+        return self._parsed(ListedFinding, self.post(f"/findings/{_quoted(key)}/acknowledge", body))
+
+    def withdraw(self, key: str, *, why: str = "", by: str = "") -> ListedFinding:
+        """Withdraw the acknowledgement of a finding."""
+        from maintd.model.finding import ListedFinding
+
+        return self._parsed(ListedFinding, self.post(f"/findings/{_quoted(key)}/withdraw", {"why": why, "by": by}))
+
+    def summary(self, *, since: datetime | str = "1d", until: datetime | str | None = None) -> Summary:
+        """The runs of a period by how they ended, and its findings: new, old, gone."""
+        from maintd.model.responses import Summary
+
+        return self._parsed(Summary, self.get("/summary", since=_moment(since), until=_moment(until)))
+
+    # --- notices ---
+
+    def notices(
+        self, *, states: Iterable[str] = (), channel: str | None = None, before: int | None = None, limit: int = 50
+    ) -> NoticeList:
+        """A page of notices, newest first; `states` are values of `model.notice.NoticeState`, `limit` is 1 to 500."""
+        from maintd.model.responses import NoticeList
+
+        query = {"state": tuple(states), "channel": channel, "before": before, "limit": limit}
+        return self._parsed(NoticeList, self.get("/notices", **query))
+
+    def notice(self, notice_id: int) -> Notice:
+        """A notice, with what became of its delivery."""
+        from maintd.model.notice import Notice
+
+        return self._parsed(Notice, self.get(f"/notices/{notice_id:d}"))
+
+    def incidents(self, *, open_only: bool = False, limit: int = 50) -> tuple[Incident, ...]:
+        """Incidents, newest first, or with `open_only` those that are not over, oldest first; `limit` is 1 to 500."""
+        from maintd.model.responses import IncidentList
+
+        return self._parsed(IncidentList, self.get("/incidents", open_only=open_only, limit=limit)).incidents
+
+    def test_channel(self, channel: str, *, by: str = "") -> Notice:
+        """Send a test to a channel. The notice that is returned is `sent` or `failed` soon: see `notice`."""
+        from maintd.model.notice import Notice
+
+        return self._parsed(Notice, self.post("/notices/test", {"channel": channel, "by": by}))
+
+    def mutes(self) -> tuple[Mute, ...]:
+        """The mutes that are active, oldest first."""
+        from maintd.model.responses import MuteList
+
+        return self._parsed(MuteList, self.get("/mutes")).mutes
+
+    def mute(self, entries: str, why: str, *, until: datetime, by: str = "") -> Mute:
+        """Silence the notices of entries, a name or a pattern, for at most 90 days; runs are recorded as always."""
+        from maintd.model.notice import Mute
+
+        body = {"entries": entries, "why": why, "until": _time(until), "by": by}
+        return self._parsed(Mute, self.post("/mutes", body))
+
+    def unmute(self, entries: str, *, by: str = "") -> bool:
+        """End a mute, by the name or pattern that it was written with; whether there was one."""
+        return bool(self.post("/mutes/end", {"entries": entries, "by": by})["unmuted"])
 
     # --- tokens ---
 
@@ -464,6 +655,11 @@ def _time(at: datetime | None) -> str | None:
 
         raise UsageError(f"the time {at.isoformat()} has no UTC offset", "use datetime.now(UTC), for example")
     return at.isoformat()
+
+
+def _moment(at: datetime | str | None) -> str | None:
+    """A time, or a duration before now such as `7d`, as the API takes it."""
+    return _time(at) if isinstance(at, datetime) else at
 
 
 def _seconds(text: str | None, default: float) -> float:

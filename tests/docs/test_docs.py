@@ -7,6 +7,8 @@ import runpy
 from pathlib import Path
 
 import pytest
+from support.servers.maintd import maintd_daemon
+from support.servers.tls import authority, tls_front
 
 from maintd.calendar import parse_calendar
 from maintd.config.settings import Settings
@@ -31,6 +33,19 @@ def test_links_lead_to_existing_files(page: Path) -> None:
     missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
 
     assert missing == []
+
+
+def test_the_example_of_the_client_runs_against_a_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = re.search(r"```python\n(.*?)```", (DOCS / "client.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert example is not None
+    own = authority(tmp_path / "ca")
+
+    with maintd_daemon(tmp_path) as daemon, tls_front(int(daemon.page.rpartition(":")[2]), own) as port:
+        token = daemon.maintd("token", "create", "--role", "operator", "ci").out
+        text = example[1].replace("https://maintd.example:8420", f"https://127.0.0.1:{port}")
+        exec(text.replace("own-ca.pem", str(own.ca_file)), {"token": token})
+
+    assert re.search(r"^greet hello world, 1$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_every_setting_has_a_description() -> None:
