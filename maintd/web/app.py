@@ -85,14 +85,27 @@ def openapi_schema() -> dict[str, Any]:
 def _add_errors(path: str, method: str, operation: dict[str, Any]) -> None:
     """State what an operation answers besides success; every error has the same body."""
     responses = operation["responses"]
-    error = responses["default"]
-    if responses.pop("422", None) or operation.get("parameters") or "requestBody" in operation:
-        responses["400"] = {**error, "description": "The request has an invalid value; nothing was done"}
-    responses["401"] = {**error, "description": "A token is needed, or the token is unknown, expired or revoked"}
-    responses["403"] = {**error, "description": _FORBIDDEN}
-    responses["429"] = {**error, "description": _TOO_MANY}
-    if "{" in path or (method == "post" and "requestBody" in operation):
-        responses["404"] = {**error, "description": "There is nothing of this name; `hint` may have a similar one"}
+    del responses["default"]  # it only brings the error's schema into the document
+    error = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}}
+    responses.pop("422", None)  # FastAPI's own; this app answers 400
+    takes_values = bool(operation.get("parameters") or "requestBody" in operation)
+    stated = {
+        "400": (takes_values, "The request has an invalid value; nothing was done"),
+        "401": (True, "A token is needed, or the token is unknown, expired or revoked"),
+        "403": (True, _FORBIDDEN),
+        "404": (takes_values, "There is nothing of this name; `hint` may have a similar one"),
+        "413": (method == "post", "The body is too large"),
+        "414": (True, "Path and query are too long"),
+        "429": (True, _TOO_MANY),
+        "500": (True, "An error in maintd; the daemon's log has it"),
+        "503": (True, "The store does not answer, or there is no daemon; `Retry-After` has the seconds to wait"),
+    }
+    for status, (possible, description) in stated.items():
+        if possible:
+            responses.setdefault(status, {**error, "description": description})
+    if method == "get" and "application/json" in responses["200"].get("content", ()):
+        responses["304"] = {"description": "Nothing changed since the response whose `ETag` was in `If-None-Match`"}
+    operation["responses"] = dict(sorted(responses.items()))
 
 
 def _add_security(right: Right, operation: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ router = APIRouter()
 _first_scrape = threading.Lock()
 
 
-@router.get("/healthz", response_model=HealthResponse)
+@router.get("/healthz", response_model=HealthResponse, responses={503: {"model": HealthResponse}})
 def get_health(service: ServiceDep, request: Request) -> Response:
     """Liveness: 200 while the scheduler loop runs, else 503."""
     health = service.health()
@@ -32,7 +32,7 @@ def get_health(service: ServiceDep, request: Request) -> Response:
     )
 
 
-@router.get("/readyz", response_model=HealthResponse)
+@router.get("/readyz", response_model=HealthResponse, responses={503: {"model": HealthResponse}})
 def get_readiness(service: ServiceDep, request: Request) -> Response:
     """Readiness: 200 while maintd plans runs and its store answers, else 503."""
     health = service.health()

@@ -326,7 +326,7 @@ def test_every_endpoint_has_a_description() -> None:
 def test_every_endpoint_documents_the_errors_that_it_returns() -> None:
     for path, methods in openapi_schema()["paths"].items():
         for operation in methods.values():
-            content = operation["responses"]["default"]["content"]["application/json"]
+            content = operation["responses"]["401"]["content"]["application/json"]
             assert content["schema"] == {"$ref": "#/components/schemas/ErrorResponse"}, path
             assert "422" not in operation["responses"], path  # FastAPI's own, which maintd never returns
 
