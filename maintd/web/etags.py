@@ -1,6 +1,6 @@
 """ETags: a client that polls sends back the tag of what it has, and gets 304 without a body while nothing changed.
 
-A tag is weak: responses with the same tag tell the same, though a time of the observation in them may differ.
+A tag is weak: responses with the same tag have the same meaning, though a time of the observation in them may differ.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ def test_a_search_finds_text_whatever_its_case(served: Harness, page: Client) ->
     assert lines_of(page.get(f"/api/v1/runs/{run_id}/log?search=0%25")) == ["100% done"]
 
 
-def test_a_search_says_how_far_it_came_and_continues(
+def test_a_search_shows_how_far_it_came_and_continues(
     served: Harness, page: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs_module, "SEARCHED_LINES", 10)
