@@ -4,8 +4,9 @@ Runbook: Planned Maintenance Window, Pre-Maintenance Checklist
 
 Exercises what each job declares, without an effect: targets answer, queries can be planned on this server's version,
 tables may be maintained, commands may be run, PromQL has series, programs, keys and folders are there, clocks agree.
-Also whether the store is outside of the servers that it maintains, and whether the end-of-life data is fresh. Of a job
-that declares only kinds of targets, nothing is examined but that they answer.
+Also whether channels of notices and monitors of pings can be reached, whether the store is outside of the servers that
+it maintains, and whether the end-of-life data is fresh. Of a job that declares only kinds of targets, nothing is
+examined but that they answer.
 """
 
 from datetime import timedelta
@@ -14,16 +15,18 @@ from pydantic import BaseModel
 
 from maintd.checks.docker.end_of_life import age_criterion
 from maintd.checks.docker.end_of_life_table import AS_OF
+from maintd.checks.requirements.channels import ChannelToExamine, report_channels
 from maintd.checks.requirements.examine import ExaminedStep, collect_requirements, examine
 from maintd.checks.requirements.store_place import StorePlace, report_store
 from maintd.job import Context, Duration, JobParams, UnknownNameError, job
 
 
 class Subject(BaseModel):
-    """What maintd hands to the job: the steps of its calendar, and where its store is."""
+    """What maintd hands to the job: the steps and channels of its calendar, and where its store is."""
 
     steps: tuple[ExaminedStep, ...] = ()
     store: StorePlace | None = None
+    channels: tuple[ChannelToExamine, ...] = ()
 
 
 class Params(JobParams):
@@ -50,6 +53,7 @@ def run(ctx: Context, params: Params) -> None:
     with ctx.phase("exercise it"):
         examine(ctx, found, params.time_limit)
     with ctx.phase("check maintd itself"):
+        report_channels(ctx, params.calendar.channels if not params.entries else (), params.time_limit)
         if params.calendar.store is not None:
             report_store(ctx, params.calendar.store)
         criterion = age_criterion(AS_OF.keys(), ctx.now().date(), params.end_of_life_max_age)

@@ -1,4 +1,4 @@
-"""What the job `doctor` is given: the steps of the active calendar, and where the store is."""
+"""What the job `doctor` is given: the steps and channels of the active calendar, and where the store is."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from typing import Any
 from maintd.calendar import Calendar
 from maintd.config.settings import Settings
 from maintd.model.job import BrokenJob, JobDescription
+from maintd.model.notice import NotifyConfig
 from maintd.store.database import parse_url
 
 _POSTGRES_PORT = 5432
+
+ESCAPED = "$\\u007b"
+"""What stands for `${` in texts that are resolved later; JSON reads it as `${`."""
 
 
 def calendar_for_jobs(
@@ -28,14 +32,27 @@ def calendar_for_jobs(
             "step": step.name,
             "job": step.job,
             "path": os.fspath(jobs[step.job].path),
-            "params": json.dumps(step.params, default=str).replace("${", "$\\u007b"),
+            "params": json.dumps(step.params, default=str).replace("${", ESCAPED),
         }
         for entry in calendar.entries
         if entry.enabled
         for step in entry.steps
         if step.job in jobs
     ]
-    return {"steps": steps, "store": _store_place(settings)}
+    return {"steps": steps, "store": _store_place(settings), "channels": _channels(calendar.notify)}
+
+
+def _channels(config: NotifyConfig) -> list[dict[str, Any]]:
+    """Channels and monitors, with references that are resolved where they are examined."""
+    found = []
+    for channel in config.destinations.values():
+        address = channel.url or channel.webhook or channel.ping
+        if address is not None:
+            secret = "" if channel.secret is None else channel.secret.get_secret_value()
+            texts = {"address": address.get_secret_value(), "secret": secret}
+            escaped = {name: text.replace("${", ESCAPED) for name, text in texts.items()}
+            found.append({"name": channel.name, "apprise": channel.url is not None, **escaped})
+    return found
 
 
 def _store_place(settings: Settings) -> dict[str, Any]:
