@@ -16,7 +16,7 @@ from maintd.store.database import parse_url
 _POSTGRES_PORT = 5432
 
 ESCAPED = "$\\u007b"
-"""What stands for `${` in texts that are resolved later; JSON reads it as `${`."""
+"""Replaces `${` in texts that are resolved later; JSON reads it as `${`."""
 
 
 def calendar_for_jobs(

@@ -265,7 +265,7 @@ def _own_names(entries: Iterable[EntryStatus], found: dict[int, Evidence]) -> It
 
 
 def _notices(service: OperatorService) -> list[Metric]:
-    """What waits to be sent and what people were told of. Raises MaintdError."""
+    """Notices that wait, incidents and mutes. Raises MaintdError."""
     now = service.store.now()
     counts = service.store.notices.counts(now - UNDELIVERED_FOR)
     notices = GaugeMetricFamily("maintd_notices", "Notices that wait, or were given up", labels=("channel", "state"))

@@ -26,6 +26,8 @@ from maintd.job.references import resolve_references
 
 _CONNECT_SECONDS = 5.0
 _SMTPS = 465
+_WITH_HOST = ("mailto", "mailtos", "json", "jsons", "xml", "xmls", "form", "forms")
+"""Schemes of apprise whose URL has a host; in others it can be a token."""
 
 
 class ChannelToExamine(BaseModel):
@@ -65,7 +67,7 @@ def _examine(channel: ChannelToExamine) -> str:
         raise TargetError(error.message, error.hint, cause="not_configured") from error
     address = _address_of_apprise(url) if channel.apprise else _address_of_url(url)
     if address is None:
-        return "the URL can be parsed; its service has an address that apprise does not tell"
+        return "the URL can be parsed; only apprise knows the address of its service"
     return _connect(address)
 
 
@@ -99,7 +101,7 @@ def _address_of_apprise(url: str) -> Address | None:
     if service is None:
         raise TargetError("apprise cannot parse the URL", "see github.com/caronc/apprise/wiki", cause="not_configured")
     host = getattr(service, "smtp_host", None) or getattr(service, "host", None)
-    if not isinstance(host, str) or not host:
+    if url.partition("://")[0].lower() not in _WITH_HOST or not isinstance(host, str) or not host:
         return None
     port = getattr(service, "port", None)
     if getattr(service, "smtp_host", None):
