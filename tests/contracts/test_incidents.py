@@ -13,7 +13,8 @@ from support.stores import NOON, at, claim, due, ended, entry, evidence, finishe
 from maintd.model.entry import Rule, ScheduleKind
 from maintd.model.evidence import Check, CheckStatus
 from maintd.model.notice import Channel, Digest, Notice, NoticeKind, NoticeRules, NotifyConfig, QuietHours
-from maintd.model.run import RunState, SkipReason
+from maintd.model.run import AttemptState, RunState, SkipReason, StepState
+from maintd.model.run_updates import AttemptFinished, AttemptReported, AttemptStarted, StepFinished, StepStarted
 from maintd.notify.incidents import IncidentRecorder
 from maintd.notify.selection import OwnProblem
 from maintd.operations.review import review_ends
@@ -66,6 +67,25 @@ class Site:
 def site(store: Store, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setattr(store, "now", clock.now)  # that of Postgres is the server's
     return Site(store, clock)
+
+
+def failing_run(site: Site, name: str, minutes: float) -> int:
+    """A run that ends by a check that failed."""
+    run = claim(site.store, queue(site.store, name, minutes), minutes)
+    failed = Check(name="stones", observed=3, expected="at most 0", status=CheckStatus.FAIL)
+    updates = [
+        StepStarted(step=0, at=at(minutes)),
+        AttemptStarted(step=0, attempt=1, at=at(minutes), pid=77),
+        AttemptReported(step=0, attempt=1, items=(failed,)),
+        AttemptFinished(
+            step=0, attempt=1, state=AttemptState.FAILED, at=at(minutes), exit_code=0, reason="a check failed"
+        ),
+        StepFinished(step=0, state=StepState.FAILED, at=at(minutes)),
+        ended(RunState.FAILED, minutes),
+    ]
+    assert site.store.runs.apply(run.id, run.fence, 1, updates)
+    site.review()
+    return run.id
 
 
 # --- ends of runs ---
@@ -183,6 +203,40 @@ def test_what_recovers_during_a_mute_is_not_reported(site: Site) -> None:
     site.end("a", 2, RunState.SUCCEEDED)
 
     assert (site.notices(), site.opened()) == ([], [])
+
+
+# --- acknowledgements ---
+
+
+def test_an_acknowledged_failure_is_not_reminded_of_until_the_acknowledgement_is_over(site: Site) -> None:
+    failing_run(site, "a", 1)
+    finding = site.store.findings.all()[0]
+    site.store.findings.acknowledge(finding.key, why="known", by="ada", until=at(600), now=at(3))
+    failing_run(site, "a", 4)
+    site.clock.advance(timedelta(minutes=599))
+    site.sweep()
+    assert site.kinds() == ["failed"]
+
+    site.clock.advance(timedelta(minutes=2))
+    site.review()
+    site.sweep()
+
+    assert site.kinds() == ["failed", "still_failing"]
+
+
+def test_a_failure_that_was_acknowledged_before_its_notice_is_reported_when_that_is_over(site: Site) -> None:
+    site.configure(channels={})
+    failing_run(site, "a", 1)
+    finding = site.store.findings.all()[0]
+    site.store.findings.acknowledge(finding.key, why="known", by="ada", until=at(600), now=at(3))
+    site.configure(channels=CHANNELS)
+    failing_run(site, "a", 4)
+    assert site.kinds() == []
+
+    site.clock.advance(timedelta(minutes=601))
+    site.review()
+
+    assert site.kinds() == ["failed"]
 
 
 # --- reminders ---
