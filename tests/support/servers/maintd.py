@@ -145,7 +145,9 @@ def maintd_daemon(
             page=f"http://{listen}",
         )
         wait_for(
-            lambda: process.poll() is not None or "daemon_ready" in daemon.log_text(), "the daemon is ready", seconds=30
+            lambda: process.poll() is not None or "daemon_ready" in daemon.log_text(),
+            "the daemon is ready",
+            seconds=180,
         )
         assert process.poll() is None, f"the daemon ended with {process.returncode}:\n{daemon.log_text()}"
         yield daemon
