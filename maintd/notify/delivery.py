@@ -15,10 +15,11 @@ from typing import Any
 import structlog
 
 from maintd.errors import MaintdError
-from maintd.model.notice import Channel, Notice, NoticeKind
+from maintd.model.notice import Channel, Notice, NoticeKind, secrets_of_channel
 from maintd.notify.messages import message_of, payload_of
 from maintd.notify.pings import is_stale, ping_message
 from maintd.notify.sender import LONGEST_ERROR, Outcome, Result
+from maintd.redaction import forms_of, replace_secrets
 from maintd.store import Store
 from maintd.store.notices import ClaimedGroup
 
@@ -153,6 +154,8 @@ def deliver(store: Store, sender: Sender, channels: Mapping[str, Channel], group
     if channel.ping is not None:
         message["ping"] = ping_message(store, group.notices[0])
     outcome = sender.send(channel, message)
+    secrets = forms_of({text for each in channels.values() for text in secrets_of_channel(each)})
+    outcome = outcome._replace(error=replace_secrets(outcome.error, secrets))  # those of other channels, too
     now = store.now()
     if outcome.result is Result.SENT:
         store.notices.mark_sent(group, now)

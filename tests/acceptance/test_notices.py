@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,10 @@ def test_a_second_failure_is_no_news_and_a_success_is(tmp_path: Path) -> None:
 def test_a_notice_whose_daemon_is_killed_before_the_delivery_arrives_once(tmp_path: Path) -> None:
     with webhook() as hook:
         with maintd_daemon(tmp_path, calendar(hook), **SETTINGS) as daemon:
-            fail(daemon)
+            trigger = daemon.start("trigger", "stumbling", out=subprocess.DEVNULL)
             wait_for(lambda: "waiting" in states(daemon).values(), "the row is written", every=0.005)
             kill(daemon)
+            trigger.communicate()
             assert hook.posts == []
         with maintd_daemon(tmp_path, calendar(hook), **SETTINGS) as daemon:
             wait_for(lambda: "sent" in states(daemon).values(), "the notice is recorded as sent")
