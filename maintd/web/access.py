@@ -138,7 +138,8 @@ def _refuse(caller: Caller, right: Right) -> None:
         what = "this" if right is Right.READ else f"to {right.replace('_', ' ')}, a request"
         raise UnauthorizedError(
             f"{what} needs a token of the role {_either(roles)}",
-            f'send it as "Authorization: Bearer TOKEN"; create one with: maintd token create --role {roles[0]} NAME',
+            'send it as "Authorization: Bearer TOKEN", commands with --token-file FILE; '
+            f"create one with: maintd token create --role {roles[0]} NAME",
         )
     role = "no role" if caller.role is None else f"the role {caller.role}"
     raise ForbiddenError(f'"{caller.name}" has {role}, which lacks the right "{right}"', f"it needs {_either(roles)}")

@@ -255,7 +255,8 @@ def test_without_a_token_the_hint_is_how_to_get_one(page: Client) -> None:
     assert answer.json["error"] == {
         "code": "unauthorized",
         "message": "to trigger, a request needs a token of the role operator, approver or admin",
-        "hint": 'send it as "Authorization: Bearer TOKEN"; create one with: maintd token create --role operator NAME',
+        "hint": 'send it as "Authorization: Bearer TOKEN", commands with --token-file FILE; '
+        "create one with: maintd token create --role operator NAME",
     }
 
 
