@@ -6,14 +6,12 @@ import socket
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis.errors import Unsatisfiable
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -30,7 +28,7 @@ from maintd.web.app import openapi_schema
 from maintd.web.server import web_server
 
 EXAMPLES = 1
-"""Generated requests of each kind, of each operation, for each role: about 400 in all."""
+"""Generated requests of each operation, for each role: about 200 in all."""
 
 CHECKED = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
 
@@ -57,10 +55,9 @@ def served_port() -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
 @pytest.mark.parametrize("role", [None, *Role])
 def test_generated_requests_find_no_violation_and_no_right_beyond_the_table(
-    tokens: dict[Role | None, str], served_port: int, role: Role | None, mode: GenerationMode
+    tokens: dict[Role | None, str], served_port: int, role: Role | None
 ) -> None:
     headers = {"Authorization": f"Bearer {tokens[role]}"} if role else {}
     answered: Counter[bool] = Counter()
@@ -85,9 +82,8 @@ def test_generated_requests_find_no_violation_and_no_right_beyond_the_table(
         for result in schemathesis.openapi.from_dict(openapi_schema()).get_all_operations():
             operation = result.ok()
             if not operation.path.endswith("/stream"):  # no JSON, and some have no end
-                generated = given(case=operation.as_strategy(generation_mode=mode))(check_case)
-                with suppress(Unsatisfiable):  # there are no invalid values for an operation without parameters
-                    QUICK(generated)()
+                generated = given(case=operation.as_strategy(generation_mode=GenerationMode.POSITIVE))(check_case)
+                QUICK(generated)()
     assert answered[True] > 10
     assert (answered[False] > 0) == (role is not Role.ADMIN)
 
