@@ -71,11 +71,11 @@ class Params(JobParams):
     pg_bin: Path | None = None
     """Folder with pg_restore and pg_verifybackup of the server's version, to run them too."""
     max_plain: Size = 4 * 2**40
-    """A backup that expands beyond this counts as damaged."""
+    """A backup that expands beyond this is unknown: the rest of it is not verified."""
     max_ratio: float = Field(default=300, gt=1)
-    """A backup that expands to more than this many times its size counts as damaged."""
+    """A backup that expands to more than this many times its size is unknown: the rest of it is not verified."""
     max_members: int = Field(default=5_000_000, ge=1)
-    """A tar archive with more members counts as damaged."""
+    """A tar or zip archive with more members is unknown: the rest of it is not verified."""
 
 
 @job(timeout="2h", repeatable=True, locks={"backups": "shared"}, history_of="job", requires=requirements)

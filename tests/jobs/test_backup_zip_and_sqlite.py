@@ -131,8 +131,21 @@ def test_a_zip_bomb_and_a_huge_directory_are_bounded(tmp_path: Path) -> None:
 
     bomb, directory = read_archive(tmp_path / "bomb.zip"), read_archive(tmp_path / "directory.zip")
 
-    assert "expands to more than" in bomb.damage
+    assert (bomb.damage, "expands to more than" in bomb.unread) == ("", True)
     assert "directory" in directory.unread
+
+
+def test_a_bomb_is_unknown_and_the_run_is_not_green(tmp_path: Path) -> None:
+    made.write(tmp_path / "a.gz", made.gz(bytes(80 << 20)))
+
+    result = verify(tmp_path, max_ratio=100)
+
+    check = result.check("a.gz: decoded")
+    assert (check.status, result.outcome) == (UNKNOWN, "unknown"), result.text()
+    assert "expands to more than 100 times its size: not verified beyond; raise the param max_ratio" in str(
+        check.observed
+    )
+    assert result.measure("backup_verified_level") == 0
 
 
 @pytest.mark.parametrize("name", ["vault.sqlite3", "app.sqlite", "grafana.db", "vault.sqlite3.gz"])

@@ -138,9 +138,37 @@ def test_gpg_without_a_key_is_unread_and_has_a_hint(tmp_path: Path) -> None:
 
 
 def test_a_bomb_is_stopped_by_its_ratio(tmp_path: Path) -> None:
-    path = made.write(tmp_path / "a.gz", made.gz(bytes(80 << 20)))
+    path = made.write(tmp_path / "a.gz", made.gz(bytes(200 << 20)))
 
-    assert "max_ratio" in read_archive(path, limits=ExpansionLimits(ratio=100)).damage
+    reading = read_archive(path, limits=ExpansionLimits(ratio=100))
+
+    assert (reading.damage, reading.contents) == ("", None)
+    assert reading.plain_bytes < 70 << 20
+
+
+BIG = made.gz(made.tar_of({"zeros": bytes(80 << 20)}))
+RDB = b"REDIS0011\xfe\x00\x00\x01k\x01v" + b"\x00\x01a\x01b" * 500_000 + b"\xff" + bytes(8)
+LIMITED = {
+    "a.tar.gz": (BIG, ExpansionLimits(ratio=100), "max_ratio"),
+    "b.tar.gz": (BIG, ExpansionLimits(plain_bytes=10 << 20), "max_plain"),
+    "c.tar": (made.tar_of(dict.fromkeys("abc", b"x")), ExpansionLimits(members=2), "max_members"),
+    "d.tar.gz": (made.gz(made.tar_of(dict.fromkeys("abc", b"x"))), ExpansionLimits(members=2), "max_members"),
+    "e.rdb.gz": (made.gz(RDB), ExpansionLimits(plain_bytes=1 << 20), "max_plain"),
+    "f.rdb.zst": (made.zst(RDB), ExpansionLimits(plain_bytes=1 << 20), "max_plain"),
+    "g.sql.gz": (made.gz(SQL * 100), ExpansionLimits(plain_bytes=1000), "max_plain"),
+    "h.gz.gz": (made.gz(made.gz(bytes(1 << 20))), ExpansionLimits(plain_bytes=1 << 19), "max_plain"),
+}
+
+
+@pytest.mark.parametrize("name", LIMITED)
+def test_a_backup_beyond_a_limit_is_unread_and_not_damaged(name: str, tmp_path: Path) -> None:
+    data, limits, param = LIMITED[name]
+    path = made.write(tmp_path / name, data)
+
+    reading = read_archive(path, limits=limits)
+
+    assert (reading.damage, reading.contents) == ("", None)
+    assert f"not verified beyond; raise the param {param}" in reading.unread
 
 
 def test_members_that_leave_the_folder_are_named(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from maintd.checks.backups.crc import crc64_redis
 from maintd.checks.backups.stream import DamagedError, Reader, UnreadableError
+from maintd.errors import TargetError
 
 MAGIC = b"REDIS"
 MAGIC_VALKEY = b"VALKEY"
@@ -48,24 +49,33 @@ class Snapshot:
 
 
 def walk_rdb(source: Reader) -> Snapshot:
-    """Read a snapshot to its end. Raises DamagedError."""
+    """Read a snapshot to its end. Raises DamagedError, and what a layer around it raises."""
     crc = crc64_redis()
     tail: list[bytes] = [b""]
+    ended: list[TargetError] = []  # the error of a layer around the snapshot: no more of it can be read
 
     def all_but_the_last_8() -> Iterator[bytes]:
-        for piece in source.rest():
-            whole = tail[0] + piece
-            crc.update(whole[:-8])
-            tail[0] = whole[-8:]
-            yield piece
+        try:
+            for piece in source.rest():
+                whole = tail[0] + piece
+                crc.update(whole[:-8])
+                tail[0] = whole[-8:]
+                yield piece
+        except TargetError as error:
+            ended.append(error)
+            raise
 
     walk = _Walk(Reader(all_but_the_last_8(), "the snapshot"))
     broken: DamagedError | None = None
     try:
         walk.all()
     except UnreadableError as error:
+        if ended:
+            raise
         walk.found.unknown = error.message
     except DamagedError as error:
+        if ended:
+            raise
         broken = error
     for _ in walk.source.rest():
         pass

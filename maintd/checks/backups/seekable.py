@@ -17,7 +17,14 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import BinaryIO
 
-from maintd.checks.backups.stream import CHUNK, DamagedError, ExpansionLimits, UnreadableError, limited
+from maintd.checks.backups.stream import (
+    CHUNK,
+    DamagedError,
+    ExpansionLimits,
+    LimitReachedError,
+    UnreadableError,
+    limited,
+)
 from maintd.units import duration_text, format_size
 
 ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
@@ -63,7 +70,7 @@ def walk_zip(file: BinaryIO, limits: ExpansionLimits) -> Found:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             if len(members) > limits.members:
-                raise DamagedError(f"zip: more than {limits.members} members", "raise the param max_members")
+                raise LimitReachedError(f"zip: has more than {limits.members} members", "max_members")
             for _ in limited(_contents(archive, members), size, limits):
                 pass
     except zipfile.BadZipFile as error:

@@ -52,9 +52,16 @@ class UnreadableError(TargetError):
         super().__init__(message, hint, cause="partial")
 
 
+class LimitReachedError(UnreadableError):
+    """The data was read up to a limit of ExpansionLimits: nothing is known of the rest."""
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(f"{message}: not verified beyond", f"raise the param {param} to verify all of it")
+
+
 @dataclass(frozen=True)
 class ExpansionLimits:
-    """How far an archive may expand before it counts as a decompression bomb."""
+    """How much of an archive is decoded, so that a decompression bomb ends early. What is beyond is not verified."""
 
     plain_bytes: int = 1 << 42
     ratio: float = 300.0  # of a layer's output to the file; text and SQL are below 30, zeros in gzip reach 1032
@@ -132,19 +139,14 @@ def chunks_of(file: io.RawIOBase) -> Iterator[bytes]:
 
 
 def limited(chunks: Iterator[bytes], file_bytes: int, limits: ExpansionLimits) -> Iterator[bytes]:
-    """Yield the chunks. Raises DamagedError when they exceed the limits for a file of `file_bytes`."""
+    """Yield the chunks. Raises LimitReachedError when they exceed the limits for a file of `file_bytes`."""
     total = 0
     for chunk in chunks:
         total += len(chunk)
         if total > limits.plain_bytes:
-            raise DamagedError(
-                f"expands beyond {format_size(limits.plain_bytes)}", "raise the param max_plain if this size is correct"
-            )
+            raise LimitReachedError(f"expands to more than {format_size(limits.plain_bytes)}", "max_plain")
         if total > RATIO_FROM and total > limits.ratio * file_bytes:
-            raise DamagedError(
-                f"expands to more than {limits.ratio:g} times its size",
-                "raise the param max_ratio if this ratio is correct",
-            )
+            raise LimitReachedError(f"expands to more than {limits.ratio:g} times its size", "max_ratio")
         yield chunk
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from posixpath import normpath
 
-from maintd.checks.backups.stream import DamagedError, ExpansionLimits, Reader
+from maintd.checks.backups.stream import DamagedError, ExpansionLimits, LimitReachedError, Reader
 from maintd.clients.bounded import decimal
 from maintd.errors import TargetError
 
@@ -78,9 +78,7 @@ def members(source: Reader, limits: ExpansionLimits) -> Iterator[Member]:
             extended, extensions = {}, 0
             count += 1
             if count > limits.members:
-                raise DamagedError(
-                    f"tar: has more than {limits.members} members", "raise the param max_members if this is correct"
-                )
+                raise LimitReachedError(f"tar: has more than {limits.members} members", "max_members")
             yield member
             size = member.size_bytes
         source.skip(begin + -(-size // _BLOCK) * _BLOCK - source.offset)
