@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from contextlib import suppress
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 POLL_INTERVAL = 0.2  # seconds between two requests for a run in progress
 RESTART_TIMEOUT = 60.0  # seconds; `--wait` survives a restart of the daemon that takes no longer
 INTERRUPTED = 130
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # any name of an entry or a job has this form
 
 
 @click.command("trigger")
@@ -85,22 +87,30 @@ def _queue(app: App, name: str, body: dict[str, Any]) -> Any:
     except DaemonUnavailableError as error:
         if app.remote is not None:
             raise
-        _refuse_unknown(app, name)
+        unknown = _unknown_here(app, name)
+        if unknown is not None and not _NAME.fullmatch(name):  # no calendar can have it
+            raise unknown from None
         hint = f"start it with: maintd serve, or run without a daemon: maintd run {quote(name)} --here"
+        if unknown is not None:
+            hint = f"start it with: maintd serve; the calendar and jobs of this command have {unknown}"
         raise DaemonUnavailableError(error.message, hint) from error
 
 
-def _refuse_unknown(app: App, name: str) -> None:
-    """Report a misspelt name now rather than when the daemon runs again. A broken calendar is not reported here."""
+def _unknown_here(app: App, name: str) -> UnknownNameError | None:
+    """The error for a name that this command's own calendar and jobs do not have; those of the daemon may differ.
+
+    None when they have it, and when the calendar is broken.
+    """
     from maintd.calendar import load_configured
 
     try:
         jobs = app.registry().jobs
         entries = [entry.name for entry in load_configured(app.settings, jobs).entries]
     except MaintdError:
-        return
-    if name not in jobs and name not in entries:
-        raise UnknownNameError("entry or job", name, [*entries, *jobs])
+        return None
+    if name in jobs or name in entries:
+        return None
+    return UnknownNameError("entry or job", name, [*entries, *jobs])
 
 
 def _print_queued(app: App, run: dict[str, Any], as_json: bool) -> None:

@@ -42,8 +42,29 @@ def test_commands_that_need_a_daemon_exit_with_6_without_one(here: Shell) -> Non
         typed = here.maintd(*words)
         assert typed.code == 6, words
         assert "start it with: maintd serve" in typed.err
-    assert here.maintd("trigger", "greetin").code == 3
     assert here.maintd("trigger", "greeting", "--json").json["error"]["code"] == "no_daemon"
+
+
+def test_a_name_that_only_the_calendar_of_the_daemon_may_have_is_not_reported_as_unknown(here: Shell) -> None:
+    elsewhere = here.cwd / "elsewhere"
+    elsewhere.mkdir()
+    without_calendar = Shell(elsewhere, here.environ)
+
+    misspelt = here.maintd("trigger", "greetin")
+    of_the_daemon = without_calendar.maintd("trigger", "greeting")
+    unlike_all = here.maintd("trigger", "Vacuum.2")
+
+    assert [typed.code for typed in (misspelt, of_the_daemon, unlike_all)] == [6, 6, 6]
+    assert 'no entry or job named "greetin"; did you mean "greeting"?' in misspelt.err
+    for typed in (misspelt, of_the_daemon, unlike_all):
+        assert typed.err.startswith("no daemon answers on"), typed.err
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", ".hidden", "ä", "a\n"])
+def test_a_name_that_no_calendar_can_have_is_unknown_without_a_daemon(here: Shell, name: str) -> None:
+    typed = here.maintd("trigger", name)
+
+    assert (typed.code, typed.err.startswith("no entry or job named")) == (3, True), typed.err
 
 
 def test_the_health_check_times_out_on_a_daemon_that_hangs(here: Shell) -> None:
