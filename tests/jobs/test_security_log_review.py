@@ -234,6 +234,10 @@ def test_lines_that_may_be_failed_logins_and_are_not_understood_are_unknown(root
     check = result.check("logins: lines not understood")
     assert check.status is CheckStatus.UNKNOWN, result.text()
     assert "150 lines not understood (100 %), such as" in str(check.observed)
+    for name in ("failures from one address in a day", "failures in a day", "success after failures"):
+        dependent = result.check(f"logins: {name}")
+        assert dependent.status is CheckStatus.UNKNOWN, result.text()
+        assert dependent.observed == "unknown: none of 150 lines about logins was understood"
     assert result.outcome == "unknown"
 
 

@@ -222,6 +222,39 @@ def test_lines_that_are_not_understood_are_unknown_with_their_service(tmp_path: 
     check = result.check("requests: lines not understood of web")
     assert (check.status, result.outcome) == (CheckStatus.UNKNOWN, "unknown"), result.text()
     assert "60 lines with 401 or 403 not understood (100 %), such as" in str(check.observed)
+    admin = result.check("requests: denied on administrators' paths")
+    assert admin.observed == "unknown: none of 60 lines with 401 or 403 of web was understood"
+
+
+def test_a_service_that_is_understood_does_not_make_up_for_one_that_is_not(tmp_path: Path) -> None:
+    understood = wrapped('{"path":"/","status":401}', NOW - timedelta(hours=1))
+    (tmp_path / "api-json.log").write_text(f"{understood}\n" * 500)
+
+    result = review(tmp_path, NOT_UNDERSTOOD["words"])
+
+    assert result.check("requests: denied on administrators' paths").status is CheckStatus.UNKNOWN, result.text()
+
+
+def test_denials_that_fail_are_reported_beside_a_service_that_is_not_understood(tmp_path: Path) -> None:
+    understood = wrapped('{"path":"/admin","status":401}', NOW - timedelta(hours=1))
+    (tmp_path / "api-json.log").write_text(f"{understood}\n" * 5)
+
+    result = review(tmp_path, NOT_UNDERSTOOD["words"])
+
+    assert result.check("requests: denied on administrators' paths").status is CheckStatus.FAIL, result.text()
+
+
+@pytest.mark.parametrize("services", [1, 2, 3, 8])
+def test_a_few_lines_of_many_services_that_are_not_understood_are_unknown_together(
+    tmp_path: Path, services: int
+) -> None:
+    line = wrapped(text_of(NOT_UNDERSTOOD["words"]), NOW - timedelta(hours=1))
+    for number in range(1, services):
+        (tmp_path / f"s{number}-json.log").write_text(f"{line}\n" * 4)
+
+    check = review(tmp_path, NOT_UNDERSTOOD["words"], count=4).check("requests: lines not understood")
+
+    assert check.status is (CheckStatus.OK if services == 1 else CheckStatus.UNKNOWN), check
 
 
 def test_four_lines_that_are_not_understood_change_no_outcome(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from statistics import median
+from typing import Any
 
 from pydantic import Field
 
@@ -18,6 +20,7 @@ from maintd.checks.read_tally import ReadTally
 from maintd.errors import MaintdError
 from maintd.job.causes import Role
 from maintd.job.context import Context, Point
+from maintd.job.criterion import Criterion
 from maintd.model.evidence import CheckStatus
 from maintd.reports.formatting import instant
 from maintd.units import Duration
@@ -107,7 +110,9 @@ def report_logins(ctx: Context, summary: LoginSummary, since: datetime, limits: 
     """Check and measure login attempts, and logins from new sources."""
     busiest = summary.busiest_sources(_NAMED)
     sources = ", ".join(f"{printable(source)} {count}" for source, count in busiest if count >= limits.failures_warn)
-    ctx.check(
+    _check(
+        ctx,
+        summary.not_understood,
         "logins: failures from one address in a day",
         busiest[0][1] if busiest else 0,
         at_most=limits.failures_fail - 1,
@@ -118,14 +123,18 @@ def report_logins(ctx: Context, summary: LoginSummary, since: datetime, limits: 
     earlier = ctx.series("auth_failures_total_24h")
     now = summary.until
     days = (now - since) / DAY
-    ctx.check(
+    _check(
+        ctx,
+        summary.not_understood,
         "logins: failures in a day",
         summary.busiest_day,
         warn_above=_usual_limit(earlier, now, limits.usual_days, limits.total_warn, limits.times_usual),
         hint=_MANY_SOURCES,
     )
     guessed = summary.after_failures
-    ctx.check(
+    _check(
+        ctx,
+        summary.not_understood,
         "logins: success after failures",
         guessed.total,
         equals=0,
@@ -134,17 +143,26 @@ def report_logins(ctx: Context, summary: LoginSummary, since: datetime, limits: 
     )
     by_root = summary.root_without_key
     hint = _hint("set PermitRootLogin prohibit-password", list(by_root))
-    ctx.check("logins: root by password", by_root.total, equals=0, hint=hint)
+    _check(ctx, summary.not_understood, "logins: root by password", by_root.total, equals=0, hint=hint)
     _report_sources(ctx, summary)
     if limits.hours is not None:
         first, last = limits.hours
         odd_hours = [hour for hour in sorted(summary.count_by_hour) if not _within(hour, first, last)]
         odd = [item for hour in odd_hours for item in summary.by_hour[hour]]
         count = sum(summary.count_by_hour[hour] for hour in odd_hours)
-        ctx.check("logins: at odd hours", count, warn_above=0, hint=_hint("ask whether it was them", odd))
+        _check(
+            ctx,
+            summary.not_understood,
+            "logins: at odd hours",
+            count,
+            warn_above=0,
+            hint=_hint("ask whether it was them", odd),
+        )
     sudo = summary.sudo_failures()
     users = ", ".join(f"{printable(user)} {count}" for user, count in sudo[:_NAMED] if count >= limits.sudo_failures)
-    ctx.check(
+    _check(
+        ctx,
+        summary.not_understood,
         "logins: sudo and su failures of one user",
         sudo[0][1] if sudo else 0,
         warn_above=limits.sudo_failures - 1,
@@ -153,8 +171,9 @@ def report_logins(ctx: Context, summary: LoginSummary, since: datetime, limits: 
     )
     for method, count in summary.by_method.top(20):
         ctx.measure("auth_failures_24h", count / days, "", method=printable(method)[:40])
-    ctx.measure("auth_failures_total_24h", summary.failures / days)
-    ctx.measure("auth_success_24h", summary.success_count / days)
+    if not summary.not_understood:  # else the number is not known, and must not become the typical one
+        ctx.measure("auth_failures_total_24h", summary.failures / days)
+        ctx.measure("auth_success_24h", summary.success_count / days)
     ctx.measure("auth_distinct_source_ips", summary.by_source.distinct)
 
 
@@ -183,7 +202,9 @@ def _report_sources(ctx: Context, summary: LoginSummary) -> None:
         ctx.log(f"logins: {len(seen)} sources of logins remembered; new ones are checked from the next run on")
         return
     new = [item for identity, item in seen.items() if identity not in known]
-    ctx.check(
+    _check(
+        ctx,
+        summary.not_understood,
         "logins: from new sources",
         len(new),
         warn_above=0,
@@ -271,12 +292,14 @@ def report_requests(ctx: Context, found: DeniedRequests, now: datetime, limits: 
     per_day = found.total / days
     what = "requests: denied in a day"
     top = _request_list(found.by_request.top(5))
+    cause = _nothing_understood(found, limits)
     if len(typical) < _MIN_DAYS:
         ctx.log(f"{what}: {per_day:.0f}; compared with the typical number after {_MIN_DAYS} days of history")
     else:
         most = max(limits.denied_warn - 1, limits.times_usual * median(typical))
-        ctx.check(what, round(per_day, 1), warn_above=most, hint=f"find out who sends them: {top}" if top else "")
-    _report_admin(ctx, found, limits)
+        hint = f"find out who sends them: {top}" if top else ""
+        _check(ctx, cause, what, round(per_day, 1), warn_above=most, hint=hint)
+    _report_admin(ctx, found, limits, cause)
     if found.undated:
         hint = "configure the service to log a time with each line"
         ctx.unknown("requests: denied at an unknown time", f"{found.undated} without a time", expected="0", hint=hint)
@@ -286,10 +309,29 @@ def report_requests(ctx: Context, found: DeniedRequests, now: datetime, limits: 
     _report_not_understood(ctx, found, limits)
     for (service, status), count in found.by_service.top(100):
         ctx.measure("api_denied_24h", count / days, "", service=printable(service)[:60], status=str(status))
-    ctx.measure("api_denied_total_24h", per_day)
+    if not cause:  # else the number is not known, and must not become the typical one
+        ctx.measure("api_denied_total_24h", per_day)
 
 
-def _report_admin(ctx: Context, found: DeniedRequests, limits: RequestLimits) -> None:
+def _nothing_understood(found: DeniedRequests, limits: RequestLimits) -> str:
+    """Why the number of denied requests is not known, of the first service without a line that is understood."""
+    for service, tally in (*found.tallies.items(), ("other services", found.tally_of_others)):
+        what = f"lines with 401 or 403 of {printable(service)[:60]}"
+        if cause := tally.nothing_understood(what, at_least=limits.admin_fail):
+            return cause
+    return ""
+
+
+def _check(ctx: Context, not_understood: str, name: str, observed: float, **limits: Any) -> None:
+    """Check a number of what was understood in a log. With a cause why that is nothing it is unknown, unless it fails
+    anyway."""
+    criterion = Criterion(name, observed, **limits)
+    if not_understood and criterion.status is not CheckStatus.FAIL:
+        criterion = replace(criterion, unknown=not_understood)
+    ctx.report([criterion])
+
+
+def _report_admin(ctx: Context, found: DeniedRequests, limits: RequestLimits, cause: str) -> None:
     what = "requests: denied on administrators' paths"
     admin = [item for item in found.by_request.top(1000) if found.of_admin(item[0][2])][:5]
     if found.admin < limits.admin_fail <= found.admin + found.without_path:
@@ -300,7 +342,9 @@ def _report_admin(ctx: Context, found: DeniedRequests, limits: RequestLimits) ->
             hint="configure the service to log the path in the line with the status",
         )
         return
-    ctx.check(
+    _check(
+        ctx,
+        cause,
         what,
         found.admin,
         at_most=limits.admin_fail - 1,
@@ -309,30 +353,36 @@ def _report_admin(ctx: Context, found: DeniedRequests, limits: RequestLimits) ->
 
 
 def _report_not_understood(ctx: Context, found: DeniedRequests, limits: RequestLimits) -> None:
-    """Check that the lines with 401 or 403 of each service are understood; one check together where all are.
+    """Check that the lines with 401 or 403 of each service are understood, and those of all others together.
 
     Fewer lines than the lowest limit for denied requests could not change an outcome.
     """
     what = "requests: lines not understood"
-    together = ReadTally()
-    not_understood = []
-    for service, tally in (*found.tallies.items(), ("other services", found.tally_of_others)):
-        together.merge(tally)
-        criterion = tally.criterion(
-            f"{what} of {printable(service)[:60]}",
+    others = ReadTally()
+
+    def criterion_of(name: str, tally: ReadTally) -> Criterion:
+        return tally.criterion(
+            name,
             "lines with 401 or 403",
             at_most_share=limits.not_understood_percent / 100,
             at_least=limits.admin_fail,
             hint="denied requests may be among them: name the field with the status in `status_fields`, or log in JSON",
         )
-        if criterion.status is not CheckStatus.OK:
+
+    not_understood = []
+    for service, tally in (*found.tallies.items(), ("other services", found.tally_of_others)):
+        criterion = criterion_of(f"{what} of {printable(service)[:60]}", tally)
+        if criterion.status is CheckStatus.OK:
+            others.merge(tally)
+        else:
             not_understood.append(criterion)
     ctx.report(not_understood[:_NAMED])
     if len(not_understood) > _NAMED:
-        others = len(not_understood) - _NAMED
-        ctx.unknown(what, f"and those of {others} more services", expected="0")
-    if not not_understood:
-        ctx.check(what, together.not_understood, at_most=max(together.not_understood, limits.admin_fail - 1))
+        ctx.unknown(what, f"and those of {len(not_understood) - _NAMED} more services", expected="0")
+        return
+    rest = criterion_of(what, others)
+    if not not_understood or rest.status is not CheckStatus.OK:
+        ctx.report([rest])
 
 
 def report_activity(
