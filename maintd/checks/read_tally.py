@@ -41,11 +41,11 @@ class ReadTally:
         in_scope = self.understood + self.not_understood
         return self.not_understood / in_scope if in_scope else 0.0
 
-    def nothing_understood(self, what: str, *, at_least: int = 1) -> str:
-        """Why a count shows nothing: so many are in scope, and none was understood; empty if it shows something."""
-        if self.understood or self.not_understood < max(1, at_least):
+    def missing(self, what: str, *, at_most_share: float = 0.05, at_least: int = 1) -> str:
+        """Why a count of what was understood is too low to be ok, where `criterion` is unknown; else empty."""
+        if self.not_understood < max(1, at_least) or self.share_not_understood <= at_most_share:
             return ""
-        return f"none of {self.not_understood} {what} was understood"
+        return f"{self.not_understood} of {self.understood + self.not_understood} {what} were not understood"
 
     def criterion(
         self, name: str, what: str, *, at_most_share: float = 0.05, at_least: int = 1, hint: str = ""

@@ -237,7 +237,7 @@ def test_lines_that_may_be_failed_logins_and_are_not_understood_are_unknown(root
     for name in ("failures from one address in a day", "failures in a day", "success after failures"):
         dependent = result.check(f"logins: {name}")
         assert dependent.status is CheckStatus.UNKNOWN, result.text()
-        assert dependent.observed == "unknown: none of 150 lines about logins was understood"
+        assert dependent.observed == "unknown: 150 of 150 lines about logins were not understood; so far 0"
     assert result.outcome == "unknown"
 
 

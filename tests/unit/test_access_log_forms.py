@@ -223,7 +223,7 @@ def test_lines_that_are_not_understood_are_unknown_with_their_service(tmp_path: 
     assert (check.status, result.outcome) == (CheckStatus.UNKNOWN, "unknown"), result.text()
     assert "60 lines with 401 or 403 not understood (100 %), such as" in str(check.observed)
     admin = result.check("requests: denied on administrators' paths")
-    assert admin.observed == "unknown: none of 60 lines with 401 or 403 of web was understood"
+    assert admin.observed == "unknown: 60 of 60 lines with 401 or 403 of web were not understood; so far 0"
 
 
 def test_a_service_that_is_understood_does_not_make_up_for_one_that_is_not(tmp_path: Path) -> None:
@@ -233,6 +233,15 @@ def test_a_service_that_is_understood_does_not_make_up_for_one_that_is_not(tmp_p
     result = review(tmp_path, NOT_UNDERSTOOD["words"])
 
     assert result.check("requests: denied on administrators' paths").status is CheckStatus.UNKNOWN, result.text()
+
+
+def test_a_count_is_unknown_when_only_some_lines_of_a_service_are_understood(tmp_path: Path) -> None:
+    (tmp_path / "web-json.log.1").write_text(wrapped('{"path":"/","status":401}', NOW - timedelta(hours=2)) + "\n")
+
+    check = review(tmp_path, NOT_UNDERSTOOD["words"]).check("requests: denied on administrators' paths")
+
+    assert check.status is CheckStatus.UNKNOWN
+    assert "60 of 61 lines with 401 or 403 of web were not understood" in str(check.observed)
 
 
 def test_denials_that_fail_are_reported_beside_a_service_that_is_not_understood(tmp_path: Path) -> None:

@@ -292,7 +292,7 @@ def report_requests(ctx: Context, found: DeniedRequests, now: datetime, limits: 
     per_day = found.total / days
     what = "requests: denied in a day"
     top = _request_list(found.by_request.top(5))
-    cause = _nothing_understood(found, limits)
+    cause = _missing(found, limits)
     if len(typical) < _MIN_DAYS:
         ctx.log(f"{what}: {per_day:.0f}; compared with the typical number after {_MIN_DAYS} days of history")
     else:
@@ -313,21 +313,22 @@ def report_requests(ctx: Context, found: DeniedRequests, now: datetime, limits: 
         ctx.measure("api_denied_total_24h", per_day)
 
 
-def _nothing_understood(found: DeniedRequests, limits: RequestLimits) -> str:
-    """Why the number of denied requests is not known, of the first service without a line that is understood."""
+def _missing(found: DeniedRequests, limits: RequestLimits) -> str:
+    """Why the number of denied requests is not known: the first service with too many lines not understood."""
     for service, tally in (*found.tallies.items(), ("other services", found.tally_of_others)):
         what = f"lines with 401 or 403 of {printable(service)[:60]}"
-        if cause := tally.nothing_understood(what, at_least=limits.admin_fail):
+        share = limits.not_understood_percent / 100
+        if cause := tally.missing(what, at_most_share=share, at_least=limits.admin_fail):
             return cause
     return ""
 
 
 def _check(ctx: Context, not_understood: str, name: str, observed: float, **limits: Any) -> None:
-    """Check a number of what was understood in a log. With a cause why that is nothing it is unknown, unless it fails
+    """Check a number of what was understood in a log. With a cause why it is too low it is unknown, unless it fails
     anyway."""
     criterion = Criterion(name, observed, **limits)
     if not_understood and criterion.status is not CheckStatus.FAIL:
-        criterion = replace(criterion, unknown=not_understood)
+        criterion = replace(criterion, unknown=f"{not_understood}; so far {observed:g}")
     ctx.report([criterion])
 
 

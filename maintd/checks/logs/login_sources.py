@@ -54,7 +54,9 @@ def read_logins(
     ctx.check("logins: log", str(path), equals=str(path))
     evaluate.report_log_change(ctx, str(path), found.states)
     evaluate.report_log(ctx, found.newest, found.tally, now, limits)
-    summary.not_understood = found.tally.nothing_understood("lines about logins", at_least=limits.failures_warn)
+    summary.not_understood = found.tally.missing(
+        "lines about logins", at_most_share=limits.unparsed_percent / 100, at_least=limits.failures_warn
+    )
     if found.unread:
         errors = printable("; ".join(found.unread))
         ctx.unknown("logins: files that could not be read", f"{len(found.unread)}", expected="0", hint=errors)
@@ -69,5 +71,7 @@ def _read_journal(
     log = ", ".join(str(place) for place in places)
     ctx.check("logins: log", log, equals=log)
     evaluate.report_log(ctx, found.newest, found.tally, now, limits)
-    summary.not_understood = found.tally.nothing_understood("lines about logins", at_least=limits.failures_warn)
+    summary.not_understood = found.tally.missing(
+        "lines about logins", at_most_share=limits.unparsed_percent / 100, at_least=limits.failures_warn
+    )
     return summary

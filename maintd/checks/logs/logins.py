@@ -43,7 +43,7 @@ class LoginSummary:
 
     until: datetime
     failures_before_success: int = 5
-    not_understood: str = ""  # why the numbers show nothing: no line of the log was understood
+    not_understood: str = ""  # why the numbers are too low: lines of the log that were not understood
     by_source_and_day: BoundedCounter[tuple[str, int]] = field(default_factory=BoundedCounter)  # source, days ago
     by_method: BoundedCounter[str] = field(default_factory=lambda: BoundedCounter(100))
     by_attempt: BoundedCounter[tuple[str, str, str]] = field(default_factory=BoundedCounter)  # source, user, method
