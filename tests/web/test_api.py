@@ -132,7 +132,7 @@ def test_a_log_is_followed_by_its_cursor_until_it_is_final(served: Harness, page
 
     assert [page["lines"][0]["text"] for page in (first, second, last)] == ["one", "two", "three"]
     assert (first["cursor"], second["cursor"]) == ("0.1.1", "0.1.2")
-    assert none == {"lines": [], "cursor": "0.1.2", "final": False}
+    assert (none["lines"], none["cursor"], none["final"]) == ([], "0.1.2", False)
     assert last["final"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -18,6 +19,8 @@ from maintd.web.redaction import redacted_settings
 from maintd.web.schemas import json_response
 
 router = APIRouter(prefix="/api/v1")
+
+_NO_TIME = datetime.fromtimestamp(0, UTC)
 
 
 @router.get("/version", response_model=Version)
@@ -38,7 +41,7 @@ def get_status(service: ServiceDep, request: Request) -> Response:
             update={name: tuple(item for item in getattr(report, name) if covers(item.entry)) for name in fields}
         )
     seen = tuple(node.model_copy(update={"seen_at": node.started_at}) for node in report.nodes)
-    same = report.model_copy(update={"at": report.started_at, "nodes": seen})
+    same = report.model_copy(update={"at": report.started_at or _NO_TIME, "nodes": seen})
     return json_response(report, headers=model_etag(same))
 
 
