@@ -104,7 +104,7 @@ def test_every_operation_states_its_errors() -> None:
     for path, operations in openapi_schema()["paths"].items():
         for method, operation in operations.items():
             answers = set(operation["responses"])
-            assert {"403", "default"} <= answers, path
+            assert {"403", "503"} <= answers, path
             assert "422" not in answers, path
             assert ("400" in answers) == bool(operation.get("parameters") or "requestBody" in operation), path
             assert "404" in answers or "{" not in path, (method, path)
