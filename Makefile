@@ -5,8 +5,8 @@ SHELL := /bin/bash
 VENV ?= .venv
 BIN := $(VENV)/bin
 STATE ?= .state
-# Tests mostly wait for servers and processes: one worker more than there are cores.
-WORKERS ?= $(shell expr $$(nproc) + 1)
+# Tests mostly wait for servers and processes: one worker more than there are cores, at most 4.
+WORKERS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))
 UV := $(BIN)/python -m uv
 # uv has a list of certificate authorities of its own; that of the system also has those of a company's proxy.
 ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from maintd.checks.docker.end_of_life import age_criterion
 from maintd.checks.docker.end_of_life_table import AS_OF
 from maintd.checks.requirements.channels import ChannelToExamine, report_channels
-from maintd.checks.requirements.examine import ExaminedStep, collect_requirements, examine
+from maintd.checks.requirements.examine import ExaminedStep, collect_needs, examine
 from maintd.checks.requirements.store_place import StorePlace, report_store
 from maintd.job import Context, Duration, JobParams, UnknownNameError, job
 
@@ -48,10 +48,13 @@ def run(ctx: Context, params: Params) -> None:
             raise UnknownNameError("entry", name, sorted(known))
     steps = [step for step in params.calendar.steps if not params.entries or step.entry in params.entries]
     with ctx.phase("collect what the jobs need"):
-        found = collect_requirements(ctx, steps)
-        ctx.log(f"{len(steps)} steps need {sum(len(item.users) for item in found.values())} things of {len(found)}")
+        if not steps:
+            ctx.unknown("steps of the calendar", "empty: no enabled entry was handed over", expected="at least one")
+        needs = collect_needs(ctx, steps)
+        count = sum(len(wanted.users) for wanted in needs.places.values())
+        ctx.log(f"{len(steps)} steps need {count} things of {len(needs.places)} targets")
     with ctx.phase("exercise it"):
-        examine(ctx, found, params.time_limit)
+        examine(ctx, needs, params.time_limit)
     with ctx.phase("check maintd itself"):
         report_channels(ctx, params.calendar.channels if not params.entries else (), params.time_limit)
         if params.calendar.store is not None:

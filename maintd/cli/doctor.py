@@ -8,7 +8,7 @@ import click
 
 from maintd.cli import completion
 from maintd.cli.app import App, current_user, json_option
-from maintd.errors import UnknownNameError
+from maintd.errors import RefusedError, UnknownNameError
 
 if TYPE_CHECKING:
     from maintd.model.evidence import Check
@@ -48,7 +48,8 @@ def doctor_command(app: App, entry: str | None, as_json: bool) -> int:
     if entry is not None and entry not in {known.name for known in calendar.entries}:
         raise UnknownNameError("entry", entry, [known.name for known in calendar.entries])
     job = registry.jobs["doctor"]
-    assert isinstance(job, JobDescription)
+    if not isinstance(job, JobDescription):
+        raise RefusedError(f'job "doctor" is broken: {job.error}', "see: maintd jobs")
     run = run_here(
         entry_for_job(job, {"entries": [entry]} if entry is not None else {}),
         settings=settings,

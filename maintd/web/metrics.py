@@ -250,15 +250,14 @@ def _measures(entries: Iterable[EntryStatus], found: dict[int, Evidence]) -> Ite
 
 
 def _own_names(entries: Iterable[EntryStatus], found: dict[int, Evidence]) -> Iterator[Metric]:
-    """Measures that alert rules know under a name of their own."""
+    """Measures that alert rules know under a name of their own; of two runs that measured the same, the later one's."""
     families = {name: GaugeMetricFamily(name, text, labels=(label,)) for name, (text, label) in OWN_NAMES.items()}
     seen: dict[tuple[str, str], float] = {}
-    for entry in entries:
-        of_run = found.get(entry.last_finished.id) if entry.last_finished is not None else None
-        for _, measure in of_run.measures if of_run is not None else ():
+    for run_id in sorted(entry.last_finished.id for entry in entries if entry.last_finished is not None):
+        for _, measure in found[run_id].measures if run_id in found else ():
             if measure.name in OWN_NAMES:
                 key = (measure.name, measure.labels.get(OWN_NAMES[measure.name][1], "")[:MAX_LABEL_LENGTH])
-                seen[key] = max(measure.value, seen.get(key, measure.value))
+                seen[key] = measure.value
     for (name, label), value in list(seen.items())[:MAX_MEASURES]:
         families[name].add_metric((label,), value)
     yield from (family for family in families.values() if family.samples)

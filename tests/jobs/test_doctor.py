@@ -253,10 +253,24 @@ def test_programs_files_and_folders_are_looked_for(tmp_path: Path) -> None:
     assert result.check("program no-such-program: run it").status is CheckStatus.FAIL
 
 
-def test_a_kind_that_is_not_configured_is_no_alarm() -> None:
-    result = examine({}, ("vacuum", {}), ("redis_maintenance", {}))
+def test_a_kind_that_is_not_configured_is_no_alarm_and_is_named() -> None:
+    result = examine({}, ("vacuum", {}), ("redis_maintenance", {}), ("alert_review", {}))
 
     assert result.outcome == "succeeded", result.text()
+    shown = [check.name for check in result.named("configured")]
+    assert shown == ["postgres: configured", "redis: configured", "prometheus or alertmanager or http: configured"]
+
+
+def test_without_any_step_nothing_is_known() -> None:
+    assert run_job("doctor", {}, {}).outcome == "unknown"
+
+
+def test_an_engine_that_fails_is_not_taken_for_one_that_allows(docker_server: DockerEngine) -> None:
+    with refusing_engine(docker_server, r"GET /v[\d.]+/images/json", 500) as url:
+        result = examine({"docker": {"main": {"url": url}}}, ("docker_cleanup", {}))
+
+    check = result.check("docker main: list containers, images and networks")
+    assert (check.status, "is answered 500" in str(check.observed)) == (CheckStatus.FAIL, True)
 
 
 @pytest.mark.parametrize(

@@ -20,21 +20,33 @@ REMOVES_NETWORKS = (f"DELETE /networks/{_NOTHING}",)
 # The engine rejects these filters; a proxy that forbids the request does not read them.
 PRUNES_BUILD_CACHE = ("POST /build/prune?filters=%5B",)
 
+_EXPECTED = {"GET": (200,), "DELETE": (404,), "POST": (400, 500)}
+"""The statuses of the engine itself; the one for filters that are not valid depends on its version."""
+
 
 def allows(*requests: str) -> Exercise:
     """Send requests that change nothing: what is to be removed does not exist, and what is to be pruned is not valid.
 
-    A request as text is `GET /path`. An answer of 401 or 403 means that it is denied.
+    A request as text is `GET /path`. An answer of 401 or 403 means that it is denied; only the engine's own answer to
+    such a request means that it is allowed.
     """
 
     def exercise(engine: Docker) -> str:
-        denied = [request for request in requests if _status(engine, request) in (401, 403)]
+        statuses = {request: _status(engine, request) for request in requests}
+        denied = [request for request, status in statuses.items() if status in (401, 403)]
         if denied:
             raise TargetError(
                 f"{engine.name}: denied: {', '.join(_without_query(item) for item in denied)}",
                 "allow it in the socket proxy's rules",
                 cause="denied",
             )
+        for request, status in statuses.items():
+            if status not in _EXPECTED[request.partition(" ")[0]]:
+                raise TargetError(
+                    f"{engine.name}: {_without_query(request)} is answered {status}",
+                    "check the engine's log, or what answers in its place",
+                    cause="unfamiliar",
+                )
         return f"{len(requests)} {'request' if len(requests) == 1 else 'requests'}"
 
     return exercise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -62,6 +62,27 @@ class Wanted:
             entries.append(entry)
 
 
+@dataclass
+class Needs:
+    """What all steps need: the requirements of each target, and by kind without any target the entries that need it."""
+
+    places: dict[Place, Wanted] = field(default_factory=dict)
+    unconfigured: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, requirement: Requirement, entry: str, targets: Targets) -> None:
+        """Add a requirement of an entry."""
+        if requirement.kind not in LOCAL_KINDS and not targets.of(requirement.kind):
+            self.add_unconfigured(requirement.kind, entry)
+        else:
+            self.places.setdefault(requirement.place, Wanted()).add(requirement, entry)
+
+    def add_unconfigured(self, kinds: str, entry: str) -> None:
+        """Add that an entry needs a target of one of these kinds: `prometheus or alertmanager`."""
+        entries = self.unconfigured.setdefault(kinds, [])
+        if entry not in entries:
+            entries.append(entry)
+
+
 @dataclass(frozen=True)
 class Examined:
     """What a target answered: to the first request, and to each exercise, a text or the error."""
@@ -71,33 +92,40 @@ class Examined:
     clock: ClockOffset | TargetError | None
 
 
-def collect_requirements(ctx: Context, steps: Sequence[ExaminedStep]) -> dict[Place, Wanted]:
-    """The requirements of all steps by target. A step whose job or params cannot be used is a failed check."""
-    found: dict[Place, Wanted] = {}
+def collect_needs(ctx: Context, steps: Sequence[ExaminedStep]) -> Needs:
+    """What all steps need. A step whose job or params cannot be used is a failed check."""
+    found = Needs()
     for step in steps:
         subject = f"entry {step.entry}: {step.step}"
         try:
             with as_target_error(subject):
-                requirements = list(_requirements(step, ctx.targets))
+                missing, requirements = _requirements(step, ctx.targets)
         except MaintdError as error:
             ctx.fail(subject, error.message, expected="a job that can run", hint=error.hint or "run: maintd validate")
             continue
+        for kinds in missing:
+            found.add_unconfigured(kinds, step.entry)
         for requirement in requirements:
-            found.setdefault(requirement.place, Wanted()).add(requirement, step.entry)
+            found.add(requirement, step.entry, ctx.targets)
     return found
 
 
-def examine(ctx: Context, found: Mapping[Place, Wanted], time_limit: timedelta) -> None:
+def examine(ctx: Context, needs: Needs, time_limit: timedelta) -> None:
     """Exercise the requirements of all targets at once, each target within the time limit, and report them."""
+    for kinds, entries in needs.unconfigured.items():
+        text = f"not_configured: the steps of {', '.join(entries)} that need it are skipped"
+        hint = f"set targets.{kinds.partition(' ')[0]} in the calendar"
+        ctx.unknown(f"{kinds}: configured", text, expected="a target", hint=hint, optional=True)
     probes = [
         Probe(kind, name, partial(_examine_target, ctx.targets, kind, name, tuple(wanted.users)), time_limit)
-        for (kind, name), wanted in sorted(found.items())
+        for (kind, name), wanted in sorted(needs.places.items())
     ]
     for probe, result in ctx.track(collect_all(probes), unit="target", total=len(probes)):
-        _report(ctx, probe, found[probe.kind, probe.name], result)
+        _report(ctx, probe, needs.places[probe.kind, probe.name], result)
 
 
-def _requirements(step: ExaminedStep, targets: Targets) -> Iterable[Requirement]:
+def _requirements(step: ExaminedStep, targets: Targets) -> tuple[list[str], list[Requirement]]:
+    """The kinds that the job needs without any target of them, and its requirements."""
     module = open_module(step.path)
     traits = traits_of(module)
     params_type: type[JobParams] = getattr(module, "Params", JobParams)
@@ -108,9 +136,10 @@ def _requirements(step: ExaminedStep, targets: Targets) -> Iterable[Requirement]
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise JobError(f"params: {where}: {first['msg']}", "correct the params of the entry") from None
+    missing = [need for need in traits.needs if not any(targets.of(kind) for kind in need.split(" or "))]
     if traits.requires is None:
-        return default_requirements(traits.needs, targets, params)
-    return traits.requires(targets, params)
+        return missing, list(default_requirements(traits.needs, targets, params))
+    return missing, list(traits.requires(targets, params))
 
 
 def _without_secrets(value: Any) -> Any:
@@ -165,11 +194,6 @@ def _clock(connection: Any) -> ClockOffset | TargetError | None:
 def _report(ctx: Context, probe: Probe, wanted: Wanted, result: Examined | MaintdError) -> None:
     if isinstance(result, MaintdError):
         entries = list(dict.fromkeys(entry for users in wanted.users.values() for entry in users))
-        if probe.kind not in LOCAL_KINDS and not ctx.targets.of(probe.kind):
-            text = f"not_configured: the steps of {', '.join(entries)} that need it are skipped"
-            hint = f"set targets.{probe.kind} in the calendar"
-            ctx.unknown(f"{probe.kind}: configured", text, expected="a target", hint=hint, optional=True)
-            return
         name = f"{probe.subject}: {'found' if probe.kind in LOCAL_KINDS else 'answers'}"
         _report_failure(ctx, name, result, entries)
         return

@@ -36,6 +36,8 @@ def reads(*readers: Reader) -> Exercise:
                 reader(cast("Postgres", planner))
             except _EndOfReaderError:
                 continue
+        if not planner.planned:
+            raise TargetError(f"{session.name}: no query could be planned", cause="unfamiliar")
         return f"{planner.planned} {'query' if planner.planned == 1 else 'queries'} planned"
 
     return exercise
@@ -163,8 +165,7 @@ class _Planner:
         self.planned = 0
 
     def rows(self, query: Any, params: Any = ()) -> list[Row]:
-        _plan(self._session, query, params)
-        self.planned += 1
+        self.planned += _plan(self._session, query, params)
         return []
 
     def one(self, query: Any, params: Any = ()) -> Row:
@@ -176,11 +177,15 @@ class _Planner:
         yield
 
 
-def _plan(session: Postgres, query: Any, params: Any) -> None:
-    """EXPLAIN a query. `params` None: each parameter that it names is null. Raises TargetError."""
+def _plan(session: Postgres, query: Any, params: Any) -> bool:
+    """EXPLAIN a query; false for one that has no plan. `params` None: each parameter that it names is null.
+
+    Raises TargetError.
+    """
     if _NO_PLAN.match(str(query)):
-        return
+        return False
     if params is None:
         params = dict.fromkeys(_PARAMETER.findall(str(query)))
     explained = sql.SQL("EXPLAIN ") + query if isinstance(query, sql.Composable) else f"EXPLAIN {query}"
     session.rows(cast("Any", explained), params or ())
+    return True
