@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -67,7 +68,13 @@ class Shell:
             stdout=out,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=_heed_ctrl_c,
         )
+
+
+def _heed_ctrl_c() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so does all that it starts, this test among them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 # --- a daemon ---------------------------------------------------------------------------------------------------------
