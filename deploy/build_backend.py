@@ -50,7 +50,9 @@ class ShippedJobsHook(BuildHookInterface):
             return
         self._folder = tempfile.TemporaryDirectory()
         file = Path(self._folder.name) / "job_descriptions.json"
-        environ = {**os.environ, "PYTHONPATH": self.root, "PYTHONDONTWRITEBYTECODE": "1"}
+        # pip makes the packages of an isolated build importable by PYTHONPATH.
+        path = os.pathsep.join(filter(None, [self.root, os.environ.get("PYTHONPATH")]))
+        environ = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
         subprocess.run([sys.executable, "-m", "maintd.calendar.prebuild", file], cwd=self.root, env=environ, check=True)
         build_data["force_include"][str(file)] = f"maintd/shipped/{file.name}"
 

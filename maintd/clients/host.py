@@ -475,6 +475,14 @@ def time_sync() -> TimeSync:
     except AttributeError:
         state = -1
     if state < 0:
-        raise TargetError(f"adjtimex: {os.strerror(ctypes.get_errno())}", "see timedatectl", cause="failed")
+        code = ctypes.get_errno()
+        # Reading needs no right: a filter of system calls answers this, of systemd, an engine or another sandbox.
+        denied = code in (errno.EPERM, errno.EACCES, errno.ENOSYS)
+        hint = "allow the system calls adjtimex and clock_adjtime to this process; see timedatectl"
+        raise TargetError(
+            f"adjtimex: {os.strerror(code)}",
+            hint if denied else "see timedatectl",
+            cause="denied" if denied else "failed",
+        )
     microseconds = abs(timex.offset) / (1000 if timex.status & _STA_NANO else 1)
     return TimeSync(not timex.status & _STA_UNSYNC, timedelta(microseconds=microseconds))

@@ -378,9 +378,8 @@ class ForkClient:
                     "-c",
                     "from maintd.executor.fork_server import main; main()",
                     *map(str, numbers),
-                    json.dumps(config),
                 ],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 env=environ,
                 pass_fds=numbers,
@@ -393,6 +392,10 @@ class ForkClient:
         finally:
             theirs.close()
             os.close(lifeline)
+        # Not in the arguments: `systemctl status` and `ps` show these of each process.
+        assert popen.stdin is not None
+        with contextlib.suppress(BrokenPipeError), popen.stdin as stdin:
+            stdin.write(json.dumps(config).encode())
         return Template(popen, ours, lifeline_end, preload)
 
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from maintd.clock import since_boot
 from maintd.executor import child, process_tree
@@ -36,12 +36,13 @@ SPARE_DELAY = 0.01  # seconds without an event after which a child is forked in 
 
 
 def main() -> NoReturn:
-    """`python -c … SOCKET LIFELINE_READ LIFELINE_WRITE CONFIG`: three descriptors, and a JSON object.
+    """`python -c … SOCKET LIFELINE_READ LIFELINE_WRITE`: three descriptors. The configuration, a JSON object, is on
+    the standard input.
 
     The object has `grace` in seconds, `imports` (names of modules), `jobs` (paths of job modules) and `spares`.
     """
     control, lifeline, lifeline_end = (int(word) for word in sys.argv[1:4])
-    config = json.loads(sys.argv[4])
+    config = _configuration()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a service manager signals every process; the daemon decides
     sys.dont_write_bytecode = True  # a job's folder belongs to the operator
@@ -65,6 +66,16 @@ def main() -> NoReturn:
         ForkServer(sock, lifeline, config["grace"], jobs, config["spares"]).serve()
     os.close(lifeline_end)
     os._exit(0)
+
+
+def _configuration() -> dict[str, Any]:
+    """Read the standard input to its end, and give it back empty: attempts inherit it."""
+    with os.fdopen(0, "rb", closefd=False) as stdin:
+        config: dict[str, Any] = json.loads(stdin.read())
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return config
 
 
 @dataclass

@@ -41,3 +41,16 @@ def test_what_a_killed_template_leaves_is_reaped(tmp_path: Path) -> None:
 
         wait_for(lambda: not {child, first} & below(), "the child and the template are reaped")
     assert below() <= before
+
+
+def test_what_a_template_imports_is_not_in_the_list_of_processes(tmp_path: Path) -> None:
+    """`systemctl status` shows the arguments of each process."""
+    body = "Path(params.into).write_text(sys.stdin.read() + '|')\nctx.check('x', 1, equals=1)"
+    with node(tmp_path) as made:
+        assert made.make(body, {"into": str(tmp_path / "seen")}).state is RunState.SUCCEEDED
+        assert made.executor.template_pid is not None
+
+        words = psutil.Process(made.executor.template_pid).cmdline()
+
+    assert len(" ".join(words)) < 200, words
+    assert (tmp_path / "seen").read_text() == "|", "the standard input of an attempt is empty"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,8 @@ from maintd.clients.cgroup import own_memory
 from maintd.clients.host import time_sync
 from maintd.clients.open_files import ancestors
 from maintd.errors import TargetError
+from maintd.job.causes import Role, status_of
+from maintd.model.evidence import CheckStatus
 from maintd.model.target import HostTarget
 
 MEMINFO = """MemTotal:       16000000 kB
@@ -200,6 +205,36 @@ def test_this_machine_answers_everything() -> None:
     assert machine.mounts()
     seen = value_or_error(time_sync)
     assert isinstance(seen, TargetError) or seen.offset.total_seconds() < 60
+
+
+FILTERED = """
+import ctypes, json, platform, struct
+from maintd.checks.probes import value_or_error
+from maintd.clients.host import time_sync
+
+# A filter as systemd's SystemCallFilter and engines set it: adjtimex and clock_adjtime are answered EPERM.
+numbers = {"x86_64": (159, 305), "aarch64": (171, 266)}[platform.machine()]
+load, equal, answer = 0x20, 0x15, 0x06
+program = b"".join(struct.pack("HBBI", *item) for item in [
+    (load, 0, 0, 0), (equal, 1, 0, numbers[0]), (equal, 0, 1, numbers[1]),
+    (answer, 0, 0, 0x00050000 | 1), (answer, 0, 0, 0x7FFF0000)])
+class Filter(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("program", ctypes.c_char_p))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+assert libc.prctl(22, 2, ctypes.byref(Filter(5, program)), 0, 0) == 0  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+seen = value_or_error(time_sync)
+print(json.dumps([seen.cause, seen.message, seen.hint]))
+"""
+
+
+def test_a_clock_that_a_filter_of_system_calls_hides_is_denied_and_so_unknown() -> None:
+    done = subprocess.run([sys.executable, "-c", FILTERED], capture_output=True, text=True, check=True)
+
+    cause, message, hint = json.loads(done.stdout)
+    assert (cause, message) == ("denied", "adjtimex: Operation not permitted")
+    assert "clock_adjtime" in hint
+    assert status_of(cause, Role.SUBJECT) is CheckStatus.UNKNOWN
 
 
 V1_GROUPS = "9:name=systemd:/\n4:memory:/docker/abc\n0::/\n"
