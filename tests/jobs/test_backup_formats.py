@@ -216,6 +216,43 @@ def test_a_dump_of_an_empty_database_is_not_a_backup(postgres_server: PostgresSe
 
 
 @pytest.mark.server
+def test_a_dump_is_read_however_pg_dump_was_to_write_its_file(postgres_server: PostgresServer, tmp_path: Path) -> None:
+    """pg_dump ends by writing its table of contents again: in place, or, where it appends, after the data."""
+    database = f"shop{os.getpid()}"
+    made.trading(postgres_server, database)
+    pg_dump = [BIN / "pg_dump", "-Fc", "-d", postgres_server.url(database)]
+    try:
+        piped = made.dump(postgres_server, database, "-Fc")
+        subprocess.run([*pg_dump, "-f", tmp_path / "f.dump"], check=True)
+        for name, mode in {"to.dump": "wb", "appended.dump": "ab"}.items():
+            with (tmp_path / name).open(mode) as file:
+                subprocess.run(pg_dump, stdout=file, check=True)
+    finally:
+        postgres_server.drop(database)
+    appended = (tmp_path / "appended.dump").read_bytes()
+    assert len(appended) > len(piped), "it has a second table of contents"
+    variants = {
+        "piped": piped,
+        "cut": appended[:-100],
+        "more": appended + b"x",
+        "again": appended + appended[len(piped) :],
+        "other": made.flipped(appended, len(appended) - 3),  # the last place of a data block
+        "zeros": piped + bytes(5),
+    }
+    for name, data in variants.items():
+        made.write(tmp_path / f"{name}.dump", data)
+    for path in tmp_path.glob("*.dump"):
+        path.chmod(0o600)
+
+    result = verify(tmp_path)
+
+    for name in ("f", "to", "appended", "piped"):
+        assert result.check(f"{name}.dump: decoded").status is OK, result.text()
+    for name in ("cut", "more", "again", "other", "zeros"):
+        assert result.check(f"{name}.dump: decoded").status is FAIL, result.text()
+
+
+@pytest.mark.server
 def test_a_dump_of_the_roles_is_a_backup_and_one_cut_between_two_databases_is_damaged(
     postgres_server: PostgresServer, tmp_path: Path
 ) -> None:

@@ -60,7 +60,9 @@ def walk_custom(source: Reader) -> Dump:
     dump = toc.read()
     if toc.directory:
         raise UnreadableError("pg_dump: is the table of contents of a directory dump", "verify the whole folder")
-    lines = _Blocks(source, toc.compression).read({entry.number: entry for entry in dump.data})
+    begins, lines = _Blocks(source, toc.compression).read({entry.number: entry for entry in dump.data})
+    if source.peek(1):
+        _read_second_toc(toc, dump, begins)
     rows: dict[str, int | None] = {}
     for entry in dump.data:
         if entry.number not in lines:
@@ -68,6 +70,18 @@ def walk_custom(source: Reader) -> Dump:
         if entry.kind == "TABLE DATA":
             rows[entry.name] = max(lines[entry.number] - COPY_END, 0) if entry.copied else None
     return replace(dump, rows=rows)
+
+
+def _read_second_toc(toc: Toc, dump: Dump, begins: Mapping[int, int]) -> None:
+    """Read the table of contents that follows the data of a dump whose output was appended to a file.
+
+    pg_dump ends by writing the table again, now with the places of the data. It replaces the first one unless the output
+    is appended to a file (`>>`, and with Postgres 17 `>`); pg_restore reads both.
+    """
+    second = toc.read_entries(dump.database, dump.server)
+    first = replace(dump, data=tuple(replace(entry, offset=begins.get(entry.number, 0)) for entry in dump.data))
+    if second != first or toc.follows():
+        raise DamagedError("pg_dump: what follows the data is not the table of contents of this dump")
 
 
 class Toc:
@@ -81,7 +95,14 @@ class Toc:
 
     def read(self) -> Dump:
         """Read up to the end of the table of contents."""
-        database, server = self._head()
+        return self.read_entries(*self._head())
+
+    def follows(self) -> bool:
+        """Whether the source has more."""
+        return bool(self._source.peek(1))
+
+    def read_entries(self, database: str, server: str) -> Dump:
+        """Read a table of contents without the header."""
         number = _number(self._source, most=MAX_TOC_ENTRIES, what="entries")
         tables: list[str] = []
         data: list[Entry] = []
@@ -156,23 +177,28 @@ class _Blocks:
         self._source = source
         self._compression = compression
 
-    def read(self, entries: dict[int, Entry]) -> dict[int, int]:
-        """Read all data blocks; return the number of lines by entry."""
+    def read(self, entries: dict[int, Entry]) -> tuple[dict[int, int], dict[int, int]]:
+        """Read all data blocks; return their places and their numbers of lines, by entry.
+
+        A further table of contents, which begins with the sign of its number of entries, is left for the caller.
+        """
+        begins: dict[int, int] = {}
         seen: dict[int, int] = {}
-        while self._source.peek(1):
+        while self._source.peek(1) not in (b"", b"\0"):
             begin = self._source.offset
             kind = self._source.byte()
             number = _number(self._source, most=2**31)
             entry = entries.get(number)
             if kind not in (_DATA, _BLOBS) or entry is None or number in seen or entry.offset not in (0, begin):
                 raise DamagedError(f"pg_dump: no data block of this dump at byte {begin}")
+            begins[number] = begin
             seen[number] = 0
             if kind == _DATA:
                 seen[number] = self._data(entry.name)
             else:
                 while _number(self._source, most=2**32):
                     self._data(entry.name)
-        return seen
+        return begins, seen
 
     def _data(self, name: str) -> int:
         if self._compression == _LZ4:
