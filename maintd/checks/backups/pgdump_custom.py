@@ -75,8 +75,8 @@ def walk_custom(source: Reader) -> Dump:
 def _read_second_toc(toc: Toc, dump: Dump, begins: Mapping[int, int]) -> None:
     """Read the table of contents that follows the data of a dump whose output was appended to a file.
 
-    pg_dump ends by writing the table again, now with the places of the data. It replaces the first one unless the output
-    is appended to a file (`>>`, and with Postgres 17 `>`); pg_restore reads both.
+    pg_dump ends by writing the table again, now with the places of the data. It replaces the first one unless the
+    output is appended to a file (`>>`, and with Postgres 17 `>`); pg_restore reads both.
     """
     second = toc.read_entries(dump.database, dump.server)
     first = replace(dump, data=tuple(replace(entry, offset=begins.get(entry.number, 0)) for entry in dump.data))
