@@ -1,8 +1,8 @@
 """The command `maintd`: runs a plain `maintd status` itself with few imports, everything else with `maintd.cli`.
 
 Status is typed often, and a container's health check runs it every few seconds. It takes hardly longer than starting
-Python, because the daemon sends the finished text over its socket. Other cases (a settings file, an unknown option, a
-daemon that does not answer) are left to `maintd.cli`.
+Python, because the daemon sends the finished text, over its socket or to a URL. Other cases (a settings file, an
+unknown option, a daemon that does not answer) are left to `maintd.cli`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import os
 import sys
 
 from maintd.cli.control_socket import plain_socket
+from maintd.cli.plain_http import Place, get, plain_place
 
 TIMEOUT = 4.0  # seconds; the container's health check has a timeout of five
-LARGEST = 16_000_000  # bytes of an answer
+
+_OPTIONS = ("--socket", "--state-dir", "--url", "--token-file", "--ca-file")
 
 
 def main() -> int:
@@ -21,11 +23,8 @@ def main() -> int:
     _open_standard_streams()
     plain = _plain_status(sys.argv[1:])
     if plain is not None:
-        socket_path, quiet = plain
-        try:
-            code = _check_health(socket_path) if quiet else _print_status(socket_path)
-        except PermissionError:
-            code = None  # the full program names the group that may open the socket
+        place, quiet = plain
+        code = _check_health(place) if quiet else _print_status(place)
         if code is not None:
             return code
     from maintd.cli.main import main as full
@@ -45,42 +44,59 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor
 
 
-def _plain_status(argv: list[str]) -> tuple[str, bool] | None:
-    """(socket, quiet) of `maintd [--socket S] [--state-dir D] status [--quiet]`; None for anything else."""
-    if os.environ.get("MAINTD_URL"):
-        return None
-    socket_path: str | None = None
-    state_dir: str | None = None
+def _plain_status(argv: list[str]) -> tuple[Place, bool] | None:
+    """(place, quiet) of `maintd [OPTIONS] status [--quiet]` with options of _OPTIONS; None for anything else."""
+    given: dict[str, str] = {}
     quiet = False
     words = iter(argv)
     for word in words:
-        if word == "--socket":
-            socket_path = next(words, "")
-        elif word == "--state-dir":
-            state_dir = next(words, "")
-        elif word == "status":
+        if word == "status":
             break
-        else:
+        name, equals, value = word.partition("=")
+        if name not in _OPTIONS:
             return None
+        given[name] = value if equals else next(words, "")
     else:
         return None
     for word in words:
         if word not in ("--quiet", "-q"):
             return None
         quiet = True
-    found = plain_socket(socket_path, state_dir)
-    return None if found is None else (found, quiet)
+    place = _place(given)
+    return None if place is None else (place, quiet)
 
 
-def _check_health(socket_path: str) -> int:
-    """The exit code of `status --quiet`: 0 the daemon plans and reaches its store, 1 it does not, 6 no answer."""
-    answer = _get(socket_path, "/readyz")
-    if answer is None:
+def _place(given: dict[str, str]) -> Place | None:
+    """Where these options and the environment say that the daemon answers; None if only the full program knows."""
+    local = "--socket" in given or "--state-dir" in given
+    remote = [given.get(name) for name in ("--url", "--token-file", "--ca-file")]
+    if local or not (remote[0] or os.environ.get("MAINTD_URL")):
+        path = None if any(remote) else plain_socket(given.get("--socket"), given.get("--state-dir"))
+        return None if path is None else Place("unix", path)
+    if "_MAINTD_COMPLETE" in os.environ or "" in remote:
+        return None
+    return plain_place(remote[0] or os.environ["MAINTD_URL"], remote[1], remote[2])
+
+
+def _check_health(place: Place) -> int | None:
+    """The exit code of `status --quiet`: 0 the daemon plans and reaches its store, 1 it does not, 6 no answer.
+
+    None if the full program has to report what is wrong: the socket may not be opened, a token is refused.
+    """
+    try:
+        status, headers, body = get(place, "/readyz", TIMEOUT)
+    except PermissionError:
+        return None  # the full program names the group that may open the socket
+    except OSError:
         return 6
-    return 0 if answer[0] == 200 else 1
+    except ValueError:
+        return None
+    if b"maintd-api" not in headers or status not in (200, 503) or body.startswith(b'{"error"'):
+        return None
+    return 0 if status == 200 else 1
 
 
-def _print_status(socket_path: str) -> int | None:
+def _print_status(place: Place) -> int | None:
     """Print the daemon's status text; its exit code, or None without a usable answer."""
     terminal = os.isatty(1)
     width = 80
@@ -89,11 +105,14 @@ def _print_status(socket_path: str) -> int | None:
     elif terminal:
         width = _columns() or width
     colour = int(terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb")
-    answer = _get(socket_path, f"/text/status?width={min(max(width, 40), 500)}&colour={colour}")
-    if answer is None or answer[0] != 200 or b"x-exit-code" not in answer[1]:
+    try:
+        status, headers, body = get(place, f"/text/status?width={min(max(width, 40), 500)}&colour={colour}", TIMEOUT)
+    except (OSError, ValueError):
         return None
-    code = int(answer[1][b"x-exit-code"])
-    text = memoryview(_encoded(answer[2]))
+    if status != 200 or b"maintd-api" not in headers or not headers.get(b"x-exit-code", b"").isdigit():
+        return None
+    code = int(headers[b"x-exit-code"])
+    text = memoryview(_encoded(body))
     try:
         while text:
             text = text[os.write(1, text) :]
@@ -123,36 +142,6 @@ def _columns() -> int:
         return os.get_terminal_size(1).columns
     except OSError:
         return 0
-
-
-def _get(socket_path: str, target: str) -> tuple[int, dict[bytes, bytes], bytes] | None:
-    """(status, headers, body) of a GET over the socket; None without a complete answer. Raises PermissionError."""
-    import _socket
-
-    try:
-        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-        try:
-            sock.settimeout(TIMEOUT)
-            sock.connect(socket_path)
-            sock.sendall(f"GET {target} HTTP/1.1\r\nHost: maintd\r\nConnection: close\r\n\r\n".encode())
-            received = bytearray()
-            while len(received) < LARGEST:
-                part = sock.recv(65536)
-                if not part:
-                    break
-                received += part
-        finally:
-            sock.close()
-        head, blank, body = bytes(received).partition(b"\r\n\r\n")
-        first, *lines = head.split(b"\r\n")
-        headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
-        if not blank or int(headers.get(b"content-length", -1)) != len(body):
-            return None
-        return int(first.split(b" ")[1]), headers, body
-    except PermissionError:
-        raise
-    except (OSError, ValueError, IndexError):
-        return None
 
 
 if __name__ == "__main__":

@@ -64,6 +64,8 @@ class Transport:
                         f"the answer of {self.address} to {target[:200]} is larger than {LARGEST // 1_000_000} MB",
                         "ask for less: a smaller limit, or one entry",
                     )
+            if response.length:  # http.client raises only when it reads all at once
+                raise http.client.IncompleteRead(b"", response.length)
             return Answer(response.status, _headers_of(response), bytes(content))
 
     @contextmanager

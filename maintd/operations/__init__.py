@@ -6,7 +6,7 @@ from maintd.operations.commands import TriggerRequest, cancel, pause, reload, tr
 from maintd.operations.due import MAX_DAYS, due
 from maintd.operations.lookup import find_entry, find_job, find_run, known_names
 from maintd.operations.service import Health, OperatorService, ReloadResult, open_service
-from maintd.operations.status import entry_status, status
+from maintd.operations.status import entry_status, status, status_for
 
 __all__ = [
     "MAX_DAYS",
@@ -25,6 +25,7 @@ __all__ = [
     "pause",
     "reload",
     "status",
+    "status_for",
     "trigger",
     "unpause",
 ]

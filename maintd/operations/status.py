@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import maintd
 from maintd.errors import CalendarError, MaintdError, StoreError, UnknownNameError
+from maintd.model.access import Caller
 from maintd.model.entry import Entry, EntryState, Pause
 from maintd.model.finding import Finding
 from maintd.model.notice import Mute
@@ -73,6 +74,16 @@ def status(service: OperatorService) -> StatusReport:
         locks=tuple(locks),
         nodes=tuple(nodes),
     )
+
+
+def status_for(service: OperatorService, caller: Caller) -> StatusReport:
+    """The status with the entries, runs and locks of the caller's entries."""
+    report = status(service)
+    if not caller.entries:
+        return report
+    fields = ("entries", "others", "locks")
+    shown = {name: tuple(one for one in getattr(report, name) if caller.covers(one.entry)) for name in fields}
+    return report.model_copy(update=shown)
 
 
 def entry_status(service: OperatorService, name: str) -> EntryStatus:

@@ -102,6 +102,7 @@ BY_ENTRY = frozenset(
         ("GET", "/api/v1/series"),
         ("GET", "/api/v1/status"),
         ("GET", "/api/v1/version"),
+        ("GET", "/text/status"),
     }
 )
 """Routes for tokens that are limited to entries: each shows and changes only the caller's, or none at all. All other

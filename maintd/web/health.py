@@ -12,7 +12,7 @@ from starlette.responses import Response
 from maintd.errors import StoreError
 from maintd.model.access import Right
 from maintd.model.responses import HealthResponse
-from maintd.operations import status
+from maintd.operations import status_for
 from maintd.present import status_text
 from maintd.terminal import for_terminal
 from maintd.web.dependencies import ServiceDep, caller
@@ -66,10 +66,10 @@ def get_metrics(service: ServiceDep, request: Request) -> Response:
 
 @router.get("/text/status", response_class=Response)
 def get_status_text(
-    service: ServiceDep, width: Annotated[int, Query(ge=20, le=500)] = 80, colour: bool = False
+    service: ServiceDep, request: Request, width: Annotated[int, Query(ge=20, le=500)] = 80, colour: bool = False
 ) -> Response:
     """The status as text for a terminal; the header X-Exit-Code holds the exit code of `maintd status`."""
-    report = status(service)
+    report = status_for(service, caller(request))
     return Response(
         for_terminal(status_text(report, width=width, colour=colour), colour=colour),
         headers={"X-Exit-Code": "1" if report.needs_attention else "0"},

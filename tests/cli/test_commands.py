@@ -407,6 +407,7 @@ BARE = {
     "maintd.__main__",
     "maintd.cli",
     "maintd.cli.control_socket",
+    "maintd.cli.plain_http",
     "ntpath",
 }
 """What plain status may import beyond what Python itself has imported by then."""

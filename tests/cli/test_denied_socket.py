@@ -12,7 +12,7 @@ import pytest
 from support.servers.base import needs_root
 from support.users import as_unprivileged_user, folder_for_all
 
-from maintd.__main__ import _get
+from maintd.cli.plain_http import Place, get
 from maintd.client import Client
 from maintd.errors import RefusedError
 
@@ -54,7 +54,7 @@ def test_a_socket_that_may_not_be_opened_names_the_group_and_the_folder(
         with as_unprivileged_user(), pytest.raises(RefusedError) as checked:
             client.is_ready()
         with as_unprivileged_user(), pytest.raises(PermissionError):
-            _get(str(path), "/readyz")  # so that the full program explains it
+            get(Place("unix", str(path)), "/readyz", 4.0)  # so that the full program explains it
 
     for text in (f"nobody may not open the control socket {path}", *texts):
         assert text in str(read.value)

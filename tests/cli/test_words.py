@@ -159,7 +159,10 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_shortcut_finds_the_socket_of_the_settings(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def both(*words: str, **flags: str) -> tuple[object, object]:
-        return _plain_status([*words, "status"]), (str(Settings(**flags).socket_path), False)  # type: ignore[arg-type]
+        found = _plain_status([*words, "status"])
+        assert found is not None
+        place, quiet = found
+        return (place.scheme, place.path, quiet), ("unix", str(Settings(**flags).socket_path), False)  # type: ignore[arg-type]
 
     for mine, theirs in (
         both(),

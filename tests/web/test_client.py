@@ -376,6 +376,13 @@ def test_an_answer_that_is_not_http_or_cut_off_is_no_daemon(text: bytes) -> None
         Client(f"http://127.0.0.1:{port}", retries=0).status()
 
 
+@pytest.mark.parametrize("length", ["Content-Length: 99\r\n\r\nhell", "Transfer-Encoding: chunked\r\n\r\n63\r\nhell"])
+def test_a_file_that_is_cut_off_is_not_returned(length: str) -> None:
+    text = f"HTTP/1.1 200 OK\r\nMaintd-Api: 1\r\n{length}".encode()
+    with port_that_sends(text) as port, pytest.raises(DaemonUnavailableError, match="is not complete"):
+        Client(f"http://127.0.0.1:{port}", retries=0).artifact(1, "vacuum", 1, "card.txt")
+
+
 def test_a_body_of_another_shape_names_the_field() -> None:
     reply = Reply(b'{"node": 3}', 200, headers=MARK)
     with http_service({"/api/v1/version": reply}) as url, pytest.raises(MaintdError, match="version: Field required"):

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 import maintd
 from maintd.model.responses import EventList, ReloadResponse, Version
 from maintd.model.status import StatusReport
-from maintd.operations import reload, status
+from maintd.operations import reload, status_for
 from maintd.web.dependencies import ServiceDep, caller
 from maintd.web.etags import model_etag
 from maintd.web.redaction import redacted_settings
@@ -34,12 +34,7 @@ def get_version(service: ServiceDep) -> Response:
 @router.get("/status", response_model=StatusReport)
 def get_status(service: ServiceDep, request: Request) -> Response:
     """Show every entry with its last outcome, the reason when it is not a success, and its next due time."""
-    report, covers = status(service), caller(request).covers
-    if caller(request).entries:
-        fields = ("entries", "others", "locks")
-        report = report.model_copy(
-            update={name: tuple(item for item in getattr(report, name) if covers(item.entry)) for name in fields}
-        )
+    report = status_for(service, caller(request))
     seen = tuple(node.model_copy(update={"seen_at": node.started_at}) for node in report.nodes)
     same = report.model_copy(update={"at": report.started_at or _NO_TIME, "nodes": seen})
     return json_response(report, headers=model_etag(same))
