@@ -114,6 +114,7 @@ class Caller(NamedTuple):
     origin: str = ""  # for example `socket, uid 1000, pid 4711` or `10.0.0.7`
     entries: tuple[str, ...] = ()  # patterns of entry names that a token is limited to; empty: all
     token_id: int = 0  # of the token's row in the store; 0 without a token
+    by_proxy: bool = False  # a proxy named the user and the groups, for this request
 
     def may(self, right: Right) -> bool:
         """Whether the caller's role has a right."""

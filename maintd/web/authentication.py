@@ -132,7 +132,7 @@ class Authenticator:
         # The last address is the one that this proxy saw; those before it are the client's own claims.
         shown = _as_address(client[-1].rpartition(",")[2].strip()) if client else ""
         origin = f"proxy {proxy}" + (f" for {shown}" if shown else "")
-        return Caller(users[0].strip(), role_of(groups, self._roles), origin)
+        return Caller(users[0].strip(), role_of(groups, self._roles), origin, by_proxy=True)
 
     def _note_ignored_headers(self, scope: Scope, address: str) -> None:
         if not (_headers(scope, self._user_header) or _headers(scope, self._groups_header)):

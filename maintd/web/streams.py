@@ -57,6 +57,10 @@ HEARTBEAT_SECONDS = 15.0
 TOKEN_SECONDS = 5.0
 """Between looks whether the followers' tokens are still valid."""
 
+PROXY_SECONDS = 60.0
+"""After this time a stream of a user that a proxy named ends. The client resumes with a new request, for which the
+proxy names the groups that the user has then."""
+
 READERS = 2
 """Threads of a listener that read for its streams; other requests have their own."""
 
@@ -89,12 +93,14 @@ def encode(kind: str, data: BaseModel, cursor: str | None = None) -> bytes:
 
 
 class Follower:
-    """One client of a stream. `closed` ends it."""
+    """One client of a stream. `closed` ends it, at the latest after `longest` seconds, if that is not None."""
 
-    def __init__(self, peer: str, token_id: int) -> None:
+    def __init__(self, peer: str, token_id: int, longest: float | None) -> None:
         self.peer = peer
         self.token_id = token_id
+        self.longest = longest
         self.closed = False
+        self.end: asyncio.TimerHandle | None = None
 
 
 class Streams:
@@ -121,11 +127,11 @@ class Streams:
     ) -> EventStream:
         """The response for a follower of the stream `key`, from the event after the cursor.
 
-        It gets the events of the caller's entries, or of one entry. Raises TooManyFollowersError.
+        It gets the events of the caller's entries, or of one entry. Sending the response raises TooManyFollowersError
+        when as many streams are followed as may be.
         """
         peer = caller.origin.removeprefix("token from ")
-        self._require_room(peer)
-        follower = Follower(peer, caller.token_id)
+        follower = Follower(peer, caller.token_id, PROXY_SECONDS if caller.by_proxy else None)
 
         def shown(event: Event) -> bool:
             return caller.covers(event.entry) and entry in (None, event.entry)
@@ -139,15 +145,20 @@ class Streams:
         self._end(self._followers)
 
     def add(self, follower: Follower) -> None:
-        """Count a follower."""
+        """Count a follower. Raises TooManyFollowersError when there is no room for it."""
+        self._require_room(follower.peer)  # no other request comes between this and the next line
         self._followers.add(follower)
         follower.closed = self._closing
+        if follower.longest is not None:
+            follower.end = asyncio.get_running_loop().call_later(follower.longest, self._end, {follower})
         if follower.token_id and (self._token_checks is None or self._token_checks.done()):
             self._token_checks = asyncio.ensure_future(self._check_tokens())
 
     def remove(self, follower: Follower) -> None:
         """Count it no longer."""
         self._followers.discard(follower)
+        if follower.end is not None:
+            follower.end.cancel()
 
     def _require_room(self, peer: str) -> None:
         if len(self._followers) >= self._most:

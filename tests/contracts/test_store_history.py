@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from support.stores import at, claim, due, ended, entry, evidence, finished, manual_run, plan, plan_runs, queue, sync
@@ -10,6 +12,7 @@ from support.stores import at, claim, due, ended, entry, evidence, finished, man
 from maintd.config.settings import Retention
 from maintd.model.evidence import LogLine, Measure
 from maintd.model.run import RunState, SkipReason
+from maintd.model.run_updates import AttemptReported, AttemptStarted, StepStarted
 from maintd.store import LastRuns, Store
 
 
@@ -175,6 +178,83 @@ def test_series_have_the_last_points_of_finished_real_runs_oldest_first(store: S
     assert [point.run_id for point in store.history.series(None, "vacuum", ["bytes"])] == [first, second, third, other]
     assert {point.name for point in store.history.series("a", "vacuum")} == {"bytes", "rows"}
     assert store.history.series("a", "reindex") == []
+
+
+def test_the_end_of_a_log_is_the_place_of_its_last_line(store: Store) -> None:
+    run = claim(store, queue(store, "a", plan=plan("vacuum", "reindex")))
+    empty = store.history.log_end(run.id)
+    begun = [StepStarted(step=1, at=at(1)), *(AttemptStarted(step=1, attempt=n, at=at(1), pid=7) for n in (9, 10))]
+    reported = [AttemptReported(step=1, attempt=n, items=lines(1, 100 // n)) for n in (9, 10)]
+    first = [*evidence(*lines(500)), *begun, *reported]
+    assert store.runs.apply(run.id, run.fence, 1, first)
+    other = claim(store, queue(store, "b"))
+    assert store.runs.apply(other.id, other.fence, 1, evidence(*lines(3)))
+
+    assert empty == ()
+    assert store.history.log_end(run.id) == (1, 10, 10)  # of the last attempt, though attempt 9 has a later line
+    assert store.history.log_end(other.id) == (0, 1, 3)
+    assert store.history.log_end(4711) == ()
+    assert store.history.log(run.id, after=(1, 10, 10)) == []
+
+
+def measured(store: Store, name: str, minutes: float, *values: float, job: str = "vacuum", **columns: object) -> int:
+    """Add a run of a job that has ended, with a measure `bytes` for each value; return its id."""
+    run = claim(store, queue(store, name, minutes, plan=plan(job), **columns), minutes)
+    items = [Measure(name="bytes", value=value, unit="B", labels={"n": str(n)}) for n, value in enumerate(values)]
+    assert store.runs.apply(run.id, run.fence, 1, [*evidence(*items), ended(RunState.SUCCEEDED, minutes + 1)])
+    return run.id
+
+
+def test_points_of_a_measure_are_paged_in_order_without_gap_or_overlap(store: Store) -> None:
+    runs = [measured(store, name, minutes, minutes, -minutes) for name, minutes in (("a", 1), ("b", 2), ("a", 3))]
+    whole = store.history.points("bytes")
+
+    pages, after = [], 0
+    while page := store.history.points("bytes", after=after, limit=2):
+        pages.append(page)
+        after = page[-1].id
+
+    assert [point for page in pages for point in page] == whole
+    assert [len(page) for page in pages] == [2, 2, 2]
+    assert [point.run_id for point in whole] == [run for run in runs for _ in range(2)]
+    assert sorted(point.id for point in whole) == [point.id for point in whole]
+    first = whole[0]
+    assert (first.at, first.entry, first.job, first.unit) == (at(2), "a", "vacuum", "B")
+    assert [(point.value, point.labels) for point in whole[:2]] == [(1, {"n": "0"}), (-1, {"n": "1"})]
+
+
+def test_points_are_those_of_an_entry_a_job_and_a_period(store: Store) -> None:
+    old = measured(store, "a", 1, 1)
+    other = measured(store, "b", 2, 2, job="reindex")
+    new = measured(store, "a", 30, 3)
+
+    def of(**wanted: Any) -> list[int]:
+        return [point.run_id for point in store.history.points("bytes", **wanted)]
+
+    assert of() == [old, other, new]
+    assert of(entry="a") == [old, new]
+    assert of(job="reindex") == [other]
+    assert of(entry="a", job="reindex") == []
+    assert of(since=at(2)) == [other, new]
+    assert of(since=at(31)) == []
+    assert of(entry="nothing") == []
+    assert store.history.points("rows") == []
+
+
+def test_points_are_of_runs_that_ended_and_were_not_dry(store: Store) -> None:
+    measured(store, "a", 1, 1, dry_run=True)
+    running = claim(store, queue(store, "a", 2), 2)
+    items = evidence(Measure(name="bytes", value=2, unit="B"), Measure(name="bytes", value=float("nan")))
+    assert store.runs.apply(running.id, running.fence, 1, items)
+    unfinished = store.history.points("bytes")
+    assert store.runs.apply(running.id, running.fence, 1 + len(items), [ended(RunState.FAILED, 4)])
+
+    found = store.history.points("bytes")
+
+    assert unfinished == []
+    assert [point.run_id for point in found] == [running.id] * 2
+    assert found[0].value == 2
+    assert math.isnan(found[1].value)
 
 
 def test_a_pruned_due_time_gets_no_second_run(store: Store) -> None:

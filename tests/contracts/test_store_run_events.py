@@ -58,6 +58,17 @@ def test_a_follower_resumes_after_the_last_event_it_saw(store: Store) -> None:
     assert store.run_events.bounds() == (seen[0].id, later[-1].id)
 
 
+def test_a_follower_begins_at_the_newest_event(store: Store) -> None:
+    assert store.run_events.newest() == 0
+    finished(store, "a", 1, RunState.SUCCEEDED)
+
+    newest = store.run_events.newest()
+    finished(store, "b", 2, RunState.SUCCEEDED)
+
+    assert newest == store.run_events.after(0)[2].id
+    assert {event.entry for event in store.run_events.after(newest)} == {"b"}
+
+
 def test_only_the_ends_of_runs_wait_for_review_and_one_node_gets_each(store: Store) -> None:
     run_id = finished(store, "a", 1, RunState.FAILED)
     waiting = store.run_events.not_reviewed()
@@ -89,10 +100,13 @@ def test_a_follower_waits_for_an_older_transaction(postgres_server: PostgresServ
     assert begun.wait(30)
     other = queue(store, "b")  # its event has a larger id and is committed first
     before = {event.run_id for event in store.run_events.after(0)}
+    newest = store.run_events.newest()
     may_commit.set()
     thread.join()
     after = [event.run_id for event in store.run_events.after(0)]
+    after_newest = [event.run_id for event in store.run_events.after(newest)]
     store.close()
 
     assert other not in before
+    assert after_newest == [queued, other]
     assert after == [queued, queued, other]

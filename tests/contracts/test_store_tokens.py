@@ -61,6 +61,35 @@ def test_whether_any_token_is_valid(store: Store) -> None:
     assert not store.tokens.any_valid(at(60))
 
 
+def test_the_valid_ones_of_some_tokens_are_neither_expired_nor_revoked(store: Store) -> None:
+    ends = {"short": 10, "long": 60, "revoked": 60, "other": 60}
+    ids = {}
+    for name, end in ends.items():
+        store.tokens.add(token(name, expires_at=at(end)), name)
+        found = store.tokens.find(name)
+        assert found is not None
+        ids[name] = found.id
+    store.tokens.revoke("revoked", by="ada", now=at(1))
+    asked = {ids[name] for name in ("short", "long", "revoked")} | {4711}
+
+    assert store.tokens.valid(asked, at(9)) == {ids["short"], ids["long"]}
+    assert store.tokens.valid(asked, at(10)) == {ids["long"]}  # as `state_at`: expired at that instant
+    assert store.tokens.valid(asked, at(60)) == set()
+    assert store.tokens.valid(set(), at(1)) == set()
+
+
+def test_valid_and_the_state_of_a_token_agree_at_each_instant(store: Store) -> None:
+    store.tokens.add(token(), "d1")
+    found = store.tokens.find("d1")
+    assert found is not None
+
+    for seconds in (-1, 0, 1):
+        now = at(60) + timedelta(seconds=seconds)
+        valid = found.token.state_at(now) is TokenState.VALID
+        assert (found.id in store.tokens.valid({found.id}, now)) is valid, seconds
+        assert store.tokens.any_valid(now) is valid, seconds
+
+
 def test_the_last_use_is_recorded_at_most_once_a_minute(store: Store) -> None:
     store.tokens.add(token(), "d1")
     found = store.tokens.find("d1")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -17,13 +18,22 @@ from fastapi.sse import KEEPALIVE_COMMENT
 from support.servers.base import wait_for
 from support.web_services import Client, Harness, at, line, on_port, run_with, running_run
 
-from maintd.model.access import Role
+from maintd.model.access import Caller, Role
 from maintd.model.run import RunState
 from maintd.model.run_updates import AttemptReported, RunFinished
 from maintd.operations.tokens import create_token, revoke_token
 from maintd.web import streams as streams_module
+from maintd.web.errors import TooManyFollowersError
 from maintd.web.server import web_server
-from maintd.web.streams import KEPT_BYTES, KEPT_EVENTS, MAX_FOLLOWERS, MAX_PER_PEER, PAGE
+from maintd.web.streams import (
+    KEPT_BYTES,
+    KEPT_EVENTS,
+    MAX_FOLLOWERS,
+    MAX_PER_PEER,
+    PAGE,
+    Page,
+    Streams,
+)
 
 
 class Event(NamedTuple):
@@ -292,6 +302,94 @@ def test_a_stream_ends_with_its_token(served: Harness, port: int, monkeypatch: p
         assert stream.next() is None
         run_with(served.store, "probe", 0)
         assert other.next() is not None
+
+
+PROXY = {"trusted_proxies": ("127.0.0.0/8",), "proxy_roles": {"ops": Role.OPERATOR, "staff": Role.VIEWER}}
+
+
+def test_a_stream_ends_when_the_user_of_a_proxy_may_have_lost_the_group(
+    unserved: Harness, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams_module, "PROXY_SECONDS", 0.5)
+    unserved.settings = unserved.settings.model_copy(update={"listen": f"127.0.0.1:{port}", **PROXY})
+    run = running_run(unserved.store, "probe", 0, line(1, "one"))
+    paths = ("/api/v1/events/stream", f"/api/v1/runs/{run[0]}/log/stream")
+    own = create_token(unserved.store, "ci", Role.VIEWER, by="ada").token
+    in_group = {"X-Forwarded-User": "ada", "X-Forwarded-Groups": "staff"}
+    without = {"X-Forwarded-User": "ada", "X-Forwarded-Groups": "guests"}
+
+    with (
+        web_server(unserved.service()),
+        following(port, paths[0], Authorization=f"Bearer {own}") as with_token,
+    ):
+        begin = with_token.next()
+        last_ids = []
+        for path in paths:
+            with following(port, path, **in_group) as stream:
+                events = stream.rest()  # the connection ends without an event `end`
+            assert [event.kind for event in events] == ["start" if "events" in path else "line"]
+            last_ids.append(events[-1].id)
+            assert on_port(port).get(path, **without).status == 403
+        add_lines(unserved, run, 4, ["two"], 2)
+        finish(unserved, run, 5)
+        resumed = []
+        for path, last_id in zip(paths, last_ids, strict=True):
+            with following(port, path, Last_Event_ID=last_id, **in_group) as stream:
+                resumed.append(stream.rest())
+        still_followed = with_token.next()
+
+    assert begin is not None
+    assert [(event.kind, event.data["state"]) for event in resumed[0]] == [("run", "succeeded")]
+    assert [event.kind for event in resumed[1]] == ["line", "end"]
+    assert still_followed is not None  # a token is looked up again instead
+
+
+def test_as_many_requests_at_once_do_not_exceed_the_number_of_followers(served: Harness, port: int) -> None:
+    asked = 3 * MAX_PER_PEER
+    begin, counted = threading.Barrier(asked), threading.Barrier(asked)
+    found: list[int] = []
+
+    def follow() -> None:
+        begin.wait(60)
+        with following(port, "/api/v1/events/stream") as stream:
+            found.append(stream.status)
+            counted.wait(60)
+
+    threads = [threading.Thread(target=follow) for _ in range(asked)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert (found.count(200), found.count(429)) == (MAX_PER_PEER, 2 * MAX_PER_PEER)
+
+
+def test_a_follower_is_counted_when_its_stream_begins_not_when_it_is_prepared() -> None:
+    """Two requests may both be prepared while there is room for one."""
+    streams = Streams(lambda ids: ids, followers=1)
+
+    async def both() -> None:
+        scope = {"type": "http", "asgi": {"spec_version": "2.4"}}
+        begun = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            begun.set()
+
+        first, second = (
+            streams.follow("events", lambda after: Page([]), (), Caller(origin=origin)) for origin in ("a", "b")
+        )
+        following = asyncio.ensure_future(first(scope, receive, send))
+        await asyncio.wait_for(begun.wait(), 30)
+        with pytest.raises(TooManyFollowersError):
+            await second(scope, receive, send)
+        streams.close()
+        await asyncio.wait_for(following, 30)
+
+    asyncio.run(both())
 
 
 def test_the_server_stops_within_a_second_with_open_streams(unserved: Harness, port: int) -> None:
