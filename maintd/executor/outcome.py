@@ -96,6 +96,12 @@ class AttemptEvidence:
     warned_count: int = 0
     unobserved_count: int = 0
 
+    @property
+    def complete(self) -> bool:
+        """Whether the job returned and all that it reported is known: then a check that is missing was not made."""
+        returned = self.returned is not None and self.returned.ok
+        return returned and not self.protocol_error and not self.left_out
+
 
 class AttemptOutcome(NamedTuple):
     """How an attempt ended, and why in a sentence; a plain success needs none."""

@@ -69,7 +69,7 @@ class RunProjection:
                     "pid": update.pid,
                 }
             case AttemptFinished():
-                ended = update.model_dump(include={"state", "reason", "exit_code", "signal"})
+                ended = update.model_dump(include={"state", "reason", "exit_code", "signal", "complete"})
                 self._attempts[update.step, update.attempt].update(ended | {"finished_at": update.at})
             case AttemptReported():
                 self._report(update.step, update.attempt, update.items)

@@ -261,6 +261,7 @@ class StepRunner:
                 reason=outcome.reason,
                 exit_code=evidence.exit.code,
                 signal=evidence.exit.signal,
+                complete=evidence.complete,
             ),
             soon=False,
         )

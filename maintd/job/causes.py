@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from maintd.model.evidence import CheckStatus
+from maintd.model.evidence import Check, CheckStatus
 
 FAIL, UNKNOWN = CheckStatus.FAIL, CheckStatus.UNKNOWN
 
@@ -54,6 +54,17 @@ def status_of(cause: str, role: Role) -> CheckStatus:
     if role is Role.WORK:
         return FAIL
     return CAUSES.get(cause, _OTHER).as_subject if role is Role.SUBJECT else UNKNOWN
+
+
+def has_no_answer(check: Check) -> bool:
+    """Whether a check has a cause instead of a value, as `Criterion.from_error` reports it, or is unknown.
+
+    An optional one that is unknown is a fact of the site: false.
+    """
+    if check.status is CheckStatus.UNKNOWN:
+        return not check.optional
+    cause, colon, _ = check.observed.partition(": ") if isinstance(check.observed, str) else ("", "", "")
+    return check.status is CheckStatus.FAIL and bool(colon) and cause in CAUSES
 
 
 def hint_for(cause: str) -> str:

@@ -39,6 +39,28 @@ class Acknowledgement(Model):
         return self.ended_at is None and now < self.until and RANK[status] <= RANK[self.status]
 
 
+class GoneReason(StrEnum):
+    """Why a finding is gone. Only one that passed was observed to be over."""
+
+    PASSED = "passed"  # its check was ok
+    NOT_REPORTED = "not_reported"  # a later run of its step ended without this check
+    NOT_IN_CALENDAR = "not_in_calendar"  # its entry or step was removed from the calendar
+
+    @property
+    def text(self) -> str:
+        """In words: `passed`, `no longer reported`."""
+        return _GONE_TEXTS[self]
+
+
+_GONE_TEXTS: Mapping[GoneReason, str] = MappingProxyType(
+    {
+        GoneReason.PASSED: "passed",
+        GoneReason.NOT_REPORTED: "no longer reported",
+        GoneReason.NOT_IN_CALENDAR: "no longer in the calendar",
+    }
+)
+
+
 class Finding(Model):
     """A check that was not ok, from when it was first seen until it is gone. An open one has no `gone_at`."""
 
@@ -56,14 +78,15 @@ class Finding(Model):
     first_seen_at: Instant  # since it was last gone
     last_seen_at: Instant
     gone_at: Instant | None = None
+    gone_reason: GoneReason | None = None  # None: open
     first_run_id: int
-    last_run_id: int  # the last one that checked it
+    last_run_id: int  # the last one that checked it, or that no longer reported it
     seen_count: int  # runs that reported it since it was first seen
     acknowledgement: Acknowledgement | None = None  # the one that has not ended
 
     @property
     def open(self) -> bool:
-        """Whether the last run that checked it found it."""
+        """Whether it is not known to be over: the last run that checked it found it."""
         return self.gone_at is None
 
     def acknowledged(self, now: datetime) -> bool:
@@ -102,7 +125,7 @@ class ChangeKind(StrEnum):
     WORSE = "worse"
     SAME = "same"
     BETTER = "better"
-    GONE = "gone"  # its check was ok
+    GONE = "gone"  # its check was ok, or is no longer made
 
 
 class FindingChange(Model):

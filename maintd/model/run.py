@@ -136,6 +136,7 @@ class Attempt(Model):
     pid: int | None = None
     exit_code: int | None = None
     signal: int | None = None
+    complete: bool = False  # the job returned, and none of its evidence was left out
     phase: str = ""
     progress: Progress | None = None
     log_lines: int = 0

@@ -56,6 +56,7 @@ class AttemptFinished(Model):
     reason: str = ""
     exit_code: int | None = None
     signal: int | None = None
+    complete: bool = False  # see `Attempt.complete`; spools of earlier versions do not have it
 
 
 class StepFinished(Model):

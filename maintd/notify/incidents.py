@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from sqlalchemy.engine import Connection
 
+from maintd.model.finding import GoneReason
 from maintd.model.notice import Incident, Mute, NewNotice, NoticeKind, NotifyConfig
 from maintd.model.run import Run, RunState, RunSummary
 from maintd.notify import messages
@@ -472,7 +473,7 @@ def digest_text(
     counts += [f"{summary.late:,} late", f"{summary.missed:,} missed"]
     title = ", ".join(counts)
     lines = [f"The day until {utc_minute(at)}: {title}."]
-    lines.append(f"Findings: {findings.new:,} new, {findings.old:,} old, {findings.gone:,} gone.")
+    lines.append(f"Findings: {findings.new:,} new, {findings.old:,} old, {gone_text(findings)}.")
     if opened:
         lines += ["", f"{plural(len(opened), 'open incident')}:"]
         lines += [
@@ -486,3 +487,15 @@ def digest_text(
     details = {"entry": None, "page": around.page or None, "until": utc_text(at), "summary": summary._asdict()}
     details["findings"] = findings._asdict()
     return Text(title, "\n".join(lines), details)
+
+
+def gone_text(findings: FindingSummary) -> str:
+    """`3 gone: 1 passed, 2 no longer reported`; only one that passed was observed to be over."""
+    reasons = [
+        f"{count:,} {reason.text}"
+        for reason, count in zip(
+            GoneReason, (findings.passed, findings.not_reported, findings.not_in_calendar), strict=True
+        )
+        if count
+    ]
+    return f"{findings.gone:,} gone" + (f": {', '.join(reasons)}" if reasons else "")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+from maintd.job.causes import has_no_answer
 from maintd.model.evidence import Check, CheckStatus
 from maintd.model.finding import (
     RANK,
@@ -13,6 +14,7 @@ from maintd.model.finding import (
     ChangeKind,
     Finding,
     FindingChange,
+    GoneReason,
     finding_key,
     is_finding,
 )
@@ -24,6 +26,7 @@ MOST_OPEN = 200
 _CHECKED_STEPS = frozenset(
     {StepState.SUCCEEDED, StepState.WARNED, StepState.UNKNOWN, StepState.FAILED, StepState.TIMED_OUT}
 )
+_OBSERVED_STEPS = frozenset({StepState.SUCCEEDED, StepState.WARNED, StepState.FAILED})
 _NOT_CHECKED_ATTEMPTS = frozenset({AttemptState.RUNNING, AttemptState.CANCELLED, AttemptState.LOST})
 
 
@@ -40,6 +43,20 @@ class Observation(NamedTuple):
 
     check: Check
     at: datetime
+
+
+class PlannedEntry(NamedTuple):
+    """An entry as a calendar has it: its fingerprint, empty for one that is not enabled, and its steps with jobs."""
+
+    fingerprint: str
+    steps: frozenset[tuple[str, str]] = frozenset()
+
+
+class StoredEntry(NamedTuple):
+    """An entry as the store has it: whether it is in the calendar that was loaded last, and the fingerprint there."""
+
+    active: bool
+    fingerprint: str
 
 
 class Followed(NamedTuple):
@@ -63,18 +80,21 @@ def follow(known: Sequence[Finding], run: Run, now: datetime, checked_at: Mappin
     `known` are all open findings of the entry, and those that are gone of the checks that this run reports.
     `checked_at` has when other runs checked each step last. Rules:
 
-    1. Only checks of the last attempt of a step that ran to an end decide: nothing follows from a check that is
-       missing, from a step that was skipped, cancelled or lost, or from a dry run.
+    1. Only checks of the last attempt of a step that ran to an end decide: nothing follows from a step that was
+       skipped, cancelled or lost, or from a dry run.
     2. A check that is ok ends the finding, unless the run was cancelled. An optional check that is unknown, and one
        that is unknown because of another, decide nothing about a finding that was observed.
-    3. An observation that is older than what was seen changes nothing: a lost run can come back late.
-    4. An acknowledgement ends when the finding becomes worse than it was when it was acknowledged, and when it is gone.
+    3. A check that is missing ends the finding, with another reason, if the step observed all that it is to observe,
+       see `is_observed`.
+    4. An observation that is older than what was seen changes nothing: a lost run can come back late.
+    5. An acknowledgement ends when the finding becomes worse than it was when it was acknowledged, and when it is gone.
     """
     if run.dry_run:
         return Followed(())
     found = {Place(finding.step, finding.job, finding.check): finding for finding in known}
     changes = list[FindingChange]()
-    for place, seen in observations(run).items():
+    reported = observations(run)
+    for place, seen in reported.items():
         before = found.get(place)
         if before is None and (not is_finding(seen.check) or checked_at.get(place.step, seen.at) > seen.at):
             continue
@@ -83,7 +103,62 @@ def follow(known: Sequence[Finding], run: Run, now: datetime, checked_at: Mappin
         change = _new(run, place, seen) if before is None else _change(before, run, seen, now)
         if change is not None:
             changes.append(change)
+    changes += _not_reported(known, run, reported, now)
     return _bounded(known, changes)
+
+
+def removed_from_calendar(
+    known: Iterable[Finding],
+    calendar: Mapping[str, PlannedEntry],
+    stored: Mapping[str, StoredEntry],
+    now: datetime,
+) -> tuple[FindingChange, ...]:
+    """The changes by which open findings end whose entry or step is no longer in the calendar.
+
+    `calendar` has the entries of this node's calendar, also those that are not enabled, and `stored` those that are or
+    were in any node's calendar. Nothing follows for a job that was run under its own name, for an entry that is only
+    not enabled, and for one of which another node has another version.
+    """
+    return tuple(
+        _gone(finding, GoneReason.NOT_IN_CALENDAR, finding.last_run_id, max(now, finding.last_seen_at), now)
+        for finding in known
+        if finding.open and _is_removed(finding, calendar.get(finding.entry), stored.get(finding.entry))
+    )
+
+
+def _is_removed(finding: Finding, planned: PlannedEntry | None, stored: StoredEntry | None) -> bool:
+    if stored is None:
+        return False
+    if planned is None:
+        return not stored.active
+    same = stored.active and stored.fingerprint == planned.fingerprint
+    return same and (finding.step, finding.job) not in planned.steps
+
+
+def _not_reported(
+    known: Iterable[Finding], run: Run, reported: Mapping[Place, Observation], now: datetime
+) -> Iterator[FindingChange]:
+    """The changes by which findings end whose step observed everything and did not report their check."""
+    observed = {(step.name, step.job): _ended_at(run, step) for step in run.steps if is_observed(run, step)}
+    for finding in known:
+        at = observed.get((finding.step, finding.job))
+        if at is None or not finding.open or Place(finding.step, finding.job, finding.check) in reported:
+            continue
+        if (at, run.id) > (finding.last_seen_at, finding.last_run_id):
+            yield _gone(finding, GoneReason.NOT_REPORTED, run.id, at, now)
+
+
+def is_observed(run: Run, step: Step) -> bool:
+    """Whether a step observed all that it is to observe, so that a check that it did not report is no longer made.
+
+    Its job returned: neither an exception, a required check nor its deadline ended it before its last check. All of
+    its evidence was recorded. No check is without an answer: what follows from the answer would be missing. And the
+    run has the params of the calendar: others can select less.
+    """
+    if run.dry_run or run.params or run.state is RunState.CANCELLED or step.state not in _OBSERVED_STEPS:
+        return False
+    last = step.attempts[-1] if step.attempts else None
+    return last is not None and last.complete and not any(map(has_no_answer, last.checks))
 
 
 def _bounded(known: Sequence[Finding], changes: Sequence[FindingChange]) -> Followed:
@@ -193,11 +268,16 @@ def _checked(run: Run, step: Step) -> Iterator[tuple[Check, datetime]]:
     if step.state not in _CHECKED_STEPS or not step.attempts:
         return
     last = step.attempts[-1]
-    at = last.finished_at or step.finished_at or run.finished_at
+    at = _ended_at(run, step)
     if last.state in _NOT_CHECKED_ATTEMPTS or at is None:
         return
     for check in last.checks:
         yield check, at
+
+
+def _ended_at(run: Run, step: Step) -> datetime | None:
+    """When the last attempt of a step ended."""
+    return step.attempts[-1].finished_at or step.finished_at or run.finished_at
 
 
 def _badness(check: Check) -> tuple[int, bool]:
@@ -223,14 +303,15 @@ def _new(run: Run, place: Place, seen: Observation) -> FindingChange:
 def _change(before: Finding, run: Run, seen: Observation, now: datetime) -> FindingChange | None:
     check = seen.check
     if check.status is CheckStatus.OK:
-        return _gone(before, run, seen, now) if before.open and run.state is not RunState.CANCELLED else None
+        passed = before.open and run.state is not RunState.CANCELLED
+        return _gone(before, GoneReason.PASSED, run.id, seen.at, now) if passed else None
     if not is_finding(check):
         return None
     if not before.open:
         returned = before.model_copy(
             update=_observed(check)
-            | {"first_seen_at": seen.at, "last_seen_at": seen.at, "gone_at": None, "acknowledgement": None}
-            | {"first_run_id": run.id, "last_run_id": run.id, "seen_count": 1}
+            | {"first_seen_at": seen.at, "last_seen_at": seen.at, "gone_at": None, "gone_reason": None}
+            | {"acknowledgement": None, "first_run_id": run.id, "last_run_id": run.id, "seen_count": 1}
         )
         return FindingChange(kind=ChangeKind.RETURNED, finding=returned)
     if check.because and check.status is CheckStatus.UNKNOWN and not before.because:
@@ -247,10 +328,13 @@ def _change(before: Finding, run: Run, seen: Observation, now: datetime) -> Find
     return FindingChange(kind=_kind(before, check), finding=after, before=before.status, ended=ended)
 
 
-def _gone(before: Finding, run: Run, seen: Observation, now: datetime) -> FindingChange:
-    ended = None if before.acknowledgement is None else _ended(before.acknowledgement, "gone", now)
-    after = before.model_copy(update={"gone_at": seen.at, "last_run_id": run.id, "acknowledgement": None})
-    return FindingChange(kind=ChangeKind.GONE, finding=after, before=before.status, ended=ended)
+def _gone(before: Finding, reason: GoneReason, run_id: int, at: datetime, now: datetime) -> FindingChange:
+    why = "gone" if reason is GoneReason.PASSED else f"gone: {reason.text}"
+    ended = None if before.acknowledgement is None else _ended(before.acknowledgement, why, now)
+    gone = {"gone_at": at, "gone_reason": reason, "last_run_id": run_id, "acknowledgement": None}
+    return FindingChange(
+        kind=ChangeKind.GONE, finding=before.model_copy(update=gone), before=before.status, ended=ended
+    )
 
 
 def _kind(before: Finding, check: Check) -> ChangeKind:

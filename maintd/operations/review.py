@@ -15,8 +15,18 @@ from sqlalchemy.engine import Connection
 
 from maintd.model.finding import Finding, FindingChange, is_finding
 from maintd.model.run import Run, RunEvent, RunState, RunSummary
-from maintd.operations.follow import MOST_OPEN, follow, is_acknowledged, last_checked, observations
+from maintd.operations.follow import (
+    MOST_OPEN,
+    PlannedEntry,
+    StoredEntry,
+    follow,
+    is_acknowledged,
+    last_checked,
+    observations,
+    removed_from_calendar,
+)
 from maintd.store import Store
+from maintd.store.entries import entry_states
 from maintd.store.findings import (
     end_lapsed,
     forget,
@@ -59,6 +69,30 @@ class Review(NamedTuple):
 
 Hook = Callable[[Connection, Review], None]
 """Writes what else follows from a review, within its transaction."""
+
+
+def end_removed(store: Store, planned: Callable[[str], PlannedEntry | None]) -> int:
+    """End the open findings whose entry or step is no longer in the calendar; return their number.
+
+    `planned` returns the entry of that name in this node's calendar, see `removed_from_calendar`. Raises StoreError.
+    """
+    now = store.now()
+
+    def transaction(conn: Connection) -> int:
+        known = open_findings(conn)
+        states = entry_states(conn, sorted(known))
+        calendar = {name: found for name in known if (found := planned(name)) is not None}
+        stored = {name: StoredEntry(state.active, state.fingerprint) for name, state in states.items()}
+        count = 0
+        for entry, findings in known.items():
+            changes = removed_from_calendar(findings, calendar, stored, now)
+            if changes:
+                record_changes(conn, entry, changes, now)
+                log.info("findings_removed", entry=entry, count=len(changes))
+            count += len(changes)
+        return count
+
+    return store.run_events.under_review(transaction)
 
 
 def review_ends(store: Store, *hooks: Hook, limit: int = BATCH) -> int:

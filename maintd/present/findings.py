@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from maintd.model.evidence import expectation
-from maintd.model.finding import Acknowledgement, FindingState, ListedFinding
+from maintd.model.finding import Acknowledgement, FindingState, GoneReason, ListedFinding
 from maintd.present.text import WIDTH, Style, Tone, ago, printable, state_text, symbol, utc_minute, wrap
 from maintd.units import plural, value_text
 
@@ -40,7 +40,7 @@ def finding_text(
         ("check", finding.check),
         ("first seen", f"{utc_minute(finding.first_seen_at)}, run {finding.first_run_id}"),
         ("last seen", f"{utc_minute(finding.last_seen_at)}, {ago(finding.last_seen_at, now)}"),
-        ("gone", "" if finding.gone_at is None else f"{utc_minute(finding.gone_at)}, {ago(finding.gone_at, now)}"),
+        ("gone", _gone_text(finding, now)),
         ("last run", f"maintd show {finding.last_run_id}"),
         ("next step", next_step),
     ]
@@ -87,12 +87,13 @@ def _lines(finding: ListedFinding, now: datetime, width: int, style: Style) -> I
     expected = f", {expectation(finding.expected)}" if finding.expected else ""
     where = finding.entry if finding.step == finding.entry else f"{finding.entry}, {finding.step}"
     gone = finding.state is FindingState.GONE
-    word = "ok" if gone else status
+    word = ("ok" if finding.gone_reason is GoneReason.PASSED else "gone") if gone else status
     yield f"{symbol(word, style)} {style(finding.key, Tone.STRONG)} {state_text('gone' if gone else status, style)}"
     yield from wrap(f"{where}: {finding.check}: {observed}{expected}", width, "  ", "    ")
     seen = f"in {plural(finding.seen_count, 'run')} since {utc_minute(finding.first_seen_at)}"
     last = ago(finding.gone_at or finding.last_seen_at, now)
-    text = f"{seen}, {'gone' if gone else 'last'} {last} (run {finding.last_run_id})"
+    why = f": {finding.gone_reason.text}" if finding.gone_reason is not None else ""
+    text = f"{seen}, {'gone' if gone else 'last'} {last} (run {finding.last_run_id}){why}"
     yield from (style(line, Tone.DIM) for line in wrap(text, width, "  ", "    "))
     if finding.state is FindingState.ACKNOWLEDGED and finding.acknowledgement is not None:
         yield from wrap(acknowledgement_text(finding.acknowledgement), width, "  ", "    ")
@@ -100,3 +101,14 @@ def _lines(finding: ListedFinding, now: datetime, width: int, style: Style) -> I
         yield from wrap(f"follows from: {finding.because}", width, "  ", "    ")
     elif finding.hint and not gone:
         yield from wrap(finding.hint, width, "  → ", "    ")
+
+
+def _gone_text(finding: ListedFinding, now: datetime) -> str:
+    """`Sun 2026-12-06 02:00 UTC, 3h ago: passed`; of one that was not seen to pass, that too."""
+    if finding.gone_at is None:
+        return ""
+    text = f"{utc_minute(finding.gone_at)}, {ago(finding.gone_at, now)}"
+    if finding.gone_reason is None:
+        return text
+    unseen = "" if finding.gone_reason is GoneReason.PASSED else "; it was not seen to pass"
+    return f"{text}: {finding.gone_reason.text}{unseen}"

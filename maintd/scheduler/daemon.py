@@ -155,6 +155,7 @@ class Daemon:
             self.clock,
             self._wakeup.set,
             (self.notifier.recorder.record_review, self.notifier.pings.record_review),
+            entries=lambda: self.reloader.calendar.entries,
         )
         self.executor = LocalExecutor(
             self.store,

@@ -212,6 +212,7 @@ class _UpdateBatch:
                         "finished_at": update.at,
                         "exit_code": update.exit_code,
                         "signal": update.signal,
+                        "complete": update.complete,
                     }
                 )
             case AttemptReported():

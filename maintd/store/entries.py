@@ -209,6 +209,11 @@ class Entries:
         return [written.get(won[plan.name], []) if plan.name in won else None for plan in wanted]
 
 
+def entry_states(conn: Connection, names: Sequence[str]) -> dict[str, EntryState]:
+    """See `Entries.states`, within a transaction."""
+    return {row.name: mapping.entry_state(row) for row in _CALENDAR_ENTRIES_BY_NAME.rows(conn, names)}
+
+
 def _microseconds(conn: Connection) -> ColumnElement[int]:
     """planned_through in microseconds since 1970, which is SQLite's representation."""
     if conn.dialect.name == "sqlite":

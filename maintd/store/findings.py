@@ -174,9 +174,12 @@ def acknowledged_findings(conn: Connection) -> list[Finding]:
     return [_finding(row) for row in conn.execute(query)]
 
 
-def open_findings(conn: Connection, names: Collection[str]) -> dict[str, list[Finding]]:
-    """The open findings of these entries, by the name of the entry; those without any are left out."""
-    query = _FINDINGS.where(IS_OPEN, entries.c.name.in_(list(names))).order_by(findings.c.id)
+def open_findings(conn: Connection, names: Collection[str] | None = None) -> dict[str, list[Finding]]:
+    """The open findings of these entries, by default of all, by the name of the entry; those without any are left
+    out."""
+    query = _FINDINGS.where(IS_OPEN).order_by(findings.c.id)
+    if names is not None:
+        query = query.where(entries.c.name.in_(list(names)))
     found: dict[str, list[Finding]] = {}
     for row in conn.execute(query):
         found.setdefault(row.entry, []).append(_finding(row))
@@ -205,7 +208,9 @@ def record_changes(
     entry_id = _ENTRY_ID.rows(conn, {"of_name": entry})[0].id
     for change in changes:
         finding = change.finding
-        columns = {name: getattr(finding, name) for name in _CHANGED} | {"status": finding.status.value}
+        gone = None if finding.gone_reason is None else finding.gone_reason.value
+        columns = {name: getattr(finding, name) for name in _CHANGED}
+        columns |= {"status": finding.status.value, "gone_reason": gone}
         place = {f"of_{name}": columns[name] for name in ("step", "job", "check")}
         new = {f"new_{name}": value for name, value in columns.items()}
         row = _KNOWN.one_or_none(conn, {"of_entry_id": entry_id, **place, **new})

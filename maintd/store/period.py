@@ -8,6 +8,7 @@ from typing import NamedTuple
 from sqlalchemy import func, select
 from sqlalchemy.engine import Connection
 
+from maintd.model.finding import GoneReason
 from maintd.model.notice import NoticeKind
 from maintd.model.run import RunState, SkipReason
 from maintd.store.tables import IS_OPEN, findings, incidents, runs
@@ -32,23 +33,34 @@ class PeriodSummary(NamedTuple):
 
 class FindingSummary(NamedTuple):
     """Counts of findings, apart from those that follow from another one. `new` and `old` are open at the end of the
-    period; `old` ones were seen before it."""
+    period; `old` ones were seen before it. Of those that are gone, `passed`, `not_reported` and `not_in_calendar` have
+    the reasons."""
 
     new: int
     old: int
     gone: int
+    passed: int = 0
+    not_reported: int = 0
+    not_in_calendar: int = 0
 
 
 def finding_summary(conn: Connection, since: datetime, until: datetime) -> FindingSummary:
     """The findings of [since, until)."""
     causes = select(func.count()).where(findings.c.because == "")
     still = causes.where(IS_OPEN)
-    counted = [
-        still.where(findings.c.first_seen_at >= since, findings.c.first_seen_at < until),
-        still.where(findings.c.first_seen_at < since),
-        causes.where(findings.c.gone_at >= since, findings.c.gone_at < until),
-    ]
-    return FindingSummary(*(conn.execute(query).scalar_one() for query in counted))
+    new = still.where(findings.c.first_seen_at >= since, findings.c.first_seen_at < until)
+    old = still.where(findings.c.first_seen_at < since)
+    by_reason = select(findings.c.gone_reason, func.count()).where(
+        findings.c.because == "", findings.c.gone_at >= since, findings.c.gone_at < until
+    )
+    rows = conn.execute(by_reason.group_by(findings.c.gone_reason)).all()
+    gone = {row[0]: int(row[1]) for row in rows}
+    return FindingSummary(
+        conn.execute(new).scalar_one(),
+        conn.execute(old).scalar_one(),
+        sum(gone.values()),
+        *(gone.get(reason.value, 0) for reason in GoneReason),
+    )
 
 
 def period_summary(conn: Connection, since: datetime, until: datetime) -> PeriodSummary:

@@ -110,6 +110,15 @@ class RunEvents:
         # Whatever is done about it in the outside world begins with a synced commit.
         return self._database.write(locked, synced=False)
 
+    def under_review(self, transaction: Callable[[Connection], T]) -> T:
+        """Commit a transaction that changes findings, while no other one reviews."""
+
+        def locked(conn: Connection) -> T:
+            self._database.lock_names(conn, [REVIEW])
+            return transaction(conn)
+
+        return self._database.write(locked)
+
     def _read(self, query: Any) -> list[RunEvent]:
         return self._database.read(lambda conn: _events(conn, query))
 

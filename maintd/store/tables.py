@@ -215,6 +215,7 @@ attempts = Table(
     Column("pid", Integer),
     Column("exit_code", BigInteger),
     Column("signal", Integer),
+    Column("complete", Boolean, nullable=False, server_default=false()),  # the job returned; no evidence was left out
     Column("phase", CleanText, nullable=False),
     Column("progress", Text),
     Column("log_lines", Integer, nullable=False),
@@ -371,6 +372,7 @@ findings = Table(
     Column("first_seen_at", UtcDateTime, nullable=False),  # since it was last gone
     Column("last_seen_at", UtcDateTime, nullable=False),
     Column("gone_at", UtcDateTime),  # null: open
+    Column("gone_reason", Text),
     Column("first_run_id", Id, nullable=False),
     Column("last_run_id", Id, nullable=False),
     Column("seen_count", Integer, nullable=False),

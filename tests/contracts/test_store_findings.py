@@ -8,15 +8,19 @@ from datetime import timedelta
 import pytest
 from sqlalchemy.engine import Connection
 from support.clock import ManualClock
-from support.stores import at, claim, ended, evidence, finished, plan, queue, run_concurrently
+from support.stores import at, claim, ended, entry, evidence, finished, plan, queue, run_concurrently
 
+from maintd.calendar import fingerprint_of
 from maintd.config.settings import Retention
+from maintd.model.entry import Entry
 from maintd.model.evidence import Check, CheckStatus, Report
-from maintd.model.finding import ChangeKind, Finding
+from maintd.model.finding import ChangeKind, Finding, GoneReason
 from maintd.model.run import RunState
+from maintd.notify.incidents import gone_text
 from maintd.operations.review import Review, review_ends
 from maintd.scheduler.reviewer import Reviewer
 from maintd.store import Store
+from maintd.store.period import FindingSummary, finding_summary
 
 OK, WARN, FAIL, UNKNOWN = CheckStatus.OK, CheckStatus.WARN, CheckStatus.FAIL, CheckStatus.UNKNOWN
 
@@ -28,11 +32,18 @@ def observed(name: str, status: CheckStatus, **columns: object) -> Check:
     return Check.model_validate(row)
 
 
-def ran(store: Store, minutes: float, *checks: Report, entry: str = "a", state: RunState | None = None) -> int:
-    """Add a run that reported these checks and ended; return its id."""
+def ran(
+    store: Store,
+    minutes: float,
+    *checks: Report,
+    entry: str = "a",
+    state: RunState | None = None,
+    complete: bool = False,
+) -> int:
+    """Add a run that reported these checks and ended, and whose job returned if it is complete; return its id."""
     run = claim(store, queue(store, entry, minutes), minutes)
     worst = next((check.status for check in checks if isinstance(check, Check) and check.status is not OK), OK)
-    updates = [*evidence(*checks, minutes=minutes), ended(state or OF_STATUS[worst], minutes + 2)]
+    updates = [*evidence(*checks, minutes=minutes, complete=complete), ended(state or OF_STATUS[worst], minutes + 2)]
     assert store.runs.apply(run.id, run.fence, 1, updates)
     return run.id
 
@@ -88,6 +99,96 @@ def test_a_finding_that_returns_has_the_same_key(store: Store) -> None:
     ]
     assert only(store).first_seen_at == at(21)
     assert only(store).key == review.ends[0].changes[0].finding.key
+
+
+def test_a_check_that_is_no_longer_reported_ends_its_finding_with_that_reason(store: Store) -> None:
+    ran(store, 1, observed("disk /old", FAIL), observed("disk /", FAIL), complete=True)
+    reviewed(store)
+    ran(store, 10, observed("disk /", FAIL), complete=False)  # its job was stopped at the check
+    aborted = reviewed(store)
+    last = ran(store, 20, observed("disk /", FAIL), complete=True)
+    reviewed(store)
+
+    assert [change.finding.check for change in aborted.ends[0].changes] == ["disk /"]
+    assert [finding.check for finding in store.findings.all()] == ["disk /"]
+    gone = store.findings.all(only_open=False)[-1]
+    assert (gone.check, gone.gone_at, gone.last_run_id) == ("disk /old", at(21), last)
+    assert gone.gone_reason is GoneReason.NOT_REPORTED
+
+
+def test_a_finding_that_passed_has_that_reason(store: Store) -> None:
+    ran(store, 1, observed("disk", FAIL))
+    ran(store, 10, observed("disk", OK), complete=True)
+    reviewed(store)
+
+    assert only(store, only_open=False).gone_reason is GoneReason.PASSED
+
+
+def test_findings_of_entries_and_steps_that_left_the_calendar_are_gone(store: Store, clock: ManualClock) -> None:
+    calendar = [entry("kept", "vacuum"), entry("removed", "vacuum"), entry("cut", "vacuum"), entry("off", "vacuum")]
+    load(store, *calendar)
+    for number, name in enumerate(("kept", "removed", "cut", "off", "manual")):
+        ran(store, number * 5 + 1, observed("disk", FAIL), entry=name)
+    reviewer = Reviewer(store, clock, lambda: None, entries=lambda: calendar)
+    reviewer.review()
+    before = {finding.entry for finding in store.findings.all()}
+    store.findings.acknowledge(
+        store.findings.all(area="removed")[0].key, why="w", by="ada", until=at(9999), now=store.now()
+    )
+
+    calendar = [entry("kept", "vacuum"), entry("cut", "reindex"), entry("off", "vacuum", enabled=False)]
+    load(store, *calendar)
+    reviewer.review()
+
+    assert before == {"kept", "removed", "cut", "off", "manual"}
+    assert {finding.entry for finding in store.findings.all()} == {"kept", "off", "manual"}
+    gone = [finding for finding in store.findings.all(only_open=False) if not finding.open]
+    assert {(finding.entry, finding.gone_reason) for finding in gone} == {
+        ("removed", GoneReason.NOT_IN_CALENDAR),
+        ("cut", GoneReason.NOT_IN_CALENDAR),
+    }
+    (removed,) = [finding for finding in gone if finding.entry == "removed"]
+    assert store.findings.history(removed.key)[0].ended_why == "gone: no longer in the calendar"
+
+
+def test_a_late_run_of_the_former_calendar_leaves_no_finding_open(store: Store, clock: ManualClock) -> None:
+    calendar = [entry("a", "reindex")]
+    load(store, *calendar)
+    reviewer = Reviewer(store, clock, lambda: None, entries=lambda: calendar)
+    reviewer.review()
+    ran(store, 1, observed("disk", FAIL))  # a step that the calendar does not have any more
+    reviewer.review()
+    opened = [finding.check for finding in store.findings.all()]
+
+    clock.advance(timedelta(minutes=2))
+    reviewer.review()
+
+    assert opened == ["disk"]
+    assert only(store, only_open=False).gone_reason is GoneReason.NOT_IN_CALENDAR
+
+
+def test_the_summary_of_a_period_counts_why_findings_are_gone(store: Store, clock: ManualClock) -> None:
+    calendar = [entry("a", "vacuum"), entry("b", "vacuum")]
+    load(store, *calendar)
+    ran(store, 1, observed("passes", FAIL), observed("missing", FAIL))
+    ran(store, 5, observed("disk", FAIL), entry="b")
+    ran(store, 10, observed("passes", OK), complete=True)
+    reviewed(store)
+    load(store, calendar[0])
+    Reviewer(store, clock, lambda: None, entries=lambda: calendar[:1]).review()
+
+    counts = store.read(lambda conn: finding_summary(conn, at(0), store.now() + timedelta(hours=1)))
+
+    assert (counts.new, counts.old, counts.gone) == (0, 0, 3)
+    assert (counts.passed, counts.not_reported, counts.not_in_calendar) == (1, 1, 1)
+    assert gone_text(counts) == "3 gone: 1 passed, 1 no longer reported, 1 no longer in the calendar"
+    assert gone_text(FindingSummary(1, 2, 0)) == "0 gone"
+
+
+def load(store: Store, *entries: Entry) -> None:
+    """Load a calendar, as the planner does."""
+    wanted = [entry for entry in entries if entry.enabled]
+    store.entries.sync(wanted, {entry.name: fingerprint_of(entry) for entry in wanted}, store.now())
 
 
 def test_each_end_is_reviewed_once(store: Store) -> None:
@@ -305,7 +406,7 @@ def test_open_findings_are_counted_by_entry_and_status(store: Store) -> None:
 
 
 def test_a_key_that_is_taken_by_a_renamed_entry_is_not_used_twice(store: Store) -> None:
-    from support.stores import entry, sync
+    from support.stores import sync
 
     sync(store, entry("a"))
     ran(store, 1, observed("disk", FAIL))

@@ -45,6 +45,29 @@ def test_what_could_not_be_observed_is_unknown_and_named(here: Node) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("body", "complete"),
+    [
+        ('ctx.check("rows", 3, at_least=1)', True),
+        ('ctx.check("rows", 0, at_least=1)', True),
+        ('ctx.unknown("rows", "timed out")', True),
+        ('ctx.require("rows", 0, at_least=1)\nctx.check("columns", 1, at_least=1)', False),
+        ('ctx.check("rows", 3, at_least=1)\nprint(1 / 0)', False),
+        ('ctx.check("rows", 3, at_least=1)\nimport os\nos._exit(0)', False),
+    ],
+)
+def test_the_evidence_of_an_attempt_is_complete_when_its_job_returned(here: Node, body: str, complete: bool) -> None:
+    run = here.make(body)
+
+    assert only(run).complete is complete
+
+
+def test_the_evidence_of_an_attempt_that_was_stopped_is_not_complete(here: Node) -> None:
+    run = here.make('ctx.check("rows", 3, at_least=1)\ntime.sleep(60)', traits='timeout="300ms"')
+
+    assert (run.state, only(run).complete) == (RunState.TIMED_OUT, False)
+
+
 def test_an_exception_is_reported_with_the_line_that_raised_it(here: Node) -> None:
     run = here.make('with ctx.phase("divide"):\n    print(1 / 0)')
 

@@ -42,6 +42,7 @@ def test_evidence_over_a_limit_is_left_out_and_makes_the_attempt_unknown(made: N
     assert len(run.reason) < 2000
     assert len(run.model_dump_json()) < 25_000_000
     assert len(attempt.checks) <= 5000
+    assert not attempt.complete
     assert len({measure.name for measure in attempt.measures}) <= 200
 
 

@@ -100,13 +100,20 @@ def finished(
     return run.id
 
 
-def evidence(*items: Report, step: int = 0, minutes: float = 1) -> list[RunUpdate]:
-    """Return the updates of a step with one attempt that reports these items."""
+def evidence(*items: Report, step: int = 0, minutes: float = 1, complete: bool = False) -> list[RunUpdate]:
+    """Return the updates of a step with one attempt that reports these items; if complete, its job returned."""
     return [
         StepStarted(step=step, at=at(minutes)),
         AttemptStarted(step=step, attempt=1, at=at(minutes), pid=77),
         AttemptReported(step=step, attempt=1, items=items),
-        AttemptFinished(step=step, attempt=1, state=AttemptState.SUCCEEDED, at=at(minutes + 1), exit_code=0),
+        AttemptFinished(
+            step=step,
+            attempt=1,
+            state=AttemptState.SUCCEEDED,
+            at=at(minutes + 1),
+            exit_code=0,
+            complete=complete,
+        ),
         StepFinished(step=step, state=StepState.SUCCEEDED, at=at(minutes + 1)),
     ]
 

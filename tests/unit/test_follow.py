@@ -9,10 +9,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.stores import NOON, at
 
+from maintd.errors import TargetError
+from maintd.job.criterion import Criterion
 from maintd.model.evidence import Check, CheckStatus
-from maintd.model.finding import RANK, Acknowledgement, ChangeKind, Finding, FindingChange, finding_key
+from maintd.model.finding import (
+    RANK,
+    Acknowledgement,
+    ChangeKind,
+    Finding,
+    FindingChange,
+    GoneReason,
+    finding_key,
+)
 from maintd.model.run import Attempt, AttemptState, Run, RunState, Step, StepState, Trigger
-from maintd.operations.follow import MOST_OPEN, follow, is_acknowledged, last_checked, problems
+from maintd.operations.follow import (
+    MOST_OPEN,
+    PlannedEntry,
+    StoredEntry,
+    follow,
+    is_acknowledged,
+    is_observed,
+    last_checked,
+    problems,
+    removed_from_calendar,
+)
 
 OK, WARN, FAIL, UNKNOWN = CheckStatus.OK, CheckStatus.WARN, CheckStatus.FAIL, CheckStatus.UNKNOWN
 
@@ -23,6 +43,11 @@ def seen(name: str, status: CheckStatus, *, optional: bool = False, because: str
     )
 
 
+def silent(name: str) -> Check:
+    """A check of a target that did not answer, as the jobs report it."""
+    return Criterion.from_error(name, TargetError("no route", cause="unreachable")).evaluate()
+
+
 def step(
     *checks: Check,
     name: str = "vacuum",
@@ -30,14 +55,27 @@ def step(
     attempt: AttemptState = AttemptState.FAILED,
     reason: str = 'check "x": observed 3',
     minutes: float = 1,
+    complete: bool = False,
 ) -> Step:
     tried = Attempt(
-        number=1, state=attempt, reason=reason, started_at=at(0), finished_at=at(minutes), checks=tuple(checks)
+        number=1,
+        state=attempt,
+        reason=reason,
+        started_at=at(0),
+        finished_at=at(minutes),
+        complete=complete,
+        checks=tuple(checks),
     )
     return Step(index=0, name=name, job=name, state=state, reason=reason, attempts=(tried,))
 
 
-def run(*steps: Step, id: int = 1, state: RunState = RunState.FAILED, dry_run: bool = False) -> Run:  # noqa: A002
+def run(
+    *steps: Step,
+    id: int = 1,  # noqa: A002
+    state: RunState = RunState.FAILED,
+    dry_run: bool = False,
+    params: dict[str, object] | None = None,
+) -> Run:
     return Run(
         id=id,
         entry="cleanup",
@@ -49,6 +87,7 @@ def run(*steps: Step, id: int = 1, state: RunState = RunState.FAILED, dry_run: b
         started_at=at(0),
         finished_at=at(100),
         dry_run=dry_run,
+        params=params or {},
         steps=steps,
     )
 
@@ -139,7 +178,7 @@ def test_a_finding_keeps_when_it_was_first_seen_and_counts_its_runs() -> None:
 @pytest.mark.parametrize(
     ("ended", "why"),
     [
-        (run(step(state=StepState.SUCCEEDED)), "the check is missing"),
+        (run(step(state=StepState.SUCCEEDED)), "the check is missing, and the job did not run to its end"),
         (run(Step(index=0, name="vacuum", job="vacuum", state=StepState.SKIPPED)), "the step was skipped"),
         (run(Step(index=0, name="vacuum", job="vacuum", state=StepState.PENDING)), "the step did not start"),
         (run(step(seen("x", OK), state=StepState.LOST), state=RunState.LOST), "the step was lost"),
@@ -155,6 +194,112 @@ def test_a_finding_keeps_when_it_was_first_seen_and_counts_its_runs() -> None:
 )
 def test_a_finding_stays_as_it_is_when(ended: Run, why: str) -> None:
     assert [change for change in changes([finding()], ended) if change.finding.check == "x"] == [], why
+
+
+OK_STEP = {"state": StepState.SUCCEEDED, "attempt": AttemptState.SUCCEEDED, "complete": True}
+
+
+@pytest.mark.parametrize(
+    "ended",
+    [
+        run(step(**OK_STEP), state=RunState.SUCCEEDED),
+        run(step(seen("y", OK), **OK_STEP), state=RunState.SUCCEEDED),
+        run(step(seen("y", WARN), state=StepState.WARNED, attempt=AttemptState.WARNED, complete=True)),
+        run(step(seen("y", FAIL), complete=True)),
+        run(step(seen("y", OK), seen("z", UNKNOWN, optional=True), **OK_STEP), state=RunState.SUCCEEDED),
+        run(step(seen("y", OK), **OK_STEP), step(seen("x", FAIL), name="other"), state=RunState.FAILED),
+        run(step(seen("y", OK), **OK_STEP), state=RunState.LOST),  # the step had ended before its node was lost
+    ],
+)
+def test_a_finding_is_gone_when_a_later_run_observed_its_step_without_its_check(ended: Run) -> None:
+    known = finding(acknowledged=FAIL)
+
+    (change,) = [each for each in changes([known], ended) if each.finding.key == known.key]
+
+    assert change.kind is ChangeKind.GONE
+    assert change.finding.gone_reason is GoneReason.NOT_REPORTED
+    assert (change.finding.gone_at, change.finding.last_run_id) == (at(1), 1)
+    assert change.finding.acknowledgement is None
+    assert change.ended is not None
+    assert change.ended.ended_why == "gone: no longer reported"
+    assert not change.notifies(NOON)
+
+
+@pytest.mark.parametrize(
+    ("ended", "why"),
+    [
+        (run(step(seen("y", FAIL))), "a required check or an exception stopped the job"),
+        (run(step(seen("y", OK), state=StepState.TIMED_OUT, attempt=AttemptState.TIMED_OUT)), "its timeout"),
+        (
+            run(step(seen("y", UNKNOWN), state=StepState.UNKNOWN, attempt=AttemptState.UNKNOWN, complete=True)),
+            "the step is unknown",
+        ),
+        (run(step(seen("y", FAIL), seen("z", UNKNOWN), complete=True)), "another check is unknown"),
+        (run(step(silent("y"), complete=True)), "a target did not answer"),
+        (run(step(**OK_STEP), params={"include": ["redis"]}), "the run had params of its own"),
+        (run(step(**OK_STEP), dry_run=True), "a dry run"),
+        (run(step(**OK_STEP), state=RunState.CANCELLED), "the run was cancelled"),
+        (run(step(**OK_STEP, name="other")), "another step"),
+        (run(Step(index=0, name="vacuum", job="vacuum", state=StepState.SKIPPED)), "the step was skipped"),
+        (run(step(state=StepState.LOST, attempt=AttemptState.LOST)), "the step was lost"),
+        (run(step(**OK_STEP, minutes=-20)), "an earlier observation came late"),
+        (run(step(seen("x", UNKNOWN, optional=True), **OK_STEP)), "the check is there, and optional"),
+    ],
+)
+def test_a_finding_whose_check_is_missing_stays_open_when(ended: Run, why: str) -> None:
+    assert [change for change in changes([finding()], ended) if change.finding.check == "x"] == [], why
+
+
+def test_only_the_last_attempt_says_that_a_check_is_missing() -> None:
+    complete = step(seen("y", FAIL), complete=True)
+    aborted = complete.attempts[0].model_copy(update={"number": 2, "complete": False})
+
+    ended = run(complete.model_copy(update={"attempts": (*complete.attempts, aborted)}))
+
+    assert [change.finding.check for change in changes([finding()], ended)] == ["y"]
+
+
+def test_a_finding_that_passed_has_that_reason_and_a_returned_one_none() -> None:
+    (passed,) = changes([finding()], run(step(seen("x", OK))))
+    (returned,) = changes([passed.finding], run(step(seen("x", FAIL), minutes=5), id=2))
+
+    assert passed.finding.gone_reason is GoneReason.PASSED
+    assert (returned.kind, returned.finding.gone_reason) == (ChangeKind.RETURNED, None)
+
+
+STEPS = frozenset({("vacuum", "vacuum")})
+
+
+@pytest.mark.parametrize(
+    ("calendar", "stored", "gone"),
+    [
+        ({}, {"cleanup": StoredEntry(False, "1")}, True),  # the entry was removed
+        ({"cleanup": PlannedEntry("1")}, {"cleanup": StoredEntry(True, "1")}, True),  # the step was removed
+        (
+            {"cleanup": PlannedEntry("1", frozenset({("vacuum", "reindex")}))},
+            {"cleanup": StoredEntry(True, "1")},
+            True,  # the step has another job
+        ),
+        ({"cleanup": PlannedEntry("1", STEPS)}, {"cleanup": StoredEntry(True, "1")}, False),
+        ({"cleanup": PlannedEntry("")}, {"cleanup": StoredEntry(False, "1")}, False),  # not enabled
+        ({}, {"cleanup": StoredEntry(True, "1")}, False),  # in the calendar of another node
+        (
+            {"cleanup": PlannedEntry("1")},
+            {"cleanup": StoredEntry(True, "2")},
+            False,
+        ),  # another node has another version
+        ({}, {}, False),  # a job that was run under its own name
+    ],
+)
+def test_a_finding_is_gone_when_its_entry_or_step_is_no_longer_in_the_calendar(
+    calendar: dict[str, PlannedEntry], stored: dict[str, StoredEntry], gone: bool
+) -> None:
+    found = removed_from_calendar([finding(acknowledged=FAIL), finding(check="y", gone=-3)], calendar, stored, NOON)
+
+    assert [(each.finding.check, each.finding.gone_reason) for each in found] == (
+        [("x", GoneReason.NOT_IN_CALENDAR)] if gone else []
+    )
+    assert all(each.finding.gone_at == NOON and each.ended is not None for each in found)
 
 
 def test_a_check_that_was_ok_in_a_step_before_the_run_was_lost_ends_the_finding() -> None:
@@ -308,6 +453,7 @@ steps = st.builds(
     state=st.sampled_from(list(StepState)),
     attempt=st.sampled_from(list(AttemptState)),
     minutes=st.integers(0, 60),
+    complete=st.booleans(),
 )
 runs = st.builds(
     run,
@@ -316,6 +462,7 @@ runs = st.builds(
     id=st.integers(1, 50),
     state=st.sampled_from([state for state in RunState if state.final]),
     dry_run=st.booleans(),
+    params=st.sampled_from([None, None, {"only": "a"}]),
 )
 
 
@@ -342,6 +489,11 @@ def test_findings_are_consistent_after_any_runs(ended: list[Run]) -> None:
                 assert not worse or change.kind is ChangeKind.WORSE
             assert change.finding.status is not OK
             assert not one.dry_run
+            assert (change.finding.gone_reason is None) == change.finding.open
+            if change.finding.gone_reason is GoneReason.NOT_REPORTED:
+                own = [each for each in one.steps if each.name == change.finding.step]
+                assert any(is_observed(one, each) for each in own)
+                assert all(change.finding.check != check.name for each in own for check in each.attempts[-1].checks)
 
 
 @settings(max_examples=60)
@@ -356,6 +508,24 @@ def test_reviewing_the_same_end_again_changes_nothing(ended: list[Run], last: Ru
 
     assert again == [] or {change.kind for change in again} == {ChangeKind.NEW}
     assert {key: known[key] for key in before} == before
+
+
+@settings(max_examples=60)
+@given(st.lists(runs, max_size=5), runs)
+def test_a_job_that_was_stopped_before_its_end_makes_no_missing_check_gone(ended: list[Run], last: Run) -> None:
+    known: dict[str, Finding] = {}
+    for one in ended:
+        apply(known, one)
+    aborted = tuple(
+        each.model_copy(
+            update={"attempts": tuple(tried.model_copy(update={"complete": False}) for tried in each.attempts)}
+        )
+        for each in last.steps
+    )
+
+    found = apply(known, last.model_copy(update={"steps": aborted}))
+
+    assert GoneReason.NOT_REPORTED not in [change.finding.gone_reason for change in found]
 
 
 @settings(max_examples=60)

@@ -1,0 +1,16 @@
+"""Why a finding is gone, and whether the evidence of an attempt is complete."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+
+
+def upgrade() -> None:
+    # Of attempts until now it is not known, so nothing follows from a check that is missing in them.
+    op.add_column("attempts", sa.Column("complete", sa.Boolean(), server_default=sa.false(), nullable=False))
+    op.add_column("findings", sa.Column("gone_reason", sa.Text(), nullable=True))
+    op.execute("UPDATE findings SET gone_reason = 'passed' WHERE gone_at IS NOT NULL")
