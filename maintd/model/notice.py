@@ -47,6 +47,9 @@ ROUTED_KINDS = (*INCIDENT_KINDS, NoticeKind.RECOVERED, NoticeKind.STILL_FAILING)
 """Kinds that a rule sends to its channels, to others, or not at all."""
 
 
+LATE_AFTER = timedelta(minutes=10)
+"""The grace of an entry whose rules have none: a run that starts so long after it was due is late."""
+
 OWN_PING = "maintd:ping"
 """The name of the channel for pings of maintd itself; no other channel can have it."""
 
@@ -92,7 +95,7 @@ class NoticeRules(Model):
     to: tuple[str, ...] = ()
     kinds: dict[NoticeKind, tuple[str, ...]] = {}  # channels of single kinds instead of `to`; empty: not sent
     critical: bool = False  # sent in quiet hours, too
-    late: Duration | None = timedelta(minutes=10)  # after the due time; None: not sent
+    late: Duration | None = LATE_AFTER  # after the due time; None: not sent
     too_long: Duration | None = None  # None: by `too_long_factor`
     too_long_factor: float | None = 3.0  # of the typical duration; None with `too_long` None: not sent
     remind_first: Duration = timedelta(hours=1)  # after the first notice; doubled for each further one
@@ -134,6 +137,15 @@ class NotifyConfig(Model):
         """All that notices can be sent to, by the name in their rows: channels, and monitors that expect pings."""
         pings = [*self.pings.values(), *([] if self.own_ping is None else [self.own_ping.channel])]
         return {**self.channels, **{channel.name: channel for channel in pings}}
+
+    def grace_of(self, entry: str) -> timedelta:
+        """How much later than due the run of an entry may start; also where nothing is sent about it."""
+        return self.rules_of(entry).late or LATE_AFTER
+
+    @property
+    def least_grace(self) -> timedelta:
+        """The shortest grace of all entries."""
+        return min(rules.late or LATE_AFTER for rules in (self.rules, *self.entries.values()))
 
     def rules_of(self, entry: str) -> NoticeRules:
         """The rules of an entry; of maintd itself for any other name."""

@@ -37,8 +37,9 @@ class FindingDetail(ListedFinding):
 class Summary(Model):
     """The runs that were queued in a period, without dry runs, and the findings since its start.
 
-    `ran` are those that ended; `failed` includes timed out and lost. `late` started later than their entry allows, if
-    notices are configured. `missed` were skipped although their work had to be done.
+    `ran` are those that ended; `failed` includes timed out and lost. `late` started, or still wait, later after their
+    due time than their entry allows (`notify: late`, by default 10 minutes). `missed` were skipped although their work
+    had to be done.
     """
 
     since: Instant

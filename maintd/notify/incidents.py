@@ -28,6 +28,7 @@ from maintd.notify.selection import (
     reminder_channels,
     send_at,
 )
+from maintd.operations.period import summary_of
 from maintd.operations.review import Review
 from maintd.operations.watchdog import Missing, MissingKind
 from maintd.present import utc_minute
@@ -47,7 +48,7 @@ from maintd.store.notices import (
     open_incidents,
     set_reminder,
 )
-from maintd.store.period import FindingSummary, PeriodSummary, finding_summary, period_summary
+from maintd.store.period import FindingSummary, PeriodSummary, finding_summary
 from maintd.store.runs import overdue_runs, running_runs
 from maintd.units import duration_text, format_duration, plural, utc_text
 
@@ -357,7 +358,7 @@ class IncidentRecorder:
 
         def transaction(conn: Connection) -> int:
             since = at - timedelta(days=1)
-            summary, findings = period_summary(conn, since, at), finding_summary(conn, since, at)
+            summary, findings = summary_of(conn, config, since, at, now), finding_summary(conn, since, at)
             text = digest_text(summary, findings, open_incidents(conn), at, self._around(conn))
             new = _notices(config, NoticeKind.DIGEST, missing, key, text, None, now, critical=True)
             return add_notices(conn, [notice.model_copy(update={"critical": False}) for notice in new], now)

@@ -62,9 +62,6 @@ from maintd.web.server import web_server
 
 log = structlog.get_logger()
 
-LATE_AFTER = timedelta(minutes=10)
-"""A run that starts so long after it could have is missing, unless the rules of notices say otherwise."""
-
 STALLED = timedelta(seconds=60)
 """The daemon is unhealthy when one iteration of its loop takes longer than this."""
 
@@ -288,7 +285,7 @@ class Daemon:
         return self.watchdog.check(self.store.now())
 
     def _lateness_allowed(self, entry: str) -> timedelta:
-        return self.reloader.calendar.notify.rules_of(entry).late or LATE_AFTER
+        return self.reloader.calendar.notify.grace_of(entry)
 
     def _notifier(self) -> Notifier:
         settings = self.settings

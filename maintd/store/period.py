@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import BigInteger, Interval, func, literal, select, type_coerce
 from sqlalchemy.engine import Connection
+from sqlalchemy.types import TIMESTAMP
 
 from maintd.model.finding import GoneReason
-from maintd.model.notice import NoticeKind
 from maintd.model.run import RunState, SkipReason
-from maintd.store.tables import IS_OPEN, findings, incidents, runs
+from maintd.store.tables import IS_OPEN, MICROSECOND, UtcDateTime, entries, findings, runs
 
 NOT_DONE = (SkipReason.MISSED, SkipReason.MISFIRE, SkipReason.DEPENDENCY)
 """Reasons for which a due time was skipped although its work had to be done."""
@@ -26,9 +26,9 @@ class PeriodSummary(NamedTuple):
     unknown: int
     failed: int
     cancelled: int
-    late: int
     missed: int
     unfinished: int
+    late: int = 0  # counted by `maintd.operations.lateness`
 
 
 class FindingSummary(NamedTuple):
@@ -75,9 +75,6 @@ def period_summary(conn: Connection, since: datetime, until: datetime) -> Period
     def in_states(*states: RunState) -> int:
         return sum(count for state, _, count in found if state in states)
 
-    late = select(func.count()).where(
-        incidents.c.kind == NoticeKind.LATE.value, incidents.c.opened_at >= since, incidents.c.opened_at < until
-    )
     return PeriodSummary(
         ran=sum(count for state, _, count in found if state.final and state is not RunState.SKIPPED),
         ok=in_states(RunState.SUCCEEDED),
@@ -85,7 +82,31 @@ def period_summary(conn: Connection, since: datetime, until: datetime) -> Period
         unknown=in_states(RunState.UNKNOWN),
         failed=in_states(RunState.FAILED, RunState.TIMED_OUT, RunState.LOST),
         cancelled=in_states(RunState.CANCELLED),
-        late=conn.execute(late).scalar_one(),
         missed=sum(count for _, reason, count in found if reason in [item.value for item in NOT_DONE]),
         unfinished=sum(count for state, _, count in found if not state.final),
     )
+
+
+class Start(NamedTuple):
+    """When a run was due and when it started; for one that waits, the time of the question."""
+
+    entry: str
+    due_at: datetime
+    started_at: datetime
+
+
+def late_starts(conn: Connection, since: datetime, until: datetime, now: datetime, least: timedelta) -> list[Start]:
+    """The runs with `queued_at` in [since, until) and a due time that started, or still wait, more than `least` after
+    it. Dry runs, and runs that never started, are left out."""
+    started = func.coalesce(runs.c.started_at, literal(now, UtcDateTime()))
+    sqlite = conn.dialect.name == "sqlite"
+    moment = BigInteger() if sqlite else TIMESTAMP(timezone=True)
+    margin = literal(least // MICROSECOND) if sqlite else literal(least, Interval())
+    query = (
+        select(entries.c.name, runs.c.due_at, type_coerce(started, UtcDateTime()).label("started_at"))
+        .join_from(runs, entries, entries.c.id == runs.c.entry_id)
+        .where(runs.c.queued_at >= since, runs.c.queued_at < until, runs.c.dry_run.is_(False))
+        .where(runs.c.due_at.is_not(None), runs.c.started_at.is_not(None) | (runs.c.state == RunState.QUEUED.value))
+        .where(type_coerce(started, moment) > type_coerce(runs.c.due_at, moment) + margin)
+    )
+    return [Start(row.name, row.due_at, row.started_at) for row in conn.execute(query)]

@@ -141,6 +141,7 @@ class EndedRun(NamedTuple):
     lateness: timedelta | None  # from the due time to the start
     lock_wait: timedelta | None  # of all steps with locks together
     dry_run: bool
+    due_at: datetime | None = None
 
 
 def _ended_run(row: Any, lock_wait: timedelta | None) -> EndedRun:
@@ -154,6 +155,7 @@ def _ended_run(row: Any, lock_wait: timedelta | None) -> EndedRun:
         lateness=None if started is None or due is None else started - due,
         lock_wait=lock_wait,
         dry_run=row.dry_run,
+        due_at=due,
     )
 
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
+from maintd.errors import MaintdError
 from maintd.operations import OperatorService
+from maintd.operations.lateness import allowed_lateness, is_late
+from maintd.operations.period import notify_config
 from maintd.store.run_events import EndedRun
 
 MAX_ENTRIES = 1000
@@ -64,6 +68,7 @@ class RunCounters:
         self._runs: Counter[tuple[str, str]] = Counter()
         self._skipped: Counter[tuple[str, str]] = Counter()
         self._durations: dict[str, Histogram] = {}
+        self._late: Counter[str] = Counter()
         self._lateness: dict[str, Histogram] = {}
         self._lock_waits: dict[str, Histogram] = {}
 
@@ -75,8 +80,9 @@ class RunCounters:
                 return
             for _ in range(MAX_PAGES):
                 last, ended = service.store.run_events.ends_after(self._after, PAGE)
+                allowed = _allowed_lateness(service)
                 for run in ended:
-                    self._count(run)
+                    self._count(run, allowed)
                 self._after = last
                 if len(ended) < PAGE:
                     return
@@ -86,6 +92,12 @@ class RunCounters:
         with self._lock:
             yield _counter("maintd_entry_runs", "Ended runs by final state", "state", self._runs)
             yield _counter("maintd_entry_skipped", "Due times without a run, by reason", "reason", self._skipped)
+            late = CounterMetricFamily(
+                "maintd_entry_late", "Ended runs that had started later than their entry allows", labels=("entry",)
+            )
+            for entry in sorted(self._entries | set(self._late)):
+                late.add_metric((entry,), float(self._late[entry]))
+            yield late
             for name, text, found in (
                 ("maintd_run_duration_seconds", "Duration of runs", self._durations),
                 ("maintd_run_lateness_seconds", "Time from the due time to the start", self._lateness),
@@ -96,8 +108,10 @@ class RunCounters:
                     family.add_metric((entry,), histogram.buckets(), histogram.total)
                 yield family
 
-    def _count(self, run: EndedRun) -> None:
+    def _count(self, run: EndedRun, allowed: Callable[[EndedRun], timedelta]) -> None:
         entry = self._named(run.entry)
+        if run.lateness is not None and not run.dry_run and is_late(run.lateness, allowed(run)):
+            self._late[entry] += 1
         self._runs[entry, run.state.value] += 1
         if run.skip_reason is not None:
             self._skipped[entry, run.skip_reason.value] += 1
@@ -114,6 +128,22 @@ class RunCounters:
             return OTHER
         self._entries.add(entry)
         return entry
+
+
+def _allowed_lateness(service: OperatorService) -> Callable[[EndedRun], timedelta]:
+    """How late a run with a due time may start, by the active calendar."""
+    config = notify_config(service)
+    try:
+        rules = {entry.name: entry.rule for entry in service.calendar().entries}
+    except MaintdError:
+        rules = {}
+
+    def allowed(run: EndedRun) -> timedelta:
+        if run.due_at is None:
+            return timedelta(0)
+        return allowed_lateness(config, run.entry, rules.get(run.entry), run.due_at)
+
+    return allowed
 
 
 def _counter(name: str, text: str, label: str, found: Counter[tuple[str, str]]) -> Metric:
