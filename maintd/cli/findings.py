@@ -34,7 +34,7 @@ def findings_command(
     """List findings: checks that are not ok, with since when.
 
     The worst come first. A finding is open until its check is ok in a later run, or no
-    longer made: --all says which. Acknowledge one with: maintd ack KEY
+    longer made; --all shows the reason. Acknowledge one with: maintd ack KEY
 
     Example: maintd findings --area weekly-cleanup --since 7d
     """

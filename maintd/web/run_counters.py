@@ -108,7 +108,7 @@ class RunCounters:
                     family.add_metric((entry,), histogram.buckets(), histogram.total)
                 yield family
 
-    def _count(self, run: EndedRun, allowed: Callable[[EndedRun], timedelta]) -> None:
+    def _count(self, run: EndedRun, allowed: Callable[[EndedRun], timedelta] = lambda run: timedelta.max) -> None:
         entry = self._named(run.entry)
         if run.lateness is not None and not run.dry_run and is_late(run.lateness, allowed(run)):
             self._late[entry] += 1

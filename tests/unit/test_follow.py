@@ -250,7 +250,7 @@ def test_a_finding_whose_check_is_missing_stays_open_when(ended: Run, why: str) 
     assert [change for change in changes([finding()], ended) if change.finding.check == "x"] == [], why
 
 
-def test_only_the_last_attempt_says_that_a_check_is_missing() -> None:
+def test_only_the_last_attempt_decides_whether_a_check_is_missing() -> None:
     complete = step(seen("y", FAIL), complete=True)
     aborted = complete.attempts[0].model_copy(update={"number": 2, "complete": False})
 

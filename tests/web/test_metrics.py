@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from prometheus_client.parser import text_string_to_metric_families
-from support.stores import claim, queue
+from support.stores import at, claim, queue
 from support.web_services import FULL, NOON, Client, Harness, run_with
 
 from maintd.model.evidence import Measure
@@ -150,6 +150,19 @@ def test_ends_of_runs_are_counted_from_the_first_scrape_on(served: Harness, page
     assert of(found, "maintd_run_duration_seconds_bucket", entry="probe", le="300.0") == 1
     assert of(found, "maintd_run_duration_seconds_bucket", entry="probe", le="+Inf") == 2
     assert of(again, "maintd_entry_runs_total", entry="probe", state="failed") == 1
+
+
+def test_the_late_runs_of_the_metrics_are_those_of_the_summary(served: Harness, page: Client) -> None:
+    run_with(served.store, "probe", 0)
+    scraped(page)
+    for minutes, late in ((10, timedelta(minutes=10)), (20, timedelta(minutes=10, microseconds=1))):
+        run_with(served.store, "probe", minutes, due_at=at(minutes) - late)
+    served.clock.advance(timedelta(hours=1))
+
+    found = scraped(page)
+    summary = page.get("/api/v1/summary?since=2020-01-01T00:00Z&until=2100-01-01T00:00Z").json
+
+    assert of(found, "maintd_entry_late_total", entry="probe") == summary["late"] == 1
 
 
 def test_queue_age_store_errors_and_calendar_are_exported(served: Harness, page: Client) -> None:
