@@ -133,11 +133,12 @@ def _connected(place: Place, limit: Callable[[_socket.socket], None]) -> Any:
     context = None
     if place.scheme == "https":
         import socket
-        import ssl
+
+        from maintd.tls import verifying_context
 
         kind = socket.socket
         try:
-            context = ssl.create_default_context(cafile=place.ca_file)
+            context = verifying_context(place.ca_file)
         except OSError as error:
             raise ValueError("the certificates cannot be read") from error
     # As bytes: for text, Python imports its codec of international names.

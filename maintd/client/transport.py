@@ -215,9 +215,10 @@ def _tls_context(ca_file: str | None, verify: bool) -> ssl.SSLContext:
     import ssl
 
     from maintd.errors import UsageError
+    from maintd.tls import verifying_context
 
     try:
-        context = ssl.create_default_context(cafile=ca_file)
+        context = verifying_context(ca_file)
     except OSError as error:  # ssl.SSLError too: the file has no certificate
         raise UsageError(
             f'cannot read certificates from "{ca_file}": {error.strerror or error}', "correct --ca-file"

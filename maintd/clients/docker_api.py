@@ -6,6 +6,7 @@ The SDK reads any answer to its end, however long it is or takes, and follows re
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from maintd.clients.bounded import JsonLimits, inflate, parse_json
 from maintd.clients.deadline import Deadline
 from maintd.errors import TargetError
+from maintd.tls import verifying_context
 from maintd.units import format_size
 
 ANSWER_LIMIT = 64 << 20  # bytes; an engine with 10,000 images lists them in about 10 MiB
@@ -56,8 +58,10 @@ class BoundedClient(APIClient):
             path = f"/{url.removeprefix('unix://').lstrip('/')}"
             self.mount("http+docker://", _UnixAdapter(f"http+unix://{path}", seconds, self._watch))
         else:
+            tls = verify and self.base_url.startswith("https:")
+            context = verifying_context(ca_file) if tls else None
             for scheme in ("http://", "https://"):
-                self.mount(scheme, _TcpAdapter(self._watch))
+                self.mount(scheme, _TcpAdapter(self._watch, context))
 
     @contextmanager
     def each_within(self, timeout: timedelta) -> Iterator[None]:
@@ -205,9 +209,15 @@ def _watched(base: type[Any], watch: Watch) -> type[Any]:
 
 
 class _TcpAdapter(HTTPAdapter):
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Watch, context: ssl.SSLContext | None) -> None:
         self._watch = watch
+        self._context = context
         super().__init__()
+
+    def build_connection_pool_key_attributes(self, *args: Any, **options: Any) -> Any:
+        """As requests has it, with the context that verifies."""
+        host, pool = super().build_connection_pool_key_attributes(*args, **options)
+        return host, pool if self._context is None else {**pool, "ssl_context": self._context}
 
     def init_poolmanager(self, *sizes: Any, **options: Any) -> None:
         super().init_poolmanager(*sizes, **options)

@@ -21,6 +21,7 @@ from maintd.errors import TargetError
 from maintd.job.references import resolved
 from maintd.model.evidence import Scalar
 from maintd.model.target import AlertmanagerTarget, HttpTarget, PrometheusTarget
+from maintd.tls import verifying_context
 from maintd.units import seconds_text
 
 HEALTH_LIMIT = 64 * 1024  # bytes of the answer of a health endpoint
@@ -279,7 +280,7 @@ def _verify(url: str, ca_file: Path | None, verify: bool) -> ssl.SSLContext | bo
     """The certificates to trust; False only where there are none to check: `verify: false`, or the scheme http."""
     if not verify or httpx.URL(url).scheme == "http":  # in lower case, as httpx itself reads it
         return False  # loading the system's certificates takes 20 ms
-    return ssl.create_default_context(cafile=ca_file)
+    return verifying_context(ca_file)
 
 
 def _error(url: str, seconds: float, error: httpx.HTTPError) -> TargetError:

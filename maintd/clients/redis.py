@@ -28,6 +28,7 @@ from maintd.clients.causes import cause_of
 from maintd.errors import TargetError
 from maintd.job.references import resolved
 from maintd.model.target import RedisTarget
+from maintd.tls import NOT_REQUIRED
 
 Command = Sequence[str | int]
 Info = Mapping[str, str | int | float]
@@ -193,8 +194,10 @@ def _certificates(target: RedisTarget) -> dict[str, Any]:
     """What to trust; only a connection over TLS takes these options."""
     if not target.url.lower().startswith("rediss:"):
         return {}
+    if not target.verify:
+        return {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
     trusted = {"ssl_ca_certs": str(target.ca_file)} if target.ca_file else {}
-    return trusted if target.verify else {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
+    return {**trusted, "ssl_exclude_verify_flags": [NOT_REQUIRED]}
 
 
 def refuses_writes(error: TargetError) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -124,6 +126,31 @@ server = pytest.mark.server
 def test_the_certificate_of_the_targets_own_authority_is_accepted(
     servers: Servers, authorities: Authorities, kind: str
 ) -> None:
+    ask(kind, "https", servers.secured[kind], ca_file=authorities.right.ca_file)
+
+
+@engine
+@server
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_authority_that_only_python_3_13_refuses_is_accepted_by_every_version(
+    servers: Servers, authorities: Authorities, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_default = ssl.create_default_context
+
+    def as_python_3_13_has_it(**options: Any) -> ssl.SSLContext:
+        context = by_default(**options)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", as_python_3_13_has_it)
+    strict = as_python_3_13_has_it(cafile=authorities.right.ca_file)
+    address = ("127.0.0.1", servers.secured[kind])
+
+    with (
+        socket.create_connection(address, timeout=20) as plain,
+        pytest.raises(ssl.SSLCertVerificationError, match="key usage"),
+    ):
+        strict.wrap_socket(plain, server_hostname="127.0.0.1")
     ask(kind, "https", servers.secured[kind], ca_file=authorities.right.ca_file)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -195,7 +196,8 @@ def test_a_vacuum_that_is_silently_skipped_without_ownership_fails(db: Database)
 
     check = result.check("main: vacuum of public.events")
     assert check.status is CheckStatus.FAIL
-    assert "only table or database owner can vacuum it" in str(check.observed)
+    # The words of Postgres 15 and 17.
+    assert re.search("only table or database owner can vacuum it|permission denied to vacuum", str(check.observed))
     assert check.hint.startswith("GRANT postgres TO")
     assert dead(db) == 4500
 
