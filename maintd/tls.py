@@ -14,7 +14,7 @@ an update of the operating system. Signatures, dates and names are verified as b
 
 
 def verifying_context(ca_file: str | PathLike[str] | None = None) -> ssl.SSLContext:
-    """A context that verifies certificate and name, by this file's authorities or those of the system. Raises OSError."""
+    """A context that verifies certificate and name, by the authorities of a file or of the system. Raises OSError."""
     context = ssl.create_default_context(cafile=ca_file)
     context.verify_flags &= ~NOT_REQUIRED
     return context
