@@ -11,7 +11,7 @@ from itertools import combinations, islice
 from maintd.calendar.entries import ReadEntry, schedule_node
 from maintd.calendar.value_readers import NodeReader, unknown
 from maintd.config.yaml_tree import Node
-from maintd.model.entry import Entry, LockMode, Rule
+from maintd.model.entry import Entry, LockMode, OnFailure, Proof, Rule
 from maintd.schedule import Schedule, compile_rule, first_outside, local_text, upcoming
 from maintd.units import format_duration
 
@@ -33,6 +33,8 @@ def check_entries(scope: NodeReader, read: Sequence[ReadEntry], now: datetime) -
     names = [each.key.text for each in read]
     _formerly(scope, read, set(names))
     _after(scope, read, sorted(names))
+    _follow_ups(scope, read, sorted(names))
+    _gates(scope, read, sorted(names))
     timed = [
         _Timed(each.entry, each.entry.rule, compile_rule(each.entry.rule), each)
         for each in read
@@ -92,6 +94,51 @@ def _after(scope: NodeReader, read: Sequence[ReadEntry], names: list[str]) -> No
             reported.update(cycle)
             chain = " needs ".join(f'"{link}"' for link in (*cycle, cycle[0]))
             within.error(node, f"after: a cycle, none of them can ever start: {chain}; remove one after")
+
+
+def _follow_ups(scope: NodeReader, read: Sequence[ReadEntry], names: list[str]) -> None:
+    """Errors of `on_failure: {run: …}`."""
+    for each in read:
+        if each.entry is None or "on_failure" not in each.fields:
+            continue
+        within, node = scope.within(f'entry "{each.key.text}"'), each.fields["on_failure"][1]
+        policy, steps = each.entry.policy, each.entry.steps
+        other = policy.on_failure_run
+        if other and other not in names:
+            within.error(node, f"on_failure: {unknown('entry', other, names, 'name an entry of this calendar')}")
+        elif other == each.entry.name:
+            within.error(node, "on_failure: the entry cannot run itself; use retries, or another entry")
+        if policy.on_failure is OnFailure.UNDO and not any(step.undoes for step in steps):
+            within.error(node, "on_failure: undo has nothing to undo; give a step an undo: {job: NAME}")
+
+
+def _gates(scope: NodeReader, read: Sequence[ReadEntry], names: list[str]) -> None:
+    """Errors of gates that can never be passed: a proof of what does not exist, or comes later."""
+    for each in read:
+        if each.entry is None or "steps" not in each.fields:
+            continue
+        main = [step for step in each.entry.steps if not step.always and not step.undoes]
+        nodes = scope.items(each.fields["steps"][1])
+        within = scope.within(f'entry "{each.key.text}": gate')
+        for index, (step, node) in enumerate(zip(main, nodes, strict=False)):
+            earlier = [before.name for before in main[:index] if before.gate is None]
+            for item in () if step.gate is None else step.gate.checklist:
+                if item.proof is not None:
+                    problem = _proof_problem(item.proof, each.key.text, names, earlier)
+                    if problem:
+                        within.error(node, f'"{item.text}": proof: {problem}')
+
+
+def _proof_problem(proof: Proof, own: str, names: list[str], earlier: list[str]) -> str | None:
+    """Why a proof can never be there; None when it can."""
+    if proof.entry is not None:
+        if proof.entry == own:
+            return "an entry cannot prove itself; name another entry, or a step"
+        return None if proof.entry in names else unknown("entry", proof.entry, names, "name an entry of this calendar")
+    name = proof.step if proof.step is not None else (proof.check or "").partition("/")[0]
+    if name in earlier:
+        return None
+    return unknown("step", name, earlier, f"steps before this gate: {', '.join(earlier) or 'none'}")
 
 
 def _find_cycle(start: str, needs: Mapping[str, str]) -> list[str] | None:

@@ -9,13 +9,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from maintd.calendar.policies import POLICY_KEYS, read_after, read_locks, read_policy
+from maintd.calendar.procedures import read_on_failure, read_window, with_undo
 from maintd.calendar.steps import StepReader, with_unique_names
 from maintd.calendar.value_readers import NodeReader, overlaid
 from maintd.config.yaml_tree import Node, ScalarNode
 from maintd.model.entry import After, Entry, Policy, Rule, ScheduleKind, StepPlan
 from maintd.schedule import compile_rule, describe, uneven_steps, zone_problem
 
-DEFAULT_KEYS = (*POLICY_KEYS, "jitter")
+DEFAULT_KEYS = (*POLICY_KEYS, "on_failure", "jitter")
 SCHEDULE_KEYS = ("schedule", "cron", "oncalendar", "every", "at")
 ENTRY_KEYS = (
     "title",
@@ -27,6 +28,8 @@ ENTRY_KEYS = (
     "steps",
     "always",
     *POLICY_KEYS,
+    "on_failure",
+    "window",
     "after",
     "locks",
     "jitter",
@@ -74,7 +77,8 @@ def read_defaults(scope: NodeReader, node: Node | None, timezone: str) -> Defaul
         return Defaults(timezone, {})
     within = scope.within("defaults")
     fields = within.fields(node, "defaults", DEFAULT_KEYS)
-    return Defaults(timezone, read_policy(within, fields, timezone), _jitter(within, fields) or timedelta(0))
+    policy = {**read_policy(within, fields, timezone), **_on_failure(within, fields)}
+    return Defaults(timezone, policy, _jitter(within, fields) or timedelta(0))
 
 
 def read_entry(
@@ -88,7 +92,10 @@ def read_entry(
         within.error(key, "a name has at most 100 letters, digits, - _ and ., and begins with a letter or a digit")
     fields = within.fields(node, "an entry", ENTRY_KEYS)
     timezone = _timezone(within, fields) or defaults.timezone
-    policy = Policy(**{**defaults.policy, **read_policy(within, fields, timezone)})
+    given = {**read_policy(within, fields, timezone), **_on_failure(within, fields)}
+    policy = Policy(**{**defaults.policy, **given})
+    if "window" in fields:
+        policy = policy.model_copy(update={"window": read_window(within, fields["window"][1])})
     after = read_after(within, fields["after"][1]) if "after" in fields else None
     if after is not None:
         policy = policy.model_copy(update={"after": after})
@@ -166,9 +173,17 @@ def _rule(scope: NodeReader, fields: _Fields, timezone: str, jitter: timedelta) 
     return rule
 
 
+def _on_failure(scope: NodeReader, fields: _Fields) -> dict[str, Any]:
+    if "on_failure" not in fields:
+        return {}
+    how, run = read_on_failure(scope, fields["on_failure"][1])
+    return {"on_failure_run": run} | ({} if how is None else {"on_failure": how})
+
+
 def _steps(scope: NodeReader, key: ScalarNode, fields: _Fields, steps: StepReader) -> tuple[StepPlan, ...]:
     locks = read_locks(scope, fields["locks"][1]) if "locks" in fields else {}
     found: list[StepPlan] = []
+    undo: list[StepPlan | None] = []
     if "job" in fields and "steps" in fields:
         scope.error(fields["job"][0], "an entry has job or steps, not both; make the job the first of the steps")
     elif "job" in fields:
@@ -178,14 +193,17 @@ def _steps(scope: NodeReader, key: ScalarNode, fields: _Fields, steps: StepReade
     elif "steps" in fields:
         if "params" in fields:
             scope.error(fields["params"][0], "params belong to a step; write steps: [{job: NAME, params: {…}}]")
-        found += steps.steps(scope, fields["steps"][1], locks, always=False)
+        read = steps.steps_with_undo(scope, fields["steps"][1], locks, always=False)
+        found += [step for step, _ in read]
+        undo += [undoing for _, undoing in read]
         if not scope.items(fields["steps"][1]):
             scope.error(fields["steps"][1], "steps is empty; name at least one job")
     else:
         scope.error(key, "the entry has no steps; write steps: [NAME, …] or job: NAME")
     if "always" in fields:
         found += steps.steps(scope, fields["always"][1], locks, always=True)
-    return with_unique_names(found)
+    named = with_unique_names(found)
+    return with_undo(named, {step.name: each for step, each in zip(named, undo, strict=False) if each is not None})
 
 
 def _warn(scope: NodeReader, entry: Entry, fields: _Fields, now: datetime) -> None:

@@ -241,8 +241,8 @@ def _entries(
 def _without_secrets(entry: Entry, jobs: Jobs, secrets: dict[str, str]) -> Entry:
     steps = []
     for step in entry.steps:
-        job = jobs[step.job]
         if step.params:
+            job = jobs[step.job]
             # Which params of a broken job are secret is not known.
             schema = job.params_schema if isinstance(job, JobDescription) else ALL_SECRET
             reference = collect_into(secrets, f"{entry.name}.{step.name}")

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
+from enum import StrEnum
 from typing import Any
 
 from maintd.calendar.value_readers import NodeReader, kind
 from maintd.config.yaml_tree import Node, ScalarNode, SequenceNode
-from maintd.model.entry import After, Blackout, CatchUp, LockMode, OnFailure, Overlap
+from maintd.model.entry import After, AfterCrash, Blackout, CatchUp, LockMode, Overlap
 from maintd.schedule import blackout_problem
 
 POLICY_KEYS = (
     "timeout",
     "retries",
     "retry_backoff",
-    "on_failure",
     "overlap",
+    "after_crash",
+    "hold_locks",
     "catch_up",
     "catch_up_window",
     "misfire",
     "lock_wait",
     "blackout",
 )
-"""Keys of `defaults` and of an entry; they are the fields of `Policy`."""
+"""Keys of `defaults` and of an entry that are fields of `Policy` by themselves."""
 
 MAX_RETRIES = 20
 
 _DURATIONS = ("timeout", "retry_backoff", "catch_up_window", "misfire", "lock_wait")
 _MAY_BE_ZERO = ("retry_backoff", "catch_up_window", "lock_wait")
+_CHOICES: dict[str, type[StrEnum]] = {"overlap": Overlap, "catch_up": CatchUp, "after_crash": AfterCrash}
 _BLACKOUT_KEYS = ("name", "date", "first", "last", "holidays", "cron", "lasting")
 _LOCK_MODES: tuple[LockMode, ...] = ("shared", "exclusive")
 
@@ -95,9 +98,11 @@ def _read(scope: NodeReader, key: str, node: Node, timezone: str) -> Any:
         return scope.duration(node, key) if key in _MAY_BE_ZERO else read_positive(scope, node, key)
     if key == "retries":
         return scope.number(node, key, 0, MAX_RETRIES)
+    if key == "hold_locks":
+        return scope.flag(node, key)
     if key == "blackout":
         return read_blackouts(scope, node, timezone)
-    return scope.choice(node, key, {"on_failure": OnFailure, "overlap": Overlap, "catch_up": CatchUp}[key])
+    return scope.choice(node, key, _CHOICES[key])
 
 
 def _blackout(scope: NodeReader, node: Node, timezone: str) -> Blackout | None:

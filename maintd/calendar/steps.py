@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from maintd.calendar.policies import MAX_RETRIES, read_locks, read_positive
+from maintd.calendar.procedures import read_gate
 from maintd.calendar.value_readers import NodeReader, kind, overlaid, unknown
 from maintd.config.yaml_tree import MappingNode, Node, ScalarNode, key_at, value_of
-from maintd.model.entry import LockMode, OnFailure, StepPlan
+from maintd.model.entry import LockMode, OnFailure, StepPlan, When
 from maintd.model.job import BrokenJob, JobDescription
 
 if TYPE_CHECKING:
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 Jobs = Mapping[str, JobDescription | BrokenJob]
 ValidateAll = Callable[[Sequence[tuple[str, Mapping[str, Any]]]], "list[list[ParamProblem]]"]
 
-STEP_KEYS = ("job", "params", "timeout", "retries", "on_failure", "always", "locks")
+STEP_KEYS = ("job", "params", "timeout", "retries", "on_failure", "always", "when", "undo", "locks")
 
-_GATES = ("gate", "approve", "approval")
-_NOT_SUPPORTED = "gates and approvals are not supported; remove it, and trigger the entry manually"
+GATE = "gate"
+"""The name of a step that is a gate."""
 
 
 @dataclass
@@ -53,8 +54,14 @@ class StepReader:
 
     def steps(self, scope: NodeReader, node: Node, locks: Mapping[str, LockMode], *, always: bool) -> list[StepPlan]:
         """The valid steps of a list, named after their jobs; see `with_unique_names`."""
+        return [step for step, _ in self.steps_with_undo(scope, node, locks, always=always)]
+
+    def steps_with_undo(
+        self, scope: NodeReader, node: Node, locks: Mapping[str, LockMode], *, always: bool
+    ) -> list[tuple[StepPlan, StepPlan | None]]:
+        """Like `steps`, each with the step that undoes it."""
         read = [self._step(scope, item, locks, always) for item in scope.items(node)]
-        return [step for step in read if step is not None]
+        return [found for found in read if found is not None]
 
     def one(
         self, scope: NodeReader, job: Node, params: Node | None, locks: Mapping[str, LockMode], **options: Any
@@ -81,19 +88,19 @@ class StepReader:
             **options,
         )
 
-    def _step(self, scope: NodeReader, node: Node, locks: Mapping[str, LockMode], always: bool) -> StepPlan | None:
+    def _step(
+        self, scope: NodeReader, node: Node, locks: Mapping[str, LockMode], always: bool
+    ) -> tuple[StepPlan, StepPlan | None] | None:
         if isinstance(node, ScalarNode):
-            return self.one(scope, node, None, locks, always=always)
+            return _alone(self.one(scope, node, None, locks, always=always))
         if not isinstance(node, MappingNode) or not node.items:
             scope.error(node, f"a step must be the name of a job or a mapping, not {kind(node)}")
             return None
         keys = [key for key, _ in node.items]
-        gate = next((key for key in keys if key.text in _GATES), None)
-        if gate is not None:
-            scope.error(gate, f'"{gate.text}": {_NOT_SUPPORTED}')
-            return None
+        if any(key.text == GATE for key in keys):
+            return _alone(_gate(scope, node, always))
         if len(keys) == 1 and keys[0].text != "job":
-            return self.one(scope, keys[0], node.items[0][1], locks, always=always)
+            return _alone(self.one(scope, keys[0], node.items[0][1], locks, always=always))
         if not any(key.text == "job" for key in keys):
             name = next((key.text for key in keys if key.text in self.jobs), keys[0].text)
             scope.error(
@@ -111,14 +118,38 @@ class StepReader:
             options["retries"] = within.number(fields["retries"], "retries", 0, MAX_RETRIES)
         if "on_failure" in fields:
             options["on_failure"] = within.choice(fields["on_failure"], "on_failure", OnFailure)
+            if options["on_failure"] is OnFailure.UNDO:
+                within.error(fields["on_failure"], "on_failure: undo is for the whole entry; write it there")
         if "always" in fields:
             options["always"] = within.flag(fields["always"], "always") or always
+        if "when" in fields:
+            options["when"] = within.choice(fields["when"], "when", When) or When.ALWAYS
+            if not options["always"]:
+                within.error(
+                    fields["when"], "when is for steps of `always`; a step of `steps` runs after the one before"
+                )
         if "locks" in fields:
             locks = _merge_locks(locks, read_locks(within, fields["locks"]))
+        undo = None
+        if "undo" in fields:
+            if options["always"]:
+                within.error(fields["undo"], "a step of `always` cannot be undone; move it to `steps`")
+            undo = self._undo(within, fields["undo"], locks)
         step = self.one(scope, fields["job"], fields.get("params"), locks, **options)
         if step is not None and step.retries and not step.repeatable:
             within.warn(fields["retries"], f'retries has no effect: job "{step.job}" is not repeatable')
-        return step
+        return None if step is None else (step, undo)
+
+    def _undo(self, scope: NodeReader, node: Node, locks: Mapping[str, LockMode]) -> StepPlan | None:
+        """`undo: JOB`, or `undo: {job: JOB, params: {…}, timeout: 5m}`."""
+        if isinstance(node, ScalarNode):
+            return self.one(scope, node, None, locks)
+        fields = {key: value for key, (_, value) in scope.fields(node, "undo", ("job", "params", "timeout")).items()}
+        if "job" not in fields:
+            scope.error(node, "undo names the job that undoes the step, as undo: {job: service_unhalt}")
+            return None
+        timeout = read_positive(scope, fields["timeout"], "timeout") if "timeout" in fields else None
+        return self.one(scope, fields["job"], fields.get("params"), locks, timeout=timeout)
 
     def _params(
         self, scope: NodeReader, job: Node, node: Node | None, known: JobDescription | BrokenJob
@@ -144,13 +175,27 @@ class StepReader:
         return values
 
 
+def _alone(step: StepPlan | None) -> tuple[StepPlan, None] | None:
+    return None if step is None else (step, None)
+
+
+def _gate(scope: NodeReader, node: MappingNode, always: bool) -> StepPlan | None:
+    """`gate: {…}`. It changes nothing itself."""
+    fields = scope.fields(node, "a step with a gate", (GATE,))
+    if always:
+        scope.error(node, "a gate is a step of `steps`; what always runs cannot wait for a person")
+        return None
+    gate = read_gate(scope.within("gate"), fields[GATE][1]) if GATE in fields else None
+    return None if gate is None else StepPlan(name=GATE, job="", gate=gate, mutates=False, repeatable=True)
+
+
 def with_unique_names(steps: Sequence[StepPlan]) -> tuple[StepPlan, ...]:
     """The steps, each with a name of its own: the second step of the job vacuum is vacuum-2."""
     counts: dict[str, int] = {}
     found = []
     for step in steps:
-        counts[step.job] = count = counts.get(step.job, 0) + 1
-        found.append(step if count == 1 else step.model_copy(update={"name": f"{step.job}-{count}"}))
+        counts[step.name] = count = counts.get(step.name, 0) + 1
+        found.append(step if count == 1 else step.model_copy(update={"name": f"{step.name}-{count}"}))
     return tuple(found)
 
 

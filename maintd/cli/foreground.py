@@ -136,6 +136,7 @@ def _entry(
     problems = [
         f"{step.name}.{'.'.join(map(str, problem.location))}: {problem.message}"
         for step in steps
+        if step.job
         for problem in registry.validate(step.job, step.params)
     ]
     if problems:

@@ -24,7 +24,7 @@ from maintd.executor.message_reader import MessageReader, redacted
 from maintd.executor.oom import OOM_KILLS
 from maintd.executor.outcome import AttemptEvidence, JobResult, ProcessExit, StopKind, Stopped
 from maintd.executor.run_context import RunContext
-from maintd.model.evidence import LogLine, Progress, Report
+from maintd.model.evidence import Handed, LogLine, Progress, Report
 from maintd.model.run_updates import AttemptReported, AttemptStarted
 
 log = structlog.get_logger()
@@ -201,7 +201,10 @@ class AttemptSupervisor:
                 if self._items and isinstance(item, Progress) and isinstance(self._items[-1], Progress):
                     self._items.pop()
                 secrets = self.reports.began.secrets if self.reports.began is not None else ()
-                self._items.append(redacted(item, secrets) if secrets else item)
+                item = redacted(item, secrets) if secrets else item
+                if isinstance(item, Handed):
+                    self.reports.handed[item.name] = item.value  # as the store has it
+                self._items.append(item)
                 self._note_items()
 
     def _note_items(self) -> None:

@@ -26,7 +26,7 @@ from maintd.executor.run_context import Jobs, RunContext
 from maintd.executor.run_projection import RunProjection
 from maintd.executor.run_supervisor import RunSupervisor
 from maintd.model.run import Run
-from maintd.model.run_updates import RunRequeued, RunUpdate
+from maintd.model.run_updates import RunRequeued, RunUpdate, RunWaiting
 from maintd.model.target import Targets
 from maintd.secret_params import discard
 from maintd.store import Store
@@ -149,6 +149,8 @@ class ClaimedRuns:
         if self._recorder is not None:
             journal = self._recorder.open(run.id, run.fence, self._handle_recorded)
         claimed = ClaimedRun(run, CancelToken(), journal, projection)
+        if run.cancel_requested:  # while it was queued again after a gate
+            claimed.cancel.request(StopKind.CANCELLED, run.cancel_requested)
         self._note_lease(claimed, requested_at)
         with self._lock:
             self._claimed[run.id] = claimed
@@ -179,6 +181,8 @@ class ClaimedRuns:
                 log.error("run_claim_lost", run=run.id, entry=run.entry)
                 if claimed.journal is not None:
                     claimed.journal.abandon()
+            elif isinstance(end, RunWaiting):
+                log.info("run_waits_at_gate", run=run.id, entry=run.entry, until=end.until)
             elif isinstance(end, RunRequeued):
                 log.info("run_requeued", run=run.id, entry=run.entry, reason=end.reason)
             else:

@@ -21,7 +21,7 @@ from maintd.errors import StoreError, StoreUnavailableError
 from maintd.executor.spool import Spool, replay
 from maintd.model.evidence import LogLine
 from maintd.model.run import RunState
-from maintd.model.run_updates import AttemptReported, RunFinished, RunRequeued, RunUpdate
+from maintd.model.run_updates import AttemptReported, RunFinished, RunRequeued, RunUpdate, RunWaiting
 from maintd.store import Store
 
 __all__ = ["Journal", "Recorder", "replay"]
@@ -74,7 +74,9 @@ class Journal:
                 size = _size(write)
                 self._waiting.append((write, size))
                 self._waiting_bytes += size
-            self._ended = self._ended or any(isinstance(write, RunFinished | RunRequeued) for write in writes)
+            self._ended = self._ended or any(
+                isinstance(write, RunFinished | RunRequeued | RunWaiting) for write in writes
+            )
         self._recorder.schedule(self, 0.0 if soon else SOON)
 
     def abandon(self) -> None:
@@ -146,7 +148,7 @@ class Journal:
             return
         log.error("write_refused", run=self.run_id, write=writes[0].type, error=str(cause))
         self._damage = str(cause)
-        if isinstance(writes[0], RunFinished | RunRequeued):
+        if isinstance(writes[0], RunFinished | RunRequeued | RunWaiting):
             raise StoreUnavailableError(f"run {self.run_id}: its end cannot be recorded: {cause}") from cause
 
     def _marked(self, write: RunUpdate) -> RunUpdate:

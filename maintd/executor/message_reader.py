@@ -11,7 +11,18 @@ from maintd.config.artifact_files import LONGEST_PATH, open_artifact
 from maintd.errors import JobError
 from maintd.executor.child_protocol import MAX_MESSAGE, ChildStarted, JobEnded, decode
 from maintd.executor.evidence_limits import MAX_ITEM_BYTES, EvidenceLimits, shortened
-from maintd.model.evidence import Artifact, Change, ChangeState, Check, CheckStatus, LogLine, LogTrim, Phase, Report
+from maintd.model.evidence import (
+    Artifact,
+    Change,
+    ChangeState,
+    Check,
+    CheckStatus,
+    Handed,
+    LogLine,
+    LogTrim,
+    Phase,
+    Report,
+)
 
 LONGEST_PHASE = 500
 LONGEST_IN_REASON = 300
@@ -19,6 +30,9 @@ LONGEST_IN_REASON = 300
 
 NAMED = 20
 """Checks of each status that are kept for the reason of the outcome."""
+
+MAX_HANDED, MAX_HANDED_BYTES = 50, 32 * 1024
+"""Values that one attempt may hand over, and the size of each as the child sent it."""
 
 NOT_REDACTED = frozenset({"type", "status", "state", "stream", "sha256"})
 """Fields with values of maintd, not of the job: a secret that equals one of them is not replaced there."""
@@ -49,6 +63,7 @@ class MessageReader:
         self.warned_count = 0
         self.unobserved: list[str] = []  # required checks that are unknown
         self.unobserved_count = 0
+        self.handed: dict[str, Any] = {}  # by name
         self._limits = EvidenceLimits()
         self._changes_left_out = False
         self._intended: dict[int, Change] = {}  # by number; what became of them was not reported yet
@@ -108,6 +123,11 @@ class MessageReader:
             case Phase():
                 self.phase = item.name[:LONGEST_PHASE]
                 item = item.model_copy(update={"name": self.phase})
+            case Handed():
+                if len(line) > MAX_HANDED_BYTES or len(self.handed.keys() | {item.name}) > MAX_HANDED:
+                    self._broken(f'the value "{item.name[:100]}" is too large, or one too many, to be handed over')
+                    return
+                self.handed[item.name] = item.value
             case Artifact():
                 kept = self._kept(item)
                 if kept is None:

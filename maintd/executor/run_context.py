@@ -98,8 +98,17 @@ class RunContext:
             return recent, recent
         return None, self.store.history.last_per_entry([entry])[entry].last_success
 
-    def order(self, index: int, job: JobDescription, *, attempt: int, deadline_at: datetime) -> AttemptRequest:
-        """Return the order for an attempt at the step with this index."""
+    def order(
+        self,
+        index: int,
+        job: JobDescription,
+        *,
+        attempt: int,
+        deadline_at: datetime,
+        handed: Mapping[str, Any] | None = None,
+        outcomes: Mapping[str, str] | None = None,
+    ) -> AttemptRequest:
+        """Return the order for an attempt at the step with this index; `handed` and `outcomes` are of earlier steps."""
         run, settings, plan = self.run, self.settings, self.run.plan[index]
         environ = {
             "MAINTD_RUN_ID": str(run.id),
@@ -122,6 +131,8 @@ class RunContext:
             budget=job.budget,
             series=self._series(plan.name, job),
             findings=self._findings(plan.name, job),
+            handed=handed or {},
+            outcomes=outcomes or {},
             reports_dir=None if settings.reports_dir is None else os.fspath(settings.reports_dir),
         )
         targets = self.targets()

@@ -10,6 +10,7 @@ from maintd.model.evidence import (
     Change,
     ChangeState,
     Check,
+    Handed,
     LogLine,
     LogTrim,
     Measure,
@@ -17,7 +18,7 @@ from maintd.model.evidence import (
     Progress,
     Report,
 )
-from maintd.model.run import Attempt, AttemptState, Run, RunState, Step, StepState
+from maintd.model.run import Attempt, AttemptState, HandedValue, Run, RunState, Step, StepState
 from maintd.model.run_updates import (
     AttemptFinished,
     AttemptReported,
@@ -25,6 +26,7 @@ from maintd.model.run_updates import (
     RunFinished,
     RunRequeued,
     RunUpdate,
+    RunWaiting,
     StepFinished,
     StepStarted,
     StepWaiting,
@@ -44,18 +46,24 @@ class RunProjection:
         self._on_report = on_report
         self._steps: dict[int, dict[str, Any]] = {}
         self._attempts: dict[tuple[int, int], dict[str, Any]] = {}
+        self._handed: dict[str, HandedValue] = {}
         self._end: dict[str, Any] = {}
 
     def run(self) -> Run:
         """Return the run as it is now."""
         steps = tuple(self._step(index) for index in range(len(self._run.plan)))
-        return self._run.model_copy(update={"steps": steps, "lease_until": None, **self._end})
+        handed = tuple(self._handed[name] for name in sorted(self._handed))
+        return self._run.model_copy(update={"steps": steps, "handed": handed, "lease_until": None, **self._end})
 
     def apply(self, update: RunUpdate) -> None:
         """Apply the next update."""
         match update:
             case StepStarted():
                 self._steps[update.step] = {"state": StepState.RUNNING, "started_at": update.at}
+            case RunWaiting():
+                waiting = {"state": StepState.WAITING, "started_at": update.at, "reason": update.reason}
+                self._steps[update.step] = waiting
+                self._end = {"state": RunState.WAITING, "reason": update.reason, "waiting_until": update.until}
             case StepWaiting():
                 self._steps.setdefault(update.step, {})["reason"] = update.reason
             case StepFinished():
@@ -100,6 +108,8 @@ class RunProjection:
                     _count(attempt, "log_bytes", len(item.text.encode(errors="replace")))
                 case LogTrim():
                     _count(attempt, "log_lines_left_out", item.last - item.first + 1)
+                case Handed():
+                    self._handed[item.name] = HandedValue(name=item.name, value=item.value, step=step, at=item.at)
                 case Change() if item.number and item.state is not ChangeState.INTENDED:
                     _resolve(attempt.setdefault("changes", []), item)
                 case _:
@@ -115,6 +125,8 @@ class RunProjection:
             job=plan.job,
             params=plan.params,
             always=plan.always,
+            gate=plan.gate,
+            undoes=plan.undoes,
             attempts=tuple(
                 Attempt(**columns) for (step, _), columns in sorted(self._attempts.items()) if step == index
             ),

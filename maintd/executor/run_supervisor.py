@@ -1,28 +1,40 @@
 """One run from its claim to its end: which steps run, when to wait, when to stop, and what is recorded about it.
 
 1. Started too late, or what it depends on has not succeeded: skipped.
-2. The steps in order, until one fails (`on_failure`), the run's own time is over or a stop is requested.
-3. The steps that always run, with their own time, whatever happened before.
-4. The outcome.
+2. The steps in order, until one fails (`on_failure`), the time of the run or of its window is over, or a stop is
+   requested. At a gate the claim ends; when somebody has decided, a later claim continues after the gate.
+3. With `on_failure: undo` and a failure: the undo steps of the steps that had started, in reverse order.
+4. The steps that always run, with their own time, if their `when` is met.
+5. The outcome.
+
+A later claim of the same run takes the steps that have ended from the store, and so does a run that resumes or undoes
+another one.
 """
 
 from __future__ import annotations
 
 import time
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import structlog
 
 from maintd.errors import StoreError
 from maintd.executor.outcome import BAD, RunOutcome, StepOutcome, StopKind, Stopped, evaluate_run
+from maintd.executor.procedure import GOOD, always_steps, has_failed, main_steps, needs_undo, undo_steps, when_not_met
 from maintd.executor.run_context import RunContext
 from maintd.executor.step_runner import StepRunner
-from maintd.model.entry import OnFailure, StepPlan
-from maintd.model.run import RunState, SkipReason, StepState, Trigger
-from maintd.model.run_updates import RunFinished, RunRequeued, StepFinished
+from maintd.model.entry import Gate, OnFailure, StepPlan
+from maintd.model.run import Run, RunState, SkipReason, Step, StepState, Trigger
+from maintd.model.run_updates import RunFinished, RunRequeued, RunWaiting, StepFinished
 from maintd.units import format_duration
 
 log = structlog.get_logger()
+
+RunEnd = RunFinished | RunRequeued | RunWaiting
+"""How a claim ends."""
+
+_NOT_ENDED = frozenset({StepState.PENDING, StepState.RUNNING, StepState.WAITING})
 
 
 class RunSupervisor:
@@ -31,12 +43,15 @@ class RunSupervisor:
     def __init__(self, context: RunContext) -> None:
         self._context = context
         self._run = context.run
-        self._ends_at = time.monotonic() + context.run.policy.timeout.total_seconds()
+        self._window_ends_at = rollback_point(context.run, context.now())
+        self._ends_at, self._end_name = self._end()
+        self._handed = {value.name: value.value for value in context.run.handed}
+        self._when_not_met: set[int] = set()
         self._stopped: Stopped | None = None
         self._outcomes: dict[int, StepOutcome] = {}
         self._started = False
 
-    def supervise(self) -> RunFinished | RunRequeued | None:
+    def supervise(self) -> RunEnd | None:
         """Return the run's end as it was written; None when the claim was lost and there was no end to write."""
         try:
             end = self._supervise()
@@ -48,30 +63,111 @@ class RunSupervisor:
             self._context.updates.add(end)
         return end
 
-    def _supervise(self) -> RunFinished | RunRequeued | None:
+    def _end(self) -> tuple[float, str]:
+        """When the steps must be over, on the monotonic clock, and the name of that limit.
+
+        The time of the steps that ended before this claim counts, the time at gates does not.
+        """
+        timeout = self._run.policy.timeout
+        spent = sum((_duration(step) for step in self._run.steps if step.gate is None), timedelta(0))
+        left, name = timeout - spent, f"the run's {format_duration(timeout)} timeout"
+        if self._window_ends_at is not None:
+            to_window = self._window_ends_at - self._context.now()
+            if to_window < left:
+                window = self._run.policy.window
+                before = format_duration(window.rollback_by) if window is not None else ""
+                left, name = to_window, f"its window's last moment for work, {before} before its end"
+        return time.monotonic() + left.total_seconds(), name
+
+    def _supervise(self) -> RunEnd | None:
         refusal = self._too_late() or self._without_dependency()
         if refusal is not None:
             return self._finished(refusal)
-        plan = list(enumerate(self._run.plan))
-        for index, step in plan:
-            if not step.always and not self._run_step(index, step):
+        plan = self._run.plan
+        for index, step in main_steps(plan):
+            if step.gate is not None:
+                waiting = self._reach_gate(index, step.gate)
+                if waiting is not None:
+                    return waiting
+            elif not self._run_step(index, step):
+                break
+            if self._is_decided_against(index):
                 break
         if self._stopped is not None and self._stopped.kind is StopKind.LOST:
             return None
-        if not self._started and self._is_to_requeue():
+        if self._is_to_requeue():
             reason = f"node {self._context.settings.node} is shutting down"
             return RunRequeued(at=self._context.now(), not_before=self._context.now(), reason=reason)
-        for index, step in plan:
-            if not step.always and index not in self._outcomes:
+        for index, step in main_steps(plan):
+            if index not in self._outcomes:
                 self._skip_step(index, step)
         self._context.cancel.start_cleanup()
-        for index, step in plan:
-            if step.always:
+        undoes = self._undoes()
+        for index, step in undo_steps(plan):
+            if undoes and needs_undo(step, plan, self._outcomes):
+                self._run_step(index, step)
+            else:
+                self._skip(index, step, "nothing is to be undone")
+        for index, step in always_steps(plan):
+            why_not = when_not_met(step, index, plan, self._outcomes)
+            if why_not:
+                self._skip(index, step, why_not, when_not_met=True)
+            else:
                 self._run_step(index, step)
         requested = self._context.cancel.requested
         if requested is not None and requested.kind is StopKind.LOST:
             return None
-        return self._finished(evaluate_run([self._outcomes[index] for index, _ in plan], self._stopped))
+        return self._finished(self._evaluate())
+
+    def _evaluate(self) -> RunOutcome:
+        plan = self._run.plan
+        counted = [
+            index
+            for index in range(len(plan))
+            if not (self._run.trigger is Trigger.UNDO and not plan[index].always and not plan[index].undoes)
+        ]
+        undone = {index for index, step in undo_steps(plan) if self._outcomes[index].state is not StepState.SKIPPED}
+        left_out = {index for index, _ in undo_steps(plan)} - undone
+        outcome = evaluate_run(
+            [self._outcomes[index] for index in counted if index not in left_out | self._when_not_met], self._stopped
+        )
+        if not undone or self._run.trigger is Trigger.UNDO:
+            return outcome
+        failed = [plan[index].undoes for index in sorted(undone) if self._outcomes[index].state not in GOOD]
+        if failed:
+            return replace(outcome, reason=f"{outcome.reason}; NOT undone: {', '.join(failed)}")
+        return replace(outcome, reason=f"{outcome.reason}; undone: {', '.join(plan[i].undoes for i in sorted(undone))}")
+
+    def _undoes(self) -> bool:
+        """Whether the undo steps run."""
+        if self._run.trigger is Trigger.UNDO:
+            return True
+        return self._run.policy.on_failure is OnFailure.UNDO and (
+            self._stopped is not None or has_failed(self._run.plan, self._outcomes)
+        )
+
+    # --- gates ---
+
+    def _reach_gate(self, index: int, gate: Gate) -> RunWaiting | None:
+        """Note how a gate was decided; for one that is not yet, end the claim so that the run waits there."""
+        before = self._before(index)
+        if before is not None and before.state not in _NOT_ENDED:
+            self._outcomes[index] = StepOutcome(self._run.plan[index].name, before.state, before.reason)
+            return None
+        if self._is_over() or self._run.trigger is Trigger.UNDO:
+            return None
+        now = self._context.now()
+        until = now + gate.timeout
+        if self._window_ends_at is not None:
+            until = min(until, self._window_ends_at)
+        return RunWaiting(step=index, at=now, until=until, reason=gate_text(gate))
+
+    def _is_decided_against(self, index: int) -> bool:
+        """Whether the gate with this index was rejected, timed out or not reached."""
+        if self._run.plan[index].gate is None:
+            return False
+        outcome = self._outcomes.get(index)
+        return outcome is None or outcome.state in BAD
 
     def _finished(self, outcome: RunOutcome) -> RunFinished:
         return RunFinished(
@@ -113,45 +209,62 @@ class RunSupervisor:
         return any(step.state is not StepState.PENDING for step in self._run.steps)
 
     def _is_to_requeue(self) -> bool:
-        if self._has_started_before() or self._outcomes:
+        """Whether this claim has started nothing, and the node shuts down."""
+        if self._started or any(step.state is StepState.RUNNING for step in self._run.steps):
+            return False
+        if len(self._outcomes) == len(main_steps(self._run.plan)):
             return False
         return self._context.draining() and (self._stopped is None or self._stopped.kind is StopKind.SHUTDOWN)
+
+    def _before(self, index: int) -> Step | None:
+        """The step as an earlier claim left it."""
+        return self._run.steps[index] if index < len(self._run.steps) else None
 
     # --- steps ---
 
     def _run_step(self, index: int, step: StepPlan) -> bool:
         """Run a step; whether the next one is to run too."""
-        before = self._run.steps[index] if index < len(self._run.steps) else None
-        if before is not None and before.state not in (StepState.PENDING, StepState.RUNNING):
-            self._outcomes[index] = StepOutcome(step.name, before.state, before.reason)
-            return before.state not in BAD
-        if not step.always and self._is_over():
+        before = self._before(index)
+        if before is not None and before.state not in _NOT_ENDED:
+            self._outcomes[index] = StepOutcome(
+                step.name, before.state, before.reason, before.state is StepState.SKIPPED
+            )
+            return before.state not in BAD or self._continues_after(step)
+        cleanup = step.always or bool(step.undoes)
+        if not cleanup and self._run.trigger is Trigger.UNDO:
+            return False
+        if not cleanup and self._is_over():
             return False
         runner = StepRunner(
             self._context,
             index,
-            ends_at=None if step.always else self._ends_at,
-            may_requeue=not step.always and not self._has_started_before() and not self._outcomes,
+            ends_at=None if cleanup else self._ends_at,
+            end_name=self._end_name,
+            may_requeue=not cleanup and not self._started,
+            handed=self._handed,
+            outcomes={outcome.name: outcome.state.value for outcome in self._outcomes.values()},
         )
         outcome = runner.run()
         self._started = self._started or runner.started
         if outcome is None:  # the run is to be requeued
             return False
         self._outcomes[index] = outcome
-        if runner.stopped is not None and not step.always:
+        self._handed.update(runner.handed_over)
+        if runner.stopped is not None and not cleanup:
             self._stopped = runner.stopped
             return False
-        on_failure = step.on_failure or self._run.policy.on_failure
-        return step.always or outcome.state not in BAD or on_failure is OnFailure.CONTINUE
+        return cleanup or outcome.state not in BAD or self._continues_after(step)
+
+    def _continues_after(self, step: StepPlan) -> bool:
+        return (step.on_failure or self._run.policy.on_failure) is OnFailure.CONTINUE
 
     def _is_over(self) -> bool:
         """Whether no further step may start."""
         if self._context.cancel.requested is not None:
             self._stopped = self._context.cancel.requested
         elif time.monotonic() >= self._ends_at:
-            timeout = format_duration(self._run.policy.timeout)
-            self._stopped = Stopped(StopKind.TIMED_OUT, f"the run's {timeout} timeout")
-        return self._stopped is not None or (not self._started and self._context.draining() and not self._outcomes)
+            self._stopped = Stopped(StopKind.TIMED_OUT, self._end_name)
+        return self._stopped is not None or (not self._started and self._context.draining())
 
     def _skip_step(self, index: int, step: StepPlan) -> None:
         bad = next((outcome for outcome in self._outcomes.values() if outcome.state in BAD), None)
@@ -160,9 +273,32 @@ class RunSupervisor:
             reason = f"the run was {how} {self._stopped.reason}"
         else:
             reason = f'"{bad.name}" before it {bad.state.replace("_", " ")}' if bad is not None else "not reached"
+        self._skip(index, step, reason)
+
+    def _skip(self, index: int, step: StepPlan, reason: str, *, when_not_met: bool = False) -> None:
         finished = StepFinished(step=index, state=StepState.SKIPPED, at=self._context.now(), reason=reason)
         self._context.updates.add(finished, soon=False)
         self._outcomes[index] = StepOutcome(step.name, StepState.SKIPPED, reason)
+        if when_not_met:
+            self._when_not_met.add(index)
+
+
+def rollback_point(run: Run, now: datetime) -> datetime | None:
+    """When the work of a run must be over, so that there is time for undoing it within the window."""
+    window = run.policy.window
+    return None if window is None else (run.started_at or now) + window.lasts - window.rollback_by
+
+
+def gate_text(gate: Gate) -> str:
+    """What a run at this gate waits for."""
+    text = f"waits for approval by an {gate.approve.role}" if gate.approve.role != "viewer" else "waits for a person"
+    return f"{text}: {gate.ask}" if gate.ask else text
+
+
+def _duration(step: Step) -> timedelta:
+    if step.started_at is None or step.finished_at is None:
+        return timedelta(0)
+    return max(timedelta(0), step.finished_at - step.started_at)
 
 
 def _rough(age: timedelta) -> str:

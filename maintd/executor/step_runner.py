@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
 import structlog
 
@@ -41,10 +42,22 @@ LOCK_INTERVAL = timedelta(seconds=0.5)
 class StepRunner:
     """Runs one step. Afterwards `started` is whether an attempt was made, and `stopped` what stopped the step."""
 
-    def __init__(self, context: RunContext, index: int, *, ends_at: float | None, may_requeue: bool) -> None:
-        """`ends_at` is the run's end on the monotonic clock, None for a step with its own time only.
+    def __init__(
+        self,
+        context: RunContext,
+        index: int,
+        *,
+        ends_at: float | None,
+        end_name: str,
+        may_requeue: bool,
+        handed: Mapping[str, Any],
+        outcomes: Mapping[str, str],
+    ) -> None:
+        """`ends_at` is the end of the steps on the monotonic clock, None for a step with its own time only; `end_name`
+        is the name of that limit.
 
-        `may_requeue`: no earlier step has started, so the run may be requeued when the node shuts down.
+        `may_requeue`: this claim has started no step, so the run may be requeued when the node shuts down.
+        `handed` are values of earlier steps by name, `outcomes` the states of earlier steps by name.
         """
         self._context = context
         self._run = context.run
@@ -53,6 +66,10 @@ class StepRunner:
         self._updates = context.updates
         self._cancel = context.cancel
         self._ends_at = ends_at
+        self._end_name = end_name
+        self._handed = handed
+        self._outcomes = outcomes
+        self.handed_over: dict[str, Any] = {}
         self._may_requeue = may_requeue
         self._not_configured = False
         self._lapsed = False
@@ -142,7 +159,7 @@ class StepRunner:
         if self._cancel.requested is not None:
             self.stopped = self._cancel.requested
         elif self._ends_at is not None and time.monotonic() >= self._ends_at:
-            self.stopped = Stopped(StopKind.TIMED_OUT, self._run_timeout_name())
+            self.stopped = Stopped(StopKind.TIMED_OUT, self._end_name)
         return self.stopped is not None
 
     def _is_to_requeue(self) -> bool:
@@ -153,9 +170,6 @@ class StepRunner:
             and self._context.draining()
             and (requested is None or requested.kind is StopKind.SHUTDOWN)
         )
-
-    def _run_timeout_name(self) -> str:
-        return f"the run's {format_duration(self._run.policy.timeout)} timeout"
 
     def _stopped_or_failed(self, why: str) -> tuple[StepState, str]:
         if self.stopped is None:
@@ -206,7 +220,7 @@ class StepRunner:
         if self._ends_at is not None:
             left = timedelta(seconds=max(0.0, self._ends_at - time.monotonic()))
             if left < own:
-                return TimeLimit(left, self._run_timeout_name())
+                return TimeLimit(left, self._end_name)
         return TimeLimit(own, f"its {format_duration(own)} timeout")
 
     def _provide_folders(self, order: AttemptRequest) -> None:
@@ -221,7 +235,14 @@ class StepRunner:
     def _run_attempt(self, job: JobDescription, number: int) -> AttemptOutcome:
         self.started = True
         limit, now = self._time_limit(job), self._context.now()
-        order = self._context.order(self._index, job, attempt=number, deadline_at=now + limit.duration)
+        order = self._context.order(
+            self._index,
+            job,
+            attempt=number,
+            deadline_at=now + limit.duration,
+            handed=self._handed,
+            outcomes=self._outcomes,
+        )
         attempt = AttemptSupervisor(
             self._context,
             order,
@@ -245,13 +266,14 @@ class StepRunner:
         if (
             evidence.stopped is not None
             and not self._lapsed
-            and (evidence.stopped.kind is not StopKind.TIMED_OUT or limit.name == self._run_timeout_name())
+            and (evidence.stopped.kind is not StopKind.TIMED_OUT or limit.name == self._end_name)
         ):
             self.stopped = evidence.stopped
         ended = attempt.reports.ended
         if ended is not None and ended.not_configured and not attempt.reports.has_effects:
             self._not_configured = True
         attempt.record_start()
+        self.handed_over.update(attempt.reports.handed)
         self._updates.add(
             AttemptFinished(
                 step=self._index,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import math
 import os
 import time
@@ -28,6 +29,7 @@ from maintd.model.evidence import (
     ChangeState,
     Check,
     CheckStatus,
+    Handed,
     Measure,
     Phase,
     Progress,
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _CHUNK = 1 << 20
+MAX_HANDED_OVER = 16 * 1024
+"""Bytes of one value for later steps, as JSON."""
+
 PROGRESS_EVERY = 0.2  # seconds; a reader sees no more, and more would flood the pipe
 
 
@@ -93,6 +98,8 @@ class AttemptInfo:
     series: Mapping[str, Sequence[Point]] = field(default_factory=dict)
     reports_dir: Path | str | None = None
     findings: Mapping[str, KnownFinding] = field(default_factory=dict)  # by the name of the check
+    handed: Mapping[str, Any] = field(default_factory=dict)  # values of earlier steps, by name
+    outcomes: Mapping[str, str] = field(default_factory=dict)  # states of earlier steps, by name
 
 
 class PendingChange:
@@ -382,6 +389,29 @@ class Context:
         if before is None:
             return None
         return count - round(before) if count >= before else count
+
+    # --- other steps of the run ---
+
+    def hand_over(self, name: str, value: Any) -> None:
+        """Hand a value to the steps after this one, undo steps included; it is recorded with the run.
+
+        JSON of at most 16 KiB, without secrets, which are masked. Raises JobError for any other value.
+        """
+        try:
+            size = len(json.dumps(value, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise JobError(f'hand_over("{name}"): the value is not JSON: {error}') from None
+        if not name or len(name) > 100 or size > MAX_HANDED_OVER:
+            raise JobError(f'hand_over("{name[:100]}"): {size} bytes; a value has at most {MAX_HANDED_OVER}')
+        self._send(Handed(name=name, value=value, at=self.now()))
+
+    def handed(self, name: str, default: Any = None) -> Any:
+        """The value that an earlier step of this run handed over under this name."""
+        return self._attempt.handed.get(name, default)
+
+    def outcome_of(self, step: str) -> str | None:
+        """The state of an earlier step of this run, such as `succeeded`; None: it has not ended, or is not in it."""
+        return self._attempt.outcomes.get(step)
 
     # --- changes and artifacts ---
 

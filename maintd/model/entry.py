@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from maintd.model.access import Role
 from maintd.model.base import Model
 from maintd.units import Duration, Instant
 
@@ -54,10 +55,27 @@ class Overlap(StrEnum):
 
 
 class OnFailure(StrEnum):
-    """Whether the steps after a failed step run."""
+    """What happens after a failed step."""
 
-    STOP = "stop"
-    CONTINUE = "continue"
+    STOP = "stop"  # the steps after it are skipped
+    CONTINUE = "continue"  # the next step runs
+    UNDO = "undo"  # the steps after it are skipped, and the undo steps run in reverse order
+
+
+class AfterCrash(StrEnum):
+    """What becomes of a lost run that has undo steps."""
+
+    HOLD = "hold"  # it keeps the entry's locks until a person resumes, undoes or releases it
+    UNDO = "undo"  # a new run undoes it
+    RESUME = "resume"  # a new run resumes it, unless that would repeat a step that must not be repeated
+
+
+class When(StrEnum):
+    """After which outcome of the steps before it an `always` step runs."""
+
+    ALWAYS = "always"
+    SUCCEEDED = "succeeded"  # all of them succeeded or warned
+    FAILED = "failed"  # any of them did not
 
 
 LockMode = Literal["shared", "exclusive"]
@@ -83,6 +101,58 @@ class Blackout(Model):
     lasting: Duration | None = None
 
 
+class Window(Model):
+    """A maintenance window: from the start of a run, with a hard end."""
+
+    lasts: Duration
+    rollback_by: Duration = timedelta(0)  # this long before the end, work that is not finished is undone
+    announce: tuple[Duration, ...] = ()  # notices, so long before the start of a run that is planned
+    not_across: str = ""  # a time of day with its zone that the window must not contain: "00:00 UTC"
+
+
+class Freeze(Model):
+    """A time in which no entry with a job that changes something runs. `since` None: from the start."""
+
+    entries: str = "*"  # a name or a pattern
+    why: str
+    by: str
+    since: Instant | None = None
+    until: Instant | None = None
+
+
+class Proof(Model):
+    """What must have been observed for an item of a checklist. Exactly one of entry+within, step and check is set."""
+
+    entry: str | None = None  # succeeded, and finished at most `within` ago
+    within: Duration | None = None
+    step: str | None = None  # of the same run; succeeded or warned
+    check: str | None = None  # of the same run, as "STEP/CHECK NAME"; ok
+
+
+class ChecklistItem(Model):
+    """An item of a gate: one with a proof is judged by maintd, any other is ticked by a person."""
+
+    text: str
+    proof: Proof | None = None
+
+
+class Approval(Model):
+    """Who may approve a gate."""
+
+    role: Role = Role.OPERATOR  # or one with more rights
+    not_requester: bool = False  # not the person who requested the run
+
+
+class Gate(Model):
+    """A step that waits for a person."""
+
+    ask: str = ""
+    checklist: tuple[ChecklistItem, ...] = ()
+    approve: Approval = Approval()
+    timeout: Duration = timedelta(hours=24)
+    remind: Duration | None = None  # interval of notices while it waits
+
+
 class Policy(Model):
     """How the runs of an entry are executed. Each run keeps a copy, so an edit changes no queued or running run."""
 
@@ -90,6 +160,10 @@ class Policy(Model):
     retries: int = Field(default=0, ge=0, le=20)  # additional attempts per step, for repeatable jobs only
     retry_backoff: Duration = timedelta(seconds=30)  # before the first retry, doubled for each further, at most 15 min
     on_failure: OnFailure = OnFailure.STOP
+    on_failure_run: str = ""  # an entry that is triggered when a run was not a success
+    after_crash: AfterCrash = AfterCrash.HOLD  # for runs with undo steps
+    hold_locks: bool = False  # the locks of all steps, from the first step to the end of the run, also at a gate
+    window: Window | None = None
     overlap: Overlap = Overlap.SKIP
     catch_up: CatchUp = CatchUp.LATEST
     catch_up_window: Duration = timedelta(hours=12)
@@ -100,10 +174,18 @@ class Policy(Model):
 
 
 class StepPlan(Model):
-    """One step of an entry. `name` is the job's name, with -2, -3 where an entry has several steps with one job."""
+    """One step of an entry: a job, or a gate.
+
+    `name` is the job's name, with -2, -3 where an entry has several steps with one job. Of an undo step it is
+    `undo-` and the name of the step that it undoes. The steps of an entry are in this order: those of `steps`, undo
+    steps in reverse order, those of `always`.
+    """
 
     name: str
-    job: str
+    job: str  # empty for a gate
+    gate: Gate | None = None
+    undoes: str = ""  # the name of the step that this one undoes
+    when: When = When.ALWAYS  # for an `always` step
     params: dict[str, Any] = {}
     overlaid: dict[str, str] = {}  # params from the overlay of the calendar, with `file:line`
     locks: dict[str, LockMode] = {}  # those of the job and those of the calendar
@@ -146,7 +228,7 @@ class Entry(Model):
     @property
     def jobs(self) -> tuple[str, ...]:
         """Names of the steps' jobs in order, each once."""
-        return tuple(dict.fromkeys(step.job for step in self.steps))
+        return tuple(dict.fromkeys(step.job for step in self.steps if step.job))
 
     @property
     def overlay(self) -> tuple[str, ...]:

@@ -151,7 +151,16 @@ class LogTrim(Model):
     size_bytes: int
 
 
+class Handed(Model):
+    """A value for the steps after this one; a later one of the same name replaces it."""
+
+    type: Literal["handed"] = "handed"
+    name: str
+    value: Any  # JSON
+    at: Instant
+
+
 Report = Annotated[
-    Check | Measure | Change | Artifact | Phase | Progress | LogLine | LogTrim, Field(discriminator="type")
+    Check | Measure | Change | Artifact | Phase | Progress | LogLine | LogTrim | Handed, Field(discriminator="type")
 ]
 """One item of evidence."""

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from maintd.model.base import Model
-from maintd.model.entry import Policy, StepPlan
+from maintd.model.entry import Gate, Policy, StepPlan
 from maintd.model.evidence import Artifact, Change, Check, Measure, Progress
 from maintd.units import Instant
 
@@ -17,7 +17,7 @@ from maintd.units import Instant
 class RunState(StrEnum):
     """The state of a run; `TRANSITIONS` lists the allowed changes."""
 
-    WAITING = "waiting"  # not used yet
+    WAITING = "waiting"  # at a gate, until a person decides or its time is over
     QUEUED = "queued"  # can be claimed once `not_before` has passed
     RUNNING = "running"  # claimed by a node that renews its lease
     SUCCEEDED = "succeeded"  # every criterion was observed and met
@@ -48,9 +48,9 @@ _FINISHED = frozenset(
 
 TRANSITIONS: Mapping[RunState, frozenset[RunState]] = MappingProxyType(
     {
-        RunState.WAITING: frozenset(),
+        RunState.WAITING: frozenset({RunState.QUEUED}),
         RunState.QUEUED: frozenset({RunState.RUNNING, RunState.CANCELLED}),
-        RunState.RUNNING: _FINISHED | {RunState.QUEUED, RunState.LOST, RunState.SKIPPED},
+        RunState.RUNNING: _FINISHED | {RunState.QUEUED, RunState.WAITING, RunState.LOST, RunState.SKIPPED},
         # Its node came back with the evidence that it had spooled to its own disk, and no other node had claimed it.
         RunState.LOST: _FINISHED,
         RunState.SUCCEEDED: frozenset(),
@@ -69,12 +69,13 @@ class SkipReason(StrEnum):
     """Why a due time has a row but its run never started."""
 
     PAUSED = "paused"  # an operator paused the entry
-    FROZEN = "frozen"  # not used yet
+    FROZEN = "frozen"  # a freeze was active, and a job of the entry changes something
     BLACKOUT = "blackout"  # the due time is in a blackout of the calendar
     OVERLAP = "overlap"  # an earlier run of the entry was unfinished
     MISSED = "missed"  # maintd was not running, and the catch-up window has passed
     COALESCED = "coalesced"  # missed; a later missed run of the entry covers it
     MISFIRE = "misfire"  # could not be started soon enough after it was due
+    WINDOW = "window"  # its maintenance window would contain a time that it must not
     DEPENDENCY = "dependency"  # the entry named by `after` has no recent success
     NOT_CONFIGURED = "not_configured"  # no step has the target that it requires
 
@@ -84,6 +85,7 @@ class StepState(StrEnum):
 
     PENDING = "pending"  # not started
     RUNNING = "running"  # an attempt is running, or waits for its retry
+    WAITING = "waiting"  # a gate that waits for a person
     SUCCEEDED = "succeeded"
     WARNED = "warned"
     UNKNOWN = "unknown"
@@ -113,6 +115,68 @@ class Trigger(StrEnum):
     SCHEDULE = "schedule"  # its due time
     CATCH_UP = "catch_up"  # its due time, planned late because maintd was down
     MANUAL = "manual"  # an operator's request
+    ON_FAILURE = "on_failure"  # a run of another entry was not a success
+    RESUME = "resume"  # it takes over what succeeded in an earlier run, and runs the rest
+    UNDO = "undo"  # it undoes what a lost run did
+
+
+class LinkKind(StrEnum):
+    """How a run follows from an earlier one."""
+
+    RESUMES = "resumes"
+    UNDOES = "undoes"
+    AFTER_FAILURE_OF = "after_failure_of"
+
+
+class RunLink(Model):
+    """A run that follows from another. `run_id` is the later one."""
+
+    run_id: int
+    kind: LinkKind
+    other_run_id: int
+
+
+class DecisionKind(StrEnum):
+    """What happened at a gate."""
+
+    TICKED = "ticked"  # an item of the checklist, by a person
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"  # the run was cancelled while it waited
+
+
+class GateDecision(Model):
+    """An event at a gate: who, from where, when, and what."""
+
+    step: int
+    kind: DecisionKind
+    item: int | None = None  # of the checklist, from 1
+    by: str
+    origin: str = ""
+    at: Instant
+    note: str = ""
+    emergency: bool = False  # by the requester, although the gate does not allow that
+
+
+class HandedValue(Model):
+    """A value that a step handed over to the steps after it."""
+
+    name: str
+    value: Any
+    step: int
+    at: Instant
+
+
+class Note(Model):
+    """A remark of a person about a run. It is never edited."""
+
+    id: int
+    run_id: int
+    at: Instant
+    by: str
+    origin: str = ""
+    text: str
 
 
 class RunEvent(Model):
@@ -156,6 +220,8 @@ class Step(Model):
     job: str
     params: dict[str, Any] = {}
     always: bool = False
+    gate: Gate | None = None
+    undoes: str = ""
     state: StepState
     reason: str = ""
     started_at: Instant | None = None
@@ -183,6 +249,9 @@ class RunSummary(Model):
     why: str = ""
     dry_run: bool = False
     fence: int = 0  # number of claims so far; a write with an older fence is refused
+    waiting_until: Instant | None = None  # the end of the time of the gate where it waits
+    held: bool = False  # lost, and it keeps its locks until somebody resumes, undoes or releases it
+    emergency: str = ""  # who passed a rule in an emergency, which, and why
 
     @property
     def duration(self) -> timedelta | None:
@@ -202,6 +271,10 @@ class Run(RunSummary):
     cancel_requested: str = ""  # by whom and why; empty: not requested
     idempotency_key: str | None = None
     steps: tuple[Step, ...] = ()
+    decisions: tuple[GateDecision, ...] = ()  # at its gates, oldest first
+    handed: tuple[HandedValue, ...] = ()
+    links: tuple[RunLink, ...] = ()  # to earlier and to later runs
+    notes: tuple[Note, ...] = ()
 
 
 class NewRun(Model):
@@ -222,3 +295,4 @@ class NewRun(Model):
     why: str = ""
     dry_run: bool = False
     idempotency_key: str | None = None
+    emergency: str = ""

@@ -67,6 +67,16 @@ class StepFinished(Model):
     reason: str = ""
 
 
+class RunWaiting(Model):
+    """The run has reached a gate. Its claim is over."""
+
+    type: Literal["run_waiting"] = "run_waiting"
+    step: int
+    at: Instant
+    until: Instant
+    reason: str = ""
+
+
 class RunFinished(Model):
     type: Literal["run_finished", "run_ended"] = "run_finished"
     state: RunState
@@ -91,6 +101,7 @@ RunUpdate = Annotated[
     | AttemptReported
     | AttemptFinished
     | StepFinished
+    | RunWaiting
     | RunFinished
     | RunRequeued,
     Field(discriminator="type"),

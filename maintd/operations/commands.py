@@ -171,6 +171,8 @@ def _refuse_disabled(service: OperatorService, entry: Entry) -> None:
         raise RefusedError(f'entry "{entry.name}" is disabled in {where}', "remove `enabled: false` there")
     jobs = service.jobs()
     for step in entry.steps:
+        if step.gate is not None:
+            continue
         job = jobs.get(step.job)
         if job is None:
             raise RefusedError(f'step "{step.name}": job "{step.job}" no longer exists', "run: maintd validate")
@@ -191,7 +193,7 @@ def _steps(
         f"{step.name}.{'.'.join(map(str, problem.location))}: {problem.message}"
         for step, before in zip(steps, entry.steps, strict=True)
         # Params of the calendar were validated when it was loaded; a job triggered by its name has only defaults.
-        if step is not before or not step.params
+        if step.job and (step is not before or not step.params)
         for problem in service.validate(step.job, step.params)
     ]
     if problems:

@@ -21,6 +21,7 @@ from maintd.store.audit import Audit
 from maintd.store.database import Database, mask, parse_url
 from maintd.store.entries import Entries, EntryPlan, planning_statements
 from maintd.store.findings import Findings
+from maintd.store.gates import Gates
 from maintd.store.history import START_STATEMENTS, History, LastRuns, LogRow, MeasurePoint
 from maintd.store.locks import Locks
 from maintd.store.maintenance import Maintenance, PruneResult
@@ -58,6 +59,7 @@ class Store:
         self.shared = database.kind == "postgres"  # whether several nodes can use it
         self.entries = Entries(database, plans)
         self.runs = Runs(database, plans)
+        self.gates = Gates(database, plans)
         self.locks = Locks(database)
         self.nodes = Nodes(database)
         self.audit = Audit(database)

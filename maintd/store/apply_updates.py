@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Table, bindparam, delete, select, update
+from sqlalchemy import Table, bindparam, delete, insert, select, update
 from sqlalchemy.engine import Connection
 
+from maintd.model.entry import LockMode
 from maintd.model.evidence import (
     Artifact,
     Change,
     ChangeState,
     Check,
+    Handed,
     LogLine,
     LogTrim,
     Measure,
@@ -30,6 +32,7 @@ from maintd.model.run_updates import (
     RunFinished,
     RunRequeued,
     RunUpdate,
+    RunWaiting,
     StepFinished,
     StepStarted,
     StepWaiting,
@@ -45,6 +48,7 @@ from maintd.store.tables import (
     attempts,
     changes,
     checks,
+    handed_values,
     locks,
     log_lines,
     measures,
@@ -52,6 +56,9 @@ from maintd.store.tables import (
     series,
     steps,
 )
+
+HELD_BY_RUN = ""
+"""The step of a lock that is held by a run as a whole."""
 
 ACCEPTS_EVIDENCE = (RunState.RUNNING, RunState.LOST)
 
@@ -90,7 +97,7 @@ def apply_updates(
     new = updates[max(0, claim.recorded_seq + 1 - first_seq) :]
     if not new:
         return True
-    end = next((update for update in new if isinstance(update, RunFinished | RunRequeued)), None)
+    end = next((update for update in new if isinstance(update, RunFinished | RunRequeued | RunWaiting)), None)
     if not _allowed(RunState(claim.state), new, end):
         return False
     plan = plans.load(conn, [claim.plan_id])[claim.plan_id]
@@ -108,26 +115,43 @@ def apply_updates(
         return True
     _finish(conn, run_id, claim, end, last)
     if any(step.locks for step in plan.steps):
-        prepared.delete_rows_of_run(conn, locks, run_id)
+        if plan.policy.hold_locks and not isinstance(end, RunFinished):
+            conn.execute(update(locks).where(locks.c.run_id == run_id).values(held=True))
+        else:
+            prepared.delete_rows_of_run(conn, locks, run_id)
     return True
 
 
-def _allowed(state: RunState, new: Sequence[RunUpdate], end: RunFinished | RunRequeued | None) -> bool:
+_End = RunFinished | RunRequeued | RunWaiting
+
+
+def _allowed(state: RunState, new: Sequence[RunUpdate], end: _End | None) -> bool:
     if state not in ACCEPTS_EVIDENCE:
         return False
     if end is None:
         return True
     if end is not new[-1]:
         return False
-    to = RunState.QUEUED if isinstance(end, RunRequeued) else end.state
-    return to in TRANSITIONS[state] and (isinstance(end, RunRequeued) or to.final)
+    if isinstance(end, RunFinished):
+        return end.state.final and end.state in TRANSITIONS[state]
+    return (RunState.WAITING if isinstance(end, RunWaiting) else RunState.QUEUED) in TRANSITIONS[state]
 
 
-def _finish(conn: Connection, run_id: int, claim: AnyRow, end: RunFinished | RunRequeued, last: int) -> None:
+def _finish(conn: Connection, run_id: int, claim: AnyRow, end: _End, last: int) -> None:
     columns: dict[str, Any] = {"reason": end.reason, "lease_until": None}
     if isinstance(end, RunFinished):
         skip = None if end.skip_reason is None else end.skip_reason.value
         columns |= {"state": end.state.value, "skip_reason": skip, "finished_at": end.at, "recorded_seq": last}
+        columns["held"] = False
+    elif isinstance(end, RunWaiting):
+        columns |= {"state": RunState.WAITING.value, "waiting_step": end.step, "waiting_until": end.until}
+        columns |= {"node": None, "incarnation": None, "recorded_seq": 0}
+        if claim.cancel_requested:  # it must not wait for anybody: the next claim ends it
+            columns |= {"state": RunState.QUEUED.value, "not_before": end.at}
+            columns |= {"waiting_step": None, "waiting_until": None}
+    elif _has_finished_steps(conn, run_id):  # it continues after a gate
+        columns |= {"state": RunState.QUEUED.value, "not_before": end.not_before, "recorded_seq": 0}
+        columns |= {"node": None, "incarnation": None}
     elif claim.cancel_requested:  # requested while it was running: it must not start again
         reason = f"cancelled by {claim.cancel_requested}"
         columns |= {"state": RunState.CANCELLED.value, "reason": reason, "finished_at": end.at, "recorded_seq": last}
@@ -141,8 +165,16 @@ def _finish(conn: Connection, run_id: int, claim: AnyRow, end: RunFinished | Run
     add_run_events(conn, [RunChanged(run_id, RunState(columns["state"]), end.at)])
 
 
+def _has_finished_steps(conn: Connection, run_id: int) -> bool:
+    unfinished = (StepState.PENDING.value, StepState.RUNNING.value)
+    finished = select(steps.c.step).where(steps.c.run_id == run_id, steps.c.state.not_in(unfinished)).limit(1)
+    return conn.execute(finished).one_or_none() is not None
+
+
 def mark_run_lost(conn: Connection, run_id: int, fence: int, reason: str, now: datetime, *, if_expired: bool) -> bool:
     """Running → lost, with its steps, and release its locks. False: the claim with this fence is over.
+
+    A run with undo steps of which a step had started is held: it keeps the locks of all its steps.
 
     With `if_expired` also False when the lease has not expired: the node can have renewed it since it was read.
     """
@@ -155,7 +187,26 @@ def mark_run_lost(conn: Connection, run_id: int, fence: int, reason: str, now: d
     add_run_events(conn, [RunChanged(run_id, RunState.LOST, now)])
     mark_attempts_lost(conn, run_id, reason, now)
     prepared.delete_rows_of_run(conn, locks, run_id)
+    _hold(conn, run_id, fence, now)
     return True
+
+
+def _hold(conn: Connection, run_id: int, fence: int, now: datetime) -> None:
+    """Hold a lost run if there is something to undo."""
+    plan_id = conn.execute(select(runs.c.plan_id).where(runs.c.id == run_id)).scalar_one()
+    plan = RunPlans().load(conn, [plan_id])[plan_id].steps
+    started = select(steps.c.step).where(steps.c.run_id == run_id, steps.c.started_at.is_not(None))
+    made = {plan[index].name for index in conn.execute(started).scalars() if not plan[index].gate}
+    if not made or not any(step.undoes for step in plan):
+        return
+    conn.execute(update(runs).where(runs.c.id == run_id).values(held=True))
+    modes: dict[str, LockMode] = {}
+    for step in plan:
+        for name, mode in step.locks.items():
+            modes[name] = "exclusive" if "exclusive" in (mode, modes.get(name)) else "shared"
+    kept = {"run_id": run_id, "step": HELD_BY_RUN, "fence": fence, "since": now, "held": True}
+    if modes:
+        conn.execute(insert(locks), [{"lock": name, "mode": mode, **kept} for name, mode in sorted(modes.items())])
 
 
 def mark_attempts_lost(conn: Connection, run_id: int, reason: str, at: datetime) -> None:
@@ -181,6 +232,7 @@ class _UpdateBatch:
         self._attempts: dict[tuple[int, int], dict[str, Any]] = {}
         self._lines: dict[tuple[int, int], dict[int, LogLine]] = {}
         self._changes: dict[tuple[int, int, int], dict[str, Any]] = {}  # rows of this batch
+        self._handed: dict[str, dict[str, Any]] = {}
         self._rows: dict[Table, list[dict[str, Any]]] = {checks: [], changes: [], artifacts: [], measures: []}
 
     def add(self, conn: Connection, update: RunUpdate) -> None:
@@ -188,6 +240,9 @@ class _UpdateBatch:
             case StepStarted():
                 step = {"state": StepState.RUNNING.value, "reason": "", "started_at": update.at, "finished_at": None}
                 self._steps[update.step] = step
+            case RunWaiting():
+                step = {"state": StepState.WAITING.value, "reason": update.reason, "started_at": update.at}
+                self._steps[update.step] = step | {"finished_at": None}
             case StepWaiting():
                 self._steps.setdefault(update.step, {})["reason"] = update.reason
             case StepFinished():
@@ -244,6 +299,8 @@ class _UpdateBatch:
                 self._lines.setdefault((update.step, update.attempt), {})[item.seq] = item
             case LogTrim():
                 self._trim(conn, update, item)
+            case Handed():
+                self._handed[item.name] = {"value": item.value, "step": update.step, "at": item.at}
 
     def _change(self, conn: Connection, where: dict[str, Any], change: Change) -> None:
         """Insert a change, or update one that was intended with what became of it."""
@@ -281,6 +338,8 @@ class _UpdateBatch:
 
     def flush(self, conn: Connection) -> None:
         """Write the collected changes."""
+        for name, columns in self._handed.items():
+            prepared.upsert_row(conn, handed_values, {"run_id": self._run_id, "name": name}, columns, {})
         for index, columns in self._steps.items():
             self._upsert(conn, steps, {"step": index}, {"reason": ""}, columns)
         self._flush_log(conn)

@@ -8,13 +8,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, bindparam, exists, func, literal_column, select, tuple_, union_all
+from sqlalchemy import Select, bindparam, exists, func, literal_column, or_, select, tuple_, union_all
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
 from maintd.model.evidence import LogLine
 from maintd.model.responses import SeriesPoint
-from maintd.model.run import Run, RunState, RunSummary
+from maintd.model.run import GateDecision, HandedValue, Note, Run, RunLink, RunState, RunSummary
 from maintd.store import mapping
 from maintd.store.database import Database
 from maintd.store.last_runs import LastRuns, last_runs, last_success
@@ -27,10 +27,14 @@ from maintd.store.tables import (
     changes,
     checks,
     entries,
+    gate_decisions,
+    handed_values,
     log_lines,
     measures,
+    notes,
     plan_jobs,
     run_events,
+    run_links,
     runs,
     series,
     steps,
@@ -304,10 +308,12 @@ def runs_that_ended_between(conn: Connection, plans: RunPlans, run: Run, after: 
 def _run(conn: Connection, row: AnyRow, plan: RunPlan, *, started: bool) -> Run:
     columns = row._asdict()
     del columns["plan_id"], columns["entry_id"]
+    more = _of_procedure(conn, row.id) if started else {}
     known = _steps(conn, row.id) if started else {}
     attempts_by_step = _attempts(conn, row.id) if started else {}
     return Run(
         **columns,
+        **more,
         policy=plan.policy,
         plan=plan.steps,
         steps=tuple(
@@ -315,6 +321,22 @@ def _run(conn: Connection, row: AnyRow, plan: RunPlan, *, started: bool) -> Run:
             for index, step in enumerate(plan.steps)
         ),
     )
+
+
+def _of_procedure(conn: Connection, run_id: int) -> dict[str, Any]:
+    """What a run has beside its steps: decisions at gates, values handed over, links and notes."""
+    fields: dict[str, Any] = {}
+    for field, table, to, order in (
+        ("decisions", gate_decisions, GateDecision, gate_decisions.c.id),
+        ("handed", handed_values, HandedValue, handed_values.c.name),
+        ("notes", notes, Note, notes.c.id),
+    ):
+        found = conn.execute(select(table).where(table.c.run_id == run_id).order_by(order))
+        names = to.model_fields.keys()
+        fields[field] = tuple(to(**{name: getattr(row, name) for name in names}) for row in found)
+    either = or_(run_links.c.run_id == run_id, run_links.c.other_run_id == run_id)
+    linked = conn.execute(select(run_links).where(either).order_by(run_links.c.run_id))
+    return fields | {"links": tuple(RunLink(**row._asdict()) for row in linked)}
 
 
 def _steps(conn: Connection, run_id: int) -> dict[int, AnyRow]:

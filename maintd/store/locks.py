@@ -25,6 +25,7 @@ _HOLDERS = (
         locks.c.step,
         locks.c.since,
         locks.c.fence,
+        locks.c.held,
         entries.c.name.label("entry"),
         runs.c.node,
         runs.c.incarnation,
@@ -92,7 +93,7 @@ class Locks:
         statement = insert_into(conn, locks)
         statement = statement.on_conflict_do_update(
             index_elements=["lock", "run_id", "step"],
-            set_={"mode": statement.excluded.mode, "fence": statement.excluded.fence},
+            set_={"mode": statement.excluded.mode, "fence": statement.excluded.fence, "held": False},
         )
         held_by = {"run_id": run_id, "step": step, "fence": fence, "since": now}
         conn.execute(statement, [{"lock": lock, "mode": mode, **held_by} for lock, mode in sorted(wanted.items())])
@@ -102,6 +103,8 @@ class Locks:
 def _is_expired(row: AnyRow, now: datetime, by: str | None = None) -> bool:
     """Whether the holder's claim or lease is over. Leases of `by`, the requesting process, do not expire here: it
     supervises those runs itself, and its clock can have been set."""
+    if row.held:
+        return False
     if _is_over(row) or row.lease_until is None:
         return True
     return bool(row.lease_until < now) and (by is None or row.incarnation != by)

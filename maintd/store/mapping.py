@@ -32,6 +32,9 @@ SUMMARY = (
     runs.c.why,
     runs.c.dry_run,
     runs.c.fence,
+    runs.c.waiting_until,
+    runs.c.held,
+    runs.c.emergency,
 )
 FULL = (
     *SUMMARY,
@@ -96,6 +99,8 @@ def step(index: int, plan: StepPlan, row: AnyRow | None, attempts: tuple[Attempt
         job=plan.job,
         params=plan.params,
         always=plan.always,
+        gate=plan.gate,
+        undoes=plan.undoes,
         state=StepState.PENDING if row is None else row.state,
         reason="" if row is None else row.reason,
         started_at=None if row is None else row.started_at,

@@ -58,7 +58,7 @@ class RunPlans:
             digest = hashlib.sha256(f"{steps}\n{policy}".encode()).hexdigest()
             digests.append(digest)
             rows[digest] = {"digest": digest, "steps": steps, "policy": policy, "used_at": now}
-            jobs[digest] = {step.job for step in run.plan}
+            jobs[digest] = {step.job for step in run.plan if step.job}
         if not rows:
             return []
         # Sorted, so that two nodes cannot deadlock.

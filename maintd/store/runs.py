@@ -10,17 +10,38 @@ from sqlalchemy import Integer, bindparam, delete, exists, func, or_, select, up
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
-from maintd.model.run import TRANSITIONS, NewRun, Run, RunState, RunSummary
+from maintd.model.run import (
+    TRANSITIONS,
+    DecisionKind,
+    GateDecision,
+    NewRun,
+    Run,
+    RunState,
+    RunSummary,
+    StepState,
+    Trigger,
+)
 from maintd.model.run_updates import RunUpdate
 from maintd.store import mapping
 from maintd.store.apply_updates import apply_updates, mark_run_lost
 from maintd.store.database import ConflictError, Database, insert_into
 from maintd.store.entries import entry_id_of, insert_runs, run_row
+from maintd.store.gates import end_wait
 from maintd.store.history import load_runs
 from maintd.store.prepared import Prepared, PreparedForValues
 from maintd.store.run_events import RunChanged, add_run_events
 from maintd.store.run_plans import RunPlans
-from maintd.store.tables import HAS_KEY, IS_QUEUED, IS_RUNNING, UtcDateTime, entries, run_events, runs
+from maintd.store.tables import (
+    HAS_KEY,
+    IS_QUEUED,
+    IS_RUNNING,
+    IS_WAITING,
+    UtcDateTime,
+    entries,
+    run_events,
+    runs,
+    steps,
+)
 
 IS_UNFINISHED = or_(*(runs.c.state == state.value for state in RunState if not state.final))
 
@@ -43,7 +64,7 @@ _CLAIM = PreparedForValues(
         lease_until=bindparam("until"),
         started_at=func.coalesce(runs.c.started_at, bindparam("now", type_=UtcDateTime())),
     )
-    .returning(runs.c.id, runs.c.fence),
+    .returning(runs.c.id, runs.c.fence, runs.c.trigger),
     runs.c.id,
 )
 
@@ -201,18 +222,24 @@ class Runs:
         return self._database.write(lambda conn: apply_updates(conn, self._plans, run_id, fence, first_seq, updates))
 
     def request_cancel(self, run_id: int, by: str, why: str, now: datetime) -> RunState | None:
-        """Cancel a queued run, or record the request for a running one. Returns its state, None for an unknown id."""
+        """Cancel a queued run, or record the request for one that has started. Returns its state, None if unknown.
+
+        A run that has started a step ends only after its undo and its `always` steps, at a gate too.
+        """
         text = f"{by}: {why}" if why else by
-        at_once = _transition(run_id, RunState.CANCELLED, only_from=(RunState.QUEUED,)).values(
-            reason=f"cancelled by {text}", cancel_requested=text, finished_at=now
-        )
-        request = update(runs).where(runs.c.id == run_id, IS_RUNNING).values(cancel_requested=text)
+        has_steps = exists().where(steps.c.run_id == runs.c.id)
+        at_once = _transition(run_id, RunState.CANCELLED, only_from=(RunState.QUEUED,)).where(~has_steps)
+        at_once = at_once.values(reason=f"cancelled by {text}", cancel_requested=text, finished_at=now)
+        unfinished = update(runs).where(runs.c.id == run_id, or_(IS_RUNNING, IS_QUEUED, IS_WAITING))
+        request = unfinished.values(cancel_requested=text)
 
         def transaction(conn: Connection) -> RunState | None:
             if conn.execute(at_once).rowcount == 1:
                 add_run_events(conn, [RunChanged(run_id, RunState.CANCELLED, now)])
             else:
                 conn.execute(request)
+                decision = GateDecision(step=0, kind=DecisionKind.CANCELLED, by=by, at=now, note=why)
+                end_wait(conn, run_id, decision, StepState.CANCELLED, f"cancelled by {text}")
             state = conn.execute(select(runs.c.state).where(runs.c.id == run_id)).scalar_one_or_none()
             return None if state is None else RunState(state)
 
@@ -240,6 +267,10 @@ class Runs:
         return self._database.read(lambda conn: [mapping.summary(row) for row in conn.execute(query)])
 
 
+_TAKES_OVER = (Trigger.RESUME.value, Trigger.UNDO.value)
+"""Triggers of runs that have steps of an earlier run before they start."""
+
+
 class _Claim(NamedTuple):
     node: str
     incarnation: str
@@ -251,7 +282,7 @@ def _claim(conn: Connection, plans: RunPlans, run_ids: Sequence[int], by: _Claim
     wanted = {"now": by.now, "by_node": by.node, "by_incarnation": by.incarnation, "until": by.lease_until}
     claimed = _CLAIM.rows(conn, run_ids, wanted)
     add_run_events(conn, [RunChanged(row.id, RunState.RUNNING, by.now) for row in claimed])
-    return load_runs(conn, plans, {row.id: row.fence > 1 for row in claimed})
+    return load_runs(conn, plans, {row.id: row.fence > 1 or row.trigger in _TAKES_OVER for row in claimed})
 
 
 def _transition(run_id: int, to: RunState, *, only_from: Iterable[RunState]) -> Any:

@@ -163,12 +163,18 @@ runs = Table(
     Column("dry_run", Boolean, nullable=False),
     Column("params", Json, nullable=False),
     Column("idempotency_key", CleanText),
+    Column("waiting_step", Integer),  # the gate where it waits
+    Column("waiting_until", UtcDateTime),
+    Column("held", Boolean, nullable=False, server_default=false()),
+    Column("emergency", CleanText, nullable=False, server_default=text("''")),
     sqlite_autoincrement=True,  # ids are never reused, so the ledger can keep them after pruning
 )
 
 # SQLite uses a partial index only for a query that contains its condition with a literal value.
 IS_QUEUED = runs.c.state == literal_column("'queued'")
 IS_RUNNING = runs.c.state == literal_column("'running'")
+IS_WAITING = runs.c.state == literal_column("'waiting'")
+IS_HELD = runs.c.held.is_(literal_column("true"))
 HAS_KEY = runs.c.idempotency_key.is_not(None)
 
 Index("ix_runs_entry", runs.c.entry_id, runs.c.id)
@@ -177,6 +183,8 @@ Index("ix_runs_state", runs.c.state, runs.c.id)
 Index("ix_runs_plan", runs.c.plan_id, runs.c.id)
 Index("ix_runs_queued_at", runs.c.queued_at, runs.c.id)
 Index("ix_runs_queued", runs.c.not_before, runs.c.id, sqlite_where=IS_QUEUED)
+Index("ix_runs_waiting", runs.c.waiting_until, runs.c.id, sqlite_where=IS_WAITING)
+Index("ix_runs_held", runs.c.id, sqlite_where=IS_HELD)
 # At most one running run per entry, whichever node claims it.
 Index("uq_runs_running", runs.c.entry_id, unique=True, sqlite_where=IS_RUNNING)
 Index("uq_runs_idempotency_key", runs.c.idempotency_key, unique=True, sqlite_where=HAS_KEY)
@@ -312,7 +320,81 @@ locks = Table(
     Column("mode", Text, nullable=False),
     Column("fence", Integer, nullable=False),
     Column("since", UtcDateTime, nullable=False),
+    Column("held", Boolean, nullable=False, server_default=false()),  # valid without a claim, until it is released
     Index("ix_locks_run", "run_id"),
+)
+
+gate_decisions = Table(
+    "gate_decisions",  # who ticked, approved or rejected what
+    metadata,
+    Column("id", Id, primary_key=True),
+    _of_run(),
+    Column("step", Integer, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("item", Integer),
+    Column("by", CleanText, nullable=False),
+    Column("origin", CleanText, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("note", CleanText, nullable=False),
+    Column("emergency", Boolean, nullable=False),
+    Index("ix_gate_decisions_run", "run_id"),
+)
+
+handed_values = Table(
+    "handed_values",  # from step to step of a run
+    metadata,
+    _of_run_key(),
+    Column("name", CleanText, primary_key=True),
+    Column("value", Json, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+)
+
+run_links = Table(
+    "run_links",  # a run that follows from another
+    metadata,
+    _of_run_key(),
+    Column("kind", Text, primary_key=True),
+    Column("other_run_id", Id, nullable=False),
+    UniqueConstraint("other_run_id", "kind"),  # whichever node is first; nothing follows twice
+)
+
+notes = Table(
+    "notes",  # remarks of persons about runs
+    metadata,
+    Column("id", Id, primary_key=True),
+    _of_run(),
+    Column("at", UtcDateTime, nullable=False),
+    Column("by", CleanText, nullable=False),
+    Column("origin", CleanText, nullable=False),
+    Column("text", CleanText, nullable=False),
+    Index("ix_notes_run", "run_id"),
+)
+
+records = Table(
+    "records",  # the chain of hashes over what was recorded; outlives its runs
+    metadata,
+    Column("id", Id, primary_key=True, autoincrement=False),  # from 1, without gaps
+    Column("kind", Text, nullable=False),  # run or note
+    Column("run_id", Id, nullable=False),
+    Column("note_id", Id),
+    Column("at", UtcDateTime, nullable=False),
+    Column("digest", Text, nullable=False),  # SHA-256 of the record as canonical JSON, in hex
+    Column("head", Text, nullable=False),  # SHA-256 of the earlier head and the digest, in hex
+    Index("ix_records_run", "run_id"),
+)
+
+freezes = Table(
+    "freezes",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("entries", CleanText, nullable=False),  # a name or a pattern
+    Column("why", CleanText, nullable=False),
+    Column("by", CleanText, nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+    Column("until", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),  # before `until`, by an operator
+    Column("ended_by", CleanText, nullable=False, server_default=text("''")),
 )
 
 nodes = Table(
@@ -481,7 +563,21 @@ tokens = Table(
     Column("last_used_from", CleanText, nullable=False, server_default=text("''")),
 )
 
-RUN_TABLES = (log_lines, checks, measures, changes, artifacts, attempts, steps, locks, run_events)
+RUN_TABLES = (
+    log_lines,
+    checks,
+    measures,
+    changes,
+    artifacts,
+    attempts,
+    steps,
+    locks,
+    run_events,
+    gate_decisions,
+    handed_values,
+    run_links,
+    notes,
+)
 """Tables whose rows belong to a run and are deleted with it."""
 
 

@@ -101,8 +101,6 @@ def test_an_error_in_an_entry_is_reported_with_a_correction(line: str, expected:
     [
         ("[]", "steps is empty"),
         ("[[look]]", "a step must be the name of a job or a mapping, not a list"),
-        ("[gate: {checklist: [x]}]", "gates and approvals are not supported;"),
-        ("[approve: ops]", "gates and approvals are not supported;"),
         ("[{vacuum: {}, timeout: 5m}]", "for example {job: vacuum, params: {…}, timeout: 10m}"),
         ("[{job: look, timeut: 5m}]", 'unknown key "timeut"; did you mean "timeout"?'),
         ("[{job: look, always: perhaps}]", "always must be true or false"),
