@@ -11,7 +11,7 @@ from itertools import combinations, islice
 from maintd.calendar.entries import ReadEntry, schedule_node
 from maintd.calendar.value_readers import NodeReader, unknown
 from maintd.config.yaml_tree import Node
-from maintd.model.entry import Entry, LockMode, OnFailure, Proof, Rule
+from maintd.model.entry import Entry, LockMode, OnFailure, Proof, Rule, merged_locks
 from maintd.schedule import Schedule, compile_rule, first_outside, local_text, upcoming
 from maintd.units import format_duration
 
@@ -170,7 +170,7 @@ def _lock_conflicts(scope: NodeReader, timed: Sequence[_Timed], now: datetime) -
     """Warn about entries that are due at the same time and need the same lock, at least one of them exclusively."""
     holders: dict[str, dict[Schedule, list[tuple[_Timed, LockMode]]]] = defaultdict(lambda: defaultdict(list))
     for each in timed:
-        for lock, mode in _locks(each.entry).items():
+        for lock, mode in merged_locks(each.entry.steps).items():
             holders[lock][each.schedule].append((each, mode))
     contested = {
         lock: groups
@@ -223,11 +223,3 @@ def _warn(scope: NodeReader, first: _Timed, second: _Timed, at: datetime, locks:
 
 def _any_exclusive(held: Iterable[tuple[_Timed, LockMode]]) -> bool:
     return any(mode == "exclusive" for _, mode in held)
-
-
-def _locks(entry: Entry) -> dict[str, LockMode]:
-    found: dict[str, LockMode] = {}
-    for step in entry.steps:
-        for lock, mode in step.locks.items():
-            found[lock] = "exclusive" if "exclusive" in (mode, found.get(lock)) else "shared"
-    return found

@@ -97,7 +97,7 @@ def _approval(scope: NodeReader, node: Node) -> Approval | None:
         role = scope.choice(fields["role"][1], "role", Role)
         if role is Role.VIEWER:
             scope.error(
-                fields["role"][1], "a viewer may not act, so nobody could pass the gate; write operator or more"
+                fields["role"][1], "a viewer may not act, so the gate could not be passed; write operator or more"
             )
             return None
     strict = scope.flag(fields["not_requester"][1], "not_requester") if "not_requester" in fields else False

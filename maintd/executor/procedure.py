@@ -55,7 +55,7 @@ def when_not_met(step: StepPlan, index: int, plan: Sequence[StepPlan], outcomes:
     if step.when is When.ALWAYS:
         return ""
     before = [(name, outcomes.get(place)) for place, name in enumerate(other.name for other in plan) if place < index]
-    judged = [
+    considered = [
         (name, outcome)
         for (name, outcome), other in zip(before, plan, strict=False)
         if not other.undoes and not (outcome is not None and outcome.not_configured)
@@ -65,8 +65,8 @@ def when_not_met(step: StepPlan, index: int, plan: Sequence[StepPlan], outcomes:
         for (name, outcome), other in zip(before, plan, strict=False)
         if other.undoes and outcome is not None and outcome.state is not StepState.SKIPPED
     ]
-    bad = next((name for name, outcome in judged if outcome is None or outcome.state not in GOOD), None)
-    succeeded = bad is None and not undone and bool(judged)
+    bad = next((name for name, outcome in considered if outcome is None or outcome.state not in GOOD), None)
+    succeeded = bad is None and not undone and bool(considered)
     if step.when is When.SUCCEEDED and not succeeded:
         if undone:
             return f"it runs only after a success, and the run was undone ({undone[0]})"

@@ -2,7 +2,7 @@
 
 1. Started too late, or what it depends on has not succeeded: skipped.
 2. The steps in order, until one fails (`on_failure`), the time of the run or of its window is over, or a stop is
-   requested. At a gate the claim ends; when somebody has decided, a later claim continues after the gate.
+   requested. At a gate the claim ends; after a decision, a later claim continues after the gate.
 3. With `on_failure: undo` and a failure: the undo steps of the steps that had started, in reverse order.
 4. The steps that always run, with their own time, if their `when` is met.
 5. The outcome.

@@ -26,11 +26,13 @@ from maintd.executor.outcome import (
     retry_delay,
 )
 from maintd.executor.run_context import RunContext
+from maintd.model.entry import merged_locks
 from maintd.model.job import JobDescription
 from maintd.model.run import AttemptState, StepState
 from maintd.model.run_updates import AttemptFinished, StepFinished, StepStarted, StepWaiting
 from maintd.model.status import LockHolder
 from maintd.present.text import utc_second
+from maintd.store.tables import HELD_BY_RUN
 from maintd.units import format_duration
 
 log = structlog.get_logger()
@@ -114,7 +116,9 @@ class StepRunner:
 
     def _acquire_locks(self) -> str | None:
         """Return an empty text once all are held, else why they are not; None: the run is to be requeued."""
-        wanted = self._plan.locks
+        wanted, holder = self._plan.locks, self._plan.name
+        if self._run.policy.hold_locks:
+            wanted, holder = merged_locks(self._run.plan), HELD_BY_RUN
         if not wanted or self._context.store is None:
             return ""
         began = time.monotonic()
@@ -122,7 +126,7 @@ class StepRunner:
         lock_wait = self._run.policy.lock_wait
         while True:
             try:
-                why = _holders_text(self._context.acquire_locks(self._plan.name, wanted))
+                why = _holders_text(self._context.acquire_locks(holder, wanted))
             except RefusedError as error:
                 self._cancel.request(StopKind.LOST, f"the claim of the run is over: {error.message}")
                 why = error.message
@@ -148,7 +152,7 @@ class StepRunner:
         self._updates.add(StepWaiting(step=self._index, at=self._context.now(), reason=reason))
 
     def _release_locks(self) -> None:
-        if not self._plan.locks:
+        if not self._plan.locks or self._run.policy.hold_locks:
             return
         try:
             self._context.release_locks(self._plan.name)
@@ -249,7 +253,7 @@ class StepRunner:
             step=self._index,
             started_at=now,
             limit=limit,
-            holds_locks=bool(self._plan.locks),
+            holds_locks=bool(self._plan.locks) or self._run.policy.hold_locks,
         )
         try:
             self._provide_folders(order)

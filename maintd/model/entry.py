@@ -130,7 +130,7 @@ class Proof(Model):
 
 
 class ChecklistItem(Model):
-    """An item of a gate: one with a proof is judged by maintd, any other is ticked by a person."""
+    """An item of a gate: one with a proof is evaluated by maintd, any other is ticked by a person."""
 
     text: str
     proof: Proof | None = None
@@ -195,6 +195,15 @@ class StepPlan(Model):
     always: bool = False  # runs at the end, whatever the outcome of earlier steps
     mutates: bool = True
     repeatable: bool = False
+
+
+def merged_locks(steps: Sequence[StepPlan]) -> dict[str, LockMode]:
+    """The locks of all steps; exclusive if one of them needs it so."""
+    found: dict[str, LockMode] = {}
+    for step in steps:
+        for name, mode in step.locks.items():
+            found[name] = "exclusive" if "exclusive" in (mode, found.get(name)) else "shared"
+    return found
 
 
 def overlay_texts(steps: Sequence[StepPlan], keys: Mapping[str, str] | None = None) -> tuple[str, ...]:

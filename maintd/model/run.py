@@ -250,7 +250,7 @@ class RunSummary(Model):
     dry_run: bool = False
     fence: int = 0  # number of claims so far; a write with an older fence is refused
     waiting_until: Instant | None = None  # the end of the time of the gate where it waits
-    held: bool = False  # lost, and it keeps its locks until somebody resumes, undoes or releases it
+    held: bool = False  # lost, and it keeps its locks until a person resumes, undoes or releases it
     emergency: str = ""  # who passed a rule in an emergency, which, and why
 
     @property

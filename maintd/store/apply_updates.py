@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Table, bindparam, delete, insert, select, update
 from sqlalchemy.engine import Connection
 
-from maintd.model.entry import LockMode
+from maintd.model.entry import merged_locks
 from maintd.model.evidence import (
     Artifact,
     Change,
@@ -43,6 +43,7 @@ from maintd.store.prepared import COUNTERS, Prepared
 from maintd.store.run_events import RunChanged, add_run_events
 from maintd.store.run_plans import RunPlans
 from maintd.store.tables import (
+    HELD_BY_RUN,
     IS_RUNNING,
     artifacts,
     attempts,
@@ -56,9 +57,6 @@ from maintd.store.tables import (
     series,
     steps,
 )
-
-HELD_BY_RUN = ""
-"""The step of a lock that is held by a run as a whole."""
 
 ACCEPTS_EVIDENCE = (RunState.RUNNING, RunState.LOST)
 
@@ -146,7 +144,7 @@ def _finish(conn: Connection, run_id: int, claim: AnyRow, end: _End, last: int) 
     elif isinstance(end, RunWaiting):
         columns |= {"state": RunState.WAITING.value, "waiting_step": end.step, "waiting_until": end.until}
         columns |= {"node": None, "incarnation": None, "recorded_seq": 0}
-        if claim.cancel_requested:  # it must not wait for anybody: the next claim ends it
+        if claim.cancel_requested:  # it must not wait: the next claim ends it
             columns |= {"state": RunState.QUEUED.value, "not_before": end.at}
             columns |= {"waiting_step": None, "waiting_until": None}
     elif _has_finished_steps(conn, run_id):  # it continues after a gate
@@ -200,10 +198,7 @@ def _hold(conn: Connection, run_id: int, fence: int, now: datetime) -> None:
     if not made or not any(step.undoes for step in plan):
         return
     conn.execute(update(runs).where(runs.c.id == run_id).values(held=True))
-    modes: dict[str, LockMode] = {}
-    for step in plan:
-        for name, mode in step.locks.items():
-            modes[name] = "exclusive" if "exclusive" in (mode, modes.get(name)) else "shared"
+    modes = merged_locks(plan)
     kept = {"run_id": run_id, "step": HELD_BY_RUN, "fence": fence, "since": now, "held": True}
     if modes:
         conn.execute(insert(locks), [{"lock": name, "mode": mode, **kept} for name, mode in sorted(modes.items())])

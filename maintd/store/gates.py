@@ -1,4 +1,4 @@
-"""Runs that wait at gates: found, decided about, and continued. Whoever ends the wait first, wins."""
+"""Runs that wait at gates: found, decided about, and continued. The first that ends a wait wins."""
 
 from __future__ import annotations
 

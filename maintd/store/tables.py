@@ -311,6 +311,9 @@ measures = _evidence(
 )
 Index("ix_measures_series", measures.c.series_id, measures.c.id)
 
+HELD_BY_RUN = ""
+"""The step of a lock that is held by a run as a whole."""
+
 locks = Table(
     "locks",
     metadata,

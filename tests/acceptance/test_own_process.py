@@ -96,7 +96,7 @@ def test_a_job_reads_neither_the_daemons_memory_nor_its_environment(tmp_path: Pa
     shell = Shell(tmp_path, environ)
 
     with running(argv, tmp_path / "log", env=clean_environ(**environ), cwd=tmp_path) as process:
-        wait_for(lambda: shell.maintd("status", "--quiet").code == 0, "the daemon is ready", seconds=30)
+        wait_for(lambda: shell.maintd("status", "--quiet").code == 0, "the daemon is ready")
         done = shell.maintd("trigger", "spy", "-p", f"daemon={process.pid}", "--wait")
 
     assert (done.code == 0) is not debuggable, done.out

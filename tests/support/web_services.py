@@ -281,4 +281,4 @@ def on_socket(path: Path) -> Client:
 
 def on_port(port: int, host: str = "127.0.0.1") -> Client:
     """Return a client for a TCP port, with `host` in the Host header."""
-    return Client(lambda: socket.create_connection(("127.0.0.1", port), timeout=10), host)
+    return Client(lambda: socket.create_connection(("127.0.0.1", port), timeout=60), host)

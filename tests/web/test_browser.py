@@ -26,7 +26,7 @@ def tab(browser: Browser, served: Harness) -> Iterator[Page]:
     made = context.new_page()
     made.on("console", lambda message: messages.append(message.text) if message.type in ("error", "warning") else None)
     made.on("pageerror", lambda error: messages.append(str(error)))
-    made.set_default_timeout(10_000)
+    made.set_default_timeout(60_000)
     yield made
     context.close()
     assert messages == []

@@ -1,0 +1,225 @@
+"""Procedures: gates, undo, `always` steps with a condition, values from step to step, and holds after a crash."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from support.nodes import Node
+from support.servers.base import wait_for
+
+from maintd.model.entry import Gate, OnFailure, Policy, StepPlan, When
+from maintd.model.run import DecisionKind, GateDecision, Run, RunState, StepState, Trigger
+from maintd.store.gates import end_wait
+
+UNDO = Policy(on_failure=OnFailure.UNDO)
+
+WRITES = 'Path(params.into).open("a").write(params.text + "\\n")'
+
+
+def gate(name: str = "gate", **columns: object) -> StepPlan:
+    values = {"ask": "Is it done?"} | columns
+    return StepPlan(name=name, job="", gate=Gate.model_validate(values), mutates=False)
+
+
+def waiting(node: Node, run_id: int) -> Run:
+    """Wait until the run waits at a gate; return it."""
+
+    def at_gate() -> Run | None:
+        run = node.run(run_id)
+        return run if run.state is RunState.WAITING else None
+
+    return wait_for(at_gate, f"run {run_id} waits")
+
+
+def decide(node: Node, run_id: int, state: StepState = StepState.SUCCEEDED, kind: str = "approved") -> bool:
+    decision = GateDecision(step=0, kind=DecisionKind(kind), by="ada", at=node.store.now())
+    done = node.store.write(lambda conn: end_wait(conn, run_id, decision, state, f"{kind} by ada"))
+    node.executor.wake()
+    return done
+
+
+def states(run: Run) -> dict[str, str]:
+    return {step.name: step.state.value for step in run.steps}
+
+
+class Script:
+    """Steps that append their names to a file."""
+
+    def __init__(self, node: Node, folder: Path) -> None:
+        self.node = node
+        self.file = folder / "written"
+        self.writes = node.job(WRITES)
+        self.fails = node.job(f"{WRITES}; raise RuntimeError('broken')")
+
+    def step(self, name: str, *, fails: bool = False, **columns: object) -> StepPlan:
+        params = {"into": str(self.file), "text": name}
+        return self.node.step(self.fails if fails else self.writes, params, name=name, **columns)
+
+    @property
+    def written(self) -> list[str]:
+        return self.file.read_text().split() if self.file.exists() else []
+
+
+@pytest.fixture
+def script(here: Node, tmp_path: Path) -> Script:
+    return Script(here, tmp_path)
+
+
+def test_a_run_waits_at_a_gate_without_a_slot_and_goes_on_after_it(here: Node, script: Script) -> None:
+    run_id = here.queue(script.step("before"), gate(), script.step("after"))
+    at_gate = waiting(here, run_id)
+    assert (at_gate.node, at_gate.lease_until, script.written) == (None, None, ["before"])
+    assert states(at_gate) == {"before": "succeeded", "gate": "waiting", "after": "pending"}
+    wait_for(lambda: not here.executor.held, "the claim is over")
+
+    assert decide(here, run_id)
+    assert not decide(here, run_id), "a gate is passed once"
+
+    run = here.ended(run_id)
+    assert (run.state, script.written) == (RunState.SUCCEEDED, ["before", "after"])
+    assert [(decision.kind, decision.step, decision.by) for decision in run.decisions] == [("approved", 1, "ada")]
+
+
+def test_a_rejected_gate_fails_the_run_with_undo_in_reverse_order_and_its_always_steps(
+    here: Node, script: Script
+) -> None:
+    run_id = here.queue(
+        script.step("one"),
+        script.step("two"),
+        gate(),
+        script.step("three"),
+        script.step("undo-three", undoes="three"),
+        script.step("undo-two", undoes="two"),
+        script.step("undo-one", undoes="one"),
+        script.step("last", always=True),
+        script.step("if-good", always=True, when=When.SUCCEEDED),
+        script.step("if-bad", always=True, when=When.FAILED),
+        policy=UNDO,
+    )
+    waiting(here, run_id)
+    decide(here, run_id, StepState.FAILED, "rejected")
+
+    run = here.ended(run_id)
+    assert script.written == ["one", "two", "undo-two", "undo-one", "last", "if-bad"]
+    assert run.state is RunState.FAILED
+    assert run.reason == "gate: rejected by ada; undone: two, one"
+    assert states(run)["undo-three"] == states(run)["if-good"] == "skipped"
+
+
+def test_a_gate_whose_time_is_over_ends_the_run_as_timed_out(here: Node, script: Script) -> None:
+    run_id = here.queue(gate(timeout=timedelta(minutes=5)), script.step("work"), script.step("last", always=True))
+    assert waiting(here, run_id).waiting_until is not None
+    decide(here, run_id, StepState.TIMED_OUT, "timed_out")
+    run = here.ended(run_id)
+    assert (run.state, script.written) == (RunState.TIMED_OUT, ["last"])
+
+
+def test_a_run_that_is_cancelled_at_a_gate_still_runs_its_always_steps(here: Node, script: Script) -> None:
+    run_id = here.queue(script.step("work"), gate(), script.step("last", always=True))
+    waiting(here, run_id)
+    here.store.runs.request_cancel(run_id, "ada", "not today", here.store.now())
+    here.executor.wake()
+    run = here.ended(run_id)
+    assert (run.state, script.written) == (RunState.CANCELLED, ["work", "last"])
+    assert run.decisions[0].kind is DecisionKind.CANCELLED
+
+
+def test_a_failed_step_is_undone_too_and_one_that_never_started_is_not(here: Node, script: Script) -> None:
+    run_id = here.queue(
+        script.step("one"),
+        script.step("two", fails=True),
+        script.step("three"),
+        script.step("undo-three", undoes="three"),
+        script.step("undo-two", undoes="two"),
+        script.step("undo-one", undoes="one", fails=True),
+        script.step("if-good", always=True, when=When.SUCCEEDED),
+        policy=UNDO,
+    )
+    run = here.ended(run_id)
+    assert script.written == ["one", "two", "undo-two", "undo-one"]
+    assert run.state is RunState.FAILED
+    assert run.reason.endswith("NOT undone: one")
+
+
+def test_nothing_is_undone_after_a_success(here: Node, script: Script) -> None:
+    run_id = here.queue(
+        script.step("one"),
+        script.step("undo-one", undoes="one"),
+        script.step("if-good", always=True, when=When.SUCCEEDED),
+        script.step("if-bad", always=True, when=When.FAILED),
+        policy=UNDO,
+    )
+    run = here.ended(run_id)
+    assert (run.state, run.reason, script.written) == (RunState.SUCCEEDED, "", ["one", "if-good"])
+
+
+def test_a_step_that_observed_too_little_is_no_success_for_an_always_step(here: Node, script: Script) -> None:
+    blind = here.job('ctx.unknown("seen", "no answer")')
+    run_id = here.queue(here.step(blind), script.step("if-good", always=True, when=When.SUCCEEDED))
+    run = here.ended(run_id)
+    assert (run.state, script.written) == (RunState.UNKNOWN, [])
+
+
+def test_values_are_handed_over_across_a_gate_and_to_undo_steps(here: Node, script: Script) -> None:
+    gives = here.job('ctx.hand_over("halted", {"services": ["a", "b"]}); ctx.hand_over("count", params.number)')
+    takes = here.job(
+        'Path(params.into).write_text(repr((ctx.handed("halted"), ctx.handed("count"), ctx.outcome_of("give"))))'
+    )
+    run_id = here.queue(
+        here.step(gives, {"number": 3}, name="give"),
+        gate(),
+        here.step(takes, {"into": str(script.file)}, name="undo-give", undoes="give"),
+        policy=UNDO,
+    )
+    waiting(here, run_id)
+    decide(here, run_id, StepState.FAILED, "rejected")
+    run = here.ended(run_id)
+    assert script.file.read_text() == "({'services': ['a', 'b']}, 3, 'succeeded')"
+    assert {value.name: value.value for value in run.handed} == {"halted": {"services": ["a", "b"]}, "count": 3}
+
+
+def test_a_value_that_is_no_json_or_too_large_fails_the_step(here: Node) -> None:
+    assert "is not JSON" in here.make('ctx.hand_over("x", object())').reason
+    assert "16384" in here.make('ctx.hand_over("x", "y" * 20_000)').reason
+
+
+def test_locks_are_free_at_a_gate_unless_the_entry_holds_them(here: Node, script: Script) -> None:
+    for hold in (False, True):
+        run_id = here.queue(
+            script.step("work", locks={"stack": "exclusive"}), gate(), policy=Policy(hold_locks=hold), entry=f"e{hold}"
+        )
+        waiting(here, run_id)
+        holders = here.store.locks.holders(here.store.now())
+        assert [holder.run_id for holder in holders] == ([run_id] if hold else [])
+        decide(here, run_id)
+        here.ended(run_id)
+        assert here.store.locks.holders(here.store.now()) == []
+
+
+def test_a_lost_run_with_undo_is_held_and_keeps_its_locks(here: Node, script: Script) -> None:
+    sleeps = here.job("time.sleep(600)")
+    run_id = here.queue(
+        here.step(sleeps, name="work", locks={"stack": "exclusive"}),
+        script.step("undo-work", undoes="work"),
+        policy=UNDO,
+    )
+    here.running(run_id)
+    run = here.run(run_id)
+    assert here.store.runs.mark_lost(run_id, run.fence, "the node is gone", here.store.now())
+    lost = here.run(run_id)
+    assert (lost.state, lost.held) == (RunState.LOST, True)
+    assert [holder.lock for holder in here.store.locks.holders(here.store.now())] == ["stack"]
+
+
+def test_a_run_that_undoes_a_lost_one_runs_the_undo_steps_only(here: Node, script: Script) -> None:
+    run_id = here.queue(
+        script.step("one"),
+        script.step("undo-one", undoes="one"),
+        script.step("last", always=True),
+        script.step("if-good", always=True, when=When.SUCCEEDED),
+        trigger=Trigger.UNDO,
+    )
+    assert here.ended(run_id).state is RunState.SUCCEEDED
+    assert script.written == ["last"], "no step of the earlier run is known to have started"
