@@ -139,12 +139,12 @@ def _review(ctx: Context, params: Params, alerts: Alerts) -> None:
     now = ctx.now()
     evaluate.report_acknowledgements(ctx, params.acknowledged, params.alerts, now)
     merged = firing.merge([found or () for found in alerts.values()], params.alerts)
-    relevant = [alert for alert in merged if alert.name != params.watchdog]
+    relevant = firing.name_as_known([alert for alert in merged if alert.name != params.watchdog], ctx.findings)
     reviewed = firing.acknowledge(relevant, params.acknowledged, now)
     reviewed = firing.acknowledge_by_findings(reviewed, ctx.findings, now)
     silent = [source for source, found in alerts.items() if found is None]
-    evaluate.report_alerts(ctx, reviewed, silent, params.alerts, now)
-    evaluate.report_over(ctx, reviewed, silent)
+    reported = evaluate.report_alerts(ctx, reviewed, silent, params.alerts, now)
+    evaluate.report_findings(ctx, reviewed, reported, silent, now)
     for alert in reviewed[:50]:
         acknowledged = f"acknowledged by {alert.acknowledged_by}" if alert.acknowledged_by else "unacknowledged"
         ctx.log(f"{alert.severity}: {alert.text(now)}: {'inhibited' if alert.inhibited else acknowledged}")

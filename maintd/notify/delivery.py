@@ -165,10 +165,10 @@ def deliver(store: Store, sender: Sender, channels: Mapping[str, Channel], group
 
 
 def settle_failure(store: Store, group: ClaimedGroup, outcome: Outcome, now: datetime) -> None:
-    """Requeue a message for its next attempt, or give it up when it is old, a test or a ping."""
+    """Requeue a message for its next attempt, or give it up when it is old, a test, or accepted for some recipients."""
     error = outcome.error[:LONGEST_ERROR] or str(outcome.result)
     first = group.notices[0]
-    if now - min(notice.created_at for notice in group.notices) > GIVE_UP or first.kind is NoticeKind.TEST:
+    if now - min(notice.created_at for notice in group.notices) > GIVE_UP or _is_final(first, outcome):
         store.notices.give_up(group, error)
         return
     store.notices.requeue(
@@ -178,6 +178,11 @@ def settle_failure(store: Store, group: ClaimedGroup, outcome: Outcome, now: dat
         uncertain=outcome.result is Result.UNCERTAIN,
         channel_down=outcome.result is not Result.REFUSED,
     )
+
+
+def _is_final(notice: Notice, outcome: Outcome) -> bool:
+    """Whether there is no further attempt: those who have the message would get it again."""
+    return notice.kind is NoticeKind.TEST or outcome.result is Result.PARTLY
 
 
 def retry_after(outcome: Outcome, attempts: int) -> timedelta:

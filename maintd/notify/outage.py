@@ -56,7 +56,7 @@ class StoreOutage:
             )
             outcome = self._sender.send(config.channels[name], message_for(key, [notice], self._around.node))
             log_direct(name, outcome)
-            if outcome.result is Result.SENT:
+            if outcome.result in (Result.SENT, Result.PARTLY):
                 self._reported.add(name)
 
     def over(self, store: Store) -> None:

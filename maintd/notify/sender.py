@@ -45,6 +45,7 @@ class Result(StrEnum):
     DOWN = "down"  # the channel cannot be reached, or cannot take messages now; it did not get this one
     UNCERTAIN = "uncertain"  # as `down`, but the channel may have got this message
     REFUSED = "refused"  # the channel does not want this message
+    PARTLY = "partly"  # accepted for some recipients, refused for the others: not sent again
 
 
 class Outcome(NamedTuple):
@@ -204,6 +205,8 @@ def _notify(channel: Channel, message: dict[str, Any]) -> Outcome:
     import apprise
     import requests
 
+    from maintd.notify import smtp_outcome
+
     assert channel.url is not None
     log = _Log()
     logger = logging.getLogger("apprise")
@@ -224,15 +227,16 @@ def _notify(channel: Channel, message: dict[str, Any]) -> Outcome:
     _watch(requests, answers)
     sender = apprise.Apprise(asset=asset)
     sender.add(service)
-    sent = sender.notify(
-        body=message["body"],
-        title=message["title"],
-        notify_type=message["level"],
-        body_format=apprise.NotifyFormat.TEXT,
-    )
+    with smtp_outcome.watch() as dialogue:
+        sent = sender.notify(
+            body=message["body"],
+            title=message["title"],
+            notify_type=message["level"],
+            body_format=apprise.NotifyFormat.TEXT,
+        )
     if sent:
         return Outcome(Result.SENT)
-    return _failure(log.lines, answers)
+    return smtp_outcome.outcome_of(dialogue) or _failure(log.lines, answers)
 
 
 def _failure(lines: list[str], answers: list[tuple[int, str | None]]) -> Outcome:

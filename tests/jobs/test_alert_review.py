@@ -235,13 +235,57 @@ def test_an_alert_that_is_acknowledged_as_a_finding_is_logged_and_does_not_fail(
 
     assert unknown.check(REDIS_DOWN).status is CheckStatus.FAIL, unknown.text()
     assert unknown.check("alerts: unacknowledged critical").because == REDIS_DOWN
-    assert holds.named(REDIS_DOWN) == [], holds.text()
+    kept = holds.check(REDIS_DOWN)  # it decides nothing: the finding stays open
+    assert (kept.status, kept.optional) == (CheckStatus.UNKNOWN, True), holds.text()
+    assert kept.observed == "unknown: acknowledged by ada: new server on Monday"
     assert holds.check("alerts: unacknowledged critical").status is CheckStatus.OK
     assert holds.measure("alerts_firing", severity="critical") == 1  # it still counts as firing
     assert holds.measure("alerts_unacked", severity="critical") == 0
     assert any("RedisDown" in line and "acknowledged by ada: new server on Monday" in line for line in holds.logs)
     assert again.check(REDIS_DOWN).status is CheckStatus.FAIL
     assert of_another.check(REDIS_DOWN).status is CheckStatus.FAIL
+
+
+def without(wired: Wired, kind: str) -> dict[str, Any]:
+    """The targets, of which those of a kind refuse connections."""
+    down = {"main": {"url": f"http://127.0.0.1:{free_port()}", "timeout": "3s"}}
+    return wired.targets | {kind: down}
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("silent", ["alertmanager", "prometheus"])
+@pytest.mark.parametrize("finding", [REDIS_DOWN, "alert RedisDown (instance=redis:6379)"])
+def test_an_acknowledgement_holds_whichever_server_is_silent(wired: Wired, silent: str, finding: str) -> None:
+    until = datetime.now(UTC) + timedelta(days=2)
+    findings = {finding: KnownFinding("ada", "new server on Monday", until), "alert Gone (a=b)": KnownFinding()}
+
+    result = run_job("alert_review", {"alerts": NOW}, without(wired, silent), findings=findings)
+
+    names = {check.name for check in result.checks if check.name.startswith("alert RedisDown")}
+    assert names == {finding}, result.text()
+    assert result.check(finding).observed == "unknown: acknowledged by ada: new server on Monday"
+    gone = result.check("alert Gone (a=b)")
+    assert (gone.status, gone.optional, "did not answer" in str(gone.observed)) == (CheckStatus.UNKNOWN, True, True)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("silent", ["alertmanager", "prometheus"])
+def test_an_unacknowledged_alert_keeps_its_finding_whichever_server_is_silent(wired: Wired, silent: str) -> None:
+    result = run_job("alert_review", {"alerts": NOW}, without(wired, silent), findings={REDIS_DOWN: KnownFinding()})
+
+    assert [check.name for check in result.checks if check.name.startswith("alert RedisDown")] == [REDIS_DOWN]
+    assert result.check(REDIS_DOWN).status is CheckStatus.FAIL
+
+
+@pytest.mark.server
+def test_a_finding_of_an_alert_that_fires_for_a_short_time_only_stays(wired: Wired) -> None:
+    limits = {"alerts": {**NOW, "critical_within": "7d"}}
+
+    result = wired.review(limits, findings={REDIS_DOWN: KnownFinding()})
+
+    kept = result.check(REDIS_DOWN)
+    assert (kept.status, kept.optional) == (CheckStatus.UNKNOWN, True), result.text()
+    assert str(kept.observed).startswith("unknown: fires for ")
 
 
 @pytest.mark.server

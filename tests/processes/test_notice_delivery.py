@@ -23,6 +23,7 @@ from maintd.notify.incidents import IncidentRecorder
 from maintd.notify.notifier import Notifier
 from maintd.notify.outage import StoreOutage
 from maintd.notify.sender import Outcome, Result, retry_seconds
+from maintd.notify.smtp_outcome import Dialogue, Mail, Reply, outcome_of
 from maintd.notify.webhook import signature, verify
 from maintd.store import Store, open_store
 
@@ -135,14 +136,71 @@ def test_a_refused_connection_is_certainly_not_delivered() -> None:
     assert send(channel).result is Result.DOWN
 
 
-@pytest.mark.parametrize("reply", ["451 try again later", "554 no"])
-def test_a_mail_server_that_refuses_is_reported_with_its_words(reply: str) -> None:
+REFUSALS = [("451 try again later", Result.DOWN), ("554 no", Result.REFUSED)]
+
+
+@pytest.mark.parametrize(("reply", "result"), REFUSALS)
+def test_a_mail_whose_text_is_refused_did_not_arrive(reply: str, result: Result) -> None:
     with smtp_server() as mailbox:
         mailbox.refuse = reply
         outcome = send(mailed(mailbox.url))
 
-    assert outcome.result is Result.UNCERTAIN
-    assert reply[:3] in outcome.error
+    assert outcome == Outcome(result, f"refused: {reply}")
+
+
+@pytest.mark.parametrize(("reply", "result"), REFUSALS)
+def test_a_mail_whose_recipient_is_refused_did_not_arrive(reply: str, result: Result) -> None:
+    with smtp_server() as mailbox:
+        mailbox.refuse_recipients["ops@example.com"] = reply
+        outcome = send(mailed(mailbox.url))
+
+    assert outcome == Outcome(result, f"refused: ops@example.com: {reply}")
+    assert mailbox.mails == []
+
+
+@pytest.mark.parametrize(
+    ("reply", "result"), [("451 try again later", Result.UNCERTAIN), ("550 no such user", Result.PARTLY)]
+)
+def test_a_mail_that_some_recipients_got_is_not_sent_again_when_the_others_are_refused(
+    reply: str, result: Result
+) -> None:
+    with smtp_server() as mailbox:
+        mailbox.refuse_recipients["gone@example.com"] = reply
+        outcome = send(mailed(mailbox.url_to("gone@example.com", "ops@example.com")))
+
+    assert outcome.result is result
+    assert outcome.error == f"accepted for ops@example.com; refused: gone@example.com: {reply}"
+    assert len(mailbox.mails) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
+def test_a_wrong_password_is_refused_and_not_shown() -> None:
+    with smtp_server(password="right-password-17") as mailbox:
+        assert send(mailed(mailbox.url)).result is Result.SENT
+        mailbox.given = "wrong-password-42"
+        outcome = send(mailed(mailbox.url))
+
+    assert outcome.result is Result.REFUSED
+    assert outcome.error.startswith("refused: 535 ")
+    assert "wrong-password-42" not in outcome.error
+
+
+@pytest.mark.parametrize(("drop", "result"), [("rcpt", Result.DOWN), ("data", Result.UNCERTAIN)])
+def test_a_connection_that_is_lost_is_uncertain_only_after_the_text(drop: str, result: Result) -> None:
+    with smtp_server() as mailbox:
+        mailbox.drop = drop
+        outcome = send(mailed(mailbox.url))
+
+    assert outcome.result is result
+    assert outcome.error.startswith("no answer: ")
+    assert ("may have arrived" in outcome.error) is (drop == "data")
+
+
+def test_a_mail_server_that_is_down_did_not_get_the_mail() -> None:
+    outcome = send(mailed(f"mailto://127.0.0.1:{free_port()}?from=a@example.com&to=b@example.com&mode=insecure"))
+
+    assert outcome.result is Result.DOWN
+    assert "refused" in outcome.error.lower()
 
 
 def test_references_are_resolved_at_delivery(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -208,6 +266,35 @@ def test_attempts_are_further_apart_each_time_and_respect_retry_after() -> None:
     assert seconds == [10, 20, 40, 80, 160, 300, 300]
     assert retry_after(refused, 99) == timedelta(hours=1)
     assert retry_after(Outcome(Result.DOWN, "", 900.0), 1) == timedelta(minutes=15)
+
+
+BUSY, NO, LOST = Reply(451, "later"), Reply(550, "no such user"), Reply(0, "Connection unexpectedly closed")
+
+
+@pytest.mark.parametrize(
+    ("dialogue", "result"),
+    [
+        (Dialogue(), None),
+        (Dialogue(mails=[Mail(accepted=("a",))]), None),
+        (Dialogue(opening=LOST), Result.DOWN),
+        (Dialogue(opening=Reply(421, "too many connections")), Result.DOWN),
+        (Dialogue(opening=Reply(535, "wrong")), Result.REFUSED),
+        (Dialogue(mails=[Mail(failed=LOST)]), Result.DOWN),
+        (Dialogue(mails=[Mail(failed=LOST, text_sent=True)]), Result.UNCERTAIN),
+        (Dialogue(mails=[Mail(failed=NO, text_sent=False)]), Result.REFUSED),
+        (Dialogue(mails=[Mail(refused={"a": NO, "b": BUSY})]), Result.DOWN),
+        (Dialogue(mails=[Mail(refused={"a": NO}), Mail(refused={"b": NO})]), Result.REFUSED),
+        (Dialogue(mails=[Mail(accepted=("a",)), Mail(refused={"b": NO})]), Result.PARTLY),
+        (Dialogue(mails=[Mail(accepted=("a",), refused={"b": NO})]), Result.PARTLY),
+        (Dialogue(mails=[Mail(accepted=("a",)), Mail(failed=LOST)]), Result.UNCERTAIN),
+        (Dialogue(mails=[Mail(accepted=("a",)), Mail(refused={"b": BUSY})]), Result.UNCERTAIN),
+        (Dialogue(mails=[Mail(refused={"b": NO}), Mail(failed=LOST, text_sent=True)]), Result.UNCERTAIN),
+    ],
+)
+def test_the_dialogue_with_a_mail_server_shows_what_became_of_a_mail(dialogue: Dialogue, result: Result | None) -> None:
+    outcome = outcome_of(dialogue)
+
+    assert (None if outcome is None else outcome.result) is result
 
 
 def notice(number: int, kind: NoticeKind = NoticeKind.FAILED, incident: int | None = None) -> Notice:

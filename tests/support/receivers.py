@@ -13,20 +13,44 @@ from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from support.servers.base import free_port
 
 
 @dataclass
 class Mailbox:
-    """The mails that a server accepted; it answers with `refuse` instead while that is set."""
+    """The mails that a server accepted, unless it is to refuse: the text with `refuse`, or a recipient.
+
+    `drop` closes the connection: at `rcpt`, or at `data`, when it has the text and did not answer yet.
+    """
 
     port: int = 0
     mails: list[EmailMessage] = field(default_factory=list)
     refuse: str = ""
+    refuse_recipients: dict[str, str] = field(default_factory=dict)  # address → answer
+    drop: str = ""
+    password: str = ""
+    given: str = ""  # the password in the URL
+
+    async def handle_RCPT(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if self.drop == "rcpt":
+            server.transport.abort()
+        if address in self.refuse_recipients:
+            return self.refuse_recipients[address]
+        envelope.rcpt_tos.append(address)
+        return "250 ok"
+
+    def authenticate(
+        self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: LoginPassword
+    ) -> AuthResult:
+        return AuthResult(success=data.password == self.password.encode(), handled=False)
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        if self.drop == "data":
+            server.transport.abort()
         if self.refuse:
             return self.refuse
         content = envelope.content
@@ -44,14 +68,28 @@ class Mailbox:
     @property
     def url(self) -> str:
         """The channel's URL."""
-        return f"mailto://127.0.0.1:{self.port}?from=maintd@example.com&to=ops@example.com&mode=insecure"
+        return self.url_to("ops@example.com")
+
+    def url_to(self, *recipients: str) -> str:
+        """The URL of a channel with these recipients."""
+        user = f"maintd:{self.given}@" if self.given else ""
+        to = ",".join(recipients)
+        return f"mailto://{user}127.0.0.1:{self.port}?from=maintd@example.com&to={to}&mode=insecure"
 
 
 @contextmanager
-def smtp_server(port: int = 0) -> Iterator[Mailbox]:
-    """A real SMTP server, on a free port by default."""
-    mailbox = Mailbox(port or free_port())
-    controller = Controller(mailbox, hostname="127.0.0.1", port=mailbox.port, ready_timeout=60)
+def smtp_server(port: int = 0, password: str = "") -> Iterator[Mailbox]:
+    """A real SMTP server, on a free port by default; with a password, it takes no mail without it."""
+    mailbox = Mailbox(port or free_port(), password=password, given=password)
+    controller = Controller(
+        mailbox,
+        hostname="127.0.0.1",
+        port=mailbox.port,
+        ready_timeout=60,
+        auth_required=bool(password),
+        auth_require_tls=False,
+        authenticator=mailbox.authenticate,
+    )
     controller.start()
     try:
         yield mailbox

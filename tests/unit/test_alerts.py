@@ -123,3 +123,36 @@ def test_counters_are_summed_by_a_label() -> None:
         sums(text, "m_total")
     with pytest.raises(TargetError, match="not in Prometheus' text format"):
         sums("<html>Sign in {", "n_total")
+
+
+@pytest.mark.parametrize(
+    ("fires", "findings", "names"),
+    [
+        # The external labels of Prometheus are missing while Alertmanager is silent, and there while Prometheus is.
+        ([{"a": "1"}], ["alert X (a=1, cluster=one)"], ["alert X (a=1, cluster=one)"]),
+        ([{"a": "1", "cluster": "one"}], ["alert X (a=1)"], ["alert X (a=1)"]),
+        ([{}], ["alert X (cluster=one)"], ["alert X (cluster=one)"]),
+        ([{"a": "1"}], ["alert X (a=1)", "alert X (a=1, cluster=one)"], ["alert X (a=1)"]),
+        ([{"a": "1"}], ["alert X (a=2, cluster=one)", "alert Y (a=1)", "alert XY", "disk"], ["alert X (a=1)"]),
+        ([{"a": "1"}], [], ["alert X (a=1)"]),
+        (
+            [{"a": "1"}, {"a": "2"}],
+            ["alert X (a=2, cluster=one)", "alert X (a=1, cluster=one)"],
+            ["alert X (a=1, cluster=one)", "alert X (a=2, cluster=one)"],
+        ),
+        # A finding is one alert: the one with the fewest other labels.
+        (
+            [{"a": "1", "b": "2", "cluster": "one"}, {"a": "1", "cluster": "one"}],
+            ["alert X (a=1)"],
+            ["alert X (a=1, b=2, cluster=one)", "alert X (a=1)"],
+        ),
+    ],
+)
+def test_an_alert_has_the_name_of_its_finding(
+    fires: list[dict[str, str]], findings: list[str], names: list[str]
+) -> None:
+    alerts = [alert(alertname="X", severity="critical", **labels) for labels in fires]
+
+    found = firing.name_as_known(alerts, findings)
+
+    assert [one.check for one in found] == names

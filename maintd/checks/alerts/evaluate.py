@@ -229,8 +229,12 @@ def report_watchdog(ctx: Context, watchdog: str, alerts: Mapping[str, Sequence[F
 
 def report_alerts(
     ctx: Context, alerts: Sequence[Firing], silent: Sequence[str], limits: AlertLimits, now: datetime
-) -> None:
-    """Check for alerts that stay unacknowledged for too long. silent: sources that did not answer."""
+) -> set[str]:
+    """Check for alerts that stay unacknowledged for too long. silent: sources that did not answer.
+
+    Returns the names of the alerts' own checks.
+    """
+    reported: set[str] = set()
     for severity, count in sorted(_by_severity(alerts, limits).items()):
         ctx.measure("alerts_firing", count, "", severity=severity)
     unacknowledged = [alert for alert in alerts if alert.unacknowledged]
@@ -243,10 +247,13 @@ def report_alerts(
     ):
         texts = name_first([alert.text(now) for alert in found])
         hint = f"fix the cause, silence it with your name, or acknowledge it: {texts}" if found else ""
-        for alert in found[:MOST_CHECKED]:
+        # One that is a finding already is checked in any case: it would be gone otherwise.
+        checked = found[:MOST_CHECKED] + [alert for alert in found[MOST_CHECKED:] if alert.check in ctx.findings]
+        for alert in checked:
             status = CheckStatus.FAIL if strict else CheckStatus.WARN
             lasted = f"unacknowledged for {alert.lasted(now)}"
             ctx.check(alert.check, lasted, equals="acknowledged", severity=status, hint=ACKNOWLEDGE)
+            reported.add(alert.check)
         # The number follows from the alerts, unless some have no check of their own.
         cause = found[0].check if 0 < len(found) <= MOST_CHECKED else ""
         if silent and not found:
@@ -258,21 +265,30 @@ def report_alerts(
                     ctx.check(what, len(found), equals=0, hint=hint)
                 else:
                     ctx.check(what, len(found), warn_above=0, hint=hint)
+    return reported
 
 
-def report_over(ctx: Context, alerts: Sequence[Firing], silent: Sequence[str]) -> None:
-    """Report that findings are over: of alerts that no longer fire, or that are acknowledged elsewhere.
+def report_findings(
+    ctx: Context, alerts: Sequence[Firing], reported: set[str], silent: Sequence[str], now: datetime
+) -> None:
+    """Report what became of open findings of alerts that have no check in this run.
 
-    Without an answer of every source it is not known.
+    One is over when its alert no longer fires, or is acknowledged elsewhere; without an answer of every source it is
+    not known. One whose alert still fires stays as it is: acknowledged as a finding, or fires again since a short time.
     """
     firing = {alert.check: alert for alert in alerts}
     for name in ctx.findings:
-        alert = firing.get(name)
-        if not name.startswith(PREFIX) or silent:
+        if not name.startswith(PREFIX) or name in reported:
             continue
-        if alert is None:
+        alert = firing.get(name)
+        if alert is not None and (alert.by_finding or alert.unacknowledged):
+            text = f"acknowledged by {alert.acknowledged_by}" if alert.by_finding else f"fires for {alert.lasted(now)}"
+            ctx.unknown(name, text, expected="not firing", optional=True)
+        elif silent:
+            ctx.unknown(name, f"{', '.join(silent)} did not answer", expected="not firing", optional=True)
+        elif alert is None:
             ctx.passed(name, "not firing", expected="not firing")
-        elif not alert.unacknowledged and not alert.by_finding:
+        else:
             ctx.passed(name, "acknowledged", expected="acknowledged")
 
 

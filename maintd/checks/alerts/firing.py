@@ -77,6 +77,7 @@ class Firing:
     inhibited: bool = False  # by another firing alert
     by_finding: bool = False  # acknowledged as a finding of an earlier run
     annotations: Mapping[str, str] = field(default_factory=dict)
+    known_as: str = ""  # the check of an open finding that is this alert, see `name_as_known`
 
     @property
     def name(self) -> str:
@@ -85,8 +86,8 @@ class Firing:
 
     @property
     def check(self) -> str:
-        """The name of its own check: `alert RedisDown (instance=redis:6379)`."""
-        return f"{PREFIX}{self.name}{self._labels}"[:LONGEST_NAME]
+        """The name of its own check: `alert RedisDown (instance=redis:6379)`. An open finding keeps its name."""
+        return self.known_as or f"{PREFIX}{self.name}{self._labels}"[:LONGEST_NAME]
 
     @property
     def _labels(self) -> str:
@@ -207,6 +208,39 @@ def acknowledge_by_findings(
             alert = replace(alert, acknowledged_by=f"{known.by}: {known.why}", by_finding=True)
         found.append(alert)
     return found
+
+
+def name_as_known(alerts: Sequence[Firing], findings: Iterable[str]) -> list[Firing]:
+    """Return the alerts, each under the name of the open finding that it is.
+
+    The labels of an alert depend on which server answers: Alertmanager has the external labels of Prometheus, too.
+    Without this, an alert would be another finding, without its acknowledgement, while one of them is silent. Two names
+    are one alert when the labels of one include those of the other; of several, those with the fewest other labels.
+    """
+    known = {name: pieces for name in findings if (pieces := _pieces(name))}
+    plain = [replace(alert, known_as="") for alert in alerts]
+    taken = {alert.check for alert in plain} & known.keys()
+    pairs = sorted(
+        (len(own ^ pieces), number, name)
+        for number, alert in enumerate(plain)
+        if alert.check not in taken and (own := _pieces(alert.check))
+        for name, pieces in known.items()
+        if name not in taken and (own < pieces or pieces < own)
+    )
+    named: dict[int, str] = {}
+    for _, number, name in pairs:
+        if number not in named and name not in taken:
+            named[number] = name
+            taken.add(name)
+    return [replace(alert, known_as=named.get(number, "")) for number, alert in enumerate(plain)]
+
+
+def _pieces(check: str) -> frozenset[str]:
+    """The rule and the labels in the name of an alert's check; nothing for another check, and a name that was cut."""
+    if not check.startswith(PREFIX) or len(check) >= LONGEST_NAME:
+        return frozenset()
+    rule, _, labels = check.removesuffix(")").partition(" (")
+    return frozenset({rule, *(f"{PREFIX}{label}" for label in labels.split(", ") if label)})
 
 
 def overdue(alerts: Iterable[Firing], limits: AlertLimits, now: datetime) -> tuple[list[Firing], list[Firing]]:
