@@ -84,6 +84,7 @@ bench-parts: $(VENV)/dev $(DESCRIPTIONS) servers ## measure history, executor, A
 
 endurance: $(VENV)/dev $(DESCRIPTIONS) servers ## inject random faults into a running daemon for MINUTES, from SEED
 	@PYTHONPATH=tests $(BIN)/python -m endurance --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1)
+	@PYTHONPATH=tests $(BIN)/python -m endurance.procedure_trials
 
 # atheris is not in uv.lock, because it has no wheels for some of the Python versions that maintd supports.
 fuzz: $(VENV)/dev $(DESCRIPTIONS) ## fuzz TARGET (default all) for MINUTES each; failing inputs are kept

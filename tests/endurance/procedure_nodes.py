@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
 import subprocess
@@ -147,4 +146,4 @@ def fault_file(nodes: ProcedureNodes, kind: str, point: str) -> None:
     """Have the job at this point cause the fault."""
     written = nodes.marks / "fault.new"
     written.write_text(f"{kind} {point}", encoding="ascii")
-    os.replace(written, nodes.marks / "fault")
+    written.replace(nodes.marks / "fault")
