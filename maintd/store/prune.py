@@ -21,6 +21,7 @@ from maintd.store.last_runs import last_outcome_ids
 from maintd.store.mutes import delete_mutes_before
 from maintd.store.notices import delete_incidents_before, delete_notices_before
 from maintd.store.tables import (
+    IS_HELD,
     RUN_TABLES,
     artifacts,
     attempts,
@@ -288,7 +289,7 @@ def _runs_up_to(entry_id: int, last_id: int, files: _Files) -> Callable[[Connect
 
 def _delete_runs(conn: Connection, candidates: Any, most: int, files: _Files) -> int:
     kept = last_outcome_ids(conn)
-    ids = conn.execute(candidates.where(runs.c.id.not_in(kept)).limit(most)).scalars().all()
+    ids = conn.execute(candidates.where(runs.c.id.not_in(kept), ~IS_HELD).limit(most)).scalars().all()
     if not ids:
         return 0
     files.of_runs(conn, ids)

@@ -1,4 +1,4 @@
-"""A procedure under a fault at each of its boundaries, and the audit of what came of it.
+"""A procedure under a fault at each of its boundaries, and the audit afterwards.
 
 The procedure has ten steps, two of them gates; each other step has an undo, and two steps always run. At a boundary
 the daemon is killed with SIGKILL, or the store taken away for a while. A person then passes the gates, and resumes or

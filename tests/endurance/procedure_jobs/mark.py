@@ -38,7 +38,7 @@ def _write(params: Params, line: str) -> None:
 
 
 def _point(params: Params, point: str) -> None:
-    """Do what the file `fault` says if it names this point: `kill POINT` or `store POINT`."""
+    """Cause the fault in the file `fault` if it is for this point: `kill POINT` or `store POINT`."""
     fault = params.folder / "fault"
     if not fault.exists() or fault.read_text(encoding="ascii").partition(" ")[2] != point:
         return
