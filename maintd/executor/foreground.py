@@ -69,6 +69,10 @@ def run_here(
 
     Raises UsageError for params that are invalid, RefusedError when a run of the entry is under way.
     """
+    if not dry_run and any(step.gate is not None for step in entry.steps):
+        raise RefusedError(
+            f'"{entry.name}" waits for people at gates, which needs a daemon', f"run: maintd trigger {entry.name}"
+        )
     known: dict[str, str] = dict(secrets or {})
     described = {name: job for name, job in jobs.items() if isinstance(job, JobDescription)}
     plan, recorded_params = plan_with_params(entry, params, described, collect_into(known, f"here.{entry.name}"))

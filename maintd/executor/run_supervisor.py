@@ -157,6 +157,11 @@ class RunSupervisor:
         if self._is_over() or self._run.trigger is Trigger.UNDO:
             return None
         now = self._context.now()
+        if self._run.dry_run:
+            name, reason = self._run.plan[index].name, "not asked in a dry run"
+            self._context.updates.add(StepFinished(step=index, state=StepState.SUCCEEDED, at=now, reason=reason))
+            self._outcomes[index] = StepOutcome(name, StepState.SUCCEEDED)
+            return None
         until = now + gate.timeout
         if self._window_ends_at is not None:
             until = min(until, self._window_ends_at)

@@ -223,3 +223,9 @@ def test_a_run_that_undoes_a_lost_one_runs_the_undo_steps_only(here: Node, scrip
     )
     assert here.ended(run_id).state is RunState.SUCCEEDED
     assert script.written == ["last"], "no step of the earlier run is known to have started"
+
+
+def test_a_dry_run_does_not_wait_at_gates(here: Node, script: Script) -> None:
+    run = here.ended(here.queue(script.step("one"), gate(), script.step("two"), dry_run=True))
+    assert (run.state, states(run)["gate"]) == (RunState.SUCCEEDED, "succeeded")
+    assert run.steps[1].reason == "not asked in a dry run"
