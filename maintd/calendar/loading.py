@@ -11,7 +11,7 @@ from typing import Any
 
 from maintd.calendar.cross_checks import check_entries
 from maintd.calendar.entries import Defaults, ReadEntry, read_defaults, read_entry, title_of
-from maintd.calendar.notify import read_notify
+from maintd.calendar.notify import channel_places, read_notify
 from maintd.calendar.overlay import TOP_KEYS, OverlayText, with_overlay
 from maintd.calendar.steps import Jobs, ParamsToValidate, StepReader, ValidateAll
 from maintd.calendar.targets import read_targets
@@ -48,6 +48,7 @@ class Calendar:
     overlay: Path | None = None
     secrets: dict[str, str] = field(default_factory=dict, repr=False)  # of params, by reference
     notify: NotifyConfig = field(default_factory=NotifyConfig)
+    channel_places: dict[str, str] = field(default_factory=dict)  # by name of a channel or monitor: file:line:column
 
     @property
     def place(self) -> str:
@@ -140,6 +141,7 @@ def parse_calendar(
     notify = read_notify(scope, fields.get("notify"), with_nodes, timezone)
     if problems.errors:
         raise CalendarError(problems.lines())
+    places = channel_places(fields.get("notify"), with_nodes)
     secrets: dict[str, str] = {}
     read = [_without_secrets(each.entry, jobs, secrets) for each in with_nodes if each.entry is not None]
     broken = {entry.name: why for entry in read if entry.enabled and (why := _broken(entry, jobs))}
@@ -154,6 +156,7 @@ def parse_calendar(
         overlay=None if overlay is None else Path(overlay.name),
         secrets=secrets,
         notify=notify,
+        channel_places={key: f"{node.file or name}:{node.line}:{node.column}" for key, node in places.items()},
     )
 
 

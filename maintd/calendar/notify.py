@@ -15,7 +15,7 @@ from maintd.calendar.apprise_schemes import SCHEMES
 from maintd.calendar.entries import ReadEntry
 from maintd.calendar.policies import read_positive
 from maintd.calendar.value_readers import NodeReader, kind, unknown
-from maintd.config.yaml_tree import Node, ScalarNode, SequenceNode
+from maintd.config.yaml_tree import MappingNode, Node, ScalarNode, SequenceNode
 from maintd.model.entry import Rule, ScheduleKind
 from maintd.model.notice import (
     OWN_PING,
@@ -107,6 +107,17 @@ def _built(*levels: Mapping[str, Any]) -> NoticeRules:
 
 
 # --- channels ---
+
+
+def channel_places(node: Node | None, entries: Iterable[ReadEntry]) -> dict[str, Node]:
+    """Where the calendar has each channel, and each monitor that expects pings, by its name."""
+    sections = {key.text: value for key, value in node.items} if isinstance(node, MappingNode) else {}
+    channels = sections.get("channels")
+    found: dict[str, Node] = {}
+    if isinstance(channels, MappingNode):
+        found = {key.text: key for key, _ in channels.items}
+    found |= {ping_name(entry.key.text): entry.fields["ping"][1] for entry in entries if "ping" in entry.fields}
+    return found | ({OWN_PING: sections["ping"]} if "ping" in sections else {})
 
 
 def _channels(scope: NodeReader, fields: _Fields) -> dict[str, Channel]:

@@ -16,6 +16,7 @@ from maintd.errors import CalendarError, UsageError
 if TYPE_CHECKING:
     from maintd.calendar import Calendar
     from maintd.model.entry import Entry
+    from maintd.notify.channel_urls import ListedChannel
 
 
 @click.command("validate")
@@ -25,13 +26,16 @@ if TYPE_CHECKING:
 def validate_command(app: App, file: Path | None, as_json: bool) -> int:
     """Check a calendar and print it in plain English.
 
-    By default the calendar of the settings, with its overlay. Errors are printed with file:line:column.
+    By default the calendar of the settings, with its overlay. Errors are printed with file:line:column. Channels are
+    listed with the scheme of their URL, which is parsed where its secrets can be read; nothing is sent. See also: maintd
+    doctor, and maintd notify test CHANNEL
 
     Exit code 2 if the calendar or a job module has an error.
     """
     from maintd.calendar import load_calendar, load_configured, overlay_beside
     from maintd.config import sources
     from maintd.model.job import BrokenJob
+    from maintd.notify.channel_urls import listed_channels
 
     settings = app.settings
     for line in sources.warnings(app.flags):
@@ -45,15 +49,18 @@ def validate_command(app: App, file: Path | None, as_json: bool) -> int:
             calendar = load_calendar(file, registry.jobs, registry.validate_all, overlay=overlay)
         problems = [job.error for job in registry.jobs.values() if isinstance(job, BrokenJob)]
     problems += [f'entry "{name}" cannot run: {why}' for name, why in calendar.broken.items()]
+    channels = listed_channels(calendar.notify)
+    places = calendar.channel_places
+    problems += [f'{places[one.name]}: channel "{one.name}": {one.problem}' for one in channels if one.problem]
     if as_json:
         error = CalendarError(problems).as_json() if problems else {}
-        app.out_json({**error, **_as_json(calendar, problems, app)})
+        app.out_json({**error, **_as_json(calendar, problems, channels, app)})
     else:
-        _print(app, calendar, problems)
+        _print(app, calendar, problems, channels)
     return CalendarError.exit_code if problems else 0
 
 
-def _as_json(calendar: Calendar, problems: list[str], app: App) -> dict[str, Any]:
+def _as_json(calendar: Calendar, problems: list[str], channels: list[ListedChannel], app: App) -> dict[str, Any]:
     return {
         "ok": not problems,
         "calendar": str(calendar.path),
@@ -62,6 +69,7 @@ def _as_json(calendar: Calendar, problems: list[str], app: App) -> dict[str, Any
         "problems": problems,
         "warnings": list(calendar.warnings),
         "entries": [_entry_as_json(entry, app) for entry in calendar.entries],
+        "channels": [one.model_dump(mode="json") for one in channels],
     }
 
 
@@ -90,7 +98,7 @@ def _schedule(entry: Entry, app: App) -> tuple[str, Any, str]:
     return describe(entry.rule), due, "" if due is None else local_text(due, entry.rule.timezone)
 
 
-def _print(app: App, calendar: Calendar, problems: list[str]) -> None:
+def _print(app: App, calendar: Calendar, problems: list[str], channels: list[ListedChannel]) -> None:
     from maintd.present import from_now, utc_minute
     from maintd.present.text import Style, Tone, wrap
     from maintd.units import plural
@@ -106,6 +114,13 @@ def _print(app: App, calendar: Calendar, problems: list[str]) -> None:
         lines += wrap("jobs: " + ", ".join(entry.jobs), app.width, "  ", "    ")
         for text in entry.overlay:
             lines += wrap(f"overlay: {text}", app.width, "  ", "    ")
+    if channels:
+        lines.append(style("channels", Tone.STRONG))
+        for one in channels:
+            lines += wrap(_channel_text(one), app.width, "  ", "    ")
+        lines += wrap(
+            f"send a test with: maintd notify test {shell_quote(channels[0].name)}", app.width, "  → ", "    "
+        )
     app.out("\n".join(lines))
     for warning in calendar.warnings:
         app.note("\n".join(wrap(f"warning: {warning}", app.width, "", "  ")))
@@ -113,6 +128,16 @@ def _print(app: App, calendar: Calendar, problems: list[str]) -> None:
         app.note(problem)
     result = plural(len(problems), "error") if problems else "no errors"
     app.note(f"{calendar.place}: {plural(len(calendar.entries), 'entry')}, time zone {calendar.timezone}, {result}")
+
+
+def _channel_text(channel: ListedChannel) -> str:
+    """`mail: mailtos, by apprise`; never the URL."""
+    scheme = channel.scheme or "the URL is a reference"
+    how = {"apprise": f"{scheme}, by apprise", "webhook": f"webhook, {scheme}", "ping": f"monitor, {scheme}"}
+    text = f"{channel.name}: {how[channel.kind]}"
+    if channel.unresolved:
+        return f"{text}; not parsed: {channel.unresolved}"
+    return f"{text}; cannot be parsed" if channel.problem else text
 
 
 @click.command("pause")

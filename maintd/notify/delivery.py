@@ -17,6 +17,7 @@ import structlog
 from maintd.errors import MaintdError
 from maintd.model.notice import Channel, Notice, NoticeKind, secrets_of_channel
 from maintd.notify.messages import message_of, payload_of
+from maintd.notify.ping_protocol import MAX_BODY_BYTES
 from maintd.notify.pings import is_stale, ping_message
 from maintd.notify.sender import LONGEST_ERROR, Outcome, Result
 from maintd.redaction import forms_of, replace_secrets
@@ -67,6 +68,7 @@ class Sender:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
         self._stopped = False
+        self.body_limits: dict[str, int] = {}  # channel of a monitor → bytes that it keeps of a body, as it answered
 
     def send(self, channel: Channel, message: Mapping[str, Any], limit: timedelta = TIME_LIMIT) -> Outcome:
         """Deliver a message within the limit."""
@@ -122,7 +124,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _read_outcome(code: int, out: bytes, err: bytes) -> Outcome:
     try:
         found = json.loads(out)
-        return Outcome(Result(found["result"]), found["error"], found["retry_seconds"])
+        return Outcome(Result(found["result"]), found["error"], found["retry_seconds"], found["body_limit"])
     except (ValueError, KeyError, TypeError):
         last = err.decode(errors="replace").strip().splitlines()[-1:]
         kind = last[0].partition(":")[0] if last else ""  # only the kind of an error: its text may have a secret
@@ -152,8 +154,11 @@ def deliver(store: Store, sender: Sender, channels: Mapping[str, Channel], group
         return Outcome(Result.DOWN, "another node took it over")
     message = message_for(group.key, group.notices, node)
     if channel.ping is not None:
-        message["ping"] = ping_message(store, group.notices[0])
+        limit = sender.body_limits.get(group.channel, MAX_BODY_BYTES)
+        message["ping"] = ping_message(store, group.notices[0], limit)
     outcome = sender.send(channel, message)
+    if outcome.body_limit is not None:  # only a matter of this process: the answer to the next ping has it again
+        sender.body_limits[group.channel] = outcome.body_limit
     secrets = forms_of({text for each in channels.values() for text in secrets_of_channel(each)})
     outcome = outcome._replace(error=replace_secrets(outcome.error, secrets))  # those of other channels, too
     now = store.now()

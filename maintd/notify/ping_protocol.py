@@ -21,8 +21,14 @@ from maintd.model.evidence import CheckStatus
 from maintd.model.run import Attempt, Run, RunState, RunSummary
 
 MAX_BODY_BYTES = 10_000
-"""Bytes of a body. A server of one's own keeps as many by default, and healthchecks.io ten times that; both keep the
-first ones, and the last lines of a log matter."""
+"""Bytes of a body, unless the monitor answered with another limit. A server of one's own keeps as many by default, and
+healthchecks.io ten times that; both keep the first ones, and the last lines of a log matter."""
+
+BODY_LIMIT_HEADER = "Ping-Body-Limit"
+"""The header of an answer that has the bytes which the monitor keeps of a body."""
+
+LARGEST_BODY_BYTES = 100_000
+"""Of a body, whatever the monitor keeps."""
 
 START, SUCCESS, FAIL, LOG = "start", "", "fail", "log"
 
@@ -98,10 +104,20 @@ def refusal_in(text: str) -> str:
     return f"the monitor answered: {answer[:100]}" if answer.startswith("OK (") else ""
 
 
-def ping_body(first: str, lines: list[str]) -> str:
-    """The body: a line about the run, then the last lines of its log, at most MAX_BODY_BYTES."""
+def body_limit(header: str | None) -> int | None:
+    """The bytes of a body that a monitor keeps, from its header, at most LARGEST_BODY_BYTES; None without a number."""
+    text = "" if header is None else header.strip()
+    if not (text.isascii() and text.isdecimal()) or len(text) > 12:
+        return None
+    return min(int(text), LARGEST_BODY_BYTES)
+
+
+def ping_body(first: str, lines: list[str], limit: int = MAX_BODY_BYTES) -> str:
+    """The body: a line about the run, then the last lines of its log, at most `limit` bytes."""
     head = first[:500] + "\n"
-    left = MAX_BODY_BYTES - len(head.encode())
+    if len(head.encode()) > limit:
+        return head.encode()[:limit].decode(errors="ignore")
+    left = limit - len(head.encode())
     kept: list[str] = []
     for line in reversed(lines):
         left -= len(line.encode()) + 1

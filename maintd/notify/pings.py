@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from maintd.model.notice import OWN_PING, NewNotice, Notice, NoticeKind, NotifyConfig, OwnPing, ping_name
 from maintd.model.run import Run, RunSummary
-from maintd.notify.ping_protocol import LOG, START, SUCCESS, ping_body, ping_of_end, rid_of
+from maintd.notify.ping_protocol import LOG, MAX_BODY_BYTES, START, SUCCESS, ping_body, ping_of_end, rid_of
 from maintd.operations.review import Review
 from maintd.store import Store
 from maintd.store.notices import add_notices, discard_waiting
@@ -32,7 +32,7 @@ SUPERSEDED_AFTER = timedelta(seconds=60)
 """A ping that waits for so long is left out once there is a later end of a run: only the last one counts then."""
 
 MOST_RUNNING = 500
-MOST_LINES = 400
+MOST_LINES = 2000
 """Lines of a log from whose end the body is made."""
 
 
@@ -150,13 +150,16 @@ def is_stale(notice: Notice, now: datetime) -> bool:
     return isinstance(stale_at, str) and now > datetime.fromisoformat(stale_at)
 
 
-def ping_message(store: Store, notice: Notice) -> Mapping[str, Any]:
-    """What the process that sends a ping needs: `signal`, `rid` and `body`. A test changes no monitor's state."""
+def ping_message(store: Store, notice: Notice, limit: int = MAX_BODY_BYTES) -> Mapping[str, Any]:
+    """What the process that sends a ping needs: `signal`, `rid`, and a `body` of at most `limit` bytes.
+
+    A test changes no monitor's state.
+    """
     if notice.kind is not NoticeKind.PING:
-        return {"signal": LOG, "rid": "", "body": f"{notice.title}\n{notice.body}"}
+        return {"signal": LOG, "rid": "", "body": ping_body(notice.title, notice.body.splitlines(), limit)}
     signal, run_id = notice.details.get("signal", LOG), notice.details.get("run_id")
     lines: Iterable[str] = ()
     if run_id is not None and signal != START:
         lines = store.history.last_log_lines(run_id, MOST_LINES)
     rid = "" if run_id is None else rid_of(run_id)
-    return {"signal": signal, "rid": rid, "body": ping_body(notice.title, list(lines))}
+    return {"signal": signal, "rid": rid, "body": ping_body(notice.title, list(lines), limit)}

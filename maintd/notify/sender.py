@@ -12,7 +12,6 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -24,6 +23,7 @@ import maintd
 from maintd.errors import JobError
 from maintd.job.references import resolve_references
 from maintd.model.notice import Channel, secrets_of_channel
+from maintd.notify.ping_protocol import BODY_LIMIT_HEADER, body_limit, ping_url, refusal_in
 from maintd.redaction import forms_of, mask_text, replace_secrets
 
 CONNECT_SECONDS = 10.0
@@ -49,11 +49,15 @@ class Result(StrEnum):
 
 
 class Outcome(NamedTuple):
-    """What became of a message, why, and after how many seconds the channel wants to be asked again."""
+    """What became of a message, why, and after how many seconds the channel wants to be asked again.
+
+    `body_limit`: the bytes of a body that a monitor keeps, if it answered with that.
+    """
 
     result: Result
     error: str = ""
     retry_seconds: float | None = None
+    body_limit: int | None = None
 
 
 def main() -> None:
@@ -96,11 +100,9 @@ def _resolved(channel: Channel) -> Channel:
 
 def _ping(url: str, ping: dict[str, Any]) -> Outcome:
     """Send a ping with `signal`, `rid`, and a `body` for POST."""
-    from maintd.notify.ping_protocol import ping_url, refusal_in
-
     target = ping_url(url, ping["signal"], ping["rid"])
     headers = {"Content-Type": "text/plain; charset=utf-8", "User-Agent": f"maintd/{maintd.__version__}"}
-    return _request(target, ping["body"].encode(), headers, refusal_in)
+    return _request(target, ping["body"].encode(), headers, of_monitor=True)
 
 
 # --- webhook ---
@@ -123,9 +125,10 @@ def _request(
     url: str,
     body: bytes,
     headers: dict[str, str],
-    refusal_in: Callable[[str], str] | None = None,
+    *,
+    of_monitor: bool = False,
 ) -> Outcome:
-    """POST. `refusal_in` returns why an answer with a successful status is a refusal nevertheless, or nothing."""
+    """POST. A monitor's answer with a successful status can be a refusal nevertheless, and has the limit of a body."""
     import httpx
 
     timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
@@ -134,10 +137,14 @@ def _request(
             httpx.Client(timeout=timeout, follow_redirects=False) as client,
             client.stream("POST", url, content=body, headers=headers) as answer,
         ):
-            text = _text_of(answer) if answer.status_code >= 300 or refusal_in is not None else ""
+            text = _text_of(answer) if answer.status_code >= 300 or of_monitor else ""
             outcome = _outcome_of(answer.status_code, answer.headers.get("Retry-After"), text)
-            refusal = refusal_in(text) if refusal_in is not None and outcome.result is Result.SENT else ""
-            return Outcome(Result.REFUSED, refusal) if refusal else outcome
+            if not of_monitor:
+                return outcome
+            refusal = refusal_in(text) if outcome.result is Result.SENT else ""
+            if refusal:
+                return Outcome(Result.REFUSED, refusal)
+            return outcome._replace(body_limit=body_limit(answer.headers.get(BODY_LIMIT_HEADER)))
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         return Outcome(Result.DOWN, f"the URL cannot be parsed: {error}")
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:

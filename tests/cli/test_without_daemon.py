@@ -147,6 +147,48 @@ def test_validate_prints_a_valid_calendar_in_english_with_its_next_due_times(her
     assert set(answer["entries"][0]) >= {"entry", "schedule", "next_due_at", "next_due_local", "jobs"}
 
 
+CHANNELS = """timezone: UTC
+notify:
+  ping: "https://hc-ping.com/${PING_CANARY}/maintd"
+  channels:
+    mail: {url: "mailtos://maintd:hunter2hunter2@mail.example.com?to=ops@example.com"}
+    chat: {url: "${CHAT_URL_THAT_IS_NOT_SET}"}
+    pager: {webhook: "https://hooks.example.com/hunter2hunter2", secret: hunter2hunter2hunter2}
+entries:
+  a: {title: A, steps: [greet]}
+"""
+
+
+def test_validate_lists_channels_by_scheme_and_never_their_secrets(here: Shell) -> None:
+    typed = validated(here, CHANNELS)
+    answer = validated(here, CHANNELS, "--json")
+
+    assert typed.code == 0, typed.err
+    assert "mail: mailtos, by apprise\n" in typed.out
+    assert "chat: the URL is a reference, by apprise; not parsed:" in typed.out
+    assert "pager: webhook, https\n" in typed.out
+    assert "maintd:ping: monitor, https" in typed.out
+    assert "send a test with: maintd notify test mail" in typed.out
+    kinds = {one["name"]: (one["kind"], one["scheme"]) for one in answer.json["channels"]}
+    assert kinds == {
+        "mail": ("apprise", "mailtos"),
+        "chat": ("apprise", ""),
+        "pager": ("webhook", "https"),
+        "maintd:ping": ("ping", "https"),
+    }
+    for text in (typed.out, typed.err, answer.out, answer.err):
+        assert "hunter2hunter2" not in text
+
+
+def test_a_channel_that_apprise_cannot_parse_is_an_error_with_its_line(here: Shell) -> None:
+    typed = validated(here, CHANNELS.replace("${CHAT_URL_THAT_IS_NOT_SET}", "slack://hunter2hunter2"))
+
+    assert typed.code == 2
+    assert 'c.yaml:6:5: channel "chat": apprise cannot parse the URL' in typed.err.replace("\n  ", " ")
+    assert "chat: slack, by apprise; cannot be parsed" in typed.out
+    assert "hunter2hunter2" not in typed.out + typed.err
+
+
 def test_the_shipped_calendar_is_valid(shell: Shell) -> None:
     typed = shell.maintd("validate")
 

@@ -203,6 +203,30 @@ def test_a_mail_server_that_is_down_did_not_get_the_mail() -> None:
     assert "refused" in outcome.error.lower()
 
 
+@pytest.mark.parametrize(("header", "limit"), [({"Ping-Body-Limit": "100000"}, 100_000), ({}, None)])
+def test_the_answer_of_a_monitor_has_how_much_it_keeps(header: dict[str, str], limit: int | None) -> None:
+    ping = {"signal": "", "rid": "", "body": "all is well"}
+    with webhook(Answer(headers=header)) as hook:
+        channel = Channel(name="ping:backup", ping=SecretStr(hook.url))
+        outcome = Sender({}).send(channel, MESSAGE | {"ping": ping})
+
+    assert outcome == Outcome(Result.SENT, body_limit=limit)
+
+
+def test_the_body_of_a_ping_is_as_long_as_the_monitor_keeps(store: Store) -> None:
+    with webhook(Answer(headers={"Ping-Body-Limit": "40"})) as hook:
+        channel = Channel(name="ping:backup", ping=SecretStr(hook.url))
+        with notifier(store, channel) as found:
+            for name in ("first", "second"):
+                add_test(store, name, channel.name, lines=500)
+                found.wake()
+                wait_for(lambda name=name: state(store, name).state is NoticeState.SENT, "the ping is sent")
+
+    first, second = (post.body for post in hook.posts)
+    assert len(first) > 1000
+    assert len(second) <= 40
+
+
 def test_references_are_resolved_at_delivery(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text(f"{SECRET}\n")
@@ -369,6 +393,14 @@ def add(store: Store, *keys: str, channel: str = "pager", kind: NoticeKind = Not
     store.notices.add(
         [NewNotice(key=key, kind=kind, channel=channel, title=key, body=key, not_before=now) for key in keys], now
     )
+
+
+def add_test(store: Store, key: str, channel: str, lines: int) -> None:
+    """A test of a monitor with a long text."""
+    now = store.now()
+    body = "\n".join(f"line {number}" for number in range(lines))
+    new = NewNotice(key=key, kind=NoticeKind.TEST, channel=channel, title=key, body=body, not_before=now)
+    store.notices.add([new], now)
 
 
 def state(store: Store, key: str) -> Notice:

@@ -17,8 +17,10 @@ from maintd.model.evidence import Check, CheckStatus
 from maintd.model.notice import OWN_PING, channel_secrets, ping_name
 from maintd.model.run import Attempt, AttemptState, Run, RunState, RunSummary, Step, StepState, Trigger
 from maintd.notify.ping_protocol import (
+    LARGEST_BODY_BYTES,
     MAX_BODY_BYTES,
     EndPing,
+    body_limit,
     ping_body,
     ping_of_end,
     ping_url,
@@ -193,6 +195,37 @@ def test_a_body_has_the_last_lines_within_the_limit(first: str, lines: list[str]
     assert "".join(f"{line}\n" for line in lines).endswith(kept)
     if sum(len(line.encode()) + 1 for line in lines) < 7000:
         assert kept == "".join(f"{line}\n" for line in lines)
+
+
+@given(
+    st.text(max_size=700),
+    st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=400), max_size=60),
+    st.integers(0, 2000),
+)
+def test_a_body_respects_the_limit_of_the_monitor(first: str, lines: list[str], limit: int) -> None:
+    body = ping_body(first, lines, limit)
+
+    assert len(body.encode()) <= limit
+    assert body.startswith((first[:500] + "\n")[: min(len(body), len(first[:500]))])
+
+
+@pytest.mark.parametrize(
+    ("header", "limit"),
+    [
+        ("100000", 100_000),
+        (" 1000 ", 1000),
+        ("0", 0),
+        ("999999999", LARGEST_BODY_BYTES),
+        (None, None),
+        ("", None),
+        ("-1", None),
+        ("10 kB", None),
+        ("9" * 5000, None),
+        ("١٠", None),
+    ],
+)
+def test_the_limit_of_a_body_is_the_number_of_the_header(header: str | None, limit: int | None) -> None:
+    assert body_limit(header) == limit
 
 
 def test_a_monitor_that_answers_ok_without_having_the_check_refuses() -> None:
