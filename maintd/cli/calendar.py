@@ -27,8 +27,8 @@ def validate_command(app: App, file: Path | None, as_json: bool) -> int:
     """Check a calendar and print it in plain English.
 
     By default the calendar of the settings, with its overlay. Errors are printed with file:line:column. Channels are
-    listed with the scheme of their URL, which is parsed where its secrets can be read; nothing is sent. See also: maintd
-    doctor, and maintd notify test CHANNEL
+    listed with the scheme of their URL, which is parsed where its secrets can be read; nothing is sent. See also:
+    maintd doctor, and maintd notify test CHANNEL
 
     Exit code 2 if the calendar or a job module has an error.
     """

@@ -99,7 +99,7 @@ def undelivered(service: OperatorService) -> list[str]:
         return []
     return [
         f'channel "{channel}": {count} {"notice" if count == 1 else "notices"} not delivered since '
-        f"{utc_minute(since)}: {error}"
+        f"{utc_minute(since)}: {error}; see: maintd notices"
         for channel, (count, error, since) in sorted(found.items())
     ]
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import delete, func, select, tuple_, update
+from sqlalchemy import delete, exists, func, select, tuple_, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
@@ -182,10 +182,14 @@ class Notices:
     def undelivered(self, since: datetime) -> dict[str, tuple[int, str, datetime]]:
         """Channels with notices that could not be delivered: how many, the last error, and since when.
 
-        Those that are still tried, and those that were given up since that time.
+        Those that are still tried, and those that were given up since that time; of tests only those after which
+        nothing else was sent to the channel.
         """
+        later = notices.alias("later")
+        sent_since = exists().where(later.c.channel == notices.c.channel, later.c.sent_at >= notices.c.created_at)
         tried = IS_PENDING & (notices.c.error != "")
         given_up = (notices.c.state == NoticeState.FAILED.value) & (notices.c.created_at >= since)
+        given_up &= (notices.c.kind != NoticeKind.TEST.value) | ~sent_since
         columns = (notices.c.channel, notices.c.error, notices.c.created_at)
         found: dict[str, tuple[int, str, datetime]] = {}
 

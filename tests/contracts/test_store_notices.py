@@ -188,6 +188,18 @@ def test_what_cannot_be_delivered_is_counted_by_channel(store: Store) -> None:
     assert store.notices.undelivered(at(60)) == {"mail": (2, "timed out", NOON)}
 
 
+def test_a_failed_test_of_a_channel_is_over_when_something_is_sent_to_it(store: Store) -> None:
+    for key, kind, minutes in (("1", NoticeKind.TEST, 0), ("2", NoticeKind.FAILED, 1)):
+        store.notices.add([notice(key, minutes=minutes, kind=kind)], at(minutes))
+        store.notices.give_up(claimed(store, minutes), "refused")
+    before = store.notices.undelivered(at(-60))
+    store.notices.add([notice("3", minutes=5, kind=NoticeKind.TEST)], at(5))
+    store.notices.mark_sent(claimed(store, 5), at(5))
+
+    assert before == {"mail": (2, "refused", NOON)}
+    assert store.notices.undelivered(at(-60)) == {"mail": (1, "refused", at(1))}  # a message that nobody got
+
+
 # --- incidents ---
 
 
