@@ -58,12 +58,12 @@ def test_each_due_time_of_a_broken_module_is_a_failed_run_with_the_error(
             runs = daemon.maintd("history", "--json").json["runs"]
             return sum(run["state"] == "failed" and reason in run["reason"] for run in runs) >= 3
 
-        wait_for(failed, "three runs fail with the error of the module", seconds=60)
+        wait_for(failed, "three runs fail with the error of the module")
         runs = [run for run in daemon.maintd("history", "--limit", "100", "--json").json["runs"] if run["due_at"]]
         due = sorted(run["due_at"] for run in runs)
         status = daemon.maintd("status", "--json")
         shutil.copy(JOBS / "greet.py", jobs)
-        wait_for(lambda: daemon.maintd("status").code == 0, "the repaired module runs again", seconds=60)
+        wait_for(lambda: daemon.maintd("status").code == 0, "the repaired module runs again")
 
     seconds = [time.mktime(time.strptime(at[:19], "%Y-%m-%dT%H:%M:%S")) for at in due]
     assert {later - earlier for earlier, later in pairwise(seconds)} == {2.0}
@@ -110,7 +110,7 @@ def test_a_refused_reload_is_a_problem_in_status_page_metrics_and_exit_code(
             daemon.calendar.rmdir()
         daemon.calendar.write_text(CALENDAR)
         shutil.copytree(JOBS, jobs, dirs_exist_ok=True)
-        wait_for(lambda: daemon.maintd("status").code == 0, "the problem ends with its cause", seconds=60)
+        wait_for(lambda: daemon.maintd("status").code == 0, "the problem ends with its cause")
         after = metrics(daemon)
 
     assert status.code == 1
@@ -130,11 +130,11 @@ def test_a_disk_that_is_full_is_a_problem_and_the_daemon_lives(tmp_path: Path) -
         with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
-        wait_for(lambda: "full" in daemon.maintd("status").out, "the status says that the disk is full", seconds=60)
+        wait_for(lambda: "full" in daemon.maintd("status").out, "the status says that the disk is full")
 
         code, measured = daemon.maintd("status").code, metrics(daemon)
         filler.unlink()
-        wait_for(lambda: metrics(daemon)["maintd_problems"] == 0, "it recovers", seconds=60)
+        wait_for(lambda: metrics(daemon)["maintd_problems"] == 0, "it recovers")
         assert daemon.maintd("trigger", "often", "--wait").code == 0
 
     assert code == 1

@@ -55,7 +55,7 @@ def test_a_thousand_connections_end_neither_the_daemon_nor_its_page(
 def test_a_daemon_without_a_free_descriptor_reports_it_and_recovers(tmp_path: Path) -> None:
     with maintd_daemon(tmp_path, MAINTD_HEARTBEAT="200ms") as daemon:
         limit_open_files(daemon, 3)
-        wait_for(lambda: "Too many open files" in daemon.log_text(), "the loop notices", seconds=30)
+        wait_for(lambda: "Too many open files" in daemon.log_text(), "the loop notices")
         assert daemon.process.poll() is None
         limit_open_files(daemon, FEW_FILES)
 

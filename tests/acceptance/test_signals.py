@@ -23,7 +23,7 @@ def test_several_signals_at_once_stop_the_daemon_like_one(tmp_path: Path, round_
         with suppress(ProcessLookupError):
             for number in range(60):
                 os.kill(daemon.process.pid, (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)[number % 3])
-        wait_for(lambda: daemon.process.poll() is not None, "the daemon ends", seconds=20)
+        wait_for(lambda: daemon.process.poll() is not None, "the daemon ends")
         assert daemon.process.returncode == 0
         assert "daemon_stopped" in daemon.log_text()
 
@@ -33,5 +33,5 @@ def test_sighup_reloads_and_the_daemon_continues(tmp_path: Path) -> None:
         daemon.calendar.write_text(daemon.calendar.read_text().replace("02:30", "02:40"))
         for _ in range(40):
             os.kill(daemon.process.pid, signal.SIGHUP)
-        wait_for(lambda: "02:40" in daemon.maintd("next").out, "the calendar is loaded", seconds=20)
+        wait_for(lambda: "02:40" in daemon.maintd("next").out, "the calendar is loaded")
         assert daemon.process.poll() is None

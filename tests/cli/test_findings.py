@@ -81,7 +81,7 @@ def findings(daemon: RunningDaemon, *words: str) -> list[dict[str, Any]]:
 
 
 def wait_for_findings(daemon: RunningDaemon, count: int, *words: str) -> list[dict[str, Any]]:
-    wait_for(lambda: len(findings(daemon, *words)) == count, f"{count} findings", seconds=60)
+    wait_for(lambda: len(findings(daemon, *words)) == count, f"{count} findings")
     return findings(daemon, *words)
 
 
@@ -100,7 +100,7 @@ def test_a_finding_is_listed_acknowledged_and_comes_back_when_it_gets_worse(daem
     assert "acknowledged by ada" in " ".join(listed.out.split())
 
     measure(daemon, "disk /: 95")
-    wait_for(lambda: findings(daemon)[0]["status"] == "fail", "the review of the run", seconds=60)
+    wait_for(lambda: findings(daemon)[0]["status"] == "fail", "the review of the run")
     assert findings(daemon)[0]["state"] == "open"
     assert daemon.maintd("status").code == 1
     shown = daemon.maintd("findings", "show", found["key"][:6])

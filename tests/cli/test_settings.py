@@ -128,7 +128,7 @@ def test_nested_yaml_aliases_do_not_fill_the_memory(shell: Shell, laugh: int) ->
     lines += [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, laugh)]
     (shell.cwd / "config.yaml").write_text("\n".join(lines))
 
-    typed = shell.maintd("--config", "config.yaml", "settings", seconds=20)
+    typed = shell.maintd("--config", "config.yaml", "settings", seconds=120)
 
     assert typed.code == 2
     assert "more than 500,000 values" in typed.err

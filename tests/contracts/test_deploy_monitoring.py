@@ -110,7 +110,7 @@ def test_each_query_of_the_dashboard_returns_data(scraped: tuple[RunningDaemon, 
     _, server = scraped
     query = re.sub(r"\$(entry|measure)\b", ".*", expr)
 
-    wait_for(lambda: value(server, query), f"{expr} has data", seconds=60)
+    wait_for(lambda: value(server, query), f"{expr} has data")
 
 
 def test_no_rule_fires_on_a_daemon_with_everything_in_order(scraped: tuple[RunningDaemon, WebServer]) -> None:

@@ -89,7 +89,7 @@ class Writers:
         thread = threading.Thread(target=work)
         self._threads.append(thread)
         thread.start()
-        wait_for(lambda: waiting(self._database) == len(self._threads), "its turn", seconds=10)
+        wait_for(lambda: waiting(self._database) == len(self._threads), "its turn")
 
     def join(self) -> None:
         for thread in self._threads:

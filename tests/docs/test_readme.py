@@ -30,7 +30,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     environ = {key: value for key, value in os.environ.items() if not key.startswith("MAINTD_")}
     environ |= {"MAINTD_STATE_DIR": str(folder), "MAINTD_LISTEN": "", "MAINTD_CALENDAR": str(ROOT / "schedules.yaml")}
     with running([sys.executable, "-m", "maintd", "serve"], folder / "log", env=environ):
-        wait_for(lambda: "daemon_ready" in (folder / "log").read_text(), "a daemon", seconds=60)
+        wait_for(lambda: "daemon_ready" in (folder / "log").read_text(), "a daemon")
         yield environ
 
 
