@@ -29,6 +29,7 @@ CONNECTION_FLAGS = frozenset({"url", "token_file", "ca_file", "insecure"})
 """Options of `maintd` that say which daemon to use, and are not settings."""
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 class App:
@@ -86,19 +87,23 @@ class App:
 
         return JobRegistry(self.settings.job_dirs, self.settings.job_cache_file)
 
-    def read(self, path: str, **query: Any) -> Any:
-        """GET from the daemon; from the store if no daemon answers, with one note on standard error.
+    def read(self, call: Callable[[Client], T]) -> T:
+        """What `call` reads from the daemon; from the store if no daemon answers, with one note on standard error.
 
         A daemon at a URL has a store of its own: when it does not answer, that is the error.
         """
         if self._store_client is None:
             try:
-                return self.daemon.get(path, **query)
+                return call(self.daemon)
             except DaemonUnavailableError as error:
                 if self.remote is not None:
                     raise
                 self._store_client = self._open_store_client(error)
-        return self._store_client.get(path, **query)
+        return call(self._store_client)
+
+    def read_json(self, call: Callable[[Client], object]) -> Any:
+        """As `read`: the JSON that the method received, for `--json`, which then needs no types."""
+        return self.read(lambda client: client.json_of(call))
 
     def _open_store_client(self, unavailable: DaemonUnavailableError) -> Client:
         from maintd.cli.client import store_client

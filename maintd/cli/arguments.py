@@ -15,12 +15,12 @@ FUTURE_EXAMPLES = "write for example 30m (from now), 2026-12-06T02:00Z or 2026-1
 PAST_EXAMPLES = "write for example 7d (ago), 2026-12-06 (from midnight UTC) or 2026-12-06T02:00Z"
 
 
-def future_time(text: str, now: datetime) -> str:
-    """`30m`, `in 2h` or `+2h` from now, or ISO 8601 with a zone → ISO 8601 in UTC. Raises UsageError."""
-    from maintd.units import parse_duration, utc_text
+def future_time(text: str, now: datetime) -> datetime:
+    """`30m`, `in 2h` or `+2h` from now, or ISO 8601 with a zone → a time in UTC. Raises UsageError."""
+    from maintd.units import parse_duration
 
     try:
-        return utc_text(now + parse_duration(text.removeprefix("in ").removeprefix("+")))
+        return now + parse_duration(text.removeprefix("in ").removeprefix("+"))
     except (ValueError, OverflowError):
         pass
     try:
@@ -29,15 +29,15 @@ def future_time(text: str, now: datetime) -> str:
         raise UsageError(f'"{text}" is not a time', FUTURE_EXAMPLES) from None
     if at.tzinfo is None:
         raise UsageError(f'"{text}" has no time zone', FUTURE_EXAMPLES)
-    return utc_text(at.astimezone(UTC))
+    return at.astimezone(UTC)
 
 
-def past_time(text: str, now: datetime) -> str:
-    """`7d` ago, a day in UTC, or ISO 8601 with a zone → ISO 8601 in UTC. Raises UsageError."""
-    from maintd.units import parse_duration, utc_text
+def past_time(text: str, now: datetime) -> datetime:
+    """`7d` ago, a day in UTC, or ISO 8601 with a zone → a time in UTC. Raises UsageError."""
+    from maintd.units import parse_duration
 
     try:
-        return utc_text(now - parse_duration(text.removesuffix(" ago")))
+        return now - parse_duration(text.removesuffix(" ago"))
     except (ValueError, OverflowError):
         pass
     try:
@@ -48,7 +48,7 @@ def past_time(text: str, now: datetime) -> str:
         if len(text) > len("2026-12-06"):
             raise UsageError(f'"{text}" has no time zone', PAST_EXAMPLES)
         at = at.replace(tzinfo=UTC)
-    return utc_text(at.astimezone(UTC))
+    return at.astimezone(UTC)
 
 
 def duration(text: str) -> timedelta:
@@ -92,3 +92,12 @@ def _value(name: str, text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise UsageError(f"-p {name}: not JSON: {error}", 'quote it for the shell: -p \'name=["a", "b"]\'') from None
+
+
+def end_of(now: datetime, until: str | None, lasting: str | None) -> datetime | None:
+    """The end that `--until` or `--for` gives; None without them. Raises UsageError for both."""
+    if until is not None and lasting is not None:
+        raise UsageError("--until and --for exclude each other", "give one of them")
+    if until is not None:
+        return future_time(until, now)
+    return None if lasting is None else now + duration(lasting)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from shlex import quote as shell_quote
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import click
 
 from maintd.cli import completion
 from maintd.cli.app import App, current_user, json_option
-from maintd.errors import CalendarError, UsageError
+from maintd.errors import CalendarError
 
 if TYPE_CHECKING:
     from maintd.calendar import Calendar
-    from maintd.model.entry import Entry
+    from maintd.client import Client
+    from maintd.model.entry import Entry, Pause
     from maintd.notify.channel_urls import ListedChannel
 
 
@@ -153,25 +153,20 @@ def pause_command(app: App, name: str, why: str, until: str | None, lasting: str
     Example: maintd pause weekly-cleanup --why "disk is being replaced" --for 2d
     """
     from maintd.cli import arguments
-    from maintd.units import utc_text
 
-    if until is not None and lasting is not None:
-        raise UsageError("--until and --for exclude each other", "give one of them")
-    body: dict[str, Any] = {"why": why, "by": current_user()}
-    if lasting is not None:
-        body["until"] = utc_text(app.now() + arguments.duration(lasting))
-    elif until is not None:
-        body["until"] = arguments.future_time(until, app.now())
-    answer = app.daemon.post(f"/entries/{quote(name, safe='')}/pause", body)
+    ends_at = arguments.end_of(app.now(), until, lasting)
+
+    def pause(client: Client) -> Pause:
+        return client.pause(name, why, until=ends_at, by=current_user())
+
     if as_json:
-        app.out_json(answer)
+        app.out_json(app.daemon.json_of(pause))
         return
-    from maintd.model.entry import Pause
     from maintd.present import utc_minute
 
-    pause = Pause.model_validate(answer)
+    paused = pause(app.daemon)
     hint = f"; end the pause with: maintd unpause {shell_quote(name)}"
-    app.out(f"{name} is paused{hint if pause.until is None else f' until {utc_minute(pause.until)}'}")
+    app.out(f"{name} is paused{hint if paused.until is None else f' until {utc_minute(paused.until)}'}")
 
 
 @click.command("unpause")
@@ -180,8 +175,11 @@ def pause_command(app: App, name: str, why: str, until: str | None, lasting: str
 @click.pass_obj
 def unpause_command(app: App, name: str, as_json: bool) -> None:
     """End the pause of an entry."""
-    answer = app.daemon.post(f"/entries/{quote(name, safe='')}/unpause", {"by": current_user()})
+
+    def unpause(client: Client) -> bool:
+        return client.unpause(name, by=current_user())
+
     if as_json:
-        app.out_json(answer)
+        app.out_json(app.daemon.json_of(unpause))
     else:
-        app.out(f"{name} is unpaused" if answer["unpaused"] else f"{name} was not paused")
+        app.out(f"{name} is unpaused" if unpause(app.daemon) else f"{name} was not paused")

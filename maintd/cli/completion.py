@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from maintd.cli.app import App
+
+if TYPE_CHECKING:
+    from maintd.client import Client
 
 TIMEOUT = 2.0  # seconds; a shell that hangs is worse than one without names
 
@@ -51,7 +54,7 @@ def jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Co
 
 def tokens(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Tokens that are valid."""
-    answer = _get(ctx, "/tokens")
+    answer = _get(ctx, lambda client: client.tokens())
     return _items(
         [(token["name"], token["role"]) for token in answer.get("tokens", ()) if token["state"] == "valid"], incomplete
     )
@@ -59,7 +62,7 @@ def tokens(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
 
 def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The last runs by number, `last`, and names of entries."""
-    answer = _get(ctx, "/runs", limit=30)
+    answer = _get(ctx, lambda client: client.runs(limit=30))
     found = [(str(run["id"]), f"{run['entry']}, {run['state']}") for run in answer.get("runs", ())]
     if incomplete and not incomplete[0].isdigit():
         found = [("last", "the last run"), *((run["entry"], "its last run") for run in answer.get("runs", ()))]
@@ -76,18 +79,19 @@ def acknowledged(ctx: click.Context, param: click.Parameter, incomplete: str) ->
     return _items(_findings(ctx, acknowledged=True), incomplete)
 
 
-def _findings(ctx: click.Context, **query: Any) -> list[tuple[str, str]]:
-    answer = _get(ctx, "/findings", **query)
+def _findings(ctx: click.Context, *, acknowledged: bool = False) -> list[tuple[str, str]]:
+    answer = _get(ctx, lambda client: client.findings(acknowledged=acknowledged))
     return [(one["key"], f"{one['entry']}, {one['check']}") for one in answer.get("findings", ())]
 
 
 def _entries(ctx: click.Context) -> list[tuple[str, str]]:
-    return [(entry["entry"], entry["title"]) for entry in _get(ctx, "/status").get("entries", ())]
+    answer = _get(ctx, lambda client: client.status())
+    return [(entry["entry"], entry["title"]) for entry in answer.get("entries", ())]
 
 
 def _jobs(ctx: click.Context) -> list[tuple[str, str]]:
     """Jobs of the daemon; without one the names of job files, since loading the jobs takes seconds."""
-    answer = _get(ctx, "/jobs")
+    answer = _get(ctx, lambda client: client.jobs())
     if answer:
         return [(job["name"], job.get("summary", "broken")) for job in answer["jobs"]]
     from maintd.job.registry import shipped
@@ -96,12 +100,12 @@ def _jobs(ctx: click.Context) -> list[tuple[str, str]]:
     return [(path.stem, "") for folder in folders for path in sorted(folder.glob("[a-z]*.py"))]
 
 
-def _get(ctx: click.Context, path: str, **query: Any) -> dict[str, Any]:
-    """The daemon's answer; empty without one."""
+def _get(ctx: click.Context, call: Callable[[Client], object]) -> dict[str, Any]:
+    """The JSON of the daemon's answer; empty without one."""
     from maintd.errors import MaintdError
 
     try:
-        answer: dict[str, Any] = _app(ctx).client(TIMEOUT).get(path, **query)
+        answer: dict[str, Any] = _app(ctx).client(TIMEOUT).json_of(call)
     except MaintdError:
         return {}
     return answer

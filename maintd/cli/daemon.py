@@ -50,14 +50,14 @@ def reload_command(app: App, as_json: bool) -> int:
 
     A calendar with errors is rejected as a whole with exit code 2; the loaded one stays active.
     """
-    answer = app.daemon.post("/reload", {})
+    result = app.daemon.reload()
     if as_json:
-        app.out_json(answer)
-    elif answer["ok"]:
-        app.out("\n".join(answer["changes"]) or "no changes")
+        app.out_json(result.model_dump(mode="json"))
+    elif result.ok:
+        app.out("\n".join(result.changes) or "no changes")
     else:
-        app.note("\n".join([*answer["problems"], "not reloaded; the previous calendar stays active"]))
-    return 0 if answer["ok"] else CalendarError.exit_code
+        app.note("\n".join([*result.problems, "not reloaded; the previous calendar stays active"]))
+    return 0 if result.ok else CalendarError.exit_code
 
 
 @click.command("settings")
@@ -88,7 +88,7 @@ def version_command(app: App, as_json: bool) -> None:
     """Show the version of this program and of the running daemon."""
     daemon: dict[str, Any] | None
     try:
-        daemon = app.daemon.get("/version")
+        daemon = app.daemon.json_of(lambda client: client.version())
     except MaintdError:
         if app.remote is not None:
             raise

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from shlex import quote as shell_quote
-from typing import Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
 import click
 
 from maintd.cli import completion
 from maintd.cli.app import App, current_user, json_option
 from maintd.errors import UnknownNameError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from maintd.client import Client
+    from maintd.model.finding import FindingDetail, FindingList, ListedFinding
 
 REVIEWED_WITHIN = 5.0  # seconds after the end of a run, by a daemon that works
 POLL_INTERVAL = 0.3
@@ -42,7 +45,7 @@ def findings_command(
         return
     if only_open and gone:
         raise UsageError("--open and --all exclude each other", "give one of them")
-    _list(ctx.obj, as_json, area=area, since=since, gone=gone or None)
+    _list(ctx.obj, as_json, area=area, since=since, gone=gone)
 
 
 @findings_command.command("show")
@@ -54,16 +57,17 @@ def show(app: App, key: str, as_json: bool) -> None:
 
     KEY may be the first digits of a key, at least four.
     """
-    answer = app.read(f"/findings/{quote(key, safe='')}")
+
+    def finding(client: Client) -> FindingDetail:
+        return client.finding(key)
+
     if as_json:
-        app.out_json(answer)
+        app.out_json(app.read_json(finding))
         return
-    from maintd.model.finding import Acknowledgement, ListedFinding
     from maintd.present.findings import finding_text
 
-    history = [Acknowledgement.model_validate(one) for one in answer["acknowledgements"]]
-    finding = ListedFinding.model_validate(_own(answer))
-    app.out(finding_text(finding, history, next_step=answer["next_step"], now=app.now(), **app.terminal))
+    found = app.read(finding)
+    app.out(finding_text(found, found.acknowledgements, next_step=found.next_step, now=app.now(), **app.terminal))
 
 
 @click.command("ack")
@@ -100,16 +104,18 @@ def ack_command(
         raise UsageError(f"missing {missing}", 'write for example: maintd ack KEY --why "a disk is ordered" --until 7d')
     from maintd.cli.arguments import future_time
 
-    body = {"why": why, "until": future_time(until, app.now()), "by": by or current_user()}
+    ends_at = future_time(until, app.now())
     key = _key_of(app, finding)
-    answer = app.daemon.post(f"/findings/{quote(key, safe='')}/acknowledge", body)
+
+    def acknowledge(client: Client) -> ListedFinding:
+        return client.acknowledge(key, why, until=ends_at, by=by or current_user())
+
     if as_json:
-        app.out_json(answer)
+        app.out_json(app.daemon.json_of(acknowledge))
         return
-    from maintd.model.finding import ListedFinding
     from maintd.present import utc_minute
 
-    done = ListedFinding.model_validate(answer)
+    done = acknowledge(app.daemon)
     assert done.acknowledgement is not None
     app.out(f"{done.key} ({done.entry}: {done.check}) is acknowledged until {utc_minute(done.acknowledgement.until)}")
     app.note(f"withdraw it with: maintd unack {done.key}")
@@ -126,33 +132,44 @@ def unack_command(app: App, finding: str, why: str, as_json: bool) -> None:
     FINDING is a key as `maintd ack --list` shows it, or RUN/CHECK.
     """
     key = _key_of(app, finding)
-    answer = app.daemon.post(f"/findings/{quote(key, safe='')}/withdraw", {"by": current_user(), "why": why})
+
+    def withdraw(client: Client) -> ListedFinding:
+        return client.withdraw(key, why=why, by=current_user())
+
     if as_json:
-        app.out_json(answer)
-    else:
-        app.out(f"{answer['key']} ({answer['entry']}: {answer['check']}) is no longer acknowledged")
+        app.out_json(app.daemon.json_of(withdraw))
+        return
+    done = withdraw(app.daemon)
+    app.out(f"{done.key} ({done.entry}: {done.check}) is no longer acknowledged")
 
 
-def _list(app: App, as_json: bool, *, since: str | None = None, **query: Any) -> None:
+def _list(
+    app: App,
+    as_json: bool,
+    *,
+    area: str | None = None,
+    since: str | None = None,
+    gone: bool = False,
+    acknowledged: bool = False,
+) -> None:
+    first_seen_since = None
     if since is not None:
         from maintd.cli.arguments import past_time
 
-        since = past_time(since, app.now())
-    answer = app.read("/findings", since=since, **query)
+        first_seen_since = past_time(since, app.now())
+
+    def findings(client: Client) -> FindingList:
+        return client.findings(area=area, since=first_seen_since, gone=gone, acknowledged=acknowledged)
+
     if as_json:
-        app.out_json(answer)
+        app.out_json(app.read_json(findings))
         return
-    from maintd.model.finding import ListedFinding
     from maintd.present.findings import findings_text
 
-    found = [ListedFinding.model_validate(finding) for finding in answer["findings"]]
-    app.out(findings_text(found, now=app.now(), **app.terminal))
-    if answer["limited"]:
-        app.note(f"only the first {len(found)}; narrow it with --area or --since")
-
-
-def _own(answer: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in answer.items() if name not in ("acknowledgements", "next_step")}
+    found = app.read(findings)
+    app.out(findings_text(found.findings, now=app.now(), **app.terminal))
+    if found.limited:
+        app.note(f"only the first {len(found.findings)}; narrow it with --area or --since")
 
 
 def _key_of(app: App, text: str) -> str:
@@ -168,26 +185,26 @@ def _key_of(app: App, text: str) -> str:
     number = run_id_of(app, run, daemon=True)
     deadline = time.monotonic() + REVIEWED_WITHIN
     while True:
-        found = app.daemon.get(f"/runs/{number}/findings")["findings"]
-        matching = [one for one in found if check in (one["check"], f"{one['step']}/{one['check']}")]
+        found = app.daemon.findings_of_run(number).findings
+        matching = [one for one in found if check in (one.check, f"{one.step}/{one.check}")]
         if len(matching) == 1:
-            return str(matching[0]["key"])
+            return matching[0].key
         if matching:
-            names = " or ".join(f"{number}/{one['step']}/{one['check']}" for one in matching)
+            names = " or ".join(f"{number}/{one.step}/{one.check}" for one in matching)
             raise UsageError(f'run {number} has several checks "{check}"', f"name the step: {names}")
         if time.monotonic() >= deadline or not _is_reported(app, number, check):
-            raise _no_finding(number, check, [one["check"] for one in found])
+            raise _no_finding(number, check, [one.check for one in found])
         time.sleep(POLL_INTERVAL)
 
 
 def _is_reported(app: App, number: int, check: str) -> bool:
     """Whether a check with this name of the run is not ok; then it is a finding as soon as the run was reviewed."""
-    run = app.daemon.get(f"/runs/{number}")
+    run = app.daemon.run(number)
     return any(
-        one["status"] != "ok" and check in (one["name"], f"{step['name']}/{one['name']}")
-        for step in run["steps"]
-        for attempt in step["attempts"][-1:]
-        for one in attempt["checks"]
+        one.status != "ok" and check in (one.name, f"{step.name}/{one.name}")
+        for step in run.steps
+        for attempt in step.attempts[-1:]
+        for one in attempt.checks
     )
 
 

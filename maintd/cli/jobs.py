@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import click
-from pydantic import TypeAdapter
 
 from maintd.cli import completion
 from maintd.cli.app import App, json_option
 from maintd.errors import DaemonUnavailableError
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.present import job_text, jobs_text
-
-RegisteredJob = JobDescription | BrokenJob
-_KNOWN: TypeAdapter[RegisteredJob] = TypeAdapter(RegisteredJob)
 
 
 @click.group("jobs", invoke_without_command=True)
@@ -27,9 +23,9 @@ def jobs_command(ctx: click.Context, as_json: bool) -> None:
     app: App = ctx.obj
     found = _jobs(app)
     if as_json:
-        app.out_json({"jobs": found})
+        app.out_json({"jobs": [job.model_dump(mode="json") for job in found]})
     else:
-        app.out(jobs_text([_KNOWN.validate_python(job) for job in found], **app.terminal))
+        app.out(jobs_text(found, **app.terminal))
 
 
 @jobs_command.command("show")
@@ -40,23 +36,22 @@ def show(app: App, name: str, as_json: bool) -> int:
     """Show a job: what it does, its effects and limits, its params with types and defaults."""
     from maintd.errors import JobError, UnknownNameError
 
-    known = {job["name"]: job for job in _jobs(app)}
+    known = {job.name: job for job in _jobs(app)}
     if name not in known:
         raise UnknownNameError("job", name, known)
     found = known[name]
     if as_json:
-        app.out_json(found)
+        app.out_json(found.model_dump(mode="json"))
     else:
-        app.out(job_text(_KNOWN.validate_python(found), **app.terminal))
-    return JobError.exit_code if "error" in found else 0
+        app.out(job_text(found, **app.terminal))
+    return JobError.exit_code if isinstance(found, BrokenJob) else 0
 
 
-def _jobs(app: App) -> list[dict[str, Any]]:
+def _jobs(app: App) -> Sequence[JobDescription | BrokenJob]:
     """The daemon's jobs; without a daemon those that this process finds. Needs neither store nor calendar."""
     try:
-        found: list[dict[str, Any]] = app.daemon.get("/jobs")["jobs"]
-        return found
+        return app.daemon.jobs()
     except DaemonUnavailableError:
         if app.remote is not None:
             raise
-        return [job.model_dump(mode="json") for job in app.registry().jobs.values()]
+        return list(app.registry().jobs.values())

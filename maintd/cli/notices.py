@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from shlex import quote as shell_quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,7 +13,9 @@ from maintd.cli.app import App, current_user, json_option
 from maintd.errors import MaintdError, UsageError
 
 if TYPE_CHECKING:
-    from maintd.model.notice import Notice
+    from maintd.client import Client
+    from maintd.model.notice import Incident, Mute, Notice
+    from maintd.model.responses import NoticeList
 
 STATES = ("waiting", "sending", "sent", "failed")
 """The values of `model.notice.NoticeState`, which takes longer to import than a command that only prints its help."""
@@ -32,23 +34,23 @@ POLL_SECONDS = 0.2
 @click.pass_obj
 def notices_command(app: App, states: tuple[str, ...], channel: str | None, limit: int, as_json: bool) -> None:
     """List notices, newest first, and the incidents that are not over."""
-    found = app.read("/notices", state=states or None, channel=channel, limit=limit)
-    opened = app.read("/incidents", open_only=True, limit=500)["incidents"]
-    muted = app.read("/mutes")["mutes"]
+
+    def notices(client: Client) -> NoticeList:
+        return client.notices(states=states, channel=channel, limit=limit)
+
+    def opened(client: Client) -> tuple[Incident, ...]:
+        return client.incidents(open_only=True, limit=500)
+
+    def muted(client: Client) -> tuple[Mute, ...]:
+        return client.mutes()
+
     if as_json:
-        app.out_json({**found, "incidents": opened, "mutes": muted})
+        app.out_json({**app.read_json(notices), **app.read_json(opened), **app.read_json(muted)})
         return
-    from maintd.model.notice import Incident, Mute, Notice
     from maintd.present.notices import notices_text
 
-    text = notices_text(
-        [Notice.model_validate(item) for item in found["notices"]],
-        [Incident.model_validate(item) for item in opened],
-        [Mute.model_validate(item) for item in muted],
-        now=app.now(),
-        **app.terminal,
-    )
-    app.out(text)
+    found = app.read(notices)
+    app.out(notices_text(found.notices, app.read(opened), app.read(muted), now=app.now(), **app.terminal))
 
 
 @click.group("notify")
@@ -67,20 +69,18 @@ def test_command(app: App, channel: str, as_json: bool) -> int:
 
     Exit code 1 if it could not be delivered.
     """
-    from maintd.model.notice import Notice
-
-    answer = app.daemon.post("/notices/test", {"channel": channel, "by": current_user()})
+    notice = app.daemon.test_channel(channel, by=current_user())
     deadline = time.monotonic() + TEST_SECONDS
-    while answer["state"] not in ("sent", "failed"):
+    while notice.state not in ("sent", "failed"):
         if time.monotonic() > deadline:
-            raise MaintdError(f'the test of "{channel}" is still {answer["state"]}', "see: maintd notices")
+            raise MaintdError(f'the test of "{channel}" is still {notice.state}', "see: maintd notices")
         time.sleep(POLL_SECONDS)
-        answer = app.daemon.get(f"/notices/{answer['id']}")
+        notice = app.daemon.notice(notice.id)
     if as_json:
-        app.out_json(answer)
+        app.out_json(notice.model_dump(mode="json"))
     else:
-        app.out(_result(Notice.model_validate(answer)))
-    return 0 if answer["state"] == "sent" else 1
+        app.out(_result(notice))
+    return 0 if notice.state == "sent" else 1
 
 
 def _result(notice: Notice) -> str:
@@ -104,23 +104,20 @@ def mute_command(app: App, entries: str, why: str, until: str | None, lasting: s
     Example: maintd mute "backup-*" --why "disk is being replaced" --for 2d
     """
     from maintd.cli import arguments
-    from maintd.units import utc_text
 
-    if (until is None) == (lasting is None):
-        raise UsageError("a mute needs an end", "add --until WHEN or --for DURATION, not both")
-    body: dict[str, Any] = {"entries": entries, "why": why, "by": current_user()}
-    if until is not None:
-        body["until"] = arguments.future_time(until, app.now())
-    elif lasting is not None:
-        body["until"] = utc_text(app.now() + arguments.duration(lasting))
-    answer = app.daemon.post("/mutes", body)
+    ends_at = arguments.end_of(app.now(), until, lasting)
+    if ends_at is None:
+        raise UsageError("a mute needs an end", "add --until WHEN or --for DURATION")
+
+    def mute(client: Client) -> Mute:
+        return client.mute(entries, why, until=ends_at, by=current_user())
+
     if as_json:
-        app.out_json(answer)
+        app.out_json(app.daemon.json_of(mute))
         return
-    from maintd.model.notice import Mute
     from maintd.present import utc_minute
 
-    muted = Mute.model_validate(answer)
+    muted = mute(app.daemon)
     app.out(f"{entries} is muted until {utc_minute(muted.until)}; end it with: maintd unmute {shell_quote(entries)}")
 
 
@@ -130,8 +127,11 @@ def mute_command(app: App, entries: str, why: str, until: str | None, lasting: s
 @click.pass_obj
 def unmute_command(app: App, entries: str, as_json: bool) -> None:
     """End a mute, by the name or pattern that it was made with."""
-    answer = app.daemon.post("/mutes/end", {"entries": entries, "by": current_user()})
+
+    def unmute(client: Client) -> bool:
+        return client.unmute(entries, by=current_user())
+
     if as_json:
-        app.out_json(answer)
+        app.out_json(app.daemon.json_of(unmute))
     else:
-        app.out(f"{entries} is not muted any more" if answer["unmuted"] else f"{entries} was not muted")
+        app.out(f"{entries} is not muted any more" if unmute(app.daemon) else f"{entries} was not muted")

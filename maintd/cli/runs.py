@@ -12,7 +12,13 @@ from maintd.cli.app import App, current_user, json_option
 from maintd.errors import MaintdError, UnknownNameError
 
 if TYPE_CHECKING:
-    from maintd.model.run import Run
+    from collections.abc import Callable, Sequence
+
+    from maintd.client import Client
+    from maintd.model.responses import LogEntry
+    from maintd.model.run import Run, RunsPage, RunSummary
+
+    Read = Callable[[Callable[[Client], object]], Any]
 
 PAGE = 1000  # lines of a log in one request
 POLL_INTERVAL = 0.3  # seconds between two requests for a growing log
@@ -46,16 +52,19 @@ def history_command(
         from maintd.cli.arguments import past_time
 
         queued_since = past_time(since, app.now())
-    page = app.read("/runs", entry=name, state=states, job=job, since=queued_since, limit=limit, before=before)
+
+    def runs(client: Client) -> RunsPage:
+        return client.runs(entry=name, states=states, job=job, since=queued_since, limit=limit, before=before)
+
     if as_json:
-        app.out_json(page)
+        app.out_json(app.read_json(runs))
         return
-    from maintd.model.run import RunSummary
     from maintd.present import runs_text
 
-    app.out(runs_text([RunSummary.model_validate(run) for run in page["runs"]], now=app.now(), **app.terminal))
-    if page.get("next_before"):
-        app.note(f"older runs: --before {page['next_before']}")
+    page = app.read(runs)
+    app.out(runs_text(page.runs, now=app.now(), **app.terminal))
+    if page.next_before:
+        app.note(f"older runs: --before {page.next_before}")
 
 
 @click.command("show")
@@ -67,24 +76,22 @@ def show_command(app: App, run: str, as_json: bool) -> None:
 
     By step and attempt: checks with observed and expected values, changes, measures and artifacts.
     """
-    found = app.read(f"/runs/{run_id_of(app, run)}")
+    number = run_id_of(app, run)
     if as_json:
-        app.out_json(found)
+        app.out_json(app.read_json(lambda client: client.run(number)))
         return
-    from maintd.model.run import Run
     from maintd.present import run_text
 
-    shown = Run.model_validate(found)
+    shown = app.read(lambda client: client.run(number))
     app.out(run_text(shown, now=app.now(), **app.terminal) + _findings_text(app, shown))
 
 
 def _findings_text(app: App, run: Run) -> str:
     if not any(check.status != "ok" for step in run.steps for tried in step.attempts for check in tried.checks):
         return ""
-    from maintd.model.finding import ListedFinding
     from maintd.present.findings import run_findings_text
 
-    found = [ListedFinding.model_validate(one) for one in app.read(f"/runs/{run.id}/findings")["findings"]]
+    found = app.read(lambda client: client.findings_of_run(run.id)).findings
     return run_findings_text(found, now=app.now(), **app.terminal) if found else ""
 
 
@@ -102,40 +109,43 @@ def logs_command(app: App, run: str, follow: bool, step: str | None, as_json: bo
     With -f and --json the object is printed when the run has ended.
     """
     number = run_id_of(app, run)
-    cursor: str | None = None
-    lines: list[dict[str, Any]] = []
-    while True:
-        page = app.read(f"/runs/{number}/log", after=cursor, step=step, limit=PAGE)
-        cursor = page["cursor"] or cursor
-        if as_json:
-            lines += page["lines"]
-        else:
-            _print(app, page["lines"])
-        if page["final"] or (len(page["lines"]) < PAGE and not (follow and app.daemon_answers)):
-            break
-        if len(page["lines"]) < PAGE:
-            if not as_json and step is None:
-                for line in app.daemon.follow(number, after=cursor):
-                    _print(app, [line.model_dump(mode="json")])
-                break
-            time.sleep(POLL_INTERVAL)
     if as_json:
-        app.out_json({"lines": lines, "cursor": cursor, "final": page["final"]})
-    elif follow:
-        state = str(app.read(f"/runs/{number}")["state"]).replace("_", " ")
+        app.out_json(_log_as_json(app, number, step, follow))
+        return
+    cursor: str | None = None
+    while True:
+        page = app.read(lambda client: client.log(number, after=cursor, step=step, limit=PAGE))  # noqa: B023 - called now
+        cursor = page.cursor or cursor
+        _print(app, page.lines)
+        if page.final or (len(page.lines) < PAGE and not (follow and app.daemon_answers)):
+            break
+        if len(page.lines) < PAGE:
+            for line in app.daemon.follow(number, step=step, after=cursor):
+                _print(app, [line])
+            break
+    if follow:
+        state = str(app.read(lambda client: client.run(number)).state).replace("_", " ")
         app.note(f"run {number}: {state}")
 
 
-def _print(app: App, lines: list[dict[str, Any]]) -> None:
-    from maintd.model.evidence import LogLine
+def _log_as_json(app: App, number: int, step: str | None, follow: bool) -> dict[str, Any]:
+    cursor: str | None = None
+    lines: list[Any] = []
+    while True:
+        page = app.read_json(lambda client: client.log(number, after=cursor, step=step, limit=PAGE))  # noqa: B023
+        cursor = page["cursor"] or cursor
+        lines += page["lines"]
+        if page["final"] or (len(page["lines"]) < PAGE and not (follow and app.daemon_answers)):
+            return {"lines": lines, "cursor": cursor, "final": page["final"]}
+        if len(page["lines"]) < PAGE:
+            time.sleep(POLL_INTERVAL)
+
+
+def _print(app: App, lines: Sequence[LogEntry]) -> None:
     from maintd.present import log_line_text
 
-    shown = []
-    for line in lines:
-        own = {key: line[key] for key in ("seq", "at", "stream", "text")}
-        shown.append(log_line_text(LogLine.model_validate(own), line["step"], colour=app.colour))
-    if shown:
-        app.out("\n".join(shown))
+    if lines:
+        app.out("\n".join(log_line_text(line, line.step, colour=app.colour) for line in lines))
 
 
 @click.command("cancel")
@@ -149,13 +159,18 @@ def cancel_command(app: App, run: str, why: str, as_json: bool) -> None:
     A queued run is never started. A running one gets SIGTERM, then SIGKILL if it does not exit in time.
     """
     number = run_id_of(app, run, daemon=True)
-    found = app.daemon.post(f"/runs/{number}/cancel", {"by": current_user(), "why": why})
+
+    def cancel(client: Client) -> RunSummary:
+        return client.cancel(number, why=why, by=current_user())
+
     if as_json:
-        app.out_json(found)
-    elif found["state"] == "cancelled":
-        app.out(f"run {number} of {found['entry']} is cancelled")
+        app.out_json(app.daemon.json_of(cancel))
+        return
+    found = cancel(app.daemon)
+    if found.state == "cancelled":
+        app.out(f"run {number} of {found.entry} is cancelled")
     else:
-        app.out(f"run {number} of {found['entry']} is being stopped; see: maintd show {number}")
+        app.out(f"run {number} of {found.entry} is being stopped; see: maintd show {number}")
 
 
 def run_id_of(app: App, text: str, *, daemon: bool = False) -> int:
@@ -167,11 +182,11 @@ def run_id_of(app: App, text: str, *, daemon: bool = False) -> int:
 
     if text.isascii() and text.isdigit():
         return int(text)
-    read = app.daemon.get if daemon else app.read
+    read: Read = app.daemon.json_of if daemon else app.read_json
     if text == "last":
-        found = read("/runs", limit=1)["runs"]
+        found = read(lambda client: client.runs(limit=1))["runs"]
     else:
-        found = read("/runs", entry=text, limit=1)["runs"] or _of_job(read, text)
+        found = read(lambda client: client.runs(entry=text, limit=1))["runs"] or _of_job(read, text)
     if not found:
         hint = None if text == "last" else f"run it with: maintd trigger {text}"
         missing = "there are no runs yet" if text == "last" else f'"{text}" has not run yet'
@@ -179,9 +194,9 @@ def run_id_of(app: App, text: str, *, daemon: bool = False) -> int:
     return int(found[0]["id"])
 
 
-def _of_job(read: Any, name: str) -> list[dict[str, Any]]:
+def _of_job(read: Read, name: str) -> list[dict[str, Any]]:
     try:
-        found: list[dict[str, Any]] = read("/runs", job=name, limit=1)["runs"]
+        found: list[dict[str, Any]] = read(lambda client: client.runs(job=name, limit=1))["runs"]
     except MaintdError as error:
         if error.code != UnknownNameError.code:
             raise

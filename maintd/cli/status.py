@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
 import click
 
 from maintd.cli import completion
 from maintd.cli.app import App, json_option
 from maintd.errors import DaemonUnavailableError, MaintdError, UsageError
+
+if TYPE_CHECKING:
+    from maintd.model.status import DueList, EntryDetail, StatusReport
 
 PROBE_TIMEOUT = 4.0  # seconds; the container's health check has a timeout of five
 MAX_DAYS = 3_660  # of operations.due, which is imported only when it is needed
@@ -33,28 +35,22 @@ def status_command(app: App, name: str | None, quiet: bool, as_json: bool) -> in
         if name is not None or as_json:
             raise UsageError("--quiet checks the daemon itself, without NAME and --json", "omit --quiet")
         return _check_health(app)
-    from maintd.model.run import RunSummary
-    from maintd.model.status import EntryStatus, StatusReport
     from maintd.present import entry_text, status_text
 
+    found: StatusReport | EntryDetail
     if name is None:
-        answer = app.read("/status")
-        report = StatusReport.model_validate(answer)
-        needs_attention = report.needs_attention
-        text = status_text(report, **app.terminal)
+        found = report = app.read(lambda client: client.status())
+        text = "" if as_json else status_text(report, **app.terminal)
     else:
-        answer = app.read(f"/entries/{quote(name, safe='')}")
-        entry = EntryStatus.model_validate({key: value for key, value in answer.items() if key != "runs"})
-        runs = [RunSummary.model_validate(run) for run in answer["runs"]]
-        needs_attention = entry.needs_attention
-        text = entry_text(entry, runs, now=app.now(), **app.terminal)
+        found = entry = app.read(lambda client: client.entry(name))
+        text = "" if as_json else entry_text(entry, entry.runs, now=app.now(), **app.terminal)
     if as_json:
-        app.out_json(answer)
+        app.out_json(found.model_dump(mode="json"))
     else:
         app.out(text)
     if not app.daemon_answers:
         return DaemonUnavailableError.exit_code
-    return 1 if needs_attention else 0
+    return 1 if found.needs_attention else 0
 
 
 def _check_health(app: App) -> int:
@@ -74,21 +70,18 @@ def next_command(app: App, days: int, as_json: bool) -> None:
     Times are in the time zone of each entry. With --calendar, or without a daemon and a store, those of the calendar
     file, whose pauses are not known.
     """
-    from maintd.model.status import DueLimit, DueTime
     from maintd.present import due_text
 
-    answer = _due_times_of_file(app, days) if "calendar" in app.flags else _due_times(app, days)
+    found = _due_times_of_file(app, days) if "calendar" in app.flags else _due_times(app, days)
     if as_json:
-        app.out_json(answer)
-        return
-    due = [DueTime.model_validate(item) for item in answer["due"]]
-    limited = [DueLimit.model_validate(item) for item in answer.get("limited", ())]
-    app.out(due_text(due, limited=limited, now=app.now(), **app.terminal))
+        app.out_json(found.model_dump(mode="json"))
+    else:
+        app.out(due_text(found.due, limited=found.limited, now=app.now(), **app.terminal))
 
 
-def _due_times(app: App, days: int) -> Any:
+def _due_times(app: App, days: int) -> DueList:
     try:
-        return app.read("/due", days=days)
+        return app.read(lambda client: client.due(days=days))
     except DaemonUnavailableError as unavailable:
         if app.remote is not None:
             raise
@@ -100,13 +93,11 @@ def _due_times(app: App, days: int) -> Any:
         return found
 
 
-def _due_times_of_file(app: App, days: int) -> dict[str, Any]:
+def _due_times_of_file(app: App, days: int) -> DueList:
     from maintd.calendar import load_configured
+    from maintd.model.status import DueList
     from maintd.operations.due import due_times
 
     calendar = load_configured(app.settings, app.registry().jobs)
     due, limited = due_times(calendar.entries, app.now(), days, {})
-    return {
-        "due": [item.model_dump(mode="json") for item in due],
-        "limited": [item.model_dump(mode="json") for item in limited],
-    }
+    return DueList(due=tuple(due), limited=tuple(limited))

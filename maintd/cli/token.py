@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +15,7 @@ from maintd.cli.app import App, current_user, json_option
 from maintd.errors import DaemonUnavailableError
 
 if TYPE_CHECKING:
+    from maintd.model.access import CreatedToken, ListedToken
     from maintd.store import Store
 
 ROLES = ("viewer", "operator", "approver", "admin")
@@ -53,22 +53,22 @@ def create(app: App, name: str, role: str, expires: str, entries: tuple[str, ...
     from maintd.cli import arguments
 
     expires_at = arguments.future_time(f"{expires}T00:00Z" if _is_day(expires) else expires, app.now())
-    body: dict[str, Any] = {"name": name, "role": role, "expires_at": expires_at, "by": current_user()}
     try:
-        created = app.daemon.post("/tokens", {**body, "entries": entries})
+        created = app.daemon.create_token(name, role, expires_at=expires_at, entries=entries, by=current_user())
     except DaemonUnavailableError:
         if app.remote is not None:
             raise
         with _store(app, create=True) as store:
-            created = _create(store, body, entries)
+            created = _create(store, name, role, expires_at, entries)
     if as_json:
-        app.out_json(created)
+        app.out_json(created.model_dump(mode="json"))
         return
-    app.out(created["token"])
-    limits = f", for {', '.join(created['entries'])}" if created["entries"] else ""
-    app.note(
-        f'token "{name}": {role}{limits}, expires {created["expires_at"]}; it is not stored and cannot be shown again'
-    )
+    from maintd.units import utc_text
+
+    app.out(created.token)
+    limits = f", for {', '.join(created.entries)}" if created.entries else ""
+    ends = f"expires {utc_text(created.expires_at)}"
+    app.note(f'token "{name}": {role}{limits}, {ends}; it is not stored and cannot be shown again')
 
 
 @token_command.command("list")
@@ -77,21 +77,20 @@ def create(app: App, name: str, role: str, expires: str, entries: tuple[str, ...
 def list_command(app: App, as_json: bool) -> None:
     """List the tokens with role, expiry and last use, also those that are expired or revoked."""
     try:
-        found = app.daemon.get("/tokens")["tokens"]
+        found: Sequence[ListedToken] = app.daemon.tokens()
     except DaemonUnavailableError:
         if app.remote is not None:
             raise
         from maintd.operations.tokens import list_tokens
 
         with _store(app, read_only=True) as store:
-            found = [token.model_dump(mode="json") for token in list_tokens(store)]
+            found = list_tokens(store)
     if as_json:
-        app.out_json({"tokens": found})
+        app.out_json({"tokens": [token.model_dump(mode="json") for token in found]})
         return
-    from maintd.model.access import ListedToken
     from maintd.present import tokens_text
 
-    app.out(tokens_text([ListedToken.model_validate(token) for token in found], now=app.now(), **app.terminal))
+    app.out(tokens_text(found, now=app.now(), **app.terminal))
 
 
 @token_command.command("revoke")
@@ -102,16 +101,16 @@ def list_command(app: App, as_json: bool) -> None:
 def revoke(app: App, name: str, why: str, as_json: bool) -> None:
     """Revoke a token: no request with it is accepted from now on."""
     try:
-        revoked = app.daemon.post(f"/tokens/{quote(name, safe='')}/revoke", {"by": current_user(), "why": why})
+        revoked = app.daemon.revoke_token(name, why=why, by=current_user())
     except DaemonUnavailableError:
         if app.remote is not None:
             raise
         from maintd.operations.tokens import revoke_token
 
         with _store(app) as store:
-            revoked = revoke_token(store, name, by=current_user(), origin=ORIGIN, why=why).model_dump(mode="json")
+            revoked = revoke_token(store, name, by=current_user(), origin=ORIGIN, why=why)
     if as_json:
-        app.out_json(revoked)
+        app.out_json(revoked.model_dump(mode="json"))
     else:
         app.out(f'token "{name}" is revoked')
 
@@ -119,20 +118,13 @@ def revoke(app: App, name: str, why: str, as_json: bool) -> None:
 ORIGIN = "command without a daemon"
 
 
-def _create(store: Store, body: dict[str, Any], entries: tuple[str, ...]) -> dict[str, Any]:
+def _create(store: Store, name: str, role: str, expires_at: datetime, entries: tuple[str, ...]) -> CreatedToken:
     from maintd.model.access import Role
     from maintd.operations.tokens import create_token
 
-    created = create_token(
-        store,
-        body["name"],
-        Role(body["role"]),
-        expires_at=datetime.fromisoformat(body["expires_at"]),
-        entries=entries,
-        by=body["by"],
-        origin=ORIGIN,
+    return create_token(
+        store, name, Role(role), expires_at=expires_at, entries=entries, by=current_user(), origin=ORIGIN
     )
-    return created.model_dump(mode="json")
 
 
 def _is_day(text: str) -> bool:

@@ -17,7 +17,10 @@ from maintd.errors import DaemonUnavailableError, MaintdError, OutputError, Unkn
 from maintd.terminal import for_terminal
 
 if TYPE_CHECKING:
-    from maintd.model.run import Run
+    from collections.abc import Callable
+
+    from maintd.client import Client
+    from maintd.model.run import Run, RunSummary
     from maintd.present import LiveRun
 
 POLL_INTERVAL = 0.2  # seconds between two requests for a run in progress
@@ -62,12 +65,14 @@ def trigger_command(
     """
     from maintd.cli.arguments import future_time, params
 
-    body: dict[str, Any] = {"name": name, "params": params(pairs), "why": why, "by": current_user(), "dry_run": dry_run}
-    if at is not None:
-        body["at"] = future_time(at, app.now())
-    if idempotency_key is not None:
-        body["idempotency_key"] = idempotency_key
-    queued = _queue(app, name, body)
+    given, start_at = params(pairs), None if at is None else future_time(at, app.now())
+
+    def trigger(client: Client) -> RunSummary:
+        return client.trigger(
+            name, given, at=start_at, why=why, dry_run=dry_run, idempotency_key=idempotency_key, by=current_user()
+        )
+
+    queued = _queue(app, name, trigger)
     number = int(queued["id"])
     if not wait:
         _print_queued(app, queued, as_json)
@@ -81,9 +86,10 @@ def trigger_command(
         return INTERRUPTED
 
 
-def _queue(app: App, name: str, body: dict[str, Any]) -> Any:
+def _queue(app: App, name: str, trigger: Callable[[Client], RunSummary]) -> Any:
+    """The queued run, as JSON: a command that does not wait needs no types, which take longer than all the rest."""
     try:
-        return app.daemon.post("/runs", body)
+        return app.daemon.json_of(trigger)
     except DaemonUnavailableError as error:
         if app.remote is not None:
             raise
@@ -122,31 +128,29 @@ def _print_queued(app: App, run: dict[str, Any], as_json: bool) -> None:
 
 
 def _wait(app: App, number: int, as_json: bool) -> int:
-    from maintd.model.run import Run
     from maintd.present import LiveRun, exit_code_of, run_text
 
     live = LiveRun(**app.terminal)
     while True:
-        answer = _get_run(app, number)
-        run = Run.model_validate(answer)
+        run = _get_run(app, number)
         if not as_json:
             _print_progress(app, live, run)
         if run.state.final:
             break
         time.sleep(POLL_INTERVAL)
     if as_json:
-        app.report_json(answer)
+        app.report_json(run.model_dump(mode="json"))
     else:
         app.report("\n" + run_text(run, now=app.now(), **app.terminal))
     return exit_code_of(run.state)
 
 
-def _get_run(app: App, number: int) -> Any:
+def _get_run(app: App, number: int) -> Run:
     """The run as it is now. Waits for a daemon that is being restarted."""
     until = time.monotonic() + RESTART_TIMEOUT
     while True:
         try:
-            return app.daemon.get(f"/runs/{number}")
+            return app.daemon.run(number)
         except DaemonUnavailableError as error:
             if time.monotonic() > until:
                 raise DaemonUnavailableError(

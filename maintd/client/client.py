@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode
@@ -22,27 +22,22 @@ if TYPE_CHECKING:
     from maintd.client.sse import ServerEvent
     from maintd.model.access import CreatedToken, ListedToken, Role
     from maintd.model.entry import Pause
-    from maintd.model.finding import ListedFinding
+    from maintd.model.finding import FindingDetail, FindingList, ListedFinding
     from maintd.model.job import BrokenJob, JobDescription
     from maintd.model.notice import Incident, Mute, Notice
     from maintd.model.responses import (
-        DueList,
-        EntryDetail,
-        FindingDetail,
-        FindingList,
         HealthResponse,
         LogEntry,
         LogPage,
         NoticeList,
         ReloadResponse,
-        RunsPage,
         SeriesPage,
         StreamPosition,
         Summary,
         Version,
     )
-    from maintd.model.run import Run, RunEvent, RunSummary
-    from maintd.model.status import AuditEvent, EntryStatus, StatusReport
+    from maintd.model.run import Run, RunEvent, RunsPage, RunSummary
+    from maintd.model.status import AuditEvent, DueList, EntryDetail, EntryStatus, StatusReport
 
     M = TypeVar("M", bound=BaseModel)
 
@@ -58,6 +53,14 @@ RECONNECT_SECONDS = 60.0
 RECONNECT_PAUSE = 0.5  # seconds before a stream is opened again
 
 _RETRIED = frozenset({429, 502, 503, 504})
+
+
+class _Received(Exception):  # noqa: N818 - not an error
+    """Ends a method at its answer, before the method parses it."""
+
+    def __init__(self, json: Any) -> None:
+        super().__init__()
+        self.json = json
 
 
 class Client:
@@ -93,6 +96,7 @@ class Client:
         self.address: Address = parse_address(address)
         self.timeout = timeout
         self._retries = retries
+        self._plain = False
         self._transport = Transport(
             self.address,
             timeout=timeout,
@@ -112,6 +116,20 @@ class Client:
         sent = {name: value for name, value in body.items() if value is not None}
         repeatable = path == "/runs" and bool(sent.get("idempotency_key"))
         return self._json(self.request("POST", _target(path, {}), json.dumps(sent).encode(), repeatable=repeatable))
+
+    def json_of(self, call: Callable[[Client], object]) -> Any:
+        """The JSON that a method receives, as it is: `client.json_of(lambda client: client.runs(limit=5))`.
+
+        It has fields that this version does not know too. The types of `maintd.model`, which take longer to import than
+        a request takes, are not needed.
+        """
+        plain: Client = object.__new__(type(self))
+        plain.__dict__.update(self.__dict__, _plain=True)
+        try:
+            call(plain)
+        except _Received as received:
+            return received.json
+        raise TypeError("the method sends no request whose answer is JSON")
 
     def request(self, method: str, target: str, body: bytes | None = None, *, repeatable: bool = False) -> Answer:
         """The answer of maintd to any request, whatever its status. `target` is a quoted path with its query.
@@ -186,6 +204,8 @@ class Client:
             ) from error
         if answer.status >= 400:
             raise api_error(found if isinstance(found, dict) else {}, answer.status)
+        if self._plain:
+            raise _Received(found)
         return found
 
     def _parsed(self, kind: type[M], found: Any) -> M:
@@ -206,9 +226,10 @@ class Client:
 
     def version(self) -> Version:
         """Version, node, process and start of the daemon that answers."""
+        found = self.get("/version")
         from maintd.model.responses import Version
 
-        return self._parsed(Version, self.get("/version"))
+        return self._parsed(Version, found)
 
     def health(self) -> HealthResponse:
         """Liveness: `ok` is true while the scheduler's loop runs. Needs no token; without one, `problems` is empty."""
@@ -235,9 +256,10 @@ class Client:
 
     def status(self) -> StatusReport:
         """The status of the daemon and of all entries, as `maintd status` shows it."""
+        found = self.get("/status")
         from maintd.model.status import StatusReport
 
-        return self._parsed(StatusReport, self.get("/status"))
+        return self._parsed(StatusReport, found)
 
     def status_text(self, *, width: int = 80, colour: bool = False) -> str:
         """The status as text for a terminal of `width` columns, 20 to 500."""
@@ -260,23 +282,26 @@ class Client:
 
     def events(self, *, limit: int = 50) -> tuple[AuditEvent, ...]:
         """The last audit events, newest first; `limit` is 1 to 1000."""
+        found = self.get("/events", limit=limit)
         from maintd.model.responses import EventList
 
-        return self._parsed(EventList, self.get("/events", limit=limit)).events
+        return self._parsed(EventList, found).events
 
     def reload(self) -> ReloadResponse:
         """Reload calendar and jobs. With errors in the calendar, `ok` is false and the loaded one stays active."""
+        found = self.post("/reload", {})
         from maintd.model.responses import ReloadResponse
 
-        return self._parsed(ReloadResponse, self.post("/reload", {}))
+        return self._parsed(ReloadResponse, found)
 
     # --- entries and jobs ---
 
     def entries(self) -> tuple[EntryStatus, ...]:
         """The entries of the calendar, in its order, each with its last outcome and next due time."""
+        found = self.get("/entries")
         from maintd.model.responses import EntryList
 
-        return self._parsed(EntryList, self.get("/entries")).entries
+        return self._parsed(EntryList, found).entries
 
     def series(
         self,
@@ -289,28 +314,32 @@ class Client:
         limit: int = 1000,
     ) -> SeriesPage:
         """Points of a measure, oldest first; `limit` is 1 to 5000. The next page has its `next_after` as `after`."""
+        query = {"name": name, "entry": entry, "job": job, "since": _moment(since), "after": after, "limit": limit}
+        found = self.get("/series", **query)
         from maintd.model.responses import SeriesPage
 
-        query = {"name": name, "entry": entry, "job": job, "since": _moment(since), "after": after, "limit": limit}
-        return self._parsed(SeriesPage, self.get("/series", **query))
+        return self._parsed(SeriesPage, found)
 
     def entry(self, name: str) -> EntryDetail:
         """The status of an entry, or of a job by its name, with its last ten runs."""
-        from maintd.model.responses import EntryDetail
+        found = self.get(f"/entries/{_quoted(name)}")
+        from maintd.model.status import EntryDetail
 
-        return self._parsed(EntryDetail, self.get(f"/entries/{_quoted(name)}"))
+        return self._parsed(EntryDetail, found)
 
     def due(self, *, days: int = 7) -> DueList:
         """The due times of the next days, oldest first; `days` is 1 to 3660."""
-        from maintd.model.responses import DueList
+        found = self.get("/due", days=days)
+        from maintd.model.status import DueList
 
-        return self._parsed(DueList, self.get("/due", days=days))
+        return self._parsed(DueList, found)
 
     def jobs(self) -> tuple[JobDescription | BrokenJob, ...]:
         """All jobs; one that cannot be imported is a BrokenJob with its error."""
+        found = self.get("/jobs")
         from maintd.model.responses import JobList
 
-        return self._parsed(JobList, self.get("/jobs")).jobs
+        return self._parsed(JobList, found).jobs
 
     def job(self, name: str) -> JobDescription | BrokenJob:
         """A job with its params."""
@@ -320,10 +349,11 @@ class Client:
 
     def pause(self, name: str, why: str, *, until: datetime | None = None, by: str = "") -> Pause:
         """Pause an entry until a time or until `unpause`; its due times are recorded as skipped."""
+        body = {"why": why, "until": _time(until), "by": by}
+        found = self.post(f"/entries/{_quoted(name)}/pause", body)
         from maintd.model.entry import Pause
 
-        body = {"why": why, "until": _time(until), "by": by}
-        return self._parsed(Pause, self.post(f"/entries/{_quoted(name)}/pause", body))
+        return self._parsed(Pause, found)
 
     def unpause(self, name: str, *, by: str = "") -> bool:
         """End the pause of an entry; whether it was paused."""
@@ -345,10 +375,11 @@ class Client:
 
         `states` are values of `model.run.RunState`; `since` is a time, or a duration before now such as `7d`.
         """
-        from maintd.model.responses import RunsPage
-
         wanted = {"entry": entry, "job": job, "state": tuple(states), "since": _moment(since)}
-        return self._parsed(RunsPage, self.get("/runs", **wanted, before=before, limit=limit))
+        found = self.get("/runs", **wanted, before=before, limit=limit)
+        from maintd.model.run import RunsPage
+
+        return self._parsed(RunsPage, found)
 
     def iter_runs(
         self,
@@ -370,9 +401,10 @@ class Client:
 
     def run(self, run_id: int) -> Run:
         """A run with its steps, attempts, checks, measures, changes and artifacts."""
+        found = self.get(f"/runs/{run_id:d}")
         from maintd.model.run import Run
 
-        return self._parsed(Run, self.get(f"/runs/{run_id:d}"))
+        return self._parsed(Run, found)
 
     def trigger(
         self,
@@ -389,8 +421,6 @@ class Client:
 
         With an idempotency key that was used before, the run that has it is returned, and none is queued.
         """
-        from maintd.model.run import RunSummary
-
         body = {
             "name": name,
             "params": dict(params or {}),
@@ -400,13 +430,17 @@ class Client:
             "idempotency_key": idempotency_key,
             "by": by,
         }
-        return self._parsed(RunSummary, self.post("/runs", body))
+        found = self.post("/runs", body)
+        from maintd.model.run import RunSummary
+
+        return self._parsed(RunSummary, found)
 
     def cancel(self, run_id: int, *, why: str = "", by: str = "") -> RunSummary:
         """Cancel a queued run, or request that a running one stops: it is still `running` until it did."""
+        found = self.post(f"/runs/{run_id:d}/cancel", {"why": why, "by": by})
         from maintd.model.run import RunSummary
 
-        return self._parsed(RunSummary, self.post(f"/runs/{run_id:d}/cancel", {"why": why, "by": by}))
+        return self._parsed(RunSummary, found)
 
     def wait(self, run_id: int, *, timeout: float | None = None, interval: float = 0.5) -> Run:
         """The run when it has ended. Raises TimeoutError if that is not within `timeout` seconds."""
@@ -436,10 +470,11 @@ class Client:
         With `search`, lines that contain this text in any case. While `more` is true, only the lines up to the cursor
         were searched.
         """
+        query = {"after": after, "step": step, "attempt": attempt, "search": search, "limit": limit}
+        found = self.get(f"/runs/{run_id:d}/log", **query)
         from maintd.model.responses import LogPage
 
-        query = {"after": after, "step": step, "attempt": attempt, "search": search, "limit": limit}
-        return self._parsed(LogPage, self.get(f"/runs/{run_id:d}/log", **query))
+        return self._parsed(LogPage, found)
 
     def iter_log(self, run_id: int, *, step: str | None = None, attempt: int | None = None) -> Iterator[LogEntry]:
         """The lines of a run's log that exist now, oldest first."""
@@ -516,41 +551,47 @@ class Client:
     ) -> FindingList:
         """The open findings, the worst first; with `gone` also those that are gone, with `acknowledged` only
         those that are acknowledged. `area` is an entry or a job. `limited`: there are more than the list has."""
-        from maintd.model.responses import FindingList
-
         query = {"area": area, "since": _moment(since), "gone": gone, "acknowledged": acknowledged}
-        return self._parsed(FindingList, self.get("/findings", **query))
+        found = self.get("/findings", **query)
+        from maintd.model.finding import FindingList
+
+        return self._parsed(FindingList, found)
 
     def finding(self, key: str) -> FindingDetail:
         """A finding with its acknowledgements. The first digits of a key are enough if no other begins with them."""
-        from maintd.model.responses import FindingDetail
+        found = self.get(f"/findings/{_quoted(key)}")
+        from maintd.model.finding import FindingDetail
 
-        return self._parsed(FindingDetail, self.get(f"/findings/{_quoted(key)}"))
+        return self._parsed(FindingDetail, found)
 
     def findings_of_run(self, run_id: int) -> FindingList:
         """The findings that a run reported, as they are now."""
-        from maintd.model.responses import FindingList
+        found = self.get(f"/runs/{run_id:d}/findings")
+        from maintd.model.finding import FindingList
 
-        return self._parsed(FindingList, self.get(f"/runs/{run_id:d}/findings"))
+        return self._parsed(FindingList, found)
 
     def acknowledge(self, key: str, why: str, *, until: datetime, by: str = "") -> ListedFinding:
         """Acknowledge a finding for at most 90 days: it needs no attention then, unless it becomes worse or returns."""
+        body = {"why": why, "until": _time(until), "by": by}
+        found = self.post(f"/findings/{_quoted(key)}/acknowledge", body)
         from maintd.model.finding import ListedFinding
 
-        body = {"why": why, "until": _time(until), "by": by}
-        return self._parsed(ListedFinding, self.post(f"/findings/{_quoted(key)}/acknowledge", body))
+        return self._parsed(ListedFinding, found)
 
     def withdraw(self, key: str, *, why: str = "", by: str = "") -> ListedFinding:
         """Withdraw the acknowledgement of a finding."""
+        found = self.post(f"/findings/{_quoted(key)}/withdraw", {"why": why, "by": by})
         from maintd.model.finding import ListedFinding
 
-        return self._parsed(ListedFinding, self.post(f"/findings/{_quoted(key)}/withdraw", {"why": why, "by": by}))
+        return self._parsed(ListedFinding, found)
 
     def summary(self, *, since: datetime | str = "1d", until: datetime | str | None = None) -> Summary:
         """The runs of a period by how they ended, and its findings: new, old, gone."""
+        found = self.get("/summary", since=_moment(since), until=_moment(until))
         from maintd.model.responses import Summary
 
-        return self._parsed(Summary, self.get("/summary", since=_moment(since), until=_moment(until)))
+        return self._parsed(Summary, found)
 
     # --- notices ---
 
@@ -558,41 +599,47 @@ class Client:
         self, *, states: Iterable[str] = (), channel: str | None = None, before: int | None = None, limit: int = 50
     ) -> NoticeList:
         """A page of notices, newest first; `states` are values of `model.notice.NoticeState`, `limit` is 1 to 500."""
+        query = {"state": tuple(states), "channel": channel, "before": before, "limit": limit}
+        found = self.get("/notices", **query)
         from maintd.model.responses import NoticeList
 
-        query = {"state": tuple(states), "channel": channel, "before": before, "limit": limit}
-        return self._parsed(NoticeList, self.get("/notices", **query))
+        return self._parsed(NoticeList, found)
 
     def notice(self, notice_id: int) -> Notice:
         """A notice, with what became of its delivery."""
+        found = self.get(f"/notices/{notice_id:d}")
         from maintd.model.notice import Notice
 
-        return self._parsed(Notice, self.get(f"/notices/{notice_id:d}"))
+        return self._parsed(Notice, found)
 
     def incidents(self, *, open_only: bool = False, limit: int = 50) -> tuple[Incident, ...]:
         """Incidents, newest first, or with `open_only` those that are not over, oldest first; `limit` is 1 to 500."""
+        found = self.get("/incidents", open_only=open_only, limit=limit)
         from maintd.model.responses import IncidentList
 
-        return self._parsed(IncidentList, self.get("/incidents", open_only=open_only, limit=limit)).incidents
+        return self._parsed(IncidentList, found).incidents
 
     def test_channel(self, channel: str, *, by: str = "") -> Notice:
         """Send a test to a channel. The notice that is returned is `sent` or `failed` soon: see `notice`."""
+        found = self.post("/notices/test", {"channel": channel, "by": by})
         from maintd.model.notice import Notice
 
-        return self._parsed(Notice, self.post("/notices/test", {"channel": channel, "by": by}))
+        return self._parsed(Notice, found)
 
     def mutes(self) -> tuple[Mute, ...]:
         """The mutes that are active, oldest first."""
+        found = self.get("/mutes")
         from maintd.model.responses import MuteList
 
-        return self._parsed(MuteList, self.get("/mutes")).mutes
+        return self._parsed(MuteList, found).mutes
 
     def mute(self, entries: str, why: str, *, until: datetime, by: str = "") -> Mute:
         """Silence the notices of entries, a name or a pattern, for at most 90 days; runs are recorded as always."""
+        body = {"entries": entries, "why": why, "until": _time(until), "by": by}
+        found = self.post("/mutes", body)
         from maintd.model.notice import Mute
 
-        body = {"entries": entries, "why": why, "until": _time(until), "by": by}
-        return self._parsed(Mute, self.post("/mutes", body))
+        return self._parsed(Mute, found)
 
     def unmute(self, entries: str, *, by: str = "") -> bool:
         """End a mute, by the name or pattern that it was written with; whether there was one."""
@@ -602,9 +649,10 @@ class Client:
 
     def tokens(self) -> tuple[ListedToken, ...]:
         """All tokens with role, expiry and last use, also expired and revoked ones."""
+        found = self.get("/tokens")
         from maintd.model.responses import TokenList
 
-        return self._parsed(TokenList, self.get("/tokens")).tokens
+        return self._parsed(TokenList, found).tokens
 
     def create_token(
         self,
@@ -619,16 +667,18 @@ class Client:
 
         `entries` are patterns such as `backup-*` of the entries that it is limited to.
         """
+        body = {"name": name, "role": str(role), "expires_at": _time(expires_at), "entries": list(entries), "by": by}
+        found = self.post("/tokens", body)
         from maintd.model.access import CreatedToken
 
-        body = {"name": name, "role": str(role), "expires_at": _time(expires_at), "entries": list(entries), "by": by}
-        return self._parsed(CreatedToken, self.post("/tokens", body))
+        return self._parsed(CreatedToken, found)
 
     def revoke_token(self, name: str, *, why: str = "", by: str = "") -> ListedToken:
         """Revoke a token: no request with it is accepted from then on."""
+        found = self.post(f"/tokens/{_quoted(name)}/revoke", {"why": why, "by": by})
         from maintd.model.access import ListedToken
 
-        return self._parsed(ListedToken, self.post(f"/tokens/{_quoted(name)}/revoke", {"why": why, "by": by}))
+        return self._parsed(ListedToken, found)
 
     def openapi(self) -> dict[str, Any]:
         """The API as an OpenAPI 3.1 document."""

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from maintd.client.address import Address
 from maintd.errors import DAEMON_LOG, DaemonUnavailableError, MaintdError, RefusedError
-from maintd.units import seconds_text
 
 if TYPE_CHECKING:
     import ssl
@@ -141,6 +140,8 @@ class Transport:
         return connection
 
     def _unavailable(self, error: Exception, timeout: float) -> MaintdError:
+        from maintd.units import seconds_text  # imports pydantic
+
         number = getattr(error, "errno", None)
         address = self.address
         if address.scheme == "unix":

@@ -108,6 +108,20 @@ class ListedFinding(Finding):
     state: FindingState
 
 
+class FindingList(Model):
+    """Findings. `limited` means that there are more than one answer has."""
+
+    findings: tuple[ListedFinding, ...]
+    limited: bool = False
+
+
+class FindingDetail(ListedFinding):
+    """A finding with all its acknowledgements, newest first, and what to type about it."""
+
+    acknowledgements: tuple[Acknowledgement, ...]
+    next_step: str = ""
+
+
 class FindingsSummary(Model):
     """The findings of a period, without those that follow from another check."""
 

@@ -6,11 +6,11 @@ from typing import Literal
 
 from maintd.model.access import ListedToken
 from maintd.model.base import Model
-from maintd.model.finding import Acknowledgement, FindingsSummary, ListedFinding
+from maintd.model.finding import FindingsSummary
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.notice import Incident, Mute, Notice
-from maintd.model.run import RunState, RunSummary
-from maintd.model.status import AuditEvent, DueLimit, DueTime, EntryStatus
+from maintd.model.run import RunState
+from maintd.model.status import AuditEvent, EntryStatus
 from maintd.units import Instant
 
 
@@ -18,20 +18,6 @@ class TokenList(Model):
     """All tokens in the order of their creation, also expired and revoked ones."""
 
     tokens: tuple[ListedToken, ...]
-
-
-class FindingList(Model):
-    """Findings. `limited` means that there are more than one answer has."""
-
-    findings: tuple[ListedFinding, ...]
-    limited: bool = False
-
-
-class FindingDetail(ListedFinding):
-    """A finding with all its acknowledgements, newest first, and what to type about it."""
-
-    acknowledgements: tuple[Acknowledgement, ...]
-    next_step: str = ""
 
 
 class Summary(Model):
@@ -64,19 +50,6 @@ class Version(Model):
     node: str
     pid: int
     started_at: Instant | None
-
-
-class EntryDetail(EntryStatus):
-    """The status of an entry with its last ten runs."""
-
-    runs: tuple[RunSummary, ...] = ()
-
-
-class RunsPage(Model):
-    """A page of the history. `next_before` is the `before` of the next page; null on the last one."""
-
-    runs: tuple[RunSummary, ...]
-    next_before: int | None
 
 
 class LogEntry(Model):
@@ -160,13 +133,6 @@ class ReloadResponse(Model):
     ok: bool
     changes: tuple[str, ...]
     problems: tuple[str, ...]
-
-
-class DueList(Model):
-    """Future due times, oldest first. `limited` names the entries that have more than those in the list."""
-
-    due: tuple[DueTime, ...]
-    limited: tuple[DueLimit, ...] = ()
 
 
 class JobList(Model):

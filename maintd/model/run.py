@@ -296,3 +296,10 @@ class NewRun(Model):
     dry_run: bool = False
     idempotency_key: str | None = None
     emergency: str = ""
+
+
+class RunsPage(Model):
+    """A page of the history. `next_before` is the `before` of the next page; null on the last one."""
+
+    runs: tuple[RunSummary, ...]
+    next_before: int | None

@@ -157,3 +157,16 @@ class StatusReport(Model):
     def needs_attention(self) -> bool:
         """Whether maintd itself or an entry needs attention."""
         return bool(self.problems) or any(entry.needs_attention for entry in self.entries)
+
+
+class DueList(Model):
+    """Future due times, oldest first. `limited` names the entries that have more than those in the list."""
+
+    due: tuple[DueTime, ...]
+    limited: tuple[DueLimit, ...] = ()
+
+
+class EntryDetail(EntryStatus):
+    """The status of an entry with its last ten runs."""
+
+    runs: tuple[RunSummary, ...] = ()

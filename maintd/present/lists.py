@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maintd.model.access import ListedToken, TokenState
 from maintd.model.evidence import LogLine
@@ -12,6 +12,9 @@ from maintd.model.job import BrokenJob, JobDescription, ParamDescription
 from maintd.model.status import DueLimit, DueTime
 from maintd.present.text import WIDTH, Style, Tone, ago, column_widths, from_now, printable, symbol, utc_minute, wrap
 from maintd.units import format_duration, plural, value_text
+
+if TYPE_CHECKING:  # its module takes as long to import as the others together
+    from maintd.model.responses import LogEntry
 
 
 def due_text(
@@ -144,7 +147,7 @@ def _plain(value: Any) -> str:
     return ", ".join(map(_plain, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def log_line_text(line: LogLine, step: str, *, colour: bool = False) -> str:
+def log_line_text(line: LogLine | LogEntry, step: str, *, colour: bool = False) -> str:
     """`04:00:07.123Z vacuum text`; a line from stdout or stderr names its stream."""
     style = Style(colour)
     at = f"{line.at.astimezone(UTC):%H:%M:%S}.{line.at.microsecond // 1000:03}Z"

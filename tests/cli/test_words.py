@@ -15,6 +15,7 @@ from maintd.cli import arguments
 from maintd.cli.control_socket import default_state_dir_text
 from maintd.config.settings import Settings, default_state_dir
 from maintd.errors import UsageError
+from maintd.units import utc_text
 
 NOW = datetime(2026, 11, 24, 11, 30, tzinfo=UTC)
 
@@ -92,7 +93,7 @@ def test_completion_without_a_daemon_lists_jobs(shell: Shell) -> None:
     ],
 )
 def test_future_times_are_parsed(text: str, at: str) -> None:
-    assert arguments.future_time(text, NOW) == at
+    assert utc_text(arguments.future_time(text, NOW)) == at
 
 
 @pytest.mark.parametrize("text", ["2026-12-06T02:00", "tomorrow", "", "2026-12-06"])
@@ -111,7 +112,7 @@ def test_an_invalid_time_is_refused_with_an_example(text: str) -> None:
     ],
 )
 def test_past_times_are_parsed(text: str, at: str) -> None:
-    assert arguments.past_time(text, NOW) == at
+    assert utc_text(arguments.past_time(text, NOW)) == at
 
 
 def test_params_stay_text_unless_they_are_json_or_repeated() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +20,7 @@ from support.http_services import served as serving
 from support.servers.tls import authority, tls_front
 from support.web_services import FULL, NOON, Harness, artifact, run_with
 
+import maintd.cli
 from maintd.client import Client
 from maintd.client.address import parse_address
 from maintd.client.sse import ServerEvent, server_events
@@ -84,7 +87,7 @@ ARGUMENTS: dict[str, tuple[tuple[object, ...], dict[str, object]]] = {
 }
 """What methods need to be called with. Some refer to things that do not exist: what counts is which request is sent."""
 
-NOT_OPERATIONS = {"get", "post", "request", "stream", "is_ready"}
+NOT_OPERATIONS = {"get", "post", "request", "stream", "is_ready", "json_of"}
 
 
 def methods() -> list[str]:
@@ -148,6 +151,48 @@ def test_methods_return_the_types_of_the_model(served: Harness) -> None:
     assert "maintd" in client.status_text(width=100)
     assert client.version().node == "n1"
     assert client.reload().ok
+
+
+def test_the_json_of_a_method_is_what_it_received() -> None:
+    """Also fields that this version does not know, of the first answer, without the types."""
+    body = b'{"runs": [], "next_before": null, "mood": "good"}'
+    error = b'{"error": {"code": "unknown_name", "message": "no run 7", "hint": null}}'
+    replies = {"/api/v1/runs": Reply(body, 200, headers=MARK), "/api/v1/runs/7": Reply(error, 404, headers=MARK)}
+    with http_service(replies) as url:
+        client = Client(url, retries=0)
+
+        found = client.json_of(lambda client: client.runs(limit=5))
+        typed = client.runs(limit=5)
+        with pytest.raises(UnknownNameError, match="no run 7"):
+            client.json_of(lambda client: client.run(7))
+
+    assert found == json.loads(body)
+    assert (typed.runs, typed.next_before) == ((), None)
+    with pytest.raises(TypeError):
+        client.json_of(lambda client: client.address)
+
+
+def test_the_json_of_a_method_needs_no_types(served: Harness) -> None:
+    program = (
+        "import sys; from maintd.client import Client; client = Client(sys.argv[1]);"
+        "print(len(client.json_of(lambda client: client.runs())['runs']), 'pydantic' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(served.settings.socket_path)], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout == "0 False\n"
+
+
+def test_commands_use_the_methods_of_the_client() -> None:
+    folder = Path(maintd.cli.__file__).parent
+    paths = [f"{path.name}: {found[0]}" for path in folder.glob("*.py") for found in PLAIN.finditer(path.read_text())]
+
+    assert paths == []
+
+
+PLAIN = re.compile(r"\.(get|post|request|read)\(f?[\"']/[^)]*")
+"""A request by its path."""
 
 
 def test_a_key_makes_a_trigger_one_run(served: Harness) -> None:

@@ -9,7 +9,8 @@ from starlette.responses import Response
 
 from maintd.model.entry import Pause
 from maintd.model.job import BrokenJob, JobDescription
-from maintd.model.responses import DueList, EntryDetail, EntryList, JobList, SeriesPage, UnpauseResponse
+from maintd.model.responses import EntryList, JobList, SeriesPage, UnpauseResponse
+from maintd.model.status import DueList, EntryDetail
 from maintd.operations import MAX_DAYS, due, entry_status, find_job, pause, status, unpause
 from maintd.operations.lookup import LARGEST_ID
 from maintd.web.api.runs import require_known

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from maintd.model.finding import ListedFinding
-from maintd.model.responses import FindingDetail, FindingList, Summary
+from maintd.model.finding import FindingDetail, FindingList, ListedFinding
+from maintd.model.responses import Summary
 from maintd.operations.findings import (
     acknowledge,
     acknowledgements,

@@ -10,8 +10,8 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from maintd.errors import UnknownNameError
 from maintd.model.access import Caller
-from maintd.model.responses import LogEntry, LogPage, RunsPage
-from maintd.model.run import Run, RunSummary
+from maintd.model.responses import LogEntry, LogPage
+from maintd.model.run import Run, RunsPage, RunSummary
 from maintd.operations import OperatorService, cancel, find_run, known_names, trigger
 from maintd.store.history import LogRow
 from maintd.units import utc_text
