@@ -100,10 +100,13 @@ def test_the_body_has_the_state_and_the_last_lines_of_the_log(store: Store) -> N
     review(store, 3)
 
     message = ping_message(store, rows(store)[-1])
+    short = ping_message(store, rows(store)[-1], 100)
 
     assert (message["signal"], message["rid"]) == ("3", f"00000000-0000-0000-0000-{run.id:012x}")
-    assert message["body"].startswith("a: failed: exit code: 3, expected 0\nline 201\n")
+    assert message["body"].startswith("a: failed: exit code: 3, expected 0\nline 1\n")
     assert message["body"].endswith("line 599\nline 600\n")
+    assert short["body"].startswith("a: failed: exit code: 3, expected 0\nline 594\n")  # of 36 and 7 × 9 bytes
+    assert short["body"].endswith("line 599\nline 600\n")
 
 
 def test_a_start_that_is_late_is_stale(store: Store) -> None:

@@ -117,7 +117,7 @@ def test_pages_and_metrics_show_findings_and_who_acknowledged_them(served: Harne
     page.post(f"/api/v1/findings/{key}/acknowledge", body(served), **bearer(served))
     after = [page.get(path).text for path in ("/", "/entries/nightly-vacuum")]
 
-    assert all(f"<code>{key}</code>" in text for text in before)
+    assert all(f"<code>maintd ack {key}</code>" in text for text in before)
     assert all("by operator0 until" in text and "a disk is ordered" in text for text in after)
     assert 'maintd_findings_open{acknowledged="false",entry="nightly-vacuum",status="fail"} 1.0' in counted
     metrics = page.get("/metrics").text
