@@ -28,7 +28,7 @@ from maintd.checks.backups.verify import BackupVerifier, VerifyOptions, report_m
 from maintd.checks.probes import isolate_errors
 from maintd.checks.requirements.of_jobs import backup_verify as requirements
 from maintd.clients.files import shown
-from maintd.job import Context, Duration, JobParams, Size, TargetError, UnknownNameError, job
+from maintd.job import Context, Duration, JobParams, Size, TargetError, job
 
 
 class Params(JobParams):
@@ -91,12 +91,9 @@ def run(ctx: Context, params: Params) -> None:
         stack.callback(save_records, ctx, records)
         for name in ("",) if params.root else params.folders:
             # Each folder is checked by itself: one that is missing does not hide what is in the next.
-            try:
+            with isolate_errors(ctx, f"backups in {name or shown(params.root)}", expected="readable"):
                 root = params.root or ctx.target("folders", name).path
                 verify_folder(ctx, params, options, root, name, data_devices, records)
-            except (TargetError, UnknownNameError) as error:
-                subject = f"backups in {name or shown(params.root)}"
-                ctx.report_error(subject, error, expected="readable")
 
 
 def save_records(ctx: Context, records: list[dict[str, Any]]) -> None:
@@ -119,7 +116,10 @@ def verify_folder(
     with ctx.phase(f"find backups in {shown(root)}"):
         sets = find_sets(ctx, selection, root, name)
     for backup_set in sets:
-        with ctx.phase(f"{backup_set.name}: check age, size and mode"):
+        with (
+            ctx.phase(f"{backup_set.name}: check age, size and mode"),
+            isolate_errors(ctx, f"{backup_set.name}: metadata"),
+        ):
             report_metadata(
                 ctx,
                 backup_set,

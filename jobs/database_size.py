@@ -16,6 +16,7 @@ from maintd.checks.postgres import database
 from maintd.checks.postgres.amcheck import report_corruption
 from maintd.checks.postgres.database import STATISTICS_AGE, Counters, Relation
 from maintd.checks.postgres.indexes import Index, indexes, invalid
+from maintd.checks.probes import isolate_errors
 from maintd.checks.requirements.of_jobs import database_size as requirements
 from maintd.clients.postgres import Postgres, connect
 from maintd.job import Context, Duration, JobParams, Size, TargetError, format_size, job
@@ -55,8 +56,8 @@ class Params(JobParams):
 def run(ctx: Context, params: Params) -> None:
     """Measure each target in turn; a target that cannot be reached is unknown and does not stop the others."""
     for name in params.targets or tuple(ctx.targets.postgres) or ("main",):
-        target = ctx.target("postgres", name)
-        try:
+        with isolate_errors(ctx, f"{name}: measured"):
+            target = ctx.target("postgres", name)
             with connect(target, "database_size", name=name, lock_timeout=LOCK_TIMEOUT) as session:
                 with ctx.phase(f"{name}: measure sizes"):
                     counters, relations = database.counters(session), database.relations(session)
@@ -71,8 +72,6 @@ def run(ctx: Context, params: Params) -> None:
                         budget = min(params.amcheck_budget, ctx.remaining * 0.8)
                         required = params.amcheck == "yes"
                         report_corruption(ctx, session, relations, found, budget, required=required)
-        except TargetError as error:
-            ctx.report_error(f"{name}: measured", error)
 
 
 def report_counters(ctx: Context, params: Params, name: str, now: Counters) -> None:

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from maintd.checks.docker import cleanup, networks
 from maintd.checks.docker.cleanup import Decision, ImageUsers, InUseError, Retention
+from maintd.checks.probes import as_target_error, isolate_errors
 from maintd.checks.requirements.of_jobs import docker_cleanup as requirements
 from maintd.clients import docker
 from maintd.clients.docker import Docker
@@ -80,12 +81,11 @@ def run(ctx: Context, params: Params) -> None:
     ctx.limit("remove image", params.max_images * len(names))
     ctx.limit("remove network", params.max_networks * len(names))
     for name in names:
-        target = ctx.target("docker", name)
-        try:
-            with docker.connect(target, name=name) as engine:
-                clean(ctx, params, engine)
-        except TargetError as error:
-            ctx.report_error(f"{name}: cleaned", error, role=Role.WORK)
+        with (
+            isolate_errors(ctx, f"{name}: cleaned", role=Role.WORK),
+            docker.connect(ctx.target("docker", name), name=name) as engine,
+        ):
+            clean(ctx, params, engine)
 
 
 def clean(ctx: Context, params: Params, engine: Docker) -> None:
@@ -138,7 +138,8 @@ def remove(
         for subject in ctx.track(planned, unit=kind):
             label = f"{getattr(subject, 'label', '') or getattr(subject, 'name', '')}"
             try:
-                removed += remove_one(subject)
+                with as_target_error(f"{name}: {kind} {label}"):
+                    removed += remove_one(subject)
             except InUseError as error:
                 ctx.log(f"{name}: {kind} {label} kept: {error.message}")
                 kept.append(f"{label}: {error.message}")

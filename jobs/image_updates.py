@@ -20,6 +20,7 @@ from maintd.checks.docker.end_of_life import SupportCheck
 from maintd.checks.docker.image_updates import ImageUpdater, PullLimits
 from maintd.checks.docker.images import ImageInUse, find_image, images_in_use, report_age
 from maintd.checks.docker.vulnerabilities import VulnerabilityCheck, report_without_scanner
+from maintd.checks.probes import isolate_errors, isolate_unforeseen
 from maintd.checks.requirements.of_jobs import image_updates as requirements
 from maintd.clients.docker import Docker, connect
 from maintd.clients.registry import (
@@ -29,7 +30,7 @@ from maintd.clients.registry import (
     RegistryClient,
     parse_or_none,
 )
-from maintd.job import Context, Duration, JobParams, TargetError, job
+from maintd.job import Context, Duration, JobParams, job
 
 
 class Params(JobParams):
@@ -79,13 +80,11 @@ def run(ctx: Context, params: Params) -> None:
     ctx.limit("pull", params.max_pulls)
     support = SupportCheck(ctx, params.end_of_life, params.end_of_life_within, params.end_of_life_max_age)
     for name in params.targets or tuple(ctx.targets.docker) or ("main",):
-        target = ctx.target("docker", name)
-        try:
+        with isolate_errors(ctx, f"{name}: images compared"):
+            target = ctx.target("docker", name)
             patience = max(target.timeout, params.registry_timeout)  # the engine asks the registry
             with connect(target, name=name) as engine, engine.api.each_within(patience):
                 check_engine(ctx, params, engine, target.project, target.url, support)
-        except TargetError as error:
-            ctx.report_error(f"{name}: images compared", error)
     support.report_age()
     if params.trivy is None and params.trivy_reports is None:
         report_without_scanner(ctx)
@@ -122,7 +121,7 @@ def check_engine(
         accepted=params.accepted,
     )
     for used in ctx.track(in_use, unit="image"):
-        with ctx.phase(f"check {used.service}, {used.name}"):
+        with ctx.phase(f"check {used.service}, {used.name}"), isolate_unforeseen(ctx, f"{used.service}: image"):
             check_image(ctx, params, engine, used, support, updates, vulnerabilities)
 
 

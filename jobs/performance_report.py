@@ -17,7 +17,7 @@ from maintd.checks.hints import name_first
 from maintd.checks.performance.collect import Collected, collect_from_prometheus
 from maintd.checks.performance.evaluate import Limits, evaluate
 from maintd.checks.performance.figures import Query, run_queries
-from maintd.checks.probes import value_or_error
+from maintd.checks.probes import isolate_errors, value_or_error
 from maintd.checks.prometheus.promql_window import Window, whole_days
 from maintd.checks.prometheus.requests import Metric
 from maintd.checks.requirements.of_jobs import performance_report as requirements
@@ -128,7 +128,6 @@ def collect(ctx: Context, params: Params, window: Window) -> Iterator[Collected]
                 source=params.postgres or "postgres",
             )
     if ctx.targets.prometheus:
-        server = prometheus.connect(ctx.target("prometheus", params.prometheus), timeout=params.patience)
         metric = Metric(
             name=params.histogram,
             selector=params.selector,
@@ -137,4 +136,6 @@ def collect(ctx: Context, params: Params, window: Window) -> Iterator[Collected]
             errors=params.error_status,
             path=params.path_label,
         )
-        yield from collect_from_prometheus(ctx, server, metric, window, memory=params.memory, cpu=params.cpu)
+        with isolate_errors(ctx, "prometheus: queried"):
+            server = prometheus.connect(ctx.target("prometheus", params.prometheus), timeout=params.patience)
+            yield from collect_from_prometheus(ctx, server, metric, window, memory=params.memory, cpu=params.cpu)

@@ -20,9 +20,10 @@ from maintd.checks.redis.key_cleanup import Prefix, remove_idle_keys, set_expiri
 from maintd.checks.redis.keyspace import KeyCounter, KeyStatistics, Throttle
 from maintd.checks.redis.persistence import SaveOptions
 from maintd.checks.redis.streams import TRIM_STEP, StreamLimits, StreamState
+from maintd.checks.probes import isolate_errors, isolate_unforeseen
 from maintd.checks.requirements.of_jobs import redis_maintenance as requirements
 from maintd.clients.redis import RedisServer, connect
-from maintd.job import Context, Duration, JobParams, Role, Size, TargetError, job
+from maintd.job import Context, Duration, JobParams, Role, Size, job
 
 
 class Params(JobParams):
@@ -86,12 +87,10 @@ class Params(JobParams):
 def run(ctx: Context, params: Params) -> None:
     """Maintain each target in turn; a target that fails does not stop the others."""
     for name in params.targets or tuple(ctx.targets.redis) or ("main",):
-        target = ctx.target("redis", name)
-        try:
+        with isolate_errors(ctx, f"{name}: maintained", role=Role.WORK):
+            target = ctx.target("redis", name)
             with connect(target, name=name) as server:
                 maintain(ctx, params, server, (*target.streams, *params.streams))
-        except TargetError as error:
-            ctx.report_error(f"{name}: maintained", error, role=Role.WORK)
 
 
 def maintain(ctx: Context, params: Params, server: RedisServer, required: tuple[str, ...]) -> None:
@@ -116,12 +115,15 @@ def maintain(ctx: Context, params: Params, server: RedisServer, required: tuple[
         if statistics is not None:
             set_expiries(ctx, server, pace, statistics, params.expire, params.max_keys)
             remove_idle_keys(ctx, server, pace, statistics, params.unlink, params.max_keys, params.max_share)
-        found = [trim(ctx, params, server, pace, stream) for stream in found]
+        for index, stream in enumerate(found):
+            with isolate_unforeseen(ctx, f"{name}: stream {keyspace.printable(stream.name)}", role=Role.WORK):
+                found[index] = trim(ctx, params, server, pace, stream)
     with ctx.phase(f"{name}: check streams"):
         lag = params.max_lag, params.lag_fail
         limits = StreamLimits(params.max_length, params.max_age, *lag, params.stuck_after, params.idle_after)
         for stream in found:
-            streams.report(ctx, name, stream, limits)
+            with isolate_unforeseen(ctx, f"{name}: stream {keyspace.printable(stream.name)}"):
+                streams.report(ctx, name, stream, limits)
 
 
 def count(ctx: Context, params: Params, server: RedisServer, pace: Throttle) -> KeyStatistics | None:

@@ -18,9 +18,10 @@ from maintd.checks.postgres import reindex
 from maintd.checks.postgres.blockers import maintenance_lock
 from maintd.checks.postgres.database import invalid_criterion
 from maintd.checks.postgres.indexes import Density, Index, indexes, invalid
+from maintd.checks.probes import isolate_errors, isolate_unforeseen
 from maintd.checks.requirements.of_jobs import reindex as requirements
 from maintd.clients.postgres import Postgres, connect
-from maintd.job import Context, Duration, JobParams, Role, Size, TargetError, format_size, job
+from maintd.job import Context, Duration, JobParams, Role, Size, format_size, job
 
 
 class Params(JobParams):
@@ -59,13 +60,11 @@ class Params(JobParams):
 def run(ctx: Context, params: Params) -> None:
     """Maintain each target in turn; a target that fails does not stop the others."""
     for name in params.targets or tuple(ctx.targets.postgres) or ("main",):
-        target = ctx.target("postgres", name)
-        open_session = partial(connect, target, "reindex", name=name, read_only=False, lock_timeout=params.lock_timeout)
-        try:
+        with isolate_errors(ctx, f"{name}: maintained", expected="rebuilt", role=Role.WORK):
+            target, timeout = ctx.target("postgres", name), params.lock_timeout
+            open_session = partial(connect, target, "reindex", name=name, read_only=False, lock_timeout=timeout)
             with open_session() as session, maintenance_lock(session):
                 maintain(ctx, params, session, open_session)
-        except TargetError as error:
-            ctx.report_error(f"{name}: maintained", error, expected="rebuilt", role=Role.WORK)
 
 
 def maintain(ctx: Context, params: Params, session: Postgres, open_session: reindex.Connect) -> None:
@@ -73,7 +72,8 @@ def maintain(ctx: Context, params: Params, session: Postgres, open_session: rein
     name = session.name
     with ctx.phase(f"{name}: drop leftovers of interrupted rebuilds"):
         for index, marker in reindex.interrupted(indexes(session)):
-            reindex.drop_leftovers(ctx, session, index, marker)
+            with isolate_unforeseen(ctx, f"{name}: leftovers of {index.label}", role=Role.WORK):
+                reindex.drop_leftovers(ctx, session, index, marker)
     with ctx.phase(f"{name}: measure the density of indexes"):
         bloated = find_bloated(ctx, params, session)
     deadline = ctx.now() + min(params.budget, ctx.remaining * 0.8)
@@ -86,7 +86,10 @@ def maintain(ctx: Context, params: Params, session: Postgres, open_session: rein
                 f"{name}: indexes left for the next run", len(bloated) - number, warn_above=0, hint=f"next: {left}"
             )
             break
-        with ctx.phase(f"{name}: rebuild {index.label}, {format_size(index.size_bytes)}, {density.percent:.0f} % full"):
+        with (
+            ctx.phase(f"{name}: rebuild {index.label}, {format_size(index.size_bytes)}, {density.percent:.0f} % full"),
+            isolate_unforeseen(ctx, f"{name}: {index.label}", role=Role.WORK),
+        ):
             timeout = deadline - ctx.now()
             rebuilt += reindex.rebuild_and_verify(ctx, session, open_session, index, density, conditions, timeout)
     remaining = indexes(session)
@@ -100,7 +103,9 @@ def find_bloated(ctx: Context, params: Params, session: Postgres) -> list[tuple[
     estimated, not_measured = list[str](), list[str]()
     candidates = reindex.candidates(indexes(session), params.min_size)
     for index in ctx.track(candidates, unit="index"):
-        density = reindex.measure_density(session, index, params.measure_up_to)
+        density = None
+        with isolate_unforeseen(ctx, f"{name}: density of {index.label}"):
+            density = reindex.measure_density(session, index, params.measure_up_to)
         if density is None:
             not_measured.append(index.label)
             continue

@@ -56,7 +56,8 @@ def run(ctx: Context, params: Params) -> None:
         ctx.log("docker: not configured: set targets.docker")
     with ctx.phase("compare free space with the largest backup"):
         for name in params.backups:
-            _report_backup_space(ctx, name)
+            with isolate_errors(ctx, f"folder {name}: free space"):
+                _report_backup_space(ctx, name)
 
 
 def _probes(ctx: Context, params: Params) -> Iterator[Probe]:

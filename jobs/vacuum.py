@@ -18,9 +18,10 @@ from maintd.checks.postgres.blockers import maintenance_lock
 from maintd.checks.postgres.tables import Table, report_bloat, selected, tables
 from maintd.checks.postgres.vacuum import PROGRESS, PinWatch, VacuumSettings, kept_rows_criterion, report_ages, vacuum
 from maintd.checks.postgres.wraparound import KINDS
+from maintd.checks.probes import isolate_errors, isolate_unforeseen
 from maintd.checks.requirements.of_jobs import vacuum as requirements
 from maintd.clients.postgres import Postgres, Row, connect, progress_reported
-from maintd.job import Context, Duration, JobParams, Role, Size, TargetError, job
+from maintd.job import Context, Duration, JobParams, Role, Size, job
 
 GRANT = "GRANT {owner} TO the target's user (Postgres 17 and later: GRANT pg_maintain)"
 
@@ -65,14 +66,12 @@ def run(ctx: Context, params: Params) -> None:
     """Maintain each target in turn; a target that fails does not stop the others."""
     settings = VacuumSettings(params.lock_timeout, params.cost_delay, params.cost_limit, params.memory)
     for name in params.targets or tuple(ctx.targets.postgres) or ("main",):
-        target = ctx.target("postgres", name)
-        try:
+        with isolate_errors(ctx, f"{name}: maintained", expected="vacuumed", role=Role.WORK):
+            target = ctx.target("postgres", name)
             with connect(target, "vacuum", name=name, read_only=False) as session, maintenance_lock(session):
                 settings.apply(session)
                 with connect(target, "vacuum progress", name=name) as monitor:
                     maintain(ctx, params, session, monitor)
-        except TargetError as error:
-            ctx.report_error(f"{name}: maintained", error, expected="vacuumed", role=Role.WORK)
 
 
 def maintain(ctx: Context, params: Params, session: Postgres, monitor: Postgres) -> None:
@@ -91,7 +90,10 @@ def maintain(ctx: Context, params: Params, session: Postgres, monitor: Postgres)
         if deadline - ctx.now() < timedelta(seconds=1):
             left.append(table.label)
             continue
-        with ctx.phase(f"{target}: {'vacuum' if due.vacuum else 'analyze'} {table.label}, {due.why}"):
+        with (
+            ctx.phase(f"{target}: {'vacuum' if due.vacuum else 'analyze'} {table.label}, {due.why}"),
+            isolate_unforeseen(ctx, f"{target}: {table.label}", role=Role.WORK),
+        ):
             if vacuum_table(ctx, session, monitor, table, due, deadline - ctx.now(), params.pin_timeout):
                 reported.add(table.oid)
     hint = f"raise budget or max_tables; next: {', '.join(left[:5])}" if left else ""

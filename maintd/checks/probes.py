@@ -17,6 +17,7 @@ from maintd.checks.hints import printable
 from maintd.checks.read_tally import ReadTally
 from maintd.clients.shapes import Listing
 from maintd.errors import MaintdError, TargetError
+from maintd.job.causes import Role
 from maintd.job.context import BudgetSpentError, CheckFailedError, Context
 from maintd.reports.figure import Figure, unmeasured
 from maintd.units import seconds_text
@@ -110,7 +111,9 @@ def as_target_error(subject: str, *expected: type[Exception]) -> Iterator[None]:
 
 
 @contextmanager
-def isolate_errors(ctx: Context, name: str) -> Iterator[None]:
+def isolate_errors(
+    ctx: Context, name: str, *, expected: str = "an answer", role: Role = Role.SUBJECT
+) -> Iterator[None]:
     """Evaluate one target, folder or file in this block; what it raises is the check `name`, and the job continues.
 
     A required check and a spent budget still end the job.
@@ -121,9 +124,26 @@ def isolate_errors(ctx: Context, name: str) -> Iterator[None]:
     except (CheckFailedError, BudgetSpentError):
         raise
     except MaintdError as error:
-        if isinstance(error, UnforeseenError):
-            ctx.log("".join(traceback.format_exception(error.__cause__)))
-        ctx.report_error(name, error)
+        _report(ctx, name, error, expected, role)
+
+
+@contextmanager
+def isolate_unforeseen(ctx: Context, name: str, *, role: Role = Role.SUBJECT) -> Iterator[None]:
+    """Evaluate one part of a target in this block, such as a table: only what is unforeseen is the check `name`.
+
+    Errors of maintd pass: a server that no longer answers is the error of the target, not of each of its parts.
+    """
+    try:
+        with as_target_error(name):
+            yield
+    except UnforeseenError as error:
+        _report(ctx, name, error, "an answer", role)
+
+
+def _report(ctx: Context, name: str, error: MaintdError, expected: str, role: Role) -> None:
+    if isinstance(error, UnforeseenError):
+        ctx.log("".join(traceback.format_exception(error.__cause__)))
+    ctx.report_error(name, error, expected=expected, role=role)
 
 
 def figures_or_cause(

@@ -35,6 +35,12 @@ class Figure:
     new_since: datetime | None = None  # there are no earlier data: the coverage is low only because it is new
     at_least: bool = False  # a lower bound, as for a quantile above the highest bucket
 
+    def __post_init__(self) -> None:
+        """Raise TypeError for what is no number: where it is read, not where the whole report is evaluated."""
+        for number in (self.value, self.coverage, self.capacity, self.before, *self.details.values()):
+            if number is not None:
+                float(number)
+
     @property
     def cause_and_hint(self) -> str:
         """Why it could not be measured, and what to do about it."""

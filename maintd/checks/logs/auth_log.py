@@ -67,7 +67,7 @@ def read(path: Path, since: datetime, summary: LoginSummary, zone: tzinfo, forms
     found = AuthLog(path, tally=LoginTally(forms=forms))
     for file in log_files.log_files(path):
         errors: list[str] = []
-        with evaluated_alone(file, errors), log_files.open_log(file) as stream:
+        with evaluated_alone(file.path, errors), log_files.open_log(file) as stream:
             _read_file(file, stream, since, summary, zone, found)
         if file.written_at >= since:
             found.unread += errors

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -37,18 +38,15 @@ def read(folder: Path, requests: DeniedRequests) -> None:
     if not logs and not requests.unread:
         raise TargetError(f"{folder}: no logs", "files are named *.log, *.jsonl or *-json.log", cause="empty")
     for path in logs:
-        service = _service(path)
-        try:
-            found = log_files.log_files(path)
-        except TargetError as error:
-            requests.unread.append(str(error))
-            continue
+        service, found = path.name, list[LogFile]()
+        with evaluated_alone(path, requests.unread):
+            service, found = _service(path), log_files.log_files(path)
         for file in found:
             if file.written_at < requests.since:
                 continue
             if file.size:
                 requests.record_activity(service, file.written_at)
-            with evaluated_alone(file, requests.unread):
+            with evaluated_alone(file.path, requests.unread):
                 _read_file(file, service, requests)
 
 
@@ -77,13 +75,9 @@ def _logs(folder: Path, unread: list[str]) -> Iterator[Path]:
             path = Path(place, name)
             if not _LOG.fullmatch(name):
                 continue
-            try:
+            regular = False
+            with evaluated_alone(path, unread), suppress(FileNotFoundError):  # it was rotated after it was listed
                 regular = stat.S_ISREG(path.stat().st_mode)
-            except FileNotFoundError:
-                continue  # it was rotated after it was listed
-            except OSError as error:
-                unread.append(f"{shown(path)}: {error.strerror}")
-                continue
             if regular:
                 yield path
 

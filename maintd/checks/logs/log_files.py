@@ -93,15 +93,15 @@ def _examine(path: Path, number: str | None, current: bool) -> LogFile | None:
 
 
 @contextmanager
-def evaluated_alone(file: LogFile, errors: list[str]) -> Iterator[None]:
+def evaluated_alone(path: Path, errors: list[str]) -> Iterator[None]:
     """Read one file in this block; what it raises is appended to `errors`, and the next file is read."""
     try:
-        with as_target_error(shown(file.path), OSError):
+        with as_target_error(shown(path), OSError):
             yield
     except TargetError as error:
         errors.append(str(error))
     except OSError as error:
-        errors.append(f"{shown(file.path)}: {error.strerror or error}")
+        errors.append(f"{shown(path)}: {error.strerror or error}")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from maintd.checks.alerts.history import Alerts
 from maintd.checks.postgres.queries import Answer, SqlQuery, run_all
+from maintd.checks.probes import as_target_error
 from maintd.checks.prometheus.histograms import added, quantile
 from maintd.checks.prometheus.promql_window import Coverage, Window
 from maintd.checks.prometheus.requests import MAX_PATHS, Metric, Paths, Service, Traffic, total, whole
@@ -247,16 +248,20 @@ def run_queries(
     try:
         if isinstance(target, TargetError):
             raise target
-        with connect(target, "performance_report", timeout=timeout) as session:
+        with as_target_error(source), connect(target, "performance_report", timeout=timeout) as session:
             answers = run_all(session, queries, window.start, window.end, windows=weeks, max_cost=max_cost)
     except TargetError as error:
         answers = {name: Answer(cause=error.message, hint=error.hint or hint_for(error.cause)) for name in queries}
     figures: list[Figure] = []
     series: list[TimeSeries] = []
     for name, query in named.items():
-        more_figures, more_series = query_figures(
-            name, query, answers[name], window.start, window.end, f'query "{name}" in {source}'
-        )
+        origin = f'query "{name}" in {source}'
+        try:
+            with as_target_error(origin):
+                more_figures, more_series = query_figures(name, query, answers[name], window.start, window.end, origin)
+        except TargetError as error:
+            more_figures = [unmeasured(f"query {name}", name, "", origin, error.message, str(window), hint=error.hint or "")]
+            more_series = []
         figures += more_figures
         series += more_series
     return figures, series

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
+from maintd.checks.probes import as_target_error
 from maintd.checks.postgres.tables import LOCKED_RELATIONS
 from maintd.clients.postgres import Postgres, connect
 from maintd.errors import TargetError
@@ -134,7 +135,8 @@ def _read(
 ) -> Iterator[Figure]:
     """The figures, or one without a value and with the cause."""
     try:
-        yield from read(session)
+        with as_target_error(f"{kind} of {session.name}"):
+            yield from read(session)
     except TargetError as error:
         yield unmeasured(kind, session.name, unit, source, str(error))
 

@@ -9,6 +9,7 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from maintd.checks.probes import as_target_error
 from maintd.clients.postgres import Postgres, Row
 from maintd.errors import TargetError
 
@@ -50,35 +51,18 @@ def run_all(
     session.rows("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     try:
         session.rows("SET LOCAL TimeZone = 'UTC'")
-        return {name: _answer(session, query, start, end, windows, max_cost) for name, query in queries.items()}
+        return {name: _answer(session, name, query, start, end, windows, max_cost) for name, query in queries.items()}
     finally:
         session.rows("ROLLBACK")
 
 
 def _answer(
-    session: Postgres, query: SqlQuery, start: datetime, end: datetime, windows: int, max_cost: float
+    session: Postgres, name: str, query: SqlQuery, start: datetime, end: datetime, windows: int, max_cost: float
 ) -> Answer:
     session.rows("SAVEPOINT query")
     try:
-        for relation in query.needs:
-            if session.one("SELECT to_regclass(%(name)s) IS NULL AS missing", {"name": relation})["missing"]:
-                return Answer(
-                    cause=f'source missing: there is no relation "{relation}" in {session.name}',
-                    hint="check that the application's migrations have run there; else correct `needs` of the query",
-                )
-        found = []
-        length = end - start
-        for index in range(windows):
-            bounds = {"start": start - index * length, "end": end - index * length}
-            if index == 0:
-                cost = _cost(session, query.sql, bounds)
-                if cost > max_cost:
-                    return Answer(
-                        cause=f"its planned cost of {cost:,.0f} exceeds the limit of {max_cost:,.0f}",
-                        hint="add an index for the query, or raise the param max_cost",
-                    )
-            found.append(tuple(_plain(row) for row in session.rows(query.sql, bounds)))
-        return Answer(tuple(found))
+        with as_target_error(f'query "{name}"'):
+            return _windows(session, query, start, end, windows, max_cost)
     except TargetError as error:
         if error.cause == "partial" or (error.cause == "timed_out" and "stopped answering" in error.message):
             raise  # the session is lost, also for the other queries
@@ -87,6 +71,30 @@ def _answer(
         )
     finally:
         session.rows("ROLLBACK TO SAVEPOINT query")
+
+
+def _windows(
+    session: Postgres, query: SqlQuery, start: datetime, end: datetime, windows: int, max_cost: float
+) -> Answer:
+    for relation in query.needs:
+        if session.one("SELECT to_regclass(%(name)s) IS NULL AS missing", {"name": relation})["missing"]:
+            return Answer(
+                cause=f'source missing: there is no relation "{relation}" in {session.name}',
+                hint="check that the application's migrations have run there; else correct `needs` of the query",
+            )
+    found = []
+    length = end - start
+    for index in range(windows):
+        bounds = {"start": start - index * length, "end": end - index * length}
+        if index == 0:
+            cost = _cost(session, query.sql, bounds)
+            if cost > max_cost:
+                return Answer(
+                    cause=f"its planned cost of {cost:,.0f} exceeds the limit of {max_cost:,.0f}",
+                    hint="add an index for the query, or raise the param max_cost",
+                )
+        found.append(tuple(_plain(row) for row in session.rows(query.sql, bounds)))
+    return Answer(tuple(found))
 
 
 def _cost(session: Postgres, sql: str, bounds: Mapping[str, datetime]) -> float:

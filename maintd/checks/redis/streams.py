@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from maintd.checks.probes import as_target_error
 from maintd.checks.redis.keyspace import Throttle, batches, printable, scan
 from maintd.clients.redis import RedisServer
 from maintd.errors import TargetError
@@ -102,7 +103,8 @@ def find_streams(
     found = []
     for name in names:
         try:
-            found.append(read_stream(server, name))
+            with as_target_error(f"{server.name}: stream {printable(name)}"):
+                found.append(read_stream(server, name))
         except TargetError as error:
             if name in required or error.cause != "empty":
                 check = f"{server.name}: stream {printable(name)}"

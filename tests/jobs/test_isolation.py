@@ -1,0 +1,562 @@
+"""A fault that nobody foresaw, in what a job reads of one subject, hides no other subject and is never success.
+
+Each job runs against real servers with two subjects, a and b. Then it runs again for each place in the code at which
+it calls a client for a: with an exception there, and with an answer whose first use raises it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from support import sample_backups as made
+from support.databases import Database, database
+from support.faults import Fault, calls_of, files_below, requests_to
+from support.http_services import http_service, json_reply
+from support.job_runs import JOBS, JobResult, run_job
+from support.sample_weeks import end, history
+from support.servers.base import wait_for
+from support.servers.docker import DockerEngine, docker_engine
+from support.servers.prometheus import CONFIG, WebServer, prometheus
+from support.servers.redis import RedisServer
+from support.servers.redis import redis as own_redis
+from support.servers.registry import registry
+
+from maintd.model.evidence import CheckStatus
+
+ONE_SUBJECT = {"command": "it runs one program"}
+TOLERATED = {
+    ("maintd/checks/prometheus/promql_window.py", "Prometheus.query"): "since when there are data; all else is evaluated",
+}
+
+
+@dataclass
+class Case:
+    """A job with two subjects; `about` is found in the names of the checks of a, `together` in those of both, which
+    may be unknown without a."""
+
+    job: str
+    about: str
+    act: Callable[[Fault], AbstractContextManager[None]]
+    targets: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    prepare: Callable[[], None] = lambda: None
+    mentioning: str = ""
+    together: str = "$^"
+
+    def run(self, fault: Fault) -> JobResult:
+        self.prepare()
+        fault.mentioning = self.mentioning
+        return run_job(self.job, self.params, self.targets, around=self.act(fault))
+
+    def others(self, result: JobResult) -> dict[str, CheckStatus | None]:
+        """The checks that are not about a alone, and the status of those that are not about a at all."""
+        return {
+            check.name: None if re.search(self.together, check.name) else check.status
+            for check in result.checks
+            if not re.search(self.about, check.name)
+        }
+
+
+Make = Callable[["Stage"], Case]
+CASES: dict[str, Make] = {}
+
+
+def case(name: str) -> Callable[[Make], Make]:
+    def add(make: Make) -> Make:
+        CASES[name] = make
+        return make
+
+    return add
+
+
+@dataclass
+class Stage:
+    """What the cases need, started when it is first asked for."""
+
+    request: pytest.FixtureRequest
+    folder: Path
+    opened: ExitStack
+
+    def fixture(self, name: str) -> Any:
+        return self.request.getfixturevalue(name)
+
+    def databases(self, *statements: str) -> tuple[Database, Database]:
+        a, b = (self.opened.enter_context(database(self.fixture("postgres_server"))) for _ in "ab")
+        for one in (a, b):
+            if statements:
+                one.run(*statements)
+        return a, b
+
+    def postgres(self, *statements: str) -> dict[str, Any]:
+        return {name: {"dsn": one.url} for name, one in zip("ab", self.databases(*statements), strict=True)}
+
+    def redis(self) -> dict[str, Any]:
+        servers: tuple[RedisServer, ...] = (self.fixture("redis_server"), self.opened.enter_context(own_redis()))
+        for server in servers:
+            with closing(server.client()) as client:
+                client.flushall()
+                for stream in ("sa", "sb"):
+                    client.xadd(stream, {"data": "1"})
+                    client.xgroup_create(stream, "readers", id="0")
+                client.set("session:1", "x")
+        return {name: {"url": server.url} for name, server in zip("ab", servers, strict=True)}
+
+    def web(self) -> dict[str, Any]:
+        """Prometheus and Alertmanager."""
+        metrics, alerts = self.fixture("prometheus_server"), self.fixture("alertmanager_server")
+        return {
+            "prometheus": {name: {"url": metrics.url} for name in "ab"},
+            "alertmanager": {name: {"url": alerts.url} for name in "ab"},
+        }
+
+    def http(self) -> dict[str, Any]:
+        body = {"status": "ok", "x": 1}
+        url = self.opened.enter_context(http_service({"/a": json_reply(body), "/b": json_reply(body)}))
+        return {name: {"url": f"{url}/{name}", "expect": {"x": 1}} for name in "ab"}
+
+    def containers(self) -> dict[str, Any]:
+        """Two compose projects with a running container each, on one engine."""
+        engine: DockerEngine = self.fixture("docker_server")
+        image = engine.busybox("maintd-test/isolated:1")
+        client = self.opened.enter_context(closing(engine.client()))
+        for name in "ab":
+            labels = {"com.docker.compose.project": f"p{name}", "com.docker.compose.service": f"s{name}"}
+            container = client.containers.run(
+                image, ["sleep", "600"], labels=labels, network_mode="none", detach=True, stop_signal="SIGKILL"
+            )
+            self.opened.callback(container.remove, force=True)
+        return {name: {"url": engine.url, "project": f"p{name}"} for name in "ab"}
+
+    def logs(self) -> dict[str, Any]:
+        at = datetime.now(UTC).isoformat()
+        for name in "ab":
+            made.write(self.folder / name / "web.log", f'{{"time":"{at}","status":200}}\n'.encode())
+            made.write(self.folder / name / "web.log.1", b"x\n")
+        return {name: {"path": str(self.folder / name)} for name in "ab"}
+
+
+@pytest.fixture
+def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
+    with ExitStack() as opened:
+        yield Stage(request, tmp_path, opened)
+
+
+def of_a(fault: Fault) -> AbstractContextManager[None]:
+    return calls_of("a", fault)
+
+
+# --- Postgres -----------------------------------------------------------------------------------------------------
+
+PLAIN = "WITH (autovacuum_enabled = false)"
+
+
+@case("vacuum: databases")
+def _(stage: Stage) -> Case:
+    a, b = stage.databases()
+
+    def bloat() -> None:
+        for one in (a, b):
+            one.run(
+                "DROP TABLE IF EXISTS t",
+                f"CREATE TABLE t (id bigint, note text) {PLAIN}",
+                "INSERT INTO t SELECT n, 'x' FROM generate_series(1, 400) n",
+                "DELETE FROM t WHERE id > 100",
+            )
+
+    targets = {"postgres": {"a": {"dsn": a.url}, "b": {"dsn": b.url}}}
+    return Case("vacuum", "^a: ", of_a, targets, {"bloat_from": "8kB"}, bloat)
+
+
+@case("vacuum: tables")
+def _(stage: Stage) -> Case:
+    a, _b = stage.databases()
+
+    def bloat() -> None:
+        for table in ("ta", "tb"):
+            a.run(
+                f"DROP TABLE IF EXISTS {table}",
+                f"CREATE TABLE {table} (id bigint, note text) {PLAIN}",
+                f"INSERT INTO {table} SELECT n, 'x' FROM generate_series(1, 400) n",
+                f"DELETE FROM {table} WHERE id > 100",
+            )
+
+    return Case("vacuum", "public.ta", of_a, {"postgres": {"a": {"dsn": a.url}}}, {}, bloat, mentioning="'ta'")
+
+
+@case("reindex: databases")
+def _(stage: Stage) -> Case:
+    a, b = stage.databases("CREATE EXTENSION pgstattuple")
+
+    def bloat() -> None:
+        for one in (a, b):
+            bloat_index(one, "t")
+
+    targets = {"postgres": {"a": {"dsn": a.url}, "b": {"dsn": b.url}}}
+    return Case("reindex", "^a: ", of_a, targets, {"min_size": "100kB"}, bloat)
+
+
+def bloat_index(db: Database, table: str) -> None:
+    db.run(
+        f"DROP TABLE IF EXISTS {table}",
+        f"CREATE TABLE {table} (id bigint PRIMARY KEY) {PLAIN}",
+        f"INSERT INTO {table} SELECT n FROM generate_series(1, 10000) n",
+        f"DELETE FROM {table} WHERE id % 10 <> 0",
+    )
+    db.run(f"VACUUM ANALYZE {table}")
+
+
+@case("database_size")
+def _(stage: Stage) -> Case:
+    servers = stage.postgres(
+        "CREATE EXTENSION amcheck", "CREATE TABLE t (id bigserial PRIMARY KEY)", "INSERT INTO t DEFAULT VALUES"
+    )
+    return Case("database_size", "^a: ", of_a, {"postgres": servers})
+
+
+# --- Redis, Docker, all kinds -------------------------------------------------------------------------------------
+
+
+@case("redis_maintenance: servers")
+def _(stage: Stage) -> Case:
+    params = {"streams": ["sa"], "trim": {"sa": "1h"}, "expire": {"session:*": "1h"}, "unlink": {"old:": "1h"}}
+    servers = stage.redis()
+
+    def without_expiry() -> None:
+        for server in servers.values():
+            with closing(Redis.from_url(server["url"])) as client:
+                client.set("session:1", "x")
+
+    return Case("redis_maintenance", "^a: ", of_a, {"redis": servers}, params, without_expiry)
+
+
+@case("redis_maintenance: streams")
+def _(stage: Stage) -> Case:
+    servers = {"a": stage.redis()["a"]}
+    return Case("redis_maintenance", "stream sa", of_a, {"redis": servers}, {"trim": {"*": "1h"}}, mentioning="'sa'")
+
+
+@pytest.fixture(scope="module")
+def cleaned_engine() -> Iterator[DockerEngine]:
+    with docker_engine() as engine:
+        yield engine
+
+
+@case("docker_cleanup")
+def _(stage: Stage) -> Case:
+    engine: DockerEngine = stage.fixture("cleaned_engine")
+    client = stage.opened.enter_context(closing(engine.client()))
+
+    def fill() -> None:
+        for number in range(2):
+            engine.busybox(f"app/x:{number}")
+        container = client.containers.create("app/x:1", ["true"], network_mode="none")
+        container.start()
+        wait_for(lambda: client.containers.get(container.id).status == "exited", "the container to end")
+        client.images.remove("app/x:0")
+
+    params = {"image_age": "0s", "container_age": "0s", "generations": 1, "networks": "0s", "build_cache": "1h"}
+    targets = {"docker": {name: {"url": engine.url} for name in "ab"}}
+    return Case("docker_cleanup", "^a: ", of_a, targets, params, fill)
+
+
+def projects(stage: Stage) -> dict[str, Any]:
+    """Two projects, whose images are of a registry; the first has the services sa and sc."""
+    engine: DockerEngine = stage.fixture("docker_server")
+    images = stage.opened.enter_context(registry())
+    client = stage.opened.enter_context(closing(engine.client()))
+    for service, project in (("sa", "a"), ("sb", "b"), ("sc", "a")):
+        images.push(f"shop/{service}", "1.0", service, index=True)
+        client.api.pull(f"{images.host}/shop/{service}", tag="1.0")
+        stage.opened.callback(client.images.remove, f"{images.host}/shop/{service}:1.0", force=True)
+        images.push(f"shop/{service}", "1.0", f"{service} newer", index=True)
+        labels = {"com.docker.compose.project": f"i{project}", "com.docker.compose.service": service}
+        container = client.containers.create(f"{images.host}/shop/{service}:1.0", ["/none"], labels=labels)
+        stage.opened.callback(container.remove, force=True)
+    return {name: {"url": engine.url, "project": f"i{name}"} for name in "ab"}
+
+
+@case("image_updates: engines")
+def _(stage: Stage) -> Case:
+    return Case("image_updates", "^(a|sa|sc): ", of_a, {"docker": projects(stage)})
+
+
+@case("image_updates: images")
+def _(stage: Stage) -> Case:
+    return Case("image_updates", "^sa: ", of_a, {"docker": projects(stage)}, mentioning="shop/sa")
+
+
+def everything(stage: Stage) -> dict[str, Any]:
+    return {
+        "host": {name: {} for name in "ab"},
+        "http": stage.http(),
+        "postgres": stage.postgres(),
+        "redis": stage.redis(),
+        "docker": stage.containers(),
+        **stage.web(),
+    }
+
+
+@case("health_check")
+def _(stage: Stage) -> Case:
+    return Case("health_check", r"^\w+ a\b|^\w+( \w+)? sa|: a$|local a| a:", of_a, everything(stage))
+
+
+@case("health_check: http")
+def _(stage: Stage) -> Case:
+    return Case("health_check", "^http a", lambda fault: requests_to("/a", fault), {"http": stage.http()})
+
+
+@case("resource_usage")
+def _(stage: Stage) -> Case:
+    targets = {"host": {name: {} for name in "ab"}, "docker": stage.containers()}
+    return Case("resource_usage", r"\ba\b|\bsa\b", of_a, targets, {"interval": "100ms"})
+
+
+@case("resource_usage: folders")
+def _(stage: Stage) -> Case:
+    params = {"interval": "100ms", "backups": ["a", "b"]}
+    act = lambda fault: files_below(stage.folder / "a", fault)  # noqa: E731
+    return Case("resource_usage", "folder a", act, {"folders": stage.logs()}, params)
+
+
+@case("alert_review")
+def _(stage: Stage) -> Case:
+    return Case("alert_review", r"^\w+ a\b", of_a, stage.web(), together="^alerts: ")
+
+
+@case("capacity_report")
+def _(stage: Stage) -> Case:
+    targets = everything(stage) | {"folders": stage.logs()}
+    a, b = stage.databases("CREATE TABLE t (id bigserial PRIMARY KEY)", "INSERT INTO t DEFAULT VALUES")
+    targets["postgres"] = {"a": {"dsn": a.url}, "b": {"dsn": b.url}}
+    return Case("capacity_report", r"\ba\b", of_a, targets, {"report": False})
+
+
+@case("capacity_report: folders")
+def _(stage: Stage) -> Case:
+    act = lambda fault: files_below(stage.folder / "a", fault)  # noqa: E731
+    return Case("capacity_report", "^folder a", act, {"folders": stage.logs()})
+
+
+@case("doctor")
+def _(stage: Stage) -> Case:
+    targets = everything(stage)
+    jobs = ("health_check", "vacuum", "reindex", "database_size", "redis_maintenance", "docker_cleanup", "alert_review")
+    steps = [
+        {"entry": "weekly", "step": job, "job": job, "path": str(JOBS / f"{job}.py"), "params": json.dumps({})}
+        for job in jobs
+    ]
+    return Case("doctor", r"^\w+ a\b", of_a, targets, {"calendar": {"steps": steps, "store": None}})
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def backups(folder: Path) -> dict[str, Any]:
+    for name in "ab":
+        for number in (1, 2):
+            data = made.gz(made.tar_of(made.SECRETS))
+            made.write(folder / name / f"set{name}-2026010{number}.tar.gz", data, summed=True)
+    return {"folders": {name: {"path": str(folder / name)} for name in "ab"}}
+
+
+@case("backup_verify: folders")
+def _(stage: Stage) -> Case:
+    act = lambda fault: files_below(stage.folder / "a", fault)  # noqa: E731
+    return Case("backup_verify", r"in a\b|seta", act, backups(stage.folder), {"folders": ["a", "b"]})
+
+
+@case("backup_verify: files")
+def _(stage: Stage) -> Case:
+    for name in "ab":
+        made.write(stage.folder / f"set{name}-20260101.tar.gz", made.gz(made.tar_of(made.SECRETS)), summed=True)
+    act = lambda fault: files_below(stage.folder / "seta-20260101.tar.gz", fault)  # noqa: E731
+    return Case("backup_verify", "seta", act, {}, {"root": str(stage.folder)})
+
+
+@case("log_cleanup")
+def _(stage: Stage) -> Case:
+    act = lambda fault: files_below(stage.folder / "a", fault)  # noqa: E731
+    return Case("log_cleanup", "^a: ", act, {"folders": stage.logs()}, {"folders": ["a", "b"], "rotation": None})
+
+
+@case("log_cleanup: engines")
+def _(stage: Stage) -> Case:
+    targets = {"folders": stage.logs(), "docker": stage.containers()}
+    return Case("log_cleanup", "^a: ", of_a, targets, {"folders": ["b"], "rotation": None})
+
+
+@case("security_log_review: a file")
+def _(stage: Stage) -> Case:
+    at = datetime.now(UTC)
+    for name in "ab":
+        line = f'{{"time":"{at.isoformat()}","status":403,"path":"/{name}"}}\n'
+        made.write(stage.folder / "logs" / f"{name}.log", line.encode() * 30)
+    made.write(stage.folder / "auth.log", f"{at.isoformat()} web sshd[7]: Server listening on :: port 22.\n".encode())
+    act = lambda fault: files_below(stage.folder / "logs/a.log", fault)  # noqa: E731
+    params = {"auth_log": str(stage.folder / "auth.log"), "folder": "logs"}
+    targets = {"folders": {"logs": {"path": str(stage.folder / "logs")}}}
+    return Case("security_log_review", "a.log", act, targets, params, together="^requests: ")
+
+
+@case("security_log_review: engines")
+def _(stage: Stage) -> Case:
+    made.write(stage.folder / "auth.log", f"{datetime.now(UTC).isoformat()} web sshd[7]: Server listening.\n".encode())
+    params = {"auth_log": str(stage.folder / "auth.log")}
+    return Case("security_log_review", "docker a", of_a, {"docker": stage.containers()}, params, together="^requests: ")
+
+
+@case("security_log_review: logins")
+def _(stage: Stage) -> Case:
+    made.write(stage.folder / "auth.log", f"{datetime.now(UTC).isoformat()} web sshd[7]: Server listening.\n".encode())
+    act = lambda fault: files_below(stage.folder / "auth.log", fault)  # noqa: E731
+    params = {"auth_log": str(stage.folder / "auth.log"), "folder": "a"}
+    return Case("security_log_review", "^logins", act, {"folders": stage.logs()}, params)
+
+
+# --- queries ------------------------------------------------------------------------------------------------------
+
+COUNT = "SELECT count(*) AS count FROM {} WHERE at >= %(since)s AND at < %(until)s"
+
+
+def trading(stage: Stage) -> dict[str, Any]:
+    figures = {"date": datetime.now(UTC).date().isoformat(), "realized": 1, "percent": 1, "halted": False}
+    url = stage.opened.enter_context(http_service({"/pnl/status": json_reply(figures)}))
+    one, _ = stage.databases("CREATE TABLE oa (at timestamptz)", "CREATE TABLE ob (at timestamptz)")
+    return {
+        "http": {"main": {"url": f"{url}/health"}},
+        "postgres": {"a": {"dsn": one.url}},
+        "redis": {"a": stage.redis()["a"]},
+        "prometheus": {"main": {"url": stage.fixture("prometheus_server").url}},
+    }
+
+
+ACTIVITY = {
+    "database": "a",
+    "cache": "a",
+    "queries": {table: {"table": table, "sql": COUNT.format(table)} for table in ("oa", "ob")},
+    "streams": ["sa", "sb"],
+    "metrics": {"ma": "vector(1) + 0", "mb": "vector(1)"},
+}
+
+
+@case("trading_review: queries")
+def _(stage: Stage) -> Case:
+    return Case("trading_review", r"\boa\b", of_a, trading(stage), ACTIVITY, mentioning="oa")
+
+
+@case("trading_review: streams")
+def _(stage: Stage) -> Case:
+    return Case("trading_review", r"\bsa\b", of_a, trading(stage), ACTIVITY, mentioning="'sa'")
+
+
+@case("trading_review: metrics")
+def _(stage: Stage) -> Case:
+    act = lambda fault: calls_of("prometheus", fault)  # noqa: E731
+    return Case("trading_review", r"\bma\b", act, trading(stage), ACTIVITY, mentioning="vector(1) + 0")
+
+
+@case("trading_review: servers")
+def _(stage: Stage) -> Case:
+    return Case("trading_review", r"\b(oa|ob|sa|sb)\b|^(postgres|redis):", of_a, trading(stage), ACTIVITY)
+
+
+@case("trading_review: figures")
+def _(stage: Stage) -> Case:
+    act = lambda fault: requests_to("/pnl/status", fault)  # noqa: E731
+    return Case("trading_review", "figures|date|realized|percent|halted", act, trading(stage), ACTIVITY)
+
+
+@pytest.fixture(scope="module")
+def weeks() -> Iterator[WebServer]:
+    """Prometheus with the history of a service."""
+    with prometheus(CONFIG, history()) as server:
+        yield server
+
+
+def reported(stage: Stage) -> tuple[dict[str, Any], dict[str, Any]]:
+    one, _ = stage.databases("CREATE TABLE oa (n int)", "CREATE TABLE ob (n int)", "INSERT INTO ob VALUES (1)")
+    one.run("INSERT INTO oa VALUES (1)")
+    targets = {"postgres": {"a": {"dsn": one.url}}, "prometheus": {"main": {"url": stage.fixture("weeks").url}}}
+    queries = {
+        name: {"title": name, "sql": f"SELECT sum(n) AS n FROM {name} WHERE %(start)s < %(end)s"}
+        for name in ("oa", "ob")
+    }
+    return targets, {"postgres": "a", "queries": queries}
+
+
+@case("performance_report: queries")
+def _(stage: Stage) -> Case:
+    targets, params = reported(stage)
+    act = lambda fault: calls_of("postgres", fault)  # noqa: E731
+    return Case("performance_report", r"\boa\b", act, targets, params, mentioning="oa")
+
+
+@case("performance_report: servers")
+def _(stage: Stage) -> Case:
+    targets, params = reported(stage)
+    act = lambda fault: calls_of("postgres", fault)  # noqa: E731
+    return Case("performance_report", r"\bo[ab]\b|query", act, targets, params)
+
+
+@case("performance_report: Prometheus")
+def _(stage: Stage) -> Case:
+    targets, params = reported(stage)
+    act = lambda fault: calls_of("prometheus", fault)  # noqa: E731
+    return Case("performance_report", "^(?!query)", act, targets, params)
+
+
+# --- the contract -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.server
+@pytest.mark.engine
+@pytest.mark.parametrize("name", CASES)
+def test_an_unforeseen_error_in_one_subject_hides_no_other(stage: Stage, name: str) -> None:
+    found = CASES[name](stage)
+    calls = Fault()
+    usual = found.run(calls)
+    assert usual.error is None, usual.text()
+    assert calls.seen, "no call of a client was seen"
+    others = found.others(usual)
+
+    print(name, len(calls.seen), [f"{p[0].split(chr(47))[-1]}:{p[1]} {p[2]}" for p in calls.seen]); problems = []
+    for place in calls.seen:
+        for odd_answer in (False, True):
+            fault = Fault(place, odd_answer)
+            result = found.run(fault)
+            if fault.happened and (problem := problem_of(found, others, place, result)):
+                problems.append(f"{'an odd answer' if odd_answer else 'an exception'} at {place}: {problem}")
+
+    assert problems == [], "\n\n".join(problems)
+
+
+def problem_of(found: Case, others: Mapping[str, CheckStatus | None], place: tuple[str, int, str], result: JobResult) -> str:
+    """What is wrong with a run with a fault; empty when nothing is."""
+    if result.error is not None:
+        return f"the job raised\n{result.traceback}"
+    seen = found.others(result)
+    lost = {check: status for check, status in others.items() if check not in seen or seen[check] is not status}
+    if lost:
+        return f"other subjects: {lost}\n{result.text()}"
+    if (place[0], place[2]) in TOLERATED:
+        return ""
+    if result.outcome not in ("unknown", "failed"):
+        return f"the run is {result.outcome}\n{result.text()}"
+    told = any("OddError" in f"{check.observed} {check.hint}" for check in result.checks)
+    return "" if told else f"no check has the cause\n{result.text()}"
+
+
+def test_every_job_with_several_subjects_has_a_case() -> None:
+    jobs = {path.stem for path in JOBS.glob("*.py")} - {"__init__"}
+
+    assert {name.partition(":")[0] for name in CASES} | set(ONE_SUBJECT) == jobs
