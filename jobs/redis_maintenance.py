@@ -15,12 +15,12 @@ from pathlib import Path
 
 from pydantic import Field
 
+from maintd.checks.probes import isolate_errors, isolate_unforeseen
 from maintd.checks.redis import keyspace, memory, persistence, streams
 from maintd.checks.redis.key_cleanup import Prefix, remove_idle_keys, set_expiries
 from maintd.checks.redis.keyspace import KeyCounter, KeyStatistics, Throttle
 from maintd.checks.redis.persistence import SaveOptions
 from maintd.checks.redis.streams import TRIM_STEP, StreamLimits, StreamState
-from maintd.checks.probes import isolate_errors, isolate_unforeseen
 from maintd.checks.requirements.of_jobs import redis_maintenance as requirements
 from maintd.clients.redis import RedisServer, connect
 from maintd.job import Context, Duration, JobParams, Role, Size, job

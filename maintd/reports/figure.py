@@ -37,6 +37,8 @@ class Figure:
 
     def __post_init__(self) -> None:
         """Raise TypeError for what is no number: where it is read, not where the whole report is evaluated."""
+        if self.value is None and not self.cause:
+            raise TypeError(f"{self.kind} {self.name}: no value, and no cause")
         for number in (self.value, self.coverage, self.capacity, self.before, *self.details.values()):
             if number is not None:
                 float(number)

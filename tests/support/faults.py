@@ -3,6 +3,7 @@
 A place is the line of a job or a check that calls a client, or, for a folder, that reaches the operating system. At a
 place, the call raises an exception that no code names, or returns an answer whose every use raises it: so the
 exception comes from the client, from the code that reads the answer, or from the evaluation, whichever uses it first.
+Or the answer has its fields, and each is null.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 from maintd.clients.alertmanager import Alertmanager
@@ -51,6 +52,7 @@ ENGINE = (
 )
 """Methods of the engine's API that checks call by themselves."""
 
+Kind = Literal["exception", "odd answer", "nulls"]
 Place = tuple[str, int, str]
 """File, line and the name of what is called."""
 
@@ -68,28 +70,37 @@ def _new(answer: Any, used: Callable[[], None]) -> None:
     object.__setattr__(answer, "used", used)
 
 
-Odd: Any = type(
-    "Odd",
-    (),
-    {"__init__": _new}
-    | {
-        f"__{name}__": _used
-        for name in (
-            "getattr getitem setitem iter next len contains bool call enter exit eq ne lt le gt ge hash str repr format "
-            "int float index add radd sub rsub mul rmul truediv rtruediv floordiv mod neg abs round fspath bytes"
-        ).split()
-    },
-)
+_OPERATIONS = """
+getattr getitem setitem iter next len contains bool call enter exit eq ne lt le gt ge hash str repr format int float
+index add radd sub rsub mul rmul truediv rtruediv floordiv mod neg abs round fspath bytes
+"""
+Odd: Any = type("Odd", (), {"__init__": _new} | {f"__{name}__": _used for name in _OPERATIONS.split()})
 """An answer that cannot be used; its argument is called when something tries."""
+
+
+def _nulls(answer: Any) -> Any:
+    """The answer without its values, if it consists of fields."""
+    if isinstance(answer, dict):
+        return dict.fromkeys(answer)
+    return [_nulls(item) for item in answer] if isinstance(answer, list) else answer
+
+
+def _kinds(answer: Any) -> tuple[Kind, ...]:
+    """In which ways a call with this answer can fail."""
+    first = answer[0] if isinstance(answer, list) and answer else answer
+    if answer is None:
+        return ("exception",)
+    return ("exception", "odd answer", "nulls") if isinstance(first, dict) else ("exception", "odd answer")
 
 
 @dataclass
 class Fault:
-    """Where to fail: at `place`, by raising or with an odd answer; without a place, only the places are noted."""
+    """Where to fail: at `place`, in this way; without a place, only the places are noted."""
 
     place: Place | None = None
-    odd_answer: bool = False
-    seen: dict[Place, None] = field(default_factory=dict)
+    kind: Kind = "exception"
+    seen: dict[Place, tuple[Kind, ...]] = field(default_factory=dict)
+    """Each place with the ways in which it can fail."""
     happened: bool = False
     mentioning: str = ""
     """Only calls with this in their arguments."""
@@ -99,16 +110,20 @@ class Fault:
         if self.mentioning and self.mentioning not in repr(arguments):
             return call()
         place = _place(called)
-        self.seen.setdefault(place)
         if place != self.place:
-            return call()
-        if self.odd_answer:
+            answer = call()
+            self.seen.setdefault(place, _kinds(answer))
+            return answer
+        if self.kind == "odd answer":
             call()
-            return Odd(self._note)
-        self._note()
+            return Odd(self.note)
+        self.note()
+        if self.kind == "nulls":
+            return _nulls(call())
         raise OddError("an odd answer")
 
-    def _note(self) -> None:
+    def note(self) -> None:
+        """Note that what happens next is the fault."""
         self.happened = True
 
 
@@ -198,7 +213,7 @@ def files_below(folder: Path, fault: Fault) -> Iterator[None]:
         if not isinstance(path, str | bytes | os.PathLike):
             return False
         text = os.fsdecode(path)
-        if dir_fd is not None and not os.path.isabs(text):
+        if dir_fd is not None and not text.startswith("/"):
             return is_below(dir_fd)
         return text == root or text.startswith(f"{root}/")
 
@@ -210,9 +225,9 @@ def files_below(folder: Path, fault: Fault) -> Iterator[None]:
             place = _place(called)
             if not place[0]:
                 return real(path, *arguments, **named)
-            fault.seen.setdefault(place)
+            fault.seen.setdefault(place, ("exception",))
             if place == fault.place:
-                fault.happened = True
+                fault.note()
                 raise OddError("an odd answer")
             return real(path, *arguments, **named)
 

@@ -260,7 +260,9 @@ def run_queries(
             with as_target_error(origin):
                 more_figures, more_series = query_figures(name, query, answers[name], window.start, window.end, origin)
         except TargetError as error:
-            more_figures = [unmeasured(f"query {name}", name, "", origin, error.message, str(window), hint=error.hint or "")]
+            more_figures = [
+                unmeasured(f"query {name}", name, "", origin, error.message, str(window), hint=error.hint or "")
+            ]
             more_series = []
         figures += more_figures
         series += more_series

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
-from maintd.checks.probes import as_target_error
 from maintd.checks.postgres.tables import LOCKED_RELATIONS
+from maintd.checks.probes import as_target_error
 from maintd.clients.postgres import Postgres, connect
 from maintd.errors import TargetError
 from maintd.model.target import PostgresTarget
