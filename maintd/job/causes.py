@@ -41,7 +41,7 @@ CAUSES = {
     "empty": Cause(UNKNOWN, "check whether the data is collected under this name"),
     "malformed": Cause(FAIL, "check what answers there: a login page, a proxy, another version"),
     "partial": Cause(FAIL, "the answer broke off: look for a restart or an error in its own log"),
-    "too_large": Cause(FAIL, "raise the limit, or ask for less"),
+    "too_large": Cause(UNKNOWN, "raise the limit, or ask for less"),
     "unfamiliar": Cause(UNKNOWN, "check the format or version; this maintd does not know it"),
 }
 """By the value of `TargetError.cause`."""

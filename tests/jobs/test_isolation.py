@@ -1,7 +1,7 @@
 """A fault that nobody foresaw, in what a job reads of one subject, hides no other subject and is never success.
 
 Each job runs against real servers with two subjects, a and b. Then it runs again for each place in the code at which
-it calls a client for a: with an exception there, and with an answer whose first use raises it.
+it calls a client for a: with an exception there, and with an answer whose first use raises it, or that has only nulls.
 """
 
 from __future__ import annotations
@@ -260,12 +260,10 @@ def _(stage: Stage) -> Case:
     client = stage.opened.enter_context(closing(engine.client()))
 
     def fill() -> None:
-        for number in range(2):
-            engine.busybox(f"app/x:{number}")
+        engine.busybox("app/x:1")  # and the one of the run before has lost its name
         container = client.containers.create("app/x:1", ["true"], network_mode="none")
         container.start()
         wait_for(lambda: client.containers.get(container.id).status == "exited", "the container to end")
-        client.images.remove("app/x:0")
 
     params = {"image_age": "0s", "container_age": "0s", "generations": 1, "networks": "0s", "build_cache": "1h"}
     targets = {"docker": {name: {"url": engine.url} for name in "ab"}}
@@ -546,8 +544,8 @@ def test_an_unforeseen_error_in_one_subject_hides_no_other(stage: Stage, name: s
     others = found.others(usual)
 
     problems = []
-    for place, kinds in calls.seen.items():
-        for kind in kinds:
+    for number, (place, kinds) in enumerate(calls.seen.items()):
+        for kind in (kinds[0], kinds[1 + number % len(kinds[1:])]) if kinds[1:] else kinds:
             fault = Fault(place, kind)
             result = found.run(fault)
             if fault.happened and (problem := problem_of(found, others, fault, result)):

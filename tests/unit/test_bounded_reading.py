@@ -201,8 +201,12 @@ ODD_TARS = {
     "a record without a length": tar_with(pax=b"path=a\n"),
     "a record with a length of 5,000 digits": tar_with(pax=b"9" * 5000 + b" path=a\n"),
     "a record with an Arabic length": tar_with(pax="١١ path=a\n".encode()),
+}
+BIG_TARS = {
     "200,000 records": tar_with(pax=b"5 a=\n" * 200_000),
     "a thousand headers for one member": (header(b"x", 9) + b"9 path=a\n" + bytes(503)) * 1000 + tar_with(),
+    "a header of 2 MB": tar_with(pax=b"2000000 comment=" + b"x" * 1_999_983 + b"\n"),
+    "a name of 2 MB": header(b"L", 2_000_000) + b"n" * 2_000_000 + bytes(-2_000_000 % 512) + tar_with(),
 }
 
 
@@ -211,6 +215,13 @@ def test_odd_numbers_in_a_tar_are_damage_and_nothing_worse(name: str, tmp_path: 
     found, _ = read(tmp_path / "a.tar", ODD_TARS[name])
 
     assert found.damage.startswith("tar: "), found
+
+
+@pytest.mark.parametrize("name", BIG_TARS)
+def test_more_than_is_read_of_a_tar_is_unread_and_no_damage(name: str, tmp_path: Path) -> None:
+    found, _ = read(tmp_path / "a.tar", BIG_TARS[name])
+
+    assert (found.damage, found.unread[:5]) == ("", "tar: "), found
 
 
 def test_a_file_is_evaluated_beside_an_odd_one(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_a_criterion_without_a_limit_is_an_error() -> None:
         ("denied", "unknown"),
         ("malformed", "fail"),
         ("partial", "fail"),
-        ("too_large", "fail"),
+        ("too_large", "unknown"),
         ("unfamiliar", "unknown"),
         ("not_configured", "unknown"),
         ("a cause that is not listed", "unknown"),

@@ -44,7 +44,7 @@ def walk_folder(path: Path, progress: Callable[[int], None] = lambda count: None
     with HashedFile(manifests[0], progress) as file:
         text = file.read(_MANIFEST_MAX + 1) or b""
     if len(text) > _MANIFEST_MAX:
-        raise DamagedError("the manifest is too large")
+        raise UnreadableError(f"the manifest is larger than {_MANIFEST_MAX} bytes", "verify it by: redis-check-aof")
     found = AppendOnly()
     listed = [_listed(line) for line in text.splitlines() if line.strip() and not line.startswith(b"#")]
     live = [(name, kind) for name, kind in listed if kind != "h"]

@@ -12,15 +12,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from posixpath import normpath
 
-from maintd.checks.backups.stream import DamagedError, ExpansionLimits, LimitReachedError, Reader
+from maintd.checks.backups.stream import DamagedError, ExpansionLimits, LimitReachedError, Reader, UnreadableError
 from maintd.clients.bounded import decimal
 from maintd.errors import TargetError
 
 _BLOCK = 512
 _END = bytes(_BLOCK)
-_LONG_MAX = 1 << 20  # bytes of a name or pax header; longer ones are an attack
+_LONG_MAX = 1 << 20  # bytes of a name or pax header; longer ones are rare, and can be an attack
 _RECORDS_MAX = 1000  # records of a pax header; GNU tar and star write a dozen, and one for each extended attribute
 _EXTENSIONS_MAX = 100  # headers before one member
+_BY_TAR = "more than is read here: verify it by: tar -tf"
 _USED = frozenset({b"path", b"linkpath", b"size"})
 _OCTAL = re.compile(rb"[0-7]*")
 _RECORD_LENGTH = re.compile(rb"(\d{1,7}) ")
@@ -55,7 +56,7 @@ class Member:
 
 
 def members(source: Reader, limits: ExpansionLimits) -> Iterator[Member]:
-    """Yield the members, up to the end of the stream. Raises DamagedError.
+    """Yield the members, up to the end of the stream. Raises DamagedError and UnreadableError.
 
     After each member the caller may read its data by `source.pieces(member.size_bytes)`; the rest is skipped.
     """
@@ -66,10 +67,12 @@ def members(source: Reader, limits: ExpansionLimits) -> Iterator[Member]:
         begin = source.offset
         if kind in b"LKxg" and kind:
             if size > _LONG_MAX:
-                raise DamagedError(f"tar: a header of {size} bytes at byte {begin}")
+                raise UnreadableError(f"tar: a header of {size} bytes at byte {begin}", _BY_TAR)
             extensions += 1
             if extensions > _EXTENSIONS_MAX:
-                raise DamagedError(f"tar: more than {_EXTENSIONS_MAX} headers for one member, at byte {begin}")
+                raise UnreadableError(
+                    f"tar: more than {_EXTENSIONS_MAX} headers for one member, at byte {begin}", _BY_TAR
+                )
             extended.update(_extension(kind, source.take(size)))
         else:
             member = _member(header, kind, size, extended, source)
@@ -146,7 +149,7 @@ def _extension(kind: bytes, data: bytes) -> dict[str, str]:
             raise DamagedError("tar: a pax header with a wrong length")
         records += 1
         if records > _RECORDS_MAX:
-            raise DamagedError(f"tar: a pax header with more than {_RECORDS_MAX} records")
+            raise UnreadableError(f"tar: a pax header with more than {_RECORDS_MAX} records", _BY_TAR)
         key, _, value = data[match.end() : end].rstrip(b"\n").partition(b"=")
         if key in _USED:
             fields[key.decode("ascii")] = value.decode("utf-8", "replace")
