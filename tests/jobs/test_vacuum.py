@@ -477,7 +477,18 @@ def test_each_target_has_its_own_verdict_when_one_is_down_and_another_unknown(db
 def test_without_any_target_it_is_not_configured() -> None:
     result = run_job("vacuum")
 
-    assert "no postgres target is configured" in str(result.error)
+    check = result.check("main: maintained")
+    assert check.status is CheckStatus.FAIL
+    assert "no postgres target is configured" in str(check.observed)
+
+
+@pytest.mark.server
+def test_a_target_that_does_not_exist_fails_and_the_next_is_maintained(db: Database) -> None:
+    result = run_job("vacuum", {"targets": ["gone", "main"]}, {"postgres": {"main": {"dsn": db.url}}})
+
+    assert result.error is None, result.text()
+    assert 'no postgres target named "gone"' in str(result.check("gone: maintained").observed)
+    assert result.check("main: tables left for the next run").status is CheckStatus.OK
 
 
 @pytest.mark.server
