@@ -1,4 +1,4 @@
-"""An unforeseen fault in what a job reads of one subject, hides no other subject and is never success.
+"""An unforeseen fault in what a job reads of one subject hides no other subject and is never success.
 
 Each job runs against real servers with two subjects, a and b. Then it runs again for each place in the code at which
 it calls a client for a: with an exception there, and with an answer whose first use raises it, or that has only nulls.

@@ -201,7 +201,7 @@ def requests_to(part: str, fault: Fault) -> Iterator[None]:
 
 @contextmanager
 def files_below(folder: Path, fault: Fault) -> Iterator[None]:
-    """Let the fault act on whatever is opened, listed or looked at below a folder, or on one file."""
+    """Let the fault act on whatever is opened, listed or examined below a folder, or on one file."""
     root, readlink = os.path.realpath(folder), os.readlink
 
     def is_below(path: Any, dir_fd: int | None = None) -> bool:
