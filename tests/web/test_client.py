@@ -37,7 +37,7 @@ from maintd.errors import (
 from maintd.model.access import Role
 from maintd.model.responses import StreamPosition
 from maintd.model.run import RunEvent, RunState
-from maintd.operations.tokens import create_token
+from maintd.operations.tokens import create_token, revoke_token
 from maintd.web.app import openapi_schema
 
 
@@ -319,6 +319,28 @@ def test_a_certificate_of_an_own_authority_is_trusted_only_when_it_is_named(
     assert "its certificate is not trusted" in refused.value.message
     assert refused.value.hint is not None
     assert "--ca-file FILE" in refused.value.hint
+
+
+@pytest.mark.parametrize("end", ["expired", "revoked"])
+def test_a_token_that_has_ended_is_refused_over_tls(served: Harness, port: int, tmp_path: Path, end: str) -> None:
+    own = authority(tmp_path)
+    token = create_token(served.store, "ci", Role.OPERATOR, by="ada").token
+
+    with tls_front(port, own) as front:
+        url = f"https://127.0.0.1:{front}"
+        clients = [Client(url, token=token, ca_file=own.ca_file), Client(url, token=token, verify=False)]
+        before = [client.trigger("by-hand").entry for client in clients]
+        if end == "revoked":
+            revoke_token(served.store, "ci", by="ada")
+        else:
+            served.clock.advance(timedelta(days=100))
+        for client in clients:
+            for call in (client.status, lambda: client.trigger("by-hand"), lambda: next(client.follow_events())):  # noqa: B023
+                with pytest.raises(UnauthorizedError, match=f'token "ci" is {end}') as refused:
+                    call()
+                assert token not in str(refused.value)
+
+    assert before == ["by-hand"] * 2
 
 
 def test_a_certificate_for_another_name_is_refused(served: Harness, port: int, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import subprocess
@@ -74,15 +75,14 @@ def tls_front(port: int, signed_by: Authority) -> Iterator[int]:
             context.wrap_socket(client, server_side=True) as secured,
             socket.create_connection(("127.0.0.1", port)) as real,
         ):
-            threading.Thread(target=copy, args=(secured, real), daemon=True).start()
-            copy(real, secured)
-
-    def copy(source: socket.socket, sink: socket.socket) -> None:
-        with suppress(OSError):
-            while piece := source.recv(65536):
-                sink.sendall(piece)
-        with suppress(OSError):
-            sink.shutdown(socket.SHUT_WR)
+            # One thread: two of them must not read and write the same TLS connection at the same time.
+            while True:
+                ready = [secured] if secured.pending() else select.select([secured, real], [], [])[0]
+                for source in ready:
+                    piece = source.recv(65536)
+                    if not piece:
+                        return
+                    (real if source is secured else secured).sendall(piece)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve, args=(listener,))
