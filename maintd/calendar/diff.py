@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from maintd.model.entry import After, Blackout, Entry, Policy, StepPlan
+from maintd.model.entry import After, Blackout, Entry, Freeze, Policy, StepPlan
 from maintd.model.notice import NotifyConfig
 from maintd.model.target import Targets
+from maintd.present.text import utc_minute
 from maintd.schedule import describe
 from maintd.units import format_duration
 
@@ -40,6 +41,7 @@ def changes_between(old: Calendar, new: Calendar) -> list[str]:
             changes += _broken_changes(name, old.broken.get(was.name), new.broken.get(name))
     changes += [f'removed "{name}"' for name in before if name not in after and name not in renamed]
     changes += _target_changes(old.targets, new.targets)
+    changes += _freeze_changes(old.freezes, new.freezes)
     return changes + list(_notify_changes(old.notify, new.notify))
 
 
@@ -139,6 +141,17 @@ def _target_changes(old: Targets, new: Targets) -> Iterator[str]:
                 yield f'targets: added {kind} "{name}"'
             elif before[name] != after[name]:
                 yield f'targets: {kind} "{name}" changed'
+
+
+def _freeze_changes(old: Sequence[Freeze], new: Sequence[Freeze]) -> Iterator[str]:
+    before, after = ({_freeze(freeze) for freeze in freezes} for freezes in (old, new))
+    yield from (f"freezes: removed {text}" for text in sorted(before - after))
+    yield from (f"freezes: added {text}" for text in sorted(after - before))
+
+
+def _freeze(freeze: Freeze) -> str:
+    since, until = ("" if at is None else utc_minute(at) for at in (freeze.since, freeze.until))
+    return f"{freeze.entries} from {since} until {until}: {freeze.why}"
 
 
 def _notify_changes(old: NotifyConfig, new: NotifyConfig) -> Iterator[str]:

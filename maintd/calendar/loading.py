@@ -11,6 +11,7 @@ from typing import Any
 
 from maintd.calendar.cross_checks import check_entries
 from maintd.calendar.entries import Defaults, ReadEntry, read_defaults, read_entry, title_of
+from maintd.calendar.freezes import read_freezes
 from maintd.calendar.notify import channel_places, read_notify
 from maintd.calendar.overlay import TOP_KEYS, OverlayText, with_overlay
 from maintd.calendar.steps import Jobs, ParamsToValidate, StepReader, ValidateAll
@@ -20,7 +21,7 @@ from maintd.config.settings import Settings
 from maintd.config.trust import require_trusted
 from maintd.config.yaml_tree import MappingNode, Node, ScalarNode, YamlError, parse_yaml, read_text
 from maintd.errors import CalendarError
-from maintd.model.entry import Entry, Policy, StepPlan
+from maintd.model.entry import Entry, Freeze, Policy, StepPlan
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.notice import NotifyConfig
 from maintd.model.target import Targets
@@ -49,6 +50,7 @@ class Calendar:
     secrets: dict[str, str] = field(default_factory=dict, repr=False)  # of params, by reference
     notify: NotifyConfig = field(default_factory=NotifyConfig)
     channel_places: dict[str, str] = field(default_factory=dict)  # by name of a channel or monitor: file:line:column
+    freezes: tuple[Freeze, ...] = ()
 
     @property
     def place(self) -> str:
@@ -139,6 +141,7 @@ def parse_calendar(
     now = now or datetime.now(UTC)
     with_nodes = _entries(scope, root, fields.get("entries"), defaults, jobs, validate_all, now)
     notify = read_notify(scope, fields.get("notify"), with_nodes, timezone)
+    freezes = read_freezes(scope, fields.get("freezes"), timezone, [each.key.text for each in with_nodes])
     if problems.errors:
         raise CalendarError(problems.lines())
     places = channel_places(fields.get("notify"), with_nodes)
@@ -157,6 +160,7 @@ def parse_calendar(
         secrets=secrets,
         notify=notify,
         channel_places={key: f"{node.file or name}:{node.line}:{node.column}" for key, node in places.items()},
+        freezes=freezes,
     )
 
 

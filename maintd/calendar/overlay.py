@@ -13,7 +13,7 @@ from maintd.calendar.entries import SCHEDULE_KEYS
 from maintd.calendar.value_readers import NodeReader, kind, unknown
 from maintd.config.yaml_tree import MappingNode, Node, ScalarNode, SequenceNode
 
-TOP_KEYS = ("timezone", "defaults", "entries", "targets", "notify")
+TOP_KEYS = ("timezone", "defaults", "entries", "targets", "notify", "freezes")
 
 _Pairs = list[tuple[ScalarNode, Node]]
 

@@ -41,6 +41,8 @@ COMMANDS = {
     "reload": "daemon",
     "pause": "calendar",
     "unpause": "calendar",
+    "freeze": "freezes",
+    "unfreeze": "freezes",
     "notices": "notices",
     "notify": "notices",
     "mute": "notices",

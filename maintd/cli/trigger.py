@@ -42,6 +42,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # any name of an entry or a j
 @click.option("--why", default="", help="The reason; stored with the run.")
 @click.option("--wait", is_flag=True, help="Follow the run until it ends; exit with its result.")
 @click.option("--dry-run", is_flag=True, help="Make no changes; list those that it would make.")
+@click.option("--emergency", is_flag=True, help="Also during a freeze; needs --why, and is shown with the run.")
 @click.option("--idempotency-key", metavar="KEY", help="Queue no new run if one already has this key.")
 @json_option
 @click.pass_obj
@@ -53,6 +54,7 @@ def trigger_command(
     why: str,
     wait: bool,
     dry_run: bool,
+    emergency: bool,
     idempotency_key: str | None,
     as_json: bool,
 ) -> int:
@@ -69,7 +71,14 @@ def trigger_command(
 
     def trigger(client: Client) -> RunSummary:
         return client.trigger(
-            name, given, at=start_at, why=why, dry_run=dry_run, idempotency_key=idempotency_key, by=current_user()
+            name,
+            given,
+            at=start_at,
+            why=why,
+            dry_run=dry_run,
+            emergency=emergency,
+            idempotency_key=idempotency_key,
+            by=current_user(),
         )
 
     queued = _queue(app, name, trigger)

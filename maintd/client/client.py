@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from maintd.client.sse import ServerEvent
     from maintd.model.access import CreatedToken, ListedToken, Role
-    from maintd.model.entry import Pause
+    from maintd.model.entry import Freeze, Pause
     from maintd.model.finding import FindingDetail, FindingList, ListedFinding
     from maintd.model.job import BrokenJob, JobDescription
     from maintd.model.notice import Incident, Mute, Notice
@@ -414,10 +414,13 @@ class Client:
         at: datetime | None = None,
         why: str = "",
         dry_run: bool = False,
+        emergency: bool = False,
         idempotency_key: str | None = None,
         by: str = "",
     ) -> RunSummary:
         """Queue a run of an entry, or of a job by its name, now or at a time.
+
+        With `emergency` also during a freeze; `why` is then required, and the run keeps that it was one.
 
         With an idempotency key that was used before, the run that has it is returned, and none is queued.
         """
@@ -427,6 +430,7 @@ class Client:
             "at": _time(at),
             "why": why,
             "dry_run": dry_run,
+            "emergency": emergency or None,
             "idempotency_key": idempotency_key,
             "by": by,
         }
@@ -644,6 +648,26 @@ class Client:
     def unmute(self, entries: str, *, by: str = "") -> bool:
         """End a mute, by the name or pattern that it was written with; whether there was one."""
         return bool(self.post("/mutes/end", {"entries": entries, "by": by})["unmuted"])
+
+    # --- freezes ---
+
+    def freezes(self) -> tuple[Freeze, ...]:
+        """The freezes that are active: those by command, of the calendar and of the freeze file."""
+        found = self.get("/freezes")
+        from maintd.model.responses import FreezeList
+
+        return self._parsed(FreezeList, found).freezes
+
+    def freeze(self, why: str, *, until: datetime, entries: str = "*", by: str = "") -> Freeze:
+        """Start no run of entries that change something, by a name or a pattern, for at most 90 days."""
+        found = self.post("/freezes", {"entries": entries, "why": why, "until": _time(until), "by": by})
+        from maintd.model.entry import Freeze
+
+        return self._parsed(Freeze, found)
+
+    def unfreeze(self, *, entries: str = "*", by: str = "") -> bool:
+        """End a freeze by command, by the name or pattern that it was written with; whether there was one."""
+        return bool(self.post("/freezes/end", {"entries": entries, "by": by})["unfrozen"])
 
     # --- tokens ---
 

@@ -68,6 +68,10 @@ def default_state_dir() -> Path:
     return Path("/var/lib/maintd") if state.startswith("~") else Path(state) / "maintd"
 
 
+_PATHS = ("config", "calendar", "calendar_overlay", "store_url", "socket", "freeze_file", "reports_dir")
+"""Settings for which an empty text means none."""
+
+
 class Settings(BaseSettings):
     """All settings. The environment variable of a setting is its name in capitals after `MAINTD_`."""
 
@@ -115,11 +119,14 @@ class Settings(BaseSettings):
     job_groups: str = Field("", description="Further groups of job_user, separated by commas: docker, adm")
     root_jobs: str = Field("", description="Jobs, separated by commas, that keep the rights of root beside job_user")
     debuggable: bool = Field(False, description="Let processes of the daemon's user trace it and read its memory")
+    freeze_file: Path | None = Field(
+        None, description="While this file exists, entries that change something do not run; its first line is why"
+    )
     reports_dir: Path | None = Field(None, description="Folder for copies of reports; by default artifacts only")
     retention: Retention = Field(Retention(), description="How long runs, logs, artifacts and the ledger are kept")
     targets: Targets = Field(Targets(), description="Systems that jobs work on; usually defined in the calendar")
 
-    @field_validator("config", "calendar", "calendar_overlay", "store_url", "socket", "reports_dir", mode="before")
+    @field_validator(*_PATHS, mode="before")
     @classmethod
     def _empty_is_none(cls, value: Any) -> Any:
         """An empty variable takes back a value of a source below it, for example of a systemd unit."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -25,9 +25,11 @@ from maintd.executor.outcome import StopKind
 from maintd.executor.run_context import Jobs, RunContext
 from maintd.executor.run_projection import RunProjection
 from maintd.executor.run_supervisor import RunSupervisor
+from maintd.model.entry import Freeze
 from maintd.model.run import Run
 from maintd.model.run_updates import RunRequeued, RunUpdate, RunWaiting
 from maintd.model.target import Targets
+from maintd.operations.freezes import KnownFreezes
 from maintd.secret_params import discard
 from maintd.store import Store
 
@@ -74,6 +76,7 @@ class ClaimedRuns:
         targets: Callable[[], Targets],
         secrets: Callable[[], Mapping[str, str]] = dict,
         calendar: Callable[[], Mapping[str, Any]] = dict,
+        freezes: Callable[[], Sequence[Freeze]] = tuple,
         incarnation: str,
         preload: Callable[[], Preload],
         spares: int = 0,
@@ -88,6 +91,7 @@ class ClaimedRuns:
         self._targets = targets
         self._secrets = secrets
         self._calendar = calendar
+        self._freezes = KnownFreezes(store, freezes, settings.freeze_file)
         self._incarnation = incarnation
         self._on_change = on_change
         self._on_end = on_end
@@ -172,6 +176,7 @@ class ClaimedRuns:
             targets=self._targets,
             secrets=self._secrets,
             calendar=self._calendar,
+            freezes=self._freezes.active,
             draining=lambda: self.draining,
             job_user=self.job_user,
         )

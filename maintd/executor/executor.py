@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from maintd.executor.job_user import check_access, root_jobs_of
 from maintd.executor.outcome import StopKind
 from maintd.executor.run_context import Jobs, imports_of
 from maintd.executor.thread_pool import ThreadPool
+from maintd.model.entry import Freeze
 from maintd.model.job import JobDescription
 from maintd.model.target import Targets
 from maintd.store import Store
@@ -51,6 +52,7 @@ class LocalExecutor:
         targets: Callable[[], Targets],
         secrets: Callable[[], Mapping[str, str]] = dict,
         calendar: Callable[[], Mapping[str, Any]] = dict,
+        freezes: Callable[[], Sequence[Freeze]] = tuple,
         incarnation: str,
         calendar_jobs: Callable[[], Iterable[str]] = tuple,
         on_end: Callable[[], None] = lambda: None,
@@ -75,6 +77,7 @@ class LocalExecutor:
             targets=targets,
             secrets=secrets,
             calendar=calendar,
+            freezes=freezes,
             incarnation=incarnation,
             preload=self._preload,
             spares=min(settings.slots, MOST_SPARES),

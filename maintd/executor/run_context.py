@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from maintd.executor.child_protocol import AttemptRequest
 from maintd.executor.fork_client import ForkClient
 from maintd.executor.job_user import JobUser, root_jobs_of
 from maintd.job.context import AttemptInfo, KnownFinding, Point
-from maintd.model.entry import LockMode
+from maintd.model.entry import Freeze, LockMode
 from maintd.model.finding import Finding
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.run import Run, RunSummary
@@ -76,6 +76,7 @@ class RunContext:
     draining: Callable[[], bool]  # whether this node is about to stop
     secrets: Callable[[], Mapping[str, str]] = dict  # of the active calendar, by name
     calendar: Callable[[], Mapping[str, Any]] = dict  # for a job that reads it
+    freezes: Callable[[datetime], Sequence[Freeze]] = lambda at: ()  # at a time; raises StoreError
     job_user: JobUser | None = None  # whose rights the children take on
 
     def acquire_locks(self, step: str, wanted: Mapping[str, LockMode]) -> list[LockHolder]:

@@ -17,7 +17,7 @@ class Role(StrEnum):
     """What a caller may do. Each role has the rights of those before it, too."""
 
     VIEWER = "viewer"  # see everything except secrets
-    OPERATOR = "operator"  # trigger and cancel runs, pause entries, acknowledge findings, mute notices
+    OPERATOR = "operator"  # trigger and cancel runs, pause and freeze entries, acknowledge findings, mute notices
     APPROVER = "approver"  # put a changed calendar into force
     ADMIN = "admin"  # create and revoke tokens
 
@@ -36,6 +36,7 @@ class Right(StrEnum):
     PAUSE = "pause"
     ACKNOWLEDGE = "acknowledge"
     MUTE = "mute"
+    FREEZE = "freeze"
     TEST_NOTICES = "test_notices"
     RELOAD = "reload"
     MANAGE_TOKENS = "manage_tokens"
@@ -48,6 +49,7 @@ LEAST_ROLES = {
     Right.PAUSE: Role.OPERATOR,
     Right.ACKNOWLEDGE: Role.OPERATOR,
     Right.MUTE: Role.OPERATOR,
+    Right.FREEZE: Role.OPERATOR,
     Right.TEST_NOTICES: Role.OPERATOR,
     Right.RELOAD: Role.APPROVER,
     Right.MANAGE_TOKENS: Role.ADMIN,

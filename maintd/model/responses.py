@@ -6,6 +6,7 @@ from typing import Literal
 
 from maintd.model.access import ListedToken
 from maintd.model.base import Model
+from maintd.model.entry import Freeze
 from maintd.model.finding import FindingsSummary
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.notice import Incident, Mute, Notice
@@ -158,6 +159,18 @@ class UnmuteResponse(Model):
     """Whether there was an active mute."""
 
     unmuted: bool
+
+
+class FreezeList(Model):
+    """The freezes that are active."""
+
+    freezes: tuple[Freeze, ...]
+
+
+class UnfreezeResponse(Model):
+    """Whether there was an active freeze by command."""
+
+    unfrozen: bool
 
 
 class MuteList(Model):

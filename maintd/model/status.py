@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from maintd.model.base import Model
-from maintd.model.entry import LockMode, Pause
+from maintd.model.entry import Freeze, LockMode, Pause
 from maintd.model.finding import Finding
 from maintd.model.notice import Mute
 from maintd.model.run import RunSummary
@@ -89,6 +89,7 @@ class EntryStatus(Diagnosis):
     next_due_local: str = ""
     pause: Pause | None = None
     mute: Mute | None = None  # no notices of it are sent
+    freeze: Freeze | None = None  # it changes something, and does not run now
     active_run: RunSummary | None = None  # queued or running
     last_run: RunSummary | None = None  # the last that is over, skipped ones included
     last_finished: RunSummary | None = None  # the last that is over and was not skipped
@@ -143,6 +144,7 @@ class StatusReport(Model):
     store: str = ""  # URL, password masked
     problems: tuple[str, ...] = ()  # of maintd itself: no daemon, store unreachable, clock jumped, broken job module
     remarks: tuple[str, ...] = ()  # warnings about the calendar
+    freezes: tuple[Freeze, ...] = ()  # that are active
     entries: tuple[EntryStatus, ...] = ()
     others: tuple[RunSummary, ...] = ()  # unfinished runs of jobs that are in no calendar
     locks: tuple[LockHolder, ...] = ()

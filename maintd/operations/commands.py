@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from shlex import quote
 from typing import Any
 
 from maintd.errors import DaemonUnavailableError, RefusedError, StoreUnavailableError, UnknownNameError, UsageError
@@ -15,6 +16,7 @@ from maintd.model.base import Model
 from maintd.model.entry import Entry, Pause, StepPlan
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.run import NewRun, Run, RunState, RunSummary, Trigger
+from maintd.operations.freezes import known_freezes, refuse_frozen
 from maintd.operations.lookup import find_entry, find_run
 from maintd.operations.params import plan_with_params, with_params
 from maintd.operations.service import OperatorService, ReloadResult
@@ -43,6 +45,7 @@ class TriggerRequest(Model):
     by: str = ""
     origin: str = ""  # where it came from, for the audit log
     dry_run: bool = False
+    emergency: bool = False  # also during a freeze; `why` is then required
     idempotency_key: str | None = None
 
 
@@ -50,12 +53,13 @@ def trigger(service: OperatorService, request: TriggerRequest) -> tuple[RunSumma
     """Queue a run. Returns the run and whether it is new: a run of the entry with the same key is returned instead.
 
     A paused entry can be triggered; the reason of the run mentions the pause. Raises UnknownNameError, UsageError for
-    wrong params or start times, RefusedError if the entry is disabled or one of its jobs is broken.
+    wrong params or start times, RefusedError if the entry is disabled, frozen, or one of its jobs is broken.
     """
     entry = find_entry(service, request.name)
     _refuse_disabled(service, entry)
     now = service.store.now()
     not_before = now if request.at is None else _start(request.at, now)
+    _refuse_freeze(service, request, entry, not_before)
     steps, params = _steps(service, entry, request.params)
     requested = NewRun(
         entry=entry.name,
@@ -71,6 +75,7 @@ def trigger(service: OperatorService, request: TriggerRequest) -> tuple[RunSumma
         why=request.why,
         dry_run=request.dry_run,
         idempotency_key=request.idempotency_key,
+        emergency=_emergency(request),
     )
     run_id, created = service.store.runs.add(requested, now)
     run = find_run(service, run_id)
@@ -81,7 +86,8 @@ def trigger(service: OperatorService, request: TriggerRequest) -> tuple[RunSumma
             f'idempotency key "{request.idempotency_key}" belongs to run {run_id} of {run.entry}', "use another key"
         )
     if created:
-        text = "; ".join(filter(None, (f"run {run_id}", "dry run" if requested.dry_run else "", requested.reason)))
+        parts = (f"run {run_id}", "dry run" if requested.dry_run else "", requested.emergency, requested.reason)
+        text = "; ".join(filter(None, parts))
         service.store.audit.add(
             "run_triggered",
             subject=entry.name,
@@ -204,6 +210,18 @@ def _steps(
 def _discard_secrets(service: OperatorService, steps: Sequence[StepPlan]) -> None:
     for step in steps:
         discard(step.params, service.settings.secrets_dir)
+
+
+def _refuse_freeze(service: OperatorService, request: TriggerRequest, entry: Entry, at: datetime) -> None:
+    """Raise RefusedError for a run that would change something while its entry is frozen, but for an emergency."""
+    if request.emergency and not request.why.strip():
+        raise UsageError("an emergency needs a reason", 'add for example --why "the disk is full"')
+    if not request.emergency and not request.dry_run:
+        refuse_frozen(known_freezes(service).active(at), entry, at, f"maintd trigger {quote(request.name)}")
+
+
+def _emergency(request: TriggerRequest) -> str:
+    return f"triggered in an emergency by {request.by or 'an operator'}: {request.why}" if request.emergency else ""
 
 
 def _start(at: datetime, now: datetime) -> datetime:

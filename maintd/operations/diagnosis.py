@@ -41,12 +41,13 @@ OF_STATE: Mapping[RunState, Severity] = {
 OF_SKIP_REASON: Mapping[SkipReason, Severity] = {
     # Skipped as an operator or the calendar wanted: the last run that was not skipped decides.
     SkipReason.PAUSED: Severity.OK,
-    SkipReason.FROZEN: Severity.OK,  # not used yet
+    SkipReason.FROZEN: Severity.OK,
     SkipReason.BLACKOUT: Severity.OK,
     SkipReason.COALESCED: Severity.OK,
     # Skipped by a rule of the calendar, but the work was not done.
     SkipReason.OVERLAP: Severity.WARNING,
     SkipReason.NOT_CONFIGURED: Severity.WARNING,
+    SkipReason.WINDOW: Severity.WARNING,
     # The work was not done although it had to be.
     SkipReason.MISSED: Severity.ERROR,
     SkipReason.MISFIRE: Severity.ERROR,

@@ -11,17 +11,19 @@ from typing import NamedTuple
 import maintd
 from maintd.errors import CalendarError, MaintdError, StoreError, UnknownNameError
 from maintd.model.access import Caller
-from maintd.model.entry import Entry, EntryState, Pause
+from maintd.model.entry import Entry, EntryState, Freeze, Pause
 from maintd.model.finding import Finding
 from maintd.model.notice import Mute
 from maintd.model.run import Run, RunState, RunSummary
 from maintd.model.status import Diagnosis, EntryStatus, LockHolder, NodeState, Severity, StatusReport
 from maintd.operations.diagnosis import diagnose
 from maintd.operations.due import is_active
+from maintd.operations.freezes import KnownFreezes
 from maintd.operations.lookup import find_entry
 from maintd.operations.notices import undelivered
 from maintd.operations.service import OperatorService
 from maintd.schedule import compile_rule, describe, local_text
+from maintd.schedule.freezes import freeze_covering, mutates
 from maintd.store import LastRuns
 
 MOST_OTHERS = 100
@@ -37,6 +39,7 @@ class CalendarView(NamedTuple):
     path: str
     remarks: tuple[str, ...] = ()
     notifies: bool = False
+    freezes: tuple[Freeze, ...] = ()
 
 
 class StoredEntries(NamedTuple):
@@ -47,13 +50,14 @@ class StoredEntries(NamedTuple):
     unreachable: str = ""
     acknowledged: Sequence[Finding] = ()
     mutes: tuple[Mute, ...] = ()
+    freezes: tuple[Freeze, ...] = ()  # active, of all kinds; those of calendar and file also without the store
 
 
 def status(service: OperatorService) -> StatusReport:
     """All entries and the problems of maintd itself. Works also while the store is unreachable."""
     calendar = _calendar(service)
     names = [entry.name for entry in calendar.entries]
-    stored = _stored(service, names)
+    stored = _stored(service, names, calendar)
     others, locks, nodes = _others(service, names, stored)
     now = _now(service, stored)
     daemon = service.started_at is not None
@@ -69,6 +73,7 @@ def status(service: OperatorService) -> StatusReport:
         store=service.store.url_masked,
         problems=tuple(_problems(service, calendar, stored)),
         remarks=calendar.remarks,
+        freezes=stored.freezes,
         entries=tuple(_status_of(service, entry, stored, now, calendar.broken) for entry in calendar.entries),
         others=tuple(others),
         locks=tuple(locks),
@@ -83,6 +88,9 @@ def status_for(service: OperatorService, caller: Caller) -> StatusReport:
         return report
     fields = ("entries", "others", "locks")
     shown = {name: tuple(one for one in getattr(report, name) if caller.covers(one.entry)) for name in fields}
+    shown["freezes"] = tuple(
+        freeze for freeze in report.freezes if freeze.entries == "*" or caller.covers_pattern(freeze.entries)
+    )
     return report.model_copy(update=shown)
 
 
@@ -90,7 +98,7 @@ def entry_status(service: OperatorService, name: str) -> EntryStatus:
     """The status of one entry, or of a job by its name. Raises UnknownNameError."""
     calendar = _calendar(service)
     entry = next((entry for entry in calendar.entries if entry.name == name), None)
-    stored = _stored(service, [name])
+    stored = _stored(service, [name], calendar)
     if entry is None:
         try:
             entry = find_entry(service, name)
@@ -121,6 +129,7 @@ def _status_of(
         next_due_at=next_due,
         next_due_local="" if next_due is None or entry.rule is None else local_text(next_due, entry.rule.timezone),
         pause=pause,
+        freeze=freeze_covering(stored.freezes, entry.name, now) if mutates(entry.steps) else None,
         mute=next((mute for mute in stored.mutes if fnmatchcase(entry.name, mute.entries)), None),
         active_run=last.active,
         last_run=last.last_run,
@@ -173,6 +182,7 @@ def _calendar(service: OperatorService) -> CalendarView:
         calendar.place,
         tuple(calendar.warnings),
         bool(calendar.notify.destinations),
+        calendar.freezes,
     )
 
 
@@ -182,16 +192,20 @@ def _entry_from_store(state: EntryState) -> Entry:
     )
 
 
-def _stored(service: OperatorService, names: Sequence[str]) -> StoredEntries:
+def _stored(service: OperatorService, names: Sequence[str], calendar: CalendarView) -> StoredEntries:
+    file = service.settings.freeze_file
     try:
+        now = service.store.now()
         return StoredEntries(
             service.store.entries.states(names),
             service.store.history.last_per_entry(names),
             acknowledged=service.store.findings.acknowledged(),
-            mutes=tuple(service.store.mutes.active(service.store.now())),
+            mutes=tuple(service.store.mutes.active(now)),
+            freezes=tuple(KnownFreezes(service.store, lambda: calendar.freezes, file).active(now)),
         )
     except StoreError as error:
-        return StoredEntries({}, {}, error.message)
+        known = KnownFreezes(None, lambda: calendar.freezes, file).active(service.clock.now())
+        return StoredEntries({}, {}, error.message, freezes=tuple(known))
 
 
 def _others(

@@ -69,6 +69,7 @@ def _row(run: RunSummary, now: datetime, with_entry: bool) -> tuple[str, ...]:
     due = "" if run.due_at is None else f"due {run.due_at.astimezone(UTC):%Y-%m-%d %H:%M}Z"
     kind = "" if run.trigger is Trigger.SCHEDULE else run.trigger.replace("_", " ")
     kind += f" by {run.requested_by}" if run.requested_by else ""
+    kind += " (EMERGENCY)" if run.emergency else ""
     due = ", ".join(part for part in (kind, due, "dry run" if run.dry_run else "") if part)
     name = (run.entry,) if with_entry else ()
     return (str(run.id), run.state.replace("_", " "), *name, when, duration, due)
@@ -118,6 +119,7 @@ def _facts(run: Run, now: datetime) -> Iterator[tuple[str, str]]:
     yield "due", "" if run.due_at is None else utc_minute(run.due_at)
     by = run.requested_by
     yield "requested by", f"{by}: {run.why}" if by and run.why else by or run.why
+    yield "emergency", run.emergency
     yield "started", "" if run.started_at is None else f"{utc_second(run.started_at)}, {ago(run.started_at, now)}"
     if run.state is RunState.QUEUED and run.not_before > now:
         yield "starts", f"not before {utc_second(run.not_before)}, {ago(run.not_before, now)}"

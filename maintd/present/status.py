@@ -11,6 +11,7 @@ from maintd.model.notice import Mute
 from maintd.model.run import RunState, RunSummary
 from maintd.model.status import EntryStatus, StatusReport
 from maintd.present.findings import acknowledgement_text
+from maintd.present.freezes import freeze_line, freeze_text
 from maintd.present.runs import runs_lines
 from maintd.present.text import (
     WIDTH,
@@ -35,6 +36,10 @@ def status_text(report: StatusReport, *, width: int = WIDTH, colour: bool = Fals
     """The whole report; ends with a newline."""
     style = Style(colour)
     lines: list[str] = [*_head(report, width, style)]
+    if report.freezes:
+        lines += ["", style("frozen", Tone.STRONG)]
+        for freeze in report.freezes:
+            lines += _coloured(wrap(f"* {freeze_line(freeze)}", width, hanging="  "), style, Tone.WARN)
     if report.needs_attention:
         lines += ["", style("needs attention", Tone.STRONG)]
         for problem in report.problems:
@@ -78,6 +83,7 @@ def entry_text(
     muted = "" if entry.mute is None else _mute(entry.mute)
     facts += [
         ("muted", muted),
+        ("frozen", "" if entry.freeze is None else freeze_text(entry.freeze).removeprefix("frozen ")),
         ("paused", paused),
         ("why", entry.why),
         ("hint", entry.hint),
@@ -176,6 +182,8 @@ def _entry_lines(
     pause = _pause(entry, now)
     if pause and entry.pause is not None and entry.pause.why not in entry.why:
         yield from _coloured(wrap(f"paused {pause}", width, "    ", "    "), style, Tone.WARN)
+    if entry.freeze is not None:
+        yield from _coloured(wrap(freeze_text(entry.freeze), width, "    ", "    "), style, Tone.WARN)
     if entry.mute is not None:
         yield from _coloured(wrap(f"muted {_mute(entry.mute)}", width, "    ", "    "), style, Tone.WARN)
 

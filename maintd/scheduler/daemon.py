@@ -47,6 +47,7 @@ from maintd.notify.selection import OwnProblem
 from maintd.operations import Health, OperatorService, TriggerRequest, trigger
 from maintd.operations.commands import LATEST_START
 from maintd.operations.examination import calendar_for_jobs
+from maintd.operations.freezes import KnownFreezes
 from maintd.operations.watchdog import Missing, MissingKind, Watchdog, problems_of
 from maintd.present.text import utc_second
 from maintd.scheduler.alarm import Alarm
@@ -162,12 +163,19 @@ class Daemon:
             targets=lambda: self.reloader.targets,
             secrets=lambda: self.reloader.calendar.secrets,
             calendar=lambda: calendar_for_jobs(self.reloader.calendar, self.registry.jobs, settings),
+            freezes=lambda: self.reloader.calendar.freezes,
             incarnation=self.incarnation,
             on_end=self.reviewer.note_end,
             calendar_jobs=lambda: {step.job for entry in self.reloader.calendar.entries for step in entry.steps},
         )
         self.alarm = Alarm(self._wakeup.set)
-        self.planner = Planner(self.store, self.clock, on_planned=self._wake_executor, on_clock_step=self._set_alarm)
+        self.planner = Planner(
+            self.store,
+            self.clock,
+            on_planned=self._wake_executor,
+            on_clock_step=self._set_alarm,
+            freezes=KnownFreezes(self.store, lambda: self.reloader.calendar.freezes, settings.freeze_file).between,
+        )
         self.planner.load(self.reloader.calendar.entries)
         self.reloader.on_reload(self._apply, self._audit)
         self.executor.start()

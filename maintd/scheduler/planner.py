@@ -16,10 +16,12 @@ import structlog
 
 from maintd.calendar import fingerprint_of
 from maintd.clock import Clock, ClockStepDetector
-from maintd.model.entry import CatchUp, Entry, EntryState, Overlap, Pause, Policy, Rule
+from maintd.model.entry import CatchUp, Entry, EntryState, Freeze, Overlap, Pause, Policy, Rule
 from maintd.model.run import NewRun, RunState, RunSummary, SkipReason, Trigger
+from maintd.present.freezes import freeze_text
 from maintd.present.text import utc_second
 from maintd.schedule import blackout_covering, compile_rule, due_between, jitter_of
+from maintd.schedule.freezes import freeze_covering, mutates
 from maintd.scheduler.due_queue import DueQueue
 from maintd.store import EntryPlan, Store
 from maintd.store.entries import EntryVersion
@@ -49,15 +51,17 @@ def decide(
     now: datetime,
     pause: Pause | None = None,
     unfinished: RunSummary | None = None,
+    freezes: Sequence[Freeze] = (),
 ) -> list[NewRun]:
     """Return one row for each due time, in order.
 
-    1. In a pause or a blackout: skipped.
+    1. In a pause, a freeze if a step changes something, or a blackout: skipped.
     2. Older than the catch-up window, or late with `catch_up: none`: skipped as missed.
     3. With `catch_up: latest`, the last of the others is kept and the rest are coalesced into it.
     4. Skipped as overlap if an earlier run is `unfinished` and overlap is `skip`; otherwise queued.
     """
-    skips = {at: _skip(rule, policy, at, now, pause) for at in due}
+    frozen = [freeze for freeze in freezes if mutates(entry.steps)]
+    skips = {at: _skip(entry.name, rule, policy, at, now, pause, frozen) for at in due}
     startable = [at for at in due if skips[at] is None]
     if policy.catch_up is CatchUp.LATEST and len(startable) > 1:
         for at in startable[:-1]:
@@ -71,11 +75,20 @@ def decide(
 
 
 def _skip(
-    rule: Rule, policy: Policy, at: datetime, now: datetime, pause: Pause | None
+    name: str,
+    rule: Rule,
+    policy: Policy,
+    at: datetime,
+    now: datetime,
+    pause: Pause | None,
+    freezes: Sequence[Freeze],
 ) -> tuple[SkipReason, str] | None:
     """Why this due time is skipped whatever the others are, or None."""
     if pause is not None and pause.since <= at and (pause.until is None or at < pause.until):
         return SkipReason.PAUSED, f"paused by {pause.by}: {pause.why}"
+    freeze = freeze_covering(freezes, name, at)
+    if freeze is not None:
+        return SkipReason.FROZEN, freeze_text(freeze)
     blackout = blackout_covering(policy.blackout, at, rule.timezone)
     if blackout is not None:
         return SkipReason.BLACKOUT, f"in the blackout {blackout.name}".rstrip()
@@ -144,12 +157,15 @@ class Planner:
         clock: Clock,
         on_planned: Callable[[], None],
         on_clock_step: Callable[[], None] = lambda: None,
+        freezes: Callable[[datetime, datetime], Sequence[Freeze]] = lambda since, until: (),
     ) -> None:
-        """`on_planned` is called after rows were written, `on_clock_step` after the wall clock was set."""
+        """`on_planned` is called after rows were written, `on_clock_step` after the wall clock was set; `freezes`
+        returns the freezes of a period."""
         self._store = store
         self._clock = clock
         self._on_planned = on_planned
         self._on_clock_step = on_clock_step
+        self._freezes = freezes
         self._clock_steps = ClockStepDetector(clock)
         self._suspended_until: float | None = None  # on the clock's elapsed time
         self._planned: dict[str, PlannedEntry] = {}
@@ -300,9 +316,18 @@ class Planner:
         """Plan all due times up to now, by the rule and policy of the row and the steps of this node's entry."""
         behind = [(entry, state) for entry, state in due_entries if state.planned_through < now]
         unfinished = self._unfinished([state.name for _, state in behind], now)
-        return [self._plan_of(entry, state, now, unfinished.get(state.name)) for entry, state in behind]
+        starts = [state.planned_through for entry, state in behind if mutates(entry.steps)]
+        freezes = self._freezes(min(starts), now) if starts else ()
+        return [self._plan_of(entry, state, now, unfinished.get(state.name), freezes) for entry, state in behind]
 
-    def _plan_of(self, entry: Entry, state: EntryState, now: datetime, unfinished: RunSummary | None) -> EntryPlan:
+    def _plan_of(
+        self,
+        entry: Entry,
+        state: EntryState,
+        now: datetime,
+        unfinished: RunSummary | None,
+        freezes: Sequence[Freeze],
+    ) -> EntryPlan:
         assert state.rule is not None
         due = due_between(compile_rule(state.rule), state.planned_through, now)
         if due.left_out:
@@ -312,7 +337,16 @@ class Planner:
                 text=f"{due.left_out} due times before {utc_second(due.times[0])} have no row: too many were missed",
                 at=now,
             )
-        rows = decide(entry, state.rule, state.policy, due.times, now=now, pause=state.pause, unfinished=unfinished)
+        rows = decide(
+            entry,
+            state.rule,
+            state.policy,
+            due.times,
+            now=now,
+            pause=state.pause,
+            unfinished=unfinished,
+            freezes=freezes,
+        )
         return EntryPlan(
             name=state.name,
             planned_after=state.planned_through,

@@ -21,6 +21,7 @@ from maintd.store.audit import Audit
 from maintd.store.database import Database, mask, parse_url
 from maintd.store.entries import Entries, EntryPlan, planning_statements
 from maintd.store.findings import Findings
+from maintd.store.freezes import Freezes
 from maintd.store.gates import Gates
 from maintd.store.history import START_STATEMENTS, History, LastRuns, LogRow, MeasurePoint
 from maintd.store.locks import Locks
@@ -68,6 +69,7 @@ class Store:
         self.tokens = Tokens(database)
         self.notices = Notices(database)
         self.mutes = Mutes(database)
+        self.freezes = Freezes(database)
         self.history = History(database, plans)
         self.maintenance = Maintenance(database)
 

@@ -17,6 +17,7 @@ from maintd.config.settings import Retention
 from maintd.model.base import Model
 from maintd.model.run import RunState
 from maintd.store.database import Database
+from maintd.store.freezes import delete_freezes_before
 from maintd.store.last_runs import last_outcome_ids
 from maintd.store.mutes import delete_mutes_before
 from maintd.store.notices import delete_incidents_before, delete_notices_before
@@ -60,7 +61,7 @@ class PruneResult(Model):
     plans: int = 0
     run_events: int = 0
     findings: int = 0  # gone, or not checked any more
-    notices: int = 0  # with their incidents, and mutes
+    notices: int = 0  # with their incidents, mutes and freezes
     batches: int = 0
     longest_batch: timedelta = timedelta(0)
 
@@ -148,7 +149,7 @@ def prune(
     old_findings = batches.run(_findings_checked_before(now - retention.runs))
     old_notices = sum(
         batches.run(partial(_before, delete, now - retention.runs))
-        for delete in (delete_notices_before, delete_incidents_before, delete_mutes_before)
+        for delete in (delete_notices_before, delete_incidents_before, delete_mutes_before, delete_freezes_before)
     )
     return PruneResult(
         runs=pruned,

@@ -17,7 +17,7 @@ from maintd.model.access import Right, roles_with
 from maintd.operations import OperatorService
 from maintd.web import health, pages
 from maintd.web.access import RIGHTS
-from maintd.web.api import daemon, entries, findings, notices, runs, streams, tokens
+from maintd.web.api import daemon, entries, findings, freezes, notices, runs, streams, tokens
 from maintd.web.dependencies import caller
 from maintd.web.errors import error_response, internal_error
 from maintd.web.refusals import Refusals
@@ -43,6 +43,7 @@ _API_ROUTERS = (
     entries.router,
     findings.router,
     runs.router,
+    freezes.router,
     notices.router,
     streams.router,
     tokens.router,

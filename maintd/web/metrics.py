@@ -23,6 +23,7 @@ from maintd.model.notice import INCIDENT_KINDS, NoticeState
 from maintd.model.run import RunState
 from maintd.model.status import EntryStatus, StatusReport
 from maintd.operations import OperatorService, status
+from maintd.operations.freezes import active_freezes
 from maintd.operations.notices import UNDELIVERED_FOR
 from maintd.operations.watchdog import MissingKind
 from maintd.web.evidence_cache import Evidence, EvidenceCache
@@ -278,6 +279,7 @@ def _notices(service: OperatorService) -> list[Metric]:
         notices,
         _gauge("maintd_incidents_open", "Incidents that are not over", "kind", incidents),
         _single("maintd_mutes", "Mutes that silence now", len(service.store.mutes.active(now))),
+        _single("maintd_freezes", "Freezes that are active now", len(active_freezes(service))),
     ]
 
 

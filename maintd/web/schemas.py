@@ -38,6 +38,7 @@ class TriggerBody(Model):
     why: Text = ""
     by: Text = ""
     dry_run: bool = False
+    emergency: bool = False
     idempotency_key: Key | None = None
 
     def to_request(self, by: Caller) -> TriggerRequest:
@@ -90,6 +91,22 @@ class UnmuteBody(Model):
     """Which mute to end, as it was written, and who does it."""
 
     entries: Name
+    by: Text = ""
+
+
+class FreezeBody(Model):
+    """Which entries to freeze, by name or pattern; who, why, and until when."""
+
+    entries: Name = "*"
+    why: Text
+    until: Instant
+    by: Text = ""
+
+
+class UnfreezeBody(Model):
+    """Which freeze to end, as it was written, and who does it."""
+
+    entries: Name = "*"
     by: Text = ""
 
 
