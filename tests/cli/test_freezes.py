@@ -4,42 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from support.servers.base import wait_for
 from support.servers.maintd import RunningDaemon, maintd_daemon
 
 from maintd.client import Client
+from maintd.model.run import SkipReason
 
 CALENDAR = """
 timezone: UTC
 entries:
-  greeting: {title: Greet a person, every: 1s, timeout: 1m, steps: [greet]}
+  greeting: {title: Greet a person, every: 3s, timeout: 1m, steps: [greet]}
   other: {title: Greet on request, steps: [greet]}
   watching: {title: Only look, steps: [dawdle: {seconds: 0}]}
 """
 
 
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[RunningDaemon]:
-    settings = {"MAINTD_HEARTBEAT": "500ms", "MAINTD_FREEZE_FILE": str(tmp_path / "frozen")}
-    with maintd_daemon(tmp_path, CALENDAR, **settings) as found:
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
+    folder = tmp_path_factory.mktemp("freezes")
+    settings = {"MAINTD_HEARTBEAT": "500ms", "MAINTD_FREEZE_FILE": str(folder / "frozen")}
+    with maintd_daemon(folder, CALENDAR, **settings) as found:
         yield found
 
 
 @pytest.fixture(autouse=True)
-def _dawdle_only_looks(daemon: RunningDaemon) -> None:
-    assert daemon.maintd("jobs", "show", "dawdle", "--json").json["mutates"] is False
+def _nothing_is_frozen(daemon: RunningDaemon) -> None:
+    assert Client(daemon.socket).freezes() == (), "each test ends its freezes"
 
 
-def skipped(daemon: RunningDaemon, name: str = "greeting") -> list[str]:
-    runs = daemon.maintd("history", name, "--json", "-n", "1000").json["runs"]
-    return [run["reason"] for run in runs if run["skip_reason"] == "frozen"]
+def skipped(daemon: RunningDaemon, name: str = "greeting", why: str = "audit") -> list[str]:
+    """The reasons of the runs that were skipped in a freeze with this reason."""
+    runs = Client(daemon.socket).runs(entry=name, limit=1000).runs
+    return [run.reason for run in runs if run.skip_reason is SkipReason.FROZEN and why in run.reason]
 
 
 def test_a_frozen_entry_is_skipped_and_refused_but_in_an_emergency(daemon: RunningDaemon) -> None:
-    planned = daemon.maintd("trigger", "other", "--at", "2s", "--json")
+    planned = daemon.maintd("trigger", "other", "--at", "10s", "--json")
     frozen = daemon.maintd("freeze", "--until", "2h", "--why", "audit")
     assert frozen.code == 0, frozen.err
     assert "frozen by " in frozen.out and frozen.out.endswith(": audit; end it with: maintd unfreeze\n")
@@ -111,18 +113,17 @@ def test_a_freeze_without_an_end_a_reason_or_an_entry_is_refused(
     assert (result.code, text in result.err) == (code, True), result.err
 
 
-def test_everything_that_changes_something_is_frozen_while_the_file_exists(
-    daemon: RunningDaemon, tmp_path: Path
-) -> None:
-    (tmp_path / "frozen").write_text("deploying 4.2\n")
+def test_everything_that_changes_something_is_frozen_while_the_file_exists(daemon: RunningDaemon) -> None:
+    file = daemon.cwd / "frozen"
+    file.write_text("deploying 4.2\n")
 
     refused = daemon.maintd("trigger", "other")
-    assert refused.code == 4 and f"frozen by the file {tmp_path / 'frozen'}: deploying 4.2" in refused.err
-    wait_for(lambda: skipped(daemon), "a due time is skipped")
+    assert refused.code == 4 and f"frozen by the file {file}: deploying 4.2" in refused.err
+    wait_for(lambda: skipped(daemon, why="deploying"), "a due time is skipped")
     assert "deploying 4.2" in daemon.maintd("freeze").out and "deploying 4.2" in daemon.maintd("status").out
     assert daemon.maintd("unfreeze").code == 4, "it ends with the file"
 
-    (tmp_path / "frozen").unlink()
+    file.unlink()
     assert daemon.maintd("trigger", "other", "--wait").code == 0
 
 
@@ -135,4 +136,5 @@ def test_a_freeze_of_the_calendar_applies_after_a_reload(daemon: RunningDaemon) 
     refused = daemon.maintd("trigger", "other")
     assert refused.code == 4 and "the closing" in refused.err
     assert "the closing" in daemon.maintd("next", "--days", "1").out + daemon.maintd("status").out
-    assert daemon.maintd("trigger", "greeting", "--wait").code == 0
+    daemon.calendar.write_text(CALENDAR)
+    assert "freezes: removed other from" in daemon.maintd("reload").out
