@@ -85,6 +85,7 @@ def _list(app: App, as_json: bool) -> None:
 @click.pass_obj
 def unfreeze_command(app: App, entries: str, as_json: bool) -> None:
     """End a freeze that was made by command; those of the calendar and of the freeze file end there."""
+
     def unfreeze(client: Client) -> bool:
         return client.unfreeze(entries=entries, by=current_user())
 
