@@ -69,6 +69,12 @@ def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Co
     return _items(found, incomplete)
 
 
+def waiting(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The runs that wait at a gate, by number."""
+    gates = _get(ctx, lambda client: client.gates()).get("gates", ())
+    return _items([(str(gate["run_id"]), f"{gate['entry']}, {gate['gate']}") for gate in gates], incomplete)
+
+
 def findings(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The keys of open findings."""
     return _items(_findings(ctx), incomplete)

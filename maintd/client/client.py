@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from maintd.model.access import CreatedToken, ListedToken, Role
     from maintd.model.entry import Freeze, Pause
     from maintd.model.finding import FindingDetail, FindingList, ListedFinding
+    from maintd.model.gate import WaitingGate
     from maintd.model.job import BrokenJob, JobDescription
     from maintd.model.notice import Incident, Mute, Notice
     from maintd.model.responses import (
@@ -442,6 +443,47 @@ class Client:
     def cancel(self, run_id: int, *, why: str = "", by: str = "") -> RunSummary:
         """Cancel a queued run, or request that a running one stops: it is still `running` until it did."""
         found = self.post(f"/runs/{run_id:d}/cancel", {"why": why, "by": by})
+        from maintd.model.run import RunSummary
+
+        return self._parsed(RunSummary, found)
+
+    def gates(self) -> tuple[WaitingGate, ...]:
+        """The gates where runs wait; the one whose time is over first is the first."""
+        found = self.get("/gates")
+        from maintd.model.gate import GateList
+
+        return self._parsed(GateList, found).gates
+
+    def gate(self, run_id: int) -> WaitingGate:
+        """The gate where a run waits, with its checklist as it is now."""
+        found = self.get(f"/runs/{run_id:d}/gate")
+        from maintd.model.gate import WaitingGate
+
+        return self._parsed(WaitingGate, found)
+
+    def tick(self, run_id: int, items: Sequence[int], *, gate: str = "", note: str = "", by: str = "") -> WaitingGate:
+        """Tick items of the checklist of the gate where a run waits; it goes on waiting."""
+        found = self.post(f"/runs/{run_id:d}/gate/tick", {"items": list(items), "gate": gate, "note": note, "by": by})
+        from maintd.model.gate import WaitingGate
+
+        return self._parsed(WaitingGate, found)
+
+    def approve(
+        self, run_id: int, *, gate: str = "", note: str = "", emergency: bool = False, why: str = "", by: str = ""
+    ) -> RunSummary:
+        """Pass the gate where a run waits. `gate` names the one that is meant, for a run with several.
+
+        With `emergency` and `why`, an admin passes it although they requested the run themselves.
+        """
+        body = {"gate": gate, "note": note, "emergency": emergency, "why": why, "by": by}
+        found = self.post(f"/runs/{run_id:d}/gate/approve", body)
+        from maintd.model.run import RunSummary
+
+        return self._parsed(RunSummary, found)
+
+    def reject(self, run_id: int, why: str, *, gate: str = "", by: str = "") -> RunSummary:
+        """Reject at the gate where a run waits: it fails, after undo and its `always` steps."""
+        found = self.post(f"/runs/{run_id:d}/gate/reject", {"why": why, "gate": gate, "by": by})
         from maintd.model.run import RunSummary
 
         return self._parsed(RunSummary, found)

@@ -17,13 +17,17 @@ class Role(StrEnum):
     """What a caller may do. Each role has the rights of those before it, too."""
 
     VIEWER = "viewer"  # see everything except secrets
-    OPERATOR = "operator"  # trigger and cancel runs, pause and freeze entries, acknowledge findings, mute notices
-    APPROVER = "approver"  # put a changed calendar into force
-    ADMIN = "admin"  # create and revoke tokens
+    OPERATOR = "operator"  # trigger and cancel runs, pass gates, pause and freeze entries, acknowledge, mute
+    APPROVER = "approver"  # put a changed calendar into force, pass gates that ask for an approver
+    ADMIN = "admin"  # create and revoke tokens, pass a gate in an emergency
 
     def has(self, right: Right) -> bool:
         """Whether this role has the right."""
-        return right is Right.PROBE or _RANK[self] >= _RANK[LEAST_ROLES[right]]
+        return right is Right.PROBE or self.includes(LEAST_ROLES[right])
+
+    def includes(self, other: Role) -> bool:
+        """Whether this role has all rights of the other one."""
+        return _RANK[self] >= _RANK[other]
 
 
 class Right(StrEnum):
@@ -35,6 +39,7 @@ class Right(StrEnum):
     CANCEL = "cancel"
     PAUSE = "pause"
     ACKNOWLEDGE = "acknowledge"
+    DECIDE = "decide"  # tick, approve and reject at a gate, which may ask for a role with more rights
     MUTE = "mute"
     FREEZE = "freeze"
     TEST_NOTICES = "test_notices"
@@ -48,6 +53,7 @@ LEAST_ROLES = {
     Right.CANCEL: Role.OPERATOR,
     Right.PAUSE: Role.OPERATOR,
     Right.ACKNOWLEDGE: Role.OPERATOR,
+    Right.DECIDE: Role.OPERATOR,
     Right.MUTE: Role.OPERATOR,
     Right.FREEZE: Role.OPERATOR,
     Right.TEST_NOTICES: Role.OPERATOR,
@@ -106,6 +112,12 @@ class ListedToken(Token):
     """A token with its state: valid, expired or revoked."""
 
     state: TokenState
+
+
+def verified_name(name: str) -> str:
+    """The part of a caller's name that was verified: `root` of `ada (as root)`; `ada` is only claimed."""
+    claim, found, verified = name.rpartition(" (as ")
+    return verified.removesuffix(")") if found and claim and name.endswith(")") else name
 
 
 class Caller(NamedTuple):

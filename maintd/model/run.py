@@ -140,6 +140,7 @@ class DecisionKind(StrEnum):
     """What happened at a gate."""
 
     TICKED = "ticked"  # an item of the checklist, by a person
+    PROVED = "proved"  # an item of the checklist, by maintd when the gate was approved; `note` has what it observed
     APPROVED = "approved"
     REJECTED = "rejected"
     TIMED_OUT = "timed_out"

@@ -52,6 +52,7 @@ from maintd.operations.watchdog import Missing, MissingKind, Watchdog, problems_
 from maintd.present.text import utc_second
 from maintd.scheduler.alarm import Alarm
 from maintd.scheduler.calendar_reload import CalendarReloader
+from maintd.scheduler.gate_timeouts import GateTimeouts
 from maintd.scheduler.lease_expiry import mark_expired_lost, mark_interrupted_lost
 from maintd.scheduler.planner import Planner
 from maintd.scheduler.reviewer import Reviewer
@@ -168,6 +169,7 @@ class Daemon:
             on_end=self.reviewer.note_end,
             calendar_jobs=lambda: {step.job for entry in self.reloader.calendar.entries for step in entry.steps},
         )
+        self.gate_timeouts = GateTimeouts(self.store, self.clock, on_ended=self._wake_executor)
         self.alarm = Alarm(self._wakeup.set)
         self.planner = Planner(
             self.store,
@@ -344,6 +346,8 @@ class Daemon:
                 else:
                     self._plan(self.planner.plan)
                 self._review()
+                if self.gate_timeouts.due:
+                    self._end_overdue_waits()
                 self._note_store_reachable()
             except StoreUnavailableError as error:
                 self._note_store_unreachable(error)
@@ -394,16 +398,18 @@ class Daemon:
         """Review ended runs, unless a run is about to be due."""
         if self.reviewer.seconds_left <= 0 and self._until_due() > SWEEP_MARGIN:
             self._attempt("the review of ended runs", self.reviewer.review)
+            self._end_overdue_waits()  # a run that has come to a gate ended its claim
             self.notifier.wake()
             self.notifier.expect_start()  # of what waited for them
 
     def _wait(self, next_sweep: float) -> None:
-        """Wait for the next due time, review or sweep, or until the alarm or another thread sets the event."""
+        """Wait for the next due time, review, end of a wait at a gate or sweep, or until another thread wakes it."""
         due = self._until_due()
         if due <= 0:  # not yet by the store's clock
             due = STORE_CLOCK_POLL_SECONDS
         review = self.reviewer.seconds_left if due > SWEEP_MARGIN else due
-        self.clock.wait(self._wakeup, max(0.0, min(next_sweep - self.clock.elapsed(), due, review)))
+        gate = float("inf") if self._store_unreachable_since is not None else self.gate_timeouts.seconds_left
+        self.clock.wait(self._wakeup, max(0.0, min(next_sweep - self.clock.elapsed(), due, review, gate)))
 
     def _until_due(self) -> float:
         """Seconds to the next due time by this machine's clock; the store's clock decides when it is due."""
@@ -416,11 +422,15 @@ class Daemon:
         self._attempt("the record of this node", lambda: self.store.nodes.heartbeat(self._node_state()))
         self._attempt("the check of the calendar file", self.reloader.reload_if_changed)
         self._attempt("the search for lost runs", self._mark_expired_lost)
+        self._end_overdue_waits()
         self._attempt("the replay of spooled evidence", lambda: replay(self.settings.spool_dir, self.store))
         self._plan(self.planner.sweep)
         self.executor.wake()
         self.reviewer.note_end()  # of a run that was lost, skipped or cancelled, or of another node that is gone
         self._attempt("pruning", self._prune_daily)
+
+    def _end_overdue_waits(self) -> None:
+        self._attempt("the end of waits at gates", self.gate_timeouts.sweep)
 
     def _mark_expired_lost(self) -> None:
         for run in mark_expired_lost(self.store, self.store.now(), self.executor.held):

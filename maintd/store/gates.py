@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import NamedTuple
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Connection
@@ -43,10 +44,25 @@ class Gates:
         return self._database.read(lambda conn: conn.execute(query).scalar_one_or_none())
 
 
-def waiting_step(conn: Connection, run_id: int) -> int | None:
-    """The index of the gate where the run waits, locked until the end of the transaction; None: it does not wait."""
-    query = select(runs.c.waiting_step).where(runs.c.id == run_id, IS_WAITING).with_for_update()
-    return conn.execute(query).scalar_one_or_none()
+class Wait(NamedTuple):
+    """Where a run waits: the index of its gate, and the end of its time there."""
+
+    step: int
+    until: datetime
+
+
+def current_wait(conn: Connection, run_id: int) -> Wait | None:
+    """Where the run waits, locked until the end of the transaction; None: it does not wait."""
+    query = select(runs.c.waiting_step, runs.c.waiting_until).where(runs.c.id == run_id, IS_WAITING).with_for_update()
+    row = conn.execute(query).one_or_none()
+    return None if row is None else Wait(row.waiting_step, row.waiting_until)
+
+
+def mark_emergency(conn: Connection, run_id: int, text: str) -> None:
+    """Add a mark to a run: who passed a rule in an emergency, which, and why."""
+    before = conn.execute(select(runs.c.emergency).where(runs.c.id == run_id)).scalar_one()
+    marked = "; ".join(filter(None, (before, text)))
+    conn.execute(update(runs).where(runs.c.id == run_id).values(emergency=marked))
 
 
 def add_decision(conn: Connection, run_id: int, decision: GateDecision) -> None:
@@ -59,15 +75,15 @@ def end_wait(conn: Connection, run_id: int, decision: GateDecision, state: StepS
 
     False: it does not wait any more, and nothing is written. The decision's step is replaced by that of the gate.
     """
-    gate = waiting_step(conn, run_id)
-    if gate is None:
+    wait = current_wait(conn, run_id)
+    if wait is None:
         return False
     ended = update(runs).where(runs.c.id == run_id, IS_WAITING)
     columns = {"waiting_step": None, "waiting_until": None, "reason": "", "not_before": decision.at}
     if conn.execute(ended.values(state=RunState.QUEUED.value, **columns)).rowcount != 1:
         return False
-    add_decision(conn, run_id, decision.model_copy(update={"step": gate}))
-    of_gate = update(steps).where(steps.c.run_id == run_id, steps.c.step == gate)
+    add_decision(conn, run_id, decision.model_copy(update={"step": wait.step}))
+    of_gate = update(steps).where(steps.c.run_id == run_id, steps.c.step == wait.step)
     conn.execute(of_gate.values(state=state.value, reason=reason, finished_at=decision.at))
     add_run_events(conn, [RunChanged(run_id, RunState.QUEUED, decision.at)])
     return True

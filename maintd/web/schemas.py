@@ -54,6 +54,33 @@ class CancelBody(Model):
     why: Text = ""
 
 
+class TickBody(Model):
+    """Which items of a gate's checklist are ticked, by whom; without `gate`, those of the gate where the run waits."""
+
+    items: Annotated[tuple[int, ...], Field(min_length=1, max_length=100)]
+    gate: Text = ""
+    note: Text = ""
+    by: Text = ""
+
+
+class ApproveBody(Model):
+    """Who passes a gate. `emergency`, with `why`: although they requested the run themselves."""
+
+    gate: Text = ""
+    note: Text = ""
+    emergency: bool = False
+    why: Text = ""
+    by: Text = ""
+
+
+class RejectBody(Model):
+    """Who rejects at a gate, and why."""
+
+    why: Text
+    gate: Text = ""
+    by: Text = ""
+
+
 class PauseBody(Model):
     """Who pauses an entry, why, and until when."""
 

@@ -18,11 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from support.servers.base import free_port, wait_for
+from support.stores import manual_run
 from support.web_services import Client, Harness, harness, line, on_port, on_socket, run_with
 
 from maintd.errors import RefusedError, SettingsError
 from maintd.model.access import LEAST_ROLES, Caller, Right, Role
+from maintd.model.entry import Approval, ChecklistItem, Gate, StepPlan
 from maintd.model.run import RunState
+from maintd.model.run_updates import RunWaiting
 from maintd.operations.tokens import create_token, revoke_token
 from maintd.web.access import BY_ENTRY, RIGHTS, find_route, require_right
 from maintd.web.app import create_app, openapi_schema
@@ -180,6 +183,33 @@ def test_a_token_cancels_pauses_and_unpauses(served: Harness, page: Client) -> N
         ("run_cancelled", "ada (as ci)", "wrong day"),
     ]
     assert {event.origin for event in events} == {"token from 127.0.0.1"}
+
+
+def test_a_token_decides_at_a_gate_with_its_own_role_and_name(served: Harness, page: Client) -> None:
+    gate = Gate(ask="Start?", checklist=(ChecklistItem(text="Desk told"),), approve=Approval(role=Role.APPROVER))
+    plan, now = (StepPlan(name="gate", job="", gate=gate),), served.store.now()
+    run_id, _ = served.store.runs.add(manual_run("nightly-vacuum", not_before=now, plan=plan), now)
+    claimed = served.store.runs.claim(run_id, "n1", "n1-1", now + timedelta(minutes=1), now)
+    assert claimed is not None
+    waits = RunWaiting(step=0, at=now, until=now + timedelta(hours=1))
+    assert served.store.runs.apply(run_id, claimed.fence, 1, [waits])
+    target = f"/api/v1/runs/{run_id}/gate"
+    ops, lead = bearer(token(served)), bearer(token(served, Role.APPROVER, name="lead"))
+
+    refused = page.post(f"{target}/approve", None, **ops)
+    ticked = page.post(f"{target}/tick", {"items": [1], "by": "kim"}, **lead)
+    passed = page.post(f"{target}/approve", {"note": "go"}, **lead)
+    late = page.post(f"{target}/reject", {"why": "no"}, **lead)
+
+    assert (refused.status, refused.json["error"]["code"]) == (403, "forbidden")
+    assert (ticked.json["items"][0]["by"], passed.json["state"]) == ("kim (as lead)", "queued")
+    assert (late.status, late.json["error"]["code"]) == (403, "refused")
+    run = served.store.history.run(run_id)
+    assert run is not None
+    assert [(one.kind, one.by, one.origin) for one in run.decisions] == [
+        ("ticked", "kim (as lead)", "token from 127.0.0.1"),
+        ("approved", "lead", "token from 127.0.0.1"),
+    ]
 
 
 def test_a_reload_is_an_audit_event(served: Harness, page: Client) -> None:

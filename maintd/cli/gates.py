@@ -1,0 +1,118 @@
+"""`gates`, `approve` and `reject`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from maintd.cli import completion
+from maintd.cli.app import App, current_user, json_option
+from maintd.errors import UsageError
+
+if TYPE_CHECKING:
+    from maintd.client import Client
+    from maintd.model.gate import WaitingGate
+    from maintd.model.run import RunSummary
+
+
+@click.command("gates")
+@json_option
+@click.pass_obj
+def gates_command(app: App, as_json: bool) -> None:
+    """List the gates where runs wait.
+
+    Each with for whom it waits, since when and until when, its checklist with the evidence of each item, and the
+    command to type. The one whose time is over first comes first.
+    """
+    if as_json:
+        app.out_json(app.read_json(lambda client: client.gates()))
+        return
+    gates = app.read(lambda client: client.gates())
+    from maintd.present.gates import gates_text
+
+    app.out(gates_text(gates, now=app.now(), **app.terminal))
+
+
+@click.command("approve")
+@click.argument("run", shell_complete=completion.waiting)
+@click.option(
+    "--item", "items", multiple=True, type=click.IntRange(1), metavar="N", help="Tick this item instead; repeatable."
+)
+@click.option("--note", default="", help="A remark; stored with the approval, or with the ticks.")
+@click.option("--gate", default="", metavar="NAME", help="The gate that you mean, for a run with several.")
+@click.option("--emergency", is_flag=True, help="Approve your own run, with --why; for role admin.")
+@click.option("--why", default="", help="The reason for the emergency.")
+@json_option
+@click.pass_obj
+def approve_command(
+    app: App, run: str, items: tuple[int, ...], note: str, gate: str, emergency: bool, why: str, as_json: bool
+) -> None:
+    """Pass the gate where a run waits, or tick items of its checklist.
+
+    With --item the items are ticked, and the run goes on waiting. Without it, the gate is passed if all items are
+    ticked or proved; proofs are evaluated at that moment. The first decision wins.
+
+    Example: maintd approve 842 --item 1 --item 2 --note "confirmed by phone"
+    """
+    from maintd.cli.runs import run_id_of
+
+    if why and not emergency:
+        raise UsageError("--why is the reason for --emergency", "use --note for a remark")
+    if items and emergency:
+        raise UsageError("--item and --emergency exclude each other", "tick the items first")
+    number = run_id_of(app, run, daemon=True)
+    if items:
+        _tick(app, number, items, gate, note, as_json)
+        return
+
+    def approve(client: Client) -> RunSummary:
+        return client.approve(number, gate=gate, note=note, emergency=emergency, why=why, by=current_user())
+
+    if as_json:
+        app.out_json(app.daemon.json_of(approve))
+        return
+    found = approve(app.daemon)
+    marked = "; it keeps the mark of an emergency" if emergency and found.emergency else ""
+    app.out(f"run {number} of {found.entry} goes on{marked}; follow it with: maintd logs -f {number}")
+
+
+def _tick(app: App, number: int, items: tuple[int, ...], gate: str, note: str, as_json: bool) -> None:
+    def tick(client: Client) -> WaitingGate:
+        return client.tick(number, items, gate=gate, note=note, by=current_user())
+
+    if as_json:
+        app.out_json(app.daemon.json_of(tick))
+        return
+    found = tick(app.daemon)
+    from maintd.present.gates import gate_text
+
+    app.out(gate_text(found, now=app.now(), **app.terminal))
+
+
+@click.command("reject")
+@click.argument("run", shell_complete=completion.waiting)
+@click.option("--why", required=True, help="The reason; stored with the run.")
+@click.option("--gate", default="", metavar="NAME", help="The gate that you mean, for a run with several.")
+@json_option
+@click.pass_obj
+def reject_command(app: App, run: str, why: str, gate: str, as_json: bool) -> None:
+    """Reject at the gate where a run waits.
+
+    The run fails: steps after the gate are not run, undo steps are if the entry has them, and so are its `always`
+    steps.
+
+    Example: maintd reject 842 --why "the backup is from yesterday"
+    """
+    from maintd.cli.runs import run_id_of
+
+    number = run_id_of(app, run, daemon=True)
+
+    def reject(client: Client) -> RunSummary:
+        return client.reject(number, why, gate=gate, by=current_user())
+
+    if as_json:
+        app.out_json(app.daemon.json_of(reject))
+        return
+    found = reject(app.daemon)
+    app.out(f"run {number} of {found.entry} is rejected; see how it ends with: maintd show {number}")

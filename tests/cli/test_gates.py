@@ -1,0 +1,155 @@
+"""Gates at the command line, with a real daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.servers.base import wait_for
+from support.servers.maintd import RunningDaemon, maintd_daemon
+
+HEARTBEAT = timedelta(minutes=2)
+"""Of the daemon: so long is it between two sweeps."""
+
+CALENDAR = """
+timezone: UTC
+entries:
+  daily-backup:
+    title: Backup
+    steps: [greet]
+  maintenance:
+    title: Planned maintenance
+    steps:
+      - gate:
+          ask: Start now?
+          checklist: [Desk told, {item: Backup completed, proof: {entry: daily-backup, within: 1h}}]
+      - greet
+    always: [greet]
+  hurried:
+    title: Two seconds
+    steps: [{gate: {ask: Start now?, timeout: 2s}}, greet]
+    always: [greet]
+  guarded:
+    title: With four eyes
+    steps: [{gate: {ask: Start now?, approve: {role: approver, not_requester: true}}}, greet]
+"""
+
+GREET = '''"""Greet."""
+
+from maintd.job import Context, JobParams, job
+
+
+@job(timeout="1m")
+def run(ctx: Context, params: JobParams) -> None:
+    """Greet."""
+    ctx.log("hello")
+'''
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[RunningDaemon]:
+    jobs = tmp_path / "jobs"
+    jobs.mkdir()
+    (jobs / "greet.py").write_text(GREET)
+    heartbeat = {"MAINTD_HEARTBEAT": "2m", "MAINTD_LEASE": "12m"}
+    with maintd_daemon(tmp_path, CALENDAR, jobs, **heartbeat) as running:
+        yield running
+
+
+def waiting(daemon: RunningDaemon, entry: str) -> str:
+    """Trigger a run and return its number when it waits at its gate."""
+    number = str(daemon.maintd("trigger", entry, "--json").json["id"])
+    wait_for(lambda: shown(daemon, number)["state"] == "waiting", f"run {number} waits", seconds=120)
+    return number
+
+
+def shown(daemon: RunningDaemon, number: str) -> dict[str, Any]:
+    found: dict[str, Any] = daemon.maintd("show", number, "--json").json
+    return found
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_a_run_is_listed_ticked_approved_and_goes_on(daemon: RunningDaemon) -> None:
+    number = waiting(daemon, "maintenance")
+    listed = words(daemon.maintd("gates").out)
+    assert f'run {number} of maintenance waits at gate "gate" for an operator' in listed
+    assert "1 Desk told: not ticked" in listed and "daily-backup has never succeeded" in listed
+    assert f"type maintd approve {number} --item 1" in listed
+
+    early = daemon.maintd("approve", number)
+    assert (early.code, '1 "Desk told" is not ticked' in early.err) == (4, True)
+    by_hand = daemon.maintd("approve", number, "--item", "2")
+    assert (by_hand.code, "is proved by maintd and never ticked" in by_hand.err) == (4, True)
+    assert daemon.maintd("approve", number, "--item", "7").code == 2
+
+    ticked = daemon.maintd("approve", number, "--item", "1", "--note", "by phone")
+    assert ticked.code == 0 and ": by phone" in words(ticked.out)
+    assert "type maintd trigger daily-backup --wait" in words(ticked.out)
+    assert daemon.maintd("trigger", "daily-backup", "--wait").code == 0
+
+    passed = daemon.maintd("approve", number, "--note", "go")
+    assert passed.out == f"run {number} of maintenance goes on; follow it with: maintd logs -f {number}\n"
+    wait_for(lambda: shown(daemon, number)["state"] == "succeeded", "its end", seconds=120)
+    assert [one["kind"] for one in shown(daemon, number)["decisions"]] == ["ticked", "proved", "approved"]
+    again = daemon.maintd("approve", number)
+    assert (again.code, "does not wait at a gate: it is succeeded" in again.err) == (4, True)
+    assert daemon.maintd("gates").out == "no run waits at a gate\n"
+    assert daemon.maintd("approve", "4711").code == 3
+
+
+def test_a_rejected_run_fails_and_runs_its_always_steps(daemon: RunningDaemon) -> None:
+    number = waiting(daemon, "maintenance")
+    assert daemon.maintd("reject", number).code == 2, "a reason is needed"
+
+    done = daemon.maintd("reject", number, "--why", "not today")
+
+    assert done.out == f"run {number} of maintenance is rejected; see how it ends with: maintd show {number}\n"
+    wait_for(lambda: shown(daemon, number)["state"] == "failed", "its end", seconds=120)
+    assert [step["state"] for step in shown(daemon, number)["steps"]] == ["failed", "skipped", "succeeded"]
+
+
+def test_the_caller_at_the_control_socket_is_an_admin_with_a_name(daemon: RunningDaemon) -> None:
+    number = waiting(daemon, "guarded")
+    own = daemon.maintd("approve", number)
+    assert own.code == 4 and "must be approved by another person" in own.err
+    assert f"maintd approve {number} --emergency --why REASON" in own.err
+    assert daemon.maintd("approve", number, "--emergency").code == 2
+    assert daemon.maintd("approve", number, "--why", "x").code == 2
+
+    done = daemon.maintd("approve", number, "--emergency", "--why", "the exchange is down")
+
+    assert (done.code, "keeps the mark of an emergency" in done.out) == (0, True)
+    assert "the exchange is down" in shown(daemon, number)["emergency"]
+
+
+def test_a_gate_whose_time_is_over_ends_the_run_before_the_next_sweep(
+    daemon: RunningDaemon,
+) -> None:
+    number = str(daemon.maintd("trigger", "hurried", "--json").json["id"])
+
+    wait_for(lambda: shown(daemon, number)["state"] == "timed_out", "its end", seconds=120)
+
+    run = shown(daemon, number)
+    assert [step["state"] for step in run["steps"]] == ["timed_out", "skipped", "succeeded"]
+    gate = run["steps"][0]
+    waited = datetime.fromisoformat(gate["finished_at"]) - datetime.fromisoformat(gate["started_at"])
+    assert timedelta(seconds=2) <= waited < HEARTBEAT, "the daemon wakes up at the end of the wait"
+    assert [(one["kind"], one["by"]) for one in run["decisions"]] == [("timed_out", "maintd")]
+    assert daemon.maintd("approve", number).code == 4
+
+
+def test_the_gates_are_read_from_the_store_without_a_daemon(daemon: RunningDaemon) -> None:
+    number = waiting(daemon, "maintenance")
+    daemon.process.terminate()
+    daemon.process.wait(60)
+
+    listed = daemon.maintd("gates")
+
+    assert (listed.code, f"run {number} of maintenance waits" in words(listed.out)) == (0, True)
+    assert daemon.maintd("approve", number).code == 6
