@@ -302,7 +302,7 @@ class StepRunner:
 def _holders_text(holders: Sequence[LockHolder]) -> str:
     """Return `lock "postgres" is held by run 12 (vacuum, step vacuum) since …`; empty when no run holds any."""
     return "; ".join(
-        f'lock "{holder.lock}" is held by run {holder.run_id} ({holder.entry}, step {holder.step},'
+        f'lock "{holder.lock}" is held by run {holder.run_id} ({holder.entry}{holder.at_step},'
         f" node {holder.node}) since {utc_second(holder.since)}"
         for holder in holders
     )

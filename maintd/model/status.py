@@ -13,7 +13,7 @@ from maintd.units import Duration, Instant
 
 
 class LockHolder(Model):
-    """A step that holds a lock."""
+    """A step that holds a lock; `step` is empty for a run that holds it as a whole."""
 
     lock: str
     mode: LockMode
@@ -22,6 +22,11 @@ class LockHolder(Model):
     step: str
     node: str
     since: Instant
+
+    @property
+    def at_step(self) -> str:
+        """`, step NAME`, empty without a step."""
+        return f", step {self.step}" if self.step else ""
 
 
 class NodeState(Model):

@@ -138,9 +138,10 @@ def step_lines(step: Step, now: datetime, width: int, style: Style) -> Iterator[
     duration = ""
     if step.started_at is not None:
         duration = f" in {duration_text((step.finished_at or now) - step.started_at)}"
-    job = "" if step.job == step.name else f" ({step.job})"
+    job = "" if step.job in ("", step.name) else f" ({step.job})"
     always = ", always" if step.always else ""
-    title = f"step {style(step.name, Tone.STRONG)}{job}{always}"
+    kind = "gate" if step.gate is not None else "step"
+    title = f"{kind} {style(step.name, Tone.STRONG)}{job}{always}"
     yield f"{symbol(step.state, style)} {title}: {state_text(step.state, style)}{duration}"
     last = step.attempts[-1].reason if step.attempts else ""
     if step.reason and step.reason != last:
