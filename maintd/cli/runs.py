@@ -9,7 +9,7 @@ import click
 
 from maintd.cli import completion
 from maintd.cli.app import App, current_user, json_option
-from maintd.errors import MaintdError, UnknownNameError
+from maintd.errors import MaintdError, RefusedError, UnknownNameError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -83,7 +83,20 @@ def show_command(app: App, run: str, as_json: bool) -> None:
     from maintd.present import run_text
 
     shown = app.read(lambda client: client.run(number))
-    app.out(run_text(shown, now=app.now(), **app.terminal) + _findings_text(app, shown))
+    app.out(run_text(shown, now=app.now(), **app.terminal) + _gate_text(app, shown) + _findings_text(app, shown))
+
+
+def _gate_text(app: App, run: Run) -> str:
+    """The gate where the run waits; empty when it does not, or no longer."""
+    if run.state != "waiting":
+        return ""
+    from maintd.present.gates import gate_text
+
+    try:
+        gate = app.read(lambda client: client.gate(run.id))
+    except RefusedError:  # decided meanwhile
+        return ""
+    return "\n" + gate_text(gate, now=app.now(), **app.terminal)
 
 
 def _findings_text(app: App, run: Run) -> str:

@@ -18,6 +18,7 @@ from maintd.terminal import for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from maintd.client import Client
     from maintd.model.run import Run, RunSummary
@@ -140,10 +141,14 @@ def _wait(app: App, number: int, as_json: bool) -> int:
     from maintd.present import LiveRun, exit_code_of, run_text
 
     live = LiveRun(**app.terminal)
+    announced: set[datetime | None] = set()  # the ends of the waits that were announced
     while True:
         run = _get_run(app, number)
         if not as_json:
             _print_progress(app, live, run)
+        if run.state == "waiting" and run.waiting_until not in announced:
+            announced.add(run.waiting_until)
+            _announce_gate(app, number)
         if run.state.final:
             break
         time.sleep(POLL_INTERVAL)
@@ -152,6 +157,14 @@ def _wait(app: App, number: int, as_json: bool) -> int:
     else:
         app.report("\n" + run_text(run, now=app.now(), **app.terminal))
     return exit_code_of(run.state)
+
+
+def _announce_gate(app: App, number: int) -> None:
+    """Print, once for each gate, for whom the run waits and how it goes on; this command goes on waiting."""
+    from maintd.present.gates import gate_text
+
+    with suppress(MaintdError):  # decided meanwhile, or the daemon is being restarted
+        app.note("\n" + gate_text(app.daemon.gate(number), now=app.now(), width=app.width))
 
 
 def _get_run(app: App, number: int) -> Run:

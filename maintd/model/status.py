@@ -7,6 +7,7 @@ from enum import StrEnum
 from maintd.model.base import Model
 from maintd.model.entry import Freeze, LockMode, Pause
 from maintd.model.finding import Finding
+from maintd.model.gate import WaitingGate
 from maintd.model.notice import Mute
 from maintd.model.run import RunSummary
 from maintd.units import Duration, Instant
@@ -153,6 +154,7 @@ class StatusReport(Model):
     entries: tuple[EntryStatus, ...] = ()
     others: tuple[RunSummary, ...] = ()  # unfinished runs of jobs that are in no calendar
     locks: tuple[LockHolder, ...] = ()
+    gates: tuple[WaitingGate, ...] = ()  # where runs wait for a person
     nodes: tuple[NodeState, ...] = ()
 
     @property

@@ -24,7 +24,7 @@ CHECK_ORDER = (CheckStatus.FAIL, CheckStatus.UNKNOWN, CheckStatus.WARN, CheckSta
 """Worst first. A value that was not observed is worse than one that is near its limit."""
 
 OF_STATE: Mapping[RunState, Severity] = {
-    RunState.WAITING: Severity.ERROR,  # not used yet
+    RunState.WAITING: Severity.WARNING,  # a person has to decide, but nothing is wrong
     RunState.QUEUED: Severity.OK,  # an error once it is older than STUCK
     RunState.RUNNING: Severity.OK,
     RunState.SUCCEEDED: Severity.OK,
@@ -134,6 +134,10 @@ def _of_active(active: RunSummary | None, now: datetime) -> Diagnosis | None:
         severity = Severity.ERROR
     if severity is Severity.OK:
         return None
+    if active.state is RunState.WAITING:
+        until = "" if active.waiting_until is None else f", until {utc_minute(active.waiting_until)}"
+        why = f"run {active.id} {active.reason or 'waits at a gate'}{until}"
+        return Diagnosis(state=active.state, severity=severity, why=why, why_run_id=active.id, next_step="maintd gates")
     late = format_duration(timedelta(seconds=max(0, int((now - active.not_before).total_seconds()))))
     reason = active.reason or ("no node has started it" if active.state is RunState.QUEUED else "")
     why = f"run {active.id} should have started {late} ago{f': {reason}' if reason else ''}"

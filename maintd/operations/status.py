@@ -13,12 +13,14 @@ from maintd.errors import CalendarError, MaintdError, StoreError, UnknownNameErr
 from maintd.model.access import Caller
 from maintd.model.entry import Entry, EntryState, Freeze, Pause
 from maintd.model.finding import Finding
+from maintd.model.gate import WaitingGate
 from maintd.model.notice import Mute
 from maintd.model.run import Run, RunState, RunSummary
 from maintd.model.status import Diagnosis, EntryStatus, LockHolder, NodeState, Severity, StatusReport
 from maintd.operations.diagnosis import diagnose
 from maintd.operations.due import is_active
 from maintd.operations.freezes import KnownFreezes
+from maintd.operations.gates import waiting_gates
 from maintd.operations.lookup import find_entry
 from maintd.operations.notices import undelivered
 from maintd.operations.service import OperatorService
@@ -77,6 +79,7 @@ def status(service: OperatorService) -> StatusReport:
         entries=tuple(_status_of(service, entry, stored, now, calendar.broken) for entry in calendar.entries),
         others=tuple(others),
         locks=tuple(locks),
+        gates=_gates(service, stored),
         nodes=tuple(nodes),
     )
 
@@ -86,7 +89,7 @@ def status_for(service: OperatorService, caller: Caller) -> StatusReport:
     report = status(service)
     if not caller.entries:
         return report
-    fields = ("entries", "others", "locks")
+    fields = ("entries", "others", "locks", "gates")
     shown = {name: tuple(one for one in getattr(report, name) if caller.covers(one.entry)) for name in fields}
     shown["freezes"] = tuple(
         freeze for freeze in report.freezes if freeze.entries == "*" or caller.covers_pattern(freeze.entries)
@@ -221,6 +224,15 @@ def _others(
         return others, service.store.locks.holders(service.store.now()), service.store.nodes.all()
     except StoreError:
         return [], [], []
+
+
+def _gates(service: OperatorService, stored: StoredEntries) -> tuple[WaitingGate, ...]:
+    if stored.unreachable:
+        return ()
+    try:
+        return tuple(waiting_gates(service)) if service.store.gates.next_timeout() is not None else ()
+    except StoreError:
+        return ()
 
 
 def _problems(service: OperatorService, calendar: CalendarView, stored: StoredEntries) -> Iterable[str]:

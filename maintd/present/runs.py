@@ -110,6 +110,7 @@ def run_text(run: Run, *, now: datetime, width: int = WIDTH, colour: bool = Fals
             lines += wrap(text, width, f"  {name:12} ", " " * 15)
     for step in run.steps:
         lines += ["", *step_lines(step, now, width, style)]
+        lines += decision_lines(run, step, width)
     return "\n".join(lines) + "\n"
 
 
@@ -152,6 +153,18 @@ def step_lines(step: Step, now: datetime, width: int, style: Style) -> Iterator[
         yield from attempt_lines(
             attempt, width, style, after=None if attempt is step.attempts[-1] else step.attempts[-1]
         )
+
+
+def decision_lines(run: Run, step: Step, width: int) -> Iterator[str]:
+    """What happened at a gate: `· Sun 2026-12-06 02:01 UTC: item 1 ticked by ada (token from 10.0.0.7): by phone`."""
+    for one in run.decisions:
+        if one.step != step.index:
+            continue
+        item = "" if one.item is None else f"item {one.item} "
+        origin = f" ({one.origin})" if one.origin else ""
+        mark = ", EMERGENCY" if one.emergency else ""
+        text = f"· {utc_minute(one.at)}: {item}{one.kind.replace('_', ' ')} by {one.by}{origin}{mark}"
+        yield from wrap(f"{text}: {one.note}" if one.note else text, width, "    ", "      ")
 
 
 def attempt_lines(attempt: Attempt, width: int, style: Style, after: Attempt | None = None) -> Iterator[str]:

@@ -12,6 +12,7 @@ from maintd.model.run import RunState, RunSummary
 from maintd.model.status import EntryStatus, StatusReport
 from maintd.present.findings import acknowledgement_text
 from maintd.present.freezes import freeze_line, freeze_text
+from maintd.present.gates import gate_lines
 from maintd.present.runs import runs_lines
 from maintd.present.text import (
     WIDTH,
@@ -40,6 +41,10 @@ def status_text(report: StatusReport, *, width: int = WIDTH, colour: bool = Fals
         lines += ["", style("frozen", Tone.STRONG)]
         for freeze in report.freezes:
             lines += _coloured(wrap(f"* {freeze_line(freeze)}", width, hanging="  "), style, Tone.WARN)
+    if report.gates:
+        lines += ["", style("waits for a person", Tone.STRONG)]
+        for gate in report.gates:
+            lines += gate_lines(gate, report.at, width, style)
     if report.needs_attention:
         lines += ["", style("needs attention", Tone.STRONG)]
         for problem in report.problems:

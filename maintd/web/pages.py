@@ -11,13 +11,15 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import FileResponse, HTMLResponse, Response
 
-from maintd.errors import StoreError, UnknownNameError
+from maintd.errors import RefusedError, StoreError, UnknownNameError
 from maintd.model.finding import Finding
+from maintd.model.gate import WaitingGate
 from maintd.model.job import BrokenJob
-from maintd.model.run import RunState
-from maintd.operations import MAX_DAYS, due, entry_status, find_entry, find_job, find_run, status
+from maintd.model.run import Run, RunState
+from maintd.operations import MAX_DAYS, OperatorService, due, entry_status, find_entry, find_job, find_run, status
 from maintd.operations.diagnosis import worst_check
 from maintd.operations.findings import listed_finding
+from maintd.operations.gates import gate_of_run
 from maintd.web.api.runs import log_page, runs_page
 from maintd.web.dependencies import RunId, ServiceDep, parse_run_id
 from maintd.web.templates import STATIC, render
@@ -99,8 +101,19 @@ def run(service: ServiceDep, run_id: RunId, after: str = "", tail: bool = False)
         log=log,
         more=len(log.lines) == LOG_LINES,
         worst=worst_check(found),
+        gate=_gate(service, found),
         now=service.store.now(),
     )
+
+
+def _gate(service: OperatorService, run: Run) -> WaitingGate | None:
+    """The gate where a run waits; None when it does not, or no longer."""
+    if run.state is not RunState.WAITING:
+        return None
+    try:
+        return gate_of_run(service, run.id)
+    except RefusedError:  # decided meanwhile
+        return None
 
 
 @router.get("/entries/{name}")

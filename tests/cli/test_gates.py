@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import urllib.request
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -101,6 +103,48 @@ def test_a_run_is_listed_ticked_approved_and_goes_on(daemon: RunningDaemon) -> N
     assert (again.code, "does not wait at a gate: it is succeeded" in again.err) == (4, True)
     assert daemon.maintd("gates").out == "no run waits at a gate\n"
     assert daemon.maintd("approve", "4711").code == 3
+
+
+def test_status_show_and_the_page_show_for_whom_a_run_waits_and_what_to_type(daemon: RunningDaemon) -> None:
+    number = waiting(daemon, "maintenance")
+    command = f"maintd approve {number} --item 1"
+
+    status, shown_text = daemon.maintd("status"), words(daemon.maintd("show", number).out)
+    pages = []
+    for path in ("/", f"/runs/{number}"):
+        with urllib.request.urlopen(daemon.page + path, timeout=60) as answer:
+            pages.append(words(html.unescape(answer.read().decode())))
+
+    assert status.code == 0, "a run that waits is no failure"
+    for text in (words(status.out), shown_text):
+        assert f'run {number} of maintenance waits at gate "gate" for an operator' in text
+        assert (
+            "1 Desk told: not ticked" in text and f"type {command}" in text
+        assert "then the run ends as timed out" in text
+        )
+    assert command in pages[0] and "waits for an operator" in pages[0]
+    assert command in pages[1] and "daily-backup has never succeeded" in pages[1]
+    entry = words(daemon.maintd("status", "maintenance").out)
+    assert f"run {number} waits for approval by an operator: Start now?, until" in entry
+    daemon.maintd("approve", number, "--item", "1", "--note", "by phone")
+    assert "item 1 ticked by" in words(daemon.maintd("show", number).out)
+
+
+def test_a_command_that_waits_for_a_run_prints_how_it_goes_on(daemon: RunningDaemon) -> None:
+    command = daemon.start("trigger", "guarded", "--wait")
+    assert command.stderr is not None
+    err = ""
+    while "type " not in err:
+        line = command.stderr.readline()
+        assert line, f"it ended: {err}"
+        err += line
+    number = str(daemon.maintd("gates", "--json").json["gates"][0]["run_id"])
+    wait_for(lambda: daemon.maintd("reject", number, "--why", "no").code == 0, "it is rejected", seconds=60)
+
+    command.communicate(timeout=120)
+
+    assert command.returncode == 1
+    assert "for an approver other than" in words(err) and f"type maintd approve {number}" in words(err)
 
 
 def test_a_rejected_run_fails_and_runs_its_always_steps(daemon: RunningDaemon) -> None:
