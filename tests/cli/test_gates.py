@@ -118,10 +118,8 @@ def test_status_show_and_the_page_show_for_whom_a_run_waits_and_what_to_type(dae
     assert status.code == 0, "a run that waits is no failure"
     for text in (words(status.out), shown_text):
         assert f'run {number} of maintenance waits at gate "gate" for an operator' in text
-        assert (
-            "1 Desk told: not ticked" in text and f"type {command}" in text
+        assert "1 Desk told: not ticked" in text and f"type {command}" in text
         assert "then the run ends as timed out" in text
-        )
     assert command in pages[0] and "waits for an operator" in pages[0]
     assert command in pages[1] and "daily-backup has never succeeded" in pages[1]
     entry = words(daemon.maintd("status", "maintenance").out)
