@@ -82,7 +82,7 @@ def _step_changes(old: Sequence[StepPlan], new: Sequence[StepPlan]) -> Iterator[
             before, after = was.params.get(param), step.params.get(param)
             if before != after:
                 yield f"step {step.name}: param {param}: {_param(before)} → {_param(after)}"
-        for field in ("timeout", "retries", "on_failure", "locks", "mutates", "repeatable"):
+        for field in ("timeout", "retries", "on_failure", "locks", "mutates", "repeatable", "only_in_window"):
             before, after = _text(getattr(was, field)), _text(getattr(step, field))
             if before != after:
                 yield f"step {step.name}: {field}: {before} → {after}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -101,6 +101,8 @@ def read_entry(
         policy = policy.model_copy(update={"after": after})
     rule = _rule(within, fields, timezone, defaults.jitter)
     plan = _steps(within, key, fields, steps)
+    if policy.window is None:
+        _refuse_confined(within, fields, plan)
     enabled = within.flag(fields["enabled"][1], "enabled") if "enabled" in fields else True
     texts = {
         field: within.text(fields[field][1], field) or ""
@@ -115,6 +117,7 @@ def read_entry(
         title=texts.get("title") or title_of(name),
         runbook=texts.get("runbook", ""),
         rule=rule,
+        timezone=timezone,
         steps=plan,
         policy=policy,
         enabled=bool(enabled),
@@ -204,6 +207,20 @@ def _steps(scope: NodeReader, key: ScalarNode, fields: _Fields, steps: StepReade
         found += steps.steps(scope, fields["always"][1], locks, always=True)
     named = with_unique_names(found)
     return with_undo(named, {step.name: each for step, each in zip(named, undo, strict=False) if each is not None})
+
+
+def _refuse_confined(scope: NodeReader, fields: _Fields, plan: Sequence[StepPlan]) -> None:
+    """Add an error for each step whose job runs only in a window; the entry has none."""
+    undone = {step.undoes for step in plan if step.undoes and step.only_in_window}
+    for key, always in (("steps", False), ("always", True)):
+        items = scope.items(fields[key][1]) if key in fields else ()
+        steps = [step for step in plan if step.always is always and not step.undoes]
+        for node, step in zip(items, steps, strict=False):
+            if step.only_in_window or step.name in undone:
+                what = f'job "{step.job}"' if step.only_in_window else f'the undo of "{step.name}"'
+                scope.error(node, f"{what} runs only in a window; give the entry one, as window: {{lasts: 2h}}")
+    if "job" in fields and any(step.only_in_window for step in plan):
+        scope.error(fields["job"][1], f'job "{plan[0].job}" runs only in a window; add window: {{lasts: 2h}}')
 
 
 def _warn(scope: NodeReader, entry: Entry, fields: _Fields, now: datetime) -> None:

@@ -85,6 +85,7 @@ class StepReader:
             locks=_merge_locks(own, locks),
             mutates=True if isinstance(known, BrokenJob) else known.mutates,
             repeatable=False if isinstance(known, BrokenJob) else known.repeatable,
+            only_in_window=not isinstance(known, BrokenJob) and known.only_in_window,
             **options,
         )
 

@@ -169,9 +169,10 @@ def _print(app: App, lines: Sequence[LogEntry]) -> None:
 def cancel_command(app: App, run: str, why: str, as_json: bool) -> None:
     """Cancel a run.
 
-    A queued run is never started. A running one gets SIGTERM, then SIGKILL if it does not exit in time.
+    With the name of an entry: its planned or running run. A queued run is never started. A running one gets SIGTERM,
+    then SIGKILL if it does not exit in time.
     """
-    number = run_id_of(app, run, daemon=True)
+    number = _run_to_cancel(app, run)
 
     def cancel(client: Client) -> RunSummary:
         return client.cancel(number, why=why, by=current_user())
@@ -184,6 +185,28 @@ def cancel_command(app: App, run: str, why: str, as_json: bool) -> None:
         app.out(f"run {number} of {found.entry} is cancelled")
     else:
         app.out(f"run {number} of {found.entry} is being stopped; see: maintd show {number}")
+
+
+def _run_to_cancel(app: App, text: str) -> int:
+    """The run that is to be cancelled: by its number, or the only unfinished one of an entry."""
+    from maintd.model.run import RunState
+    from maintd.present import utc_minute
+
+    if text != "last" and not (text.isascii() and text.isdigit()):
+        unfinished = [state.value for state in RunState if not state.final]
+        runs = app.daemon.runs(entry=text, states=unfinished, limit=20).runs[::-1]
+        if len(runs) > 1:
+            names = [
+                f"run {run.id} ({run.state}{f' for {utc_minute(run.not_before)}' if run.started_at is None else ''})"
+                for run in runs
+            ]
+            raise RefusedError(
+                f"{text} has several unfinished runs: {', '.join(names)}",
+                f"cancel one by its number: maintd cancel {runs[-1].id}",
+            )
+        if runs:
+            return runs[0].id
+    return run_id_of(app, text, daemon=True)
 
 
 def run_id_of(app: App, text: str, *, daemon: bool = False) -> int:

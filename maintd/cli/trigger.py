@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 POLL_INTERVAL = 0.2  # seconds between two requests for a run in progress
 RESTART_TIMEOUT = 60.0  # seconds; `--wait` survives a restart of the daemon that takes no longer
 INTERRUPTED = 130
+_WEEKDAY_TIME = re.compile(r"[A-Za-z]{3,9} \d{1,2}:\d\d")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # any name of an entry or a job has this form
 
 
@@ -39,7 +40,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # any name of an entry or a j
     metavar="PARAM=VALUE",
     help="Set a param; repeatable. For an entry with several steps: STEP.PARAM=VALUE.",
 )
-@click.option("--at", metavar="WHEN", help="Start time: 30m (from now), 2026-12-06T02:00Z.")
+@click.option("--at", metavar="WHEN", help="Start time: 30m (from now), 2026-12-06T02:00Z, 'sat 01:00'.")
 @click.option("--why", default="", help="The reason; stored with the run.")
 @click.option("--wait", is_flag=True, help="Follow the run until it ends; exit with its result.")
 @click.option("--dry-run", is_flag=True, help="Make no changes; list those that it would make.")
@@ -68,7 +69,9 @@ def trigger_command(
     """
     from maintd.cli.arguments import future_time, params
 
-    given, start_at = params(pairs), None if at is None else future_time(at, app.now())
+    given, start_at = params(pairs), None
+    if at is not None:
+        start_at = _weekday_time(app, name, at) if _WEEKDAY_TIME.fullmatch(at) else future_time(at, app.now())
 
     def trigger(client: Client) -> RunSummary:
         return client.trigger(
@@ -94,6 +97,16 @@ def trigger_command(
             f"\nrun {number} continues; follow it with: maintd logs -f {number}, cancel it with: maintd cancel {number}"
         )
         return INTERRUPTED
+
+
+def _weekday_time(app: App, name: str, at: str) -> datetime:
+    """The next such weekday and time in the entry's time zone, which is printed before anything is planned."""
+    from maintd.present import utc_minute
+
+    found = app.daemon.start_time(name, at)
+    window = "" if found.window_ends_at is None else f"; its window ends {utc_minute(found.window_ends_at)}"
+    app.note(f"{at} is {found.local} ({utc_minute(found.at)}){window}")
+    return found.at
 
 
 def _queue(app: App, name: str, trigger: Callable[[Client], RunSummary]) -> Any:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         Version,
     )
     from maintd.model.run import Run, RunEvent, RunsPage, RunSummary
-    from maintd.model.status import AuditEvent, DueList, EntryDetail, EntryStatus, StatusReport
+    from maintd.model.status import AuditEvent, DueList, EntryDetail, EntryStatus, StartTime, StatusReport
 
     M = TypeVar("M", bound=BaseModel)
 
@@ -327,6 +327,13 @@ class Client:
         from maintd.model.status import EntryDetail
 
         return self._parsed(EntryDetail, found)
+
+    def start_time(self, name: str, at: str) -> StartTime:
+        """When a run starts that is requested for a weekday and a time, as `sat 01:00`, in the entry's time zone."""
+        found = self.get(f"/entries/{_quoted(name)}/start-time", at=at)
+        from maintd.model.status import StartTime
+
+        return self._parsed(StartTime, found)
 
     def due(self, *, days: int = 7) -> DueList:
         """The due times of the next days, oldest first; `days` is 1 to 3660."""

@@ -1,6 +1,6 @@
 """One run from its claim to its end: which steps run, when to wait, when to stop, and what is recorded about it.
 
-1. Started too late, frozen, or what it depends on has not succeeded: skipped.
+1. Started too late, frozen, with a window at the wrong time, or what it depends on has not succeeded: skipped.
 2. The steps in order, until one fails (`on_failure`), the time of the run or of its window is over, or a stop is
    requested. At a gate the claim ends; after a decision, a later claim continues after the gate.
 3. With `on_failure: undo` and a failure: the undo steps of the steps that had started, in reverse order.
@@ -27,6 +27,7 @@ from maintd.executor.step_runner import StepRunner
 from maintd.model.entry import Gate, OnFailure, StepPlan
 from maintd.model.run import Run, RunState, SkipReason, Step, StepState, Trigger
 from maintd.model.run_updates import RunFinished, RunRequeued, RunWaiting, StepFinished
+from maintd.operations.windows import across_text
 from maintd.present.freezes import freeze_text
 from maintd.schedule.freezes import freeze_covering, mutates
 from maintd.units import format_duration
@@ -82,7 +83,7 @@ class RunSupervisor:
         return time.monotonic() + left.total_seconds(), name
 
     def _supervise(self) -> RunEnd | None:
-        refusal = self._too_late() or self._frozen() or self._without_dependency()
+        refusal = self._too_late() or self._frozen() or self._across() or self._without_dependency()
         if refusal is not None:
             return self._finished(refusal)
         plan = self._run.plan
@@ -206,6 +207,11 @@ class RunSupervisor:
         except StoreError as error:
             return RunOutcome(RunState.SKIPPED, f"whether it is frozen is unknown: {error}", SkipReason.FROZEN)
         return None if freeze is None else RunOutcome(RunState.SKIPPED, freeze_text(freeze), SkipReason.FROZEN)
+
+    def _across(self) -> RunOutcome | None:
+        """Why the window of the run must not begin now; one that has begun goes on."""
+        text = "" if self._has_started_before() else across_text(self._run.policy, self._context.now())
+        return RunOutcome(RunState.SKIPPED, text, SkipReason.WINDOW) if text else None
 
     def _without_dependency(self) -> RunOutcome | None:
         after = self._run.policy.after

@@ -84,6 +84,9 @@ class StepRunner:
         if not isinstance(job, JobDescription):
             why = f'there is no job named "{self._plan.job}"' if job is None else f"its job cannot be used: {job.error}"
             return self._finish(StepState.FAILED, why)
+        outside = self._outside_window(job)
+        if outside:
+            return self._finish(StepState.FAILED, outside)
         missing = self._missing_target(job)
         if missing:
             self._not_configured = True
@@ -99,7 +102,19 @@ class StepRunner:
         finally:
             self._release_locks()
 
-    # --- targets and locks ---
+    # --- window, targets and locks ---
+
+    def _outside_window(self, job: JobDescription) -> str:
+        """Return why a job that runs only in a window must not run now; empty when it may."""
+        if not job.only_in_window:
+            return ""
+        window, start = self._run.policy.window, self._run.started_at
+        if window is None or start is None:
+            return f'job "{job.name}" runs only in a window, and the run has none'
+        end = start + window.lasts
+        if self._context.now() >= end:
+            return f'job "{job.name}" runs only in a window, and that of the run ended {utc_second(end)}'
+        return ""
 
     def _missing_target(self, job: JobDescription) -> str:
         """Return which target is missing, with the setting to set; empty when none is."""

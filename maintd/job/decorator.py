@@ -33,6 +33,7 @@ class JobTraits:
     fresh: bool = False
     requires: Callable[..., Iterable[Any]] | None = None
     reads_calendar: bool = False
+    only_in_window: bool = False
     reads_findings: bool = False
 
 
@@ -50,6 +51,7 @@ def job(
     requires: Callable[..., Iterable[Any]] | None = None,
     reads_calendar: bool = False,
     reads_findings: bool = False,
+    only_in_window: bool = False,
 ) -> Callable[[F], F]:
     """Make a function the job of its module.
 
@@ -67,6 +69,7 @@ def job(
     them. By default, the targets that it needs answer.
     reads_calendar: the job has a param `calendar`, which maintd sets to the steps of the active calendar.
     reads_findings: `ctx.findings` has the open findings of this step.
+    only_in_window: the job is refused outside the window of an entry, whoever asks for it.
     """
     traits = JobTraits(
         timeout=parse_duration(timeout),
@@ -81,6 +84,7 @@ def job(
         requires=requires,
         reads_calendar=reads_calendar,
         reads_findings=reads_findings,
+        only_in_window=only_in_window,
     )
 
     def mark(function: F) -> F:

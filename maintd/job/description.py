@@ -119,6 +119,7 @@ def _describe(name: str, path: Path, module: ModuleType, traits: JobTraits, para
         budget=dict(traits.budget),
         history=traits.history,
         reads_calendar=traits.reads_calendar,
+        only_in_window=traits.only_in_window,
         reads_findings=traits.reads_findings,
         history_of=traits.history_of,
         fresh=traits.fresh,

@@ -195,6 +195,7 @@ class StepPlan(Model):
     always: bool = False  # runs at the end, whatever the outcome of earlier steps
     mutates: bool = True
     repeatable: bool = False
+    only_in_window: bool = False  # refused outside the window of its run
 
 
 def merged_locks(steps: Sequence[StepPlan]) -> dict[str, LockMode]:
@@ -227,6 +228,7 @@ class Entry(Model):
     title: str
     runbook: str = ""
     rule: Rule | None = None  # None: manual runs only
+    timezone: str = ""  # of the entry, also without a rule; empty: that of the calendar
     steps: tuple[StepPlan, ...]
     policy: Policy = Policy()
     enabled: bool = True

@@ -32,6 +32,7 @@ class JobDescription(Model):
     timeout: Duration
     repeatable: bool
     mutates: bool
+    only_in_window: bool = False  # refused outside the window of an entry
     locks: dict[str, LockMode] = {}
     needs: tuple[str, ...] = ()  # kinds of target that it requires
     budget: dict[str, int] = {}  # most changes per action, and most bytes, of one attempt

@@ -28,6 +28,7 @@ class NoticeKind(StrEnum):
     CALENDAR_REFUSED = "calendar_refused"  # the calendar on disk has errors, so an earlier one is active
     MAINTD = "maintd"  # maintd's own disk, store or threads
     DIGEST = "digest"  # the summary of a day
+    ANNOUNCEMENT = "announcement"  # a run with a window is planned, or is cancelled after that was sent
     PING = "ping"  # a request to a monitor that expects it
     TEST = "test"  # requested by an operator
 

@@ -126,6 +126,15 @@ class DueLimit(Model):
     listed_until: Instant
 
 
+class StartTime(Model):
+    """When a run would start that is requested for a weekday and a time."""
+
+    entry: str
+    at: Instant
+    local: str  # wall time in the entry's time zone, with the zone's name
+    window_ends_at: Instant | None = None
+
+
 class DueTime(Model):
     """A future due time of an entry."""
 
@@ -134,7 +143,8 @@ class DueTime(Model):
     due_at: Instant
     local: str  # wall time in the entry's time zone, with the zone's name
     jobs: tuple[str, ...]
-    note: str = ""  # why it will be skipped: paused, in a blackout
+    note: str = ""  # why it will be skipped: paused, frozen, in a blackout; of a planned run, who planned it
+    run_id: int | None = None  # a run that is planned; None: a due time of the schedule
 
 
 class StatusReport(Model):

@@ -16,6 +16,7 @@ import structlog
 
 from maintd.errors import MaintdError
 from maintd.model.notice import Channel, Notice, NoticeKind, secrets_of_channel
+from maintd.notify.announcements import is_obsolete
 from maintd.notify.messages import message_of, payload_of
 from maintd.notify.ping_protocol import MAX_BODY_BYTES
 from maintd.notify.pings import is_stale, ping_message
@@ -52,6 +53,7 @@ _LEVELS = {
     NoticeKind.RECOVERED: "success",
     NoticeKind.DIGEST: "info",
     NoticeKind.TEST: "info",
+    NoticeKind.ANNOUNCEMENT: "info",
     NoticeKind.PING: "info",
     NoticeKind.UNKNOWN: "warning",
     NoticeKind.LATE: "warning",
@@ -134,7 +136,7 @@ def _read_outcome(code: int, out: bytes, err: bytes) -> Outcome:
 def deliver(store: Store, sender: Sender, channels: Mapping[str, Channel], group: ClaimedGroup, node: str) -> Outcome:
     """Deliver claimed notices as one message, and write what became of it. Raises StoreError.
 
-    1. Leave out a ping that is not true any more.
+    1. Leave out a ping or an announcement that is not true any more.
     2. Renew the lease: a claim that another node took over is not delivered.
     3. Send.
     4. Mark the notices as sent; or requeue them, or give up.
@@ -147,7 +149,7 @@ def deliver(store: Store, sender: Sender, channels: Mapping[str, Channel], group
         else:
             store.notices.give_up(group, outcome.error)
         return outcome
-    if is_stale(group.notices[0], store.now()):
+    if is_stale(group.notices[0], store.now()) or is_obsolete(store, group.notices[0]):
         store.notices.discard(group)
         return Outcome(Result.DOWN, "it is not true any more")
     if not store.notices.renew(group, store.now() + LEASE):

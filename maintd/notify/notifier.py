@@ -15,6 +15,7 @@ import structlog
 from maintd.clock import Clock
 from maintd.errors import StoreError, StoreUnavailableError
 from maintd.model.notice import NoticeKind, NotifyConfig
+from maintd.notify.announcements import announce
 from maintd.notify.delivery import LEASE, Sender, deliver, log_outcome, settle_failure, unexpected
 from maintd.notify.incidents import IncidentRecorder
 from maintd.notify.outage import StoreOutage
@@ -146,6 +147,7 @@ class Notifier:
             self._outage.over(self._store)
             self.recorder.record_missing(missing)
             self.pings.sweep(self._store.now(), own=self._well())
+            announce(self._store, self._config(), self._store.now())
         elif self._starts_at is not None and self._clock.elapsed() >= self._starts_at:
             self._starts_at = None
             self.pings.sweep_starts(self._store.now())

@@ -145,7 +145,7 @@ def _new(
 
 
 def is_stale(notice: Notice, now: datetime) -> bool:
-    """Whether a ping is not true any more."""
+    """Whether a ping or an announcement is not true any more."""
     stale_at = notice.details.get("stale_at")
     return isinstance(stale_at, str) and now > datetime.fromisoformat(stale_at)
 

@@ -20,8 +20,10 @@ from maintd.operations.freezes import known_freezes, refuse_frozen
 from maintd.operations.lookup import find_entry, find_run
 from maintd.operations.params import plan_with_params, with_params
 from maintd.operations.service import OperatorService, ReloadResult
+from maintd.operations.windows import refuse_across, refuse_without_window
 from maintd.present import utc_minute
 from maintd.secret_params import discard, keep_in
+from maintd.store.announcements import withdraw_announcements
 from maintd.units import Instant
 
 LATEST_START = timedelta(days=366)
@@ -53,12 +55,15 @@ def trigger(service: OperatorService, request: TriggerRequest) -> tuple[RunSumma
     """Queue a run. Returns the run and whether it is new: a run of the entry with the same key is returned instead.
 
     A paused entry can be triggered; the reason of the run mentions the pause. Raises UnknownNameError, UsageError for
-    wrong params or start times, RefusedError if the entry is disabled, frozen, or one of its jobs is broken.
+    wrong params or start times, RefusedError if the entry is disabled, frozen, not
+    possible at that time, or one of its jobs is broken or confined to a window that there is not.
     """
     entry = find_entry(service, request.name)
     _refuse_disabled(service, entry)
     now = service.store.now()
     not_before = now if request.at is None else _start(request.at, now)
+    refuse_without_window(entry)
+    refuse_across(entry, not_before)
     _refuse_freeze(service, request, entry, not_before)
     steps, params = _steps(service, entry, request.params)
     requested = NewRun(
@@ -114,6 +119,7 @@ def cancel(service: OperatorService, run_id: int, by: str, why: str, *, origin: 
     if state is not None and state.final and state is not RunState.CANCELLED:
         raise RefusedError(f"run {run_id} has already ended: {state}", f"see: maintd show {run_id}")
     if state is not None and state.final:
+        service.store.write(lambda conn: withdraw_announcements(conn, run, now))
         _discard_secrets(service, run.plan)  # it never started; an executor does this for one that did
     service.store.audit.add(
         "run_cancelled", subject=run.entry, by=by, origin=origin, why=why, text=f"run {run_id}", at=now

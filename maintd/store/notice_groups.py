@@ -21,7 +21,7 @@ GROUP_INTERVAL = timedelta(seconds=20)
 MAX_GROUP = 1000
 """Most notices of one message."""
 
-ALONE = (NoticeKind.DIGEST, NoticeKind.PING, NoticeKind.TEST)
+ALONE = (NoticeKind.DIGEST, NoticeKind.ANNOUNCEMENT, NoticeKind.PING, NoticeKind.TEST)
 """Kinds that are messages by themselves, and wait for nothing."""
 
 

@@ -161,6 +161,18 @@ class Runs:
         found = self._database.read(lambda conn: _NEXT_NOT_BEFORE.rows_without_transaction(conn, {}))
         return found[0].not_before if found else None
 
+    def planned(self, now: datetime, limit: int = 200) -> list[Run]:
+        """Runs that were requested for a later time, soonest first, with their policy."""
+        query = select(runs.c.id).where(IS_QUEUED, runs.c.not_before > now, runs.c.due_at.is_(None))
+        query = query.where(runs.c.started_at.is_(None)).order_by(runs.c.not_before, runs.c.id).limit(limit)
+
+        def transaction(conn: Connection) -> list[Run]:
+            ids = conn.execute(query).scalars().all()
+            found = load_runs(conn, self._plans, dict.fromkeys(ids, False))
+            return [found[run_id] for run_id in ids]
+
+        return self._database.read(transaction)
+
     def unfinished(self, names: Sequence[str]) -> list[RunSummary]:
         """Queued and running runs of these entries, ordered by entry and age."""
         if not names:

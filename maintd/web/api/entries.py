@@ -10,9 +10,10 @@ from starlette.responses import Response
 from maintd.model.entry import Pause
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.responses import EntryList, JobList, SeriesPage, UnpauseResponse
-from maintd.model.status import DueList, EntryDetail
+from maintd.model.status import DueList, EntryDetail, StartTime
 from maintd.operations import MAX_DAYS, due, entry_status, find_job, pause, status, unpause
 from maintd.operations.lookup import LARGEST_ID
+from maintd.operations.windows import start_time
 from maintd.web.api.runs import require_known
 from maintd.web.dependencies import ServiceDep, caller, parse_since
 from maintd.web.schemas import PauseBody, UnpauseBody, json_response
@@ -68,6 +69,15 @@ def get_entry(service: ServiceDep, request: Request, name: str) -> Response:
     runs = service.store.history.runs(entry=name, limit=LAST_RUNS)
     fields = {key: getattr(found, key) for key in type(found).model_fields}
     return json_response(EntryDetail(**fields, runs=tuple(runs)))
+
+
+@router.get("/entries/{name}/start-time", response_model=StartTime)
+def get_start_time(
+    service: ServiceDep, request: Request, name: str, at: Annotated[str, Query(min_length=1, max_length=40)]
+) -> Response:
+    """Show when a run would start that is requested for a weekday and a time, as `sat 01:00`, in the entry's zone."""
+    caller(request).require(name)
+    return json_response(start_time(service, name, at))
 
 
 @router.post("/entries/{name}/pause", response_model=Pause)
