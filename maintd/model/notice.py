@@ -44,7 +44,7 @@ INCIDENT_KINDS = (
 )
 """Kinds that open an incident."""
 
-ROUTED_KINDS = (*INCIDENT_KINDS, NoticeKind.RECOVERED, NoticeKind.STILL_FAILING)
+ROUTED_KINDS = (*INCIDENT_KINDS, NoticeKind.RECOVERED, NoticeKind.STILL_FAILING, NoticeKind.ANNOUNCEMENT)
 """Kinds that a rule sends to its channels, to others, or not at all."""
 
 
