@@ -13,11 +13,11 @@ from maintd.cli.app import App, current_user, json_option
 from maintd.errors import CalendarError, MaintdError, RefusedError, StoreError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from maintd.calendar import Calendar
     from maintd.job.registry import JobRegistry
-    from maintd.model.entry import Entry
+    from maintd.model.entry import Entry, Freeze
     from maintd.model.target import Targets
     from maintd.store import Store
 
@@ -34,11 +34,20 @@ if TYPE_CHECKING:
 )
 @click.option("--why", default="", help="The reason; stored with the run.")
 @click.option("--dry-run", is_flag=True, help="Make no changes; list those that it would make.")
+@click.option("--emergency", is_flag=True, help="Also during a freeze; needs --why, and is shown with the run.")
 @click.option("--no-store", is_flag=True, help="Do not record the run.")
 @json_option
 @click.pass_obj
 def run_command(
-    app: App, name: str, here: bool, pairs: tuple[str, ...], why: str, dry_run: bool, no_store: bool, as_json: bool
+    app: App,
+    name: str,
+    here: bool,
+    pairs: tuple[str, ...],
+    why: str,
+    dry_run: bool,
+    emergency: bool,
+    no_store: bool,
+    as_json: bool,
 ) -> int:
     """Run an entry or a job without a daemon.
 
@@ -49,6 +58,8 @@ def run_command(
     """
     if not here:
         raise UsageError("`run` needs --here", f"to run it in the daemon: maintd trigger {quote(name)} --wait")
+    if emergency and not why.strip():
+        raise UsageError("an emergency needs a reason", 'add for example --why "the disk is full"')
     from maintd.cli.arguments import params
     from maintd.clock import SystemClock
     from maintd.config import logging, sources
@@ -63,7 +74,7 @@ def run_command(
         app.note(line)
     given = params(pairs)
     registry = app.registry()
-    entry, targets, secrets = _entry(app, registry, name, given)
+    entry, targets, secrets, freezes = _entry(app, registry, name, given)
     store = None if no_store else _open(app)
 
     def print_report(step: str, attempt: int, item: object) -> None:
@@ -84,6 +95,8 @@ def run_command(
             dry_run=dry_run,
             requested_by=current_user(),
             why=why,
+            emergency=emergency,
+            freezes=freezes,
             on_report=print_report,
         )
     finally:
@@ -111,8 +124,8 @@ def _open(app: App) -> Store | None:
 
 def _entry(
     app: App, registry: JobRegistry, name: str, given: Mapping[str, Any]
-) -> tuple[Entry, Targets, Mapping[str, str]]:
-    """The entry, whose params are valid, the targets, and the calendar's secrets.
+) -> tuple[Entry, Targets, Mapping[str, str], Sequence[Freeze]]:
+    """The entry, whose params are valid, the targets, and the calendar's secrets and freezes.
 
     With a broken calendar, only jobs are known.
     """
@@ -142,7 +155,9 @@ def _entry(
     if problems:
         raise UsageError("\n".join(problems), f"see: maintd jobs show {steps[0].job}")
     targets = app.settings.targets if calendar is None else calendar.targets.merged(app.settings.targets)
-    return entry, targets, {} if calendar is None else calendar.secrets
+    if calendar is None:
+        return entry, targets, {}, ()
+    return entry, targets, calendar.secrets, calendar.freezes
 
 
 def _calendar(app: App, registry: JobRegistry) -> Calendar | None:

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
@@ -27,11 +28,13 @@ from maintd.executor.fork_client import Preload
 from maintd.executor.outcome import StopKind
 from maintd.executor.run_context import Jobs, imports_of
 from maintd.executor.run_projection import RunProjection
-from maintd.model.entry import Entry
+from maintd.model.entry import Entry, Freeze
 from maintd.model.job import JobDescription
 from maintd.model.run import NewRun, Run, RunState, Trigger
 from maintd.model.target import Targets
+from maintd.operations.freezes import KnownFreezes, refuse_frozen
 from maintd.operations.params import plan_with_params
+from maintd.operations.windows import refuse_without_window
 from maintd.secret_params import collect_into
 from maintd.store import Store
 
@@ -57,6 +60,8 @@ def run_here(
     dry_run: bool,
     requested_by: str,
     why: str,
+    emergency: bool = False,
+    freezes: Sequence[Freeze] = (),
     on_report: OnReport,
 ) -> Run:
     """Run an entry now, in this process; return the run as it ended, with all its evidence but the log lines.
@@ -67,8 +72,14 @@ def run_here(
 
     `secrets` are those of the calendar; `calendar` returns what a job that reads the calendar is given.
 
-    Raises UsageError for params that are invalid, RefusedError when a run of the entry is under way.
+    `freezes` are those of the calendar; with `emergency` the run is started in a freeze, too.
+
+    Raises UsageError for params that are invalid, RefusedError when a run of the entry is under way, when it is frozen,
+    and for a job that runs only in a window by its own name.
     """
+    refuse_without_window(entry)
+    if not dry_run and not emergency:
+        _refuse_frozen(entry, settings, store, freezes, clock.now())
     if not dry_run and any(step.gate is not None for step in entry.steps):
         raise RefusedError(
             f'"{entry.name}" waits for people at gates, which needs a daemon', f"run: maintd trigger {entry.name}"
@@ -88,6 +99,7 @@ def run_here(
         requested_by=requested_by,
         why=why,
         dry_run=dry_run,
+        emergency=f"run in an emergency by {requested_by or 'an operator'}: {why}" if emergency else "",
     )
     # Another name than the daemon's on this node, which takes all runs under its own name for its own.
     settings = _with_writable_state(settings).model_copy(update={"node": f"{settings.node}/here"})
@@ -103,6 +115,7 @@ def run_here(
             targets=lambda: targets,
             secrets=lambda: known,
             calendar=calendar,
+            freezes=lambda: freezes,
             incarnation=incarnation,
             preload=lambda: Preload(imports),
         )
@@ -120,6 +133,19 @@ def run_here(
         run = _unrecorded(requested, settings, clock.now())
         discard_unrecorded(settings.artifacts_dir, settings.retention.artifacts)
     return _supervise(runs, run, requested_at, on_report)
+
+
+def _refuse_frozen(
+    entry: Entry, settings: Settings, store: Store | None, of_calendar: Sequence[Freeze], now: datetime
+) -> None:
+    """Raise RefusedError for an entry that is frozen. Freezes by command are not known while there is no store."""
+    known = KnownFreezes(store, lambda: of_calendar, settings.freeze_file)
+    try:
+        found = known.active(now)
+    except StoreUnavailableError as error:
+        log.warning("freezes_by_command_unknown", error=str(error))
+        found = replace(known, store=None).active(now)
+    refuse_frozen(found, entry, now, f"maintd run {entry.name} --here")
 
 
 def _supervise(runs: ClaimedRuns, run: Run, requested_at: float, on_report: OnReport) -> Run:

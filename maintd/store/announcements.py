@@ -28,8 +28,9 @@ def withdraw_announcements(conn: Connection, run: Run, now: datetime) -> int:
     """
     of_run = notices.c.key.startswith(f"{_PREFIX}:{run.id}:", autoescape=True)
     is_waiting = notices.c.state.in_((NoticeState.WAITING.value, NoticeState.FAILED.value))
+    may_be_known = ~is_waiting | notices.c.group_key.is_not(None)  # one that is sent again as it was may have arrived
+    told = conn.execute(select(notices.c.channel).where(of_run, may_be_known).distinct()).scalars().all()
     withdrawn = conn.execute(delete(notices).where(of_run, is_waiting)).rowcount
-    told = conn.execute(select(notices.c.channel).where(of_run).distinct()).scalars().all()
     if now < run.not_before:
         text = f"{run.title} ({run.entry}), planned for {utc_text(run.not_before)}, is cancelled, run {run.id}."
         details = {"entry": run.entry, "run": run.id, "cancelled": True, "starts_at": utc_text(run.not_before)}

@@ -1,4 +1,4 @@
-"""Windows: times that they must not contain, weekdays with a time, announcements, and jobs that are confined to them."""
+"""Windows: times that they must not contain, weekdays with a time, announcements, and confined jobs."""
 
 from __future__ import annotations
 
