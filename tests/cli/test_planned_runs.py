@@ -143,19 +143,19 @@ def test_a_planned_run_is_announced_once_and_its_cancellation_too(
     hook.answer(Answer())
     run = client.trigger("planned", at=noon_free(datetime.now(UTC), timedelta(hours=3)), why="new disk", by="ada")
 
-    wait_for(lambda: announcements(client, run.id) == {"24h": NoticeState.SENT}, "the announcement is sent")
+    wait_for(lambda: announcements(client, run.id) == {"1d": NoticeState.SENT}, "the announcement is sent")
     client.cancel(run.id)
-    told = {"24h": NoticeState.SENT, "cancelled": NoticeState.SENT}
+    told = {"1d": NoticeState.SENT, "cancelled": NoticeState.SENT}
     wait_for(lambda: announcements(client, run.id) == told, "those who were told of it are told of the end")
 
-    body = next(each for each in client.notices(limit=500).notices if each.key == f"announcement:{run.id}:24h:pager")
+    body = next(each for each in client.notices(limit=500).notices if each.key == f"announcement:{run.id}:1d:pager")
     assert body.title.startswith("planned begins in ") and "new disk" in body.body
 
 
 def test_an_announcement_that_was_not_delivered_is_withdrawn_with_its_run(
     daemon: RunningDaemon, client: Client, hook: Hook
 ) -> None:
-    hook.answer(Answer(503))
+    hook.answer(Answer(401))
     run = client.trigger("planned", at=noon_free(datetime.now(UTC), timedelta(hours=3)))
     far = client.trigger("planned", at=noon_free(datetime.now(UTC), timedelta(days=9)))
 
@@ -163,7 +163,7 @@ def test_an_announcement_that_was_not_delivered_is_withdrawn_with_its_run(
         found = [each for each in client.notices(limit=500).notices if each.details.get("run") == run.id]
         return [(each.state, bool(each.error)) for each in found] == [(NoticeState.WAITING, True)]
 
-    wait_for(waits, "the channel is down")
+    wait_for(waits, "the channel refuses it")
 
     client.cancel(run.id)
 
