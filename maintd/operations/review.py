@@ -109,6 +109,7 @@ def review_ends(store: Store, *hooks: Hook, limit: int = BATCH) -> int:
         review = Review(tuple(_review(conn, store, events, now)), lapsed, now)
         for hook in hooks:
             hook(conn, review)
+        store.records.add_ends(conn, [event.run_id for event in events], now)
         return len(events)
 
     return store.run_events.review(transaction, limit)

@@ -6,11 +6,13 @@ import threading
 from collections.abc import Callable, Sequence
 
 import structlog
+from sqlalchemy.engine import Connection
 
 from maintd.calendar import fingerprint_of
 from maintd.clock import Clock
 from maintd.errors import StoreError
 from maintd.model.entry import Entry
+from maintd.model.run import RunEvent
 from maintd.operations.follow import PlannedEntry
 from maintd.operations.review import BATCH, Hook, end_removed, review_ends
 from maintd.store import Store
@@ -102,8 +104,12 @@ class Reviewer:
             except StoreError:
                 raise
             except Exception:
-                for event in self._store.run_events.review(lambda conn, ends: ends, 1):
+                for event in self._store.run_events.review(self._record_only, 1):
                     log.exception("run_not_reviewed", run=event.run_id, entry=event.entry)
+
+    def _record_only(self, conn: Connection, events: list[RunEvent]) -> list[RunEvent]:
+        self._store.records.add_ends(conn, [event.run_id for event in events], self._store.now())
+        return events
 
 
 def _planned(entry: Entry | None) -> PlannedEntry | None:

@@ -29,6 +29,7 @@ from maintd.store.maintenance import Maintenance, PruneResult
 from maintd.store.mutes import Mutes
 from maintd.store.nodes import Nodes
 from maintd.store.notices import Notices
+from maintd.store.records import Records
 from maintd.store.run_events import RunEvents
 from maintd.store.run_plans import RunPlans, plan_statements
 from maintd.store.runs import CLAIM_STATEMENTS, Runs
@@ -71,6 +72,7 @@ class Store:
         self.mutes = Mutes(database)
         self.freezes = Freezes(database)
         self.history = History(database, plans)
+        self.records = Records(database)
         self.maintenance = Maintenance(database)
 
     @property

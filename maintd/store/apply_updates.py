@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -79,9 +79,15 @@ _SERIES = Prepared(select(series.c.id, series.c.job, series.c.name).where(series
 
 
 def apply_updates(
-    conn: Connection, plans: RunPlans, run_id: int, fence: int, first_seq: int, updates: Sequence[RunUpdate]
+    conn: Connection,
+    plans: RunPlans,
+    run_id: int,
+    fence: int,
+    first_seq: int,
+    updates: Sequence[RunUpdate],
+    on_late_evidence: Callable[[Connection], None] = lambda conn: None,
 ) -> bool:
-    """See `Runs.apply`.
+    """See `Runs.apply`. `on_late_evidence` is called when a lost run got evidence, but no outcome.
 
     1. Return False, before anything is written, for an old fence, an update that the run's state does not allow, and a
        step that the plan does not have.
@@ -110,6 +116,7 @@ def apply_updates(
         prepared.update_row(conn, runs, {"id": run_id}, {"recorded_seq": last})
         if claim.state == RunState.LOST.value:
             mark_attempts_lost(conn, run_id, claim.reason, claim.finished_at)
+            on_late_evidence(conn)
         return True
     _finish(conn, run_id, claim, end, last)
     if any(step.locks for step in plan.steps):

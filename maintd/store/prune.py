@@ -21,6 +21,7 @@ from maintd.store.freezes import delete_freezes_before
 from maintd.store.last_runs import last_outcome_ids
 from maintd.store.mutes import delete_mutes_before
 from maintd.store.notices import delete_incidents_before, delete_notices_before
+from maintd.store.records import mark_artifacts_pruned, mark_pruned
 from maintd.store.tables import (
     IS_HELD,
     RUN_TABLES,
@@ -131,7 +132,7 @@ def prune(
     batches = _Batches(database, on_batch)
     kept = database.read(last_outcome_ids)
     lines = sum(batches.run(transaction) for transaction in _logs(database, now - retention.logs, kept))
-    files = _Files(artifacts_dir)
+    files = _Files(artifacts_dir, now)
     old_artifacts = batches.run(files.of_old_runs(now - retention.artifacts, kept))
     files.delete()
     pruned = batches.run(_runs_before(now - retention.runs, files))
@@ -212,8 +213,9 @@ def _lines_of(run_id: int) -> Callable[[Connection, int], int]:
 class _Files:
     """Artifact files of deleted rows, deleted after the commit, so that no row refers to a missing file."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, now: datetime) -> None:
         self._folder = None if folder is None else folder.resolve()
+        self.now = now
         self._waiting: list[str] = []
 
     def of_runs(self, conn: Connection, run_ids: Sequence[int]) -> None:
@@ -226,7 +228,7 @@ class _Files:
 
         def transaction(conn: Connection, most: int) -> int:
             old = (
-                select(artifacts.c.id, artifacts.c.path)
+                select(artifacts.c.id, artifacts.c.path, artifacts.c.run_id)
                 .join(runs)
                 .where(runs.c.queued_at < before, runs.c.state.in_(_FINAL), artifacts.c.run_id.not_in(kept))
                 .order_by(artifacts.c.id)
@@ -234,6 +236,7 @@ class _Files:
             )
             found = conn.execute(old).all()
             self._waiting += [row.path for row in found]
+            mark_artifacts_pruned(conn, list({row.run_id for row in found}), self.now)
             return conn.execute(delete(artifacts).where(artifacts.c.id.in_([row.id for row in found]))).rowcount
 
         return transaction
@@ -294,6 +297,7 @@ def _delete_runs(conn: Connection, candidates: Any, most: int, files: _Files) ->
     if not ids:
         return 0
     files.of_runs(conn, ids)
+    mark_pruned(conn, ids, files.now)
     for table in RUN_TABLES:
         conn.execute(delete(table).where(table.c.run_id.in_(ids)))
     return conn.execute(delete(runs).where(runs.c.id.in_(ids))).rowcount

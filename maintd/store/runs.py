@@ -29,6 +29,7 @@ from maintd.store.entries import entry_id_of, insert_runs, run_row
 from maintd.store.gates import end_wait
 from maintd.store.history import load_runs
 from maintd.store.prepared import Prepared, PreparedForValues
+from maintd.store.records import Records
 from maintd.store.run_events import RunChanged, add_run_events
 from maintd.store.run_plans import RunPlans
 from maintd.store.tables import (
@@ -231,7 +232,13 @@ class Runs:
         False: the claim with that fence is over, or the run's state does not allow the updates; nothing is recorded,
         and a retry cannot succeed. A gap in the numbers means lost evidence; later updates are recorded.
         """
-        return self._database.write(lambda conn: apply_updates(conn, self._plans, run_id, fence, first_seq, updates))
+
+        def on_late_evidence(conn: Connection) -> None:
+            Records(self._database).add_evidence_of_lost(conn, run_id, self._database.now())
+
+        return self._database.write(
+            lambda conn: apply_updates(conn, self._plans, run_id, fence, first_seq, updates, on_late_evidence)
+        )
 
     def request_cancel(self, run_id: int, by: str, why: str, now: datetime) -> RunState | None:
         """Cancel a queued run, or record the request for one that has started. Returns its state, None if unknown.

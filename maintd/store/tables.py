@@ -378,12 +378,15 @@ records = Table(
     "records",  # the chain of hashes over what was recorded; outlives its runs
     metadata,
     Column("id", Id, primary_key=True, autoincrement=False),  # from 1, without gaps
-    Column("kind", Text, nullable=False),  # run or note
+    Column("kind", Text, nullable=False),  # see RecordKind
     Column("run_id", Id, nullable=False),
     Column("note_id", Id),
     Column("at", UtcDateTime, nullable=False),
     Column("digest", Text, nullable=False),  # SHA-256 of the record as canonical JSON, in hex
-    Column("head", Text, nullable=False),  # SHA-256 of the earlier head and the digest, in hex
+    Column("artifacts", Text),  # the digest of the list of artifacts, which is pruned before the run
+    Column("head", Text, nullable=False),  # SHA-256 of the earlier head and the columns above, in hex
+    Column("pruned_at", UtcDateTime),  # its run or note was deleted by retention
+    Column("artifacts_pruned_at", UtcDateTime),
     Index("ix_records_run", "run_id"),
 )
 

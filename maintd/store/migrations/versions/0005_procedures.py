@@ -33,7 +33,10 @@ def upgrade() -> None:
         sa.Column("note_id", _id, nullable=True),
         sa.Column("at", _moment, nullable=False),
         sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("artifacts", sa.Text(), nullable=True),
         sa.Column("head", sa.Text(), nullable=False),
+        sa.Column("pruned_at", _moment, nullable=True),
+        sa.Column("artifacts_pruned_at", _moment, nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_records")),
     )
     op.create_index("ix_records_run", "records", ["run_id"], unique=False)
