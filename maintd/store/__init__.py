@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 
 from maintd.clock import Clock
 from maintd.store.audit import Audit
+from maintd.store.chain import Chain
 from maintd.store.database import Database, mask, parse_url
 from maintd.store.entries import Entries, EntryPlan, planning_statements
 from maintd.store.findings import Findings
@@ -73,6 +74,7 @@ class Store:
         self.freezes = Freezes(database)
         self.history = History(database, plans)
         self.records = Records(database)
+        self.chain = Chain(database)
         self.maintenance = Maintenance(database)
 
     @property

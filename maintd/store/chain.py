@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from sqlalchemy import NullType, func, select, type_coerce
+from sqlalchemy import func, select, type_coerce
 from sqlalchemy.engine import Connection
+from sqlalchemy.types import NullType
 
 from maintd.model.records import ChainProblem, RecordKind, VerifiedPart
 from maintd.model.run import RunState
@@ -34,15 +35,20 @@ class _Counts(NamedTuple):
     artifacts_pruned: int = 0
 
 
-def verify_part(database: Database, after: int, limit: int, heads: Mapping[int, str]) -> VerifiedPart:
-    """Verify the records after that id, at most `limit`, against the rows they are about; and `heads`, known from
-    elsewhere, by the ids of their records. The last part also finds what has no record.
-    """
-    part = database.read(partial(_verify, after=after, limit=limit, heads=heads))
-    if part.problem is not None:
+class Chain:
+    """The chain of records as a whole."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def verify(self, after: int, limit: int, heads: Mapping[int, str]) -> VerifiedPart:
+        """Verify the records after that id, at most `limit`, against the rows they are about; and `heads`, known from
+        elsewhere, by the ids of their records. The last part also finds what has no record.
+        """
+        verify = partial(_verify, after=after, limit=limit, heads=heads)
+        part = self._database.read(verify)
         # On Postgres rows and records were read at different moments: what is wrong is still wrong now.
-        part = database.read(partial(_verify, after=after, limit=limit, heads=heads))
-    return part
+        return part if part.problem is None else self._database.read(verify)
 
 
 def _verify(conn: Connection, *, after: int, limit: int, heads: Mapping[int, str]) -> VerifiedPart:
@@ -74,9 +80,7 @@ def _verify(conn: Connection, *, after: int, limit: int, heads: Mapping[int, str
     )
 
 
-def _links(
-    rows: Sequence[Any], after: int, head: str, heads: Mapping[int, str]
-) -> tuple[ChainProblem | None, int]:
+def _links(rows: Sequence[Any], after: int, head: str, heads: Mapping[int, str]) -> tuple[ChainProblem | None, int]:
     """The first record whose number or head does not fit, and how many fit before it."""
     for index, row in enumerate(rows):
         expected = after + index + 1
@@ -126,7 +130,9 @@ def _content_problem(
 
 def _has_later(conn: Connection, row: Any) -> bool:
     """Whether a lost run has a further record, or gets one with the review of its late outcome."""
-    later = select(records.c.id).where(records.c.run_id == row.run_id, records.c.id > row.id, records.c.kind.in_(_OF_RUNS))
+    later = select(records.c.id).where(
+        records.c.run_id == row.run_id, records.c.id > row.id, records.c.kind.in_(_OF_RUNS)
+    )
     if conn.execute(later.limit(1)).first() is not None:
         return True
     waits = select(run_events.c.id).where(run_events.c.run_id == row.run_id, NOT_REVIEWED)

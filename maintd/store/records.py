@@ -17,8 +17,9 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Boolean, NullType, Select, Table, func, select, type_coerce, update
+from sqlalchemy import Boolean, Select, Table, func, select, type_coerce, update
 from sqlalchemy.engine import Connection
+from sqlalchemy.types import NullType
 
 from maintd.model.records import ChainHead, RecordKind
 from maintd.model.run import Note, RunState
