@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
     from maintd.client.sse import ServerEvent
     from maintd.model.access import CreatedToken, ListedToken, Role
+    from maintd.model.changelog import ChangeLog, Checklist
     from maintd.model.entry import Freeze, Pause
     from maintd.model.finding import FindingDetail, FindingList, ListedFinding
     from maintd.model.gate import WaitingGate
     from maintd.model.job import BrokenJob, JobDescription
     from maintd.model.notice import Incident, Mute, Notice
+    from maintd.model.records import VerifiedPart
     from maintd.model.responses import (
         HealthResponse,
         LogEntry,
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
         Summary,
         Version,
     )
-    from maintd.model.run import Run, RunEvent, RunsPage, RunSummary
+    from maintd.model.run import Note, Run, RunEvent, RunsPage, RunSummary
     from maintd.model.status import AuditEvent, DueList, EntryDetail, EntryStatus, StartTime, StatusReport
 
     M = TypeVar("M", bound=BaseModel)
@@ -645,6 +647,44 @@ class Client:
         from maintd.model.responses import Summary
 
         return self._parsed(Summary, found)
+
+    # --- change log ---
+
+    def changelog(
+        self,
+        *,
+        entry: str | None = None,
+        since: datetime | str | None = None,
+        before: int | None = None,
+        limit: int = 50,
+    ) -> ChangeLog:
+        """A page of the runs that changed or tried to change something, newest first; `limit` is 1 to 200."""
+        from maintd.model.changelog import ChangeLog
+
+        query = {"entry": entry, "since": _moment(since), "before": before, "limit": limit}
+        return self._parsed(ChangeLog, self.get("/changelog", **query))
+
+    def verify_changelog(
+        self, *, after: int = 0, limit: int = 500, heads: Mapping[int, str] | None = None
+    ) -> VerifiedPart:
+        """Verify a part of the chain of records; the next one begins after `last`, until one is `final` or has a
+        problem. `heads` are SHA-256 in hex, by record."""
+        from maintd.model.records import VerifiedPart
+
+        head = [f"{record}:{text}" for record, text in (heads or {}).items()]
+        return self._parsed(VerifiedPart, self.get("/changelog/verify", after=after, limit=limit, head=head))
+
+    def add_note(self, run_id: int, text: str, *, by: str = "") -> Note:
+        """Add a note about a run; it cannot be edited."""
+        from maintd.model.run import Note
+
+        return self._parsed(Note, self.post(f"/runs/{run_id:d}/notes", {"text": text, "by": by}))
+
+    def checklist(self, run_id: int) -> Checklist:
+        """The checklist of a run: each box with its evidence, its person, or what is missing."""
+        from maintd.model.changelog import Checklist
+
+        return self._parsed(Checklist, self.get(f"/runs/{run_id:d}/checklist"))
 
     # --- notices ---
 

@@ -40,6 +40,7 @@ class Right(StrEnum):
     PAUSE = "pause"
     ACKNOWLEDGE = "acknowledge"
     DECIDE = "decide"  # tick, approve and reject at a gate, which may ask for a role with more rights
+    NOTE = "note"
     MUTE = "mute"
     FREEZE = "freeze"
     TEST_NOTICES = "test_notices"
@@ -54,6 +55,7 @@ LEAST_ROLES = {
     Right.PAUSE: Role.OPERATOR,
     Right.ACKNOWLEDGE: Role.OPERATOR,
     Right.DECIDE: Role.OPERATOR,
+    Right.NOTE: Role.OPERATOR,
     Right.MUTE: Role.OPERATOR,
     Right.FREEZE: Role.OPERATOR,
     Right.TEST_NOTICES: Role.OPERATOR,

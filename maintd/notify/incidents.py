@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 
 from maintd.model.finding import GoneReason
 from maintd.model.notice import Incident, Mute, NewNotice, NoticeKind, NotifyConfig
+from maintd.model.records import ChainHead
 from maintd.model.run import Run, RunState, RunSummary
 from maintd.notify import messages
 from maintd.notify.messages import Around, Text
@@ -49,6 +50,7 @@ from maintd.store.notices import (
     set_reminder,
 )
 from maintd.store.period import FindingSummary, PeriodSummary, finding_summary
+from maintd.store.records import chain_head
 from maintd.store.runs import overdue_runs, running_runs
 from maintd.units import duration_text, format_duration, plural, utc_text
 
@@ -359,7 +361,7 @@ class IncidentRecorder:
         def transaction(conn: Connection) -> int:
             since = at - timedelta(days=1)
             summary, findings = summary_of(conn, config, since, at, now), finding_summary(conn, since, at)
-            text = digest_text(summary, findings, open_incidents(conn), at, self._around(conn))
+            text = digest_text(summary, findings, open_incidents(conn), at, self._around(conn), chain_head(conn))
             new = _notices(config, NoticeKind.DIGEST, missing, key, text, None, now, critical=True)
             return add_notices(conn, [notice.model_copy(update={"critical": False}) for notice in new], now)
 
@@ -464,9 +466,15 @@ def _notices(
 
 
 def digest_text(
-    summary: PeriodSummary, findings: FindingSummary, opened: Sequence[Incident], at: datetime, around: Around
+    summary: PeriodSummary,
+    findings: FindingSummary,
+    opened: Sequence[Incident],
+    at: datetime,
+    around: Around,
+    head: ChainHead | None = None,
 ) -> Text:
-    """`23 ran, 21 ok, 1 warned, 1 failed, 0 late, 0 missed`, the findings, and what is not over yet."""
+    """`23 ran, 21 ok, 1 warned, 1 failed, 0 late, 0 missed`, the findings, and what is not over yet; and the head of
+    the chain of records, so that it is kept outside the store."""
     counts = [f"{summary.ran:,} ran", f"{summary.ok:,} ok", f"{summary.warned:,} warned"]
     counts += [f"{summary.unknown:,} unknown"] if summary.unknown else []
     counts += [f"{summary.failed:,} failed"]
@@ -487,6 +495,9 @@ def digest_text(
         lines.append(f"page    {around.page}/")
     details = {"entry": None, "page": around.page or None, "until": utc_text(at), "summary": summary._asdict()}
     details["findings"] = findings._asdict()
+    if head is not None:
+        lines.append(f"head    record {head.record}, {head.head}")
+        details["chain"] = {"record": head.record, "head": head.head}
     return Text(title, "\n".join(lines), details)
 
 

@@ -52,6 +52,7 @@ from maintd.operations.watchdog import Missing, MissingKind, Watchdog, problems_
 from maintd.present.text import utc_second
 from maintd.scheduler.alarm import Alarm
 from maintd.scheduler.calendar_reload import CalendarReloader
+from maintd.scheduler.daily_changelog import DailyChangelog
 from maintd.scheduler.gate_timeouts import GateTimeouts
 from maintd.scheduler.lease_expiry import mark_expired_lost, mark_interrupted_lost
 from maintd.scheduler.planner import Planner
@@ -156,6 +157,7 @@ class Daemon:
             (self.notifier.recorder.record_review, self.notifier.pings.record_review),
             entries=lambda: self.reloader.calendar.entries,
         )
+        self.daily_changelog = DailyChangelog(self.store, self.clock, settings.reports_dir)
         self.executor = LocalExecutor(
             self.store,
             settings,
@@ -428,6 +430,7 @@ class Daemon:
         self.executor.wake()
         self.reviewer.note_end()  # of a run that was lost, skipped or cancelled, or of another node that is gone
         self._attempt("pruning", self._prune_daily)
+        self._attempt("the daily change log", self.daily_changelog.write_if_due)
 
     def _end_overdue_waits(self) -> None:
         self._attempt("the end of waits at gates", self.gate_timeouts.sweep)

@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection
 from maintd.clock import Clock
 from maintd.store.audit import Audit
 from maintd.store.chain import Chain
+from maintd.store.changed_runs import ChangedRuns
 from maintd.store.database import Database, mask, parse_url
 from maintd.store.entries import Entries, EntryPlan, planning_statements
 from maintd.store.findings import Findings
@@ -75,6 +76,7 @@ class Store:
         self.history = History(database, plans)
         self.records = Records(database)
         self.chain = Chain(database)
+        self.changed_runs = ChangedRuns(database, plans)
         self.maintenance = Maintenance(database)
 
     @property

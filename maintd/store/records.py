@@ -174,11 +174,12 @@ _PARTS = {
 }
 _NOTES = PreparedForValues(_query(notes), notes.c.id)
 _KNOWN = PreparedForValues(
-    select(records.c.run_id, records.c.kind, records.c.digest)
-    .where(records.c.kind != RecordKind.NOTE.value)
+    select(records.c.id, records.c.run_id, records.c.kind, records.c.digest)
+    .where(records.c.kind.in_((RecordKind.RUN.value, RecordKind.LOST.value)))
     .order_by(records.c.run_id, records.c.id),
     records.c.run_id,
 )
+"""The records of runs; the start has the number of a run, too."""
 
 
 class Content(NamedTuple):
@@ -198,6 +199,11 @@ class Records:
     def head(self) -> ChainHead | None:
         """The head of the chain; None without a record."""
         return self._database.read(chain_head)
+
+    def last_of_run(self, run_id: int) -> int | None:
+        """The number of the last record of a run; None without one."""
+        rows = self._database.read(lambda conn: _KNOWN.rows(conn, [run_id]))
+        return max((row.id for row in rows), default=None)
 
     def synced_head(self, kind: str, text: str, now: datetime) -> ChainHead | None:
         """The head, after a synced commit of an event in the audit log: no power failure takes its records back.
@@ -325,7 +331,7 @@ def digest_of(value: Any) -> str:
 
 def canonical_row(table: Table, row: Any) -> dict[str, Any]:
     """The recorded columns of a row, equal on both databases."""
-    values = {}
+    values: dict[str, Any] = {}
     for name in RECORDED[table]:
         value, kind = getattr(row, name), table.c[name].type
         if value is None:

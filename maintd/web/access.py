@@ -30,6 +30,8 @@ RIGHTS: dict[tuple[str, str], Right] = {
     ("GET", "/runs/{run_id}"): Right.READ,
     ("GET", "/static/{name}"): Right.PROBE,
     ("GET", "/text/status"): Right.READ,
+    ("GET", "/api/v1/changelog"): Right.READ,
+    ("GET", "/api/v1/changelog/verify"): Right.READ,
     ("GET", "/api/v1/due"): Right.READ,
     ("GET", "/api/v1/entries"): Right.READ,
     ("GET", "/api/v1/entries/{name}"): Right.READ,
@@ -62,6 +64,7 @@ RIGHTS: dict[tuple[str, str], Right] = {
     ("GET", "/api/v1/runs/{run_id}"): Right.READ,
     ("GET", "/api/v1/runs/{run_id}/artifacts/{step}/{attempt}/{name}"): Right.READ,
     ("POST", "/api/v1/runs/{run_id}/cancel"): Right.CANCEL,
+    ("GET", "/api/v1/runs/{run_id}/checklist"): Right.READ,
     ("GET", "/api/v1/runs/{run_id}/findings"): Right.READ,
     ("GET", "/api/v1/runs/{run_id}/gate"): Right.READ,
     ("POST", "/api/v1/runs/{run_id}/gate/approve"): Right.DECIDE,
@@ -70,6 +73,7 @@ RIGHTS: dict[tuple[str, str], Right] = {
     ("GET", "/api/v1/runs/{run_id}/log"): Right.READ,
     ("GET", "/api/v1/runs/{run_id}/log.txt"): Right.READ,
     ("GET", "/api/v1/runs/{run_id}/log/stream"): Right.READ,
+    ("POST", "/api/v1/runs/{run_id}/notes"): Right.NOTE,
     ("GET", "/api/v1/series"): Right.READ,
     ("GET", "/api/v1/settings"): Right.READ,
     ("GET", "/api/v1/status"): Right.READ,
@@ -83,6 +87,7 @@ RIGHTS: dict[tuple[str, str], Right] = {
 
 BY_ENTRY = frozenset(
     {
+        ("GET", "/api/v1/changelog"),
         ("GET", "/api/v1/due"),
         ("GET", "/api/v1/entries"),
         ("GET", "/api/v1/entries/{name}"),
@@ -109,6 +114,7 @@ BY_ENTRY = frozenset(
         ("GET", "/api/v1/runs/{run_id}"),
         ("GET", "/api/v1/runs/{run_id}/artifacts/{step}/{attempt}/{name}"),
         ("POST", "/api/v1/runs/{run_id}/cancel"),
+        ("GET", "/api/v1/runs/{run_id}/checklist"),
         ("GET", "/api/v1/runs/{run_id}/findings"),
         ("GET", "/api/v1/runs/{run_id}/gate"),
         ("POST", "/api/v1/runs/{run_id}/gate/approve"),
@@ -117,6 +123,7 @@ BY_ENTRY = frozenset(
         ("GET", "/api/v1/runs/{run_id}/log"),
         ("GET", "/api/v1/runs/{run_id}/log.txt"),
         ("GET", "/api/v1/runs/{run_id}/log/stream"),
+        ("POST", "/api/v1/runs/{run_id}/notes"),
         ("GET", "/api/v1/series"),
         ("GET", "/api/v1/status"),
         ("GET", "/api/v1/version"),

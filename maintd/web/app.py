@@ -17,7 +17,7 @@ from maintd.model.access import Right, roles_with
 from maintd.operations import OperatorService
 from maintd.web import health, pages
 from maintd.web.access import RIGHTS
-from maintd.web.api import daemon, entries, findings, freezes, gates, notices, runs, streams, tokens
+from maintd.web.api import changelog, daemon, entries, findings, freezes, gates, notices, runs, streams, tokens
 from maintd.web.dependencies import caller
 from maintd.web.errors import error_response, internal_error
 from maintd.web.refusals import Refusals
@@ -39,6 +39,7 @@ DESCRIPTION = (
 _schema_router = APIRouter(include_in_schema=False)
 
 _API_ROUTERS = (
+    changelog.router,
     daemon.router,
     entries.router,
     findings.router,

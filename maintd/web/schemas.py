@@ -159,6 +159,13 @@ class AcknowledgeBody(Model):
     by: Text = ""
 
 
+class NoteBody(Model):
+    """A note about a run, and who writes it."""
+
+    text: Text
+    by: Text = ""
+
+
 class WithdrawBody(Model):
     """Who withdraws an acknowledgement, and why."""
 

@@ -45,7 +45,7 @@ def run_with_everything(store: Store, name: str = "a", minutes: float = 0) -> in
 
     def add_rows(conn: Connection) -> None:
         add_decision(conn, run.id, decision)
-        conn.execute(insert(run_links).values(run_id=run.id, kind=LinkKind.RESUMES.value, other_run_id=run.id + 1000))
+        conn.execute(insert(run_links).values(run_id=run.id, kind=LinkKind.RESUMES.value, other_run_id=run.id * 1000))
 
     store.write(add_rows)
     writes = [*evidence(*items, minutes=minutes), ended(RunState.WARNED, minutes + 1)]
