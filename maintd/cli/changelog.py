@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,8 +12,15 @@ from maintd.cli import completion
 from maintd.cli.app import App, current_user, json_option
 from maintd.errors import UsageError
 
+if TYPE_CHECKING:
+    from maintd.client import Client
+    from maintd.model.changelog import ChangeLog, Checklist
+    from maintd.model.records import VerifiedPart
+    from maintd.model.run import Note
+
 PAGE = 50
 PART = 500  # records that are verified in one request
+MOST_HEADS = 100
 
 _HEAD = re.compile(r"(\d{1,18}) ([0-9a-f]{64})(?: .*)?", re.ASCII)
 
@@ -40,12 +47,17 @@ def changelog_command(
     app: App = ctx.obj
     from maintd.cli.arguments import past_time
 
-    query = {"entry": entry, "since": past_time(since or "30d", app.now())}
-    records, before, left = [], None, limit
+    start = past_time(since or "30d", app.now())
+
+    def page(client: Client) -> ChangeLog:
+        return client.changelog(entry=entry, since=start, before=before, limit=min(left, PAGE))
+
+    records: list[dict[str, Any]] = []
+    before, left = None, limit
     while left > 0:
-        page = app.read("/changelog", before=before, limit=min(left, PAGE), **query)
-        records += page["records"]
-        before, left = page["next_before"], left - PAGE
+        found = app.read_json(page)
+        records += found["records"]
+        before, left = found["next_before"], left - PAGE
         if before is None:
             break
     if as_json or form == "json":
@@ -53,11 +65,11 @@ def changelog_command(
         return
     from maintd.model.changelog import ChangeLogRecord
     from maintd.present.changelog import TITLE, changelog_markdown
+    from maintd.present.text import utc_minute
 
     shown = [ChangeLogRecord.model_validate(record) for record in records]
-    app.out(
-        f"{TITLE}\n\n{changelog_markdown(shown)}" if shown else f"no run has changed anything since {query['since']}"
-    )
+    nothing = f"no run has changed or tried to change anything since {utc_minute(start)}"
+    app.out(f"{TITLE}\n\n{changelog_markdown(shown)}" if shown else nothing)
     if before is not None:
         app.note("there are more; narrow it with --since or --entry, or give a higher --limit")
 
@@ -80,25 +92,27 @@ def verify(app: App, file: Path | None, as_json: bool) -> int:
 
     Example: maintd changelog verify --head /backup/CHANGELOG-maintenance.head
     """
-    heads = [] if file is None else _heads(file)
-    counts = dict.fromkeys(("records", "pruned", "artifacts_pruned"), 0)
-    after = 0
+    heads = {} if file is None else _heads(file)
+    after, parts = 0, []
+
+    def part(client: Client) -> VerifiedPart:
+        return client.verify_changelog(after=after, limit=PART, heads=heads)
+
     while True:
-        part: dict[str, Any] = app.read("/changelog/verify", after=after, limit=PART, head=heads)
-        for name in counts:
-            counts[name] += part[name]
-        if part["final"] or part["problem"] is not None:
+        found = app.read_json(part)
+        parts.append(found)
+        if found["final"] or found["problem"] is not None:
             break
-        after = part["last"]
-    result = part | counts | {"heads": len(heads)}
+        after = found["last"]
+    counts = {name: sum(each[name] for each in parts) for name in ("records", "pruned", "artifacts_pruned")}
     if as_json:
-        app.out_json(result)
+        app.out_json(found | counts | {"heads": len(heads)})
     else:
         from maintd.model.records import VerifiedPart
         from maintd.present.records import verification_text
 
-        app.out(verification_text(VerifiedPart.model_validate(part | counts), heads=len(heads)))
-    return 0 if part["problem"] is None else 1
+        app.out(verification_text(VerifiedPart.model_validate(found | counts), heads=len(heads)))
+    return 0 if found["problem"] is None else 1
 
 
 @click.command("note")
@@ -117,11 +131,14 @@ def note_command(app: App, run: str, text: str, by: str | None, as_json: bool) -
     from maintd.cli.runs import run_id_of
 
     number = run_id_of(app, run, daemon=True)
-    note = app.daemon.post(f"/runs/{number}/notes", {"text": text, "by": by or current_user()})
+
+    def add(client: Client) -> Note:
+        return client.add_note(number, text, by=by or current_user())
+
     if as_json:
-        app.out_json(note)
+        app.out_json(app.daemon.json_of(add))
     else:
-        app.out(f"note {note['id']} about run {number} is recorded")
+        app.out(f"note {add(app.daemon).id} about run {number} is recorded")
 
 
 @click.command("checklist")
@@ -135,27 +152,30 @@ def checklist_command(app: App, run: str, as_json: bool) -> None:
     """
     from maintd.cli.runs import run_id_of
 
-    found = app.read(f"/runs/{run_id_of(app, run)}/checklist")
+    number = run_id_of(app, run)
+
+    def checklist(client: Client) -> Checklist:
+        return client.checklist(number)
+
     if as_json:
-        app.out_json(found)
+        app.out_json(app.read_json(checklist))
         return
-    from maintd.model.changelog import Checklist
     from maintd.present.changelog import checklist_text
 
-    app.out(checklist_text(Checklist.model_validate(found)))
+    app.out(checklist_text(app.read(checklist)))
 
 
-def _heads(file: Path) -> list[str]:
-    """The heads in a file, as the API takes them. Raises UsageError."""
+def _heads(file: Path) -> dict[int, str]:
+    """The last heads in a file, by record. Raises UsageError."""
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{file} cannot be read: {error}") from None
     matches = [_HEAD.fullmatch(line) for line in lines if line and not line.startswith("#")]
-    heads = [f"{match[1]}:{match[2]}" for match in matches if match is not None]
-    if not heads or len(heads) < len(matches):
+    heads = {int(match[1]): match[2] for match in matches if match is not None}
+    if not heads or None in matches:
         raise UsageError(
             f"{file} has a line that is no head of the chain" if matches else f"{file} has no head of the chain",
             "a line is the number of a record and its head, as in CHANGELOG-maintenance.head",
         )
-    return heads[-100:]
+    return dict(list(heads.items())[-MOST_HEADS:])

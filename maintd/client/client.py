@@ -659,32 +659,36 @@ class Client:
         limit: int = 50,
     ) -> ChangeLog:
         """A page of the runs that changed or tried to change something, newest first; `limit` is 1 to 200."""
+        query = {"entry": entry, "since": _moment(since), "before": before, "limit": limit}
+        found = self.get("/changelog", **query)
         from maintd.model.changelog import ChangeLog
 
-        query = {"entry": entry, "since": _moment(since), "before": before, "limit": limit}
-        return self._parsed(ChangeLog, self.get("/changelog", **query))
+        return self._parsed(ChangeLog, found)
 
     def verify_changelog(
         self, *, after: int = 0, limit: int = 500, heads: Mapping[int, str] | None = None
     ) -> VerifiedPart:
         """Verify a part of the chain of records; the next one begins after `last`, until one is `final` or has a
         problem. `heads` are SHA-256 in hex, by record."""
+        head = [f"{record}:{text}" for record, text in (heads or {}).items()]
+        found = self.get("/changelog/verify", after=after, limit=limit, head=head)
         from maintd.model.records import VerifiedPart
 
-        head = [f"{record}:{text}" for record, text in (heads or {}).items()]
-        return self._parsed(VerifiedPart, self.get("/changelog/verify", after=after, limit=limit, head=head))
+        return self._parsed(VerifiedPart, found)
 
     def add_note(self, run_id: int, text: str, *, by: str = "") -> Note:
         """Add a note about a run; it cannot be edited."""
+        found = self.post(f"/runs/{run_id:d}/notes", {"text": text, "by": by})
         from maintd.model.run import Note
 
-        return self._parsed(Note, self.post(f"/runs/{run_id:d}/notes", {"text": text, "by": by}))
+        return self._parsed(Note, found)
 
     def checklist(self, run_id: int) -> Checklist:
         """The checklist of a run: each box with its evidence, its person, or what is missing."""
+        found = self.get(f"/runs/{run_id:d}/checklist")
         from maintd.model.changelog import Checklist
 
-        return self._parsed(Checklist, self.get(f"/runs/{run_id:d}/checklist"))
+        return self._parsed(Checklist, found)
 
     # --- notices ---
 
