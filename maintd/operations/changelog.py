@@ -225,8 +225,8 @@ def issues(run: Run, findings: dict[tuple[str, str, str], Finding]) -> Iterator[
 
 
 def _check_text(check: Check) -> str:
-    expected = f", expected {check.expected}" if check.expected else ""
-    return f"{check.name}: {check.status}, {value_text(check.observed, check.unit)}{expected}"
+    expectation = f", {check.expectation}" if check.expected else ""
+    return f"{check.name}: {check.status}, {value_text(check.observed, check.unit)}{expectation}"
 
 
 def _resolution(finding: Finding) -> str:

@@ -175,7 +175,7 @@ _PARTS = {
 _NOTES = PreparedForValues(_query(notes), notes.c.id)
 _KNOWN = PreparedForValues(
     select(records.c.id, records.c.run_id, records.c.kind, records.c.digest)
-    .where(records.c.kind.in_((RecordKind.RUN.value, RecordKind.LOST.value)))
+    .where(records.c.note_id.is_(None), records.c.kind != RecordKind.START.value)
     .order_by(records.c.run_id, records.c.id),
     records.c.run_id,
 )
