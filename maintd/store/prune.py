@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Table, delete, exists, func, select, tuple_, update
+from sqlalchemy import Table, delete, exists, false, func, select, tuple_, update
 from sqlalchemy.engine import Connection
 
 from maintd.config.settings import Retention
@@ -23,7 +23,6 @@ from maintd.store.mutes import delete_mutes_before
 from maintd.store.notices import delete_incidents_before, delete_notices_before
 from maintd.store.records import mark_artifacts_pruned, mark_pruned
 from maintd.store.tables import (
-    IS_HELD,
     RUN_TABLES,
     artifacts,
     attempts,
@@ -293,7 +292,7 @@ def _runs_up_to(entry_id: int, last_id: int, files: _Files) -> Callable[[Connect
 
 def _delete_runs(conn: Connection, candidates: Any, most: int, files: _Files) -> int:
     kept = last_outcome_ids(conn)
-    ids = conn.execute(candidates.where(runs.c.id.not_in(kept), ~IS_HELD).limit(most)).scalars().all()
+    ids = conn.execute(candidates.where(runs.c.id.not_in(kept), runs.c.held.is_(false())).limit(most)).scalars().all()
     if not ids:
         return 0
     files.of_runs(conn, ids)
