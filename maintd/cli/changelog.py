@@ -28,7 +28,7 @@ _HEAD = re.compile(r"(\d{1,18}) ([0-9a-f]{64})(?: .*)?", re.ASCII)
 @click.group("changelog", invoke_without_command=True)
 @click.option("--since", metavar="WHEN", help="Only runs queued since then: 7d (ago), 2026-12-06. Default: 30d.")
 @click.option("--entry", metavar="NAME", help="Only runs of this entry.", shell_complete=completion.names)
-@click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="Most runs that are looked at.")
+@click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="Most runs that are read.")
 @click.option("--format", "form", type=click.Choice(["md", "json"]), default="md", help="Markdown, or as --json.")
 @json_option
 @click.pass_context

@@ -20,6 +20,7 @@ from maintd.model.evidence import Change, ChangeState, Check, CheckStatus, Scala
 from maintd.model.finding import Finding, is_finding
 from maintd.model.run import AttemptState, Note, Run, RunState, Step, StepState, Trigger
 from maintd.operations.follow import observations
+from maintd.operations.gates import MAINTD
 from maintd.operations.service import OperatorService
 from maintd.present import utc_minute
 from maintd.store import Store
@@ -135,7 +136,7 @@ def performers(run: Run) -> Iterator[str]:
         yield f"{run.requested_by} (requested it)"
     if run.node:
         yield f"maintd on {run.node}" + ("" if run.requested_by else f" ({run.trigger.replace('_', ' ')})")
-    persons = dict.fromkeys(decision.by for decision in run.decisions if decision.by)
+    persons = dict.fromkeys(decision.by for decision in run.decisions if decision.by not in ("", MAINTD.name))
     yield from (f"{person} (at its gates)" for person in persons)
 
 

@@ -201,25 +201,14 @@ def _of_gate(run: Run, step: Step) -> Iterator[Box]:
 
 
 def _item(run: Run, step: Step, number: int, item: ChecklistItem) -> Box:
+    kind = DecisionKind.TICKED if item.proof is None else DecisionKind.PROVED
+    found = _decision(run, step, (kind,), number)
+    if found is not None:
+        by = found.by if kind is DecisionKind.TICKED else ""
+        return Box(text=item.text, state=BoxState.DONE, evidence=found.note, by=by, at=found.at)
     if item.proof is None:
-        ticked = next(
-            (
-                decision
-                for decision in reversed(run.decisions)
-                if decision.step == step.index and decision.kind is DecisionKind.TICKED and decision.item == number
-            ),
-            None,
-        )
-        if ticked is None:
-            return Box(text=item.text, state=BoxState.OPEN, evidence="nobody ticked it")
-        return Box(text=item.text, state=BoxState.DONE, evidence=ticked.note, by=ticked.by, at=ticked.at)
-    proof = _proof_text(item.proof)
-    passed = _decision(run, step, (DecisionKind.APPROVED,))
-    if passed is None:
-        return Box(text=item.text, state=BoxState.OPEN, evidence=f"{proof}: observed when the gate is passed")
-    if passed.emergency:
-        return Box(text=item.text, state=BoxState.OPEN, evidence=f"{proof}: the gate was passed in an emergency")
-    return Box(text=item.text, state=BoxState.DONE, evidence=f"{proof}: observed", at=passed.at)
+        return Box(text=item.text, state=BoxState.OPEN, evidence="not ticked")
+    return Box(text=item.text, state=BoxState.OPEN, evidence=f"{_proof_text(item.proof)}: observed at the approval")
 
 
 def _proof_text(proof: Proof) -> str:
@@ -229,6 +218,7 @@ def _proof_text(proof: Proof) -> str:
     return f"step {proof.step} succeeded" if proof.step is not None else f"check {proof.check} ok"
 
 
-def _decision(run: Run, step: Step, kinds: Sequence[DecisionKind]) -> GateDecision | None:
+def _decision(run: Run, step: Step, kinds: Sequence[DecisionKind], item: int | None = None) -> GateDecision | None:
+    """The last decision of these kinds at a gate, about that item if one is given."""
     of_step = (each for each in reversed(run.decisions) if each.step == step.index and each.kind in kinds)
-    return next(of_step, None)
+    return next((each for each in of_step if item in (None, each.item)), None)

@@ -26,7 +26,7 @@ def changelog_markdown(records: Sequence[ChangeLogRecord]) -> str:
 
 
 def record_markdown(record: ChangeLogRecord) -> str:
-    """One record. A heading that has nothing to list says why."""
+    """One record. One that has nothing to list has the reason."""
     return "\n".join(_lines(record)) + "\n\n"
 
 
@@ -40,7 +40,7 @@ def _lines(record: ChangeLogRecord) -> Iterator[str]:
         yield f"**Why:** {_text(record.why)}  "
     if record.emergency:
         yield f"**Emergency:** {_text(record.emergency)}  "
-    yield f"**Performed by:** {_text(', '.join(record.performed_by)) or 'not known: nobody requested or claimed it'}  "
+    yield f"**Performed by:** {_text(', '.join(record.performed_by)) or 'not known'}  "
     yield f"**Duration:** {_duration(record)}  "
     yield f"**Planned Downtime:** {_downtime(record)}"
     yield from _section("Changes Made", list(_changes(record)), _no_changes(record))
@@ -113,6 +113,7 @@ def _no_changes(record: ChangeLogRecord) -> str:
 def _decision(decision: LoggedDecision) -> str:
     what = {
         DecisionKind.TICKED: f"ticked “{decision.item}”",
+        DecisionKind.PROVED: f"observed “{decision.item}”",
         DecisionKind.TIMED_OUT: "its time was over",
         DecisionKind.CANCELLED: "cancelled while it waited",
     }.get(decision.kind, decision.kind.value)
@@ -136,11 +137,11 @@ def _no_issues(record: ChangeLogRecord) -> str:
 
 
 def box_text(box: Box) -> str:
-    """`- [x] Backup completed: step backup succeeded (ada, Sun 2026-11-29 04:00 UTC)`; an open one says so."""
+    """`- [x] Backup completed: step backup succeeded (ada, Sun 2026-11-29 04:00 UTC)`; or what is missing."""
     who = ", ".join(part for part in (box.by, "" if box.at is None else utc_minute(box.at)) if part)
     word = _WORDS[box.state]
-    says = ": ".join(part for part in (word, box.evidence) if part)
-    return f"- [{_MARKS[box.state]}] {_text(box.text)}{_after_colon(says)}" + (f" ({_text(who)})" if who else "")
+    shown = ": ".join(part for part in (word, box.evidence) if part)
+    return f"- [{_MARKS[box.state]}] {_text(box.text)}{_after_colon(shown)}" + (f" ({_text(who)})" if who else "")
 
 
 def checklist_text(checklist: Checklist) -> str:

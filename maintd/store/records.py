@@ -51,7 +51,7 @@ CHAIN = "chain of records"
 """The name that a transaction locks before it adds records: one after another."""
 
 FORMAT = 1
-"""Of the canonical JSON. Whoever changes RECORDED must keep the digests of earlier formats verifiable."""
+"""Of the canonical JSON. A change of RECORDED must keep the digests of earlier formats verifiable."""
 
 RECORDED: dict[Table, tuple[str, ...]] = {
     runs: (
@@ -124,7 +124,7 @@ LEFT_OUT: dict[Table, dict[str, str]] = {
         "recorded_seq": "a counter of the claim's updates",
         "waiting_step": "empty after the end",
         "waiting_until": "empty after the end",
-        "held": "ends later, when somebody resumes, undoes or releases the run",
+        "held": "ends later, when the run is resumed, undone or released",
     },
     attempts: {
         "log_lines": "the log is pruned before the run",
@@ -254,7 +254,7 @@ class Records:
 
         def transaction(conn: Connection) -> Note | None:
             of_run = select(entries.c.name).join_from(runs, entries, entries.c.id == runs.c.entry_id)
-            # Locked, so that the run is not pruned meanwhile.
+            # Locked, so that the run is not pruned before the commit.
             entry = conn.execute(of_run.where(runs.c.id == run_id).with_for_update(of=runs)).scalar_one_or_none()
             if entry is None:
                 return None

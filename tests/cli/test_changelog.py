@@ -131,7 +131,7 @@ def test_the_checklist_of_a_procedure_shows_open_boxes_then_their_persons(daemon
 
     wait_for(waits, "the run waits at its gate")
     waiting = daemon.maintd("checklist", str(number)).out
-    assert "- [ ] Stakeholders notified: open: nobody ticked it" in waiting
+    assert "- [ ] Stakeholders notified: open: not ticked" in waiting
     assert "- [ ] Backup completed: open: no item of a gate and no step of the run is about a backup" in waiting
     assert "- [x] Rollback plan ready: the entry can undo: tidy" in waiting
     assert "- [x] Maintenance window scheduled: from " in waiting
@@ -143,7 +143,7 @@ def test_the_checklist_of_a_procedure_shows_open_boxes_then_their_persons(daemon
 
     found = daemon.maintd("checklist", str(number))
     assert "- [x] Stakeholders notified (ada, " in found.out
-    assert "- [ ] Emergency contacts confirmed: open: nobody ticked it" in found.out
+    assert "- [ ] Emergency contacts confirmed: open: not ticked" in found.out
     assert "- [x] Change log updated: 1 change; record " in found.out
     assert "- [ ] System validation completed: open: not known: no run with health_check has ended since" in found.out
     assert f"- [ ] Documentation updated: open: no note of a person; write one: maintd note {number} TEXT" in found.out

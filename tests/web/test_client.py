@@ -82,6 +82,8 @@ ARGUMENTS: dict[str, tuple[tuple[object, ...], dict[str, object]]] = {
     "finding": (("abc",), {}),
     "acknowledge": (("abc", "known"), {"until": LATER}),
     "withdraw": (("abc",), {}),
+    "add_note": ((1, "seen"), {}),
+    "checklist": ((1,), {}),
     "notice": ((1,), {}),
     "test_channel": (("mail",), {}),
     "mute": (("probe", "moving"), {"until": LATER}),
