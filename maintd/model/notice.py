@@ -25,6 +25,7 @@ class NoticeKind(StrEnum):
     LATE = "late"  # a run has not started although it was due
     MISSED = "missed"  # a due time passed and its work was not done
     TOO_LONG = "too_long"  # a run takes much longer than it should
+    WAITING = "waiting"  # a run waits at a gate for a person
     CALENDAR_REFUSED = "calendar_refused"  # the calendar on disk has errors, so an earlier one is active
     MAINTD = "maintd"  # maintd's own disk, store or threads
     DIGEST = "digest"  # the summary of a day
@@ -39,6 +40,7 @@ INCIDENT_KINDS = (
     NoticeKind.LATE,
     NoticeKind.MISSED,
     NoticeKind.TOO_LONG,
+    NoticeKind.WAITING,
     NoticeKind.CALENDAR_REFUSED,
     NoticeKind.MAINTD,
 )

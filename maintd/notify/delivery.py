@@ -58,6 +58,7 @@ _LEVELS = {
     NoticeKind.UNKNOWN: "warning",
     NoticeKind.LATE: "warning",
     NoticeKind.TOO_LONG: "warning",
+    NoticeKind.WAITING: "warning",
 }
 
 

@@ -15,12 +15,13 @@ from sqlalchemy.engine import Connection
 from maintd.model.finding import GoneReason
 from maintd.model.notice import Incident, Mute, NewNotice, NoticeKind, NotifyConfig
 from maintd.model.records import ChainHead
-from maintd.model.run import Run, RunState, RunSummary
+from maintd.model.run import Run, RunState, RunSummary, Step
 from maintd.notify import messages
 from maintd.notify.messages import Around, Text
 from maintd.notify.selection import (
     OwnProblem,
     decide_end,
+    is_about_wait,
     is_late,
     longest,
     muting,
@@ -28,6 +29,7 @@ from maintd.notify.selection import (
     recovery_channels,
     reminder_channels,
     send_at,
+    waiting_step,
 )
 from maintd.operations.period import summary_of
 from maintd.operations.review import Review
@@ -177,6 +179,7 @@ class IncidentRecorder:
         now = self._store.now()
         count = self._sweep_own(config, list(problems), now, elapsed)
         count += self._sweep_runs(config, now)
+        count += self._sweep_gates(config, now)
         count += self._sweep_reminders(config, now)
         return count + self._digest(config, now)
 
@@ -253,6 +256,64 @@ class IncidentRecorder:
 
         return self._store.write(transaction)
 
+    def _sweep_gates(self, config: NotifyConfig, now: datetime) -> int:
+        """Runs that wait at gates: open an incident for each entry, remind as its gate says, close what was decided."""
+        known = self._entries()
+        gates = [(run, step) for run in self._store.gates.waiting() if (step := waiting_step(run)) is not None]
+        opened = [one for one in self._store.notices.open_incidents() if one.kind is NoticeKind.WAITING]
+        runs = {run.id: run for run, _ in gates}
+        over = [one for one in opened if (run := runs.get(one.run_id or 0)) is None or not is_about_wait(one, run)]
+        current = {one.subject: one for one in opened if one not in over}
+        began = [(run, step) for run, step in gates if run.entry in known and run.entry not in current]
+        due = [
+            (one, run, step)
+            for run, step in gates
+            if (one := current.get(run.entry)) is not None and one.run_id == run.id
+            if one.remind_at is not None and one.remind_at <= now
+        ]
+        if not (over or began or due):
+            return 0
+
+        def transaction(conn: Connection) -> int:
+            mutes, around = active_mutes(conn, now), self._around(conn)
+            new: list[NewNotice] = []
+            for incident in over:
+                close_incident(conn, incident, now)
+            for run, step in began:
+                text = messages.waiting(run, step, now, around)
+                remind = None if step.gate is None else step.gate.remind
+                new += self._open(
+                    conn, config, run.entry, NoticeKind.WAITING, text, run.id, mutes, now, remind_every=remind
+                )
+            for incident, run, step in due:
+                new += self._remind_of_gate(conn, config, incident, run, step, mutes, now, around)
+            return add_notices(conn, new, now) if new else 0
+
+        return self._store.write(transaction)
+
+    def _remind_of_gate(
+        self,
+        conn: Connection,
+        config: NotifyConfig,
+        incident: Incident,
+        run: Run,
+        step: Step,
+        mutes: Sequence[Mute],
+        now: datetime,
+        around: Around,
+    ) -> list[NewNotice]:
+        remind = None if step.gate is None else step.gate.remind
+        mute = muting(mutes, run.entry)
+        if mute is not None:
+            set_reminder(conn, incident, mute.until, reminded=False)
+            return []
+        if not set_reminder(conn, incident, None if remind is None else now + remind, reminded=True):
+            return []  # another node did
+        text = messages.waiting(run, step, now, around, reminder=True)
+        key = f"incident:{incident.id}:reminder:{incident.reminders + 1}"
+        channels = config.rules_of(run.entry).channels_of(NoticeKind.WAITING)
+        return _notices(config, NoticeKind.WAITING, channels, key, text, incident.id, now, critical=incident.critical)
+
     def _limits(self, config: NotifyConfig, running: Sequence[RunSummary]) -> dict[int, tuple[timedelta, str]]:
         """By run, how long it may take, and that in words."""
         running = [run for run in running if not run.dry_run and run.started_at is not None]
@@ -312,7 +373,7 @@ class IncidentRecorder:
         due = [
             incident
             for incident in self._store.notices.open_incidents()
-            if incident.remind_at is not None and incident.remind_at <= now
+            if incident.remind_at is not None and incident.remind_at <= now and incident.kind is not NoticeKind.WAITING
         ]
         if not due:
             return 0
@@ -383,13 +444,20 @@ class IncidentRecorder:
         run_id: int | None,
         mutes: Sequence[Mute],
         now: datetime,
+        *,
+        remind_every: timedelta | None = None,
     ) -> list[NewNotice]:
-        """Open an incident, and return its notices: none if it is open, or the entry is muted."""
+        """Open an incident, and return its notices: none if it is open, or the entry is muted.
+
+        `remind_every` is the interval of reminders of a gate, for which the rules of other incidents do not count.
+        """
         rules = config.rules_of(subject)
         critical = rules.critical or kind is NoticeKind.MAINTD
         channels = rules.channels_of(kind)
         mute = muting(mutes, subject)
         remind_at = next_reminder(rules, 0, now) if channels else None
+        if kind is NoticeKind.WAITING:
+            remind_at = None if remind_every is None or not channels else now + remind_every
         known = {key: text.details[key] for key in ("entry_title", "hint", "next_step") if key in text.details}
         incident = open_incident(
             conn,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from maintd.model.evidence import CheckStatus
 from maintd.model.notice import Incident, Notice, NoticeKind
-from maintd.model.run import Run, RunState, RunSummary
+from maintd.model.run import Run, RunState, RunSummary, Step
 from maintd.operations.diagnosis import run_reason
 from maintd.present import utc_minute
 from maintd.present.notices import OWN, subject_text
@@ -40,6 +40,7 @@ _WORDS: Mapping[NoticeKind, str] = {
     NoticeKind.LATE: "late",
     NoticeKind.MISSED: "missed",
     NoticeKind.TOO_LONG: "too long",
+    NoticeKind.WAITING: "waiting",
     NoticeKind.STILL_FAILING: "still failing",
     NoticeKind.RECOVERED: "recovered",
     NoticeKind.CALENDAR_REFUSED: "calendar refused",
@@ -105,6 +106,19 @@ def too_long(run: RunSummary, limit: str, now: datetime, around: Around) -> Text
     details = _details(run, why, hint, step, started, around)
     facts = {"why": why, "since": utc_minute(started), "hint": hint, "type": step}
     return _text(f"{run.entry} takes too long: {duration_text(now - started)}", head, facts, details, around, run.id)
+
+
+def waiting(run: Run, step: Step, now: datetime, around: Around, *, reminder: bool = False) -> Text:
+    """A run waits at a gate for a person; `step` is the gate."""
+    since = step.started_at or run.queued_at
+    until = "" if run.waiting_until is None else utc_minute(run.waiting_until)
+    role = step.gate.approve.role if step.gate is not None else "person"
+    why = f"run {run.id} {run.reason or 'waits at a gate'}" + (f"; without a decision it ends {until}" if until else "")
+    verb = f"still waits after {rough_text(now - since)}" if reminder else "waits"
+    head = f"{_named(run)} {verb} at gate {step.name} for an {role}, run {run.id}."
+    details = _details(run, why, "", "maintd gates", since, around)
+    facts = {"why": why, "since": utc_minute(since), "until": until, "type": "maintd gates"}
+    return _text(f"{run.entry} {verb} for an {role}", head, facts, details, around, run.id)
 
 
 def of_maintd(kind: NoticeKind, text: str, since: datetime, around: Around) -> Text:

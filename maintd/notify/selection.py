@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from maintd.model.notice import Incident, Mute, NoticeKind, NoticeRules, NotifyConfig, QuietHours
-from maintd.model.run import RunState, RunSummary, SkipReason
+from maintd.model.run import Run, RunState, RunSummary, SkipReason, Step, StepState
 from maintd.schedule import compile_rule
 from maintd.store.notice_groups import GROUP_WAIT
 
@@ -53,7 +53,8 @@ def decide_end(run: RunSummary, opened: Sequence[Incident], *, acknowledged: boo
     """
     if run.dry_run:
         return EndDecision()
-    opened = [incident for incident in opened if run.id >= (incident.run_id or 0)]
+    # Whether a run waits is no question of how another one ended: the sweep closes that incident.
+    opened = [one for one in opened if one.kind is not NoticeKind.WAITING and run.id >= (one.run_id or 0)]
     until_end = tuple(incident for incident in opened if incident.kind in _UNTIL_END)
     latest = max((incident.last_run_id or 0 for incident in opened if incident.kind in _OF_RUN), default=0)
     if run.id < latest:  # its node brought the evidence after a later run had ended
@@ -95,6 +96,19 @@ def longest(rules: NoticeRules, typical: timedelta | None) -> timedelta | None:
     if rules.too_long_factor is None or typical is None:
         return None
     return max(typical * rules.too_long_factor, typical + LEAST_EXCESS)
+
+
+def waiting_step(run: Run) -> Step | None:
+    """The gate where a run waits."""
+    found = (step for step in run.steps if step.state is StepState.WAITING)
+    return next(found, None) if run.state is RunState.WAITING else None
+
+
+def is_about_wait(incident: Incident, run: Run) -> bool:
+    """Whether an incident is about the wait of a run, and not about one at an earlier gate."""
+    step = waiting_step(run)
+    since = None if step is None else step.started_at
+    return since is not None and incident.run_id == run.id and incident.opened_at >= since
 
 
 def next_reminder(rules: NoticeRules, reminders: int, now: datetime) -> datetime | None:

@@ -10,15 +10,23 @@ import pytest
 from support.clock import ManualClock
 from support.stores import NOON, at, claim, due, ended, entry, evidence, finished, plan_runs, queue, sync
 
-from maintd.model.entry import Rule, ScheduleKind
+from maintd.model.entry import Gate, Rule, ScheduleKind, StepPlan
 from maintd.model.evidence import Check, CheckStatus
 from maintd.model.notice import Channel, Digest, Notice, NoticeKind, NoticeRules, NotifyConfig, QuietHours
-from maintd.model.run import AttemptState, RunState, SkipReason, StepState
-from maintd.model.run_updates import AttemptFinished, AttemptReported, AttemptStarted, StepFinished, StepStarted
+from maintd.model.run import AttemptState, DecisionKind, GateDecision, RunState, SkipReason, StepState
+from maintd.model.run_updates import (
+    AttemptFinished,
+    AttemptReported,
+    AttemptStarted,
+    RunWaiting,
+    StepFinished,
+    StepStarted,
+)
 from maintd.notify.incidents import IncidentRecorder
 from maintd.notify.selection import OwnProblem
 from maintd.operations.review import review_ends
 from maintd.store import Store
+from maintd.store.gates import end_wait
 
 CHANNELS = {"mail": Channel(name="mail"), "pager": Channel(name="pager")}
 DISK = OwnProblem(NoticeKind.MAINTD, "disk", "the disk is full: 3 MiB free")
@@ -237,6 +245,71 @@ def test_a_failure_that_was_acknowledged_before_its_notice_is_reported_when_that
     site.review()
 
     assert site.kinds() == ["failed"]
+
+
+# --- gates ---
+
+
+def at_gate(site: Site, minutes: float, *, step: int = 0, run_id: int | None = None, **gate: Any) -> int:
+    """Return a run of `a` that waits at a gate since then."""
+    columns = {"ask": "Start now?", "remind": timedelta(minutes=30)} | gate
+    plan = [StepPlan(name=name, job="", gate=Gate.model_validate(columns)) for name in ("gate", "gate-2")]
+    run_id = queue(site.store, "a", minutes, plan=plan) if run_id is None else run_id
+    run = claim(site.store, run_id, minutes)
+    waits = RunWaiting(step=step, at=at(minutes), until=at(minutes + 600), reason="waits for approval by an operator")
+    assert site.store.runs.apply(run_id, run.fence, 1, [waits])
+    return run_id
+
+
+def decide(site: Site, run_id: int, minutes: float) -> None:
+    decision = GateDecision(step=0, kind=DecisionKind.APPROVED, by="ada", at=at(minutes))
+    assert site.store.write(lambda conn: end_wait(conn, run_id, decision, StepState.SUCCEEDED, "approved by ada"))
+
+
+def test_a_run_that_waits_is_reported_once_with_reminders_until_it_is_decided(site: Site) -> None:
+    run_id = at_gate(site, 0)
+    site.sweep()
+    site.sweep()
+    (notice,) = site.notices()
+    assert (notice.kind, notice.details["next_step"]) == (NoticeKind.WAITING, "maintd gates")
+    assert notice.title == "a waits for an operator" and "without a decision it ends" in notice.body
+
+    site.clock.advance(timedelta(minutes=29))
+    site.sweep()
+    assert len(site.notices()) == 1
+    site.clock.advance(timedelta(minutes=2))
+    site.sweep()
+    site.sweep()
+    assert site.kinds() == ["waiting", "waiting"]
+    assert site.notices()[1].title == "a still waits after 31m for an operator"
+
+    decide(site, run_id, 31)
+    site.clock.advance(timedelta(minutes=5))
+    site.sweep()
+    assert site.kinds() == ["waiting", "waiting"]
+    assert site.store.notices.open_incidents() == []
+
+
+def test_each_gate_of_a_run_is_reported(site: Site) -> None:
+    run_id = at_gate(site, 0, remind=None)
+    site.sweep()
+    decide(site, run_id, 1)
+    site.clock.advance(timedelta(minutes=2))
+    at_gate(site, 2, step=1, run_id=run_id, remind=None)
+    site.clock.advance(timedelta(days=1))
+    site.sweep()
+    site.sweep()
+    assert site.kinds() == ["waiting", "waiting"]
+    assert len(site.store.notices.open_incidents()) == 1
+
+
+def test_the_end_of_another_run_does_not_end_what_is_known_about_a_wait(site: Site) -> None:
+    at_gate(site, 0)
+    site.sweep()
+    site.end("a", 1, RunState.SUCCEEDED)
+    site.sweep()
+    assert site.kinds() == ["waiting"]
+    assert [one.kind for one in site.store.notices.open_incidents()] == [NoticeKind.WAITING]
 
 
 # --- reminders ---
