@@ -80,6 +80,12 @@ def discard(params: Mapping[str, Any], folder: Path) -> None:
                     Path(path).unlink()
 
 
+def is_discarded(params: Mapping[str, Any], folder: Path) -> bool:
+    """Whether these params refer to a file that `keep_in` wrote and that is deleted."""
+    paths = [Path(path) for text in _texts(params) for path in re.findall(r"\$\{file:([^}]+)\}", text)]
+    return any(path.parent == folder.absolute() and not path.exists() for path in paths)
+
+
 def discard_old(folder: Path, age: timedelta) -> None:
     """Delete the files of runs that never started and are older than that."""
     with contextlib.suppress(OSError):

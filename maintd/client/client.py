@@ -497,6 +497,31 @@ class Client:
 
         return self._parsed(RunSummary, found)
 
+    def resume(
+        self, run_id: int, *, from_step: str = "", redo: Iterable[str] = (), why: str = "", by: str = ""
+    ) -> RunSummary:
+        """Resume a run that did not succeed: a new run takes over what succeeded, and runs the rest. Returns it.
+
+        `redo` are steps that run again although that may repeat their effect; it needs `why`.
+        """
+        from maintd.model.run import RunSummary
+
+        body = {"from_step": from_step, "redo": list(redo), "why": why, "by": by}
+        return self._parsed(RunSummary, self.post(f"/runs/{run_id:d}/resume", body))
+
+    def undo(self, run_id: int, why: str, *, redo: Iterable[str] = (), by: str = "") -> RunSummary:
+        """Undo a run that did not succeed: a new run runs the undo steps of all that had started. Returns it."""
+        from maintd.model.run import RunSummary
+
+        body = {"why": why, "redo": list(redo), "by": by}
+        return self._parsed(RunSummary, self.post(f"/runs/{run_id:d}/undo", body))
+
+    def release(self, run_id: int, why: str, *, by: str = "") -> RunSummary:
+        """Release a lost run that is held: its locks are free, and its entry can run again. Returns the run."""
+        from maintd.model.run import RunSummary
+
+        return self._parsed(RunSummary, self.post(f"/runs/{run_id:d}/release", {"why": why, "by": by}))
+
     def wait(self, run_id: int, *, timeout: float | None = None, interval: float = 0.5) -> Run:
         """The run when it has ended. Raises TimeoutError if that is not within `timeout` seconds."""
         until = None if timeout is None else time.monotonic() + timeout

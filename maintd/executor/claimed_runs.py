@@ -54,6 +54,10 @@ class ClaimedRun:
         """Whether so much waits to be recorded that the child should wait too."""
         return self.journal is not None and self.journal.full
 
+    def wait_stored(self, seconds: float) -> bool:
+        """Wait until the store has all that was added, at most that long; whether it has, or there is no store."""
+        return self.journal is None or self.journal.wait_stored(seconds)
+
     def add(self, *updates: RunUpdate, soon: bool = True) -> None:
         """Record these after all earlier ones; with `soon` False they may wait a moment for more."""
         if self.journal is not None:

@@ -53,6 +53,7 @@ class Journal:
         self._spool = spool
         self._over = over
         self._lock = threading.Lock()
+        self._written = threading.Condition(self._lock)
         self._waiting: deque[tuple[RunUpdate, int]] = deque()  # with their sizes
         self._waiting_bytes = 0
         self._next_seq = 1  # of the first that waits
@@ -78,6 +79,14 @@ class Journal:
                 isinstance(write, RunFinished | RunRequeued | RunWaiting) for write in writes
             )
         self._recorder.schedule(self, 0.0 if soon else SOON)
+
+    def wait_stored(self, seconds: float) -> bool:
+        """Wait until the store has all that was added, at most that long; whether it has."""
+        self._recorder.schedule(self, 0.0)
+        with self._written:
+            return self._written.wait_for(
+                lambda: not self._waiting and self._spool.is_empty and not self.away and not self.refused, seconds
+            )
 
     def abandon(self) -> None:
         """Record no end: another process has settled the run. What was added is still written."""
@@ -111,6 +120,8 @@ class Journal:
             self._tries = 0
             log.info("run_recorded_again", run=self.run_id)
         self._spool.remove()
+        with self._written:
+            self._written.notify_all()
         if self._ended or self.refused:
             self._finish()
         return None

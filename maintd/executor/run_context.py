@@ -44,7 +44,7 @@ def imports_of(jobs: Jobs, names: Iterable[str]) -> frozenset[str]:
 
 
 class RunUpdates(Protocol):
-    """Where a supervisor's updates of its run go. Neither of these blocks."""
+    """Where a supervisor's updates of its run go. Only `wait_stored` blocks."""
 
     @property
     def full(self) -> bool:
@@ -53,6 +53,10 @@ class RunUpdates(Protocol):
 
     def add(self, *updates: RunUpdate, soon: bool = True) -> None:
         """Record these after all earlier ones; with `soon` False they may wait a moment for more."""
+        ...
+
+    def wait_stored(self, seconds: float) -> bool:
+        """Wait until the store has all that was added, at most that long; whether it has, or there is no store."""
         ...
 
 

@@ -69,10 +69,12 @@ class RunSupervisor:
     def _end(self) -> tuple[float, str]:
         """When the steps must be over, on the monotonic clock, and the name of that limit.
 
-        The time of the steps that ended before this claim counts, the time at gates does not.
+        The time of the steps that ended before this claim counts. That of gates, and of steps that were taken over from
+        another run, does not.
         """
         timeout = self._run.policy.timeout
-        spent = sum((_duration(step) for step in self._run.steps if step.gate is None), timedelta(0))
+        own = [step for step in self._run.steps if step.gate is None and not self._is_taken_over(step)]
+        spent = sum(map(_duration, own), timedelta(0))
         left, name = timeout - spent, f"the run's {format_duration(timeout)} timeout"
         if self._window_ends_at is not None:
             to_window = self._window_ends_at - self._context.now()
@@ -81,6 +83,9 @@ class RunSupervisor:
                 before = format_duration(window.rollback_by) if window is not None else ""
                 left, name = to_window, f"its window's last moment for work, {before} before its end"
         return time.monotonic() + left.total_seconds(), name
+
+    def _is_taken_over(self, step: Step) -> bool:
+        return step.finished_at is not None and step.finished_at < self._run.queued_at
 
     def _supervise(self) -> RunEnd | None:
         refusal = self._too_late() or self._frozen() or self._across() or self._without_dependency()
@@ -102,7 +107,7 @@ class RunSupervisor:
             reason = f"node {self._context.settings.node} is shutting down"
             return RunRequeued(at=self._context.now(), not_before=self._context.now(), reason=reason)
         for index, step in main_steps(plan):
-            if index not in self._outcomes:
+            if index not in self._outcomes and not self._take_over(index):
                 self._skip_step(index, step)
         self._context.cancel.start_cleanup()
         undoes = self._undoes()
@@ -153,9 +158,7 @@ class RunSupervisor:
 
     def _reach_gate(self, index: int, gate: Gate) -> RunWaiting | None:
         """Note how a gate was decided; for one that is not yet, end the claim so that the run waits there."""
-        before = self._before(index)
-        if before is not None and before.state not in _NOT_ENDED:
-            self._outcomes[index] = StepOutcome(self._run.plan[index].name, before.state, before.reason)
+        if self._take_over(index):
             return None
         if self._is_over() or self._run.trigger is Trigger.UNDO:
             return None
@@ -231,7 +234,9 @@ class RunSupervisor:
         return RunOutcome(RunState.SKIPPED, text, SkipReason.DEPENDENCY)
 
     def _has_started_before(self) -> bool:
-        return any(step.state is not StepState.PENDING for step in self._run.steps)
+        """Whether a step of it, or of the run that it follows, was started."""
+        follows = self._run.trigger in (Trigger.RESUME, Trigger.UNDO)
+        return follows or any(step.state is not StepState.PENDING for step in self._run.steps)
 
     def _is_to_requeue(self) -> bool:
         """Whether this claim has started nothing, and the node shuts down."""
@@ -247,14 +252,19 @@ class RunSupervisor:
 
     # --- steps ---
 
+    def _take_over(self, index: int) -> bool:
+        """Note the outcome of a step that ended before this claim; whether it did."""
+        before = self._before(index)
+        if before is None or before.state in _NOT_ENDED:
+            return False
+        skipped = before.state is StepState.SKIPPED
+        self._outcomes[index] = StepOutcome(before.name, before.state, before.reason, skipped)
+        return True
+
     def _run_step(self, index: int, step: StepPlan) -> bool:
         """Run a step; whether the next one is to run too."""
-        before = self._before(index)
-        if before is not None and before.state not in _NOT_ENDED:
-            self._outcomes[index] = StepOutcome(
-                step.name, before.state, before.reason, before.state is StepState.SKIPPED
-            )
-            return before.state not in BAD or self._continues_after(step)
+        if self._take_over(index):
+            return self._outcomes[index].state not in BAD or self._continues_after(step)
         cleanup = step.always or bool(step.undoes)
         if not cleanup and self._run.trigger is Trigger.UNDO:
             return False

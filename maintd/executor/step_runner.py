@@ -26,19 +26,23 @@ from maintd.executor.outcome import (
     retry_delay,
 )
 from maintd.executor.run_context import RunContext
-from maintd.model.entry import merged_locks
+from maintd.model.entry import AfterCrash, is_procedure, merged_locks
 from maintd.model.job import JobDescription
 from maintd.model.run import AttemptState, StepState
 from maintd.model.run_updates import AttemptFinished, StepFinished, StepStarted, StepWaiting
 from maintd.model.status import LockHolder
 from maintd.present.text import utc_second
 from maintd.store.tables import HELD_BY_RUN
-from maintd.units import format_duration
+from maintd.units import format_duration, seconds_text
 
 log = structlog.get_logger()
 
 LOCK_INTERVAL = timedelta(seconds=0.5)
 """Time between two attempts to acquire a lock that is held."""
+
+
+RECORD_SECONDS = 5.0
+"""How long an undo or `always` step waits until its start is recorded."""
 
 
 class StepRunner:
@@ -96,6 +100,7 @@ class StepRunner:
             refusal = self._acquire_locks()
             if refusal is None:
                 return None
+            refusal = refusal or self._record_start()
             if refusal:
                 return self._finish(*self._stopped_or_failed(refusal))
             return self._run_attempts(job)
@@ -162,6 +167,25 @@ class StepRunner:
             if waited >= lock_wait:
                 return f"{why}; waited {format_duration(lock_wait)}"
             self._cancel.wait(min(LOCK_INTERVAL, lock_wait - waited))
+
+    def _record_start(self) -> str:
+        """Wait until the start of a step of a procedure is in the store; return why it is not, else an empty text.
+
+        When the daemon is killed, the rows must have every step that may have had an effect: it is undone, and not
+        repeated. An undo or `always` step does not wait for a store that is away.
+        """
+        if not is_procedure(self._run.plan) or self._context.store is None:
+            return ""
+        began, most = time.monotonic(), self._run.policy.lock_wait.total_seconds()
+        if self._plan.always or self._plan.undoes:
+            most = min(most, RECORD_SECONDS)
+        while not self._updates.wait_stored(LOCK_INTERVAL.total_seconds()):
+            if self._is_stopped():
+                return "its start could not be recorded"
+            if time.monotonic() - began >= most:
+                cleanup = self._plan.always or self._plan.undoes
+                return "" if cleanup else f"its start could not be recorded within {seconds_text(most)}"
+        return ""
 
     def _record_waiting(self, reason: str) -> None:
         self._updates.add(StepWaiting(step=self._index, at=self._context.now(), reason=reason))
@@ -242,6 +266,12 @@ class StepRunner:
                 return TimeLimit(left, self._end_name)
         return TimeLimit(own, f"its {format_duration(own)} timeout")
 
+    @property
+    def _is_followed(self) -> bool:
+        """Whether another node may undo or resume the run by itself, once the lease is over."""
+        followed = self._run.policy.after_crash is not AfterCrash.HOLD
+        return followed and any(step.undoes for step in self._run.plan)
+
     def _provide_folders(self, order: AttemptRequest) -> None:
         if order.user is None:
             return
@@ -268,7 +298,7 @@ class StepRunner:
             step=self._index,
             started_at=now,
             limit=limit,
-            holds_locks=bool(self._plan.locks) or self._run.policy.hold_locks,
+            holds_locks=bool(self._plan.locks) or self._run.policy.hold_locks or self._is_followed,
         )
         try:
             self._provide_folders(order)

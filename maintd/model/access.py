@@ -17,7 +17,7 @@ class Role(StrEnum):
     """What a caller may do. Each role has the rights of those before it, too."""
 
     VIEWER = "viewer"  # see everything except secrets
-    OPERATOR = "operator"  # trigger and cancel runs, pass gates, pause and freeze entries, acknowledge, mute
+    OPERATOR = "operator"  # trigger, cancel and resume runs, pass gates, pause and freeze entries, acknowledge, mute
     APPROVER = "approver"  # put a changed calendar into force, pass gates that ask for an approver
     ADMIN = "admin"  # create and revoke tokens, pass a gate in an emergency
 
@@ -37,6 +37,7 @@ class Right(StrEnum):
     READ = "read"
     TRIGGER = "trigger"
     CANCEL = "cancel"
+    RESUME = "resume"  # also undo and release
     PAUSE = "pause"
     ACKNOWLEDGE = "acknowledge"
     DECIDE = "decide"  # tick, approve and reject at a gate, which may ask for a role with more rights
@@ -52,6 +53,7 @@ LEAST_ROLES = {
     Right.READ: Role.VIEWER,
     Right.TRIGGER: Role.OPERATOR,
     Right.CANCEL: Role.OPERATOR,
+    Right.RESUME: Role.OPERATOR,
     Right.PAUSE: Role.OPERATOR,
     Right.ACKNOWLEDGE: Role.OPERATOR,
     Right.DECIDE: Role.OPERATOR,

@@ -198,6 +198,11 @@ class StepPlan(Model):
     only_in_window: bool = False  # refused outside the window of its run
 
 
+def is_procedure(steps: Sequence[StepPlan]) -> bool:
+    """Whether an entry with these steps has undo steps or gates."""
+    return any(step.undoes or step.gate is not None for step in steps)
+
+
 def merged_locks(steps: Sequence[StepPlan]) -> dict[str, LockMode]:
     """The locks of all steps; exclusive if one of them needs it so."""
     found: dict[str, LockMode] = {}

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
 from maintd.model.evidence import CheckStatus
-from maintd.model.run import Attempt, Run, RunState, RunSummary
+from maintd.model.run import Attempt, Run, RunState, RunSummary, Trigger
 
 MAX_BODY_BYTES = 10_000
 """Bytes of a body, unless the monitor answered with another limit. A server of one's own keeps as many by default, and
@@ -47,13 +47,13 @@ def ping_of_end(run: Run | RunSummary, *, acknowledged: bool = False) -> EndPing
     1. A dry run did nothing, and a skipped run is missing: the monitor notices that by itself.
     2. What was not observed is a failure. A run of which everything that is wrong has been acknowledged is a success,
        as it is in the status and to notices.
-    3. A cancelled run is neither.
+    3. A cancelled run is neither, and so is a success of a run that undid another one.
     """
     if run.dry_run or run.state is RunState.SKIPPED or run.started_at is None:
         return None
     text = f"{run.entry}: {run.state.replace('_', ' ')}{f': {run.reason}' if run.reason else ''}"
     if run.state in (RunState.SUCCEEDED, RunState.WARNED):
-        return EndPing(SUCCESS, text)
+        return EndPing(LOG if run.trigger is Trigger.UNDO else SUCCESS, text)
     if run.state is RunState.CANCELLED:
         return EndPing(LOG, text)
     if acknowledged:

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from maintd.model.notice import Incident, Mute, NoticeKind, NoticeRules, NotifyConfig, QuietHours
-from maintd.model.run import Run, RunState, RunSummary, SkipReason, Step, StepState
+from maintd.model.run import Run, RunState, RunSummary, SkipReason, Step, StepState, Trigger
 from maintd.schedule import compile_rule
 from maintd.store.notice_groups import GROUP_WAIT
 
@@ -46,7 +46,7 @@ def decide_end(run: RunSummary, opened: Sequence[Incident], *, acknowledged: boo
     """What the end of a run changes; `opened` are the open incidents of its entry.
 
     1. A dry run, and a run that is older than what an incident is about, change nothing.
-    2. A success closes everything that is open about the entry.
+    2. A success closes everything that is open about the entry; that of a run which undid another one is none.
     3. A failure closes all but earlier failures, and opens one; an unknown run does not end a row of failures.
     4. A due time whose work was not done opens an incident; one that was skipped as an operator wanted, none.
     5. A run in which all that was wrong is acknowledged opens none.
@@ -60,6 +60,8 @@ def decide_end(run: RunSummary, opened: Sequence[Incident], *, acknowledged: boo
     if run.id < latest:  # its node brought the evidence after a later run had ended
         return EndDecision(superseded=until_end)
     if run.state in (RunState.SUCCEEDED, RunState.WARNED):
+        if run.trigger is Trigger.UNDO:  # what the entry is for was not done
+            return EndDecision(superseded=until_end)
         return EndDecision(recovered=tuple(opened))
     kind = _OF_STATE.get(run.state)
     if run.state is RunState.SKIPPED and run.skip_reason in NOT_DONE:

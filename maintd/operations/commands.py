@@ -16,6 +16,7 @@ from maintd.model.base import Model
 from maintd.model.entry import Entry, Pause, StepPlan
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.run import NewRun, Run, RunState, RunSummary, Trigger
+from maintd.operations.diagnosis import decisions_about
 from maintd.operations.freezes import known_freezes, refuse_frozen
 from maintd.operations.lookup import find_entry, find_run
 from maintd.operations.params import plan_with_params, with_params
@@ -55,11 +56,12 @@ def trigger(service: OperatorService, request: TriggerRequest) -> tuple[RunSumma
     """Queue a run. Returns the run and whether it is new: a run of the entry with the same key is returned instead.
 
     A paused entry can be triggered; the reason of the run mentions the pause. Raises UnknownNameError, UsageError for
-    wrong params or start times, RefusedError if the entry is disabled, frozen, not
+    wrong params or start times, RefusedError if the entry is disabled, frozen, held, not
     possible at that time, or one of its jobs is broken or confined to a window that there is not.
     """
     entry = find_entry(service, request.name)
     _refuse_disabled(service, entry)
+    _refuse_held(service, entry.name)
     now = service.store.now()
     not_before = now if request.at is None else _start(request.at, now)
     refuse_without_window(entry)
@@ -102,8 +104,8 @@ def trigger(service: OperatorService, request: TriggerRequest) -> tuple[RunSumma
             text=text,
             at=now,
         )
-        _wake(service)
-    return _summary(run), created
+        wake(service)
+    return summary_of(run), created
 
 
 def cancel(service: OperatorService, run_id: int, by: str, why: str, *, origin: str = "") -> RunSummary:
@@ -124,8 +126,8 @@ def cancel(service: OperatorService, run_id: int, by: str, why: str, *, origin: 
     service.store.audit.add(
         "run_cancelled", subject=run.entry, by=by, origin=origin, why=why, text=f"run {run_id}", at=now
     )
-    _wake(service)
-    return _summary(find_run(service, run_id))
+    wake(service)
+    return summary_of(find_run(service, run_id))
 
 
 def pause(service: OperatorService, name: str, why: str, by: str, until: datetime | None, *, origin: str = "") -> Pause:
@@ -141,7 +143,7 @@ def pause(service: OperatorService, name: str, why: str, by: str, until: datetim
             f'no daemon has loaded "{name}" yet', "run: maintd reload, or start the daemon with: maintd serve"
         )
     paused = service.store.entries.pause(name, why=why, by=by, origin=origin, until=until, now=now)
-    _wake(service)
+    wake(service)
     return paused
 
 
@@ -149,7 +151,7 @@ def unpause(service: OperatorService, name: str, by: str, *, origin: str = "") -
     """End the pause of an entry; False if it was not paused. Raises UnknownNameError."""
     _scheduled(service, name)
     done = service.store.entries.unpause(name, by=by, origin=origin, now=service.store.now())
-    _wake(service)
+    wake(service)
     return done
 
 
@@ -193,6 +195,15 @@ def _refuse_disabled(service: OperatorService, entry: Entry) -> None:
                 f'step "{step.name}": job "{step.job}" is broken: {job.error}',
                 "fix the module, then run: maintd reload",
             )
+
+
+def _refuse_held(service: OperatorService, name: str) -> None:
+    held = next((run for run in service.store.successors.held() if run.entry == name), None)
+    if held is not None:
+        raise RefusedError(
+            f"run {held.id} of {name} was lost and is held: nobody has decided what becomes of what it did",
+            decisions_about(held.id),
+        )
 
 
 def _steps(
@@ -245,11 +256,13 @@ def _pause_note(service: OperatorService, name: str, now: datetime) -> str:
     return f"triggered although the entry is paused by {state.pause.by}: {state.pause.why}"
 
 
-def _summary(run: Run) -> RunSummary:
+def summary_of(run: Run) -> RunSummary:
+    """The run without its steps."""
     return RunSummary.model_validate({name: getattr(run, name) for name in RunSummary.model_fields})
 
 
-def _wake(service: OperatorService) -> None:
+def wake(service: OperatorService) -> None:
+    """Wake the daemon, if there is one."""
     # Without a daemon here, the next one or another node finds the rows.
     with contextlib.suppress(DaemonUnavailableError):
         service.wake()

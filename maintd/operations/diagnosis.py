@@ -59,6 +59,22 @@ STUCK = timedelta(minutes=5)
 """A queued run that could have started this long ago needs attention."""
 
 
+class Held(NamedTuple):
+    """A lost run that is held: its locks, and why maintd does not resume or undo it by itself."""
+
+    run: Run
+    locks: tuple[str, ...]
+    why: str
+
+    @property
+    def text(self) -> str:
+        """`run 12 was lost in step "restart" and is held: it keeps the locks stack until somebody decides; …`."""
+        lost = next((step.name for step in reversed(self.run.steps) if step.state is StepState.LOST), "")
+        where = f' in step "{lost}"' if lost else ""
+        locks = f"it keeps the locks {', '.join(self.locks)}" if self.locks else "its entry does not run"
+        return f"run {self.run.id} was lost{where} and is held: {locks} until somebody decides; {self.why}"
+
+
 def diagnose(
     entry: Entry,
     last: LastRuns,
@@ -68,13 +84,14 @@ def diagnose(
     pause: Pause | None = None,
     broken: str = "",
     findings: Sequence[Finding] = (),
+    held: Held | None = None,
 ) -> Diagnosis:
-    """The diagnosis of an entry.
+    """The diagnosis of an entry. A held run is what it is about, whatever came later.
 
     `finished` is `last.last_finished` with its evidence; it is not needed if that run succeeded. `pause` is the active
     pause. `broken` is the reason why its runs fail: a job that cannot be used. `findings` are its acknowledged ones.
     """
-    found = _decide(entry, last, finished, now, pause, broken, findings)
+    found = _of_held(held) if held is not None else _decide(entry, last, finished, now, pause, broken, findings)
     return found if last.active is None else found.model_copy(update={"state": last.active.state.value})
 
 
@@ -123,6 +140,24 @@ def _decide(
         _of_active(last.active, now) or _of_skipped(entry, last.last_run) or _of_finished(last, finished, findings, now)
     )
     return found if pause is None or found.severity is Severity.ERROR else _paused(entry, found, pause)
+
+
+def _of_held(held: Held) -> Diagnosis:
+    run = held.run
+    return Diagnosis(
+        state=run.state,
+        severity=Severity.ERROR,
+        why=held.text,
+        hint=decisions_about(run.id),
+        since=run.finished_at,
+        why_run_id=run.id,
+        next_step=f"maintd show {run.id}",
+    )
+
+
+def decisions_about(run_id: int) -> str:
+    """What a person types about a held run."""
+    return f"type one of: maintd resume {run_id}; maintd undo {run_id} --why TEXT; maintd release {run_id} --why TEXT"
 
 
 def _of_active(active: RunSummary | None, now: datetime) -> Diagnosis | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import NamedTuple
 
 import maintd
@@ -17,13 +18,14 @@ from maintd.model.gate import WaitingGate
 from maintd.model.notice import Mute
 from maintd.model.run import Run, RunState, RunSummary
 from maintd.model.status import Diagnosis, EntryStatus, LockHolder, NodeState, Severity, StatusReport
-from maintd.operations.diagnosis import diagnose
+from maintd.operations.diagnosis import Held, diagnose
 from maintd.operations.due import is_active
 from maintd.operations.freezes import KnownFreezes
 from maintd.operations.gates import waiting_gates
 from maintd.operations.lookup import find_entry
 from maintd.operations.notices import undelivered
 from maintd.operations.service import OperatorService
+from maintd.operations.successor_plan import why_held
 from maintd.schedule import compile_rule, describe, local_text
 from maintd.schedule.freezes import freeze_covering, mutates
 from maintd.store import LastRuns
@@ -53,6 +55,7 @@ class StoredEntries(NamedTuple):
     acknowledged: Sequence[Finding] = ()
     mutes: tuple[Mute, ...] = ()
     freezes: tuple[Freeze, ...] = ()  # active, of all kinds; those of calendar and file also without the store
+    held: Mapping[str, Held] = MappingProxyType({})
 
 
 def status(service: OperatorService) -> StatusReport:
@@ -158,7 +161,8 @@ def _diagnosis(
         except StoreError as error:
             return _unknown(error.message)
     findings = [finding for finding in stored.acknowledged if finding.entry == entry.name]
-    return diagnose(entry, last, finished, now, pause=pause, broken=broken, findings=findings)
+    held = stored.held.get(entry.name)
+    return diagnose(entry, last, finished, now, pause=pause, broken=broken, findings=findings, held=held)
 
 
 def _unknown(why: str) -> Diagnosis:
@@ -205,10 +209,25 @@ def _stored(service: OperatorService, names: Sequence[str], calendar: CalendarVi
             acknowledged=service.store.findings.acknowledged(),
             mutes=tuple(service.store.mutes.active(now)),
             freezes=tuple(KnownFreezes(service.store, lambda: calendar.freezes, file).active(now)),
+            held=_held(service),
         )
     except StoreError as error:
         known = KnownFreezes(None, lambda: calendar.freezes, file).active(service.clock.now())
         return StoredEntries({}, {}, error.message, freezes=tuple(known))
+
+
+def _held(service: OperatorService) -> dict[str, Held]:
+    """The held runs by entry."""
+    found = service.store.successors.held()
+    now = service.store.now()
+    holders = service.store.locks.holders(now) if found else []
+    held: dict[str, Held] = {}
+    for summary in found:
+        run = service.store.history.run(summary.id)
+        if run is not None and run.held:
+            names = tuple(dict.fromkeys(holder.lock for holder in holders if holder.run_id == run.id))
+            held.setdefault(run.entry, Held(run, names, why_held(run, now) or "it is about to be followed"))
+    return held
 
 
 def _others(
@@ -241,6 +260,10 @@ def _problems(service: OperatorService, calendar: CalendarView, stored: StoredEn
         yield from undelivered(service)
     if stored.unreachable:
         yield f"the store does not answer: {stored.unreachable}"
+    names = {entry.name for entry in calendar.entries}
+    for name, held in stored.held.items():
+        if name not in names:
+            yield f'entry "{name}" is not in the calendar, but {held.text}'
     try:
         broken = service.broken_jobs()
     except MaintdError as error:

@@ -8,7 +8,18 @@ from datetime import UTC, datetime
 
 from maintd.model.entry import overlay_texts
 from maintd.model.evidence import Artifact, Change, ChangeState, Check, CheckStatus, Measure
-from maintd.model.run import Attempt, AttemptState, Run, RunState, RunSummary, SkipReason, Step, Trigger
+from maintd.model.run import (
+    Attempt,
+    AttemptState,
+    LinkKind,
+    Run,
+    RunLink,
+    RunState,
+    RunSummary,
+    SkipReason,
+    Step,
+    Trigger,
+)
 from maintd.present.text import (
     WIDTH,
     Style,
@@ -126,12 +137,28 @@ def _facts(run: Run, now: datetime) -> Iterator[tuple[str, str]]:
         yield "starts", f"not before {utc_second(run.not_before)}, {ago(run.not_before, now)}"
     yield "duration", "" if run.duration is None else duration_text(run.duration)
     yield "node", run.node or ""
+    for link in run.links:
+        yield "see also", link_text(run, link)
+    yield "held", "its locks are kept until it is resumed, undone or released" if run.held else ""
     shown_below = any(run.reason in (step.reason, *(tried.reason for tried in step.attempts)) for step in run.steps)
     yield "reason", skip_text(run.skip_reason, "" if shown_below else run.reason)
     yield "cancel", "" if run.state.final or not run.cancel_requested else f"requested by {run.cancel_requested}"
     yield "params", ", ".join(f"{name}={value}" for name, value in run.params.items())
     for text in overlay_texts(run.plan):
         yield "overlay", text
+
+
+_LINKS = {
+    LinkKind.RESUMES: ("it resumes run {}", "run {} resumed it"),
+    LinkKind.UNDOES: ("it undoes run {}", "run {} undid it, or tried"),
+    LinkKind.AFTER_FAILURE_OF: ("the failure of run {} triggered it", "its failure triggered run {}"),
+}
+
+
+def link_text(run: Run, link: RunLink) -> str:
+    """How a run follows from another one, or another one from it."""
+    follows, followed = _LINKS[link.kind]
+    return follows.format(link.other_run_id) if link.run_id == run.id else followed.format(link.run_id)
 
 
 def step_lines(step: Step, now: datetime, width: int, style: Style) -> Iterator[str]:

@@ -49,7 +49,7 @@ def status_text(report: StatusReport, *, width: int = WIDTH, colour: bool = Fals
         lines += ["", style("needs attention", Tone.STRONG)]
         for problem in report.problems:
             lines += _coloured(wrap(f"! {problem}", width, hanging="  "), style, Tone.BAD)
-        for entry in report.entries:
+        for entry in sorted(report.entries, key=_is_not_held):
             if entry.urgent:
                 lines += _diagnosis_lines(entry, report.at, width, style)
     lines += ["", *_table(report, width, style)]
@@ -61,6 +61,12 @@ def status_text(report: StatusReport, *, width: int = WIDTH, colour: bool = Fals
         ]
     lines += _tail(report, width, style)
     return "\n".join(lines) + "\n"
+
+
+def _is_not_held(entry: EntryStatus) -> bool:
+    """Held runs come first."""
+    run = entry.last_finished
+    return run is None or not run.held
 
 
 def entry_text(

@@ -48,6 +48,7 @@ from maintd.operations import Health, OperatorService, TriggerRequest, trigger
 from maintd.operations.commands import LATEST_START
 from maintd.operations.examination import calendar_for_jobs
 from maintd.operations.freezes import KnownFreezes
+from maintd.operations.resume import follow_crashes
 from maintd.operations.watchdog import Missing, MissingKind, Watchdog, problems_of
 from maintd.present.text import utc_second
 from maintd.scheduler.alarm import Alarm
@@ -426,6 +427,7 @@ class Daemon:
         self._attempt("the search for lost runs", self._mark_expired_lost)
         self._end_overdue_waits()
         self._attempt("the replay of spooled evidence", lambda: replay(self.settings.spool_dir, self.store))
+        self._attempt("what follows a crash", lambda: follow_crashes(self.store))
         self._plan(self.planner.sweep)
         self.executor.wake()
         self.reviewer.note_end()  # of a run that was lost, skipped or cancelled, or of another node that is gone

@@ -18,6 +18,7 @@ from maintd.calendar import fingerprint_of
 from maintd.clock import Clock, ClockStepDetector
 from maintd.model.entry import CatchUp, Entry, EntryState, Freeze, Overlap, Pause, Policy, Rule
 from maintd.model.run import NewRun, RunState, RunSummary, SkipReason, Trigger
+from maintd.operations.diagnosis import decisions_about
 from maintd.present.freezes import freeze_text
 from maintd.present.text import utc_second
 from maintd.schedule import blackout_covering, compile_rule, due_between, jitter_of
@@ -52,13 +53,14 @@ def decide(
     pause: Pause | None = None,
     unfinished: RunSummary | None = None,
     freezes: Sequence[Freeze] = (),
+    held: RunSummary | None = None,
 ) -> list[NewRun]:
     """Return one row for each due time, in order.
 
     1. In a pause, a freeze if a step changes something, or a blackout: skipped.
     2. Older than the catch-up window, or late with `catch_up: none`: skipped as missed.
     3. With `catch_up: latest`, the last of the others is kept and the rest are coalesced into it.
-    4. Skipped as overlap if an earlier run is `unfinished` and overlap is `skip`; otherwise queued.
+    4. Skipped as overlap if an earlier run is `held`, or is `unfinished` and overlap is `skip`; otherwise queued.
     """
     frozen = [freeze for freeze in freezes if mutates(entry.steps)]
     skips = {at: _skip(entry.name, rule, policy, at, now, pause, frozen) for at in due}
@@ -70,6 +72,10 @@ def decide(
     if startable and unfinished is not None and policy.overlap is Overlap.SKIP:
         since = unfinished.started_at or unfinished.queued_at
         text = f"run {unfinished.id} has been {unfinished.state} since {utc_second(since)}"
+        skips.update(dict.fromkeys(startable, (SkipReason.OVERLAP, text)))
+    if startable and held is not None:
+        lost_at = utc_second(held.finished_at or now)
+        text = f"run {held.id} was lost and is held since {lost_at}; {decisions_about(held.id)}"
         skips.update(dict.fromkeys(startable, (SkipReason.OVERLAP, text)))
     return [_row(entry, rule, policy, at, now, skips[at]) for at in due]
 
@@ -318,7 +324,11 @@ class Planner:
         unfinished = self._unfinished([state.name for _, state in behind], now)
         starts = [state.planned_through for entry, state in behind if mutates(entry.steps)]
         freezes = self._freezes(min(starts), now) if starts else ()
-        return [self._plan_of(entry, state, now, unfinished.get(state.name), freezes) for entry, state in behind]
+        held = {run.entry: run for run in self._store.successors.held()} if behind else {}
+        return [
+            self._plan_of(entry, state, now, unfinished.get(state.name), freezes, held.get(state.name))
+            for entry, state in behind
+        ]
 
     def _plan_of(
         self,
@@ -327,6 +337,7 @@ class Planner:
         now: datetime,
         unfinished: RunSummary | None,
         freezes: Sequence[Freeze],
+        held: RunSummary | None,
     ) -> EntryPlan:
         assert state.rule is not None
         due = due_between(compile_rule(state.rule), state.planned_through, now)
@@ -346,6 +357,7 @@ class Planner:
             pause=state.pause,
             unfinished=unfinished,
             freezes=freezes,
+            held=held,
         )
         return EntryPlan(
             name=state.name,

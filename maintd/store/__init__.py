@@ -36,6 +36,7 @@ from maintd.store.run_events import RunEvents
 from maintd.store.run_plans import RunPlans, plan_statements
 from maintd.store.runs import CLAIM_STATEMENTS, Runs
 from maintd.store.schema import current_revision, require_current, upgrade
+from maintd.store.successors import Successors
 from maintd.store.tokens import Tokens
 
 __all__ = [
@@ -64,6 +65,7 @@ class Store:
         self.entries = Entries(database, plans)
         self.runs = Runs(database, plans)
         self.gates = Gates(database, plans)
+        self.successors = Successors(database, plans)
         self.locks = Locks(database)
         self.nodes = Nodes(database)
         self.audit = Audit(database)

@@ -24,7 +24,7 @@ from maintd.model.evidence import (
     Progress,
     Report,
 )
-from maintd.model.run import TRANSITIONS, AttemptState, RunState, StepState
+from maintd.model.run import TRANSITIONS, AttemptState, RunState, StepState, Trigger
 from maintd.model.run_updates import (
     AttemptFinished,
     AttemptReported,
@@ -59,6 +59,9 @@ from maintd.store.tables import (
 )
 
 ACCEPTS_EVIDENCE = (RunState.RUNNING, RunState.LOST)
+
+TAKES_OVER = (Trigger.RESUME.value, Trigger.UNDO.value)
+"""Triggers of runs that have steps of an earlier run before they start."""
 
 _CLAIM = Prepared(
     select(
@@ -120,10 +123,12 @@ def apply_updates(
         return True
     _finish(conn, run_id, claim, end, last)
     if any(step.locks for step in plan.steps):
-        if plan.policy.hold_locks and not isinstance(end, RunFinished):
-            conn.execute(update(locks).where(locks.c.run_id == run_id).values(held=True))
-        else:
+        if isinstance(end, RunFinished):
             prepared.delete_rows_of_run(conn, locks, run_id)
+        elif plan.policy.hold_locks:
+            conn.execute(update(locks).where(locks.c.run_id == run_id).values(held=True))
+        else:  # those that it has from a held run stay until its end
+            conn.execute(delete(locks).where(locks.c.run_id == run_id, locks.c.held.is_(False)))
     return True
 
 
@@ -197,12 +202,12 @@ def mark_run_lost(conn: Connection, run_id: int, fence: int, reason: str, now: d
 
 
 def _hold(conn: Connection, run_id: int, fence: int, now: datetime) -> None:
-    """Hold a lost run if there is something to undo."""
-    plan_id = conn.execute(select(runs.c.plan_id).where(runs.c.id == run_id)).scalar_one()
+    """Hold a lost run if there is something to undo, which for a run that follows from a held one is not asked."""
+    plan_id, trigger = conn.execute(select(runs.c.plan_id, runs.c.trigger).where(runs.c.id == run_id)).one()
     plan = RunPlans().load(conn, [plan_id])[plan_id].steps
     started = select(steps.c.step).where(steps.c.run_id == run_id, steps.c.started_at.is_not(None))
     made = {plan[index].name for index in conn.execute(started).scalars() if not plan[index].gate}
-    if not made or not any(step.undoes for step in plan):
+    if not (made or trigger in TAKES_OVER) or not any(step.undoes for step in plan):
         return
     conn.execute(update(runs).where(runs.c.id == run_id).values(held=True))
     modes = merged_locks(plan)

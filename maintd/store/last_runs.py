@@ -77,12 +77,16 @@ def last_outcome_ids(conn: Connection) -> set[int]:
 
 
 def _in_state(state: RunState, *, dry: bool) -> list[ColumnElement[bool]]:
-    """Conditions of a subquery on the outer query's entry: a range of the index on entry, state, dry_run and id."""
-    return [
+    """Conditions of a subquery on the outer query's entry: a range of the index on entry, state, dry_run and id.
+
+    A run that undid another one is no success of the entry: what the entry is for was not done.
+    """
+    found = [
         runs.c.entry_id == entries.c.id,
         runs.c.state == literal_column(f"'{state.value}'"),
         runs.c.dry_run.is_(dry),
     ]
+    return [*found, runs.c.trigger != literal_column("'undo'")] if state in SUCCESSES else found
 
 
 def _last_id(state: RunState, *, dry: bool) -> Any:

@@ -87,9 +87,15 @@ class Locks:
         for row in expired:
             if not _is_over(row) and not _take_over(conn, row, run_id, now):
                 return [_holder(row)]  # its lease was renewed in the meantime
+        if any(not _is_over(row) for row in expired):
+            # A run that became lost just now can be held, and then it keeps its locks.
+            kept = conn.execute(_HOLDERS.where(locks.c.lock.in_(list(wanted)), locks.c.held.is_(True))).all()
+            kept = [row for row in kept if row.run_id != run_id and "exclusive" in (row.mode, wanted[row.lock])]
+            if kept:
+                return [_holder(row) for row in sorted(kept, key=lambda row: (row.lock, row.since))]
         if expired:
             gone = or_(*((locks.c.lock == row.lock) & (locks.c.run_id == row.run_id) for row in expired))
-            conn.execute(delete(locks).where(gone))
+            conn.execute(delete(locks).where(gone, locks.c.held.is_(False)))
         statement = insert_into(conn, locks)
         statement = statement.on_conflict_do_update(
             index_elements=["lock", "run_id", "step"],

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Integer, bindparam, delete, exists, func, or_, select, update
+from sqlalchemy import Integer, and_, bindparam, delete, exists, func, literal_column, or_, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
@@ -19,11 +19,10 @@ from maintd.model.run import (
     RunState,
     RunSummary,
     StepState,
-    Trigger,
 )
 from maintd.model.run_updates import RunUpdate
 from maintd.store import mapping
-from maintd.store.apply_updates import apply_updates, mark_run_lost
+from maintd.store.apply_updates import TAKES_OVER, apply_updates, mark_run_lost
 from maintd.store.database import ConflictError, Database, insert_into
 from maintd.store.entries import entry_id_of, insert_runs, run_row
 from maintd.store.gates import end_wait
@@ -46,8 +45,13 @@ from maintd.store.tables import (
 
 IS_UNFINISHED = or_(*(runs.c.state == state.value for state in RunState if not state.final))
 
-_other = runs.alias("other")
-_ENTRY_IS_FREE = ~exists().where(_other.c.entry_id == runs.c.entry_id, _other.c.state == "running")
+_other, _held = runs.alias("other"), runs.alias("held_run")
+_ENTRY_IS_FREE = and_(
+    ~exists().where(_other.c.entry_id == runs.c.entry_id, _other.c.state == "running"),
+    # Not correlated, so that SQLite reads the few held runs, not all of the entry.
+    runs.c.entry_id.not_in(select(_held.c.entry_id).where(_held.c.held.is_(literal_column("true")))),
+)
+"""No run of the entry is running, and none is held."""
 
 
 _QUEUE_INDEX = "ix_runs_queued"
@@ -149,7 +153,7 @@ class Runs:
     def claimable(self, now: datetime, limit: int = 100) -> list[int]:
         """Ids of queued runs that can start now, longest waiting first.
 
-        An entry with a running run has none; any other has one, for which its further runs wait.
+        An entry with a running or a held run has none; any other has one, for which its further runs wait.
         """
         wanted = {"now": now, "most": limit}
         first: dict[int, int] = {}
@@ -182,7 +186,8 @@ class Runs:
         return sorted(found, key=lambda run: (run.entry, run.id))
 
     def claim(self, run_id: int, node: str, incarnation: str, lease_until: datetime, now: datetime) -> Run | None:
-        """Claim a queued run under a new fence. None: it is claimed, over or not due, or its entry has one running."""
+        """Claim a queued run under a new fence. None: it is claimed, over or not due, or its entry has one that is
+        running or held."""
         by = _Claim(node, incarnation, lease_until, now)
         try:
             return self._database.write(lambda conn: _claim(conn, self._plans, [run_id], by)).get(run_id)
@@ -286,10 +291,6 @@ class Runs:
         return self._database.read(lambda conn: [mapping.summary(row) for row in conn.execute(query)])
 
 
-_TAKES_OVER = (Trigger.RESUME.value, Trigger.UNDO.value)
-"""Triggers of runs that have steps of an earlier run before they start."""
-
-
 class _Claim(NamedTuple):
     node: str
     incarnation: str
@@ -301,7 +302,7 @@ def _claim(conn: Connection, plans: RunPlans, run_ids: Sequence[int], by: _Claim
     wanted = {"now": by.now, "by_node": by.node, "by_incarnation": by.incarnation, "until": by.lease_until}
     claimed = _CLAIM.rows(conn, run_ids, wanted)
     add_run_events(conn, [RunChanged(row.id, RunState.RUNNING, by.now) for row in claimed])
-    return load_runs(conn, plans, {row.id: row.fence > 1 or row.trigger in _TAKES_OVER for row in claimed})
+    return load_runs(conn, plans, {row.id: row.fence > 1 or row.trigger in TAKES_OVER for row in claimed})
 
 
 def _transition(run_id: int, to: RunState, *, only_from: Iterable[RunState]) -> Any:

@@ -17,7 +17,7 @@ from maintd.model.access import Right, roles_with
 from maintd.operations import OperatorService
 from maintd.web import health, pages
 from maintd.web.access import RIGHTS
-from maintd.web.api import changelog, daemon, entries, findings, freezes, gates, notices, runs, streams, tokens
+from maintd.web.api import changelog, daemon, entries, findings, freezes, gates, notices, resume, runs, streams, tokens
 from maintd.web.dependencies import caller
 from maintd.web.errors import error_response, internal_error
 from maintd.web.refusals import Refusals
@@ -46,6 +46,7 @@ _API_ROUTERS = (
     gates.router,
     runs.router,
     freezes.router,
+    resume.router,
     notices.router,
     streams.router,
     tokens.router,

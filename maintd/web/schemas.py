@@ -81,6 +81,30 @@ class RejectBody(Model):
     by: Text = ""
 
 
+class ResumeBody(Model):
+    """Who resumes a run and why, from which step, and which steps run again although that may repeat an effect."""
+
+    by: Text = ""
+    why: Text = ""
+    from_step: Annotated[str, Field(max_length=200)] = ""
+    redo: Annotated[tuple[Name, ...], Field(max_length=100)] = ()
+
+
+class UndoBody(Model):
+    """Who undoes a run and why, and which undo steps run again although that may repeat an effect."""
+
+    why: Text
+    by: Text = ""
+    redo: Annotated[tuple[Name, ...], Field(max_length=100)] = ()
+
+
+class ReleaseBody(Model):
+    """Who releases a held run, and why."""
+
+    why: Text
+    by: Text = ""
+
+
 class PauseBody(Model):
     """Who pauses an entry, why, and until when."""
 

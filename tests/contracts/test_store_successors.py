@@ -1,0 +1,220 @@
+"""Runs that follow from others: once, with what they take over, and with the locks of a held run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+from support.stores import at, claim, ended, run_concurrently
+
+from maintd.errors import RefusedError
+from maintd.model.entry import Policy, StepPlan
+from maintd.model.evidence import Handed
+from maintd.model.run import LinkKind, NewRun, Run, RunState, StepState, Trigger
+from maintd.model.run_updates import AttemptReported, AttemptStarted, RunWaiting, StepFinished, StepStarted
+from maintd.operations.successor_plan import Request, plan_resume, plan_undo
+from maintd.store import Store
+from maintd.store.successors import Successor
+
+PLAN = (
+    StepPlan(name="halt", job="halt", locks={"stack": "exclusive"}),
+    StepPlan(name="work", job="work", repeatable=True, locks={"stack": "exclusive", "disk": "shared"}),
+    StepPlan(name="undo-halt", job="unhalt", undoes="halt", locks={"stack": "exclusive"}),
+)
+
+
+def queue(store: Store, entry: str = "upgrade", plan: tuple[StepPlan, ...] = PLAN, minutes: float = 0) -> int:
+    new = NewRun(
+        entry=entry,
+        title=entry,
+        trigger=Trigger.MANUAL,
+        state=RunState.QUEUED,
+        not_before=at(minutes),
+        plan=plan,
+        policy=Policy(),
+    )
+    return store.runs.add(new, at(minutes))[0]
+
+
+@pytest.fixture
+def held(store: Store) -> Run:
+    """A run that was lost in its second step; the first handed a value over."""
+    run = claim(store, queue(store), 0)
+    begun = [
+        StepStarted(step=0, at=at(1)),
+        AttemptStarted(step=0, attempt=1, at=at(1), pid=7),
+        AttemptReported(step=0, attempt=1, items=(Handed(name="halted", value=["orders"], at=at(1)),)),
+        StepFinished(step=0, state=StepState.SUCCEEDED, at=at(2)),
+        StepStarted(step=1, at=at(2)),
+    ]
+    assert store.runs.apply(run.id, 1, 1, begun)
+    store.locks.acquire(run.id, 1, "work", {"stack": "exclusive", "disk": "shared"}, at(2))
+    assert store.runs.mark_lost(run.id, 1, "the node is gone", at(3))
+    found = store.history.run(run.id)
+    assert found is not None
+    assert found.held
+    return found
+
+
+def follow(
+    store: Store, run_id: int, plan: Callable[[Run, Request, object], Successor] = plan_resume, minutes: float = 4
+) -> Run:
+    def decide(run: Run) -> Successor:
+        return plan(run, Request("ada", "go on"), at(minutes))
+
+    event = "run_resumed" if plan is plan_resume else "run_undone"
+    new = store.successors.add(run_id, decide, event=event, by="ada", origin="here", now=at(minutes))
+    assert new is not None
+    found = store.history.run(new)
+    assert found is not None
+    return found
+
+
+def holders(store: Store, minutes: float = 5) -> set[tuple[str, int]]:
+    return {(holder.lock, holder.run_id) for holder in store.locks.holders(at(minutes))}
+
+
+def test_a_successor_has_the_steps_the_values_and_the_link(store: Store, held: Run) -> None:
+    new = follow(store, held.id)
+
+    claimed = claim(store, new.id, 5)
+    assert [(step.name, step.state, step.reason) for step in claimed.steps] == [
+        ("halt", "succeeded", f"taken over from run {held.id}: succeeded"),
+        ("work", "pending", ""),
+        ("undo-halt", "pending", ""),
+    ]
+    assert [(value.name, value.value) for value in claimed.handed] == [("halted", ["orders"])]
+    assert [(link.run_id, link.kind, link.other_run_id) for link in claimed.links] == [(new.id, "resumes", held.id)]
+    earlier = store.history.run(held.id)
+    assert earlier is not None
+    assert (earlier.links, earlier.held, earlier.state) == (claimed.links, False, RunState.LOST)
+    (event,) = store.audit.recent(1)
+    assert (event.kind, event.by, event.why, event.text) == (
+        "run_resumed",
+        "ada",
+        "go on",
+        f"run {new.id} resumes run {held.id}",
+    )
+
+
+@pytest.mark.parametrize("plans", [(plan_resume, plan_resume), (plan_undo, plan_undo), (plan_resume, plan_undo)])
+def test_of_two_requests_at_once_one_is_refused(
+    store: Store, open_another: Callable[[], Store], held: Run, plans: tuple[object, object]
+) -> None:
+    def ask(which: Store, plan: object) -> str:
+        try:
+            return f"run {follow(which, held.id, plan).id}"  # type: ignore[arg-type]  # one of the two planners
+        except RefusedError as error:
+            return error.message
+
+    answers = run_concurrently([partial(ask, store, plans[0]), partial(ask, open_another(), plans[1])])
+
+    (made,) = [answer for answer in answers if answer.startswith("run ") and "already" not in answer]
+    (refused,) = [answer for answer in answers if "already" in answer]
+    assert refused.endswith(f"by {made} already")
+    assert len(store.history.runs(entry="upgrade")) == 2
+
+
+def test_the_locks_of_a_held_run_are_those_of_its_successor_until_that_ends(store: Store, held: Run) -> None:
+    both = {"stack", "disk"}
+    assert holders(store) == {(lock, held.id) for lock in both}
+    other = claim(store, queue(store, "other"), 0, node="n2", lease=600)
+
+    new = follow(store, held.id)
+    assert holders(store) == {(lock, new.id) for lock in both}
+    assert len(store.locks.acquire(other.id, 1, "x", {"stack": "exclusive"}, at(5))) == 1
+
+    claimed = claim(store, new.id, 6, lease=600)
+    assert store.locks.acquire(new.id, claimed.fence, "work", {"stack": "exclusive"}, at(6)) == []
+    store.locks.release(new.id, "work")
+    assert holders(store) == {(lock, new.id) for lock in both}, "between two steps"
+    store.runs.apply(new.id, claimed.fence, 1, [RunWaiting(step=1, at=at(7), until=at(99), reason="waits")])
+    assert holders(store) == {(lock, new.id) for lock in both}, "at a gate"
+    assert len(store.locks.acquire(other.id, 1, "x", {"stack": "exclusive"}, at(8))) == 1
+
+
+def test_the_end_of_a_successor_releases_the_locks(store: Store, held: Run) -> None:
+    new = claim(store, follow(store, held.id).id, 5)
+    store.runs.apply(new.id, new.fence, 1, [ended(RunState.SUCCEEDED, 6)])
+    assert holders(store) == set()
+
+
+def test_a_successor_that_is_lost_before_its_first_step_is_held(store: Store, held: Run) -> None:
+    new = claim(store, follow(store, held.id, plan_undo).id, 5)
+    assert store.runs.mark_lost(new.id, new.fence, "gone, too", at(6))
+    assert [run.id for run in store.successors.held()] == [new.id]
+    assert holders(store) == {("stack", new.id), ("disk", new.id)}
+
+
+def test_a_lease_that_expires_gives_no_lock_of_a_run_that_is_held_then(store: Store) -> None:
+    run = claim(store, queue(store), 0)
+    store.runs.apply(run.id, 1, 1, [StepStarted(step=0, at=at(1))])
+    store.locks.acquire(run.id, 1, "halt", {"stack": "exclusive"}, at(1))
+    other = claim(store, queue(store, "other"), 0, node="n2", lease=600)
+
+    (blocking,) = store.locks.acquire(other.id, 1, "x", {"stack": "exclusive"}, at(60))
+
+    assert blocking.run_id == run.id
+    lost = store.history.run(run.id)
+    assert lost is not None
+    assert (lost.state, lost.held) == (RunState.LOST, True)
+    assert ("stack", run.id) in holders(store, 61)
+
+
+def test_no_run_of_an_entry_is_claimed_while_one_is_held(store: Store, held: Run) -> None:
+    waiting = queue(store, minutes=4)
+    assert store.runs.claimable(at(5)) == []
+    assert store.runs.next_not_before() is None
+    assert store.runs.claim(waiting, "n1", "1", at(10), at(5)) is None
+
+    assert store.successors.release(held.id, by="ada", origin="", why="cleaned up", now=at(6))
+
+    assert store.runs.claimable(at(7)) == [waiting]
+    assert holders(store) == set()
+    assert store.successors.held() == []
+    (event,) = store.audit.recent(1)
+    assert (event.kind, event.subject, event.text) == (
+        "run_released",
+        "upgrade",
+        f"run {held.id}; locks: disk, stack",
+    )
+
+
+def test_a_run_that_is_not_held_cannot_be_released(store: Store, held: Run) -> None:
+    new = follow(store, held.id)
+    for run_id in (held.id, new.id, 999):
+        assert not store.successors.release(run_id, by="ada", origin="", why="", now=at(6))
+    assert holders(store) == {("stack", new.id), ("disk", new.id)}
+
+
+def test_a_link_is_made_once_whatever_decides(store: Store, held: Run) -> None:
+    follow(store, held.id)
+    with pytest.raises(RefusedError, match="resumed by run"):
+        follow(store, held.id, plan_undo)
+    assert (
+        store.successors.add(
+            999, lambda run: plan_resume(run, Request(), at(9)), event="x", by="", origin="", now=at(9)
+        )
+        is None
+    )
+
+
+def test_evidence_that_comes_late_frees_no_lock_of_the_successor(store: Store, held: Run) -> None:
+    new = follow(store, held.id)
+    assert store.runs.apply(held.id, 1, 6, [ended(RunState.FAILED, 5)])
+    assert holders(store) == {("stack", new.id), ("disk", new.id)}
+    assert {link.kind for link in new.links} == {LinkKind.RESUMES}
+
+
+def test_a_run_that_undid_another_one_is_no_success_of_the_entry(store: Store, held: Run) -> None:
+    new = claim(store, follow(store, held.id, plan_undo).id, 5)
+    store.runs.apply(new.id, new.fence, 1, [ended(RunState.SUCCEEDED, 6)])
+
+    last = store.history.last_per_entry(["upgrade"])["upgrade"]
+    assert (last.last_success, last.failures_in_a_row, last.last_finished and last.last_finished.id) == (
+        None,
+        1,
+        held.id,
+    )
+    assert store.history.last_success_since("upgrade", at(0)) is None
