@@ -94,7 +94,7 @@ def _gate_text(app: App, run: Run) -> str:
 
     try:
         gate = app.read(lambda client: client.gate(run.id))
-    except RefusedError:  # decided meanwhile
+    except RefusedError:  # it was just decided
         return ""
     return "\n" + gate_text(gate, now=app.now(), **app.terminal)
 

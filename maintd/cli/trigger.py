@@ -176,7 +176,7 @@ def _announce_gate(app: App, number: int) -> None:
     """Print, once for each gate, for whom the run waits and how it goes on; this command goes on waiting."""
     from maintd.present.gates import gate_text
 
-    with suppress(MaintdError):  # decided meanwhile, or the daemon is being restarted
+    with suppress(MaintdError):  # just decided, or the daemon is being restarted
         app.note("\n" + gate_text(app.daemon.gate(number), now=app.now(), width=app.width))
 
 

@@ -112,7 +112,7 @@ def _gate(service: OperatorService, run: Run) -> WaitingGate | None:
         return None
     try:
         return gate_of_run(service, run.id)
-    except RefusedError:  # decided meanwhile
+    except RefusedError:  # it was just decided
         return None
 
 
