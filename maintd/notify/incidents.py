@@ -257,7 +257,7 @@ class IncidentRecorder:
         return self._store.write(transaction)
 
     def _sweep_gates(self, config: NotifyConfig, now: datetime) -> int:
-        """Runs that wait at gates: open an incident for each entry, remind at the interval of its gate, close what was decided."""
+        """Runs that wait at gates: open an incident for each entry, remind of it, close what was decided."""
         known = self._entries()
         gates = [(run, step) for run in self._store.gates.waiting() if (step := waiting_step(run)) is not None]
         opened = [one for one in self._store.notices.open_incidents() if one.kind is NoticeKind.WAITING]
