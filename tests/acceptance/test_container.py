@@ -73,7 +73,7 @@ class Sidecar:
 
     @property
     def container(self) -> str:
-        return self.compose("ps", "-q", "maintd").strip()
+        return self.compose("ps", "-a", "-q", "maintd").strip()  # `docker compose` 2 lists only running ones
 
     def maintd(self, *words: str) -> str:
         return docker(self._engine, "exec", self.container, "maintd", *words)
@@ -86,8 +86,21 @@ class Sidecar:
         return str(self.inspect()["State"]["Health"]["Status"])
 
     def logs(self) -> str:
+        found = subprocess.run(
+            [
+                require_program("docker", "docker.io"),
+                "ps",
+                "-aq",
+                "--filter",
+                "label=com.docker.compose.project=beside",
+            ],
+            env=self._environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         return subprocess.run(
-            [require_program("docker", "docker.io"), "logs", "--tail", "50", "beside_maintd_1"],
+            [require_program("docker", "docker.io"), "logs", "--tail", "50", *found.stdout.split()[:1]],
             env=self._environ,
             capture_output=True,
             text=True,
