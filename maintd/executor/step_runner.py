@@ -172,7 +172,7 @@ class StepRunner:
         """Wait until the start of a step of a procedure is in the store; return why it is not, else an empty text.
 
         When the daemon is killed, the rows must have every step that may have had an effect: it is undone, and not
-        repeated. An undo or `always` step does not wait for a store that is away.
+        repeated. An undo or `always` step does not wait long for a store that is unreachable.
         """
         if not is_procedure(self._run.plan) or self._context.store is None:
             return ""

@@ -201,7 +201,7 @@ def _refuse_held(service: OperatorService, name: str) -> None:
     held = next((run for run in service.store.successors.held() if run.entry == name), None)
     if held is not None:
         raise RefusedError(
-            f"run {held.id} of {name} was lost and is held: nobody has decided what becomes of what it did",
+            f"run {held.id} of {name} was lost and is held: it is not decided what becomes of what it did",
             decisions_about(held.id),
         )
 

@@ -68,11 +68,11 @@ class Held(NamedTuple):
 
     @property
     def text(self) -> str:
-        """`run 12 was lost in step "restart" and is held: it keeps the locks stack until somebody decides; …`."""
+        """`run 12 was lost in step "restart" and is held: it keeps the locks stack until a person decides; …`."""
         lost = next((step.name for step in reversed(self.run.steps) if step.state is StepState.LOST), "")
         where = f' in step "{lost}"' if lost else ""
         locks = f"it keeps the locks {', '.join(self.locks)}" if self.locks else "its entry does not run"
-        return f"run {self.run.id} was lost{where} and is held: {locks} until somebody decides; {self.why}"
+        return f"run {self.run.id} was lost{where} and is held: {locks} until a person decides; {self.why}"
 
 
 def diagnose(

@@ -29,7 +29,7 @@ log = structlog.get_logger()
 def resume(service: OperatorService, run_id: int, request: Request, *, origin: str = "") -> RunSummary:
     """Insert a run that resumes this one, see `plan_resume`; it takes over steps, values and locks. Returns it.
 
-    It has the plan of the run that it resumes; its reason says so if the calendar has another one now. Raises
+    It has the plan of the run that it resumes; its reason mentions it if the calendar has another one now. Raises
     UnknownNameError, UsageError and RefusedError.
     """
     if request.redo and not request.why.strip():

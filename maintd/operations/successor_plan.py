@@ -1,6 +1,6 @@
 """What a run that resumes or undoes another one takes over from it, and what it runs again. Pure.
 
-A step that mutates and is not repeatable is not run a second time without a person who says so.
+A step that mutates and is not repeatable is not run a second time unless a person requests it.
 """
 
 from __future__ import annotations

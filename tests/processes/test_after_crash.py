@@ -146,7 +146,7 @@ def test_a_held_run_keeps_its_locks_and_its_entry_until_it_is_released(
     assert procedure.written == ["one", "two", "other", "one", "two", "three", "last"]
 
 
-def test_a_held_run_is_resumed_where_a_person_says_that_its_step_may_run_again(
+def test_a_held_run_is_resumed_where_a_person_allows_its_step_to_run_again(
     held: tuple[Procedure, RunningDaemon],
 ) -> None:
     procedure, daemon = held

@@ -133,7 +133,7 @@ def test_the_next_step_of_a_lost_run_without_undo_and_gates_may_have_started() -
     assert len(plan_resume(stopped, Request(), NOON).steps) == 1
 
 
-def test_a_step_with_an_uncertain_change_runs_again_only_if_a_person_says_so() -> None:
+def test_a_step_with_an_uncertain_change_runs_again_only_if_a_person_allows_it() -> None:
     failed = run("ssssf--ss", RunState.FAILED, uncertain="work")
     with pytest.raises(RefusedError, match="uncertain"):
         plan_resume(failed, Request(), NOON)
@@ -197,7 +197,7 @@ def test_an_undo_is_refused(states: str, message: str) -> None:
     assert message in str(refused.value)
 
 
-def test_an_undo_step_that_was_lost_runs_again_if_a_person_says_so() -> None:
+def test_an_undo_step_that_was_lost_runs_again_if_a_person_allows_it() -> None:
     found = plan_undo(run("ssssfl..."), Request(why="looked", redo=("undo-work",)), NOON)
     assert kept(found) == "look ask halt copy work"
 
