@@ -69,7 +69,7 @@ def job(
     them. By default, the targets that it needs answer.
     reads_calendar: the job has a param `calendar`, which maintd sets to the steps of the active calendar.
     reads_findings: `ctx.findings` has the open findings of this step.
-    only_in_window: the job is refused outside the window of an entry, whoever asks for it.
+    only_in_window: the job is refused outside the window of an entry, by whatever way it is requested.
     """
     traits = JobTraits(
         timeout=parse_duration(timeout),

@@ -14,8 +14,8 @@ from maintd.store.announcements import announcement_key
 from maintd.units import format_duration, utc_text
 
 
-def owed(offsets: Sequence[timedelta], start: datetime, now: datetime) -> timedelta | None:
-    """Which announcement is owed now, by how long before the start it is; None: none is. Pure.
+def due_announcement(offsets: Sequence[timedelta], start: datetime, now: datetime) -> timedelta | None:
+    """Which announcement is due now, by how long before the start it is; None: none is. Pure.
 
     Of several whose time has come, as for a run that is planned at short notice, the last one.
     """
@@ -24,7 +24,7 @@ def owed(offsets: Sequence[timedelta], start: datetime, now: datetime) -> timede
 
 
 def announce(store: Store, config: NotifyConfig, now: datetime) -> int:
-    """Write the announcements that are owed, each once; return the number of new ones."""
+    """Write the announcements that are due, each once; return the number of new ones."""
     new = [notice for run in store.runs.planned(now) for notice in _of_run(run, config, now)]
     known = store.notices.known([notice.key for notice in new])
     return store.notices.add([notice for notice in new if notice.key not in known], now)
@@ -32,7 +32,7 @@ def announce(store: Store, config: NotifyConfig, now: datetime) -> int:
 
 def _of_run(run: Run, config: NotifyConfig, now: datetime) -> list[NewNotice]:
     window = run.policy.window
-    offset = None if window is None or run.dry_run else owed(window.announce, run.not_before, now)
+    offset = None if window is None or run.dry_run else due_announcement(window.announce, run.not_before, now)
     if window is None or offset is None:
         return []
     start, end = run.not_before, run.not_before + window.lasts

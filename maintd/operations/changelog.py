@@ -135,7 +135,7 @@ def performers(run: Run) -> Iterator[str]:
     if run.requested_by:
         yield f"{run.requested_by} (requested it)"
     if run.node:
-        yield f"maintd on {run.node}" + ("" if run.requested_by else f" ({run.trigger.replace('_', ' ')})")
+        yield f"the daemon on {run.node}" + ("" if run.requested_by else f" ({run.trigger.replace('_', ' ')})")
     persons = dict.fromkeys(decision.by for decision in run.decisions if decision.by not in ("", MAINTD.name))
     yield from (f"{person} (at its gates)" for person in persons)
 

@@ -22,14 +22,14 @@ def announcement_key(run_id: int, offset: str, channel: str) -> str:
 
 
 def withdraw_announcements(conn: Connection, run: Run, now: datetime) -> int:
-    """A planned run was cancelled: delete what waits, and tell the channels that were told of it.
+    """A planned run was cancelled: delete what waits, and notify the channels that got one.
 
     Returns the number of notices that were deleted.
     """
     of_run = notices.c.key.startswith(f"{_PREFIX}:{run.id}:", autoescape=True)
     is_waiting = notices.c.state.in_((NoticeState.WAITING.value, NoticeState.FAILED.value))
     may_be_known = ~is_waiting | notices.c.group_key.is_not(None)  # one that is sent again as it was may have arrived
-    told = conn.execute(select(notices.c.channel).where(of_run, may_be_known).distinct()).scalars().all()
+    informed = conn.execute(select(notices.c.channel).where(of_run, may_be_known).distinct()).scalars().all()
     withdrawn = conn.execute(delete(notices).where(of_run, is_waiting)).rowcount
     if now < run.not_before:
         text = f"{run.title} ({run.entry}), planned for {utc_text(run.not_before)}, is cancelled, run {run.id}."
@@ -44,7 +44,7 @@ def withdraw_announcements(conn: Connection, run: Run, now: datetime) -> int:
                 details=details,
                 not_before=now,
             )
-            for channel in told
+            for channel in informed
         ]
         add_notices(conn, new, now)
     return withdrawn

@@ -193,7 +193,7 @@ def test_locks_are_shown_with_their_holder() -> None:
         (failing(), (), 1),
         (an_entry(last_finished=a_run(state=RunState.TIMED_OUT)), (), 1),
         (an_entry(last_finished=a_run(state=RunState.LOST)), (), 1),
-        (an_entry(active_run=a_run(state=RunState.WAITING)), (), 1),
+        (an_entry(active_run=a_run(state=RunState.WAITING)), (), 0),
         (an_entry(last_run=a_run(state=RunState.SKIPPED, skip_reason=SkipReason.MISSED)), (), 1),
         (an_entry(broken="x.py:3: invalid syntax"), (), 1),
     ],

@@ -84,7 +84,7 @@ DAY_AND_HOUR = (24 * HOUR, HOUR)
         (-HOUR, None),
     ],
 )
-def test_the_last_announcement_whose_time_has_come_is_owed_but_none_after_the_start(
+def test_the_last_announcement_whose_time_has_come_is_due_but_none_after_the_start(
     before: timedelta, offset: timedelta | None
 ) -> None:
     assert owed(DAY_AND_HOUR, SATURDAY, SATURDAY - before) == offset
