@@ -15,7 +15,7 @@ from maintd.job.description import load_job
 from maintd.model.entry import Policy, Window
 from maintd.model.job import JobDescription
 from maintd.model.run import Run, RunState, Trigger
-from maintd.notify.announcements import owed
+from maintd.notify.announcements import due_announcement
 from maintd.operations.windows import across_text
 from maintd.schedule.weekday_time import is_weekday_time, next_weekday_time
 
@@ -87,8 +87,8 @@ DAY_AND_HOUR = (24 * HOUR, HOUR)
 def test_the_last_announcement_whose_time_has_come_is_due_but_none_after_the_start(
     before: timedelta, offset: timedelta | None
 ) -> None:
-    assert owed(DAY_AND_HOUR, SATURDAY, SATURDAY - before) == offset
-    assert owed((), SATURDAY, SATURDAY - before) is None
+    assert due_announcement(DAY_AND_HOUR, SATURDAY, SATURDAY - before) == offset
+    assert due_announcement((), SATURDAY, SATURDAY - before) is None
 
 
 def test_work_ends_rollback_by_before_the_end_of_the_window_which_begins_at_the_first_claim() -> None:

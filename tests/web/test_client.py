@@ -65,6 +65,7 @@ ARGUMENTS: dict[str, tuple[tuple[object, ...], dict[str, object]]] = {
     "pause": (("nightly-vacuum", "disk"), {}),
     "unpause": (("nightly-vacuum",), {}),
     "run": ((1,), {}),
+    "start_time": (("nightly-vacuum", "sat 01:00"), {}),
     "freeze": (("moving house",), {"until": NOON + timedelta(days=1)}),
     "wait": ((1,), {}),
     "cancel": ((1,), {}),
