@@ -47,6 +47,7 @@ from maintd.notify.selection import OwnProblem
 from maintd.operations import Health, OperatorService, TriggerRequest, trigger
 from maintd.operations.commands import LATEST_START
 from maintd.operations.examination import calendar_for_jobs
+from maintd.operations.follow_ups import FollowUps
 from maintd.operations.freezes import KnownFreezes
 from maintd.operations.resume import follow_crashes
 from maintd.operations.watchdog import Missing, MissingKind, Watchdog, problems_of
@@ -155,7 +156,7 @@ class Daemon:
             self.store,
             self.clock,
             self._wakeup.set,
-            (self.notifier.recorder.record_review, self.notifier.pings.record_review),
+            (self.notifier.recorder.record_review, self.notifier.pings.record_review, self._follow_ups().record_review),
             entries=lambda: self.reloader.calendar.entries,
         )
         self.daily_changelog = DailyChangelog(self.store, self.clock, settings.reports_dir)
@@ -299,6 +300,13 @@ class Daemon:
 
     def _lateness_allowed(self, entry: str) -> timedelta:
         return self.reloader.calendar.notify.grace_of(entry)
+
+    def _follow_ups(self) -> FollowUps:
+        return FollowUps(
+            self.store,
+            entries=lambda: {entry.name: entry for entry in self.reloader.calendar.entries},
+            on_new=self._wakeup.set,
+        )
 
     def _notifier(self) -> Notifier:
         settings = self.settings
