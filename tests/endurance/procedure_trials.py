@@ -55,7 +55,7 @@ def _trial(nodes: ProcedureNodes, store: Store, journal: Journal, fault: str, pe
         at_gate = GateFault(point, nodes.kill if kind == "kill" else nodes.take_store_away)
     else:
         fault_file(nodes, kind, point)
-    triggered = nodes.shell.maintd("trigger", ENTRY, "--json")
+    triggered = trial.command("trigger", ENTRY, "--json")
     assert triggered.code == 0, triggered.err
     runs = trial.drive(int(triggered.json["id"]), at_gate)
     violations = audit(trial, runs)

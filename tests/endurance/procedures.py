@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from support.servers.base import wait_for
-from support.servers.maintd import Shell
+from support.servers.maintd import CommandResult, Shell
 
 from maintd.model.run import LinkKind, Run, RunState, StepState
 from maintd.store import Store
 
 JOBS = Path(__file__).parent / "procedure_jobs"
 ENTRY = "procedure"
+NO_DAEMON = 6  # exit code
 WORK = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 GATES = ("gate", "gate-2")
 ALWAYS = ("if-good", "last")
@@ -114,6 +115,15 @@ class Trial:
                 return [each for each in found if each is not None]
         raise AssertionError(f"runs {chain} are not over after {seconds:.0f} s: {self.store.history.state(chain[-1])}")
 
+    def command(self, *words: str) -> CommandResult:
+        """Run a command of an operator, again while the daemon is being started."""
+
+        def answered() -> CommandResult | None:
+            done = self.shell.maintd(*words)
+            return None if done.code == NO_DAEMON else done
+
+        return wait_for(answered, f"the daemon answers {words}", every=0.3)
+
     def _settled(self, run_id: int, deadline: float) -> Run:
         """The run, once it needs a person or is over."""
 
@@ -128,10 +138,10 @@ class Trial:
         if on_gate is not None and on_gate.at(gate.name):
             return
         if gate.name == self.fail_at:
-            done = self.shell.maintd("reject", str(run.id), "--why", "looks wrong")
+            done = self.command("reject", str(run.id), "--why", "looks wrong")
         else:
-            self.shell.maintd("approve", str(run.id), "--item", "1")
-            done = self.shell.maintd("approve", str(run.id))
+            self.command("approve", str(run.id), "--item", "1")
+            done = self.command("approve", str(run.id))
         if done.code != 0 and self._is_waiting(run.id):
             raise AssertionError(f"run {run.id} waits, and the decision was refused: {done.err}")
         if on_gate is not None:
@@ -141,16 +151,21 @@ class Trial:
         return self.store.history.state(run_id) is RunState.WAITING
 
     def _handle_lost(self, run: Run) -> None:
-        if self.person == "undo":
-            done = self.shell.maintd("undo", str(run.id), "--why", "it was interrupted")
-        else:
-            lost = [step.name for step in run.steps if step.state is StepState.LOST]
-            redo = list(itertools.chain.from_iterable(("--redo", name) for name in lost))
-            if lost:
-                plain = self.shell.maintd("resume", str(run.id))
-                assert plain.code == 4, f"a lost step would be repeated without a word: {plain.out}{plain.err}"
-                self.redone += [run.plan[step.index].params["name"] for step in run.steps if step.name in lost]
-            done = self.shell.maintd("resume", str(run.id), *redo, "--why", "looked at it")
+        """Undo or resume; a step that was lost is only repeated with a word of the person."""
+        not_begun = (StepState.PENDING, StepState.SKIPPED)
+        undoing = any(step.undoes and step.state not in not_begun for step in run.steps)
+        command = "undo" if undoing or self.person == "undo" else "resume"
+        lost = [
+            step
+            for step in run.steps
+            if step.state is StepState.LOST and (command == "resume" or step.undoes or step.always)
+        ]
+        redo = list(itertools.chain.from_iterable(("--redo", step.name) for step in lost))
+        if lost:
+            plain = self.command(command, str(run.id), "--why", "without looking")
+            assert plain.code == 4, f"a lost step would be repeated without a word: {plain.out}{plain.err}"
+            self.redone += [run.plan[step.index].params["name"] for step in lost]
+        done = self.command(command, str(run.id), *redo, "--why", "looked at it")
         assert done.code == 0, f"run {run.id} cannot be handled: {done.out}{done.err}"
 
 
@@ -220,6 +235,6 @@ def _audit(trial: Trial, runs: Sequence[Run]) -> Iterator[str]:
     holders = trial.store.locks.holders(trial.store.now())
     if holders:
         yield f"still held: {[(holder.lock, holder.run_id) for holder in holders]}"
-    verified = trial.shell.maintd("changelog", "verify")
+    verified = trial.command("changelog", "verify")
     if verified.code != 0:
         yield f"the chain of records does not verify: {verified.out}{verified.err}"
