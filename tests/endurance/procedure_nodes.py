@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -131,7 +132,7 @@ def procedure_nodes(folder: Path, kind: str, nodes: int, after_crash: str = "hol
     """Start nodes on a store of this kind in an empty folder; stop them at the end."""
     server = None
     if kind == "postgres":
-        server = start_postgres(folder / "server")
+        server = start_postgres()
         server.create("maintd")
     made = ProcedureNodes(folder, server, nodes, after_crash)
     try:
@@ -140,6 +141,7 @@ def procedure_nodes(folder: Path, kind: str, nodes: int, after_crash: str = "hol
         made.stop()
         if server is not None:
             server.stop("immediate")
+            shutil.rmtree(server.folder, ignore_errors=True)
 
 
 def fault_file(nodes: ProcedureNodes, kind: str, point: str) -> None:

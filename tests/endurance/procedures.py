@@ -10,12 +10,14 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from support.servers.base import wait_for
 from support.servers.maintd import CommandResult, Shell
 
+from maintd.errors import StoreUnavailableError
 from maintd.model.run import LinkKind, Run, RunState, StepState
 from maintd.store import Store
 
@@ -120,7 +122,11 @@ class Trial:
 
         def answered() -> CommandResult | None:
             done = self.shell.maintd(*words)
-            return None if done.code == NO_DAEMON else done
+            return (
+                None
+                if done.code == NO_DAEMON or "cannot be reached" in done.err or "connection failed" in done.err
+                else done
+            )
 
         return wait_for(answered, f"the daemon answers {words}", every=0.3)
 
@@ -128,8 +134,10 @@ class Trial:
         """The run, once it needs a person or is over."""
 
         def found() -> Run | None:
-            run = self.store.history.run(run_id)
-            return run if run is not None and (run.state.final or run.state is RunState.WAITING) else None
+            with suppress(StoreUnavailableError):
+                run = self.store.history.run(run_id)
+                return run if run is not None and (run.state.final or run.state is RunState.WAITING) else None
+            return None
 
         return wait_for(found, f"run {run_id} waits or is over", max(1.0, deadline - time.monotonic()))
 
