@@ -127,7 +127,6 @@ def test_a_login_page_with_status_200_is_malformed(service: str) -> None:
     ("path", "name", "words"),
     [
         ("/cut", "http orders: body", "not JSON"),
-        ("/huge", "http orders: answers", "more than 65536 bytes"),
         ("/away", "http orders: answers", "503"),
         ("/moved", "http orders: answers", "302"),
     ],
@@ -139,6 +138,13 @@ def test_bodies_and_statuses_that_prove_nothing_fail(service: str, path: str, na
     assert failed.status is CheckStatus.FAIL
     assert words in str(failed.observed)
     assert "s3cret" not in result.text()
+
+
+def test_an_answer_that_is_longer_than_what_is_read_is_unknown(service: str) -> None:
+    answers = check_services({"orders": {"url": f"{service}/huge", "expect": EXPECT}}).check("http orders: answers")
+
+    assert answers.status is CheckStatus.UNKNOWN
+    assert "more than 65536 bytes" in str(answers.observed)
 
 
 def test_a_service_that_may_not_be_asked_is_unknown(service: str) -> None:
