@@ -73,7 +73,7 @@ class Params(JobParams):
         return self
 
 
-@job(timeout="1h", mutates=True, requires=requirements)
+@job(timeout="1h", mutates=True, requires=requirements, admin_params=True)
 def run(ctx: Context, params: Params) -> None:
     """Find the program, run it, report its result."""
     variables = {"MAINTD_RUN_ID": str(ctx.run_id), "MAINTD_ENTRY": ctx.entry}

@@ -34,6 +34,7 @@ class JobTraits:
     requires: Callable[..., Iterable[Any]] | None = None
     reads_calendar: bool = False
     only_in_window: bool = False
+    admin_params: bool = False
     reads_findings: bool = False
 
 
@@ -52,6 +53,7 @@ def job(
     reads_calendar: bool = False,
     reads_findings: bool = False,
     only_in_window: bool = False,
+    admin_params: bool = False,
 ) -> Callable[[F], F]:
     """Make a function the job of its module.
 
@@ -69,6 +71,7 @@ def job(
     them. By default, the targets that it needs answer.
     reads_calendar: the job has a param `calendar`, which maintd sets to the steps of the active calendar.
     reads_findings: `ctx.findings` has the open findings of this step.
+    admin_params: params name programs that run with the rights of maintd; only an admin may give them with a trigger.
     only_in_window: the job is refused outside the window of an entry, by whatever way it is requested.
     """
     traits = JobTraits(
@@ -85,6 +88,7 @@ def job(
         reads_calendar=reads_calendar,
         reads_findings=reads_findings,
         only_in_window=only_in_window,
+        admin_params=admin_params,
     )
 
     def mark(function: F) -> F:

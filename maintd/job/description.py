@@ -120,6 +120,7 @@ def _describe(name: str, path: Path, module: ModuleType, traits: JobTraits, para
         history=traits.history,
         reads_calendar=traits.reads_calendar,
         only_in_window=traits.only_in_window,
+        admin_params=traits.admin_params,
         reads_findings=traits.reads_findings,
         history_of=traits.history_of,
         fresh=traits.fresh,

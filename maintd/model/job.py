@@ -32,6 +32,7 @@ class JobDescription(Model):
     timeout: Duration
     repeatable: bool
     mutates: bool
+    admin_params: bool = False  # they name programs, so only an admin may give them with a trigger
     only_in_window: bool = False  # refused outside the window of an entry
     locks: dict[str, LockMode] = {}
     needs: tuple[str, ...] = ()  # kinds of target that it requires

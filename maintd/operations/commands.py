@@ -11,7 +11,14 @@ from datetime import datetime, timedelta
 from shlex import quote
 from typing import Any
 
-from maintd.errors import DaemonUnavailableError, RefusedError, StoreUnavailableError, UnknownNameError, UsageError
+from maintd.errors import (
+    DaemonUnavailableError,
+    ForbiddenError,
+    RefusedError,
+    StoreUnavailableError,
+    UnknownNameError,
+    UsageError,
+)
 from maintd.model.base import Model
 from maintd.model.entry import Entry, Pause, StepPlan
 from maintd.model.job import BrokenJob, JobDescription
@@ -50,6 +57,7 @@ class TriggerRequest(Model):
     dry_run: bool = False
     emergency: bool = False  # also during a freeze; `why` is then required
     idempotency_key: str | None = None
+    as_admin: bool = True  # params that name programs may be given
 
 
 def trigger(service: OperatorService, request: TriggerRequest) -> tuple[RunSummary, bool]:
@@ -67,6 +75,8 @@ def trigger(service: OperatorService, request: TriggerRequest) -> tuple[RunSumma
     refuse_without_window(entry)
     refuse_across(entry, not_before)
     _refuse_freeze(service, request, entry, not_before)
+    if not request.as_admin:
+        _refuse_programs(service, entry, request.params)
     steps, params = _steps(service, entry, request.params)
     requested = NewRun(
         entry=entry.name,
@@ -222,6 +232,19 @@ def _steps(
     if problems:
         raise UsageError("\n".join(problems), f"see: maintd jobs show {steps[0].job}")
     return plan_with_params(entry, given, jobs, keep_in(service.settings.secrets_dir))
+
+
+def _refuse_programs(service: OperatorService, entry: Entry, given: Mapping[str, Any]) -> None:
+    """Raise ForbiddenError for params by which the caller would get the rights of maintd itself."""
+    found = {step.job: service.jobs().get(step.job) for step in entry.steps}
+    jobs = {name: job for name, job in found.items() if isinstance(job, JobDescription)}
+    for step, before in zip(with_params(entry, given, jobs), entry.steps, strict=True):
+        job = jobs.get(step.job)
+        if step is not before and job is not None and job.admin_params:
+            raise ForbiddenError(
+                f'params of the job "{job.name}" name programs that run with the rights of maintd',
+                "this needs the role admin, and a token for all entries; or write them into the calendar",
+            )
 
 
 def _discard_secrets(service: OperatorService, steps: Sequence[StepPlan]) -> None:

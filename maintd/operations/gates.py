@@ -160,6 +160,17 @@ def require_may_approve(gate: Gate, run: RunSummary, caller: Caller, *, emergenc
         )
 
 
+def _with_predecessors(conn: Connection, service: OperatorService, run: Run) -> list[Run]:
+    """The run and those that it resumes: who requested any of them requested this work."""
+    found = [run]
+    while earlier := [link.other_run_id for link in found[-1].links if link.run_id == found[-1].id]:
+        loaded = load_runs(conn, service.store.plans, {earlier[0]: True})
+        if earlier[0] not in loaded:  # pruned
+            break
+        found.append(loaded[earlier[0]])
+    return found
+
+
 def _gate_of(run: Run, step: int) -> Gate:
     gate = run.plan[step].gate if 0 <= step < len(run.plan) else None
     if gate is None:
@@ -324,10 +335,12 @@ def approve(
 
     def act(conn: Connection, run: Run, step: int, now: datetime) -> None:
         of_run = _gate_of(run, step)
-        require_may_approve(of_run, run, caller, emergency=emergency)
+        requested = _with_predecessors(conn, service, run)
+        for each in requested:
+            require_may_approve(of_run, each, caller, emergency=emergency)
         items = _current_items(conn, run, step, now)
         _require_complete(run, step, items)
-        marked = needs_emergency(of_run, run, caller)
+        marked = any(needs_emergency(of_run, each, caller) for each in requested)
         for item in items:
             if item.by_proof:
                 proved = _decision(step, DecisionKind.PROVED, MAINTD, now, item.evidence, item=item.number)

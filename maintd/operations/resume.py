@@ -16,9 +16,13 @@ from maintd.errors import RefusedError, UnknownNameError, UsageError
 from maintd.model.entry import AfterCrash, StepPlan
 from maintd.model.run import Run, RunSummary, Trigger
 from maintd.operations.commands import summary_of, wake
+from maintd.operations.freezes import known_freezes
 from maintd.operations.lookup import find_run
 from maintd.operations.service import OperatorService
 from maintd.operations.successor_plan import Request, plan_after_crash, plan_resume, plan_undo, why_held
+from maintd.operations.windows import across_text
+from maintd.present.freezes import freeze_text
+from maintd.schedule.freezes import freeze_covering, mutates
 from maintd.secret_params import is_discarded
 from maintd.store import Store
 from maintd.store.successors import Successor
@@ -34,7 +38,21 @@ def resume(service: OperatorService, run_id: int, request: Request, *, origin: s
     """
     if request.redo and not request.why.strip():
         raise UsageError("--redo needs a reason", 'add for example --why "it had not started, by its log"')
+    _refuse_now(service, find_run(service, run_id))
     return _follow(service, run_id, request, plan_resume, "run_resumed", origin)
+
+
+def _refuse_now(service: OperatorService, run: Run) -> None:
+    """Raise RefusedError in a freeze, and where the window of the new run would contain what it must not."""
+    now = service.store.now()
+    freeze = freeze_covering(known_freezes(service).active(now), run.entry, now) if mutates(run.plan) else None
+    if freeze is not None and not run.dry_run:
+        raise RefusedError(
+            f"{run.entry} is {freeze_text(freeze)}", f"wait until it is over, or type: maintd undo {run.id} --why TEXT"
+        )
+    problem = across_text(run.policy, now)
+    if problem:
+        raise RefusedError(f"run {run.id} cannot be resumed now: {problem}", "resume it later")
 
 
 def undo(service: OperatorService, run_id: int, request: Request, *, origin: str = "") -> RunSummary:

@@ -44,7 +44,7 @@ def _lines(record: ChangeLogRecord) -> Iterator[str]:
     yield f"**Duration:** {_duration(record)}  "
     yield f"**Planned Downtime:** {_downtime(record)}"
     yield from _section("Changes Made", list(_changes(record)), _no_changes(record))
-    yield from _section("Approvals", [_decision(each) for each in record.decisions], "The run has no gates.")
+    yield from _section("Approvals", [_decision(each) for each in record.decisions], "None is recorded in this run.")
     yield from _section("Issues Encountered", list(_issues(record)), _no_issues(record))
     yield from _section("Validation", [box_text(box) for box in record.validation], "")
     nothing = "None is known: no finding of this run is open."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -122,6 +123,11 @@ def run_text(run: Run, *, now: datetime, width: int = WIDTH, colour: bool = Fals
     for step in run.steps:
         lines += ["", *step_lines(step, now, width, style)]
         lines += decision_lines(run, step, width)
+    if run.handed:
+        lines += ["", "handed over to later steps"]
+        for value in run.handed:
+            text = json.dumps(value.value, ensure_ascii=False)
+            lines += wrap(f"{value.name} = {text} (by {run.plan[value.step].name})", width, "    ", "      ")
     return "\n".join(lines) + "\n"
 
 

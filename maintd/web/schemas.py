@@ -44,7 +44,9 @@ class TriggerBody(Model):
     def to_request(self, by: Caller) -> TriggerRequest:
         """Convert to the request that the operator service takes; `by` is who sent it."""
         fields = {name: getattr(self, name) for name in type(self).model_fields}
-        return TriggerRequest(**fields | {"by": by.name, "origin": by.origin})
+        return TriggerRequest(
+            **fields | {"by": by.name, "origin": by.origin, "as_admin": by.role is Role.ADMIN and not by.entries}
+        )
 
 
 class CancelBody(Model):

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import insert, update
 from support.stores import entry as stored_entry
 from support.stores import manual_run, run_concurrently, sync
 from support.web_services import Harness, harness
@@ -31,7 +31,7 @@ from maintd.model.run_updates import (
 )
 from maintd.operations import OperatorService
 from maintd.operations.gates import approve, end_overdue_waits, gate_of_run, reject, tick, waiting_gates
-from maintd.store.tables import runs
+from maintd.store.tables import run_links, runs
 
 ADA = Caller("ada", Role.OPERATOR, "socket, uid 1000, pid 7")
 BOB = Caller("bob", Role.APPROVER, "token from 10.0.0.7")
@@ -255,6 +255,18 @@ def test_who_requested_the_run_cannot_approve_it_where_the_gate_forbids_that(sit
     assert refused.value.hint is not None and "--emergency --why" in refused.value.hint
     assert site.run(run_id).state is RunState.WAITING
     assert approve(site.service, run_id, BOB).emergency == ""
+
+
+def test_who_requested_a_run_cannot_approve_one_that_resumes_it(site: Site) -> None:
+    earlier, run_id = (site.waiting(approve=Approval(not_requester=True)) for _ in range(2))
+    link = {"run_id": run_id, "kind": "resumes", "other_run_id": earlier}
+    site.store.write(lambda conn: conn.execute(insert(run_links).values(link)))
+    site.store.write(lambda conn: conn.execute(update(runs).where(runs.c.id == run_id).values(requested_by="bob")))
+
+    for caller in (ADA, BOB):
+        with pytest.raises(ForbiddenError, match="must be approved by another person"):
+            approve(site.service, run_id, caller)
+    assert approve(site.service, run_id, BOB._replace(name="kim")).state is RunState.QUEUED
 
 
 def test_in_an_emergency_an_admin_approves_their_own_run_and_it_keeps_a_mark(site: Site) -> None:

@@ -17,8 +17,16 @@ from maintd.store.database import parse_url
 AS_OF_REVISION_1 = (
     *(
         f"DROP TABLE {name}"
-        for name in ("acknowledgements", "findings", "notices", "incidents", "mutes", "tokens", "run_events")
+        for name in (
+            *("acknowledgements", "findings", "notices", "incidents", "mutes", "tokens", "run_events"),
+            *("gate_decisions", "handed_values", "run_links", "notes", "records", "freezes"),
+        )
     ),
+    "DROP INDEX ix_runs_waiting",
+    "DROP INDEX ix_runs_held",
+    *(f"ALTER TABLE runs DROP COLUMN {name}" for name in ("waiting_step", "waiting_until", "held", "emergency")),
+    "ALTER TABLE locks DROP COLUMN held",
+    "ALTER TABLE attempts DROP COLUMN complete",
     "ALTER TABLE events DROP COLUMN origin",
     "ALTER TABLE events DROP COLUMN why",
     "ALTER TABLE checks DROP COLUMN optional",
