@@ -205,7 +205,7 @@ def test_it_vacuums_a_database_on_its_network_and_shows_the_evidence(engine: Doc
     assert psql(engine, "SELECT last_vacuum IS NOT NULL FROM pg_stat_user_tables WHERE relname = 'audit_events'") == "t"
     status = docker(engine, "exec", sidecar.container, "maintd", "status", "--json")
     (entry,) = json.loads(status)["entries"]
-    assert (entry["entry"], entry["last_success"]["id"]) == ("nightly-vacuum", run["id"])
+    assert (entry["entry"], entry["last_finished"]["id"]) == ("nightly-vacuum", run["id"])
 
 
 def test_killed_and_started_again_it_still_has_its_history(engine: DockerEngine, sidecar: Sidecar) -> None:
