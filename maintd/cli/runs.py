@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -127,7 +128,7 @@ def logs_command(app: App, run: str, follow: bool, step: str | None, as_json: bo
         return
     cursor: str | None = None
     while True:
-        page = app.read(lambda client: client.log(number, after=cursor, step=step, limit=PAGE))  # noqa: B023 - called now
+        page = app.read(methodcaller("log", number, after=cursor, step=step, limit=PAGE))
         cursor = page.cursor or cursor
         _print(app, page.lines)
         if page.final or (len(page.lines) < PAGE and not (follow and app.daemon_answers)):
@@ -145,7 +146,7 @@ def _log_as_json(app: App, number: int, step: str | None, follow: bool) -> dict[
     cursor: str | None = None
     lines: list[Any] = []
     while True:
-        page = app.read_json(lambda client: client.log(number, after=cursor, step=step, limit=PAGE))  # noqa: B023
+        page = app.read_json(methodcaller("log", number, after=cursor, step=step, limit=PAGE))
         cursor = page["cursor"] or cursor
         lines += page["lines"]
         if page["final"] or (len(page["lines"]) < PAGE and not (follow and app.daemon_answers)):

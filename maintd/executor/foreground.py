@@ -32,7 +32,7 @@ from maintd.model.entry import Entry, Freeze
 from maintd.model.job import JobDescription
 from maintd.model.run import NewRun, Run, RunState, Trigger
 from maintd.model.target import Targets
-from maintd.operations.freezes import KnownFreezes, refuse_frozen
+from maintd.operations.freezes import KnownFreezes, in_emergency, refuse_frozen
 from maintd.operations.params import plan_with_params
 from maintd.operations.windows import refuse_without_window
 from maintd.secret_params import collect_into
@@ -145,7 +145,7 @@ def _refuse_frozen(
     except StoreUnavailableError as error:
         log.warning("freezes_by_command_unknown", error=str(error))
         found = replace(known, store=None).active(now)
-    refuse_frozen(found, entry, now, f"maintd run {entry.name} --here")
+    refuse_frozen(found, entry.name, entry.steps, now, in_emergency(f"maintd run {entry.name} --here"))
 
 
 def _supervise(runs: ClaimedRuns, run: Run, requested_at: float, on_report: OnReport) -> Run:

@@ -35,8 +35,7 @@ def undo_steps(plan: Sequence[StepPlan]) -> list[tuple[int, StepPlan]]:
 def needs_undo(step: StepPlan, plan: Sequence[StepPlan], outcomes: Outcomes) -> bool:
     """Whether what this undo step undoes may have had an effect: its step was started, whatever its outcome."""
     undone = next((index for index, other in enumerate(plan) if other.name == step.undoes), None)
-    outcome = None if undone is None else outcomes.get(undone)
-    return outcome is not None and outcome.state not in (StepState.SKIPPED, StepState.PENDING)
+    return undone is not None and _has_run(outcomes.get(undone))
 
 
 def has_failed(plan: Sequence[StepPlan], outcomes: Outcomes) -> bool:
@@ -54,26 +53,26 @@ def when_not_met(step: StepPlan, index: int, plan: Sequence[StepPlan], outcomes:
     """
     if step.when is When.ALWAYS:
         return ""
-    before = [(name, outcomes.get(place)) for place, name in enumerate(other.name for other in plan) if place < index]
-    considered = [
-        (name, outcome)
-        for (name, outcome), other in zip(before, plan, strict=False)
+    earlier = [(other, outcomes.get(place)) for place, other in enumerate(plan[:index])]
+    undone = next((other.name for other, outcome in earlier if other.undoes and _has_run(outcome)), "")
+    counted = [
+        (other.name, outcome)
+        for other, outcome in earlier
         if not other.undoes and not (outcome is not None and outcome.not_configured)
     ]
-    undone = [
-        name
-        for (name, outcome), other in zip(before, plan, strict=False)
-        if other.undoes and outcome is not None and outcome.state is not StepState.SKIPPED
-    ]
-    bad = next((name for name, outcome in considered if outcome is None or outcome.state not in GOOD), None)
-    succeeded = bad is None and not undone and bool(considered)
+    bad = next((name for name, outcome in counted if outcome is None or outcome.state not in GOOD), "")
+    succeeded = bool(counted) and not bad and not undone
     if step.when is When.SUCCEEDED and not succeeded:
         if undone:
-            return f"it runs only after a success, and the run was undone ({undone[0]})"
+            return f"it runs only after a success, and the run was undone ({undone})"
         return f'it runs only after a success, and "{bad}" did not succeed' if bad else "no step before it succeeded"
     if step.when is When.FAILED and succeeded:
         return "it runs only after a failure, and all steps before it succeeded"
     return ""
+
+
+def _has_run(outcome: StepOutcome | None) -> bool:
+    return outcome is not None and outcome.state not in (StepState.SKIPPED, StepState.PENDING)
 
 
 def _is_unreached(outcome: StepOutcome) -> bool:

@@ -326,7 +326,7 @@ def rollback_point(run: Run, now: datetime) -> datetime | None:
 
 def gate_text(gate: Gate) -> str:
     """What a run at this gate waits for."""
-    text = f"waits for approval by an {gate.approve.role}" if gate.approve.role != "viewer" else "waits for a person"
+    text = f"waits for approval by an {gate.approve.role}"
     return f"{text}: {gate.ask}" if gate.ask else text
 
 

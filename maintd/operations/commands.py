@@ -24,7 +24,7 @@ from maintd.model.entry import Entry, Pause, StepPlan
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.run import NewRun, Run, RunState, RunSummary, Trigger
 from maintd.operations.diagnosis import decisions_about
-from maintd.operations.freezes import known_freezes, refuse_frozen
+from maintd.operations.freezes import in_emergency, known_freezes, refuse_frozen
 from maintd.operations.lookup import find_entry, find_run
 from maintd.operations.params import plan_with_params, with_params
 from maintd.operations.service import OperatorService, ReloadResult
@@ -212,7 +212,7 @@ def _refuse_held(service: OperatorService, name: str) -> None:
     if held is not None:
         raise RefusedError(
             f"run {held.id} of {name} was lost and is held: it is not decided what becomes of what it did",
-            decisions_about(held.id),
+            decisions_about(held),
         )
 
 
@@ -257,7 +257,8 @@ def _refuse_freeze(service: OperatorService, request: TriggerRequest, entry: Ent
     if request.emergency and not request.why.strip():
         raise UsageError("an emergency needs a reason", 'add for example --why "the disk is full"')
     if not request.emergency and not request.dry_run:
-        refuse_frozen(known_freezes(service).active(at), entry, at, f"maintd trigger {quote(request.name)}")
+        otherwise = in_emergency(f"maintd trigger {quote(request.name)}")
+        refuse_frozen(known_freezes(service).active(at), entry.name, entry.steps, at, otherwise)
 
 
 def _emergency(request: TriggerRequest) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from maintd.model.entry import Entry, Pause
 from maintd.model.evidence import Check, CheckStatus
 from maintd.model.finding import Finding, is_finding
-from maintd.model.run import Run, RunState, RunSummary, SkipReason, Step, StepState
+from maintd.model.run import Run, RunState, RunSummary, SkipReason, Step, StepState, Trigger
 from maintd.model.status import Diagnosis, Severity
 from maintd.operations.follow import acknowledged_in, is_explained, problems, worst_left
 from maintd.present import acknowledgement_text, skip_text, utc_minute
@@ -148,16 +148,19 @@ def _of_held(held: Held) -> Diagnosis:
         state=run.state,
         severity=Severity.ERROR,
         why=held.text,
-        hint=decisions_about(run.id),
+        hint=decisions_about(run),
         since=run.finished_at,
         why_run_id=run.id,
         next_step=f"maintd show {run.id}",
     )
 
 
-def decisions_about(run_id: int) -> str:
-    """What a person types about a held run."""
-    return f"type one of: maintd resume {run_id}; maintd undo {run_id} --why TEXT; maintd release {run_id} --why TEXT"
+def decisions_about(run: RunSummary) -> str:
+    """What a person types about a held run. One that was undoing another cannot be resumed."""
+    commands = [f"maintd undo {run.id} --why TEXT", f"maintd release {run.id} --why TEXT"]
+    if run.trigger is not Trigger.UNDO:
+        commands.insert(0, f"maintd resume {run.id}")
+    return f"type one of: {'; '.join(commands)}"
 
 
 def _of_active(active: RunSummary | None, now: datetime) -> Diagnosis | None:

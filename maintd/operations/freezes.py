@@ -12,7 +12,7 @@ from pathlib import Path
 
 from maintd.config.freeze_file import read_freeze_file
 from maintd.errors import DaemonUnavailableError, RefusedError, UnknownNameError, UsageError
-from maintd.model.entry import Entry, Freeze
+from maintd.model.entry import Freeze, StepPlan
 from maintd.operations.service import OperatorService
 from maintd.present import utc_minute
 from maintd.present.freezes import freeze_text
@@ -60,14 +60,21 @@ def active_freezes(service: OperatorService) -> list[Freeze]:
     return known_freezes(service).active(service.store.now())
 
 
-def refuse_frozen(freezes: Sequence[Freeze], entry: Entry, at: datetime, how: str) -> None:
-    """Raise RefusedError if the entry changes something and is frozen at that time; `how` is the command for it."""
-    freeze = freeze_covering(freezes, entry.name, at) if mutates(entry.steps) else None
+def refuse_frozen(
+    freezes: Sequence[Freeze], entry: str, steps: Sequence[StepPlan], at: datetime, otherwise: str
+) -> None:
+    """Raise RefusedError if the steps change something and the entry is frozen at that time.
+
+    `otherwise` is what can be done instead of waiting: `in an emergency: maintd trigger …`.
+    """
+    freeze = freeze_covering(freezes, entry, at) if mutates(steps) else None
     if freeze is not None:
-        raise RefusedError(
-            f"{entry.name} is {freeze_text(freeze)}",
-            f'wait until the freeze is over, or in an emergency: {how} --emergency --why "..."',
-        )
+        raise RefusedError(f"{entry} is {freeze_text(freeze)}", f"wait until the freeze is over, or {otherwise}")
+
+
+def in_emergency(command: str) -> str:
+    """How a command is typed during a freeze."""
+    return f'in an emergency: {command} --emergency --why "..."'
 
 
 def freeze(service: OperatorService, entries: str, why: str, by: str, until: datetime, *, origin: str = "") -> Freeze:

@@ -138,22 +138,31 @@ def require_may_decide(gate: Gate, run: RunSummary, caller: Caller) -> None:
         )
 
 
-def needs_emergency(gate: Gate, run: RunSummary, caller: Caller) -> bool:
-    """Whether the caller may approve only in an emergency: they requested the run, and the gate does not allow that."""
-    return gate.approve.not_requester and is_requester(run, caller.name)
+def requested_by_caller(gate: Gate, runs: Sequence[RunSummary], caller: Caller) -> RunSummary | None:
+    """The first of a run and those that it resumes that the caller requested, where the gate does not allow that.
+
+    Then the caller may approve only in an emergency. None: they may.
+    """
+    return next((run for run in runs if gate.approve.not_requester and is_requester(run, caller.name)), None)
 
 
-def require_may_approve(gate: Gate, run: RunSummary, caller: Caller, *, emergency: bool) -> None:
-    """Raise ForbiddenError unless the caller may approve; an emergency is for administrators."""
+def require_may_approve(gate: Gate, runs: Sequence[RunSummary], caller: Caller, *, emergency: bool) -> None:
+    """Raise ForbiddenError unless the caller may approve; an emergency is for administrators.
+
+    `runs` are the run at the gate, and those that it resumes.
+    """
+    run = runs[0]
     require_may_decide(gate, run, caller)
     if emergency and caller.role is not Role.ADMIN:
         raise ForbiddenError(
             f'"{caller.name or "unknown"}" has the role {caller.role}; only an admin passes a gate in an emergency',
             "let an admin approve it, or another person with the role",
         )
-    if needs_emergency(gate, run, caller) and not emergency:
-        own, requester = verified_name(caller.name), verified_name(run.requested_by)
-        who = "who requested it is unknown" if not (own and requester) else f'"{own}" requested it'
+    requested = requested_by_caller(gate, runs, caller)
+    if requested is not None and not emergency:
+        own, requester = verified_name(caller.name), verified_name(requested.requested_by)
+        what = "it" if requested is run else f"run {requested.id}, which it resumes"
+        who = f"who requested {what} is unknown" if not (own and requester) else f'"{own}" requested {what}'
         raise ForbiddenError(
             f"run {run.id} must be approved by another person: {who}",
             f"in an emergency an admin can pass it: maintd approve {run.id} --emergency --why REASON",
@@ -336,11 +345,10 @@ def approve(
     def act(conn: Connection, run: Run, step: int, now: datetime) -> None:
         of_run = _gate_of(run, step)
         requested = _with_predecessors(conn, service, run)
-        for each in requested:
-            require_may_approve(of_run, each, caller, emergency=emergency)
+        require_may_approve(of_run, requested, caller, emergency=emergency)
         items = _current_items(conn, run, step, now)
         _require_complete(run, step, items)
-        marked = any(needs_emergency(of_run, each, caller) for each in requested)
+        marked = requested_by_caller(of_run, requested, caller) is not None
         for item in items:
             if item.by_proof:
                 proved = _decision(step, DecisionKind.PROVED, MAINTD, now, item.evidence, item=item.number)

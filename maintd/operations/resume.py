@@ -16,13 +16,11 @@ from maintd.errors import RefusedError, UnknownNameError, UsageError
 from maintd.model.entry import AfterCrash, StepPlan
 from maintd.model.run import Run, RunSummary, Trigger
 from maintd.operations.commands import summary_of, wake
-from maintd.operations.freezes import known_freezes
+from maintd.operations.freezes import known_freezes, refuse_frozen
 from maintd.operations.lookup import find_run
 from maintd.operations.service import OperatorService
 from maintd.operations.successor_plan import Request, plan_after_crash, plan_resume, plan_undo, why_held
 from maintd.operations.windows import across_text
-from maintd.present.freezes import freeze_text
-from maintd.schedule.freezes import freeze_covering, mutates
 from maintd.secret_params import is_discarded
 from maintd.store import Store
 from maintd.store.successors import Successor
@@ -45,11 +43,9 @@ def resume(service: OperatorService, run_id: int, request: Request, *, origin: s
 def _refuse_now(service: OperatorService, run: Run) -> None:
     """Raise RefusedError in a freeze, and where the window of the new run would contain what it must not."""
     now = service.store.now()
-    freeze = freeze_covering(known_freezes(service).active(now), run.entry, now) if mutates(run.plan) else None
-    if freeze is not None and not run.dry_run:
-        raise RefusedError(
-            f"{run.entry} is {freeze_text(freeze)}", f"wait until it is over, or type: maintd undo {run.id} --why TEXT"
-        )
+    if not run.dry_run and not run.emergency:
+        freezes = known_freezes(service).active(now)
+        refuse_frozen(freezes, run.entry, run.plan, now, f"undo it: maintd undo {run.id} --why TEXT")
     problem = across_text(run.policy, now)
     if problem:
         raise RefusedError(f"run {run.id} cannot be resumed now: {problem}", "resume it later")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from maintd.schedule.wall_time import instant_of, zone_named
@@ -35,6 +35,5 @@ def first_within(text: str, start: datetime, end: datetime) -> datetime | None:
     return None
 
 
-def _instant(day: object, hour: int, minute: int, zone: ZoneInfo) -> datetime:
-    wall = datetime.combine(day, datetime.min.time(), tzinfo=zone).replace(hour=hour, minute=minute)  # type: ignore[arg-type]
-    return instant_of(wall)
+def _instant(day: date, hour: int, minute: int, zone: ZoneInfo) -> datetime:
+    return instant_of(datetime(day.year, day.month, day.day, hour, minute, tzinfo=zone))

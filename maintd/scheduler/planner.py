@@ -75,7 +75,7 @@ def decide(
         skips.update(dict.fromkeys(startable, (SkipReason.OVERLAP, text)))
     if startable and held is not None:
         lost_at = utc_second(held.finished_at or now)
-        text = f"run {held.id} was lost and is held since {lost_at}; {decisions_about(held.id)}"
+        text = f"run {held.id} was lost and is held since {lost_at}; {decisions_about(held)}"
         skips.update(dict.fromkeys(startable, (SkipReason.OVERLAP, text)))
     return [_row(entry, rule, policy, at, now, skips[at]) for at in due]
 

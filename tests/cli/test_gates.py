@@ -27,7 +27,7 @@ entries:
     steps:
       - gate:
           ask: Start now?
-          checklist: [Desk told, {item: Backup completed, proof: {entry: daily-backup, within: 1h}}]
+          checklist: [Desk informed, {item: Backup completed, proof: {entry: daily-backup, within: 1h}}]
       - greet
     always: [greet]
   hurried:
@@ -81,11 +81,11 @@ def test_a_run_is_listed_ticked_approved_and_goes_on(daemon: RunningDaemon) -> N
     number = waiting(daemon, "maintenance")
     listed = words(daemon.maintd("gates").out)
     assert f'run {number} of maintenance waits at gate "gate" for an operator' in listed
-    assert "1 Desk told: not ticked" in listed and "daily-backup has never succeeded" in listed
+    assert "1 Desk informed: not ticked" in listed and "daily-backup has never succeeded" in listed
     assert f"type maintd approve {number} --item 1" in listed
 
     early = daemon.maintd("approve", number)
-    assert (early.code, '1 "Desk told" is not ticked' in early.err) == (4, True)
+    assert (early.code, '1 "Desk informed" is not ticked' in early.err) == (4, True)
     by_hand = daemon.maintd("approve", number, "--item", "2")
     assert (by_hand.code, "is proved by maintd and never ticked" in by_hand.err) == (4, True)
     assert daemon.maintd("approve", number, "--item", "7").code == 2
@@ -118,7 +118,7 @@ def test_status_show_and_the_page_show_for_whom_a_run_waits_and_what_to_type(dae
     assert status.code == 0, "a run that waits is no failure"
     for text in (words(status.out), shown_text):
         assert f'run {number} of maintenance waits at gate "gate" for an operator' in text
-        assert "1 Desk told: not ticked" in text and f"type {command}" in text
+        assert "1 Desk informed: not ticked" in text and f"type {command}" in text
         assert "then the run ends as timed out" in text
     assert command in pages[0] and "waits for an operator" in pages[0]
     assert command in pages[1] and "daily-backup has never succeeded" in pages[1]

@@ -145,8 +145,8 @@ def test_a_planned_run_is_announced_once_and_its_cancellation_too(
 
     wait_for(lambda: announcements(client, run.id) == {"1d": NoticeState.SENT}, "the announcement is sent")
     client.cancel(run.id)
-    told = {"1d": NoticeState.SENT, "cancelled": NoticeState.SENT}
-    wait_for(lambda: announcements(client, run.id) == told, "those who were told of it are told of the end")
+    expected = {"1d": NoticeState.SENT, "cancelled": NoticeState.SENT}
+    wait_for(lambda: announcements(client, run.id) == expected, "who got it gets a notice of the end")
 
     body = next(each for each in client.notices(limit=500).notices if each.key == f"announcement:{run.id}:1d:pager")
     assert body.title.startswith("planned begins in ") and "new disk" in body.body

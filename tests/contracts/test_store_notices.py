@@ -197,7 +197,7 @@ def test_a_failed_test_of_a_channel_is_over_when_something_is_sent_to_it(store: 
     store.notices.mark_sent(claimed(store, 5), at(5))
 
     assert before == {"mail": (2, "refused", NOON)}
-    assert store.notices.undelivered(at(-60)) == {"mail": (1, "refused", at(1))}  # a message that nobody got
+    assert store.notices.undelivered(at(-60)) == {"mail": (1, "refused", at(1))}  # a message that did not arrive
 
 
 # --- incidents ---

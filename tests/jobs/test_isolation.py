@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -336,7 +337,7 @@ def _(stage: Stage) -> Case:
 @case("resource_usage: folders")
 def _(stage: Stage) -> Case:
     params = {"interval": "100ms", "backups": ["a", "b"]}
-    act = lambda fault: files_below(stage.folder / "a", fault)  # noqa: E731
+    act = partial(files_below, stage.folder / "a")
     return Case("resource_usage", "folder a", act, {"folders": stage.logs()}, params)
 
 
@@ -361,7 +362,7 @@ def _(stage: Stage) -> Case:
 
 @case("capacity_report: folders")
 def _(stage: Stage) -> Case:
-    act = lambda fault: files_below(stage.folder / "a", fault)  # noqa: E731
+    act = partial(files_below, stage.folder / "a")
     return Case("capacity_report", "^folder a", act, {"folders": stage.logs()})
 
 
@@ -389,7 +390,7 @@ def backups(folder: Path) -> dict[str, Any]:
 
 @case("backup_verify: folders")
 def _(stage: Stage) -> Case:
-    act = lambda fault: files_below(stage.folder / "a", fault)  # noqa: E731
+    act = partial(files_below, stage.folder / "a")
     return Case("backup_verify", r"in a\b|seta", act, backups(stage.folder), {"folders": ["a", "b"]})
 
 
@@ -397,13 +398,13 @@ def _(stage: Stage) -> Case:
 def _(stage: Stage) -> Case:
     for name in "ab":
         made.write(stage.folder / f"set{name}-20260101.tar.gz", made.gz(made.tar_of(made.SECRETS)), summed=True)
-    act = lambda fault: files_below(stage.folder / "seta-20260101.tar.gz", fault)  # noqa: E731
+    act = partial(files_below, stage.folder / "seta-20260101.tar.gz")
     return Case("backup_verify", "seta", act, {}, {"root": str(stage.folder)})
 
 
 @case("log_cleanup")
 def _(stage: Stage) -> Case:
-    act = lambda fault: files_below(stage.folder / "a", fault)  # noqa: E731
+    act = partial(files_below, stage.folder / "a")
     return Case("log_cleanup", "^a: ", act, {"folders": stage.logs()}, {"folders": ["a", "b"], "rotation": None})
 
 
@@ -420,7 +421,7 @@ def _(stage: Stage) -> Case:
         line = f'{{"time":"{at.isoformat()}","status":403,"path":"/{name}"}}\n'
         made.write(stage.folder / "logs" / f"{name}.log", line.encode() * 30)
     made.write(stage.folder / "auth.log", f"{at.isoformat()} web sshd[7]: Server listening on :: port 22.\n".encode())
-    act = lambda fault: files_below(stage.folder / "logs/a.log", fault)  # noqa: E731
+    act = partial(files_below, stage.folder / "logs/a.log")
     params = {"auth_log": str(stage.folder / "auth.log"), "folder": "logs"}
     targets = {"folders": {"logs": {"path": str(stage.folder / "logs")}}}
     return Case("security_log_review", "a.log", act, targets, params, together="^requests: ")
@@ -436,7 +437,7 @@ def _(stage: Stage) -> Case:
 @case("security_log_review: logins")
 def _(stage: Stage) -> Case:
     made.write(stage.folder / "auth.log", f"{datetime.now(UTC).isoformat()} web sshd[7]: Server listening.\n".encode())
-    act = lambda fault: files_below(stage.folder / "auth.log", fault)  # noqa: E731
+    act = partial(files_below, stage.folder / "auth.log")
     params = {"auth_log": str(stage.folder / "auth.log"), "folder": "a"}
     return Case("security_log_review", "^logins", act, {"folders": stage.logs()}, params)
 
@@ -479,7 +480,7 @@ def _(stage: Stage) -> Case:
 
 @case("trading_review: metrics")
 def _(stage: Stage) -> Case:
-    act = lambda fault: calls_of("prometheus", fault)  # noqa: E731
+    act = partial(calls_of, "prometheus")
     return Case("trading_review", r"\bma\b", act, trading(stage), ACTIVITY, mentioning="vector(1) + 0")
 
 
@@ -490,7 +491,7 @@ def _(stage: Stage) -> Case:
 
 @case("trading_review: figures")
 def _(stage: Stage) -> Case:
-    act = lambda fault: requests_to("/pnl/status", fault)  # noqa: E731
+    act = partial(requests_to, "/pnl/status")
     return Case("trading_review", "figures|date|realized|percent|halted", act, trading(stage), ACTIVITY)
 
 
@@ -515,21 +516,21 @@ def reported(stage: Stage) -> tuple[dict[str, Any], dict[str, Any]]:
 @case("performance_report: queries")
 def _(stage: Stage) -> Case:
     targets, params = reported(stage)
-    act = lambda fault: calls_of("postgres", fault)  # noqa: E731
+    act = partial(calls_of, "postgres")
     return Case("performance_report", r"\boa\b", act, targets, params, mentioning="oa")
 
 
 @case("performance_report: servers")
 def _(stage: Stage) -> Case:
     targets, params = reported(stage)
-    act = lambda fault: calls_of("postgres", fault)  # noqa: E731
+    act = partial(calls_of, "postgres")
     return Case("performance_report", r"\bo[ab]\b|query", act, targets, params)
 
 
 @case("performance_report: Prometheus")
 def _(stage: Stage) -> Case:
     targets, params = reported(stage)
-    act = lambda fault: calls_of("prometheus", fault)  # noqa: E731
+    act = partial(calls_of, "prometheus")
     return Case("performance_report", "^(?!query)", act, targets, params)
 
 
@@ -571,8 +572,8 @@ def problem_of(found: Case, others: Mapping[str, CheckStatus | None], fault: Fau
         return ""
     if result.outcome not in ("unknown", "failed"):
         return f"the run is {result.outcome}\n{result.text()}"
-    told = any("OddError" in f"{check.observed} {check.hint}" for check in result.checks)
-    return "" if told else f"no check has the cause\n{result.text()}"
+    named = any("OddError" in f"{check.observed} {check.hint}" for check in result.checks)
+    return "" if named else f"no check has the cause\n{result.text()}"
 
 
 def test_every_job_with_several_subjects_has_a_case() -> None:

@@ -186,7 +186,7 @@ def test_a_token_cancels_pauses_and_unpauses(served: Harness, page: Client) -> N
 
 
 def test_a_token_decides_at_a_gate_with_its_own_role_and_name(served: Harness, page: Client) -> None:
-    gate = Gate(ask="Start?", checklist=(ChecklistItem(text="Desk told"),), approve=Approval(role=Role.APPROVER))
+    gate = Gate(ask="Start?", checklist=(ChecklistItem(text="Desk informed"),), approve=Approval(role=Role.APPROVER))
     plan, now = (StepPlan(name="gate", job="", gate=gate),), served.store.now()
     run_id, _ = served.store.runs.add(manual_run("nightly-vacuum", not_before=now, plan=plan), now)
     claimed = served.store.runs.claim(run_id, "n1", "n1-1", now + timedelta(minutes=1), now)
