@@ -118,6 +118,8 @@ def _content_problem(
             counts = counts._replace(artifacts_pruned=counts.artifacts_pruned + 1)
     what = f"run {row.run_id}" if of_run else f"note {row.note_id} of run {row.run_id}"
     if content is None:
+        if row.pruned_at is not None and row.pruned_at < row.at:
+            return _problem(row, f"{what} is gone, and was marked as pruned before it was recorded"), counts
         if row.pruned_at is not None:
             return None, counts._replace(pruned=counts.pruned + 1)
         return _problem(row, f"{what} is gone, but was not pruned"), counts

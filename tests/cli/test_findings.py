@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.servers.base import wait_for
-from support.servers.maintd import CommandResult, RunningDaemon, maintd_daemon
+from support.servers.maintd import JOBS, CommandResult, RunningDaemon, maintd_daemon
 
 CALENDAR = """
 timezone: UTC
@@ -45,24 +45,13 @@ def run(ctx: Context, params: Params) -> None:
         ctx.check(name, int(value), at_most=90, warn_above=80, unit="%", hint="free some space")
 '''
 
-GREET = '''"""Greet."""
-
-from maintd.job import Context, JobParams, job
-
-
-@job(timeout="20s")
-def run(ctx: Context, params: JobParams) -> None:
-    """Greet."""
-    ctx.log("hello")
-'''
-
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[RunningDaemon]:
     jobs = tmp_path / "jobs"
     jobs.mkdir()
     (jobs / "measured.py").write_text(JOB)
-    (jobs / "greet.py").write_text(GREET)
+    (jobs / "greet.py").write_text((JOBS / "greet.py").read_text())
     values = tmp_path / "values"
     values.write_text("disk /: 95\n")
     calendar = CALENDAR.replace("[measured]", f"[measured: {{file: {values}}}]")

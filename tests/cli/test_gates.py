@@ -39,25 +39,11 @@ entries:
     steps: [{gate: {ask: Start now?, approve: {role: approver, not_requester: true}}}, greet]
 """
 
-GREET = '''"""Greet."""
-
-from maintd.job import Context, JobParams, job
-
-
-@job(timeout="1m")
-def run(ctx: Context, params: JobParams) -> None:
-    """Greet."""
-    ctx.log("hello")
-'''
-
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[RunningDaemon]:
-    jobs = tmp_path / "jobs"
-    jobs.mkdir()
-    (jobs / "greet.py").write_text(GREET)
     heartbeat = {"MAINTD_HEARTBEAT": "2m", "MAINTD_LEASE": "12m"}
-    with maintd_daemon(tmp_path, CALENDAR, jobs, **heartbeat) as running:
+    with maintd_daemon(tmp_path, CALENDAR, **heartbeat) as running:
         yield running
 
 

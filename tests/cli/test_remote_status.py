@@ -8,12 +8,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from http.server import BaseHTTPRequestHandler
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from support.http_services import Reply, http_service, port_that_hangs, port_that_sends, served
+from support.http_services import (
+    Dripping,
+    EndlessHeaders,
+    Reply,
+    WithoutLength,
+    http_service,
+    port_that_hangs,
+    port_that_sends,
+    served,
+)
 from support.servers.base import wait_for
 from support.servers.maintd import MAINTD, CommandResult, RunningDaemon, clean_environ, maintd_daemon
 from support.servers.tls import Authority, authority, tls_front
@@ -145,47 +153,6 @@ def test_status_at_a_url_imports_almost_nothing(
 
 
 # --- what is wrong: the same message and exit code as without the shortcut ---
-
-
-class Dripping(BaseHTTPRequestHandler):
-    """Announces an answer, and sends one byte of it at a time."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Maintd-Api", "1")
-        self.send_header("X-Exit-Code", "0")
-        self.send_header("Content-Length", "1000000")
-        self.end_headers()
-        with suppress(OSError):
-            while True:
-                self.wfile.write(b" ")
-                time.sleep(0.05)
-
-    def log_message(self, *words: object) -> None:
-        pass
-
-
-class WithoutLength(Dripping):
-    """Sends without an end, as fast as it can."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Maintd-Api", "1")
-        self.end_headers()
-        with suppress(OSError):
-            while True:
-                self.wfile.write(b" " * 1_000_000)
-
-
-class EndlessHeaders(Dripping):
-    """Sends headers without an end."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.flush_headers()
-        with suppress(OSError):
-            while True:
-                self.wfile.write(b"X-More: and more\r\n" * 1000)
 
 
 @contextmanager

@@ -235,6 +235,22 @@ def test_a_run_that_was_deleted_otherwise_than_by_retention_is_found(store: Stor
     assert problem.text == f"run {made[3]} is gone, but was not pruned"
 
 
+def test_a_run_that_is_marked_as_pruned_before_it_ended_was_not(store: Store) -> None:
+    made = chain(store)
+
+    def remove(conn: Connection) -> None:
+        for table in RUN_TABLES:
+            conn.execute(delete(table).where(table.c.run_id == made[3]))
+        conn.execute(delete(runs).where(runs.c.id == made[3]))
+        conn.execute(update(records).where(records.c.run_id == made[3]).values(pruned_at=at(-500 * DAY)))
+
+    store.write(remove)
+    problem = verified(store).problem
+
+    assert problem is not None
+    assert problem.text == f"run {made[3]} is gone, and was marked as pruned before it was recorded"
+
+
 def test_records_of_pruned_runs_stay_and_verify(store: Store) -> None:
     made = chain(store)
 

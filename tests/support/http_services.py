@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -125,3 +126,47 @@ def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+# --- answers that never end: handlers for `served` ---
+
+
+class Dripping(BaseHTTPRequestHandler):
+    """Announces an answer, and sends one byte of it at a time."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Maintd-Api", "1")
+        self.send_header("X-Exit-Code", "0")
+        self.send_header("Content-Length", "1000000")
+        self.end_headers()
+        with suppress(OSError):
+            while True:
+                self.wfile.write(b" ")
+                time.sleep(0.05)
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+class WithoutLength(Dripping):
+    """Sends without an end, as fast as it can."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Maintd-Api", "1")
+        self.end_headers()
+        with suppress(OSError):
+            while True:
+                self.wfile.write(b" " * 1_000_000)
+
+
+class EndlessHeaders(Dripping):
+    """Sends headers without an end."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.flush_headers()
+        with suppress(OSError):
+            while True:
+                self.wfile.write(b"X-More: and more\r\n" * 1000)

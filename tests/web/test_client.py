@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from support.http_services import Reply, http_service, port_that_hangs, port_that_sends
+from support.http_services import Dripping, Reply, WithoutLength, http_service, port_that_hangs, port_that_sends
 from support.http_services import served as serving
 from support.servers.tls import authority, tls_front
 from support.web_services import FULL, NOON, Harness, artifact, run_with
@@ -410,41 +410,13 @@ def test_a_server_that_hangs_ends_the_request_at_its_timeout() -> None:
         Client(f"http://127.0.0.1:{port}", timeout=0.3, retries=0).status()
 
 
-class Dripping(BaseHTTPRequestHandler):
-    """Sends one byte of its answer at a time, without an end."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Maintd-Api", "1")
-        self.end_headers()
-        with suppress(OSError):
-            while True:
-                self.wfile.write(b" ")
-                time.sleep(0.05)
-
-    def log_message(self, *words: object) -> None:
-        pass
-
-
 def test_an_answer_that_comes_byte_by_byte_ends_at_the_timeout() -> None:
     with serving(Dripping) as url, pytest.raises(DaemonUnavailableError, match="did not answer within"):
         Client(url, timeout=0.5, retries=0).status()
 
 
-class Endless(Dripping):
-    """Sends without an end, as fast as it can."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Maintd-Api", "1")
-        self.end_headers()
-        with suppress(OSError):
-            while True:
-                self.wfile.write(b" " * 1_000_000)
-
-
 def test_an_answer_that_is_too_large_is_refused() -> None:
-    with serving(Endless) as url, pytest.raises(MaintdError, match="is larger than 64 MB"):
+    with serving(WithoutLength) as url, pytest.raises(MaintdError, match="is larger than 64 MB"):
         Client(url, retries=0).status()
 
 
