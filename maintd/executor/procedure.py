@@ -11,9 +11,6 @@ from maintd.executor.outcome import BAD, StepOutcome
 from maintd.model.entry import StepPlan, When
 from maintd.model.run import StepState
 
-GOOD = frozenset({StepState.SUCCEEDED, StepState.WARNED})
-"""States of a step that count as a success."""
-
 Outcomes = Mapping[int, StepOutcome]
 
 
@@ -60,7 +57,7 @@ def when_not_met(step: StepPlan, index: int, plan: Sequence[StepPlan], outcomes:
         for other, outcome in earlier
         if not other.undoes and not (outcome is not None and outcome.not_configured)
     ]
-    bad = next((name for name, outcome in counted if outcome is None or outcome.state not in GOOD), "")
+    bad = next((name for name, outcome in counted if outcome is None or not outcome.state.is_success), "")
     succeeded = bool(counted) and not bad and not undone
     if step.when is When.SUCCEEDED and not succeeded:
         if undone:

@@ -21,7 +21,7 @@ import structlog
 
 from maintd.errors import StoreError
 from maintd.executor.outcome import BAD, RunOutcome, StepOutcome, StopKind, Stopped, evaluate_run
-from maintd.executor.procedure import GOOD, always_steps, has_failed, main_steps, needs_undo, undo_steps, when_not_met
+from maintd.executor.procedure import always_steps, has_failed, main_steps, needs_undo, undo_steps, when_not_met
 from maintd.executor.run_context import RunContext
 from maintd.executor.step_runner import StepRunner
 from maintd.model.entry import Gate, OnFailure, StepPlan
@@ -141,7 +141,7 @@ class RunSupervisor:
         )
         if not undone or self._run.trigger is Trigger.UNDO:
             return outcome
-        failed = [plan[index].undoes for index in sorted(undone) if self._outcomes[index].state not in GOOD]
+        failed = [plan[index].undoes for index in sorted(undone) if not self._outcomes[index].state.is_success]
         if failed:
             return replace(outcome, reason=f"{outcome.reason}; NOT undone: {', '.join(failed)}")
         return replace(outcome, reason=f"{outcome.reason}; undone: {', '.join(plan[i].undoes for i in sorted(undone))}")

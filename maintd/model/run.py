@@ -95,6 +95,11 @@ class StepState(StrEnum):
     LOST = "lost"
     SKIPPED = "skipped"  # did not run; the reason is an earlier failure or a target that is not configured
 
+    @property
+    def is_success(self) -> bool:
+        """Whether what the step had to do is done. Unknown is no success."""
+        return self in (StepState.SUCCEEDED, StepState.WARNED)
+
 
 class AttemptState(StrEnum):
     """The state of an attempt."""

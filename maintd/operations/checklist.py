@@ -15,7 +15,6 @@ from maintd.present import utc_minute
 from maintd.store import Store
 from maintd.units import format_duration, plural
 
-_PASSED = (StepState.SUCCEEDED, StepState.WARNED)
 _OVER = frozenset(StepState) - {StepState.PENDING, StepState.RUNNING, StepState.WAITING}
 
 
@@ -64,7 +63,7 @@ def _backup(run: Run) -> Box:
         missing = "no item of a gate and no step of the run is about a backup"
         return ticked if ticked.evidence else ticked.model_copy(update={"evidence": missing})
     step = made[0]
-    state = BoxState.DONE if step.state in _PASSED else BoxState.FAILED if step.state in _OVER else BoxState.OPEN
+    state = BoxState.DONE if step.state.is_success else BoxState.FAILED if step.state in _OVER else BoxState.OPEN
     evidence = f"step {step.name} {step.state.replace('_', ' ')}"
     return Box(text=text, state=state, evidence=evidence, at=step.finished_at)
 

@@ -101,7 +101,7 @@ def _evaluate_step(name: str, run: Run) -> tuple[bool, str]:
     if step is None:
         return False, f'the run has no step "{name}"'
     state = step.state.replace("_", " ")
-    return step.state in (StepState.SUCCEEDED, StepState.WARNED), f"step {name}: {state}"
+    return step.state.is_success, f"step {name}: {state}"
 
 
 def _evaluate_check(name: str, check: str, run: Run) -> tuple[bool, str]:

@@ -16,8 +16,6 @@ from maintd.model.evidence import ChangeState
 from maintd.model.run import LinkKind, NewRun, Run, RunState, Step, StepState, Trigger
 from maintd.store.successors import Successor, TakenOver, following
 
-GOOD = frozenset({StepState.SUCCEEDED, StepState.WARNED})
-
 NOT_STARTED = frozenset({StepState.PENDING, StepState.WAITING, StepState.SKIPPED})
 
 _AS_LOST = frozenset({StepState.RUNNING, StepState.LOST})
@@ -63,7 +61,7 @@ def plan_resume(run: Run, request: Request, now: datetime) -> Successor:
         point = _from(run, point, request.from_step)
     kept = [step for step in main if point is None or step.index < point.index]
     if point is None:
-        kept += [step for step in run.steps if step.always and step.state in GOOD]
+        kept += [step for step in run.steps if step.always and step.state.is_success]
     again = _others(run.steps, kept)
     _require_repeatable(run, again, request)
     if request.automatic and any(step.state not in NOT_STARTED for step in run.steps if step.undoes):
@@ -87,14 +85,14 @@ def plan_undo(run: Run, request: Request, now: datetime) -> Successor:
     _require_first(run)
     plans = {plan.name: plan for plan in run.plan}
     started = {step.name for step in run.steps if step.state not in NOT_STARTED}
-    due = [step for step in run.steps if step.undoes in started and step.state not in GOOD]
-    undone = [step for step in run.steps if step.undoes and step.state in GOOD]
+    due = [step for step in run.steps if step.undoes in started and not step.state.is_success]
+    undone = [step for step in run.steps if step.undoes and step.state.is_success]
     always = [step for step in run.steps if step.always]
     cut_off = any(step.state in {StepState.PENDING, *_AS_LOST} for step in always)
     if not due and not (undone and cut_off):
         raise RefusedError(f"nothing of run {run.id} is left to undo", f"see: maintd show {run.id}")
     # Those that succeeded are not run a second time, unless that is what they are for.
-    done = [step for step in always if step.state in GOOD and _has_one_effect(plans[step.name])]
+    done = [step for step in always if step.state.is_success and _has_one_effect(plans[step.name])]
     main = [step for step in run.steps if not step.always and not step.undoes]
     kept = [step for step in main if step.state not in (StepState.PENDING, StepState.WAITING)] + undone + done
     _require_repeatable(run, due + _others(always, done), request)
@@ -155,7 +153,7 @@ def _point(run: Run, main: Sequence[Step]) -> Step | None:
     for place, step in enumerate(main):
         # Skipped in the middle: it had no target. At the end it can be one that was not reached.
         passed = step.state is StepState.SKIPPED and any(later.state not in NOT_STARTED for later in main[place + 1 :])
-        if step.name in undone or not (step.state in GOOD or passed):
+        if step.name in undone or not (step.state.is_success or passed):
             return step
     return None
 
@@ -198,7 +196,7 @@ def _require_repeatable(run: Run, again: Sequence[Step], request: Request) -> No
 
 def _not_again(run: Run, again: Iterable[Step], *, automatic: bool) -> Iterator[tuple[Step, str]]:
     plans = {plan.name: plan for plan in run.plan}
-    undone = {step.undoes for step in run.steps if step.undoes and step.state in GOOD}
+    undone = {step.undoes for step in run.steps if step.undoes and step.state.is_success}
     # Without undo steps and gates, a step can start before that is recorded.
     unrecorded = run.state is RunState.LOST and not is_procedure(run.plan)
     first = next((step.index for step in again if step.state is StepState.PENDING), None) if unrecorded else None
@@ -213,7 +211,7 @@ def _not_again(run: Run, again: Iterable[Step], *, automatic: bool) -> Iterator[
             yield step, "was lost"
         elif _is_uncertain(step):
             yield step, "has a change of which it is uncertain whether it was made"
-        elif step.state in GOOD and not step.always:
+        elif step.state.is_success and not step.always:
             yield step, "succeeded"
         elif automatic:
             yield step, step.state.replace("_", " ")
