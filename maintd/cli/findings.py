@@ -92,6 +92,9 @@ def ack_command(
     FINDING is a key as `maintd findings` shows it, or RUN/CHECK. The finding stays open and in reports. It needs
     attention again when it becomes worse, when it was gone and returns, and when the time is over.
 
+    Worse is a worse status, or a value that moved away from its limit by more than a quarter of the distance that it
+    had, and by more than 5 % of the limit. An age that grew only by the time that passed is not worse.
+
     Example: maintd ack 842/"disk /" --why "a disk is ordered" --until 7d
     """
     if listed:

@@ -6,16 +6,25 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from maintd.errors import JobError, MaintdError, TargetError
 from maintd.job.bounded import Bounded
 from maintd.job.causes import Role, hint_for, status_of
-from maintd.model.evidence import Check, CheckStatus, Scalar
+from maintd.model.evidence import Check, CheckStatus, Scalar, number_of
 from maintd.units import value_text
 
 Number = int | float | timedelta | datetime
 Observed = Scalar | timedelta | datetime
+
+
+class _Limit(NamedTuple):
+    """One limit as text, whether it is met, the status when it is not, and its value if it has one."""
+
+    text: str
+    met: bool
+    status: CheckStatus
+    value: Observed = None
 
 
 @dataclass(frozen=True)
@@ -66,15 +75,13 @@ class Criterion:
         """The outcome."""
         if self._cause():
             return CheckStatus.UNKNOWN
-        for _, met, missed in self._limits(known=True):
-            if not met:
-                return missed
-        return CheckStatus.OK
+        missed = self._missed()
+        return CheckStatus.OK if missed is None else missed.status
 
     @property
     def expected(self) -> str:
         """All limits in one line."""
-        return ", ".join(text for text, _, _ in self._limits(known=False))
+        return ", ".join(limit.text for limit in self._limits(known=False))
 
     def evaluate(self) -> Check:
         """The check: durations are in seconds, instants in ISO 8601, UTC. Raises JobError without any limit."""
@@ -94,44 +101,54 @@ class Criterion:
                 optional=self.optional,
             )
         observed, unit = _plain(self.observed, self.unit)
+        missed = self._missed()
         return Check(
-            name=self.name, observed=observed, expected=expected, unit=unit, status=self.status, hint=self.hint
+            name=self.name,
+            observed=observed,
+            expected=expected,
+            unit=unit,
+            status=CheckStatus.OK if missed is None else missed.status,
+            hint=self.hint,
+            missed_limit=None if missed is None else number_of(_plain(missed.value, self.unit)[0]),
         )
+
+    def _missed(self) -> _Limit | None:
+        """The first limit that is not met."""
+        return next((limit for limit in self._limits(known=True) if not limit.met), None)
 
     def _cause(self) -> str:
         missing = self.observed is None or (isinstance(self.observed, float) and math.isnan(self.observed))
         cause = self.unknown or ("no value" if missing else "")
         if cause or not any(limited.overflowed for limited in self.limited_by):
             return cause
-        if any(not met and missed is CheckStatus.FAIL for _, met, missed in self._limits(known=True)):
+        if any(not limit.met and limit.status is CheckStatus.FAIL for limit in self._limits(known=True)):
             return ""
         limit = min(limited.limit for limited in self.limited_by if limited.overflowed)
         return f"only the first {limit:,} were counted; so far {self._text(self.observed)}"
 
-    def _limits(self, *, known: bool) -> Iterator[tuple[str, bool, CheckStatus]]:
-        """Each limit as text, whether it is met, and the status when it is not; those that only warn come last."""
+    def _limits(self, *, known: bool) -> Iterator[_Limit]:
+        """Each limit; those that only warn come last. Without a known value, none is met."""
         observed: Any = self.observed
         # Of two limits each states what happens beyond it; a single one that fails is what is expected.
         most = "at most" if self.warn_above is None else "fails above"
         least = "at least" if self.warn_below is None else "fails below"
         if self.equals is not None:
-            yield self._text(self.equals), observed == self.equals, self.severity
+            yield _Limit(self._text(self.equals), observed == self.equals, self.severity, self.equals)
         if self.one_of is not None:
-            yield (
-                "one of " + ", ".join(self._text(value) for value in self.one_of),
-                observed in self.one_of,
-                self.severity,
-            )
+            names = ", ".join(self._text(value) for value in self.one_of)
+            yield _Limit(f"one of {names}", observed in self.one_of, self.severity)
         if self.at_most is not None:
-            yield f"{most} {self._text(self.at_most)}", known and observed <= self.at_most, self.severity
+            within = known and observed <= self.at_most
+            yield _Limit(f"{most} {self._text(self.at_most)}", within, self.severity, self.at_most)
         if self.at_least is not None:
-            yield f"{least} {self._text(self.at_least)}", known and observed >= self.at_least, self.severity
+            within = known and observed >= self.at_least
+            yield _Limit(f"{least} {self._text(self.at_least)}", within, self.severity, self.at_least)
         if self.warn_above is not None:
             within = known and observed <= self.warn_above
-            yield f"warns above {self._text(self.warn_above)}", within, CheckStatus.WARN
+            yield _Limit(f"warns above {self._text(self.warn_above)}", within, CheckStatus.WARN, self.warn_above)
         if self.warn_below is not None:
             within = known and observed >= self.warn_below
-            yield f"warns below {self._text(self.warn_below)}", within, CheckStatus.WARN
+            yield _Limit(f"warns below {self._text(self.warn_below)}", within, CheckStatus.WARN, self.warn_below)
 
     def _text(self, value: Observed) -> str:
         return value_text(*_plain(value, self.unit), exact=True)

@@ -5,6 +5,7 @@ A child imports no other module of the model but `base`, so that it starts fast.
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,13 @@ from maintd.units import Duration, Instant
 
 Scalar = bool | int | float | str | None
 """What a check can observe."""
+
+
+def number_of(value: Scalar) -> float | None:
+    """The value as a finite float; None for one that is no number, or too large."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) <= sys.float_info.max else None
 
 
 class CheckStatus(StrEnum):
@@ -38,6 +46,7 @@ class Check(Model):
     hint: str = ""
     optional: bool = False  # may be unknown without an effect on the run's state
     because: str = ""  # name of the failed check of the same attempt that this one follows from
+    missed_limit: float | None = None  # the limit that is not met, in `unit`; None: it is met, or is no number
 
     @property
     def expectation(self) -> str:

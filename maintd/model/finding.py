@@ -27,6 +27,8 @@ class Acknowledgement(Model):
 
     id: int
     status: CheckStatus  # of the finding when it was acknowledged; a worse one ends the acknowledgement
+    observed: Scalar = None  # the value then; one that moved away from its limit ends the acknowledgement
+    observed_at: Instant | None = None  # None: acknowledged by a maintd that did not record it
     why: str
     by: str
     at: Instant

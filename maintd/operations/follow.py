@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from maintd.job.causes import has_no_answer
-from maintd.model.evidence import Check, CheckStatus
+from maintd.model.evidence import Check, CheckStatus, Scalar, number_of
 from maintd.model.finding import (
     RANK,
     Acknowledgement,
@@ -19,9 +19,18 @@ from maintd.model.finding import (
     is_finding,
 )
 from maintd.model.run import Attempt, AttemptState, Run, RunState, Step, StepState
+from maintd.units import value_text
 
 MOST_OPEN = 200
 """Open findings of one entry. A further one is followed in place of one that was not checked for the longest time."""
+
+QUARTER = 0.25
+"""Of the distance from the limit: an acknowledged value that moved away by more is worse."""
+
+NOTICEABLE = 0.05
+"""Of the limit: values that move by less vary."""
+
+_TIME_UNITS = {"s": timedelta(seconds=1), "day": timedelta(days=1)}
 
 _CHECKED_STEPS = frozenset(
     {StepState.SUCCEEDED, StepState.WARNED, StepState.UNKNOWN, StepState.FAILED, StepState.TIMED_OUT}
@@ -87,7 +96,8 @@ def follow(known: Sequence[Finding], run: Run, now: datetime, checked_at: Mappin
     3. A check that is missing ends the finding, with another reason, if the step observed all that it is to observe,
        see `is_observed`.
     4. An observation that is older than what was seen changes nothing: a lost run can come back late.
-    5. An acknowledgement ends when the finding becomes worse than it was when it was acknowledged, and when it is gone.
+    5. An acknowledgement ends when the finding becomes worse than it was when it was acknowledged (its status, or its
+       value by `moved_away`), and when it is gone.
     """
     if run.dry_run:
         return Followed(())
@@ -321,11 +331,48 @@ def _change(before: Finding, run: Run, seen: Observation, now: datetime) -> Find
         update=_observed(check) | {"last_seen_at": seen.at, "last_run_id": run.id, "seen_count": count}
     )
     acknowledgement = before.acknowledgement
-    ended = None
-    if acknowledgement is not None and RANK[check.status] > RANK[acknowledgement.status]:
-        ended = _ended(acknowledgement, f"worse: {check.status}, acknowledged as {acknowledgement.status}", now)
-        after = after.model_copy(update={"acknowledgement": None})
-    return FindingChange(kind=_kind(before, check), finding=after, before=before.status, ended=ended)
+    worse = "" if acknowledgement is None else _worse(acknowledgement, seen)
+    if acknowledgement is None or not worse:
+        return FindingChange(kind=_kind(before, check), finding=after, before=before.status)
+    ended = _ended(acknowledgement, f"worse: {worse}", now)
+    after = after.model_copy(update={"acknowledgement": None})
+    return FindingChange(kind=ChangeKind.WORSE, finding=after, before=before.status, ended=ended)
+
+
+def _worse(acknowledgement: Acknowledgement, seen: Observation) -> str:
+    """In what a finding is worse than it was when it was acknowledged; empty if it is not."""
+    check = seen.check
+    if RANK[check.status] > RANK[acknowledgement.status]:
+        return f"{check.status}, acknowledged as {acknowledgement.status}"
+    if acknowledgement.observed_at is None:
+        return ""
+    if not moved_away(acknowledgement.observed, check, seen.at - acknowledgement.observed_at):
+        return ""
+    now, then = (value_text(value, check.unit) for value in (check.observed, acknowledgement.observed))
+    return f"{now}, acknowledged at {then}"
+
+
+def moved_away(before: Scalar, check: Check, elapsed: timedelta) -> bool:
+    """Whether a value is noticeably further from the limit that it misses than the value before, `elapsed` earlier.
+
+    1. Noticeably is more than a quarter of its distance from the limit before, and more than 5 % of the limit. Of a
+       limit of 0 failures, 2 become 3; of a disk at 91 %, at most 80 %, more than 95 %.
+    2. A percentage below 100 has no room for that near its end: there half of the room is enough, but at least 1 %.
+    3. A time or a number of days that grew or shrank just by the time that passed is an age, and no worse for it.
+    4. Texts, yes and no, and limits that are no number are not compared.
+    """
+    now, then, limit = number_of(check.observed), number_of(before), check.missed_limit
+    if now is None or then is None or limit is None:
+        return False
+    direction = 1 if now > limit else -1
+    moved = (now - then) * direction
+    margin = max((then - limit) * direction * QUARTER, abs(limit) * NOTICEABLE)
+    if check.unit == "%" and 0 <= then <= 100:
+        margin = min(margin, max((100 - then if direction > 0 else then) / 2, 1))
+    if not moved > margin:
+        return False
+    aged = elapsed / _TIME_UNITS[check.unit] if check.unit in _TIME_UNITS else 0
+    return not (aged > 0 and abs(moved - aged) <= max(margin, 1))
 
 
 def _gone(before: Finding, reason: GoneReason, run_id: int, at: datetime, now: datetime) -> FindingChange:

@@ -20,7 +20,7 @@ from maintd.store.tables import IS_NOT_ENDED, IS_OPEN, acknowledgements, entries
 MOST = 1000
 """Most findings of one answer."""
 
-_OF_ACKNOWLEDGEMENT = ("id", "status", "why", "by", "at", "until", "ended_at", "ended_why")
+_OF_ACKNOWLEDGEMENT = ("id", "status", "observed", "observed_at", "why", "by", "at", "until", "ended_at", "ended_why")
 _COLUMNS = (
     *(column for column in findings.c if column.name not in ("id", "entry_id")),
     entries.c.name.label("entry"),
@@ -124,13 +124,15 @@ class Findings:
 
         def transaction(conn: Connection) -> bool:
             self._database.lock_names(conn, [REVIEW])
-            query = select(findings.c.id, findings.c.status, findings.c.check, entries.c.name)
+            as_now = (findings.c.status, findings.c.observed, findings.c.last_seen_at)
+            query = select(findings.c.id, findings.c.check, entries.c.name, *as_now)
             query = query.join_from(findings, entries, entries.c.id == findings.c.entry_id)
             found = conn.execute(query.where(findings.c.key == key, IS_OPEN)).one_or_none()
             if found is None:
                 return False
             _end(conn, [found.id], "acknowledged again", now)
-            row = {"finding_id": found.id, "status": found.status, "why": why, "by": by, "at": now, "until": until}
+            row = {"finding_id": found.id, "why": why, "by": by, "at": now, "until": until}
+            row |= {"status": found.status, "observed": found.observed, "observed_at": found.last_seen_at}
             conn.execute(insert(acknowledgements).values(row))
             text = f"finding {key}, {found.check}, until {until:%Y-%m-%d %H:%M}Z"
             add_event(

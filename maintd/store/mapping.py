@@ -132,6 +132,7 @@ def check(row: AnyRow) -> Check:
         hint=row.hint,
         optional=row.optional,
         because=row.because,
+        missed_limit=row.missed_limit,
     )
 
 

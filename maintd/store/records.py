@@ -131,6 +131,7 @@ LEFT_OUT: dict[Table, dict[str, str]] = {
         "log_bytes": "the log is pruned before the run",
         "log_lines_left_out": "the log is pruned before the run",
     },
+    checks: {"missed_limit": "it is in the text of what was expected"},
 }
 """Columns of the same tables that no record depends on, and why."""
 

@@ -269,6 +269,7 @@ checks = _evidence(
     Column("hint", CleanText, nullable=False),
     Column("optional", Boolean, nullable=False, server_default=false()),
     Column("because", CleanText, nullable=False, server_default=text("''")),
+    Column("missed_limit", Float(53)),
 )
 
 changes = _evidence(
@@ -475,7 +476,9 @@ acknowledgements = Table(
     metadata,
     Column("id", Id, primary_key=True),
     Column("finding_id", Id, ForeignKey("findings.id", ondelete="CASCADE"), nullable=False),
-    Column("status", Text, nullable=False),  # of the finding when it was acknowledged
+    Column("status", Text, nullable=False),  # of the finding when it was acknowledged, as the next two
+    Column("observed", Json),
+    Column("observed_at", UtcDateTime),  # null: acknowledged before this was recorded
     Column("why", CleanText, nullable=False),
     Column("by", CleanText, nullable=False),
     Column("at", UtcDateTime, nullable=False),

@@ -297,6 +297,26 @@ def test_an_acknowledged_finding_is_covered_until_it_gets_worse(store: Store) ->
     assert ended_one.ended_why == "worse: fail, acknowledged as warn"
 
 
+def test_an_acknowledged_failure_comes_back_when_its_value_moves_away_from_its_limit(store: Store) -> None:
+    for minutes, value in ((1, 91), (5, 88)):
+        ran(store, minutes, observed("disk", FAIL, observed=value, missed_limit=80))
+    reviewed(store)
+    assert acknowledge(store)
+    acknowledged = only(store).acknowledgement
+    ran(store, 10, observed("disk", FAIL, observed=91, missed_limit=80))
+    varied = reviewed(store).ends[0]
+    ran(store, 20, observed("disk", FAIL, observed=93, missed_limit=80))
+    worse = reviewed(store).ends[0]
+
+    assert acknowledged is not None
+    assert (acknowledged.observed, acknowledged.observed_at) == (88, at(6))
+    assert varied.acknowledged
+    assert not worse.acknowledged
+    assert worse.changes[0].notifies(at(22))
+    (ended_one,) = store.findings.history(only(store).key)
+    assert ended_one.ended_why == "worse: 93 %, acknowledged at 88 %"
+
+
 def test_an_acknowledgement_ends_with_its_finding(store: Store) -> None:
     ran(store, 1, observed("disk", FAIL))
     reviewed(store)

@@ -66,6 +66,29 @@ def test_a_value_is_compared_with_each_limit(limits: dict[str, Any], observed: A
 
 
 @pytest.mark.parametrize(
+    ("limits", "observed", "missed"),
+    [
+        ({"at_most": 90, "warn_above": 75, "unit": "%"}, 74, None),
+        ({"at_most": 90, "warn_above": 75, "unit": "%"}, 76, 75),
+        ({"at_most": 90, "warn_above": 75, "unit": "%"}, 91, 90),
+        ({"at_least": 10, "warn_below": 20}, 9, 10),
+        ({"equals": 0}, 3, 0),
+        ({"at_most": timedelta(minutes=90)}, timedelta(hours=2), 5400),  # in seconds, as the observed value
+        ({"at_least": DAY}, DAY - timedelta(seconds=1), None),  # an instant is no number
+        ({"equals": True}, False, None),
+        ({"equals": "on"}, "off", None),
+        ({"one_of": (1, 2)}, 3, None),
+        ({"at_most": 10**400}, 10**401, None),
+        ({"at_most": 90, "unknown": "no answer"}, 91, None),
+    ],
+)
+def test_a_check_has_the_number_of_the_limit_that_it_misses(
+    limits: dict[str, Any], observed: Any, missed: float | None
+) -> None:
+    assert Criterion("x", observed, **limits).evaluate().missed_limit == missed
+
+
+@pytest.mark.parametrize(
     ("observed", "shown", "unit"),
     [
         (timedelta(milliseconds=1500), 1.5, "s"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta
 
 import pytest
@@ -11,7 +12,7 @@ from support.stores import NOON, at
 
 from maintd.errors import TargetError
 from maintd.job.criterion import Criterion
-from maintd.model.evidence import Check, CheckStatus
+from maintd.model.evidence import Check, CheckStatus, Scalar
 from maintd.model.finding import (
     RANK,
     Acknowledgement,
@@ -30,6 +31,7 @@ from maintd.operations.follow import (
     is_acknowledged,
     is_observed,
     last_checked,
+    moved_away,
     problems,
     removed_from_calendar,
 )
@@ -342,6 +344,112 @@ def test_an_acknowledgement_ends_when_the_finding_becomes_worse_than_it_was(by: 
     assert change.ended.ended_why == f"worse: fail, acknowledged as {by}"
     assert change.finding.acknowledgement is None
     assert change.notifies(NOON)
+
+
+def value(
+    observed: Scalar, limit: float | None, *, unit: str = "", status: CheckStatus = FAIL, name: str = "x"
+) -> Check:
+    return Check(name=name, observed=observed, expected="a limit", unit=unit, status=status, missed_limit=limit)
+
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("then", "check", "elapsed", "worse"),
+    [
+        # At most 80 %: a quarter of the distance is 2.75, 5 % of the limit 4, half of the room until 100 4.5.
+        (91, value(95, 80, unit="%"), DAY, False),
+        (91, value(95.1, 80, unit="%"), DAY, True),
+        (91, value(85, 80, unit="%"), DAY, False),  # closer to its limit
+        (80.2, value(83, 80, unit="%"), DAY, False),  # a quarter of 0.2 is no change
+        (98, value(99, 80, unit="%"), DAY, False),  # half of the room until 100 is 1
+        (98, value(100, 80, unit="%"), DAY, True),
+        (250, value(285, 100, unit="%"), DAY, False),  # of several processors: a quarter of 150 is 37.5
+        (250, value(290, 100, unit="%"), DAY, True),
+        # At least 20 %: a quarter of the distance is 2.75, half of the room until 0 4.5.
+        (9, value(6.5, 20, unit="%"), DAY, False),
+        (9, value(6, 20, unit="%"), DAY, True),
+        (9, value(15, 20, unit="%"), DAY, False),
+        # Counts that are to be 0.
+        (2, value(2, 0), DAY, False),
+        (2, value(3, 0), DAY, True),
+        (1000, value(1200, 0), DAY, False),
+        (1000, value(1251, 0), DAY, True),
+        # It was too small and is too large now.
+        (5, value(25, 20), DAY, True),
+        # An age, at most 26 h: a quarter of the distance is 1 h, 5 % of the limit 1.3 h.
+        (30 * 3600, value(54 * 3600, 26 * 3600, unit="s"), DAY, False),
+        (30 * 3600, value(55 * 3600, 26 * 3600, unit="s"), DAY, False),
+        (30 * 3600, value(78 * 3600, 26 * 3600, unit="s"), DAY, True),
+        (10, value(9, 14, unit="day"), DAY, False),  # a certificate
+        (10, value(3, 14, unit="day"), 7 * DAY, False),
+        (10, value(3, 14, unit="day"), HOUR, True),
+        # A response time, at most 500 ms.
+        (0.9, value(0.95, 0.5, unit="s"), DAY, False),
+        (0.9, value(5, 0.5, unit="s"), DAY, True),
+        # What is not compared.
+        ("3 of 5", value("1 of 5", None), DAY, False),
+        (True, value(False, None), DAY, False),
+        (3, value(9, None), DAY, False),
+        (None, value(9, 2), DAY, False),
+        ("refused: no", value(9, 2), DAY, False),
+        (3, value(math.nan, 2), DAY, False),
+        (3, value(math.inf, 2), DAY, False),
+        (3, value(10**400, 2), DAY, False),
+    ],
+)
+def test_a_value_is_worse_when_it_moved_noticeably_away_from_its_limit(
+    then: Scalar, check: Check, elapsed: timedelta, worse: bool
+) -> None:
+    assert moved_away(then, check, elapsed) is worse
+
+
+@given(
+    then=st.floats(-1e9, 1e9),
+    limit=st.floats(-1e9, 1e9),
+    part=st.floats(0, 0.249),
+    unit=st.sampled_from(["", "B", "s", "row"]),
+)
+def test_a_value_that_varies_by_less_than_a_quarter_of_its_distance_is_not_worse(
+    then: float, limit: float, part: float, unit: str
+) -> None:
+    assert not moved_away(then, value(then + (then - limit) * part, limit, unit=unit), DAY)
+
+
+def test_an_acknowledgement_ends_when_a_failed_value_moved_away_since_then() -> None:
+    known = acknowledged_at(91)
+    (same,) = changes([known], run(step(value(94, 80, unit="%"))))
+    (crept,) = changes([same.finding], run(step(value(96, 80, unit="%"), minutes=2), id=2))
+
+    assert (same.kind, same.ended, same.notifies(NOON)) == (ChangeKind.SAME, None, False)
+    assert crept.kind is ChangeKind.WORSE
+    assert crept.ended is not None
+    assert crept.ended.ended_why == "worse: 96 %, acknowledged at 91 %"
+    assert crept.finding.acknowledgement is None
+    assert crept.notifies(NOON)
+
+
+def test_a_value_that_warns_ends_an_acknowledgement_when_it_moved_away_within_its_status() -> None:
+    (change,) = changes([acknowledged_at(81, WARN)], run(step(value(94, 80, unit="%", status=WARN))))
+
+    assert change.ended is not None
+    assert change.notifies(NOON)
+
+
+def test_a_failure_that_was_acknowledged_before_values_were_recorded_stays_acknowledged() -> None:
+    known = finding(acknowledged=FAIL)
+
+    (change,) = changes([known], run(step(value(400, 2))))
+
+    assert change.ended is None
+
+
+def acknowledged_at(observed: Scalar, status: CheckStatus = FAIL) -> Finding:
+    known = finding(status, acknowledged=status)
+    assert known.acknowledgement is not None
+    acknowledgement = known.acknowledgement.model_copy(update={"observed": observed, "observed_at": at(-9)})
+    return known.model_copy(update={"acknowledgement": acknowledgement, "observed": observed})
 
 
 def test_a_finding_that_was_better_in_between_is_as_bad_as_when_it_was_acknowledged() -> None:

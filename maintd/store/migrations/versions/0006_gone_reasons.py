@@ -1,4 +1,4 @@
-"""Why a finding is gone, and whether the evidence of an attempt is complete."""
+"""Why a finding is gone, whether the evidence of an attempt is complete, and what of a finding was acknowledged."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from alembic import op
 revision = "0006"
 down_revision = "0005"
 
+_moment = sa.BigInteger().with_variant(sa.TIMESTAMP(timezone=True), "postgresql")
+
 
 def upgrade() -> None:
     # Of attempts until now it is not known, so nothing follows from a check that is missing in them.
     op.add_column("attempts", sa.Column("complete", sa.Boolean(), server_default=sa.false(), nullable=False))
     op.add_column("findings", sa.Column("gone_reason", sa.Text(), nullable=True))
     op.execute("UPDATE findings SET gone_reason = 'passed' WHERE gone_at IS NOT NULL")
+    op.add_column("checks", sa.Column("missed_limit", sa.Float(53), nullable=True))
+    op.add_column("acknowledgements", sa.Column("observed", sa.Text(), nullable=True))
+    op.add_column("acknowledgements", sa.Column("observed_at", _moment, nullable=True))
