@@ -70,14 +70,15 @@ class CalendarError(UsageError):
 
 
 class UnknownNameError(MaintdError):
-    """No entry, job, run or target has that name; the hint suggests the most similar of the `known` names."""
+    """No entry, job, run or target has that name; the hint suggests the most similar of the `known` names, if there is
+    one."""
 
     code = "unknown_name"
     exit_code = 3
 
-    def __init__(self, what: str, name: str, known: Iterable[str] = ()) -> None:
+    def __init__(self, what: str, name: str, known: Iterable[str] = (), hint: str | None = None) -> None:
         near = nearest(name, known)
-        super().__init__(f'no {what} named "{quotable(name)}"', f'did you mean "{near}"?' if near else None)
+        super().__init__(f'no {what} named "{quotable(name)}"', f'did you mean "{near}"?' if near else hint)
         self.name = name
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
+from shlex import quote
 
 from maintd.config.freeze_file import read_freeze_file
 from maintd.errors import DaemonUnavailableError, RefusedError, UnknownNameError, UsageError
@@ -101,9 +102,10 @@ def freeze(service: OperatorService, entries: str, why: str, by: str, until: dat
 
 
 def unfreeze(service: OperatorService, entries: str, by: str, *, origin: str = "") -> bool:
-    """End a freeze by command, by the name or pattern that it was written with. False: there is none.
+    """End a freeze by command, by the name or pattern that it was written with. False: nothing is frozen by command.
 
-    Raises RefusedError if only the calendar or the file freezes these entries.
+    Raises RefusedError if only the calendar or the file freezes these entries, and UnknownNameError where that would
+    leave something frozen: for what is no entry, and where another name or pattern freezes some of these.
     """
     now = service.store.now()
     done = service.store.freezes.end(entries, by=by, origin=origin, now=now)
@@ -114,7 +116,19 @@ def unfreeze(service: OperatorService, entries: str, by: str, *, origin: str = "
             raise RefusedError(
                 f"{entries} is {freeze_text(others[0])}", "remove it there; only a freeze by command ends by command"
             )
+        _require_not_frozen(entries, [each.entries for each in service.store.freezes.active(now)], service)
     return done
+
+
+def _require_not_frozen(entries: str, active: Sequence[str], service: OperatorService) -> None:
+    """Raise UnknownNameError unless `entries`, of which no freeze is written so, is known and not frozen at all."""
+    names = [entry.name for entry in service.calendar().entries]
+    left = [each for each in active if entries == "*" or (entries in names and fnmatchcase(entries, each))]
+    if left:
+        commands = [f"maintd unfreeze --only {quote(each)}" if each != "*" else "maintd unfreeze" for each in left]
+        raise UnknownNameError("freeze", entries, hint=f"frozen by another one; end it with: {', '.join(commands)}")
+    if entries != "*" and entries not in names:
+        raise UnknownNameError("freeze", entries, [*active, *names], "list the freezes with: maintd freeze")
 
 
 def _wake(service: OperatorService) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -91,8 +92,33 @@ def test_only_the_named_entries_are_frozen(daemon: RunningDaemon) -> None:
     assert daemon.maintd("trigger", "other", "--wait").code == 0
     assert daemon.maintd("trigger", "greeting", "--at", "2h", "--json").code == 0, "the freeze is over by then"
     assert [freeze.entries for freeze in client.freezes()] == ["gr*"]
-    assert daemon.maintd("unfreeze").out == "there was no freeze\n"
+    for words in ((), ("--only", "greeting")):
+        other = daemon.maintd("unfreeze", *words)
+        assert (other.code, "end it with: maintd unfreeze --only 'gr*'" in other.err) == (3, True), other.err
     assert client.unfreeze(entries="gr*") and client.freezes() == ()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "code", "text"),
+    [
+        ("g*", 3, 'no freeze named "g*"; did you mean "gr*"?'),
+        ("greting", 3, 'did you mean "greeting"?'),
+        ("backup-*", 3, "list the freezes with: maintd freeze"),
+        ("other", 0, ""),
+    ],
+)
+def test_the_end_of_a_freeze_that_does_not_exist_is_an_unknown_name(
+    daemon: RunningDaemon, pattern: str, code: int, text: str
+) -> None:
+    client = Client(daemon.socket)
+    client.freeze("audit", until=datetime.now(UTC) + timedelta(hours=1), entries="gr*", by="ada")
+
+    result, as_json = (daemon.maintd("unfreeze", "--only", pattern, *more) for more in ((), ("--json",)))
+    answer = client.request("POST", "/api/v1/freezes/end", json.dumps({"entries": pattern}).encode())
+
+    assert client.unfreeze(entries="gr*")
+    assert (result.code, as_json.code, text in result.err) == (code, code, True), result.err
+    assert answer.status == (404 if code else 200)
 
 
 @pytest.mark.parametrize(

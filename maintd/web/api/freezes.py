@@ -32,7 +32,7 @@ def post_freeze(service: ServiceDep, request: Request, body: FreezeBody) -> Resp
 
 @router.post("/freezes/end", response_model=UnfreezeResponse)
 def post_unfreeze(service: ServiceDep, request: Request, body: UnfreezeBody) -> Response:
-    """End a freeze by command, by the name or pattern that it was written with."""
+    """End a freeze by command, by the name or pattern that it was written with; 404 if there is none but others are."""
     by = caller(request, body.by)
     by.require(body.entries)
     return json_response(UnfreezeResponse(unfrozen=unfreeze(service, body.entries, by.name, origin=by.origin)))
