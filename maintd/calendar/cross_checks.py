@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import combinations, islice
+from itertools import combinations, islice, pairwise
 
 from maintd.calendar.entries import ReadEntry, schedule_node
 from maintd.calendar.value_readers import NodeReader, unknown
 from maintd.config.yaml_tree import Node
-from maintd.model.entry import Entry, LockMode, OnFailure, Proof, Rule, merged_locks
+from maintd.model.entry import Entry, LockMode, OnFailure, Proof, Rule, StepPlan, merged_locks
 from maintd.schedule import Schedule, compile_rule, first_outside, local_text, upcoming
 from maintd.units import format_duration
 
@@ -112,33 +112,119 @@ def _follow_ups(scope: NodeReader, read: Sequence[ReadEntry], names: list[str]) 
             within.error(node, "on_failure: undo has nothing to undo; give a step an undo: {job: NAME}")
 
 
-def _gates(scope: NodeReader, read: Sequence[ReadEntry], names: list[str]) -> None:
-    """Errors of gates that can never be passed: a proof of what does not exist, or comes later."""
+@dataclass(frozen=True)
+class _Proved:
+    """An item of a gate with a proof. `earlier` are the steps with a job before the gate, which may be its proof."""
+
+    read: ReadEntry
+    node: Node  # of the gate
+    text: str
+    proof: Proof
+    earlier: Sequence[str]
+    steps: Sequence[StepPlan]
+
+
+def _proved_items(scope: NodeReader, read: Sequence[ReadEntry]) -> Iterator[_Proved]:
     for each in read:
         if each.entry is None or "steps" not in each.fields:
             continue
         main = [step for step in each.entry.steps if not step.always and not step.undoes]
         nodes = scope.items(each.fields["steps"][1])
-        within = scope.within(f'entry "{each.key.text}": gate')
         for index, (step, node) in enumerate(zip(main, nodes, strict=False)):
             earlier = [before.name for before in main[:index] if before.gate is None]
             for item in () if step.gate is None else step.gate.checklist:
                 if item.proof is not None:
-                    problem = _proof_problem(item.proof, each.key.text, names, earlier)
-                    if problem:
-                        within.error(node, f'"{item.text}": proof: {problem}')
+                    yield _Proved(each, node, item.text, item.proof, earlier, each.entry.steps)
 
 
-def _proof_problem(proof: Proof, own: str, names: list[str], earlier: list[str]) -> str | None:
+def _gates(scope: NodeReader, read: Sequence[ReadEntry], names: list[str]) -> None:
+    """Errors of gates that can never be passed: a proof of what does not exist, comes later, or waits for the gate."""
+    proved = list(_proved_items(scope, read))
+    enabled = {each.key.text: each.entry is None or each.entry.enabled for each in read}
+    for each in proved:
+        within, proof = scope.within(f'entry "{each.read.key.text}": gate'), each.proof
+        problem = _proof_problem(each, names)
+        if problem:
+            within.error(each.node, f'"{each.text}": proof: {problem}')
+        elif proof.entry is not None and not enabled[proof.entry]:
+            within.warn(each.node, f'"{each.text}": proof: entry "{proof.entry}" is disabled, so it is not started')
+    _require_order(scope, read, proved)
+    _reminders(scope, read)
+
+
+def _reminders(scope: NodeReader, read: Sequence[ReadEntry]) -> None:
+    """Warnings about reminders of gates that would come after the last moment for work in a window."""
+    for each in read:
+        window = None if each.entry is None else each.entry.policy.window
+        if each.entry is None or window is None or "steps" not in each.fields:
+            continue
+        work = window.lasts - window.rollback_by
+        main = [step for step in each.entry.steps if not step.always and not step.undoes]
+        for step, node in zip(main, scope.items(each.fields["steps"][1]), strict=False):
+            if step.gate is not None and step.gate.remind is not None and step.gate.remind >= work:
+                scope.within(f'entry "{each.key.text}": gate').warn(
+                    node,
+                    f"remind {format_duration(step.gate.remind)} never reminds: the window leaves "
+                    f"{format_duration(work)} for work; make remind shorter",
+                )
+
+
+def _require_order(scope: NodeReader, read: Sequence[ReadEntry], proved: Sequence[_Proved]) -> None:
+    """Errors of entries that wait for each other: none of them could ever end with a success."""
+    needs: dict[str, dict[str, str]] = defaultdict(dict)  # entry → what it needs → by which key
+    for before in read:
+        if before.after is not None:
+            needs[before.key.text][before.after.entry] = "after"
+    for item in proved:
+        if item.proof.entry is not None:
+            needs[item.read.key.text][item.proof.entry] = "a proof"
+    reported: set[str] = set()
+    for item in proved:
+        first, second = item.read.key.text, item.proof.entry
+        if second is None or second == first or reported >= {first, second}:
+            continue
+        path = _find_path(second, first, needs)
+        if path:
+            reported.update(path)
+            cycle = [first, *path]
+            chain = ", ".join(f'"{one}" needs "{other}" ({needs[one][other]})' for one, other in pairwise(cycle))
+            scope.within(f'entry "{first}": gate').error(
+                item.node,
+                f'"{item.text}": proof: a cycle, none of them can ever succeed: {chain}; remove one proof or after',
+            )
+
+
+def _find_path(start: str, end: str, needs: Mapping[str, Iterable[str]]) -> list[str] | None:
+    """The names from `start` to `end`, each of which needs the next; None when there is no such way."""
+    paths = [[start]]
+    seen = {start}
+    while paths:
+        path = paths.pop(0)
+        if path[-1] == end:
+            return path
+        following = [name for name in needs.get(path[-1], ()) if name not in seen]
+        seen.update(following)
+        paths += [[*path, name] for name in following]
+    return None
+
+
+def _proof_problem(item: _Proved, names: list[str]) -> str | None:
     """Why a proof can never be there; None when it can."""
+    proof = item.proof
     if proof.entry is not None:
-        if proof.entry == own:
+        if proof.entry == item.read.key.text:
             return "an entry cannot prove itself; name another entry, or a step"
         return None if proof.entry in names else unknown("entry", proof.entry, names, "name an entry of this calendar")
     name = proof.step if proof.step is not None else (proof.check or "").partition("/")[0]
-    if name in earlier:
+    if name in item.earlier:
         return None
-    return unknown("step", name, earlier, f"steps before this gate: {', '.join(earlier) or 'none'}")
+    otherwise = f"steps before this gate: {', '.join(item.earlier) or 'none'}"
+    step = next((step for step in item.steps if step.name == name), None)
+    if step is not None and step.gate is not None:
+        return f'step "{name}" is a gate, and proves nothing; {otherwise}'
+    if step is not None:
+        return f'step "{name}" runs after this gate; move it before the gate, or name another step; {otherwise}'
+    return unknown("step", name, item.earlier, otherwise)
 
 
 def _find_cycle(start: str, needs: Mapping[str, str]) -> list[str] | None:

@@ -39,6 +39,15 @@ def read_gate(scope: NodeReader, node: Node) -> Gate | None:
     for key in ("timeout", "remind"):
         if key in fields:
             found[key] = read_positive(scope, fields[key], key)
+    timeout, remind = found.get("timeout"), found.get("remind")
+    limit = timeout if isinstance(timeout, timedelta) else Gate().timeout
+    if isinstance(remind, timedelta) and remind >= limit:
+        default = "" if "timeout" in fields else " by default"
+        scope.error(
+            fields["remind"],
+            f"remind {format_duration(remind)} never reminds: the run ends at its timeout of {format_duration(limit)}"
+            f"{default}; make remind shorter, or timeout longer",
+        )
     if not found.get("ask") and not found.get("checklist") and len(scope.problems.errors) == before:
         scope.error(node, "the gate asks nothing; give it a checklist, or ask: with what the person is to decide")
     if len(scope.problems.errors) > before:
@@ -57,15 +66,22 @@ def _checklist(scope: NodeReader, node: Node) -> tuple[ChecklistItem, ...]:
 
 def _item(scope: NodeReader, node: Node) -> ChecklistItem | None:
     if isinstance(node, ScalarNode):
-        text = scope.text(node, "an item of the checklist")
+        text = _item_text(scope, node)
         return None if text is None else ChecklistItem(text=text)
     fields = scope.fields(node, "an item of a checklist", ("item", "proof"))
     if "item" not in fields:
         scope.error(node, "an item of a checklist is a text, or {item: TEXT, proof: {entry: NAME, within: 26h}}")
         return None
-    text = scope.text(fields["item"][1], "item")
+    text = _item_text(scope, fields["item"][1])
     proof = _proof(scope, fields["proof"][1]) if "proof" in fields else None
     return None if text is None or ("proof" in fields and proof is None) else ChecklistItem(text=text, proof=proof)
+
+
+def _item_text(scope: NodeReader, node: Node) -> str | None:
+    text = "" if isinstance(node, ScalarNode) and node.empty else scope.text(node, "an item of the checklist")
+    if text == "":
+        scope.error(node, "an item of the checklist is empty; write what is to be checked, or remove it")
+    return text or None
 
 
 def _proof(scope: NodeReader, node: Node) -> Proof | None:
