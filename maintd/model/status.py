@@ -117,6 +117,12 @@ class EntryStatus(Diagnosis):
             return self.last_run
         return self.last_finished or self.last_run
 
+    @property
+    def emergencies(self) -> tuple[RunSummary, ...]:
+        """The active and the shown run, if they passed a rule in an emergency."""
+        runs = {run.id: run for run in (self.active_run, self.shown_run) if run is not None}
+        return tuple(run for run in runs.values() if run.emergency)
+
 
 class DueLimit(Model):
     """An entry with more due times than a list shows of it: the number of those listed, and the last of them."""

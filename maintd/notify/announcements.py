@@ -40,12 +40,14 @@ def _of_run(run: Run, config: NotifyConfig, now: datetime) -> list[NewNotice]:
     body = [
         f"{run.title} ({run.entry}) begins {utc_minute(start)} and ends by {utc_minute(end)}, run {run.id}.",
         f"planned by {by}" + (f": {run.why}" if run.why else ""),
+        *([f"EMERGENCY: {run.emergency}"] if run.emergency else []),
         f"cancel it with: maintd cancel {run.id}",
     ]
     details = {
         "entry": run.entry,
         "run": run.id,
         "why": run.why,
+        "emergency": run.emergency,
         "starts_at": utc_text(start),
         "ends_at": utc_text(end),
         "stale_at": utc_text(start),

@@ -458,7 +458,7 @@ class IncidentRecorder:
         remind_at = next_reminder(rules, 0, now) if channels else None
         if kind is NoticeKind.WAITING:
             remind_at = None if remind_every is None or not channels else now + remind_every
-        known = {key: text.details[key] for key in ("entry_title", "hint", "next_step") if key in text.details}
+        known = {key: text.details[key] for key in messages.KEPT if key in text.details}
         incident = open_incident(
             conn,
             NewIncident(

@@ -34,6 +34,12 @@ MOST_LINES = 50
 LONGEST_TITLE = 160
 LONGEST_WHY = 1500
 
+MARK = "EMERGENCY"
+"""Names who passed a rule in an emergency, in a run's notices."""
+
+KEPT = ("entry_title", "emergency", "hint", "next_step")
+"""Details of a notice that its incident keeps, for later ones about it."""
+
 _WORDS: Mapping[NoticeKind, str] = {
     NoticeKind.FAILED: "failed",
     NoticeKind.UNKNOWN: "unknown",
@@ -68,7 +74,7 @@ def of_run(kind: NoticeKind, run: RunSummary, last: LastRuns, since: datetime, n
     """A notice about a run that opened an incident; `run` has its evidence if it is a Run."""
     why, hint, next_step = why_of(run)
     word = run.state.replace("_", " ") if run.state is not RunState.SKIPPED else "was not done"
-    facts = {"why": why, "since": _since(since, last, now), "hint": hint, "type": next_step}
+    facts = {MARK: run.emergency, "why": why, "since": _since(since, last, now), "hint": hint, "type": next_step}
     at = run.due_at if run.state is RunState.SKIPPED else run.finished_at
     when = "" if at is None else f" {'due' if run.state is RunState.SKIPPED else 'at'} {utc_minute(at)}"
     where = f" on {run.node}" if run.node else ""
@@ -84,7 +90,8 @@ def late(run: RunSummary, now: datetime, around: Around) -> Text:
     step = f"maintd show {run.id}"
     head = f"{_named(run)} has not started; it was due {utc_minute(run.due_at or run.not_before)}."
     details = _details(run, why, "", step, run.not_before, around)
-    return _text(f"{run.entry} is late by {by}", head, {"why": why, "type": step}, details, around, run.id)
+    facts = {MARK: run.emergency, "why": why, "type": step}
+    return _text(f"{run.entry} is late by {by}", head, facts, details, around, run.id)
 
 
 def unplanned(entry: str, due_at: datetime, now: datetime, around: Around) -> Text:
@@ -104,7 +111,7 @@ def too_long(run: RunSummary, limit: str, now: datetime, around: Around) -> Text
     hint = f"stop it with: maintd cancel {run.id}"
     head = f"{_named(run)} takes too long, run {run.id}" + (f" on {run.node}." if run.node else ".")
     details = _details(run, why, hint, step, started, around)
-    facts = {"why": why, "since": utc_minute(started), "hint": hint, "type": step}
+    facts = {MARK: run.emergency, "why": why, "since": utc_minute(started), "hint": hint, "type": step}
     return _text(f"{run.entry} takes too long: {duration_text(now - started)}", head, facts, details, around, run.id)
 
 
@@ -117,7 +124,7 @@ def waiting(run: Run, step: Step, now: datetime, around: Around, *, reminder: bo
     verb = f"still waits after {rough_text(now - since)}" if reminder else "waits"
     head = f"{_named(run)} {verb} at gate {step.name} for an {role}, run {run.id}."
     details = _details(run, why, "", "maintd gates", since, around)
-    facts = {"why": why, "since": utc_minute(since), "until": until, "type": "maintd gates"}
+    facts = {MARK: run.emergency, "why": why, "since": utc_minute(since), "until": until, "type": "maintd gates"}
     return _text(f"{run.entry} {verb} for an {role}", head, facts, details, around, run.id)
 
 
@@ -138,7 +145,10 @@ def recovered(incident: Incident, at: datetime, run: RunSummary | None, around: 
     by = "" if run is None else f" with run {run.id}"
     head = f"{name} recovered at {utc_minute(at)}{by}, after {lasted}."
     facts = {"was": f"{_WORDS[incident.kind]}: {incident.why}", "since": utc_minute(incident.opened_at)}
+    marks = (str(incident.details.get("emergency", "")), "" if run is None else run.emergency)
+    facts[MARK] = "; ".join(dict.fromkeys(filter(None, marks)))
     details = _of_incident(incident, around) | {"recovered_at": utc_text(at), "lasted": lasted}
+    details["emergency"] = facts[MARK]
     if run is not None:
         details["run_id"] = run.id
     return _text(f"{name} recovered after {lasted}", head, facts, details, around, None if run is None else run.id)
@@ -152,6 +162,7 @@ def still_failing(incident: Incident, now: datetime, around: Around) -> Text:
     if incident.last_run_id and incident.last_run_id != incident.run_id:
         step = f"maintd show {incident.last_run_id}"
     facts = {
+        MARK: incident.details.get("emergency", ""),
         "why": incident.why,
         "since": utc_minute(incident.opened_at),
         "hint": incident.details.get("hint", ""),
@@ -271,6 +282,7 @@ def _details(run: RunSummary, why: str, hint: str, next_step: str, since: dateti
         "run_id": run.id,
         "state": run.state.value,
         "why": mask_text(why),
+        "emergency": mask_text(run.emergency),
         "hint": hint,
         "next_step": next_step,
         "since": utc_text(since),
@@ -296,7 +308,7 @@ def _checks(run: RunSummary) -> list[dict[str, Any]]:
 
 def _of_incident(incident: Incident, around: Around) -> dict[str, Any]:
     entry = None if incident.subject.startswith(OWN) else incident.subject
-    known = {key: incident.details[key] for key in ("entry_title", "hint", "next_step") if key in incident.details}
+    known = {key: incident.details[key] for key in KEPT if key in incident.details}
     return known | {
         "entry": entry,
         "run_id": incident.last_run_id,

@@ -93,6 +93,8 @@ def _planned(service: OperatorService, run: Run, entries: Sequence[Entry]) -> Du
     timezone = next((entry.timezone for entry in entries if entry.name == run.entry), "")
     window = run.policy.window
     parts = [f"run {run.id}, planned by {run.requested_by or 'an operator'}{f': {run.why}' if run.why else ''}"]
+    if run.emergency:
+        parts.append(f"EMERGENCY: {run.emergency}")
     if window is not None:
         parts.append(f"its window ends {utc_minute(run.not_before + window.lasts)}")
     parts.append(f"cancel it with: maintd cancel {run.id}")

@@ -148,7 +148,7 @@ def checklist_text(checklist: Checklist) -> str:
     """The lists, each box on a line; at last how many are open."""
     lines = [f"run {checklist.run_id} of {checklist.entry}: {checklist.state.replace('_', ' ')}"]
     if checklist.emergency:
-        lines.append(f"emergency: {_text(checklist.emergency)}")
+        lines.append(f"EMERGENCY: {_text(checklist.emergency)}")
     for part in checklist.parts:
         lines += ["", f"{part.title}:", *(box_text(box) for box in part.boxes)]
     boxes = sum(len(part.boxes) for part in checklist.parts)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from maintd.model.evidence import Artifact, Change, ChangeState, Check, LogLine, Phase, Progress
 from maintd.model.run import Attempt, AttemptState, Run, RunState, StepState
 from maintd.model.run_updates import AttemptFinished, AttemptStarted, StepFinished, StepStarted
-from maintd.present.runs import artifact_text, change_text, check_lines
+from maintd.present.runs import artifact_text, change_text, check_lines, emergency_text
 from maintd.present.text import WIDTH, Style, Tone, printable, state_text, symbol, wrap
 from maintd.units import duration_text, plural_noun, value_text
 
@@ -20,6 +20,7 @@ class LiveRun:
         self._ink = Style(colour)
         self._state: RunState | None = None
         self._reason = ""
+        self._emergency = ""
         self._shown: dict[tuple[int, int], tuple[int, int, int, str]] = {}
         self._started: set[tuple[int, int]] = set()
         self._ended: set[int] = set()
@@ -31,6 +32,9 @@ class LiveRun:
                 reason = f": {run.reason}" if run.reason else ""
                 yield from wrap(f"run {run.id} of {run.entry} is {run.state}{reason}", self._width)
             self._state, self._reason = run.state, run.reason
+        if run.emergency != self._emergency:
+            self._emergency = run.emergency
+            yield from (self._ink(line, Tone.WARN) for line in wrap(emergency_text(run), self._width))
         for step in run.steps:
             for attempt in step.attempts:
                 key = (step.index, attempt.number)

@@ -87,6 +87,11 @@ def _row(run: RunSummary, now: datetime, with_entry: bool) -> tuple[str, ...]:
     return (str(run.id), run.state.replace("_", " "), *name, when, duration, due)
 
 
+def emergency_text(run: RunSummary) -> str:
+    """`EMERGENCY, run 12: triggered in an emergency by ada: …`; empty without the mark."""
+    return f"EMERGENCY, run {run.id}: {run.emergency}" if run.emergency else ""
+
+
 def start_text(run: RunSummary, now: datetime) -> str:
     """Of an unfinished run: `started 3m ago`, `starts in 5m`, `45s late`."""
     if run.started_at is not None:
@@ -137,7 +142,7 @@ def _facts(run: Run, now: datetime) -> Iterator[tuple[str, str]]:
     yield "due", "" if run.due_at is None else utc_minute(run.due_at)
     by = run.requested_by
     yield "requested by", f"{by}: {run.why}" if by and run.why else by or run.why
-    yield "emergency", run.emergency
+    yield "EMERGENCY", run.emergency
     yield "started", "" if run.started_at is None else f"{utc_second(run.started_at)}, {ago(run.started_at, now)}"
     if run.state is RunState.QUEUED and run.not_before > now:
         yield "starts", f"not before {utc_second(run.not_before)}, {ago(run.not_before, now)}"

@@ -13,7 +13,7 @@ from maintd.model.status import EntryStatus, StatusReport
 from maintd.present.findings import acknowledgement_text
 from maintd.present.freezes import freeze_line, freeze_text
 from maintd.present.gates import gate_lines
-from maintd.present.runs import runs_lines
+from maintd.present.runs import emergency_text, runs_lines
 from maintd.present.text import (
     WIDTH,
     Style,
@@ -75,6 +75,8 @@ def entry_text(
     """One entry and its last runs, newest first."""
     style = Style(colour)
     lines = [f"{symbol(entry.state, style)} {style(entry.entry, Tone.STRONG)}: {state_text(entry.state, style)}"]
+    for run in entry.emergencies:
+        lines += _coloured(wrap(emergency_text(run), width, "  ", "    "), style, Tone.WARN)
     facts = [("title", entry.title), ("runbook", entry.runbook), ("schedule", entry.schedule)]
     if entry.next_due_at is not None:
         due = f"{entry.next_due_local or utc_minute(entry.next_due_at)}, {from_now(entry.next_due_at, now)}"
@@ -188,6 +190,8 @@ def _entry_lines(
         yield f"  {' ' * names}{''.join(cells).rstrip()}"
     else:
         yield f"{symbol(word, style)} {name.ljust(names)}{''.join(cells).rstrip()}"
+    for run in entry.emergencies:
+        yield from _coloured(wrap(emergency_text(run), width, "    ", "    "), style, Tone.WARN)
     if entry.why and not entry.needs_attention:
         yield from _coloured(wrap(entry.why, width, "    ", "    "), style, Tone.DIM)
     pause = _pause(entry, now)
