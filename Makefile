@@ -54,7 +54,7 @@ servers: ## install the servers that the tests start (Debian packages, as root)
 	@bash tests/support/servers/install
 
 test: $(VENV)/dev $(DESCRIPTIONS) servers ## set up and run all tests
-	@$(BIN)/pytest -n $(WORKERS) --dist loadfile -q $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -q $(ARGS)
 
 test-fast: $(VENV)/dev $(DESCRIPTIONS) ## run the unit and contract tests that need no servers
 	@$(BIN)/pytest -n $(WORKERS) -q -m 'not server and not engine and not slow' tests/unit tests/contracts tests/processes tests/cli $(ARGS)

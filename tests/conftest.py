@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from support.scheduling import FileScheduling, longest_files_first
 from support.servers import docker, maintd, postgres, prometheus, redis
 from support.servers.base import free_port as _free_port
+from xdist.remote import Producer
 
 # A slow machine is not a failure: no deadline per example, no limit on how long generating inputs takes.
 settings.register_profile("maintd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -29,6 +31,10 @@ KEEP = "MAINTD_TESTS_KEEP"
 
 SESSION = "pytest-session"
 """A file in the temporary folder of a session, locked by it: without the lock, the session was killed."""
+
+
+MAX_FAILURE_TEXT = 2000
+"""Characters of a failure that are printed at once; the summary has all."""
 
 
 def delete_abandoned_folders(above: Path) -> None:
@@ -67,6 +73,22 @@ def pytest_configure(config: pytest.Config) -> None:
         session.close()
 
     config.add_cleanup(delete)
+
+
+@pytest.hookimpl(trylast=True)  # after they were shuffled
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    longest_files_first(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FileScheduling | None:
+    return FileScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Name a test when it fails, not only in the summary: a session that is stopped from outside prints no summary."""
+    if report.failed and os.environ.get("PYTEST_XDIST_WORKER") is None:
+        print(f"\nFAILED ({report.when}) {report.nodeid}\n{str(report.longrepr)[-MAX_FAILURE_TEXT:]}", flush=True)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

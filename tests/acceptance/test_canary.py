@@ -224,7 +224,7 @@ def run_ids(daemon: RunningDaemon) -> list[int]:
 def test_the_jobs_had_the_secrets_and_wrote_them_everywhere(daemon: RunningDaemon) -> None:
     logs = [ask(daemon, "GET", f"/api/v1/runs/{run}/log").text for run in run_ids(daemon)]
 
-    assert len(logs) == 8
+    assert len(logs) >= 8  # one test runs more
     assert sum(text.count("***") for text in logs) > 50
     assert any("no more of ***" in ask(daemon, "GET", f"/api/v1/runs/{run}").text for run in run_ids(daemon))
 

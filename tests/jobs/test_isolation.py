@@ -34,7 +34,7 @@ from support.servers.registry import registry
 from maintd.model.evidence import CheckStatus
 
 HOST = re.compile(
-    r"\bb\b.*(load|memory|swap|pressure|CPU|clock|time)|(load|memory|swap|pressure|CPU|clock|time).*\bb\b"
+    r"\b(b|local)\b.*(load|memory|swap|pressure|CPU|clock|time)|(load|memory|swap|pressure|CPU|clock|time).*\bb\b"
 )
 """Checks whose status depends on how busy this machine is at the moment."""
 ONE_SUBJECT = {"command": "it runs one program"}
