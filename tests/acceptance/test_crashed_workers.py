@@ -19,13 +19,25 @@ def pytest_xdist_make_scheduler(config, log):
 """
 
 
+CRASHES_ONCE = """
+import os
+from pathlib import Path
+
+def test_crash():
+    try:
+        Path("crashed").touch(exist_ok=False)
+    except FileExistsError:
+        return
+    os._exit(1)
+"""
+
+
 @pytest.mark.slow
 def test_a_session_whose_worker_crashes_runs_all_files_and_ends(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(CONFTEST)
     for number in range(12):
         (tmp_path / f"test_{number:02}.py").write_text("def test_one(): pass\n\ndef test_two(): pass\n")
-    crashes = "import os\nfrom pathlib import Path\n\ndef test_crash():\n    try:\n        Path('crashed').touch(exist_ok=False)\n"
-    (tmp_path / "test_08.py").write_text(crashes + "    except FileExistsError:\n        return\n    os._exit(1)\n")
+    (tmp_path / "test_08.py").write_text(CRASHES_ONCE)
     environ = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
     argv = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-q", "-p", "no:cacheprovider"]
 

@@ -307,9 +307,10 @@ def test_with_all_shipped_jobs_the_template_has_one_thread(tmp_path: Path) -> No
 PRELOAD = """
 import json, sys
 from pathlib import Path
-from maintd.executor.preloading import preload_jobs
+from maintd.executor.preloading import preload_jobs, single_threaded_blas
 
 imported = []
+single_threaded_blas()  # threads of a library of linear algebra would end the process
 preloaded = preload_jobs(map(Path, sys.argv[1:]), imported.append)
 print(json.dumps([list(preloaded), list(map(str, imported))]))
 """
