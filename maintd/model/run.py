@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
@@ -265,6 +265,11 @@ class RunSummary(Model):
         if self.started_at is None or self.finished_at is None:
             return None
         return self.finished_at - self.started_at
+
+    def is_planned(self, now: datetime) -> bool:
+        """Whether it was requested for a later time, which has not come."""
+        requested = self.state is RunState.QUEUED and self.due_at is None and self.started_at is None
+        return requested and self.not_before > now
 
 
 class Run(RunSummary):

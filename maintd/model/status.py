@@ -91,12 +91,13 @@ class EntryStatus(Diagnosis):
     enabled: bool
     jobs: tuple[str, ...] = ()
     overlay: tuple[str, ...] = ()  # what the overlay of the calendar changes, with file and line
-    next_due_at: Instant | None = None
+    next_due_at: Instant | None = None  # by the schedule; without one, the start of the next planned run
     next_due_local: str = ""
     pause: Pause | None = None
     mute: Mute | None = None  # no notices of it are sent
     freeze: Freeze | None = None  # it changes something, and does not run now
-    active_run: RunSummary | None = None  # queued or running
+    active_run: RunSummary | None = None  # queued or running, or waiting at a gate; not planned for later
+    planned_runs: tuple[RunSummary, ...] = ()  # requested for a later time, soonest first
     last_run: RunSummary | None = None  # the last that is over, skipped ones included
     last_finished: RunSummary | None = None  # the last that is over and was not skipped
     last_success_at: Instant | None = None

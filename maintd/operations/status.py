@@ -29,6 +29,7 @@ from maintd.operations.successor_plan import why_held
 from maintd.schedule import compile_rule, describe, local_text
 from maintd.schedule.freezes import freeze_covering, mutates
 from maintd.store import LastRuns
+from maintd.store.last_runs import active_of
 
 MOST_OTHERS = 100
 """Unfinished runs that are searched for those of entries that are not in the calendar."""
@@ -56,6 +57,7 @@ class StoredEntries(NamedTuple):
     mutes: tuple[Mute, ...] = ()
     freezes: tuple[Freeze, ...] = ()  # active, of all kinds; those of calendar and file also without the store
     held: Mapping[str, Held] = MappingProxyType({})
+    planned: Mapping[str, tuple[RunSummary, ...]] = MappingProxyType({})  # for a later time, soonest first
 
 
 def status(service: OperatorService) -> StatusReport:
@@ -122,7 +124,11 @@ def _status_of(
     last = stored.last.get(entry.name, LastRuns())
     state = stored.states.get(entry.name)
     pause = state.pause if state is not None and is_active(state.pause, now) else None
+    planned = stored.planned.get(entry.name, ())
     next_due = None if entry.rule is None or not entry.enabled else compile_rule(entry.rule).next_after(now)
+    timezone = entry.timezone if entry.rule is None else entry.rule.timezone
+    if next_due is None and entry.enabled and planned:
+        next_due = planned[0].not_before
     diagnosis = _diagnosis(service, entry, stored, now, pause, broken.get(entry.name, ""))
     return EntryStatus(
         entry=entry.name,
@@ -133,11 +139,12 @@ def _status_of(
         jobs=entry.jobs,
         overlay=entry.overlay,
         next_due_at=next_due,
-        next_due_local="" if next_due is None or entry.rule is None else local_text(next_due, entry.rule.timezone),
+        next_due_local="" if next_due is None else local_text(next_due, timezone or "UTC"),
         pause=pause,
         freeze=freeze_covering(stored.freezes, entry.name, now) if mutates(entry.steps) else None,
         mute=next((mute for mute in stored.mutes if fnmatchcase(entry.name, mute.entries)), None),
         active_run=last.active,
+        planned_runs=planned,
         last_run=last.last_run,
         last_finished=last.last_finished,
         last_success_at=None if last.last_success is None else last.last_success.finished_at,
@@ -203,9 +210,12 @@ def _stored(service: OperatorService, names: Sequence[str], calendar: CalendarVi
     file = service.settings.freeze_file
     try:
         now = service.store.now()
+        last = service.store.history.last_per_entry(names)
+        planned, active = _planned(service, last, now)
         return StoredEntries(
             service.store.entries.states(names),
-            service.store.history.last_per_entry(names),
+            last | {name: last[name]._replace(active=run) for name, run in active.items()},
+            planned=planned,
             acknowledged=service.store.findings.acknowledged(),
             mutes=tuple(service.store.mutes.active(now)),
             freezes=tuple(KnownFreezes(service.store, lambda: calendar.freezes, file).active(now)),
@@ -214,6 +224,21 @@ def _stored(service: OperatorService, names: Sequence[str], calendar: CalendarVi
     except StoreError as error:
         known = KnownFreezes(None, lambda: calendar.freezes, file).active(service.clock.now())
         return StoredEntries({}, {}, error.message, freezes=tuple(known))
+
+
+def _planned(
+    service: OperatorService, last: Mapping[str, LastRuns], now: datetime
+) -> tuple[dict[str, tuple[RunSummary, ...]], dict[str, RunSummary | None]]:
+    """By the name of an entry with planned runs: these, soonest first, and its unfinished run that is not planned."""
+    names = {run.entry for run in service.store.runs.planned(now) if run.entry in last}
+    names |= {name for name, runs in last.items() if runs.active is not None and runs.active.is_planned(now)}
+    planned, active = {}, {}
+    unfinished = service.store.runs.unfinished(sorted(names))
+    for name in names:
+        of_entry = [run for run in unfinished if run.entry == name]
+        found = sorted((run for run in of_entry if run.is_planned(now)), key=lambda run: (run.not_before, run.id))
+        planned[name], active[name] = tuple(found), active_of(of_entry, now)
+    return planned, active
 
 
 def _held(service: OperatorService) -> dict[str, Held]:

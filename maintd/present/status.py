@@ -91,6 +91,7 @@ def entry_text(
     if entry.failing_since is not None:
         since = f"since {utc_minute(entry.failing_since)}, {plural(entry.failures_in_a_row, 'failure')} in a row"
         facts.append(("failing", since))
+    facts += [("planned", planned_text(run, now)) for run in entry.planned_runs]
     facts += [("known", _known(finding)) for finding in entry.acknowledged if finding.check not in entry.why]
     paused = "" if entry.pause is None or entry.pause.why in entry.why else _pause(entry, now)
     muted = "" if entry.mute is None else _mute(entry.mute)
@@ -108,6 +109,13 @@ def entry_text(
     lines += ["", style("last runs", Tone.STRONG) if runs else "no runs yet"]
     lines += runs_lines(runs, now, width, style, with_entry=False)
     return "\n".join(lines) + "\n"
+
+
+def planned_text(run: RunSummary, now: datetime) -> str:
+    """`run 12 at Sat 2026-12-05 01:00 UTC, in 5d, by ada: a new disk; cancel it with: maintd cancel 12`."""
+    why = f": {run.why}" if run.why else ""
+    at = f"run {run.id} at {utc_minute(run.not_before)}, {from_now(run.not_before, now)}"
+    return f"{at}, by {run.requested_by or 'an operator'}{why}; cancel it with: maintd cancel {run.id}"
 
 
 def _known(finding: Finding) -> str:
@@ -197,6 +205,8 @@ def _entry_lines(
     pause = _pause(entry, now)
     if pause and entry.pause is not None and entry.pause.why not in entry.why:
         yield from _coloured(wrap(f"paused {pause}", width, "    ", "    "), style, Tone.WARN)
+    for run in entry.planned_runs:
+        yield from _coloured(wrap(f"planned: {planned_text(run, now)}", width, "    ", "    "), style, Tone.DIM)
     if entry.freeze is not None:
         yield from _coloured(wrap(freeze_text(entry.freeze), width, "    ", "    "), style, Tone.WARN)
     if entry.mute is not None:

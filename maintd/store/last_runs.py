@@ -61,6 +61,12 @@ def last_runs(conn: Connection, names: Sequence[str]) -> dict[str, LastRuns]:
     }
 
 
+def active_of(unfinished: Iterable[RunSummary], now: datetime) -> RunSummary | None:
+    """The unfinished run of an entry that `LastRuns.active` is to be: none that is planned for later."""
+    found = [run for run in unfinished if not run.is_planned(now)]
+    return min(found, key=lambda run: (ACTIVE.index(run.state), -run.id), default=None)
+
+
 def last_success(conn: Connection, entry: str, since: datetime) -> RunSummary | None:
     """See `History.last_success_since`."""
     row = conn.execute(select(*_LAST_IDS).select_from(entries).where(entries.c.name == entry)).one_or_none()

@@ -207,6 +207,41 @@ def test_a_pause_is_shown_in_the_status_until_it_ends(here: Harness) -> None:
 # --- status ---
 
 
+def test_a_planned_run_hides_neither_the_last_outcome_of_its_entry_nor_its_next_due_time(here: Harness) -> None:
+    for name in ("nightly-vacuum", "by-hand"):
+        run_with(here.store, name, 0, RunState.FAILED, items=(check("dead tuples", CheckStatus.FAIL, 31),))
+    here.clock.advance(timedelta(minutes=20))
+    later, _ = trigger(here.service(), TriggerRequest(name="by-hand", at=at(2000), by="ada", why="a new disk"))
+    sooner, _ = trigger(here.service(), TriggerRequest(name="by-hand", at=at(1000), by="ada"))
+    scheduled, _ = trigger(here.service(), TriggerRequest(name="nightly-vacuum", at=at(90), by="ada"))
+
+    report = status(here.service())
+
+    manual = next(item for item in report.entries if item.entry == "by-hand")
+    assert (manual.state, manual.active_run) == ("failed", None)
+    assert manual.last_finished is not None
+    assert [run.id for run in manual.planned_runs] == [sooner.id, later.id]
+    assert (manual.next_due_at, manual.next_due_local[:3]) == (at(1000), f"{at(1000):%a}")
+    first = report.entries[0]
+    assert (first.state, [run.id for run in first.planned_runs]) == ("failed", [scheduled.id])
+    assert f"{first.next_due_at:%Y-%m-%d %H:%M}" == "2026-03-03 03:00"
+    text = " ".join(status_text(report).split())
+    assert f"planned: run {later.id} at" in text
+    assert f"by ada: a new disk; cancel it with: maintd cancel {later.id}" in text
+
+
+def test_a_run_that_is_due_is_active_besides_a_later_one_that_is_planned(here: Harness) -> None:
+    due_now, _ = trigger(here.service(), TriggerRequest(name="by-hand"))
+    planned, _ = trigger(here.service(), TriggerRequest(name="by-hand", at=at(90)))
+
+    found = entry_status(here.service(), "by-hand")
+
+    assert found.active_run is not None
+    assert (found.active_run.id, [run.id for run in found.planned_runs]) == (due_now.id, [planned.id])
+    here.clock.advance(timedelta(minutes=91))
+    assert entry_status(here.service(), "by-hand").planned_runs == ()
+
+
 def test_the_status_lists_the_entries_in_the_order_of_the_calendar(here: Harness) -> None:
     run_with(here.store, "nightly-vacuum", 0)
     failed = run_with(
