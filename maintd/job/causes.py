@@ -46,6 +46,11 @@ CAUSES = {
 }
 """By the value of `TargetError.cause`."""
 
+_OF_THIS_TIME = frozenset(
+    {"refused", "unreachable", "timed_out", "tls", "failed", "conflict", "empty", "malformed", "partial"}
+)
+"""Causes that can be over in the next run, without a change of the site."""
+
 _OTHER = Cause(UNKNOWN, "look for the error in its own log; of a container: docker logs NAME")
 
 
@@ -63,8 +68,24 @@ def has_no_answer(check: Check) -> bool:
     """
     if check.status is CheckStatus.UNKNOWN:
         return not check.optional
-    cause, colon, _ = check.observed.partition(": ") if isinstance(check.observed, str) else ("", "", "")
-    return check.status is CheckStatus.FAIL and bool(colon) and cause in CAUSES
+    return check.status is CheckStatus.FAIL and _cause_of(check) in CAUSES
+
+
+def may_hide_others(check: Check) -> bool:
+    """Whether checks of the same subject may be missing because of this one: a job can return early when one is not ok.
+
+    An optional one that is unknown is a fact of the site, unless the answer stayed away only this time.
+    """
+    if check.status is CheckStatus.UNKNOWN and check.optional:
+        return _cause_of(check) in _OF_THIS_TIME
+    return check.status is not CheckStatus.OK
+
+
+def _cause_of(check: Check) -> str:
+    """The cause in the observed value of a check, empty without one."""
+    text = check.observed.removeprefix("unknown: ") if isinstance(check.observed, str) else ""
+    cause, colon, _ = text.partition(": ")
+    return cause if colon else ""
 
 
 def hint_for(cause: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from maintd.job.causes import has_no_answer
+from maintd.job.causes import has_no_answer, may_hide_others
 from maintd.model.evidence import Check, CheckStatus, Scalar, number_of
 from maintd.model.finding import (
     RANK,
@@ -94,7 +94,7 @@ def follow(known: Sequence[Finding], run: Run, now: datetime, checked_at: Mappin
     2. A check that is ok ends the finding, unless the run was cancelled. An optional check that is unknown, and one
        that is unknown because of another, decide nothing about a finding that was observed.
     3. A check that is missing ends the finding, with another reason, if the step observed all that it is to observe,
-       see `is_observed`.
+       see `is_observed`, and no other check of its subject is a problem, see `_may_be_hidden`.
     4. An observation that is older than what was seen changes nothing: a lost run can come back late.
     5. An acknowledgement ends when the finding becomes worse than it was when it was acknowledged (its status, or its
        value by `moved_away`), and when it is gone.
@@ -149,13 +149,25 @@ def _not_reported(
     known: Iterable[Finding], run: Run, reported: Mapping[Place, Observation], now: datetime
 ) -> Iterator[FindingChange]:
     """The changes by which findings end whose step observed everything and did not report their check."""
-    observed = {(step.name, step.job): _ended_at(run, step) for step in run.steps if is_observed(run, step)}
+    observed = {(step.name, step.job): step for step in run.steps if is_observed(run, step)}
     for finding in known:
-        at = observed.get((finding.step, finding.job))
-        if at is None or not finding.open or Place(finding.step, finding.job, finding.check) in reported:
+        step = observed.get((finding.step, finding.job))
+        at = None if step is None else _ended_at(run, step)
+        if step is None or at is None or not finding.open:
+            continue
+        if Place(finding.step, finding.job, finding.check) in reported or _may_be_hidden(finding.check, step):
             continue
         if (at, run.id) > (finding.last_seen_at, finding.last_run_id):
             yield _gone(finding, GoneReason.NOT_REPORTED, run.id, at, now)
+
+
+def _may_be_hidden(missing: str, step: Step) -> bool:
+    """Whether a check that a step did not report may follow from one of the same subject, or of the whole job.
+
+    `host a: clock offset` is not observed when `host a: clock synchronised` is not ok.
+    """
+    hiding = (check.name.rpartition(": ") for check in step.attempts[-1].checks if may_hide_others(check))
+    return any(missing.startswith(subject + colon) for subject, colon, _ in hiding)
 
 
 def is_observed(run: Run, step: Step) -> bool:

@@ -102,17 +102,17 @@ def test_a_finding_that_returns_has_the_same_key(store: Store) -> None:
 
 
 def test_a_check_that_is_no_longer_reported_ends_its_finding_with_that_reason(store: Store) -> None:
-    ran(store, 1, observed("disk /old", FAIL), observed("disk /", FAIL), complete=True)
+    ran(store, 1, observed("host old: disk", FAIL), observed("host new: disk", FAIL), complete=True)
     reviewed(store)
-    ran(store, 10, observed("disk /", FAIL), complete=False)  # its job was stopped at the check
+    ran(store, 10, observed("host new: disk", FAIL), complete=False)  # its job was stopped at the check
     aborted = reviewed(store)
-    last = ran(store, 20, observed("disk /", FAIL), complete=True)
+    last = ran(store, 20, observed("host new: disk", FAIL), complete=True)
     reviewed(store)
 
-    assert [change.finding.check for change in aborted.ends[0].changes] == ["disk /"]
-    assert [finding.check for finding in store.findings.all()] == ["disk /"]
+    assert [change.finding.check for change in aborted.ends[0].changes] == ["host new: disk"]
+    assert [finding.check for finding in store.findings.all()] == ["host new: disk"]
     gone = store.findings.all(only_open=False)[-1]
-    assert (gone.check, gone.gone_at, gone.last_run_id) == ("disk /old", at(21), last)
+    assert (gone.check, gone.gone_at, gone.last_run_id) == ("host old: disk", at(21), last)
     assert gone.gone_reason is GoneReason.NOT_REPORTED
 
 

@@ -199,6 +199,12 @@ def test_a_finding_stays_as_it_is_when(ended: Run, why: str) -> None:
 
 
 OK_STEP = {"state": StepState.SUCCEEDED, "attempt": AttemptState.SUCCEEDED, "complete": True}
+WARNED_STEP = {"state": StepState.WARNED, "attempt": AttemptState.WARNED, "complete": True}
+
+
+def unanswered(cause: str) -> Check:
+    """An optional check without an answer, as the jobs report it."""
+    return Criterion("z", unknown=f"{cause}: no route", equals="yes", optional=True).evaluate()
 
 
 @pytest.mark.parametrize(
@@ -206,9 +212,10 @@ OK_STEP = {"state": StepState.SUCCEEDED, "attempt": AttemptState.SUCCEEDED, "com
     [
         run(step(**OK_STEP), state=RunState.SUCCEEDED),
         run(step(seen("y", OK), **OK_STEP), state=RunState.SUCCEEDED),
-        run(step(seen("y", WARN), state=StepState.WARNED, attempt=AttemptState.WARNED, complete=True)),
-        run(step(seen("y", FAIL), complete=True)),
+        run(step(seen("b: y", WARN), **WARNED_STEP)),
+        run(step(seen("b: y", FAIL), complete=True)),
         run(step(seen("y", OK), seen("z", UNKNOWN, optional=True), **OK_STEP), state=RunState.SUCCEEDED),
+        run(step(unanswered("not_configured"), **OK_STEP), state=RunState.SUCCEEDED),
         run(step(seen("y", OK), **OK_STEP), step(seen("x", FAIL), name="other"), state=RunState.FAILED),
         run(step(seen("y", OK), **OK_STEP), state=RunState.LOST),  # the step had ended before its node was lost
     ],
@@ -238,6 +245,11 @@ def test_a_finding_is_gone_when_a_later_run_observed_its_step_without_its_check(
         ),
         (run(step(seen("y", FAIL), seen("z", UNKNOWN), complete=True)), "another check is unknown"),
         (run(step(silent("y"), complete=True)), "a target did not answer"),
+        (run(step(silent("b: y"), complete=True)), "another target did not answer"),
+        (run(step(seen("y", FAIL), complete=True)), "the job can have returned early because of a failed check"),
+        (run(step(seen("y", WARN), **WARNED_STEP)), "or because of one that warns"),
+        (run(step(unanswered("timed_out"), **OK_STEP)), "an optional answer timed out"),
+        (run(step(unanswered("empty"), **OK_STEP)), "an optional answer had no data"),
         (run(step(**OK_STEP), params={"include": ["redis"]}), "the run had params of its own"),
         (run(step(**OK_STEP), dry_run=True), "a dry run"),
         (run(step(**OK_STEP), state=RunState.CANCELLED), "the run was cancelled"),
@@ -250,6 +262,25 @@ def test_a_finding_is_gone_when_a_later_run_observed_its_step_without_its_check(
 )
 def test_a_finding_whose_check_is_missing_stays_open_when(ended: Run, why: str) -> None:
     assert [change for change in changes([finding()], ended) if change.finding.check == "x"] == [], why
+
+
+@pytest.mark.parametrize(
+    ("missing", "bad", "stays"),
+    [
+        ("host a: clock offset", "host a: clock synchronised", True),
+        ("docker a: web: memory", "docker a: containers", True),
+        ("docker a: containers", "docker a: web: memory", False),
+        ("host a: clock offset", "host b: clock synchronised", False),
+        ("host a: clock offset", "host: clock synchronised", False),
+        ("host a: clock offset", "clock", True),  # of the whole job
+    ],
+)
+def test_a_missing_check_stays_open_while_another_of_its_subject_is_not_ok(missing: str, bad: str, stays: bool) -> None:
+    known = finding(check=missing, acknowledged=FAIL)
+
+    found = changes([known], run(step(seen(bad, WARN), seen("host c: memory", OK), **WARNED_STEP)))
+
+    assert [change.finding.check for change in found if change.kind is ChangeKind.GONE] == ([] if stays else [missing])
 
 
 def test_only_the_last_attempt_decides_whether_a_check_is_missing() -> None:
@@ -553,20 +584,25 @@ checks = st.builds(
     optional=st.booleans(),
     because=st.sampled_from(["", "", "a"]),
 )
-steps = st.builds(
-    step,
-    checks,
-    checks,
-    name=st.sampled_from(["vacuum", "other"]),
-    state=st.sampled_from(list(StepState)),
-    attempt=st.sampled_from(list(AttemptState)),
-    minutes=st.integers(0, 60),
-    complete=st.booleans(),
-)
+
+
+def steps_named(name: str) -> st.SearchStrategy[Step]:
+    return st.builds(
+        step,
+        checks,
+        checks,
+        name=st.just(name),
+        state=st.sampled_from(list(StepState)),
+        attempt=st.sampled_from(list(AttemptState)),
+        minutes=st.integers(0, 60),
+        complete=st.booleans(),
+    )
+
+
 runs = st.builds(
     run,
-    steps,
-    steps,
+    steps_named("vacuum"),
+    steps_named("other"),  # the names of an entry's steps differ
     id=st.integers(1, 50),
     state=st.sampled_from([state for state in RunState if state.final]),
     dry_run=st.booleans(),
