@@ -183,6 +183,20 @@ class IncidentRecorder:
         count += self._sweep_reminders(config, now)
         return count + self._digest(config, now)
 
+    def sweep_gates(self) -> int:
+        """Find runs that have come to a gate, and send the reminders that are due; return the number of new notices."""
+        config = self._config()
+        if not config.channels:
+            return 0
+        now = self._store.now()
+        return self._sweep_gates(config, now) + self._sweep_reminders(config, now)
+
+    def seconds_to_reminder(self) -> float:
+        """Until the next reminder; infinity: none. One that is due already waits for the next sweep."""
+        now = self._store.now()
+        times = [incident.remind_at for incident in self._store.notices.open_incidents()]
+        return min(((at - now).total_seconds() for at in times if at is not None and at > now), default=float("inf"))
+
     def record_missing(self, missing: Iterable[Missing]) -> int:
         """Open an incident for each entry with a due time that was not planned; return the number of new notices."""
         config, known = self._config(), self._entries()

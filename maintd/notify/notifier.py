@@ -70,6 +70,7 @@ class Notifier:
         self._well = well
         self._watch = watch
         self._starts_at: float | None = None  # when to look for runs that have started, on the clock
+        self._gates_at = float("inf")  # when to look at gates and for reminders, on the clock
         self._config = config
         self._problems = problems
         self._node = node
@@ -109,6 +110,11 @@ class Notifier:
             self._starts_at = self._clock.elapsed() + START_SECONDS
             self._wakeup.set()
 
+    def note_gates(self) -> None:
+        """A run may have come to a gate: look for it now. Any thread can call this; it returns at once."""
+        self._gates_at = self._clock.elapsed()
+        self._wakeup.set()
+
     @property
     def failure(self) -> str:
         """Why the last iteration failed; empty if it did not."""
@@ -132,6 +138,7 @@ class Notifier:
     def _iterate(self) -> float:
         """Sweep if that is due, and start the deliveries that are; return the seconds until the next iteration."""
         is_sweep = self._clock.elapsed() >= self._next_sweep
+        looks_at_gates = is_sweep or self._clock.elapsed() >= self._gates_at
         missing: Sequence[Missing] = ()
         if is_sweep:
             self._next_sweep = self._clock.elapsed() + self._sweep_every
@@ -148,7 +155,13 @@ class Notifier:
             self.recorder.record_missing(missing)
             self.pings.sweep(self._store.now(), own=self._well())
             announce(self._store, self._config(), self._store.now())
-        elif self._starts_at is not None and self._clock.elapsed() >= self._starts_at:
+        elif looks_at_gates:
+            self._gates_at = float("inf")  # before the look, so that a run that comes to a gate meanwhile is seen
+            self.recorder.sweep_gates()
+        if looks_at_gates:
+            reminder = self._clock.elapsed() + self.recorder.seconds_to_reminder()
+            self._gates_at = min(self._gates_at, reminder)
+        if not is_sweep and self._starts_at is not None and self._clock.elapsed() >= self._starts_at:
             self._starts_at = None
             self.pings.sweep_starts(self._store.now())
         while self._slots.acquire(blocking=False):
@@ -183,8 +196,8 @@ class Notifier:
         return len(self._pings_under_way) < CONCURRENT_PINGS
 
     def _until_sweep(self) -> float:
-        at = self._next_sweep if self._starts_at is None else min(self._next_sweep, self._starts_at)
-        return max(LEAST_WAIT_SECONDS, at - self._clock.elapsed())
+        starts_at = float("inf") if self._starts_at is None else self._starts_at
+        return max(LEAST_WAIT_SECONDS, min(self._next_sweep, self._gates_at, starts_at) - self._clock.elapsed())
 
     def _start(self, group: ClaimedGroup) -> None:
         thread = threading.Thread(target=self._deliver, args=(group,), name="notice", daemon=True)

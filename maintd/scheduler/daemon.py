@@ -409,7 +409,10 @@ class Daemon:
         """Review ended runs, unless a run is about to be due."""
         if self.reviewer.seconds_left <= 0 and self._until_due() > SWEEP_MARGIN:
             self._attempt("the review of ended runs", self.reviewer.review)
+            waited = self.gate_timeouts.any_waits
             self._end_overdue_waits()  # a run that has come to a gate ended its claim
+            if waited or self.gate_timeouts.any_waits:
+                self.notifier.note_gates()
             self.notifier.wake()
             self.notifier.expect_start()  # of what waited for them
 

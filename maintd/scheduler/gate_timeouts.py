@@ -28,6 +28,11 @@ class GateTimeouts:
         self._next: datetime | None = None
 
     @property
+    def any_waits(self) -> bool:
+        """Whether a run waited at a gate at the last sweep."""
+        return self._next is not None
+
+    @property
     def seconds_left(self) -> float:
         """Until the end of the next wait that is known; infinity: none."""
         if self._next is None:

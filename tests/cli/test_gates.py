@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.receivers import webhook
 from support.servers.base import wait_for
 from support.servers.maintd import RunningDaemon, maintd_daemon
+
+from maintd.client import Client
 
 HEARTBEAT = timedelta(minutes=2)
 """Of the daemon: so long is it between two sweeps."""
@@ -170,6 +173,36 @@ def test_a_gate_whose_time_is_over_ends_the_run_before_the_next_sweep(
     assert timedelta(seconds=2) <= waited < HEARTBEAT, "the daemon wakes up at the end of the wait"
     assert [(one["kind"], one["by"]) for one in run["decisions"]] == [("timed_out", "maintd")]
     assert daemon.maintd("approve", number).code == 4
+
+
+def test_the_notices_of_a_gate_are_sent_before_the_next_sweep(tmp_path: Path) -> None:
+    notify = 'notify: {channels: {pager: {webhook: "%s", secret: "${HOOK_SECRET}"}}}\n'
+    calendar = """
+timezone: UTC
+%sentries:
+  reminding:
+    title: Asks twice
+    steps: [{gate: {ask: First?, remind: 1s}}, {gate: {ask: Second?, remind: 1s}}, greet]
+"""
+    settings = {"MAINTD_HEARTBEAT": "2m", "MAINTD_LEASE": "12m", "HOOK_SECRET": "canary-signing-secret-0815"}
+    with webhook() as hook, maintd_daemon(tmp_path, calendar % (notify % hook.url), **settings) as daemon:
+        number = waiting(daemon, "reminding")
+        wait_for(lambda: hook.accepted, "the notice arrives")
+        wait_for(lambda: "incident:1:reminder:1:pager" in notices(daemon), "a reminder of the first gate")
+        assert daemon.maintd("approve", number, "--gate", "gate").code == 0
+        wait_for(lambda: "incident:2:reminder:1:pager" in notices(daemon), "a reminder of the second gate")
+        steps, created = shown(daemon, number)["steps"], notices(daemon)
+
+    for incident, step in enumerate(steps[:2], 1):
+        reached = datetime.fromisoformat(step["started_at"])
+        assert created[f"incident:{incident}:waiting:pager"] - reached < HEARTBEAT / 2
+        reminder = created[f"incident:{incident}:reminder:1:pager"] - created[f"incident:{incident}:waiting:pager"]
+        assert timedelta(seconds=1) <= reminder < HEARTBEAT / 2
+
+
+def notices(daemon: RunningDaemon) -> dict[str, datetime]:
+    """When the notices were written, by key."""
+    return {notice.key: notice.created_at for notice in Client(daemon.socket).notices(limit=100).notices}
 
 
 def test_the_gates_are_read_from_the_store_without_a_daemon(daemon: RunningDaemon) -> None:
