@@ -73,7 +73,7 @@ class RunSupervisor:
         another run, does not.
         """
         timeout = self._run.policy.timeout
-        own = [step for step in self._run.steps if step.gate is None and not self._is_taken_over(step)]
+        own = [step for step in self._run.steps if step.gate is None and not self._run.took_over(step)]
         spent = sum(map(_duration, own), timedelta(0))
         left, name = timeout - spent, f"the run's {format_duration(timeout)} timeout"
         if self._window_ends_at is not None:
@@ -83,9 +83,6 @@ class RunSupervisor:
                 before = format_duration(window.rollback_by) if window is not None else ""
                 left, name = to_window, f"its window's last moment for work, {before} before its end"
         return time.monotonic() + left.total_seconds(), name
-
-    def _is_taken_over(self, step: Step) -> bool:
-        return step.finished_at is not None and step.finished_at < self._run.queued_at
 
     def _supervise(self) -> RunEnd | None:
         refusal = self._too_late() or self._frozen() or self._across() or self._without_dependency()

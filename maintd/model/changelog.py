@@ -52,7 +52,7 @@ class LoggedIssue(Model):
 
 
 class LoggedDecision(Model):
-    """What happened at a gate of the run."""
+    """What happened at a gate of the run; with `run_id`, in the earlier run from which it took the gate over."""
 
     gate: str
     kind: DecisionKind
@@ -62,6 +62,7 @@ class LoggedDecision(Model):
     at: Instant
     note: str = ""
     emergency: bool = False
+    run_id: int | None = None
 
 
 class ChangeLogRecord(Model):
@@ -85,7 +86,9 @@ class ChangeLogRecord(Model):
     without_changes: tuple[str, ...] = ()  # steps that may have changed something, but recorded no change
     issues: tuple[LoggedIssue, ...] = ()
     checks: int = 0  # that were made
+    follows: int | None = None  # the run that it resumes or undoes, whose steps it took over
     decisions: tuple[LoggedDecision, ...] = ()
+    unknown_gates: tuple[str, ...] = ()  # that were taken over from a run whose record was pruned
     validation: tuple[Box, ...] = ()
     next_steps: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()

@@ -287,6 +287,16 @@ class Run(RunSummary):
     links: tuple[RunLink, ...] = ()  # to earlier and to later runs
     notes: tuple[Note, ...] = ()
 
+    def took_over(self, step: Step) -> bool:
+        """Whether a step ended before this run was requested: in the run that it resumes or undoes."""
+        return step.finished_at is not None and step.finished_at < self.queued_at
+
+    @property
+    def follows(self) -> int | None:
+        """The run that it resumes or undoes, whose steps it takes over."""
+        kinds = (LinkKind.RESUMES, LinkKind.UNDOES)
+        return next((link.other_run_id for link in self.links if link.run_id == self.id and link.kind in kinds), None)
+
 
 class NewRun(Model):
     """A run to insert: decided by the planner or requested by an operator."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from shlex import quote
+from typing import NamedTuple
 
 from maintd.errors import UnknownNameError, UsageError
 from maintd.model.changelog import (
@@ -18,7 +19,7 @@ from maintd.model.changelog import (
 )
 from maintd.model.evidence import Change, ChangeState, Check, CheckStatus, Scalar
 from maintd.model.finding import Finding, is_finding
-from maintd.model.run import AttemptState, Note, Run, RunState, Step, StepState, Trigger
+from maintd.model.run import AttemptState, GateDecision, Note, Run, RunState, Step, StepState, Trigger
 from maintd.operations.follow import observations
 from maintd.operations.gates import MAINTD
 from maintd.operations.service import OperatorService
@@ -95,13 +96,14 @@ def is_logged(run: Run) -> bool:
 def record_of(store: Store, run: Run) -> ChangeLogRecord:
     """The record of a run as its rows are now."""
     findings = _findings(store, run)
+    made, unknown = decisions_at_gates(store, run)
     return ChangeLogRecord(
         run_id=run.id,
         entry=run.entry,
         title=run.title,
         type=type_of(run),
         why=run.why,
-        performed_by=tuple(performers(run)),
+        performed_by=tuple(performers(run, made)),
         state=run.state,
         reason=run.reason,
         queued_at=run.queued_at,
@@ -114,7 +116,9 @@ def record_of(store: Store, run: Run) -> ChangeLogRecord:
         without_changes=tuple(steps_without_changes(run)),
         issues=tuple(issues(run, findings)),
         checks=sum(len(step.attempts[-1].checks) for step in run.steps if step.attempts),
-        decisions=tuple(decisions(run)),
+        follows=run.follows,
+        decisions=tuple(decisions(run, made)),
+        unknown_gates=tuple(run.steps[step].name for step in unknown),
         validation=tuple(validation(store, run)),
         next_steps=tuple(next_steps(run, findings)),
         notes=run.notes,
@@ -130,23 +134,48 @@ def type_of(run: Run) -> str:
     return _TYPES[run.trigger]
 
 
-def performers(run: Run) -> Iterator[str]:
+class Made(NamedTuple):
+    """A decision at a gate, and the run in which it was made."""
+
+    decision: GateDecision
+    run_id: int
+
+
+def decisions_at_gates(store: Store, run: Run) -> tuple[list[Made], list[int]]:
+    """What happened at the gates of a run, oldest first, with that of the gates that it took over from earlier runs;
+    and the gates of which that is unknown, since the earlier run was pruned."""
+    own = [Made(decision, run.id) for decision in run.decisions]
+    taken = {
+        step.index for step in run.steps if step.gate is not None and step.state.is_success and run.took_over(step)
+    }
+    earlier = store.history.run(run.follows) if taken and run.follows is not None else None
+    if earlier is None:
+        return own, sorted(taken)
+    before, unknown = decisions_at_gates(store, earlier)
+    found = [made for made in before if made.decision.step in taken]
+    return [*found, *own], [step for step in unknown if step in taken]
+
+
+def performers(run: Run, made: Sequence[Made]) -> Iterator[str]:
     """Who asked for the run, which node executed it, and who decided at its gates."""
     if run.requested_by:
         yield f"{run.requested_by} (requested it)"
     if run.node:
         yield f"the daemon on {run.node}" + ("" if run.requested_by else f" ({run.trigger.replace('_', ' ')})")
-    persons = dict.fromkeys(decision.by for decision in run.decisions if decision.by not in ("", MAINTD.name))
-    yield from (f"{person} (at its gates)" for person in persons)
+    persons = dict.fromkeys((each.decision.by, each.run_id) for each in made)
+    for person, run_id in persons:
+        if person not in ("", MAINTD.name):
+            yield f"{person} ({'at its gates' if run_id == run.id else f'at gates of run {run_id}'})"
 
 
-def decisions(run: Run) -> Iterator[LoggedDecision]:
+def decisions(run: Run, made: Sequence[Made]) -> Iterator[LoggedDecision]:
     """What happened at the gates of a run, oldest first."""
-    for decision in run.decisions:
+    for decision, run_id in made:
         step = run.steps[decision.step] if decision.step < len(run.steps) else None
         items = () if step is None or step.gate is None else step.gate.checklist
         item = items[decision.item - 1].text if decision.item and decision.item <= len(items) else ""
         values = {name: getattr(decision, name) for name in ("kind", "by", "origin", "at", "note", "emergency")}
+        values["run_id"] = None if run_id == run.id else run_id
         yield LoggedDecision(gate="" if step is None else step.name, item=item, **values)
 
 

@@ -8,7 +8,7 @@ from maintd.model.changelog import Box, BoxState, Checklist, ChecklistPart
 from maintd.model.entry import ChecklistItem, Proof
 from maintd.model.evidence import CheckStatus
 from maintd.model.run import DecisionKind, GateDecision, Run, Step, StepState
-from maintd.operations.changelog import is_logged, validation
+from maintd.operations.changelog import Made, decisions_at_gates, is_logged, validation
 from maintd.operations.lookup import find_run
 from maintd.operations.service import OperatorService
 from maintd.present import utc_minute
@@ -21,6 +21,8 @@ _OVER = frozenset(StepState) - {StepState.PENDING, StepState.RUNNING, StepState.
 def checklist(service: OperatorService, run_id: int) -> Checklist:
     """The lists before, during and after maintenance, and those of the run's gates. Raises UnknownNameError."""
     store, run = service.store, find_run(service, run_id)
+    made, _ = decisions_at_gates(store, run)
+    run = run.model_copy(update={"decisions": tuple(_with_origin(run, each) for each in made)})
     parts = [
         ChecklistPart(title="Pre-Maintenance", boxes=tuple(_before(run))),
         ChecklistPart(title="During Maintenance", boxes=tuple(_during(store, run))),
@@ -32,6 +34,15 @@ def checklist(service: OperatorService, run_id: int) -> Checklist:
         if step.gate is not None
     ]
     return Checklist(run_id=run.id, entry=run.entry, state=run.state, emergency=run.emergency, parts=tuple(parts))
+
+
+def _with_origin(run: Run, made: Made) -> GateDecision:
+    """A decision; one that was made in an earlier run names it in its note."""
+    decision = made.decision
+    if made.run_id == run.id:
+        return decision
+    note = "; ".join(filter(None, (decision.note, f"in run {made.run_id}, taken over")))
+    return decision.model_copy(update={"note": note})
 
 
 # --- before ---

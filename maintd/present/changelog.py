@@ -36,6 +36,8 @@ def _lines(record: ChangeLogRecord) -> Iterator[str]:
     yield ""
     state = record.state.replace("_", " ")
     yield f"**Run:** {record.run_id} of {record.entry}, {state}{_after_colon(record.reason)}  "
+    if record.follows is not None:
+        yield f"**Follows:** run {record.follows}, and takes over what was done in it  "
     if record.why:
         yield f"**Why:** {_text(record.why)}  "
     if record.emergency:
@@ -44,7 +46,7 @@ def _lines(record: ChangeLogRecord) -> Iterator[str]:
     yield f"**Duration:** {_duration(record)}  "
     yield f"**Planned Downtime:** {_downtime(record)}"
     yield from _section("Changes Made", list(_changes(record)), _no_changes(record))
-    yield from _section("Approvals", [_decision(each) for each in record.decisions], "None is recorded in this run.")
+    yield from _section("Approvals", list(_approvals(record)), "None is recorded in this run.")
     yield from _section("Issues Encountered", list(_issues(record)), _no_issues(record))
     yield from _section("Validation", [box_text(box) for box in record.validation], "")
     nothing = "None is known: no finding of this run is open."
@@ -110,6 +112,12 @@ def _no_changes(record: ChangeLogRecord) -> str:
     return "None is recorded."
 
 
+def _approvals(record: ChangeLogRecord) -> Iterator[str]:
+    for gate in record.unknown_gates:
+        yield f"- {gate}: not known; it was taken over from an earlier run, which was pruned"
+    yield from (_decision(each) for each in record.decisions)
+
+
 def _decision(decision: LoggedDecision) -> str:
     what = {
         DecisionKind.TICKED: f"ticked “{decision.item}”",
@@ -119,7 +127,8 @@ def _decision(decision: LoggedDecision) -> str:
     }.get(decision.kind, decision.kind.value)
     person = f" by {decision.by}" if decision.by else ""
     emergency = " in an emergency" if decision.emergency else ""
-    text = f"{decision.gate}: {what}{person}{emergency}, {utc_minute(decision.at)}"
+    taken_over = "" if decision.run_id is None else f", taken over from run {decision.run_id}"
+    text = f"{decision.gate}: {what}{person}{emergency}, {utc_minute(decision.at)}{taken_over}"
     return f"- {_text(text)}{_after_colon(decision.note)}"
 
 

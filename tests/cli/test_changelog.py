@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.clock import ManualClock
@@ -33,7 +34,30 @@ entries:
       - gate: {ask: "May it begin?", checklist: [Stakeholders notified, Emergency contacts confirmed]}
       - {job: tidy, undo: {job: look}}
       - look
+  resumable:
+    title: To be resumed
+    steps: [{gate: {ask: "May it begin?", checklist: [Desk informed]}}, look, {switch: {flag: FLAG}}]
 """
+
+SWITCH = '''"""Switch it on."""
+
+from pathlib import Path
+
+from maintd.job import Context, JobParams, job
+
+
+class Params(JobParams):
+    flag: Path
+    """It fails while there is no such file."""
+
+
+@job(timeout="20s", repeatable=True)
+def run(ctx: Context, params: Params) -> None:
+    """Switch it on."""
+    with ctx.change("switch on", "the site"):
+        pass
+    ctx.check("flag", params.flag.exists(), equals=True)
+'''
 
 TIDY = '''"""Tidy up."""
 
@@ -67,8 +91,10 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
     jobs.mkdir()
     (jobs / "tidy.py").write_text(TIDY)
     (jobs / "look.py").write_text(LOOK)
+    (jobs / "switch.py").write_text(SWITCH)
     reports = str(folder / "reports")
-    with maintd_daemon(folder, CALENDAR, jobs, MAINTD_REPORTS_DIR=reports, MAINTD_HEARTBEAT="1s") as running:
+    calendar = CALENDAR.replace("FLAG", str(folder / "flag"))
+    with maintd_daemon(folder, calendar, jobs, MAINTD_REPORTS_DIR=reports, MAINTD_HEARTBEAT="1s") as running:
         yield running
 
 
@@ -153,6 +179,42 @@ def test_the_checklist_of_a_procedure_shows_open_boxes_then_their_persons(daemon
     assert "**Planned Downtime:** Yes, a window of 2h" in log
     assert "- gate: ticked “Stakeholders notified” by ada" in log
     assert "- gate: approved by ada" in log
+
+
+def test_a_resumed_run_shows_the_approvals_of_the_runs_that_it_follows(daemon: RunningDaemon) -> None:
+    first = daemon.maintd("trigger", "resumable", "--json").json["id"]
+    wait_for(lambda: daemon.maintd("approve", str(first), "--item", "1", "--note", "by phone").code == 0, "it waits")
+    assert daemon.maintd("approve", str(first), "--note", "go on").code == 0
+    second = followed(daemon, first)
+    (daemon.cwd / "flag").touch()
+    third = followed(daemon, second)
+    wait_for(lambda: shown(daemon, third)["state"] == "succeeded", "it ends")
+
+    log = daemon.maintd("changelog", "--entry", "resumable").out.split("## ")[1]
+    record = daemon.maintd("changelog", "--entry", "resumable", "--format", "json").json["records"][0]
+    checklist = daemon.maintd("checklist", str(third)).out
+
+    person = shown(daemon, first)["decisions"][-1]["by"]
+    assert f"**Follows:** run {second}, and takes over what was done in it" in log
+    assert f"- gate: ticked “Desk informed” by {person}, " in log and f", taken over from run {first}: by phone" in log
+    assert f"- gate: approved by {person}, " in log and f", taken over from run {first}: go on" in log
+    assert f"{person} (at gates of run {first})" in log
+    assert (record["run_id"], record["follows"]) == (third, second)
+    assert [(each["kind"], each["run_id"]) for each in record["decisions"]] == [("ticked", first), ("approved", first)]
+    assert f"- [x] May it begin?: approved: go on; in run {first}, taken over ({person}, " in checklist
+    assert f"- [x] Desk informed: by phone; in run {first}, taken over ({person}, " in checklist
+
+
+def shown(daemon: RunningDaemon, number: int) -> dict[str, Any]:
+    found: dict[str, Any] = daemon.maintd("show", str(number), "--json").json
+    return found
+
+
+def followed(daemon: RunningDaemon, number: int) -> int:
+    """Resume a run when it has failed; return the number of the new one."""
+    wait_for(lambda: shown(daemon, number)["state"] == "failed", f"run {number} fails")
+    assert daemon.maintd("resume", str(number), "--json").code == 0
+    return int(next(link["run_id"] for link in shown(daemon, number)["links"] if link["other_run_id"] == number))
 
 
 def pass_gate(daemon: RunningDaemon, number: int) -> None:
