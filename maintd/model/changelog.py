@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from enum import StrEnum
 
 from maintd.model.base import Model
@@ -79,7 +80,8 @@ class ChangeLogRecord(Model):
     queued_at: Instant
     started_at: Instant | None = None
     finished_at: Instant | None = None
-    duration: Duration | None = None
+    duration: Duration | None = None  # without the time at gates
+    waited: Duration = timedelta(0)  # at gates
     window: Duration | None = None  # that the entry declares; None: it declares none
     emergency: str = ""
     changes: tuple[LoggedChange, ...] = ()

@@ -11,7 +11,7 @@ from typing import Any
 from maintd.model.base import Model
 from maintd.model.entry import Gate, Policy, StepPlan
 from maintd.model.evidence import Artifact, Change, Check, Measure, Progress
-from maintd.units import Instant
+from maintd.units import Duration, Instant
 
 
 class RunState(StrEnum):
@@ -258,13 +258,14 @@ class RunSummary(Model):
     waiting_until: Instant | None = None  # the end of the time of the gate where it waits
     held: bool = False  # lost, and it keeps its locks until a person resumes, undoes or releases it
     emergency: str = ""  # who passed a rule in an emergency, which, and why
+    waited: Duration = timedelta(0)  # at gates that were decided
 
     @property
     def duration(self) -> timedelta | None:
-        """From start to finish; None when it is unfinished or never started."""
+        """From start to finish, without the time at gates; None when it is unfinished or never started."""
         if self.started_at is None or self.finished_at is None:
             return None
-        return self.finished_at - self.started_at
+        return max(timedelta(0), self.finished_at - self.started_at - self.waited)
 
     def is_planned(self, now: datetime) -> bool:
         """Whether it was requested for a later time, which has not come."""

@@ -230,7 +230,11 @@ class IncidentRecorder:
         opened = self._store.notices.open_incidents()
         have = {(incident.subject, incident.kind) for incident in opened}
         limits = self._limits(config, [run for run in running if (run.entry, NoticeKind.TOO_LONG) not in have])
-        slow = [run for run in running if run.id in limits and now - (run.started_at or now) > limits[run.id][0]]
+        slow = [
+            run
+            for run in running
+            if run.id in limits and now - (run.started_at or now) - run.waited > limits[run.id][0]
+        ]
         late = [run for run in late if (run.entry, NoticeKind.LATE) not in have]
         waiting = {run.id for run in overdue}
         over = [

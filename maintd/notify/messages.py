@@ -106,13 +106,15 @@ def unplanned(entry: str, due_at: datetime, now: datetime, around: Around) -> Te
 def too_long(run: RunSummary, limit: str, now: datetime, around: Around) -> Text:
     """A run takes longer than it should; `limit` is how long that is and why."""
     started = run.started_at or run.queued_at
-    why = f"it has been running for {duration_text(now - started)}, expected at most {limit}"
+    took = duration_text(now - started - run.waited)
+    at_gates = f" beside {duration_text(run.waited)} at gates" if run.waited else ""
+    why = f"it has been running for {took}{at_gates}, expected at most {limit}"
     step = f"maintd logs -f {run.id}"
     hint = f"stop it with: maintd cancel {run.id}"
     head = f"{_named(run)} takes too long, run {run.id}" + (f" on {run.node}." if run.node else ".")
     details = _details(run, why, hint, step, started, around)
     facts = {MARK: run.emergency, "why": why, "since": utc_minute(started), "hint": hint, "type": step}
-    return _text(f"{run.entry} takes too long: {duration_text(now - started)}", head, facts, details, around, run.id)
+    return _text(f"{run.entry} takes too long: {took}", head, facts, details, around, run.id)
 
 
 def waiting(run: Run, step: Step, now: datetime, around: Around, *, reminder: bool = False) -> Text:

@@ -70,7 +70,7 @@ class Notifier:
         self._well = well
         self._watch = watch
         self._starts_at: float | None = None  # when to look for runs that have started, on the clock
-        self._gates_at = float("inf")  # when to look at gates and for reminders, on the clock
+        self._gates_at = float("inf")  # when to read gates and reminders, on the clock
         self._config = config
         self._problems = problems
         self._node = node
@@ -138,7 +138,7 @@ class Notifier:
     def _iterate(self) -> float:
         """Sweep if that is due, and start the deliveries that are; return the seconds until the next iteration."""
         is_sweep = self._clock.elapsed() >= self._next_sweep
-        looks_at_gates = is_sweep or self._clock.elapsed() >= self._gates_at
+        reads_gates = is_sweep or self._clock.elapsed() >= self._gates_at
         missing: Sequence[Missing] = ()
         if is_sweep:
             self._next_sweep = self._clock.elapsed() + self._sweep_every
@@ -155,10 +155,10 @@ class Notifier:
             self.recorder.record_missing(missing)
             self.pings.sweep(self._store.now(), own=self._well())
             announce(self._store, self._config(), self._store.now())
-        elif looks_at_gates:
-            self._gates_at = float("inf")  # before the look, so that a run that comes to a gate meanwhile is seen
+        elif reads_gates:
+            self._gates_at = float("inf")  # set first: a run may come to a gate during the sweep
             self.recorder.sweep_gates()
-        if looks_at_gates:
+        if reads_gates:
             reminder = self._clock.elapsed() + self.recorder.seconds_to_reminder()
             self._gates_at = min(self._gates_at, reminder)
         if not is_sweep and self._starts_at is not None and self._clock.elapsed() >= self._starts_at:

@@ -110,6 +110,7 @@ def record_of(store: Store, run: Run) -> ChangeLogRecord:
         started_at=run.started_at,
         finished_at=run.finished_at,
         duration=run.duration,
+        waited=run.waited,
         window=None if run.policy.window is None else run.policy.window.lasts,
         emergency=run.emergency,
         changes=tuple(_changes(run)),

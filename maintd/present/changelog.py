@@ -70,7 +70,8 @@ def _duration(record: ChangeLogRecord) -> str:
         return "it has not started"
     if record.finished_at is None:
         return f"{utc_second(record.started_at)} - not ended"
-    took = "" if record.duration is None else f" ({duration_text(record.duration)})"
+    at_gates = f", and {duration_text(record.waited)} at gates" if record.waited else ""
+    took = "" if record.duration is None else f" ({duration_text(record.duration)}{at_gates})"
     return f"{utc_second(record.started_at)} - {utc_second(record.finished_at)}{took}"
 
 

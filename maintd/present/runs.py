@@ -77,7 +77,8 @@ def runs_lines(
 
 def _row(run: RunSummary, now: datetime, with_entry: bool) -> tuple[str, ...]:
     when = from_now(run.not_before, now) if run.state is RunState.QUEUED else ago(_at(run), now)
-    duration = "" if run.duration is None or run.skip_reason is not None else f"took {duration_text(run.duration)}"
+    duration = "" if run.skip_reason is not None else took_text(run)
+    duration = f"took {duration}" if duration else ""
     due = "" if run.due_at is None else f"due {run.due_at.astimezone(UTC):%Y-%m-%d %H:%M}Z"
     kind = "" if run.trigger is Trigger.SCHEDULE else run.trigger.replace("_", " ")
     kind += f" by {run.requested_by}" if run.requested_by else ""
@@ -85,6 +86,13 @@ def _row(run: RunSummary, now: datetime, with_entry: bool) -> tuple[str, ...]:
     due = ", ".join(part for part in (kind, due, "dry run" if run.dry_run else "") if part)
     name = (run.entry,) if with_entry else ()
     return (str(run.id), run.state.replace("_", " "), *name, when, duration, due)
+
+
+def took_text(run: RunSummary) -> str:
+    """`12m 5s, and 3h at gates`; empty for a run that has not ended or never started."""
+    if run.duration is None:
+        return ""
+    return duration_text(run.duration) + (f", and {duration_text(run.waited)} at gates" if run.waited else "")
 
 
 def emergency_text(run: RunSummary) -> str:
@@ -146,7 +154,7 @@ def _facts(run: Run, now: datetime) -> Iterator[tuple[str, str]]:
     yield "started", "" if run.started_at is None else f"{utc_second(run.started_at)}, {ago(run.started_at, now)}"
     if run.state is RunState.QUEUED and run.not_before > now:
         yield "starts", f"not before {utc_second(run.not_before)}, {ago(run.not_before, now)}"
-    yield "duration", "" if run.duration is None else duration_text(run.duration)
+    yield "duration", took_text(run)
     yield "node", run.node or ""
     for link in run.links:
         yield "see also", link_text(run, link)

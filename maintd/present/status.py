@@ -114,6 +114,7 @@ def entry_text(
 def planned_text(run: RunSummary, now: datetime) -> str:
     """`run 12 at Sat 2026-12-05 01:00 UTC, in 5d, by ada: a new disk; cancel it with: maintd cancel 12`."""
     why = f": {run.why}" if run.why else ""
+    why += f"; EMERGENCY: {run.emergency}" if run.emergency else ""
     at = f"run {run.id} at {utc_minute(run.not_before)}, {from_now(run.not_before, now)}"
     return f"{at}, by {run.requested_by or 'an operator'}{why}; cancel it with: maintd cancel {run.id}"
 

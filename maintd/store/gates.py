@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from sqlalchemy import insert, select, update
@@ -79,11 +79,13 @@ def end_wait(conn: Connection, run_id: int, decision: GateDecision, state: StepS
     if wait is None:
         return False
     ended = update(runs).where(runs.c.id == run_id, IS_WAITING)
-    columns = {"waiting_step": None, "waiting_until": None, "reason": "", "not_before": decision.at}
+    of_gate = (steps.c.run_id == run_id, steps.c.step == wait.step)
+    since = conn.execute(select(steps.c.started_at).where(*of_gate)).scalar_one_or_none() or decision.at
+    waited = runs.c.waited + max(timedelta(0), decision.at - since)
+    columns = {"waiting_step": None, "waiting_until": None, "reason": "", "not_before": decision.at, "waited": waited}
     if conn.execute(ended.values(state=RunState.QUEUED.value, **columns)).rowcount != 1:
         return False
     add_decision(conn, run_id, decision.model_copy(update={"step": wait.step}))
-    of_gate = update(steps).where(steps.c.run_id == run_id, steps.c.step == wait.step)
-    conn.execute(of_gate.values(state=state.value, reason=reason, finished_at=decision.at))
+    conn.execute(update(steps).where(*of_gate).values(state=state.value, reason=reason, finished_at=decision.at))
     add_run_events(conn, [RunChanged(run_id, RunState.QUEUED, decision.at)])
     return True

@@ -156,7 +156,9 @@ def _durations_of_successes(conn: Connection) -> list[Any]:
     for state in SUCCESSES:
         ended = [runs.c.started_at.is_not(None), runs.c.finished_at.is_not(None)]
         query = (
-            select(runs.c.id, duration.label("duration")).where(*_in_state(state, dry=False), *ended).correlate(entries)
+            select(runs.c.id, (duration - type_coerce(runs.c.waited, BigInteger)).label("duration"))
+            .where(*_in_state(state, dry=False), *ended)
+            .correlate(entries)
         )
         last = query.order_by(runs.c.id.desc()).limit(TYPICAL_OF).subquery()
         pair = cast(last.c.id, Text) + ":" + cast(last.c.duration, Text)

@@ -35,6 +35,7 @@ SUMMARY = (
     runs.c.waiting_until,
     runs.c.held,
     runs.c.emergency,
+    runs.c.waited,
 )
 FULL = (
     *SUMMARY,

@@ -125,6 +125,7 @@ LEFT_OUT: dict[Table, dict[str, str]] = {
         "waiting_step": "empty after the end",
         "waiting_until": "empty after the end",
         "held": "ends later, when the run is resumed, undone or released",
+        "waited": "the sum of times at gates, which are recorded",
     },
     attempts: {
         "log_lines": "the log is pruned before the run",

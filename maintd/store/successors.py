@@ -118,7 +118,9 @@ def insert_successor(conn: Connection, plans: RunPlans, earlier: Run, successor:
     new = insert_runs(conn, plans, [(entry_id_of(conn, run.entry, run.title, now), run, now)])[0]
     conn.execute(insert(run_links).values(run_id=new, kind=successor.kind.value, other_run_id=earlier.id))
     if successor.started_at is not None:
-        conn.execute(update(runs).where(runs.c.id == new).values(started_at=successor.started_at))
+        conn.execute(
+            update(runs).where(runs.c.id == new).values(started_at=successor.started_at, waited=earlier.waited)
+        )
     if successor.kind is LinkKind.AFTER_FAILURE_OF:
         return new
     if successor.steps:

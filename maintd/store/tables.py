@@ -53,6 +53,19 @@ class UtcDateTime(TypeDecorator[datetime]):
         return moment
 
 
+class Microseconds(TypeDecorator[timedelta]):
+    """A length of time as a whole number of microseconds."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: timedelta | None, dialect: Dialect) -> int | None:
+        return None if value is None else value // MICROSECOND
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> timedelta | None:
+        return None if value is None else value * MICROSECOND
+
+
 class CleanText(TypeDecorator[str]):
     """Text from outside. NUL and lone surrogates, which databases reject, become the replacement character."""
 
@@ -167,6 +180,7 @@ runs = Table(
     Column("waiting_until", UtcDateTime),
     Column("held", Boolean, nullable=False, server_default=false()),
     Column("emergency", CleanText, nullable=False, server_default=text("''")),
+    Column("waited", Microseconds, nullable=False, server_default=text("0")),
     sqlite_autoincrement=True,  # ids are never reused, so the ledger can keep them after pruning
 )
 

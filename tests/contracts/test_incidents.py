@@ -25,6 +25,7 @@ from maintd.model.run_updates import (
 from maintd.notify.incidents import IncidentRecorder
 from maintd.notify.selection import OwnProblem
 from maintd.operations.review import review_ends
+from maintd.present import runs_text
 from maintd.store import Store
 from maintd.store.gates import end_wait
 
@@ -396,6 +397,28 @@ def test_a_run_that_takes_too_long_is_reported_while_it_runs(site: Site) -> None
     assert site.store.runs.apply(run.id, run.fence, 1, [ended(RunState.SUCCEEDED, 40)])
     site.review()
     assert site.kinds() == ["too_long", "recovered"]
+
+
+def test_the_time_at_gates_does_not_count_as_too_long(site: Site) -> None:
+    site.rules(too_long=timedelta(minutes=30), too_long_factor=None, to=("mail",))
+    run_id = at_gate(site, 10, remind=None)
+    decide(site, run_id, 300)
+    run = claim(site.store, run_id, 301, lease=600)
+    site.clock.advance(timedelta(minutes=329))  # 29 since its first claim, without the 290 at the gate
+    site.sweep()
+    assert "too_long" not in site.kinds()
+    site.clock.advance(timedelta(minutes=2))
+    site.sweep()
+    assert site.kinds()[-1] == "too_long"
+    body = site.notices()[-1].body
+    assert "running for 31m beside 4h50m at gates, expected at most 30m" in body, body
+
+    assert site.store.runs.apply(run_id, run.fence, 1, [ended(RunState.SUCCEEDED, 340)])
+    last = site.store.history.last_per_entry(["a"])["a"]
+    assert last.last_success is not None
+    assert last.last_success.waited == timedelta(minutes=290)
+    assert last.last_success.duration == last.typical_duration == timedelta(minutes=40)
+    assert "took 40m, and 4h50m at gates" in runs_text([last.last_success], now=at(340))
 
 
 # --- maintd itself ---

@@ -24,7 +24,10 @@ AS_OF_REVISION_1 = (
     ),
     "DROP INDEX ix_runs_waiting",
     "DROP INDEX ix_runs_held",
-    *(f"ALTER TABLE runs DROP COLUMN {name}" for name in ("waiting_step", "waiting_until", "held", "emergency")),
+    *(
+        f"ALTER TABLE runs DROP COLUMN {name}"
+        for name in ("waiting_step", "waiting_until", "held", "emergency", "waited")
+    ),
     "ALTER TABLE locks DROP COLUMN held",
     "ALTER TABLE attempts DROP COLUMN complete",
     "ALTER TABLE events DROP COLUMN origin",
