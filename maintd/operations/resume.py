@@ -16,10 +16,10 @@ from maintd.errors import RefusedError, UnknownNameError, UsageError
 from maintd.model.entry import AfterCrash, StepPlan
 from maintd.model.run import Run, RunSummary, Trigger
 from maintd.operations.commands import summary_of, wake
-from maintd.operations.freezes import known_freezes, refuse_frozen
+from maintd.operations.freezes import KnownFreezes, known_freezes, refuse_frozen
 from maintd.operations.lookup import find_run
 from maintd.operations.service import OperatorService
-from maintd.operations.successor_plan import Request, plan_after_crash, plan_resume, plan_undo, why_held
+from maintd.operations.successor_plan import Request, passes_freezes, plan_after_crash, plan_resume, plan_undo, why_held
 from maintd.operations.windows import across_text
 from maintd.secret_params import is_discarded
 from maintd.store import Store
@@ -43,7 +43,7 @@ def resume(service: OperatorService, run_id: int, request: Request, *, origin: s
 def _refuse_now(service: OperatorService, run: Run) -> None:
     """Raise RefusedError in a freeze, and where the window of the new run would contain what it must not."""
     now = service.store.now()
-    if not run.dry_run and not run.emergency:
+    if not passes_freezes(run):
         freezes = known_freezes(service).active(now)
         refuse_frozen(freezes, run.entry, run.plan, now, f"undo it: maintd undo {run.id} --why TEXT")
     problem = across_text(run.policy, now)
@@ -70,16 +70,20 @@ def release(service: OperatorService, run_id: int, by: str, why: str, *, origin:
     return summary_of(find_run(service, run_id))
 
 
-def follow_crashes(store: Store) -> list[int]:
+def follow_crashes(store: Store, freezes: KnownFreezes) -> list[int]:
     """Insert the runs that resume or undo held runs whose entry wants that by `after_crash`; return their ids.
+
+    A run that is frozen is resumed after the freeze; an undo does not wait for that.
 
     A run that cannot be followed without a person stays held, and so does one that followed another: whatever ended it
     is not tried a third time. Nodes that do this at once insert one run.
     """
-    found = []
-    for held in store.successors.held():
+    found: list[int] = []
+    waiting = store.successors.held()
+    active = freezes.active(store.now()) if waiting else []
+    for held in waiting:
         run = store.history.run(held.id)
-        if run is None or not run.held or why_held(run, store.now()):
+        if run is None or not run.held or why_held(run, active, store.now()):
             continue
         how = run.policy.after_crash
         request = Request(by=run.requested_by, why=f"after_crash: {how}", automatic=True)

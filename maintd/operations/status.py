@@ -212,14 +212,15 @@ def _stored(service: OperatorService, names: Sequence[str], calendar: CalendarVi
         now = service.store.now()
         last = service.store.history.last_per_entry(names)
         planned, active = _planned(service, last, now)
+        freezes = tuple(KnownFreezes(service.store, lambda: calendar.freezes, file).active(now))
         return StoredEntries(
             service.store.entries.states(names),
             last | {name: last[name]._replace(active=run) for name, run in active.items()},
             planned=planned,
             acknowledged=service.store.findings.acknowledged(),
             mutes=tuple(service.store.mutes.active(now)),
-            freezes=tuple(KnownFreezes(service.store, lambda: calendar.freezes, file).active(now)),
-            held=_held(service),
+            freezes=freezes,
+            held=_held(service, freezes),
         )
     except StoreError as error:
         known = KnownFreezes(None, lambda: calendar.freezes, file).active(service.clock.now())
@@ -241,7 +242,7 @@ def _planned(
     return planned, active
 
 
-def _held(service: OperatorService) -> dict[str, Held]:
+def _held(service: OperatorService, freezes: Sequence[Freeze]) -> dict[str, Held]:
     """The held runs by entry."""
     found = service.store.successors.held()
     now = service.store.now()
@@ -251,7 +252,7 @@ def _held(service: OperatorService) -> dict[str, Held]:
         run = service.store.history.run(summary.id)
         if run is not None and run.held:
             names = tuple(dict.fromkeys(holder.lock for holder in holders if holder.run_id == run.id))
-            held.setdefault(run.entry, Held(run, names, why_held(run, now) or "it is about to be followed"))
+            held.setdefault(run.entry, Held(run, names, why_held(run, freezes, now) or "it is about to be followed"))
     return held
 
 

@@ -11,9 +11,11 @@ from shlex import quote
 from typing import NamedTuple
 
 from maintd.errors import RefusedError, UnknownNameError, UsageError
-from maintd.model.entry import AfterCrash, StepPlan, is_procedure
+from maintd.model.entry import AfterCrash, Freeze, StepPlan, is_procedure
 from maintd.model.evidence import ChangeState
 from maintd.model.run import LinkKind, NewRun, Run, RunState, Step, StepState, Trigger
+from maintd.present.freezes import freeze_text
+from maintd.schedule.freezes import freeze_covering, mutates
 from maintd.store.successors import Successor, TakenOver, following
 
 NOT_STARTED = frozenset({StepState.PENDING, StepState.WAITING, StepState.SKIPPED})
@@ -112,15 +114,24 @@ def plan_after_crash(run: Run, request: Request, now: datetime) -> Successor:
     return plan(run, request, now)
 
 
-def why_held(run: Run, now: datetime) -> str:
-    """Why a held run waits for a person; empty if maintd resumes or undoes it by itself."""
+def why_held(run: Run, freezes: Sequence[Freeze], now: datetime) -> str:
+    """Why a held run waits, for a person or for the end of a freeze; empty if maintd resumes or undoes it now."""
     if run.policy.after_crash is AfterCrash.HOLD:
         return "after_crash of its entry is hold"
     try:
         plan_after_crash(run, Request(automatic=True), now)
     except RefusedError as error:
         return f"after_crash of its entry is {run.policy.after_crash}, but {error.message}"
+    if run.policy.after_crash is AfterCrash.RESUME and not passes_freezes(run):
+        freeze = freeze_covering(freezes, run.entry, now)
+        if freeze is not None:
+            return f"after_crash of its entry is resume, which follows the end of the freeze: {freeze_text(freeze)}"
     return ""
+
+
+def passes_freezes(run: Run) -> bool:
+    """Whether a run may be resumed in a freeze."""
+    return run.dry_run or bool(run.emergency) or not mutates(run.plan)
 
 
 def _others(steps: Iterable[Step], kept: Iterable[Step]) -> list[Step]:

@@ -173,6 +173,7 @@ class Daemon:
             on_end=self.reviewer.note_end,
             calendar_jobs=lambda: {step.job for entry in self.reloader.calendar.entries for step in entry.steps},
         )
+        self.freezes = KnownFreezes(self.store, lambda: self.reloader.calendar.freezes, settings.freeze_file)
         self.gate_timeouts = GateTimeouts(self.store, self.clock, on_ended=self._wake_executor)
         self.alarm = Alarm(self._wakeup.set)
         self.planner = Planner(
@@ -180,7 +181,7 @@ class Daemon:
             self.clock,
             on_planned=self._wake_executor,
             on_clock_step=self._set_alarm,
-            freezes=KnownFreezes(self.store, lambda: self.reloader.calendar.freezes, settings.freeze_file).between,
+            freezes=self.freezes.between,
         )
         self.planner.load(self.reloader.calendar.entries)
         self.reloader.on_reload(self._apply, self._audit)
@@ -438,7 +439,7 @@ class Daemon:
         self._attempt("the search for lost runs", self._mark_expired_lost)
         self._end_overdue_waits()
         self._attempt("the replay of spooled evidence", lambda: replay(self.settings.spool_dir, self.store))
-        self._attempt("what follows a crash", lambda: follow_crashes(self.store))
+        self._attempt("what follows a crash", lambda: follow_crashes(self.store, self.freezes))
         self._plan(self.planner.sweep)
         self.executor.wake()
         self.reviewer.note_end()  # of a run that was lost, skipped or cancelled, or of another node that is gone

@@ -62,6 +62,12 @@ entries:
 """
 
 
+FREEZE = """
+freezes:
+  - {from: 2020-01-01, until: 2099-01-01, why: the closing}
+"""
+
+
 class Procedure:
     """A folder with a calendar, in which daemons are started and killed."""
 
@@ -212,6 +218,31 @@ def test_a_lost_step_that_must_not_be_repeated_keeps_the_run_held_although_it_is
         assert 'after_crash of its entry is resume, but step "once-2" was lost' in text
         assert run_of(daemon, 1)["held"] is True
         assert procedure.written == ["one", "two"]
+
+
+def test_a_freeze_holds_back_an_automatic_resume_but_no_undo(tmp_path: Path) -> None:
+    folders = {after_crash: tmp_path / after_crash for after_crash in ("resume", "undo")}
+    for after_crash, folder in folders.items():
+        folder.mkdir()
+        procedure = Procedure(folder, after_crash, "often")
+        procedure.killed_in("two")
+        procedure.calendar += FREEZE
+
+        with procedure.daemon() as daemon:
+            if after_crash == "undo":
+                assert ended(daemon, 2)["trigger"] == "undo"
+                continue
+            text = " ".join(daemon.maintd("status").out.split())
+            assert "after_crash of its entry is resume, which follows the end of the freeze: frozen by" in text, text
+            assert "the closing" in text
+            assert run_of(daemon, 1)["held"] is True, "its locks are kept"
+            assert procedure.written == ["one", "two"]
+
+            procedure.calendar = procedure.calendar.removesuffix(FREEZE)
+            daemon.calendar.write_text(procedure.calendar)
+            daemon.maintd("reload")
+            run = ended(daemon, 2)
+            assert (run["trigger"], procedure.written) == ("resume", ["one", "two", "two", "three", "last"])
 
 
 def test_a_crash_in_the_undo_is_not_undone_again_by_itself(tmp_path: Path) -> None:
