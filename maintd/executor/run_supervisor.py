@@ -165,10 +165,23 @@ class RunSupervisor:
             self._context.updates.add(StepFinished(step=index, state=StepState.SUCCEEDED, at=now, reason=reason))
             self._outcomes[index] = StepOutcome(name, StepState.SUCCEEDED)
             return None
+        if self._run.policy.hold_locks and not self._hold_locks(index):
+            return None
+        now = self._context.now()
         until = now + gate.timeout
         if self._window_ends_at is not None:
             until = min(until, self._window_ends_at)
         return RunWaiting(step=index, at=now, until=until, reason=gate_text(gate))
+
+    def _hold_locks(self, index: int) -> bool:
+        """Acquire the locks of all steps before the run waits at a gate. False: the gate has failed, or the run is to
+        be requeued."""
+        runner = self._runner(index, cleanup=False)
+        outcome = runner.hold_locks()
+        self._stopped = runner.stopped or self._stopped
+        if outcome is not None:
+            self._outcomes[index] = outcome
+        return runner.holds_locks
 
     def _is_decided_against(self, index: int) -> bool:
         """Whether the gate with this index was rejected, timed out or not reached."""
@@ -267,15 +280,7 @@ class RunSupervisor:
             return False
         if not cleanup and self._is_over():
             return False
-        runner = StepRunner(
-            self._context,
-            index,
-            ends_at=None if cleanup else self._ends_at,
-            end_name=self._end_name,
-            may_requeue=not cleanup and not self._started,
-            handed=self._handed,
-            outcomes={outcome.name: outcome.state.value for outcome in self._outcomes.values()},
-        )
+        runner = self._runner(index, cleanup=cleanup)
         outcome = runner.run()
         self._started = self._started or runner.started
         if outcome is None:  # the run is to be requeued
@@ -286,6 +291,17 @@ class RunSupervisor:
             self._stopped = runner.stopped
             return False
         return cleanup or outcome.state not in BAD or self._continues_after(step)
+
+    def _runner(self, index: int, *, cleanup: bool) -> StepRunner:
+        return StepRunner(
+            self._context,
+            index,
+            ends_at=None if cleanup else self._ends_at,
+            end_name=self._end_name,
+            may_requeue=not cleanup and not self._started,
+            handed=self._handed,
+            outcomes={outcome.name: outcome.state.value for outcome in self._outcomes.values()},
+        )
 
     def _continues_after(self, step: StepPlan) -> bool:
         return (step.on_failure or self._run.policy.on_failure) is OnFailure.CONTINUE

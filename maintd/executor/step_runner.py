@@ -46,7 +46,10 @@ RECORD_SECONDS = 5.0
 
 
 class StepRunner:
-    """Runs one step. Afterwards `started` is whether an attempt was made, and `stopped` what stopped the step."""
+    """Runs one step. Afterwards `started` is whether an attempt was made, and `stopped` what stopped the step.
+
+    Of a step that is a gate, only `hold_locks` is called.
+    """
 
     def __init__(
         self,
@@ -80,6 +83,7 @@ class StepRunner:
         self._not_configured = False
         self._lapsed = False
         self.started = False
+        self.holds_locks = False
         self.stopped: Stopped | None = None
 
     def run(self) -> StepOutcome | None:
@@ -106,6 +110,14 @@ class StepRunner:
             return self._run_attempts(job)
         finally:
             self._release_locks()
+
+    def hold_locks(self) -> StepOutcome | None:
+        """Acquire the locks of the run for a gate, of an entry that holds them. Without `holds_locks` afterwards: the
+        end of the gate, or None, since nothing has started and the run is to be requeued."""
+        self._updates.add(StepStarted(step=self._index, at=self._context.now()), soon=False)
+        refusal = self._acquire_locks()
+        self.holds_locks = refusal == ""
+        return self._finish(*self._stopped_or_failed(refusal)) if refusal else None
 
     # --- window, targets and locks ---
 

@@ -162,7 +162,7 @@ class Policy(Model):
     on_failure: OnFailure = OnFailure.STOP
     on_failure_run: str = ""  # an entry that is triggered when a run was not a success
     after_crash: AfterCrash = AfterCrash.HOLD  # for runs with undo steps
-    hold_locks: bool = False  # the locks of all steps, from the first job to the end of the run, also at a gate
+    hold_locks: bool = False  # the locks of all steps, from the first step to the end of the run, also at a gate
     window: Window | None = None
     overlap: Overlap = Overlap.SKIP
     catch_up: CatchUp = CatchUp.LATEST

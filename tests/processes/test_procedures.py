@@ -11,6 +11,7 @@ from support.servers.base import wait_for
 
 from maintd.model.entry import Gate, OnFailure, Policy, StepPlan, When
 from maintd.model.run import DecisionKind, GateDecision, Run, RunState, StepState, Trigger
+from maintd.model.status import LockHolder
 from maintd.store.gates import end_wait
 
 UNDO = Policy(on_failure=OnFailure.UNDO)
@@ -196,6 +197,44 @@ def test_locks_are_free_at_a_gate_unless_the_entry_holds_them(here: Node, script
         decide(here, run_id)
         here.ended(run_id)
         assert "stack" not in [holder.lock for holder in here.store.locks.holders(here.store.now())]
+
+
+def test_the_locks_are_held_from_a_gate_before_the_first_job_on(here: Node, script: Script) -> None:
+    work = script.step("work", locks={"stack": "exclusive"})
+    run_id = here.queue(gate(), work, gate("gate-2"), policy=Policy(hold_locks=True), entry="holds")
+    for _ in range(2):
+        waiting(here, run_id)
+        assert [holder.run_id for holder in stack_holders(here)] == [run_id]
+        quick = here.queue(work, policy=Policy(lock_wait=timedelta(milliseconds=1)), entry="other")
+        assert f'lock "stack" is held by run {run_id}' in here.ended(quick).reason
+        decide(here, run_id)
+    here.ended(run_id)
+    assert stack_holders(here) == []
+
+
+def test_a_gate_fails_that_does_not_get_the_locks_of_its_run(here: Node, script: Script) -> None:
+    holder = here.queue(
+        script.step("work", locks={"stack": "exclusive"}), gate(), policy=Policy(hold_locks=True), entry="first"
+    )
+    waiting(here, holder)
+    policy = Policy(hold_locks=True, lock_wait=timedelta(milliseconds=1))
+    late = here.queue(
+        gate(),
+        script.step("late", locks={"stack": "exclusive"}),
+        policy=policy,
+        entry="second",
+    )
+
+    run = here.ended(late)
+
+    assert (run.state, states(run)["gate"], script.written) == (RunState.FAILED, "failed", ["work"])
+    assert f'lock "stack" is held by run {holder}' in run.steps[0].reason
+    decide(here, holder)
+    here.ended(holder)
+
+
+def stack_holders(node: Node) -> list[LockHolder]:
+    return [holder for holder in node.store.locks.holders(node.store.now()) if holder.lock == "stack"]
 
 
 def test_a_lost_run_with_undo_is_held_and_keeps_its_locks(here: Node, script: Script) -> None:
