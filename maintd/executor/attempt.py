@@ -201,10 +201,10 @@ class AttemptSupervisor:
                 if self._items and isinstance(item, Progress) and isinstance(self._items[-1], Progress):
                     self._items.pop()
                 secrets = self.reports.began.secrets if self.reports.began is not None else ()
-                item = redacted(item, secrets) if secrets else item
-                if isinstance(item, Handed):
-                    self.reports.handed[item.name] = item.value  # as the store has it
-                self._items.append(item)
+                shown: Report = redacted(item, secrets)
+                if isinstance(shown, Handed):
+                    self.reports.handed[shown.name] = shown.value  # as the store has it
+                self._items.append(shown)
                 self._note_items()
 
     def _note_items(self) -> None:
@@ -342,7 +342,7 @@ class AttemptSupervisor:
             self._log_line(f"ignored {reports.ignored} {what} that arrived after the last one")
         secrets = reports.began.secrets if reports.began is not None else ()
         left = reports.uncertain_changes("the process ended before it was known whether the change was made")
-        self._items += [redacted(change, secrets) if secrets else change for change in left]
+        self._items += [redacted(change, secrets) for change in left]
         self.log.end(datetime.now(UTC))
         self._hand_on(full=False, final=True)
         hide = self.log.redacted
@@ -350,9 +350,7 @@ class AttemptSupervisor:
             returned=None if reports.ended is None else JobResult(reports.ended.ok, hide(reports.ended.reason)),
             exit=self._exit or ProcessExit(),
             worst=reports.worst,
-            failed=tuple(
-                redacted(check, reports.began.secrets) if reports.began else check for check in reports.failed
-            ),
+            failed=tuple(redacted(check, secrets) for check in reports.failed),
             failed_count=reports.failed_count,
             warned=tuple(hide(name) for name in reports.warned),
             warned_count=reports.warned_count,

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Literal
 
 from maintd.model.evidence import LogLine, LogTrim
+from maintd.redaction import has_sign_of_secret, key_lines_left, mask_key_line, mask_output, replace_secrets
 
 Stream = Literal["log", "stdout", "stderr", "maintd"]
 
@@ -39,6 +40,7 @@ class _Chunk:
     stream: Stream
     data: bytes  # each line ends with a newline
     cost: int
+    key_left: int  # at its first line, see `mask_key_line`
 
 
 class AttemptLog:
@@ -49,6 +51,7 @@ class AttemptLog:
         self._chunk = min(CHUNK, max(1024, limit // 8))
         self._seq = 0
         self._secrets: Sequence[str] = ()
+        self._key_left: dict[Stream, int] = {}  # lines that are masked as those of a private key, see `mask_key_line`
         self._open: dict[Stream, bytearray] = {}
         self._cut: dict[Stream, int] = {}  # bytes left out of a line that has not ended yet
         self._head_left = limit
@@ -66,11 +69,8 @@ class AttemptLog:
         self._secrets = tuple(secrets)
 
     def redacted(self, text: str) -> str:
-        """Return the text without known secrets."""
-        for secret in self._secrets:
-            if secret in text:
-                text = text.replace(secret, "***")
-        return text
+        """Return the text without known secrets, and without those that their position reveals."""
+        return mask_output(replace_secrets(text, self._secrets))
 
     def feed(self, stream: Stream, data: bytes, at: datetime) -> None:
         """Add bytes as they were printed."""
@@ -111,9 +111,17 @@ class AttemptLog:
             self._emitted.append(replace(chunk, data=b""))
 
     def _lines(self, chunk: _Chunk) -> Iterator[LogLine]:
-        texts = chunk.data.decode("utf-8", errors="replace").replace("\0", "\ufffd").split("\n")[:-1]
+        whole = chunk.data.decode("utf-8", errors="replace").replace("\0", "\ufffd")
+        texts = whole.split("\n")[:-1]
+        left, signs = chunk.key_left, has_sign_of_secret(whole)
         for number, text in enumerate(texts, chunk.first):
-            yield LogLine(seq=number, at=chunk.at, stream=chunk.stream, text=self.redacted(text.removesuffix("\r")))
+            shown = text.removesuffix("\r")
+            if signs or left:
+                shown, left = mask_key_line(shown, left)
+                shown = self.redacted(shown)
+            else:
+                shown = replace_secrets(shown, self._secrets)
+            yield LogLine(seq=number, at=chunk.at, stream=chunk.stream, text=shown)
 
     def _extend(self, stream: Stream, data: bytes) -> None:
         if not data:
@@ -150,7 +158,9 @@ class AttemptLog:
 
     def _add(self, at: datetime, stream: Stream, data: bytes) -> None:
         lines = data.count(b"\n")
-        chunk = _Chunk(self._seq + 1, lines, at, stream, data, len(data) + lines * LINE_COST)
+        key_left = self._key_left.get(stream, 0)
+        chunk = _Chunk(self._seq + 1, lines, at, stream, data, len(data) + lines * LINE_COST, key_left)
+        self._key_left[stream] = key_lines_left(data, lines, key_left)
         self._seq += lines
         if self._head_left > 0:
             self._head_left -= chunk.cost

@@ -23,6 +23,7 @@ from maintd.model.evidence import (
     Phase,
     Report,
 )
+from maintd.redaction import mask_output_values, replace_secrets
 
 LONGEST_PHASE = 500
 LONGEST_IN_REASON = 300
@@ -36,6 +37,9 @@ MAX_HANDED, MAX_HANDED_BYTES = 50, 32 * 1024
 
 NOT_REDACTED = frozenset({"type", "status", "state", "stream", "sha256"})
 """Fields with values of maintd, not of the job: a secret that equals one of them is not replaced there."""
+
+NOT_MASKED = NOT_REDACTED | {"path", "media_type", "at"}
+"""Fields whose form means nothing: a file is found by its path."""
 
 _OUTCOMES = frozenset(ChangeState) - {ChangeState.INTENDED, ChangeState.PLANNED}
 
@@ -201,17 +205,16 @@ class MessageReader:
 
 
 def redacted(item: Any, secrets: tuple[str, ...]) -> Any:
-    """Return an item with every secret in the job's texts replaced by `***`."""
+    """Return an item with every secret in the job's texts replaced by `***`, and what `mask_output` masks."""
     values = item.model_dump()
     shown = {name: value if name in NOT_REDACTED else _redacted(value, secrets) for name, value in values.items()}
+    shown = {name: value if name in NOT_MASKED else mask_output_values(value) for name, value in shown.items()}
     return item if shown == values else type(item).model_validate(shown)
 
 
 def _redacted(value: Any, secrets: tuple[str, ...]) -> Any:
     if isinstance(value, str):
-        for secret in secrets:
-            value = value.replace(secret, "***")
-        return value
+        return replace_secrets(value, secrets)
     if isinstance(value, dict):
         return {_redacted(key, secrets): _redacted(item, secrets) for key, item in value.items()}
     if isinstance(value, list | tuple):

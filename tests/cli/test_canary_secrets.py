@@ -29,6 +29,40 @@ CANARIES = {
     "another line of a key": "KcwggSjAgEAAoIBAQcanaryC7VJTUt9Us8cK",
 }
 
+UNKNOWN = {
+    "an unknown password": "canaryword-1309",
+    "an unknown password of a URL": "canaryurl-4402",
+    "an unknown token": "canarytoken-5517.e30.x",
+    "an unknown header": "canaryheader-6628",
+    "a line of an unknown key": "MIIEcanaryUNKNOWNkeyLine0123456789abcdef",
+}
+"""What maintd is not told: only the form shows that it is a secret."""
+
+FORMS = '''
+"""Report secrets that maintd does not know, each in its form."""
+
+from maintd.job import Context, JobError, JobParams, job
+
+WORD, IN_URL, TOKEN, HEADER, LINE = (text[::-1] for text in {reversed})
+
+
+@job(timeout="1m")
+def run(ctx: Context, params: JobParams) -> None:
+    text = (
+        f"password={{WORD}} postgres://op:{{IN_URL}}@db/x Bearer {{TOKEN}}, X-Api-Key: {{HEADER}} "
+        f"-----BEGIN PRIVATE KEY-----\\n{{LINE}}\\n-----END PRIVATE KEY-----"
+    )
+    print(text)
+    ctx.log(text)
+    with ctx.phase(text):
+        ctx.check(f"login: {{text}}", text, equals="x", hint=text)
+    ctx.measure("leak", 1.0, note=text)
+    ctx.hand_over("login", {{"user": "op", "password": WORD}})
+    with ctx.change("use", text, header=text) as allowed:
+        allowed.refused(text)
+    raise JobError(f"cannot log in with {{text}}", text)
+'''
+
 LEAK = '''
 """Report every secret that it has, in every way that there is."""
 
@@ -84,6 +118,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
     jobs = folder / "jobs"
     jobs.mkdir()
     (jobs / "leak.py").write_text(LEAK.lstrip())
+    reversed_texts = [text[::-1] for text in UNKNOWN.values()]
+    (jobs / "forms.py").write_text(FORMS.lstrip().format(reversed=reversed_texts))
     (folder / "secret").write_text(f"{CANARIES['a file of a single line']}\n")
     (folder / "key.pem").write_text(
         "-----BEGIN PRIVATE KEY-----\n"
@@ -106,6 +142,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
                   logins: {{ghcr.io: {{user: me, password: {CANARIES["a param below others"]}}}}}
                   key: "${{file:{folder}/key.pem}}"
                   other: "${{file:{folder}/secret}}"
+          forming: {{steps: [forms]}}
           commanding:
             schedule: every day at 04:00
             steps:
@@ -131,6 +168,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
     ) as started:
         started.maintd("trigger", "leaking", "--wait")
         started.maintd("trigger", "commanding", "--wait")
+        started.maintd("trigger", "forming", "--wait")
+        started.maintd("run", "forming", "--here")
         started.maintd("trigger", "health_check", "--wait")
         given = CANARIES["a param of one run"]
         started.maintd("trigger", "leak", "-p", f"password={given}", "-p", "other=plain text", "--wait")
@@ -142,7 +181,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
 
 def found(text: str) -> list[str]:
     lowered = text.replace("\\u002f", "/").replace("%2F", "/").replace("%40", "@")
-    return [where for where, canary in CANARIES.items() if canary in lowered]
+    return [where for where, canary in (CANARIES | UNKNOWN).items() if canary in lowered]
 
 
 def test_the_jobs_got_their_secrets(daemon: RunningDaemon) -> None:
@@ -154,6 +193,25 @@ def test_the_jobs_got_their_secrets(daemon: RunningDaemon) -> None:
     assert texts["leak"].count("plain text") >= 1
     assert "*** ***" in texts["commanding"]
     assert "quick" in texts["commanding"]
+
+
+def test_what_maintd_does_not_know_is_masked_by_its_form(daemon: RunningDaemon) -> None:
+    run = daemon.maintd("history", "forming", "--json").json["runs"][-1]
+    shown = daemon.maintd("show", str(run["id"]), "--json").json
+    attempt = shown["steps"][0]["attempts"][0]
+    form = "password=*** postgres://op:***@db/x Bearer ***, X-Api-Key: ***"
+
+    for text in (
+        run["reason"],
+        attempt["checks"][0]["name"],
+        attempt["checks"][0]["observed"],
+        attempt["checks"][0]["hint"],
+        attempt["changes"][0]["target"],
+        attempt["changes"][0]["cause"],
+        daemon.maintd("logs", str(run["id"])).out,
+    ):
+        assert form in " ".join(text.split())
+    assert shown["handed"][0]["value"] == {"user": "op", "password": "***"}
 
 
 def test_no_file_of_the_state_directory_has_a_secret(daemon: RunningDaemon) -> None:
@@ -227,6 +285,7 @@ def test_a_secret_of_a_run_that_was_asked_for_is_a_reference_in_its_row(daemon: 
 def test_the_params_of_a_broken_job_are_references_as_a_whole(daemon: RunningDaemon, tmp_path: Path) -> None:
     jobs = tmp_path / "jobs"
     jobs.mkdir()
+    (jobs / "forms.py").write_text(FORMS.lstrip().format(reversed=["a"] * len(UNKNOWN)))
     (jobs / "leak.py").write_text(LEAK.lstrip() + "\nraise ImportError('broken')\n")
     state = tmp_path / "state"
     calendar = tmp_path / "schedules.yaml"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from maintd.executor.attempt_log import LINE_COST, LINE_LIMIT, TAIL_BACKLOG_LIMIT, AttemptLog
 from maintd.model.evidence import LogLine, LogTrim
+from maintd.redaction import MAX_KEY_LINES
 
 AT = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 
@@ -109,3 +110,53 @@ def test_secrets_are_blotted_out_across_chunks() -> None:
     lines, _ = recorded(output, [b"password hunter2", b"hunter2 it is\n"])
 
     assert list(lines.values()) == ["password *** it is"]
+
+
+KEY = [b"-----BEGIN OPENSSH PRIVATE KEY-----", *(b"MIIE%02dsecretsecret" % n for n in range(30)), b"c2hvcnQ="]
+KEY_END = b"-----END OPENSSH PRIVATE KEY-----"
+
+
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=12), st.booleans())
+def test_a_private_key_of_several_lines_is_masked_however_it_is_cut(sizes: list[int], take_each: bool) -> None:
+    data = b"\n".join([b"before", *KEY, KEY_END, b"after"]) + b"\n"
+    chunks = []
+    for size in sizes:
+        chunks.append(data[:size])
+        data = data[size:]
+
+    lines, _ = recorded(AttemptLog(1_000_000), [*chunks, data], take_each=take_each)
+
+    assert list(lines.values()) == [
+        "before",
+        f"{KEY[0].decode()} ***",
+        *["***"] * (len(KEY) - 1),
+        KEY_END.decode(),
+        "after",
+    ]
+
+
+def test_a_private_key_is_masked_whose_beginning_was_left_out() -> None:
+    flood = [b"x" * 400] * 40
+
+    lines, left_out = recorded(AttemptLog(10_000), [b"\n".join([*flood, *KEY, KEY_END]) + b"\n"], take_each=False)
+
+    assert left_out > 0
+    assert not any("secret" in line for line in lines.values())
+
+
+def test_a_key_that_does_not_end_masks_a_bounded_number_of_lines_of_its_stream_only() -> None:
+    output = AttemptLog(1_000_000)
+    output.feed("stderr", b"other\n", AT)
+    output.feed("stdout", KEY[0] + b"\n" + b"line\n" * (MAX_KEY_LINES + 2), AT)
+    output.feed("stderr", b"other\n", AT)
+
+    lines = [item for item in output.take(final=True) if isinstance(item, LogLine)]
+
+    assert [item.text for item in lines if item.stream == "stderr"] == ["other", "other"]
+    assert [item.text for item in lines[2:-1]] == ["***"] * MAX_KEY_LINES + ["line"] * 2
+
+
+def test_a_line_with_the_form_of_a_secret_is_masked_and_its_neighbours_are_not() -> None:
+    lines, _ = recorded(AttemptLog(10_000), [b"copied 3 files\ntoken=abcdefgh\r\ndone in 3 s\n"])
+
+    assert list(lines.values()) == ["copied 3 files", "token=***", "done in 3 s"]

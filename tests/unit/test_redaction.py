@@ -9,7 +9,16 @@ from urllib.parse import quote
 
 import pytest
 
-from maintd.redaction import forms_of, mask_text, mask_tokens, mask_values, replace_secrets
+from maintd.redaction import (
+    forms_of,
+    has_sign_of_secret,
+    mask_output,
+    mask_output_values,
+    mask_text,
+    mask_tokens,
+    mask_values,
+    replace_secrets,
+)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +77,71 @@ def test_what_is_no_secret_stays_readable(text: str) -> None:
     assert mask_text(text) == text
 
 
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("connecting with password=hunter2 to db", "connecting with password=*** to db"),
+        ("password: hunter2 was refused", "password: *** was refused"),
+        ("DB_PASSWORD=hunter2", "DB_PASSWORD=***"),
+        ("dsn host=x password='a b' user=c", "dsn host=x password=*** user=c"),
+        ("postgres://op:hunter2@db/x: refused", "postgres://op:***@db/x: refused"),
+        ("GET https://h/x?page=2&token=abcd answered 200", "GET https://h/x?page=2&token=*** answered 200"),
+        ("https://ghp_abc@github.com/x", "https://***@github.com/x"),
+        ("got Bearer eyJhbGciOiJIUzI1NiJ9.e30.x back", "got Bearer *** back"),
+        ("Authorization: Bearer abc.def", "Authorization: Bearer ***"),
+        ("Authorization: Basic b3A6aHVudGVyMg==", "Authorization: Basic ***"),
+        ("X-Api-Key: abc1 (from env)", "X-Api-Key: *** (from env)"),
+        ("Cookie: a=b; c=d", "Cookie: ***"),
+        ('{"client_secret": "a b", "n": 3}', '{"client_secret": "***", "n": 3}'),
+        ("-----BEGIN RSA PRIVATE KEY----- MIIE", "-----BEGIN RSA PRIVATE KEY----- ***"),
+        *((f"{name}=hunter2", f"{name}=***") for name in ("pass", "pw", "PWD", "api_key", "access-key", "ssh_key")),
+        *((f"{name}=hunter2", f"{name}=***") for name in ("jwt", "sas", "secrets", "signature", "credentials")),
+    ],
+)
+def test_a_secret_that_a_job_prints_is_masked_by_its_form(text: str, masked: str) -> None:
+    assert mask_output(text) == masked
+    assert mask_output(masked) == masked
+    assert mask_output(text.replace("hunter2", "***")) == text.replace("hunter2", "***") or "hunter2" not in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-29 03:00:00 INFO started in 3 s",
+        "key=users:1 sort_key=name primary key: id, sig=SIGTERM auth=ldap",
+        "pass=3 fail=0, token: 5, password=none",
+        "access denied (using password: YES)",
+        "password: authentication failed for user op",
+        "bearer authentication is required",
+        "https://shop.example.com/orders?page=3&limit=20 answered 200",
+        "docker.io/library/redis@sha256:0123456789abcdef",
+        "mail to ops@example.com; http://host:8080/@scope/package",
+        "maintd_run_duration_seconds_bucket, next: maintd ack KEY --why REASON",
+        "-----BEGIN CERTIFICATE----- MIIE",
+        "password=${DB_PASSWORD}",
+    ],
+)
+def test_what_a_job_prints_that_is_no_secret_stays_readable(text: str) -> None:
+    assert mask_output(text) == text
+
+
+def test_the_values_that_a_job_reports_are_masked_by_their_form_and_name() -> None:
+    reported = {"key": "users:1", "api_token": "abc", "pages": 3, "urls": ("http://a:b@c", None), "password": "none"}
+
+    assert mask_output_values(reported) == {
+        "key": "users:1",
+        "api_token": "***",
+        "pages": 3,
+        "urls": ("http://a:***@c", None),
+        "password": "none",
+    }
+
+
+def test_a_text_without_a_sign_of_a_secret_is_not_searched() -> None:
+    assert not has_sign_of_secret("2026-11-29 03:00:00 INFO copied 12 of 20 files")
+    assert has_sign_of_secret("PassWord")
+
+
 def test_values_below_the_name_of_a_secret_are_masked_but_not_references() -> None:
     settings = {"api_token": "abc", "nested": {"password": ["x", "y"]}, "secret": "${file:/run/secrets/x}", "name": "a"}
 
@@ -107,8 +181,9 @@ def test_masking_takes_time_in_proportion_to_the_text() -> None:
     def seconds(length: int) -> float:
         texts = ["a.-_" * (length // 4), "a://" * (length // 4), "key: " * (length // 5), "password='" * (length // 10)]
         started = time.process_time()
-        for text in texts:
+        for text in (*texts, "a" * length + "://", "bearer " * (length // 7), "token='a\\" * (length // 9)):
             mask_text(text)
+            mask_output(text)
         return time.process_time() - started
 
     seconds(2_000)  # the first use compiles
