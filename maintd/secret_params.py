@@ -41,11 +41,16 @@ def without_secrets(params: Mapping[str, Any], schema: Mapping[str, Any], refere
     return replaced
 
 
+def reference_prefix(entry: str, step: str) -> str:
+    """What the names of a step's secrets in memory begin with; the path of the param follows."""
+    return f"{entry}.{step}.".replace("}", "_")
+
+
 def collect_into(secrets: dict[str, str], prefix: str) -> Reference:
     """A reference for secrets that are kept in memory: in `secrets`, by prefix and path."""
 
     def reference(path: str, secret: str) -> str:
-        name = f"{prefix}.{path}".replace("}", "_")
+        name = f"{prefix}{path}".replace("}", "_")
         secrets[name] = secret
         return f"${{secret:{name}}}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from maintd.model.notice import NotifyConfig
 from maintd.model.target import Targets
 from maintd.present.text import utc_minute
 from maintd.schedule import describe
+from maintd.secret_params import reference_prefix, used_secrets
 from maintd.units import format_duration
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def changes_between(old: Calendar, new: Calendar) -> list[str]:
         else:
             broken = was.name in old.broken or name in new.broken
             changes += [f'"{name}": {change}' for change in _entry_changes(was, entry, broken)]
+            changes += [f'"{name}": {change}' for change in _secret_changes(entry, old.secrets, new.secrets)]
             changes += _broken_changes(name, old.broken.get(was.name), new.broken.get(name))
     changes += [f'removed "{name}"' for name in before if name not in after and name not in renamed]
     changes += _target_changes(old.targets, new.targets)
@@ -86,6 +88,15 @@ def _step_changes(old: Sequence[StepPlan], new: Sequence[StepPlan]) -> Iterator[
             before, after = _text(getattr(was, field)), _text(getattr(step, field))
             if before != after:
                 yield f"step {step.name}: {field}: {before} → {after}"
+
+
+def _secret_changes(entry: Entry, old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
+    """Only names. A secret of params is a reference in them, the same before and after."""
+    for step in entry.steps:
+        prefix = reference_prefix(entry.name, step.name)
+        for name, secret in used_secrets(step.params, new).items():
+            if old.get(name, secret) != secret:
+                yield f"step {step.name}: param {name.removeprefix(prefix)} changed"
 
 
 def _step(step: StepPlan) -> str:

@@ -26,7 +26,7 @@ from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.notice import NotifyConfig
 from maintd.model.target import Targets
 from maintd.schedule import zone_problem
-from maintd.secret_params import ALL_SECRET, collect_into, without_secrets
+from maintd.secret_params import ALL_SECRET, collect_into, reference_prefix, without_secrets
 
 FILE_NAME = "schedules.yaml"
 OVERLAY_NAME = "schedules.local.yaml"
@@ -253,7 +253,7 @@ def _without_secrets(entry: Entry, jobs: Jobs, secrets: dict[str, str]) -> Entry
             job = jobs[step.job]
             # Which params of a broken job are secret is not known.
             schema = job.params_schema if isinstance(job, JobDescription) else ALL_SECRET
-            reference = collect_into(secrets, f"{entry.name}.{step.name}")
+            reference = collect_into(secrets, reference_prefix(entry.name, step.name))
             step = step.model_copy(update={"params": without_secrets(step.params, schema, reference)})
         steps.append(step)
     return entry.model_copy(update={"steps": tuple(steps)})

@@ -86,7 +86,7 @@ def run_here(
         )
     known: dict[str, str] = dict(secrets or {})
     described = {name: job for name, job in jobs.items() if isinstance(job, JobDescription)}
-    plan, recorded_params = plan_with_params(entry, params, described, collect_into(known, f"here.{entry.name}"))
+    plan, recorded_params = plan_with_params(entry, params, described, collect_into(known, f"here.{entry.name}."))
     requested = NewRun(
         entry=entry.name,
         title=entry.title,

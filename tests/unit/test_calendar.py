@@ -282,6 +282,20 @@ def test_a_fingerprint_stays_the_same_between_versions() -> None:
     assert fingerprint_of(one) == "518e15b1a221e6b4bd0efad6bf870c60c49a092d22e804c0fd15c3119f2e7605"
 
 
+def test_a_changed_secret_is_named_without_its_value() -> None:
+    # The params of a broken job are all secrets.
+    text = """
+        entries:
+          a: {job: torn, params: {env: {AA: one-secret, BB: two-secret}, keys: [k1]}}
+          b: {job: torn, params: {env: {AA: one-secret}}}
+    """
+    old = read(text)
+    new = read(text.replace("{AA: one-secret, BB", "{AA: other-secret, BB").replace("k1", "k2"))
+
+    assert changes_between(old, new) == ['"a": step torn: param env.AA changed', '"a": step torn: param keys.0 changed']
+    assert changes_between(new, new) == []
+
+
 def test_changes_are_described_in_english() -> None:
     old = read("""
         targets: {redis: {main: {url: "redis://a"}}, folders: {logs: {path: /l}}}
