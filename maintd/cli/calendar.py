@@ -171,13 +171,14 @@ def pause_command(app: App, name: str, why: str, until: str | None, lasting: str
 
 @click.command("unpause")
 @click.argument("name", shell_complete=completion.entries)
+@click.option("--why", default="", help="The reason, for the audit log.")
 @json_option
 @click.pass_obj
-def unpause_command(app: App, name: str, as_json: bool) -> None:
+def unpause_command(app: App, name: str, why: str, as_json: bool) -> None:
     """End the pause of an entry."""
 
     def unpause(client: Client) -> bool:
-        return client.unpause(name, by=current_user())
+        return client.unpause(name, why=why, by=current_user())
 
     if as_json:
         app.out_json(app.daemon.json_of(unpause))

@@ -43,14 +43,15 @@ def serve_command(app: App, run_first: tuple[str, ...]) -> int:
 
 
 @click.command("reload")
+@click.option("--why", default="", help="The reason, for the audit log.")
 @json_option
 @click.pass_obj
-def reload_command(app: App, as_json: bool) -> int:
+def reload_command(app: App, why: str, as_json: bool) -> int:
     """Reload the calendar and the jobs.
 
     A calendar with errors is rejected as a whole with exit code 2; the loaded one stays active.
     """
-    result = app.daemon.reload()
+    result = app.daemon.reload(why=why)
     if as_json:
         app.out_json(result.model_dump(mode="json"))
     elif result.ok:

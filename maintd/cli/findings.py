@@ -74,6 +74,7 @@ def show(app: App, key: str, as_json: bool) -> None:
 @click.argument("finding", required=False, shell_complete=completion.findings)
 @click.option("--why", help="The reason; shown with the finding.")
 @click.option("--until", metavar="WHEN", help="End, at most 90 days ahead: 7d, 2026-12-06T02:00Z.")
+@click.option("--for", "lasting", metavar="DURATION", help="The same as a length of time: 7d.")
 @click.option("--by", metavar="NAME", help="Your name, when you are logged in as root.")
 @click.option("--list", "listed", is_flag=True, help="List what is acknowledged.")
 @json_option
@@ -83,6 +84,7 @@ def ack_command(
     finding: str | None,
     why: str | None,
     until: str | None,
+    lasting: str | None,
     by: str | None,
     listed: bool,
     as_json: bool,
@@ -98,16 +100,16 @@ def ack_command(
     Example: maintd ack 842/"disk /" --why "a disk is ordered" --until 7d
     """
     if listed:
-        if finding is not None or why is not None or until is not None:
+        if any(given is not None for given in (finding, why, until, lasting)):
             raise UsageError("--list takes no finding", "omit --list, or the rest")
         _list(app, as_json, acknowledged=True)
         return
-    if finding is None or why is None or until is None:
-        missing = "FINDING" if finding is None else "--why" if why is None else "--until"
-        raise UsageError(f"missing {missing}", 'write for example: maintd ack KEY --why "a disk is ordered" --until 7d')
-    from maintd.cli.arguments import future_time
+    from maintd.cli.arguments import end_of
 
-    ends_at = future_time(until, app.now())
+    ends_at = end_of(app.now(), until, lasting)
+    if finding is None or why is None or ends_at is None:
+        missing = "FINDING" if finding is None else "--why" if why is None else "--until or --for"
+        raise UsageError(f"missing {missing}", 'write for example: maintd ack KEY --why "a disk is ordered" --until 7d')
     key = _key_of(app, finding)
 
     def acknowledge(client: Client) -> ListedFinding:

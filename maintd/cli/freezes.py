@@ -28,10 +28,13 @@ EVERYTHING = "*"
     shell_complete=completion.entries,
 )
 @click.option("--until", metavar="WHEN", help="End of the freeze: 2h (from now), 2026-12-06T02:00Z; at most 90 days.")
+@click.option("--for", "lasting", metavar="DURATION", help="Duration of the freeze: 2h, 3d.")
 @click.option("--why", help="The reason; shown in the status and with each run that is skipped.")
 @json_option
 @click.pass_obj
-def freeze_command(app: App, entries: str, until: str | None, why: str | None, as_json: bool) -> None:
+def freeze_command(
+    app: App, entries: str, until: str | None, lasting: str | None, why: str | None, as_json: bool
+) -> None:
     """Start no run of an entry that changes something until a time; without options, list the freezes.
 
     Its due times are recorded as skipped, and runs that wait to start are skipped. Runs that have started go on, and
@@ -39,14 +42,15 @@ def freeze_command(app: App, entries: str, until: str | None, why: str | None, a
 
     Example: maintd freeze --until 2026-12-06T02:00Z --why "the year-end closing"
     """
-    if until is None and why is None and entries == EVERYTHING:
+    if until is None and lasting is None and why is None and entries == EVERYTHING:
         _list(app, as_json)
         return
     from maintd.cli import arguments
 
-    if until is None or why is None:
+    end, reason = arguments.end_of(app.now(), until, lasting), why
+    if end is None or reason is None:
         raise UsageError("a freeze needs an end and a reason", "add --until WHEN and --why TEXT")
-    ends_at, reason = arguments.future_time(until, app.now()), why
+    ends_at = end
 
     def freeze(client: Client) -> Freeze:
         return client.freeze(reason, until=ends_at, entries=entries, by=current_user())
@@ -81,13 +85,14 @@ def _list(app: App, as_json: bool) -> None:
     help="The name or pattern that the freeze was made with.",
     shell_complete=completion.entries,
 )
+@click.option("--why", default="", help="The reason, for the audit log.")
 @json_option
 @click.pass_obj
-def unfreeze_command(app: App, entries: str, as_json: bool) -> None:
+def unfreeze_command(app: App, entries: str, why: str, as_json: bool) -> None:
     """End a freeze that was made by command; those of the calendar and of the freeze file end there."""
 
     def unfreeze(client: Client) -> bool:
-        return client.unfreeze(entries=entries, by=current_user())
+        return client.unfreeze(entries=entries, why=why, by=current_user())
 
     what = "the freeze" if entries == EVERYTHING else f"the freeze of {entries}"
     if as_json:

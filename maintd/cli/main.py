@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -186,6 +187,10 @@ def _require_text(argv: Sequence[str]) -> None:
             ) from None
 
 
+_SUGGESTION = re.compile(r"[.;,]? \(?[Dd]id you mean (?:one of: )?(.*)\?\)?$")
+"""As click adds it to the message; here it is the hint."""
+
+
 def _usage_error(error: click.ClickException) -> UsageError:
     message = error.format_message().rstrip(".")
     message = message[:1].lower() + message[1:]
@@ -193,6 +198,10 @@ def _usage_error(error: click.ClickException) -> UsageError:
     if isinstance(error, click.NoSuchOption) and option in GLOBAL:
         return UsageError(message, f"write it before the command: maintd {option} … COMMAND")
     context = getattr(error, "ctx", None)
+    suggested = _SUGGESTION.search(message)
+    if suggested is not None:
+        near = " or ".join(suggested[1].split(", ")).replace("'", '"')
+        return UsageError(message[: suggested.start()].replace("'", '"'), f"did you mean {near}?")
     return UsageError(message, f"see: {context.command_path if context else 'maintd'} --help")
 
 

@@ -123,13 +123,14 @@ def mute_command(app: App, entries: str, why: str, until: str | None, lasting: s
 
 @click.command("unmute")
 @click.argument("entries", metavar="NAME|PATTERN", shell_complete=completion.entries)
+@click.option("--why", default="", help="The reason, for the audit log.")
 @json_option
 @click.pass_obj
-def unmute_command(app: App, entries: str, as_json: bool) -> None:
+def unmute_command(app: App, entries: str, why: str, as_json: bool) -> None:
     """End a mute, by the name or pattern that it was made with."""
 
     def unmute(client: Client) -> bool:
-        return client.unmute(entries, by=current_user())
+        return client.unmute(entries, why=why, by=current_user())
 
     if as_json:
         app.out_json(app.daemon.json_of(unmute))

@@ -43,9 +43,10 @@ def token_command() -> None:
 @click.option(
     "--entries", multiple=True, metavar="GLOB", help="Only for entries whose name matches, as backup-*; repeatable."
 )
+@click.option("--why", default="", help="The reason, for the audit log.")
 @json_option
 @click.pass_obj
-def create(app: App, name: str, role: str, expires: str, entries: tuple[str, ...], as_json: bool) -> None:
+def create(app: App, name: str, role: str, expires: str, entries: tuple[str, ...], why: str, as_json: bool) -> None:
     """Create a token and print it, this once.
 
     Example: maintd token create --role operator --expires 30d --entries "backup-*" ci
@@ -54,12 +55,14 @@ def create(app: App, name: str, role: str, expires: str, entries: tuple[str, ...
 
     expires_at = arguments.future_time(f"{expires}T00:00Z" if _is_day(expires) else expires, app.now())
     try:
-        created = app.daemon.create_token(name, role, expires_at=expires_at, entries=entries, by=current_user())
+        created = app.daemon.create_token(
+            name, role, expires_at=expires_at, entries=entries, why=why, by=current_user()
+        )
     except DaemonUnavailableError:
         if app.remote is not None:
             raise
         with _store(app, create=True) as store:
-            created = _create(store, name, role, expires_at, entries)
+            created = _create(store, name, role, expires_at, entries, why)
     if as_json:
         app.out_json(created.model_dump(mode="json"))
         return
@@ -118,12 +121,14 @@ def revoke(app: App, name: str, why: str, as_json: bool) -> None:
 ORIGIN = "command without a daemon"
 
 
-def _create(store: Store, name: str, role: str, expires_at: datetime, entries: tuple[str, ...]) -> CreatedToken:
+def _create(
+    store: Store, name: str, role: str, expires_at: datetime, entries: tuple[str, ...], why: str
+) -> CreatedToken:
     from maintd.model.access import Role
     from maintd.operations.tokens import create_token
 
     return create_token(
-        store, name, Role(role), expires_at=expires_at, entries=entries, by=current_user(), origin=ORIGIN
+        store, name, Role(role), expires_at=expires_at, entries=entries, by=current_user(), origin=ORIGIN, why=why
     )
 
 

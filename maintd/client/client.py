@@ -290,9 +290,9 @@ class Client:
 
         return self._parsed(EventList, found).events
 
-    def reload(self) -> ReloadResponse:
+    def reload(self, *, why: str = "", by: str = "") -> ReloadResponse:
         """Reload calendar and jobs. With errors in the calendar, `ok` is false and the loaded one stays active."""
-        found = self.post("/reload", {})
+        found = self.post("/reload", {"why": why, "by": by})
         from maintd.model.responses import ReloadResponse
 
         return self._parsed(ReloadResponse, found)
@@ -365,9 +365,9 @@ class Client:
 
         return self._parsed(Pause, found)
 
-    def unpause(self, name: str, *, by: str = "") -> bool:
+    def unpause(self, name: str, *, why: str = "", by: str = "") -> bool:
         """End the pause of an entry; whether it was paused."""
-        return bool(self.post(f"/entries/{_quoted(name)}/unpause", {"by": by})["unpaused"])
+        return bool(self.post(f"/entries/{_quoted(name)}/unpause", {"why": why, "by": by})["unpaused"])
 
     # --- runs ---
 
@@ -763,9 +763,9 @@ class Client:
 
         return self._parsed(Mute, found)
 
-    def unmute(self, entries: str, *, by: str = "") -> bool:
+    def unmute(self, entries: str, *, why: str = "", by: str = "") -> bool:
         """End a mute, by the name or pattern that it was written with; whether there was one."""
-        return bool(self.post("/mutes/end", {"entries": entries, "by": by})["unmuted"])
+        return bool(self.post("/mutes/end", {"entries": entries, "why": why, "by": by})["unmuted"])
 
     # --- freezes ---
 
@@ -783,9 +783,9 @@ class Client:
 
         return self._parsed(Freeze, found)
 
-    def unfreeze(self, *, entries: str = "*", by: str = "") -> bool:
+    def unfreeze(self, *, entries: str = "*", why: str = "", by: str = "") -> bool:
         """End a freeze by command, by the name or pattern that it was written with; whether there was one."""
-        return bool(self.post("/freezes/end", {"entries": entries, "by": by})["unfrozen"])
+        return bool(self.post("/freezes/end", {"entries": entries, "why": why, "by": by})["unfrozen"])
 
     # --- tokens ---
 
@@ -803,13 +803,15 @@ class Client:
         *,
         expires_at: datetime | None = None,
         entries: Iterable[str] = (),
+        why: str = "",
         by: str = "",
     ) -> CreatedToken:
         """Create a token, which only this answer has; it expires after 90 days by default, 366 at most.
 
         `entries` are patterns such as `backup-*` of the entries that it is limited to.
         """
-        body = {"name": name, "role": str(role), "expires_at": _time(expires_at), "entries": list(entries), "by": by}
+        body = {"name": name, "role": str(role), "expires_at": _time(expires_at), "entries": list(entries)}
+        body |= {"why": why, "by": by}
         found = self.post("/tokens", body)
         from maintd.model.access import CreatedToken
 

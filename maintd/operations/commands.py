@@ -157,21 +157,21 @@ def pause(service: OperatorService, name: str, why: str, by: str, until: datetim
     return paused
 
 
-def unpause(service: OperatorService, name: str, by: str, *, origin: str = "") -> bool:
+def unpause(service: OperatorService, name: str, by: str, *, origin: str = "", why: str = "") -> bool:
     """End the pause of an entry; False if it was not paused. Raises UnknownNameError."""
     _scheduled(service, name)
-    done = service.store.entries.unpause(name, by=by, origin=origin, now=service.store.now())
+    done = service.store.entries.unpause(name, by=by, origin=origin, why=why, now=service.store.now())
     wake(service)
     return done
 
 
-def reload(service: OperatorService, by: str, *, origin: str = "") -> ReloadResult:
+def reload(service: OperatorService, by: str, *, origin: str = "", why: str = "") -> ReloadResult:
     """Reload the calendar and the jobs. Raises DaemonUnavailableError without a daemon."""
     result = service.reload()
     text = "; ".join(result.changes or ("no changes",)) if result.ok else "refused: " + "; ".join(result.problems)
     with contextlib.suppress(StoreUnavailableError):  # the calendar is active already, and the daemon's log has it
         service.store.audit.add(
-            "reload_requested", by=by, origin=origin, text=text[:MAX_AUDIT_TEXT], at=service.store.now()
+            "reload_requested", by=by, origin=origin, why=why, text=text[:MAX_AUDIT_TEXT], at=service.store.now()
         )
     return result
 

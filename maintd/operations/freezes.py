@@ -101,14 +101,14 @@ def freeze(service: OperatorService, entries: str, why: str, by: str, until: dat
     return frozen
 
 
-def unfreeze(service: OperatorService, entries: str, by: str, *, origin: str = "") -> bool:
+def unfreeze(service: OperatorService, entries: str, by: str, *, origin: str = "", why: str = "") -> bool:
     """End a freeze by command, by the name or pattern that it was written with. False: nothing is frozen by command.
 
     Raises RefusedError if only the calendar or the file freezes these entries, and UnknownNameError where that would
     leave something frozen: for what is no entry, and where another name or pattern freezes some of these.
     """
     now = service.store.now()
-    done = service.store.freezes.end(entries, by=by, origin=origin, now=now)
+    done = service.store.freezes.end(entries, by=by, origin=origin, why=why, now=now)
     _wake(service)
     if not done:
         others = [found for found in known_freezes(service).active(now) if found.entries == entries]

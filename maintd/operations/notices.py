@@ -77,7 +77,7 @@ def mute(service: OperatorService, entries: str, why: str, by: str, until: datet
     return muted
 
 
-def unmute(service: OperatorService, entries: str, by: str, *, origin: str = "") -> bool:
+def unmute(service: OperatorService, entries: str, by: str, *, origin: str = "", why: str = "") -> bool:
     """End a mute, by the name or the pattern that it was written with. False: there is none.
 
     Raises UnknownNameError for what is neither muted nor an entry.
@@ -86,7 +86,7 @@ def unmute(service: OperatorService, entries: str, by: str, *, origin: str = "")
     names = [entry.name for entry in service.calendar().entries]
     if entries not in active and entries not in names:
         raise UnknownNameError("muted entry", entries, active or names)
-    done = service.store.mutes.end(entries, by=by, origin=origin, now=service.store.now())
+    done = service.store.mutes.end(entries, by=by, origin=origin, why=why, now=service.store.now())
     _wake(service)
     return done
 

@@ -41,6 +41,7 @@ def create_token(
     entries: Sequence[str] = (),
     by: str = "",
     origin: str = "",
+    why: str = "",
 ) -> CreatedToken:
     """Create a token; without `expires_at` it expires after DEFAULT_LIFETIME.
 
@@ -74,7 +75,7 @@ def create_token(
         created_by=by,
         expires_at=expires_at,
     )
-    store.tokens.add(token, _digest(secret), origin=origin)
+    store.tokens.add(token, _digest(secret), origin=origin, why=why)
     return CreatedToken(token=PREFIX + _encoded(secret), **token.model_dump())
 
 

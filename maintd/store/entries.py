@@ -183,7 +183,7 @@ class Entries:
         self._database.write(transaction)
         return Pause(entry=name, why=why, by=by, since=now, until=until)
 
-    def unpause(self, name: str, *, by: str, now: datetime, origin: str = "") -> bool:
+    def unpause(self, name: str, *, by: str, now: datetime, origin: str = "", why: str = "") -> bool:
         """End an entry's pause; False when it was not paused."""
 
         def transaction(conn: Connection) -> bool:
@@ -191,7 +191,7 @@ class Entries:
             paused = update(entries).where(entries.c.name == name, entries.c.pause_since.is_not(None))
             if conn.execute(paused.values(**columns)).rowcount != 1:
                 return False
-            add_event(conn, "entry_unpaused", subject=name, by=by, origin=origin, at=now)
+            add_event(conn, "entry_unpaused", subject=name, by=by, origin=origin, why=why, at=now)
             return True
 
         return self._database.write(transaction)

@@ -45,13 +45,13 @@ class Freezes:
 
         return self._database.write(transaction)
 
-    def end(self, entries: str, *, by: str, now: datetime, origin: str = "") -> bool:
+    def end(self, entries: str, *, by: str, now: datetime, origin: str = "", why: str = "") -> bool:
         """End the freeze of these entries, as they were written, with an audit event. False: there is none."""
 
         def transaction(conn: Connection) -> bool:
             if not _end(conn, entries, by=by, at=now):
                 return False
-            add_event(conn, "entries_unfrozen", subject=entries, by=by, origin=origin, at=now)
+            add_event(conn, "entries_unfrozen", subject=entries, by=by, origin=origin, why=why, at=now)
             return True
 
         return self._database.write(transaction)

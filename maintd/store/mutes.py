@@ -34,13 +34,13 @@ class Mutes:
 
         return self._database.write(transaction)
 
-    def end(self, entries: str, *, by: str, now: datetime, origin: str = "") -> bool:
+    def end(self, entries: str, *, by: str, now: datetime, origin: str = "", why: str = "") -> bool:
         """End the mute of these entries, as they were written, with an audit event. False: there is none."""
 
         def transaction(conn: Connection) -> bool:
             if not end_mutes(conn, entries, by=by, at=now):
                 return False
-            add_event(conn, "entry_unmuted", subject=entries, by=by, origin=origin, at=now)
+            add_event(conn, "entry_unmuted", subject=entries, by=by, origin=origin, why=why, at=now)
             return True
 
         return self._database.write(transaction)

@@ -37,7 +37,7 @@ class Tokens:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, token: Token, digest: str, *, origin: str = "") -> None:
+    def add(self, token: Token, digest: str, *, origin: str = "", why: str = "") -> None:
         """Add a token, with an audit event. Raises RefusedError when the name is taken, also by a revoked token."""
         columns = token.model_dump(exclude={"role", "entries"})
 
@@ -54,6 +54,7 @@ class Tokens:
                 subject=token.name,
                 by=token.created_by,
                 origin=origin,
+                why=why,
                 text=text,
                 at=token.created_at,
             )

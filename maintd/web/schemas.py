@@ -116,19 +116,28 @@ class PauseBody(Model):
 
 
 class UnpauseBody(Model):
-    """Who unpauses an entry."""
+    """Who unpauses an entry, and why."""
 
     by: Text = ""
+    why: Text = ""
+
+
+class ReloadBody(Model):
+    """Who reloads, and why."""
+
+    by: Text = ""
+    why: Text = ""
 
 
 class TokenBody(Model):
-    """A token to create; without `expires_at` it expires after 90 days."""
+    """A token to create, and why; without `expires_at` it expires after 90 days."""
 
     name: Name
     role: Role
     expires_at: Instant | None = None
     entries: Annotated[tuple[Name, ...], Field(max_length=100)] = ()
     by: Text = ""
+    why: Text = ""
 
 
 class MuteBody(Model):
@@ -141,10 +150,11 @@ class MuteBody(Model):
 
 
 class UnmuteBody(Model):
-    """Which mute to end, as it was written, and who does it."""
+    """Which mute to end, as it was written; who does it, and why."""
 
     entries: Name
     by: Text = ""
+    why: Text = ""
 
 
 class FreezeBody(Model):
@@ -157,10 +167,11 @@ class FreezeBody(Model):
 
 
 class UnfreezeBody(Model):
-    """Which freeze to end, as it was written, and who does it."""
+    """Which freeze to end, as it was written; who does it, and why."""
 
     entries: Name = "*"
     by: Text = ""
+    why: Text = ""
 
 
 class ChannelTestBody(Model):

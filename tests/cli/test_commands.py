@@ -16,6 +16,8 @@ import pytest
 from support.servers.base import wait_for
 from support.servers.maintd import CALENDAR, MAINTD, RunningDaemon, Shell, clean_environ, maintd_daemon
 
+from maintd.client import Client
+
 
 def test_status_names_every_entry_within_80_columns_and_without_colour(daemon: RunningDaemon) -> None:
     typed = daemon.maintd("status")
@@ -337,7 +339,7 @@ def own(tmp_path: Path, shell: Shell) -> Iterator[RunningDaemon]:
 
 def test_reload_reports_changes_and_rejects_a_bad_calendar(own: RunningDaemon) -> None:
     own.calendar.write_text(CALENDAR + "  another:\n    title: Another\n    steps: [greet]\n")
-    changed = own.maintd("reload")
+    changed = own.maintd("reload", "--why", "a new entry")
     own.calendar.write_text(CALENDAR + "  broken:\n    stepps: [greet]\n")
     refused = own.maintd("reload", "--json")
 
@@ -347,6 +349,8 @@ def test_reload_reports_changes_and_rejects_a_bad_calendar(own: RunningDaemon) -
     assert refused.json["ok"] is False
     assert any("schedules.yaml:" in problem for problem in refused.json["problems"])
     assert "another" in own.maintd("status").out
+    events = Client(own.socket).events(limit=10)
+    assert "a new entry" in [event.why for event in events if event.kind == "reload_requested"]
 
 
 def test_the_daemon_exits_with_0_on_sigterm_and_the_store_can_still_be_read(own: RunningDaemon) -> None:

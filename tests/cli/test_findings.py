@@ -101,7 +101,7 @@ def test_an_acknowledged_failure_does_not_make_the_status_red(daemon: RunningDae
     assert daemon.maintd("status").code == 1
     (found,) = wait_for_findings(daemon, 1)
 
-    daemon.maintd("ack", found["key"], "--why", "a disk is ordered", "--until", "7d", "--by", "ada")
+    daemon.maintd("ack", found["key"], "--why", "a disk is ordered", "--for", "7d", "--by", "ada")
     after = daemon.maintd("status")
     assert after.code == 0
     assert "acknowledged by ada" in " ".join(after.out.split())
@@ -162,6 +162,10 @@ def test_ack_refuses_what_would_be_forgotten(daemon: RunningDaemon) -> None:
     assert ack(finding="ffffffffffff").code == 3
     assert ack(finding="zz").code == 2
     assert daemon.maintd("ack", key, "--until", "7d").code == 2
+    both = daemon.maintd("ack", key, "--why", "x", "--until", "7d", "--for", "7d")
+    assert (both.code, both.err) == (2, "--until and --for exclude each other; give one of them\n")
+    assert daemon.maintd("ack", "--list", "--for", "7d").code == 2
+    assert "missing --until or --for" in daemon.maintd("ack", key, "--why", "x").err
     assert daemon.maintd("ack").code == 2
     assert daemon.maintd("ack", "--list", "--why", "x").code == 2
     assert daemon.maintd("findings", "--open", "--all").code == 2

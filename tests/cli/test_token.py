@@ -33,7 +33,7 @@ def test_the_object_of_a_created_token_has_the_token(shell: Shell) -> None:
 
 
 def test_a_token_is_revoked_with_a_reason(shell: Shell) -> None:
-    shell.maintd("token", "create", "--role", "admin", "ci")
+    shell.maintd("token", "create", "--role", "admin", "ci", "--why", "the pipeline")
 
     revoked = shell.maintd("token", "revoke", "ci", "--why", "leaked")
 
@@ -44,7 +44,7 @@ def test_a_token_is_revoked_with_a_reason(shell: Shell) -> None:
     events = store.execute("SELECT kind, origin, why FROM events ORDER BY id").fetchall()
     store.close()
     assert events == [
-        ("token_created", "command without a daemon", ""),
+        ("token_created", "command without a daemon", "the pipeline"),
         ("token_revoked", "command without a daemon", "leaked"),
     ]
 

@@ -33,6 +33,22 @@ def test_an_unknown_command_is_reported_with_a_similar_one(shell: Shell) -> None
     assert (typed.code, typed.err) == (2, 'no command "stauts"; did you mean "status"?\n')
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["status", "--jsn"], 'no such option "--jsn"; did you mean "--json"?'),
+        (["findings", "--are", "x"], 'no such option "--are"; did you mean "--all" or "--area"?'),
+        (["notify", "tst"], 'no such command "tst"; did you mean "test"?'),
+        (["--confg", "x", "status"], 'no such option "--confg"; did you mean "--config"?'),
+        (["settings", "--foo"], "no such option '--foo'; see: maintd settings --help"),
+    ],
+)
+def test_an_unknown_option_is_reported_with_one_suggestion(shell: Shell, words: list[str], message: str) -> None:
+    typed = shell.maintd(*words)
+
+    assert (typed.code, typed.err) == (2, f"{message}\n")
+
+
 def test_a_missing_argument_is_reported_with_the_help_command(shell: Shell) -> None:
     typed = shell.maintd("trigger")
 

@@ -27,6 +27,7 @@ from maintd.model.entry import Approval, ChecklistItem, Gate, StepPlan
 from maintd.model.run import RunState
 from maintd.model.run_updates import RunWaiting
 from maintd.operations.tokens import create_token, revoke_token
+from maintd.units import utc_text
 from maintd.web.access import BY_ENTRY, RIGHTS, find_route, require_right
 from maintd.web.app import create_app, openapi_schema
 from maintd.web.refusals import BURST
@@ -213,11 +214,35 @@ def test_a_token_decides_at_a_gate_with_its_own_role_and_name(served: Harness, p
 
 
 def test_a_reload_is_an_audit_event(served: Harness, page: Client) -> None:
-    done = page.post("/api/v1/reload", None, **bearer(token(served, Role.APPROVER)))
+    as_approver = bearer(token(served, Role.APPROVER))
+    done = page.post("/api/v1/reload", None, **as_approver)
+    explained = page.post("/api/v1/reload", {"why": "a new disk", "by": "kim"}, **as_approver)
 
-    assert done.json["ok"]
-    event = served.store.audit.recent(1)[0]
-    assert (event.kind, event.by, event.text) == ("reload_requested", "ci", "entry probe: every 15 minutes")
+    assert done.json["ok"] and explained.json["ok"]
+    second, first = served.store.audit.recent(2)
+    assert (first.kind, first.by, first.text) == ("reload_requested", "ci", "entry probe: every 15 minutes")
+    assert (second.kind, second.by, second.why) == ("reload_requested", "kim (as ci)", "a new disk")
+
+
+def test_each_action_can_have_its_reason_in_its_audit_event(served: Harness, control: Client) -> None:
+    soon = utc_text(served.store.now() + timedelta(hours=1))
+    actions = [
+        ("/api/v1/tokens", {"name": "ci", "role": "viewer"}, "token_created"),
+        ("/api/v1/entries/probe/pause", {}, "entry_paused"),
+        ("/api/v1/entries/probe/unpause", {}, "entry_unpaused"),
+        ("/api/v1/mutes", {"entries": "probe", "until": soon}, "entry_muted"),
+        ("/api/v1/mutes/end", {"entries": "probe"}, "entry_unmuted"),
+        ("/api/v1/freezes", {"until": soon}, "entries_frozen"),
+        ("/api/v1/freezes/end", {}, "entries_unfrozen"),
+        ("/api/v1/tokens/ci/revoke", {}, "token_revoked"),
+        ("/api/v1/reload", {}, "reload_requested"),
+    ]
+    for path, body, kind in actions:
+        answer = control.post(path, {**body, "why": f"because of {kind}", "by": "kim"})
+
+        event = served.store.audit.recent(1)[0]
+        assert answer.status in (200, 201), answer.json
+        assert (event.kind, event.why) == (kind, f"because of {kind}")
 
 
 def test_an_admin_creates_and_revokes_tokens_over_the_network(served: Harness, page: Client) -> None:

@@ -16,7 +16,7 @@ from maintd.operations import reload, status_for
 from maintd.web.dependencies import ServiceDep, caller
 from maintd.web.etags import model_etag
 from maintd.web.redaction import redacted_settings
-from maintd.web.schemas import json_response
+from maintd.web.schemas import ReloadBody, json_response
 
 router = APIRouter(prefix="/api/v1")
 
@@ -53,8 +53,9 @@ def get_events(service: ServiceDep, limit: Annotated[int, Query(ge=1, le=1000)] 
 
 
 @router.post("/reload", response_model=ReloadResponse)
-def post_reload(service: ServiceDep, request: Request) -> Response:
+def post_reload(service: ServiceDep, request: Request, body: ReloadBody | None = None) -> Response:
     """Reload the calendar and the jobs. When the calendar has errors, the old one remains active."""
-    by = caller(request)
-    result = reload(service, by.name, origin=by.origin)
+    body = body or ReloadBody()
+    by = caller(request, body.by)
+    result = reload(service, by.name, origin=by.origin, why=body.why)
     return json_response(ReloadResponse(ok=result.ok, changes=result.changes, problems=result.problems))

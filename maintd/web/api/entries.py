@@ -91,9 +91,10 @@ def pause_entry(service: ServiceDep, request: Request, name: str, body: PauseBod
 @router.post("/entries/{name}/unpause", response_model=UnpauseResponse)
 def unpause_entry(service: ServiceDep, request: Request, name: str, body: UnpauseBody | None = None) -> Response:
     """Unpause an entry."""
-    by = caller(request, "" if body is None else body.by)
+    body = body or UnpauseBody()
+    by = caller(request, body.by)
     by.require(name)
-    return json_response(UnpauseResponse(unpaused=unpause(service, name, by.name, origin=by.origin)))
+    return json_response(UnpauseResponse(unpaused=unpause(service, name, by.name, origin=by.origin, why=body.why)))
 
 
 @router.get("/due", response_model=DueList)

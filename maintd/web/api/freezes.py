@@ -35,4 +35,5 @@ def post_unfreeze(service: ServiceDep, request: Request, body: UnfreezeBody) -> 
     """End a freeze by command, by the name or pattern that it was written with; 404 if there is none but others are."""
     by = caller(request, body.by)
     by.require(body.entries)
-    return json_response(UnfreezeResponse(unfrozen=unfreeze(service, body.entries, by.name, origin=by.origin)))
+    unfrozen = unfreeze(service, body.entries, by.name, origin=by.origin, why=body.why)
+    return json_response(UnfreezeResponse(unfrozen=unfrozen))

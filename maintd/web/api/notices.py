@@ -78,4 +78,4 @@ def post_unmute(service: ServiceDep, request: Request, body: UnmuteBody) -> Resp
     """End a mute, by the name or pattern that it was written with."""
     by = caller(request, body.by)
     by.require(body.entries)
-    return json_response(UnmuteResponse(unmuted=unmute(service, body.entries, by.name, origin=by.origin)))
+    return json_response(UnmuteResponse(unmuted=unmute(service, body.entries, by.name, origin=by.origin, why=body.why)))

@@ -32,6 +32,7 @@ def post_token(service: ServiceDep, request: Request, body: TokenBody) -> Respon
         entries=body.entries,
         by=by.name,
         origin=by.origin,
+        why=body.why,
     )
     return json_response(created, 201)
 
