@@ -28,6 +28,7 @@ from maintd.model.entry import Gate, OnFailure, StepPlan
 from maintd.model.run import Run, RunState, SkipReason, Step, StepState, Trigger
 from maintd.model.run_updates import RunFinished, RunRequeued, RunWaiting, StepFinished
 from maintd.operations.windows import across_text
+from maintd.present import utc_minute
 from maintd.present.freezes import freeze_text
 from maintd.schedule.freezes import freeze_covering, mutates
 from maintd.units import format_duration
@@ -199,7 +200,11 @@ class RunSupervisor:
 
     def _too_late(self) -> RunOutcome | None:
         run, most = self._run, self._run.policy.misfire
-        if most is None or run.due_at is None or self._has_started_before():
+        if self._has_started_before():
+            return None
+        if run.window_from is not None and self._window_ends_at is not None:
+            return self._without_time_for_work(run.window_from, self._window_ends_at)
+        if most is None or run.due_at is None:
             return None
         # One that is caught up is late by its nature; how late is what the catch-up window is about.
         since = run.queued_at if run.trigger is Trigger.CATCH_UP else max(run.due_at, run.not_before)
@@ -208,6 +213,14 @@ class RunSupervisor:
             return None
         text = f"could not be started until {_rough(late)} after it was due; misfire is {format_duration(most)}"
         return RunOutcome(RunState.SKIPPED, text, SkipReason.MISFIRE)
+
+    def _without_time_for_work(self, start: datetime, end: datetime) -> RunOutcome | None:
+        """Why a run that was planned does not start: its window, which was announced, leaves no time for work."""
+        now = self._context.now()
+        if now < end:
+            return None
+        text = f"could not be started until {_rough(now - start)} after its planned start at {utc_minute(start)}; "
+        return RunOutcome(RunState.SKIPPED, f"{text}its window left no time for work", SkipReason.MISFIRE)
 
     def _frozen(self) -> RunOutcome | None:
         """Why a run that would change something does not start now; one that has started goes on."""
@@ -223,7 +236,8 @@ class RunSupervisor:
 
     def _across(self) -> RunOutcome | None:
         """Why the window of the run must not begin now; one that has begun goes on."""
-        text = "" if self._has_started_before() else across_text(self._run.policy, self._context.now())
+        start = self._run.window_from or self._context.now()
+        text = "" if self._has_started_before() else across_text(self._run.policy, start)
         return RunOutcome(RunState.SKIPPED, text, SkipReason.WINDOW) if text else None
 
     def _without_dependency(self) -> RunOutcome | None:
@@ -334,7 +348,7 @@ class RunSupervisor:
 def rollback_point(run: Run, now: datetime) -> datetime | None:
     """When the work of a run must be over, so that there is time for undoing it within the window."""
     window = run.policy.window
-    return None if window is None else (run.started_at or now) + window.lasts - window.rollback_by
+    return None if window is None else (run.window_began or now) + window.lasts - window.rollback_by
 
 
 def gate_text(gate: Gate) -> str:

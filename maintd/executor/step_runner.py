@@ -125,7 +125,7 @@ class StepRunner:
         """Return why a job that runs only in a window must not run now; empty when it may."""
         if not job.only_in_window:
             return ""
-        window, start = self._run.policy.window, self._run.started_at
+        window, start = self._run.policy.window, self._run.window_began
         if window is None or start is None:
             return f'job "{job.name}" runs only in a window, and the run has none'
         end = start + window.lasts

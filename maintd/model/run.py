@@ -259,6 +259,7 @@ class RunSummary(Model):
     held: bool = False  # lost, and it keeps its locks until a person resumes, undoes or releases it
     emergency: str = ""  # who passed a rule in an emergency, which, and why
     waited: Duration = timedelta(0)  # at gates that were decided
+    window_from: Instant | None = None  # the planned start of its window; None: that begins with the run
 
     @property
     def duration(self) -> timedelta | None:
@@ -266,6 +267,11 @@ class RunSummary(Model):
         if self.started_at is None or self.finished_at is None:
             return None
         return max(timedelta(0), self.finished_at - self.started_at - self.waited)
+
+    @property
+    def window_began(self) -> datetime | None:
+        """The start of its window, if it has one: the planned time, however late the run started."""
+        return self.window_from or self.started_at
 
     def is_planned(self, now: datetime) -> bool:
         """Whether it was requested for a later time, which has not come."""
@@ -318,6 +324,7 @@ class NewRun(Model):
     dry_run: bool = False
     idempotency_key: str | None = None
     emergency: str = ""
+    window_from: Instant | None = None
 
 
 class RunsPage(Model):

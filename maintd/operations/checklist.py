@@ -61,7 +61,7 @@ def _window(run: Run) -> Box:
     window = run.policy.window
     if window is None:
         return _ticked(run, _first_gates(run), text, ("window",), missing="the entry declares no window")
-    start = run.started_at or run.not_before
+    start = run.window_began or run.not_before
     evidence = f"from {utc_minute(start)} to {utc_minute(start + window.lasts)} ({format_duration(window.lasts)})"
     return Box(text=text, state=BoxState.DONE, evidence=evidence)
 

@@ -93,6 +93,7 @@ def trigger(service: OperatorService, request: TriggerRequest) -> tuple[RunSumma
         dry_run=request.dry_run,
         idempotency_key=request.idempotency_key,
         emergency=_emergency(request),
+        window_from=not_before if not_before > now and entry.policy.window is not None else None,
     )
     run_id, created = service.store.runs.add(requested, now)
     run = find_run(service, run_id)

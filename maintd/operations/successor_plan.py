@@ -250,6 +250,7 @@ def _successor(
         why=request.why,
         dry_run=run.dry_run,
         emergency=run.emergency,
+        window_from=run.window_from if request.automatic else None,
     )
     # A person begins a new window. What maintd does by itself stays within the one that was announced.
     began = run.started_at if request.automatic and run.policy.window is not None else None

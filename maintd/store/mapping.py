@@ -36,6 +36,7 @@ SUMMARY = (
     runs.c.held,
     runs.c.emergency,
     runs.c.waited,
+    runs.c.window_from,
 )
 FULL = (
     *SUMMARY,

@@ -76,6 +76,7 @@ RECORDED: dict[Table, tuple[str, ...]] = {
         "params",
         "idempotency_key",
         "emergency",
+        "window_from",
     ),
     steps: ("run_id", "step", "state", "reason", "started_at", "finished_at"),
     attempts: (

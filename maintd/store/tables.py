@@ -181,6 +181,7 @@ runs = Table(
     Column("held", Boolean, nullable=False, server_default=false()),
     Column("emergency", CleanText, nullable=False, server_default=text("''")),
     Column("waited", Microseconds, nullable=False, server_default=text("0")),
+    Column("window_from", UtcDateTime),
     sqlite_autoincrement=True,  # ids are never reused, so the ledger can keep them after pruning
 )
 

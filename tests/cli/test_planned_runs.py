@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from support.receivers import Answer, Hook, webhook
@@ -12,6 +13,7 @@ from support.servers.maintd import JOBS, RunningDaemon, maintd_daemon
 
 from maintd.client import Client
 from maintd.model.notice import NoticeKind, NoticeState
+from maintd.model.run import RunState, SkipReason
 
 CALENDAR = """
 timezone: Europe/Berlin
@@ -171,3 +173,46 @@ def test_an_announcement_that_was_not_delivered_is_withdrawn_with_its_run(
     assert announcements(client, far.id) == {}, "it is not time yet"
     client.cancel(far.id)
     hook.answer(Answer())
+
+
+def test_a_planned_run_whose_start_falls_into_a_downtime_starts_late_or_is_missed_in_plain_sight(
+    tmp_path: Path, hook: Hook
+) -> None:
+    calendar = f"""
+timezone: UTC
+notify: {{channels: {{pager: {{webhook: "{hook.url}", secret: "${{HOOK_SECRET}}"}}}}, to: pager}}
+entries:
+  long: {{title: Time is left, window: {{lasts: 2h, rollback_by: 30m}}, steps: [greet]}}
+  short: {{title: No time is left, window: {{lasts: 2s, rollback_by: 1s}}, steps: [greet]}}
+  plain: {{title: Without a window, steps: [greet]}}
+"""
+    settings = {"MAINTD_HEARTBEAT": "500ms", "HOOK_SECRET": "canary-0815"}
+    with maintd_daemon(tmp_path, calendar, **settings) as daemon:
+        client = Client(daemon.socket)
+        start = datetime.now(UTC) + timedelta(seconds=20)
+        planned = {name: client.trigger(name, at=start).id for name in ("long", "short", "plain")}
+        daemon.process.kill()
+        daemon.process.wait(60)
+        assert datetime.now(UTC) < start, "this machine is too slow for the test"
+    wait_for(lambda: datetime.now(UTC) > start + timedelta(seconds=3), "the start has passed")
+    daemon.log.unlink()
+
+    with maintd_daemon(tmp_path, calendar, **settings) as daemon:
+        client = Client(daemon.socket)
+        runs = {}
+        for name, number in planned.items():
+            wait_for(lambda number=number: client.run(number).finished_at, f"the run of {name} ends")
+            runs[name] = client.run(number)
+        notices = wait_for(
+            lambda: [one for one in client.notices().notices if one.kind is NoticeKind.MISSED], "the notice is written"
+        )
+        status = daemon.maintd("status")
+
+    assert [run.state for run in runs.values()] == [RunState.SUCCEEDED, RunState.SKIPPED, RunState.SUCCEEDED]
+    late = runs["long"]
+    assert late.started_at is not None and late.started_at > start and late.window_began == start
+    assert runs["short"].skip_reason is SkipReason.MISFIRE
+    assert "after its planned start at" in runs["short"].reason
+    assert "its window left no time for work" in runs["short"].reason
+    assert (status.code, "its window left no time for work" in " ".join(status.out.split())) == (1, True), status.out
+    assert [notice.details["entry"] for notice in notices] == ["short"]

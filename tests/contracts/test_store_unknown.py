@@ -26,7 +26,7 @@ AS_OF_REVISION_1 = (
     "DROP INDEX ix_runs_held",
     *(
         f"ALTER TABLE runs DROP COLUMN {name}"
-        for name in ("waiting_step", "waiting_until", "held", "emergency", "waited")
+        for name in ("waiting_step", "waiting_until", "held", "emergency", "waited", "window_from")
     ),
     "ALTER TABLE locks DROP COLUMN held",
     "ALTER TABLE attempts DROP COLUMN complete",

@@ -93,6 +93,7 @@ def upgrade() -> None:
     op.add_column("runs", sa.Column("held", sa.Boolean(), server_default=sa.false(), nullable=False))
     op.add_column("runs", sa.Column("emergency", sa.Text(), server_default=sa.text("''"), nullable=False))
     op.add_column("runs", sa.Column("waited", sa.BigInteger(), server_default=sa.text("0"), nullable=False))
+    op.add_column("runs", sa.Column("window_from", _moment, nullable=True))
     op.create_index(
         "ix_runs_held",
         "runs",
