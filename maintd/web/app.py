@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response
@@ -18,7 +18,7 @@ from maintd.operations import OperatorService
 from maintd.web import health, pages
 from maintd.web.access import RIGHTS
 from maintd.web.api import changelog, daemon, entries, findings, freezes, gates, notices, resume, runs, streams, tokens
-from maintd.web.dependencies import caller
+from maintd.web.dependencies import caller, refuse_unknown_params
 from maintd.web.errors import error_response, internal_error
 from maintd.web.refusals import Refusals
 from maintd.web.schemas import ErrorResponse
@@ -93,8 +93,9 @@ def _add_errors(path: str, method: str, operation: dict[str, Any]) -> None:
     error = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}}
     responses.pop("422", None)  # FastAPI's own; this app answers 400
     takes_values = bool(operation.get("parameters") or "requestBody" in operation)
+    is_api = path.startswith("/api/")
     stated = {
-        "400": (takes_values, "The request has an invalid value; nothing was done"),
+        "400": (takes_values or is_api, "The request has an invalid value, or an unknown one; nothing was done"),
         "401": (True, "A token is needed, or the token is unknown, expired or revoked"),
         "403": (True, _FORBIDDEN),
         "404": (takes_values, "There is nothing of this name; `hint` may have a similar one"),
@@ -124,9 +125,12 @@ def _add_security(right: Right, operation: dict[str, Any]) -> None:
 def _with_routes() -> FastAPI:
     app = FastAPI(title="maintd", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     for router in _API_ROUTERS:
-        app.include_router(router, responses={"default": {"description": "An error", "model": ErrorResponse}})
-    for router in _OTHER_ROUTERS:
-        app.include_router(router)
+        # Probes and scrapes are sent by programs that may add parameters of their own.
+        strict = [] if router is health.router else [Depends(refuse_unknown_params)]
+        error = {"description": "An error", "model": ErrorResponse}
+        app.include_router(router, responses={"default": error}, dependencies=strict)
+    app.include_router(_schema_router, dependencies=[Depends(refuse_unknown_params)])
+    app.include_router(pages.router)
     return app
 
 

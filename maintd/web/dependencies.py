@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Depends, Path, Query, Request
+from fastapi.dependencies.models import Dependant
 
 from maintd.errors import UsageError, nearest
 from maintd.model.access import Caller, Role
 from maintd.model.run import RunState
 from maintd.operations import OperatorService
 from maintd.operations.lookup import LARGEST_ID
+from maintd.terminal import quotable
 from maintd.units import parse_duration
 from maintd.web.access import CALLER
 
@@ -41,6 +44,30 @@ def caller(request: Request, claimed: str = "") -> Caller:
     if claimed in ("", found.name):
         return found
     return found._replace(name=f"{claimed} (as {found.name})" if found.name else claimed)
+
+
+async def refuse_unknown_params(request: Request) -> None:
+    """Raise UsageError for a query parameter that the route does not take: a filter with a typing error would be none.
+
+    It runs before the route's own values are read. Async, so that it needs no thread.
+    """
+    names = request.query_params.keys()
+    if not names:
+        return
+    known = list(dict.fromkeys(_query_names(request.scope["route"].dependant)))
+    for name in names:
+        if name not in known:
+            near = nearest(name[:60], known)
+            takes = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise UsageError(
+                f'unknown query parameter "{quotable(name[:60])}"', f'did you mean "{near}"?' if near else takes
+            )
+
+
+def _query_names(dependant: Dependant) -> Iterator[str]:
+    yield from (param.alias for param in dependant.query_params)
+    for inner in dependant.dependencies:
+        yield from _query_names(inner)
 
 
 RunId = Annotated[int, Path(ge=1, le=LARGEST_ID)]

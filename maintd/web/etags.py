@@ -6,9 +6,13 @@ A tag is weak: responses with the same tag have the same meaning, though a time 
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 
 from pydantic import BaseModel
 from starlette.types import Message, Scope, Send
+
+NO_TIME = datetime.fromtimestamp(0, UTC)
+"""In place of a time of observation, in the model of which a tag is made."""
 
 
 def etag_of(content: bytes) -> str:

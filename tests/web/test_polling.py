@@ -15,12 +15,16 @@ from maintd.operations.tokens import create_token
 from maintd.web.access import RIGHTS
 from maintd.web.api import runs as runs_module
 
-POLLED = ("/api/v1/status", "/api/v1/entries", "/api/v1/entries/probe", "/api/v1/runs", "/api/v1/findings")
+POLLED = (
+    *("/api/v1/status", "/api/v1/entries", "/api/v1/entries/probe", "/api/v1/runs", "/api/v1/findings"),
+    *("/api/v1/summary", "/api/v1/summary?since=7d"),
+)
 
 
 @pytest.mark.parametrize("path", POLLED)
 def test_a_polling_client_gets_304_until_something_changed(served: Harness, page: Client, path: str) -> None:
     run_with(served.store, "probe", 0, items=FULL)
+    served.clock.advance(timedelta(minutes=5))
     first = page.get(path)
     served.clock.advance(timedelta(seconds=1))
 
@@ -31,6 +35,51 @@ def test_a_polling_client_gets_304_until_something_changed(served: Harness, page
 
     assert (same.status, same.body, same.headers["etag"]) == (304, b"", first.headers["etag"])
     assert changed.status == (304 if path.endswith("findings") else 200)
+
+
+def test_every_list_answers_304_while_nothing_changed(served: Harness, control: Client) -> None:
+    run_with(served.store, "probe", 0, items=FULL)
+    served.clock.advance(timedelta(minutes=5))
+    lists = [path for method, path in RIGHTS if method == "GET" and path.startswith("/api/v1") and "{" not in path]
+    polled = [path for path in lists if path not in ("/api/v1/events/stream", "/api/v1/series")]
+    assert len(polled) > 15
+    found = {}
+    for path in polled:
+        first = control.get(path)
+        served.clock.advance(timedelta(seconds=1))
+
+        same = control.get(path, If_None_Match=first.headers.get("etag", ""))
+
+        found[path] = (first.status, same.status)
+    assert found == dict.fromkeys(polled, (200, 304))
+
+
+@pytest.mark.parametrize(("method", "path"), [key for key in RIGHTS if key[1].startswith("/api/v1")])
+def test_an_unknown_query_parameter_is_refused(control: Client, method: str, path: str) -> None:
+    target = path.replace("{run_id}", "1").replace("{name}", "probe").replace("{step}", "0").replace("{attempt}", "1")
+
+    answer = control.ask(method, f"{target}?colour=red", b"{}" if method == "POST" else None)
+
+    assert (answer.status, answer.json["error"]["code"]) == (400, "usage")
+    assert answer.json["error"]["message"] == 'unknown query parameter "colour"'
+    assert answer.json["error"]["hint"].startswith(("it takes ", "did you mean "))
+
+
+@pytest.mark.parametrize(
+    ("target", "hint"),
+    [
+        ("/api/v1/runs?stat=failed", 'did you mean "state"?'),
+        ("/api/v1/runs?state=failed&limt=3", 'did you mean "limit"?'),
+        ("/api/v1/summary?from=7d", "it takes since, until"),
+        ("/api/v1/version?verbose=1", "it takes none"),
+    ],
+)
+def test_an_unknown_query_parameter_is_refused_with_a_suggestion(page: Client, target: str, hint: str) -> None:
+    assert page.get(target).json["error"]["hint"] == hint
+
+
+def test_a_probe_may_have_parameters_of_its_own(page: Client) -> None:
+    assert page.get("/healthz?from=balancer").status == page.get("/healthz").status
 
 
 def test_head_answers_as_get_does_without_a_body(served: Harness, page: Client) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -14,13 +13,11 @@ from maintd.model.responses import EventList, ReloadResponse, Version
 from maintd.model.status import StatusReport
 from maintd.operations import reload, status_for
 from maintd.web.dependencies import ServiceDep, caller
-from maintd.web.etags import model_etag
+from maintd.web.etags import NO_TIME, model_etag
 from maintd.web.redaction import redacted_settings
 from maintd.web.schemas import ReloadBody, json_response
 
 router = APIRouter(prefix="/api/v1")
-
-_NO_TIME = datetime.fromtimestamp(0, UTC)
 
 
 @router.get("/version", response_model=Version)
@@ -36,7 +33,7 @@ def get_status(service: ServiceDep, request: Request) -> Response:
     """Show every entry with its last outcome, the reason when it is not a success, and its next due time."""
     report = status_for(service, caller(request))
     seen = tuple(node.model_copy(update={"seen_at": node.started_at}) for node in report.nodes)
-    same = report.model_copy(update={"at": report.started_at or _NO_TIME, "nodes": seen})
+    same = report.model_copy(update={"at": report.started_at or NO_TIME, "nodes": seen})
     return json_response(report, headers=model_etag(same))
 
 

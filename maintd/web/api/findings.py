@@ -21,6 +21,7 @@ from maintd.operations.lookup import find_run
 from maintd.operations.period import period
 from maintd.store.findings import MOST
 from maintd.web.dependencies import RunId, ServiceDep, caller, parse_since
+from maintd.web.etags import NO_TIME, model_etag
 from maintd.web.schemas import AcknowledgeBody, WithdrawBody, json_response
 
 router = APIRouter(prefix="/api/v1")
@@ -89,4 +90,8 @@ def get_summary(service: ServiceDep, since: str = "1d", until: str | None = None
     """Count the runs of a period by how they ended, and list its findings: new, old and gone."""
     now = service.store.now()
     end = parse_since(until, now) if until else None
-    return json_response(period(service, parse_since(since, now), end))
+    found = period(service, parse_since(since, now), end)
+    # Of a period that ends now, both ends move with each request.
+    findings = found.findings.model_copy(update={"since": NO_TIME})
+    same = found.model_copy(update={"since": NO_TIME, "until": NO_TIME, "findings": findings})
+    return json_response(found, headers=model_etag(same))
