@@ -78,8 +78,8 @@ data: $(VENV)/dev ## regenerate the modules that are made from data/, and show h
 bench: $(VENV)/dev $(DESCRIPTIONS) servers ## compare with other schedulers and print tables; never fails (ARGS=--quick)
 	@$(BIN)/python bench/compare.py $(ARGS) || true
 
-bench-parts: $(VENV)/dev $(DESCRIPTIONS) servers ## measure history, executor, API, notices, archives, Redis, logs, folders and tables; never fails
-	@for script in history latency api notices archives denied_requests redis_hygiene folder_sizes postgres_tables; do \
+bench-parts: $(VENV)/dev $(DESCRIPTIONS) servers ## measure history, its chain, executor, API, notices, archives, Redis, logs, folders and tables; never fails
+	@for script in history records latency api notices archives denied_requests redis_hygiene folder_sizes postgres_tables; do \
 	  echo "== bench/$$script.py"; $(BIN)/python bench/$$script.py || true; done
 
 endurance: $(VENV)/dev $(DESCRIPTIONS) servers ## inject random faults into a running daemon for MINUTES, from SEED
