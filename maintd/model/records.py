@@ -15,6 +15,7 @@ class RecordKind(StrEnum):
     LOST = "lost"  # a run that was lost; a further record follows when evidence or an outcome arrives late
     RUN = "run"  # a run that ended for good; its last record
     NOTE = "note"  # a person's note about a run
+    PRUNED = "pruned"  # a pruning: which records lose their run, or its artifacts; its run_id is the newest run
 
 
 class ChainHead(Model):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from maintd.store.records import (
     chain_head,
     head_after,
     note_contents,
+    pruning_content,
     run_content_without_artifacts,
     run_contents,
 )
@@ -62,9 +63,9 @@ def _verify(conn: Connection, *, after: int, limit: int, heads: Mapping[int, str
     counts = _Counts()
     if problem is None:
         problem, kept = _links(rows, after, head, heads)
-    contents = _contents(conn, rows[:kept])
+    contents, prunings = _contents(conn, rows[:kept]), _prunings(conn, rows[:kept])
     for index, row in enumerate(rows[:kept]):
-        wrong, counts = _content_problem(conn, row, contents, counts)
+        wrong, counts = _content_problem(conn, row, contents, prunings, counts)
         if wrong is not None:
             problem, kept = wrong, index
             break
@@ -98,36 +99,63 @@ def _links(rows: Sequence[Any], after: int, head: str, heads: Mapping[int, str])
 
 def _contents(conn: Connection, rows: Sequence[Any]) -> dict[tuple[str, int], Content]:
     """What the runs and notes of records look like now, by kind and id."""
-    run_ids = {row.run_id for row in rows if row.kind in _OF_RUNS and row.artifacts_pruned_at is None}
+    run_ids = {row.run_id for row in rows if row.kind in _OF_RUNS and row.artifacts_pruned_by is None}
     note_ids = {row.note_id for row in rows if row.kind == RecordKind.NOTE.value}
     found = {("run", run_id): content for run_id, content in run_contents(conn, run_ids).items()}
     return found | {("note", note_id): content for note_id, content in note_contents(conn, note_ids).items()}
 
 
 def _content_problem(
-    conn: Connection, row: Any, contents: Mapping[tuple[str, int], Content], counts: _Counts
+    conn: Connection,
+    row: Any,
+    contents: Mapping[tuple[str, int], Content],
+    prunings: Collection[int],
+    counts: _Counts,
 ) -> tuple[ChainProblem | None, _Counts]:
     """Why the rows of a record do not fit it, if they do not."""
     if row.kind == RecordKind.START.value:
         return None, counts
     of_run = row.kind in _OF_RUNS
     content = contents.get(("run", row.run_id) if of_run else ("note", row.note_id))
-    if of_run and row.artifacts_pruned_at is not None:
+    if row.kind == RecordKind.PRUNED.value:
+        return _pruning_problem(conn, row), counts
+    if of_run and row.artifacts_pruned_by is not None:
+        if row.artifacts_pruned_by not in prunings or row.artifacts_pruned_by <= row.id:
+            text = f"the artifacts of run {row.run_id} are marked as pruned without a record of that"
+            return _problem(row, text), counts
         content = run_content_without_artifacts(conn, row.run_id, row.artifacts)
         if content is not None:
             counts = counts._replace(artifacts_pruned=counts.artifacts_pruned + 1)
     what = f"run {row.run_id}" if of_run else f"note {row.note_id} of run {row.run_id}"
     if content is None:
-        if row.pruned_at is not None and row.pruned_at < row.at:
-            return _problem(row, f"{what} is gone, and was marked as pruned before it was recorded"), counts
-        if row.pruned_at is not None:
-            return None, counts._replace(pruned=counts.pruned + 1)
-        return _problem(row, f"{what} is gone, but was not pruned"), counts
+        if row.pruned_by is None:
+            return _problem(row, f"{what} is gone, but was not pruned"), counts
+        if row.pruned_by not in prunings or row.pruned_by <= row.id:
+            return _problem(row, f"{what} is gone, and is marked as pruned without a record of that"), counts
+        return None, counts._replace(pruned=counts.pruned + 1)
     if content.digest == row.digest and content.artifacts == row.artifacts:
         return None, counts
     if row.kind == RecordKind.LOST.value and _has_later(conn, row):
         return None, counts
     return _problem(row, f"the rows of {what} were changed after its record was made"), counts
+
+
+def _prunings(conn: Connection, rows: Sequence[Any]) -> set[int]:
+    """The ids of the records of prunings that these records are marked with."""
+    marks = {mark for row in rows for mark in (row.pruned_by, row.artifacts_pruned_by) if isinstance(mark, int)}
+    found = select(records.c.id).where(records.c.id.in_(marks), records.c.kind == RecordKind.PRUNED.value)
+    return set(conn.execute(found).scalars()) if marks else set()
+
+
+def _pruning_problem(conn: Connection, row: Any) -> ChainProblem | None:
+    """Why the records that are marked as pruned by a pruning are not those that it deleted, if they are not."""
+    columns = {"pruned_by": records.c.pruned_by, "artifacts_pruned_by": records.c.artifacts_pruned_by}
+    for name, column in columns.items():
+        marked = conn.execute(select(records.c.id, records.c.digest).where(column == row.id)).all()
+        if marked and pruning_content(name, [(each.id, each.digest) for each in marked]).digest == row.digest:
+            return None
+    text = f"record {row.id} is about a pruning, and other records are marked as pruned by it than it deleted"
+    return ChainProblem(record=row.id, text=text)
 
 
 def _has_later(conn: Connection, row: Any) -> bool:

@@ -131,7 +131,7 @@ def prune(
     batches = _Batches(database, on_batch)
     kept = database.read(last_outcome_ids)
     lines = sum(batches.run(transaction) for transaction in _logs(database, now - retention.logs, kept))
-    files = _Files(artifacts_dir, now)
+    files = _Files(database, artifacts_dir, now)
     old_artifacts = batches.run(files.of_old_runs(now - retention.artifacts, kept))
     files.delete()
     pruned = batches.run(_runs_before(now - retention.runs, files))
@@ -212,7 +212,8 @@ def _lines_of(run_id: int) -> Callable[[Connection, int], int]:
 class _Files:
     """Artifact files of deleted rows, deleted after the commit, so that no row refers to a missing file."""
 
-    def __init__(self, folder: Path | None, now: datetime) -> None:
+    def __init__(self, database: Database, folder: Path | None, now: datetime) -> None:
+        self._database = database
         self._folder = None if folder is None else folder.resolve()
         self.now = now
         self._waiting: list[str] = []
@@ -235,10 +236,15 @@ class _Files:
             )
             found = conn.execute(old).all()
             self._waiting += [row.path for row in found]
-            mark_artifacts_pruned(conn, list({row.run_id for row in found}), self.now)
+            if found:
+                mark_artifacts_pruned(self._database, conn, list({row.run_id for row in found}), self.now)
             return conn.execute(delete(artifacts).where(artifacts.c.id.in_([row.id for row in found]))).rowcount
 
         return transaction
+
+    def mark_pruned(self, conn: Connection, run_ids: Sequence[int]) -> None:
+        """Record that these runs were deleted."""
+        mark_pruned(self._database, conn, run_ids, self.now)
 
     def delete(self) -> None:
         """Delete the collected files, and their folders if empty. Paths outside the artifacts folder are ignored."""
@@ -296,10 +302,11 @@ def _delete_runs(conn: Connection, candidates: Any, most: int, files: _Files) ->
     if not ids:
         return 0
     files.of_runs(conn, ids)
-    mark_pruned(conn, ids, files.now)
     for table in RUN_TABLES:
         conn.execute(delete(table).where(table.c.run_id.in_(ids)))
-    return conn.execute(delete(runs).where(runs.c.id.in_(ids))).rowcount
+    deleted = conn.execute(delete(runs).where(runs.c.id.in_(ids))).rowcount
+    files.mark_pruned(conn, ids)
+    return deleted
 
 
 # --- ledger, events and plans ---------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Boolean, Select, Table, func, select, type_coerce, update
+from sqlalchemy import Boolean, Select, Table, func, or_, select, type_coerce, update
 from sqlalchemy.engine import Connection
+from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import NullType
 
 from maintd.model.records import ChainHead, RecordKind
@@ -178,11 +179,14 @@ _PARTS = {
 _NOTES = PreparedForValues(_query(notes), notes.c.id)
 _KNOWN = PreparedForValues(
     select(records.c.id, records.c.run_id, records.c.kind, records.c.digest)
-    .where(records.c.note_id.is_(None), records.c.kind != RecordKind.START.value)
+    .where(or_(records.c.kind == RecordKind.RUN.value, records.c.kind == RecordKind.LOST.value))
     .order_by(records.c.run_id, records.c.id),
     records.c.run_id,
 )
-"""The records of runs; the start has the number of a run, too."""
+"""The records of runs; the others have the number of a run, too."""
+
+_ABOUT_RUNS = (RecordKind.RUN.value, RecordKind.LOST.value, RecordKind.NOTE.value)
+"""Records of which a pruning can delete what they are about."""
 
 
 class Content(NamedTuple):
@@ -370,8 +374,9 @@ class _New(NamedTuple):
 
 def _append(
     conn: Connection, new: Iterable[tuple[RecordKind, int, int | None, Content]], now: datetime, *, but: set[int]
-) -> None:
-    """Append records; the first of all is preceded by the start, for which the runs `but` do not count."""
+) -> int:
+    """Append records; the first of all is preceded by the start, for which the runs `but` do not count. Returns the
+    number of the last record."""
     last = conn.execute(select(records.c.id, records.c.head).order_by(records.c.id.desc()).limit(1)).one_or_none()
     number, head = (0, "") if last is None else (last.id, last.head)
     items = list(new)
@@ -386,6 +391,7 @@ def _append(
         rows.append({**row._asdict(), "head": head})
     if rows:
         insert_rows(conn, records, rows)
+    return number
 
 
 def _last_ended_before(conn: Connection, but: set[int]) -> int:
@@ -396,13 +402,30 @@ def _last_ended_before(conn: Connection, but: set[int]) -> int:
     return conn.execute(query.where(runs.c.id.not_in(but)) if but else query).scalar_one_or_none() or 0
 
 
-def mark_pruned(conn: Connection, run_ids: Sequence[int], now: datetime) -> None:
-    """Note in the records of runs that retention deletes them, within the transaction that does."""
-    of_runs = update(records).where(records.c.run_id.in_(run_ids), records.c.kind != RecordKind.START.value)
-    conn.execute(of_runs.where(records.c.pruned_at.is_(None)).values(pruned_at=now))
+def mark_pruned(database: Database, conn: Connection, run_ids: Sequence[int], now: datetime) -> None:
+    """Add a record of a pruning, and note it in the records of the runs that it deletes, within its transaction.
+
+    The caller has deleted the runs: a transaction that locks a run and the chain locks the run first.
+    """
+    wanted = records.c.run_id.in_(run_ids) & records.c.kind.in_(_ABOUT_RUNS) & records.c.pruned_by.is_(None)
+    _mark(database, conn, wanted, "pruned_by", now)
 
 
-def mark_artifacts_pruned(conn: Connection, run_ids: Sequence[int], now: datetime) -> None:
-    """Note in the records of runs that retention deletes their artifacts, within the transaction that does."""
-    of_runs = update(records).where(records.c.run_id.in_(run_ids), records.c.artifacts.is_not(None))
-    conn.execute(of_runs.where(records.c.artifacts_pruned_at.is_(None)).values(artifacts_pruned_at=now))
+def mark_artifacts_pruned(database: Database, conn: Connection, run_ids: Sequence[int], now: datetime) -> None:
+    """As `mark_pruned`, for a pruning that deletes the artifacts of runs."""
+    wanted = records.c.run_id.in_(run_ids) & records.c.artifacts.is_not(None)
+    _mark(database, conn, wanted & records.c.artifacts_pruned_by.is_(None), "artifacts_pruned_by", now)
+
+
+def _mark(database: Database, conn: Connection, wanted: ColumnElement[bool], column: str, now: datetime) -> None:
+    database.lock_names(conn, [CHAIN])
+    found = conn.execute(select(records.c.id, records.c.run_id, records.c.digest).where(wanted)).all()
+    if found:
+        content = pruning_content(column, [(row.id, row.digest) for row in found])
+        number = _append(conn, [(RecordKind.PRUNED, max(row.run_id for row in found), None, content)], now, but=set())
+        conn.execute(update(records).where(wanted).values({column: number}))
+
+
+def pruning_content(column: str, pruned: Iterable[tuple[int, str]]) -> Content:
+    """What the record of a pruning depends on: the ids and digests of the records that it marks in that column."""
+    return Content(digest_of({"format": FORMAT, column: sorted(map(list, pruned))}), None)

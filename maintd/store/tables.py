@@ -401,10 +401,13 @@ records = Table(
     Column("digest", Text, nullable=False),  # SHA-256 of the record as canonical JSON, in hex
     Column("artifacts", Text),  # the digest of the list of artifacts, which is pruned before the run
     Column("head", Text, nullable=False),  # SHA-256 of the earlier head and the columns above, in hex
-    Column("pruned_at", UtcDateTime),  # its run or note was deleted by retention
-    Column("artifacts_pruned_at", UtcDateTime),
+    Column("pruned_by", Id),  # the record of the pruning that deleted its run or note
+    Column("artifacts_pruned_by", Id),
     Index("ix_records_run", "run_id"),
 )
+
+for _column in (records.c.pruned_by, records.c.artifacts_pruned_by):
+    Index(f"ix_records_{_column.name}", _column, sqlite_where=_column.is_not(None))
 
 freezes = Table(
     "freezes",

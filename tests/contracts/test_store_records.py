@@ -235,20 +235,70 @@ def test_a_run_that_was_deleted_otherwise_than_by_retention_is_found(store: Stor
     assert problem.text == f"run {made[3]} is gone, but was not pruned"
 
 
-def test_a_run_that_is_marked_as_pruned_before_it_ended_was_not(store: Store) -> None:
+def test_a_run_that_is_marked_as_pruned_by_another_record_was_not(store: Store) -> None:
     made = chain(store)
 
     def remove(conn: Connection) -> None:
         for table in RUN_TABLES:
             conn.execute(delete(table).where(table.c.run_id == made[3]))
         conn.execute(delete(runs).where(runs.c.id == made[3]))
-        conn.execute(update(records).where(records.c.run_id == made[3]).values(pruned_at=at(-500 * DAY)))
+        conn.execute(update(records).where(records.c.run_id == made[3]).values(pruned_by=2))
 
     store.write(remove)
     problem = verified(store).problem
 
     assert problem is not None
-    assert problem.text == f"run {made[3]} is gone, and was marked as pruned before it was recorded"
+    assert problem.text == f"run {made[3]} is gone, and is marked as pruned without a record of that"
+
+
+def delete_by_hand(conn: Connection, run_id: int) -> None:
+    for table in RUN_TABLES:
+        conn.execute(delete(table).where(table.c.run_id == run_id))
+    conn.execute(delete(runs).where(runs.c.id == run_id))
+
+
+def test_a_run_that_was_deleted_by_hand_and_marked_with_a_pruning_that_did_not_is_found(store: Store) -> None:
+    made = chain(store)
+    late = run_with_everything(store, "late", 500 * DAY)
+    run_with_everything(store, "late", 500 * DAY + 10)  # the last of its entry, which is kept
+    review_ends(store)
+    store.maintenance.prune(Retention(), at(500 * DAY))
+    assert verified(store).problem is None
+    pruning = store.read(lambda conn: [row["id"] for row in rows_of(conn, records) if row["kind"] == "pruned"])[-1]
+
+    store.write(lambda conn: delete_by_hand(conn, late))
+    marked = update(records).where(records.c.run_id == late, records.c.kind == "run").values(pruned_by=pruning)
+    store.write(lambda conn: conn.execute(marked))
+    problem = verified(store).problem
+
+    assert store.history.run(made[0]) is None
+    assert problem is not None
+    assert (problem.record, "other records are marked as pruned by it" in problem.text) == (pruning, True)
+
+
+def test_a_record_that_is_not_marked_as_pruned_any_more_does_not_fit(store: Store) -> None:
+    chain(store)
+    store.maintenance.prune(Retention(), at(500 * DAY))
+
+    store.write(lambda conn: conn.execute(update(records).where(records.c.id == 2).values(pruned_by=None)))
+    problem = verified(store).problem
+
+    assert problem is not None
+    assert (problem.record, "is gone, but was not pruned" in problem.text) == (2, True)
+
+
+def test_artifacts_that_were_deleted_by_hand_and_marked_as_pruned_are_found(store: Store) -> None:
+    made = chain(store)
+
+    def remove(conn: Connection) -> None:
+        conn.execute(delete(artifacts).where(artifacts.c.run_id == made[3]))
+        conn.execute(update(records).where(records.c.run_id == made[3]).values(artifacts_pruned_by=2))
+
+    store.write(remove)
+    problem = verified(store).problem
+
+    assert problem is not None
+    assert problem.text == f"the artifacts of run {made[3]} are marked as pruned without a record of that"
 
 
 def test_records_of_pruned_runs_stay_and_verify(store: Store) -> None:
@@ -258,7 +308,11 @@ def test_records_of_pruned_runs_stay_and_verify(store: Store) -> None:
 
     assert store.history.run(made[1]) is None
     found = verified(store)
-    assert (found.problem, found.records, found.pruned) == (None, 7, 5)  # four runs and a note; the last run is kept
+    assert (found.problem, found.records, found.pruned) == (
+        None,
+        9,
+        5,
+    )  # four runs and a note; the last run is kept. One record is of their artifacts, one of them
     store.write(lambda conn: conn.execute(update(records).where(records.c.id == 3).values(digest="00")))
     problem = verified(store).problem
     assert problem is not None

@@ -44,7 +44,7 @@ def rows_of(conn: Connection, table: Table) -> list[dict[str, Any]]:
 
 def recorded_columns() -> list[Column[Any]]:
     """Each column that a record depends on, and those of the records themselves."""
-    of_records = [column for column in records.c if column.name not in ("pruned_at", "artifacts_pruned_at")]
+    of_records = [column for column in records.c if column.name not in ("pruned_by", "artifacts_pruned_by")]
     return [table.c[name] for table, names in RECORDED.items() for name in names] + of_records
 
 

@@ -35,11 +35,20 @@ def upgrade() -> None:
         sa.Column("digest", sa.Text(), nullable=False),
         sa.Column("artifacts", sa.Text(), nullable=True),
         sa.Column("head", sa.Text(), nullable=False),
-        sa.Column("pruned_at", _moment, nullable=True),
-        sa.Column("artifacts_pruned_at", _moment, nullable=True),
+        sa.Column("pruned_by", _id, nullable=True),
+        sa.Column("artifacts_pruned_by", _id, nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_records")),
     )
     op.create_index("ix_records_run", "records", ["run_id"], unique=False)
+    for column in ("pruned_by", "artifacts_pruned_by"):
+        op.create_index(
+            f"ix_records_{column}",
+            "records",
+            [column],
+            unique=False,
+            sqlite_where=sa.text(f"{column} IS NOT NULL"),
+            postgresql_where=sa.text(f"{column} IS NOT NULL"),
+        )
     op.create_table(
         "gate_decisions",
         sa.Column("id", _id, nullable=False),
