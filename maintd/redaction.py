@@ -54,7 +54,7 @@ _SIGNS = tuple(
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 _ASSIGNMENT = re.compile(r"[ \t]*(=|:)[ \t]*")
 _LINE_OR_QUOTE = re.compile(r"[\n\"']|$")
-_IN_SENTENCE = re.compile(r"[ \t][A-Za-z-]+[,.;:]?[ \t]")
+_WORD = re.compile(r"[ \t][A-Za-z-]+[,.;:]?([ \t])|[ \t]\[?[a-z-]+[,.;:]?(?=$|\s)")
 _ENDINGS = (
     *("pass", "password", "passwd", "passphrase", "pwd", "pw", "key", "sig", "signature", "credential", "credentials"),
     *("authorization", "auth", "bearer", "jwt", "cookie", "sas", "secret", "secrets", "token"),
@@ -289,9 +289,9 @@ class _Masker:
             if assigned[1] == ":" and self._printed is not None:
                 if name[0].lower().endswith("cookie"):
                     end = next((at.start() for at in _LINE_OR_QUOTE.finditer(text, start)), len(text))
-                elif not name[0].lower().endswith("authorization") and _IN_SENTENCE.match(text, assigned.end() - 1):
+                elif not name[0].lower().endswith("authorization") and _is_in_sentence(text, name[0], assigned):
                     continue
-            if end > start and not text.startswith("${", start):
+            if end > start and not text.startswith("${", start) and not _is_reference(text[start:end].strip("'\"")):
                 mark = _DOUBLE_QUOTE.match(text, start)  # JSON stays JSON
                 if mark is None and quoted is not None and quoted[0]:
                     continue  # a number, true, a list
@@ -331,6 +331,15 @@ def _is_field(
     return not name[0].lower().endswith(("key", "auth", "cookie")) and (
         name[0].lower().endswith("authorization") or text.find(" ", start) < 0 or text[assigned.end() - 1] != " "
     )
+
+
+def _is_in_sentence(text: str, name: str, assigned: re.Match[str]) -> bool:
+    """Whether a word after `name: ` in a job's output is one of a sentence, as in `token: expired at 3` or, of what is
+    no password, as in `backup: signature: sound`."""
+    found = _WORD.match(text, assigned.end() - 1)
+    if found is None:
+        return False
+    return bool(found[1]) or not name.lower().endswith(("password", "passwd", "passphrase", "pwd"))
 
 
 def _value(text: str, start: int) -> tuple[int, int]:

@@ -82,6 +82,8 @@ def test_what_is_no_secret_stays_readable(text: str) -> None:
     [
         ("connecting with password=hunter2 to db", "connecting with password=*** to db"),
         ("password: hunter2 was refused", "password: *** was refused"),
+        ("password: hunter", "password: ***"),
+        ("token: abc-def-1", "token: ***"),
         ("DB_PASSWORD=hunter2", "DB_PASSWORD=***"),
         ("dsn host=x password='a b' user=c", "dsn host=x password=*** user=c"),
         ("postgres://op:hunter2@db/x: refused", "postgres://op:***@db/x: refused"),
@@ -119,6 +121,11 @@ def test_a_secret_that_a_job_prints_is_masked_by_its_form(text: str, masked: str
         "maintd_run_duration_seconds_bucket, next: maintd ack KEY --why REASON",
         "-----BEGIN CERTIFICATE----- MIIE",
         "password=${DB_PASSWORD}",
+        "password='${file:/run/secrets/pg}'",
+        "backup set: signature: sound",
+        "registry ghcr.io: token: valid",
+        "phase read secrets: done",
+        "secrets: [a, b]",
     ],
 )
 def test_what_a_job_prints_that_is_no_secret_stays_readable(text: str) -> None:
