@@ -195,10 +195,11 @@ def _usage_error(error: click.ClickException) -> UsageError:
     message = error.format_message().rstrip(".")
     message = message[:1].lower() + message[1:]
     option = getattr(error, "option_name", None)
+    suggested = _SUGGESTION.search(message)
     if isinstance(error, click.NoSuchOption) and option in GLOBAL:
+        message = message if suggested is None else message[: suggested.start()]
         return UsageError(message, f"write it before the command: maintd {option} … COMMAND")
     context = getattr(error, "ctx", None)
-    suggested = _SUGGESTION.search(message)
     if suggested is not None:
         near = " or ".join(suggested[1].split(", ")).replace("'", '"')
         return UsageError(message[: suggested.start()].replace("'", '"'), f"did you mean {near}?")

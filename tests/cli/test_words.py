@@ -58,8 +58,8 @@ def test_a_missing_argument_is_reported_with_the_help_command(shell: Shell) -> N
 def test_a_global_option_after_the_command_is_reported_with_its_place(shell: Shell) -> None:
     typed = shell.maintd("history", "--state-dir", "x")
 
-    assert typed.code == 2
-    assert "write it before the command: maintd --state-dir" in typed.err
+    hint = "write it before the command: maintd --state-dir … COMMAND"
+    assert (typed.code, typed.err) == (2, f"no such option '--state-dir'; {hint}\n")
 
 
 def test_a_usage_error_is_an_error_object_with_json(shell: Shell) -> None:
