@@ -96,6 +96,24 @@ def test_a_finding_is_listed_acknowledged_and_comes_back_when_it_gets_worse(daem
     assert "worse: fail, acknowledged as warn" in " ".join(shown.out.split())
 
 
+def test_an_acknowledged_failure_comes_back_when_its_value_moves_away_from_the_limit(daemon: RunningDaemon) -> None:
+    measure(daemon, "disk /: 95")
+    (found,) = wait_for_findings(daemon, 1)
+    daemon.maintd("ack", found["key"], "--why", "a disk is ordered", "--for", "7d", "--by", "ada")
+
+    # Of a limit of 90 %: a quarter of the distance is 1.25, 5 % of the limit 4.5, half of the room until 100 2.5.
+    measure(daemon, "disk /: 97")
+    wait_for(lambda: findings(daemon)[0]["observed"] == 97, "the review of the run")
+    assert findings(daemon)[0]["state"] == "acknowledged"
+    measure(daemon, "disk /: 98")
+    wait_for(lambda: findings(daemon)[0]["observed"] == 98, "the review of the run")
+
+    assert findings(daemon)[0]["state"] == "open"
+    assert daemon.maintd("status").code == 1
+    shown = daemon.maintd("findings", "show", found["key"])
+    assert "worse: 98 %, acknowledged at 95 %" in " ".join(shown.out.split())
+
+
 def test_an_acknowledged_failure_does_not_make_the_status_red(daemon: RunningDaemon) -> None:
     measure(daemon, "disk /: 95")
     assert daemon.maintd("status").code == 1
