@@ -70,7 +70,8 @@ class Notifier:
         self._well = well
         self._watch = watch
         self._starts_at: float | None = None  # when to look for runs that have started, on the clock
-        self._gates_at = float("inf")  # when to read gates and reminders, on the clock
+        self._gates_noted = threading.Event()  # a run may have come to a gate
+        self._remind_at = float("inf")  # when the next reminder is due, on the clock
         self._config = config
         self._problems = problems
         self._node = node
@@ -112,7 +113,7 @@ class Notifier:
 
     def note_gates(self) -> None:
         """A run may have come to a gate: look for it now. Any thread can call this; it returns at once."""
-        self._gates_at = self._clock.elapsed()
+        self._gates_noted.set()
         self._wakeup.set()
 
     @property
@@ -138,16 +139,19 @@ class Notifier:
     def _iterate(self) -> float:
         """Sweep if that is due, and start the deliveries that are; return the seconds until the next iteration."""
         is_sweep = self._clock.elapsed() >= self._next_sweep
-        reads_gates = is_sweep or self._clock.elapsed() >= self._gates_at
+        reads_gates = is_sweep or self._gates_noted.is_set() or self._clock.elapsed() >= self._remind_at
         missing: Sequence[Missing] = ()
         if is_sweep:
             self._next_sweep = self._clock.elapsed() + self._sweep_every
             missing = self._watch()
         if not self._config().destinations:
+            self._remind_at = float("inf")
             return self._until_sweep()
         if not self._released:
             self._store.notices.release(self._node)
             self._released = True
+        if reads_gates:
+            self._gates_noted.clear()  # first: a run may come to a gate during the sweep
         if is_sweep:
             self._starts_at = None
             self.recorder.sweep(self._problems(), self._clock.elapsed())
@@ -156,11 +160,9 @@ class Notifier:
             self.pings.sweep(self._store.now(), own=self._well())
             announce(self._store, self._config(), self._store.now())
         elif reads_gates:
-            self._gates_at = float("inf")  # set first: a run may come to a gate during the sweep
             self.recorder.sweep_gates()
         if reads_gates:
-            reminder = self._clock.elapsed() + self.recorder.seconds_to_reminder()
-            self._gates_at = min(self._gates_at, reminder)
+            self._remind_at = self._clock.elapsed() + self.recorder.seconds_to_reminder()
         if not is_sweep and self._starts_at is not None and self._clock.elapsed() >= self._starts_at:
             self._starts_at = None
             self.pings.sweep_starts(self._store.now())
@@ -197,7 +199,7 @@ class Notifier:
 
     def _until_sweep(self) -> float:
         starts_at = float("inf") if self._starts_at is None else self._starts_at
-        return max(LEAST_WAIT_SECONDS, min(self._next_sweep, self._gates_at, starts_at) - self._clock.elapsed())
+        return max(LEAST_WAIT_SECONDS, min(self._next_sweep, self._remind_at, starts_at) - self._clock.elapsed())
 
     def _start(self, group: ClaimedGroup) -> None:
         thread = threading.Thread(target=self._deliver, args=(group,), name="notice", daemon=True)
