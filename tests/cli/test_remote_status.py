@@ -268,30 +268,38 @@ def test_certificates_that_are_not_trusted_are_reported_as_by_the_full_program(
     assert "warning: --insecure" in short.err
 
 
+@pytest.fixture
+def other() -> Iterator[RunningDaemon]:
+    """A daemon that has not been sent wrong tokens yet: each further one is answered more slowly."""
+    with tempfile.TemporaryDirectory(prefix="maintd-remote-") as folder, maintd_daemon(Path(folder)) as daemon:
+        yield daemon
+
+
 @pytest.mark.parametrize("kind", ["wrong", "expired", "revoked"])
 def test_a_token_that_is_refused_is_reported_as_by_the_full_program(
-    daemon: RunningDaemon, own: Authority, tls_url: str, kind: str
+    other: RunningDaemon, own: Authority, kind: str
 ) -> None:
     if kind == "wrong":
-        path = daemon.cwd / "wrong"
+        path = other.cwd / "wrong"
         path.touch(mode=0o600)
         path.write_text("maintd_" + "A" * 43)
     else:
-        path = token_file(daemon, kind, "--expires", "3s" if kind == "expired" else "1d")
+        path = token_file(other, kind, "--expires", "3s" if kind == "expired" else "1d")
     if kind == "revoked":
-        daemon.maintd("token", "revoke", kind)
+        other.maintd("token", "revoke", kind)
     text = "the token is unknown" if kind == "wrong" else f'token "{kind}" is {kind}'
-    words = ("--url", tls_url, "--ca-file", own.ca_file, "--token-file", path, "status")
-    wait_for(lambda: run(daemon, SHORT, *words).code == 4, f"the token is {kind}")
+    with tls_front(int(other.page.rpartition(":")[2]), own) as port:
+        words = ("--url", f"https://127.0.0.1:{port}", "--ca-file", own.ca_file, "--token-file", path, "status")
+        wait_for(lambda: run(other, SHORT, *words).code == 4, f"the token is {kind}")
 
-    short, full = both(daemon, *words)
-    health, full_health = both(daemon, *words, "--quiet")
+        short, full = both(other, *words)
+        health, full_health = both(other, *words, "--quiet")
 
-    assert text in short.err
-    assert "maintd token create" in short.err
-    assert (short.code, short.out, short.err) == (full.code, full.out, full.err)
-    assert (health.code, health.out, health.err) == (full_health.code, full_health.out, full_health.err)
-    assert path.read_text().strip() not in short.err
+        assert text in short.err
+        assert "maintd token create" in short.err
+        assert (short.code, short.out, short.err) == (full.code, full.out, full.err)
+        assert (health.code, health.out, health.err) == (full_health.code, full_health.out, full_health.err)
+        assert path.read_text().strip() not in short.err
 
 
 # --- what the shortcut leaves to the full program ---
