@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def calendar(hook: Hook | None = None, mail: str = "") -> str:
 
 def states(daemon: RunningDaemon) -> dict[str, str]:
     """The states of all notices by key."""
-    with sqlite3.connect(f"file:{daemon.state_dir}/maintd.db?mode=ro", uri=True) as conn:
+    with closing(sqlite3.connect(f"file:{daemon.state_dir}/maintd.db?mode=ro", uri=True)) as conn:
         return dict(conn.execute("SELECT key, state FROM notices"))
 
 

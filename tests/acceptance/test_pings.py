@@ -7,7 +7,7 @@ import os
 import signal
 import sqlite3
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -53,7 +53,7 @@ def kill(daemon: RunningDaemon) -> None:
 
 def rows(daemon: RunningDaemon) -> list[tuple[str, str, str]]:
     """Channel, state and error of each ping."""
-    with sqlite3.connect(f"file:{daemon.state_dir}/maintd.db?mode=ro", uri=True) as conn:
+    with closing(sqlite3.connect(f"file:{daemon.state_dir}/maintd.db?mode=ro", uri=True)) as conn:
         return list(conn.execute("SELECT channel, state, error FROM notices WHERE kind = 'ping' ORDER BY id"))
 
 

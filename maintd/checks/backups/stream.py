@@ -74,6 +74,8 @@ class HashedFile(io.RawIOBase):
     hashlib releases the GIL, so that with a second core hashing takes no extra time.
     """
 
+    _hashing = False  # a file that could not be opened is closed too, by the garbage collector
+
     def __init__(self, path: Path, progress: Callable[[int], None] | None = None) -> None:
         """progress: called with the number of bytes of each read."""
         super().__init__()
@@ -83,6 +85,7 @@ class HashedFile(io.RawIOBase):
         self._pieces: queue.Queue[bytes] = queue.Queue(maxsize=8)
         self._thread = threading.Thread(target=self._hash_pieces, name=f"sha256 {path.name}", daemon=True)
         self._thread.start()
+        self._hashing = True
         self.size_bytes = 0
 
     def readable(self) -> bool:
@@ -106,7 +109,8 @@ class HashedFile(io.RawIOBase):
         return self._hash.hexdigest()
 
     def close(self) -> None:
-        if not self.closed:
+        if self._hashing:
+            self._hashing = False
             self._pieces.put(b"")
             self._thread.join()
             self._file.close()

@@ -51,6 +51,8 @@ class Address(NamedTuple):
 
 def report_channels(ctx: Context, channels: Sequence[ChannelToExamine], time_limit: timedelta) -> None:
     """Examine all channels at once, each within the time limit."""
+    if any(channel.apprise for channel in channels):
+        _apprise()  # takes seconds on a busy host, which are not the channel's
     probes = [Probe("channel", channel.name, partial(_examine, channel), time_limit) for channel in channels]
     for probe, result in collect_all(probes):
         name, expected = f"{probe.subject}: deliverable", "an address that accepts connections"
@@ -90,12 +92,8 @@ def _address_of_url(url: str) -> Address:
 
 def _address_of_apprise(url: str) -> Address | None:
     """The address that apprise would connect to; None for a service whose address is its own."""
-    warnings.simplefilter("ignore")  # apprise imports what Python has deprecated
-    logging.getLogger("apprise").setLevel(logging.CRITICAL)  # its texts have the URL
-    import apprise
-
     try:
-        service: Any = apprise.Apprise.instantiate(url)
+        service: Any = _apprise().Apprise.instantiate(url)
     except TypeError:
         service = None
     if service is None:
@@ -108,6 +106,14 @@ def _address_of_apprise(url: str) -> Address | None:
         return Address(host, port or 25, port == _SMTPS)
     secure = bool(getattr(service, "secure", False))
     return Address(host, port or (443 if secure else 80), secure)
+
+
+def _apprise() -> Any:
+    warnings.simplefilter("ignore")  # apprise imports what Python has deprecated
+    logging.getLogger("apprise").setLevel(logging.CRITICAL)  # its texts have the URL
+    import apprise
+
+    return apprise
 
 
 def _connect(address: Address) -> str:
