@@ -26,7 +26,7 @@ RUN /opt/uv/bin/uv pip install --quiet --no-cache --python /opt/maintd/bin/pytho
 
 FROM ${BASE}
 RUN apt-get update -qq \
- && apt-get install -y -qq --no-install-recommends tini gpg gpg-agent \
+ && apt-get install -y -qq --no-install-recommends tini gpg gpg-agent postgresql-client \
  && rm -rf /var/lib/apt/lists/* \
  && groupadd --gid 10001 maintd \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/maintd --shell /usr/sbin/nologin maintd \

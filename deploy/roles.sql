@@ -3,7 +3,7 @@
 --   psql -d trading -v owner=trader -v ro_password="'…'" -v op_password="'…'" -f deploy/roles.sql
 --
 -- maintd_ro is for reading: health_check, database_size, capacity_report, trading_review, performance_report.
--- maintd_op is for vacuum and reindex. Up to Postgres 16 only the owner of a table may vacuum it, so it joins the owner's
+-- maintd_op is for vacuum, reindex and backup. Up to Postgres 16 only the owner of a table may vacuum it, so it joins the owner's
 -- role; from 17 on, GRANT pg_maintain is enough.
 
 CREATE EXTENSION IF NOT EXISTS pgstattuple;  -- exact bloat; without it vacuum and reindex estimate
@@ -24,6 +24,8 @@ WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'maintd_op') \gexec
 ALTER ROLE maintd_op PASSWORD :op_password;
 GRANT pg_monitor TO maintd_op;
 GRANT :"owner" TO maintd_op;
+-- backup dumps all tables of all schemas. Tables with row-level security need BYPASSRLS, too.
+GRANT pg_read_all_data TO maintd_op;
 
 SELECT format('GRANT USAGE ON SCHEMA %I TO maintd_ro, maintd_op', n.nspname)
 FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -30,6 +30,7 @@ from maintd.job.references import resolved
 from maintd.model.target import RedisTarget
 from maintd.tls import NOT_REQUIRED
 
+_CHUNK = 1 << 20
 Command = Sequence[str | int]
 Info = Mapping[str, str | int | float]
 """The answer to INFO; numbers are numbers."""
@@ -150,6 +151,15 @@ class RedisServer:
             raise TargetError(f"{self.name}: does not count added entries", "upgrade to Redis 7", cause="empty")
         return int(fields["entries-added"])
 
+    def snapshot(self) -> Iterator[bytes]:
+        """Yield an RDB of all databases: the server saves in the background and sends it, as to a new replica.
+
+        Needs SYNC in the user's ACL; no file of the server is read. The server sends a byte every second while it
+        prepares, so that the timeout of an answer also limits a silence. Raises TargetError.
+        """
+        with _translated(self.name), closing(_Replica(self._client)) as replica:
+            yield from replica.snapshot()
+
     def _xinfo(self, kind: str, stream: str) -> Any:
         try:
             return self.command("XINFO", kind, stream)
@@ -203,6 +213,71 @@ def _certificates(target: RedisTarget) -> dict[str, Any]:
 def refuses_writes(error: TargetError) -> bool:
     """Whether the server refused a command because it cannot save."""
     return str(error.__cause__).startswith("MISCONF")
+
+
+class _Replica:
+    """A connection of its own that asks for all data as a replica does. Source: replication.c of Redis 7."""
+
+    def __init__(self, client: Redis) -> None:
+        pool = client.connection_pool
+        self._connection: Any = pool.connection_class(**pool.connection_kwargs)
+
+    def close(self) -> None:
+        """Close the connection; the server then drops the replica."""
+        self._connection.disconnect()
+
+    def snapshot(self) -> Iterator[bytes]:
+        connection = self._connection
+        connection.connect()
+        # With `eof` the server may send without a file on its disk; `rdb-only` (from 7.0) ends after the snapshot.
+        for capability in (("capa", "eof"), ("rdb-only", "1")):
+            connection.send_command("REPLCONF", *capability)
+            with suppress(ResponseError):  # an older server, or no such right
+                connection.read_response()
+        connection.send_command("SYNC")
+        # What follows is no answer that a client reads: it can be larger than the memory.
+        stream = connection._sock.makefile("rb")  # noqa: SLF001 - redis-py has no other way to it
+        try:
+            yield from _bulk(stream)
+        except OSError as error:
+            kind = RedisTimeoutError if isinstance(error, TimeoutError) else RedisConnectionError
+            raise kind(f"SYNC: {error or 'timed out'}") from error
+        finally:
+            stream.close()
+
+
+_MARK = 40  # bytes, of the mark at the end of a snapshot that is sent without its length
+
+
+def _bulk(stream: BinaryIO) -> Iterator[bytes]:
+    """Yield the bytes of the snapshot. Raises RedisError and OSError."""
+    head = b"\n"
+    while head == b"\n":  # one every second while the server prepares
+        head = stream.readline(1000)
+    if head.startswith(b"-"):
+        text = head[1:].decode(errors="replace").strip()
+        raise NoPermissionError(text) if text.startswith("NOPERM") else ResponseError(text)
+    if head.startswith(b"$EOF:"):
+        mark, rest = head[5:].strip(), b""
+        if len(mark) != _MARK:
+            raise InvalidResponse("SYNC: no mark")
+        while chunk := stream.read1(_CHUNK):  # type: ignore[attr-defined]
+            rest += chunk
+            if rest.endswith(mark):
+                yield rest[:-_MARK]
+                return
+            yield rest[:-_MARK]
+            rest = rest[-_MARK:]
+        raise RedisConnectionError("SYNC: the connection ended before the end of the snapshot")
+    if not head.startswith(b"$") or not head[1:].strip().isdigit():
+        raise InvalidResponse("SYNC: neither a snapshot nor an error")
+    left = int(head[1:])
+    while left:
+        chunk = stream.read1(min(left, _CHUNK))  # type: ignore[attr-defined]
+        if not chunk:
+            raise RedisConnectionError("SYNC: the connection ended before the end of the snapshot")
+        left -= len(chunk)
+        yield chunk
 
 
 @contextmanager

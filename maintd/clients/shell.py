@@ -106,7 +106,7 @@ def run(command: Command, timeout: timedelta, receive: Receive) -> Result:
     """
     argv = resolve_argv(command)
     started = time.monotonic()
-    with _start(argv, command) as process:
+    with start(argv, command) as process:
         out, err = process.stdout, process.stderr
         assert out is not None and err is not None
         lines = {out.fileno(): _Lines("stdout", receive), err.fileno(): _Lines("stderr", receive)}
@@ -118,12 +118,12 @@ def run(command: Command, timeout: timedelta, receive: Receive) -> Result:
                 ended = _read_until(selector, lines, process, started + timeout.total_seconds())
                 timed_out = not ended and process.poll() is None
                 if timed_out:
-                    _stop(process)
+                    stop(process)
                 # A background child may hold the pipes forever; all of the program's own output is read by then.
                 _read_until(selector, lines, process, time.monotonic() + DRAIN_SECONDS, drain=True)
                 output_held = bool(selector.get_map())
             except BaseException:
-                _stop(process)
+                stop(process)
                 raise
         for reader in lines.values():
             reader.end()
@@ -168,7 +168,8 @@ class _Lines:
             self._receive(self._stream, text[start : start + LINE_LIMIT])
 
 
-def _start(argv: Sequence[str], command: Command) -> subprocess.Popen[bytes]:
+def start(argv: Sequence[str], command: Command) -> subprocess.Popen[bytes]:
+    """Start the program with pipes for its output. Raises JobError when it cannot be started."""
     stdin: int = subprocess.DEVNULL
     if command.stdin:
         stdin = os.memfd_create("stdin")  # in memory: the input may be a secret
@@ -233,7 +234,7 @@ def _read_until(
     return False
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
     """Send TERM, then KILL, to the program and all its descendants."""
     try:
         top = psutil.Process(process.pid)

@@ -71,7 +71,7 @@ def job(
     them. By default, the targets that it needs answer.
     reads_calendar: the job has a param `calendar`, which maintd sets to the steps of the active calendar.
     reads_findings: `ctx.findings` has the open findings of this step.
-    admin_params: params name programs that run with the rights of maintd; only an admin may give them with a trigger.
+    admin_params: params name programs or files used with the rights of maintd; only an admin may give them.
     only_in_window: the job is refused outside the window of an entry, by whatever way it is requested.
     """
     traits = JobTraits(

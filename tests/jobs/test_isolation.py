@@ -377,6 +377,41 @@ def _(stage: Stage) -> Case:
     return Case("doctor", r"^\w+ a\b", of_a, targets, {"calendar": {"steps": steps, "store": None}})
 
 
+def backed_up(stage: Stage, **targets: Any) -> dict[str, Any]:
+    (stage.folder / "sets").mkdir(exist_ok=True)
+    return {**targets, "folders": {"backup_sets": {"path": str(stage.folder / "sets")}}}
+
+
+AS_A_WHOLE = "^parts missing in the set|^backup_sets: |^free space"
+"""Of a set, whatever part is missing; the space that it needs is that of all its databases."""
+
+
+@case("backup: databases")
+def _(stage: Stage) -> Case:
+    targets = backed_up(stage, postgres=stage.postgres("CREATE TABLE t (id int)", "INSERT INTO t VALUES (1)"))
+    params = {"min_free": "1MB", "last": 1, "daily": 0, "weekly": 0, "monthly": 0, "exclude_databases": ["*"]}
+    return Case("backup", r"\bpostgres a\b", of_a, targets, params, together=AS_A_WHOLE)
+
+
+@case("backup: Redis")
+def _(stage: Stage) -> Case:
+    servers = stage.redis()
+    for server in servers.values():
+        with closing(Redis.from_url(server["url"])) as client:
+            client.config_set("repl-diskless-sync-delay", 0)
+    params = {"min_free": "1MB", "last": 1, "daily": 0, "weekly": 0, "monthly": 0}
+    return Case("backup", r"\bredis a\b", of_a, backed_up(stage, redis=servers), params, together=AS_A_WHOLE)
+
+
+@case("backup: folders")
+def _(stage: Stage) -> Case:
+    stage.logs()
+    params = {"min_free": "1MB", "last": 1, "daily": 0, "weekly": 0, "monthly": 0}
+    params["paths"] = {name: str(stage.folder / name) for name in "ab"}
+    act = partial(files_below, stage.folder / "a")
+    return Case("backup", r"\bfiles a\b", act, backed_up(stage), params, together=AS_A_WHOLE)
+
+
 # --- files --------------------------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ from support.sample_backups import gz, tar_of, write
 from support.sample_logs import request
 from support.servers.base import require_program, wait_for
 from support.servers.docker import DockerEngine, NoEngineError, engine_if_possible
-from support.servers.postgres import PostgresServer, postgres
+from support.servers.postgres import BIN, PostgresServer, postgres
 from support.servers.prometheus import WebServer, alertmanager, prometheus
 from support.servers.redis import RedisServer, redis
 from support.servers.registry import Registry, registry
@@ -61,6 +61,10 @@ class Stack:
     @property
     def backups(self) -> Path:
         return self.folder / "backups"
+
+    @property
+    def sets(self) -> Path:
+        return self.backups / "maintd"
 
     @property
     def auth_log(self) -> Path:
@@ -104,7 +108,7 @@ class Stack:
         )
         return {
             **docker,
-            "postgres": {"main": {"dsn": self.database.url("trading"), "timeout": "3s"}},
+            "postgres": {"main": {"dsn": self.database.url("trading"), "timeout": "3s", "bin_dir": str(BIN)}},
             "redis": {"main": {"url": self.cache.url, "streams": list(STREAMS), "timeout": "3s"}},
             "http": {
                 "orchestrator": {
@@ -116,13 +120,18 @@ class Stack:
             },
             "prometheus": {"main": {"url": self.metrics.url, "timeout": "3s"}},
             "alertmanager": {"main": {"url": self.alerts.url, "timeout": "3s"}},
-            "folders": {"backups": {"path": str(self.backups)}, "logs": {"path": str(self.folder / "services")}},
+            "folders": {
+                "backups": {"path": str(self.backups)},
+                "backup_sets": {"path": str(self.sets)},
+                "logs": {"path": str(self.folder / "services")},
+            },
         }
 
     def _step(self, step: Any, interval: str) -> Any:
         more: dict[str, dict[str, Any]] = {
             "resource_usage": {"interval": interval},
             "log_cleanup": {"rotation": None},
+            "backup": {"min_free": "10MB"},
             "security_log_review": {"folder": "logs", "auth_log": str(self.auth_log), "timezone": "UTC"},
         }
         name = step if isinstance(step, str) else next(iter(step))
@@ -134,7 +143,8 @@ class Stack:
 def stack(folder: Path) -> Iterator[Stack]:
     """Start the stack in this folder."""
     with ExitStack() as running:
-        database, cache = running.enter_context(postgres()), running.enter_context(redis("--maxmemory", "200mb"))
+        database = running.enter_context(postgres())
+        cache = running.enter_context(redis("--maxmemory", "200mb", "--repl-diskless-sync-delay", "0"))
         alerts = running.enter_context(alertmanager())
         pages: dict[str, Any] = {}
         service = running.enter_context(http_service(_Live(pages)))
@@ -225,6 +235,7 @@ def restore(made: Stack) -> None:
     made.service_log.write_text(made.logs[1])
     for path in sorted(made.backups.rglob("*"), reverse=True) if made.backups.exists() else ():
         path.unlink() if path.is_file() else path.rmdir()
+    made.sets.mkdir(parents=True)
     for age in range(3):
         day = now - timedelta(days=age, hours=3)
         files = {

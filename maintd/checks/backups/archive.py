@@ -152,6 +152,26 @@ def read_archive(
     return replace(reading, size_bytes=file.size_bytes, sha256=digest, plain_bytes=plain)
 
 
+def read_stream(chunks: Iterator[bytes], kind: str) -> Contents:
+    """Read what is being written, such as `tar.gz` or `pgdump`, to its end; of `age` only the structure.
+
+    Raises DamagedError, and UnreadableError for content that may be intact, but is not known here.
+    """
+    inner, *layers = kind.split(".")
+    reader = Reader(chunks)
+    for layer in reversed(layers):
+        if layer != "gz":
+            raise UnreadableError(f"{layer} is not read while it is written")
+        reader = Reader(stream.gunzip(reader), f"the content of the {layer} layer")
+    if inner == "age":
+        age_encryption.check_structure(reader)
+        return Contents(inner)
+    found = _read_contents(inner, reader, ExpansionLimits())
+    for _ in reader.rest():
+        pass
+    return found
+
+
 class _Decoder:
     """Decodes the layers of a file one by one."""
 

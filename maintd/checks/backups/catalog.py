@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from maintd.checks.backup_sets.layout import MANIFEST, is_set, is_temporary
 from maintd.checks.backups import folders
 from maintd.checks.backups.archive import kind_by_name
 from maintd.checks.backups.names import instants, series_of
@@ -128,12 +129,16 @@ def find_backups(
     with Tree(root, one_device=False) as tree:
         entries = [entry for entry in tree.walk() if entry.regular]
         unread = tuple(tree.unread)
+    # What is being written, or was left by a run that was killed, is no backup.
+    entries = [entry for entry in entries if not any(map(is_temporary, entry.parts[:-1]))]
+    sets = {entry.parts[:-1] for entry in entries if len(entry.parts) > 1 and is_set(entry.parts[-2])}
+    whole = {entry.parts[:-1] for entry in entries if entry.name == MANIFEST}
+    unread += tuple(f"{shown('/'.join(parts))}: a set without its {MANIFEST}" for parts in sorted(sets - whole))
     found, files = folders.split(entries)
     backups = [
         _file(root, entry)
         for entry in files
-        if not is_checksum(entry.name)
-        and chosen(entry.relative, known=bool(kind_by_name(Path(entry.relative))), count=True)
+        if not is_checksum(entry.name) and chosen(entry.relative, known=_has_known_name(entry), count=True)
     ]
     backups += [
         _folder(root, folder)
@@ -142,6 +147,10 @@ def find_backups(
     ]
     tally.understood = len(backups)
     return Catalog(tuple(newest_first(backups, now or datetime.now(UTC))), unread, tally)
+
+
+def _has_known_name(entry: Entry) -> bool:
+    return bool(kind_by_name(Path(entry.relative))) or entry.name == MANIFEST
 
 
 def path_pattern(pattern: str) -> re.Pattern[str]:

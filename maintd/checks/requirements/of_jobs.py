@@ -200,6 +200,26 @@ def backup_verify(targets: Targets, params: Any) -> Iterator[Requirement]:
         yield local.program(name, "verify backups of Postgres", folder=params.pg_bin)
 
 
+def backup(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """The folders can be written; databases can be read as a whole by a client that is new enough; Redis sends a
+    snapshot; the folders and files to pack are there."""
+    for name in (params.to, params.copy_to):
+        if name is not None and (name in targets.folders or name == params.copy_to):
+            yield Requirement("folders", name, "write sets of backups", local.writes)
+    if params.to not in targets.folders:
+        return  # not configured
+    for name in targets.postgres if params.postgres is None else params.postgres:
+        place = targets.postgres.get(name)
+        if place is not None:
+            exercise = postgres.can_be_dumped(place)
+            yield Requirement("postgres", name, "dump all its rows", exercise)
+    for name in targets.redis if params.redis is None else params.redis:
+        yield Requirement("redis", name, "read its state", redis.may_run(("INFO",)))
+        yield Requirement("redis", name, "receive a snapshot", redis.may_synchronize)
+    for path in (*params.paths.values(), *params.secrets.values()):
+        yield (local.readable_folder if path.is_dir() else local.readable_file)(path, "back it up")
+
+
 def log_cleanup(targets: Targets, params: Any) -> Iterator[Requirement]:
     """Files in the folders may be deleted; Loki answers."""
     if params.loki is not None:

@@ -12,8 +12,10 @@ from psycopg import sql
 from maintd.checks.postgres.blockers import can_see_other_sessions
 from maintd.checks.postgres.tables import Table, selected, tables
 from maintd.checks.requirements.requirement import Exercise
+from maintd.clients.pg_dump import require_version
 from maintd.clients.postgres import Postgres, Row
 from maintd.errors import TargetError
+from maintd.model.target import PostgresTarget
 
 Reader = Callable[[Postgres], object]
 """A function of `maintd.checks.postgres` that reads the server with a session."""
@@ -100,6 +102,36 @@ def maintains(patterns: Sequence[str], exclude: Sequence[str], *, analyze: bool)
             for table in smallest.values():
                 _analyze(session, table)
         return f"{len(chosen)} tables"
+
+    return exercise
+
+
+_NOT_READABLE = """
+SELECT n.nspname AS schema, c.relname AS name
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'S', 'm') AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
+  AND (NOT has_schema_privilege(n.oid, 'USAGE') OR NOT has_table_privilege(c.oid, 'SELECT')
+    OR row_security_active(c.oid))
+ORDER BY 1, 2
+"""
+
+
+def can_be_dumped(target: PostgresTarget) -> Exercise:
+    """Exercise: pg_dump, pg_dumpall and pg_restore are as new as the server, and may read every row."""
+
+    def exercise(session: Postgres) -> str:
+        found = {
+            require_version(target, program, session.version) for program in ("pg_dump", "pg_dumpall", "pg_restore")
+        }
+        refused = [f"{row['schema']}.{row['name']}" for row in session.rows(_NOT_READABLE)]
+        if refused:
+            more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
+            raise TargetError(
+                f"{session.name}: may not read all rows of {', '.join(refused[:_SHOWN])}{more}",
+                "GRANT pg_read_all_data TO the target's user; with row-level security also ALTER ROLE … BYPASSRLS",
+                cause="denied",
+            )
+        return f"pg_dump {', '.join(sorted(found))}"
 
     return exercise
 

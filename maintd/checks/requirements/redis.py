@@ -54,6 +54,21 @@ def streams_exist(names: Sequence[str]) -> Exercise:
     return exercise
 
 
+def may_synchronize(server: RedisServer) -> str:
+    """Exercise: ask for a snapshot as a replica does. By ACL DRYRUN, of Redis 7: the request itself would start one."""
+    try:
+        user = str(server.command("ACL", "WHOAMI"))
+        answer = str(server.command("ACL", "DRYRUN", user, "SYNC"))
+    except TargetError as error:
+        if error.cause == "denied" or "unknown" in error.message.lower():
+            return "not exercised: ACL WHOAMI and ACL DRYRUN are not allowed here"
+        raise
+    if answer != "OK":
+        hint = "ACL SETUSER the target's user +sync +replconf"
+        raise TargetError(f"{server.name}: may not run SYNC", hint, cause="denied")
+    return "SYNC"
+
+
 def _named(words: Command) -> str:
     return " ".join(str(word) for word in words[:2]) if words[0] in _CONTAINERS else str(words[0])
 

@@ -1,0 +1,80 @@
+"""How long the job `backup` takes for a database, against plain `pg_dump -Fc` to a file.
+
+    python bench/backup.py [--size 500MB] [--runs 3]
+
+The job also decodes the dump, and counts and hashes the rows of each table in the snapshot of the dump.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import psycopg  # noqa: E402
+from support.job_runs import run_job  # noqa: E402
+from support.servers.postgres import BIN, postgres  # noqa: E402
+
+from maintd.units import format_size, parse_size  # noqa: E402
+
+ROW_BYTES = 240
+
+
+def main() -> None:
+    """Fill a database, then take turns; print the best of each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", default="500MB")
+    parser.add_argument("--runs", type=int, default=3)
+    options = parser.parse_args()
+    rows = parse_size(options.size) // ROW_BYTES
+    folder = Path(tempfile.mkdtemp(prefix="maintd-backup-bench-"))
+    best = {"pg_dump -Fc": float("inf"), "the job": float("inf"), "the job, hashes: false": float("inf")}
+    try:
+        with postgres() as server:
+            url = server.create("trading")
+            with psycopg.connect(url, autocommit=True) as conn:
+                conn.execute("CREATE TABLE orders (id bigint, at timestamptz, price numeric, size float8, note text)")
+                conn.execute(
+                    "INSERT INTO orders SELECT n, now() - n * interval '1 second', n / 7.0, random(),"
+                    " md5(n::text) || md5((n * 2)::text) || repeat('note ', 18) FROM generate_series(1, %s) n",
+                    (rows,),
+                )
+                size = conn.execute("SELECT pg_database_size('trading')").fetchone()
+                conn.execute("VACUUM ANALYZE orders")
+            (folder / "sets").mkdir()
+            for _ in range(options.runs):
+                started = time.monotonic()
+                subprocess.run([BIN / "pg_dump", "-Fc", "-f", folder / "plain.dump", "-d", url], check=True)
+                best["pg_dump -Fc"] = min(best["pg_dump -Fc"], time.monotonic() - started)
+                for name, hashes in (("the job", True), ("the job, hashes: false", False)):
+                    started = time.monotonic()
+                    backup(url, folder, hashes=hashes)
+                    best[name] = min(best[name], time.monotonic() - started)
+    finally:
+        shutil.rmtree(folder)
+    print(f"{format_size(size[0] if size else 0)} of database, best of {options.runs}\n")
+    print("| how | s | × |\n|---|---|---|")
+    for name, seconds in best.items():
+        print(f"| {name} | {seconds:.2f} | {seconds / best['pg_dump -Fc']:.2f} |")
+
+
+def backup(url: str, folder: Path, *, hashes: bool) -> None:
+    """Make a set of this database only."""
+    targets = {
+        "postgres": {"main": {"dsn": url, "bin_dir": str(BIN)}},
+        "folders": {"backup_sets": {"path": str(folder / "sets")}},
+    }
+    result = run_job("backup", {"min_free": "1MB", "hashes": hashes}, targets, folder=folder / "job")
+    if result.outcome not in ("succeeded", "warned"):
+        sys.exit(result.text())
+
+
+if __name__ == "__main__":
+    main()
