@@ -30,7 +30,7 @@ from support.http_services import Reply
 from support.job_runs import JOBS, run_job
 from support.servers.base import wait_for
 from support.servers.maintd import RunningDaemon, maintd_daemon
-from support.stack import PROJECT, RULES, SHIPPED, Stack, restore, stack
+from support.stack import PROJECT, RULES, SHIPPED, Stack, has_alertmanager, restore, stack
 
 from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus
@@ -232,6 +232,7 @@ def alert_rules(expr: str) -> Callable[[Stack], None]:
     def write(made: Stack) -> None:
         made.rules.write_text(RULES.replace("vector(0) > 1", expr))
         made.metrics.reload()
+        wait_for(lambda: has_alertmanager(made.metrics), "Prometheus has its Alertmanager again")
 
     return write
 

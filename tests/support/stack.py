@@ -175,8 +175,13 @@ def _observed(server: WebServer) -> bool:
     """Whether Prometheus has found its targets, which takes it five seconds, and scraped them twice."""
     query = "min(count_over_time(http_request_duration_seconds_count[1m]))"
     scraped = httpx.get(f"{server.url}/api/v1/query", params={"query": query}, timeout=5).json()["data"]["result"]
+    return bool(has_alertmanager(server) and scraped and float(scraped[0]["value"][1]) >= 2)
+
+
+def has_alertmanager(server: WebServer) -> bool:
+    """Whether Prometheus has found its Alertmanager; for seconds after a reload it may have none."""
     found = httpx.get(f"{server.url}/api/v1/alertmanagers", timeout=5).json()["data"]["activeAlertmanagers"]
-    return bool(found and scraped and float(scraped[0]["value"][1]) >= 2)
+    return bool(found)
 
 
 def _with_containers(engine: DockerEngine, images: Registry) -> None:
