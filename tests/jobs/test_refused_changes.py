@@ -377,6 +377,37 @@ def delete_of_what_changes(request: pytest.FixtureRequest) -> JobResult:
         return run_job("log_cleanup", params, at_intent=interfere)
 
 
+def backup_without_write_access(target: str, leftover: str = "") -> Scenario:
+    """Backs up a file while nothing can be created, renamed or removed in the folder of this target."""
+
+    def run(request: pytest.FixtureRequest) -> JobResult:
+        with folder_for_all() as root:
+            (root / "config").write_bytes(b"x")
+            folders = {name: root / name for name in ("sets", "copies")}
+            for folder in folders.values():
+                folder.mkdir()
+            params = {"to": "sets", "copy_to": "copies", "paths": {"config": str(root / "config")}, "min_free": "1B"}
+            targets = {"folders": {name: {"path": str(folder)} for name, folder in folders.items()}}
+            run_job("backup", params, targets)  # so that every module is loaded
+            if leftover:
+                (folders[target] / leftover).mkdir()
+            folders[target].chmod(0o555)
+            try:
+                return run_job("backup", params, targets, around=as_unprivileged_user(root))
+            finally:
+                folders[target].chmod(0o755)
+
+    return run
+
+
+for _action, _scenario in {
+    "create": backup_without_write_access("sets"),
+    "copy": backup_without_write_access("copies"),
+    "remove": backup_without_write_access("sets", ".set-20260101T000000Z.partial"),
+}.items():
+    scenario(_action, "a folder without write access")(_scenario)
+
+
 @contextmanager
 def host_with_a_journal(archived: int) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The root of a host with a current file of the journal and some archived ones, and the targets of it."""
