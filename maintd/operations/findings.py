@@ -104,7 +104,8 @@ def acknowledge(
     now = service.store.now()
     if not why.strip():
         raise UsageError(f"no reason given for acknowledging {finding.key}", 'add for example --why "disk is ordered"')
-    if by.strip() in _NO_PERSON or by.startswith("uid "):
+    person = by.partition(" (as ")[0].strip()  # `root (as NAME OF A TOKEN)`
+    if person in _NO_PERSON or person.startswith("uid "):
         raise UsageError(f'an acknowledgement needs a person\'s name, not "{by}"', "add for example --by ada")
     if until <= now:
         raise UsageError(f"the end, {utc_minute(until)}, is in the past", "give an end in the future")

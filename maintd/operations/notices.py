@@ -24,14 +24,19 @@ UNDELIVERED_FOR = timedelta(days=3)
 """A notice that was given up is a problem for so long."""
 
 
+def require_channel(service: OperatorService, channel: str) -> None:
+    """Raise UnknownNameError for a channel that the calendar does not have."""
+    known = service.calendar().notify.destinations
+    if channel not in known:
+        raise UnknownNameError("channel", channel, known)
+
+
 def request_test(service: OperatorService, channel: str, by: str, *, origin: str = "") -> Notice:
     """Send a test to a channel; the notifier delivers it at once, and it is not tried again.
 
     Raises UnknownNameError for a channel that the calendar does not have.
     """
-    known = service.calendar().notify.destinations
-    if channel not in known:
-        raise UnknownNameError("channel", channel, known)
+    require_channel(service, channel)
     now = service.store.now()
     key = f"test:{uuid.uuid4().hex}:{channel}"
     who = by or "an operator"

@@ -57,8 +57,9 @@ def test_a_test_that_a_channel_refuses_fails_with_the_reason(daemon: RunningDaem
     assert 'channel "pager": 1 notice not delivered since' in daemon.maintd("status").out
 
 
-def test_a_test_of_an_unknown_channel_suggests_one(daemon: RunningDaemon) -> None:
-    result = daemon.maintd("notify", "test", "pagr")
+@pytest.mark.parametrize("words", [("notify", "test", "pagr"), ("notices", "--channel", "pagr")])
+def test_an_unknown_channel_is_refused_with_a_suggestion(daemon: RunningDaemon, words: tuple[str, ...]) -> None:
+    result = daemon.maintd(*words)
 
     assert result.code == 3
     assert result.err == 'no channel named "pagr"; did you mean "pager"?\n'

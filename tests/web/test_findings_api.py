@@ -85,6 +85,7 @@ def test_wrong_requests_are_refused_with_the_reason(served: Harness, page: Clien
 
     assert post(key, until=late) == 400
     assert post(key, why=" ") == 400
+    assert post(key, by="root") == 400
     assert post("abc") == 400
     assert post("abcdef012345") == 404
     assert page.get("/api/v1/findings?area=nothing").status == 404

@@ -11,7 +11,7 @@ from maintd.errors import UnknownNameError
 from maintd.model.notice import Mute, Notice, NoticeState
 from maintd.model.responses import IncidentList, MuteList, NoticeList, UnmuteResponse
 from maintd.operations.lookup import LARGEST_ID
-from maintd.operations.notices import mute, request_test, unmute
+from maintd.operations.notices import mute, request_test, require_channel, unmute
 from maintd.web.dependencies import Before, ServiceDep, caller
 from maintd.web.schemas import ChannelTestBody, MuteBody, UnmuteBody, json_response
 
@@ -30,6 +30,8 @@ def get_notices(
 ) -> Response:
     """List notices, newest first, with what became of their delivery."""
     found = service.store.notices.recent(states=state, channel=channel, before_id=before, limit=limit)
+    if channel is not None and not found:
+        require_channel(service, channel)  # one that is no longer in the calendar can have notices
     following = found[-1].id if len(found) == limit else None
     return json_response(NoticeList(notices=tuple(found), next_before=following))
 
