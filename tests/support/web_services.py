@@ -272,7 +272,7 @@ def on_socket(path: Path) -> Client:
 
     def connect() -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(10)
+        sock.settimeout(60)
         sock.connect(str(path))
         return sock
 
