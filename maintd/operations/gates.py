@@ -45,12 +45,20 @@ UNKNOWN_PERSON = "an operator"
 Successes = Mapping[str, RunSummary | None]
 """The last success of each entry that a proof names."""
 
+LoadRun = Callable[[int], Run | None]
+"""A run with its evidence; None: it was pruned."""
+
 
 # --- pure ---
 
 
-def items_of(run: Run, step: int, successes: Successes, now: datetime) -> tuple[GateItem, ...]:
-    """The checklist of a gate of a run: what was ticked, and what the proofs are at the time `now`."""
+def items_of(
+    run: Run, step: int, successes: Successes, now: datetime, earlier: Sequence[Run] = ()
+) -> tuple[GateItem, ...]:
+    """The checklist of a gate of a run: what was ticked, and what the proofs are at the time `now`.
+
+    `earlier` are the runs that it resumes, the last one first: a step that was taken over has its checks there.
+    """
     gate = _gate_of(run, step)
     ticks = {
         decision.item: decision
@@ -58,15 +66,21 @@ def items_of(run: Run, step: int, successes: Successes, now: datetime) -> tuple[
         if decision.step == step and decision.kind is DecisionKind.TICKED
     }
     return tuple(
-        _item(number, item, run, ticks.get(number), successes, now) for number, item in enumerate(gate.checklist, 1)
+        _item(number, item, (run, *earlier), ticks.get(number), successes, now)
+        for number, item in enumerate(gate.checklist, 1)
     )
 
 
 def _item(
-    number: int, item: ChecklistItem, run: Run, tick: GateDecision | None, successes: Successes, now: datetime
+    number: int,
+    item: ChecklistItem,
+    runs: Sequence[Run],
+    tick: GateDecision | None,
+    successes: Successes,
+    now: datetime,
 ) -> GateItem:
     if item.proof is not None:
-        proved, evidence = evaluate_proof(item.proof, run, successes, now)
+        proved, evidence = evaluate_proof(item.proof, runs, successes, now)
         state = ItemState.PROVED if proved else ItemState.NOT_PROVED
         return GateItem(number=number, text=item.text, state=state, by_proof=True, evidence=evidence)
     if tick is None:
@@ -75,14 +89,17 @@ def _item(
     return GateItem(number=number, text=item.text, state=ItemState.TICKED, evidence=evidence, by=tick.by, at=tick.at)
 
 
-def evaluate_proof(proof: Proof, run: Run, successes: Successes, now: datetime) -> tuple[bool, str]:
-    """Whether a proof holds at the time `now`, and what was observed. What was not observed does not hold."""
+def evaluate_proof(proof: Proof, runs: Sequence[Run], successes: Successes, now: datetime) -> tuple[bool, str]:
+    """Whether a proof holds at the time `now`, and what was observed. What was not observed does not hold.
+
+    `runs` are the run at the gate, and those that it resumes.
+    """
     if proof.entry is not None and proof.within is not None:
         return _evaluate_entry(proof.entry, proof, successes.get(proof.entry), now)
     if proof.step is not None:
-        return _evaluate_step(proof.step, run)
+        return _evaluate_step(proof.step, runs[0])
     name, _, check = (proof.check or "").partition("/")
-    return _evaluate_check(name, check, run)
+    return _evaluate_check(name, check, runs)
 
 
 def _evaluate_entry(entry: str, proof: Proof, success: RunSummary | None, now: datetime) -> tuple[bool, str]:
@@ -104,8 +121,16 @@ def _evaluate_step(name: str, run: Run) -> tuple[bool, str]:
     return step.state.is_success, f"step {name}: {state}"
 
 
-def _evaluate_check(name: str, check: str, run: Run) -> tuple[bool, str]:
-    step = next((step for step in run.steps if step.name == name), None)
+def _evaluate_check(name: str, check: str, runs: Sequence[Run]) -> tuple[bool, str]:
+    """By the run that ran the step: the checks of a step that was taken over are those of an earlier run."""
+    step = None
+    for run in runs:
+        step = next((step for step in run.steps if step.name == name), None)
+        if step is None or step.attempts or run.follows is None or not step.state.is_success:
+            break
+    else:  # taken over from a run that is not there
+        run = runs[-1]
+        return False, f'unknown: run {run.follows}, from which step "{name}" was taken over, was pruned'
     if step is None or not step.attempts:
         return False, f'step "{name}" has not reported "{check}"'
     found = [one for one in step.attempts[-1].checks if one.name == check]
@@ -169,15 +194,16 @@ def require_may_approve(gate: Gate, runs: Sequence[RunSummary], caller: Caller, 
         )
 
 
-def _with_predecessors(conn: Connection, service: OperatorService, run: Run) -> list[Run]:
-    """The run and those that it resumes: who requested any of them requested this work."""
+def _earlier_runs(run: Run, load: LoadRun) -> list[Run]:
+    """Those that it resumes, the last one first, up to one that was pruned. Who requested any requested this work."""
     found = [run]
-    while earlier := [link.other_run_id for link in found[-1].links if link.run_id == found[-1].id]:
-        loaded = load_runs(conn, service.store.plans, {earlier[0]: True})
-        if earlier[0] not in loaded:  # pruned
-            break
-        found.append(loaded[earlier[0]])
-    return found
+    while (follows := found[-1].follows) is not None and (earlier := load(follows)) is not None:
+        found.append(earlier)
+    return found[1:]
+
+
+def _loader(conn: Connection, service: OperatorService) -> LoadRun:
+    return lambda run_id: load_runs(conn, service.store.plans, {run_id: True}).get(run_id)
 
 
 def _gate_of(run: Run, step: int) -> Gate:
@@ -241,7 +267,7 @@ def waiting_gates(service: OperatorService) -> list[WaitingGate]:
     successes = {name: each.last_success for name, each in last.items()}
     now = service.store.now()
     return [
-        waiting_gate(run, step, items_of(run, step, successes, now))
+        waiting_gate(run, step, items_of(run, step, successes, now, _with_checks(service, run, step)))
         for run in found
         if (step := _waiting_step_of(run)) is not None
     ]
@@ -255,8 +281,16 @@ def gate_of_run(service: OperatorService, run_id: int) -> WaitingGate:
         raise _not_waiting(run)
     names = _proof_entries(run, step)
     last = service.store.history.last_per_entry(names) if names else {}
-    items = items_of(run, step, {name: each.last_success for name, each in last.items()}, service.store.now())
+    successes = {name: each.last_success for name, each in last.items()}
+    items = items_of(run, step, successes, service.store.now(), _with_checks(service, run, step))
     return waiting_gate(run, step, items)
+
+
+def _with_checks(service: OperatorService, run: Run, step: int) -> list[Run]:
+    """The runs that it resumes, if a proof of the gate names a check."""
+    proofs = [item.proof for item in _gate_of(run, step).checklist]
+    named = any(proof is not None and proof.check is not None for proof in proofs)
+    return _earlier_runs(run, service.store.history.run) if named else []
 
 
 def _waiting_step_of(run: Run) -> int | None:
@@ -298,7 +332,7 @@ def tick(
     def act(conn: Connection, run: Run, step: int, now: datetime) -> WaitingGate:
         of_run = _gate_of(run, step)
         require_may_decide(of_run, run, caller)
-        items = {item.number: item for item in _current_items(conn, run, step, now)}
+        items = {item.number: item for item in _current_items(conn, service, run, step, now)}
         for number in dict.fromkeys(numbers):
             item = items.get(number)
             if item is None:
@@ -319,7 +353,7 @@ def tick(
             )
             _add_event(conn, "gate_item_ticked", run, step, caller, now, why=note, more=f'item {number} "{item.text}"')
         after = load_runs(conn, service.store.plans, {run.id: True})[run.id]
-        return waiting_gate(after, step, _current_items(conn, after, step, now))
+        return waiting_gate(after, step, _current_items(conn, service, after, step, now))
 
     return _at_gate(service, run_id, gate, act)
 
@@ -344,9 +378,9 @@ def approve(
 
     def act(conn: Connection, run: Run, step: int, now: datetime) -> None:
         of_run = _gate_of(run, step)
-        requested = _with_predecessors(conn, service, run)
+        requested = [run, *_earlier_runs(run, _loader(conn, service))]
         require_may_approve(of_run, requested, caller, emergency=emergency)
-        items = _current_items(conn, run, step, now)
+        items = _current_items(conn, service, run, step, now)
         _require_complete(run, step, items)
         marked = requested_by_caller(of_run, requested, caller) is not None
         for item in items:
@@ -434,10 +468,13 @@ def _at_gate(service: OperatorService, run_id: int, gate: str, act: Callable[[Co
     return service.store.write(transaction)
 
 
-def _current_items(conn: Connection, run: Run, step: int, now: datetime) -> tuple[GateItem, ...]:
+def _current_items(
+    conn: Connection, service: OperatorService, run: Run, step: int, now: datetime
+) -> tuple[GateItem, ...]:
     names = _proof_entries(run, step)
     last = last_runs(conn, names) if names else {}
-    return items_of(run, step, {name: each.last_success for name, each in last.items()}, now)
+    successes = {name: each.last_success for name, each in last.items()}
+    return items_of(run, step, successes, now, _earlier_runs(run, _loader(conn, service)))
 
 
 def _require_complete(run: Run, step: int, items: Sequence[GateItem]) -> None:

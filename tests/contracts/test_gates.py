@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import delete, insert, update
 from support.stores import entry as stored_entry
 from support.stores import manual_run, run_concurrently, sync
 from support.web_services import Harness, harness
@@ -31,6 +31,8 @@ from maintd.model.run_updates import (
 )
 from maintd.operations import OperatorService
 from maintd.operations.gates import approve, end_overdue_waits, gate_of_run, reject, tick, waiting_gates
+from maintd.operations.resume import resume
+from maintd.operations.successor_plan import Request
 from maintd.store.tables import run_links, runs
 
 ADA = Caller("ada", Role.OPERATOR, "socket, uid 1000, pid 7")
@@ -82,6 +84,21 @@ class Site:
         claimed = self.store.runs.claim(run_id, "n1", "n1-1", now + HOUR, now)
         assert claimed is not None
         assert self.store.runs.apply(run_id, claimed.fence, 1, [RunWaiting(step=2, at=now, until=now + HOUR)])
+
+    def resumed(self, run_id: int) -> int:
+        """Reject the run at its gate, and return the run that resumes it and waits there again."""
+        reject(self.service, run_id, BOB, why="not yet")
+        now = self.store.now()
+        claimed = self.store.runs.claim(run_id, "n1", "n1-1", now + HOUR, now)
+        assert claimed is not None
+        ended = RunFinished(state=RunState.FAILED, at=now)
+        assert self.store.runs.apply(run_id, claimed.fence, 2, [ended])
+        new, now = resume(self.service, run_id, Request(by="ada", why="go on")).id, self.store.now()
+        claimed = self.store.runs.claim(new, "n1", "n1-1", now + HOUR, now)
+        assert claimed is not None
+        waits = RunWaiting(step=1, at=now, until=now + HOUR, reason="waits")
+        assert self.store.runs.apply(new, claimed.fence, 1, [waits])
+        return new
 
     def backup(self, ago: timedelta) -> int:
         """A backup that succeeded so long ago."""
@@ -231,6 +248,32 @@ def test_steps_and_checks_of_the_same_run_prove_items(site: Site) -> None:
         (ItemState.NOT_PROVED, 'step "verify" has not reported "size"'),
     ]
     assert gate.next_step == f"maintd reject {run_id} --why REASON"
+
+
+def test_a_check_of_a_step_that_was_taken_over_proves_an_item(site: Site) -> None:
+    first = site.waiting(
+        ChecklistItem(text="Files", proof=Proof(check="verify/files")),
+        ChecklistItem(text="Size", proof=Proof(check="verify/size")),
+    )
+    second = site.resumed(first)
+    third = site.resumed(second)
+
+    for found in (waiting_gates(site.service)[0], gate_of_run(site.service, third)):
+        assert [(item.state, item.evidence) for item in found.items] == [
+            (ItemState.PROVED, "files: 3, expected at least 1"),
+            (ItemState.NOT_PROVED, 'step "verify" has not reported "size"'),
+        ]
+    site.store.write(lambda conn: conn.execute(delete(runs).where(runs.c.id == first)))
+    assert {item.evidence for item in gate_of_run(site.service, third).items} == {
+        f'unknown: run {first}, from which step "verify" was taken over, was pruned'
+    }
+
+
+def test_a_gate_with_such_a_proof_is_passed_after_a_resume(site: Site) -> None:
+    run_id = site.resumed(site.waiting(ChecklistItem(text="Files", proof=Proof(check="verify/files"))))
+
+    assert approve(site.service, run_id, BOB).state is RunState.QUEUED
+    assert site.kinds(run_id) == ["proved", "approved"]
 
 
 def test_the_role_of_the_gate_is_needed_to_tick_approve_and_reject(site: Site) -> None:
