@@ -31,6 +31,7 @@ from maintd.notify.selection import (
     send_at,
     waiting_step,
 )
+from maintd.operations.follow import is_acknowledged
 from maintd.operations.period import summary_of
 from maintd.operations.review import Review
 from maintd.operations.watchdog import Missing, MissingKind
@@ -38,6 +39,7 @@ from maintd.present import utc_minute
 from maintd.present.notices import OWN, subject_text
 from maintd.schedule import compile_rule, due_between
 from maintd.store import LastRuns, Store
+from maintd.store.findings import open_findings
 from maintd.store.history import load_runs
 from maintd.store.last_runs import last_runs
 from maintd.store.mutes import active_mutes
@@ -62,8 +64,16 @@ SETTLING = timedelta(seconds=30)
 LATEST_DIGEST = timedelta(hours=6)
 """A digest that could not be made for so long is left out."""
 
+WITHDRAWN_WITHIN = timedelta(days=1)
+"""How long after an acknowledgement was withdrawn a failure is reported that had no notice because of it."""
+
 MOST_OVERDUE = 500
 MOST_RUNNING = 200
+
+_OF_CHECKS = (NoticeKind.FAILED, NoticeKind.UNKNOWN)
+"""Kinds of incidents that are silent while all that was wrong is acknowledged."""
+
+_ENDED_BY_CHECKS = (RunState.FAILED, RunState.UNKNOWN)
 
 _ORDER = (NoticeKind.FAILED, NoticeKind.MISSED, NoticeKind.UNKNOWN, NoticeKind.TOO_LONG, NoticeKind.LATE)
 
@@ -157,14 +167,23 @@ class IncidentRecorder:
     def _record_lapse(self, conn: Connection, entry: str, now: datetime) -> None:
         """What was acknowledged about an entry is not any more: remind of its incidents, or open the one that it has
         now."""
-        opened = open_incidents(conn, entry)
+        opened = [incident for incident in open_incidents(conn, entry) if incident.kind in _OF_CHECKS]
         for incident in opened:
-            self._adjust_reminder(conn, incident, now, acknowledged=False)
-        if not any(incident.kind in (NoticeKind.FAILED, NoticeKind.UNKNOWN) for incident in opened):
+            self._adjust_reminder(conn, incident, now, acknowledged=self._is_silent(conn, incident, now))
+        if not opened:
             last = last_runs(conn, [entry]).get(entry, LastRuns()).last_finished
             run = None if last is None else load_runs(conn, self._store.plans, {last.id: True}).get(last.id)
             if run is not None and run.state not in (RunState.SUCCEEDED, RunState.WARNED):
-                self.record_ends(conn, [EndedRun(run)], now)
+                self.record_ends(conn, [EndedRun(run, self._is_acknowledged(conn, run, now))], now)
+
+    def _is_silent(self, conn: Connection, incident: Incident, now: datetime) -> bool:
+        """Whether all that was wrong with the last run of an incident is acknowledged."""
+        run_id = incident.last_run_id
+        run = None if run_id is None else load_runs(conn, self._store.plans, {run_id: True}).get(run_id)
+        return run is not None and self._is_acknowledged(conn, run, now)
+
+    def _is_acknowledged(self, conn: Connection, run: Run, now: datetime) -> bool:
+        return is_acknowledged(run, open_findings(conn, [run.entry]).get(run.entry, []), now)
 
     # --- sweeps ---
 
@@ -387,14 +406,56 @@ class IncidentRecorder:
 
         return self._store.write(transaction)
 
+    def _sweep_acknowledged(self, config: NotifyConfig, now: datetime) -> int:
+        """Silence the incidents of which all is acknowledged, and report those of which that is over, however it
+        ended."""
+        known = self._entries()
+        opened = [each for each in self._store.notices.open_incidents() if each.kind in _OF_CHECKS]
+        acknowledged = {finding.entry for finding in self._store.findings.acknowledged()}
+        candidates = [each for each in opened if each.subject in acknowledged and each.subject in known]
+        silent = self._store.read(lambda conn: {each.id for each in candidates if self._is_silent(conn, each, now)})
+        changed = [
+            each
+            for each in opened
+            if each.subject in known
+            if (each.remind_at is None) is not (each.id in silent)
+            if each.id in silent or self._has_reminders(config, each, now)
+        ]
+        withdrawn = self._store.findings.withdrawn(now - WITHDRAWN_WITHIN) & set(known)
+        unreported = withdrawn - {each.subject for each in opened}
+        failures = self._store.read(lambda conn: self._unacknowledged_failures(conn, unreported, now))
+        if not (changed or failures):
+            return 0
+
+        def transaction(conn: Connection) -> int:
+            for incident in changed:
+                self._adjust_reminder(conn, incident, now, acknowledged=incident.id in silent)
+            return self.record_ends(conn, failures, now)
+
+        return self._store.write(transaction)
+
+    def _unacknowledged_failures(self, conn: Connection, entries: Collection[str], now: datetime) -> list[EndedRun]:
+        """The last runs of these entries that ended by their checks, not all of which are acknowledged."""
+        if not entries:
+            return []
+        lasts = [last.last_finished for last in last_runs(conn, sorted(entries)).values()]
+        ids = {last.id: True for last in lasts if last is not None and last.state in _ENDED_BY_CHECKS}
+        runs = load_runs(conn, self._store.plans, ids) if ids else {}
+        return [EndedRun(run) for run in runs.values() if not self._is_acknowledged(conn, run, now)]
+
+    def _has_reminders(self, config: NotifyConfig, incident: Incident, now: datetime) -> bool:
+        rules = config.rules_of(incident.subject)
+        return bool(rules.channels_of(incident.kind)) and next_reminder(rules, 0, now) is not None
+
     def _sweep_reminders(self, config: NotifyConfig, now: datetime) -> int:
+        count = self._sweep_acknowledged(config, now)
         due = [
             incident
             for incident in self._store.notices.open_incidents()
             if incident.remind_at is not None and incident.remind_at <= now and incident.kind is not NoticeKind.WAITING
         ]
         if not due:
-            return 0
+            return count
         states = self._store.entries.states([incident.subject for incident in due])
 
         def transaction(conn: Connection) -> int:
@@ -423,7 +484,7 @@ class IncidentRecorder:
                     )
             return add_notices(conn, new, now) if new else 0
 
-        return self._store.write(transaction)
+        return count + self._store.write(transaction)
 
     def _digest(self, config: NotifyConfig, now: datetime) -> int:
         if config.digest is None:

@@ -112,7 +112,10 @@ class Notifier:
             self._wakeup.set()
 
     def note_gates(self) -> None:
-        """A run may have come to a gate: look for it now. Any thread can call this; it returns at once."""
+        """A run may have come to a gate, or what kept a reminder back is over: look for it now.
+
+        Any thread can call this; it returns at once.
+        """
         self._gates_noted.set()
         self._wakeup.set()
 

@@ -15,6 +15,7 @@ from maintd.model.finding import (
     ListedFinding,
     is_finding,
 )
+from maintd.operations.commands import wake
 from maintd.operations.follow import observations
 from maintd.operations.lookup import find_run, known_names
 from maintd.operations.service import OperatorService
@@ -125,6 +126,7 @@ def withdraw(service: OperatorService, key: str, *, by: str, why: str = "", orig
     now = service.store.now()
     if not service.store.findings.withdraw(finding.key, by=by or "an operator", now=now, why=why, origin=origin):
         raise RefusedError(f"finding {finding.key} is not acknowledged", "see: maintd ack --list")
+    wake(service)  # what is wrong again is reported now
     return listed_finding(find_finding(service.store, finding.key), now)
 
 

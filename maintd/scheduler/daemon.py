@@ -536,7 +536,7 @@ class Daemon:
         """Wake the loop, the executor and the notifier after an operator changed rows."""
         self._wakeup.set()
         self._wake_executor()
-        self.notifier.wake()
+        self.notifier.note_gates()
 
     def _wake_executor(self) -> None:
         self.executor.wake()

@@ -20,6 +20,8 @@ from maintd.store.tables import IS_NOT_ENDED, IS_OPEN, acknowledgements, entries
 MOST = 1000
 """Most findings of one answer."""
 
+_WITHDRAWN = "withdrawn by "
+
 _OF_ACKNOWLEDGEMENT = ("id", "status", "observed", "observed_at", "why", "by", "at", "until", "ended_at", "ended_why")
 _COLUMNS = (
     *(column for column in findings.c if column.name not in ("id", "entry_id")),
@@ -150,7 +152,7 @@ class Findings:
             query = select(findings.c.id, findings.c.check, entries.c.name)
             query = query.join_from(findings, entries, entries.c.id == findings.c.entry_id)
             found = conn.execute(query.where(findings.c.key == key)).one_or_none()
-            if found is None or not _end(conn, [found.id], f"withdrawn by {by}", now):
+            if found is None or not _end(conn, [found.id], f"{_WITHDRAWN}{by}", now):
                 return False
             text = f"finding {key}, {found.check}"
             kind = "acknowledgement_withdrawn"
@@ -158,6 +160,15 @@ class Findings:
             return True
 
         return self._database.write(transaction)
+
+    def withdrawn(self, since: datetime) -> set[str]:
+        """The entries with an open finding whose acknowledgement was withdrawn since then."""
+        query = select(entries.c.name).distinct()
+        query = query.join_from(acknowledgements, findings, findings.c.id == acknowledgements.c.finding_id)
+        query = query.join(entries, entries.c.id == findings.c.entry_id).where(
+            IS_OPEN, acknowledgements.c.ended_at >= since, acknowledgements.c.ended_why.startswith(_WITHDRAWN)
+        )
+        return self._database.read(lambda conn: set(conn.execute(query).scalars()))
 
     def _read(self, query: Select[Any]) -> list[Finding]:
         return self._database.read(lambda conn: [_finding(row) for row in conn.execute(query)])

@@ -248,6 +248,81 @@ def test_a_failure_that_was_acknowledged_before_its_notice_is_reported_when_that
     assert site.kinds() == ["failed"]
 
 
+def acknowledge(site: Site, until: float) -> str:
+    """Acknowledge the only finding, and return its key."""
+    (finding,) = site.store.findings.all()
+    now = site.clock.now()
+    assert site.store.findings.acknowledge(finding.key, why="known", by="ada", until=at(until), now=now)
+    return finding.key
+
+
+def test_nothing_is_reminded_of_once_all_is_acknowledged_without_another_run(site: Site) -> None:
+    failing_run(site, "a", 1)
+    site.clock.advance(timedelta(minutes=5))
+    acknowledge(site, 600)
+    for _ in range(19):
+        site.clock.advance(timedelta(minutes=30))
+        site.sweep()
+    assert site.kinds() == ["failed"]
+
+    site.clock.advance(timedelta(minutes=30))  # the time is over
+    site.review()
+    site.sweep()
+    assert site.kinds() == ["failed", "still_failing"]
+
+
+def test_a_withdrawn_acknowledgement_makes_a_failure_reported_again_at_once(site: Site) -> None:
+    failing_run(site, "a", 1)
+    key = acknowledge(site, 6000)
+    site.clock.advance(timedelta(minutes=90))
+    site.sweep()
+    assert site.kinds() == ["failed"]
+
+    assert site.store.findings.withdraw(key, by="ada", now=site.clock.now())
+    site.recorder.sweep_gates()
+    site.review()
+    site.sweep()
+    assert site.kinds() == ["failed", "still_failing"]
+
+
+def test_a_failure_that_was_never_reported_is_when_its_acknowledgement_is_withdrawn(site: Site) -> None:
+    site.configure(channels={})
+    failing_run(site, "a", 1)
+    key = acknowledge(site, 6000)
+    site.configure(channels=CHANNELS)
+    failing_run(site, "a", 4)
+    site.sweep()
+    assert site.kinds() == []
+
+    assert site.store.findings.withdraw(key, by="ada", now=site.clock.now())
+    site.sweep()
+    site.sweep()
+    assert site.kinds() == ["failed"]
+
+
+def test_a_failure_that_has_something_else_beside_what_is_acknowledged_is_reminded_of(site: Site) -> None:
+    failing_run(site, "a", 1)
+    acknowledge(site, 6000)
+    site.end("a", 2, RunState.FAILED)  # not by a check
+    site.clock.advance(timedelta(minutes=90))
+    site.sweep()
+
+    assert site.kinds() == ["failed", "still_failing"]
+
+
+def test_an_acknowledgement_that_is_over_does_not_remind_of_a_gate_without_reminders(site: Site) -> None:
+    failing_run(site, "a", 1)
+    acknowledge(site, 60)
+    at_gate(site, 2, remind=None)
+    site.clock.advance(timedelta(minutes=3))
+    site.sweep()
+    site.clock.advance(timedelta(minutes=61))
+    site.review()
+    site.sweep()
+
+    assert sorted(site.kinds()) == ["failed", "still_failing", "waiting"]
+
+
 # --- gates ---
 
 
