@@ -211,9 +211,10 @@ class IncidentRecorder:
         return self._sweep_gates(config, now) + self._sweep_reminders(config, now)
 
     def seconds_to_reminder(self) -> float:
-        """Until the next reminder; infinity: none. One that is due already waits for the next sweep."""
+        """Until the next reminder or end of a mute; infinity: none. What is due already waits for the next sweep."""
         now = self._store.now()
         times = [incident.remind_at for incident in self._store.notices.open_incidents()]
+        times += [mute.until for mute in self._store.mutes.active(now)]  # what is not over is reported then
         return min(((at - now).total_seconds() for at in times if at is not None and at > now), default=float("inf"))
 
     def record_missing(self, missing: Iterable[Missing]) -> int:
@@ -302,11 +303,12 @@ class IncidentRecorder:
         over = [one for one in opened if (run := runs.get(one.run_id or 0)) is None or not is_about_wait(one, run)]
         current = {one.subject: one for one in opened if one not in over}
         began = [(run, step) for run, step in gates if run.entry in known and run.entry not in current]
+        muted = self._store.mutes.active(now)
         due = [
             (one, run, step)
             for run, step in gates
             if (one := current.get(run.entry)) is not None and one.run_id == run.id
-            if one.remind_at is not None and one.remind_at <= now
+            if one.remind_at is not None and one.remind_at <= now and muting(muted, one.subject) is None
         ]
         if not (over or began or due):
             return 0
@@ -323,7 +325,7 @@ class IncidentRecorder:
                     conn, config, run.entry, NoticeKind.WAITING, text, run.id, mutes, now, remind_every=remind
                 )
             for incident, run, step in due:
-                new += self._remind_of_gate(conn, config, incident, run, step, mutes, now, around)
+                new += self._remind_of_gate(conn, config, incident, run, step, now, around)
             return add_notices(conn, new, now) if new else 0
 
         return self._store.write(transaction)
@@ -335,15 +337,10 @@ class IncidentRecorder:
         incident: Incident,
         run: Run,
         step: Step,
-        mutes: Sequence[Mute],
         now: datetime,
         around: Around,
     ) -> list[NewNotice]:
         remind = None if step.gate is None else step.gate.remind
-        mute = muting(mutes, run.entry)
-        if mute is not None:
-            set_reminder(conn, incident, mute.until, reminded=False)
-            return []
         if not set_reminder(conn, incident, None if remind is None else now + remind, reminded=True):
             return []  # another node did
         text = messages.waiting(run, step, now, around, reminder=True)
@@ -449,25 +446,27 @@ class IncidentRecorder:
 
     def _sweep_reminders(self, config: NotifyConfig, now: datetime) -> int:
         count = self._sweep_acknowledged(config, now)
+        muted, opened = self._store.mutes.active(now), self._store.notices.open_incidents()
+        self._hold_muted([incident for incident in opened if muting(muted, incident.subject) is not None], now)
         due = [
             incident
-            for incident in self._store.notices.open_incidents()
+            for incident in opened
             if incident.remind_at is not None and incident.remind_at <= now and incident.kind is not NoticeKind.WAITING
+            if muting(muted, incident.subject) is None
         ]
         if not due:
             return count
         states = self._store.entries.states([incident.subject for incident in due])
 
         def transaction(conn: Connection) -> int:
-            mutes, around = active_mutes(conn, now), self._around(conn)
+            around = self._around(conn)
+            notified = channels_notified(conn, [incident.id for incident in due])
             new: list[NewNotice] = []
             for incident in due:
                 rules = config.rules_of(incident.subject)
-                mute = muting(mutes, incident.subject)
                 state = states.get(incident.subject)
-                if mute is not None:
-                    set_reminder(conn, incident, mute.until, reminded=False)
-                elif state is not None and state.pause is not None:
+                is_first = incident.id not in notified  # it was muted until now
+                if state is not None and state.pause is not None:
                     set_reminder(conn, incident, now + rules.remind_first, reminded=False)
                 elif set_reminder(conn, incident, next_reminder(rules, incident.reminders + 1, now), reminded=True):
                     text = messages.still_failing(incident, now, around)
@@ -475,7 +474,7 @@ class IncidentRecorder:
                     new += _notices(
                         config,
                         NoticeKind.STILL_FAILING,
-                        reminder_channels(config, incident),
+                        rules.channels_of(incident.kind) if is_first else reminder_channels(config, incident),
                         f"incident:{incident.id}:reminder:{number}",
                         text,
                         incident.id,
@@ -485,6 +484,17 @@ class IncidentRecorder:
             return add_notices(conn, new, now) if new else 0
 
         return count + self._store.write(transaction)
+
+    def _hold_muted(self, muted: Sequence[Incident], now: datetime) -> None:
+        """What is muted is due from now on, so that it is reported when no mute is left, whatever ended it."""
+        later = [incident for incident in muted if incident.remind_at is not None and incident.remind_at > now]
+
+        def transaction(conn: Connection) -> None:
+            for incident in later:
+                set_reminder(conn, incident, now, reminded=False)
+
+        if later:
+            self._store.write(transaction)
 
     def _digest(self, config: NotifyConfig, now: datetime) -> int:
         if config.digest is None:
@@ -533,10 +543,12 @@ class IncidentRecorder:
         rules = config.rules_of(subject)
         critical = rules.critical or kind is NoticeKind.MAINTD
         channels = rules.channels_of(kind)
-        mute = muting(mutes, subject)
+        is_muted = muting(mutes, subject) is not None
         remind_at = next_reminder(rules, 0, now) if channels else None
         if kind is NoticeKind.WAITING:
             remind_at = None if remind_every is None or not channels else now + remind_every
+        if is_muted and channels:
+            remind_at = now  # due, so that it is reported when no mute is left
         known = {key: text.details[key] for key in messages.KEPT if key in text.details}
         incident = open_incident(
             conn,
@@ -548,10 +560,10 @@ class IncidentRecorder:
                 run_id=run_id,
                 why=str(text.details.get("why", "")),
                 details=known,
-                remind_at=mute.until if mute is not None and remind_at is not None else remind_at,
+                remind_at=remind_at,
             ),
         )
-        if incident is None or mute is not None:
+        if incident is None or is_muted:
             return []
         key = f"incident:{incident.id}:{kind}"
         return _notices(config, kind, channels, key, text, incident.id, now, critical=critical)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from maintd.model.notice import Incident, Mute, NoticeKind, NoticeRules, NotifyConfig, QuietHours
 from maintd.model.run import Run, RunState, RunSummary, SkipReason, Step, StepState, Trigger
+from maintd.present.notices import OWN
 from maintd.schedule import compile_rule
 from maintd.store.notice_groups import GROUP_WAIT
 
@@ -120,9 +121,9 @@ def next_reminder(rules: NoticeRules, reminders: int, now: datetime) -> datetime
     return now + min(rules.remind_first * (1 << min(reminders, 20)), rules.remind_at_most)
 
 
-def muting(mutes: Iterable[Mute], entry: str) -> Mute | None:
-    """The mute that silences an entry and lasts longest."""
-    found = [mute for mute in mutes if fnmatchcase(entry, mute.entries)]
+def muting(mutes: Iterable[Mute], subject: str) -> Mute | None:
+    """The mute that silences an entry and lasts longest; maintd itself is never muted."""
+    found = [mute for mute in mutes if fnmatchcase(subject, mute.entries) and not subject.startswith(OWN)]
     return max(found, key=lambda mute: mute.until, default=None)
 
 

@@ -117,6 +117,7 @@ def acknowledge(
     done = service.store.findings.acknowledge(finding.key, why=why, by=by, until=until, now=now, origin=origin)
     if not done:
         raise RefusedError(f"finding {finding.key} is gone", f"see: maintd findings show {finding.key}")
+    wake(service)
     return listed_finding(find_finding(service.store, finding.key), now)
 
 

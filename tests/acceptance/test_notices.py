@@ -164,6 +164,34 @@ def test_a_calendar_that_is_refused_is_reported_and_so_is_its_correction(tmp_pat
         assert 'unknown job "gret"; did you mean "greet"?' in first["why"]
 
 
+def test_the_end_of_a_mute_and_of_an_acknowledgement_by_hand_is_reported_before_the_next_heartbeat(
+    tmp_path: Path,
+) -> None:
+    def reminders(daemon: RunningDaemon) -> list[Any]:
+        with closing(sqlite3.connect(f"file:{daemon.state_dir}/maintd.db?mode=ro", uri=True)) as conn:
+            return [row[0] for row in conn.execute("SELECT remind_at FROM incidents WHERE closed_at IS NULL")]
+
+    settings = SETTINGS | {"MAINTD_HEARTBEAT": "10m"}
+    with webhook() as hook:
+        text = calendar(hook).replace("notify:\n", "notify:\n  critical: true\n")
+        with maintd_daemon(tmp_path, text, **settings) as daemon:
+            assert daemon.maintd("mute", "stumbling", "--why", "new disk", "--for", "2d").code == 0
+            fail(daemon)
+            wait_for(lambda: len(reminders(daemon)) == 1, "the incident is recorded")
+            assert states(daemon) == {}
+            assert daemon.maintd("unmute", "stumbling").code == 0
+            wait_for(lambda: len(hook.accepted) == 1, "what is not over is reported")
+
+            key = daemon.maintd("findings", "--json").json["findings"][0]["key"]
+            assert daemon.maintd("ack", key, "--why", "known", "--for", "2d", "--by", "ada").code == 0
+            wait_for(lambda: reminders(daemon) == [None], "no reminder is due")
+            assert daemon.maintd("unack", key).code == 0
+            wait_for(lambda: len(hook.accepted) == 2, "what is not over is reported again")
+
+        kinds = [content(hook, number)["notices"][0]["kind"] for number in range(2)]
+        assert kinds == ["still_failing", "still_failing"]
+
+
 def test_without_channels_nothing_is_written(tmp_path: Path) -> None:
     text = "timezone: UTC\nentries:\n  stumbling: {steps: [stumble]}\n"
     with maintd_daemon(tmp_path, text, **SETTINGS) as daemon:

@@ -214,6 +214,98 @@ def test_what_recovers_during_a_mute_is_not_reported(site: Site) -> None:
     assert (site.notices(), site.opened()) == ([], [])
 
 
+def test_what_is_not_over_is_reported_at_once_when_a_mute_is_ended_by_hand(site: Site) -> None:
+    site.store.mutes.add("a", why="new disk", by="ada", until=at(6000), now=NOON)
+    site.end("a", 1, RunState.FAILED)
+    site.clock.advance(timedelta(hours=2))
+    site.sweep()
+    assert site.kinds() == []
+
+    assert site.store.mutes.end("a", by="ada", now=site.clock.now())
+    site.recorder.sweep_gates()
+    site.sweep()
+    assert site.kinds() == ["still_failing"]
+
+
+def test_what_was_reported_before_a_mute_is_again_at_its_end(site: Site) -> None:
+    site.rules(remind_first=timedelta(hours=20))
+    site.end("a", 1, RunState.FAILED)
+    site.store.mutes.add("a", why="new disk", by="ada", until=at(120), now=NOON)
+    site.clock.advance(timedelta(minutes=30))
+    site.sweep()
+    assert site.kinds() == ["failed"]
+    assert site.recorder.seconds_to_reminder() == 90 * 60
+
+    site.clock.advance(timedelta(minutes=90))
+    site.sweep()
+    assert site.kinds() == ["failed", "still_failing"]
+
+
+def test_a_shorter_mute_in_place_of_a_longer_one_ends_at_its_own_end(site: Site) -> None:
+    site.store.mutes.add("a", why="new disk", by="ada", until=at(6000), now=NOON)
+    site.end("a", 1, RunState.FAILED)
+    site.clock.advance(timedelta(hours=2))
+    site.sweep()
+    site.store.mutes.add("a", why="sooner", by="ada", until=at(150), now=site.clock.now())
+    site.clock.advance(timedelta(minutes=20))
+    site.sweep()
+    assert site.kinds() == []
+
+    site.clock.advance(timedelta(minutes=10))
+    site.sweep()
+    assert site.kinds() == ["still_failing"]
+
+
+def test_the_end_of_one_mute_reports_nothing_that_another_one_silences(site: Site) -> None:
+    site.store.mutes.add("a", why="new disk", by="ada", until=at(60), now=NOON)
+    site.store.mutes.add("*", why="move", by="ada", until=at(90), now=NOON)
+    site.end("a", 1, RunState.FAILED)
+    site.clock.advance(timedelta(minutes=61))
+    site.sweep()
+    assert site.kinds() == []
+
+    site.clock.advance(timedelta(minutes=30))
+    site.sweep()
+    assert site.kinds() == ["still_failing"]
+
+
+def test_what_began_during_a_mute_is_reported_at_its_end_also_without_reminders(site: Site) -> None:
+    site.rules(kinds={NoticeKind.STILL_FAILING: ()})
+    site.store.mutes.add("a", why="new disk", by="ada", until=at(60), now=NOON)
+    site.end("a", 1, RunState.FAILED)
+    site.clock.advance(timedelta(minutes=60))
+    site.sweep()
+    site.clock.advance(timedelta(days=3))
+    site.sweep()
+
+    assert [(notice.kind.value, notice.channel) for notice in site.notices()] == [("still_failing", "mail")]
+
+
+@pytest.mark.parametrize("remind", [None, timedelta(hours=20)])
+def test_a_wait_at_a_gate_that_was_muted_is_reported_when_the_mute_ends(site: Site, remind: timedelta | None) -> None:
+    site.store.mutes.add("a", why="new disk", by="ada", until=at(6000), now=NOON)
+    at_gate(site, 0, remind=remind)
+    site.sweep()
+    site.clock.advance(timedelta(minutes=30))
+    site.sweep()
+    assert site.kinds() == []
+
+    assert site.store.mutes.end("a", by="ada", now=site.clock.now())
+    site.recorder.sweep_gates()
+    site.sweep()
+    assert site.kinds() == ["waiting"]
+
+
+def test_a_mute_of_all_entries_does_not_silence_maintd_itself(site: Site) -> None:
+    site.store.mutes.add("*", why="new disk", by="ada", until=at(6000), now=NOON)
+    site.sweep(DISK, elapsed=0)
+    site.sweep(DISK, elapsed=31)
+    site.clock.advance(timedelta(hours=2))
+    site.sweep(DISK, elapsed=7200)
+
+    assert site.kinds() == ["maintd", "still_failing"]
+
+
 # --- acknowledgements ---
 
 
