@@ -29,8 +29,13 @@ def undo_steps(plan: Sequence[StepPlan]) -> list[tuple[int, StepPlan]]:
     return [(index, step) for index, step in enumerate(plan) if step.undoes]
 
 
-def needs_undo(step: StepPlan, plan: Sequence[StepPlan], outcomes: Outcomes) -> bool:
-    """Whether what this undo step undoes may have had an effect: its step was started, whatever its outcome."""
+def needs_undo(step: StepPlan, plan: Sequence[StepPlan], outcomes: Outcomes, left_by: int | None) -> bool:
+    """Whether what this undo step undoes may have had an effect: its step was started, whatever its outcome.
+
+    Or an earlier run, `left_by`, left it in effect, and this one did not come as far.
+    """
+    if left_by is not None:
+        return True
     undone = next((index for index, other in enumerate(plan) if other.name == step.undoes), None)
     return undone is not None and _has_run(outcomes.get(undone))
 

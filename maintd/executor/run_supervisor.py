@@ -110,7 +110,9 @@ class RunSupervisor:
         self._context.cancel.start_cleanup()
         undoes = self._undoes()
         for index, step in undo_steps(plan):
-            if undoes and needs_undo(step, plan, self._outcomes):
+            before = self._before(index)
+            left_by = None if before is None else before.left_by
+            if undoes and needs_undo(step, plan, self._outcomes, left_by):
                 self._run_step(index, step)
             else:
                 self._skip(index, step, "nothing is to be undone")

@@ -232,6 +232,7 @@ class Step(Model):
     reason: str = ""
     started_at: Instant | None = None
     finished_at: Instant | None = None
+    left_by: int | None = None  # of an undo step: the earlier run that left in effect what it undoes
     attempts: tuple[Attempt, ...] = ()
 
 

@@ -133,7 +133,7 @@ def _require_why(why: str) -> None:
 
 def _require_secrets(service: OperatorService, run: Run, successor: Successor) -> None:
     """Raise where a step needs a secret that was given for the earlier run only, and is deleted."""
-    kept = {step.step for step in successor.steps}
+    kept = {step.step for step in successor.steps if step.left_by is None}
     for index, step in enumerate(run.plan):
         undoes = successor.run.trigger is Trigger.UNDO
         runs_again = index not in kept and (step.always or bool(step.undoes) or not undoes)

@@ -41,6 +41,7 @@ def plan_resume(run: Run, request: Request, now: datetime) -> Successor:
     1. The point of resumption is the first step that did not succeed, or that was undone, or `from_step` before it.
     2. Steps before it are taken over, gates too. All gates from there on are asked again.
     3. `always` steps run again, unless all steps are taken over: then those that succeeded are, too.
+    4. What is in effect of the steps that are not taken over stays to be undone, even if they do not run again.
 
     Raises RefusedError for a run that is not over, that was a success, or that was resumed or undone before; where a
     step would run again that mutates, is not repeatable, and succeeded, was lost or has an uncertain change, unless
@@ -86,8 +87,7 @@ def plan_undo(run: Run, request: Request, now: datetime) -> Successor:
         raise RefusedError(f"run {run.id} {run.state}; only a run that did not succeed can be undone")
     _require_first(run)
     plans = {plan.name: plan for plan in run.plan}
-    started = {step.name for step in run.steps if step.state not in NOT_STARTED}
-    due = [step for step in run.steps if step.undoes in started and not step.state.is_success]
+    due = _due(run)
     undone = [step for step in run.steps if step.undoes and step.state.is_success]
     always = [step for step in run.steps if step.always]
     cut_off = any(step.state in {StepState.PENDING, *_AS_LOST} for step in always)
@@ -254,7 +254,28 @@ def _successor(
     )
     # A person begins a new window. What maintd does by itself stays within the one that was announced.
     began = run.started_at if request.automatic and run.policy.window is not None else None
-    return Successor(new, kind, tuple(_taken_over(run, step) for step in sorted(kept, key=_index)), began)
+    steps = [_taken_over(run, step) for step in sorted(kept, key=_index)]
+    return Successor(new, kind, (*steps, *_left(run, kept)), began)
+
+
+def _due(run: Run) -> list[Step]:
+    """The undo steps of what is in effect: it was started, by this run or one that it follows, and not undone."""
+    started = {step.name for step in run.steps if step.state not in NOT_STARTED}
+    undoes = [step for step in run.steps if step.undoes and not step.state.is_success]
+    return [step for step in undoes if step.undoes in started or step.left_by is not None]
+
+
+def _left(run: Run, kept: Sequence[Step]) -> list[TakenOver]:
+    """The undo steps of what is in effect and is not taken over as started."""
+    started = {step.name for step in run.steps if step.state not in NOT_STARTED}
+    seen = {step.name for step in kept} & started
+    found = []
+    for step in _due(run):
+        if step.undoes not in seen:
+            left_by = step.left_by if step.left_by is not None and step.undoes not in started else run.id
+            reason = f'run {left_by} left "{step.undoes}" in effect, or in part'
+            found.append(TakenOver(step.index, StepState.PENDING, reason, None, None, left_by))
+    return found
 
 
 def _index(step: Step) -> int:

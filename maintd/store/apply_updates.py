@@ -170,7 +170,8 @@ def _finish(conn: Connection, run_id: int, claim: AnyRow, end: _End, last: int) 
         # Nothing has started: the next claim sets the start, and the time in the queue is no part of the duration.
         columns |= {"node": None, "incarnation": None, "started_at": None}
         unfinished = (StepState.PENDING.value, StepState.RUNNING.value)
-        conn.execute(delete(steps).where(steps.c.run_id == run_id, steps.c.state.in_(unfinished)))
+        of_claim = (steps.c.run_id == run_id, steps.c.left_by.is_(None))
+        conn.execute(delete(steps).where(*of_claim, steps.c.state.in_(unfinished)))
     prepared.update_row(conn, runs, {"id": run_id}, columns)
     add_run_events(conn, [RunChanged(run_id, RunState(columns["state"]), end.at)])
 

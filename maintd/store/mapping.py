@@ -107,6 +107,7 @@ def step(index: int, plan: StepPlan, row: AnyRow | None, attempts: tuple[Attempt
         reason="" if row is None else row.reason,
         started_at=None if row is None else row.started_at,
         finished_at=None if row is None else row.finished_at,
+        left_by=None if row is None else row.left_by,
         attempts=attempts,
     )
 

@@ -129,6 +129,7 @@ LEFT_OUT: dict[Table, dict[str, str]] = {
         "held": "ends later, when the run is resumed, undone or released",
         "waited": "the sum of times at gates, which are recorded",
     },
+    steps: {"left_by": "which run it follows is recorded, and so are the steps of that one"},
     attempts: {
         "log_lines": "the log is pruned before the run",
         "log_bytes": "the log is pruned before the run",

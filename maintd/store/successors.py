@@ -29,13 +29,17 @@ _HELD = Prepared(
 
 
 class TakenOver(NamedTuple):
-    """A step that a successor does not run, since the earlier run did: its index and what became of it."""
+    """A step that a successor does not run, since the earlier run did: its index and what became of it.
+
+    With `left_by` an undo step that it runs if it fails, whatever it ran: that run left in effect what it undoes.
+    """
 
     step: int
     state: StepState
     reason: str
     started_at: datetime | None
     finished_at: datetime | None
+    left_by: int | None = None
 
 
 class Successor(NamedTuple):

@@ -222,6 +222,7 @@ steps = Table(
     Column("reason", CleanText, nullable=False),
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
+    Column("left_by", Id),  # of an undo step: the run that left in effect what it undoes
     sqlite_with_rowid=False,
 )
 

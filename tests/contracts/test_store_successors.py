@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 
 import pytest
@@ -12,7 +13,7 @@ from maintd.errors import RefusedError
 from maintd.model.entry import Policy, StepPlan
 from maintd.model.evidence import Handed
 from maintd.model.run import LinkKind, NewRun, Run, RunState, StepState, Trigger
-from maintd.model.run_updates import AttemptReported, AttemptStarted, RunWaiting, StepFinished, StepStarted
+from maintd.model.run_updates import AttemptReported, AttemptStarted, RunRequeued, RunWaiting, StepFinished, StepStarted
 from maintd.operations.successor_plan import Request, plan_resume, plan_undo
 from maintd.store import Store
 from maintd.store.successors import Successor
@@ -73,6 +74,30 @@ def follow(
 
 def holders(store: Store, minutes: float = 5) -> set[tuple[str, int]]:
     return {(holder.lock, holder.run_id) for holder in store.locks.holders(at(minutes))}
+
+
+def test_what_an_earlier_run_left_in_effect_is_kept_over_the_claims_of_its_successor(store: Store, held: Run) -> None:
+    def from_the_start(run: Run, _: Request, now: datetime) -> Successor:
+        return plan_resume(run, Request("ada", "again", from_step="halt", redo=("halt",)), now)
+
+    new = follow(store, held.id, from_the_start)
+    for minutes in (5, 7):
+        claimed = claim(store, new.id, minutes)
+        assert [(step.state, step.left_by) for step in claimed.steps] == [
+            ("pending", None),
+            ("pending", None),
+            ("pending", held.id),
+        ]
+        requeued = RunRequeued(at=at(minutes + 1), not_before=at(minutes + 1), reason="the node is shutting down")
+        assert store.runs.apply(new.id, claimed.fence, 1, [requeued])
+    # It has something to undo, so that it does not end at once.
+    assert store.runs.request_cancel(new.id, "bob", "stop", at(9)) is RunState.QUEUED
+    claimed = claim(store, new.id, 10)
+    skipped = [StepFinished(step=0, state=StepState.SKIPPED, at=at(10)), StepStarted(step=2, at=at(10))]
+    assert store.runs.apply(new.id, claimed.fence, 1, skipped)
+    assert store.runs.mark_lost(new.id, claimed.fence, "the node is gone", at(11))
+    again = claim(store, follow(store, new.id, minutes=12).id, 13)
+    assert [step.left_by for step in again.steps] == [None, None, held.id]
 
 
 def test_a_successor_has_the_steps_the_values_and_the_link(store: Store, held: Run) -> None:

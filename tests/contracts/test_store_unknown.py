@@ -29,6 +29,7 @@ AS_OF_REVISION_1 = (
         for name in ("waiting_step", "waiting_until", "held", "emergency", "waited", "window_from")
     ),
     "ALTER TABLE locks DROP COLUMN held",
+    "ALTER TABLE steps DROP COLUMN left_by",
     "ALTER TABLE attempts DROP COLUMN complete",
     "ALTER TABLE events DROP COLUMN origin",
     "ALTER TABLE events DROP COLUMN why",

@@ -10,7 +10,7 @@ import pytest
 from support.servers.base import wait_for
 from support.servers.maintd import RunningDaemon, maintd_daemon
 
-JOB = '''"""Append a name to a file; block where a file says so.
+JOB = '''"""Append a name to a file; fail or block where a file says so.
 
 Runbook: none
 """
@@ -28,6 +28,8 @@ class Params(JobParams):
 
 @job(timeout="5m", mutates=True, repeatable={repeatable}, locks={{"stack": "exclusive"}})
 def run(ctx: Context, params: Params) -> None:
+    if (params.folder / f"fail-{{params.name}}").exists():
+        raise RuntimeError("as the test wants it")
     with ctx.change("write", params.name) as allowed:
         if allowed:
             with (params.folder / "written").open("a") as file:
@@ -172,6 +174,56 @@ def test_a_held_run_is_resumed_where_a_person_allows_its_step_to_run_again(
     again = daemon.maintd("resume", "1", "--redo", "once-2", "--why", "x")
     assert (again.code, "resumed by run 2" in again.err) == (4, True)
     assert daemon.maintd("trigger", "other", "--wait").code == 0, "the lock is free"
+
+
+REDO_ALL = ("--from", "once", "--redo", "once", "--redo", "once-2", "--why", "again from the start")
+
+
+def test_a_resumed_run_that_fails_early_undoes_what_the_lost_run_left_in_effect(
+    held: tuple[Procedure, RunningDaemon],
+) -> None:
+    procedure, daemon = held
+    (procedure.folder / "fail-one").touch()
+
+    assert daemon.maintd("resume", "1", *REDO_ALL).code == 0
+
+    run = ended(daemon, 2)
+    assert procedure.written == ["one", "two", "back-two", "back-one", "last"]
+    assert (run["state"], run["reason"].partition("; ")[2]) == ("failed", "undone: once-2, once")
+    assert states(run)["once-2"] == "skipped"
+    assert daemon.maintd("undo", "2", "--why", "x").code == 4, "nothing is left"
+    assert daemon.maintd("trigger", "other", "--wait").code == 0, "the lock is free"
+
+
+def test_the_undo_of_a_resumed_run_that_fails_is_left_for_the_next_one(held: tuple[Procedure, RunningDaemon]) -> None:
+    procedure, daemon = held
+    for name in ("fail-one", "fail-back-two"):
+        (procedure.folder / name).touch()
+    assert daemon.maintd("resume", "1", *REDO_ALL).code == 0
+    run = ended(daemon, 2)
+    assert "NOT undone: once-2" in run["reason"]
+    (procedure.folder / "fail-back-two").unlink()
+
+    assert daemon.maintd("resume", "2", "--why", "once more").code == 0  # it fails again, in its first step
+
+    run = ended(daemon, 3)
+    assert (run["state"], run["reason"].partition("; ")[2]) == ("failed", "undone: once-2, once")
+    assert procedure.written == ["one", "two", "back-one", "last", "back-two", "back-one", "last"]
+
+
+def test_a_resumed_run_that_is_cancelled_undoes_the_step_in_which_the_lost_run_was_interrupted(
+    held: tuple[Procedure, RunningDaemon],
+) -> None:
+    procedure, daemon = held
+    (procedure.folder / "block-one").touch()
+    assert daemon.maintd("resume", "1", *REDO_ALL).code == 0
+    wait_for(lambda: procedure.written == ["one", "two", "one"], "the first step runs again", seconds=120)
+
+    assert daemon.maintd("cancel", "2", "--why", "stop").code == 0
+
+    run = ended(daemon, 2)
+    assert procedure.written == ["one", "two", "one", "back-two", "back-one", "last"]
+    assert run["state"] == "cancelled"
 
 
 def test_a_held_run_is_undone_by_a_person(held: tuple[Procedure, RunningDaemon]) -> None:

@@ -65,7 +65,12 @@ def run(states: str, state: RunState = RunState.LOST, *, uncertain: str = "", **
 
 def kept(successor: Successor) -> str:
     """The steps that are taken over, by name."""
-    return " ".join(PLAN[step.step].name for step in successor.steps)
+    return " ".join(PLAN[step.step].name for step in successor.steps if step.left_by is None)
+
+
+def left(successor: Successor) -> str:
+    """The undo steps of what an earlier run left in effect, each with that run."""
+    return " ".join(f"{PLAN[step.step].name}:{step.left_by}" for step in successor.steps if step.left_by is not None)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +205,33 @@ def test_an_undo_is_refused(states: str, message: str) -> None:
 def test_an_undo_step_that_was_lost_runs_again_if_a_person_allows_it() -> None:
     found = plan_undo(run("ssssfl..."), Request(why="looked", redo=("undo-work",)), NOON)
     assert kept(found) == "look ask halt copy work"
+
+
+@pytest.mark.parametrize(
+    ("states", "request_", "expected"),
+    [
+        ("sssl.....", Request(), ""),  # halt is taken over
+        ("ssssl....", Request(redo=("work",), why="x"), "undo-work:12"),
+        ("sssfl....", Request(redo=("work",), why="x"), "undo-work:12"),
+        ("ssssl....", Request(from_step="look", redo=("halt", "work"), why="x"), "undo-work:12 undo-halt:12"),
+        ("ssssls...", Request(from_step="look", redo=("halt",), why="x"), "undo-halt:12"),  # work was undone
+        ("ssssf-s-s", Request(), "undo-work:12"),
+        ("ssssfl...", Request(), "undo-work:12"),  # whether it was undone is not known
+    ],
+)
+def test_what_an_earlier_run_left_in_effect_stays_to_be_undone(states: str, request_: Request, expected: str) -> None:
+    assert left(plan_resume(run(states), request_, NOON)) == expected
+
+
+def test_what_an_earlier_run_left_in_effect_is_handed_on_and_can_be_undone() -> None:
+    resumed = run("f----....", RunState.FAILED)
+    steps = [step.model_copy(update={"left_by": 7 if step.name == "undo-halt" else None}) for step in resumed.steps]
+    resumed = resumed.model_copy(update={"steps": tuple(steps)})
+    assert left(plan_resume(resumed, Request(), NOON)) == "undo-halt:7"
+    assert left(plan_undo(resumed, Request(why="x"), NOON)) == "undo-halt:7"
+    steps[6] = steps[6].model_copy(update={"state": StepState.SUCCEEDED})
+    undone = resumed.model_copy(update={"steps": tuple(steps)})
+    assert left(plan_resume(undone, Request(), NOON)) == ""
 
 
 def test_what_is_taken_over_keeps_its_state_and_names_its_run() -> None:

@@ -96,6 +96,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("run_id", "kind", name=op.f("pk_run_links")),
         sa.UniqueConstraint("other_run_id", "kind", name=op.f("uq_run_links_other_run_id_kind")),
     )
+    op.add_column("steps", sa.Column("left_by", _id, nullable=True))
     op.add_column("locks", sa.Column("held", sa.Boolean(), server_default=sa.false(), nullable=False))
     op.add_column("runs", sa.Column("waiting_step", sa.Integer(), nullable=True))
     op.add_column("runs", sa.Column("waiting_until", _moment, nullable=True))
