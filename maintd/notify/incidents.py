@@ -541,7 +541,7 @@ class IncidentRecorder:
         `remind_every` is the interval of reminders of a gate, for which the rules of other incidents do not count.
         """
         rules = config.rules_of(subject)
-        critical = rules.critical or kind is NoticeKind.MAINTD
+        critical = rules.critical or subject.startswith(OWN)
         channels = rules.channels_of(kind)
         is_muted = muting(mutes, subject) is not None
         remind_at = next_reminder(rules, 0, now) if channels else None

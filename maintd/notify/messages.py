@@ -143,9 +143,12 @@ def of_maintd(kind: NoticeKind, text: str, since: datetime, around: Around) -> T
 def recovered(incident: Incident, at: datetime, run: RunSummary | None, around: Around) -> Text:
     """An incident is over."""
     lasted = duration_text(at - incident.opened_at)
-    name = subject_text(incident.subject)
-    by = "" if run is None else f" with run {run.id}"
-    head = f"{name} recovered at {utc_minute(at)}{by}, after {lasted}."
+    over = f"{subject_text(incident.subject)} recovered"
+    head, by = over, "" if run is None else f" with run {run.id}"
+    if incident.kind is NoticeKind.CALENDAR_REFUSED:
+        over = "the calendar was accepted again"
+        head = f"The calendar was accepted again on {subject_text(incident.subject)}"
+    head = f"{head} at {utc_minute(at)}{by}, after {lasted}."
     facts = {"was": f"{_WORDS[incident.kind]}: {incident.why}", "since": utc_minute(incident.opened_at)}
     marks = (str(incident.details.get("emergency", "")), "" if run is None else run.emergency)
     facts[MARK] = "; ".join(dict.fromkeys(filter(None, marks)))
@@ -153,7 +156,7 @@ def recovered(incident: Incident, at: datetime, run: RunSummary | None, around: 
     details["emergency"] = facts[MARK]
     if run is not None:
         details["run_id"] = run.id
-    return _text(f"{name} recovered after {lasted}", head, facts, details, around, None if run is None else run.id)
+    return _text(f"{over} after {lasted}", head, facts, details, around, None if run is None else run.id)
 
 
 def still_failing(incident: Incident, now: datetime, around: Around) -> Text:
@@ -172,6 +175,10 @@ def still_failing(incident: Incident, now: datetime, around: Around) -> Text:
     }
     details = _of_incident(incident, around) | {"reminder": incident.reminders + 1, "next_step": step}
     title = f"{name} is still {_WORDS[incident.kind]} after {lasted}"
+    if incident.kind is NoticeKind.CALENDAR_REFUSED:
+        title = f"the calendar is still refused on {name} after {lasted}"
+    elif incident.kind is NoticeKind.MAINTD:
+        title = f"{name} still has a {_WORDS[incident.kind]} after {lasted}"
     return _text(title, f"{title}.", facts, details, around, incident.last_run_id)
 
 

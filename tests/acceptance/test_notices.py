@@ -161,6 +161,7 @@ def test_a_calendar_that_is_refused_is_reported_and_so_is_its_correction(tmp_pat
 
         first, second = content(hook)["notices"][0], content(hook, 1)["notices"][0]
         assert (first["kind"], second["kind"]) == ("calendar_refused", "recovered")
+        assert content(hook, 1)["title"].startswith("the calendar was accepted again after ")
         assert 'unknown job "gret"; did you mean "greet"?' in first["why"]
 
 

@@ -636,6 +636,25 @@ def test_quiet_hours_delay_what_is_not_critical(site: Site) -> None:
     assert times == {"a": at(120), "b": NOON + timedelta(seconds=3)}
 
 
+def test_a_calendar_that_is_refused_does_not_wait_and_its_end_is_that_it_is_accepted(site: Site) -> None:
+    site.configure(quiet=QuietHours(start=daily("11:00"), end=daily("20:00")))
+    refused = OwnProblem(NoticeKind.CALENDAR_REFUSED, "calendar", "line 3: unknown job")
+    site.sweep(refused, elapsed=0)
+    site.sweep(refused, elapsed=31)
+    site.clock.advance(timedelta(hours=1))
+    site.sweep(refused, elapsed=3631)
+    site.sweep(elapsed=3640)
+    site.sweep(elapsed=3671)
+
+    assert [(notice.title, notice.critical) for notice in site.notices()] == [
+        ("the calendar was refused", True),
+        ("the calendar is still refused on node n1 after 1h", True),
+        ("the calendar was accepted again after 1h", True),
+    ]
+    assert site.notices()[0].not_before == NOON + timedelta(seconds=3)
+    assert site.notices()[2].body.startswith("The calendar was accepted again on node n1 at Mon 2026-03-02 13:00 UTC")
+
+
 def test_the_digest_counts_a_day_and_is_sent_once(site: Site, open_another: Callable[[], Store]) -> None:
     for minutes, state in enumerate([RunState.SUCCEEDED] * 3 + [RunState.WARNED, RunState.FAILED, RunState.UNKNOWN]):
         site.end("a", minutes, state)
