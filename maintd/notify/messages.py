@@ -53,6 +53,19 @@ _WORDS: Mapping[NoticeKind, str] = {
     NoticeKind.MAINTD: "problem of maintd",
 }
 
+_URGENCY = (
+    NoticeKind.FAILED,
+    NoticeKind.MAINTD,
+    NoticeKind.CALENDAR_REFUSED,
+    NoticeKind.UNKNOWN,
+    NoticeKind.MISSED,
+    NoticeKind.STILL_FAILING,
+    NoticeKind.TOO_LONG,
+    NoticeKind.LATE,
+    NoticeKind.WAITING,
+)
+"""Kinds in the order in which the title of a message of several notices has them; others follow, recoveries last."""
+
 
 class Text(NamedTuple):
     """Title, body and details of a notice. The details are those of the webhook's JSON."""
@@ -199,9 +212,10 @@ def message_of(notices: Sequence[Notice]) -> tuple[str, str]:
     shown = _without_openings_of_recovered(notices)
     if len(shown) == 1:
         return shown[0].title, shown[0].body
-    counts = Counter(_WORDS.get(notice.kind, str(notice.kind)) for notice in shown)
-    summary = ", ".join(f"{count:,} {word}" for word, count in counts.most_common())
-    names = list(dict.fromkeys(str(notice.details.get("entry") or "maintd") for notice in shown))
+    worst_first = sorted(shown, key=lambda notice: _urgency(notice.kind))
+    counts = Counter(_WORDS.get(notice.kind, str(notice.kind)) for notice in worst_first)  # keeps the order
+    summary = ", ".join(f"{count:,} {word}" for word, count in counts.items())
+    names = list(dict.fromkeys(str(notice.details.get("entry") or "maintd") for notice in worst_first))
     listed = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
     title = _clipped(f"{summary}: {listed}")
     if len(shown) <= WHOLE:
@@ -236,6 +250,12 @@ def payload_of(key: str, notices: Sequence[Notice]) -> dict[str, Any]:
             for notice in notices
         ],
     }
+
+
+def _urgency(kind: NoticeKind) -> int:
+    if kind is NoticeKind.RECOVERED:
+        return len(_URGENCY) + 1
+    return _URGENCY.index(kind) if kind in _URGENCY else len(_URGENCY)
 
 
 def _without_openings_of_recovered(notices: Sequence[Notice]) -> list[Notice]:

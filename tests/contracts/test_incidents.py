@@ -23,6 +23,7 @@ from maintd.model.run_updates import (
     StepStarted,
 )
 from maintd.notify.incidents import IncidentRecorder
+from maintd.notify.messages import message_of
 from maintd.notify.selection import OwnProblem
 from maintd.operations.review import review_ends
 from maintd.present import runs_text
@@ -187,6 +188,20 @@ def test_a_due_time_that_was_missed_is_reported_until_a_run_succeeds(site: Site)
 
     site.end("a", 6, RunState.SUCCEEDED)
     assert site.kinds() == ["missed", "recovered"]
+
+
+def test_the_title_of_a_message_of_several_notices_has_the_worst_first(site: Site) -> None:
+    site.end("b", 1, RunState.FAILED)
+    before = len(site.notices())
+    site.end("b", 2, RunState.SUCCEEDED)
+    site.end("b", 3, RunState.UNKNOWN)
+    site.end("b", 4, RunState.SUCCEEDED)
+    site.end("a", 5, RunState.FAILED)
+
+    kinds = (NoticeKind.RECOVERED, NoticeKind.FAILED)
+    title, body = message_of([notice for notice in site.notices()[before:] if notice.kind in kinds])
+    assert title == "1 failed, 2 recovered: a, b"
+    assert body.startswith("b recovered")  # in the order of time
 
 
 # --- mutes ---
