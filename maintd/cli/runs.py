@@ -170,8 +170,9 @@ def _print(app: App, lines: Sequence[LogEntry]) -> None:
 def cancel_command(app: App, run: str, why: str, as_json: bool) -> None:
     """Cancel a run.
 
-    With the name of an entry: its planned or running run. A queued run is never started. A running one gets SIGTERM,
-    then SIGKILL if it does not exit in time.
+    With the name of an entry: its planned or running run. A queued run is never started, except for one that
+    resumes or undoes another: its undo and its `always` steps still run. A running one gets SIGTERM, then SIGKILL if it
+    does not exit in time.
     """
     number = _run_to_cancel(app, run)
 

@@ -70,6 +70,7 @@ _CLAIM = Prepared(
         runs.c.recorded_seq,
         runs.c.entry_id,
         runs.c.plan_id,
+        runs.c.trigger,
         runs.c.cancel_requested,
         runs.c.reason,
         runs.c.finished_at,
@@ -121,9 +122,9 @@ def apply_updates(
             mark_attempts_lost(conn, run_id, claim.reason, claim.finished_at)
             on_late_evidence(conn)
         return True
-    _finish(conn, run_id, claim, end, last)
+    state = _finish(conn, run_id, claim, end, last)
     if any(step.locks for step in plan.steps):
-        if isinstance(end, RunFinished):
+        if state.final:
             prepared.delete_rows_of_run(conn, locks, run_id)
         elif plan.policy.hold_locks:
             conn.execute(update(locks).where(locks.c.run_id == run_id).values(held=True))
@@ -147,7 +148,8 @@ def _allowed(state: RunState, new: Sequence[RunUpdate], end: _End | None) -> boo
     return (RunState.WAITING if isinstance(end, RunWaiting) else RunState.QUEUED) in TRANSITIONS[state]
 
 
-def _finish(conn: Connection, run_id: int, claim: AnyRow, end: _End, last: int) -> None:
+def _finish(conn: Connection, run_id: int, claim: AnyRow, end: _End, last: int) -> RunState:
+    """Record the end of a claim; the state that the run has then."""
     columns: dict[str, Any] = {"reason": end.reason, "lease_until": None}
     if isinstance(end, RunFinished):
         skip = None if end.skip_reason is None else end.skip_reason.value
@@ -159,9 +161,11 @@ def _finish(conn: Connection, run_id: int, claim: AnyRow, end: _End, last: int) 
         if claim.cancel_requested:  # it must not wait: the next claim ends it
             columns |= {"state": RunState.QUEUED.value, "not_before": end.at}
             columns |= {"waiting_step": None, "waiting_until": None}
-    elif _has_finished_steps(conn, run_id):  # it continues after a gate
+    elif claim.trigger in TAKES_OVER or _has_finished_steps(conn, run_id):  # it continues, after a gate or another run
         columns |= {"state": RunState.QUEUED.value, "not_before": end.not_before, "recorded_seq": 0}
         columns |= {"node": None, "incarnation": None}
+        waited = update(steps).where(steps.c.run_id == run_id, steps.c.state == StepState.RUNNING.value)
+        conn.execute(waited.values(state=StepState.PENDING.value, reason="", started_at=None))
     elif claim.cancel_requested:  # requested while it was running: it must not start again
         reason = f"cancelled by {claim.cancel_requested}"
         columns |= {"state": RunState.CANCELLED.value, "reason": reason, "finished_at": end.at, "recorded_seq": last}
@@ -173,7 +177,9 @@ def _finish(conn: Connection, run_id: int, claim: AnyRow, end: _End, last: int) 
         of_claim = (steps.c.run_id == run_id, steps.c.left_by.is_(None))
         conn.execute(delete(steps).where(*of_claim, steps.c.state.in_(unfinished)))
     prepared.update_row(conn, runs, {"id": run_id}, columns)
-    add_run_events(conn, [RunChanged(run_id, RunState(columns["state"]), end.at)])
+    state = RunState(columns["state"])
+    add_run_events(conn, [RunChanged(run_id, state, end.at)])
+    return state
 
 
 def _has_finished_steps(conn: Connection, run_id: int) -> bool:

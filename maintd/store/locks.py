@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import delete, or_, select, tuple_
 from sqlalchemy.engine import Connection
 
 from maintd.errors import RefusedError
@@ -31,6 +31,7 @@ _HOLDERS = (
         runs.c.incarnation,
         runs.c.state,
         runs.c.fence.label("run_fence"),
+        runs.c.held.label("run_held"),
         runs.c.lease_until,
     )
     .join_from(locks, runs)
@@ -90,12 +91,14 @@ class Locks:
         if any(not _is_over(row) for row in expired):
             # A run that became lost just now can be held, and then it keeps its locks.
             kept = conn.execute(_HOLDERS.where(locks.c.lock.in_(list(wanted)), locks.c.held.is_(True))).all()
-            kept = [row for row in kept if row.run_id != run_id and "exclusive" in (row.mode, wanted[row.lock])]
+            kept = [row for row in kept if row.run_id != run_id and not _is_expired(row, now)]
+            kept = [row for row in kept if "exclusive" in (row.mode, wanted[row.lock])]
             if kept:
                 return [_holder(row) for row in sorted(kept, key=lambda row: (row.lock, row.since))]
         if expired:
-            gone = or_(*((locks.c.lock == row.lock) & (locks.c.run_id == row.run_id) for row in expired))
-            conn.execute(delete(locks).where(gone, locks.c.held.is_(False)))
+            same = (locks.c.lock, locks.c.run_id, locks.c.held)
+            gone = or_(*(tuple_(*same) == (row.lock, row.run_id, row.held) for row in expired))
+            conn.execute(delete(locks).where(gone))
         statement = insert_into(conn, locks)
         statement = statement.on_conflict_do_update(
             index_elements=["lock", "run_id", "step"],
@@ -108,9 +111,10 @@ class Locks:
 
 def _is_expired(row: AnyRow, now: datetime, by: str | None = None) -> bool:
     """Whether the holder's claim or lease is over. Leases of `by`, the requesting process, do not expire here: it
-    supervises those runs itself, and its clock can have been set."""
+    supervises those runs itself, and its clock can have been set. A lock that is held ends with its run, unless that is
+    held."""
     if row.held:
-        return False
+        return RunState(row.state).final and not row.run_held
     if _is_over(row) or row.lease_until is None:
         return True
     return bool(row.lease_until < now) and (by is None or row.incarnation != by)

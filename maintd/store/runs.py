@@ -21,7 +21,7 @@ from maintd.model.run import (
     StepState,
 )
 from maintd.model.run_updates import RunUpdate
-from maintd.store import mapping
+from maintd.store import mapping, prepared
 from maintd.store.apply_updates import TAKES_OVER, apply_updates, mark_run_lost
 from maintd.store.database import ConflictError, Database, insert_into
 from maintd.store.entries import entry_id_of, insert_runs, run_row
@@ -38,6 +38,7 @@ from maintd.store.tables import (
     IS_WAITING,
     UtcDateTime,
     entries,
+    locks,
     run_events,
     runs,
     steps,
@@ -248,17 +249,21 @@ class Runs:
     def request_cancel(self, run_id: int, by: str, why: str, now: datetime) -> RunState | None:
         """Cancel a queued run, or record the request for one that has started. Returns its state, None if unknown.
 
-        A run that has started a step ends only after its undo and its `always` steps, at a gate too.
+        A run that has started a step ends only after its undo and its `always` steps, at a gate too; and so does one
+        that resumes or undoes another run, whose effects and locks it has, also before it has started.
         """
         text = f"{by}: {why}" if why else by
         has_steps = exists().where(steps.c.run_id == runs.c.id)
-        at_once = _transition(run_id, RunState.CANCELLED, only_from=(RunState.QUEUED,)).where(~has_steps)
-        at_once = at_once.values(reason=f"cancelled by {text}", cancel_requested=text, finished_at=now)
+        at_once = _transition(run_id, RunState.CANCELLED, only_from=(RunState.QUEUED,))
+        at_once = at_once.where(~has_steps, runs.c.trigger.not_in(TAKES_OVER)).values(
+            reason=f"cancelled by {text}", cancel_requested=text, finished_at=now
+        )
         unfinished = update(runs).where(runs.c.id == run_id, or_(IS_RUNNING, IS_QUEUED, IS_WAITING))
         request = unfinished.values(cancel_requested=text)
 
         def transaction(conn: Connection) -> RunState | None:
             if conn.execute(at_once).rowcount == 1:
+                prepared.delete_rows_of_run(conn, locks, run_id)
                 add_run_events(conn, [RunChanged(run_id, RunState.CANCELLED, now)])
             else:
                 conn.execute(request)

@@ -7,6 +7,7 @@ from datetime import datetime
 from functools import partial
 
 import pytest
+from sqlalchemy import select, update
 from support.stores import at, claim, ended, run_concurrently
 
 from maintd.errors import RefusedError
@@ -17,6 +18,7 @@ from maintd.model.run_updates import AttemptReported, AttemptStarted, RunRequeue
 from maintd.operations.successor_plan import Request, plan_resume, plan_undo
 from maintd.store import Store
 from maintd.store.successors import Successor
+from maintd.store.tables import locks, runs
 
 PLAN = (
     StepPlan(name="halt", job="halt", locks={"stack": "exclusive"}),
@@ -25,7 +27,13 @@ PLAN = (
 )
 
 
-def queue(store: Store, entry: str = "upgrade", plan: tuple[StepPlan, ...] = PLAN, minutes: float = 0) -> int:
+def queue(
+    store: Store,
+    entry: str = "upgrade",
+    plan: tuple[StepPlan, ...] = PLAN,
+    minutes: float = 0,
+    policy: Policy | None = None,
+) -> int:
     new = NewRun(
         entry=entry,
         title=entry,
@@ -33,7 +41,7 @@ def queue(store: Store, entry: str = "upgrade", plan: tuple[StepPlan, ...] = PLA
         state=RunState.QUEUED,
         not_before=at(minutes),
         plan=plan,
-        policy=Policy(),
+        policy=policy or Policy(),
     )
     return store.runs.add(new, at(minutes))[0]
 
@@ -211,6 +219,93 @@ def test_a_run_that_is_not_held_cannot_be_released(store: Store, held: Run) -> N
     for run_id in (held.id, new.id, 999):
         assert not store.successors.release(run_id, by="ada", origin="", why="", now=at(6))
     assert holders(store) == {("stack", new.id), ("disk", new.id)}
+
+
+@pytest.fixture
+def redone(store: Store) -> Run:
+    """A queued run that runs the first step again, in which the run before it was lost; it takes over no other step."""
+    run = claim(store, queue(store), 0)
+    assert store.runs.apply(run.id, 1, 1, [StepStarted(step=0, at=at(1))])
+    assert store.runs.mark_lost(run.id, 1, "the node is gone", at(3))
+    return follow(store, run.id, partial(redo, "halt"))
+
+
+def redo(name: str, run: Run, request: Request, now: datetime) -> Successor:
+    return plan_resume(run, request._replace(redo=(name,)), now)
+
+
+def test_a_queued_successor_is_not_cancelled_at_once_and_keeps_what_it_has_to_undo(store: Store, redone: Run) -> None:
+    assert store.runs.request_cancel(redone.id, "ada", "not today", at(5)) is RunState.QUEUED
+
+    claimed = claim(store, redone.id, 6)
+    assert claimed.cancel_requested == "ada: not today"
+    assert [(step.state, step.reason, step.started_at) for step in claimed.steps] == [
+        ("pending", "", None),
+        ("pending", "", None),
+        ("pending", f'run {redone.follows} left "halt" in effect, or in part', None),
+    ]
+    assert holders(store) == {("stack", redone.id), ("disk", redone.id)}
+    store.runs.apply(redone.id, claimed.fence, 1, [ended(RunState.CANCELLED, 7)])
+    assert holders(store) == set()
+
+
+def test_a_successor_without_a_step_to_undo_is_not_cancelled_at_once_either(store: Store) -> None:
+    plan = (StepPlan(name="look", job="look", mutates=False, locks={"stack": "exclusive"}), *PLAN[1:])
+    plan = (plan[0], plan[1], StepPlan(name="undo-work", job="unwork", undoes="work"))
+    run = claim(store, queue(store, plan=plan), 0)
+    assert store.runs.apply(run.id, 1, 1, [StepStarted(step=0, at=at(1))])
+    assert store.runs.mark_lost(run.id, 1, "the node is gone", at(3))
+    new = follow(store, run.id)
+
+    assert store.runs.request_cancel(new.id, "ada", "not today", at(5)) is RunState.QUEUED
+    assert holders(store) == {("stack", new.id), ("disk", new.id)}
+
+
+@pytest.mark.parametrize("cancelled", ["while it runs", "while it is queued"])
+def test_a_successor_that_is_requeued_and_cancelled_keeps_what_it_has_to_undo(
+    store: Store, redone: Run, cancelled: str
+) -> None:
+    claimed = claim(store, redone.id, 5)
+    if cancelled == "while it runs":
+        store.runs.request_cancel(redone.id, "ada", "", at(6))
+    waits = [StepStarted(step=0, at=at(6)), RunRequeued(at=at(7), not_before=at(7), reason="shutting down")]
+    assert store.runs.apply(redone.id, claimed.fence, 1, waits)
+    if cancelled == "while it is queued":
+        store.runs.request_cancel(redone.id, "ada", "", at(8))
+
+    again = claim(store, redone.id, 9)
+    assert (again.cancel_requested, again.steps[0].state) == ("ada", "pending")
+    assert again.steps[2].left_by == redone.follows
+    assert holders(store) == {("stack", redone.id), ("disk", redone.id)}
+
+
+@pytest.mark.parametrize("cancelled", ["while it runs", "while it is queued"])
+def test_a_run_that_holds_its_locks_and_is_cancelled_after_a_requeue_has_none(store: Store, cancelled: str) -> None:
+    run = claim(store, queue(store, policy=Policy(hold_locks=True)), 0)
+    store.locks.acquire(run.id, 1, "", {"stack": "exclusive"}, at(1))
+    if cancelled == "while it runs":
+        store.runs.request_cancel(run.id, "ada", "", at(1))
+    put_back = RunRequeued(at=at(2), not_before=at(2), reason="shutting down")
+    assert store.runs.apply(run.id, 1, 1, [StepStarted(step=0, at=at(1)), put_back])
+    if cancelled == "while it is queued":
+        assert holders(store) == {("stack", run.id)}
+        store.runs.request_cancel(run.id, "ada", "", at(3))
+
+    ended = store.history.run(run.id)
+    assert ended is not None
+    assert ended.state is RunState.CANCELLED
+    assert holders(store) == set()
+
+
+def test_a_held_lock_of_a_run_that_is_over_and_not_held_blocks_no_run(store: Store, held: Run) -> None:
+    """As earlier versions left it, for a successor that was cancelled in the queue."""
+    store.write(lambda conn: conn.execute(update(runs).where(runs.c.id == held.id).values(held=False)))
+    assert holders(store) == set()
+    other = claim(store, queue(store, "other"), 5, node="n2")
+
+    assert store.locks.acquire(other.id, 1, "x", {"stack": "exclusive"}, at(6)) == []
+    left = store.read(lambda conn: conn.execute(select(locks.c.run_id).where(locks.c.lock == "stack")).scalars().all())
+    assert left == [other.id]
 
 
 def test_a_link_is_made_once_whatever_decides(store: Store, held: Run) -> None:

@@ -61,6 +61,11 @@ entries:
     steps:
       - {{job: often, params: {{folder: {folder}, name: other}}}}
     lock_wait: 1s
+  blocker:
+    title: Occupies a slot
+    steps:
+      - job: command
+        params: {{argv: [sh, -c, "touch {folder}/blocks; while test -e {folder}/block-slot; do sleep 0.05; done"]}}
 """
 
 
@@ -81,11 +86,10 @@ class Procedure:
             (jobs / f"{name}.py").write_text(JOB.format(repeatable=repeatable))
         self.calendar = CALENDAR.format(folder=folder, after_crash=after_crash, second=second)
 
-    def daemon(self) -> Any:
+    def daemon(self, **environ: str) -> Any:
         (self.folder / "daemon.log").unlink(missing_ok=True)  # an earlier one was ready, too
-        return maintd_daemon(
-            self.folder, self.calendar, self.folder / "jobs", MAINTD_LEASE="2s", MAINTD_HEARTBEAT="300ms"
-        )
+        environ = {"MAINTD_LEASE": "2s", "MAINTD_HEARTBEAT": "300ms"} | environ
+        return maintd_daemon(self.folder, self.calendar, self.folder / "jobs", **environ)
 
     @property
     def written(self) -> list[str]:
@@ -236,6 +240,33 @@ def test_a_held_run_is_undone_by_a_person(held: tuple[Procedure, RunningDaemon])
     assert (run["state"], run["trigger"], run["why"]) == ("succeeded", "undo", "we stop")
     assert states(run)["once-2"] == "lost"
     assert daemon.maintd("trigger", "other", "--wait").code == 0, "the lock is free"
+
+
+@pytest.mark.parametrize(("interrupted", "undone"), [("one", ["back-one"]), ("two", ["back-two", "back-one"])])
+def test_a_queued_resume_that_is_cancelled_undoes_the_interrupted_step_and_frees_the_locks(
+    tmp_path: Path, interrupted: str, undone: list[str]
+) -> None:
+    procedure = Procedure(tmp_path, "hold", "once")
+    procedure.killed_in(interrupted)
+    before = procedure.written
+    (tmp_path / "block-slot").touch()
+    with procedure.daemon(MAINTD_SLOTS="1") as daemon:
+        assert daemon.maintd("trigger", "blocker").code == 0
+        wait_for((tmp_path / "blocks").exists, "the slot is occupied", seconds=120)
+        step = "once" if interrupted == "one" else "once-2"
+        assert daemon.maintd("resume", "1", "--redo", step, "--why", "x").code == 0
+        assert run_of(daemon, 3)["state"] == "queued"
+
+        assert daemon.maintd("cancel", "procedure", "--why", "not today").code == 0
+
+        waits = run_of(daemon, 3)
+        assert waits["state"] == "queued"
+        assert waits["cancel_requested"].endswith(": not today")
+        (tmp_path / "block-slot").unlink()
+        run = ended(daemon, 3)
+        assert run["state"] == "cancelled"
+        assert procedure.written == [*before, *undone, "last"]
+        assert daemon.maintd("trigger", "other", "--wait").code == 0, "the lock is free"
 
 
 @pytest.mark.parametrize(
