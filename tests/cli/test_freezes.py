@@ -42,7 +42,7 @@ def skipped(daemon: RunningDaemon, name: str = "greeting", why: str = "audit") -
 
 
 def test_a_frozen_entry_is_skipped_and_refused_but_in_an_emergency(daemon: RunningDaemon) -> None:
-    planned = daemon.maintd("trigger", "other", "--at", "10s", "--json")
+    planned = daemon.maintd("trigger", "other", "--at", "30s", "--json")  # a busy machine needs a while to freeze
     frozen = daemon.maintd("freeze", "--until", "2h", "--why", "audit")
     assert frozen.code == 0, frozen.err
     assert "frozen by " in frozen.out and frozen.out.endswith(": audit; end it with: maintd unfreeze\n")
