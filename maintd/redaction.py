@@ -46,8 +46,9 @@ _NO_SECRET = re.compile(r"(?i)(?:\d{1,3}|yes|no|true|false|none|null|on|off|ok|n
 _BEARER = re.compile(r"(?i)\b(bearer[ \t]+)(?=[A-Za-z._~+/=-]*\d)([A-Za-z0-9._~+/=-]{8,})")
 _KEY_BEGINS = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
 _KEY_ENDS = re.compile(r"-----END [A-Z0-9 ]*PRIVATE KEY-----")
-_SIGNS = tuple(
-    "pass pw secret token key bearer credential authorization signature cookie jwt sas :// maintd_".split()  # noqa: SIM905
+_SIGNS = (
+    *("pass", "pw", "secret", "token", "key", "bearer", "credential"),
+    *("authorization", "signature", "cookie", "jwt", "sas", "://", "maintd_"),
 )
 """In lower case; a text without any of them has nothing that `mask_output` masks."""
 

@@ -36,7 +36,7 @@ UNKNOWN = {
     "an unknown header": "canaryheader-6628",
     "a line of an unknown key": "MIIEcanaryUNKNOWNkeyLine0123456789abcdef",
 }
-"""What maintd is not told: only the form shows that it is a secret."""
+"""Secrets that maintd does not know: only the form shows that they are secrets."""
 
 FORMS = '''
 """Report secrets that maintd does not know, each in its form."""

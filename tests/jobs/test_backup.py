@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -728,10 +728,10 @@ def test_more_deletions_than_allowed_are_taken_for_a_mistake(site: Site) -> None
 
 
 def test_the_only_good_set_is_kept_however_old_it_is(site: Site) -> None:
-    broken: Callable[[], dict[str, Any]] = lambda: {**site.targets, "postgres": {"main": {"dsn": "host=/none"}}}  # noqa: E731
+    broken = {**site.targets, "postgres": {"main": {"dsn": "host=/none"}}}
     with older_sets(site, *days(900)) as (only,):
         for _ in range(2):
-            site.run(broken(), last=1, daily=1, weekly=0, monthly=0)
+            site.run(broken, last=1, daily=1, weekly=0, monthly=0)
 
     assert only.exists()
 

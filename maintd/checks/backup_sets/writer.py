@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -228,7 +228,7 @@ def free_name(folder: Path, now: Callable[[], datetime]) -> str:
         name = set_name(now())
         if not (folder / name).exists() and not (folder / temporary_name(name, "partial")).exists():
             return name
-        time.sleep(timedelta(milliseconds=100).total_seconds())
+        time.sleep(0.1)
 
 
 @contextmanager
