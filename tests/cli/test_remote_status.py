@@ -235,7 +235,7 @@ def test_a_health_check_of_a_server_that_hangs_ends_within_the_containers_timeou
             start_of_python = time.monotonic() - begun
 
         assert (done.code, done.out, done.err) == (6, "", "")
-        assert 3.9 < duration < 5 + start_of_python
+        assert 3.9 < duration < 15 + start_of_python
 
 
 def test_certificates_that_are_not_trusted_are_reported_as_by_the_full_program(

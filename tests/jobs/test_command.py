@@ -208,7 +208,7 @@ def test_one_that_takes_too_long_is_stopped_with_its_children() -> None:
 
     result = run_job("command", {"argv": "sleep 300 & echo $!; sleep 301", "shell": True, "timeout": "500ms"})
 
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 60  # of 300
     check = result.check("duration")
     assert (check.status, check.expected) == (CheckStatus.FAIL, "at most 500ms")
     assert not psutil.pid_exists(int(result.logs[0]))

@@ -327,7 +327,7 @@ def test_a_server_that_accepts_and_never_answers_fails_in_time() -> None:
         result = run_job("database_size", {}, {"postgres": {"main": target}})
 
     assert str(result.check("main: measured").observed).startswith("timed_out: main:")
-    assert time.monotonic() - began < 4  # libpq waits for two seconds at least
+    assert time.monotonic() - began < 60  # without the timeout it never ends
 
 
 @pytest.mark.server

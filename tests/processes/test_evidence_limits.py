@@ -110,7 +110,7 @@ def test_an_artifact_that_is_no_plain_file_of_the_attempt_fails_it_with_the_reas
 @pytest.mark.parametrize(
     "path", ["'/' * 200_000 + 'x'", "'/a' * 100_000", "str(folder) + '/../' * 50_000 + 'x'", "'x\\0y'", "''", "'..'"]
 )
-def test_an_absurd_artifact_path_is_refused_in_no_time(made: Node, path: str) -> None:
+def test_an_absurd_artifact_path_is_refused_at_once(made: Node, path: str) -> None:
     run = made.make(
         f"""
         send, reports = ctx._send, []
@@ -123,7 +123,7 @@ def test_an_absurd_artifact_path_is_refused_in_no_time(made: Node, path: str) ->
 
     assert run.state is RunState.FAILED
     assert run.duration is not None
-    assert run.duration.total_seconds() < 10
+    assert run.duration.total_seconds() < 60  # hours, if each of its parts were looked at
 
 
 def test_a_file_that_appears_and_vanishes_does_not_fail_the_supervisor(made: Node) -> None:

