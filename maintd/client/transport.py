@@ -53,19 +53,12 @@ class Transport:
 
     def send(self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], timeout: float) -> Answer:
         """One request and its whole answer, within `timeout` seconds."""
-        with self._reported(timeout), closing(self._connection(timeout, time.monotonic() + timeout)) as connection:
-            response = self._request(connection, method, target, body, headers)
-            content = bytearray()
-            while part := response.read(262_144):
-                content += part
-                if len(content) > LARGEST:
-                    raise MaintdError(
-                        f"the answer of {self.address} to {target[:200]} is larger than {LARGEST // 1_000_000} MB",
-                        "ask for less: a smaller limit, or one entry",
-                    )
-            if response.length:  # http.client raises only when it reads all at once
-                raise http.client.IncompleteRead(b"", response.length)
-            return Answer(response.status, _headers_of(response), bytes(content))
+        with (
+            self._reported(timeout),
+            closing(self._connection(timeout, time.monotonic() + timeout)) as connection,
+            closing(self._request(connection, method, target, body, headers)) as response,
+        ):
+            return Answer(response.status, _headers_of(response), self._content(response, target))
 
     @contextmanager
     def stream(self, target: str, headers: Mapping[str, str]) -> Iterator[tuple[Answer, Iterator[bytes]]]:
@@ -78,8 +71,23 @@ class Transport:
         with closing(connection):
             with self._reported(self.timeout):
                 response = self._request(connection, "GET", target, None, headers)
-                body = b"" if response.status == 200 else response.read(1_000_000)
-            yield Answer(response.status, _headers_of(response), body), self._lines(response)
+            with closing(response):
+                with self._reported(self.timeout):
+                    body = b"" if response.status == 200 else response.read(1_000_000)
+                yield Answer(response.status, _headers_of(response), body), self._lines(response)
+
+    def _content(self, response: http.client.HTTPResponse, target: str) -> bytes:
+        content = bytearray()
+        while part := response.read(262_144):
+            content += part
+            if len(content) > LARGEST:
+                raise MaintdError(
+                    f"the answer of {self.address} to {target[:200]} is larger than {LARGEST // 1_000_000} MB",
+                    "ask for less: a smaller limit, or one entry",
+                )
+        if response.length:  # http.client raises only when it reads all at once
+            raise http.client.IncompleteRead(b"", response.length)
+        return bytes(content)
 
     def _lines(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
         while True:
@@ -106,7 +114,7 @@ class Transport:
             sent["Content-Type"] = "application/json"
         path = "" if self.address.scheme == "unix" else self.address.path
         connection.request(method, path + target, body, sent)
-        return connection.getresponse()
+        return connection.getresponse()  # its caller closes it: what was read in part keeps the connection open
 
     @contextmanager
     def _reported(self, timeout: float) -> Iterator[None]:

@@ -244,7 +244,7 @@ def test_a_file_of_commands_is_read_also_after_a_snapshot_at_its_start(
     made.write(tmp_path / "snapshot.aof", base)
     made.write(tmp_path / "cut-after-a-snapshot.aof", base + commands[:-5])
     made.write(tmp_path / "cut-within-a-snapshot.aof", base[: len(base) // 2])
-    made.write(tmp_path / "flipped.aof", made.flipped(base, len(base) // 2) + commands)
+    made.write(tmp_path / "flipped.aof", made.flipped(base, base.index(b"before:7")) + commands)
     made.write(tmp_path / "newer.aof", b"REDIS9999" + base[9:] + commands)
     made.write(tmp_path / "junk.aof", base + b"junk" + commands)
 

@@ -123,7 +123,7 @@ def test_a_container_killed_for_memory_fails(project: Project) -> None:
     def eaten() -> bool:
         """Until the engine noticed it: it misses some."""
         eater = project.start(
-            "web", "sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M", mem_limit="8m", memswap_limit="8m"
+            "web", "sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M", mem_limit="16m", memswap_limit="16m"
         )
         eater.wait()
         eater.reload()

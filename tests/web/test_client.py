@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
+import psutil
 import pytest
 from support.http_services import Dripping, Reply, WithoutLength, http_service, port_that_hangs, port_that_sends
 from support.http_services import served as serving
@@ -416,8 +417,16 @@ def test_an_answer_that_comes_byte_by_byte_ends_at_the_timeout() -> None:
 
 
 def test_an_answer_that_is_too_large_is_refused() -> None:
-    with serving(WithoutLength) as url, pytest.raises(MaintdError, match="is larger than 64 MB"):
-        Client(url, retries=0).status()
+    with serving(WithoutLength) as url:
+        with pytest.raises(MaintdError, match="is larger than 64 MB") as refused:
+            Client(url, retries=0).status()
+        port = int(url.rpartition(":")[2])
+        still_open = [
+            each for each in psutil.Process().net_connections("tcp4") if each.raddr and each.raddr.port == port
+        ]
+
+    # Not only once the error, and with it the answer, is collected.
+    assert (refused.tb is not None, still_open) == (True, [])
 
 
 @pytest.mark.parametrize("text", [b"", b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"])
