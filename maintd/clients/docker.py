@@ -123,7 +123,7 @@ class Docker:
         except NotFound:
             return None  # removed since it was listed
         labels = raw["Config"].get("Labels") or {}
-        return None if labels.get(ONE_OFF) == "True" else _container(raw, labels)
+        return None if labels.get(ONE_OFF) == "True" else container_of(raw)
 
 
 def connect(target: DockerTarget, *, name: str = "docker") -> Docker:
@@ -189,8 +189,9 @@ def _error(name: str, error: Exception) -> TargetError:
     return TargetError(f"{name}: {text}", hints.get(cause), cause=cause)
 
 
-def _container(raw: Mapping[str, Any], labels: Mapping[str, str]) -> Container:
-    state = raw["State"]
+def container_of(raw: Mapping[str, Any]) -> Container:
+    """The state of a container from the engine's description of it."""
+    state, labels = raw["State"], raw["Config"].get("Labels") or {}
     host = raw.get("HostConfig") or {}
     name = str(raw["Name"]).removeprefix("/")
     return Container(

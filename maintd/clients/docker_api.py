@@ -164,7 +164,8 @@ class BoundedClient(APIClient):
 
 
 def _refuse_redirect(response: requests.Response) -> None:
-    if 300 <= response.status_code < 400:
+    # 304: what is to be started runs, or what is to be stopped does not.
+    if 300 <= response.status_code < 400 and response.status_code != requests.codes.not_modified:
         response.close()
         raise TargetError("redirects elsewhere", "check for a login page or a proxy in front of it", cause="malformed")
 

@@ -359,6 +359,29 @@ class Context:
         finally:
             self._cause_of = None
 
+    def captured(self, earlier: Iterable[Measure] = ()) -> tuple[Context, list[Report]]:
+        """A context of the same attempt whose reports are added to the list, and go nowhere else.
+
+        For a job that observes the same several times, or decides by what a check of others would report. `earlier` are
+        measures that count as earlier values of this step. What is to be recorded of it is sent by `pass_on`.
+        """
+        series: dict[str, list[Point]] = {}
+        for item in earlier:
+            series.setdefault(item.name, []).append(Point(self.now(), item.value, item.labels))
+        known = {name: [*self._attempt.series.get(name, ()), *points] for name, points in series.items()}
+        attempt = replace(self._attempt, series={**self._attempt.series, **known})
+        reports: list[Report] = []
+        inner = Context(attempt, self._targets, reports.append, lambda _: None)
+        inner._secrets = self._secrets
+        return inner, reports
+
+    def pass_on(self, item: Report) -> None:
+        """Record what a captured context reported; a check counts as one of this job's."""
+        if isinstance(item, Check):
+            self._record(item)
+        else:
+            self._send(item)
+
     def measure(self, name: str, value: float, unit: str = "", **labels: str) -> None:
         """Record a number for trends. A value that is not finite is ignored."""
         if math.isfinite(value):

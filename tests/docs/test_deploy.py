@@ -61,3 +61,32 @@ def test_the_command_of_the_readme_names_no_path_that_is_relative_to_another_fol
 
     assert re.findall(r"[A-Z_]+=\./", text) == []
     assert "mkdir -p /etc/maintd" in text
+
+
+def allowed(method: str, path: str) -> bool:
+    """Whether the proxy of a window allows a request; its rules are for whole paths."""
+    proxy = yaml.safe_load((DEPLOY / "cli-trading.window.yaml").read_text())["services"]["docker-proxy"]
+    rules = dict(item[len("-allow") :].split("=", 1) for item in proxy["command"] if item.startswith("-allow"))
+    return method in rules and re.fullmatch(rules[method], path) is not None
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        ("GET /v1.41/containers/json", True),
+        ("POST /v1.41/containers/create", True),
+        ("POST /v1.41/containers/shop-web-1/restart", True),
+        ("POST /v1.41/images/sha256:00/tag", True),
+        ("DELETE /v1.41/images/maintd/rollback:web-1", True),
+        ("POST /v1.41/containers/shop-web-1/exec", False),
+        ("GET /v1.41/containers/shop-web-1/archive", False),
+        ("POST /v1.41/images/prune", False),
+        ("POST /v1.41/volumes/prune", False),
+        ("DELETE /v1.41/volumes/data", False),
+        ("POST /v1.41/build", False),
+    ],
+)
+def test_the_proxy_of_a_window_allows_what_its_jobs_need_and_no_more(request_: str, expected: bool) -> None:
+    method, path = request_.split()
+
+    assert allowed(method, path) is expected

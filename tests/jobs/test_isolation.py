@@ -37,7 +37,11 @@ HOST = re.compile(
     r"\b(b|local)\b.*(load|memory|swap|pressure|CPU|clock|time)|(load|memory|swap|pressure|CPU|clock|time).*\bb\b"
 )
 """Checks whose status depends on how busy this machine is at the moment."""
-ONE_SUBJECT = {"command": "it runs one program"}
+ONE_SUBJECT = {
+    "command": "it runs one program",
+    "services_restart": "it stops at the first service that fails, and leaves the others as they are",
+    "services_recreate": "it stops at the first service that fails, and leaves the others as they are",
+}
 TOLERATED = {
     (
         "maintd/checks/prometheus/promql_window.py",
@@ -322,6 +326,29 @@ def _(stage: Stage) -> Case:
     return Case("health_check", "^http a", lambda fault: requests_to("/a", fault), {"http": stage.http()})
 
 
+SHORT = {"lasts": "20ms", "every": "20ms", "requests": None}
+
+
+@case("stability_check: health")
+def _(stage: Stage) -> Case:
+    params = {**SHORT, "health": {"include": ["http"]}}
+    return Case("stability_check", "^http a", lambda fault: requests_to("/a", fault), {"http": stage.http()}, params)
+
+
+@case("stability_check: alerts")
+def _(stage: Stage) -> Case:
+    params = {**SHORT, "health": {"include": ["http"]}}
+    targets = {**stage.web(), "http": stage.http()}
+    return Case("stability_check", r"^(prometheus|alertmanager) a\b", of_a, targets, params)
+
+
+@case("stability_check: rows")
+def _(stage: Stage) -> Case:
+    params = {**SHORT, "health": {"include": ["http"]}, "tables": {"a": ["t"], "b": ["t"]}}
+    targets = {"postgres": stage.postgres("CREATE TABLE t (id int)"), "http": stage.http()}
+    return Case("stability_check", "^rows of a/", of_a, targets, params)
+
+
 @case("resource_usage")
 def _(stage: Stage) -> Case:
     targets = {"host": {name: {} for name in "ab"}}
@@ -410,6 +437,24 @@ def _(stage: Stage) -> Case:
     params["paths"] = {name: str(stage.folder / name) for name in "ab"}
     act = partial(files_below, stage.folder / "a")
     return Case("backup", r"\bfiles a\b", act, backed_up(stage), params, together=AS_A_WHOLE)
+
+
+@case("rollback_manifest: engines")
+def _(stage: Stage) -> Case:
+    folder = stage.folder / "manifests"
+    folder.mkdir(exist_ok=True)
+    targets = {"docker": stage.containers(), "folders": {"rollback": {"path": str(folder)}}}
+    together = "^parts missing in the manifest"
+    return Case("rollback_manifest", r"\bdocker a\b", of_a, targets, {"keep": 1, "keep_tags": 1}, together=together)
+
+
+@case("rollback_manifest: servers")
+def _(stage: Stage) -> Case:
+    folder = stage.folder / "manifests"
+    folder.mkdir(exist_ok=True)
+    targets = {"redis": stage.redis(), "postgres": stage.postgres(), "folders": {"rollback": {"path": str(folder)}}}
+    together = "^parts missing in the manifest"
+    return Case("rollback_manifest", r"\b(redis|postgres) a\b", of_a, targets, {"keep": 1}, together=together)
 
 
 # --- files --------------------------------------------------------------------------------------------------------

@@ -19,7 +19,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from support.compose_project import BROKEN, NEWER, Project, make_images
 from support.databases import Database, database
+from support.http_services import http_service, json_reply
 from support.job_runs import JOBS, JobResult, run_job
 from support.servers.base import wait_for
 from support.servers.docker import DockerEngine, docker_engine
@@ -335,6 +337,88 @@ def tagging(status: int) -> Scenario:
 
 for _cause, _status in {"a proxy": 403, "a conflict": 409}.items():
     scenario("tag", _cause)(tagging(_status))
+
+
+@contextmanager
+def project(request: pytest.FixtureRequest) -> Iterator[Project]:
+    """A compose project with one service that runs, and images to replace it with."""
+    engine: DockerEngine = request.getfixturevalue("engine")
+    with closing(engine.client()) as client:
+        make_images(engine, client)
+        made = Project(engine, client, "refusing", "none")
+        try:
+            made.start("api")
+            yield made
+        finally:
+            made.remove()
+            # A child was made after the image that it is built on.
+            for image in sorted(client.images.list(), key=lambda image: image.attrs["Created"], reverse=True):
+                client.images.remove(image.id, force=True)
+
+
+def on_services(job: str, params: Mapping[str, Any], request: str, status: int, *, stopped: bool = False) -> Scenario:
+    """Works on the service while the engine answers these requests with this status."""
+
+    def run(fixtures: pytest.FixtureRequest) -> JobResult:
+        with project(fixtures) as made, refusing_engine(made.engine, request, status) as url:
+            if stopped:
+                made.get("api").stop(timeout=0)
+            return made.run(job, {"gate": {"engine_silent": "100ms"}, **params}, url=url)
+
+    return run
+
+
+_CONTAINERS = r"/v[\d.]+/containers"
+_NEWER, _BROKEN = {"images": {"api": NEWER}}, {"images": {"api": BROKEN}}
+for _cause, _status in {"a proxy": 403, "an error of the engine": 500}.items():
+    scenario("restart", _cause)(on_services("services_restart", {}, rf"POST {_CONTAINERS}/.*/restart", _status))
+    scenario("start", _cause)(
+        on_services("services_restart", {"stopped": True}, rf"POST {_CONTAINERS}/.*/start", _status, stopped=True)
+    )
+    scenario("recreate", _cause)(on_services("services_recreate", _NEWER, rf"POST {_CONTAINERS}/create", _status))
+    scenario("swap back", _cause)(on_services("services_recreate", _BROKEN, rf"DELETE {_CONTAINERS}/.*", _status))
+scenario("recreate", "a name that is taken")(
+    on_services("services_recreate", _NEWER, rf"POST {_CONTAINERS}/.*/rename", 409)
+)
+scenario("remove container", "a proxy, after a replacement")(
+    on_services("services_recreate", _NEWER, rf"DELETE {_CONTAINERS}/.*", 403)
+)
+
+
+def draining(**answers: int) -> Scenario:
+    """Drains a service that answers these paths with these statuses."""
+
+    def run(fixtures: pytest.FixtureRequest) -> JobResult:
+        pages = {f"/{path}": json_reply({}, status) for path, status in answers.items()}
+        with project(fixtures) as made, http_service({**pages, "/health": json_reply({"status": "ok"})}) as url:
+            drain = {path_of: {"target": "api", "path": path} for path_of, path in _DRAIN.items()}
+            places = {"http": {"api": {"url": f"{url}/health"}}}
+            return made.run("services_restart", {"drain": {"api": drain}}, places=places)
+
+    return run
+
+
+_DRAIN = {"request": "/drain", "resume": "/resume"}
+scenario("drain", "a service that requires a login")(draining(drain=401, resume=200))
+scenario("drain", "a service that fails")(draining(drain=500, resume=200))
+scenario("resume", "a service that requires a login")(draining(drain=200, resume=403))
+
+
+def untagging(status: int) -> Scenario:
+    def run(fixtures: pytest.FixtureRequest) -> JobResult:
+        with project(fixtures) as made, folder_for_all() as folder:
+            image = made.client.images.get(NEWER)
+            for day in (1, 2):
+                image.tag("maintd/rollback", f"api-2026010{day}T000000Z")
+            with refusing_engine(made.engine, r"DELETE /v[\d.]+/images/.*", status) as url:
+                targets = made.targets(url, folders={"rollback": {"path": str(folder)}})
+                return run_job("rollback_manifest", {"keep_tags": 1}, targets)
+
+    return run
+
+
+for _cause, _status in {"a proxy": 403, "a conflict": 409, "an error of the engine": 500}.items():
+    scenario("remove tag", _cause)(untagging(_status))
 
 
 # --- files and programs -------------------------------------------------------------------------------------------

@@ -15,7 +15,18 @@ from typing import Any
 from maintd.job import resolve_references
 from maintd.job.context import AttemptInfo, Context, KnownFinding, Point
 from maintd.job.description import load_job
-from maintd.model.evidence import Artifact, Change, ChangeState, Check, CheckStatus, Measure, Phase, Progress, Report
+from maintd.model.evidence import (
+    Artifact,
+    Change,
+    ChangeState,
+    Check,
+    CheckStatus,
+    Handed,
+    Measure,
+    Phase,
+    Progress,
+    Report,
+)
 from maintd.model.target import Targets
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -54,6 +65,11 @@ class JobResult:
     @property
     def progress(self) -> list[Progress]:
         return [item for item in self.items if isinstance(item, Progress)]
+
+    @property
+    def handed(self) -> dict[str, Any]:
+        """The values for later steps, by name."""
+        return {item.name: item.value for item in self.items if isinstance(item, Handed)}
 
     @property
     def outcome(self) -> str:
@@ -107,13 +123,14 @@ def run_job(
     at_intent: Callable[[Change], None] | None = None,
     at_report: Callable[[Report], object] | None = None,
     findings: Mapping[str, KnownFinding] | None = None,
+    handed: Mapping[str, Any] | None = None,
 ) -> JobResult:
     """Run a shipped job by name, or a job file by path, with params as in a calendar.
 
     Numbers in `series` are daily points, the last of them yesterday's. Artifacts and work folder are in `folder`, by
     default a new one in the temporary directory. `around` is entered for the call of the job alone: its module has been
     imported before. `at_intent` is called when a change was declared and is not done yet,
-    `at_report` with each item. `findings` are open ones by the name of the check.
+    `at_report` with each item. `findings` are open ones by the name of the check. `handed`: values of earlier steps.
     """
     path = job if isinstance(job, Path) else JOBS / f"{job}.py"
     loaded = load_job(path)
@@ -133,6 +150,7 @@ def run_job(
         series={name: _points(values) for name, values in (series or {}).items()},
         reports_dir=reports_dir,
         findings=findings or {},
+        handed=handed or {},
     )
     known = targets if isinstance(targets, Targets) else Targets.model_validate(dict(targets or {}))
 

@@ -163,8 +163,8 @@ class SetWriter:
         with os_errors(self.path):
             text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=True) + "\n"
             self._sums[MANIFEST] = hashlib.sha256(text.encode()).hexdigest()
-            _write_synced(self.path / MANIFEST, text)
-            _write_synced(self.path / SUMS, "".join(f"{sha}  {name}\n" for name, sha in sorted(self._sums.items())))
+            write_synced(self.path / MANIFEST, text)
+            write_synced(self.path / SUMS, "".join(f"{sha}  {name}\n" for name, sha in sorted(self._sums.items())))
             return self._rename()
 
     def copy(self, source: Path, sums: dict[str, str]) -> Path:
@@ -178,10 +178,10 @@ class SetWriter:
             return self._rename()
 
     def _rename(self) -> Path:
-        _sync(self.path)
+        sync_folder(self.path)
         final = self.folder / self.name
         self.path.rename(final)
-        _sync(self.folder)
+        sync_folder(self.folder)
         return final
 
     def _copy_file(self, source: Path) -> str:
@@ -265,14 +265,16 @@ def _create(path: Path) -> Any:
     return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
 
 
-def _write_synced(path: Path, text: str) -> None:
+def write_synced(path: Path, text: str) -> None:
+    """Write a new file that only its owner can read, synced to the disk."""
     with _create(path) as file:
         file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Sync the names in a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

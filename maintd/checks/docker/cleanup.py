@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from docker.errors import APIError, NotFound
 
+from maintd.checks.docker.image_updates import ROLLBACK
 from maintd.clients.docker import ONE_OFF, PROJECT, SERVICE, Docker, parse_instant, translated
 from maintd.clients.docker_usage import disk_usage
 from maintd.errors import TargetError
@@ -80,7 +81,7 @@ class StoredContainer:
 
 @dataclass(frozen=True)
 class Retention:
-    """What to keep. `keep`: patterns of `repository:tag`."""
+    """What to keep. `keep`: patterns of `repository:tag`, besides the tags for a rollback, which are always kept."""
 
     generations: int
     image_age: timedelta
@@ -252,7 +253,7 @@ class ImageUsers:
 def _protection(image: StoredImage, retention: Retention) -> str:
     if retention.keep_label in image.labels:
         return f"it has the label {retention.keep_label}"
-    for pattern in retention.keep:
+    for pattern in (f"{ROLLBACK}:*", *retention.keep):
         if any(fnmatchcase(tag, pattern) for tag in image.tags):
             return f'it is tagged "{pattern}"'
     return ""

@@ -16,12 +16,22 @@ NETWORKS = ("GET /networks",)
 USAGE = ("GET /info",)
 REMOVES_CONTAINERS = (f"DELETE /containers/{_NOTHING}",)
 REMOVES_IMAGES = (f"DELETE /images/{_NOTHING}",)
+RESTARTS = (f"POST /containers/{_NOTHING}/restart", f"POST /containers/{_NOTHING}/start")
+REPLACES = (
+    *(f"POST /containers/{_NOTHING}/{action}" for action in ("stop", "start", "rename?name=x")),
+    "POST /containers/create",  # without a body
+    *REMOVES_CONTAINERS,
+)
+TAGS = (f"POST /images/{_NOTHING}/tag?repo=maintd/rollback&tag={_NOTHING}",)
 REMOVES_NETWORKS = (f"DELETE /networks/{_NOTHING}",)
 # The engine rejects these filters; a proxy that forbids the request does not read them.
 PRUNES_BUILD_CACHE = ("POST /build/prune?filters=%5B",)
 
-_EXPECTED = {"GET": (200,), "DELETE": (404,), "POST": (400, 500)}
-"""The statuses of the engine itself; the one for filters that are not valid depends on its version."""
+_EXPECTED = {"GET": (200,), "POST": (400, 500)}
+"""The statuses of the engine itself; the one for what is not valid depends on its version."""
+
+_MISSING = (404,)
+"""Of the engine itself, for a request about what does not exist."""
 
 
 def allows(*requests: str) -> Exercise:
@@ -41,7 +51,7 @@ def allows(*requests: str) -> Exercise:
                 cause="denied",
             )
         for request, status in statuses.items():
-            if status not in _EXPECTED[request.partition(" ")[0]]:
+            if status not in (_MISSING if _NOTHING in request else _EXPECTED[request.partition(" ")[0]]):
                 raise TargetError(
                     f"{engine.name}: {_without_query(request)} is answered {status}",
                     "check the engine's log, or what answers in its place",

@@ -220,6 +220,67 @@ def backup(targets: Targets, params: Any) -> Iterator[Requirement]:
         yield (local.readable_folder if path.is_dir() else local.readable_file)(path, "back it up")
 
 
+def rollback_manifest(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """The folder can be written; containers can be read and images tagged; the queries of the schema work; files can
+    be read."""
+    if params.to not in targets.folders:
+        return  # not configured
+    yield Requirement("folders", params.to, "write rollback manifests", local.writes)
+    for name in targets.docker if params.docker is None else params.docker:
+        yield Requirement("docker", name, "list containers and images", docker.allows(*docker.LISTS, *docker.IMAGES))
+        yield Requirement(
+            "docker", name, "tag images, and remove tags", docker.allows(*docker.TAGS, *docker.REMOVES_IMAGES)
+        )
+    for name, query in params.schema_versions.items():
+        exercise = postgres.queries({"version of the schema": (query, ())})
+        yield Requirement("postgres", name, "read the version of its schema", exercise)
+    for name in targets.redis if params.redis is None else params.redis:
+        yield Requirement("redis", name, "read the time of its last save", redis.may_run(("INFO",), ("LASTSAVE",)))
+    for path in (*params.files, *params.environment, *params.secrets):
+        yield (local.readable_folder if path.is_dir() else local.readable_file)(path, "record it for a rollback")
+
+
+def services_restart(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Containers can be listed and restarted, or the program is there; services can be drained."""
+    yield from _rollout(targets, params, docker.RESTARTS)
+
+
+def services_recreate(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Containers can be listed, created, renamed, stopped, started and removed, or the program is there."""
+    yield from _rollout(targets, params, docker.REPLACES)
+    if params.manifest is not None:
+        yield from _folders(targets, (params.manifest,))
+
+
+def stability_check(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """What its health check needs; the tables and the metric of requests are there."""
+    yield from health_check(targets, params.health)
+    for name, tables_ in params.tables.items():
+        # The pattern of the param leaves only names.
+        statements = {table: (f"SELECT count(*) FROM {table}", (table,)) for table in tables_}  # noqa: S608
+        yield Requirement("postgres", name, "count rows", postgres.queries(statements))
+    server = _only(targets.prometheus, params.prometheus)
+    if server and params.requests is not None:
+        limits = params.requests
+        histogram = {limits.metric: f"{limits.metric}_bucket{{{limits.selector}}}"}
+        yield Requirement("prometheus", server, "query request durations", services.has_series(histogram))
+
+
+def _rollout(targets: Targets, params: Any, requests: Iterable[str]) -> Iterator[Requirement]:
+    name = _only(targets.docker, params.docker)
+    if name:
+        yield Requirement("docker", name, "list containers", docker.allows(*docker.LISTS))
+        if not params.compose:
+            what = "replace containers" if requests is docker.REPLACES else "restart containers"
+            yield Requirement("docker", name, what, docker.allows(*requests))
+    if params.compose:
+        yield Requirement("program", params.compose[0], "run it", local.is_executable)
+    for drain in params.drain.values():
+        if drain.streams:
+            exercise = redis.streams_exist(drain.streams)
+            yield Requirement("redis", _only(targets.redis, drain.redis), "read the streams of a drain", exercise)
+
+
 def log_cleanup(targets: Targets, params: Any) -> Iterator[Requirement]:
     """Files in the folders may be deleted; Loki answers."""
     if params.loki is not None:

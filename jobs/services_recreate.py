@@ -1,0 +1,175 @@
+"""Replace the containers of services by ones from given images, one at a time, and swap back what is not healthy.
+
+Runbook: Planned Maintenance Window, Maintenance Steps; Emergency Rollback
+
+Images are named in the params, or are those of a rollback manifest; they must be on the engine. A new container gets
+the configuration, networks, mounts, volumes and labels of the old one. The old one is stopped, renamed and kept until
+the new one is healthy, then removed; else the new one is removed, and the old one runs again. What a run that was
+killed has left is found by these names: the next run finishes it if the new container is healthy, or swaps back, and
+reports it. With `back` it only does that, and restores the images that this run has replaced: as the undo of this step.
+The order, the drain, the health gate and what is never stopped are those of `services_restart`.
+"""
+
+from typing import Any, Self
+
+from pydantic import model_validator
+
+from maintd.checks.docker.images import find_image
+from maintd.checks.hints import command
+from maintd.checks.probes import isolate_errors
+from maintd.checks.requirements.of_jobs import services_recreate as requirements
+from maintd.checks.rollback import manifest
+from maintd.checks.rollback.manifest import HANDED as MANIFEST
+from maintd.checks.services import replace
+from maintd.checks.services.containers import ServiceContainer, chosen
+from maintd.checks.services.rollout import NotHealthyError, OwnPlace, Rollout, RolloutScope, reference_of
+from maintd.clients.docker import connect
+from maintd.job import Context, JobParams, Role, TargetError, job
+
+BEFORE = "services_recreated"
+"""Name of the value for an undo: by container name, the name and the id of its image before."""
+
+Wanted = dict[str, tuple[str, str]]
+"""By container name, the name and the id of an image."""
+
+
+class Params(RolloutScope, JobParams):
+    """Those of a replacement."""
+
+    images: dict[str, str] = {}
+    """Images by service, by digest (`repository@sha256:…`), id or tag."""
+    manifest: str | None = None
+    """Folder target with rollback manifests: the images of the one that this run made, else of the newest."""
+    force: bool = False
+    """Replace also what has the image already."""
+    back: bool = False
+    """End replacements that were interrupted, and restore the images that this run has replaced. As an undo."""
+    calendar: OwnPlace = OwnPlace()
+    """Set by maintd: where its store is."""
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        if self.images and self.manifest is not None:
+            raise ValueError("name images or manifest, not both")
+        return self
+
+
+@job(
+    timeout="1h",
+    mutates=True,
+    locks={"docker": "exclusive", "stack": "exclusive"},
+    needs=("docker",),
+    requires=requirements,
+    reads_calendar=True,
+    admin_params=True,  # they name a program to run, and which image a service runs
+)
+def run(ctx: Context, params: Params) -> None:
+    """End what was interrupted, find the images, then replace one container after the other."""
+    target = ctx.target("docker", params.docker)
+    name = next(name for name, found in ctx.targets.docker.items() if found == target)
+    with (
+        isolate_errors(ctx, f"{name}: services recreated", expected="recreated", role=Role.WORK),
+        connect(target, name=name) as engine,
+    ):
+        rollout = Rollout(ctx, engine, target, params)
+        with ctx.phase(f"{name}: list the containers"):
+            rollout.read()
+        if not recover(ctx, rollout):
+            return
+        rollout.read()
+        wanted = images_before(ctx, params, rollout) if params.back else images_wanted(ctx, params, rollout)
+        services = {item.service for item in rollout.containers if item.name in wanted}
+        found = (
+            [item for item in chosen(rollout.containers, target, sorted(services), ()) if item.name in wanted]
+            if services
+            else []
+        )
+        gone = sorted(wanted.keys() - {item.name for item in rollout.containers})
+        hint = f"create them by compose: {', '.join(gone)}" if gone else ""
+        ctx.check(f"{name}: containers that no longer exist", len(gone), at_most=0, hint=hint)
+        free = rollout.without_protected(found, params.calendar.store, {*params.services, *params.images})
+        recreate_all(ctx, params, rollout, rollout.ordered(free), wanted)
+        rollout.report_all()
+
+
+def recover(ctx: Context, rollout: Rollout) -> bool:
+    """End the replacements that were interrupted; whether all are."""
+    ended = True
+    for found in rollout.interrupted():
+        try:
+            rollout.recover(found)
+        except NotHealthyError:
+            ended = False
+    return ended
+
+
+def images_wanted(ctx: Context, params: Params, rollout: Rollout) -> Wanted:
+    """The images from the params or the manifest, all of which the engine has. Raises TargetError."""
+    engine, found = rollout.engine, Wanted()
+    if params.manifest is not None:
+        read = read_manifest(ctx, params.manifest)
+        ctx.passed("manifest", f"{read.path.name}: sha256 {read.sha256}", expected="as it was written")
+        for record in read.manifest.images:
+            wanted = not params.services or record.service in params.services
+            if record.engine == engine.name and wanted and record.service not in params.skip:
+                names = (record.image, *record.digests, record.tag or record.image_id)
+                found[record.container] = (reference_of(engine, record.image_id, names), record.image_id)
+        hint = "run rollback_manifest with this Docker target first"
+        ctx.require(f"{engine.name}: images in the manifest", len(found), at_least=1, hint=hint)
+    elif params.images:
+        items = chosen(rollout.containers, rollout.target, sorted(params.images), ())
+        for item in items:
+            image = find_image(engine, params.images[item.service])
+            found[item.name] = (params.images[item.service], image.id if image is not None else "")
+    else:
+        hint = "name images by service, or the folder with rollback manifests in manifest"
+        raise TargetError("no images are named", hint, cause="not_configured")
+    missing = sorted(
+        {name for name, image_id in found.values() if not image_id or find_image(engine, image_id) is None}
+    )
+    hint = f"pull it first: {command('docker', 'pull', missing[0])}" if missing else ""
+    ctx.require(f"{engine.name}: images that are not here", ", ".join(missing) or "none", equals="none", hint=hint)
+    return found
+
+
+def read_manifest(ctx: Context, folder: str) -> manifest.FoundManifest:
+    """The manifest that this run made, else the newest. Raises TargetError."""
+    path = ctx.target("folders", folder).path
+    own: dict[str, Any] | None = ctx.handed(MANIFEST)
+    if own is not None and own.get("folder") == folder:
+        return manifest.read(path / str(own["name"]), str(own["sha256"]))
+    return manifest.newest(path)
+
+
+def images_before(ctx: Context, params: Params, rollout: Rollout) -> Wanted:
+    """The images that this run has replaced, as it handed them over before each change."""
+    before: dict[str, list[str]] = ctx.handed(BEFORE, {})
+    found = {
+        name: (reference_of(rollout.engine, image_id, (image,)), image_id) for name, (image, image_id) in before.items()
+    }
+    ctx.passed(f"{rollout.engine.name}: containers that this run replaced", len(found), expected="restored")
+    return found
+
+
+def recreate_all(ctx: Context, params: Params, rollout: Rollout, work: list[ServiceContainer], wanted: Wanted) -> None:
+    """Replace one after the other; after a failure the rest stays as it is, and is named."""
+    before: dict[str, list[str]] = dict(ctx.handed(BEFORE, {}))
+    for place, item in enumerate(ctx.track(work, unit="container")):
+        image, image_id = wanted[item.name]
+        if item.state.image_id == image_id and not params.force and item.state.state == "running":
+            ctx.passed(f"{item.label}: image", f"{image} runs already", expected=image)
+            continue
+        sharing = replace.sharing_namespace(item, rollout.containers)
+        hint = f"recreate them together by compose: {', '.join(sharing)}"
+        ctx.require(f"{item.label}: containers in its namespaces", len(sharing), at_most=0, hint=hint)
+        if not params.back:
+            before.setdefault(item.name, [item.state.image, item.state.image_id])
+            ctx.hand_over(BEFORE, before)
+        try:
+            rollout.recreate(item, image, image_id, params.compose)
+        except NotHealthyError:
+            rest = ", ".join(other.label for other in work[place + 1 :])
+            if rest:
+                hint = f"find out why {item.label} failed, then run this job for them"
+                ctx.fail("services after it", f"left as they are: {rest}", expected="recreated", hint=hint)
+            return

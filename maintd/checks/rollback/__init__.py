@@ -1,0 +1,1 @@
+"""What ran before a change, recorded so that it can be restored."""

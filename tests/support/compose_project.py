@@ -1,0 +1,173 @@
+"""A compose project with real containers of busybox, and an engine that is lost after a number of changes."""
+
+from __future__ import annotations
+
+import re
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from support.job_runs import JobResult, run_job
+from support.servers.docker import DockerEngine
+
+COMMAND = ["sh", "-c", 'test -z "$BROKEN" && exec sleep 100000']
+"""Ends at once in an image with BROKEN in its environment."""
+
+GOOD, NEWER, BROKEN = "shop/app:1", "shop/app:2", "shop/app:3"
+SECOND = 1_000_000_000  # nanoseconds
+
+
+@dataclass
+class Project:
+    """Containers with the labels of compose. `network`: a bridge network that the test process reaches."""
+
+    engine: DockerEngine
+    client: Any
+    name: str
+    network: str
+
+    def start(
+        self,
+        service: str,
+        image: str = GOOD,
+        *,
+        depends_on: Sequence[str] = (),
+        labels: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Run the container of a service."""
+        own = {"com.docker.compose.project": self.name, "com.docker.compose.service": service}
+        own |= {"com.docker.compose.container-number": "1"}
+        own |= {"com.docker.compose.depends_on": ",".join(f"{name}:service_started:false" for name in depends_on)}
+        given = {"network_mode": "none", "stop_signal": "SIGKILL", "command": COMMAND, **options}
+        return self.client.containers.run(
+            image, name=self.container(service), labels={**own, **(labels or {})}, detach=True, **given
+        )
+
+    def container(self, service: str) -> str:
+        """The name of a service's container."""
+        return f"{self.name}-{service}-1"
+
+    def get(self, service: str) -> Any:
+        """The container of a service, as it is now."""
+        return self.client.containers.get(self.container(service))
+
+    def states(self) -> dict[str, tuple[str, str]]:
+        """Status and image of each container, by its name without that of the project."""
+        found = self.client.containers.list(all=True, filters={"label": f"com.docker.compose.project={self.name}"})
+        return {
+            item.name.removeprefix(f"{self.name}-"): (item.status, self.image_of(item.attrs["Image"])) for item in found
+        }
+
+    def image_of(self, image_id: str) -> str:
+        """The tag of an image of this module."""
+        tags = {self.client.images.get(tag).id: tag for tag in (GOOD, NEWER, BROKEN)}
+        return tags.get(image_id, image_id)
+
+    def targets(self, url: str | None = None, **more: Any) -> dict[str, Any]:
+        return {"docker": {"main": {"url": url or self.engine.url, "project": self.name}}, **more}
+
+    def run(
+        self, job: str, params: Mapping[str, Any], *, url: str | None = None, places: Any = None, **more: Any
+    ) -> JobResult:
+        """Run a job on the project, by default of services that only have to run."""
+        gate = {"every": "50ms", "settle": "0s", "within": "1m", **params.get("gate", {})}
+        services = [self.name_of(name) for name in self.states()]
+        usual = {"only_running": sorted(set(services)), **params, "gate": gate}
+        return run_job(job, usual, self.targets(url, **(places or {})), **more)
+
+    @staticmethod
+    def name_of(container: str) -> str:
+        """The service of a container without the name of the project."""
+        return container.rpartition("-1")[0] or container
+
+    def remove(self) -> None:
+        """Remove all containers."""
+        for item in self.client.containers.list(all=True, filters={"label": f"com.docker.compose.project={self.name}"}):
+            item.remove(force=True, v=True)
+
+
+def make_images(engine: DockerEngine, client: Any) -> None:
+    """Three images: two that run, with different environments, and one that ends at once."""
+    engine.busybox("shop/base:1")
+    base = client.containers.create("shop/base:1", ["true"], network_mode="none")
+    for tag, variables in ((GOOD, "VERSION=1"), (NEWER, "VERSION=2"), (BROKEN, "VERSION=3 BROKEN=1")):
+        name, _, version = tag.partition(":")
+        base.commit(repository=name, tag=version, changes=f"ENV {variables}\nVOLUME /data")
+    base.remove()
+
+
+@dataclass
+class Severed:
+    """An engine before which a wall comes down. `changes`: the requests that passed, as `POST /path`."""
+
+    url: str
+    changes: list[str] = field(default_factory=list)
+    down: bool = False
+
+
+@contextmanager
+def severed_engine(engine: DockerEngine, after: int) -> Iterator[Severed]:
+    """Yield an engine that takes `after` changes and is lost then: the last of them is carried out, without an answer.
+
+    For the engine this is the same as a client that was killed at that instant: no request comes any more.
+    """
+    with tempfile.TemporaryDirectory(prefix="severed-") as name, closing(socket.socket(socket.AF_UNIX)) as listener:
+        path, lock = Path(name) / "d.sock", threading.Lock()
+        listener.bind(str(path))
+        listener.listen(64)
+        severed = Severed(f"unix://{path}", down=after == 0)
+
+        def answer(client: socket.socket) -> None:
+            with client, suppress(OSError):
+                data = b""
+                while b"\r\n\r\n" not in data:
+                    piece = client.recv(65536)
+                    if not piece:
+                        return
+                    data += piece
+                line, _, rest = data.partition(b"\r\n")
+                words = line.decode().split()
+                is_change, last = words[0] in ("POST", "DELETE"), False
+                with lock:
+                    if (is_change and severed.down) or (severed.down and after and len(severed.changes) >= after):
+                        return
+                    if is_change:
+                        severed.changes.append(f"{words[0]} {re.sub(r'/v[0-9.]+', '', words[1])}")
+                        last = severed.down = len(severed.changes) == after
+                with socket.socket(socket.AF_UNIX) as real:
+                    real.connect(f"{engine.folder}/d.sock")
+                    real.sendall(line + b"\r\nConnection: close\r\n" + re.sub(rb"(?i)\r\nconnection:[^\r]*", b"", rest))
+                    thread = threading.Thread(target=copy, args=(client, real), daemon=True)
+                    thread.start()
+                    if last:  # until the engine has done it
+                        while real.recv(65536):
+                            pass
+                        client.shutdown(socket.SHUT_RDWR)
+                        return
+                    copy(real, client)
+
+        def copy(source: socket.socket, sink: socket.socket) -> None:
+            with suppress(OSError):
+                while piece := source.recv(65536):
+                    sink.sendall(piece)
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    threading.Thread(target=answer, args=(client,), daemon=True).start()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield severed
+        finally:
+            with suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
