@@ -25,8 +25,12 @@ RUN /opt/uv/bin/uv pip install --quiet --no-cache --python /opt/maintd/bin/pytho
  && /opt/uv/bin/uv pip uninstall --quiet --python /opt/maintd/bin/python hatchling pathspec trove-classifiers
 
 FROM ${BASE}
-RUN apt-get update -qq \
- && apt-get install -y -qq --no-install-recommends tini gpg gpg-agent postgresql-client \
+# The servers that restore_drill restores into. Without them (--build-arg RESTORE_PROGRAMS=) a drill is unknown, and the
+# image is smaller. Their version must be that of the stack's Postgres or later.
+ARG RESTORE_PROGRAMS="postgresql redis-server"
+RUN mkdir -p /etc/postgresql-common && echo "create_main_cluster = false" > /etc/postgresql-common/createcluster.conf \
+ && apt-get update -qq \
+ && apt-get install -y -qq --no-install-recommends tini gpg gpg-agent postgresql-client ${RESTORE_PROGRAMS} \
  && rm -rf /var/lib/apt/lists/* \
  && groupadd --gid 10001 maintd \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/maintd --shell /usr/sbin/nologin maintd \

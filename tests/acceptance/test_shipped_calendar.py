@@ -89,7 +89,8 @@ def due_on(day: int) -> list[str]:
     """The entries of one day of a made month, which begins on a Monday and ends with the monthly report."""
     weekly = ["weekly-cleanup", "weekly-performance-analysis"] if day % 7 == 6 else []
     daily = [MORNING, "daily-backup", BACKUPS, "capacity-collection", "noon-examination"]
-    return [*daily, *weekly, *(["capacity-planning"] if day == DAYS - 1 else [])]
+    drill = ["weekly-restore-drill"] if day == 5 else []  # once is enough: a Postgres is made and started each time
+    return [*daily, *drill, *weekly, *(["capacity-planning"] if day == DAYS - 1 else [])]
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,9 @@ def queues(calendar: dict[str, Any], left_out: Collection[str]) -> list[list[Due
                 if job == "doctor":
                     params = {**params, "calendar": {"steps": examined(calendar)}}
                 if job not in left_out:
-                    # The verification does not read while sets are made and deleted: by their locks, in a daemon.
-                    queue = "clean-up" if job in cleanup else "backups" if job.startswith("backup") else job
+                    # Nothing reads sets while they are made and deleted: by their locks, in a daemon.
+                    of_sets = job in ("backup", "backup_verify", "restore_drill")
+                    queue = "clean-up" if job in cleanup else "backups" if of_sets else job
                     found.setdefault(queue, []).append(Due(day, job, params))
     return list(found.values())
 

@@ -30,6 +30,7 @@ from support.servers.prometheus import CONFIG, WebServer, prometheus
 from support.servers.redis import RedisServer
 from support.servers.redis import redis as own_redis
 from support.servers.registry import registry
+from support.users import folder_for_all
 
 from maintd.model.evidence import CheckStatus
 
@@ -455,6 +456,21 @@ def _(stage: Stage) -> Case:
     targets = {"redis": stage.redis(), "postgres": stage.postgres(), "folders": {"rollback": {"path": str(folder)}}}
     together = "^parts missing in the manifest"
     return Case("rollback_manifest", r"\b(redis|postgres) a\b", of_a, targets, {"keep": 1}, together=together)
+
+
+@case("restore_drill: Redis")
+def _(stage: Stage) -> Case:
+    servers = stage.redis()
+    for server in servers.values():
+        with closing(Redis.from_url(server["url"])) as client:
+            client.config_set("repl-diskless-sync-delay", 0)
+    made_set = run_job("backup", {"min_free": "1MB"}, backed_up(stage, redis=servers))
+    assert made_set.outcome == "succeeded", made_set.text()
+    scratch = stage.opened.enter_context(folder_for_all())
+    targets = {"folders": {"backup_sets": {"path": str(stage.folder / "sets")}, "scratch": {"path": str(scratch)}}}
+    act = partial(calls_of, "redis a")
+    params = {"min_free": "1MB", "scratch": "scratch"}
+    return Case("restore_drill", r"\bredis a\b", act, targets, params, together="^recovery time")
 
 
 # --- files --------------------------------------------------------------------------------------------------------

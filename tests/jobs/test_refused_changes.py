@@ -492,6 +492,37 @@ for _action, _scenario in {
     scenario(_action, "a folder without write access")(_scenario)
 
 
+def drill_without_write_access(leftover: str = "") -> Scenario:
+    """Restores a set of one file while nothing can be created or removed in the scratch folder."""
+
+    def run(request: pytest.FixtureRequest) -> JobResult:
+        with folder_for_all() as root:
+            (root / "config").write_bytes(b"x")
+            folders = {name: root / name for name in ("backup_sets", "scratch")}
+            for folder in folders.values():
+                folder.mkdir()
+            targets = {"folders": {name: {"path": str(folder)} for name, folder in folders.items()}}
+            made = run_job("backup", {"paths": {"config": str(root / "config")}, "min_free": "1B"}, targets)
+            assert made.outcome == "succeeded", made.text()
+            params = {"scratch": "scratch", "min_free": "1B"}
+            run_job(
+                "restore_drill", params, targets
+            )  # so that every module is loaded, and the file of the lock is there
+            if leftover:
+                (folders["scratch"] / leftover).mkdir()
+            folders["scratch"].chmod(0o555)
+            try:
+                return run_job("restore_drill", params, targets, around=as_unprivileged_user(root))
+            finally:
+                folders["scratch"].chmod(0o755)
+
+    return run
+
+
+scenario("create", "a scratch folder without write access")(drill_without_write_access())
+scenario("remove", "a scratch folder without write access")(drill_without_write_access(".drill-00000000"))
+
+
 @contextmanager
 def host_with_a_journal(archived: int) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The root of a host with a current file of the journal and some archived ones, and the targets of it."""

@@ -25,6 +25,7 @@ from support.servers.postgres import BIN, PostgresServer, postgres
 from support.servers.prometheus import WebServer, alertmanager, prometheus
 from support.servers.redis import RedisServer, redis
 from support.servers.registry import Registry, registry
+from support.users import folder_for_all
 
 SHIPPED = Path(__file__).parents[2] / "schedules.yaml"
 SCHEMA = """
@@ -53,6 +54,7 @@ class Stack:
     metrics: WebServer
     alerts: WebServer
     service: str
+    scratch: Path  # every user can enter it, unlike pytest's folders: as root, a drill's Postgres is another user's
     pages: dict[str, Any] = field(default_factory=dict)
     logs: tuple[str, str] | None = None
     engine: DockerEngine | None = None
@@ -123,6 +125,7 @@ class Stack:
             "folders": {
                 "backups": {"path": str(self.backups)},
                 "backup_sets": {"path": str(self.sets)},
+                "scratch": {"path": str(self.scratch)},
                 "logs": {"path": str(self.folder / "services")},
             },
         }
@@ -132,6 +135,7 @@ class Stack:
             "resource_usage": {"interval": interval},
             "log_cleanup": {"rotation": None},
             "backup": {"min_free": "10MB"},
+            "restore_drill": {"min_free": "10MB", "scratch": "scratch"},
             "security_log_review": {"folder": "logs", "auth_log": str(self.auth_log), "timezone": "UTC"},
         }
         name = step if isinstance(step, str) else next(iter(step))
@@ -156,7 +160,8 @@ def stack(folder: Path) -> Iterator[Stack]:
             f"scrape_configs: [{{job_name: agents, static_configs: [{{targets: ['{service.removeprefix('http://')}']}}]}}]\n"
         )
         metrics = running.enter_context(prometheus(config, flags=["--rules.alert.resend-delay=1s"]))
-        made = Stack(folder, database, cache, metrics, alerts, service, pages)
+        scratch = running.enter_context(folder_for_all())
+        made = Stack(folder, database, cache, metrics, alerts, service, scratch, pages)
         try:
             made.engine = running.enter_context(engine_if_possible())
         except NoEngineError as error:

@@ -68,6 +68,9 @@ SELECT pg_export_snapshot() AS snapshot, now() AS at, pg_is_in_recovery() AS sta
   pg_database_size(current_database()) AS size_bytes
 """
 _EXTENSIONS = "SELECT extname AS name, extversion AS version FROM pg_extension ORDER BY 1"
+# initdb makes it, so that a restore into a new cluster must find it or give it the same name. Its oid is fixed:
+# BOOTSTRAP_SUPERUSERID in pg_authid.dat.
+_BOOTSTRAP_ROLE = "SELECT rolname AS name FROM pg_roles WHERE oid = 10"
 _DATABASES = """
 SELECT datname AS name, pg_database_size(oid) AS size_bytes FROM pg_database
 WHERE datallowconn AND NOT datistemplate AND has_database_privilege(oid, 'CONNECT') ORDER BY 1
@@ -124,11 +127,12 @@ def dump_globals(
         version = require_version(target, "pg_dumpall", session.version)
         # Which roles a restore must find; the passwords are not read, which needs a superuser.
         roles = [str(row["name"]) for row in session.rows("SELECT rolname AS name FROM pg_roles ORDER BY 1")]
+        first = next((str(row["name"]) for row in session.rows(_BOOTSTRAP_ROLE)), None)
     command = dump_command(target, "pg_dumpall", "--globals-only", "--no-role-passwords")
     with piped(command, stall) as program:
         file = writer.write(f"postgres-{safe_name(name)}-globals.sql", program.chunks(), "sql")
     about = {"target": name, "file": file.name, "pg_dumpall_version": version, "passwords": False}
-    return file, about | {"roles": [role for role in roles if not role.startswith("pg_")]}
+    return file, about | {"roles": [role for role in roles if not role.startswith("pg_")], "bootstrap_role": first}
 
 
 def dump_again(

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 from maintd.checks.requirements.requirement import Exercise, Requirement
+from maintd.checks.restore.cluster import find_programs
 from maintd.errors import TargetError
 from maintd.units import format_size
 
@@ -72,6 +73,16 @@ def is_executable(path: Path) -> str:
     if found is None:
         raise TargetError(f"{path}: there is no such program", "install it, or correct the params", cause="not_found")
     return found
+
+
+def server_programs(folder: Path | None) -> Exercise:
+    """Exercise: Postgres' server programs are there, in this folder or where they usually are."""
+
+    def exercise(_: Path) -> str:
+        programs = find_programs(folder, 0)
+        return f"postgres {programs.full_version('postgres')} in {programs.bin_dir}"
+
+    return exercise
 
 
 def _reads_file(path: Path) -> str:

@@ -281,6 +281,22 @@ def _rollout(targets: Targets, params: Any, requests: Iterable[str]) -> Iterator
             yield Requirement("redis", _only(targets.redis, drain.redis), "read the streams of a drain", exercise)
 
 
+def restore_drill(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """The backups can be read; there is a place to restore into; servers of the right kind can be started."""
+    if params.folder not in targets.folders:
+        return  # not configured
+    yield from _folders(targets, (params.folder,))
+    if params.scratch is not None:
+        yield Requirement("folders", params.scratch, "restore into it", local.writes)
+    if params.identity is not None:
+        yield local.readable_file(params.identity, "decrypt backups of age")
+    dirs = {params.bin_dir} if params.bin_dir is not None else {place.bin_dir for place in targets.postgres.values()}
+    for folder in dirs:
+        yield Requirement("program", "initdb", "make a scratch cluster", local.server_programs(folder))
+    if targets.redis:
+        yield local.program(str(params.redis_server), "load a snapshot")
+
+
 def log_cleanup(targets: Targets, params: Any) -> Iterator[Requirement]:
     """Files in the folders may be deleted; Loki answers."""
     if params.loki is not None:

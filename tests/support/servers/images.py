@@ -37,9 +37,10 @@ def python_base(engine: DockerEngine) -> str:
 
 
 def maintd_image(engine: DockerEngine) -> str:
-    """Build the project's Dockerfile on that base, with the network of this machine."""
+    """Build the project's Dockerfile on that base, with the network of this machine; without the servers of a drill."""
     base = python_base(engine)
-    docker(engine, "build", "--network=host", "--build-arg", f"BASE={base}", "--tag", IMAGE, str(ROOT))
+    arguments = ("--build-arg", f"BASE={base}", "--build-arg", "RESTORE_PROGRAMS=")
+    docker(engine, "build", "--network=host", *arguments, "--tag", IMAGE, str(ROOT))
     return IMAGE
 
 

@@ -1,0 +1,1 @@
+"""Restore of backups into scratch servers, and the proof of what was restored."""
