@@ -16,7 +16,7 @@ from maintd.model.entry import Entry
 from maintd.model.evidence import Check, CheckStatus, Report
 from maintd.model.finding import ChangeKind, Finding, GoneReason
 from maintd.model.run import RunState
-from maintd.notify.incidents import gone_text
+from maintd.notify.digest import gone_text
 from maintd.operations.review import Review, review_ends
 from maintd.scheduler.reviewer import Reviewer
 from maintd.store import Store
