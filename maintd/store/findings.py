@@ -20,8 +20,6 @@ from maintd.store.tables import IS_NOT_ENDED, IS_OPEN, acknowledgements, entries
 MOST = 1000
 """Most findings of one answer."""
 
-_WITHDRAWN = "withdrawn by "
-
 _OF_ACKNOWLEDGEMENT = ("id", "status", "observed", "observed_at", "why", "by", "at", "until", "ended_at", "ended_why")
 _COLUMNS = (
     *(column for column in findings.c if column.name not in ("id", "entry_id")),
@@ -152,7 +150,7 @@ class Findings:
             query = select(findings.c.id, findings.c.check, entries.c.name)
             query = query.join_from(findings, entries, entries.c.id == findings.c.entry_id)
             found = conn.execute(query.where(findings.c.key == key)).one_or_none()
-            if found is None or not _end(conn, [found.id], f"{_WITHDRAWN}{by}", now):
+            if found is None or not _end(conn, [found.id], f"withdrawn by {by}", now, withdrawn=True):
                 return False
             text = f"finding {key}, {found.check}"
             kind = "acknowledgement_withdrawn"
@@ -166,7 +164,7 @@ class Findings:
         query = select(entries.c.name).distinct()
         query = query.join_from(acknowledgements, findings, findings.c.id == acknowledgements.c.finding_id)
         query = query.join(entries, entries.c.id == findings.c.entry_id).where(
-            IS_OPEN, acknowledgements.c.ended_at >= since, acknowledgements.c.ended_why.startswith(_WITHDRAWN)
+            IS_OPEN, acknowledgements.c.ended_at >= since, acknowledgements.c.withdrawn
         )
         return self._database.read(lambda conn: set(conn.execute(query).scalars()))
 
@@ -257,9 +255,9 @@ def has_lapsed(conn: Connection, now: datetime) -> bool:
     return conn.execute(query).scalar_one_or_none() is not None
 
 
-def _end(conn: Connection, finding_ids: Sequence[int], why: str, now: datetime) -> bool:
+def _end(conn: Connection, finding_ids: Sequence[int], why: str, now: datetime, *, withdrawn: bool = False) -> bool:
     ended = update(acknowledgements).where(acknowledgements.c.finding_id.in_(finding_ids), IS_NOT_ENDED)
-    return conn.execute(ended.values(ended_at=now, ended_why=why)).rowcount > 0
+    return conn.execute(ended.values(ended_at=now, ended_why=why, withdrawn=withdrawn)).rowcount > 0
 
 
 def _free_key(conn: Connection, finding: Finding, entry_id: int) -> str:

@@ -504,6 +504,7 @@ acknowledgements = Table(
     Column("until", UtcDateTime, nullable=False),
     Column("ended_at", UtcDateTime),
     Column("ended_why", CleanText, nullable=False, server_default=text("''")),
+    Column("withdrawn", Boolean, nullable=False, server_default=false()),  # ended by a person
     Index("ix_acknowledgements_finding", "finding_id", "id"),
 )
 IS_NOT_ENDED = acknowledgements.c.ended_at.is_(None)
@@ -589,6 +590,7 @@ tokens = Table(
     Column("revoked_by", CleanText, nullable=False, server_default=text("''")),
     Column("last_used_at", UtcDateTime),
     Column("last_used_from", CleanText, nullable=False, server_default=text("''")),
+    Column("person", CleanText, nullable=False, server_default=text("''")),  # who holds it; empty: a program
 )
 
 RUN_TABLES = (

@@ -357,6 +357,7 @@ def test_a_new_acknowledgement_takes_the_place_of_the_earlier_one(store: Store) 
     assert found.acknowledgement.until > store.now() + timedelta(days=2)
     key = found.key
     assert [one.ended_why for one in store.findings.history(key)] == ["", "acknowledged again"]
+    assert store.findings.withdrawn(at(-60)) == set()
 
 
 def test_a_finding_that_is_gone_cannot_be_acknowledged(store: Store) -> None:
@@ -380,6 +381,7 @@ def test_an_acknowledgement_is_withdrawn_once(store: Store) -> None:
     assert done == [True, False]
     assert only(store).acknowledgement is None
     assert store.findings.history(key)[0].ended_why == "withdrawn by bob"
+    assert [store.findings.withdrawn(at(minute)) for minute in (6, 7)] == [{"a"}, set()]
     kinds = [(event.kind, event.subject, event.by) for event in store.audit.recent(2)]
     assert kinds == [("acknowledgement_withdrawn", "a", "bob"), ("finding_acknowledged", "a", "ada")]
 

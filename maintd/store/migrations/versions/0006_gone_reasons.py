@@ -1,4 +1,5 @@
-"""Why a finding is gone, whether the evidence of an attempt is complete, and what of a finding was acknowledged."""
+"""Why a finding is gone, whether the evidence of an attempt is complete, what of a finding was acknowledged, whether a
+person withdrew that, and whose a token is."""
 
 from __future__ import annotations
 
@@ -19,3 +20,7 @@ def upgrade() -> None:
     op.add_column("checks", sa.Column("missed_limit", sa.Float(53), nullable=True))
     op.add_column("acknowledgements", sa.Column("observed", sa.Text(), nullable=True))
     op.add_column("acknowledgements", sa.Column("observed_at", _moment, nullable=True))
+    op.add_column("acknowledgements", sa.Column("withdrawn", sa.Boolean(), server_default=sa.false(), nullable=False))
+    op.execute("UPDATE acknowledgements SET withdrawn = true WHERE ended_why LIKE 'withdrawn by %'")
+    # Of tokens until now nobody said that a person holds them, so they are those of programs.
+    op.add_column("tokens", sa.Column("person", sa.Text(), server_default=sa.text("''"), nullable=False))
