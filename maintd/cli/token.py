@@ -43,10 +43,19 @@ def token_command() -> None:
 @click.option(
     "--entries", multiple=True, metavar="GLOB", help="Only for entries whose name matches, as backup-*; repeatable."
 )
+@click.option(
+    "--person",
+    default="",
+    metavar="USER",
+    help="Who holds it, by their user name on the hosts or at the proxy. Without it, a program does: such a token "
+    "passes no gate.",
+)
 @click.option("--why", default="", help="The reason, for the audit log.")
 @json_option
 @click.pass_obj
-def create(app: App, name: str, role: str, expires: str, entries: tuple[str, ...], why: str, as_json: bool) -> None:
+def create(
+    app: App, name: str, role: str, expires: str, entries: tuple[str, ...], person: str, why: str, as_json: bool
+) -> None:
     """Create a token and print it, this once.
 
     Example: maintd token create --role operator --expires 30d --entries "backup-*" ci
@@ -56,20 +65,23 @@ def create(app: App, name: str, role: str, expires: str, entries: tuple[str, ...
     expires_at = arguments.future_time(f"{expires}T00:00Z" if _is_day(expires) else expires, app.now())
     try:
         created = app.daemon.create_token(
-            name, role, expires_at=expires_at, entries=entries, why=why, by=current_user()
+            name, role, expires_at=expires_at, person=person, entries=entries, why=why, by=current_user()
         )
     except DaemonUnavailableError:
         if app.remote is not None:
             raise
         with _store(app, create=True) as store:
-            created = _create(store, name, role, expires_at, entries, why)
+            created = _create(store, name, role, expires_at, person, entries, why)
+    for pattern in created.unmatched:
+        app.note(f'warning: no entry of the calendar matches "{pattern}"; see: maintd status')
     if as_json:
         app.out_json(created.model_dump(mode="json"))
         return
     from maintd.units import utc_text
 
     app.out(created.token)
-    limits = f", for {', '.join(created.entries)}" if created.entries else ""
+    limits = f", held by {created.person}" if created.person else ""
+    limits += f", for {', '.join(created.entries)}" if created.entries else ""
     ends = f"expires {utc_text(created.expires_at)}"
     app.note(f'token "{name}": {role}{limits}, {ends}; it is not stored and cannot be shown again')
 
@@ -122,13 +134,21 @@ ORIGIN = "command without a daemon"
 
 
 def _create(
-    store: Store, name: str, role: str, expires_at: datetime, entries: tuple[str, ...], why: str
+    store: Store, name: str, role: str, expires_at: datetime, person: str, entries: tuple[str, ...], why: str
 ) -> CreatedToken:
     from maintd.model.access import Role
     from maintd.operations.tokens import create_token
 
     return create_token(
-        store, name, Role(role), expires_at=expires_at, entries=entries, by=current_user(), origin=ORIGIN, why=why
+        store,
+        name,
+        Role(role),
+        expires_at=expires_at,
+        person=person,
+        entries=entries,
+        by=current_user(),
+        origin=ORIGIN,
+        why=why,
     )
 
 

@@ -802,16 +802,18 @@ class Client:
         role: Role | str,
         *,
         expires_at: datetime | None = None,
+        person: str = "",
         entries: Iterable[str] = (),
         why: str = "",
         by: str = "",
     ) -> CreatedToken:
         """Create a token, which only this answer has; it expires after 90 days by default, 366 at most.
 
-        `entries` are patterns such as `backup-*` of the entries that it is limited to.
+        `person` is who holds it; without one it is a program's. `entries` are patterns such as `backup-*` of the
+        entries that it is limited to.
         """
         body = {"name": name, "role": str(role), "expires_at": _time(expires_at), "entries": list(entries)}
-        body |= {"why": why, "by": by}
+        body |= {"person": person, "why": why, "by": by}
         found = self.post("/tokens", body)
         from maintd.model.access import CreatedToken
 

@@ -86,10 +86,12 @@ class Token(Model):
     """A token of the API, without the token itself, of which the store has only a digest.
 
     `entries` are patterns such as `backup-*`; the token is limited to entries whose name matches one. Empty: all.
+    `person` is who holds it and acts with it; empty: a program does.
     """
 
     name: str
     role: Role
+    person: str = ""
     entries: tuple[str, ...] = ()
     created_at: Instant
     created_by: str
@@ -107,9 +109,13 @@ class Token(Model):
 
 
 class CreatedToken(Token):
-    """A new token. `token` is the token itself, which is not stored and cannot be shown again."""
+    """A new token. `token` is the token itself, which is not stored and cannot be shown again.
+
+    `unmatched` are those of its patterns that match no entry of the calendar now.
+    """
 
     token: str = Field(repr=False)
+    unmatched: tuple[str, ...] = ()
 
 
 class ListedToken(Token):
@@ -118,21 +124,47 @@ class ListedToken(Token):
     state: TokenState
 
 
+NO_PERSON = ("", "root", "maintd")
+"""Names of users that several people and programs share."""
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """What a caller claims to be, and the part of the name that was verified: `ada` and `root` of `ada (as root)`.
+
+    Without a claim both are the name.
+    """
+    claim, found, verified = name.rpartition(" (as ")
+    return (claim, verified.removesuffix(")")) if found and claim and name.endswith(")") else (name, name)
+
+
 def verified_name(name: str) -> str:
     """The part of a caller's name that was verified: `root` of `ada (as root)`; `ada` is only claimed."""
-    claim, found, verified = name.rpartition(" (as ")
-    return verified.removesuffix(")") if found and claim and name.endswith(")") else name
+    return split_name(name)[1]
+
+
+def _is_person(name: str) -> bool:
+    return name.strip() not in NO_PERSON and not name.startswith("uid ")
 
 
 class Caller(NamedTuple):
     """Who sends a request, from where, and what they may do."""
 
-    name: str = ""  # of the user or token; empty: unknown
+    name: str = ""  # of the user, of the person who holds the token, or of the token of a program; empty: unknown
     role: Role | None = Role.VIEWER  # None: nothing but probes
     origin: str = ""  # for example `socket, uid 1000, pid 4711` or `10.0.0.7`
     entries: tuple[str, ...] = ()  # patterns of entry names that a token is limited to; empty: all
+    token: str = ""  # the token's name
     token_id: int = 0  # of the token's row in the store; 0 without a token
+    by_program: bool = False  # the token is no person's
     by_proxy: bool = False  # a proxy named the user and the groups, for this request
+
+    @property
+    def person(self) -> str:
+        """The person who acts: verified, else as claimed; empty if neither names one."""
+        claimed, verified = split_name(self.name)
+        if not self.by_program and _is_person(verified):
+            return verified
+        return claimed if claimed != verified and _is_person(claimed) else ""
 
     def may(self, right: Right) -> bool:
         """Whether the caller's role has a right."""
@@ -151,5 +183,5 @@ class Caller(NamedTuple):
         """Raise ForbiddenError unless the caller's token is for this entry, or all entries of this pattern."""
         if not self.covers_pattern(entry):
             raise ForbiddenError(
-                f'token "{self.name}" is not for the entry "{entry}"', f"it is for: {', '.join(self.entries)}"
+                f'token "{self.token}" is not for the entry "{entry}"', f"it is for: {', '.join(self.entries)}"
             )

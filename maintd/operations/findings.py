@@ -6,6 +6,7 @@ from datetime import datetime
 from shlex import quote
 
 from maintd.errors import RefusedError, UnknownNameError, UsageError
+from maintd.model.access import Caller
 from maintd.model.finding import (
     LONGEST_ACKNOWLEDGEMENT,
     Acknowledgement,
@@ -24,8 +25,6 @@ from maintd.store import Store
 
 SHORTEST_KEY = 4
 """Digits of a key that identify a finding, if no other key begins with them."""
-
-_NO_PERSON = ("", "root", "maintd")
 
 
 def list_findings(
@@ -93,9 +92,7 @@ def findings_of_run(service: OperatorService, run_id: int) -> list[ListedFinding
     return [listed_finding(known[place], now) for place in places if place in known]
 
 
-def acknowledge(
-    service: OperatorService, key: str, *, why: str, until: datetime, by: str, origin: str = ""
-) -> ListedFinding:
+def acknowledge(service: OperatorService, key: str, *, why: str, until: datetime, caller: Caller) -> ListedFinding:
     """Acknowledge an open finding, in place of an earlier acknowledgement. Returns it as it is then.
 
     Raises UnknownNameError; UsageError without a reason, without a person's name, and for an end in the past or more
@@ -105,16 +102,17 @@ def acknowledge(
     now = service.store.now()
     if not why.strip():
         raise UsageError(f"no reason given for acknowledging {finding.key}", 'add for example --why "disk is ordered"')
-    person = by.partition(" (as ")[0].strip()  # `root (as NAME OF A TOKEN)`
-    if person in _NO_PERSON or person.startswith("uid "):
-        raise UsageError(f'an acknowledgement needs a person\'s name, not "{by}"', "add for example --by ada")
+    if not caller.person:
+        raise UsageError(f'an acknowledgement needs a person\'s name, not "{caller.name}"', "add for example --by ada")
     if until <= now:
         raise UsageError(f"the end, {utc_minute(until)}, is in the past", "give an end in the future")
     if until > now + LONGEST_ACKNOWLEDGEMENT:
         latest = utc_minute(now + LONGEST_ACKNOWLEDGEMENT)
         days = LONGEST_ACKNOWLEDGEMENT.days
         raise UsageError(f"{utc_minute(until)} is more than {days} days ahead", f"give an end until {latest}")
-    done = service.store.findings.acknowledge(finding.key, why=why, by=by, until=until, now=now, origin=origin)
+    done = service.store.findings.acknowledge(
+        finding.key, why=why, by=caller.name, until=until, now=now, origin=caller.origin
+    )
     if not done:
         raise RefusedError(f"finding {finding.key} is gone", f"see: maintd findings show {finding.key}")
     wake(service)

@@ -15,7 +15,7 @@ from typing import TypeVar
 from sqlalchemy.engine import Connection
 
 from maintd.errors import DaemonUnavailableError, ForbiddenError, RefusedError, UsageError
-from maintd.model.access import Caller, Role, verified_name
+from maintd.model.access import Caller, Role, split_name, verified_name
 from maintd.model.entry import ChecklistItem, Gate, Proof
 from maintd.model.evidence import CheckStatus
 from maintd.model.gate import GateItem, ItemState, WaitingGate
@@ -143,14 +143,16 @@ def _evaluate_check(name: str, check: str, runs: Sequence[Run]) -> tuple[bool, s
 
 
 def is_requester(run: RunSummary, name: str) -> bool:
-    """Whether a caller may be the one who requested the run, by the part of the names that was verified.
+    """Whether a caller may be the one who requested the run: by the parts of the names that were verified, or by what
+    one of them claims: `ada (as ci)` may be ada.
 
     A scheduled run has none. When either name is unknown, it may be the same person.
     """
     if run.trigger not in _BY_PERSONS:
         return False
-    ours, theirs = verified_name(name), verified_name(run.requested_by)
-    return not ours or not theirs or ours == theirs
+    (our_claim, ours), (their_claim, theirs) = split_name(name), split_name(run.requested_by)
+    # Two claims that are the same say little: many hosts have a user `ubuntu`.
+    return not ours or not theirs or ours in (theirs, their_claim) or our_claim == theirs
 
 
 def require_may_decide(gate: Gate, run: RunSummary, caller: Caller) -> None:
@@ -160,6 +162,15 @@ def require_may_decide(gate: Gate, run: RunSummary, caller: Caller) -> None:
         raise ForbiddenError(
             f'"{caller.name or "unknown"}" has {role}, but the gate of run {run.id} needs {gate.approve.role}',
             "a person with that role can decide; see: maintd gates",
+        )
+
+
+def require_person(run: RunSummary, caller: Caller) -> None:
+    """Raise ForbiddenError for the token of a program, whatever name it sends: a gate waits for a person."""
+    if caller.by_program:
+        raise ForbiddenError(
+            f'token "{caller.token}" is of a program, but the gate of run {run.id} waits for a person',
+            "decide on the host, or with a token of your own: maintd token create --person NAME",
         )
 
 
@@ -178,6 +189,7 @@ def require_may_approve(gate: Gate, runs: Sequence[RunSummary], caller: Caller, 
     """
     run = runs[0]
     require_may_decide(gate, run, caller)
+    require_person(run, caller)
     if emergency and caller.role is not Role.ADMIN:
         raise ForbiddenError(
             f'"{caller.name or "unknown"}" has the role {caller.role}; only an admin passes a gate in an emergency',
@@ -332,6 +344,7 @@ def tick(
     def act(conn: Connection, run: Run, step: int, now: datetime) -> WaitingGate:
         of_run = _gate_of(run, step)
         require_may_decide(of_run, run, caller)
+        require_person(run, caller)
         items = {item.number: item for item in _current_items(conn, service, run, step, now)}
         for number in dict.fromkeys(numbers):
             item = items.get(number)

@@ -8,11 +8,12 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
 
 from maintd.errors import RefusedError, UnknownNameError, UsageError
-from maintd.model.access import CreatedToken, ListedToken, Role, Token
+from maintd.model.access import NO_PERSON, CreatedToken, ListedToken, Role, Token
 from maintd.present import utc_minute
 from maintd.store import Store
 from maintd.store.tokens import StoredToken
@@ -38,12 +39,13 @@ def create_token(
     role: Role,
     *,
     expires_at: datetime | None = None,
+    person: str = "",
     entries: Sequence[str] = (),
     by: str = "",
     origin: str = "",
     why: str = "",
 ) -> CreatedToken:
-    """Create a token; without `expires_at` it expires after DEFAULT_LIFETIME.
+    """Create a token; without `expires_at` it expires after DEFAULT_LIFETIME, and without `person` it is a program's.
 
     Raises UsageError for a bad name, pattern or expiry, RefusedError for a name that is taken.
     """
@@ -52,6 +54,10 @@ def create_token(
     if not _NAME.fullmatch(name):
         raise UsageError(
             f'"{name[:80]}" is not a name for a token', "use at most 64 letters, digits, and the characters . _ - @"
+        )
+    if person and (not _NAME.fullmatch(person) or person in NO_PERSON):
+        raise UsageError(
+            f'"{person[:80]}" is not the name of a person', "give the name that they have on the hosts or at the proxy"
         )
     if expires_at <= now:
         raise UsageError(f"the expiry, {utc_minute(expires_at)}, is in the past", "give a time in the future")
@@ -70,13 +76,21 @@ def create_token(
     token = Token(
         name=name,
         role=role,
+        person=person,
         entries=tuple(dict.fromkeys(entries)),
         created_at=now,
         created_by=by,
         expires_at=expires_at,
     )
     store.tokens.add(token, _digest(secret), origin=origin, why=why)
-    return CreatedToken(token=PREFIX + _encoded(secret), **token.model_dump())
+    known = [entry for entry, state in store.entries.states().items() if state.active]
+    unmatched = unmatched_patterns(token.entries, known) if known else ()  # none before the first start
+    return CreatedToken(token=PREFIX + _encoded(secret), unmatched=unmatched, **token.model_dump())
+
+
+def unmatched_patterns(patterns: Sequence[str], names: Collection[str]) -> tuple[str, ...]:
+    """The patterns that match none of these names."""
+    return tuple(pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names))
 
 
 def list_tokens(store: Store) -> tuple[ListedToken, ...]:

@@ -193,6 +193,7 @@ def tokens_text(tokens: Sequence[ListedToken], *, now: datetime, width: int = WI
             facts.append(f"last used {ago(token.last_used_at, now)} from {printable(token.last_used_from)}")
         if token.entries:
             facts.insert(0, f"for {printable(', '.join(token.entries))}")
+        facts.append(f"held by {printable(token.person)}" if token.person else "of a program")
         head = f"{token.name.ljust(sizes[0])}{token.role.value.ljust(sizes[1])}"
         shown = wrap("; ".join(facts), width, head, " " * len(head))
         lines += shown if token.state is TokenState.VALID else [style(line, Tone.DIM) for line in shown]

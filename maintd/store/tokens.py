@@ -46,6 +46,8 @@ class Tokens:
                 insert(tokens).values(digest=digest, role=token.role.value, entries=list(token.entries), **columns)
             )
             text = f"{token.role}, expires {token.expires_at:%Y-%m-%d %H:%MZ}"
+            if token.person:
+                text += f", held by {token.person}"
             if token.entries:
                 text += f", for {', '.join(token.entries)}"
             add_event(
@@ -123,6 +125,7 @@ def _token(row: Any) -> Token:
     return Token(
         name=row.name,
         role=Role(row.role),
+        person=row.person,
         entries=tuple(row.entries),
         created_at=row.created_at,
         created_by=row.created_by,

@@ -159,7 +159,7 @@ def require_right(caller: Caller, route: tuple[str, str] | None) -> None:
         _refuse(caller, right)
     if caller.entries and route is not None and right is not Right.PROBE and route not in BY_ENTRY:
         raise ForbiddenError(
-            f'token "{caller.name}" is limited to {", ".join(caller.entries)}, but this is about all entries',
+            f'token "{caller.token}" is limited to {", ".join(caller.entries)}, but this is about all entries',
             "use a token without that limit",
         )
 

@@ -93,7 +93,7 @@ class Authenticator:
                 token, state = found.token, found.token.state_at(self._clock.now())
                 if state is TokenState.VALID:
                     self._start_recording(found, address)
-                    return Caller(token.name, token.role, f"token from {address}", token.entries, found.id)
+                    return caller_of(found, address)
                 reason, name = f'token "{token.name}" is {state}', token.name
         return await self._refuse(address, reason, name)
 
@@ -145,6 +145,21 @@ class Authenticator:
                 requests=seen.number,
                 hint="only addresses in MAINTD_TRUSTED_PROXIES may name users",
             )
+
+
+def caller_of(found: StoredToken, address: str) -> Caller:
+    """The holder of a token: the person that it was created for, or a program, which has the token's name."""
+    token = found.token
+    origin = f"token {token.name} from {address}" if token.person else f"token from {address}"
+    return Caller(
+        token.person or token.name,
+        token.role,
+        origin,
+        token.entries,
+        token=token.name,
+        token_id=found.id,
+        by_program=not token.person,
+    )
 
 
 def role_of(groups: set[str], roles: Mapping[str, Role]) -> Role | None:

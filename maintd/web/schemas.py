@@ -130,10 +130,12 @@ class ReloadBody(Model):
 
 
 class TokenBody(Model):
-    """A token to create, and why; without `expires_at` it expires after 90 days."""
+    """A token to create, and why; without `expires_at` it expires after 90 days. `person` is who holds it; without
+    one it is a program's, which decides at no gate."""
 
     name: Name
     role: Role
+    person: Annotated[str, Field(max_length=64)] = ""
     expires_at: Instant | None = None
     entries: Annotated[tuple[Name, ...], Field(max_length=100)] = ()
     by: Text = ""

@@ -32,6 +32,17 @@ def test_the_object_of_a_created_token_has_the_token(shell: Shell) -> None:
     assert created["revoked_at"] is None
 
 
+def test_a_token_is_created_for_a_person_and_a_pattern_without_an_entry_is_a_warning(shell: Shell) -> None:
+    shell.maintd("token", "create", "--role", "viewer", "ci")
+    created = shell.maintd("token", "create", "--role", "approver", "--person", "ada", "laptop")
+
+    assert 'token "laptop": approver, held by ada, expires' in created.err
+    listed = shell.maintd("token", "list").out
+    assert re.search(r"ci .*; of a program\n", listed) and re.search(r"laptop .*; held by ada\n", listed), listed
+    refused = shell.maintd("token", "create", "--role", "viewer", "--person", "root", "x")
+    assert (refused.code, "is not the name of a person" in refused.err) == (2, True)
+
+
 def test_a_token_is_revoked_with_a_reason(shell: Shell) -> None:
     shell.maintd("token", "create", "--role", "admin", "ci", "--why", "the pipeline")
 

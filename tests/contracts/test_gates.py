@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -36,8 +37,9 @@ from maintd.operations.successor_plan import Request
 from maintd.store.tables import run_links, runs
 
 ADA = Caller("ada", Role.OPERATOR, "socket, uid 1000, pid 7")
-BOB = Caller("bob", Role.APPROVER, "token from 10.0.0.7")
-EVE = Caller("eve", Role.ADMIN, "token from 10.0.0.9")
+BOB = Caller("bob", Role.APPROVER, "token bobs from 10.0.0.7", token="bobs")
+EVE = Caller("eve", Role.ADMIN, "token eves from 10.0.0.9", token="eves")
+PIPELINE = Caller("ci", Role.ADMIN, "token from 10.0.0.8", token="ci", by_program=True)
 
 BACKUP = Proof(entry="daily-backup", within=timedelta(hours=26))
 HOUR = timedelta(hours=1)
@@ -288,6 +290,53 @@ def test_the_role_of_the_gate_is_needed_to_tick_approve_and_reject(site: Site) -
             act()
     tick(site.service, run_id, [1], BOB)
     assert approve(site.service, run_id, BOB).state is RunState.QUEUED
+
+
+def test_the_token_of_a_program_passes_no_gate_whatever_name_it_sends_but_can_reject(site: Site) -> None:
+    run_id = site.waiting("one", approve=Approval(not_requester=True))
+    claiming = PIPELINE._replace(name="bob (as ci)")
+    acts: list[Callable[[], object]] = [
+        partial(act, caller)
+        for caller in (PIPELINE, claiming)
+        for act in (
+            partial(tick, site.service, run_id, [1]),
+            partial(approve, site.service, run_id),
+            partial(approve, site.service, run_id, emergency=True, why="now"),
+        )
+    ]
+    for act in acts:
+        with pytest.raises(
+            ForbiddenError, match=r'token "ci" is of a program, but the gate of run .* waits for a person'
+        ):
+            act()
+    assert site.run(run_id).state is RunState.WAITING
+
+    reject(site.service, run_id, PIPELINE, why="the tests fail")
+
+    assert site.kinds(run_id) == ["rejected"]
+
+
+@pytest.mark.parametrize(
+    ("requested_by", "approver", "allowed"),
+    [
+        ("ci", "ada", True),
+        ("ada (as ci)", "ada", False),
+        ("ada (as ci)", "bob", True),
+        ("ubuntu (as ada)", "ubuntu (as bob)", True),
+        ("ubuntu (as ada)", "root (as ada)", False),
+        ("ada", "ada (as bob)", False),
+    ],
+)
+def test_a_claimed_name_can_only_make_two_callers_the_same_person(
+    site: Site, requested_by: str, approver: str, allowed: bool
+) -> None:
+    run_id = site.waiting(approve=Approval(not_requester=True))
+    site.store.write(
+        lambda conn: conn.execute(update(runs).where(runs.c.id == run_id).values(requested_by=requested_by))
+    )
+
+    with nullcontext() if allowed else pytest.raises(ForbiddenError, match="must be approved by another person"):
+        approve(site.service, run_id, BOB._replace(name=approver))
 
 
 @pytest.mark.parametrize("name", ["ada", "bob (as ada)", ""])

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from support.stores import NOON, at
+from support.stores import NOON, at, entry, sync
 
 from maintd.errors import RefusedError
 from maintd.model.access import Role, Token, TokenState
+from maintd.operations.tokens import create_token
 from maintd.store import Store
 
 
@@ -102,3 +103,19 @@ def test_the_last_use_is_recorded_at_most_once_a_minute(store: Store) -> None:
 
     assert (within.last_used_at, within.last_used_from) == (at(1), "10.0.0.7")
     assert store.tokens.all()[0].last_used_from == "10.0.0.9"
+
+
+def test_the_person_who_holds_a_token_is_stored_and_in_the_audit_event(store: Store) -> None:
+    store.tokens.add(token(person="ada"), "d1")
+
+    assert [found.person for found in store.tokens.all()] == ["ada"]
+    assert "held by ada" in store.audit.recent(1)[0].text
+
+
+def test_patterns_that_match_no_entry_are_named_once_there_are_entries(store: Store) -> None:
+    before = create_token(store, "a", Role.VIEWER, entries=("vacum",))
+    sync(store, entry("vacuum"), entry("backup-db"), entry("off", enabled=False))
+
+    created = create_token(store, "b", Role.VIEWER, entries=("vacum", "backup-*", "off"))
+
+    assert (before.unmatched, created.unmatched) == ((), ("vacum", "off"))

@@ -47,7 +47,7 @@ def test_a_caller_without_a_role_may_only_probe() -> None:
 
 
 def test_a_limited_caller_is_only_for_matching_entries() -> None:
-    limited = Caller("ci", Role.OPERATOR, entries=("backup-*", "vacuum"))
+    limited = Caller("ci", Role.OPERATOR, entries=("backup-*", "vacuum"), token="ci")
 
     assert [name for name in ("backup-db", "vacuum", "Vacuum", "a-backup-db") if limited.covers(name)] == [
         "backup-db",
@@ -164,3 +164,28 @@ def test_the_state_is_that_at_the_time_of_the_store(tmp_path: Path) -> None:
 
 def short(made: Harness) -> None:
     create_token(made.store, "ci", Role.VIEWER, expires_at=at(5))
+
+
+@pytest.mark.parametrize("person", ["root", "maintd", "ada lovelace", "a" * 65, "-x"])
+def test_a_token_is_held_by_one_person_with_a_name(store: Store, person: str) -> None:
+    with pytest.raises(UsageError, match="is not the name of a person"):
+        create_token(store, "ci", Role.OPERATOR, person=person)
+
+
+@pytest.mark.parametrize(
+    ("caller", "person"),
+    [
+        (Caller("ada"), "ada"),
+        (Caller("root"), ""),
+        (Caller("uid 1000"), ""),
+        (Caller("ada (as root)"), "ada"),
+        (Caller("root (as ada)", token="laptop"), "ada"),
+        (Caller("bob (as ada)", token="laptop"), "ada"),
+        (Caller("ci", token="ci", by_program=True), ""),
+        (Caller("ada (as ci)", token="ci", by_program=True), "ada"),
+        (Caller("root (as ci)", token="ci", by_program=True), ""),
+        (Caller(), ""),
+    ],
+)
+def test_the_person_who_acts_is_verified_or_else_claimed(caller: Caller, person: str) -> None:
+    assert caller.person == person

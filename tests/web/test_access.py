@@ -423,6 +423,37 @@ def test_refused_actions_are_recorded_at_a_bounded_rate(served: Harness, page: C
     assert refused[0].text.endswith("(5 refused actions before it are not recorded)")
 
 
+# --- tokens of persons and of programs ---
+
+
+def test_a_person_acts_under_their_name_and_a_program_under_that_of_its_token(served: Harness, page: Client) -> None:
+    own = create_token(served.store, "laptop", Role.OPERATOR, person="ada").token
+    page.post("/api/v1/entries/probe/pause", {"why": "x"}, **bearer(own))
+    page.post("/api/v1/entries/probe/pause", {"why": "x"}, **bearer(token(served, name="ci")))
+
+    events = served.store.audit.recent()
+
+    assert [(event.by, event.origin) for event in reversed(events) if event.kind == "entry_paused"] == [
+        ("ada", "token laptop from 127.0.0.1"),
+        ("ci", "token from 127.0.0.1"),
+    ]
+
+
+def test_the_token_of_a_program_creates_none_of_a_person(served: Harness, page: Client) -> None:
+    program = bearer(token(served, Role.ADMIN, name="ci"))
+    person = bearer(create_token(served.store, "laptop", Role.ADMIN, person="ada").token)
+    wanted = {"name": "second", "role": "approver", "person": "bob"}
+
+    refused = page.post("/api/v1/tokens", wanted, **program)
+    created = page.post("/api/v1/tokens", wanted, **person)
+
+    assert (refused.status, "cannot create the token of a person" in refused.text) == (403, True)
+    assert (created.status, created.json["person"]) == (201, "bob")
+    assert page.post("/api/v1/tokens", {"name": "third", "role": "viewer"}, **program).status == 201
+    listed = page.get("/api/v1/tokens", **program).json["tokens"]
+    assert {one["name"]: one["person"] for one in listed} == {"ci": "", "laptop": "ada", "second": "bob", "third": ""}
+
+
 # --- tokens for some entries ---
 
 

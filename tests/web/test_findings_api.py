@@ -37,7 +37,7 @@ def test_findings_are_listed_and_acknowledged_with_a_token(served: Harness, page
     key = listed["findings"][0]["key"]
     operator = bearer(served)
 
-    done = page.post(f"/api/v1/findings/{key}/acknowledge", body(served), **operator)
+    done = page.post(f"/api/v1/findings/{key}/acknowledge", body(served, by="ada"), **operator)
     detail = page.get(f"/api/v1/findings/{key[:6]}").json
     of_run = page.get(f"/api/v1/runs/{run_id}/findings").json["findings"]
     acknowledged = page.get("/api/v1/findings?acknowledged=true").json["findings"]
@@ -46,11 +46,15 @@ def test_findings_are_listed_and_acknowledged_with_a_token(served: Harness, page
         ("nightly-vacuum", "disk", "open")
     ]
     assert listed["limited"] is False
-    assert (done.status, done.json["state"], done.json["acknowledgement"]["by"]) == (200, "acknowledged", "operator0")
+    assert (done.status, done.json["state"], done.json["acknowledgement"]["by"]) == (
+        200,
+        "acknowledged",
+        "ada (as operator0)",
+    )
     assert [one["why"] for one in detail["acknowledgements"]] == ["a disk is ordered"]
     assert [one["key"] for one in of_run] == [one["key"] for one in acknowledged] == [key]
     event = served.store.audit.recent(1)[0]
-    assert (event.kind, event.subject, event.by) == ("finding_acknowledged", "nightly-vacuum", "operator0")
+    assert (event.kind, event.subject, event.by) == ("finding_acknowledged", "nightly-vacuum", "ada (as operator0)")
     assert (event.why, event.origin) == ("a disk is ordered", "token from 127.0.0.1")
 
     withdrawn = page.post(f"/api/v1/findings/{key}/withdraw", {"why": "not ordered"}, **operator)
@@ -115,11 +119,32 @@ def test_pages_and_metrics_show_findings_and_who_acknowledged_them(served: Harne
     before = [page.get(path).text for path in ("/", "/entries/nightly-vacuum")]
     counted = page.get("/metrics").text
 
-    page.post(f"/api/v1/findings/{key}/acknowledge", body(served), **bearer(served))
+    page.post(f"/api/v1/findings/{key}/acknowledge", body(served, by="ada"), **bearer(served))
     after = [page.get(path).text for path in ("/", "/entries/nightly-vacuum")]
 
     assert all(f"<code>maintd ack {key}</code>" in text for text in before)
-    assert all("by operator0 until" in text and "a disk is ordered" in text for text in after)
+    assert all("by ada (as operator0) until" in text and "a disk is ordered" in text for text in after)
     assert 'maintd_findings_open{acknowledged="false",entry="nightly-vacuum",status="fail"} 1.0' in counted
     metrics = page.get("/metrics").text
     assert 'maintd_findings_open{acknowledged="true",entry="nightly-vacuum",status="fail"} 1.0' in metrics
+
+
+def test_an_acknowledgement_needs_a_person_and_the_name_of_a_token_is_none(served: Harness, page: Client) -> None:
+    failed(served)
+    key = page.get("/api/v1/findings").json["findings"][0]["key"]
+    own = create_token(served.store, "laptop", Role.OPERATOR, person="bob").token
+    path = f"/api/v1/findings/{key}/acknowledge"
+
+    program = bearer(served, Role.ADMIN)
+    by_program = [page.post(path, body(served, by=by), **program) for by in ("", "admin0", "root")]
+    by_bob = page.post(path, body(served, by="root"), Authorization=f"Bearer {own}")
+
+    assert [answer.status for answer in by_program] == [400] * 3
+    assert by_program[0].json["error"]["message"] == 'an acknowledgement needs a person\'s name, not "admin0"'
+    assert by_bob.json["acknowledgement"]["by"] == "root (as bob)"
+    (event,) = served.store.audit.recent(1)
+    assert (event.kind, event.by, event.origin) == (
+        "finding_acknowledged",
+        "root (as bob)",
+        "token laptop from 127.0.0.1",
+    )

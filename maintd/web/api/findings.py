@@ -62,7 +62,7 @@ def acknowledge_finding(service: ServiceDep, request: Request, key: str, body: A
     by = caller(request, body.by)
     finding = find_finding(service.store, key)
     by.require(finding.entry)
-    done = acknowledge(service, finding.key, why=body.why, until=body.until, by=by.name, origin=by.origin)
+    done = acknowledge(service, finding.key, why=body.why, until=body.until, caller=by)
     return json_response(done)
 
 

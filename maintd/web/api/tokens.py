@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from maintd.errors import ForbiddenError
 from maintd.model.access import CreatedToken, ListedToken
 from maintd.model.responses import TokenList
 from maintd.operations.tokens import create_token, list_tokens, revoke_token
@@ -22,13 +23,19 @@ def get_tokens(service: ServiceDep) -> Response:
 
 @router.post("", response_model=CreatedToken, status_code=201)
 def post_token(service: ServiceDep, request: Request, body: TokenBody) -> Response:
-    """Create a token. The response is the only place that shows it."""
+    """Create a token, of a program or of a `person`. The response is the only place that shows it."""
     by = caller(request, body.by)
+    if body.person and by.by_program:
+        raise ForbiddenError(
+            f'token "{by.token}" is of a program, which cannot create the token of a person',
+            "create it on the host: maintd token create --person NAME",
+        )
     created = create_token(
         service.store,
         body.name,
         body.role,
         expires_at=body.expires_at,
+        person=body.person,
         entries=body.entries,
         by=by.name,
         origin=by.origin,
