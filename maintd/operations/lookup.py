@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from maintd.calendar import entry_for_job
-from maintd.errors import RefusedError, UnknownNameError
+from maintd.errors import ForbiddenError, RefusedError, UnknownNameError
 from maintd.job.registry import RegisteredJob
+from maintd.model.access import Caller
 from maintd.model.entry import Entry
 from maintd.model.job import BrokenJob
 from maintd.model.run import Run
 from maintd.operations.service import OperatorService
+from maintd.terminal import quotable
 
 LARGEST_ID = 2**63 - 1
 """Ids are 64-bit integers in both databases; SQLite's driver raises on larger ones."""
@@ -50,3 +52,17 @@ def find_run(service: OperatorService, run_id: int) -> Run:
     if run is None:
         raise UnknownNameError("run", str(run_id))
     return run
+
+
+def require_in_scope(service: OperatorService, caller: Caller, area: str) -> None:
+    """Raise ForbiddenError if the caller's token is limited to entries of which none is this one, or has this job.
+
+    An empty answer would look like one about what was asked for.
+    """
+    if caller.covers(area):
+        return
+    if not any(area in entry.jobs and caller.covers(entry.name) for entry in service.calendar().entries):
+        raise ForbiddenError(
+            f'"{quotable(area[:80])}" is out of the scope of token "{caller.token}"',
+            f"it is for: {', '.join(caller.entries)}",
+        )

@@ -513,6 +513,24 @@ def test_a_limited_token_reads_its_entries_only(served: Harness, page: Client, l
     assert page.get("/healthz", **limited).status == 200
 
 
+@pytest.mark.parametrize("area", ["weekly-cleanup", "wrecked", "nothing"])
+def test_a_limited_token_is_told_what_is_out_of_its_scope(
+    served: Harness, page: Client, limited: dict[str, str], area: str
+) -> None:
+    for path in ("findings?area=", "runs?job=", "series?name=x&job="):
+        answer = page.get(f"/api/v1/{path}{area}", **limited)
+        assert (answer.status, answer.json["error"]["code"]) == (403, "forbidden"), path
+        assert "is out of the scope of token" in answer.text
+    assert "it is for: nightly-*, probe" in page.get(f"/api/v1/findings?area={area}", **limited).text
+
+
+def test_a_limited_token_sees_of_a_job_what_its_entries_have(
+    served: Harness, page: Client, limited: dict[str, str]
+) -> None:
+    for path in ("findings?area=probe", "findings?area=vacuum", "runs?job=vacuum", "series?name=x&job=vacuum"):
+        assert page.get(f"/api/v1/{path}", **limited).status == 200, path
+
+
 def test_no_answer_to_a_limited_token_names_another_entry(
     served: Harness, page: Client, limited: dict[str, str]
 ) -> None:

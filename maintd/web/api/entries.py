@@ -12,7 +12,7 @@ from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.responses import EntryList, JobList, SeriesPage, UnpauseResponse
 from maintd.model.status import DueList, EntryDetail, StartTime
 from maintd.operations import MAX_DAYS, due, entry_status, find_job, pause, status, unpause
-from maintd.operations.lookup import LARGEST_ID
+from maintd.operations.lookup import LARGEST_ID, require_in_scope
 from maintd.operations.windows import start_time
 from maintd.web.api.runs import require_known
 from maintd.web.dependencies import ServiceDep, caller, parse_since
@@ -45,20 +45,18 @@ def get_series(
     by = caller(request)
     if entry:
         by.require(entry)
+    if job:
+        require_in_scope(service, by, job)
     from_time = parse_since(since, service.store.now()) if since else None
     points = service.store.history.points(
         name, entry=entry or None, job=job or None, since=from_time, after=after or 0, limit=limit + 1
     )
+    page = points[:limit]
+    shown = tuple(point for point in page if by.covers(point.entry))
     if not points and after is None:
         require_known(service, entry, job)
-    page = points[:limit]
-    return json_response(
-        SeriesPage(
-            name=name,
-            points=tuple(point for point in page if by.covers(point.entry)),
-            next_after=page[-1].id if len(points) > limit else None,
-        )
-    )
+    next_after = page[-1].id if len(points) > limit else None
+    return json_response(SeriesPage(name=name, points=shown, next_after=next_after))
 
 
 @router.get("/entries/{name}", response_model=EntryDetail)

@@ -17,7 +17,7 @@ from maintd.operations.findings import (
     listed_finding,
     withdraw,
 )
-from maintd.operations.lookup import find_run
+from maintd.operations.lookup import find_run, require_in_scope
 from maintd.operations.period import period
 from maintd.store.findings import MOST
 from maintd.web.dependencies import RunId, ServiceDep, caller, parse_since
@@ -37,10 +37,12 @@ def get_findings(
     acknowledged: bool = False,
 ) -> Response:
     """List open findings, the worst first; with `gone` also those that are gone. `area` is an entry or a job."""
+    by = caller(request)
     at = parse_since(since, service.store.now()) if since else None
+    if area:
+        require_in_scope(service, by, area)
     found = list_findings(service, area=area or None, since=at, gone=gone, acknowledged=acknowledged)
-    covers = caller(request).covers
-    shown = tuple(finding for finding in found if covers(finding.entry))
+    shown = tuple(finding for finding in found if by.covers(finding.entry))
     return json_response(FindingList(findings=shown, limited=len(found) >= MOST))
 
 

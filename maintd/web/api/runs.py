@@ -13,6 +13,7 @@ from maintd.model.access import Caller
 from maintd.model.responses import LogEntry, LogPage
 from maintd.model.run import Run, RunsPage, RunSummary
 from maintd.operations import OperatorService, cancel, find_run, known_names, trigger
+from maintd.operations.lookup import require_in_scope
 from maintd.store.history import LogRow
 from maintd.units import utc_text
 from maintd.web.artifacts import artifact_response, find_artifact
@@ -157,6 +158,8 @@ def runs_page(
     """
     if entry:
         only.require(entry)
+    if job:
+        require_in_scope(service, only, job)
     names: list[str | None] = [entry or None]
     if only.entries and not entry:
         names = [name for name in service.store.entries.states() if only.covers(name)]
