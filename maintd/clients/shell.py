@@ -88,10 +88,12 @@ def resolve_argv(command: Command) -> list[str]:
         if program.is_dir():
             raise JobError(f'"{name}" is a folder, not a program', "write the path of a program in it")
         if not os.access(program, os.X_OK):
-            raise JobError(f'the program "{name}" is not executable', f"run: chmod +x {shlex.quote(str(program))}")
+            raise _not_executable(name, program)
         return [str(program), *command.argv[1:]]
     found = shutil.which(name, path=path)
     if found is None:
+        if (passed_over := not_executable(name, path)) is not None:
+            raise passed_over
         hint = "install it, or write its full path"
         if any(character.isspace() for character in name):
             hint = "write each word as an item of the list, or set shell: true"
@@ -193,6 +195,17 @@ def start(argv: Sequence[str], command: Command) -> subprocess.Popen[bytes]:
     finally:
         if stdin >= 0:
             os.close(stdin)
+
+
+def not_executable(name: str, path: str) -> JobError | None:
+    """The error of a program that is in a folder of PATH, but without the right to execute it; None: it is in none."""
+    places = [Path(folder or ".") / name for folder in path.split(os.pathsep)]
+    return next((_not_executable(str(place), place) for place in places if place.is_file()), None)
+
+
+def _not_executable(name: str, program: Path) -> JobError:
+    hint = f"run: chmod +x {shlex.quote(str(program))}"
+    return JobError(f'the program "{name}" is not executable for user {os.geteuid()}', hint)
 
 
 def _not_started(program: str, error: OSError) -> JobError:

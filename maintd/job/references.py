@@ -49,6 +49,29 @@ def resolve_references(value: Any, environ: Mapping[str, str], secrets: Mapping[
     return value
 
 
+def resolve_each(value: Any, environ: Mapping[str, str]) -> tuple[Any, dict[str, JobError]]:
+    """A JSON value with those references replaced that can be, and the errors of the others, which stay as they are."""
+    errors: dict[str, JobError] = {}
+
+    def resolve(match: re.Match[str]) -> str:
+        try:
+            return _resolve(match[0][2:-1], environ, None)
+        except JobError as error:
+            errors[match[0]] = error
+            return match[0]
+
+    def walk(inner: Any) -> Any:
+        if isinstance(inner, str):
+            return _REFERENCE.sub(resolve, inner)
+        if isinstance(inner, list):
+            return [walk(item) for item in inner]
+        if isinstance(inner, dict):
+            return {key: walk(item) for key, item in inner.items()}
+        return inner
+
+    return walk(value), errors
+
+
 def referenced_values(value: Any, environ: Mapping[str, str], secrets: Mapping[str, str] | None = None) -> set[str]:
     """The values of all references in a value, to be redacted in logs. Unresolvable ones are ignored."""
     if isinstance(value, str):

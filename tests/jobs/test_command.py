@@ -107,7 +107,7 @@ def test_the_error_names_why_a_program_cannot_be_executed(tmp_path: Path) -> Non
     missing = str(command(str(tmp_path / "none.sh")).error)
     folder = str(command(str(tmp_path)).error)
 
-    assert "is not executable; run: chmod +x" in refused
+    assert "is not executable for user" in refused
     assert "start a script with #!/bin/sh" in formless
     assert "its interpreter is missing" in without
     assert "does not exist" in missing

@@ -253,6 +253,58 @@ def test_programs_files_and_folders_are_looked_for(tmp_path: Path) -> None:
     assert result.check("program no-such-program: run it").status is CheckStatus.FAIL
 
 
+def test_a_program_that_may_not_be_executed_is_told_from_one_that_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "clean.sh").write_text("#!/bin/sh\n")
+    steps = [
+        ({"argv": [str(tmp_path / "clean.sh")]}, f"program {tmp_path / 'clean.sh'}: run it", "is not executable"),
+        ({"argv": ["clean.sh"], "env": {"PATH": str(tmp_path)}}, "program clean.sh: run it, with", "is not executable"),
+        ({"argv": ["./none.sh"], "cwd": str(tmp_path)}, f"program {tmp_path / 'none.sh'}: run it", "does not exist"),
+    ]
+
+    result = examine({}, *(("command", params) for params, _, _ in steps))
+
+    for _, name, text in steps:
+        (check,) = [check for check in result.checks if check.name.startswith(name)]
+        assert check.status is CheckStatus.FAIL
+        assert text in str(check.observed)
+        assert ("chmod +x" in check.hint) is (text == "is not executable")
+
+
+def test_a_program_is_looked_for_in_its_working_directory(tmp_path: Path) -> None:
+    program = tmp_path / "clean.sh"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+
+    result = examine({}, ("command", {"argv": ["./clean.sh"], "cwd": str(tmp_path)}))
+
+    assert result.check(f"program {program}: run it").status is CheckStatus.OK
+
+
+def test_a_reference_without_a_value_hides_nothing_else_of_its_step(tmp_path: Path) -> None:
+    env = {"TOKEN": "${NO_SUCH_VARIABLE}", "KEY": "${file:/no/such/key}"}
+    params = {"argv": ["no-such-program"], "env": env, "cwd": str(tmp_path / "gone")}
+
+    result = examine({}, ("command", params | {"cwd": None}), ("command", params | {"argv": ["${NO_SUCH_VARIABLE}"]}))
+
+    failed = {check.name: str(check.observed) for check in result.checks if check.status is CheckStatus.FAIL}
+    assert set(failed) == {
+        "entry weekly: command: ${NO_SUCH_VARIABLE}",
+        "entry weekly: command: ${file:/no/such/key}",
+        "program no-such-program: run it",
+        f"folder {tmp_path / 'gone'}: run a program in it",
+    }
+    assert "is not set" in failed["entry weekly: command: ${NO_SUCH_VARIABLE}"]
+
+
+@pytest.mark.parametrize("params", [{"tables": ["${NO_SUCH_VARIABLE}"]}, {"threshold": "${NO_SUCH_VARIABLE}"}])
+def test_a_reference_without_a_value_is_the_only_fault_that_is_named(params: Mapping[str, Any]) -> None:
+    result = examine({}, ("vacuum", params), ("health_check", {}))
+
+    named = [check.name for check in result.checks if check.name.startswith("entry")]
+    assert named == ["entry weekly: vacuum: ${NO_SUCH_VARIABLE}"]
+    assert result.check("host local: answers").status is CheckStatus.OK
+
+
 def test_a_kind_that_is_not_configured_is_no_alarm_and_is_named() -> None:
     result = examine({}, ("vacuum", {}), ("redis_maintenance", {}), ("alert_review", {}))
 
@@ -278,7 +330,6 @@ def test_an_engine_that_fails_is_not_taken_for_one_that_allows(docker_server: Do
     [
         ({"threshold": -1}, "threshold"),
         ({"no_such_param": 1}, "no_such_param"),
-        ({"tables": ["${NO_SUCH_VARIABLE_AT_ALL}"]}, "NO_SUCH_VARIABLE_AT_ALL"),
     ],
 )
 def test_params_that_cannot_be_used_fail_for_their_step_only(params: Mapping[str, Any], cause: str) -> None:

@@ -26,7 +26,7 @@ from maintd.job.causes import Role, hint_for
 from maintd.job.context import Context
 from maintd.job.loader import open_module, traits_of
 from maintd.job.params import JobParams
-from maintd.job.references import resolve_references
+from maintd.job.references import has_reference, resolve_each
 from maintd.model.target import Targets
 from maintd.redaction import MASK
 
@@ -97,16 +97,22 @@ def collect_needs(ctx: Context, steps: Sequence[ExaminedStep]) -> Needs:
     found = Needs()
     for step in steps:
         subject = f"entry {step.entry}: {step.step}"
+        given, unresolved = resolve_each(_without_secrets(json.loads(step.params)), os.environ)
+        for reference, error in unresolved.items():
+            ctx.fail(f"{subject}: {reference}", error.message, expected="a value", hint=error.hint or "")
         try:
             with as_target_error(subject):
-                missing, requirements = _requirements(step, ctx.targets)
+                missing, requirements = _requirements(step, given, ctx.targets)
         except MaintdError as error:
-            ctx.fail(subject, error.message, expected="a job that can run", hint=error.hint or "run: maintd validate")
+            if not unresolved:  # else it may be about a reference in place of a value
+                hint = error.hint or "run: maintd validate"
+                ctx.fail(subject, error.message, expected="a job that can run", hint=hint)
             continue
         for kinds in missing:
             found.add_unconfigured(kinds, step.entry)
         for requirement in requirements:
-            found.add(requirement, step.entry, ctx.targets)
+            if not has_reference(requirement.target):  # what it stands for is unknown
+                found.add(requirement, step.entry, ctx.targets)
     return found
 
 
@@ -124,12 +130,11 @@ def examine(ctx: Context, needs: Needs, time_limit: timedelta) -> None:
         _report(ctx, probe, needs.places[probe.kind, probe.name], result)
 
 
-def _requirements(step: ExaminedStep, targets: Targets) -> tuple[list[str], list[Requirement]]:
-    """The kinds that the job needs without any target of them, and its requirements."""
+def _requirements(step: ExaminedStep, given: Any, targets: Targets) -> tuple[list[str], list[Requirement]]:
+    """The kinds that the job needs without any target of them, and its requirements. `given` are the params."""
     module = open_module(step.path)
     traits = traits_of(module)
     params_type: type[JobParams] = getattr(module, "Params", JobParams)
-    given = resolve_references(_without_secrets(json.loads(step.params)), os.environ)
     try:
         params = params_type.model_validate(given)
     except ValidationError as error:

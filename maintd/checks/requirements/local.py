@@ -9,7 +9,8 @@ from pathlib import Path
 
 from maintd.checks.requirements.requirement import Exercise, Requirement
 from maintd.checks.restore.cluster import find_programs
-from maintd.errors import TargetError
+from maintd.clients import shell
+from maintd.errors import JobError, TargetError
 from maintd.units import format_size
 
 _VERSION_TIMEOUT = 3.0  # seconds
@@ -67,12 +68,16 @@ def has_space(size_bytes: int) -> Exercise:
     return exercise
 
 
-def is_executable(path: Path) -> str:
-    """Exercise: the program can be found and executed; it is not run."""
-    found = shutil.which(str(path))
-    if found is None:
-        raise TargetError(f"{path}: there is no such program", "install it, or correct the params", cause="not_found")
-    return found
+def can_start(command: shell.Command) -> Exercise:
+    """Exercise: the program of a command can be found and executed, as the job would; it is not run."""
+
+    def exercise(_: Path) -> str:
+        try:
+            return shell.resolve_argv(command)[0]
+        except JobError as error:
+            raise TargetError(error.message, error.hint, cause="failed") from error
+
+    return exercise
 
 
 def server_programs(folder: Path | None) -> Exercise:
@@ -98,6 +103,8 @@ def _version(name: str, folder: Path | None) -> Exercise:
     def exercise(_: Path) -> str:
         found = shutil.which(name, path=None if folder is None else str(folder))
         if found is None:
+            if (there := shell.not_executable(name, str(folder or os.environ.get("PATH", os.defpath)))) is not None:
+                raise TargetError(there.message, there.hint, cause="denied")
             raise TargetError(
                 f"{name}: there is no such program in {folder or 'PATH'}", "install it", cause="not_configured"
             )

@@ -10,6 +10,7 @@ from maintd.checks.postgres import autovacuum, blockers, database, indexes, tabl
 from maintd.checks.postgres.health import QUERIES
 from maintd.checks.requirements import docker, local, postgres, redis, services
 from maintd.checks.requirements.requirement import Requirement, answers
+from maintd.clients import shell
 from maintd.clients.redis import Command
 from maintd.model.target import Targets
 
@@ -338,8 +339,14 @@ def alert_review(targets: Targets, params: Any) -> Iterator[Requirement]:
 
 def command(targets: Targets, params: Any) -> Iterator[Requirement]:
     """The program is there."""
+    environment = {name: value.get_secret_value() for name, value in params.env.items()}
+    started = shell.Command(params.argv, params.cwd, environment, shell=params.shell)
     program = "/bin/sh" if params.shell else params.argv[0]
-    yield Requirement("program", program, "run it", local.is_executable)
+    if params.cwd is not None and "/" in program:
+        program = str(params.cwd / program)
+    need = "run it" if "PATH" not in environment else "run it, with the PATH of the params"
+    if params.cwd is None or params.cwd.is_dir():
+        yield Requirement("program", program, need, local.can_start(started))
     if params.cwd is not None:
         yield local.readable_folder(Path(params.cwd), "run a program in it")
 
