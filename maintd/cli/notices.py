@@ -67,7 +67,7 @@ def test_command(app: App, channel: str, as_json: bool) -> int:
 
     The monitor of an entry is the channel ping:ENTRY, that of maintd itself maintd:ping.
 
-    Exit code 1 if it could not be delivered.
+    Exit code 1 if it could not be delivered; `maintd status` shows that until a later test or notice arrives.
     """
     notice = app.daemon.test_channel(channel, by=current_user())
     deadline = time.monotonic() + TEST_SECONDS
@@ -87,7 +87,10 @@ def _result(notice: Notice) -> str:
     from maintd.units import duration_text
 
     if notice.sent_at is None:
-        return f"{notice.channel}: not delivered: {notice.error}"
+        return (
+            f"{notice.channel}: not delivered: {notice.error}\n"
+            f"Correct the channel and test it again; maintd status shows it as a problem until a message arrives."
+        )
     return f"{notice.channel}: delivered after {duration_text(notice.sent_at - notice.created_at)}"
 
 

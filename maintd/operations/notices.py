@@ -7,6 +7,7 @@ import re
 import uuid
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
+from shlex import quote
 
 from sqlalchemy.engine import Connection
 
@@ -15,13 +16,17 @@ from maintd.model.notice import Mute, NewNotice, Notice, NoticeKind
 from maintd.operations.service import OperatorService
 from maintd.present import utc_minute
 from maintd.store.audit import add_event
-from maintd.store.notices import add_notices
+from maintd.store.notices import Undelivered, add_notices
+from maintd.units import plural
 
 LONGEST_MUTE = timedelta(days=90)
 """A mute that lasts longer would be forgotten; it can be renewed."""
 
-UNDELIVERED_FOR = timedelta(days=3)
-"""A notice that was given up is a problem for so long."""
+UNDELIVERED_FOR = timedelta(days=6)
+"""How old a notice is that was given up and is a problem no longer; most are given up when they are three days old."""
+
+TESTED_WITHIN = timedelta(days=30)
+"""A channel whose last message was a test that failed is a problem for so long, or until something is delivered."""
 
 
 def require_channel(service: OperatorService, channel: str) -> None:
@@ -98,15 +103,34 @@ def unmute(service: OperatorService, entries: str, by: str, *, origin: str = "",
 
 def undelivered(service: OperatorService) -> list[str]:
     """What could not be delivered, as problems; empty if all was, or if the store does not answer."""
+    now = service.store.now()
     try:
-        found = service.store.notices.undelivered(service.store.now() - UNDELIVERED_FOR)
+        found = service.store.notices.undelivered(now - UNDELIVERED_FOR, now - TESTED_WITHIN)
     except StoreError:
         return []
-    return [
-        f'channel "{channel}": {count} {"notice" if count == 1 else "notices"} not delivered since '
-        f"{utc_minute(since)}: {error}; see: maintd notices"
-        for channel, (count, error, since) in sorted(found.items())
-    ]
+    known = service.calendar().notify.destinations
+    # The test of a channel that was removed since says nothing about those that there are.
+    return [_text(each) for each in found if each.fate != "test" or each.channel in known]
+
+
+def _text(found: Undelivered) -> str:
+    """What happened, when, what to type, and what ends it."""
+    see = f"maintd notices --channel {quote(found.channel)}"
+    count, since = plural(found.number, "notice"), utc_minute(found.since)
+    if found.fate == "waiting":
+        retry = "" if found.retry_at is None else f"; tried again {utc_minute(found.retry_at)}"
+        return f'channel "{found.channel}": {count} not delivered since {since}: {found.error}{retry}; see: {see}'
+    if found.fate == "given_up":
+        end = utc_minute(found.until + UNDELIVERED_FOR)
+        return (
+            f'channel "{found.channel}": {count} given up, the first of {since}: {found.error}; '
+            f"read what did not arrive: {see} --state failed; this is shown until {end}"
+        )
+    return (
+        f'channel "{found.channel}" does not work: a test at {utc_minute(found.until)} was not delivered: '
+        f"{found.error}; correct it, then type: maintd notify test {quote(found.channel)}; "
+        "a message that arrives ends this"
+    )
 
 
 def _wake(service: OperatorService) -> None:

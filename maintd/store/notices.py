@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import delete, exists, func, select, tuple_, update
+from sqlalchemy import and_, delete, exists, func, literal, or_, select, tuple_, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
@@ -51,6 +51,29 @@ class ClaimedGroup(NamedTuple):
     key: str
     channel: str
     notices: tuple[Notice, ...]
+
+
+class Undelivered(NamedTuple):
+    """Notices that a channel did not deliver. `fate`: `waiting` to be tried again, `given_up`, or a failed `test`."""
+
+    channel: str
+    fate: str
+    number: int
+    since: datetime  # the first of them was created
+    until: datetime  # the last of them was
+    error: str  # the last one
+    retry_at: datetime | None = None
+
+
+def _is_given_up(since: datetime, tested_since: datetime) -> ColumnElement[bool]:
+    later = notices.alias("later")
+    sent_since = exists().where(later.c.channel == notices.c.channel, later.c.sent_at >= notices.c.created_at)
+    is_test = notices.c.kind == NoticeKind.TEST.value
+    test = and_(is_test, notices.c.created_at >= tested_since, ~sent_since)
+    other = and_(~is_test, notices.c.created_at >= since)
+    return and_(
+        notices.c.state == NoticeState.FAILED.value, notices.c.created_at >= min(since, tested_since), or_(test, other)
+    )
 
 
 class Notices:
@@ -179,32 +202,37 @@ class Notices:
         query = select(notices.c.key).where(notices.c.key.in_(list(keys)))
         return self._database.read(lambda conn: set(conn.execute(query).scalars()))
 
-    def undelivered(self, since: datetime) -> dict[str, tuple[int, str, datetime]]:
-        """Channels with notices that could not be delivered: how many, the last error, and since when.
+    def undelivered(self, since: datetime, tested_since: datetime) -> list[Undelivered]:
+        """What could not be delivered, by channel: notices that are still tried; those given up that were created since
+        then; and failed tests since `tested_since` after which nothing was delivered."""
+        columns = (notices.c.channel, notices.c.kind, notices.c.error, notices.c.created_at, notices.c.not_before)
+        tried = select(*columns, literal(True).label("waits")).where(IS_PENDING, notices.c.error != "")
+        failed = select(*columns, literal(False).label("waits")).where(_is_given_up(since, tested_since))
 
-        Those that are still tried, and those that were given up since that time; of tests only those after which
-        nothing else was sent to the channel.
-        """
-        later = notices.alias("later")
-        sent_since = exists().where(later.c.channel == notices.c.channel, later.c.sent_at >= notices.c.created_at)
-        tried = IS_PENDING & (notices.c.error != "")
-        given_up = (notices.c.state == NoticeState.FAILED.value) & (notices.c.created_at >= since)
-        given_up &= (notices.c.kind != NoticeKind.TEST.value) | ~sent_since
-        columns = (notices.c.channel, notices.c.error, notices.c.created_at)
-        found: dict[str, tuple[int, str, datetime]] = {}
+        def transaction(conn: Connection) -> list[AnyRow]:
+            limited = [query.order_by(notices.c.id).limit(MAX_PENDING) for query in (tried, failed)]
+            return [row for query in limited for row in conn.execute(query)]
 
-        def transaction(conn: Connection) -> dict[str, tuple[int, str, datetime]]:
-            for which in (tried, given_up):
-                for row in conn.execute(select(*columns).where(which).order_by(notices.c.id).limit(MAX_PENDING)):
-                    count, _, first = found.get(row.channel, (0, "", row.created_at))
-                    found[row.channel] = (count + 1, row.error, min(first, row.created_at))
-            return found
+        found: dict[tuple[str, str], list[AnyRow]] = {}
+        for row in self._database.read(transaction):
+            given_up = "test" if row.kind == NoticeKind.TEST.value else "given_up"
+            found.setdefault((row.channel, "waiting" if row.waits else given_up), []).append(row)
+        return [
+            Undelivered(
+                channel,
+                fate,
+                number=len(rows),
+                since=min(row.created_at for row in rows),
+                until=rows[-1].created_at,
+                error=rows[-1].error,
+                retry_at=min(row.not_before for row in rows) if fate == "waiting" else None,
+            )
+            for (channel, fate), rows in sorted(found.items())
+        ]
 
-        return self._database.read(transaction)
-
-    def counts(self, since: datetime) -> dict[tuple[str, NoticeState], int]:
-        """By channel: how many notices wait or are being sent, and how many were given up since that time."""
-        given_up = (notices.c.state == NoticeState.FAILED.value) & (notices.c.created_at >= since)
+    def counts(self, since: datetime, tested_since: datetime) -> dict[tuple[str, NoticeState], int]:
+        """By channel: how many notices wait or are being sent, and how many were given up, as in `undelivered`."""
+        given_up = _is_given_up(since, tested_since)
         columns = (notices.c.channel, notices.c.state, func.count())
         found: dict[tuple[str, NoticeState], int] = {}
 

@@ -24,7 +24,7 @@ from maintd.model.run import RunState
 from maintd.model.status import EntryStatus, StatusReport
 from maintd.operations import OperatorService, status
 from maintd.operations.freezes import active_freezes
-from maintd.operations.notices import UNDELIVERED_FOR
+from maintd.operations.notices import TESTED_WITHIN, UNDELIVERED_FOR
 from maintd.operations.watchdog import MissingKind
 from maintd.web.evidence_cache import Evidence, EvidenceCache
 from maintd.web.run_counters import RunCounters
@@ -267,7 +267,7 @@ def _own_names(entries: Iterable[EntryStatus], found: dict[int, Evidence]) -> It
 def _notices(service: OperatorService) -> list[Metric]:
     """Notices that wait, incidents and mutes. Raises MaintdError."""
     now = service.store.now()
-    counts = service.store.notices.counts(now - UNDELIVERED_FOR)
+    counts = service.store.notices.counts(now - UNDELIVERED_FOR, now - TESTED_WITHIN)
     notices = GaugeMetricFamily("maintd_notices", "Notices that wait, or were given up", labels=("channel", "state"))
     channels = {*service.calendar().notify.destinations, *(channel for channel, _ in counts)}
     for channel in sorted(channels)[:MAX_CHANNELS]:

@@ -53,8 +53,17 @@ def test_a_test_that_a_channel_refuses_fails_with_the_reason(daemon: RunningDaem
     result = daemon.maintd("notify", "test", "pager")
 
     assert result.code == 1
-    assert result.out == "pager: not delivered: HTTP 401: bad signature of ***\n"
-    assert 'channel "pager": 1 notice not delivered since' in daemon.maintd("status").out
+    assert result.out.startswith("pager: not delivered: HTTP 401: bad signature of ***\n")
+    status = daemon.maintd("status")
+    text = " ".join(status.out.split())
+    assert status.code == 1
+    assert 'channel "pager" does not work: a test at' in text
+    assert "HTTP 401: bad signature of ***; correct it, then type: maintd notify test pager" in text
+    assert "a message that arrives ends this" in text
+
+    hook.answer(Answer())
+    assert daemon.maintd("notify", "test", "pager").code == 0
+    assert "does not work" not in daemon.maintd("status").out
 
 
 @pytest.mark.parametrize("words", [("notify", "test", "pagr"), ("notices", "--channel", "pagr")])

@@ -14,6 +14,7 @@ from maintd.store import Store
 from maintd.store.notices import (
     ClaimedGroup,
     NewIncident,
+    Undelivered,
     channels_notified,
     close_incident,
     open_incident,
@@ -184,20 +185,27 @@ def test_what_cannot_be_delivered_is_counted_by_channel(store: Store) -> None:
     store.notices.give_up(claimed(store, 1), "no such channel")
     store.notices.mark_sent(claimed(store, 1), at(1))
 
-    assert store.notices.undelivered(at(-60)) == {"mail": (2, "timed out", NOON), "pager": (1, "no such channel", NOON)}
-    assert store.notices.undelivered(at(60)) == {"mail": (2, "timed out", NOON)}
+    waiting = Undelivered("mail", "waiting", 2, NOON, NOON, "timed out", at(9))
+    given_up = Undelivered("pager", "given_up", 1, NOON, NOON, "no such channel")
+    assert store.notices.undelivered(at(-60), at(-60)) == [waiting, given_up]
+    assert store.notices.undelivered(at(60), at(60)) == [waiting]
+    assert store.notices.counts(at(60), at(60)) == {("mail", NoticeState.WAITING): 2}
 
 
 def test_a_failed_test_of_a_channel_is_over_when_something_is_sent_to_it(store: Store) -> None:
     for key, kind, minutes in (("1", NoticeKind.TEST, 0), ("2", NoticeKind.FAILED, 1)):
         store.notices.add([notice(key, minutes=minutes, kind=kind)], at(minutes))
         store.notices.give_up(claimed(store, minutes), "refused")
-    before = store.notices.undelivered(at(-60))
+    test = Undelivered("mail", "test", 1, NOON, NOON, "refused")
+    message = Undelivered("mail", "given_up", 1, at(1), at(1), "refused")
+    before = store.notices.undelivered(at(-60), at(-60))
     store.notices.add([notice("3", minutes=5, kind=NoticeKind.TEST)], at(5))
     store.notices.mark_sent(claimed(store, 5), at(5))
 
-    assert before == {"mail": (2, "refused", NOON)}
-    assert store.notices.undelivered(at(-60)) == {"mail": (1, "refused", at(1))}  # a message that did not arrive
+    assert before == [message, test]
+    assert store.notices.undelivered(at(-60), at(-60)) == [message]  # it did not arrive
+    assert store.notices.undelivered(at(60), at(-60)) == []
+    assert store.notices.counts(at(-60), at(-60)) == {("mail", NoticeState.FAILED): 1}
 
 
 # --- incidents ---
