@@ -22,6 +22,7 @@ from maintd.store.mapping import AnyRow
 from maintd.store.prepared import Prepared, PreparedForValues
 from maintd.store.run_plans import RunPlan, RunPlans
 from maintd.store.tables import (
+    IS_QUEUED,
     artifacts,
     attempts,
     changes,
@@ -271,14 +272,22 @@ class History:
 
         return self._database.read(transaction)
 
-    def counts(self) -> dict[str, int]:
-        """The number of unfinished runs by state; `runs` is the approximate number of all runs."""
+    def counts(self, now: datetime) -> dict[str, int]:
+        """The number of unfinished runs by state, without the queued ones whose time has not come: those are `later`.
+
+        `runs` is the approximate number of all runs.
+        """
 
         def transaction(conn: Connection) -> dict[str, int]:
             unfinished = [state.value for state in RunState if not state.final]
             query = select(runs.c.state, func.count()).where(runs.c.state.in_(unfinished)).group_by(runs.c.state)
             found = {row[0]: row[1] for row in conn.execute(query)}
-            return {state: found.get(state, 0) for state in unfinished} | {"runs": _approximate_count(conn)}
+            planned = select(func.count()).select_from(runs).where(IS_QUEUED, runs.c.not_before > now)
+            later: int = conn.execute(planned).scalar_one()
+            queued = RunState.QUEUED.value
+            found[queued] = found.get(queued, 0) - later
+            counts = {state: found.get(state, 0) for state in unfinished}
+            return counts | {"later": later, "runs": _approximate_count(conn)}
 
         return self._database.read(transaction)
 

@@ -82,8 +82,14 @@ def _families(service: OperatorService, evidence: EvidenceCache, counters: RunCo
     yield from _process(service, report, up)
     yield from _calendar(service)
     if up:
-        yield _gauge("maintd_runs", "Unfinished runs by state", "state", {key: counts[key] for key in UNFINISHED})
-        yield _single("maintd_queue_depth", "Queued runs", counts[RunState.QUEUED])
+        yield _gauge(
+            "maintd_runs",
+            "Unfinished runs whose time has come, by state",
+            "state",
+            {key: counts[key] for key in UNFINISHED},
+        )
+        yield _single("maintd_queue_depth", "Queued runs whose time has come", counts[RunState.QUEUED])
+        yield _single("maintd_runs_later", "Runs planned for later, or waiting for a retry", counts["later"])
         yield _single("maintd_running", "Running runs, on all nodes", counts[RunState.RUNNING])
         yield from _queue_age(service)
         yield _single("maintd_history_runs", "Approximate number of runs in the history", counts["runs"])
@@ -108,7 +114,7 @@ def _stored(
     try:
         service.store.ping()
         finished = [entry.last_finished.id for entry in report.entries if entry.last_finished is not None]
-        return True, service.store.history.counts(), evidence.get(service, finished)
+        return True, service.store.history.counts(service.store.now()), evidence.get(service, finished)
     except StoreError:
         return False, {}, {}
 

@@ -275,7 +275,11 @@ def test_counts_have_the_unfinished_runs_by_state(store: Store) -> None:
     claim(store, queue(store, "b"), 0)
     finished(store, "c", 0)
 
-    assert store.history.counts() == {"waiting": 0, "queued": 1, "running": 1, "runs": 3}
+    queue(store, "d", 10)
+
+    counts = {"waiting": 0, "queued": 1, "running": 1, "later": 1, "runs": 4}
+    assert store.history.counts(at(9)) == counts
+    assert store.history.counts(at(10)) == counts | {"queued": 2, "later": 0}
 
 
 def test_manual_runs_keep_who_requested_them_and_why(store: Store) -> None:

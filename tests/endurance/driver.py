@@ -81,7 +81,9 @@ def _come_to_rest(made: Cluster, injector: FaultInjector, outcome: Outcome) -> N
         if not _wait(lambda: _resting(with_store), min(QUEUE_ENDS_WITHIN, outcome.seconds), "at rest", must=False):
             _cancel_queued(made)
         if not _wait(lambda: _resting(with_store), REST_WITHIN, "at rest", must=False):
-            outcome.violations.append(f"not at rest after {REST_WITHIN:.0f} s: {with_store.history.counts()}")
+            outcome.violations.append(
+                f"not at rest after {REST_WITHIN:.0f} s: {with_store.history.counts(with_store.now())}"
+            )
         _wait(lambda: not any(leftovers.files([node.state_dir for node in made.nodes])), 20, "spool empty", must=False)
     finally:
         with_store.close()
@@ -111,10 +113,10 @@ def _next(state: EntryState) -> datetime:
 
 def _resting(store: Store) -> bool:
     try:
-        counts = store.history.counts()
+        counts = store.history.counts(store.now())
     except StoreError:
         return False
-    return counts["running"] == counts["queued"] == 0
+    return counts["running"] == counts["queued"] == counts["later"] == 0
 
 
 def _check(made: Cluster, injector: FaultInjector, outcome: Outcome) -> Iterator[str]:

@@ -65,6 +65,7 @@ def test_an_entry_that_never_ran_has_no_result_metric(page: Client) -> None:
 
 def test_queue_slots_and_daemon_have_metrics(served: Harness, page: Client) -> None:
     queue(served.store, "nightly-vacuum")
+    queue(served.store, "weekly-cleanup", 60)  # in an hour
     claim(served.store, queue(served.store, "probe"))
 
     found = scraped(page)
@@ -72,6 +73,7 @@ def test_queue_slots_and_daemon_have_metrics(served: Harness, page: Client) -> N
     assert of(found, "maintd_queue_depth") == 1
     assert of(found, "maintd_running") == 1
     assert of(found, "maintd_runs", state="queued") == 1
+    assert of(found, "maintd_runs_later") == 1
     assert of(found, "maintd_slots") == 4
     assert of(found, "maintd_store_up") == 1
     assert of(found, "maintd_loop_lag_seconds") == 0.5
