@@ -9,7 +9,8 @@ are regular expressions, searched in each line.
 
 maintd does not know what the program does, so a run is never retried automatically (`retries` has no effect). For a
 program that may be repeated, write a job with `@job(repeatable=True)` and `maintd.clients.shell`. Pass secrets by `env`
-or `stdin`: they are never recorded, and hidden in the output if they are 8 characters or longer; arguments are not.
+or `stdin`: they are never recorded, and hidden in the output if they are 8 characters or longer. Of arguments only
+those with the form of a secret are masked, such as `--password VALUE`.
 """
 
 from datetime import timedelta

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote, unquote, unquote_plus
 
+from maintd.command_options import SIGNS, mask_argv, mask_options
+
 MASK = "***"
 
 SHORTEST = 4
@@ -37,7 +39,7 @@ _SECRET_NAME = re.compile(
 )
 _PRINTED_NAME = re.compile(
     r"(?i)(?:.*[_.-])?(?:pass|signature|credentials?|authorization|bearer|jwt|cookie|sas|pw)$|"
-    r".*(?:password|passwd|passphrase|pwd|secrets?|token|"
+    r".*(?:password|passwd|passphrase|pwd|secrets?|token|rediscli_auth|"
     r"(?:api|access|private|secret|account|signing|signature|encryption|master|shared|auth|ssh|ssl)[_-]?key)$"
 )
 """In what jobs print, `key=users:1`, `sort_key=name`, `sig=SIGTERM` and `auth=ldap` are no secrets."""
@@ -48,7 +50,8 @@ _KEY_BEGINS = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
 _KEY_ENDS = re.compile(r"-----END [A-Z0-9 ]*PRIVATE KEY-----")
 _SIGNS = (
     *("pass", "pw", "secret", "token", "key", "bearer", "credential"),
-    *("authorization", "signature", "cookie", "jwt", "sas", "://", "maintd_"),
+    *("authorization", "signature", "cookie", "jwt", "sas", "://", "maintd_", "rediscli"),
+    *SIGNS,
 )
 """In lower case; a text without any of them has nothing that `mask_output` masks."""
 
@@ -112,7 +115,7 @@ def mask_output_values(value: Any, name: str = "") -> Any:
     if isinstance(value, dict):
         return {mask_output(str(key)): mask_output_values(item, str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(mask_output_values(item, name) for item in value)
+        return type(value)(mask_output_values(item, name) for item in _masked_argv(value))
     return value
 
 
@@ -162,8 +165,15 @@ def mask_values(value: Any, name: str = "") -> Any:
     if isinstance(value, dict):
         return {key: mask_values(item, str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [mask_values(item, name) for item in value]
+        return [mask_values(item, name) for item in _masked_argv(value)]
     return value
+
+
+def _masked_argv(items: list[Any] | tuple[Any, ...]) -> list[Any] | tuple[Any, ...]:
+    """Items that may be the words of a command, without the secrets among its options."""
+    if all(isinstance(item, str) for item in items) and any(item.startswith("-") for item in items):
+        return mask_argv(items, lambda _: MASK)
+    return items
 
 
 def forms_of(secrets: Iterable[str]) -> list[str]:
@@ -229,6 +239,7 @@ class _Masker:
             text = _TOKEN.sub(lambda found: self._mask(found[0]), text)
         if "PRIVATE KEY" in text:
             text = _PEM.sub(self._key, text)
+        text = mask_options(text, self._mask)
         if self._printed is not None and "earer" in text.lower():
             text = _BEARER.sub(lambda found: found[1] + self._mask(found[2]), text)
         parts, at, colon = [], 0, text.find("://")

@@ -132,6 +132,71 @@ def test_what_a_job_prints_that_is_no_secret_stays_readable(text: str) -> None:
     assert mask_output(text) == text
 
 
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("psql --password hunter2 -U x", "psql --password *** -U x"),
+        ("tool --api-key abcDEF --verbose", "tool --api-key *** --verbose"),
+        ('x --token "a b c" y', 'x --token "***" y'),
+        ("x --password 'it'\"'\"'s' y", "x --password *** y"),
+        ('x --password "cut off', 'x --password "***'),
+        ("java -password hunter2 -jar x", "java -password *** -jar x"),
+        ("tool --token\\\n  hunter2", "tool --token\\\n  ***"),
+        ("['mysql', '-psecret', '--password', 'hunter2']", "['mysql', '-p***', '--password', '***']"),
+        ('["--password", "hunter2", "-x"]', '["--password", "***", "-x"]'),
+        ('{"cmd": "x --password \\"a b\\" y"}', '{"cmd": "x --password \\"***\\" y"}'),
+        ("mysql -u root -phunter2 db", "mysql -u root -p*** db"),
+        ("/usr/bin/mysqldump -p'a b' db | gzip -p3", "/usr/bin/mysqldump -p'***' db | gzip -p3"),
+        ("sshpass -p hunter2 ssh x", "sshpass -p *** ssh x"),
+        ("redis-cli -h x -a hunter2 PING", "redis-cli -h x -a *** PING"),
+        ("docker login -u x -p hunter2 r", "docker login -u x -p *** r"),
+        ("ldapsearch -x -w hunter2 -D cn=a", "ldapsearch -x -w *** -D cn=a"),
+        ("curl -u ada:hunter2 https://x", "curl -u ada:*** https://x"),
+        ("--private-key abc/def+==", "--private-key ***"),
+        *((f"{name}=hunter2 tool", f"{name}=*** tool") for name in ("PGPASSWORD", "MYSQL_PWD", "REDISCLI_AUTH")),
+    ],
+)
+def test_a_secret_among_the_options_of_a_command_is_masked(text: str, masked: str) -> None:
+    assert mask_output(text) == masked
+    assert mask_text(text) == masked
+    assert mask_output(masked) == masked
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mysql -u root -p db",
+        "mysql --protocol tcp -P 3306; cp -pr a b",
+        "curl -u ada https://x:8080/",
+        "use --token-file FILE, or --password-file /run/x",
+        "the option --password is deprecated; --token must be given",
+        "usage: x [--token TOKEN] [--password PASSWORD] --secret <secret>",
+        "psql --password $PGPASSWORD --token ${TOKEN} --api-key $(cat key)",
+        "--private-key /etc/ssl/a.pem --no-password x",
+        "--password --verbose",
+        "maintd --url https://maintd.example:8420 --token-file token status",
+    ],
+)
+def test_options_of_a_command_that_are_no_secrets_stay_readable(text: str) -> None:
+    assert mask_output(text) == text
+    assert mask_text(text) == text
+
+
+def test_a_secret_among_the_words_of_a_command_is_masked() -> None:
+    commands = {
+        "a": ["tool", "--password", "hunter2", "--token", "-x"],
+        "b": ("/usr/bin/mysql", "-phunter2", "-p", "db"),
+        "c": ["docker", "login", "-p", "hunter2"],
+    }
+
+    assert mask_output_values(commands) == {
+        "a": ["tool", "--password", "***", "--token", "-x"],
+        "b": ("/usr/bin/mysql", "-p***", "-p", "db"),
+        "c": ["docker", "login", "-p", "***"],
+    }
+    assert mask_values({"argv": ["curl", "-u", "ada:hunter2"]}) == {"argv": ["curl", "-u", "ada:***"]}
+
+
 def test_the_values_that_a_job_reports_are_masked_by_their_form_and_name() -> None:
     reported = {"key": "users:1", "api_token": "abc", "pages": 3, "urls": ("http://a:b@c", None), "password": "none"}
 
@@ -187,6 +252,7 @@ def test_a_known_secret_is_found_in_every_form(text: str) -> None:
 def test_masking_takes_time_in_proportion_to_the_text() -> None:
     def mask(length: int) -> None:
         texts = ["a.-_" * (length // 4), "a://" * (length // 4), "key: " * (length // 5), "password='" * (length // 10)]
+        texts += [word * (length // len(word)) for word in ("--token ", "mysql -p", '--password "x ', "-p'", "--pass-")]
         for text in (*texts, "a" * length + "://", "bearer " * (length // 7), "token='a\\" * (length // 9)):
             mask_text(text)
             mask_output(text)
