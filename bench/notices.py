@@ -87,7 +87,7 @@ def daemon(folder: Path, failures: int, url: str) -> Iterator[httpx.Client]:
     try:
         transport = httpx.HTTPTransport(uds=str(folder / "state/maintd.sock"))
         with httpx.Client(transport=transport, base_url="http://maintd/api/v1", timeout=60) as client:
-            while True:
+            while process.poll() is None:
                 with contextlib.suppress(httpx.HTTPError):
                     if client.get("/version").status_code == 200:
                         break
@@ -105,6 +105,7 @@ def main() -> None:
     options = parser.parse_args()
     receiver = Receiver()
     threading.Thread(target=receiver.serve_forever, daemon=True).start()
+    print(f"load before {os.getloadavg()[0]:.1f}\n", flush=True)
     url = f"http://127.0.0.1:{receiver.server_port}/"
     with tempfile.TemporaryDirectory() as folder, daemon(Path(folder), options.failures, url):
         deadline = time.monotonic() + LONGEST_SECONDS
@@ -126,8 +127,9 @@ def report(messages: list[tuple[float, list[dict[str, Any]]]]) -> None:
         ("failure → delivery", f"median {statistics.median(delays):.1f} s, longest {max(delays):.1f} s"),
         (f"later than {GOAL_SECONDS} s", f"{sum(delay > GOAL_SECONDS for delay in delays):,}"),
     ]
+    print("| what | measured |\n|---|---|")
     for name, value in rows:
-        print(f"{name:20} {value}")
+        print(f"| {name} | {value} |")
 
 
 if __name__ == "__main__":
