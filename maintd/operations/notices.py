@@ -109,7 +109,7 @@ def undelivered(service: OperatorService) -> list[str]:
     except StoreError:
         return []
     known = service.calendar().notify.destinations
-    # The test of a channel that was removed since says nothing about those that there are.
+    # A test of a channel that was removed since is no test of those that there are.
     return [_text(each) for each in found if each.fate != "test" or each.channel in known]
 
 

@@ -1,4 +1,4 @@
-"""The effort of a piece of code without a limit in seconds, which says as much about the machine as about the code.
+"""The effort of a piece of code without a limit in seconds, which depends on the machine as much as on the code.
 
 Calls are the same on a fast, a slow and a busy machine. What they do not see is one call that is slow in itself, such
 as a regular expression: of that, the growth is measured.

@@ -514,7 +514,7 @@ def test_a_limited_token_reads_its_entries_only(served: Harness, page: Client, l
 
 
 @pytest.mark.parametrize("area", ["weekly-cleanup", "wrecked", "nothing"])
-def test_a_limited_token_is_told_what_is_out_of_its_scope(
+def test_what_is_out_of_the_scope_of_a_limited_token_is_refused(
     served: Harness, page: Client, limited: dict[str, str], area: str
 ) -> None:
     for path in ("findings?area=", "runs?job=", "series?name=x&job="):

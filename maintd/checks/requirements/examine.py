@@ -111,7 +111,7 @@ def collect_needs(ctx: Context, steps: Sequence[ExaminedStep]) -> Needs:
         for kinds in missing:
             found.add_unconfigured(kinds, step.entry)
         for requirement in requirements:
-            if not has_reference(requirement.target):  # what it stands for is unknown
+            if not has_reference(requirement.target):  # its value is unknown
                 found.add(requirement, step.entry, ctx.targets)
     return found
 

@@ -22,5 +22,5 @@ def upgrade() -> None:
     op.add_column("acknowledgements", sa.Column("observed_at", _moment, nullable=True))
     op.add_column("acknowledgements", sa.Column("withdrawn", sa.Boolean(), server_default=sa.false(), nullable=False))
     op.execute("UPDATE acknowledgements SET withdrawn = true WHERE ended_why LIKE 'withdrawn by %'")
-    # Of tokens until now nobody said that a person holds them, so they are those of programs.
+    # Whether a person holds a token was not recorded until now: they are those of programs.
     op.add_column("tokens", sa.Column("person", sa.Text(), server_default=sa.text("''"), nullable=False))
