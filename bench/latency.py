@@ -108,10 +108,11 @@ class Bench:
         wait_until(lambda: into.exists() and into.stat().st_size >= size, "the first lines", every=0.02)
         wait_until(lambda: not self.executor.running, "the ends", every=0.02)
         wait_until(lambda: all(run.state.final for run in map(self.store.history.run, ids[-1:]) if run), "the last run")
-        wait_until(
-            lambda: not self.store.history.counts()["running"] and not self.store.history.counts()["queued"],
-            "every run",
-        )
+        wait_until(self._is_idle, "every run")
+
+    def _is_idle(self) -> bool:
+        counts = self.store.history.counts(self.store.now())
+        return not (counts["running"] or counts["queued"])
 
     def stop(self) -> None:
         self.executor.stop(timedelta(seconds=5))

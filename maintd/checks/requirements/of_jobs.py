@@ -275,7 +275,7 @@ def _rollout(targets: Targets, params: Any, requests: Iterable[str]) -> Iterator
             what = "replace containers" if requests is docker.REPLACES else "restart containers"
             yield Requirement("docker", name, what, docker.allows(*requests))
     if params.compose:
-        yield Requirement("program", params.compose[0], "run it", local.is_executable)
+        yield Requirement("program", params.compose[0], "run it", local.can_start(shell.Command(params.compose)))
     for drain in params.drain.values():
         if drain.streams:
             exercise = redis.streams_exist(drain.streams)
