@@ -30,13 +30,22 @@ NO_PARAMETERS: Mapping[str, Any] = {}
 class Prepared:
     """One statement with named parameters. An INSERT sets the columns `names`.
 
-    SQLite has no statistics to choose an index by; `index` names the one for the statement's first table.
+    SQLite has no statistics to choose an index by; `index` names the one for the statement's first table, and
+    `alias_indexes` those for aliases, by the names of these.
     """
 
-    def __init__(self, statement: Any, names: Sequence[str] | None = None, *, index: str = "") -> None:
+    def __init__(
+        self,
+        statement: Any,
+        names: Sequence[str] | None = None,
+        *,
+        index: str = "",
+        alias_indexes: Mapping[str, str] = NO_PARAMETERS,
+    ) -> None:
         self.statement = statement
         self._names = names
         self._index = index
+        self._alias_indexes = alias_indexes
         self._compiled: _Compiled | None = None
 
     def rows(self, conn: Connection, parameters: Mapping[str, Any]) -> Sequence[Any]:
@@ -92,7 +101,9 @@ class Prepared:
         if self._compiled is None:
             self._compiled = _compile(self.statement, conn.dialect, self._names)
             if self._index:
-                self._compiled = self._compiled.indexed_by(self._index)
+                self._compiled = self._compiled.indexed_by(r"\bFROM \w+", self._index, count=1)
+            for alias, index in self._alias_indexes.items():
+                self._compiled = self._compiled.indexed_by(rf"\bFROM \w+ AS {alias}", index)
         return self._compiled
 
 
@@ -105,8 +116,13 @@ class PreparedForValues:
 
     MAX_VALUES = 1000  # a longer list takes long to compile
 
-    def __init__(self, statement: Select[Any] | ReturningUpdate[Any], column: ColumnElement[Any]) -> None:
-        self._one = Prepared(statement.where(column == bindparam("of_value")))
+    def __init__(
+        self,
+        statement: Select[Any] | ReturningUpdate[Any],
+        column: ColumnElement[Any],
+        alias_indexes: Mapping[str, str] = NO_PARAMETERS,
+    ) -> None:
+        self._one = Prepared(statement.where(column == bindparam("of_value")), alias_indexes=alias_indexes)
         self._many = statement.where(column.in_(bindparam("of_values", expanding=True)))
 
     def prepare(self, conn: Connection) -> None:
@@ -137,9 +153,9 @@ class _Compiled(NamedTuple):
     make_row: Callable[[Iterable[Any]], Any]
     from_driver: tuple[tuple[int, Callable[[Any], Any]], ...]  # of the columns whose values need it, by index
 
-    def indexed_by(self, name: str) -> _Compiled:
-        text, times = re.subn(r"(\bFROM \w+) ", rf"\1 INDEXED BY {name} ", self.text, count=1)
-        assert times == 1
+    def indexed_by(self, table: str, name: str, count: int = 0) -> _Compiled:
+        text, times = re.subn(rf"({table})(\s)", rf"\1 INDEXED BY {name}\2", self.text, count=count)
+        assert times
         return self._replace(text=text)
 
     def values(self, parameters: Mapping[str, Any]) -> list[Any]:

@@ -38,6 +38,8 @@ from maintd.store.tables import (
     IS_WAITING,
     UtcDateTime,
     entries,
+    is_in_progress,
+    is_to_continue,
     locks,
     run_events,
     runs,
@@ -46,17 +48,32 @@ from maintd.store.tables import (
 
 IS_UNFINISHED = or_(*(runs.c.state == state.value for state in RunState if not state.final))
 
-_other, _held = runs.alias("other"), runs.alias("held_run")
+_other, _held, _next = runs.alias("other"), runs.alias("held_run"), runs.alias("to_continue")
+# Not correlated, so that SQLite reads the few such runs, not all of the entry.
+_WITH_HELD = select(_held.c.entry_id).where(_held.c.held.is_(literal_column("true")))
+_TO_CONTINUE = select(_next.c.entry_id).where(is_to_continue(_next))
 _ENTRY_IS_FREE = and_(
-    ~exists().where(_other.c.entry_id == runs.c.entry_id, _other.c.state == "running"),
-    # Not correlated, so that SQLite reads the few held runs, not all of the entry.
-    runs.c.entry_id.not_in(select(_held.c.entry_id).where(_held.c.held.is_(literal_column("true")))),
+    ~exists().where(_other.c.entry_id == runs.c.entry_id, is_in_progress(_other)),
+    runs.c.entry_id.not_in(_WITH_HELD),
+    or_(
+        runs.c.started_at.is_not(None),
+        and_(is_to_continue(), runs.c.entry_id.not_in(_TO_CONTINUE.where(_next.c.started_at.is_not(None)))),
+        runs.c.entry_id.not_in(_TO_CONTINUE),
+    ),
 )
-"""No run of the entry is running, and none is held."""
+"""Whether it is the turn of a queued run: only one of an entry is in the middle of its steps.
+
+1. No run of the entry is running or waits at a gate, and none is held.
+2. First comes one that has begun: after a gate, or after the wait for a lock in the middle.
+3. Then one that resumes or undoes another run, whose effects and locks it has. Then any other.
+"""
 
 
 _QUEUE_INDEX = "ix_runs_queued"
 """Without a hint SQLite reads and sorts all queued runs for each query."""
+
+_OTHERS = {_next.name: "ix_runs_to_continue"}
+"""Without a hint SQLite reads all queued runs for each run that it may claim."""
 
 _CLAIM = PreparedForValues(
     update(runs)
@@ -72,6 +89,7 @@ _CLAIM = PreparedForValues(
     )
     .returning(runs.c.id, runs.c.fence, runs.c.trigger),
     runs.c.id,
+    _OTHERS,
 )
 
 _CLAIMABLE = Prepared(
@@ -80,11 +98,13 @@ _CLAIMABLE = Prepared(
     .order_by(runs.c.not_before, runs.c.id)
     .limit(bindparam("most", type_=Integer())),
     index=_QUEUE_INDEX,
+    alias_indexes=_OTHERS,
 )
 
 _NEXT_NOT_BEFORE = Prepared(
     select(runs.c.not_before).where(IS_QUEUED, _ENTRY_IS_FREE).order_by(runs.c.not_before).limit(1),
     index=_QUEUE_INDEX,
+    alias_indexes=_OTHERS,
 )
 
 _RENEW = (
@@ -319,8 +339,12 @@ def _transition(run_id: int, to: RunState, *, only_from: Iterable[RunState]) -> 
 
 
 def overdue_runs(conn: Connection, before: datetime, limit: int) -> list[RunSummary]:
-    """Queued runs that could have started before that time, longest waiting first."""
-    query = mapping.select_runs(*mapping.SUMMARY).where(IS_QUEUED, runs.c.not_before <= before)
+    """Queued runs that could have started before that time, longest waiting first.
+
+    One that waits until a person has decided at the gate of an earlier run is not late.
+    """
+    at_gate = exists().where(_other.c.entry_id == runs.c.entry_id, _other.c.state == literal_column("'waiting'"))
+    query = mapping.select_runs(*mapping.SUMMARY).where(IS_QUEUED, runs.c.not_before <= before, ~at_gate)
     return [mapping.summary(row) for row in conn.execute(query.order_by(runs.c.not_before, runs.c.id).limit(limit))]
 
 

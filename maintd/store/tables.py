@@ -21,11 +21,14 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    and_,
     false,
     literal_column,
+    or_,
     text,
 )
 from sqlalchemy.engine import Connection, Dialect
+from sqlalchemy.sql import ColumnElement, FromClause
 from sqlalchemy.types import TIMESTAMP, TypeDecorator, TypeEngine
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -192,6 +195,18 @@ IS_WAITING = runs.c.state == literal_column("'waiting'")
 IS_HELD = runs.c.held.is_(literal_column("true"))
 HAS_KEY = runs.c.idempotency_key.is_not(None)
 
+
+def is_in_progress(of: FromClause = runs) -> ColumnElement[bool]:
+    """Whether a run is running, or waits at a gate in the middle of its steps."""
+    return of.c.state.in_((literal_column("'running'"), literal_column("'waiting'")))
+
+
+def is_to_continue(of: FromClause = runs) -> ColumnElement[bool]:
+    """Whether a queued run has begun, or resumes or undoes another one."""
+    takes_over = of.c.trigger.in_((literal_column("'resume'"), literal_column("'undo'")))
+    return and_(of.c.state == literal_column("'queued'"), or_(of.c.started_at.is_not(None), takes_over))
+
+
 Index("ix_runs_entry", runs.c.entry_id, runs.c.id)
 Index("ix_runs_entry_state", runs.c.entry_id, runs.c.state, runs.c.dry_run, runs.c.id)
 Index("ix_runs_state", runs.c.state, runs.c.id)
@@ -200,8 +215,9 @@ Index("ix_runs_queued_at", runs.c.queued_at, runs.c.id)
 Index("ix_runs_queued", runs.c.not_before, runs.c.id, sqlite_where=IS_QUEUED)
 Index("ix_runs_waiting", runs.c.waiting_until, runs.c.id, sqlite_where=IS_WAITING)
 Index("ix_runs_held", runs.c.id, sqlite_where=IS_HELD)
-# At most one running run per entry, whichever node claims it.
-Index("uq_runs_running", runs.c.entry_id, unique=True, sqlite_where=IS_RUNNING)
+Index("ix_runs_to_continue", runs.c.entry_id, sqlite_where=is_to_continue())
+# At most one run per entry that is running or waits at a gate, whichever node claims it.
+Index("uq_runs_in_progress", runs.c.entry_id, unique=True, sqlite_where=is_in_progress())
 Index("uq_runs_idempotency_key", runs.c.idempotency_key, unique=True, sqlite_where=HAS_KEY)
 
 ledger = Table(

@@ -102,7 +102,7 @@ def test_a_new_database_has_the_same_indexes_as_a_migrated_one(postgres_server: 
     engine.dispose()
 
     assert indexes_of(new) == indexes_of(migrated_one)
-    assert "WHERE (state = 'running'::text)" in indexes_of(new)["uq_runs_running"]
+    assert "ARRAY['running'::text, 'waiting'::text]" in indexes_of(new)["uq_runs_in_progress"]
 
 
 def indexes_of(url: str) -> dict[str, str]:

@@ -24,6 +24,9 @@ AS_OF_REVISION_1 = (
     ),
     "DROP INDEX ix_runs_waiting",
     "DROP INDEX ix_runs_held",
+    "DROP INDEX ix_runs_to_continue",
+    "DROP INDEX uq_runs_in_progress",
+    "CREATE UNIQUE INDEX uq_runs_running ON runs (entry_id) WHERE state = 'running'",
     *(
         f"ALTER TABLE runs DROP COLUMN {name}"
         for name in ("waiting_step", "waiting_until", "held", "emergency", "waited", "window_from")

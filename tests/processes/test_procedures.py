@@ -233,6 +233,23 @@ def test_a_gate_fails_that_does_not_get_the_locks_of_its_run(here: Node, script:
     here.ended(holder)
 
 
+def test_a_second_run_of_an_entry_begins_when_the_first_has_ended(here: Node, script: Script) -> None:
+    first = here.queue(script.step("first-1"), gate(), script.step("first-2"), gate("gate-2"), entry="in-turn")
+    waiting(here, first)
+    second = here.queue(script.step("second"), entry="in-turn")
+    for name in ("other-1", "other-2"):  # that the executor claims what is queued
+        here.ended(here.queue(script.step(name), entry=name))
+        assert here.run(second).state is RunState.QUEUED
+        decide(here, first)
+        if name == "other-1":
+            wait_for(lambda: "first-2" in script.written, "the first run goes on")
+            waiting(here, first)
+
+    assert here.ended(second).state is RunState.SUCCEEDED
+    assert here.run(first).state is RunState.SUCCEEDED
+    assert script.written == ["first-1", "other-1", "first-2", "other-2", "second"]
+
+
 def stack_holders(node: Node) -> list[LockHolder]:
     return [holder for holder in node.store.locks.holders(node.store.now()) if holder.lock == "stack"]
 

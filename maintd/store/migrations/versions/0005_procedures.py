@@ -12,6 +12,9 @@ _id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _moment = sa.BigInteger().with_variant(sa.TIMESTAMP(timezone=True), "postgresql")
 
 
+_TO_CONTINUE = "state = 'queued' AND (started_at IS NOT NULL OR \"trigger\" IN ('resume', 'undo'))"
+
+
 def upgrade() -> None:
     op.create_table(
         "freezes",
@@ -119,4 +122,21 @@ def upgrade() -> None:
         unique=False,
         sqlite_where=sa.text("state = 'waiting'"),
         postgresql_where=sa.text("state = 'waiting'"),
+    )
+    op.create_index(
+        "ix_runs_to_continue",
+        "runs",
+        ["entry_id"],
+        unique=False,
+        sqlite_where=sa.text(_TO_CONTINUE),
+        postgresql_where=sa.text(_TO_CONTINUE),
+    )
+    op.drop_index("uq_runs_running", table_name="runs")
+    op.create_index(
+        "uq_runs_in_progress",
+        "runs",
+        ["entry_id"],
+        unique=True,
+        sqlite_where=sa.text("state IN ('running', 'waiting')"),
+        postgresql_where=sa.text("state IN ('running', 'waiting')"),
     )
