@@ -2,12 +2,14 @@
 
 The status page reads this for all entries at once, so it takes one index seek per entry and state, whatever the number
 of runs. Dry runs count as unfinished runs, but neither as successes nor as failures.
+
+The last run is the one that ended last: a run can wait at a gate, or for its planned time, while others come and go.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -18,9 +20,10 @@ from sqlalchemy.sql import ColumnElement
 from maintd.model.run import RunState, RunSummary
 from maintd.store import mapping
 from maintd.store.mapping import AnyRow
-from maintd.store.tables import entries, runs
+from maintd.store.tables import entries, run_events, runs
 
-ACTIVE = (RunState.RUNNING, RunState.QUEUED, RunState.WAITING)
+ACTIVE = (RunState.RUNNING, RunState.WAITING, RunState.QUEUED)
+"""A queued run waits for the one at a gate."""
 SUCCESSES = (RunState.SUCCEEDED, RunState.WARNED)
 FAILURES = (RunState.FAILED, RunState.TIMED_OUT, RunState.LOST)
 UNSUCCESSFUL = (*FAILURES, RunState.UNKNOWN)
@@ -33,6 +36,9 @@ MAX_COUNTED = 1000
 TYPICAL_OF = 20
 """How many of the last successes the typical duration is the median of."""
 
+CANDIDATES = 3
+"""Of one state, by their numbers: of these, the one that ended last is taken."""
+
 
 class LastRuns(NamedTuple):
     """The last runs of an entry. A run that warned counts as a success, an unknown one does not."""
@@ -40,7 +46,7 @@ class LastRuns(NamedTuple):
     last_run: RunSummary | None = None  # that is over, skipped ones included
     last_finished: RunSummary | None = None  # that is over and was not skipped
     last_success: RunSummary | None = None
-    active: RunSummary | None = None  # running, else queued, else waiting
+    active: RunSummary | None = None  # running, else waiting, else queued
     last_failure: RunSummary | None = None
     failing_since: datetime | None = None  # end of the first failed or unknown run after the last success
     failures_in_a_row: int = 0  # since the last success, at most MAX_COUNTED
@@ -51,9 +57,9 @@ def last_runs(conn: Connection, names: Sequence[str]) -> dict[str, LastRuns]:
     """The last runs by entry name, see `History.last_per_entry`."""
     query = select(entries.c.id, entries.c.name, *_LAST_IDS, *_durations_of_successes(conn))
     found = {row.name: row for row in conn.execute(query.where(entries.c.name.in_(names)))}
-    last = {name: _by_state(row) for name, row in found.items()}
+    last = dict(zip(found, _ends_of(conn, found.values()), strict=True))
     streaks = _streaks(conn, {found[name].id: of_entry for name, of_entry in last.items() if _is_failing(of_entry)})
-    wanted = {run_id for of_entry in last.values() for run_id in of_entry.values()}
+    wanted = {end.run_id for of_entry in last.values() for end in of_entry.values()}
     runs_by_id = _summaries(conn, wanted | {first for first, _ in streaks.values()})
     return {
         name: _last_runs_of(found[name], last[name], streaks, runs_by_id) if name in found else LastRuns()
@@ -69,16 +75,16 @@ def active_of(unfinished: Iterable[RunSummary], now: datetime) -> RunSummary | N
 
 def last_success(conn: Connection, entry: str, since: datetime) -> RunSummary | None:
     """See `History.last_success_since`."""
-    row = conn.execute(select(*_LAST_IDS).select_from(entries).where(entries.c.name == entry)).one_or_none()
-    run_id = None if row is None else _highest(_by_state(row), SUCCESSES)
+    rows = conn.execute(select(*_LAST_IDS).select_from(entries).where(entries.c.name == entry)).all()
+    run_id = next((_last(of_entry, SUCCESSES) for of_entry in _ends_of(conn, rows)), None)
     run = None if run_id is None else _summaries(conn, {run_id})[run_id]
     return run if run is not None and run.finished_at is not None and run.finished_at >= since else None
 
 
 def last_outcome_ids(conn: Connection) -> set[int]:
     """The ids of the last success and the last failure of every entry."""
-    last = [_by_state(row) for row in conn.execute(select(*_LAST_IDS).select_from(entries))]
-    found = {_highest(of_entry, states) for of_entry in last for states in (SUCCESSES, FAILURES, [RunState.UNKNOWN])}
+    last = _ends_of(conn, conn.execute(select(*_LAST_IDS).select_from(entries)).all())
+    found = {_last(of_entry, states) for of_entry in last for states in (SUCCESSES, FAILURES, [RunState.UNKNOWN])}
     return {run_id for run_id in found if run_id is not None}
 
 
@@ -95,39 +101,77 @@ def _in_state(state: RunState, *, dry: bool) -> list[ColumnElement[bool]]:
     return [*found, runs.c.trigger != literal_column("'undo'")] if state in SUCCESSES else found
 
 
-def _last_id(state: RunState, *, dry: bool) -> Any:
-    query = select(func.max(runs.c.id)).where(*_in_state(state, dry=dry)).correlate(entries)
-    return query.scalar_subquery().label(f"dry_{state.value}" if dry else state.value)
+def _last_ids(state: RunState, *, dry: bool) -> Any:
+    """The highest ids as "7,5,4", in no order."""
+    query = select(runs.c.id).where(*_in_state(state, dry=dry)).correlate(entries)
+    last = query.order_by(runs.c.id.desc()).limit(CANDIDATES).subquery()
+    column = select(func.aggregate_strings(cast(last.c.id, Text), ",")).scalar_subquery()
+    return column.label(f"dry_{state.value}" if dry else state.value)
 
 
 _LAST_IDS = [
-    *(_last_id(state, dry=False) for state in RunState),
-    *(_last_id(state, dry=True) for state in ACTIVE),
+    *(_last_ids(state, dry=False) for state in RunState),
+    *(_last_ids(state, dry=True) for state in ACTIVE),
 ]
 
 
-def _by_state(row: AnyRow) -> dict[RunState, int]:
-    """The id of the last run in each state, from a row of _LAST_IDS."""
+class _End(NamedTuple):
+    """When a run got its state, in order: by the id of that event, which is 0 if it was pruned, then by the clock."""
+
+    event_id: int
+    at: datetime
+    run_id: int
+
+
+def _ends_of(conn: Connection, rows: Iterable[AnyRow]) -> list[dict[RunState, _End]]:
+    """By row of _LAST_IDS: the run in each state that got it last."""
+    ids = [_ids_by_state(row) for row in rows]
+    wanted = [run_id for of_entry in ids for of_state in of_entry.values() for run_id in of_state]
+    event = select(func.max(run_events.c.id)).where(run_events.c.run_id == runs.c.id).scalar_subquery()
+    ends: dict[int, _End] = {}
+    for start in range(0, len(wanted), _MOST_PARAMETERS):
+        some = runs.c.id.in_(wanted[start : start + _MOST_PARAMETERS])
+        for event_id, at, run_id in conn.execute(select(event, runs.c.finished_at, runs.c.id).where(some)):
+            ends[run_id] = _End(event_id or 0, at or _NO_TIME, run_id)
+    return [
+        {state: max(ends[run_id] for run_id in of_state) for state, of_state in of_entry.items()} for of_entry in ids
+    ]
+
+
+_NO_TIME = datetime.min.replace(tzinfo=UTC)
+
+
+_MOST_PARAMETERS = 10_000
+"""Of one statement; SQLite and Postgres accept about 32,000."""
+
+
+def _ids_by_state(row: AnyRow) -> dict[RunState, list[int]]:
     columns = row._mapping  # noqa: SLF001 - a documented attribute of rows
-    last = {state: columns[state.value] or 0 for state in RunState}
+    found = {state: [columns[state.value]] for state in RunState}
     for state in ACTIVE:
-        last[state] = max(last[state], columns[f"dry_{state.value}"] or 0)
-    return {state: run_id for state, run_id in last.items() if run_id}
+        found[state].append(columns[f"dry_{state.value}"])
+    by_state = {state: ",".join(filter(None, texts)) for state, texts in found.items()}
+    return {state: [int(run_id) for run_id in text.split(",")] for state, text in by_state.items() if text}
 
 
-def _highest(ids: Mapping[RunState, int], states: Iterable[RunState]) -> int | None:
-    return max((ids[state] for state in states if state in ids), default=None)
+def _last(ends: Mapping[RunState, _End], states: Iterable[RunState]) -> int | None:
+    last = max((ends[state] for state in states if state in ends), default=None)
+    return None if last is None else last.run_id
 
 
-def _is_failing(ids: Mapping[RunState, int]) -> bool:
-    return (_highest(ids, UNSUCCESSFUL) or 0) > (_highest(ids, SUCCESSES) or 0)
+_NEVER = _End(0, _NO_TIME, 0)
 
 
-def _streaks(conn: Connection, failing: Mapping[int, Mapping[RunState, int]]) -> dict[int, tuple[int, int]]:
+def _is_failing(ends: Mapping[RunState, _End]) -> bool:
+    unsuccessful = max(ends.get(state, _NEVER) for state in UNSUCCESSFUL)
+    return unsuccessful > max(ends.get(state, _NEVER) for state in SUCCESSES)
+
+
+def _streaks(conn: Connection, failing: Mapping[int, Mapping[RunState, _End]]) -> dict[int, tuple[int, int]]:
     """By entry id: the first failed or unknown run after the last success, and the number of failures since then."""
     if not failing:
         return {}
-    success = case({entry_id: _highest(ids, SUCCESSES) or 0 for entry_id, ids in failing.items()}, value=entries.c.id)
+    success = case({entry_id: _last(ends, SUCCESSES) or 0 for entry_id, ends in failing.items()}, value=entries.c.id)
     columns = []
     for state in UNSUCCESSFUL:
         after = select(runs.c.id).where(*_in_state(state, dry=False), runs.c.id > success).correlate(entries)
@@ -139,9 +183,12 @@ def _streaks(conn: Connection, failing: Mapping[int, Mapping[RunState, int]]) ->
     query = select(entries.c.id, *columns).where(entries.c.id.in_(list(failing)))
     streaks = {}
     for entry_id, *found in conn.execute(query):
-        first = min(run_id for run_id in found[::2] if run_id is not None)
+        last = _last(failing[entry_id], UNSUCCESSFUL) or 0
+        first = min((run_id for run_id in found[::2] if run_id is not None), default=last)
         failed = sum(found[1 : 2 * len(FAILURES) : 2])
-        streaks[entry_id] = (first, min(MAX_COUNTED, failed))
+        # One that ended after a success with a higher number is the only one that is certain.
+        is_failure = last in (failing[entry_id].get(state, _NEVER).run_id for state in FAILURES)
+        streaks[entry_id] = (first, min(MAX_COUNTED, max(failed, int(is_failure))))
     return streaks
 
 
@@ -179,7 +226,7 @@ def _typical_duration(row: AnyRow) -> timedelta | None:
 
 def _last_runs_of(
     row: AnyRow,
-    last: Mapping[RunState, int],
+    last: Mapping[RunState, _End],
     streaks: Mapping[int, tuple[int, int]],
     runs_by_id: Mapping[int, RunSummary],
 ) -> LastRuns:
@@ -189,11 +236,11 @@ def _last_runs_of(
     first, count = streaks.get(row.id, (None, 0))
     first_failure = run(first)
     return LastRuns(
-        last_run=run(_highest(last, (*FINISHED, RunState.SKIPPED))),
-        last_finished=run(_highest(last, FINISHED)),
-        last_success=run(_highest(last, SUCCESSES)),
-        active=run(next((last[state] for state in ACTIVE if state in last), None)),
-        last_failure=run(_highest(last, FAILURES)),
+        last_run=run(_last(last, (*FINISHED, RunState.SKIPPED))),
+        last_finished=run(_last(last, FINISHED)),
+        last_success=run(_last(last, SUCCESSES)),
+        active=run(next((last[state].run_id for state in ACTIVE if state in last), None)),
+        last_failure=run(_last(last, FAILURES)),
         failing_since=None if first_failure is None else first_failure.finished_at,
         failures_in_a_row=count,
         typical_duration=_typical_duration(row),

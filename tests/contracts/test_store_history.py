@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
 from support.stores import at, claim, due, ended, entry, evidence, finished, manual_run, plan, plan_runs, queue, sync
 
 from maintd.config.settings import Retention
@@ -14,6 +15,7 @@ from maintd.model.evidence import LogLine, Measure
 from maintd.model.run import RunState, SkipReason
 from maintd.model.run_updates import AttemptReported, AttemptStarted, StepStarted
 from maintd.store import LastRuns, Store
+from maintd.store.tables import run_events
 
 
 def lines(*seqs: int) -> tuple[LogLine, ...]:
@@ -88,6 +90,44 @@ def test_the_last_runs_of_an_entry_are_distinguished(store: Store) -> None:
     assert (last.last_success.id, last.last_failure.id, last.last_finished.id) == (success, failure, cancelled)
     assert (last.last_run.id, last.active.id) == (skipped_id, active)
     assert (last.failing_since, last.failures_in_a_row) == (at(3), 2)
+
+
+def test_the_last_run_is_the_one_that_ended_last_whatever_its_number(store: Store) -> None:
+    sync(store, entry("a"))
+    at_gate = queue(store, "a", 0)
+    claimed = claim(store, at_gate, 0)
+    (skipped,) = plan_runs(store, "a", 0, 2, due("a", 2, RunState.SKIPPED, skip_reason=SkipReason.OVERLAP))
+    assert store.history.last_per_entry(["a"])["a"].last_run.id == skipped
+    planned = queue(store, "a", 3)
+    store.runs.apply(at_gate, claimed.fence, 1, [ended(RunState.SUCCEEDED, 5)])
+    assert store.history.last_per_entry(["a"])["a"].last_run.id == at_gate
+    failed = finished(store, "a", 6, RunState.FAILED)
+
+    store.runs.apply(planned, claim(store, planned, 8).fence, 1, [ended(RunState.SUCCEEDED, 9)])
+
+    last = store.history.last_per_entry(["a"])["a"]
+    assert (last.last_run.id, last.last_finished.id, last.last_success.id) == (planned, planned, planned)
+    assert (last.failing_since, last.last_failure.id) == (None, failed)
+    assert store.history.last_success_since("a", at(9)).id == planned
+
+
+def test_a_failure_after_a_success_with_a_higher_number_is_a_failure(store: Store) -> None:
+    planned = queue(store, "a", 0)
+    finished(store, "a", 2)
+
+    store.runs.apply(planned, claim(store, planned, 4).fence, 1, [ended(RunState.FAILED, 5)])
+
+    last = store.history.last_per_entry(["a"])["a"]
+    assert (last.last_finished.id, last.failing_since, last.failures_in_a_row) == (planned, at(5), 1)
+
+
+def test_the_order_of_ends_whose_events_are_pruned_is_that_of_their_times(store: Store) -> None:
+    planned = queue(store, "a", 0)
+    finished(store, "a", 2, RunState.FAILED)
+    store.runs.apply(planned, claim(store, planned, 4).fence, 1, [ended(RunState.SUCCEEDED, 5)])
+    store.write(lambda conn: conn.execute(delete(run_events)) and None)
+
+    assert store.history.last_per_entry(["a"])["a"].last_finished.id == planned
 
 
 def test_a_success_ends_a_streak_of_failures(store: Store) -> None:
