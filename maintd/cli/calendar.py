@@ -74,6 +74,7 @@ def _as_json(calendar: Calendar, problems: list[str], channels: list[ListedChann
 
 
 def _entry_as_json(entry: Entry, app: App) -> dict[str, Any]:
+    from maintd.present.procedures import procedure_texts
     from maintd.units import utc_text
 
     schedule, due, local = _schedule(entry, app)
@@ -85,6 +86,7 @@ def _entry_as_json(entry: Entry, app: App) -> dict[str, Any]:
         "next_due_at": None if due is None else utc_text(due),
         "next_due_local": local,
         "jobs": list(entry.jobs),
+        "procedure": list(procedure_texts(entry)),
         "overlay": list(entry.overlay),
     }
 
@@ -100,6 +102,7 @@ def _schedule(entry: Entry, app: App) -> tuple[str, Any, str]:
 
 def _print(app: App, calendar: Calendar, problems: list[str], channels: list[ListedChannel]) -> None:
     from maintd.present import from_now, utc_minute
+    from maintd.present.procedures import procedure_texts
     from maintd.present.text import Style, Tone, wrap
     from maintd.units import plural
 
@@ -112,6 +115,8 @@ def _print(app: App, calendar: Calendar, problems: list[str], channels: list[Lis
             utc = "" if local.endswith(" UTC") else f" = {utc_minute(due)}"
             lines += wrap(f"next due {local}{utc}, {from_now(due, app.now())}", app.width, "  ", "    ")
         lines += wrap("jobs: " + ", ".join(entry.jobs), app.width, "  ", "    ")
+        for text in procedure_texts(entry):
+            lines += wrap(text, app.width, "  ", "    ")
         for text in entry.overlay:
             lines += wrap(f"overlay: {text}", app.width, "  ", "    ")
     if channels:

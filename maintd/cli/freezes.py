@@ -61,7 +61,10 @@ def freeze_command(
     from maintd.present.freezes import freeze_line
 
     only = "" if entries == EVERYTHING else f"--only {quote(entries)}"
-    app.out(f"{freeze_line(freeze(app.daemon))}; end it with: maintd unfreeze {only}".rstrip())
+    made = freeze(app.daemon)
+    app.out(f"{freeze_line(made)}; end it with: maintd unfreeze {only}".rstrip())
+    if made.replaces:
+        app.note(f"it replaces the freeze {made.replaces}")
 
 
 def _list(app: App, as_json: bool) -> None:

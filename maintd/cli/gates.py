@@ -8,7 +8,7 @@ import click
 
 from maintd.cli import completion
 from maintd.cli.app import App, current_user, json_option
-from maintd.errors import UsageError
+from maintd.errors import RefusedError, UsageError
 
 if TYPE_CHECKING:
     from maintd.client import Client
@@ -55,13 +55,11 @@ def approve_command(
 
     Example: maintd approve 842 --item 1 --item 2 --note "confirmed by phone"
     """
-    from maintd.cli.runs import run_id_of
-
     if why and not emergency:
         raise UsageError("--why is the reason for --emergency", "use --note for a remark")
     if items and emergency:
         raise UsageError("--item and --emergency exclude each other", "tick the items first")
-    number = run_id_of(app, run, daemon=True)
+    number = _run_at_gate(app, run)
     if items:
         _tick(app, number, items, gate, note, as_json)
         return
@@ -75,6 +73,22 @@ def approve_command(
     found = approve(app.daemon)
     marked = "; it keeps the mark of an emergency" if emergency and found.emergency else ""
     app.out(f"run {number} of {found.entry} goes on{marked}; follow it with: maintd logs -f {number}")
+
+
+def _run_at_gate(app: App, text: str) -> int:
+    """The run that RUN means: by its number, or the one of an entry that waits at a gate."""
+    from maintd.cli.runs import run_id_of
+
+    if text == "last" or (text.isascii() and text.isdigit()):
+        return run_id_of(app, text, daemon=True)
+    found = [gate.run_id for gate in app.daemon.gates() if gate.entry == text]
+    if len(found) > 1:
+        numbers = ", ".join(map(str, found))
+        raise RefusedError(f"several runs of {text} wait at gates: {numbers}", "name one by its number")
+    if found:
+        return found[0]
+    last = run_id_of(app, text, daemon=True)  # or the error for an unknown name
+    raise RefusedError(f"no run of {text} waits at a gate; its last one is run {last}", "see: maintd gates")
 
 
 def _tick(app: App, number: int, items: tuple[int, ...], gate: str, note: str, as_json: bool) -> None:
@@ -104,9 +118,7 @@ def reject_command(app: App, run: str, why: str, gate: str, as_json: bool) -> No
 
     Example: maintd reject 842 --why "the backup is from yesterday"
     """
-    from maintd.cli.runs import run_id_of
-
-    number = run_id_of(app, run, daemon=True)
+    number = _run_at_gate(app, run)
 
     def reject(client: Client) -> RunSummary:
         return client.reject(number, why, gate=gate, by=current_user())

@@ -67,11 +67,11 @@ def trigger_command(
 
     Example: maintd trigger vacuum -p max_tables=5 --why "disk is full" --wait
     """
-    from maintd.cli.arguments import future_time, params
+    from maintd.cli.arguments import params
 
     given, start_at = params(pairs), None
     if at is not None:
-        start_at = _weekday_time(app, name, at) if _WEEKDAY_TIME.fullmatch(at) else future_time(at, app.now())
+        start_at = _weekday_time(app, name, at) if _WEEKDAY_TIME.fullmatch(at) else _instant(app, at)
 
     def trigger(client: Client) -> RunSummary:
         return client.trigger(
@@ -107,6 +107,16 @@ def _weekday_time(app: App, name: str, at: str) -> datetime:
     window = "" if found.window_ends_at is None else f"; its window ends {utc_minute(found.window_ends_at)}"
     app.note(f"{at} is {found.local} ({utc_minute(found.at)}){window}")
     return found.at
+
+
+def _instant(app: App, at: str) -> datetime:
+    """The time that is meant, which is printed before anything is planned."""
+    from maintd.cli.arguments import future_time
+    from maintd.present.text import utc_second
+
+    found = future_time(at, app.now())
+    app.note(f"{at} is {utc_second(found)}")
+    return found
 
 
 def _queue(app: App, name: str, trigger: Callable[[Client], RunSummary]) -> Any:

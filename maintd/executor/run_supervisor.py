@@ -27,6 +27,7 @@ from maintd.executor.step_runner import StepRunner
 from maintd.model.entry import Gate, OnFailure, StepPlan
 from maintd.model.run import Run, RunState, SkipReason, Step, StepState, Trigger
 from maintd.model.run_updates import RunFinished, RunRequeued, RunWaiting, StepFinished
+from maintd.operations.successor_plan import passes_freezes
 from maintd.operations.windows import across_text
 from maintd.present import utc_minute
 from maintd.present.freezes import freeze_text
@@ -37,6 +38,9 @@ log = structlog.get_logger()
 
 RunEnd = RunFinished | RunRequeued | RunWaiting
 """How a claim ends."""
+
+FREEZE_POLL = timedelta(minutes=1)
+"""After which a run that waits for the end of a freeze looks again: it can be ended early."""
 
 _NOT_ENDED = frozenset({StepState.PENDING, StepState.RUNNING, StepState.WAITING})
 
@@ -86,6 +90,9 @@ class RunSupervisor:
         return time.monotonic() + left.total_seconds(), name
 
     def _supervise(self) -> RunEnd | None:
+        waits = self._waits_for_freeze()
+        if waits is not None:
+            return waits
         refusal = self._too_late() or self._frozen() or self._across() or self._without_dependency()
         if refusal is not None:
             return self._finished(refusal)
@@ -235,6 +242,22 @@ class RunSupervisor:
         except StoreError as error:
             return RunOutcome(RunState.SKIPPED, f"whether it is frozen is unknown: {error}", SkipReason.FROZEN)
         return None if freeze is None else RunOutcome(RunState.SKIPPED, freeze_text(freeze), SkipReason.FROZEN)
+
+    def _waits_for_freeze(self) -> RunRequeued | None:
+        """A run that resumes another one and has run no step itself waits for the end of a freeze, with its locks."""
+        run = self._run
+        own = any(step.state is not StepState.PENDING and not run.took_over(step) for step in run.steps)
+        if run.trigger is not Trigger.RESUME or own or run.cancel_requested or passes_freezes(run):
+            return None
+        now = self._context.now()
+        try:
+            freeze = freeze_covering(self._context.freezes(now), run.entry, now)
+        except StoreError:
+            return None  # as when it was requested: the store answered then
+        if freeze is None:
+            return None
+        again = now + FREEZE_POLL if freeze.until is None else min(freeze.until, now + FREEZE_POLL)
+        return RunRequeued(at=now, not_before=again, reason=f"resumes after the freeze: {freeze_text(freeze)}")
 
     def _across(self) -> RunOutcome | None:
         """Why the window of the run must not begin now; one that has begun goes on."""

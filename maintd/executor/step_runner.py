@@ -359,7 +359,7 @@ class StepRunner:
 def _holders_text(holders: Sequence[LockHolder]) -> str:
     """Return `lock "postgres" is held by run 12 (vacuum, step vacuum) since …`; empty when no run holds any."""
     return "; ".join(
-        f'lock "{holder.lock}" is held by run {holder.run_id} ({holder.entry}{holder.at_step},'
-        f" node {holder.node}) since {utc_second(holder.since)}"
+        f'lock "{holder.lock}" is held by run {holder.run_id} ({holder.entry}{holder.at_step}'
+        f"{f', node {holder.node}' if holder.node else ''}) since {utc_second(holder.since)}"
         for holder in holders
     )

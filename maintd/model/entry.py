@@ -118,6 +118,7 @@ class Freeze(Model):
     by: str
     since: Instant | None = None
     until: Instant | None = None
+    replaces: str = ""  # in the answer to who froze: the freeze of the same entries that ended for this one
 
 
 class Proof(Model):

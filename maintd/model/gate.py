@@ -46,6 +46,7 @@ class WaitingGate(Model):
     role: Role  # or one with more rights
     not_requester: bool = False
     requested_by: str = ""
+    earlier_requesters: tuple[str, ...] = ()  # of the runs that it resumes, the last one first, without repetitions
     why: str = ""  # of the run
     dry_run: bool = False
     emergency: str = ""  # of the run, see `RunSummary`
@@ -63,8 +64,8 @@ class WaitingGate(Model):
     def whom(self) -> str:
         """`an operator`, `an approver other than ada`."""
         article = "a" if self.role is Role.VIEWER else "an"
-        other = f" other than {self.requested_by or 'the requester'}" if self.not_requester else ""
-        return f"{article} {self.role}{other}"
+        others = " and ".join(dict.fromkeys((self.requested_by or "the requester", *self.earlier_requesters)))
+        return f"{article} {self.role}" + (f" other than {others}" if self.not_requester else "")
 
 
 class GateList(Model):

@@ -174,15 +174,16 @@ def _last_gates(run: Run) -> list[Step]:
     return [step for step in run.steps if step.gate is not None and step not in first]
 
 
-def _ticked(
-    run: Run, gates: Sequence[Step], text: str, words: Sequence[str], *, missing: str = "no item of a gate is about it"
-) -> Box:
+def _ticked(run: Run, gates: Sequence[Step], text: str, words: Sequence[str], *, missing: str | None = None) -> Box:
     """The box of the item whose text has one of the words."""
     for step in gates:
         assert step.gate is not None
         for number, item in enumerate(step.gate.checklist, start=1):
             if any(word in item.text.lower() for word in words):
                 return _item(run, step, number, item).model_copy(update={"text": text})
+    if missing is None:
+        names = ", ".join(step.name for step in gates)
+        missing = f"no item of {names} has one of the words: {', '.join(words)}" if gates else "no gate asks for it"
     return Box(text=text, state=BoxState.OPEN, evidence=missing)
 
 

@@ -23,7 +23,7 @@ from maintd.model.base import Model
 from maintd.model.entry import Entry, Pause, StepPlan
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.run import NewRun, Run, RunState, RunSummary, Trigger
-from maintd.operations.diagnosis import decisions_about
+from maintd.operations.diagnosis import decisions_text
 from maintd.operations.freezes import in_emergency, known_freezes, refuse_frozen
 from maintd.operations.lookup import find_entry, find_run
 from maintd.operations.params import plan_with_params, with_params
@@ -83,7 +83,7 @@ def trigger(service: OperatorService, request: TriggerRequest) -> tuple[RunSumma
         title=entry.title,
         trigger=Trigger.MANUAL,
         state=RunState.QUEUED,
-        reason=_pause_note(service, entry.name, now),
+        reason="; ".join(filter(None, (_pause_note(service, entry.name, now), _turn_note(service, entry.name)))),
         not_before=not_before,
         plan=steps,
         policy=entry.policy,
@@ -213,7 +213,7 @@ def _refuse_held(service: OperatorService, name: str) -> None:
     if held is not None:
         raise RefusedError(
             f"run {held.id} of {name} was lost and is held: it is not decided what becomes of what it did",
-            decisions_about(held),
+            decisions_text(find_run(service, held.id)),
         )
 
 
@@ -279,6 +279,11 @@ def _pause_note(service: OperatorService, name: str, now: datetime) -> str:
     if state is None or state.pause is None or (state.pause.until is not None and state.pause.until <= now):
         return ""
     return f"triggered although the entry is paused by {state.pause.by}: {state.pause.why}"
+
+
+def _turn_note(service: OperatorService, name: str) -> str:
+    at_gate = next((run for run in service.store.runs.unfinished([name]) if run.state is RunState.WAITING), None)
+    return "" if at_gate is None else f"begins when run {at_gate.id}, which waits at a gate, has ended"
 
 
 def summary_of(run: Run) -> RunSummary:

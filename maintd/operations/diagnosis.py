@@ -16,6 +16,7 @@ from maintd.model.finding import Finding, is_finding
 from maintd.model.run import Run, RunState, RunSummary, SkipReason, Step, StepState, Trigger
 from maintd.model.status import Diagnosis, Severity
 from maintd.operations.follow import acknowledged_in, is_explained, problems, worst_left
+from maintd.operations.successor_plan import NOT_STARTED, decisions_about
 from maintd.present import acknowledgement_text, skip_text, utc_minute
 from maintd.store import LastRuns
 from maintd.units import format_duration, plural, value_text
@@ -85,13 +86,20 @@ def diagnose(
     broken: str = "",
     findings: Sequence[Finding] = (),
     held: Held | None = None,
+    undone_by: RunSummary | None = None,
 ) -> Diagnosis:
     """The diagnosis of an entry. A held run is what it is about, whatever came later.
 
     `finished` is `last.last_finished` with its evidence; it is not needed if that run succeeded. `pause` is the active
     pause. `broken` is the reason why its runs fail: a job that cannot be used. `findings` are its acknowledged ones.
+    `undone_by` is the run that undoes `finished`.
     """
-    found = _of_held(held) if held is not None else _decide(entry, last, finished, now, pause, broken, findings)
+    if held is not None:
+        found = _of_held(held)
+    else:
+        found = _decide(entry, last, finished, now, pause, broken, findings)
+        if undone_by is not None and finished is not None and found.why_run_id == finished.id:
+            found = _of_undone(found, undone_by)
     return found if last.active is None else found.model_copy(update={"state": last.active.state.value})
 
 
@@ -148,19 +156,27 @@ def _of_held(held: Held) -> Diagnosis:
         state=run.state,
         severity=Severity.ERROR,
         why=held.text,
-        hint=decisions_about(run),
+        hint=decisions_text(run),
         since=run.finished_at,
         why_run_id=run.id,
         next_step=f"maintd show {run.id}",
     )
 
 
-def decisions_about(run: RunSummary) -> str:
-    """What a person types about a held run. One that was undoing another cannot be resumed."""
-    commands = [f"maintd undo {run.id} --why TEXT", f"maintd release {run.id} --why TEXT"]
-    if run.trigger is not Trigger.UNDO:
-        commands.insert(0, f"maintd resume {run.id}")
-    return f"type one of: {'; '.join(commands)}"
+def _of_undone(found: Diagnosis, undone_by: RunSummary) -> Diagnosis:
+    """The diagnosis of a run that another one undoes, or has undone."""
+    if undone_by.state.final and undone_by.state not in (RunState.SUCCEEDED, RunState.WARNED):
+        how = f"run {undone_by.id}, which was to undo it: {undone_by.state.replace('_', ' ')}"
+    else:
+        how = f"undone by run {undone_by.id}" if undone_by.state.final else f"run {undone_by.id} undoes it"
+    columns = {"why": f"{found.why}; {how}", "hint": "", "next_step": f"maintd show {undone_by.id}"}
+    return found.model_copy(update=columns)
+
+
+def decisions_text(run: Run) -> str:
+    """What a person types about a held run, or one that did not succeed."""
+    commands = decisions_about(run)
+    return f"type {'one of: ' if len(commands) > 1 else ''}{'; '.join(commands)}" if commands else ""
 
 
 def _of_active(active: RunSummary | None, now: datetime) -> Diagnosis | None:
@@ -240,9 +256,31 @@ def _of_finished(last: LastRuns, finished: Run | None, findings: Sequence[Findin
         hint=hint,
         since=last.failing_since or run.finished_at,
         why_run_id=run.id,
-        next_step=f"maintd {command} {run.id}",
+        next_step=_decision_about(run) or f"maintd {command} {run.id}",
         acknowledged=acknowledged,
     )
+
+
+def _decision_about(run: Run | RunSummary) -> str:
+    """The command by which a person goes on after a run that left something in effect, or that no person approved."""
+    if not isinstance(run, Run):
+        return ""
+    if undo_text(run).startswith(NOT_UNDONE):
+        return next((command for command in decisions_about(run) if command.startswith("maintd undo")), "")
+    not_approved = any(step.gate is not None and step.state is StepState.TIMED_OUT for step in run.steps)
+    return next(iter(decisions_about(run)), "") if not_approved else ""
+
+
+NOT_UNDONE = "NOT undone: "
+
+
+def undo_text(run: Run) -> str:
+    """`undone: two, one`, or `NOT undone: one`, by the undo steps that ran; empty if none did."""
+    ran = [step for step in run.steps if step.undoes and step.state not in NOT_STARTED]
+    left = [step.undoes for step in ran if not step.state.is_success and step.state is not StepState.RUNNING]
+    if left:
+        return f"{NOT_UNDONE}{', '.join(left)}"
+    return f"undone: {', '.join(step.undoes for step in ran)}" if ran and run.trigger is not Trigger.UNDO else ""
 
 
 def _acknowledged_text(findings: Sequence[Finding]) -> str:
@@ -284,6 +322,12 @@ def run_reason(
 
     What is `acknowledged` at the time `now` is left out.
     """
+    why, hint, command = _reason_of(run, acknowledged, now)
+    undo = undo_text(run) if isinstance(run, Run) else ""
+    return (f"{why}; {undo}" if undo and undo not in why else why), hint, command
+
+
+def _reason_of(run: Run | RunSummary, acknowledged: Sequence[Finding], now: datetime) -> tuple[str, str, str]:
     steps = run.steps if isinstance(run, Run) else ()
     found = [problem for step in steps if isinstance(run, Run) and (problem := _problem(run, step, acknowledged, now))]
     if run.state in (RunState.FAILED, RunState.UNKNOWN, RunState.WARNED) and found:

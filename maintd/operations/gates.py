@@ -231,8 +231,8 @@ def command_of(action: str, run: Run, step: int) -> str:
     return f"maintd {action} {run.id}" + (f" --gate {quote(run.plan[step].name)}" if several else "")
 
 
-def waiting_gate(run: Run, step: int, items: tuple[GateItem, ...]) -> WaitingGate:
-    """The gate where a run waits, with what to type next."""
+def waiting_gate(run: Run, step: int, items: tuple[GateItem, ...], earlier: Sequence[Run] = ()) -> WaitingGate:
+    """The gate where a run waits, with what to type next; `earlier` are the runs that it resumes."""
     gate = _gate_of(run, step)
     at = run.steps[step].started_at or run.queued_at
     return WaitingGate(
@@ -244,6 +244,11 @@ def waiting_gate(run: Run, step: int, items: tuple[GateItem, ...]) -> WaitingGat
         role=gate.approve.role,
         not_requester=gate.approve.not_requester,
         requested_by=run.requested_by,
+        earlier_requesters=tuple(
+            name
+            for name in dict.fromkeys(each.requested_by for each in earlier if each.trigger in _BY_PERSONS)
+            if name not in ("", run.requested_by, MAINTD.name)
+        ),
         why=run.why,
         dry_run=run.dry_run,
         emergency=run.emergency,
@@ -278,11 +283,13 @@ def waiting_gates(service: OperatorService) -> list[WaitingGate]:
     last = service.store.history.last_per_entry(sorted(names)) if names else {}
     successes = {name: each.last_success for name, each in last.items()}
     now = service.store.now()
-    return [
-        waiting_gate(run, step, items_of(run, step, successes, now, _with_checks(service, run, step)))
-        for run in found
-        if (step := _waiting_step_of(run)) is not None
-    ]
+    gates = []
+    for run in found:
+        step = _waiting_step_of(run)
+        if step is not None:
+            earlier = _earlier_runs(run, service.store.history.run)
+            gates.append(waiting_gate(run, step, items_of(run, step, successes, now, earlier), earlier))
+    return gates
 
 
 def gate_of_run(service: OperatorService, run_id: int) -> WaitingGate:
@@ -294,15 +301,8 @@ def gate_of_run(service: OperatorService, run_id: int) -> WaitingGate:
     names = _proof_entries(run, step)
     last = service.store.history.last_per_entry(names) if names else {}
     successes = {name: each.last_success for name, each in last.items()}
-    items = items_of(run, step, successes, service.store.now(), _with_checks(service, run, step))
-    return waiting_gate(run, step, items)
-
-
-def _with_checks(service: OperatorService, run: Run, step: int) -> list[Run]:
-    """The runs that it resumes, if a proof of the gate names a check."""
-    proofs = [item.proof for item in _gate_of(run, step).checklist]
-    named = any(proof is not None and proof.check is not None for proof in proofs)
-    return _earlier_runs(run, service.store.history.run) if named else []
+    earlier = _earlier_runs(run, service.store.history.run)
+    return waiting_gate(run, step, items_of(run, step, successes, service.store.now(), earlier), earlier)
 
 
 def _waiting_step_of(run: Run) -> int | None:
@@ -317,12 +317,20 @@ def _proof_entries(run: Run, step: int | None) -> list[str]:
 
 
 def _not_waiting(run: Run) -> RefusedError:
-    last = next((one for one in reversed(run.decisions) if one.kind not in _OF_ITEMS), None)
     text = f"run {run.id} does not wait at a gate: it is {run.state.replace('_', ' ')}"
-    if last is not None:
-        name = run.plan[last.step].name
-        text += f'; gate "{name}" was {last.kind.replace("_", " ")} by {last.by}, {utc_minute(last.at)}'
-    return RefusedError(text, f"see: maintd show {run.id}")
+    return RefusedError(f"{text}{_decided_text(run)}", f"see: maintd show {run.id}")
+
+
+def _decided_text(run: Run, gate: str = "") -> str:
+    """`; gate "go" was approved by bob, Sun …`, about the last decision, or that at the gate with this name."""
+    last = next(
+        (one for one in reversed(run.decisions) if one.kind not in _OF_ITEMS and gate in ("", run.plan[one.step].name)),
+        None,
+    )
+    if last is None:
+        return ""
+    name = run.plan[last.step].name
+    return f'; gate "{name}" was {last.kind.replace("_", " ")} by {last.by}, {utc_minute(last.at)}'
 
 
 _OF_ITEMS = (DecisionKind.TICKED, DecisionKind.PROVED)
@@ -366,7 +374,8 @@ def tick(
             )
             _add_event(conn, "gate_item_ticked", run, step, caller, now, why=note, more=f'item {number} "{item.text}"')
         after = load_runs(conn, service.store.plans, {run.id: True})[run.id]
-        return waiting_gate(after, step, _current_items(conn, service, after, step, now))
+        earlier = _earlier_runs(after, _loader(conn, service))
+        return waiting_gate(after, step, _current_items(conn, service, after, step, now), earlier)
 
     return _at_gate(service, run_id, gate, act)
 
@@ -470,7 +479,10 @@ def _at_gate(service: OperatorService, run_id: int, gate: str, act: Callable[[Co
             raise _not_waiting(found)
         name = found.plan[wait.step].name
         if gate not in ("", name):
-            raise RefusedError(f'run {run_id} does not wait at gate "{gate}", but at "{name}"', "see: maintd gates")
+            decided = _decided_text(found, gate)
+            raise RefusedError(
+                f'run {run_id} does not wait at gate "{gate}", but at "{name}"{decided}', "see: maintd gates"
+            )
         if wait.until <= now:
             raise RefusedError(
                 f'the time of gate "{name}" of run {run_id} was over {utc_minute(wait.until)}',

@@ -19,7 +19,15 @@ from maintd.operations.commands import summary_of, wake
 from maintd.operations.freezes import KnownFreezes, known_freezes, refuse_frozen
 from maintd.operations.lookup import find_run
 from maintd.operations.service import OperatorService
-from maintd.operations.successor_plan import Request, passes_freezes, plan_after_crash, plan_resume, plan_undo, why_held
+from maintd.operations.successor_plan import (
+    Request,
+    decisions_about,
+    passes_freezes,
+    plan_after_crash,
+    plan_resume,
+    plan_undo,
+    why_held,
+)
 from maintd.operations.windows import across_text
 from maintd.secret_params import is_discarded
 from maintd.store import Store
@@ -45,7 +53,9 @@ def _refuse_now(service: OperatorService, run: Run) -> None:
     now = service.store.now()
     if not passes_freezes(run):
         freezes = known_freezes(service).active(now)
-        refuse_frozen(freezes, run.entry, run.plan, now, f"undo it: maintd undo {run.id} --why TEXT")
+        otherwise = next((command for command in decisions_about(run) if " undo " in command), "")
+        undo_it = f"undo it: {otherwise}" if otherwise else "trigger what is urgent in an emergency"
+        refuse_frozen(freezes, run.entry, run.plan, now, undo_it)
     problem = across_text(run.policy, now)
     if problem:
         raise RefusedError(f"run {run.id} cannot be resumed now: {problem}", "resume it later")
@@ -86,7 +96,7 @@ def follow_crashes(store: Store, freezes: KnownFreezes) -> list[int]:
         if run is None or not run.held or why_held(run, active, store.now()):
             continue
         how = run.policy.after_crash
-        request = Request(by=run.requested_by, why=f"after_crash: {how}", automatic=True)
+        request = Request(by="maintd", why=f"after_crash: {how}", automatic=True)
         event = "run_resumed" if how is AfterCrash.RESUME else "run_undone"
         try:
             decide = partial(plan_after_crash, request=request, now=store.now())

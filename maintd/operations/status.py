@@ -16,7 +16,7 @@ from maintd.model.entry import Entry, EntryState, Freeze, Pause
 from maintd.model.finding import Finding
 from maintd.model.gate import WaitingGate
 from maintd.model.notice import Mute
-from maintd.model.run import Run, RunState, RunSummary
+from maintd.model.run import LinkKind, Run, RunState, RunSummary
 from maintd.model.status import Diagnosis, EntryStatus, LockHolder, NodeState, Severity, StatusReport
 from maintd.operations.diagnosis import Held, diagnose
 from maintd.operations.due import is_active
@@ -30,6 +30,7 @@ from maintd.schedule import compile_rule, describe, local_text
 from maintd.schedule.freezes import freeze_covering, mutates
 from maintd.store import LastRuns
 from maintd.store.last_runs import active_of
+from maintd.store.successors import following
 
 MOST_OTHERS = 100
 """Unfinished runs that are searched for those of entries that are not in the calendar."""
@@ -162,14 +163,24 @@ def _diagnosis(
         return _unknown(stored.unreachable)
     last = stored.last.get(entry.name, LastRuns())
     finished: Run | None = None
+    undone_by: Run | None = None
     if last.last_finished is not None and last.last_finished.state is not RunState.SUCCEEDED:
         try:
             finished = service.store.history.run(last.last_finished.id)
+            undone_by = None if finished is None else _undone_by(service, finished)
         except StoreError as error:
             return _unknown(error.message)
     findings = [finding for finding in stored.acknowledged if finding.entry == entry.name]
     held = stored.held.get(entry.name)
-    return diagnose(entry, last, finished, now, pause=pause, broken=broken, findings=findings, held=held)
+    return diagnose(
+        entry, last, finished, now, pause=pause, broken=broken, findings=findings, held=held, undone_by=undone_by
+    )
+
+
+def _undone_by(service: OperatorService, run: Run) -> Run | None:
+    """The run that undoes this one."""
+    link = following(run, LinkKind.UNDOES)
+    return None if link is None else service.store.history.run(link.run_id)
 
 
 def _unknown(why: str) -> Diagnosis:

@@ -25,6 +25,14 @@ _AS_LOST = frozenset({StepState.RUNNING, StepState.LOST})
 _FOLLOWS = {LinkKind.RESUMES: "resumed", LinkKind.UNDOES: "undone"}
 
 
+class NotRepeatableError(RefusedError):
+    """Steps would run again that must not, unless a person names them; `command` is what that person types."""
+
+    def __init__(self, message: str, command: str) -> None:
+        super().__init__(message, f"check what was done, then: {command}")
+        self.command = command
+
+
 class Request(NamedTuple):
     """Who asks for a successor, and why. `redo` are steps that run again although that may repeat an effect."""
 
@@ -66,7 +74,7 @@ def plan_resume(run: Run, request: Request, now: datetime) -> Successor:
     if point is None:
         kept += [step for step in run.steps if step.always and step.state.is_success]
     again = _others(run.steps, kept)
-    _require_repeatable(run, again, request)
+    _require_repeatable(run, again, request, "resume")
     if request.automatic and any(step.state not in NOT_STARTED for step in run.steps if step.undoes):
         raise RefusedError(f"run {run.id} was undone in part")
     where = f'from step "{point.name}"' if point is not None else "after its last step"
@@ -97,7 +105,7 @@ def plan_undo(run: Run, request: Request, now: datetime) -> Successor:
     done = [step for step in always if step.state.is_success and _has_one_effect(plans[step.name])]
     main = [step for step in run.steps if not step.always and not step.undoes]
     kept = [step for step in main if step.state not in (StepState.PENDING, StepState.WAITING)] + undone + done
-    _require_repeatable(run, due + _others(always, done), request)
+    _require_repeatable(run, due + _others(always, done), request, "undo")
     return _successor(run, Trigger.UNDO, LinkKind.UNDOES, kept, request, now, f"undoes run {run.id}")
 
 
@@ -112,6 +120,22 @@ def plan_after_crash(run: Run, request: Request, now: datetime) -> Successor:
         raise RefusedError("it followed a lost run itself")
     plan = plan_undo if run.policy.after_crash is AfterCrash.UNDO else plan_resume
     return plan(run, request, now)
+
+
+def decisions_about(run: Run) -> list[str]:
+    """What a person can type about a run that did not succeed: those commands that are not refused, as complete as
+    they are needed. A release only of a held one."""
+    found = []
+    for plan, command in ((plan_resume, f"maintd resume {run.id}"), (plan_undo, f"maintd undo {run.id} --why TEXT")):
+        try:
+            plan(run, Request(), run.finished_at or run.queued_at)
+        except NotRepeatableError as error:
+            found.append(error.command)
+        except RefusedError:
+            continue
+        else:
+            found.append(command)
+    return [*found, f"maintd release {run.id} --why TEXT"] if run.held else found
 
 
 def why_held(run: Run, freezes: Sequence[Freeze], now: datetime) -> str:
@@ -190,19 +214,27 @@ def _named(run: Run, name: str) -> Step:
     return found
 
 
-def _require_repeatable(run: Run, again: Sequence[Step], request: Request) -> None:
+def _require_repeatable(run: Run, again: Sequence[Step], request: Request, verb: str) -> None:
     """Raise unless each of the steps may run again."""
     names = {step.name for step in again}
     for name in request.redo:
         if _named(run, name).name not in names:
             raise UsageError(f'step "{name}" would not run again', f"see: maintd show {run.id}")
-    for step, what in _not_again(run, again, automatic=request.automatic):
-        if step.name not in request.redo:
-            verb = "undo" if step.undoes else "resume"
-            raise RefusedError(
-                f'step "{step.name}" {what}; it mutates and is not repeatable, so it does not run again by itself',
-                f"check what it did, then: maintd {verb} {run.id} --redo {quote(step.name)} --why TEXT",
-            )
+    refused = {
+        step.name: what
+        for step, what in reversed([*_not_again(run, again, automatic=request.automatic)])
+        if step.name not in request.redo
+    }
+    if refused:
+        first, *others = reversed(refused)
+        more = f", and so: {', '.join(others)}" if others else ""
+        redo = "".join(f" --redo {quote(name)}" for name in (*request.redo, first, *others))
+        start = f" --from {quote(request.from_step)}" if request.from_step else ""
+        raise NotRepeatableError(
+            f'step "{first}" {refused[first]}; it mutates and is not repeatable, so it does not run again by itself'
+            f"{more}",
+            f"maintd {verb} {run.id}{start}{redo} --why TEXT",
+        )
 
 
 def _not_again(run: Run, again: Iterable[Step], *, automatic: bool) -> Iterator[tuple[Step, str]]:

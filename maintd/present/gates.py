@@ -56,6 +56,8 @@ def _facts(gate: WaitingGate, now: datetime) -> Iterator[tuple[str, str]]:
     yield "title", gate.title if gate.title != gate.entry else ""
     by = gate.requested_by
     yield "requested by", f"{by}: {gate.why}" if by and gate.why else by or gate.why
+    earlier = ", ".join(gate.earlier_requesters)
+    yield "", f"it resumes a run that {earlier} requested" if earlier else ""
     yield "EMERGENCY", gate.emergency
     yield "since", f"{utc_minute(gate.since)}, {ago(gate.since, now)}"
     yield "until", f"{utc_minute(gate.until)}, {from_now(gate.until, now)}; then the run ends as timed out"

@@ -280,8 +280,8 @@ def _tail(report: StatusReport, width: int, style: Style) -> Iterator[str]:
         yield ""
         for lock in report.locks:
             text = (
-                f'lock "{lock.lock}" ({lock.mode}) held by run {lock.run_id} ({lock.entry}{lock.at_step}) '
-                f"on {lock.node} for {rough_text(report.at - lock.since)}"
+                f'lock "{lock.lock}" ({lock.mode}) held by run {lock.run_id} ({lock.entry}{lock.at_step})'
+                f"{f' on {lock.node}' if lock.node else ''} for {rough_text(report.at - lock.since)}"
             )
             yield from _coloured(wrap(text, width, hanging="  "), style, Tone.DIM)
     if len(report.nodes) > 1:

@@ -130,6 +130,7 @@ class Daemon:
         self.started_at = clock.now()
         self._stopping = threading.Event()
         self._wakeup = threading.Event()
+        self._followed = threading.Event()  # a review has queued a run
         self.reloader = CalendarReloader(settings, wake=self._wakeup.set, hide=hide)
         self._iterated_at = clock.elapsed()
         self._pruned_at: float | None = None
@@ -306,7 +307,7 @@ class Daemon:
         return FollowUps(
             self.store,
             entries=lambda: {entry.name: entry for entry in self.reloader.calendar.entries},
-            on_new=self._wakeup.set,
+            on_new=self._followed.set,
         )
 
     def _notifier(self) -> Notifier:
@@ -410,6 +411,9 @@ class Daemon:
         """Review ended runs, unless a run is about to be due."""
         if self.reviewer.seconds_left <= 0 and self._until_due() > SWEEP_MARGIN:
             self._attempt("the review of ended runs", self.reviewer.review)
+            if self._followed.is_set():  # a run that the failure of another one triggered is queued now
+                self._followed.clear()
+                self._wake_executor()
             waited = self.gate_timeouts.any_waits
             self._end_overdue_waits()  # a run that has come to a gate ended its claim
             if waited or self.gate_timeouts.any_waits:

@@ -7,7 +7,7 @@ only one node can win.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -17,8 +17,8 @@ import structlog
 from maintd.calendar import fingerprint_of
 from maintd.clock import Clock, ClockStepDetector
 from maintd.model.entry import CatchUp, Entry, EntryState, Freeze, Overlap, Pause, Policy, Rule
-from maintd.model.run import NewRun, RunState, RunSummary, SkipReason, Trigger
-from maintd.operations.diagnosis import decisions_about
+from maintd.model.run import NewRun, Run, RunState, RunSummary, SkipReason, Trigger
+from maintd.operations.diagnosis import decisions_text
 from maintd.present.freezes import freeze_text
 from maintd.present.text import utc_second
 from maintd.schedule import blackout_covering, compile_rule, due_between, jitter_of
@@ -53,7 +53,7 @@ def decide(
     pause: Pause | None = None,
     unfinished: RunSummary | None = None,
     freezes: Sequence[Freeze] = (),
-    held: RunSummary | None = None,
+    held: Run | None = None,
 ) -> list[NewRun]:
     """Return one row for each due time, in order.
 
@@ -75,7 +75,7 @@ def decide(
         skips.update(dict.fromkeys(startable, (SkipReason.OVERLAP, text)))
     if startable and held is not None:
         lost_at = utc_second(held.finished_at or now)
-        text = f"run {held.id} was lost and is held since {lost_at}; {decisions_about(held)}"
+        text = f"run {held.id} was lost and is held since {lost_at}; {decisions_text(held)}"
         skips.update(dict.fromkeys(startable, (SkipReason.OVERLAP, text)))
     return [_row(entry, rule, policy, at, now, skips[at]) for at in due]
 
@@ -324,11 +324,16 @@ class Planner:
         unfinished = self._unfinished([state.name for _, state in behind], now)
         starts = [state.planned_through for entry, state in behind if mutates(entry.steps)]
         freezes = self._freezes(min(starts), now) if starts else ()
-        held = {run.entry: run for run in self._store.successors.held()} if behind else {}
+        held = self._held({state.name for _, state in behind}) if behind else {}
         return [
             self._plan_of(entry, state, now, unfinished.get(state.name), freezes, held.get(state.name))
             for entry, state in behind
         ]
+
+    def _held(self, names: Collection[str]) -> dict[str, Run]:
+        """The held runs of these entries."""
+        found = (self._store.history.run(run.id) for run in self._store.successors.held() if run.entry in names)
+        return {run.entry: run for run in found if run is not None and run.held}
 
     def _plan_of(
         self,
@@ -337,7 +342,7 @@ class Planner:
         now: datetime,
         unfinished: RunSummary | None,
         freezes: Sequence[Freeze],
-        held: RunSummary | None,
+        held: Run | None,
     ) -> EntryPlan:
         assert state.rule is not None
         due = due_between(compile_rule(state.rule), state.planned_through, now)

@@ -72,6 +72,8 @@ _CLAIM = Prepared(
         runs.c.plan_id,
         runs.c.trigger,
         runs.c.cancel_requested,
+        runs.c.queued_at,
+        runs.c.started_at,
         runs.c.reason,
         runs.c.finished_at,
     )
@@ -164,6 +166,10 @@ def _finish(conn: Connection, run_id: int, claim: AnyRow, end: _End, last: int) 
     elif claim.trigger in TAKES_OVER or _has_finished_steps(conn, run_id):  # it continues, after a gate or another run
         columns |= {"state": RunState.QUEUED.value, "not_before": end.not_before, "recorded_seq": 0}
         columns |= {"node": None, "incarnation": None}
+        # One that takes over steps and has run none itself has not begun: it has waited for the end of a freeze.
+        began_now = claim.started_at is not None and claim.started_at >= claim.queued_at
+        if began_now and not _has_finished_steps(conn, run_id, claim.queued_at):
+            columns["started_at"] = None
         waited = update(steps).where(steps.c.run_id == run_id, steps.c.state == StepState.RUNNING.value)
         conn.execute(waited.values(state=StepState.PENDING.value, reason="", started_at=None))
     elif claim.cancel_requested:  # requested while it was running: it must not start again
@@ -182,9 +188,11 @@ def _finish(conn: Connection, run_id: int, claim: AnyRow, end: _End, last: int) 
     return state
 
 
-def _has_finished_steps(conn: Connection, run_id: int) -> bool:
+def _has_finished_steps(conn: Connection, run_id: int, since: datetime | None = None) -> bool:
     unfinished = (StepState.PENDING.value, StepState.RUNNING.value)
     finished = select(steps.c.step).where(steps.c.run_id == run_id, steps.c.state.not_in(unfinished)).limit(1)
+    if since is not None:
+        finished = finished.where(steps.c.finished_at >= since)
     return conn.execute(finished).one_or_none() is not None
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, insert, or_, select, update
+from sqlalchemy import and_, delete, insert, or_, select, update
 from sqlalchemy.engine import Connection, Row
+from sqlalchemy.sql import ColumnElement
 
 from maintd.model.entry import Freeze
 from maintd.store.audit import add_event
@@ -37,11 +38,13 @@ class Freezes:
         row = {"entries": entries, "why": why, "by": by, "since": now, "until": until}
 
         def transaction(conn: Connection) -> Freeze:
+            query = select(freezes).where(_is_active(entries, now)).order_by(freezes.c.id)
+            replaces = "; ".join(f"by {old.by} until {utc_text(old.until)}: {old.why}" for old in conn.execute(query))
             _end(conn, entries, by=by, at=now)
             conn.execute(insert(freezes).values(row))
-            text = f"until {utc_text(until)}"
+            text = f"until {utc_text(until)}" + (f", in place of the one {replaces}" if replaces else "")
             add_event(conn, "entries_frozen", subject=entries, by=by, origin=origin, why=why, text=text, at=now)
-            return Freeze.model_validate(row)
+            return Freeze.model_validate({**row, "replaces": replaces})
 
         return self._database.write(transaction)
 
@@ -58,8 +61,12 @@ class Freezes:
 
 
 def _end(conn: Connection, entries: str, *, by: str, at: datetime) -> int:
-    active = update(freezes).where(freezes.c.entries == entries, freezes.c.ended_at.is_(None), freezes.c.until > at)
+    active = update(freezes).where(_is_active(entries, at))
     return conn.execute(active.values(ended_at=at, ended_by=by)).rowcount
+
+
+def _is_active(entries: str, at: datetime) -> ColumnElement[bool]:
+    return and_(freezes.c.entries == entries, freezes.c.ended_at.is_(None), freezes.c.until > at)
 
 
 def _freeze(row: Row[Any]) -> Freeze:

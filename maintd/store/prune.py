@@ -33,6 +33,7 @@ from maintd.store.tables import (
     log_lines,
     plans,
     run_events,
+    run_links,
     runs,
 )
 
@@ -298,7 +299,11 @@ def _runs_up_to(entry_id: int, last_id: int, files: _Files) -> Callable[[Connect
 
 def _delete_runs(conn: Connection, candidates: Any, most: int, files: _Files) -> int:
     kept = last_outcome_ids(conn)
-    ids = conn.execute(candidates.where(runs.c.id.not_in(kept), runs.c.held.is_(false())).limit(most)).scalars().all()
+    # As long as an earlier run is kept, so is what followed from it: it must not be resumed or undone once more.
+    earlier = runs.alias("earlier")
+    follow = select(run_links.c.run_id).join(earlier, earlier.c.id == run_links.c.other_run_id)
+    wanted = candidates.where(runs.c.id.not_in(kept), runs.c.held.is_(false()), runs.c.id.not_in(follow))
+    ids = conn.execute(wanted.limit(most)).scalars().all()
     if not ids:
         return 0
     files.of_runs(conn, ids)

@@ -76,6 +76,8 @@ def test_a_frozen_entry_is_skipped_and_refused_but_in_an_emergency(daemon: Runni
     assert "maintd_freezes 1.0" in Client(daemon.socket).metrics()
     assert "frozen" in Client(daemon.page).request("GET", "/").body.decode()
 
+    second = daemon.maintd("freeze", "--until", "1h", "--why", "the same, shorter")
+    assert "it replaces the freeze by " in second.err and second.err.endswith(": audit\n")
     assert daemon.maintd("unfreeze").out == "the freeze is over\n"
     assert daemon.maintd("unfreeze").out == "there was no freeze\n"
     assert daemon.maintd("trigger", "other", "--wait").code == 0

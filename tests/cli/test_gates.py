@@ -135,18 +135,26 @@ def test_a_command_that_waits_for_a_run_prints_how_it_goes_on(daemon: RunningDae
 
 
 def test_a_rejected_run_fails_and_runs_its_always_steps(daemon: RunningDaemon) -> None:
+    """By the name of its entry, which has a run of a higher number that is planned for later."""
     number = waiting(daemon, "maintenance")
     assert daemon.maintd("reject", number).code == 2, "a reason is needed"
+    planned = daemon.maintd("trigger", "maintenance", "--at", "2h")
+    assert (planned.code, planned.err.startswith("2h is ")) == (0, True), planned.err
 
-    done = daemon.maintd("reject", number, "--why", "not today")
+    done = daemon.maintd("reject", "maintenance", "--why", "not today")
 
     assert done.out == f"run {number} of maintenance is rejected; see how it ends with: maintd show {number}\n"
     wait_for(lambda: shown(daemon, number)["state"] == "failed", "its end", seconds=120)
     assert [step["state"] for step in shown(daemon, number)["steps"]] == ["failed", "skipped", "succeeded"]
+    again = daemon.maintd("approve", "maintenance")
+    assert (again.code, "no run of maintenance waits at a gate" in again.err) == (4, True), again.err
+    assert daemon.maintd("approve", "maintenanc").code == 3
 
 
 def test_the_caller_at_the_control_socket_is_an_admin_with_a_name(daemon: RunningDaemon) -> None:
     number = waiting(daemon, "guarded")
+    second = daemon.maintd("trigger", "guarded")
+    assert f"(begins when run {number}, which waits at a gate, has ended)" in words(second.out)
     own = daemon.maintd("approve", number)
     assert own.code == 4 and "must be approved by another person" in own.err
     assert f"maintd approve {number} --emergency --why REASON" in own.err
@@ -173,6 +181,7 @@ def test_a_gate_whose_time_is_over_ends_the_run_before_the_next_sweep(
     assert timedelta(seconds=2) <= waited < HEARTBEAT, "the daemon wakes up at the end of the wait"
     assert [(one["kind"], one["by"]) for one in run["decisions"]] == [("timed_out", "maintd")]
     assert daemon.maintd("approve", number).code == 4
+    assert daemon.maintd("status", "hurried", "--json").json["next_step"] == f"maintd resume {number}"
 
 
 def test_the_notices_of_a_gate_are_sent_before_the_next_sweep(tmp_path: Path) -> None:

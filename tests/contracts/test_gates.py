@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,8 @@ from maintd.operations import OperatorService
 from maintd.operations.gates import approve, end_overdue_waits, gate_of_run, reject, tick, waiting_gates
 from maintd.operations.resume import resume
 from maintd.operations.successor_plan import Request
+from maintd.store.database import ConflictError
+from maintd.store.runs import overdue_runs
 from maintd.store.tables import run_links, runs
 
 ADA = Caller("ada", Role.OPERATOR, "socket, uid 1000, pid 7")
@@ -50,9 +53,10 @@ class Site:
 
     def __init__(self, built: Harness) -> None:
         self.harness = built
+        self.numbers = count(1)
         self.service: OperatorService = built.service()
         self.store = built.store
-        sync(self.store, stored_entry("maintenance"), stored_entry("daily-backup"))
+        sync(self.store, stored_entry("daily-backup"))
 
     def run(self, run_id: int) -> Run:
         run = self.store.history.run(run_id)
@@ -60,12 +64,16 @@ class Site:
         return run
 
     def waiting(self, *items: str | ChecklistItem, left: timedelta = HOUR, second: bool = False, **gate: object) -> int:
-        """Return a run that waits at the gate "go", after the step "verify" with a check "files"."""
+        """Return a run that waits at the gate "go", after the step "verify" with a check "files".
+
+        Each is of an entry of its own.
+        """
         checklist = tuple(ChecklistItem(text=item) if isinstance(item, str) else item for item in items)
         columns = {"ask": "Is it done?", "checklist": checklist} | gate
         gates = [StepPlan(name=name, job="", gate=Gate.model_validate(columns)) for name in ["go", "verified"]]
         plan = (StepPlan(name="verify", job="verify"), *(gates if second else gates[:1]))
-        run_id, now = self.store.runs.add(manual_run("maintenance", plan=plan), self.store.now())[0], self.store.now()
+        requested = manual_run(f"maintenance-{next(self.numbers)}", plan=plan)
+        run_id, now = self.store.runs.add(requested, self.store.now())[0], self.store.now()
         claimed = self.store.runs.claim(run_id, "n1", "n1-1", now + HOUR, self.store.now())
         assert claimed is not None
         check = Check(name="files", observed=3, expected="at least 1", status=CheckStatus.OK)
@@ -87,15 +95,23 @@ class Site:
         assert claimed is not None
         assert self.store.runs.apply(run_id, claimed.fence, 1, [RunWaiting(step=2, at=now, until=now + HOUR)])
 
-    def resumed(self, run_id: int) -> int:
+    def claimed(self, run_id: int) -> Run | None:
+        """Claim the run; None if it is not its turn."""
+        now = self.store.now()
+        return self.store.runs.claim(run_id, "n1", "n1-1", now + HOUR, now)
+
+    def ended(self, run_id: int) -> None:
+        """The run is continued after its gate, and fails."""
+        claimed = self.claimed(run_id)
+        assert claimed is not None
+        ended = RunFinished(state=RunState.FAILED, at=self.store.now())
+        assert self.store.runs.apply(run_id, claimed.fence, 1, [ended])
+
+    def resumed(self, run_id: int, by: str = "ada") -> int:
         """Reject the run at its gate, and return the run that resumes it and waits there again."""
         reject(self.service, run_id, BOB, why="not yet")
-        now = self.store.now()
-        claimed = self.store.runs.claim(run_id, "n1", "n1-1", now + HOUR, now)
-        assert claimed is not None
-        ended = RunFinished(state=RunState.FAILED, at=now)
-        assert self.store.runs.apply(run_id, claimed.fence, 2, [ended])
-        new, now = resume(self.service, run_id, Request(by="ada", why="go on")).id, self.store.now()
+        self.ended(run_id)
+        new, now = resume(self.service, run_id, Request(by=by, why="go on")).id, self.store.now()
         claimed = self.store.runs.claim(new, "n1", "n1-1", now + HOUR, now)
         assert claimed is not None
         waits = RunWaiting(step=1, at=now, until=now + HOUR, reason="waits")
@@ -141,7 +157,8 @@ def test_of_two_approvals_at_once_one_wins_and_the_other_is_refused(site: Site) 
     results = run_concurrently([partial(approved_by, caller) for caller in (BOB, EVE, Caller("kim", Role.ADMIN))])
 
     assert results.count("approved") == 1
-    assert all("does not wait at a gate" in text for text in results if text != "approved")
+    (winner,) = (decision.by for decision in site.run(run_id).decisions)
+    assert all(f'gate "go" was approved by {winner}' in text for text in results if text != "approved")
     run = site.run(run_id)
     assert (run.state, site.kinds(run_id)) == (RunState.QUEUED, ["approved"])
     assert run.steps[1].state is StepState.SUCCEEDED
@@ -361,6 +378,85 @@ def test_who_requested_a_run_cannot_approve_one_that_resumes_it(site: Site) -> N
     assert approve(site.service, run_id, BOB._replace(name="kim")).state is RunState.QUEUED
 
 
+def test_a_gate_names_all_who_requested_the_work_as_those_who_must_not_approve(site: Site) -> None:
+    first = site.waiting(approve=Approval(not_requester=True))
+    second = site.resumed(first, by="kim")
+
+    for gate in (gate_of_run(site.service, second), waiting_gates(site.service)[0]):
+        assert (gate.requested_by, gate.earlier_requesters) == ("kim", ("ada",))
+        assert gate.whom == "an operator other than kim and ada"
+
+
+def test_no_run_of_an_entry_begins_while_another_one_is_in_the_middle_of_its_steps(site: Site) -> None:
+    first = site.waiting(second=True)
+    entry, store = site.run(first).entry, site.store
+    second, _ = store.runs.add(manual_run(entry), store.now())
+
+    def claimable() -> list[int]:
+        return store.runs.claimable(store.now())
+
+    assert claimable() == [] and store.runs.next_not_before() is None
+    assert site.claimed(second) is None, "the first waits at its gate"
+    overdue = partial(overdue_runs, before=store.now() + HOUR, limit=10)
+    assert store.read(overdue) == [], "nobody has to start it now"
+    approve(site.service, first, BOB)
+    assert claimable() == [first]
+    assert {run.id for run in store.read(overdue)} == {first, second}
+    assert site.claimed(second) is None, "the first is queued again, after its gate"
+    site.wait_again(first)
+    reject(site.service, first, BOB, why="no")
+    assert site.claimed(second) is None
+    found = site.claimed(first)
+    assert found is not None and claimable() == []
+    assert store.runs.apply(first, found.fence, 1, [RunFinished(state=RunState.FAILED, at=store.now())])
+    assert claimable() == [second]
+    assert site.claimed(second) is not None
+
+
+def test_a_run_that_resumes_another_one_comes_before_those_that_have_not_begun(site: Site) -> None:
+    first = site.waiting()
+    entry, store = site.run(first).entry, site.store
+    later, _ = store.runs.add(manual_run(entry), store.now())
+    reject(site.service, first, BOB, why="not yet")
+    site.ended(first)
+    resumed = resume(site.service, first, Request(by="ada", why="go on")).id
+
+    assert store.runs.claimable(store.now()) == [resumed]
+    assert site.claimed(later) is None
+    assert site.claimed(resumed) is not None
+
+
+def test_a_run_that_resumes_another_one_waits_for_one_that_has_begun_since(site: Site) -> None:
+    first = site.waiting(second=True)
+    entry, store = site.run(first).entry, site.store
+    reject(site.service, first, BOB, why="not yet")
+    site.ended(first)
+    plan = site.run(first).plan
+    second, _ = store.runs.add(manual_run(entry, plan=plan), store.now())
+    found = site.claimed(second)
+    assert found is not None
+    at = store.now()
+    waits = [StepStarted(step=0, at=at), StepFinished(step=0, state=StepState.SUCCEEDED, at=at)]
+    assert store.runs.apply(second, found.fence, 1, [*waits, RunWaiting(step=1, at=at, until=at + HOUR)])
+    resumed = resume(site.service, first, Request(by="ada", why="go on")).id
+
+    assert site.claimed(resumed) is None, "the second waits at its gate"
+    approve(site.service, second, BOB)
+    assert site.claimed(resumed) is None, "it is the turn of the second"
+    assert store.runs.claimable(store.now()) == [second]
+    site.ended(second)
+    assert site.claimed(resumed) is not None
+
+
+def test_two_runs_of_an_entry_are_never_both_in_progress_whatever_claims_them(site: Site) -> None:
+    first = site.waiting()
+    second, _ = site.store.runs.add(manual_run(site.run(first).entry), site.store.now())
+    changed = update(runs).where(runs.c.id == second).values(state=RunState.RUNNING.value)
+
+    with pytest.raises(ConflictError):
+        site.store.write(lambda conn: conn.execute(changed) and None)
+
+
 def test_in_an_emergency_an_admin_approves_their_own_run_and_it_keeps_a_mark(site: Site) -> None:
     run_id = site.waiting(approve=Approval(not_requester=True))
     with pytest.raises(ForbiddenError, match="only an admin"):
@@ -409,7 +505,7 @@ def test_an_approval_that_was_meant_for_the_gate_before_does_not_pass_the_next_o
     approve(site.service, run_id, BOB, gate="go")
     site.wait_again(run_id)
 
-    with pytest.raises(RefusedError, match='does not wait at gate "go", but at "verified"'):
+    with pytest.raises(RefusedError, match='at gate "go", but at "verified"; gate "go" was approved by bob'):
         approve(site.service, run_id, EVE, gate="go")
     approve(site.service, run_id, EVE, gate="verified")
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 import pytest
 from sqlalchemy import select, update
 from support.stores import at, claim, ended, run_concurrently
 
+from maintd.config.settings import Retention
 from maintd.errors import RefusedError
 from maintd.model.entry import Policy, StepPlan
 from maintd.model.evidence import Handed
@@ -318,6 +319,25 @@ def test_a_link_is_made_once_whatever_decides(store: Store, held: Run) -> None:
         )
         is None
     )
+
+
+def test_a_run_that_followed_another_is_kept_as_long_as_that_one(store: Store, held: Run) -> None:
+    undone = claim(store, follow(store, held.id, plan_undo).id, 5)
+    store.runs.apply(undone.id, undone.fence, 1, [ended(RunState.SUCCEEDED, 6)])
+    # `held` is the last failure of its entry, which is never pruned.
+    for _ in range(2):
+        store.maintenance.prune(Retention(runs=timedelta(days=1)), at(60 * 24 * 365))
+
+    kept = store.history.run(undone.id)
+    assert kept is not None
+    with pytest.raises(RefusedError, match=f"undone by run {undone.id} already"):
+        follow(store, held.id, plan_undo)
+
+    later = claim(store, queue(store, minutes=7), 8)
+    store.runs.apply(later.id, later.fence, 1, [ended(RunState.FAILED, 9)])
+    store.maintenance.prune(Retention(runs=timedelta(days=1)), at(60 * 24 * 365))
+    assert store.history.run(undone.id) is None
+    assert store.history.run(held.id) is None
 
 
 def test_evidence_that_comes_late_frees_no_lock_of_the_successor(store: Store, held: Run) -> None:

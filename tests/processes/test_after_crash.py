@@ -143,7 +143,8 @@ def test_a_held_run_keeps_its_locks_and_its_entry_until_it_is_released(
     needs = status.out.partition("needs attention")[2]
     assert status.code == 1
     assert "run 1 was lost in step" in " ".join(needs.split())
-    for command in ("maintd resume 1", "maintd undo 1 --why TEXT", "maintd release 1 --why TEXT", "stack"):
+    redo = "maintd resume 1 --redo once-2 --why TEXT"
+    for command in (redo, "maintd undo 1 --why TEXT", "maintd release 1 --why TEXT", "stack"):
         assert command in " ".join(needs.split())
     refused = daemon.maintd("trigger", "procedure")
     assert (refused.code, "maintd release 1" in refused.err) == (4, True)
@@ -239,6 +240,8 @@ def test_a_held_run_is_undone_by_a_person(held: tuple[Procedure, RunningDaemon])
     assert procedure.written == ["one", "two", "back-two", "back-one", "last"]
     assert (run["state"], run["trigger"], run["why"]) == ("succeeded", "undo", "we stop")
     assert states(run)["once-2"] == "lost"
+    status = " ".join(daemon.maintd("status").out.split())
+    assert "undone by run 2" in status and "next: maintd show 2" in status
     assert daemon.maintd("trigger", "other", "--wait").code == 0, "the lock is free"
 
 
@@ -286,6 +289,7 @@ def test_the_next_daemon_follows_a_lost_run_by_after_crash(
         run = ended(daemon, 2)
 
         assert (run["state"], run["trigger"], run["why"]) == ("succeeded", state, f"after_crash: {after_crash}")
+        assert run["requested_by"] == "maintd"
         assert procedure.written == expected
         assert run_of(daemon, 1)["held"] is False
         assert daemon.maintd("trigger", "other", "--wait").code == 0, "the lock is free"

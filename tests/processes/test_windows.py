@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from support.nodes import Node
@@ -10,6 +11,7 @@ from support.servers.base import wait_for
 
 from maintd.model.entry import Freeze, Gate, OnFailure, Policy, StepPlan, Window
 from maintd.model.run import DecisionKind, GateDecision, Run, RunState, SkipReason, StepState
+from maintd.operations.successor_plan import Request, plan_resume
 from maintd.store.gates import end_wait
 
 SECOND = timedelta(seconds=1)
@@ -86,6 +88,31 @@ def test_a_confined_job_is_refused_without_a_window_and_after_its_end(here: Node
     assert without.state is RunState.FAILED and "runs only in a window, and the run has none" in without.reason
     assert "that of the run ended" in next(each.reason for each in late.steps if each.name == "confined")
     assert (within.state, path.read_text().split()) == (RunState.SUCCEEDED, ["confined"])
+
+
+def test_a_run_that_resumes_another_one_waits_for_the_end_of_a_freeze_that_came_in_between(
+    here: Node, tmp_path: Path
+) -> None:
+    path = tmp_path / "written"
+    broken = writes(here, path, "broken", f'assert Path("{tmp_path}/mended").exists()')
+    first = here.ended(
+        here.queue(broken, entry="frozen-resumed", policy=Policy(window=Window(lasts=timedelta(hours=1))))
+    )
+    assert first.state is RunState.FAILED
+    (tmp_path / "mended").touch()
+    now = here.store.now()
+    until = now + timedelta(seconds=3)
+    here.store.freezes.add("frozen-*", why="audit", by="ada", until=until, now=now)
+    add = partial(here.store.successors.add, event="run_resumed", by="ada", origin="", now=now)
+    second = add(first.id, lambda run: plan_resume(run, Request("ada", "mended"), now))
+    assert second is not None
+    here.executor.wake()
+
+    run = here.ended(second)
+
+    assert run.state is RunState.SUCCEEDED
+    assert run.started_at is not None and run.started_at >= until, "its window has not begun before that"
+    assert path.read_text().split() == ["broken", "broken"]
 
 
 def test_a_queued_run_is_not_started_in_a_freeze_but_a_run_at_a_gate_goes_on(here: Node, tmp_path: Path) -> None:

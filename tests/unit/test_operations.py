@@ -8,7 +8,7 @@ import pytest
 from support.web_services import JOBS, NOON, at, check, entry, job
 
 from maintd.errors import UsageError
-from maintd.model.entry import After, Entry, Pause, Policy
+from maintd.model.entry import After, Entry, Gate, Pause, Policy, StepPlan
 from maintd.model.evidence import Check, CheckStatus
 from maintd.model.run import (
     Attempt,
@@ -264,6 +264,55 @@ def test_a_warning_does_not_make_a_queued_run_look_stuck() -> None:
     found = diagnose(entry("nightly"), LastRuns(last_run=warned, last_finished=warned, active=queued(1)), warned, NOON)
 
     assert (found.state, found.severity, found.needs_attention) == ("queued", Severity.WARNING, False)
+
+
+def test_a_run_that_was_undone_names_the_run_that_did_it() -> None:
+    lost = ended(RunState.LOST, reason="the node is gone; what it did after that is unknown")
+    last = LastRuns(last_run=lost, last_finished=lost, failures_in_a_row=1)
+
+    def found(state: RunState) -> Diagnosis:
+        undone_by = queued(1, trigger=Trigger.UNDO, state=state)
+        return diagnose(entry("nightly"), last, lost, NOON, undone_by=undone_by)
+
+    assert found(RunState.SUCCEEDED).why.endswith("is unknown; undone by run 43")
+    assert found(RunState.RUNNING).why.endswith("is unknown; run 43 undoes it")
+    assert found(RunState.FAILED).why.endswith("; run 43, which was to undo it: failed")
+    assert {found(state).next_step for state in (RunState.SUCCEEDED, RunState.FAILED)} == {"maintd show 43"}
+
+
+PROCEDURE = (
+    StepPlan(name="halt", job="halt"),
+    StepPlan(name="ask", job="", gate=Gate(ask="Now?"), mutates=False),
+    StepPlan(name="undo-halt", job="unhalt", undoes="halt"),
+)
+
+
+def procedure(state: RunState, **states: str) -> Run:
+    """A run of PROCEDURE with its steps in these states; a failed one has a failed check."""
+    steps = []
+    for index, plan in enumerate(PROCEDURE):
+        ended_as = StepState(states[plan.name.replace("-", "_")])
+        checks = (check("answer", CheckStatus.FAIL),) if ended_as is StepState.FAILED else ()
+        attempt = Attempt(number=1, state=AttemptState.FAILED, started_at=NOON, checks=checks)
+        columns = {"name": plan.name, "job": plan.job, "gate": plan.gate, "undoes": plan.undoes, "index": index}
+        steps.append(Step(**columns, state=ended_as, attempts=() if plan.gate else (attempt,)))
+    return ended(state, plan=PROCEDURE, steps=tuple(steps))
+
+
+@pytest.mark.parametrize(
+    ("states", "text", "next_step"),
+    [
+        (("failed", "skipped", "failed"), "; NOT undone: halt", "maintd undo 42 --why TEXT"),
+        (("failed", "skipped", "lost"), "; NOT undone: halt", "maintd undo 42 --redo undo-halt --why TEXT"),
+        (("failed", "skipped", "succeeded"), "; undone: halt", "maintd show 42"),
+        (("succeeded", "timed_out", "succeeded"), "; undone: halt", "maintd resume 42"),
+    ],
+)
+def test_the_diagnosis_has_whether_a_run_was_undone(states: tuple[str, str, str], text: str, next_step: str) -> None:
+    bad = procedure(RunState.FAILED, **dict(zip(("halt", "ask", "undo_halt"), states, strict=True)))
+    found = diagnose(entry("nightly"), LastRuns(last_run=bad, last_finished=bad, failures_in_a_row=1), bad, NOON)
+    assert found.why.endswith(text)
+    assert found.next_step == next_step
 
 
 def test_a_pause_is_explained_with_operator_reason_and_the_command_that_ends_it() -> None:

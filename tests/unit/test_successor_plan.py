@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from maintd.errors import MaintdError, RefusedError, UnknownNameError, UsageErro
 from maintd.model.entry import Gate, Policy, StepPlan, Window
 from maintd.model.evidence import Change, ChangeState
 from maintd.model.run import Attempt, AttemptState, LinkKind, Run, RunLink, RunState, Step, StepState, Trigger
-from maintd.operations.successor_plan import Request, plan_resume, plan_undo
+from maintd.operations.successor_plan import Request, decisions_about, plan_resume, plan_undo
 from maintd.store.successors import Successor
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
@@ -120,6 +121,46 @@ def test_a_resume_is_refused(states: str, request_: Request, error: type[MaintdE
     with pytest.raises(error) as refused:
         plan_resume(run(states), request_, NOON)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("states", "columns", "expected"),
+    [
+        #  the steps are: look ask halt copy work | undo-work undo-halt | tell unlock
+        ("ssssf....", {}, ["maintd resume 12", "maintd undo 12 --why TEXT"]),
+        ("ssssl....", {}, ["maintd resume 12 --redo work --why TEXT", "maintd undo 12 --why TEXT"]),
+        (
+            "ssssll...",
+            {},
+            ["maintd resume 12 --redo work --why TEXT", "maintd undo 12 --redo undo-work --why TEXT"],
+        ),
+        (
+            "sssssll.l",
+            {},
+            [
+                "maintd resume 12 --redo halt --redo work --redo unlock --why TEXT",
+                "maintd undo 12 --redo undo-work --redo undo-halt --redo unlock --why TEXT",
+            ],
+        ),
+        ("s--------", {}, ["maintd resume 12"]),  # nothing to undo
+        ("ssssf....", {"trigger": Trigger.UNDO}, ["maintd undo 12 --why TEXT"]),
+        ("ssssf....", {"links": [RunLink(run_id=13, kind=LinkKind.RESUMES, other_run_id=12)]}, []),
+        ("sssssssss", {"state": RunState.SUCCEEDED}, []),
+    ],
+)
+def test_what_a_person_can_type_is_complete_and_not_refused(
+    states: str, columns: dict[str, Any], expected: list[str]
+) -> None:
+    found = run(states, **{"state": RunState.LOST, **columns})
+
+    assert decisions_about(found) == expected
+    release = ["maintd release 12 --why TEXT"]
+    assert decisions_about(found.model_copy(update={"held": True})) == [*expected, *release]
+    for command in expected:
+        _, verb, _, *options = command.split()
+        redo = tuple(name for option, name in pairwise(options) if option == "--redo")
+        plan = plan_resume if verb == "resume" else plan_undo
+        assert plan(found, Request(redo=redo, why="TEXT"), NOON)
 
 
 def test_the_next_step_of_a_lost_run_without_undo_and_gates_may_have_started() -> None:
