@@ -48,4 +48,6 @@ def _fields(location: tuple[int | str, ...]) -> list[str]:
     if not location:
         return list(Targets.model_fields)
     model = get_args(Targets.model_fields[str(location[0])].annotation)[1]
+    for part in location[2:]:  # a part of a target, such as a request
+        model = model.model_fields[str(part)].annotation
     return list(model.model_fields)

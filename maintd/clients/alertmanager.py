@@ -31,6 +31,7 @@ class Alert:
     state: str
     silenced_by: tuple[str, ...]
     inhibited_by: tuple[str, ...]
+    receivers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,12 @@ class _AlertStatus(Shape):
     inhibited_by: tuple[str, ...] = Field((), alias="inhibitedBy")
 
 
+class _Receiver(Shape):
+    name: str
+
+
 class _Alert(Shape):
+    receivers: tuple[_Receiver, ...] = ()
     fingerprint: str = ""
     labels: _Labels
     annotations: _Labels = {}
@@ -145,6 +151,7 @@ class Alertmanager:
                 state=item.status.state,
                 silenced_by=item.status.silenced_by,
                 inhibited_by=item.status.inhibited_by,
+                receivers=tuple(receiver.name for receiver in item.receivers),
             )
             for item in found
         )
@@ -178,8 +185,12 @@ class Alertmanager:
         ends_at: datetime,
         created_by: str,
         comment: str,
+        replaces: str = "",
     ) -> str:
-        """Create a silence; return its id. A matcher is `{name, value, isRegex, isEqual}`."""
+        """Create a silence; return its id. A matcher is `{name, value, isRegex, isEqual}`.
+
+        `replaces` is the id of a silence that ends at the same instant, or becomes this one.
+        """
         body = {
             "matchers": list(matchers),
             "startsAt": utc_text(starts_at),
@@ -187,10 +198,25 @@ class Alertmanager:
             "createdBy": created_by,
             "comment": comment,
         }
+        if replaces:
+            body["id"] = replaces
         answer = self._api.call("POST", "/api/v2/silences", json_body=body).json()
         if not isinstance(answer, Mapping) or "silenceID" not in answer:
             raise TargetError(f"{self.name}: returned no id for the new silence", cause="malformed")
         return str(answer["silenceID"])
+
+    def send_alert(
+        self, labels: Mapping[str, str], annotations: Mapping[str, str], starts_at: datetime, ends_at: datetime
+    ) -> None:
+        """Send an alert; one with the same labels and start gets the new end."""
+        times = {"startsAt": utc_text(starts_at), "endsAt": utc_text(ends_at)}
+        alert = {"labels": dict(labels), "annotations": dict(annotations), **times}
+        self._api.call("POST", "/api/v2/alerts", json_body=[alert])
+
+    def configuration(self) -> str:
+        """The configuration that it uses, as YAML, with its secrets masked; empty if it does not show it."""
+        found = read(_Status, self._api.get("/api/v2/status"), f"{self.name}: unexpected answer to status")
+        return found.config.original
 
     def expire(self, silence_id: str) -> None:
         """End a silence now."""

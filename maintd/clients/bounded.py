@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from maintd.errors import TargetError
 from maintd.units import format_size
 
@@ -50,6 +52,31 @@ def parse_json(data: bytes | bytearray | str, where: str, limits: JsonLimits = J
     except (ValueError, RecursionError) as error:
         reason = "is nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
         raise TargetError(f"{where}: is not JSON: {reason}", cause="malformed") from None
+
+
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_YAML_BYTES = 2 << 20  # a configuration of Loki 3 has 100 KB
+_YAML_DEPTH = 50
+
+
+def parse_yaml(data: bytes | str, where: str, hint: str = "") -> Any:
+    """Decode a YAML document within limits. Raises TargetError: "too_large" or "malformed"."""
+    if len(data) > _YAML_BYTES:
+        raise TargetError(f"{where}: has more than {format_size(_YAML_BYTES)}", cause="too_large")
+    try:
+        _check_yaml_depth(data)
+        return yaml.load(data, Loader=_YAML)  # noqa: S506 - both are safe loaders
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise TargetError(f"{where}: is not YAML: {str(error)[:200]}", hint or None, cause="malformed") from error
+
+
+def _check_yaml_depth(data: bytes | str) -> None:
+    """Raise ValueError for a document that is too deep: it would overflow the stack of the loader."""
+    depth = 0
+    for event in yaml.parse(data, Loader=_YAML):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _YAML_DEPTH:
+            raise ValueError("nested too deep")
 
 
 def _check_structure(text: bytes, where: str, limits: JsonLimits) -> None:

@@ -17,11 +17,11 @@ from maintd.executor.cancellation import CancelToken
 from maintd.executor.child_protocol import AttemptRequest
 from maintd.executor.fork_client import ForkClient
 from maintd.executor.job_user import JobUser, root_jobs_of
-from maintd.job.context import AttemptInfo, KnownFinding, Point
+from maintd.job.context import AttemptInfo, KnownFinding, Point, UnfinishedRun
 from maintd.model.entry import Freeze, LockMode
 from maintd.model.finding import Finding
 from maintd.model.job import BrokenJob, JobDescription
-from maintd.model.run import Run, RunSummary
+from maintd.model.run import LinkKind, Run, RunSummary
 from maintd.model.run_updates import RunUpdate
 from maintd.model.status import LockHolder
 from maintd.model.target import Targets
@@ -138,6 +138,9 @@ class RunContext:
             findings=self._findings(plan.name, job),
             handed=handed or {},
             outcomes=outcomes or {},
+            undoes_run=self._undoes_run(),
+            read_at=self.now(),  # before it is read, so that it is never taken for newer than it is
+            unfinished=self._unfinished(plan.name, job),
             reports_dir=None if settings.reports_dir is None else os.fspath(settings.reports_dir),
         )
         targets = self.targets()
@@ -166,6 +169,20 @@ class RunContext:
             return {}
         own = [each for each in found if (each.entry, each.step, each.job) == (self.run.entry, step, job.name)]
         return {each.check: _known_finding(each, now) for each in own}
+
+    def _undoes_run(self) -> int | None:
+        links = (link for link in self.run.links if link.kind is LinkKind.UNDOES and link.run_id == self.run.id)
+        return next((link.other_run_id for link in links), None)
+
+    def _unfinished(self, step: str, job: JobDescription) -> tuple[UnfinishedRun, ...] | None:
+        """Return the runs that have not ended or are held, if the job reads them; None without a store."""
+        if self.store is None or not job.reads_unfinished:
+            return None
+        try:
+            return tuple(UnfinishedRun(*each) for each in self.store.history.unfinished_with_values())
+        except StoreError as error:
+            log.warning("unfinished_runs_unknown", run=self.run.id, step=step, error=str(error))
+            return None
 
     def _series(self, step: str, job: JobDescription) -> dict[str, tuple[Point, ...]]:
         """Return the earlier measures that the job gets, by name, oldest first."""

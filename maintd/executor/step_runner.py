@@ -301,7 +301,7 @@ class StepRunner:
             job,
             attempt=number,
             deadline_at=now + limit.duration,
-            handed=self._handed,
+            handed={**self._handed, **self.handed_over},
             outcomes=self._outcomes,
         )
         attempt = AttemptSupervisor(

@@ -82,6 +82,16 @@ class KnownFinding:
 
 
 @dataclass(frozen=True)
+class UnfinishedRun:
+    """A run that has not ended, or was lost and is `held`, with what its steps have handed over."""
+
+    run_id: int
+    entry: str
+    held: bool
+    handed: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class AttemptInfo:
     """The attempt that a context belongs to. Folders may be text, since a child seldom needs them as paths."""
 
@@ -100,6 +110,9 @@ class AttemptInfo:
     findings: Mapping[str, KnownFinding] = field(default_factory=dict)  # by the name of the check
     handed: Mapping[str, Any] = field(default_factory=dict)  # values of earlier steps, by name
     outcomes: Mapping[str, str] = field(default_factory=dict)  # states of earlier steps, by name
+    undoes_run: int | None = None  # the run that this one undoes
+    unfinished: tuple[UnfinishedRun, ...] | None = None  # None: not known, or not requested
+    read_at: datetime | None = None  # when `unfinished` was read
 
 
 class PendingChange:
@@ -435,6 +448,25 @@ class Context:
     def outcome_of(self, step: str) -> str | None:
         """The state of an earlier step of this run, such as `succeeded`; None: it has not ended, or is not in it."""
         return self._attempt.outcomes.get(step)
+
+    @property
+    def undoes_run(self) -> int | None:
+        """The run that this one undoes by `maintd undo` or `after_crash`; None: it undoes none but itself."""
+        return self._attempt.undoes_run
+
+    @property
+    def unfinished(self) -> tuple[UnfinishedRun, ...] | None:
+        """The runs that have not ended or are held, with what they have handed over, for a job with `reads_unfinished`.
+
+        As they were at the start of this attempt, see `unfinished_age`. None: not known, for lack of a store.
+        """
+        return self._attempt.unfinished
+
+    @property
+    def unfinished_age(self) -> timedelta:
+        """How long ago `unfinished` was read."""
+        read_at = self._attempt.read_at
+        return timedelta(0) if read_at is None else max(self.now() - read_at, timedelta(0))
 
     # --- changes and artifacts ---
 

@@ -36,6 +36,7 @@ class JobTraits:
     only_in_window: bool = False
     admin_params: bool = False
     reads_findings: bool = False
+    reads_unfinished: bool = False
 
 
 def job(
@@ -52,6 +53,7 @@ def job(
     requires: Callable[..., Iterable[Any]] | None = None,
     reads_calendar: bool = False,
     reads_findings: bool = False,
+    reads_unfinished: bool = False,
     only_in_window: bool = False,
     admin_params: bool = False,
 ) -> Callable[[F], F]:
@@ -71,6 +73,7 @@ def job(
     them. By default, the targets that it needs answer.
     reads_calendar: the job has a param `calendar`, which maintd sets to the steps of the active calendar.
     reads_findings: `ctx.findings` has the open findings of this step.
+    reads_unfinished: `ctx.unfinished` has the runs that have not ended, with what they have handed over.
     admin_params: params name programs or files used with the rights of maintd; only an admin may give them.
     only_in_window: the job is refused outside the window of an entry, by whatever way it is requested.
     """
@@ -87,6 +90,7 @@ def job(
         requires=requires,
         reads_calendar=reads_calendar,
         reads_findings=reads_findings,
+        reads_unfinished=reads_unfinished,
         only_in_window=only_in_window,
         admin_params=admin_params,
     )

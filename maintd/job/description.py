@@ -122,6 +122,7 @@ def _describe(name: str, path: Path, module: ModuleType, traits: JobTraits, para
         only_in_window=traits.only_in_window,
         admin_params=traits.admin_params,
         reads_findings=traits.reads_findings,
+        reads_unfinished=traits.reads_unfinished,
         history_of=traits.history_of,
         fresh=traits.fresh,
         params=tuple(_param(key, field_info, params) for key, field_info in params.model_fields.items()),

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import BaseModel, ConfigDict, SecretStr, model_validator
 
 from maintd.redaction import secrets_in
 from maintd.units import Duration
@@ -93,6 +93,61 @@ class AlertmanagerTarget(Target):
     verify: bool = True
 
 
+class HaltSource(BaseModel):
+    """Where the state of a service is read, one of: a field of the JSON answer to a GET of `path`, below the target's
+    url or a whole URL; a `key` of a `redis` target, with the `field` of a hash; the first column of a `query` of a
+    `postgres` target. `halted` and `running` are its values; any other value is unknown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str | None = None
+    redis: str | None = None
+    key: str = ""
+    postgres: str | None = None
+    query: str = ""
+    field: str = ""
+    halted: str | int | float | bool = True
+    running: str | int | float | bool = False
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if sum(kind is not None for kind in (self.path, self.redis, self.postgres)) != 1:
+            raise ValueError("give one of path, redis and postgres")
+        for kind, needed in (("path", "field"), ("redis", "key"), ("postgres", "query")):
+            if getattr(self, kind) is not None and not getattr(self, needed):
+                raise ValueError(f"{kind} needs {needed}")
+        if str(self.halted) == str(self.running):
+            raise ValueError("halted and running must differ")
+        return self
+
+
+class HaltRequest(BaseModel):
+    """A request that halts or unhalts a service: its `body` is sent as JSON, and the JSON answer has these values at
+    the dotted paths of `expect`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str = "POST"
+    path: str
+    body: dict[str, Any] = {}
+    expect: dict[str, str | int | float | bool] = {}
+
+
+class HaltTarget(Target):
+    """A service that can be halted over HTTP. `look` is read first, so that it may initialise the day, then `confirm`,
+    a second source; a service is halted, or running, when both agree. `halt` and `unhalt` are the requests. `{date}`
+    (UTC), `{run}`, `{entry}` and `{reason}` in their texts are replaced."""
+
+    url: str
+    headers: dict[str, SecretStr] = {}
+    look: HaltSource
+    confirm: HaltSource
+    halt: HaltRequest
+    unhalt: HaltRequest
+    ca_file: Path | None = None
+    verify: bool = True
+
+
 class HostTarget(Target):
     """A host by its file systems. In a sidecar, `root` and `proc` are `/host` and `/host/proc`."""
 
@@ -118,6 +173,7 @@ class Targets(BaseModel):
     http: dict[str, HttpTarget] = {}
     prometheus: dict[str, PrometheusTarget] = {}
     alertmanager: dict[str, AlertmanagerTarget] = {}
+    halts: dict[str, HaltTarget] = {}
     host: dict[str, HostTarget] = {"local": HostTarget()}
     folders: dict[str, FolderTarget] = {}
 

@@ -22,6 +22,7 @@ from maintd.store.mapping import AnyRow
 from maintd.store.prepared import Prepared, PreparedForValues
 from maintd.store.run_plans import RunPlan, RunPlans
 from maintd.store.tables import (
+    IS_HELD,
     IS_QUEUED,
     artifacts,
     attempts,
@@ -269,6 +270,24 @@ class History:
                 )
             newest = [(row, name) for name, of_name in points.items() for row in _newest_of_each(of_name, limit)]
             return [_point(row, name) for row, name in sorted(newest, key=lambda item: item[0].id)]
+
+        return self._database.read(transaction)
+
+    def unfinished_with_values(self) -> list[tuple[int, str, bool, dict[str, Any]]]:
+        """Runs that have not ended or are held, oldest first, with what they have handed over: id, entry, held, values
+        by name. Those without values, and dry runs, are left out."""
+        columns = (runs.c.id, entries.c.name.label("entry"), runs.c.held, handed_values.c.name, handed_values.c.value)
+        of_runs = runs.join(handed_values, handed_values.c.run_id == runs.c.id)
+        has_values = select(*columns).select_from(of_runs.join(entries, entries.c.id == runs.c.entry_id))
+        live = [state.value for state in RunState if not state.final]
+
+        def transaction(conn: Connection) -> list[tuple[int, str, bool, dict[str, Any]]]:
+            found: dict[int, tuple[int, str, bool, dict[str, Any]]] = {}
+            # Two queries: each has its own index, and a condition with OR has none.
+            for which in (runs.c.state.in_(live), IS_HELD):
+                for row in conn.execute(has_values.where(which, runs.c.dry_run.is_(False))):
+                    found.setdefault(row.id, (row.id, row.entry, row.held, {}))[3][row.name] = row.value
+            return [found[run_id] for run_id in sorted(found)]
 
         return self._database.read(transaction)
 

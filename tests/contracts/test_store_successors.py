@@ -358,3 +358,20 @@ def test_a_run_that_undid_another_one_is_no_success_of_the_entry(store: Store, h
         held.id,
     )
     assert store.history.last_success_since("upgrade", at(0)) is None
+
+
+def test_unfinished_runs_are_listed_with_their_values_and_held_ones_as_such(store: Store, held: Run) -> None:
+    assert store.history.unfinished_with_values() == [(held.id, "upgrade", True, {"halted": ["orders"]})]
+
+    new = follow(store, held.id)
+    assert store.history.unfinished_with_values() == [(new.id, "upgrade", False, {"halted": ["orders"]})]
+
+    running = claim(store, new.id, 5)
+    handed = Handed(name="silences", value={"main": 1}, at=at(6))
+    begun = [StepStarted(step=1, at=at(6)), AttemptStarted(step=1, attempt=1, at=at(6), pid=8)]
+    assert store.runs.apply(new.id, running.fence, 1, [*begun, AttemptReported(step=1, attempt=1, items=(handed,))])
+    values = {"halted": ["orders"], "silences": {"main": 1}}
+    assert store.history.unfinished_with_values() == [(new.id, "upgrade", False, values)]
+
+    assert store.runs.apply(new.id, running.fence, 4, [ended(RunState.FAILED, 7)])
+    assert store.history.unfinished_with_values() == []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -21,18 +21,22 @@ from redis import Redis
 from support import sample_backups as made
 from support.databases import Database, database
 from support.faults import Fault, calls_of, files_below, requests_to
+from support.halting import trading_service
 from support.http_services import http_service, json_reply
 from support.job_runs import JOBS, JobResult, run_job
 from support.sample_weeks import history
-from support.servers.base import wait_for
+from support.servers.base import free_port, wait_for
 from support.servers.docker import DockerEngine, docker_engine
-from support.servers.prometheus import CONFIG, WebServer, prometheus
+from support.servers.prometheus import CONFIG, WebServer, alertmanager, prometheus
 from support.servers.redis import RedisServer
 from support.servers.redis import redis as own_redis
 from support.servers.registry import registry
 from support.users import folder_for_all
 
+from maintd.clients.alertmanager import connect as connect_alertmanager
+from maintd.job.context import UnfinishedRun
 from maintd.model.evidence import CheckStatus
+from maintd.model.target import AlertmanagerTarget
 
 HOST = re.compile(
     r"\b(b|local)\b.*(load|memory|swap|pressure|CPU|clock|time)|(load|memory|swap|pressure|CPU|clock|time).*\bb\b"
@@ -64,11 +68,12 @@ class Case:
     prepare: Callable[[], None] = lambda: None
     mentioning: str = ""
     together: str = "$^"
+    attempt: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, fault: Fault) -> JobResult:
         self.prepare()
         fault.mentioning = self.mentioning
-        return run_job(self.job, self.params, self.targets, around=self.act(fault))
+        return run_job(self.job, self.params, self.targets, around=self.act(fault), **self.attempt)
 
     def others(self, result: JobResult) -> dict[str, CheckStatus | None]:
         """The checks that are not about a alone, and the status of those that are not about a at all."""
@@ -403,6 +408,99 @@ def _(stage: Stage) -> Case:
         for job in jobs
     ]
     return Case("doctor", r"^\w+ a\b", of_a, targets, {"calendar": {"steps": steps, "store": None}})
+
+
+# --- windows ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def two_services(stage: Stage, *, halted: bool) -> Iterator[tuple[dict[str, Any], Callable[[], None], str]]:
+    """Their targets, what brings them into this state, and the address of a."""
+    redis = stage.fixture("redis_server")
+    with trading_service(redis, "a") as a, trading_service(redis, "b") as b:
+        targets = a.targets() | {"halts": {"a": a.target(), "b": b.target()}}
+
+        def prepare() -> None:
+            for service in (a, b):
+                service.set(halted=halted)
+
+        yield targets, prepare, a.url
+
+
+def halted_records(state: str = "halted") -> dict[str, Any]:
+    return {"halts": {name: {"was": "running", "state": state, "run": 1} for name in "ab"}}
+
+
+@case("service_halt")
+def _(stage: Stage) -> Case:
+    targets, prepare, url = stage.opened.enter_context(two_services(stage, halted=False))
+    return Case("service_halt", "^a: ", partial(requests_to, url), targets, {"within": "0s"}, prepare)
+
+
+@case("service_unhalt")
+def _(stage: Stage) -> Case:
+    targets, prepare, url = stage.opened.enter_context(two_services(stage, halted=True))
+    params = {"within": "0s", "pause": "0s", "verified_by": ["check"]}
+    attempt = {"handed": halted_records(), "outcomes": {"check": "succeeded"}}
+    return Case("service_unhalt", "^a: ", partial(requests_to, url), targets, params, prepare, attempt=attempt)
+
+
+@case("window_watch: halts")
+def _(stage: Stage) -> Case:
+    targets, prepare, url = stage.opened.enter_context(two_services(stage, halted=False))
+    unfinished = (UnfinishedRun(1, "window", False, halted_records()),)
+    return Case(
+        "window_watch",
+        "^a: ",
+        partial(requests_to, url),
+        targets,
+        {"within": "0s"},
+        prepare,
+        attempt={"unfinished": unfinished},
+    )
+
+
+def two_alertmanagers(stage: Stage) -> dict[str, Any]:
+    return {"alertmanager": {name: {"url": stage.opened.enter_context(alertmanager()).url} for name in "ab"}}
+
+
+def silence_records() -> dict[str, Any]:
+    matcher = {"name": "service", "value": "orders", "isRegex": False, "isEqual": True}
+    found = {"tag": "1", "matchers": [matcher], "lasts": "300s", "by": "maintd", "state": "silenced"}
+    return {"silences": dict.fromkeys("ab", found)}
+
+
+@case("window_watch: silences")
+def _(stage: Stage) -> Case:
+    targets = two_alertmanagers(stage)
+
+    def expire() -> None:
+        for name, target in targets["alertmanager"].items():
+            server = connect_alertmanager(AlertmanagerTarget(**target), name=name)
+            for silence in server.silences():
+                if silence.state != "expired":
+                    server.expire(silence.id)
+
+    attempt = {"unfinished": (UnfinishedRun(1, "window", False, silence_records()),)}
+    return Case("window_watch", "^a: ", of_a, targets, {}, expire, attempt=attempt)
+
+
+@case("alerts_silence")
+def _(stage: Stage) -> Case:
+    params = {"matchers": ['service="orders"'], "grace": "0s"}
+    return Case("alerts_silence", "^a: ", of_a, two_alertmanagers(stage), params, attempt={"unfinished": ()})
+
+
+@case("alerts_unsilence")
+def _(stage: Stage) -> Case:
+    targets = two_alertmanagers(stage)
+
+    def silence() -> None:
+        assert run_job("alerts_silence", {"matchers": ['service="orders"']}, targets).outcome == "succeeded"
+
+    params = {"listen": f"127.0.0.1:{free_port()}", "grace": "0s"}
+    attempt = {"handed": silence_records(), "unfinished": ()}
+    return Case("alerts_unsilence", "^a: ", of_a, targets, params, silence, attempt=attempt)
 
 
 def backed_up(stage: Stage, **targets: Any) -> dict[str, Any]:

@@ -21,12 +21,14 @@ import psycopg
 import pytest
 from support.compose_project import BROKEN, NEWER, Project, make_images
 from support.databases import Database, database
-from support.http_services import http_service, json_reply
+from support.halting import trading_service
+from support.http_services import http_service, interposed, json_reply
 from support.job_runs import JOBS, JobResult, run_job
 from support.servers.base import wait_for
 from support.servers.docker import DockerEngine, docker_engine
 from support.servers.journal import JournalMessage, journal
 from support.servers.postgres import PostgresServer
+from support.servers.prometheus import WebServer
 from support.servers.redis import RedisServer
 from support.servers.redis import redis as own_redis
 from support.servers.refusing_engine import refusing_engine
@@ -521,6 +523,60 @@ def drill_without_write_access(leftover: str = "") -> Scenario:
 
 scenario("create", "a scratch folder without write access")(drill_without_write_access())
 scenario("remove", "a scratch folder without write access")(drill_without_write_access(".drill-00000000"))
+
+
+# --- windows ------------------------------------------------------------------------------------------------------
+
+
+def refused_switch(job: str, fault: str) -> Scenario:
+    """A service that does not halt, or does not unhalt."""
+
+    def run(request: pytest.FixtureRequest) -> JobResult:
+        params: dict[str, Any] = {"within": "0s"}
+        attempt: dict[str, Any] = {}
+        with trading_service(request.getfixturevalue("redis_server")) as service:
+            if job == "service_unhalt":
+                service.set(halted=True)
+                params |= {"pause": "0s", "verified_by": ["check"]}
+                found = {"was": "running", "state": "halted", "run": 1}
+                attempt = {"handed": {"halts": {service.name: found}}, "outcomes": {"check": "succeeded"}}
+            service.fault = fault
+            return run_job(job, params, service.targets(), **attempt)
+
+    return run
+
+
+for _job, _action in {"service_halt": "halt", "service_unhalt": "unhalt"}.items():
+    for _fault in ("denied", "error before", "hang before", "nothing"):
+        scenario(_action, f"the service: {_fault}")(refused_switch(_job, _fault))
+
+
+def refused_by_alertmanager(job: str, fault: str, **params: Any) -> Scenario:
+    """An Alertmanager, or a proxy before it, that does not take what it is sent."""
+
+    def run(request: pytest.FixtureRequest) -> JobResult:
+        server: WebServer = request.getfixturevalue("alertmanager_server")
+        silence = {"matchers": ['service="orders"']}
+        targets = {"alertmanager": {"main": {"url": server.url}}}
+        handed: dict[str, Any] = {}
+        if job == "alerts_unsilence":
+            handed = run_job("alerts_silence", silence, targets).handed
+        with interposed(server.url) as front:
+            front.fault = fault
+            given = params if job == "alerts_unsilence" else silence
+            refused = {"alertmanager": {"main": {"url": front.url, "timeout": "2s"}}}
+            result = run_job(job, given, refused, handed=handed)
+        run_job("alerts_unsilence", {"prove": False}, targets, handed=handed)
+        return result
+
+    return run
+
+
+for _fault in ("denied", "error before"):
+    scenario("silence", f"Alertmanager: {_fault}")(refused_by_alertmanager("alerts_silence", _fault))
+    _scenario = refused_by_alertmanager("alerts_unsilence", _fault, listen="127.0.0.1:0")
+    scenario("end silence", f"Alertmanager: {_fault}")(_scenario)
+    scenario("send test alert", f"Alertmanager: {_fault}")(_scenario)
 
 
 @contextmanager

@@ -285,3 +285,15 @@ def test_a_dry_run_does_not_wait_at_gates(here: Node, script: Script) -> None:
     run = here.ended(here.queue(script.step("one"), gate(), script.step("two"), dry_run=True))
     assert (run.state, states(run)["gate"]) == (RunState.SUCCEEDED, "succeeded")
     assert run.steps[1].reason == "not asked in a dry run"
+
+
+def test_a_second_attempt_gets_what_the_first_one_handed_over(here: Node, script: Script) -> None:
+    body = """
+        before = ctx.handed("tries", 0)
+        ctx.hand_over("tries", before + 1)
+        ctx.require("tries", before, at_least=1)
+    """
+    policy = Policy(retries=1, retry_backoff=timedelta(0))
+    job = here.job(body, 'timeout="1m", repeatable=True')
+    run = here.ended(here.queue(here.step(job, repeatable=True), policy=policy))
+    assert (run.state, [value.value for value in run.handed]) == (RunState.SUCCEEDED, [2]), run.reason

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import httpx
+
 
 @dataclass
 class Reply:
@@ -170,3 +172,67 @@ class EndlessHeaders(Dripping):
         with suppress(OSError):
             while True:
                 self.wfile.write(b"X-More: and more\r\n" * 1000)
+
+
+# --- faults between a client and a real server ---
+
+
+class Interposed:
+    """A server in front of another one. `fault` is what becomes of requests that are not GET: `error before` they
+    reach it, `error after` or `hang after` that, `denied`."""
+
+    def __init__(self, behind: str) -> None:
+        self.behind = behind
+        self.url = ""
+        self.fault = ""
+        self.released = threading.Event()
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+        fault = self.fault if handler.command != "GET" else ""
+        status, content = {"denied": (403, b"no"), "error before": (500, b"boom")}.get(fault, (0, b""))
+        if not status:
+            found = httpx.request(
+                handler.command,
+                self.behind + handler.path,
+                content=body,
+                headers={"Content-Type": handler.headers.get("Content-Type", "")},
+                timeout=30,
+            )
+            status, content = found.status_code, found.content
+        if fault == "hang after":
+            self.released.wait(600)
+            return
+        if fault == "error after":
+            status, content = 500, b"boom"
+        handler.send_response(status)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content)
+
+
+@contextmanager
+def interposed(behind: str) -> Iterator[Interposed]:
+    """Serve the URL `behind` at another one, with faults."""
+    found = Interposed(behind)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found.answer(self)
+
+        def do_POST(self) -> None:
+            found.answer(self)
+
+        def do_DELETE(self) -> None:
+            found.answer(self)
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    try:
+        with served(Handler) as found.url:
+            yield found
+            found.released.set()
+    finally:
+        found.released.set()

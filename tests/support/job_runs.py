@@ -7,7 +7,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -124,13 +124,15 @@ def run_job(
     at_report: Callable[[Report], object] | None = None,
     findings: Mapping[str, KnownFinding] | None = None,
     handed: Mapping[str, Any] | None = None,
+    **attempt: Any,
 ) -> JobResult:
     """Run a shipped job by name, or a job file by path, with params as in a calendar.
 
     Numbers in `series` are daily points, the last of them yesterday's. Artifacts and work folder are in `folder`, by
     default a new one in the temporary directory. `around` is entered for the call of the job alone: its module has been
     imported before. `at_intent` is called when a change was declared and is not done yet,
-    `at_report` with each item. `findings` are open ones by the name of the check. `handed`: values of earlier steps.
+    `at_report` with each item. `findings` are open ones by the name of the check.
+    `handed`: values of earlier steps. `attempt` has further fields of `AttemptInfo`, such as `outcomes`.
     """
     path = job if isinstance(job, Path) else JOBS / f"{job}.py"
     loaded = load_job(path)
@@ -152,6 +154,7 @@ def run_job(
         findings=findings or {},
         handed=handed or {},
     )
+    info = replace(info, **attempt)
     known = targets if isinstance(targets, Targets) else Targets.model_validate(dict(targets or {}))
 
     def receive(item: Report) -> None:

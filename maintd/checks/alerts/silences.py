@@ -78,12 +78,17 @@ def _selects(matcher: Mapping[str, Any]) -> bool:
         return True  # RE2 syntax that Python does not know: more specific than `.*`
 
 
-def silence_text(silence: Silence) -> str:
-    """Format as `alertname=~"Disk.*", host="a" by ann until 2026-11-24 12:00 UTC`."""
-    matchers = ", ".join(
+def matchers_text(matchers: Iterable[Mapping[str, Any]]) -> str:
+    """Format as `alertname=~"Disk.*", host="a"`."""
+    return ", ".join(
         f"{matcher.get('name')}{_OPERATORS[bool(matcher.get('isEqual', True)), bool(matcher.get('isRegex'))]}"
         f'"{matcher.get("value")}"'
-        for matcher in silence.matchers
+        for matcher in matchers
     )
+
+
+def silence_text(silence: Silence) -> str:
+    """Format as `alertname=~"Disk.*", host="a" by ann until 2026-11-24 12:00 UTC`."""
+    matchers = matchers_text(silence.matchers)
     author = silence.created_by.strip() or "an unknown author"
     return f"{matchers} by {author} until {silence.ends_at:%Y-%m-%d %H:%M} UTC"

@@ -12,10 +12,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
-import yaml
 from pydantic import Field
 
 from maintd.checks.limits import Limits
+from maintd.clients.bounded import parse_yaml
 from maintd.clients.http import Api
 from maintd.clients.shapes import Shape, read, read_each
 from maintd.errors import TargetError
@@ -30,9 +30,6 @@ _UNITS = {"y": 365 * 86400, "w": 7 * 86400, "d": 86400, "h": 3600, "m": 60, "s":
 _PART = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|[ywdhms])")
 _DURATION = re.compile(rf"(?:{_PART.pattern})+|0")
 _LONGEST = timedelta(days=100_000)
-_MOST_CONFIG = 2 << 20  # bytes; that of Loki 3 has 100 KB
-_MOST_DEPTH = 50
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _WAITING = timedelta(days=3)  # a request is carried out after a day, the cancel period, and the next compaction
 
 
@@ -118,26 +115,11 @@ def _api(target: HttpTarget) -> Api:
 
 def _config(api: Api, name: str) -> _Config:
     body = api.call("GET", "/config").body
-    if len(body) > _MOST_CONFIG:
-        raise TargetError(f"loki {name}: /config has over {_MOST_CONFIG >> 20} MiB", cause="too_large")
-    try:
-        _check_depth(body)
-        found = yaml.load(body, Loader=_LOADER)  # noqa: S506 - both are safe loaders
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise TargetError(f"loki {name}: /config is not YAML", "check its url", cause="malformed") from error
+    found = parse_yaml(body, f"loki {name}: /config", "check its url")
     if not isinstance(found, Mapping) or "limits_config" not in found or "compactor" not in found:
         hint = "check its url; of several processes ask one with the compactor"
         raise TargetError(f"loki {name}: /config is not that of Loki", hint, cause="unfamiliar")
     return read(_Config, dict(found), f"loki {name}: /config")
-
-
-def _check_depth(body: bytes) -> None:
-    """Raise ValueError for YAML that is too deep: it would overflow the stack of the loader."""
-    depth = 0
-    for event in yaml.parse(body, Loader=_LOADER):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _MOST_DEPTH:
-            raise ValueError("nested too deep")
 
 
 def _period(config: _Config) -> timedelta | None:

@@ -77,6 +77,11 @@ def _alertmanager(target: Any, name: str) -> Iterator[tuple[Any, str]]:
 
 
 @contextmanager
+def _halts(target: Any, name: str) -> Iterator[tuple[Any, str]]:
+    yield target, "configured"  # its sources are other targets, see `halts.can_be_read`
+
+
+@contextmanager
 def _host(target: Any, name: str) -> Iterator[tuple[Any, str]]:
     found = host.connect(target, name=name)
     yield found, f"load {found.load().one:.2f}"
@@ -99,6 +104,7 @@ _OPEN: Mapping[str, Open] = {
     "http": _http,
     "prometheus": _prometheus,
     "alertmanager": _alertmanager,
+    "halts": _halts,
     "host": _host,
     "folders": _folder,
     "program": _local,

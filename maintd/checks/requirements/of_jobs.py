@@ -8,7 +8,7 @@ from typing import Any
 
 from maintd.checks.postgres import autovacuum, blockers, database, indexes, tables, wraparound
 from maintd.checks.postgres.health import QUERIES
-from maintd.checks.requirements import docker, local, postgres, redis, services
+from maintd.checks.requirements import docker, halts, local, postgres, redis, services
 from maintd.checks.requirements.requirement import Requirement, answers
 from maintd.clients import shell
 from maintd.clients.redis import Command
@@ -335,6 +335,20 @@ def alert_review(targets: Targets, params: Any) -> Iterator[Requirement]:
     if params.grafana is not None:
         exercise = services.has_path(params.grafana_path)
         yield Requirement("http", params.grafana, f"read {params.grafana_path}", exercise)
+
+
+def service_halt(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """The state of each service can be read from both sources."""
+    for name in params.targets or targets.halts:
+        yield Requirement("halts", name, "read whether it is halted", halts.can_be_read(targets, name))
+
+
+def window_watch(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """As those of the jobs that halt and silence."""
+    for name in targets.halts:
+        yield Requirement("halts", name, "read whether it is halted", halts.can_be_read(targets, name))
+    for name in targets.alertmanager:
+        yield Requirement("alertmanager", name, "answers", answers)
 
 
 def command(targets: Targets, params: Any) -> Iterator[Requirement]:
