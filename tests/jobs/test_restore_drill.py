@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pwd
 import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -26,11 +28,11 @@ import pytest
 from support import sample_backups as made
 from support.databases import Database, database
 from support.job_runs import JobResult, run_job
-from support.servers.base import wait_for
+from support.servers.base import require_program, wait_for
 from support.servers.disks import small_disk
 from support.servers.postgres import BIN, PostgresServer, postgres
 from support.servers.redis import RedisServer, redis
-from support.users import folder_for_all
+from support.users import environ_for_all, folder_for_all
 
 from maintd.checks.backup_sets.layout import MANIFEST, SUMS, find_sets
 from maintd.checks.backup_sets.writer import locked
@@ -747,6 +749,47 @@ def test_a_dry_run_restores_nothing(site: Site) -> None:
     assert list(site.scratch.iterdir()) == []
     assert [(change.action, change.state.value) for change in result.changes] == [("create", "planned")]
     assert any("would restore" in line for line in result.logs)
+
+
+AS_USER = """
+import json, sys
+sys.path[:0] = [sys.argv[1], sys.argv[2]]
+from pathlib import Path
+from support.job_runs import run_job
+given = json.loads(sys.argv[3])
+folder = Path(given["folder"])
+result = run_job("restore_drill", given["params"], given["targets"], folder=folder)
+left = [str(path) for path in (folder / "work").iterdir()]
+print(json.dumps({"outcome": result.outcome, "text": result.text(), "left": left}))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the other tests run as a user without privileges then")
+def test_a_user_without_privileges_restores_into_the_work_folder_of_the_attempt(site: Site) -> None:
+    """As in the container and in the systemd unit."""
+    nobody = pwd.getpwnam("nobody")
+    root = Path(__file__).parents[2]
+    folder = site.scratch / "job"
+    folder.mkdir()
+    os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+    params = {**SMALL, "amcheck": False}
+    given = json.dumps({"folder": str(folder), "params": params, "targets": site.targets})
+    # The right to read is needed for the set and for this module, which may be below a home of mode 0700.
+    caps = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+    user = (f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups")
+    with folder_for_all() as place:
+        environ = {**os.environ, **environ_for_all(place)}
+        python = place / f"bin/python{sysconfig.get_python_version()}"
+        argv = [require_program("setpriv", "util-linux"), *user, *caps, str(python), "-c", AS_USER]
+        argv += [str(root), str(root / "tests"), given]
+        done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["outcome"] == "succeeded", result["text"]
+    assert result["left"] == []
+    assert processes_of(folder) == []
+    shutil.rmtree(folder)
 
 
 # --- objectives -------------------------------------------------------------------------------------------------------
