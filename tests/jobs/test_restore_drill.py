@@ -30,6 +30,7 @@ from support.databases import Database, database
 from support.job_runs import JobResult, run_job
 from support.servers.base import require_program, wait_for
 from support.servers.disks import small_disk
+from support.servers.maintd import maintd_daemon
 from support.servers.postgres import BIN, PostgresServer, postgres
 from support.servers.redis import RedisServer, redis
 from support.users import environ_for_all, folder_for_all
@@ -717,6 +718,38 @@ def test_a_drill_that_is_killed_leaves_no_process_and_a_folder_that_the_next_one
     removed = [change.target for change in result.changes if change.action == "remove"]
     assert removed[0] == str(left[0])
     assert site.left() == []
+
+
+def test_a_drill_of_a_daemon_leaves_no_process_and_no_folder_whatever_is_killed(site: Site) -> None:
+    site.only("redis")
+    started = site.sets.parent / "started"
+    hang = f"touch {started}; exec {sys.executable} -c 'import time; time.sleep(600)' \"$@\""
+    drill = {"redis_server": str(redis_with(site.sets.parent / "bin", hang)), **SMALL}
+    calendar = {"timezone": "UTC", "targets": site.targets, "entries": {"drill": {"steps": [{"restore_drill": drill}]}}}
+    with folder_for_all() as folder:
+        work = folder / "state/work"
+
+        def left() -> list[object]:
+            return [*work.glob("*"), *processes_of(work)]
+
+        def server_of_a_drill() -> psutil.Process:
+            started.unlink(missing_ok=True)
+            assert daemon.maintd("trigger", "drill").code == 0
+            wait_for(started.exists, "the server to be started")
+            (found,) = processes_of(work)
+            return found
+
+        with maintd_daemon(folder, json.dumps(calendar)) as daemon:
+            server_of_a_drill().parent().kill()
+            wait_for(lambda: not left(), "what a killed job leaves to be gone")
+            server_of_a_drill()
+            assert daemon.maintd("cancel", "2").code == 0
+            wait_for(lambda: not left(), "what a cancelled job leaves to be gone")
+            server_of_a_drill()
+            daemon.process.kill()
+            wait_for(lambda: not processes_of(work), "the server of a killed daemon to end")
+        with maintd_daemon(folder, json.dumps(calendar)):
+            wait_for(lambda: not left(), "what a killed daemon leaves to be gone")
 
 
 def test_servers_of_a_drill_that_were_left_alive_are_stopped_by_the_next_one(site: Site) -> None:
