@@ -6,7 +6,7 @@ Images are named in the params, or are those of a rollback manifest; they must b
 the configuration, networks, mounts, volumes and labels of the old one. The old one is stopped, renamed and kept until
 the new one is healthy, then removed; else the new one is removed, and the old one runs again. What a run that was
 killed has left is found by these names: the next run finishes it if the new container is healthy, or swaps back, and
-reports it. With `back` it only does that, and restores the images that this run has replaced: as the undo of this step.
+reports it. With `back` it swaps back in any case, and restores the images that this run has replaced: as an undo.
 The order, the drain, the health gate and what is never stopped are those of `services_restart`.
 """
 
@@ -27,7 +27,10 @@ from maintd.clients.docker import connect
 from maintd.job import Context, JobParams, Role, TargetError, job
 
 BEFORE = "services_recreated"
-"""Name of the value for an undo: by container name, the name and the id of its image before."""
+"""Name of the value for an undo: a list of the names of containers, with the name and the id of the image before.
+
+Not by name: the text below a name like `api-token` would be masked.
+"""
 
 Wanted = dict[str, tuple[str, str]]
 """By container name, the name and the id of an image."""
@@ -43,7 +46,7 @@ class Params(RolloutScope, JobParams):
     force: bool = False
     """Replace also what has the image already."""
     back: bool = False
-    """End replacements that were interrupted, and restore the images that this run has replaced. As an undo."""
+    """Swap back what was interrupted, and restore the images that this run has replaced. As an undo."""
     calendar: OwnPlace = OwnPlace()
     """Set by maintd: where its store is."""
 
@@ -74,7 +77,7 @@ def run(ctx: Context, params: Params) -> None:
         rollout = Rollout(ctx, engine, target, params)
         with ctx.phase(f"{name}: list the containers"):
             rollout.read()
-        if not recover(ctx, rollout):
+        if not recover(params, rollout):
             return
         rollout.read()
         wanted = images_before(ctx, params, rollout) if params.back else images_wanted(ctx, params, rollout)
@@ -92,12 +95,12 @@ def run(ctx: Context, params: Params) -> None:
         rollout.report_all()
 
 
-def recover(ctx: Context, rollout: Rollout) -> bool:
+def recover(params: Params, rollout: Rollout) -> bool:
     """End the replacements that were interrupted; whether all are."""
     ended = True
     for found in rollout.interrupted():
         try:
-            rollout.recover(found)
+            rollout.recover(found, back=params.back)
         except NotHealthyError:
             ended = False
     return ended
@@ -143,17 +146,15 @@ def read_manifest(ctx: Context, folder: str) -> manifest.FoundManifest:
 
 def images_before(ctx: Context, params: Params, rollout: Rollout) -> Wanted:
     """The images that this run has replaced, as it handed them over before each change."""
-    before: dict[str, list[str]] = ctx.handed(BEFORE, {})
-    found = {
-        name: (reference_of(rollout.engine, image_id, (image,)), image_id) for name, (image, image_id) in before.items()
-    }
+    before: list[list[str]] = ctx.handed(BEFORE, [])
+    found = {name: (reference_of(rollout.engine, image_id, (image,)), image_id) for name, image, image_id in before}
     ctx.passed(f"{rollout.engine.name}: containers that this run replaced", len(found), expected="restored")
     return found
 
 
 def recreate_all(ctx: Context, params: Params, rollout: Rollout, work: list[ServiceContainer], wanted: Wanted) -> None:
     """Replace one after the other; after a failure the rest stays as it is, and is named."""
-    before: dict[str, list[str]] = dict(ctx.handed(BEFORE, {}))
+    before: list[list[str]] = list(ctx.handed(BEFORE, []))
     for place, item in enumerate(ctx.track(work, unit="container")):
         image, image_id = wanted[item.name]
         if item.state.image_id == image_id and not params.force and item.state.state == "running":
@@ -163,7 +164,8 @@ def recreate_all(ctx: Context, params: Params, rollout: Rollout, work: list[Serv
         hint = f"recreate them together by compose: {', '.join(sharing)}"
         ctx.require(f"{item.label}: containers in its namespaces", len(sharing), at_most=0, hint=hint)
         if not params.back:
-            before.setdefault(item.name, [item.state.image, item.state.image_id])
+            if item.name not in [name for name, *_ in before]:
+                before.append([item.name, item.state.image, item.state.image_id])
             ctx.hand_over(BEFORE, before)
         try:
             rollout.recreate(item, image, image_id, params.compose)

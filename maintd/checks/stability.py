@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from maintd.model.evidence import Artifact, Check, CheckStatus, Measure, Report
 from maintd.units import Duration, seconds_text
 
 _RANK = {CheckStatus.OK: 0, CheckStatus.WARN: 1, CheckStatus.UNKNOWN: 2, CheckStatus.FAIL: 3}
-_MOST_ALERTS = 60  # of a baseline, whose value for later steps has at most 16 KiB
+_MOST_ALERTS = 300  # of a baseline, whose value for later steps has at most 16 KiB
 
 
 class RequestLimits(Limits):
@@ -54,7 +55,7 @@ class RequestLimits(Limits):
 
 
 class Baseline(BaseModel):
-    """What was so before the change. `rows`: by `target/table`. `alerts`: critical ones, as text; None: not read."""
+    """What was so before the change. `rows`: by `target/table`. `alerts`: hashes of critical ones; None: not read."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -214,6 +215,11 @@ def _text(labels: Mapping[str, str]) -> str:
     return f"{labels.get('alertname', '')} ({others})"[:300]
 
 
+def _hash(text: str) -> str:
+    """In the place of an alert in a value for later steps, in which a label like `token` would be masked."""
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
 @dataclass
 class AlertHistory:
     """Critical alerts that are not of the baseline, by server, with the first time; and where none could be read."""
@@ -232,7 +238,7 @@ class AlertHistory:
                 continue
             known = self.before.alerts.get(server) or ()
             for text in alerts:
-                if text not in known:
+                if _hash(text) not in known:
                     seen.setdefault(text, at)
 
     def report(self, ctx: Context) -> None:
@@ -280,7 +286,7 @@ def baseline(ctx: Context, tables: Mapping[str, Sequence[str]], limits: AlertLim
             )
             alerts[server] = None
         else:
-            alerts[server] = found
+            alerts[server] = [_hash(text) for text in found]
     return Baseline(at=ctx.now(), rows=rows, alerts=alerts)
 
 

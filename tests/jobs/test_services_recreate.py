@@ -140,7 +140,7 @@ def test_a_kill_at_any_instant_is_ended_by_the_next_run(project: Project) -> Non
         states = project.states()
         assert list(states) == ["web-1"], f"after {changes}: {states}"
         assert states["web-1"][0] == "running", f"after {changes}: {states}"
-        if states["web-1"][1] == NEWER:  # it was finished
+        if states["web-1"][1] == NEWER:  # it was over, but for the answer
             project.run("services_recreate", {"images": {"web": GOOD}})
         assert project.states() == {"web-1": ("running", GOOD)}
     else:
@@ -153,6 +153,21 @@ def test_a_kill_at_any_instant_is_ended_by_the_next_run(project: Project) -> Non
         "rename",
         "start",
     ]
+    assert project.states() == {"web-1": ("running", NEWER)}
+
+
+def test_a_replacement_whose_new_container_is_healthy_is_finished(project: Project) -> None:
+    project.start("web")
+    with severed_engine(project.engine, 5) as severed:  # it was started, and the old one is still there
+        fast = {"gate": {"engine_silent": "100ms"}}
+        project.run("services_recreate", {"images": {"web": NEWER}, **fast}, url=severed.url)
+    left = project.states()
+
+    result = project.run("services_recreate", {"images": {"web": NEWER}})
+
+    assert left == {"web-1": ("running", NEWER), "web-1.maintd-old": ("exited", GOOD)}
+    assert result.outcome == "warned", result.text()
+    assert result.check("web: replacement that was interrupted").observed == "finished"
     assert project.states() == {"web-1": ("running", NEWER)}
 
 

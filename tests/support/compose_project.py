@@ -59,9 +59,11 @@ class Project:
 
     def states(self) -> dict[str, tuple[str, str]]:
         """Status and image of each container, by its name without that of the project."""
-        found = self.client.containers.list(all=True, filters={"label": f"com.docker.compose.project={self.name}"})
+        # Not by the SDK's objects, each of which is read again, and may be gone by then.
+        found = self.client.api.containers(all=True, filters={"label": f"com.docker.compose.project={self.name}"})
         return {
-            item.name.removeprefix(f"{self.name}-"): (item.status, self.image_of(item.attrs["Image"])) for item in found
+            item["Names"][0].removeprefix(f"/{self.name}-"): (item["State"], self.image_of(item["ImageID"]))
+            for item in found
         }
 
     def image_of(self, image_id: str) -> str:

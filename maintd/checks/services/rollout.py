@@ -132,10 +132,10 @@ class Rollout:
         """The replacements in the target's project that have not ended."""
         return find_interrupted(of_project(self.containers, self.target.project))
 
-    def recover(self, found: Interrupted) -> None:
-        """End a replacement that a run has left: finish it if the new container is healthy, else swap back.
+    def recover(self, found: Interrupted, *, back: bool) -> None:
+        """End a replacement that a run has left: swap back; without `back`, finish it if the new container is healthy.
 
-        Raises TargetError, and NotHealthyError when the service is not healthy afterwards.
+        Raises NotHealthyError when the service is not healthy afterwards.
         """
         ctx, name, check = self.ctx, self.engine.name, f"{found.label}: replacement that was interrupted"
         if found.foreign:
@@ -145,7 +145,7 @@ class Rollout:
             ctx.check(check, "to be ended", equals="none", severity=CheckStatus.WARN, hint="run it without --dry-run")
             return
         healthy = False
-        if found.in_place and found.live is not None:
+        if found.in_place and found.live is not None and not back:
             outcome = self._wait(found.live)
             healthy = not outcome.problem
         if healthy:
