@@ -26,11 +26,16 @@ RUN /opt/uv/bin/uv pip install --quiet --no-cache --python /opt/maintd/bin/pytho
 
 FROM ${BASE}
 # The servers that restore_drill restores into. Without them (--build-arg RESTORE_PROGRAMS=) a drill is unknown, and the
-# image is smaller. Their version must be that of the stack's Postgres or later.
+# image is smaller. Their version must be that of the stack's Postgres or later. The locale is the default of the official
+# Postgres image.
 ARG RESTORE_PROGRAMS="postgresql redis-server"
-RUN mkdir -p /etc/postgresql-common && echo "create_main_cluster = false" > /etc/postgresql-common/createcluster.conf \
- && apt-get update -qq \
- && apt-get install -y -qq --no-install-recommends tini gpg gpg-agent postgresql-client ${RESTORE_PROGRAMS} \
+RUN apt-get update -qq \
+ && apt-get install -y -qq --no-install-recommends tini gpg gpg-agent postgresql-client \
+ && if [ -n "${RESTORE_PROGRAMS}" ]; then \
+      apt-get install -y -qq --no-install-recommends postgresql-common \
+   && sed -i 's/^#* *create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf \
+   && apt-get install -y -qq --no-install-recommends ${RESTORE_PROGRAMS} \
+   && localedef -i en_US -c -f UTF-8 en_US.UTF-8; fi \
  && rm -rf /var/lib/apt/lists/* \
  && groupadd --gid 10001 maintd \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/maintd --shell /usr/sbin/nologin maintd \
