@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.compose_project import allowed_in_a_window
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -63,13 +64,6 @@ def test_the_command_of_the_readme_names_no_path_that_is_relative_to_another_fol
     assert "mkdir -p /etc/maintd" in text
 
 
-def allowed(method: str, path: str) -> bool:
-    """Whether the proxy of a window allows a request; its rules are for whole paths."""
-    proxy = yaml.safe_load((DEPLOY / "cli-trading.window.yaml").read_text())["services"]["docker-proxy"]
-    rules = dict(item[len("-allow") :].split("=", 1) for item in proxy["command"] if item.startswith("-allow"))
-    return method in rules and re.fullmatch(rules[method], path) is not None
-
-
 @pytest.mark.parametrize(
     ("request_", "expected"),
     [
@@ -89,4 +83,4 @@ def allowed(method: str, path: str) -> bool:
 def test_the_proxy_of_a_window_allows_what_its_jobs_need_and_no_more(request_: str, expected: bool) -> None:
     method, path = request_.split()
 
-    assert allowed(method, path) is expected
+    assert allowed_in_a_window(method, path) is expected

@@ -11,17 +11,21 @@ from typing import Any
 import pytest
 from support.compose_project import GOOD, Project, make_images
 from support.http_services import Reply, http_service, json_reply
-from support.job_runs import run_job
+from support.job_runs import JOBS, run_job
 from support.servers.docker import DockerEngine, docker_engine
 from support.servers.redis import RedisServer
+from support.servers.refusing_engine import refusing_engine
 
+from maintd.checks.requirements import of_jobs
 from maintd.checks.requirements.store_place import StorePlace
 from maintd.checks.services.containers import ServiceContainer
 from maintd.checks.services.order import in_order
 from maintd.checks.services.protection import own_ids, protected
-from maintd.clients.docker import container_of
-from maintd.errors import JobError
+from maintd.clients.docker import connect, container_of
+from maintd.errors import JobError, TargetError
+from maintd.job.description import load_job
 from maintd.model.evidence import ChangeState, CheckStatus
+from maintd.model.target import Targets
 
 pytestmark = [pytest.mark.server, pytest.mark.engine]
 
@@ -232,6 +236,44 @@ def test_an_unknown_service_is_named_with_a_similar_one(project: Project) -> Non
     assert result.outcome == "failed"
     assert "wep" in result.text()
     assert result.changes == []
+
+
+REQUESTS = {
+    "services_restart": [r"POST /v[\d.]+/containers/.*/restart", r"POST /v[\d.]+/containers/.*/start"],
+    "services_recreate": [
+        *(rf"POST /v[\d.]+/containers/.*/{action}" for action in ("stop", "start", "rename")),
+        r"POST /v[\d.]+/containers/create",
+        r"DELETE /v[\d.]+/containers/.*",
+    ],
+    "rollback_manifest": [r"POST /v[\d.]+/images/.*/tag", r"DELETE /v[\d.]+/images/.*"],
+}
+
+
+@pytest.mark.parametrize("job", REQUESTS)
+def test_each_request_that_is_denied_is_known_before_it_is_needed(
+    engine: DockerEngine, job: str, tmp_path: Path
+) -> None:
+    def denied(url: str) -> list[str]:
+        """What the job needs of the engine and does not get."""
+        targets = Targets.model_validate(
+            {"docker": {"main": {"url": url}}, "folders": {"rollback": {"path": tmp_path}}}
+        )
+        found = []
+        with connect(targets.docker["main"]) as docker:
+            for requirement in getattr(of_jobs, job)(targets, load_job(JOBS / f"{job}.py").params()):
+                if requirement.kind == "docker":
+                    try:
+                        requirement.exercise(docker)
+                    except TargetError as error:
+                        found.append(f"{error.cause}: {error.message}")
+        return found
+
+    assert denied(engine.url) == []
+    for request in REQUESTS[job]:
+        with refusing_engine(engine, request, 403) as url:
+            assert [text.partition(":")[0] for text in denied(url)] == ["denied"], request
+    with closing(engine.client()) as client:
+        assert client.containers.list(all=True) == []
 
 
 # --- decisions ----------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from support.job_runs import JobResult, run_job
 from support.servers.docker import DockerEngine
 
@@ -19,7 +21,7 @@ COMMAND = ["sh", "-c", 'test -z "$BROKEN" && exec sleep 100000']
 """Ends at once in an image with BROKEN in its environment."""
 
 GOOD, NEWER, BROKEN = "shop/app:1", "shop/app:2", "shop/app:3"
-SECOND = 1_000_000_000  # nanoseconds
+WINDOW = Path(__file__).parents[2] / "deploy/cli-trading.window.yaml"
 
 
 @dataclass
@@ -102,6 +104,13 @@ def make_images(engine: DockerEngine, client: Any) -> None:
         name, _, version = tag.partition(":")
         base.commit(repository=name, tag=version, changes=f"ENV {variables}\nVOLUME /data")
     base.remove()
+
+
+def allowed_in_a_window(method: str, path: str) -> bool:
+    """Whether the proxy of `deploy` for windows allows a request; its rules are for whole paths."""
+    proxy = yaml.safe_load(WINDOW.read_text())["services"]["docker-proxy"]
+    rules = dict(item[len("-allow") :].split("=", 1) for item in proxy["command"] if item.startswith("-allow"))
+    return method in rules and re.fullmatch(rules[method], path) is not None
 
 
 @dataclass
