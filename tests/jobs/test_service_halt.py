@@ -223,6 +223,18 @@ def test_the_user_of_the_deploy_folder_can_read_the_flag_with_the_selector_that_
     assert "hget" in str(without.check(f"{service.name}: halted").observed)
 
 
+def test_doctor_reads_the_state_without_a_request_that_changes_it(service: TradingService) -> None:
+    step = {"entry": "window", "step": "service_halt", "job": "service_halt", "path": str(JOBS / "service_halt.py")}
+    params = {"calendar": {"steps": [{**step, "params": "{}"}], "store": None}}
+    name = f"halts {service.name}: read whether it is halted"
+
+    good = run_job("doctor", params, service.targets())
+    bad = run_job("doctor", params, {**service.targets(), "redis": {"other": {"url": "redis://127.0.0.1:1/0"}}})
+
+    assert (good.check(name).status, service.requests) == (CheckStatus.OK, []), good.text()
+    assert "there is no redis target main" in str(bad.check(name).observed)
+
+
 def test_an_empty_table_is_no_state(service: TradingService, postgres_server: PostgresServer) -> None:
     with database(postgres_server) as db:
         db.run("CREATE TABLE pnl_days (halted boolean)")
