@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from maintd.calendar.loading import Calendar
 
 
+_STEP_FIELDS = ("timeout", "retries", "on_failure", "locks", "mutates", "repeatable", "only_in_window", "required")
+
+
 def changes_between(old: Calendar, new: Calendar) -> list[str]:
     """One line of English for each change; empty if the two calendars are equivalent."""
     before = {entry.name: entry for entry in old.entries}
@@ -84,7 +87,7 @@ def _step_changes(old: Sequence[StepPlan], new: Sequence[StepPlan]) -> Iterator[
             before, after = was.params.get(param), step.params.get(param)
             if before != after:
                 yield f"step {step.name}: param {param}: {_param(before)} → {_param(after)}"
-        for field in ("timeout", "retries", "on_failure", "locks", "mutates", "repeatable", "only_in_window"):
+        for field in _STEP_FIELDS:
             before, after = _text(getattr(was, field)), _text(getattr(step, field))
             if before != after:
                 yield f"step {step.name}: {field}: {before} → {after}"

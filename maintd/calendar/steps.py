@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Jobs = Mapping[str, JobDescription | BrokenJob]
 ValidateAll = Callable[[Sequence[tuple[str, Mapping[str, Any]]]], "list[list[ParamProblem]]"]
 
-STEP_KEYS = ("job", "params", "timeout", "retries", "on_failure", "always", "when", "undo", "locks")
+STEP_KEYS = ("job", "params", "timeout", "retries", "on_failure", "always", "when", "undo", "locks", "required")
 
 GATE = "gate"
 """The name of a step that is a gate."""
@@ -123,6 +123,8 @@ class StepReader:
                 within.error(fields["on_failure"], "on_failure: undo is for the whole entry; write it there")
         if "always" in fields:
             options["always"] = within.flag(fields["always"], "always") or always
+        if "required" in fields:
+            options["required"] = within.flag(fields["required"], "required") or False
         if "when" in fields:
             options["when"] = within.choice(fields["when"], "when", When) or When.ALWAYS
             if not options["always"]:

@@ -23,8 +23,9 @@ from maintd.errors import StoreError
 from maintd.executor.outcome import BAD, RunOutcome, StepOutcome, StopKind, Stopped, evaluate_run
 from maintd.executor.procedure import always_steps, has_failed, main_steps, needs_undo, undo_steps, when_not_met
 from maintd.executor.run_context import RunContext
-from maintd.executor.step_runner import StepRunner
+from maintd.executor.step_runner import StepRunner, missing_target
 from maintd.model.entry import Gate, OnFailure, StepPlan
+from maintd.model.job import JobDescription
 from maintd.model.run import Run, RunState, SkipReason, Step, StepState, Trigger
 from maintd.model.run_updates import RunFinished, RunRequeued, RunWaiting, StepFinished
 from maintd.operations.successor_plan import passes_freezes
@@ -93,7 +94,9 @@ class RunSupervisor:
         waits = self._waits_for_freeze()
         if waits is not None:
             return waits
-        refusal = self._too_late() or self._frozen() or self._across() or self._without_dependency()
+        refusal = (
+            self._not_configured() or self._too_late() or self._frozen() or self._across() or self._without_dependency()
+        )
         if refusal is not None:
             return self._finished(refusal)
         plan = self._run.plan
@@ -206,6 +209,18 @@ class RunSupervisor:
         )
 
     # --- before the first step ---
+
+    def _not_configured(self) -> RunOutcome | None:
+        """Why nothing of the run starts: a step without which the others prove nothing has no target."""
+        if self._has_started_before():
+            return None
+        for step in self._run.plan:
+            job = self._context.jobs().get(step.job) if step.required else None
+            missing = missing_target(job, self._context.targets()) if isinstance(job, JobDescription) else ""
+            if missing:
+                reason = f"{step.name}: {missing.removeprefix('not configured: ')}"
+                return RunOutcome(RunState.SKIPPED, reason, SkipReason.NOT_CONFIGURED)
+        return None
 
     def _too_late(self) -> RunOutcome | None:
         run, most = self._run, self._run.policy.misfire

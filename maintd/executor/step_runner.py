@@ -31,6 +31,7 @@ from maintd.model.job import JobDescription
 from maintd.model.run import AttemptState, StepState
 from maintd.model.run_updates import AttemptFinished, StepFinished, StepStarted, StepWaiting
 from maintd.model.status import LockHolder
+from maintd.model.target import Targets
 from maintd.present.text import utc_second
 from maintd.store.tables import HELD_BY_RUN
 from maintd.units import format_duration, seconds_text
@@ -43,6 +44,21 @@ LOCK_INTERVAL = timedelta(seconds=0.5)
 
 RECORD_SECONDS = 5.0
 """How long an undo or `always` step waits until its start is recorded."""
+
+
+def missing_target(job: JobDescription, targets: Targets) -> str:
+    """Return which target of the job is missing, with the setting to set; empty when none is."""
+    for need in job.needs:
+        kinds = need.split(" or ")
+        try:
+            found = [kind for kind in kinds if targets.of(kind)]
+        except KeyError as error:
+            return f'its job needs a target of the kind "{error.args[0]}", which does not exist'
+        if not found:
+            settings = " or ".join(f"targets.{kind}" for kind in kinds)
+            article = "an" if need.startswith(("a", "e", "i", "o", "u")) else "a"
+            return f"not configured: it needs {article} {need} target; set {settings} in the calendar"
+    return ""
 
 
 class StepRunner:
@@ -95,7 +111,7 @@ class StepRunner:
         outside = self._outside_window(job)
         if outside:
             return self._finish(StepState.FAILED, outside)
-        missing = self._missing_target(job)
+        missing = missing_target(job, self._context.targets())
         if missing:
             self._not_configured = True
             return self._finish(StepState.SKIPPED, missing)
@@ -131,19 +147,6 @@ class StepRunner:
         end = start + window.lasts
         if self._context.now() >= end:
             return f'job "{job.name}" runs only in a window, and that of the run ended {utc_second(end)}'
-        return ""
-
-    def _missing_target(self, job: JobDescription) -> str:
-        """Return which target is missing, with the setting to set; empty when none is."""
-        for need in job.needs:
-            kinds = need.split(" or ")
-            try:
-                found = [kind for kind in kinds if self._context.targets().of(kind)]
-            except KeyError as error:
-                return f'its job needs a target of the kind "{error.args[0]}", which does not exist'
-            if not found:
-                settings = " or ".join(f"targets.{kind}" for kind in kinds)
-                return f"not configured: it needs a {need} target; set {settings} in the calendar"
         return ""
 
     def _acquire_locks(self) -> str | None:

@@ -197,6 +197,7 @@ class StepPlan(Model):
     mutates: bool = True
     repeatable: bool = False
     only_in_window: bool = False  # refused outside the window of its run
+    required: bool = False  # without its target no step runs: the run is not configured
 
 
 def is_procedure(steps: Sequence[StepPlan]) -> bool:

@@ -22,6 +22,9 @@ def procedure_texts(entry: Entry) -> Iterator[str]:
         when = "after a failure" if policy.on_failure is OnFailure.UNDO else "on request"
         crash = {AfterCrash.HOLD: "the run is held", AfterCrash.UNDO: "undone", AfterCrash.RESUME: "resumed"}
         yield f"undo {when}, in this order: {', '.join(undone)}; after a crash: {crash[policy.after_crash]}"
+    required = [step.name for step in entry.steps if step.required]
+    if required:
+        yield f"nothing runs unless the targets are configured of: {', '.join(required)}"
     conditions = [f"{step.name} ({step.when})" for step in entry.steps if step.always and step.when is not When.ALWAYS]
     if conditions:
         yield f"at the end, under a condition: {', '.join(conditions)}"

@@ -76,7 +76,7 @@ def test_on_its_first_day_every_entry_is_green(
 ) -> None:
     if sound.without:
         record_property("without", sound.without)
-    names = list(yaml.safe_load(SHIPPED.read_text())["entries"])
+    names = [name for name, entry in yaml.safe_load(SHIPPED.read_text())["entries"].items() if "schedule" in entry]
 
     results = {name: daemon.maintd("trigger", name, "--wait") for name in names}
 

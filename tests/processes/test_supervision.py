@@ -115,6 +115,17 @@ def test_steps_that_have_their_target_run_beside_one_that_has_not(here: Node) ->
     assert (run.state, run.reason) == (RunState.SUCCEEDED, f"not configured: {lame.name}")
 
 
+def test_nothing_runs_while_a_required_step_has_no_target(here: Node, tmp_path: Path) -> None:
+    lame = here.step(here.job("pass", 'needs=("redis",)'), required=True)
+    first = here.step(here.job(f"Path({str(tmp_path / 'ran')!r}).touch()"))
+
+    run = here.ended(here.queue(first, lame))
+
+    assert (run.state, run.skip_reason) == (RunState.SKIPPED, SkipReason.NOT_CONFIGURED)
+    assert run.reason == f"{lame.name}: it needs a redis target; set targets.redis in the calendar"
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_target_that_the_job_finds_missing_is_not_configured_either(here: Node) -> None:
     run = here.make('ctx.target("redis")')
 
