@@ -248,3 +248,15 @@ def test_a_label_that_does_not_exist_is_unknown(metrics: WebServer, tmp_path: Pa
 
     assert "no label" in str(result.check("requests: errors").observed)
     assert result.check("requests: errors").status is CheckStatus.UNKNOWN
+
+
+def test_requests_are_measured_in_the_time_of_the_check(metrics: WebServer) -> None:
+    with http_service({"/health": OK}) as url:
+        places = {"prometheus": {"main": {"url": metrics.url}}, **service(url)}
+
+        result = watch(places, requests={"metric": "same"})  # its data ended long ago
+
+    assert result.error is None, result.text()
+    for what in ("errors", "p95"):
+        assert result.check(f"requests: {what}").status is CheckStatus.UNKNOWN
+    assert result.outcome == "unknown"
