@@ -10,8 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from maintd.checks.restore.cluster import cluster_bytes, wal_limit
-from maintd.checks.restore.databases import Query, extension_criterion, query_criterion, table_criteria
+from maintd.checks.restore.databases import Query, extension_criterion, objects_of, query_criterion, table_criteria
 from maintd.checks.restore.objectives import loss_criteria, time_criteria
+from maintd.checks.restore.scratch import missing_extension
 from maintd.checks.restore.sources import longest_gap
 from maintd.model.evidence import CheckStatus
 
@@ -81,6 +82,24 @@ def test_the_value_of_a_query_is_compared_with_what_is_expected(
     assert query_criterion("q", query, value, NOW).evaluate().status is status
 
 
+def test_objects_of_a_listing_are_without_data_and_numbers() -> None:
+    listing = b"""; Archive created at 2026-11-29
+217; 1259 16389 TABLE public a keeper
+3325; 0 16389 TABLE DATA public a keeper
+3330; 0 0 SEQUENCE SET public a_id_seq keeper
+3; 3079 16400 EXTENSION - pg_trgm
+3326; 0 0 COMMENT - EXTENSION pg_trgm
+3335; 0 0 ACL public TABLE "odd name" odd Role
+"""
+
+    assert objects_of(listing) == [
+        "TABLE public a keeper",
+        "EXTENSION - pg_trgm",
+        "COMMENT - EXTENSION pg_trgm",
+        'ACL public TABLE "odd name" odd Role',
+    ]
+
+
 def test_a_query_that_expects_nothing_is_refused() -> None:
     with pytest.raises(ValidationError, match="expect something"):
         Query.model_validate({"sql": "SELECT 1"})
@@ -116,6 +135,26 @@ def test_former_drills_count_from_the_third_on_and_a_minute_is_no_trend() -> Non
     assert statuses(199, 100, 100, 100) == [OK, OK]
     assert statuses(50, 2, 2, 2) == [OK, OK]  # 25 times as long, but within a minute
     assert statuses(3700, 3600, 3600, 3600) == [FAIL, OK]
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        # The messages of Postgres 15 and 14, of a later version of an extension, and of a function in C.
+        (
+            'ERROR:  extension "x" is not available; DETAIL:  Could not open extension control file "/usr/x.control"',
+            "not_configured",
+        ),
+        ('ERROR:  could not open extension control file "/usr/share/…/x.control": No such file', "not_configured"),
+        ('ERROR:  extension "x" has no installation script nor update path for version "9"', "not_configured"),
+        ('ERROR:  could not access file "$libdir/postgis-3": No such file or directory', "not_configured"),
+        ('ERROR:  role "keeper" does not exist', None),
+    ],
+)
+def test_an_extension_that_this_machine_lacks_is_not_the_fault_of_the_backup(text: str, cause: str | None) -> None:
+    found = missing_extension(text)
+
+    assert (found.cause if found is not None else None) == cause
 
 
 def test_the_space_of_a_cluster_has_room_for_its_wal_twice() -> None:

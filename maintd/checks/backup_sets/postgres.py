@@ -79,7 +79,15 @@ _ALWAYS_THERE = "postgres"  # the database for maintenance, which a new cluster 
 _PATIENCE = timedelta(seconds=30)  # of a query of the catalog
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 # Lines of `pg_restore` and `pg_dump --schema-only` that differ between two dumps of the same schema.
-_VARYING = (b"--", b"SET ", b"SELECT pg_catalog.set_config(", b"\\restrict", b"\\unrestrict")
+# pg_restore prints the refresh of a materialized view, which is its data, also with `--schema-only`.
+_VARYING = (
+    b"--",
+    b"SET ",
+    b"SELECT pg_catalog.set_config(",
+    b"\\restrict",
+    b"\\unrestrict",
+    b"REFRESH MATERIALIZED VIEW ",
+)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,15 @@ from psycopg.conninfo import make_conninfo
 
 from maintd.checks.backup_sets.writer import os_errors
 from maintd.checks.probes import as_target_error
-from maintd.checks.restore.scratch import SOCKET_MAX, Server, full_disk, guarded, user_of_servers, wait_until
+from maintd.checks.restore.scratch import (
+    SOCKET_MAX,
+    Server,
+    full_disk,
+    guarded,
+    missing_extension,
+    user_of_servers,
+    wait_until,
+)
 from maintd.clients.files import shown
 from maintd.clients.pg_dump import program_version
 from maintd.clients.postgres import Postgres, connect
@@ -314,15 +322,15 @@ class Cluster:
             raise self.explain(error) from error
 
     def explain(self, error: TargetError) -> TargetError:
-        """The error; or that the disk is full, or the server has ended, from which it follows."""
-        if error.cause == "too_large":
+        """The error, or what it follows from: a full disk, a server that has ended, an extension that is missing."""
+        if error.cause in ("too_large", "not_configured"):
             return error
         full = full_disk(self.folder, error.message)
         if full is None and self._server is not None and self._server.ended:
             output = self._server.last_lines()
             text = f"the scratch server has ended: {output}"
             return full_disk(self.folder, output) or TargetError(text, "see the log of the run", cause="failed")
-        return full or error
+        return full or missing_extension(error.message) or error
 
     def _accepts(self) -> bool:
         try:

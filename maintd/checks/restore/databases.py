@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -29,6 +31,18 @@ from maintd.units import Duration
 _SHOWN = 5
 _STALL = timedelta(minutes=10)
 _CHECKED_AT_MOST = timedelta(hours=1)
+_TOC_LINE = re.compile(r"\d+; \d+ \d+ (.+)")
+_DATA = (
+    "TABLE DATA ",
+    "SEQUENCE SET ",
+    "MATERIALIZED VIEW DATA ",
+    "BLOB",
+    "LARGE OBJECT",
+    "DATABASE ",
+    "ENCODING ",
+    "STDSTRINGS ",
+    "SEARCHPATH ",
+)
 _SEQUENCES = """
 SELECT n.nspname AS schema, s.relname AS name, tn.nspname AS table_schema, t.relname AS table_name, a.attname AS column
 FROM pg_class s
@@ -70,12 +84,14 @@ class Query(BaseModel):
 
 @dataclass(frozen=True)
 class Restored:
-    """A restored database. `about`: what the manifest has about it, None without one."""
+    """A restored database. `about`: what the manifest has about it, None without one. owners: with the original's."""
 
     subject: str
     name: str
     about: Mapping[str, Any] | None
     taken_at: datetime
+    dump: Path | None = None
+    owners: bool = False
 
 
 @dataclass
@@ -242,19 +258,57 @@ def query_criterion(name: str, query: Query, value: Any, taken_at: datetime) -> 
 
 
 def _compare_schema(ctx: Context, cluster: Cluster, restored: Restored, about: Mapping[str, Any]) -> None:
-    """Compare the hash of what `pg_dump --schema-only` prints, which depends on the major version of pg_dump."""
+    """Compare the definitions in the dump with those of the manifest, and the restored objects with those in the dump.
+
+    The text of the restored definitions proves more where it is equal, but need not be: Postgres prints some of them in
+    another form after a restore, such as CHECK (x IN ('a', 'b')) of a varchar.
+    """
     name, wanted = f"{restored.subject}: schema", str(about.get("schema_sha256") or "")
     major = str(about.get("pg_dump_version", "")).partition(".")[0]
-    if not wanted or major != str(cluster.programs.major):
+    if not wanted or major != str(cluster.programs.major) or restored.dump is None:
         cause = f"taken by pg_dump {major or '?'}, and pg_dump {cluster.programs.major} prints it in another form"
         hint = f"install postgresql-{major} for the drill" if major.isdigit() else "see the run of the job backup"
         ctx.unknown(name, cause, expected="as in the manifest", hint=hint)
         return
-    argv = (cluster.programs.path("pg_dump"), "--schema-only", f"--dbname={cluster.conninfo(restored.name)}")
-    with piped(Command(argv, env={"LC_ALL": "C.UTF-8", "PGOPTIONS": ""}), _STALL) as program:
-        found = schema_hash(program.chunks())
-    hint = "definitions are missing or other ones: compare pg_dump --schema-only of both"
+    found = schema_hash(_output(cluster, "pg_restore", "--schema-only", "--file=-", str(restored.dump)))
+    hint = "the definitions in the dump are not those of the manifest: restore from another set"
     ctx.check(name, found, equals=wanted, hint=hint)
+    name = f"{restored.subject}: objects unlike the dump"
+    if (
+        schema_hash(_output(cluster, "pg_dump", "--schema-only", f"--dbname={cluster.conninfo(restored.name)}"))
+        == found
+    ):
+        ctx.check(name, 0, at_most=0)
+        return
+    if not restored.owners:
+        ctx.unknown(name, "it was restored without its owners", expected="none", hint="see the check of the roles")
+        return
+    again = cluster.folder / "schema.dump"
+    cluster.run_program(
+        "pg_dump", "--format=custom", "--schema-only", f"--file={again}", f"--dbname={cluster.conninfo(restored.name)}"
+    )
+    before, after = (
+        Counter(objects_of(b"".join(_output(cluster, "pg_restore", "--list", str(path)))))
+        for path in (restored.dump, again)
+    )
+    again.unlink()
+    missing = [f"{item} is missing" for item in (before - after).elements()]
+    more = [f"{item} is not in the dump" for item in (after - before).elements()]
+    ctx.report([_none("objects unlike the dump", missing + more, "see the log of the run")], restored.subject)
+
+
+def objects_of(listing: bytes) -> list[str]:
+    """The objects with their owners in what `pg_restore --list` prints, without data."""
+    lines = (line for line in listing.decode(errors="replace").splitlines() if not line.startswith(";"))
+    found = (match[1].rstrip() for line in lines if (match := _TOC_LINE.fullmatch(line)))
+    return [item for item in found if not item.startswith(_DATA)]
+
+
+def _output(cluster: Cluster, program: str, *arguments: str) -> Iterator[bytes]:
+    """The output of one of Postgres' programs. Raises TargetError."""
+    argv = (cluster.programs.path(program), *arguments)
+    with piped(Command(argv, env={"LC_ALL": "C.UTF-8", "PGOPTIONS": ""}), _STALL) as running:
+        yield from running.chunks()
 
 
 def _sequence_criterion(session: Postgres) -> Criterion:

@@ -188,7 +188,7 @@ class Drill:
                 ctx.log(f"{subject}: {problem}")
             kept = "C" if problem else collate
             ctx.check(f"{subject}: collation", kept, equals=collate, severity=_WARN, hint=hint if problem else "")
-            self._prove(cluster, Restored(subject, name, about, self.source.taken_at), dump.name)
+            self._prove(cluster, Restored(subject, name, about, self.source.taken_at, dump, owners), dump.name)
 
     def _prove(self, cluster: Cluster, restored: Restored, file: str) -> None:
         ctx = self.ctx

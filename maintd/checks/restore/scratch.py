@@ -39,6 +39,11 @@ _NAME = re.compile(r"\.drill-[0-9a-f]{8}")
 _STOP_SECONDS = 10.0
 _LINES_KEPT = 5
 _LOG_READ = 16 << 10
+_EXTENSION = (
+    "extension control file",
+    "has no installation script nor update path",
+    'could not access file "$libdir/',
+)
 _FULL = ("No space left on device", "Disk quota exceeded", "the disk is full")
 _IPC_RMID = 0  # linux/ipc.h
 
@@ -178,6 +183,14 @@ def require_space(ctx: Context, folder: Path, needed: int, min_free: int) -> Non
     text = f"{format_size(free)} free, {format_size(needed + min_free)} needed"
     ctx.unknown(name, text, expected=f"at least {format_size(needed + min_free)}", hint=hint)
     raise TargetError(f"{shown(folder)}: {text}", hint, cause="too_large")
+
+
+def missing_extension(text: str) -> TargetError | None:
+    """The error of an extension that this machine lacks, when this text of Postgres is about one."""
+    if not any(sign in text for sign in _EXTENSION):
+        return None
+    hint = "install the package of the extension, in the version of the original, on this machine"
+    return TargetError(f"an extension is not installed here: {text[:300]}", hint, cause="not_configured")
 
 
 def full_disk(folder: Path, text: str) -> TargetError | None:
