@@ -18,7 +18,7 @@ from support.servers.refusing_engine import refusing_engine
 
 from maintd.checks.requirements import of_jobs
 from maintd.checks.requirements.store_place import StorePlace
-from maintd.checks.services.containers import ServiceContainer
+from maintd.checks.services.containers import ServiceContainer, read_all
 from maintd.checks.services.order import in_order
 from maintd.checks.services.protection import own_ids, protected
 from maintd.clients.docker import connect, container_of
@@ -217,6 +217,20 @@ def test_the_container_of_the_store_is_never_stopped(project: Project) -> None:
     assert all_of_them.outcome == "succeeded", all_of_them.text()
     assert restarted(all_of_them) == ["web"]
     assert started_at(project, "database") == before
+
+
+def test_a_process_finds_the_container_that_it_is_in(project: Project, tmp_path: Path) -> None:
+    own, other = project.start("maintd"), project.start("web")
+    (tmp_path / "self").mkdir()
+    for name in ("mountinfo", "cgroup"):
+        (tmp_path / "self" / name).write_bytes(own.exec_run(["cat", f"/proc/self/{name}"]).output)
+    with (tmp_path / "self/mountinfo").open("a") as file:  # as with the host's root as a volume
+        file.write(f"9 8 0:1 / /host/var/lib/docker/containers/{other.id}/mounts/shm rw - tmpfs shm rw\n")
+    with connect(Targets.model_validate(project.targets()).docker["main"]) as docker:
+        found = protected(read_all(docker), project.engine.url, None, own_ids(tmp_path), "host")
+
+    assert found == {own.id: "it is maintd's own container"}
+    assert other.id not in own_ids(tmp_path)
 
 
 def test_an_engine_without_a_project_needs_names(project: Project) -> None:

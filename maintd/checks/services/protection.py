@@ -13,17 +13,25 @@ from maintd.checks.requirements.store_place import StorePlace
 from maintd.checks.services.containers import ServiceContainer
 
 _ID = re.compile(r"[0-9a-f]{64}")
+_OWN_FILES = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
 
 
 def own_ids(proc: Path = Path("/proc")) -> frozenset[str]:
-    """Ids of containers that this process may be in, from its control group and its mounts; empty outside of one."""
-    found = set[str]()
-    for name in ("self/cgroup", "self/mountinfo"):
-        try:
-            found.update(_ID.findall((proc / name).read_text("utf-8", "surrogateescape")))
-        except OSError:
-            continue  # without /proc there is no container to find
-    return frozenset(found)
+    """Ids of containers that this process may be in, from its control group and its mounts; empty outside of one.
+
+    Of the mounts only the files that an engine makes for each container: with the host's root as a volume, a container
+    also sees mounts of all others.
+    """
+    lines = [line.split() for line in _lines(proc / "self/mountinfo")]
+    texts = [*_lines(proc / "self/cgroup"), *(line[3] for line in lines if len(line) > 4 and line[4] in _OWN_FILES)]
+    return frozenset(found for text in texts for found in _ID.findall(text))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return []  # without /proc there is no container to find
 
 
 def protected(
