@@ -163,6 +163,8 @@ def recreate_all(ctx: Context, params: Params, rollout: Rollout, work: list[Serv
         sharing = replace.sharing_namespace(item, rollout.containers)
         hint = f"recreate them together by compose: {', '.join(sharing)}"
         ctx.require(f"{item.label}: containers in its namespaces", len(sharing), at_most=0, hint=hint)
+        hint = "create it without --rm, so that it can be swapped back"
+        ctx.require(f"{item.label}: removed when it stops", item.removed_at_its_end, equals=False, hint=hint)
         if not params.back:
             if item.name not in [name for name, *_ in before]:
                 before.append([item.name, item.state.image, item.state.image_id])

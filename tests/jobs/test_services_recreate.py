@@ -238,6 +238,16 @@ def test_a_container_whose_network_others_use_is_not_replaced(project: Project) 
     assert project.get("web").id == old.id
 
 
+def test_a_container_that_would_vanish_when_it_stops_is_not_replaced(project: Project) -> None:
+    old = project.start("web", auto_remove=True)
+
+    result = project.run("services_recreate", {"images": {"web": NEWER}})
+
+    assert result.outcome == "failed"
+    assert "--rm" in result.check("web: removed when it stops").hint
+    assert project.get("web").id == old.id
+
+
 def test_nothing_happens_in_a_dry_run(project: Project) -> None:
     old = project.start("web")
 

@@ -71,6 +71,11 @@ class ServiceContainer:
         return self.name.endswith((OLD, NEW))
 
     @property
+    def removed_at_its_end(self) -> bool:
+        """Whether the engine removes it when it stops, so that there would be nothing to swap back to."""
+        return bool((self.raw.get("HostConfig") or {}).get("AutoRemove"))
+
+    @property
     def has_health_check(self) -> bool:
         """Whether the engine checks its health."""
         test = ((self.raw.get("Config") or {}).get("Healthcheck") or {}).get("Test") or []
