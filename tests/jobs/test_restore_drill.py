@@ -28,7 +28,7 @@ import pytest
 from support import sample_backups as made
 from support.databases import Database, database
 from support.job_runs import JobResult, run_job
-from support.servers.base import require_program, wait_for
+from support.servers.base import free_port, require_program, wait_for
 from support.servers.disks import small_disk
 from support.servers.maintd import maintd_daemon
 from support.servers.postgres import BIN, PostgresServer, postgres
@@ -299,6 +299,61 @@ def test_without_an_identity_secrets_are_not_configured_and_the_rest_is_proven(s
     assert (check.status, check.optional) == (UNKNOWN, True)
     assert "not configured" in str(check.observed)
     assert result.outcome == "succeeded", result.text()
+
+
+@contextmanager
+def server_of(superuser: str) -> Iterator[str]:
+    """A server that was made with a first superuser of this name, as POSTGRES_USER of the official image does."""
+    with folder_for_all() as folder:
+        if os.geteuid() == 0:
+            shutil.chown(folder, "postgres", "postgres")
+        server = PostgresServer(folder, free_port())
+        server._run("initdb", "-D", f"{folder}/data", "-A", "trust", "-U", superuser, "--no-sync")
+        server.start()
+        try:
+            yield f"postgresql://{superuser}@127.0.0.1:{server.port}"
+        finally:
+            server.stop("immediate")
+
+
+def test_a_server_whose_first_superuser_has_another_name_is_restored_with_what_postgres_prints_otherwise(
+    site: Site,
+) -> None:
+    (site.sets.parent / "own").mkdir()
+    with server_of("trader") as url:
+        with psycopg.connect(f"{url}/postgres", autocommit=True) as conn:
+            for statement in (
+                'CREATE ROLE "odd Role" LOGIN',
+                "CREATE ROLE app NOLOGIN",
+                'GRANT app TO "odd Role"',
+                "ALTER ROLE app SET statement_timeout = '1ms'",
+                'CREATE SCHEMA "S" AUTHORIZATION app',
+                "CREATE TABLE \"S\".t (id int PRIMARY KEY, state varchar CHECK (state IN ('a', 'b')), m money)",
+                "INSERT INTO \"S\".t VALUES (1, 'a', 1.5)",
+                'ALTER TABLE "S".t OWNER TO "odd Role"',
+                'CREATE MATERIALIZED VIEW v AS SELECT count(*) FROM "S".t',
+                "CREATE TABLE parts (d date, n int) PARTITION BY RANGE (d)",
+                "CREATE TABLE part PARTITION OF parts FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')",
+                "INSERT INTO parts VALUES ('2026-05-05', 1)",
+                "CREATE TABLE hidden (n int)",
+                "INSERT INTO hidden SELECT generate_series(1, 10)",
+                "ALTER TABLE hidden ENABLE ROW LEVEL SECURITY",
+                "CREATE POLICY p ON hidden USING (n > 5)",
+                "ALTER DEFAULT PRIVILEGES FOR ROLE trader GRANT SELECT ON TABLES TO app",
+                "SELECT lo_create(0)",
+            ):
+                conn.execute(statement.encode())
+        targets = {
+            "postgres": {"main": {"dsn": f"{url}/postgres", "bin_dir": str(BIN)}},
+            "folders": {"backup_sets": {"path": str(site.sets.parent / "own")}, "scratch": {"path": str(site.scratch)}},
+        }
+        backed = run_job("backup", SMALL, targets, folder=site.sets.parent / "job")
+        result = site.drill(targets, queries={"count": {"sql": "SELECT count FROM v", "equals": 1}})
+
+    assert backed.outcome == "succeeded", backed.text()
+    assert result.outcome == "succeeded", result.text()
+    assert result.measure("restore_rows") == 12
+    assert result.check("postgres main: postgres: objects unlike the dump").status is OK
 
 
 def test_table_spaces_of_the_original_are_not_touched(site: Site) -> None:

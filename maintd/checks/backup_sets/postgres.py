@@ -41,6 +41,7 @@ SETTINGS = {
     "extra_float_digits": "1",
     "bytea_output": "hex",
     "xmlbinary": "base64",
+    "lc_monetary": "C",
     "row_security": "off",
     "jit": "off",
     "max_parallel_workers_per_gather": "0",
