@@ -322,7 +322,10 @@ class RunSupervisor:
         if before is None or before.state in _NOT_ENDED:
             return False
         skipped = before.state is StepState.SKIPPED
-        self._outcomes[index] = StepOutcome(before.name, before.state, before.reason, skipped)
+        # That a gate was approved, or a step taken over, is no remark about a success; that it was retried is one.
+        remark = before.gate is None and not self._run.took_over(before)
+        reason = before.reason if remark or before.state is not StepState.SUCCEEDED else ""
+        self._outcomes[index] = StepOutcome(before.name, before.state, reason, skipped)
         return True
 
     def _run_step(self, index: int, step: StepPlan) -> bool:

@@ -267,8 +267,10 @@ def _decision_about(run: Run | RunSummary) -> str:
         return ""
     if undo_text(run).startswith(NOT_UNDONE):
         return next((command for command in decisions_about(run) if command.startswith("maintd undo")), "")
-    not_approved = any(step.gate is not None and step.state is StepState.TIMED_OUT for step in run.steps)
-    return next(iter(decisions_about(run)), "") if not_approved else ""
+    gates = {step.state for step in run.steps if step.gate is not None}
+    if StepState.FAILED in gates:  # the log has nothing about a rejection
+        return f"maintd show {run.id}"
+    return next(iter(decisions_about(run)), "") if StepState.TIMED_OUT in gates else ""
 
 
 NOT_UNDONE = "NOT undone: "

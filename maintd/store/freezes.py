@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection, Row
 from sqlalchemy.sql import ColumnElement
 
 from maintd.model.entry import Freeze
+from maintd.present.text import utc_minute
 from maintd.store.audit import add_event
 from maintd.store.database import Database
 from maintd.store.tables import freezes
@@ -39,7 +40,7 @@ class Freezes:
 
         def transaction(conn: Connection) -> Freeze:
             query = select(freezes).where(_is_active(entries, now)).order_by(freezes.c.id)
-            replaces = "; ".join(f"by {old.by} until {utc_text(old.until)}: {old.why}" for old in conn.execute(query))
+            replaces = "; ".join(f"by {old.by} until {utc_minute(old.until)}: {old.why}" for old in conn.execute(query))
             _end(conn, entries, by=by, at=now)
             conn.execute(insert(freezes).values(row))
             text = f"until {utc_text(until)}" + (f", in place of the one {replaces}" if replaces else "")

@@ -6,7 +6,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,16 +31,15 @@ def all_faults() -> list[str]:
     return [f"{kind} {point}" for point in boundaries() for kind in ("kill", "store")]
 
 
-def trials(folder: Path, kind: str, nodes: int, faults: Sequence[str]) -> list[TrialResult]:
-    """Run the procedure with each of these faults. After a loss it is resumed and undone in turn."""
+def trials(folder: Path, kind: str, nodes: int, faults: Sequence[str]) -> Iterator[TrialResult]:
+    """Run the procedure with each of these faults; each result as it comes. After a loss it is resumed and undone in
+    turn."""
     with procedure_nodes(folder, kind, nodes) as made:
         store = made.start()
         journal = Journal(made.marks)
         try:
-            return [
-                _trial(made, store, journal, fault, ("resume", "undo")[number % 2])
-                for number, fault in enumerate(faults)
-            ]
+            for number, fault in enumerate(faults):
+                yield _trial(made, store, journal, fault, ("resume", "undo")[number % 2])
         finally:
             store.close()
 

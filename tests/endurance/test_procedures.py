@@ -23,7 +23,7 @@ SHORT = (
 
 @pytest.mark.parametrize(("kind", "nodes"), [("sqlite", 1), ("postgres", 2)])
 def test_a_procedure_ends_finished_or_undone_wherever_it_is_interrupted(kind: str, nodes: int, tmp_path: Path) -> None:
-    found = trials(tmp_path, kind, nodes, SHORT)
+    found = list(trials(tmp_path, kind, nodes, SHORT))
 
     assert [trial for trial in found if trial.violations] == []
     assert len(found) == len(SHORT)

@@ -79,7 +79,7 @@ def test_a_run_waits_at_a_gate_without_a_slot_and_goes_on_after_it(here: Node, s
     assert not decide(here, run_id), "a gate is passed once"
 
     run = here.ended(run_id)
-    assert (run.state, script.written) == (RunState.SUCCEEDED, ["before", "after"])
+    assert (run.state, run.reason, script.written) == (RunState.SUCCEEDED, "", ["before", "after"])
     assert [(decision.kind, decision.step, decision.by) for decision in run.decisions] == [("approved", 1, "ada")]
 
 

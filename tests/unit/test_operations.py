@@ -306,6 +306,7 @@ def procedure(state: RunState, **states: str) -> Run:
         (("failed", "skipped", "lost"), "; NOT undone: halt", "maintd undo 42 --redo undo-halt --why TEXT"),
         (("failed", "skipped", "succeeded"), "; undone: halt", "maintd show 42"),
         (("succeeded", "timed_out", "succeeded"), "; undone: halt", "maintd resume 42"),
+        (("succeeded", "failed", "succeeded"), "; undone: halt", "maintd show 42"),
     ],
 )
 def test_the_diagnosis_has_whether_a_run_was_undone(states: tuple[str, str, str], text: str, next_step: str) -> None:
