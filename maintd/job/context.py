@@ -47,6 +47,8 @@ _CHUNK = 1 << 20
 MAX_HANDED_OVER = 16 * 1024
 """Bytes of one value for later steps, as JSON."""
 
+MAX_HANDED_OVER_NAME = 100
+
 PROGRESS_EVERY = 0.2  # seconds; a reader sees no more, and more would flood the pipe
 
 
@@ -437,8 +439,12 @@ class Context:
             size = len(json.dumps(value, allow_nan=False))
         except (TypeError, ValueError) as error:
             raise JobError(f'hand_over("{name}"): the value is not JSON: {error}') from None
-        if not name or len(name) > 100 or size > MAX_HANDED_OVER:
-            raise JobError(f'hand_over("{name[:100]}"): {size} bytes; a value has at most {MAX_HANDED_OVER}')
+        if not 1 <= len(name) <= MAX_HANDED_OVER_NAME:
+            raise JobError(
+                f'hand_over("{name[:30]}…"): a name has 1 to {MAX_HANDED_OVER_NAME} characters, not {len(name)}'
+            )
+        if size > MAX_HANDED_OVER:
+            raise JobError(f'hand_over("{name}"): the value has {size} bytes as JSON, and at most {MAX_HANDED_OVER}')
         self._send(Handed(name=name, value=value, at=self.now()))
 
     def handed(self, name: str, default: Any = None) -> Any:

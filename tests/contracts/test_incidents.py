@@ -489,7 +489,8 @@ def test_each_gate_of_a_run_is_reported(site: Site) -> None:
 def test_the_end_of_another_run_does_not_end_what_is_known_about_a_wait(site: Site) -> None:
     at_gate(site, 0)
     site.sweep()
-    site.end("a", 1, RunState.SUCCEEDED)
+    plan_runs(site.store, "a", 0, 1, due("a", 1, RunState.SKIPPED, skip_reason=SkipReason.OVERLAP))
+    site.review()
     site.sweep()
     assert site.kinds() == ["waiting"]
     assert [one.kind for one in site.store.notices.open_incidents()] == [NoticeKind.WAITING]

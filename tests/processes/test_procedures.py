@@ -183,7 +183,8 @@ def test_values_are_handed_over_across_a_gate_and_to_undo_steps(here: Node, scri
 
 def test_a_value_that_is_no_json_or_too_large_fails_the_step(here: Node) -> None:
     assert "is not JSON" in here.make('ctx.hand_over("x", object())').reason
-    assert "16384" in here.make('ctx.hand_over("x", "y" * 20_000)').reason
+    assert "20002 bytes as JSON, and at most 16384" in here.make('ctx.hand_over("x", "y" * 20_000)').reason
+    assert "a name has 1 to 100 characters, not 0" in here.make('ctx.hand_over("", 1)').reason
 
 
 def test_locks_are_free_at_a_gate_unless_the_entry_holds_them(here: Node, script: Script) -> None:
