@@ -195,7 +195,8 @@ def test_a_token_decides_at_a_gate_with_its_own_role_and_name(served: Harness, p
     waits = RunWaiting(step=0, at=now, until=now + timedelta(hours=1))
     assert served.store.runs.apply(run_id, claimed.fence, 1, [waits])
     target = f"/api/v1/runs/{run_id}/gate"
-    ops, lead = bearer(token(served)), bearer(token(served, Role.APPROVER, name="lead"))
+    persons = create_token(served.store, "lead", Role.APPROVER, entries=(), by="ada", person="lee").token
+    ops, lead = bearer(token(served)), bearer(persons)
 
     refused = page.post(f"{target}/approve", None, **ops)
     ticked = page.post(f"{target}/tick", {"items": [1], "by": "kim"}, **lead)
@@ -203,13 +204,13 @@ def test_a_token_decides_at_a_gate_with_its_own_role_and_name(served: Harness, p
     late = page.post(f"{target}/reject", {"why": "no"}, **lead)
 
     assert (refused.status, refused.json["error"]["code"]) == (403, "forbidden")
-    assert (ticked.json["items"][0]["by"], passed.json["state"]) == ("kim (as lead)", "queued")
+    assert (ticked.json["items"][0]["by"], passed.json["state"]) == ("kim (as lee)", "queued")
     assert (late.status, late.json["error"]["code"]) == (403, "refused")
     run = served.store.history.run(run_id)
     assert run is not None
     assert [(one.kind, one.by, one.origin) for one in run.decisions] == [
-        ("ticked", "kim (as lead)", "token from 127.0.0.1"),
-        ("approved", "lead", "token from 127.0.0.1"),
+        ("ticked", "kim (as lee)", "token lead from 127.0.0.1"),
+        ("approved", "lee", "token lead from 127.0.0.1"),
     ]
 
 
