@@ -124,6 +124,7 @@ def examined(calendar: dict[str, Any]) -> list[dict[str, str]]:
     return [
         {"entry": entry, "step": job, "job": job, "path": str(JOBS / f"{job}.py"), "params": json.dumps(params)}
         for entry, plan in calendar["entries"].items()
+        if "schedule" in plan  # what is run by hand has gates, and targets that are not here
         for job, params in map(step_of, plan["steps"])
     ]
 
@@ -159,7 +160,8 @@ def run_in_order(queue: list[Due], targets: dict[str, Any], folder: Path) -> lis
 def test_it_stays_green_while_its_history_grows_for_a_month(sound: Stack, tmp_path: Path) -> None:
     calendar = yaml.safe_load(sound.calendar())
     left_out = () if sound.engine else ("docker_cleanup", "image_updates")
-    assert {entry for day in range(DAYS) for entry in due_on(day)} == set(calendar["entries"])
+    scheduled = {name for name, entry in calendar["entries"].items() if "schedule" in entry}
+    assert {entry for day in range(DAYS) for entry in due_on(day)} == scheduled
 
     # Jobs wait for servers and for their samples most of the time. Processes, as for jobs of the daemon.
     with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
