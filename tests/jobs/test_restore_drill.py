@@ -828,6 +828,32 @@ def test_servers_of_a_drill_that_were_left_alive_are_stopped_by_the_next_one(sit
     other.rmdir()
 
 
+def shared_memory() -> dict[str, str]:
+    """The numbers of the segments that the kernel has, each with the number of processes that use it."""
+    lines = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
+    return {line.split()[1]: line.split()[6] for line in lines}
+
+
+def test_the_shared_memory_of_a_postgres_that_was_killed_is_removed_by_the_next_drill(site: Site) -> None:
+    site.only("archives")
+    left = site.scratch / ".drill-0123abcd"
+    left.mkdir()
+    if os.geteuid() == 0:
+        shutil.chown(left, "postgres", "postgres")
+    server = PostgresServer(left, free_port())
+    server._run("initdb", "-D", f"{left}/data", "-A", "trust", "-U", "postgres", "--no-sync")
+    server.start()
+    lines = (left / "data/postmaster.pid").read_text().splitlines()
+    number = lines[6].split()[1]
+    os.kill(int(lines[0]), signal.SIGKILL)
+    wait_for(lambda: shared_memory()[number] == "0", "the other processes of the server to end")
+
+    result = site.drill()
+
+    assert result.outcome == "succeeded", result.text()
+    assert number not in shared_memory()
+
+
 def test_two_drills_do_not_use_one_folder(site: Site) -> None:
     with locked(site.scratch):
         result = site.drill()
