@@ -249,7 +249,7 @@ def services_restart(targets: Targets, params: Any) -> Iterator[Requirement]:
 def services_recreate(targets: Targets, params: Any) -> Iterator[Requirement]:
     """Containers can be listed, created, renamed, stopped, started and removed, or the program is there."""
     yield from _rollout(targets, params, docker.REPLACES)
-    if params.manifest is not None:
+    if params.manifest in targets.folders:  # else it is not configured
         yield from _folders(targets, (params.manifest,))
 
 
