@@ -67,6 +67,7 @@ NO_TARGET: dict[str, str] = {
     "checks/logs/journal": "the JSON of journalctl, a program of this machine; messages go through `log`",
     "checks/logs/cleanup": "the JSON of an engine, by the client of `server`",
     "checks/probes": "turns errors of readers into evidence, and reads nothing",
+    "checks/rollback/manifest": "manifests of maintd; any JSON in place of one: tests/unit/test_rollback_format.py",
     "checks/requirements/examine": "the params of the operator's own calendar",
     "checks/read_tally": "counts, and reads nothing",
     "checks/logs/evaluate": "evaluates counts, and reads nothing",
