@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from support.job_runs import JOBS, JobResult, run_job
 from support.servers.base import free_port
 from support.servers.postgres import PostgresServer
 from support.servers.redis import RedisServer
+from support.servers.tls import authority, tls_front
 
 from maintd.job.context import UnfinishedRun
 from maintd.model.evidence import ChangeState, CheckStatus
@@ -142,6 +144,22 @@ def test_a_dead_service_is_not_halted_and_the_check_has_the_cause(service: Tradi
 
     assert result.outcome == "failed"
     assert "refused" in str(result.check(f"{service.name}: halted").observed)
+
+
+def test_a_service_over_tls_is_halted_only_if_its_certificate_is_trusted(
+    service: TradingService, tmp_path: Path
+) -> None:
+    trusted = authority(tmp_path)
+    with tls_front(int(service.url.rpartition(":")[2]), trusted) as port:
+        url = f"https://127.0.0.1:{port}"
+        untrusted = run_job("service_halt", QUICK, service.targets(url=url))
+        halted_untrusted = service.halted
+        result = run_job("service_halt", QUICK, service.targets(url=url, ca_file=str(trusted.ca_file)))
+
+    check = untrusted.check(f"{service.name}: halted")
+    assert (check.status, str(check.observed).partition(":")[0]) == (CheckStatus.FAIL, "tls"), untrusted.text()
+    assert not halted_untrusted
+    assert (result.outcome, service.halted) == ("succeeded", True), result.text()
 
 
 def test_sources_that_disagree_are_not_a_state(service: TradingService) -> None:

@@ -222,7 +222,7 @@ def test_every_target_with_a_url_has_an_authority_of_its_own_and_verifies_by_def
     }
     with_url = {name: model for name, model in kinds.items() if "url" in model.model_fields}
 
-    assert set(with_url) == {"redis", "docker", "http", "prometheus", "alertmanager"}
+    assert set(with_url) == {"redis", "docker", "http", "prometheus", "alertmanager", "halts"}
     for name, model in with_url.items():
         assert {"ca_file", "verify"} <= set(model.model_fields), name
         assert model.model_fields["verify"].default is True, name
