@@ -8,12 +8,13 @@ import random
 import re
 import subprocess
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from support.clock import now_within_a_day
 from support.databases import database
 from support.job_runs import JobResult, run_job
 from support.sample_weeks import history
@@ -28,11 +29,17 @@ from maintd.job.context import Point
 from maintd.model.evidence import CheckStatus
 from maintd.model.target import PostgresTarget
 
-NOW = datetime.now(UTC)
+NOW = now_within_a_day()
 HEADINGS = ["Storage", "Memory", "Network", "Forecasts", "Recommendations", "Method"]
 # What a template that nobody filled, or a value that nobody checked, would leave behind.
 PLACEHOLDER = re.compile(r"\[(from|calculated|if needed|opportunities|count)|\bNone\b|\bnan\b|\binf\b|\{\{|TODO")
 NOWHERE = {"dsn": "postgresql://postgres@127.0.0.1:1/x"}
+
+
+@pytest.fixture(autouse=True)
+def _now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of each test: a module can take longer than is left of a day."""
+    monkeypatch.setitem(globals(), "NOW", now_within_a_day())
 
 
 @pytest.fixture(scope="module")

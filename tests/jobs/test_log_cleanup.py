@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.clock import now_within_a_day
 from support.job_runs import JobResult, run_job
 from support.servers.base import wait_for
 from support.servers.docker import DockerEngine
@@ -19,7 +20,13 @@ from support.users import as_unprivileged_user, folder_for_all
 
 from maintd.model.evidence import CheckStatus
 
-NOW = datetime.now(UTC)
+NOW = now_within_a_day()
+
+
+@pytest.fixture(autouse=True)
+def _now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of each test: a module can take longer than is left of a day."""
+    monkeypatch.setitem(globals(), "NOW", now_within_a_day())
 
 
 def log(root: Path, name: str, *, days: float = 0, size: int = 10) -> Path:
