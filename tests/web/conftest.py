@@ -52,8 +52,8 @@ def page(served: Harness, port: int) -> Client:
     return on_port(port)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One Chromium for all tests of a worker."""
+    """One Chromium for the tests of a module. Until it is closed, no other event loop can run in this thread."""
     with chromium() as browser:
         yield browser
