@@ -123,6 +123,10 @@ def daemon(folder: Path, runs: int, log_lasts: int, kept: Path | None) -> Iterat
         "MAINTD_LISTEN": f"127.0.0.1:{port}",
         "MAINTD_LOG_LEVEL": "warning",
         "MAINTD_DRAIN": "1s",
+        # Otherwise most of the history is older than is kept, and is pruned all the time.
+        "MAINTD_RETENTION__RUNS": "4000d",
+        "MAINTD_RETENTION__RUNS_PER_ENTRY": "10000000",
+        "MAINTD_RETENTION__LEDGER": "8000d",
     }
     process = subprocess.Popen([PROGRAM, "serve"], env=environ, cwd=folder)
     found = Daemon(process, port, folder, environ)
