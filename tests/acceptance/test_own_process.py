@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from support.servers.base import require_program, running, wait_for
-from support.servers.maintd import JOBS, MAINTD, RunningDaemon, Shell, clean_environ, maintd_daemon
+from support.servers.maintd import JOBS, MAINTD, Shell, clean_environ, maintd_daemon
+from support.web_services import on_socket
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,36 +115,16 @@ def user() -> str:
 def test_the_audit_names_the_user_at_the_other_end_of_the_socket(tmp_path: Path, claimed: str, recorded: str) -> None:
     claimed, recorded = claimed.format(user=user()), recorded.format(user=user())
     with maintd_daemon(tmp_path) as daemon:
-        body = f'{{"name": "greeting", "by": "{claimed}"}}'
-        posted = post(daemon, "/api/v1/runs", body)
-        post(daemon, "/api/v1/entries/greeting/pause", f'{{"why": "noise", "by": "{claimed}"}}')
+        client = on_socket(daemon.socket)
+        posted = client.post("/api/v1/runs", {"name": "greeting", "by": claimed}).text
+        client.post("/api/v1/entries/greeting/pause", {"why": "noise", "by": claimed})
         wait_for(lambda: daemon.maintd("show", "last", "--json").json["state"] == "succeeded", "it runs")
         status = daemon.maintd("status", "greeting", "--json").json
-        events = get(daemon, "/api/v1/events")
+        events = client.get("/api/v1/events").text
 
     assert f'"requested_by":"{recorded}"' in posted
     assert status["pause"]["by"] == recorded
     assert f'"by":"{recorded}"' in events
-
-
-def post(daemon: RunningDaemon, path: str, body: str) -> str:
-    return curl(daemon, path, "-X", "POST", "-H", "Content-Type: application/json", "-d", body)
-
-
-def get(daemon: RunningDaemon, path: str) -> str:
-    return curl(daemon, path)
-
-
-def curl(daemon: RunningDaemon, path: str, *options: str) -> str:
-    argv = [
-        require_program("curl", "curl"),
-        "-s",
-        "--unix-socket",
-        str(daemon.socket),
-        *options,
-        f"http://maintd{path}",
-    ]
-    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
 
 def test_the_shipped_unit_is_hardened() -> None:
