@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -156,17 +157,24 @@ class SqliteDatabase:
             raise StoreUnusableError(
                 f"there is no store at {self.path}", "start the daemon with: maintd serve, or run: maintd db upgrade"
             )
-        try:
-            conn = self._connect(writes=self._access != "read")
+        last_try_at = time.monotonic() + MIGRATION_TRIES * BUSY_SECONDS
+        while True:
             try:
-                if self._access != "read":
-                    conn.execute("PRAGMA journal_mode = WAL")
-                    self._try_to_write(conn)
-                conn.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            finally:
-                conn.close()
-        except sqlite3.Error as error:
-            raise self.store_error(error) from error
+                self._open_once()
+                return
+            except sqlite3.Error as error:
+                # Another process may be creating the store in a new file, which is not in WAL mode yet.
+                is_locked = isinstance(error, sqlite3.OperationalError) and (error.sqlite_errorcode & 0xFF) in _LOCKED
+                if not is_locked or self._access != "create" or time.monotonic() >= last_try_at:
+                    raise self.store_error(error) from error
+            time.sleep(0.05)
+
+    def _open_once(self) -> None:
+        with closing(self._connect(writes=self._access != "read")) as conn:
+            if self._access != "read":
+                conn.execute("PRAGMA journal_mode = WAL")
+                self._try_to_write(conn)
+            conn.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
     def _try_to_write(self, conn: sqlite3.Connection) -> None:
         try:

@@ -34,7 +34,7 @@ def program(folder: Path, name: str, text: str) -> None:
 def python_without(folder: Path, name: str, module: str) -> None:
     """A Python that is recent enough and cannot import this module."""
     imports = f"*', {module}'*|*'import {module}'*"
-    text = f'case "$2" in {imports}) echo "No module named {module}" >&2; exit 1;; esac; exec {sys.executable} "$@"'
+    text = f'case "$2" in {imports}) echo "No module named {module}" >&2; exit 1;; esac; exec "{sys.executable}" "$@"'
     program(folder, name, text)
 
 

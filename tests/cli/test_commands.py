@@ -315,7 +315,7 @@ def test_the_shell_completes_entries_jobs_and_runs(daemon: RunningDaemon) -> Non
 def test_a_closed_pipe_is_not_an_error(daemon: RunningDaemon) -> None:
     for words in ("status", "history --limit 1000", "jobs --json"):
         done = subprocess.run(
-            ["bash", "-c", f"set -o pipefail; {MAINTD} {words} | true"],
+            ["bash", "-c", f"set -o pipefail; '{MAINTD}' {words} | true"],
             cwd=daemon.cwd,
             env=clean_environ(**daemon.environ),
             capture_output=True,

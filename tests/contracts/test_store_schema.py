@@ -150,6 +150,24 @@ def test_opening_waits_while_another_process_migrates(file: Path, monkeypatch: p
     other.close()
 
 
+def test_opening_a_new_file_waits_while_another_process_creates_the_store(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.2)
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE made_before (a)")  # not in WAL mode yet
+    other.execute("BEGIN EXCLUSIVE")
+    waking = threading.Timer(1.0, other.execute, ["ROLLBACK"])
+    waking.start()
+
+    store = open_file(file)
+
+    waking.join()
+    assert store.maintenance.check() == []
+    store.close()
+    other.close()
+
+
 def test_an_older_revision_is_refused_without_migrate(file: Path) -> None:
     open_file(file).close()
     conn = sqlite3.connect(file)

@@ -783,7 +783,7 @@ def test_a_drill_that_is_killed_leaves_no_process_and_a_folder_that_the_next_one
 def test_a_drill_of_a_daemon_leaves_no_process_and_no_folder_whatever_is_killed(site: Site) -> None:
     site.only("redis")
     started = site.sets.parent / "started"
-    hang = f"touch {started}; exec {sys.executable} -c 'import time; time.sleep(600)' \"$@\""
+    hang = f"touch {started}; exec '{sys.executable}' -c 'import time; time.sleep(600)' \"$@\""
     drill = {"redis_server": str(redis_with(site.sets.parent / "bin", hang)), **SMALL}
     calendar = {"timezone": "UTC", "targets": site.targets, "entries": {"drill": {"steps": [{"restore_drill": drill}]}}}
     with folder_for_all() as folder:
