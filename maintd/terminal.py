@@ -16,6 +16,14 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u20
 _COLOUR = re.compile("(\x1b\\[(?:0|1|2|3[0-7])m)")
 
 
+def was_interrupted(error: BaseException) -> bool:
+    """Whether Ctrl-C is what ended the work: pydantic raises an error of its own where it meets it in an import."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, KeyboardInterrupt):
+        seen = seen.__cause__ or seen.__context__
+    return seen is not None
+
+
 def for_terminal(text: str, *, colour: bool = False) -> str:
     """The text with control characters replaced; with `colour`, the sequences for maintd's own colours are kept."""
     if colour:

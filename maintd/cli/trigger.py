@@ -14,7 +14,7 @@ import click
 from maintd.cli import completion
 from maintd.cli.app import App, current_user, json_option, write_output
 from maintd.errors import DaemonUnavailableError, MaintdError, OutputError, UnknownNameError
-from maintd.terminal import for_terminal
+from maintd.terminal import for_terminal, was_interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,7 +92,9 @@ def trigger_command(
         return 0
     try:
         return _wait(app, number, as_json)
-    except KeyboardInterrupt:
+    except BaseException as error:
+        if not was_interrupted(error):
+            raise
         app.note(
             f"\nrun {number} continues; follow it with: maintd logs -f {number}, cancel it with: maintd cancel {number}"
         )
