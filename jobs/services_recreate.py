@@ -16,15 +16,13 @@ from pydantic import model_validator
 
 from maintd.checks.docker.images import find_image
 from maintd.checks.hints import command
-from maintd.checks.probes import isolate_errors
 from maintd.checks.requirements.of_jobs import services_recreate as requirements
 from maintd.checks.rollback import manifest
 from maintd.checks.rollback.manifest import HANDED as MANIFEST
 from maintd.checks.services import replace
 from maintd.checks.services.containers import ServiceContainer, chosen
-from maintd.checks.services.rollout import NotHealthyError, OwnPlace, Rollout, RolloutScope, reference_of
-from maintd.clients.docker import connect
-from maintd.job import Context, JobParams, Role, TargetError, job
+from maintd.checks.services.rollout import NotHealthyError, OwnPlace, Rollout, RolloutScope, begin_rollout, reference_of
+from maintd.job import Context, JobParams, TargetError, job
 
 BEFORE = "services_recreated"
 """Name of the value for an undo: a list of the names of containers, with the name and the id of the image before.
@@ -68,29 +66,19 @@ class Params(RolloutScope, JobParams):
 )
 def run(ctx: Context, params: Params) -> None:
     """End what was interrupted, find the images, then replace one container after the other."""
-    target = ctx.target("docker", params.docker)
-    name = next(name for name, found in ctx.targets.docker.items() if found == target)
-    with (
-        isolate_errors(ctx, f"{name}: services recreated", expected="recreated", role=Role.WORK),
-        connect(target, name=name) as engine,
-    ):
-        rollout = Rollout(ctx, engine, target, params)
-        with ctx.phase(f"{name}: list the containers"):
-            rollout.read()
+    with begin_rollout(ctx, params, "recreated") as rollout:
         if not recover(params, rollout):
             return
         rollout.read()
+        name = rollout.engine.name
         wanted = images_before(ctx, params, rollout) if params.back else images_wanted(ctx, params, rollout)
-        services = {item.service for item in rollout.containers if item.name in wanted}
-        found = (
-            [item for item in chosen(rollout.containers, target, sorted(services), ()) if item.name in wanted]
-            if services
-            else []
-        )
+        services = sorted({item.service for item in rollout.containers if item.name in wanted})
+        work = chosen(rollout.containers, rollout.target, services, ()) if services else []
         gone = sorted(wanted.keys() - {item.name for item in rollout.containers})
         hint = f"create them by compose: {', '.join(gone)}" if gone else ""
         ctx.check(f"{name}: containers that no longer exist", len(gone), at_most=0, hint=hint)
-        free = rollout.without_protected(found, params.calendar.store, {*params.services, *params.images})
+        wanted_work = [item for item in work if item.name in wanted]
+        free = rollout.without_protected(wanted_work, params.calendar.store, {*params.services, *params.images})
         recreate_all(ctx, params, rollout, rollout.ordered(free), wanted)
         rollout.report_all()
 
@@ -153,13 +141,14 @@ def images_before(ctx: Context, params: Params, rollout: Rollout) -> Wanted:
 
 
 def recreate_all(ctx: Context, params: Params, rollout: Rollout, work: list[ServiceContainer], wanted: Wanted) -> None:
-    """Replace one after the other; after a failure the rest stays as it is, and is named."""
+    """Replace one after the other."""
     before: list[list[str]] = list(ctx.handed(BEFORE, []))
-    for place, item in enumerate(ctx.track(work, unit="container")):
+
+    def recreate(item: ServiceContainer) -> None:
         image, image_id = wanted[item.name]
         if item.state.image_id == image_id and not params.force and item.state.state == "running":
             ctx.passed(f"{item.label}: image", f"{image} runs already", expected=image)
-            continue
+            return
         sharing = replace.sharing_namespace(item, rollout.containers)
         hint = f"recreate them together by compose: {', '.join(sharing)}"
         ctx.require(f"{item.label}: containers in its namespaces", len(sharing), at_most=0, hint=hint)
@@ -169,11 +158,6 @@ def recreate_all(ctx: Context, params: Params, rollout: Rollout, work: list[Serv
             if item.name not in [name for name, *_ in before]:
                 before.append([item.name, item.state.image, item.state.image_id])
             ctx.hand_over(BEFORE, before)
-        try:
-            rollout.recreate(item, image, image_id, params.compose)
-        except NotHealthyError:
-            rest = ", ".join(other.label for other in work[place + 1 :])
-            if rest:
-                hint = f"find out why {item.label} failed, then run this job for them"
-                ctx.fail("services after it", f"left as they are: {rest}", expected="recreated", hint=hint)
-            return
+        rollout.recreate(item, image, image_id, params.compose)
+
+    rollout.one_by_one(work, recreate, "recreated")

@@ -9,12 +9,12 @@ on them, are checked once more. maintd's own container is never stopped, nor wha
 before the engine. What an interrupted `services_recreate` has left is reported, and such a service is not touched.
 """
 
-from maintd.checks.probes import isolate_errors
+from functools import partial
+
 from maintd.checks.requirements.of_jobs import services_restart as requirements
-from maintd.checks.services.containers import ServiceContainer, chosen
-from maintd.checks.services.rollout import NotHealthyError, OwnPlace, Rollout, RolloutScope
-from maintd.clients.docker import connect
-from maintd.job import Context, JobParams, Role, job
+from maintd.checks.services.containers import chosen
+from maintd.checks.services.rollout import OwnPlace, RolloutScope, begin_rollout
+from maintd.job import Context, JobParams, job
 
 
 class Params(RolloutScope, JobParams):
@@ -37,37 +37,19 @@ class Params(RolloutScope, JobParams):
 )
 def run(ctx: Context, params: Params) -> None:
     """Choose and order the services, then restart one after the other."""
-    target = ctx.target("docker", params.docker)
-    name = next(name for name, found in ctx.targets.docker.items() if found == target)
-    with (
-        isolate_errors(ctx, f"{name}: services restarted", expected="restarted", role=Role.WORK),
-        connect(target, name=name) as engine,
-    ):
-        rollout = Rollout(ctx, engine, target, params)
-        with ctx.phase(f"{name}: list the containers"):
-            found = chosen(rollout.read(), target, params.services, params.skip)
+    with begin_rollout(ctx, params, "restarted") as rollout:
+        name = rollout.engine.name
+        services = chosen(rollout.containers, rollout.target, params.services, params.skip)
         left_over = rollout.interrupted()
         for item in left_over:
             hint = "run: maintd trigger services_recreate -p back=true"
             ctx.fail(f"{item.label}: replacement that was interrupted", "not ended", expected="none", hint=hint)
         names = {item.name for item in left_over}
-        free = rollout.without_protected(found, params.calendar.store, params.services)
+        free = rollout.without_protected(services, params.calendar.store, params.services)
         work = [item for item in free if not item.aside and item.name not in names]
         if params.stopped:
             work = [item for item in work if item.state.state not in ("running", "restarting", "paused")]
         ctx.check(f"{name}: services to restart", len(work), at_least=0 if params.stopped else 1, hint="name some")
-        restart_all(ctx, params, rollout, rollout.ordered(work))
+        act = rollout.start if params.stopped else partial(rollout.restart, argv=params.compose)
+        rollout.one_by_one(rollout.ordered(work), act, "restarted")
         rollout.report_all()
-
-
-def restart_all(ctx: Context, params: Params, rollout: Rollout, work: list[ServiceContainer]) -> None:
-    """Restart one after the other; after a failure the rest stays as it is, and is named."""
-    for place, item in enumerate(ctx.track(work, unit="container")):
-        try:
-            rollout.start(item) if params.stopped else rollout.restart(item, params.compose)
-        except NotHealthyError:
-            rest = ", ".join(other.label for other in work[place + 1 :])
-            if rest:
-                hint = f"find out why {item.label} failed, then run this job for them"
-                ctx.fail("services after it", f"left as they are: {rest}", expected="restarted", hint=hint)
-            return

@@ -17,7 +17,7 @@ from maintd import __version__
 from maintd.cli.app import App, discard, prepare_streams
 from maintd.config.process_limits import UMASK
 from maintd.errors import MaintdError, OutputError, UsageError
-from maintd.terminal import quotable
+from maintd.terminal import quotable, was_interrupted
 
 _OUTPUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EIO)
 
@@ -162,7 +162,9 @@ def main() -> int:
         return _report_output(error)
     except MaintdError as error:
         return _report(error, as_json)
-    except (KeyboardInterrupt, click.Abort):
+    except BaseException as error:
+        if not isinstance(error, click.Abort) and not was_interrupted(error):
+            raise
         App.note("\ninterrupted")
         return INTERRUPTED
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-import socket
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import yaml
 
 from support.job_runs import JobResult, run_job
 from support.servers.docker import DockerEngine
+from support.servers.refusing_engine import PassingRequest, passing_through
 
 COMMAND = ["sh", "-c", 'test -z "$BROKEN" && exec sleep 100000']
 """Ends at once in an image with BROKEN in its environment."""
@@ -128,57 +127,19 @@ def severed_engine(engine: DockerEngine, after: int) -> Iterator[Severed]:
 
     For the engine this is the same as a client that was killed at that instant: no request comes any more.
     """
-    with tempfile.TemporaryDirectory(prefix="severed-") as name, closing(socket.socket(socket.AF_UNIX)) as listener:
-        path, lock = Path(name) / "d.sock", threading.Lock()
-        listener.bind(str(path))
-        listener.listen(64)
-        severed = Severed(f"unix://{path}", down=after == 0)
+    lock = threading.Lock()
+    severed = Severed("", down=after == 0)
 
-        def answer(client: socket.socket) -> None:
-            with client, suppress(OSError):
-                data = b""
-                while b"\r\n\r\n" not in data:
-                    piece = client.recv(65536)
-                    if not piece:
-                        return
-                    data += piece
-                line, _, rest = data.partition(b"\r\n")
-                words = line.decode().split()
-                is_change, last = words[0] in ("POST", "DELETE"), False
-                with lock:
-                    if (is_change and severed.down) or (severed.down and after and len(severed.changes) >= after):
-                        return
-                    if is_change:
-                        severed.changes.append(f"{words[0]} {re.sub(r'/v[0-9.]+', '', words[1])}")
-                        last = severed.down = len(severed.changes) == after
-                with socket.socket(socket.AF_UNIX) as real:
-                    real.connect(f"{engine.folder}/d.sock")
-                    real.sendall(line + b"\r\nConnection: close\r\n" + re.sub(rb"(?i)\r\nconnection:[^\r]*", b"", rest))
-                    thread = threading.Thread(target=copy, args=(client, real), daemon=True)
-                    thread.start()
-                    if last:  # until the engine has done it
-                        while real.recv(65536):
-                            pass
-                        client.shutdown(socket.SHUT_RDWR)
-                        return
-                    copy(real, client)
+    def handle(passing: PassingRequest) -> None:
+        method, path, *_ = passing.line.split()
+        is_change, last = method in ("POST", "DELETE"), False
+        with lock:
+            if (is_change and severed.down) or (severed.down and after and len(severed.changes) >= after):
+                return
+            if is_change:
+                severed.changes.append(f"{method} {re.sub(r'/v[0-9.]+', '', path)}")
+                last = severed.down = len(severed.changes) == after
+        passing.pass_on(answered=not last)
 
-        def copy(source: socket.socket, sink: socket.socket) -> None:
-            with suppress(OSError):
-                while piece := source.recv(65536):
-                    sink.sendall(piece)
-
-        def serve() -> None:
-            with suppress(OSError):
-                while True:
-                    client, _ = listener.accept()
-                    threading.Thread(target=answer, args=(client,), daemon=True).start()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield severed
-        finally:
-            with suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)
-            thread.join()
+    with passing_through(engine, handle) as severed.url:
+        yield severed

@@ -40,12 +40,12 @@ def report_store(ctx: Context, store: StorePlace) -> None:
         except TargetError as error:
             ctx.report_error("store: free space", error, expected="room for evidence")
         return
-    own, same, unclear = _addresses(store.host), [], []
+    own, same, unclear = addresses_of(store.host), [], []
     for target_name, target in ctx.targets.postgres.items():
         place = _place(target)
         if place is None:
             unclear.append(target_name)
-        elif place[1] == store.port and (place[0] == store.host or _addresses(place[0]) & own):
+        elif place[1] == store.port and (place[0] == store.host or addresses_of(place[0]) & own):
             same.append(target_name)
     hint = "use another server or the default file: a job that stops this one would stop maintd's history with it"
     if unclear and not same:
@@ -64,7 +64,7 @@ def _place(target: PostgresTarget) -> tuple[str, int] | None:
         return None
 
 
-def _addresses(host: str) -> set[str]:
+def addresses_of(host: str) -> set[str]:
     """The addresses of a host; of a folder with the server's socket, those of this machine."""
     if not host or host.startswith("/"):
         host = "localhost"

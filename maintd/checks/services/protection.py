@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from maintd.checks.requirements.store_place import StorePlace
+from maintd.checks.requirements.store_place import StorePlace, addresses_of
 from maintd.checks.services.containers import ServiceContainer
 
 _ID = re.compile(r"[0-9a-f]{64}")
@@ -78,7 +78,7 @@ def serves(item: ServiceContainer, host: str, port: int) -> bool:
         addresses.update(str(network.get(key) or "") for key in ("IPAddress", "GlobalIPv6Address"))
     if host in names - {""}:
         return True
-    resolved = _addresses(host)
+    resolved = addresses_of(host)
     if resolved & (addresses - {""}):
         return True
     bound = {
@@ -101,15 +101,6 @@ def _address_of(url: str) -> Iterator[tuple[str, int]]:
     parts = urlsplit(url)
     if parts.scheme in ("tcp", "http", "https") and parts.hostname:
         yield parts.hostname, parts.port or (2376 if parts.scheme == "https" else 2375)
-
-
-def _addresses(host: str) -> set[str]:
-    if not host or host.startswith("/"):
-        host = "localhost"
-    try:
-        return {str(item[4][0]) for item in socket.getaddrinfo(host, None)}
-    except OSError:
-        return set()
 
 
 def _is_here(address: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from maintd.checks.docker.images import find_image
 from maintd.checks.hints import command
 from maintd.checks.limits import Limits
+from maintd.checks.probes import isolate_errors
 from maintd.checks.requirements.store_place import StorePlace
 from maintd.checks.services import replace
 from maintd.checks.services.containers import NEW, OLD, ServiceContainer, of_project, read, read_all
@@ -22,7 +23,7 @@ from maintd.checks.services.order import in_order
 from maintd.checks.services.protection import own_ids, protected
 from maintd.checks.services.replace import Interrupted, find_interrupted
 from maintd.clients import shell
-from maintd.clients.docker import Docker
+from maintd.clients.docker import Docker, connect
 from maintd.clients.program_output import OutputExcerpt
 from maintd.errors import MaintdError, TargetError
 from maintd.job.causes import Role
@@ -125,6 +126,18 @@ class Rollout:
         found = sorted(chosen, key=lambda item: (places[item.service], item.state.number, item.name))
         self.ctx.log(f"{self.engine.name}: in this order: {', '.join(item.label for item in found)}")
         return found
+
+    def one_by_one(self, work: Sequence[ServiceContainer], act: Callable[[ServiceContainer], None], done: str) -> None:
+        """Do it for each; after a service that is not healthy the rest stays as it is, and is named."""
+        for place, item in enumerate(self.ctx.track(work, unit="container")):
+            try:
+                act(item)
+            except NotHealthyError:
+                rest = ", ".join(other.label for other in work[place + 1 :])
+                if rest:
+                    hint = f"find out why {item.label} failed, then run this job for them"
+                    self.ctx.fail("services after it", f"left as they are: {rest}", expected=done, hint=hint)
+                return
 
     # --- what earlier runs left ---
 
@@ -378,6 +391,21 @@ class Rollout:
         return (
             aside or now is None or now.state.started_at != item.state.started_at or now.state.state != item.state.state
         )
+
+
+@contextmanager
+def begin_rollout(ctx: Context, scope: RolloutScope, done: str) -> Iterator[Rollout]:
+    """The work on the chosen Docker target, its containers read; an error of it fails the job. `done`: `recreated`."""
+    target = ctx.target("docker", scope.docker)
+    name = next(name for name, found in ctx.targets.docker.items() if found == target)
+    with (
+        isolate_errors(ctx, f"{name}: services {done}", expected=done, role=Role.WORK),
+        connect(target, name=name) as engine,
+    ):
+        rollout = Rollout(ctx, engine, target, scope)
+        with ctx.phase(f"{name}: list the containers"):
+            rollout.read()
+        yield rollout
 
 
 def reference_of(engine: Docker, image_id: str, candidates: Sequence[str]) -> str:
