@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from maintd.errors import JobError
 from maintd.executor.job_user import JobUser
-from maintd.job.context import AttemptInfo
+from maintd.job.attempt_info import AttemptInfo
 from maintd.model.base import Model
 from maintd.model.evidence import Report
 

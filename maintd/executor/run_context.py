@@ -17,7 +17,7 @@ from maintd.executor.cancellation import CancelToken
 from maintd.executor.child_protocol import AttemptRequest
 from maintd.executor.fork_client import ForkClient
 from maintd.executor.job_user import JobUser, root_jobs_of
-from maintd.job.context import AttemptInfo, KnownFinding, Point, UnfinishedRun
+from maintd.job.attempt_info import AttemptInfo, KnownFinding, Point, UnfinishedRun
 from maintd.model.entry import Freeze, LockMode
 from maintd.model.finding import Finding
 from maintd.model.job import BrokenJob, JobDescription

@@ -5,8 +5,9 @@ the job. The file name of the module is the name of the job; there is no registr
 """
 
 from maintd.errors import JobError, MaintdError, TargetError, UnknownNameError
+from maintd.job.attempt_info import Point
 from maintd.job.causes import Role
-from maintd.job.context import BudgetSpentError, CheckFailedError, Context, Point
+from maintd.job.context import BudgetSpentError, CheckFailedError, Context
 from maintd.job.criterion import Criterion
 from maintd.job.decorator import job
 from maintd.job.params import JobParams

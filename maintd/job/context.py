@@ -14,12 +14,13 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from maintd.errors import JobError, MaintdError, TargetError, UnknownNameError
+from maintd.job.attempt_info import AttemptInfo, KnownFinding, Point, UnfinishedRun
 from maintd.job.bounded import Bounded
 from maintd.job.causes import Role
 from maintd.job.criterion import Criterion, Number, Observed
@@ -62,59 +63,6 @@ class BudgetSpentError(JobError):
     """A change would exceed the budget of the job."""
 
     code = "budget_spent"
-
-
-@dataclass(frozen=True)
-class Point:
-    """One earlier value of a measure."""
-
-    at: datetime
-    value: float
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class KnownFinding:
-    """An open finding of this step. `by`, `why` and `until` are those of its acknowledgement; `by` is empty without
-    one."""
-
-    by: str = ""
-    why: str = ""
-    until: datetime | None = None
-
-
-@dataclass(frozen=True)
-class UnfinishedRun:
-    """A run that has not ended, or was lost and is `held`, with what its steps have handed over."""
-
-    run_id: int
-    entry: str
-    held: bool
-    handed: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class AttemptInfo:
-    """The attempt that a context belongs to. Folders may be text, since a child seldom needs them as paths."""
-
-    run_id: int
-    entry: str
-    step: str
-    attempt: int
-    due_at: datetime | None
-    deadline_at: datetime
-    dry_run: bool
-    artifacts_dir: Path | str
-    work_dir: Path | str
-    budget: Mapping[str, int] = field(default_factory=dict)
-    series: Mapping[str, Sequence[Point]] = field(default_factory=dict)
-    reports_dir: Path | str | None = None
-    findings: Mapping[str, KnownFinding] = field(default_factory=dict)  # by the name of the check
-    handed: Mapping[str, Any] = field(default_factory=dict)  # values of earlier steps, by name
-    outcomes: Mapping[str, str] = field(default_factory=dict)  # states of earlier steps, by name
-    undoes_run: int | None = None  # the run that this one undoes
-    unfinished: tuple[UnfinishedRun, ...] | None = None  # None: not known, or not requested
-    read_at: datetime | None = None  # when `unfinished` was read
 
 
 class PendingChange:

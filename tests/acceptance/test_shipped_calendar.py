@@ -32,7 +32,7 @@ from support.servers.base import wait_for
 from support.servers.maintd import RunningDaemon, maintd_daemon
 from support.stack import PROJECT, RULES, SHIPPED, Stack, has_alertmanager, restore, stack
 
-from maintd.job.context import Point
+from maintd.job.attempt_info import Point
 from maintd.model.evidence import CheckStatus
 
 pytestmark = [pytest.mark.slow, pytest.mark.server]

@@ -18,7 +18,7 @@ from support.job_runs import JobResult, run_job
 from support.servers.base import free_port, wait_for
 from support.servers.prometheus import WebServer, alertmanager, prometheus
 
-from maintd.job.context import KnownFinding, Point
+from maintd.job.attempt_info import KnownFinding, Point
 from maintd.model.evidence import CheckStatus
 from maintd.units import utc_text
 

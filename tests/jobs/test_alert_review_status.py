@@ -12,7 +12,7 @@ from support.job_runs import JobResult, run_job
 from support.servers.base import free_port, wait_for
 from support.servers.prometheus import ALERTMANAGER, WebServer, alertmanager
 
-from maintd.job.context import Point
+from maintd.job.attempt_info import Point
 from maintd.model.evidence import CheckStatus
 
 CLUSTER = "alertmanager main: cluster"

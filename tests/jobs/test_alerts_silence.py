@@ -16,7 +16,7 @@ from support.servers.prometheus import WebServer, alertmanager
 from maintd.checks.alerts.flow import LABEL
 from maintd.checks.alerts.silencing import parse_matcher, require_narrow
 from maintd.clients.alertmanager import Alertmanager, Silence, connect
-from maintd.job.context import UnfinishedRun
+from maintd.job.attempt_info import UnfinishedRun
 from maintd.model.target import AlertmanagerTarget
 
 pytestmark = pytest.mark.server

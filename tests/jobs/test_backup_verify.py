@@ -18,7 +18,7 @@ from support.job_runs import JobResult, run_job
 from support.servers.postgres import BIN, PostgresServer
 from support.servers.redis import redis
 
-from maintd.job.context import Point
+from maintd.job.attempt_info import Point
 from maintd.model.evidence import CheckStatus
 
 TAR = made.tar_of({**made.SECRETS, "config/app.yml": made.noise(40_000)})

@@ -25,7 +25,7 @@ from support.servers.redis import RedisServer
 
 from maintd.checks.host import folder_sizes
 from maintd.checks.postgres.capacity import MeasuredServers, figures
-from maintd.job.context import Point
+from maintd.job.attempt_info import Point
 from maintd.model.evidence import CheckStatus
 from maintd.model.target import PostgresTarget
 

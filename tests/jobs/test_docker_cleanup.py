@@ -18,7 +18,7 @@ from support.servers.registry import registry
 from maintd.checks.docker import cleanup
 from maintd.checks.docker.cleanup import InUseError, Retention, StoredContainer, StoredImage, decide_images
 from maintd.clients.docker import PROJECT, SERVICE, Docker, connect
-from maintd.job.context import Point
+from maintd.job.attempt_info import Point
 from maintd.model.evidence import Change, CheckStatus
 from maintd.model.target import DockerTarget
 

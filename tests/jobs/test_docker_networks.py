@@ -15,7 +15,7 @@ from support.servers.docker import DockerEngine, docker_engine
 from maintd.checks.docker.cleanup import StoredContainer
 from maintd.checks.docker.networks import Network, decide_networks
 from maintd.clients.docker import PROJECT
-from maintd.job.context import Point
+from maintd.job.attempt_info import Point
 from maintd.model.evidence import Change, ChangeState, CheckStatus
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)

@@ -19,7 +19,7 @@ from support.job_runs import JobResult, run_job
 from support.servers.base import wait_for
 from support.servers.docker import DockerEngine, docker_engine
 
-from maintd.job.context import Point
+from maintd.job.attempt_info import Point
 from maintd.model.evidence import CheckStatus
 
 pytestmark = [pytest.mark.server, pytest.mark.engine]

@@ -19,7 +19,7 @@ from support.servers.prometheus import WebServer, prometheus
 from support.servers.redis import RedisServer
 from support.servers.redis import redis as own_redis
 
-from maintd.job.context import Point
+from maintd.job.attempt_info import Point
 from maintd.model.evidence import CheckStatus
 
 pytestmark = pytest.mark.server

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from maintd.checks.docker.vulnerabilities import VulnerabilityCheck
-from maintd.job.context import AttemptInfo, Context, Point, Report
+from maintd.job.attempt_info import AttemptInfo, Point
+from maintd.job.context import Context, Report
 from maintd.model.evidence import Check, CheckStatus, Measure
 from maintd.model.target import Targets
 

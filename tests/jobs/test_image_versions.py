@@ -14,7 +14,7 @@ from support.servers.registry import Registry, registry
 from maintd.checks.docker.versions import newer, version
 from maintd.clients.registry import Credentials, HttpRegistryClient, parse
 from maintd.errors import TargetError
-from maintd.job.context import Point
+from maintd.job.attempt_info import Point
 from maintd.model.evidence import CheckStatus
 
 

@@ -34,7 +34,7 @@ from support.servers.registry import registry
 from support.users import folder_for_all
 
 from maintd.clients.alertmanager import connect as connect_alertmanager
-from maintd.job.context import UnfinishedRun
+from maintd.job.attempt_info import UnfinishedRun
 from maintd.model.evidence import CheckStatus
 from maintd.model.target import AlertmanagerTarget
 

@@ -16,7 +16,7 @@ from support.servers.redis import redis as own_redis
 from maintd.checks.redis.latency import parse_events, read_threshold
 from maintd.clients.redis import connect
 from maintd.errors import TargetError
-from maintd.job.context import Point
+from maintd.job.attempt_info import Point
 from maintd.model.evidence import CheckStatus
 from maintd.model.target import RedisTarget
 

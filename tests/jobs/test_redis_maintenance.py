@@ -37,7 +37,7 @@ from maintd.checks.redis.persistence import (
     saved_criterion,
 )
 from maintd.checks.redis.streams import Consumer, ConsumerGroup, StreamState, id_order, keep_from
-from maintd.job.context import Point
+from maintd.job.attempt_info import Point
 from maintd.model.evidence import ChangeState, CheckStatus
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)

@@ -36,7 +36,7 @@ from support.servers.registry import Registry, registry
 from support.users import as_unprivileged_user, folder_for_all
 
 from maintd.checks.postgres.reindex import Marker, marked_comment
-from maintd.job.context import Point
+from maintd.job.attempt_info import Point
 from maintd.model.evidence import Change, ChangeState, Check, CheckStatus
 
 Scenario = Callable[[pytest.FixtureRequest], JobResult]

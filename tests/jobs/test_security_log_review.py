@@ -19,7 +19,7 @@ from support.servers.docker import DockerEngine
 from support.servers.journal import JournalMessage, journal
 from support.users import as_unprivileged_user, folder_for_all
 
-from maintd.job.context import Point
+from maintd.job.attempt_info import Point
 from maintd.model.evidence import CheckStatus
 
 THEM = "198.51.100.7"

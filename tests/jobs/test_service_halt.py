@@ -22,7 +22,7 @@ from support.servers.postgres import PostgresServer
 from support.servers.redis import RedisServer
 from support.servers.tls import authority, tls_front
 
-from maintd.job.context import UnfinishedRun
+from maintd.job.attempt_info import UnfinishedRun
 from maintd.model.evidence import ChangeState, CheckStatus
 from maintd.model.target import HaltTarget
 

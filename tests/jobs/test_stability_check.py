@@ -16,7 +16,8 @@ from support.servers.postgres import PostgresServer
 from support.servers.prometheus import CONFIG, WebServer, alertmanager, prometheus
 
 from maintd.checks.stability import HealthHistory, RequestLimits, report_requests
-from maintd.job.context import AttemptInfo, Context
+from maintd.job.attempt_info import AttemptInfo
+from maintd.job.context import Context
 from maintd.model.evidence import Check, CheckStatus
 from maintd.model.target import Targets
 

@@ -17,7 +17,7 @@ from support.servers.postgres import PostgresServer
 from support.servers.prometheus import prometheus
 from support.servers.redis import RedisServer
 
-from maintd.job.context import Point
+from maintd.job.attempt_info import Point
 from maintd.model.evidence import CheckStatus
 
 DAY = {

@@ -16,7 +16,7 @@ from maintd.executor.cancellation import CancelToken, LeaseDeadline
 from maintd.executor.child_protocol import AttemptRequest
 from maintd.executor.fork_client import ForkClient, Launched, Preload
 from maintd.executor.fork_protocol import decode
-from maintd.job.context import AttemptInfo
+from maintd.job.attempt_info import AttemptInfo
 from maintd.model.run import RunState
 from maintd.model.target import Targets
 

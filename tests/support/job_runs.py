@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from maintd.job import resolve_references
-from maintd.job.context import AttemptInfo, Context, KnownFinding, Point
+from maintd.job.attempt_info import AttemptInfo, KnownFinding, Point
+from maintd.job.context import Context
 from maintd.job.description import load_job
 from maintd.model.evidence import (
     Artifact,

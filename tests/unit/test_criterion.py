@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from maintd.errors import JobError, TargetError
+from maintd.job.attempt_info import AttemptInfo, Point
 from maintd.job.causes import CAUSES, Role, hint_for
-from maintd.job.context import AttemptInfo, Context, Point
+from maintd.job.context import Context
 from maintd.job.criterion import Criterion
 from maintd.model.evidence import Check, CheckStatus, Report
 from maintd.model.target import Targets

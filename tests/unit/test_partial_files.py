@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from maintd.job.context import AttemptInfo, Context
+from maintd.job.attempt_info import AttemptInfo
+from maintd.job.context import Context
 from maintd.job.description_cache import DescriptionCache
 from maintd.model.target import Targets
 

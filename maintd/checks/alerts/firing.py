@@ -12,7 +12,7 @@ from maintd.checks.alerts.silences import hides_too_much
 from maintd.checks.limits import Limits
 from maintd.clients.alertmanager import Alert, Silence
 from maintd.clients.prometheus import FiringAlert
-from maintd.job.context import KnownFinding
+from maintd.job.attempt_info import KnownFinding
 from maintd.model.evidence import Scalar
 from maintd.units import Duration, Instant, format_duration, utc_text
 

@@ -18,8 +18,9 @@ from maintd.checks.logs.logins import DAY, LoginSummary, Success
 from maintd.checks.logs.unfamiliar_logins import LoginTally
 from maintd.checks.read_tally import ReadTally
 from maintd.errors import MaintdError
+from maintd.job.attempt_info import Point
 from maintd.job.causes import Role
-from maintd.job.context import Context, Point
+from maintd.job.context import Context
 from maintd.job.criterion import Criterion
 from maintd.model.evidence import CheckStatus
 from maintd.reports.formatting import instant
