@@ -387,6 +387,15 @@ def test_a_notification_that_does_not_arrive_fails(proven: tuple[WebServer, int]
     assert "none within" in str(flows(result).observed)
 
 
+def test_without_time_to_wait_for_the_notification_it_is_unknown(proven: tuple[WebServer, int]) -> None:
+    params = {"prove": True, "listen": f"127.0.0.1:{free_port()}", "margin": "1h"}
+    result = unsilence(proven[0].url, {}, params, timeout=timedelta(seconds=5))
+
+    assert (result.outcome, flows(result).status.value) == ("unknown", "unknown"), result.text()
+    assert "no time to wait for 1h" in str(flows(result).observed)
+    assert states(result) == [("send test alert", "done"), ("send test alert", "done")]
+
+
 def test_a_silence_that_hides_the_test_alert_fails(proven: tuple[WebServer, int]) -> None:
     server, port = proven
     api, now = client(server.url), datetime.now(UTC)

@@ -30,6 +30,7 @@ _DEFAULT_WAIT = timedelta(seconds=30)
 _PART = re.compile(r"([0-9]{1,9})(ms|[ywdhms])")
 _UNITS = {"y": 365 * 86400, "w": 7 * 86400, "d": 86400, "h": 3600, "m": 60, "s": 1, "ms": 0.001}
 _POLL = 0.25  # seconds
+_SHARE = 0.8  # of the time that is left; the rest is for the end of the test alert
 
 ROUTE = (
     f"add to Alertmanager's configuration a route with matchers ['{LABEL}=~\".+\"'], group_by [{LABEL}] and "
@@ -87,12 +88,17 @@ def _observe(
         to = ", ".join(found.receivers) or "no receiver"
         cause = f"not_configured: the test alert goes to {to}, which has no webhook"
         return Criterion(name, unknown=cause, equals=wanted, hint=ROUTE)
-    limit = wait + margin
-    arrived = receiver.received.wait(min(limit, ctx.remaining).total_seconds())
+    limit, left = wait + margin, ctx.remaining * _SHARE
+    arrived = receiver.received.wait(min(limit, left).total_seconds())
     after = timedelta(seconds=time.monotonic() - began)
     if arrived:
         ctx.measure("alert_delay_seconds", after.total_seconds(), "s", alertmanager=server.name)
         return Criterion(name, wanted, equals=wanted)
+    if left < limit:
+        cause = (
+            f"timed_out: none within {duration_text(after)}, and there was no time to wait for {duration_text(limit)}"
+        )
+        return Criterion(name, unknown=cause, equals=wanted, hint="raise the timeout of the step, or lower group_wait")
     others = f"; {receiver.others} other notifications arrived" if receiver.others else ""
     hint = f"check that the receiver {', '.join(webhooks)} sends to {listen} of this host, and Alertmanager's log"
     return Criterion(name, f"none within {duration_text(after)}{others}", equals=wanted, hint=hint)
