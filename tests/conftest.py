@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -51,6 +52,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
     The servers of the tests run as other users, so each of them can enter it. Workers of xdist inherit it.
     """
+    # Bytecode is kept: else each of the thousands of processes of a session compiles all modules of maintd anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     if os.environ.get("PYTEST_XDIST_WORKER") is not None:
         return
     usual = Path(tempfile.gettempdir()).resolve()

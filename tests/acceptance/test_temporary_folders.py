@@ -17,10 +17,20 @@ ROOT = Path(__file__).parents[2]
 MINE = ["maintd-backup", "maintd-of-mine", "other"]
 
 
-def session(above: Path) -> subprocess.Popen[bytes]:
-    """A session that only collects tests; it has a temporary folder as any other."""
+def session(above: Path, *more: Path) -> subprocess.Popen[bytes]:
+    """A session that only collects the tests of a file and of those given; it has a temporary folder as any other."""
     environ = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")} | {"TMPDIR": str(above)}
-    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--collect-only", "tests/unit"]
+    argv = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--collect-only",
+        "tests/unit/test_tokens.py",
+        *more,
+    ]
     return subprocess.Popen(argv, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -37,7 +47,9 @@ def test_the_folder_of_a_killed_session_is_deleted_by_the_next_one_and_nothing_e
             (above / mine / "file").touch()
         (above / "maintd-backup" / "pytest-session").symlink_to(above / "other" / "file")
 
-        killed = session(above)
+        endless = above / "other" / "test_endless.py"
+        endless.write_text("import signal\n\nsignal.pause()\n")
+        killed = session(above, endless)
         wait_for(lambda: list(above.glob("maintd-????????/pytest-session")), "the session has a folder")
         killed.send_signal(signal.SIGKILL)
         killed.wait(60)

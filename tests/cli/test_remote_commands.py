@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.servers.base import wait_for
 from support.servers.maintd import RunningDaemon, maintd_daemon
 
 
@@ -169,9 +170,14 @@ def test_options_that_contradict_each_other_are_refused(daemon: RunningDaemon) -
 
 def test_names_are_completed_from_the_daemon_elsewhere(daemon: RunningDaemon) -> None:
     words = f"maintd --url {daemon.page} trigger "
-    done = daemon.maintd(_MAINTD_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD="4", MAINTD_STATE_DIR="/none")
 
-    assert "plain,greeting" in done.out.splitlines()
+    def completed() -> bool:
+        done = daemon.maintd(
+            _MAINTD_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD="4", MAINTD_STATE_DIR="/none"
+        )
+        return "plain,greeting" in done.out.splitlines()
+
+    wait_for(completed, "a daemon that answers before the shell gives up")
 
 
 def test_a_token_limited_to_entries_sees_only_these(daemon: RunningDaemon) -> None:
