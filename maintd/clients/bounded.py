@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,9 +38,15 @@ class JsonLimits:
 JSON_LIMITS = JsonLimits()
 
 
-def parse_json(data: bytes | bytearray | str, where: str, limits: JsonLimits = JSON_LIMITS) -> Any:
+def parse_json(
+    data: bytes | bytearray | str,
+    where: str,
+    limits: JsonLimits = JSON_LIMITS,
+    object_hook: Callable[[dict[str, Any]], Any] | None = None,
+) -> Any:
     """Decode a JSON document within the limits.
 
+    `object_hook` replaces each object, as in `json.loads`.
     Raises TargetError: "too_large" for a document over a limit, "malformed" for one that is not JSON.
     """
     text = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else bytes(data)
@@ -48,7 +54,7 @@ def parse_json(data: bytes | bytearray | str, where: str, limits: JsonLimits = J
         raise TargetError(f"{where}: has more than {format_size(limits.size_bytes)}", cause="too_large")
     _check_structure(text, where, limits)
     try:
-        return json.loads(text)
+        return json.loads(text, object_hook=object_hook)
     except (ValueError, RecursionError) as error:
         reason = "is nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
         raise TargetError(f"{where}: is not JSON: {reason}", cause="malformed") from None

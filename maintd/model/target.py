@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, SecretStr, model_validator
 
@@ -93,6 +93,17 @@ class AlertmanagerTarget(Target):
     verify: bool = True
 
 
+class TlsTarget(Target):
+    """A TLS server whose certificate is checked, by `address`, `host:port`; each address of the host is examined.
+    `name` is requested by SNI, and the certificate must be for it; by default the host. `starttls`: TLS begins within
+    this protocol. `ca_file` has the authorities to trust instead of the system's."""
+
+    address: str
+    name: str | None = None
+    starttls: Literal["postgres", "smtp"] | None = None
+    ca_file: Path | None = None
+
+
 class HaltSource(BaseModel):
     """Where the state of a service is read, one of: a field of the JSON answer to a GET of `path`, below the target's
     url or a whole URL; a `key` of a `redis` target, with the `field` of a hash; the first column of a `query` of a
@@ -173,6 +184,7 @@ class Targets(BaseModel):
     http: dict[str, HttpTarget] = {}
     prometheus: dict[str, PrometheusTarget] = {}
     alertmanager: dict[str, AlertmanagerTarget] = {}
+    tls: dict[str, TlsTarget] = {}
     halts: dict[str, HaltTarget] = {}
     host: dict[str, HostTarget] = {"local": HostTarget()}
     folders: dict[str, FolderTarget] = {}

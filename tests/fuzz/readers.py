@@ -18,6 +18,9 @@ from maintd.checks.backups.base_backup import verify_base_backup
 from maintd.checks.backups.catalog import find_backups, recorded_sha256
 from maintd.checks.backups.pgdump_directory import walk_directory
 from maintd.checks.backups.stream import DamagedError, ExpansionLimits, UnreadableError
+from maintd.checks.certificates.certificate import chain_problem, parse
+from maintd.checks.certificates.stored import read_file
+from maintd.checks.certificates.validity import limits_of
 from maintd.clients.bounded import inflate, parse_json
 from maintd.errors import TargetError
 
@@ -104,6 +107,35 @@ def folders() -> Iterator[Property]:
                             continue
             finally:
                 path.unlink()
+
+        yield holds
+
+
+@contextmanager
+def certificates() -> Iterator[Property]:
+    """Byte 0 is the kind of a file, the rest its content, or a certificate in DER: its facts, or why it has none."""
+    names = ("acme.json", "chain.pem", "list.crt")
+    with tempfile.TemporaryDirectory(prefix="maintd-fuzz-") as folder:
+
+        def holds(data: bytes) -> None:
+            kind = data[0] % (len(names) + 1) if data else 0
+            with _within_limits():
+                try:
+                    if kind == len(names):
+                        found = [parse(data[1:], "x")]
+                    else:
+                        path = Path(folder) / names[kind]
+                        path.write_bytes(data[1:])
+                        items = read_file(path).items
+                        assert all(item.chain or item.problem for item in items)
+                        found = [each for item in items for each in item.chain]
+                except TargetError as error:
+                    assert error.cause in ("malformed", "unfamiliar", "too_large")
+                    return
+                for certificate in found:
+                    assert certificate.label.isprintable()
+                    limits_of(certificate.lifetime, authority=certificate.is_authority)
+                chain_problem(found[:10])
 
         yield holds
 

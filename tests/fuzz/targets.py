@@ -8,7 +8,7 @@ from pathlib import Path
 from fuzz.clients import host_files, servers
 from fuzz.log_readers import logs
 from fuzz.properties import Opened, calendars, reports, rules, settings_files, values
-from fuzz.readers import answers, archives, folders
+from fuzz.readers import answers, archives, certificates, folders
 from fuzz.served import bodies, leftovers, spools
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -25,6 +25,7 @@ TARGETS: dict[str, Opened] = {
     "archive": archives,
     "folder": folders,
     "answer": answers,
+    "certificate": certificates,
     "log": logs,
     "server": servers,
     "host": host_files,
@@ -44,6 +45,7 @@ READERS: dict[str, str] = {
     ),
     "folder": "checks/backups/base_backup checks/backups/catalog checks/backups/pgdump_directory",
     "answer": "clients/bounded",
+    "certificate": "checks/certificates/certificate checks/certificates/stored",
     "log": (
         "checks/logs/access_log checks/logs/auth_log checks/logs/denied_requests checks/logs/folder "
         "checks/logs/log_files checks/logs/login_messages checks/logs/scanner checks/logs/syslog "

@@ -25,6 +25,7 @@ from support.halting import trading_service
 from support.http_services import http_service, json_reply
 from support.job_runs import JOBS, JobResult, run_job
 from support.sample_weeks import history
+from support.servers import certificates as made_certificates
 from support.servers.base import free_port, wait_for
 from support.servers.docker import DockerEngine, docker_engine
 from support.servers.prometheus import CONFIG, WebServer, alertmanager, prometheus
@@ -634,6 +635,23 @@ def _(stage: Stage) -> Case:
     act = partial(files_below, stage.folder / "auth.log")
     params = {"auth_log": str(stage.folder / "auth.log"), "folder": "a"}
     return Case("security_log_review", "^logins", act, {"folders": stage.logs()}, params)
+
+
+@case("certificates: servers")
+def _(stage: Stage) -> Case:
+    issued = made_certificates.self_signed("web")
+    context = made_certificates.server_context(issued, stage.folder)
+    port = stage.opened.enter_context(made_certificates.listener(made_certificates.presents(context)))
+    targets = {"tls": {name: {"address": f"127.0.0.1:{port}", "timeout": "60s"} for name in "ab"}}
+    return Case("certificates", "^tls a: ", partial(calls_of, "tls a"), targets)
+
+
+@case("certificates: files")
+def _(stage: Stage) -> Case:
+    for name in "ab":
+        made.write(stage.folder / f"{name}.pem", made_certificates.self_signed(name).pem)
+    act = partial(files_below, stage.folder / "a.pem")
+    return Case("certificates", r"/a\.pem", act, {"folders": {"certificates": {"path": str(stage.folder)}}})
 
 
 # --- queries ------------------------------------------------------------------------------------------------------

@@ -30,11 +30,12 @@ from maintd.clients.http import Api
 from maintd.clients.postgres import Postgres
 from maintd.clients.prometheus import Prometheus
 from maintd.clients.redis import RedisServer
+from maintd.clients.tls_server import TlsServer
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = ROOT / "maintd/clients"
 READERS = (ROOT / "jobs", ROOT / "maintd/checks")
-CLASSES = (Postgres, RedisServer, Docker, Prometheus, Alertmanager, Host)
+CLASSES = (Postgres, RedisServer, Docker, Prometheus, Alertmanager, Host, TlsServer)
 ENGINE = (
     "images",
     "inspect_image",

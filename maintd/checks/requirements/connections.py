@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from maintd.clients import alertmanager, docker, host, http, postgres, prometheus, redis
+from maintd.clients import alertmanager, docker, host, http, postgres, prometheus, redis, tls_server
 from maintd.clients.http import Answer, Api
 from maintd.errors import TargetError
 from maintd.job.references import resolved
@@ -77,6 +77,13 @@ def _alertmanager(target: Any, name: str) -> Iterator[tuple[Any, str]]:
 
 
 @contextmanager
+def _tls(target: Any, name: str) -> Iterator[tuple[Any, str]]:
+    server = tls_server.connect(target, name=name)
+    found = server.examine(server.addresses()[0])
+    yield server, found.protocol
+
+
+@contextmanager
 def _halts(target: Any, name: str) -> Iterator[tuple[Any, str]]:
     yield target, "configured"  # its sources are other targets, see `halts.can_be_read`
 
@@ -104,6 +111,7 @@ _OPEN: Mapping[str, Open] = {
     "http": _http,
     "prometheus": _prometheus,
     "alertmanager": _alertmanager,
+    "tls": _tls,
     "halts": _halts,
     "host": _host,
     "folders": _folder,

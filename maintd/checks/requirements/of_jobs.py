@@ -337,6 +337,16 @@ def alert_review(targets: Targets, params: Any) -> Iterator[Requirement]:
         yield Requirement("http", params.grafana, f"read {params.grafana_path}", exercise)
 
 
+def certificates(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Servers complete a handshake; folders and files with certificates can be read."""
+    for name in targets.tls if params.tls is None else params.tls:
+        yield Requirement("tls", name, "complete a handshake", answers)
+    names = ("certificates",) if params.folders is None else params.folders
+    yield from _folders(targets, [name for name in names if name in targets.folders])
+    for path in params.files:
+        yield local.readable_file(path, "read its certificates")
+
+
 def service_halt(targets: Targets, params: Any) -> Iterator[Requirement]:
     """The state of each service can be read from both sources."""
     for name in params.targets or targets.halts:

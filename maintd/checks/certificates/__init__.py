@@ -1,0 +1,1 @@
+"""Certificates: what servers present, what is stored, and whether renewal works."""
