@@ -27,6 +27,12 @@ GRANT :"owner" TO maintd_op;
 -- backup dumps all tables of all schemas. Tables with row-level security need BYPASSRLS, too.
 GRANT pg_read_all_data TO maintd_op;
 
+-- Only where backup makes base backups (its param base_backups): psql … -v base_backups=on. pg_hba.conf then needs a line
+-- `host replication maintd_op ADDRESS scram-sha-256`. A role with REPLICATION can read all data of the server.
+\if :{?base_backups}
+ALTER ROLE maintd_op REPLICATION;
+\endif
+
 SELECT format('GRANT USAGE ON SCHEMA %I TO maintd_ro, maintd_op', n.nspname)
 FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
 WHERE e.extname IN ('amcheck', 'pgstattuple') \gexec

@@ -4,11 +4,12 @@ Runbook: Schedules, "Daily backup"
 
 A set is written below a temporary name and renamed when it is whole, so that a run that is killed leaves nothing that
 looks like a backup. Each file is hashed and decoded while it is written. Postgres: `pg_dump -Fc` of each database, with
-rows and content hashes of its tables from the same snapshot, and the roles without their passwords. Redis: a snapshot
+rows and content hashes of its tables from the same snapshot, and the roles without their passwords; where it is asked
+for, a base backup of the server with its manifest and WAL. Redis: a snapshot
 over the connection, as for a replica. Folders and files: tar.gz. Secrets: encrypted to age recipients; this process
 cannot decrypt them. A manifest has what a restore is proven by. A part that fails is missing in the set, which then is
-not a good one. Old sets are deleted only when the new one is good, by number and never by age alone. A base backup
-(`pg_basebackup`), the append-only files of Redis and a copy by a command are not supported.
+not a good one. Old sets are deleted only when the new one is good, by number and never by age alone. The append-only
+files of Redis and a copy by a command are not supported.
 """
 
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from maintd.checks.backup_sets import making, postgres, redis
+from maintd.checks.backup_sets import base_backup, making, postgres, redis
 from maintd.checks.backup_sets.layout import find_sets
 from maintd.checks.backup_sets.making import SetMaker
 from maintd.checks.backup_sets.packing import parse_recipient
@@ -40,6 +41,8 @@ class Params(JobParams):
     """Folder target with a second copy of each set, on another disk."""
     postgres: tuple[str, ...] | None = None
     """Names of Postgres targets; all by default, none: `[]`."""
+    base_backups: tuple[str, ...] = ()
+    """Names of Postgres targets whose servers are also backed up as a whole, by pg_basebackup."""
     databases: tuple[str, ...] = ()
     """Patterns of further databases of these servers; `*`: all. By default the one in the dsn of each target."""
     exclude_databases: tuple[str, ...] = ()
@@ -97,7 +100,7 @@ def run(ctx: Context, params: Params) -> None:
         hint = f"set targets.folders.{params.to} in the calendar: a folder that maintd may write to"
         raise TargetError(f'no folder "{params.to}" is configured', hint, cause="not_configured")
     chosen = {kind: ctx.targets.of(kind) if names is None else dict.fromkeys(names) for kind, names in kinds(params)}
-    if not (any(chosen.values()) or params.paths or params.secrets):
+    if not (any(chosen.values()) or params.base_backups or params.paths or params.secrets):
         raise TargetError("nothing to back up is configured", "set targets.postgres or paths", cause="not_configured")
     folder, keep = ctx.target("folders", params.to).path, Keep(params.last, params.daily, params.weekly, params.monthly)
     with isolate_errors(ctx, f"set in {params.to}", expected="written", role=Role.WORK), writable(ctx, folder):
@@ -141,13 +144,17 @@ def make(ctx: Context, params: Params, folder: Path, databases: tuple[str, ...],
             place = ctx.target("postgres", target)
             found[target] = postgres.choose_databases(ctx, place, target, options, ctx.targets.postgres)
     size = sum(sum(sizes.values()) for sizes in found.values())
+    for target in params.base_backups:
+        with maker.part(f"postgres {target}: base backup", "find the size of"):
+            size += base_backup.size_of(ctx.target("postgres", target), target)
     packed = [("files", label, path) for label, path in params.paths.items()]
     packed += [("secrets", label, path) for label, path in params.secrets.items()]
     for part, label, path in packed:
         with maker.part(f"{part} {label}", "find the size of"):
             size += making.size_of(path)
-    making.require_space(ctx, params.to, folder, find_sets(folder), size, params.min_free)
-    with ctx.change("create", folder / name, parts=len(found) + len(servers)) as allowed, maker.writer:
+    parts = [base_backup.name_of(target) for target in params.base_backups]
+    making.require_space(ctx, params.to, folder, find_sets(folder), size, params.min_free, parts)
+    with ctx.change("create", folder / name, parts=len(found) + len(servers) + len(parts)) as allowed, maker.writer:
         if not allowed:
             plan = {target: ", ".join(sizes) for target, sizes in found.items()}
             ctx.log(f"would back up databases: {plan}, redis: {servers}, {[*params.paths, *params.secrets]}")
@@ -155,6 +162,14 @@ def make(ctx: Context, params: Params, folder: Path, databases: tuple[str, ...],
         maker.writer.create()
         for target, chosen in found.items():
             dump(ctx, maker, target, tuple(chosen), options)
+        for target in params.base_backups:
+            subject = f"postgres {target}: base backup"
+            if subject not in maker.missing:
+                with maker.part(subject):
+                    place = ctx.target("postgres", target)
+                    maker.add(
+                        "base_backups", subject, *base_backup.save(ctx, maker.writer, place, target, params.stall)
+                    )
         for target in servers:
             with maker.part(f"redis {target}"):
                 place = ctx.target("redis", target)

@@ -5,12 +5,13 @@ Runbook: Quarterly Maintenance, Infrastructure Review, step 4 "Disaster Recovery
 The newest good set of the job `backup` is restored as a person would do it in a disaster: its sums are compared,
 Postgres is restored into a cluster of its own with its roles, Redis into a server of its own, folders are unpacked.
 Then tables, rows, content, schema and keys are compared with the manifest, which has them from the snapshot of the
-dump; amcheck reads every table and index; queries of the application have their expected values. Secrets are decrypted
-in memory where an identity is configured. Recovery time and recovery point are measured against their goals and
-against former drills. Neither the backups nor the live servers are changed: no server of a drill has a port, and before
-anything is written the cluster must show that it is none of production's. The scratch folder is deleted at the end.
-Dumps, snapshots and archives of other programs are restored too; they have no manifest, so that what they are compared
-with is unknown. Not restored: base backups, and what gpg encrypted.
+dump; amcheck reads every table and index; queries of the application have their expected values. A base backup is
+recovered by a server of its own; it has the identifier of production, so that the kernel shows which process it is.
+Secrets are decrypted in memory where an identity is configured. Recovery time and recovery point are measured against
+their goals and against former drills. Neither the backups nor the live servers are changed: no server of a drill has a
+port, and before anything is written the cluster must show that it is none of production's. The scratch folder is
+deleted at the end. Dumps, snapshots and archives of other programs are restored too; they have no manifest, so that
+what they are compared with is unknown. Not restored: base backups of other programs, and what gpg encrypted.
 """
 
 import json

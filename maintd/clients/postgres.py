@@ -45,6 +45,7 @@ _CONNECT_CAUSES = (
     ("too many", "refused", "raise max_connections, or find the clients in pg_stat_activity"),
     ("remaining connection slots", "refused", "raise max_connections, or find the clients in pg_stat_activity"),
     ("starting up", "refused", "wait until it has recovered"),
+    ("not yet accepting connections", "refused", "wait until it has recovered"),
     ("shutting down", "refused", "start it"),
     ("Connection refused", "refused", "check that it is running and that the port is right"),
     ("No such file or directory", "refused", "check that it is running and that the socket's folder is right"),
@@ -241,6 +242,34 @@ def connect(
         with suppress(TargetError):
             session.rows("SET client_connection_check_interval = '1s'")
     return session
+
+
+def identify_system(target: PostgresTarget, *, name: str = "postgres") -> str:
+    """The cluster's identifier, asked for as a replica does: by a connection that streams. Raises TargetError.
+
+    It needs the attribute REPLICATION, and a line for `replication` in pg_hba.conf.
+    """
+    target = resolved(target)
+    password = target.password.get_secret_value() if target.password else None
+    seconds = max(2, round(target.timeout.total_seconds()))
+    try:
+        with psycopg.connect(
+            target.dsn,
+            autocommit=True,
+            replication="true",
+            connect_timeout=seconds,
+            password=password or None,
+            application_name="maintd:doctor",
+        ) as connection:
+            answer = connection.pgconn.exec_(b"IDENTIFY_SYSTEM")
+            if answer.status != psycopg.pq.ExecStatus.TUPLES_OK:
+                text = answer.error_message.decode(errors="replace").strip()
+                raise TargetError(f"{name}: IDENTIFY_SYSTEM: {text}", cause="denied")
+            return (answer.get_value(0, 0) or b"").decode()
+    except psycopg.ProgrammingError:
+        raise TargetError(f"{name}: the dsn is not valid", "write postgresql://user@host:5432/database") from None
+    except psycopg.OperationalError as error:
+        raise _connect_error(name, error) from error
 
 
 def lock_timed_out(error: TargetError) -> bool:

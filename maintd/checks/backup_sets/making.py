@@ -138,9 +138,11 @@ def remove_leftovers(ctx: Context, folder: Path) -> None:
                     shutil.rmtree(path)
 
 
-def require_space(ctx: Context, name: str, folder: Path, sets: Sequence[FoundSet], size: int, min_free: int) -> None:
-    """Require room for a set: 1.2 times the last good one, or `size`, what is to be backed up now; the larger."""
-    last = next((one.size_bytes for one in sets if one.good), 0)
+def require_space(
+    ctx: Context, name: str, folder: Path, sets: Sequence[FoundSet], size: int, min_free: int, parts: Sequence[str] = ()
+) -> None:
+    """Require room for a set: 1.2 times the last good one that has these files, or `size`, what is backed up now."""
+    last = next((one.size_bytes for one in sets if one.good and one.sums.keys() >= set(parts)), 0)
     needed = round(last * _GROWTH) if last else size
     with os_errors(folder):
         free = shutil.disk_usage(folder).free

@@ -71,8 +71,8 @@ SELECT pg_export_snapshot() AS snapshot, now() AS at, pg_is_in_recovery() AS sta
 _EXTENSIONS = "SELECT extname AS name, extversion AS version FROM pg_extension ORDER BY 1"
 # initdb makes it, so that a restore into a new cluster must find it or give it the same name. Its oid is fixed:
 # BOOTSTRAP_SUPERUSERID in pg_authid.dat.
-_BOOTSTRAP_ROLE = "SELECT rolname AS name FROM pg_roles WHERE oid = 10"
-_DATABASES = """
+BOOTSTRAP_ROLE = "SELECT rolname AS name FROM pg_roles WHERE oid = 10"
+DATABASES = """
 SELECT datname AS name, pg_database_size(oid) AS size_bytes FROM pg_database
 WHERE datallowconn AND NOT datistemplate AND has_database_privilege(oid, 'CONNECT') ORDER BY 1
 """
@@ -111,7 +111,7 @@ def choose_databases(
     """
     with connect(target, "backup", name=name) as session:
         own = str(session.one("SELECT current_database() AS name")["name"])
-        found = {str(row["name"]): int(row["size_bytes"]) for row in session.rows(_DATABASES)}
+        found = {str(row["name"]): int(row["size_bytes"]) for row in session.rows(DATABASES)}
     more = [one for one in found if _matches(one, options.databases) and not _matches(one, options.exclude)]
     chosen = {one: found.get(one, 0) for one in dict.fromkeys((own, *more))}
     elsewhere = {_ALWAYS_THERE, *(database_of(other) for other in targets.values())}
@@ -136,7 +136,7 @@ def dump_globals(
         version = require_version(target, "pg_dumpall", session.version)
         # Which roles a restore must find; the passwords are not read, which needs a superuser.
         roles = [str(row["name"]) for row in session.rows("SELECT rolname AS name FROM pg_roles ORDER BY 1")]
-        first = next((str(row["name"]) for row in session.rows(_BOOTSTRAP_ROLE)), None)
+        first = next((str(row["name"]) for row in session.rows(BOOTSTRAP_ROLE)), None)
     command = dump_command(target, "pg_dumpall", "--globals-only", "--no-role-passwords")
     with piped(command, stall) as program:
         file = writer.write(f"postgres-{safe_name(name)}-globals.sql", program.chunks(), "sql")
@@ -177,7 +177,7 @@ def dump_database(
         taken = session.one(_SNAPSHOT)
         snapshot = str(taken["snapshot"])
         extensions = {str(row["name"]): str(row["version"]) for row in session.rows(_EXTENSIONS)}
-        system = _system_identifier(session)
+        system = system_identifier(session)
         counting = _Counting(ctx, stack, place, name, snapshot, options)
         waiting = f"--lock-wait-timeout={round(options.lock_timeout.total_seconds() * 1000)}"
         by = (f"--snapshot={snapshot}", waiting)
@@ -342,7 +342,7 @@ def _counted(
     return tables | {table: {"rows": dumped.get(table), "hash": None} for table in left}
 
 
-def _system_identifier(session: Postgres) -> str | None:
+def system_identifier(session: Postgres) -> str | None:
     """The cluster's own number, by which a restore can see that it is not beside production; None without the right.
 
     An error would end the transaction, and with it the snapshot.

@@ -11,8 +11,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from maintd.checks.backups import rdb
-from maintd.checks.backups.stream import DamagedError, EndedError, HashedFile, Reader, UnreadableError, chunks_of
+from maintd.checks.backups import rdb, tar
+from maintd.checks.backups.stream import (
+    DamagedError,
+    EndedError,
+    ExpansionLimits,
+    HashedFile,
+    Reader,
+    UnreadableError,
+    chunks_of,
+)
+
+MANIFEST_SUFFIX = ".aof.manifest"
+"""Ends the name of the manifest, whose first part is the server's `appendfilename` without .aof by default."""
 
 _LINE = re.compile(rb'file (?P<name>"(?:[^"\\]|\\.)*"|\S+) seq (?P<seq>\d{1,18}) type (?P<kind>[bhi])(?: .*)?')
 _MANIFEST_MAX = 1 << 20
@@ -46,25 +57,60 @@ def walk_folder(path: Path, progress: Callable[[int], None] = lambda count: None
     if len(text) > _MANIFEST_MAX:
         raise UnreadableError(f"the manifest is larger than {_MANIFEST_MAX} bytes", "verify it by: redis-check-aof")
     found = AppendOnly()
-    listed = [_listed(line) for line in text.splitlines() if line.strip() and not line.startswith(b"#")]
-    live = [(name, kind) for name, kind in listed if kind != "h"]
-    if not live or sum(kind == "b" for _, kind in live) > 1:
-        raise DamagedError("the manifest does not list one base or any increment")
+    live = live_files(text)
     for number, (name, kind) in enumerate(live, start=1):
         part = path / name
         if part.is_symlink() or not part.is_file():
             raise DamagedError(f'"{name}" is missing')
         with HashedFile(part, progress) as file:
-            reader = Reader(chunks_of(file), f'"{name}"')
-            if kind == "b" and reader.peek(6).startswith((rdb.MAGIC, rdb.MAGIC_VALKEY)):
-                snapshot = rdb.walk_rdb(reader)
-                if snapshot.unknown:
-                    raise UnreadableError(snapshot.unknown)
-                found.keys += snapshot.keys
-            else:
-                walk_commands(reader, found, may_be_cut=number == len(live))
-        found.files += 1
+            _walk_file(Reader(chunks_of(file), f'"{name}"'), kind, found, may_be_cut=number == len(live))
     return found
+
+
+def walk_packed(source: Reader, limits: ExpansionLimits) -> AppendOnly:
+    """Read append-only files in one tar: the manifest first, then the files that it lists, in its order.
+
+    Raises DamagedError and UnreadableError.
+    """
+    found, live = AppendOnly(), list[tuple[str, str]]()
+    for member in tar.members(source, limits):
+        name = member.name.rpartition("/")[2]
+        if not member.regular:
+            continue
+        if name.endswith(MANIFEST_SUFFIX):
+            if live or member.size_bytes > _MANIFEST_MAX:
+                raise DamagedError("has several manifests of append-only files, or one that is too large")
+            live = live_files(b"".join(source.pieces(member.size_bytes)))
+            continue
+        if found.files >= len(live) or live[found.files][0] != name:
+            raise DamagedError(f'"{name}" is not the file that the manifest lists at this place')
+        content = Reader(source.pieces(member.size_bytes), f'"{name}"')
+        _walk_file(content, live[found.files][1], found, may_be_cut=found.files + 1 == len(live))
+        for _ in content.rest():
+            pass
+    if found.files != len(live) or not live:
+        raise DamagedError(f"has {found.files} of the {len(live)} files that the manifest lists")
+    return found
+
+
+def live_files(manifest: bytes) -> list[tuple[str, str]]:
+    """The files that a server loads, in their order, each with its kind: b base, i increment. Raises DamagedError."""
+    listed = [_listed(line) for line in manifest.splitlines() if line.strip() and not line.startswith(b"#")]
+    live = [(name, kind) for name, kind in listed if kind != "h"]
+    if not live or sum(kind == "b" for _, kind in live) > 1:
+        raise DamagedError("the manifest does not list one base or any increment")
+    return live
+
+
+def _walk_file(reader: Reader, kind: str, found: AppendOnly, *, may_be_cut: bool) -> None:
+    if kind == "b" and reader.peek(6).startswith((rdb.MAGIC, rdb.MAGIC_VALKEY)):
+        snapshot = rdb.walk_rdb(reader)
+        if snapshot.unknown:
+            raise UnreadableError(snapshot.unknown)
+        found.keys += snapshot.keys
+    else:
+        walk_commands(reader, found, may_be_cut=may_be_cut)
+    found.files += 1
 
 
 def walk_commands(source: Reader, found: AppendOnly, *, may_be_cut: bool) -> None:

@@ -12,7 +12,17 @@ from typing import BinaryIO, cast
 
 from pyrage import x25519
 
-from maintd.checks.backups import age_encryption, aof, pgdump_custom, pgdump_plain, rdb, seekable, stream, tar
+from maintd.checks.backups import (
+    age_encryption,
+    aof,
+    base_backup,
+    pgdump_custom,
+    pgdump_plain,
+    rdb,
+    seekable,
+    stream,
+    tar,
+)
 from maintd.checks.backups.gpg import ARMOR, Gpg, looks_encrypted
 from maintd.checks.backups.stream import (
     DamagedError,
@@ -85,6 +95,7 @@ class Contents:
     unread: str = ""  # what could not be decoded, though its checksum is correct
     members: tuple[tar.Member, ...] = ()  # of a tar, at most 20,000
     rows: Mapping[str, int | None] = field(default_factory=dict)  # by table; None: not counted, as with --inserts
+    base_backup: base_backup.BaseBackup | None = None  # of a tar that is one
 
 
 @dataclass(frozen=True)
@@ -297,6 +308,12 @@ def _detect(reader: Reader) -> str:
     return "data"
 
 
+def _append_only_contents(reader: Reader, limits: ExpansionLimits) -> Contents:
+    """The append-only files of Redis in one tar, of which the manifest is first. Raises DamagedError."""
+    found = aof.walk_packed(reader, limits)
+    return Contents("tar", found.count, has_checksum=False)
+
+
 def _read_contents(kind: str, reader: Reader, limits: ExpansionLimits) -> Contents:
     if kind == "tar":
         return _tar_contents(reader, limits)
@@ -319,7 +336,21 @@ def _read_contents(kind: str, reader: Reader, limits: ExpansionLimits) -> Conten
     return Contents(kind)
 
 
+def _base_contents(reader: Reader, limits: ExpansionLimits) -> Contents:
+    """A base backup of Postgres in one tar. Raises DamagedError unless each file is as its manifest has it."""
+    found = base_backup.verify_packed(reader, limits)
+    if found.problems:
+        raise DamagedError(f"base backup: {'; '.join(found.problems[:3])}")
+    if found.builds_on:
+        raise UnreadableError("it is an incremental base backup", "verify it with the backup that it builds on")
+    return Contents("tar", found.files, has_checksum=not found.without_checksum, base_backup=found)
+
+
 def _tar_contents(reader: Reader, limits: ExpansionLimits) -> Contents:
+    if (name := tar.first_name(reader)) == base_backup.FIRST:
+        return _base_contents(reader, limits)
+    if name.endswith(aof.MANIFEST_SUFFIX):
+        return _append_only_contents(reader, limits)
     kept: list[tar.Member] = []
     problems: list[str] = []
     count = 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -40,6 +40,10 @@ _NOT_LISTED = frozenset({MANIFEST, "postgresql.auto.conf", "recovery.signal", "s
 _VERSIONS = (1, 2)
 _MANIFEST_LIMITS = JsonLimits(size_bytes=128 << 20, depth=10, members=4_000_000)  # of about 800,000 files
 _LABEL, _LABEL_MAX = "backup_label", 64 << 10
+_TABLE_SPACES = "tablespace_map"
+_SEGMENT = re.compile(r"pg_wal/([0-9A-F]{24})")
+FIRST = _LABEL
+"""The first member of a base backup in one tar."""
 _FROM = re.compile(rb"^INCREMENTAL FROM LSN: ([0-9A-F]{1,8}/[0-9A-F]{1,8})\s*$", re.MULTILINE)
 _PROBLEMS_KEPT = 20
 _HASHES = {"SHA224": "sha224", "SHA256": "sha256", "SHA384": "sha384", "SHA512": "sha512"}
@@ -84,6 +88,7 @@ class BaseBackup:
     without_checksum: int = 0  # files without a checksum in the manifest
     problems: list[str] = field(default_factory=list)  # at most 20
     wal: tuple[str, ...] = ()  # ranges needed to start it: timeline, start and end
+    ranges: tuple[tuple[int, int, int], ...] = ()  # the same as numbers
     starts_at: str = ""  # the LSN where its WAL begins
     system: str = ""  # identifier of the cluster
     builds_on: str = ""  # the LSN where the backup before begins, of an incremental backup
@@ -145,6 +150,101 @@ def verify_base_backup(
     return found
 
 
+Sink = Callable[[tar.Member, Iterator[bytes]], Iterator[bytes]]
+"""Takes a member of a tar with its content, and yields the content again: it may write it on the way."""
+
+
+def _unchanged(_: tar.Member, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    return chunks
+
+
+def verify_packed(source: Reader, limits: ExpansionLimits, sink: Sink = _unchanged) -> BaseBackup:
+    """Compare a base backup in one tar, as `pg_basebackup --pgdata=- --format=tar` writes it, with the manifest in it.
+
+    The manifest comes last, so that the files are hashed before it is known what they should be; sha256 must be its
+    kind of checksum. Folders of table spaces and links are problems: they would leave the folder of a restore. Raises
+    DamagedError and UnreadableError.
+    """
+    hashed: dict[str, tuple[int, str]] = {}
+    wal: dict[str, int] = {}
+    data, label, problems = b"", b"", list[str]()
+    for member in tar.members(source, limits):
+        name = member.name.removeprefix("./").rstrip("/")
+        if member.escape or not (member.regular or member.kind == b"5"):
+            problems.append(f'"{name}" is neither a file nor a folder of the backup')
+            continue
+        content = sink(member, source.pieces(member.size_bytes if member.regular else 0))
+        if name == MANIFEST:
+            if member.size_bytes > _MANIFEST_LIMITS.size_bytes:
+                raise UnreadableError(f"{MANIFEST}: is too large", "verify it with pg_verifybackup")
+            data = b"".join(content)
+            continue
+        digest = hashlib.sha256()
+        small = bytearray()
+        for chunk in content:
+            digest.update(chunk)
+            if name in (_LABEL, _TABLE_SPACES) and len(small) <= _LABEL_MAX:
+                small += chunk
+        if name == _LABEL:
+            label = bytes(small)
+        if name == _TABLE_SPACES and small:
+            problems.append("it has table spaces of its own, whose files are not in it")
+        if member.regular:
+            hashed[name] = member.size_bytes, digest.hexdigest()
+            if segment := _SEGMENT.fullmatch(name):
+                wal[segment[1]] = member.size_bytes
+    if not data:
+        raise DamagedError(f"has no {MANIFEST}")
+    listed, found = _parsed(data)
+    for problem in problems:
+        found.problem(problem)
+    if other := {one.algorithm for one in listed.values()} - {"SHA256", ""}:
+        raise UnreadableError(f"{MANIFEST}: checksums by {', '.join(sorted(other))}", "unpack it, and verify it then")
+    _compare_packed(listed, hashed, found)
+    match = _FROM.search(label)
+    found.builds_on = match[1].decode() if match else ""
+    for timeline, start, end in found.ranges:
+        for segment_name in missing_segments(timeline, start, end, wal):
+            found.problem(f"its WAL is not whole: {segment_name} is missing")
+    return found
+
+
+def _compare_packed(listed: dict[str, _Listed], hashed: dict[str, tuple[int, str]], found: BaseBackup) -> None:
+    for name, (size, sha256) in hashed.items():
+        found.size_bytes += size
+        found.files += 1
+        if _ignored(name):
+            continue
+        expected = listed.get(name)
+        if expected is None:
+            found.problem(f'"{name}" is not in the manifest')
+        elif size != expected.size_bytes:
+            found.problem(f'"{name}" has {size} bytes, in the manifest {expected.size_bytes}')
+        elif not expected.algorithm:
+            found.without_checksum += 1
+        elif sha256 != expected.checksum.lower():
+            found.problem(f'"{name}" does not match its SHA256 in the manifest')
+    for name in sorted(listed.keys() - hashed.keys()):
+        if not _ignored(name):
+            found.problem(f'"{name}" is missing')
+
+
+def missing_segments(timeline: int, start: int, end: int, wal: Mapping[str, int]) -> list[str]:
+    """The files of WAL from one LSN to another that are not among these, by name with their sizes in bytes.
+
+    The name of a segment is its timeline, and its number in two parts (XLogFileName in xlog_internal.h).
+    """
+    if not wal:
+        return [f"{timeline:08X}…"]
+    size = max(wal.values())
+    per_part = (1 << 32) // size
+    names = [
+        f"{timeline:08X}{number // per_part:08X}{number % per_part:08X}"
+        for number in range(start // size, max(end - 1, start) // size + 1)
+    ]
+    return [name for name in names if wal.get(name) != size]
+
+
 def _ignored(name: str) -> bool:
     return name in _NOT_LISTED or name.startswith("pg_wal/")
 
@@ -199,6 +299,10 @@ def _manifest(path: Path) -> tuple[dict[str, _Listed], BaseBackup]:
         data = file.read(_MANIFEST_LIMITS.size_bytes + 1) or b""
         while len(data) <= _MANIFEST_LIMITS.size_bytes and (more := file.read(_MANIFEST_LIMITS.size_bytes)):
             data += more
+    return _parsed(data)
+
+
+def _parsed(data: bytes) -> tuple[dict[str, _Listed], BaseBackup]:
     body, _, last = data.rstrip(b"\n").rpartition(b"\n")
     try:
         parsed = shapes.read(_Manifest, parse_json(data, MANIFEST, _MANIFEST_LIMITS), MANIFEST)
@@ -218,7 +322,17 @@ def _manifest(path: Path) -> tuple[dict[str, _Listed], BaseBackup]:
         raise UnreadableError(f"{MANIFEST}: checksums by {', '.join(sorted(unknown))[:100]} are not supported")
     wal = tuple(f"{part.timeline}:{part.start}-{part.end}" for part in parsed.wal)
     starts_at = parsed.wal[-1].start if parsed.wal else ""
-    return listed, BaseBackup(wal=wal, starts_at=starts_at, system=str(parsed.system))
+    try:
+        ranges = tuple((part.timeline, lsn(part.start), lsn(part.end)) for part in parsed.wal)
+    except ValueError:
+        raise DamagedError(f"{MANIFEST}: a range of WAL without an LSN") from None
+    return listed, BaseBackup(wal=wal, ranges=ranges, starts_at=starts_at, system=str(parsed.system))
+
+
+def lsn(text: str) -> int:
+    """An LSN, such as 0/2000028, as a number. Raises ValueError."""
+    high, _, low = text.partition("/")
+    return (int(high, 16) << 32) + int(low, 16)
 
 
 def _folder_of(archive: Path) -> str:

@@ -88,6 +88,11 @@ def members(source: Reader, limits: ExpansionLimits) -> Iterator[Member]:
     _end(source)
 
 
+def first_name(source: Reader) -> str:
+    """The name in the first header, without reading it; empty where it is none."""
+    return _text(source.peek(100)[:100]).removeprefix("./")
+
+
 def _end(source: Reader) -> None:
     if source.take(_BLOCK) != _END:
         raise DamagedError(f"tar: only one block of zeros at the end, before byte {source.offset}")

@@ -214,6 +214,10 @@ def backup(targets: Targets, params: Any) -> Iterator[Requirement]:
         if place is not None:
             exercise = postgres.can_be_dumped(place)
             yield Requirement("postgres", name, "dump all its rows", exercise)
+    for name in params.base_backups:
+        place = targets.postgres.get(name)
+        if place is not None:
+            yield Requirement("postgres", name, "stream a base backup", postgres.may_stream(place))
     for name in targets.redis if params.redis is None else params.redis:
         yield Requirement("redis", name, "read its state", redis.may_run(("INFO",)))
         yield Requirement("redis", name, "receive a snapshot", redis.may_synchronize)

@@ -9,11 +9,12 @@ from typing import Any, cast
 
 from psycopg import sql
 
+from maintd.checks.backup_sets.base_backup import explained
 from maintd.checks.postgres.blockers import can_see_other_sessions
 from maintd.checks.postgres.tables import Table, selected, tables
 from maintd.checks.requirements.requirement import Exercise
 from maintd.clients.pg_dump import require_version
-from maintd.clients.postgres import Postgres, Row
+from maintd.clients.postgres import Postgres, Row, identify_system
 from maintd.errors import TargetError
 from maintd.model.target import PostgresTarget
 
@@ -132,6 +133,26 @@ def can_be_dumped(target: PostgresTarget) -> Exercise:
                 cause="denied",
             )
         return f"pg_dump {', '.join(sorted(found))}"
+
+    return exercise
+
+
+def may_stream(target: PostgresTarget) -> Exercise:
+    """Exercise: a connection of the kind that pg_basebackup opens, and senders and WAL of the kind that it needs."""
+
+    def exercise(session: Postgres) -> str:
+        version = require_version(target, "pg_basebackup", session.version)
+        with explained():
+            system = identify_system(target, name=session.name)
+        query = "SELECT current_setting('wal_level') AS wal, current_setting('max_wal_senders')::int AS senders"
+        row = session.one(query)
+        if row["wal"] == "minimal" or row["senders"] < 1:
+            raise TargetError(
+                f"{session.name}: wal_level is {row['wal']}, max_wal_senders is {row['senders']}",
+                "set wal_level to replica and max_wal_senders to at least 2, and restart the server",
+                cause="not_configured",
+            )
+        return f"pg_basebackup {version}, system {system}"
 
     return exercise
 

@@ -40,12 +40,13 @@ from maintd.errors import MaintdError, TargetError
 from maintd.model.target import PostgresTarget
 
 _DEBIAN = Path("/usr/lib/postgresql")
-_MAINTENANCE = "template1"
+MAINTENANCE = "template1"
 _QUERY_TIMEOUT = timedelta(seconds=30)
 # The role that the drill works with: of no cluster's own, so that the restored roles cannot take its rights away.
 _WORKER = "maintd_restore_drill"
+PORT = "5432"  # in the name of the socket only
 # Nothing here has to survive a crash, and the server's other cores are left to production.
-_SETTINGS = {
+SETTINGS = {
     "listen_addresses": "",
     "fsync": "off",
     "synchronous_commit": "off",
@@ -161,7 +162,15 @@ class Cluster:
 
     def initialize(self, bootstrap: str) -> str:
         """Make the cluster, whose first superuser has this name; its system identifier. Raises TargetError."""
-        if len(os.fsencode(self._socket)) > SOCKET_MAX - len("/.s.PGSQL.5432"):
+        self.make_folders()
+        options = ("--encoding=UTF8", "--locale=C", "--auth=trust", "--no-sync", f"--username={bootstrap}")
+        self._run_as_owner("initdb", f"--pgdata={self._data}", *options)
+        self._bootstrap = bootstrap
+        return self._identifier()
+
+    def make_folders(self) -> None:
+        """Make the folders of the cluster and its socket. Raises TargetError."""
+        if len(os.fsencode(self._socket)) > SOCKET_MAX - len(f"/.s.PGSQL.{PORT}"):
             hint = "set scratch to a folder target with a shorter path"
             raise TargetError(f"{shown(self._socket)}: is too long for a socket", hint, cause="not_configured")
         with os_errors(self.folder):
@@ -171,9 +180,6 @@ class Cluster:
                 for path in (self.folder, self._socket):
                     os.chown(path, self._user.pw_uid, self._user.pw_gid)
                     _let_enter(path.parent)
-        options = ("--encoding=UTF8", "--locale=C", "--auth=trust", "--no-sync", f"--username={bootstrap}")
-        self._run_as_owner("initdb", f"--pgdata={self._data}", *options)
-        return self._identifier()
 
     def start(self, identifier: str, production: Mapping[str, str], size_bytes: int, *, table_spaces: bool) -> None:
         """Start the server, and require that it is this cluster and none of production's.
@@ -181,17 +187,8 @@ class Cluster:
         production: system identifiers, by where each is from. size_bytes: of the largest database. Raises TargetError
         before anything is written.
         """
-        settings = {**_SETTINGS, "unix_socket_directories": str(self._socket), "port": "5432"}
-        settings["max_wal_size"] = f"{wal_limit(size_bytes) // _MIB}MB"
-        if self.programs.major >= 14:
-            settings["client_connection_check_interval"] = "1s"
-        if table_spaces:
-            settings["allow_in_place_tablespaces"] = "on"
-        words = [f"--{name}={value}" for name, value in settings.items()]
-        argv = [self.programs.path("postgres"), "-D", str(self._data), *words]
-        self._server = Server("postgres", argv, self.folder / "log", signal.SIGQUIT, self._user)
-        wait_until(self._server, self._accepts, self._limit.total_seconds(), "accept connections")
-        with self.session(_MAINTENANCE, user=self._bootstrap, read_only=True) as session:
+        self._launch({"allow_in_place_tablespaces": "on"} if table_spaces else {}, size_bytes)
+        with self.session(MAINTENANCE, user=self._bootstrap, read_only=True) as session:
             found = session.one(_WHERE)
         seen = str(found["id"])
         same = next((where for where, known in production.items() if known == seen), "")
@@ -199,14 +196,32 @@ class Cluster:
             text = f"the server behind {shown(self._socket)} is {same or 'not the cluster that was initialized here'}"
             hint = "nothing was written to it; check bin_dir, and what else uses the scratch folder"
             raise TargetError(f"{text}: system identifier {seen}, {found['data']}", hint, cause="malformed")
-        with self.session(_MAINTENANCE, user=self._bootstrap) as session:
+        self._create_worker()
+
+    def _launch(self, more: Mapping[str, str], size_bytes: int) -> Server:
+        """Start the server with these settings too, and wait until it accepts connections. Raises TargetError.
+
+        What is set among its arguments is in force whatever the files in its data folder say.
+        """
+        settings = {**SETTINGS, "unix_socket_directories": str(self._socket), "port": PORT}
+        settings["max_wal_size"] = f"{wal_limit(size_bytes) // _MIB}MB"
+        if self.programs.major >= 14:
+            settings["client_connection_check_interval"] = "1s"
+        words = [f"--{name}={value}" for name, value in {**settings, **more}.items()]
+        argv = [self.programs.path("postgres"), "-D", str(self._data), *words]
+        self._server = Server("postgres", argv, self.folder / "log", signal.SIGQUIT, self._user)
+        wait_until(self._server, self._accepts, self._limit.total_seconds(), "accept connections")
+        return self._server
+
+    def _create_worker(self) -> None:
+        with self.session(MAINTENANCE, user=self._bootstrap) as session:
             session.rows(f"CREATE ROLE {_WORKER} LOGIN SUPERUSER")
 
     def restore_roles(self, globals_file: Path) -> None:
         """Create roles and table spaces, whose folders are in the data folder instead. Raises TargetError."""
         copy = self.folder / "globals.sql"
         self._copy_sql(globals_file, copy)
-        self.run_sql(_MAINTENANCE, copy)
+        self.run_sql(MAINTENANCE, copy)
 
     def restore_sql(self, database: str, dump: Path) -> bool:
         """Run SQL of pg_dump or pg_dumpall; whether it had the roles that it needs. Raises TargetError.
@@ -220,7 +235,7 @@ class Cluster:
             raise TargetError("it is not SQL of pg_dump or pg_dumpall", hint, cause="unfamiliar")
         created, named = self._copy_sql(dump, self.folder / "dump.sql")
         known = created | {self._bootstrap.encode(), _WORKER.encode(), b"PUBLIC"}
-        with self.session(_MAINTENANCE) as session:
+        with self.session(MAINTENANCE) as session:
             for role in sorted(named - known):
                 session.rows(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role.decode(errors="replace"))))
         self.run_sql(database, self.folder / "dump.sql")
@@ -229,7 +244,7 @@ class Cluster:
     def databases(self) -> list[str]:
         """The databases with tables or of a dump's own, the one for maintenance left out. Raises TargetError."""
         query = "SELECT datname AS name FROM pg_database WHERE NOT datistemplate AND datname <> 'postgres' ORDER BY 1"
-        with self.session(_MAINTENANCE) as session:
+        with self.session(MAINTENANCE) as session:
             return [str(row["name"]) for row in session.rows(query)]
 
     def _copy_sql(self, source: Path, copy: Path) -> tuple[set[bytes], set[bytes]]:
@@ -274,7 +289,7 @@ class Cluster:
         Raises TargetError.
         """
         statement = "CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}"
-        with self.session(_MAINTENANCE) as session, session.statement_timeout(self._limit):
+        with self.session(MAINTENANCE) as session, session.statement_timeout(self._limit):
             session.rows(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
             problem = ""
             for locale in dict.fromkeys((collate, "C")):
@@ -291,7 +306,7 @@ class Cluster:
 
     def drop_database(self, name: str) -> None:
         """Drop a database that is proven, so that the next one has its space."""
-        with suppress(TargetError), self.session(_MAINTENANCE) as session, session.statement_timeout(self._limit):
+        with suppress(TargetError), self.session(MAINTENANCE) as session, session.statement_timeout(self._limit):
             session.rows(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
 
     def session(self, database: str, *, user: str = _WORKER, read_only: bool = False) -> Postgres:
@@ -305,7 +320,7 @@ class Cluster:
             "",
             host=str(self._socket),
             hostaddr="",
-            port="5432",
+            port=PORT,
             user=user,
             dbname=database,
             options="",
@@ -334,7 +349,7 @@ class Cluster:
 
     def _accepts(self) -> bool:
         try:
-            self.session(_MAINTENANCE, user=self._bootstrap).close()
+            self.session(MAINTENANCE, user=self._bootstrap).close()
         except TargetError as error:
             if error.cause in ("refused", "timed_out", "partial"):
                 return False
@@ -350,8 +365,6 @@ class Cluster:
         return found[1]
 
     def _run_as_owner(self, program: str, *arguments: str, lines: list[str] | None = None) -> None:
-        if program == "initdb":
-            self._bootstrap = arguments[-1].removeprefix("--username=")
         argv = guarded([self.programs.path(program), *arguments], signal.SIGKILL, self._user)
         self._run(program, argv, lines)
 

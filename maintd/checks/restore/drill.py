@@ -16,6 +16,7 @@ from maintd.checks.restore import archives, databases, redis, sources
 from maintd.checks.restore.cluster import Cluster, cluster_bytes, find_programs, production_identifiers
 from maintd.checks.restore.databases import Query, Restored
 from maintd.checks.restore.objectives import Stopwatch
+from maintd.checks.restore.recovered import RecoveredCluster
 from maintd.checks.restore.redis import ScratchRedis
 from maintd.checks.restore.sources import Part, Source
 from maintd.errors import TargetError
@@ -52,6 +53,7 @@ def space_needed(source: Source) -> int:
     try:
         dumped = source.manifest.get("postgres", [])
         needs += [cluster_bytes(round(int(about["size_bytes"]) * _GROWTH)) for about in dumped]
+        needs += [cluster_bytes(int(about["size_bytes"])) for about in source.manifest.get("base_backups", [])]
         for about in source.manifest.get("redis", []):
             size = int(source.manifest["files"][about["file"]]["size_bytes"])
             needs.append(size * (2 if about.get("append_only") else 1))
@@ -93,6 +95,8 @@ class Drill:
             for target in dict.fromkeys(str(about["target"]) for about in dumped):
                 mine = [about for about in dumped if about["target"] == target]
                 self._restore_cluster(target, mine, production)
+            for about in _entries(manifest, "base_backups"):
+                self._restore_base_backup(about)
             for about in _entries(manifest, "redis"):
                 self._restore_redis(about)
             for about in _entries(manifest, "archives"):
@@ -190,23 +194,82 @@ class Drill:
             ctx.check(f"{subject}: collation", kept, equals=collate, severity=_WARN, hint=hint if problem else "")
             self._prove(cluster, Restored(subject, name, about, self.source.taken_at, dump, owners), dump.name)
 
+    def _restore_base_backup(self, about: Mapping[str, Any]) -> None:
+        """Unpack a base backup, recover it, and prove each of its databases."""
+        ctx, subject = self.ctx, f"postgres {about['target']}: base backup"
+        file = self._file(subject, about)
+        if file is None:
+            return
+        known = ctx.targets.postgres.get(str(about["target"]))
+        size = int(about["size_bytes"])
+        with self.part(subject), self.place() as place:
+            wanted = int(str(about["server_version"]).partition(".")[0])
+            bin_dir = self.options.bin_dir or (known.bin_dir if known is not None else None)
+            programs = find_programs(bin_dir, wanted)
+            if programs.major != wanted:
+                hint = f"install postgresql-{wanted}, and set bin_dir to its programs"
+                text = f"a base backup of Postgres {wanted} starts with no other version; here is {programs.major}"
+                raise TargetError(text, hint, cause="not_configured")
+            self.record.setdefault("programs", {})[subject] = programs.full_version("postgres")
+            with (
+                RecoveredCluster(subject, place, programs, self.options.run_as, ctx.remaining) as cluster,
+                cluster.explained(),
+            ):
+                with self.watch.phase(ctx, "unpack base backups", f"{subject}: unpack"):
+                    unpacked = cluster.unpack(file, "tar.gz")
+                problems = "; ".join(unpacked.problems[:3])
+                hint = f"restore from another set: {problems}" if problems else ""
+                ctx.require(f"{subject}: files unlike backup_manifest", len(unpacked.problems), at_most=0, hint=hint)
+                with self.watch.phase(ctx, "pg_verifybackup", f"{subject}: verify the files and the WAL", proof=True):
+                    self.record.setdefault("pg_verifybackup", {})[subject] = cluster.verify()
+                with self.watch.phase(ctx, "recover Postgres", f"{subject}: recover"):
+                    reached = cluster.recover(about, size)
+                ctx.passed(
+                    f"{subject}: scratch server is not production",
+                    "a child of this drill, in its folder, without an address",
+                    expected="the process and data folder of this drill, by the kernel",
+                )
+                ctx.passed(f"{subject}: recovered", reached, expected=f"at least {about['end_lsn']}")
+                self._prove_base_backup(cluster, subject, about)
+
+    def _prove_base_backup(self, cluster: Cluster, subject: str, about: Mapping[str, Any]) -> None:
+        ctx, wanted = self.ctx, about.get("databases") or {}
+        with cluster.session("template1") as session:
+            found = databases.all_databases(session)
+        missing = sorted(wanted.keys() - set(found))
+        hint = f"restore from another set: {', '.join(missing[:5])}" if missing else ""
+        ctx.check(f"{subject}: databases missing", len(missing), at_most=0, hint=hint)
+        own = [name for name in found if name != "postgres"]
+        for name in found:
+            restored = Restored(f"{subject}: {name}", name, None, self.source.taken_at)
+            with self.part(restored.subject):
+                with self.watch.phase(ctx, "compare the databases", f"{restored.subject}: read it", proof=True):
+                    proof = databases.prove_read(ctx, cluster, restored, wanted.get(name) or [])
+                self.record.setdefault("tables", {})[restored.subject] = proof.tables
+                self._query_and_check(cluster, restored, only=own == [name])
+        ctx.passed(f"{subject}: restored", str(about["file"]), expected="restored")
+
     def _prove(self, cluster: Cluster, restored: Restored, file: str) -> None:
         ctx = self.ctx
         ctx.passed(f"{restored.subject}: restored", file, expected="restored")
         with self.watch.phase(ctx, "compare the databases", f"{restored.subject}: compare", proof=True):
             proof = databases.prove(ctx, cluster, restored)
         self.record.setdefault("tables", {})[restored.subject] = proof.tables
+        self._query_and_check(cluster, restored, only=self._has_one_database())
+        cluster.drop_database(restored.name)
+
+    def _query_and_check(self, cluster: Cluster, restored: Restored, *, only: bool) -> None:
+        """Run the queries of this database, also those that name none when it is the only one, and amcheck."""
         mine = {
             label: query
             for label, query in self.options.queries.items()
-            if query.database == restored.name or (query.database is None and self._has_one_database())
+            if query.database == restored.name or (query.database is None and only)
         }
         self._asked |= mine.keys()
-        databases.run_queries(ctx, cluster, restored, mine)
+        databases.run_queries(self.ctx, cluster, restored, mine)
         if self.options.amcheck:
-            with self.watch.phase(ctx, "amcheck", f"{restored.subject}: check for damage", proof=True):
-                databases.check_damage(ctx, cluster, restored)
-        cluster.drop_database(restored.name)
+            with self.watch.phase(self.ctx, "amcheck", f"{restored.subject}: check for damage", proof=True):
+                databases.check_damage(self.ctx, cluster, restored)
 
     def _has_one_database(self) -> bool:
         if self.source.manifest is None:

@@ -107,6 +107,11 @@ class Server:
             raise TargetError(f"{self.name}: ended with {ended}: {self.last_lines()}", cause="failed")
 
     @property
+    def pid(self) -> int:
+        """Its process id; the guard before it has the same one."""
+        return self._process.pid
+
+    @property
     def ended(self) -> bool:
         """Whether it does not run any more."""
         return self._process.poll() is not None
