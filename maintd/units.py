@@ -185,6 +185,8 @@ def _read_size(value: Any) -> Any:
 
 
 def _aware_utc(value: datetime) -> datetime:
+    if value.tzinfo is UTC:
+        return value
     if value.tzinfo is None:
         raise ValueError("the time has no time zone")
     try:

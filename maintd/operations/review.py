@@ -35,7 +35,8 @@ from maintd.store.findings import (
     open_findings,
     record_changes,
 )
-from maintd.store.history import load_runs, runs_that_ended_between, summaries
+from maintd.store.history import load_runs, runs_that_ended_between
+from maintd.store.run_summaries import summaries
 
 log = structlog.get_logger()
 

@@ -32,9 +32,6 @@ from maintd.store import LastRuns
 from maintd.store.last_runs import active_of
 from maintd.store.successors import following
 
-MOST_OTHERS = 100
-"""Unfinished runs that are searched for those of entries that are not in the calendar."""
-
 
 class CalendarView(NamedTuple):
     """The calendar as far as it can be read."""
@@ -273,10 +270,8 @@ def _others(
     if stored.unreachable:
         return [], [], []
     known = set(names)
-    unfinished = [state for state in RunState if not state.final]
     try:
-        runs = service.store.history.runs(states=unfinished, limit=MOST_OTHERS)
-        others = [run for run in runs if run.entry not in known]
+        others = [run for run in service.store.runs.newest_unfinished() if run.entry not in known]
         return others, service.store.locks.holders(service.store.now()), service.store.nodes.all()
     except StoreError:
         return [], [], []

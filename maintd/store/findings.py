@@ -34,6 +34,14 @@ _FINDINGS = (
     .outerjoin(acknowledgements, _WITH_ACKNOWLEDGEMENT)
 )
 
+# From the acknowledgements, of which there are few.
+_ACKNOWLEDGED = Prepared(
+    select(*_COLUMNS)
+    .join_from(acknowledgements, findings, findings.c.id == acknowledgements.c.finding_id)
+    .join(entries, entries.c.id == findings.c.entry_id)
+    .where(IS_NOT_ENDED, IS_OPEN)
+    .order_by(acknowledgements.c.until, acknowledgements.c.id)
+)
 
 _ENTRY_ID = Prepared(select(entries.c.id).where(entries.c.name == bindparam("of_name")))
 
@@ -174,15 +182,7 @@ class Findings:
 
 def acknowledged_findings(conn: Connection) -> list[Finding]:
     """See `Findings.acknowledged`."""
-    # From the acknowledgements, of which there are few.
-    query = (
-        select(*_COLUMNS)
-        .join_from(acknowledgements, findings, findings.c.id == acknowledgements.c.finding_id)
-        .join(entries, entries.c.id == findings.c.entry_id)
-        .where(IS_NOT_ENDED, IS_OPEN)
-        .order_by(acknowledgements.c.until, acknowledgements.c.id)
-    )
-    return [_finding(row) for row in conn.execute(query)]
+    return [_finding(row) for row in _ACKNOWLEDGED.rows(conn, {})]
 
 
 def open_findings(conn: Connection, names: Collection[str] | None = None) -> dict[str, list[Finding]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, delete, insert, or_, select, update
+from sqlalchemy import and_, bindparam, delete, insert, or_, select, update
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.sql import ColumnElement
 
@@ -13,8 +13,16 @@ from maintd.model.entry import Freeze
 from maintd.present.text import utc_minute
 from maintd.store.audit import add_event
 from maintd.store.database import Database
+from maintd.store.prepared import Prepared
 from maintd.store.tables import freezes
 from maintd.units import utc_text
+
+_NOT_ENDED = or_(freezes.c.ended_at.is_(None), freezes.c.ended_at > bindparam("after"))
+_BETWEEN = Prepared(
+    select(freezes)
+    .where(_NOT_ENDED, freezes.c.until > bindparam("after"), freezes.c.since <= bindparam("up_to"))
+    .order_by(freezes.c.id)
+)
 
 
 class Freezes:
@@ -29,10 +37,8 @@ class Freezes:
 
     def between(self, since: datetime, until: datetime) -> list[Freeze]:
         """The freezes of which a part is in [since, until], oldest first; `until` of each is when it really ended."""
-        not_ended = or_(freezes.c.ended_at.is_(None), freezes.c.ended_at > since)
-        query = select(freezes).where(not_ended, freezes.c.until > since, freezes.c.since <= until)
-        query = query.order_by(freezes.c.id)
-        return self._database.read(lambda conn: [_freeze(row) for row in conn.execute(query)])
+        period = {"after": since, "up_to": until}
+        return self._database.read(lambda conn: [_freeze(row) for row in _BETWEEN.rows(conn, period)])
 
     def add(self, entries: str, *, why: str, by: str, until: datetime, now: datetime, origin: str = "") -> Freeze:
         """Freeze entries by name or pattern, with an audit event; an active freeze of the same ones ends."""

@@ -11,9 +11,12 @@ from sqlalchemy.engine import Connection
 from maintd.model.run import GateDecision, Run, RunState, StepState
 from maintd.store.database import Database
 from maintd.store.history import load_runs
+from maintd.store.prepared import Prepared
 from maintd.store.run_events import RunChanged, add_run_events
 from maintd.store.run_plans import RunPlans
 from maintd.store.tables import IS_WAITING, gate_decisions, runs, steps
+
+_NEXT_TIMEOUT = Prepared(select(runs.c.waiting_until).where(IS_WAITING).order_by(runs.c.waiting_until).limit(1))
 
 
 class Gates:
@@ -40,8 +43,8 @@ class Gates:
 
     def next_timeout(self) -> datetime | None:
         """When the time of the first gate is over; None: no run waits."""
-        query = select(runs.c.waiting_until).where(IS_WAITING).order_by(runs.c.waiting_until).limit(1)
-        return self._database.read(lambda conn: conn.execute(query).scalar_one_or_none())
+        found = self._database.read(lambda conn: _NEXT_TIMEOUT.one_or_none(conn, {}))
+        return None if found is None else found.waiting_until
 
 
 class Wait(NamedTuple):

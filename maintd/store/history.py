@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, bindparam, exists, func, literal_column, or_, select, tuple_, union_all
+from pydantic import BaseModel
+from sqlalchemy import Select, Table, bindparam, exists, func, literal_column, or_, select, tuple_, union_all
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
@@ -60,7 +61,37 @@ _LABEL_SETS = select(func.count()).where(
     == select(func.max(measures.c.run_id)).where(measures.c.series_id == bindparam("of_series")).scalar_subquery(),
 )
 
-_SUMMARIES = PreparedForValues(mapping.select_runs(*mapping.SUMMARY).order_by(runs.c.id), runs.c.id)
+_STEPS = Prepared(select(steps).where(steps.c.run_id == bindparam("of_run")))
+_ATTEMPTS = Prepared(
+    select(attempts).where(attempts.c.run_id == bindparam("of_run")).order_by(attempts.c.step, attempts.c.number)
+)
+_LINKS = Prepared(
+    select(run_links)
+    .where(or_(run_links.c.run_id == bindparam("of_run"), run_links.c.other_run_id == bindparam("of_run")))
+    .order_by(run_links.c.run_id)
+)
+
+
+def _of_run(table: Table, order: ColumnElement[Any]) -> Prepared:
+    return Prepared(select(table).where(table.c.run_id == bindparam("of_run")).order_by(order))
+
+
+_OF_PROCEDURE: tuple[tuple[str, Prepared, type[BaseModel]], ...] = (
+    ("decisions", _of_run(gate_decisions, gate_decisions.c.id), GateDecision),
+    ("handed", _of_run(handed_values, handed_values.c.name), HandedValue),
+    ("notes", _of_run(notes, notes.c.id), Note),
+)
+"""Fields of a run with their rows and types."""
+
+_NAMED_MEASURES = select(measures, series.c.name).join(series).where(measures.c.run_id == bindparam("of_run"))
+
+_EVIDENCE: tuple[tuple[str, Prepared, Callable[[AnyRow], Any]], ...] = (
+    ("checks", _of_run(checks, checks.c.id), mapping.check),
+    ("measures", Prepared(_NAMED_MEASURES.order_by(measures.c.id)), mapping.measure),
+    ("changes", _of_run(changes, changes.c.id), mapping.change),
+    ("artifacts", _of_run(artifacts, artifacts.c.id), mapping.artifact),
+)
+"""Fields of an attempt with their rows and how one is read."""
 
 _LAST_RUNS = 20
 
@@ -318,11 +349,6 @@ def load_runs(conn: Connection, plans: RunPlans, started: Mapping[int, bool]) ->
     return {row.id: _run(conn, row, known[row.plan_id], started=started[row.id]) for row in found}
 
 
-def summaries(conn: Connection, run_ids: Collection[int]) -> dict[int, RunSummary]:
-    """Runs without their steps, by id; those that were deleted are left out."""
-    return {row.id: mapping.summary(row) for row in _SUMMARIES.rows(conn, run_ids)} if run_ids else {}
-
-
 def runs_that_ended_between(conn: Connection, plans: RunPlans, run: Run, after: datetime, event_id: int) -> list[Run]:
     """Other runs of the entry that ended after that time, but before that event, of the entry's last ones.
 
@@ -353,39 +379,26 @@ def _run(conn: Connection, row: AnyRow, plan: RunPlan, *, started: bool) -> Run:
 
 def _of_procedure(conn: Connection, run_id: int) -> dict[str, Any]:
     """What a run has beside its steps: decisions at gates, values handed over, links and notes."""
+    of_run = {"of_run": run_id}
     fields: dict[str, Any] = {}
-    for field, table, to, order in (
-        ("decisions", gate_decisions, GateDecision, gate_decisions.c.id),
-        ("handed", handed_values, HandedValue, handed_values.c.name),
-        ("notes", notes, Note, notes.c.id),
-    ):
-        found = conn.execute(select(table).where(table.c.run_id == run_id).order_by(order))
+    for field, query, to in _OF_PROCEDURE:
         names = to.model_fields.keys()
-        fields[field] = tuple(to(**{name: getattr(row, name) for name in names}) for row in found)
-    either = or_(run_links.c.run_id == run_id, run_links.c.other_run_id == run_id)
-    linked = conn.execute(select(run_links).where(either).order_by(run_links.c.run_id))
-    return fields | {"links": tuple(RunLink(**row._asdict()) for row in linked)}
+        fields[field] = tuple(to(**{name: getattr(row, name) for name in names}) for row in query.rows(conn, of_run))
+    return fields | {"links": tuple(RunLink(**row._asdict()) for row in _LINKS.rows(conn, of_run))}
 
 
 def _steps(conn: Connection, run_id: int) -> dict[int, AnyRow]:
-    return {row.step: row for row in conn.execute(select(steps).where(steps.c.run_id == run_id))}
+    return {row.step: row for row in _STEPS.rows(conn, {"of_run": run_id})}
 
 
 def _attempts(conn: Connection, run_id: int) -> dict[int, list[Any]]:
-    query = select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.step, attempts.c.number)
-    found = conn.execute(query).all()
+    of_run = {"of_run": run_id}
+    found = _ATTEMPTS.rows(conn, of_run)
     evidence: dict[tuple[int, int], dict[str, list[Any]]] = {}
     if found:
-        named = select(measures, series.c.name).join(series).where(measures.c.run_id == run_id)
-        for table, query, read in (
-            (checks, select(checks).where(checks.c.run_id == run_id), mapping.check),
-            (measures, named, mapping.measure),
-            (changes, select(changes).where(changes.c.run_id == run_id), mapping.change),
-            (artifacts, select(artifacts).where(artifacts.c.run_id == run_id), mapping.artifact),
-        ):
-            for row in conn.execute(query.order_by(table.c.id)):
-                of_attempt = evidence.setdefault((row.step, row.attempt), {})
-                of_attempt.setdefault(table.name, []).append(read(row))
+        for name, query, read in _EVIDENCE:
+            for row in query.rows(conn, of_run):
+                evidence.setdefault((row.step, row.attempt), {}).setdefault(name, []).append(read(row))
     attempts_by_step: dict[int, list[Any]] = {}
     for row in found:
         attempts_by_step.setdefault(row.step, []).append(mapping.attempt(row, evidence.get((row.step, row.number), {})))

@@ -9,7 +9,8 @@ The last run is the one that ended last: a run can wait at a gate, or for its pl
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from functools import cache
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -18,8 +19,9 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
 from maintd.model.run import RunState, RunSummary
-from maintd.store import mapping
 from maintd.store.mapping import AnyRow
+from maintd.store.prepared import PreparedForValues
+from maintd.store.run_summaries import summaries
 from maintd.store.tables import entries, run_events, runs
 
 ACTIVE = (RunState.RUNNING, RunState.WAITING, RunState.QUEUED)
@@ -55,12 +57,11 @@ class LastRuns(NamedTuple):
 
 def last_runs(conn: Connection, names: Sequence[str]) -> dict[str, LastRuns]:
     """The last runs by entry name, see `History.last_per_entry`."""
-    query = select(entries.c.id, entries.c.name, *_LAST_IDS, *_durations_of_successes(conn))
-    found = {row.name: row for row in conn.execute(query.where(entries.c.name.in_(names)))}
-    last = dict(zip(found, _ends_of(conn, found.values()), strict=True))
+    found = {row.name: row for row in _of_entries(conn.dialect.name).rows(conn, names)}
+    last = {name: _ends_of(row) for name, row in found.items()}
     streaks = _streaks(conn, {found[name].id: of_entry for name, of_entry in last.items() if _is_failing(of_entry)})
     wanted = {end.run_id for of_entry in last.values() for end in of_entry.values()}
-    runs_by_id = _summaries(conn, wanted | {first for first, _ in streaks.values()})
+    runs_by_id = summaries(conn, wanted | {first for first, _ in streaks.values()})
     return {
         name: _last_runs_of(found[name], last[name], streaks, runs_by_id) if name in found else LastRuns()
         for name in names
@@ -75,17 +76,25 @@ def active_of(unfinished: Iterable[RunSummary], now: datetime) -> RunSummary | N
 
 def last_success(conn: Connection, entry: str, since: datetime) -> RunSummary | None:
     """See `History.last_success_since`."""
-    rows = conn.execute(select(*_LAST_IDS).select_from(entries).where(entries.c.name == entry)).all()
-    run_id = next((_last(of_entry, SUCCESSES) for of_entry in _ends_of(conn, rows)), None)
-    run = None if run_id is None else _summaries(conn, {run_id})[run_id]
+    rows = _of_entries(conn.dialect.name).rows(conn, [entry])
+    run_id = next((_last(_ends_of(row), SUCCESSES) for row in rows), None)
+    run = None if run_id is None else summaries(conn, {run_id})[run_id]
     return run if run is not None and run.finished_at is not None and run.finished_at >= since else None
 
 
 def last_outcome_ids(conn: Connection) -> set[int]:
     """The ids of the last success and the last failure of every entry."""
-    last = _ends_of(conn, conn.execute(select(*_LAST_IDS).select_from(entries)).all())
+    query = select(*_columns_of_ends(conn.dialect.name)).select_from(entries)
+    last = [_ends_of(row) for row in conn.execute(query)]
     found = {_last(of_entry, states) for of_entry in last for states in (SUCCESSES, FAILURES, [RunState.UNKNOWN])}
     return {run_id for run_id in found if run_id is not None}
+
+
+@cache
+def _of_entries(dialect: str) -> PreparedForValues:
+    """By name: the entry's id, the ends of its runs, and how long its successes lasted."""
+    columns = (entries.c.id, entries.c.name, *_columns_of_ends(dialect), *_durations_of_successes(dialect))
+    return PreparedForValues(select(*columns), entries.c.name)
 
 
 def _in_state(state: RunState, *, dry: bool) -> list[ColumnElement[bool]]:
@@ -101,57 +110,58 @@ def _in_state(state: RunState, *, dry: bool) -> list[ColumnElement[bool]]:
     return [*found, runs.c.trigger != literal_column("'undo'")] if state in SUCCESSES else found
 
 
-def _last_ids(state: RunState, *, dry: bool) -> Any:
-    """The highest ids as "7,5,4", in no order."""
-    query = select(runs.c.id).where(*_in_state(state, dry=dry)).correlate(entries)
-    last = query.order_by(runs.c.id.desc()).limit(CANDIDATES).subquery()
-    column = select(func.aggregate_strings(cast(last.c.id, Text), ",")).scalar_subquery()
-    return column.label(f"dry_{state.value}" if dry else state.value)
+def _columns_of_ends(dialect: str) -> list[Any]:
+    """For each state one column: the ends of its runs with the highest ids, as "run:event:microseconds,…", in no order.
+
+    The event is the run's last one, 0 if it was pruned; without an end, the microseconds are -1.
+    """
+    at = runs.c.finished_at
+    stored = type_coerce(at, BigInteger) if dialect == "sqlite" else _microseconds(func.extract("epoch", at))
+    ended = func.coalesce(stored, -1)
+    columns = []
+    for state, dry in [*((state, False) for state in RunState), *((state, True) for state in ACTIVE)]:
+        newest = select(runs.c.id, ended.label("ended")).where(*_in_state(state, dry=dry)).correlate(entries)
+        last = newest.order_by(runs.c.id.desc()).limit(CANDIDATES).subquery()
+        event = select(func.max(run_events.c.id)).where(run_events.c.run_id == last.c.id).scalar_subquery()
+        fields = (last.c.id, func.coalesce(event, 0), last.c.ended)
+        columns.append(_joined(dialect, *fields).label(f"dry_{state.value}" if dry else state.value))
+    return columns
 
 
-_LAST_IDS = [
-    *(_last_ids(state, dry=False) for state in RunState),
-    *(_last_ids(state, dry=True) for state in ACTIVE),
-]
+def _joined(dialect: str, *fields: Any) -> Any:
+    """The rows of a subquery as one text: ":" between fields, "," between rows."""
+    text: ColumnElement[str]
+    text, *others = (cast(field, Text) for field in fields)
+    for field in others:
+        text = text + literal_column("':'") + field
+    join = func.group_concat if dialect == "sqlite" else func.string_agg
+    return select(join(text, literal_column("','"))).scalar_subquery()
+
+
+def _microseconds(seconds: ColumnElement[Any]) -> ColumnElement[int]:
+    return cast(seconds * 1_000_000, BigInteger)
 
 
 class _End(NamedTuple):
     """When a run got its state, in order: by the id of that event, which is 0 if it was pruned, then by the clock."""
 
     event_id: int
-    at: datetime
+    at: int  # microseconds since 1970, -1 without an end
     run_id: int
 
 
-def _ends_of(conn: Connection, rows: Iterable[AnyRow]) -> list[dict[RunState, _End]]:
-    """By row of _LAST_IDS: the run in each state that got it last."""
-    ids = [_ids_by_state(row) for row in rows]
-    wanted = [run_id for of_entry in ids for of_state in of_entry.values() for run_id in of_state]
-    event = select(func.max(run_events.c.id)).where(run_events.c.run_id == runs.c.id).scalar_subquery()
-    ends: dict[int, _End] = {}
-    for start in range(0, len(wanted), _MOST_PARAMETERS):
-        some = runs.c.id.in_(wanted[start : start + _MOST_PARAMETERS])
-        for event_id, at, run_id in conn.execute(select(event, runs.c.finished_at, runs.c.id).where(some)):
-            ends[run_id] = _End(event_id or 0, at or _NO_TIME, run_id)
-    return [
-        {state: max(ends[run_id] for run_id in of_state) for state, of_state in of_entry.items()} for of_entry in ids
-    ]
-
-
-_NO_TIME = datetime.min.replace(tzinfo=UTC)
-
-
-_MOST_PARAMETERS = 10_000
-"""Of one statement; SQLite and Postgres accept about 32,000."""
-
-
-def _ids_by_state(row: AnyRow) -> dict[RunState, list[int]]:
-    columns = row._mapping  # noqa: SLF001 - a documented attribute of rows
-    found = {state: [columns[state.value]] for state in RunState}
+def _ends_of(row: AnyRow) -> dict[RunState, _End]:
+    """By state: the run that got it last."""
+    texts = {state: [getattr(row, state.value)] for state in RunState}
     for state in ACTIVE:
-        found[state].append(columns[f"dry_{state.value}"])
-    by_state = {state: ",".join(filter(None, texts)) for state, texts in found.items()}
-    return {state: [int(run_id) for run_id in text.split(",")] for state, text in by_state.items() if text}
+        texts[state].append(getattr(row, f"dry_{state.value}"))
+    joined = {state: ",".join(filter(None, of_state)) for state, of_state in texts.items()}
+    return {state: max(map(_end, text.split(","))) for state, text in joined.items() if text}
+
+
+def _end(text: str) -> _End:
+    run_id, event_id, at = map(int, text.split(":"))
+    return _End(event_id, at, run_id)
 
 
 def _last(ends: Mapping[RunState, _End], states: Iterable[RunState]) -> int | None:
@@ -159,7 +169,7 @@ def _last(ends: Mapping[RunState, _End], states: Iterable[RunState]) -> int | No
     return None if last is None else last.run_id
 
 
-_NEVER = _End(0, _NO_TIME, 0)
+_NEVER = _End(0, -1, 0)
 
 
 def _is_failing(ends: Mapping[RunState, _End]) -> bool:
@@ -192,13 +202,13 @@ def _streaks(conn: Connection, failing: Mapping[int, Mapping[RunState, _End]]) -
     return streaks
 
 
-def _durations_of_successes(conn: Connection) -> list[Any]:
+def _durations_of_successes(dialect: str) -> list[Any]:
     """For each success state one column: "run:microseconds,…" of the last runs."""
     duration: Any
-    if conn.dialect.name == "sqlite":
+    if dialect == "sqlite":
         duration = type_coerce(runs.c.finished_at, BigInteger) - type_coerce(runs.c.started_at, BigInteger)
     else:
-        duration = cast(func.extract("epoch", runs.c.finished_at - runs.c.started_at) * 1_000_000, BigInteger)
+        duration = _microseconds(func.extract("epoch", runs.c.finished_at - runs.c.started_at))
     columns = []
     for state in SUCCESSES:
         ended = [runs.c.started_at.is_not(None), runs.c.finished_at.is_not(None)]
@@ -208,15 +218,12 @@ def _durations_of_successes(conn: Connection) -> list[Any]:
             .correlate(entries)
         )
         last = query.order_by(runs.c.id.desc()).limit(TYPICAL_OF).subquery()
-        pair = cast(last.c.id, Text) + ":" + cast(last.c.duration, Text)
-        column = select(func.aggregate_strings(pair, ",")).scalar_subquery()
-        columns.append(column.label(f"duration_{state.value}"))
+        columns.append(_joined(dialect, last.c.id, last.c.duration).label(f"duration_{state.value}"))
     return columns
 
 
 def _typical_duration(row: AnyRow) -> timedelta | None:
-    columns = row._mapping  # noqa: SLF001
-    joined = ",".join(filter(None, (columns[f"duration_{state.value}"] for state in SUCCESSES)))
+    joined = ",".join(filter(None, (getattr(row, f"duration_{state.value}") for state in SUCCESSES)))
     if not joined:
         return None
     pairs = [pair.split(":") for pair in joined.split(",")]
@@ -245,8 +252,3 @@ def _last_runs_of(
         failures_in_a_row=count,
         typical_duration=_typical_duration(row),
     )
-
-
-def _summaries(conn: Connection, ids: Iterable[int]) -> dict[int, RunSummary]:
-    query = mapping.select_runs(*mapping.SUMMARY).where(runs.c.id.in_(list(ids)))
-    return {row.id: mapping.summary(row) for row in conn.execute(query)}

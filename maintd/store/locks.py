@@ -15,6 +15,7 @@ from maintd.model.status import LockHolder
 from maintd.store.apply_updates import mark_run_lost
 from maintd.store.database import Database, insert_into
 from maintd.store.mapping import AnyRow
+from maintd.store.prepared import Prepared
 from maintd.store.tables import IS_RUNNING, entries, locks, runs
 
 _HOLDERS = (
@@ -37,6 +38,7 @@ _HOLDERS = (
     .join_from(locks, runs)
     .join(entries)
 )
+_ALL_HOLDERS = Prepared(_HOLDERS.order_by(locks.c.lock, locks.c.since, locks.c.run_id))
 
 
 class Locks:
@@ -65,9 +67,8 @@ class Locks:
 
     def holders(self, now: datetime) -> list[LockHolder]:
         """The holders of all locks, ordered by lock and age."""
-        query = _HOLDERS.order_by(locks.c.lock, locks.c.since, locks.c.run_id)
         return self._database.read(
-            lambda conn: [_holder(row) for row in conn.execute(query) if not _is_expired(row, now)]
+            lambda conn: [_holder(row) for row in _ALL_HOLDERS.rows(conn, {}) if not _is_expired(row, now)]
         )
 
     def _acquire(

@@ -114,7 +114,7 @@ def step(index: int, plan: StepPlan, row: AnyRow | None, attempts: tuple[Attempt
 
 def attempt(row: AnyRow, evidence: dict[str, list[Any]]) -> Attempt:
     """From a row of `attempts`; `evidence` has its checks, measures, changes and artifacts by table name."""
-    columns = dict(row._mapping)  # noqa: SLF001
+    columns = row._asdict()
     progress = columns.pop("progress")
     del columns["run_id"], columns["step"]
     return Attempt(

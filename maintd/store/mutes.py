@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.engine import Connection
 
 from maintd.model.notice import Mute
 from maintd.store.audit import add_event
 from maintd.store.database import Database
+from maintd.store.prepared import Prepared
 from maintd.store.tables import mutes
 from maintd.units import utc_text
+
+_ACTIVE = Prepared(
+    select(mutes).where(mutes.c.ended_at.is_(None), mutes.c.until > bindparam("now")).order_by(mutes.c.id)
+)
 
 
 class Mutes:
@@ -53,8 +58,7 @@ class Mutes:
 
 def active_mutes(conn: Connection, now: datetime) -> list[Mute]:
     """As `Mutes.active`, within a transaction."""
-    query = select(mutes).where(mutes.c.ended_at.is_(None), mutes.c.until > now).order_by(mutes.c.id)
-    return [Mute(**row._asdict()) for row in conn.execute(query)]
+    return [Mute(**row._asdict()) for row in _ACTIVE.rows(conn, {"now": now})]
 
 
 def add_mute(conn: Connection, entries: str, *, why: str, by: str, since: datetime, until: datetime) -> Mute:

@@ -7,7 +7,10 @@ from sqlalchemy.engine import Connection
 
 from maintd.model.status import NodeState
 from maintd.store.database import Database, insert_into
+from maintd.store.prepared import Prepared
 from maintd.store.tables import nodes
+
+_ALL = Prepared(select(nodes).order_by(nodes.c.name))
 
 
 class Nodes:
@@ -34,7 +37,6 @@ class Nodes:
 
     def all(self) -> list[NodeState]:
         """All nodes that sent a heartbeat and did not stop, by name; `seen_at` is the time of the last one."""
-        query = select(nodes).order_by(nodes.c.name)
         return self._database.read(
-            lambda conn: [NodeState.model_validate(dict(row)) for row in conn.execute(query).mappings()]
+            lambda conn: [NodeState.model_validate(row._asdict()) for row in _ALL.rows(conn, {})]
         )

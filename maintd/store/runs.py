@@ -6,7 +6,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Integer, and_, bindparam, delete, exists, func, literal_column, or_, select, update
+from sqlalchemy import (
+    CompoundSelect,
+    Integer,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
@@ -31,6 +44,7 @@ from maintd.store.prepared import Prepared, PreparedForValues
 from maintd.store.records import Records
 from maintd.store.run_events import RunChanged, add_run_events
 from maintd.store.run_plans import RunPlans
+from maintd.store.run_summaries import summaries
 from maintd.store.tables import (
     HAS_KEY,
     IS_QUEUED,
@@ -44,6 +58,16 @@ from maintd.store.tables import (
     run_events,
     runs,
     steps,
+)
+
+MAX_PLANNED = 200
+"""Most runs for later times that are shown."""
+
+_PLANNED = Prepared(
+    select(runs.c.id)
+    .where(IS_QUEUED, runs.c.not_before > bindparam("now"), runs.c.due_at.is_(None), runs.c.started_at.is_(None))
+    .order_by(runs.c.not_before, runs.c.id)
+    .limit(MAX_PLANNED)
 )
 
 IS_UNFINISHED = or_(*(runs.c.state == state.value for state in RunState if not state.final))
@@ -120,6 +144,22 @@ _UNFINISHED = PreparedForValues(
 )
 """Not ordered by id: SQLite would then read the entry's whole history, which has that order."""
 
+MAX_UNFINISHED = 100
+"""Most unfinished runs of all entries that are shown."""
+
+
+def _newest_unfinished() -> CompoundSelect[Any]:
+    """The highest ids of each unfinished state: a range of an index for each."""
+    ranges = []
+    for state in RunState:
+        if not state.final:
+            of_state = select(runs.c.id).where(runs.c.state == literal_column(f"'{state.value}'"))
+            ranges.append(select(of_state.order_by(runs.c.id.desc()).limit(MAX_UNFINISHED).subquery().c.id))
+    return union_all(*ranges)
+
+
+_NEWEST_UNFINISHED = Prepared(_newest_unfinished())
+
 
 CLAIM_STATEMENTS = (_UNFINISHED, _CLAIMABLE, _CLAIM, _NEXT_NOT_BEFORE)
 """What every plan and every claim executes."""
@@ -187,13 +227,11 @@ class Runs:
         found = self._database.read(lambda conn: _NEXT_NOT_BEFORE.rows_without_transaction(conn, {}))
         return found[0].not_before if found else None
 
-    def planned(self, now: datetime, limit: int = 200) -> list[Run]:
-        """Runs that were requested for a later time, soonest first, with their policy."""
-        query = select(runs.c.id).where(IS_QUEUED, runs.c.not_before > now, runs.c.due_at.is_(None))
-        query = query.where(runs.c.started_at.is_(None)).order_by(runs.c.not_before, runs.c.id).limit(limit)
+    def planned(self, now: datetime) -> list[Run]:
+        """The first MAX_PLANNED runs that were requested for a later time, soonest first, with their policy."""
 
         def transaction(conn: Connection) -> list[Run]:
-            ids = conn.execute(query).scalars().all()
+            ids = [row.id for row in _PLANNED.rows(conn, {"now": now})]
             found = load_runs(conn, self._plans, dict.fromkeys(ids, False))
             return [found[run_id] for run_id in ids]
 
@@ -205,6 +243,16 @@ class Runs:
             return []
         found = self._database.read(lambda conn: [mapping.summary(row) for row in _UNFINISHED.rows(conn, names)])
         return sorted(found, key=lambda run: (run.entry, run.id))
+
+    def newest_unfinished(self) -> list[RunSummary]:
+        """The newest MAX_UNFINISHED runs of all entries that are not over, newest first."""
+
+        def transaction(conn: Connection) -> list[RunSummary]:
+            ids = sorted((row.id for row in _NEWEST_UNFINISHED.rows(conn, {})), reverse=True)[:MAX_UNFINISHED]
+            found = summaries(conn, ids)
+            return [found[run_id] for run_id in ids]
+
+        return self._database.read(transaction)
 
     def claim(self, run_id: int, node: str, incarnation: str, lease_until: datetime, now: datetime) -> Run | None:
         """Claim a queued run under a new fence. None: it is claimed, over or not due, or its entry has one that is
