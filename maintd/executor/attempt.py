@@ -17,14 +17,14 @@ from maintd.errors import DAEMON_LOG
 from maintd.executor import process_tree
 from maintd.executor.attempt_log import AttemptLog, Stream
 from maintd.executor.cancellation import CancelToken, LeaseDeadline
-from maintd.executor.child_protocol import AttemptRequest, ChildStarted, JobEnded
+from maintd.executor.child_protocol import CONFIRMATION, AttemptRequest, ChildStarted, JobEnded
 from maintd.executor.fork_client import Launched, TemplateError
 from maintd.executor.fork_protocol import MAX_MESSAGE, decode, encode
 from maintd.executor.message_reader import MessageReader, redacted
 from maintd.executor.oom import OOM_KILLS
 from maintd.executor.outcome import AttemptEvidence, JobResult, ProcessExit, StopKind, Stopped
 from maintd.executor.run_context import RunContext
-from maintd.model.evidence import Handed, LogLine, Progress, Report
+from maintd.model.evidence import Change, ChangeState, Handed, LogLine, Progress, Report
 from maintd.model.run_updates import AttemptReported, AttemptStarted
 
 log = structlog.get_logger()
@@ -36,6 +36,9 @@ BEGIN_SECONDS = 60.0  # within which a child must exist; importing the libraries
 UNRESPONSIVE_SECONDS = 5.0  # after KILL, when the template itself is killed
 DRAIN_SECONDS = 2.0  # within which the pipes of a dead process tree must close
 FULL_SECONDS = 0.05  # between two checks whether the child may go on
+CONFIRM_SECONDS = 0.05  # for which the recording of an intended change is waited for, before the process is seen to
+RECORD_SECONDS = 5.0
+"""How long an undo or `always` step waits until its start, or a change that it intends, is recorded."""
 
 LAPSED = "the lease of the run could not be renewed in time, and others may take its locks after that"
 
@@ -87,6 +90,10 @@ class AttemptSupervisor:
         self._exit: ProcessExit | None = None
         self._ended_at = 0.0
         self._oom_kills = 0
+        plan = context.run.plan[step]
+        self._confirm_within = RECORD_SECONDS if plan.always or plan.undoes else None
+        self._to_confirm: int | None = None  # the number of an intended change
+        self._to_confirm_since = 0.0
 
     def run(self) -> AttemptEvidence:
         """Launch the process and supervise it to its end. Raises TemplateError when no process could be started."""
@@ -151,6 +158,7 @@ class AttemptSupervisor:
                 else:
                     self._read(launched, poll, descriptor)
             self._hand_on(full=full)
+            self._confirm(launched)
 
     def _seconds_to_wait(self, now: float, *, full: bool) -> float:
         ends = [self._deadline if self._stopped is None else now + 1]
@@ -163,6 +171,8 @@ class AttemptSupervisor:
             ends.append(now + FULL_SECONDS)
         if self._exit is not None:
             ends.append(self._ended_at + DRAIN_SECONDS)
+        elif self._to_confirm is not None:
+            ends.append(now)
         return max(0.0, min(ends) - now)
 
     def _read(self, launched: Launched, poll: _Poll, descriptor: int) -> None:
@@ -206,6 +216,23 @@ class AttemptSupervisor:
                     self.reports.handed[shown.name] = shown.value  # as the store has it
                 self._items.append(shown)
                 self._note_items()
+                if self._order.confirms and isinstance(shown, Change) and shown.state is ChangeState.INTENDED:
+                    self._to_confirm, self._to_confirm_since = shown.number, time.monotonic()
+
+    def _confirm(self, launched: Launched) -> None:
+        """Let the child make the change that it intends, once that is recorded: when the daemon is killed, the rows
+        have every change that may have been made. While it cannot be recorded, the child waits.
+
+        An undo or `always` step does not wait long for an unreachable store with a full disk.
+        """
+        if self._to_confirm is None or self._exit is not None:
+            return
+        waited = time.monotonic() - self._to_confirm_since
+        late = self._confirm_within is not None and waited > self._confirm_within
+        if self._context.updates.wait_durable(CONFIRM_SECONDS) or late:
+            with contextlib.suppress(OSError):  # it has ended
+                os.write(launched.confirm, CONFIRMATION.pack(self._to_confirm))
+            self._to_confirm = None
 
     def _note_items(self) -> None:
         if self._items_since is None:
@@ -216,7 +243,8 @@ class AttemptSupervisor:
         if self._items_since is None and not final:
             return
         due = self._items_since is not None and time.monotonic() >= self._items_since + REPORT_SECONDS
-        if not (final or (due and not full) or len(self._items) >= REPORT_ITEMS):
+        urgent = self._to_confirm is not None and bool(self._items)
+        if not (final or urgent or (due and not full) or len(self._items) >= REPORT_ITEMS):
             return
         self._items += self.log.take(final=final)
         batch, self._items, self._items_since = self._items, [], None

@@ -25,14 +25,22 @@ from typing import Any, NoReturn, TextIO
 
 from maintd.errors import JobError, MaintdError, TargetError
 from maintd.executor import process_tree
-from maintd.executor.child_protocol import MAX_MESSAGE, AttemptRequest, ChildStarted, JobEnded, encode, targets_of
+from maintd.executor.child_protocol import (
+    CONFIRMATION,
+    MAX_MESSAGE,
+    AttemptRequest,
+    ChildStarted,
+    JobEnded,
+    encode,
+    targets_of,
+)
 from maintd.executor.fork_protocol import STALE, receive
 from maintd.executor.job_user import JobUser, become
 from maintd.executor.preloading import PreloadedJob
 from maintd.job.context import Context
 from maintd.job.loader import open_job
 from maintd.job.references import referenced_values, resolve_references
-from maintd.model.evidence import LogLine
+from maintd.model.evidence import Change, ChangeState, LogLine
 from maintd.model.target import Targets, secrets_of
 from maintd.redaction import SHORTEST_LINE, forms_of, is_secret_name
 
@@ -60,7 +68,7 @@ def wait(requests: socket.socket, lifeline: int, jobs: Mapping[str, PreloadedJob
         _leave_template(lifeline, requests.fileno())
         message, descriptors = receive(requests)
         requests.close()
-        if len(descriptors) == 4:
+        if len(descriptors) == 5:
             code = 1
             code = _run(descriptors, {} if message == STALE else jobs)
     finally:
@@ -69,13 +77,13 @@ def wait(requests: socket.socket, lifeline: int, jobs: Mapping[str, PreloadedJob
 
 def _run(descriptors: Sequence[int], jobs: Mapping[str, PreloadedJob]) -> int:
     """Run the attempt; return the exit code."""
-    order, report, out, err = descriptors
+    order, report, out, err, confirmed = descriptors
     for descriptor, number in ((out, 1), (err, 2)):
         os.dup2(descriptor, number)
         os.close(descriptor)
     sys.stdin, sys.stdout, sys.stderr = _streams()
     signal.signal(signal.SIGTERM, _stop)
-    return 0 if _Attempt(order, report, jobs).run() else 1
+    return 0 if _Attempt(order, report, confirmed, jobs).run() else 1
 
 
 def _exit(code: int) -> NoReturn:
@@ -133,9 +141,11 @@ def _stop(number: int, frame: FrameType | None) -> None:
 class _Attempt:
     """One attempt, in this process."""
 
-    def __init__(self, order: int, report: int, jobs: Mapping[str, PreloadedJob]) -> None:
+    def __init__(self, order: int, report: int, confirmed: int, jobs: Mapping[str, PreloadedJob]) -> None:
         self._report = report
+        self._confirmed = confirmed
         self._lock = threading.Lock()
+        self._confirmation = threading.Lock()  # held by a thread that waits for one
         self._stopped = False
         self._unfinished_line = False  # SIGTERM interrupted the sending of a message
         pickled = os.read(order, os.fstat(order).st_size)
@@ -212,7 +222,19 @@ class _Attempt:
                 f"a {message.type} of {len(line)} bytes is longer than the limit of {MAX_MESSAGE}",
                 "save long texts with ctx.save",
             )
-        self._write(line)
+        if self._order.confirms and isinstance(message, Change) and message.state is ChangeState.INTENDED:
+            with self._confirmation:
+                self._write(line)
+                self._wait_until_confirmed(message.number)
+        else:
+            self._write(line)
+
+    def _wait_until_confirmed(self, number: int) -> None:
+        """Wait until the supervisor has recorded that a change is intended. Without it the change must not be made."""
+        while found := os.read(self._confirmed, CONFIRMATION.size):
+            if CONFIRMATION.unpack(found)[0] == number:
+                return
+        raise StopRequestedError  # the daemon is gone
 
     def _write(self, line: bytes) -> None:
         # A time limit, since SIGTERM may have interrupted this very function.

@@ -7,6 +7,7 @@ the child are not trusted: each line is bounded and validated.
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,6 +22,9 @@ from maintd.model.evidence import Report
 
 if TYPE_CHECKING:
     from maintd.model.target import Targets
+
+CONFIRMATION = struct.Struct("<q")
+"""On the pipe to the child: the number of a change whose intention is recorded. It comes in one piece."""
 
 MAX_MESSAGE = 1 << 20
 """Most bytes of one message; a longer one is a protocol error of the child."""
@@ -38,6 +42,7 @@ class AttemptRequest:
     environ: Mapping[str, str] = field(default_factory=dict)  # added to the child's: MAINTD_RUN_ID and the like
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)  # of the calendar, by name
     user: JobUser | None = None  # whose rights the child takes on
+    confirms: bool = False  # the child makes no change before its intention is recorded
 
 
 def targets_of(order: AttemptRequest) -> Targets:

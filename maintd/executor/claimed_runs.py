@@ -58,6 +58,11 @@ class ClaimedRun:
         """Wait until the store has all that was added, at most that long; whether it has, or there is no store."""
         return self.journal is None or self.journal.wait_stored(seconds)
 
+    def wait_durable(self, seconds: float) -> bool:
+        """Wait until all that was added is in the store or the spool, at most that long; whether it is, or there is no
+        store."""
+        return self.journal is None or self.journal.wait_durable(seconds)
+
     def add(self, *updates: RunUpdate, soon: bool = True) -> None:
         """Record these after all earlier ones; with `soon` False they may wait a moment for more."""
         if self.journal is not None:

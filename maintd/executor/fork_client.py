@@ -51,18 +51,20 @@ class Preload(NamedTuple):
 
 @dataclass
 class Launched:
-    """The daemon's ends of one attempt: the socket to the template, and the child's report and output."""
+    """The daemon's ends of one attempt: the socket to the template, the child's report and output, and the pipe on
+    which intended changes are confirmed."""
 
     template: Template
     socket: socket.socket
     report: int
     out: int
     err: int
+    confirm: int
 
     def close(self) -> None:
         """Close all; the template then kills a child that is still alive."""
         self.socket.close()
-        for descriptor in (self.report, self.out, self.err):
+        for descriptor in (self.report, self.out, self.err, self.confirm):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 
@@ -187,6 +189,10 @@ class ForkClient:
                 ends.append(mine)
                 descriptors.append(theirs)
                 os.set_blocking(mine, False)
+            theirs, mine = os.pipe()
+            ends.append(mine)
+            descriptors.append(theirs)
+            os.set_blocking(mine, False)
             ours.setblocking(False)
             template = self._request(encode_start(order.path, until), [template_end.fileno(), *descriptors])
         except (OSError, TemplateError) as error:

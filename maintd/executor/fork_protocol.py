@@ -2,8 +2,9 @@
 
 On the template's control socket:
 
-- daemon → template: `start` with five descriptors (the attempt's own socket, the order, and the pipes for the child's
-  report, standard output and standard error); `retire`: the template ends after its last attempt.
+- daemon → template: `start` with six descriptors (the attempt's own socket, the order, the pipes for the child's
+  report, standard output and standard error, and the pipe on which its changes are confirmed); `retire`: the template
+  ends after its last attempt.
 - template → daemon: `importing` before each job module, `ready` once after the last one, and `stale` when a job's
   file has changed since it was imported.
 
@@ -31,7 +32,7 @@ CURRENT, STALE = b"current", b"stale"
 """The messages to a child that waits. They are no JSON, since its decoder would cost the child 43 page faults."""
 
 MAX_MESSAGE = 8192  # bytes
-START_DESCRIPTORS = 5
+START_DESCRIPTORS = 6
 
 
 def encode(kind: str, **fields: Any) -> bytes:

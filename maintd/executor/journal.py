@@ -88,6 +88,12 @@ class Journal:
                 lambda: not self._waiting and self._spool.is_empty and not self.away and not self.refused, seconds
             )
 
+    def wait_durable(self, seconds: float) -> bool:
+        """Wait until all that was added is in the store or on the disk, at most that long; whether it is."""
+        self._recorder.schedule(self, 0.0)
+        with self._written:
+            return self._written.wait_for(lambda: not self._waiting and not self.refused, seconds)
+
     def abandon(self) -> None:
         """Record no end: another process has settled the run. What was added is still written."""
         with self._lock:
@@ -208,6 +214,7 @@ class Journal:
             for _ in range(number):
                 self._waiting_bytes -= self._waiting.popleft()[1]
             self._next_seq += number
+            self._written.notify_all()
 
     def _finish(self) -> None:
         with self._lock:

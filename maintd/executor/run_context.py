@@ -18,7 +18,7 @@ from maintd.executor.child_protocol import AttemptRequest
 from maintd.executor.fork_client import ForkClient
 from maintd.executor.job_user import JobUser, root_jobs_of
 from maintd.job.attempt_info import AttemptInfo, KnownFinding, Point, UnfinishedRun
-from maintd.model.entry import Freeze, LockMode
+from maintd.model.entry import Freeze, LockMode, is_procedure
 from maintd.model.finding import Finding
 from maintd.model.job import BrokenJob, JobDescription
 from maintd.model.run import LinkKind, Run, RunSummary
@@ -57,6 +57,10 @@ class RunUpdates(Protocol):
 
     def wait_stored(self, seconds: float) -> bool:
         """Wait until the store has all that was added, at most that long; whether it has, or there is no store."""
+        ...
+
+    def wait_durable(self, seconds: float) -> bool:
+        """Wait until all that was added survives this process, in the store or the spool, at most that long."""
         ...
 
 
@@ -156,6 +160,7 @@ class RunContext:
             environ,
             used_secrets(plan.params, self.secrets()),
             None if job.name in root_jobs_of(settings) else self.job_user,
+            confirms=self.store is not None and (run.policy.hold_locks or is_procedure(run.plan)),
         )
 
     def _findings(self, step: str, job: JobDescription) -> dict[str, KnownFinding]:

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from maintd.errors import RefusedError, StoreError
-from maintd.executor.attempt import AttemptSupervisor, TimeLimit
+from maintd.executor.attempt import RECORD_SECONDS, AttemptSupervisor, TimeLimit
 from maintd.executor.child_protocol import AttemptRequest
 from maintd.executor.fork_client import TemplateError
 from maintd.executor.job_user import provide_folders, remove_if_empty
@@ -40,10 +40,6 @@ log = structlog.get_logger()
 
 LOCK_INTERVAL = timedelta(seconds=0.5)
 """Time between two attempts to acquire a lock that is held."""
-
-
-RECORD_SECONDS = 5.0
-"""How long an undo or `always` step waits until its start is recorded."""
 
 
 def missing_target(job: JobDescription, targets: Targets) -> str:

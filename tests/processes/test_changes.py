@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from support.nodes import Node, only
 
+from maintd.model.entry import Policy
 from maintd.model.evidence import ChangeState
 from maintd.model.run import RunState
 
@@ -154,3 +155,32 @@ def test_an_optional_check_can_still_fail(here: Node) -> None:
     run = here.make('ctx.check("checksums", 1, at_most=0, optional=True)')
 
     assert run.state is RunState.FAILED
+
+
+READS_STORE = """
+import sqlite3
+seen = []
+def change(text):
+    with ctx.change("halt", text):
+        with sqlite3.connect(params.into, timeout=30) as conn:
+            query = "SELECT count(*) FROM changes WHERE run_id = ? AND target = ?"
+            seen.append(conn.execute(query, (ctx.run_id, text)).fetchone()[0])
+threads = [threading.Thread(target=change, args=(f"t{n}",)) for n in range(3)]
+for thread in threads:
+    thread.start()
+for n in range(5):
+    change(f"m{n}")
+for thread in threads:
+    thread.join()
+ctx.check("changes that were recorded before they were made", sum(seen), equals=8)
+"""
+
+
+def test_a_procedure_makes_no_change_before_its_intention_is_in_the_store(here: Node) -> None:
+    """Else a daemon that is killed at that moment leaves an effect that no undo step knows of."""
+    database = str(here.settings.state_dir / "maintd.db")
+
+    run = here.ended(here.queue(here.step(here.job(READS_STORE), {"into": database}), policy=Policy(hold_locks=True)))
+
+    assert run.state is RunState.SUCCEEDED, run.reason
+    assert [change.state for change in only(run).changes] == [ChangeState.DONE] * 8

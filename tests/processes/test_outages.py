@@ -22,6 +22,7 @@ from support.servers.postgres import PostgresServer
 from maintd.executor.journal import replay
 from maintd.executor.process_tree import kill_orphans
 from maintd.executor.spool import Spool
+from maintd.model.entry import Policy
 from maintd.model.run import RunState
 from maintd.model.run_updates import RunFinished, StepStarted
 
@@ -73,6 +74,16 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
+def fill(ballast: Path) -> None:
+    """Fill the disk with this file, to the last block."""
+    with ballast.open("wb") as file:
+        try:
+            while True:
+                os.write(file.fileno(), b"x" * 4096)
+        except OSError:
+            pass
+
+
 @pytest.mark.parametrize("spool", ["elsewhere", "on the same disk"])
 def test_a_full_disk_costs_no_evidence(small_disk: Path, tmp_path: Path, spool: str) -> None:
     into = tmp_path / "starts"
@@ -83,18 +94,37 @@ def test_a_full_disk_costs_no_evidence(small_disk: Path, tmp_path: Path, spool: 
         made.running(run_id)
 
         ballast = small_disk / "ballast"
-        with ballast.open("wb") as file:
-            try:
-                while True:
-                    os.write(file.fileno(), b"x" * 4096)
-            except OSError:
-                pass
+        fill(ballast)
         wait_for(lambda: not made.executor.running, "the attempt ended", 20)
         is_recorded = made.run(run_id).state.final
         ballast.unlink()
 
         assert not is_recorded
         assert_all_is_there(made, run_id, 150, into)
+
+
+CHANGING = """
+while not Path(params.text).exists():
+    time.sleep(0.02)
+with ctx.change("halt", "x"):
+    Path(params.into).touch()
+"""
+
+
+def test_a_change_of_a_procedure_that_cannot_be_recorded_is_not_made(small_disk: Path, tmp_path: Path) -> None:
+    made_it, full = tmp_path / "made", tmp_path / "full"
+    with node(tmp_path, f"sqlite:///{small_disk}/maintd.db", state_dir=small_disk / "state") as made:
+        step = made.step(made.job(CHANGING), {"into": str(made_it), "text": str(full)}, timeout="5s")
+        run_id = made.queue(step, policy=Policy(hold_locks=True))
+        made.running(run_id)
+        fill(small_disk / "ballast")
+        full.touch()
+        wait_for(lambda: not made.executor.running, "the attempt ended", 60)
+        (small_disk / "ballast").unlink()
+
+        run = made.ended(run_id)
+
+    assert (run.state, made_it.exists()) == (RunState.TIMED_OUT, False), run.reason
 
 
 DAEMON = """
