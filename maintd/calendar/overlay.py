@@ -32,6 +32,7 @@ def with_overlay(scope: NodeReader, root: Node, above: Node) -> Node:
        are added.
     2. Each key of an entry replaces that of the entry; any kind of schedule replaces any other.
     3. `steps` as a mapping changes params of single steps, which keep their other params; as a list it replaces them.
+       An undo step is `undo-` and the name of the step that it undoes.
     4. In a param that is a mapping, each key replaces that of the calendar, and null removes it.
     """
     if not isinstance(root, MappingNode):
@@ -95,10 +96,18 @@ def _with_steps(scope: NodeReader, entry: MappingNode, above: Node) -> MappingNo
     def changed(step: Node) -> Node:
         job = _job_of(step)
         counts[job] = counts.get(job, 0) + 1
-        known.append(job if counts[job] == 1 else f"{job}-{counts[job]}")
-        if known[-1] not in given:
+        name = job if counts[job] == 1 else f"{job}-{counts[job]}"
+        known.append(name)
+        if name in given:
+            step = _with_params(scope.within(f'step "{name}"'), step, given[name][1])
+        undo = _value(step, "undo")
+        if undo is None or not isinstance(step, MappingNode):
             return step
-        return _with_params(scope.within(f'step "{known[-1]}"'), step, given[known[-1]][1])
+        known.append(f"undo-{name}")
+        if known[-1] in given:
+            changed_undo = _with_params(scope.within(f'step "{known[-1]}"'), _in_full(undo), given[known[-1]][1])
+            step = _replaced(step, [(_key(step, "undo"), changed_undo)])
+        return step
 
     if _value(entry, "job") is not None:
         known.append(_job_of(entry))
@@ -123,6 +132,13 @@ def _job_of(step: Node) -> str:
         job = _value(step, "job")
         return _job_of(job) if job is not None else next((key.text for key, _ in step.items), "")
     return step.text.strip() if isinstance(step, ScalarNode) else ""
+
+
+def _in_full(undo: Node) -> Node:
+    """`undo: JOB` as `undo: {job: JOB}`."""
+    if not isinstance(undo, ScalarNode):
+        return undo
+    return MappingNode(undo.line, undo.column, ((ScalarNode(undo.line, undo.column, "job"), undo),), file=undo.file)
 
 
 def _with_params(scope: NodeReader, step: Node, above: Node) -> Node:

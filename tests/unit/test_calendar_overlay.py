@@ -69,6 +69,23 @@ def test_a_param_of_one_step_is_changed_and_the_others_stay(
     assert step_params(overlay, step, name) == expected
 
 
+@pytest.mark.parametrize(
+    ("undo", "expected"),
+    [
+        ("verify", {"root": "/srv"}),
+        ("{job: verify, params: {root: /old}, timeout: 3m}", {"root": "/srv"}),
+    ],
+)
+def test_a_param_of_an_undo_step_is_changed_by_its_name(undo: str, expected: dict[str, object]) -> None:
+    base = BASE.replace("      - look\n", f"      - {{job: look, undo: {undo}}}\n")
+
+    calendar = merged("entries: {night: {steps: {undo-look: {root: /srv}}}}", base)
+
+    step = next(each for each in entry(calendar).steps if each.undoes == "look")
+    assert (step.name, step.params) == ("undo-look", expected)
+    assert list(step.overlaid) == ["root"]
+
+
 def test_what_the_overlay_does_not_name_is_as_in_the_calendar() -> None:
     plain = parse_calendar(BASE, "schedules.yaml", jobs(), validate_all, NOW)
     changed = merged("entries: {night: {steps: {vacuum: {patience: 9m}}}}")
