@@ -38,6 +38,7 @@ class Params(JobParams):
     needs=("halts or alertmanager",),
     requires=requirements,
     reads_unfinished=True,
+    watches=(halts.HANDED, silencing.HANDED),
 )
 def run(ctx: Context, params: Params) -> None:
     """Check each halt and silence that a run has recorded."""

@@ -174,6 +174,7 @@ def entry_for_job(job: JobDescription, params: Mapping[str, Any]) -> Entry:
         mutates=job.mutates,
         repeatable=job.repeatable,
         only_in_window=job.only_in_window,
+        watches=job.watches,
     )
     # The timeout of the run must not be shorter than the timeout of the job.
     policy = Policy(timeout=max(Policy().timeout, job.timeout))

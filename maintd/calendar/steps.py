@@ -86,6 +86,7 @@ class StepReader:
             mutates=True if isinstance(known, BrokenJob) else known.mutates,
             repeatable=False if isinstance(known, BrokenJob) else known.repeatable,
             only_in_window=not isinstance(known, BrokenJob) and known.only_in_window,
+            watches=() if isinstance(known, BrokenJob) else known.watches,
             **options,
         )
 

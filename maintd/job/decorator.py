@@ -37,6 +37,7 @@ class JobTraits:
     admin_params: bool = False
     reads_findings: bool = False
     reads_unfinished: bool = False
+    watches: tuple[str, ...] = ()
 
 
 def job(
@@ -56,6 +57,7 @@ def job(
     reads_unfinished: bool = False,
     only_in_window: bool = False,
     admin_params: bool = False,
+    watches: Sequence[str] = (),
 ) -> Callable[[F], F]:
     """Make a function the job of its module.
 
@@ -75,6 +77,8 @@ def job(
     reads_findings: `ctx.findings` has the open findings of this step.
     reads_unfinished: `ctx.unfinished` has the runs that have not ended, with what they have handed over.
     admin_params: params name programs or files used with the rights of maintd; only an admin may give them.
+    watches: names of values that runs hand over. A due time of an entry whose jobs all watch counts only while a run
+    that has not ended, or is held, has handed over one of them, and for some minutes after it.
     only_in_window: the job is refused outside the window of an entry, by whatever way it is requested.
     """
     traits = JobTraits(
@@ -93,6 +97,7 @@ def job(
         reads_unfinished=reads_unfinished,
         only_in_window=only_in_window,
         admin_params=admin_params,
+        watches=tuple(watches),
     )
 
     def mark(function: F) -> F:

@@ -123,6 +123,7 @@ def _describe(name: str, path: Path, module: ModuleType, traits: JobTraits, para
         admin_params=traits.admin_params,
         reads_findings=traits.reads_findings,
         reads_unfinished=traits.reads_unfinished,
+        watches=traits.watches,
         history_of=traits.history_of,
         fresh=traits.fresh,
         params=tuple(_param(key, field_info, params) for key, field_info in params.model_fields.items()),

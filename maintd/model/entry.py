@@ -197,12 +197,20 @@ class StepPlan(Model):
     mutates: bool = True
     repeatable: bool = False
     only_in_window: bool = False  # refused outside the window of its run
+    watches: tuple[str, ...] = ()  # values of other runs without which there is nothing to do
     required: bool = False  # without its target no step runs: the run is not configured
 
 
 def is_procedure(steps: Sequence[StepPlan]) -> bool:
     """Whether an entry with these steps has undo steps or gates."""
     return any(step.undoes or step.gate is not None for step in steps)
+
+
+def watched(steps: Sequence[StepPlan]) -> frozenset[str]:
+    """The values of other runs without which an entry with these steps has nothing to do; empty if it has otherwise."""
+    if not all(step.watches for step in steps):
+        return frozenset()
+    return frozenset(name for step in steps for name in step.watches)
 
 
 def merged_locks(steps: Sequence[StepPlan]) -> dict[str, LockMode]:

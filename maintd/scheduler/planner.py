@@ -16,7 +16,7 @@ import structlog
 
 from maintd.calendar import fingerprint_of
 from maintd.clock import Clock, ClockStepDetector
-from maintd.model.entry import CatchUp, Entry, EntryState, Freeze, Overlap, Pause, Policy, Rule
+from maintd.model.entry import CatchUp, Entry, EntryState, Freeze, Overlap, Pause, Policy, Rule, watched
 from maintd.model.run import NewRun, Run, RunState, RunSummary, SkipReason, Trigger
 from maintd.operations.diagnosis import decisions_text
 from maintd.present.freezes import freeze_text
@@ -41,6 +41,9 @@ LARGE_STEP = timedelta(hours=1)
 for due times in the future would block those due times."""
 
 SETTLING_TIME = timedelta(minutes=5)
+
+WATCHED_AFTERWARDS = timedelta(minutes=5)
+"""How long an entry that watches other runs goes on after the last of them, which may have left something."""
 
 
 def decide(
@@ -154,6 +157,14 @@ class _RowsAhead(NamedTuple):
     states: dict[str, EntryState]
 
 
+@dataclass(slots=True)
+class _Watching:
+    """Until when an entry that watches other runs has something to do, and the newest run that it knows."""
+
+    until: datetime
+    newest: int
+
+
 class Planner:
     """Writes the rows of due times. Not thread-safe: the daemon's loop calls all methods."""
 
@@ -178,6 +189,7 @@ class Planner:
         self._queue = DueQueue()
         self._versions: frozenset[str] = frozenset()  # of all rows when they were last read
         self._ahead: _RowsAhead | None = None
+        self._watching: dict[str, _Watching] = {}  # by entry
 
     @property
     def next_due(self) -> datetime | None:
@@ -357,7 +369,7 @@ class Planner:
             entry,
             state.rule,
             state.policy,
-            due.times,
+            self._counted(entry, due.times, now),
             now=now,
             pause=state.pause,
             unfinished=unfinished,
@@ -372,6 +384,24 @@ class Planner:
             rule=state.rule,
             paused_since=None if state.pause is None else state.pause.since,
         )
+
+    def _counted(self, entry: Entry, due: Sequence[datetime], now: datetime) -> Sequence[datetime]:
+        """The due times that get a row. An entry that only watches what other runs have handed over has none while no
+        run has, and of several only the last: what it would have watched before is over.
+
+        After a start it watches for some minutes in any case: a run can have ended while this node did not plan.
+        """
+        names = watched(entry.steps)
+        if not names:
+            return due
+        known = self._watching.get(entry.name)
+        found, newest = self._store.history.handed_over(names, 0 if known is None else known.newest)
+        if known is None or found or known.until > now + WATCHED_AFTERWARDS:  # or the clock was set back
+            until = now + WATCHED_AFTERWARDS
+        else:
+            until = known.until
+        self._watching[entry.name] = _Watching(until, newest)
+        return due[-1:] if now < until else ()
 
     def _unfinished(self, names: Sequence[str], now: datetime) -> dict[str, RunSummary]:
         """The oldest unfinished run of each entry; manual runs that are queued for later do not count."""

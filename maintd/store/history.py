@@ -322,6 +322,24 @@ class History:
 
         return self._database.read(transaction)
 
+    def handed_over(self, names: Collection[str], after: int) -> tuple[bool, int]:
+        """Whether a run that has not ended, or is held, or has a higher id than `after`, has handed over one of these
+        values; and the highest id of any run. Dry runs do not count."""
+        of_name = select(handed_values.c.run_id).where(handed_values.c.name.in_(sorted(names)))
+        live = [state.value for state in RunState if not state.final]
+
+        def transaction(conn: Connection) -> tuple[bool, int]:
+            newest: int = conn.execute(select(func.max(runs.c.id))).scalar_one() or 0
+            has_values = of_name.where(handed_values.c.run_id == runs.c.id).exists()
+            # Three queries: each has its own index, and a condition with OR has none.
+            for which in (runs.c.state.in_(live), IS_HELD, runs.c.id > after):
+                query = select(runs.c.id).where(which, runs.c.dry_run.is_(False), has_values).limit(1)
+                if conn.execute(query).first() is not None:
+                    return True, newest
+            return False, newest
+
+        return self._database.read(transaction)
+
     def counts(self, now: datetime) -> dict[str, int]:
         """The number of unfinished runs by state, without the queued ones whose time has not come: those are `later`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from support.clock import ManualClock
 from support.planning import HOUR, MINUTE, NOON, PlanningNode, entry, node
 
-from maintd.model.entry import Blackout, CatchUp, Overlap
+from maintd.model.entry import Blackout, CatchUp, Entry, Overlap, Policy, StepPlan
+from maintd.model.evidence import Handed
 from maintd.model.run import NewRun, RunState, SkipReason, Trigger
+from maintd.model.run_updates import AttemptReported, AttemptStarted, RunFinished, StepStarted
 from maintd.scheduler.planner import LARGE_STEP, SETTLING_TIME, decide
 
 
@@ -29,6 +32,73 @@ def test_a_due_time_gets_a_queued_run(tmp_path: Path, clock: ManualClock) -> Non
         assert one.times() == ["12:10"]
         (run,) = one.rows().values()
         assert (run.state, run.trigger) == (RunState.QUEUED, Trigger.SCHEDULE)
+
+
+WATCHING = StepPlan(name="watch", job="watch", watches=("halts",))
+
+
+def watcher() -> Entry:
+    return entry("watch", "* * * * *").model_copy(update={"steps": (WATCHING,)})
+
+
+def window(one: PlanningNode, value: str) -> Callable[[], None]:
+    """Begin a run that hands over a value of this name; return what ends it."""
+    store = one.store
+    now = store.now()
+    plan = (StepPlan(name="halt", job="halt"),)
+    new = NewRun(
+        entry="w", title="w", trigger=Trigger.MANUAL, state=RunState.QUEUED, not_before=now, plan=plan, policy=Policy()
+    )
+    run_id, _ = store.runs.add(new, now)
+    claimed = store.runs.claim(run_id, "n1", "1", now + HOUR, now)
+    assert claimed is not None
+    handed = AttemptReported(step=0, attempt=1, items=(Handed(name=value, value={"a": 1}, at=now),))
+    begun = [StepStarted(step=0, at=now), AttemptStarted(step=0, attempt=1, at=now, pid=7), handed]
+    assert store.runs.apply(run_id, claimed.fence, 1, begun)
+
+    def end() -> None:
+        finished = RunFinished(state=RunState.SUCCEEDED, at=store.now())
+        assert store.runs.apply(run_id, claimed.fence, len(begun) + 1, [finished])
+
+    return end
+
+
+def test_an_entry_that_only_watches_has_rows_only_while_there_is_something_to_watch(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    with node(tmp_path, clock, watcher()) as one:
+        one.pass_time(30 * MINUTE)
+        first = one.times("watch")
+        end = window(one, "halts")
+        one.pass_time(10 * MINUTE)
+        while_it_runs = one.times("watch")[len(first) :]
+        end()
+        one.pass_time(30 * MINUTE)
+        after_it = one.times("watch")[len(first) + len(while_it_runs) :]
+        window(one, "another value")
+        one.pass_time(10 * MINUTE)
+        rows = len(one.rows("watch"))
+    clock.advance(2 * HOUR)
+    with node(tmp_path, clock, watcher()) as again:
+        again.planner.sweep()
+        after_downtime = again.times("watch")[rows:]
+
+    assert first == [f"12:0{minute}" for minute in range(1, 6)], "after a start, which may have missed an end"
+    assert while_it_runs == [f"12:{minute}" for minute in range(31, 41)]
+    assert after_it == ["12:41", "12:42", "12:43", "12:44"]
+    assert rows == len(first) + len(while_it_runs) + len(after_it)
+    assert after_downtime == ["15:20"], "what it would have watched before that is over"
+
+
+def test_a_run_between_two_due_times_is_watched_afterwards(tmp_path: Path, clock: ManualClock) -> None:
+    with node(tmp_path, clock, watcher()) as one:
+        one.pass_time(30 * MINUTE)
+        before = len(one.times("watch"))
+        window(one, "halts")()
+
+        one.pass_time(10 * MINUTE)
+
+        assert one.times("watch")[before:] == ["12:31", "12:32", "12:33", "12:34", "12:35"]
 
 
 def test_a_new_entry_has_no_due_times_before_it_was_first_seen(tmp_path: Path, clock: ManualClock) -> None:
