@@ -46,16 +46,30 @@ class Params(JobParams):
     reads_unfinished=True,
 )
 def run(ctx: Context, params: Params) -> None:
-    """Unhalt each service that may run again; all others stay as they are."""
+    """Record which services may run again, wait once for a watch under way, then unhalt each of them."""
     known = Records(ctx)
+    free: list[Switch] = []
     for name in ctx.chosen("halts", params.targets):
-        check = f"{name}: unhalted"
-        with ctx.phase(f"unhalt {name}"), isolate_errors(ctx, check, expected="running", role=Role.WORK):
-            unhalt(ctx, params, known, Switch.of(ctx, name, params.reason), check)
+        check = check_of(name)
+        with ctx.phase(f"examine {name}"), isolate_errors(ctx, check, expected="running", role=Role.WORK):
+            switch = Switch.of(ctx, name, params.reason)
+            if may_run(ctx, params, known, switch, check):
+                free.append(switch)
+    if free and not ctx.dry_run:
+        time.sleep(min(params.pause, ctx.remaining / 2).total_seconds())
+    for switch in free:
+        check = check_of(switch.name)
+        with ctx.phase(f"unhalt {switch.name}"), isolate_errors(ctx, check, expected="running", role=Role.WORK):
+            unhalt(ctx, params, known, switch, check)
 
 
-def unhalt(ctx: Context, params: Params, known: Records, switch: Switch, check: str) -> None:
-    """Unhalt one service, if it may run again. Raises TargetError when its state is not known: it stays as it is."""
+def check_of(name: str) -> str:
+    """The name of the check of a service."""
+    return f"{name}: unhalted"
+
+
+def may_run(ctx: Context, params: Params, known: Records, switch: Switch, check: str) -> bool:
+    """Whether a service is to be unhalted, recorded before it is. Raises TargetError when its state is not known."""
     name, record = switch.name, known.get(switch.name)
     before = switch.state()
     if record is None or record.get("was") != halts.RUNNING:
@@ -63,7 +77,7 @@ def unhalt(ctx: Context, params: Params, known: Records, switch: Switch, check: 
         ctx.log(f"{name}: is left as it is ({before.text}): {why}")
         hint = f"{why}: find out what halted it, and why, and unhalt it by hand"
         ctx.check(f"{name}: left as it was", before.text, equals=halts.RUNNING, severity=CheckStatus.WARN, hint=hint)
-        return
+        return False
     if before.halted is None:
         raise before.error
     if not before.halted:
@@ -75,15 +89,19 @@ def unhalt(ctx: Context, params: Params, known: Records, switch: Switch, check: 
             ctx.check(check, "running already", equals=halts.RUNNING, severity=CheckStatus.WARN, hint=hint)
         if record.get("state") != halts.UNHALTED:
             known.set(name, state=halts.UNHALTED)
-        return
+        return False
     why = not_verified(ctx, params, record) or needed_by_others(ctx, name)
     if why:
         hint = "verify it, and unhalt it by hand, or resume the run; a flag of the day ends at midnight by itself"
         ctx.fail(check, f"stays halted: {why}", expected="running, after its verification", hint=hint)
-        return
+        return False
     known.set(name, state=halts.UNHALTING)
-    if not ctx.dry_run:
-        time.sleep(min(params.pause, ctx.remaining / 2).total_seconds())
+    return True
+
+
+def unhalt(ctx: Context, params: Params, known: Records, switch: Switch, check: str) -> None:
+    """Unhalt one service."""
+    name = switch.name
     cause = switch_to(ctx, switch, halted=False, within=params.within)
     if ctx.dry_run:
         return

@@ -199,11 +199,24 @@ def require_may_approve(gate: Gate, runs: Sequence[RunSummary], caller: Caller, 
     if requested is not None and not emergency:
         own, requester = verified_name(caller.name), verified_name(requested.requested_by)
         what = "it" if requested is run else f"run {requested.id}, which it resumes"
-        who = f"who requested {what} is unknown" if not (own and requester) else f'"{own}" requested {what}'
+        who = (
+            f"who requested {what} is unknown"
+            if not (own and requester)
+            else _may_be(caller.name, requested.requested_by, what)
+        )
         raise ForbiddenError(
             f"run {run.id} must be approved by another person: {who}",
             f"in an emergency an admin can pass it: maintd approve {run.id} --emergency --why REASON",
         )
+
+
+def _may_be(caller: str, requester: str, what: str) -> str:
+    """Who requested it, as both names are recorded: the caller may be them by what one of the names claims."""
+    return (
+        f'"{caller}" requested {what}'
+        if caller == requester
+        else f'"{caller}" may be "{requester}", who requested {what}'
+    )
 
 
 def _earlier_runs(run: Run, load: LoadRun) -> list[Run]:

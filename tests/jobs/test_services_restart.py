@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,14 @@ def test_a_service_with_a_backlog_is_not_restarted(project: Project, redis_serve
         client.xack(stream, "workers", *[entry for entry, _ in entries])
         drained = project.run("services_restart", {"drain": drain}, places=places)
 
-    assert waiting.outcome == pending.outcome == "failed"
+        client.xadd(stream, {"n": 2})
+        patient = {"api": {**drain["api"], "within": "5m"}}
+        timeout = timedelta(seconds=5)
+        cut = project.run("services_restart", {"drain": patient}, places=places, timeout=timeout)
+
+    assert "and the step has no time left to wait for 5m" in cut.text(), "the bound that ended it is named"
+    assert waiting.outcome == pending.outcome == cut.outcome == "failed"
+    assert "not drained within 200ms" in waiting.text()
     assert "lag 1" in waiting.text()
     assert "pending 1" in pending.text()
     assert after_waiting == before

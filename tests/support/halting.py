@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,6 +34,8 @@ class TradingService:
     reasons: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
+    at: Callable[[str], str] = field(default=lambda point: "")
+    """Called `before halt`, `after halt` and the same of `unhalt`; a text is the fault of this request from then on."""
 
     @property
     def key(self) -> str:
@@ -123,15 +125,17 @@ class _Handler(BaseHTTPRequestHandler):
         if service.fault == "denied" or self.headers.get("X-Admin-Token") != TOKEN:
             self._answer(401, {"error": "unauthorized"})
             return
-        fault = service.fault
+        halted = self.path.endswith("/halt")
+        act = "halt" if halted else "unhalt"
+        fault = service.at(f"before {act}") or service.fault
         if fault == "hang before":
             service.released.wait(600)
             return
-        halted = self.path.endswith("/halt")
         if fault not in ("nothing", "error before"):
             service.set(halted=halted)
             if self.headers.get("Content-Type") == "application/json":
                 service.reasons.append(json.loads(body)["reason"])
+        fault = service.at(f"after {act}") or fault
         if fault == "hang after":
             service.released.wait(600)
         elif fault.startswith("error"):
@@ -145,7 +149,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data[: len(data) // 2] if half else data)
+        with suppress(OSError):  # whoever asked was killed, or waits no longer
+            self.wfile.write(data[: len(data) // 2] if half else data)
         if half:
             self.close_connection = True
 

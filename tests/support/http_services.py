@@ -179,17 +179,24 @@ class EndlessHeaders(Dripping):
 
 class Interposed:
     """A server in front of another one. `fault` is what becomes of requests that are not GET: `error before` they
-    reach it, `error after` or `hang after` that, `denied`."""
+    reach it, `hang before` that, `error after` or `hang after` it, `denied`."""
 
     def __init__(self, behind: str) -> None:
         self.behind = behind
         self.url = ""
         self.fault = ""
         self.released = threading.Event()
+        self.at: Callable[[str], str] = lambda point: ""
+        """Called before and after each request that is not GET, as `before POST /path`; a text that is not empty is
+        the fault of this request."""
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
-        fault = self.fault if handler.command != "GET" else ""
+        request = "" if handler.command == "GET" else f"{handler.command} {handler.path}"
+        fault = (self.at(f"before {request}") or self.fault) if request else ""
+        if fault == "hang before":
+            self.released.wait(600)
+            return
         status, content = {"denied": (403, b"no"), "error before": (500, b"boom")}.get(fault, (0, b""))
         if not status:
             found = httpx.request(
@@ -200,16 +207,18 @@ class Interposed:
                 timeout=30,
             )
             status, content = found.status_code, found.content
+            fault = (self.at(f"after {request}") or fault) if request else ""
         if fault == "hang after":
             self.released.wait(600)
             return
         if fault == "error after":
             status, content = 500, b"boom"
-        handler.send_response(status)
-        handler.send_header("Content-Type", "application/json")
-        handler.send_header("Content-Length", str(len(content)))
-        handler.end_headers()
-        handler.wfile.write(content)
+        with suppress(OSError):  # whoever asked was killed, or waits no longer
+            handler.send_response(status)
+            handler.send_header("Content-Type", "application/json")
+            handler.send_header("Content-Length", str(len(content)))
+            handler.end_headers()
+            handler.wfile.write(content)
 
 
 @contextmanager

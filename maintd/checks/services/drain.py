@@ -14,7 +14,7 @@ from maintd.clients.http import Answer, Api
 from maintd.errors import TargetError
 from maintd.job.context import Context
 from maintd.job.references import resolved
-from maintd.units import Duration, format_duration
+from maintd.units import Duration, format_duration, seconds_text
 
 
 class Request(Limits):
@@ -69,12 +69,17 @@ def send(ctx: Context, request: Request) -> Answer:
 
 def wait_until_drained(ctx: Context, drain: Drain) -> str:
     """Wait until it is drained; what was seen last. Raises TargetError when it is not drained in its time."""
-    until = time.monotonic() + min(drain.within, ctx.remaining * 0.9).total_seconds()
+    began, left_to_it = time.monotonic(), ctx.remaining * 0.9
+    until = began + min(drain.within, left_to_it).total_seconds()
     while True:
         left, problem = _left(ctx, drain)
         if not left:
             return "nothing left"
         if time.monotonic() >= until:
+            if left_to_it < drain.within:
+                waited, goal = seconds_text(time.monotonic() - began), format_duration(drain.within)
+                text = f"not drained after {waited}, and the step has no time left to wait for {goal}: {left}"
+                raise TargetError(text, "raise the timeout of the step, or lower within", cause="timed_out")
             text = f"not drained within {format_duration(drain.within)}: {left}"
             if problem is not None:
                 raise TargetError(text, problem.hint, cause=problem.cause)
