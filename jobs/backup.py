@@ -5,11 +5,11 @@ Runbook: Schedules, "Daily backup"
 A set is written below a temporary name and renamed when it is whole, so that a run that is killed leaves nothing that
 looks like a backup. Each file is hashed and decoded while it is written. Postgres: `pg_dump -Fc` of each database, with
 rows and content hashes of its tables from the same snapshot, and the roles without their passwords; where it is asked
-for, a base backup of the server with its manifest and WAL. Redis: a snapshot
-over the connection, as for a replica. Folders and files: tar.gz. Secrets: encrypted to age recipients; this process
-cannot decrypt them. A manifest has what a restore is proven by. A part that fails is missing in the set, which then is
-not a good one. Old sets are deleted only when the new one is good, by number and never by age alone. The append-only
-files of Redis and a copy by a command are not supported.
+for, a base backup of the server with its manifest and WAL. Redis: the append-only files where it loads these, else a
+snapshot over the connection, as for a replica. Folders and files: tar.gz. Secrets: encrypted to age recipients; this
+process cannot decrypt them. A manifest has what a restore is proven by. A part that fails is missing in the set, which
+then is not a good one. Old sets are deleted only when the new one is good, by number and never by age alone. A copy by
+a command is not supported.
 """
 
 from collections.abc import Iterator
@@ -51,6 +51,8 @@ class Params(JobParams):
     """Hash the rows of each table. Without it they are only counted."""
     redis: tuple[str, ...] | None = None
     """Names of Redis targets; all by default, none: `[]`."""
+    redis_data: dict[str, Path] = {}
+    """Data folder of a Redis target as maintd sees it, to read its append-only files: `{main: /mnt/redis}`."""
     memory_limit: Size | None = None
     """Memory limit of Redis' container; a save that would exceed it fails the check before it starts."""
     paths: dict[Name, Path] = {}
@@ -173,8 +175,10 @@ def make(ctx: Context, params: Params, folder: Path, databases: tuple[str, ...],
         for target in servers:
             with maker.part(f"redis {target}"):
                 place = ctx.target("redis", target)
+                data = params.redis_data.get(target)
+                how = redis.SaveOptions(place.streams, params.memory_limit, data, params.stall)
                 with connect(place, name=target) as server:
-                    saved = redis.save_snapshot(ctx, maker.writer, server, place.streams, params.memory_limit)
+                    saved = redis.save(ctx, maker.writer, server, how)
                 maker.add("redis", f"redis {target}", *saved)
         for part, label, path in packed:
             if f"{part} {label}" not in maker.missing:

@@ -16,9 +16,8 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
-from isal import isal_zlib
-
 from maintd.checks.backup_sets.layout import safe_name
+from maintd.checks.backup_sets.packing import quickly_gzipped
 from maintd.checks.backup_sets.postgres import BOOTSTRAP_ROLE, DATABASES, TABLES, system_identifier
 from maintd.checks.backup_sets.writer import SetWriter, WrittenFile
 from maintd.clients.pg_dump import dump_command, require_version, with_database
@@ -30,7 +29,6 @@ from maintd.model.target import PostgresTarget
 
 _OLDEST = 13  # the first version with a backup_manifest
 _PATIENCE = timedelta(seconds=30)  # of a query of the catalog
-_LEVEL = 2  # of igzip: a third of the time of zlib's level 6, for about a tenth more bytes
 _RULE = "add a line to pg_hba.conf: host replication USER ADDRESS scram-sha-256; then SELECT pg_reload_conf()"
 _HINTS = (
     ("no pg_hba.conf entry for replication", _RULE),
@@ -72,7 +70,7 @@ def save(
         first = next((str(row["name"]) for row in session.rows(BOOTSTRAP_ROLE)), None)
         before = _tables(target, name, session)
         with _kept_wal(ctx, session, subject), explained():
-            file = writer.write(name_of(name), _compressed(_stream(target, stall)), "tar.gz")
+            file = writer.write(name_of(name), quickly_gzipped(_stream(target, stall)), "tar.gz")
         after = _tables(target, name, session)
     found = file.contents.base_backup if file.contents is not None else None
     if found is None:
@@ -100,14 +98,6 @@ def save(
         },
     }
     return file, about
-
-
-def _compressed(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    packer = isal_zlib.compressobj(_LEVEL, wbits=31)
-    for chunk in chunks:
-        if packed := packer.compress(chunk):
-            yield packed
-    yield packer.flush()
 
 
 def _stream(target: PostgresTarget, stall: timedelta) -> Iterator[bytes]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pyrage
+from isal import isal_zlib
 
 from maintd.checks.backup_sets.writer import StreamDecoder
 from maintd.checks.backups.archive import Contents
@@ -76,7 +77,7 @@ class Packing:
             with file:
                 yield from self._file(member, file.fileno())
         else:
-            yield _header(member)
+            yield tar_header(member)
             self._add(member, "")
         for item in below:
             yield from self._item(item, f"{name}/{item.name}")
@@ -84,7 +85,7 @@ class Packing:
     def _file(self, member: tarfile.TarInfo, descriptor: int) -> Iterator[bytes]:
         before = os.fstat(descriptor)
         member.size = before.st_size
-        yield _header(member)
+        yield tar_header(member)
         digest, left = sha256(), before.st_size
         try:
             while left and (chunk := os.read(descriptor, min(left, CHUNK))):
@@ -115,6 +116,15 @@ class Packing:
 def gzipped(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Compress with gzip, whose CRC protects what is inside."""
     packer = zlib.compressobj(6, wbits=31)
+    for chunk in chunks:
+        if packed := packer.compress(chunk):
+            yield packed
+    yield packer.flush()
+
+
+def quickly_gzipped(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Compress with gzip in about a third of the time of `gzipped`, and to about a tenth more bytes."""
+    packer = isal_zlib.compressobj(2, wbits=31)
     for chunk in chunks:
         if packed := packer.compress(chunk):
             yield packed
@@ -210,5 +220,6 @@ def _member(name: str, found: os.stat_result) -> tarfile.TarInfo:
     return member
 
 
-def _header(member: tarfile.TarInfo) -> bytes:
+def tar_header(member: tarfile.TarInfo) -> bytes:
+    """The header of a member, before its content."""
     return member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")

@@ -221,6 +221,8 @@ def backup(targets: Targets, params: Any) -> Iterator[Requirement]:
     for name in targets.redis if params.redis is None else params.redis:
         yield Requirement("redis", name, "read its state", redis.may_run(("INFO",)))
         yield Requirement("redis", name, "receive a snapshot", redis.may_synchronize)
+        exercise = redis.append_only_files(params.redis_data.get(name))
+        yield Requirement("redis", name, "read its append-only files", exercise, optional=True)
     for path in (*params.paths.values(), *params.secrets.values()):
         yield (local.readable_folder if path.is_dir() else local.readable_file)(path, "back it up")
 

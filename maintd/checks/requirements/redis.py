@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from maintd.checks.backup_sets.append_only import look
 from maintd.checks.requirements.requirement import Exercise
 from maintd.clients.redis import Command, RedisServer
 from maintd.errors import TargetError
@@ -67,6 +69,11 @@ def may_synchronize(server: RedisServer) -> str:
         hint = "ACL SETUSER the target's user +sync +replconf"
         raise TargetError(f"{server.name}: may not run SYNC", hint, cause="denied")
     return "SYNC"
+
+
+def append_only_files(data: Path | None) -> Exercise:
+    """Exercise: where the server loads append-only files, they can be opened here. data: as `redis_data` of the job."""
+    return lambda server: look(server, data)
 
 
 def _named(words: Command) -> str:

@@ -55,8 +55,9 @@ def space_needed(source: Source) -> int:
         needs += [cluster_bytes(round(int(about["size_bytes"]) * _GROWTH)) for about in dumped]
         needs += [cluster_bytes(int(about["size_bytes"])) for about in source.manifest.get("base_backups", [])]
         for about in source.manifest.get("redis", []):
-            size = int(source.manifest["files"][about["file"]]["size_bytes"])
-            needs.append(size * (2 if about.get("append_only") else 1))
+            size = int(about.get("size_bytes") or source.manifest["files"][about["file"]]["size_bytes"])
+            rewritten = about.get("append_only") and about.get("form") != "append-only files"
+            needs.append(size * (2 if rewritten else 1))
         needs += [
             sum(int(member["size_bytes"]) for member in about["members"])
             for about in source.manifest.get("archives", [])
@@ -284,9 +285,12 @@ class Drill:
             known = self.ctx.targets.redis.get(target)
             with self.part(subject), self.place() as place:
                 redis_server = ScratchRedis(subject, self.options.redis_server, place, self.ctx.remaining)
-                with redis_server, self.watch.phase(self.ctx, "restore Redis", f"{subject}: load the snapshot"):
+                packed = about.get("form") == "append-only files"
+                what = "append-only files" if packed else "snapshot"
+                with redis_server, self.watch.phase(self.ctx, "restore Redis", f"{subject}: load the {what}"):
                     database = _database_of(known.url) if known is not None else 0
-                    redis.restore_snapshot(self.ctx, redis_server, subject, file, about, database)
+                    restore = redis.restore_packed if packed else redis.restore_snapshot
+                    restore(self.ctx, redis_server, subject, file, about, database)
                 self.ctx.passed(f"{subject}: restored", file.name, expected="restored")
 
     def _restore_archive(self, about: Mapping[str, Any]) -> None:

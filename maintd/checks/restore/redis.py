@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
+from maintd.checks.backup_sets.append_only import FOLDER, keyspace
 from maintd.checks.backup_sets.writer import os_errors
-from maintd.checks.backups import aof, folders
+from maintd.checks.backups import aof, folders, tar
+from maintd.checks.backups.stream import DamagedError, ExpansionLimits
 from maintd.checks.restore.scratch import SOCKET_MAX, Server, full_disk, wait_until
+from maintd.checks.restore.sources import decoded
 from maintd.clients.files import shown
 from maintd.clients.redis import RedisServer, connect
 from maintd.clients.shell import Command, resolve_argv
@@ -35,6 +38,9 @@ _TRAP = (
     "a server with appendonly yes ignores the snapshot and starts empty: move appendonlydir away, start it with"
     " appendonly no, then CONFIG SET appendonly yes"
 )
+_NOT_FOUND = "the server did not load them, and started empty: check the names appendfilename and appenddirname"
+_LOST = "keys were lost: restore from another set"
+_KEPT = 0.9  # of the keys before, where clients wrote while the files were copied; a rule of thumb
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ class ScratchRedis:
             "save": "",
             "daemonize": "no",
             "databases": _DATABASES,
+            "auto-aof-rewrite-percentage": "0",
             "logfile": "",
         }
         argv = [program, *(word for name, value in options.items() for word in (f"--{name}", value))]
@@ -114,11 +121,7 @@ class ScratchRedis:
     def keys(self) -> tuple[int, int]:
         """The keys in all databases, and those of them that expire. Raises TargetError."""
         with self.connection() as server:
-            answer: Mapping[str, Any] = server.info("keyspace")
-        found = [value for name, value in answer.items() if name.startswith("db")]
-        if not all(isinstance(value, dict) for value in found):
-            raise TargetError(f"{self.name}: INFO keyspace is not what Redis answers", cause="malformed")
-        return sum(int(value["keys"]) for value in found), sum(int(value["expires"]) for value in found)
+            return keyspace(server)
 
     def turn_on_append_only(self) -> None:
         """Write append-only files of what is loaded, as the last step of a restore. Raises TargetError."""
@@ -202,6 +205,38 @@ def restore_snapshot(
             _compare_after_restart(ctx, redis, subject, before)
 
 
+def restore_packed(
+    ctx: Context, redis: ScratchRedis, subject: str, packed: Path, about: Mapping[str, Any], database: int
+) -> None:
+    """Load append-only files of a set, as a server with appendonly yes does at its start. Raises TargetError.
+
+    A server that does not find them by their name starts empty, without an error: so the keys are counted. How many
+    there must be is known exactly only when nothing was written while they were copied.
+    """
+    with os_errors(redis.folder):
+        (redis.folder / FOLDER).mkdir(mode=0o700)
+    with decoded(packed, "tar.gz", ()) as reader:
+        for member in tar.members(reader, ExpansionLimits()):
+            name = member.name.removeprefix(f"{FOLDER}/")
+            if not member.regular or "/" in name or name.startswith("."):
+                raise DamagedError(f'"{member.name}" is no append-only file')
+            path = redis.folder / FOLDER / name
+            with os_errors(path), path.open("xb") as file:
+                for chunk in reader.pieces(member.size_bytes):
+                    file.write(chunk)
+        for _ in reader.rest():
+            pass
+    redis.start(append_only=True, append_name=str(about["append_name"]))
+    found, _ = redis.keys()
+    ctx.measure("restore_keys", found, "key", part=subject)
+    before, expiring = int(about["keys_at_least"]), int(about["keys_expiring"])
+    share = 1.0 if about.get("quiet") else _KEPT
+    least = max(int(before * share) - expiring, min(before - expiring, 1), 0)
+    ctx.check(f"{subject}: keys loaded", found, at_least=least, hint=_NOT_FOUND if not found else _LOST)
+    for stream, last in (about.get("streams_at_least") or {}).items():
+        _check_stream(ctx, redis, subject, str(stream), str(last), database)
+
+
 def restore_append_only(ctx: Context, redis: ScratchRedis, subject: str, source: Path, kind: str) -> None:
     """Load append-only files, of a folder or of one file before Redis 7. Raises TargetError."""
     if kind == folders.APPEND_ONLY:
@@ -217,8 +252,7 @@ def restore_append_only(ctx: Context, redis: ScratchRedis, subject: str, source:
     redis.start(append_only=True, append_name=name)
     found, _ = redis.keys()
     ctx.measure("restore_keys", found, "key", part=subject)
-    hint = "the server did not load them, and started empty: check the names appendfilename and appenddirname"
-    ctx.check(f"{subject}: keys loaded", found, at_least=1 if expected else 0, hint=hint)
+    ctx.check(f"{subject}: keys loaded", found, at_least=1 if expected else 0, hint=_NOT_FOUND)
     hint = "make the backup by the job backup, whose manifest has the number of keys"
     ctx.unknown(f"{subject}: compared with the original", "no manifest: compared to nothing", hint=hint)
 
