@@ -1,4 +1,4 @@
-"""A webhook that waits for one notification: an HTTP server of this process that keeps nothing else."""
+"""A webhook that waits for one notification, and its end: an HTTP server of this process that keeps nothing else."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from maintd.clients.bounded import parse_json
 from maintd.errors import TargetError
 
 _MOST_BYTES = 1 << 20  # of one notification; that of a large group of alerts has 100 KB
@@ -15,11 +16,16 @@ _SECONDS = 10  # for one request to arrive
 
 
 class WebhookReceiver:
-    """Accepts notifications, and notes whether one of them contains the text."""
+    """Accepts notifications, and notes whether one of them contains the text, and whether it is of an alert's end.
+
+    Source of the format: Alertmanager's documentation, `webhook_config`: `alerts`, each with `status` and `labels`.
+    """
 
     def __init__(self, text: str) -> None:
         self._text = text.encode()
         self.received = threading.Event()
+        self.resolved = threading.Event()
+        """An alert with a label of this value is reported as resolved."""
         self.others = 0
         """Notifications without the text."""
 
@@ -27,8 +33,25 @@ class WebhookReceiver:
         """Receive one notification."""
         if self._text in body:
             self.received.set()
+            if self._is_end(body):
+                self.resolved.set()
         else:
             self.others += 1
+
+    def _is_end(self, body: bytes) -> bool:
+        try:
+            found = parse_json(body, "the notification")
+        except TargetError:
+            return False  # of a receiver with a format of its own
+        alerts = found.get("alerts") if isinstance(found, dict) else None
+        text = self._text.decode()
+        return any(
+            isinstance(alert, dict)
+            and alert.get("status") == "resolved"
+            and isinstance(alert.get("labels"), dict)
+            and text in alert["labels"].values()
+            for alert in (alerts if isinstance(alerts, list) else ())
+        )
 
 
 class _Server(ThreadingHTTPServer):

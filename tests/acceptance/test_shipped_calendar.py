@@ -90,7 +90,8 @@ def due_on(day: int) -> list[str]:
     weekly = ["weekly-cleanup", "weekly-performance-analysis"] if day % 7 == 6 else []
     daily = [MORNING, "daily-backup", BACKUPS, "capacity-collection", "noon-examination"]
     drill = ["weekly-restore-drill"] if day == 5 else []  # once is enough: a Postgres is made and started each time
-    return [*daily, *drill, *weekly, *(["capacity-planning"] if day == DAYS - 1 else [])]
+    reviews = ["security-review", "infrastructure-review"] if day == 5 else []  # the first Saturday
+    return [*daily, *drill, *weekly, *reviews, *(["capacity-planning"] if day == DAYS - 1 else [])]
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ READERS: dict[str, str] = {
 NO_TARGET: dict[str, str] = {
     "checks/backup_sets/layout": "manifests of maintd; any JSON in place of one: tests/unit/test_backup_sets.py",
     "checks/backups/gpg": "the output of gpg, a program of this machine; the bytes inside go through `archive`",
+    "clients/webhook_receiver": "a notification of the operator's Alertmanager, decoded by the reader of `answer`",
     "checks/logs/journal": "the JSON of journalctl, a program of this machine; messages go through `log`",
     "checks/logs/cleanup": "the JSON of an engine, by the client of `server`",
     "checks/probes": "turns errors of readers into evidence, and reads nothing",

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from support.http_services import interposed
 from support.job_runs import JobResult, run_job
 from support.servers.base import free_port, wait_for
-from support.servers.prometheus import WebServer, alertmanager
+from support.servers.prometheus import WebServer, alertmanager, routed_to
 
 from maintd.checks.alerts.flow import LABEL
 from maintd.checks.alerts.silencing import parse_matcher, require_narrow
@@ -321,28 +321,10 @@ def test_a_silence_that_cannot_be_ended_fails_the_step(api: Alertmanager, server
 # --- proof that alerts flow -------------------------------------------------------------------------------------------
 
 
-def routed(port: int, wait: str = "1s") -> str:
-    """A configuration with a route for test alerts to a webhook at this port."""
-    return f"""
-route:
-  receiver: nobody
-  group_wait: 1h
-  routes:
-    - matchers: ['{LABEL}=~".+"']
-      receiver: maintd
-      group_by: [{LABEL}]
-      group_wait: {wait}
-receivers:
-  - name: nobody
-  - name: maintd
-    webhook_configs: [{{url: "http://127.0.0.1:{port}/", send_resolved: false}}]
-"""
-
-
 @pytest.fixture(scope="module")
 def proven() -> Iterator[tuple[WebServer, int]]:
     port = free_port()
-    with alertmanager(routed(port)) as server:
+    with alertmanager(routed_to(port, sends_end=False)) as server:
         yield server, port
 
 

@@ -504,6 +504,12 @@ def _(stage: Stage) -> Case:
     return Case("alerts_unsilence", "^a: ", of_a, targets, params, silence, attempt=attempt)
 
 
+@case("alert_path_test")
+def _(stage: Stage) -> Case:
+    params = {"listen": f"127.0.0.1:{free_port()}"}
+    return Case("alert_path_test", "^a: ", of_a, two_alertmanagers(stage), params)
+
+
 def backed_up(stage: Stage, **targets: Any) -> dict[str, Any]:
     (stage.folder / "sets").mkdir(exist_ok=True)
     return {**targets, "folders": {"backup_sets": {"path": str(stage.folder / "sets")}}}

@@ -563,7 +563,7 @@ def refused_by_alertmanager(job: str, fault: str, **params: Any) -> Scenario:
             handed = run_job("alerts_silence", silence, targets).handed
         with interposed(server.url) as front:
             front.fault = fault
-            given = params if job == "alerts_unsilence" else silence
+            given = silence if job == "alerts_silence" else params
             refused = {"alertmanager": {"main": {"url": front.url, "timeout": "2s"}}}
             result = run_job(job, given, refused, handed=handed)
         run_job("alerts_unsilence", {"prove": False}, targets, handed=handed)
@@ -577,6 +577,8 @@ for _fault in ("denied", "error before"):
     _scenario = refused_by_alertmanager("alerts_unsilence", _fault, listen="127.0.0.1:0")
     scenario("end silence", f"Alertmanager: {_fault}")(_scenario)
     scenario("send test alert", f"Alertmanager: {_fault}")(_scenario)
+    _scenario = refused_by_alertmanager("alert_path_test", _fault, listen="127.0.0.1:0")
+    scenario("send test alert", f"Alertmanager, in a test of its path: {_fault}")(_scenario)
 
 
 @contextmanager

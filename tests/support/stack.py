@@ -19,10 +19,11 @@ import yaml
 from support.http_services import Reply, http_service, json_reply
 from support.sample_backups import gz, tar_of, write
 from support.sample_logs import request
-from support.servers.base import require_program, wait_for
+from support.servers.base import free_port, require_program, wait_for
+from support.servers.certificates import self_signed
 from support.servers.docker import DockerEngine, NoEngineError, engine_if_possible
 from support.servers.postgres import BIN, PostgresServer, postgres
-from support.servers.prometheus import WebServer, alertmanager, prometheus
+from support.servers.prometheus import WebServer, alertmanager, prometheus, routed_to
 from support.servers.redis import RedisServer, redis
 from support.servers.registry import Registry, registry
 from support.users import folder_for_all
@@ -55,6 +56,7 @@ class Stack:
     alerts: WebServer
     service: str
     scratch: Path  # every user can enter it, unlike pytest's folders: as root, a drill's Postgres is another user's
+    webhook: int  # the port that test alerts are routed to
     pages: dict[str, Any] = field(default_factory=dict)
     logs: tuple[str, str] | None = None
     engine: DockerEngine | None = None
@@ -127,6 +129,7 @@ class Stack:
                 "backup_sets": {"path": str(self.sets)},
                 "scratch": {"path": str(self.scratch)},
                 "logs": {"path": str(self.folder / "services")},
+                "certificates": {"path": str(self.folder / "certificates")},
             },
         }
 
@@ -134,6 +137,7 @@ class Stack:
         more: dict[str, dict[str, Any]] = {
             "resource_usage": {"interval": interval},
             "log_cleanup": {"rotation": None},
+            "alert_path_test": {"listen": f"127.0.0.1:{self.webhook}"},
             "backup": {"min_free": "10MB"},
             "restore_drill": {"min_free": "10MB", "scratch": "scratch"},
             "security_log_review": {"folder": "logs", "auth_log": str(self.auth_log), "timezone": "UTC"},
@@ -149,7 +153,10 @@ def stack(folder: Path) -> Iterator[Stack]:
     with ExitStack() as running:
         database = running.enter_context(postgres())
         cache = running.enter_context(redis("--maxmemory", "200mb", "--repl-diskless-sync-delay", "0"))
-        alerts = running.enter_context(alertmanager())
+        webhook = free_port()
+        alerts = running.enter_context(alertmanager(routed_to(webhook)))
+        (folder / "certificates").mkdir()
+        (folder / "certificates/web.pem").write_bytes(self_signed("web", "web.example").pem)
         pages: dict[str, Any] = {}
         service = running.enter_context(http_service(_Live(pages)))
         (folder / "rules.yml").write_text(RULES)
@@ -161,7 +168,7 @@ def stack(folder: Path) -> Iterator[Stack]:
         )
         metrics = running.enter_context(prometheus(config, flags=["--rules.alert.resend-delay=1s"]))
         scratch = running.enter_context(folder_for_all())
-        made = Stack(folder, database, cache, metrics, alerts, service, scratch, pages)
+        made = Stack(folder, database, cache, metrics, alerts, service, scratch, webhook, pages)
         try:
             made.engine = running.enter_context(engine_if_possible())
         except NoEngineError as error:

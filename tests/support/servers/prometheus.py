@@ -11,10 +11,30 @@ from pathlib import Path
 
 import httpx
 
+from maintd.checks.alerts.flow import LABEL
 from support.servers.base import free_port, require_program, running, wait_for
 
 CONFIG = "global: {scrape_interval: 1s, evaluation_interval: 1s}\nscrape_configs: []\n"
 ALERTMANAGER = "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n"
+
+
+def routed_to(port: int, *, wait: str = "1s", interval: str = "1s", sends_end: bool = True) -> str:
+    """A configuration with a route for the test alerts of maintd to a webhook at this port."""
+    return f"""
+route:
+  receiver: nobody
+  group_wait: 1h
+  routes:
+    - matchers: ['{LABEL}=~".+"']
+      receiver: maintd
+      group_by: [{LABEL}]
+      group_wait: {wait}
+      group_interval: {interval}
+receivers:
+  - name: nobody
+  - name: maintd
+    webhook_configs: [{{url: "http://127.0.0.1:{port}/", send_resolved: {str(sends_end).lower()}}}]
+"""
 
 
 @dataclass
