@@ -8,8 +8,8 @@ rows and content hashes of its tables from the same snapshot, and the roles with
 for, a base backup of the server with its manifest and WAL. Redis: the append-only files where it loads these, else a
 snapshot over the connection, as for a replica. Folders and files: tar.gz. Secrets: encrypted to age recipients; this
 process cannot decrypt them. A manifest has what a restore is proven by. A part that fails is missing in the set, which
-then is not a good one. Old sets are deleted only when the new one is good, by number and never by age alone. A copy by
-a command is not supported.
+then is not a good one. Old sets are deleted only when the new one is good, by number and never by age alone. A set is
+copied to a second folder, or by a command, and the copy is verified.
 """
 
 from collections.abc import Iterator
@@ -18,9 +18,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, SecretStr, StringConstraints, model_validator
 
-from maintd.checks.backup_sets import base_backup, making, postgres, redis
+from maintd.checks.backup_sets import base_backup, copying, making, postgres, redis
+from maintd.checks.backup_sets.copying import check_placeholders
 from maintd.checks.backup_sets.layout import find_sets
 from maintd.checks.backup_sets.making import SetMaker
 from maintd.checks.backup_sets.packing import parse_recipient
@@ -39,6 +40,14 @@ class Params(JobParams):
     """Folder target that sets are written to."""
     copy_to: str | None = None
     """Folder target with a second copy of each set, on another disk."""
+    copy_command: tuple[str, ...] = ()
+    """Program that copies each set elsewhere, as a list: `[rclone, copy, "{set}", "remote:sets/{name}"]`."""
+    copy_verify: tuple[str, ...] = ()
+    """Program that compares the copy with the set: `[rclone, check, --download, "{set}", "remote:sets/{name}"]`."""
+    copy_read: str = ""
+    """Folder of the copy as it is seen here, `/mnt/remote/{name}`: it is read back and compared."""
+    copy_env: dict[str, SecretStr] = {}
+    """Added to the environment of these programs. `${NAME}` and `${file:…}` are resolved when the job runs."""
     postgres: tuple[str, ...] | None = None
     """Names of Postgres targets; all by default, none: `[]`."""
     base_backups: tuple[str, ...] = ()
@@ -85,6 +94,13 @@ class Params(JobParams):
         for recipient in self.recipients:
             if "${" not in recipient:  # a reference is resolved when the job runs
                 parse_recipient(recipient)
+        check_placeholders((*self.copy_command, *self.copy_verify, self.copy_read))
+        if self.copy_command and not any("{set}" in word for word in self.copy_command):
+            raise ValueError("copy_command must have {set}, the folder that it copies")
+        if not self.copy_command and (self.copy_verify or self.copy_read):
+            raise ValueError("copy_verify and copy_read verify the copy of copy_command: set it")
+        if self.copy_read and "{name}" not in self.copy_read:
+            raise ValueError("copy_read must have {name}, the name of the set")
         return self
 
 
@@ -115,6 +131,36 @@ def run(ctx: Context, params: Params) -> None:
                 with ctx.phase(f"copy the set to {params.copy_to}"), writable(ctx, other):
                     making.copy_set(ctx, folder / name, other, making.reporter(ctx), params.min_free)
                     making.prune(ctx, params.copy_to, other, keep, params.max_deletes, name)
+        if name and params.copy_command:
+            copy_by_command(ctx, params, folder / name)
+
+
+def copy_by_command(ctx: Context, params: Params, path: Path) -> None:
+    """Copy a set by the command, then verify the copy in each way that is configured."""
+    env = {name: value.get_secret_value() for name, value in params.copy_env.items()}
+    program = Path(params.copy_command[0]).name
+    copied = False
+    with isolate_errors(ctx, f"copy by {program}", expected="copied", role=Role.WORK):
+        with ctx.phase(f"copy the set by {program}"):
+            copying.copy_by_command(ctx, path, params.copy_command, env)
+        ctx.passed(f"copy by {program}", path.name, expected="copied")
+        copied = True
+    name, expected = f"copy by {program}: verified", "the same as the set"
+    if not copied:
+        return
+    if params.copy_verify:
+        with isolate_errors(ctx, name, expected=expected, role=Role.WORK):
+            with ctx.phase(f"verify the copy by {Path(params.copy_verify[0]).name}"):
+                copying.verify_by_command(ctx, path, params.copy_verify, env)
+            ctx.passed(name, f"{Path(params.copy_verify[0]).name} ended with 0", expected=expected)
+    if params.copy_read:
+        with isolate_errors(ctx, f"{name} by reading", expected=expected, role=Role.WORK):
+            with ctx.phase("read the copy back"):
+                count = copying.verify_by_reading(path, params.copy_read)
+            ctx.passed(f"{name} by reading", f"{count} files", expected=expected)
+    if not (params.copy_verify or params.copy_read):
+        hint = "set copy_verify to a command that compares it, or copy_read to its folder"
+        ctx.unknown(name, "not verified: no way is configured", expected=expected, hint=hint)
 
 
 def kinds(params: Params) -> tuple[tuple[str, tuple[str, ...] | None], ...]:

@@ -11,17 +11,18 @@ Secrets are decrypted in memory where an identity is configured. Recovery time a
 their goals and against former drills. Neither the backups nor the live servers are changed: no server of a drill has a
 port, and before anything is written the cluster must show that it is none of production's. The scratch folder is
 deleted at the end. Dumps, snapshots and archives of other programs are restored too; they have no manifest, so that
-what they are compared with is unknown. Not restored: base backups of other programs, and what gpg encrypted.
+what they are compared with is unknown. Not restored: base backups of other programs.
 """
 
 import json
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
 from pydantic import Field
 
 from maintd.checks.backup_sets.making import reporter, require_folder
-from maintd.checks.backups.keys import load_identities
+from maintd.checks.backups.keys import Keys, load_identities, open_gpg
 from maintd.checks.probes import isolate_errors
 from maintd.checks.requirements.of_jobs import restore_drill as requirements
 from maintd.checks.restore.databases import Query
@@ -57,6 +58,10 @@ class Params(JobParams):
     """Queries of the application, with what is expected of their one value."""
     identity: Path | None = None
     """age key file for encrypted parts: the one that is kept for a disaster, where it may be on this machine."""
+    gpg_key: Path | None = None
+    """File with a secret key, written by `gpg --export-secret-keys`, for files that gpg encrypted."""
+    gpg_passphrase: Path | None = None
+    """File with the passphrase of `gpg_key`, or of files that were encrypted by `gpg --symmetric`."""
     rpo: Duration = timedelta(hours=26)
     """Goal of the recovery point: a newest backup that is older fails, a longer gap between backups warns."""
     gaps_within: Duration = timedelta(days=8)
@@ -95,12 +100,14 @@ def drill(ctx: Context, params: Params, source: Source) -> None:
     parent = ctx.target("folders", params.scratch).path if params.scratch is not None else None
     if parent is not None:
         require_folder(parent)
-    with scratch_folder(ctx, parent, needed) as scratch:
+    with ExitStack() as stack, scratch_folder(ctx, parent, needed) as scratch:
         if scratch is None:
             ctx.log(f"would restore {source.name}, and needs {needed} bytes for it")
             return
         require_space(ctx, scratch, needed, params.min_free)
         identities = load_identities(ctx, params.identity) if params.identity is not None else None
+        gpg = open_gpg(ctx, stack, params.gpg_key, params.gpg_passphrase)
+        keys = Keys(identities, gpg, gpg_configured=not (params.gpg_key is None and params.gpg_passphrase is None))
         options = Options(
             params.bin_dir,
             params.run_as,
@@ -108,7 +115,7 @@ def drill(ctx: Context, params: Params, source: Source) -> None:
             params.jobs,
             params.amcheck,
             params.queries,
-            identities,
+            keys,
         )
         with watch.phase(ctx, "compare the sums"):
             source = verify_files(ctx, source, reporter(ctx))

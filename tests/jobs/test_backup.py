@@ -766,6 +766,106 @@ def test_a_second_folder_that_is_gone_fails_and_the_set_stays(site: Site) -> Non
     assert find_sets(site.sets)[0].good
 
 
+# --- the copy by a command --------------------------------------------------------------------------------------------
+
+
+def copied(site: Site, **params: Any) -> JobResult:
+    made.write(site.folder / "config/app.yml", b"config")
+    given = {"postgres": [], "redis": [], "paths": {"config": str(site.folder / "config")}, **params}
+    return site.run(**given)
+
+
+def test_a_copy_by_a_command_is_verified_by_a_second_one_and_by_reading_it_back(site: Site) -> None:
+    remote = site.folder / "remote"
+    remote.mkdir()
+
+    result = copied(
+        site,
+        copy_command=["cp", "-r", "{set}", f"{remote}/{{name}}"],
+        copy_verify=["diff", "-r", "{set}", f"{remote}/{{name}}"],
+        copy_read=f"{remote}/{{name}}",
+    )
+
+    assert result.outcome == "succeeded", result.text()
+    assert result.check("copy by cp: verified").status is CheckStatus.OK
+    assert result.check("copy by cp: verified by reading").observed == "3 files"
+    assert [path.name for path in remote.iterdir()] == [site.newest().name]
+    (change,) = [change for change in result.changes if change.action == "copy"]
+    assert str(site.newest()) in change.target
+
+
+def test_a_copy_that_is_not_verified_is_unknown(site: Site) -> None:
+    result = copied(site, copy_command=["cp", "-r", "{set}", str(site.folder / "copy")])
+
+    check = result.check("copy by cp: verified")
+    assert check.status is CheckStatus.UNKNOWN, result.text()
+    assert "copy_verify" in check.hint
+    assert result.outcome == "unknown"
+
+
+@pytest.mark.parametrize("how", ["flipped", "missing", "more", "nothing"])
+def test_a_copy_that_differs_is_found_though_the_command_ended_with_0(site: Site, how: str) -> None:
+    remote = site.folder / "remote"
+    remote.mkdir()
+    after = {
+        "flipped": "printf X | dd of=$2/files-config.tar.gz bs=1 seek=50 conv=notrunc",
+        "missing": "rm $2/SHA256SUMS",
+        "more": "touch $2/other",
+        "nothing": "rm -r $2",
+    }
+    script = f"cp -r $1 $2 && {after[how]}"
+    place = f"{remote}/{{name}}"
+
+    result = copied(
+        site,
+        copy_command=["sh", "-c", script, "sh", "{set}", place],
+        copy_verify=["diff", "-rq", "{set}", place],
+        copy_read=place,
+    )
+
+    assert result.check("copy by sh").status is CheckStatus.OK, result.text()
+    for name in ("copy by sh: verified", "copy by sh: verified by reading"):
+        assert result.check(name).status is CheckStatus.FAIL, result.text()
+    assert find_sets(site.sets)[0].good  # the first one stays as it is
+
+
+def test_a_command_that_fails_is_named_with_its_words_and_its_secrets_are_in_no_record(site: Site) -> None:
+    script = 'echo "remote refused us" >&2; [ ${#REMOTE_TOKEN} = 17 ] && exit 7'
+
+    result = copied(
+        site,
+        copy_command=["sh", "-c", script, "sh", "{set}"],
+        copy_env={"REMOTE_TOKEN": "very-secret-token"},
+        copy_read="/nothing/{name}",
+    )
+
+    check = result.check("copy by sh")
+    assert check.status is CheckStatus.FAIL, result.text()
+    assert "exit code 7" in str(check.observed)
+    assert "remote refused us" in str(check.observed)
+    assert not result.named("verified")
+    assert "very-secret-token" not in result.text()
+    assert find_sets(site.sets)[0].good
+
+
+@pytest.mark.parametrize(
+    ("params", "text"),
+    [
+        ({"copy_command": ["cp", "/x", "/y"]}, "must have {set}"),
+        ({"copy_command": ["cp", "{set}", "{target}"]}, "{target} is no placeholder"),
+        ({"copy_verify": ["diff", "{set}", "/y"]}, "set it"),
+        ({"copy_command": ["cp", "{set}", "/y"], "copy_read": "/y"}, "must have {name}"),
+    ],
+)
+def test_a_copy_command_that_cannot_work_is_refused_before_anything_runs(
+    site: Site, params: dict[str, Any], text: str
+) -> None:
+    result = site.run(**params)
+
+    assert isinstance(result.error, ValidationError)
+    assert text in str(result.error)
+
+
 # --- the shipped users ------------------------------------------------------------------------------------------------
 
 

@@ -494,6 +494,16 @@ for _action, _scenario in {
     scenario(_action, "a folder without write access")(_scenario)
 
 
+@scenario("copy", "the exit code of the program that copies")
+def copy_by_a_program_that_fails(request: pytest.FixtureRequest) -> JobResult:
+    with folder_for_all() as root:
+        (root / "config").write_bytes(b"x")
+        (root / "sets").mkdir()
+        params = {"to": "sets", "paths": {"config": str(root / "config")}, "min_free": "1B"}
+        copying = {"copy_command": ["sh", "-c", "exit 3", "{set}"]}
+        return run_job("backup", {**params, **copying}, {"folders": {"sets": {"path": str(root / "sets")}}})
+
+
 def drill_without_write_access(leftover: str = "") -> Scenario:
     """Restores a set of one file while nothing can be created or removed in the scratch folder."""
 

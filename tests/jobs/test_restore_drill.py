@@ -999,6 +999,40 @@ def test_a_cluster_dump_and_files_of_redis_are_restored_and_compared_to_nothing(
     assert result.outcome == "unknown"
 
 
+def gpg_encrypted(folder: Path, passphrase: Path, sources: dict[str, Path]) -> None:
+    with tempfile.TemporaryDirectory(prefix="k-", dir="/tmp") as home:  # the agent's socket needs a short path
+        options = ["--batch", "--no-tty", "--homedir", home, "--pinentry-mode", "loopback"]
+        options += ["--passphrase-file", str(passphrase), "--symmetric"]
+        for name, source in sources.items():
+            argv = [require_program("gpg", "gnupg"), *options, "--output", str(folder / name), str(source)]
+            subprocess.run(argv, check=True, capture_output=True)
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
+
+
+def test_what_gpg_encrypted_is_restored_with_its_passphrase_and_unknown_without(site: Site) -> None:
+    passphrase = made.write(site.sets.parent / "passphrase", b"correct horse")
+    wrong = made.write(site.sets.parent / "wrong", b"other horse")
+    names = {"cache-20261129.rdb.gpg": "redis-main.rdb", "files-20261129.tar.gz.gpg": "files-config.tar.gz"}
+
+    def make(folder: Path) -> None:
+        gpg_encrypted(folder, passphrase, {name: site.set / source for name, source in names.items()})
+
+    with others(site, make) as targets:
+        opened = site.drill(targets, folder="others", gpg_passphrase=str(passphrase))
+        closed = site.drill(targets, folder="others")
+        wrongly = site.drill(targets, folder="others", gpg_passphrase=str(wrong))
+
+    assert opened.check("cache-20261129.rdb.gpg: keys loaded").status is OK, opened.text()
+    assert opened.check("files-20261129.tar.gz.gpg: decrypted").status is OK
+    for name in names:
+        check = closed.check(f"{name}: decrypted")
+        assert (check.status, check.optional) == (UNKNOWN, False), closed.text()
+        assert "gpg_passphrase" in check.hint
+    assert closed.outcome == "unknown"
+    assert wrongly.check("files-20261129.tar.gz.gpg: decrypted").status is FAIL, wrongly.text()
+    assert wrongly.check("cache-20261129.rdb.gpg: restored").status is not OK
+
+
 def test_what_is_no_dump_of_postgres_is_named(site: Site) -> None:
     def make(folder: Path) -> None:
         made.write(folder / "mysql-20261129.sql", b"-- MySQL dump 10.13\nSELECT 1;\n-- Dump completed\n")

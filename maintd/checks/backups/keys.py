@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,33 @@ from maintd.checks.backups.age_encryption import read_identities
 from maintd.checks.backups.gpg import Gpg
 from maintd.errors import TargetError, UnknownNameError
 from maintd.job.context import Context
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Keys that open encrypted files. identities: of age; None when none is configured, empty when it cannot be read.
+
+    gpg_configured: whether a key or passphrase is configured; `gpg` is None as well when it cannot be used.
+    """
+
+    identities: tuple[Any, ...] | None = None
+    gpg: Gpg | None = None
+    gpg_configured: bool = False
+
+    def missing(self, kind: str) -> tuple[str, bool] | None:
+        """Why a file of this kind, like `tar.gz.age`, cannot be opened, and whether a key is configured; or None."""
+        layers = kind.split(".")
+        if "age" in layers and not self.identities:
+            configured = self.identities is not None
+            cause = "the identity could not be read" if configured else "not configured: no identity is set"
+            return cause, configured
+        if "gpg" in layers and self.gpg is None:
+            unset = "not configured: neither gpg_key nor gpg_passphrase is set"
+            return ("the key of gpg could not be read" if self.gpg_configured else unset), self.gpg_configured
+        return None
+
+
+NO_KEYS = Keys()
 
 
 def load_identities(ctx: Context, path: Path) -> tuple[Any, ...]:

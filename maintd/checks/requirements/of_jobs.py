@@ -209,6 +209,9 @@ def backup(targets: Targets, params: Any) -> Iterator[Requirement]:
             yield Requirement("folders", name, "write sets of backups", local.writes)
     if params.to not in targets.folders:
         return  # not configured
+    for argv, need in ((params.copy_command, "copy a set"), (params.copy_verify, "verify the copy of a set")):
+        if argv:
+            yield Requirement("program", argv[0], need, local.can_start(shell.Command(argv)))
     for name in targets.postgres if params.postgres is None else params.postgres:
         place = targets.postgres.get(name)
         if place is not None:
@@ -297,6 +300,11 @@ def restore_drill(targets: Targets, params: Any) -> Iterator[Requirement]:
         yield Requirement("folders", params.scratch, "restore into it", local.writes)
     if params.identity is not None:
         yield local.readable_file(params.identity, "decrypt backups of age")
+    for path in (params.gpg_key, params.gpg_passphrase):
+        if path is not None:
+            yield local.readable_file(path, "decrypt backups of gpg")
+    if params.gpg_key is not None or params.gpg_passphrase is not None:
+        yield local.program("gpg", "decrypt backups")
     dirs = {params.bin_dir} if params.bin_dir is not None else {place.bin_dir for place in targets.postgres.values()}
     for folder in dirs:
         yield Requirement("program", "initdb", "make a scratch cluster", local.server_programs(folder))

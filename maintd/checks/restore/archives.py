@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import stat
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, cast
 
 from maintd.checks.backup_sets.writer import os_errors
 from maintd.checks.backups import tar
+from maintd.checks.backups.keys import Keys
 from maintd.checks.backups.stream import CHUNK, DamagedError, ExpansionLimits, LimitReachedError, UnreadableError
 from maintd.checks.restore.scratch import full_disk
 from maintd.checks.restore.sources import decoded
@@ -31,7 +32,7 @@ def unpack(ctx: Context, subject: str, path: Path, kind: str, folder: Path, abou
     outside, count = 0, 0
     with os_errors(folder):
         folder.mkdir(mode=0o700)
-    with decoded(path, kind, ()) as reader:
+    with decoded(path, kind) as reader:
         try:
             with tarfile.open(fileobj=cast("IO[bytes]", reader), mode="r|") as archive:
                 for member in archive:
@@ -59,16 +60,14 @@ def unpack(ctx: Context, subject: str, path: Path, kind: str, folder: Path, abou
     compare_members(ctx, subject, found, about)
 
 
-def decrypt(
-    ctx: Context, subject: str, path: Path, kind: str, identities: Sequence[Any], about: Mapping[str, Any] | None
-) -> None:
+def decrypt(ctx: Context, subject: str, path: Path, kind: str, keys: Keys, about: Mapping[str, Any] | None) -> None:
     """Decrypt an archive and read it to its end; its content is in no file, and no hash of it is recorded.
 
     Raises TargetError.
     """
     found: dict[str, dict[str, Any]] = {}
     try:
-        with decoded(path, kind, identities) as reader:
+        with decoded(path, kind, keys) as reader:
             for member in tar.members(reader, ExpansionLimits()):
                 names = {b"5": "folder", b"1": "link", b"2": "link"}
                 found[shown(member.name.rstrip("/"))] = {

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from maintd.checks.backups import set_files
+from maintd.checks.backups.keys import Keys
 from maintd.checks.probes import isolate_errors
 from maintd.checks.restore import archives, databases, redis, sources
 from maintd.checks.restore.cluster import Cluster, cluster_bytes, find_programs, production_identifiers
@@ -32,7 +33,7 @@ _WARN = CheckStatus.WARN
 
 @dataclass(frozen=True)
 class Options:
-    """Params of the job. identities: None when no key is configured; empty when it could not be read."""
+    """Params of the job."""
 
     bin_dir: Path | None
     run_as: str
@@ -40,7 +41,7 @@ class Options:
     jobs: int
     amcheck: bool
     queries: Mapping[str, Query]
-    identities: Sequence[Any] | None
+    keys: Keys
 
 
 def space_needed(source: Source) -> int:
@@ -303,22 +304,22 @@ class Drill:
                 self._unpack(subject, Part(subject, kind, file, about))
 
     def _unpack(self, subject: str, part: Part) -> None:
-        if "age" not in part.kind.split("."):
+        if not {"age", "gpg"} & set(part.kind.split(".")):
             with self.place() as place, self.watch.phase(self.ctx, "unpack folders", f"{subject}: unpack"):
                 archives.unpack(self.ctx, subject, part.path, part.kind, place, part.about)
         elif self._has_key(subject, part):
             with self.watch.phase(self.ctx, "decrypt secrets", f"{subject}: decrypt"):
-                identities = self.options.identities or ()
-                archives.decrypt(self.ctx, subject, part.path, part.kind, identities, part.about)
+                archives.decrypt(self.ctx, subject, part.path, part.kind, self.options.keys, part.about)
 
     def _has_key(self, subject: str, part: Part) -> bool:
         """Whether what is encrypted can be decrypted here; without a key this is unknown, with a bad one a failure."""
-        if self.options.identities:
+        missing = self.options.keys.missing(part.kind)
+        if missing is None:
             return True
-        hint = "set identity to the age key that is kept for a disaster, or decrypt it by hand where the key is"
+        cause, configured = missing
+        param = "identity to the age key" if "age" in part.kind.split(".") else "gpg_key or gpg_passphrase to the key"
+        hint = f"set {param} that is kept for a disaster, or decrypt it by hand where the key is"
         sealed = set_files.is_sealed(part.path)
-        configured = self.options.identities is not None
-        cause = "the identity could not be read" if configured else "not configured: no identity is set"
         self.ctx.unknown(
             f"{subject}: decrypted", cause, expected="decrypted", hint=hint, optional=sealed and not configured
         )
@@ -333,7 +334,7 @@ class Drill:
         with self.part(subject):
             if sources.is_archive(part):
                 self._unpack(subject, part)
-            elif "age" in part.kind.split(".") and not self._has_key(subject, part):
+            elif not self._has_key(subject, part):
                 return
             elif sources.is_redis(part):
                 self._load_file(part)
@@ -350,7 +351,7 @@ class Drill:
         with self.place() as place:
             server = ScratchRedis(part.subject, self.options.redis_server, place, ctx.remaining)
             with server, self.watch.phase(ctx, "restore Redis", f"{part.subject}: load"):
-                file = sources.write_plain(part, place / "plain", self.options.identities or ())
+                file = sources.write_plain(part, place / "plain", self.options.keys)
                 kind = part.kind.split(".")[0]
                 if kind == "rdb":
                     redis.restore_snapshot(ctx, server, part.subject, file, None, 0)
@@ -378,7 +379,7 @@ class Drill:
             cluster.start(identifier, production, size, table_spaces=is_sql)
         hint = "a dump has no roles; make the backup by the job backup, or keep pg_dumpall --globals-only with it"
         with self.watch.phase(ctx, "restore Postgres", f"{subject}: restore"):
-            dump = sources.write_plain(part, cluster.folder / "plain", self.options.identities or ())
+            dump = sources.write_plain(part, cluster.folder / "plain", self.options.keys)
             cluster.create_database(_OWN, "UTF8", "C")
             if is_sql:
                 has_roles = cluster.restore_sql(_OWN, dump)

@@ -62,7 +62,7 @@ class RecoveredCluster(Cluster):
         self.make_folders()
         with os_errors(self.folder):
             self._data.mkdir(mode=0o700)
-        with decoded(path, kind, ()) as reader:
+        with decoded(path, kind) as reader:
             try:
                 found = verify_packed(reader, ExpansionLimits(), self._write)
             except TargetError as error:

@@ -215,7 +215,7 @@ def restore_packed(
     """
     with os_errors(redis.folder):
         (redis.folder / FOLDER).mkdir(mode=0o700)
-    with decoded(packed, "tar.gz", ()) as reader:
+    with decoded(packed, "tar.gz") as reader:
         for member in tar.members(reader, ExpansionLimits()):
             name = member.name.removeprefix(f"{FOLDER}/")
             if not member.regular or "/" in name or name.startswith("."):

@@ -15,6 +15,7 @@ from maintd.checks.backup_sets.writer import os_errors
 from maintd.checks.backups import age_encryption, folders, set_files, stream
 from maintd.checks.backups.archive import kind_by_name
 from maintd.checks.backups.catalog import Backup, find_backups, read_checksums
+from maintd.checks.backups.keys import NO_KEYS, Keys
 from maintd.checks.backups.stream import ExpansionLimits, HashedFile, Reader, UnreadableError, chunks_of, sha256_of
 from maintd.clients.files import shown
 from maintd.errors import TargetError, UnknownNameError
@@ -132,7 +133,7 @@ def longest_gap(sets: Sequence[datetime], now: datetime, within: timedelta) -> t
 
 
 @contextmanager
-def decoded(path: Path, kind: str, identities: Sequence[Any]) -> Iterator[Reader]:
+def decoded(path: Path, kind: str, keys: Keys = NO_KEYS) -> Iterator[Reader]:
     """Read a file without its layers of compression and encryption; kind is like `tar.gz.age`.
 
     Raises UnreadableError for a layer that is not supported here, and what the layers raise.
@@ -142,28 +143,30 @@ def decoded(path: Path, kind: str, identities: Sequence[Any]) -> Iterator[Reader
         stack.callback(file.close)
         reader, size = Reader(chunks_of(file)), path.stat().st_size
         for layer in reversed(kind.split(".")[1:]):
-            chunks = _layer(layer, reader, identities)
+            chunks = _layer(layer, reader, keys)
             stack.enter_context(closing(chunks))  # type: ignore[type-var]
             reader = Reader(stream.limited(chunks, size, ExpansionLimits()), f"the content of the {layer} layer")
         yield reader
 
 
-def write_plain(part: Part, path: Path, identities: Sequence[Any]) -> Path:
+def write_plain(part: Part, path: Path, keys: Keys) -> Path:
     """The file without its layers, in a new file of the scratch folder; the file itself when it has none.
 
     Raises TargetError.
     """
     if "." not in part.kind or part.path.is_dir():
         return part.path
-    with decoded(part.path, part.kind, identities) as reader, os_errors(path), path.open("xb") as copy:
+    with decoded(part.path, part.kind, keys) as reader, os_errors(path), path.open("xb") as copy:
         for chunk in reader.rest():
             copy.write(chunk)
     return path
 
 
-def _layer(layer: str, reader: Reader, identities: Sequence[Any]) -> Iterator[bytes]:
+def _layer(layer: str, reader: Reader, keys: Keys) -> Iterator[bytes]:
     if layer == "age":
-        return age_encryption.decrypt(reader, identities)
+        return age_encryption.decrypt(reader, keys.identities or ())
+    if layer == "gpg" and keys.gpg is not None:
+        return keys.gpg.decrypt(reader)
     simple = {"gz": stream.gunzip, "xz": stream.unxz, "bz2": stream.bunzip2}
     if layer == "zst":
         return stream.ZstdReader(reader).chunks()
