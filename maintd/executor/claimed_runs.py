@@ -89,6 +89,7 @@ class ClaimedRuns:
         incarnation: str,
         preload: Callable[[], Preload],
         spares: int = 0,
+        in_foreground: bool = False,
         on_change: Callable[[], None] = lambda: None,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
@@ -102,6 +103,7 @@ class ClaimedRuns:
         self._calendar = calendar
         self._freezes = KnownFreezes(store, freezes, settings.freeze_file)
         self._incarnation = incarnation
+        self._in_foreground = in_foreground
         self._on_change = on_change
         self._on_end = on_end
         self.job_user = job_user_of(settings)
@@ -188,6 +190,7 @@ class ClaimedRuns:
             freezes=self._freezes.active,
             draining=lambda: self.draining,
             job_user=self.job_user,
+            in_foreground=self._in_foreground,
         )
         try:
             end = RunSupervisor(context).supervise()

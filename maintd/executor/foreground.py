@@ -118,6 +118,7 @@ def run_here(
             freezes=lambda: freezes,
             incarnation=incarnation,
             preload=lambda: Preload(imports),
+            in_foreground=True,
         )
 
     runs, requested_at = claimed_runs(store), since_boot()

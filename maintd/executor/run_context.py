@@ -21,7 +21,7 @@ from maintd.job.attempt_info import AttemptInfo, KnownFinding, Point, Unfinished
 from maintd.model.entry import Freeze, LockMode, is_procedure
 from maintd.model.finding import Finding
 from maintd.model.job import BrokenJob, JobDescription
-from maintd.model.run import LinkKind, Run, RunSummary
+from maintd.model.run import LinkKind, Run, RunSummary, StepState
 from maintd.model.run_updates import RunUpdate
 from maintd.model.status import LockHolder
 from maintd.model.target import Targets
@@ -86,6 +86,7 @@ class RunContext:
     calendar: Callable[[], Mapping[str, Any]] = dict  # for a job that reads it
     freezes: Callable[[datetime], Sequence[Freeze]] = lambda at: ()  # at a time; raises StoreError
     job_user: JobUser | None = None  # whose rights the children take on
+    in_foreground: bool = False  # by `maintd run --here`
 
     def acquire_locks(self, step: str, wanted: Mapping[str, LockMode]) -> list[LockHolder]:
         """Acquire all or none; return the holders that prevent it. Raises RefusedError when the claim is over."""
@@ -142,6 +143,8 @@ class RunContext:
             findings=self._findings(plan.name, job),
             handed=handed or {},
             outcomes=outcomes or {},
+            approvals=self._approvals(),
+            in_foreground=self.in_foreground,
             undoes_run=self._undoes_run(),
             read_at=self.now(),  # before it is read, so that it is never taken for newer than it is
             unfinished=self._unfinished(plan.name, job),
@@ -174,6 +177,16 @@ class RunContext:
             return {}
         own = [each for each in found if (each.entry, each.step, each.job) == (self.run.entry, step, job.name)]
         return {each.check: _known_finding(each, now) for each in own}
+
+    def _approvals(self) -> dict[str, str]:
+        """By name, the gates that persons have approved, with what the run's record says about it."""
+        if self.run.dry_run:  # where no gate asks
+            return {}
+        return {
+            step.name: step.reason
+            for step in self.run.steps
+            if step.gate is not None and step.state is StepState.SUCCEEDED
+        }
 
     def _undoes_run(self) -> int | None:
         links = (link for link in self.run.links if link.kind is LinkKind.UNDOES and link.run_id == self.run.id)

@@ -57,6 +57,8 @@ class AttemptInfo:
     findings: Mapping[str, KnownFinding] = field(default_factory=dict)  # by the name of the check
     handed: Mapping[str, Any] = field(default_factory=dict)  # values of earlier steps, by name
     outcomes: Mapping[str, str] = field(default_factory=dict)  # states of earlier steps, by name
+    approvals: Mapping[str, str] = field(default_factory=dict)  # by gate of this run that was passed, how
+    in_foreground: bool = False  # by `maintd run --here`: a person at a terminal of this machine
     undoes_run: int | None = None  # the run that this one undoes
     unfinished: tuple[UnfinishedRun, ...] | None = None  # None: not known, or not requested
     read_at: datetime | None = None  # when `unfinished` was read

@@ -404,6 +404,16 @@ class Context:
         return self._attempt.outcomes.get(step)
 
     @property
+    def approvals(self) -> Mapping[str, str]:
+        """By name, the gates of this run, or of the one that it resumes, which persons have approved, and how."""
+        return self._attempt.approvals
+
+    @property
+    def in_foreground(self) -> bool:
+        """Whether it was started by `maintd run --here`, by who may run programs as maintd's user on this machine."""
+        return self._attempt.in_foreground
+
+    @property
     def undoes_run(self) -> int | None:
         """The run that this one undoes by `maintd undo` or `after_crash`; None: it undoes none but itself."""
         return self._attempt.undoes_run

@@ -181,6 +181,26 @@ def test_values_are_handed_over_across_a_gate_and_to_undo_steps(here: Node, scri
     assert {value.name: value.value for value in run.handed} == {"halted": {"services": ["a", "b"]}, "count": 3}
 
 
+def test_a_job_is_given_the_gates_that_persons_have_approved(here: Node, script: Script) -> None:
+    tells = here.job("Path(params.into).write_text(repr((dict(ctx.approvals), ctx.in_foreground)))")
+    run_id = here.queue(gate(), here.step(tells, {"into": str(script.file)}, name="tell"))
+    name = waiting(here, run_id).plan[0].name
+    decide(here, run_id)
+
+    here.ended(run_id)
+
+    assert script.file.read_text() == repr(({name: "approved by ada"}, False))
+
+
+def test_a_dry_run_has_no_approvals_since_no_gate_asks_in_it(here: Node, script: Script) -> None:
+    tells = here.job("Path(params.into).write_text(repr(dict(ctx.approvals)))")
+
+    run_id = here.queue(gate(), here.step(tells, {"into": str(script.file)}, name="tell"), dry_run=True)
+
+    here.ended(run_id)
+    assert script.file.read_text() == "{}"
+
+
 def test_a_value_that_is_no_json_or_too_large_fails_the_step(here: Node) -> None:
     assert "is not JSON" in here.make('ctx.hand_over("x", object())').reason
     assert "20002 bytes as JSON, and at most 16384" in here.make('ctx.hand_over("x", "y" * 20_000)').reason

@@ -15,11 +15,13 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from maintd.clients.files import shown
 from maintd.errors import TargetError
+from maintd.job.context import Context
 
 FORMAT = "maintd-rollback-1"
 DOCUMENT = "rollback.json"
@@ -166,6 +168,15 @@ def newest(folder: Path) -> FoundManifest:
             f"{shown(folder)}: no rollback manifest", "run: maintd trigger rollback_manifest", cause="empty"
         )
     return read(folder / found[0])
+
+
+def of_run(ctx: Context, folder: str) -> FoundManifest:
+    """The manifest in a folder target that this run made, else the newest. Raises TargetError."""
+    path = ctx.target("folders", folder).path
+    own: dict[str, Any] | None = ctx.handed(HANDED)
+    if own is not None and own.get("folder") == folder:
+        return read(path / str(own["name"]), str(own["sha256"]))
+    return newest(path)
 
 
 def _parse(path: Path, data: bytes) -> Manifest:
