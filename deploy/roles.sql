@@ -33,6 +33,13 @@ GRANT pg_read_all_data TO maintd_op;
 ALTER ROLE maintd_op REPLICATION;
 \endif
 
+-- Only where data may be rolled back by maintd (docs/rollback.md): psql … -v rollback=on. It may then create databases, and end
+-- sessions of others, but those of superusers.
+\if :{?rollback}
+ALTER ROLE maintd_op CREATEDB;
+GRANT pg_signal_backend TO maintd_op;
+\endif
+
 SELECT format('GRANT USAGE ON SCHEMA %I TO maintd_ro, maintd_op', n.nspname)
 FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
 WHERE e.extname IN ('amcheck', 'pgstattuple') \gexec

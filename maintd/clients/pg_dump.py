@@ -23,6 +23,17 @@ def with_database(target: PostgresTarget, database: str) -> PostgresTarget:
     return target.model_copy(update={"dsn": make_conninfo("", **{**_parts(target.dsn), "dbname": database})})
 
 
+def as_role(target: PostgresTarget, role: str | None) -> PostgresTarget:
+    """The target with sessions that work as this role, of which its user is a member. Raises TargetError."""
+    target = resolved(target)
+    if role is None:
+        return target
+    parts = _parts(target.dsn)
+    escaped = role.replace("\\", "\\\\").replace(" ", "\\ ")  # as in PGOPTIONS
+    options = f"{parts.get('options', '')} -c role={escaped}".strip()
+    return target.model_copy(update={"dsn": make_conninfo("", **{**parts, "options": options})})
+
+
 def database_of(target: PostgresTarget) -> str:
     """The database in the dsn; empty when it is the user's default. Raises TargetError for an invalid dsn."""
     return str(_parts(resolved(target).dsn).get("dbname") or "")
@@ -30,6 +41,13 @@ def database_of(target: PostgresTarget) -> str:
 
 def dump_command(target: PostgresTarget, program: str, *arguments: str) -> Command:
     """The program with its arguments. It never prompts; the password is in its environment only. Raises TargetError."""
+    conninfo, environment = connection_of(target, program, "backup")
+    argv = (program_path(target, program), "--no-password", f"--dbname={conninfo}", *arguments)
+    return Command(argv, env=environment)
+
+
+def connection_of(target: PostgresTarget, program: str, job: str) -> tuple[str, dict[str, str]]:
+    """The connection string without a password, and the environment with it, for a program. Raises TargetError."""
     target = resolved(target)
     parts = _parts(target.dsn)
     if parts.pop("sslpassword", ""):
@@ -42,12 +60,10 @@ def dump_command(target: PostgresTarget, program: str, *arguments: str) -> Comma
     if target.password:
         password = target.password.get_secret_value()
     parts["connect_timeout"] = str(max(2, round(target.timeout.total_seconds())))
-    parts["application_name"] = "maintd:backup"
-    place = program_path(target, program)
-    argv = (place, "--no-password", f"--dbname={make_conninfo('', **parts)}", *arguments)
+    parts["application_name"] = f"maintd:{job}"
     # Messages of the programs are recognized, and numbers of an own locale are not for a backup.
     environment = {"LC_ALL": "C.UTF-8", "PGOPTIONS": "", **({"PGPASSWORD": password} if password else {})}
-    return Command(argv, env=environment)
+    return make_conninfo("", **parts), environment
 
 
 def program_path(target: PostgresTarget, program: str) -> str:

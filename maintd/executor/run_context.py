@@ -179,7 +179,7 @@ class RunContext:
         return {each.check: _known_finding(each, now) for each in own}
 
     def _approvals(self) -> dict[str, str]:
-        """By name, the gates that persons have approved, with what the run's record says about it."""
+        """By name, the gates that persons have approved, with what the run's record has about it."""
         if self.run.dry_run:  # where no gate asks
             return {}
         return {

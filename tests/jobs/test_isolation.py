@@ -45,6 +45,8 @@ HOST = re.compile(
 """Checks whose status depends on how busy this machine is at the moment."""
 ONE_SUBJECT = {
     "command": "it runs one program",
+    "rollback": "it works on one database, or the services of one engine, and stops at what fails",
+    "rollback_loss": "it compares one database with one backup",
     "services_restart": "it stops at the first service that fails, and leaves the others as they are",
     "services_recreate": "it stops at the first service that fails, and leaves the others as they are",
 }

@@ -24,6 +24,7 @@ from support.databases import Database, database
 from support.halting import trading_service
 from support.http_services import http_service, interposed, json_reply
 from support.job_runs import JOBS, JobResult, run_job
+from support.rollbacks import NAME, Origin, Site, origin_of_backup, rollback_site
 from support.servers.base import wait_for
 from support.servers.docker import DockerEngine, docker_engine
 from support.servers.journal import JournalMessage, journal
@@ -404,6 +405,98 @@ _DRAIN = {"request": "/drain", "resume": "/resume"}
 scenario("drain", "a service that requires a login")(draining(drain=401, resume=200))
 scenario("drain", "a service that fails")(draining(drain=500, resume=200))
 scenario("resume", "a service that requires a login")(draining(drain=200, resume=403))
+
+
+def rolling_back(at: str, *statements: str, places: str = "postgres", **params: Any) -> Scenario:
+    """Rolls a database back, and executes statements when the change `at` was declared."""
+
+    def run(fixtures: pytest.FixtureRequest) -> JobResult:
+        site: Site = fixtures.getfixturevalue("rollback_of_data")
+
+        def prevent(change: Change) -> None:
+            if change.action == at:
+                site.do(*statements, database=places)
+
+        with site.as_login("trader", "pg_signal_backend", "CONNECT ON DATABASE trading", options="CREATEDB"):
+            return site.run(at_intent=prevent, **params)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def backed_up() -> Iterator[tuple[Origin, RedisServer]]:
+    with origin_of_backup() as origin, own_redis() as cache:
+        yield origin, cache
+
+
+@pytest.fixture
+def rollback_of_data(backed_up: tuple[Origin, RedisServer]) -> Iterator[Site]:
+    with rollback_site(*backed_up) as site:
+        yield site
+
+
+_COPY = f"{NAME}_maintd_new"
+_NO_RIGHTS = f"ALTER DATABASE {NAME} OWNER TO postgres"
+scenario("create database", "a login without the right")(rolling_back("create database", "ALTER ROLE op NOCREATEDB"))
+scenario("restore database", "a table that is in the way")(
+    rolling_back("restore database", "CREATE TABLE audit_events (id int)", places=_COPY)
+)
+scenario("close database", "another owner")(rolling_back("close database", _NO_RIGHTS))
+scenario("swap databases", "a copy that is gone")(
+    rolling_back("swap databases", f"ALTER DATABASE {_COPY} RENAME TO {NAME}_elsewhere")
+)
+scenario("open database", "another owner")(rolling_back("swap databases", _NO_RIGHTS))
+scenario("finish rollback", "another owner")(rolling_back("finish rollback", _NO_RIGHTS))
+scenario("drop database", "another owner")(
+    rolling_back("close database", _NO_RIGHTS, f"ALTER DATABASE {_COPY} OWNER TO postgres")
+)
+
+
+@scenario("migrate down", "a migration that depends on what is gone")
+def _(fixtures: pytest.FixtureRequest) -> JobResult:
+    with recorded_schema(fixtures) as (db, folder, places):
+        (folder / "2.sql").write_text("ALTER TABLE t DROP COLUMN nowhere")
+        params = {"level": "schema", "schema_version": "SELECT v FROM m", "down": f"{folder}/{{version}}.sql"}
+        db.run("INSERT INTO m VALUES (2)")
+        return run_job("rollback", {**params, "halted": False}, places)
+
+
+@scenario("restore file", "a folder that is not writable")
+def _(fixtures: pytest.FixtureRequest) -> JobResult:
+    with recorded_schema(fixtures) as (_, folder, places):
+        (folder / "app.conf").write_text("changed")
+        (folder / "app.conf").chmod(0o444)
+        folder.chmod(0o555)
+        try:
+            with as_unprivileged_user():
+                return run_job("rollback", {"level": "images"}, places)
+        finally:
+            folder.chmod(0o777)
+
+
+@contextmanager
+def recorded_schema(request: pytest.FixtureRequest) -> Iterator[tuple[Database, Path, dict[str, Any]]]:
+    """A manifest of a database with one migration and of one file, in a folder for all."""
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    with database(server) as db, folder_for_all() as folder:
+        db.run("CREATE TABLE m (v int)", "CREATE TABLE t (id int)", "INSERT INTO m VALUES (1)")
+        (folder / "app.conf").write_text("as it was")
+        (folder / "manifests").mkdir()
+        places = {"postgres": {"main": {"dsn": db.url}}, "folders": {"rollback": {"path": str(folder / "manifests")}}}
+        params = {"schema_versions": {"main": "SELECT v FROM m"}, "files": [str(folder / "app.conf")]}
+        made = run_job("rollback_manifest", params, places)
+        assert made.outcome == "succeeded", made.text()
+        for path in folder.glob("manifests/**/*"):
+            path.chmod(0o755)
+        yield db, folder, places
+
+
+@scenario("stop", "a proxy")
+def _(fixtures: pytest.FixtureRequest) -> JobResult:
+    site: Site = fixtures.getfixturevalue("rollback_of_data")
+    with project(fixtures) as made, refusing_engine(made.engine, rf"POST {_CONTAINERS}/.*/stop", 403) as url:
+        site.more = made.targets(url)
+        return site.run(writers=["api"], only_running=["api"])
 
 
 def untagging(status: int) -> Scenario:

@@ -22,6 +22,7 @@ REPLACES = (
     "POST /containers/create",  # without a body
     *REMOVES_CONTAINERS,
 )
+STOPS = tuple(f"POST /containers/{_NOTHING}/{action}" for action in ("stop", "start"))
 TAGS = (f"POST /images/{_NOTHING}/tag?repo=maintd/rollback&tag={_NOTHING}",)
 REMOVES_NETWORKS = (f"DELETE /networks/{_NOTHING}",)
 # The engine rejects these filters; a proxy that forbids the request does not read them.

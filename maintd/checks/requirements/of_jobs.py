@@ -262,6 +262,48 @@ def services_recreate(targets: Targets, params: Any) -> Iterator[Requirement]:
         yield from _folders(targets, (params.manifest,))
 
 
+def rollback(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Those of the level: containers can be replaced; the version of the schema can be read; or a database can be put
+    in the place of the live one, the sets of backups read, halts seen, and writers stopped."""
+    match params.level:
+        case "images":
+            if params.manifest in targets.folders:  # else it is not configured
+                yield from _folders(targets, (params.manifest,))
+                yield from _rollout(targets, params, docker.REPLACES)
+        case "schema":
+            name = _only(targets.postgres, params.postgres)
+            exercise = postgres.queries({"version of the schema": (params.schema_version, ())})
+            yield Requirement("postgres", name, "read the version of its schema", exercise)
+            if params.down_program:
+                started = shell.Command(params.down_program)
+                yield Requirement("program", params.down_program[0], "run it", local.can_start(started))
+        case "data" if params.backups in targets.folders:
+            name = _only(targets.postgres, params.postgres)
+            yield from _folders(targets, (params.backups,))
+            yield Requirement("postgres", name, "replace its database", postgres.can_be_replaced(params.role))
+            if name in targets.postgres:
+                yield local.program("pg_restore", "restore a database", folder=targets.postgres[name].bin_dir)
+            for halt in targets.halts if params.halted else ():
+                yield Requirement("halts", halt, "read whether it is halted", halts.can_be_read(targets, halt))
+            if params.writers:
+                engine = _only(targets.docker, params.docker)
+                yield Requirement("docker", engine, "list containers", docker.allows(*docker.LISTS))
+                yield Requirement("docker", engine, "stop and start containers", docker.allows(*docker.STOPS))
+
+
+def rollback_loss(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """The sets of backups can be listed; all tables can be read; the queries work."""
+    if params.backups not in targets.folders:
+        return  # not configured
+    yield from _folders(targets, (params.backups,))
+    name = _only(targets.postgres, params.postgres)
+    if name in targets.postgres:
+        yield Requirement("postgres", name, "dump all its rows", postgres.can_be_dumped(targets.postgres[name]))
+    if params.loss:
+        statements = {key: (query, ()) for key, query in params.loss.items()}
+        yield Requirement("postgres", name, "query what would be lost", postgres.queries(statements))
+
+
 def stability_check(targets: Targets, params: Any) -> Iterator[Requirement]:
     """What its health check needs; the tables and the metric of requests are there."""
     yield from health_check(targets, params.health)

@@ -13,6 +13,7 @@ from maintd.checks.backup_sets.base_backup import explained
 from maintd.checks.postgres.blockers import can_see_other_sessions
 from maintd.checks.postgres.tables import Table, selected, tables
 from maintd.checks.requirements.requirement import Exercise
+from maintd.checks.rollback import live
 from maintd.clients.pg_dump import require_version
 from maintd.clients.postgres import Postgres, Row, identify_system
 from maintd.errors import TargetError
@@ -153,6 +154,29 @@ def may_stream(target: PostgresTarget) -> Exercise:
                 cause="not_configured",
             )
         return f"pg_basebackup {version}, system {system}"
+
+    return exercise
+
+
+def can_be_replaced(role: str | None) -> Exercise:
+    """Exercise: a database may be created, and put in the place of this one, with all that it has. Nothing is made."""
+
+    def exercise(session: Postgres) -> str:
+        if role is not None:
+            session.rows(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
+        try:
+            name = str(session.one("SELECT current_database() AS name")["name"])
+            database = live.find(session, name)
+            missing = [] if database is None else live.missing_rights(session, database)
+            missing += live.missing_for(session, *live.owners_and_extensions_of(session))
+        finally:
+            if role is not None:
+                session.rows("RESET ROLE")
+        if missing:
+            text = "; ".join(item.text for item in missing)
+            hint = "; ".join(dict.fromkeys(item.hint for item in missing))
+            raise TargetError(f"{session.name}: {text}", hint, cause="denied")
+        return "may create databases, end sessions and rename" + (f", as {role}" if role is not None else "")
 
     return exercise
 

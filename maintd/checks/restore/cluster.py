@@ -279,6 +279,10 @@ class Cluster:
         options = ("--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--output=/dev/null")
         self.run_program("psql", f"--dbname={self.conninfo(database)}", *options, f"--file={file}")
 
+    def command(self, program: str, *arguments: str) -> Command:
+        """One of Postgres' programs with its environment."""
+        return Command((self.programs.path(program), *arguments), env={"LC_ALL": "C.UTF-8", "PGOPTIONS": ""})
+
     def run_program(self, name: str, *arguments: str) -> None:
         """Run one of Postgres' programs, which must end with 0 and without a message. Raises TargetError."""
         self._run(name, [self.programs.path(name), *arguments])

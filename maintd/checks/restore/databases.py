@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from psycopg import sql
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -18,7 +18,7 @@ from maintd.checks.backup_sets.postgres import count_tables, lock_tables, schema
 from maintd.checks.postgres.amcheck import Amcheck
 from maintd.checks.postgres.database import relations
 from maintd.checks.postgres.indexes import indexes
-from maintd.checks.restore.cluster import Cluster
+from maintd.checks.restore.cluster import Programs
 from maintd.clients.piped import piped
 from maintd.clients.postgres import Postgres
 from maintd.clients.shell import Command
@@ -55,6 +55,36 @@ JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.refobjsubid AND a.att
 JOIN pg_sequence q ON q.seqrelid = s.oid AND q.seqincrement > 0 AND NOT q.seqcycle
 WHERE s.relkind = 'S' AND n.nspname !~ '^pg_' ORDER BY 1, 2
 """
+
+
+class Place(Protocol):
+    """A server that databases are restored into: a scratch cluster, or for a rollback the server itself."""
+
+    @property
+    def programs(self) -> Programs:
+        """Postgres' programs that are used with it."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """A folder for files of this restore."""
+        ...
+
+    def session(self, database: str, *, read_only: bool = False) -> Postgres:
+        """Open a session. Raises TargetError."""
+        ...
+
+    def conninfo(self, database: str) -> str:
+        """The connection string for a program, without a password."""
+        ...
+
+    def command(self, program: str, *arguments: str) -> Command:
+        """One of Postgres' programs with its environment."""
+        ...
+
+    def run_program(self, name: str, *arguments: str) -> None:
+        """Run one of Postgres' programs, which must end with 0 and without a message. Raises TargetError."""
+        ...
 
 
 class Query(BaseModel):
@@ -102,7 +132,7 @@ class Proof:
     rows: int = 0
 
 
-def restore_dump(cluster: Cluster, database: str, dump: Path, jobs: int, *, owners: bool) -> None:
+def restore_dump(cluster: Place, database: str, dump: Path, jobs: int, *, owners: bool) -> None:
     """Restore a dump of pg_dump's custom or directory format; any message of pg_restore is an error.
 
     owners: with the roles of the original. Raises TargetError.
@@ -112,7 +142,7 @@ def restore_dump(cluster: Cluster, database: str, dump: Path, jobs: int, *, owne
     cluster.run_program("pg_restore", f"--dbname={cluster.conninfo(database)}", *words, str(dump))
 
 
-def prove(ctx: Context, cluster: Cluster, restored: Restored) -> Proof:
+def prove(ctx: Context, cluster: Place, restored: Restored) -> Proof:
     """Compare a restored database with the manifest: tables, rows, content, schema, extensions. Raises TargetError.
 
     Without a manifest there is nothing to compare it with, which is unknown.
@@ -151,7 +181,7 @@ def all_databases(session: Postgres) -> list[str]:
     return [str(row["name"]) for row in session.rows(query)]
 
 
-def prove_read(ctx: Context, cluster: Cluster, restored: Restored, tables: Sequence[str]) -> Proof:
+def prove_read(ctx: Context, cluster: Place, restored: Restored, tables: Sequence[str]) -> Proof:
     """Read every row of a recovered database, and compare its tables with these. Raises TargetError.
 
     A page that is damaged fails only when it is read. There is nothing to compare rows with: a base backup has what was
@@ -210,10 +240,11 @@ def extension_criterion(wanted: Mapping[str, str], found: Mapping[str, str]) -> 
     return Criterion("extensions of another version", len(unlike), warn_above=0, hint=hint)
 
 
-def check_damage(ctx: Context, cluster: Cluster, restored: Restored) -> None:
+def check_damage(ctx: Context, cluster: Place, restored: Restored, *, install: bool = True) -> None:
     """Check every table and B-tree by amcheck, each index with its table, and that all indexes are valid.
 
-    Raises TargetError. Where amcheck is not installed, the check is unknown.
+    install: create the extension where it is missing. Raises TargetError. Where amcheck is not installed, the check is
+    unknown; optional if it is not to be installed.
     """
     subject = restored.subject
     with cluster.session(restored.name) as session:
@@ -222,14 +253,15 @@ def check_damage(ctx: Context, cluster: Cluster, restored: Restored) -> None:
         ctx.report([_none("indexes that are not valid", invalid, "see the definition in the original")], subject)
         name = f"{subject}: damaged relations"
         try:
-            session.rows("CREATE EXTENSION IF NOT EXISTS amcheck")
+            if install:
+                session.rows("CREATE EXTENSION IF NOT EXISTS amcheck")
         except TargetError as error:
             hint = "install Postgres' contrib modules on this machine"
             ctx.unknown(name, f"amcheck is not available: {error.message}", expected="none", hint=hint)
             return
         amcheck = Amcheck(session)
         if amcheck.missing:
-            ctx.unknown(name, amcheck.missing, expected="none")
+            ctx.unknown(name, amcheck.missing, expected="none", optional=not install)
             return
         budget = min(ctx.remaining * 0.8, _CHECKED_AT_MOST)
         ended_by = ctx.now() + budget
@@ -247,7 +279,7 @@ def check_damage(ctx: Context, cluster: Cluster, restored: Restored) -> None:
         ctx.measure("restore_relations_checked", amcheck.checked, "relation", part=subject)
 
 
-def run_queries(ctx: Context, cluster: Cluster, restored: Restored, queries: Mapping[str, Query]) -> None:
+def run_queries(ctx: Context, cluster: Place, restored: Restored, queries: Mapping[str, Query]) -> None:
     """Run the queries of the application, each by itself, read-only."""
     for label, query in queries.items():
         name = f"{restored.subject}: {label}"
@@ -283,7 +315,7 @@ def query_criterion(name: str, query: Query, value: Any, taken_at: datetime) -> 
     return Criterion(name, number, equals=query.equals, at_least=query.at_least, at_most=query.at_most, hint=hint)
 
 
-def _compare_schema(ctx: Context, cluster: Cluster, restored: Restored, about: Mapping[str, Any]) -> None:
+def _compare_schema(ctx: Context, cluster: Place, restored: Restored, about: Mapping[str, Any]) -> None:
     """Compare the definitions in the dump with those of the manifest, and the restored objects with those in the dump.
 
     The text of the restored definitions proves more where it is equal, but need not be: Postgres prints some of them in
@@ -330,10 +362,9 @@ def objects_of(listing: bytes) -> list[str]:
     return [item for item in found if not item.startswith(_DATA)]
 
 
-def _output(cluster: Cluster, program: str, *arguments: str) -> Iterator[bytes]:
+def _output(cluster: Place, program: str, *arguments: str) -> Iterator[bytes]:
     """The output of one of Postgres' programs. Raises TargetError."""
-    argv = (cluster.programs.path(program), *arguments)
-    with piped(Command(argv, env={"LC_ALL": "C.UTF-8", "PGOPTIONS": ""}), _STALL) as running:
+    with piped(cluster.command(program, *arguments), _STALL) as running:
         yield from running.chunks()
 
 
