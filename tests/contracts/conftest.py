@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,14 @@ def store_template(postgres_server: PostgresServer) -> str:
     return "maintd_template"
 
 
+@pytest.fixture(scope="session")
+def store_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with maintd's tables, to copy."""
+    path = tmp_path_factory.mktemp("store") / "maintd.db"
+    open_store(f"sqlite:///{path}", clock=ManualClock(NOON), migrate=True).close()
+    return path
+
+
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock(NOON)
@@ -32,9 +41,8 @@ def clock() -> ManualClock:
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of a database with maintd's tables, once for each kind of database."""
     if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path}/maintd.db"
-        open_store(url, clock=ManualClock(NOON), migrate=True).close()
-        yield url
+        shutil.copy(request.getfixturevalue("store_file"), tmp_path)
+        yield f"sqlite:///{tmp_path}/maintd.db"
         return
     server: PostgresServer = request.getfixturevalue("postgres_server")
     name = f"t{os.urandom(6).hex()}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -80,8 +81,13 @@ def _camel(text: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
 
 
-def _matches() -> Iterator[tuple[str, int, str]]:
-    """Yield path, line and word of each match, exceptions included."""
+@cache
+def _matches() -> list[tuple[str, int, str]]:
+    """Path, line and word of each match, exceptions included."""
+    return list(_find_matches())
+
+
+def _find_matches() -> Iterator[tuple[str, int, str]]:
     for path, first, text in _texts():
         if path == Path(__file__):
             continue

@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from maintd.job import resolve_references
 from maintd.job.attempt_info import AttemptInfo, KnownFinding, Point
 from maintd.job.context import Context
-from maintd.job.description import load_job
+from maintd.job.description import LoadedJob, load_job
 from maintd.model.evidence import (
     Artifact,
     Change,
@@ -110,6 +111,12 @@ class JobResult:
         return "\n".join([*lines, self.traceback or "returned"])
 
 
+@cache
+def shipped_job(name: str) -> LoadedJob:
+    """Import a shipped job once, as the process does from which the daemon forks attempts."""
+    return load_job(JOBS / f"{name}.py")
+
+
 def run_job(
     job: str | Path,
     params: Mapping[str, Any] | None = None,
@@ -136,7 +143,7 @@ def run_job(
     `handed`: values of earlier steps. `attempt` has further fields of `AttemptInfo`, such as `outcomes`.
     """
     path = job if isinstance(job, Path) else JOBS / f"{job}.py"
-    loaded = load_job(path)
+    loaded = load_job(path) if isinstance(job, Path) else shipped_job(job)
     where = folder or Path(tempfile.mkdtemp(prefix="maintd-job-"))
     result = JobResult()
     info = AttemptInfo(

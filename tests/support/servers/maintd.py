@@ -17,11 +17,16 @@ from support.servers.base import free_port, running, wait_for
 
 MAINTD = Path(sys.executable).parent / "maintd"
 
+NOT_INSTALLED = Path(__file__).parents[1] / "not_installed"
+"""Stands for libraries that an installation of maintd does not have."""
+
 
 def clean_environ(**more: str) -> dict[str, str]:
-    """Return the environment without variables of maintd, the terminal or colours."""
+    """Return the environment without variables of maintd, the terminal or colours, and without NOT_INSTALLED."""
     dropped = ("MAINTD_", "COLUMNS", "NO_COLOR", "XDG_STATE_HOME", "SUDO_USER")
-    return {key: value for key, value in os.environ.items() if not key.startswith(dropped)} | more
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
+    searched = [str(NOT_INSTALLED), *filter(None, [kept.get("PYTHONPATH")])]
+    return kept | {"PYTHONPATH": os.pathsep.join(searched)} | more
 
 
 @dataclass(frozen=True)
