@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -37,6 +38,7 @@ _CONNECT_CAUSES = (
     ("password authentication failed", "denied", "check the target's user and password"),
     ("no password supplied", "denied", "give the target a password"),
     ("no pg_hba.conf entry", "denied", "allow this host in pg_hba.conf"),
+    ("is not permitted to log in", "denied", "allow it: ALTER ROLE … LOGIN"),
     ("permission denied", "denied", "grant CONNECT on the database"),
     ("certificate", "tls", "check the server's certificate, and sslrootcert and sslmode in the dsn"),
     ("SSL", "tls", "check whether the server speaks TLS, and sslmode in the dsn"),
@@ -59,6 +61,9 @@ _CONNECT_CAUSES = (
 )
 
 
+_LOGIN_REFUSED = ("password authentication failed", "is not permitted to log in")
+
+
 class Notice(NamedTuple):
     """A message of the server besides the result; severity is WARNING, NOTICE or INFO."""
 
@@ -66,6 +71,14 @@ class Notice(NamedTuple):
     message: str
     hint: str
     sqlstate: str = ""
+
+
+@dataclass(frozen=True)
+class Login:
+    """A user with a password, as it is: no reference in it is resolved."""
+
+    user: str
+    password: str = field(repr=False)
 
 
 class Postgres:
@@ -119,6 +132,14 @@ class Postgres:
             self._timeout = previous
             with suppress(TargetError):
                 self.rows(f"SET statement_timeout = {_milliseconds(previous)}")
+
+    def scram_verifier(self, login: Login) -> str:
+        """What the server keeps of a password, computed here: the password itself is not sent. Raises TargetError."""
+        with self._translated():
+            made = self._connection.pgconn.encrypt_password(
+                login.password.encode(), login.user.encode(), b"scram-sha-256"
+            )
+            return made.decode()
 
     def set_lock_timeout(self, timeout: timedelta) -> None:
         """Set how long each wait for a lock may take from now on. Raises TargetError."""
@@ -207,14 +228,18 @@ def connect(
     timeout: timedelta | None = None,
     lock_timeout: timedelta | None = None,
     read_only: bool = True,
+    login: Login | None = None,
 ) -> Postgres:
-    """Open a session. `timeout` (default: the target's) limits connecting and each query.
+    """Open a session. `timeout` (default: the target's) limits connecting and each query. `login`: instead of the
+    target's own.
 
     Raises TargetError; its message never contains the password.
     """
     target = resolved(target)
     timeout = timeout or target.timeout
     password = target.password.get_secret_value() if target.password else None
+    if login is not None:
+        password = login.password
     try:
         connection = psycopg.connect(
             target.dsn,
@@ -223,6 +248,7 @@ def connect(
             connect_timeout=max(2, round(timeout.total_seconds())),  # libpq takes whole seconds, at least two
             application_name=f"maintd:{job}",
             password=password or None,
+            user=None if login is None else login.user,
             # A database in the C locale is SQL_ASCII: psycopg would return its texts as bytes.
             client_encoding="utf-8",
         )
@@ -270,6 +296,21 @@ def identify_system(target: PostgresTarget, *, name: str = "postgres") -> str:
         raise TargetError(f"{name}: the dsn is not valid", "write postgresql://user@host:5432/database") from None
     except psycopg.OperationalError as error:
         raise _connect_error(name, error) from error
+
+
+def accepts(target: PostgresTarget, login: Login, *, name: str, job: str) -> bool:
+    """Whether a new session of this login is accepted; false when the server refuses its password or the role.
+
+    Raises TargetError for any other answer.
+    """
+    try:
+        connect(target, job, name=name, login=login).close()
+    except TargetError as error:
+        # libpq reports why a connection was refused only as text, without an SQLSTATE.
+        if any(text in error.message for text in _LOGIN_REFUSED):
+            return False
+        raise
+    return True
 
 
 def lock_timed_out(error: TargetError) -> bool:

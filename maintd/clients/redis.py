@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -175,16 +175,31 @@ class RedisServer:
         return [str(entry[0]) for entry in self.command("XRANGE", stream, f"({entry_id}", "+", "COUNT", at_most)]
 
 
-def connect(target: RedisTarget, *, name: str = "redis", timeout: timedelta | None = None) -> RedisServer:
-    """A client that connects with its first command. `timeout` (default: the target's) limits each answer."""
+@dataclass(frozen=True)
+class Login:
+    """A user with a password, as it is: no reference in it is resolved."""
+
+    user: str
+    password: str = field(repr=False)
+
+
+def connect(
+    target: RedisTarget, *, name: str = "redis", timeout: timedelta | None = None, login: Login | None = None
+) -> RedisServer:
+    """A client that connects with its first command. `timeout` (default: the target's) limits each answer.
+
+    `login`: instead of the target's own.
+    """
     target = resolved(target)
     seconds = (timeout or target.timeout).total_seconds()
+    username = login.user if login is not None else target.username
     password = target.password.get_secret_value() if target.password else None
+    password = login.password if login is not None else password
     try:
         client = Redis.from_url(
             target.url,
             **_certificates(target),
-            **({"username": target.username} if target.username else {}),
+            **({"username": username} if username else {}),
             **({"password": password} if password else {}),
             socket_timeout=seconds,
             socket_connect_timeout=seconds,
@@ -208,6 +223,23 @@ def _certificates(target: RedisTarget) -> dict[str, Any]:
         return {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
     trusted = {"ssl_ca_certs": str(target.ca_file)} if target.ca_file else {}
     return {**trusted, "ssl_exclude_verify_flags": [NOT_REQUIRED]}
+
+
+def accepts(target: RedisTarget, login: Login, *, name: str) -> bool:
+    """Whether a new connection with this login is accepted; false when the server refuses it.
+
+    Raises TargetError for any other answer.
+    """
+    try:
+        with connect(target, name=name, login=login) as server:
+            server.ping()
+    except TargetError as error:
+        if isinstance(error.__cause__, NoPermissionError):
+            return True  # it may not run PING
+        if isinstance(error.__cause__, AuthenticationError) or "WRONGPASS" in error.message:
+            return False
+        raise
+    return True
 
 
 def refuses_writes(error: TargetError) -> bool:

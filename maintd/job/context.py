@@ -345,8 +345,8 @@ class Context:
         else:
             self._send(item)
 
-    def measure(self, name: str, value: float, unit: str = "", **labels: str) -> None:
-        """Record a number for trends. A value that is not finite is ignored."""
+    def measure(self, name: str, /, value: float, unit: str = "", **labels: str) -> None:
+        """Record a number for trends; a label can be called `name`. A value that is not finite is ignored."""
         if math.isfinite(value):
             self._send(Measure(name=name, value=float(value), unit=unit, labels=labels))
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
 
 from maintd.redaction import secrets_in
 from maintd.units import Duration
@@ -159,6 +159,116 @@ class HaltTarget(Target):
     verify: bool = True
 
 
+PlainName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]
+"""The name of a secret or of its file, without a folder."""
+
+
+class PostgresLogin(BaseModel):
+    """Logins of the server of a Postgres `target`. Two `roles` with the same rights take turns: the one that the
+    consumers do not use gets the new password, by the target's own login, so that both work until the consumers have
+    changed. A single role changes its own password, and the old one is refused from then on; its sessions continue."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target: str = "main"
+    roles: tuple[str, ...] = Field(min_length=1, max_length=2)
+
+
+class RedisLogin(BaseModel):
+    """A user of a Redis `target`, which has both passwords until the consumers have changed. `persist`: where the
+    server keeps its users over a restart: its `aclfile`, its `config` file, or `nowhere`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target: str = "main"
+    user: str = "default"
+    persist: Literal["aclfile", "config", "nowhere"] = "aclfile"
+
+
+class HttpLogin(BaseModel):
+    """A GET of `url` with the value in a `header`, after a `prefix` such as `Bearer `: 2xx with a value that is
+    accepted, 401 or 403 with any other."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str
+    header: str = "Authorization"
+    prefix: str = ""
+    ca_file: Path | None = None
+    verify: bool = True
+
+
+class Secret(BaseModel):
+    """A secret in a file of its own. `generated`: maintd makes a new value, for one of `postgres`, `redis` and `http`,
+    or for `consumers` alone; `derived`: another one (`of`) within a `template` with `{user}` and `{secret}`, such as a
+    URL, where both are percent-encoded; `external`: it is issued elsewhere, and never written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["generated", "derived", "external"] = "external"
+    file: PlainName | None = None  # its name in the folder; None: the name of the secret
+    user_file: PlainName | None = None  # of two roles: the file from which consumers read which one they use
+    form: Literal["token", "cookie"] = "token"  # 32 random bytes as base64url; or exactly 32 characters
+    postgres: PostgresLogin | None = None
+    redis: RedisLogin | None = None
+    http: HttpLogin | None = None
+    consumers: tuple[str, ...] = ()  # services that read the file at their start
+    recreate: bool = False  # replace the file and the containers, not write into it and restart them
+    overlap: Duration = timedelta(0)  # how long the old value works after the consumers have changed
+    of: PlainName | None = None
+    template: str = "{secret}"
+    max_age: Duration = timedelta(days=90)
+    procedure: str = ""  # how an external one is rotated by hand
+    example: Path | None = None  # a file with the value that it must not have
+    min_bits: int = 80  # of entropy; 0: it is not secret by itself, such as a client id
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        logins = [login for login in (self.postgres, self.redis, self.http) if login is not None]
+        if self.kind == "generated" and len(logins) != 1 and not (not logins and self.consumers):
+            raise ValueError("a generated secret needs one of postgres, redis and http, or consumers")
+        if self.kind != "generated" and (logins or self.consumers or self.user_file):
+            raise ValueError("only a generated secret has postgres, redis, http, consumers and user_file")
+        if (self.kind == "derived") != (self.of is not None):
+            raise ValueError("of names the secret that a derived one is made from")
+        if self.kind == "derived" and "{secret}" not in self.template:
+            raise ValueError("the template needs {secret}")
+        two_roles = self.postgres is not None and len(set(self.postgres.roles)) == 2
+        if self.postgres is not None and len(set(self.postgres.roles)) != len(self.postgres.roles):
+            raise ValueError("the two roles must differ")
+        if self.user_file is not None and not two_roles:
+            raise ValueError("user_file needs two roles")
+        if self.overlap and not (two_roles or self.redis is not None):
+            raise ValueError("an overlap needs two roles, or Redis: elsewhere there is one value only")
+        return self
+
+
+class SecretsTarget(Target):
+    """A folder with the secrets of a stack, one a file, and what is known of each, by name. What is about to change is
+    first encrypted to age `recipients`, in its folder `.versions`."""
+
+    path: Path
+    recipients: tuple[str, ...] = ()
+    secrets: dict[PlainName, Secret] = {}
+
+    @model_validator(mode="after")
+    def _check_files(self) -> Self:
+        files: dict[str, str] = {}
+        for name, secret in self.secrets.items():
+            if secret.of is not None and (secret.of not in self.secrets or self.secrets[secret.of].kind != "generated"):
+                raise ValueError(f"{name}: of must name a generated secret of this folder")
+            for file in {secret.file or name, *({secret.user_file} if secret.user_file else ())}:
+                if file in files:
+                    raise ValueError(f"{name} and {files[file]} have the same file {file}")
+                files[file] = name
+            parts = [other for other in self.secrets.values() if other.of == name and "{user}" in other.template]
+            if secret.postgres is not None and len(secret.postgres.roles) == 2 and not (secret.user_file or parts):
+                raise ValueError(
+                    f"{name}: two roles need a user_file, or a derived secret with {{user}} in its template"
+                )
+        return self
+
+
 class HostTarget(Target):
     """A host by its file systems. In a sidecar, `root` and `proc` are `/host` and `/host/proc`."""
 
@@ -186,6 +296,7 @@ class Targets(BaseModel):
     alertmanager: dict[str, AlertmanagerTarget] = {}
     tls: dict[str, TlsTarget] = {}
     halts: dict[str, HaltTarget] = {}
+    secrets: dict[str, SecretsTarget] = {}
     host: dict[str, HostTarget] = {"local": HostTarget()}
     folders: dict[str, FolderTarget] = {}
 

@@ -40,6 +40,7 @@ MAX_LABEL_LENGTH = 200  # characters of a label's value
 OWN_NAMES = {
     "backup_last_success_timestamp": ("When the newest verified backup of the set was made", "set"),
     "ssl_certificate_expiry_days": ("Days until the certificate of the service expires", "service"),
+    "secret_age_days": ("Days since the secret was written", "name"),
 }
 """Measures that are exported under their own name, too: their text, and the label that identifies what was measured."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from support.halting import trading_service
 from support.http_services import http_service, json_reply
 from support.job_runs import JOBS, JobResult, run_job
 from support.sample_weeks import history
+from support.secret_folders import SecretFolder
 from support.servers import certificates as made_certificates
 from support.servers.base import free_port, wait_for
 from support.servers.docker import DockerEngine, docker_engine
@@ -258,6 +260,27 @@ def _(stage: Stage) -> Case:
                 client.set("session:1", "x")
 
     return Case("redis_maintenance", "^a: ", of_a, {"redis": servers}, params, without_expiry)
+
+
+@case("secrets_rotate")
+def _(stage: Stage) -> Case:
+    servers = stage.redis()
+    folder = SecretFolder(stage.folder)
+    login = {"kind": "generated", "redis": {"user": "app", "persist": "nowhere"}}
+
+    def prepare() -> None:
+        shutil.rmtree(folder.path / ".versions", ignore_errors=True)
+        for name, server in servers.items():
+            value = f"the-old-password-of-{name}-which-is-long"
+            with closing(Redis.from_url(server["url"])) as client:
+                client.execute_command("ACL", "SETUSER", "app", "reset", "on", f">{value}", "~*", "+@all")
+            about = {**login, "redis": {**login["redis"], "target": name}}
+            folder.add(name, value, **about)
+
+    prepare()
+    stage.folder.chmod(0o700)
+    folder.targets["redis"] = servers
+    return Case("secrets_rotate", r"\ba\b", of_a, folder.all_targets(), {"min_age": "0s"}, prepare)
 
 
 @case("redis_maintenance: streams")

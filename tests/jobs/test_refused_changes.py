@@ -25,6 +25,7 @@ from support.halting import trading_service
 from support.http_services import http_service, interposed, json_reply
 from support.job_runs import JOBS, JobResult, run_job
 from support.rollbacks import NAME, Origin, Site, origin_of_backup, rollback_site
+from support.secret_folders import SecretFolder
 from support.servers.base import wait_for
 from support.servers.docker import DockerEngine, docker_engine
 from support.servers.journal import JournalMessage, journal
@@ -743,6 +744,49 @@ for _cause, _program in {
     "no right to execute it": command("/etc/passwd"),
 }.items():
     scenario("run", _cause)(_program)
+
+
+# --- secrets ------------------------------------------------------------------------------------------------------
+
+
+def rotating(*rules: str, hook: Callable[[SecretFolder, RedisServer, Change], None] = lambda *_: None) -> Scenario:
+    """Rotates the password of a user of Redis with a login without some rights. `hook`: at the intent of a change."""
+
+    def run(request: pytest.FixtureRequest) -> JobResult:
+        with redis_user(*rules) as (server, login), closing(server.client()) as client:
+            client.execute_command("ACL", "SETUSER", "app", "on", ">the-old-password-of-the-app", "~*", "+@all")
+            path: Path = request.getfixturevalue("tmp_path") / "secrets"
+            path.mkdir(mode=0o700)
+            folder = SecretFolder(path, targets={"redis": {"main": {"url": server.url, **login}}})
+            about = {"kind": "generated", "redis": {"user": "app", "persist": "nowhere"}}
+            folder.add("redis_password", "the-old-password-of-the-app", **about)
+            return folder.rotate(at_intent=lambda change: hook(folder, server, change))
+
+    return run
+
+
+def without_setuser(folder: SecretFolder, server: RedisServer, change: Change) -> None:
+    if change.action == "revoke secret":
+        with closing(server.client()) as client:
+            client.execute_command("ACL", "SETUSER", "op", "-acl|setuser")
+
+
+def without_the_file(folder: SecretFolder, server: RedisServer, change: Change) -> None:
+    if change.action == "write secret":
+        (folder.path / "redis_password").unlink(missing_ok=True)
+
+
+def without_its_folder(folder: SecretFolder, server: RedisServer, change: Change) -> None:
+    if change.action == "back up":
+        shutil.rmtree(folder.path / ".versions")
+        (folder.path / ".versions").touch()
+
+
+scenario("set secret", "the users file")(rotating("-acl|setuser"))
+scenario("restore secret", "the users file")(rotating("-acl|setuser"))
+scenario("revoke secret", "a right that was taken away")(rotating(hook=without_setuser))
+scenario("write secret", "a file that is gone")(rotating(hook=without_the_file))
+scenario("back up", "a file in the place of its folder")(rotating(hook=without_its_folder))
 
 
 # --- the contract -------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ class JobResult:
         assert len(found) == 1, f'{len(found)} checks named "{name}":\n{self.text()}'
         return found[0]
 
-    def measure(self, name: str, **labels: str) -> float:
+    def measure(self, name: str, /, **labels: str) -> float:
         """Return the last value of a measure whose labels include these."""
         found = [item for item in self.measures if item.name == name and labels.items() <= item.labels.items()]
         assert found, f'no measure "{name}" {labels}:\n{self.text()}'

@@ -12,7 +12,7 @@ from maintd.clients import alertmanager, docker, host, http, postgres, prometheu
 from maintd.clients.http import Answer, Api
 from maintd.errors import TargetError
 from maintd.job.references import resolved
-from maintd.model.target import FolderTarget, HttpTarget, Targets
+from maintd.model.target import FolderTarget, HttpTarget, SecretsTarget, Targets
 
 Open = Callable[[Any, str], AbstractContextManager[tuple[Any, str]]]
 
@@ -89,6 +89,11 @@ def _halts(target: Any, name: str) -> Iterator[tuple[Any, str]]:
 
 
 @contextmanager
+def _secrets(target: SecretsTarget, name: str) -> Iterator[tuple[Any, str]]:
+    yield resolved(target), "configured"
+
+
+@contextmanager
 def _host(target: Any, name: str) -> Iterator[tuple[Any, str]]:
     found = host.connect(target, name=name)
     yield found, f"load {found.load().one:.2f}"
@@ -113,6 +118,7 @@ _OPEN: Mapping[str, Open] = {
     "alertmanager": _alertmanager,
     "tls": _tls,
     "halts": _halts,
+    "secrets": _secrets,
     "host": _host,
     "folders": _folder,
     "program": _local,

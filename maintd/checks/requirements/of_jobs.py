@@ -8,7 +8,7 @@ from typing import Any
 
 from maintd.checks.postgres import autovacuum, blockers, database, indexes, tables, wraparound
 from maintd.checks.postgres.health import QUERIES
-from maintd.checks.requirements import docker, halts, local, postgres, redis, services
+from maintd.checks.requirements import docker, halts, local, postgres, redis, secrets, services
 from maintd.checks.requirements.requirement import Requirement, answers
 from maintd.clients import shell
 from maintd.clients.redis import Command
@@ -302,6 +302,30 @@ def rollback_loss(targets: Targets, params: Any) -> Iterator[Requirement]:
     if params.loss:
         statements = {key: (query, ()) for key, query in params.loss.items()}
         yield Requirement("postgres", name, "query what would be lost", postgres.queries(statements))
+
+
+def secrets_rotate(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Files can be read; those that are generated can be written, their servers let values be set, and their services
+    be restarted."""
+    recreated: set[bool] = set()
+    for name in params.targets or targets.secrets:
+        yield Requirement("secrets", name, "read its files", secrets.readable)
+        target = targets.secrets.get(name)
+        generated = [] if target is None else [item for item in target.secrets.values() if item.kind == "generated"]
+        if not params.rotate or not generated:
+            continue
+        yield Requirement("secrets", name, "write its files", secrets.writable)
+        for secret in generated:
+            if secret.postgres is not None and len(secret.postgres.roles) > 1:
+                roles = secret.postgres.roles
+                need = f"change the roles {' and '.join(roles)}"
+                yield Requirement("postgres", secret.postgres.target, need, secrets.may_change(roles))
+            if secret.redis is not None:
+                need = f"change the passwords of {secret.redis.user}"
+                yield Requirement("redis", secret.redis.target, need, secrets.may_change_user(secret.redis))
+            recreated |= {secret.recreate} if secret.consumers else set()
+    if recreated:
+        yield from _rollout(targets, params, (*docker.RESTARTS, *(docker.REPLACES if True in recreated else ())))
 
 
 def stability_check(targets: Targets, params: Any) -> Iterator[Requirement]:

@@ -80,5 +80,5 @@ def _named(words: Command) -> str:
     return " ".join(str(word) for word in words[:2]) if words[0] in _CONTAINERS else str(words[0])
 
 
-_CONTAINERS = ("CONFIG", "MEMORY", "SLOWLOG", "LATENCY", "XINFO", "CLIENT", "OBJECT")
+_CONTAINERS = ("CONFIG", "MEMORY", "SLOWLOG", "LATENCY", "XINFO", "CLIENT", "OBJECT", "ACL")
 """Commands whose first argument is a command of its own."""

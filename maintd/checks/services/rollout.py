@@ -38,21 +38,13 @@ SERVICE = "{service}"
 _LOGGED = 200_000  # bytes of a program's output, at its beginning and at its end
 
 
-class RolloutScope(Limits):
-    """Which services, in what order, and when each counts as healthy."""
+class RestartScope(Limits):
+    """How a service is restarted, and when it counts as healthy."""
 
     docker: str | None = None
     """Name of the Docker target; by default the only one, or `main`."""
-    services: tuple[str, ...] = ()
-    """Services; by default all of the target's project that are to run."""
-    skip: tuple[str, ...] = ()
-    """Services to exclude."""
     protect: tuple[str, ...] = ()
     """Services that must never be stopped, besides maintd itself and what it needs."""
-    order: tuple[str, ...] = ()
-    """Services to begin with, in this order; others come after those that they depend on, by compose's label."""
-    stateful: tuple[str, ...] | None = None
-    """Services to end with; by default those that write to a volume."""
     http: dict[str, str] = {}
     """HTTP targets by service, for its health; by default the target with the name of the service, if there is one."""
     only_running: tuple[str, ...] = ()
@@ -63,6 +55,19 @@ class RolloutScope(Limits):
     """How services are drained before they are stopped, by service."""
     compose: tuple[str, ...] = ()
     """Program to run instead of requests to the engine, for each service: `[docker, compose, up, -d, "{service}"]`."""
+
+
+class RolloutScope(RestartScope):
+    """Which services, and in what order."""
+
+    services: tuple[str, ...] = ()
+    """Services; by default all of the target's project that are to run."""
+    skip: tuple[str, ...] = ()
+    """Services to exclude."""
+    order: tuple[str, ...] = ()
+    """Services to begin with, in this order; others come after those that they depend on, by compose's label."""
+    stateful: tuple[str, ...] | None = None
+    """Services to end with; by default those that write to a volume."""
 
 
 class OwnPlace(BaseModel):

@@ -1,0 +1,1 @@
+"""Secrets in files: what is wrong with them, and their rotation."""
