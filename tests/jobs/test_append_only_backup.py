@@ -13,14 +13,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from redis.exceptions import ResponseError
 from support import sample_backups as made
 from support.job_runs import JobResult, run_job
 from support.servers.base import wait_for
+from support.servers.maintd import maintd_daemon
 from support.servers.redis import RedisServer, redis
 from support.users import as_unprivileged_user, folder_for_all
 
@@ -208,6 +211,22 @@ def test_a_server_without_append_only_files_is_saved_as_a_snapshot(site: Site) -
     assert result.outcome == "succeeded", result.text()
     assert not result.named("append-only")
     assert (site.about["form"], site.about["keys"]) == ("snapshot", 1)
+
+
+def test_the_time_of_the_last_good_set_is_exported_by_the_daemon_that_made_it(site: Site) -> None:
+    steps = [{"backup": {"min_free": "1MB"}}]
+    calendar = {"timezone": "UTC", "targets": site.targets(), "entries": {"nightly": {"steps": steps}}}
+    with folder_for_all() as folder, maintd_daemon(folder, json.dumps(calendar)) as daemon:
+        before = httpx.get(f"{daemon.page}/metrics", timeout=60).text
+        ended = daemon.maintd("trigger", "nightly", "--wait")
+        after = httpx.get(f"{daemon.page}/metrics", timeout=60).text
+
+    assert ended.code == 0, ended
+    name = 'backup_last_success_timestamp{set="backup"}'
+    assert name not in before
+    (line,) = [line for line in after.splitlines() if line.startswith(name)]
+    made = json.loads((site.set / MANIFEST).read_text())["ended_at"]
+    assert abs(float(line.split()[1]) - datetime.fromisoformat(made).timestamp()) < 600
 
 
 # --- files that cannot be read ----------------------------------------------------------------------------------------

@@ -695,6 +695,29 @@ def test_a_number_of_good_sets_is_kept_for_each_class_and_each_deletion_is_recor
     assert result.measure("backup_sets_kept") == 3
 
 
+def test_by_default_three_sets_seven_days_four_weeks_and_six_months_are_kept(site: Site) -> None:
+    made.write(site.folder / "config/app.yml", b"config")
+    params = {"postgres": [], "redis": [], "paths": {"config": str(site.folder / "config")}}
+    site.run(**params)
+    first, now = site.newest(), datetime.now(UTC)
+    for number in range(1, 220):
+        shutil.copytree(first, site.sets / f"{now - timedelta(days=number):set-%Y%m%dT%H%M%SZ}")
+
+    result = site.run(**params, max_deletes=500)
+
+    assert result.outcome == "succeeded", result.text()
+    times = [one.made_at for one in find_sets(site.sets)]
+    every = sorted({(now - timedelta(days=number)).date() for number in range(220)} | {times[0].date()}, reverse=True)
+    wanted = set(every[:7])
+    for form, count in (("%G-%V", 4), ("%Y-%m", 6)):
+        last: dict[str, Any] = {}
+        for day in every:
+            last.setdefault(f"{day:{form}}", day)
+        wanted |= set(list(last.values())[:count])
+    assert {at.date() for at in times} == wanted
+    assert sum(1 for at in times if at.date() == times[0].date()) <= 3
+
+
 def test_nothing_is_deleted_when_the_new_set_is_not_good(site: Site) -> None:
     with older_sets(site, *days(1, 2, 3, 400)) as made_before:
         missing = {"paths": {"gone": str(site.folder / "gone")}}
