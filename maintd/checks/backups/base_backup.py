@@ -41,6 +41,8 @@ _VERSIONS = (1, 2)
 _MANIFEST_LIMITS = JsonLimits(size_bytes=128 << 20, depth=10, members=4_000_000)  # of about 800,000 files
 _LABEL, _LABEL_MAX = "backup_label", 64 << 10
 _TABLE_SPACES = "tablespace_map"
+_SEGMENT_SIZES = frozenset(1 << bits for bits in range(20, 31))
+_LSN = re.compile(r"([0-9A-F]{1,8})/([0-9A-F]{1,8})")
 _SEGMENT = re.compile(r"pg_wal/([0-9A-F]{24})")
 FIRST = _LABEL
 """The first member of a base backup in one tar."""
@@ -232,16 +234,18 @@ def _compare_packed(listed: dict[str, _Listed], hashed: dict[str, tuple[int, str
 def missing_segments(timeline: int, start: int, end: int, wal: Mapping[str, int]) -> list[str]:
     """The files of WAL from one LSN to another that are not among these, by name with their sizes in bytes.
 
-    The name of a segment is its timeline, and its number in two parts (XLogFileName in xlog_internal.h).
+    All have the same size, a power of two from 1 MiB to 1 GiB. The name of a segment is its timeline, and its number in
+    two parts (XLogFileName in xlog_internal.h).
     """
-    if not wal:
+    size = max(wal.values(), default=0)
+    if size not in _SEGMENT_SIZES:
         return [f"{timeline:08X}…"]
-    size = max(wal.values())
+    first, last = start // size, max(end - 1, start) // size
+    if last - first >= len(wal):
+        return [f"a part of the {last - first + 1} files of timeline {timeline}"]
     per_part = (1 << 32) // size
-    names = [
-        f"{timeline:08X}{number // per_part:08X}{number % per_part:08X}"
-        for number in range(start // size, max(end - 1, start) // size + 1)
-    ]
+    numbers = range(first, last + 1)
+    names = [f"{timeline:08X}{number // per_part:08X}{number % per_part:08X}" for number in numbers]
     return [name for name in names if wal.get(name) != size]
 
 
@@ -331,8 +335,10 @@ def _parsed(data: bytes) -> tuple[dict[str, _Listed], BaseBackup]:
 
 def lsn(text: str) -> int:
     """An LSN, such as 0/2000028, as a number. Raises ValueError."""
-    high, _, low = text.partition("/")
-    return (int(high, 16) << 32) + int(low, 16)
+    match = _LSN.fullmatch(text)
+    if match is None:
+        raise ValueError("not an LSN")
+    return (int(match[1], 16) << 32) + int(match[2], 16)
 
 
 def _folder_of(archive: Path) -> str:
