@@ -132,6 +132,7 @@ class Mount:
     number: str  # major:minor of the device
     whole: bool  # the root of the file system, not a bind mount of a folder or file in it
     read_only: bool  # the file system itself, as after an error, not only this mount
+    options: tuple[str, ...] = ()  # of this mount, then of the file system
 
 
 @dataclass(frozen=True)
@@ -335,6 +336,7 @@ def _mounts(mountinfo: str, root: Path) -> list[Mount]:
                 number=fields[2],
                 whole=fields[3] == "/",
                 read_only="ro" in super_fields[2].split(","),
+                options=(*fields[5].split(","), *super_fields[2].split(",")),
             )
         )
     return found

@@ -668,6 +668,21 @@ def _(stage: Stage) -> Case:
     return Case("security_log_review", "^logins", act, {"folders": stage.logs()}, params)
 
 
+@case("host_review")
+def _(stage: Stage) -> Case:
+    for name in "ab":
+        for key, value in (("swappiness", "10"), ("overcommit_memory", "1")):
+            made.write(stage.folder / name / "proc/sys/vm" / key, value.encode())
+        made.write(stage.folder / name / "etc/sysctl.d/9.conf", b"vm.swappiness = 10\nvm.overcommit_memory = 1\n")
+        made.write(stage.folder / name / "proc/diskstats", b"8 0 sda 9 0 0 9 9 0 0 9 0 9 9 0\n")
+        made.write(stage.folder / name / "proc/1/net/tcp", b"heading\n")
+        made.write(stage.folder / name / "proc/1/net/udp", b"heading\n")
+        made.write(stage.folder / name / "proc/1/mountinfo", b"25 1 8:1 / / rw - ext4 /dev/sda1 rw\n")
+    hosts = {name: {"root": str(stage.folder / name), "proc": str(stage.folder / name / "proc")} for name in "ab"}
+    params = {"interval": "100ms", "hosts": ["a", "b"]}
+    return Case("host_review", "^host a: ", partial(files_below, stage.folder / "a"), {"host": hosts}, params)
+
+
 @case("certificates: servers")
 def _(stage: Stage) -> Case:
     issued = made_certificates.self_signed("web")

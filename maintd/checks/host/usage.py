@@ -140,10 +140,11 @@ def report_host(ctx: Context, name: str, usage: HostUsage, limits: HostUsageLimi
             unit="%",
             hint="raise its container's limit, or lower MAINTD_SLOTS",
         )
-    _report_clock(ctx, subject, usage.clock, limits)
+    report_clock(ctx, subject, usage.clock, limits)
 
 
-def _report_clock(ctx: Context, subject: str, clock: TimeSync | TargetError, limits: HostUsageLimits) -> None:
+def report_clock(ctx: Context, subject: str, clock: TimeSync | TargetError, limits: HostUsageLimits) -> None:
+    """Report whether the clock is synchronised, and its offset."""
     if isinstance(clock, TargetError):
         ctx.report_error(f"{subject}: clock offset", clock)
         return

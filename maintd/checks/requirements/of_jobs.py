@@ -182,6 +182,12 @@ def resource_usage(targets: Targets, params: Any) -> Iterator[Requirement]:
     yield from _folders(targets, [name for name in params.backups if name in targets.folders])
 
 
+def host_review(targets: Targets, params: Any) -> Iterator[Requirement]:
+    """Hosts answer."""
+    for name in params.hosts or targets.host:
+        yield Requirement("host", name, "answers", answers)
+
+
 def backup_verify(targets: Targets, params: Any) -> Iterator[Requirement]:
     """The folders can be read; keys and programs are there."""
     if params.root is not None:
