@@ -34,7 +34,7 @@ class Params(JobParams):
     huge_pages: tuple[str, ...] = HUGE_PAGE_MODES
     """Modes of transparent huge pages that are allowed, the wanted one first; `[]`: not examined."""
     listening: tuple[str, ...] | None = None
-    """Allowed sockets beyond loopback: `22`, `53/udp`, `10.0.0.0/8:5432`. By default they are listed, not judged."""
+    """Allowed sockets beyond loopback: `22`, `53/udp`, `10.0.0.0/8:5432`. By default they are listed, not evaluated."""
     interval: Duration = timedelta(seconds=30)
     """Time between the two samples of how busy the disks are."""
     disks: DiskLimits = DiskLimits()
@@ -64,7 +64,7 @@ class Params(JobParams):
 
     @property
     def allowed(self) -> list[Allowed] | None:
-        """The allowed sockets; None: they are not judged."""
+        """The allowed sockets; None: they are not evaluated."""
         return None if self.listening is None else [Allowed.parse(text) for text in self.listening]
 
 

@@ -69,6 +69,7 @@ NO_TARGET: dict[str, str] = {
     "clients/webhook_receiver": "a notification of the operator's Alertmanager, decoded by the reader of `answer`",
     "checks/logs/journal": "the JSON of journalctl, a program of this machine; messages go through `log`",
     "checks/logs/cleanup": "the JSON of an engine, by the client of `server`",
+    "clients/sockets": "/proc/net of the kernel; a line that is no address: tests/jobs/test_host_review.py",
     "checks/probes": "turns errors of readers into evidence, and reads nothing",
     "checks/rollback/manifest": "manifests of maintd; any JSON in place of one: tests/unit/test_rollback_format.py",
     "checks/requirements/examine": "the params of the operator's own calendar",

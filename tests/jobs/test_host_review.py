@@ -245,13 +245,13 @@ def test_a_slow_disk_is_known_by_its_average_since_the_last_run(host: Path) -> N
     assert "2,000 requests since the last run" in found(second, "sda: wait of a read").hint
 
 
-def test_few_requests_are_not_judged(host: Path) -> None:
+def test_few_requests_are_not_evaluated(host: Path) -> None:
     write(host, "proc/diskstats", disk_lines(reads=10, read_ms=9999))
 
     result = review(host)
 
     assert not any("sda: wait of a read" in check.name for check in result.checks)
-    assert any("too few to judge" in line for line in result.logs)
+    assert any("too few to evaluate" in line for line in result.logs)
 
 
 def test_partitions_and_virtual_devices_are_no_disks(host: Path) -> None:
@@ -282,7 +282,7 @@ def test_mount_options_with_which_data_can_be_lost(
     assert found(review(host), "/data: mount options").status is status
 
 
-def test_without_a_list_sockets_are_listed_and_not_judged(host: Path) -> None:
+def test_without_a_list_sockets_are_listed_and_not_evaluated(host: Path) -> None:
     result = review(host)
 
     assert not any("listen" in check.name for check in result.checks)

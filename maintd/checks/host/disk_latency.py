@@ -24,7 +24,7 @@ class DiskLimits(Limits):
     busy_warn: float = 80
     """Percent of the interval in which the disk had a request."""
     requests: int = 1000
-    """An average of fewer requests is not judged."""
+    """An average of fewer requests is not evaluated."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def report(ctx: Context, name: str, facts: DiskFacts, interval: timedelta, limit
 
 def _report_wait(ctx: Context, check: str, requests: int, milliseconds: int, since: str, limits: DiskLimits) -> None:
     if requests < limits.requests:
-        ctx.log(f"{check}: {requests} requests since {since} are too few to judge")
+        ctx.log(f"{check}: {requests} requests since {since} are too few to evaluate")
         return
     hint = (
         f"average of {requests:,} requests since {since}: see which process it is with iostat -x 5 and iotop, and the "

@@ -94,7 +94,7 @@ class KernelFacts:
 
 
 def collect(target: HostTarget, keys: Iterable[str]) -> KernelFacts:
-    """Read the settings of a host; each error stands for its value."""
+    """Read the settings of a host; an error is in the place of its value."""
     host = resolved(target)
     return KernelFacts(
         values={key: value_or_error(lambda key=key: _running(host.proc, key)) for key in keys},  # type: ignore[misc]

@@ -57,7 +57,7 @@ def report(ctx: Context, name: str, sockets: Sequence[Listening], allowed: Seque
     ctx.measure("listening_sockets", len(reachable), "", host=name)
     ctx.save(f"{name}.listening.json", json.dumps([str(socket) for socket in sockets], indent=1), "application/json")
     if allowed is None:
-        ctx.log(f"{subject}: {len(reachable)} listening sockets are not judged: no list is given in listening")
+        ctx.log(f"{subject}: {len(reachable)} listening sockets are not evaluated: no list is given in listening")
         return
     others = [socket for socket in reachable if not any(item.covers(socket) for item in allowed)]
     ctx.check(
