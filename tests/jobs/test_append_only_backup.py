@@ -21,7 +21,7 @@ import httpx
 import pytest
 from redis.exceptions import ResponseError
 from support import sample_backups as made
-from support.job_runs import JobResult, run_job
+from support.job_runs import JOBS, JobResult, run_job
 from support.servers.base import wait_for
 from support.servers.maintd import maintd_daemon
 from support.servers.redis import RedisServer, redis
@@ -29,7 +29,7 @@ from support.users import as_unprivileged_user, folder_for_all
 
 from maintd.checks.backup_sets.layout import MANIFEST, SUMS, find_sets
 from maintd.checks.backups.archive import read_archive
-from maintd.model.evidence import CheckStatus
+from maintd.model.evidence import Check, CheckStatus
 
 pytestmark = pytest.mark.server
 
@@ -270,6 +270,22 @@ def test_without_the_right_to_read_settings_the_mounted_folder_is_enough(site: S
             client.execute_command("ACL", "DELUSER", "reader")
 
     assert result.check(SAVED).status is OK, result.text()
+
+
+def test_doctor_names_what_to_mount_and_the_job_works_without_it(site: Site) -> None:
+    path = str(JOBS / "backup.py")
+
+    def seen(**params: Any) -> Check:
+        step = {"entry": "daily-backup", "step": "backup", "job": "backup", "path": path, "params": json.dumps(params)}
+        result = run_job("doctor", {"calendar": {"steps": [step], "store": None}}, site.targets())
+        return result.check("redis main: read its append-only files")
+
+    away, there = seen(redis_data={"main": "/not/mounted"}), seen()
+
+    assert away.status is not OK
+    assert away.optional
+    assert "redis_data" in away.hint
+    assert there.status is OK
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------

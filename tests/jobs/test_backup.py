@@ -901,7 +901,8 @@ def test_the_shipped_users_may_do_all_that_the_job_needs_and_doctor_sees_it(tmp_
         with psycopg.connect(url, autocommit=True) as conn:
             conn.execute("CREATE ROLE trader LOGIN")
             conn.execute("CREATE SCHEMA private; CREATE TABLE private.t AS SELECT 1 AS n")
-        variables = [f"-v{name}" for name in ("owner=trader", "ro_password='a'", "op_password='b'", "ON_ERROR_STOP=1")]
+        given = ("owner=trader", "ro_password='a'", "op_password='b'", "base_backups=on", "ON_ERROR_STOP=1")
+        variables = [f"-v{name}" for name in given]
         subprocess.run([BIN / "psql", url, *variables, "-f", deploy / "roles.sql"], check=True, capture_output=True)
 
         def targets(role: str) -> dict[str, Any]:
@@ -913,9 +914,9 @@ def test_the_shipped_users_may_do_all_that_the_job_needs_and_doctor_sees_it(tmp_
                 "folders": {"backup_sets": {"path": str(tmp_path / "sets")}},
             }
 
-        result = run_job("backup", SMALL, targets("maintd_op"))
-        path = str(JOBS / "backup.py")
-        steps = [{"entry": "daily-backup", "step": "backup", "job": "backup", "path": path, "params": "{}"}]
+        result = run_job("backup", {**SMALL, "base_backups": ["main"]}, targets("maintd_op"))
+        path, chosen = str(JOBS / "backup.py"), json.dumps({"base_backups": ["main"]})
+        steps = [{"entry": "daily-backup", "step": "backup", "job": "backup", "path": path, "params": chosen}]
         calendar = {"calendar": {"steps": steps, "store": None}}
         able, unable = (run_job("doctor", calendar, targets(role)) for role in ("maintd_op", "maintd_ro"))
 
@@ -923,6 +924,8 @@ def test_the_shipped_users_may_do_all_that_the_job_needs_and_doctor_sees_it(tmp_
     needs = {
         "redis main: receive a snapshot",
         "postgres main: dump all its rows",
+        "postgres main: stream a base backup",
+        "redis main: read its append-only files",
         "folders backup_sets: write sets of backups",
     }
     assert {check.name: check.status for check in able.checks if check.name in needs} == dict.fromkeys(
@@ -930,6 +933,7 @@ def test_the_shipped_users_may_do_all_that_the_job_needs_and_doctor_sees_it(tmp_
     ), able.text()
     snapshot = unable.check("redis main: receive a snapshot")
     assert "not exercised" in str(snapshot.observed) or snapshot.status is not CheckStatus.OK
+    assert "REPLICATION" in unable.check("postgres main: stream a base backup").hint
 
 
 def test_doctor_names_the_table_that_may_not_be_read(site: Site) -> None:

@@ -382,6 +382,25 @@ def test_another_major_version_is_unknown_since_it_cannot_start_it(site: Site) -
     assert "starts with no other version" in str(check.observed)
 
 
+def test_indexes_that_another_library_sorted_are_unknown_and_not_damaged(origin: Origin, tmp_path: Path) -> None:
+    set_version = "UPDATE pg_database SET datcollversion = %s WHERE datname = 'trading'"
+    with psycopg.connect(origin.url, autocommit=True) as conn:
+        (before,) = conn.execute("SELECT datcollversion FROM pg_database WHERE datname = 'trading'").fetchone() or (0,)
+        conn.execute(set_version, ("153.14",))
+        try:
+            backup_of(origin, tmp_path)
+        finally:
+            conn.execute(set_version, (before,))
+
+    with folder_for_all() as scratch:
+        result = Site(origin, tmp_path / "sets", scratch).drill()
+
+    check = result.check(f"{SUBJECT}: trading: damaged relations")
+    assert check.status is UNKNOWN, result.text()
+    assert "153.14" in str(check.observed)
+    assert result.check(f"{SUBJECT}: trading: rows read").status is OK
+
+
 # --- never production -------------------------------------------------------------------------------------------------
 
 

@@ -71,6 +71,8 @@ def save(
         before = _tables(target, name, session)
         with _kept_wal(ctx, session, subject), explained():
             file = writer.write(name_of(name), quickly_gzipped(_stream(target, stall)), "tar.gz")
+    # By a session of its own: the first one has been idle for as long as the backup took.
+    with connect(target, "backup", name=name, timeout=max(target.timeout, _PATIENCE)) as session:
         after = _tables(target, name, session)
     found = file.contents.base_backup if file.contents is not None else None
     if found is None:

@@ -87,6 +87,12 @@ class Place(Protocol):
         ...
 
 
+_COLLATION = """
+SELECT datcollate AS name, datcollversion AS was, pg_database_collation_actual_version(oid) AS here
+FROM pg_database WHERE datname = current_database()
+"""
+
+
 class Query(BaseModel):
     """A query of the application, whose one value must be as expected in the restored database."""
 
@@ -179,6 +185,19 @@ def all_databases(session: Postgres) -> list[str]:
     """The databases of a recovered server that accept connections, templates left out. Raises TargetError."""
     query = "SELECT datname AS name FROM pg_database WHERE NOT datistemplate AND datallowconn ORDER BY 1"
     return [str(row["name"]) for row in session.rows(query)]
+
+
+def other_collation(session: Postgres) -> str:
+    """How the texts of this recovered database were sorted, when it is not as they are sorted here; else empty.
+
+    Its indexes then look damaged, such as those of a server with another C library. Known from Postgres 15 on.
+    """
+    if session.version < 15:
+        return ""
+    row = session.one(_COLLATION)
+    if row["was"] == row["here"]:
+        return ""
+    return f"{row['name']} {row['was'] or 'of no version'}, and here {row['here'] or 'of no version'}"
 
 
 def prove_read(ctx: Context, cluster: Place, restored: Restored, tables: Sequence[str]) -> Proof:

@@ -248,7 +248,13 @@ class Drill:
                 with self.watch.phase(ctx, "compare the databases", f"{restored.subject}: read it", proof=True):
                     proof = databases.prove_read(ctx, cluster, restored, wanted.get(name) or [])
                 self.record.setdefault("tables", {})[restored.subject] = proof.tables
-                self._query_and_check(cluster, restored, only=own == [name])
+                with cluster.session(name) as session:
+                    other = databases.other_collation(session)
+                self._query_and_check(cluster, restored, only=own == [name], amcheck=not other)
+                if other and self.options.amcheck:
+                    hint = "run the drill where the server's C library is; a dump is restored with any"
+                    cause = f"its indexes of texts are sorted by {other}"
+                    ctx.unknown(f"{restored.subject}: damaged relations", cause, expected="none", hint=hint)
         ctx.passed(f"{subject}: restored", str(about["file"]), expected="restored")
 
     def _prove(self, cluster: Cluster, restored: Restored, file: str) -> None:
@@ -260,7 +266,7 @@ class Drill:
         self._query_and_check(cluster, restored, only=self._has_one_database())
         cluster.drop_database(restored.name)
 
-    def _query_and_check(self, cluster: Cluster, restored: Restored, *, only: bool) -> None:
+    def _query_and_check(self, cluster: Cluster, restored: Restored, *, only: bool, amcheck: bool = True) -> None:
         """Run the queries of this database, also those that name none when it is the only one, and amcheck."""
         mine = {
             label: query
@@ -269,7 +275,7 @@ class Drill:
         }
         self._asked |= mine.keys()
         databases.run_queries(self.ctx, cluster, restored, mine)
-        if self.options.amcheck:
+        if self.options.amcheck and amcheck:
             with self.watch.phase(self.ctx, "amcheck", f"{restored.subject}: check for damage", proof=True):
                 databases.check_damage(self.ctx, cluster, restored)
 

@@ -150,7 +150,8 @@ class RecoveredCluster(Cluster):
                 raise TargetError(f"{text}: process {pid} listens on it, not {server.pid}", _HINT, cause="malformed")
             if not Path(f"/proc/{pid}/cwd").samefile(self._data):
                 raise TargetError(f"{text}: its data folder is another one", _HINT, cause="malformed")
-            tcp = psutil.Process(pid).net_connections(kind="inet")
+            # Up to Postgres 14 its statistics use a UDP socket of its own.
+            tcp = psutil.Process(pid).net_connections(kind="tcp")
         except (OSError, psutil.Error) as error:
             hint = "let this process see its children in /proc"
             raise TargetError(f"{text}, as far as can be seen: {error}", hint, cause="malformed") from error
