@@ -10,6 +10,8 @@ from xdist.workermanage import WorkerController
 
 SECONDS = {"slow": 12.0, "engine": 4.0, "server": 1.0}
 """What a test with this mark takes, roughly."""
+FOLDERS = {"acceptance": 8.0, "cli": 1.5, "processes": 1.5, "fuzz": 1.0, "docs": 0.5, "web": 0.3}
+"""What a test without a mark takes in these folders: most start processes."""
 OTHERWISE = 0.05
 
 
@@ -17,9 +19,8 @@ def longest_files_first(items: list[pytest.Item]) -> None:
     """Sort the files, so that no long one is begun last, while the other workers have nothing left to do."""
     seconds: Counter[str] = Counter()
     for item in items:
-        seconds[_file(item)] += (
-            max((SECONDS.get(mark.name, 0.0) for mark in item.iter_markers()), default=0) or OTHERWISE
-        )
+        marked = max((SECONDS.get(mark.name, 0.0) for mark in item.iter_markers()), default=0.0)
+        seconds[_file(item)] += max(marked, FOLDERS.get(item.path.parent.name, OTHERWISE))
     items.sort(key=lambda item: -seconds[_file(item)])
 
 
