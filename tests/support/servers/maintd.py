@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -130,6 +132,29 @@ class RunningDaemon(Shell):
         return self.log.read_text(errors="replace")
 
 
+DESCRIPTIONS = "job_descriptions.json"
+"""A file of a state directory: what the daemon found out about jobs. Small jobs are described anew without it."""
+
+
+def _kept_descriptions() -> Path:
+    return Path(tempfile.gettempdir()) / f"small_{DESCRIPTIONS}"
+
+
+def _reuse_descriptions(state_dir: Path) -> None:
+    """Hand on what an earlier daemon of the session found out, as if it had run here before."""
+    if _kept_descriptions().exists() and not state_dir.exists():
+        state_dir.mkdir(parents=True, mode=0o750)
+        shutil.copyfile(_kept_descriptions(), state_dir / DESCRIPTIONS)
+        (state_dir / DESCRIPTIONS).chmod(0o640)
+
+
+def _keep_descriptions(state_dir: Path) -> None:
+    if not _kept_descriptions().exists() and (state_dir / DESCRIPTIONS).exists():
+        part = Path(tempfile.mkstemp(dir=tempfile.gettempdir())[1])
+        shutil.copyfile(state_dir / DESCRIPTIONS, part)
+        part.replace(_kept_descriptions())
+
+
 @contextmanager
 def maintd_daemon(
     folder: Path, calendar: str = CALENDAR, jobs: Path = JOBS, program: Path = MAINTD, **more: str
@@ -146,13 +171,16 @@ def maintd_daemon(
         "MAINTD_LOG_FORMAT": "json",
     } | more
     log = folder / "daemon.log"
+    state_dir, usual = Path(environ["MAINTD_STATE_DIR"]), (jobs, program) == (JOBS, MAINTD)
+    if usual:
+        _reuse_descriptions(state_dir)
     with running([program, "serve"], log, env=clean_environ(**environ), cwd=folder) as process:
         daemon = RunningDaemon(
             folder,
             environ,
             process=process,
             log=log,
-            state_dir=Path(environ["MAINTD_STATE_DIR"]),
+            state_dir=state_dir,
             calendar=path,
             page=f"http://{listen}",
         )
@@ -162,4 +190,6 @@ def maintd_daemon(
             seconds=180,
         )
         assert process.poll() is None, f"the daemon ended with {process.returncode}:\n{daemon.log_text()}"
+        if usual:
+            _keep_descriptions(state_dir)
         yield daemon
