@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import threading
 import time
@@ -21,6 +22,7 @@ from support.dying_jobs import DyingJobs, dying_jobs
 from support.http_services import http_service, json_reply
 from support.job_runs import JOBS, JobResult, run_job
 from support.secret_folders import IDENTITY, OLD, SecretFolder, logs_in, redis_accepts, require_passwords, token_service
+from support.servers.maintd import Shell
 from support.servers.postgres import PostgresServer
 from support.servers.postgres import postgres as own_postgres
 from support.servers.redis import RedisServer
@@ -454,3 +456,35 @@ def test_the_doctor_names_the_grants_that_are_missing(folder: SecretFolder, role
     assert "CREATEROLE" in result.check("postgres main: change the roles app_a and app_b").hint
     assert "+acl|setuser" in result.check("redis main: change the passwords of app").hint
     assert result.check("secrets main: write its files").status is CheckStatus.OK
+
+
+def test_no_value_is_in_the_store_the_log_of_the_run_or_its_files(
+    folder: SecretFolder, roles: Roles, tmp_path: Path
+) -> None:
+    two_roles(folder, roles)
+    folder.add("single_password", f"single{OLD}", kind="generated", postgres={"roles": ["single"]})
+    quoted = f"single{OLD}".replace("'", "''")
+    roles.run(f"ALTER ROLE single PASSWORD '{quoted}'")
+    before, logged = {folder.read(name) for name in ("db_password", "db_url", "single_password")}, len(roles.log)
+    state = tmp_path / "state"
+    state.mkdir()
+    # The target of the roles has its password by reference, as it should.
+    folder.write("rotator", "rotator")
+    folder.targets["postgres"]["main"]["password"] = f"${{file:{folder.path / 'rotator'}}}"
+    step = {"secrets_rotate": {"min_age": "0s"}}
+    calendar = {"timezone": "UTC", "targets": folder.all_targets(), "entries": {"rotation": {"steps": [step]}}}
+    (tmp_path / "schedules.yaml").write_text(json.dumps(calendar))
+    shell = Shell(tmp_path, {"MAINTD_STATE_DIR": str(state), "MAINTD_LISTEN": "", "MAINTD_LOG_LEVEL": "debug"})
+
+    done = shell.maintd("run", "rotation", "--here", "--json")
+    shown = shell.maintd("show", "1", "--json")
+
+    assert done.json["state"] == "warned", done.out + done.err  # the file of the rotator is not in the registry
+    after = {folder.read(name) for name in ("db_password", "db_url", "single_password")}
+    assert not before & after
+    kept = [path for path in (*state.rglob("*"), roles.server.folder / "log") if path.is_file()]
+    texts = {str(path): path.read_bytes() for path in kept} | {"output": (done.out + done.err + shown.out).encode()}
+    texts[str(roles.server.folder / "log")] = roles.log[logged:].encode()
+    assert len(kept) > 2
+    found = [name for name, text in texts.items() for value in before | after if value.encode() in text]
+    assert found == []

@@ -35,7 +35,10 @@ class Consumers:
         self._opened.close()
 
     def require(self, services: Sequence[str], *, recreate: bool) -> list[str]:
-        """The containers that will be restarted. Raises TargetError when one must not be, or is not healthy now."""
+        """The names of the containers that run now, which will be restarted.
+
+        Raises TargetError when one must not be, or is not healthy now.
+        """
         if not services:
             return []
         rollout, found = self._find(services)
@@ -57,18 +60,32 @@ class Consumers:
             if recreate and (item.removed_at_its_end or sharing_namespace(item, rollout.containers)):
                 hint = "recreate it by a program: set the param compose"
                 raise TargetError(f"{item.label} cannot be replaced by another container", hint, cause="not_configured")
-        return [item.name for item in found]
+        return [item.name for item in found if item.state.state == "running"]
 
-    def restart(self, services: Sequence[str], *, recreate: bool) -> None:
-        """Let the services that run read their files again, one after the other.
+    def end_interrupted(self, services: Sequence[str]) -> None:
+        """End what a run that was killed while it recreated one of the services has left. Raises TargetError."""
+        if not services:
+            return
+        rollout, _ = self._find(services)
+        for found in rollout.interrupted():
+            item = found.live or found.old or found.new
+            if item is not None and item.service in services:
+                rollout.recover(found, back=False)
+        rollout.read()
+
+    def restart(self, services: Sequence[str], names: Sequence[str], *, recreate: bool) -> None:
+        """Let those containers of the services that have these names read their files again, one after the other.
+
+        By name and not by what runs now: one that ended because of a new value is to run with the old one.
 
         Raises TargetError, such as NotHealthyError; then those after it have the old value.
         """
         if not services:
             return
         rollout, found = self._find(services)
-        running = [item for item in found if item.state.state == "running"]
-        for item in running:
+        for item in found:
+            if item.name not in names:
+                continue
             if recreate:
                 image = str((item.raw.get("Config") or {}).get("Image") or item.state.image_id)
                 image = reference_of(rollout.engine, item.state.image_id, (image,))  # the tag may have moved on

@@ -12,7 +12,7 @@ is missing; one that was going back goes on with that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +111,7 @@ class Rotation:
         if names:
             ctx.log(f"{name}: restarts {', '.join(names)}")
         if ctx.dry_run:
-            self._plan(old)
+            self._plan(old, names)
             return False
         with ctx.phase(f"back up, and make a new value of {name}"):
             self.back_up()
@@ -122,6 +122,7 @@ class Rotation:
                 started_at=ctx.now(),
                 old_user=old.user,
                 new_user=new.user,
+                containers=tuple(names),
                 modified={file: found.modified_ns for file, found in before.items()},
             )
             kept = {file: found.value for file, found in before.items()}
@@ -139,7 +140,7 @@ class Rotation:
             ctx.passed(f"old value of {name}", f"works for {left} more", expected="revoked after the overlap")
             return False
         if ctx.dry_run:
-            self._plan(old)
+            self._plan(old, journal.containers)
             return False
         if journal.until is None or journal.back:
             doing = "going back" if journal.back else journal.step.value
@@ -150,6 +151,8 @@ class Rotation:
                 severity=CheckStatus.WARN,
                 hint="see the log of the run before",
             )
+        if self.secret.recreate:
+            self.consumers.end_interrupted(self.secret.consumers)
         if journal.back:
             return self._go_back(journal, old, new)
         return self._forward(journal, old, new)
@@ -180,14 +183,14 @@ class Rotation:
         found = [text for text, held in (("the new value", new), ("the old value", old)) if self.opened.accepts(held)]
         return " and ".join(found) or "neither value"
 
-    def _plan(self, old: Held) -> None:
+    def _plan(self, old: Held, names: Sequence[str]) -> None:
         if self.opened.changes_server:
             with self.ctx.change("set secret", f"{self.opened.shown}: {self._next_user(old)}"):
                 pass
         for file in self.files.names:
             with self.ctx.change("write secret", self.files.path(file)):
                 pass
-        self.consumers.restart(self.secret.consumers, recreate=self.secret.recreate)
+        self.consumers.restart(self.secret.consumers, names, recreate=self.secret.recreate)
 
     def _forward(self, journal: Journal, old: Held, new: Held) -> bool:
         """Do what is left. Whether the new value is in force; false when the old one was restored, or neither is."""
@@ -209,7 +212,7 @@ class Rotation:
         if journal.until is None:
             self.versions.record(journal := journal.model_copy(update={"step": Step.SET}))
             with ctx.phase(f"set the new value of {name}"):
-                self._set(old, new)
+                self._set(old, new, journal.containers)
             self.versions.record(journal := journal.model_copy(update={"step": Step.TEST}))
         with ctx.phase(f"try the new value of {name}"):
             self._require_accepted(new, "new")
@@ -228,14 +231,14 @@ class Rotation:
             self._require_refused(old, "old")
         return True
 
-    def _set(self, old: Held, new: Held) -> None:
+    def _set(self, old: Held, new: Held, names: Sequence[str]) -> None:
         if self.opened.changes_server:
             with self.ctx.change("set secret", f"{self.opened.shown}: {new.user}") as allowed:
                 if allowed:
                     self.ctx.log(f"{self.name}: {self.opened.accept(new, old)}")
         for file, content in self.files.contents(new).items():
             self._write(file, content, new)
-        self.consumers.restart(self.secret.consumers, recreate=self.secret.recreate)
+        self.consumers.restart(self.secret.consumers, names, recreate=self.secret.recreate)
 
     def _write(self, file: str, content: bytes, held: Held) -> None:
         path = self.files.path(file)
@@ -287,7 +290,7 @@ class Rotation:
             for file, content in before.items():
                 self._write(file, content, old)
                 files.set_modified(self.files.path(file), journal.modified[file])
-            self.consumers.restart(self.secret.consumers, recreate=self.secret.recreate)
+            self.consumers.restart(self.secret.consumers, journal.containers, recreate=self.secret.recreate)
             accepted = self.opened.accepts(old)
             if accepted is False:
                 raise TargetError(f"{self.opened.shown} refuses the old value", "see its log", cause="failed")

@@ -50,7 +50,7 @@ class Step(StrEnum):
 
 class Journal(BaseModel):
     """How far a rotation has come. `back`: it failed, and what it changed is being undone. `until`: when the old value
-    is revoked. `modified`: the time of each file before."""
+    is revoked. `modified`: the time of each file before. `containers`: those that ran then, which are restarted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,6 +61,7 @@ class Journal(BaseModel):
     new_user: str = ""
     until: datetime | None = None
     modified: dict[str, int] = {}
+    containers: tuple[str, ...] = ()
 
 
 class Versions:
