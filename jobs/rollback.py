@@ -79,6 +79,8 @@ class Params(RolloutScope, JobParams):
     """Level data: sessions of pg_restore at the same time."""
     amcheck: bool = True
     """Level data: check every restored table and index for damage, where the database has the extension amcheck."""
+    unproven: bool = False
+    """Level data: swap also when a check of the restored database has no result. One that failed keeps it out."""
     back: bool = False
     """Level data: only end what a run that was stopped has left before the swap. As an undo."""
     calendar: OwnPlace = OwnPlace()
@@ -177,6 +179,7 @@ def restore(ctx: Context, params: Params) -> None:
         params.halted,
         params.jobs,
         params.amcheck,
+        params.unproven,
         params.loss,
         params.queries,
     )

@@ -117,6 +117,7 @@ class Context:
         self._progress_at = -math.inf
         self.worst = CheckStatus.OK
         self.failed: list[Check] = []
+        self.not_observed: list[Check] = []  # unknown, and not optional
         self._cause_of: Callable[[Check], str] | None = None
 
     # --- the attempt ---
@@ -569,6 +570,8 @@ class Context:
             self.worst = check.status
         if check.status is CheckStatus.FAIL:
             self.failed.append(check)
+        if check.status is CheckStatus.UNKNOWN and not check.optional:
+            self.not_observed.append(check)
         self._send(check)
         return check
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from support.servers.docker import DockerEngine, docker_engine
 from support.servers.postgres import BIN
 from support.servers.redis import RedisServer, redis
 
+from maintd.checks.backup_sets.layout import MANIFEST, SUMS
 from maintd.checks.rollback import loss
 from maintd.model.evidence import Change, ChangeState, CheckStatus, Report
 
@@ -397,6 +400,52 @@ def test_a_database_that_maintd_has_not_made_is_not_dropped(site: Site) -> None:
     assert result.outcome == "failed", result.text()
     assert "that maintd has not made" in result.text()
     assert site.rows(f"{NAME}_maintd_new") == BACKED_UP
+
+
+def test_a_provider_of_collations_is_that_of_the_old_database(site: Site) -> None:
+    site.server.drop(NAME)
+    create = f"CREATE DATABASE {NAME} OWNER trader TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'sv-SE'"
+    site.do(create, database="postgres")
+
+    result = site.run()
+
+    assert result.outcome == "succeeded", result.text()
+    provider = f"SELECT concat(datlocprovider, daticulocale) FROM pg_database WHERE datname = '{NAME}'"
+    assert site.ask(provider, "postgres") == "isv-SE"
+    assert site.rows() == BACKED_UP
+
+
+def test_a_proof_that_is_not_to_be_had_keeps_the_damaged_database_in_place(site: Site) -> None:
+    damage(site)
+    damaged = site.rows()
+    dump = next(site.sets.glob("set-*"))
+    with as_if_made_by_another_version(dump):
+        refused = site.run()
+        kept_out = (site.databases(), site.rows())
+        forced = site.run(unproven=True)
+
+    assert refused.outcome == "failed", refused.text()
+    assert "schema" in refused.check(f"{NAME}_maintd_new: checks without a result").hint
+    assert kept_out == ([NAME], damaged)
+    assert forced.outcome == "unknown", forced.text()
+    assert site.rows() == BACKED_UP
+
+
+@contextmanager
+def as_if_made_by_another_version(folder: Path) -> Iterator[None]:
+    """The schema in the manifest of a set is that of another pg_dump, which prints it in another form."""
+    before = {path: path.read_bytes() for path in (folder / MANIFEST, folder / SUMS)}
+    manifest = json.loads(before[folder / MANIFEST])
+    manifest["postgres"][0]["pg_dump_version"] = "9.6"
+    text = json.dumps(manifest).encode()
+    old = hashlib.sha256(before[folder / MANIFEST]).hexdigest().encode()
+    try:
+        (folder / MANIFEST).write_bytes(text)
+        (folder / SUMS).write_bytes(before[folder / SUMS].replace(old, hashlib.sha256(text).hexdigest().encode()))
+        yield
+    finally:
+        for path, data in before.items():
+            path.write_bytes(data)
 
 
 def killed_run(site: Site, after: int) -> bool:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from support.rollbacks import BACKED_UP, NAME, Origin, Site, damage, origin_of_backup, rollback_site
 from support.servers.base import wait_for
-from support.servers.maintd import RunningDaemon, maintd_daemon
+from support.servers.maintd import RunningDaemon, Shell, maintd_daemon
 from support.servers.redis import RedisServer
 
 from maintd.client import Client
@@ -118,6 +118,24 @@ def test_a_rollback_that_fails_leaves_trading_halted(site: Site, tmp_path: Path)
     assert "rollback" in run.reason
     assert (site.databases(), site.rows()) == ([NAME], before + 1)
     assert site.service.halted
+
+
+@pytest.mark.slow
+def test_without_a_daemon_the_loss_is_typed_at_the_terminal(site: Site, tmp_path: Path) -> None:
+    site.service.set(halted=True)
+    (tmp_path / "schedules.yaml").write_text(calendar(site))
+    environ = {"MAINTD_STATE_DIR": str(tmp_path / "state"), "MAINTD_CALENDAR": str(tmp_path / "schedules.yaml")}
+    shell = Shell(tmp_path, environ)
+    words = ("run", "rollback", "--here", "--no-store", "-p", "level=data", "--why", "the daemon is down")
+
+    refused = shell.maintd(*words)
+    text = f"lose what was written to {NAME} since {next(site.sets.glob('set-*')).name}"
+    done = shell.maintd(*words, "-p", f"accept_loss={text}")
+
+    assert refused.code == 1
+    assert f'accept_loss="{text}"' in " ".join((refused.out + refused.err).split())
+    assert done.code == 0, done.out + done.err
+    assert site.rows() == BACKED_UP
 
 
 @pytest.mark.slow

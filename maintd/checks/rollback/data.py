@@ -33,6 +33,7 @@ class DataOptions:
     halted: bool
     jobs: int
     amcheck: bool
+    unproven: bool
     loss: Mapping[str, str]
     queries: Mapping[str, Query]
 
@@ -177,11 +178,7 @@ def _replace(
             replacement.restore(dump, options.jobs)
         if ctx.dry_run:
             return ""
-        before = len(ctx.failed)
-        replacement.prove(dump, options.queries, amcheck=options.amcheck)
-        bad = [check.name for check in ctx.failed[before:]]
-        hint = f"{'; '.join(bad[:3])}: the damaged database keeps its name; name another set" if bad else ""
-        ctx.require(f"{replacement.new}: checks that failed", len(bad), at_most=0, hint=hint)
+        _require_proof(ctx, replacement, dump, options)
         permission.require_halted(ctx, needed=options.halted)  # a halt can end with the day
         with ctx.phase(f"put {replacement.new} in the place of {replacement.database.name}"):
             return replacement.swap(dump.source)
@@ -197,6 +194,19 @@ def _replace(
         except MaintdError as error:
             ctx.report_error("writers: started again", error, expected="running", role=Role.WORK)
         raise
+
+
+def _require_proof(ctx: Context, replacement: Replacement, dump: Dump, options: DataOptions) -> None:
+    """Prove the new database. Raises CheckFailedError when a check of it failed, or could not be observed."""
+    failed, unknown = len(ctx.failed), len(ctx.not_observed)
+    replacement.prove(dump, options.queries, amcheck=options.amcheck)
+    bad = [check.name for check in ctx.failed[failed:]]
+    hint = f"{'; '.join(bad[:3])}: the damaged database keeps its name; name another set" if bad else ""
+    ctx.require(f"{replacement.new}: checks that failed", len(bad), at_most=0, hint=hint)
+    open_ones = [check.name for check in ctx.not_observed[unknown:]]
+    if open_ones and not options.unproven:
+        hint = f"{'; '.join(open_ones[:3])}: the damaged database keeps its name; or set unproven: true"
+        ctx.require(f"{replacement.new}: checks without a result", len(open_ones), at_most=0, hint=hint)
 
 
 def _require_approved_loss(

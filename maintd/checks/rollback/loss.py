@@ -64,7 +64,7 @@ class Loss:
         if self.tables:
             more = f" and {len(self.tables) - _SHOWN} more" if len(self.tables) > _SHOWN else ""
             listed = "; ".join(f"{name}: {how}" for name, how in list(self.tables.items())[:_SHOWN])
-            parts.append(f"{len(self.tables)} of {self.compared} tables differ: {listed}{more}")
+            parts.append(f"{len(self.tables)} tables differ, {self.compared} are compared: {listed}{more}")
         elif not self.unknown:
             parts.append(f"nothing was written: {self.compared} tables have the rows and the content of the backup")
         parts += [f"{name}: {value}" for name, value in self.counts.items()]
@@ -74,7 +74,7 @@ class Loss:
 
     def criterion(self) -> Criterion:
         """Nothing is lost: ok. Something is: a warning with the rows. Not known: unknown."""
-        name, hint = "tables that would lose what was written", "compare them before you approve"
+        name, hint = "tables unlike the backup", "compare them before you approve"
         if self.unknown:
             return Criterion(name, unknown="; ".join(self.unknown[:3]), equals=0, hint=hint)
         return Criterion(name, len(self.tables), warn_above=0, hint=hint if self.tables else "")
@@ -127,7 +127,7 @@ def _compare_tables(session: Postgres, about: Mapping[str, Any], loss: Loss) -> 
     loss.unknown += [f"{name} is locked by a change of it" for name in locked]
     if large:
         loss.unknown.append("large objects are not compared")
-    differences, without = differing(wanted, found)
+    differences, without = differing({name: one for name, one in wanted.items() if name not in locked}, found)
     loss.tables = differences
     loss.rows = sum(
         max(0, table["rows"] - int((wanted.get(name) or {}).get("rows") or 0)) for name, table in found.items()
@@ -142,7 +142,7 @@ def _compare_tables(session: Postgres, about: Mapping[str, Any], loss: Loss) -> 
 def differing(
     wanted: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[str, Any]]
 ) -> tuple[dict[str, str], list[str]]:
-    """The live tables that are not as in the backup, with how; and those with equal rows whose content is not known."""
+    """The tables that are not as in the backup, with how; and those with equal rows whose content is not known."""
     differences, without = dict[str, str](), list[str]()
     for name, table in found.items():
         before = wanted.get(name)
@@ -157,4 +157,5 @@ def differing(
             without.append(name)
         elif table["hash"] != before["hash"]:
             differences[name] = "the same number of rows with another content"
+    differences |= {name: "missing now" for name in wanted if name not in found}
     return differences, without

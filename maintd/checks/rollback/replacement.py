@@ -378,8 +378,10 @@ def _creation(old: LiveDatabase, name: str) -> sql.Composed:
             sql.Literal(old.ctype),
         )
     ]
-    if old.provider == "i":
-        words.append(sql.SQL(" LOCALE_PROVIDER icu ICU_LOCALE {}").format(sql.Literal(old.locale)))
+    providers = {"c": " LOCALE_PROVIDER libc", "i": " LOCALE_PROVIDER icu ICU_LOCALE {}"}
+    providers["b"] = " LOCALE_PROVIDER builtin BUILTIN_LOCALE {}"  # from Postgres 17
+    if old.provider in providers:
+        words.append(sql.SQL(providers[old.provider]).format(sql.Literal(old.locale)))
     if old.tablespace != "pg_default":
         words.append(sql.SQL(" TABLESPACE {}").format(sql.Identifier(old.tablespace)))
     return sql.Composed(words)
